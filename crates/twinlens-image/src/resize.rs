@@ -1,0 +1,132 @@
+//! The resize option of a pipeline: img2dataset's modes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ImageError, Rgb, resize_bicubic};
+
+/// What `size` is the size of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Leave the size as it is (img2dataset: `no`).
+    None,
+    /// The shorter side becomes `size`, the aspect ratio stays (img2dataset: `keep_ratio`).
+    #[default]
+    Shortest,
+    /// The longer side becomes `size`, the aspect ratio stays (img2dataset: `keep_ratio_largest`).
+    Longest,
+    /// As `longest`, then centred on a white square of `size` (img2dataset: `border`).
+    Border,
+    /// As `shortest`, then the central square of `size` (img2dataset: `center_crop`).
+    CenterCrop,
+}
+
+/// How images are resized: always bicubic, antialiased, by Pillow's rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resize {
+    /// Target size, in pixels, of what `mode` says.
+    pub size: u32,
+    /// What `size` is the size of.
+    pub mode: ResizeMode,
+    /// Leave images alone whose side (shorter or longer, as `mode` says) is not larger than `size`.
+    pub only_if_bigger: bool,
+}
+
+impl Default for Resize {
+    fn default() -> Self {
+        Self { size: 256, mode: ResizeMode::Shortest, only_if_bigger: false }
+    }
+}
+
+impl Resize {
+    /// Leaves every image as it is.
+    pub const NONE: Self = Self { size: 256, mode: ResizeMode::None, only_if_bigger: false };
+
+    /// Refuses sizes that make no sense.
+    ///
+    /// # Errors
+    /// [`ImageError::BadOptions`], naming the field.
+    pub fn check(&self) -> Result<(), ImageError> {
+        if (1..=16_384).contains(&self.size) {
+            return Ok(());
+        }
+        Err(ImageError::BadOptions(format!("`size` must be from 1 to 16384 pixels, not {}", self.size)))
+    }
+
+    /// The resized image; `None` when the image stays as it is.
+    ///
+    /// # Errors
+    /// `resize_failed` when the result would have more than `max_pixels`.
+    pub fn apply(&self, rgb: &Rgb, max_pixels: u64) -> Result<Option<Rgb>, ImageError> {
+        let (short, long) = (rgb.width().min(rgb.height()), rgb.width().max(rgb.height()));
+        let side = match self.mode {
+            ResizeMode::None => return Ok(None),
+            ResizeMode::Shortest | ResizeMode::CenterCrop => short,
+            ResizeMode::Longest | ResizeMode::Border => long,
+        };
+        if self.only_if_bigger && side <= self.size {
+            return Ok(None);
+        }
+        let (width, height) = (scaled(rgb.width(), self.size, side), scaled(rgb.height(), self.size, side));
+        if u64::from(width) * u64::from(height) > max_pixels {
+            return Err(ImageError::ResizeFailed(format!(
+                "{width} x {height} is more than {max_pixels} pixels"
+            )));
+        }
+        let scaled = resize_bicubic(rgb, width, height)?;
+        let result = match self.mode {
+            ResizeMode::Border => scaled.pad_white(self.size)?,
+            ResizeMode::CenterCrop => {
+                scaled.crop((width - self.size) / 2, (height - self.size) / 2, self.size, self.size)?
+            }
+            _ => scaled,
+        };
+        // The same pixels in the same place need no new encoding.
+        Ok(if result == *rgb { None } else { Some(result) })
+    }
+}
+
+/// `length * size / side`, rounded to nearest, at least 1; in 64 bits, saturating.
+fn scaled(length: u32, size: u32, side: u32) -> u32 {
+    let rounded = (u64::from(length) * u64::from(size) + u64::from(side) / 2) / u64::from(side.max(1));
+    u32::try_from(rounded.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_give_the_documented_sizes() {
+        use ResizeMode::{Border, CenterCrop, Longest, None, Shortest};
+        let cases = [
+            ((200, 100), 50, None, false, Option::None),
+            ((200, 100), 50, Shortest, false, Some((100, 50))),
+            ((201, 100), 50, Shortest, false, Some((101, 50))),
+            ((200, 100), 50, Longest, false, Some((50, 25))),
+            ((200, 100), 50, Border, false, Some((50, 50))),
+            ((200, 100), 50, CenterCrop, false, Some((50, 50))),
+            ((20, 10), 50, Shortest, false, Some((100, 50))),
+            ((20, 10), 50, Shortest, true, Option::None),
+            ((20, 10), 50, CenterCrop, true, Option::None),
+            ((20, 10), 50, Border, true, Option::None),
+            ((1000, 3), 50, Longest, false, Some((50, 1))),
+            ((50, 50), 50, Border, false, Option::None),
+        ];
+        for ((width, height), size, mode, only_if_bigger, expected) in cases {
+            let pixels = (0..width * height * 3).map(|v| (v * 7) as u8).collect();
+            let image = Rgb::new(width, height, pixels).unwrap();
+            let resized = Resize { size, mode, only_if_bigger }.apply(&image, 1 << 20).unwrap();
+            assert_eq!(resized.map(|r| (r.width(), r.height())), expected, "{width}x{height} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_strip_cannot_be_blown_up_beyond_the_limit() {
+        let strip = Rgb::new(3000, 1, vec![9; 9000]).unwrap();
+        let error = Resize { size: 256, ..Resize::default() }.apply(&strip, 1_000_000).unwrap_err();
+        assert_eq!(error.code(), "resize_failed");
+    }
+}

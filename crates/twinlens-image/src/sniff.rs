@@ -1,0 +1,177 @@
+//! What a file is, by its first bytes: a server's content type is hearsay.
+
+use std::fmt;
+
+/// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) ones become pixels; the
+/// others are there to name what was served instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the formats' own")]
+pub enum Format {
+    Jpeg,
+    Png,
+    WebP,
+    Gif,
+    Bmp,
+    Tiff,
+    Ico,
+    Avif,
+    Heif,
+    JpegXl,
+    Jpeg2000,
+    Psd,
+    Svg,
+    Html,
+    Xml,
+    Pdf,
+    Json,
+}
+
+impl Format {
+    /// Whether this crate turns it into pixels.
+    pub fn is_decodable(self) -> bool {
+        matches!(self, Self::Jpeg | Self::Png | Self::WebP)
+    }
+
+    /// Whether it is an image at all.
+    pub fn is_image(self) -> bool {
+        !matches!(self, Self::Html | Self::Xml | Self::Pdf | Self::Json)
+    }
+
+    /// Lower-case name, also the usual file extension (`jpg` for JPEG as in img2dataset).
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpg",
+            other => other.name(),
+        }
+    }
+
+    /// Lower-case name: `jpeg`, `png`, `webp`, ...
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+            Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
+            Self::Ico => "ico",
+            Self::Avif => "avif",
+            Self::Heif => "heif",
+            Self::JpegXl => "jxl",
+            Self::Jpeg2000 => "jp2",
+            Self::Psd => "psd",
+            Self::Svg => "svg",
+            Self::Html => "html",
+            Self::Xml => "xml",
+            Self::Pdf => "pdf",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Magic bytes at the start of a file. The longer of two that share a prefix stands first.
+const MAGIC: &[(&[u8], Format)] = &[
+    (b"\xff\xd8\xff", Format::Jpeg),
+    (b"\x89PNG\r\n\x1a\n", Format::Png),
+    (b"GIF87a", Format::Gif),
+    (b"GIF89a", Format::Gif),
+    (b"II*\0", Format::Tiff),
+    (b"MM\0*", Format::Tiff),
+    (b"\0\0\x01\0", Format::Ico),
+    (b"\0\0\x02\0", Format::Ico),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", Format::JpegXl),
+    (b"\xff\x0a", Format::JpegXl),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Format::Jpeg2000),
+    (b"8BPS", Format::Psd),
+    (b"%PDF-", Format::Pdf),
+];
+
+/// How many leading bytes are looked at for markup (an XML declaration, comments, a doctype before `<svg`).
+const MARKUP_WINDOW: usize = 1024;
+
+/// The format that the first bytes announce; `None` when they announce none.
+///
+/// No promise is made about the rest of the file. Reads at most the first 1,024 bytes.
+pub fn sniff(bytes: &[u8]) -> Option<Format> {
+    if let Some((_, format)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return Some(*format);
+    }
+    match bytes {
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => return Some(Format::WebP),
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Some(Format::Bmp),
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if brand.len() >= 4 => {
+            return sniff_brand(&brand[..4]);
+        }
+        _ => {}
+    }
+    sniff_markup(bytes)
+}
+
+/// ISO base media files differ by their major brand.
+fn sniff_brand(brand: &[u8]) -> Option<Format> {
+    match brand {
+        b"avif" | b"avis" => Some(Format::Avif),
+        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1" => Some(Format::Heif),
+        _ => None,
+    }
+}
+
+fn sniff_markup(bytes: &[u8]) -> Option<Format> {
+    let window = &bytes[..bytes.len().min(MARKUP_WINDOW)];
+    let text = String::from_utf8_lossy(window).to_ascii_lowercase();
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    if let Some(json) = text.strip_prefix(['{', '[']) {
+        return json.trim_start().starts_with(['"', '{', '[', '}', ']']).then_some(Format::Json);
+    }
+    if !text.starts_with('<') {
+        return None;
+    }
+    let first_at = |needles: &[&str]| needles.iter().filter_map(|needle| text.find(needle)).min();
+    let html =
+        first_at(&["<!doctype html", "<html", "<head", "<body", "<script", "<title", "<h1", "<p>", "<div"]);
+    // An HTML page may hold an inline svg, and an svg may hold foreign html: what comes first decides.
+    match (first_at(&["<svg"]), html) {
+        (Some(svg), Some(html)) if html < svg => Some(Format::Html),
+        (Some(_), _) => Some(Format::Svg),
+        (None, Some(_)) => Some(Format::Html),
+        (None, None) => text.starts_with("<?xml").then_some(Format::Xml),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_was_served() {
+        let cases: &[(&[u8], Option<Format>)] = &[
+            (b"\xff\xd8\xff\xe0", Some(Format::Jpeg)),
+            (b"\x89PNG\r\n\x1a\n....", Some(Format::Png)),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", Some(Format::WebP)),
+            (b"RIFF\x10\0\0\0WAVEfmt ", None),
+            (b"GIF89a....", Some(Format::Gif)),
+            (b"BM\x10\0\0\0\0\0\0\0", Some(Format::Bmp)),
+            (b"\0\0\0\x20ftypavif", Some(Format::Avif)),
+            (b"\0\0\0\x20ftypheic", Some(Format::Heif)),
+            (b"\0\0\0\x20ftypisom", None),
+            (b"<svg xmlns='x'/>", Some(Format::Svg)),
+            (b"<?xml version='1.0'?><!-- c --><svg>", Some(Format::Svg)),
+            (b"\xef\xbb\xbf <!DOCTYPE HTML><html><svg>", Some(Format::Html)),
+            (b"<?xml version='1.0'?><rss>", Some(Format::Xml)),
+            (b"{\"error\": 404}", Some(Format::Json)),
+            (b"%PDF-1.7", Some(Format::Pdf)),
+            (b"Not found", None),
+            (b"", None),
+            (b"\xff\xd8", None),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(sniff(bytes), *expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+}
