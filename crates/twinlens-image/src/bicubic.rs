@@ -9,7 +9,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 use crate::{ImageError, Rgb};
 
-/// Resizes to exactly `width` x `height` (SIMD). At most 1 off [`resize_bicubic_plain`] in any value.
+/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_plain`] in any value, by its coarser weights; most are equal.
 ///
 /// # Errors
 /// `resize_failed` for a side of zero.

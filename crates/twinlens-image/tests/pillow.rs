@@ -1,0 +1,99 @@
+//! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with its plain twin.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use twinlens_image::{Limits, Preprocess, Rgb, decode, resize_bicubic, resize_bicubic_plain};
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn scene() -> Rgb {
+    decode(&fixture("scene.png"), &Limits::default()).unwrap().rgb
+}
+
+/// Largest and mean absolute difference.
+fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
+    assert_eq!(a.len(), b.len());
+    let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+    (a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0), sum / a.len() as f64)
+}
+
+#[test]
+fn plain_resize_equals_pillow_in_every_value() {
+    for (width, height) in [(32, 20), (13, 40), (97, 20), (40, 61), (150, 100), (96, 60), (5, 90), (1, 1)] {
+        let expected = fixture(&format!("resize-{width}x{height}.rgb"));
+        let plain = resize_bicubic_plain(&scene(), width, height).unwrap();
+        assert_eq!(plain.pixels(), expected, "{width}x{height}");
+    }
+}
+
+#[test]
+fn clip_preprocessing_is_that_of_torchvision_on_pillow() {
+    for size in [24, 64] {
+        let expected = fixture(&format!("clip-{size}.rgb"));
+        let (max, mean) = difference(&Preprocess::clip(size).pixels(&scene()).unwrap(), &expected);
+        assert!(max <= 1 && mean < 0.02, "size {size}: max {max}, mean {mean}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn fast_resize_is_within_two_of_its_plain_twin(
+        (width, height, pixels) in (1_u32..120, 1_u32..120).prop_flat_map(|(w, h)| {
+            (Just(w), Just(h), prop::collection::vec(any::<u8>(), (w * h * 3) as usize))
+        }),
+        to_width in 1_u32..100, to_height in 1_u32..100,
+    ) {
+        let image = Rgb::new(width, height, pixels).unwrap();
+        let fast = resize_bicubic(&image, to_width, to_height).unwrap();
+        let plain = resize_bicubic_plain(&image, to_width, to_height).unwrap();
+        let (max, mean) = difference(fast.pixels(), plain.pixels());
+        prop_assert!(max <= 2 && mean < 0.05, "max {max}, mean {mean}");
+    }
+}
+
+#[test]
+fn odd_pixels_become_rgb_by_the_stated_rules() {
+    // The lossless ones are exact; JPEG and lossy WebP decoders differ from libjpeg and libwebp in rounding
+    // and in chroma upsampling.
+    let cases = [
+        ("palette.png", "palette", 0),
+        ("palette-transparent.png", "palette-transparent", 0),
+        ("alpha.png", "alpha", 0),
+        ("alpha.webp", "alpha.webp", 0),
+        ("grey-alpha.png", "grey-alpha", 0),
+        ("one-bit.png", "one-bit", 0),
+        ("sixteen-bit.png", "sixteen-bit", 0),
+        ("animated.png", "animated.png", 0),
+        ("animated.webp", "animated.webp", 0),
+        ("grey.jpg", "grey", 2),
+        ("cmyk.jpg", "cmyk", 4),
+        ("progressive.jpg", "progressive", 4),
+        ("subsampled.jpg", "subsampled", 4),
+        ("lossy.webp", "lossy", 4),
+    ];
+    for (file, expected, tolerance) in cases {
+        let decoded =
+            decode(&fixture(file), &Limits::default()).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let (max, mean) = difference(decoded.rgb.pixels(), &fixture(&format!("{expected}.rgb")));
+        assert!(max <= tolerance, "{file}: max {max}, mean {mean}");
+    }
+}
+
+#[test]
+fn every_exif_orientation_comes_out_upright() {
+    for orientation in 1..=8 {
+        let decoded = decode(&fixture(&format!("exif-{orientation}.jpg")), &Limits::default()).unwrap();
+        assert_eq!((decoded.rgb.width(), decoded.rgb.height()), (40, 24), "orientation {orientation}");
+        assert_eq!(decoded.turned, orientation != 1);
+        let (max, mean) = difference(decoded.rgb.pixels(), &fixture("upright.rgb"));
+        assert!(max < 20, "orientation {orientation}: max {max}, mean {mean}");
+        let exif = decoded.exif.unwrap();
+        assert!(exif.contains(r#""Make":"\"twinlens\"""#) && exif.contains("Orientation"), "{exif}");
+    }
+}
