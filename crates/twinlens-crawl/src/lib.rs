@@ -1,0 +1,1 @@
+//! Sources (web crawl, tables) and the fetcher.

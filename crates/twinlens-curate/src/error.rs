@@ -1,0 +1,35 @@
+//! What can go wrong while curating, and whose fault it is.
+
+use std::path::PathBuf;
+
+/// An error of this crate. Every variant is the fault of an input or of a setting, and says which.
+#[derive(Debug, thiserror::Error)]
+pub enum CurateError {
+    /// A source of the query list cannot be read.
+    #[error("cannot read {path}: {source}; give the path of a file that exists and may be read", path = path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line of a source of the query list does not have the form that its kind of source has.
+    #[error("{path}:{line}: {message}", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// The queries do not fit in one automaton.
+    #[error("the query list is too large to be matched at once: {0}; split it or shorten its entries")]
+    Automaton(String),
+    /// A table lacks a column or has it in another type.
+    #[error("{0}")]
+    Table(String),
+}
+
+/// The result of curating.
+pub type Result<T> = std::result::Result<T, CurateError>;

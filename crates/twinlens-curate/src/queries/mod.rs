@@ -1,0 +1,182 @@
+//! The query list: what the captions of a data set are matched against.
+//!
+//! The recipe is that of CLIP (Radford et al. 2021, section 2.2) as MetaCLIP (Xu et al. 2023) reconstructed it: number
+//! strings, the names of WordNet's synsets, frequent words, pairs of words with high pointwise mutual information, and
+//! titles of encyclopaedia articles, in this order. Entries are compared in their token form (see [`crate::text`]): of
+//! two that are searched alike, the first stays. Entries without a letter or digit are dropped. An entry's id is its
+//! place in the list, so the same sources give the same ids.
+
+mod sources;
+
+use std::collections::HashSet;
+
+pub use sources::{read_bigrams, read_counts, read_titles, read_wordnet};
+
+use crate::text::Normalizer;
+
+/// Where an entry of the list comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// One of the strings "0", "1", ...
+    Number,
+    /// The first lemma of a WordNet synset.
+    Synset,
+    /// A word, scored by its count.
+    Unigram,
+    /// Two words, scored by their pointwise mutual information in bits.
+    Bigram,
+    /// The title of an article.
+    Title,
+}
+
+impl Origin {
+    /// All origins, in the order of the list.
+    pub const ALL: [Self; 5] = [Self::Number, Self::Synset, Self::Unigram, Self::Bigram, Self::Title];
+
+    /// The name in the `origin` column.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Number => "number",
+            Self::Synset => "synset",
+            Self::Unigram => "unigram",
+            Self::Bigram => "bigram",
+            Self::Title => "title",
+        }
+    }
+}
+
+/// One entry; its id is its place in [`QueryList::entries`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// In the display form of [`Normalizer::display`].
+    pub text: String,
+    /// The source that gave it first.
+    pub origin: Origin,
+    /// Count (unigram) or mutual information (bigram); other origins have none.
+    pub score: Option<f32>,
+}
+
+/// What became of the entries that one origin offered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Entries that are in the list.
+    pub added: u64,
+    /// Entries that the list had already.
+    pub known: u64,
+    /// Entries without a letter or digit.
+    pub without_words: u64,
+    /// Entries for which there was no room.
+    pub over_limit: u64,
+}
+
+/// A list under construction. Origins are to be added in the order of [`Origin::ALL`].
+#[derive(Debug)]
+pub struct QueryList {
+    normalizer: Normalizer,
+    limit: usize,
+    entries: Vec<Entry>,
+    seen: HashSet<String>,
+    tallies: [Tally; 5],
+}
+
+impl QueryList {
+    /// An empty list that takes at most `limit` entries.
+    #[must_use]
+    pub fn new(normalizer: Normalizer, limit: usize) -> Self {
+        Self { normalizer, limit, entries: Vec::new(), seen: HashSet::new(), tallies: Default::default() }
+    }
+
+    /// Adds one entry, unless it is there already, has no letter or digit, or the list is full.
+    pub fn add(&mut self, origin: Origin, text: &str, score: Option<f32>) {
+        let tally = &mut self.tallies[origin as usize];
+        let display = self.normalizer.display(text);
+        if !display.chars().any(char::is_alphanumeric) {
+            tally.without_words += 1;
+            return;
+        }
+        let tokens = self.normalizer.tokens(&display);
+        if self.seen.contains(&tokens) {
+            tally.known += 1;
+        } else if self.entries.len() >= self.limit {
+            tally.over_limit += 1;
+        } else {
+            self.seen.insert(tokens);
+            self.entries.push(Entry { text: display, origin, score });
+            tally.added += 1;
+        }
+    }
+
+    /// Adds scored entries, best first and in the order of their texts where scores are equal, so that a full list
+    /// lacks the least of them.
+    pub fn add_scored(&mut self, origin: Origin, mut entries: Vec<(String, f32)>) {
+        entries.sort_by(|(a_text, a), (b_text, b)| b.total_cmp(a).then_with(|| a_text.cmp(b_text)));
+        for (text, score) in entries {
+            self.add(origin, &text, Some(score));
+        }
+    }
+
+    /// Adds the number strings "0", "1", ... below `end`.
+    pub fn add_numbers(&mut self, end: u32) {
+        for number in 0..end {
+            self.add(Origin::Number, &number.to_string(), None);
+        }
+    }
+
+    /// The entries; the id of each is its index.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What became of the entries of one origin.
+    #[must_use]
+    pub fn tally(&self, origin: Origin) -> Tally {
+        self.tallies[origin as usize]
+    }
+}
+
+/// The pointwise mutual information of a pair of words, in bits: log2(c(a,b) * N / (c(a) * c(b))), with N the sum of all
+/// word counts. `None` if one of the words has no count.
+#[must_use]
+pub fn mutual_information(pair: u64, first: u64, second: u64, total: u64) -> Option<f64> {
+    let counted = pair > 0 && first > 0 && second > 0;
+    counted.then(|| (pair as f64).log2() + (total as f64).log2() - (first as f64).log2() - (second as f64).log2())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equals_stays_and_ids_follow_the_order() {
+        let mut list = QueryList::new(Normalizer::default(), 7);
+        list.add_numbers(2);
+        for name in ["St. Louis", "dog", "***"] {
+            list.add(Origin::Synset, name, None);
+        }
+        list.add_scored(Origin::Unigram, vec![("a".into(), 1.0), ("b".into(), 1.0), ("DOG".into(), 9.0), ("c".into(), 2.0)]);
+        list.add(Origin::Title, "st . louis", None);
+        list.add(Origin::Title, "too late", None);
+        let texts: Vec<_> = list.entries().iter().map(|e| (e.text.as_str(), e.origin.name(), e.score)).collect();
+        assert_eq!(texts, [
+            ("0", "number", None),
+            ("1", "number", None),
+            ("st. louis", "synset", None),
+            ("dog", "synset", None),
+            ("c", "unigram", Some(2.0)),
+            ("a", "unigram", Some(1.0)),
+            ("b", "unigram", Some(1.0)),
+        ]);
+        assert_eq!(list.tally(Origin::Synset), Tally { added: 2, without_words: 1, ..Tally::default() });
+        assert_eq!(list.tally(Origin::Title), Tally { known: 1, over_limit: 1, ..Tally::default() });
+    }
+
+    #[test]
+    fn mutual_information_is_the_formula() {
+        // c(a,b) N / (c(a) c(b)) = 8 * 1024 / (16 * 32) = 16.
+        assert!((mutual_information(8, 16, 32, 1024).unwrap() - 4.0).abs() < 1e-12);
+        assert_eq!(mutual_information(8, 0, 32, 1024), None);
+        assert!(mutual_information(u64::MAX, u64::MAX, u64::MAX, u64::MAX).unwrap().abs() < 1e-9);
+    }
+}

@@ -1,0 +1,160 @@
+//! The datasets of a run as SQL tables.
+//!
+//! A dataset `wit` is the table `wit`; its other tables are `wit.rejects`, `wit.query_stats`, and also plain
+//! `query_stats` where only one dataset has one. A stage that was fused into another's plan is a view over that dataset: what it
+//! passed on is what came out at the end, and what a later stage rejected. `rejects` is the ledger of all stages, and `funnel` counts
+//! for each stage the rows in, kept, and rejected by code.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::MemorySchemaProvider;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::MemTable;
+use datafusion::logical_expr::{cast, col, ident, lit};
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+
+use crate::dataset::Dataset;
+use crate::error::DatasetError;
+use crate::{MAIN, REJECTS};
+
+/// Registers datasets, given in the order of their stages, in a session.
+pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {
+    let mut plain: BTreeMap<&str, Vec<&Dataset>> = BTreeMap::new();
+    for dataset in datasets {
+        let stage = &dataset.state().begin.stage;
+        session.register_table(quoted(stage), dataset.provider(MAIN)?)?;
+        add_schema(session, stage)?;
+        for table in dataset.tables().filter(|table| *table != MAIN) {
+            session.register_table(format!("{}.{}", quoted(stage), quoted(table)), dataset.provider(table)?)?;
+            if table != REJECTS {
+                plain.entry(table).or_default().push(dataset);
+            }
+        }
+        for (fused, schema) in &dataset.state().begin.fused {
+            let view = fused_view(session, dataset, fused, schema).await?;
+            session.register_table(quoted(fused), view.into_view())?;
+        }
+    }
+    for (table, owners) in plain {
+        if let [owner] = owners[..]
+            && !session.table_exist(quoted(table))?
+        {
+            session.register_table(quoted(table), owner.provider(table)?)?;
+        }
+    }
+    if let Some(all) = all_rejects(session, datasets).await? {
+        session.register_table(REJECTS, all.into_view())?;
+    }
+    let funnel = funnel(datasets)?;
+    session.register_table("funnel", Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]])?))?;
+    Ok(())
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn add_schema(session: &SessionContext, name: &str) -> Result<(), DatasetError> {
+    if let Some(catalog) = session.catalog("datafusion") {
+        catalog.register_schema(name, Arc::new(MemorySchemaProvider::new()))?;
+    }
+    Ok(())
+}
+
+/// What a fused stage passed on: rows that reached the end, and rows that a stage after it refused.
+async fn fused_view(
+    session: &SessionContext,
+    dataset: &Dataset,
+    fused: &str,
+    schema: &Schema,
+) -> Result<DataFrame, DatasetError> {
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let kept = dataset.frame(session, MAIN).await?.select_columns(&names)?;
+    let ledger = dataset.schema(REJECTS)?;
+    if !names.iter().all(|name| ledger.field_with_name(name).is_ok()) {
+        return Ok(kept);
+    }
+    let stages: Vec<&String> = dataset.state().begin.fused.iter().map(|(name, _)| name).collect();
+    let upto = stages.iter().position(|name| *name == fused).map_or(0, |at| at + 1);
+    let earlier = stages[..upto].iter().map(|name| lit(name.as_str())).collect();
+    let later = dataset.frame(session, REJECTS).await?.filter(col("reject_stage").in_list(earlier, true))?;
+    Ok(kept.union(later.select_columns(&names)?)?)
+}
+
+/// The ledgers of all stages in one table: the columns of pairs and the reserved ones.
+async fn all_rejects(session: &SessionContext, datasets: &[Dataset]) -> Result<Option<DataFrame>, DatasetError> {
+    const COMMON: [&str; 8] = [
+        "uid", "url", "caption", "page_url", "reject_stage", "reject_code", "reject_detail", "attempts",
+    ];
+    let mut all: Option<DataFrame> = None;
+    for dataset in datasets {
+        let Ok(schema) = dataset.schema(REJECTS) else { continue };
+        let columns = COMMON.map(|name| match schema.field_with_name(name) {
+            Ok(field) if name == "attempts" => cast(ident(field.name()), DataType::Int32).alias(name),
+            Ok(field) => cast(ident(field.name()), DataType::Utf8).alias(name),
+            Err(_) if name == "attempts" => lit(ScalarValue::Int32(None)).alias(name),
+            Err(_) => lit(ScalarValue::Utf8(None)).alias(name),
+        });
+        let rows = dataset.frame(session, REJECTS).await?.select(columns)?;
+        all = Some(match all {
+            Some(before) => before.union(rows)?,
+            None => rows,
+        });
+    }
+    Ok(all)
+}
+
+/// The schema of `funnel`.
+pub fn funnel_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("position", DataType::Int64, false),
+        Field::new("stage", DataType::Utf8, false),
+        Field::new("outcome", DataType::Utf8, false),
+        Field::new("rows", DataType::Int64, false),
+    ]))
+}
+
+/// For each stage, in order: the rows in, rejected (by code), and kept.
+pub fn funnel(datasets: &[Dataset]) -> Result<RecordBatch, DatasetError> {
+    let (mut positions, mut stages, mut outcomes, mut rows) = (vec![], vec![], vec![], vec![]);
+    let mut position = 0;
+    let mut add = |stage: &str, outcome: &str, count: u64| {
+        position += 1;
+        positions.push(position);
+        stages.push(stage.to_string());
+        outcomes.push(outcome.to_string());
+        rows.push(count as i64);
+    };
+    for dataset in datasets {
+        let state = dataset.state();
+        let rejects = state.rejects();
+        let mut left = state.rows_in();
+        let chain = state.begin.fused.iter().map(|(name, _)| name).chain([&state.begin.stage]);
+        for stage in chain {
+            if let Some(rows) = left {
+                add(stage, "in", rows);
+            }
+            for (code, count) in rejects.get(stage).into_iter().flatten() {
+                add(stage, code, *count);
+                left = left.map(|rows| rows.saturating_sub(*count));
+            }
+            if stage == &state.begin.stage {
+                add(stage, "kept", state.rows(MAIN));
+            } else if let Some(rows) = left {
+                add(stage, "kept", rows);
+            }
+        }
+    }
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(Int64Array::from(positions)),
+        Arc::new(StringArray::from(stages)),
+        Arc::new(StringArray::from(outcomes)),
+        Arc::new(Int64Array::from(rows)),
+    ];
+    RecordBatch::try_new(funnel_schema(), columns)
+        .map_err(|source| DatasetError::Schema { table: "funnel".into(), source })
+}

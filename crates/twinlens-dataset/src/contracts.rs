@@ -1,0 +1,196 @@
+//! The contracts: schemas that stages agree on, published as files in `schemas/`.
+//!
+//! Names and types follow img2dataset, DataComp and the Hugging Face `Image` feature, so that a shard opens elsewhere.
+//! All columns are nullable: a contract says what a column is, and a table may hold fewer of them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// The version of the contracts; an older one that was published can still be read.
+pub const VERSION: u32 = 1;
+
+/// Every contract by name.
+pub fn all() -> Vec<(&'static str, SchemaRef)> {
+    vec![
+        ("pairs", pairs()),
+        ("queries", queries()),
+        ("query_stats", query_stats()),
+        ("rejects", rejects()),
+        ("train_log", train_log()),
+        ("accuracy", accuracy()),
+        ("per_class", per_class()),
+        ("predictions", predictions()),
+    ]
+}
+
+fn schema(fields: Vec<(&str, DataType)>) -> SchemaRef {
+    Arc::new(Schema::new(fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
+}
+
+/// A moment, in microseconds UTC.
+pub fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// The Hugging Face `Image` feature: `struct<bytes: large_binary, path: string>`.
+/// Large, since a batch of images passes the 2 GiB that 32-bit offsets reach.
+pub fn image() -> DataType {
+    DataType::Struct(
+        vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)].into(),
+    )
+}
+
+/// `list<item: int32>`.
+pub fn int_list() -> DataType {
+    DataType::List(Arc::new(Field::new("item", DataType::Int32, true)))
+}
+
+/// What a source knows of a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url and caption), `url`,
+/// `caption`, `page_url`, `text_source` (alt, title, figcaption, ...).
+pub fn pair_texts() -> SchemaRef {
+    use DataType::Utf8;
+    schema(vec![("uid", Utf8), ("url", Utf8), ("caption", Utf8), ("page_url", Utf8), ("text_source", Utf8)])
+}
+
+/// The columns that fetching adds: the image as it is stored, its size in pixels now and as it was, the SHA-256 of the
+/// original bytes, a perceptual hash, EXIF as JSON, and the moment.
+pub fn image_columns() -> SchemaRef {
+    use DataType::{Int32, Int64, Utf8};
+    schema(vec![
+        ("image", image()),
+        ("width", Int32),
+        ("height", Int32),
+        ("original_width", Int32),
+        ("original_height", Int32),
+        ("sha256", Utf8),
+        ("phash", Int64),
+        ("exif", Utf8),
+        ("fetched_at", timestamp()),
+    ])
+}
+
+/// Image-text pairs, whole.
+pub fn pairs() -> SchemaRef {
+    let mut fields: Vec<_> = pair_texts().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("query_ids", int_list(), true)));
+    fields.push(Arc::new(Field::new("keep_prob", DataType::Float32, true)));
+    fields.extend(image_columns().fields().iter().cloned());
+    fields.push(Arc::new(Field::new("license", DataType::Utf8, true)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The query list: `origin` is number, synset, unigram, bigram or title; `score` its count or PMI.
+pub fn queries() -> SchemaRef {
+    use DataType::{Float32, Int32, Utf8};
+    schema(vec![("id", Int32), ("text", Utf8), ("origin", Utf8), ("score", Float32)])
+}
+
+/// How often each query matched, what it contributed within its cap, and how many pairs with it were kept.
+pub fn query_stats() -> SchemaRef {
+    use DataType::{Int32, Int64};
+    schema(vec![("query_id", Int32), ("matched", Int64), ("contributed", Int64), ("kept", Int64)])
+}
+
+/// The reserved columns of the ledger; the columns of the rejected rows stand before them.
+pub fn rejects() -> SchemaRef {
+    use DataType::{Int32, Utf8};
+    schema(vec![("reject_stage", Utf8), ("reject_code", Utf8), ("reject_detail", Utf8), ("attempts", Int32)])
+}
+
+/// One row a logged training step.
+pub fn train_log() -> SchemaRef {
+    use DataType::{Float32, Float64, Int64};
+    schema(vec![
+        ("step", Int64),
+        ("samples_seen", Int64),
+        ("epoch", Float64),
+        ("loss", Float32),
+        ("lr", Float32),
+        ("logit_scale", Float32),
+        ("grad_norm", Float32),
+        ("samples_per_second", Float32),
+        ("wall", timestamp()),
+    ])
+}
+
+/// One row a metric of an evaluation: everything that is needed to know whether two numbers compare.
+pub fn accuracy() -> SchemaRef {
+    use DataType::{Float64, Int64, Utf8};
+    schema(vec![
+        ("model", Utf8),
+        ("checkpoint", Utf8),
+        ("set", Utf8),
+        ("split", Utf8),
+        ("task", Utf8),
+        ("prompts", Utf8),
+        ("metric", Utf8),
+        ("value", Float64),
+        ("ci_low", Float64),
+        ("ci_high", Float64),
+        ("chance", Float64),
+        ("n", Int64),
+        ("set_hash", Utf8),
+        ("classes_hash", Utf8),
+        ("prompts_hash", Utf8),
+        ("weights_hash", Utf8),
+        ("precision", Utf8),
+        ("seconds", Float64),
+    ])
+}
+
+/// One row a class of an evaluation.
+pub fn per_class() -> SchemaRef {
+    use DataType::{Int32, Int64, Utf8};
+    schema(vec![
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("class_id", Int32),
+        ("class_name", Utf8),
+        ("n", Int64),
+        ("correct", Int64),
+    ])
+}
+
+/// One row an example of an evaluation; `example` is its uid.
+pub fn predictions() -> SchemaRef {
+    use DataType::{Float32, Int32, Utf8};
+    schema(vec![
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("example", Utf8),
+        ("label", Int32),
+        ("predicted", Int32),
+        ("top5", int_list()),
+        ("score", Float32),
+    ])
+}
+
+/// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.
+pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
+    if !schema.field_with_name("image").is_ok_and(|field| field.data_type() == &image()) {
+        return schema;
+    }
+    let features: serde_json::Map<String, serde_json::Value> = (schema.fields().iter())
+        .filter_map(|field| hub_feature(field.data_type()).map(|feature| (field.name().clone(), feature)))
+        .collect();
+    let text = serde_json::json!({ "info": { "features": features } }).to_string();
+    let mut metadata = schema.metadata().clone();
+    metadata.insert("huggingface".into(), text);
+    Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
+}
+
+fn hub_feature(kind: &DataType) -> Option<serde_json::Value> {
+    let value = |name: &str| Some(serde_json::json!({ "dtype": name, "_type": "Value" }));
+    match kind {
+        DataType::Utf8 => value("string"),
+        DataType::Int32 => value("int32"),
+        DataType::Int64 => value("int64"),
+        DataType::Float32 => value("float32"),
+        DataType::Float64 => value("float64"),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => value("timestamp[us, tz=UTC]"),
+        DataType::Struct(_) => Some(serde_json::json!({ "_type": "Image" })),
+        DataType::List(item) => Some(serde_json::json!({ "feature": hub_feature(item.data_type())?, "_type": "Sequence" })),
+        _ => None,
+    }
+}

@@ -1,0 +1,228 @@
+//! A dataset to read: exactly what its manifest records.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::{MemTable, TableProvider};
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::ParquetRecordBatchStreamBuilder;
+
+use crate::MAIN;
+use crate::error::DatasetError;
+use crate::manifest;
+use crate::protocol::{Begin, Commit, FileEntry, State};
+use crate::shard::{conform, parquet_error};
+
+/// A dataset on disk, as far as it is committed.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    dir: PathBuf,
+    state: Arc<State>,
+}
+
+impl Dataset {
+    /// Opens a dataset's folder and checks that every recorded file has its recorded length.
+    ///
+    /// # Errors
+    /// A missing or damaged manifest, a missing or truncated file: each by name.
+    pub fn open(dir: &Path) -> Result<Self, DatasetError> {
+        let state = manifest::read(dir)?
+            .ok_or_else(|| DatasetError::NotReady { path: dir.into(), why: "there is no dataset here".into() })?;
+        let dataset = Self::from_state(dir.into(), state);
+        dataset.check_lengths()?;
+        Ok(dataset)
+    }
+
+    /// A single Parquet file as a dataset with one table.
+    pub fn of_parquet(path: &Path) -> Result<Self, DatasetError> {
+        let file = fs::File::open(path).map_err(|error| DatasetError::io(path, error))?;
+        let bytes = file.metadata().map_err(|error| DatasetError::io(path, error))?.len();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|error| parquet_error(path, error))?;
+        let rows = reader.metadata().file_metadata().num_rows() as u64;
+        let begin = Begin {
+            format: crate::protocol::FORMAT,
+            stage: path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
+            kind: "parquet".into(),
+            fingerprint: String::new(),
+            fused: Vec::new(),
+            tables: [(MAIN.to_string(), reader.schema().clone())].into(),
+        };
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
+        let commit = Commit { files: vec![file], ..Commit::default() };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true };
+        Ok(Self::from_state(path.parent().unwrap_or(Path::new("")).into(), state))
+    }
+
+    /// A dataset whose manifest has been read already.
+    pub fn from_state(dir: PathBuf, state: State) -> Self {
+        Self { dir, state: Arc::new(state) }
+    }
+
+    fn check_lengths(&self) -> Result<(), DatasetError> {
+        for file in self.state.files() {
+            let path = self.dir.join(&file.path);
+            let damaged = |why: String| DatasetError::DamagedFile { path: path.clone(), why };
+            match fs::metadata(&path) {
+                Ok(found) if found.len() == file.bytes => {}
+                Ok(found) => {
+                    return Err(damaged(format!("{} bytes, but the manifest records {}", found.len(), file.bytes)));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(damaged("it is missing, but the manifest records it".into()));
+                }
+                Err(error) => return Err(DatasetError::io(path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The dataset's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the manifest says.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Names of its tables.
+    pub fn tables(&self) -> impl Iterator<Item = &str> {
+        self.state.begin.tables.keys().map(String::as_str)
+    }
+
+    /// The schema of a table.
+    pub fn schema(&self, table: &str) -> Result<SchemaRef, DatasetError> {
+        self.state.begin.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
+            path: self.dir.clone(),
+            what: "table",
+            name: table.into(),
+            known: self.tables().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Rows of a table.
+    pub fn rows(&self, table: &str) -> u64 {
+        self.state.rows(table)
+    }
+
+    /// The shards of a table, in order.
+    pub fn shards(&self, table: &str) -> impl Iterator<Item = &FileEntry> {
+        self.state.files().filter(move |file| file.table.as_deref() == Some(table))
+    }
+
+    /// The path of an artifact.
+    pub fn artifact(&self, name: &str) -> Result<PathBuf, DatasetError> {
+        let artifacts = || self.state.files().filter(|file| file.table.is_none());
+        // The newest wins: a training commits its weights more than once.
+        match artifacts().filter(|file| file.path == name).last() {
+            Some(file) => Ok(self.dir.join(&file.path)),
+            None => Err(DatasetError::Unknown {
+                path: self.dir.clone(),
+                what: "artifact",
+                name: name.into(),
+                known: artifacts().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// A table as one that SQL can name: it lists the recorded shards and nothing else.
+    pub fn provider(&self, table: &str) -> Result<Arc<dyn TableProvider>, DatasetError> {
+        let schema = self.schema(table)?;
+        let mut urls = Vec::new();
+        for shard in self.shards(table) {
+            let path = self.dir.join(&shard.path);
+            let path = path.canonicalize().map_err(|error| DatasetError::io(&path, error))?;
+            urls.push(ListingTableUrl::parse(path.to_string_lossy())?);
+        }
+        if urls.is_empty() {
+            return Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?));
+        }
+        let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+        let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+        Ok(Arc::new(ListingTable::try_new(config)?))
+    }
+
+    /// A table as a plan; rows come in no particular order.
+    pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, DatasetError> {
+        Ok(session.read_table(self.provider(table)?)?)
+    }
+
+    /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a split is read.
+    pub fn range(&self, session: &SessionContext, table: &str, start: u64, end: u64) -> Result<DataFrame, DatasetError> {
+        let schema = self.schema(table)?;
+        let mut partitions: Vec<Arc<dyn PartitionStream>> = Vec::new();
+        let mut first = 0;
+        for shard in self.shards(table) {
+            let (from, to) = (start.max(first), end.min(first + shard.rows));
+            if from < to {
+                partitions.push(Arc::new(ShardRange {
+                    path: self.dir.join(&shard.path),
+                    schema: schema.clone(),
+                    offset: (from - first) as usize,
+                    limit: (to - from) as usize,
+                }));
+            }
+            first += shard.rows;
+        }
+        if partitions.is_empty() {
+            return Ok(session.read_table(Arc::new(MemTable::try_new(schema, vec![vec![]])?))?);
+        }
+        Ok(session.read_table(Arc::new(StreamingTable::try_new(schema, partitions)?))?)
+    }
+}
+
+/// A range of rows of one shard, read in order.
+#[derive(Debug)]
+struct ShardRange {
+    path: PathBuf,
+    schema: SchemaRef,
+    offset: usize,
+    limit: usize,
+}
+
+impl PartitionStream for ShardRange {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (path, schema, offset, limit) = (self.path.clone(), self.schema.clone(), self.offset, self.limit);
+        let external = |error: DatasetError| DataFusionError::External(Box::new(error));
+        let has_pixels = schema.fields().iter().any(|field| crate::shard::is_pixels(field.data_type()));
+        // A batch of pixels is bounded by its rows: row groups hold at most a hundred of them.
+        let batch_size = if has_pixels { 100 } else { cx.session_config().batch_size() };
+        let stream = futures::stream::once(async move {
+            let file = tokio::fs::File::open(&path).await.map_err(|error| external(DatasetError::io(&path, error)))?;
+            let builder = ParquetRecordBatchStreamBuilder::new(file)
+                .await
+                .map_err(|error| external(parquet_error(&path, error)))?;
+            let stream = builder
+                .with_batch_size(batch_size)
+                .with_offset(offset)
+                .with_limit(limit)
+                .build()
+                .map_err(|error| external(parquet_error(&path, error)))?;
+            Ok::<_, DataFusionError>(stream.map(move |batch| {
+                let batch = batch.map_err(|error| external(parquet_error(&path, error)))?;
+                conform("shard", &batch, &schema).map_err(external)
+            }))
+        })
+        .try_flatten();
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream))
+    }
+}

@@ -1,0 +1,26 @@
+//! Arrow contracts, shards, the manifest, the SQL catalog and the training reader.
+//!
+//! A dataset is a folder: `manifest.jsonl`, one folder of Parquet shards for each of its tables (`data` is the main one,
+//! `rejects` the ledger), and artifacts (files that are no tables). Invariants: only what the manifest records exists;
+//! a recorded file is never changed; nothing half-written is ever visible under its final name.
+
+pub mod catalog;
+pub mod contracts;
+pub mod dataset;
+pub mod error;
+pub mod manifest;
+pub mod protocol;
+pub mod reader;
+pub mod shard;
+pub mod storage;
+pub mod writer;
+
+pub use dataset::Dataset;
+pub use error::DatasetError;
+pub use protocol::{Begin, Commit, Entry, FileEntry};
+pub use writer::{DatasetWriter, SplitWriter};
+
+/// The main table of a dataset: its folder, and its name in manifests.
+pub const MAIN: &str = "data";
+/// The ledger of rejects: its folder, and its name in manifests.
+pub const REJECTS: &str = "rejects";

@@ -1,0 +1,193 @@
+//! The manifest as a file: one checked JSON line an entry.
+//!
+//! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A last line
+//! without a line feed is what a kill during an append leaves: it was never acknowledged, and is cut. Anything else that
+//! does not check is damage, and stops the run with the line's place.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::error::DatasetError;
+use crate::protocol::{Begin, Entry, State};
+use crate::storage;
+
+/// The manifest's name in a dataset's folder.
+pub const FILE: &str = "manifest.jsonl";
+
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    check: String,
+    #[serde(borrow)]
+    entry: &'a RawValue,
+}
+
+fn check(text: &str) -> String {
+    storage::hex(&Sha256::digest(text.as_bytes())[..8])
+}
+
+/// An entry as its line, with the line feed.
+pub fn encode(entry: &Entry) -> Result<String, DatasetError> {
+    let internal = |error: serde_json::Error| DatasetError::Protocol(format!("an entry cannot be written: {error}"));
+    let raw = serde_json::value::to_raw_value(entry).map_err(internal)?;
+    let line = Line { check: check(raw.get()), entry: &raw };
+    Ok(serde_json::to_string(&line).map_err(internal)? + "\n")
+}
+
+/// A line without its line feed as its entry.
+///
+/// # Errors
+/// Why it is no line of a manifest.
+pub fn decode(line: &str) -> Result<Entry, String> {
+    let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if line.check != check(line.entry.get()) {
+        return Err("the check sum does not match".into());
+    }
+    serde_json::from_str(line.entry.get()).map_err(|error| error.to_string())
+}
+
+/// Reads a manifest's bytes: its state, and the length of what is whole (what follows is a torn last line).
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
+    let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let mut entries = Vec::new();
+    for (index, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let text = std::str::from_utf8(&line[..line.len() - 1]).map_err(|error| damaged(index + 1, error.to_string()))?;
+        entries.push(decode(text).map_err(|why| damaged(index + 1, why))?);
+    }
+    let state = State::replay(entries).map_err(|(index, why)| damaged(index + 1, why))?;
+    Ok((state, whole))
+}
+
+/// Reads the manifest of a dataset. `None` when there is none.
+pub fn read(dataset: &Path) -> Result<Option<State>, DatasetError> {
+    let path = dataset.join(FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(parse(&path, &bytes)?.0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DatasetError::io(path, error)),
+    }
+}
+
+/// A manifest that is being written.
+#[derive(Debug)]
+pub struct Manifest {
+    path: PathBuf,
+    state: State,
+}
+
+impl Manifest {
+    /// Starts a dataset's manifest, durably.
+    pub fn begin(dataset: &Path, begin: Begin) -> Result<Self, DatasetError> {
+        let path = dataset.join(FILE);
+        storage::write(&path, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
+        let state = State { begin, commits: Default::default(), complete: false };
+        Ok(Self { path, state })
+    }
+
+    /// Goes on with a dataset's manifest, after cutting a torn last line.
+    pub fn resume(dataset: &Path) -> Result<Self, DatasetError> {
+        let path = dataset.join(FILE);
+        let bytes = fs::read(&path).map_err(|error| DatasetError::io(&path, error))?;
+        let (state, whole) = parse(&path, &bytes)?;
+        let state = state.ok_or_else(|| DatasetError::NotReady { path: path.clone(), why: "empty manifest".into() })?;
+        if whole < bytes.len() {
+            let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
+                file.set_len(whole as u64)?;
+                file.sync_all()
+            });
+            cut.map_err(|error| DatasetError::io(&path, error))?;
+        }
+        Ok(Self { path, state })
+    }
+
+    /// What is recorded.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Records an entry, durably. After an error the manifest must be read anew: its state may be ahead of the file.
+    pub fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
+        let line = encode(&entry)?;
+        self.state.apply(entry).map_err(DatasetError::Protocol)?;
+        storage::append(&self.path, line.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Commit, FORMAT};
+    use proptest::prelude::*;
+
+    fn begin() -> Begin {
+        Begin {
+            format: FORMAT,
+            stage: "s".into(),
+            kind: "k".into(),
+            fingerprint: "f".into(),
+            fused: vec![],
+            tables: Default::default(),
+        }
+    }
+
+    fn manifest(dir: &Path) -> Manifest {
+        let mut manifest = Manifest::begin(dir, begin()).unwrap();
+        for split in 0..3 {
+            manifest.append(Entry::Commit(Commit { split, rows_in: Some(split), ..Commit::default() })).unwrap();
+        }
+        manifest
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_and_the_rest_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path());
+        let path = dir.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let third = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
+        for cut in [third + 1, whole.len() - 1] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let mut resumed = Manifest::resume(dir.path()).unwrap();
+            assert_eq!(resumed.state().commits.len(), 2);
+            resumed.append(Entry::Commit(Commit { split: 2, rows_in: Some(2), ..Commit::default() })).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path());
+        let path = dir.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap().replacen("\"rows_in\":1", "\"rows_in\":7", 1);
+        fs::write(&path, text).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("manifest.jsonl:3: damaged manifest line: the check sum does not match"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(Path::new("manifest.jsonl"), &bytes);
+        }
+
+        #[test]
+        fn one_changed_byte_never_goes_unnoticed(at in 0usize..10_000, to in any::<u8>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let state = manifest(dir.path()).state().clone();
+            let path = dir.path().join(FILE);
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at % bytes.len();
+            prop_assume!(bytes[at] != to);
+            bytes[at] = to;
+            // Either it is refused, or the changed byte was the last line feed, or it is white space that means nothing.
+            if let Ok((Some(read), whole)) = parse(&path, &bytes) {
+                prop_assert!(read == state || whole < bytes.len(), "byte {} -> {}", at, to);
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The commit protocol as pure logic: what a list of manifest entries means. No I/O.
+//!
+//! A manifest is one [`Begin`], then one [`Commit`] a split in the order of their numbers or any other, then one
+//! `Complete`. A split is committed once; after `Complete` nothing follows.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+
+use crate::error::DatasetError;
+
+/// The version of the manifest's format.
+pub const FORMAT: u32 = 1;
+
+/// The first entry: whose dataset this is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Version of the format.
+    pub format: u32,
+    /// The stage's name.
+    pub stage: String,
+    /// The stage's kind.
+    pub kind: String,
+    /// Hash of configuration, logic version and the inputs' fingerprints.
+    pub fingerprint: String,
+    /// The stages that this dataset holds besides: fused into its plan, first to last, and the schemas of what they pass on.
+    #[serde(default)]
+    pub fused: Vec<(String, Schema)>,
+    /// The dataset's tables by name, with their schemas.
+    pub tables: BTreeMap<String, SchemaRef>,
+}
+
+/// One file of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// The table; `None` for an artifact.
+    pub table: Option<String>,
+    /// Relative to the dataset's folder.
+    pub path: String,
+    /// Rows (0 for an artifact).
+    pub rows: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Hash of the content, hexadecimal.
+    pub sha256: String,
+}
+
+/// One committed split.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Number of the split, from 0.
+    pub split: u64,
+    /// What it was, for people.
+    pub label: String,
+    /// Rows that came in, where the stage counts them.
+    pub rows_in: Option<u64>,
+    /// Its files, in order.
+    pub files: Vec<FileEntry>,
+    /// Rejected rows by stage and code.
+    pub rejects: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Commit {
+    /// Rows of a table in this split.
+    pub fn rows(&self, table: &str) -> u64 {
+        self.files.iter().filter(|file| file.table.as_deref() == Some(table)).map(|file| file.rows).sum()
+    }
+
+    /// Rejected rows, of all stages and codes.
+    pub fn rejected(&self) -> u64 {
+        self.rejects.values().flat_map(BTreeMap::values).sum()
+    }
+}
+
+/// One line of a manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// Whose dataset this is.
+    Begin(Begin),
+    /// A split is committed.
+    Commit(Commit),
+    /// Every split is committed.
+    Complete {
+        /// How many splits there are.
+        splits: u64,
+    },
+}
+
+/// What a manifest says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Whose dataset it is.
+    pub begin: Begin,
+    /// Committed splits by number.
+    pub commits: BTreeMap<u64, Commit>,
+    /// Whether every split is committed.
+    pub complete: bool,
+}
+
+/// What the next run does with a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// There is nothing, or only the remains of a dataset that was being deleted.
+    Start,
+    /// It belongs to another configuration or other inputs: delete, then start.
+    Replace,
+    /// Some splits are done.
+    Resume,
+    /// All is done.
+    Reuse,
+}
+
+impl State {
+    /// Follows the entries. `Ok(None)` for none at all.
+    ///
+    /// # Errors
+    /// The number of the entry (from 0) that breaks the protocol, and why.
+    pub fn replay(entries: Vec<Entry>) -> Result<Option<State>, (usize, String)> {
+        let mut state: Option<State> = None;
+        for (index, entry) in entries.into_iter().enumerate() {
+            match (&mut state, entry) {
+                (None, Entry::Begin(begin)) if begin.format != FORMAT => {
+                    return Err((index, format!("format {} is not {FORMAT}: written by another version", begin.format)));
+                }
+                (None, Entry::Begin(begin)) => {
+                    state = Some(State { begin, commits: BTreeMap::new(), complete: false });
+                }
+                (None, _) => return Err((index, "the first entry is not `begin`".into())),
+                (Some(_), Entry::Begin(_)) => return Err((index, "a second `begin`".into())),
+                (Some(state), entry) => state.apply(entry).map_err(|why| (index, why))?,
+            }
+        }
+        Ok(state)
+    }
+
+    /// Adds one entry after `begin`.
+    ///
+    /// # Errors
+    /// Why the entry breaks the protocol.
+    pub fn apply(&mut self, entry: Entry) -> Result<(), String> {
+        if self.complete {
+            return Err("an entry after `complete`".into());
+        }
+        match entry {
+            Entry::Begin(_) => Err("a second `begin`".into()),
+            Entry::Commit(commit) if self.commits.contains_key(&commit.split) => {
+                Err(format!("split {} is committed twice", commit.split))
+            }
+            Entry::Commit(commit) => {
+                self.commits.insert(commit.split, commit);
+                Ok(())
+            }
+            Entry::Complete { splits } if splits != self.commits.len() as u64 => {
+                Err(format!("`complete` with {splits} splits, but {} are committed", self.commits.len()))
+            }
+            Entry::Complete { .. } => {
+                self.complete = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// What to do, given the fingerprint of the stage as it is now.
+    pub fn recovery(state: Option<&State>, fingerprint: &str) -> Recovery {
+        match state {
+            None => Recovery::Start,
+            Some(state) if state.begin.fingerprint != fingerprint => Recovery::Replace,
+            Some(state) if state.complete => Recovery::Reuse,
+            Some(_) => Recovery::Resume,
+        }
+    }
+
+    /// Rows of a table over all splits.
+    pub fn rows(&self, table: &str) -> u64 {
+        self.commits.values().map(|commit| commit.rows(table)).sum()
+    }
+
+    /// Rows that came in; `None` when a split did not count them.
+    pub fn rows_in(&self) -> Option<u64> {
+        self.commits.values().map(|commit| commit.rows_in).sum()
+    }
+
+    /// Rejected rows by stage and code, over all splits.
+    pub fn rejects(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let mut sum: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (stage, codes) in self.commits.values().flat_map(|commit| &commit.rejects) {
+            for (code, rows) in codes {
+                *sum.entry(stage.clone()).or_default().entry(code.clone()).or_default() += rows;
+            }
+        }
+        sum
+    }
+
+    /// Every recorded file, by split and then in the order in which it was written.
+    pub fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.commits.values().flat_map(|commit| &commit.files)
+    }
+}
+
+impl From<(usize, String)> for DatasetError {
+    fn from((entry, why): (usize, String)) -> Self {
+        DatasetError::Protocol(format!("entry {entry}: {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(fingerprint: &str) -> Entry {
+        Entry::Begin(Begin {
+            format: FORMAT,
+            stage: "s".into(),
+            kind: "k".into(),
+            fingerprint: fingerprint.into(),
+            fused: vec![],
+            tables: BTreeMap::new(),
+        })
+    }
+
+    fn commit(split: u64) -> Entry {
+        Entry::Commit(Commit { split, rows_in: Some(2), ..Commit::default() })
+    }
+
+    #[test]
+    fn recovery_follows_from_the_entries() {
+        let complete = Entry::Complete { splits: 2 };
+        let cases = [
+            ("nothing", vec![], Recovery::Start),
+            ("begun", vec![begin("f")], Recovery::Resume),
+            ("one split", vec![begin("f"), commit(1)], Recovery::Resume),
+            ("complete", vec![begin("f"), commit(1), commit(0), complete.clone()], Recovery::Reuse),
+            ("another fingerprint", vec![begin("g"), commit(0), commit(1), complete], Recovery::Replace),
+        ];
+        for (name, entries, expected) in cases {
+            let state = State::replay(entries).unwrap();
+            assert_eq!(State::recovery(state.as_ref(), "f"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_broken_protocol_is_refused_with_the_entry() {
+        let cases = [
+            ("no begin", vec![commit(0)], 0),
+            ("two begins", vec![begin("f"), begin("f")], 1),
+            ("committed twice", vec![begin("f"), commit(3), commit(3)], 2),
+            ("complete too early", vec![begin("f"), commit(0), Entry::Complete { splits: 2 }], 2),
+            ("after complete", vec![begin("f"), Entry::Complete { splits: 0 }, commit(0)], 2),
+        ];
+        for (name, entries, at) in cases {
+            assert_eq!(State::replay(entries).unwrap_err().0, at, "{name}");
+        }
+    }
+}

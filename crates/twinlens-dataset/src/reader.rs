@@ -1,0 +1,72 @@
+//! The training reader: rows of shards as batches, in order, from an exact position.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use arrow::array::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use crate::dataset::Dataset;
+use crate::error::DatasetError;
+use crate::shard::parquet_error;
+
+/// Reads some columns of a table, shard by shard, without the query engine: for code on its own thread.
+#[derive(Debug)]
+pub struct ShardReader {
+    shards: Vec<PathBuf>,
+    next: usize,
+    columns: Vec<String>,
+    batch_rows: usize,
+    open: Option<(PathBuf, ParquetRecordBatchReader)>,
+}
+
+impl ShardReader {
+    /// A reader of `columns` (those that a shard lacks are left out) in batches of at most `batch_rows` rows.
+    pub fn new(dataset: &Dataset, table: &str, columns: &[&str], batch_rows: usize) -> Self {
+        Self {
+            shards: dataset.shards(table).map(|shard| dataset.dir().join(&shard.path)).collect(),
+            next: 0,
+            columns: columns.iter().map(ToString::to_string).collect(),
+            batch_rows,
+            open: None,
+        }
+    }
+
+    fn open_next(&mut self) -> Result<bool, DatasetError> {
+        let Some(path) = self.shards.get(self.next).cloned() else { return Ok(false) };
+        self.next += 1;
+        let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet_error(&path, error))?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), self.columns.iter().map(String::as_str));
+        let reader = builder
+            .with_projection(mask)
+            .with_batch_size(self.batch_rows)
+            .build()
+            .map_err(|error| parquet_error(&path, error))?;
+        self.open = Some((path, reader));
+        Ok(true)
+    }
+
+    fn read(&mut self) -> Result<Option<RecordBatch>, DatasetError> {
+        loop {
+            if let Some((path, reader)) = &mut self.open {
+                match reader.next() {
+                    Some(Ok(batch)) => return Ok(Some(batch)),
+                    Some(Err(error)) => return Err(parquet_error(path, error.into())),
+                    None => self.open = None,
+                }
+            } else if !self.open_next()? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Iterator for ShardReader {
+    type Item = Result<RecordBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}

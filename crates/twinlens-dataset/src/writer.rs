@@ -1,0 +1,207 @@
+//! Writes a dataset split by split.
+//!
+//! A split's files are written under unfinished names, fsynced, renamed, and then recorded by one line of the
+//! manifest: a killed writer leaves nothing that a reader could see.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::dataset::Dataset;
+use crate::error::DatasetError;
+use crate::manifest::{self, Manifest};
+use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State};
+use crate::shard::{ShardLimits, TableWriter};
+use crate::storage;
+
+/// The folder of a stage's own state (checkpoints): survives a kill, goes with the dataset.
+pub const WORK: &str = "work";
+
+/// A dataset that is being made. There is one writer at a time: the run directory's lock sees to it.
+#[derive(Debug)]
+pub struct DatasetWriter {
+    dir: PathBuf,
+    manifest: Manifest,
+    limits: ShardLimits,
+}
+
+impl DatasetWriter {
+    /// Opens a dataset to make it or to go on making it. One of another fingerprint is deleted first: its manifest before
+    /// all else, so that a kill in between leaves nothing that could be taken for a dataset.
+    pub fn open(dir: &Path, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
+        let state = manifest::read(dir)?;
+        let manifest = match State::recovery(state.as_ref(), &begin.fingerprint) {
+            Recovery::Start | Recovery::Replace => {
+                storage::remove_file(&dir.join(manifest::FILE))?;
+                if dir.exists() {
+                    storage::sync_dir(dir)?;
+                }
+                storage::remove_dir(dir)?;
+                storage::create_dir(dir)?;
+                Manifest::begin(dir, begin)?
+            }
+            Recovery::Resume | Recovery::Reuse => Manifest::resume(dir)?,
+        };
+        let writer = Self { dir: dir.into(), manifest, limits };
+        writer.delete_unrecorded()?;
+        Ok(writer)
+    }
+
+    /// Deletes what a killed writer left: unfinished files, and finished ones that were not recorded.
+    fn delete_unrecorded(&self) -> Result<(), DatasetError> {
+        let recorded: HashSet<PathBuf> = self.state().files().map(|file| self.dir.join(&file.path)).collect();
+        let mut folders = vec![self.dir.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).map_err(|error| DatasetError::io(&folder, error))?;
+            for entry in entries {
+                let path = entry.map_err(|error| DatasetError::io(&folder, error))?.path();
+                if path.is_dir() {
+                    if path != self.dir.join(WORK) {
+                        folders.push(path);
+                    }
+                } else if path != self.dir.join(manifest::FILE) && !recorded.contains(&path) {
+                    storage::remove_file(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is recorded so far.
+    pub fn state(&self) -> &State {
+        self.manifest.state()
+    }
+
+    /// Whether a split is committed.
+    pub fn is_done(&self, split: u64) -> bool {
+        self.state().commits.contains_key(&split)
+    }
+
+    /// The dataset's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder for the stage's own state; made when it is first asked for.
+    pub fn work_dir(&self) -> Result<PathBuf, DatasetError> {
+        let work = self.dir.join(WORK);
+        storage::create_dir(&work)?;
+        Ok(work)
+    }
+
+    /// What is committed so far, to read.
+    pub fn dataset(&self) -> Dataset {
+        Dataset::from_state(self.dir.clone(), self.state().clone())
+    }
+
+    /// Starts a split. Several may be open at a time.
+    pub fn split(&self, split: u64, label: impl Into<String>) -> SplitWriter {
+        SplitWriter {
+            dir: self.dir.clone(),
+            tables: self.state().begin.tables.clone(),
+            limits: self.limits,
+            open: BTreeMap::new(),
+            artifacts: Vec::new(),
+            commit: Commit { split, label: label.into(), ..Commit::default() },
+        }
+    }
+
+    /// Records a finished split.
+    pub fn commit(&mut self, split: PublishedSplit) -> Result<(), DatasetError> {
+        self.manifest.append(Entry::Commit(split.0))
+    }
+
+    /// Records that every split is committed.
+    pub fn complete(&mut self) -> Result<(), DatasetError> {
+        let splits = self.state().commits.len() as u64;
+        self.manifest.append(Entry::Complete { splits })
+    }
+}
+
+/// A split whose files are durable under their final names, but not recorded yet.
+#[derive(Debug)]
+pub struct PublishedSplit(Commit);
+
+impl PublishedSplit {
+    /// What will be recorded.
+    pub fn commit(&self) -> &Commit {
+        &self.0
+    }
+}
+
+/// One split that is being written.
+#[derive(Debug)]
+pub struct SplitWriter {
+    dir: PathBuf,
+    tables: BTreeMap<String, SchemaRef>,
+    limits: ShardLimits,
+    open: BTreeMap<String, TableWriter>,
+    artifacts: Vec<String>,
+    commit: Commit,
+}
+
+impl SplitWriter {
+    /// Writes rows of a table; columns are taken by name, cast, or null when missing.
+    pub fn write(&mut self, table: &str, batch: &RecordBatch) -> Result<(), DatasetError> {
+        if !self.open.contains_key(table) {
+            let schema = self.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
+                path: self.dir.clone(),
+                what: "table",
+                name: table.into(),
+                known: self.tables.keys().cloned().collect::<Vec<_>>().join(", "),
+            })?;
+            let writer = TableWriter::new(&self.dir, table, schema, self.commit.split, self.limits);
+            self.open.insert(table.into(), writer);
+        }
+        match self.open.get_mut(table) {
+            Some(writer) => writer.write(batch),
+            None => Err(DatasetError::Protocol(format!("the writer of table {table} is gone"))),
+        }
+    }
+
+    /// The schema of a table.
+    pub fn schema(&self, table: &str) -> Option<&SchemaRef> {
+        self.tables.get(table)
+    }
+
+    /// Counts the rows that came in.
+    pub fn count_rows_in(&mut self, rows: u64) {
+        *self.commit.rows_in.get_or_insert(0) += rows;
+    }
+
+    /// Counts a reject.
+    pub fn count_rejects(&mut self, stage: &str, code: &str, rows: u64) {
+        *self.commit.rejects.entry(stage.into()).or_default().entry(code.into()).or_default() += rows;
+    }
+
+    /// What will be recorded, so far as it is counted.
+    pub fn counts(&self) -> &Commit {
+        &self.commit
+    }
+
+    /// A path to which the caller writes an artifact (a file that is no table) before the split is published.
+    pub fn artifact(&mut self, name: &str) -> PathBuf {
+        self.artifacts.push(name.into());
+        storage::unfinished(&self.dir.join(name))
+    }
+
+    /// Closes, fsyncs and renames the files. Record the result with [`DatasetWriter::commit`].
+    pub fn publish(mut self) -> Result<PublishedSplit, DatasetError> {
+        let mut files = Vec::new();
+        for writer in std::mem::take(&mut self.open).into_values() {
+            files.extend(writer.finish()?);
+        }
+        for name in &self.artifacts {
+            let (bytes, sha256) = storage::digest(&storage::unfinished(&self.dir.join(name)))?;
+            files.push(FileEntry { table: None, path: name.clone(), rows: 0, bytes, sha256 });
+        }
+        for file in &files {
+            storage::publish(&self.dir.join(&file.path))?;
+        }
+        self.commit.files = files;
+        Ok(PublishedSplit(self.commit))
+    }
+}

@@ -1,0 +1,1 @@
+//! Evaluation sets, prompts, zero-shot, metrics with intervals.

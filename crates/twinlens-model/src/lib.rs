@@ -1,0 +1,1 @@
+//! CLIP towers, objectives, tokenizer, weights in and out, fused operations with backward.

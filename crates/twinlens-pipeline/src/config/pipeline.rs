@@ -1,0 +1,95 @@
+//! A checked pipeline: what the TOML file means once nothing is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use crate::stage::{Stage, Tables};
+
+/// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in which they can run.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its name; a run directory belongs to one name.
+    pub name: String,
+    /// Where everything drawn at random comes from.
+    pub seed: u64,
+    /// The file it was read from; relative paths in options start at its folder.
+    pub path: PathBuf,
+    /// Web sites of the program's own that are served on loopback during a run (`sites = ["gallery"]`).
+    pub sites: Vec<String>,
+    /// The stages: each after its inputs, otherwise as in the file.
+    pub nodes: Vec<Node>,
+    /// Checks on the finished run.
+    pub tests: Vec<Test>,
+    /// The most rejected rows, as a share of the rows in, before a finished run exits with 3. 1 unless given.
+    pub max_reject_share: f64,
+}
+
+impl Pipeline {
+    /// The folder of the pipeline file.
+    pub fn base(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<(usize, &Node)> {
+        self.nodes.iter().enumerate().find(|(_, node)| node.name == name)
+    }
+}
+
+/// One stage of a pipeline.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name in the file.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The version of the kind's logic.
+    pub version: u32,
+    /// The stage.
+    pub stage: Box<dyn Stage>,
+    /// Its options with every default filled in: what the fingerprint is made of.
+    pub options: serde_json::Value,
+    /// Its inputs, in the order of [`Stage::inputs`].
+    pub inputs: Vec<Resolved>,
+    /// The tables it leaves.
+    pub tables: Tables,
+    /// `rejects = "keep"` (true) or `"count"`.
+    pub keep_rejects: bool,
+}
+
+/// What an input's name means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// A table of a stage that stands before this one.
+    Stage {
+        /// Index in [`Pipeline::nodes`].
+        node: usize,
+        /// `data`, `rejects`, or a side table.
+        table: String,
+    },
+    /// A Parquet file or the folder of a dataset.
+    Path(PathBuf),
+}
+
+/// A check on the finished run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Test {
+    /// What must hold, for people.
+    pub that: String,
+    /// A query over the datasets of the run.
+    pub sql: String,
+    /// What it must give.
+    pub expect: Expect,
+    /// The line in the pipeline file where the test begins, from 1.
+    pub line: usize,
+}
+
+/// What the query of a test must give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// No row.
+    Empty,
+    /// At least one row.
+    NonEmpty,
+    /// One row with one column that is true.
+    True,
+}

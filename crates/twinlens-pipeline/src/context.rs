@@ -1,0 +1,117 @@
+//! What a stage is given when it runs: the engine's session, its inputs, a seed, a clock, a way to be stopped.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::Dataset;
+
+use crate::error::RunError;
+use crate::run::events::Progress;
+
+/// The time of day, passed in so that a run can be repeated byte for byte.
+#[derive(Debug, Clone, Copy)]
+pub enum Clock {
+    /// The system's.
+    System,
+    /// Always the same moment (`SOURCE_DATE_EPOCH`).
+    Fixed(SystemTime),
+}
+
+impl Clock {
+    /// Microseconds since 1970, UTC.
+    pub fn micros(&self) -> i64 {
+        let now = match self {
+            Clock::System => SystemTime::now(),
+            Clock::Fixed(moment) => *moment,
+        };
+        now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros() as i64
+    }
+}
+
+/// The surroundings of one stage in one run.
+#[derive(Clone)]
+pub struct RunContext {
+    /// The stage's name.
+    pub stage: String,
+    /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in it.
+    pub session: SessionContext,
+    /// The folder of the pipeline file: relative paths in options start here.
+    pub base: PathBuf,
+    /// The pipeline's seed. Draw from [`RunContext::rng`], not from this.
+    pub seed: u64,
+    /// The time of day.
+    pub clock: Clock,
+    /// Fires when the run should stop.
+    pub cancel: CancellationToken,
+    /// Counters that the progress display reads, and events.
+    pub progress: Progress,
+    /// Hosts that this run serves itself, on loopback: name to address. The network code connects there and
+    /// allows it although it is a private address.
+    pub hosts: Arc<BTreeMap<String, SocketAddr>>,
+    /// The most bytes that a stage may hold in flight outside the engine's own memory pool.
+    pub bytes_in_flight: usize,
+}
+
+impl RunContext {
+    /// The named random stream `seed / stage / purpose`.
+    pub fn rng(&self, purpose: &str) -> ChaCha8Rng {
+        ChaCha8Rng::from_seed(self.seed_bytes(purpose))
+    }
+
+    /// The seed of the named stream `seed / stage / purpose`, for code that draws for itself.
+    pub fn seed_for(&self, purpose: &str) -> u64 {
+        let bytes = self.seed_bytes(purpose);
+        u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
+    }
+
+    fn seed_bytes(&self, purpose: &str) -> [u8; 32] {
+        Sha256::digest(format!("{}/{}/{}", self.seed, self.stage, purpose)).into()
+    }
+
+    /// A path of the options: relative to the pipeline file.
+    pub fn path(&self, written: &str) -> PathBuf {
+        self.base.join(Path::new(written))
+    }
+
+    /// [`RunError::Interrupted`] once the run should stop.
+    pub fn check_cancelled(&self) -> Result<(), RunError> {
+        if self.cancel.is_cancelled() { Err(RunError::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// One finished input of a stage.
+#[derive(Clone)]
+pub struct InputData {
+    /// As named in the pipeline file.
+    pub name: String,
+    /// The table that is meant: `data` for the main one.
+    pub table: String,
+    /// The dataset: its shards in order, its artifacts.
+    pub dataset: Dataset,
+}
+
+impl InputData {
+    /// The table that the option names, as a plan.
+    pub async fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
+        Ok(self.dataset.frame(session, &self.table).await?)
+    }
+
+    /// Rows of that table.
+    pub fn rows(&self) -> u64 {
+        self.dataset.rows(&self.table)
+    }
+
+    /// A file of the dataset that is no table: `model.safetensors`.
+    pub fn artifact(&self, name: &str) -> Result<PathBuf, RunError> {
+        Ok(self.dataset.artifact(name)?)
+    }
+}

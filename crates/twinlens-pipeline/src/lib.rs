@@ -1,0 +1,20 @@
+//! TOML to a checked graph of stages to runs: fingerprints, splits, commits, resume, rejects, events.
+//!
+//! A pipeline file becomes a [`config::Pipeline`] (checked, no I/O), which [`run`] executes stage by stage in a run
+//! directory. What a stage is, and what it is given, is in [`stage`]; the kinds live in other crates and are
+//! passed in as a [`Registry`]: nothing here knows any of them, and there is no process-wide state.
+
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod located;
+pub mod registry;
+pub mod rejects;
+pub mod run;
+pub mod stage;
+
+pub use context::{Clock, InputData, RunContext};
+pub use error::{Blame, Fault, RunError};
+pub use located::{Input, Located};
+pub use registry::Registry;
+pub use stage::{CheckContext, InputTables, Job, Output, Rows, Source, Stage, StageKind, Tables, Whole, Work};

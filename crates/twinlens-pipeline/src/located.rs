@@ -1,0 +1,111 @@
+//! Values that remember where in the pipeline file they stand.
+
+use std::ops::{Deref, Range};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value of a pipeline file and its byte range in the text, for errors that point at it.
+///
+/// Serialises as the bare value, so that a fingerprint does not change when a comment is added above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<T> {
+    value: T,
+    span: Range<usize>,
+}
+
+impl<T> Located<T> {
+    /// A value that stands in no file (defaults, tests).
+    pub fn nowhere(value: T) -> Self {
+        Self { value, span: 0..0 }
+    }
+
+    /// A value that stands at `span` (bytes) of the pipeline file.
+    pub fn new(value: T, span: Range<usize>) -> Self {
+        Self { value, span }
+    }
+
+    /// The byte range in the pipeline file.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// The value alone.
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Deref for Located<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
+        let span = spanned.span();
+        Ok(Self { value: spanned.into_inner(), span })
+    }
+}
+
+impl<T: Serialize> Serialize for Located<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Located<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+}
+
+/// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or dataset folder.
+///
+/// A path is told by a `/` or the ending `.parquet`; it is relative to the folder of the pipeline file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Input(pub Located<String>);
+
+impl Input {
+    /// The text as written.
+    pub fn name(&self) -> &str {
+        self.0.value()
+    }
+
+    /// Whether this names a file or folder instead of a stage.
+    pub fn is_path(&self) -> bool {
+        self.name().contains('/') || self.name().ends_with(".parquet")
+    }
+
+    /// The stage that is meant: what stands before the first dot. `None` for a path.
+    pub fn stage(&self) -> Option<&str> {
+        (!self.is_path()).then(|| self.name().split_once('.').map_or(self.name(), |(stage, _)| stage))
+    }
+
+    /// The side table that is meant, where one is named (`wit.query_stats`).
+    pub fn table(&self) -> Option<&str> {
+        if self.is_path() { None } else { self.name().split_once('.').map(|(_, table)| table) }
+    }
+}
+
+impl JsonSchema for Input {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Input".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "string", "description": "A stage, a side table (`stage.table`), or the path of a Parquet file or dataset." })
+    }
+}

@@ -1,0 +1,155 @@
+//! What a stage writes to: splits of its dataset, each committed whole.
+
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::{filter_record_batch, is_not_null, not};
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use twinlens_dataset::protocol::State;
+use twinlens_dataset::writer::PublishedSplit;
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
+
+use crate::error::RunError;
+use crate::rejects;
+use crate::run::events::{Event, Progress};
+
+/// The dataset that a stage makes.
+pub struct Output {
+    stage: String,
+    writer: DatasetWriter,
+    progress: Progress,
+}
+
+impl Output {
+    /// An output over an opened dataset.
+    pub fn new(stage: &str, writer: DatasetWriter, progress: Progress) -> Self {
+        Self { stage: stage.into(), writer, progress }
+    }
+
+    /// Whether a split is committed already.
+    pub fn is_done(&self, split: u64) -> bool {
+        self.writer.is_done(split)
+    }
+
+    /// Everything that is recorded.
+    pub fn state(&self) -> &State {
+        self.writer.state()
+    }
+
+    /// What is committed so far, to read.
+    pub fn dataset(&self) -> Dataset {
+        self.writer.dataset()
+    }
+
+    /// The dataset's folder.
+    pub fn dir(&self) -> &Path {
+        self.writer.dir()
+    }
+
+    /// A folder for the stage's own state (checkpoints): survives a kill, is deleted when the stage's configuration changes.
+    pub fn work_dir(&self) -> Result<PathBuf, RunError> {
+        Ok(self.writer.work_dir()?)
+    }
+
+    /// Starts a split: write batches and artifacts to it, then [`Output::commit`]. A batch with the reserved columns is divided
+    /// between the main table and the ledger by [`write_rows`].
+    pub fn split(&self, split: u64, label: impl Into<String>) -> SplitWriter {
+        self.writer.split(split, label)
+    }
+
+    /// Makes a split durable and records it. Blocking work is done on a blocking thread.
+    pub async fn commit(&mut self, split: SplitWriter) -> Result<(), RunError> {
+        let published = blocking(move || split.publish()).await??;
+        self.record(published)
+    }
+
+    /// Records a split whose files are durable already.
+    pub fn record(&mut self, split: PublishedSplit) -> Result<(), RunError> {
+        let commit = split.commit().clone();
+        self.writer.commit(split)?;
+        self.progress.event(Event::SplitCommitted {
+            stage: self.stage.clone(),
+            split: commit.split,
+            label: commit.label.clone(),
+            rows: commit.rows(MAIN),
+            rejects: commit.rejected(),
+        });
+        Ok(())
+    }
+
+    /// Records that all splits are committed. The runner does this after the stage's work has returned.
+    pub fn complete(&mut self) -> Result<(), RunError> {
+        Ok(self.writer.complete()?)
+    }
+
+    /// A committed table of this very dataset.
+    pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, RunError> {
+        Ok(self.dataset().frame(session, table).await?)
+    }
+}
+
+/// Runs file work away from the async threads; a panic there becomes an error here.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
+}
+
+/// Writes a plan's rows into a table of a split. Returns the split, and the rows that were written.
+pub async fn write_frame(
+    mut split: SplitWriter,
+    table: &'static str,
+    frame: DataFrame,
+    progress: &Progress,
+) -> Result<(SplitWriter, u64), RunError> {
+    let mut rows = 0;
+    let mut stream = frame.execute_stream().await?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        rows += batch.num_rows() as u64;
+        if table == MAIN || table == REJECTS {
+            progress.done(batch.num_rows() as u64);
+        }
+        split = blocking(move || {
+            match table {
+                MAIN => write_rows(&mut split, &batch)?,
+                REJECTS => write_rejects(&mut split, &batch)?,
+                side => split.write(side, &batch)?,
+            }
+            Ok::<_, RunError>(split)
+        })
+        .await??;
+    }
+    Ok((split, rows))
+}
+
+/// Writes rows of the main table; where the batch has the reserved columns, rejected rows go to the ledger, counted by stage and code.
+pub fn write_rows(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), RunError> {
+    let Some(codes) = batch.column_by_name(rejects::CODE) else {
+        return Ok(split.write(MAIN, batch)?);
+    };
+    if codes.null_count() == codes.len() {
+        return Ok(split.write(MAIN, batch)?);
+    }
+    let refused: BooleanArray = is_not_null(codes).map_err(engine)?;
+    let kept = filter_record_batch(batch, &not(&refused).map_err(engine)?).map_err(engine)?;
+    split.write(MAIN, &kept)?;
+    write_rejects(split, &filter_record_batch(batch, &refused).map_err(engine)?)
+}
+
+/// Writes rejected rows to the ledger and counts them.
+pub fn write_rejects(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), RunError> {
+    let column = |name: &str| -> Result<_, RunError> {
+        let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        column.ok_or_else(|| RunError::Internal(format!("the rejects of a split have no string column {name}")))
+    };
+    let (stages, codes) = (column(rejects::STAGE)?, column(rejects::CODE)?);
+    for row in 0..batch.num_rows() {
+        split.count_rejects(stages.value(row), codes.value(row), 1);
+    }
+    Ok(split.write(REJECTS, batch)?)
+}
+
+fn engine(error: datafusion::arrow::error::ArrowError) -> RunError {
+    RunError::Engine(error.into())
+}

@@ -1,0 +1,1 @@
+//! A hostile web server, crash points and fixtures, for tests alone.

@@ -1,0 +1,1 @@
+//! Optimiser, schedule, checkpoints, the training loop.

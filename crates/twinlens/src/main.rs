@@ -1,0 +1,3 @@
+//! The twinlens command.
+
+fn main() {}
