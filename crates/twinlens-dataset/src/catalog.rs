@@ -17,6 +17,7 @@ use datafusion::logical_expr::{cast, col, ident, lit};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
+use crate::contracts;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::{MAIN, REJECTS};
@@ -46,9 +47,7 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
             session.register_table(quoted(table), owner.provider(table)?)?;
         }
     }
-    if let Some(all) = all_rejects(session, datasets).await? {
-        session.register_table(REJECTS, all.into_view())?;
-    }
+    session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;
     let funnel = funnel(datasets)?;
     session.register_table("funnel", Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]])?))?;
     Ok(())
@@ -85,25 +84,27 @@ async fn fused_view(
     Ok(kept.union(later.select_columns(&names)?)?)
 }
 
-/// The ledgers of all stages in one table: the columns of pairs and the reserved ones.
-async fn all_rejects(session: &SessionContext, datasets: &[Dataset]) -> Result<Option<DataFrame>, DatasetError> {
-    const COMMON: [&str; 8] = [
-        "uid", "url", "caption", "page_url", "reject_stage", "reject_code", "reject_detail", "attempts",
-    ];
-    let mut all: Option<DataFrame> = None;
+/// The schema of the table `rejects`: the columns of pairs that ledgers share, and the reserved ones.
+pub fn rejects_schema() -> SchemaRef {
+    let texts = ["uid", "url", "caption", "page_url"].map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
+    let reserved = contracts::rejects();
+    Arc::new(Schema::new(texts.into_iter().chain(reserved.fields().iter().cloned()).collect::<Vec<_>>()))
+}
+
+/// The ledgers of all stages in one table.
+pub async fn all_rejects(session: &SessionContext, datasets: &[Dataset]) -> Result<DataFrame, DatasetError> {
+    let common = rejects_schema();
+    let mut all = session.read_table(Arc::new(MemTable::try_new(common.clone(), vec![vec![]])?))?;
     for dataset in datasets {
         let Ok(schema) = dataset.schema(REJECTS) else { continue };
-        let columns = COMMON.map(|name| match schema.field_with_name(name) {
-            Ok(field) if name == "attempts" => cast(ident(field.name()), DataType::Int32).alias(name),
-            Ok(field) => cast(ident(field.name()), DataType::Utf8).alias(name),
-            Err(_) if name == "attempts" => lit(ScalarValue::Int32(None)).alias(name),
-            Err(_) => lit(ScalarValue::Utf8(None)).alias(name),
+        let columns = common.fields().iter().map(|field| {
+            let value = match schema.field_with_name(field.name()) {
+                Ok(found) => ident(found.name()),
+                Err(_) => lit(ScalarValue::Null),
+            };
+            cast(value, field.data_type().clone()).alias(field.name())
         });
-        let rows = dataset.frame(session, REJECTS).await?.select(columns)?;
-        all = Some(match all {
-            Some(before) => before.union(rows)?,
-            None => rows,
-        });
+        all = all.union(dataset.frame(session, REJECTS).await?.select(columns.collect::<Vec<_>>())?)?;
     }
     Ok(all)
 }

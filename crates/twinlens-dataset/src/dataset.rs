@@ -54,9 +54,11 @@ impl Dataset {
         let rows = reader.metadata().file_metadata().num_rows() as u64;
         let begin = Begin {
             format: crate::protocol::FORMAT,
+            position: 0,
             stage: path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
             kind: "parquet".into(),
             fingerprint: String::new(),
+            recipe: serde_json::Value::Null,
             fused: Vec::new(),
             tables: [(MAIN.to_string(), reader.schema().clone())].into(),
         };

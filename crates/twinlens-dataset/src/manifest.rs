@@ -126,9 +126,11 @@ mod tests {
     fn begin() -> Begin {
         Begin {
             format: FORMAT,
+            position: 0,
             stage: "s".into(),
             kind: "k".into(),
             fingerprint: "f".into(),
+            recipe: serde_json::Value::Null,
             fused: vec![],
             tables: Default::default(),
         }

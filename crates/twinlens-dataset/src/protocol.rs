@@ -18,12 +18,19 @@ pub const FORMAT: u32 = 1;
 pub struct Begin {
     /// Version of the format.
     pub format: u32,
+    /// The place of the stage in its pipeline: datasets of a run are listed in this order.
+    #[serde(default)]
+    pub position: u64,
     /// The stage's name.
     pub stage: String,
     /// The stage's kind.
     pub kind: String,
-    /// Hash of configuration, logic version and the inputs' fingerprints.
+    /// Hash of the recipe.
     pub fingerprint: String,
+    /// What the dataset was made of: configuration, logic version, seed, the inputs' fingerprints. Kept so that `plan` can say
+    /// what changed, and a reader can trace every number.
+    #[serde(default)]
+    pub recipe: serde_json::Value,
     /// The stages that this dataset holds besides: fused into its plan, first to last, and the schemas of what they pass on.
     #[serde(default)]
     pub fused: Vec<(String, Schema)>,
@@ -212,9 +219,11 @@ mod tests {
     fn begin(fingerprint: &str) -> Entry {
         Entry::Begin(Begin {
             format: FORMAT,
+            position: 0,
             stage: "s".into(),
             kind: "k".into(),
             fingerprint: fingerprint.into(),
+            recipe: serde_json::Value::Null,
             fused: vec![],
             tables: BTreeMap::new(),
         })

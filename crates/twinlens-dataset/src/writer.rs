@@ -99,14 +99,12 @@ impl DatasetWriter {
 
     /// Starts a split. Several may be open at a time.
     pub fn split(&self, split: u64, label: impl Into<String>) -> SplitWriter {
-        SplitWriter {
-            dir: self.dir.clone(),
-            tables: self.state().begin.tables.clone(),
-            limits: self.limits,
-            open: BTreeMap::new(),
-            artifacts: Vec::new(),
-            commit: Commit { split, label: label.into(), ..Commit::default() },
-        }
+        self.splits().start(split, label)
+    }
+
+    /// What starts splits, apart from the writer that records them: for several splits in flight.
+    pub fn splits(&self) -> SplitStarter {
+        SplitStarter { dir: self.dir.clone(), tables: self.state().begin.tables.clone(), limits: self.limits }
     }
 
     /// Records a finished split.
@@ -118,6 +116,29 @@ impl DatasetWriter {
     pub fn complete(&mut self) -> Result<(), DatasetError> {
         let splits = self.state().commits.len() as u64;
         self.manifest.append(Entry::Complete { splits })
+    }
+}
+
+/// Starts splits of one dataset.
+#[derive(Debug, Clone)]
+pub struct SplitStarter {
+    dir: PathBuf,
+    tables: BTreeMap<String, SchemaRef>,
+    limits: ShardLimits,
+}
+
+impl SplitStarter {
+    /// Starts a split.
+    pub fn start(&self, split: u64, label: impl Into<String>) -> SplitWriter {
+        SplitWriter {
+            dir: self.dir.clone(),
+            tables: self.tables.clone(),
+            limits: self.limits,
+            open: BTreeMap::new(),
+            written: BTreeMap::new(),
+            artifacts: Vec::new(),
+            commit: Commit { split, label: label.into(), ..Commit::default() },
+        }
     }
 }
 
@@ -139,6 +160,7 @@ pub struct SplitWriter {
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
     open: BTreeMap<String, TableWriter>,
+    written: BTreeMap<String, u64>,
     artifacts: Vec<String>,
     commit: Commit,
 }
@@ -156,6 +178,7 @@ impl SplitWriter {
             let writer = TableWriter::new(&self.dir, table, schema, self.commit.split, self.limits);
             self.open.insert(table.into(), writer);
         }
+        *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
         match self.open.get_mut(table) {
             Some(writer) => writer.write(batch),
             None => Err(DatasetError::Protocol(format!("the writer of table {table} is gone"))),
@@ -175,6 +198,11 @@ impl SplitWriter {
     /// Counts a reject.
     pub fn count_rejects(&mut self, stage: &str, code: &str, rows: u64) {
         *self.commit.rejects.entry(stage.into()).or_default().entry(code.into()).or_default() += rows;
+    }
+
+    /// Rows of a table that were written so far.
+    pub fn rows(&self, table: &str) -> u64 {
+        self.written.get(table).copied().unwrap_or(0)
     }
 
     /// What will be recorded, so far as it is counted.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use datafusion::catalog::TableProvider;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use rand::SeedableRng;
@@ -97,11 +98,16 @@ pub struct InputData {
     pub table: String,
     /// The dataset: its shards in order, its artifacts.
     pub dataset: Dataset,
+    /// Instead of a table of the dataset: one that the run computes (`funnel`, `rejects`).
+    pub view: Option<Arc<dyn TableProvider>>,
 }
 
 impl InputData {
     /// The table that the option names, as a plan.
     pub async fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
+        if let Some(view) = &self.view {
+            return Ok(session.read_table(view.clone())?);
+        }
         Ok(self.dataset.frame(session, &self.table).await?)
     }
 

@@ -22,6 +22,9 @@ pub enum Blame {
 pub struct Fault {
     /// Bytes of the pipeline file that are wrong.
     pub span: Range<usize>,
+    /// Where `span` is a whole string value: the bytes of the string's content that are wrong. They are found again in the
+    /// file although quotes, escapes and `${name}` stand between.
+    pub within: Option<Range<usize>>,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
     /// What stands under the underlined place: what was expected there.
@@ -33,7 +36,13 @@ pub struct Fault {
 impl Fault {
     /// A fault at `span`.
     pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), label: String::new(), hint: None }
+        Self { span, within: None, message: message.into(), label: String::new(), hint: None }
+    }
+
+    /// Narrows a fault about a string value to some bytes of its content.
+    pub fn within(mut self, content: Range<usize>) -> Self {
+        self.within = Some(content);
+        self
     }
 
     /// Says under the underlined place what was expected.

@@ -11,7 +11,9 @@ pub mod located;
 pub mod registry;
 pub mod rejects;
 pub mod run;
+pub mod sql;
 pub mod stage;
+pub mod suggest;
 
 pub use context::{Clock, InputData, RunContext};
 pub use error::{Blame, Fault, RunError};

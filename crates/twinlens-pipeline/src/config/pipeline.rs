@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::stage::{Stage, Tables};
 
 /// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in which they can run.
@@ -66,8 +69,24 @@ pub enum Resolved {
         /// `data`, `rejects`, or a side table.
         table: String,
     },
-    /// A Parquet file or the folder of a dataset.
+    /// A table about the run itself, computed when the stage starts: `funnel` (rows in, kept and rejected, by stage) or
+    /// `rejects` (the ledgers of all stages). A `sql` stage may name them.
+    System {
+        /// `funnel` or `rejects`.
+        table: &'static str,
+        /// The stages it tells of, as indices in [`Pipeline::nodes`]: all that the file declares before the reading stage,
+        /// except other `sql` stages. They run before it.
+        nodes: Vec<usize>,
+    },
+    /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the pipeline file.
     Path(PathBuf),
+    /// A table that the run computes: `funnel` or `rejects`, over the stages that stand before the one that reads it.
+    System {
+        /// `funnel` or `rejects`.
+        table: String,
+        /// Indices in [`Pipeline::nodes`].
+        nodes: Vec<usize>,
+    },
 }
 
 /// A check on the finished run.
@@ -84,7 +103,7 @@ pub struct Test {
 }
 
 /// What the query of a test must give.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// No row.
     Empty,

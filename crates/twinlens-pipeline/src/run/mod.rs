@@ -1,4 +1,288 @@
 //! Runs: what is done with a checked pipeline in a run directory.
+//!
+//! Stage by stage, in their order: what is complete and current is reused; what is begun goes on; all else is made. Only
+//! one process works in a run directory at a time, and a killed one loses at most the splits in flight.
 
+pub mod directory;
 pub mod events;
+pub mod execute;
+pub mod fingerprint;
 pub mod output;
+pub mod plan;
+pub mod session;
+pub mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::SessionContext;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::protocol::{Begin, FORMAT};
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts};
+
+use crate::config::{Node, Pipeline, Resolved};
+use crate::context::{Clock, InputData, RunContext};
+use crate::error::RunError;
+use crate::registry::Registry;
+use crate::run::directory::RunDirectory;
+use crate::run::events::{Event, Observer, Progress};
+use crate::run::execute::{Limits, Step, execute, holds_pixels, ledger_schema};
+use crate::run::output::Output;
+use crate::run::plan::{Decision, Unit};
+use crate::run::tests::TestResult;
+use crate::stage::Work;
+
+/// How a pipeline is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The run directory.
+    pub dir: PathBuf,
+    /// Delete every dataset first.
+    pub fresh: bool,
+    /// Stop after this stage.
+    pub until: Option<String>,
+    /// Read at most this many rows of the input of each plan of row stages.
+    pub max_rows: Option<u64>,
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Bytes of the engine's memory pool; beyond it plans spill to disk.
+    pub memory_bytes: usize,
+    /// Bytes that fetching and decoding may hold in flight.
+    pub bytes_in_flight: usize,
+    /// How long splits in flight may go on after an interrupt.
+    pub grace: Duration,
+    /// The time of day.
+    pub clock: Clock,
+    /// Hosts that are served on loopback for this run.
+    pub hosts: Arc<BTreeMap<String, SocketAddr>>,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The datasets, in the order of their stages.
+    pub datasets: Vec<Dataset>,
+    /// How the `[[tests]]` went; empty with `until`.
+    pub tests: Vec<TestResult>,
+    /// Stages whose share of rejects passes the pipeline's limit.
+    pub too_many_rejects: Vec<String>,
+}
+
+/// Runs a pipeline, or goes on with it.
+pub async fn run(
+    pipeline: &Pipeline,
+    registry: &Registry,
+    settings: &Settings,
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+) -> Result<Outcome, RunError> {
+    let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
+    if settings.fresh {
+        directory.clear()?;
+    }
+    let units = plan::plan(pipeline, directory.path(), settings.until.as_deref(), settings.max_rows)?;
+    let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
+    let run = Run { pipeline, registry, settings, observer, cancel, runtime };
+    for unit in &units {
+        run.unit(unit).await?;
+    }
+    let datasets = open_all(&settings.dir, &units, pipeline)?;
+    let tests = match settings.until {
+        Some(_) => Vec::new(),
+        None => {
+            let session = session::plain(registry, settings.threads);
+            catalog::register(&session, &datasets).await?;
+            tests::run(&session, &pipeline.tests).await?
+        }
+    };
+    let too_many_rejects = too_many_rejects(&datasets, pipeline.max_reject_share);
+    Ok(Outcome { datasets, tests, too_many_rejects })
+}
+
+fn too_many_rejects(datasets: &[Dataset], share: f64) -> Vec<String> {
+    let over = |dataset: &&Dataset| {
+        let state = dataset.state();
+        let rejected: u64 = state.rejects().values().flat_map(BTreeMap::values).sum();
+        state.rows_in().is_some_and(|rows| rows > 0 && rejected as f64 > share * rows as f64)
+    };
+    datasets.iter().filter(over).map(|dataset| dataset.state().begin.stage.clone()).collect()
+}
+
+fn open_all(dir: &Path, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<Dataset>, RunError> {
+    units.iter().map(|unit| Ok(Dataset::open(&dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
+}
+
+/// The datasets in a run directory, complete or not, in the order in which they were begun to be made.
+pub fn datasets(dir: &Path) -> Result<Vec<Dataset>, RunError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|error| RunError::io(dir, error))? {
+        let path = entry.map_err(|error| RunError::io(dir, error))?.path();
+        let manifest = path.join(twinlens_dataset::manifest::FILE);
+        if manifest.exists() {
+            let dataset = Dataset::open(&path)?;
+            found.push(dataset);
+        }
+    }
+    found.sort_by_key(|dataset| (position(dataset), dataset.state().begin.stage.clone()));
+    Ok(found)
+}
+
+/// The place of a dataset's stage in its pipeline, as its recipe records it.
+fn position(dataset: &Dataset) -> u64 {
+    dataset.state().begin.position
+}
+
+struct Run<'a> {
+    pipeline: &'a Pipeline,
+    registry: &'a Registry,
+    settings: &'a Settings,
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl Run<'_> {
+    async fn unit(&self, unit: &Unit) -> Result<(), RunError> {
+        let node = &self.pipeline.nodes[unit.last()];
+        let dir = self.settings.dir.join(&node.name);
+        if let Decision::Reuse { rows } = unit.decision {
+            Dataset::open(&dir)?;
+            self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
+            return Ok(());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(RunError::Interrupted);
+        }
+        let started = Instant::now();
+        let progress = Progress::new(&node.name, self.observer.clone());
+        let writer = DatasetWriter::open(&dir, self.begin(unit), ShardLimits::default())?;
+        self.observer.event(&Event::StageStarted {
+            stage: node.name.clone(),
+            kind: node.kind.into(),
+            fused: unit.nodes[..unit.nodes.len() - 1].iter().map(|&node| self.pipeline.nodes[node].name.clone()).collect(),
+            splits_done: writer.state().commits.len() as u64,
+        });
+        let mut output = Output::new(&node.name, writer, progress.clone());
+        let steps = self.steps(unit, &progress).await?;
+        let limits = Limits {
+            splits_in_flight: 2,
+            grace: self.settings.grace,
+            max_rows: self.settings.max_rows,
+        };
+        execute(&steps, &mut output, &limits).await?;
+        let state = output.state();
+        self.observer.event(&Event::StageFinished {
+            stage: node.name.clone(),
+            rows: state.rows(MAIN),
+            rejects: state.rejects().values().flat_map(BTreeMap::values).sum(),
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        Ok(())
+    }
+
+    fn begin(&self, unit: &Unit) -> Begin {
+        let node = &self.pipeline.nodes[unit.last()];
+        let main = contracts::with_hub_features(node.tables.main.clone());
+        let mut tables: BTreeMap<String, _> =
+            node.tables.side.iter().map(|(name, schema)| (name.to_string(), schema.clone())).collect();
+        let ledger = match node.stage.work() {
+            Work::Rows(_) | Work::Source(_) => Some(ledger_schema(&main)),
+            Work::Whole(whole) => whole.conserves().then(|| ledger_schema(&main)),
+            Work::Job(_) if node.inputs.is_empty() => Some(ledger_schema(&main)),
+            Work::Job(_) => Some(ledger_schema(&contracts::pair_texts())),
+        };
+        if let Some(ledger) = ledger.filter(|_| node.keep_rejects) {
+            tables.insert(REJECTS.into(), ledger);
+        }
+        tables.insert(MAIN.into(), main);
+        let fused = unit.nodes[..unit.nodes.len() - 1].iter().map(|&node| {
+            let node = &self.pipeline.nodes[node];
+            (node.name.clone(), node.tables.main.as_ref().clone())
+        });
+        Begin {
+            format: FORMAT,
+            position: unit.last() as u64,
+            stage: node.name.clone(),
+            kind: node.kind.into(),
+            fingerprint: unit.recipe.fingerprint.clone(),
+            recipe: unit.recipe.value.clone(),
+            fused: fused.collect(),
+            tables,
+        }
+    }
+
+    async fn steps(&self, unit: &Unit, progress: &Progress) -> Result<Vec<Step<'_>>, RunError> {
+        let mut steps = Vec::new();
+        for (place, &index) in unit.nodes.iter().enumerate() {
+            let node = &self.pipeline.nodes[index];
+            let cx = self.context(node, progress);
+            let mut inputs = Vec::new();
+            // The first input of a fused stage is the stage before it, which has no dataset of its own.
+            let streamed = usize::from(place > 0);
+            for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs).skip(streamed) {
+                inputs.push(self.input(name.name(), resolved, &cx.session).await?);
+            }
+            steps.push(Step { node, cx, inputs });
+        }
+        Ok(steps)
+    }
+
+    fn context(&self, node: &Node, progress: &Progress) -> RunContext {
+        let pixels = holds_pixels(&node.tables.main);
+        let single = matches!(node.stage.work(), Work::Whole(whole) if !whole.conserves());
+        // A free query has no key to sort by: one partition makes the order of its rows repeat.
+        let threads = if single { 1 } else { self.settings.threads };
+        let config = session::config(threads, if pixels { 128 } else { 8192 });
+        let session = SessionContext::new_with_config_rt(config, self.runtime.clone());
+        self.registry.install(&session);
+        RunContext {
+            stage: node.name.clone(),
+            session,
+            base: self.pipeline.base().into(),
+            seed: self.pipeline.seed,
+            clock: self.settings.clock,
+            cancel: self.cancel.clone(),
+            progress: progress.clone(),
+            hosts: self.settings.hosts.clone(),
+            bytes_in_flight: self.settings.bytes_in_flight,
+        }
+    }
+
+    async fn input(&self, name: &str, resolved: &Resolved, session: &SessionContext) -> Result<InputData, RunError> {
+        let input = |dataset: Dataset, table: &str, view| InputData { name: name.into(), table: table.into(), dataset, view };
+        match resolved {
+            Resolved::Stage { node, table } => {
+                let dataset = Dataset::open(&self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
+                Ok(input(dataset, table, None))
+            }
+            Resolved::Path(path) if path.is_dir() => Ok(input(Dataset::open(path)?, MAIN, None)),
+            Resolved::Path(path) => Ok(input(Dataset::of_parquet(path)?, MAIN, None)),
+            Resolved::System { table, nodes } => {
+                let mut datasets = Vec::new();
+                for node in nodes {
+                    // A fused stage has no dataset: it is part of the one that comes after it.
+                    let dir = self.settings.dir.join(&self.pipeline.nodes[*node].name);
+                    if dir.join(twinlens_dataset::manifest::FILE).exists() {
+                        datasets.push(Dataset::open(&dir)?);
+                    }
+                }
+                let view: Arc<dyn TableProvider> = if table == REJECTS {
+                    catalog::all_rejects(session, &datasets).await?.into_view()
+                } else {
+                    let funnel = catalog::funnel(&datasets)?;
+                    Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]]).map_err(RunError::from)?)
+                };
+                let any = datasets.into_iter().next();
+                let any = any.ok_or_else(|| RunError::Internal(format!("`{table}` is read before any stage has run")))?;
+                Ok(input(any, MAIN, Some(view)))
+            }
+        }
+    }
+}

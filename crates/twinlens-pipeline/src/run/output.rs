@@ -1,14 +1,16 @@
 //! What a stage writes to: splits of its dataset, each committed whole.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int32Array, RecordBatch};
 use datafusion::arrow::compute::{filter_record_batch, is_not_null, not};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use twinlens_dataset::protocol::State;
-use twinlens_dataset::writer::PublishedSplit;
+use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
 use crate::error::RunError;
@@ -57,6 +59,11 @@ impl Output {
     /// between the main table and the ledger by [`write_rows`].
     pub fn split(&self, split: u64, label: impl Into<String>) -> SplitWriter {
         self.writer.split(split, label)
+    }
+
+    /// What starts splits, apart from the output that records them: for several splits in flight.
+    pub fn starter(&self) -> SplitStarter {
+        self.writer.splits()
     }
 
     /// Makes a split durable and records it. Blocking work is done on a blocking thread.
@@ -125,6 +132,9 @@ pub async fn write_frame(
 
 /// Writes rows of the main table; where the batch has the reserved columns, rejected rows go to the ledger, counted by stage and code.
 pub fn write_rows(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), RunError> {
+    if batch.num_rows() == 0 {
+        return Ok(());
+    }
     let Some(codes) = batch.column_by_name(rejects::CODE) else {
         return Ok(split.write(MAIN, batch)?);
     };
@@ -147,7 +157,24 @@ pub fn write_rejects(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(),
     for row in 0..batch.num_rows() {
         split.count_rejects(stages.value(row), codes.value(row), 1);
     }
-    Ok(split.write(REJECTS, batch)?)
+    // A stage with `rejects = "count"` has no ledger.
+    match split.schema(REJECTS) {
+        Some(_) => Ok(split.write(REJECTS, &with_attempts(batch)?)?),
+        None => Ok(()),
+    }
+}
+
+/// A row that is rejected for the first time has had one attempt.
+fn with_attempts(batch: &RecordBatch) -> Result<RecordBatch, RunError> {
+    const ATTEMPTS: &str = "attempts";
+    if batch.column_by_name(ATTEMPTS).is_some() {
+        return Ok(batch.clone());
+    }
+    let mut fields: Vec<_> = batch.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(ATTEMPTS, DataType::Int32, true)));
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(Int32Array::from(vec![1; batch.num_rows()])));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(engine)
 }
 
 fn engine(error: datafusion::arrow::error::ArrowError) -> RunError {

@@ -1,0 +1,273 @@
+//! Makes one dataset: the work of a unit, split by split, under the commit protocol.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::ident;
+use futures::{Stream, StreamExt};
+use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::{MAIN, SplitWriter};
+
+use crate::config::Node;
+use crate::context::{InputData, RunContext};
+use crate::error::RunError;
+use crate::rejects;
+use crate::run::events::Progress;
+use crate::run::output::{Output, write_frame};
+use crate::stage::{Source, Whole, Work};
+
+/// Rows of a split where no stage of the plan wants fewer.
+const SPLIT_ROWS: usize = 1 << 16;
+
+/// One stage of a fused plan, with its surroundings.
+pub struct Step<'a> {
+    /// The stage.
+    pub node: &'a Node,
+    /// Its surroundings: seeds and paths go by the stage's own name.
+    pub cx: RunContext,
+    /// Its inputs after the one that streams (for the head of a plan: all of them).
+    pub inputs: Vec<InputData>,
+}
+
+/// Limits of the execution.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Splits of one plan that are in flight at a time.
+    pub splits_in_flight: usize,
+    /// How long splits in flight may go on after the run was asked to stop.
+    pub grace: Duration,
+    /// The most rows that a plan reads of its input.
+    pub max_rows: Option<u64>,
+}
+
+/// Does the work of a unit and completes its dataset.
+pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
+    let (head, rest) = steps.split_first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
+    match head.node.stage.work() {
+        Work::Rows(_) => rows(steps, output, limits).await?,
+        Work::Source(source) => sourced(head, source, rest, output, limits).await?,
+        Work::Whole(whole) => self::whole(head, whole, output).await?,
+        Work::Job(job) => job.run(&head.cx, &head.inputs, output).await?,
+    }
+    output.complete()
+}
+
+/// A chain of row stages over a committed dataset.
+async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
+    let head = &steps[0];
+    let input = head.inputs.first().ok_or_else(|| RunError::Internal("a row stage without input".into()))?;
+    let total = limits.max_rows.map_or(input.rows(), |most| input.rows().min(most));
+    let size = split_rows(steps);
+    head.cx.progress.total(total);
+    let pending: Vec<u64> = (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).collect();
+    head.cx.progress.done(total.saturating_sub(pending.iter().map(|split| size.min(total - split * size)).sum()));
+    let starter = output.starter();
+    let run = |split: u64| {
+        let (start, end) = (split * size, total.min((split + 1) * size));
+        let writer = starter.start(split, format!("{} rows {start}..{end}", input.name));
+        async move {
+            let frame = input.dataset.range(&head.cx.session, &input.table, start, end)?;
+            let frame = chain(rejects::with_reserved(frame)?, steps, 1).await?;
+            let writer = write_sorted(writer, frame, &head.cx.progress).await?;
+            conserved(&writer, end - start)?;
+            Ok(writer)
+        }
+    };
+    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
+}
+
+/// A source, and the row stages that are fused to it.
+async fn sourced(
+    head: &Step<'_>,
+    source: &dyn Source,
+    rest: &[Step<'_>],
+    output: &mut Output,
+    limits: &Limits,
+) -> Result<(), RunError> {
+    let splits = source.splits(&head.cx).await?;
+    let starter = output.starter();
+    let mut left = limits.max_rows;
+    if let Some(left) = &mut left {
+        *left = left.saturating_sub(output.state().rows_in().unwrap_or(0));
+    }
+    if left.is_some() {
+        // Where the rows are counted, a split must know what those before it used up: one after another.
+        for (number, split) in splits.iter().enumerate() {
+            if left == Some(0) || output.is_done(number as u64) {
+                continue;
+            }
+            head.cx.check_cancelled()?;
+            let frame = source.read(&head.cx, split).await?.limit(0, left.map(|rows| rows as usize))?;
+            let writer = starter.start(number as u64, split.label.clone());
+            let writer = source_split(writer, frame, head, rest).await?;
+            left = left.map(|rows| rows.saturating_sub(writer.counts().rows_in.unwrap_or(0)));
+            output.commit(writer).await?;
+        }
+        return Ok(());
+    }
+    let pending: Vec<usize> = (0..splits.len()).filter(|&split| !output.is_done(split as u64)).collect();
+    let run = |number: usize| {
+        let split = &splits[number];
+        let writer = starter.start(number as u64, split.label.clone());
+        async move {
+            let frame = source.read(&head.cx, split).await?;
+            source_split(writer, frame, head, rest).await
+        }
+    };
+    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
+}
+
+async fn source_split(
+    writer: SplitWriter,
+    frame: DataFrame,
+    head: &Step<'_>,
+    rest: &[Step<'_>],
+) -> Result<SplitWriter, RunError> {
+    let frame = chain(frame, rest, 0).await?;
+    let mut writer = write_sorted(writer, frame, &head.cx.progress).await?;
+    let rows = writer.rows(MAIN) + writer.counts().rejected();
+    writer.count_rows_in(rows);
+    Ok(writer)
+}
+
+/// A stage over whole inputs: one split.
+async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Result<(), RunError> {
+    if output.is_done(0) {
+        return Ok(());
+    }
+    let total: u64 = step.inputs.first().map_or(0, InputData::rows);
+    step.cx.progress.total(total);
+    let make = async {
+        let mut writer = output.split(0, "all");
+        for (table, frame) in whole.plan(&step.cx, &step.inputs).await? {
+            let frame = if whole.conserves() { sorted(frame)? } else { frame };
+            writer = write_frame(writer, table, frame, &step.cx.progress).await?.0;
+        }
+        if whole.conserves() {
+            conserved(&writer, total)?;
+        } else {
+            writer.count_rows_in(total);
+        }
+        Ok::<_, RunError>(writer)
+    };
+    // One plan over everything cannot be finished quickly: it is abandoned, and done again by the next run.
+    let writer = tokio::select! {
+        made = make => made?,
+        () = step.cx.cancel.cancelled() => return Err(RunError::Interrupted),
+    };
+    output.commit(writer).await
+}
+
+/// Applies row stages one after another; `streamed` is how many inputs of the first of them are already read.
+async fn chain(mut frame: DataFrame, steps: &[Step<'_>], streamed: usize) -> Result<DataFrame, RunError> {
+    for (index, step) in steps.iter().enumerate() {
+        let Work::Rows(rows) = step.node.stage.work() else {
+            return Err(RunError::Internal(format!("stage {} is fused but no row stage", step.node.name)));
+        };
+        let others = if index == 0 { &step.inputs[streamed..] } else { &step.inputs[..] };
+        frame = rows.plan(&step.cx, frame, others).await?;
+    }
+    Ok(frame)
+}
+
+async fn write_sorted(writer: SplitWriter, frame: DataFrame, progress: &Progress) -> Result<SplitWriter, RunError> {
+    Ok(write_frame(writer, MAIN, sorted(frame)?, progress).await?.0)
+}
+
+/// Rows in the order of `uid` (of the first column, where there is none), so that a shard's bytes do not depend on threads.
+fn sorted(frame: DataFrame) -> Result<DataFrame, RunError> {
+    let schema = frame.schema();
+    let key = match schema.fields().iter().find(|field| field.name() == "uid") {
+        Some(field) => field.name().clone(),
+        None => match schema.fields().first() {
+            Some(field) => field.name().clone(),
+            None => return Ok(frame),
+        },
+    };
+    let mut keys = vec![ident(key.as_str()).sort(true, true)];
+    // Equal uids (the same pair found twice) are told apart by whatever else orders them.
+    for other in ["page_url", "text_source", "query_id", "id"] {
+        if other != key && schema.fields().iter().any(|field| field.name() == other) {
+            keys.push(ident(other).sort(true, true));
+        }
+    }
+    Ok(frame.sort(keys)?)
+}
+
+/// Rows in = rows out + rejects: a stage that breaks this has lost rows.
+fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
+    let (kept, rejected) = (writer.rows(MAIN), writer.counts().rejected());
+    match kept + rejected == rows_in {
+        true => Ok(()),
+        false => Err(RunError::Internal(format!(
+            "{}: {rows_in} rows in, but {kept} kept and {rejected} rejected",
+            writer.counts().label
+        ))),
+    }
+}
+
+fn split_rows(steps: &[Step<'_>]) -> u64 {
+    let wanted = steps.iter().filter_map(|step| match step.node.stage.work() {
+        Work::Rows(rows) => rows.split_rows(),
+        _ => None,
+    });
+    wanted.min().unwrap_or(SPLIT_ROWS).max(1) as u64
+}
+
+/// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new split starts, and those in
+/// flight may finish within the grace; what does not is abandoned.
+async fn in_flight<F>(
+    splits: impl Iterator<Item = F>,
+    output: &mut Output,
+    cx: &RunContext,
+    limits: &Limits,
+) -> Result<(), RunError>
+where
+    F: Future<Output = Result<SplitWriter, RunError>>,
+{
+    let started = futures::stream::iter(splits).take_until(cx.cancel.cancelled());
+    let made = started.buffered(limits.splits_in_flight);
+    futures::pin_mut!(made);
+    while let Some(writer) = next_within(&mut made, cx, limits.grace).await? {
+        let mut writer = writer?;
+        let rows = writer.rows(MAIN) + writer.counts().rejected();
+        if writer.counts().rows_in.is_none() {
+            writer.count_rows_in(rows);
+        }
+        output.commit(writer).await?;
+    }
+    cx.check_cancelled()
+}
+
+async fn next_within<T>(
+    stream: &mut (impl Stream<Item = T> + Unpin),
+    cx: &RunContext,
+    grace: Duration,
+) -> Result<Option<T>, RunError> {
+    let expired = async {
+        cx.cancel.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        biased;
+        item = stream.next() => Ok(item),
+        () = expired => Err(RunError::Interrupted),
+    }
+}
+
+/// Whether a table holds images: its batches must be small.
+pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
+    schema.fields().iter().any(|field| is_pixels(field.data_type()))
+}
+
+/// The ledger's schema for a table: its columns without pixels, and the reserved ones.
+pub fn ledger_schema(table: &datafusion::arrow::datatypes::Schema) -> datafusion::arrow::datatypes::SchemaRef {
+    let reserved = twinlens_dataset::contracts::rejects();
+    let columns = (table.fields().iter())
+        .filter(|field| !is_pixels(field.data_type()) && reserved.field_with_name(field.name()).is_err())
+        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    let fields: Vec<_> = columns.chain(reserved.fields().iter().cloned()).collect();
+    Arc::new(datafusion::arrow::datatypes::Schema::new(fields))
+}

@@ -1,0 +1,155 @@
+//! What a run will do: which stages are fused, and which datasets are reused, gone on with, or made anew, and why.
+
+use std::path::Path;
+
+use serde::Serialize;
+use twinlens_dataset::manifest;
+use twinlens_dataset::protocol::{Recovery, State};
+
+use crate::config::{Pipeline, Resolved};
+use crate::error::RunError;
+use crate::run::fingerprint::{Recipe, difference, recipes};
+use crate::stage::Work;
+
+/// The stages that make one dataset: row stages fused into one plan, the last of which bears the dataset's name.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// Indices of its nodes, first to last.
+    pub nodes: Vec<usize>,
+    /// What will be done.
+    pub decision: Decision,
+    /// The recipe of the dataset.
+    pub recipe: Recipe,
+    /// The recipes of the fused stages before the last.
+    pub fused: Vec<Recipe>,
+}
+
+impl Unit {
+    /// The node that bears the dataset's name.
+    pub fn last(&self) -> usize {
+        self.nodes[self.nodes.len() - 1]
+    }
+}
+
+/// What will be done with a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum Decision {
+    /// It is complete and current.
+    Reuse {
+        /// Rows of its main table.
+        rows: u64,
+    },
+    /// Some splits are committed; the others will be made.
+    Resume {
+        /// Committed splits.
+        splits: u64,
+    },
+    /// It will be made.
+    Run {
+        /// Why: it was never made, or what changed.
+        why: String,
+    },
+}
+
+/// Decides, in the order of the stages. Reads manifests and looks at files; changes nothing.
+pub fn plan(pipeline: &Pipeline, dir: &Path, until: Option<&str>, max_rows: Option<u64>) -> Result<Vec<Unit>, RunError> {
+    let needed = needed(pipeline, until)?;
+    let recipes = recipes(pipeline, max_rows)?;
+    let mut states = Vec::new();
+    for node in &pipeline.nodes {
+        states.push(manifest::read(&dir.join(&node.name))?);
+    }
+    let current = |node: usize| {
+        State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse
+    };
+    let fuses: Vec<bool> = (0..pipeline.nodes.len())
+        .map(|node| Some(pipeline.nodes[node].name.as_str()) != until && fuses(pipeline, node, &needed) && !current(node))
+        .collect();
+    let mut units = Vec::new();
+    for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
+        let mut nodes = vec![last];
+        while let Some(before) = first_input(pipeline, nodes[0]).filter(|&before| fuses[before]) {
+            if !matches!(pipeline.nodes[nodes[0]].stage.work(), Work::Rows(_)) {
+                break;
+            }
+            nodes.insert(0, before);
+        }
+        let decision = decide(states[last].as_ref(), &recipes[last]);
+        let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
+        units.push(Unit { nodes, decision, recipe: recipes[last].clone(), fused });
+    }
+    Ok(units)
+}
+
+/// The nodes that must be there for `until`, or all.
+fn needed(pipeline: &Pipeline, until: Option<&str>) -> Result<Vec<bool>, RunError> {
+    let Some(until) = until else { return Ok(vec![true; pipeline.nodes.len()]) };
+    let Some((goal, _)) = pipeline.node(until) else {
+        let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(RunError::user_with_hint(
+            format!("--until: there is no stage `{until}`"),
+            format!("the stages are {}", names.join(", ")),
+        ));
+    };
+    let mut needed = vec![false; pipeline.nodes.len()];
+    needed[goal] = true;
+    for node in (0..=goal).rev().filter(|&node| node <= goal) {
+        if needed[node] {
+            for input in &pipeline.nodes[node].inputs {
+                for before in producers(input) {
+                    needed[before] = true;
+                }
+            }
+        }
+    }
+    Ok(needed)
+}
+
+fn producers(input: &Resolved) -> Vec<usize> {
+    match input {
+        Resolved::Stage { node, .. } => vec![*node],
+        Resolved::System { nodes, .. } => nodes.clone(),
+        Resolved::Path(_) => vec![],
+    }
+}
+
+fn first_input(pipeline: &Pipeline, node: usize) -> Option<usize> {
+    match pipeline.nodes[node].inputs.first() {
+        Some(Resolved::Stage { node, table }) if table == twinlens_dataset::MAIN => Some(*node),
+        _ => None,
+    }
+}
+
+/// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its columns, so that its
+/// own dataset is a view over the consumer's shards and rejects.
+fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
+    let this = &pipeline.nodes[node];
+    if !matches!(this.stage.work(), Work::Rows(_) | Work::Source(_)) || !this.tables.side.is_empty() {
+        return false;
+    }
+    let mut consumers = (0..pipeline.nodes.len()).filter(|&other| {
+        needed[other]
+            && pipeline.nodes[other].inputs.iter().any(|input| matches!(input, Resolved::Stage { node: of, .. } if *of == node))
+    });
+    let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
+    let next = &pipeline.nodes[consumer];
+    let only_first = next.inputs.iter().skip(1).all(|input| !producers(input).contains(&node));
+    matches!(next.stage.work(), Work::Rows(_))
+        && first_input(pipeline, consumer) == Some(node)
+        && only_first
+        && next.keep_rejects
+        && this.keep_rejects
+        && this.tables.main.fields().iter().all(|field| {
+            next.tables.main.field_with_name(field.name()).is_ok_and(|kept| kept.data_type() == field.data_type())
+        })
+}
+
+fn decide(state: Option<&State>, recipe: &Recipe) -> Decision {
+    match (State::recovery(state, &recipe.fingerprint), state) {
+        (Recovery::Reuse, Some(state)) => Decision::Reuse { rows: state.rows(twinlens_dataset::MAIN) },
+        (Recovery::Resume, Some(state)) => Decision::Resume { splits: state.commits.len() as u64 },
+        (Recovery::Replace, Some(state)) => Decision::Run { why: difference(&state.begin.recipe, &recipe.value) },
+        _ => Decision::Run { why: "not made yet".into() },
+    }
+}

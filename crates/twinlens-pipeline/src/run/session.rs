@@ -1,0 +1,41 @@
+//! The engine of a run: DataFusion with bounded memory, a spill folder, and every function of the registry.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::error::RunError;
+use crate::registry::Registry;
+
+/// Strings stay `Utf8`, so that the schemas of plans are those of the contracts.
+pub fn config(threads: usize, batch_rows: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(threads)
+        .with_batch_size(batch_rows)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.execution.parquet.schema_force_view_types = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    config
+}
+
+/// Memory and spill folder, shared by all sessions of a run.
+pub fn runtime(memory_bytes: usize, spill: &Path) -> Result<Arc<RuntimeEnv>, RunError> {
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.into()]));
+    Ok(RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+        .with_disk_manager_builder(disk)
+        .build_arc()?)
+}
+
+/// A session on its own memory, for `check`, `sql` and tests.
+pub fn plain(registry: &Registry, threads: usize) -> SessionContext {
+    let session = SessionContext::new_with_config(config(threads, 8192));
+    registry.install(&session);
+    session
+}

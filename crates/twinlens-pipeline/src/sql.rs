@@ -1,0 +1,355 @@
+//! SQL inside a pipeline file: planned without I/O, so that a wrong column is found by `check`, at its very place.
+//!
+//! DataFusion's errors become short [`Fault`]s. Where it says at which line and column of the query something is wrong (or where
+//! the name it complains of can be found in the text), the fault points there with [`Fault::within`].
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::catalog::{MemoryCatalogProviderList, MemorySchemaProvider};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{Column, DFSchema, SchemaError, Span, TableReference};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use futures::FutureExt;
+
+use crate::error::Fault;
+use crate::located::Located;
+use crate::stage::CheckContext;
+use crate::suggest::{did_you_mean, listed};
+
+/// The longest SQL text of a pipeline file, in bytes. The engine's planner recurses into long chains of operators:
+/// without a limit a generated predicate could overflow the stack, which no error can report.
+pub const MAX_SQL_BYTES: usize = 16 * 1024;
+
+impl CheckContext {
+    /// A condition on the rows of a table with that schema, planned without I/O: every column is there, every function is known,
+    /// the types fit, and the result is a boolean.
+    pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
+        let (expr, data_type) = self.expression(text, schema)?;
+        if data_type != DataType::Boolean && data_type != DataType::Null {
+            return Err(Fault::at(text.span(), format!("the predicate gives {}, not true or false", named(&data_type)))
+                .label("expected a condition, such as `width >= 64`"));
+        }
+        Ok(expr)
+    }
+
+    /// A value computed from one row of a table with that schema, and its type; planned without I/O.
+    pub fn expression(&self, text: &Located<String>, schema: &Schema) -> Result<(Expr, DataType), Fault> {
+        let state = self.planner();
+        let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
+        check_length(text)?;
+        let columns = DFSchema::try_from(schema.clone()).map_err(|error| fault(&error))?;
+        let expr = state.create_logical_expr(text, &columns).map_err(|error| fault(&error))?;
+        let expr = expr.unalias();
+        let whole = |part: &Expr| {
+            Ok(matches!(part, Expr::AggregateFunction(_) | Expr::WindowFunction(_) | Expr::Exists(_))
+                || matches!(part, Expr::InSubquery(_) | Expr::ScalarSubquery(_)))
+        };
+        if expr.exists(whole).map_err(|error| fault(&error))? {
+            return Err(Fault::at(text.span(), "an aggregate, window or subquery needs more than one row")
+                .label("expected an expression over the columns of a single row")
+                .hint("use a stage of kind `sql`"));
+        }
+        let physical = state.create_physical_expr(expr.clone(), &columns).map_err(|error| fault(&error))?;
+        let data_type = physical.data_type(columns.as_arrow()).map_err(|error| fault(&error))?;
+        Ok((expr, data_type))
+    }
+
+    /// The schema that a query gives over tables with those schemas; planned without I/O. A table's name is a plain
+    /// one (`accuracy`) or a side table's (`zero_shot.per_class`).
+    pub fn query(&self, text: &Located<String>, tables: &[(String, SchemaRef)]) -> Result<SchemaRef, Fault> {
+        check_length(text)?;
+        let state = self.planner();
+        let fault = |error: &DataFusionError| sql_fault(text, error, &state, tables);
+        let session = SessionContext::new_with_state(state.clone());
+        register_empty(&session, tables).map_err(|error| fault(&error))?;
+        let plan = plan_query(text, &session.state()).map_err(|error| fault(&error))?;
+        let Some(plan) = plan else {
+            return Err(Fault::at(text.span(), "this is no query").label("expected a single `select` statement"));
+        };
+        let plan = session.state().optimize(&plan).map_err(|error| fault(&error))?;
+        Ok(plan.schema().inner().clone())
+    }
+
+    /// A planner of its own that keeps the places of names in the text.
+    fn planner(&self) -> SessionState {
+        let state = self.session.state();
+        let mut config = state.config().clone().with_create_default_catalog_and_schema(true);
+        config.options_mut().sql_parser.collect_spans = true;
+        SessionStateBuilder::new_from_existing(state)
+            .with_config(config)
+            .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+            .build()
+    }
+}
+
+fn check_length(text: &Located<String>) -> Result<(), Fault> {
+    if text.len() <= MAX_SQL_BYTES {
+        return Ok(());
+    }
+    Err(Fault::at(text.span(), format!("the SQL is longer than {MAX_SQL_BYTES} bytes"))
+        .hint("put long lists of values into a table and join it in a stage of kind `sql`"))
+}
+
+/// Tables without rows, so that a query can be planned.
+fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> Result<(), DataFusionError> {
+    let defaults = session.copied_config().options().catalog.clone();
+    for (name, schema) in tables {
+        let table = match name.split_once('.') {
+            None => TableReference::bare(name.as_str()),
+            Some((stage, side)) => {
+                if let Some(catalog) = session.catalog(&defaults.default_catalog)
+                    && catalog.schema(stage).is_none()
+                {
+                    catalog.register_schema(stage, Arc::new(MemorySchemaProvider::new()))?;
+                }
+                TableReference::partial(stage, side)
+            }
+        };
+        session.register_table(table, Arc::new(EmptyTable::new(schema.clone())))?;
+    }
+    Ok(())
+}
+
+/// The plan of a `select`; `None` when the text is some other statement.
+fn plan_query(text: &str, state: &SessionState) -> Result<Option<LogicalPlan>, DataFusionError> {
+    let dialect = state.config().options().sql_parser.dialect;
+    let statement = state.sql_to_statement(text, &dialect)?;
+    let Statement::Statement(inner) = &statement else { return Ok(None) };
+    if !matches!(inner.as_ref(), SqlStatement::Query(_)) {
+        return Ok(None);
+    }
+    // Tables in memory answer at once: a planner that has to wait would be doing I/O.
+    let plan = state.statement_to_plan(statement).now_or_never();
+    let plan = plan.ok_or_else(|| DataFusionError::Internal("planning waits for something".into()))??;
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    read_only.verify_plan(&plan)?;
+    Ok(Some(plan))
+}
+
+/// What a person calls a type.
+fn named(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
+        DataType::Boolean => "true or false".into(),
+        other if other.is_integer() => "an integer".into(),
+        other if other.is_numeric() => "a number".into(),
+        other => format!("a value of type {other}"),
+    }
+}
+
+/// Turns an error of the planner into a fault that points at the word it is about.
+fn sql_fault(
+    text: &Located<String>,
+    error: &DataFusionError,
+    state: &SessionState,
+    tables: &[(String, SchemaRef)],
+) -> Fault {
+    let error = error.iter().next().unwrap_or(error);
+    let place = error.diagnostic().and_then(|found| found.span).and_then(|span| bytes_of(text, span));
+    let fault = |message: String, place: Option<Range<usize>>| {
+        let fault = Fault::at(text.span(), message);
+        place.map_or(fault.clone(), |place| fault.within(place))
+    };
+    let root = error.find_root();
+    if let DataFusionError::SchemaError(inner, _) = root
+        && let SchemaError::FieldNotFound { field, valid_fields } = inner.as_ref()
+    {
+        let place = place.or_else(|| find_word(text, &field.name));
+        return unknown_column(fault(format!("unknown column `{}`", field.flat_name()), place), field, valid_fields);
+    }
+    if let DataFusionError::SQL(inner, _) = root {
+        let (message, at) = split_position(&inner.to_string());
+        let place = place.or_else(|| at.and_then(|(line, column)| token_at(text, line, column)));
+        return fault(message, place).label("not valid SQL here");
+    }
+    let message = first_line(&root.message());
+    if let Some(name) = message.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found")) {
+        let name = place.as_ref().and_then(|place| text.get(place.clone())).unwrap_or(name);
+        let names = || tables.iter().map(|(name, _)| name.as_str());
+        let found = fault(format!("unknown table `{name}`"), place.clone());
+        let found = found.label(format!("known are {}", listed(names())));
+        return did_you_mean(name, names()).into_iter().fold(found, Fault::hint);
+    }
+    if let Some(name) = message.strip_prefix("Invalid function '") {
+        let name = name.split('\'').next().unwrap_or(name);
+        let mut known: Vec<&str> = state.scalar_functions().keys().map(String::as_str).collect();
+        known.extend(state.aggregate_functions().keys().map(String::as_str));
+        known.extend(state.window_functions().keys().map(String::as_str));
+        known.sort_unstable();
+        let found = fault(format!("unknown function `{name}`"), place.or_else(|| find_word(text, name)));
+        return did_you_mean(name, known).into_iter().fold(found, Fault::hint);
+    }
+    fault(message, place)
+}
+
+fn unknown_column(fault: Fault, field: &Column, valid: &[Column]) -> Fault {
+    let name = field.name();
+    let names = || valid.iter().map(|column| column.name.as_str());
+    let fault = fault.label(format!("the columns are {}", listed(names())));
+    if let Some(other) = names().find(|known| *known != name && known.to_lowercase() == name.to_lowercase()) {
+        return fault.hint(format!("names without quotes are lower-cased: write `\"{other}\"`"));
+    }
+    did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
+}
+
+/// The first line of a message, without full stop.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']).to_string()
+}
+
+/// Takes ` at Line: 1, Column: 9` from the end of the parser's message, and its kind from the start.
+fn split_position(message: &str) -> (String, Option<(u64, u64)>) {
+    let message = message.trim_start_matches("sql parser error: ");
+    let parsed = message.rfind(" at Line: ").and_then(|at| {
+        let (line, column) = message[at..].strip_prefix(" at Line: ")?.split_once(", Column: ")?;
+        Some((at, line.parse().ok()?, column.trim().parse().ok()?))
+    });
+    match parsed {
+        Some((at, line, column)) => (first_line(&message[..at]), Some((line, column))),
+        None => (first_line(message), None),
+    }
+}
+
+/// Byte offset of a line and column (characters, both from 1).
+fn offset(text: &str, line: u64, column: u64) -> Option<usize> {
+    let line = usize::try_from(line.checked_sub(1)?).ok()?;
+    let column = usize::try_from(column.checked_sub(1)?).ok()?;
+    let start: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+    let rest = text.get(start..)?;
+    Some(start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at))
+}
+
+fn bytes_of(text: &str, span: Span) -> Option<Range<usize>> {
+    let start = offset(text, span.start.line, span.start.column)?;
+    let end = offset(text, span.end.line, span.end.column)?;
+    (start <= end).then_some(start..end)
+}
+
+/// The word (or the one character) that begins at a position.
+fn token_at(text: &str, line: u64, column: u64) -> Option<Range<usize>> {
+    let start = offset(text, line, column)?;
+    let rest = text.get(start..)?;
+    let word = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+    let length = if word > 0 { word } else { rest.chars().next().map_or(0, char::len_utf8) };
+    Some(start..start + length)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The first place where a name stands as a whole word.
+fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
+    if name.is_empty() {
+        return None;
+    }
+    let lower = text.to_ascii_lowercase();
+    lower.match_indices(&name.to_ascii_lowercase()).map(|(at, found)| at..at + found.len()).find(|place| {
+        !text[..place.start].ends_with(is_word) && !text[place.end..].starts_with(is_word)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::datatypes::Field;
+
+    fn context() -> CheckContext {
+        CheckContext { session: SessionContext::new() }
+    }
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("caption", DataType::Utf8, true),
+            Field::new("width", DataType::Int32, true),
+            Field::new("Licence", DataType::Utf8, true),
+        ]))
+    }
+
+    /// Message, the words pointed at, and the hint.
+    fn told(text: &str, fault: Fault) -> (String, String, Option<String>) {
+        (fault.message, fault.within.map_or("*".into(), |place| text[place].to_string()), fault.hint)
+    }
+
+    #[test]
+    fn good_predicates_pass() {
+        for text in [
+            "width >= 64",
+            "char_length(caption) >= 5 and not regexp_like(caption, '^(image|photo)[ _-]?[0-9]*$', 'i')",
+            "\"Licence\" is null or width between 1 and 3",
+            "true",
+        ] {
+            context().predicate(&Located::nowhere(text.into()), &schema()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_bad_predicate_is_told_at_its_word() {
+        let cases = [
+            ("width > 3 and captoin = ''", "unknown column `captoin`", "captoin", Some("did you mean `caption`?")),
+            ("'ä' = captoin", "unknown column `captoin`", "captoin", Some("did you mean `caption`?")),
+            ("width > 3 and\n  nothing = ''", "unknown column `nothing`", "nothing", None),
+            ("Licence is null", "unknown column `licence`", "Licence", Some("names without quotes are lower-cased: write `\"Licence\"`")),
+            ("char_lenght(caption) > 3", "unknown function `char_lenght`", "char_lenght", Some("did you mean `char_length`?")),
+            ("width", "the predicate gives an integer, not true or false", "*", None),
+            ("caption", "the predicate gives text, not true or false", "*", None),
+        ];
+        for (text, message, word, hint) in cases {
+            let fault = context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
+            assert_eq!(told(text, fault), (message.into(), word.into(), hint.map(String::from)), "{text}");
+        }
+        for text in ["", "width >", "width > 3)", "width > 'a", "width > 3; drop table x", "count(*) > 3", "exists (select 1)"] {
+            context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_query_is_planned_over_stages_and_side_tables() {
+        let tables = [("pages".to_string(), schema()), ("pages.stats".into(), schema()), ("stats".into(), schema())];
+        let query = |text: &str| context().query(&Located::nowhere(text.into()), &tables);
+        let found = query("select p.caption, count(*) as n from pages p join pages.stats s on p.width = s.width group by 1").unwrap();
+        assert_eq!(found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["caption", "n"]);
+        let cases = [
+            ("select captoin from stats", "unknown column `captoin`", "captoin"),
+            ("select caption from page", "unknown table `page`", "page"),
+            ("select caption from pages.stat", "unknown table `pages.stat`", "pages.stat"),
+            ("drop table pages", "this is no query", "*"),
+            ("copy pages to 'x.csv'", "this is no query", "*"),
+            ("explain select 1", "this is no query", "*"),
+        ];
+        for (text, message, word) in cases {
+            let (told_message, told_word, _) = told(text, query(text).unwrap_err());
+            assert_eq!((told_message.as_str(), told_word.as_str()), (message, word), "{text}");
+        }
+        for text in ["select caption form pages", "select", "select * from pages where", "select 'x"] {
+            assert!(query(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_session_that_is_checked_with_gains_no_tables() {
+        let context = context();
+        context.query(&Located::nowhere("select 1 from t".into()), &[("t".into(), schema())]).unwrap();
+        assert!(!context.session.table_exist("t").unwrap());
+    }
+
+    #[test]
+    fn the_longest_text_that_is_allowed_does_not_overflow_the_stack() {
+        let terms = vec!["width=1"; MAX_SQL_BYTES / 11].join(" or ");
+        context().predicate(&Located::nowhere(terms), &schema()).unwrap();
+        let signs = format!("{}1 = 1", "- ".repeat(MAX_SQL_BYTES / 2 - 5));
+        context().predicate(&Located::nowhere(signs), &schema()).unwrap_err();
+        let long = "1 = 1".to_string() + &" ".repeat(MAX_SQL_BYTES);
+        context().predicate(&Located::nowhere(long), &schema()).unwrap_err();
+    }
+}

@@ -1,0 +1,50 @@
+//! "Did you mean ...?": the name among the known ones that was probably meant.
+
+/// The known name nearest to `written`, where one is near enough to be a slip of the keyboard.
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = written.to_lowercase();
+    // A third of the letters may differ; a name of one or two letters is never guessed except for its case.
+    let allowed = lower.chars().count() / 3;
+    (known.into_iter())
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= allowed.max(usize::from(name.len() > 3)))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// The hint for a name that nobody knows: the nearest known one.
+pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(written, known).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// `a, b, c`, in backquotes, cut after twelve.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let all: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match all.len() {
+        0 => "none".into(),
+        1..=12 => all.join(", "),
+        more => format!("{} and {} more", all[..12].join(", "), more - 12),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_guessed_and_another_word_is_not() {
+        let known = ["where", "input", "kind", "id"];
+        for (written, meant) in [
+            ("wher", Some("where")),
+            ("hwere", Some("where")),
+            ("INPUT", Some("input")),
+            ("inptu", Some("input")),
+            ("predicate", None),
+            ("di", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written, known), meant, "{written}");
+        }
+    }
+}
