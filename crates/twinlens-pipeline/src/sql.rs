@@ -36,8 +36,11 @@ impl CheckContext {
     pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
         let (expr, data_type) = self.expression(text, schema)?;
         if data_type != DataType::Boolean && data_type != DataType::Null {
-            return Err(Fault::at(text.span(), format!("the predicate gives {}, not true or false", named(&data_type)))
-                .label("expected a condition, such as `width >= 64`"));
+            return Err(Fault::at(
+                text.span(),
+                format!("the predicate gives {}, not true or false", named(&data_type)),
+            )
+            .label("expected a condition, such as `width >= 64`"));
         }
         Ok(expr)
     }
@@ -74,7 +77,9 @@ impl CheckContext {
         register_empty(&session, tables).map_err(|error| fault(&error))?;
         let plan = plan_query(text, &session.state()).map_err(|error| fault(&error))?;
         let Some(plan) = plan else {
-            return Err(Fault::at(text.span(), "this is no query").label("expected a single `select` statement"));
+            return Err(
+                Fault::at(text.span(), "this is no query").label("expected a single `select` statement")
+            );
         };
         let plan = session.state().optimize(&plan).map_err(|error| fault(&error))?;
         Ok(plan.schema().inner().clone())
@@ -131,7 +136,8 @@ fn plan_query(text: &str, state: &SessionState) -> Result<Option<LogicalPlan>, D
     // Tables in memory answer at once: a planner that has to wait would be doing I/O.
     let plan = state.statement_to_plan(statement).now_or_never();
     let plan = plan.ok_or_else(|| DataFusionError::Internal("planning waits for something".into()))??;
-    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let read_only =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan)?;
     Ok(Some(plan))
 }
@@ -165,7 +171,11 @@ fn sql_fault(
         && let SchemaError::FieldNotFound { field, valid_fields } = inner.as_ref()
     {
         let place = place.or_else(|| find_word(text, &field.name));
-        return unknown_column(fault(format!("unknown column `{}`", field.flat_name()), place), field, valid_fields);
+        return unknown_column(
+            fault(format!("unknown column `{}`", field.flat_name()), place),
+            field,
+            valid_fields,
+        );
     }
     if let DataFusionError::SQL(inner, _) = root {
         let (message, at) = split_position(&inner.to_string());
@@ -254,9 +264,10 @@ fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
         return None;
     }
     let lower = text.to_ascii_lowercase();
-    lower.match_indices(&name.to_ascii_lowercase()).map(|(at, found)| at..at + found.len()).find(|place| {
-        !text[..place.start].ends_with(is_word) && !text[place.end..].starts_with(is_word)
-    })
+    lower
+        .match_indices(&name.to_ascii_lowercase())
+        .map(|(at, found)| at..at + found.len())
+        .find(|place| !text[..place.start].ends_with(is_word) && !text[place.end..].starts_with(is_word))
 }
 
 #[cfg(test)]
@@ -296,11 +307,26 @@ mod tests {
     #[test]
     fn a_bad_predicate_is_told_at_its_word() {
         let cases = [
-            ("width > 3 and captoin = ''", "unknown column `captoin`", "captoin", Some("did you mean `caption`?")),
+            (
+                "width > 3 and captoin = ''",
+                "unknown column `captoin`",
+                "captoin",
+                Some("did you mean `caption`?"),
+            ),
             ("'ä' = captoin", "unknown column `captoin`", "captoin", Some("did you mean `caption`?")),
             ("width > 3 and\n  nothing = ''", "unknown column `nothing`", "nothing", None),
-            ("Licence is null", "unknown column `licence`", "Licence", Some("names without quotes are lower-cased: write `\"Licence\"`")),
-            ("char_lenght(caption) > 3", "unknown function `char_lenght`", "char_lenght", Some("did you mean `char_length`?")),
+            (
+                "Licence is null",
+                "unknown column `licence`",
+                "Licence",
+                Some("names without quotes are lower-cased: write `\"Licence\"`"),
+            ),
+            (
+                "char_lenght(caption) > 3",
+                "unknown function `char_lenght`",
+                "char_lenght",
+                Some("did you mean `char_length`?"),
+            ),
             ("width", "the predicate gives an integer, not true or false", "*", None),
             ("caption", "the predicate gives text, not true or false", "*", None),
         ];
@@ -308,17 +334,32 @@ mod tests {
             let fault = context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
             assert_eq!(told(text, fault), (message.into(), word.into(), hint.map(String::from)), "{text}");
         }
-        for text in ["", "width >", "width > 3)", "width > 'a", "width > 3; drop table x", "count(*) > 3", "exists (select 1)"] {
+        for text in [
+            "",
+            "width >",
+            "width > 3)",
+            "width > 'a",
+            "width > 3; drop table x",
+            "count(*) > 3",
+            "exists (select 1)",
+        ] {
             context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
         }
     }
 
     #[test]
     fn a_query_is_planned_over_stages_and_side_tables() {
-        let tables = [("pages".to_string(), schema()), ("pages.stats".into(), schema()), ("stats".into(), schema())];
+        let tables =
+            [("pages".to_string(), schema()), ("pages.stats".into(), schema()), ("stats".into(), schema())];
         let query = |text: &str| context().query(&Located::nowhere(text.into()), &tables);
-        let found = query("select p.caption, count(*) as n from pages p join pages.stats s on p.width = s.width group by 1").unwrap();
-        assert_eq!(found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["caption", "n"]);
+        let found = query(
+            "select p.caption, count(*) as n from pages p join pages.stats s on p.width = s.width group by 1",
+        )
+        .unwrap();
+        assert_eq!(
+            found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
+            ["caption", "n"]
+        );
         let cases = [
             ("select captoin from stats", "unknown column `captoin`", "captoin"),
             ("select caption from page", "unknown table `page`", "page"),

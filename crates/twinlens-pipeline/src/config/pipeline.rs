@@ -2,9 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use crate::stage::{Stage, Tables};
 
 /// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in which they can run.
@@ -73,20 +70,13 @@ pub enum Resolved {
     /// `rejects` (the ledgers of all stages). A `sql` stage may name them.
     System {
         /// `funnel` or `rejects`.
-        table: &'static str,
+        table: String,
         /// The stages it tells of, as indices in [`Pipeline::nodes`]: all that the file declares before the reading stage,
         /// except other `sql` stages. They run before it.
         nodes: Vec<usize>,
     },
     /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the pipeline file.
     Path(PathBuf),
-    /// A table that the run computes: `funnel` or `rejects`, over the stages that stand before the one that reads it.
-    System {
-        /// `funnel` or `rejects`.
-        table: String,
-        /// Indices in [`Pipeline::nodes`].
-        nodes: Vec<usize>,
-    },
 }
 
 /// A check on the finished run.
