@@ -1,0 +1,156 @@
+//! Path to answer: a pure table, built once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::catalog::Catalog;
+use crate::pages::{self, PER_PAGE};
+use crate::quirks::{self, Alteration, QUIRKS, Reply, SAMPLE};
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    Index,
+    Robots,
+    Attic,
+    /// Group, page number from 1.
+    Category(usize, usize),
+    /// Group, concept.
+    Detail(usize, usize),
+    Image(&'static [u8]),
+    /// An image's former address; the real one has no `/moved`.
+    Moved,
+    /// Index into [`QUIRKS`].
+    Quirk(usize),
+}
+
+/// One answer, before it is put on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub header: Option<(&'static str, String)>,
+    pub body: Vec<u8>,
+    pub delay: Duration,
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+
+impl Answer {
+    fn ok(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, content_type, header: None, body: body.into(), delay: Duration::ZERO }
+    }
+
+    fn html(status: u16, title: &str) -> Self {
+        Self { status, ..Self::ok(HTML, pages::page(title, &format!("<h1>{title}</h1>"))) }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.header = Some((name, value.into()));
+        self
+    }
+
+    fn to(status: u16, location: &str) -> Self {
+        Self::html(status, "This way").with("location", location)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Site {
+    catalog: Catalog,
+    routes: HashMap<String, Route>,
+    sample: &'static [u8],
+}
+
+impl Site {
+    pub fn build() -> Self {
+        let catalog = Catalog::load();
+        let mut routes = HashMap::new();
+        for (path, route) in [("/", Route::Index), ("/robots.txt", Route::Robots), ("/attic/", Route::Attic)]
+        {
+            routes.insert(path.to_owned(), route);
+        }
+        for (g, group) in catalog.groups.iter().enumerate() {
+            for number in 1..=group.concepts.len().div_ceil(PER_PAGE) {
+                routes.insert(pages::category_path(group, number), Route::Category(g, number));
+            }
+            for (c, concept) in group.concepts.iter().enumerate() {
+                routes.insert(format!("/{}/{}.html", group.slug, concept.slug), Route::Detail(g, c));
+                for variant in &concept.variants {
+                    routes.insert(format!("/img/{}.png", variant.code), Route::Image(variant.png));
+                    routes.insert(format!("/img/moved/{}.png", variant.code), Route::Moved);
+                }
+            }
+        }
+        let sample = match routes.get(&format!("/img/{SAMPLE}.png")) {
+            Some(Route::Image(png)) => *png,
+            _ => &[], // a test holds that the sample is there
+        };
+        for (at, quirk) in QUIRKS.iter().enumerate() {
+            routes.insert(quirk.path.to_owned(), Route::Quirk(at));
+        }
+        Self { catalog, routes, sample }
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub fn knows(&self, path: &str) -> bool {
+        self.routes.contains_key(path)
+    }
+
+    /// The answer to a path (without query). `asked_before`: whether this path was asked for before, by anyone.
+    pub fn answer(&self, path: &str, asked_before: bool) -> Answer {
+        match self.routes.get(path) {
+            None => Answer::html(404, "Not found"),
+            Some(Route::Index) => Answer::ok(HTML, pages::index(&self.catalog)),
+            Some(Route::Robots) => Answer::ok("text/plain", pages::ROBOTS),
+            Some(Route::Attic) => Answer::ok(HTML, quirks::attic()),
+            Some(Route::Category(group, number)) => {
+                Answer::ok(HTML, pages::category(&self.catalog.groups[*group], *number))
+            }
+            Some(Route::Detail(group, concept)) => {
+                Answer::ok(HTML, pages::detail(&self.catalog.groups[*group], *concept))
+            }
+            Some(Route::Image(png)) => Answer::ok("image/png", *png),
+            Some(Route::Moved) => Answer::to(302, &path.replacen("/moved", "", 1)),
+            Some(Route::Quirk(at)) => self.quirk(&QUIRKS[*at].reply, asked_before),
+        }
+    }
+
+    fn quirk(&self, reply: &Reply, asked_before: bool) -> Answer {
+        match reply {
+            Reply::To(status, location) => Answer::to(*status, location),
+            Reply::Failure(status) => Answer::html(*status, "Sorry"),
+            Reply::Windows1252(body) => {
+                let page = pages::page("Old text", body).replace("<meta charset=utf-8>", "");
+                Answer::ok("text/html; charset=windows-1252", quirks::windows_1252(&page))
+            }
+            Reply::Page { header, body } => {
+                let answer = Answer::ok(HTML, pages::page("A page", body));
+                match header {
+                    Some((name, value)) => answer.with(name, *value),
+                    None => answer,
+                }
+            }
+            Reply::Image(alteration) => self.altered(alteration, asked_before),
+        }
+    }
+
+    fn altered(&self, alteration: &Alteration, asked_before: bool) -> Answer {
+        let image = Answer::ok("image/png", self.sample);
+        match alteration {
+            Alteration::CutInHalf => Answer::ok("image/png", &self.sample[..self.sample.len() / 2]),
+            Alteration::Declares(side) => Answer::ok("image/png", quirks::declaring(self.sample, *side)),
+            Alteration::Html => {
+                Answer { content_type: "image/png", ..Answer::html(200, "Hotlinking is forbidden") }
+            }
+            Alteration::Typed(content_type) => Answer { content_type, ..image },
+            Alteration::Header(name, value) => image.with(name, *value),
+            Alteration::Late(delay) => Answer { delay: *delay, ..image },
+            Alteration::BusyOnce if asked_before => image,
+            Alteration::BusyOnce => Answer::html(429, "Too many requests").with("retry-after", "1"),
+        }
+    }
+}
