@@ -1,0 +1,226 @@
+//! A whole stack of residual attention blocks as one operation of candle's graph.
+//!
+//! Candle pays a zero fill and an addition, on fresh memory and one thread, for each edge on which a gradient flows.
+//! One operation for the stack leaves two edges. Two more things are saved that would be multiplied in vain: positions
+//! after a text's end token (a causal mask hides them from all that is read), and, in the last block, every row but the
+//! one that is read. Both are exact: the plain twin in [`crate::reference`] computes all of it, and a test compares.
+
+use super::block::{self, BlockShape, Rows, Saved, Scratch};
+use super::{f32_slice, with_f32};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rows of a chunk, about: its activations at the width of small models fit in a core's own cache.
+const CHUNK_ROWS: usize = 256;
+
+/// The sequences of a batch, whose rows follow one another.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    /// Length and read position of each.
+    pub spans: Vec<(usize, usize)>,
+    /// Whether a position sees only itself and those before it.
+    pub causal: bool,
+}
+
+impl Sequences {
+    /// `batch` sequences of `len` rows that are read at their first row.
+    pub fn uniform(batch: usize, len: usize) -> Self {
+        Self { spans: vec![(len, 0); batch], causal: false }
+    }
+
+    /// Causal sequences that are read at their last row.
+    pub fn causal(lens: impl IntoIterator<Item = usize>) -> Self {
+        Self { spans: lens.into_iter().map(|len| (len, len - 1)).collect(), causal: true }
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> usize {
+        self.spans.iter().map(|s| s.0).sum()
+    }
+
+    /// Whole sequences in groups of about [`CHUNK_ROWS`] rows: a function of the batch alone, not of threads.
+    fn chunks(&self) -> Vec<Vec<(usize, usize)>> {
+        let mut chunks = vec![Vec::new()];
+        let mut rows = 0;
+        for &span in &self.spans {
+            if rows > 0 && rows + span.0 > CHUNK_ROWS {
+                chunks.push(Vec::new());
+                rows = 0;
+            }
+            rows += span.0;
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(span);
+            }
+        }
+        chunks
+    }
+}
+
+/// One chunk's rows and activations.
+#[derive(Default)]
+struct Chunk {
+    rows: Rows,
+    layers: Vec<Saved>,
+    scratch: Scratch,
+    out: Vec<f32>,
+}
+
+/// Activations kept from one step to the next: memory fresh from the system costs a page fault for every 4 KiB, which at
+/// these sizes takes longer than the arithmetic.
+#[derive(Clone, Default)]
+pub struct Pool(Arc<Mutex<Vec<Chunk>>>);
+
+impl Pool {
+    fn take(&self, n: usize) -> Vec<Chunk> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = kept.len().saturating_sub(n);
+        let mut chunks = kept.split_off(first);
+        chunks.resize_with(n, Chunk::default);
+        chunks
+    }
+
+    fn put(&self, chunks: Vec<Chunk>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+    }
+}
+
+/// The stack; see the module.
+struct Transformer {
+    shape: BlockShape,
+    layers: usize,
+    sequences: Sequences,
+    pool: Pool,
+    /// Whether a gradient will be asked for.
+    train: bool,
+    saved: Mutex<Option<Vec<Chunk>>>,
+}
+
+/// The stack on `x` (`[rows, width]`), read at each sequence's read position: `[sequences, width]`.
+///
+/// `params` holds the blocks' parameters one after another, each packed as [`block::PARAMETERS`] says. With `train` the
+/// activations are kept for one backward pass; without, no graph is built and a block's activations overwrite those
+/// of the block before.
+pub fn transformer(
+    x: &Tensor,
+    params: &Tensor,
+    shape: BlockShape,
+    sequences: Sequences,
+    pool: &Pool,
+    train: bool,
+) -> Result<Tensor> {
+    let layers = params.elem_count() / shape.parameters_len();
+    if x.dims() != [sequences.rows(), shape.width]
+        || params.elem_count() != layers * shape.parameters_len()
+        || layers == 0
+    {
+        bail!("transformer: {:?} rows for {} of width {}", x.shape(), sequences.rows(), shape.width);
+    }
+    let op = Transformer { shape, layers, sequences, pool: pool.clone(), train, saved: Mutex::new(None) };
+    if train { x.apply_op2(params, op) } else { x.apply_op2_no_bwd(params, &op) }
+}
+
+impl Transformer {
+    fn run_chunk(&self, chunk: &mut Chunk, x: &[f32], params: &[f32]) {
+        let kept = if self.train { self.layers } else { 1 };
+        chunk.layers.resize_with(kept, Saved::default);
+        block::sized(&mut chunk.layers[0].x, x.len()).copy_from_slice(x);
+        for (layer, params) in params.chunks_exact(self.shape.parameters_len()).enumerate() {
+            chunk.rows.pooled = layer + 1 == self.layers;
+            let saved = &mut chunk.layers[layer.min(kept - 1)];
+            block::forward(self.shape, params, &chunk.rows, saved, &mut chunk.scratch, &mut chunk.out);
+            if layer + 1 < self.layers {
+                std::mem::swap(&mut chunk.layers[(layer + 1).min(kept - 1)].x, &mut chunk.out);
+            }
+        }
+    }
+
+    fn run(&self, x: &[f32], params: &[f32]) -> Vec<f32> {
+        let width = self.shape.width;
+        let spans = self.sequences.chunks();
+        let mut chunks = self.pool.take(spans.len());
+        let mut rest = x;
+        let mut work = Vec::with_capacity(chunks.len());
+        for (chunk, sequences) in chunks.iter_mut().zip(spans) {
+            chunk.rows = Rows { sequences, causal: self.sequences.causal, pooled: false };
+            let (x, tail) = rest.split_at(chunk.rows.rows_in() * width);
+            rest = tail;
+            work.push((chunk, x));
+        }
+        work.into_par_iter().for_each(|(chunk, x)| self.run_chunk(chunk, x, params));
+        let mut out = Vec::with_capacity(self.sequences.spans.len() * width);
+        for chunk in &chunks {
+            out.extend_from_slice(&chunk.out);
+        }
+        if self.train {
+            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(chunks);
+        } else {
+            self.pool.put(chunks);
+        }
+        out
+    }
+
+    /// Gradients of the input and of the parameters.
+    fn run_back(&self, params: &[f32], d_out: &[f32]) -> Option<(Vec<f32>, Vec<f32>)> {
+        let width = self.shape.width;
+        let mut chunks = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let mut rest = d_out;
+        for chunk in &mut chunks {
+            let (d, tail) = rest.split_at(chunk.rows.sequences.len() * width);
+            rest = tail;
+            block::sized(&mut chunk.scratch.d_out, d.len()).copy_from_slice(d);
+        }
+        let mut grads = vec![0.0; params.len()];
+        let each = self.shape.parameters_len();
+        let layers = params.chunks_exact(each).zip(grads.chunks_exact_mut(each)).enumerate();
+        for (layer, (params, grads)) in layers.rev() {
+            chunks.par_iter_mut().for_each(|Chunk { rows, layers, scratch, .. }| {
+                rows.pooled = layer + 1 == self.layers;
+                block::backward(self.shape, params, rows, &layers[layer], scratch);
+            });
+            let parts: Vec<_> = chunks.iter().map(|c| (&c.layers[layer], &c.scratch)).collect();
+            block::weight_gradients(self.shape, &parts, grads);
+            for chunk in &mut chunks {
+                std::mem::swap(&mut chunk.scratch.d_in, &mut chunk.scratch.d_out);
+            }
+        }
+        let mut d_x = Vec::with_capacity(self.sequences.rows() * width);
+        for chunk in &chunks {
+            d_x.extend_from_slice(&chunk.scratch.d_out);
+        }
+        self.pool.put(chunks);
+        Some((d_x, grads))
+    }
+}
+
+impl CustomOp2 for Transformer {
+    fn name(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_at: &Layout,
+        params: &CpuStorage,
+        params_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = self.run(f32_slice(x, x_at)?, f32_slice(params, params_at)?);
+        Ok((CpuStorage::F32(out), (self.sequences.spans.len(), self.shape.width).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        params: &Tensor,
+        _: &Tensor,
+        d_out: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grads = with_f32(params, |params| with_f32(d_out, |d_out| Ok(self.run_back(params, d_out))))?;
+        let Some((d_x, d_params)) = grads else {
+            bail!("transformer: its activations serve one backward pass, and this is the second");
+        };
+        let d_x = Tensor::from_vec(d_x, x.shape(), x.device())?;
+        Ok((Some(d_x), Some(Tensor::from_vec(d_params, params.shape(), params.device())?)))
+    }
+}

@@ -1,0 +1,147 @@
+//! The plain twin: both towers and the loss in candle's basic operations, in any float type.
+//!
+//! Nothing is skipped, nothing is fused: the full context of every text, every row of every block. Tests hold the fused
+//! operations to it, in value and in every gradient. Layer norm and softmax are spelled out, since candle-nn's have no
+//! gradient and say so to nobody.
+
+use crate::config::ClipConfig;
+use crate::ops::activation::Activation;
+use crate::ops::norm::EPS;
+use candle_core::{D, DType, Result, Tensor};
+use std::collections::BTreeMap;
+
+/// Variables or constants by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The tensor of that name.
+///
+/// # Errors
+/// When there is none.
+pub fn get<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
+    tensors.get(name).ok_or_else(|| candle_core::Error::msg(format!("no tensor is called {name}")))
+}
+
+/// Layer norm of the last dimension with `{name}.weight` and `{name}.bias`.
+///
+/// # Errors
+/// When a shape does not fit.
+pub fn layer_norm(x: &Tensor, tensors: &Tensors, name: &str) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(EPS))?.sqrt()?;
+    let gain = get(tensors, &format!("{name}.weight"))?;
+    centred.broadcast_div(&scale)?.broadcast_mul(gain)?.broadcast_add(get(tensors, &format!("{name}.bias"))?)
+}
+
+/// `x / |x|` of the last dimension.
+///
+/// # Errors
+/// When an operation fails.
+pub fn normalise(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+}
+
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    x.broadcast_div(&x.sum_keepdim(D::Minus1)?)
+}
+
+/// `x w^T + bias` over the last dimension of `x` (`[batch, len, in]`).
+fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.broadcast_matmul(&w.t()?)?.broadcast_add(bias)
+}
+
+/// One block on `x` (`[batch, len, width]`).
+fn block(
+    x: &Tensor,
+    tensors: &Tensors,
+    name: &str,
+    heads: usize,
+    mask: Option<&Tensor>,
+    activation: Activation,
+) -> Result<Tensor> {
+    let (batch, len, width) = x.dims3()?;
+    let parameter = |part: &str| get(tensors, &format!("{name}.{part}"));
+    let normed = layer_norm(x, tensors, &format!("{name}.ln_1"))?;
+    let qkv = linear(&normed, parameter("attn.in_proj_weight")?, parameter("attn.in_proj_bias")?)?;
+    let part = |i: usize| {
+        let part = qkv.narrow(D::Minus1, i * width, width)?.reshape((batch, len, heads, width / heads))?;
+        part.transpose(1, 2)?.contiguous()
+    };
+    let scale = 1.0 / ((width / heads) as f64).sqrt();
+    let scores = (part(0)?.matmul(&part(1)?.t()?.contiguous()?)? * scale)?;
+    let scores = if let Some(mask) = mask { scores.broadcast_add(mask)? } else { scores };
+    let attended = softmax(&scores)?.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, len, width))?;
+    let x = (x + linear(&attended, parameter("attn.out_proj.weight")?, parameter("attn.out_proj.bias")?)?)?;
+    let normed = layer_norm(&x, tensors, &format!("{name}.ln_2"))?;
+    let hidden = linear(&normed, parameter("mlp.c_fc.weight")?, parameter("mlp.c_fc.bias")?)?;
+    let hidden = match activation {
+        Activation::QuickGelu => (&hidden * ((&hidden * -1.702)?.exp()? + 1.0)?.recip()?)?,
+        Activation::Gelu => (&hidden * 0.5)?.mul(&((&hidden / 2f64.sqrt())?.erf()? + 1.0)?)?,
+    };
+    x + linear(&hidden, parameter("mlp.c_proj.weight")?, parameter("mlp.c_proj.bias")?)?
+}
+
+/// Normalised features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`).
+///
+/// # Errors
+/// When a shape does not fit.
+pub fn encode_image(tensors: &Tensors, config: &ClipConfig, pixels: &Tensor) -> Result<Tensor> {
+    let v = &config.vision;
+    let (batch, grid) = (pixels.dim(0)?, v.image_size / v.patch);
+    let patches =
+        pixels.reshape(vec![batch, 3, grid, v.patch, grid, v.patch])?.permute(vec![0, 2, 4, 1, 3, 5])?;
+    let patches = patches.contiguous()?.reshape((batch, grid * grid, 3 * v.patch * v.patch))?;
+    let conv = get(tensors, "visual.conv1.weight")?.reshape((v.width, 3 * v.patch * v.patch))?;
+    let patches = patches.broadcast_matmul(&conv.t()?)?;
+    let class = get(tensors, "visual.class_embedding")?
+        .reshape((1, 1, v.width))?
+        .broadcast_as((batch, 1, v.width))?;
+    let x = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
+    let x = x.broadcast_add(get(tensors, "visual.positional_embedding")?)?;
+    let mut x = layer_norm(&x, tensors, "visual.ln_pre")?;
+    for layer in 0..v.layers {
+        let name = format!("visual.transformer.resblocks.{layer}");
+        x = block(&x, tensors, &name, v.heads, None, config.activation)?;
+    }
+    let x = layer_norm(&x.narrow(1, 0, 1)?.squeeze(1)?, tensors, "visual.ln_post")?;
+    normalise(&x.matmul(get(tensors, "visual.proj")?)?)
+}
+
+/// Normalised features `[batch, embed]` of token `ids` (`[batch, context]`), read at each text's highest id.
+///
+/// # Errors
+/// When a shape does not fit.
+pub fn encode_text(tensors: &Tensors, config: &ClipConfig, ids: &Tensor) -> Result<Tensor> {
+    let t = &config.text;
+    let (batch, context) = ids.dims2()?;
+    let table = get(tensors, "token_embedding.weight")?;
+    let x = table.index_select(&ids.flatten_all()?, 0)?.reshape((batch, context, t.width))?;
+    let mut x = x.broadcast_add(&get(tensors, "positional_embedding")?.narrow(0, 0, context)?)?;
+    let hidden = |(row, column): (usize, usize)| if column > row { f64::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f64> = (0..context).flat_map(|r| (0..context).map(move |c| (r, c))).map(hidden).collect();
+    let mask = Tensor::from_vec(mask, (context, context), ids.device())?.to_dtype(table.dtype())?;
+    for layer in 0..t.layers {
+        let name = format!("transformer.resblocks.{layer}");
+        x = block(&x, tensors, &name, t.heads, Some(&mask), config.activation)?;
+    }
+    let ends = ids.to_dtype(DType::F32)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    let read: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * context) as u32 + end).collect();
+    let x = x.reshape((batch * context, t.width))?.index_select(&Tensor::new(read, ids.device())?, 0)?;
+    normalise(&layer_norm(&x, tensors, "ln_final")?.matmul(get(tensors, "text_projection")?)?)
+}
+
+/// The symmetric cross-entropy of `image` and `text` features (`[n, embed]`): a scalar.
+///
+/// # Errors
+/// When a shape does not fit.
+pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
+    let logits = image.matmul(&text.t()?)?.broadcast_mul(&logit_scale.exp()?)?;
+    let n = logits.dim(0)?;
+    let diagonal = Tensor::eye(n, logits.dtype(), logits.device())?;
+    let cross_entropy = |logits: &Tensor| {
+        let top = logits.max_keepdim(D::Minus1)?.detach();
+        let total = logits.broadcast_sub(&top)?.exp()?.sum_keepdim(D::Minus1)?.log()?;
+        logits.broadcast_sub(&top)?.broadcast_sub(&total)?.mul(&diagonal)?.sum_all()? / -(n as f64)
+    };
+    (cross_entropy(&logits)? + cross_entropy(&logits.t()?.contiguous()?)?)? / 2.0
+}
