@@ -29,6 +29,8 @@ pub struct Fault {
     pub message: String,
     /// What stands under the underlined place: what was expected there.
     pub label: String,
+    /// Other places that belong to it, with what is to be said there.
+    pub also: Vec<(Range<usize>, String)>,
     /// What to do about it (`did you mean ...?`).
     pub hint: Option<String>,
 }
@@ -36,7 +38,14 @@ pub struct Fault {
 impl Fault {
     /// A fault at `span`.
     pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, within: None, message: message.into(), label: String::new(), hint: None }
+        Self {
+            span,
+            within: None,
+            message: message.into(),
+            label: String::new(),
+            also: Vec::new(),
+            hint: None,
+        }
     }
 
     /// Narrows a fault about a string value to some bytes of its content.

@@ -30,16 +30,17 @@ pub struct Kind {
     pub version: u32,
     /// Builds one from its table.
     pub build: Build,
-    /// The JSON Schema of its options.
+    /// The JSON Schema of its options; the types they are made of become definitions of the generator.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
-/// Every kind of stage and every SQL function of a program.
+/// Every kind of stage, every SQL function and every web site of a program.
 #[derive(Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
     scalar: Vec<ScalarUDF>,
     aggregate: Vec<AggregateUDF>,
+    sites: Vec<&'static str>,
 }
 
 impl Registry {
@@ -51,7 +52,7 @@ impl Registry {
             example: K::EXAMPLE,
             version: K::VERSION,
             build: build::<K>,
-            schema: |generator| generator.root_schema_for::<K>(),
+            schema: |generator| K::json_schema(generator),
         };
         self.kinds.insert(K::KIND, kind);
     }
@@ -64,6 +65,16 @@ impl Registry {
     /// Adds an aggregate SQL function.
     pub fn add_aggregate(&mut self, function: AggregateUDF) {
         self.aggregate.push(function);
+    }
+
+    /// Adds a web site that the program can serve during a run: what `sites` may name.
+    pub fn add_site(&mut self, name: &'static str) {
+        self.sites.push(name);
+    }
+
+    /// The web sites that `sites` may name.
+    pub fn sites(&self) -> &[&'static str] {
+        &self.sites
     }
 
     /// The kind of that name.
@@ -89,6 +100,7 @@ impl Registry {
 
 fn build<K: StageKind>(table: toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error> {
     let stage = K::deserialize(table)?;
-    let options = serde_json::to_value(&stage).map_err(|error| serde::de::Error::custom(error.to_string()))?;
+    let options =
+        serde_json::to_value(&stage).map_err(|error| serde::de::Error::custom(error.to_string()))?;
     Ok(Built { stage: Box::new(stage), options })
 }

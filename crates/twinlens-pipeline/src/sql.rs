@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::{MemoryCatalogProviderList, MemorySchemaProvider};
 use datafusion::common::tree_node::TreeNode;
@@ -16,9 +17,12 @@ use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use futures::FutureExt;
 
 use crate::error::Fault;
@@ -26,9 +30,11 @@ use crate::located::Located;
 use crate::stage::CheckContext;
 use crate::suggest::{did_you_mean, listed};
 
-/// The longest SQL text of a pipeline file, in bytes. The engine's planner recurses into long chains of operators:
-/// without a limit a generated predicate could overflow the stack, which no error can report.
-pub const MAX_SQL_BYTES: usize = 16 * 1024;
+/// The longest SQL text of a pipeline file, in bytes.
+pub const MAX_SQL_BYTES: usize = 64 * 1024;
+/// The most operators (`and`, `=`, `+`, `union`, ...) of one SQL text. The engine recurses into chains of operators, when it plans and
+/// when it runs: without a limit a generated predicate would overflow the stack, which ends the process without a word.
+pub const MAX_SQL_OPERATORS: usize = 500;
 
 impl CheckContext {
     /// A condition on the rows of a table with that schema, planned without I/O: every column is there, every function is known,
@@ -49,10 +55,13 @@ impl CheckContext {
     pub fn expression(&self, text: &Located<String>, schema: &Schema) -> Result<(Expr, DataType), Fault> {
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
-        check_length(text)?;
+        check_size(text)?;
         let columns = DFSchema::try_from(schema.clone()).map_err(|error| fault(&error))?;
         let expr = state.create_logical_expr(text, &columns).map_err(|error| fault(&error))?;
-        let expr = expr.unalias();
+        if let Expr::Alias(alias) = &expr {
+            let fault = Fault::at(text.span(), format!("unexpected `{}` after the expression", alias.name));
+            return Err(find_word(text, &alias.name).map_or(fault.clone(), |place| fault.within(place)));
+        }
         let whole = |part: &Expr| {
             Ok(matches!(part, Expr::AggregateFunction(_) | Expr::WindowFunction(_) | Expr::Exists(_))
                 || matches!(part, Expr::InSubquery(_) | Expr::ScalarSubquery(_)))
@@ -64,13 +73,15 @@ impl CheckContext {
         }
         let physical = state.create_physical_expr(expr.clone(), &columns).map_err(|error| fault(&error))?;
         let data_type = physical.data_type(columns.as_arrow()).map_err(|error| fault(&error))?;
+        // A malformed regular expression, for one, shows only when it is used.
+        evaluate_on_nulls(physical.as_ref(), schema).map_err(|error| fault(&error))?;
         Ok((expr, data_type))
     }
 
     /// The schema that a query gives over tables with those schemas; planned without I/O. A table's name is a plain
     /// one (`accuracy`) or a side table's (`zero_shot.per_class`).
     pub fn query(&self, text: &Located<String>, tables: &[(String, SchemaRef)]) -> Result<SchemaRef, Fault> {
-        check_length(text)?;
+        check_size(text)?;
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, tables);
         let session = SessionContext::new_with_state(state.clone());
@@ -85,6 +96,17 @@ impl CheckContext {
         Ok(plan.schema().inner().clone())
     }
 
+    /// The tables that a query reads, as `table` or `stage.table`, each once. The query is parsed, not planned.
+    pub fn tables_in(&self, text: &Located<String>) -> Result<Vec<String>, Fault> {
+        check_size(text)?;
+        let state = self.planner();
+        let dialect = state.config().options().sql_parser.dialect;
+        let found =
+            state.sql_to_statement(text, &dialect).and_then(|parsed| state.resolve_table_references(&parsed));
+        let tables = found.map_err(|error| sql_fault(text, &error, &state, &[]))?;
+        Ok(tables.iter().map(|table| table.to_string().replace('"', "")).collect())
+    }
+
     /// A planner of its own that keeps the places of names in the text.
     fn planner(&self) -> SessionState {
         let state = self.session.state();
@@ -97,12 +119,66 @@ impl CheckContext {
     }
 }
 
-fn check_length(text: &Located<String>) -> Result<(), Fault> {
-    if text.len() <= MAX_SQL_BYTES {
-        return Ok(());
+/// Refuses what the engine's recursion could not stand.
+fn check_size(text: &Located<String>) -> Result<(), Fault> {
+    let hint = "put long lists of values into a table, and join it in a stage of kind `sql`";
+    if text.len() > MAX_SQL_BYTES {
+        return Err(
+            Fault::at(text.span(), format!("the SQL is longer than {MAX_SQL_BYTES} bytes")).hint(hint)
+        );
     }
-    Err(Fault::at(text.span(), format!("the SQL is longer than {MAX_SQL_BYTES} bytes"))
-        .hint("put long lists of values into a table and join it in a stage of kind `sql`"))
+    // A text that cannot be cut into tokens is refused by the parser before it recurses.
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize().unwrap_or_default();
+    if tokens.iter().filter(|token| nests(token)).count() > MAX_SQL_OPERATORS {
+        return Err(
+            Fault::at(text.span(), format!("the SQL has more than {MAX_SQL_OPERATORS} operators")).hint(hint)
+        );
+    }
+    Ok(())
+}
+
+/// Whether a token can make the parsed text one level deeper without parentheses.
+fn nests(token: &Token) -> bool {
+    const WORDS: [&str; 16] = [
+        "and",
+        "or",
+        "xor",
+        "not",
+        "is",
+        "in",
+        "like",
+        "ilike",
+        "similar",
+        "between",
+        "union",
+        "except",
+        "intersect",
+        "join",
+        "at",
+        "div",
+    ];
+    match token {
+        Token::Word(word) => {
+            word.quote_style.is_none() && WORDS.contains(&word.value.to_lowercase().as_str())
+        }
+        Token::Whitespace(_)
+        | Token::Comma
+        | Token::LParen
+        | Token::RParen
+        | Token::Period
+        | Token::Number(..) => false,
+        Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => false,
+        _ => true,
+    }
+}
+
+fn evaluate_on_nulls(expr: &dyn PhysicalExpr, schema: &Schema) -> Result<(), DataFusionError> {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    expr.evaluate(&RecordBatch::try_new_with_options(schema, nulls, &options)?)?;
+    Ok(())
 }
 
 /// Tables without rows, so that a query can be planned.
@@ -259,7 +335,7 @@ fn is_word(c: char) -> bool {
 }
 
 /// The first place where a name stands as a whole word.
-fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
+pub(crate) fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
     if name.is_empty() {
         return None;
     }
@@ -385,12 +461,27 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_text_that_is_allowed_does_not_overflow_the_stack() {
-        let terms = vec!["width=1"; MAX_SQL_BYTES / 11].join(" or ");
-        context().predicate(&Located::nowhere(terms), &schema()).unwrap();
-        let signs = format!("{}1 = 1", "- ".repeat(MAX_SQL_BYTES / 2 - 5));
-        context().predicate(&Located::nowhere(signs), &schema()).unwrap_err();
-        let long = "1 = 1".to_string() + &" ".repeat(MAX_SQL_BYTES);
-        context().predicate(&Located::nowhere(long), &schema()).unwrap_err();
+    fn as_much_sql_as_is_allowed_does_not_overflow_the_stack() {
+        let check = |text: String| context().predicate(&Located::nowhere(text), &schema());
+        let query = |text: String| context().query(&Located::nowhere(text), &[("t".into(), schema())]);
+        check(vec!["width=1"; MAX_SQL_OPERATORS / 2].join(" or ")).unwrap();
+        check(format!("width{} = 1", " + 1".repeat(MAX_SQL_OPERATORS - 1))).unwrap();
+        query(vec!["select width from t"; MAX_SQL_OPERATORS].join(" union all ")).unwrap();
+        check(format!("width in ({}1)", "1, ".repeat(15_000))).unwrap();
+        for endless in [
+            vec!["width=1"; 3000].join(" or "),
+            format!("width{} = 1", "::int".repeat(9_000)),
+            format!("{}1 = 1", "- ".repeat(30_000)),
+            format!("{}true", "not ".repeat(10_000)),
+            format!("{}true{}", "(".repeat(10_000), ")".repeat(10_000)),
+            format!("width{}", " is null".repeat(5_000)),
+            format!("{}1{}", "case when true then ".repeat(2_000), " end".repeat(2_000)),
+            format!("{}caption{} = ''", "upper(".repeat(5_000), ")".repeat(5_000)),
+            "1 = 1".to_string() + &" ".repeat(MAX_SQL_BYTES),
+        ] {
+            check(endless).unwrap_err();
+        }
+        query(format!("{}select 1{}", "select * from (".repeat(3_000), ")".repeat(3_000))).unwrap_err();
+        query(format!("select 1{}", " union all select 1".repeat(3_000))).unwrap_err();
     }
 }

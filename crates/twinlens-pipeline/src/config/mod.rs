@@ -1,5 +1,94 @@
-//! Pipeline files: TOML to spanned tables to checked stages.
+//! Pipeline files: TOML to spanned tables to checked stages, without any I/O but reading the file itself.
+//!
+//! The text is parsed to tables that know their places ([`source`]); `${name}` is filled into strings ([`vars`]); each
+//! stage's table becomes its struct ([`stages`], [`options`]); names of inputs become edges and the stages are put in an
+//! order that can run ([`graph`]); each stage then checks itself against the schemas of its inputs, and the tests
+//! are planned over the tables of all ([`tables`]). Faults are collected all the way and told together ([`Report`]); what
+//! only follows from an earlier fault is not told.
 
+mod file;
+mod graph;
+mod options;
 mod pipeline;
+mod report;
+mod schema;
+mod source;
+mod stages;
+mod tables;
+mod vars;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 pub use pipeline::{Expect, Node, Pipeline, Resolved, Test};
+pub use report::Report;
+pub use schema::{OptionDoc, json_schema, options_doc};
+pub use vars::Overrides;
+
+use crate::registry::Registry;
+use source::{Source, Strings};
+
+/// The largest pipeline file, in bytes.
+pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Why a pipeline file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read the pipeline file {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no text.
+    #[error("the pipeline file {path} is no UTF-8 text: line {line} has a byte that does not belong")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// The file is far larger than any pipeline.
+    #[error("the pipeline file {path} is larger than {MAX_FILE_BYTES} bytes: is it a data file?")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was read, and something in it is wrong.
+    #[error(transparent)]
+    Invalid(Box<Report>),
+}
+
+/// Reads and checks a pipeline file. Nothing else is read.
+pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<Pipeline, LoadError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(LoadError::TooLarge { path: path.into() });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        LoadError::NotText { path: path.into(), line }
+    })?;
+    check(path, &text, registry, overrides).map_err(|report| LoadError::Invalid(Box::new(report)))
+}
+
+/// Checks the text of a pipeline file; `path` is for messages, and relative paths start at its folder. Reads nothing.
+pub fn check(
+    path: &Path,
+    text: &str,
+    registry: &Registry,
+    overrides: &Overrides,
+) -> Result<Pipeline, Report> {
+    let source = Source::new(text, &overrides.set);
+    let mut strings = Strings::default();
+    match file::read(path, &source, &mut strings, registry, overrides) {
+        Ok(pipeline) => Ok(pipeline),
+        Err(faults) => Err(Report::new(path, source, &strings, faults)),
+    }
+}

@@ -2,7 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::stage::{Stage, Tables};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use twinlens_dataset::contracts;
+
+use crate::run::execute::ledger_schema;
+use crate::stage::{Stage, Tables, Work};
 
 /// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in which they can run.
 #[derive(Debug)]
@@ -56,6 +62,26 @@ pub struct Node {
     pub keep_rejects: bool,
 }
 
+impl Node {
+    /// The schema of the stage's ledger of rejects; `None` when it keeps none.
+    pub fn ledger(&self) -> Option<SchemaRef> {
+        if self.keep_rejects {
+            ledger(self.stage.work(), &self.tables.main, self.inputs.is_empty())
+        } else {
+            None
+        }
+    }
+}
+
+/// The schema of the ledger of a stage with that work and main table; `None` when it rejects no rows.
+pub(crate) fn ledger(work: Work<'_>, main: &Schema, no_inputs: bool) -> Option<SchemaRef> {
+    match work {
+        Work::Whole(whole) if !whole.conserves() => None,
+        Work::Job(_) if !no_inputs => Some(ledger_schema(&contracts::pair_texts())),
+        _ => Some(ledger_schema(main)),
+    }
+}
+
 /// What an input's name means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolved {
@@ -93,7 +119,8 @@ pub struct Test {
 }
 
 /// What the query of a test must give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Expect {
     /// No row.
     Empty,

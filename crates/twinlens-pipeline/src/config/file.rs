@@ -1,0 +1,264 @@
+//! The top of a pipeline file: its keys, what `--set` changes, and the order in which the parts are checked.
+
+use std::ops::Range;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use crate::config::graph;
+use crate::config::options::{Shape, build};
+use crate::config::pipeline::Pipeline;
+use crate::config::source::{Source, Strings, shifted};
+use crate::config::stages;
+use crate::config::tables;
+use crate::config::vars::{Filler, Overrides, SetVar, Vars, is_name};
+use crate::error::Fault;
+use crate::located::Located;
+use crate::registry::Registry;
+use crate::suggest::{did_you_mean, listed};
+
+/// Keys at the top that are read apart from [`Head`].
+const PARTS: [&str; 4] = ["vars", "env", "stages", "tests"];
+/// Keys at the top that `--set` may change.
+const SETTABLE: [&str; 3] = ["name", "seed", "max_reject_share"];
+
+/// The single values at the top of a pipeline file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Head {
+    /// The pipeline's name: its runs go to `runs/NAME` unless told otherwise.
+    pub(crate) name: Located<String>,
+    /// Where everything drawn at random comes from.
+    #[serde(default)]
+    pub(crate) seed: u64,
+    /// Web sites of the program's own, served on loopback during a run.
+    #[serde(default)]
+    pub(crate) sites: Vec<Located<String>>,
+    /// The most rejected rows, as a share of the rows in (0 to 1), before a finished run exits with 3.
+    #[serde(default = "all")]
+    pub(crate) max_reject_share: Located<f64>,
+}
+
+fn all() -> Located<f64> {
+    Located::nowhere(1.0)
+}
+
+/// Everything from the text to the checked pipeline.
+pub(crate) fn read(
+    path: &Path,
+    source: &Source,
+    strings: &mut Strings,
+    registry: &Registry,
+    overrides: &Overrides,
+) -> Result<Pipeline, Vec<Fault>> {
+    let mut root = parse(source)?;
+    let mut faults = Vec::new();
+    let vars = root.remove("vars");
+    let set = apply_set(&mut root, vars.as_ref(), source, strings, &mut faults);
+    let env = root.remove("env").map_or(vec![], |env| names(env, &mut faults));
+    let vars = Vars::collect(vars.as_ref(), &env, &overrides.env, &set, &mut faults);
+    let mut filler = Filler { source, vars: &vars, strings, faults: &mut faults, used: Default::default() };
+    filler.table(&mut root);
+    let used = filler.used;
+    for var in set.iter().filter(|var| !used.contains(var.name)) {
+        faults.push(unused(var, used.iter().map(String::as_str)));
+    }
+    let stages = root.remove("stages");
+    let tests = root.remove("tests");
+    let head = head(root, strings, registry, &mut faults);
+    let drafts = stages::drafts(stages, registry, strings, &mut faults);
+    let graph = graph::resolve(&drafts, path, source, &mut faults);
+    let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
+    match head {
+        Some(head) if faults.is_empty() => Ok(Pipeline {
+            name: head.name.value().clone(),
+            seed: head.seed,
+            path: path.into(),
+            sites: head.sites.iter().map(|site| site.value().clone()).collect(),
+            nodes,
+            tests,
+            max_reject_share: *head.max_reject_share.value(),
+        }),
+        _ => Err(faults),
+    }
+}
+
+fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Fault>> {
+    let (table, errors) = DeTable::parse_recoverable(source.file());
+    if errors.is_empty() {
+        return Ok(table.into_inner());
+    }
+    // After one slip the parser may stumble over the rest of the line.
+    let mut faults: Vec<Fault> = Vec::new();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let line = source.line(span.start);
+        if !faults.iter().any(|fault| source.line(fault.span.start) == line) {
+            let (message, expected) =
+                error.message().split_once(", expected ").unwrap_or((error.message(), ""));
+            let label = if expected.is_empty() { String::new() } else { format!("expected {expected}") };
+            faults.push(Fault::at(span, message).label(label));
+        }
+    }
+    Err(faults)
+}
+
+/// The names listed under `env`.
+fn names(env: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> Vec<Spanned<String>> {
+    let span = env.span();
+    match Vec::<Spanned<String>>::deserialize(ValueDeserializer::from(env)) {
+        Ok(names) => {
+            for name in names.iter().filter(|name| !is_name(name.get_ref())) {
+                faults.push(Fault::at(name.span(), "a variable's name has letters, digits and `_` only"));
+            }
+            names
+        }
+        Err(error) => {
+            let fault = Fault::at(error.span().unwrap_or(span), "`env` lists names of environment variables");
+            faults.push(fault.label("expected an array of strings, such as `[\"HOME\"]`"));
+            vec![]
+        }
+    }
+}
+
+/// Puts the values of `--set` into the tree; gives back those that name variables.
+fn apply_set<'i>(
+    root: &mut DeTable<'i>,
+    vars: Option<&Spanned<DeValue<'i>>>,
+    source: &'i Source,
+    strings: &mut Strings,
+    faults: &mut Vec<Fault>,
+) -> Vec<SetVar<'i>> {
+    let declared = |name: &str| vars.and_then(|vars| vars.get_ref().get(name)).is_some();
+    let mut set = Vec::new();
+    for (start, argument) in source.arguments() {
+        let Some((key, value)) = argument.split_once('=') else {
+            let fault = Fault::at(start..start + argument.len(), "`--set` needs a name and a value");
+            faults.push(fault.label("expected `name=value`"));
+            continue;
+        };
+        let (key_start, key) = (start + key.len() - key.trim_start().len(), key.trim());
+        let value_start = start + argument.len() - value.len() + (value.len() - value.trim_start().len());
+        let value = value.trim();
+        if !key.contains('.') && (declared(key) || !SETTABLE.contains(&key)) {
+            set.push(SetVar { name: key, place: key_start..key_start + key.len(), value });
+            continue;
+        }
+        let mut at = key_start;
+        let mut keys: Vec<(Range<usize>, &str)> = Vec::new();
+        for part in key.split('.') {
+            keys.push((at..at + part.len(), part));
+            at += part.len() + 1;
+        }
+        let value = argument_value(value, value_start, strings);
+        if let Err(fault) = set_path(root, &keys, value) {
+            faults.push(*fault);
+        }
+    }
+    set
+}
+
+/// A TOML value, or the text itself as a string.
+fn argument_value<'i>(text: &'i str, start: usize, strings: &mut Strings) -> Spanned<DeValue<'i>> {
+    match DeValue::parse(text) {
+        Ok(value) => {
+            let scalar =
+                !value.get_ref().is_str() && !value.get_ref().is_array() && !value.get_ref().is_table();
+            let value = shifted(value, start);
+            if scalar {
+                strings.texts.insert(value.span().start, text.into());
+            }
+            value
+        }
+        Err(_) => {
+            strings.bare.insert(start);
+            Spanned::new(start..start + text.len(), DeValue::String(text.into()))
+        }
+    }
+}
+
+fn set_path<'i>(
+    root: &mut DeTable<'i>,
+    keys: &[(Range<usize>, &'i str)],
+    value: Spanned<DeValue<'i>>,
+) -> Result<(), Box<Fault>> {
+    if let [(place, name)] = keys {
+        put(root, place, name, value);
+        return Ok(());
+    }
+    let keys = if keys[0].1 == "stages" { &keys[1..] } else { keys };
+    let stages = root.get_mut("stages").and_then(|stages| match stages.get_mut() {
+        DeValue::Table(stages) => Some(stages),
+        _ => None,
+    });
+    // Without stages there is a fault already.
+    let (Some(stages), [(place, stage), options @ ..]) = (stages, keys) else { return Ok(()) };
+    if !stages.contains_key(*stage) {
+        let names = || stages.keys().map(|key| key.get_ref().as_ref());
+        let fault = Fault::at(place.clone(), format!("unknown stage `{stage}`"))
+            .label(format!("known are {}", listed(names())));
+        return Err(Box::new(did_you_mean(stage, names()).into_iter().fold(fault, Fault::hint)));
+    }
+    let Some(((place, last), between)) = options.split_last() else {
+        let fault = Fault::at(place.clone(), "a whole stage cannot be set").label("expected `stage.option`");
+        return Err(Box::new(fault));
+    };
+    let mut table = stages;
+    for (place, key) in keys.iter().take(1).chain(between) {
+        let inner = table.entry(Spanned::new(place.clone(), (*key).into()));
+        let inner = inner.or_insert_with(|| Spanned::new(place.clone(), DeValue::Table(DeTable::new())));
+        table = match inner.get_mut() {
+            DeValue::Table(inner) => inner,
+            _ => return Err(Box::new(Fault::at(place.clone(), format!("`{key}` is no table")))),
+        };
+    }
+    put(table, place, last, value);
+    Ok(())
+}
+
+/// Replaces an entry; the new one's key stands in the argument too.
+fn put<'i>(table: &mut DeTable<'i>, place: &Range<usize>, key: &'i str, value: Spanned<DeValue<'i>>) {
+    table.remove(key);
+    table.insert(Spanned::new(place.clone(), key.into()), value);
+}
+
+fn unused<'a>(var: &SetVar<'_>, used: impl Iterator<Item = &'a str> + Clone) -> Fault {
+    let fault = Fault::at(var.place.clone(), format!("no `${{{}}}` stands in the pipeline", var.name));
+    let known = used.clone().chain(SETTABLE);
+    let fault = fault.label(format!("variables that are used: {}", listed(used)));
+    fault.hint(
+        did_you_mean(var.name, known)
+            .unwrap_or_else(|| "to set a stage's option, write `stage.option=value`".into()),
+    )
+}
+
+fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Head> {
+    let required = ["name".to_string()];
+    let shape = Shape { what: "the pipeline", header: 0..0, required: &required, taken: &PARTS };
+    let head = match build(root, &shape, strings, Head::deserialize) {
+        Ok(head) => head,
+        Err(found) => {
+            faults.extend(found);
+            return None;
+        }
+    };
+    let folder = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if head.name.is_empty() || head.name.starts_with(['.', '-']) || !head.name.chars().all(folder) {
+        let fault = Fault::at(head.name.span(), "the pipeline's name cannot be the name of a folder");
+        faults.push(fault.label("expected letters, digits, `_`, `-` and `.`"));
+    }
+    if !(0.0..=1.0).contains(head.max_reject_share.value()) {
+        let fault = Fault::at(head.max_reject_share.span(), "`max_reject_share` is a share of the rows");
+        faults.push(fault.label("expected a number from 0 to 1"));
+    }
+    let known = registry.sites();
+    for site in head.sites.iter().filter(|site| !known.contains(&site.as_str())) {
+        let fault = Fault::at(site.span(), format!("unknown site `{}`", site.value()))
+            .label(format!("known are {}", listed(known.iter().copied())));
+        faults.push(did_you_mean(site, known.iter().copied()).into_iter().fold(fault, Fault::hint));
+    }
+    Some(head)
+}

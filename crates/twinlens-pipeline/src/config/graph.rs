@@ -1,0 +1,204 @@
+//! Names of inputs to edges, and an order in which the stages can run.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use twinlens_dataset::{MAIN, REJECTS};
+
+use crate::config::pipeline::Resolved;
+use crate::config::source::Source;
+use crate::config::stages::Draft;
+use crate::error::Fault;
+use crate::located::Input;
+use crate::sql::find_word;
+use crate::stage::Work;
+use crate::suggest::{did_you_mean, listed};
+
+/// The table of counts about the run itself.
+pub(crate) const FUNNEL: &str = "funnel";
+
+/// The edges between drafts, and the order.
+pub(crate) struct Graph {
+    /// For each draft its inputs, as indices of drafts; `None` when one is unknown, which is told already.
+    pub(crate) inputs: Vec<Option<Vec<Resolved>>>,
+    /// Drafts so that each stands after its inputs, else as in the file; those in or behind a cycle are left out.
+    pub(crate) order: Vec<usize>,
+}
+
+/// Looks up every input, and orders the stages.
+pub(crate) fn resolve(drafts: &[Draft<'_>], path: &Path, source: &Source, faults: &mut Vec<Fault>) -> Graph {
+    let names = Names { drafts, side: drafts.iter().map(Draft::side_tables).collect(), base: path.parent() };
+    let mut inputs = Vec::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        inputs.push(draft.built.as_ref().and_then(|built| {
+            let found = built.stage.inputs().into_iter().map(|input| {
+                let place = place_of(source, &input);
+                names
+                    .resolve(index, &input)
+                    .map_err(|fault| faults.push(Fault { span: place, ..*fault }))
+                    .ok()
+            });
+            // All of them, not up to the first that is unknown.
+            found.collect::<Vec<_>>().into_iter().collect()
+        }));
+    }
+    let order = order(drafts, &inputs, source, faults);
+    Graph { inputs, order }
+}
+
+/// Where an input's name stands: for a query that names several, the word in it.
+fn place_of(source: &Source, input: &Input) -> Range<usize> {
+    let span = input.0.span();
+    let (_, text, local) = source.part(&span);
+    let raw = &text[local];
+    if raw.len() <= input.name().len() + 2 {
+        return span;
+    }
+    let found = find_word(raw, input.name());
+    found.map_or(span.clone(), |found| span.start + found.start..span.start + found.end)
+}
+
+struct Names<'a> {
+    drafts: &'a [Draft<'a>],
+    side: Vec<Vec<&'static str>>,
+    base: Option<&'a Path>,
+}
+
+impl Names<'_> {
+    fn resolve(&self, reader: usize, input: &Input) -> Result<Resolved, Box<Fault>> {
+        let Some(stage) = input.stage() else {
+            return Ok(Resolved::Path(
+                self.base.map_or(PathBuf::from(input.name()), |base| base.join(input.name())),
+            ));
+        };
+        if let Some(node) = self.drafts.iter().position(|draft| draft.name == stage) {
+            return self.table_of(node, input);
+        }
+        if input.table().is_none() && (stage == REJECTS || stage == FUNNEL) {
+            return self.system(reader, stage);
+        }
+        let owners: Vec<usize> =
+            (0..self.drafts.len()).filter(|node| self.side[*node].contains(&stage)).collect();
+        match (owners.as_slice(), input.table()) {
+            ([node], None) => Ok(Resolved::Stage { node: *node, table: stage.into() }),
+            ([], _) | (_, Some(_)) => Err(Box::new(self.unknown(stage))),
+            (several, None) => {
+                let names: Vec<String> =
+                    several.iter().map(|node| format!("{}.{stage}", self.drafts[*node].name)).collect();
+                Err(Box::new(
+                    Fault::at(0..0, format!("several stages have a table `{stage}`"))
+                        .label(format!("expected one of {}", listed(names.iter().map(String::as_str)))),
+                ))
+            }
+        }
+    }
+
+    fn table_of(&self, node: usize, input: &Input) -> Result<Resolved, Box<Fault>> {
+        let table = input.table().unwrap_or(MAIN);
+        let broken = self.drafts[node].built.is_none();
+        if broken || table == MAIN || table == REJECTS || self.side[node].contains(&table) {
+            return Ok(Resolved::Stage { node, table: table.into() });
+        }
+        let known = || self.side[node].iter().copied().chain([REJECTS]);
+        let stage = &self.drafts[node].name;
+        let fault = Fault::at(0..0, format!("the stage `{stage}` has no table `{table}`"))
+            .label(format!("its side tables are {}", listed(known())));
+        let meant = did_you_mean(table, known());
+        Err(Box::new(meant.into_iter().fold(fault, Fault::hint)))
+    }
+
+    /// `funnel` and `rejects`: for stages that report on others, and tell of no row of their own.
+    fn system(&self, reader: usize, table: &str) -> Result<Resolved, Box<Fault>> {
+        let reports = |node: usize| {
+            let built = self.drafts[node].built.as_ref();
+            built.is_some_and(|built| matches!(built.stage.work(), Work::Whole(whole) if !whole.conserves()))
+        };
+        if !reports(reader) {
+            let fault = Fault::at(0..0, format!("`{table}` is made of all stages: only a query may read it"));
+            return Err(Box::new(fault.hint(format!("name one stage: `stage.{REJECTS}`"))));
+        }
+        let nodes = (0..reader).filter(|node| !reports(*node)).collect();
+        Ok(Resolved::System { table: table.into(), nodes })
+    }
+
+    fn unknown(&self, stage: &str) -> Fault {
+        let stages = || self.drafts.iter().map(|draft| draft.name.as_str());
+        let all = stages().chain(self.side.iter().flatten().copied()).chain([REJECTS, FUNNEL]);
+        let fault = Fault::at(0..0, format!("unknown input `{stage}`"))
+            .label(format!("the stages are {}", listed(stages())));
+        did_you_mean(stage, all).into_iter().fold(fault, Fault::hint)
+    }
+}
+
+/// The drafts that must run before one.
+fn before(inputs: Option<&Vec<Resolved>>) -> Vec<usize> {
+    let nodes = |input: &Resolved| match input {
+        Resolved::Stage { node, .. } => vec![*node],
+        Resolved::System { nodes, .. } => nodes.clone(),
+        Resolved::Path(_) => vec![],
+    };
+    inputs.into_iter().flatten().flat_map(nodes).collect()
+}
+
+fn order(
+    drafts: &[Draft<'_>],
+    inputs: &[Option<Vec<Resolved>>],
+    source: &Source,
+    faults: &mut Vec<Fault>,
+) -> Vec<usize> {
+    let needs: Vec<Vec<usize>> = inputs.iter().map(|inputs| before(inputs.as_ref())).collect();
+    let mut order: Vec<usize> = Vec::new();
+    let mut placed = vec![false; drafts.len()];
+    while let Some(next) =
+        (0..drafts.len()).find(|node| !placed[*node] && needs[*node].iter().all(|need| placed[*need]))
+    {
+        placed[next] = true;
+        order.push(next);
+    }
+    // What is left waits for a cycle: walk from each to something it waits for until the walk meets itself.
+    let mut told = placed;
+    for start in 0..drafts.len() {
+        let mut walk: Vec<usize> = Vec::new();
+        let mut node = start;
+        while !told[node] && !walk.contains(&node) {
+            walk.push(node);
+            node = needs[node].iter().copied().find(|need| !told[*need]).unwrap_or(node);
+        }
+        if let Some(at) = walk.iter().position(|seen| *seen == node).filter(|_| !told[node]) {
+            faults.push(cycle(&walk[at..], drafts, inputs, source));
+        }
+        for node in walk {
+            told[node] = true;
+        }
+    }
+    order
+}
+
+/// The fault of stages that read each other, with the place of each link.
+fn cycle(nodes: &[usize], drafts: &[Draft<'_>], inputs: &[Option<Vec<Resolved>>], source: &Source) -> Fault {
+    let first = (0..nodes.len()).min_by_key(|at| nodes[*at]).unwrap_or(0);
+    let ring: Vec<usize> = nodes[first..].iter().chain(&nodes[..first]).copied().collect();
+    let links: Vec<(Range<usize>, String)> = (ring.iter().zip(ring.iter().cycle().skip(1)))
+        .map(|(node, next)| {
+            let draft = &drafts[*node];
+            let link = inputs[*node]
+                .iter()
+                .flatten()
+                .position(|input| before(Some(&vec![input.clone()])).contains(next));
+            let written = link.and_then(|link| draft.built.as_ref()?.stage.inputs().into_iter().nth(link));
+            let place = written.map_or(draft.place.clone(), |input| place_of(source, &input));
+            (place, format!("`{}` reads `{}`", draft.name, drafts[*next].name))
+        })
+        .collect();
+    let names: Vec<String> =
+        ring.iter().chain(ring.first()).map(|node| format!("`{}`", drafts[*node].name)).collect();
+    let places = links.iter().map(|(place, link)| format!("{link} at line {}", source.line(place.start)));
+    let hint = format!("take out one of: {}", places.collect::<Vec<_>>().join(", "));
+    let mut links = links.into_iter();
+    let (place, label) = links.next().unwrap_or((0..0, String::new()));
+    let mut fault = Fault::at(place, format!("stages wait for each other: {}", names.join(" <- ")))
+        .label(label)
+        .hint(hint);
+    fault.also = links.collect();
+    fault
+}

@@ -1,0 +1,113 @@
+//! All faults of a pipeline file, as a person reads them: place, source line, what was expected, what to do.
+
+use std::fmt::{self, Display, Formatter};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use crate::config::source::{Source, Strings};
+use crate::error::Fault;
+
+/// The most faults that are shown.
+const SHOWN: usize = 50;
+
+/// What is wrong with a pipeline file: at least one fault, in the order of their places.
+pub struct Report {
+    path: PathBuf,
+    source: Source,
+    faults: Vec<Fault>,
+}
+
+impl Report {
+    pub(crate) fn new(path: &Path, source: Source, strings: &Strings, faults: Vec<Fault>) -> Self {
+        let mut faults: Vec<Fault> = faults
+            .into_iter()
+            .map(|mut fault| {
+                fault.span = strings.place(&source, &fault);
+                fault.within = None;
+                fault
+            })
+            .collect();
+        faults.sort_by(|a, b| (a.span.start, a.span.end).cmp(&(b.span.start, b.span.end)));
+        faults.dedup();
+        Self { path: path.into(), source, faults }
+    }
+
+    /// The faults; their spans are bytes of the file, or lie behind its end for `--set` arguments.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// The line and column (characters), both from 1, where a fault is; `None` where it is in a `--set` argument.
+    pub fn position(&self, fault: &Fault) -> Option<(usize, usize)> {
+        let (None, text, place) = self.source.part(&fault.span) else { return None };
+        let line = text[..place.start].rsplit('\n').next().unwrap_or_default();
+        Some((self.source.line(place.start), line.chars().count() + 1))
+    }
+
+    /// The report as text, with colours when asked for.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut text = String::new();
+        for fault in self.faults.iter().take(SHOWN) {
+            text.push_str(&self.one(fault, &renderer));
+            text.push_str("\n\n");
+        }
+        if self.faults.len() > SHOWN {
+            text.push_str(&format!("... and {} more\n\n", self.faults.len() - SHOWN));
+        }
+        let count = match self.faults.len() {
+            1 => "1 error".to_string(),
+            more => format!("{more} errors"),
+        };
+        text + &format!("{count} in {}", printable(&self.path.display().to_string()))
+    }
+
+    fn one(&self, fault: &Fault, renderer: &Renderer) -> String {
+        let (argument, text, place) = self.source.part(&fault.span);
+        let path = match argument {
+            None => printable(&self.path.display().to_string()),
+            Some(_) => "--set".into(),
+        };
+        let label = printable(&fault.label);
+        let mut snippet = Snippet::source(text).path(path);
+        snippet = snippet.annotation(primary(text, place).label((!label.is_empty()).then_some(label)));
+        for (span, note) in &fault.also {
+            let (other, _, place) = self.source.part(span);
+            if other == argument {
+                snippet = snippet.annotation(AnnotationKind::Context.span(place).label(printable(note)));
+            }
+        }
+        let mut group = Level::ERROR.primary_title(printable(&fault.message)).element(snippet);
+        if let Some(hint) = &fault.hint {
+            group = group.element(Level::HELP.message(printable(hint)));
+        }
+        renderer.render(&[group])
+    }
+}
+
+/// The underlined place. A value of several lines is underlined on its first alone: the rest says nothing more.
+fn primary<'a>(text: &str, place: Range<usize>) -> annotate_snippets::Annotation<'a> {
+    let end = text[place.clone()].find(['\n', '\r']).map_or(place.end, |length| place.start + length);
+    AnnotationKind::Primary.span(place.start..end)
+}
+
+/// Without control characters: a pipeline file must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Report {}

@@ -1,0 +1,234 @@
+//! Where things stand: the text of a pipeline file and the `--set` arguments behind it in one address space of bytes, so
+//! that a fault in either has a place; and the way back from the content of a string to its characters in that text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::error::Fault;
+
+/// The file's text, then each `--set` argument behind a line break.
+pub(crate) struct Source {
+    text: String,
+    file: usize,
+    arguments: Vec<Range<usize>>,
+}
+
+impl Source {
+    pub(crate) fn new(file: &str, arguments: &[String]) -> Self {
+        let mut source = Self { text: file.into(), file: file.len(), arguments: Vec::new() };
+        for argument in arguments {
+            source.text.push('\n');
+            let start = source.text.len();
+            source.text.push_str(argument);
+            source.arguments.push(start..source.text.len());
+        }
+        source
+    }
+
+    pub(crate) fn file(&self) -> &str {
+        &self.text[..self.file]
+    }
+
+    /// The arguments, with where each begins.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.arguments.iter().map(|range| (range.start, &self.text[range.clone()]))
+    }
+
+    /// The text that a place belongs to (`None`: the file; else the argument's number) and its range there.
+    pub(crate) fn part(&self, place: &Range<usize>) -> (Option<usize>, &str, Range<usize>) {
+        let argument =
+            self.arguments.iter().position(|range| range.start <= place.start && place.start <= range.end);
+        let (text, start) = match argument {
+            Some(found) if place.start > self.file => {
+                (&self.text[self.arguments[found].clone()], self.arguments[found].start)
+            }
+            _ => (self.file(), 0),
+        };
+        let floor = |at: usize| {
+            (0..=at.saturating_sub(start).min(text.len())).rev().find(|at| text.is_char_boundary(*at))
+        };
+        let (from, to) = (floor(place.start).unwrap_or(0), floor(place.end).unwrap_or(0));
+        (argument.filter(|_| place.start > self.file), text, from..to.max(from))
+    }
+
+    /// The line of a byte of the file, from 1.
+    pub(crate) fn line(&self, at: usize) -> usize {
+        self.text.as_bytes()[..at.min(self.file)].iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    fn raw(&self, span: &Range<usize>) -> Option<&str> {
+        self.text.get(span.clone())
+    }
+}
+
+/// A piece of a string that was filled in: where it stands in the result, and where it came from in the template.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub(crate) result: Range<usize>,
+    pub(crate) template: Range<usize>,
+    /// Whether the piece is the template's own text, byte for byte, and not the value of a variable.
+    pub(crate) copied: bool,
+}
+
+/// What is known of the strings of a pipeline file beside their values, by the byte where they begin.
+#[derive(Default)]
+pub(crate) struct Strings {
+    /// Strings in which variables were filled.
+    pub(crate) filled: BTreeMap<usize, Vec<Piece>>,
+    /// Strings that stand in the text without quotes: values of `--set`.
+    pub(crate) bare: BTreeSet<usize>,
+    /// The text of numbers and booleans that came from a variable or from `--set`, and may have been meant as strings.
+    pub(crate) texts: BTreeMap<usize, String>,
+}
+
+impl Strings {
+    /// The bytes of the text that a fault means.
+    pub(crate) fn place(&self, source: &Source, fault: &Fault) -> Range<usize> {
+        let Some(within) = fault.within.clone() else { return fault.span.clone() };
+        let template = match self.filled.get(&fault.span.start) {
+            Some(pieces) => to_template(pieces, &within),
+            None => Some(within),
+        };
+        template.and_then(|within| self.content(source, &fault.span, within)).unwrap_or(fault.span.clone())
+    }
+
+    /// The bytes of the text where some bytes of a string's content stand (before variables were filled in).
+    pub(crate) fn content(
+        &self,
+        source: &Source,
+        span: &Range<usize>,
+        within: Range<usize>,
+    ) -> Option<Range<usize>> {
+        let raw = source.raw(span)?;
+        if self.bare.contains(&span.start) {
+            return (within.end <= raw.len()).then(|| span.start + within.start..span.start + within.end);
+        }
+        let offsets = offsets(raw)?;
+        Some(span.start + *offsets.get(within.start)?..span.start + *offsets.get(within.end)?)
+    }
+}
+
+fn to_template(pieces: &[Piece], within: &Range<usize>) -> Option<Range<usize>> {
+    let first =
+        pieces.iter().find(|piece| piece.result.start <= within.start && within.start < piece.result.end);
+    let last = pieces.iter().rfind(|piece| piece.result.start < within.end.max(within.start + 1));
+    let (first, last) = (first.or(last)?, last?);
+    let start = if first.copied {
+        first.template.start + (within.start - first.result.start)
+    } else {
+        first.template.start
+    };
+    let end = match last.copied {
+        true => last.template.start + within.end.min(last.result.end).saturating_sub(last.result.start),
+        false => last.template.end,
+    };
+    Some(start..end.max(start))
+}
+
+/// For each byte of the content of a TOML string (and for its end) the byte of the quoted text it comes from. `None` when the
+/// text is no string, or decodes to something else than the parser says.
+fn offsets(raw: &str) -> Option<Vec<usize>> {
+    let quote = raw.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+    let triple = raw.len() >= 6 && raw.starts_with([quote; 3].iter().collect::<String>().as_str());
+    let edge = if triple { 3 } else { 1 };
+    let body = raw.get(edge..raw.len().checked_sub(edge)?)?;
+    let skipped = match triple {
+        true if body.starts_with("\r\n") => 2,
+        true if body.starts_with('\n') => 1,
+        _ => 0,
+    };
+    let (mut content, mut places) = (String::new(), Vec::new());
+    let mut at = skipped;
+    while let Some(c) = body.get(at..)?.chars().next() {
+        let (decoded, length) = match c {
+            '\\' if quote == '"' => escape(&body[at..])?,
+            c => (Some(c), c.len_utf8()),
+        };
+        if let Some(decoded) = decoded {
+            content.push(decoded);
+            // A character that is written as it stands maps byte for byte, an escape to its backslash.
+            let copied = decoded.len_utf8() == length && c != '\\';
+            places.extend((0..decoded.len_utf8()).map(|byte| edge + at + if copied { byte } else { 0 }));
+        }
+        at += length;
+    }
+    places.push(edge + body.len());
+    let parsed = DeValue::parse(raw).ok()?;
+    (parsed.get_ref().as_str() == Some(content.as_str())).then_some(places)
+}
+
+/// The character of an escape (`None`: a line break that is skipped) and its length in bytes.
+fn escape(text: &str) -> Option<(Option<char>, usize)> {
+    let kind = text.chars().nth(1)?;
+    let hex = |digits: usize| {
+        let code = u32::from_str_radix(text.get(2..2 + digits)?, 16).ok()?;
+        Some((Some(char::from_u32(code)?), 2 + digits))
+    };
+    let simple = |c: char| Some((Some(c), 2));
+    match kind {
+        'b' => simple('\u{8}'),
+        't' => simple('\t'),
+        'n' => simple('\n'),
+        'f' => simple('\u{c}'),
+        'r' => simple('\r'),
+        'e' => simple('\u{1b}'),
+        '"' | '\\' => simple(kind),
+        'x' => hex(2),
+        'u' => hex(4),
+        'U' => hex(8),
+        c if c.is_ascii_whitespace() => {
+            let rest = text[1..].trim_start_matches([' ', '\t', '\r', '\n']);
+            Some((None, text.len() - rest.len()))
+        }
+        _ => None,
+    }
+}
+
+/// A value with all its places moved: what was parsed from an argument stands behind the file.
+pub(crate) fn shifted(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
+    let span = value.span().start + by..value.span().end + by;
+    let moved = match value.into_inner() {
+        DeValue::Array(items) => DeValue::Array(items.into_iter().map(|item| shifted(item, by)).collect()),
+        DeValue::Table(entries) => {
+            let entries = entries.into_iter().map(|(key, value)| {
+                let place = key.span().start + by..key.span().end + by;
+                (Spanned::new(place, key.into_inner()), shifted(value, by))
+            });
+            DeValue::Table(entries.collect())
+        }
+        scalar => scalar,
+    };
+    Spanned::new(span, moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_of_every_sort_of_string_is_found_in_the_text() {
+        for raw in [
+            "'width > wi and x'",
+            "\"width > wi and x\"",
+            r#""\"é\" = 'a' and\twi""#,
+            r#""\u00e9\U0001F600\x41 wi""#,
+            "'''\nselect\n  wi'''",
+            "\"\"\"\r\nselect \\\n     'é', wi \"\"\"",
+            "'''''é'' wi'''",
+        ] {
+            let parsed = DeValue::parse(raw).unwrap();
+            let content = parsed.get_ref().as_str().unwrap();
+            let at = content.find("wi").unwrap();
+            let at = content[at + 2..].find("wi").map_or(at, |next| at + 2 + next);
+            let places = offsets(raw).unwrap_or_else(|| panic!("{raw}"));
+            assert_eq!(&raw[places[at]..places[at + 2]], "wi", "{raw}");
+            assert_eq!(places.len(), content.len() + 1);
+        }
+        assert_eq!(offsets("12"), None);
+        assert_eq!(offsets(""), None);
+        assert_eq!(offsets("\""), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! The tables under `[stages]`, each built into the struct of its kind.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::options::{Shape, build};
+use crate::config::schema::required;
+use crate::config::source::Strings;
+use crate::config::vars::article;
+use crate::error::Fault;
+use crate::registry::{Built, Kind, Registry};
+use crate::stage::Stage;
+use crate::suggest::{did_you_mean, listed};
+
+/// Names that SQL over a run uses for something else.
+pub(crate) const RESERVED: [&str; 5] = ["data", "rejects", "funnel", "information_schema", "stages"];
+
+/// A stage of the file: its name is known, and what could be built of it.
+pub(crate) struct Draft<'r> {
+    pub(crate) name: String,
+    /// The name's place in the header.
+    pub(crate) place: Range<usize>,
+    /// `None` when there is no such kind.
+    pub(crate) kind: Option<&'r Kind>,
+    /// `None` when something is wrong with it, which is told already.
+    pub(crate) built: Option<Built>,
+    pub(crate) keep_rejects: bool,
+}
+
+impl Draft<'_> {
+    /// The side tables that it will have; also when its own options are wrong, so that those who read them are not blamed.
+    pub(crate) fn side_tables(&self) -> Vec<&'static str> {
+        match (&self.built, self.kind) {
+            (Some(built), _) => built.stage.side_tables().to_vec(),
+            (None, Some(kind)) => example(kind).map_or(vec![], |stage| stage.side_tables().to_vec()),
+            (None, None) => vec![],
+        }
+    }
+}
+
+/// The stage that a kind gives as its example.
+fn example(kind: &Kind) -> Option<Box<dyn Stage>> {
+    let mut root = DeTable::parse(kind.example).ok()?.into_inner();
+    let DeValue::Table(stages) = root.remove("stages")?.into_inner() else { return None };
+    let (_, stage) = stages.into_iter().next()?;
+    let place = stage.span();
+    let DeValue::Table(mut table) = stage.into_inner() else { return None };
+    table.remove("kind");
+    table.remove("rejects");
+    (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok().map(|built| built.stage)
+}
+
+/// All stages, in the order of the file.
+pub(crate) fn drafts<'r>(
+    stages: Option<Spanned<DeValue<'_>>>,
+    registry: &'r Registry,
+    strings: &Strings,
+    faults: &mut Vec<Fault>,
+) -> Vec<Draft<'r>> {
+    let (span, stages) = match stages.map(|stages| (stages.span(), stages.into_inner())) {
+        Some((span, DeValue::Table(stages))) => (span, stages),
+        Some((span, _)) => {
+            faults.push(Fault::at(span, "`stages` is no table").label("expected tables `[stages.NAME]`"));
+            return vec![];
+        }
+        None => (0..0, DeTable::new()),
+    };
+    if stages.is_empty() {
+        faults.push(Fault::at(span, "the pipeline has no stages").hint("add a table `[stages.NAME]`"));
+    }
+    let mut entries: Vec<_> = stages.into_iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
+        .into_iter()
+        .map(|(name, value)| draft(name.get_ref(), name.span(), value, registry, strings, faults))
+        .collect()
+}
+
+fn draft<'r>(
+    name: &str,
+    place: Range<usize>,
+    value: Spanned<DeValue<'_>>,
+    registry: &'r Registry,
+    strings: &Strings,
+    faults: &mut Vec<Fault>,
+) -> Draft<'r> {
+    check_name(name, &place, faults);
+    let mut draft =
+        Draft { name: name.into(), place: place.clone(), kind: None, built: None, keep_rejects: true };
+    let span = value.span();
+    let DeValue::Table(mut table) = value.into_inner() else {
+        faults.push(
+            Fault::at(span, format!("the stage `{name}` is no table"))
+                .label(format!("expected `[stages.{name}]`")),
+        );
+        return draft;
+    };
+    let rejects = table.remove("rejects").map(|rejects| keep_rejects(rejects, faults));
+    draft.keep_rejects = rejects.unwrap_or(true);
+    draft.kind = kind(name, &place, table.remove("kind"), registry, faults);
+    let Some(kind) = draft.kind else { return draft };
+    let what = format!("the stage `{name}`");
+    let shape = Shape { what: &what, header: place, required: &required(kind), taken: &["kind", "rejects"] };
+    match build(table, &shape, strings, |table| (kind.build)(table)) {
+        Ok(built) => draft.built = Some(built),
+        Err(found) => faults.extend(found),
+    }
+    draft
+}
+
+fn check_name(name: &str, place: &Range<usize>, faults: &mut Vec<Fault>) {
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if !good {
+        let fault = Fault::at(place.clone(), format!("`{name}` cannot be the name of a stage"));
+        let fault = fault.label("expected a small letter, then small letters, digits and `_`");
+        let better: String =
+            name.to_lowercase().chars().map(|c| if c == '-' || c == ' ' { '_' } else { c }).collect();
+        faults.push(if better != name { fault.hint(format!("write `{better}`")) } else { fault });
+    } else if RESERVED.contains(&name) {
+        faults.push(
+            Fault::at(place.clone(), format!("`{name}` has a meaning of its own in SQL over a run"))
+                .label("expected another name"),
+        );
+    }
+}
+
+fn kind<'r>(
+    name: &str,
+    place: &Range<usize>,
+    value: Option<Spanned<DeValue<'_>>>,
+    registry: &'r Registry,
+    faults: &mut Vec<Fault>,
+) -> Option<&'r Kind> {
+    let names = || registry.kinds().map(|kind| kind.name);
+    let Some(value) = value else {
+        faults.push(
+            Fault::at(place.clone(), format!("the stage `{name}` has no `kind`"))
+                .label(format!("known kinds are {}", listed(names()))),
+        );
+        return None;
+    };
+    let Some(written) = value.get_ref().as_str() else {
+        faults.push(
+            Fault::at(value.span(), format!("`kind` is {}", article(value.get_ref().type_str())))
+                .label("expected a string"),
+        );
+        return None;
+    };
+    let found = registry.kind(written);
+    if found.is_none() {
+        let fault = Fault::at(value.span(), format!("unknown kind of stage `{written}`"))
+            .label(format!("known are {}", listed(names())));
+        faults.push(did_you_mean(written, names()).into_iter().fold(fault, Fault::hint));
+    }
+    found
+}
+
+fn keep_rejects(value: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> bool {
+    match value.get_ref().as_str() {
+        Some("keep") => return true,
+        Some("count") => return false,
+        _ => {}
+    }
+    let fault = Fault::at(value.span(), "`rejects` says what becomes of refused rows");
+    let hint = value.get_ref().as_str().and_then(|text| did_you_mean(text, ["keep", "count"]));
+    faults.push(hint.into_iter().fold(fault.label("expected `\"keep\"` or `\"count\"`"), Fault::hint));
+    true
+}

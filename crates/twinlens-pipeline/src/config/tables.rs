@@ -1,0 +1,255 @@
+//! Schemas: each stage checks itself against those of its inputs, and the tests are planned over the tables of all.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeValue;
+use twinlens_dataset::{MAIN, REJECTS, catalog};
+
+use crate::config::graph::{FUNNEL, Graph};
+use crate::config::options::{Shape, build};
+use crate::config::pipeline::{Expect, Node, Resolved, Test};
+use crate::config::source::{Source, Strings};
+use crate::config::stages::Draft;
+use crate::error::Fault;
+use crate::located::Located;
+use crate::registry::Registry;
+use crate::run::session;
+use crate::stage::{CheckContext, InputTables, Tables};
+
+/// One table `[[tests]]`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TestTable {
+    /// What must hold, in words.
+    that: String,
+    /// A query over the tables of the finished run.
+    sql: Located<String>,
+    /// What the query must give: no row, at least one row, or one row with one column that is true.
+    expect: Expect,
+}
+
+/// Checks every stage in order, then the tests. What cannot be checked because of an earlier fault is left out.
+pub(crate) fn check(
+    drafts: Vec<Draft<'_>>,
+    graph: Graph,
+    tests: Option<Spanned<DeValue<'_>>>,
+    source: &Source,
+    strings: &Strings,
+    registry: &Registry,
+    faults: &mut Vec<Fault>,
+) -> (Vec<Node>, Vec<Test>) {
+    let cx = CheckContext { session: session::plain(registry, 1) };
+    let mut tables: Vec<Option<Tables>> = drafts.iter().map(|_| None).collect();
+    for &index in &graph.order {
+        tables[index] = check_stage(index, &drafts, &graph, &tables, &cx, faults);
+    }
+    let nodes = nodes(drafts, &graph, tables, faults);
+    let tests = check_tests(tests, &nodes, source, strings, &cx, faults);
+    (nodes.into_iter().filter_map(Result::ok).collect(), tests)
+}
+
+fn check_stage(
+    index: usize,
+    drafts: &[Draft<'_>],
+    graph: &Graph,
+    tables: &[Option<Tables>],
+    cx: &CheckContext,
+    faults: &mut Vec<Fault>,
+) -> Option<Tables> {
+    let stage = &drafts[index].built.as_ref()?.stage;
+    let resolved = graph.inputs[index].as_ref()?;
+    let mut inputs = Vec::new();
+    for (input, resolved) in stage.inputs().into_iter().zip(resolved) {
+        let (kind, schema) = match resolved {
+            Resolved::Path(_) => (None, None),
+            Resolved::System { table, .. } => (None, Some(system_schema(table))),
+            Resolved::Stage { node, table } => {
+                let (draft, tables) = (&drafts[*node], tables[*node].as_ref()?);
+                let kind = draft.kind.map(|kind| kind.name);
+                (kind, Some(table_schema(draft, tables, table, graph.inputs[*node].as_deref())?))
+            }
+        };
+        inputs.push(InputTables { input, kind, schema });
+    }
+    match stage.tables(cx, &inputs) {
+        Ok(tables) => Some(tables),
+        Err(found) => {
+            faults.extend(found);
+            None
+        }
+    }
+}
+
+fn system_schema(table: &str) -> SchemaRef {
+    if table == REJECTS { catalog::rejects_schema() } else { catalog::funnel_schema() }
+}
+
+/// The schema of a table of a stage that checked out. A stage that refuses no rows has an empty ledger like that of the others.
+fn table_schema(
+    draft: &Draft<'_>,
+    tables: &Tables,
+    table: &str,
+    inputs: Option<&[Resolved]>,
+) -> Option<SchemaRef> {
+    match table {
+        MAIN => Some(tables.main.clone()),
+        REJECTS => {
+            let stage = &draft.built.as_ref()?.stage;
+            super::pipeline::ledger(stage.work(), &tables.main, inputs.is_some_and(<[_]>::is_empty))
+                .or_else(|| Some(catalog::rejects_schema()))
+        }
+        side => tables.side.get(side).cloned(),
+    }
+}
+
+/// The nodes in their order; the name alone of a stage that did not check out.
+fn nodes(
+    drafts: Vec<Draft<'_>>,
+    graph: &Graph,
+    mut tables: Vec<Option<Tables>>,
+    faults: &mut Vec<Fault>,
+) -> Vec<Result<Node, String>> {
+    let places: BTreeMap<usize, usize> =
+        graph.order.iter().enumerate().map(|(to, from)| (*from, to)).collect();
+    let moved = |input: &Resolved| -> Option<Resolved> {
+        Some(match input {
+            Resolved::Stage { node, table } => {
+                Resolved::Stage { node: *places.get(node)?, table: table.clone() }
+            }
+            Resolved::System { table, nodes } => {
+                let nodes = nodes.iter().map(|node| places.get(node).copied()).collect::<Option<_>>()?;
+                Resolved::System { table: table.clone(), nodes }
+            }
+            Resolved::Path(path) => Resolved::Path(path.clone()),
+        })
+    };
+    let mut drafts: Vec<Option<Draft<'_>>> = drafts.into_iter().map(Some).collect();
+    let mut nodes: Vec<Result<Node, String>> = Vec::new();
+    for &index in &graph.order {
+        let Some(draft) = drafts[index].take() else { continue };
+        let inputs = graph.inputs[index]
+            .as_ref()
+            .and_then(|inputs| inputs.iter().map(moved).collect::<Option<Vec<_>>>());
+        nodes.push(match (draft.built, draft.kind, tables[index].take(), inputs) {
+            (Some(built), Some(kind), Some(tables), Some(inputs)) => Ok(Node {
+                name: draft.name,
+                kind: kind.name,
+                version: kind.version,
+                stage: built.stage,
+                options: built.options,
+                inputs,
+                tables,
+                keep_rejects: draft.keep_rejects,
+            }),
+            (_, _, tables, _) => {
+                // Every way to get here has told why; should one not have, the pipeline must still not pass.
+                if faults.is_empty() {
+                    let message = format!("the stage `{}` could not be checked", draft.name);
+                    faults.push(
+                        Fault::at(draft.place, message).label(format!("its tables: {}", tables.is_some())),
+                    );
+                }
+                Err(draft.name)
+            }
+        });
+    }
+    nodes.extend(drafts.into_iter().flatten().map(|draft| Err(draft.name)));
+    nodes
+}
+
+fn check_tests(
+    tests: Option<Spanned<DeValue<'_>>>,
+    nodes: &[Result<Node, String>],
+    source: &Source,
+    strings: &Strings,
+    cx: &CheckContext,
+    faults: &mut Vec<Fault>,
+) -> Vec<Test> {
+    let items = match tests.map(|tests| (tests.span(), tests.into_inner())) {
+        None => return vec![],
+        Some((_, DeValue::Array(items))) => items,
+        Some((span, _)) => {
+            faults.push(Fault::at(span, "`tests` is no array of tables").label("expected `[[tests]]`"));
+            return vec![];
+        }
+    };
+    let known = run_tables(nodes);
+    let complete = nodes.iter().all(Result::is_ok);
+    let required: Vec<String> = ["that", "sql", "expect"].map(String::from).into();
+    let mut checked = Vec::new();
+    for item in items {
+        let span = item.span();
+        let DeValue::Table(table) = item.into_inner() else {
+            faults.push(Fault::at(span, "a test is a table").label("expected `[[tests]]`"));
+            continue;
+        };
+        let shape = Shape { what: "the test", header: span.clone(), required: &required, taken: &[] };
+        match build(table, &shape, strings, TestTable::deserialize) {
+            Ok(test) => {
+                faults.extend(check_test(&test, &known, complete, cx).err());
+                let (that, sql, expect) = (test.that, test.sql.value().clone(), test.expect);
+                checked.push(Test { that, sql, expect, line: source.line(span.start) });
+            }
+            Err(found) => faults.extend(found),
+        }
+    }
+    checked
+}
+
+fn check_test(
+    test: &TestTable,
+    known: &[(String, SchemaRef)],
+    complete: bool,
+    cx: &CheckContext,
+) -> Result<(), Fault> {
+    let named = cx.tables_in(&test.sql)?;
+    if !complete && named.iter().any(|name| !known.iter().any(|(table, _)| table == name)) {
+        // It may be a table of a stage that did not check out.
+        return Ok(());
+    }
+    let schema = cx.query(&test.sql, known)?;
+    let boolean = schema.fields().len() == 1 && *schema.field(0).data_type() == DataType::Boolean;
+    if test.expect == Expect::True && !boolean {
+        return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column").label(
+            format!(
+                "gives {} columns, the first of type {}",
+                schema.fields().len(),
+                schema.field(0).data_type()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The tables of a finished run, under the names that SQL has for them.
+fn run_tables(nodes: &[Result<Node, String>]) -> Vec<(String, SchemaRef)> {
+    let mut tables: BTreeMap<String, SchemaRef> = BTreeMap::new();
+    let mut plain: BTreeMap<&str, Vec<&SchemaRef>> = BTreeMap::new();
+    for node in nodes.iter().filter_map(|node| node.as_ref().ok()) {
+        tables.insert(node.name.clone(), node.tables.main.clone());
+        for (side, schema) in &node.tables.side {
+            tables.insert(format!("{}.{side}", node.name), schema.clone());
+            plain.entry(side).or_default().push(schema);
+        }
+        if let Some(ledger) = node.ledger() {
+            tables.insert(format!("{}.{REJECTS}", node.name), ledger);
+        }
+    }
+    for (side, owners) in plain {
+        let stage =
+            nodes.iter().any(|node| node.as_ref().map_or_else(String::as_str, |node| &node.name) == side);
+        if let [owner] = owners[..]
+            && !stage
+        {
+            tables.insert(side.into(), owner.clone());
+        }
+    }
+    for system in [REJECTS, FUNNEL] {
+        tables.insert(system.into(), system_schema(system));
+    }
+    tables.into_iter().collect()
+}

@@ -1,0 +1,271 @@
+//! `${name}`: values filled in from `[vars]`, `--set` and listed environment variables.
+//!
+//! Only the strings of a parsed file are filled, never its text, so that a value can never become syntax. A string that is
+//! nothing but `"${name}"` takes the value's own type, so that `epochs = "${epochs}"` is a number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::source::{Piece, Source, Strings};
+use crate::error::Fault;
+use crate::suggest::{did_you_mean, listed};
+
+/// What comes from outside the file: `--set` arguments as they were given (`name=value`), and the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `epochs=3` sets a variable, `clip.epochs=3` an option of a stage, `seed=3` a key at the top.
+    pub set: Vec<String>,
+    /// The environment: only names that the file lists under `env` are ever looked up.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The value of a variable, and how it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Scalar<'i> {
+    value: DeValue<'i>,
+    text: String,
+}
+
+impl<'i> Scalar<'i> {
+    /// A value from outside: a number, boolean or date when it reads as one, else the string as it is. Never more.
+    pub(crate) fn read(text: &'i str) -> Self {
+        let parsed = DeValue::parse(text).ok().and_then(|parsed| Self::of(parsed.get_ref()));
+        parsed.unwrap_or_else(|| Self { value: DeValue::String(text.into()), text: text.into() })
+    }
+
+    /// `None` for an array or a table.
+    fn of(value: &DeValue<'i>) -> Option<Self> {
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            DeValue::Boolean(value) => value.to_string(),
+            DeValue::Datetime(time) => time.to_string(),
+            DeValue::Array(_) | DeValue::Table(_) => return None,
+        };
+        Some(Self { value: value.clone(), text })
+    }
+}
+
+/// All variables of a pipeline file.
+#[derive(Debug, Default)]
+pub(crate) struct Vars<'i> {
+    known: BTreeMap<String, Scalar<'i>>,
+    /// Listed under `env` but not in the environment.
+    unset: BTreeSet<String>,
+}
+
+/// One `--set` argument that is no path: the variable's name, its place, its value.
+pub(crate) struct SetVar<'i> {
+    pub(crate) name: &'i str,
+    pub(crate) place: Range<usize>,
+    pub(crate) value: &'i str,
+}
+
+impl<'i> Vars<'i> {
+    /// `--set` goes before the environment, and that before `[vars]`.
+    pub(crate) fn collect(
+        table: Option<&Spanned<DeValue<'i>>>,
+        listed: &[Spanned<String>],
+        env: &'i BTreeMap<String, String>,
+        set: &[SetVar<'i>],
+        faults: &mut Vec<Fault>,
+    ) -> Self {
+        let mut vars = Self::default();
+        match table.map(|table| (table.span(), table.get_ref())) {
+            None => {}
+            Some((_, DeValue::Table(table))) => {
+                for (name, value) in table.iter() {
+                    vars.declare(name, value, faults);
+                }
+            }
+            Some((span, _)) => {
+                faults.push(Fault::at(span, "`vars` is not a table").label("expected `[vars]`"))
+            }
+        }
+        for name in listed {
+            match env.get(name.get_ref().as_str()) {
+                Some(value) => {
+                    vars.known.insert(name.get_ref().clone(), Scalar::read(value));
+                }
+                None => {
+                    vars.unset.insert(name.get_ref().clone());
+                }
+            }
+        }
+        for var in set {
+            vars.known.insert(var.name.into(), Scalar::read(var.value));
+        }
+        vars
+    }
+
+    fn declare(
+        &mut self,
+        name: &Spanned<toml::de::DeString<'i>>,
+        value: &Spanned<DeValue<'i>>,
+        faults: &mut Vec<Fault>,
+    ) {
+        if !is_name(name.get_ref()) {
+            faults.push(Fault::at(name.span(), "a variable's name has letters, digits and `_` only"));
+        }
+        let scalar = Scalar::of(value.get_ref());
+        if scalar.as_ref().is_some_and(|scalar| scalar.text.contains("${")) {
+            let fault = Fault::at(value.span(), "a variable cannot be made of others");
+            faults.push(fault.hint("fill both in where they are used: `\"${first}/${second}\"`"));
+        }
+        match scalar {
+            Some(scalar) => {
+                self.known.insert(name.get_ref().to_string(), scalar);
+            }
+            None => faults.push(
+                Fault::at(
+                    value.span(),
+                    format!("the variable `{name}` is {}", article(value.get_ref().type_str())),
+                )
+                .label("expected a string, a number or a boolean"),
+            ),
+        }
+    }
+
+    fn unknown(&self, name: &str, place: Range<usize>) -> Fault {
+        if self.unset.contains(name) {
+            return Fault::at(place, format!("the environment variable `{name}` is not set"))
+                .hint(format!("set it, or give a default under `[vars]`, or `--set {name}=...`"));
+        }
+        let names = || self.known.keys().chain(&self.unset).map(String::as_str);
+        let fault = Fault::at(place, format!("undefined variable `{name}`"))
+            .label(format!("known are {}", listed(names())));
+        fault.hint(did_you_mean(name, names()).unwrap_or_else(|| {
+            format!("define it under `[vars]`, list it under `env`, or give `--set {name}=...`")
+        }))
+    }
+}
+
+pub(crate) fn is_name(text: &str) -> bool {
+    let mut letters = text.chars();
+    letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+pub(crate) fn article(kind: &str) -> String {
+    let vowel = kind.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {kind}", if vowel { "an" } else { "a" })
+}
+
+/// A part of a template.
+enum Part<'t> {
+    Text(Range<usize>, &'t str),
+    Variable(Range<usize>, &'t str),
+}
+
+/// Splits a string at its `${name}`; `$${` is a plain `${`. The error is where a `${` has no `}` or no name.
+fn parts(template: &str) -> Result<Vec<Part<'_>>, Range<usize>> {
+    let mut parts = Vec::new();
+    let mut done = 0;
+    while let Some(found) = template[done..].find("${") {
+        let at = done + found;
+        if template[..at].ends_with('$') && at > done {
+            parts.push(Part::Text(done..at - 1, &template[done..at - 1]));
+            parts.push(Part::Text(at..at + 2, "${"));
+            done = at + 2;
+            continue;
+        }
+        parts.push(Part::Text(done..at, &template[done..at]));
+        let length = template[at..].find('}').ok_or(at..at + 2)?;
+        let name = &template[at + 2..at + length];
+        if !is_name(name) {
+            return Err(at..at + length + 1);
+        }
+        parts.push(Part::Variable(at..at + length + 1, name));
+        done = at + length + 1;
+    }
+    parts.push(Part::Text(done..template.len(), &template[done..]));
+    Ok(parts)
+}
+
+/// Fills variables into the strings of a tree.
+pub(crate) struct Filler<'a, 'i> {
+    pub(crate) source: &'a Source,
+    pub(crate) vars: &'a Vars<'i>,
+    pub(crate) strings: &'a mut Strings,
+    pub(crate) faults: &'a mut Vec<Fault>,
+    /// The names that some string uses.
+    pub(crate) used: BTreeSet<String>,
+}
+
+impl<'i> Filler<'_, 'i> {
+    pub(crate) fn table(&mut self, table: &mut DeTable<'i>) {
+        for (_, value) in table.iter_mut() {
+            self.value(value);
+        }
+    }
+
+    pub(crate) fn value(&mut self, value: &mut Spanned<DeValue<'i>>) {
+        let span = value.span();
+        let filled = match value.get_mut() {
+            DeValue::Array(items) => return items.iter_mut().for_each(|item| self.value(item)),
+            DeValue::Table(table) => return self.table(table),
+            // What `--set` gives is taken as it is.
+            DeValue::String(text) if text.contains("${") && span.start < self.source.file().len() => {
+                let text = text.to_string();
+                self.string(&text, &span)
+            }
+            _ => None,
+        };
+        if let Some(filled) = filled {
+            *value.get_mut() = filled;
+        }
+    }
+
+    fn string(&mut self, template: &str, span: &Range<usize>) -> Option<DeValue<'i>> {
+        let parts = match parts(template) {
+            Ok(parts) => parts,
+            Err(place) => {
+                let fault = self.fault_at(span, place, "`${` without a name and `}`");
+                self.faults.push(fault.label("expected `${name}`").hint("write `$${` for a plain `${`"));
+                return None;
+            }
+        };
+        let (mut result, mut pieces) = (String::new(), Vec::new());
+        let mut whole = None;
+        for part in &parts {
+            let start = result.len();
+            let (place, copied) = match part {
+                Part::Text(place, text) => {
+                    result.push_str(text);
+                    (place, true)
+                }
+                Part::Variable(place, name) => {
+                    self.used.insert(name.to_string());
+                    match self.vars.known.get(*name) {
+                        Some(scalar) => {
+                            result.push_str(&scalar.text);
+                            whole = (place.len() == template.len()).then_some(scalar);
+                        }
+                        None => {
+                            let exact = self.strings.content(self.source, span, place.clone());
+                            self.faults.push(self.vars.unknown(name, exact.unwrap_or(span.clone())));
+                        }
+                    }
+                    (place, false)
+                }
+            };
+            pieces.push(Piece { result: start..result.len(), template: place.clone(), copied });
+        }
+        self.strings.filled.insert(span.start, pieces);
+        if let Some(scalar) = whole
+            && !scalar.value.is_str()
+        {
+            self.strings.texts.insert(span.start, scalar.text.clone());
+            return Some(scalar.value.clone());
+        }
+        Some(DeValue::String(result.into()))
+    }
+
+    fn fault_at(&self, span: &Range<usize>, within: Range<usize>, message: &str) -> Fault {
+        Fault::at(self.strings.content(self.source, span, within).unwrap_or(span.clone()), message)
+    }
+}
