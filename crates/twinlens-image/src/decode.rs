@@ -28,9 +28,12 @@ pub struct Decoded {
 /// `decoder_panicked` (the panic itself is reported on stderr by the process's panic hook).
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     let header = probe(bytes, limits)?;
-    // The closure owns all that it changes, so a half-changed state cannot be seen after a panic.
-    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, &header)))
-        .unwrap_or(Err(ImageError::DecoderPanicked(header.format)))
+    guarded(header.format, || decode_unguarded(bytes, &header))
+}
+
+/// A panic of the decoder as an error. The closure owns all that it changes, so no half-changed state can be seen after it.
+fn guarded<T>(format: Format, decoder: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(decoder)).unwrap_or(Err(ImageError::DecoderPanicked(format)))
 }
 
 fn decode_unguarded(bytes: &[u8], header: &Header) -> Result<Decoded, ImageError> {
@@ -107,5 +110,17 @@ fn decoder_error(format: Format, error: image::ImageError) -> ImageError {
     match error {
         image::ImageError::Unsupported(error) => ImageError::UnsupportedFormat(error.to_string()),
         error => ImageError::DecodeFailed { format, reason: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_decoder_is_an_error() {
+        let error = guarded::<()>(Format::Png, || panic!("index out of bounds")).unwrap_err();
+        assert_eq!(error.code(), "decoder_panicked");
+        assert_eq!(guarded(Format::Png, || Ok(3)), Ok(3));
     }
 }

@@ -142,17 +142,9 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
     let mut scanned = false;
     let mut complete = false;
     let mut at = 2;
-    loop {
-        // The next marker: 0xFF and a byte that is neither stuffing (0x00), fill (0xFF), nor a restart marker.
-        // This also skips the entropy-coded data after `SOS`, and garbage between segments.
-        let Some(offset) = bytes.get(at..).and_then(|rest| {
-            rest.windows(2)
-                .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))
-        }) else {
-            break;
-        };
-        let marker = bytes[at + offset + 1];
-        at += offset + 2;
+    while let Some(next) = next_marker(bytes, at) {
+        let marker = bytes[next - 1];
+        at = next;
         if marker == 0xd9 {
             complete = scanned;
             break;
@@ -170,6 +162,13 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
         None if complete => Err(Fault::Damaged("no frame header")),
         None => Err(Fault::Cut),
     }
+}
+
+/// Where the segment begins whose marker is the first at or after `at`: 0xFF and a byte that is neither stuffing (0x00),
+/// fill (0xFF), nor a restart marker. So entropy-coded data after `SOS`, and garbage between segments, are skipped.
+fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
+    let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd8 | 0xff);
+    bytes.get(at..)?.windows(2).position(is_marker).map(|offset| at + offset + 2)
 }
 
 /// WebP: a RIFF file of chunks `VP8 `, `VP8L`, or `VP8X` and what it announces (RFC 9649).

@@ -5,7 +5,7 @@ use crate::{ImageError, Limits, Rgb, decode, resize_bicubic};
 /// Mean of each channel, in 0..1, over the images that CLIP was trained on (published with its weights).
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel, in 0..1, published with CLIP's weights.
-pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Turns images into the input of an image tower.
 ///
