@@ -4,9 +4,13 @@
 //! sources) is plain Rust with its own tests; the stages wrap it thinly for the engine.
 
 pub mod balance;
+mod columns;
 pub mod error;
+mod functions;
 pub mod matcher;
 pub mod queries;
+pub mod stages;
 pub mod text;
 
 pub use error::CurateError;
+pub use stages::register;

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn overlapping_and_equal_queries_all_match_once() {
-        let list = ["new york", "york", "New York City", "the", "city", "City", "柴犬", " ", "犬"].map(String::from);
+        let list =
+            ["new york", "york", "New York City", "the", "city", "City", "柴犬", " ", "犬"].map(String::from);
         let matcher = built(&list, Normalizer::default());
         assert_eq!(matcher.len(), 8);
         assert_eq!(matcher.matches("The city, the CITY: New York City"), [0, 1, 2, 3, 4, 5]);

@@ -218,9 +218,13 @@ mod tests {
     #[test]
     fn words_are_whole() {
         let fold = Normalizer::default();
-        for (query, caption) in
-            [("cat", "concatenate"), ("new york", "new, york"), ("c++", "C and more"), ("café", "cafe"), ("ก", "กำ")]
-        {
+        for (query, caption) in [
+            ("cat", "concatenate"),
+            ("new york", "new, york"),
+            ("c++", "C and more"),
+            ("café", "cafe"),
+            ("ก", "กำ"),
+        ] {
             let (query, caption) = (fold.tokens(query), fold.tokens(caption));
             assert!(!caption.contains(&query), "{query:?} is in {caption:?}");
         }

@@ -141,7 +141,9 @@ impl QueryList {
 #[must_use]
 pub fn mutual_information(pair: u64, first: u64, second: u64, total: u64) -> Option<f64> {
     let counted = pair > 0 && first > 0 && second > 0;
-    counted.then(|| (pair as f64).log2() + (total as f64).log2() - (first as f64).log2() - (second as f64).log2())
+    counted.then(|| {
+        (pair as f64).log2() + (total as f64).log2() - (first as f64).log2() - (second as f64).log2()
+    })
 }
 
 #[cfg(test)]
@@ -155,19 +157,26 @@ mod tests {
         for name in ["St. Louis", "dog", "***"] {
             list.add(Origin::Synset, name, None);
         }
-        list.add_scored(Origin::Unigram, vec![("a".into(), 1.0), ("b".into(), 1.0), ("DOG".into(), 9.0), ("c".into(), 2.0)]);
+        list.add_scored(
+            Origin::Unigram,
+            vec![("a".into(), 1.0), ("b".into(), 1.0), ("DOG".into(), 9.0), ("c".into(), 2.0)],
+        );
         list.add(Origin::Title, "st . louis", None);
         list.add(Origin::Title, "too late", None);
-        let texts: Vec<_> = list.entries().iter().map(|e| (e.text.as_str(), e.origin.name(), e.score)).collect();
-        assert_eq!(texts, [
-            ("0", "number", None),
-            ("1", "number", None),
-            ("st. louis", "synset", None),
-            ("dog", "synset", None),
-            ("c", "unigram", Some(2.0)),
-            ("a", "unigram", Some(1.0)),
-            ("b", "unigram", Some(1.0)),
-        ]);
+        let texts: Vec<_> =
+            list.entries().iter().map(|e| (e.text.as_str(), e.origin.name(), e.score)).collect();
+        assert_eq!(
+            texts,
+            [
+                ("0", "number", None),
+                ("1", "number", None),
+                ("st. louis", "synset", None),
+                ("dog", "synset", None),
+                ("c", "unigram", Some(2.0)),
+                ("a", "unigram", Some(1.0)),
+                ("b", "unigram", Some(1.0)),
+            ]
+        );
         assert_eq!(list.tally(Origin::Synset), Tally { added: 2, without_words: 1, ..Tally::default() });
         assert_eq!(list.tally(Origin::Title), Tally { known: 1, over_limit: 1, ..Tally::default() });
     }

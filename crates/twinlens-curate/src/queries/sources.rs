@@ -85,7 +85,9 @@ fn first_lemma(line: &str) -> std::result::Result<String, String> {
             && !lemma.is_empty());
     if !well_formed {
         let start: String = line.chars().take(60).collect();
-        return Err(format!("expected a synset (offset, file, type, lemma count, lemma, ...), found {start:?}"));
+        return Err(format!(
+            "expected a synset (offset, file, type, lemma count, lemma, ...), found {start:?}"
+        ));
     }
     let lemma = fields[4];
     let lemma = ["(a)", "(p)", "(ip)"].iter().find_map(|mark| lemma.strip_suffix(mark)).unwrap_or(lemma);
@@ -99,20 +101,29 @@ fn split_count(line: &str) -> std::result::Result<(&str, u64), String> {
         .or_else(|| line.rsplit_once(char::is_whitespace))
         .ok_or_else(|| format!("expected words and a count, found {line:?}"))?;
     let count = count.trim();
-    let count = count.parse().map_err(|_| format!("expected a count (a whole number) at the end, found {count:?}"))?;
+    let count = count
+        .parse()
+        .map_err(|_| format!("expected a count (a whole number) at the end, found {count:?}"))?;
     Ok((words.trim(), count))
 }
 
 /// Calls `take` for every line that is not blank; what it complains of becomes an error with the line's number.
 fn each_line(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), String>) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|source| CurateError::Read { path: path.to_path_buf(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| CurateError::Read { path: path.to_path_buf(), source })?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         std::str::from_utf8(line)
-            .map_err(|e| format!("not UTF-8 from byte {} of the line on; convert the file to UTF-8", e.valid_up_to()))
+            .map_err(|e| {
+                format!("not UTF-8 from byte {} of the line on; convert the file to UTF-8", e.valid_up_to())
+            })
             .and_then(|line| if line.trim().is_empty() { Ok(()) } else { take(line) })
-            .map_err(|message| CurateError::Line { path: path.to_path_buf(), line: index as u64 + 1, message })?;
+            .map_err(|message| CurateError::Line {
+                path: path.to_path_buf(),
+                line: index as u64 + 1,
+                message,
+            })?;
     }
     Ok(())
 }
@@ -134,10 +145,10 @@ mod tests {
         let (_folder, path) = file(b"\xef\xbb\xbfthe 5\r\n\ncaf\xc3\xa9\t7\nthe\t1");
         assert_eq!(read_counts(&path).unwrap(), HashMap::from([("the".into(), 6), ("café".into(), 7)]));
         let (_folder, path) = file(b"new york 12\nlos angeles\t3\n");
-        assert_eq!(read_bigrams(&path).unwrap(), [
-            ("new".into(), "york".into(), 12),
-            ("los".into(), "angeles".into(), 3)
-        ]);
+        assert_eq!(
+            read_bigrams(&path).unwrap(),
+            [("new".into(), "york".into(), 12), ("los".into(), "angeles".into(), 3)]
+        );
         let (_folder, path) = file(b"Alan_Turing\nA Bronx Tale\n");
         assert_eq!(read_titles(&path).unwrap(), ["Alan Turing", "A Bronx Tale"]);
     }
@@ -147,7 +158,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let head = "  1 This software and database is being provided to you  \n";
         for (part, line) in [
-            ("noun", "02084071 05 n 03 domestic_dog 0 dog 0 Canis_familiaris 0 001 @ 02083346 n 0000 | a pet\n"),
+            (
+                "noun",
+                "02084071 05 n 03 domestic_dog 0 dog 0 Canis_familiaris 0 001 @ 02083346 n 0000 | a pet\n",
+            ),
             ("verb", "00001740 29 v 01 breathe 0 000 | draw air\n"),
             ("adj", "00014490 00 s 01 galore(ip) 0 000 | in great numbers\n"),
             ("adv", "00001740 02 r 01 a_cappella 0 000 | without music\n"),
@@ -169,15 +183,23 @@ mod tests {
         }
         for (message, part) in [
             (complaint(b"the 5\nof\n", read_counts), ":2: expected words and a count, found \"of\""),
-            (complaint(b"the five\n", read_counts), ":1: expected a count (a whole number) at the end, found \"five\""),
+            (
+                complaint(b"the five\n", read_counts),
+                ":1: expected a count (a whole number) at the end, found \"five\"",
+            ),
             (complaint(b"the -5\n", read_counts), ":1: expected a count"),
             (complaint(b"new york 5\n", read_counts), ":1: expected one word and its count"),
-            (complaint(b"a 1\nb 18446744073709551615\nb 1\n", read_counts), ":3: the counts of this word exceed"),
+            (
+                complaint(b"a 1\nb 18446744073709551615\nb 1\n", read_counts),
+                ":3: the counts of this word exceed",
+            ),
             (complaint(b"\n\nyork 5\n", read_bigrams), ":3: expected two words and their count"),
             (complaint(b"ok\n\xff\xfe\n", read_titles), ":2: not UTF-8"),
         ] {
             assert!(message.contains("source.txt") && message.contains(part), "{message} should say {part}");
         }
-        assert!(read_titles(Path::new("/nowhere/at.all")).unwrap_err().to_string().contains("/nowhere/at.all"));
+        assert!(
+            read_titles(Path::new("/nowhere/at.all")).unwrap_err().to_string().contains("/nowhere/at.all")
+        );
     }
 }

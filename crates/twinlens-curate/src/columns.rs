@@ -1,0 +1,43 @@
+//! What stages require of their inputs' columns, told as faults when it is missing.
+
+use std::ops::Range;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use twinlens_pipeline::Fault;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+
+/// The column of that name.
+pub(crate) fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a Field, Fault> {
+    schema.field_with_name(name).map_err(|_| {
+        let names = || schema.fields().iter().map(|field| field.name().as_str());
+        let fault = Fault::at(span, format!("unknown column `{name}`"));
+        let fault = fault.label(format!("the columns are {}", listed(names())));
+        did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
+    })
+}
+
+/// Checks that there is a column `name` of a type that `fits`.
+pub(crate) fn require(
+    schema: &Schema,
+    name: &str,
+    expected: &str,
+    fits: impl Fn(&DataType) -> bool,
+    span: Range<usize>,
+) -> Result<(), Fault> {
+    let field = column(schema, name, span.clone())?;
+    if fits(field.data_type()) {
+        return Ok(());
+    }
+    let fault = Fault::at(span, format!("the column `{name}` is of type {}", field.data_type()));
+    Err(fault.label(format!("expected {expected}")))
+}
+
+/// Whether a column holds text.
+pub(crate) fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Whether a column holds lists of 32-bit integers.
+pub(crate) fn is_int_list(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(item) | DataType::LargeList(item) if item.data_type() == &DataType::Int32)
+}

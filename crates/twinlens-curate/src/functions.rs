@@ -1,0 +1,183 @@
+//! SQL functions: the ones that pipelines may use in predicates, and a way to make one out of a closure over columns,
+//! by which stages bring their plain Rust into a plan.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, ListArray, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::error::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use twox_hash::XxHash64;
+
+use crate::text::Normalizer;
+
+/// What a function does with its columns, all of one length; so must the result be.
+type Body = dyn Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync;
+
+/// A function that captures what it needs. Two are the same only if they are one and the same value.
+struct ColumnFunction {
+    name: &'static str,
+    signature: Signature,
+    returns: DataType,
+    body: Arc<Body>,
+}
+
+/// A pure function of columns, for use in a plan: `function(..).call(vec![ident("caption")])`.
+pub(crate) fn function(
+    name: &'static str,
+    signature: Signature,
+    returns: DataType,
+    body: impl Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync + 'static,
+) -> ScalarUDF {
+    ScalarUDF::from(ColumnFunction { name, signature, returns, body: Arc::new(body) })
+}
+
+/// [`function`] over columns whose types the stage has checked itself, applied.
+pub(crate) fn call(
+    name: &'static str,
+    arguments: Vec<Expr>,
+    returns: DataType,
+    body: impl Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync + 'static,
+) -> Expr {
+    function(name, Signature::any(arguments.len(), Volatility::Immutable), returns, body).call(arguments)
+}
+
+impl fmt::Debug for ColumnFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for ColumnFunction {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && Arc::ptr_eq(&self.body, &other.body)
+    }
+}
+
+impl Eq for ColumnFunction {}
+
+impl Hash for ColumnFunction {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for ColumnFunction {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.returns.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let result = (self.body)(&ColumnarValue::values_to_arrays(&args.args)?)?;
+        if constant {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
+        }
+        Ok(ColumnarValue::Array(result))
+    }
+}
+
+/// A column as strings, whichever of Arrow's string types it has.
+pub(crate) fn strings(column: &ArrayRef) -> Result<StringArray> {
+    Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
+}
+
+/// A column of `list<int32>`, whatever the list calls its items.
+pub(crate) fn int_lists(column: &ArrayRef) -> Result<ListArray> {
+    Ok(cast(column, &twinlens_dataset::contracts::int_list())?.as_list::<i32>().clone())
+}
+
+/// `hash_fraction(text, salt)`: a number in [0, 1) that depends on both texts alone and is spread evenly. A split by
+/// concept is `hash_fraction(concept, 'held-out') < 0.2`: another salt gives an independent split.
+fn hash_fraction() -> ScalarUDF {
+    let signature = Signature::string(2, Volatility::Immutable);
+    function("hash_fraction", signature, DataType::Float64, |columns| {
+        let (texts, salts) = (strings(&columns[0])?, strings(&columns[1])?);
+        let fractions = texts.iter().zip(salts.iter()).map(|(text, salt)| Some(fraction(text?, salt?)));
+        Ok(Arc::new(fractions.collect::<Float64Array>()))
+    })
+}
+
+fn fraction(text: &str, salt: &str) -> f64 {
+    let hash = XxHash64::oneshot(XxHash64::oneshot(0, salt.as_bytes()), text.as_bytes());
+    // A double holds 53 bits exactly, so that the largest hash stays below 1.
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not count, and in scripts
+/// without spaces each character does.
+fn word_count() -> ScalarUDF {
+    let signature = Signature::string(1, Volatility::Immutable);
+    function("word_count", signature, DataType::Int64, |columns| {
+        let normalizer = Normalizer { fold_case: false };
+        let mut tokens = String::new();
+        let count = |text: &str| {
+            normalizer.tokens_into(text, &mut tokens);
+            tokens.split_ascii_whitespace().filter(|token| token.contains(char::is_alphanumeric)).count()
+                as i64
+        };
+        let texts = strings(&columns[0])?;
+        let mut count = count;
+        Ok(Arc::new(texts.iter().map(|text| text.map(&mut count)).collect::<Int64Array>()))
+    })
+}
+
+/// The functions that pipelines may use.
+pub(crate) fn public() -> Vec<ScalarUDF> {
+    vec![hash_fraction(), word_count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::prelude::SessionContext;
+
+    async fn value(expression: &str) -> ScalarValue {
+        let session = SessionContext::new();
+        public().into_iter().for_each(|f| session.register_udf(f));
+        let batches = session.sql(&format!("select {expression}")).await.unwrap().collect().await.unwrap();
+        ScalarValue::try_from_array(batches[0].column(0), 0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn words_are_counted_without_punctuation() {
+        assert_eq!(value("word_count('A (small) dog, in St. Louis!')").await, ScalarValue::Int64(Some(6)));
+        assert_eq!(value("word_count(' -- ')").await, ScalarValue::Int64(Some(0)));
+        assert_eq!(value("word_count(cast(null as varchar))").await, ScalarValue::Int64(None));
+    }
+
+    #[tokio::test]
+    async fn fractions_are_even_and_their_salts_independent() {
+        let sql = "select count(*) filter (where hash_fraction(v, 'a') < 0.2), \
+                   count(*) filter (where hash_fraction(v, 'a') < 0.5 and hash_fraction(v, 'b') < 0.5), \
+                   count(*) filter (where hash_fraction(v, 'a') not between 0 and 1) \
+                   from (select arrow_cast(value, 'Utf8') as v from generate_series(1, 10000) as t(value))";
+        let session = SessionContext::new();
+        public().into_iter().for_each(|f| session.register_udf(f));
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let counts: Vec<i64> = batches[0]
+            .columns()
+            .iter()
+            .map(|c| c.as_primitive::<datafusion::arrow::datatypes::Int64Type>().value(0))
+            .collect();
+        // Standard deviations: 40 and 43.
+        assert!((1840..2160).contains(&counts[0]) && (2330..2670).contains(&counts[1]), "{counts:?}");
+        assert_eq!(counts[2], 0);
+        // Splits that were published must stay what they are.
+        assert_eq!(fraction("dog", "held-out"), 0.29725159629663644);
+    }
+}

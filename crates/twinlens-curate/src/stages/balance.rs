@@ -1,0 +1,394 @@
+//! `balance`: keeps, of the pairs of each query, so many and no more.
+//!
+//! First come passes over `uid` and `query_ids` alone, whose results are a number a query: the matches of each query are
+//! counted and, where there is a cap, the hash bound of each query that exceeds it is found (a sort, which spills). Then
+//! every row is decided by itself. Nothing is joined or grouped by row, so memory does not grow with the input.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, Float32Array, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, UInt64Type};
+use datafusion::dataframe::DataFrame;
+use datafusion::error::Result as EngineResult;
+use datafusion::functions_aggregate::expr_fn::{count, sum};
+use datafusion::functions_nested::expr_fn::array_distinct;
+use datafusion::functions_window::expr_fn::row_number;
+use datafusion::logical_expr::{Expr, ExprFunctionExt, JoinType, cast, ident, lit, when};
+use datafusion::scalar::ScalarValue;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts;
+use twinlens_pipeline::rejects::{reject_where, with_reserved};
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
+    Tables, Whole, Work,
+};
+
+use crate::balance::{Balancer, Limit, match_hash, needs_bound};
+use crate::columns::{is_int_list, is_text, require};
+use crate::functions::{call, int_lists, strings};
+
+/// The code of pairs that none of their queries contributes.
+const OVER_CAP: &str = "over_cap";
+/// The code of pairs that have no query.
+const NO_QUERY: &str = "no_query";
+
+/// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Balance {
+    /// The matched pairs: `uid` and `query_ids` are read.
+    input: Input,
+    /// The most pairs that a query contributes, exactly: those with the smallest seeded hash. A pair is kept if any of
+    /// its queries contributes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cap: Option<Located<u64>>,
+    /// Instead of `cap`: the pairs that a query contributes on average, each by its own coin (MetaCLIP's t).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Located<u64>>,
+    /// Queries that matched fewer pairs than this contribute none.
+    #[serde(default)]
+    min_matched: u64,
+    /// The query list, for `query_stats` to show each query's text and origin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queries: Option<Input>,
+}
+
+impl Balance {
+    fn limit(&self) -> Option<Limit> {
+        match (&self.cap, &self.sample) {
+            (Some(cap), None) => Some(Limit::Cap(*cap.value())),
+            (None, Some(sample)) => Some(Limit::Sample(*sample.value())),
+            _ => None,
+        }
+    }
+}
+
+impl StageKind for Balance {
+    const KIND: &'static str = "balance";
+    const ABOUT: &'static str = "Keeps at most so many pairs of each query; the others become rejects";
+    const EXAMPLE: &'static str = r#"[stages.wit]
+kind = "balance"
+input = "matched"
+cap = 20000
+queries = "queries/queries.parquet"
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Stage for Balance {
+    fn inputs(&self) -> Vec<Input> {
+        [&self.input].into_iter().chain(&self.queries).cloned().collect()
+    }
+
+    fn side_tables(&self) -> &'static [&'static str] {
+        &["query_stats"]
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let schema = super::known_schema(&inputs[0]);
+        let mut faults = Vec::new();
+        match (&self.cap, &self.sample) {
+            (None, None) => {
+                faults.push(inputs[0].fault("neither `cap` nor `sample` is given").hint("add `cap = 20000`"))
+            }
+            (Some(_), Some(sample)) => faults.push(
+                Fault::at(sample.span(), "`cap` and `sample` are both given").label("expected one of them"),
+            ),
+            (Some(limit), None) | (None, Some(limit)) if *limit.value() == 0 => {
+                faults.push(Fault::at(limit.span(), "nothing would be kept").label("expected at least 1"));
+            }
+            _ => {}
+        }
+        let at = || self.input.0.span();
+        let lists = require(&schema, "query_ids", "lists of 32-bit integers", is_int_list, at());
+        faults.extend(require(&schema, "uid", "text", is_text, at()).err());
+        faults.extend(lists.map_err(|fault| fault.hint("put a `match` stage before this one")).err());
+        if let Some(list) = inputs.get(1) {
+            let schema = list.schema.clone().unwrap_or_else(contracts::queries);
+            let at = || list.input.0.span();
+            faults.extend(
+                require(&schema, "id", "32-bit integers", |kind| kind == &DataType::Int32, at()).err(),
+            );
+            faults.extend(require(&schema, "text", "text", is_text, at()).err());
+            faults.extend(require(&schema, "origin", "text", is_text, at()).err());
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let main = super::with_field(&schema, Field::new("keep_prob", DataType::Float32, true));
+        let text = |name: &str| Field::new(name, DataType::Utf8, true);
+        let stats = super::with_field(&contracts::query_stats(), text("query"));
+        Ok(Tables::main(main).with("query_stats", super::with_field(&stats, text("origin"))))
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Whole(self)
+    }
+}
+
+#[async_trait]
+impl Whole for Balance {
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
+        let input = inputs.first().ok_or_else(|| RunError::Internal("balance without input".into()))?;
+        let limit = self.limit().ok_or_else(|| RunError::Internal("balance without a limit".into()))?;
+        let seed = cx.seed_for("balance");
+        let frame = input.frame(&cx.session).await?;
+        let counts = counts(matches(&frame)?).await?;
+        let bounds = bounds(matches(&frame)?, seed, limit, &counts).await?;
+        let balancer = Arc::new(Balancer::new(seed, limit, self.min_matched, &counts, &bounds));
+
+        let decided = with_reserved(frame.clone().with_column("keep_prob", keep_probability(&balancer))?)?;
+        let keeps = keeps(&balancer);
+        let decided = reject_where(
+            decided,
+            &cx.stage,
+            keeps.clone().is_null(),
+            NO_QUERY,
+            lit(ScalarValue::Utf8(None)),
+        )?;
+        let detail = format!("none of its queries contributes it within {}", limit.pairs());
+        let decided = reject_where(decided, &cx.stage, keeps.is_false(), OVER_CAP, lit(detail))?;
+        let list = match inputs.get(1) {
+            Some(list) => Some(list.frame(&cx.session).await?),
+            None => None,
+        };
+        Ok(vec![("data", decided), ("query_stats", stats(&frame, &balancer, list)?)])
+    }
+}
+
+/// One row a match: `uid`, `query_id`.
+fn matches(frame: &DataFrame) -> EngineResult<DataFrame> {
+    unnested(frame, vec![ident("uid")])
+}
+
+/// The given columns, repeated for each query of a row.
+fn unnested(frame: &DataFrame, mut columns: Vec<Expr>) -> EngineResult<DataFrame> {
+    columns.push(array_distinct(ident("query_ids")).alias("query_id"));
+    let frame = frame.clone().filter(ident("query_ids").is_not_null())?.select(columns)?;
+    frame.unnest_columns(&["query_id"])?.filter(ident("query_id").is_not_null())
+}
+
+/// How many pairs each query matched.
+async fn counts(matches: DataFrame) -> EngineResult<HashMap<i32, u64>> {
+    let counted = matches.aggregate(vec![ident("query_id")], vec![count(lit(1)).alias("matched")])?;
+    let mut counts = HashMap::new();
+    for batch in counted.collect().await? {
+        let (queries, matched) =
+            (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_primitive::<Int64Type>());
+        counts.extend(
+            queries.values().iter().zip(matched.values()).map(|(query, matched)| (*query, *matched as u64)),
+        );
+    }
+    Ok(counts)
+}
+
+/// The (cap + 1)-th smallest hash of each query that exceeds the cap.
+async fn bounds(
+    matches: DataFrame,
+    seed: u64,
+    limit: Limit,
+    counts: &HashMap<i32, u64>,
+) -> EngineResult<HashMap<i32, u64>> {
+    let exceeding: HashSet<i32> = needs_bound(limit, counts).collect();
+    if exceeding.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let exceeds = call("exceeds_cap", vec![ident("query_id")], DataType::Boolean, move |columns| {
+        let queries = columns[0].as_primitive::<Int32Type>();
+        Ok(Arc::new(
+            queries.iter().map(|query| query.map(|q| exceeding.contains(&q))).collect::<BooleanArray>(),
+        ))
+    });
+    let hash = call("match_hash", vec![ident("uid"), ident("query_id")], DataType::UInt64, move |columns| {
+        let (uids, queries) = (strings(&columns[0])?, columns[1].as_primitive::<Int32Type>());
+        let hashes =
+            uids.iter().zip(queries).map(|(uid, query)| Some(match_hash(seed, uid.unwrap_or(""), query?)));
+        Ok(Arc::new(hashes.collect::<UInt64Array>()))
+    });
+    let place = row_number()
+        .partition_by(vec![ident("query_id")])
+        .order_by(vec![ident("hash").sort(true, false)])
+        .build()?
+        .alias("place");
+    let found = matches
+        .filter(exceeds)?
+        .select(vec![ident("query_id"), hash.alias("hash")])?
+        .window(vec![place])?
+        .filter(ident("place").eq(lit(limit.pairs() + 1)))?
+        .select_columns(&["query_id", "hash"])?;
+    let mut bounds = HashMap::new();
+    for batch in found.collect().await? {
+        let (queries, hashes) =
+            (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_primitive::<UInt64Type>());
+        bounds.extend(queries.values().iter().copied().zip(hashes.values().iter().copied()));
+    }
+    Ok(bounds)
+}
+
+/// The distinct queries of each row, sorted; `None` where there are none.
+fn query_sets(column: &ArrayRef) -> EngineResult<Vec<Option<Vec<i32>>>> {
+    let lists = int_lists(column)?;
+    let set = |list: Option<ArrayRef>| {
+        let mut queries: Vec<i32> = list?.as_primitive::<Int32Type>().iter().flatten().collect();
+        queries.sort_unstable();
+        queries.dedup();
+        (!queries.is_empty()).then_some(queries)
+    };
+    Ok(lists.iter().map(set).collect())
+}
+
+/// Whether a pair is kept; null if it has no query.
+fn keeps(balancer: &Arc<Balancer>) -> Expr {
+    let balancer = balancer.clone();
+    call("balance_keeps", vec![ident("uid"), ident("query_ids")], DataType::Boolean, move |columns| {
+        let (uids, sets) = (strings(&columns[0])?, query_sets(&columns[1])?);
+        let kept = uids.iter().zip(sets).map(|(uid, set)| Some(balancer.keeps(uid.unwrap_or(""), &set?)));
+        Ok(Arc::new(kept.collect::<BooleanArray>()))
+    })
+}
+
+/// The probability, over seeds, that a pair is kept; null if it has no query.
+fn keep_probability(balancer: &Arc<Balancer>) -> Expr {
+    let balancer = balancer.clone();
+    call("keep_probability", vec![ident("query_ids")], DataType::Float32, move |columns| {
+        let sets = query_sets(&columns[0])?.into_iter();
+        Ok(Arc::new(sets.map(|set| Some(balancer.keep_probability(&set?) as f32)).collect::<Float32Array>()))
+    })
+}
+
+/// Whether a query contributes a pair that it matches.
+fn contributes(balancer: &Arc<Balancer>) -> Expr {
+    let balancer = balancer.clone();
+    call("balance_contributes", vec![ident("uid"), ident("query_id")], DataType::Boolean, move |columns| {
+        let (uids, queries) = (strings(&columns[0])?, columns[1].as_primitive::<Int32Type>());
+        let each = uids
+            .iter()
+            .zip(queries)
+            .map(|(uid, query)| Some(balancer.contributes(uid.unwrap_or(""), query?)));
+        Ok(Arc::new(each.collect::<BooleanArray>()))
+    })
+}
+
+/// One row a query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and origin.
+fn stats(frame: &DataFrame, balancer: &Arc<Balancer>, list: Option<DataFrame>) -> EngineResult<DataFrame> {
+    let how_many = |condition: Expr, name: &str| {
+        Ok::<_, datafusion::error::DataFusionError>(
+            sum(when(condition, lit(1i64)).otherwise(lit(0i64))?).alias(name),
+        )
+    };
+    let stats = unnested(frame, vec![ident("uid"), keeps(balancer).alias("pair_kept")])?.aggregate(
+        vec![ident("query_id")],
+        vec![
+            count(lit(1)).alias("matched"),
+            how_many(contributes(balancer), "contributed")?,
+            how_many(ident("pair_kept"), "kept")?,
+        ],
+    )?;
+    let text = |value: Expr, name: &str| cast(value, DataType::Utf8).alias(name);
+    let Some(list) = list else {
+        let null = || lit(ScalarValue::Utf8(None));
+        return stats.with_column("query", null())?.with_column("origin", null());
+    };
+    let list =
+        list.select(vec![ident("id"), text(ident("text"), "query"), text(ident("origin"), "origin")])?;
+    stats.join(list, JoinType::Left, &["query_id"], &["id"], None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// 300 pairs: all match query 1, every third query 2 too, every hundredth query 3; one has no query.
+    fn matched() -> Vec<(String, Option<Vec<i32>>)> {
+        let queries = |i: usize| [Some(1), (i % 3 == 0).then_some(2), (i % 100 == 0).then_some(3)];
+        let mut pairs: Vec<_> = (0..300)
+            .map(|i| (format!("{i:032x}"), Some(queries(i).into_iter().flatten().collect())))
+            .collect();
+        pairs.push((format!("{:032x}", 300), None));
+        pairs
+    }
+
+    async fn balanced(
+        toml: &str,
+        pairs: &[(String, Option<Vec<i32>>)],
+    ) -> BTreeMap<&'static str, Vec<String>> {
+        let stage: Balance = parse(toml);
+        let list = queries(&[(1, "dog"), (2, "cat"), (3, "owl")]);
+        let inputs = [("matched", matched_pairs(pairs)), ("queries", list)];
+        let inputs = if toml.contains("queries") { &inputs[..] } else { &inputs[..1] };
+        let columns = BTreeMap::from([
+            ("data", vec!["uid", "keep_prob", "reject_code"]),
+            ("query_stats", vec!["query_id", "matched", "contributed", "kept", "query"]),
+        ]);
+        whole(&stage, inputs, &columns).await
+    }
+
+    fn kept(lines: &[String]) -> Vec<&str> {
+        lines.iter().filter(|line| line.ends_with('|')).map(|line| line.split('|').next().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn no_query_contributes_more_than_its_cap_and_every_row_is_accounted_for() {
+        let mut pairs = matched();
+        let found = balanced("input = \"matched\"\ncap = 10\nqueries = \"queries\"", &pairs).await;
+        assert_eq!(found["data"].len(), 301);
+        assert_eq!(found["data"].iter().filter(|line| line.ends_with("|no_query")).count(), 1);
+        let kept_count = kept(&found["data"]).len();
+        let over = found["data"].iter().filter(|line| line.ends_with("|over_cap")).count();
+        assert_eq!(kept_count + over, 300);
+        // Ten of query 1, ten of query 2, three of query 3, with overlaps.
+        assert!((20..=23).contains(&kept_count), "{kept_count}");
+        let stats: Vec<&str> = found["query_stats"].iter().map(String::as_str).collect();
+        assert_eq!(stats[0], format!("1|300|10|{kept_count}|dog"));
+        assert!(stats[1].starts_with("2|100|10|") && stats[2].starts_with("3|3|3|3|owl"), "{stats:?}");
+        // Order independent, repeats within a list harmless.
+        pairs.reverse();
+        pairs.iter_mut().filter_map(|(_, queries)| queries.as_mut()).for_each(|queries| queries.push(1));
+        let again = balanced("input = \"matched\"\ncap = 10\nqueries = \"queries\"", &pairs).await;
+        assert_eq!(found, again);
+    }
+
+    #[tokio::test]
+    async fn sampling_has_the_stated_probabilities() {
+        let found = balanced("input = \"matched\"\nsample = 30", &matched()).await;
+        let probability = |uid: usize| found["data"][uid].split('|').nth(1).unwrap().parse::<f32>().unwrap();
+        assert!((probability(1) - 0.1).abs() < 1e-6);
+        assert!((probability(3) - (1.0 - 0.9 * 0.7)).abs() < 1e-6);
+        assert!((probability(100) - 1.0).abs() < 1e-6);
+        let kept = kept(&found["data"]).len();
+        // 199 at 0.1, 99 at 0.37 and 2 more at 1: 58.5, standard deviation 6.4.
+        assert!((33..=84).contains(&kept), "{kept}");
+    }
+
+    #[tokio::test]
+    async fn rare_queries_may_be_left_out() {
+        let found = balanced("input = \"matched\"\ncap = 1000\nmin_matched = 200", &matched()).await;
+        assert_eq!(kept(&found["data"]).len(), 300);
+        assert_eq!(found["query_stats"], ["1|300|300|300|", "2|100|0|100|", "3|3|0|3|"]);
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let faults = |toml: &str, schema| {
+            let faults = parse::<Balance>(toml).tables(&check(), &[input("matched", schema)]).unwrap_err();
+            faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ")
+        };
+        let pairs = contracts::pairs;
+        assert!(faults("input = \"matched\"", pairs()).contains("neither"));
+        assert!(faults("input = \"matched\"\ncap = 1\nsample = 2", pairs()).contains("both"));
+        assert!(faults("input = \"matched\"\ncap = 0", pairs()).contains("nothing would be kept"));
+        assert!(
+            faults("input = \"matched\"\ncap = 1", contracts::pair_texts())
+                .contains("unknown column `query_ids`")
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! The kinds of stages that curate: thin wrappings of this crate's plain Rust and of SQL for the engine.
+
+mod balance;
+mod dedup;
+mod filter;
+mod match_queries;
+mod queries;
+mod select;
+mod sql;
+#[cfg(test)]
+mod testing;
+
+pub use balance::Balance;
+pub use dedup::Dedup;
+pub use filter::Filter;
+pub use match_queries::Match;
+pub use queries::Queries;
+pub use select::Select;
+pub use sql::Sql;
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use twinlens_dataset::contracts;
+use twinlens_pipeline::{InputTables, Registry};
+
+/// Adds this crate's kinds of stages and SQL functions.
+pub fn register(registry: &mut Registry) {
+    registry.add::<Balance>();
+    registry.add::<Dedup>();
+    registry.add::<Filter>();
+    registry.add::<Match>();
+    registry.add::<Queries>();
+    registry.add::<Select>();
+    registry.add::<Sql>();
+    crate::functions::public().into_iter().for_each(|function| registry.add_function(function));
+}
+
+/// `schema` with `field` in the place of the column of that name, or at the end.
+fn with_field(schema: &Schema, field: Field) -> SchemaRef {
+    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+    match fields.iter().position(|known| known.name() == field.name()) {
+        Some(at) => fields[at] = Arc::new(field),
+        None => fields.push(Arc::new(field)),
+    }
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// The schema of an input of pairs: that of the contract for a file, which is opened only when the stage runs.
+fn known_schema(input: &InputTables) -> SchemaRef {
+    input.schema.clone().unwrap_or_else(contracts::pairs)
+}
