@@ -1,1 +1,27 @@
-//! Evaluation sets, prompts, zero-shot, metrics with intervals.
+//! Evaluation: sets, prompts, zero-shot classification, metrics with intervals.
+//!
+//! What holds everywhere: labels are bound to class names in the data, never by order; every number carries its
+//! interval, its chance, its sample count, and hashes of what it was computed from; memory does not grow with the
+//! number of examples; an example that cannot be evaluated is a reject with its place, and is not counted in `n`.
+
+pub mod error;
+mod images;
+pub mod metrics;
+pub mod prompts;
+pub mod set;
+pub mod sql;
+pub mod zero_shot;
+
+use twinlens_pipeline::Registry;
+
+pub use error::EvalError;
+pub use images::REJECT_CODES;
+pub use zero_shot::ZeroShot;
+
+/// Adds the stage kinds and SQL functions of this crate.
+pub fn register(registry: &mut Registry) {
+    registry.add::<ZeroShot>();
+    for function in sql::functions() {
+        registry.add_function(function);
+    }
+}

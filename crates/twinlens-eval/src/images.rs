@@ -1,0 +1,141 @@
+//! The examples of a set: read from shards in order, decoded in parallel, within a budget of bytes.
+
+use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::{Dataset, DatasetError};
+use twinlens_image::{Limits, Preprocess, probe};
+
+/// Why an example was refused. The codes that are not of this list are those of [`twinlens_image::CODES`].
+pub const REJECT_CODES: [&str; 3] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE];
+/// The label is null.
+pub const NO_LABEL: &str = "no_label";
+/// The label is none of the set's classes.
+pub const UNKNOWN_LABEL: &str = "unknown_label";
+/// The image column is null, or holds a path without bytes.
+pub const NO_IMAGE: &str = "no_image";
+
+/// An example that cannot be evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// From a closed list.
+    pub code: &'static str,
+    /// The particulars.
+    pub detail: String,
+}
+
+/// Rows that follow one another in a table.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// The number of the first one in the table, from 0.
+    pub first: u64,
+}
+
+/// The rows of a table in the order of its shards.
+#[derive(Debug)]
+pub struct Examples<'a> {
+    dataset: &'a Dataset,
+    table: &'a str,
+    reader: ShardReader,
+    next: u64,
+}
+
+impl<'a> Examples<'a> {
+    /// Rows of `columns`, at most `most` at a time, and fewer where the rows are so large that a chunk would pass
+    /// `budget` bytes.
+    pub fn new(dataset: &'a Dataset, table: &'a str, columns: &[&str], most: usize, budget: usize) -> Self {
+        let (bytes, rows) =
+            dataset.shards(table).fold((0, 0), |(bytes, rows), file| (bytes + file.bytes, rows + file.rows));
+        let row_bytes = bytes / rows.max(1) + 1;
+        let fitting = usize::try_from(budget as u64 / row_bytes).unwrap_or(most);
+        let reader = ShardReader::new(dataset, table, columns, fitting.clamp(1, most));
+        Self { dataset, table, reader, next: 0 }
+    }
+
+    /// Where a row of the table stands: `data/000003-000.parquet row 12`, counted from 0.
+    pub fn place(&self, row: u64) -> String {
+        let mut first = 0;
+        for shard in self.dataset.shards(self.table) {
+            if row < first + shard.rows {
+                return format!("{} row {}", shard.path, row - first);
+            }
+            first += shard.rows;
+        }
+        format!("row {row}")
+    }
+}
+
+impl Iterator for Examples<'_> {
+    type Item = Result<Chunk, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = match self.reader.next()? {
+            Ok(batch) => batch,
+            Err(error) => return Some(Err(error)),
+        };
+        let first = self.next;
+        self.next += batch.num_rows() as u64;
+        Some(Ok(Chunk { batch, first }))
+    }
+}
+
+/// What the image column of one row holds.
+#[derive(Debug)]
+pub struct Image {
+    /// SHA-256 of the bytes; of no bytes for a missing image.
+    pub digest: [u8; 32],
+    /// `[3, size, size]`, normalised; `None` where nobody asked for it.
+    pub pixels: Option<Result<Vec<f32>, Refusal>>,
+}
+
+/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as the decoders' memory
+/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `None` for a column
+/// that is not in the Hugging Face layout.
+pub fn decode(
+    batch: &RecordBatch,
+    column: &str,
+    wanted: &[bool],
+    preprocess: &Preprocess,
+    limits: &Limits,
+    budget: usize,
+) -> Option<Vec<Image>> {
+    let structs = batch.column_by_name(column)?.as_struct_opt()?;
+    let bytes = cast(structs.column_by_name("bytes")?, &DataType::LargeBinary).ok()?;
+    let bytes: &LargeBinaryArray = bytes.as_binary_opt()?;
+    let of_row = |row: usize| (structs.is_valid(row) && bytes.is_valid(row)).then(|| bytes.value(row));
+    let cost = |row: usize| match of_row(row).filter(|_| wanted[row]).map(|bytes| probe(bytes, limits)) {
+        Some(Ok(header)) => header.decode_bytes,
+        _ => 0,
+    };
+    let mut images = Vec::with_capacity(batch.num_rows());
+    while images.len() < batch.num_rows() {
+        let first = images.len();
+        let (mut end, mut bytes) = (first + 1, cost(first));
+        while end < batch.num_rows() && bytes + cost(end) <= budget as u64 {
+            bytes += cost(end);
+            end += 1;
+        }
+        images.par_extend((first..end).into_par_iter().map(|row| {
+            let bytes = of_row(row);
+            Image {
+                digest: Sha256::digest(bytes.unwrap_or_default()).into(),
+                pixels: wanted[row].then(|| pixels(bytes, preprocess, limits)),
+            }
+        }));
+    }
+    Some(images)
+}
+
+fn pixels(bytes: Option<&[u8]>, preprocess: &Preprocess, limits: &Limits) -> Result<Vec<f32>, Refusal> {
+    let Some(bytes) = bytes else {
+        return Err(Refusal { code: NO_IMAGE, detail: "the row holds no image bytes".into() });
+    };
+    preprocess
+        .tensor(bytes, limits)
+        .map_err(|error| Refusal { code: error.code(), detail: error.to_string() })
+}

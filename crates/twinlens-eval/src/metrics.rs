@@ -1,0 +1,352 @@
+//! Accuracies and their intervals, in plain Rust.
+//!
+//! Everything is computed from a [`Tally`] (per class: examples and correct ones), so that an evaluation of any
+//! size needs memory for its classes alone. Small sets have wide errors: no accuracy leaves this crate without
+//! its interval and its chance.
+
+use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The 97.5 % quantile of the standard normal distribution: intervals hold 95 %.
+pub const Z95: f64 = 1.959_963_984_540_054;
+
+/// Replicates of the bootstrap: the ends of the interval are then known to about a twentieth of its width.
+pub const REPLICATES: usize = 2000;
+
+/// Classes with fewer examples are resampled together; see [`mean_per_class_interval`].
+pub const SMALL_CLASS: u64 = 5;
+
+/// A measure of a classification.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of the examples whose class has the highest score.
+    #[default]
+    Top1,
+    /// Share of the examples whose class is among the five highest scores. Only where there are more than five
+    /// classes.
+    Top5,
+    /// The mean over the classes that have examples of the share that is correct: rare classes weigh as much as
+    /// frequent ones.
+    MeanPerClass,
+}
+
+impl Metric {
+    /// Every metric, in the order in which they are reported.
+    pub const ALL: [Metric; 3] = [Metric::Top1, Metric::Top5, Metric::MeanPerClass];
+
+    /// As it is written in tables and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Top1 => "top1",
+            Metric::Top5 => "top5",
+            Metric::MeanPerClass => "mean_per_class",
+        }
+    }
+
+    /// What guessing among `classes` classes reaches on average, whatever their frequencies.
+    pub fn chance(self, classes: usize) -> f64 {
+        let hits = if self == Metric::Top5 { classes.min(5) } else { 1 };
+        hits as f64 / classes as f64
+    }
+
+    /// Whether the metric says anything about `classes` classes.
+    pub fn applies(self, classes: usize) -> bool {
+        self != Metric::Top5 || classes > 5
+    }
+}
+
+/// A 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// Wilson's score interval (E. B. Wilson, 1927) for `correct` of `n`; `None` when there are no examples or
+/// `correct` is not within 0..=n.
+///
+/// Unlike the normal approximation it stays within 0..=1 and does not shrink to a point when nothing or
+/// everything is correct.
+pub fn wilson(correct: f64, n: f64) -> Option<Interval> {
+    if !(n > 0.0 && (0.0..=n).contains(&correct)) {
+        return None;
+    }
+    let (share, z2) = (correct / n, Z95 * Z95);
+    let centre = share + z2 / (2.0 * n);
+    let spread = Z95 * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + z2 / n;
+    // Rounding would leave 1e-17 where the formula gives exactly 0 or 1.
+    let low = if correct == 0.0 { 0.0 } else { (centre - spread) / scale };
+    let high = if correct == n { 1.0 } else { (centre + spread) / scale };
+    Some(Interval { low, high })
+}
+
+/// The ids of the `k` highest scores, best first; of equal scores the lowest id comes first, so that a result
+/// does not depend on a sort's whims. One pass, `k` comparisons a class at worst.
+pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
+    let mut top: Vec<usize> = Vec::with_capacity(k + 1);
+    for (id, score) in scores.iter().enumerate() {
+        if top.len() == k && top.last().is_none_or(|last| *score <= scores[*last]) {
+            continue;
+        }
+        let place = top.iter().position(|held| *score > scores[*held]).unwrap_or(top.len());
+        top.insert(place, id);
+        top.truncate(k);
+    }
+    top
+}
+
+/// What came of the examples, by class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    n: Vec<u64>,
+    correct: Vec<u64>,
+    in_top5: u64,
+}
+
+impl Tally {
+    /// An empty tally of `classes` classes.
+    pub fn new(classes: usize) -> Self {
+        Self { n: vec![0; classes], correct: vec![0; classes], in_top5: 0 }
+    }
+
+    /// Counts an example of class `label` for which [`top_k`] gave `ranked` (five ids, or all when there are fewer).
+    pub fn add(&mut self, label: usize, ranked: &[usize]) {
+        self.n[label] += 1;
+        self.correct[label] += u64::from(ranked.first() == Some(&label));
+        self.in_top5 += u64::from(ranked.iter().take(5).any(|id| *id == label));
+    }
+
+    /// Examples of each class.
+    pub fn examples(&self) -> &[u64] {
+        &self.n
+    }
+
+    /// Correct ones of each class.
+    pub fn correct(&self) -> &[u64] {
+        &self.correct
+    }
+
+    /// Examples of all classes.
+    pub fn total(&self) -> u64 {
+        self.n.iter().sum()
+    }
+
+    fn seen(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.n.iter().copied().zip(self.correct.iter().copied()).filter(|(n, _)| *n > 0)
+    }
+
+    /// The value of a metric; `None` without examples.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        let total = self.total();
+        if total == 0 {
+            return None;
+        }
+        Some(match metric {
+            Metric::Top1 => self.correct.iter().sum::<u64>() as f64 / total as f64,
+            Metric::Top5 => self.in_top5 as f64 / total as f64,
+            Metric::MeanPerClass => {
+                let shares: f64 = self.seen().map(|(n, correct)| correct as f64 / n as f64).sum();
+                shares / self.seen().count() as f64
+            }
+        })
+    }
+
+    /// The 95 % interval of a metric: Wilson's for shares of examples, a bootstrap for the mean per class. `None`
+    /// without examples.
+    pub fn interval(&self, metric: Metric, rng: &mut impl Rng) -> Option<Interval> {
+        let total = self.total() as f64;
+        match metric {
+            Metric::Top1 => wilson(self.correct.iter().sum::<u64>() as f64, total),
+            Metric::Top5 => wilson(self.in_top5 as f64, total),
+            Metric::MeanPerClass => mean_per_class_interval(self, REPLICATES, rng),
+        }
+    }
+}
+
+/// The percentile interval of a bootstrap of the mean per class, stratified: the examples of each class are drawn
+/// anew with replacement (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993).
+///
+/// Two cases in which that would claim a certainty that is not there:
+/// * a class of one example always draws that one again, so classes of fewer than [`SMALL_CLASS`] examples are
+///   one stratum (the collapsed strata of survey sampling): as many classes are drawn from them with replacement
+///   as there are;
+/// * when every example is wrong, or every one right, so is every replicate: Wilson's interval over all examples
+///   takes its place.
+pub fn mean_per_class_interval(tally: &Tally, replicates: usize, rng: &mut impl Rng) -> Option<Interval> {
+    let (total, right): (u64, u64) = (tally.total(), tally.correct.iter().sum());
+    if right == 0 || right == total {
+        return wilson(right as f64, total as f64);
+    }
+    let (mut large, mut small): (Vec<_>, Vec<_>) = tally.seen().partition(|(n, _)| *n >= SMALL_CLASS);
+    if small.len() == 1 {
+        large.append(&mut small);
+    }
+    let classes = (large.len() + small.len()) as f64;
+    let mut means: Vec<f64> = (0..replicates)
+        .map(|_| {
+            let of_large: f64 = large.iter().map(|(n, correct)| redraw(*n, *correct, rng)).sum();
+            let of_small: f64 = (0..small.len())
+                .map(|_| small[rng.random_range(0..small.len())])
+                .map(|(n, correct)| correct as f64 / n as f64)
+                .sum();
+            (of_large + of_small) / classes
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    Some(Interval { low: percentile(&means, 0.025)?, high: percentile(&means, 0.975)? })
+}
+
+/// The share of correct ones among `n` examples that are drawn with replacement from `n`, of which `correct` are.
+fn redraw(n: u64, correct: u64, rng: &mut impl Rng) -> f64 {
+    if correct == 0 || correct == n {
+        return correct as f64 / n as f64;
+    }
+    (0..n).filter(|_| rng.random_range(0..n) < correct).count() as f64 / n as f64
+}
+
+/// The percentile of sorted values, linear between them; `None` of no values.
+fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
+    let place = share * sorted.len().checked_sub(1)? as f64;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    Some(below + (above - below) * place.fract())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn rng() -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(17)
+    }
+
+    fn tally(classes: &[(u64, u64)]) -> Tally {
+        let (n, correct) = classes.iter().copied().unzip();
+        Tally { n, correct, in_top5: 0 }
+    }
+
+    fn close(found: f64, expected: f64, within: f64) -> bool {
+        (found - expected).abs() <= within
+    }
+
+    #[test]
+    fn wilson_gives_the_published_intervals() {
+        // R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+        let cases = [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ];
+        for (correct, n, low, high) in cases {
+            let found = wilson(f64::from(correct), f64::from(n)).unwrap();
+            assert!(close(found.low, low, 5e-5) && close(found.high, high, 5e-5), "{correct}/{n}: {found:?}");
+        }
+        assert_eq!(wilson(20.0, 20.0).unwrap().high, 1.0);
+        for (correct, n) in [(0.0, 0.0), (2.0, 1.0), (-1.0, 5.0), (f64::NAN, 5.0), (1.0, f64::NAN)] {
+            assert_eq!(wilson(correct, n), None, "{correct}/{n}");
+        }
+    }
+
+    #[test]
+    fn metrics_of_a_small_table_by_hand() {
+        let mut tally = Tally::new(7);
+        // Class 0: one of two correct; class 1: wrong but in the top five; class 6: not even there.
+        for (label, ranked) in
+            [(0, [0, 1, 2, 3, 4]), (0, [1, 0, 2, 3, 4]), (1, [0, 2, 3, 4, 1]), (6, [0, 1, 2, 3, 4])]
+        {
+            tally.add(label, &ranked);
+        }
+        assert_eq!(tally.value(Metric::Top1), Some(0.25));
+        assert_eq!(tally.value(Metric::Top5), Some(0.75));
+        assert!(close(tally.value(Metric::MeanPerClass).unwrap(), 0.5 / 3.0, 1e-12));
+        assert_eq!(
+            (tally.examples(), tally.correct()),
+            (&[2, 1, 0, 0, 0, 0, 1][..], &[1, 0, 0, 0, 0, 0, 0][..])
+        );
+        for metric in Metric::ALL {
+            assert_eq!(Tally::new(3).value(metric), None);
+            assert_eq!(Tally::new(3).interval(metric, &mut rng()), None);
+        }
+    }
+
+    #[test]
+    fn chance_is_that_of_guessing() {
+        let cases = [
+            (Metric::Top1, 9, 1.0 / 9.0),
+            (Metric::Top5, 20, 0.25),
+            (Metric::Top5, 3, 1.0),
+            (Metric::MeanPerClass, 4, 0.25),
+        ];
+        for (metric, classes, expected) in cases {
+            assert!(close(metric.chance(classes), expected, 1e-12), "{metric:?}");
+        }
+        assert!(Metric::Top5.applies(6) && !Metric::Top5.applies(5) && Metric::Top1.applies(1));
+    }
+
+    #[test]
+    fn the_bootstrap_has_the_width_that_theory_gives() {
+        // Standard error of the mean of k shares: sqrt(sum p (1 - p) / n) / k.
+        let many_single: Vec<(u64, u64)> = (0..400).map(|class| (1, u64::from(class < 40))).collect();
+        let cases = [
+            (
+                "two large classes",
+                vec![(100, 50), (100, 80)],
+                0.65,
+                (0.25_f64 / 100.0 + 0.16 / 100.0).sqrt() / 2.0,
+            ),
+            ("one example a class", many_single, 0.1, (0.09_f64 / 400.0).sqrt()),
+            ("an empty class is left out", vec![(0, 0), (200, 50)], 0.25, (0.1875_f64 / 200.0).sqrt()),
+        ];
+        for (name, classes, value, error) in cases {
+            let found = tally(&classes).interval(Metric::MeanPerClass, &mut rng()).unwrap();
+            let (low, high) = (value - Z95 * error, value + Z95 * error);
+            assert!(
+                close(found.low, low, 0.3 * error) && close(found.high, high, 0.3 * error),
+                "{name}: {found:?} {low} {high}"
+            );
+            assert_eq!(
+                found,
+                tally(&classes).interval(Metric::MeanPerClass, &mut rng()).unwrap(),
+                "{name}: seeded"
+            );
+        }
+    }
+
+    #[test]
+    fn all_right_or_all_wrong_is_not_certainty() {
+        assert_eq!(tally(&[(3, 0), (7, 0)]).interval(Metric::MeanPerClass, &mut rng()), wilson(0.0, 10.0));
+        assert_eq!(tally(&[(3, 3), (7, 7)]).interval(Metric::MeanPerClass, &mut rng()), wilson(10.0, 10.0));
+    }
+
+    proptest! {
+        /// The one-pass selection against its plain twin, a stable sort; few distinct values make many ties.
+        #[test]
+        fn top_k_is_what_a_stable_sort_gives(scores in prop::collection::vec(-3_i8..3, 0..40), k in 1_usize..8) {
+            let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
+            let mut sorted: Vec<usize> = (0..scores.len()).collect();
+            sorted.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            sorted.truncate(k);
+            prop_assert_eq!(top_k(&scores, k), sorted);
+        }
+
+        #[test]
+        fn an_interval_holds_its_value(classes in prop::collection::vec((1_u64..30, 0.0..=1.0_f64), 1..12)) {
+            let classes: Vec<(u64, u64)> = classes.into_iter().map(|(n, share)| (n, (n as f64 * share).round() as u64)).collect();
+            let tally = tally(&classes);
+            for metric in [Metric::Top1, Metric::MeanPerClass] {
+                let (value, found) = (tally.value(metric).unwrap(), tally.interval(metric, &mut rng()).unwrap());
+                prop_assert!(0.0 <= found.low && found.low <= value + 1e-9 && value <= found.high + 1e-9 && found.high <= 1.0,
+                    "{metric:?} {value} {found:?}");
+            }
+        }
+    }
+}

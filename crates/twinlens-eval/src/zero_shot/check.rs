@@ -1,0 +1,138 @@
+//! Everything that can be wrong with the options, without I/O.
+
+use std::collections::BTreeSet;
+
+use twinlens_pipeline::{Fault, InputTables, Located};
+
+use super::ZeroShot;
+use crate::prompts::check_templates;
+use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions, check_image};
+
+/// All faults at once.
+pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
+    let mut faults = model(stage, inputs);
+    if *stage.batch_size.value() == 0 {
+        faults.push(Fault::at(stage.batch_size.span(), "`batch_size` is 0").label("at least 1"));
+    }
+    if let Some(limits) = &stage.limits
+        && let Err(error) = limits.check()
+    {
+        faults.push(Fault::at(limits.span(), error.to_string()));
+    }
+    faults.extend(prompts(stage));
+    if stage.sets.is_empty() {
+        faults.push(Fault::at(stage.sets.span(), "there is no evaluation set").label("at least one set"));
+    }
+    let mut names = BTreeSet::new();
+    for set in stage.sets.iter() {
+        if set.name.trim().is_empty() {
+            faults.push(Fault::at(set.name.span(), "the evaluation set has an empty name"));
+        } else if !names.insert(set.name.value()) {
+            faults.push(Fault::at(
+                set.name.span(),
+                format!("there are two evaluation sets `{}`", set.name.value()),
+            ));
+        }
+        faults.extend(self::set(set, inputs));
+    }
+    faults
+}
+
+fn fault(place: &Located<impl Sized>, found: ClassFault) -> Fault {
+    let fault = Fault::at(place.span(), found.why);
+    match found.hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+fn model(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
+    let name = stage.model.name();
+    let span = stage.model.0.span();
+    if let Some(table) = stage.model.table() {
+        let hint = format!("write `model = \"{}\"`", stage.model.stage().unwrap_or(name));
+        return vec![
+            Fault::at(span, format!("`{table}` is a table: a model is a whole training")).hint(hint),
+        ];
+    }
+    match inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.kind) {
+        Some(kind) if kind != "train" => {
+            let fault = Fault::at(span, format!("`{name}` is a `{kind}` stage, which leaves no model"));
+            vec![
+                fault
+                    .label("expected a `train` stage or a folder")
+                    .hint("a folder is told by a `/`: `./models/b32`"),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn prompts(stage: &ZeroShot) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if stage.prompts.is_empty() {
+        faults.push(
+            Fault::at(stage.prompts.span(), "there are no prompts")
+                .label("at least one template or template set"),
+        );
+    }
+    let mut names = BTreeSet::new();
+    for prompts in stage.prompts.iter() {
+        match prompts.resolve(None) {
+            Err((why, hint)) => faults.push(fault(prompts, ClassFault { why, hint })),
+            Ok(set) if names.contains(&set.name) => {
+                faults.push(Fault::at(prompts.span(), format!("there are two prompts `{}`", set.name)));
+            }
+            Ok(set) => drop(names.insert(set.name)),
+        }
+    }
+    faults
+}
+
+fn set(set: &SetOptions, inputs: &[InputTables]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let schema = |name: &str| {
+        inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.schema.clone())
+    };
+    let class_names = set.class_names.as_ref().map(|names| names.as_slice());
+    if let Some(schema) = schema(set.input.name()) {
+        if let Err(found) = Labels::new(&schema, set.label.value(), class_names) {
+            faults.push(fault(&set.label, found));
+        }
+        if let Err(found) = check_image(&schema, set.image_column()) {
+            match &set.image {
+                Some(column) => faults.push(fault(column, found)),
+                None => faults.push(fault(&set.input.0, found)),
+            }
+        }
+    }
+    match &set.classes {
+        Some(list) => match list.value() {
+            ClassOptions::From(name) => {
+                let labels = schema(name).map(|schema| Labels::new(&schema, set.label.value(), class_names));
+                if let Some(Err(found)) = labels {
+                    let why = format!("`{name}` cannot give the classes: {}", found.why);
+                    faults.push(fault(list, ClassFault { why, ..found }));
+                }
+            }
+            ClassOptions::List(names) => faults.extend(classes(set, list, names)),
+        },
+        None => {
+            if let Some(names) = &set.class_names {
+                faults.extend(classes(set, names, names.value()));
+            }
+        }
+    }
+    if let Some(templates) = &set.templates
+        && let Err(why) = check_templates(templates)
+    {
+        faults.push(Fault::at(templates.span(), why));
+    }
+    faults
+}
+
+fn classes(set: &SetOptions, place: &Located<impl Sized>, names: &[String]) -> Option<Fault> {
+    let found = Classes::new(names.to_vec(), &set.names).err()?;
+    let why = format!("evaluation set `{}`: {}", set.name.value(), found.why);
+    Some(fault(place, ClassFault { why, ..found }))
+}

@@ -1,0 +1,120 @@
+//! The rows of results, as record batches of the contracts.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float32Array, Float64Array, Int32Array, Int32Builder, Int64Array, ListBuilder, RecordBatch,
+    StringArray,
+};
+use arrow::error::ArrowError;
+
+use crate::metrics::{Interval, Metric, Tally};
+
+fn same(value: &str, rows: usize) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
+}
+
+/// What is the same in every row of a set and prompt set.
+#[derive(Debug)]
+pub struct Provenance<'a> {
+    pub model: &'a str,
+    pub checkpoint: Option<&'a str>,
+    pub set: &'a str,
+    pub split: &'a str,
+    pub prompts: &'a str,
+    pub set_hash: &'a str,
+    pub classes_hash: &'a str,
+    pub prompts_hash: &'a str,
+    pub weights_hash: &'a str,
+    pub n: u64,
+    pub seconds: f64,
+}
+
+/// One metric's row.
+#[derive(Debug)]
+pub struct Measured {
+    pub metric: Metric,
+    pub value: f64,
+    pub interval: Interval,
+    pub chance: f64,
+}
+
+/// Rows of the accuracy contract.
+pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch, ArrowError> {
+    let count = rows.len();
+    let same = |value: &str| same(value, count);
+    let floats = |value: fn(&Measured) -> f64| -> ArrayRef {
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(value)))
+    };
+    RecordBatch::try_from_iter([
+        ("model", same(from.model)),
+        ("checkpoint", Arc::new(StringArray::from(vec![from.checkpoint; count])) as ArrayRef),
+        ("set", same(from.set)),
+        ("split", same(from.split)),
+        ("task", same("zero-shot")),
+        ("prompts", same(from.prompts)),
+        ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric.name())))),
+        ("value", floats(|row| row.value)),
+        ("ci_low", floats(|row| row.interval.low)),
+        ("ci_high", floats(|row| row.interval.high)),
+        ("chance", floats(|row| row.chance)),
+        ("n", Arc::new(Int64Array::from(vec![from.n as i64; count]))),
+        ("set_hash", same(from.set_hash)),
+        ("classes_hash", same(from.classes_hash)),
+        ("prompts_hash", same(from.prompts_hash)),
+        ("weights_hash", same(from.weights_hash)),
+        ("precision", same("f32")),
+        ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
+    ])
+}
+
+/// Rows of the per_class contract; `correct` counts the examples whose class has the highest score.
+pub fn per_class(
+    set: &str,
+    prompts: &str,
+    names: &[String],
+    tally: &Tally,
+) -> Result<RecordBatch, ArrowError> {
+    let counts = |counts: &[u64]| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(counts.iter().map(|count| *count as i64)))
+    };
+    RecordBatch::try_from_iter([
+        ("set", same(set, names.len())),
+        ("prompts", same(prompts, names.len())),
+        ("class_id", Arc::new(Int32Array::from_iter_values(0..names.len() as i32)) as ArrayRef),
+        ("class_name", Arc::new(StringArray::from_iter_values(names))),
+        ("n", counts(tally.examples())),
+        ("correct", counts(tally.correct())),
+    ])
+}
+
+/// What the model said of one example.
+#[derive(Debug)]
+pub struct Prediction<'a> {
+    pub example: &'a str,
+    pub label: usize,
+    /// Class ids, best first: five, or all when there are fewer.
+    pub ranked: Vec<usize>,
+    /// Cosine of the best one.
+    pub score: f32,
+}
+
+/// Rows of the predictions contract.
+pub fn predictions(set: &str, prompts: &str, rows: &[Prediction<'_>]) -> Result<RecordBatch, ArrowError> {
+    let mut top5 = ListBuilder::new(Int32Builder::new());
+    for row in rows {
+        top5.append_value(row.ranked.iter().map(|id| Some(*id as i32)));
+    }
+    let ids = |id: fn(&Prediction<'_>) -> Option<i32>| -> ArrayRef {
+        Arc::new(Int32Array::from_iter(rows.iter().map(id)))
+    };
+    RecordBatch::try_from_iter([
+        ("set", same(set, rows.len())),
+        ("prompts", same(prompts, rows.len())),
+        ("example", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.example))) as ArrayRef),
+        ("label", ids(|row| Some(row.label as i32))),
+        ("predicted", ids(|row| row.ranked.first().map(|id| *id as i32))),
+        ("top5", Arc::new(top5.finish())),
+        ("score", Arc::new(Float32Array::from_iter_values(rows.iter().map(|row| row.score)))),
+    ])
+}

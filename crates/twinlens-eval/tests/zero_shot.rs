@@ -1,0 +1,531 @@
+//! The stage `zero-shot` from a TOML table to its tables, on a random model and generated images.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, UInt32Array,
+};
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use candle_core::{Device, Tensor};
+use datafusion::prelude::SessionContext;
+use parquet::arrow::ArrowWriter;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
+use twinlens_eval::ZeroShot;
+use twinlens_image::{Limits, Preprocess};
+use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig};
+use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
+use twinlens_pipeline::{
+    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, Stage, StageKind, Work,
+};
+
+const CLASSES: [&str; 7] = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"];
+const IMAGES: usize = 70;
+
+/// A folder with a model and an evaluation set in the Hugging Face layout: 70 good images of 7 classes, a damaged one, one without a
+/// label, one without an image.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+fn png(seed: u32) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
+        let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
+        image::Rgb([noise as u8, (seed * 3) as u8, (x * 9 + seed) as u8])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn examples() -> RecordBatch {
+    let mut bytes: Vec<Option<Vec<u8>>> = (0..IMAGES).map(|seed| Some(png(seed as u32))).collect();
+    let mut labels: Vec<Option<&str>> = (0..IMAGES).map(|row| Some(CLASSES[row % 7])).collect();
+    bytes.extend([Some(png(99)[..60].to_vec()), Some(png(98)), None]);
+    labels.extend([Some("apple"), None, Some("boat")]);
+    let numbers =
+        labels.iter().map(|label| label.and_then(|label| CLASSES.iter().position(|name| *name == label)));
+    let numbers = Int64Array::from_iter(numbers.map(|number| number.map(|number| number as i64)));
+    let uids = StringArray::from_iter((0..bytes.len()).map(|row| (row != 3).then(|| format!("{row:032x}"))));
+    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
+    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
+    let image = StructArray::from(vec![
+        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
+        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
+    ]);
+    RecordBatch::try_from_iter([
+        ("uid", Arc::new(uids) as ArrayRef),
+        ("image", Arc::new(image)),
+        ("class", Arc::new(StringArray::from(labels))),
+        ("number", Arc::new(numbers)),
+    ])
+    .unwrap()
+}
+
+fn write_parquet(path: &Path, batch: &RecordBatch) {
+    let mut writer =
+        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        let captions = CLASSES.iter().map(|class| format!("a photo of a {class}."));
+        let tokenizer = Tokenizer::train(captions, 300).unwrap();
+        tokenizer.save(&model.join(TOKENIZER_FILE)).unwrap();
+        let vision = VisionConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 };
+        let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
+        let config = ClipConfig { embed: 12, vision, text, activation: Default::default() };
+        Clip::new(config, 5).unwrap().save(&model).unwrap();
+        write_parquet(&folder.path().join("test.parquet"), &examples());
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs the stage into the dataset `out`, as a run would; what is committed there already stays.
+    async fn run(
+        &self,
+        out: &str,
+        options: &str,
+        batch_bytes: usize,
+        observer: Arc<dyn Observer>,
+        cancel: CancellationToken,
+    ) -> Result<Dataset, RunError> {
+        let stage: ZeroShot = toml::from_str(options).unwrap();
+        let check = CheckContext { session: SessionContext::new() };
+        let tables = stage.tables(&check, &known(&stage, None)).unwrap();
+        let ledger: Vec<Field> = examples()
+            .schema()
+            .fields()
+            .iter()
+            .filter(|field| field.name() != "image")
+            .chain(contracts::rejects().fields())
+            .map(|field| field.as_ref().clone())
+            .collect();
+        let mut schemas: BTreeMap<String, SchemaRef> =
+            [(MAIN.to_string(), tables.main), (REJECTS.into(), Arc::new(Schema::new(ledger)))].into();
+        schemas.extend(tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)));
+        let begin = Begin {
+            format: 1,
+            position: 0,
+            recipe: Default::default(),
+            stage: "zero_shot".into(),
+            kind: ZeroShot::KIND.into(),
+            fingerprint: "f".into(),
+            fused: vec![],
+            tables: schemas,
+        };
+        let cx = RunContext {
+            stage: "zero_shot".into(),
+            session: SessionContext::new(),
+            base: self.folder.path().into(),
+            seed: 17,
+            clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
+            cancel,
+            progress: Progress::new("zero_shot", observer),
+            hosts: Arc::default(),
+            bytes_in_flight: batch_bytes,
+        };
+        let inputs: Vec<InputData> = stage
+            .inputs()
+            .iter()
+            .map(|input| InputData {
+                name: input.name().into(),
+                table: MAIN.into(),
+                dataset: Dataset::of_parquet(&cx.path(input.name())).unwrap(),
+                view: None,
+            })
+            .collect();
+        let writer = DatasetWriter::open(&self.path(out), begin, ShardLimits::default()).unwrap();
+        let mut output = Output::new("zero_shot", writer, cx.progress.clone());
+        let Work::Job(job) = stage.work() else { panic!("zero-shot is a job") };
+        job.run(&cx, &inputs, &mut output).await?;
+        Ok(output.dataset())
+    }
+
+    async fn evaluate(&self, out: &str, options: &str) -> Result<Dataset, RunError> {
+        self.run(out, options, 64 << 20, Arc::new(Silent), CancellationToken::new()).await
+    }
+}
+
+/// What `check` would know of the inputs: `schema` for stages, nothing for paths.
+fn known(stage: &ZeroShot, schema: Option<&SchemaRef>) -> Vec<InputTables> {
+    let known = |input: twinlens_pipeline::Input| {
+        let kind = match input.name() {
+            path if input.is_path() || path.is_empty() => None,
+            "clip" => Some("train"),
+            _ => Some("fetch"),
+        };
+        let schema = kind.and(schema.cloned());
+        InputTables { input, kind, schema }
+    };
+    stage.inputs().into_iter().map(known).collect()
+}
+
+async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {
+    let session = SessionContext::new();
+    for table in dataset.tables() {
+        session
+            .register_table(if table == MAIN { "accuracy" } else { table }, dataset.provider(table).unwrap())
+            .unwrap();
+    }
+    let frame = session.sql(query).await.unwrap();
+    let schema = frame.schema().inner().clone();
+    arrow::compute::concat_batches(&schema, &frame.collect().await.unwrap()).unwrap()
+}
+
+fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
+    batch.column(column).as_primitive::<Float64Type>().values().to_vec()
+}
+
+const TWO_SETS: &str = r#"
+model = "./model"
+sets = [
+    { name = "things", input = "./test.parquet", label = "class", names = { "glass" = "drinking glass" }, main_metric = "mean_per_class" },
+    { name = "some", input = "./test.parquet", label = "number", class_names = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"], classes = ["fox", "egg", "boat"] },
+]
+prompts = ["{}", "a photo of a {}.", "ensemble", { name = "mine", templates = ["one {c}", "{c}, drawn"] }]
+batch_size = 16
+"#;
+
+#[tokio::test]
+async fn accuracies_are_what_the_other_tables_add_up_to() {
+    let bench = Bench::new();
+    let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
+    // 4 prompts: 3 metrics over seven classes, 2 over three.
+    assert_eq!(
+        (dataset.rows(MAIN), dataset.rows("per_class"), dataset.rows("predictions")),
+        (20, 4 * 10, 4 * 100)
+    );
+    let sums = sql(&dataset, "select a.set, a.n, sum(c.n) as examples, max(a.value * a.n) - sum(c.correct) as difference, max(p.right) - sum(c.correct) as other
+        from accuracy a join per_class c on a.set = c.set and a.prompts = c.prompts
+        join (select set, prompts, count(*) filter (where label = predicted) as right from predictions group by 1, 2) p on a.set = p.set and a.prompts = p.prompts
+        where a.metric = 'top1' group by a.set, a.prompts, a.n order by a.set").await;
+    assert_eq!(sums.num_rows(), 8);
+    assert_eq!(
+        sums.column(1).as_primitive::<Int64Type>().values(),
+        sums.column(2).as_primitive::<Int64Type>().values()
+    );
+    assert_eq!(sums.column(1).as_primitive::<Int64Type>().values().to_vec(), [[30; 4], [70; 4]].concat());
+    assert!(floats(&sums, 3).iter().all(|difference| difference.abs() < 1e-9));
+    assert!(sums.column(4).as_primitive::<Int64Type>().values().iter().all(|difference| *difference == 0));
+
+    let rows = sql(&dataset, "select value, ci_low, ci_high, chance, metric, set from accuracy").await;
+    let (value, low, high, chance) = (floats(&rows, 0), floats(&rows, 1), floats(&rows, 2), floats(&rows, 3));
+    for row in 0..rows.num_rows() {
+        let (metric, set) =
+            (rows.column(4).as_string::<i32>().value(row), rows.column(5).as_string::<i32>().value(row));
+        let classes = if set == "things" { 7.0 } else { 3.0 };
+        let expected = if metric == "top5" { 5.0 / classes } else { 1.0 / classes };
+        assert!((chance[row] - expected).abs() < 1e-12, "{metric}");
+        assert!(low[row] <= value[row] && value[row] <= high[row], "{metric}");
+        // The model is random and the labels have nothing to do with the images.
+        assert!(
+            low[row] <= chance[row] && chance[row] <= high[row],
+            "{set} {metric}: {} in [{}, {}]",
+            chance[row],
+            low[row],
+            high[row]
+        );
+    }
+    let first =
+        sql(&dataset, "select metric, split, precision, model, checkpoint from accuracy limit 1").await;
+    let text = |column: usize| first.column(column).as_string::<i32>().value(0).to_string();
+    assert_eq!([text(0), text(1), text(2), text(3)], ["mean_per_class", "./test.parquet", "f32", "./model"]);
+    assert!(first.column(4).is_null(0));
+    let names =
+        sql(&dataset, "select class_name from per_class where set = 'things' and class_id = 6 group by 1")
+            .await;
+    assert_eq!(names.column(0).as_string::<i32>().value(0), "drinking glass");
+    let hashes = sql(&dataset, "select count(distinct set_hash), count(distinct classes_hash), count(distinct prompts_hash), count(distinct weights_hash),
+        min(char_length(set_hash) + char_length(classes_hash) + char_length(prompts_hash) + char_length(weights_hash)) from accuracy").await;
+    let counts: Vec<i64> = (0..5)
+        .map(|column| {
+            arrow::compute::cast(hashes.column(column), &DataType::Int64)
+                .unwrap()
+                .as_primitive::<Int64Type>()
+                .value(0)
+        })
+        .collect();
+    // Both sets hold the same images under the same names, one in strings, one in integers.
+    assert_eq!(counts, [1, 2, 4, 1, 256]);
+}
+
+#[tokio::test]
+async fn every_row_is_predicted_or_rejected_with_its_place() {
+    let bench = Bench::new();
+    let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
+    let codes: Vec<(String, u64)> = dataset.state().rejects()["zero_shot"].clone().into_iter().collect();
+    // Twice (once a set): damaged, no image. `some` knows 30 of the 70 labels, and of the bad rows only the one without an image.
+    let expected = [("no_image", 2), ("no_label", 2), ("truncated", 1), ("unknown_label", 41)];
+    assert_eq!(codes, expected.map(|(code, rows)| (code.to_string(), rows)));
+    let ledger =
+        sql(&dataset, "select uid, reject_detail, \"class\" from rejects where reject_code = 'truncated'")
+            .await;
+    let detail = ledger.column(1).as_string::<i32>().value(0);
+    assert!(
+        detail.contains("set `things`") && detail.contains("test.parquet row 70") && detail.contains("uid"),
+        "{detail}"
+    );
+    assert_eq!(ledger.column(2).as_string::<i32>().value(0), "apple");
+    let unknown =
+        sql(&dataset, "select reject_detail from rejects where reject_code = 'unknown_label' limit 1").await;
+    assert!(unknown.column(0).as_string::<i32>().value(0).contains("`apple` is none of the classes"));
+    let numbered =
+        sql(&dataset, "select count(*) from predictions where example = '3' and set = 'things'").await;
+    assert_eq!(
+        numbered.column(0).as_primitive::<Int64Type>().value(0),
+        4,
+        "a row without uid is known by its number"
+    );
+}
+
+#[tokio::test]
+async fn predictions_are_those_of_one_image_and_one_prompt_at_a_time() {
+    let bench = Bench::new();
+    let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
+    let predictions = sql(
+        &dataset,
+        "select predicted, top5, label from predictions where set = 'things' and prompts = 'mine'",
+    )
+    .await;
+    let clip = Clip::load(&bench.path("model")).unwrap();
+    let tokenizer = Tokenizer::load(&bench.path("model").join(TOKENIZER_FILE)).unwrap();
+    let text = |prompt: String| -> Vec<f32> {
+        let ids = Tensor::from_vec(tokenizer.encode(&prompt, 24), (1, 24), &Device::Cpu).unwrap();
+        clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0)
+    };
+    let names = ["apple", "boat", "cloud", "drum", "egg", "fox", "drinking glass"];
+    let classes: Vec<Vec<f32>> = names
+        .iter()
+        .map(|name| {
+            let mut mean: Vec<f32> = text(format!("one {name}"))
+                .iter()
+                .zip(text(format!("{name}, drawn")))
+                .map(|(a, b)| (a + b) / 2.0)
+                .collect();
+            let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt();
+            mean.iter_mut().for_each(|value| *value /= length);
+            mean
+        })
+        .collect();
+    for row in 0..IMAGES {
+        let pixels = Preprocess::clip(16).tensor(&png(row as u32), &Limits::default()).unwrap();
+        let image =
+            clip.encode_image(&Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap()).unwrap();
+        let image: Vec<f32> = image.to_vec2().unwrap().remove(0);
+        let cosines: Vec<f32> =
+            classes.iter().map(|class| class.iter().zip(&image).map(|(a, b)| a * b).sum()).collect();
+        let mut order: Vec<i32> = (0..7).collect();
+        order.sort_by(|a, b| cosines[*b as usize].total_cmp(&cosines[*a as usize]));
+        // Where two cosines are as good as equal, rounding decides.
+        let gap = (1..6)
+            .map(|at| cosines[order[at - 1] as usize] - cosines[order[at] as usize])
+            .fold(f32::MAX, f32::min);
+        if gap > 1e-5 {
+            let top5 = predictions.column(1).as_list::<i32>().value(row);
+            assert_eq!(top5.as_primitive::<Int32Type>().values(), &order[..5], "row {row}");
+            assert_eq!(predictions.column(0).as_primitive::<Int32Type>().value(row), order[0], "row {row}");
+        }
+        assert_eq!(predictions.column(2).as_primitive::<Int32Type>().value(row), (row % 7) as i32);
+    }
+}
+
+fn content(dataset: &Dataset) -> Vec<(String, String)> {
+    dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+}
+
+/// Asks the run to stop as soon as a split is committed.
+struct StopAfterCommit(CancellationToken);
+
+impl Observer for StopAfterCommit {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::SplitCommitted { .. }) {
+            self.0.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes() {
+    let bench = Bench::new();
+    let batch = examples();
+    let order = UInt32Array::from_iter_values((0..batch.num_rows() as u32).rev());
+    write_parquet(&bench.path("other.parquet"), &arrow::compute::take_record_batch(&batch, &order).unwrap());
+    let options =
+        TWO_SETS.replacen("\"some\", input = \"./test.parquet\"", "\"some\", input = \"./other.parquet\"", 1);
+    let whole = bench.evaluate("whole", &options).await.unwrap();
+    let cancel = CancellationToken::new();
+    let stopped =
+        bench.run("parts", &options, 64 << 20, Arc::new(StopAfterCommit(cancel.clone())), cancel).await;
+    assert!(matches!(stopped, Err(RunError::Interrupted)), "{stopped:?}");
+    let parts = bench.evaluate("parts", &options).await.unwrap();
+    assert_eq!(content(&parts), content(&whole));
+    assert_eq!(whole.state().commits.len(), 2);
+    // Little memory means smaller chunks of rows, and the same batches for the model.
+    let small = bench.run("small", &options, 2000, Arc::new(Silent), CancellationToken::new()).await.unwrap();
+    assert_eq!(small.rows("predictions"), whole.rows("predictions"));
+    let cheap: Vec<_> = content(&small).into_iter().filter(|(path, _)| !path.contains("rejects")).collect();
+    assert_eq!(
+        cheap,
+        content(&whole).into_iter().filter(|(path, _)| !path.contains("rejects")).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn sets_that_cannot_be_evaluated_say_why() {
+    let bench = Bench::new();
+    let few = bench.path("few.parquet");
+    write_parquet(&few, &examples().slice(70, 3));
+    write_parquet(&bench.path("none.parquet"), &examples().slice(0, 0));
+    let cases = [
+        (
+            "one name twice",
+            r#"input = "./test.parquet", label = "class", names = { "egg" = "fox" }"#,
+            "`bad`: the class name `fox` is there twice",
+        ),
+        (
+            "an empty name",
+            r#"input = "./test.parquet", label = "class", names = { "egg" = "" }"#,
+            "`bad`: the name of class 4",
+        ),
+        (
+            "a rename of nothing",
+            r#"input = "./test.parquet", label = "class", names = { "appel" = "x" }"#,
+            "did you mean `apple`?",
+        ),
+        ("no such column", r#"input = "./test.parquet", label = "clas""#, "did you mean `class`?"),
+        ("numbers without names", r#"input = "./test.parquet", label = "number""#, "class_names"),
+        ("nothing usable", r#"input = "./few.parquet", label = "class""#, "each of its 3 rows was rejected"),
+        ("nothing at all", r#"input = "./none.parquet", label = "class""#, "there are no classes"),
+    ];
+    for (name, set, expected) in cases {
+        let options = format!("model = \"./model\"\nsets = [{{ name = \"bad\", {set} }}]");
+        match bench.evaluate(&format!("out {name}"), &options).await {
+            Err(RunError::User { message, hint }) => {
+                let all = format!("{message} {}", hint.unwrap_or_default());
+                assert!(all.contains(expected) && all.contains("`bad`"), "{name}: {all}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let options =
+        "model = \"./model\"\nsets = [{ name = \"a\", input = \"./test.parquet\", label = \"class\" }]";
+    let model = bench.path("model");
+    let clip = Clip::load(&model).unwrap();
+    let projection = &clip.variables()["visual.proj"];
+    projection.set(&(projection.as_tensor() * f64::NAN).unwrap()).unwrap();
+    clip.save(&model).unwrap();
+    let error = bench.evaluate("diverged", options).await.unwrap_err();
+    let RunError::User { message, hint } = error else { panic!("{error:?}") };
+    assert!(message.contains("image embedding") && hint.unwrap().contains("diverged"), "{message}");
+    std::fs::write(model.join("model.safetensors"), b"no weights").unwrap();
+    let error = bench.evaluate("broken", options).await.unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn faults_of_the_options_are_found_without_io_and_all_at_once() {
+    let schema = examples().schema();
+    let faults = |options: &str| {
+        let stage: ZeroShot = toml::from_str(options).unwrap();
+        let check = CheckContext { session: SessionContext::new() };
+        let found = stage.tables(&check, &known(&stage, Some(&schema))).err().unwrap_or_default();
+        found
+            .into_iter()
+            .map(|fault| {
+                let place = options.get(fault.span.clone()).unwrap_or_default().to_string();
+                (place, format!("{} {} {}", fault.message, fault.label, fault.hint.unwrap_or_default()))
+            })
+            .collect::<Vec<_>>()
+    };
+    let set =
+        |rest: &str| format!("model = \"clip\"\nsets = [{{ name = \"a\", input = \"held_out\", {rest} }}]");
+    assert_eq!(faults(&set("label = \"class\"")), []);
+    let cases = [
+        (set("label = \"clss\""), "\"clss\"", "did you mean `class`?"),
+        (set("label = \"image\""), "\"image\"", "not strings or integers"),
+        (set("label = \"number\""), "\"number\"", "nothing says which classes"),
+        (set("label = \"class\", image = \"imag\""), "\"imag\"", "did you mean `image`?"),
+        (
+            set("label = \"class\", classes = [\"a\", \"a\"]"),
+            "[\"a\", \"a\"]",
+            "evaluation set `a`: the class name `a` is there twice",
+        ),
+        (set("label = \"class\", templates = [\"a photo\"]"), "[\"a photo\"]", "`a photo` has no `{}`"),
+        (
+            "model = \"held_out\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]".into(),
+            "\"held_out\"",
+            "leaves no model",
+        ),
+        (
+            "model = \"clip.train_log\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]"
+                .into(),
+            "\"clip.train_log\"",
+            "`model = \"clip\"`",
+        ),
+        ("model = \"clip\"\nsets = []".into(), "[]", "no evaluation set"),
+        (
+            format!("{}\nprompts = [\"ensembel\"]", set("label = \"class\"")),
+            "\"ensembel\"",
+            "did you mean `ensemble`?",
+        ),
+        (format!("{}\nprompts = [\"{{}}\", \"{{}}\"]", set("label = \"class\"")), "\"{}\"", "two prompts"),
+        (format!("{}\nprompts = []", set("label = \"class\"")), "[]", "no prompts"),
+        (format!("{}\nbatch_size = 0", set("label = \"class\"")), "0", "at least 1"),
+        (
+            format!("{}\nlimits = {{ max_pixels = 0 }}", set("label = \"class\"")),
+            "{ max_pixels = 0 }",
+            "max_pixels",
+        ),
+    ];
+    for (options, place, expected) in cases {
+        let found = faults(&options);
+        assert!(
+            matches!(&found[..], [(at, message)] if at == place && message.contains(expected)),
+            "{options}\n{found:?}"
+        );
+    }
+    let many = "model = \"held_out\"\nbatch_size = 0\nsets = [{ name = \"a\", input = \"held_out\", label = \"x\" }, { name = \"a\", input = \"held_out\", label = \"class\" }]";
+    assert_eq!(faults(many).len(), 4, "{:?}", faults(many));
+    let refused =
+        toml::from_str::<ZeroShot>("model = \"clip\"\nsets = []\nprompts = [3]").unwrap_err().to_string();
+    assert!(refused.contains("a template"), "{refused}");
+    let refused = toml::from_str::<ZeroShot>(
+        "model = \"clip\"\nsets = []\nprompts = [{ name = \"x\", template = [] }]",
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(refused.contains("unknown field `template`"), "{refused}");
+}
+
+#[test]
+fn the_example_parses_and_the_kind_is_registered() {
+    let mut registry = twinlens_pipeline::Registry::default();
+    twinlens_eval::register(&mut registry);
+    let kind = registry.kind("zero-shot").unwrap();
+    let document: toml::Table = toml::from_str(kind.example).unwrap();
+    let mut table = document["stages"]["zero_shot"].as_table().unwrap().clone();
+    assert_eq!(table.remove("kind").unwrap().as_str(), Some(ZeroShot::KIND));
+    let stage: ZeroShot = toml::from_str(&toml::to_string(&table).unwrap()).unwrap();
+    assert_eq!(
+        stage.inputs().iter().map(|input| input.name()).collect::<Vec<_>>(),
+        ["held_out", "digits/test.parquet", "clip"]
+    );
+    let schema = serde_json::to_value((kind.schema)(&mut schemars::SchemaGenerator::default())).unwrap();
+    assert!(schema["properties"]["sets"]["items"].is_object(), "{schema}");
+}
