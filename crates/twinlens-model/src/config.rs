@@ -2,10 +2,11 @@
 
 use crate::error::{ModelError, Result};
 use crate::ops::activation::Activation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape of a CLIP model with a vision transformer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClipConfig {
     /// Numbers in a feature, of both towers.
@@ -20,7 +21,7 @@ pub struct ClipConfig {
 }
 
 /// The shape of a vision transformer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VisionConfig {
     /// Side of the square input, in pixels.
@@ -36,12 +37,13 @@ pub struct VisionConfig {
 }
 
 /// The shape of a causal text transformer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Most tokens of a text, start and end included.
     pub context: usize,
-    /// Token ids run from 0 to this, exclusive.
+    /// Token ids run from 0 to this, exclusive. The `train` stage takes it from the tokenizer.
+    #[serde(default)]
     pub vocab: usize,
     /// Numbers in a token.
     pub width: usize,

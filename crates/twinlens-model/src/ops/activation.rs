@@ -1,10 +1,11 @@
 //! The activations of CLIP's feed-forward layers, and their gradients.
 
 use super::simd::{exp, vectorised};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What stands between the two feed-forward layers of a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// x sigmoid(1.702 x): OpenAI's weights and the paper's code.

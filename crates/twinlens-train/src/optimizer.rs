@@ -1,0 +1,266 @@
+//! AdamW (Loshchilov and Hutter 2019) with named moments and weight decay by kind of variable.
+//!
+//! Variables are changed in place, in the order of their names, in f32. Decay is left out for gains, biases, and the
+//! temperature: everything of one dimension or none, as in open_clip.
+
+use crate::error::{Result, TrainError};
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor, Var, bail};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use twinlens_model::weights::Variables;
+
+/// The constants of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWOptions {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of variables with two dimensions or more.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm, where it is given.
+    pub clip_grad_norm: Option<f64>,
+}
+
+/// First and second moment of one variable, in the order of its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Running mean of the gradient.
+    pub m: Vec<f32>,
+    /// Running mean of the squared gradient.
+    pub v: Vec<f32>,
+}
+
+/// The optimiser's state.
+#[derive(Debug)]
+pub struct AdamW {
+    options: AdamWOptions,
+    /// Steps made.
+    pub step: u64,
+    /// Moments by the variable's name.
+    pub moments: BTreeMap<String, Moments>,
+}
+
+/// Numbers that one thread changes at a time, and whose squares are added up before those of the next.
+const PIECE: usize = 16 * 1024;
+
+/// One variable's change.
+struct Update<'a> {
+    moments: Mutex<&'a mut Moments>,
+    options: AdamWOptions,
+    /// Factor on the gradient.
+    scale: f32,
+    lr: f64,
+    decay: f64,
+    step: u64,
+}
+
+impl AdamW {
+    /// An optimiser without history for these variables.
+    pub fn new(variables: &Variables, options: AdamWOptions) -> Self {
+        let fresh = |v: &Var| Moments { m: vec![0.0; v.elem_count()], v: vec![0.0; v.elem_count()] };
+        let moments = variables.iter().map(|(name, v)| (name.clone(), fresh(v))).collect();
+        Self { options, step: 0, moments }
+    }
+
+    /// One step. Returns the global norm of the gradients, before they are scaled down.
+    ///
+    /// # Errors
+    /// `Diverged` (with what the caller fills in) when a gradient is missing or not finite; nothing is changed then.
+    pub fn step(&mut self, variables: &Variables, gradients: &GradStore, lr: f64) -> Result<f64, StepError> {
+        let mut squares = 0.0;
+        let mut found = Vec::with_capacity(variables.len());
+        for (name, variable) in variables {
+            let Some(gradient) = gradients.get(variable) else {
+                return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no gradient"))));
+            };
+            let gradient = gradient.contiguous()?;
+            let square = sum_of_squares(&gradient)?;
+            if !square.is_finite() {
+                return Err(StepError::NotFinite { variable: name.clone(), value: square });
+            }
+            squares += square;
+            found.push((name, variable, gradient));
+        }
+        let norm = squares.sqrt();
+        let scale = self.options.clip_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        self.step += 1;
+        for (name, variable, gradient) in found {
+            let Some(moments) = self.moments.get_mut(name) else {
+                return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no moments"))));
+            };
+            let update = Update {
+                moments: Mutex::new(moments),
+                options: self.options,
+                scale: scale as f32,
+                lr,
+                decay: if variable.rank() >= 2 { self.options.weight_decay } else { 0.0 },
+                step: self.step,
+            };
+            variable.inplace_op2(&gradient, &update)?;
+        }
+        Ok(norm)
+    }
+}
+
+/// Why a step was not made.
+#[derive(Debug)]
+pub enum StepError {
+    /// A gradient is infinite or no number.
+    NotFinite {
+        /// The variable's name.
+        variable: String,
+        /// The sum of its gradient's squares.
+        value: f64,
+    },
+    /// A defect.
+    Tensor(candle_core::Error),
+}
+
+impl From<candle_core::Error> for StepError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error)
+    }
+}
+
+impl From<StepError> for TrainError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::Tensor(error) => Self::Tensor(error),
+            StepError::NotFinite { variable, value } => {
+                Self::Tensor(candle_core::Error::msg(format!("gradient of {variable}: {value}")))
+            }
+        }
+    }
+}
+
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("AdamW takes contiguous gradients"),
+    }
+}
+
+fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("AdamW runs on the CPU") };
+    let squares = |piece: &[f32]| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+    // Fixed pieces, added in order: the same bits whatever the threads.
+    let pieces: Vec<f64> = numbers(storage, layout)?.par_chunks(PIECE).map(squares).collect();
+    Ok(pieces.into_iter().sum())
+}
+
+impl InplaceOp2 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(
+        &self,
+        w: &mut CpuStorage,
+        w_at: &Layout,
+        g: &CpuStorage,
+        g_at: &Layout,
+    ) -> candle_core::Result<()> {
+        let (CpuStorage::F32(w), Some((start, end))) = (w, w_at.contiguous_offsets()) else {
+            bail!("AdamW changes contiguous f32 variables");
+        };
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let Moments { m, v } = &mut **moments;
+        let AdamWOptions { beta1, beta2, eps, .. } = self.options;
+        let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
+        let keep = (1.0 - self.lr * self.decay) as f32;
+        let rate = (self.lr / (1.0 - beta1.powf(self.step as f64))) as f32;
+        let root = ((1.0 - beta2.powf(self.step as f64)).sqrt()) as f32;
+        let pieces = w[start..end].par_chunks_mut(PIECE).zip(numbers(g, g_at)?.par_chunks(PIECE));
+        pieces.zip(m.par_chunks_mut(PIECE)).zip(v.par_chunks_mut(PIECE)).for_each(|(((w, g), m), v)| {
+            for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                let g = g * self.scale;
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * g * g;
+                *w = *w * keep - rate * *m / (v.sqrt() / root + eps);
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    const OPTIONS: AdamWOptions =
+        AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
+
+    fn variables() -> Variables {
+        let var = |values: &[f32], shape: &[usize]| {
+            Var::from_tensor(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        [
+            ("bias".to_owned(), var(&[1.0, -2.0], &[2])),
+            ("weight".to_owned(), var(&[1.0, -2.0, 0.5, 3.0], &[2, 2])),
+        ]
+        .into()
+    }
+
+    /// Gradients: of the bias 3 b, of the weight 3 w^2, at the values now.
+    fn gradients(variables: &Variables) -> GradStore {
+        let cube = |v: &Var| v.as_tensor().sqr().unwrap().mul(v.as_tensor()).unwrap().sum_all().unwrap();
+        let square = (variables["bias"].sqr().unwrap().sum_all().unwrap() * 1.5).unwrap();
+        (square + cube(&variables["weight"])).unwrap().backward().unwrap()
+    }
+
+    /// The formula of `torch.optim.AdamW`, in f64, for three steps; the bias without decay.
+    #[test]
+    fn steps_are_those_of_pytorch() {
+        let variables = variables();
+        let mut adam = AdamW::new(&variables, OPTIONS);
+        let mut expected: Vec<(f64, f64, f64, f64)> =
+            [(1.0, 0.0), (-2.0, 0.0), (1.0, 0.2), (-2.0, 0.2), (0.5, 0.2), (3.0, 0.2)]
+                .map(|(w, d)| (w, d, 0.0, 0.0))
+                .into();
+        for t in 1..=3 {
+            let lr = 0.01 * f64::from(t);
+            adam.step(&variables, &gradients(&variables), lr).unwrap();
+            for (i, (w, decay, m, v)) in expected.iter_mut().enumerate() {
+                let g = if i < 2 { 3.0 * *w } else { 3.0 * *w * *w };
+                *w *= 1.0 - lr * *decay;
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.98 * *v + 0.02 * g * g;
+                let (c1, c2) = (1.0 - 0.9f64.powi(t), 1.0 - 0.98f64.powi(t));
+                *w -= lr / c1 * *m / (v.sqrt() / c2.sqrt() + 1e-6);
+            }
+        }
+        let got = variables.values().flat_map(|v| v.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        for (got, (want, ..)) in got.zip(&expected) {
+            assert!((f64::from(got) - want).abs() < 1e-6 * want.abs(), "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn the_norm_is_global_and_clips() {
+        let variables = variables();
+        let mut adam = AdamW::new(&variables, AdamWOptions { clip_grad_norm: Some(1.0), ..OPTIONS });
+        let norm = adam.step(&variables, &gradients(&variables), 0.1).unwrap();
+        let expected: f64 = [3.0, -6.0, 3.0, 12.0, 0.75, 27.0f64].iter().map(|g| g * g).sum::<f64>().sqrt();
+        assert!((norm - expected).abs() < 1e-5 * expected);
+        let m = f64::from(adam.moments["weight"].m[3]);
+        assert!((m - 0.1 * 27.0 / expected).abs() < 1e-6, "{m}");
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_changes_nothing() {
+        let variables = variables();
+        variables["bias"].set(&Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap()).unwrap();
+        let before = variables["weight"].to_vec2::<f32>().unwrap();
+        let mut adam = AdamW::new(&variables, OPTIONS);
+        let error = adam.step(&variables, &gradients(&variables), 0.1).unwrap_err();
+        assert!(matches!(error, StepError::NotFinite { variable, .. } if variable == "bias"));
+        assert_eq!((variables["weight"].to_vec2::<f32>().unwrap(), adam.step), (before, 0));
+    }
+}

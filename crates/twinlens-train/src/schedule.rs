@@ -1,0 +1,39 @@
+//! The learning rate: linear warm-up, then half a cosine down to 0.
+
+/// Learning rate of each step.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// The highest rate.
+    pub peak: f64,
+    /// Steps of warm-up.
+    pub warmup: u64,
+    /// All steps, the warm-up's included.
+    pub steps: u64,
+}
+
+impl Schedule {
+    /// The rate of step `step`, counted from 0, as open_clip computes it.
+    pub fn rate(&self, step: u64) -> f64 {
+        if step < self.warmup {
+            return self.peak * (step + 1) as f64 / self.warmup as f64;
+        }
+        let done = (step - self.warmup) as f64 / (self.steps.saturating_sub(self.warmup)).max(1) as f64;
+        0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()) * self.peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_and_down() {
+        let schedule = Schedule { peak: 2.0, warmup: 4, steps: 14 };
+        let expected = [(0, 0.5), (3, 2.0), (4, 2.0), (9, 1.0), (14, 0.0), (99, 0.0)];
+        for (step, rate) in expected {
+            assert!((schedule.rate(step) - rate).abs() < 1e-12, "{step}");
+        }
+        assert_eq!(Schedule { peak: 1.0, warmup: 0, steps: 1 }.rate(0), 1.0);
+        assert_eq!(Schedule { peak: 1.0, warmup: 9, steps: 3 }.rate(2), 3.0 / 9.0);
+    }
+}

@@ -1,0 +1,66 @@
+//! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain parts.
+
+mod pairs;
+mod tokenizer;
+mod train;
+
+use crate::error::TrainError;
+use datafusion::arrow::datatypes::{DataType, Schema};
+use std::ops::Range;
+use twinlens_model::ModelError;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::{Fault, Registry, RunError};
+
+pub use tokenizer::TokenizerStage;
+pub use train::Train;
+
+/// Makes the kinds known.
+pub fn register(registry: &mut Registry) {
+    registry.add::<TokenizerStage>();
+    registry.add::<Train>();
+}
+
+/// The type of column `name`, or a fault at `span` that lists what there is.
+fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a DataType, Fault> {
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    schema.field_with_name(name).map(|field| field.data_type()).map_err(|_| {
+        let fault = Fault::at(span, format!("there is no column `{name}`"));
+        let fault = fault.label(format!("the columns are {}", listed(names())));
+        did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
+    })
+}
+
+/// A fault unless `name` is a column of text.
+fn text_column(schema: &Schema, name: &str, span: Range<usize>) -> Result<(), Fault> {
+    match column(schema, name, span.clone())? {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(()),
+        other => {
+            Err(Fault::at(span, format!("the column `{name}` is of type {other}")).label("expected text"))
+        }
+    }
+}
+
+fn model_error(error: ModelError) -> RunError {
+    match error {
+        ModelError::Io { path, source } => RunError::io(path, source),
+        ModelError::Tensor(error) => RunError::Internal(error.to_string()),
+        other => RunError::user(other.to_string()),
+    }
+}
+
+fn train_error(error: TrainError) -> RunError {
+    match error {
+        TrainError::Io { path, source } => RunError::io(path, source),
+        TrainError::Model(error) => model_error(error),
+        TrainError::Tensor(error) => RunError::Internal(error.to_string()),
+        TrainError::Panicked(_) => RunError::Internal(error.to_string()),
+        other => RunError::user(other.to_string()),
+    }
+}
+
+/// Runs blocking work away from the engine's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
+) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))?
+}

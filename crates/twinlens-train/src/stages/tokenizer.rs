@@ -1,0 +1,130 @@
+//! `tokenizer`: byte-level BPE learned from captions.
+
+use super::{blocking, model_error, text_column};
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::logical_expr::ident;
+use futures::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use twinlens_dataset::{MAIN, contracts};
+use twinlens_model::{TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+/// Learns a tokenizer from captions. Its table lists the tokens; its file is a Hugging Face `tokenizer.json`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerStage {
+    /// The captions to learn from.
+    input: Input,
+    /// The column that holds them.
+    #[serde(default = "caption")]
+    column: Located<String>,
+    /// The most tokens; all 256 bytes, the start and the end token are among them. Fewer come out where the captions hold
+    /// no more.
+    #[serde(default = "vocab_size")]
+    vocab_size: Located<usize>,
+}
+
+fn caption() -> Located<String> {
+    Located::nowhere("caption".into())
+}
+
+fn vocab_size() -> Located<usize> {
+    Located::nowhere(4096)
+}
+
+impl StageKind for TokenizerStage {
+    const KIND: &'static str = "tokenizer";
+    const ABOUT: &'static str = "Learns a byte-level BPE tokenizer from captions";
+    const EXAMPLE: &'static str = r#"[stages.words]
+kind = "tokenizer"
+input = "images"
+vocab_size = 8192
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Stage for TokenizerStage {
+    fn inputs(&self) -> Vec<Input> {
+        vec![self.input.clone()]
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
+        let span = if self.column.span().is_empty() { self.input.0.span() } else { self.column.span() };
+        faults.extend(text_column(&schema, &self.column, span).err());
+        if *self.vocab_size < 258 {
+            let fault = Fault::at(self.vocab_size.span(), format!("{} tokens are too few", *self.vocab_size));
+            faults.push(fault.label("at least 258: all bytes, start and end"));
+        }
+        if faults.is_empty() { Ok(Tables::main(tokens_schema())) } else { Err(faults) }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Job(self)
+    }
+}
+
+fn tokens_schema() -> SchemaRef {
+    let fields = [("id", DataType::Int32), ("token", DataType::Utf8)];
+    Arc::new(Schema::new(fields.map(|(name, kind)| Field::new(name, kind, true)).to_vec()))
+}
+
+fn tokens(tokenizer: &Tokenizer) -> Result<RecordBatch, RunError> {
+    let tokens = tokenizer.tokens();
+    let ids: ArrayRef = Arc::new(Int32Array::from_iter_values(tokens.iter().map(|(id, _)| *id as i32)));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(tokens.iter().map(|(_, token)| token)));
+    RecordBatch::try_new(tokens_schema(), vec![ids, texts]).map_err(|e| RunError::Internal(e.to_string()))
+}
+
+#[async_trait]
+impl Job for TokenizerStage {
+    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
+        if output.is_done(0) {
+            return Ok(());
+        }
+        let [input, ..] = inputs else { return Err(RunError::Internal("tokenizer without input".into())) };
+        let frame = input.frame(&cx.session).await?.select(vec![ident(self.column.as_str())])?;
+        let mut stream = frame.execute_stream().await?;
+        // A few batches at a time: memory holds the distinct words, not the captions.
+        let (send, mut receive) = tokio::sync::mpsc::channel::<RecordBatch>(2);
+        let vocab_size = *self.vocab_size;
+        let training = tokio::task::spawn_blocking(move || {
+            let batches = std::iter::from_fn(|| receive.blocking_recv());
+            let captions = batches.flat_map(|batch| {
+                let column = cast(batch.column(0), &DataType::Utf8);
+                let texts = column.iter().flat_map(|c| c.as_string::<i32>().iter().flatten());
+                texts.map(str::to_owned).collect::<Vec<_>>()
+            });
+            Tokenizer::train(captions, vocab_size)
+        });
+        while let Some(batch) = stream.next().await {
+            cx.check_cancelled()?;
+            let batch = batch?;
+            cx.progress.done(batch.num_rows() as u64);
+            if send.send(batch).await.is_err() {
+                break;
+            }
+        }
+        drop(send);
+        let tokenizer =
+            training.await.map_err(|e| RunError::Internal(e.to_string()))?.map_err(model_error)?;
+        cx.check_cancelled()?;
+        let mut split = output.split(0, "tokens");
+        let split = blocking(move || {
+            split.write(MAIN, &tokens(&tokenizer)?)?;
+            tokenizer.save(&split.artifact(TOKENIZER_FILE)).map_err(model_error)?;
+            Ok(split)
+        })
+        .await?;
+        output.commit(split).await
+    }
+}

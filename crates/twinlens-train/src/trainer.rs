@@ -1,0 +1,292 @@
+//! The training loop: batches from a thread beside it, a step, a row of the log, now and then a checkpoint.
+//!
+//! A training is a function of its options, its seed and its examples. Position in the data is the step number, and a
+//! checkpoint holds the rest, so that a run cut off anywhere and taken up again ends in the same bits.
+
+use crate::checkpoint::Checkpoints;
+use crate::error::{Result, TrainError};
+use crate::examples::{Examples, ExamplesReader, Record};
+use crate::log::LogRow;
+use crate::optimizer::{AdamW, AdamWOptions, StepError};
+use crate::sampler::{Sampler, stream};
+use crate::schedule::Schedule;
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+use twinlens_image::{Preprocess, Rgb, SquareCrop};
+use twinlens_model::Clip;
+
+/// How long to train, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// Steps in all.
+    pub steps: u64,
+    /// Pairs of a step.
+    pub batch_size: usize,
+    /// The highest learning rate.
+    pub lr: f64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// The optimiser's constants.
+    pub adamw: AdamWOptions,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Where the order of the data comes from.
+    pub seed: u64,
+    /// Each time an image is seen, a random square of at least this part of its area is cut out of it and resized (the
+    /// paper's only augmentation; 0.9 in open_clip). `None`: the image as it is stored.
+    pub crop_min_area: Option<f64>,
+    /// Bytes that batches made ahead may take; one batch is always made ahead.
+    pub prefetch_bytes: usize,
+}
+
+/// How a training ended.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done; here is the log.
+    Finished(Vec<LogRow>),
+    /// The caller asked to stop, and a checkpoint was written.
+    Stopped,
+}
+
+/// Pixels `[batch, 3, size, size]` and token ids `[batch, context]`.
+struct Batch {
+    pixels: Tensor,
+    ids: Tensor,
+}
+
+/// candle walks its graph recursively, deeper than a thread's usual stack goes.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Trains `clip` on `examples`, from the newest checkpoint on if there is one.
+///
+/// `observe` is called after each step, and stops the training (after a checkpoint) by breaking. `now` tells the time in
+/// microseconds since 1970.
+///
+/// # Errors
+/// `Diverged` or `Stuck` when training fails, `Checkpoint` or `Io` when files do, `Options` when the options fit no
+/// training on these examples.
+pub fn train(
+    clip: &Clip,
+    examples: &Examples,
+    options: &TrainOptions,
+    checkpoints: &Checkpoints,
+    now: &(dyn Fn() -> i64 + Sync),
+    observe: &mut (dyn FnMut(&LogRow) -> ControlFlow<()> + Send),
+) -> Result<Outcome> {
+    check(clip, examples, options)?;
+    let sampler = Sampler::new(examples.captions().to_vec(), options.batch_size, options.seed);
+    let mut adam = AdamW::new(clip.variables(), options.adamw);
+    let log = checkpoints.restore(clip, &mut adam)?;
+    let size = clip.config().vision.image_size;
+    let batch_bytes = options.batch_size * (3 * size * size + examples.record().context) * 4;
+    let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel(ahead - 1);
+        let first = adam.step;
+        let producer =
+            scope.spawn(move || Producer::new(examples, options, size)?.run(&sampler, first, &send));
+        let mut training = Training { clip, options, checkpoints, adam, log, examples: examples.len(), now };
+        let trainer = std::thread::Builder::new()
+            .name("trainer".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, move || training.run(receive, observe))
+            .map_err(TrainError::io("trainer thread"))?;
+        // The trainer ends first: it drops its end of the channel, and the producer then ends too.
+        let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"))?;
+        let produced = producer.join().map_err(|_| TrainError::Panicked("data"))?;
+        match outcome? {
+            Some(outcome) => Ok(outcome),
+            // The data ended early: the reason is the producer's.
+            None => produced.and(Err(TrainError::Panicked("data"))),
+        }
+    })
+}
+
+fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()> {
+    let (record, config) = (examples.record(), clip.config());
+    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size;
+    let problem = if options.batch_size < 2 || options.steps == 0 {
+        format!("batch_size ({}) is at least 2 and steps ({}) at least 1", options.batch_size, options.steps)
+    } else if examples.len() < options.batch_size {
+        format!(
+            "there are {} pairs and a batch is {}: lower batch_size, or look at why so few pairs are left",
+            examples.len(),
+            options.batch_size
+        )
+    } else if !sides_fit || record.context != config.text.context {
+        format!(
+            "examples of {record:?} for a model of {} pixels, {} tokens",
+            config.vision.image_size, config.text.context
+        )
+    } else if !(options.lr > 0.0 && options.lr.is_finite()) {
+        format!("lr is {}", options.lr)
+    } else {
+        return Ok(());
+    };
+    Err(TrainError::Options(problem))
+}
+
+/// Makes batches.
+struct Producer<'a> {
+    record: Record,
+    reader: ExamplesReader,
+    options: &'a TrainOptions,
+    preprocess: Preprocess,
+}
+
+impl<'a> Producer<'a> {
+    fn new(examples: &Examples, options: &'a TrainOptions, size: usize) -> Result<Self> {
+        let preprocess = Preprocess::clip(size as u32);
+        Ok(Self { record: examples.record(), reader: examples.reader()?, options, preprocess })
+    }
+
+    /// Makes the batches of steps `first..` until nobody takes them.
+    fn run(mut self, sampler: &Sampler, first: u64, send: &SyncSender<Batch>) -> Result<()> {
+        let per_epoch = sampler.batches_per_epoch();
+        let mut step = first;
+        while step < self.options.steps {
+            let epoch = sampler.epoch(step / per_epoch);
+            for indices in &epoch[(step % per_epoch) as usize..] {
+                if step == self.options.steps || send.send(self.batch(step, indices)?).is_err() {
+                    return Ok(());
+                }
+                step += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, step: u64, indices: &[u32]) -> Result<Batch> {
+        let size = self.preprocess.size as usize;
+        let mut crops = stream(self.options.seed, "crop", step);
+        let mut pixels = vec![0.0; indices.len() * 3 * size * size];
+        let mut ids = Vec::with_capacity(indices.len() * self.record.context);
+        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
+            let stored = self.reader.read(index, &mut ids)?;
+            let made = match self.options.crop_min_area {
+                None => self.preprocess.normalize_into(stored, out),
+                Some(area) => {
+                    let side = self.record.side as u32;
+                    let crop = SquareCrop::random(
+                        side,
+                        side,
+                        area,
+                        [crops.random(), crops.random(), crops.random()],
+                    );
+                    Rgb::new(side, side, stored.to_vec())
+                        .and_then(|image| self.preprocess.crop_pixels(&image, crop))
+                        .and_then(|cut| self.preprocess.normalize_into(&cut, out))
+                }
+            };
+            made.map_err(|e| TrainError::Options(e.to_string()))?;
+        }
+        let n = indices.len();
+        Ok(Batch {
+            pixels: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
+            ids: Tensor::from_vec(ids, (n, self.record.context), &Device::Cpu)?,
+        })
+    }
+}
+
+/// What the trainer's thread owns.
+struct Training<'a> {
+    clip: &'a Clip,
+    options: &'a TrainOptions,
+    checkpoints: &'a Checkpoints,
+    adam: AdamW,
+    log: Vec<LogRow>,
+    examples: usize,
+    now: &'a (dyn Fn() -> i64 + Sync),
+}
+
+/// Steps over which a loss that does not fall is averaged.
+const WINDOW: usize = 100;
+
+impl Training<'_> {
+    /// `None` when the data ends before the steps do.
+    fn run(
+        &mut self,
+        batches: Receiver<Batch>,
+        observe: &mut (dyn FnMut(&LogRow) -> ControlFlow<()> + Send),
+    ) -> Result<Option<Outcome>> {
+        while self.adam.step < self.options.steps {
+            let started = Instant::now();
+            let Ok(batch) = batches.recv() else { return Ok(None) };
+            let (loss, lr, grad_norm) = self.step(&batch)?;
+            let step = self.adam.step;
+            let samples_seen = step * self.options.batch_size as u64;
+            let per_epoch = self.examples / self.options.batch_size;
+            let row = LogRow {
+                step,
+                samples_seen,
+                epoch: step as f64 / per_epoch as f64,
+                loss,
+                lr,
+                logit_scale: f64::from(self.clip.logit_scale()),
+                grad_norm,
+                samples_per_second: self.options.batch_size as f64 / started.elapsed().as_secs_f64(),
+                wall: (self.now)(),
+            };
+            self.log.push(row);
+            self.check_progress()?;
+            let stop = observe(&row).is_break();
+            if stop || step % self.options.checkpoint_every.max(1) == 0 && step < self.options.steps {
+                self.checkpoints.save(self.clip, &self.adam, &self.log)?;
+            }
+            if stop && step < self.options.steps {
+                return Ok(Some(Outcome::Stopped));
+            }
+        }
+        Ok(Some(Outcome::Finished(std::mem::take(&mut self.log))))
+    }
+
+    /// Loss, learning rate and gradient norm of one step.
+    fn step(&mut self, batch: &Batch) -> Result<(f64, f64, f64)> {
+        let step = self.adam.step;
+        let (warmup, steps, peak) = (self.options.warmup, self.options.steps, self.options.lr);
+        let lr = Schedule { peak, warmup, steps }.rate(step);
+        let diverged = |what: String, value: f64| TrainError::Diverged {
+            step: step + 1,
+            what,
+            value,
+            before: self.log.last().map_or(f64::NAN, |row| row.loss),
+            lr,
+            logit_scale: f64::from(self.clip.logit_scale()),
+        };
+        let loss = self.clip.loss(&batch.pixels, &batch.ids)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            return Err(diverged("the loss".into(), value));
+        }
+        let gradients = loss.backward()?;
+        // The graph holds every activation: let go of it before the step.
+        drop(loss);
+        let norm = match self.adam.step(self.clip.variables(), &gradients, lr) {
+            Ok(norm) => norm,
+            Err(StepError::NotFinite { variable, value }) => {
+                return Err(diverged(format!("the gradient of {variable}"), value));
+            }
+            Err(StepError::Tensor(error)) => return Err(error.into()),
+        };
+        self.clip.clamp_logit_scale()?;
+        Ok((value, lr, norm))
+    }
+
+    /// Whether anything was learned, looked at once, when there was time to.
+    fn check_progress(&self) -> Result<()> {
+        let (step, batch) = (self.adam.step, self.options.batch_size);
+        let chance = (batch as f64).ln();
+        if batch < 16 || step != self.options.warmup.max(400) + 2 * WINDOW as u64 {
+            return Ok(());
+        }
+        let last = &self.log[self.log.len().saturating_sub(WINDOW)..];
+        let loss = last.iter().map(|row| row.loss).sum::<f64>() / last.len() as f64;
+        if loss > 0.99 * chance {
+            return Err(TrainError::Stuck { step, window: last.len(), loss, chance });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Whole trainings of a small model: they learn, they go on where they were cut off, and they say when they fail.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use twinlens_model::{Activation, Clip, ClipConfig, TextConfig, VisionConfig};
+use twinlens_train::{
+    AdamWOptions, Checkpoints, Examples, ExamplesWriter, LogRow, Outcome, Record, TrainError, TrainOptions,
+    train,
+};
+
+const PAIRS: u32 = 48;
+
+fn config() -> ClipConfig {
+    ClipConfig {
+        embed: 16,
+        vision: VisionConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 },
+        text: TextConfig { context: 6, vocab: 64, width: 32, layers: 2, heads: 2 },
+        activation: Activation::QuickGelu,
+    }
+}
+
+fn options(steps: u64) -> TrainOptions {
+    TrainOptions {
+        steps,
+        batch_size: 16,
+        lr: 3e-3,
+        warmup: 5,
+        adamw: AdamWOptions {
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.2,
+            clip_grad_norm: Some(1.0),
+        },
+        checkpoint_every: 4,
+        seed: 11,
+        crop_min_area: Some(0.8),
+        prefetch_bytes: 100_000,
+    }
+}
+
+/// Images of flat colours with a bright corner, each with a caption of two tokens of its own.
+fn examples(path: &Path) -> Examples {
+    let mut writer = ExamplesWriter::create(path, Record { side: 20, context: 6 }).unwrap();
+    for i in 0..PAIRS {
+        let colour = [(i * 5) as u8, 250 - (i * 4) as u8, (i % 7 * 36) as u8];
+        let corner = (i % 4) as usize;
+        let pixel = |p: usize| if p / 20 / 10 * 2 + p % 20 / 10 == corner { [255; 3] } else { colour };
+        let pixels: Vec<u8> = (0..400).flat_map(pixel).collect();
+        writer.push(&pixels, &[62, i + 1, 50 + i % 10, 63, 0, 0]).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
+fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
+    let examples = examples(&dir.join("examples"));
+    let mut cuts = cuts.to_vec();
+    loop {
+        let clip = Clip::new(config(), 3).unwrap();
+        let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
+        let mut observe = |row: &LogRow| {
+            if cuts.first() == Some(&row.step) {
+                cuts.remove(0);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        match train(&clip, &examples, options, &checkpoints, &|| 7, &mut observe).unwrap() {
+            Outcome::Finished(log) => return (log, clip.weights_hash()),
+            Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
+        }
+    }
+}
+
+#[test]
+fn a_training_cut_off_anywhere_ends_in_the_same_bits() {
+    let whole = tempfile::tempdir().unwrap();
+    let (log, weights) = run(whole.path(), &options(20), &[]);
+    assert_eq!(log.iter().map(|row| row.step).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    // 3 batches an epoch: cuts within an epoch, at its end, twice in a row, at a checkpoint, just before the end.
+    for cuts in [&[1][..], &[3], &[4, 5, 6], &[7, 16], &[19]] {
+        let dir = tempfile::tempdir().unwrap();
+        let (cut_log, cut_weights) = run(dir.path(), &options(20), cuts);
+        assert_eq!(cut_weights, weights, "cut after {cuts:?}");
+        let timeless = |log: &[LogRow]| -> Vec<_> {
+            log.iter().map(|row| LogRow { samples_per_second: 0.0, ..*row }).collect()
+        };
+        assert_eq!(timeless(&cut_log), timeless(&log), "cut after {cuts:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let other = run(dir.path(), &TrainOptions { seed: 12, ..options(20) }, &[]);
+    assert_ne!(other.1, weights, "the seed decides the order");
+}
+
+#[test]
+fn a_kill_between_checkpoints_loses_only_the_steps_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, weights) = run(dir.path(), &options(14), &[]);
+    // What a kill after step 14 leaves: the checkpoint of step 12, and a half-written one that was never renamed.
+    std::fs::write(dir.path().join("checkpoints/step-0000000014.part"), b"half").unwrap();
+    let (log, again) = run(dir.path(), &options(14), &[]);
+    assert_eq!((log.len(), again), (14, weights));
+}
+
+#[test]
+fn pairs_are_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = run(dir.path(), &TrainOptions { checkpoint_every: 1000, ..options(300) }, &[]);
+    let mean = |rows: &[LogRow]| rows.iter().map(|row| row.loss).sum::<f64>() / rows.len() as f64;
+    assert!(mean(&log[290..]) < 0.5 * 16f64.ln(), "{}", mean(&log[290..]));
+    assert!(log.iter().all(|row| (0.0..=100f64.ln() + 1e-6).contains(&row.logit_scale)));
+    assert_eq!((log[2].epoch, log[2].samples_seen), (1.0, 48));
+}
+
+fn failure(dir: &Path, options: &TrainOptions, examples: &Examples) -> TrainError {
+    let clip = Clip::new(config(), 3).unwrap();
+    let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
+    train(&clip, examples, options, &checkpoints, &|| 7, &mut |_| ControlFlow::Continue(())).unwrap_err()
+}
+
+#[test]
+fn failures_say_what_was_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = examples(&dir.path().join("examples"));
+    let wild = TrainOptions { lr: 1e30, warmup: 0, ..options(20) };
+    assert!(matches!(failure(dir.path(), &wild, &good), TrainError::Diverged { step, .. } if step < 20));
+
+    // Every image the same: nothing tells which caption is whose.
+    let mut writer =
+        ExamplesWriter::create(&dir.path().join("blank"), Record { side: 20, context: 6 }).unwrap();
+    (0..PAIRS).for_each(|i| writer.push(&[128; 1200], &[62, i + 1, 63, 0, 0, 0]).unwrap());
+    let blank = writer.finish().unwrap();
+    let slow = TrainOptions { checkpoint_every: 10_000, ..options(700) };
+    let error = failure(dir.path(), &slow, &blank);
+    assert!(matches!(error, TrainError::Stuck { step: 600, .. }), "{error}");
+
+    let large = TrainOptions { batch_size: 49, ..options(1) };
+    let error = failure(dir.path(), &large, &good).to_string();
+    assert!(error.contains("48 pairs") && error.contains("batch_size"), "{error}");
+    let uncropped = TrainOptions { crop_min_area: None, ..options(1) };
+    assert!(matches!(failure(dir.path(), &uncropped, &good), TrainError::Options(_)));
+    std::fs::write(dir.path().join("examples"), b"cut short").unwrap();
+    assert!(
+        matches!(failure(dir.path(), &options(1), &good), TrainError::Io { path, .. } if path.ends_with("examples"))
+    );
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_or_of_another_training_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = run(dir.path(), &options(6), &[]);
+    assert_eq!(log.len(), 6);
+    let path = dir.path().join("checkpoints/step-0000000004.safetensors");
+    let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
+    let clip = Clip::new(config(), 3).unwrap();
+    let mut adam = twinlens_train::AdamW::new(clip.variables(), options(1).adamw);
+    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    assert!(error.contains("step-0000000004") && error.contains("other options"), "{error}");
+
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
+    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    assert!(error.contains("step-0000000004") && error.contains("delete it"), "{error}");
+}
