@@ -1,0 +1,65 @@
+//! Every environment variable that the program itself reads. (Those that a pipeline file lists under `env` are read for it by name.)
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use twinlens_pipeline::Clock;
+
+use crate::errors::Failure;
+
+/// Seconds since 1970: pins the time of day, so that a run can be repeated byte for byte (reproducible-builds.org).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Set and not empty: no colours (no-color.org).
+const NO_COLOR: &str = "NO_COLOR";
+/// Where the history of the SQL prompt is kept: in `twinlens/` below it.
+const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+/// The user's folder; `.local/state` below it stands in for an unset `XDG_STATE_HOME`.
+const HOME: &str = "HOME";
+
+/// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no text are left out.
+pub fn all() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+/// The clock of a run.
+pub fn clock() -> Result<Clock, Failure> {
+    match std::env::var_os(SOURCE_DATE_EPOCH) {
+        None => Ok(Clock::System),
+        Some(text) => match moment(&text) {
+            Some(moment) => Ok(Clock::Fixed(moment)),
+            None => Err(Failure::user(format!("{SOURCE_DATE_EPOCH}={} is no number of seconds", text.to_string_lossy()))),
+        },
+    }
+}
+
+fn moment(text: &OsString) -> Option<SystemTime> {
+    let seconds: u64 = text.to_str()?.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// Whether colours were asked to be left out.
+pub fn no_color() -> bool {
+    std::env::var_os(NO_COLOR).is_some_and(|value| !value.is_empty())
+}
+
+/// The folder for what the program remembers between calls.
+pub fn state_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute(XDG_STATE_HOME).or_else(|| Some(absolute(HOME)?.join(".local/state")))?;
+    Some(state.join("twinlens"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_seconds_pin_the_clock() {
+        assert_eq!(moment(&"1700000000".into()), Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
+        for text in ["", "soon", "-1", "1.5", "99999999999999999999"] {
+            assert_eq!(moment(&text.into()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `twinlens plan`: the stages, what tables they leave, and what a run would do with each and why.
+
+mod graph;
+
+use std::io::Write;
+
+use serde::Serialize;
+use twinlens_pipeline::config::{Pipeline, Resolved};
+use twinlens_pipeline::run::directory::identity;
+use twinlens_pipeline::run::plan::{self, Decision, Unit};
+
+use crate::cli::{PlanArgs, PlanFormat};
+use crate::errors::Failure;
+use crate::text::counted;
+use crate::{config, registry, run, types};
+
+/// Prints the plan.
+pub fn command(args: &PlanArgs) -> Result<(), Failure> {
+    let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
+    let dir = run::directory(args.dir.as_deref(), &pipeline);
+    if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
+        let message = format!("{} holds a run of the pipeline `{other}`, not of `{}`", dir.display(), pipeline.name);
+        return Err(Failure::user(message).hint("choose another directory with --dir"));
+    }
+    let units = plan::plan(&pipeline, &dir, args.until.as_deref(), args.max_rows)?;
+    let stages = stages(&pipeline, &units);
+    let text = match args.format {
+        PlanFormat::Table => text(&stages),
+        PlanFormat::Mermaid => graph::mermaid(&stages),
+        PlanFormat::Dot => graph::dot(&stages),
+        PlanFormat::Json => {
+            let json = serde_json::to_string_pretty(&stages).map_err(|error| Failure::ours(error.to_string()))?;
+            json + "\n"
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// One stage of the plan, as it is shown.
+#[derive(Debug, Serialize)]
+struct Shown {
+    stage: String,
+    kind: &'static str,
+    inputs: Vec<Read>,
+    /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is fused into.
+    dataset: String,
+    #[serde(flatten)]
+    decision: Decision,
+    columns: Vec<Column>,
+    side_tables: Vec<&'static str>,
+}
+
+impl Shown {
+    fn is_fused(&self) -> bool {
+        self.stage != self.dataset
+    }
+}
+
+/// An input: as written, and the stages it comes from.
+#[derive(Debug, Serialize)]
+struct Read {
+    input: String,
+    stages: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Column {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// The stages of the plan in their order.
+fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
+    let mut stages: Vec<(usize, Shown)> = Vec::new();
+    for unit in units {
+        for &index in &unit.nodes {
+            let node = &pipeline.nodes[index];
+            let inputs = node.stage.inputs();
+            let columns = node.tables.main.fields().iter();
+            stages.push((index, Shown {
+                stage: node.name.clone(),
+                kind: node.kind,
+                inputs: inputs.iter().zip(&node.inputs).map(|(input, resolved)| read(pipeline, input.name(), resolved)).collect(),
+                dataset: pipeline.nodes[unit.last()].name.clone(),
+                decision: unit.decision.clone(),
+                columns: columns.map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) }).collect(),
+                side_tables: node.tables.side.keys().copied().collect(),
+            }));
+        }
+    }
+    stages.sort_by_key(|(index, _)| *index);
+    stages.into_iter().map(|(_, stage)| stage).collect()
+}
+
+fn read(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Read {
+    let name = |node: &usize| pipeline.nodes[*node].name.clone();
+    let stages = match resolved {
+        Resolved::Stage { node, .. } => vec![name(node)],
+        Resolved::System { nodes, .. } => nodes.iter().map(name).collect(),
+        Resolved::Path(_) => vec![],
+    };
+    Read { input: input.into(), stages }
+}
+
+/// What will be done, for people.
+fn decision(stage: &Shown) -> String {
+    if stage.is_fused() {
+        return format!("in one plan with {}", stage.dataset);
+    }
+    match &stage.decision {
+        Decision::Reuse { rows } => format!("reuse: {}", counted(*rows, "row")),
+        Decision::Resume { splits } => format!("go on: {} done", counted(*splits, "split")),
+        Decision::Run { why } => format!("run: {why}"),
+    }
+}
+
+fn text(stages: &[Shown]) -> String {
+    let width = |text: fn(&Shown) -> usize| stages.iter().map(text).max().unwrap_or(0);
+    let (names, kinds) = (width(|stage| stage.stage.len()), width(|stage| stage.kind.len()));
+    let mut text = String::new();
+    for stage in stages {
+        let inputs: Vec<&str> = stage.inputs.iter().map(|read| read.input.as_str()).collect();
+        text += &format!("{:names$}  {:kinds$}  {}\n", stage.stage, stage.kind, decision(stage));
+        if !inputs.is_empty() {
+            text += &format!("{:names$}    reads {}\n", "", inputs.join(", "));
+        }
+        let columns: Vec<String> = stage.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
+        text += &wrapped(&columns, names + 4);
+        if !stage.side_tables.is_empty() {
+            text += &format!("{:names$}    and the tables {}\n", "", stage.side_tables.join(", "));
+        }
+    }
+    let (mut reused, mut resumed, mut made) = (0, 0, 0);
+    for stage in stages.iter().filter(|stage| !stage.is_fused()) {
+        match stage.decision {
+            Decision::Reuse { .. } => reused += 1,
+            Decision::Resume { .. } => resumed += 1,
+            Decision::Run { .. } => made += 1,
+        }
+    }
+    text + &format!("\n{}: {made} to make, {resumed} to go on with, {reused} to reuse\n", counted(reused + resumed + made, "dataset"))
+}
+
+/// Items with commas between, in lines of at most a hundred columns.
+fn wrapped(items: &[String], indent: usize) -> String {
+    let mut text = String::new();
+    let mut line = String::new();
+    for (index, item) in items.iter().enumerate() {
+        let item = if index + 1 < items.len() { format!("{item}, ") } else { item.clone() };
+        if !line.is_empty() && indent + line.len() + item.len() > 100 {
+            text += &format!("{:indent$}{}\n", "", line.trim_end());
+            line.clear();
+        }
+        line += &item;
+    }
+    if !line.is_empty() {
+        text += &format!("{:indent$}{}\n", "", line.trim_end());
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! A plan as a graph, for Mermaid and Graphviz. Stages that make one dataset stand in one box.
+
+use std::collections::BTreeMap;
+
+use super::{Shown, decision};
+use twinlens_pipeline::run::plan::Decision;
+
+/// The stages of each dataset, in order, with their numbers.
+fn boxes(stages: &[Shown]) -> BTreeMap<usize, Vec<(usize, &Shown)>> {
+    let place = |name: &str| stages.iter().position(|stage| stage.stage == name).unwrap_or(stages.len());
+    let mut boxes: BTreeMap<usize, Vec<(usize, &Shown)>> = BTreeMap::new();
+    for (number, stage) in stages.iter().enumerate() {
+        boxes.entry(place(&stage.dataset)).or_default().push((number, stage));
+    }
+    boxes
+}
+
+/// Number of the stage that is read, number of the reader, and what is read where it is not the stage's main table.
+fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
+    let place = |name: &String| stages.iter().position(|stage| &stage.stage == name);
+    let mut edges = Vec::new();
+    for (to, stage) in stages.iter().enumerate() {
+        for read in &stage.inputs {
+            let label = |from: usize| (stages[from].stage != read.input).then_some(read.input.as_str());
+            edges.extend(read.stages.iter().filter_map(place).map(|from| (from, to, label(from))));
+        }
+    }
+    edges
+}
+
+/// Files that are read: a number beyond those of the stages, the path, and the number of the reader.
+fn files(stages: &[Shown]) -> Vec<(usize, &str, usize)> {
+    let read = stages.iter().enumerate().flat_map(|(to, stage)| stage.inputs.iter().map(move |read| (read, to)));
+    let paths = read.filter(|(read, _)| read.stages.is_empty());
+    paths.enumerate().map(|(index, (read, to))| (stages.len() + index, read.input.as_str(), to)).collect()
+}
+
+fn class(stage: &Shown) -> &'static str {
+    match stage.decision {
+        Decision::Reuse { .. } => "reuse",
+        Decision::Resume { .. } => "resume",
+        Decision::Run { .. } => "run",
+    }
+}
+
+/// A Mermaid flowchart.
+pub fn mermaid(stages: &[Shown]) -> String {
+    let quoted = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut text = String::from("flowchart LR\n");
+    for (last, members) in boxes(stages) {
+        let inside = members.len() > 1;
+        if inside {
+            text += &format!("  subgraph p{last}[\"{}\"]\n", quoted(&stages[last].dataset));
+        }
+        for (number, stage) in members {
+            let indent = if inside { "    " } else { "  " };
+            text += &format!("{indent}s{number}[\"{}<br/>{}\"]:::{}\n", quoted(&stage.stage), stage.kind, class(stage));
+        }
+        if inside {
+            text += "  end\n";
+        }
+    }
+    for (number, path, _) in files(stages) {
+        text += &format!("  s{number}[(\"{}\")]\n", quoted(path));
+    }
+    for (from, to, label) in edges(stages) {
+        let label = label.map(|label| format!("|\"{}\"|", quoted(label))).unwrap_or_default();
+        text += &format!("  s{from} -->{label} s{to}\n");
+    }
+    for (number, _, to) in files(stages) {
+        text += &format!("  s{number} --> s{to}\n");
+    }
+    text + "  classDef reuse fill:#dfd,stroke:#393\n  classDef resume fill:#ffd,stroke:#993\n  classDef run fill:#ddf,stroke:#339\n"
+}
+
+/// A Graphviz digraph.
+pub fn dot(stages: &[Shown]) -> String {
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut text = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, style=filled];\n");
+    for (last, members) in boxes(stages) {
+        let inside = members.len() > 1;
+        if inside {
+            text += &format!("  subgraph cluster_{last} {{\n    label=\"{}\";\n", quoted(&stages[last].dataset));
+        }
+        for (number, stage) in members {
+            let color = match class(stage) {
+                "reuse" => "palegreen",
+                "resume" => "lightyellow",
+                _ => "lightblue",
+            };
+            let label = format!("{}\\n{}\\n{}", quoted(&stage.stage), stage.kind, quoted(&decision(stage)));
+            text += &format!("  {}s{number} [label=\"{label}\", fillcolor={color}];\n", if inside { "  " } else { "" });
+        }
+        if inside {
+            text += "  }\n";
+        }
+    }
+    for (number, path, _) in files(stages) {
+        text += &format!("  s{number} [label=\"{}\", shape=cylinder, style=solid];\n", quoted(path));
+    }
+    for (from, to, label) in edges(stages) {
+        let label = label.map(|label| format!(" [label=\"{}\"]", quoted(label))).unwrap_or_default();
+        text += &format!("  s{from} -> s{to}{label};\n");
+    }
+    for (number, _, to) in files(stages) {
+        text += &format!("  s{number} -> s{to};\n");
+    }
+    text + "}\n"
+}

@@ -1,0 +1,37 @@
+//! Web sites of the program's own that a pipeline may ask for (`sites = ["gallery"]`), served on loopback during a run.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use twinlens_gallery::Gallery;
+
+use crate::errors::Failure;
+
+/// The name by which a pipeline file asks for the gallery.
+pub const GALLERY: &str = "gallery";
+
+/// The sites that a run serves; dropping this ends them.
+pub struct Sites {
+    /// Host name to address.
+    pub hosts: Arc<BTreeMap<String, SocketAddr>>,
+    _gallery: Option<Gallery>,
+}
+
+/// Opens the sites of that name.
+pub async fn open(names: &[String]) -> Result<Sites, Failure> {
+    let mut hosts = BTreeMap::new();
+    let mut gallery = None;
+    for name in names {
+        match name.as_str() {
+            GALLERY => {
+                let site = twinlens_gallery::serve().await.map_err(|error| Failure::user(error.to_string()))?;
+                hosts.insert(twinlens_gallery::HOST.to_string(), site.addr());
+                gallery = Some(site);
+            }
+            // `check` has refused every other name.
+            other => return Err(Failure::ours(format!("the site `{other}` has no server"))),
+        }
+    }
+    Ok(Sites { hosts: Arc::new(hosts), _gallery: gallery })
+}

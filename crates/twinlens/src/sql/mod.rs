@@ -1,0 +1,242 @@
+//! `twinlens sql`: the datasets of a run as tables, for one query, for queries on stdin, or at a prompt.
+//!
+//! Manifests are only read, so that a run may go on meanwhile: a reader sees what was committed when it began.
+
+mod prompt;
+mod rows;
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SQLOptions;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParser, Statement};
+use futures::StreamExt;
+use twinlens_dataset::{MAIN, catalog, storage};
+use twinlens_pipeline::run::{self, session};
+use twinlens_pipeline::suggest::did_you_mean;
+
+use crate::cli::{RowFormat, SqlArgs};
+use crate::errors::Failure;
+use crate::registry;
+use crate::runtime;
+use rows::{Out, RowWriter};
+
+/// Answers queries about a run.
+pub fn command(args: &SqlArgs) -> Result<(), Failure> {
+    let by_ending = args.output.as_deref().and_then(format_of);
+    let format = args.format.or(by_ending).unwrap_or(RowFormat::Table);
+    let interactive = args.query.is_none() && std::io::stdin().is_terminal();
+    if format == RowFormat::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
+        return Err(Failure::user("Parquet does not go to a terminal").hint("add `-o FILE`, or pipe it on"));
+    }
+    runtime::block_on(None, async {
+        let session = open(&args.dir).await?;
+        if interactive {
+            return prompt::run(&args.dir, session, format).await;
+        }
+        let queries = match &args.query {
+            Some(query) => query.clone(),
+            None => stdin()?,
+        };
+        answer_all(&session, &queries, format, args.output.as_deref()).await
+    })
+}
+
+fn stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|error| Failure::user(format!("stdin: {error}")))?;
+    Ok(text)
+}
+
+fn format_of(path: &Path) -> Option<RowFormat> {
+    match path.extension()?.to_str()? {
+        "csv" => Some(RowFormat::Csv),
+        "json" | "jsonl" | "ndjson" => Some(RowFormat::Json),
+        "parquet" => Some(RowFormat::Parquet),
+        _ => None,
+    }
+}
+
+/// A session in which every dataset of the run is a table.
+async fn open(dir: &Path) -> Result<SessionContext, Failure> {
+    crate::status::belongs_to(dir)?;
+    let datasets = run::datasets(dir)?;
+    let session = session::plain(&registry::all(), runtime::cores());
+    catalog::register(&session, &datasets).await?;
+    Ok(session)
+}
+
+/// Answers queries one after another. Into a file: it appears when all of it is written.
+async fn answer_all(
+    session: &SessionContext,
+    queries: &str,
+    format: RowFormat,
+    output: Option<&Path>,
+) -> Result<(), Failure> {
+    let statements = parse(queries)?;
+    if statements.len() != 1 && (format == RowFormat::Parquet || output.is_some()) {
+        return Err(Failure::user(format!("expected one query for one file, got {}", statements.len())));
+    }
+    for statement in statements {
+        let stream = answer(session, statement).await?;
+        match output {
+            None => write_rows(stream, format, stdout()).await?,
+            Some(path) => write_file(stream, format, path).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn write_file(stream: SendableRecordBatchStream, format: RowFormat, path: &Path) -> Result<(), Failure> {
+    let temporary: PathBuf = storage::unfinished(path);
+    let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
+    let written = write_rows(stream, format, Box::new(BufWriter::new(file))).await;
+    if let Err(failure) = written {
+        // What is left of it is of no use; the failure says why.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(failure);
+    }
+    Ok(storage::publish(path)?)
+}
+
+fn stdout() -> Out {
+    Box::new(BufWriter::new(std::io::stdout()))
+}
+
+async fn write_rows(mut stream: SendableRecordBatchStream, format: RowFormat, out: Out) -> Result<(), Failure> {
+    // A statement that gives no rows (`create view`, `set`).
+    if stream.schema().fields().is_empty() {
+        while let Some(batch) = stream.next().await {
+            batch?;
+        }
+        return Ok(());
+    }
+    let mut writer = RowWriter::new(format, out, &stream.schema())?;
+    while let Some(batch) = stream.next().await {
+        writer.write(&batch?)?;
+    }
+    writer.finish()
+}
+
+/// The statements of a text.
+fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
+    match DFParser::parse_sql(queries) {
+        Ok(statements) if statements.is_empty() => Err(Failure::user("expected a query, got none")),
+        Ok(statements) => Ok(statements.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Plans a statement and starts it. What would write files is refused: datasets are never changed from here.
+async fn answer(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, Failure> {
+    let started = async {
+        let plan = session.state().statement_to_plan(statement).await?;
+        SQLOptions::new().with_allow_dml(false).verify_plan(&plan)?;
+        session.execute_logical_plan(plan).await?.execute_stream().await
+    };
+    started.await.map_err(|error: DataFusionError| with_hint(session, error.into()))
+}
+
+/// The engine suggests columns, but not tables.
+fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
+    let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
+    let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
+    let name = name.rsplit('.').next().unwrap_or(name).to_string();
+    let known = table_names(session);
+    match did_you_mean(&name, known.iter().map(String::as_str)) {
+        Some(hint) => failure.hint(hint),
+        None => failure.hint(format!("the tables are {}", known.join(", "))),
+    }
+}
+
+/// The tables that a query may name, as it must write them.
+fn table_names(session: &SessionContext) -> Vec<String> {
+    let Some(catalog) = session.catalog("datafusion") else { return Vec::new() };
+    let mut names = Vec::new();
+    for schema in catalog.schema_names() {
+        let tables = catalog.schema(&schema).map(|schema| schema.table_names()).unwrap_or_default();
+        match schema.as_str() {
+            "information_schema" => {}
+            "public" => names.extend(tables.iter().map(|table| ident(table))),
+            stage => names.extend(tables.iter().map(|table| format!("{}.{}", ident(stage), ident(table)))),
+        }
+    }
+    names.sort();
+    names
+}
+
+/// A name as SQL must write it.
+fn ident(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain { name.into() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// Rows of each dataset's tables, by the names that queries use.
+fn row_counts(dir: &Path) -> Result<std::collections::BTreeMap<String, u64>, Failure> {
+    let mut counts = std::collections::BTreeMap::new();
+    for dataset in run::datasets(dir)? {
+        let stage = ident(&dataset.state().begin.stage);
+        for table in dataset.tables() {
+            let name = if table == MAIN { stage.clone() } else { format!("{stage}.{}", ident(table)) };
+            counts.insert(name, dataset.rows(table));
+        }
+    }
+    Ok(counts)
+}
+
+/// Whether CSV can write values of this type: it has no word for nested ones.
+fn is_nested(kind: &DataType) -> bool {
+    kind.is_nested()
+}
+
+/// Writes all of it, now.
+fn say(out: &mut impl Write, text: &str) -> Result<(), Failure> {
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_says_the_format() {
+        let cases = [
+            ("a.csv", Some(RowFormat::Csv)),
+            ("a.b.jsonl", Some(RowFormat::Json)),
+            ("x/a.parquet", Some(RowFormat::Parquet)),
+            ("parquet", None),
+            ("a.txt", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(format_of(Path::new(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn names_are_quoted_where_sql_needs_it() {
+        for (name, expected) in [("wit", "wit"), ("zero_shot2", "zero_shot2"), ("zero-shot", "\"zero-shot\""), ("Wit", "\"Wit\"")] {
+            assert_eq!(ident(name), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_from_a_query() {
+        let session = SessionContext::new();
+        for sql in ["copy (select 1) to 'x.csv'", "insert into t select 1"] {
+            let statement = parse(sql).unwrap().remove(0);
+            assert!(answer(&session, statement).await.is_err(), "{sql}");
+        }
+        let several = parse("create view v as select 1 as one; select one + 1 from v").unwrap();
+        assert_eq!(several.len(), 2);
+        for statement in several {
+            answer(&session, statement).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with `\`.
+
+use std::path::{Path, PathBuf};
+
+use datafusion::prelude::SessionContext;
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::{Config, Context, Editor, Helper};
+
+use super::{answer, open, parse, row_counts, say, stdout, table_names, write_rows};
+use crate::cli::{LogFormat, RowFormat};
+use crate::env;
+use crate::errors::{Exit, Failure};
+use crate::table::TableWriter;
+use crate::text::count;
+use crate::types;
+
+const HELP: &str = "\
+End a query with `;`. Ctrl-C stops it.
+  \\d        the tables
+  \\d TABLE  its columns
+  \\r        read the run directory again (while a run is going on)
+  \\q        leave
+";
+
+/// Answers queries until the user leaves.
+pub async fn run(dir: &Path, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+    let mut prompt = Prompt { dir, session, format };
+    let config = Config::builder().max_history_size(10_000).map_err(terminal)?.auto_add_history(true).build();
+    let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(terminal)?;
+    let history = history_file();
+    if let Some(history) = &history {
+        // There is none at first.
+        let _ = editor.load_history(history);
+    }
+    say(&mut std::io::stderr(), "Queries end with `;`. \\d lists the tables, \\? helps, \\q leaves.\n")?;
+    loop {
+        editor.set_helper(Some(Names(prompt.names())));
+        match editor.readline("twinlens> ") {
+            Ok(line) if matches!(line.trim(), "\\q" | "exit" | "quit" | "exit;" | "quit;") => break,
+            Ok(line) => match prompt.answer(line.trim()).await {
+                Err(failure) if failure.exit == Exit::Quiet => break,
+                Err(failure) => failure.tell(LogFormat::Text),
+                Ok(()) => {}
+            },
+            // Ctrl-C leaves the line, Ctrl-D the prompt.
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(terminal(error)),
+        }
+    }
+    if let Some(history) = &history
+        && let Err(error) = editor.save_history(history)
+    {
+        say(&mut std::io::stderr(), &format!("the history is not kept: {}: {error}\n", history.display()))?;
+    }
+    Ok(())
+}
+
+fn terminal(error: ReadlineError) -> Failure {
+    Failure::user(format!("the terminal cannot be read: {error}")).hint("give the query as an argument or on stdin")
+}
+
+fn history_file() -> Option<PathBuf> {
+    let dir = env::state_dir()?;
+    std::fs::create_dir_all(&dir).ok()?;
+    Some(dir.join("history"))
+}
+
+struct Prompt<'a> {
+    dir: &'a Path,
+    session: SessionContext,
+    format: RowFormat,
+}
+
+impl Prompt<'_> {
+    async fn answer(&mut self, line: &str) -> Result<(), Failure> {
+        match line.strip_prefix('\\') {
+            None if line.is_empty() => Ok(()),
+            None => self.query(line).await,
+            Some(command) => match command.trim_end_matches(';').split_once(' ').unwrap_or((command, "")) {
+                ("d", "") => self.tables(),
+                ("d", table) => self.columns(table.trim()).await,
+                ("r", "") => {
+                    self.session = open(self.dir).await?;
+                    Ok(())
+                }
+                _ => say(&mut std::io::stderr(), HELP),
+            },
+        }
+    }
+
+    async fn query(&self, text: &str) -> Result<(), Failure> {
+        let work = async {
+            for statement in parse(text)? {
+                write_rows(answer(&self.session, statement).await?, self.format, stdout()).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            done = work => done,
+            Ok(()) = tokio::signal::ctrl_c() => say(&mut std::io::stderr(), "stopped\n"),
+        }
+    }
+
+    fn tables(&self) -> Result<(), Failure> {
+        let counts = row_counts(self.dir)?;
+        let mut table = TableWriter::of_text(stdout(), &["table", "rows"], &[false, true]);
+        for name in table_names(&self.session) {
+            let rows = counts.get(&name).map(|rows| count(*rows)).unwrap_or_default();
+            table.row(vec![name, rows])?;
+        }
+        table.finish()?;
+        Ok(())
+    }
+
+    async fn columns(&self, name: &str) -> Result<(), Failure> {
+        let frame = self.session.table(name).await.map_err(|error| super::with_hint(&self.session, error.into()))?;
+        let mut table = TableWriter::of_text(stdout(), &["column", "type"], &[false, false]);
+        for field in frame.schema().fields() {
+            table.row(vec![super::ident(field.name()), types::name(field.data_type())])?;
+        }
+        table.finish()?;
+        Ok(())
+    }
+
+    /// What Tab completes: tables, and their columns.
+    fn names(&self) -> Vec<String> {
+        let mut names = table_names(&self.session);
+        if let Some(public) = self.session.catalog("datafusion").and_then(|catalog| catalog.schema("public")) {
+            for table in public.table_names() {
+                // Every table is registered already: the answer is there at once.
+                if let Some(Ok(Some(table))) = futures::FutureExt::now_or_never(public.table(&table)) {
+                    names.extend(table.schema().fields().iter().map(|field| super::ident(field.name())));
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Completes names, and waits for the `;`.
+struct Names(Vec<String>);
+
+impl Completer for Names {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        let part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"' | '-');
+        let start = line[..at].rfind(|c| !part(c)).map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
+        let word = &line[start..at];
+        let fitting = self.0.iter().filter(|name| !word.is_empty() && name.starts_with(word)).cloned();
+        Ok((start, fitting.collect()))
+    }
+}
+
+impl Validator for Names {
+    fn validate(&self, cx: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        Ok(if is_whole(cx.input()) { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+    }
+}
+
+fn is_whole(input: &str) -> bool {
+    let input = input.trim();
+    input.is_empty() || input.starts_with('\\') || input.ends_with(';') || matches!(input, "exit" | "quit")
+}
+
+impl Helper for Names {}
+impl Highlighter for Names {}
+impl Hinter for Names {
+    type Hint = String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_ends_with_its_semicolon() {
+        for (input, whole) in [("select 1", false), ("select 1\n;", true), ("\\d wit", true), ("", true), ("quit", true)] {
+            assert_eq!(is_whole(input), whole, "{input}");
+        }
+    }
+
+    #[test]
+    fn names_are_completed_from_their_first_letters() {
+        let names = Names(vec!["caption".into(), "wit".into(), "wit.rejects".into()]);
+        let history = FileHistory::new();
+        let complete = |line: &str| names.complete(line, line.len(), &Context::new(&history)).unwrap();
+        assert_eq!(complete("select cap"), (7, vec!["caption".to_string()]));
+        assert_eq!(complete("select * from wit"), (14, vec!["wit".to_string(), "wit.rejects".into()]));
+        assert_eq!(complete("select 'é',cap"), (12, vec!["caption".to_string()]));
+        assert_eq!(complete("select "), (7, vec![]));
+    }
+}

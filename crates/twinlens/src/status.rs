@@ -1,0 +1,127 @@
+//! `twinlens status`: what a run directory holds, and whether every row is accounted for.
+
+use std::io::Write;
+use std::path::Path;
+
+use twinlens_dataset::{Dataset, MAIN, REJECTS};
+use twinlens_pipeline::run::{self, directory};
+
+use crate::cli::StatusArgs;
+use crate::errors::Failure;
+use crate::table::TableWriter;
+use crate::text::{bytes, count};
+
+/// The pipeline that a run directory belongs to.
+///
+/// # Errors
+/// The user's: it is no run directory.
+pub fn belongs_to(dir: &Path) -> Result<String, Failure> {
+    directory::identity(dir)?.ok_or_else(|| {
+        let what = if dir.exists() { "is no run directory" } else { "does not exist" };
+        Failure::user(format!("{} {what}", dir.display())).hint("`twinlens run` makes one, in runs/<name of the pipeline> or where --dir says")
+    })
+}
+
+/// Prints datasets, rejects by code, and the sum of each dataset.
+pub fn command(args: &StatusArgs) -> Result<(), Failure> {
+    let pipeline = belongs_to(&args.dir)?;
+    let datasets = run::datasets(&args.dir)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "pipeline {pipeline} in {}\n", args.dir.display())?;
+    if datasets.is_empty() {
+        writeln!(out, "no datasets yet")?;
+        return Ok(out.flush()?);
+    }
+    print_datasets(&mut out, &datasets)?;
+    print_rejects(&mut out, &datasets)?;
+    out.flush()?;
+    let broken: Vec<&str> = datasets.iter().filter(|dataset| !sum(dataset).holds()).map(name).collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::ours(format!("rows in are not rows kept and rejected: {}", broken.join(", "))))
+}
+
+fn name(dataset: &Dataset) -> &str {
+    &dataset.state().begin.stage
+}
+
+/// Rows in = rows kept + rows rejected.
+enum Sum {
+    Holds,
+    Broken,
+    /// The stage does not turn rows into rows (a query, a training), or does not count what comes in.
+    NotMeant,
+}
+
+impl Sum {
+    fn holds(&self) -> bool {
+        !matches!(self, Sum::Broken)
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Sum::Holds => "ok",
+            Sum::Broken => "NOT ok",
+            Sum::NotMeant => "-",
+        }
+    }
+}
+
+fn rejected(dataset: &Dataset) -> u64 {
+    dataset.state().commits.values().map(|commit| commit.rejected()).sum()
+}
+
+fn sum(dataset: &Dataset) -> Sum {
+    let state = dataset.state();
+    // A stage that must account for its rows has a ledger, unless it only counts its rejects; a query has none.
+    let only_counts = state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
+    let accounts = state.begin.tables.contains_key(REJECTS) || only_counts;
+    match state.rows_in() {
+        Some(rows) if accounts && !state.commits.is_empty() => {
+            if rows == dataset.rows(MAIN) + rejected(dataset) { Sum::Holds } else { Sum::Broken }
+        }
+        _ => Sum::NotMeant,
+    }
+}
+
+fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
+    let names = ["dataset", "kind", "state", "rows in", "kept", "rejected", "sum", "size"];
+    let mut table = TableWriter::of_text(out, &names, &[false, false, false, true, true, true, false, true]);
+    for dataset in datasets {
+        let state = dataset.state();
+        let splits = state.commits.len();
+        let progress = if state.complete { "complete".into() } else { format!("{splits} splits so far") };
+        table.row(vec![
+            name(dataset).into(),
+            state.begin.kind.clone(),
+            progress,
+            state.rows_in().map_or("-".into(), count),
+            count(dataset.rows(MAIN)),
+            count(rejected(dataset)),
+            sum(dataset).word().into(),
+            bytes(state.files().map(|file| file.bytes).sum()),
+        ])?;
+    }
+    table.finish()?;
+    Ok(())
+}
+
+fn print_rejects(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for dataset in datasets {
+        for (stage, codes) in dataset.state().rejects() {
+            rows.extend(codes.into_iter().map(|(code, rejects)| vec![stage.clone(), code, count(rejects)]));
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = TableWriter::of_text(out, &["stage", "rejected because", "rows"], &[false, false, true]);
+    for row in rows {
+        table.row(row)?;
+    }
+    table.finish()?;
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Rows as aligned columns for people.
+//!
+//! The first rows set the widths; what follows streams, so that memory does not grow with the result. Values that are
+//! long are cut, bytes are shown as their size, and nothing that comes off the web can command the terminal.
+
+use std::io::{self, Write};
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::text::{bytes, one_line};
+use crate::types;
+
+/// Rows that are held back to set the widths of the columns.
+const ROWS_FOR_WIDTHS: usize = 1000;
+/// The widest value that is shown whole, in columns of the terminal.
+const WIDEST: usize = 60;
+
+/// Writes rows as aligned columns.
+pub struct TableWriter<W> {
+    out: W,
+    names: Vec<String>,
+    right: Vec<bool>,
+    held: Vec<Vec<String>>,
+    widths: Option<Vec<usize>>,
+}
+
+impl<W: Write> TableWriter<W> {
+    /// A table with the columns of `schema`.
+    pub fn new(out: W, schema: &Schema) -> Self {
+        let fields = schema.fields();
+        Self {
+            out,
+            names: fields.iter().map(|field| shortened(&one_line(field.name()))).collect(),
+            right: fields.iter().map(|field| types::is_number(field.data_type())).collect(),
+            held: Vec::new(),
+            widths: None,
+        }
+    }
+
+    /// A table of text.
+    pub fn of_text(out: W, names: &[&str], right: &[bool]) -> Self {
+        Self {
+            out,
+            names: names.iter().map(ToString::to_string).collect(),
+            right: right.into(),
+            held: Vec::new(),
+            widths: None,
+        }
+    }
+
+    /// Adds a row of text.
+    pub fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
+        if let Some(widths) = &self.widths {
+            return write_row(&mut self.out, &cells, widths, &self.right);
+        }
+        self.held.push(cells);
+        if self.held.len() >= ROWS_FOR_WIDTHS { self.release() } else { Ok(()) }
+    }
+
+    /// Adds the rows of a batch.
+    pub fn batch(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        for row in 0..batch.num_rows() {
+            let cells = batch.columns().iter().map(|column| match cell(column, row) {
+                Ok(text) => shortened(&one_line(&text)),
+                Err(error) => shortened(&one_line(&format!("({error})"))),
+            });
+            self.row(cells.collect())?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is held back.
+    pub fn finish(mut self) -> io::Result<W> {
+        if self.widths.is_none() {
+            self.release()?;
+        }
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    fn release(&mut self) -> io::Result<()> {
+        let mut widths: Vec<usize> = self.names.iter().map(|name| name.width()).collect();
+        for (column, width) in widths.iter_mut().enumerate() {
+            let widest = self.held.iter().map(|row| row[column].width()).max();
+            *width = (*width).max(widest.unwrap_or(0));
+        }
+        write_row(&mut self.out, &self.names, &widths, &self.right)?;
+        let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+        write_row(&mut self.out, &rule, &widths, &self.right)?;
+        for row in std::mem::take(&mut self.held) {
+            write_row(&mut self.out, &row, &widths, &self.right)?;
+        }
+        self.widths = Some(widths);
+        Ok(())
+    }
+}
+
+fn write_row(out: &mut impl Write, cells: &[String], widths: &[usize], right: &[bool]) -> io::Result<()> {
+    let mut line = String::new();
+    for ((cell, width), right) in cells.iter().zip(widths).zip(right) {
+        let space = " ".repeat(width.saturating_sub(cell.width()));
+        if !line.is_empty() {
+            line += "  ";
+        }
+        if *right {
+            line += &space;
+            line += cell;
+        } else {
+            line += cell;
+            line += &space;
+        }
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+/// Cut to [`WIDEST`] columns.
+fn shortened(text: &str) -> String {
+    if text.width() <= WIDEST {
+        return text.into();
+    }
+    let mut width = 0;
+    let head = text.chars().take_while(|c| {
+        width += c.width().unwrap_or(0);
+        width <= WIDEST - 3
+    });
+    head.collect::<String>() + "..."
+}
+
+/// One value for people.
+fn cell(column: &dyn Array, row: usize) -> Result<String, ArrowError> {
+    if column.is_null(row) {
+        return Ok("null".into());
+    }
+    Ok(match column.data_type() {
+        DataType::Float32 => float(column.as_primitive::<Float32Type>().value(row).into()),
+        DataType::Float64 => float(column.as_primitive::<Float64Type>().value(row)),
+        DataType::Binary => size(column.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => size(column.as_binary::<i64>().value(row)),
+        DataType::BinaryView => size(column.as_binary_view().value(row)),
+        DataType::Struct(fields) => {
+            let parts = column.as_struct().columns().iter().zip(fields);
+            let parts: Result<Vec<String>, ArrowError> =
+                parts.map(|(part, field)| Ok(format!("{}: {}", field.name(), cell(part, row)?))).collect();
+            format!("{{{}}}", parts?.join(", "))
+        }
+        _ => {
+            let options = FormatOptions::new().with_null("null");
+            ArrayFormatter::try_new(column, &options)?.value(row).to_string()
+        }
+    })
+}
+
+/// Four decimals where that says enough, the exponent where it does not.
+fn float(value: f64) -> String {
+    let size = value.abs();
+    match size {
+        _ if !value.is_finite() => value.to_string(),
+        0.0 => "0.0000".into(),
+        0.001..1e3 => format!("{value:.4}"),
+        1e3..1e9 => format!("{value:.1}"),
+        _ => format!("{value:.3e}"),
+    }
+}
+
+fn size(value: &[u8]) -> String {
+    format!("<{}>", bytes(value.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use datafusion::arrow::array::{ArrayRef, Float32Array, Int32Array, LargeBinaryArray, StringArray, StructArray};
+    use datafusion::arrow::datatypes::Field;
+
+    fn shown(columns: Vec<(&str, ArrayRef)>) -> String {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut table = TableWriter::new(Vec::new(), &batch.schema());
+        table.batch(&batch).unwrap();
+        String::from_utf8(table.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn values_are_aligned_cut_and_harmless() {
+        let pixels: ArrayRef = Arc::new(LargeBinaryArray::from_opt_vec(vec![Some(&[0; 2048]), None, Some(b"x")]));
+        let image = StructArray::from(vec![(Arc::new(Field::new("bytes", DataType::LargeBinary, true)), pixels)]);
+        let table = shown(vec![
+            ("caption", Arc::new(StringArray::from(vec!["猫\x1b[2J", "a\nb", &"long ".repeat(20)]))),
+            ("n", Arc::new(Int32Array::from(vec![Some(5), None, Some(12345)]))),
+            ("accuracy", Arc::new(Float32Array::from(vec![0.25, 1e-7, f32::NAN]))),
+            ("image", Arc::new(image)),
+        ]);
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn later_rows_stream_with_the_widths_of_the_first() {
+        let mut table = TableWriter::of_text(Vec::new(), &["n", "x"], &[true, false]);
+        for row in 0..ROWS_FOR_WIDTHS {
+            table.row(vec![row.to_string(), "-".into()]).unwrap();
+        }
+        table.row(vec!["123456".into(), "wider than before".into()]).unwrap();
+        let text = String::from_utf8(table.finish().unwrap()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), ROWS_FOR_WIDTHS + 3);
+        assert_eq!((lines[0], lines[1], lines[2]), ("  n  x", "---  -", "  0  -"));
+        assert_eq!(lines[lines.len() - 1], "123456  wider than before");
+    }
+}

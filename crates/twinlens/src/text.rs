@@ -1,0 +1,128 @@
+//! Text for people: colours, counts, times, and what is safe to show on a terminal.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use crate::env;
+
+/// Colours, where they are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// For stderr: colours on a terminal, unless `NO_COLOR` is set.
+    pub fn stderr() -> Self {
+        Self(std::io::stderr().is_terminal() && !env::no_color())
+    }
+
+    /// No colours.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self(false)
+    }
+
+    /// Whether there are colours.
+    pub fn is_on(self) -> bool {
+        self.0
+    }
+
+    /// Bold.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// Bold and red: something is wrong.
+    pub fn bold_red(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+}
+
+/// `text` without control characters: a caption or URL off the web must not command the terminal. Line feeds stay.
+pub fn printable(text: &str) -> String {
+    escaped(text, |c| c == '\n')
+}
+
+/// `text` on one line, without control characters.
+pub fn one_line(text: &str) -> String {
+    escaped(text, |_| false)
+}
+
+fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Besides the control characters: those that change the direction of what follows.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_default()),
+            c if c.is_control() && !keep(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// `12,345`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 row`, `12,345 rows`.
+pub fn counted(number: u64, one: &str) -> String {
+    format!("{} {one}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// `14.2s`, `3m 12s`, `1h 02m`.
+pub fn seconds(time: Duration) -> String {
+    let whole = time.as_secs();
+    match whole {
+        0..60 => format!("{:.1}s", time.as_secs_f64()),
+        60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        _ => format!("{}h {:02}m", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// `12.4 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for larger in units {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{size:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(["0", "999", "1,000", "1,234,567"], [0, 999, 1000, 1_234_567].map(count)[..]);
+        assert_eq!(["1 row", "2 rows"], [1, 2].map(|rows| counted(rows, "row"))[..]);
+        assert_eq!(["14.2s", "1m 00s", "1h 02m"], [14.21, 60.4, 3725.0].map(|s| seconds(Duration::from_secs_f64(s)))[..]);
+        assert_eq!(["5 B", "1.0 KiB", "1.5 GiB"], [5, 1024, 3 << 29].map(bytes)[..]);
+    }
+
+    #[test]
+    fn the_terminal_takes_no_orders_from_the_web() {
+        assert_eq!(printable("a\x1b]0;x\x07\nb\u{202e}"), "a\\u{1b}]0;x\\u{7}\nb\\u{202e}");
+        assert_eq!(one_line("two\nlines"), "two\\nlines");
+        assert_eq!(one_line("naïve 猫 🐈"), "naïve 猫 🐈");
+    }
+}

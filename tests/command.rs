@@ -1,0 +1,409 @@
+//! The command line, as a user meets it: what is printed where, what is made again and why, and the exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A folder with a pipeline in it, in which the command is called.
+struct Place {
+    dir: TempDir,
+}
+
+/// Ten pairs: one caption is too short, one row has no URL.
+const PAIRS: &str = "\
+url,caption,lang
+http://a.test/1.png,a red apple,en
+http://a.test/2.png,x,en
+http://a.test/3.png,two green pears,en
+http://a.test/4.png,ein Apfel,de
+http://a.test/5.png,\"plums, ripe\",en
+http://a.test/6.png,a bowl of cherries,en
+,no address,en
+http://a.test/8.png,une pomme,fr
+http://a.test/9.png,a melon,en
+http://a.test/10.png,half a lemon,en
+";
+
+const FRUIT: &str = r#"name = "fruit"
+seed = 3
+
+[vars]
+shortest = 5
+
+[stages.pairs]
+kind = "table"
+files = ["pairs.csv"]
+keep = ["lang"]
+
+[stages.long]
+kind = "filter"
+input = "pairs"
+rules = [{ code = "too_short", where = "char_length(caption) >= ${shortest}" }]
+
+[stages.english]
+kind = "filter"
+input = "long"
+where = "lang = 'en'"
+
+[stages.slim]
+kind = "select"
+input = "english"
+columns = { words = "word_count(caption)" }
+drop = ["page_url", "text_source"]
+
+[stages.by_words]
+kind = "sql"
+query = "select words, count(*) as pairs, avg(char_length(caption)) as letters from slim group by words order by words"
+
+[stages.funnel_of_rows]
+kind = "sql"
+query = "select stage, outcome, rows from funnel order by position"
+
+[[tests]]
+that = "every caption is English"
+sql = "select uid from slim where lang <> 'en'"
+expect = "empty"
+"#;
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        place.write("pairs.csv", PAIRS);
+        place.write("fruit.toml", FRUIT);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
+        command.args(args).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        command.env("SOURCE_DATE_EPOCH", "1700000000").env("HOME", self.dir.path());
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// The exit code, stdout and stderr of a call.
+    fn call(&self, args: &[&str]) -> String {
+        shown(&self.output(args))
+    }
+}
+
+fn shown(output: &Output) -> String {
+    let part = |name: &str, bytes: &[u8]| match String::from_utf8_lossy(bytes) {
+        text if text.is_empty() => String::new(),
+        text => format!("--- {name}\n{text}"),
+    };
+    let code = output.status.code().map_or("none".into(), |code| code.to_string());
+    format!("exit {code}\n{}{}", part("stdout", &output.stdout), part("stderr", &output.stderr))
+}
+
+/// Compares with a snapshot in which what changes from call to call has a name.
+macro_rules! assert_call {
+    ($name:literal, $text:expr) => {
+        insta::with_settings!({
+            filters => vec![
+                (r"(/[^ ':]*)?/twinlens(\.exe)?(?P<after> run)", "twinlens$after"),
+                (r"\d+\.\d+s\b", "[time]"),
+                (r"\d+(\.\d+)? (B|KiB|MiB)\b", "[size]"),
+                (r"pid \d+", "pid [pid]"),
+                (r#""(time|seconds)":[0-9.e-]+"#, "\"$1\":[number]"),
+            ],
+            omit_expression => true,
+        }, { insta::assert_snapshot!($name, $text) });
+    };
+}
+
+#[test]
+fn check_says_ok_or_all_that_is_wrong() {
+    let place = Place::new();
+    assert_call!("check_ok", place.call(&["check", "fruit.toml"]));
+    let wrong = FRUIT
+        .replace("lang = 'en'\"", "langg = 'en'\"")
+        .replace("input = \"english\"", "input = \"englich\"")
+        .replace("kind = \"table\"\nfiles", "kind = \"table\"\nfile");
+    place.write("wrong.toml", &wrong);
+    assert_call!("check_report", place.call(&["check", "wrong.toml"]));
+    assert_call!("check_set", place.call(&["check", "fruit.toml", "--set", "shortes=3", "--set", "seed=x"]));
+    assert_call!("check_no_file", place.call(&["check", "nowhere.toml"]));
+}
+
+#[test]
+fn plan_says_what_a_run_will_do() {
+    let place = Place::new();
+    assert_call!("plan_table", place.call(&["plan", "fruit.toml"]));
+    assert_call!("plan_mermaid", place.call(&["plan", "fruit.toml", "--format", "mermaid"]));
+    assert_call!("plan_dot", place.call(&["plan", "fruit.toml", "--format", "dot", "--until", "slim"]));
+    let json = place.output(&["plan", "fruit.toml", "--format", "json"]).stdout;
+    let stages: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(stages[0]["dataset"], "slim");
+    assert_eq!((&stages[4]["decision"], &stages[4]["why"]), (&"run".into(), &"not made yet".into()));
+    assert_call!("plan_unknown_stage", place.call(&["plan", "fruit.toml", "--until", "slin"]));
+}
+
+#[test]
+fn a_run_is_reused_and_made_again_from_what_changed() {
+    let place = Place::new();
+    assert_call!("run_first", place.call(&["run", "fruit.toml"]));
+    assert_call!("run_again", place.call(&["run", "fruit.toml"]));
+    let slim = fs::read(place.path("runs/fruit/slim/manifest.jsonl")).unwrap();
+
+    // What `plan` says of a changed option is what `run` then does.
+    place.write("fruit.toml", &FRUIT.replace("order by words\"", "order by words desc\""));
+    assert_call!("plan_query_changed", place.call(&["plan", "fruit.toml"]));
+    assert_call!("run_query_changed", place.call(&["run", "fruit.toml"]));
+    assert_eq!(fs::read(place.path("runs/fruit/slim/manifest.jsonl")).unwrap(), slim);
+
+    assert_call!("plan_set", place.call(&["plan", "fruit.toml", "--set", "shortest=8"]));
+    assert_call!("run_set", place.call(&["run", "fruit.toml", "--set", "shortest=8"]));
+}
+
+#[test]
+fn a_run_goes_only_as_far_as_it_is_asked_to() {
+    let place = Place::new();
+    assert_call!("run_until", place.call(&["run", "fruit.toml", "--until", "english", "--dir", "here"]));
+    assert!(!place.path("here/slim").exists() && !place.path("runs").exists());
+    assert_call!("run_unknown_stage", place.call(&["run", "fruit.toml", "--until", "englisch"]));
+    assert_call!("run_max_rows", place.call(&["run", "fruit.toml", "--max-rows", "4", "--dir", "few"]));
+}
+
+#[test]
+fn a_failed_test_and_too_many_rejects_have_their_exit_codes() {
+    let place = Place::new();
+    place.write("failing.toml", &FRUIT.replace("where lang <> 'en'", "where words > 3"));
+    assert_call!("run_failed_test", place.call(&["run", "failing.toml"]));
+    place.write("strict.toml", &FRUIT.replace("seed = 3", "seed = 3\nmax_reject_share = 0.1"));
+    assert_call!("run_too_many_rejects", place.call(&["run", "strict.toml", "--dir", "strict"]));
+}
+
+#[test]
+fn errors_of_a_run_say_what_to_do() {
+    let place = Place::new();
+    place.write("division.toml", &FRUIT.replace("avg(char_length(caption))", "1 / (count(*) - count(*))"));
+    assert_call!("run_query_fails", place.call(&["run", "division.toml", "--threads", "1"]));
+    fs::remove_file(place.path("pairs.csv")).unwrap();
+    assert_call!("run_no_file", place.call(&["run", "fruit.toml", "--fresh", "--dir", "other"]));
+}
+
+#[test]
+fn the_log_is_json_when_it_is_asked_for() {
+    let place = Place::new();
+    let output = place.output(&["run", "fruit.toml", "--log-format", "json", "--until", "slim"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for line in stderr.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    assert_call!("run_json_log", stderr);
+}
+
+#[test]
+fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml", "--dir", "here", "--until", "slim"]);
+    place.write("other.toml", &FRUIT.replace("name = \"fruit\"", "name = \"other\""));
+    assert_call!("run_other_pipeline", place.call(&["run", "other.toml", "--dir", "here"]));
+    assert_call!("plan_other_pipeline", place.call(&["plan", "other.toml", "--dir", "here"]));
+
+    // The lock is the system's: whoever holds it, it ends with that process.
+    let lock = fs::File::options().read(true).write(true).open(place.path("here/lock")).unwrap();
+    lock.lock().unwrap();
+    assert_call!("run_locked", place.call(&["run", "fruit.toml", "--dir", "here"]));
+    assert_eq!(place.output(&["status", "here"]).status.code(), Some(0));
+    drop(lock);
+    assert_eq!(place.output(&["run", "fruit.toml", "--dir", "here"]).status.code(), Some(0));
+
+    place.write("mine/notes.txt", "not a run");
+    assert_call!("run_foreign_dir", place.call(&["run", "fruit.toml", "--dir", "mine"]));
+}
+
+#[test]
+fn status_accounts_for_every_row() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml"]);
+    assert_call!("status", place.call(&["status", "runs/fruit"]));
+    assert_call!("status_no_run", place.call(&["status", "."]));
+    assert_call!("status_nowhere", place.call(&["status", "nowhere"]));
+
+    let manifest = place.path("runs/fruit/slim/manifest.jsonl");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replacen("\"rows_in\":10", "\"rows_in\":11", 1)).unwrap();
+    assert_call!("status_damaged_manifest", place.call(&["status", "runs/fruit"]));
+}
+
+#[test]
+fn a_lost_row_is_seen() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml"]);
+    let manifest = place.path("runs/fruit/slim/manifest.jsonl");
+    rewrite(&manifest, |entry| {
+        if entry["entry"] == "commit" {
+            entry["rows_in"] = 11.into();
+        }
+    });
+    assert_call!("status_lost_row", place.call(&["status", "runs/fruit"]));
+}
+
+/// Changes the entries of a manifest, with check sums that are right.
+fn rewrite(manifest: &Path, change: impl Fn(&mut serde_json::Value)) {
+    use twinlens_dataset::manifest::{decode, encode};
+    let text = fs::read_to_string(manifest).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut entry = serde_json::to_value(decode(line).unwrap()).unwrap();
+        change(&mut entry);
+        encode(&serde_json::from_value(entry).unwrap()).unwrap()
+    });
+    let lines: String = lines.collect();
+    fs::write(manifest, lines).unwrap();
+}
+
+#[test]
+fn every_dataset_is_a_table() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml"]);
+    let sql = |args: &[&str]| place.call(&[&["sql", "runs/fruit"], args].concat());
+    assert_call!("sql_table", sql(&["select caption, words from slim order by words, caption"]));
+    // A stage that was fused into another's plan is a table too, and so are its rejects.
+    assert_call!("sql_fused", sql(&["select caption from long order by caption; select reject_code, count(*) as n from rejects group by 1 order by 1"]));
+    assert_call!("sql_csv", sql(&["select caption, words, [words, 1] as list from slim order by url", "--format", "csv"]));
+    assert_call!("sql_json", sql(&["select caption, null as nothing from slim order by url limit 2", "--format", "json"]));
+    assert_call!("sql_unknown_column", sql(&["select captoin from slim"]));
+    assert_call!("sql_unknown_table", sql(&["select * from slin"]));
+    assert_call!("sql_syntax", sql(&["select from where"]));
+    assert_call!("sql_no_writing", sql(&["copy slim to 'out.csv'"]));
+    assert_call!("sql_no_run", place.call(&["sql", "elsewhere", "select 1"]));
+}
+
+#[test]
+fn queries_may_come_from_stdin_and_go_to_a_file() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml", "--until", "slim"]);
+    let queries = place.path("queries.sql");
+    fs::write(&queries, "create view short as select * from slim where words < 3;\nselect count(*) as n from short;").unwrap();
+    let mut command = place.command(&["sql", "runs/fruit", "--format", "csv"]);
+    let output = command.stdin(fs::File::open(&queries).unwrap()).output().unwrap();
+    assert_call!("sql_stdin", shown(&output));
+
+    let query = "select uid, caption from slim order by uid";
+    assert_call!("sql_file", place.call(&["sql", "runs/fruit", query, "-o", "out.parquet"]));
+    place.write("reads.toml", "name = \"reads\"\n[stages.count]\nkind = \"filter\"\ninput = \"out.parquet\"\nwhere = \"caption is not null\"\n");
+    let kept = place.call(&["run", "reads.toml"]);
+    assert!(kept.contains("count  6 rows"), "{kept}");
+    let piped = place.output(&["sql", "runs/fruit", query, "--format", "parquet"]);
+    assert_eq!(piped.stdout, fs::read(place.path("out.parquet")).unwrap());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    place.output(&["run", "fruit.toml", "--until", "slim"]);
+    let many = "select a.value, b.value from generate_series(1, 2000) a, generate_series(1, 2000) b";
+    for format in ["table", "csv", "json", "parquet"] {
+        let mut command = place.command(&["sql", "runs/fruit", many, "--format", format]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(shown(&output), "exit 0\n", "{format}");
+    }
+}
+
+#[test]
+fn kinds_are_listed_and_explained() {
+    let place = Place::new();
+    let list = place.output(&["stages"]).stdout;
+    let list = String::from_utf8(list).unwrap();
+    for line in list.lines() {
+        let kind = line.split_whitespace().next().unwrap();
+        let output = place.output(&["stages", kind]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("options\n") && text.contains("example\n"), "{kind}: {text}");
+    }
+    assert_call!("stages_filter", place.call(&["stages", "filter"]));
+    assert_call!("stages_unknown", place.call(&["stages", "fliter"]));
+}
+
+#[test]
+fn the_published_schemas_are_those_of_the_code() {
+    let place = Place::new();
+    assert_eq!(place.output(&["schema", "--write", "schemas"]).status.code(), Some(0));
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas");
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&published), names(&place.path("schemas")), "run: twinlens schema --write schemas");
+    for name in names(&published) {
+        let (committed, now) = (published.join(&name), place.path("schemas").join(&name));
+        let same = fs::read_to_string(committed).unwrap() == fs::read_to_string(now).unwrap();
+        assert!(same, "schemas/{} is not current: run `twinlens schema --write schemas`", name.to_string_lossy());
+    }
+    assert_call!("schema_queries", place.call(&["schema", "queries"]));
+    assert_call!("schema_list", place.call(&["schema"]));
+    assert_call!("schema_unknown", place.call(&["schema", "pears"]));
+}
+
+#[test]
+fn slips_on_the_command_line_are_answered() {
+    let place = Place::new();
+    assert_call!("usage_unknown_verb", place.call(&["rum", "fruit.toml"]));
+    assert_call!("usage_unknown_option", place.call(&["run", "fruit.toml", "--untli", "slim"]));
+    assert_call!("usage_bad_size", place.call(&["run", "fruit.toml", "--memory", "lots"]));
+    assert_call!("help_run", place.call(&["run", "--help"]));
+}
+
+/// The first Ctrl-C stops after a clean commit, and the command that is then printed goes on.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on() {
+    let place = Place::new();
+    let slow = FRUIT
+        .replace("files = [\"pairs.csv\"]", "files = [\"many.csv\"]\nsplit_rows = 500")
+        .replace("sql = \"select uid from slim where lang <> 'en'\"", "sql = \"select uid from slim where lang <> 'en' limit 1\"");
+    let rows: String = (0..200_000).map(|row| format!("http://a.test/{row}.png,caption of picture {row},en\n")).collect();
+    place.write("many.csv", &format!("url,caption,lang\n{rows}"));
+    place.write("slow.toml", &slow);
+    let mut command = place.command(&["run", "slow.toml", "--log-format", "json"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&place.path("runs/fruit/slim/data"), 3);
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{log}");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let resume = last["resume"].as_str().unwrap();
+    assert!(resume.ends_with("run slow.toml --log-format json"), "{last}");
+
+    let plan = place.call(&["plan", "slow.toml"]);
+    assert!(plan.contains("go on: "), "{plan}");
+    let goes_on = Command::new("sh").args(["-c", resume]).current_dir(place.dir.path()).output().unwrap();
+    assert_eq!(goes_on.status.code(), Some(0), "{}", shown(&goes_on));
+    let count = place.output(&["sql", "runs/fruit", "select count(distinct url) as n, count(*) as rows from slim", "--format", "csv"]);
+    assert_eq!(String::from_utf8(count.stdout).unwrap(), "n,rows\n200000,200000\n");
+}
+
+/// Waits until a folder holds so many files.
+#[cfg(unix)]
+fn wait_for(dir: &Path, files: usize) {
+    let enough = || fs::read_dir(dir).is_ok_and(|entries| entries.count() >= files);
+    for _ in 0..600 {
+        if enough() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("{} does not fill", dir.display());
+}
