@@ -30,9 +30,9 @@ pub struct Fault {
     /// What stands under the underlined place: what was expected there.
     pub label: String,
     /// Other places that belong to it, with what is to be said there.
-    pub also: Vec<(Range<usize>, String)>,
+    pub also: Box<[(Range<usize>, String)]>,
     /// What to do about it (`did you mean ...?`).
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
 }
 
 impl Fault {
@@ -43,7 +43,7 @@ impl Fault {
             within: None,
             message: message.into(),
             label: String::new(),
-            also: Vec::new(),
+            also: Box::default(),
             hint: None,
         }
     }
@@ -62,7 +62,7 @@ impl Fault {
 
     /// Says what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
 }

@@ -30,7 +30,7 @@ pub struct Kind {
     pub version: u32,
     /// Builds one from its table.
     pub build: Build,
-    /// The JSON Schema of its options; the types they are made of become definitions of the generator.
+    /// The JSON Schema of its options, with the definitions of the types they are made of.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -52,7 +52,7 @@ impl Registry {
             example: K::EXAMPLE,
             version: K::VERSION,
             build: build::<K>,
-            schema: |generator| K::json_schema(generator),
+            schema: |generator| generator.root_schema_for::<K>(),
         };
         self.kinds.insert(K::KIND, kind);
     }

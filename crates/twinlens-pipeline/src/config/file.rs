@@ -66,12 +66,15 @@ pub(crate) fn read(
     for var in set.iter().filter(|var| !used.contains(var.name)) {
         faults.push(unused(var, used.iter().map(String::as_str)));
     }
+    let told = std::mem::take(&mut faults);
     let stages = root.remove("stages");
     let tests = root.remove("tests");
     let head = head(root, strings, registry, &mut faults);
     let drafts = stages::drafts(stages, registry, strings, &mut faults);
     let graph = graph::resolve(&drafts, path, source, &mut faults);
     let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
+    faults.retain(|fault| !strings.broken.contains(&fault.span.start));
+    faults.extend(told);
     match head {
         Some(head) if faults.is_empty() => Ok(Pipeline {
             name: head.name.value().clone(),
@@ -99,7 +102,11 @@ fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Fault>> {
         if !faults.iter().any(|fault| source.line(fault.span.start) == line) {
             let (message, expected) =
                 error.message().split_once(", expected ").unwrap_or((error.message(), ""));
-            let label = if expected.is_empty() { String::new() } else { format!("expected {expected}") };
+            let label = if matches!(expected, "" | "nothing") {
+                String::new()
+            } else {
+                format!("expected {expected}")
+            };
             faults.push(Fault::at(span, message).label(label));
         }
     }

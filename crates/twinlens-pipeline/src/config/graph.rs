@@ -47,7 +47,7 @@ pub(crate) fn resolve(drafts: &[Draft<'_>], path: &Path, source: &Source, faults
 }
 
 /// Where an input's name stands: for a query that names several, the word in it.
-fn place_of(source: &Source, input: &Input) -> Range<usize> {
+pub(crate) fn place_of(source: &Source, input: &Input) -> Range<usize> {
     let span = input.0.span();
     let (_, text, local) = source.part(&span);
     let raw = &text[local];
@@ -159,13 +159,14 @@ fn order(
     let mut told = placed;
     for start in 0..drafts.len() {
         let mut walk: Vec<usize> = Vec::new();
-        let mut node = start;
-        while !told[node] && !walk.contains(&node) {
+        let mut next = Some(start).filter(|node| !told[*node]);
+        while let Some(node) = next {
+            if let Some(at) = walk.iter().position(|seen| *seen == node) {
+                faults.push(cycle(&walk[at..], drafts, inputs, source));
+                break;
+            }
             walk.push(node);
-            node = needs[node].iter().copied().find(|need| !told[*need]).unwrap_or(node);
-        }
-        if let Some(at) = walk.iter().position(|seen| *seen == node).filter(|_| !told[node]) {
-            faults.push(cycle(&walk[at..], drafts, inputs, source));
+            next = needs[node].iter().copied().find(|need| !told[*need]);
         }
         for node in walk {
             told[node] = true;

@@ -15,6 +15,8 @@ mod schema;
 mod source;
 mod stages;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod vars;
 
 use std::io::Read;

@@ -32,6 +32,7 @@ pub(crate) fn build<'i, T>(
     strings: &Strings,
     make: impl Fn(ValueDeserializer<'i>) -> Result<T, toml::de::Error>,
 ) -> Result<T, Vec<Fault>> {
+    let original = table.clone();
     let mut state =
         State { shape, faults: vec![], guessed: BTreeSet::new(), removed: BTreeSet::new(), tainted: vec![] };
     // What was wrong with a number from a variable before it was tried as a string.
@@ -49,16 +50,18 @@ pub(crate) fn build<'i, T>(
             return Err(state.faults);
         }
         if let Some(text) = strings.texts.get(&span.start)
-            && let Some(path) = stringify(&mut table, &span, text)
+            && stringify(&mut table, &span, text)
         {
+            let path = path_of(&original, &span).unwrap_or_default();
             as_number.insert(span.start, fault(&path, span, error.message(), shape));
             continue;
         }
-        let Some(taken) = take(&mut table, &shape.header, &span) else {
+        let parents = take(&mut table, &shape.header, &span);
+        let (Some(parents), Some(path)) = (parents, path_of(&original, &span)) else {
             state.faults.push(Fault::at(span, error.message()));
             return Err(state.faults);
         };
-        state.removed(taken, span, error.message(), &mut as_number);
+        state.removed(path, parents, span, error.message(), &mut as_number);
     }
 }
 
@@ -101,36 +104,34 @@ impl State<'_> {
 
     fn removed(
         &mut self,
-        taken: Taken,
+        path: String,
+        parents: Vec<Range<usize>>,
         span: Range<usize>,
         message: &str,
         numbers: &mut BTreeMap<usize, Fault>,
     ) {
-        let known = self.tainted.contains(&span);
-        if !known {
-            let told = match numbers.remove(&span.start) {
-                Some(first) => first,
-                None => fault(&taken.path, span, message, self.shape),
-            };
-            self.faults.push(told);
+        if !self.tainted.contains(&span) {
+            let first = numbers.remove(&span.start);
+            self.faults.push(first.unwrap_or_else(|| fault(&path, span, message, self.shape)));
         }
-        if message.starts_with("unknown field") && taken.parents.len() == 1 {
+        if message.starts_with("unknown field") && parents.len() == 1 {
             let expected = backquoted(message).skip(1);
-            self.guessed.extend(nearest(&taken.path, expected.map(|(_, name)| name)).map(String::from));
-        } else if taken.parents.len() == 1 {
-            self.removed.insert(taken.path);
+            self.guessed.extend(nearest(&path, expected).map(String::from));
+        } else if parents.len() == 1 {
+            self.removed.insert(path);
         }
-        self.tainted.extend(taken.parents);
+        self.tainted.extend(parents);
     }
 }
 
 /// The fault for one of `serde`'s messages about the option `path`.
 fn fault(path: &str, span: Range<usize>, message: &str, shape: &Shape<'_>) -> Fault {
-    let mut names = backquoted(message).map(|(_, name)| name);
+    let mut names = backquoted(message);
     let split = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split_once(", expected "));
     if message.starts_with("unknown field") {
         let name = names.next().unwrap_or(path);
-        let known: Vec<&str> = names.chain(shape.taken.iter().copied()).collect();
+        let top = !path.contains(['.', '[']);
+        let known: Vec<&str> = names.chain(shape.taken.iter().copied().filter(|_| top)).collect();
         let fault = Fault::at(span, format!("unknown option `{name}`"))
             .label(format!("known are {}", listed(known.iter().copied())));
         return did_you_mean(name, known).into_iter().fold(fault, Fault::hint);
@@ -165,8 +166,12 @@ fn fault(path: &str, span: Range<usize>, message: &str, shape: &Shape<'_>) -> Fa
 /// What a person calls what `serde` expected.
 fn plain(expected: &str) -> String {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0".into(),
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".into(),
+        "u8" => "a whole number from 0 to 255".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "u32" | "u64" | "usize" => "a whole number of at least 0".into(),
+        "i8" => "a whole number from -128 to 127".into(),
+        "i16" => "a whole number from -32768 to 32767".into(),
+        "i32" | "i64" | "isize" => "a whole number".into(),
         "f32" | "f64" => "a number".into(),
         "a boolean" => "`true` or `false`".into(),
         "a sequence" => "an array".into(),
@@ -190,78 +195,81 @@ fn plain_found(found: &str) -> String {
     }
 }
 
-/// The names in backquotes, with where they stand.
-fn backquoted(message: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut at = 0;
-    message.split('`').enumerate().filter_map(move |(index, part)| {
-        let start = at;
-        at += part.len() + 1;
-        (index % 2 == 1).then_some((start, part))
-    })
+/// The names in backquotes.
+fn backquoted(message: &str) -> impl Iterator<Item = &str> {
+    message.split('`').skip(1).step_by(2)
 }
 
-/// What was taken out of a table.
-struct Taken {
-    /// `resize.size`.
-    path: String,
-    /// The tables and arrays it was in, outermost first.
-    parents: Vec<Range<usize>>,
-}
-
-/// Takes out the entry whose key or value stands at `span`.
-fn take(table: &mut DeTable<'_>, place: &Range<usize>, span: &Range<usize>) -> Option<Taken> {
-    let here = |(key, value): &(&Spanned<_>, &Spanned<_>)| key.span() == *span || value.span() == *span;
-    if let Some(key) = table.iter().find(here).map(|(key, _)| key.get_ref().to_string()) {
-        table.remove(key.as_str());
-        return Some(Taken { path: key, parents: vec![place.clone()] });
+/// Where an entry stands, as a person writes it: `resize.size`, `rules[2].code`.
+fn path_of(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    fn inside(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
+        match value.get_ref() {
+            DeValue::Table(inner) => path_of(inner, span).map(|path| format!(".{path}")),
+            DeValue::Array(items) => items.iter().enumerate().find_map(|(at, item)| {
+                let rest = if item.span() == *span { Some(String::new()) } else { inside(item, span) };
+                rest.map(|rest| format!("[{at}]{rest}"))
+            }),
+            _ => None,
+        }
     }
-    table.iter_mut().find_map(|(key, value)| {
-        let mut taken = take_from(value, span)?;
-        let dot = if taken.path.starts_with('[') { "" } else { "." };
-        taken.path = format!("{}{dot}{}", key.get_ref(), taken.path);
-        taken.parents.insert(0, place.clone());
-        Some(taken)
+    let mut entries = table.iter();
+    let here = entries.find(|(key, value)| key.span() == *span || value.span() == *span);
+    let here = here.map(|(key, _)| key.get_ref().to_string());
+    here.or_else(|| {
+        let mut entries = table.iter();
+        entries.find_map(|(key, value)| inside(value, span).map(|rest| format!("{}{rest}", key.get_ref())))
     })
 }
 
-fn take_from(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Taken> {
+/// Takes out the entry whose key or value stands at `span`; gives the tables and arrays that it was in, outermost first.
+fn take(table: &mut DeTable<'_>, place: &Range<usize>, span: &Range<usize>) -> Option<Vec<Range<usize>>> {
+    let mut entries = table.iter();
+    let here = entries.find(|(key, value)| key.span() == *span || value.span() == *span);
+    let here = here.map(|(key, _)| key.get_ref().to_string());
+    let mut parents = match here {
+        Some(key) => {
+            table.remove(key.as_str());
+            vec![]
+        }
+        None => table.iter_mut().find_map(|(_, value)| take_from(value, span))?,
+    };
+    parents.insert(0, place.clone());
+    Some(parents)
+}
+
+fn take_from(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Vec<Range<usize>>> {
     let place = value.span();
     match value.get_mut() {
         DeValue::Table(inner) => take(inner, &place, span),
         DeValue::Array(items) => {
-            if let Some(at) = items.iter().position(|item| item.span() == *span) {
+            let mut parents = if let Some(at) = items.iter().position(|item| item.span() == *span) {
                 let rest = items.clone().into_iter().enumerate().filter(|(index, _)| *index != at);
                 *items = rest.map(|(_, item)| item).collect();
-                return Some(Taken { path: format!("[{at}]"), parents: vec![place] });
-            }
-            items.iter_mut().enumerate().find_map(|(at, item)| {
-                let mut taken = take_from(item, span)?;
-                taken.path = format!("[{at}].{}", taken.path);
-                taken.parents.insert(0, place.clone());
-                Some(taken)
-            })
+                vec![]
+            } else {
+                items.iter_mut().find_map(|item| take_from(item, span))?
+            };
+            parents.insert(0, place);
+            Some(parents)
         }
         _ => None,
     }
 }
 
-/// Makes a number or boolean at `span` the string it was written as. Gives its path; `None` when it is a string already.
-fn stringify(table: &mut DeTable<'_>, span: &Range<usize>, text: &str) -> Option<String> {
-    fn inside(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>, text: &str) -> Option<String> {
+/// Makes a number or boolean at `span` the string it was written as; false when it is a string already.
+fn stringify(table: &mut DeTable<'_>, span: &Range<usize>, text: &str) -> bool {
+    fn inside(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>, text: &str) -> bool {
         let here = value.span() == *span;
         match value.get_mut() {
-            DeValue::Table(inner) => stringify(inner, span, text).map(|path| format!(".{path}")),
-            DeValue::Array(items) => {
-                let found = |(at, item)| inside(item, span, text).map(|path| format!("[{at}]{path}"));
-                items.iter_mut().enumerate().find_map(found)
-            }
-            DeValue::String(_) => None,
+            DeValue::Table(inner) => stringify(inner, span, text),
+            DeValue::Array(items) => items.iter_mut().any(|item| inside(item, span, text)),
+            DeValue::String(_) => false,
             scalar if here => {
                 *scalar = DeValue::String(text.to_string().into());
-                Some(String::new())
+                true
             }
-            _ => None,
+            _ => false,
         }
     }
-    table.iter_mut().find_map(|(key, value)| Some(format!("{}{}", key.get_ref(), inside(value, span, text)?)))
+    table.iter_mut().any(|(_, value)| inside(value, span, text))
 }

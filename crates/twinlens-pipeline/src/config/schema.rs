@@ -31,12 +31,11 @@ pub fn json_schema(registry: &Registry) -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let mut kinds = Map::new();
     for kind in registry.kinds() {
-        kinds.insert(format!("stage {}", kind.name), stage_schema(kind, &mut generator));
+        kinds.insert(format!("stage-{}", kind.name), stage_schema(kind, &mut generator));
     }
     let head = object(Head::json_schema(&mut generator));
     let test = object(TestTable::json_schema(&mut generator));
-    let choices: Vec<Value> =
-        kinds.keys().map(|name| json!({ "$ref": format!("#/$defs/{}", name.replace(' ', "%20")) })).collect();
+    let choices: Vec<Value> = kinds.keys().map(|name| json!({ "$ref": format!("#/$defs/{name}") })).collect();
     let mut definitions = generator.take_definitions(true);
     definitions.extend(kinds);
     definitions.insert("stage".into(), json!({ "oneOf": choices }));
@@ -118,6 +117,9 @@ fn object(schema: Schema) -> Value {
 fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     let mut schema = object((kind.schema)(generator));
     let Some(table) = schema.as_object_mut() else { return schema };
+    // The definitions of all kinds stand together, at the end of the whole schema.
+    table.remove("$schema");
+    table.remove("$defs");
     table.insert("title".into(), kind.name.into());
     table.insert("description".into(), kind.about.into());
     table.insert("type".into(), "object".into());
@@ -136,15 +138,14 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     schema
 }
 
-fn own_schema(kind: &Kind) -> (Value, Map<String, Value>) {
-    let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let schema = object((kind.schema)(&mut generator));
-    (schema, generator.take_definitions(true))
+/// The JSON Schema of one kind's options.
+fn own_schema(kind: &Kind) -> Value {
+    object((kind.schema)(&mut SchemaSettings::draft2020_12().into_generator()))
 }
 
 /// The options that a stage of that kind must have.
 pub(crate) fn required(kind: &Kind) -> Vec<String> {
-    names(&own_schema(kind).0["required"])
+    names(&own_schema(kind)["required"])
 }
 
 fn names(value: &Value) -> Vec<String> {
@@ -153,7 +154,8 @@ fn names(value: &Value) -> Vec<String> {
 
 /// The options of a kind: those that are needed first, then by name.
 pub fn options_doc(kind: &Kind) -> Vec<OptionDoc> {
-    let (schema, definitions) = own_schema(kind);
+    let schema = own_schema(kind);
+    let definitions = schema["$defs"].as_object().cloned().unwrap_or_default();
     let required = names(&schema["required"]);
     let mut options: Vec<OptionDoc> = (schema["properties"].as_object().into_iter().flatten())
         .map(|(name, option)| OptionDoc {

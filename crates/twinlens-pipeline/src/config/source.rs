@@ -78,6 +78,8 @@ pub(crate) struct Piece {
 pub(crate) struct Strings {
     /// Strings in which variables were filled.
     pub(crate) filled: BTreeMap<usize, Vec<Piece>>,
+    /// Strings in which a variable could not be filled: what else is wrong with them only follows from that.
+    pub(crate) broken: BTreeSet<usize>,
     /// Strings that stand in the text without quotes: values of `--set`.
     pub(crate) bare: BTreeSet<usize>,
     /// The text of numbers and booleans that came from a variable or from `--set`, and may have been meant as strings.

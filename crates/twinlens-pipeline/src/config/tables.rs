@@ -1,6 +1,7 @@
 //! Schemas: each stage checks itself against those of its inputs, and the tests are planned over the tables of all.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use schemars::JsonSchema;
@@ -9,9 +10,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 use twinlens_dataset::{MAIN, REJECTS, catalog};
 
-use crate::config::graph::{FUNNEL, Graph};
+use crate::config::graph::{FUNNEL, Graph, place_of};
 use crate::config::options::{Shape, build};
-use crate::config::pipeline::{Expect, Node, Resolved, Test};
+use crate::config::pipeline::{Expect, Node, Resolved, Test, ledger};
 use crate::config::source::{Source, Strings};
 use crate::config::stages::Draft;
 use crate::error::Fault;
@@ -19,6 +20,7 @@ use crate::located::Located;
 use crate::registry::Registry;
 use crate::run::session;
 use crate::stage::{CheckContext, InputTables, Tables};
+use crate::suggest::listed;
 
 /// One table `[[tests]]`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -45,10 +47,18 @@ pub(crate) fn check(
     let cx = CheckContext { session: session::plain(registry, 1) };
     let mut tables: Vec<Option<Tables>> = drafts.iter().map(|_| None).collect();
     for &index in &graph.order {
-        tables[index] = check_stage(index, &drafts, &graph, &tables, &cx, faults);
+        match check_stage(index, &drafts, &graph, &tables, &cx, source) {
+            Ok(found) => tables[index] = Some(found),
+            Err(found) => faults.extend(found),
+        }
     }
-    let nodes = nodes(drafts, &graph, tables, faults);
+    let nodes = nodes(drafts, &graph, tables);
     let tests = check_tests(tests, &nodes, source, strings, &cx, faults);
+    if faults.is_empty() && nodes.iter().any(Result::is_err) {
+        // Every way to get here has told why. Should one not have, a pipeline with a hole must still not pass.
+        let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
+        faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", listed(lost))));
+    }
     (nodes.into_iter().filter_map(Result::ok).collect(), tests)
 }
 
@@ -58,52 +68,55 @@ fn check_stage(
     graph: &Graph,
     tables: &[Option<Tables>],
     cx: &CheckContext,
-    faults: &mut Vec<Fault>,
-) -> Option<Tables> {
-    let stage = &drafts[index].built.as_ref()?.stage;
-    let resolved = graph.inputs[index].as_ref()?;
-    let mut inputs = Vec::new();
-    for (input, resolved) in stage.inputs().into_iter().zip(resolved) {
+    source: &Source,
+) -> Result<Tables, Vec<Fault>> {
+    // What is not there has been told already.
+    let (Some(built), Some(resolved)) = (&drafts[index].built, &graph.inputs[index]) else {
+        return Err(vec![]);
+    };
+    let (mut inputs, mut faults) = (Vec::new(), Vec::new());
+    for (input, resolved) in built.stage.inputs().into_iter().zip(resolved) {
         let (kind, schema) = match resolved {
             Resolved::Path(_) => (None, None),
             Resolved::System { table, .. } => (None, Some(system_schema(table))),
             Resolved::Stage { node, table } => {
-                let (draft, tables) = (&drafts[*node], tables[*node].as_ref()?);
-                let kind = draft.kind.map(|kind| kind.name);
-                (kind, Some(table_schema(draft, tables, table, graph.inputs[*node].as_deref())?))
+                let draft = &drafts[*node];
+                let Some(tables) = &tables[*node] else { return Err(vec![]) };
+                let no_inputs = graph.inputs[*node].as_ref().is_some_and(Vec::is_empty);
+                let schema = table_schema(draft, tables, table, no_inputs);
+                if schema.is_none() {
+                    faults.push(no_table(draft, table, place_of(source, &input)));
+                }
+                (draft.kind.map(|kind| kind.name), schema)
             }
         };
         inputs.push(InputTables { input, kind, schema });
     }
-    match stage.tables(cx, &inputs) {
-        Ok(tables) => Some(tables),
-        Err(found) => {
-            faults.extend(found);
-            None
-        }
-    }
+    if faults.is_empty() { built.stage.tables(cx, &inputs) } else { Err(faults) }
 }
 
 fn system_schema(table: &str) -> SchemaRef {
     if table == REJECTS { catalog::rejects_schema() } else { catalog::funnel_schema() }
 }
 
-/// The schema of a table of a stage that checked out. A stage that refuses no rows has an empty ledger like that of the others.
-fn table_schema(
-    draft: &Draft<'_>,
-    tables: &Tables,
-    table: &str,
-    inputs: Option<&[Resolved]>,
-) -> Option<SchemaRef> {
+/// The schema of a table of a stage that checked out; `None` when it does not have that table after all.
+fn table_schema(draft: &Draft<'_>, tables: &Tables, table: &str, no_inputs: bool) -> Option<SchemaRef> {
     match table {
         MAIN => Some(tables.main.clone()),
-        REJECTS => {
-            let stage = &draft.built.as_ref()?.stage;
-            super::pipeline::ledger(stage.work(), &tables.main, inputs.is_some_and(<[_]>::is_empty))
-                .or_else(|| Some(catalog::rejects_schema()))
-        }
+        REJECTS if !draft.keep_rejects => None,
+        REJECTS => ledger(draft.built.as_ref()?.stage.work(), &tables.main, no_inputs),
         side => tables.side.get(side).cloned(),
     }
+}
+
+fn no_table(draft: &Draft<'_>, table: &str, place: Range<usize>) -> Fault {
+    let fault = Fault::at(place, format!("the stage `{}` leaves no table `{table}`", draft.name));
+    if table == REJECTS && !draft.keep_rejects {
+        return fault
+            .label("its rejects are only counted")
+            .hint(format!("give `{}` `rejects = \"keep\"`", draft.name));
+    }
+    fault
 }
 
 /// The nodes in their order; the name alone of a stage that did not check out.
@@ -111,7 +124,6 @@ fn nodes(
     drafts: Vec<Draft<'_>>,
     graph: &Graph,
     mut tables: Vec<Option<Tables>>,
-    faults: &mut Vec<Fault>,
 ) -> Vec<Result<Node, String>> {
     let places: BTreeMap<usize, usize> =
         graph.order.iter().enumerate().map(|(to, from)| (*from, to)).collect();
@@ -145,16 +157,7 @@ fn nodes(
                 tables,
                 keep_rejects: draft.keep_rejects,
             }),
-            (_, _, tables, _) => {
-                // Every way to get here has told why; should one not have, the pipeline must still not pass.
-                if faults.is_empty() {
-                    let message = format!("the stage `{}` could not be checked", draft.name);
-                    faults.push(
-                        Fault::at(draft.place, message).label(format!("its tables: {}", tables.is_some())),
-                    );
-                }
-                Err(draft.name)
-            }
+            _ => Err(draft.name),
         });
     }
     nodes.extend(drafts.into_iter().flatten().map(|draft| Err(draft.name)));
@@ -214,13 +217,9 @@ fn check_test(
     let schema = cx.query(&test.sql, known)?;
     let boolean = schema.fields().len() == 1 && *schema.field(0).data_type() == DataType::Boolean;
     if test.expect == Expect::True && !boolean {
-        return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column").label(
-            format!(
-                "gives {} columns, the first of type {}",
-                schema.fields().len(),
-                schema.field(0).data_type()
-            ),
-        ));
+        let columns = schema.fields().iter().map(|field| field.name().as_str());
+        return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column")
+            .label(format!("gives {}", listed(columns))));
     }
     Ok(())
 }

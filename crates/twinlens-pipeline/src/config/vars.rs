@@ -157,33 +157,34 @@ pub(crate) fn article(kind: &str) -> String {
 
 /// A part of a template.
 enum Part<'t> {
-    Text(Range<usize>, &'t str),
-    Variable(Range<usize>, &'t str),
+    Text(&'t str),
+    Variable(&'t str),
+    /// A `${` without a name and `}`.
+    Bad,
 }
 
-/// Splits a string at its `${name}`; `$${` is a plain `${`. The error is where a `${` has no `}` or no name.
-fn parts(template: &str) -> Result<Vec<Part<'_>>, Range<usize>> {
+/// Splits a string at its `${name}`, with where each part stands; `$${` is a plain `${`.
+fn parts(template: &str) -> Vec<(Range<usize>, Part<'_>)> {
     let mut parts = Vec::new();
     let mut done = 0;
     while let Some(found) = template[done..].find("${") {
         let at = done + found;
-        if template[..at].ends_with('$') && at > done {
-            parts.push(Part::Text(done..at - 1, &template[done..at - 1]));
-            parts.push(Part::Text(at..at + 2, "${"));
+        if found > 0 && template[..at].ends_with('$') {
+            parts.push((done..at - 1, Part::Text(&template[done..at - 1])));
+            parts.push((at..at + 2, Part::Text("${")));
             done = at + 2;
             continue;
         }
-        parts.push(Part::Text(done..at, &template[done..at]));
-        let length = template[at..].find('}').ok_or(at..at + 2)?;
-        let name = &template[at + 2..at + length];
-        if !is_name(name) {
-            return Err(at..at + length + 1);
-        }
-        parts.push(Part::Variable(at..at + length + 1, name));
-        done = at + length + 1;
+        parts.push((done..at, Part::Text(&template[done..at])));
+        let length = template[at..].find('}').map(|length| length + 1);
+        let name = length.map(|length| &template[at + 2..at + length - 1]).filter(|name| is_name(name));
+        // What follows a bad one may be good: only its `${` is skipped.
+        let (part, length) = name.map_or((Part::Bad, 2), |name| (Part::Variable(name), name.len() + 3));
+        parts.push((at..at + length, part));
+        done = at + length;
     }
-    parts.push(Part::Text(done..template.len(), &template[done..]));
-    Ok(parts)
+    parts.push((done..template.len(), Part::Text(&template[done..])));
+    parts
 }
 
 /// Fills variables into the strings of a tree.
@@ -221,39 +222,29 @@ impl<'i> Filler<'_, 'i> {
     }
 
     fn string(&mut self, template: &str, span: &Range<usize>) -> Option<DeValue<'i>> {
-        let parts = match parts(template) {
-            Ok(parts) => parts,
-            Err(place) => {
-                let fault = self.fault_at(span, place, "`${` without a name and `}`");
-                self.faults.push(fault.label("expected `${name}`").hint("write `$${` for a plain `${`"));
-                return None;
-            }
-        };
         let (mut result, mut pieces) = (String::new(), Vec::new());
         let mut whole = None;
-        for part in &parts {
+        for (place, part) in parts(template) {
             let start = result.len();
-            let (place, copied) = match part {
-                Part::Text(place, text) => {
-                    result.push_str(text);
-                    (place, true)
-                }
-                Part::Variable(place, name) => {
+            let copied = matches!(part, Part::Text(_));
+            match part {
+                Part::Text(text) => result.push_str(text),
+                Part::Variable(name) => {
                     self.used.insert(name.to_string());
-                    match self.vars.known.get(*name) {
-                        Some(scalar) => {
-                            result.push_str(&scalar.text);
-                            whole = (place.len() == template.len()).then_some(scalar);
-                        }
-                        None => {
-                            let exact = self.strings.content(self.source, span, place.clone());
-                            self.faults.push(self.vars.unknown(name, exact.unwrap_or(span.clone())));
-                        }
+                    if let Some(scalar) = self.vars.known.get(name) {
+                        result.push_str(&scalar.text);
+                        whole = (place.len() == template.len()).then_some(scalar);
+                    } else {
+                        let unknown = self.vars.unknown(name, self.exact(span, &place));
+                        self.broken(span, unknown);
                     }
-                    (place, false)
                 }
-            };
-            pieces.push(Piece { result: start..result.len(), template: place.clone(), copied });
+                Part::Bad => {
+                    let fault = Fault::at(self.exact(span, &place), "`${` without a name and `}`");
+                    self.broken(span, fault.label("expected `${name}`").hint("write `$${` for a plain `${`"));
+                }
+            }
+            pieces.push(Piece { result: start..result.len(), template: place, copied });
         }
         self.strings.filled.insert(span.start, pieces);
         if let Some(scalar) = whole
@@ -265,7 +256,12 @@ impl<'i> Filler<'_, 'i> {
         Some(DeValue::String(result.into()))
     }
 
-    fn fault_at(&self, span: &Range<usize>, within: Range<usize>, message: &str) -> Fault {
-        Fault::at(self.strings.content(self.source, span, within).unwrap_or(span.clone()), message)
+    fn exact(&self, span: &Range<usize>, within: &Range<usize>) -> Range<usize> {
+        self.strings.content(self.source, span, within.clone()).unwrap_or(span.clone())
+    }
+
+    fn broken(&mut self, span: &Range<usize>, fault: Fault) {
+        self.strings.broken.insert(span.start);
+        self.faults.push(fault);
     }
 }

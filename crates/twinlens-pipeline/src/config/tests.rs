@@ -1,0 +1,406 @@
+//! What a pipeline file means, and what is said about every sort of mistake in one.
+
+mod toys;
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use toys::registry;
+
+const GOOD: &str = r#"
+#:schema ../schemas/pipeline.schema.json
+name = "toy"
+seed = 17
+sites = ["gallery"]
+env = ["TWIN_NOTE", "TWIN_UNSET"]
+
+[vars]
+epochs = 5
+share = 0.5
+root = "data"
+quoted = "a\"]\nkind = \"x"
+
+[stages.top]
+kind = "report"
+tables = ["kept", "per_class", "funnel", "clip.rejects"]
+query = '''
+select k.caption, p.class
+from kept k join per_class p on k.caption = p.class'''
+
+[stages.pages]   # rows
+kind = "list"
+files = ["${root}/one.csv", "${root}/two.csv", "$${root}"]
+
+[stages.kept]
+kind = "keep"
+input = "pages"
+where = "width >= 64 and caption <> '${root}'"
+share = "${share}"
+resize = { size = "${epochs}", mode = "longest" }
+note = "${quoted}"
+rejects = "count"
+
+[stages.outside]
+kind = "keep"
+input = "../other/pairs.parquet"
+where = "caption like 'photo%'"
+note = "${epochs}"
+
+[stages.clip]
+kind = "learn"
+input = "kept"
+epochs = "${epochs}"
+model = "${TWIN_NOTE}-${epochs}"
+
+[stages.late]
+kind = "report"
+tables = ["funnel", "rejects"]
+query = "select stage, outcome, rows from funnel where stage not in (select reject_stage from rejects)"
+
+[[tests]]
+that = "every class is good"
+sql = "select * from per_class where not good"
+expect = "empty"
+
+[[tests]]
+that = "there are rows"
+sql = "select (select count(*) from kept) > 0 and (select count(*) from kept) + (select count(*) from clip.rejects) >= 0"
+expect = "true"
+"#;
+
+fn overrides(set: &[&str]) -> Overrides {
+    let env = [("TWIN_NOTE".to_string(), "vit".to_string()), ("HOME".into(), "/secret".into())];
+    Overrides { set: set.iter().map(ToString::to_string).collect(), env: env.into() }
+}
+
+fn checked(text: &str, set: &[&str]) -> Result<Pipeline, Report> {
+    check(Path::new("pipelines/toy.toml"), text, &registry(), &overrides(set))
+}
+
+fn options<'a>(pipeline: &'a Pipeline, stage: &str) -> &'a serde_json::Value {
+    &pipeline.node(stage).unwrap().1.options
+}
+
+#[test]
+fn a_good_file_becomes_stages_in_an_order_that_runs() {
+    let pipeline = checked(GOOD, &[]).unwrap();
+    let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
+    assert_eq!((pipeline.name.as_str(), pipeline.seed, pipeline.max_reject_share), ("toy", 17, 1.0));
+    assert_eq!(pipeline.sites, ["gallery"]);
+    let data = |node| Resolved::Stage { node, table: "data".into() };
+    let (_, top) = pipeline.node("top").unwrap();
+    let side = |table: &str| Resolved::Stage { node: 3, table: table.into() };
+    let funnel = |nodes: &[usize]| Resolved::System { table: "funnel".into(), nodes: nodes.into() };
+    assert_eq!(top.inputs, [data(1), side("per_class"), funnel(&[]), side("rejects")]);
+    let (_, late) = pipeline.node("late").unwrap();
+    assert_eq!(late.inputs[0], funnel(&[0, 1, 2, 3]));
+    assert_eq!(
+        pipeline.node("outside").unwrap().1.inputs,
+        [Resolved::Path("pipelines/../other/pairs.parquet".into())]
+    );
+    assert!(!pipeline.node("kept").unwrap().1.keep_rejects && pipeline.node("pages").unwrap().1.keep_rejects);
+    let line = GOOD.lines().position(|line| line == "[[tests]]").unwrap() + 1;
+    assert_eq!(
+        (pipeline.tests.len(), pipeline.tests[0].line, pipeline.tests[1].expect),
+        (2, line, Expect::True)
+    );
+}
+
+#[test]
+fn variables_become_values_and_never_syntax() {
+    let pipeline = checked(GOOD, &[]).unwrap();
+    assert_eq!(options(&pipeline, "pages")["files"], json!(["data/one.csv", "data/two.csv", "${root}"]));
+    let kept = options(&pipeline, "kept");
+    assert_eq!((&kept["share"], &kept["resize"]["size"]), (&json!(0.5), &json!(5)));
+    assert_eq!(kept["where"], json!("width >= 64 and caption <> 'data'"));
+    assert_eq!(kept["note"], json!("a\"]\nkind = \"x"));
+    assert_eq!(
+        options(&pipeline, "outside")["note"],
+        json!("5"),
+        "a number where text is wanted is its text"
+    );
+    assert_eq!(options(&pipeline, "clip"), &json!({ "input": "kept", "epochs": 5, "model": "vit-5" }));
+
+    let set = [
+        "epochs=7",
+        "root=x'y",
+        "clip.model=3",
+        "stages.kept.resize.size=9",
+        "seed=4",
+        "kept.where=width > 1",
+        "kept.widths=[1,2]",
+    ];
+    let pipeline = checked(GOOD, &set).unwrap();
+    assert_eq!(options(&pipeline, "clip"), &json!({ "input": "kept", "epochs": 7, "model": "3" }));
+    let kept = options(&pipeline, "kept");
+    assert_eq!(
+        (&kept["resize"]["size"], &kept["where"], &kept["widths"]),
+        (&json!(9), &json!("width > 1"), &json!([1, 2]))
+    );
+    assert_eq!(pipeline.seed, 4);
+    assert_eq!(options(&pipeline, "pages")["files"][0], json!("x'y/one.csv"));
+}
+
+/// A mistake by name: the file, and what `--set` gives.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    ("typo_in_an_option", "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwher = 'width > 3'", &[]),
+    ("typo_at_the_top", "sede = 3\n[stage.kept]\nkind = 'keep'", &[]),
+    (
+        "unknown_kind",
+        "[stages.kept]\nkind = 'kep'\n[stages.other]\ninput = 'pages'\n[stages.third]\nkind = 3",
+        &[],
+    ),
+    (
+        "unknown_input",
+        "[stages.kept]\nkind = 'keep'\ninput = 'page'\nwhere = 'true'\n[stages.more]\nkind = 'keep'\ninput = 'clip.per_clas'\nwhere = 'true'\n[stages.clip]\nkind = 'learn'\ninput = 'rejects'",
+        &[],
+    ),
+    (
+        "ambiguous_input",
+        "[stages.one]\nkind = 'learn'\ninput = 'pages'\n[stages.two]\nkind = 'learn'\ninput = 'pages'\n[stages.kept]\nkind = 'keep'\ninput = 'per_class'\nwhere = 'good'",
+        &[],
+    ),
+    (
+        "cycle",
+        "[stages.a]\nkind = 'keep'\ninput = 'c'\nwhere = 'true'\n\n[stages.b]\nkind = 'keep'\ninput = 'a'\nwhere = 'true'\n\n[stages.c]\nkind = 'keep'\ninput = 'b'\nwhere = 'true'\n\n[stages.after]\nkind = 'keep'\ninput = 'c'\nwhere = 'nonsense'\n\n[stages.self]\nkind = 'learn'\ninput = 'self'",
+        &[],
+    ),
+    (
+        "undefined_variable",
+        "[vars]\nepochs = 3\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = \"${epohcs}\"\nmodel = \"a\\t${HOME}-${TWIN_UNSET}-${\"",
+        &[],
+    ),
+    (
+        "variable_of_the_wrong_type",
+        "[vars]\nepochs = 'many'\nlist = [1]\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = '${epochs}'\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nverbose = '${share}'",
+        &["share=0.5"],
+    ),
+    (
+        "unknown_column",
+        "[vars]\nlong = 'a longer word'\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = \"width >= 64 and \\\"caption\\\" <> '${long}' and captoin <> ''\"",
+        &[],
+    ),
+    (
+        "unknown_column_in_a_long_string",
+        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = '''\nwidth > 3\n  and widht < 9\n'''",
+        &[],
+    ),
+    (
+        "predicate_of_another_type",
+        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'width + 1'\n[stages.more]\nkind = 'keep'\ninput = 'kept'\nwhere = 'not reported, since its input failed'",
+        &[],
+    ),
+    (
+        "sql_syntax",
+        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'width > > 3'\n[stages.more]\nkind = 'keep'\ninput = 'pages'\nwhere = \"caption = 'open\"",
+        &[],
+    ),
+    (
+        "wrong_types",
+        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 3\nshare = 'half'\nwidths = [1, 'two', 70000, -1]\nresize = { size = -3, mode = 'shortset' }\nverbose = 1",
+        &[],
+    ),
+    (
+        "missing_options",
+        "[stages.kept]\nkind = 'keep'\n[stages.more]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nresize = {}\n[stages.clip]\nkind = 'learn'\nepochs = 'x'",
+        &[],
+    ),
+    (
+        "several_at_once",
+        "sites = ['galery']\nmax_reject_share = 2\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwher = 'true'\nshar = 0.5\nverbos = true\nresize = { siez = 3 }\nreject = 'keep'\n[stages.More-Of]\nkind = 'keep'\ninput = 'pages'\nwhere = 'height > 3'\nrejects = 'drop'\n[stages.rejects]\nkind = 'learn'\ninput = 'pages'\n[stages.flat]\n",
+        &[],
+    ),
+    ("toml_syntax", "[stages.kept\nkind = \ninput = 'pages\nwhere = 'a'\nwhere = 'b'", &[]),
+    (
+        "toml_syntax_on_several_lines",
+        "[stages.kept]\nkind = \ninput = 'pages\nwhere = 'a'\nwhere = 'b'\n[stages.kept]\nx = 1__0",
+        &[],
+    ),
+    (
+        "rejects_that_are_not_kept",
+        "[stages.one]\nkind = 'learn'\ninput = 'two.rejects'\n[stages.two]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nrejects = 'count'\n[stages.three]\nkind = 'keep'\ninput = 'pages.rejects'\nwhere = \"reject_code = 'x'\"\n[stages.top]\nkind = 'report'\ntables = ['pages']\nquery = 'select 1'\n[stages.four]\nkind = 'keep'\ninput = 'top.rejects'\nwhere = 'true'",
+        &[],
+    ),
+    (
+        "bad_tests",
+        "[[tests]]\nthat = 'a column'\nsql = 'select widht from pages'\nexpect = 'empty'\n\n[[tests]]\nthat = 'a table'\nsql = 'select * from pagse'\nexpect = 'non-empty'\n\n[[tests]]\nthat = 'syntax'\nsql = 'selekt 1'\nexpect = 'true'\n\n[[tests]]\nthat = 'a boolean'\nsql = 'select caption from pages'\nexpect = 'true'\n\n[[tests]]\nsql = 'drop table pages'\nexpect = 'nothing'",
+        &[],
+    ),
+    (
+        "bad_set",
+        "[vars]\nepochs = 3\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = '${epochs}'",
+        &[
+            "epoch=4",
+            "clip.epoch=4",
+            "clp.epochs=4",
+            "clip.model=[1]",
+            "stages.clip=3",
+            "nonsense",
+            "clip.input=pagse",
+        ],
+    ),
+    (
+        "set_points_into_a_predicate",
+        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'",
+        &["kept.where=width > 3 and captoin = ''"],
+    ),
+    ("no_stages", "seed = -1", &[]),
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    for (name, text, set) in MISTAKES {
+        let head = if text.starts_with("[stages.kept\n") || *name == "no_stages" {
+            String::new()
+        } else {
+            // Keys at the top first, then the source that the cases read.
+            "name = 'toy'\nenv = ['TWIN_UNSET']\n".into()
+        };
+        let pages = if *name == "no_stages" { "" } else { "\n[stages.pages]\nkind = 'list'\nfiles = []\n" };
+        let file = format!("{head}{text}{pages}");
+        let report = match checked(&file, set) {
+            Ok(_) => panic!("{name} passed"),
+            Err(report) => report,
+        };
+        assert!(!report.faults().is_empty());
+        insta::assert_snapshot!(*name, report.render(false));
+    }
+}
+
+#[test]
+fn colour_comes_only_when_asked_for_and_control_characters_never() {
+    let report = checked("name = 'toy'\n\"\\u001b[31m\" = 1", &[]).unwrap_err();
+    assert!(!report.render(false).contains('\u{1b}'));
+    assert!(report.render(true).contains('\u{1b}') && !report.render(true).contains("\u{1b}[31m`"));
+}
+
+#[test]
+fn loading_says_what_is_wrong_with_the_file_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.toml");
+    let loaded = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        load(&path, &registry(), &overrides(&[])).map(|pipeline| pipeline.path)
+    };
+    assert_eq!(loaded(GOOD.as_bytes()).unwrap(), path);
+    assert!(matches!(loaded(b"name = 'a'\n\xff"), Err(LoadError::NotText { line: 2, .. })));
+    assert!(matches!(loaded(&vec![b'#'; MAX_FILE_BYTES as usize + 1]), Err(LoadError::TooLarge { .. })));
+    assert!(matches!(loaded(b"nam = 3"), Err(LoadError::Invalid(_))));
+    assert!(matches!(load(folder.path(), &registry(), &overrides(&[])), Err(LoadError::Io { .. })));
+}
+
+#[test]
+fn the_schema_describes_every_kind_and_option() {
+    insta::assert_snapshot!(
+        "pipeline_schema",
+        serde_json::to_string_pretty(&json_schema(&registry())).unwrap()
+    );
+}
+
+#[test]
+fn the_options_of_a_kind_are_listed_from_its_struct() {
+    let registry = registry();
+    let told = |kind: &str| {
+        let options = options_doc(registry.kind(kind).unwrap());
+        options
+            .iter()
+            .map(|option| {
+                format!(
+                    "{} {} {:?} {} | {}",
+                    option.name, option.r#type, option.default, option.required, option.description
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("learn"),
+        [
+            "input string None true | The pairs to learn from.",
+            "epochs integer Some(Number(3)) false | How often all pairs are seen.",
+            "model string None false | The name of the model.",
+        ]
+    );
+    assert!(
+        told("keep")
+            .contains(&"widths array of integer Some(Array []) false | Widths that are allowed.".to_string())
+    );
+    assert!(told("keep").contains(&"resize table None false | A box for the images.".to_string()));
+}
+
+/// A good file with some bytes taken out, doubled or put in.
+fn mutated() -> impl Strategy<Value = String> {
+    let edit = (
+        0..GOOD.len(),
+        0..40_usize,
+        prop_oneof![
+            Just(""),
+            Just("'"),
+            Just("\""),
+            Just("${"),
+            Just("}"),
+            Just("="),
+            Just("\n["),
+            Just("é"),
+            Just("3"),
+            Just("#")
+        ],
+    );
+    proptest::collection::vec(edit, 1..4).prop_map(|edits| {
+        let mut text: Vec<char> = GOOD.chars().collect();
+        for (at, length, put) in edits {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            drop(text.splice(at..end, put.chars()));
+        }
+        text.into_iter().collect()
+    })
+}
+
+fn places_are_real(text: &str, set: &[&str]) {
+    if let Err(report) = checked(text, set) {
+        let end = text.len() + set.iter().map(|argument| argument.len() + 1).sum::<usize>();
+        for fault in report.faults() {
+            assert!(fault.span.start <= fault.span.end && fault.span.end <= end, "{fault:?}");
+        }
+        assert!(
+            !report.faults().is_empty()
+                && !report.render(false).is_empty()
+                && !report.render(true).is_empty()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}", set in "\\PC{0,30}") {
+        places_are_real(&text, &[&set]);
+    }
+
+    #[test]
+    fn no_broken_file_makes_it_panic(text in mutated(), set in "(clip|kept|seed|epochs|a)[.=]?(epochs|where|resize.size)?=?[\\[{'\"a-z0-9>= ]{0,12}") {
+        places_are_real(&text, &[&set]);
+    }
+
+    #[test]
+    fn a_value_from_outside_never_becomes_syntax(value in "[\\PC\n\"'\\[\\]=#${}]{0,40}") {
+        let mut outside = overrides(&[]);
+        outside.env.insert("TWIN_NOTE".into(), value.clone());
+        let argument = format!("quoted={value}");
+        outside.set.push(argument);
+        let pipeline = check(Path::new("toy.toml"), GOOD, &registry(), &outside).unwrap();
+        let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+        prop_assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
+        let model = options(&pipeline, "clip")["model"].as_str().unwrap();
+        let note = options(&pipeline, "kept")["note"].as_str().unwrap();
+        // A number or a quoted string may be read as one; anything else arrives as it is.
+        let read = toml::de::DeValue::parse(&value).is_ok() || toml::de::DeValue::parse(value.trim()).is_ok();
+        let whole = model.strip_suffix("-5") == Some(value.as_str()) && note == value.trim();
+        prop_assert!(read || whole, "{} became {} and {}", value, model, note);
+    }
+}
