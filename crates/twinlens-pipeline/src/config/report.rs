@@ -29,7 +29,7 @@ impl Report {
                 fault
             })
             .collect();
-        faults.sort_by(|a, b| (a.span.start, a.span.end).cmp(&(b.span.start, b.span.end)));
+        faults.sort_by_key(|fault| (fault.span.start, fault.span.end));
         faults.dedup();
         Self { path: path.into(), source, faults }
     }
