@@ -1,0 +1,264 @@
+//! The stages `tokenizer` and `train` from TOML tables to datasets, as a run uses them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{Field, Float32Type, Int64Type, Schema, SchemaRef};
+use datafusion::prelude::SessionContext;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
+use twinlens_image::{Format, Rgb, encode};
+use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
+use twinlens_pipeline::{
+    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
+};
+use twinlens_train::{TokenizerStage, Train};
+
+const TRAIN: &str = r#"
+input = "pairs"
+tokenizer = "words"
+batch_size = 8
+steps = 9
+checkpoint_every = 2
+model = { embed = 8, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 8, width = 16, layers = 1, heads = 2 } }
+"#;
+
+/// 30 pairs that can be trained on, and after them a damaged image, one without an image, one without a caption.
+fn pairs() -> RecordBatch {
+    let png = |seed: u32| {
+        let pixels = (0..20 * 24 * 3).map(|i: u32| (i.wrapping_mul(seed + 3) >> 3) as u8).collect();
+        encode(&Rgb::new(24, 20, pixels).unwrap(), Format::Png, 0).unwrap()
+    };
+    let mut bytes: Vec<Option<Vec<u8>>> = (0..30).map(|seed| Some(png(seed))).collect();
+    let mut captions: Vec<Option<String>> =
+        (0..30).map(|i| Some(format!("picture {} of thing {i}", i % 4))).collect();
+    bytes.extend([Some(png(40)[..50].to_vec()), None, Some(png(41))]);
+    captions.extend([Some("damaged".into()), Some("no image".into()), None]);
+    let uids = StringArray::from_iter_values((0..bytes.len()).map(|row| format!("{row:032x}")));
+    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
+    let parts: ArrayRef = Arc::new(LargeBinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
+    let arrow::datatypes::DataType::Struct(fields) = contracts::image() else { unreachable!() };
+    let image = StructArray::new(fields, vec![parts, paths], None);
+    RecordBatch::try_from_iter([
+        ("uid", Arc::new(uids) as ArrayRef),
+        ("caption", Arc::new(StringArray::from(captions))),
+        ("image", Arc::new(image)),
+    ])
+    .unwrap()
+}
+
+/// The dataset `name` with these tables, to go on writing.
+fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, SchemaRef>) -> DatasetWriter {
+    let begin = Begin {
+        format: 1,
+        position: 0,
+        recipe: Default::default(),
+        stage: name.into(),
+        kind: kind.into(),
+        fingerprint: "f".into(),
+        fused: vec![],
+        tables,
+    };
+    DatasetWriter::open(&folder.join(name), begin, ShardLimits::default()).unwrap()
+}
+
+/// Runs one stage into `folder/name`, as a run does.
+async fn run<K: StageKind>(
+    folder: &Path,
+    name: &str,
+    options: &str,
+    cancel: CancellationToken,
+    observer: Arc<dyn Observer>,
+) -> Result<Dataset, RunError> {
+    let stage: K = toml::from_str(options).unwrap();
+    let inputs: Vec<InputData> = (stage.inputs().iter())
+        .map(|input| InputData {
+            name: input.name().into(),
+            table: MAIN.into(),
+            dataset: Dataset::open(&folder.join(input.name())).unwrap(),
+            view: None,
+        })
+        .collect();
+    let tables = check(&stage, Some(&inputs)).unwrap();
+    let ledger: Vec<Field> = (pairs().schema().fields().iter())
+        .filter(|field| field.name() != "image")
+        .chain(contracts::rejects().fields())
+        .map(|field| field.as_ref().clone())
+        .collect();
+    let schemas = [(MAIN.to_owned(), tables), (REJECTS.to_owned(), Arc::new(Schema::new(ledger)))];
+    let progress = Progress::new(name, observer);
+    let cx = RunContext {
+        stage: name.into(),
+        session: SessionContext::new(),
+        base: folder.into(),
+        seed: 17,
+        clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
+        cancel,
+        progress: progress.clone(),
+        hosts: Arc::default(),
+        bytes_in_flight: 1 << 20,
+    };
+    let mut output = Output::new(name, writer(folder, name, K::KIND, schemas.into()), progress);
+    let Work::Job(job) = stage.work() else { panic!("not a job") };
+    job.run(&cx, &inputs, &mut output).await?;
+    output.complete()?;
+    Ok(output.dataset())
+}
+
+/// The main table's schema, or all faults as text.
+fn check<K: StageKind>(stage: &K, inputs: Option<&[InputData]>) -> Result<SchemaRef, String> {
+    let known: Vec<InputTables> = (stage.inputs().into_iter().enumerate())
+        .map(|(i, input)| InputTables {
+            kind: Some(if input.name() == "words" { "tokenizer" } else { "fetch" }),
+            schema: inputs.map_or(Some(pairs().schema()), |inputs| inputs[i].dataset.schema(MAIN).ok()),
+            input,
+        })
+        .collect();
+    let cx = CheckContext { session: SessionContext::new() };
+    let tables = stage.tables(&cx, &known).map_err(|faults| {
+        faults
+            .iter()
+            .map(|f| format!("{} | {} | {}\n", f.message, f.label, f.hint.as_deref().unwrap_or("")))
+            .collect::<String>()
+    })?;
+    Ok(tables.main)
+}
+
+/// A folder with the datasets `pairs` and `words`.
+async fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = [(MAIN.to_owned(), pairs().schema())].into();
+    let mut dataset = writer(folder.path(), "pairs", "fetch", tables);
+    for (split, rows) in [(0, 0..20), (1, 20..33)] {
+        let mut split = dataset.split(split, "rows");
+        split.write(MAIN, &pairs().slice(rows.start, rows.len())).unwrap();
+        dataset.commit(split.publish().unwrap()).unwrap();
+    }
+    dataset.complete().unwrap();
+    let options = "input = \"pairs\"\nvocab_size = 300";
+    run::<TokenizerStage>(folder.path(), "words", options, CancellationToken::new(), Arc::new(Silent))
+        .await
+        .unwrap();
+    folder
+}
+
+async fn rows(dataset: &Dataset, table: &str) -> RecordBatch {
+    let frame = dataset.frame(&SessionContext::new(), table).await.unwrap();
+    let batches = frame.collect().await.unwrap();
+    arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+/// Cancels a run at one step.
+struct StopAt(u64, CancellationToken);
+
+impl Observer for StopAt {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::TrainStep { step, .. } if *step == self.0) {
+            self.1.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tokenizer_is_a_table_and_a_file() {
+    let folder = prepared().await;
+    let dataset = Dataset::open(&folder.path().join("words")).unwrap();
+    let tokenizer = Tokenizer::load(&dataset.artifact(TOKENIZER_FILE).unwrap()).unwrap();
+    let table = rows(&dataset, MAIN).await;
+    assert_eq!(table.num_rows(), tokenizer.vocab_size());
+    let tokens = table.column(1).as_string::<i32>();
+    // Learned from all captions, the last shard's too; the null among them is no caption.
+    assert!(tokens.iter().flatten().any(|token| token == "Ġpicture"));
+    assert_eq!(tokens.value(tokens.len() - 1), "<|endoftext|>");
+}
+
+#[tokio::test]
+async fn training_goes_on_after_an_interruption_and_ends_in_the_same_bits() {
+    let mut weights = Vec::new();
+    for stops in [&[][..], &[3, 8]] {
+        let folder = prepared().await;
+        for &stop in stops {
+            let cancel = CancellationToken::new();
+            let observer = Arc::new(StopAt(stop, cancel.clone()));
+            let error = run::<Train>(folder.path(), "clip", TRAIN, cancel, observer).await.unwrap_err();
+            assert!(matches!(error, RunError::Interrupted), "{error}");
+        }
+        let dataset = run::<Train>(folder.path(), "clip", TRAIN, CancellationToken::new(), Arc::new(Silent))
+            .await
+            .unwrap();
+        weights.push(std::fs::read(dataset.artifact("model.safetensors").unwrap()).unwrap());
+        let clip = Clip::load(dataset.dir()).unwrap();
+        let tokenizer = Tokenizer::load(&dataset.artifact(TOKENIZER_FILE).unwrap()).unwrap();
+        assert_eq!(clip.config().text.vocab, tokenizer.vocab_size());
+        assert!(!dataset.dir().join("work").exists(), "checkpoints have served");
+
+        let log = rows(&dataset, MAIN).await;
+        assert_eq!(log.column(0).as_primitive::<Int64Type>().values().to_vec(), (1..=9).collect::<Vec<_>>());
+        assert!(log.column(3).as_primitive::<Float32Type>().values().iter().all(|loss| loss.is_finite()));
+        let rejects = rows(&dataset, REJECTS).await;
+        let codes = rejects.column_by_name("reject_code").unwrap().as_string::<i32>();
+        let mut codes: Vec<_> = codes.iter().flatten().collect();
+        codes.sort_unstable();
+        assert_eq!(codes, ["no_caption", "no_image", "truncated"]);
+    }
+    assert!(weights[0] == weights[1]);
+}
+
+#[test]
+fn faults_are_found_before_anything_runs() {
+    let train = |change: &[(&str, &str)]| {
+        let text = change.iter().fold(TRAIN.to_owned(), |text, (from, to)| text.replace(from, to));
+        check(&toml::from_str::<Train>(&text).unwrap(), None).map(|_| ())
+    };
+    train(&[]).unwrap();
+    let cases: [(&[(&str, &str)], &str); 7] = [
+        (&[("steps = 9", "")], "neither `epochs` nor `steps`"),
+        (&[("steps = 9", "steps = 9\nepochs = 2")], "both given"),
+        (&[("batch_size = 8", "batch_size = 1")], "a batch of one pair"),
+        (
+            &[("heads = 2 }, text", "heads = 3 }, text")],
+            "vision.width (16) is not a multiple of vision.heads (3)",
+        ),
+        (&[("batch_size = 8", "caption = \"captoin\"")], "did you mean `caption`?"),
+        (&[("\"words\"", "\"pairs\"")], "expected a `tokenizer` stage"),
+        (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` is no positive number"),
+    ];
+    for (change, expected) in cases {
+        let faults = train(change).unwrap_err();
+        assert!(faults.contains(expected), "{change:?}: {faults}");
+    }
+    let preset: Train =
+        toml::from_str("input = \"pairs\"\ntokenizer = \"words\"\nepochs = 3\nmodel = \"vit-tiny-84\"")
+            .unwrap();
+    assert!(check(&preset, None).unwrap_err().contains("did you mean `vit-tiny-"));
+    let tokenizer: TokenizerStage = toml::from_str("input = \"pairs\"\nvocab_size = 100").unwrap();
+    assert!(check(&tokenizer, None).unwrap_err().contains("at least 258"));
+}
+
+#[test]
+fn examples_parse() {
+    for (kind, example, parse) in [
+        (TokenizerStage::KIND, TokenizerStage::EXAMPLE, parses::<TokenizerStage> as fn(&str)),
+        (Train::KIND, Train::EXAMPLE, parses::<Train>),
+    ] {
+        assert!(example.contains(&format!("kind = \"{kind}\"")));
+        parse(
+            &example
+                .lines()
+                .filter(|line| !line.starts_with('[') && !line.starts_with("kind"))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        );
+    }
+}
+
+fn parses<K: StageKind>(text: &str) {
+    let _: K = toml::from_str(text).unwrap();
+}
