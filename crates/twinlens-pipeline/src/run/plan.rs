@@ -66,6 +66,12 @@ pub fn plan(pipeline: &Pipeline, dir: &Path, until: Option<&str>, max_rows: Opti
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
         .map(|node| Some(pipeline.nodes[node].name.as_str()) != until && fuses(pipeline, node, &needed) && !current(node))
         .collect();
+    let unit = |nodes: Vec<usize>| {
+        let last = nodes[nodes.len() - 1];
+        let decision = decide(states[last].as_ref(), &recipes[last]);
+        let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
+        Unit { nodes, decision, recipe: recipes[last].clone(), fused }
+    };
     let mut units = Vec::new();
     for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
         let mut nodes = vec![last];
@@ -75,9 +81,12 @@ pub fn plan(pipeline: &Pipeline, dir: &Path, until: Option<&str>, max_rows: Opti
             }
             nodes.insert(0, before);
         }
-        let decision = decide(states[last].as_ref(), &recipes[last]);
-        let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
-        units.push(Unit { nodes, decision, recipe: recipes[last].clone(), fused });
+        // A source cuts its splits by itself: a stage that needs small ones (fetching) goes over its dataset instead.
+        let source = matches!(pipeline.nodes[nodes[0]].stage.work(), Work::Source(_));
+        if source && nodes.iter().any(|&node| wants_small_splits(pipeline, node)) {
+            units.push(unit(vec![nodes.remove(0)]));
+        }
+        units.push(unit(nodes));
     }
     Ok(units)
 }
@@ -119,6 +128,10 @@ fn first_input(pipeline: &Pipeline, node: usize) -> Option<usize> {
         Some(Resolved::Stage { node, table }) if table == twinlens_dataset::MAIN => Some(*node),
         _ => None,
     }
+}
+
+fn wants_small_splits(pipeline: &Pipeline, node: usize) -> bool {
+    matches!(pipeline.nodes[node].stage.work(), Work::Rows(rows) if rows.split_rows().is_some())
 }
 
 /// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its columns, so that its

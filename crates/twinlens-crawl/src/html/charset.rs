@@ -1,0 +1,84 @@
+//! Bytes of a page to text.
+
+use std::borrow::Cow;
+
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+
+/// How far a `<meta charset>` is looked for, in bytes (HTML standard, "prescan a byte stream").
+const PRESCAN: usize = 1024;
+
+/// Decodes a page: by its byte order mark, else the charset of the `Content-Type` header, else a `<meta>`, else UTF-8 if it is
+/// valid, else windows-1252. What cannot be decoded becomes U+FFFD.
+pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'static str) {
+    let encoding = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
+    let encoding = encoding.or_else(|| label_after(content_type.as_bytes()).and_then(Encoding::for_label));
+    let encoding = encoding.or_else(|| meta(&bytes[..bytes.len().min(PRESCAN)]));
+    let encoding =
+        encoding.unwrap_or_else(|| if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 });
+    let (text, used, _) = encoding.decode(bytes);
+    (text, used.name())
+}
+
+/// The charset of a `<meta>` tag. Since the tag could be read as ASCII, it is not UTF-16, whatever it says.
+fn meta(head: &[u8]) -> Option<&'static Encoding> {
+    let lower = head.to_ascii_lowercase();
+    let mut rest = lower.as_slice();
+    while let Some(at) = find(rest, b"<meta") {
+        let tag = &rest[at..];
+        let tag = &tag[..tag.iter().position(|byte| *byte == b'>').unwrap_or(tag.len())];
+        if let Some(encoding) = label_after(tag).and_then(Encoding::for_label) {
+            return Some(if encoding == UTF_16BE || encoding == UTF_16LE { UTF_8 } else { encoding });
+        }
+        rest = &rest[at + 5..];
+    }
+    None
+}
+
+/// The label after `charset=`, quoted or not.
+fn label_after(text: &[u8]) -> Option<&[u8]> {
+    let lower = text.to_ascii_lowercase();
+    let at = find(&lower, b"charset")? + b"charset".len();
+    let value = text[at..].trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
+    let value = value.strip_prefix(b"\"").or(value.strip_prefix(b"'")).unwrap_or(value);
+    let end = value.iter().position(|byte| b"\"' ;>/\t\r\n".contains(byte)).unwrap_or(value.len());
+    (end > 0).then(|| &value[..end])
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|window| window == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_charset_is_found_in_order() {
+        let cases: [(&[u8], &str, &str, &str); 10] = [
+            (b"\xef\xbb\xbfna\xc3\xafve", "text/html; charset=iso-8859-1", "naïve", "UTF-8"),
+            (b"na\xefve", "text/html; charset=iso-8859-1", "naïve", "windows-1252"),
+            (b"na\xefve", "text/html; Charset = \"ISO-8859-1\"; x=y", "naïve", "windows-1252"),
+            (b"<meta charset=utf-8>na\xc3\xafve", "text/html", "<meta charset=utf-8>naïve", "UTF-8"),
+            (b"<meta charset='koi8-r'>\xce", "text/html", "<meta charset='koi8-r'>н", "KOI8-R"),
+            (
+                b"<meta content='text/html; charset=shift_jis'>\x83n",
+                "",
+                "<meta content='text/html; charset=shift_jis'>ハ",
+                "Shift_JIS",
+            ),
+            (b"<meta charset=utf-16>na\xc3\xafve", "", "<meta charset=utf-16>naïve", "UTF-8"),
+            (b"na\xc3\xafve", "text/html", "naïve", "UTF-8"),
+            (b"na\xefve", "text/html", "naïve", "windows-1252"),
+            (b"\xff\xfea\0b\0", "", "ab", "UTF-16LE"),
+        ];
+        for (bytes, content_type, text, name) in cases {
+            assert_eq!(decode(bytes, content_type), (text.into(), name), "{bytes:?} {content_type}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_charset_is_as_none() {
+        assert_eq!(decode(b"na\xc3\xafve", "text/html; charset=klingon").1, "UTF-8");
+        assert_eq!(decode(b"<meta charset=><meta charset=koi8-r>", "").1, "KOI8-R");
+    }
+}

@@ -1,0 +1,87 @@
+//! Texts of a page as captions.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use html5ever::tendril::StrTendril;
+use html5ever::tokenizer::states::{RawKind, State};
+use html5ever::tokenizer::{BufferQueue, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
+
+/// White space (the no-break space too) collapsed to single spaces and trimmed; control characters dropped.
+pub fn collapse(text: &str) -> String {
+    let mut collapsed = String::with_capacity(text.len());
+    for word in text.split(|c: char| c.is_whitespace()) {
+        let start = collapsed.len();
+        if start > 0 {
+            collapsed.push(' ');
+        }
+        let before = collapsed.len();
+        collapsed.extend(word.chars().filter(|c| !c.is_control()));
+        if collapsed.len() == before {
+            collapsed.truncate(start);
+        }
+    }
+    collapsed
+}
+
+/// Resolves character references once more. Parsing resolves those that the page wrote; many pages escape twice
+/// (`R&amp;amp;D`), and a caption that is meant to show `&amp;` is rarer than one that does by mistake.
+pub fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('&') {
+        return Cow::Borrowed(text);
+    }
+    // In the RCDATA state the tokenizer knows character references and, as no element is open, nothing else.
+    let state = Some(State::RawData(RawKind::Rcdata));
+    let options = TokenizerOpts { initial_state: state, discard_bom: false, ..TokenizerOpts::default() };
+    let tokenizer = Tokenizer::new(Text::default(), options);
+    let input = BufferQueue::default();
+    input.push_back(StrTendril::from(text));
+    let _done = tokenizer.feed(&input);
+    tokenizer.end();
+    Cow::Owned(tokenizer.sink.0.into_inner())
+}
+
+#[derive(Default)]
+struct Text(RefCell<String>);
+
+impl TokenSink for Text {
+    type Handle = ();
+
+    fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
+        match token {
+            Token::CharacterTokens(text) => self.0.borrow_mut().push_str(&text),
+            Token::NullCharacterToken => self.0.borrow_mut().push('\u{fffd}'),
+            _ => {}
+        }
+        TokenSinkResult::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_collapses() {
+        for (text, expected) in
+            [("", ""), (" \t\n", ""), (" a \u{a0} b\r\nc ", "a b c"), ("a\u{0}b \u{7} c", "ab c")]
+        {
+            assert_eq!(collapse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn references_are_resolved_once() {
+        let cases = [
+            ("plain", "plain"),
+            ("R&amp;D", "R&D"),
+            ("R&amp;amp;D", "R&amp;D"),
+            ("&#39;tis &lt;b&gt; &hellip;", "'tis <b> …"),
+            ("a & b &unknown; &", "a & b &unknown; &"),
+            ("</title><b>&amp;", "</title><b>&"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(unescape(text), expected, "{text:?}");
+        }
+    }
+}

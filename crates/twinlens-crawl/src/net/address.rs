@@ -1,0 +1,336 @@
+//! Which addresses may be connected to: those of the public internet, and what the user or the run allows besides.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use url::{Host, Url};
+
+use super::error::{FetchError, Why};
+
+/// IPv4 blocks that are not of the public internet (IANA special-purpose registry, RFC 6890), and two cloud addresses.
+const V4: &[([u8; 4], u32, &str)] = &[
+    ([0, 0, 0, 0], 8, "this network"),
+    ([10, 0, 0, 0], 8, "private"),
+    ([100, 64, 0, 0], 10, "carrier-grade NAT"),
+    ([127, 0, 0, 0], 8, "loopback"),
+    ([168, 63, 129, 16], 32, "cloud metadata"),
+    ([169, 254, 0, 0], 16, "link-local or cloud metadata"),
+    ([172, 16, 0, 0], 12, "private"),
+    ([192, 0, 0, 0], 24, "protocol assignments"),
+    ([192, 0, 2, 0], 24, "documentation"),
+    ([192, 88, 99, 0], 24, "6to4 relay"),
+    ([192, 168, 0, 0], 16, "private"),
+    ([198, 18, 0, 0], 15, "benchmarking"),
+    ([198, 51, 100, 0], 24, "documentation"),
+    ([203, 0, 113, 0], 24, "documentation"),
+    ([224, 0, 0, 0], 4, "multicast"),
+    ([240, 0, 0, 0], 4, "reserved"),
+];
+
+/// IPv6 blocks inside 2000::/3 that are not of the public internet; all outside of 2000::/3 is refused anyway.
+const V6: &[([u16; 4], u32, &str)] = &[
+    ([0x2001, 0, 0, 0], 32, "Teredo"),
+    ([0x2001, 2, 0, 0], 48, "benchmarking"),
+    ([0x2001, 0x10, 0, 0], 28, "ORCHID"),
+    ([0x2001, 0x20, 0, 0], 28, "ORCHID"),
+    ([0x2001, 0xdb8, 0, 0], 32, "documentation"),
+    ([0x3fff, 0, 0, 0], 20, "documentation"),
+];
+
+/// Why an address is not of the public internet; `None` when it is.
+pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V4(ip) => forbidden_v4(ip),
+        IpAddr::V6(ip) => forbidden_v6(ip),
+    }
+}
+
+fn forbidden_v4(ip: Ipv4Addr) -> Option<&'static str> {
+    let block = V4.iter().find(|(base, bits, _)| same_prefix(&ip.octets(), base, *bits));
+    block.map(|(_, _, why)| *why)
+}
+
+fn forbidden_v6(ip: Ipv6Addr) -> Option<&'static str> {
+    let parts = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        forbidden_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match parts {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Some("unspecified"),
+        [0, 0, 0, 0, 0, 0, 0, 1] => Some("loopback"),
+        // A v4-mapped address connects to the v4 address.
+        [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
+        // So does a gateway's (NAT64, 6to4): what is behind it must be public too.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0x2002, high, low, ..] => embedded(high, low),
+        [0xfe80..=0xfebf, ..] => Some("link-local"),
+        [0xfec0..=0xfeff, ..] => Some("site-local"),
+        [0xfc00..=0xfdff, ..] => Some("unique local"),
+        [0xff00..=0xffff, ..] => Some("multicast"),
+        [0x2000..=0x3fff, ..] => {
+            let bytes = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+            let head = bytes(&parts[..4]);
+            V6.iter().find(|(base, bits, _)| same_prefix(&head, &bytes(base), *bits)).map(|(_, _, why)| *why)
+        }
+        _ => Some("not global unicast"),
+    }
+}
+
+/// Whether two addresses (their bytes, big-endian) agree in the first `bits` bits.
+fn same_prefix(one: &[u8], other: &[u8], bits: u32) -> bool {
+    let mut left = bits;
+    one.iter().zip(other).all(|(a, b)| {
+        let now = left.min(8);
+        left -= now;
+        // `now` is at most 8, so the shift of a u16 is defined.
+        let mask = (0xff00u16 >> now) as u8;
+        a & mask == b & mask
+    })
+}
+
+/// One entry of `allow_private`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Allowed {
+    Host(String),
+    Block(Vec<u8>, u32),
+}
+
+impl Allowed {
+    /// A host name, an address, or a block (`10.1.0.0/16`).
+    fn parse(text: &str) -> Result<Self, String> {
+        let bytes = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        if let Some((base, bits)) = text.split_once('/') {
+            let base = bytes(base.parse().map_err(|_| format!("`{text}` is not a block of addresses"))?);
+            let bits = bits.parse().ok().filter(|bits| *bits <= 8 * base.len() as u32);
+            let bits = bits.ok_or_else(|| format!("`{text}` has no prefix length that fits the address"))?;
+            return Ok(Self::Block(base, bits));
+        }
+        if let Ok(ip) = text.trim_matches(['[', ']']).parse() {
+            let base = bytes(ip);
+            let bits = 8 * base.len() as u32;
+            return Ok(Self::Block(base, bits));
+        }
+        match Host::parse(text) {
+            Ok(host) => Ok(Self::Host(host.to_string())),
+            Err(_) => Err(format!("`{text}` is neither a host, an address, nor a block of addresses")),
+        }
+    }
+
+    fn covers(&self, host: &str, ip: IpAddr) -> bool {
+        match (self, ip) {
+            (Self::Host(allowed), _) => allowed == host,
+            (Self::Block(base, bits), IpAddr::V4(ip)) => {
+                base.len() == 4 && same_prefix(&ip.octets(), base, *bits)
+            }
+            (Self::Block(base, bits), IpAddr::V6(ip)) => {
+                base.len() == 16 && same_prefix(&ip.octets(), base, *bits)
+            }
+        }
+    }
+}
+
+/// Which addresses may be connected to.
+#[derive(Debug, Clone, Default)]
+pub struct AddressPolicy {
+    allowed: Vec<Allowed>,
+    served: BTreeMap<String, SocketAddr>,
+}
+
+impl AddressPolicy {
+    /// A policy from the `allow_private` option and the hosts that have a fixed address.
+    ///
+    /// # Errors
+    /// The entry that is no host, address or block.
+    pub fn new(allow_private: &[String], served: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
+        let allowed = allow_private.iter().map(|text| Allowed::parse(text)).collect::<Result<_, _>>()?;
+        let served = served.into_iter().map(|(host, addr)| (host.to_ascii_lowercase(), addr)).collect();
+        Ok(Self { allowed, served })
+    }
+
+    /// The fixed address of a host.
+    pub fn served(&self, host: &str) -> Option<SocketAddr> {
+        self.served.get(bare(host)).copied()
+    }
+
+    /// Whether a connection for `host` may go to `ip`.
+    pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), FetchError> {
+        match forbidden(ip) {
+            Some(why) if !self.allowed.iter().any(|allowed| allowed.covers(bare(host), ip)) => {
+                let detail = if host.trim_matches(['[', ']']) == ip.to_string() {
+                    format!("{ip} is refused: {why}")
+                } else {
+                    format!("{host} is at {ip}, which is refused: {why}")
+                };
+                Err(FetchError::new(Why::PrivateAddress, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What can be said of a URL before its host is resolved. An address in place of a host name never reaches the
+    /// resolver, so it is checked here.
+    pub fn check_url(&self, url: &Url) -> Result<(), FetchError> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(FetchError::new(
+                Why::Scheme,
+                format!("{url}: the scheme `{}` is refused", url.scheme()),
+            ));
+        }
+        match url.host() {
+            None => Err(FetchError::new(Why::BadUrl, format!("{url}: no host"))),
+            Some(Host::Ipv4(ip)) => self.check(&ip.to_string(), ip.into()),
+            Some(Host::Ipv6(ip)) => self.check(&ip.to_string(), ip.into()),
+            // A fixed address is one port of this machine, not a way to all of them.
+            Some(Host::Domain(host)) => match (self.served(host), url.port()) {
+                (Some(addr), Some(port)) if port != addr.port() => Err(FetchError::new(
+                    Why::PrivateAddress,
+                    format!("{host} is served at {addr} alone, not at port {port}"),
+                )),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// A host name without the dot that marks it as absolute.
+fn bare(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_pass() {
+        let refused = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.100.100.200",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.0.9",
+            "168.63.129.16",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.7",
+            "203.0.113.7",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:2f::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:a00:1::",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+            "4000::1",
+        ];
+        for address in refused {
+            assert!(forbidden(address.parse().unwrap()).is_some(), "{address} must be refused");
+        }
+        let public = [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.1",
+            "168.63.129.15",
+            "169.253.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.167.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2001:4860:4860::8888",
+            "2002:808:808::",
+            "2606:4700::1111",
+            "2a00::1",
+        ];
+        for address in public {
+            assert_eq!(forbidden(address.parse().unwrap()), None, "{address} is public");
+        }
+    }
+
+    #[test]
+    fn urls_are_checked_before_they_are_resolved() {
+        let served = BTreeMap::from([("Gallery.test".to_string(), "127.0.0.1:4000".parse().unwrap())]);
+        let allow = ["10.1.0.0/16".to_string(), "192.168.7.7".to_string(), "[::1]".to_string()];
+        let policy = AddressPolicy::new(&allow, served).unwrap();
+        let cases = [
+            ("http://example.org/a", None),
+            ("https://1.1.1.1/", None),
+            ("http://gallery.test/", None),
+            ("http://GALLERY.test./", None),
+            ("http://gallery.test:4000/", None),
+            ("http://gallery.test:22/", Some(Why::PrivateAddress)),
+            ("http://10.1.2.3/", None),
+            ("http://10.2.2.3/", Some(Why::PrivateAddress)),
+            ("http://192.168.7.7/", None),
+            ("http://192.168.7.8/", Some(Why::PrivateAddress)),
+            ("http://[::1]/", None),
+            ("http://[::ffff:127.0.0.1]/", Some(Why::PrivateAddress)),
+            ("http://2130706433/", Some(Why::PrivateAddress)),
+            ("http://0x7f.1/", Some(Why::PrivateAddress)),
+            ("http://017700000001/", Some(Why::PrivateAddress)),
+            ("http://127.1/", Some(Why::PrivateAddress)),
+            ("file:///etc/passwd", Some(Why::Scheme)),
+            ("ftp://example.org/", Some(Why::Scheme)),
+            ("data:image/png;base64,AA", Some(Why::Scheme)),
+            ("gopher://example.org/", Some(Why::Scheme)),
+        ];
+        for (url, expected) in cases {
+            let found = policy.check_url(&Url::parse(url).unwrap()).err().map(|error| error.why);
+            assert_eq!(found, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_checked_when_it_is_read() {
+        for good in ["localhost", "10.0.0.0/8", "::1", "fd00::/8", "intern.example"] {
+            assert!(Allowed::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["10.0.0.0/33", "10.0.0/8", "fd00::/129", "10.0.0.0/x", "a b"] {
+            assert!(Allowed::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The `http` table of the stages that use the network.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the network is used. All times are in seconds.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpOptions {
+    /// Who asks: `name/version (contact)`. The name is what robots.txt files address.
+    pub user_agent: String,
+    /// Obey robots.txt.
+    pub robots: bool,
+    /// Obey X-Robots-Tag, robots meta tags and TDM reservations (noai, noimageai, noml, noindex, noimageindex).
+    pub opt_outs: bool,
+    /// Hosts, addresses, or blocks of addresses (`10.1.0.0/16`) that are allowed although they are not of the public internet.
+    pub allow_private: Vec<String>,
+    /// Fixed addresses of hosts: `"gallery.test" = "127.0.0.1:4000"`. They are allowed whatever the address.
+    pub resolve: BTreeMap<String, SocketAddr>,
+    /// Most requests to one host at a time.
+    pub per_host: usize,
+    /// Least time between two requests to one host; a longer `crawl-delay` of its robots.txt is obeyed.
+    /// Hosts with a fixed address are ours, and are not spared.
+    pub delay: f64,
+    /// Longest time to resolve and to connect.
+    pub connect_timeout: f64,
+    /// Longest time from the request to the answer's headers, connecting included.
+    pub headers_timeout: f64,
+    /// Longest time for a whole body.
+    pub body_timeout: f64,
+    /// Lowest rate of a body, in bytes a second.
+    pub min_rate: u64,
+    /// How long a body may be slower than that.
+    pub min_rate_after: f64,
+    /// Most redirects that are followed.
+    pub max_redirects: usize,
+    /// Most further attempts after a failure that may pass (no connection, a broken one, 429, 5xx).
+    pub retries: u32,
+    /// Longest `Retry-After` that is waited for; a host that asks for more is given up.
+    pub max_retry_after: f64,
+    /// The network is taken to be down, and the run stops, when more than this share of the fetches reaches nobody. 1 never stops.
+    pub max_unreachable: f64,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!(
+                "twinlens/",
+                env!("CARGO_PKG_VERSION"),
+                " (+",
+                env!("CARGO_PKG_REPOSITORY"),
+                ")"
+            )
+            .into(),
+            robots: true,
+            opt_outs: true,
+            allow_private: Vec::new(),
+            resolve: BTreeMap::new(),
+            per_host: 4,
+            delay: 0.1,
+            connect_timeout: 10.0,
+            headers_timeout: 20.0,
+            body_timeout: 60.0,
+            min_rate: 1024,
+            min_rate_after: 10.0,
+            max_redirects: 5,
+            retries: 2,
+            max_retry_after: 60.0,
+            max_unreachable: 0.95,
+        }
+    }
+}
+
+impl HttpOptions {
+    /// The product token of the user agent: what robots.txt and X-Robots-Tag address.
+    pub fn product(&self) -> &str {
+        self.user_agent.split(['/', ' ']).next().unwrap_or_default()
+    }
+
+    /// Refuses values that make no sense: the option and what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let times = [
+            ("connect_timeout", self.connect_timeout),
+            ("headers_timeout", self.headers_timeout),
+            ("body_timeout", self.body_timeout),
+        ];
+        for (name, value) in times {
+            if !(0.001..=86_400.0).contains(&value) {
+                return Err(format!("`{name}` must be from 0.001 to 86400 seconds, not {value}"));
+            }
+        }
+        let more = [
+            ("delay", self.delay),
+            ("max_retry_after", self.max_retry_after),
+            ("min_rate_after", self.min_rate_after),
+        ];
+        for (name, value) in more {
+            if !(0.0..=86_400.0).contains(&value) {
+                return Err(format!("`{name}` must be from 0 to 86400 seconds, not {value}"));
+            }
+        }
+        if !(1..=1000).contains(&self.per_host) {
+            return Err(format!("`per_host` must be from 1 to 1000, not {}", self.per_host));
+        }
+        if self.retries > 10 {
+            return Err(format!("`retries` must be at most 10, not {}", self.retries));
+        }
+        if !(0.5..=1.0).contains(&self.max_unreachable) {
+            return Err(format!("`max_unreachable` must be from 0.5 to 1.0, not {}", self.max_unreachable));
+        }
+        let token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.product().is_empty()
+            || !self.product().chars().all(token)
+            || self.user_agent.chars().any(|c| !(' '..='~').contains(&c))
+        {
+            return Err(format!(
+                "`user_agent` must look like `name/1.0 (contact)`, not `{}`",
+                self.user_agent
+            ));
+        }
+        super::AddressPolicy::new(&self.allow_private, BTreeMap::new()).map(|_| ())
+    }
+}
+
+/// Seconds of an option that [`HttpOptions::check`] has passed.
+pub(crate) fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senseless_options_are_refused_by_name() {
+        let default = HttpOptions::default;
+        assert_eq!(default().check(), Ok(()));
+        assert_eq!(default().product(), "twinlens");
+        let cases = [
+            ("connect_timeout", HttpOptions { connect_timeout: 0.0, ..default() }),
+            ("body_timeout", HttpOptions { body_timeout: f64::NAN, ..default() }),
+            ("delay", HttpOptions { delay: -1.0, ..default() }),
+            ("per_host", HttpOptions { per_host: 0, ..default() }),
+            ("retries", HttpOptions { retries: 11, ..default() }),
+            ("max_unreachable", HttpOptions { max_unreachable: 0.1, ..default() }),
+            ("user_agent", HttpOptions { user_agent: " ".into(), ..default() }),
+            ("user_agent", HttpOptions { user_agent: "a/1 (\n)".into(), ..default() }),
+            ("10.0.0.0/99", HttpOptions { allow_private: vec!["10.0.0.0/99".into()], ..default() }),
+        ];
+        for (name, options) in cases {
+            assert!(options.check().unwrap_err().contains(name), "{name}");
+        }
+    }
+}

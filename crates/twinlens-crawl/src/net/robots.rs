@@ -1,0 +1,195 @@
+//! What the owners of pages and images ask of robots: robots.txt (RFC 9309), X-Robots-Tag and robots meta tags, TDM reservations.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use texting_robots::Robot;
+use url::Url;
+
+/// How much of a robots.txt is read, in bytes (RFC 9309, section 2.5).
+pub(crate) const MAX_BYTES: u64 = 500 << 10;
+/// How long a robots.txt is good for (RFC 9309, section 2.4).
+pub(crate) const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a failure to get it is remembered: a dead host is not asked again for each of its thousand images.
+pub(crate) const FAILED: Duration = Duration::from_secs(5 * 60);
+/// The longest `crawl-delay` that is obeyed.
+const MAX_DELAY: f32 = 30.0;
+/// Most rules with `$` that are compiled: each is a regular expression of up to 42 KB.
+const MAX_PATTERNS: usize = 1000;
+
+/// The rules of one host for us.
+#[derive(Debug)]
+pub enum Rules {
+    /// No robots.txt (4xx): everything is allowed.
+    None,
+    /// Everything is forbidden, for this reason: a server error, or a file that cannot be understood.
+    Unavailable(String),
+    /// A robots.txt.
+    File(Robot),
+}
+
+impl Rules {
+    /// Reads a robots.txt for a product (the first part of the user agent). What is beyond the limit is ignored.
+    pub fn parse(product: &str, text: &[u8]) -> Self {
+        let limit = MAX_BYTES as usize;
+        let text = match text.get(..limit) {
+            // Not half a line: `Disallow: /private` cut to `Disallow: /` would forbid everything.
+            Some(cut) => &cut[..cut.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)],
+            None => text,
+        };
+        if text.iter().filter(|byte| **byte == b'$').count() > MAX_PATTERNS {
+            return Self::Unavailable(format!("robots.txt has more than {MAX_PATTERNS} patterns"));
+        }
+        match Robot::new(product, text) {
+            Ok(robot) => Self::File(robot),
+            Err(error) => Self::Unavailable(format!("robots.txt cannot be understood: {error}")),
+        }
+    }
+
+    /// Whether the URL may be fetched; if not, why.
+    pub fn check(&self, url: &Url) -> Result<(), String> {
+        match self {
+            Self::File(robot) if !robot.allowed(url.as_str()) => {
+                Err(format!("robots.txt of {} forbids it", url.authority()))
+            }
+            Self::None | Self::File(_) => Ok(()),
+            Self::Unavailable(why) => Err(why.clone()),
+        }
+    }
+
+    /// The time between two requests that the host asks for.
+    pub fn delay(&self) -> Duration {
+        match self {
+            Self::File(robot) => {
+                let seconds = robot.delay.filter(|delay| delay.is_finite()).unwrap_or(0.0);
+                Duration::from_secs_f32(seconds.clamp(0.0, MAX_DELAY))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// The words by which an owner keeps content from being used, in X-Robots-Tag or a robots meta tag. `none` is noindex, nofollow.
+const OPT_OUTS: &[&str] = &["noai", "noimageai", "noml", "noindex", "noimageindex", "none"];
+/// Directives that have a value after a colon, so that the colon does not end the name of a robot.
+const WITH_VALUE: &[&str] = &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];
+
+/// What a page or an image says about its own use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// The first word that opts out.
+    pub opt_out: Option<String>,
+    /// Links are not to be followed.
+    pub nofollow: bool,
+}
+
+impl Directives {
+    /// The directives of response headers.
+    pub fn of_headers(headers: &HeaderMap, product: &str) -> Self {
+        let mut directives = Self::default();
+        for value in headers.get_all("x-robots-tag") {
+            directives.add(&String::from_utf8_lossy(value.as_bytes()), product, "X-Robots-Tag");
+        }
+        // W3C Text and Data Mining Reservation Protocol, section 6.
+        if headers.get("tdm-reservation").is_some_and(|value| value.as_bytes().trim_ascii() == b"1") {
+            directives.opt_out.get_or_insert_with(|| "TDM-Reservation: 1".into());
+        }
+        directives
+    }
+
+    /// Adds the words of one header or meta tag. Words after `otherbot:` are for another robot.
+    pub fn add(&mut self, words: &str, product: &str, origin: &str) {
+        let mut ours = true;
+        for word in words.split(',') {
+            let mut word = word.trim();
+            if let Some((name, rest)) = word.split_once(':') {
+                let name = name.trim();
+                if WITH_VALUE.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                    continue;
+                }
+                ours = name == "*" || name.eq_ignore_ascii_case(product);
+                word = rest.trim();
+            }
+            if !ours {
+                continue;
+            }
+            let word = word.to_ascii_lowercase();
+            self.nofollow |= word == "nofollow" || word == "none";
+            if OPT_OUTS.contains(&word.as_str()) {
+                self.opt_out.get_or_insert_with(|| format!("{origin}: {word}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(rules: &Rules, path: &str) -> bool {
+        rules.check(&Url::parse("http://example.org").unwrap().join(path).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn the_longest_rule_of_our_group_decides() {
+        let text =
+            b"User-agent: *\nDisallow: /\n\nUser-agent: other\nUser-agent: Twinlens\nDisallow: /private\n\
+                     Allow: /private/but\nDisallow: /*.gif$\nCrawl-delay: 2";
+        let rules = Rules::parse("twinlens", text);
+        for (path, expected) in [
+            ("/", true),
+            ("/private/x", false),
+            ("/private/but", true),
+            ("/a.gif", false),
+            ("/a.gif?x", true),
+        ] {
+            assert_eq!(allowed(&rules, path), expected, "{path}");
+        }
+        assert_eq!(rules.delay(), Duration::from_secs(2));
+        assert!(!allowed(&Rules::parse("stranger", text), "/"));
+    }
+
+    #[test]
+    fn a_huge_file_is_cut_at_a_line() {
+        let mut text = b"User-agent: *\nDisallow: /first\n".to_vec();
+        while text.len() < MAX_BYTES as usize - 8 {
+            text.extend_from_slice(b"# padding\n");
+        }
+        text.extend_from_slice(b"Disallow: /\nDisallow: /later");
+        let rules = Rules::parse("twinlens", &text);
+        assert!(!allowed(&rules, "/first") && allowed(&rules, "/other"));
+    }
+
+    #[test]
+    fn a_file_made_to_hurt_forbids() {
+        let text = format!("User-agent: *\n{}", "Allow: /*a*b*c$\n".repeat(2000));
+        assert!(!allowed(&Rules::parse("twinlens", text.as_bytes()), "/"));
+    }
+
+    #[test]
+    fn opt_outs_are_read_for_us() {
+        let cases = [
+            ("noai, noimageai", Some("X-Robots-Tag: noai"), false),
+            ("NoImageIndex", Some("X-Robots-Tag: noimageindex"), false),
+            ("none", Some("X-Robots-Tag: none"), true),
+            ("nofollow", None, true),
+            ("otherbot: noindex, noai", None, false),
+            ("otherbot: noindex, twinlens: noml", Some("X-Robots-Tag: noml"), false),
+            ("*: noindex", Some("X-Robots-Tag: noindex"), false),
+            ("unavailable_after: 25 Jun 2010 15:00:00 PST, noindex", Some("X-Robots-Tag: noindex"), false),
+            ("max-image-preview: large, index, follow", None, false),
+        ];
+        for (value, opt_out, nofollow) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-robots-tag", value.parse().unwrap());
+            let expected = Directives { opt_out: opt_out.map(String::from), nofollow };
+            assert_eq!(Directives::of_headers(&headers, "twinlens"), expected, "{value}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("tdm-reservation", "1".parse().unwrap());
+        assert_eq!(
+            Directives::of_headers(&headers, "twinlens").opt_out.as_deref(),
+            Some("TDM-Reservation: 1")
+        );
+    }
+}

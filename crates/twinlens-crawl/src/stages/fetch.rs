@@ -1,0 +1,285 @@
+//! The `fetch` stage: the images of pairs, fetched, decoded, resized, encoded.
+//!
+//! Many fetches are in flight at a time, in any order; equal URLs of a split are fetched once. The bytes of a body are reserved before
+//! it is read, and those of the pixels before they are decoded; the two have a budget each, so that bodies that wait for
+//! a decoder can never keep a decoder waiting.
+
+mod assemble;
+mod images;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::ident;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::PartitionStream;
+use futures::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use tokio::sync::mpsc::Sender;
+use tokio_util::task::AbortOnDropHandle;
+use twinlens_dataset::contracts;
+use twinlens_image::{Encode, Limits, Resize};
+use twinlens_pipeline::rejects;
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+use self::assemble::{Assembler, Finished};
+use self::images::Images;
+use crate::net::HttpOptions;
+
+/// The images of pairs.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fetch {
+    /// The pairs; their `url` is fetched.
+    input: Input,
+    /// How images are resized.
+    #[serde(default = "super::nowhere::<Resize>")]
+    resize: Located<Resize>,
+    /// How images are stored.
+    #[serde(default = "super::nowhere::<Encode>")]
+    encode: Located<Encode>,
+    /// How large an image may be.
+    #[serde(default = "super::nowhere::<Limits>")]
+    limits: Located<Limits>,
+    /// Images that are fetched at a time.
+    #[serde(default = "concurrency")]
+    concurrency: usize,
+    /// Rows of a split: what is committed, and after a kill fetched again, as one.
+    #[serde(default = "split_rows")]
+    split_rows: usize,
+    /// How the network is used.
+    #[serde(default = "super::nowhere::<HttpOptions>")]
+    http: Located<HttpOptions>,
+    /// One client for all splits: its connections, robots.txt files and limits are shared.
+    #[serde(skip)]
+    images: OnceCell<Arc<Images>>,
+}
+
+fn concurrency() -> usize {
+    64
+}
+fn split_rows() -> usize {
+    500
+}
+
+impl StageKind for Fetch {
+    const KIND: &'static str = "fetch";
+    const ABOUT: &'static str =
+        "Fetches the image of each pair, checks, decodes, resizes and encodes it; adds the image columns.";
+    const EXAMPLE: &'static str = r#"
+[stages.images]
+kind = "fetch"
+input = "pairs"
+resize = { size = 96, mode = "shortest" }
+http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Stage for Fetch {
+    fn inputs(&self) -> Vec<Input> {
+        vec![self.input.clone()]
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
+        let options = [
+            (self.resize.span(), self.resize.check()),
+            (self.encode.span(), self.encode.check()),
+            (self.limits.span(), self.limits.check()),
+        ];
+        faults.extend(
+            options
+                .into_iter()
+                .filter_map(|(span, check)| check.err().map(|error| Fault::at(span, error.to_string()))),
+        );
+        let schema =
+            inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pair_texts);
+        let text =
+            |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+        if !schema.field_with_name("url").is_ok_and(|field| text(field.data_type())) {
+            let fault = Fault::at(
+                self.input.0.span(),
+                format!("`{}` has no column `url` of strings to fetch", self.input.name()),
+            );
+            faults.push(fault.hint("make one with a `select` stage: columns = { url = \"...\" }"));
+        }
+        match faults.is_empty() {
+            true => Ok(Tables::main(with_images(&schema))),
+            false => Err(faults),
+        }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Rows(self)
+    }
+}
+
+/// The input's columns but for images, and then the image columns.
+fn with_images(schema: &Schema) -> SchemaRef {
+    let images = contracts::image_columns();
+    let kept = schema.fields().iter().filter(|field| images.field_with_name(field.name()).is_err());
+    let fields: Vec<_> = kept.chain(images.fields()).cloned().collect();
+    Arc::new(Schema::new(fields))
+}
+
+#[async_trait]
+impl Rows for Fetch {
+    fn split_rows(&self) -> Option<usize> {
+        Some(self.split_rows.max(1))
+    }
+
+    async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
+        let images = self
+            .images
+            .get_or_try_init(|| async { Ok::<_, RunError>(Arc::new(self.open(cx)?)) })
+            .await?
+            .clone();
+        let old = contracts::image_columns();
+        let names = input.schema().fields().iter().map(|field| field.name().clone());
+        let kept: Vec<_> = names.filter(|name| old.field_with_name(name).is_err()).collect();
+        let frame = input.select(kept.iter().map(ident).collect::<Vec<_>>())?;
+        let reserved = |name: &str| rejects::RESERVED.contains(&name);
+        let texts: Vec<_> =
+            frame.schema().fields().iter().filter(|field| !reserved(field.name())).cloned().collect();
+        let schema = rejects::schema_with_reserved(&with_images(&Schema::new(texts)));
+        let concurrency = self.concurrency.clamp(1, 10_000);
+        let split = Split { frame, schema: schema.clone(), images, concurrency, stage: cx.stage.clone() };
+        Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(split)])?))?)
+    }
+}
+
+impl Fetch {
+    fn open(&self, cx: &RunContext) -> Result<Images, RunError> {
+        let (limits, resize, encode) =
+            (self.limits.value().clone(), self.resize.value().clone(), self.encode.value().clone());
+        Images::open(
+            cx,
+            &self.http,
+            images::Options { limits, resize, encode, concurrency: self.concurrency.clamp(1, 10_000) },
+        )
+    }
+}
+
+/// One split: a stream of rows that become rows with images.
+#[derive(Debug)]
+struct Split {
+    frame: DataFrame,
+    schema: SchemaRef,
+    images: Arc<Images>,
+    concurrency: usize,
+    stage: String,
+}
+
+impl PartitionStream for Split {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
+        let (batches, frame, images, concurrency) =
+            (builder.tx(), self.frame.clone(), self.images.clone(), self.concurrency);
+        let assembler = Assembler::new(&self.stage, self.schema.clone());
+        builder
+            .spawn(async move { Ok(fetch_split(frame, &images, concurrency, assembler, &batches).await?) });
+        builder.build()
+    }
+}
+
+/// Fetches the images of all rows of a split.
+async fn fetch_split(
+    frame: DataFrame,
+    images: &Arc<Images>,
+    concurrency: usize,
+    assembler: Assembler,
+    batches: &Sender<Result<RecordBatch, DataFusionError>>,
+) -> Result<(), RunError> {
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    // Texts alone, and no more rows than a split has: the pixels come later, and go soon.
+    let rows = concat_batches(&schema, &frame.collect().await?).map_err(engine)?;
+    let work = Plan::of(&rows)?;
+    let mut assembler = assembler.over(rows);
+    // A receiver that is gone has no use for what is left.
+    let send = async |batch: Option<RecordBatch>| match batch {
+        Some(batch) => batches.send(Ok(batch)).await.is_ok(),
+        None => true,
+    };
+    if !send(assembler.pass_through(&work.refused)?).await {
+        return Ok(());
+    }
+    let fetches = work.urls.into_iter().map(|(url, rows)| {
+        let images = images.clone();
+        // A task of its own: the time-outs of a body do not run while a batch waits for the reader of this stream.
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { images.get(&url).await }));
+        async move { (rows, task.await) }
+    });
+    let mut fetched = futures::stream::iter(fetches).buffer_unordered(concurrency);
+    while let Some((rows, image)) = fetched.next().await {
+        let image = image.map_err(|error| RunError::Internal(error.to_string()))?;
+        if image.is_err() {
+            images.reachable(false)?;
+        }
+        if !send(assembler.add(Finished { rows, image })?).await {
+            return Ok(());
+        }
+    }
+    images.reachable(true)?;
+    send(assembler.finish()?).await;
+    Ok(())
+}
+
+/// What there is to do in a split.
+struct Plan {
+    /// Distinct URLs in the order of their first rows, and the rows of each.
+    urls: Vec<(String, Vec<u32>)>,
+    /// Rows that an earlier stage refused.
+    refused: Vec<u32>,
+}
+
+impl Plan {
+    fn of(rows: &RecordBatch) -> Result<Self, RunError> {
+        let column = |name: &str| -> Result<StringArray, RunError> {
+            let column = rows
+                .column_by_name(name)
+                .ok_or_else(|| RunError::Internal(format!("a split has no column {name}")))?;
+            let column = arrow::compute::cast(column, &DataType::Utf8).map_err(engine)?;
+            Ok(column.as_string::<i32>().clone())
+        };
+        let (url, code) = (column("url")?, column(rejects::CODE)?);
+        let mut work = Self { urls: Vec::new(), refused: Vec::new() };
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for row in 0..rows.num_rows() {
+            if code.is_valid(row) {
+                work.refused.push(row as u32);
+                continue;
+            }
+            // A missing URL is refused as an empty one is.
+            let url = if url.is_valid(row) { url.value(row) } else { "" };
+            let place = *places.entry(url).or_insert_with(|| {
+                work.urls.push((url.to_string(), Vec::new()));
+                work.urls.len() - 1
+            });
+            work.urls[place].1.push(row as u32);
+        }
+        Ok(work)
+    }
+}
+
+fn engine(error: arrow::error::ArrowError) -> RunError {
+    RunError::Engine(error.into())
+}

@@ -1,0 +1,179 @@
+//! Rows and their images to batches.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringArray, StringBuilder,
+    StructArray, TimestampMicrosecondBuilder, UInt32Array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Fields, SchemaRef};
+use twinlens_dataset::contracts;
+use twinlens_pipeline::{RunError, rejects};
+
+use super::images::{Fetched, Refusal};
+
+/// Rows of a batch.
+const ROWS: usize = 128;
+/// Bytes of images of a batch, about.
+const BYTES: usize = 4 << 20;
+
+/// Rows with the same URL, and what came of it.
+pub(super) struct Finished {
+    pub(super) rows: Vec<u32>,
+    pub(super) image: Result<Fetched, Refusal>,
+}
+
+/// Gathers finished rows into batches of bounded size.
+pub(super) struct Assembler {
+    stage: String,
+    schema: SchemaRef,
+    rows: Option<RecordBatch>,
+    /// Finished rows, and the image of each.
+    pending: Vec<(u32, Arc<Result<Fetched, Refusal>>)>,
+    bytes: usize,
+}
+
+impl Assembler {
+    /// For batches of `schema`: the columns of the rows, the image columns, the reserved columns.
+    pub(super) fn new(stage: &str, schema: SchemaRef) -> Self {
+        Self { stage: stage.into(), schema, rows: None, pending: Vec::new(), bytes: 0 }
+    }
+
+    /// Over the rows of a split.
+    pub(super) fn over(self, rows: RecordBatch) -> Self {
+        Self { rows: Some(rows), ..self }
+    }
+
+    /// Rows that an earlier stage refused, as they are.
+    pub(super) fn pass_through(&self, rows: &[u32]) -> Result<Option<RecordBatch>, RunError> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let indices = UInt32Array::from(rows.to_vec());
+        let taken = self.take(&indices)?;
+        let images = contracts::image_columns();
+        let column = |name: &str, kind: &DataType| match images.field_with_name(name) {
+            Ok(_) => Ok(arrow::array::new_null_array(kind, rows.len())),
+            Err(_) => existing(&taken, name),
+        };
+        self.batch(column).map(Some)
+    }
+
+    /// Adds rows; gives a batch when there is enough for one.
+    pub(super) fn add(&mut self, finished: Finished) -> Result<Option<RecordBatch>, RunError> {
+        let image = Arc::new(finished.image);
+        let bytes = image.as_ref().as_ref().map_or(0, |fetched| fetched.image.bytes.len());
+        for row in finished.rows {
+            self.pending.push((row, image.clone()));
+            self.bytes += bytes;
+        }
+        if self.pending.len() >= ROWS || self.bytes >= BYTES { self.finish() } else { Ok(None) }
+    }
+
+    /// The rows that are left.
+    pub(super) fn finish(&mut self) -> Result<Option<RecordBatch>, RunError> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.bytes = 0;
+        let taken = self.take(&pending.iter().map(|(row, _)| *row).collect())?;
+        let images: Vec<Option<&Fetched>> =
+            pending.iter().map(|(_, image)| image.as_ref().as_ref().ok()).collect();
+        let refusal = |(_, image): &(u32, Arc<Result<Fetched, Refusal>>)| {
+            image.as_ref().as_ref().err().map(|refusal| (refusal.code, refusal.detail.clone()))
+        };
+        let refusals: Vec<_> = pending.iter().map(refusal).collect();
+        let column = |name: &str, _: &DataType| {
+            if let Some(column) = image_column(name, &images) {
+                return Ok(column);
+            }
+            let text = |value: for<'a> fn(&'a (&'static str, String)) -> &'a str| -> ArrayRef {
+                Arc::new(refusals.iter().map(|refusal| refusal.as_ref().map(value)).collect::<StringArray>())
+            };
+            match name {
+                rejects::STAGE => {
+                    let stage = |refusal: &Option<_>| refusal.is_some().then_some(self.stage.as_str());
+                    Ok(Arc::new(refusals.iter().map(stage).collect::<StringArray>()))
+                }
+                rejects::CODE => Ok(text(|(code, _)| code)),
+                rejects::DETAIL => Ok(text(|(_, detail)| detail)),
+                other => existing(&taken, other),
+            }
+        };
+        self.batch(column).map(Some)
+    }
+
+    fn take(&self, indices: &UInt32Array) -> Result<RecordBatch, RunError> {
+        let rows = self.rows.as_ref().ok_or_else(|| RunError::Internal("no rows to take from".into()))?;
+        take_record_batch(rows, indices).map_err(super::engine)
+    }
+
+    fn batch(
+        &self,
+        column: impl Fn(&str, &DataType) -> Result<ArrayRef, RunError>,
+    ) -> Result<RecordBatch, RunError> {
+        let columns = self.schema.fields().iter().map(|field| column(field.name(), field.data_type()));
+        RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?).map_err(super::engine)
+    }
+}
+
+fn existing(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError> {
+    rows.column_by_name(name)
+        .cloned()
+        .ok_or_else(|| RunError::Internal(format!("the rows have no column {name}")))
+}
+
+/// One of the contract's image columns; `None` for another name.
+fn image_column(name: &str, images: &[Option<&Fetched>]) -> Option<ArrayRef> {
+    let pixels = |of: fn(&Fetched) -> u32| -> ArrayRef {
+        let mut builder = Int32Builder::new();
+        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a side.
+        images
+            .iter()
+            .for_each(|image| builder.append_option(image.and_then(|image| i32::try_from(of(image)).ok())));
+        Arc::new(builder.finish())
+    };
+    let text = |of: fn(&Fetched) -> Option<&str>| -> ArrayRef {
+        let mut builder = StringBuilder::new();
+        images.iter().for_each(|image| builder.append_option(image.and_then(of)));
+        Arc::new(builder.finish())
+    };
+    Some(match name {
+        "image" => image_structs(images),
+        "width" => pixels(|fetched| fetched.image.width),
+        "height" => pixels(|fetched| fetched.image.height),
+        "original_width" => pixels(|fetched| fetched.image.original_width),
+        "original_height" => pixels(|fetched| fetched.image.original_height),
+        "sha256" => text(|fetched| Some(&fetched.image.sha256)),
+        "exif" => text(|fetched| fetched.image.exif.as_deref()),
+        "phash" => {
+            let mut builder = Int64Builder::new();
+            images.iter().for_each(|image| builder.append_option(image.map(|image| image.image.phash)));
+            Arc::new(builder.finish())
+        }
+        "fetched_at" => {
+            let mut builder = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+            images.iter().for_each(|image| builder.append_option(image.map(|image| image.at)));
+            Arc::new(builder.finish())
+        }
+        _ => return None,
+    })
+}
+
+/// `struct<bytes, path>`; there is no path, as the bytes are here.
+fn image_structs(images: &[Option<&Fetched>]) -> ArrayRef {
+    let (mut bytes, mut path) = (LargeBinaryBuilder::new(), StringBuilder::new());
+    for image in images {
+        bytes.append_option(image.map(|image| image.image.bytes.as_slice()));
+        path.append_null();
+    }
+    let fields = match contracts::image() {
+        DataType::Struct(fields) => fields,
+        _ => Fields::empty(),
+    };
+    let valid = NullBuffer::from(images.iter().map(Option::is_some).collect::<Vec<bool>>());
+    Arc::new(StructArray::new(fields, vec![Arc::new(bytes.finish()), Arc::new(path.finish())], Some(valid)))
+}

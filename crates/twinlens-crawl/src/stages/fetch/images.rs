@@ -1,0 +1,134 @@
+//! One URL to one stored image.
+
+use std::sync::Arc;
+
+use reqwest::header::HeaderMap;
+use tokio::sync::Semaphore;
+use twinlens_image::{Encode, ImageError, Limits, Processed, Resize, probe, process};
+use twinlens_pipeline::run::events::Progress;
+use twinlens_pipeline::{Clock, RunContext, RunError};
+use url::Url;
+
+use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Reply, Why};
+
+/// What becomes of an image.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) limits: Limits,
+    pub(super) resize: Resize,
+    pub(super) encode: Encode,
+    pub(super) concurrency: usize,
+}
+
+/// Fetches and decodes images: what all splits of a stage share.
+#[derive(Debug)]
+pub(super) struct Images {
+    client: Client,
+    product: String,
+    options: Arc<Options>,
+    pixels: ByteBudget,
+    downloads: Semaphore,
+    decoders: Semaphore,
+    clock: Clock,
+    progress: Progressing,
+}
+
+/// [`Progress`] has no `Debug`.
+struct Progressing(Progress);
+
+impl std::fmt::Debug for Progressing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// An image and the moment at which it came, in microseconds.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) image: Processed,
+    pub(super) at: i64,
+}
+
+/// Why there is none: a code and the particulars.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+impl Images {
+    pub(super) fn open(cx: &RunContext, http: &HttpOptions, options: Options) -> Result<Self, RunError> {
+        let half = cx.bytes_in_flight as u64 / 2;
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        Ok(Self {
+            client: super::super::client(cx, http, ByteBudget::new(half))?,
+            product: http.product().to_string(),
+            pixels: ByteBudget::new(half),
+            downloads: Semaphore::new(options.concurrency),
+            decoders: Semaphore::new(threads),
+            options: Arc::new(options),
+            clock: cx.clock,
+            progress: Progressing(cx.progress.clone()),
+        })
+    }
+
+    /// An error when the network is taken to be down.
+    pub(super) fn reachable(&self, at_end: bool) -> Result<(), RunError> {
+        super::super::reachable(&self.client, at_end)
+    }
+
+    /// Fetches and processes one image.
+    pub(super) async fn get(&self, url: &str) -> Result<Fetched, Refusal> {
+        let reply = self.download(url).await.map_err(|error| {
+            let detail =
+                if url.is_empty() { error.detail.clone() } else { format!("{url}: {}", error.detail) };
+            Refusal { code: error.code(), detail }
+        })?;
+        self.progress.0.bytes(reply.body.len() as u64);
+        let at = self.clock.micros();
+        let image = self.process(reply).await;
+        image
+            .map(|image| Fetched { image, at })
+            .map_err(|error| Refusal { code: error.code(), detail: format!("{url}: {error}") })
+    }
+
+    async fn download(&self, url: &str) -> Result<Reply, FetchError> {
+        let url = match Url::parse(url) {
+            Ok(url) => url,
+            Err(_) if url.is_empty() => return Err(FetchError::new(Why::BadUrl, "the row has no URL")),
+            Err(error) => return Err(FetchError::new(Why::BadUrl, error.to_string())),
+        };
+        let check = |headers: &HeaderMap| match Directives::of_headers(headers, &self.product).opt_out {
+            Some(word) if self.client.options().opt_outs => Err(FetchError::new(Why::OptedOut, word)),
+            _ => Ok(()),
+        };
+        // The semaphore is never closed.
+        let _turn = self.downloads.acquire().await.ok();
+        let ask = Ask {
+            url: &url,
+            accept: "image/webp,image/png,image/jpeg,image/*;q=0.5,*/*;q=0.1",
+            max_bytes: self.options.limits.max_bytes,
+            cut: false,
+            follow: true,
+            robots: true,
+            check: &check,
+        };
+        self.client.get(ask).await
+    }
+
+    async fn process(&self, reply: Reply) -> Result<Processed, ImageError> {
+        let header = probe(&reply.body, &self.options.limits)?;
+        let reserved = self.pixels.reserve(header.decode_bytes).await;
+        let _decoder = self.decoders.acquire().await.ok();
+        let options = self.options.clone();
+        let work = move || {
+            let (_reserved, _body) = (reserved, reply.reserved);
+            process(&reply.body, &options.limits, &options.resize, &options.encode)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            // `process` catches panics; this is a runtime that shuts down, and the row is not recorded.
+            Err(error) => Err(ImageError::BadOptions(error.to_string())),
+        }
+    }
+}

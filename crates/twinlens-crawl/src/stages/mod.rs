@@ -1,0 +1,45 @@
+//! The kinds of stages: [`Crawl`], [`Table`], [`Fetch`].
+
+mod crawl;
+mod fetch;
+mod table;
+
+use std::sync::Arc;
+
+use twinlens_pipeline::{Fault, Located, RunContext, RunError};
+
+pub use crawl::Crawl;
+pub use fetch::Fetch;
+pub use table::{CODES as TABLE_CODES, Table};
+
+use crate::net::{ByteBudget, Client, HttpOptions, Surroundings, SystemLookup};
+
+/// The client of one stage of one run.
+fn client(cx: &RunContext, http: &HttpOptions, budget: ByteBudget) -> Result<Client, RunError> {
+    let hosts = cx.hosts.as_ref().clone();
+    let around = Surroundings { lookup: Arc::new(SystemLookup), hosts, budget, seed: cx.seed_for("network") };
+    Client::new(http.clone(), around)
+        .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
+}
+
+/// An error when the network is taken to be down: better than a ledger full of rejects that are none.
+fn reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
+    match client.network_down(at_end) {
+        None => Ok(()),
+        Some(why) => Err(RunError::user_with_hint(
+            format!("the network seems to be down: {why}"),
+            "run the same command when it is up: nothing of the interrupted split was recorded; \
+             `http = { max_unreachable = 1.0 }` goes on regardless",
+        )),
+    }
+}
+
+/// A fault of the `http` table, if it has one.
+fn http_faults(http: &Located<HttpOptions>) -> Option<Fault> {
+    http.check().err().map(|why| Fault::at(http.span(), why))
+}
+
+/// A default that stands in no file.
+fn nowhere<T: Default>() -> Located<T> {
+    Located::nowhere(T::default())
+}

@@ -1,0 +1,76 @@
+//! Rows of Parquet files.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use twinlens_pipeline::RunError;
+
+use super::rows::{Values, push};
+use super::{Reading, short};
+use crate::pairs::Rows;
+
+/// Rows of a batch.
+const BATCH: usize = 4096;
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, RunError> {
+    let file = File::open(path).map_err(|error| RunError::io(path, error))?;
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(path, error))
+}
+
+fn damaged(path: &Path, error: impl std::fmt::Display) -> RunError {
+    RunError::user_with_hint(
+        format!("{}: {error}", path.display()),
+        "restore the file, or take it out of `files`",
+    )
+}
+
+/// How many rows a file has.
+pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
+    Ok(open(path)?.metadata().file_metadata().num_rows().unsigned_abs())
+}
+
+/// Reads a split; stops when `send` has nowhere to send to.
+pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
+    let (path, split) = (&reading.path, &reading.split);
+    let builder = open(path)?;
+    let there: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let columns =
+        reading.wanted.find(&there).map_err(|why| RunError::user(format!("{}: {why}", path.display())))?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().flatten().copied());
+    let names: Vec<Option<&str>> =
+        columns.iter().map(|column| column.map(|column| there[column].as_str())).collect();
+    let reader = builder
+        .with_projection(mask)
+        .with_offset(split.start as usize)
+        .with_limit((split.end - split.start) as usize)
+        .with_batch_size(BATCH)
+        .build()
+        .map_err(|error| damaged(path, error))?;
+    let mut rows = Rows::new(&reading.stage, &reading.wanted.keep);
+    let mut number = split.start;
+    for batch in reader {
+        let batch = batch.map_err(|error| damaged(path, error))?;
+        // Values that are no text (bytes that are not UTF-8) become null, and so rejects.
+        let text =
+            |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
+        let columns: Vec<_> = names.iter().map(|name| name.and_then(text)).collect();
+        for row in 0..batch.num_rows() {
+            let value = |column: &arrow::array::ArrayRef| {
+                let column = column.as_string::<i32>();
+                column.is_valid(row).then(|| column.value(row).to_string())
+            };
+            let values: Values = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
+            push(&mut rows, Ok(values), &format!("{} row {number}", short(&split.file)));
+            number += 1;
+        }
+        if !send(rows.finish().map_err(|error| RunError::Engine(error.into()))?) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! The HTTP client against a server that misbehaves in every way: each hazard has its code, and none takes long.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, join_all};
+use twinlens_crawl::net::{
+    Ask, ByteBudget, Client, FetchError, HttpOptions, Lookup, Reply, Surroundings, SystemLookup, Why,
+};
+use twinlens_testkit::{Answer, Site, Web};
+use url::Url;
+
+/// Options that make a test short; the host `site.test` is the server.
+fn options(web: &Web) -> HttpOptions {
+    HttpOptions {
+        robots: false,
+        resolve: BTreeMap::from([("site.test".to_string(), web.addr())]),
+        connect_timeout: 2.0,
+        headers_timeout: 0.5,
+        body_timeout: 0.7,
+        retries: 0,
+        delay: 0.0,
+        ..HttpOptions::default()
+    }
+}
+
+fn client(options: HttpOptions) -> Client {
+    looking_up(options, Arc::new(SystemLookup))
+}
+
+fn looking_up(options: HttpOptions, lookup: Arc<dyn Lookup>) -> Client {
+    let around = Surroundings { lookup, hosts: BTreeMap::new(), budget: ByteBudget::new(1 << 20), seed: 7 };
+    Client::new(options, around).unwrap()
+}
+
+async fn get(client: &Client, url: &str) -> Result<Reply, FetchError> {
+    let url = Url::parse(url).unwrap();
+    let ask = Ask {
+        url: &url,
+        accept: "image/*",
+        max_bytes: 100_000,
+        cut: false,
+        follow: true,
+        robots: true,
+        check: &|_| Ok(()),
+    };
+    client.get(ask).await
+}
+
+#[tokio::test]
+async fn each_hazard_has_its_code() {
+    let trickle = |length| Answer::SlowBody { chunk: 10, pause: Duration::from_millis(20), length };
+    let long = Answer::body("image/png", vec![b'x'; 100_001]);
+    let gzip = Answer::body("image/png", b"\x1f\x8b".to_vec()).header("content-encoding", "gzip");
+    let cases = [
+        ("endless", Answer::EndlessBody, Why::TooManyBytes),
+        ("announced too long", long, Why::TooManyBytes),
+        ("slow loris", trickle(50_000), Why::TimeoutBody),
+        ("too slow", trickle(90_000), Why::TooSlow),
+        ("stalled", Answer::StalledHeaders, Why::TimeoutHeaders),
+        ("huge headers", Answer::HugeHeaders, Why::BadResponse),
+        ("garbage", Answer::Garbage, Why::BadResponse),
+        ("reset", Answer::Reset, Why::Reset),
+        ("truncated", Answer::TruncatedBody { length: 100, body: vec![b'x'; 10] }, Why::Truncated),
+        ("truncated chunks", Answer::TruncatedChunks, Why::Truncated),
+        ("gzip that was not asked for", gzip, Why::ContentEncoding),
+        ("a redirect to itself", Answer::redirect("/"), Why::TooManyRedirects),
+        ("a redirect to a private address", Answer::redirect("http://10.0.0.1/"), Why::PrivateAddress),
+        ("a redirect to loopback", Answer::redirect("http://127.0.0.1:80/"), Why::PrivateAddress),
+        ("a redirect to a name of loopback", Answer::redirect("http://localhost/"), Why::PrivateAddress),
+        (
+            "a redirect to metadata",
+            Answer::redirect("http://169.254.169.254/latest/meta-data/"),
+            Why::PrivateAddress,
+        ),
+        ("a redirect to another port of ours", Answer::redirect("http://site.test:22/"), Why::PrivateAddress),
+        ("a redirect to a file", Answer::redirect("file:///etc/passwd"), Why::Scheme),
+        ("a redirect to nowhere", Answer::status(301), Why::BadRedirect),
+        ("a redirect to no URL", Answer::redirect("http://[broken"), Why::BadRedirect),
+        ("204", Answer::status(204), Why::HttpUnexpected),
+        ("400", Answer::status(400), Why::HttpClientError),
+        ("403", Answer::status(403), Why::HttpForbidden),
+        ("404", Answer::status(404), Why::HttpNotFound),
+        ("410", Answer::status(410), Why::HttpGone),
+        ("429", Answer::status(429), Why::HttpTooManyRequests),
+        ("500", Answer::status(500), Why::HttpServerError),
+    ];
+    for (name, answer, why) in cases {
+        let web = Web::start(Site::new().at("/", answer)).await.unwrap();
+        let start = Instant::now();
+        let min_rate_after = if why == Why::TooSlow { 0.2 } else { 10.0 };
+        let client = client(HttpOptions { min_rate_after, ..options(&web) });
+        let error = get(&client, "http://site.test/").await.unwrap_err();
+        assert_eq!(error.why, why, "{name}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{name} took {:?}", start.elapsed());
+        assert!(!error.detail.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_there_has_its_code() {
+    let web = Web::start(Site::new()).await.unwrap();
+    let mut closed = options(&web);
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    closed.resolve.insert("closed.test".into(), free);
+    let client = client(closed);
+    for (url, why) in [
+        ("http://closed.test/", Why::Connect),
+        ("http://no-such-host.invalid/", Why::Dns),
+        ("https://site.test/", Why::Tls),
+    ] {
+        let error = get(&client, url).await.unwrap_err();
+        assert_eq!(error.why, why, "{url}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_well_is_fetched_and_says_who_asks() {
+    let site = Site::new().at("/a", Answer::redirect("b#x")).at("/b", Answer::body("text/plain", "hello"));
+    let web = Web::start(site).await.unwrap();
+    let reply = get(&client(options(&web)), "http://site.test/a").await.unwrap();
+    assert_eq!((reply.body.as_slice(), reply.url.as_str()), (b"hello".as_slice(), "http://site.test/b"));
+    let request = &web.requests()[0];
+    assert_eq!(request.header("user-agent"), Some(HttpOptions::default().user_agent.as_str()));
+    assert!(
+        request
+            .header("user-agent")
+            .is_some_and(|agent| agent.starts_with("twinlens/") && agent.contains("http"))
+    );
+    assert_eq!(request.header("accept-encoding"), Some("identity"));
+    assert_eq!(request.header("host"), Some("site.test"));
+}
+
+#[tokio::test]
+async fn no_spelling_of_loopback_is_connected_to() {
+    let web = Web::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
+    let port = web.addr().port();
+    let client = client(options(&web));
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "[::ffff:127.0.0.1]",
+        "[::1]",
+        "0.0.0.0",
+        "localhost",
+        "LOCALHOST",
+    ] {
+        let error = get(&client, &format!("http://{host}:{port}/")).await.unwrap_err();
+        assert_eq!(error.why, Why::PrivateAddress, "{host}: {error}");
+    }
+    assert!(web.requests().is_empty(), "nothing may reach the server");
+}
+
+/// Answers with other addresses each time.
+#[derive(Debug)]
+struct Rebinding(Vec<Vec<IpAddr>>, AtomicUsize);
+
+impl Lookup for Rebinding {
+    fn lookup(&self, _: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let call = self.1.fetch_add(1, Ordering::SeqCst);
+        let answer = self.0[call.min(self.0.len() - 1)].clone();
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+#[tokio::test]
+async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
+    let web = Web::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
+    let allowed = || HttpOptions { allow_private: vec!["127.0.0.1".into()], ..options(&web) };
+    let [loopback, private]: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+    let url = format!("http://rebound.test:{}/", web.addr().port());
+
+    let lookup = Arc::new(Rebinding(vec![vec![private, loopback], vec![private]], AtomicUsize::new(0)));
+    let client = looking_up(allowed(), lookup.clone());
+    assert!(get(&client, &url).await.is_ok(), "of several addresses, the allowed one");
+    assert_eq!(lookup.1.load(Ordering::SeqCst), 1, "one look-up a connection: nothing to rebind");
+    assert_eq!(get(&client, &url).await.unwrap_err().why, Why::PrivateAddress);
+    assert_eq!(web.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_when_it_says() {
+    let busy = |status| Answer::status(status).header("retry-after", "1");
+    let site = Site::new()
+        .at("/429", busy(429))
+        .at("/429", Answer::page("x"))
+        .at("/503", Answer::status(503))
+        .at("/503", Answer::page("x"))
+        .at("/reset", Answer::Reset)
+        .at("/reset", Answer::page("x"))
+        .at("/always", Answer::status(503))
+        .at("/long", Answer::status(429).header("retry-after", "3600"))
+        .at("/404", Answer::status(404));
+    let web = Web::start(site).await.unwrap();
+    let client = client(HttpOptions { retries: 2, ..options(&web) });
+    for (path, ok, requests, at_least) in [
+        ("/429", true, 2, 1000),
+        ("/503", true, 2, 500),
+        ("/reset", true, 2, 500),
+        ("/always", false, 3, 1500),
+        ("/long", false, 1, 0),
+        ("/404", false, 1, 0),
+    ] {
+        let start = Instant::now();
+        let result = get(&client, &format!("http://site.test{path}")).await;
+        assert_eq!((result.is_ok(), web.count(path)), (ok, requests), "{path}");
+        let took = start.elapsed().as_millis();
+        assert!(took >= at_least && took < at_least + 3000, "{path} took {took} ms");
+    }
+}
+
+#[tokio::test]
+async fn robots_txt_is_asked_for_once_and_obeyed() {
+    let rules = "User-agent: twinlens\nDisallow: /private\n";
+    let huge = format!("{rules}{}", "# padding\n".repeat(200_000));
+    let cases = [
+        ("rules", Answer::body("text/plain", rules), Some(Why::RobotsDisallowed), None),
+        ("huge", Answer::body("text/plain", huge), Some(Why::RobotsDisallowed), None),
+        ("endless", Answer::EndlessBody, None, None),
+        ("missing", Answer::status(404), None, None),
+        ("forbidden", Answer::status(403), None, None),
+        ("server error", Answer::status(500), Some(Why::RobotsUnreachable), Some(Why::RobotsUnreachable)),
+        ("stalled", Answer::StalledHeaders, Some(Why::TimeoutHeaders), Some(Why::TimeoutHeaders)),
+        ("moved", Answer::redirect("/elsewhere.txt"), Some(Why::RobotsDisallowed), None),
+        ("moved in a circle", Answer::redirect("/robots.txt"), None, None),
+    ];
+    for (name, robots, private, public) in cases {
+        let page = || Answer::page("x");
+        let site =
+            Site::new().at("/robots.txt", robots).at("/elsewhere.txt", Answer::body("text/plain", rules));
+        let web = Web::start(site.at("/private", page()).at("/public", page())).await.unwrap();
+        let client = client(HttpOptions { robots: true, ..options(&web) });
+        let urls = [
+            "http://site.test/private",
+            "http://site.test/public",
+            "http://site.test/public",
+            "http://site.test/private",
+        ];
+        let results = join_all(urls.iter().map(|url| get(&client, url))).await;
+        let whys: Vec<Option<Why>> =
+            results.into_iter().map(|result| result.err().map(|error| error.why)).collect();
+        assert_eq!(whys, [private, public, public, private], "{name}");
+        let asked = web.count("/robots.txt");
+        assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
+        assert_eq!(web.count("/private"), if private.is_some() { 0 } else { 2 }, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_spared() {
+    let late = Answer::Late(Duration::from_millis(150), Box::new(Answer::page("x")));
+    let web = Web::start(Site::new().at("/late", late).at("/", Answer::page("x"))).await.unwrap();
+    let start = Instant::now();
+    let two = client(HttpOptions { per_host: 2, ..options(&web) });
+    assert!(join_all((0..6).map(|_| get(&two, "http://site.test/late"))).await.iter().all(Result::is_ok));
+    assert!(start.elapsed() >= Duration::from_millis(450), "two at a time: {:?}", start.elapsed());
+
+    // By address: a host with a fixed address is ours, and is not spared.
+    let start = Instant::now();
+    let slowly =
+        client(HttpOptions { delay: 0.1, allow_private: vec!["127.0.0.0/8".into()], ..options(&web) });
+    assert!(join_all((0..5).map(|_| get(&slowly, &*web.url("/").leak()))).await.iter().all(Result::is_ok));
+    assert!(start.elapsed() >= Duration::from_millis(400), "ten a second: {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn bytes_are_reserved_before_they_are_read() {
+    let web = Web::start(Site::new().at("/", Answer::body("image/png", vec![b'x'; 60_000]))).await.unwrap();
+    let budget = ByteBudget::new(100_000);
+    let around = Surroundings {
+        lookup: Arc::new(SystemLookup),
+        hosts: BTreeMap::new(),
+        budget: budget.clone(),
+        seed: 7,
+    };
+    let client = Client::new(
+        HttpOptions { per_host: 8, body_timeout: 5.0, headers_timeout: 5.0, ..options(&web) },
+        around,
+    )
+    .unwrap();
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let fetches = (0..8).map(|_| async {
+        let reply = get(&client, "http://site.test/").await.unwrap();
+        // Two bodies of 60 kB do not fit in 100 kB.
+        assert_eq!(in_flight.fetch_add(1, Ordering::SeqCst), 0);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        in_flight.fetch_sub(1, Ordering::SeqCst);
+        drop(reply.reserved);
+        reply.body.len()
+    });
+    assert!(join_all(fetches).await.iter().all(|length| *length == 60_000));
+    assert!(budget.free() >= 100_000, "all is given back");
+}
+
+#[tokio::test]
+async fn a_dead_network_is_told_from_dead_links() {
+    let web = Web::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let hosts =
+        |n: u32| -> BTreeMap<String, SocketAddr> { (0..n).map(|n| (format!("h{n}.test"), free)).collect() };
+    let dead = client(HttpOptions { resolve: hosts(30), ..options(&web) });
+    for n in 0..30 {
+        assert_eq!(get(&dead, &format!("http://h{n}.test/")).await.unwrap_err().why, Why::Connect);
+    }
+    assert!(dead.network_down(false).is_some_and(|why| why.contains("20 of the last 20")));
+
+    let mut resolve = hosts(30);
+    resolve.insert("site.test".into(), web.addr());
+    let links = client(HttpOptions { resolve, ..options(&web) });
+    for n in 0..30 {
+        assert!(get(&links, &format!("http://h{n}.test/")).await.is_err());
+        assert!(get(&links, "http://site.test/").await.is_ok());
+    }
+    assert_eq!(links.network_down(true), None);
+}
