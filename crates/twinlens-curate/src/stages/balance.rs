@@ -309,7 +309,8 @@ mod tests {
 
     /// 300 pairs: all match query 1, every third query 2 too, every hundredth query 3; one has no query.
     fn matched() -> Vec<(String, Option<Vec<i32>>)> {
-        let queries = |i: usize| [Some(1), (i % 3 == 0).then_some(2), (i % 100 == 0).then_some(3)];
+        let queries =
+            |i: usize| [Some(1), i.is_multiple_of(3).then_some(2), i.is_multiple_of(100).then_some(3)];
         let mut pairs: Vec<_> = (0..300)
             .map(|i| (format!("{i:032x}"), Some(queries(i).into_iter().flatten().collect())))
             .collect();

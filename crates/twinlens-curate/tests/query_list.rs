@@ -1,0 +1,95 @@
+//! The committed query list: what it is said to be, and what its pipeline makes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::Int32Type;
+use datafusion::prelude::SessionContext;
+use tokio_util::sync::CancellationToken;
+use twinlens_curate::matcher::Matcher;
+use twinlens_curate::text::Normalizer;
+use twinlens_dataset::{Dataset, MAIN, contracts};
+use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::{self, Settings};
+use twinlens_pipeline::{Clock, Registry};
+
+fn pipelines() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines")
+}
+
+async fn rows(dataset: &Dataset) -> RecordBatch {
+    let session = SessionContext::new();
+    let frame = dataset.frame(&session, MAIN).await.unwrap();
+    let batches = frame.sort_by(vec![datafusion::prelude::col("id")]).unwrap().collect().await.unwrap();
+    concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+#[tokio::test]
+async fn the_committed_list_is_what_it_is_said_to_be() {
+    let committed = rows(&Dataset::of_parquet(&pipelines().join("queries/queries.parquet")).unwrap()).await;
+    assert_eq!(committed.schema().fields(), contracts::queries().fields());
+    let (ids, texts) = (committed["id"].as_primitive::<Int32Type>(), committed["text"].as_string::<i32>());
+    assert!(ids.values().iter().copied().eq(0..500_000), "ids run from 0 without a gap");
+
+    let mut origins: BTreeMap<&str, usize> = BTreeMap::new();
+    committed["origin"]
+        .as_string::<i32>()
+        .iter()
+        .flatten()
+        .for_each(|origin| *origins.entry(origin).or_default() += 1);
+    let sources = std::fs::read_to_string(pipelines().join("queries/SOURCES.md")).unwrap();
+    for (origin, count) in origins {
+        let told = sources.lines().find(|line| line.starts_with(&format!("| {origin} |"))).unwrap();
+        let told = told.split('|').nth(2).unwrap().trim().replace(',', "");
+        assert_eq!(told, count.to_string(), "SOURCES.md on {origin}");
+    }
+
+    let queries = ids.values().iter().copied().zip(texts.iter().flatten());
+    let matcher = Matcher::build(queries, Normalizer::default()).unwrap();
+    assert_eq!(matcher.len(), 500_000);
+    let found: Vec<&str> = matcher
+        .matches("A Golden Retriever puppy, near the Gateway Arch (St. Louis)")
+        .into_iter()
+        .map(|id| texts.value(id as usize))
+        .collect();
+    for query in ["golden retriever", "puppy", "st.louis", "gateway arch"] {
+        assert!(found.contains(&query), "{query} is not among {found:?}");
+    }
+    assert!(!found.contains(&"trieve"), "words are whole");
+}
+
+/// Needs the sources: `pipelines/queries/prepare`, then `cargo test -p twinlens-curate -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs sources that pipelines/queries/prepare fetches"]
+async fn the_pipeline_makes_the_committed_list() {
+    let mut registry = Registry::default();
+    twinlens_curate::register(&mut registry);
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipelines().join("queries.toml");
+    let pipeline =
+        config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
+    let settings = Settings {
+        dir: folder.path().join("run"),
+        fresh: false,
+        until: None,
+        max_rows: None,
+        threads: 2,
+        memory_bytes: 256 << 20,
+        bytes_in_flight: 1 << 20,
+        grace: Duration::from_secs(1),
+        clock: Clock::System,
+        hosts: Arc::default(),
+    };
+    let ran =
+        run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await.unwrap();
+    for test in &ran.tests {
+        assert!(test.failure.is_none(), "{}: {:?}", test.that, test.failure);
+    }
+    let committed = Dataset::of_parquet(&pipelines().join("queries/queries.parquet")).unwrap();
+    assert!(rows(&ran.datasets[0]).await.columns() == rows(&committed).await.columns(), "the rows differ");
+}
