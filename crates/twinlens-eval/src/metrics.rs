@@ -168,44 +168,59 @@ impl Tally {
     }
 }
 
-/// The percentile interval of a bootstrap of the mean per class, stratified: the examples of each class are drawn
-/// anew with replacement (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993).
+/// The interval of the mean per class: the percentile interval of a stratified bootstrap, in which the examples of each
+/// class are drawn anew with replacement (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993).
 ///
-/// Two cases in which that would claim a certainty that is not there:
-/// * a class of one example always draws that one again, so classes of fewer than [`SMALL_CLASS`] examples are
-///   one stratum (the collapsed strata of survey sampling): as many classes are drawn from them with replacement
-///   as there are;
-/// * when every example is wrong, or every one right, so is every replicate: Wilson's interval over all examples
-///   takes its place.
+/// By itself that would claim a certainty that is not there, in two cases:
+/// * a class of one example always draws that one again. Classes of fewer than [`SMALL_CLASS`] examples are therefore one
+///   stratum (the collapsed strata of survey sampling), from which as many classes are drawn as there are;
+/// * a class whose examples are all right, or all wrong, draws the same again. A model that always answers with one class
+///   would get an interval of no width. Such a stratum adds Wilson's interval instead, by the sum of the squared
+///   distances from the value (G. Zou, A. Donner, Statistics in Medicine 27, 2008).
 pub fn mean_per_class_interval(tally: &Tally, replicates: usize, rng: &mut impl Rng) -> Option<Interval> {
-    let (total, right): (u64, u64) = (tally.total(), tally.correct.iter().sum());
-    if right == 0 || right == total {
-        return wilson(right as f64, total as f64);
+    let value = tally.value(Metric::MeanPerClass)?;
+    let classes = tally.seen().count() as f64;
+    let (large, small): (Vec<_>, Vec<_>) = tally.seen().partition(|(n, _)| *n >= SMALL_CLASS);
+    let strata = large.into_iter().map(|class| vec![class]).chain((!small.is_empty()).then_some(small));
+    let (uniform, mixed): (Vec<_>, Vec<_>) =
+        strata.partition(|stratum| matches!(total(stratum), (n, right) if right == 0 || right == n));
+    let drawn = bootstrap(&mixed, replicates, rng);
+    let centre: f64 = mixed.iter().flatten().map(share).sum();
+    let mut below = (centre - percentile(&drawn, 0.025)?).max(0.0).powi(2);
+    let mut above = (percentile(&drawn, 0.975)? - centre).max(0.0).powi(2);
+    for stratum in &uniform {
+        let (n, right) = total(stratum);
+        let (interval, share) = (wilson(right as f64, n as f64)?, right as f64 / n as f64);
+        below += (stratum.len() as f64 * (share - interval.low)).powi(2);
+        above += (stratum.len() as f64 * (interval.high - share)).powi(2);
     }
-    let (mut large, mut small): (Vec<_>, Vec<_>) = tally.seen().partition(|(n, _)| *n >= SMALL_CLASS);
-    if small.len() == 1 {
-        large.append(&mut small);
-    }
-    let classes = (large.len() + small.len()) as f64;
-    let mut means: Vec<f64> = (0..replicates)
-        .map(|_| {
-            let of_large: f64 = large.iter().map(|(n, correct)| redraw(*n, *correct, rng)).sum();
-            let of_small: f64 = (0..small.len())
-                .map(|_| small[rng.random_range(0..small.len())])
-                .map(|(n, correct)| correct as f64 / n as f64)
-                .sum();
-            (of_large + of_small) / classes
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    Some(Interval { low: percentile(&means, 0.025)?, high: percentile(&means, 0.975)? })
+    Some(Interval {
+        low: (value - below.sqrt() / classes).max(0.0),
+        high: (value + above.sqrt() / classes).min(1.0),
+    })
+}
+
+fn share((n, correct): &(u64, u64)) -> f64 {
+    *correct as f64 / *n as f64
+}
+
+fn total(stratum: &[(u64, u64)]) -> (u64, u64) {
+    stratum.iter().fold((0, 0), |(n, right), class| (n + class.0, right + class.1))
+}
+
+/// Sums of the classes' shares over strata that are drawn anew, sorted.
+fn bootstrap(strata: &[Vec<(u64, u64)>], replicates: usize, rng: &mut impl Rng) -> Vec<f64> {
+    let mut draw = |stratum: &Vec<(u64, u64)>| match stratum[..] {
+        [(n, correct)] => redraw(n, correct, rng),
+        _ => (0..stratum.len()).map(|_| share(&stratum[rng.random_range(0..stratum.len())])).sum(),
+    };
+    let mut sums: Vec<f64> = (0..replicates).map(|_| strata.iter().map(&mut draw).sum()).collect();
+    sums.sort_by(f64::total_cmp);
+    sums
 }
 
 /// The share of correct ones among `n` examples that are drawn with replacement from `n`, of which `correct` are.
 fn redraw(n: u64, correct: u64, rng: &mut impl Rng) -> f64 {
-    if correct == 0 || correct == n {
-        return correct as f64 / n as f64;
-    }
     (0..n).filter(|_| rng.random_range(0..n) < correct).count() as f64 / n as f64
 }
 
@@ -219,7 +234,7 @@ fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::SeedableRng;
+    use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
@@ -323,8 +338,44 @@ mod tests {
 
     #[test]
     fn all_right_or_all_wrong_is_not_certainty() {
-        assert_eq!(tally(&[(3, 0), (7, 0)]).interval(Metric::MeanPerClass, &mut rng()), wilson(0.0, 10.0));
-        assert_eq!(tally(&[(3, 3), (7, 7)]).interval(Metric::MeanPerClass, &mut rng()), wilson(10.0, 10.0));
+        let interval =
+            |classes: &[(u64, u64)]| tally(classes).interval(Metric::MeanPerClass, &mut rng()).unwrap();
+        assert_eq!(interval(&[(10, 0)]), wilson(0.0, 10.0).unwrap());
+        assert_eq!(interval(&[(10, 10)]), wilson(10.0, 10.0).unwrap());
+        // Forty names of one image each, none of them right: as forty examples.
+        assert_eq!(interval(&[(1, 0); 40]), wilson(0.0, 40.0).unwrap());
+        // A model that always answers with the first of seven classes, by hand: Wilson's 0 of 10 reaches to 0.2775.
+        let one_answer: Vec<(u64, u64)> = (0..7).map(|class| (10, if class == 0 { 10 } else { 0 })).collect();
+        let found = interval(&one_answer);
+        assert!(close(found.low, (1.0 - 0.2775) / 7.0, 1e-4), "{found:?}");
+        assert!(close(found.high, (1.0 + 6.0_f64.sqrt() * 0.2775) / 7.0, 1e-4), "{found:?}");
+    }
+
+    /// Draws labels of known probabilities again and again: how often the interval holds the true mean.
+    #[test]
+    fn nineteen_of_twenty_intervals_hold_the_truth() {
+        let mut rng = rng();
+        let spread = |class: usize, of: usize| (class as f64 + 0.5) / of as f64;
+        let groups: Vec<(u64, f64)> = (0..9).map(|class| (40, spread(class, 9) * 0.7)).collect();
+        let names: Vec<(u64, f64)> =
+            (0..300).map(|class| (1 + class % 3, spread(class as usize, 300).powi(4))).collect();
+        let one_answer: Vec<(u64, f64)> =
+            (0..9).map(|class| (10, if class == 4 { 0.98 } else { 0.02 })).collect();
+        for (name, classes) in [("groups", groups), ("names", names), ("one answer", one_answer)] {
+            let truth =
+                classes.iter().map(|(_, probability)| probability).sum::<f64>() / classes.len() as f64;
+            let mut held = 0;
+            for _ in 0..200 {
+                let drawn: Vec<(u64, u64)> = (classes.iter())
+                    .map(|(n, probability)| {
+                        (*n, (0..*n).filter(|_| rng.random_bool(*probability)).count() as u64)
+                    })
+                    .collect();
+                let found = mean_per_class_interval(&tally(&drawn), 200, &mut rng).unwrap();
+                held += u32::from(found.low <= truth && truth <= found.high);
+            }
+            assert!((180..=200).contains(&held), "{name}: {held} of 200");
+        }
     }
 
     proptest! {
