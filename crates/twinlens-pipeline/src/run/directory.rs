@@ -42,7 +42,8 @@ impl RunDirectory {
             None => {
                 refuse_foreign_files(path)?;
                 let identity = Identity { format: 1, pipeline: pipeline.into() };
-                let text = serde_json::to_string(&identity).map_err(|error| RunError::Internal(error.to_string()))?;
+                let text = serde_json::to_string(&identity)
+                    .map_err(|error| RunError::Internal(error.to_string()))?;
                 storage::write(&path.join(IDENTITY), text.as_bytes())?;
                 Ok(Self { path: path.into(), _lock: lock })
             }
@@ -95,7 +96,8 @@ pub fn identity(path: &Path) -> Result<Option<String>, RunError> {
 fn lock(path: &Path) -> Result<File, RunError> {
     let file = path.join(LOCK);
     let fail = |error| RunError::io(&file, error);
-    let mut open = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&file).map_err(fail)?;
+    let mut open =
+        OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&file).map_err(fail)?;
     match open.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(error)) => return Err(fail(error)),
@@ -120,7 +122,11 @@ fn refuse_foreign_files(path: &Path) -> Result<(), RunError> {
         let dataset = path.join(&name).join(twinlens_dataset::manifest::FILE).exists();
         if !ours && !dataset && name != ".spill" {
             return Err(RunError::user_with_hint(
-                format!("{} is not empty and no run directory: it holds `{}`", path.display(), name.to_string_lossy()),
+                format!(
+                    "{} is not empty and no run directory: it holds `{}`",
+                    path.display(),
+                    name.to_string_lossy()
+                ),
                 "choose an empty or new directory with --dir",
             ));
         }

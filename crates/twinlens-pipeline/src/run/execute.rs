@@ -44,7 +44,8 @@ pub struct Limits {
 
 /// Does the work of a unit and completes its dataset.
 pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
-    let (head, rest) = steps.split_first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
+    let (head, rest) =
+        steps.split_first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
     match head.node.stage.work() {
         Work::Rows(_) => rows(steps, output, limits).await?,
         Work::Source(source) => sourced(head, source, rest, output, limits).await?,
@@ -62,7 +63,9 @@ async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Resul
     let size = split_rows(steps);
     head.cx.progress.total(total);
     let pending: Vec<u64> = (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).collect();
-    head.cx.progress.done(total.saturating_sub(pending.iter().map(|split| size.min(total - split * size)).sum()));
+    head.cx
+        .progress
+        .done(total.saturating_sub(pending.iter().map(|split| size.min(total - split * size)).sum()));
     let starter = output.starter();
     let run = |split: u64| {
         let (start, end) = (split * size, total.min((split + 1) * size));
@@ -147,7 +150,6 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
         }
         if whole.conserves() {
             conserved(&writer, total)?;
-        } else {
             writer.count_rows_in(total);
         }
         Ok::<_, RunError>(writer)
@@ -172,7 +174,11 @@ async fn chain(mut frame: DataFrame, steps: &[Step<'_>], streamed: usize) -> Res
     Ok(frame)
 }
 
-async fn write_sorted(writer: SplitWriter, frame: DataFrame, progress: &Progress) -> Result<SplitWriter, RunError> {
+async fn write_sorted(
+    writer: SplitWriter,
+    frame: DataFrame,
+    progress: &Progress,
+) -> Result<SplitWriter, RunError> {
     Ok(write_frame(writer, MAIN, sorted(frame)?, progress).await?.0)
 }
 
@@ -263,7 +269,9 @@ pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
 }
 
 /// The ledger's schema for a table: its columns without pixels, and the reserved ones.
-pub fn ledger_schema(table: &datafusion::arrow::datatypes::Schema) -> datafusion::arrow::datatypes::SchemaRef {
+pub fn ledger_schema(
+    table: &datafusion::arrow::datatypes::Schema,
+) -> datafusion::arrow::datatypes::SchemaRef {
     let reserved = twinlens_dataset::contracts::rejects();
     let columns = (table.fields().iter())
         .filter(|field| !is_pixels(field.data_type()) && reserved.field_with_name(field.name()).is_err())

@@ -62,7 +62,8 @@ pub fn recipes(pipeline: &Pipeline, max_rows: Option<u64>) -> Result<Vec<Recipe>
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let entries: BTreeMap<String, Value> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            let entries: BTreeMap<String, Value> =
+                map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
             Value::Object(entries.into_iter().collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
@@ -77,7 +78,8 @@ fn path_print(path: &Path) -> Result<String, RunError> {
         return Ok(state.map(|state| state.begin.fingerprint).unwrap_or_default());
     }
     let metadata = fs::metadata(path).map_err(|error| RunError::io(path, error))?;
-    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let changed =
+        metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     Ok(format!("{} bytes, changed {}", metadata.len(), changed.as_nanos()))
 }
 
@@ -156,25 +158,46 @@ fn collect(before: &Value, now: &Value, at: String, changes: &mut Vec<String>) {
             let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for key in keys {
                 let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-                collect(old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null), at, changes);
+                collect(
+                    old.get(key).unwrap_or(&Value::Null),
+                    new.get(key).unwrap_or(&Value::Null),
+                    at,
+                    changes,
+                );
             }
         }
         _ => changes.push(match at.split_once('.') {
             Some(("inputs", input)) => format!("input `{input}` changed"),
             Some(("files", file)) => format!("file {file} changed"),
-            Some(("options", option)) => format!("option `{option}`: {} -> {}", short(before), short(now)),
+            Some(("options", option)) => {
+                let from = common_start(before, now);
+                format!("option `{option}`: {} -> {}", short(before, from), short(now, from))
+            }
             _ if at == "version" => "the stage's logic changed".into(),
-            _ => format!("{at}: {} -> {}", short(before), short(now)),
+            _ => format!("{at}: {} -> {}", short(before, 0), short(now, 0)),
         }),
     }
 }
 
-fn short(value: &Value) -> String {
+/// Characters of a value that are shown.
+const SHOWN: usize = 40;
+
+/// A value as text; a long one from a little before the character `from` on.
+fn short(value: &Value, from: usize) -> String {
     let text = if value.is_null() { "none".into() } else { value.to_string() };
-    match text.char_indices().nth(40) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text;
     }
+    let skipped = from.saturating_sub(SHOWN / 2).min(length - SHOWN);
+    let part: String = text.chars().skip(skipped).take(SHOWN).collect();
+    let (before, after) = (skipped > 0, skipped + SHOWN < length);
+    format!("{}{part}{}", if before { "..." } else { "" }, if after { "..." } else { "" })
+}
+
+/// How many characters two values have in common before they differ.
+fn common_start(before: &Value, now: &Value) -> usize {
+    before.to_string().chars().zip(now.to_string().chars()).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]
@@ -194,12 +217,27 @@ mod tests {
     fn a_difference_names_what_changed() {
         let before = json!({"options": {"cap": 20, "input": "a"}, "inputs": {"a": "1"}, "version": 1});
         let cases = [
-            (json!({"options": {"cap": 30, "input": "a"}, "inputs": {"a": "1"}, "version": 1}), "option `cap`: 20 -> 30"),
-            (json!({"options": {"cap": 20, "input": "a"}, "inputs": {"a": "2"}, "version": 1}), "input `a` changed"),
-            (json!({"options": {"cap": 20, "input": "a"}, "inputs": {"a": "1"}, "version": 2}), "the stage's logic changed"),
+            (
+                json!({"options": {"cap": 30, "input": "a"}, "inputs": {"a": "1"}, "version": 1}),
+                "option `cap`: 20 -> 30",
+            ),
+            (
+                json!({"options": {"cap": 20, "input": "a"}, "inputs": {"a": "2"}, "version": 1}),
+                "input `a` changed",
+            ),
+            (
+                json!({"options": {"cap": 20, "input": "a"}, "inputs": {"a": "1"}, "version": 2}),
+                "the stage's logic changed",
+            ),
         ];
         for (now, expected) in cases {
             assert_eq!(difference(&before, &now), expected);
         }
+        let query = |end: &str| json!({"options": {"query": format!("select {} order by {end}", "column, ".repeat(20))}});
+        let shown = difference(&query("n"), &query("n desc"));
+        assert_eq!(
+            shown,
+            "option `query`: ...umn, column, column, column,  order by n\" -> ...lumn, column, column,  order by n desc\""
+        );
     }
 }

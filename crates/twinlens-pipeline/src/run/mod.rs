@@ -166,16 +166,16 @@ impl Run<'_> {
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
             kind: node.kind.into(),
-            fused: unit.nodes[..unit.nodes.len() - 1].iter().map(|&node| self.pipeline.nodes[node].name.clone()).collect(),
+            fused: unit.nodes[..unit.nodes.len() - 1]
+                .iter()
+                .map(|&node| self.pipeline.nodes[node].name.clone())
+                .collect(),
             splits_done: writer.state().commits.len() as u64,
         });
         let mut output = Output::new(&node.name, writer, progress.clone());
         let steps = self.steps(unit, &progress).await?;
-        let limits = Limits {
-            splits_in_flight: 2,
-            grace: self.settings.grace,
-            max_rows: self.settings.max_rows,
-        };
+        let limits =
+            Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         execute(&steps, &mut output, &limits).await?;
         let state = output.state();
         self.observer.event(&Event::StageFinished {
@@ -255,8 +255,18 @@ impl Run<'_> {
         }
     }
 
-    async fn input(&self, name: &str, resolved: &Resolved, session: &SessionContext) -> Result<InputData, RunError> {
-        let input = |dataset: Dataset, table: &str, view| InputData { name: name.into(), table: table.into(), dataset, view };
+    async fn input(
+        &self,
+        name: &str,
+        resolved: &Resolved,
+        session: &SessionContext,
+    ) -> Result<InputData, RunError> {
+        let input = |dataset: Dataset, table: &str, view| InputData {
+            name: name.into(),
+            table: table.into(),
+            dataset,
+            view,
+        };
         match resolved {
             Resolved::Stage { node, table } => {
                 let dataset = Dataset::open(&self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
@@ -280,7 +290,9 @@ impl Run<'_> {
                     Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]]).map_err(RunError::from)?)
                 };
                 let any = datasets.into_iter().next();
-                let any = any.ok_or_else(|| RunError::Internal(format!("`{table}` is read before any stage has run")))?;
+                let any = any.ok_or_else(|| {
+                    RunError::Internal(format!("`{table}` is read before any stage has run"))
+                })?;
                 Ok(input(any, MAIN, Some(view)))
             }
         }

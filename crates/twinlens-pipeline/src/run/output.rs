@@ -98,7 +98,9 @@ impl Output {
 }
 
 /// Runs file work away from the async threads; a panic there becomes an error here.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
 }
 
@@ -151,7 +153,8 @@ pub fn write_rows(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), Ru
 pub fn write_rejects(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), RunError> {
     let column = |name: &str| -> Result<_, RunError> {
         let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-        column.ok_or_else(|| RunError::Internal(format!("the rejects of a split have no string column {name}")))
+        column
+            .ok_or_else(|| RunError::Internal(format!("the rejects of a split have no string column {name}")))
     };
     let (stages, codes) = (column(rejects::STAGE)?, column(rejects::CODE)?);
     for row in 0..batch.num_rows() {

@@ -53,18 +53,26 @@ pub enum Decision {
 }
 
 /// Decides, in the order of the stages. Reads manifests and looks at files; changes nothing.
-pub fn plan(pipeline: &Pipeline, dir: &Path, until: Option<&str>, max_rows: Option<u64>) -> Result<Vec<Unit>, RunError> {
+pub fn plan(
+    pipeline: &Pipeline,
+    dir: &Path,
+    until: Option<&str>,
+    max_rows: Option<u64>,
+) -> Result<Vec<Unit>, RunError> {
     let needed = needed(pipeline, until)?;
     let recipes = recipes(pipeline, max_rows)?;
     let mut states = Vec::new();
     for node in &pipeline.nodes {
         states.push(manifest::read(&dir.join(&node.name))?);
     }
-    let current = |node: usize| {
-        State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse
-    };
+    let current =
+        |node: usize| State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse;
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
-        .map(|node| Some(pipeline.nodes[node].name.as_str()) != until && fuses(pipeline, node, &needed) && !current(node))
+        .map(|node| {
+            Some(pipeline.nodes[node].name.as_str()) != until
+                && fuses(pipeline, node, &needed)
+                && !current(node)
+        })
         .collect();
     let unit = |nodes: Vec<usize>| {
         let last = nodes[nodes.len() - 1];
@@ -143,7 +151,10 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     }
     let mut consumers = (0..pipeline.nodes.len()).filter(|&other| {
         needed[other]
-            && pipeline.nodes[other].inputs.iter().any(|input| matches!(input, Resolved::Stage { node: of, .. } if *of == node))
+            && pipeline.nodes[other]
+                .inputs
+                .iter()
+                .any(|input| matches!(input, Resolved::Stage { node: of, .. } if *of == node))
     });
     let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
     let next = &pipeline.nodes[consumer];
@@ -154,7 +165,10 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
         && next.keep_rejects
         && this.keep_rejects
         && this.tables.main.fields().iter().all(|field| {
-            next.tables.main.field_with_name(field.name()).is_ok_and(|kept| kept.data_type() == field.data_type())
+            next.tables
+                .main
+                .field_with_name(field.name())
+                .is_ok_and(|kept| kept.data_type() == field.data_type())
         })
 }
 
@@ -162,7 +176,9 @@ fn decide(state: Option<&State>, recipe: &Recipe) -> Decision {
     match (State::recovery(state, &recipe.fingerprint), state) {
         (Recovery::Reuse, Some(state)) => Decision::Reuse { rows: state.rows(twinlens_dataset::MAIN) },
         (Recovery::Resume, Some(state)) => Decision::Resume { splits: state.commits.len() as u64 },
-        (Recovery::Replace, Some(state)) => Decision::Run { why: difference(&state.begin.recipe, &recipe.value) },
+        (Recovery::Replace, Some(state)) => {
+            Decision::Run { why: difference(&state.begin.recipe, &recipe.value) }
+        }
         _ => Decision::Run { why: "not made yet".into() },
     }
 }

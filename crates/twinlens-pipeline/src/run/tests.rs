@@ -24,7 +24,11 @@ pub async fn run(session: &SessionContext, tests: &[Test]) -> Result<Vec<TestRes
     let mut results = Vec::new();
     for test in tests {
         let batches = session.sql(&test.sql).await?.collect().await?;
-        results.push(TestResult { that: test.that.clone(), failure: failure(test.expect, &batches)?, line: test.line });
+        results.push(TestResult {
+            that: test.that.clone(),
+            failure: failure(test.expect, &batches)?,
+            line: test.line,
+        });
     }
     Ok(results)
 }
@@ -44,7 +48,10 @@ fn failure(expect: Expect, batches: &[RecordBatch]) -> Result<Option<String>, Ru
 fn is_true(batches: &[RecordBatch]) -> bool {
     batches.iter().filter(|batch| batch.num_rows() == 1).any(|batch| {
         let column = batch.column(0);
-        batch.num_columns() == 1 && column.data_type() == &DataType::Boolean && column.as_boolean().value(0) && column.is_valid(0)
+        batch.num_columns() == 1
+            && column.data_type() == &DataType::Boolean
+            && column.as_boolean().value(0)
+            && column.is_valid(0)
     })
 }
 

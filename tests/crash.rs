@@ -1,0 +1,166 @@
+//! `kill -9` at random moments: what is there after the last run is, byte for byte, what an uninterrupted run leaves.
+//!
+//! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Crawl to shards over the built-in site: every sort of split, and every quirk of the web that the site has.
+const SHARDS: &str = r#"
+name = "crash"
+seed = 7
+sites = ["gallery"]
+
+[stages.pages]
+kind = "crawl"
+seeds = ["http://gallery.twinlens.test/", "http://gallery.twinlens.test/attic/"]
+max_pages = 60
+
+[stages.candidates]
+kind = "filter"
+input = "pages"
+where = "char_length(caption) >= 5"
+
+[stages.unique]
+kind = "dedup"
+input = "candidates"
+by = ["url", "caption"]
+
+[stages.images]
+kind = "fetch"
+input = "unique"
+resize = { size = 32, mode = "shortest" }
+split_rows = 40
+"#;
+
+fn twinlens(pipeline: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
+    command.args(["run", "--progress", "never", "--dir"]).arg(dir).arg(pipeline);
+    command.env("SOURCE_DATE_EPOCH", "1700000000").stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+fn run_to_the_end(pipeline: &Path, dir: &Path) -> Duration {
+    let started = Instant::now();
+    let output = twinlens(pipeline, dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    started.elapsed()
+}
+
+/// Every shard and artifact of a run by its path, with its bytes. Manifests hold the same facts, and what is left in the
+/// work folder is nobody's dataset.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut files, mut folders) = (BTreeMap::new(), vec![dir.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "work" && name != ".spill" {
+                folders.push(path);
+            } else if name.ends_with(".parquet") || name.ends_with(".safetensors") || name == "tokenizer.json" {
+                files.insert(path.strip_prefix(dir).unwrap().into(), fs::read(&path).unwrap());
+            } else {
+                assert!(!name.ends_with(".unfinished"), "{} was left behind", path.display());
+            }
+        }
+    }
+    files
+}
+
+fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, Vec<u8>>) {
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    for (path, bytes) in expected {
+        assert!(found[path] == *bytes, "{} differs", path.display());
+    }
+}
+
+/// A small generator of moments, so that a failure can be repeated: splitmix64.
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self, most: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        most.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+fn kill_after(mut child: Child, moment: Duration) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < moment {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // On Unix this is SIGKILL: nothing in the process gets to tidy up.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
+fn killed_and_resumed(pipeline: &str, kills: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pipeline.toml");
+    fs::write(&file, pipeline).unwrap();
+    let calm = folder.path().join("calm");
+    let whole = run_to_the_end(&file, &calm);
+    let expected = content(&calm);
+    assert!(!expected.is_empty());
+
+    let mut moments = Moments(20_261_123);
+    let (mut killed, mut round) = (0, 0);
+    while killed < kills {
+        let stormy = folder.path().join(format!("stormy-{round}"));
+        // A run that is killed goes on a little further each time, until one comes to its end.
+        let before = killed;
+        loop {
+            if !kill_after(twinlens(&file, &stormy).spawn().unwrap(), moments.next(whole)) {
+                break;
+            }
+            killed += 1;
+        }
+        run_to_the_end(&file, &stormy);
+        assert_same(&expected, &content(&stormy));
+        fs::remove_dir_all(&stormy).unwrap();
+        round += 1;
+        assert!(killed > before || round < 200, "the runs end before they can be killed");
+    }
+}
+
+fn kills(default: usize) -> usize {
+    std::env::var("TWINLENS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn datasets_survive_kill_nine_byte_for_byte() {
+    killed_and_resumed(SHARDS, kills(50));
+}
+
+#[test]
+fn weights_survive_kill_nine_bit_for_bit() {
+    let training = format!(
+        "{SHARDS}\n{}",
+        r#"
+[stages.words]
+kind = "tokenizer"
+input = "images"
+vocab_size = 400
+
+[stages.clip]
+kind = "train"
+input = "images"
+tokenizer = "words"
+model = "vit-test-32"
+steps = 30
+batch_size = 16
+checkpoint_every = 3
+"#
+    );
+    killed_and_resumed(&training, kills(50) / 5);
+}

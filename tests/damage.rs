@@ -1,0 +1,139 @@
+//! What a stranger's disk does: full, truncated, damaged, unreadable. The error names the file and what to do, and after mending, `run`
+//! goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const PIPELINE: &str = r#"
+name = "damage"
+
+[stages.list]
+kind = "table"
+files = ["captions.csv"]
+
+[stages.long]
+kind = "filter"
+input = "list"
+where = "char_length(caption) > 12"
+
+[stages.counts]
+kind = "sql"
+query = "select count(*) as rows from long"
+"#;
+
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(rows: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut csv = String::from("url,caption\n");
+        for row in 0..rows {
+            // A hash in each caption, so that the rows do not compress to nothing on the small disk.
+            let noise = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (row as u64) << 17;
+            csv.push_str(&format!("http://a.example/{row}.png,caption {row} {noise:016x}\n"));
+        }
+        fs::write(folder.path().join("captions.csv"), csv).unwrap();
+        fs::write(folder.path().join("pipeline.toml"), PIPELINE).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_twinlens"))
+            .args(["run", "--progress", "never", "--dir"])
+            .args([self.path("run"), self.path("pipeline.toml")])
+            .output()
+            .unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_fails(output: &Output, code: i32, told: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in told {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[track_caller]
+fn assert_succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", stderr(output));
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_truncated_shard_is_named_and_can_be_made_again() {
+    let site = Site::new(500);
+    assert_succeeds(&site.run());
+    edit(&site.path("run/long/data/000000-000.parquet"), |bytes| bytes.truncate(bytes.len() / 2));
+    assert_fails(&site.run(), 1, &["long/data/000000-000.parquet", "damaged", "delete the dataset's folder"]);
+    fs::remove_dir_all(site.path("run/long")).unwrap();
+    assert_succeeds(&site.run());
+}
+
+#[test]
+fn a_damaged_manifest_line_is_named() {
+    let site = Site::new(500);
+    assert_succeeds(&site.run());
+    edit(&site.path("run/long/manifest.jsonl"), |bytes| {
+        let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 40;
+        bytes[second] ^= 1;
+    });
+    assert_fails(&site.run(), 1, &["long/manifest.jsonl:2", "damaged manifest line", "delete"]);
+    fs::remove_dir_all(site.path("run/long")).unwrap();
+    assert_succeeds(&site.run());
+}
+
+#[test]
+fn an_unreadable_source_is_named() {
+    let site = Site::new(5);
+    let pipeline = PIPELINE.replace("captions.csv", "captions.parquet");
+    fs::write(site.path("pipeline.toml"), pipeline).unwrap();
+    assert_fails(&site.run(), 1, &["captions.parquet", "does not exist"]);
+    fs::write(site.path("captions.parquet"), b"PAR1 this is no Parquet file PAR1").unwrap();
+    assert_fails(&site.run(), 1, &["captions.parquet"]);
+}
+
+/// A disk of 600 KB in a mount namespace of its own: it fills up, is made larger, and the run goes on.
+#[test]
+fn a_full_disk_is_told_and_the_run_goes_on_after_room_is_made() {
+    let site = Site::new(60_000);
+    fs::create_dir(site.path("run")).unwrap();
+    let script = r#"
+        set -u
+        mount -t tmpfs -o size=600k none "$DIR" || exit 77
+        "$TWINLENS" run --progress never --dir "$DIR" "$PIPELINE"; echo "first: $?" >&2
+        mount -o remount,size=64m "$DIR" || exit 77
+        "$TWINLENS" run --progress never --dir "$DIR" "$PIPELINE"; echo "second: $?" >&2
+        "$TWINLENS" status "$DIR" >&2
+    "#;
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .env("DIR", site.path("run"))
+        .env("PIPELINE", site.path("pipeline.toml"))
+        .env("TWINLENS", env!("CARGO_BIN_EXE_twinlens"))
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_ne!(output.status.code(), Some(77), "no tmpfs can be mounted here: {text}");
+    assert!(text.contains("make room on the disk"), "{text}");
+    assert!(text.contains("first: 1\n"), "{text}");
+    assert!(text.contains("second: 0\n"), "{text}");
+}

@@ -1,0 +1,62 @@
+//! Memory is bounded by configuration, not by input: ten times the rows from list to shards take at most a fifth more.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use twinlens_testkit::web::{Site, Web};
+
+const ROWS: usize = 1_500;
+
+/// The highest resident memory of a run over `rows` images, in KiB.
+fn peak(web: &Web, rows: usize) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let host = web.addr();
+    let list: String = (0..rows).map(|row| format!("http://images.example/{row}.png\timage number {row}\n")).collect();
+    fs::write(folder.path().join("list.tsv"), format!("url\tcaption\n{list}")).unwrap();
+    let pipeline = format!(
+        r#"
+        name = "memory"
+        [stages.list]
+        kind = "table"
+        files = ["list.tsv"]
+        [stages.images]
+        kind = "fetch"
+        input = "list"
+        split_rows = 250
+        resize = {{ size = 64, mode = "shortest" }}
+        http = {{ resolve = {{ "images.example" = "{host}" }}, robots = false }}
+        "#
+    );
+    let file = folder.path().join("pipeline.toml");
+    fs::write(&file, pipeline).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_twinlens"))
+        .args(["run", "--progress", "never", "--dir"])
+        .args([folder.path().join("run"), file])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let found = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
+        peak = found.unwrap_or(peak).max(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.wait().unwrap().success());
+    peak
+}
+
+#[test]
+fn ten_times_the_rows_take_at_most_a_fifth_more_memory() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let site = (0..ROWS * 10).fold(Site::new(), |site, row| {
+        site.image(&format!("/{row}.png"), 96 + (row % 32) as u32, 96)
+    });
+    let web = runtime.block_on(Web::start(site)).unwrap();
+    let few = peak(&web, ROWS);
+    let many = peak(&web, ROWS * 10);
+    assert!(few > 0 && many * 10 <= few * 12, "{few} KiB for {ROWS} rows, {many} KiB for {} rows", ROWS * 10);
+}
