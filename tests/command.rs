@@ -149,7 +149,7 @@ fn plan_says_what_a_run_will_do() {
     assert_call!("plan_dot", place.call(&["plan", "fruit.toml", "--format", "dot", "--until", "slim"]));
     let json = place.output(&["plan", "fruit.toml", "--format", "json"]).stdout;
     let stages: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!(stages[0]["dataset"], "slim");
+    assert_eq!(stages[0]["dataset"], "english");
     assert_eq!((&stages[4]["decision"], &stages[4]["why"]), (&"run".into(), &"not made yet".into()));
     assert_call!("plan_unknown_stage", place.call(&["plan", "fruit.toml", "--until", "slin"]));
 }
@@ -237,8 +237,9 @@ fn status_accounts_for_every_row() {
     assert_call!("status_no_run", place.call(&["status", "."]));
     assert_call!("status_nowhere", place.call(&["status", "nowhere"]));
 
-    let manifest = place.path("runs/fruit/slim/manifest.jsonl");
+    let manifest = place.path("runs/fruit/english/manifest.jsonl");
     let text = fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("\"rows_in\":10"));
     fs::write(&manifest, text.replacen("\"rows_in\":10", "\"rows_in\":11", 1)).unwrap();
     assert_call!("status_damaged_manifest", place.call(&["status", "runs/fruit"]));
 }
@@ -276,12 +277,23 @@ fn every_dataset_is_a_table() {
     let sql = |args: &[&str]| place.call(&[&["sql", "runs/fruit"], args].concat());
     assert_call!("sql_table", sql(&["select caption, words from slim order by words, caption"]));
     // A stage that was fused into another's plan is a table too, and so are its rejects.
-    assert_call!("sql_fused", sql(&["select caption from long order by caption; select reject_code, count(*) as n from rejects group by 1 order by 1"]));
-    assert_call!("sql_csv", sql(&["select caption, words, [words, 1] as list from slim order by url", "--format", "csv"]));
-    assert_call!("sql_json", sql(&["select caption, null as nothing from slim order by url limit 2", "--format", "json"]));
+    assert_call!(
+        "sql_fused",
+        sql(&[
+            "select caption from long order by caption; select reject_code, count(*) as n from rejects group by 1 order by 1"
+        ])
+    );
+    assert_call!(
+        "sql_csv",
+        sql(&["select caption, words, [words, 1] as list from slim order by url", "--format", "csv"])
+    );
+    assert_call!(
+        "sql_json",
+        sql(&["select caption, null as nothing from slim order by url limit 2", "--format", "json"])
+    );
     assert_call!("sql_unknown_column", sql(&["select captoin from slim"]));
     assert_call!("sql_unknown_table", sql(&["select * from slin"]));
-    assert_call!("sql_syntax", sql(&["select from where"]));
+    assert_call!("sql_syntax", sql(&["select (1"]));
     assert_call!("sql_no_writing", sql(&["copy slim to 'out.csv'"]));
     assert_call!("sql_no_run", place.call(&["sql", "elsewhere", "select 1"]));
 }
@@ -291,7 +303,11 @@ fn queries_may_come_from_stdin_and_go_to_a_file() {
     let place = Place::new();
     place.output(&["run", "fruit.toml", "--until", "slim"]);
     let queries = place.path("queries.sql");
-    fs::write(&queries, "create view short as select * from slim where words < 3;\nselect count(*) as n from short;").unwrap();
+    fs::write(
+        &queries,
+        "create view short as select * from slim where words < 3;\nselect count(*) as n from short;",
+    )
+    .unwrap();
     let mut command = place.command(&["sql", "runs/fruit", "--format", "csv"]);
     let output = command.stdin(fs::File::open(&queries).unwrap()).output().unwrap();
     assert_call!("sql_stdin", shown(&output));
@@ -328,7 +344,10 @@ fn kinds_are_listed_and_explained() {
         let kind = line.split_whitespace().next().unwrap();
         let output = place.output(&["stages", kind]);
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && text.contains("options\n") && text.contains("example\n"), "{kind}: {text}");
+        assert!(
+            output.status.success() && text.contains("options\n") && text.contains("example\n"),
+            "{kind}: {text}"
+        );
     }
     assert_call!("stages_filter", place.call(&["stages", "filter"]));
     assert_call!("stages_unknown", place.call(&["stages", "fliter"]));
@@ -348,7 +367,11 @@ fn the_published_schemas_are_those_of_the_code() {
     for name in names(&published) {
         let (committed, now) = (published.join(&name), place.path("schemas").join(&name));
         let same = fs::read_to_string(committed).unwrap() == fs::read_to_string(now).unwrap();
-        assert!(same, "schemas/{} is not current: run `twinlens schema --write schemas`", name.to_string_lossy());
+        assert!(
+            same,
+            "schemas/{} is not current: run `twinlens schema --write schemas`",
+            name.to_string_lossy()
+        );
     }
     assert_call!("schema_queries", place.call(&["schema", "queries"]));
     assert_call!("schema_list", place.call(&["schema"]));
@@ -369,15 +392,17 @@ fn slips_on_the_command_line_are_answered() {
 #[test]
 fn an_interrupted_run_goes_on() {
     let place = Place::new();
-    let slow = FRUIT
-        .replace("files = [\"pairs.csv\"]", "files = [\"many.csv\"]\nsplit_rows = 500")
-        .replace("sql = \"select uid from slim where lang <> 'en'\"", "sql = \"select uid from slim where lang <> 'en' limit 1\"");
-    let rows: String = (0..200_000).map(|row| format!("http://a.test/{row}.png,caption of picture {row},en\n")).collect();
+    let slow = FRUIT.replace("files = [\"pairs.csv\"]", "files = [\"many.csv\"]\nsplit_rows = 500").replace(
+        "sql = \"select uid from slim where lang <> 'en'\"",
+        "sql = \"select uid from slim where lang <> 'en' limit 1\"",
+    );
+    let rows: String =
+        (0..200_000).map(|row| format!("http://a.test/{row}.png,caption of picture {row},en\n")).collect();
     place.write("many.csv", &format!("url,caption,lang\n{rows}"));
     place.write("slow.toml", &slow);
     let mut command = place.command(&["run", "slow.toml", "--log-format", "json"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&place.path("runs/fruit/slim/data"), 3);
+    wait_for(&place.path("runs/fruit/english/data"), 3);
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
     let output = child.wait_with_output().unwrap();
@@ -391,7 +416,13 @@ fn an_interrupted_run_goes_on() {
     assert!(plan.contains("go on: "), "{plan}");
     let goes_on = Command::new("sh").args(["-c", resume]).current_dir(place.dir.path()).output().unwrap();
     assert_eq!(goes_on.status.code(), Some(0), "{}", shown(&goes_on));
-    let count = place.output(&["sql", "runs/fruit", "select count(distinct url) as n, count(*) as rows from slim", "--format", "csv"]);
+    let count = place.output(&[
+        "sql",
+        "runs/fruit",
+        "select count(distinct url) as n, count(*) as rows from slim",
+        "--format",
+        "csv",
+    ]);
     assert_eq!(String::from_utf8(count.stdout).unwrap(), "n,rows\n200000,200000\n");
 }
 

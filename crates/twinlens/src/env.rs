@@ -20,7 +20,9 @@ const HOME: &str = "HOME";
 
 /// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no text are left out.
 pub fn all() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// The clock of a run.
@@ -29,7 +31,10 @@ pub fn clock() -> Result<Clock, Failure> {
         None => Ok(Clock::System),
         Some(text) => match moment(&text) {
             Some(moment) => Ok(Clock::Fixed(moment)),
-            None => Err(Failure::user(format!("{SOURCE_DATE_EPOCH}={} is no number of seconds", text.to_string_lossy()))),
+            None => Err(Failure::user(format!(
+                "{SOURCE_DATE_EPOCH}={} is no number of seconds",
+                text.to_string_lossy()
+            ))),
         },
     }
 }

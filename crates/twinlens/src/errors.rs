@@ -53,7 +53,8 @@ impl Failure {
 
     /// A broken invariant of ours.
     pub fn ours(message: impl Into<String>) -> Self {
-        Self::new(Exit::Ours, message).hint("this is a fault of twinlens: please report it, with the pipeline file")
+        Self::new(Exit::Ours, message)
+            .hint("this is a fault of twinlens: please report it, with the pipeline file")
     }
 
     /// Done, with too many rejects.
@@ -148,7 +149,9 @@ fn of_run(error: &RunError) -> Failure {
         }
         RunError::Engine(inner) => of_engine(inner),
         RunError::Dataset(inner) => of_dataset(inner),
-        RunError::Io { source, .. } => Failure { hint: full_disk(source), ..Failure::user(error.to_string()) },
+        RunError::Io { source, .. } => {
+            Failure { hint: full_disk(source), ..Failure::user(error.to_string()) }
+        }
     }
 }
 
@@ -174,14 +177,23 @@ fn of_engine(error: &DataFusionError) -> Failure {
         }
     }
     let root = error.find_root();
-    let message = root.strip_backtrace();
+    let message = match root {
+        DataFusionError::SQL(error, _) => error.to_string(),
+        _ => plain(&root.strip_backtrace()).to_string(),
+    };
     match root {
-        DataFusionError::ResourcesExhausted(_) => {
-            Failure::user(message).hint("give the query engine more memory with --memory, or fewer threads with --threads")
-        }
+        DataFusionError::ResourcesExhausted(_) => Failure::user(message)
+            .hint("give the query engine more memory with --memory, or fewer threads with --threads"),
         DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => Failure::ours(message),
         _ => Failure { hint: causes(error).find_map(full_disk_of), ..Failure::user(message) },
     }
+}
+
+/// Without the engine's name for the sort of error.
+fn plain(message: &str) -> &str {
+    let sorts =
+        ["Error during planning: ", "Schema error: ", "SQL error: ", "Arrow error: ", "Execution error: "];
+    sorts.iter().find_map(|sort| message.strip_prefix(sort)).unwrap_or(message)
 }
 
 /// An error and what caused it, outermost first.
@@ -222,12 +234,22 @@ mod tests {
         let cases: Vec<(&str, RunError, Exit, Option<&str>)> = vec![
             ("ours", RunError::Internal("x".into()), Exit::Ours, Some("report")),
             ("ours, wrapped", wrapped(RunError::Internal("x".into())).into(), Exit::Ours, Some("report")),
-            ("a hint, wrapped", wrapped(RunError::user_with_hint("x", "do y")).into(), Exit::User, Some("do y")),
+            (
+                "a hint, wrapped",
+                wrapped(RunError::user_with_hint("x", "do y")).into(),
+                Exit::User,
+                Some("do y"),
+            ),
             ("interrupted, wrapped", wrapped(RunError::Interrupted).into(), Exit::Interrupted, None),
             ("a damaged file", wrapped(damaged.into()).into(), Exit::User, Some("restore a.parquet")),
             ("a full disk", RunError::io("x", full()), Exit::User, Some("make room")),
             ("a full spill disk", DataFusionError::IoError(full()).into(), Exit::User, Some("make room")),
-            ("a full dataset disk", wrapped(DatasetError::io("x", full()).into()).into(), Exit::User, Some("make room")),
+            (
+                "a full dataset disk",
+                wrapped(DatasetError::io("x", full()).into()).into(),
+                Exit::User,
+                Some("make room"),
+            ),
             ("memory", exhausted.into(), Exit::User, Some("--memory")),
             ("SQL", DataFusionError::Plan("no such column".into()).into(), Exit::User, None),
             ("the engine's bug", DataFusionError::Internal("x".into()).into(), Exit::Ours, Some("report")),
@@ -246,7 +268,8 @@ mod tests {
         failure.resume = Some("twinlens run p.toml".into());
         let text = failure.told(LogFormat::Text, Paint::plain());
         assert_eq!(text, "error: it\\u{1b}[31m broke\nhint: mend it\nto go on: twinlens run p.toml\n");
-        let json: serde_json::Value = serde_json::from_str(&failure.told(LogFormat::Json, Paint::plain())).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&failure.told(LogFormat::Json, Paint::plain())).unwrap();
         assert_eq!((json["exit"].as_u64(), json["hint"].as_str()), (Some(1), Some("mend it")));
         let broken = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((broken.exit as u8, broken.told(LogFormat::Text, Paint::plain())), (0, String::new()));

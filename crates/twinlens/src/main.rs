@@ -27,7 +27,8 @@ use errors::{Exit, Failure};
 
 fn main() {
     // On a thread with a stack of our own size; and a panic there, after its message, is our fault and no mistake of the user's.
-    let command = std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES).spawn(command);
+    let command =
+        std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES).spawn(command);
     let exit = match command.map(std::thread::JoinHandle::join) {
         Ok(Ok(exit)) => exit,
         Ok(Err(_)) | Err(_) => Exit::Ours as i32,

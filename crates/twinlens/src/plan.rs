@@ -19,7 +19,8 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
     let dir = run::directory(args.dir.as_deref(), &pipeline);
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
-        let message = format!("{} holds a run of the pipeline `{other}`, not of `{}`", dir.display(), pipeline.name);
+        let message =
+            format!("{} holds a run of the pipeline `{other}`, not of `{}`", dir.display(), pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));
     }
     let units = plan::plan(&pipeline, &dir, args.until.as_deref(), args.max_rows)?;
@@ -29,7 +30,8 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
         PlanFormat::Mermaid => graph::mermaid(&stages),
         PlanFormat::Dot => graph::dot(&stages),
         PlanFormat::Json => {
-            let json = serde_json::to_string_pretty(&stages).map_err(|error| Failure::ours(error.to_string()))?;
+            let json =
+                serde_json::to_string_pretty(&stages).map_err(|error| Failure::ours(error.to_string()))?;
             json + "\n"
         }
     };
@@ -58,14 +60,22 @@ impl Shown {
     }
 }
 
-/// An input: as written, and the stages it comes from.
+/// An input: as written, and the stages it comes from (none for a file, many for `funnel`).
 #[derive(Debug, Serialize)]
 struct Read {
     input: String,
     stages: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+impl Read {
+    /// The stage that the input names.
+    fn stage(&self) -> Option<&str> {
+        let named = |stage: &&String| self.input.split('.').next() == Some(stage.as_str());
+        self.stages.iter().find(named).map(String::as_str)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Column {
     name: String,
     #[serde(rename = "type")]
@@ -80,15 +90,24 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
             let node = &pipeline.nodes[index];
             let inputs = node.stage.inputs();
             let columns = node.tables.main.fields().iter();
-            stages.push((index, Shown {
-                stage: node.name.clone(),
-                kind: node.kind,
-                inputs: inputs.iter().zip(&node.inputs).map(|(input, resolved)| read(pipeline, input.name(), resolved)).collect(),
-                dataset: pipeline.nodes[unit.last()].name.clone(),
-                decision: unit.decision.clone(),
-                columns: columns.map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) }).collect(),
-                side_tables: node.tables.side.keys().copied().collect(),
-            }));
+            stages.push((
+                index,
+                Shown {
+                    stage: node.name.clone(),
+                    kind: node.kind,
+                    inputs: inputs
+                        .iter()
+                        .zip(&node.inputs)
+                        .map(|(input, resolved)| read(pipeline, input.name(), resolved))
+                        .collect(),
+                    dataset: pipeline.nodes[unit.last()].name.clone(),
+                    decision: unit.decision.clone(),
+                    columns: columns
+                        .map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) })
+                        .collect(),
+                    side_tables: node.tables.side.keys().copied().collect(),
+                },
+            ));
         }
     }
     stages.sort_by_key(|(index, _)| *index);
@@ -127,8 +146,7 @@ fn text(stages: &[Shown]) -> String {
         if !inputs.is_empty() {
             text += &format!("{:names$}    reads {}\n", "", inputs.join(", "));
         }
-        let columns: Vec<String> = stage.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
-        text += &wrapped(&columns, names + 4);
+        text += &wrapped(&columns(stage, stages), names + 4);
         if !stage.side_tables.is_empty() {
             text += &format!("{:names$}    and the tables {}\n", "", stage.side_tables.join(", "));
         }
@@ -141,7 +159,21 @@ fn text(stages: &[Shown]) -> String {
             Decision::Run { .. } => made += 1,
         }
     }
-    text + &format!("\n{}: {made} to make, {resumed} to go on with, {reused} to reuse\n", counted(reused + resumed + made, "dataset"))
+    text + &format!(
+        "\n{}: {made} to make, {resumed} to go on with, {reused} to reuse\n",
+        counted(reused + resumed + made, "dataset")
+    )
+}
+
+/// The columns of a stage; those of the table that it reads first, where it has all of them, by that table's name.
+fn columns(stage: &Shown, stages: &[Shown]) -> Vec<String> {
+    let first = stage.inputs.first().filter(|read| read.stage() == Some(&read.input));
+    let before = first.and_then(|read| stages.iter().find(|stage| stage.stage == read.input));
+    let before = before.filter(|before| before.columns.iter().all(|column| stage.columns.contains(column)));
+    let known = |column: &&Column| before.is_some_and(|before| before.columns.contains(column));
+    let own = stage.columns.iter().filter(|column| !known(column));
+    let all = before.map(|before| format!("the columns of {}", before.stage));
+    all.into_iter().chain(own.map(|column| format!("{} {}", column.name, column.kind))).collect()
 }
 
 /// Items with commas between, in lines of at most a hundred columns.

@@ -16,7 +16,7 @@ use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::{self, Outcome, Settings};
 
 use crate::cli::RunArgs;
-use crate::errors::Failure;
+use crate::errors::{Exit, Failure};
 use crate::progress::Watcher;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
@@ -43,11 +43,15 @@ pub fn command(args: &RunArgs) -> Result<(), Failure> {
 
     let started = Instant::now();
     let threads = Some(settings.threads);
-    let ran = runtime::block_on(threads, execute(&pipeline, &registry, settings.clone(), watcher.clone(), cancel));
+    let ran =
+        runtime::block_on(threads, execute(&pipeline, &registry, settings.clone(), watcher.clone(), cancel));
     match ran {
         Ok(outcome) => end(&pipeline, &settings, &outcome, &watcher, started.elapsed()),
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
+            if let (Some(stage), Exit::User | Exit::Ours) = (watcher.running(), failure.exit) {
+                failure.message = format!("stage `{stage}`: {}", failure.message);
+            }
             if watcher.work_began() {
                 failure.resume = Some(resume_command(std::env::args_os()));
             }
@@ -116,7 +120,14 @@ fn end(
 fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Result<(), Failure> {
     let failed: Vec<String> = (outcome.tests.iter())
         .filter_map(|test| Some((test, test.failure.as_ref()?)))
-        .map(|(test, failure)| format!("the test \"{}\" failed\n  --> {}:{}\n{failure}", test.that, pipeline.path.display(), test.line))
+        .map(|(test, failure)| {
+            format!(
+                "the test \"{}\" failed\n  --> {}:{}\n{failure}",
+                test.that,
+                pipeline.path.display(),
+                test.line
+            )
+        })
         .collect();
     if !failed.is_empty() {
         return Err(Failure::user(failed.join("\n")));
@@ -125,8 +136,12 @@ fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Resul
         [] => Ok(()),
         stages => {
             let share = pipeline.max_reject_share;
-            let message = format!("more rows were rejected than max_reject_share = {share} allows: {}", stages.join(", "));
-            Err(Failure::rejects(message).hint(format!("see why: twinlens status {}", quoted(&settings.dir.to_string_lossy()))))
+            let message = format!(
+                "more rows were rejected than max_reject_share = {share} allows: {}",
+                stages.join(", ")
+            );
+            Err(Failure::rejects(message)
+                .hint(format!("see why: twinlens status {}", quoted(&settings.dir.to_string_lossy()))))
         }
     }
 }
@@ -181,7 +196,11 @@ fn resume_command(given: impl Iterator<Item = OsString>) -> String {
 /// A word as a shell must be given it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +211,9 @@ mod tests {
     fn the_command_that_goes_on_is_the_one_that_was_given() {
         let given = ["./twinlens", "run", "my pipe.toml", "--fresh", "--set", "where=a = 'b'"];
         let words = given.map(OsString::from);
-        assert_eq!(resume_command(words.into_iter()), r"./twinlens run 'my pipe.toml' --set 'where=a = '\''b'\'''");
+        assert_eq!(
+            resume_command(words.into_iter()),
+            r"./twinlens run 'my pipe.toml' --set 'where=a = '\''b'\'''"
+        );
     }
 }

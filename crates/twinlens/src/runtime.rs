@@ -13,7 +13,10 @@ pub fn cores() -> usize {
 }
 
 /// Runs `work` on `threads` threads (else one a core). Blocking work that was left behind is not waited for.
-pub fn block_on<T>(threads: Option<usize>, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub fn block_on<T>(
+    threads: Option<usize>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.unwrap_or_else(cores))
         .thread_stack_size(STACK_BYTES)

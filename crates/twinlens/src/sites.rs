@@ -25,7 +25,8 @@ pub async fn open(names: &[String]) -> Result<Sites, Failure> {
     for name in names {
         match name.as_str() {
             GALLERY => {
-                let site = twinlens_gallery::serve().await.map_err(|error| Failure::user(error.to_string()))?;
+                let site =
+                    twinlens_gallery::serve().await.map_err(|error| Failure::user(error.to_string()))?;
                 hosts.insert(twinlens_gallery::HOST.to_string(), site.addr());
                 gallery = Some(site);
             }

@@ -18,7 +18,7 @@ pub fn command(args: &StagesArgs) -> Result<(), Failure> {
     let Some(name) = &args.kind else {
         let width = registry.kinds().map(|kind| kind.name.len()).max().unwrap_or(0);
         for kind in registry.kinds() {
-            writeln!(out, "{:width$}  {}", kind.name, kind.about)?;
+            writeln!(out, "{:width$}  {}", kind.name, about(kind))?;
         }
         return Ok(out.flush()?);
     };
@@ -32,8 +32,12 @@ pub fn command(args: &StagesArgs) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+fn about(kind: &Kind) -> &str {
+    kind.about.trim_end_matches('.')
+}
+
 fn explained(kind: &Kind) -> String {
-    let mut text = format!("{}: {}\n\noptions\n", kind.name, kind.about);
+    let mut text = format!("{}: {}\n\noptions\n", kind.name, about(kind));
     for option in options_doc(kind) {
         text += &explained_option(&option);
     }
@@ -50,7 +54,12 @@ fn explained_option(option: &OptionDoc) -> String {
         about += &format!(" [default: {}]", toml_like(default));
     }
     let lines = wrapped(about.trim(), 94);
-    format!("  {} = {}\n{}", option.name, option.r#type, lines.iter().map(|line| format!("      {line}\n")).collect::<String>())
+    format!(
+        "  {} = {}\n{}",
+        option.name,
+        option.r#type,
+        lines.iter().map(|line| format!("      {line}\n")).collect::<String>()
+    )
 }
 
 /// A value as a pipeline file writes it.
@@ -59,7 +68,8 @@ fn toml_like(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(toml_like).collect::<Vec<_>>().join(", ")),
         Value::Object(entries) => {
             let given = entries.iter().filter(|(_, value)| !value.is_null());
-            let entries: Vec<String> = given.map(|(key, value)| format!("{key} = {}", toml_like(value))).collect();
+            let entries: Vec<String> =
+                given.map(|(key, value)| format!("{key} = {}", toml_like(value))).collect();
             format!("{{ {} }}", entries.join(", "))
         }
         other => other.to_string(),

@@ -18,7 +18,8 @@ use crate::text::{bytes, count};
 pub fn belongs_to(dir: &Path) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
         let what = if dir.exists() { "is no run directory" } else { "does not exist" };
-        Failure::user(format!("{} {what}", dir.display())).hint("`twinlens run` makes one, in runs/<name of the pipeline> or where --dir says")
+        Failure::user(format!("{} {what}", dir.display()))
+            .hint("`twinlens run` makes one, in runs/<name of the pipeline> or where --dir says")
     })
 }
 
@@ -72,16 +73,21 @@ fn rejected(dataset: &Dataset) -> u64 {
     dataset.state().commits.values().map(|commit| commit.rejected()).sum()
 }
 
-fn sum(dataset: &Dataset) -> Sum {
+/// Rows that came in; `None` where the stage does not turn rows into rows, or does not count them.
+fn rows_in(dataset: &Dataset) -> Option<u64> {
     let state = dataset.state();
     // A stage that must account for its rows has a ledger, unless it only counts its rejects; a query has none.
-    let only_counts = state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
+    let only_counts =
+        state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
     let accounts = state.begin.tables.contains_key(REJECTS) || only_counts;
-    match state.rows_in() {
-        Some(rows) if accounts && !state.commits.is_empty() => {
-            if rows == dataset.rows(MAIN) + rejected(dataset) { Sum::Holds } else { Sum::Broken }
-        }
-        _ => Sum::NotMeant,
+    state.rows_in().filter(|_| accounts && !state.commits.is_empty())
+}
+
+fn sum(dataset: &Dataset) -> Sum {
+    match rows_in(dataset) {
+        Some(rows) if rows == dataset.rows(MAIN) + rejected(dataset) => Sum::Holds,
+        Some(_) => Sum::Broken,
+        None => Sum::NotMeant,
     }
 }
 
@@ -96,7 +102,7 @@ fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Fail
             name(dataset).into(),
             state.begin.kind.clone(),
             progress,
-            state.rows_in().map_or("-".into(), count),
+            rows_in(dataset).map_or("-".into(), count),
             count(dataset.rows(MAIN)),
             count(rejected(dataset)),
             sum(dataset).word().into(),
@@ -110,8 +116,12 @@ fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Fail
 fn print_rejects(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for dataset in datasets {
-        for (stage, codes) in dataset.state().rejects() {
-            rows.extend(codes.into_iter().map(|(code, rejects)| vec![stage.clone(), code, count(rejects)]));
+        let state = dataset.state();
+        let rejects = state.rejects();
+        let stages = state.begin.fused.iter().map(|(stage, _)| stage).chain([&state.begin.stage]);
+        for stage in stages {
+            let codes = rejects.get(stage).into_iter().flatten();
+            rows.extend(codes.map(|(code, rejects)| vec![stage.clone(), code.clone(), count(*rejects)]));
         }
     }
     if rows.is_empty() {

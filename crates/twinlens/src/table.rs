@@ -175,7 +175,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use datafusion::arrow::array::{ArrayRef, Float32Array, Int32Array, LargeBinaryArray, StringArray, StructArray};
+    use datafusion::arrow::array::{
+        ArrayRef, Float32Array, Int32Array, LargeBinaryArray, StringArray, StructArray,
+    };
     use datafusion::arrow::datatypes::Field;
 
     fn shown(columns: Vec<(&str, ArrayRef)>) -> String {
@@ -187,8 +189,10 @@ mod tests {
 
     #[test]
     fn values_are_aligned_cut_and_harmless() {
-        let pixels: ArrayRef = Arc::new(LargeBinaryArray::from_opt_vec(vec![Some(&[0; 2048]), None, Some(b"x")]));
-        let image = StructArray::from(vec![(Arc::new(Field::new("bytes", DataType::LargeBinary, true)), pixels)]);
+        let pixels: ArrayRef =
+            Arc::new(LargeBinaryArray::from_opt_vec(vec![Some(&[0; 2048]), None, Some(b"x")]));
+        let image =
+            StructArray::from(vec![(Arc::new(Field::new("bytes", DataType::LargeBinary, true)), pixels)]);
         let table = shown(vec![
             ("caption", Arc::new(StringArray::from(vec!["猫\x1b[2J", "a\nb", &"long ".repeat(20)]))),
             ("n", Arc::new(Int32Array::from(vec![Some(5), None, Some(12345)]))),

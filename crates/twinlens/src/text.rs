@@ -115,7 +115,10 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!(["0", "999", "1,000", "1,234,567"], [0, 999, 1000, 1_234_567].map(count)[..]);
         assert_eq!(["1 row", "2 rows"], [1, 2].map(|rows| counted(rows, "row"))[..]);
-        assert_eq!(["14.2s", "1m 00s", "1h 02m"], [14.21, 60.4, 3725.0].map(|s| seconds(Duration::from_secs_f64(s)))[..]);
+        assert_eq!(
+            ["14.2s", "1m 00s", "1h 02m"],
+            [14.21, 60.4, 3725.0].map(|s| seconds(Duration::from_secs_f64(s)))[..]
+        );
         assert_eq!(["5 B", "1.0 KiB", "1.5 GiB"], [5, 1024, 3 << 29].map(bytes)[..]);
     }
 

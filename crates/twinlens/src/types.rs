@@ -14,7 +14,9 @@ pub fn name(kind: &DataType) -> String {
         BinaryView => "binary_view".into(),
         List(item) => format!("list<{}>", field(item)),
         LargeList(item) => format!("large_list<{}>", field(item)),
-        Struct(fields) => format!("struct<{}>", fields.iter().map(|f| field(f)).collect::<Vec<_>>().join(", ")),
+        Struct(fields) => {
+            format!("struct<{}>", fields.iter().map(|f| field(f)).collect::<Vec<_>>().join(", "))
+        }
         Timestamp(unit, None) => format!("timestamp[{}]", time_unit(unit)),
         Timestamp(unit, Some(zone)) => format!("timestamp[{}, tz={zone}]", time_unit(unit)),
         // Int32, Float64, Date32, Binary ...: Arrow's own name in lower case.

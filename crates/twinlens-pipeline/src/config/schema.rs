@@ -152,22 +152,48 @@ fn names(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(String::from).collect()
 }
 
-/// The options of a kind: those that are needed first, then by name.
+/// The options of a kind: those that are needed first, then by name; after a table those inside it, as `resize.size` or, in an
+/// array of tables, `rules[].code`.
 pub fn options_doc(kind: &Kind) -> Vec<OptionDoc> {
     let schema = own_schema(kind);
     let definitions = schema["$defs"].as_object().cloned().unwrap_or_default();
-    let required = names(&schema["required"]);
-    let mut options: Vec<OptionDoc> = (schema["properties"].as_object().into_iter().flatten())
-        .map(|(name, option)| OptionDoc {
-            name: name.clone(),
-            r#type: type_name(option, &definitions),
+    options_of(&schema, "", &definitions)
+}
+
+fn options_of(table: &Value, prefix: &str, definitions: &Map<String, Value>) -> Vec<OptionDoc> {
+    let required = names(&table["required"]);
+    let mut options: Vec<(&String, &Value)> = table["properties"].as_object().into_iter().flatten().collect();
+    options.sort_by_key(|(name, _)| (!required.contains(name), *name));
+    let mut all = Vec::new();
+    for (name, option) in options {
+        let path = format!("{prefix}{name}");
+        all.push(OptionDoc {
+            name: path.clone(),
+            r#type: type_name(option, definitions),
             default: option.get("default").filter(|value| !value.is_null()).cloned(),
             required: required.contains(name),
-            description: description(option, &definitions),
-        })
-        .collect();
-    options.sort_by(|a, b| (!a.required, &a.name).cmp(&(!b.required, &b.name)));
-    options
+            description: description(option, definitions),
+        });
+        let value = resolved(option, definitions);
+        let (inner, dots) = match value.get("items") {
+            Some(items) => (resolved(items, definitions), "[]."),
+            None => (value, "."),
+        };
+        all.extend(options_of(inner, &format!("{path}{dots}"), definitions));
+    }
+    all
+}
+
+/// What a value is that is there: references followed, and `null` looked through.
+fn resolved<'a>(schema: &'a Value, definitions: &'a Map<String, Value>) -> &'a Value {
+    if let Some(target) = target(schema, definitions) {
+        return resolved(target, definitions);
+    }
+    let choices = schema["anyOf"].as_array().into_iter().flatten().filter(|choice| choice["type"] != "null");
+    match choices.collect::<Vec<_>>()[..] {
+        [only] => resolved(only, definitions),
+        _ => schema,
+    }
 }
 
 fn description(option: &Value, definitions: &Map<String, Value>) -> String {

@@ -237,7 +237,7 @@ mod tests {
         let shown = difference(&query("n"), &query("n desc"));
         assert_eq!(
             shown,
-            "option `query`: ...umn, column, column, column,  order by n\" -> ...lumn, column, column,  order by n desc\""
+            "option `query`: ...mn, column, column, column,  order by n\" -> ...olumn, column, column,  order by n desc\""
         );
     }
 }

@@ -17,22 +17,25 @@ fn boxes(stages: &[Shown]) -> BTreeMap<usize, Vec<(usize, &Shown)>> {
 
 /// Number of the stage that is read, number of the reader, and what is read where it is not the stage's main table.
 fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
-    let place = |name: &String| stages.iter().position(|stage| &stage.stage == name);
     let mut edges = Vec::new();
     for (to, stage) in stages.iter().enumerate() {
         for read in &stage.inputs {
-            let label = |from: usize| (stages[from].stage != read.input).then_some(read.input.as_str());
-            edges.extend(read.stages.iter().filter_map(place).map(|from| (from, to, label(from))));
+            if let Some(from) =
+                read.stage().and_then(|name| stages.iter().position(|stage| stage.stage == name))
+            {
+                edges.push((from, to, (stages[from].stage != read.input).then_some(read.input.as_str())));
+            }
         }
     }
     edges
 }
 
-/// Files that are read: a number beyond those of the stages, the path, and the number of the reader.
-fn files(stages: &[Shown]) -> Vec<(usize, &str, usize)> {
-    let read = stages.iter().enumerate().flat_map(|(to, stage)| stage.inputs.iter().map(move |read| (read, to)));
-    let paths = read.filter(|(read, _)| read.stages.is_empty());
-    paths.enumerate().map(|(index, (read, to))| (stages.len() + index, read.input.as_str(), to)).collect()
+/// What is read and is no stage (files, and `funnel`): a number beyond those of the stages, its name, the number of the reader.
+fn others(stages: &[Shown]) -> Vec<(usize, &str, usize)> {
+    let read =
+        stages.iter().enumerate().flat_map(|(to, stage)| stage.inputs.iter().map(move |read| (read, to)));
+    let others = read.filter(|(read, _)| read.stage().is_none());
+    others.enumerate().map(|(index, (read, to))| (stages.len() + index, read.input.as_str(), to)).collect()
 }
 
 fn class(stage: &Shown) -> &'static str {
@@ -45,7 +48,9 @@ fn class(stage: &Shown) -> &'static str {
 
 /// A Mermaid flowchart.
 pub fn mermaid(stages: &[Shown]) -> String {
-    let quoted = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+    let quoted = |text: &str| {
+        text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
+    };
     let mut text = String::from("flowchart LR\n");
     for (last, members) in boxes(stages) {
         let inside = members.len() > 1;
@@ -54,20 +59,25 @@ pub fn mermaid(stages: &[Shown]) -> String {
         }
         for (number, stage) in members {
             let indent = if inside { "    " } else { "  " };
-            text += &format!("{indent}s{number}[\"{}<br/>{}\"]:::{}\n", quoted(&stage.stage), stage.kind, class(stage));
+            text += &format!(
+                "{indent}s{number}[\"{}<br/>{}\"]:::{}\n",
+                quoted(&stage.stage),
+                stage.kind,
+                class(stage)
+            );
         }
         if inside {
             text += "  end\n";
         }
     }
-    for (number, path, _) in files(stages) {
-        text += &format!("  s{number}[(\"{}\")]\n", quoted(path));
+    for (number, name, _) in others(stages) {
+        text += &format!("  s{number}[(\"{}\")]\n", quoted(name));
     }
     for (from, to, label) in edges(stages) {
         let label = label.map(|label| format!("|\"{}\"|", quoted(label))).unwrap_or_default();
         text += &format!("  s{from} -->{label} s{to}\n");
     }
-    for (number, _, to) in files(stages) {
+    for (number, _, to) in others(stages) {
         text += &format!("  s{number} --> s{to}\n");
     }
     text + "  classDef reuse fill:#dfd,stroke:#393\n  classDef resume fill:#ffd,stroke:#993\n  classDef run fill:#ddf,stroke:#339\n"
@@ -80,7 +90,8 @@ pub fn dot(stages: &[Shown]) -> String {
     for (last, members) in boxes(stages) {
         let inside = members.len() > 1;
         if inside {
-            text += &format!("  subgraph cluster_{last} {{\n    label=\"{}\";\n", quoted(&stages[last].dataset));
+            text +=
+                &format!("  subgraph cluster_{last} {{\n    label=\"{}\";\n", quoted(&stages[last].dataset));
         }
         for (number, stage) in members {
             let color = match class(stage) {
@@ -89,20 +100,23 @@ pub fn dot(stages: &[Shown]) -> String {
                 _ => "lightblue",
             };
             let label = format!("{}\\n{}\\n{}", quoted(&stage.stage), stage.kind, quoted(&decision(stage)));
-            text += &format!("  {}s{number} [label=\"{label}\", fillcolor={color}];\n", if inside { "  " } else { "" });
+            text += &format!(
+                "  {}s{number} [label=\"{label}\", fillcolor={color}];\n",
+                if inside { "  " } else { "" }
+            );
         }
         if inside {
             text += "  }\n";
         }
     }
-    for (number, path, _) in files(stages) {
-        text += &format!("  s{number} [label=\"{}\", shape=cylinder, style=solid];\n", quoted(path));
+    for (number, name, _) in others(stages) {
+        text += &format!("  s{number} [label=\"{}\", shape=cylinder, style=solid];\n", quoted(name));
     }
     for (from, to, label) in edges(stages) {
         let label = label.map(|label| format!(" [label=\"{}\"]", quoted(label))).unwrap_or_default();
         text += &format!("  s{from} -> s{to}{label};\n");
     }
-    for (number, _, to) in files(stages) {
+    for (number, _, to) in others(stages) {
         text += &format!("  s{number} -> s{to};\n");
     }
     text + "}\n"

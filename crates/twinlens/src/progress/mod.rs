@@ -3,9 +3,10 @@
 mod line;
 mod live;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -20,6 +21,8 @@ pub struct Watcher {
     /// Width of the column of stage names.
     names: usize,
     work_began: AtomicBool,
+    /// For each running stage, those that are fused into its plan.
+    fused: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 enum Display {
@@ -34,15 +37,26 @@ impl Watcher {
         let names = stages.map(|name| name.chars().count()).max().unwrap_or(0);
         let display = match (format, mode) {
             (LogFormat::Json, _) => Display::Json,
-            (_, ProgressMode::Auto) if std::io::stderr().is_terminal() => Display::Live(live::Live::new(names)),
+            (_, ProgressMode::Auto) if std::io::stderr().is_terminal() => {
+                Display::Live(live::Live::new(names))
+            }
             _ => Display::Lines,
         };
-        Self { display, names, work_began: AtomicBool::new(false) }
+        Self { display, names, work_began: AtomicBool::new(false), fused: Mutex::default() }
     }
 
     /// Whether any stage began or went on: there is something to go on with.
     pub fn work_began(&self) -> bool {
         self.work_began.load(Ordering::Relaxed)
+    }
+
+    /// A stage that has started and not ended: where an error happened.
+    pub fn running(&self) -> Option<String> {
+        self.fused().keys().next().cloned()
+    }
+
+    fn fused(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.fused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says something to the user, above the live lines.
@@ -73,15 +87,22 @@ impl Watcher {
 
 impl Observer for Watcher {
     fn event(&self, event: &Event) {
-        if matches!(event, Event::StageStarted { .. }) {
+        if let Event::StageStarted { stage, fused, .. } = event {
             self.work_began.store(true, Ordering::Relaxed);
+            self.fused().insert(stage.clone(), fused.clone());
         }
+        let line = match event {
+            Event::StageFinished { stage, .. } => {
+                told(event, self.names, &self.fused().remove(stage).unwrap_or_default())
+            }
+            _ => told(event, self.names, &[]),
+        };
         match &self.display {
             Display::Json => json(event),
-            Display::Lines => told(event, self.names).iter().for_each(|line| print(line)),
+            Display::Lines => line.iter().for_each(|line| print(line)),
             Display::Live(live) => {
                 live.event(event);
-                told(event, self.names).iter().for_each(|line| live.print(line));
+                line.iter().for_each(|line| live.print(line));
             }
         }
     }
@@ -113,16 +134,22 @@ fn json(event: &impl Serialize) {
     }
 }
 
-/// The line that stays of an event, where there is one.
-fn told(event: &Event, names: usize) -> Option<String> {
+/// The line that stays of an event, where there is one; `fused` are the stages before the one that it tells of.
+fn told(event: &Event, names: usize, fused: &[String]) -> Option<String> {
     match event {
-        Event::StageReused { stage, rows } => Some(format!("{stage:names$}  {}  (reused)", counted(*rows, "row"))),
+        Event::StageReused { stage, rows } => {
+            Some(format!("{stage:names$}  {}  (reused)", counted(*rows, "row")))
+        }
         Event::StageFinished { stage, rows, rejects, seconds: time } => {
             let mut line = format!("{stage:names$}  {}", counted(*rows, "row"));
             if *rejects > 0 {
                 line += &format!("  {}", counted(*rejects, "reject"));
             }
-            Some(format!("{line}  {}", seconds(Duration::try_from_secs_f64(*time).unwrap_or_default())))
+            line += &format!("  {}", seconds(Duration::try_from_secs_f64(*time).unwrap_or_default()));
+            if !fused.is_empty() {
+                line += &format!("  (with {})", fused.join(", "));
+            }
+            Some(line)
         }
         Event::Note { stage, message } => Some(format!("{}: {}", one_line(stage), printable(message))),
         Event::StageStarted { .. } | Event::SplitCommitted { .. } | Event::TrainStep { .. } => None,
@@ -142,12 +169,18 @@ mod tests {
                 Event::StageFinished { stage: stage(), rows: 3412, rejects: 23, seconds: 14.21 },
                 Some("wit     3,412 rows  23 rejects  14.2s"),
             ),
-            (Event::StageFinished { stage: stage(), rows: 1, rejects: 0, seconds: 90.0 }, Some("wit     1 row  1m 30s")),
+            (
+                Event::StageFinished { stage: stage(), rows: 1, rejects: 0, seconds: 90.0 },
+                Some("wit     1 row  1m 30s"),
+            ),
             (Event::Note { stage: stage(), message: "slow\x07".into() }, Some("wit: slow\\u{7}")),
             (Event::StageStarted { stage: stage(), kind: "k".into(), fused: vec![], splits_done: 0 }, None),
         ];
         for (event, expected) in cases {
-            assert_eq!(told(&event, 6).as_deref(), expected, "{event:?}");
+            assert_eq!(told(&event, 6, &[]).as_deref(), expected, "{event:?}");
         }
+        let event = Event::StageFinished { stage: stage(), rows: 0, rejects: 0, seconds: 0.0 };
+        let line = told(&event, 3, &["pairs".into(), "long".into()]);
+        assert_eq!(line.as_deref(), Some("wit  0 rows  0.0s  (with pairs, long)"));
     }
 }

@@ -82,17 +82,29 @@ async fn answer_all(
     if statements.len() != 1 && (format == RowFormat::Parquet || output.is_some()) {
         return Err(Failure::user(format!("expected one query for one file, got {}", statements.len())));
     }
-    for statement in statements {
+    for (index, statement) in statements.into_iter().enumerate() {
         let stream = answer(session, statement).await?;
+        let parted = index > 0 && format == RowFormat::Table && !stream.schema().fields().is_empty();
         match output {
-            None => write_rows(stream, format, stdout()).await?,
+            None => {
+                if parted {
+                    say(&mut std::io::stdout(), "\n")?;
+                }
+                write_rows(stream, format, stdout()).await?;
+            }
             Some(path) => write_file(stream, format, path).await?,
         }
     }
     Ok(())
 }
 
-async fn write_file(stream: SendableRecordBatchStream, format: RowFormat, path: &Path) -> Result<(), Failure> {
+async fn write_file(
+    stream: SendableRecordBatchStream,
+    format: RowFormat,
+    path: &Path,
+) -> Result<(), Failure> {
+    // A bare file name has no folder that could be fsynced.
+    let path = &std::path::absolute(path).map_err(|error| Failure::io(path, error))?;
     let temporary: PathBuf = storage::unfinished(path);
     let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
     let written = write_rows(stream, format, Box::new(BufWriter::new(file))).await;
@@ -108,7 +120,11 @@ fn stdout() -> Out {
     Box::new(BufWriter::new(std::io::stdout()))
 }
 
-async fn write_rows(mut stream: SendableRecordBatchStream, format: RowFormat, out: Out) -> Result<(), Failure> {
+async fn write_rows(
+    mut stream: SendableRecordBatchStream,
+    format: RowFormat,
+    out: Out,
+) -> Result<(), Failure> {
     // A statement that gives no rows (`create view`, `set`).
     if stream.schema().fields().is_empty() {
         while let Some(batch) = stream.next().await {
@@ -133,7 +149,10 @@ fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
 }
 
 /// Plans a statement and starts it. What would write files is refused: datasets are never changed from here.
-async fn answer(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, Failure> {
+async fn answer(
+    session: &SessionContext,
+    statement: Statement,
+) -> Result<SendableRecordBatchStream, Failure> {
     let started = async {
         let plan = session.state().statement_to_plan(statement).await?;
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan)?;
@@ -221,7 +240,9 @@ mod tests {
 
     #[test]
     fn names_are_quoted_where_sql_needs_it() {
-        for (name, expected) in [("wit", "wit"), ("zero_shot2", "zero_shot2"), ("zero-shot", "\"zero-shot\""), ("Wit", "\"Wit\"")] {
+        for (name, expected) in
+            [("wit", "wit"), ("zero_shot2", "zero_shot2"), ("zero-shot", "\"zero-shot\""), ("Wit", "\"Wit\"")]
+        {
             assert_eq!(ident(name), expected);
         }
     }

@@ -62,7 +62,8 @@ pub async fn run(dir: &Path, session: SessionContext, format: RowFormat) -> Resu
 }
 
 fn terminal(error: ReadlineError) -> Failure {
-    Failure::user(format!("the terminal cannot be read: {error}")).hint("give the query as an argument or on stdin")
+    Failure::user(format!("the terminal cannot be read: {error}"))
+        .hint("give the query as an argument or on stdin")
 }
 
 fn history_file() -> Option<PathBuf> {
@@ -119,7 +120,8 @@ impl Prompt<'_> {
     }
 
     async fn columns(&self, name: &str) -> Result<(), Failure> {
-        let frame = self.session.table(name).await.map_err(|error| super::with_hint(&self.session, error.into()))?;
+        let frame =
+            self.session.table(name).await.map_err(|error| super::with_hint(&self.session, error.into()))?;
         let mut table = TableWriter::of_text(stdout(), &["column", "type"], &[false, false]);
         for field in frame.schema().fields() {
             table.row(vec![super::ident(field.name()), types::name(field.data_type())])?;
@@ -131,7 +133,8 @@ impl Prompt<'_> {
     /// What Tab completes: tables, and their columns.
     fn names(&self) -> Vec<String> {
         let mut names = table_names(&self.session);
-        if let Some(public) = self.session.catalog("datafusion").and_then(|catalog| catalog.schema("public")) {
+        if let Some(public) = self.session.catalog("datafusion").and_then(|catalog| catalog.schema("public"))
+        {
             for table in public.table_names() {
                 // Every table is registered already: the answer is there at once.
                 if let Some(Ok(Some(table))) = futures::FutureExt::now_or_never(public.table(&table)) {
@@ -153,7 +156,9 @@ impl Completer for Names {
 
     fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
         let part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"' | '-');
-        let start = line[..at].rfind(|c| !part(c)).map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
+        let start = line[..at]
+            .rfind(|c| !part(c))
+            .map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
         let word = &line[start..at];
         let fitting = self.0.iter().filter(|name| !word.is_empty() && name.starts_with(word)).cloned();
         Ok((start, fitting.collect()))
@@ -183,7 +188,9 @@ mod tests {
 
     #[test]
     fn a_query_ends_with_its_semicolon() {
-        for (input, whole) in [("select 1", false), ("select 1\n;", true), ("\\d wit", true), ("", true), ("quit", true)] {
+        for (input, whole) in
+            [("select 1", false), ("select 1\n;", true), ("\\d wit", true), ("", true), ("quit", true)]
+        {
             assert_eq!(is_whole(input), whole, "{input}");
         }
     }

@@ -54,7 +54,9 @@ impl RowWriter {
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
                     .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
                     .build();
-                Self::Parquet(Box::new(ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(parquet)?))
+                Self::Parquet(Box::new(
+                    ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(parquet)?,
+                ))
             }
         })
     }
@@ -172,7 +174,8 @@ mod tests {
     #[test]
     fn json_has_a_line_a_row_and_says_null() {
         let text = String::from_utf8(json_text(&batch()).unwrap()).unwrap();
-        let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let rows: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(rows[0], serde_json::json!({"caption": "a \"b\", c", "n": 1, "ids": [1, null]}));
         assert_eq!(rows[1], serde_json::json!({"caption": null, "n": 2, "ids": null}));
     }
