@@ -1,5 +1,7 @@
 //! This crate's stages in a real run: every row is accounted for, and the result depends on the rows alone.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The committed query list: what it is said to be, and what its pipeline makes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
