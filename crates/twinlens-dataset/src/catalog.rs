@@ -30,7 +30,8 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
         session.register_table(quoted(stage), dataset.provider(MAIN)?)?;
         add_schema(session, stage)?;
         for table in dataset.tables().filter(|table| *table != MAIN) {
-            session.register_table(format!("{}.{}", quoted(stage), quoted(table)), dataset.provider(table)?)?;
+            session
+                .register_table(format!("{}.{}", quoted(stage), quoted(table)), dataset.provider(table)?)?;
             if table != REJECTS {
                 plain.entry(table).or_default().push(dataset);
             }
@@ -86,7 +87,8 @@ async fn fused_view(
 
 /// The schema of the table `rejects`: the columns of pairs that ledgers share, and the reserved ones.
 pub fn rejects_schema() -> SchemaRef {
-    let texts = ["uid", "url", "caption", "page_url"].map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
+    let texts =
+        ["uid", "url", "caption", "page_url"].map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
     let reserved = contracts::rejects();
     Arc::new(Schema::new(texts.into_iter().chain(reserved.fields().iter().cloned()).collect::<Vec<_>>()))
 }

@@ -25,7 +25,9 @@ pub fn all() -> Vec<(&'static str, SchemaRef)> {
 }
 
 fn schema(fields: Vec<(&str, DataType)>) -> SchemaRef {
-    Arc::new(Schema::new(fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>(),
+    ))
 }
 
 /// A moment, in microseconds UTC.
@@ -37,7 +39,8 @@ pub fn timestamp() -> DataType {
 /// Large, since a batch of images passes the 2 GiB that 32-bit offsets reach.
 pub fn image() -> DataType {
     DataType::Struct(
-        vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)].into(),
+        vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)]
+            .into(),
     )
 }
 
@@ -190,7 +193,9 @@ fn hub_feature(kind: &DataType) -> Option<serde_json::Value> {
         DataType::Float64 => value("float64"),
         DataType::Timestamp(TimeUnit::Microsecond, _) => value("timestamp[us, tz=UTC]"),
         DataType::Struct(_) => Some(serde_json::json!({ "_type": "Image" })),
-        DataType::List(item) => Some(serde_json::json!({ "feature": hub_feature(item.data_type())?, "_type": "Sequence" })),
+        DataType::List(item) => {
+            Some(serde_json::json!({ "feature": hub_feature(item.data_type())?, "_type": "Sequence" }))
+        }
         _ => None,
     }
 }

@@ -38,8 +38,10 @@ impl Dataset {
     /// # Errors
     /// A missing or damaged manifest, a missing or truncated file: each by name.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
-        let state = manifest::read(dir)?
-            .ok_or_else(|| DatasetError::NotReady { path: dir.into(), why: "there is no dataset here".into() })?;
+        let state = manifest::read(dir)?.ok_or_else(|| DatasetError::NotReady {
+            path: dir.into(),
+            why: "there is no dataset here".into(),
+        })?;
         let dataset = Self::from_state(dir.into(), state);
         dataset.check_lengths()?;
         Ok(dataset)
@@ -81,7 +83,11 @@ impl Dataset {
             match fs::metadata(&path) {
                 Ok(found) if found.len() == file.bytes => {}
                 Ok(found) => {
-                    return Err(damaged(format!("{} bytes, but the manifest records {}", found.len(), file.bytes)));
+                    return Err(damaged(format!(
+                        "{} bytes, but the manifest records {}",
+                        found.len(),
+                        file.bytes
+                    )));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     return Err(damaged("it is missing, but the manifest records it".into()));
@@ -155,7 +161,8 @@ impl Dataset {
             return Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?));
         }
         let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
-        let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+        let config =
+            ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
         Ok(Arc::new(ListingTable::try_new(config)?))
     }
 
@@ -165,7 +172,13 @@ impl Dataset {
     }
 
     /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a split is read.
-    pub fn range(&self, session: &SessionContext, table: &str, start: u64, end: u64) -> Result<DataFrame, DatasetError> {
+    pub fn range(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        start: u64,
+        end: u64,
+    ) -> Result<DataFrame, DatasetError> {
         let schema = self.schema(table)?;
         let mut partitions: Vec<Arc<dyn PartitionStream>> = Vec::new();
         let mut first = 0;
@@ -209,7 +222,9 @@ impl PartitionStream for ShardRange {
         // A batch of pixels is bounded by its rows: row groups hold at most a hundred of them.
         let batch_size = if has_pixels { 100 } else { cx.session_config().batch_size() };
         let stream = futures::stream::once(async move {
-            let file = tokio::fs::File::open(&path).await.map_err(|error| external(DatasetError::io(&path, error)))?;
+            let file = tokio::fs::File::open(&path)
+                .await
+                .map_err(|error| external(DatasetError::io(&path, error)))?;
             let builder = ParquetRecordBatchStreamBuilder::new(file)
                 .await
                 .map_err(|error| external(parquet_error(&path, error)))?;

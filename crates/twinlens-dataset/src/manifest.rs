@@ -31,7 +31,8 @@ fn check(text: &str) -> String {
 
 /// An entry as its line, with the line feed.
 pub fn encode(entry: &Entry) -> Result<String, DatasetError> {
-    let internal = |error: serde_json::Error| DatasetError::Protocol(format!("an entry cannot be written: {error}"));
+    let internal =
+        |error: serde_json::Error| DatasetError::Protocol(format!("an entry cannot be written: {error}"));
     let raw = serde_json::value::to_raw_value(entry).map_err(internal)?;
     let line = Line { check: check(raw.get()), entry: &raw };
     Ok(serde_json::to_string(&line).map_err(internal)? + "\n")
@@ -55,7 +56,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), Datase
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let mut entries = Vec::new();
     for (index, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let text = std::str::from_utf8(&line[..line.len() - 1]).map_err(|error| damaged(index + 1, error.to_string()))?;
+        let text = std::str::from_utf8(&line[..line.len() - 1])
+            .map_err(|error| damaged(index + 1, error.to_string()))?;
         entries.push(decode(text).map_err(|why| damaged(index + 1, why))?);
     }
     let state = State::replay(entries).map_err(|(index, why)| damaged(index + 1, why))?;
@@ -93,7 +95,8 @@ impl Manifest {
         let path = dataset.join(FILE);
         let bytes = fs::read(&path).map_err(|error| DatasetError::io(&path, error))?;
         let (state, whole) = parse(&path, &bytes)?;
-        let state = state.ok_or_else(|| DatasetError::NotReady { path: path.clone(), why: "empty manifest".into() })?;
+        let state = state
+            .ok_or_else(|| DatasetError::NotReady { path: path.clone(), why: "empty manifest".into() })?;
         if whole < bytes.len() {
             let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
                 file.set_len(whole as u64)?;
@@ -139,7 +142,9 @@ mod tests {
     fn manifest(dir: &Path) -> Manifest {
         let mut manifest = Manifest::begin(dir, begin()).unwrap();
         for split in 0..3 {
-            manifest.append(Entry::Commit(Commit { split, rows_in: Some(split), ..Commit::default() })).unwrap();
+            manifest
+                .append(Entry::Commit(Commit { split, rows_in: Some(split), ..Commit::default() }))
+                .unwrap();
         }
         manifest
     }
@@ -155,7 +160,9 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             let mut resumed = Manifest::resume(dir.path()).unwrap();
             assert_eq!(resumed.state().commits.len(), 2);
-            resumed.append(Entry::Commit(Commit { split: 2, rows_in: Some(2), ..Commit::default() })).unwrap();
+            resumed
+                .append(Entry::Commit(Commit { split: 2, rows_in: Some(2), ..Commit::default() }))
+                .unwrap();
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
     }
@@ -168,7 +175,10 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap().replacen("\"rows_in\":1", "\"rows_in\":7", 1);
         fs::write(&path, text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
-        assert!(error.ends_with("manifest.jsonl:3: damaged manifest line: the check sum does not match"), "{error}");
+        assert!(
+            error.ends_with("manifest.jsonl:3: damaged manifest line: the check sum does not match"),
+            "{error}"
+        );
     }
 
     proptest! {

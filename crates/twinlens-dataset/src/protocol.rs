@@ -129,7 +129,10 @@ impl State {
         for (index, entry) in entries.into_iter().enumerate() {
             match (&mut state, entry) {
                 (None, Entry::Begin(begin)) if begin.format != FORMAT => {
-                    return Err((index, format!("format {} is not {FORMAT}: written by another version", begin.format)));
+                    return Err((
+                        index,
+                        format!("format {} is not {FORMAT}: written by another version", begin.format),
+                    ));
                 }
                 (None, Entry::Begin(begin)) => {
                     state = Some(State { begin, commits: BTreeMap::new(), complete: false });

@@ -37,7 +37,8 @@ impl ShardReader {
         let Some(path) = self.shards.get(self.next).cloned() else { return Ok(false) };
         self.next += 1;
         let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet_error(&path, error))?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet_error(&path, error))?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), self.columns.iter().map(String::as_str));
         let reader = builder
             .with_projection(mask)

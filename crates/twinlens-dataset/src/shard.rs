@@ -153,7 +153,13 @@ impl TableWriter {
         writer.close().map_err(|error| parquet_error(&path, error))?;
         let (bytes, sha256) = storage::digest(&storage::unfinished(&path))?;
         let rows = std::mem::take(&mut self.open_rows);
-        self.finished.push(FileEntry { table: Some(self.table.clone()), path: relative, rows, bytes, sha256 });
+        self.finished.push(FileEntry {
+            table: Some(self.table.clone()),
+            path: relative,
+            rows,
+            bytes,
+            sha256,
+        });
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! The plain twin: both towers and the loss in candle's basic operations, in any float type.
 //!
 //! Nothing is skipped, nothing is fused: the full context of every text, every row of every block. Tests hold the fused
-//! operations to it, in value and in every gradient. Layer norm and softmax are spelled out, since candle-nn's have no
-//! gradient and say so to nobody.
+//! operations to it, in value and in every gradient. Softmax and cross-entropy are candle-nn's composed ones; its layer norm and
+//! `softmax_last_dim` have no gradient and say so to nobody, so layer norm is spelled out.
 
 use crate::config::ClipConfig;
 use crate::ops::activation::Activation;
@@ -40,11 +40,6 @@ pub fn normalise(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    x.broadcast_div(&x.sum_keepdim(D::Minus1)?)
-}
-
 /// `x w^T + bias` over the last dimension of `x` (`[batch, len, in]`).
 fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.broadcast_matmul(&w.t()?)?.broadcast_add(bias)
@@ -70,7 +65,7 @@ fn block(
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let scores = (part(0)?.matmul(&part(1)?.t()?.contiguous()?)? * scale)?;
     let scores = if let Some(mask) = mask { scores.broadcast_add(mask)? } else { scores };
-    let attended = softmax(&scores)?.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, len, width))?;
+    let attended = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, len, width))?;
     let x = (x + linear(&attended, parameter("attn.out_proj.weight")?, parameter("attn.out_proj.bias")?)?)?;
     let normed = layer_norm(&x, tensors, &format!("{name}.ln_2"))?;
     let hidden = linear(&normed, parameter("mlp.c_fc.weight")?, parameter("mlp.c_fc.bias")?)?;
@@ -136,12 +131,7 @@ pub fn encode_text(tensors: &Tensors, config: &ClipConfig, ids: &Tensor) -> Resu
 /// When a shape does not fit.
 pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
     let logits = image.matmul(&text.t()?)?.broadcast_mul(&logit_scale.exp()?)?;
-    let n = logits.dim(0)?;
-    let diagonal = Tensor::eye(n, logits.dtype(), logits.device())?;
-    let cross_entropy = |logits: &Tensor| {
-        let top = logits.max_keepdim(D::Minus1)?.detach();
-        let total = logits.broadcast_sub(&top)?.exp()?.sum_keepdim(D::Minus1)?.log()?;
-        logits.broadcast_sub(&top)?.broadcast_sub(&total)?.mul(&diagonal)?.sum_all()? / -(n as f64)
-    };
+    let own = Tensor::arange(0, logits.dim(0)? as u32, logits.device())?;
+    let cross_entropy = |logits: &Tensor| candle_nn::loss::cross_entropy(logits, &own);
     (cross_entropy(&logits)? + cross_entropy(&logits.t()?.contiguous()?)?)? / 2.0
 }

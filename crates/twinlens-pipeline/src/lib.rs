@@ -19,4 +19,6 @@ pub use context::{Clock, InputData, RunContext};
 pub use error::{Blame, Fault, RunError};
 pub use located::{Input, Located};
 pub use registry::Registry;
-pub use stage::{CheckContext, InputTables, Job, Output, Rows, Source, Stage, StageKind, Tables, Whole, Work};
+pub use stage::{
+    CheckContext, InputTables, Job, Output, Rows, Source, Stage, StageKind, Tables, Whole, Work,
+};

@@ -42,7 +42,13 @@ pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
 
 /// Rejects, in the name of `stage`, the rows for which `refused` is true and which no stage refused before.
 /// `detail` may name columns.
-pub fn reject_where(frame: DataFrame, stage: &str, refused: Expr, code: &str, detail: Expr) -> Result<DataFrame, RunError> {
+pub fn reject_where(
+    frame: DataFrame,
+    stage: &str,
+    refused: Expr,
+    code: &str,
+    detail: Expr,
+) -> Result<DataFrame, RunError> {
     let hit = col(CODE).is_null().and(refused.is_true());
     let set = |name: &str, value: Expr| {
         when(hit.clone(), cast(value, DataType::Utf8)).otherwise(ident(name)).map_err(RunError::from)

@@ -131,9 +131,20 @@ pub trait Rows: Send + Sync {
         None
     }
 
+    /// The columns that the stage computes. Where its input has one of that name, the values are replaced, and the stage before it is not
+    /// fused: its own rows could no longer be read back.
+    fn computes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The plan. `input` has the input's columns and the reserved columns of [`crate::rejects`]; so must the result.
     /// `others` are the inputs after the first.
-    async fn plan(&self, cx: &RunContext, input: DataFrame, others: &[InputData]) -> Result<DataFrame, RunError>;
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        input: DataFrame,
+        others: &[InputData],
+    ) -> Result<DataFrame, RunError>;
 }
 
 /// One split of a source, as the source itself describes it.
@@ -170,7 +181,11 @@ pub trait Whole: Send + Sync {
 
     /// The tables: `("data", main)`, then side tables by name, and `("rejects", ..)` when there are any: the input's
     /// columns and the reserved columns. The plans may spill; they run one after another, so cache nothing large.
-    async fn plan(&self, cx: &RunContext, inputs: &[InputData]) -> Result<Vec<(&'static str, DataFrame)>, RunError>;
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Vec<(&'static str, DataFrame)>, RunError>;
 }
 
 /// A stage that does something else than a plan: it reads its inputs and commits through [`Output`].

@@ -139,6 +139,10 @@ fn with_images(schema: &Schema) -> SchemaRef {
 
 #[async_trait]
 impl Rows for Fetch {
+    fn computes(&self) -> Vec<String> {
+        contracts::image_columns().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
     fn split_rows(&self) -> Option<usize> {
         Some(self.split_rows.max(1))
     }

@@ -95,6 +95,10 @@ impl Stage for Match {
 
 #[async_trait]
 impl Rows for Match {
+    fn computes(&self) -> Vec<String> {
+        vec![QUERY_IDS.into()]
+    }
+
     async fn plan(
         &self,
         cx: &RunContext,

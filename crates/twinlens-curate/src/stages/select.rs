@@ -96,6 +96,10 @@ impl Stage for Select {
 
 #[async_trait]
 impl Rows for Select {
+    fn computes(&self) -> Vec<String> {
+        self.columns.keys().cloned().collect()
+    }
+
     async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
         let mut selection = Vec::new();
         for field in input.schema().fields() {

@@ -33,7 +33,7 @@ use crate::error::RunError;
 use crate::registry::Registry;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
-use crate::run::execute::{Limits, Step, execute, holds_pixels, ledger_schema};
+use crate::run::execute::{Limits, Step, execute, holds_pixels};
 use crate::run::output::Output;
 use crate::run::plan::{Decision, Unit};
 use crate::run::tests::TestResult;
@@ -192,13 +192,7 @@ impl Run<'_> {
         let main = contracts::with_hub_features(node.tables.main.clone());
         let mut tables: BTreeMap<String, _> =
             node.tables.side.iter().map(|(name, schema)| (name.to_string(), schema.clone())).collect();
-        let ledger = match node.stage.work() {
-            Work::Rows(_) | Work::Source(_) => Some(ledger_schema(&main)),
-            Work::Whole(whole) => whole.conserves().then(|| ledger_schema(&main)),
-            Work::Job(_) if node.inputs.is_empty() => Some(ledger_schema(&main)),
-            Work::Job(_) => Some(ledger_schema(&contracts::pair_texts())),
-        };
-        if let Some(ledger) = ledger.filter(|_| node.keep_rejects) {
+        if let Some(ledger) = node.ledger() {
             tables.insert(REJECTS.into(), ledger);
         }
         tables.insert(MAIN.into(), main);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
 use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
@@ -159,17 +160,17 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
     let next = &pipeline.nodes[consumer];
     let only_first = next.inputs.iter().skip(1).all(|input| !producers(input).contains(&node));
-    matches!(next.stage.work(), Work::Rows(_))
-        && first_input(pipeline, consumer) == Some(node)
+    let Work::Rows(rows) = next.stage.work() else { return false };
+    let computed = rows.computes();
+    let kept = |field: &Field| {
+        let after = next.tables.main.field_with_name(field.name());
+        after.is_ok_and(|after| after.data_type() == field.data_type()) && !computed.contains(field.name())
+    };
+    first_input(pipeline, consumer) == Some(node)
         && only_first
         && next.keep_rejects
         && this.keep_rejects
-        && this.tables.main.fields().iter().all(|field| {
-            next.tables
-                .main
-                .field_with_name(field.name())
-                .is_ok_and(|kept| kept.data_type() == field.data_type())
-        })
+        && this.tables.main.fields().iter().all(|field| kept(field))
 }
 
 fn decide(state: Option<&State>, recipe: &Recipe) -> Decision {
