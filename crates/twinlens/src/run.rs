@@ -36,7 +36,7 @@ pub fn command(args: &RunArgs) -> Result<(), Failure> {
     let watcher = Arc::new(Watcher::new(args.progress, args.log_format, names));
     let cancel = CancellationToken::new();
     let told = watcher.clone();
-    signals::watch(cancel.clone(), move || {
+    signals::stop(cancel.clone(), move || {
         told.say("stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once");
     })
     .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use datafusion::arrow::datatypes::Schema;
-use serde_json::{Value, json};
+use datafusion::arrow::datatypes::{Field, Schema};
+use serde::Serialize;
 use twinlens_dataset::contracts;
 use twinlens_dataset::storage;
 use twinlens_pipeline::config;
@@ -39,7 +39,7 @@ fn list() -> Result<(), Failure> {
 }
 
 fn print(name: &str) -> Result<(), Failure> {
-    let Some(text) = published().into_iter().find(|one| one.name == name).map(|one| one.text) else {
+    let Some(text) = published()?.into_iter().find(|one| one.name == name).map(|one| one.text) else {
         let known: Vec<&str> = contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE]).collect();
         let hint = did_you_mean(name, known.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("the schemas are {}", known.join(", ")));
@@ -51,7 +51,7 @@ fn print(name: &str) -> Result<(), Failure> {
 }
 
 fn write_all(dir: &Path) -> Result<(), Failure> {
-    for schema in published() {
+    for schema in published()? {
         let path = dir.join(schema.file);
         storage::write(&path, schema.text.as_bytes())?;
         writeln!(std::io::stderr(), "{}", path.display())?;
@@ -65,27 +65,41 @@ struct Published {
     text: String,
 }
 
-fn published() -> Vec<Published> {
-    let contracts = contracts::all().into_iter().map(|(name, schema)| Published {
-        name,
-        file: format!("{name}.json"),
-        text: pretty(&contract(name, &schema)),
-    });
-    let pipeline = Published {
-        name: PIPELINE,
-        file: "pipeline.schema.json".into(),
-        text: pretty(&config::json_schema(&registry::all())),
+fn published() -> Result<Vec<Published>, Failure> {
+    let mut all = Vec::new();
+    for (name, schema) in contracts::all() {
+        all.push(Published { name, file: format!("{name}.json"), text: pretty(&contract(name, &schema))? });
+    }
+    let text = pretty(&config::json_schema(&registry::all()))?;
+    all.push(Published { name: PIPELINE, file: "pipeline.schema.json".into(), text });
+    Ok(all)
+}
+
+#[derive(Serialize)]
+struct Contract<'a> {
+    contract: &'a str,
+    version: u32,
+    columns: Vec<Column<'a>>,
+}
+
+#[derive(Serialize)]
+struct Column<'a> {
+    name: &'a str,
+    r#type: String,
+    nullable: bool,
+}
+
+fn contract<'a>(name: &'a str, schema: &'a Schema) -> Contract<'a> {
+    let column = |field: &'a Field| Column {
+        name: field.name(),
+        r#type: types::name(field.data_type()),
+        nullable: field.is_nullable(),
     };
-    contracts.chain([pipeline]).collect()
+    let columns = schema.fields().iter().map(|field| column(field.as_ref())).collect();
+    Contract { contract: name, version: contracts::VERSION, columns }
 }
 
-fn contract(name: &str, schema: &Schema) -> Value {
-    let columns: Vec<Value> = (schema.fields().iter())
-        .map(|field| json!({ "name": field.name(), "type": types::name(field.data_type()), "nullable": field.is_nullable() }))
-        .collect();
-    json!({ "contract": name, "version": contracts::VERSION, "columns": columns })
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+fn pretty(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::ours(error.to_string()))?;
+    Ok(text + "\n")
 }

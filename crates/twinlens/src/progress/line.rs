@@ -14,6 +14,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// A running stage.
 pub struct Line {
+    /// What is counted: a row, a page.
+    unit: &'static str,
     counters: Arc<Counters>,
     /// What was done when: the oldest is at most [`WINDOW`] old.
     samples: VecDeque<(Instant, u64)>,
@@ -32,13 +34,17 @@ impl Line {
     /// The line of a stage with these counters.
     pub fn new(counters: Arc<Counters>, now: Instant) -> Self {
         let done = counters.done.load(Ordering::Relaxed);
-        Self { counters, samples: [(now, done)].into(), training: None }
+        Self { unit: "row", counters, samples: [(now, done)].into(), training: None }
     }
 
-    /// Takes note of a step of a training.
+    /// Takes note of the kind of the stage, and of a step of a training.
     pub fn event(&mut self, event: &Event) {
-        if let Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } = *event {
-            self.training = Some(Training { step, steps, loss, lr, samples_per_second });
+        match event {
+            Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
+            &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
+                self.training = Some(Training { step, steps, loss, lr, samples_per_second });
+            }
+            _ => {}
         }
     }
 
@@ -56,8 +62,8 @@ impl Line {
                 parts.push(format!("step {}/{}", count(*step), count(*steps)));
                 parts.push(format!("loss {loss:.3}  lr {lr:.1e}  {samples_per_second:.0} pairs/s"));
             }
-            None if total > 0 => parts.push(format!("{}/{} rows", count(done), count(total))),
-            None => parts.push(counted(done, "row")),
+            None if total > 0 => parts.push(format!("{}/{} {}s", count(done), count(total), self.unit)),
+            None => parts.push(counted(done, self.unit)),
         }
         if self.training.is_none() && speed >= 0.5 {
             parts.push(format!("{}/s", count(speed.round() as u64)));
@@ -116,6 +122,13 @@ mod tests {
             line.text(start + Duration::from_secs(second));
         }
         assert_eq!(line.text(start + Duration::from_secs(31)), "1,000/3,000 rows  5.0 MiB  1 reject");
+        line.event(&Event::StageStarted {
+            stage: "pages".into(),
+            kind: "crawl".into(),
+            fused: vec![],
+            splits_done: 0,
+        });
+        assert_eq!(line.text(start + Duration::from_secs(32)), "1,000/3,000 pages  5.0 MiB  1 reject");
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Live {
         match event {
             Event::StageStarted { stage, .. } => {
                 if let Some(running) = locked(&self.running).get_mut(stage) {
+                    running.line.event(event);
                     running.bar = Some(self.bars.add(self.bar(stage)));
                 }
             }

@@ -1,6 +1,7 @@
 //! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with `\`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use rustyline::completion::Completer;
@@ -10,11 +11,13 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
+use tokio::sync::Notify;
 
 use super::{answer, open, parse, row_counts, say, stdout, table_names, write_rows};
 use crate::cli::{LogFormat, RowFormat};
 use crate::env;
 use crate::errors::{Exit, Failure};
+use crate::signals;
 use crate::table::TableWriter;
 use crate::text::count;
 use crate::types;
@@ -29,7 +32,9 @@ End a query with `;`. Ctrl-C stops it.
 
 /// Answers queries until the user leaves.
 pub async fn run(dir: &Path, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
-    let mut prompt = Prompt { dir, session, format };
+    let interrupts = signals::interrupts()
+        .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
+    let mut prompt = Prompt { dir, session, format, interrupts };
     let config = Config::builder().max_history_size(10_000).map_err(terminal)?.auto_add_history(true).build();
     let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     let history = history_file();
@@ -76,6 +81,7 @@ struct Prompt<'a> {
     dir: &'a Path,
     session: SessionContext,
     format: RowFormat,
+    interrupts: Arc<Notify>,
 }
 
 impl Prompt<'_> {
@@ -96,15 +102,21 @@ impl Prompt<'_> {
     }
 
     async fn query(&self, text: &str) -> Result<(), Failure> {
-        let work = async {
-            for statement in parse(text)? {
-                write_rows(answer(&self.session, statement).await?, self.format, stdout()).await?;
+        let (session, text, format) = (self.session.clone(), text.to_string(), self.format);
+        // In a task of its own: a plan that computes for long without a pause would not let Ctrl-C through here. Such a plan
+        // goes on in the background until it pauses, or the prompt ends.
+        let mut work = tokio::spawn(async move {
+            for statement in parse(&text)? {
+                write_rows(answer(&session, statement).await?, format, stdout()).await?;
             }
             Ok(())
-        };
+        });
         tokio::select! {
-            done = work => done,
-            Ok(()) = tokio::signal::ctrl_c() => say(&mut std::io::stderr(), "stopped\n"),
+            done = &mut work => done.unwrap_or_else(|panic| Err(Failure::ours(panic.to_string()))),
+            () = self.interrupts.notified() => {
+                work.abort();
+                say(&mut std::io::stderr(), "stopped\n")
+            }
         }
     }
 
