@@ -24,8 +24,16 @@ pub struct TableWriter<W> {
     out: W,
     names: Vec<String>,
     right: Vec<bool>,
+    /// Columns of numbers with decimals: all their values get as many.
+    floats: Vec<bool>,
     held: Vec<Vec<String>>,
-    widths: Option<Vec<usize>>,
+    layout: Option<Layout>,
+}
+
+/// How columns are laid out.
+struct Layout {
+    widths: Vec<usize>,
+    decimals: Vec<usize>,
 }
 
 impl<W: Write> TableWriter<W> {
@@ -36,8 +44,9 @@ impl<W: Write> TableWriter<W> {
             out,
             names: fields.iter().map(|field| shortened(&one_line(field.name()))).collect(),
             right: fields.iter().map(|field| types::is_number(field.data_type())).collect(),
+            floats: fields.iter().map(|field| field.data_type().is_floating()).collect(),
             held: Vec::new(),
-            widths: None,
+            layout: None,
         }
     }
 
@@ -47,15 +56,16 @@ impl<W: Write> TableWriter<W> {
             out,
             names: names.iter().map(ToString::to_string).collect(),
             right: right.into(),
+            floats: vec![false; names.len()],
             held: Vec::new(),
-            widths: None,
+            layout: None,
         }
     }
 
     /// Adds a row of text.
     pub fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
-        if let Some(widths) = &self.widths {
-            return write_row(&mut self.out, &cells, widths, &self.right);
+        if let Some(layout) = &self.layout {
+            return write_row(&mut self.out, &layout.padded(cells), &layout.widths, &self.right);
         }
         self.held.push(cells);
         if self.held.len() >= ROWS_FOR_WIDTHS { self.release() } else { Ok(()) }
@@ -75,7 +85,7 @@ impl<W: Write> TableWriter<W> {
 
     /// Writes what is held back.
     pub fn finish(mut self) -> io::Result<W> {
-        if self.widths.is_none() {
+        if self.layout.is_none() {
             self.release()?;
         }
         self.out.flush()?;
@@ -83,20 +93,48 @@ impl<W: Write> TableWriter<W> {
     }
 
     fn release(&mut self) -> io::Result<()> {
-        let mut widths: Vec<usize> = self.names.iter().map(|name| name.width()).collect();
-        for (column, width) in widths.iter_mut().enumerate() {
-            let widest = self.held.iter().map(|row| row[column].width()).max();
-            *width = (*width).max(widest.unwrap_or(0));
+        let held = std::mem::take(&mut self.held);
+        let decimals = self.floats.iter().enumerate().map(|(column, float)| match float {
+            true => held.iter().filter_map(|row| decimals(&row[column])).max().unwrap_or(0),
+            false => 0,
+        });
+        let mut layout = Layout { widths: Vec::new(), decimals: decimals.collect() };
+        let held: Vec<Vec<String>> = held.into_iter().map(|row| layout.padded(row)).collect();
+        for (column, name) in self.names.iter().enumerate() {
+            let widest = held.iter().map(|row| row[column].width()).max();
+            layout.widths.push(name.width().max(widest.unwrap_or(0)));
         }
-        write_row(&mut self.out, &self.names, &widths, &self.right)?;
-        let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-        write_row(&mut self.out, &rule, &widths, &self.right)?;
-        for row in std::mem::take(&mut self.held) {
-            write_row(&mut self.out, &row, &widths, &self.right)?;
+        write_row(&mut self.out, &self.names, &layout.widths, &self.right)?;
+        let rule: Vec<String> = layout.widths.iter().map(|width| "-".repeat(*width)).collect();
+        write_row(&mut self.out, &rule, &layout.widths, &self.right)?;
+        for row in held {
+            write_row(&mut self.out, &row, &layout.widths, &self.right)?;
         }
-        self.widths = Some(widths);
+        self.layout = Some(layout);
         Ok(())
     }
+}
+
+impl Layout {
+    /// A row whose numbers have the decimals of their columns.
+    fn padded(&self, mut row: Vec<String>) -> Vec<String> {
+        for (cell, &wanted) in row.iter_mut().zip(&self.decimals).filter(|(_, wanted)| **wanted > 0) {
+            if let Some(found) = decimals(cell) {
+                *cell += if found == 0 { "." } else { "" };
+                *cell += &"0".repeat(wanted.saturating_sub(found));
+            }
+        }
+        row
+    }
+}
+
+/// Digits after the point of a plain number; `None` for `null`, `NaN`, and numbers with an exponent.
+fn decimals(cell: &str) -> Option<usize> {
+    let digits = cell.strip_prefix('-').unwrap_or(cell);
+    if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit() || c == '.') {
+        return None;
+    }
+    Some(digits.split_once('.').map_or(0, |(_, after)| after.len()))
 }
 
 fn write_row(out: &mut impl Write, cells: &[String], widths: &[usize], right: &[bool]) -> io::Result<()> {
@@ -154,16 +192,17 @@ fn cell(column: &dyn Array, row: usize) -> Result<String, ArrowError> {
     })
 }
 
-/// Four decimals where that says enough, the exponent where it does not.
+/// At most four decimals where that says enough, the exponent where it does not.
 fn float(value: f64) -> String {
     let size = value.abs();
-    match size {
-        _ if !value.is_finite() => value.to_string(),
-        0.0 => "0.0000".into(),
+    let plain = match size {
+        _ if !value.is_finite() => return value.to_string(),
+        0.0 => "0".into(),
         0.001..1e3 => format!("{value:.4}"),
         1e3..1e9 => format!("{value:.1}"),
-        _ => format!("{value:.3e}"),
-    }
+        _ => return format!("{value:.3e}"),
+    };
+    if plain.contains('.') { plain.trim_end_matches('0').trim_end_matches('.').into() } else { plain }
 }
 
 fn size(value: &[u8]) -> String {
@@ -197,6 +236,8 @@ mod tests {
             ("caption", Arc::new(StringArray::from(vec!["猫\x1b[2J", "a\nb", &"long ".repeat(20)]))),
             ("n", Arc::new(Int32Array::from(vec![Some(5), None, Some(12345)]))),
             ("accuracy", Arc::new(Float32Array::from(vec![0.25, 1e-7, f32::NAN]))),
+            ("percent", Arc::new(Float32Array::from(vec![12.5, -3.0, 0.123_456]))),
+            ("whole", Arc::new(Float32Array::from(vec![12.0, 0.0, 20_000.0]))),
             ("image", Arc::new(image)),
         ]);
         insta::assert_snapshot!(table);
