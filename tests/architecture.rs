@@ -1,5 +1,7 @@
 //! The direction of dependencies between the crates, read from their manifests: no arrow runs up or sideways.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -31,7 +33,8 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Crates that must not see the query engine: the matcher's and the model's tests need no DataFusion.
-const WITHOUT_ENGINE: [&str; 4] = ["twinlens-image", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
+const WITHOUT_ENGINE: [&str; 4] =
+    ["twinlens-image", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
 
 fn dependencies(name: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("Cargo.toml");
@@ -53,8 +56,10 @@ fn no_arrow_runs_up_or_sideways() {
 #[test]
 fn every_crate_is_in_the_table() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let found: BTreeSet<String> =
-        fs::read_dir(crates).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let found: BTreeSet<String> = fs::read_dir(crates)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     let known: BTreeSet<String> = MAY_USE.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(found, known);
 }

@@ -2,6 +2,8 @@
 //!
 //! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI does.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +62,8 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() && name != "work" && name != ".spill" {
                 folders.push(path);
-            } else if name.ends_with(".parquet") || name.ends_with(".safetensors") || name == "tokenizer.json" {
+            } else if name.ends_with(".parquet") || name.ends_with(".safetensors") || name == "tokenizer.json"
+            {
                 files.insert(path.strip_prefix(dir).unwrap().into(), fs::read(&path).unwrap());
             } else {
                 assert!(!name.ends_with(".unfinished"), "{} was left behind", path.display());
@@ -156,7 +159,7 @@ vocab_size = 400
 kind = "train"
 input = "images"
 tokenizer = "words"
-model = "vit-test-32"
+model = { embed = 32, vision = { image_size = 32, patch = 8, width = 32, layers = 1, heads = 2 }, text = { context = 16, width = 32, layers = 1, heads = 2 } }
 steps = 30
 batch_size = 16
 checkpoint_every = 3

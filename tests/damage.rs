@@ -1,6 +1,8 @@
 //! What a stranger's disk does: full, truncated, damaged, unreadable. The error names the file and what to do, and after mending, `run`
 //! goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

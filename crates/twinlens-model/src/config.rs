@@ -58,7 +58,7 @@ type Preset = (&'static str, usize, [usize; 5], [usize; 5]);
 
 /// The `vit-tiny` presets train on two CPU cores in minutes; the others are the paper's.
 const PRESETS: [Preset; 5] = [
-    ("vit-tiny-48", 128, [48, 8, 128, 4, 4], [32, 4096, 128, 3, 4]),
+    ("vit-tiny-48", 128, [48, 8, 128, 3, 4], [32, 4096, 128, 2, 4]),
     ("vit-tiny-64", 128, [64, 8, 128, 6, 4], [32, 8192, 128, 4, 4]),
     ("vit-b-32", 512, [224, 32, 768, 12, 12], [77, 49_408, 512, 12, 8]),
     ("vit-b-16", 512, [224, 16, 768, 12, 12], [77, 49_408, 512, 12, 8]),

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::weights::shapes;
 
-    /// The spread of each kind of variable, from the table in CLIP's paper code (width 128, 4 and 3 layers).
+    /// The spread of each kind of variable, from the table in CLIP's paper code (width 128, two text layers).
     #[test]
     fn spreads_are_those_of_clips_code() {
         let config = ClipConfig::preset("vit-tiny-48").unwrap();
@@ -89,9 +89,9 @@ mod tests {
             ("positional_embedding", 0.01),
             ("text_projection", w.powf(-0.5)),
             ("transformer.resblocks.1.attn.in_proj_weight", w.powf(-0.5)),
-            ("transformer.resblocks.1.attn.out_proj.weight", w.powf(-0.5) * 6f64.powf(-0.5)),
+            ("transformer.resblocks.1.attn.out_proj.weight", w.powf(-0.5) * 4f64.powf(-0.5)),
             ("transformer.resblocks.1.mlp.c_fc.weight", (2.0 * w).powf(-0.5)),
-            ("transformer.resblocks.1.mlp.c_proj.weight", w.powf(-0.5) * 6f64.powf(-0.5)),
+            ("transformer.resblocks.1.mlp.c_proj.weight", w.powf(-0.5) * 4f64.powf(-0.5)),
             ("transformer.resblocks.1.mlp.c_fc.bias", uniform * w.powf(-0.5)),
             ("visual.class_embedding", w.powf(-0.5)),
             ("visual.positional_embedding", w.powf(-0.5)),

@@ -65,7 +65,10 @@ fn block(
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let scores = (part(0)?.matmul(&part(1)?.t()?.contiguous()?)? * scale)?;
     let scores = if let Some(mask) = mask { scores.broadcast_add(mask)? } else { scores };
-    let attended = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, len, width))?;
+    let attended = candle_nn::ops::softmax(&scores, D::Minus1)?
+        .matmul(&part(2)?)?
+        .transpose(1, 2)?
+        .reshape((batch, len, width))?;
     let x = (x + linear(&attended, parameter("attn.out_proj.weight")?, parameter("attn.out_proj.bias")?)?)?;
     let normed = layer_norm(&x, tensors, &format!("{name}.ln_2"))?;
     let hidden = linear(&normed, parameter("mlp.c_fc.weight")?, parameter("mlp.c_fc.bias")?)?;

@@ -1,5 +1,7 @@
 //! The fused model against its plain twin in f64: values, and the gradient of every variable.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 use twinlens_model::{Activation, Clip, ClipConfig, TextConfig, VisionConfig, reference};

@@ -233,7 +233,8 @@ impl Training<'_> {
             self.log.push(row);
             self.check_progress()?;
             let stop = observe(&row).is_break();
-            if stop || step % self.options.checkpoint_every.max(1) == 0 && step < self.options.steps {
+            let due = step.is_multiple_of(self.options.checkpoint_every.max(1)) && step < self.options.steps;
+            if stop || due {
                 self.checkpoints.save(self.clip, &self.adam, &self.log)?;
             }
             if stop && step < self.options.steps {

@@ -1,5 +1,7 @@
 //! Whole trainings of a small model: they learn, they go on where they were cut off, and they say when they fail.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use twinlens_model::{Activation, Clip, ClipConfig, TextConfig, VisionConfig};

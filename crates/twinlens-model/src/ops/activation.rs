@@ -107,7 +107,8 @@ mod tests {
             }
             total * 2.0 / std::f64::consts::PI.sqrt()
         }
-        let exact: [(Activation, fn(f64) -> f64); 2] = [
+        type Exact = fn(f64) -> f64;
+        let exact: [(Activation, Exact); 2] = [
             (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
             (Activation::Gelu, |x| x * 0.5 * (1.0 + erf(x / 2f64.sqrt()))),
         ];

@@ -69,8 +69,8 @@ pub fn exp(x: f32) -> f32 {
     let p = 1.987_569_1e-4_f32.mul_add(r, 1.398_2e-3);
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.000_000_1e-1);
+    let p = p.mul_add(r, 0.166_666_65);
+    let p = p.mul_add(r, 0.5);
     let value = (p * r).mul_add(r, r) + 1.0;
     f32::from_bits(value.to_bits().wrapping_add(shifted.to_bits() << 23))
 }

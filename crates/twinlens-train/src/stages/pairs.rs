@@ -5,7 +5,7 @@ use crate::examples::{Examples, ExamplesWriter, Record};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::{cast, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
@@ -45,7 +45,7 @@ pub struct Source {
 
 impl Source {
     /// Writes the examples to `path`, in the order of the shards, and the rejected rows to `split`.
-    pub fn write(&self, path: &PathBuf, split: &mut SplitWriter) -> Result<Examples, RunError> {
+    pub fn write(&self, path: &Path, split: &mut SplitWriter) -> Result<Examples, RunError> {
         let schema = self.dataset.schema(&self.table)?;
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let mut writer = ExamplesWriter::create(path, self.record).map_err(train_error)?;

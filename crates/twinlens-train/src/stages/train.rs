@@ -139,7 +139,7 @@ impl Train {
         let config = match self.model.value() {
             ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
                 let fault = Fault::at(self.model.span(), error.to_string());
-                did_you_mean(name, ClipConfig::presets().into_iter()).into_iter().fold(fault, Fault::hint)
+                did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint)
             })?,
             ModelOption::Shape(config) => {
                 // Its vocabulary is the tokenizer's, which is not known yet.
