@@ -39,7 +39,9 @@ pub fn recipes(pipeline: &Pipeline, max_rows: Option<u64>) -> Result<Vec<Recipe>
         let mut files = BTreeMap::new();
         for file in node.stage.files() {
             for path in expand(pipeline.base(), file.value())? {
-                files.insert(path.display().to_string(), path_print(&path)?);
+                // As seen from the pipeline file: the same run may be started from another folder.
+                let name = path.strip_prefix(pipeline.base()).unwrap_or(&path).display().to_string();
+                files.insert(name, path_print(&path)?);
             }
         }
         let value = sorted(json!({
