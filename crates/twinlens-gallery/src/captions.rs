@@ -30,12 +30,12 @@ pub(crate) fn figcaption(group: &Group, variant: &Variant) -> String {
     fill(choose(&TEMPLATES, variant.name, 1), group, variant)
 }
 
-/// The `title` attribute: sometimes the shortcode, sometimes boilerplate, sometimes missing.
+/// The `title` attribute: sometimes the shortcode, sometimes no more than the group, sometimes missing.
 pub(crate) fn title(group: &Group, concept: &Concept, variant: &Variant) -> Option<String> {
     const TEMPLATES: [&str; 8] = [
         "",
         ":shortcode:",
-        "click to enlarge",
+        "{group}",
         "emoji: {name}",
         "{name} emoji",
         "a picture of {a_name}",
