@@ -25,6 +25,11 @@ use clap::Parser;
 use cli::{Cli, Command, LogFormat};
 use errors::{Exit, Failure};
 
+/// Keeps its pages where glibc gives the large, short-lived buffers of a training step back to the system each time:
+/// a step takes two thirds of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     // On a thread with a stack of our own size; and a panic there, after its message, is our fault and no mistake of the user's.
     let command =
