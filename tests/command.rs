@@ -230,6 +230,58 @@ fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
     assert_call!("run_foreign_dir", place.call(&["run", "fruit.toml", "--dir", "mine"]));
 }
 
+/// Parquet files below a folder, by name, with their bytes.
+fn shards(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (std::collections::BTreeMap::new(), vec![folder.to_path_buf()]);
+    while let Some(within) = folders.pop() {
+        for entry in fs::read_dir(within).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "parquet") {
+                found.insert(path.strip_prefix(folder).unwrap().into(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// A local folder stands in for the store, behind the same interface.
+#[test]
+fn a_run_in_an_object_store_is_the_same() {
+    let place = Place::new();
+    let url = format!("file://{}", place.path("store/fruit").display());
+    let local = place.output(&["run", "fruit.toml"]);
+    let remote = place.output(&["run", "fruit.toml", "--dir", &url]);
+    assert_eq!(shown(&local).replace("runs/fruit", &url).lines().count(), shown(&remote).lines().count());
+    assert_eq!(local.stdout, remote.stdout);
+    assert_eq!(shards(&place.path("runs/fruit")), shards(&place.path("store/fruit")));
+    assert_eq!(
+        place.output(&["sql", "runs/fruit", "select * from rejects"]).stdout,
+        place.output(&["sql", &url, "select * from rejects"]).stdout
+    );
+
+    let again = place.call(&["run", "fruit.toml", "--dir", &url]);
+    assert_eq!(again.matches("(reused)").count(), 4, "{again}");
+    let lists = place.path("lists").display().to_string();
+    for part in ["a.csv", "b.csv"] {
+        place.write(&format!("lists/{part}"), PAIRS);
+    }
+    // Datasets and lists of a store are inputs too.
+    place.write(
+        "reader.toml",
+        &format!(
+            "name = 'reader'\n[stages.list]\nkind = 'table'\nfiles = ['file://{lists}/*.csv']\n\
+             [stages.counts]\nkind = 'sql'\nquery = 'select count(*) as pairs from list'\n\
+             [stages.outside]\nkind = 'filter'\ninput = '{url}/english'\nwhere = 'char_length(caption) > 4'\n"
+        ),
+    );
+    let read = place.call(&["run", "reader.toml"]);
+    assert!(read.starts_with("exit 0"), "{read}");
+    let count = place.call(&["sql", "runs/reader", "--format", "csv", "select pairs from counts"]);
+    assert!(count.contains("18"), "{count}");
+}
+
 #[test]
 fn status_accounts_for_every_row() {
     let place = Place::new();

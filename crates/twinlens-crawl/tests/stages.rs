@@ -40,7 +40,8 @@ async fn run_with(
     let pipeline =
         config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
     let settings = Settings {
-        dir: dir.join("run"),
+        dir: dir.join("run").into(),
+        scratch: dir.join("scratch"),
         fresh: false,
         until: None,
         max_rows: None,

@@ -107,7 +107,8 @@ async fn run(folder: &Path, rows: &[[String; 3]], threads: usize) -> (Outcome, R
     let pipeline =
         config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
     let settings = Settings {
-        dir: folder.join("run"),
+        dir: folder.join("run").into(),
+        scratch: folder.join("scratch"),
         fresh: false,
         until: None,
         max_rows: None,

@@ -76,7 +76,8 @@ async fn the_pipeline_makes_the_committed_list() {
     let pipeline =
         config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
     let settings = Settings {
-        dir: folder.path().join("run"),
+        dir: folder.path().join("run").into(),
+        scratch: folder.path().join("scratch"),
         fresh: false,
         until: None,
         max_rows: None,

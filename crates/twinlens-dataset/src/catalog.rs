@@ -27,11 +27,13 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
     let mut plain: BTreeMap<&str, Vec<&Dataset>> = BTreeMap::new();
     for dataset in datasets {
         let stage = &dataset.state().begin.stage;
-        session.register_table(quoted(stage), dataset.provider(MAIN)?)?;
+        session.register_table(quoted(stage), dataset.provider(session, MAIN)?)?;
         add_schema(session, stage)?;
         for table in dataset.tables().filter(|table| *table != MAIN) {
-            session
-                .register_table(format!("{}.{}", quoted(stage), quoted(table)), dataset.provider(table)?)?;
+            session.register_table(
+                format!("{}.{}", quoted(stage), quoted(table)),
+                dataset.provider(session, table)?,
+            )?;
             if table != REJECTS {
                 plain.entry(table).or_default().push(dataset);
             }
@@ -45,7 +47,7 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
         if let [owner] = owners[..]
             && !session.table_exist(quoted(table))?
         {
-            session.register_table(quoted(table), owner.provider(table)?)?;
+            session.register_table(quoted(table), owner.provider(session, table)?)?;
         }
     }
     session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;

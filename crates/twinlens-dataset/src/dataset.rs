@@ -1,7 +1,6 @@
 //! A dataset to read: exactly what its manifest records.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -18,17 +17,20 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::MAIN;
 use crate::error::DatasetError;
 use crate::manifest;
 use crate::protocol::{Begin, Commit, FileEntry, State};
 use crate::shard::{conform, parquet_error};
+use crate::storage::Location;
+use crate::storage::shard::RemoteShard;
 
-/// A dataset on disk, as far as it is committed.
+/// A dataset, as far as it is committed.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    dir: PathBuf,
+    location: Location,
     state: Arc<State>,
 }
 
@@ -37,22 +39,25 @@ impl Dataset {
     ///
     /// # Errors
     /// A missing or damaged manifest, a missing or truncated file: each by name.
-    pub fn open(dir: &Path) -> Result<Self, DatasetError> {
-        let state = manifest::read(dir)?.ok_or_else(|| DatasetError::NotReady {
-            path: dir.into(),
+    pub fn open(location: impl Into<Location>) -> Result<Self, DatasetError> {
+        let location = location.into();
+        let state = manifest::read(&location)?.ok_or_else(|| DatasetError::NotReady {
+            path: location.shown(),
             why: "there is no dataset here".into(),
         })?;
-        let dataset = Self::from_state(dir.into(), state);
+        let dataset = Self::from_state(location, state);
         dataset.check_lengths()?;
         Ok(dataset)
     }
 
     /// A single Parquet file as a dataset with one table.
-    pub fn of_parquet(path: &Path) -> Result<Self, DatasetError> {
-        let file = fs::File::open(path).map_err(|error| DatasetError::io(path, error))?;
-        let bytes = file.metadata().map_err(|error| DatasetError::io(path, error))?.len();
+    pub fn of_parquet(file: impl Into<Location>) -> Result<Self, DatasetError> {
+        let location = file.into();
+        let path = location.local_copy()?;
+        let file = std::fs::File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
+        let bytes = file.metadata().map_err(|error| DatasetError::io(&path, error))?.len();
         let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| parquet_error(path, error))?;
+            .map_err(|error| parquet_error(&path, error))?;
         let rows = reader.metadata().file_metadata().num_rows() as u64;
         let begin = Begin {
             format: crate::protocol::FORMAT,
@@ -68,39 +73,44 @@ impl Dataset {
         let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
         let commit = Commit { files: vec![file], ..Commit::default() };
         let state = State { begin, commits: [(0, commit)].into(), complete: true };
-        Ok(Self::from_state(path.parent().unwrap_or(Path::new("")).into(), state))
+        Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
     /// A dataset whose manifest has been read already.
-    pub fn from_state(dir: PathBuf, state: State) -> Self {
-        Self { dir, state: Arc::new(state) }
+    pub fn from_state(location: Location, state: State) -> Self {
+        Self { location, state: Arc::new(state) }
     }
 
     fn check_lengths(&self) -> Result<(), DatasetError> {
+        let listed = match self.location.as_local() {
+            // One request for all, where each costs a journey.
+            None => Some(self.location.files("")?),
+            Some(_) => None,
+        };
         for file in self.state.files() {
-            let path = self.dir.join(&file.path);
-            let damaged = |why: String| DatasetError::DamagedFile { path: path.clone(), why };
-            match fs::metadata(&path) {
-                Ok(found) if found.len() == file.bytes => {}
-                Ok(found) => {
-                    return Err(damaged(format!(
-                        "{} bytes, but the manifest records {}",
-                        found.len(),
-                        file.bytes
-                    )));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(damaged("it is missing, but the manifest records it".into()));
-                }
-                Err(error) => return Err(DatasetError::io(path, error)),
-            }
+            let location = self.location.join(&file.path);
+            let found = match &listed {
+                Some(listed) => listed.get(&file.path).copied(),
+                None => location.stamp()?.map(|(bytes, _)| bytes),
+            };
+            let why = match found {
+                Some(bytes) if bytes == file.bytes => continue,
+                Some(bytes) => format!("{bytes} bytes, but the manifest records {}", file.bytes),
+                None => "it is missing, but the manifest records it".into(),
+            };
+            return Err(DatasetError::DamagedFile { path: location.shown(), why });
         }
         Ok(())
     }
 
-    /// The dataset's folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Where the dataset lies.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The local folder of the dataset: of a remote one, that of its copies; [`Dataset::artifact`] puts what it is asked for there.
+    pub fn dir(&self) -> PathBuf {
+        self.location.folder()
     }
 
     /// What the manifest says.
@@ -116,7 +126,7 @@ impl Dataset {
     /// The schema of a table.
     pub fn schema(&self, table: &str) -> Result<SchemaRef, DatasetError> {
         self.state.begin.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
-            path: self.dir.clone(),
+            path: self.location.shown(),
             what: "table",
             name: table.into(),
             known: self.tables().collect::<Vec<_>>().join(", "),
@@ -133,14 +143,14 @@ impl Dataset {
         self.state.files().filter(move |file| file.table.as_deref() == Some(table))
     }
 
-    /// The path of an artifact.
+    /// The local path of an artifact, after copying it there where the dataset is remote.
     pub fn artifact(&self, name: &str) -> Result<PathBuf, DatasetError> {
         let artifacts = || self.state.files().filter(|file| file.table.is_none());
         // The newest wins: a training commits its weights more than once.
         match artifacts().filter(|file| file.path == name).last() {
-            Some(file) => Ok(self.dir.join(&file.path)),
+            Some(file) => self.location.join(&file.path).local_copy(),
             None => Err(DatasetError::Unknown {
-                path: self.dir.clone(),
+                path: self.location.shown(),
                 what: "artifact",
                 name: name.into(),
                 known: artifacts().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", "),
@@ -149,13 +159,27 @@ impl Dataset {
     }
 
     /// A table as one that SQL can name: it lists the recorded shards and nothing else.
-    pub fn provider(&self, table: &str) -> Result<Arc<dyn TableProvider>, DatasetError> {
+    pub fn provider(
+        &self,
+        session: &SessionContext,
+        table: &str,
+    ) -> Result<Arc<dyn TableProvider>, DatasetError> {
         let schema = self.schema(table)?;
         let mut urls = Vec::new();
         for shard in self.shards(table) {
-            let path = self.dir.join(&shard.path);
-            let path = path.canonicalize().map_err(|error| DatasetError::io(&path, error))?;
-            urls.push(ListingTableUrl::parse(path.to_string_lossy())?);
+            let shard = self.location.join(&shard.path);
+            let url = match (shard.as_remote(), shard.as_local()) {
+                (Some(remote), _) => {
+                    session.register_object_store(remote.root(), remote.client());
+                    remote.url()
+                }
+                (_, Some(path)) => {
+                    let path = path.canonicalize().map_err(|error| DatasetError::io(path, error))?;
+                    path.to_string_lossy().into_owned()
+                }
+                (None, None) => continue,
+            };
+            urls.push(ListingTableUrl::parse(url)?);
         }
         if urls.is_empty() {
             return Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?));
@@ -168,7 +192,7 @@ impl Dataset {
 
     /// A table as a plan; rows come in no particular order.
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, DatasetError> {
-        Ok(session.read_table(self.provider(table)?)?)
+        Ok(session.read_table(self.provider(session, table)?)?)
     }
 
     /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a split is read.
@@ -186,7 +210,8 @@ impl Dataset {
             let (from, to) = (start.max(first), end.min(first + shard.rows));
             if from < to {
                 partitions.push(Arc::new(ShardRange {
-                    path: self.dir.join(&shard.path),
+                    shard: self.location.join(&shard.path),
+                    bytes: shard.bytes,
                     schema: schema.clone(),
                     offset: (from - first) as usize,
                     limit: (to - from) as usize,
@@ -204,7 +229,8 @@ impl Dataset {
 /// A range of rows of one shard, read in order.
 #[derive(Debug)]
 struct ShardRange {
-    path: PathBuf,
+    shard: Location,
+    bytes: u64,
     schema: SchemaRef,
     offset: usize,
     limit: usize,
@@ -216,15 +242,14 @@ impl PartitionStream for ShardRange {
     }
 
     fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (path, schema, offset, limit) = (self.path.clone(), self.schema.clone(), self.offset, self.limit);
+        let (shard, bytes) = (self.shard.clone(), self.bytes);
+        let (path, schema, offset, limit) = (shard.shown(), self.schema.clone(), self.offset, self.limit);
         let external = |error: DatasetError| DataFusionError::External(Box::new(error));
         let has_pixels = schema.fields().iter().any(|field| crate::shard::is_pixels(field.data_type()));
         // A batch of pixels is bounded by its rows: row groups hold at most a hundred of them.
         let batch_size = if has_pixels { 100 } else { cx.session_config().batch_size() };
         let stream = futures::stream::once(async move {
-            let file = tokio::fs::File::open(&path)
-                .await
-                .map_err(|error| external(DatasetError::io(&path, error)))?;
+            let file = open(&shard, bytes).await.map_err(external)?;
             let builder = ParquetRecordBatchStreamBuilder::new(file)
                 .await
                 .map_err(|error| external(parquet_error(&path, error)))?;
@@ -242,4 +267,14 @@ impl PartitionStream for ShardRange {
         .try_flatten();
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream))
     }
+}
+
+/// A shard to read from, piece by piece.
+async fn open(shard: &Location, bytes: u64) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
+    if let Some(remote) = shard.as_remote() {
+        return Ok(Box::new(RemoteShard::new(remote.clone(), bytes)));
+    }
+    let path = shard.folder();
+    let file = tokio::fs::File::open(&path).await.map_err(|error| DatasetError::io(&path, error))?;
+    Ok(Box::new(file))
 }

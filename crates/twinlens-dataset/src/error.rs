@@ -55,6 +55,28 @@ pub enum DatasetError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// An object store refused or failed.
+    #[error("{path}: {source}")]
+    Store {
+        /// The URL.
+        path: PathBuf,
+        /// What the store said.
+        source: object_store::Error,
+    },
+    /// Text that names no place where a dataset can lie.
+    #[error("{path}: {why}")]
+    Location {
+        /// The text.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Another writer has added to the same log.
+    #[error("{path}: another process writes this dataset")]
+    Taken {
+        /// The log.
+        path: PathBuf,
+    },
     /// Parquet could not be read or written.
     #[error("{path}: {source}")]
     Parquet {
@@ -100,6 +122,11 @@ impl DatasetError {
                 "make room on the disk that holds {}, then run the same command: it goes on where it stopped",
                 path.display()
             )),
+            Self::Store { source: object_store::Error::PermissionDenied { .. }, .. }
+            | Self::Store { source: object_store::Error::Unauthenticated { .. }, .. } => {
+                Some("check the store's keys in the environment (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, ...)".into())
+            }
+            Self::Taken { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
             _ => None,
         }
     }

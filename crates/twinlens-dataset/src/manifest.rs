@@ -1,11 +1,10 @@
-//! The manifest as a file: one checked JSON line an entry.
+//! The manifest as a log: one checked JSON line an entry. (In an object store, each line is an object of its own.)
 //!
 //! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A last line
 //! without a line feed is what a kill during an append leaves: it was never acknowledged, and is cut. Anything else that
 //! does not check is damage, and stops the run with the line's place.
 
-use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::protocol::{Begin, Entry, State};
-use crate::storage;
+use crate::storage::{self, Location};
 
 /// The manifest's name in a dataset's folder.
 pub const FILE: &str = "manifest.jsonl";
@@ -65,46 +64,49 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), Datase
 }
 
 /// Reads the manifest of a dataset. `None` when there is none.
-pub fn read(dataset: &Path) -> Result<Option<State>, DatasetError> {
-    let path = dataset.join(FILE);
-    match fs::read(&path) {
-        Ok(bytes) => Ok(parse(&path, &bytes)?.0),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DatasetError::io(path, error)),
+pub fn read(dataset: &Location) -> Result<Option<State>, DatasetError> {
+    let log = dataset.join(FILE);
+    match log.read_log()? {
+        Some(bytes) => Ok(parse(&log.shown(), &bytes)?.0),
+        None => Ok(None),
+    }
+}
+
+/// Whether there is a dataset, whole or begun.
+pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
+    match dataset.as_local() {
+        Some(path) => Ok(path.join(FILE).exists()),
+        None => Ok(!dataset.join(FILE).list()?.files.is_empty()),
     }
 }
 
 /// A manifest that is being written.
 #[derive(Debug)]
 pub struct Manifest {
-    path: PathBuf,
+    log: Location,
     state: State,
 }
 
 impl Manifest {
     /// Starts a dataset's manifest, durably.
-    pub fn begin(dataset: &Path, begin: Begin) -> Result<Self, DatasetError> {
-        let path = dataset.join(FILE);
-        storage::write(&path, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
+    pub fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
+        let log = dataset.join(FILE);
+        log.begin_log(encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
         let state = State { begin, commits: Default::default(), complete: false };
-        Ok(Self { path, state })
+        Ok(Self { log, state })
     }
 
     /// Goes on with a dataset's manifest, after cutting a torn last line.
-    pub fn resume(dataset: &Path) -> Result<Self, DatasetError> {
-        let path = dataset.join(FILE);
-        let bytes = fs::read(&path).map_err(|error| DatasetError::io(&path, error))?;
-        let (state, whole) = parse(&path, &bytes)?;
+    pub fn resume(dataset: &Location) -> Result<Self, DatasetError> {
+        let log = dataset.join(FILE);
+        let bytes = log.read_log()?.unwrap_or_default();
+        let (state, whole) = parse(&log.shown(), &bytes)?;
         let state = state
-            .ok_or_else(|| DatasetError::NotReady { path: path.clone(), why: "empty manifest".into() })?;
+            .ok_or_else(|| DatasetError::NotReady { path: log.shown(), why: "empty manifest".into() })?;
         if whole < bytes.len() {
-            let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
-                file.set_len(whole as u64)?;
-                file.sync_all()
-            });
-            cut.map_err(|error| DatasetError::io(&path, error))?;
+            log.cut_log(whole as u64)?;
         }
-        Ok(Self { path, state })
+        Ok(Self { log, state })
     }
 
     /// What is recorded.
@@ -115,8 +117,9 @@ impl Manifest {
     /// Records an entry, durably. After an error the manifest must be read anew: its state may be ahead of the file.
     pub fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
+        let lines = self.state.lines();
         self.state.apply(entry).map_err(DatasetError::Protocol)?;
-        storage::append(&self.path, line.as_bytes())
+        self.log.append_log(lines, line.as_bytes())
     }
 }
 
@@ -125,6 +128,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Commit, FORMAT};
     use proptest::prelude::*;
+    use std::fs;
 
     fn begin() -> Begin {
         Begin {
@@ -140,7 +144,7 @@ mod tests {
     }
 
     fn manifest(dir: &Path) -> Manifest {
-        let mut manifest = Manifest::begin(dir, begin()).unwrap();
+        let mut manifest = Manifest::begin(&dir.into(), begin()).unwrap();
         for split in 0..3 {
             manifest
                 .append(Entry::Commit(Commit { split, rows_in: Some(split), ..Commit::default() }))
@@ -158,7 +162,7 @@ mod tests {
         let third = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
         for cut in [third + 1, whole.len() - 1] {
             fs::write(&path, &whole[..cut]).unwrap();
-            let mut resumed = Manifest::resume(dir.path()).unwrap();
+            let mut resumed = Manifest::resume(&dir.path().into()).unwrap();
             assert_eq!(resumed.state().commits.len(), 2);
             resumed
                 .append(Entry::Commit(Commit { split: 2, rows_in: Some(2), ..Commit::default() }))
@@ -174,7 +178,7 @@ mod tests {
         let path = dir.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap().replacen("\"rows_in\":1", "\"rows_in\":7", 1);
         fs::write(&path, text).unwrap();
-        let error = read(dir.path()).unwrap_err().to_string();
+        let error = read(&dir.path().into()).unwrap_err().to_string();
         assert!(
             error.ends_with("manifest.jsonl:3: damaged manifest line: the check sum does not match"),
             "{error}"

@@ -182,6 +182,11 @@ impl State {
         }
     }
 
+    /// Lines of the manifest that says this.
+    pub fn lines(&self) -> usize {
+        1 + self.commits.len() + usize::from(self.complete)
+    }
+
     /// Rows of a table over all splits.
     pub fn rows(&self, table: &str) -> u64 {
         self.commits.values().map(|commit| commit.rows(table)).sum()

@@ -10,11 +10,12 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::shard::parquet_error;
+use crate::storage::Location;
 
 /// Reads some columns of a table, shard by shard, without the query engine: for code on its own thread.
 #[derive(Debug)]
 pub struct ShardReader {
-    shards: Vec<PathBuf>,
+    shards: Vec<Location>,
     next: usize,
     columns: Vec<String>,
     batch_rows: usize,
@@ -25,7 +26,7 @@ impl ShardReader {
     /// A reader of `columns` (those that a shard lacks are left out) in batches of at most `batch_rows` rows.
     pub fn new(dataset: &Dataset, table: &str, columns: &[&str], batch_rows: usize) -> Self {
         Self {
-            shards: dataset.shards(table).map(|shard| dataset.dir().join(&shard.path)).collect(),
+            shards: dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect(),
             next: 0,
             columns: columns.iter().map(ToString::to_string).collect(),
             batch_rows,
@@ -34,8 +35,9 @@ impl ShardReader {
     }
 
     fn open_next(&mut self) -> Result<bool, DatasetError> {
-        let Some(path) = self.shards.get(self.next).cloned() else { return Ok(false) };
+        let Some(shard) = self.shards.get(self.next) else { return Ok(false) };
         self.next += 1;
+        let path = shard.local_copy()?;
         let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
         let builder =
             ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet_error(&path, error))?;

@@ -13,7 +13,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
-use crate::storage;
+use crate::storage::{self, local};
 
 /// Sizes that bound the memory of a writer.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +129,7 @@ impl TableWriter {
         let writer = match &mut self.open {
             Some(writer) => writer,
             None => {
-                storage::create_dir(&self.dataset.join(&self.table))?;
+                local::create_dir(&self.dataset.join(&self.table))?;
                 let temporary = storage::unfinished(&path);
                 let file = File::create(&temporary).map_err(|error| DatasetError::io(&temporary, error))?;
                 let properties = properties(&self.schema, &self.limits);
@@ -151,7 +151,7 @@ impl TableWriter {
         let relative = self.relative();
         let path = self.dataset.join(&relative);
         writer.close().map_err(|error| parquet_error(&path, error))?;
-        let (bytes, sha256) = storage::digest(&storage::unfinished(&path))?;
+        let (bytes, sha256) = local::digest(&storage::unfinished(&path))?;
         let rows = std::mem::take(&mut self.open_rows);
         self.finished.push(FileEntry {
             table: Some(self.table.clone()),

@@ -4,8 +4,7 @@
 //! manifest: a killed writer leaves nothing that a reader could see.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,7 +14,7 @@ use crate::error::DatasetError;
 use crate::manifest::{self, Manifest};
 use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State};
 use crate::shard::{ShardLimits, TableWriter};
-use crate::storage;
+use crate::storage::{self, Location, local};
 
 /// The folder of a stage's own state (checkpoints): survives a kill, goes with the dataset.
 pub const WORK: &str = "work";
@@ -23,7 +22,7 @@ pub const WORK: &str = "work";
 /// A dataset that is being made. There is one writer at a time: the run directory's lock sees to it.
 #[derive(Debug)]
 pub struct DatasetWriter {
-    dir: PathBuf,
+    dir: Location,
     manifest: Manifest,
     limits: ShardLimits,
 }
@@ -31,43 +30,30 @@ pub struct DatasetWriter {
 impl DatasetWriter {
     /// Opens a dataset to make it or to go on making it. One of another fingerprint is deleted first: its manifest before
     /// all else, so that a kill in between leaves nothing that could be taken for a dataset.
-    pub fn open(dir: &Path, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
-        let state = manifest::read(dir)?;
+    pub fn open(dir: impl Into<Location>, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
+        let dir = dir.into();
+        let state = manifest::read(&dir)?;
         let manifest = match State::recovery(state.as_ref(), &begin.fingerprint) {
             Recovery::Start | Recovery::Replace => {
-                storage::remove_file(&dir.join(manifest::FILE))?;
-                if dir.exists() {
-                    storage::sync_dir(dir)?;
-                }
-                storage::remove_dir(dir)?;
-                storage::create_dir(dir)?;
-                Manifest::begin(dir, begin)?
+                dir.clear(manifest::FILE)?;
+                Manifest::begin(&dir, begin)?
             }
-            Recovery::Resume | Recovery::Reuse => Manifest::resume(dir)?,
+            Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
-        let writer = Self { dir: dir.into(), manifest, limits };
+        local::create_dir(&dir.folder())?;
+        let writer = Self { dir, manifest, limits };
         writer.delete_unrecorded()?;
         Ok(writer)
     }
 
     /// Deletes what a killed writer left: unfinished files, and finished ones that were not recorded.
     fn delete_unrecorded(&self) -> Result<(), DatasetError> {
-        let recorded: HashSet<PathBuf> = self.state().files().map(|file| self.dir.join(&file.path)).collect();
-        let mut folders = vec![self.dir.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries = fs::read_dir(&folder).map_err(|error| DatasetError::io(&folder, error))?;
-            for entry in entries {
-                let path = entry.map_err(|error| DatasetError::io(&folder, error))?.path();
-                if path.is_dir() {
-                    if path != self.dir.join(WORK) {
-                        folders.push(path);
-                    }
-                } else if path != self.dir.join(manifest::FILE) && !recorded.contains(&path) {
-                    storage::remove_file(&path)?;
-                }
-            }
-        }
-        Ok(())
+        let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
+        let kept = |name: &str| {
+            // In an object store the manifest is a folder.
+            name.split('/').next() == Some(manifest::FILE) || recorded.contains(name)
+        };
+        storage::keep_only(&self.dir, WORK, &kept)
     }
 
     /// What is recorded so far.
@@ -80,15 +66,15 @@ impl DatasetWriter {
         self.state().commits.contains_key(&split)
     }
 
-    /// The dataset's folder.
-    pub fn dir(&self) -> &Path {
+    /// Where the dataset lies.
+    pub fn dir(&self) -> &Location {
         &self.dir
     }
 
-    /// The folder for the stage's own state; made when it is first asked for.
+    /// The local folder for the stage's own state; made when it is first asked for.
     pub fn work_dir(&self) -> Result<PathBuf, DatasetError> {
-        let work = self.dir.join(WORK);
-        storage::create_dir(&work)?;
+        let work = self.dir.folder().join(WORK);
+        local::create_dir(&work)?;
         Ok(work)
     }
 
@@ -122,7 +108,7 @@ impl DatasetWriter {
 /// Starts splits of one dataset.
 #[derive(Debug, Clone)]
 pub struct SplitStarter {
-    dir: PathBuf,
+    dir: Location,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
 }
@@ -156,7 +142,7 @@ impl PublishedSplit {
 /// One split that is being written.
 #[derive(Debug)]
 pub struct SplitWriter {
-    dir: PathBuf,
+    dir: Location,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
     open: BTreeMap<String, TableWriter>,
@@ -170,12 +156,12 @@ impl SplitWriter {
     pub fn write(&mut self, table: &str, batch: &RecordBatch) -> Result<(), DatasetError> {
         if !self.open.contains_key(table) {
             let schema = self.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
-                path: self.dir.clone(),
+                path: self.dir.shown(),
                 what: "table",
                 name: table.into(),
                 known: self.tables.keys().cloned().collect::<Vec<_>>().join(", "),
             })?;
-            let writer = TableWriter::new(&self.dir, table, schema, self.commit.split, self.limits);
+            let writer = TableWriter::new(&self.dir.folder(), table, schema, self.commit.split, self.limits);
             self.open.insert(table.into(), writer);
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
@@ -213,7 +199,7 @@ impl SplitWriter {
     /// A path to which the caller writes an artifact (a file that is no table) before the split is published.
     pub fn artifact(&mut self, name: &str) -> PathBuf {
         self.artifacts.push(name.into());
-        storage::unfinished(&self.dir.join(name))
+        storage::unfinished(&self.dir.folder().join(name))
     }
 
     /// Closes, fsyncs and renames the files. Record the result with [`DatasetWriter::commit`].
@@ -223,11 +209,11 @@ impl SplitWriter {
             files.extend(writer.finish()?);
         }
         for name in &self.artifacts {
-            let (bytes, sha256) = storage::digest(&storage::unfinished(&self.dir.join(name)))?;
+            let (bytes, sha256) = local::digest(&storage::unfinished(&self.dir.folder().join(name)))?;
             files.push(FileEntry { table: None, path: name.clone(), rows: 0, bytes, sha256 });
         }
         for file in &files {
-            storage::publish(&self.dir.join(&file.path))?;
+            self.dir.join(&file.path).publish()?;
         }
         self.commit.files = files;
         Ok(PublishedSplit(self.commit))

@@ -21,6 +21,7 @@ use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
 use twinlens_eval::ZeroShot;
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
     CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, Stage, StageKind, Work,
@@ -132,7 +133,7 @@ impl Bench {
         let cx = RunContext {
             stage: "zero_shot".into(),
             session: SessionContext::new(),
-            base: self.folder.path().into(),
+            files: Files { base: self.folder.path().into(), scratch: self.folder.path().into() },
             seed: 17,
             clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
             cancel,
@@ -180,7 +181,10 @@ async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {
     let session = SessionContext::new();
     for table in dataset.tables() {
         session
-            .register_table(if table == MAIN { "accuracy" } else { table }, dataset.provider(table).unwrap())
+            .register_table(
+                if table == MAIN { "accuracy" } else { table },
+                dataset.provider(&session, table).unwrap(),
+            )
             .unwrap();
     }
     let frame = session.sql(query).await.unwrap();

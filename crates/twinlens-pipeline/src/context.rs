@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::Dataset;
 
 use crate::error::RunError;
+use crate::files::Files;
 use crate::run::events::Progress;
 
 /// The time of day, passed in so that a run can be repeated byte for byte.
@@ -45,8 +46,8 @@ pub struct RunContext {
     pub stage: String,
     /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in it.
     pub session: SessionContext,
-    /// The folder of the pipeline file: relative paths in options start here.
-    pub base: PathBuf,
+    /// Where the files are that options name.
+    pub files: Files,
     /// The pipeline's seed. Draw from [`RunContext::rng`], not from this.
     pub seed: u64,
     /// The time of day.
@@ -78,9 +79,18 @@ impl RunContext {
         Sha256::digest(format!("{}/{}/{}", self.seed, self.stage, purpose)).into()
     }
 
-    /// A path of the options: relative to the pipeline file.
+    /// A local path of the options: relative to the pipeline file.
     pub fn path(&self, written: &str) -> PathBuf {
-        self.base.join(Path::new(written))
+        self.files.base.join(written)
+    }
+
+    /// Local files with the content of those that a path, URL or pattern of the options names, sorted: remote ones are copied first.
+    ///
+    /// # Errors
+    /// The user's, when there is none.
+    pub fn local_files(&self, written: &str) -> Result<Vec<PathBuf>, RunError> {
+        let found = self.files.expand(written)?;
+        Ok(found.iter().map(|location| location.local_copy()).collect::<Result<_, _>>()?)
     }
 
     /// [`RunError::Interrupted`] once the run should stop.

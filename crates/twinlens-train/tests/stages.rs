@@ -15,6 +15,7 @@ use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
 use twinlens_image::{Format, Rgb, encode};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
     CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
@@ -97,7 +98,7 @@ async fn run<K: StageKind>(
     let cx = RunContext {
         stage: name.into(),
         session: SessionContext::new(),
-        base: folder.into(),
+        files: Files { base: folder.into(), scratch: folder.into() },
         seed: 17,
         clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
         cancel,
@@ -194,7 +195,7 @@ async fn training_goes_on_after_an_interruption_and_ends_in_the_same_bits() {
             .await
             .unwrap();
         weights.push(std::fs::read(dataset.artifact("model.safetensors").unwrap()).unwrap());
-        let clip = Clip::load(dataset.dir()).unwrap();
+        let clip = Clip::load(&dataset.dir()).unwrap();
         let tokenizer = Tokenizer::load(&dataset.artifact(TOKENIZER_FILE).unwrap()).unwrap();
         assert_eq!(clip.config().text.vocab, tokenizer.vocab_size());
         assert!(!dataset.dir().join("work").exists(), "checkpoints have served");

@@ -41,9 +41,9 @@ pub enum Command {
 pub struct RunArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
-    /// The run directory [default: runs/<name of the pipeline>]
+    /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
     #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    pub dir: Option<String>,
     /// Delete every dataset of the run directory first
     #[arg(long)]
     pub fresh: bool,
@@ -90,9 +90,9 @@ pub struct CheckArgs {
 pub struct PlanArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
-    /// The run directory [default: runs/<name of the pipeline>]
+    /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
     #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    pub dir: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
     /// The plan of a run that stops after this stage
@@ -111,8 +111,8 @@ pub struct PlanArgs {
 /// May be used while a run is going on. Exit code 2 when a sum does not hold.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The run directory
-    pub dir: PathBuf,
+    /// The run directory, or its URL in an object store
+    pub dir: String,
 }
 
 /// Queries a run: every dataset is a table
@@ -121,8 +121,8 @@ pub struct StatusArgs {
 /// stages. Without QUERY: a prompt, or the queries on stdin when that is no terminal. May be used while a run is going on.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// The run directory
-    pub dir: PathBuf,
+    /// The run directory, or its URL in an object store
+    pub dir: String,
     /// One or more queries, separated by `;`
     pub query: Option<String>,
     /// How rows are written [default: by the ending of FILE, else table]

@@ -15,7 +15,9 @@ const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 const NO_COLOR: &str = "NO_COLOR";
 /// Where the history of the SQL prompt is kept: in `twinlens/` below it.
 const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
-/// The user's folder; `.local/state` below it stands in for an unset `XDG_STATE_HOME`.
+/// Where copies of remote files are kept: in `twinlens/` below it.
+const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+/// The user's folder; `.local/state` and `.cache` below it stand in for what is not set of the two above.
 const HOME: &str = "HOME";
 
 /// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no text are left out.
@@ -51,9 +53,18 @@ pub fn no_color() -> bool {
 
 /// The folder for what the program remembers between calls.
 pub fn state_dir() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute(XDG_STATE_HOME).or_else(|| Some(absolute(HOME)?.join(".local/state")))?;
     Some(state.join("twinlens"))
+}
+
+/// The folder for copies of remote files; made when the first is copied.
+pub fn cache_dir() -> PathBuf {
+    let cache = absolute(XDG_CACHE_HOME).or_else(|| Some(absolute(HOME)?.join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("twinlens")
+}
+
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]

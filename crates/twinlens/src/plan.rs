@@ -6,24 +6,25 @@ use std::io::Write;
 
 use serde::Serialize;
 use twinlens_pipeline::config::{Pipeline, Resolved};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
 use twinlens_pipeline::run::plan::{self, Decision, Unit};
 
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, registry, run, types};
+use crate::{config, env, registry, run, types};
 
 /// Prints the plan.
 pub fn command(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
-    let dir = run::directory(args.dir.as_deref(), &pipeline);
+    let dir = run::directory(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
-        let message =
-            format!("{} holds a run of the pipeline `{other}`, not of `{}`", dir.display(), pipeline.name);
+        let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));
     }
-    let units = plan::plan(&pipeline, &dir, args.until.as_deref(), args.max_rows)?;
+    let files = Files { base: pipeline.base().into(), scratch: env::cache_dir() };
+    let units = plan::plan(&pipeline, &dir, &files, args.until.as_deref(), args.max_rows)?;
     let stages = stages(&pipeline, &units);
     let text = match args.format {
         PlanFormat::Table => text(&stages),

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{Pipeline, Resolved};
@@ -61,13 +62,22 @@ pub fn command(args: &RunArgs) -> Result<(), Failure> {
 }
 
 /// The run directory that is meant when none is named.
-pub fn directory(dir: Option<&Path>, pipeline: &Pipeline) -> PathBuf {
-    dir.map_or_else(|| Path::new("runs").join(&pipeline.name), Path::to_path_buf)
+pub fn directory(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
+    match dir {
+        Some(written) => location(written),
+        None => Ok(Path::new("runs").join(&pipeline.name).into()),
+    }
+}
+
+/// A path or URL of the command line.
+pub fn location(written: &str) -> Result<Location, Failure> {
+    Ok(Location::parse(written, Path::new(""), &env::cache_dir())?)
 }
 
 fn settings(args: &RunArgs, pipeline: &Pipeline) -> Result<Settings, Failure> {
     Ok(Settings {
-        dir: directory(args.dir.as_deref(), pipeline),
+        dir: directory(args.dir.as_deref(), pipeline)?,
+        scratch: env::cache_dir(),
         fresh: args.fresh,
         until: args.until.clone(),
         max_rows: args.max_rows,
@@ -105,7 +115,7 @@ fn end(
     if !outcome.tests.is_empty() {
         summary += &format!("; {passed}/{} tests passed", outcome.tests.len());
     }
-    summary += &format!("\nto query it: twinlens sql {}", quoted(&settings.dir.to_string_lossy()));
+    summary += &format!("\nto query it: twinlens sql {}", quoted(&settings.dir.to_string()));
     let event = json!({
         "event": "run_finished", "seconds": time.as_secs_f64(), "tests": outcome.tests.len(), "tests_passed": passed,
         "too_many_rejects": outcome.too_many_rejects,
@@ -141,7 +151,7 @@ fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Resul
                 stages.join(", ")
             );
             Err(Failure::rejects(message)
-                .hint(format!("see why: twinlens status {}", quoted(&settings.dir.to_string_lossy()))))
+                .hint(format!("see why: twinlens status {}", quoted(&settings.dir.to_string()))))
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use datafusion::arrow::datatypes::{Field, Schema};
 use serde::Serialize;
 use twinlens_dataset::contracts;
-use twinlens_dataset::storage;
+use twinlens_dataset::storage::local;
 use twinlens_pipeline::config;
 use twinlens_pipeline::suggest::did_you_mean;
 
@@ -53,7 +53,7 @@ fn print(name: &str) -> Result<(), Failure> {
 fn write_all(dir: &Path) -> Result<(), Failure> {
     for schema in published()? {
         let path = dir.join(schema.file);
-        storage::write(&path, schema.text.as_bytes())?;
+        local::write(&path, schema.text.as_bytes())?;
         writeln!(std::io::stderr(), "{}", path.display())?;
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! `twinlens status`: what a run directory holds, and whether every row is accounted for.
 
 use std::io::Write;
-use std::path::Path;
 
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_pipeline::run::{self, directory};
 
@@ -15,20 +15,22 @@ use crate::text::{bytes, count};
 ///
 /// # Errors
 /// The user's: it is no run directory.
-pub fn belongs_to(dir: &Path) -> Result<String, Failure> {
+pub fn belongs_to(dir: &Location) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
-        let what = if dir.exists() { "is no run directory" } else { "does not exist" };
-        Failure::user(format!("{} {what}", dir.display()))
+        let missing = dir.as_local().is_some_and(|path| !path.exists());
+        let what = if missing { "does not exist" } else { "is no run directory" };
+        Failure::user(format!("{dir} {what}"))
             .hint("`twinlens run` makes one, in runs/<name of the pipeline> or where --dir says")
     })
 }
 
 /// Prints datasets, rejects by code, and the sum of each dataset.
 pub fn command(args: &StatusArgs) -> Result<(), Failure> {
-    let pipeline = belongs_to(&args.dir)?;
-    let datasets = run::datasets(&args.dir)?;
+    let dir = crate::run::location(&args.dir)?;
+    let pipeline = belongs_to(&dir)?;
+    let datasets = run::datasets(&dir)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "pipeline {pipeline} in {}\n", args.dir.display())?;
+    writeln!(out, "pipeline {pipeline} in {dir}\n")?;
     if datasets.is_empty() {
         writeln!(out, "no datasets yet")?;
         return Ok(out.flush()?);

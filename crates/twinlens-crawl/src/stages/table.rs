@@ -21,7 +21,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use twinlens_dataset::contracts;
-use twinlens_pipeline::run::fingerprint::expand;
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
@@ -227,7 +226,7 @@ impl Table {
     fn paths(&self, cx: &RunContext) -> Result<Vec<PathBuf>, RunError> {
         let mut paths = Vec::new();
         for file in self.files.iter() {
-            paths.extend(expand(&cx.base, file)?);
+            paths.extend(cx.local_files(file)?);
         }
         Ok(paths)
     }

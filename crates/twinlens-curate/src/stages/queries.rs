@@ -223,7 +223,7 @@ impl Whole for Queries {
         cx: &RunContext,
         _: &[InputData],
     ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let list = self.build(&cx.base).map_err(|error| RunError::user(error.to_string()))?;
+        let list = self.build(&cx.files.base).map_err(|error| RunError::user(error.to_string()))?;
         cx.progress.note(account(&list));
         Ok(vec![("data", cx.session.read_batch(batch(&list)?)?)])
     }
@@ -234,6 +234,7 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use std::collections::BTreeMap;
+    use twinlens_pipeline::files::Files;
 
     #[tokio::test]
     async fn the_list_follows_order_and_thresholds() {
@@ -260,7 +261,8 @@ mod tests {
             titles = ["titles"]"#;
         let stage: Queries = parse(toml);
         assert_eq!(stage.files().len(), 8);
-        let cx = RunContext { base: folder.path().into(), ..context() };
+        let cx =
+            RunContext { files: Files { base: folder.path().into(), scratch: PathBuf::new() }, ..context() };
         let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
         let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
         assert_eq!(

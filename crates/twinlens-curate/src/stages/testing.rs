@@ -12,6 +12,7 @@ use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 use twinlens_dataset::shard::{ShardLimits, TableWriter, conform};
 use twinlens_dataset::{Dataset, MAIN, contracts};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::rejects::with_reserved;
 use twinlens_pipeline::run::events::{Progress, Silent};
 use twinlens_pipeline::{
@@ -40,7 +41,7 @@ pub(super) fn context() -> RunContext {
     RunContext {
         stage: "t".into(),
         session: session(),
-        base: PathBuf::new(),
+        files: Files { base: PathBuf::new(), scratch: PathBuf::new() },
         seed: 17,
         clock: Clock::System,
         cancel: Default::default(),

@@ -71,7 +71,7 @@ pub(crate) fn read(
     let tests = root.remove("tests");
     let head = head(root, strings, registry, &mut faults);
     let drafts = stages::drafts(stages, registry, strings, &mut faults);
-    let graph = graph::resolve(&drafts, path, source, &mut faults);
+    let graph = graph::resolve(&drafts, source, &mut faults);
     let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
     faults.retain(|fault| !strings.broken.contains(&fault.span.start));
     faults.extend(told);

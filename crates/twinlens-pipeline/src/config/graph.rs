@@ -1,7 +1,6 @@
 //! Names of inputs to edges, and an order in which the stages can run.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use twinlens_dataset::{MAIN, REJECTS};
 
@@ -26,8 +25,8 @@ pub(crate) struct Graph {
 }
 
 /// Looks up every input, and orders the stages.
-pub(crate) fn resolve(drafts: &[Draft<'_>], path: &Path, source: &Source, faults: &mut Vec<Fault>) -> Graph {
-    let names = Names { drafts, side: drafts.iter().map(Draft::side_tables).collect(), base: path.parent() };
+pub(crate) fn resolve(drafts: &[Draft<'_>], source: &Source, faults: &mut Vec<Fault>) -> Graph {
+    let names = Names { drafts, side: drafts.iter().map(Draft::side_tables).collect() };
     let mut inputs = Vec::new();
     for (index, draft) in drafts.iter().enumerate() {
         inputs.push(draft.built.as_ref().and_then(|built| {
@@ -61,15 +60,12 @@ pub(crate) fn place_of(source: &Source, input: &Input) -> Range<usize> {
 struct Names<'a> {
     drafts: &'a [Draft<'a>],
     side: Vec<Vec<&'static str>>,
-    base: Option<&'a Path>,
 }
 
 impl Names<'_> {
     fn resolve(&self, reader: usize, input: &Input) -> Result<Resolved, Box<Fault>> {
         let Some(stage) = input.stage() else {
-            return Ok(Resolved::Path(
-                self.base.map_or(PathBuf::from(input.name()), |base| base.join(input.name())),
-            ));
+            return Ok(Resolved::Path(input.name().into()));
         };
         if let Some(node) = self.drafts.iter().position(|draft| draft.name == stage) {
             return self.table_of(node, input);

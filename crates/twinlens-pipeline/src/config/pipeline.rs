@@ -102,7 +102,7 @@ pub enum Resolved {
         nodes: Vec<usize>,
     },
     /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the pipeline file.
-    Path(PathBuf),
+    Path(String),
 }
 
 /// A check on the finished run.

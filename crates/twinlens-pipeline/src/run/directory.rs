@@ -5,12 +5,14 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::storage;
+use twinlens_dataset::manifest;
+use twinlens_dataset::storage::{Location, UNFINISHED, local};
 
 use crate::error::RunError;
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "lock";
+const SPILL: &str = ".spill";
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -18,10 +20,13 @@ struct Identity {
     pipeline: String,
 }
 
-/// A run directory that this process holds. The lock is the system's: it ends with the process, however that ends.
+/// A run directory that this process holds. The lock is the system's: it ends with the process, however that ends. (Of two
+/// machines that run in one directory of an object store, the manifests refuse the second.)
 #[derive(Debug)]
 pub struct RunDirectory {
-    path: PathBuf,
+    location: Location,
+    /// Where the lock and what the engine spills lie: the directory itself, or the local folder that belongs to it.
+    local: PathBuf,
     _lock: File,
 }
 
@@ -30,71 +35,61 @@ impl RunDirectory {
     ///
     /// # Errors
     /// The user's: it belongs to another pipeline, holds other things, or another process works in it.
-    pub fn open(path: &Path, pipeline: &str) -> Result<Self, RunError> {
-        fs::create_dir_all(path).map_err(|error| RunError::io(path, error))?;
-        let lock = lock(path)?;
-        match identity(path)? {
-            Some(found) if found != pipeline => Err(RunError::user_with_hint(
-                format!("{} holds a run of the pipeline `{found}`, not of `{pipeline}`", path.display()),
-                "choose another directory with --dir",
-            )),
-            Some(_) => Ok(Self { path: path.into(), _lock: lock }),
+    pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
+        let local = location.folder();
+        fs::create_dir_all(&local).map_err(|error| RunError::io(&local, error))?;
+        let lock = lock(&local, location)?;
+        match identity(location)? {
+            Some(found) if found != pipeline => {
+                return Err(RunError::user_with_hint(
+                    format!("{location} holds a run of the pipeline `{found}`, not of `{pipeline}`"),
+                    "choose another directory with --dir",
+                ));
+            }
+            Some(_) => {}
             None => {
-                refuse_foreign_files(path)?;
+                refuse_foreign_files(location)?;
                 let identity = Identity { format: 1, pipeline: pipeline.into() };
                 let text = serde_json::to_string(&identity)
                     .map_err(|error| RunError::Internal(error.to_string()))?;
-                storage::write(&path.join(IDENTITY), text.as_bytes())?;
-                Ok(Self { path: path.into(), _lock: lock })
+                location.join(IDENTITY).write(text.as_bytes())?;
             }
         }
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { location: location.clone(), local, _lock: lock })
     }
 
     /// Deletes every dataset, for `--fresh`.
     pub fn clear(&self) -> Result<(), RunError> {
-        for entry in fs::read_dir(&self.path).map_err(|error| RunError::io(&self.path, error))? {
-            let path = entry.map_err(|error| RunError::io(&self.path, error))?.path();
-            if path.is_dir() {
-                storage::remove_file(&path.join(twinlens_dataset::manifest::FILE))?;
-                storage::remove_dir(&path)?;
-            }
+        for name in self.location.list()?.folders {
+            self.location.join(&name).remove(manifest::FILE)?;
         }
         Ok(())
     }
 
     /// The folder for what the engine spills; emptied at every start.
     pub fn spill(&self) -> Result<PathBuf, RunError> {
-        let spill = self.path.join(".spill");
-        storage::remove_dir(&spill)?;
-        storage::create_dir(&spill)?;
+        let spill = self.local.join(SPILL);
+        local::remove_dir(&spill)?;
+        local::create_dir(&spill)?;
         Ok(spill)
     }
 }
 
 /// The pipeline that a run directory belongs to; `None` when it is no run directory.
-pub fn identity(path: &Path) -> Result<Option<String>, RunError> {
-    let file = path.join(IDENTITY);
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(RunError::io(file, error)),
-    };
-    let identity: Identity = serde_json::from_str(&text).map_err(|error| {
+pub fn identity(location: &Location) -> Result<Option<String>, RunError> {
+    let file = location.join(IDENTITY);
+    let Some(text) = file.read()? else { return Ok(None) };
+    let identity: Identity = serde_json::from_slice(&text).map_err(|error| {
         RunError::user_with_hint(
-            format!("{}: damaged: {error}", file.display()),
+            format!("{file}: damaged: {error}"),
             "if the directory is a run of this pipeline, delete this file and run again",
         )
     })?;
     Ok(Some(identity.pipeline))
 }
 
-fn lock(path: &Path) -> Result<File, RunError> {
-    let file = path.join(LOCK);
+fn lock(folder: &Path, location: &Location) -> Result<File, RunError> {
+    let file = folder.join(LOCK);
     let fail = |error| RunError::io(&file, error);
     let mut open =
         OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&file).map_err(fail)?;
@@ -105,7 +100,7 @@ fn lock(path: &Path) -> Result<File, RunError> {
             let mut holder = String::new();
             let _ = open.read_to_string(&mut holder);
             return Err(RunError::user_with_hint(
-                format!("another process ({}) is running in {}", holder.trim(), path.display()),
+                format!("another process ({}) is running in {location}", holder.trim()),
                 "wait for it, stop it, or choose another directory with --dir",
             ));
         }
@@ -115,21 +110,20 @@ fn lock(path: &Path) -> Result<File, RunError> {
     Ok(open)
 }
 
-fn refuse_foreign_files(path: &Path) -> Result<(), RunError> {
-    for entry in fs::read_dir(path).map_err(|error| RunError::io(path, error))? {
-        let name = entry.map_err(|error| RunError::io(path, error))?.file_name();
-        let ours = name == LOCK || name.to_string_lossy().ends_with(storage::UNFINISHED);
-        let dataset = path.join(&name).join(twinlens_dataset::manifest::FILE).exists();
-        if !ours && !dataset && name != ".spill" {
-            return Err(RunError::user_with_hint(
-                format!(
-                    "{} is not empty and no run directory: it holds `{}`",
-                    path.display(),
-                    name.to_string_lossy()
-                ),
-                "choose an empty or new directory with --dir",
-            ));
+fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
+    let listing = location.list()?;
+    let foreign = listing.files.iter().find(|name| *name != LOCK && !name.ends_with(UNFINISHED));
+    let mut strange = foreign.cloned();
+    for name in listing.folders {
+        if name != SPILL && !manifest::exists(&location.join(&name))? {
+            strange = Some(name);
         }
     }
-    Ok(())
+    match strange {
+        None => Ok(()),
+        Some(name) => Err(RunError::user_with_hint(
+            format!("{location} is not empty and no run directory: it holds `{name}`"),
+            "choose an empty or new directory with --dir",
+        )),
+    }
 }

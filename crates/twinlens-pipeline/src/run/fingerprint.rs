@@ -1,16 +1,14 @@
 //! Fingerprints: what a dataset was made of, as a recipe that can be compared, and its hash.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use twinlens_dataset::{manifest, storage};
+use twinlens_dataset::storage;
 
 use crate::config::{Pipeline, Resolved};
 use crate::error::RunError;
+use crate::files::{self, Files};
 
 /// The recipe of a stage's dataset, and its hash.
 #[derive(Debug, Clone)]
@@ -22,7 +20,7 @@ pub struct Recipe {
 }
 
 /// The recipes of all nodes, in their order. Looks at the size and time of files outside the run, and at nothing else.
-pub fn recipes(pipeline: &Pipeline, max_rows: Option<u64>) -> Result<Vec<Recipe>, RunError> {
+pub fn recipes(pipeline: &Pipeline, files: &Files, max_rows: Option<u64>) -> Result<Vec<Recipe>, RunError> {
     let mut recipes: Vec<Recipe> = Vec::new();
     for node in &pipeline.nodes {
         let mut inputs = BTreeMap::new();
@@ -32,16 +30,14 @@ pub fn recipes(pipeline: &Pipeline, max_rows: Option<u64>) -> Result<Vec<Recipe>
                 Resolved::System { nodes, .. } => {
                     nodes.iter().map(|node| recipes[*node].fingerprint.as_str()).collect::<Vec<_>>().join("+")
                 }
-                Resolved::Path(path) => path_print(path)?,
+                Resolved::Path(path) => files::stamp(&files.location(path)?)?,
             };
             inputs.insert(name.name().to_string(), print);
         }
-        let mut files = BTreeMap::new();
+        let mut read = BTreeMap::new();
         for file in node.stage.files() {
-            for path in expand(pipeline.base(), file.value())? {
-                // As seen from the pipeline file: the same run may be started from another folder.
-                let name = path.strip_prefix(pipeline.base()).unwrap_or(&path).display().to_string();
-                files.insert(name, path_print(&path)?);
+            for location in files.expand(file.value())? {
+                read.insert(files.name(&location), files::stamp(&location)?);
             }
         }
         let value = sorted(json!({
@@ -52,7 +48,7 @@ pub fn recipes(pipeline: &Pipeline, max_rows: Option<u64>) -> Result<Vec<Recipe>
             "keep_rejects": node.keep_rejects,
             "options": node.options,
             "inputs": inputs,
-            "files": files,
+            "files": read,
         }));
         let fingerprint = storage::hex(&Sha256::digest(value.to_string())[..16]);
         recipes.push(Recipe { value, fingerprint });
@@ -71,75 +67,6 @@ fn sorted(value: Value) -> Value {
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
         other => other,
     }
-}
-
-/// Size and time of change of a file; the fingerprint of a dataset's folder.
-fn path_print(path: &Path) -> Result<String, RunError> {
-    if path.is_dir() && path.join(manifest::FILE).exists() {
-        let state = manifest::read(path)?;
-        return Ok(state.map(|state| state.begin.fingerprint).unwrap_or_default());
-    }
-    let metadata = fs::metadata(path).map_err(|error| RunError::io(path, error))?;
-    let changed =
-        metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    Ok(format!("{} bytes, changed {}", metadata.len(), changed.as_nanos()))
-}
-
-/// The files that a path or a pattern (`*`, `?` in its last part) names, sorted.
-///
-/// # Errors
-/// The user's, when there is none.
-pub fn expand(base: &Path, written: &str) -> Result<Vec<std::path::PathBuf>, RunError> {
-    let path = base.join(written);
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if !name.contains(['*', '?']) {
-        return match path.exists() {
-            true => Ok(vec![path]),
-            false => Err(RunError::user_with_hint(
-                format!("{} does not exist", path.display()),
-                format!("`{written}` is relative to the folder of the pipeline file"),
-            )),
-        };
-    }
-    let folder = path.parent().unwrap_or(base);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|error| RunError::io(folder, error))? {
-        let entry = entry.map_err(|error| RunError::io(folder, error))?;
-        if matches(name.as_bytes(), entry.file_name().to_string_lossy().as_bytes()) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        return Err(RunError::user(format!("no file matches {}", path.display())));
-    }
-    Ok(found)
-}
-
-/// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for each `*`.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n, mut star) = (0, 0, None);
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p + 1, n));
-                p += 1;
-            }
-            Some(&byte) if byte == b'?' || byte == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match star {
-                Some((after, from)) => {
-                    p = after;
-                    n = from + 1;
-                    star = Some((after, from + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
 /// What differs between the recipe of a dataset on disk and the one of now, for people.
@@ -205,15 +132,6 @@ fn common_start(before: &Value, now: &Value) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_match_whole_names() {
-        let cases = [("*.csv", "a.csv", true), ("a?.csv", "ab.csv", true), ("a?.csv", "a.csv", false)];
-        let more = [("*", "", true), ("a*b*c", "aXbYbZc", true), ("a*b", "abc", false), ("**x", "x", true)];
-        for (pattern, name, expected) in cases.into_iter().chain(more) {
-            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn a_difference_names_what_changed() {

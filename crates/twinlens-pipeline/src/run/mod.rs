@@ -14,7 +14,7 @@ pub mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,13 @@ use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::protocol::{Begin, FORMAT};
 use twinlens_dataset::shard::ShardLimits;
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts};
+use twinlens_dataset::storage::Location;
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest};
 
 use crate::config::{Node, Pipeline, Resolved};
 use crate::context::{Clock, InputData, RunContext};
 use crate::error::RunError;
+use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
@@ -43,7 +45,9 @@ use crate::stage::Work;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The run directory.
-    pub dir: PathBuf,
+    pub dir: Location,
+    /// A local folder for copies of remote files, and for what is on its way to an object store.
+    pub scratch: PathBuf,
     /// Delete every dataset first.
     pub fresh: bool,
     /// Stop after this stage.
@@ -87,9 +91,10 @@ pub async fn run(
     if settings.fresh {
         directory.clear()?;
     }
-    let units = plan::plan(pipeline, directory.path(), settings.until.as_deref(), settings.max_rows)?;
+    let files = Files { base: pipeline.base().into(), scratch: settings.scratch.clone() };
+    let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
-    let run = Run { pipeline, registry, settings, observer, cancel, runtime };
+    let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
     for unit in &units {
         run.unit(unit).await?;
     }
@@ -115,19 +120,17 @@ fn too_many_rejects(datasets: &[Dataset], share: f64) -> Vec<String> {
     datasets.iter().filter(over).map(|dataset| dataset.state().begin.stage.clone()).collect()
 }
 
-fn open_all(dir: &Path, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<Dataset>, RunError> {
-    units.iter().map(|unit| Ok(Dataset::open(&dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
+fn open_all(dir: &Location, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<Dataset>, RunError> {
+    units.iter().map(|unit| Ok(Dataset::open(dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
 }
 
 /// The datasets in a run directory, complete or not, in the order in which they were begun to be made.
-pub fn datasets(dir: &Path) -> Result<Vec<Dataset>, RunError> {
+pub fn datasets(dir: &Location) -> Result<Vec<Dataset>, RunError> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(|error| RunError::io(dir, error))? {
-        let path = entry.map_err(|error| RunError::io(dir, error))?.path();
-        let manifest = path.join(twinlens_dataset::manifest::FILE);
-        if manifest.exists() {
-            let dataset = Dataset::open(&path)?;
-            found.push(dataset);
+    for name in dir.list()?.folders {
+        let location = dir.join(&name);
+        if manifest::exists(&location)? {
+            found.push(Dataset::open(location)?);
         }
     }
     found.sort_by_key(|dataset| (position(dataset), dataset.state().begin.stage.clone()));
@@ -143,6 +146,7 @@ struct Run<'a> {
     pipeline: &'a Pipeline,
     registry: &'a Registry,
     settings: &'a Settings,
+    files: Files,
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
     runtime: Arc<RuntimeEnv>,
@@ -153,7 +157,7 @@ impl Run<'_> {
         let node = &self.pipeline.nodes[unit.last()];
         let dir = self.settings.dir.join(&node.name);
         if let Decision::Reuse { rows } = unit.decision {
-            Dataset::open(&dir)?;
+            Dataset::open(dir)?;
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
             return Ok(());
         }
@@ -162,7 +166,7 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let progress = Progress::new(&node.name, self.observer.clone());
-        let writer = DatasetWriter::open(&dir, self.begin(unit), ShardLimits::default())?;
+        let writer = DatasetWriter::open(dir, self.begin(unit), ShardLimits::default())?;
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
             kind: node.kind.into(),
@@ -239,7 +243,7 @@ impl Run<'_> {
         RunContext {
             stage: node.name.clone(),
             session,
-            base: self.pipeline.base().into(),
+            files: self.files.clone(),
             seed: self.pipeline.seed,
             clock: self.settings.clock,
             cancel: self.cancel.clone(),
@@ -263,18 +267,24 @@ impl Run<'_> {
         };
         match resolved {
             Resolved::Stage { node, table } => {
-                let dataset = Dataset::open(&self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
+                let dataset = Dataset::open(self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
                 Ok(input(dataset, table, None))
             }
-            Resolved::Path(path) if path.is_dir() => Ok(input(Dataset::open(path)?, MAIN, None)),
-            Resolved::Path(path) => Ok(input(Dataset::of_parquet(path)?, MAIN, None)),
+            Resolved::Path(path) => {
+                let location = self.files.location(path)?;
+                let dataset = match location.exists()? {
+                    true => Dataset::of_parquet(location)?,
+                    false => Dataset::open(location)?,
+                };
+                Ok(input(dataset, MAIN, None))
+            }
             Resolved::System { table, nodes } => {
                 let mut datasets = Vec::new();
                 for node in nodes {
                     // A fused stage has no dataset: it is part of the one that comes after it.
                     let dir = self.settings.dir.join(&self.pipeline.nodes[*node].name);
-                    if dir.join(twinlens_dataset::manifest::FILE).exists() {
-                        datasets.push(Dataset::open(&dir)?);
+                    if manifest::exists(&dir)? {
+                        datasets.push(Dataset::open(dir)?);
                     }
                 }
                 let view: Arc<dyn TableProvider> = if table == REJECTS {

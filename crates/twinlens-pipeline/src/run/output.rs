@@ -1,6 +1,6 @@
 //! What a stage writes to: splits of its dataset, each committed whole.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int32Array, RecordBatch};
@@ -10,6 +10,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use twinlens_dataset::protocol::State;
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
@@ -45,8 +46,8 @@ impl Output {
         self.writer.dataset()
     }
 
-    /// The dataset's folder.
-    pub fn dir(&self) -> &Path {
+    /// Where the dataset lies.
+    pub fn dir(&self) -> &Location {
         self.writer.dir()
     }
 

@@ -1,14 +1,14 @@
 //! What a run will do: which stages are fused, and which datasets are reused, gone on with, or made anew, and why.
 
-use std::path::Path;
-
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
 use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
+use twinlens_dataset::storage::Location;
 
 use crate::config::{Pipeline, Resolved};
 use crate::error::RunError;
+use crate::files::Files;
 use crate::run::fingerprint::{Recipe, difference, recipes};
 use crate::stage::Work;
 
@@ -56,12 +56,13 @@ pub enum Decision {
 /// Decides, in the order of the stages. Reads manifests and looks at files; changes nothing.
 pub fn plan(
     pipeline: &Pipeline,
-    dir: &Path,
+    dir: &Location,
+    files: &Files,
     until: Option<&str>,
     max_rows: Option<u64>,
 ) -> Result<Vec<Unit>, RunError> {
     let needed = needed(pipeline, until)?;
-    let recipes = recipes(pipeline, max_rows)?;
+    let recipes = recipes(pipeline, files, max_rows)?;
     let mut states = Vec::new();
     for node in &pipeline.nodes {
         states.push(manifest::read(&dir.join(&node.name))?);

@@ -16,7 +16,8 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use futures::StreamExt;
-use twinlens_dataset::{MAIN, catalog, storage};
+use twinlens_dataset::storage::{Location, local};
+use twinlens_dataset::{MAIN, catalog};
 use twinlens_pipeline::run::{self, session};
 use twinlens_pipeline::suggest::did_you_mean;
 
@@ -35,9 +36,10 @@ pub fn command(args: &SqlArgs) -> Result<(), Failure> {
         return Err(Failure::user("Parquet does not go to a terminal").hint("add `-o FILE`, or pipe it on"));
     }
     runtime::block_on(None, async {
-        let session = open(&args.dir).await?;
+        let dir = crate::run::location(&args.dir)?;
+        let session = open(&dir).await?;
         if interactive {
-            return prompt::run(&args.dir, session, format).await;
+            return prompt::run(&dir, session, format).await;
         }
         let queries = match &args.query {
             Some(query) => query.clone(),
@@ -63,7 +65,7 @@ fn format_of(path: &Path) -> Option<RowFormat> {
 }
 
 /// A session in which every dataset of the run is a table.
-async fn open(dir: &Path) -> Result<SessionContext, Failure> {
+async fn open(dir: &Location) -> Result<SessionContext, Failure> {
     crate::status::belongs_to(dir)?;
     let datasets = run::datasets(dir)?;
     let session = session::plain(&registry::all(), runtime::cores());
@@ -103,9 +105,7 @@ async fn write_file(
     format: RowFormat,
     path: &Path,
 ) -> Result<(), Failure> {
-    // A bare file name has no folder that could be fsynced.
-    let path = &std::path::absolute(path).map_err(|error| Failure::io(path, error))?;
-    let temporary: PathBuf = storage::unfinished(path);
+    let temporary: PathBuf = local::unfinished(path);
     let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
     let written = write_rows(stream, format, Box::new(BufWriter::new(file))).await;
     if let Err(failure) = written {
@@ -113,7 +113,7 @@ async fn write_file(
         let _ = std::fs::remove_file(&temporary);
         return Err(failure);
     }
-    Ok(storage::publish(path)?)
+    Ok(local::publish(path)?)
 }
 
 fn stdout() -> Out {
@@ -197,7 +197,7 @@ fn ident(name: &str) -> String {
 }
 
 /// Rows of each dataset's tables, by the names that queries use.
-fn row_counts(dir: &Path) -> Result<std::collections::BTreeMap<String, u64>, Failure> {
+fn row_counts(dir: &Location) -> Result<std::collections::BTreeMap<String, u64>, Failure> {
     let mut counts = std::collections::BTreeMap::new();
     for dataset in run::datasets(dir)? {
         let stage = ident(&dataset.state().begin.stage);

@@ -1,6 +1,6 @@
 //! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with `\`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
@@ -21,6 +21,7 @@ use crate::signals;
 use crate::table::TableWriter;
 use crate::text::count;
 use crate::types;
+use twinlens_dataset::storage::Location;
 
 const HELP: &str = "\
 End a query with `;`. Ctrl-C stops it.
@@ -31,7 +32,7 @@ End a query with `;`. Ctrl-C stops it.
 ";
 
 /// Answers queries until the user leaves.
-pub async fn run(dir: &Path, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+pub async fn run(dir: &Location, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
         .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
     let mut prompt = Prompt { dir, session, format, interrupts };
@@ -78,7 +79,7 @@ fn history_file() -> Option<PathBuf> {
 }
 
 struct Prompt<'a> {
-    dir: &'a Path,
+    dir: &'a Location,
     session: SessionContext,
     format: RowFormat,
     interrupts: Arc<Notify>,

@@ -1,0 +1,341 @@
+//! A folder of an object store.
+//!
+//! A file is one object, put whole: there is no half object to see. A log is a folder of objects, one a line, numbered in order;
+//! a line is put only where none is yet, so that of two writers of one dataset the second is refused. Local copies, and files on
+//! their way to the store, lie in a scratch folder; nothing in it is ever taken for the store's content unless its length is the same.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::buffered::BufWriter;
+use object_store::path::Path as Key;
+use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::Runtime;
+use url::Url;
+
+use super::{Listing, local};
+use crate::error::DatasetError;
+
+/// Requests that are open at a time for the lines of one log.
+const LOG_REQUESTS: usize = 16;
+/// Bytes of an upload's part, and of what is held of a file on its way.
+const PART_BYTES: usize = 8 << 20;
+
+/// A file or folder of an object store.
+#[derive(Clone)]
+pub struct Remote {
+    store: Arc<Store>,
+    key: Key,
+}
+
+/// An open store. It has a thread of its own, so that its files can be used from code that is not async, wherever that runs.
+struct Store {
+    client: Arc<dyn ObjectStore>,
+    /// The URL of the bucket, without a slash at its end.
+    root: Url,
+    scratch: PathBuf,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // The last owner may be async code, which must not wait.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url())
+    }
+}
+
+impl Remote {
+    /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment, under the usual names.
+    pub(super) fn parse(written: &str, scratch: &Path) -> Result<Self, DatasetError> {
+        let location = |why: String| DatasetError::Location { path: written.into(), why };
+        let url = Url::parse(written).map_err(|error| location(error.to_string()))?;
+        if let Some(feature) = missing_feature(url.scheme()) {
+            return Err(location(format!(
+                "this program was built without `{feature}`; build it with `--features {feature}`"
+            )));
+        }
+        if !KNOWN.contains(&url.scheme()) {
+            return Err(location(format!("an object store's URL starts with one of {}", KNOWN.join(", "))));
+        }
+        let (client, key) = object_store::parse_url_opts(&url, std::env::vars())
+            .map_err(|source| DatasetError::Store { path: written.into(), source })?;
+        let mut root = url;
+        root.set_path("");
+        Self::new(client.into(), root, key.as_ref(), scratch)
+    }
+
+    pub(super) fn new(
+        client: Arc<dyn ObjectStore>,
+        root: Url,
+        path: &str,
+        scratch: &Path,
+    ) -> Result<Self, DatasetError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("object-store")
+            .enable_all()
+            .build()
+            .map_err(|error| DatasetError::io(scratch, error))?;
+        // Two stores must not share copies.
+        let name = local::hex(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
+        let store = Store { client, root, scratch: scratch.join(name), runtime: Some(runtime) };
+        Ok(Self { store: Arc::new(store), key: Key::from(path) })
+    }
+
+    pub(super) fn join(&self, name: &str) -> Self {
+        let key = name.split('/').fold(self.key.clone(), |key, part| key.join(part));
+        Self { store: self.store.clone(), key }
+    }
+
+    /// The URL, as it is shown and as the engine names it.
+    pub fn url(&self) -> String {
+        let root = self.store.root.as_str();
+        format!("{}/{}", root.strip_suffix('/').unwrap_or(root), self.key)
+    }
+
+    /// The URL of the store, without a path.
+    pub fn root(&self) -> &Url {
+        &self.store.root
+    }
+
+    /// The store.
+    pub fn client(&self) -> Arc<dyn ObjectStore> {
+        self.store.client.clone()
+    }
+
+    /// The name in the store.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.store.scratch.join(self.key.as_ref())
+    }
+
+    /// Waits for the store. The store's own thread does the work, so that a caller's runtime is never entered twice.
+    fn wait<T, F>(&self, work: F) -> Result<T, DatasetError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let (send, receive) = sync_channel(1);
+        if let Some(runtime) = &self.store.runtime {
+            runtime.spawn(async move {
+                // A caller that is gone misses nothing.
+                let _ = send.send(work.await);
+            });
+        }
+        match receive.recv() {
+            Ok(done) => done.map_err(|source| self.error(source)),
+            Err(_) => Err(DatasetError::Protocol(format!("{}: the store's thread is gone", self.url()))),
+        }
+    }
+
+    fn error(&self, source: Error) -> DatasetError {
+        DatasetError::Store { path: self.url().into(), source }
+    }
+
+    fn head(&self) -> Result<Option<ObjectMeta>, DatasetError> {
+        let (client, key) = (self.client(), self.key.clone());
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        self.wait(async move { found(client.get_opts(&key, options).await.map(|result| result.meta)) })
+    }
+
+    pub(super) fn length(&self) -> Result<Option<u64>, DatasetError> {
+        Ok(self.head()?.map(|meta| meta.size))
+    }
+
+    pub(super) fn stamp(&self) -> Result<Option<(u64, String)>, DatasetError> {
+        let mark = |meta: &ObjectMeta| meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        Ok(self.head()?.map(|meta| (meta.size, mark(&meta))))
+    }
+
+    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, DatasetError> {
+        let (client, key) = (self.client(), self.key.clone());
+        self.wait(async move {
+            match found(client.get_opts(&key, GetOptions::default()).await)? {
+                Some(result) => Ok(Some(result.bytes().await?.to_vec())),
+                None => Ok(None),
+            }
+        })
+    }
+
+    pub(super) fn write(&self, content: &[u8]) -> Result<(), DatasetError> {
+        self.put(content, PutMode::Overwrite)
+    }
+
+    fn put(&self, content: &[u8], mode: PutMode) -> Result<(), DatasetError> {
+        let (client, key, payload) = (self.client(), self.key.clone(), PutPayload::from(content.to_vec()));
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.wait(async move { client.put_opts(&key, payload, options).await.map(|_| ()) })
+    }
+
+    pub(super) fn list(&self) -> Result<Listing, DatasetError> {
+        let (client, key) = (self.client(), self.key.clone());
+        let mut listing = self.wait(async move {
+            let listed = client.list_with_delimiter(Some(&key)).await?;
+            let name = |key: Key| key.filename().map(ToString::to_string);
+            Ok(Listing {
+                folders: listed.common_prefixes.into_iter().filter_map(name).collect(),
+                files: listed.objects.into_iter().filter_map(|meta| name(meta.location)).collect(),
+            })
+        })?;
+        listing.folders.sort();
+        listing.files.sort();
+        Ok(listing)
+    }
+
+    pub(super) fn files(&self) -> Result<BTreeMap<String, u64>, DatasetError> {
+        let (client, key) = (self.client(), self.key.clone());
+        self.wait(async move {
+            let within = key.clone();
+            let name = move |meta: ObjectMeta| {
+                let parts = meta.location.prefix_match(&within)?.map(|part| part.as_ref().to_string());
+                Some((parts.collect::<Vec<_>>().join("/"), meta.size))
+            };
+            let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
+            Ok(listed.into_iter().filter_map(name).collect())
+        })
+    }
+
+    /// Deletes all below this folder: first its log, from the end, so that what is left at any moment is a log or nothing.
+    pub(super) fn remove(&self, log: &str) -> Result<(), DatasetError> {
+        let mut names: Vec<String> = self.files()?.into_keys().collect();
+        let line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
+        names.sort_by_key(|name| (!line(name), std::cmp::Reverse(name.clone())));
+        names.iter().try_for_each(|name| self.join(name).remove_file())
+    }
+
+    pub(super) fn remove_file(&self) -> Result<(), DatasetError> {
+        let (client, key) = (self.client(), self.key.clone());
+        self.wait(async move {
+            let one = futures::stream::iter([Ok(key)]).boxed();
+            match client.delete_stream(one).try_collect::<Vec<_>>().await {
+                Err(error) if !matches!(error, Error::NotFound { .. }) => Err(error),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    pub(super) fn publish(&self) -> Result<(), DatasetError> {
+        let from = local::unfinished(&self.scratch());
+        let (client, key, path) = (self.client(), self.key.clone(), from.clone());
+        self.wait(async move {
+            let fail = |source: std::io::Error| Error::Generic { store: "upload", source: Box::new(source) };
+            let mut file = tokio::fs::File::open(&path).await.map_err(fail)?;
+            let mut upload = BufWriter::with_capacity(client, key, PART_BYTES).with_max_concurrency(2);
+            if let Err(error) = tokio::io::copy(&mut file, &mut upload).await {
+                // Parts of an upload that is given up would be stored, and paid for, unseen.
+                let _ = upload.abort().await;
+                return Err(fail(error));
+            }
+            upload.shutdown().await.map_err(fail)
+        })?;
+        local::remove_file(&from)
+    }
+
+    pub(super) fn local_copy(&self) -> Result<PathBuf, DatasetError> {
+        let path = self.scratch();
+        let meta = self.head()?.ok_or_else(|| DatasetError::DamagedFile {
+            path: self.url().into(),
+            why: "it is missing".into(),
+        })?;
+        if fs::metadata(&path).is_ok_and(|found| found.len() == meta.size) {
+            return Ok(path);
+        }
+        if let Some(folder) = path.parent() {
+            local::create_dir(folder)?;
+        }
+        let (client, key, to) = (self.client(), self.key.clone(), local::unfinished(&path));
+        self.wait(async move {
+            let fail =
+                |source: std::io::Error| Error::Generic { store: "download", source: Box::new(source) };
+            let mut file = tokio::fs::File::create(&to).await.map_err(fail)?;
+            let mut bytes = client.get_opts(&key, GetOptions::default()).await?.into_stream();
+            while let Some(piece) = bytes.try_next().await? {
+                file.write_all(&piece).await.map_err(fail)?;
+            }
+            file.flush().await.map_err(fail)
+        })?;
+        local::publish(&path)?;
+        Ok(path)
+    }
+
+    pub(super) fn read_log(&self) -> Result<Option<Vec<u8>>, DatasetError> {
+        let names = self.list()?.files;
+        for (number, name) in names.iter().enumerate() {
+            if *name != line_name(number) {
+                return Err(DatasetError::DamagedManifest {
+                    path: self.url().into(),
+                    line: number + 1,
+                    why: format!("{} is missing", line_name(number)),
+                });
+            }
+        }
+        let (client, key) = (self.client(), self.key.clone());
+        let lines: Vec<_> = self.wait(async move {
+            let get = |name: String| {
+                let (client, key) = (client.clone(), key.clone().join(name));
+                async move { client.get_opts(&key, GetOptions::default()).await?.bytes().await }
+            };
+            futures::stream::iter(names).map(get).buffered(LOG_REQUESTS).try_collect().await
+        })?;
+        Ok((!lines.is_empty()).then(|| lines.concat()))
+    }
+
+    pub(super) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
+        let place = self.join(&line_name(lines));
+        match place.put(line, PutMode::Create) {
+            // A request that was answered by a lost connection is sent again: then it is our own line that is there already.
+            Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })
+                if place.read()?.as_deref() == Some(line) =>
+            {
+                Ok(())
+            }
+            Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. }) => {
+                Err(DatasetError::Taken { path: self.url().into() })
+            }
+            other => other,
+        }
+    }
+}
+
+/// Schemes of object stores. `file` is a local folder used as a store.
+const KNOWN: &[&str] = &["s3", "gs", "az", "abfs", "abfss", "file"];
+
+fn missing_feature(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "s3" if cfg!(not(feature = "s3")) => Some("s3"),
+        "gs" if cfg!(not(feature = "gs")) => Some("gs"),
+        "az" | "abfs" | "abfss" if cfg!(not(feature = "az")) => Some("az"),
+        _ => None,
+    }
+}
+
+/// Names of a log's lines sort as their numbers do.
+fn line_name(number: usize) -> String {
+    format!("{number:08}.json")
+}
+
+fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,152 @@
+//! A dataset is the same wherever it lies: in a local folder or in an object store.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::prelude::SessionContext;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use tempfile::TempDir;
+use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::storage::Location;
+use twinlens_dataset::{Begin, Dataset, DatasetError, DatasetWriter, MAIN, manifest, protocol};
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("uid", DataType::Utf8, false),
+        Field::new("number", DataType::Int64, true),
+    ]))
+}
+
+fn begin(fingerprint: &str) -> Begin {
+    Begin {
+        format: protocol::FORMAT,
+        position: 0,
+        stage: "pairs".into(),
+        kind: "table".into(),
+        fingerprint: fingerprint.into(),
+        recipe: serde_json::Value::Null,
+        fused: vec![],
+        tables: [(MAIN.to_string(), schema())].into(),
+    }
+}
+
+fn rows(split: u64) -> RecordBatch {
+    let numbers: Vec<i64> = (0..10).map(|row| (split * 10 + row) as i64).collect();
+    let uids = StringArray::from_iter_values(numbers.iter().map(|number| format!("{number:04}")));
+    RecordBatch::try_new(schema(), vec![Arc::new(uids), Arc::new(Int64Array::from(numbers))]).unwrap()
+}
+
+fn writer(place: &Location, fingerprint: &str) -> DatasetWriter {
+    DatasetWriter::open(place, begin(fingerprint), ShardLimits::default()).unwrap()
+}
+
+fn add(writer: &mut DatasetWriter, split: u64) -> Result<(), DatasetError> {
+    let mut open = writer.split(split, format!("split {split}"));
+    open.write(MAIN, &rows(split)).unwrap();
+    std::fs::write(open.artifact(&format!("note-{split}.txt")), format!("note {split}")).unwrap();
+    writer.commit(open.publish().unwrap())
+}
+
+/// A local folder, and a folder of a store in memory, each with all that belongs to it.
+fn places() -> Vec<(Location, TempDir)> {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = "memory:///".parse().unwrap();
+    let store = Arc::new(InMemory::new());
+    let remote = Location::remote(store, root, "runs/toy", two.path()).unwrap();
+    vec![(Location::from(one.path()), one), (remote, two)]
+}
+
+#[tokio::test]
+async fn what_is_written_in_one_place_is_written_in_the_other() {
+    let mut logs = Vec::new();
+    for (place, _folder) in places() {
+        let place = place.join("pairs");
+        assert!(!manifest::exists(&place).unwrap());
+        let mut first = writer(&place, "f");
+        add(&mut first, 1).unwrap();
+        // Killed here, with a split that was published and not recorded.
+        let mut lost = first.split(0, "split 0");
+        lost.write(MAIN, &rows(7)).unwrap();
+        lost.publish().unwrap();
+        drop(first);
+
+        let mut second = writer(&place, "f");
+        assert!(second.is_done(1) && !second.is_done(0));
+        assert_eq!(place.files("work").unwrap().keys().filter(|name| name.ends_with(".parquet")).count(), 1);
+        add(&mut second, 0).unwrap();
+        second.complete().unwrap();
+        let dataset = Dataset::open(&place).unwrap();
+
+        let session = SessionContext::new();
+        let frame = dataset.frame(&session, MAIN).await.unwrap();
+        assert_eq!(frame.count().await.unwrap(), 20);
+        let range = dataset.range(&session, MAIN, 5, 15).unwrap().collect().await.unwrap();
+        assert_eq!(range.iter().map(RecordBatch::num_rows).sum::<usize>(), 10);
+        let read: Vec<RecordBatch> =
+            ShardReader::new(&dataset, MAIN, &["uid", "number"], 100).map(Result::unwrap).collect();
+        assert_eq!(read, [rows(0), rows(1)]);
+        let note = dataset.artifact("note-1.txt").unwrap();
+        assert_eq!(std::fs::read_to_string(note).unwrap(), "note 1");
+        logs.push(place.join(manifest::FILE).read_log().unwrap().unwrap());
+
+        // Another fingerprint: all of it goes.
+        let third = writer(&place, "g");
+        assert!(third.state().commits.is_empty());
+        assert_eq!(place.files("work").unwrap().keys().filter(|name| name.ends_with(".parquet")).count(), 0);
+    }
+    assert_eq!(logs[0], logs[1], "the manifest is the same, byte for byte");
+}
+
+#[test]
+fn of_two_writers_in_a_store_the_second_is_refused() {
+    let (place, _folder) = places().remove(1);
+    let (mut first, mut second) = (writer(&place, "f"), writer(&place, "f"));
+    add(&mut first, 0).unwrap();
+    let refused = add(&mut second, 1).unwrap_err();
+    assert!(matches!(refused, DatasetError::Taken { .. }), "{refused}");
+    assert!(refused.hint().unwrap().contains("--dir"));
+    assert_eq!(Dataset::open(&place).unwrap().state().commits.len(), 1);
+}
+
+#[tokio::test]
+async fn damage_in_a_store_is_named() {
+    let (two, store) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let root = "memory:///".parse().unwrap();
+    let place = Location::remote(store.clone(), root, "toy", two.path()).unwrap();
+    let mut whole = writer(&place, "f");
+    add(&mut whole, 0).unwrap();
+    add(&mut whole, 1).unwrap();
+    let put = |name: &str| {
+        let key = object_store::path::Path::from(format!("toy/{name}"));
+        let store = store.clone();
+        async move { store.put_opts(&key, "short".into(), Default::default()).await.unwrap() }
+    };
+    put("data/000000-000.parquet").await;
+    let error = Dataset::open(&place).unwrap_err().to_string();
+    assert!(error.starts_with("memory:///toy/data/000000-000.parquet: damaged: 5 bytes, but"), "{error}");
+
+    place.join("manifest.jsonl/00000001.json").remove_file().unwrap();
+    let error = Dataset::open(&place).unwrap_err().to_string();
+    let expected = "memory:///toy/manifest.jsonl:2: damaged manifest line: 00000001.json is missing";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn urls_that_cannot_be_opened_say_why() {
+    let scratch = Path::new("scratch");
+    let said = |url: &str| Location::parse(url, Path::new(""), scratch).unwrap_err().to_string();
+    assert!(said("ftp://host/x").contains("starts with one of s3, gs, az"), "{}", said("ftp://host/x"));
+    if cfg!(not(feature = "s3")) {
+        assert_eq!(
+            said("s3://bucket/x"),
+            "s3://bucket/x: this program was built without `s3`; build it with `--features s3`"
+        );
+    }
+    assert!(Location::parse("C:/x", Path::new("base"), scratch).unwrap().as_local().is_some());
+}
