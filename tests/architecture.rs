@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("twinlens-testkit", &[]),
     ("twinlens-pipeline", &["twinlens-dataset"]),
     ("twinlens-crawl", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
-    ("twinlens-curate", &["twinlens-pipeline", "twinlens-dataset"]),
+    ("twinlens-curate", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
     ("twinlens-train", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
     ("twinlens-eval", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
     (

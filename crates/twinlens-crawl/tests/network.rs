@@ -29,13 +29,16 @@ fn options(web: &Web) -> HttpOptions {
     }
 }
 
+fn around(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> Surroundings {
+    Surroundings { lookup, hosts: BTreeMap::new(), budget, open: 1000, trusted: Vec::new(), seed: 7 }
+}
+
 fn client(options: HttpOptions) -> Client {
     looking_up(options, Arc::new(SystemLookup))
 }
 
 fn looking_up(options: HttpOptions, lookup: Arc<dyn Lookup>) -> Client {
-    let around = Surroundings { lookup, hosts: BTreeMap::new(), budget: ByteBudget::new(1 << 20), seed: 7 };
-    Client::new(options, around).unwrap()
+    Client::new(options, around(lookup, ByteBudget::new(1 << 20))).unwrap()
 }
 
 async fn get(client: &Client, url: &str) -> Result<Reply, FetchError> {
@@ -275,15 +278,9 @@ async fn a_host_is_spared() {
 async fn bytes_are_reserved_before_they_are_read() {
     let web = Web::start(Site::new().at("/", Answer::body("image/png", vec![b'x'; 60_000]))).await.unwrap();
     let budget = ByteBudget::new(100_000);
-    let around = Surroundings {
-        lookup: Arc::new(SystemLookup),
-        hosts: BTreeMap::new(),
-        budget: budget.clone(),
-        seed: 7,
-    };
     let client = Client::new(
         HttpOptions { per_host: 8, body_timeout: 5.0, headers_timeout: 5.0, ..options(&web) },
-        around,
+        around(Arc::new(SystemLookup), budget.clone()),
     )
     .unwrap();
     let in_flight = Arc::new(AtomicUsize::new(0));

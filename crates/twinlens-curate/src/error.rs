@@ -23,9 +23,9 @@ pub enum CurateError {
         /// What was found and what was expected.
         message: String,
     },
-    /// The queries do not fit in one automaton.
-    #[error("the query list is too large to be matched at once: {0}; split it or shorten its entries")]
-    Automaton(String),
+    /// The queries do not fit in one trie.
+    #[error("the query list is too large to be matched at once: split it or shorten its entries")]
+    TooManyQueries,
     /// A table lacks a column or has it in another type.
     #[error("{0}")]
     Table(String),

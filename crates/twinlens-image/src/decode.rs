@@ -1,18 +1,24 @@
-//! Encoded bytes to upright 8-bit RGB; see the crate's table for how odd pixels are treated.
+//! Encoded bytes to upright 8-bit sRGB; see the crate's table for how odd pixels are treated.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
-use image::{DynamicImage, ImageDecoder, metadata::Orientation};
+use image::codecs::{png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, RgbImage};
 
-use crate::{Format, Header, ImageError, Limits, Rgb, exif, probe};
+use crate::colour::{Stored, to_srgb};
+use crate::guard::guarded;
+use crate::{Format, Header, ImageError, Limits, Rgb, exif, jpeg, probe};
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// The upright pixels.
     pub rgb: Rgb,
+    /// Upright width as encoded, in pixels; `rgb` may be a fraction of it ([`decode_reduced`]).
+    pub original_width: u32,
+    /// Upright height as encoded, in pixels.
+    pub original_height: u32,
     /// The format of the encoded bytes.
     pub format: Format,
     /// Whether EXIF asked for a turn or a flip, which `rgb` has had.
@@ -25,26 +31,86 @@ pub struct Decoded {
 ///
 /// # Errors
 /// Those of [`probe`]; then `unsupported_format` (a feature that the decoder lacks), `decode_failed`,
-/// `decoder_panicked` (the panic itself is reported on stderr by the process's panic hook).
+/// `decoder_panicked` (see [`crate::hush_decoder_panics`]).
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
-    let header = probe(bytes, limits)?;
-    guarded(header.format, || decode_unguarded(bytes, &header))
+    decode_reduced(bytes, limits, 1)
 }
 
-/// A panic of the decoder as an error. The closure owns all that it changes, so no half-changed state can be seen after it.
-fn guarded<T>(format: Format, decoder: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
-    catch_unwind(AssertUnwindSafe(decoder)).unwrap_or(Err(ImageError::DecoderPanicked(format)))
+/// As [`decode`], but where the decoder can, at 1/`by` of the size (`by` is 1, 2, 4 or 8; sides are rounded up): JPEG in builds with
+/// the feature `turbojpeg`. Everything else comes at its full size.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_reduced(bytes: &[u8], limits: &Limits, by: u32) -> Result<Decoded, ImageError> {
+    decode_probed(bytes, &probe(bytes, limits)?, by)
 }
 
-fn decode_unguarded(bytes: &[u8], header: &Header) -> Result<Decoded, ImageError> {
-    let input = Cursor::new(bytes);
-    let bounds = decoder_limits(header);
-    let failed = |error| decoder_error(header.format, error);
-    match header.format {
-        Format::Png => run(PngDecoder::with_limits(input, bounds.clone()).map_err(failed)?, header, bounds),
-        Format::WebP => run(WebPDecoder::new(input).map_err(failed)?, header, bounds),
-        _ => run(JpegDecoder::new(input).map_err(failed)?, header, bounds),
+/// Decodes what [`probe`] has passed.
+pub(crate) fn decode_probed(bytes: &[u8], header: &Header, by: u32) -> Result<Decoded, ImageError> {
+    guarded(header.format, || {
+        let raw = match header.format {
+            Format::Png => png(bytes, header)?,
+            Format::WebP => webp(bytes, header)?,
+            _ => jpeg::decode(bytes, header, by)?,
+        };
+        finish(raw, header)
+    })
+}
+
+/// What the decoder of a format gives.
+pub(crate) struct Raw {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// RGB, of shape `[height, width, 3]`, as stored.
+    pub(crate) pixels: Vec<u8>,
+    pub(crate) stored: Stored,
+    pub(crate) icc: Option<Vec<u8>>,
+    pub(crate) exif: Option<Vec<u8>>,
+}
+
+/// Colours to sRGB, and upright.
+fn finish(raw: Raw, header: &Header) -> Result<Decoded, ImageError> {
+    let pixels = match &raw.icc {
+        Some(profile) => to_srgb(raw.pixels, profile, raw.stored),
+        None => raw.pixels,
+    };
+    // Damaged metadata is no reason to refuse good pixels.
+    let orientation = raw.exif.as_deref().and_then(Orientation::from_exif_chunk);
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let turned = orientation != Orientation::NoTransforms;
+    let (mut width, mut height, mut pixels) = (raw.width, raw.height, pixels);
+    let (mut original_width, mut original_height) = (header.width, header.height);
+    if turned {
+        let reason = "the decoder's buffer does not fit its size".to_owned();
+        let image = RgbImage::from_raw(width, height, pixels)
+            .ok_or(ImageError::DecodeFailed { format: header.format, reason })?;
+        let mut image = DynamicImage::ImageRgb8(image);
+        image.apply_orientation(orientation);
+        let image = image.into_rgb8();
+        if (image.width(), image.height()) != (width, height) {
+            (original_width, original_height) = (header.height, header.width);
+        }
+        (width, height, pixels) = (image.width(), image.height(), image.into_raw());
     }
+    Ok(Decoded {
+        rgb: Rgb::new(width, height, pixels)?,
+        original_width,
+        original_height,
+        format: header.format,
+        turned,
+        exif: raw.exif.as_deref().and_then(exif::to_json),
+    })
+}
+
+fn png(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+    let bounds = decoder_limits(header);
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), bounds.clone());
+    run(decoder.map_err(|error| decoder_error(header.format, error))?, header, bounds)
+}
+
+fn webp(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+    let decoder = WebPDecoder::new(Cursor::new(bytes));
+    run(decoder.map_err(|error| decoder_error(header.format, error))?, header, decoder_limits(header))
 }
 
 /// The decoder's own limits: a second wall, should it read the header otherwise than we do.
@@ -57,11 +123,7 @@ fn decoder_limits(header: &Header) -> image::Limits {
     limits
 }
 
-fn run(
-    mut decoder: impl ImageDecoder,
-    header: &Header,
-    bounds: image::Limits,
-) -> Result<Decoded, ImageError> {
+fn run(mut decoder: impl ImageDecoder, header: &Header, bounds: image::Limits) -> Result<Raw, ImageError> {
     let failed = |error| decoder_error(header.format, error);
     if decoder.dimensions() != (header.width, header.height) {
         let reason = format!("the decoder sees {:?} pixels, the header says otherwise", decoder.dimensions());
@@ -69,28 +131,27 @@ fn run(
     }
     decoder.set_limits(bounds).map_err(failed)?;
     // Damaged metadata is no reason to refuse good pixels.
-    let raw_exif = decoder.exif_metadata().ok().flatten();
-    let orientation =
-        raw_exif.as_deref().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
-    let mut pixels = flatten(DynamicImage::from_decoder(decoder).map_err(failed)?, header.format)?;
-    pixels.apply_orientation(orientation);
-    let pixels = pixels.into_rgb8();
-    Ok(Decoded {
-        rgb: Rgb::new(pixels.width(), pixels.height(), pixels.into_raw())?,
-        format: header.format,
-        turned: orientation != Orientation::NoTransforms,
-        exif: raw_exif.as_deref().and_then(exif::to_json),
-    })
+    let (icc, exif) = (decoder.icc_profile().ok().flatten(), decoder.exif_metadata().ok().flatten());
+    let stored = match decoder.original_color_type() {
+        ExtendedColorType::L1
+        | ExtendedColorType::L2
+        | ExtendedColorType::L4
+        | ExtendedColorType::L8
+        | ExtendedColorType::L16
+        | ExtendedColorType::La8
+        | ExtendedColorType::La16 => Stored::Grey,
+        _ => Stored::Rgb,
+    };
+    let pixels = flatten(DynamicImage::from_decoder(decoder).map_err(failed)?);
+    Ok(Raw { width: header.width, height: header.height, pixels, stored, icc, exif })
 }
 
 /// Any colour type to RGB8, alpha onto white.
-fn flatten(image: DynamicImage, format: Format) -> Result<DynamicImage, ImageError> {
+fn flatten(image: DynamicImage) -> Vec<u8> {
     if !image.color().has_alpha() {
-        return Ok(DynamicImage::ImageRgb8(image.into_rgb8()));
+        return image.into_rgb8().into_raw();
     }
-    let rgba = image.into_rgba8();
-    let (width, height) = rgba.dimensions();
-    let mut pixels = rgba.into_raw();
+    let mut pixels = image.into_rgba8().into_raw();
     // In place: pixel i is written to 3i..3i+3 after it was read from 4i..4i+4.
     for i in 0..pixels.len() / 4 {
         let alpha = u32::from(pixels[4 * i + 3]);
@@ -99,28 +160,13 @@ fn flatten(image: DynamicImage, format: Format) -> Result<DynamicImage, ImageErr
             pixels[3 * i + channel] = ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
         }
     }
-    pixels.truncate(width as usize * height as usize * 3);
-    let reason = "the decoder's buffer does not fit its size".to_owned();
-    let rgb = image::RgbImage::from_raw(width, height, pixels)
-        .ok_or(ImageError::DecodeFailed { format, reason })?;
-    Ok(DynamicImage::ImageRgb8(rgb))
+    pixels.truncate(pixels.len() / 4 * 3);
+    pixels
 }
 
 fn decoder_error(format: Format, error: image::ImageError) -> ImageError {
     match error {
         image::ImageError::Unsupported(error) => ImageError::UnsupportedFormat(error.to_string()),
         error => ImageError::DecodeFailed { format, reason: error.to_string() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panicking_decoder_is_an_error() {
-        let error = guarded::<()>(Format::Png, || panic!("index out of bounds")).unwrap_err();
-        assert_eq!(error.code(), "decoder_panicked");
-        assert_eq!(guarded(Format::Png, || Ok(3)), Ok(3));
     }
 }

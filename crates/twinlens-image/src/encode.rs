@@ -1,7 +1,8 @@
 //! Pixels to bytes. The encoders are pure functions of pixels and options, so shards come out the same each time.
 
-use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+use image::codecs::{png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
+use jpeg_encoder::{ColorType, Encoder as JpegEncoder, SamplingFactor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -69,31 +70,30 @@ impl Encode {
 /// is not one that can be written.
 pub fn encode(rgb: &Rgb, format: Format, quality: u8) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    let (width, height) = (rgb.width(), rgb.height());
-    let write = |encoder: &mut dyn FnMut() -> Result<(), image::ImageError>| {
-        encoder().map_err(|error| ImageError::EncodeFailed { format, reason: error.to_string() })
+    let encoded = match format {
+        Format::Jpeg => jpeg(rgb, quality, &mut bytes),
+        Format::Png => lossless(rgb, PngEncoder::new(&mut bytes)),
+        Format::WebP if rgb.width().max(rgb.height()) >= 1 << 14 => {
+            Err(format!("{} x {}: a side is longer than 16383 pixels", rgb.width(), rgb.height()))
+        }
+        Format::WebP => lossless(rgb, WebPEncoder::new_lossless(&mut bytes)),
+        _ => Err("it cannot be written".to_owned()),
     };
-    let colour = ExtendedColorType::Rgb8;
-    match format {
-        Format::Jpeg => write(&mut || {
-            JpegEncoder::new_with_quality(&mut bytes, quality).write_image(
-                rgb.pixels(),
-                width,
-                height,
-                colour,
-            )
-        })?,
-        Format::Png => {
-            write(&mut || PngEncoder::new(&mut bytes).write_image(rgb.pixels(), width, height, colour))?
-        }
-        Format::WebP if width.max(height) < 1 << 14 => write(&mut || {
-            WebPEncoder::new_lossless(&mut bytes).write_image(rgb.pixels(), width, height, colour)
-        })?,
-        Format::WebP => {
-            let reason = format!("{width} x {height}: a side is longer than 16383 pixels");
-            return Err(ImageError::EncodeFailed { format, reason });
-        }
-        _ => return Err(ImageError::EncodeFailed { format, reason: "it cannot be written".to_owned() }),
-    }
+    encoded.map_err(|reason| ImageError::EncodeFailed { format, reason })?;
     Ok(bytes)
+}
+
+fn lossless(rgb: &Rgb, encoder: impl ImageEncoder) -> Result<(), String> {
+    let colour = ExtendedColorType::Rgb8;
+    encoder.write_image(rgb.pixels(), rgb.width(), rgb.height(), colour).map_err(|error| error.to_string())
+}
+
+/// Chroma at half the resolution, as img2dataset's encoder and most others write it.
+fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
+    let side =
+        |length: u32| u16::try_from(length).map_err(|_| format!("{length} pixels are longer than 65535"));
+    let (width, height) = (side(rgb.width())?, side(rgb.height())?);
+    let mut encoder = JpegEncoder::new(bytes, quality);
+    encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder.encode(rgb.pixels(), width, height, ColorType::Rgb).map_err(|error| error.to_string())
 }

@@ -95,8 +95,13 @@ pub enum ImageError {
         reason: String,
     },
     /// The decoder panicked: a bug of the decoder that these bytes uncover. The row is refused; please report it.
-    #[error("the {0} decoder panicked on this image")]
-    DecoderPanicked(Format),
+    #[error("the {format} decoder panicked on this image: {message}")]
+    DecoderPanicked {
+        /// The format that the first bytes announce.
+        format: Format,
+        /// What the panic said.
+        message: String,
+    },
     /// The size asked for cannot be made from this image.
     #[error("cannot resize: {0}")]
     ResizeFailed(String),
@@ -127,7 +132,7 @@ impl ImageError {
             Self::TooManyFrames { .. } => "too_many_frames",
             Self::Truncated(_) => "truncated",
             Self::DecodeFailed { .. } => "decode_failed",
-            Self::DecoderPanicked(_) => "decoder_panicked",
+            Self::DecoderPanicked { .. } => "decoder_panicked",
             Self::ResizeFailed(_) => "resize_failed",
             Self::EncodeFailed { .. } => "encode_failed",
             Self::BadOptions(_) => "bad_options",

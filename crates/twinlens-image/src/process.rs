@@ -1,6 +1,7 @@
 //! What the fetch stage does with a body: one function from bytes to what is stored.
 
-use crate::{Encode, Encoding, Format, ImageError, Limits, Resize, decode, encode, phash, sha256_hex};
+use crate::decode::decode_probed;
+use crate::{Encode, Encoding, Format, ImageError, Limits, Resize, encode, phash, probe, sha256_hex};
 
 /// An image ready to be stored, and what is recorded about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,8 @@ pub struct Processed {
     pub exif: Option<String>,
     /// SHA-256 of the **original** body, as in img2dataset: it verifies what a URL serves, not what we stored.
     pub sha256: String,
-    /// [Perceptual hash](phash) of the image as fetched, upright: independent of the resize option.
+    /// [Perceptual hash](phash) of the image as fetched, upright. Where decoding is [reduced](Resize::reduction), of the reduced
+    /// image, which differs in few bits if in any.
     pub phash: i64,
 }
 
@@ -35,20 +37,21 @@ pub fn process(
     resize: &Resize,
     format: &Encode,
 ) -> Result<Processed, ImageError> {
-    let decoded = decode(bytes, limits)?;
-    let original = &decoded.rgb;
-    let phash = phash(original)?;
-    let resized = resize.apply(original, limits.max_pixels)?;
+    let header = probe(bytes, limits)?;
+    let decoded = decode_probed(bytes, &header, resize.reduction(header.width, header.height))?;
+    let (original_width, original_height) = (decoded.original_width, decoded.original_height);
+    let phash = phash(&decoded.rgb)?;
+    let resized = resize.apply(&decoded.rgb, (original_width, original_height), limits.max_pixels)?;
     let keep = format.format == Encoding::Keep && resized.is_none() && !decoded.turned;
-    let stored = resized.as_ref().unwrap_or(original);
+    let stored = resized.as_ref().unwrap_or(&decoded.rgb);
     let target = format.target(decoded.format);
     Ok(Processed {
         bytes: if keep { bytes.to_vec() } else { encode(stored, target, format.quality)? },
         format: target,
         width: stored.width(),
         height: stored.height(),
-        original_width: original.width(),
-        original_height: original.height(),
+        original_width,
+        original_height,
         sha256: sha256_hex(bytes),
         phash,
         exif: decoded.exif,

@@ -55,21 +55,32 @@ impl Resize {
         Err(ImageError::BadOptions(format!("`size` must be from 1 to 16384 pixels, not {}", self.size)))
     }
 
-    /// The resized image; `None` when the image stays as it is.
+    /// The side that becomes `size`; `None` when an image of `width` x `height` pixels stays as it is.
+    fn side(&self, width: u32, height: u32) -> Option<u32> {
+        let side = match self.mode {
+            ResizeMode::None => return None,
+            ResizeMode::Shortest | ResizeMode::CenterCrop => width.min(height),
+            ResizeMode::Longest | ResizeMode::Border => width.max(height),
+        };
+        (!self.only_if_bigger || side > self.size).then_some(side)
+    }
+
+    /// By how much (1, 2, 4 or 8) an image of `width` x `height` pixels may be reduced while it is decoded: it stays at least as large as
+    /// its target, and large enough for its perceptual hash.
+    pub fn reduction(&self, width: u32, height: u32) -> u32 {
+        let Some(side) = self.side(width, height) else { return 1 };
+        let enough = |by: &u32| side / by >= self.size && width.min(height) / by >= LEAST_REDUCED;
+        [8, 4, 2].into_iter().find(enough).unwrap_or(1)
+    }
+
+    /// The resized image; `None` when the image stays as it is. `original` is its width and height in pixels before it was
+    /// [reduced](Self::reduction): it decides the target, so that rounding twice makes no image a pixel longer.
     ///
     /// # Errors
     /// `resize_failed` when the result would have more than `max_pixels`.
-    pub fn apply(&self, rgb: &Rgb, max_pixels: u64) -> Result<Option<Rgb>, ImageError> {
-        let (short, long) = (rgb.width().min(rgb.height()), rgb.width().max(rgb.height()));
-        let side = match self.mode {
-            ResizeMode::None => return Ok(None),
-            ResizeMode::Shortest | ResizeMode::CenterCrop => short,
-            ResizeMode::Longest | ResizeMode::Border => long,
-        };
-        if self.only_if_bigger && side <= self.size {
-            return Ok(None);
-        }
-        let (width, height) = (scaled(rgb.width(), self.size, side), scaled(rgb.height(), self.size, side));
+    pub fn apply(&self, rgb: &Rgb, original: (u32, u32), max_pixels: u64) -> Result<Option<Rgb>, ImageError> {
+        let Some(side) = self.side(original.0, original.1) else { return Ok(None) };
+        let (width, height) = (scaled(original.0, self.size, side), scaled(original.1, self.size, side));
         if u64::from(width) * u64::from(height) > max_pixels {
             return Err(ImageError::ResizeFailed(format!(
                 "{width} x {height} is more than {max_pixels} pixels"
@@ -87,6 +98,9 @@ impl Resize {
         Ok(if result == *rgb { None } else { Some(result) })
     }
 }
+
+/// Shortest side that decoding leaves, in pixels: the perceptual hash looks at 32, and smaller images would change it.
+const LEAST_REDUCED: u32 = 128;
 
 /// `length * size / side`, rounded to nearest, at least 1; in 64 bits, saturating.
 fn scaled(length: u32, size: u32, side: u32) -> u32 {
@@ -118,15 +132,42 @@ mod tests {
         for ((width, height), size, mode, only_if_bigger, expected) in cases {
             let pixels = (0..width * height * 3).map(|v| (v * 7) as u8).collect();
             let image = Rgb::new(width, height, pixels).unwrap();
-            let resized = Resize { size, mode, only_if_bigger }.apply(&image, 1 << 20).unwrap();
+            let resized =
+                Resize { size, mode, only_if_bigger }.apply(&image, (width, height), 1 << 20).unwrap();
             assert_eq!(resized.map(|r| (r.width(), r.height())), expected, "{width}x{height} {mode:?}");
         }
     }
 
     #[test]
+    fn decoding_is_reduced_no_further_than_the_target() {
+        use ResizeMode::{Border, Longest, None, Shortest};
+        let cases = [
+            ((1000, 800), 256, Shortest, 2),
+            ((1000, 800), 224, Shortest, 2),
+            ((800, 1000), 64, Shortest, 4),
+            ((1024, 1024), 128, Shortest, 8),
+            ((1023, 1023), 128, Shortest, 4),
+            ((4000, 3000), 256, Longest, 8),
+            ((4000, 500), 256, Border, 2),
+            ((500, 400), 256, Shortest, 1),
+            ((200, 200), 256, Shortest, 1),
+            ((4000, 3000), 256, None, 1),
+        ];
+        for ((width, height), size, mode, expected) in cases {
+            let resize = Resize { size, mode, only_if_bigger: false };
+            assert_eq!(resize.reduction(width, height), expected, "{width}x{height} {mode:?} {size}");
+        }
+        // 1001 x 800 to 256: 320, whether or not the half, 501 x 400, would round to 321.
+        let half = Rgb::new(501, 400, vec![7; 501 * 400 * 3]).unwrap();
+        let resized = Resize::default().apply(&half, (1001, 800), 1 << 20).unwrap().unwrap();
+        assert_eq!((resized.width(), resized.height()), (320, 256));
+    }
+
+    #[test]
     fn a_strip_cannot_be_blown_up_beyond_the_limit() {
         let strip = Rgb::new(3000, 1, vec![9; 9000]).unwrap();
-        let error = Resize { size: 256, ..Resize::default() }.apply(&strip, 1_000_000).unwrap_err();
+        let error =
+            Resize { size: 256, ..Resize::default() }.apply(&strip, (3000, 1), 1_000_000).unwrap_err();
         assert_eq!(error.code(), "resize_failed");
     }
 }

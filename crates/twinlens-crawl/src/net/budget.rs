@@ -12,6 +12,8 @@ const GRAIN: u64 = 1024;
 pub struct ByteBudget {
     permits: Arc<Semaphore>,
     total: u32,
+    /// Who holds this may have what it needs beyond the budget.
+    overdraft: Arc<Semaphore>,
 }
 
 impl ByteBudget {
@@ -19,14 +21,33 @@ impl ByteBudget {
     pub fn new(bytes: u64) -> Self {
         let total = u32::try_from(bytes.div_ceil(GRAIN).max(1)).unwrap_or(u32::MAX);
         let total = total.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        Self { permits: Arc::new(Semaphore::new(total as usize)), total }
+        let overdraft = Arc::new(Semaphore::new(1));
+        Self { permits: Arc::new(Semaphore::new(total as usize)), total, overdraft }
     }
 
     /// Waits until `bytes` are free. One that asks for more than there is gets all, alone: it goes slowly instead of never.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let grains = u32::try_from(bytes.div_ceil(GRAIN)).unwrap_or(u32::MAX).clamp(1, self.total);
         // The semaphore is never closed, so there is always a permit in the end.
-        Reservation { permit: self.permits.clone().acquire_many_owned(grains).await.ok() }
+        Reservation { permit: self.permits.clone().acquire_many_owned(grains).await.ok(), overdraft: None }
+    }
+
+    /// Lets a reservation grow to `bytes`, for bodies that do not tell their length. When the budget is used up, one at a time may
+    /// go beyond it, so that those that hold a part and need more do not wait for each other for ever; in all, at most the budget and
+    /// one whole body are in flight.
+    pub async fn grow(&self, reservation: &mut Reservation, bytes: u64) {
+        if reservation.overdraft.is_some() {
+            return;
+        }
+        let more = bytes.div_ceil(GRAIN).saturating_sub(reservation.grains());
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        match self.permits.clone().try_acquire_many_owned(more) {
+            Ok(more) => match &mut reservation.permit {
+                Some(permit) => permit.merge(more),
+                None => reservation.permit = Some(more),
+            },
+            Err(_) => reservation.overdraft = self.overdraft.clone().acquire_owned().await.ok(),
+        }
     }
 
     /// Bytes that are free now.
@@ -39,9 +60,14 @@ impl ByteBudget {
 #[derive(Debug, Default)]
 pub struct Reservation {
     permit: Option<OwnedSemaphorePermit>,
+    overdraft: Option<OwnedSemaphorePermit>,
 }
 
 impl Reservation {
+    fn grains(&self) -> u64 {
+        self.permit.as_ref().map_or(0, |permit| permit.num_permits() as u64)
+    }
+
     /// Gives back what is reserved beyond `bytes`.
     pub fn shrink(&mut self, bytes: u64) {
         let keep = usize::try_from(bytes.div_ceil(GRAIN)).unwrap_or(usize::MAX);
@@ -70,5 +96,23 @@ mod tests {
         assert_eq!(budget.free(), 0);
         drop(all);
         assert_eq!(budget.free(), 10 * GRAIN);
+    }
+
+    #[tokio::test]
+    async fn reservations_that_grow_do_not_wait_for_each_other_for_ever() {
+        let budget = ByteBudget::new(4 * GRAIN);
+        let grow = |steps: u64| {
+            let budget = budget.clone();
+            async move {
+                let mut held = budget.reserve(GRAIN).await;
+                for step in 2..=steps {
+                    tokio::task::yield_now().await;
+                    budget.grow(&mut held, step * GRAIN).await;
+                }
+            }
+        };
+        let all = futures::future::join_all((0..8).map(|_| grow(3)));
+        tokio::time::timeout(std::time::Duration::from_secs(5), all).await.unwrap();
+        assert_eq!((budget.free(), budget.overdraft.available_permits()), (4 * GRAIN, 1));
     }
 }

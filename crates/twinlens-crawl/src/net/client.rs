@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
-use reqwest::{Response, StatusCode};
+use reqwest::{Certificate, Response, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
@@ -29,6 +30,10 @@ use super::robots::{self, Rules};
 
 /// The first pause before another attempt; it doubles.
 const BACK_OFF: Duration = Duration::from_millis(500);
+/// The longest pause that is our own idea.
+const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+/// What is reserved for the beginning of a body that does not tell its length, in bytes.
+const BEGINNING: u64 = 64 << 10;
 
 /// What the client is given from outside.
 #[derive(Debug)]
@@ -39,6 +44,10 @@ pub struct Surroundings {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Bytes of bodies that may be in flight.
     pub budget: ByteBudget,
+    /// Requests that may be in flight, at all hosts together.
+    pub open: usize,
+    /// Certificates that are trusted besides those of the system.
+    pub trusted: Vec<Certificate>,
     /// The seed of the jitter between attempts.
     pub seed: u64,
 }
@@ -83,6 +92,7 @@ pub struct Client {
     options: HttpOptions,
     policy: Arc<AddressPolicy>,
     hosts: Hosts,
+    open: Semaphore,
     budget: ByteBudget,
     breaker: Mutex<Breaker>,
     seed: u64,
@@ -107,6 +117,7 @@ impl Client {
                     lookup: around.lookup.clone(),
                     policy: policy.clone(),
                 }))
+                .tls_certs_merge(around.trusted.clone())
                 .user_agent(options.user_agent.clone())
                 .default_headers(headers)
                 .redirect(reqwest::redirect::Policy::none())
@@ -129,6 +140,7 @@ impl Client {
             no_tls,
             policy,
             hosts: Hosts::new(options.per_host),
+            open: Semaphore::new(around.open.clamp(1, Semaphore::MAX_PERMITS)),
             budget: around.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),
             seed: around.seed,
@@ -181,7 +193,7 @@ impl Client {
                     return Err(FetchError { detail, ..error });
                 }
                 Some(asked) => asked,
-                None => BACK_OFF * 2u32.saturating_pow(attempt),
+                None => (BACK_OFF * 2u32.saturating_pow(attempt)).min(MAX_BACK_OFF),
             };
             tokio::time::sleep(pause.mul_f64(jitter.random_range(1.0..1.5))).await;
             attempt += 1;
@@ -220,6 +232,8 @@ impl Client {
             delay = delay.max(rules.delay());
         }
         let _slot = host.enter(delay).await;
+        // After the host's turn: those that wait for a slow host keep nobody else waiting. The semaphore is never closed.
+        let _open = self.open.acquire().await.ok();
         let request = self.http.get(ask.url.clone()).header(ACCEPT, ask.accept).send();
         let response = match timeout(seconds(self.options.headers_timeout), request).await {
             Ok(response) => response.map_err(|error| explain(ask.url, &error))?,
@@ -312,12 +326,12 @@ impl Client {
         if length.is_some_and(|length| length > ask.max_bytes) && !ask.cut {
             return Err(too_many());
         }
-        let expected = length.unwrap_or(ask.max_bytes).min(ask.max_bytes);
+        let expected = length.unwrap_or(BEGINNING).min(ask.max_bytes);
         let mut reserved = self.budget.reserve(expected).await;
-        let mut body = Vec::with_capacity(if length.is_some() { expected as usize } else { 0 });
+        let mut body = Vec::new();
         let start = Instant::now();
-        let end = start + seconds(self.options.body_timeout);
-        let patience = start + seconds(self.options.min_rate_after);
+        let mut end = start + seconds(self.options.body_timeout);
+        let mut patience = start + seconds(self.options.min_rate_after);
         loop {
             // When the bytes so far would be fewer than the lowest rate allows.
             let slow =
@@ -336,6 +350,16 @@ impl Client {
                     return Err(FetchError::new(Why::TimeoutBody, detail));
                 }
             };
+            if length.is_none() {
+                let (asked, needed) = (Instant::now(), (body.len() + chunk.len()) as u64);
+                // In steps that double, as a buffer grows.
+                self.budget.grow(&mut reserved, needed.next_power_of_two().min(ask.max_bytes)).await;
+                // To wait for our own budget is not the server's fault.
+                (end, patience) = (end + asked.elapsed(), patience + asked.elapsed());
+            } else if body.capacity() == 0 {
+                // Not before something came: servers that announce much and send nothing are cheap.
+                body.reserve_exact(expected as usize);
+            }
             let room = (ask.max_bytes as usize).saturating_sub(body.len());
             if chunk.len() <= room {
                 body.extend_from_slice(&chunk);

@@ -14,6 +14,7 @@ mod hosts;
 mod options;
 mod resolve;
 mod robots;
+mod robots_txt;
 
 pub use address::{AddressPolicy, forbidden};
 pub use breaker::Breaker;
@@ -21,5 +22,6 @@ pub use budget::{ByteBudget, Reservation};
 pub use client::{Ask, Client, Reply, Surroundings};
 pub use error::{FetchError, Why};
 pub use options::HttpOptions;
-pub use resolve::{Lookup, SystemLookup};
+pub use resolve::{CachedLookup, Lookup, SystemLookup};
 pub use robots::{Directives, Rules};
+pub use robots_txt::RobotsTxt;

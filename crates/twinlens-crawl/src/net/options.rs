@@ -113,6 +113,9 @@ impl HttpOptions {
         if !(0.5..=1.0).contains(&self.max_unreachable) {
             return Err(format!("`max_unreachable` must be from 0.5 to 1.0, not {}", self.max_unreachable));
         }
+        if self.max_redirects > 50 {
+            return Err(format!("`max_redirects` must be at most 50, not {}", self.max_redirects));
+        }
         let token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.product().is_empty()
             || !self.product().chars().all(token)
@@ -120,6 +123,12 @@ impl HttpOptions {
         {
             return Err(format!(
                 "`user_agent` must look like `name/1.0 (contact)`, not `{}`",
+                self.user_agent
+            ));
+        }
+        if !["@", "http://", "https://"].iter().any(|mark| self.user_agent.contains(mark)) {
+            return Err(format!(
+                "`user_agent` must name a contact, as `name/1.0 (me@example.org)` or a URL, not `{}`",
                 self.user_agent
             ));
         }
@@ -150,6 +159,8 @@ mod tests {
             ("max_unreachable", HttpOptions { max_unreachable: 0.1, ..default() }),
             ("user_agent", HttpOptions { user_agent: " ".into(), ..default() }),
             ("user_agent", HttpOptions { user_agent: "a/1 (\n)".into(), ..default() }),
+            ("contact", HttpOptions { user_agent: "a/1".into(), ..default() }),
+            ("max_redirects", HttpOptions { max_redirects: 51, ..default() }),
             ("10.0.0.0/99", HttpOptions { allow_private: vec!["10.0.0.0/99".into()], ..default() }),
         ];
         for (name, options) in cases {

@@ -1,14 +1,18 @@
 //! Host names to addresses, checked: the connection goes to the very address that was checked, so that a name which answers
 //! differently the second time (DNS rebinding) gains nothing.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::address::AddressPolicy;
 use super::error::{FetchError, Why};
@@ -26,6 +30,72 @@ pub struct SystemLookup;
 impl Lookup for SystemLookup {
     fn lookup(&self, host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|addr| addr.ip()).collect()) }.boxed()
+    }
+}
+
+/// How long addresses are good for: the system's resolver does not tell their time to live.
+const FRESH: Duration = Duration::from_secs(300);
+/// How long a failure is: as long as the first of the pauses between the attempts of a fetch.
+const FAILED: Duration = Duration::from_millis(500);
+/// Names that are remembered.
+const REMEMBERED: usize = 10_000;
+/// Names that are asked for at a time: each look-up of the system occupies a thread.
+const AT_ONCE: usize = 64;
+
+/// Remembers what another [`Lookup`] answered: each name is asked for once at a time, and few names at a time. What is remembered is
+/// checked at each connection all the same.
+#[derive(Debug, Clone)]
+pub struct CachedLookup(Arc<Cache>);
+
+#[derive(Debug)]
+struct Cache {
+    inner: Arc<dyn Lookup>,
+    at_once: Semaphore,
+    names: Mutex<HashMap<String, Arc<Known>>>,
+}
+
+/// What is known of a name; locked while it is asked for.
+type Known = tokio::sync::Mutex<Option<(Instant, Result<Vec<IpAddr>, (io::ErrorKind, String)>)>>;
+
+impl CachedLookup {
+    /// Remembers the answers of `inner`.
+    pub fn new(inner: Arc<dyn Lookup>) -> Self {
+        let (at_once, names) = (Semaphore::new(AT_ONCE), Mutex::default());
+        Self(Arc::new(Cache { inner, at_once, names }))
+    }
+}
+
+impl Cache {
+    fn known(&self, host: &str) -> Arc<Known> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= REMEMBERED && !names.contains_key(host) {
+            // Those that nobody is asking for; a full memory is rare enough to begin anew.
+            names.retain(|_, known| Arc::strong_count(known) > 1);
+        }
+        names.entry(host.to_string()).or_default().clone()
+    }
+
+    async fn lookup(&self, host: String) -> io::Result<Vec<IpAddr>> {
+        let known = self.known(&host);
+        let mut known = known.lock().await;
+        if let Some((when, answer)) = &*known {
+            let fresh = if answer.is_ok() { FRESH } else { FAILED };
+            if when.elapsed() < fresh {
+                return answer.clone().map_err(|(kind, text)| io::Error::new(kind, text));
+            }
+        }
+        // The semaphore is never closed.
+        let _turn = self.at_once.acquire().await.ok();
+        let answer = self.inner.lookup(host).await.map_err(|error| (error.kind(), error.to_string()));
+        *known = Some((Instant::now(), answer.clone()));
+        answer.map_err(|(kind, text)| io::Error::new(kind, text))
+    }
+}
+
+impl Lookup for CachedLookup {
+    fn lookup(&self, host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let cache = self.0.clone();
+        async move { cache.lookup(host).await }.boxed()
     }
 }
 
@@ -64,5 +134,61 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let answer = self.clone().addresses(name.as_str().to_ascii_lowercase());
         async move { Ok(Box::new(answer.await?.into_iter()) as Addrs) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    /// Counts how often it is asked; names with a `!` have no address.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicUsize);
+
+    impl Lookup for Arc<Counting> {
+        fn lookup(&self, host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                match host.contains('!') {
+                    true => Err(io::Error::other(format!("no address at question {count}"))),
+                    false => Ok(vec![IpAddr::from([8, 8, 8, 8])]),
+                }
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_asked_for_once_and_again_when_it_is_old() {
+        let counting = Arc::new(Counting::default());
+        let cached = CachedLookup::new(Arc::new(counting.clone()));
+        let asked = || counting.0.load(Ordering::SeqCst);
+        let all = join_all((0..100).map(|_| cached.lookup("a.test".into()))).await;
+        assert!(all.iter().all(Result::is_ok) && asked() == 1, "{} questions", asked());
+        let all = join_all((0..100).map(|_| cached.lookup("!.test".into()))).await;
+        assert!(all.iter().all(Result::is_err) && asked() == 2, "{} questions", asked());
+        tokio::time::advance(FAILED).await;
+        assert!(
+            cached.lookup("!.test".into()).await.is_err() && cached.lookup("a.test".into()).await.is_ok()
+        );
+        assert_eq!(asked(), 3, "failures are forgotten sooner");
+        tokio::time::advance(FRESH).await;
+        assert!(cached.lookup("a.test".into()).await.is_ok());
+        assert_eq!(asked(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_is_bounded() {
+        let cached = CachedLookup::new(Arc::new(Arc::new(Counting::default())));
+        for wave in 0..3 {
+            let names = (0..REMEMBERED).map(|name| cached.lookup(format!("{wave}-{name}.test")));
+            join_all(names).await;
+        }
+        assert!(cached.0.names.lock().unwrap().len() <= REMEMBERED);
     }
 }

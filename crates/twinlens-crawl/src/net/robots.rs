@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use texting_robots::Robot;
-use url::Url;
+use url::{Position, Url};
+
+use super::robots_txt::RobotsTxt;
 
 /// How much of a robots.txt is read, in bytes (RFC 9309, section 2.5).
 pub(crate) const MAX_BYTES: u64 = 500 << 10;
@@ -14,18 +15,16 @@ pub(crate) const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) const FAILED: Duration = Duration::from_secs(5 * 60);
 /// The longest `crawl-delay` that is obeyed.
 const MAX_DELAY: f32 = 30.0;
-/// Most rules with `$` that are compiled: each is a regular expression of up to 42 KB.
-const MAX_PATTERNS: usize = 1000;
 
 /// The rules of one host for us.
 #[derive(Debug)]
 pub enum Rules {
     /// No robots.txt (4xx): everything is allowed.
     None,
-    /// Everything is forbidden, for this reason: a server error, or a file that cannot be understood.
+    /// Everything is forbidden, for this reason: a server error.
     Unavailable(String),
     /// A robots.txt.
-    File(Robot),
+    File(RobotsTxt),
 }
 
 impl Rules {
@@ -37,19 +36,13 @@ impl Rules {
             Some(cut) => &cut[..cut.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)],
             None => text,
         };
-        if text.iter().filter(|byte| **byte == b'$').count() > MAX_PATTERNS {
-            return Self::Unavailable(format!("robots.txt has more than {MAX_PATTERNS} patterns"));
-        }
-        match Robot::new(product, text) {
-            Ok(robot) => Self::File(robot),
-            Err(error) => Self::Unavailable(format!("robots.txt cannot be understood: {error}")),
-        }
+        Self::File(RobotsTxt::parse(product, text))
     }
 
     /// Whether the URL may be fetched; if not, why.
     pub fn check(&self, url: &Url) -> Result<(), String> {
         match self {
-            Self::File(robot) if !robot.allowed(url.as_str()) => {
+            Self::File(file) if !file.allows(&url[Position::BeforePath..Position::AfterQuery]) => {
                 Err(format!("robots.txt of {} forbids it", url.authority()))
             }
             Self::None | Self::File(_) => Ok(()),
@@ -57,11 +50,19 @@ impl Rules {
         }
     }
 
+    /// The sitemaps that the host names.
+    pub fn sitemaps(&self) -> &[String] {
+        match self {
+            Self::File(file) => &file.sitemaps,
+            _ => &[],
+        }
+    }
+
     /// The time between two requests that the host asks for.
     pub fn delay(&self) -> Duration {
         match self {
-            Self::File(robot) => {
-                let seconds = robot.delay.filter(|delay| delay.is_finite()).unwrap_or(0.0);
+            Self::File(file) => {
+                let seconds = file.delay.filter(|delay| delay.is_finite()).unwrap_or(0.0);
                 Duration::from_secs_f32(seconds.clamp(0.0, MAX_DELAY))
             }
             _ => Duration::ZERO,
@@ -158,12 +159,6 @@ mod tests {
         text.extend_from_slice(b"Disallow: /\nDisallow: /later");
         let rules = Rules::parse("twinlens", &text);
         assert!(!allowed(&rules, "/first") && allowed(&rules, "/other"));
-    }
-
-    #[test]
-    fn a_file_made_to_hurt_forbids() {
-        let text = format!("User-agent: *\n{}", "Allow: /*a*b*c$\n".repeat(2000));
-        assert!(!allowed(&Rules::parse("twinlens", text.as_bytes()), "/"));
     }
 
     #[test]

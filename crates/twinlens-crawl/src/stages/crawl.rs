@@ -153,7 +153,7 @@ impl Job for Crawl {
     async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
         let visitor =
-            Visitor { client: super::client(cx, &self.http, budget)?, max_bytes: self.max_page_bytes };
+            Visitor { client: super::client(cx, &self.http, budget, self.concurrency.max(1))?, max_bytes: self.max_page_bytes };
         let visitor = Arc::new(visitor);
         let mut frontier = self.frontier(cx, output).await?;
         cx.progress.done(frontier.visited() as u64);

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod images;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -38,6 +40,7 @@ use twinlens_pipeline::{
 
 use self::assemble::{Assembler, Finished};
 use self::images::Images;
+pub use self::verify::{CODES as VERIFY_CODES, Verify};
 use crate::net::HttpOptions;
 
 /// The images of pairs.
@@ -55,7 +58,10 @@ pub struct Fetch {
     /// How large an image may be.
     #[serde(default = "super::nowhere::<Limits>")]
     limits: Located<Limits>,
-    /// Images that are fetched at a time.
+    /// What is known of the images beforehand: those that are others are refused (expired domains serve what their buyers like).
+    #[serde(default = "super::nowhere::<Verify>")]
+    verify: Located<Verify>,
+    /// Requests that are in flight at a time, at all hosts together; the rows of two splits bound it too.
     #[serde(default = "concurrency")]
     concurrency: usize,
     /// Rows of a split: what is committed, and after a kill fetched again, as one.
@@ -64,13 +70,20 @@ pub struct Fetch {
     /// How the network is used.
     #[serde(default = "super::nowhere::<HttpOptions>")]
     http: Located<HttpOptions>,
+    /// What decodes JPEG in this build: it decides single values of pixels, so a dataset of another build is made anew.
+    #[serde(skip_deserializing, default = "decoder")]
+    #[schemars(skip)]
+    decoder: &'static str,
     /// One client for all splits: its connections, robots.txt files and limits are shared.
     #[serde(skip)]
     images: OnceCell<Arc<Images>>,
 }
 
 fn concurrency() -> usize {
-    64
+    256
+}
+fn decoder() -> &'static str {
+    twinlens_image::JPEG_DECODER
 }
 fn split_rows() -> usize {
     500
@@ -87,7 +100,7 @@ input = "pairs"
 resize = { size = 96, mode = "shortest" }
 http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
 "#;
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Stage for Fetch {
@@ -118,6 +131,8 @@ impl Stage for Fetch {
             );
             faults.push(fault.hint("make one with a `select` stage: columns = { url = \"...\" }"));
         }
+        let verify = self.verify.check(&schema);
+        faults.extend(verify.map(|why| Fault::at(self.verify.span(), why)));
         match faults.is_empty() {
             true => Ok(Tables::main(with_images(&schema))),
             false => Err(faults),
@@ -156,13 +171,15 @@ impl Rows for Fetch {
         let old = contracts::image_columns();
         let names = input.schema().fields().iter().map(|field| field.name().clone());
         let kept: Vec<_> = names.filter(|name| old.field_with_name(name).is_err()).collect();
-        let frame = input.select(kept.iter().map(ident).collect::<Vec<_>>())?;
         let reserved = |name: &str| rejects::RESERVED.contains(&name);
-        let texts: Vec<_> =
-            frame.schema().fields().iter().filter(|field| !reserved(field.name())).cloned().collect();
-        let schema = rejects::schema_with_reserved(&with_images(&Schema::new(texts)));
-        let concurrency = self.concurrency.clamp(1, 10_000);
-        let split = Split { frame, schema: schema.clone(), images, concurrency, stage: cx.stage.clone() };
+        let texts = input.schema().fields().iter().filter(|field| !reserved(field.name()));
+        let schema =
+            rejects::schema_with_reserved(&with_images(&Schema::new(texts.cloned().collect::<Vec<_>>())));
+        // Beside the columns that are kept travel those that are expectations, which may be image columns of an earlier fetch.
+        let expected = self.verify.columns().map(|(column, name)| ident(column).alias(name));
+        let frame = input.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
+        let verify = self.verify.value().clone();
+        let split = Split { frame, schema: schema.clone(), images, verify, stage: cx.stage.clone() };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(split)])?))?)
     }
 }
@@ -185,7 +202,7 @@ struct Split {
     frame: DataFrame,
     schema: SchemaRef,
     images: Arc<Images>,
-    concurrency: usize,
+    verify: Verify,
     stage: String,
 }
 
@@ -196,11 +213,10 @@ impl PartitionStream for Split {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
-        let (batches, frame, images, concurrency) =
-            (builder.tx(), self.frame.clone(), self.images.clone(), self.concurrency);
+        let (batches, frame, images, verify) =
+            (builder.tx(), self.frame.clone(), self.images.clone(), self.verify.clone());
         let assembler = Assembler::new(&self.stage, self.schema.clone());
-        builder
-            .spawn(async move { Ok(fetch_split(frame, &images, concurrency, assembler, &batches).await?) });
+        builder.spawn(async move { Ok(fetch_split(frame, &images, &verify, assembler, &batches).await?) });
         builder.build()
     }
 }
@@ -209,14 +225,14 @@ impl PartitionStream for Split {
 async fn fetch_split(
     frame: DataFrame,
     images: &Arc<Images>,
-    concurrency: usize,
+    verify: &Verify,
     assembler: Assembler,
     batches: &Sender<Result<RecordBatch, DataFusionError>>,
 ) -> Result<(), RunError> {
     let schema = Arc::new(frame.schema().as_arrow().clone());
     // Texts alone, and no more rows than a split has: the pixels come later, and go soon.
     let rows = concat_batches(&schema, &frame.collect().await?).map_err(engine)?;
-    let work = Plan::of(&rows)?;
+    let (work, expected) = (Plan::of(&rows)?, verify.of(&rows)?);
     let mut assembler = assembler.over(rows);
     // A receiver that is gone has no use for what is left.
     let send = async |batch: Option<RecordBatch>| match batch {
@@ -229,14 +245,26 @@ async fn fetch_split(
     let fetches = work.urls.into_iter().map(|(url, rows)| {
         let images = images.clone();
         // A task of its own: the time-outs of a body do not run while a batch waits for the reader of this stream.
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { images.get(&url).await }));
+        let fetch = async move { (images.get(&url).await, url) };
+        let task = AbortOnDropHandle::new(tokio::spawn(fetch));
         async move { (rows, task.await) }
     });
-    let mut fetched = futures::stream::iter(fetches).buffer_unordered(concurrency);
-    while let Some((rows, image)) = fetched.next().await {
-        let image = image.map_err(|error| RunError::Internal(error.to_string()))?;
-        if image.is_err() {
-            images.reachable(false)?;
+    // All rows of the split at a time: the client bounds requests and bytes, and a host that is slow holds up its own rows alone.
+    let mut fetched = fetches.collect::<FuturesUnordered<_>>();
+    while let Some((mut rows, image)) = fetched.next().await {
+        let (image, url) = image.map_err(|error| RunError::Internal(error.to_string()))?;
+        match &image {
+            Err(_) => images.reachable(false)?,
+            Ok(fetched) => {
+                let refuse = |row: u32| Some((row, expected.refuse(row, &url, &fetched.image)?));
+                let others: Vec<_> = rows.iter().copied().filter_map(refuse).collect();
+                rows.retain(|row| others.iter().all(|(other, _)| other != row));
+                for (row, refusal) in others {
+                    if !send(assembler.add(Finished { rows: vec![row], image: Err(refusal) })?).await {
+                        return Ok(());
+                    }
+                }
+            }
         }
         if !send(assembler.add(Finished { rows, image })?).await {
             return Ok(());

@@ -9,15 +9,21 @@ use std::sync::Arc;
 use twinlens_pipeline::{Fault, Located, RunContext, RunError};
 
 pub use crawl::Crawl;
-pub use fetch::Fetch;
+pub use fetch::{Fetch, VERIFY_CODES, Verify};
 pub use table::{CODES as TABLE_CODES, Table};
 
-use crate::net::{ByteBudget, Client, HttpOptions, Surroundings, SystemLookup};
+use crate::net::{ByteBudget, CachedLookup, Client, HttpOptions, Surroundings, SystemLookup};
 
-/// The client of one stage of one run.
-fn client(cx: &RunContext, http: &HttpOptions, budget: ByteBudget) -> Result<Client, RunError> {
-    let hosts = cx.hosts.as_ref().clone();
-    let around = Surroundings { lookup: Arc::new(SystemLookup), hosts, budget, seed: cx.seed_for("network") };
+/// The client of one stage of one run, with so many requests open at a time.
+fn client(
+    cx: &RunContext,
+    http: &HttpOptions,
+    budget: ByteBudget,
+    open: usize,
+) -> Result<Client, RunError> {
+    let (lookup, hosts) = (Arc::new(CachedLookup::new(Arc::new(SystemLookup))), cx.hosts.as_ref().clone());
+    let (trusted, seed) = (Vec::new(), cx.seed_for("network"));
+    let around = Surroundings { lookup, hosts, budget, open, trusted, seed };
     Client::new(http.clone(), around)
         .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
 }

@@ -1,6 +1,7 @@
 //! `match`: finds the queries that occur in each caption.
 
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray, Int32Builder, ListBuilder};
@@ -11,6 +12,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use twinlens_dataset::contracts;
 use twinlens_pipeline::rejects::{CODE, reject_where};
 use twinlens_pipeline::{
@@ -20,7 +22,7 @@ use twinlens_pipeline::{
 
 use crate::columns::{is_text, require};
 use crate::functions::{call, strings};
-use crate::matcher::Matcher;
+use crate::matcher::{Matcher, Origin, Scratch};
 use crate::text::Normalizer;
 
 /// The code of rows in which no query occurs.
@@ -41,10 +43,10 @@ pub struct Match {
     /// Whether "Dog" is found where the query says "dog".
     #[serde(default = "yes")]
     fold_case: bool,
-    /// The automaton of the last list, and which list that was: built once, not for every split.
+    /// The matcher of the last list, and which list that was: made ready once, not for every split.
     #[serde(skip)]
     #[schemars(skip)]
-    built: Mutex<Option<(String, Arc<Matcher>)>>,
+    ready: Mutex<Option<(String, Arc<Matcher>)>>,
 }
 
 fn caption() -> Located<String> {
@@ -106,7 +108,7 @@ impl Rows for Match {
         others: &[InputData],
     ) -> Result<DataFrame, RunError> {
         let list = others.first().ok_or_else(|| RunError::Internal("match without its query list".into()))?;
-        let matcher = self.matcher(&cx.session, list).await?;
+        let matcher = self.matcher(cx, list).await?;
         let known = input.schema().has_column_with_unqualified_name(QUERY_IDS);
         let before =
             if known { ident(QUERY_IDS) } else { lit(ScalarValue::try_new_null(&contracts::int_list())?) };
@@ -118,27 +120,43 @@ impl Rows for Match {
 }
 
 impl Match {
-    async fn matcher(&self, session: &SessionContext, list: &InputData) -> Result<Arc<Matcher>, RunError> {
+    async fn matcher(&self, cx: &RunContext, list: &InputData) -> Result<Arc<Matcher>, RunError> {
         let shards: Vec<String> =
             list.dataset.shards(&list.table).map(|s| format!("{} {}", s.path, s.bytes)).collect();
         let identity =
             format!("{} {} {shards:?}", list.dataset.dir().display(), list.dataset.state().begin.fingerprint);
-        if let Some((of, matcher)) =
-            self.built.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).as_ref()
+        // Held until the matcher is ready: of several splits, one makes it and the others wait.
+        let mut ready = self.ready.lock().await;
+        if let Some((of, matcher)) = ready.as_ref()
             && *of == identity
         {
             return Ok(matcher.clone());
         }
-        let queries = read_list(session, list).await?;
-        let normalizer = Normalizer { fold_case: self.fold_case };
-        let build = move || Matcher::build(queries.iter().map(|(id, text)| (*id, text.as_str())), normalizer);
-        let matcher = tokio::task::spawn_blocking(build)
-            .await
-            .map_err(|error| RunError::Internal(error.to_string()))?;
-        let matcher = Arc::new(matcher.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?);
-        *self.built.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
-            Some((identity, matcher.clone()));
+        let queries = read_list(&cx.session, list).await?;
+        let (path, normalizer) = (self.kept_in(list), Normalizer { fold_case: self.fold_case });
+        let make = move || Matcher::cached(&path, &queries, normalizer);
+        let made =
+            tokio::task::spawn_blocking(make).await.map_err(|error| RunError::Internal(error.to_string()))?;
+        let (matcher, origin) =
+            made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
+        if let Origin::NotKept(why) = origin {
+            cx.progress.note(format!("the matcher of {} is not kept for the next run: {why}", list.name));
+        }
+        let matcher = Arc::new(matcher);
+        *ready = Some((identity, matcher.clone()));
         Ok(matcher)
+    }
+
+    /// The file of the list's matcher, beside the list.
+    fn kept_in(&self, list: &InputData) -> PathBuf {
+        let mut shards = list.dataset.shards(&list.table);
+        let name = match (shards.next(), list.dataset.state().begin.fingerprint.is_empty()) {
+            // A Parquet file stands among files that are not ours.
+            (Some(file), true) => &file.path,
+            _ => &list.table,
+        };
+        let rules = if self.fold_case { "folded" } else { "cased" };
+        list.dataset.dir().join(format!("{name}.{rules}.matcher"))
     }
 }
 
@@ -168,9 +186,9 @@ fn matches(matcher: Arc<Matcher>, text: Expr) -> Expr {
     call("match_queries", vec![text], contracts::int_list(), move |columns| {
         let texts = strings(&columns[0])?;
         let mut lists = ListBuilder::with_capacity(Int32Builder::new(), texts.len());
-        let (mut buffer, mut ids) = (String::new(), Vec::new());
+        let (mut scratch, mut ids) = (Scratch::default(), Vec::new());
         for text in &texts {
-            matcher.matches_into(text.unwrap_or_default(), &mut buffer, &mut ids);
+            matcher.matches_into(text.unwrap_or_default(), &mut scratch, &mut ids);
             lists.values().append_slice(&ids);
             lists.append(!ids.is_empty());
         }
@@ -192,8 +210,8 @@ mod tests {
             rows_of(&stage, &pairs, &[("queries", list)], &["uid", "query_ids", "reject_code"]).await,
             ["a|[3, 5, 7]|", "b||no_query", "c||no_query", "d|[3]|",]
         );
-        // The automaton is kept for the next split.
-        assert!(stage.built.lock().unwrap().is_some());
+        // It is kept for the next split.
+        assert!(stage.ready.lock().await.is_some());
     }
 
     #[test]

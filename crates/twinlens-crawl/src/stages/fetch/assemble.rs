@@ -13,6 +13,7 @@ use twinlens_dataset::contracts;
 use twinlens_pipeline::{RunError, rejects};
 
 use super::images::{Fetched, Refusal};
+use crate::net::Reservation;
 
 /// Rows of a batch.
 const ROWS: usize = 128;
@@ -61,8 +62,11 @@ impl Assembler {
         self.batch(column).map(Some)
     }
 
-    /// Adds rows; gives a batch when there is enough for one.
-    pub(super) fn add(&mut self, finished: Finished) -> Result<Option<RecordBatch>, RunError> {
+    /// Adds rows; gives a batch when there is enough for one. Their bytes are no longer in flight: a batch is bounded.
+    pub(super) fn add(&mut self, mut finished: Finished) -> Result<Option<RecordBatch>, RunError> {
+        if let Ok(fetched) = &mut finished.image {
+            fetched.held = Reservation::default();
+        }
         let image = Arc::new(finished.image);
         let bytes = image.as_ref().as_ref().map_or(0, |fetched| fetched.image.bytes.len());
         for row in finished.rows {

@@ -9,7 +9,7 @@ use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, RunContext, RunError};
 use url::Url;
 
-use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Reply, Why};
+use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Reply, Reservation, Why};
 
 /// What becomes of an image.
 #[derive(Debug)]
@@ -27,7 +27,6 @@ pub(super) struct Images {
     product: String,
     options: Arc<Options>,
     pixels: ByteBudget,
-    downloads: Semaphore,
     decoders: Semaphore,
     clock: Clock,
     progress: Progressing,
@@ -47,6 +46,8 @@ impl std::fmt::Debug for Progressing {
 pub(super) struct Fetched {
     pub(super) image: Processed,
     pub(super) at: i64,
+    /// The place of `image` in the byte budget, until it is in a batch.
+    pub(super) held: Reservation,
 }
 
 /// Why there is none: a code and the particulars.
@@ -61,10 +62,9 @@ impl Images {
         let half = cx.bytes_in_flight as u64 / 2;
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         Ok(Self {
-            client: super::super::client(cx, http, ByteBudget::new(half))?,
+            client: super::super::client(cx, http, ByteBudget::new(half), options.concurrency)?,
             product: http.product().to_string(),
             pixels: ByteBudget::new(half),
-            downloads: Semaphore::new(options.concurrency),
             decoders: Semaphore::new(threads),
             options: Arc::new(options),
             clock: cx.clock,
@@ -88,7 +88,7 @@ impl Images {
         let at = self.clock.micros();
         let image = self.process(reply).await;
         image
-            .map(|image| Fetched { image, at })
+            .map(|(image, held)| Fetched { image, at, held })
             .map_err(|error| Refusal { code: error.code(), detail: format!("{url}: {error}") })
     }
 
@@ -102,8 +102,6 @@ impl Images {
             Some(word) if self.client.options().opt_outs => Err(FetchError::new(Why::OptedOut, word)),
             _ => Ok(()),
         };
-        // The semaphore is never closed.
-        let _turn = self.downloads.acquire().await.ok();
         let ask = Ask {
             url: &url,
             accept: "image/webp,image/png,image/jpeg,image/*;q=0.5,*/*;q=0.1",
@@ -116,14 +114,17 @@ impl Images {
         self.client.get(ask).await
     }
 
-    async fn process(&self, reply: Reply) -> Result<Processed, ImageError> {
+    async fn process(&self, mut reply: Reply) -> Result<(Processed, Reservation), ImageError> {
         let header = probe(&reply.body, &self.options.limits)?;
         let reserved = self.pixels.reserve(header.decode_bytes).await;
         let _decoder = self.decoders.acquire().await.ok();
         let options = self.options.clone();
         let work = move || {
-            let (_reserved, _body) = (reserved, reply.reserved);
-            process(&reply.body, &options.limits, &options.resize, &options.encode)
+            let _pixels = reserved;
+            let image = process(&reply.body, &options.limits, &options.resize, &options.encode)?;
+            // What is stored is smaller than what came, but for small images that are made larger.
+            reply.reserved.shrink(image.bytes.len() as u64);
+            Ok((image, reply.reserved))
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,

@@ -1,21 +1,22 @@
 //! `balance`: keeps, of the pairs of each query, so many and no more.
 //!
-//! First come passes over `uid` and `query_ids` alone, whose results are a number a query: the matches of each query are
-//! counted and, where there is a cap, the hash bound of each query that exceeds it is found (a sort, which spills). Then
-//! every row is decided by itself. Nothing is joined or grouped by row, so memory does not grow with the input.
+//! First come passes over `uid` and `query_ids` alone, whose results are a few numbers a query: the matches of each query
+//! are counted and, where there is a cap, the hash bound of each query that exceeds it is found. Then every row is decided
+//! by itself. Nothing is joined or grouped by row, so memory does not grow with the input; the one sort, of the rows
+//! by `uid` as they are written, spills.
 
-use std::collections::{HashMap, HashSet};
+mod passes;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, Float32Array, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, UInt64Type};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::Result as EngineResult;
-use datafusion::functions_aggregate::expr_fn::{count, sum};
-use datafusion::functions_nested::expr_fn::array_distinct;
-use datafusion::functions_window::expr_fn::row_number;
-use datafusion::logical_expr::{Expr, ExprFunctionExt, JoinType, cast, ident, lit, when};
+use datafusion::logical_expr::{Expr, JoinType, cast, ident, lit};
+use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,16 +27,23 @@ use twinlens_pipeline::{
     Tables, Whole, Work,
 };
 
-use crate::balance::{Balancer, Limit, match_hash, needs_bound};
+use crate::balance::{Balancer, CurvePoint, Limit, QueryCounts, curve};
 use crate::columns::{is_int_list, is_text, require};
-use crate::functions::{call, int_lists, strings};
+use crate::functions::{call, strings};
+use passes::each_set;
 
 /// The code of pairs that none of their queries contributes.
 const OVER_CAP: &str = "over_cap";
 /// The code of pairs that have no query.
 const NO_QUERY: &str = "no_query";
+/// The side table of head and tail.
+const CURVE: &str = "balance_curve";
+/// The column that decides, within the plan.
+const KEPT: &str = "__balance_kept";
 
-/// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects.
+/// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects. Leaves two more
+/// tables: `query_stats` (a row a query: matched, contributed, kept) and `balance_curve` (queries by falling number of
+/// matches: what the first 1, 2, ... of them match and contribute together).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
@@ -75,7 +83,7 @@ input = "matched"
 cap = 20000
 queries = "queries/queries.parquet"
 "#;
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Stage for Balance {
@@ -84,7 +92,7 @@ impl Stage for Balance {
     }
 
     fn side_tables(&self) -> &'static [&'static str] {
-        &["query_stats"]
+        &["query_stats", CURVE]
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
@@ -121,7 +129,8 @@ impl Stage for Balance {
         let main = super::with_field(&schema, Field::new("keep_prob", DataType::Float32, true));
         let text = |name: &str| Field::new(name, DataType::Utf8, true);
         let stats = super::with_field(&contracts::query_stats(), text("query"));
-        Ok(Tables::main(main).with("query_stats", super::with_field(&stats, text("origin"))))
+        let tables = Tables::main(main).with("query_stats", super::with_field(&stats, text("origin")));
+        Ok(tables.with(CURVE, curve_schema()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -140,117 +149,57 @@ impl Whole for Balance {
         let limit = self.limit().ok_or_else(|| RunError::Internal("balance without a limit".into()))?;
         let seed = cx.seed_for("balance");
         let frame = input.frame(&cx.session).await?;
-        let counts = counts(matches(&frame)?).await?;
-        let bounds = bounds(matches(&frame)?, seed, limit, &counts).await?;
+        let counts = passes::counts(&frame).await?;
+        let bounds = match limit {
+            Limit::Cap(cap) => passes::bounds(&frame, seed, cap, &counts, cx.bytes_in_flight / 2).await?,
+            Limit::Sample(_) => HashMap::new(),
+        };
         let balancer = Arc::new(Balancer::new(seed, limit, self.min_matched, &counts, &bounds));
-
-        let decided = with_reserved(frame.clone().with_column("keep_prob", keep_probability(&balancer))?)?;
-        let keeps = keeps(&balancer);
-        let decided = reject_where(
-            decided,
-            &cx.stage,
-            keeps.clone().is_null(),
-            NO_QUERY,
-            lit(ScalarValue::Utf8(None)),
-        )?;
-        let detail = format!("none of its queries contributes it within {}", limit.pairs());
-        let decided = reject_where(decided, &cx.stage, keeps.is_false(), OVER_CAP, lit(detail))?;
+        let outcomes = passes::outcomes(&frame, &balancer).await?;
         let list = match inputs.get(1) {
             Some(list) => Some(list.frame(&cx.session).await?),
             None => None,
         };
-        Ok(vec![("data", decided), ("query_stats", stats(&frame, &balancer, list)?)])
+        Ok(vec![
+            ("data", self.decided(cx, frame, &balancer, limit)?),
+            (CURVE, cx.session.read_batch(curve_batch(&curve(outcomes.values().copied().collect()))?)?),
+            ("query_stats", stats(&cx.session, outcomes, list)?),
+        ])
     }
 }
 
-/// One row a match: `uid`, `query_id`.
-fn matches(frame: &DataFrame) -> EngineResult<DataFrame> {
-    unnested(frame, vec![ident("uid")])
-}
-
-/// The given columns, repeated for each query of a row.
-fn unnested(frame: &DataFrame, mut columns: Vec<Expr>) -> EngineResult<DataFrame> {
-    columns.push(array_distinct(ident("query_ids")).alias("query_id"));
-    let frame = frame.clone().filter(ident("query_ids").is_not_null())?.select(columns)?;
-    frame.unnest_columns(&["query_id"])?.filter(ident("query_id").is_not_null())
-}
-
-/// How many pairs each query matched.
-async fn counts(matches: DataFrame) -> EngineResult<HashMap<i32, u64>> {
-    let counted = matches.aggregate(vec![ident("query_id")], vec![count(lit(1)).alias("matched")])?;
-    let mut counts = HashMap::new();
-    for batch in counted.collect().await? {
-        let (queries, matched) =
-            (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_primitive::<Int64Type>());
-        counts.extend(
-            queries.values().iter().zip(matched.values()).map(|(query, matched)| (*query, *matched as u64)),
-        );
+impl Balance {
+    /// All rows, with `keep_prob`, those that no query contributes rejected.
+    fn decided(
+        &self,
+        cx: &RunContext,
+        frame: DataFrame,
+        balancer: &Arc<Balancer>,
+        limit: Limit,
+    ) -> Result<DataFrame, RunError> {
+        let kept = || ident(KEPT);
+        let frame = frame
+            .with_column("keep_prob", keep_probability(balancer))?
+            .with_column(KEPT, keeps(balancer))?;
+        let frame = with_reserved(frame)?;
+        let frame =
+            reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))?;
+        let detail = format!("none of its queries contributes it within {}", limit.pairs());
+        Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
     }
-    Ok(counts)
-}
-
-/// The (cap + 1)-th smallest hash of each query that exceeds the cap.
-async fn bounds(
-    matches: DataFrame,
-    seed: u64,
-    limit: Limit,
-    counts: &HashMap<i32, u64>,
-) -> EngineResult<HashMap<i32, u64>> {
-    let exceeding: HashSet<i32> = needs_bound(limit, counts).collect();
-    if exceeding.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let exceeds = call("exceeds_cap", vec![ident("query_id")], DataType::Boolean, move |columns| {
-        let queries = columns[0].as_primitive::<Int32Type>();
-        Ok(Arc::new(
-            queries.iter().map(|query| query.map(|q| exceeding.contains(&q))).collect::<BooleanArray>(),
-        ))
-    });
-    let hash = call("match_hash", vec![ident("uid"), ident("query_id")], DataType::UInt64, move |columns| {
-        let (uids, queries) = (strings(&columns[0])?, columns[1].as_primitive::<Int32Type>());
-        let hashes =
-            uids.iter().zip(queries).map(|(uid, query)| Some(match_hash(seed, uid.unwrap_or(""), query?)));
-        Ok(Arc::new(hashes.collect::<UInt64Array>()))
-    });
-    let place = row_number()
-        .partition_by(vec![ident("query_id")])
-        .order_by(vec![ident("hash").sort(true, false)])
-        .build()?
-        .alias("place");
-    let found = matches
-        .filter(exceeds)?
-        .select(vec![ident("query_id"), hash.alias("hash")])?
-        .window(vec![place])?
-        .filter(ident("place").eq(lit(limit.pairs() + 1)))?
-        .select_columns(&["query_id", "hash"])?;
-    let mut bounds = HashMap::new();
-    for batch in found.collect().await? {
-        let (queries, hashes) =
-            (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_primitive::<UInt64Type>());
-        bounds.extend(queries.values().iter().copied().zip(hashes.values().iter().copied()));
-    }
-    Ok(bounds)
-}
-
-/// The distinct queries of each row, sorted; `None` where there are none.
-fn query_sets(column: &ArrayRef) -> EngineResult<Vec<Option<Vec<i32>>>> {
-    let lists = int_lists(column)?;
-    let set = |list: Option<ArrayRef>| {
-        let mut queries: Vec<i32> = list?.as_primitive::<Int32Type>().iter().flatten().collect();
-        queries.sort_unstable();
-        queries.dedup();
-        (!queries.is_empty()).then_some(queries)
-    };
-    Ok(lists.iter().map(set).collect())
 }
 
 /// Whether a pair is kept; null if it has no query.
 fn keeps(balancer: &Arc<Balancer>) -> Expr {
     let balancer = balancer.clone();
     call("balance_keeps", vec![ident("uid"), ident("query_ids")], DataType::Boolean, move |columns| {
-        let (uids, sets) = (strings(&columns[0])?, query_sets(&columns[1])?);
-        let kept = uids.iter().zip(sets).map(|(uid, set)| Some(balancer.keeps(uid.unwrap_or(""), &set?)));
-        Ok(Arc::new(kept.collect::<BooleanArray>()))
+        let uids = strings(&columns[0])?;
+        let mut kept = Vec::with_capacity(uids.len());
+        each_set(&columns[1], |row, queries| {
+            let decide = || balancer.keeps(balancer.pair(uids.value(row)), queries);
+            kept.push((!queries.is_empty()).then(decide));
+        })?;
+        Ok(Arc::new(BooleanArray::from(kept)))
     })
 }
 
@@ -258,47 +207,60 @@ fn keeps(balancer: &Arc<Balancer>) -> Expr {
 fn keep_probability(balancer: &Arc<Balancer>) -> Expr {
     let balancer = balancer.clone();
     call("keep_probability", vec![ident("query_ids")], DataType::Float32, move |columns| {
-        let sets = query_sets(&columns[0])?.into_iter();
-        Ok(Arc::new(sets.map(|set| Some(balancer.keep_probability(&set?) as f32)).collect::<Float32Array>()))
-    })
-}
-
-/// Whether a query contributes a pair that it matches.
-fn contributes(balancer: &Arc<Balancer>) -> Expr {
-    let balancer = balancer.clone();
-    call("balance_contributes", vec![ident("uid"), ident("query_id")], DataType::Boolean, move |columns| {
-        let (uids, queries) = (strings(&columns[0])?, columns[1].as_primitive::<Int32Type>());
-        let each = uids
-            .iter()
-            .zip(queries)
-            .map(|(uid, query)| Some(balancer.contributes(uid.unwrap_or(""), query?)));
-        Ok(Arc::new(each.collect::<BooleanArray>()))
+        let mut probabilities = Vec::with_capacity(columns[0].len());
+        each_set(&columns[0], |_, queries| {
+            let probability = || balancer.keep_probability(queries) as f32;
+            probabilities.push((!queries.is_empty()).then(probability));
+        })?;
+        Ok(Arc::new(Float32Array::from(probabilities)))
     })
 }
 
 /// One row a query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and origin.
-fn stats(frame: &DataFrame, balancer: &Arc<Balancer>, list: Option<DataFrame>) -> EngineResult<DataFrame> {
-    let how_many = |condition: Expr, name: &str| {
-        Ok::<_, datafusion::error::DataFusionError>(
-            sum(when(condition, lit(1i64)).otherwise(lit(0i64))?).alias(name),
-        )
+fn stats(
+    session: &SessionContext,
+    outcomes: HashMap<i32, QueryCounts>,
+    list: Option<DataFrame>,
+) -> EngineResult<DataFrame> {
+    let mut outcomes: Vec<_> = outcomes.into_iter().collect();
+    outcomes.sort_unstable_by_key(|(query, _)| *query);
+    let number = |of: fn(&QueryCounts) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(outcomes.iter().map(|(_, counts)| of(counts) as i64)))
     };
-    let stats = unnested(frame, vec![ident("uid"), keeps(balancer).alias("pair_kept")])?.aggregate(
-        vec![ident("query_id")],
-        vec![
-            count(lit(1)).alias("matched"),
-            how_many(contributes(balancer), "contributed")?,
-            how_many(ident("pair_kept"), "kept")?,
-        ],
-    )?;
-    let text = |value: Expr, name: &str| cast(value, DataType::Utf8).alias(name);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from_iter_values(outcomes.iter().map(|(query, _)| *query))),
+        number(|counts| counts.matched),
+        number(|counts| counts.contributed),
+        number(|counts| counts.kept),
+    ];
+    let stats = session.read_batch(RecordBatch::try_new(contracts::query_stats(), columns)?)?;
     let Some(list) = list else {
         let null = || lit(ScalarValue::Utf8(None));
         return stats.with_column("query", null())?.with_column("origin", null());
     };
+    let text = |value: Expr, name: &str| cast(value, DataType::Utf8).alias(name);
     let list =
         list.select(vec![ident("id"), text(ident("text"), "query"), text(ident("origin"), "origin")])?;
     stats.join(list, JoinType::Left, &["query_id"], &["id"], None)
+}
+
+/// Queries by falling number of matches: at `rank`, the matches of that query, and the sums over all up to it.
+fn curve_schema() -> SchemaRef {
+    let number = |name| Field::new(name, DataType::Int64, true);
+    Arc::new(Schema::new(["rank", "matched", "matched_upto", "contributed_upto"].map(number).to_vec()))
+}
+
+fn curve_batch(points: &[CurvePoint]) -> EngineResult<RecordBatch> {
+    let number = |of: fn(&CurvePoint) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(points.iter().map(|point| of(point) as i64)))
+    };
+    let columns = vec![
+        number(|point| point.rank),
+        number(|point| point.matched),
+        number(|point| point.matched_upto),
+        number(|point| point.contributed_upto),
+    ];
+    Ok(RecordBatch::try_new(curve_schema(), columns)?)
 }
 
 #[cfg(test)]
@@ -329,6 +291,7 @@ mod tests {
         let columns = BTreeMap::from([
             ("data", vec!["uid", "keep_prob", "reject_code"]),
             ("query_stats", vec!["query_id", "matched", "contributed", "kept", "query"]),
+            (CURVE, vec!["rank", "matched", "matched_upto", "contributed_upto"]),
         ]);
         whole(&stage, inputs, &columns).await
     }
@@ -351,6 +314,7 @@ mod tests {
         let stats: Vec<&str> = found["query_stats"].iter().map(String::as_str).collect();
         assert_eq!(stats[0], format!("1|300|10|{kept_count}|dog"));
         assert!(stats[1].starts_with("2|100|10|") && stats[2].starts_with("3|3|3|3|owl"), "{stats:?}");
+        assert_eq!(found[CURVE], ["1|300|300|10", "2|100|400|20", "3|3|403|23"]);
         // Order independent, repeats within a list harmless.
         pairs.reverse();
         pairs.iter_mut().filter_map(|(_, queries)| queries.as_mut()).for_each(|queries| queries.push(1));

@@ -12,8 +12,13 @@
 //!
 //! Bounds depend on the set of matches alone: not on their order, and parts of the input can be counted apart and merged.
 
-use std::collections::HashMap;
+mod bounds;
+mod curve;
 
+pub use bounds::{Bounds, Round};
+pub use curve::{CurvePoint, QueryCounts, curve};
+
+use datafusion::common::HashMap;
 use twox_hash::XxHash64;
 
 /// How much one query may contribute.
@@ -35,11 +40,17 @@ impl Limit {
     }
 }
 
-/// The hash that orders the pairs of a query: XXH64 over the `uid` and the query's id, seeded.
+/// The seeded hash of a pair: XXH64 over its `uid`.
 #[must_use]
-pub fn match_hash(seed: u64, uid: &str, query: i32) -> u64 {
-    // The id is a second, fixed-size step: no uid and query can run into each other.
-    XxHash64::oneshot(XxHash64::oneshot(seed, uid.as_bytes()), &query.to_le_bytes())
+pub fn pair_hash(seed: u64, uid: &str) -> u64 {
+    XxHash64::oneshot(seed, uid.as_bytes())
+}
+
+/// The hash that orders the pairs of a query: XXH64 over the query's id, seeded by the [`pair_hash`]. As a second step of
+/// fixed size, no uid and query can run into each other.
+#[must_use]
+pub fn match_hash(pair: u64, query: i32) -> u64 {
+    XxHash64::oneshot(pair, &query.to_le_bytes())
 }
 
 /// What is known of one query: how much it matched, and the bound below which it contributes.
@@ -61,7 +72,7 @@ pub struct Balancer {
 impl Balancer {
     /// `counts` says how many pairs each query matched; a query that matched fewer than `min_matched` contributes none.
     /// `cap_bounds` gives, under [`Limit::Cap`], the (cap + 1)-th smallest [`match_hash`] of each query that matched more
-    /// than the cap (see [`needs_bound`]); it is not read under [`Limit::Sample`].
+    /// than the cap (see [`Bounds`]); it is not read under [`Limit::Sample`].
     #[must_use]
     pub fn new(
         seed: u64,
@@ -90,20 +101,26 @@ impl Balancer {
         Self { seed, shares }
     }
 
-    /// Whether `query` contributes the pair `uid`, which it matches.
+    /// The hash of a pair, by which the other functions know it.
     #[must_use]
-    pub fn contributes(&self, uid: &str, query: i32) -> bool {
+    pub fn pair(&self, uid: &str) -> u64 {
+        pair_hash(self.seed, uid)
+    }
+
+    /// Whether `query` contributes a pair that it matches.
+    #[must_use]
+    pub fn contributes(&self, pair: u64, query: i32) -> bool {
         match self.shares.get(&query) {
             None => false,
             Some(Share { bound: None, .. }) => true,
-            Some(Share { bound: Some(bound), .. }) => match_hash(self.seed, uid, query) < *bound,
+            Some(Share { bound: Some(bound), .. }) => match_hash(pair, query) < *bound,
         }
     }
 
     /// Whether any of the queries that the pair matches contributes it.
     #[must_use]
-    pub fn keeps(&self, uid: &str, queries: &[i32]) -> bool {
-        queries.iter().any(|&query| self.contributes(uid, query))
+    pub fn keeps(&self, pair: u64, queries: &[i32]) -> bool {
+        queries.iter().any(|&query| self.contributes(pair, query))
     }
 
     /// The probability, over seeds, that a pair with these queries (sorted, each once) is kept.
@@ -112,12 +129,6 @@ impl Balancer {
         let share = |query| self.shares.get(query).map_or(0.0, |share| share.probability);
         1.0 - queries.iter().map(|query| 1.0 - share(query)).product::<f64>()
     }
-}
-
-/// The queries whose (cap + 1)-th smallest hash [`Balancer::new`] must know.
-pub fn needs_bound(limit: Limit, counts: &HashMap<i32, u64>) -> impl Iterator<Item = i32> + '_ {
-    let cap = if let Limit::Cap(cap) = limit { Some(cap) } else { None };
-    counts.iter().filter(move |(_, matched)| cap.is_some_and(|cap| **matched > cap)).map(|(query, _)| *query)
 }
 
 #[cfg(test)]
@@ -136,7 +147,8 @@ mod tests {
 
     fn hashes(pairs: &Pairs, seed: u64, query: i32) -> Vec<u64> {
         let of_query = pairs.iter().filter(|(_, queries)| queries.contains(&query));
-        let mut hashes: Vec<u64> = of_query.map(|(uid, _)| match_hash(seed, uid, query)).collect();
+        let mut hashes: Vec<u64> =
+            of_query.map(|(uid, _)| match_hash(pair_hash(seed, uid), query)).collect();
         hashes.sort_unstable();
         hashes
     }
@@ -144,14 +156,15 @@ mod tests {
     fn balancer(pairs: &Pairs, seed: u64, limit: Limit, min_matched: u64) -> Balancer {
         let counts = counts(pairs);
         let at = limit.pairs() as usize;
-        let bounds = needs_bound(limit, &counts).map(|q| (q, hashes(pairs, seed, q)[at])).collect();
+        let exceeding = counts.iter().filter(|(_, matched)| **matched > at as u64);
+        let bounds = exceeding.map(|(q, _)| (*q, hashes(pairs, seed, *q)[at])).collect();
         Balancer::new(seed, limit, min_matched, &counts, &bounds)
     }
 
     fn kept(pairs: &Pairs, balancer: &Balancer) -> HashSet<String> {
         pairs
             .iter()
-            .filter(|(uid, queries)| balancer.keeps(uid, queries))
+            .filter(|(uid, queries)| balancer.keeps(balancer.pair(uid), queries))
             .map(|(uid, _)| uid.clone())
             .collect()
     }
@@ -171,9 +184,9 @@ mod tests {
             let mut expected = HashSet::new();
             for (&query, &matched) in &counts(&pairs) {
                 let mut of_query: Vec<_> = pairs.iter().filter(|(_, queries)| queries.contains(&query)).collect();
-                of_query.sort_by_key(|(uid, _)| match_hash(seed, uid, query));
+                of_query.sort_by_key(|(uid, _)| match_hash(pair_hash(seed, uid), query));
                 expected.extend(of_query.iter().take(cap as usize).map(|(uid, _)| uid.clone()));
-                let contributed = of_query.iter().filter(|(uid, _)| balancer.contributes(uid, query)).count() as u64;
+                let contributed = of_query.iter().filter(|(uid, _)| balancer.contributes(balancer.pair(uid), query)).count() as u64;
                 prop_assert_eq!(contributed, matched.min(cap));
             }
             prop_assert_eq!(kept(&pairs, &balancer), expected);
@@ -194,7 +207,7 @@ mod tests {
     fn repeated_uids_never_exceed_the_cap() {
         let pairs: Pairs = (0..10).map(|_| ("same".to_string(), vec![1])).collect();
         let balancer = balancer(&pairs, 7, Limit::Cap(4), 0);
-        assert!(!balancer.contributes("same", 1));
+        assert!(!balancer.contributes(balancer.pair("same"), 1));
     }
 
     #[test]
@@ -227,15 +240,16 @@ mod tests {
     /// Datasets that were published must come out the same: the hash may not change.
     #[test]
     fn the_hash_is_what_it_was() {
-        assert_eq!(match_hash(17, "00000000000000000000000000000001", 5), 1799035574082320283);
+        assert_eq!(match_hash(pair_hash(17, "00000000000000000000000000000001"), 5), 1799035574082320283);
     }
 
     #[test]
     fn rare_queries_contribute_nothing() {
         let pairs: Pairs = vec![("a".into(), vec![1, 2]), ("b".into(), vec![2])];
         let balancer = balancer(&pairs, 0, Limit::Cap(9), 2);
-        assert!(!balancer.contributes("a", 1) && balancer.contributes("a", 2));
+        let pair = balancer.pair("a");
+        assert!(!balancer.contributes(pair, 1) && balancer.contributes(pair, 2));
         assert_eq!(balancer.keep_probability(&[1]), 0.0);
-        assert!(!balancer.keeps("c", &[3]), "a query that was not counted");
+        assert!(!balancer.keeps(balancer.pair("c"), &[3]), "a query that was not counted");
     }
 }

@@ -1,0 +1,201 @@
+//! `match`: how fast the queries of a list are found in captions, on one core.
+//!
+//!     cargo bench -p twinlens-curate --bench match
+//!
+//! The list is `pipelines/queries/queries.parquet` (500,000 queries). The captions are the lines of the file that
+//! `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's own words, as often as each is used in English.
+//! With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the texts, the hits and the times go to files there, for
+//! `match_peer.py`, which compares them with another program's.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{Float32Type, Int32Type};
+use datafusion::prelude::SessionContext;
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use rand::distr::{Distribution, weighted::WeightedIndex};
+use rand::{Rng, SeedableRng};
+use twinlens_curate::matcher::{Matcher, Origin, Scratch};
+use twinlens_curate::text::Normalizer;
+use twinlens_dataset::{Dataset, MAIN};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A query list, and words to speak with: their texts and how often each is used.
+struct List {
+    queries: Vec<(i32, String)>,
+    words: Vec<(usize, f32)>,
+}
+
+fn list() -> Result<List, Failure> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/queries/queries.parquet");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let batches = runtime.block_on(async {
+        let frame = Dataset::of_parquet(&path)?.frame(&SessionContext::new(), MAIN).await?;
+        Ok::<_, Failure>(frame.collect().await?)
+    })?;
+    let mut list = List { queries: Vec::new(), words: Vec::new() };
+    for batch in batches {
+        let (ids, scores) =
+            (batch["id"].as_primitive::<Int32Type>(), batch["score"].as_primitive::<Float32Type>());
+        let (texts, origins) = (batch["text"].as_string::<i32>(), batch["origin"].as_string::<i32>());
+        for row in 0..batch.num_rows() {
+            match origins.value(row) {
+                "unigram" => list.words.push((list.queries.len(), scores.value(row))),
+                "title" => list.words.push((list.queries.len(), 1_000.0)),
+                _ => {}
+            }
+            list.queries.push((ids.value(row), texts.value(row).to_string()));
+        }
+    }
+    Ok(list)
+}
+
+fn captions(list: &List) -> Result<Vec<String>, Failure> {
+    if let Some(file) = std::env::var_os("TWINLENS_CAPTIONS") {
+        return Ok(std::fs::read_to_string(file)?.lines().map(String::from).collect());
+    }
+    let weights = WeightedIndex::new(list.words.iter().map(|(_, used)| *used))?;
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(17);
+    let mut caption = || {
+        let words = random.random_range(3..16);
+        let mut word = || list.queries[list.words[weights.sample(&mut random)].0].1.as_str();
+        let mut words: Vec<&str> = (0..words).map(|_| word()).collect();
+        words.push(".");
+        words.join(" ")
+    };
+    Ok((0..50_000).map(|_| caption()).collect())
+}
+
+/// What all benchmarks share, read once.
+static GIVEN: LazyLock<(List, Vec<String>)> = LazyLock::new(|| {
+    let given = list().and_then(|list| captions(&list).map(|captions| (list, captions)));
+    given.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(1)
+    })
+});
+
+fn build() -> Matcher {
+    let queries = GIVEN.0.queries.iter().map(|(id, text)| (*id, text.as_str()));
+    Matcher::build(queries, Normalizer::default()).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(1)
+    })
+}
+
+static MATCHER: LazyLock<Matcher> = LazyLock::new(build);
+
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn built_from_the_list(bencher: Bencher<'_, '_>) {
+    LazyLock::force(&GIVEN);
+    bencher.counter(ItemsCount::new(GIVEN.0.queries.len())).bench(build);
+}
+
+#[divan::bench(sample_count = 10, sample_size = 1)]
+fn loaded_from_its_file(bencher: Bencher<'_, '_>) {
+    let file = std::env::temp_dir().join(format!("twinlens-bench-{}.matcher", std::process::id()));
+    let load = || Matcher::cached(&file, &GIVEN.0.queries, Normalizer::default());
+    let _ = load();
+    bencher.bench(load);
+    let _ = std::fs::remove_file(file);
+}
+
+#[divan::bench(sample_count = 10, sample_size = 1)]
+fn captions_normalised_and_searched(bencher: Bencher<'_, '_>) {
+    let (texts, matcher) = (&GIVEN.1, &*MATCHER);
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let counted = bencher.counter(ItemsCount::new(texts.len())).counter(BytesCount::new(bytes));
+    counted.bench(|| {
+        let (mut scratch, mut ids, mut hits) = (Scratch::default(), Vec::new(), 0);
+        for text in texts {
+            matcher.matches_into(text, &mut scratch, &mut ids);
+            hits += ids.len();
+        }
+        hits
+    });
+}
+
+#[divan::bench(sample_count = 10, sample_size = 1)]
+fn captions_searched(bencher: Bencher<'_, '_>) {
+    let matcher = &*MATCHER;
+    let texts: Vec<String> = GIVEN.1.iter().map(|text| Normalizer::default().tokens(text)).collect();
+    bencher.counter(ItemsCount::new(texts.len())).bench(|| search(matcher, &texts));
+}
+
+fn search(matcher: &Matcher, tokens: &[String]) -> usize {
+    let (mut scratch, mut ids, mut hits) = (Scratch::default(), Vec::new(), 0);
+    for text in tokens {
+        matcher.matches_in_tokens(text, &mut scratch, &mut ids);
+        hits += ids.len();
+    }
+    hits
+}
+
+/// The least of five times, in seconds.
+fn least(mut work: impl FnMut()) -> f64 {
+    let time = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    (0..5).map(time).fold(f64::INFINITY, f64::min)
+}
+
+/// Texts in token form, hits and times as files that any language reads.
+fn export(folder: &Path) -> Result<(), Failure> {
+    let (list, texts) = &*GIVEN;
+    let rules = Normalizer::default();
+    let tokens: Vec<String> = texts.iter().map(|text| rules.tokens(text)).collect();
+    let matcher = &*MATCHER;
+    std::fs::create_dir_all(folder)?;
+    let (mut queries, mut hits) = (String::new(), String::new());
+    for (id, text) in &list.queries {
+        writeln!(queries, "{id}\t{}", rules.tokens(text))?;
+    }
+    for text in texts {
+        let found: Vec<String> = matcher.matches(text).iter().map(i32::to_string).collect();
+        writeln!(hits, "{}", found.join(","))?;
+    }
+    std::fs::write(folder.join("queries.txt"), queries)?;
+    std::fs::write(folder.join("captions.txt"), tokens.join("\n"))?;
+    std::fs::write(folder.join("hits.txt"), hits)?;
+
+    let file = folder.join("list.matcher");
+    let _ = std::fs::remove_file(&file);
+    let make = || Matcher::cached(&file, &list.queries, rules);
+    let start = Instant::now();
+    assert_eq!(make()?.1, Origin::Kept);
+    let build_and_keep = start.elapsed().as_secs_f64();
+    assert_eq!(make()?.1, Origin::Loaded);
+    let load = least(|| drop(make()));
+    let whole = least(|| {
+        let (mut scratch, mut ids) = (Scratch::default(), Vec::new());
+        texts.iter().for_each(|text| matcher.matches_into(text, &mut scratch, &mut ids));
+    });
+    let searched = least(|| {
+        divan::black_box(search(matcher, &tokens));
+    });
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let times = format!(
+        "captions\t{}\nbytes\t{bytes}\nheap_bytes\t{}\nbuild_and_keep_s\t{build_and_keep}\nload_s\t{load}\n\
+         normalise_and_search_s\t{whole}\nsearch_s\t{searched}\n",
+        texts.len(),
+        matcher.heap_bytes(),
+    );
+    Ok(std::fs::write(folder.join("times.txt"), times)?)
+}
+
+fn main() -> Result<(), Failure> {
+    match std::env::var_os("TWINLENS_MATCH_EXPORT") {
+        Some(folder) => export(&PathBuf::from(folder)),
+        None => {
+            divan::main();
+            Ok(())
+        }
+    }
+}

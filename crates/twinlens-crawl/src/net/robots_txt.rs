@@ -1,0 +1,301 @@
+//! A robots.txt file, read and matched as RFC 9309 says. No regular expressions: a pattern is a list of pieces between its stars,
+//! looked for one after the other, so that a file made to hurt costs no more than its length.
+
+use memchr::memmem;
+
+/// The rules of a robots.txt for one product.
+#[derive(Debug, Default)]
+pub struct RobotsTxt {
+    /// The longest pattern first, and of equally long ones an allowing one: the first that matches decides.
+    rules: Vec<Rule>,
+    /// `crawl-delay`, in seconds.
+    pub delay: Option<f32>,
+    /// The sitemaps that it names, for whoever.
+    pub sitemaps: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    allow: bool,
+    pattern: Vec<u8>,
+    /// The pattern ended in `$`.
+    to_end: bool,
+}
+
+/// A group of rules, while it is read.
+#[derive(Default)]
+struct Group {
+    /// It is for our product by name.
+    ours: bool,
+    /// It is for everybody.
+    everybodys: bool,
+    /// Rules came: the next `user-agent` begins another group.
+    closed: bool,
+}
+
+impl RobotsTxt {
+    /// Reads what the file says to `product`: the groups that name it, or else those for everybody.
+    pub fn parse(product: &str, text: &[u8]) -> Self {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let (mut named, mut general, mut sitemaps) = (None, Self::default(), Vec::new());
+        let mut group = Group::default();
+        for line in text.split(|byte| matches!(byte, b'\n' | b'\r' | 0)) {
+            let Some((key, value)) = record(line) else { continue };
+            let allow = match key.to_ascii_lowercase().as_slice() {
+                b"user-agent" => {
+                    if group.closed {
+                        group = Group::default();
+                    }
+                    let agent = token(value);
+                    group.everybodys |= value.starts_with(b"*");
+                    group.ours |= agent.eq_ignore_ascii_case(product.as_bytes());
+                    if group.ours {
+                        named.get_or_insert_with(Self::default);
+                    }
+                    continue;
+                }
+                b"sitemap" => {
+                    sitemaps.extend(std::str::from_utf8(value).ok().map(str::to_owned));
+                    continue;
+                }
+                b"crawl-delay" => None,
+                b"allow" => Some(true),
+                b"disallow" => Some(false),
+                _ => continue,
+            };
+            group.closed = true;
+            let ours = if group.ours { named.as_mut() } else { None };
+            let general = group.everybodys.then_some(&mut general);
+            for file in ours.into_iter().chain(general) {
+                file.add(allow, value);
+            }
+        }
+        let mut file = named.unwrap_or(general);
+        file.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.pattern.len()), !rule.allow));
+        Self { sitemaps, ..file }
+    }
+
+    /// Adds a rule, or (without `allow`) the delay.
+    fn add(&mut self, allow: Option<bool>, value: &[u8]) {
+        let Some(allow) = allow else {
+            let seconds = std::str::from_utf8(value).ok().and_then(|text| text.parse::<f32>().ok());
+            self.delay = self.delay.into_iter().chain(seconds).reduce(f32::max);
+            return;
+        };
+        // An empty rule says nothing: `Disallow:` forbids nothing.
+        if !value.is_empty() {
+            let (pattern, to_end) = match value.strip_suffix(b"$") {
+                Some(pattern) => (pattern, true),
+                None => (value, false),
+            };
+            self.rules.push(Rule { allow, pattern: normal(pattern, true), to_end });
+        }
+    }
+
+    /// Whether a path (with its query) may be fetched. robots.txt itself always may.
+    pub fn allows(&self, path: &str) -> bool {
+        let path = normal(path.as_bytes(), false);
+        let rule = self.rules.iter().find(|rule| rule.matches(&path));
+        path == b"/robots.txt" || rule.is_none_or(|rule| rule.allow)
+    }
+}
+
+impl Rule {
+    /// A star stands for anything, `$` for the end; without it, a match may end anywhere.
+    fn matches(&self, path: &[u8]) -> bool {
+        let mut pieces = self.pattern.split(|byte| *byte == b'*');
+        let first = pieces.next().unwrap_or_default();
+        let Some(mut rest) = path.strip_prefix(first) else { return false };
+        let Some(last) = pieces.next_back() else { return !self.to_end || rest.is_empty() };
+        for piece in pieces {
+            // The leftmost place leaves the most for the pieces to come.
+            match memmem::find(rest, piece) {
+                Some(at) => rest = &rest[at + piece.len()..],
+                None => return false,
+            }
+        }
+        if self.to_end { rest.ends_with(last) } else { memmem::find(rest, last).is_some() }
+    }
+}
+
+/// Key and value of a line without its comment; `None` for what is no record.
+fn record(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (key, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+    (!key.is_empty()).then_some((key, value))
+}
+
+/// The product token at the beginning: `ExampleBot` of `ExampleBot/1.0`.
+fn token(value: &[u8]) -> &[u8] {
+    let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    &value[..value.iter().position(|byte| !of_token(byte)).unwrap_or(value.len())]
+}
+
+/// Path and pattern in one spelling (RFC 9309, section 2.2.2): escapes of unreserved characters are undone, all others are in upper case, and
+/// what must be escaped in a URI is. In a pattern a star keeps its meaning; a path's own star or dollar sign is escaped, as a pattern
+/// has to spell it (section 2.2.3).
+fn normal(text: &[u8], pattern: bool) -> Vec<u8> {
+    let mut normal = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let escaped = (byte == b'%').then(|| escape(text.get(at + 1..at + 3)?)).flatten();
+        at += if escaped.is_some() { 3 } else { 1 };
+        let value = escaped.unwrap_or(byte);
+        let unreserved = value.is_ascii_alphanumeric() || b"-._~".contains(&value);
+        let literal =
+            value.is_ascii_graphic() && !b"\"<>\\^`{|}$*".contains(&value) || (pattern && value == b'*');
+        if unreserved || (escaped.is_none() && literal) {
+            normal.push(value);
+        } else {
+            normal.extend_from_slice(format!("%{value:02X}").as_bytes());
+        }
+    }
+    normal
+}
+
+fn escape(digits: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    // `from_str_radix` would take a sign.
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(product: &str, text: &str, cases: &[(&str, bool)]) {
+        let file = RobotsTxt::parse(product, text.as_bytes());
+        for (path, allowed) in cases {
+            assert_eq!(file.allows(path), *allowed, "{product} {path} under\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_simple_example_of_the_standard() {
+        // RFC 9309, section 5.1.
+        let text = "User-Agent: *\nDisallow: *.gif$\nDisallow: /example/\nAllow: /publications/\n\n\
+                    User-Agent: foobot\nDisallow:/\nAllow:/example/page.html\nAllow:/example/allowed.gif\n\n\
+                    User-Agent: barbot\nUser-Agent: bazbot\nDisallow: /example/page.html\n\n\
+                    User-Agent: quxbot\n\nEOF\n";
+        let everybody = [
+            ("/a.gif", false),
+            ("/a.gif?x", true),
+            ("/example/", false),
+            ("/example", true),
+            ("/publications/a.gif", true),
+            ("/publications/", true),
+        ];
+        check("otherbot", text, &everybody);
+        let foobot = [
+            ("/", false),
+            ("/example/page.html", true),
+            ("/example/allowed.gif", true),
+            ("/robots.txt", true),
+        ];
+        check("FooBot", text, &foobot);
+        for bot in ["barbot", "bazbot"] {
+            check(bot, text, &[("/example/page.html", false), ("/example/", true), ("/a.gif", true)]);
+        }
+        check("quxbot", text, &[("/", true), ("/a.gif", true), ("/example/", true)]);
+    }
+
+    #[test]
+    fn the_longest_match_of_the_standard() {
+        // Section 5.2.
+        let text = "User-Agent: foobot\nAllow: /example/page/\nDisallow: /example/page/disallowed.gif\n";
+        check(
+            "foobot",
+            text,
+            &[
+                ("/example/page/", true),
+                ("/example/page/disallowed.gif", false),
+                ("/example/page/x.gif", true),
+            ],
+        );
+        // Section 2.2.2: of equal rules, the allowing one.
+        check("foobot", "User-agent: *\nDisallow: /a\nAllow: /a\n", &[("/a", true), ("/ab", true)]);
+    }
+
+    #[test]
+    fn groups_are_found_as_the_standard_says() {
+        // Section 2.2.1: groups of one product are one; names are compared without case; everybody's only without one of ours.
+        let text = "user-agent: a\ndisallow: /c\n\nuser-agent: *\ndisallow: /b\n\nUser-Agent: ExampleBot/1.0 # comment\n\
+                    disallow: /d\n\nuser-agent: examplebot\ndisallow: /e";
+        check("ExampleBot", text, &[("/b", true), ("/c", true), ("/d", false), ("/e", false)]);
+        check("example", text, &[("/b", false), ("/d", true)]);
+        check("other", text, &[("/b", false), ("/c", true)]);
+        // Rules before any group, unknown records, and a group without rules.
+        let text = "Disallow: /lost\nnonsense\nUser-agent: x\nSitemap: http://a/s.xml\nUser-agent: y\nHost: z\nDisallow: /xy\n";
+        check("x", text, &[("/lost", true), ("/xy", false)]);
+        check("y", text, &[("/xy", false)]);
+        check("z", text, &[("/xy", true)]);
+        assert_eq!(RobotsTxt::parse("z", text.as_bytes()).sitemaps, ["http://a/s.xml"]);
+        // A delay is a rule of its group: what follows is another one.
+        let text = "User-agent: *\nCrawl-delay: 2.5\n\nUser-agent: bad\nDisallow: /\n";
+        check("x", text, &[("/", true)]);
+        assert_eq!(RobotsTxt::parse("x", text.as_bytes()).delay, Some(2.5));
+    }
+
+    #[test]
+    fn escapes_are_compared_as_the_standard_says() {
+        // Section 2.2.2, the table.
+        let cases = [
+            ("/foo/bar?baz=quz", "/foo/bar?baz=quz"),
+            ("/foo/bar?baz=https://foo.bar", "/foo/bar?baz=https://foo.bar"),
+            ("/foo/bar/\u{30c4}", "/foo/bar/%E3%83%84"),
+            ("/foo/bar/%E3%83%84", "/foo/bar/%e3%83%84"),
+            ("/foo/bar/%62%61%7A", "/foo/bar/baz"),
+            ("/foo/bar/baz", "/foo/bar/%62%61%7a"),
+            // Section 2.2.3: special characters, verbatim.
+            ("/path/file-with-a-%2A.html", "/path/file-with-a-*.html"),
+            ("/path/foo-%24", "/path/foo-$"),
+            ("/a b", "/a%20b"),
+        ];
+        for (rule, path) in cases {
+            let text = format!("User-agent: *\nDisallow: {rule}");
+            check("x", &text, &[(path, false), ("/foo/other", true)]);
+        }
+        // A reserved character is not its escape.
+        check("x", "User-agent: *\nDisallow: /a%2Fb", &[("/a/b", true), ("/a%2fb", false)]);
+        check("x", "User-agent: *\nDisallow: /%\nAllow: /%zz", &[("/%", false), ("/%zz1", true)]);
+    }
+
+    #[test]
+    fn stars_and_ends() {
+        let cases = [
+            ("/*", "/x", false),
+            ("*", "/", false),
+            ("/$", "/", false),
+            ("/$", "/a", true),
+            ("/fish*.php", "/fishheads/a.php?x", false),
+            ("/fish*.php", "/Fish.php", true),
+            ("/*.php$", "/a.php", false),
+            ("/*.php$", "/a.php/b.php", false),
+            ("/*.php$", "/a.php5", true),
+            ("*aa$", "/aaa", false),
+            ("/*a*b*c", "/xaxbx", true),
+            ("/*a*b*c", "/xaxbxc", false),
+            ("/a**b", "/ab", false),
+            ("", "/", true),
+        ];
+        for (rule, path, allowed) in cases {
+            check("x", &format!("User-agent: *\nDisallow: {rule}\n"), &[(path, allowed)]);
+        }
+    }
+
+    #[test]
+    fn line_ends_and_marks_of_all_kinds() {
+        let text = "\u{feff}User-agent: *\r\nDisallow: /a\rDisallow : /b # c\n\tdisallow:/c";
+        check("x", text, &[("/a", false), ("/b", false), ("/c", false), ("/d", true)]);
+    }
+
+    #[test]
+    fn a_file_made_to_hurt_is_matched_in_time() {
+        let text = format!("User-agent: *\n{}", "Disallow: /*a*a*a*a*a*a*a*a*a*a*ab$\n".repeat(12_000));
+        let file = RobotsTxt::parse("x", text.as_bytes());
+        let start = std::time::Instant::now();
+        assert!(file.allows(&format!("/{}", "a".repeat(2000))));
+        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    }
+}

@@ -1,0 +1,235 @@
+//! The (cap + 1)-th smallest hash of each of many queries, exactly, in little memory.
+//!
+//! Hashes are spread evenly: the bound of a query with `matched` pairs lies near (cap + 1) / matched of the range. One
+//! pass over the matches counts the hashes below a window around there and keeps those within, about 16 sqrt(cap) of
+//! them. If the bound is not among them (eight standard deviations away, or uids that repeat), another pass looks on the
+//! side where it must be. What parts of the input find merges, in any order; the result is that of sorting.
+
+use datafusion::common::HashMap;
+
+use super::match_hash;
+
+/// Half the width of a window, in standard deviations of where the bound lies.
+const DEVIATIONS: f64 = 8.0;
+
+/// Where a bound is looked for: both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Window {
+    low: u64,
+    high: u64,
+}
+
+impl Window {
+    /// Around the expected place of the `(cap + 1)`-th smallest of `matched` even hashes.
+    fn expected(cap: u64, matched: u64) -> Self {
+        let place = (cap as f64 + 1.0) / (matched as f64 + 1.0);
+        let deviation = (place * (1.0 - place) / matched as f64).sqrt();
+        // Conversion from f64 saturates at both ends.
+        let hash = |place: f64| (place * (1u128 << 64) as f64) as u64;
+        Self { low: hash(place - DEVIATIONS * deviation), high: hash(place + DEVIATIONS * deviation) }
+    }
+
+    fn share(self) -> f64 {
+        (self.high - self.low) as f64 / u64::MAX as f64
+    }
+}
+
+/// The queries whose bounds are looked for, and those that are found.
+#[derive(Debug)]
+pub struct Bounds {
+    cap: u64,
+    /// Sorted by query: rounds are the same whatever the order of the counts.
+    open: Vec<(i32, Window, u64)>,
+    found: HashMap<i32, u64>,
+}
+
+impl Bounds {
+    /// Of all queries that matched more pairs than `cap`.
+    #[must_use]
+    pub fn new(cap: u64, counts: &HashMap<i32, u64>) -> Self {
+        let exceeding = counts.iter().filter(|(_, matched)| **matched > cap);
+        let mut open: Vec<_> =
+            exceeding.map(|(query, matched)| (*query, Window::expected(cap, *matched), *matched)).collect();
+        open.sort_unstable_by_key(|(query, ..)| *query);
+        Self { cap, open, found: HashMap::new() }
+    }
+
+    /// What to do in the next pass: as many queries as about `budget` bytes hold, one at least. `None` when all bounds
+    /// are found.
+    #[must_use]
+    pub fn next_round(&mut self, budget: usize) -> Option<Round> {
+        let mut round = Round { cap: self.cap, queries: HashMap::new() };
+        let (mut bytes, mut taken) = (0.0, 0);
+        for (query, window, matched) in &self.open {
+            // Twice: vectors grow by doubling.
+            bytes += 16.0 * (*matched as f64 * window.share()).min(2.0 * (self.cap as f64 + 1.0)) + 64.0;
+            if bytes > budget as f64 && taken > 0 {
+                break;
+            }
+            round.queries.insert(*query, Seen { window: *window, below: 0, within: Vec::new() });
+            taken += 1;
+        }
+        (taken > 0).then_some(round)
+    }
+
+    /// Takes what a pass over all matches has found.
+    pub fn settle(&mut self, round: Round) {
+        let mut queries = round.queries;
+        let cap = self.cap;
+        let found = &mut self.found;
+        self.open.retain_mut(|(query, window, _)| {
+            let Some(mut seen) = queries.remove(query) else { return true };
+            if seen.below > cap {
+                // Some hash is below `low`, so it is not 0.
+                *window = Window { low: 0, high: window.low - 1 };
+                return true;
+            }
+            let place = (cap - seen.below) as usize;
+            if place < seen.within.len() {
+                found.insert(*query, *seen.within.select_nth_unstable(place).1);
+                return false;
+            }
+            match window.high.checked_add(1) {
+                Some(low) => {
+                    *window = Window { low, high: u64::MAX };
+                    true
+                }
+                // Fewer matches than were counted: without a bound, the query contributes nothing.
+                None => false,
+            }
+        });
+    }
+
+    /// The bounds, by query.
+    #[must_use]
+    pub fn found(self) -> HashMap<i32, u64> {
+        self.found
+    }
+}
+
+/// One pass, or a part of one.
+#[derive(Debug, Clone)]
+pub struct Round {
+    cap: u64,
+    queries: HashMap<i32, Seen>,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    window: Window,
+    below: u64,
+    within: Vec<u64>,
+}
+
+impl Seen {
+    fn add(&mut self, hash: u64, cap: u64) {
+        if hash < self.window.low {
+            self.below += 1;
+        } else if hash <= self.window.high && self.below <= cap {
+            self.within.push(hash);
+            self.prune(cap);
+        }
+    }
+
+    /// Of the hashes within, those that can still be the bound, once they are twice as many.
+    fn prune(&mut self, cap: u64) {
+        if self.below > cap {
+            self.within = Vec::new();
+            return;
+        }
+        let needed = (cap + 1 - self.below) as usize;
+        if self.within.len() >= 2 * needed {
+            self.within.select_nth_unstable(needed - 1);
+            self.within.truncate(needed);
+        }
+    }
+}
+
+impl Round {
+    /// A pair, by its [`super::pair_hash`], and the distinct queries that it matches.
+    pub fn add(&mut self, pair: u64, queries: &[i32]) {
+        for query in queries {
+            if let Some(seen) = self.queries.get_mut(query) {
+                seen.add(match_hash(pair, *query), self.cap);
+            }
+        }
+    }
+
+    /// Adds what another part of the input has found in the same round.
+    pub fn merge(&mut self, other: Self) {
+        for (query, other) in other.queries {
+            if let Some(seen) = self.queries.get_mut(&query) {
+                seen.below += other.below;
+                seen.within.extend(other.within);
+                seen.prune(self.cap);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pair_hash;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The plain twin: sort, and look.
+    fn sorted(pairs: &[(u64, Vec<i32>)], cap: u64) -> HashMap<i32, u64> {
+        let mut hashes: HashMap<i32, Vec<u64>> = HashMap::new();
+        for (pair, queries) in pairs {
+            queries.iter().for_each(|query| hashes.entry(*query).or_default().push(match_hash(*pair, *query)));
+        }
+        hashes.values_mut().for_each(|of_query| of_query.sort_unstable());
+        let bound = |(query, hashes): (i32, Vec<u64>)| Some((query, *hashes.get(cap as usize)?));
+        hashes.into_iter().filter_map(bound).collect()
+    }
+
+    fn bounds(pairs: &[(u64, Vec<i32>)], cap: u64, budget: usize, parts: usize) -> (HashMap<i32, u64>, u32) {
+        let mut counts = HashMap::new();
+        pairs.iter().flat_map(|(_, queries)| queries).for_each(|query| *counts.entry(*query).or_insert(0) += 1);
+        let (mut bounds, mut rounds) = (Bounds::new(cap, &counts), 0);
+        while let Some(empty) = bounds.next_round(budget) {
+            let mut whole = empty.clone();
+            for part in pairs.chunks(pairs.len().div_ceil(parts)) {
+                let mut round = empty.clone();
+                part.iter().for_each(|(pair, queries)| round.add(*pair, queries));
+                whole.merge(round);
+            }
+            bounds.settle(whole);
+            rounds += 1;
+        }
+        (bounds.found(), rounds)
+    }
+
+    #[test]
+    fn one_pass_does_where_hashes_are_even() {
+        let pairs: Vec<_> =
+            (0..50_000u32).map(|i| (pair_hash(3, &format!("{i:032x}")), vec![0, 1 + (i % 7) as i32])).collect();
+        let (found, rounds) = bounds(&pairs, 2_000, 1 << 30, 3);
+        assert_eq!((found, rounds), (sorted(&pairs, 2_000), 1));
+        // Little memory: a round for each of the eight queries.
+        assert_eq!(bounds(&pairs, 2_000, 1, 1), (sorted(&pairs, 2_000), 8));
+    }
+
+    #[test]
+    fn repeated_pairs_are_found_too() {
+        // All hashes of query 1 are one, which is far from where an even spread has its bound.
+        let pairs: Vec<_> = (0..1_000).map(|i| (9, if i % 2 == 0 { vec![1] } else { vec![1, 2] })).collect();
+        let (found, rounds) = bounds(&pairs, 100, 1 << 20, 4);
+        assert_eq!(found, sorted(&pairs, 100));
+        assert_eq!(rounds, 2);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_sorting(
+            pairs in prop::collection::vec((prop_oneof![0u64..6, any::<u64>()], prop::collection::btree_set(0..4i32, 1..4)), 1..80),
+            cap in 1u64..12,
+            budget in 1usize..3_000,
+            parts in 1usize..4,
+        ) {
+            let pairs: Vec<_> = pairs.into_iter().map(|(pair, queries)| (pair, queries.into_iter().collect())).collect();
+            prop_assert_eq!(bounds(&pairs, cap, budget, parts).0, sorted(&pairs, cap));
+        }
+    }
+}
