@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use twinlens_crawl::net::{
     Ask, ByteBudget, Client, FetchError, HttpOptions, Lookup, Reply, Surroundings, SystemLookup, Why,
 };
+use twinlens_testkit::web::HOST;
 use twinlens_testkit::{Answer, Site, Web};
 use url::Url;
 
@@ -317,4 +318,188 @@ async fn a_dead_network_is_told_from_dead_links() {
         assert!(get(&links, "http://site.test/").await.is_ok());
     }
     assert_eq!(links.network_down(true), None);
+}
+
+#[tokio::test]
+async fn broken_heads_have_their_codes() {
+    let ok = "HTTP/1.1 200 OK\n";
+    let cases = [
+        ("no status", "HTTP/1.1\nx: y".to_string(), Why::BadResponse),
+        ("a status of letters", "HTTP/1.1 abc OK".into(), Why::BadResponse),
+        ("another protocol", "ICY 200 OK".into(), Why::BadResponse),
+        ("HTTP/9.9", "HTTP/9.9 200 OK".into(), Why::BadResponse),
+        ("a name with a space", format!("{ok}con tent: x"), Why::BadResponse),
+        ("a line without a colon", format!("{ok}nonsense"), Why::BadResponse),
+        ("a control character", format!("{ok}x: a\0b"), Why::BadResponse),
+        ("a negative length", format!("{ok}content-length: -5"), Why::BadResponse),
+        ("a length of words", format!("{ok}content-length: five"), Why::BadResponse),
+        ("two lengths", format!("{ok}content-length: 5\ncontent-length: 6"), Why::BadResponse),
+        ("a length of 2^70", format!("{ok}content-length: 1180591620717411303424"), Why::BadResponse),
+        ("a length of 2^60", format!("{ok}content-length: 1152921504606846976"), Why::TooManyBytes),
+        (
+            "a chunk of 2^70",
+            format!("{ok}transfer-encoding: chunked\n\n400000000000000000\nxx"),
+            Why::Truncated,
+        ),
+        ("a chunk of nonsense", format!("{ok}transfer-encoding: chunked\n\nzz\nxx"), Why::Truncated),
+        (
+            "another coding",
+            format!("{ok}content-encoding: zstd\ncontent-length: 1\n\nx"),
+            Why::ContentEncoding,
+        ),
+        ("300 headers", format!("{ok}{}content-length: 1\n\nx", "x: y\n".repeat(300)), Why::BadResponse),
+        ("a location of spaces", "HTTP/1.1 302 Found\nlocation: http:// / /".into(), Why::BadRedirect),
+        ("half a head", ok.trim_end().into(), Why::Reset),
+    ];
+    for (name, head, why) in cases {
+        let answer = match name {
+            "half a head" => Answer::Raw(head.into_bytes()),
+            _ => Answer::head(&head, b""),
+        };
+        let web = Web::start(Site::new().at("/", answer)).await.unwrap();
+        let result = get(&client(options(&web)), "http://site.test/").await;
+        let found = result.as_ref().err().map(|error| error.why);
+        assert_eq!(found, Some(why), "{name}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_redirects_are_not_followed() {
+    let web = Web::start(Site::new().at("/1", Answer::Onward).otherwise(|_| Answer::Onward)).await.unwrap();
+    let client = client(HttpOptions { max_redirects: 7, ..options(&web) });
+    let error = get(&client, "http://site.test/1").await.unwrap_err();
+    assert_eq!((error.why, web.requests().len()), (Why::TooManyRedirects, 8), "{error}");
+    assert!(HttpOptions { max_redirects: 10_000, ..HttpOptions::default() }.check().is_err());
+}
+
+/// Always answers the same.
+#[derive(Debug)]
+struct Answering(&'static str);
+
+impl Lookup for Answering {
+    fn lookup(&self, _: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let answer = self.0.parse().unwrap();
+        Box::pin(async move { Ok(vec![answer]) })
+    }
+}
+
+#[tokio::test]
+async fn no_answer_of_dns_leads_inside() {
+    let web = Web::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
+    for address in [
+        "127.0.0.1",
+        "10.1.2.3",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "ff02::1",
+    ] {
+        let client = looking_up(options(&web), Arc::new(Answering(address)));
+        let url = format!("http://innocent.example:{}/", web.addr().port());
+        let error = get(&client, &url).await.unwrap_err();
+        assert_eq!(error.why, Why::PrivateAddress, "{address}: {error}");
+    }
+    assert!(web.requests().is_empty());
+}
+
+fn over_tls(web: &Web, trusted: &[u8]) -> Client {
+    let options = HttpOptions { resolve: BTreeMap::from([(HOST.to_string(), web.addr())]), ..options(web) };
+    let mut around = around(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
+    around.trusted.push(reqwest::Certificate::from_der(trusted).unwrap());
+    Client::new(options, around).unwrap()
+}
+
+#[tokio::test]
+async fn certificates_are_held_to_account() {
+    use twinlens_testkit::Certificate::{Expired, Good, OtherHost, SelfSigned};
+    for certificate in [SelfSigned, Expired, OtherHost, Good] {
+        let site = Site::new().otherwise(|path| Answer::page(path));
+        let (web, trusted) = Web::start_tls(site, certificate).await.unwrap();
+        let client = over_tls(&web, &trusted);
+        let urls: Vec<String> = (0..20).map(|number| format!("https://{HOST}/{number}")).collect();
+        let replies = join_all(urls.iter().map(|url| get(&client, url))).await;
+        for (number, reply) in replies.into_iter().enumerate() {
+            match (certificate, reply) {
+                (Good, Ok(reply)) => assert_eq!(reply.body, format!("/{number}").as_bytes()),
+                (Good, Err(error)) => panic!("{error}"),
+                (_, reply) => assert_eq!(reply.unwrap_err().why, Why::Tls, "{certificate:?}"),
+            }
+        }
+        if certificate == Good {
+            // Four at a time may have begun before the first connection was known to be of HTTP/2.
+            assert!(web.connections() <= 4, "HTTP/2 shares connections: {}", web.connections());
+            assert_eq!(web.requests()[0].header("accept"), Some("image/*"));
+        } else {
+            assert!(web.requests().is_empty(), "{certificate:?}: nothing may be asked");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let web = Web::start(Site::new()).await.unwrap();
+    let mut options = options(&web);
+    options.resolve.insert("silent.test".into(), silent.local_addr().unwrap());
+    (options.connect_timeout, options.headers_timeout) = (0.3, 5.0);
+    let error = get(&client(options), "https://silent.test/").await.unwrap_err();
+    assert_eq!(error.why, Why::TimeoutConnect, "{error}");
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let site = Site::new().otherwise(|_| Answer::page("x")).keep_alive();
+    let web = Web::start(site).await.unwrap();
+    let client = client(options(&web));
+    for number in 0..30 {
+        assert!(get(&client, &format!("http://site.test/{number}")).await.is_ok());
+    }
+    assert_eq!((web.requests().len(), web.connections()), (30, 1));
+}
+
+#[tokio::test]
+async fn those_that_wait_for_a_slow_host_keep_no_other_waiting() {
+    let slow = Answer::Late(Duration::from_millis(300), Box::new(Answer::page("x")));
+    let web = Web::start(Site::new().at("/slow", slow).at("/", Answer::page("x"))).await.unwrap();
+    let mut options = options(&web);
+    options.per_host = 1;
+    options.resolve.insert("slow.test".into(), web.addr());
+    let mut around = around(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
+    around.open = 2;
+    let client = Client::new(options, around).unwrap();
+    let start = Instant::now();
+    let slow = join_all((0..5).map(|_| get(&client, "http://slow.test/slow")));
+    let others = async {
+        for _ in 0..10 {
+            assert!(get(&client, "http://site.test/").await.is_ok());
+        }
+        start.elapsed()
+    };
+    let (slow, others) = tokio::join!(slow, others);
+    assert!(slow.iter().all(Result::is_ok) && start.elapsed() >= Duration::from_millis(1500));
+    assert!(others < Duration::from_millis(1000), "{others:?}");
+}
+
+#[tokio::test]
+async fn bodies_without_a_length_share_the_budget() {
+    let chunked = || {
+        let body = format!("{:x}\r\n{}\r\n0\r\n\r\n", 90_000, "x".repeat(90_000));
+        Answer::head("HTTP/1.1 200 OK\ntransfer-encoding: chunked", body.as_bytes())
+    };
+    let web = Web::start(Site::new().at("/", chunked())).await.unwrap();
+    // A budget of less than two of them: each grows, and none waits for ever.
+    let budget = ByteBudget::new(150_000);
+    let options = HttpOptions { per_host: 16, body_timeout: 20.0, headers_timeout: 20.0, ..options(&web) };
+    let client = Client::new(options, around(Arc::new(SystemLookup), budget.clone())).unwrap();
+    let replies = join_all(
+        (0..16).map(|_| async { get(&client, "http://site.test/").await.map(|reply| reply.body.len()) }),
+    );
+    let replies = tokio::time::timeout(Duration::from_secs(15), replies).await.unwrap();
+    assert!(replies.iter().all(|length| *length == Ok(90_000)), "{replies:?}");
+    assert!(budget.free() >= 150_000, "all is given back");
 }

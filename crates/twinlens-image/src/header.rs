@@ -18,6 +18,8 @@ pub struct Header {
     pub frames: u32,
     /// Upper estimate of the memory that decoding to RGB takes at its peak, in bytes, besides the encoded bytes.
     pub decode_bytes: u64,
+    /// Where the end marker begins, for JPEG: what comes after it is not of the picture.
+    pub(crate) end: usize,
 }
 
 /// The walk over a container: the header, and whether the end marker was reached.
@@ -27,6 +29,7 @@ struct Walk {
     frames: u32,
     bytes_per_pixel: u64,
     complete: bool,
+    end: usize,
 }
 
 /// Reads the header and holds it against the limits; decodes nothing. Linear in the length of the file at worst.
@@ -57,10 +60,12 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     let walk = walk.map_err(|fault| match fault {
         Fault::Cut => ImageError::Truncated(format),
         Fault::Damaged(reason) => ImageError::BadHeader { format, reason },
+        Fault::Unsupported(what) => ImageError::UnsupportedFormat(what.to_owned()),
     })?;
     hold(&walk, format, limits)?;
     let decode_bytes = u64::from(walk.width) * u64::from(walk.height) * walk.bytes_per_pixel;
-    Ok(Header { format, width: walk.width, height: walk.height, frames: walk.frames, decode_bytes })
+    let Walk { width, height, frames, end, .. } = walk;
+    Ok(Header { format, width, height, frames, decode_bytes, end })
 }
 
 fn hold(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
@@ -92,6 +97,8 @@ enum Fault {
     /// The file ends before its size is told.
     Cut,
     Damaged(&'static str),
+    /// A kind of the format that no decoder here knows.
+    Unsupported(&'static str),
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u32> {
@@ -116,7 +123,7 @@ fn walk_png(bytes: &[u8]) -> Result<Walk, Fault> {
     let (depth, colour) = (*bytes.get(24).ok_or(Fault::Cut)?, *bytes.get(25).ok_or(Fault::Cut)?);
     // The decoded buffer (palettes expand to RGBA), the 8-bit copy, the composited RGB.
     let bytes_per_pixel = if depth == 16 { 8 + 4 + 3 } else { 4 + 4 + 3 } + u64::from(colour == 3);
-    let mut walk = Walk { width, height, frames: 1, bytes_per_pixel, complete: false };
+    let mut walk = Walk { width, height, frames: 1, bytes_per_pixel, complete: false, end: 0 };
     let mut at = 8;
     while let (Some(length), Some(kind)) = (be32(bytes, at), bytes.get(at + 4..at + 8)) {
         let end = at + 12 + length as usize;
@@ -141,16 +148,22 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
     let mut size = None;
     let mut scanned = false;
     let mut complete = false;
-    let mut at = 2;
+    let (mut at, mut end) = (2, bytes.len());
     while let Some(next) = next_marker(bytes, at) {
         let marker = bytes[next - 1];
         at = next;
         if marker == 0xd9 {
             complete = scanned;
+            end = at - 2;
             break;
         }
         let Some(length) = be16(bytes, at) else { break };
         if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) && size.is_none() {
+            match marker {
+                0xc0..=0xc2 => {}
+                0xc9..=0xcb | 0xcd..=0xcf => return Err(Fault::Unsupported("arithmetic-coded JPEG")),
+                _ => return Err(Fault::Unsupported("lossless or hierarchical JPEG")),
+            }
             size = Some((be16(bytes, at + 5).ok_or(Fault::Cut)?, be16(bytes, at + 3).ok_or(Fault::Cut)?));
         }
         scanned |= marker == 0xda;
@@ -158,7 +171,9 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
     }
     match size {
         // 16-bit coefficients of up to four components (progressive), the decoded buffer, RGB.
-        Some((width, height)) => Ok(Walk { width, height, frames: 1, bytes_per_pixel: 8 + 3 + 3, complete }),
+        Some((width, height)) => {
+            Ok(Walk { width, height, frames: 1, bytes_per_pixel: 8 + 3 + 3, complete, end })
+        }
         None if complete => Err(Fault::Damaged("no frame header")),
         None => Err(Fault::Cut),
     }
@@ -174,8 +189,14 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
 /// WebP: a RIFF file of chunks `VP8 `, `VP8L`, or `VP8X` and what it announces (RFC 9649).
 fn walk_webp(bytes: &[u8]) -> Result<Walk, Fault> {
     let riff_end = le(bytes, 4, 4).ok_or(Fault::Cut)? as usize + 8;
-    let mut walk =
-        Walk { width: 0, height: 0, frames: 1, bytes_per_pixel: 16 + 3, complete: riff_end <= bytes.len() };
+    let mut walk = Walk {
+        width: 0,
+        height: 0,
+        frames: 1,
+        bytes_per_pixel: 16 + 3,
+        complete: riff_end <= bytes.len(),
+        end: 0,
+    };
     let mut frames = 0;
     let mut pixels = false;
     let mut at = 12;

@@ -1,7 +1,7 @@
 //! JPEG to RGB.
 //!
-//! The headers are read leniently (writers put odd things between segments), the picture itself strictly: a decoder that fills up with
-//! grey what it cannot read would let half pictures through.
+//! The headers are read leniently (writers put odd things between segments), the picture itself strictly: a decoder that fills up
+//! what it cannot read would let half pictures through.
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -30,7 +30,8 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, Imag
         .set_max_width(header.width as usize)
         .set_max_height(header.height as usize)
         .jpeg_set_max_scans(MAX_SCANS);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let strictly_ended = with_strict_end(&bytes[..header.end.min(bytes.len())]);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&strictly_ended), options);
     decoder.decode_headers().map_err(error)?;
     let seen = decoder.dimensions().unwrap_or_default();
     if seen != (header.width as usize, header.height as usize) {
@@ -59,6 +60,19 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, Imag
     }
     Ok(raw((header.width, header.height, pixels)))
 }
+
+/// The file up to its end marker, and then ones. A code of ones alone is no code (ITU-T T.81, annex C), so that a picture which
+/// goes on after its data have ended is an error; after an end marker the decoder would read zeros for ever, which are codes.
+fn with_strict_end(bytes: &[u8]) -> Vec<u8> {
+    let mut ended = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
+    ended.extend_from_slice(bytes);
+    ended.extend([0xff, 0x00].repeat(ONES));
+    ended.extend([0xff, 0xd9]);
+    ended
+}
+
+/// Bytes of ones: more than the decoder reads ahead (8), the longest code and its value (4).
+const ONES: usize = 32;
 
 fn error(error: DecodeErrors) -> ImageError {
     match error {

@@ -1,5 +1,6 @@
 //! A hostile web server, crash points and fixtures, for tests alone.
 
+pub mod images;
 pub mod web;
 
-pub use web::{Answer, Request, Site, Web};
+pub use web::{Answer, Certificate, Faults, Request, Site, Web};

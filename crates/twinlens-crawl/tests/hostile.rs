@@ -1,0 +1,157 @@
+//! The fetch stage against servers that fail in all known ways: every row ends where it belongs, and none is lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Instant;
+
+use support::{assert_conserved, query, run_in};
+use twinlens_image::{Encode, Limits, Resize, process};
+use twinlens_testkit::images::odd_images;
+use twinlens_testkit::web::{FAULTS, png};
+use twinlens_testkit::{Answer, Faults, Site, Web};
+
+/// A table of pairs and a fetch of them, with more options.
+fn pipeline(fetch: &str) -> String {
+    format!(
+        "[stages.pairs]\nkind = \"table\"\nfiles = [\"pairs.jsonl\"]\nkeep = [\"expected\"]\n\n\
+         [stages.images]\nkind = \"fetch\"\ninput = \"pairs\"\n{fetch}\n"
+    )
+}
+
+fn pair(lines: &mut String, path: &str, expected: Option<&str>) {
+    let expected = expected.map_or("null".to_string(), |text| format!("\"{text}\""));
+    writeln!(
+        lines,
+        "{{\"url\": \"http://img.test{path}\", \"caption\": \"{path}\", \"expected\": {expected}}}"
+    )
+    .unwrap();
+}
+
+#[tokio::test]
+async fn odd_images_end_under_their_codes() {
+    let (images, mut site, mut lines) = (odd_images(), Site::new(), String::new());
+    for (number, image) in images.iter().enumerate() {
+        let path = format!("/{number}");
+        pair(&mut lines, &path, image.code);
+        site = site.at(&path, Answer::body("image/jpeg", image.bytes.clone()));
+    }
+    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site).await.unwrap());
+    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+    let stages = pipeline("resize = { size = 32 }\nhttp = { retries = 0, per_host = 16 }");
+    let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
+    assert_conserved(&outcome);
+    let wrong = query(
+        &outcome,
+        "select caption, expected, reject_code from images.rejects where reject_code is distinct from expected",
+    )
+    .await;
+    let kept = query(&outcome, "select caption from images where expected is not null").await;
+    let name = |row: &String| {
+        let number: usize = row[1..].split(' ').next().unwrap().parse().unwrap();
+        format!("{}: {row}", images[number].name)
+    };
+    let wrong: Vec<String> = wrong.iter().chain(&kept).map(name).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Rows of the run against a failing server; as many as one likes where the environment says so.
+fn rows() -> usize {
+    std::env::var("TWINLENS_HOSTILE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1500)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
+    let (rows, faults) = (rows(), Faults { one_in: 5, seed: 3 });
+    let image = png(24, 16);
+    let site = Site::new()
+        .at("/robots.txt", Answer::status(404))
+        .otherwise(move |_| Answer::body("image/png", image.clone()))
+        .failing(faults)
+        .keep_alive()
+        .quiet();
+    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site).await.unwrap());
+    let (mut lines, mut expected) = (String::new(), BTreeMap::<&str, usize>::new());
+    for row in 0..rows {
+        let path = format!("/{row}.png");
+        let code = faults.of(&path).map(|fault| fault.code);
+        *expected.entry(code.unwrap_or("kept")).or_default() += 1;
+        pair(&mut lines, &path, code);
+    }
+    let kinds: std::collections::BTreeSet<_> = FAULTS.iter().map(|fault| fault.code).collect();
+    assert!(kinds.iter().all(|code| expected.contains_key(code)), "every way to fail occurs: {expected:?}");
+    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+    let stages = pipeline(&format!(
+        "resize = {{ size = 16 }}\nencode = {{ format = \"png\" }}\nlimits = {{ max_bytes = 200000 }}\nconcurrency = 500\n\
+         split_rows = {}\nhttp = {{ retries = 0, per_host = 500, headers_timeout = 4.0, body_timeout = 4.0 }}",
+        500.max(rows / 10)
+    ));
+    let start = Instant::now();
+    let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
+    println!("{rows} rows in {:.1} s", start.elapsed().as_secs_f64());
+    assert_conserved(&outcome);
+    let found = query(
+        &outcome,
+        "select code, count(*) from (select 'kept' as code from images union all select reject_code from images.rejects) \
+         group by code order by code",
+    )
+    .await;
+    let expected: Vec<String> =
+        expected.into_iter().map(|(code, count)| format!("{code} | {count}")).collect();
+    assert_eq!(found, expected);
+    let misplaced = query(
+        &outcome,
+        "select count(*) from images.rejects where reject_code is distinct from expected \
+         union all select count(*) from images where expected is not null",
+    )
+    .await;
+    assert_eq!(misplaced, ["0", "0"]);
+    assert!(
+        rows < 500 || web.connections() < rows * 9 / 10,
+        "connections are used again: {}",
+        web.connections()
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_the_expected_one_is_refused() {
+    let (a, b) = (png(64, 48), png(96, 20));
+    let of =
+        |bytes: &[u8]| process(bytes, &Limits::default(), &Resize::default(), &Encode::default()).unwrap();
+    let (first, second) = (of(&a), of(&b));
+    let near = format!("{:016X}", first.phash.cast_unsigned() ^ 0b11);
+    let far = format!("{:016x}", second.phash);
+    assert!((first.phash ^ second.phash).count_ones() > 8);
+    let site =
+        Site::new().at("/a.png", Answer::body("image/png", a)).at("/b.png", Answer::body("image/png", b));
+    let web = Web::start(site).await.unwrap();
+    let cases = [
+        ("sha256", first.sha256.clone(), None),
+        ("sha256", first.sha256.to_uppercase(), None),
+        ("sha256", second.sha256, Some("sha256_mismatch")),
+        ("sha256", "nonsense".into(), Some("sha256_mismatch")),
+        ("phash", near, None),
+        ("phash", far, Some("phash_mismatch")),
+        ("phash", "nonsense".into(), Some("phash_mismatch")),
+    ];
+    for (hash, expected, code) in cases {
+        let (dir, mut lines) = (tempfile::tempdir().unwrap(), String::new());
+        // Two rows of one image, of which one expects nothing: it is kept whatever the other one says.
+        pair(&mut lines, "/a.png", Some(&expected));
+        pair(&mut lines, "/a.png#2", None);
+        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+        let stages = pipeline(&format!("verify = {{ {hash} = \"expected\" }}\nhttp = {{ retries = 0 }}"));
+        let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
+        assert_conserved(&outcome);
+        let rejects = query(&outcome, "select url, reject_code from images.rejects").await;
+        let refused: Vec<String> =
+            code.iter().map(|code| format!("http://img.test/a.png | {code}")).collect();
+        assert_eq!(rejects, refused, "{hash} {expected}");
+        let columns =
+            query(&outcome, "select count(*), min(expected), min(length(sha256)) from images").await;
+        let kept = if code.is_some() { "1 | - | 64".to_string() } else { format!("2 | {expected} | 64") };
+        assert_eq!(columns, [kept], "{hash} {expected}");
+    }
+}
