@@ -23,42 +23,56 @@ pub const JPEG_DECODER: &str = "libjpeg-turbo, scaled";
 /// Most scans of a progressive image; each is a pass over all coefficients, and a small file can have thousands.
 pub(crate) const MAX_SCANS: usize = 100;
 
-/// Decodes, if the decoder can and `by` (1, 2, 4 or 8) allows it at a fraction of the size.
+/// Decodes; if the build's decoder can, at 1/`by` (1, 2, 4 or 8) of the size.
 pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, ImageError> {
-    let options = DecoderOptions::default()
-        .set_strict_mode(false)
-        .set_max_width(header.width as usize)
-        .set_max_height(header.height as usize)
-        .jpeg_set_max_scans(MAX_SCANS);
-    let strictly_ended = with_strict_end(&bytes[..header.end.min(bytes.len())]);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&strictly_ended), options);
-    decoder.decode_headers().map_err(error)?;
-    let seen = decoder.dimensions().unwrap_or_default();
-    if seen != (header.width as usize, header.height as usize) {
-        let reason = format!("the decoder sees {seen:?} pixels, the header says otherwise");
-        return Err(ImageError::DecodeFailed { format: Format::Jpeg, reason });
-    }
-    let colours = decoder.input_colorspace().unwrap_or(ColorSpace::YCbCr);
-    let stored = match colours {
-        ColorSpace::Luma => Stored::Grey,
-        ColorSpace::CMYK | ColorSpace::YCCK => Stored::Inks,
-        _ => Stored::Rgb,
-    };
-    let (icc, exif) = (decoder.icc_profile(), decoder.exif().cloned());
-    let raw = |(width, height, pixels)| Raw { width, height, pixels, stored, icc, exif };
     #[cfg(feature = "turbojpeg")]
-    if let Some(pixels) = crate::turbo::decode(bytes, header, by) {
-        return Ok(raw(pixels));
+    if let Some((width, height, pixels)) = crate::turbo::decode(bytes, header, by) {
+        let (_, raw) = open(bytes, header)?;
+        return Ok(Raw { width, height, pixels, ..raw });
     }
     let _full_size = by;
-    let grey = stored == Stored::Grey;
+    decode_plainly(bytes, header)
+}
+
+/// Decodes at full size, in Rust alone.
+fn decode_plainly(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+    let strictly_ended = with_strict_end(&bytes[..header.end.min(bytes.len())]);
+    let (mut decoder, raw) = open(&strictly_ended, header)?;
+    let grey = raw.stored == Stored::Grey;
     let target = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
-    decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(target));
+    decoder.set_options(options(header).set_strict_mode(true).jpeg_set_out_colorspace(target));
     let mut pixels = decoder.decode().map_err(error)?;
     if grey {
         pixels = pixels.into_iter().flat_map(|value| [value; 3]).collect();
     }
-    Ok(raw((header.width, header.height, pixels)))
+    Ok(Raw { pixels, ..raw })
+}
+
+/// A decoder that has read the headers, and what they say.
+fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(JpegDecoder<ZCursor<&'a [u8]>>, Raw), ImageError> {
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(header));
+    decoder.decode_headers().map_err(error)?;
+    let (width, height) = (header.width, header.height);
+    let seen = decoder.dimensions().unwrap_or_default();
+    if seen != (width as usize, height as usize) {
+        let reason = format!("the decoder sees {seen:?} pixels, the header says otherwise");
+        return Err(ImageError::DecodeFailed { format: Format::Jpeg, reason });
+    }
+    let stored = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => Stored::Grey,
+        Some(ColorSpace::CMYK | ColorSpace::YCCK) => Stored::Inks,
+        _ => Stored::Rgb,
+    };
+    let (icc, exif) = (decoder.icc_profile(), decoder.exif().cloned());
+    Ok((decoder, Raw { width, height, pixels: Vec::new(), stored, icc, exif }))
+}
+
+fn options(header: &Header) -> DecoderOptions {
+    DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(header.width as usize)
+        .set_max_height(header.height as usize)
+        .jpeg_set_max_scans(MAX_SCANS)
 }
 
 /// The file up to its end marker, and then ones. A code of ones alone is no code (ITU-T T.81, annex C), so that a picture which
@@ -78,5 +92,61 @@ fn error(error: DecodeErrors) -> ImageError {
     match error {
         DecodeErrors::Unsupported(what) => ImageError::UnsupportedFormat(format!("JPEG with {what:?}")),
         error => ImageError::DecodeFailed { format: Format::Jpeg, reason: error.to_string() },
+    }
+}
+
+#[cfg(all(test, feature = "turbojpeg"))]
+mod tests {
+    use super::*;
+    use crate::{Limits, Rgb, encode, phash, probe, resize_bicubic};
+
+    /// Waves, edges and grain.
+    fn picture(width: u32, height: u32) -> Rgb {
+        let value = |x: u32, y: u32, channel: u32| {
+            let (u, v) = (f64::from(x) / 37.0, f64::from(y) / 23.0 + f64::from(channel));
+            let edge = if (x / 61 + y / 47) % 2 == 0 { 30.0 } else { -30.0 };
+            let grain = f64::from((x * 7919 + y * 104_729 + channel * 31) % 17) - 8.0;
+            (128.0 + 50.0 * (u + v.sin()).sin() + edge + grain).clamp(0.0, 255.0) as u8
+        };
+        let all = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| (x, y, c))));
+        Rgb::new(width, height, all.map(|(x, y, c)| value(x, y, c)).collect()).unwrap()
+    }
+
+    fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
+        assert_eq!(a.len(), b.len());
+        let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        (a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0), sum / a.len() as f64)
+    }
+
+    #[test]
+    fn both_decoders_agree() {
+        for (width, height) in [(1000, 800), (333, 257), (16, 16), (9, 7)] {
+            let bytes = encode(&picture(width, height), Format::Jpeg, 85).unwrap();
+            let header = probe(&bytes, &Limits::default()).unwrap();
+            let (turbo, plain) =
+                (decode(&bytes, &header, 1).unwrap(), decode_plainly(&bytes, &header).unwrap());
+            assert_eq!((turbo.width, turbo.height, turbo.stored), (plain.width, plain.height, plain.stored));
+            let (max, mean) = difference(&turbo.pixels, &plain.pixels);
+            assert!(max <= 16 && mean < 0.5, "{width} x {height}: max {max}, mean {mean}");
+        }
+    }
+
+    #[test]
+    fn a_reduced_image_is_what_the_whole_one_resizes_to() {
+        let bytes = encode(&picture(1001, 803), Format::Jpeg, 85).unwrap();
+        let header = probe(&bytes, &Limits::default()).unwrap();
+        let rgb = |raw: Raw| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
+        let whole = rgb(decode_plainly(&bytes, &header).unwrap());
+        for by in [2, 4, 8] {
+            let reduced = rgb(decode(&bytes, &header, by).unwrap());
+            assert_eq!((reduced.width(), reduced.height()), (1001_u32.div_ceil(by), 803_u32.div_ceil(by)));
+            let size = (100, 80);
+            let (a, b) =
+                (resize_bicubic(&reduced, 100, 80).unwrap(), resize_bicubic(&whole, 100, 80).unwrap());
+            let (max, mean) = difference(a.pixels(), b.pixels());
+            assert!(max <= 40 && mean < 3.0, "1/{by} to {size:?}: max {max}, mean {mean}");
+            let bits = (phash(&reduced).unwrap() ^ phash(&whole).unwrap()).count_ones();
+            assert!(bits <= 4, "1/{by}: the perceptual hash differs in {bits} bits");
+        }
     }
 }

@@ -31,6 +31,7 @@ use errors::{Exit, Failure};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    twinlens_image::hush_decoder_panics();
     // On a thread with a stack of our own size; and a panic there, after its message, is our fault and no mistake of the user's.
     let command =
         std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES).spawn(command);

@@ -1,0 +1,111 @@
+//! `decode`: from the bytes of a JPEG of 1000 x 800 to what is stored, step by step, on one thread.
+//!
+//!     cargo bench -p twinlens-image --bench decode [--features turbojpeg]
+//!
+//! With the feature, JPEG is decoded by libjpeg-turbo, and at a half or a quarter of its size where that is enough. `items/s` are images.
+
+use divan::{Bencher, black_box, counter::ItemsCount};
+use twinlens_image::{
+    Encode, Encoding, Format, Limits, Resize, Rgb, decode, decode_reduced, encode, phash, process,
+    resize_bicubic, resize_bicubic_plain, sha256_hex,
+};
+
+fn main() {
+    println!("JPEG by {}", twinlens_image::JPEG_DECODER);
+    divan::main();
+}
+
+/// A picture with a spectrum like that of a photograph: noise in octaves, each at half the size and little less than half the strength.
+#[expect(clippy::expect_used, reason = "the size fits the values")]
+fn photograph(width: u32, height: u32) -> Rgb {
+    let lattice = |x: u32, y: u32, seed: u32| {
+        let mut hash =
+            x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca6b) ^ seed.wrapping_mul(0xc2b2_ae35);
+        hash = (hash ^ (hash >> 15)).wrapping_mul(0x2c1b_3c6d);
+        f64::from((hash ^ (hash >> 13)) & 0xffff) / 65_535.0 - 0.5
+    };
+    let octave = |x: u32, y: u32, size: u32, seed: u32| {
+        let (left, top) = (x / size, y / size);
+        let (u, v) = (f64::from(x % size) / f64::from(size), f64::from(y % size) / f64::from(size));
+        let row = |y| lattice(left, y, seed) * (1.0 - u) + lattice(left + 1, y, seed) * u;
+        row(top) * (1.0 - v) + row(top + 1) * v
+    };
+    let value = |x: u32, y: u32, channel: u32| {
+        let octaves = (0..8_u32).map(|level| {
+            let size = 256 >> level;
+            let grey = octave(x, y, size, level);
+            (grey + 0.4 * octave(x, y, size, 100 + 10 * channel + level)) * 0.55_f64.powi(level as i32)
+        });
+        (128.0 + 170.0 * octaves.sum::<f64>()).clamp(0.0, 255.0) as u8
+    };
+    let pixels = (0..height)
+        .flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |channel| value(x, y, channel))));
+    Rgb::new(width, height, pixels.collect()).expect("three values a pixel")
+}
+
+#[expect(clippy::expect_used, reason = "a size that JPEG can hold")]
+fn jpeg() -> Vec<u8> {
+    encode(&photograph(1000, 800), Format::Jpeg, 85).expect("a JPEG")
+}
+
+fn limits() -> Limits {
+    Limits::default()
+}
+
+#[divan::bench(args = [1, 2, 4])]
+fn jpeg_to_pixels_at_one_in(bencher: Bencher<'_, '_>, by: u32) {
+    let bytes = jpeg();
+    bencher.counter(ItemsCount::new(1u8)).bench(|| decode_reduced(black_box(&bytes), &limits(), by));
+}
+
+#[divan::bench(args = [Format::Png, Format::WebP])]
+fn lossless_to_pixels(bencher: Bencher<'_, '_>, format: Format) {
+    let bytes = encode(&photograph(1000, 800), format, 0).unwrap_or_default();
+    bencher.counter(ItemsCount::new(1u8)).bench(|| decode(black_box(&bytes), &limits()));
+}
+
+#[divan::bench(args = [64, 224, 256])]
+fn whole_way_to(bencher: Bencher<'_, '_>, size: u32) {
+    let bytes = jpeg();
+    let (resize, keep) = (Resize { size, ..Resize::default() }, Encode::default());
+    bencher.counter(ItemsCount::new(1u8)).bench(|| process(black_box(&bytes), &limits(), &resize, &keep));
+}
+
+#[divan::bench]
+fn original_bytes_kept(bencher: Bencher<'_, '_>) {
+    let bytes = jpeg();
+    let keep = Encode { format: Encoding::Keep, ..Encode::default() };
+    bencher
+        .counter(ItemsCount::new(1u8))
+        .bench(|| process(black_box(&bytes), &limits(), &Resize::NONE, &keep));
+}
+
+#[divan::bench]
+fn resize_to_256(bencher: Bencher<'_, '_>) {
+    let image = photograph(1000, 800);
+    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic(black_box(&image), 320, 256));
+}
+
+#[divan::bench]
+fn resize_to_256_by_the_plain_twin(bencher: Bencher<'_, '_>) {
+    let image = photograph(1000, 800);
+    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic_plain(black_box(&image), 320, 256));
+}
+
+#[divan::bench(args = [Format::Jpeg, Format::Png, Format::WebP])]
+fn encode_256(bencher: Bencher<'_, '_>, format: Format) {
+    let image = photograph(320, 256);
+    bencher.counter(ItemsCount::new(1u8)).bench(|| encode(black_box(&image), format, 95));
+}
+
+#[divan::bench]
+fn perceptual_hash(bencher: Bencher<'_, '_>) {
+    let image = photograph(1000, 800);
+    bencher.counter(ItemsCount::new(1u8)).bench(|| phash(black_box(&image)));
+}
+
+#[divan::bench]
+fn sha256(bencher: Bencher<'_, '_>) {
+    let bytes = jpeg();
+    bencher.counter(ItemsCount::new(1u8)).bench(|| sha256_hex(black_box(&bytes)));
+}
