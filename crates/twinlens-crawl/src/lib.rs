@@ -1,15 +1,17 @@
-//! Sources (web crawl, tables) and the fetcher.
+//! Sources (web crawl, web archives, tables) and the fetcher.
 //!
 //! * [`net`]: the HTTP client that crawl and fetch share, made for a hostile web;
 //! * [`html`]: pairs and links out of pages;
-//! * [`frontier`]: which pages a crawl visits next, as pure logic;
+//! * [`frontier`]: which pages a crawl visits next, and what it knows, on disk;
+//! * [`sitemap`]: lists of pages;
 //! * [`pairs`]: what identifies a pair;
-//! * [`stages`]: the kinds `crawl`, `table` and `fetch`.
+//! * [`stages`]: the kinds of stages.
 
 pub mod frontier;
 pub mod html;
 pub mod net;
 pub mod pairs;
+pub mod sitemap;
 pub mod stages;
 
 use twinlens_pipeline::Registry;
@@ -18,5 +20,8 @@ use twinlens_pipeline::Registry;
 pub fn register(registry: &mut Registry) {
     registry.add::<stages::Crawl>();
     registry.add::<stages::Table>();
+    registry.add::<stages::Warc>();
+    registry.add::<stages::WebDataset>();
+    registry.add::<stages::Folder>();
     registry.add::<stages::Fetch>();
 }

@@ -1,8 +1,6 @@
 //! From the tokens of a page to its pairs and links.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::sync::Arc;
 
 use html5ever::tendril::StrTendril;
 use html5ever::tokenizer::states::RawKind;
@@ -12,17 +10,16 @@ use html5ever::tokenizer::{
 use html5ever::{LocalName, local_name};
 use url::Url;
 
-use super::srcset::largest;
-use super::text::{collapse, unescape};
-use super::{ImageText, Page, TextSource, limits};
-use crate::net::Directives;
+use super::found::{Found, address};
+use super::{Page, Reading, limits};
 
 /// How much is fed to the tokenizer between two looks at its progress, in bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Takes pairs and links out of a page. `product` is our name in robots meta tags.
-pub fn extract(html: &str, page_url: &Url, product: &str) -> Page {
-    let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
+/// Takes pairs and links out of a page.
+pub fn extract(html: &str, page_url: &Url, reading: &Reading<'_>) -> Page {
+    let sink = Sink(RefCell::new(Reader::new(Found::new(reading.captions))));
+    let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
     let (mut rest, mut stretch, mut cut) = (html, 0, false);
     while !rest.is_empty() {
@@ -43,87 +40,91 @@ pub fn extract(html: &str, page_url: &Url, product: &str) -> Page {
     if !cut {
         tokenizer.end();
     }
-    let found = tokenizer.sink.0.into_inner();
-    Page { cut: cut || found.cut, ..found.assemble(page_url, product) }
+    let mut found = tokenizer.sink.0.into_inner().found;
+    found.cut |= cut;
+    found.assemble(page_url, reading.product)
 }
 
-/// What the tokens gave, before URLs are resolved (a `<base>` may come late).
-#[derive(Debug, Default)]
-struct Found {
+/// Where in the page the tokens are.
+#[derive(Debug)]
+struct Reader {
+    found: Found,
     progressed: bool,
-    cut: bool,
-    base: Option<String>,
-    images: Vec<Image>,
-    links: Vec<String>,
-    /// Robots meta tags: for whom, and the words.
-    metas: Vec<(String, String)>,
-    /// Captions by figure.
-    captions: Vec<String>,
     /// Open figures, the innermost last, and whether their caption is open.
     open: Vec<(usize, bool)>,
+    /// The sources of the `picture` that is open: where its image may be if it does not say.
+    picture: Option<Vec<String>>,
     /// The element whose text is not markup (script, style), while it is open.
     raw: Option<LocalName>,
+    /// The JSON-LD script that is open.
+    script: Option<String>,
 }
 
 #[derive(Debug)]
-struct Image {
-    /// Attributes that may hold the address, the most likely first.
-    candidates: Vec<String>,
-    alt: Option<String>,
-    title: Option<String>,
-    figure: Option<usize>,
-}
-
-#[derive(Debug, Default)]
-struct Sink(RefCell<Found>);
+struct Sink(RefCell<Reader>);
 
 impl TokenSink for Sink {
     type Handle = ();
 
     fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
-        let mut found = self.0.borrow_mut();
+        let mut reader = self.0.borrow_mut();
         // An error is no progress: one is reported for each odd character within a tag.
-        found.progressed |= !matches!(token, Token::ParseError(_));
+        reader.progressed |= !matches!(token, Token::ParseError(_));
         match token {
             Token::TagToken(tag) => match tag.kind {
-                TagKind::StartTag => return found.start(&tag),
-                TagKind::EndTag => found.end(&tag.name),
+                TagKind::StartTag => return reader.start(&tag),
+                TagKind::EndTag => reader.end(&tag.name),
             },
-            Token::CharacterTokens(text) => found.text(&text),
+            Token::CharacterTokens(text) => reader.text(&text),
             _ => {}
         }
         TokenSinkResult::Continue
     }
 }
 
-impl Found {
+impl Reader {
+    fn new(found: Found) -> Self {
+        Self { found, progressed: false, open: Vec::new(), picture: None, raw: None, script: None }
+    }
+
     fn start(&mut self, tag: &Tag) -> TokenSinkResult<()> {
         match tag.name {
             local_name!("img") => self.image(tag),
             local_name!("a") | local_name!("area") => self.link(tag),
             local_name!("base") => {
-                if self.base.is_none() {
-                    self.base =
-                        attribute(tag, "href").filter(|href| href.len() <= limits::URL).map(String::from);
+                if let Some(href) = attribute(tag, "href") {
+                    self.found.base(href);
+                }
+            }
+            local_name!("link") => {
+                if let (true, Some(href)) = (has_word(tag, "rel", "canonical"), attribute(tag, "href")) {
+                    self.found.canonical(href);
                 }
             }
             local_name!("meta") => {
-                let words = attribute(tag, "name").zip(attribute(tag, "content"));
-                if let Some((name, content)) =
-                    words.filter(|(name, _)| self.metas.len() < 100 && name.len() < 100)
-                {
-                    let content = content.chars().take(limits::URL).collect();
-                    self.metas.push((name.trim().to_ascii_lowercase(), content));
+                let name = attribute(tag, "name").or(attribute(tag, "property"));
+                if let Some((name, content)) = name.zip(attribute(tag, "content")) {
+                    self.found.meta(name, content);
+                }
+            }
+            local_name!("picture") => self.picture = Some(Vec::new()),
+            local_name!("source") => {
+                if let Some(sources) = self.picture.as_mut().filter(|sources| sources.len() < 100) {
+                    let set = attribute(tag, "srcset").or(attribute(tag, "data-srcset"));
+                    let url = set.and_then(|set| address("srcset", set));
+                    sources.extend(url.map(|(_, url)| url.to_string()));
                 }
             }
             local_name!("figure") => {
-                self.open.push((self.captions.len(), false));
-                self.captions.push(String::new());
+                let figure = self.found.figures.open();
+                self.open.push((figure, false));
+                self.found.end_block();
             }
             local_name!("figcaption") => {
                 if let Some((_, in_caption)) = self.open.last_mut() {
                     *in_caption = true;
                 }
+                self.found.end_block();
             }
             _ => self.gap(&tag.name),
         }
@@ -134,7 +135,14 @@ impl Found {
             | local_name!("iframe")
             | local_name!("noembed")
             | local_name!("noframes") => RawKind::Rawtext,
-            local_name!("script") => RawKind::ScriptData,
+            local_name!("script") => {
+                let kind = attribute(tag, "type").unwrap_or_default().trim();
+                let kind = kind.get(..19).unwrap_or_default();
+                if self.found.wants_scripts() && kind.eq_ignore_ascii_case("application/ld+json") {
+                    self.script = Some(String::new());
+                }
+                RawKind::ScriptData
+            }
             local_name!("plaintext") => {
                 self.raw = Some(tag.name.clone());
                 return TokenSinkResult::Plaintext;
@@ -148,153 +156,76 @@ impl Found {
     fn end(&mut self, name: &LocalName) {
         if self.raw.as_ref() == Some(name) {
             self.raw = None;
+            if let Some(script) = self.script.take() {
+                self.found.script(script);
+            }
         }
         match *name {
             local_name!("figure") => {
                 self.open.pop();
+                self.found.end_block();
             }
             local_name!("figcaption") => {
                 if let Some((_, in_caption)) = self.open.last_mut() {
                     *in_caption = false;
                 }
+                self.found.end_block();
             }
+            local_name!("picture") => self.picture = None,
             _ => self.gap(name),
         }
     }
 
     fn text(&mut self, text: &str) {
-        if let (None, Some((figure, true))) = (&self.raw, self.open.last()) {
-            let caption = &mut self.captions[*figure];
-            // A little more than the longest text, so that one that is too long is known as such.
-            if caption.len() <= 5 * limits::TEXT {
-                let end = text.floor_char_boundary(5 * limits::TEXT + 5 - caption.len());
-                caption.push_str(&text[..end]);
+        if let Some(script) = &mut self.script {
+            // Half a script is no JSON: one that is too long is forgotten.
+            match script.len() + text.len() <= limits::JSON_LD {
+                true => script.push_str(text),
+                false => self.script = None,
             }
         }
+        if self.raw.is_some() {
+            return;
+        }
+        if let Some((figure, true)) = self.open.last() {
+            self.found.figures.add(*figure, text);
+        }
+        self.found.text(text);
     }
 
     /// A block begins or ends: the words on its two sides are two words.
     fn gap(&mut self, name: &LocalName) {
-        let block = matches!(
-            &**name,
-            "p" | "div"
-                | "br"
-                | "hr"
-                | "li"
-                | "ul"
-                | "ol"
-                | "dl"
-                | "dt"
-                | "dd"
-                | "tr"
-                | "td"
-                | "th"
-                | "table"
-                | "section"
-                | "article"
-                | "header"
-                | "footer"
-                | "blockquote"
-                | "pre"
-                | "h1"
-                | "h2"
-                | "h3"
-                | "h4"
-                | "h5"
-                | "h6"
-        );
-        if block {
+        let (block, line) = match &**name {
+            "p" | "div" | "hr" | "li" | "ul" | "ol" | "dl" | "dt" | "dd" | "tr" | "td" | "th" | "table"
+            | "section" | "article" | "header" | "footer" | "blockquote" | "pre" | "h1" | "h2" | "h3"
+            | "h4" | "h5" | "h6" => (true, true),
+            "br" => (false, true),
+            "body" | "main" | "nav" | "aside" | "form" => (true, false),
+            _ => (false, false),
+        };
+        if line {
             self.text(" ");
+        }
+        if block {
+            self.found.end_block();
         }
     }
 
     fn image(&mut self, tag: &Tag) {
-        if self.images.len() >= limits::IMAGES {
-            self.cut = true;
-            return;
-        }
-        let text =
-            |name| attribute(tag, name).filter(|text| text.len() <= 8 * limits::TEXT).map(String::from);
-        let srcset = |name| attribute(tag, name).and_then(largest);
-        // Where an image is loaded lazily, `src` is a placeholder.
-        let candidates = [
-            attribute(tag, "data-src"),
-            attribute(tag, "data-original"),
-            attribute(tag, "data-lazy-src"),
-            srcset("data-srcset"),
-            attribute(tag, "src"),
-            srcset("srcset"),
-        ];
-        let candidates = candidates
-            .into_iter()
-            .flatten()
-            .map(str::trim)
-            .filter(|url| !url.is_empty() && url.len() <= limits::URL);
-        self.images.push(Image {
-            candidates: candidates.map(String::from).collect(),
-            alt: text("alt"),
-            title: text("title"),
-            figure: self.open.last().map(|(figure, _)| *figure),
-        });
+        let mut candidates: Vec<(usize, &str)> = (tag.attrs.iter())
+            .filter_map(|attribute| address(&attribute.name.local, &attribute.value))
+            .collect();
+        candidates.sort_by_key(|(place, _)| *place);
+        let mut candidates: Vec<String> = candidates.into_iter().map(|(_, url)| url.to_string()).collect();
+        candidates.extend(self.picture.iter().flatten().cloned());
+        let texts = ["alt", "title", "aria-label"].map(|name| attribute(tag, name));
+        self.found.image_of(candidates, texts, self.open.last().map(|(figure, _)| *figure));
     }
 
     fn link(&mut self, tag: &Tag) {
-        let words = |name| attribute(tag, name).unwrap_or_default().split_ascii_whitespace();
-        if words("rel").any(|word| word.eq_ignore_ascii_case("nofollow")) {
-            return;
+        if let (false, Some(href)) = (has_word(tag, "rel", "nofollow"), attribute(tag, "href")) {
+            self.found.link(href);
         }
-        if let Some(href) = attribute(tag, "href").filter(|href| href.len() <= limits::URL) {
-            match self.links.len() < limits::LINKS {
-                true => self.links.push(href.trim().into()),
-                false => self.cut = true,
-            }
-        }
-    }
-
-    fn assemble(self, page_url: &Url, product: &str) -> Page {
-        let base = self.base.as_deref().and_then(|base| resolve(page_url, base));
-        let base = base.as_ref().unwrap_or(page_url);
-        let mut directives = Directives::default();
-        for (name, words) in &self.metas {
-            if name == "robots" || name.eq_ignore_ascii_case(product) {
-                directives.add(words, product, "robots meta tag");
-            }
-        }
-        let captions: Vec<Option<Arc<str>>> =
-            self.captions.iter().map(|caption| caption_of(caption)).collect();
-        let mut shared = vec![0; captions.len()];
-        let mut pairs = Vec::new();
-        for image in &self.images {
-            let Some(url) = image.candidates.iter().find_map(|candidate| resolve(base, candidate)) else {
-                continue;
-            };
-            let url: Arc<str> = url.as_str().into();
-            let figure = image.figure.filter(|figure| {
-                shared[*figure] += 1;
-                shared[*figure] <= limits::FIGURE
-            });
-            let texts = [
-                (TextSource::Alt, image.alt.as_deref().and_then(caption_of)),
-                (TextSource::Title, image.title.as_deref().and_then(caption_of)),
-                (TextSource::Figcaption, figure.and_then(|figure| captions[figure].clone())),
-            ];
-            let first = pairs.len();
-            for (source, text) in texts {
-                if let Some(text) =
-                    text.filter(|text| pairs[first..].iter().all(|pair: &ImageText| pair.text != *text))
-                {
-                    pairs.push(ImageText { image: url.clone(), text, source });
-                }
-            }
-        }
-        let mut seen = HashSet::new();
-        let links = self
-            .links
-            .iter()
-            .filter_map(|link| resolve(base, link))
-            .filter(|link| seen.insert(link.clone()))
-            .collect();
-        Page { pairs, links, directives, cut: self.cut }
     }
 }
 
@@ -303,19 +234,10 @@ fn attribute<'a>(tag: &'a Tag, name: &str) -> Option<&'a str> {
     tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| &*attribute.value)
 }
 
-/// A text as a caption; `None` when nothing is left, or too much.
-fn caption_of(text: &str) -> Option<Arc<str>> {
-    let caption = collapse(&unescape(text));
-    (!caption.is_empty() && caption.chars().count() <= limits::TEXT).then(|| caption.into())
-}
-
-/// An http or https URL in its normal form, without fragment and without credentials.
-fn resolve(base: &Url, reference: &str) -> Option<Url> {
-    let mut url = base.join(reference).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
-    url.set_fragment(None);
-    // Both fail only for URLs without a host, which http and https URLs have.
-    let _host = (url.set_username(""), url.set_password(None));
-    (url.as_str().len() <= limits::URL).then_some(url)
+/// Whether an attribute that is a list of words has this one.
+fn has_word(tag: &Tag, name: &str, word: &str) -> bool {
+    let words = attribute(tag, name).unwrap_or_default();
+    words.split_ascii_whitespace().any(|found| found.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

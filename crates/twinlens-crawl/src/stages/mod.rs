@@ -1,8 +1,14 @@
-//! The kinds of stages: [`Crawl`], [`Table`], [`Fetch`].
+//! The kinds of stages: sources of pairs ([`Crawl`], [`Warc`], [`Table`]), sources of pairs
+//! with their images ([`WebDataset`], [`Folder`]), and [`Fetch`].
 
 mod crawl;
 mod fetch;
+mod files;
+mod folder;
+mod samples;
 mod table;
+mod warc;
+mod webdataset;
 
 use std::sync::Arc;
 
@@ -10,7 +16,11 @@ use twinlens_pipeline::{Fault, Located, RunContext, RunError};
 
 pub use crawl::Crawl;
 pub use fetch::{Fetch, VERIFY_CODES, Verify};
+pub use folder::Folder;
+pub use samples::CODES as SAMPLE_CODES;
 pub use table::{CODES as TABLE_CODES, Table};
+pub use warc::{CODES as WARC_CODES, Warc};
+pub use webdataset::WebDataset;
 
 use crate::net::{ByteBudget, CachedLookup, Client, HttpOptions, Surroundings, SystemLookup};
 

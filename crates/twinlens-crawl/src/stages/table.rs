@@ -1,5 +1,6 @@
-//! The `table` stage: lists of URLs and captions in Parquet, CSV, TSV or JSONL files.
+//! The `table` stage: lists of URLs and captions in Parquet, Arrow, CSV, TSV or JSONL files.
 
+mod ipc;
 mod lines;
 mod parquet;
 mod rows;
@@ -27,6 +28,8 @@ use twinlens_pipeline::{
 };
 
 use self::rows::Wanted;
+pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
+use super::files::{blocking, short};
 use crate::pairs;
 
 /// The codes of rows that cannot be read.
@@ -39,9 +42,11 @@ pub const CODES: &[&str] =
 pub enum Format {
     /// Apache Parquet.
     Parquet,
-    /// Values parted by commas, with a header.
+    /// Apache Arrow IPC, as a file or as a stream; Feather 2.
+    Arrow,
+    /// Values parted by commas, with a header (or without one, where the first row holds a URL).
     Csv,
-    /// Values parted by tabs, with a header.
+    /// Values parted by tabs, with a header (or without one, as CC3M and CC12M).
     Tsv,
     /// One JSON object a line.
     Jsonl,
@@ -51,6 +56,7 @@ impl Format {
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
+            "arrow" | "feather" | "ipc" | "arrows" => Some(Self::Arrow),
             "csv" => Some(Self::Csv),
             "tsv" | "tab" => Some(Self::Tsv),
             "jsonl" | "ndjson" => Some(Self::Jsonl),
@@ -59,7 +65,7 @@ impl Format {
     }
 }
 
-/// Which columns hold what. Without a name, the usual ones are looked for (url, URL, image_url; caption, TEXT, alt).
+/// Which columns hold what. Without a name, the usual ones are looked for: those of LAION, COYO, CC3M, CC12M, DataComp and img2dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
@@ -101,7 +107,7 @@ fn split_rows() -> usize {
 
 impl StageKind for Table {
     const KIND: &'static str = "table";
-    const ABOUT: &'static str = "Reads image URLs and captions from Parquet, CSV, TSV or JSONL files; rows that cannot be read are rejects.";
+    const ABOUT: &'static str = "Reads image URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files; rows that cannot be read are rejects.";
     const EXAMPLE: &'static str = r#"
 [stages.pairs]
 kind = "table"
@@ -132,7 +138,7 @@ impl Stage for Table {
                     file.span(),
                     format!("the ending of `{}` does not tell its format", file.value()),
                 );
-                faults.push(fault.hint("say `format = \"csv\"` (or parquet, tsv, jsonl)"));
+                faults.push(fault.hint("say `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
             }
         }
         let texts = contracts::pair_texts();
@@ -174,6 +180,7 @@ impl Source for Table {
             let (format, name) = (self.format_of(&path)?, path.display().to_string());
             let measure = move || match format {
                 Format::Parquet => parquet::rows(&path).map(|total| (total, Vec::new())),
+                Format::Arrow => ipc::rows(&path).map(|total| (total, Vec::new())),
                 _ => lines::places(&path, format, rows),
             };
             let (total, begins) = blocking(measure).await??;
@@ -266,20 +273,11 @@ impl PartitionStream for Reading {
             let mut send = |batch: RecordBatch| batches.blocking_send(Ok(batch)).is_ok();
             match reading.format {
                 Format::Parquet => parquet::read(&reading, &mut send)?,
+                Format::Arrow => ipc::read(&reading, &mut send)?,
                 _ => lines::read(&reading, &mut send)?,
             }
             Ok(())
         });
         builder.build()
     }
-}
-
-/// Runs file work away from the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
-}
-
-/// The file's name without its folders.
-fn short(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
 }

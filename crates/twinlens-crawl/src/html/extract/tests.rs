@@ -3,13 +3,20 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
+use crate::html::{Captions, DEFAULT_CAPTIONS, ImageText, TextSource, collapse};
+use crate::net::Directives;
+
+fn page_with(html: &str, captions: &[TextSource]) -> Page {
+    let reading = Reading { product: "twinlens", captions: Captions::of(captions) };
+    extract(html, &Url::parse("http://example.org/dir/page.html?q").unwrap(), &reading)
+}
 
 fn page(html: &str) -> Page {
-    extract(html, &Url::parse("http://example.org/dir/page.html?q").unwrap(), "twinlens")
+    page_with(html, &DEFAULT_CAPTIONS)
 }
 
 /// Pairs as `url | text | source`, the host left out.
-fn pairs(html: &str) -> Vec<String> {
+fn pairs_with(html: &str, captions: &[TextSource]) -> Vec<String> {
     let short = |pair: &ImageText| {
         format!(
             "{} | {} | {}",
@@ -18,7 +25,11 @@ fn pairs(html: &str) -> Vec<String> {
             pair.source.name()
         )
     };
-    page(html).pairs.iter().map(short).collect()
+    page_with(html, captions).pairs.iter().map(short).collect()
+}
+
+fn pairs(html: &str) -> Vec<String> {
+    pairs_with(html, &DEFAULT_CAPTIONS)
 }
 
 #[test]
@@ -92,6 +103,94 @@ fn pairs_of_odd_markup() {
 }
 
 #[test]
+fn further_captions_are_taken_when_they_are_asked_for() {
+    use TextSource::{Alt, AriaLabel, Figcaption, JsonLd, OpenGraph, Surrounding};
+    let cases: [(&str, &[TextSource], &str, &[&str]); 16] = [
+        ("aria", &[AriaLabel], "<img src=a alt=x aria-label='a &amp; b'>", &["/dir/a | a & b | aria-label"]),
+        ("aria as alt", &[Alt, AriaLabel], "<img src=a alt=x aria-label=x>", &["/dir/a | x | alt"]),
+        ("none", &[], "<p>text<img src=a alt=x>", &[]),
+        (
+            "block",
+            &[Surrounding],
+            "<p>other</p><p>A <b>fox</b> <img src=a> in<br>snow.</p><p>next</p>",
+            &["/dir/a | A fox in snow. | surrounding"],
+        ),
+        (
+            "the next block",
+            &[Surrounding],
+            "before<div><img src=a><img src=b></div><div> </div><p>Two foxes</p><p>later</p>",
+            &["/dir/a | Two foxes | surrounding", "/dir/b | Two foxes | surrounding"],
+        ),
+        ("to the end", &[Surrounding], "<td>x</td><img src=a>a fox", &["/dir/a | a fox | surrounding"]),
+        ("no text", &[Surrounding], "<p>x</p><img src=a><script>y</script><title>z</title>", &[]),
+        (
+            "figure and block",
+            &[Figcaption, Surrounding],
+            "<figure>in<img src=a><figcaption>below</figcaption></figure>",
+            &["/dir/a | below | figcaption", "/dir/a | in | surrounding"],
+        ),
+        (
+            "json-ld",
+            &[Alt, JsonLd],
+            "<script type='application/ld+json'>{\"@type\":\"ImageObject\",\"contentUrl\":\"/j\",\"caption\":\"a &amp; b\"}</script><img src=a alt=x>",
+            &["/dir/a | x | alt", "/j | a & b | json-ld"],
+        ),
+        (
+            "json-ld that is not asked for, and that is none",
+            &[Alt, JsonLd],
+            "<script>{\"@type\":\"ImageObject\",\"url\":\"/j\",\"name\":\"n\"}</script><script type=application/ld+json>{</script>",
+            &[],
+        ),
+        (
+            "json-ld that says nothing new",
+            &[Alt, JsonLd],
+            "<img src=/j alt=n><script type='application/ld+json; charset=utf-8'>{\"@type\":\"ImageObject\",\"url\":\"/j\",\"name\":\"n\"}</script>",
+            &["/j | n | alt"],
+        ),
+        (
+            "open graph",
+            &[OpenGraph],
+            "<meta property=og:image content=a><meta property='og:image:alt' content='a fox'>\
+             <meta name='OG:Image' content='/b'><meta property=og:title content=' The page '>",
+            &["/dir/a | a fox | open-graph", "/b | The page | open-graph"],
+        ),
+        ("open graph without a text", &[OpenGraph], "<meta property=og:image content=a>", &[]),
+        ("open graph that is not asked for", &[Alt], "<meta property=og:image content=a><meta property=og:title content=b>", &[]),
+        (
+            "picture",
+            &[Alt],
+            "<picture><source srcset='s.webp 1x, l.webp 2x'><img alt=x></picture><img alt=y>\
+             <picture><source srcset=z><img src=a alt=z></picture>",
+            &["/dir/l.webp | x | alt", "/dir/a | z | alt"],
+        ),
+        (
+            "lazy",
+            &[Alt],
+            "<img src=blank.gif data-lazy=b alt=x><img data-lazy-srcset='c 1x, d 2x' src=blank.gif alt=y>",
+            &["/dir/b | x | alt", "/dir/d | y | alt"],
+        ),
+    ];
+    for (name, captions, html, expected) in cases {
+        assert_eq!(pairs_with(html, captions), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_canonical_url_is_read() {
+    let of = |html: &str| page(html).canonical.map(String::from);
+    let cases = [
+        ("<link rel=canonical href=/x#y>", Some("http://example.org/x")),
+        ("<link rel='alternate Canonical' href='//other.org/'><link rel=canonical href=/b>", Some("http://other.org/")),
+        ("<link rel=stylesheet href=/x><link rel=canonical>", None),
+        ("<link rel=canonical href=''><a rel=canonical href=/x>", None),
+        ("<link rel=canonical href='javascript:1'>", None),
+    ];
+    for (html, expected) in cases {
+        assert_eq!(of(html).as_deref(), expected, "{html}");
+    }
+}
+
+#[test]
 fn links_are_resolved_once_each() {
     let html = "<a href=b.html>1</a> <a href='b.html#x'>2</a> <a href='/c?d=1&amp;e=2'>3</a> <a href='//other.org'>4</a>\
         <a href='mailto:x@y'>5</a> <a href='javascript:alert(1)'>6</a> <a>7</a> <a href='http://['>8</a>\
@@ -154,6 +253,9 @@ fn hostile_pages_cost_little() {
     ];
     for (name, html, expected) in cases {
         let start = Instant::now();
+        page_with(&html, &TextSource::ALL);
+        assert!(start.elapsed().as_secs() < 10, "{name}: {:?}", start.elapsed());
+        let start = Instant::now();
         let found = page(&html).pairs.len();
         assert!(start.elapsed().as_secs() < 10, "{name}: {:?}", start.elapsed());
         if let Some(expected) = expected {
@@ -166,7 +268,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), charset in "(utf-8|utf-16|koi8-r|)") {
         let (text, _) = super::super::decode(&bytes, &format!("text/html; charset={charset}"));
-        page(&text);
+        page_with(&text, &TextSource::ALL);
     }
 
     #[test]
@@ -174,10 +276,11 @@ proptest! {
         soup in proptest::collection::vec(prop_oneof![
             Just("<img src=a alt=x>"), Just("<figure>"), Just("</figure>"), Just("<figcaption>"), Just("</figcaption>"), Just("<base href=/b>"),
             Just("<script>"), Just("</script>"), Just("<!--"), Just("-->"), Just("<a href=b>"), Just("<img"), Just("'"), Just("\""), Just(">"),
-            Just("&am"), Just("p;"), Just("&#x110000;"), Just("\0"), Just("text "), Just("<title>"), Just("</title"), Just("<![CDATA["), Just("<plaintext>"),
+            Just("<script type='application/ld+json'>"), Just("{\"@type\":\"ImageObject\",\"url\":\"u\",\"name\":\" n\"}"), Just("<p>"), Just("<picture><source srcset=s>"),
+            Just("<meta property=og:image content=o>"), Just("<meta property=og:title content=t>"), Just("&am"), Just("p;"), Just("&#x110000;"), Just("\0"), Just("text "), Just("<title>"), Just("</title"), Just("<![CDATA["), Just("<plaintext>"),
         ], 0..200),
     ) {
-        let page = page(&soup.concat());
+        let page = page_with(&soup.concat(), &TextSource::ALL);
         for pair in &page.pairs {
             prop_assert!(!pair.text.is_empty() && *pair.text == *collapse(&pair.text));
             prop_assert!(Url::parse(&pair.image).is_ok_and(|url| url.fragment().is_none()));

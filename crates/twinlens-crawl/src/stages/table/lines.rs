@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use csv_core::ReadRecordResult;
 use twinlens_pipeline::RunError;
 
-use super::rows::{Names, Values, push};
+use super::rows::{Names, Values, headerless, push};
 use super::{Format, Reading, short};
 use crate::pairs::Rows;
 
@@ -127,17 +127,21 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The names of the columns; none for JSONL.
-    fn header(&mut self) -> io::Result<Vec<String>> {
+    /// The names of the columns; none for JSONL. A file without a header goes on at its first row, which is read again.
+    fn header(&mut self) -> io::Result<Header> {
         if self.format == Format::Jsonl {
-            return Ok(Vec::new());
+            return Ok(Header::default());
         }
-        let header = self.next()?.and_then(|(_, raw)| raw);
-        Ok(header
+        let first = self.next()?.and_then(|(_, raw)| raw);
+        let names: Vec<String> = first
             .map(|(text, ends)| {
                 fields(text, ends).map(|field| String::from_utf8_lossy(field).trim().to_string()).collect()
             })
-            .unwrap_or_default())
+            .unwrap_or_default();
+        Ok(match headerless(&names) {
+            Some(names) => Header { names, is_row: true },
+            None => Header { names, is_row: false },
+        })
     }
 
     /// The line on which the next row begins, or the empty lines before it.
@@ -146,21 +150,46 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
+/// The names of the columns, and whether the row that they were told by is itself one of the file.
+#[derive(Debug, Default)]
+struct Header {
+    names: Vec<String>,
+    is_row: bool,
+}
+
 fn fields<'a>(text: &'a [u8], ends: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let starts = std::iter::once(0).chain(ends.iter().copied());
     starts.zip(ends).map(|(start, end)| text.get(start..*end).unwrap_or_default())
 }
 
-fn open(path: &Path, format: Format) -> Result<Reader<BufReader<File>>, RunError> {
-    let file = File::open(path).map_err(|error| RunError::io(path, error))?;
-    Ok(Reader::new(BufReader::with_capacity(64 << 10, file), format, 0, 1))
+/// Opens a file at its first row.
+fn open(path: &Path, format: Format) -> Result<(Reader<BufReader<File>>, Vec<String>), RunError> {
+    let io = |error| RunError::io(path, error);
+    let file = File::open(path).map_err(io)?;
+    let mut reader = Reader::new(BufReader::with_capacity(64 << 10, file), format, 0, 1);
+    let header = reader.header().map_err(io)?;
+    if header.is_row {
+        reader = at(reader, format, 0, 1).map_err(io)?;
+    }
+    Ok((reader, header.names))
+}
+
+/// A reader of the same file that goes on elsewhere.
+fn at(
+    reader: Reader<BufReader<File>>,
+    format: Format,
+    offset: u64,
+    line: u64,
+) -> io::Result<Reader<BufReader<File>>> {
+    let mut file = reader.input.into_inner();
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(Reader::new(BufReader::with_capacity(64 << 10, file), format, offset, line))
 }
 
 /// How many rows a file has, and where every `every`th of them begins: byte and line.
 pub(super) fn places(path: &Path, format: Format, every: u64) -> Result<(u64, Vec<(u64, u64)>), RunError> {
     let io = |error| RunError::io(path, error);
-    let mut reader = open(path, format)?;
-    reader.header().map_err(io)?;
+    let (mut reader, _) = open(path, format)?;
     let (mut rows, mut places) = (0, Vec::new());
     loop {
         let place = (reader.offset, reader.next_begins());
@@ -178,8 +207,7 @@ pub(super) fn places(path: &Path, format: Format, every: u64) -> Result<(u64, Ve
 pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
     let (path, split) = (&reading.path, &reading.split);
     let io = |error| RunError::io(path, error);
-    let mut reader = open(path, reading.format)?;
-    let header = reader.header().map_err(io)?;
+    let (mut reader, header) = open(path, reading.format)?;
     let columns = match reading.format {
         Format::Jsonl => Vec::new(),
         _ => reading
@@ -191,9 +219,7 @@ pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool
     let mut number = split.start;
     match reading.place {
         Some((offset, line)) => {
-            let mut file = reader.input.into_inner();
-            file.seek(SeekFrom::Start(offset)).map_err(io)?;
-            reader = Reader::new(BufReader::with_capacity(64 << 10, file), reading.format, offset, line);
+            reader = at(reader, reading.format, offset, line).map_err(io)?;
         }
         // Where the beginnings were not measured, the rows before are read and forgotten.
         None => number = 0,

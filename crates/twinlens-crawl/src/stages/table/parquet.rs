@@ -3,15 +3,13 @@
 use std::fs::File;
 use std::path::Path;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::array::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use twinlens_pipeline::RunError;
 
-use super::rows::{Values, push};
-use super::{Reading, short};
+use super::Reading;
+use super::rows::push_batch;
 use crate::pairs::Rows;
 
 /// Rows of a batch.
@@ -22,7 +20,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, RunError> 
     ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(path, error))
 }
 
-fn damaged(path: &Path, error: impl std::fmt::Display) -> RunError {
+pub(super) fn damaged(path: &Path, error: impl std::fmt::Display) -> RunError {
     RunError::user_with_hint(
         format!("{}: {error}", path.display()),
         "restore the file, or take it out of `files`",
@@ -55,19 +53,7 @@ pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool
     let mut number = split.start;
     for batch in reader {
         let batch = batch.map_err(|error| damaged(path, error))?;
-        // Values that are no text (bytes that are not UTF-8) become null, and so rejects.
-        let text =
-            |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
-        let columns: Vec<_> = names.iter().map(|name| name.and_then(text)).collect();
-        for row in 0..batch.num_rows() {
-            let value = |column: &arrow::array::ArrayRef| {
-                let column = column.as_string::<i32>();
-                column.is_valid(row).then(|| column.value(row).to_string())
-            };
-            let values: Values = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
-            push(&mut rows, Ok(values), &format!("{} row {number}", short(&split.file)));
-            number += 1;
-        }
+        push_batch(&mut rows, &batch, &names, &split.file, &mut number);
         if !send(rows.finish().map_err(|error| RunError::Engine(error.into()))?) {
             return Ok(());
         }

@@ -1,0 +1,49 @@
+//! One URL of the many that name the same page.
+
+use url::Url;
+
+/// Parameters that say where a visitor came from, and not which page is meant; a star at the end stands for any ending.
+pub const TRACKING: &[&str] = &["utm_*", "gclid", "dclid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "igshid"];
+
+/// A URL without its fragment, without the parameters that are to be dropped, and without a query that is empty. Scheme, host, port and
+/// path are in their normal form already (WHATWG URL).
+pub fn normal(url: &Url, drop_params: &[String]) -> Url {
+    let mut url = url.clone();
+    url.set_fragment(None);
+    let Some(query) = url.query() else { return url };
+    let dropped = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        drop_params.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)),
+            None => name.eq_ignore_ascii_case(pattern),
+        })
+    };
+    if query.is_empty() || query.split('&').any(dropped) {
+        let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !dropped(pair)).collect();
+        let kept = kept.join("&");
+        url.set_query(Some(kept.as_str()).filter(|query| !query.is_empty()));
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_name_the_page_is_dropped() {
+        let drop: Vec<String> = TRACKING.iter().map(ToString::to_string).collect();
+        let cases = [
+            ("http://A.test:80/a/../b#c", "http://a.test/b"),
+            ("http://a.test/?", "http://a.test/"),
+            ("http://a.test/?utm_source=x&id=3&UTM_medium=y&fbclid=z", "http://a.test/?id=3"),
+            ("http://a.test/?gclid=1", "http://a.test/"),
+            ("http://a.test/?b=2&a=1&&c", "http://a.test/?b=2&a=1&&c"),
+            ("http://a.test/?utm", "http://a.test/?utm"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(normal(&Url::parse(url).unwrap(), &drop).as_str(), expected, "{url}");
+        }
+        assert_eq!(normal(&Url::parse("http://a.test/?gclid=1").unwrap(), &[]).as_str(), "http://a.test/?gclid=1");
+    }
+}

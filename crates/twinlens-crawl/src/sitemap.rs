@@ -1,0 +1,244 @@
+//! Sitemaps (sitemaps.org, version 0.9): lists of pages and lists of lists, as XML, as a feed, or as plain text; compressed or not.
+
+use std::io::Read;
+
+use quick_xml::Reader;
+use quick_xml::events::Event;
+use url::Url;
+
+use crate::html;
+
+/// Longest sitemap, in bytes, when it is decompressed (the protocol's limit).
+pub const MAX_BYTES: u64 = 50 << 20;
+/// Most URLs of a sitemap (the protocol's limit).
+pub const MAX_URLS: usize = 50_000;
+/// Longest URL, in bytes (the protocol's limit).
+const MAX_URL: usize = 2_048;
+/// Most bytes of all URLs of a sitemap: they wait in memory until their wave is recorded.
+const MAX_TEXT: usize = 16 << 20;
+
+/// What a sitemap holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sitemap {
+    /// Pages.
+    pub pages: Vec<Url>,
+    /// Further sitemaps.
+    pub sitemaps: Vec<Url>,
+    /// Why it was not read to its end, or not at all.
+    pub fault: Option<String>,
+}
+
+impl Sitemap {
+    /// Reads a sitemap that stands at `base`. What comes before a fault is kept.
+    pub fn read(bytes: &[u8], base: &Url) -> Self {
+        let mut found = Found { sitemap: Self::default(), base, text: 0 };
+        let plain = match decompressed(bytes) {
+            Ok(plain) => plain,
+            Err(fault) => return Self { fault: Some(fault), ..Self::default() },
+        };
+        let (text, _) = html::decode(&plain, "");
+        let text = text.trim_start_matches('\u{feff}').trim_start();
+        let fault = if text.starts_with('<') { found.xml(text).err() } else { found.lines(text).err() };
+        Self { fault, ..found.sitemap }
+    }
+}
+
+/// The sitemaps that a robots.txt names (RFC 9309 leaves the line to sitemaps.org).
+pub fn of_robots(text: &[u8], base: &Url) -> Vec<Url> {
+    let text = String::from_utf8_lossy(text);
+    let named = text.lines().filter_map(|line| {
+        let (name, value) = line.split('#').next()?.split_once(':')?;
+        // Not cut at a `#`: it would belong to the URL's fragment, which names no file.
+        name.trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case("sitemap").then(|| value.trim())
+    });
+    named.filter_map(|url| resolve(base, url)).take(1000).collect()
+}
+
+fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes.to_vec());
+    }
+    let mut plain = Vec::new();
+    let read = flate2::read::MultiGzDecoder::new(bytes).take(MAX_BYTES + 1).read_to_end(&mut plain);
+    match read {
+        _ if plain.len() as u64 > MAX_BYTES => Err(format!("longer than {MAX_BYTES} bytes")),
+        // A list that is cut off is good as far as it goes: the fault is told where the text ends.
+        Err(error) if plain.is_empty() => Err(error.to_string()),
+        _ => Ok(plain),
+    }
+}
+
+fn resolve(base: &Url, written: &str) -> Option<Url> {
+    if written.is_empty() || written.len() > MAX_URL {
+        return None;
+    }
+    let mut url = base.join(written).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    url.set_fragment(None);
+    Some(url)
+}
+
+struct Found<'a> {
+    sitemap: Sitemap,
+    base: &'a Url,
+    text: usize,
+}
+
+impl Found<'_> {
+    fn add(&mut self, written: &str, is_sitemap: bool) -> Result<(), String> {
+        let Some(url) = resolve(self.base, written.trim()) else { return Ok(()) };
+        self.text += url.as_str().len();
+        if self.sitemap.pages.len() + self.sitemap.sitemaps.len() >= MAX_URLS || self.text > MAX_TEXT {
+            return Err(format!("more than {MAX_URLS} URLs or {MAX_TEXT} bytes of URLs"));
+        }
+        match is_sitemap {
+            true => self.sitemap.sitemaps.push(url),
+            false => self.sitemap.pages.push(url),
+        }
+        Ok(())
+    }
+
+    fn lines(&mut self, text: &str) -> Result<(), String> {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
+        if !lines.peek().is_some_and(|line| line.starts_with("http://") || line.starts_with("https://")) {
+            return Err("neither XML nor a list of URLs".into());
+        }
+        lines.try_for_each(|line| self.add(line, false))
+    }
+
+    /// `loc` of sitemaps, `link` of feeds.
+    fn xml(&mut self, text: &str) -> Result<(), String> {
+        let mut reader = Reader::from_str(text);
+        let config = reader.config_mut();
+        (config.check_end_names, config.allow_unmatched_ends, config.allow_dangling_amp) = (false, true, true);
+        let (mut in_sitemap, mut kind, mut address) = (false, None, None::<String>);
+        loop {
+            let event = reader.read_event();
+            let event = event.map_err(|error| format!("byte {}: {error}", reader.error_position()))?;
+            match event {
+                Event::Start(tag) | Event::Empty(tag) => {
+                    let name = tag.name();
+                    let local = name.local_name().as_ref().to_string();
+                    let root = kind.get_or_insert_with(|| local.clone());
+                    let feed = matches!(root.as_str(), "rss" | "feed" | "RDF");
+                    // `image:loc` and `video:...` are of the page, and no pages.
+                    let foreign = name.as_ref().starts_with("image:") || name.as_ref().starts_with("video:");
+                    match local.as_str() {
+                        "sitemap" => in_sitemap = true,
+                        "url" => in_sitemap = false,
+                        "loc" if !foreign => address = Some(String::new()),
+                        "link" if feed => match tag.try_get_attribute("href") {
+                            Ok(Some(href)) => self.add(&html::unescape(&href.value), false)?,
+                            _ => address = Some(String::new()),
+                        },
+                        _ => {}
+                    }
+                }
+                Event::Text(text) => add_text(&mut address, &text),
+                Event::CData(text) => add_text(&mut address, &text),
+                Event::GeneralRef(name) => add_text(&mut address, &format!("&{};", &*name)),
+                Event::End(_) => {
+                    if let Some(address) = address.take() {
+                        self.add(&html::unescape(&address), in_sitemap)?;
+                    }
+                }
+                Event::Eof => break,
+                _ => {}
+            }
+        }
+        match kind.as_deref() {
+            Some("urlset" | "sitemapindex" | "rss" | "feed" | "RDF") => Ok(()),
+            other => Err(format!("`<{}>` is no sitemap", other.unwrap_or_default())),
+        }
+    }
+}
+
+/// Adds to the address that is open; one that is too long is no URL, and is not gathered without bound.
+fn add_text(address: &mut Option<String>, text: &str) {
+    if let Some(address) = address.as_mut().filter(|address| address.len() <= 2 * MAX_URL) {
+        address.push_str(&text[..text.floor_char_boundary(2 * MAX_URL)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Sitemap {
+        Sitemap::read(bytes, &Url::parse("http://a.test/maps/map.xml").unwrap())
+    }
+
+    fn told(sitemap: &Sitemap) -> (Vec<&str>, Vec<&str>) {
+        (sitemap.pages.iter().map(Url::as_str).collect(), sitemap.sitemaps.iter().map(Url::as_str).collect())
+    }
+
+    #[test]
+    fn the_forms_of_sitemaps_are_read() {
+        let set = "<?xml version='1.0' encoding='UTF-8'?><urlset xmlns='http://www.sitemaps.org/schemas/sitemap/0.9' xmlns:image='x'>\
+            <url><loc> http://a.test/1?a=1&amp;b=2 </loc><lastmod>2026-01-01</lastmod><image:image><image:loc>http://a.test/i.png</image:loc></image:image></url>\
+            <url><loc><![CDATA[http://b.test/2]]></loc></url><url><loc>/3#x</loc></url><url><loc>mailto:x</loc></url><url><loc/></url></urlset>";
+        let index = "<sitemapindex><sitemap><loc>http://a.test/s1.xml</loc></sitemap><sitemap><loc>s2.xml.gz</loc></sitemap></sitemapindex>";
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(set.as_bytes()).unwrap();
+        let zipped = encoder.finish().unwrap();
+        let pages = vec!["http://a.test/1?a=1&b=2", "http://b.test/2", "http://a.test/3"];
+        let cases: Vec<(&[u8], Vec<&str>, Vec<&str>)> = vec![
+            (set.as_bytes(), pages.clone(), vec![]),
+            (&zipped, pages, vec![]),
+            (index.as_bytes(), vec![], vec!["http://a.test/s1.xml", "http://a.test/maps/s2.xml.gz"]),
+            (b"\xef\xbb\xbfhttp://a.test/1\r\n\r\nhttps://b.test/\xc3\xa9\n", vec!["http://a.test/1", "https://b.test/%C3%A9"], vec![]),
+            (
+                b"<rss><channel><link>http://a.test/</link><item><link>http://a.test/post</link><url>x</url></item></channel></rss>",
+                vec!["http://a.test/", "http://a.test/post"],
+                vec![],
+            ),
+            (b"<feed><entry><link rel='alternate' href='/atom?a&amp;b'/></entry></feed>", vec!["http://a.test/atom?a&b"], vec![]),
+        ];
+        for (bytes, pages, sitemaps) in cases {
+            let found = read(bytes);
+            assert_eq!((told(&found), &found.fault), ((pages, sitemaps), &None), "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_and_the_rest_kept() {
+        let cut = read(b"<urlset><url><loc>http://a.test/1</loc></url><url><loc>http://a.te<");
+        assert_eq!(told(&cut).0, ["http://a.test/1"]);
+        assert!(cut.fault.is_some_and(|fault| fault.starts_with("byte ")));
+        for (bytes, fault) in [(&b"<html><a href=/x>"[..], "is no sitemap"), (b"not a list", "neither"), (b"", "neither"), (b"\x1f\x8bxx", "")] {
+            let found = read(bytes);
+            assert!(found.pages.is_empty() && found.fault.as_ref().is_some_and(|told| told.contains(fault)), "{found:?}");
+        }
+        let many = format!("<urlset>{}</urlset>", "<url><loc>/x</loc></url>".repeat(MAX_URLS + 1));
+        let found = read(many.as_bytes());
+        assert_eq!((found.pages.len(), found.fault.is_some()), (MAX_URLS, true));
+        let bomb = {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(&vec![b' '; MAX_BYTES as usize + 1]).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert!(read(&bomb).fault.is_some_and(|fault| fault.starts_with("longer")));
+    }
+
+    #[test]
+    fn robots_txt_names_sitemaps() {
+        let text = b"\xef\xbb\xbfSitemap: http://a.test/one.xml\nUser-agent: *\nDisallow: /\n sitemap :/two.xml # the second\nSITEMAP: ftp://x/\nSitemapx: /no";
+        let urls = of_robots(text, &Url::parse("http://a.test/robots.txt").unwrap());
+        assert_eq!(urls.iter().map(Url::as_str).collect::<Vec<_>>(), ["http://a.test/one.xml", "http://a.test/two.xml"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500), soup in proptest::collection::vec(prop_oneof![
+            Just("<urlset>"), Just("<url>"), Just("<loc>"), Just("</loc>"), Just("</url>"), Just("<sitemap>"), Just("http://a/"), Just("&amp;"), Just("&x"),
+            Just("<![CDATA["), Just("]]>"), Just("<!--"), Just("-->"), Just("<"), Just(">"), Just("<rss"), Just("<link href='"), Just("'"), Just("/"), Just("é"),
+        ], 0..60)) {
+            read(&bytes);
+            read(soup.concat().as_bytes());
+            of_robots(&bytes, &Url::parse("http://a.test/robots.txt").unwrap());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The columns of samples, row by row.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringBuilder, StructArray,
+    new_null_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::error::ArrowError;
+use twinlens_dataset::contracts;
+use twinlens_image::Processed;
+
+/// Builds batches: texts, columns that are kept, the image columns, the reserved columns.
+pub(super) struct Columns {
+    schema: SchemaRef,
+    pub(super) rows: usize,
+    /// Bytes of the images so far.
+    pub(super) bytes: usize,
+    texts: Vec<StringBuilder>,
+    data: LargeBinaryBuilder,
+    path: StringBuilder,
+    valid: Vec<bool>,
+    /// Width, height, original width, original height.
+    sides: [Int32Builder; 4],
+    sha256: StringBuilder,
+    phash: Int64Builder,
+    exif: StringBuilder,
+    /// Stage, code, detail.
+    reject: [StringBuilder; 3],
+}
+
+impl Columns {
+    /// For batches of `schema`, with so many columns that are kept.
+    pub(super) fn new(schema: &SchemaRef, kept: usize) -> Self {
+        Self {
+            schema: schema.clone(),
+            rows: 0,
+            bytes: 0,
+            texts: (0..contracts::pair_texts().fields().len() + kept).map(|_| StringBuilder::new()).collect(),
+            data: LargeBinaryBuilder::new(),
+            path: StringBuilder::new(),
+            valid: Vec::new(),
+            sides: std::array::from_fn(|_| Int32Builder::new()),
+            sha256: StringBuilder::new(),
+            phash: Int64Builder::new(),
+            exif: StringBuilder::new(),
+            reject: std::array::from_fn(|_| StringBuilder::new()),
+        }
+    }
+
+    /// Sets a text of the row that is ended by [`Columns::image`] or [`Columns::reject`].
+    pub(super) fn text(&mut self, column: usize, value: Option<&str>) {
+        self.texts[column].append_option(value);
+    }
+
+    /// Ends a row with its image, which was of the `original` size where that is known.
+    pub(super) fn image(
+        &mut self,
+        path: &str,
+        image: &Processed,
+        original: Option<(i32, i32)>,
+        sha256: Option<&str>,
+        exif: Option<&str>,
+    ) {
+        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a side.
+        let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
+        let (width, height) = original.unwrap_or((side(image.original_width), side(image.original_height)));
+        let sides = [side(image.width), side(image.height), width, height];
+        self.data.append_value(&image.bytes);
+        self.path.append_value(path);
+        self.valid.push(true);
+        self.sides.iter_mut().zip(sides).for_each(|(column, side)| column.append_value(side));
+        self.sha256.append_value(sha256.unwrap_or(&image.sha256));
+        self.phash.append_value(image.phash);
+        self.exif.append_option(exif);
+        self.reject.iter_mut().for_each(StringBuilder::append_null);
+        self.bytes += image.bytes.len();
+        self.rows += 1;
+    }
+
+    /// Ends a row as a reject; of its texts, the uid alone is set.
+    pub(super) fn reject(&mut self, stage: &str, code: &str, detail: &str) {
+        self.texts[1..].iter_mut().for_each(StringBuilder::append_null);
+        self.data.append_null();
+        self.path.append_null();
+        self.valid.push(false);
+        self.sides.iter_mut().for_each(Int32Builder::append_null);
+        self.sha256.append_null();
+        self.phash.append_null();
+        self.exif.append_null();
+        let values = [stage, code, detail];
+        self.reject.iter_mut().zip(values).for_each(|(column, value)| column.append_value(value));
+        self.rows += 1;
+    }
+
+    /// The rows so far; none are left.
+    pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        let mut columns: Vec<ArrayRef> =
+            self.texts.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
+        let fields = match contracts::image() {
+            DataType::Struct(fields) => fields,
+            _ => Fields::empty(),
+        };
+        let valid = NullBuffer::from(std::mem::take(&mut self.valid));
+        let parts: Vec<ArrayRef> = vec![Arc::new(self.data.finish()), Arc::new(self.path.finish())];
+        columns.push(Arc::new(StructArray::try_new(fields, parts, Some(valid))?));
+        columns.extend(self.sides.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
+        columns.push(Arc::new(self.sha256.finish()));
+        columns.push(Arc::new(self.phash.finish()));
+        columns.push(Arc::new(self.exif.finish()));
+        // Nothing was fetched.
+        columns.push(new_null_array(&contracts::timestamp(), rows));
+        columns.extend(self.reject.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
+        RecordBatch::try_new(self.schema.clone(), columns)
+    }
+}

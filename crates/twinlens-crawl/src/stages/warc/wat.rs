@@ -1,0 +1,193 @@
+//! WAT records of Common Crawl: the links of a page as JSON, without the page.
+
+use serde::Deserialize;
+
+use super::Options;
+use super::page::{Page, Refusal, page_url};
+use super::record::media_type;
+use crate::html::{self, Found};
+use crate::net::Directives;
+
+#[derive(Deserialize)]
+struct Wat {
+    #[serde(rename = "Envelope")]
+    envelope: Envelope,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Envelope {
+    #[serde(rename = "Payload-Metadata", default)]
+    payload: Option<Payload>,
+    #[serde(rename = "WARC-Header-Metadata", default)]
+    header: Option<Header>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "WARC-Target-URI")]
+    target: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    #[serde(rename = "HTTP-Response-Metadata")]
+    response: Option<Response>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    #[serde(rename = "Response-Message")]
+    message: Option<Message>,
+    #[serde(rename = "Headers", default)]
+    headers: serde_json::Map<String, serde_json::Value>,
+    #[serde(rename = "HTML-Metadata")]
+    html: Option<Html>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "Status")]
+    status: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Html {
+    head: Option<Head>,
+    links: Option<Vec<Link>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Head {
+    base: Option<String>,
+    metas: Option<Vec<Meta>>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    name: Option<String>,
+    property: Option<String>,
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    path: Option<String>,
+    url: Option<String>,
+    alt: Option<String>,
+    title: Option<String>,
+}
+
+/// The images and texts of one record. `target` is the URL in the record's own head.
+///
+/// # Errors
+/// Why its pairs cannot be taken, or are not ours to take.
+pub(super) fn read(target: &str, block: &[u8], options: &Options) -> Result<Page, Refusal> {
+    let wat = parse(block)?;
+    let Some(response) = wat.envelope.payload.and_then(|payload| payload.response) else {
+        return Ok(Page::default());
+    };
+    let status = response.message.and_then(|message| message.status);
+    let kept = match status {
+        Some(serde_json::Value::String(status)) => matches!(status.as_str(), "200" | "203"),
+        Some(serde_json::Value::Number(status)) => matches!(status.as_u64(), Some(200 | 203)),
+        _ => true,
+    };
+    let (Some(html), true) = (response.html, kept) else { return Ok(Page::default()) };
+    let inner = wat.envelope.header.and_then(|header| header.target);
+    let url = page_url(inner.as_deref().unwrap_or(target))?;
+    let mut directives = Directives::default();
+    for (name, value) in &response.headers {
+        let words = value.as_str().unwrap_or_default();
+        if name.eq_ignore_ascii_case("x-robots-tag") {
+            directives.add(words, &options.product, "X-Robots-Tag");
+        } else if name.eq_ignore_ascii_case("tdm-reservation") && words.trim() == "1" {
+            directives.opt_out.get_or_insert_with(|| "TDM-Reservation: 1".into());
+        }
+    }
+    let mut found = Found::new(options.captions);
+    if let Some(head) = html.head {
+        head.base.iter().for_each(|base| found.base(base));
+        for meta in head.metas.into_iter().flatten() {
+            if let (Some(name), Some(content)) = (meta.property.or(meta.name), meta.content) {
+                found.meta(&name, &content);
+            }
+        }
+    }
+    for link in html.links.into_iter().flatten() {
+        let attribute = link.path.as_deref().and_then(|path| path.strip_prefix("IMG@/"));
+        if let (Some(attribute), Some(url)) = (attribute, link.url) {
+            found.image(&[(attribute, &url)], [link.alt.as_deref(), link.title.as_deref()]);
+        }
+    }
+    let mut page = found.assemble(&url, &options.product);
+    match directives.opt_out.or(page.directives.opt_out.take()).filter(|_| options.opt_outs) {
+        Some(word) => Err(("opted_out", word)),
+        None => Ok(Page { url: url.into(), pairs: page.pairs }),
+    }
+}
+
+/// Whether a record is one of a WAT file.
+pub(super) fn is_wat(content_type: &str) -> bool {
+    media_type(content_type) == "application/json"
+}
+
+/// Bytes that are not UTF-8 are taken as windows-1252; half a surrogate pair, which some texts were cut to, becomes U+FFFD.
+fn parse(block: &[u8]) -> Result<Wat, Refusal> {
+    let first = match serde_json::from_slice(block) {
+        Ok(wat) => return Ok(wat),
+        Err(error) => error,
+    };
+    let (text, _) = html::decode(block, "");
+    serde_json::from_str(&whole_surrogates(&text)).map_err(|_| ("malformed_json", first.to_string()))
+}
+
+/// Replaces escapes of lone surrogates (`\ud83d` without its second half).
+fn whole_surrogates(text: &str) -> String {
+    let (mut whole, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('\\') {
+        whole.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let unit = |text: &str| {
+            text.strip_prefix("\\u").and_then(|text| text.get(..4)).and_then(|hex| u16::from_str_radix(hex, 16).ok())
+        };
+        let length = match unit(rest) {
+            Some(0xd800..=0xdbff) if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                whole.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            Some(_) => 6,
+            // An escape of one character, which may be a backslash.
+            None => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        whole.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    whole.push_str(rest);
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced() {
+        let cases = [
+            (r#"a \ud83d\ude00 b"#, r#"a \ud83d\ude00 b"#),
+            (r#"a \ud83d b"#, r#"a \ufffd b"#),
+            (r#"\ud83d\n"#, r#"\ufffd\n"#),
+            (r#"\ude00\ud83d\ud83d\ude00"#, r#"\ufffd\ufffd\ud83d\ude00"#),
+            (r#"\\ud83d \u00e9 \"#, r#"\\ud83d \u00e9 \"#),
+            (r#"\u12"#, r#"\u12"#),
+            (r#"\é"#, r#"\é"#),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(whole_surrogates(text), expected);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The crawl in whole runs: sitemaps, canonical URLs, further captions, and a frontier that a kill leaves behind or ahead.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tokio_util::sync::CancellationToken;
+use twinlens_crawl::register;
+use twinlens_dataset::{Dataset, catalog};
+use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::run::events::{Event, Observer, Silent};
+use twinlens_pipeline::run::{Outcome, Settings, run, session};
+use twinlens_pipeline::{Clock, Registry, RunError};
+use twinlens_testkit::{Answer, Site, Web};
+
+fn registry() -> Registry {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    registry
+}
+
+/// Runs `pipeline` (its stages) in `dir/run`.
+async fn run_with(
+    dir: &Path,
+    pipeline: &str,
+    hosts: &[(&str, SocketAddr)],
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+) -> Result<Outcome, RunError> {
+    let path = dir.join("pipeline.toml");
+    std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
+    let registry = registry();
+    let pipeline =
+        config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
+    let settings = Settings {
+        dir: dir.join("run").into(),
+        scratch: dir.join("scratch"),
+        fresh: false,
+        until: None,
+        max_rows: None,
+        threads: 2,
+        memory_bytes: 256 << 20,
+        bytes_in_flight: 16 << 20,
+        grace: Duration::from_secs(5),
+        clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        hosts: Arc::new(hosts.iter().map(|(name, addr)| (name.to_string(), *addr)).collect()),
+    };
+    run(&pipeline, &registry, &settings, observer, cancel).await
+}
+
+async fn run_in(dir: &Path, pipeline: &str, hosts: &[(&str, SocketAddr)]) -> Result<Outcome, RunError> {
+    run_with(dir, pipeline, hosts, Arc::new(Silent), CancellationToken::new()).await
+}
+
+/// The rows of a query, their values joined by ` | `.
+async fn query(outcome: &Outcome, sql: &str) -> Vec<String> {
+    let session = session::plain(&registry(), 2);
+    catalog::register(&session, &outcome.datasets).await.unwrap();
+    let mut rows = Vec::new();
+    for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
+        let options = FormatOptions::default().with_null("-");
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        rows.extend((0..batch.num_rows()).map(|row| {
+            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
+        }));
+    }
+    rows
+}
+
+/// Names and hashes of all files of the datasets.
+fn files(outcome: &Outcome) -> Vec<(String, String)> {
+    let of = |dataset: &Dataset| {
+        dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect::<Vec<_>>()
+    };
+    outcome.datasets.iter().flat_map(of).collect()
+}
+
+/// Rows in = rows out + rejects.
+fn assert_conserved(outcome: &Outcome) {
+    for dataset in &outcome.datasets {
+        let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
+        assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects));
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several URLs.
+fn site() -> Site {
+    let index = "<sitemapindex><sitemap><loc>http://maps.test/pages.xml.gz</loc></sitemap><sitemap><loc>/gone.xml</loc></sitemap>\
+        <sitemap><loc>/html.xml</loc></sitemap></sitemapindex>";
+    let pages = "<urlset><url><loc>http://a.test/one.html?utm_source=map</loc></url><url><loc>http://a.test/two.html</loc></url>\
+        <url><loc>http://elsewhere.test/</loc></url><url><loc>http://a.test/picture.png</loc></url></urlset>";
+    let mut site = Site::new()
+        .at("/robots.txt", Answer::body("text/plain", "User-agent: *\nDisallow: /private\nSitemap: /index.xml\n"))
+        .at("/index.xml", Answer::body("application/xml", index))
+        .at("/pages.xml.gz", Answer::body("application/gzip", gzip(pages.as_bytes())))
+        .page("/html.xml", "<html><a href=/x>no sitemap</a></html>")
+        .at("/extra.txt", Answer::body("text/plain", "http://a.test/three.html\nhttp://a.test/private/x.html\n"))
+        .page("/", "<a href=/one.html?fbclid=1>one</a><a href=/list?page=1>list</a><a href='/list?page=1&sort=up'>list</a>")
+        .page("/one.html", "<img src=one.png alt=one>")
+        .page("/two.html", "<img src=two.png alt=two><a href=/deep.html>deep</a>")
+        .page("/three.html", "<img src=three.png alt=three>")
+        .page("/deep.html", "<p>A fox <img src=fox.png aria-label='the fox'></p><script type='application/ld+json'>\
+            {\"@type\": \"ImageObject\", \"contentUrl\": \"/ld.png\", \"caption\": \"of json\"}</script>\
+            <meta property=og:image content=/og.png><meta property=og:title content=graphed>");
+    for sort in ["", "&sort=up"] {
+        let html = "<link rel=canonical href='/list?page=1'><img src=/list.png alt=list><a href=/from-list.html>x</a>";
+        site = site.page(&format!("/list?page=1{sort}"), html);
+    }
+    site.page("/from-list.html", "<img src=/l.png alt='from list'>")
+}
+
+const CRAWL: &str = r#"
+[stages.pages]
+kind = "crawl"
+seeds = ["http://a.test/"]
+sitemaps = ["http://a.test/extra.txt"]
+robots_sitemaps = true
+canonical = true
+captions = ["alt", "aria-label", "surrounding", "json-ld", "open-graph"]
+wave_pages = 2
+http = { retries = 0 }
+"#;
+
+#[tokio::test]
+async fn sitemaps_canonical_urls_and_further_captions() {
+    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
+    let hosts = [("a.test", web.addr()), ("maps.test", web.addr())];
+    let outcome = run_in(dir.path(), CRAWL, &hosts).await.unwrap();
+    assert_conserved(&outcome);
+    let visits = query(
+        &outcome,
+        "select kind, depth, replace(url, 'http://', ''), outcome, links from pages.visits order by kind desc, depth, url",
+    )
+    .await;
+    let expected = [
+        "sitemap | 0 | a.test/extra.txt | sitemap | 2",
+        "sitemap | 0 | a.test/index.xml | sitemap | 3",
+        "sitemap | 1 | a.test/gone.xml | http_not_found | 0",
+        "sitemap | 1 | a.test/html.xml | bad_sitemap | 0",
+        "sitemap | 1 | maps.test/pages.xml.gz | sitemap | 4",
+        "robots | 0 | a.test/robots.txt | robots | 1",
+        "page | 0 | a.test/ | page | 3",
+        "page | 1 | a.test/list?page=1 | page | 1",
+        "page | 1 | a.test/list?page=1&sort=up | duplicate | 1",
+        "page | 1 | a.test/one.html | page | 0",
+        "page | 1 | a.test/private/x.html | robots_disallowed | 0",
+        "page | 1 | a.test/three.html | page | 0",
+        "page | 1 | a.test/two.html | page | 1",
+        "page | 2 | a.test/deep.html | page | 0",
+        "page | 2 | a.test/from-list.html | page | 0",
+    ];
+    assert_eq!(visits, expected);
+    let pairs = query(&outcome, "select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source").await;
+    let expected = [
+        "/fox.png | the fox | aria-label",
+        "/fox.png | A fox | surrounding",
+        "/l.png | from list | alt",
+        "/ld.png | of json | json-ld",
+        "/list.png | list | alt",
+        "/list.png | x | surrounding",
+        "/og.png | graphed | open-graph",
+        "/one.png | one | alt",
+        "/three.png | three | alt",
+        "/two.png | two | alt",
+        "/two.png | deep | surrounding",
+    ];
+    assert_eq!(pairs, expected);
+    let rejects = query(&outcome, "select reject_code, page_url from pages.rejects order by page_url").await;
+    let expected = [
+        "http_not_found | http://a.test/gone.xml",
+        "bad_sitemap | http://a.test/html.xml",
+        "robots_disallowed | http://a.test/private/x.html",
+    ];
+    assert_eq!(rejects, expected);
+    let found = query(&outcome, "select kind, found_on from pages.frontier where url = 'http://a.test/two.html'").await;
+    assert_eq!(found, ["page | http://maps.test/pages.xml.gz"]);
+}
+
+#[tokio::test]
+async fn what_is_not_asked_for_is_not_done() {
+    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
+    let pipeline = "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\nhttp = { retries = 0 }\n";
+    let outcome = run_in(dir.path(), pipeline, &[("a.test", web.addr())]).await.unwrap();
+    let pairs = query(&outcome, "select caption, text_source, count(*) from pages group by all order by caption").await;
+    assert_eq!(pairs, ["from list | alt | 1", "list | alt | 2", "one | alt | 1"]);
+    assert_eq!((web.count("/robots.txt"), web.count("/index.xml")), (1, 0));
+}
+
+/// Asks the run to stop after so many splits.
+struct StopAfter(AtomicU64, CancellationToken);
+
+impl Observer for StopAfter {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::SplitCommitted { .. }) && self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.1.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
+    let (whole, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
+    let hosts = [("a.test", web.addr()), ("maps.test", web.addr())];
+    let expected = files(&run_in(whole.path(), CRAWL, &hosts).await.unwrap());
+    // What became of the store between two runs: nothing, lost, damaged, as it was some waves ago.
+    for fate in ["kept", "lost", "damaged", "old"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("run/pages/work/frontier.redb");
+        let mut first = None;
+        for stops in 0.. {
+            assert!(stops < 30, "each run commits a wave");
+            let cancel = CancellationToken::new();
+            let observer = Arc::new(StopAfter(AtomicU64::new(1), cancel.clone()));
+            match run_with(dir.path(), CRAWL, &hosts, observer, cancel).await {
+                Err(RunError::Interrupted) => {}
+                Err(error) => panic!("{fate}: {error}"),
+                Ok(outcome) => {
+                    assert!(stops >= 5, "{fate}: it was interrupted {stops} times");
+                    assert_eq!(files(&outcome), expected, "{fate}");
+                    break;
+                }
+            }
+            let now = std::fs::read(&store).unwrap();
+            match fate {
+                "lost" => std::fs::remove_file(&store).unwrap(),
+                "damaged" => std::fs::write(&store, &now[..now.len() / 3]).unwrap(),
+                "old" => std::fs::write(&store, first.get_or_insert(now)).unwrap(),
+                _ => {}
+            }
+        }
+    }
+}

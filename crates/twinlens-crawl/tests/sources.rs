@@ -1,0 +1,436 @@
+//! The sources that read files, in whole runs: web archives, tar files, folders, lists as they are published.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tokio_util::sync::CancellationToken;
+use twinlens_crawl::register;
+use twinlens_crawl::stages::{SAMPLE_CODES, WARC_CODES};
+use twinlens_dataset::catalog;
+use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::{Outcome, Settings, run, session};
+use twinlens_pipeline::{Clock, Registry, RunError};
+use twinlens_testkit::web::png;
+
+fn registry() -> Registry {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    registry
+}
+
+/// Runs `pipeline` (its stages) in `dir/run`.
+async fn run_in(dir: &Path, pipeline: &str) -> Result<Outcome, RunError> {
+    let path = dir.join("pipeline.toml");
+    std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
+    let registry = registry();
+    let pipeline =
+        config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
+    let settings = Settings {
+        dir: dir.join("run").into(),
+        scratch: dir.join("scratch"),
+        fresh: false,
+        until: None,
+        max_rows: None,
+        threads: 2,
+        memory_bytes: 256 << 20,
+        bytes_in_flight: 16 << 20,
+        grace: Duration::from_secs(5),
+        clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        hosts: Arc::default(),
+    };
+    run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
+}
+
+/// The rows of a query, their values joined by ` | `.
+async fn query(outcome: &Outcome, sql: &str) -> Vec<String> {
+    let session = session::plain(&registry(), 2);
+    catalog::register(&session, &outcome.datasets).await.unwrap();
+    let mut rows = Vec::new();
+    for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
+        let options = FormatOptions::default().with_null("-");
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        rows.extend((0..batch.num_rows()).map(|row| {
+            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
+        }));
+    }
+    rows
+}
+
+/// Rows in = rows out + rejects.
+fn assert_conserved(outcome: &Outcome) {
+    for dataset in &outcome.datasets {
+        let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
+        let stage = &dataset.state().begin.stage;
+        assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects), "{stage}");
+        assert_eq!(dataset.rows("rejects"), rejects, "{stage}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A record of an archive.
+fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {target}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+        block.len()
+    );
+    [head.as_bytes(), block, b"\r\n\r\n"].concat()
+}
+
+fn response(target: &str, head: &str, body: &[u8]) -> Vec<u8> {
+    let block = [b"HTTP/1.1 ".as_slice(), head.as_bytes(), b"\r\n\r\n", body].concat();
+    record("response", "application/http; msgtype=response", target, &block)
+}
+
+/// An archive with a bit of everything; the sixth record is a place for damage.
+fn archive() -> Vec<Vec<u8>> {
+    let html = "200 OK\r\nContent-Type: text/html; charset=utf-8";
+    vec![
+        record("warcinfo", "application/warc-fields", "", b"software: x"),
+        record("request", "application/http; msgtype=request", "http://a.test/", b"GET / HTTP/1.1\r\n\r\n"),
+        response("http://a.test/cats/", html, b"<img src=cat.png alt='a cat' title='the cat'>"),
+        response("http://a.test/koi8", "200 OK\r\nContent-Type: text/html; charset=koi8-r", b"<img src=/k.png alt='\xcb\xcf\xd4'>"),
+        response("http://a.test/latin", "200 OK\r\nContent-Type: text/html", b"<img src=/l.png alt='caf\xe9'>"),
+        response("http://a.test/lost", html, &b"<img src=/lost.png alt=lost>".repeat(9)),
+        response("http://a.test/gone", "404 Not Found\r\nContent-Type: text/html", b"<img src=/n.png alt=no>"),
+        response("http://a.test/image", "200 OK\r\nContent-Type: image/png", b"\x89PNG"),
+        response("http://a.test/out", &format!("{html}\r\nX-Robots-Tag: noai"), b"<img src=/o.png alt=out>"),
+        response(
+            "http://a.test/chunks",
+            &format!("{html}\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip"),
+            &{
+                let body = gzip(b"<img src=/z.png alt=zipped>");
+                [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
+            },
+        ),
+        response("http://a.test/brotli", &format!("{html}\r\nContent-Encoding: br"), b"???"),
+        response("ftp://a.test/x", html, b"<img src=http://a.test/f.png alt=ftp>"),
+        record("response", "application/http", "http://a.test/bad", b"not http"),
+        record("resource", "text/html", "<http://a.test/bare#x>", b"<img src=/b.png alt=bare>"),
+        response("http://a.test/long", html, &vec![b'x'; 5000]),
+    ]
+}
+
+const ARCHIVE: &str = "[stages.pages]\nkind = \"warc\"\nfiles = [\"a.warc*\"]\nmax_record_bytes = 4000\n";
+
+#[tokio::test]
+async fn an_archive_gives_pairs_and_says_what_it_refused() {
+    let expected = [
+        "http://a.test/b.png | bare | http://a.test/bare | alt",
+        "http://a.test/cats/cat.png | a cat | http://a.test/cats/ | alt",
+        "http://a.test/cats/cat.png | the cat | http://a.test/cats/ | title",
+        "http://a.test/k.png | кот | http://a.test/koi8 | alt",
+        "http://a.test/l.png | café | http://a.test/latin | alt",
+        "http://a.test/z.png | zipped | http://a.test/chunks | alt",
+    ];
+    let records = archive();
+    let members: Vec<Vec<u8>> = records.iter().map(|record| gzip(record)).collect();
+    for (name, parts) in [("a.warc", &records), ("a.warc.gz", &members)] {
+        let dir = tempfile::tempdir().unwrap();
+        let place: usize = parts[..5].iter().map(Vec::len).sum();
+        let mut bytes = parts.concat();
+        // Within the compressed data; of a plain file, in the head.
+        bytes[place + 60] ^= 0xff;
+        bytes[place + 2] ^= 0xff;
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+        let outcome = run_in(dir.path(), ARCHIVE).await.unwrap();
+        assert_conserved(&outcome);
+        let sql = "select url, caption, page_url, text_source from pages order by url, text_source";
+        assert_eq!(query(&outcome, sql).await, expected, "{name}");
+        let sql = "select reject_code, page_url, reject_detail from pages.rejects order by reject_code, page_url";
+        let rejects = query(&outcome, sql).await;
+        let at = |index: usize| parts[..index].iter().map(Vec::len).sum::<usize>();
+        let damaged = if name == "a.warc" { "bad_record" } else { "damaged_gzip" };
+        let mut refused = [
+            (damaged, "-", 5),
+            ("opted_out", "http://a.test/out", 8),
+            ("content_encoding", "http://a.test/brotli", 10),
+            ("bad_url", "ftp://a.test/x", 11),
+            ("bad_http", "http://a.test/bad", 12),
+            ("record_too_long", "-", 14),
+        ];
+        refused.sort();
+        assert_eq!(rejects.len(), refused.len(), "{name}: {rejects:#?}");
+        for (row, (code, page, index)) in rejects.iter().zip(refused) {
+            assert!(row.starts_with(&format!("{code} | {page} | {name} byte {}: ", at(index))), "{name}: {row}");
+            assert!(WARC_CODES.contains(&code));
+        }
+    }
+}
+
+#[tokio::test]
+async fn wat_records_give_the_pairs_of_their_pages() {
+    let wat = |target: &str, html: &str| {
+        let json = format!(
+            r#"{{"Container":{{"Filename":"x"}},"Envelope":{{"Format":"WARC","WARC-Header-Metadata":{{"WARC-Type":"response","WARC-Target-URI":"{target}"}},
+            "Payload-Metadata":{{"HTTP-Response-Metadata":{{"Response-Message":{{"Status":"200"}},"Headers":{{"X":"y"}},"HTML-Metadata":{html}}}}}}}}}"#
+        );
+        record("metadata", "application/json", target, json.as_bytes())
+    };
+    let links = r#"{"Head":{"Base":"/base/","Metas":[{"name":"viewport","content":"x"},{"property":"og:image","content":"/og.png"},{"property":"og:image:alt","content":"graphed"}]},
+        "Links":[{"path":"A@/href","url":"/x","text":"no image"},{"path":"IMG@/src","url":"cat.png","alt":"a cat &amp; I","title":"cut \ud83d"},
+        {"path":"IMG@/srcset","url":"s.png 1x, l.png 2x","alt":"sets"},{"path":"IMG@/src","url":"/bare.png"},{"path":"IMG@/longdesc","url":"/d","alt":"no"}]}"#;
+    let latin = wat("http://w.test/latin", r#"{"Links":[{"path":"IMG@/src","url":"/l.png","alt":"caf#"}]}"#);
+    let latin: Vec<u8> = latin.iter().map(|byte| if *byte == b'#' { 0xe9 } else { *byte }).collect();
+    let members = [
+        wat("http://w.test/a/", links),
+        latin,
+        wat("http://w.test/out", r#"{"Head":{"Metas":[{"name":"Robots","content":"noindex"}]},"Links":[{"path":"IMG@/src","url":"/o.png","alt":"o"}]}"#),
+        record("metadata", "application/json", "http://w.test/bad", b"{\"Envelope\": oops}"),
+        record("metadata", "application/json", "http://w.test/info", br#"{"Envelope":{"Payload-Metadata":{"Actual-Content-Type":"x"}}}"#),
+        record("metadata", "application/warc-fields", "http://w.test/other", b"via: x"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = members.iter().flat_map(|member| gzip(member)).collect();
+    std::fs::write(dir.path().join("a.warc.wat.gz"), bytes).unwrap();
+    let pipeline = format!("{ARCHIVE}captions = [\"alt\", \"title\", \"open-graph\"]\n");
+    let outcome = run_in(dir.path(), &pipeline).await.unwrap();
+    assert_conserved(&outcome);
+    let expected = [
+        "http://w.test/base/cat.png | a cat & I | http://w.test/a/ | alt",
+        "http://w.test/base/cat.png | cut \u{fffd} | http://w.test/a/ | title",
+        "http://w.test/base/l.png | sets | http://w.test/a/ | alt",
+        "http://w.test/l.png | café | http://w.test/latin | alt",
+        "http://w.test/og.png | graphed | http://w.test/a/ | open-graph",
+    ];
+    let sql = "select url, caption, page_url, text_source from pages order by url, text_source";
+    assert_eq!(query(&outcome, sql).await, expected);
+    let rejects = query(&outcome, "select reject_code, page_url from pages.rejects order by page_url").await;
+    assert_eq!(rejects, ["malformed_json | http://w.test/bad", "opted_out | http://w.test/out"]);
+}
+
+/// A member of a tar file.
+fn member(name: &str, data: &[u8]) -> Vec<u8> {
+    let mut block = [0u8; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..108].copy_from_slice(b"0000644\0");
+    block[124..136].copy_from_slice(format!("{:011o}\0", data.len()).as_bytes());
+    block[148..156].copy_from_slice(b"        ");
+    block[156] = b'0';
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut bytes = [&block[..], data].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+const SAMPLE: &str = "select url, caption, text_source, width, height, original_width, original_height, image['path'], \
+    fetched_at from images order by caption";
+
+/// The stored bytes of all images, by caption.
+fn stored(outcome: &Outcome) -> BTreeMap<String, Vec<u8>> {
+    let images = outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == "images").unwrap();
+    let mut stored = BTreeMap::new();
+    for batch in twinlens_dataset::reader::ShardReader::new(images, "data", &["caption", "image"], 100) {
+        let batch = batch.unwrap();
+        let captions = batch.column_by_name("caption").unwrap().as_string::<i32>().clone();
+        let images = batch.column_by_name("image").unwrap().as_struct().column_by_name("bytes").unwrap().as_binary::<i64>().clone();
+        stored.extend(captions.iter().zip(images.iter()).map(|(caption, bytes)| (caption.unwrap().into(), bytes.unwrap().to_vec())));
+    }
+    stored
+}
+
+#[tokio::test]
+async fn tar_files_of_img2dataset_are_read() {
+    let hash = "ab".repeat(32);
+    let json = format!(
+        r#"{{"caption":"from the json","url":"http://i.test/1.png","key":"000000001","status":"success","width":30,"height":20,"original_width":300,"original_height":200,"exif":"{{}}","sha256":"{hash}","similarity":0.25}}"#
+    );
+    let image = png(30, 20);
+    let damaged = {
+        let mut bytes = png(40, 40);
+        bytes.truncate(60);
+        bytes
+    };
+    let members = [
+        member("000000001.png", &image),
+        member("000000001.json", json.as_bytes()),
+        member("000000001.txt", b"a text\n"),
+        member("b/000000002.json", br#"{"TEXT":"only json"}"#),
+        member("000000003.txt", b"caf\xe9 of latin-1"),
+        member("b/000000002.png", &png(10, 10)),
+        member("000000003.png", &png(11, 10)),
+        member("000000004.png", &damaged),
+        member("000000004.txt", b"damaged"),
+        member("000000005.txt", b"no image"),
+        member("000000006.png", &png(12, 10)),
+        member("000000007.png", &png(13, 10)),
+        member("000000007.json", b"{oops"),
+        member("000000008.txt", b"lost head"),
+        member("000000009.png", &png(14, 10)),
+        member("000000009.txt", b"after it"),
+        vec![0; 1024],
+    ];
+    let lost: usize = members[..13].iter().map(Vec::len).sum();
+    let mut bytes = members.concat();
+    bytes[lost + 1] ^= 0xff;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("00000.tar"), &bytes).unwrap();
+    let pipeline = |split: usize| {
+        format!("[stages.images]\nkind = \"webdataset\"\nfiles = [\"*.tar\"]\nkeep = [\"similarity\"]\nsplit_bytes = {split}\n")
+    };
+    let outcome = run_in(dir.path(), &pipeline(1 << 20)).await.unwrap();
+    assert_conserved(&outcome);
+    let pairs = query(&outcome, SAMPLE).await;
+    let expected = [
+        "http://i.test/1.png | a text | webdataset | 30 | 20 | 300 | 200 | 000000001.png | -",
+        "- | after it | webdataset | 14 | 10 | 14 | 10 | 000000009.png | -",
+        "- | café of latin-1 | webdataset | 11 | 10 | 11 | 10 | 000000003.png | -",
+        "- | only json | webdataset | 10 | 10 | 10 | 10 | b/000000002.png | -",
+    ];
+    assert_eq!(pairs, expected);
+    assert_eq!((&stored(&outcome)["a text"], &stored(&outcome)["after it"]), (&image, &png(14, 10)));
+    let first = query(&outcome, "select sha256, similarity, phash is not null, length(uid) from images where url is not null").await;
+    assert_eq!(first, [format!("{hash} | 0.25 | true | 32")]);
+    let sql = "select reject_code, reject_detail from images.rejects order by reject_detail";
+    let rejects = query(&outcome, sql).await;
+    let expected = [
+        ("damaged_archive", format!("00000.tar byte {lost}: ")),
+        ("truncated", "00000.tar/000000004: ".into()),
+        ("no_image", "00000.tar/000000005: ".into()),
+        ("no_caption", "00000.tar/000000006: ".into()),
+        ("malformed_json", "00000.tar/000000007: ".into()),
+    ];
+    assert_eq!(rejects.len(), expected.len(), "{rejects:#?}");
+    for (row, (code, place)) in rejects.iter().zip(expected) {
+        assert!(row.starts_with(&format!("{code} | {place}")), "{row}");
+        assert!(SAMPLE_CODES.contains(&code) || twinlens_image::CODES.contains(&code), "{code}");
+    }
+    // Smaller splits hold the same rows and rejects.
+    for split in [700, 3000] {
+        let outcome = run_in(dir.path(), &pipeline(split)).await.unwrap();
+        assert_conserved(&outcome);
+        assert_eq!((query(&outcome, SAMPLE).await, query(&outcome, sql).await), (pairs.clone(), rejects.clone()));
+    }
+    let caption = format!("{}caption = \"caption\"\nresize = {{ size = 5 }}\nencode = {{ format = \"png\" }}\n", pipeline(1 << 20));
+    let outcome = run_in(dir.path(), &caption).await.unwrap();
+    let sql = "select caption, width, height, original_width from images";
+    assert_eq!(query(&outcome, sql).await, ["from the json | 8 | 5 | 300"]);
+}
+
+#[tokio::test]
+async fn folders_of_images_are_read_with_their_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("photos/deep/er")).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join("photos").join(name), bytes).unwrap();
+    write("a.b.png", &png(20, 10));
+    write("a.b.txt", b" a fox \n");
+    write("deep/c.JPEG", &png(21, 10));
+    write("deep/c.json", br#"{"url": "http://i.test/c", "caption": "in depth", "sha256": "short"}"#);
+    write("deep/er/d.png", &png(22, 10));
+    write("deep/er/d.txt", b"");
+    write("page.jpg", b"<html>");
+    write("page.txt", b"a page");
+    write("readme.txt", b"of no image");
+    let pipeline = "[stages.images]\nkind = \"folder\"\nfolders = [\"photos\"]\nsplit_rows = 3\n";
+    let outcome = run_in(dir.path(), pipeline).await.unwrap();
+    assert_conserved(&outcome);
+    let expected = [
+        "- | a fox | folder | 20 | 10 | 20 | 10 | photos/a.b.png | -",
+        "http://i.test/c | in depth | folder | 21 | 10 | 21 | 10 | photos/deep/c.JPEG | -",
+    ];
+    assert_eq!(query(&outcome, SAMPLE).await, expected);
+    let rejects = query(&outcome, "select reject_code, reject_detail from images.rejects order by reject_code").await;
+    assert_eq!(rejects.len(), 2, "{rejects:#?}");
+    assert!(rejects[0].starts_with("no_caption | photos/deep/er/d.png: "), "{rejects:#?}");
+    assert!(rejects[1].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
+    // A text that changes is noticed.
+    write("a.b.txt", b"another fox");
+    let outcome = run_in(dir.path(), pipeline).await.unwrap();
+    assert_eq!(query(&outcome, "select caption from images where url is null").await, ["another fox"]);
+}
+
+fn ipc_batches() -> Vec<RecordBatch> {
+    let batch = |from: usize, to: usize| {
+        let text = |name: &str| -> ArrayRef {
+            Arc::new((from..to).map(|n| (n != 4).then(|| format!("{name}{n}"))).collect::<StringArray>())
+        };
+        let similarity: ArrayRef = Arc::new((from..to).map(|n| Some(n as f64 / 4.0)).collect::<Float64Array>());
+        RecordBatch::try_from_iter_with_nullable([
+            ("URL", text("http://a/"), true),
+            ("TEXT", text("caption "), true),
+            ("similarity", similarity, true),
+        ])
+        .unwrap()
+    };
+    vec![batch(0, 3), batch(3, 7)]
+}
+
+#[tokio::test]
+async fn arrow_files_and_streams_are_tables() {
+    use arrow::ipc::writer::{FileWriter, StreamWriter};
+    let batches = ipc_batches();
+    for stream in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("part.arrow")).unwrap();
+        let schema = batches[0].schema();
+        if stream {
+            let mut writer = StreamWriter::try_new(file, &schema).unwrap();
+            batches.iter().for_each(|batch| writer.write(batch).unwrap());
+            writer.finish().unwrap();
+        } else {
+            let mut writer = FileWriter::try_new(file, &schema).unwrap();
+            batches.iter().for_each(|batch| writer.write(batch).unwrap());
+            writer.finish().unwrap();
+        }
+        for rows in [2, 3, 1000] {
+            let pipeline = format!(
+                "[stages.pairs]\nkind = \"table\"\nfiles = [\"part.arrow\"]\nkeep = [\"similarity\"]\nsplit_rows = {rows}\n"
+            );
+            let outcome = run_in(dir.path(), &pipeline).await.unwrap();
+            assert_conserved(&outcome);
+            let found = query(&outcome, "select url, caption, similarity from pairs order by url").await;
+            let expected: Vec<String> = [0, 1, 2, 3, 5, 6]
+                .map(|n| format!("http://a/{n} | caption {n} | {:?}", f64::from(n) / 4.0))
+                .to_vec();
+            assert_eq!(found, expected);
+            let rejects = query(&outcome, "select reject_code, reject_detail from pairs.rejects").await;
+            assert_eq!(rejects, ["no_url | part.arrow row 4: no URL"]);
+        }
+        let path = dir.path().join("part.arrow");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = run_in(dir.path(), "[stages.pairs]\nkind = \"table\"\nfiles = [\"part.arrow\"]\n").await;
+        assert!(matches!(error, Err(RunError::User { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn lists_without_a_header_are_read_as_they_are_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("Train_GCC-training.tsv", "a very typical bus station\thttp://a/1.jpg\nsierra looked stunning\thttp://a/2.jpg\n");
+    write("cc12m.tsv", "https://b/1.jpg\tMetal wall art\nhttps://b/2.jpg\tbroken\trow\n");
+    write("laion.csv", "URL,TEXT,similarity\nhttp://c/1.jpg,\"a, quoted\",0.5\n");
+    let outcome = run_in(
+        dir.path(),
+        "[stages.pairs]\nkind = \"table\"\nfiles = [\"*.tsv\", \"laion.csv\"]\nsplit_rows = 1\n",
+    )
+    .await
+    .unwrap();
+    assert_conserved(&outcome);
+    let expected = [
+        "http://a/1.jpg | a very typical bus station",
+        "http://a/2.jpg | sierra looked stunning",
+        "http://c/1.jpg | a, quoted",
+        "https://b/1.jpg | Metal wall art",
+    ];
+    assert_eq!(query(&outcome, "select url, caption from pairs order by url").await, expected);
+    let rejects = query(&outcome, "select reject_code, reject_detail from pairs.rejects").await;
+    assert_eq!(rejects, ["malformed_row | cc12m.tsv row 1, line 2: 3 fields, but the header has 2"]);
+}
