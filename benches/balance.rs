@@ -64,7 +64,7 @@ fn write(folder: &Path, count: usize) -> Result<PathBuf, Failure> {
     let pairs = contracts::pairs();
     let fields = ["uid", "url", "caption", "query_ids"].map(|name| pairs.field_with_name(name).cloned());
     let schema = datafusion::arrow::datatypes::Schema::new(fields.into_iter().collect::<Result<Vec<_>, _>>()?);
-    let limits = ShardLimits { max_bytes: u64::MAX, ..ShardLimits::default() };
+    let limits = ShardLimits { shard_bytes: usize::MAX, ..ShardLimits::default() };
     let mut writer = TableWriter::new(folder, MAIN, Arc::new(schema), 0, limits);
     let mut random = ChaCha8Rng::seed_from_u64(17);
     for first in (0..count).step_by(8192) {
@@ -92,7 +92,8 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     twinlens_curate::register(&mut registry);
     let pipeline = config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
     let settings = Settings {
-        dir: folder.join("run"),
+        dir: folder.join("run").into(),
+        scratch: folder.join("scratch"),
         fresh: true,
         until: None,
         max_rows: None,

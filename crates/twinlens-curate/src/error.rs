@@ -23,6 +23,21 @@ pub enum CurateError {
         /// What was found and what was expected.
         message: String,
     },
+    /// A dump of a wiki cannot be read to its end.
+    #[error("{path}: byte {byte} of its text, after {pages} pages: {message}; fetch the dump again", path = path.display())]
+    Dump {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes of XML were read.
+        byte: u64,
+        /// How many pages were whole.
+        pages: u64,
+        /// What was found.
+        message: String,
+    },
+    /// Somebody asked for the work to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The queries do not fit in one trie.
     #[error("the query list is too large to be matched at once: split it or shorten its entries")]
     TooManyQueries,

@@ -8,6 +8,7 @@ mod columns;
 pub mod error;
 mod functions;
 pub mod matcher;
+pub mod near;
 pub mod queries;
 pub mod stages;
 pub mod text;

@@ -1,21 +1,36 @@
 //! The query list: what the captions of a data set are matched against.
 //!
-//! The recipe is that of CLIP (Radford et al. 2021, section 2.2) as MetaCLIP (Xu et al. 2023) reconstructed it: number
-//! strings, the names of WordNet's synsets, frequent words, pairs of words with high pointwise mutual information, and
-//! titles of encyclopaedia articles, in this order. Entries are compared in their token form (see [`crate::text`]): of
+//! The recipe is that of CLIP (Radford et al. 2021, section 2.2): frequent words of an encyclopaedia, pairs of words with
+//! high pointwise mutual information, titles of its articles that are much looked at, and the names of WordNet's synsets
+//! that are not among them, in this order; MetaCLIP (Xu et al. 2023) has number strings and synsets first. Entries are compared in their token form (see [`crate::text`]): of
 //! two that are searched alike, the first stays. Entries without a letter or digit are dropped. An entry's id is its
 //! place in the list, so the same sources give the same ids.
 
+mod counter;
+mod dump;
+mod open;
+mod pageviews;
 mod sources;
+mod wikitext;
+mod words;
 
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use counter::{Counter, Merge};
+pub use dump::{Page, read_dump};
+pub use pageviews::{Views, only_articles, read_views};
 pub use sources::{read_bigrams, read_counts, read_titles, read_wordnet};
+pub use wikitext::{Namespaces, plain_text};
+pub use words::{Frequent, Thresholds, WordCounter};
 
 use crate::text::Normalizer;
 
 /// Where an entry of the list comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// One of the strings "0", "1", ...
     Number,
@@ -30,8 +45,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// All origins, in the order of the list.
-    pub const ALL: [Self; 5] = [Self::Number, Self::Synset, Self::Unigram, Self::Bigram, Self::Title];
+    /// All origins, in the order in which the paper fills its list; numbers, which it does not name, come first.
+    pub const ALL: [Self; 5] = [Self::Number, Self::Unigram, Self::Bigram, Self::Title, Self::Synset];
 
     /// The name in the `origin` column.
     #[must_use]
@@ -53,7 +68,7 @@ pub struct Entry {
     pub text: String,
     /// The source that gave it first.
     pub origin: Origin,
-    /// Count (unigram) or mutual information (bigram); other origins have none.
+    /// Count (unigram), mutual information in bits (bigram) or views (title, where they are known); other origins have none.
     pub score: Option<f32>,
 }
 
@@ -70,7 +85,7 @@ pub struct Tally {
     pub over_limit: u64,
 }
 
-/// A list under construction. Origins are to be added in the order of [`Origin::ALL`].
+/// A list under construction. What is added first has the smaller ids, and is there when the list is full.
 #[derive(Debug)]
 pub struct QueryList {
     normalizer: Normalizer,

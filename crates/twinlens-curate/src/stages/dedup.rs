@@ -1,25 +1,46 @@
-//! `dedup`: keeps one row of those that are equal in the given columns.
+//! `dedup`: keeps one row of those that are equal in the given columns, or refuses what is repeated too often.
+//!
+//! Equal rows are found by a window over the columns (a sort, which spills). Near-equal perceptual hashes are found over
+//! the distinct hashes, in the order of the smallest uid that has each: a hash is refused if one that was kept
+//! before lies within the distance. So whatever is refused is near something that is kept, and no two kept ones are near
+//! each other.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::functions::expr_fn::concat;
+use datafusion::functions_aggregate::count::count_udaf;
+use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::functions_window::expr_fn::{first_value, row_number};
+use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, cast, ident, lit};
+use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_pipeline::rejects::{reject_where, with_reserved};
+use twinlens_pipeline::rejects::{RESERVED, reject_where, with_reserved};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
     Tables, Whole, Work,
 };
 
 use crate::columns::{column, is_text, require};
+use crate::functions::{call, strings};
+use crate::near::{MAX_DISTANCE, NearIndex};
 
 /// The code of rows that have a twin.
 const DUPLICATE: &str = "duplicate";
+/// The code of rows whose hash is near another's.
+const NEAR_DUPLICATE: &str = "near_duplicate";
+/// The code of rows whose value too many rows have.
+const TOO_FREQUENT: &str = "too_frequent";
 
 /// Keeps, of the rows that are equal in the given columns, the one with the smallest uid; the others become rejects.
+/// With `more_than`, refuses all rows of a value that too many rows have; with `distance`, near-equal images too.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
@@ -28,6 +49,14 @@ pub struct Dedup {
     /// The columns that make two rows duplicates when they are all equal: `["url"]`, `["url", "caption"]`, `["sha256"]`.
     /// A row with a null among them is nobody's duplicate.
     by: Vec<Located<String>>,
+    /// Instead of keeping one of each: refuses every row whose columns are equal in more than this many rows, and keeps
+    /// all others (`by = ["caption"]`, `more_than = 10`: captions that say the same of everything).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more_than: Option<Located<u64>>,
+    /// With `by = ["phash"]`: rows are duplicates too if so many bits of the hash differ, or fewer (up to 12). 4 finds the
+    /// same picture scaled and compressed anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distance: Option<Located<u32>>,
 }
 
 impl StageKind for Dedup {
@@ -70,6 +99,7 @@ impl Stage for Dedup {
                     .hint("add `by = [\"url\"]`"),
             );
         }
+        faults.extend(self.faults_of_limits(&schema));
         if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
     }
 
@@ -82,16 +112,41 @@ fn is_sortable(kind: &DataType) -> bool {
     kind.is_primitive() || is_text(kind) || kind == &DataType::Boolean
 }
 
-#[async_trait]
-impl Whole for Dedup {
-    async fn plan(
+impl Dedup {
+    fn faults_of_limits(&self, schema: &datafusion::arrow::datatypes::Schema) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Some(more_than) = self.more_than.as_ref().filter(|more_than| *more_than.value() == 0) {
+            faults.push(Fault::at(more_than.span(), "every row would be refused").label("expected at least 1"));
+        }
+        if let Some(distance) = &self.distance {
+            let fault = |message: String| Fault::at(distance.span(), message);
+            if let Some(more_than) = &self.more_than {
+                faults.push(Fault::at(more_than.span(), "`more_than` and `distance` do not go together"));
+            }
+            if *distance.value() > MAX_DISTANCE {
+                let told = format!("a distance of {} bits is too great", distance.value());
+                faults.push(fault(told).label(format!("expected 0 to {MAX_DISTANCE}")));
+            }
+            let by = match &self.by[..] {
+                [by] => schema.field_with_name(by).ok(),
+                _ => None,
+            };
+            if self.by.len() != 1 || by.is_some_and(|field| field.data_type() != &DataType::Int64) {
+                let told = "a distance in bits is between values of one column of 64-bit integers";
+                faults.push(fault(told.into()).hint("write `by = [\"phash\"]`"));
+            }
+        }
+        faults
+    }
+
+    /// All rows; of those that are equal in `keys`, all but the first rejected.
+    fn without_equals(
         &self,
         cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let input = inputs.first().ok_or_else(|| RunError::Internal("dedup without input".into()))?;
-        let frame = input.frame(&cx.session).await?;
-        let keys: Vec<Expr> = self.by.iter().map(|by| ident(by.as_str())).collect();
+        frame: DataFrame,
+        keys: &[Expr],
+        near: Option<Expr>,
+    ) -> Result<DataFrame, RunError> {
         // Rows with one uid (a pair that two pages show) are told apart by everything else that has an order: which of them
         // stays must not depend on how they are read.
         let others = frame
@@ -104,23 +159,123 @@ impl Whole for Dedup {
             .chain(others.map(|f| f.name().as_str()))
             .map(|name| ident(name).sort(true, true))
             .collect();
-        let over = |function: Expr| function.partition_by(keys.clone()).order_by(order.clone()).build();
-        let names: Vec<Expr> = frame.schema().fields().iter().map(|field| ident(field.name())).collect();
-        let ranked = frame
+        let over = |function: Expr| function.partition_by(keys.to_vec()).order_by(order.clone()).build();
+        let mut ranked = frame
             .window(vec![over(row_number())?.alias(PLACE), over(first_value(ident("uid")))?.alias(KEPT)])?;
-        let complete =
-            keys.iter().map(|key| key.clone().is_not_null()).reduce(Expr::and).unwrap_or(lit(true));
-        let duplicate = complete.and(ident(PLACE).gt(lit(1u64)));
+        if let Some(near) = near {
+            ranked = ranked.with_column(NEAR, near)?;
+        }
+        let near = ranked.schema().has_column_with_unqualified_name(NEAR);
+        let mut decided = with_reserved(ranked)?;
+        if near {
+            decided = reject_where(decided, &cx.stage, ident(NEAR).is_not_null(), NEAR_DUPLICATE, ident(NEAR))?;
+        }
+        let duplicate = complete(keys).and(ident(PLACE).gt(lit(1u64)));
         let detail = concat(vec![lit("duplicate of "), cast(ident(KEPT), DataType::Utf8)]);
-        let decided = reject_where(with_reserved(ranked)?, &cx.stage, duplicate, DUPLICATE, detail)?;
-        let reserved = twinlens_pipeline::rejects::RESERVED.map(ident);
-        Ok(vec![("data", decided.select(names.into_iter().chain(reserved).collect::<Vec<_>>())?)])
+        reject_where(decided, &cx.stage, duplicate, DUPLICATE, detail)
+    }
+
+    /// All rows; those that are equal in `keys` to `most` others or more, rejected.
+    fn without_frequent(
+        &self,
+        cx: &RunContext,
+        frame: DataFrame,
+        keys: &[Expr],
+        most: u64,
+    ) -> Result<DataFrame, RunError> {
+        let count = Expr::from(WindowFunction::new(count_udaf(), vec![lit(1)]));
+        let counted = frame.window(vec![count.partition_by(keys.to_vec()).build()?.alias(PLACE)])?;
+        let frequent = complete(keys).and(ident(PLACE).gt(lit(i64::try_from(most).unwrap_or(i64::MAX))));
+        let detail = concat(vec![cast(ident(PLACE), DataType::Utf8), lit(" rows have it")]);
+        reject_where(with_reserved(counted)?, &cx.stage, frequent, TOO_FREQUENT, detail)
+    }
+}
+
+/// Whether none of the keys is null.
+fn complete(keys: &[Expr]) -> Expr {
+    keys.iter().map(|key| key.clone().is_not_null()).reduce(Expr::and).unwrap_or(lit(true))
+}
+
+/// Of the rows whose hash is refused, why; null for all others.
+async fn near_duplicates(
+    cx: &RunContext,
+    frame: &DataFrame,
+    key: &Expr,
+    distance: u32,
+) -> Result<Expr, RunError> {
+    let distinct = || {
+        let known = frame.clone().filter(key.clone().is_not_null())?;
+        known.aggregate(vec![key.clone().alias(PLACE)], vec![min(ident("uid")).alias(KEPT)])
+    };
+    let ordered = distinct()?.sort(vec![ident(KEPT).sort(true, true), ident(PLACE).sort(true, true)])?;
+    let pool = cx.session.runtime_env().memory_pool.clone();
+    let memory = MemoryConsumer::new("hashes of distinct images").register(&pool);
+    let mut index = NearIndex::new(distance);
+    let mut followers: HashMap<i64, (i64, u32)> = HashMap::new();
+    let mut stream = ordered.execute_stream().await?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        for hash in batch.column(0).as_primitive::<Int64Type>().values() {
+            match index.nearest(*hash as u64) {
+                Some((leader, bits)) => drop(followers.insert(*hash, (leader as i64, bits))),
+                None => index.insert(*hash as u64),
+            }
+        }
+        memory.try_resize(index.bytes() + 32 * followers.len())?;
+        cx.check_cancelled()?;
+    }
+    drop(index);
+
+    // The uids of those that others are near to, and of no more: they may be few among very many.
+    let leaders: HashMap<i64, ()> = followers.values().map(|(leader, _)| (*leader, ())).collect();
+    let is_leader = call("is_near_duplicated", vec![ident(PLACE)], DataType::Boolean, move |columns| {
+        let hashes = columns[0].as_primitive::<Int64Type>();
+        Ok(Arc::new(hashes.iter().map(|hash| Some(leaders.contains_key(&hash?))).collect::<BooleanArray>()))
+    });
+    let mut uids: HashMap<i64, String> = HashMap::new();
+    let mut stream = distinct()?.filter(is_leader)?.execute_stream().await?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        let (hashes, first) = (batch.column(0).as_primitive::<Int64Type>(), strings(batch.column(1))?);
+        uids.extend(hashes.values().iter().zip(&first).map(|(h, uid)| (*h, uid.unwrap_or("").to_string())));
+    }
+    Ok(call("near_duplicate", vec![key.clone()], DataType::Utf8, move |columns: &[ArrayRef]| {
+        let told = |hash: i64| {
+            let (leader, bits) = followers.get(&hash)?;
+            Some(format!("{bits} bits from {}", uids.get(leader).map_or("", String::as_str)))
+        };
+        let hashes = columns[0].as_primitive::<Int64Type>();
+        Ok(Arc::new(hashes.iter().map(|hash| told(hash?)).collect::<StringArray>()))
+    }))
+}
+
+#[async_trait]
+impl Whole for Dedup {
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
+        let input = inputs.first().ok_or_else(|| RunError::Internal("dedup without input".into()))?;
+        let frame = input.frame(&cx.session).await?;
+        let keys: Vec<Expr> = self.by.iter().map(|by| ident(by.as_str())).collect();
+        let names: Vec<Expr> = frame.schema().fields().iter().map(|field| ident(field.name())).collect();
+        let decided = match (&self.more_than, &self.distance, &keys[..]) {
+            (Some(most), ..) => self.without_frequent(cx, frame, &keys, *most.value())?,
+            (None, Some(distance), [key]) => {
+                let near = near_duplicates(cx, &frame, key, *distance.value()).await?;
+                self.without_equals(cx, frame, &keys, Some(near))?
+            }
+            _ => self.without_equals(cx, frame, &keys, None)?,
+        };
+        Ok(vec![("data", decided.select(names.into_iter().chain(RESERVED.map(ident)).collect::<Vec<_>>())?)])
     }
 }
 
 /// Columns that live within the plan.
 const PLACE: &str = "__dedup_place";
 const KEPT: &str = "__dedup_kept";
+const NEAR: &str = "__dedup_near";
 
 #[cfg(test)]
 mod tests {
@@ -160,6 +315,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_said_too_often_goes() {
+        let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]\nmore_than = 2");
+        let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
+        let rows = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "y"), ("f", "\0"), ("g", "\0"), ("h", "\0")];
+        let found = whole(&stage, &[("pages", pairs(&rows))], &columns).await;
+        let frequent = |uid: &str| format!("{uid}|too_frequent|3 rows have it");
+        assert_eq!(
+            found["data"],
+            ["a||".into(), "b||".into(), frequent("c"), frequent("d"), frequent("e"), "f||".into(), "g||".into(), "h||".into()]
+        );
+    }
+
+    #[tokio::test]
+    async fn near_images_leave_the_first_of_each() {
+        let stage: Dedup = parse("input = \"images\"\nby = [\"phash\"]\ndistance = 2");
+        let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
+        // b is near a; c is near b, which is refused, but not near a; d is equal to b; e is far; f equals e; g has no hash.
+        let mut rows =
+            vec![("a", Some(0b0)), ("b", Some(0b11)), ("c", Some(0b1111)), ("d", Some(0b11)), ("e", Some(-1)), ("f", Some(-1)), ("g", None)];
+        let expected = ["a||", "b|near_duplicate|2 bits from a", "c||", "d|near_duplicate|2 bits from a", "e||", "f|duplicate|duplicate of e", "g||"];
+        for _ in 0..rows.len() {
+            rows.rotate_left(1);
+            let found = whole(&stage, &[("images", hashed(&rows))], &columns).await;
+            assert_eq!(found["data"], expected);
+        }
+    }
+
     #[test]
     fn options_are_checked() {
         let faults = |toml: &str| {
@@ -173,5 +356,10 @@ mod tests {
             found.contains("cannot be compared by `image`") && found.contains("unknown column `ulr`"),
             "{found}"
         );
+        assert!(faults("input = \"pages\"\nby = [\"url\"]\nmore_than = 0").contains("every row"));
+        let found = faults("input = \"pages\"\nby = [\"url\"]\ndistance = 13\nmore_than = 1");
+        for part in ["do not go together", "too great", "64-bit integers"] {
+            assert!(found.contains(part), "{found}");
+        }
     }
 }

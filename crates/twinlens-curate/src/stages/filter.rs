@@ -1,8 +1,12 @@
-//! `filter`: keeps the rows for which a SQL predicate is true.
+//! `filter`: keeps the rows for which SQL predicates are true.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::array::StringArray;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::dataframe::DataFrame;
-use datafusion::logical_expr::lit;
+use datafusion::logical_expr::{Expr, ident, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_pipeline::rejects::reject_where;
@@ -11,7 +15,14 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-/// Keeps the rows that satisfy a SQL predicate; the others become rejects.
+use super::presets::{self, Preset};
+use crate::columns::{is_text, require};
+use crate::error::CurateError;
+use crate::functions::{call, strings};
+use crate::matcher::{Matcher, Scratch};
+use crate::text::Normalizer;
+
+/// Keeps the rows that satisfy SQL predicates; the others become rejects.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
@@ -25,6 +36,14 @@ pub struct Filter {
     /// before `where`.
     #[serde(default)]
     rules: Vec<Rule>,
+    /// The conditions by which a published data set was filtered, as far as columns hold what they ask for: they come
+    /// before `rules`, each with its own code. `plan` lists them.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "presets::listed")]
+    preset: Option<Located<Preset>>,
+    /// A text file of words and phrases, one a line. A row in whose `caption` one occurs, as whole words and whatever the
+    /// case, is refused with the code `blocked_word`, before all other conditions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_words: Option<Located<String>>,
 }
 
 /// A predicate with a name of its own in the ledger.
@@ -40,9 +59,15 @@ pub struct Rule {
 
 /// The code of rows that `where` refuses.
 const FILTERED: &str = "filtered";
+/// The code of rows with a blocked word.
+const BLOCKED: &str = "blocked_word";
+/// The column that blocked words are looked for in.
+const CAPTION: &str = "caption";
+/// A column that lives within the plan.
+const FOUND: &str = "__blocked_word";
 
 impl Filter {
-    /// The predicates with their codes, in the order in which they apply.
+    /// The predicates that the file has, with their codes, in the order in which they apply.
     fn predicates(&self) -> impl Iterator<Item = (&str, &Located<String>)> {
         let rules = self.rules.iter().map(|rule| (rule.code.as_str(), &rule.predicate));
         rules.chain(self.predicate.iter().map(|predicate| (FILTERED, predicate)))
@@ -51,11 +76,11 @@ impl Filter {
 
 impl StageKind for Filter {
     const KIND: &'static str = "filter";
-    const ABOUT: &'static str = "Keeps the rows that satisfy a SQL predicate; the others become rejects";
+    const ABOUT: &'static str = "Keeps the rows that satisfy SQL predicates; the others become rejects";
     const EXAMPLE: &'static str = r#"[stages.candidates]
 kind = "filter"
 input = "pages"
-where = "not regexp_like(caption, '^(image|photo|img)[ _-]?[0-9]*$', 'i')"
+where = "not is_boilerplate(caption) and language(caption) = 'en'"
 rules = [{ code = "too_short", where = "char_length(caption) >= 5" }]
 "#;
     const VERSION: u32 = 1;
@@ -64,6 +89,10 @@ rules = [{ code = "too_short", where = "char_length(caption) >= 5" }]
 impl Stage for Filter {
     fn inputs(&self) -> Vec<Input> {
         vec![self.input.clone()]
+    }
+
+    fn files(&self) -> Vec<Located<String>> {
+        self.blocked_words.iter().cloned().collect()
     }
 
     fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
@@ -78,10 +107,16 @@ impl Stage for Filter {
                 );
             }
         }
-        if self.predicates().next().is_none() {
+        if self.predicates().next().is_none() && self.preset.is_none() && self.blocked_words.is_none() {
             faults.push(
                 inputs[0].fault("this filter has no predicate").hint("add `where = \"...\"` or `rules`"),
             );
+        }
+        if let Some(preset) = &self.preset {
+            faults.extend(preset.value().faults(&schema, preset.span()));
+        }
+        if let Some(words) = &self.blocked_words {
+            faults.extend(require(&schema, CAPTION, "text", is_text, words.span()).err());
         }
         let checks = self.predicates().map(|(_, predicate)| cx.predicate(predicate, &schema));
         faults.extend(checks.filter_map(Result::err));
@@ -97,12 +132,44 @@ impl Stage for Filter {
 impl Rows for Filter {
     async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
         let mut frame = input;
-        for (code, predicate) in self.predicates() {
-            let kept = frame.parse_sql_expr(predicate.value())?;
-            frame = reject_where(frame, &cx.stage, kept.is_not_true(), code, lit(predicate.as_str()))?;
+        if let Some(words) = &self.blocked_words {
+            let found = blocked_word(cx, words)?;
+            frame = frame.with_column(FOUND, found)?;
+            let refused = ident(FOUND).is_not_null();
+            frame = reject_where(frame, &cx.stage, refused, BLOCKED, ident(FOUND))?.drop_columns(&[FOUND])?;
+        }
+        let preset = self.preset.as_ref().map(|preset| preset.value().rules(frame.schema().as_arrow()));
+        let preset = preset.unwrap_or_default();
+        let preset = preset.iter().map(|(code, predicate)| (*code, predicate.as_str()));
+        let written = self.predicates().map(|(code, predicate)| (code, predicate.as_str()));
+        for (code, predicate) in preset.chain(written) {
+            let kept = frame.parse_sql_expr(predicate)?;
+            frame = reject_where(frame, &cx.stage, kept.is_not_true(), code, lit(predicate))?;
         }
         Ok(frame)
     }
+}
+
+/// The first blocked word of a caption; null where there is none.
+fn blocked_word(cx: &RunContext, file: &Located<String>) -> Result<Expr, RunError> {
+    let mut words: Vec<String> = Vec::new();
+    for path in cx.local_files(file)? {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| RunError::user(CurateError::Read { path, source }.to_string()))?;
+        words.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from));
+    }
+    let numbered = words.iter().enumerate().map(|(number, word)| (number as i32, word.as_str()));
+    let matcher = Matcher::build(numbered, Normalizer::default())
+        .map_err(|error| RunError::user(format!("{}: {error}", file.value())))?;
+    Ok(call("blocked_word", vec![ident(CAPTION)], DataType::Utf8, move |columns| {
+        let (mut scratch, mut ids) = (Scratch::default(), Vec::new());
+        let mut first = |text: Option<&str>| {
+            matcher.matches_into(text?, &mut scratch, &mut ids);
+            ids.first().map(|id| words[*id as usize].as_str())
+        };
+        let texts = strings(&columns[0])?;
+        Ok(Arc::new(texts.iter().map(&mut first).collect::<StringArray>()))
+    }))
 }
 
 #[cfg(test)]
@@ -130,6 +197,22 @@ mod tests {
                 "e||too_short|char_length(caption) >= 5",
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn blocked_words_are_whole_words() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("words.txt"), "nude\n\ntop secret\n").unwrap();
+        let filter: Filter = parse("input = \"pages\"\nblocked_words = \"words.txt\"");
+        let cx = at(folder.path());
+        let pairs = pairs(&[("a", "Top  SECRET plans"), ("b", "denuded hills"), ("c", "\0"), ("d", "a nude")]);
+        let frame = filter.plan(&cx, reserved(&cx, &pairs), &[]).await.unwrap();
+        let mut found = lines(frame, &["uid", "reject_code", "reject_detail"]).await;
+        found.sort();
+        assert_eq!(found, ["a|blocked_word|top secret", "b||", "c||", "d|blocked_word|nude"]);
+        let nowhere = at(&folder.path().join("x"));
+        let error = filter.plan(&nowhere, reserved(&nowhere, &pairs), &[]).await.err().unwrap();
+        assert!(error.to_string().contains("words.txt"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The kinds of stages that curate: thin wrappings of this crate's plain Rust and of SQL for the engine.
 
 mod balance;
+mod decontaminate;
 mod dedup;
 mod filter;
 mod match_queries;
+mod presets;
 mod queries;
 mod select;
 mod sql;
@@ -11,6 +13,7 @@ mod sql;
 mod testing;
 
 pub use balance::Balance;
+pub use decontaminate::Decontaminate;
 pub use dedup::Dedup;
 pub use filter::Filter;
 pub use match_queries::Match;
@@ -27,6 +30,7 @@ use twinlens_pipeline::{InputTables, Registry};
 /// Adds this crate's kinds of stages and SQL functions.
 pub fn register(registry: &mut Registry) {
     registry.add::<Balance>();
+    registry.add::<Decontaminate>();
     registry.add::<Dedup>();
     registry.add::<Filter>();
     registry.add::<Match>();

@@ -1,6 +1,6 @@
-//! `queries`: builds a query list from word counts, WordNet and titles.
+//! `queries`: builds a query list from a Wikipedia dump, page views and WordNet, or from lists of words and counts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,26 +17,37 @@ use twinlens_pipeline::{
 
 use crate::error::{CurateError, Result as CurateResult};
 use crate::queries::{
-    Origin, QueryList, mutual_information, read_bigrams, read_counts, read_titles, read_wordnet,
+    Frequent, Origin, QueryList, Thresholds, Views, WordCounter, mutual_information, only_articles, plain_text,
+    read_bigrams, read_counts, read_dump, read_titles, read_views, read_wordnet,
 };
 use crate::text::Normalizer;
 
-/// A query list from number strings, WordNet, word counts, word pairs and titles, in this order, each entry once.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// A query list from number strings, words, word pairs, titles and WordNet, each entry once, in that order.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Queries {
-    /// The most entries. When the list is full, what comes last in the order is left out, and of words and pairs those
-    /// with the lowest score.
+    /// The most entries. When the list is full, what comes last in the order is left out, and of words, pairs and viewed
+    /// titles those with the lowest score.
     #[serde(default = "half_a_million")]
     limit: Located<u32>,
+    /// The order in which the list is filled: the paper's, unless another is given (MetaCLIP's has synsets after numbers).
+    /// Every origin once.
+    #[serde(default = "papers_order")]
+    order: Located<Vec<Origin>>,
     /// The numbers from 0 to below this are entries.
     #[serde(default = "hundred")]
     numbers: u32,
+    /// A dump of a Wikipedia, whose words and word pairs are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dump: Option<Dump>,
+    /// Page-view files, by which titles are chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    views: Option<PageViews>,
     /// A folder with WordNet's `data.noun`, `data.verb`, `data.adj`, `data.adv`: the first lemma of each synset is an entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     wordnet: Option<Located<String>>,
     /// Files of words with their counts; those that occur often are entries, scored by their count. A word that several
-    /// files have is taken from the first.
+    /// files have is taken from the first, and before them from the dump.
     #[serde(default)]
     unigrams: Vec<Unigrams>,
     /// Files of word pairs with their counts; those that belong together are entries, scored by their mutual information.
@@ -50,8 +61,47 @@ pub struct Queries {
     fold_case: bool,
 }
 
+/// A dump of articles: what of its running text is frequent.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dump {
+    /// `pages-articles.xml`, as it is or compressed (`.bz2`, `.gz`); it is read once, from start to end.
+    path: Located<String>,
+    /// The count from which on a word is an entry.
+    #[serde(default = "hundred_times")]
+    min_count: u64,
+    /// The count from which on a pair of words may be an entry: rare pairs have high mutual information by chance.
+    #[serde(default = "hundred_times")]
+    min_pair_count: u64,
+    /// The pointwise mutual information, in bits, from which on it is: log2(c(a,b) N / (c(a) c(b))), N being the number of
+    /// words.
+    #[serde(default = "eight_bits")]
+    min_pmi: f64,
+}
+
+/// Titles of articles that are much looked at.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PageViews {
+    /// Hourly files (`pageviews-20260101-000000.gz`) of the days that are summed; patterns are allowed.
+    files: Vec<Located<String>>,
+    /// The wiki, as the lines begin.
+    #[serde(default = "english")]
+    project: String,
+    /// The views in an hour from which on the hour counts.
+    #[serde(default = "fifty")]
+    min_hourly: u64,
+    /// The views in all hours from which on a title is an entry.
+    #[serde(default = "seventy")]
+    min_views: u64,
+    /// The wiki's list of articles (`all-titles-in-ns0.gz`): other titles (mistyped ones, redirects of old) are left out.
+    /// Without it, the titles of the dump serve, if there is one.
+    #[serde(default)]
+    articles: Vec<Located<String>>,
+}
+
 /// Words and how often they occur.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Unigrams {
     /// A text file of lines `word<TAB>count` or `word count`.
@@ -62,7 +112,7 @@ pub struct Unigrams {
 }
 
 /// Pairs of words, how often they occur, and how often each word does.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bigrams {
     /// A text file of lines `first second<TAB>count` or `first second count`.
@@ -78,6 +128,10 @@ fn half_a_million() -> Located<u32> {
     Located::nowhere(500_000)
 }
 
+fn papers_order() -> Located<Vec<Origin>> {
+    Located::nowhere(Origin::ALL.to_vec())
+}
+
 fn hundred() -> u32 {
     100
 }
@@ -86,56 +140,184 @@ fn hundred_times() -> u64 {
     100
 }
 
+fn eight_bits() -> f64 {
+    8.0
+}
+
+fn english() -> String {
+    "en".into()
+}
+
+fn fifty() -> u64 {
+    50
+}
+
+fn seventy() -> u64 {
+    70
+}
+
 fn yes() -> bool {
     true
 }
 
 const WORDNET_FILES: [&str; 4] = ["data.noun", "data.verb", "data.adj", "data.adv"];
 
+/// What the large sources gave, before the list is filled.
+#[derive(Debug, Default)]
+struct Found {
+    frequent: Frequent,
+    /// Titles with their views.
+    viewed: Vec<(String, u64)>,
+    /// For the user: what was read.
+    told: Vec<String>,
+}
+
 impl Queries {
-    /// Builds the list; relative paths start at `base`.
-    fn build(&self, base: &Path) -> CurateResult<QueryList> {
-        let mut list = QueryList::new(Normalizer { fold_case: self.fold_case }, *self.limit.value() as usize);
-        let path = |written: &Located<String>| -> PathBuf { base.join(written.as_str()) };
-        list.add_numbers(self.numbers);
+    fn normalizer(&self) -> Normalizer {
+        Normalizer { fold_case: self.fold_case }
+    }
+
+    /// Builds the list; blocking.
+    fn build(&self, cx: &RunContext) -> Result<(QueryList, Vec<String>), RunError> {
+        let mut found = self.read_large(cx)?;
+        let mut list = QueryList::new(self.normalizer(), *self.limit.value() as usize);
+        for origin in self.order.value() {
+            match origin {
+                Origin::Number => list.add_numbers(self.numbers),
+                Origin::Synset => self.add_synsets(cx, &mut list)?,
+                Origin::Unigram => self.add_words(cx, &mut list, std::mem::take(&mut found.frequent.words))?,
+                Origin::Bigram => self.add_pairs(cx, &mut list, std::mem::take(&mut found.frequent.pairs))?,
+                Origin::Title => self.add_titles(cx, &mut list, std::mem::take(&mut found.viewed))?,
+            }
+        }
+        Ok((list, found.told))
+    }
+
+    /// Page views first: the dump's titles then need not be kept to choose among them.
+    fn read_large(&self, cx: &RunContext) -> Result<Found, RunError> {
+        let (memory, folder) = (cx.bytes_in_flight / 2, cx.files.scratch.clone());
+        let mut found = Found::default();
+        let mut articles = Vec::new();
+        if let Some(views) = &self.views {
+            let all = |named: &[Located<String>]| {
+                let files = named.iter().map(|file| cx.local_files(file)).collect::<Result<Vec<_>, _>>()?;
+                Ok::<Vec<PathBuf>, RunError>(files.concat())
+            };
+            let rules = Views {
+                project: views.project.clone(),
+                min_hourly: views.min_hourly,
+                min_views: views.min_views,
+            };
+            let files = all(&views.files)?;
+            let malformed;
+            (found.viewed, malformed) = user(read_views(&files, &rules, memory, folder.clone()))?;
+            articles = all(&views.articles)?;
+            found.told.push(format!(
+                "{} titles with enough views in {} files ({malformed} malformed lines)",
+                found.viewed.len(),
+                files.len()
+            ));
+        }
+        if !articles.is_empty() {
+            found.viewed = user(only_articles(std::mem::take(&mut found.viewed), &articles))?;
+        }
+        if let Some(dump) = &self.dump {
+            let path = first_file(cx, &dump.path)?;
+            let choose = articles.is_empty() && self.views.is_some();
+            let left = if choose { std::mem::take(&mut found.viewed) } else { Vec::new() };
+            let mut left: std::collections::BTreeMap<String, u64> = left.into_iter().collect();
+            let mut words = WordCounter::new(self.normalizer(), memory, folder);
+            let mut pages = 0u64;
+            let read = read_dump(&path, |page, namespaces| {
+                if cx.cancel.is_cancelled() {
+                    return Err(CurateError::Interrupted);
+                }
+                pages += 1;
+                found.viewed.extend(left.remove_entry(&page.title));
+                let text = plain_text(&page.text, namespaces);
+                words.add(&text).map_err(|source| CurateError::Read { path: path.clone(), source })
+            });
+            user(read)?;
+            let least = Thresholds {
+                min_count: dump.min_count,
+                min_pair_count: dump.min_pair_count,
+                min_pmi: dump.min_pmi,
+            };
+            let counted = words.finish(least).map_err(|source| CurateError::Read { path, source });
+            found.frequent = user(counted)?;
+            found.told.push(format!("{pages} articles, {} words", found.frequent.total));
+        }
+        Ok(found)
+    }
+
+    fn add_synsets(&self, cx: &RunContext, list: &mut QueryList) -> Result<(), RunError> {
         if let Some(folder) = &self.wordnet {
-            for name in read_wordnet(&path(folder))? {
+            for name in user(read_wordnet(&cx.path(folder)))? {
                 list.add(Origin::Synset, &name, None);
             }
         }
+        Ok(())
+    }
+
+    fn add_words(&self, cx: &RunContext, list: &mut QueryList, counted: Vec<(String, u64)>) -> Result<(), RunError> {
+        let scored = |words: Vec<(String, u64)>| words.into_iter().map(|(word, count)| (word, count as f32)).collect();
+        list.add_scored(Origin::Unigram, scored(counted));
         for source in &self.unigrams {
-            let words =
-                read_counts(&path(&source.path))?.into_iter().filter(|(_, count)| *count >= source.min_count);
-            list.add_scored(Origin::Unigram, words.map(|(word, count)| (word, count as f32)).collect());
+            let words = user(read_counts(&cx.path(&source.path)))?;
+            let words = words.into_iter().filter(|(_, count)| *count >= source.min_count);
+            list.add_scored(Origin::Unigram, scored(words.collect()));
         }
+        Ok(())
+    }
+
+    fn add_pairs(&self, cx: &RunContext, list: &mut QueryList, counted: Vec<(String, f64)>) -> Result<(), RunError> {
+        list.add_scored(Origin::Bigram, counted.into_iter().map(|(pair, pmi)| (pair, pmi as f32)).collect());
         for source in &self.bigrams {
-            list.add_scored(
-                Origin::Bigram,
-                scored_pairs(&path(&source.path), &path(&source.words), source.min_pmi)?,
-            );
+            list.add_scored(Origin::Bigram, user(scored_pairs(cx, source))?);
         }
+        Ok(())
+    }
+
+    fn add_titles(&self, cx: &RunContext, list: &mut QueryList, viewed: Vec<(String, u64)>) -> Result<(), RunError> {
+        list.add_scored(Origin::Title, viewed.into_iter().map(|(title, views)| (title, views as f32)).collect());
         for file in &self.titles {
-            for title in read_titles(&path(file))? {
+            for title in user(read_titles(&cx.path(file)))? {
                 list.add(Origin::Title, &title, None);
             }
         }
-        Ok(list)
+        Ok(())
     }
 }
 
-/// The pairs of a file whose mutual information is at least `min_pmi`.
-fn scored_pairs(pairs: &Path, words: &Path, min_pmi: f64) -> CurateResult<Vec<(String, f32)>> {
-    let counts = read_counts(words)?;
+/// Errors of sources are the user's.
+fn user<T>(result: CurateResult<T>) -> Result<T, RunError> {
+    result.map_err(|error| match error {
+        CurateError::Interrupted => RunError::Interrupted,
+        error => RunError::user(error.to_string()),
+    })
+}
+
+fn first_file(cx: &RunContext, written: &Located<String>) -> Result<PathBuf, RunError> {
+    match <[PathBuf; 1]>::try_from(cx.local_files(written)?) {
+        Ok([path]) => Ok(path),
+        Err(several) => Err(RunError::user(format!("`{}` names {} files, not one", written.value(), several.len()))),
+    }
+}
+
+/// The pairs of a file whose mutual information is high enough.
+fn scored_pairs(cx: &RunContext, source: &Bigrams) -> CurateResult<Vec<(String, f32)>> {
+    let (pairs, words) = (cx.path(&source.path), cx.path(&source.words));
+    let counts = read_counts(&words)?;
     let total = counts.values().try_fold(0u64, |sum, count| sum.checked_add(*count));
     let total = total.ok_or_else(|| CurateError::Line {
-        path: words.to_path_buf(),
+        path: words,
         line: 1,
         message: "the sum of all counts exceeds 2^64; divide them".into(),
     })?;
     let count = |word: &str| counts.get(word).copied().unwrap_or(0);
-    let pairs = read_bigrams(pairs)?.into_iter().filter_map(|(first, second, together)| {
+    let pairs = read_bigrams(&pairs)?.into_iter().filter_map(|(first, second, together)| {
         let pmi = mutual_information(together, count(&first), count(&second), total)?;
-        (pmi >= min_pmi).then(|| (format!("{first} {second}"), pmi as f32))
+        (pmi >= source.min_pmi).then(|| (format!("{first} {second}"), pmi as f32))
     });
     Ok(pairs.collect())
 }
@@ -171,16 +353,15 @@ fn account(list: &QueryList) -> String {
 impl StageKind for Queries {
     const KIND: &'static str = "queries";
     const ABOUT: &'static str =
-        "Builds a query list from numbers, WordNet, word counts, word pairs and titles";
+        "Builds a query list from a Wikipedia dump, page views and WordNet, or from lists of words";
     const EXAMPLE: &'static str = r#"[stages.queries]
 kind = "queries"
 limit = 500000
+dump = { path = "sources/enwiki-pages-articles.xml.bz2", min_count = 100, min_pmi = 8.0 }
+views = { files = ["sources/pageviews-*.gz"], min_views = 70, articles = ["sources/all-titles-in-ns0.gz"] }
 wordnet = "sources/wordnet"
-unigrams = [{ path = "sources/words.txt", min_count = 100 }]
-bigrams = [{ path = "sources/pairs.txt", words = "sources/words.txt", min_pmi = 8.0 }]
-titles = ["sources/titles.txt"]
 "#;
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Stage for Queries {
@@ -194,7 +375,9 @@ impl Stage for Queries {
         });
         let words = self.unigrams.iter().map(|source| &source.path);
         let pairs = self.bigrams.iter().flat_map(|source| [&source.path, &source.words]);
-        wordnet.chain(words.chain(pairs).chain(&self.titles).cloned()).collect()
+        let dump = self.dump.iter().map(|dump| &dump.path);
+        let views = self.views.iter().flat_map(|views| views.files.iter().chain(&views.articles));
+        wordnet.chain(dump.chain(views).chain(words).chain(pairs).chain(&self.titles).cloned()).collect()
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
@@ -203,6 +386,14 @@ impl Stage for Queries {
             let fault =
                 Fault::at(self.limit.span(), format!("a list cannot have a limit of {limit} entries"));
             return Err(vec![fault.label(format!("expected 1 to {}", i32::MAX))]);
+        }
+        let mut order = self.order.value().clone();
+        order.sort_unstable();
+        let mut all = Origin::ALL;
+        all.sort_unstable();
+        if order != all {
+            let fault = Fault::at(self.order.span(), "an order has every origin once");
+            return Err(vec![fault.label(format!("expected {}", Origin::ALL.map(Origin::name).join(", ")))]);
         }
         Ok(Tables::main(contracts::queries()))
     }
@@ -223,7 +414,10 @@ impl Whole for Queries {
         cx: &RunContext,
         _: &[InputData],
     ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let list = self.build(&cx.files.base).map_err(|error| RunError::user(error.to_string()))?;
+        let (stage, surroundings) = (self.clone(), cx.clone());
+        let built = tokio::task::spawn_blocking(move || stage.build(&surroundings)).await;
+        let (list, told) = built.map_err(|error| RunError::Internal(error.to_string()))??;
+        told.into_iter().for_each(|read| cx.progress.note(read));
         cx.progress.note(account(&list));
         Ok(vec![("data", cx.session.read_batch(batch(&list)?)?)])
     }
@@ -234,7 +428,6 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use std::collections::BTreeMap;
-    use twinlens_pipeline::files::Files;
 
     #[tokio::test]
     async fn the_list_follows_order_and_thresholds() {
@@ -255,14 +448,14 @@ mod tests {
         }
         let toml = r#"limit = 8
             numbers = 2
+            order = ["number", "synset", "unigram", "bigram", "title"]
             wordnet = "wn"
             unigrams = [{ path = "words", min_count = 17 }]
             bigrams = [{ path = "pairs", words = "words", min_pmi = 1.0 }]
             titles = ["titles"]"#;
         let stage: Queries = parse(toml);
         assert_eq!(stage.files().len(), 8);
-        let cx =
-            RunContext { files: Files { base: folder.path().into(), scratch: PathBuf::new() }, ..context() };
+        let cx = at(folder.path());
         let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
         let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
         assert_eq!(
@@ -281,5 +474,72 @@ mod tests {
         std::fs::write(folder.path().join("pairs"), "new york\n").unwrap();
         let error = Whole::plan(&stage, &cx, &[]).await.err().unwrap().to_string();
         assert!(error.contains("pairs:1: expected a count"), "{error}");
+    }
+
+    /// Ten articles with templates, tables, references, links, other namespaces, redirects and other scripts.
+    fn dump() -> String {
+        let article = |number: usize| {
+            let text = "{{Infobox|name=Infobox Word|x={{nested}}}} &#039;&#039;&#039;Golden Gate&#039;&#039;&#039; spans [[San Francisco|the bay]] \
+                &lt;ref&gt;hidden reference&lt;/ref&gt; golden gate. 柴犬 [[File:A.jpg|thumb|hidden file]]\n{| table\n| hidden cell\n|}\n[[Kategorie:Hidden]]";
+            format!("<page><title>Title {number}</title><ns>0</ns><revision><text>{text}</text></revision></page>\n")
+        };
+        let others = "<page><title>Talk:X</title><ns>1</ns><revision><text>talk talk</text></revision></page>\
+            <page><title>Gone</title><ns>0</ns><redirect title=\"Title 1\"/><revision><text>redirected</text></revision></page>";
+        let namespaces = "<siteinfo><namespaces><namespace key=\"14\">Kategorie</namespace></namespaces></siteinfo>";
+        format!("<mediawiki>{namespaces}{}{others}</mediawiki>", (1..=10).map(article).collect::<String>())
+    }
+
+    #[tokio::test]
+    async fn the_true_sources_make_a_list_in_the_papers_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir(folder.path().join("wn")).unwrap();
+        for part in WORDNET_FILES {
+            let synsets = "00001740 03 n 01 golden_gate 0 000 | x\n00001741 03 n 01 dog 0 000 | x\n";
+            write(&format!("wn/{part}"), synsets);
+        }
+        write("dump.xml", &dump());
+        write("pageviews-1", "en Title_2 60 0\nen.m Title_2 90 0\nen Gone 900 0\nen Title_3 99 0\nde Title_4 99 0\n");
+        let toml = r#"numbers = 1
+            dump = { path = "dump.xml", min_count = 10, min_pair_count = 10, min_pmi = 2.5 }
+            views = { files = ["pageviews-*"], min_views = 70 }
+            wordnet = "wn""#;
+        let stage: Queries = parse(toml);
+        assert!(stage.tables(&check(), &[]).is_ok());
+        let cx = at(folder.path());
+        let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
+        let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
+        // Of 90 words, 20 each are "golden" and "gate", together: log2(20 * 90 / 400) = 2.17; the others occur ten times,
+        // log2(10 * 90 / 100) = 3.17 with each other and log2(10 * 90 / 200) = 2.17 with those.
+        let score = (9.0f64).log2() as f32;
+        assert_eq!(
+            tables["data"],
+            [
+                "0|0|number|".to_string(),
+                "1|gate|unigram|20.0".into(),
+                "2|golden|unigram|20.0".into(),
+                "3|bay|unigram|10.0".into(),
+                "4|spans|unigram|10.0".into(),
+                "5|the|unigram|10.0".into(),
+                "6|柴|unigram|10.0".into(),
+                "7|犬|unigram|10.0".into(),
+                format!("8|spans the|bigram|{score}"),
+                format!("9|the bay|bigram|{score}"),
+                format!("10|柴 犬|bigram|{score}"),
+                "11|title 2|title|150.0".into(),
+                "12|title 3|title|99.0".into(),
+                "13|golden gate|synset|".into(),
+                "14|dog|synset|".into(),
+            ]
+        );
+        let faults = parse::<Queries>("order = [\"title\"]").tables(&check(), &[]).unwrap_err();
+        assert!(faults[0].message.contains("every origin once"));
+        let whole = dump();
+        write("dump.xml", &whole[..whole.find("<page><title>Title 3").unwrap()]);
+        let error = Whole::plan(&stage, &cx, &[]).await.err().unwrap().to_string();
+        assert!(error.contains("dump.xml") && error.contains("it is cut, or no dump"), "{error}");
+        cx.cancel.cancel();
+        write("dump.xml", &dump());
+        assert!(matches!(Whole::plan(&stage, &cx, &[]).await.err().unwrap(), RunError::Interrupted));
     }
 }

@@ -1,10 +1,12 @@
 //! What the tests of the stages share: stages from TOML, tables from literals, plans as lines of text.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int32Array, Int32Builder, ListBuilder, RecordBatch, StringArray};
+use datafusion::arrow::array::{
+    ArrayRef, Int32Array, Int32Builder, Int64Array, ListBuilder, RecordBatch, StringArray,
+};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::dataframe::DataFrame;
@@ -51,6 +53,11 @@ pub(super) fn context() -> RunContext {
     }
 }
 
+/// A context whose files are looked for in `folder`.
+pub(super) fn at(folder: &Path) -> RunContext {
+    RunContext { files: Files { base: folder.into(), scratch: folder.join("scratch") }, ..context() }
+}
+
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
@@ -76,6 +83,13 @@ pub(super) fn matched_pairs(rows: &[(String, Option<Vec<i32>>)]) -> RecordBatch 
     }
     let uids = StringArray::from_iter_values(rows.iter().map(|(uid, _)| uid));
     batch(vec![("uid", Arc::new(uids)), ("query_ids", Arc::new(lists.finish()))])
+}
+
+/// Rows of uid and perceptual hash.
+pub(super) fn hashed(rows: &[(&str, Option<i64>)]) -> RecordBatch {
+    let uids = StringArray::from_iter_values(rows.iter().map(|(uid, _)| uid));
+    let hashes: Int64Array = rows.iter().map(|(_, hash)| *hash).collect();
+    batch(vec![("uid", Arc::new(uids)), ("phash", Arc::new(hashes))])
 }
 
 /// A query list of (id, text).

@@ -1,11 +1,13 @@
 //! SQL functions: the ones that pipelines may use in predicates, and a way to make one out of a closure over columns,
 //! by which stages bring their plain Rust into a plan.
 
+mod captions;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, ListArray, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, ListArray, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -14,8 +16,6 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use twox_hash::XxHash64;
-
-use crate::text::Normalizer;
 
 /// What a function does with its columns, all of one length; so must the result be.
 type Body = dyn Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync;
@@ -118,27 +118,9 @@ fn fraction(text: &str, salt: &str) -> f64 {
     (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not count, and in scripts
-/// without spaces each character does.
-fn word_count() -> ScalarUDF {
-    let signature = Signature::string(1, Volatility::Immutable);
-    function("word_count", signature, DataType::Int64, |columns| {
-        let normalizer = Normalizer { fold_case: false };
-        let mut tokens = String::new();
-        let count = |text: &str| {
-            normalizer.tokens_into(text, &mut tokens);
-            tokens.split_ascii_whitespace().filter(|token| token.contains(char::is_alphanumeric)).count()
-                as i64
-        };
-        let texts = strings(&columns[0])?;
-        let mut count = count;
-        Ok(Arc::new(texts.iter().map(|text| text.map(&mut count)).collect::<Int64Array>()))
-    })
-}
-
 /// The functions that pipelines may use.
 pub(crate) fn public() -> Vec<ScalarUDF> {
-    vec![hash_fraction(), word_count()]
+    [hash_fraction()].into_iter().chain(captions::all()).chain(captions::masks()).collect()
 }
 
 #[cfg(test)]
@@ -158,6 +140,50 @@ mod tests {
         assert_eq!(value("word_count('A (small) dog, in St. Louis!')").await, ScalarValue::Int64(Some(6)));
         assert_eq!(value("word_count(' -- ')").await, ScalarValue::Int64(Some(0)));
         assert_eq!(value("word_count(cast(null as varchar))").await, ScalarValue::Int64(None));
+    }
+
+    #[tokio::test]
+    async fn captions_are_judged() {
+        for (expression, expected) in [
+            ("language('a small brown dog in the snow')", "en"),
+            ("language('ein kleiner brauner Hund im Schnee')", "de"),
+            ("language('маленькая собака на снегу, которая играет')", "ru"),
+            ("language('μια ωραία γάτα')", "el"),
+            ("language('ภาพแมว')", "th"),
+            ("language('柴犬の写真です')", "ja"),
+            ("language('12 - 34')", ""),
+            ("alphanumeric_ratio('ab - 1')", "0.75"),
+            ("alphanumeric_ratio(' ')", ""),
+            ("aspect_ratio(100, 300)", "3"),
+            ("aspect_ratio(300, cast(100 as int))", "3"),
+            ("aspect_ratio(0, 300)", ""),
+            ("is_boilerplate(cast(null as varchar))", ""),
+            ("contains_words('The Top  Secret!', 'nude, top secret')", "true"),
+            ("contains_words('topless', 'top,nude')", "false"),
+            ("contains_words('nothing', '')", "false"),
+            ("mask_emails('Write to Jane.Doe+x@mail.example.org, now')", "Write to <email>, now"),
+            ("mask_emails('me @ home, a@b')", "me @ home, a@b"),
+            ("mask_phones('call +49 (0)30 123-4567 or (555) 123-4567.')", "call <phone> or <phone>."),
+            ("mask_phones('030 123 45 67 89')", "<phone>"),
+            ("mask_phones('1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890')", "1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890"),
+        ] {
+            assert_eq!(value(expression).await.to_string().replace("NULL", ""), expected, "{expression}");
+        }
+    }
+
+    #[tokio::test]
+    async fn boilerplate_is_told_from_captions() {
+        let boilerplate = [
+            "IMG_2041.JPG", "img-2041", "DSC00012", " Image 3 ", "photo (2)", "---", "2019-03-04", "https://x.example/a",
+            "click to enlarge", "Loading...", "logo", "untitled", "Screenshot 2020-01-01", "No image available",
+            "image not found", "123e4567-e89b-12d3-a456-426614174000", "n/a", "",
+        ];
+        let captions = ["logo of the city of Bonn", "a photo of 3 dogs", "Dog", "default settings of a camera", "犬", "next to a river"];
+        for (texts, expected) in [(&boilerplate[..], true), (&captions[..], false)] {
+            for text in texts {
+                assert_eq!(value(&format!("is_boilerplate('{text}')")).await, ScalarValue::Boolean(Some(expected)), "{text}");
+            }
+        }
     }
 
     #[tokio::test]

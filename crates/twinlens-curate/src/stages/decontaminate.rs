@@ -1,0 +1,336 @@
+//! `decontaminate`: refuses the images of evaluation sets, so that what a model is tested on is not what it was shown.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
+use datafusion::common::HashMap;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::{DataFusionError, Result as EngineResult};
+use datafusion::logical_expr::{Expr, ident, lit};
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+use futures::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use twinlens_image::{Limits, decode, phash, sha256_hex};
+use twinlens_pipeline::rejects::reject_where;
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+use crate::columns::{is_text, require};
+use crate::functions::{call, strings};
+use crate::near::{MAX_DISTANCE, NearIndex};
+
+/// The code of rows that an evaluation set has.
+const CONTAMINATED: &str = "in_evaluation_set";
+const SHA256: &str = "sha256";
+const PHASH: &str = "phash";
+const IMAGE: &str = "image";
+
+/// Refuses rows whose image is, or nearly is, one of an evaluation set; the rejects name the set.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Decontaminate {
+    /// Rows with `sha256`, `phash` or both, as `fetch` writes them.
+    input: Input,
+    /// The evaluation sets: stages, Parquet files or datasets with `sha256` and `phash`, or with images in the Hugging Face
+    /// layout (`image`), whose hashes are then computed.
+    against: Vec<Input>,
+    /// Images are taken to be the same if so many bits of their perceptual hashes differ, or fewer (up to 12).
+    #[serde(default = "four")]
+    distance: Located<u32>,
+    /// What is known of the sets, and which sets those are: read once, not for every split.
+    #[serde(skip)]
+    #[schemars(skip)]
+    known: Mutex<Option<(String, Arc<Known>)>>,
+}
+
+fn four() -> Located<u32> {
+    Located::nowhere(4)
+}
+
+/// The hashes of all sets.
+#[derive(Debug)]
+struct Known {
+    sets: Vec<String>,
+    files: HashMap<String, usize>,
+    images: NearIndex,
+    /// The set of each perceptual hash: the first that has it.
+    of_image: HashMap<u64, usize>,
+}
+
+impl Known {
+    fn add(&mut self, set: usize, file: Option<&str>, image: Option<i64>) {
+        if let Some(file) = file {
+            self.files.entry(file.to_ascii_lowercase()).or_insert(set);
+        }
+        if let Some(image) = image.map(|image| image as u64)
+            && self.of_image.insert(image, set).is_none()
+        {
+            self.images.insert(image);
+        }
+    }
+
+    /// Which set has an image, and how that is known.
+    fn find(&self, file: Option<&str>, image: Option<i64>) -> Option<String> {
+        if let Some(set) = file.and_then(|file| self.files.get(file)) {
+            return Some(format!("{}: the same file", self.sets[*set]));
+        }
+        let (nearest, bits) = self.images.nearest(image? as u64)?;
+        let set = self.of_image.get(&nearest)?;
+        Some(format!("{}: {bits} bits from {:016x}", self.sets[*set], nearest))
+    }
+}
+
+impl StageKind for Decontaminate {
+    const KIND: &'static str = "decontaminate";
+    const ABOUT: &'static str =
+        "Refuses rows whose image is, or nearly is, one of an evaluation set; the rejects name the set";
+    const EXAMPLE: &'static str = r#"[stages.clean]
+kind = "decontaminate"
+input = "images"
+against = ["sets/fashion-mnist.parquet", "sets/iso-flags.parquet"]
+distance = 4
+"#;
+    const VERSION: u32 = 1;
+}
+
+/// Which of the columns by which images are compared a table has.
+fn hashes_of(schema: &Schema) -> (bool, bool) {
+    let has = |name: &str, fits: fn(&DataType) -> bool| {
+        schema.field_with_name(name).is_ok_and(|field| fits(field.data_type()))
+    };
+    (has(SHA256, is_text), has(PHASH, |kind| kind == &DataType::Int64))
+}
+
+impl Stage for Decontaminate {
+    fn inputs(&self) -> Vec<Input> {
+        [&self.input].into_iter().chain(&self.against).cloned().collect()
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let schema = super::known_schema(&inputs[0]);
+        let mut faults = Vec::new();
+        if hashes_of(&schema) == (false, false) {
+            let fault = inputs[0].fault("the rows have neither `sha256` (text) nor `phash` (64-bit integers)");
+            faults.push(fault.hint("put a `fetch` stage before this one"));
+        }
+        if self.against.is_empty() {
+            let fault = inputs[0].fault("no evaluation set is given");
+            faults.push(fault.hint("add `against = [\"sets/test.parquet\"]`"));
+        }
+        if *self.distance.value() > MAX_DISTANCE {
+            let told = format!("a distance of {} bits is too great", self.distance.value());
+            faults.push(Fault::at(self.distance.span(), told).label(format!("expected 0 to {MAX_DISTANCE}")));
+        }
+        for set in &inputs[1..] {
+            if let Some(schema) = &set.schema
+                && hashes_of(schema) != (true, true)
+            {
+                let is_image = |kind: &DataType| kind == &twinlens_dataset::contracts::image();
+                let missing = require(schema, IMAGE, "images", is_image, set.input.0.span());
+                let hint = "a set needs `sha256` and `phash`, or images";
+                faults.extend(missing.map_err(|fault| fault.hint(hint)).err());
+            }
+        }
+        if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Rows(self)
+    }
+}
+
+#[async_trait]
+impl Rows for Decontaminate {
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        input: DataFrame,
+        sets: &[InputData],
+    ) -> Result<DataFrame, RunError> {
+        let known = self.known(cx, sets).await?;
+        let (by_file, by_image) = hashes_of(input.schema().as_arrow());
+        let column = |there: bool, name: &str, kind| {
+            if there { Ok(ident(name)) } else { ScalarValue::try_new_null(&kind).map(lit) }
+        };
+        let arguments =
+            vec![column(by_file, SHA256, DataType::Utf8)?, column(by_image, PHASH, DataType::Int64)?];
+        let found = call("evaluation_set", arguments, DataType::Utf8, move |columns| {
+            let (files, images) = (strings(&columns[0])?, columns[1].as_primitive::<Int64Type>());
+            let found = files.iter().zip(images).map(|(file, image)| known.find(file, image));
+            Ok(Arc::new(found.collect::<StringArray>()))
+        });
+        let frame = input.with_column(FOUND, found)?;
+        let refused = ident(FOUND).is_not_null();
+        Ok(reject_where(frame, &cx.stage, refused, CONTAMINATED, ident(FOUND))?.drop_columns(&[FOUND])?)
+    }
+}
+
+/// A column that lives within the plan.
+const FOUND: &str = "__evaluation_set";
+
+impl Decontaminate {
+    async fn known(&self, cx: &RunContext, sets: &[InputData]) -> Result<Arc<Known>, RunError> {
+        let shards = |set: &InputData| {
+            let shards = set.dataset.shards(&set.table).map(|s| format!("{} {}", s.path, s.bytes));
+            let shards = shards.collect::<Vec<_>>().join(" ");
+            format!("{} {} {shards}", set.dataset.dir().display(), set.dataset.state().begin.fingerprint)
+        };
+        let identity: Vec<String> = sets.iter().map(shards).collect();
+        let identity = identity.join("\n");
+        // Held until they are read: of several splits, one reads them and the others wait.
+        let mut kept = self.known.lock().await;
+        if let Some((of, known)) = kept.as_ref()
+            && *of == identity
+        {
+            return Ok(known.clone());
+        }
+        let mut known = Known {
+            sets: sets.iter().map(|set| set.name.clone()).collect(),
+            files: HashMap::new(),
+            images: NearIndex::new(*self.distance.value()),
+            of_image: HashMap::new(),
+        };
+        for (number, set) in sets.iter().enumerate() {
+            let mut stream = hashes(cx, set).await?.execute_stream().await?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
+                let (files, images) =
+                    (strings(batch.column(0))?, batch.column(1).as_primitive::<Int64Type>());
+                files.iter().zip(images).for_each(|(file, image)| known.add(number, file, image));
+            }
+        }
+        let known = Arc::new(known);
+        *kept = Some((identity, known.clone()));
+        Ok(known)
+    }
+}
+
+/// `sha256` and `phash` of every row of a set: its columns, or computed from its images.
+async fn hashes(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunError> {
+    // Images are large: few to a batch.
+    let config = cx.session.copied_config().with_batch_size(64);
+    let session = SessionContext::new_with_config_rt(config, cx.session.runtime_env());
+    let frame = set.frame(&session).await?;
+    let schema = frame.schema().as_arrow().clone();
+    let (file, image) = match hashes_of(&schema) {
+        (true, true) => (ident(SHA256), ident(PHASH)),
+        (by_file, by_image) => {
+            let bytes = |kind: &DataType| match kind {
+                DataType::Struct(fields) => fields.iter().any(|field| field.name() == "bytes"),
+                _ => false,
+            };
+            if !schema.field_with_name(IMAGE).is_ok_and(|field| bytes(field.data_type())) {
+                return Err(RunError::user_with_hint(
+                    format!("{}: no `sha256` and `phash`, and no images to compute them from", set.name),
+                    "an evaluation set needs a column `image` in the Hugging Face layout, or both hashes",
+                ));
+            }
+            (
+                if by_file { ident(SHA256) } else { file_hash() },
+                if by_image { ident(PHASH) } else { image_hash() },
+            )
+        }
+    };
+    Ok(frame.select(vec![file.alias(SHA256), image.alias(PHASH)])?)
+}
+
+/// The bytes of the images of a column; null where there are none.
+fn image_bytes(column: &ArrayRef) -> EngineResult<ArrayRef> {
+    let bytes = column.as_struct_opt().and_then(|images| images.column_by_name("bytes"));
+    let bytes = bytes.ok_or_else(|| DataFusionError::Execution("an image column without bytes".into()))?;
+    Ok(cast(bytes, &DataType::LargeBinary)?)
+}
+
+fn file_hash() -> Expr {
+    call("image_sha256", vec![ident(IMAGE)], DataType::Utf8, |columns| {
+        let bytes = image_bytes(&columns[0])?;
+        Ok(Arc::new(bytes.as_binary::<i64>().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>()))
+    })
+}
+
+/// Images that cannot be decoded have no perceptual hash; their files are compared all the same.
+fn image_hash() -> Expr {
+    call("image_phash", vec![ident(IMAGE)], DataType::Int64, |columns| {
+        let bytes = image_bytes(&columns[0])?;
+        let limits = Limits::default();
+        let hash = |image: &[u8]| phash(&decode(image, &limits).ok()?.rgb).ok();
+        Ok(Arc::new(bytes.as_binary::<i64>().iter().map(|image| hash(image?)).collect::<Int64Array>()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use datafusion::arrow::array::{LargeBinaryArray, RecordBatch, StructArray};
+    use twinlens_dataset::contracts;
+    use twinlens_image::{Format, Rgb, encode};
+
+    fn picture(seed: u32, scale: u32) -> Vec<u8> {
+        let (width, height) = (40 * scale, 30 * scale);
+        let pixels = (0..width * height).flat_map(|at| {
+            let (x, y) = (at % width / scale, at / width / scale);
+            [x * 6, y * 8, (x * y * seed) % 256].map(|value| value as u8)
+        });
+        let rgb = Rgb::new(width, height, pixels.collect()).unwrap();
+        encode(&rgb, Format::Png, 100).unwrap()
+    }
+
+    fn set(images: &[Vec<u8>]) -> RecordBatch {
+        let DataType::Struct(fields) = contracts::image() else { unreachable!() };
+        let bytes: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values(images));
+        let paths: ArrayRef = Arc::new(StringArray::new_null(images.len()));
+        let images: ArrayRef = Arc::new(StructArray::new(fields, vec![bytes, paths], None));
+        RecordBatch::try_from_iter([(IMAGE, images)]).unwrap()
+    }
+
+    fn rows(images: &[(&str, Vec<u8>)]) -> RecordBatch {
+        let hash = |image: &[u8]| phash(&decode(image, &Limits::default()).ok()?.rgb).ok();
+        let uids: ArrayRef = Arc::new(StringArray::from_iter_values(images.iter().map(|(uid, _)| uid)));
+        let files = images.iter().map(|(_, image)| sha256_hex(image));
+        let files: ArrayRef = Arc::new(StringArray::from_iter_values(files));
+        let hashes: ArrayRef = Arc::new(images.iter().map(|(_, image)| hash(image)).collect::<Int64Array>());
+        RecordBatch::try_from_iter([("uid", uids), (SHA256, files), (PHASH, hashes)]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn images_of_the_sets_are_refused_by_name() {
+        let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\", \"digits\"]\ndistance = 3");
+        let broken = b"not an image".to_vec();
+        let sets = [("flags", set(&[picture(3, 1)])), ("digits", set(&[picture(7, 1), broken.clone()]))];
+        let given = rows(&[("a", picture(3, 1)), ("b", picture(7, 2)), ("c", broken), ("d", picture(900, 1))]);
+        let found = rows_of(&stage, &given, &sets, &["uid", "reject_code", "reject_detail"]).await;
+        assert_eq!(found[0], "a|in_evaluation_set|flags: the same file");
+        assert!(found[1].starts_with("b|in_evaluation_set|digits: ") && found[1].contains(" bits from "), "{found:?}");
+        assert_eq!(found[2..], ["c|in_evaluation_set|digits: the same file", "d||"]);
+    }
+
+    #[tokio::test]
+    async fn sets_may_bring_their_hashes() {
+        let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\"]\ndistance = 0");
+        let sets = [("flags", rows(&[("x", picture(3, 1))]))];
+        let given = hashed(&[("a", phash(&decode(&picture(3, 1), &Limits::default()).unwrap().rgb).ok()), ("b", None)]);
+        let found = rows_of(&stage, &given, &sets, &["uid", "reject_code"]).await;
+        assert_eq!(found, ["a|in_evaluation_set", "b|"]);
+    }
+
+    #[test]
+    fn inputs_are_checked() {
+        let stage: Decontaminate = parse("input = \"pages\"\nagainst = [\"texts\"]\ndistance = 20");
+        let inputs = [input("pages", contracts::pair_texts()), input("texts", contracts::pair_texts())];
+        let faults = stage.tables(&check(), &inputs).unwrap_err();
+        let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+        assert!(messages[0].contains("neither `sha256`") && messages[1].contains("too great"), "{messages:?}");
+        assert_eq!(messages[2], "unknown column `image`");
+        let stage: Decontaminate = parse("input = \"images\"\nagainst = []");
+        assert!(stage.tables(&check(), &[input("images", contracts::pairs())]).unwrap_err()[0].message.contains("no evaluation set"));
+    }
+}
