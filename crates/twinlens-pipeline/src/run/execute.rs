@@ -141,7 +141,10 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
         return Ok(());
     }
     let total: u64 = step.inputs.first().map_or(0, InputData::rows);
-    step.cx.progress.total(total);
+    if whole.conserves() {
+        // Of a query nobody knows how many rows it will give.
+        step.cx.progress.total(total);
+    }
     let make = async {
         let mut writer = output.split(0, "all");
         for (table, frame) in whole.plan(&step.cx, &step.inputs).await? {

@@ -69,10 +69,43 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// What differs between the recipe of a dataset on disk and the one of now, for people.
+/// The recipe that a dataset keeps: its own, and under `fused` those of the stages that are one plan with it.
+pub fn kept<'a>(own: &Recipe, fused: impl Iterator<Item = (&'a str, &'a Recipe)>) -> Value {
+    let mut value = own.value.clone();
+    let fused: BTreeMap<&str, &Value> = fused.map(|(name, recipe)| (name, &recipe.value)).collect();
+    if let (Value::Object(map), false) = (&mut value, fused.is_empty()) {
+        map.insert(FUSED.into(), json!(fused));
+    }
+    value
+}
+
+const FUSED: &str = "fused";
+
+/// What differs between the recipe that a dataset on disk keeps and the one of now, for people.
 pub fn difference(before: &Value, now: &Value) -> String {
     let mut changes = Vec::new();
-    collect(before, now, String::new(), &mut changes);
+    let empty = Value::Object(Default::default());
+    let part = |value: &Value, name: &str| value.get(name).cloned().unwrap_or_else(|| empty.clone());
+    let (old, new) = (part(before, FUSED), part(now, FUSED));
+    for (name, now) in new.as_object().into_iter().flatten() {
+        let mut own = Vec::new();
+        if let Some(before) = old.get(name) {
+            collect(before, now, String::new(), &mut own);
+        }
+        // That its input changed is said by the stage before it, where that is fused too.
+        own.retain(|change| {
+            !new.as_object().is_some_and(|all| all.keys().any(|key| *change == input_changed(key)))
+        });
+        changes.extend(own.into_iter().map(|change| format!("{name}: {change}")));
+    }
+    let mut own = Vec::new();
+    collect(&without(before, FUSED), &without(now, FUSED), String::new(), &mut own);
+    if !changes.is_empty() {
+        own.retain(|change| {
+            !new.as_object().is_some_and(|all| all.keys().any(|key| *change == input_changed(key)))
+        });
+    }
+    changes.extend(own);
     match changes.len() {
         0 => "its recipe changed".into(),
         1..=3 => changes.join("; "),
@@ -96,7 +129,7 @@ fn collect(before: &Value, now: &Value, at: String, changes: &mut Vec<String>) {
             }
         }
         _ => changes.push(match at.split_once('.') {
-            Some(("inputs", input)) => format!("input `{input}` changed"),
+            Some(("inputs", input)) => input_changed(input),
             Some(("files", file)) => format!("file {file} changed"),
             Some(("options", option)) => {
                 let from = common_start(before, now);
@@ -106,6 +139,18 @@ fn collect(before: &Value, now: &Value, at: String, changes: &mut Vec<String>) {
             _ => format!("{at}: {} -> {}", short(before, 0), short(now, 0)),
         }),
     }
+}
+
+fn input_changed(input: &str) -> String {
+    format!("input `{input}` changed")
+}
+
+fn without(value: &Value, key: &str) -> Value {
+    let mut value = value.clone();
+    if let Value::Object(map) = &mut value {
+        map.remove(key);
+    }
+    value
 }
 
 /// Characters of a value that are shown.
@@ -153,6 +198,12 @@ mod tests {
         for (now, expected) in cases {
             assert_eq!(difference(&before, &now), expected);
         }
+        let fused = |least: u32, print: &str| {
+            json!({"inputs": {"long": print}, "fused": {
+                "long": {"inputs": {"pairs": print}, "options": {"least": least}}, "pairs": {"options": {}},
+            }})
+        };
+        assert_eq!(difference(&fused(3, "1"), &fused(4, "2")), "long: option `least`: 3 -> 4");
         let query = |end: &str| json!({"options": {"query": format!("select {} order by {end}", "column, ".repeat(20))}});
         let shown = difference(&query("n"), &query("n desc"));
         assert_eq!(

@@ -210,7 +210,7 @@ impl Run<'_> {
             stage: node.name.clone(),
             kind: node.kind.into(),
             fingerprint: unit.recipe.fingerprint.clone(),
-            recipe: unit.recipe.value.clone(),
+            recipe: unit.kept(self.pipeline),
             fused: fused.collect(),
             tables,
         }

@@ -2,6 +2,7 @@
 
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
+use serde_json::Value;
 use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
 use twinlens_dataset::storage::Location;
@@ -9,7 +10,7 @@ use twinlens_dataset::storage::Location;
 use crate::config::{Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::Files;
-use crate::run::fingerprint::{Recipe, difference, recipes};
+use crate::run::fingerprint::{self, Recipe, difference, recipes};
 use crate::stage::Work;
 
 /// The stages that make one dataset: row stages fused into one plan, the last of which bears the dataset's name.
@@ -26,6 +27,12 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// The recipe that the dataset keeps.
+    pub fn kept(&self, pipeline: &Pipeline) -> Value {
+        let names = self.nodes.iter().map(|&node| pipeline.nodes[node].name.as_str());
+        fingerprint::kept(&self.recipe, names.zip(&self.fused))
+    }
+
     /// The node that bears the dataset's name.
     pub fn last(&self) -> usize {
         self.nodes[self.nodes.len() - 1]
@@ -78,9 +85,11 @@ pub fn plan(
         .collect();
     let unit = |nodes: Vec<usize>| {
         let last = nodes[nodes.len() - 1];
-        let decision = decide(states[last].as_ref(), &recipes[last]);
         let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
-        Unit { nodes, decision, recipe: recipes[last].clone(), fused }
+        let undecided = Decision::Run { why: "not made yet".into() };
+        let mut unit = Unit { nodes, decision: undecided, recipe: recipes[last].clone(), fused };
+        unit.decision = decide(states[last].as_ref(), &unit, pipeline);
+        unit
     };
     let mut units = Vec::new();
     for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
@@ -174,12 +183,12 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
         && this.tables.main.fields().iter().all(|field| kept(field))
 }
 
-fn decide(state: Option<&State>, recipe: &Recipe) -> Decision {
-    match (State::recovery(state, &recipe.fingerprint), state) {
+fn decide(state: Option<&State>, unit: &Unit, pipeline: &Pipeline) -> Decision {
+    match (State::recovery(state, &unit.recipe.fingerprint), state) {
         (Recovery::Reuse, Some(state)) => Decision::Reuse { rows: state.rows(twinlens_dataset::MAIN) },
         (Recovery::Resume, Some(state)) => Decision::Resume { splits: state.commits.len() as u64 },
         (Recovery::Replace, Some(state)) => {
-            Decision::Run { why: difference(&state.begin.recipe, &recipe.value) }
+            Decision::Run { why: difference(&state.begin.recipe, &unit.kept(pipeline)) }
         }
         _ => Decision::Run { why: "not made yet".into() },
     }

@@ -42,6 +42,10 @@ impl Line {
         match event {
             Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
+                if self.training.is_none() {
+                    // What was counted before are rows; and a training that goes on does not begin at step 0.
+                    self.samples.clear();
+                }
                 self.training = Some(Training { step, steps, loss, lr, samples_per_second });
             }
             _ => {}
@@ -87,10 +91,6 @@ impl Line {
 
     /// Rows (or steps) a second, over the last seconds.
     fn speed(&mut self, now: Instant, done: u64) -> f64 {
-        // A training counts steps once its first one is reported: what was counted before is another unit.
-        if self.samples.back().is_some_and(|(_, before)| *before > done) {
-            self.samples.clear();
-        }
         self.samples.push_back((now, done));
         while self.samples.len() > 2 && now.duration_since(self.samples[1].0) > WINDOW {
             self.samples.pop_front();
@@ -147,6 +147,6 @@ mod tests {
         line.text(start);
         line.event(&step(120));
         let text = line.text(start + Duration::from_secs(4));
-        assert_eq!(text, "step 120/2,000  loss 3.457  lr 4.8e-4  512 pairs/s  1m 02s left");
+        assert_eq!(text, "step 120/2,000  loss 3.457  lr 4.8e-4  512 pairs/s  6m 16s left");
     }
 }
