@@ -72,13 +72,20 @@ impl Dataset {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
         let commit = Commit { files: vec![file], ..Commit::default() };
-        let state = State { begin, commits: [(0, commit)].into(), complete: true };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
         Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
     /// A dataset whose manifest has been read already.
     pub fn from_state(location: Location, state: State) -> Self {
         Self { location, state: Arc::new(state) }
+    }
+
+    /// One committed split as a dataset of its own.
+    pub fn of_split(&self, split: u64) -> Self {
+        let commits = self.state.commits.get(&split).map(|commit| (split, commit.clone()));
+        let state = State { commits: commits.into_iter().collect(), ..State::clone(&self.state) };
+        Self::from_state(self.location.clone(), state)
     }
 
     fn check_lengths(&self) -> Result<(), DatasetError> {

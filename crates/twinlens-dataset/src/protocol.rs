@@ -1,7 +1,8 @@
 //! The commit protocol as pure logic: what a list of manifest entries means. No I/O.
 //!
 //! A manifest is one [`Begin`], then one [`Commit`] a split in the order of their numbers or any other, then one
-//! `Complete`. A split is committed once; after `Complete` nothing follows.
+//! `Complete`. A split is committed once; after `Complete` only a [`Entry::Retry`] follows, which replaces a split whose rejects were
+//! tried again.
 
 use std::collections::BTreeMap;
 
@@ -93,6 +94,8 @@ pub enum Entry {
         /// How many splits there are.
         splits: u64,
     },
+    /// Rejects of a split were tried again: this replaces its commit.
+    Retry(Commit),
 }
 
 /// What a manifest says.
@@ -104,6 +107,8 @@ pub struct State {
     pub commits: BTreeMap<u64, Commit>,
     /// Whether every split is committed.
     pub complete: bool,
+    /// How often a split was replaced.
+    pub retries: u64,
 }
 
 /// What the next run does with a dataset.
@@ -135,7 +140,7 @@ impl State {
                     ));
                 }
                 (None, Entry::Begin(begin)) => {
-                    state = Some(State { begin, commits: BTreeMap::new(), complete: false });
+                    state = Some(State { begin, commits: BTreeMap::new(), complete: false, retries: 0 });
                 }
                 (None, _) => return Err((index, "the first entry is not `begin`".into())),
                 (Some(_), Entry::Begin(_)) => return Err((index, "a second `begin`".into())),
@@ -150,10 +155,17 @@ impl State {
     /// # Errors
     /// Why the entry breaks the protocol.
     pub fn apply(&mut self, entry: Entry) -> Result<(), String> {
-        if self.complete {
-            return Err("an entry after `complete`".into());
-        }
         match entry {
+            Entry::Retry(_) if !self.complete => Err("a `retry` before `complete`".into()),
+            Entry::Retry(commit) if !self.commits.contains_key(&commit.split) => {
+                Err(format!("a `retry` of split {}, which is not committed", commit.split))
+            }
+            Entry::Retry(commit) => {
+                self.commits.insert(commit.split, commit);
+                self.retries += 1;
+                Ok(())
+            }
+            _ if self.complete => Err("an entry after `complete`".into()),
             Entry::Begin(_) => Err("a second `begin`".into()),
             Entry::Commit(commit) if self.commits.contains_key(&commit.split) => {
                 Err(format!("split {} is committed twice", commit.split))
@@ -184,7 +196,7 @@ impl State {
 
     /// Lines of the manifest that says this.
     pub fn lines(&self) -> usize {
-        1 + self.commits.len() + usize::from(self.complete)
+        1 + self.commits.len() + usize::from(self.complete) + self.retries as usize
     }
 
     /// Rows of a table over all splits.
@@ -241,6 +253,20 @@ mod tests {
         Entry::Commit(Commit { split, rows_in: Some(2), ..Commit::default() })
     }
 
+    fn retry(split: u64) -> Entry {
+        Entry::Retry(Commit { split, rows_in: Some(7), ..Commit::default() })
+    }
+
+    #[test]
+    fn a_retry_replaces_its_split() {
+        let entries =
+            vec![begin("f"), commit(0), commit(1), Entry::Complete { splits: 2 }, retry(1), retry(1)];
+        let lines = entries.len();
+        let state = State::replay(entries).unwrap().unwrap();
+        assert_eq!((state.rows_in(), state.retries, state.lines()), (Some(9), 2, lines));
+        assert_eq!(State::recovery(Some(&state), "f"), Recovery::Reuse);
+    }
+
     #[test]
     fn recovery_follows_from_the_entries() {
         let complete = Entry::Complete { splits: 2 };
@@ -265,6 +291,8 @@ mod tests {
             ("committed twice", vec![begin("f"), commit(3), commit(3)], 2),
             ("complete too early", vec![begin("f"), commit(0), Entry::Complete { splits: 2 }], 2),
             ("after complete", vec![begin("f"), Entry::Complete { splits: 0 }, commit(0)], 2),
+            ("retry too early", vec![begin("f"), commit(0), retry(0)], 2),
+            ("retry of nothing", vec![begin("f"), Entry::Complete { splits: 0 }, retry(0)], 2),
         ];
         for (name, entries, at) in cases {
             assert_eq!(State::replay(entries).unwrap_err().0, at, "{name}");

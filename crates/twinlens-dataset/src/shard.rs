@@ -32,9 +32,12 @@ impl Default for ShardLimits {
     }
 }
 
-/// The name of a shard within its table's folder.
-pub fn name(split: u64, part: usize) -> String {
-    format!("{split:06}-{part:03}.parquet")
+/// The name of a shard within its table's folder; `retry` is 0, or counts the times that its split was made again.
+pub fn name(split: u64, part: usize, retry: u64) -> String {
+    match retry {
+        0 => format!("{split:06}-{part:03}.parquet"),
+        retry => format!("{split:06}-{part:03}-r{retry}.parquet"),
+    }
 }
 
 fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
@@ -94,6 +97,7 @@ pub struct TableWriter {
     table: String,
     schema: SchemaRef,
     split: u64,
+    retry: u64,
     limits: ShardLimits,
     open: Option<ArrowWriter<File>>,
     open_rows: u64,
@@ -108,6 +112,7 @@ impl TableWriter {
             table: table.into(),
             schema,
             split,
+            retry: 0,
             limits,
             open: None,
             open_rows: 0,
@@ -115,8 +120,13 @@ impl TableWriter {
         }
     }
 
+    /// The files of a split that is made again get names of their own: a recorded file is never changed.
+    pub fn retry(self, retry: u64) -> Self {
+        Self { retry, ..self }
+    }
+
     fn relative(&self) -> String {
-        format!("{}/{}", self.table, name(self.split, self.finished.len()))
+        format!("{}/{}", self.table, name(self.split, self.finished.len(), self.retry))
     }
 
     /// Writes rows.

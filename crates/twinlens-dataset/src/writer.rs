@@ -25,6 +25,8 @@ pub struct DatasetWriter {
     dir: Location,
     manifest: Manifest,
     limits: ShardLimits,
+    /// Splits are replaced, under this number, instead of added; 0 while the dataset is made.
+    retry: u64,
 }
 
 impl DatasetWriter {
@@ -41,13 +43,24 @@ impl DatasetWriter {
             Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
         local::create_dir(&dir.folder())?;
-        let writer = Self { dir, manifest, limits };
+        let writer = Self { dir, manifest, limits, retry: 0 };
         writer.delete_unrecorded()?;
         Ok(writer)
     }
 
-    /// Deletes what a killed writer left: unfinished files, and finished ones that were not recorded.
-    fn delete_unrecorded(&self) -> Result<(), DatasetError> {
+    /// Opens a complete dataset to replace splits of it.
+    pub fn open_to_retry(location: impl Into<Location>, limits: ShardLimits) -> Result<Self, DatasetError> {
+        let dir = location.into();
+        let manifest = Manifest::resume(&dir)?;
+        local::create_dir(&dir.folder())?;
+        let retry = manifest.state().retries + 1;
+        let writer = Self { dir, manifest, limits, retry };
+        writer.delete_unrecorded()?;
+        Ok(writer)
+    }
+
+    /// Deletes what a killed writer left, and what was replaced: unfinished files, and finished ones that are not recorded.
+    pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
         let kept = |name: &str| {
             // In an object store the manifest is a folder.
@@ -90,12 +103,13 @@ impl DatasetWriter {
 
     /// What starts splits, apart from the writer that records them: for several splits in flight.
     pub fn splits(&self) -> SplitStarter {
-        SplitStarter { dir: self.dir.clone(), tables: self.state().begin.tables.clone(), limits: self.limits }
+        let tables = self.state().begin.tables.clone();
+        SplitStarter { dir: self.dir.clone(), tables, limits: self.limits, retry: self.retry }
     }
 
     /// Records a finished split.
     pub fn commit(&mut self, split: PublishedSplit) -> Result<(), DatasetError> {
-        self.manifest.append(Entry::Commit(split.0))
+        self.manifest.append(if self.retry == 0 { Entry::Commit(split.0) } else { Entry::Retry(split.0) })
     }
 
     /// Records that every split is committed.
@@ -111,6 +125,7 @@ pub struct SplitStarter {
     dir: Location,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
+    retry: u64,
 }
 
 impl SplitStarter {
@@ -120,6 +135,7 @@ impl SplitStarter {
             dir: self.dir.clone(),
             tables: self.tables.clone(),
             limits: self.limits,
+            retry: self.retry,
             open: BTreeMap::new(),
             written: BTreeMap::new(),
             artifacts: Vec::new(),
@@ -145,6 +161,7 @@ pub struct SplitWriter {
     dir: Location,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
+    retry: u64,
     open: BTreeMap<String, TableWriter>,
     written: BTreeMap<String, u64>,
     artifacts: Vec<String>,
@@ -162,7 +179,7 @@ impl SplitWriter {
                 known: self.tables.keys().cloned().collect::<Vec<_>>().join(", "),
             })?;
             let writer = TableWriter::new(&self.dir.folder(), table, schema, self.commit.split, self.limits);
-            self.open.insert(table.into(), writer);
+            self.open.insert(table.into(), writer.retry(self.retry));
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
         match self.open.get_mut(table) {

@@ -28,6 +28,7 @@ pub enum Command {
     Check(CheckArgs),
     Plan(PlanArgs),
     Status(StatusArgs),
+    Retry(RetryArgs),
     Sql(SqlArgs),
     Stages(StagesArgs),
     Schema(SchemaArgs),
@@ -55,6 +56,13 @@ pub struct RunArgs {
     /// Read at most this many rows of the input of each plan (a trial run)
     #[arg(long, value_name = "N")]
     pub max_rows: Option<u64>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// What a run may use, and what it tells.
+#[derive(Debug, Args)]
+pub struct EngineArgs {
     /// Threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -104,6 +112,28 @@ pub struct PlanArgs {
     /// A table, a graph for Mermaid or Graphviz, or JSON
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: PlanFormat,
+}
+
+/// Tries rejected rows of a stage again: those that a predicate picks, and no others
+///
+/// The predicate may name every column of the stage's ledger (`twinlens sql DIR "select * from rejects"`). What comes of the rows
+/// replaces them in the stage's dataset; `twinlens run` then makes again what depends on it.
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// The stage that rejected the rows
+    pub stage: String,
+    /// Which of its rejects: a SQL predicate, such as "reject_code like 'timeout%'"
+    #[arg(long = "where", value_name = "SQL", default_value = "true")]
+    pub predicate: String,
+    /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<String>,
+    #[command(flatten)]
+    pub set: SetArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 /// Shows what a run directory holds: datasets, rows, rejects, and whether every row is accounted for

@@ -8,6 +8,7 @@ mod errors;
 mod plan;
 mod progress;
 mod registry;
+mod retry;
 mod run;
 mod runtime;
 mod schema;
@@ -22,7 +23,7 @@ mod types;
 
 use clap::Parser;
 
-use cli::{Cli, Command, LogFormat};
+use cli::{Cli, Command, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
 /// Keeps its pages where glibc gives the large, short-lived buffers of a training step back to the system each time:
@@ -53,7 +54,10 @@ fn command() -> i32 {
             return if error.use_stderr() { Exit::User as i32 } else { 0 };
         }
     };
-    let format = if let Command::Run(args) = &command { args.log_format } else { LogFormat::Text };
+    let format = match &command {
+        Command::Run(RunArgs { engine, .. }) | Command::Retry(RetryArgs { engine, .. }) => engine.log_format,
+        _ => LogFormat::Text,
+    };
     match dispatch(&command) {
         Ok(()) => 0,
         Err(failure) => {
@@ -69,6 +73,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Check(args) => check::command(args),
         Command::Plan(args) => plan::command(args),
         Command::Status(args) => status::command(args),
+        Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
         Command::Stages(args) => stages::command(args),
         Command::Schema(args) => schema::command(args),

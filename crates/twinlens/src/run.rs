@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN};
-use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::{self, Outcome, Settings};
 
-use crate::cli::RunArgs;
+use crate::cli::{EngineArgs, RunArgs};
 use crate::errors::{Exit, Failure};
 use crate::progress::Watcher;
 use crate::table::TableWriter;
@@ -32,9 +31,37 @@ const RESULT_ROWS: u64 = 100;
 pub fn command(args: &RunArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
-    let settings = settings(args, &pipeline)?;
+    let settings = Settings {
+        fresh: args.fresh,
+        until: args.until.clone(),
+        max_rows: args.max_rows,
+        ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
+    };
+    let done = watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+        Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
+    })?;
+    end(&pipeline, &settings, &done.value, &done.watcher, done.time)
+}
+
+/// Work that was watched to its end.
+pub struct Done<T> {
+    /// What came of it.
+    pub value: T,
+    /// Whoever watched: shows the end.
+    pub watcher: Arc<Watcher>,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Does work on the engine's threads, with progress on stderr, until it is done or Ctrl-C stops it.
+pub fn watched<T>(
+    pipeline: &Pipeline,
+    settings: &Settings,
+    engine: &EngineArgs,
+    work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
+) -> Result<Done<T>, Failure> {
     let names = pipeline.nodes.iter().map(|node| node.name.as_str());
-    let watcher = Arc::new(Watcher::new(args.progress, args.log_format, names));
+    let watcher = Arc::new(Watcher::new(engine.progress, engine.log_format, names));
     let cancel = CancellationToken::new();
     let told = watcher.clone();
     signals::stop(cancel.clone(), move || {
@@ -43,11 +70,13 @@ pub fn command(args: &RunArgs) -> Result<(), Failure> {
     .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
 
     let started = Instant::now();
-    let threads = Some(settings.threads);
-    let ran =
-        runtime::block_on(threads, execute(&pipeline, &registry, settings.clone(), watcher.clone(), cancel));
+    let ran = runtime::block_on(Some(settings.threads), async {
+        let sites = sites::open(&pipeline.sites).await?;
+        let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
+        work(&settings, watcher.clone(), cancel).await
+    });
     match ran {
-        Ok(outcome) => end(&pipeline, &settings, &outcome, &watcher, started.elapsed()),
+        Ok(value) => Ok(Done { value, watcher, time: started.elapsed() }),
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
             if let (Some(stage), Exit::User | Exit::Ours) = (watcher.running(), failure.exit) {
@@ -74,32 +103,21 @@ pub fn location(written: &str) -> Result<Location, Failure> {
     Ok(Location::parse(written, Path::new(""), &env::cache_dir())?)
 }
 
-fn settings(args: &RunArgs, pipeline: &Pipeline) -> Result<Settings, Failure> {
+/// The settings of a whole run.
+pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> Result<Settings, Failure> {
     Ok(Settings {
-        dir: directory(args.dir.as_deref(), pipeline)?,
+        dir: directory(dir, pipeline)?,
         scratch: env::cache_dir(),
-        fresh: args.fresh,
-        until: args.until.clone(),
-        max_rows: args.max_rows,
-        threads: args.threads.map_or_else(runtime::cores, usize::from),
-        memory_bytes: args.memory,
-        bytes_in_flight: args.bytes_in_flight,
+        fresh: false,
+        until: None,
+        max_rows: None,
+        threads: engine.threads.map_or_else(runtime::cores, usize::from),
+        memory_bytes: engine.memory,
+        bytes_in_flight: engine.bytes_in_flight,
         grace: GRACE,
         clock: env::clock()?,
         hosts: Arc::default(),
     })
-}
-
-async fn execute(
-    pipeline: &Pipeline,
-    registry: &Registry,
-    mut settings: Settings,
-    observer: Arc<dyn Observer>,
-    cancel: CancellationToken,
-) -> Result<Outcome, Failure> {
-    let sites = sites::open(&pipeline.sites).await?;
-    settings.hosts = sites.hosts.clone();
-    Ok(run::run(pipeline, registry, &settings, observer, cancel).await?)
 }
 
 /// The tables, the tests, the summary.

@@ -166,7 +166,11 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
 }
 
 /// Applies row stages one after another; `streamed` is how many inputs of the first of them are already read.
-async fn chain(mut frame: DataFrame, steps: &[Step<'_>], streamed: usize) -> Result<DataFrame, RunError> {
+pub(super) async fn chain(
+    mut frame: DataFrame,
+    steps: &[Step<'_>],
+    streamed: usize,
+) -> Result<DataFrame, RunError> {
     for (index, step) in steps.iter().enumerate() {
         let Work::Rows(rows) = step.node.stage.work() else {
             return Err(RunError::Internal(format!("stage {} is fused but no row stage", step.node.name)));
@@ -177,7 +181,7 @@ async fn chain(mut frame: DataFrame, steps: &[Step<'_>], streamed: usize) -> Res
     Ok(frame)
 }
 
-async fn write_sorted(
+pub(super) async fn write_sorted(
     writer: SplitWriter,
     frame: DataFrame,
     progress: &Progress,
@@ -206,7 +210,7 @@ fn sorted(frame: DataFrame) -> Result<DataFrame, RunError> {
 }
 
 /// Rows in = rows out + rejects: a stage that breaks this has lost rows.
-fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
+pub(super) fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
     let (kept, rejected) = (writer.rows(MAIN), writer.counts().rejected());
     match kept + rejected == rows_in {
         true => Ok(()),
@@ -217,7 +221,7 @@ fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
     }
 }
 
-fn split_rows(steps: &[Step<'_>]) -> u64 {
+pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
     let wanted = steps.iter().filter_map(|step| match step.node.stage.work() {
         Work::Rows(rows) => rows.split_rows(),
         _ => None,
@@ -227,7 +231,7 @@ fn split_rows(steps: &[Step<'_>]) -> u64 {
 
 /// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new split starts, and those in
 /// flight may finish within the grace; what does not is abandoned.
-async fn in_flight<F>(
+pub(super) async fn in_flight<F>(
     splits: impl Iterator<Item = F>,
     output: &mut Output,
     cx: &RunContext,

@@ -20,15 +20,30 @@ pub struct Recipe {
 }
 
 /// The recipes of all nodes, in their order. Looks at the size and time of files outside the run, and at nothing else.
-pub fn recipes(pipeline: &Pipeline, files: &Files, max_rows: Option<u64>) -> Result<Vec<Recipe>, RunError> {
+///
+/// `retries` says how often splits of a node's dataset were replaced, if that dataset is the one of the recipe: what was made of it
+/// before is stale.
+pub fn recipes(
+    pipeline: &Pipeline,
+    files: &Files,
+    max_rows: Option<u64>,
+    retries: &dyn Fn(usize, &str) -> u64,
+) -> Result<Vec<Recipe>, RunError> {
     let mut recipes: Vec<Recipe> = Vec::new();
     for node in &pipeline.nodes {
+        let print = |node: usize| {
+            let recipe: &Recipe = &recipes[node];
+            match retries(node, &recipe.fingerprint) {
+                0 => recipe.fingerprint.clone(),
+                times => format!("{} retried {times}", recipe.fingerprint),
+            }
+        };
         let mut inputs = BTreeMap::new();
         for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs) {
             let print = match resolved {
-                Resolved::Stage { node, table } => format!("{}/{table}", recipes[*node].fingerprint),
+                Resolved::Stage { node, table } => format!("{}/{table}", print(*node)),
                 Resolved::System { nodes, .. } => {
-                    nodes.iter().map(|node| recipes[*node].fingerprint.as_str()).collect::<Vec<_>>().join("+")
+                    nodes.iter().map(|node| print(*node)).collect::<Vec<_>>().join("+")
                 }
                 Resolved::Path(path) => files::stamp(&files.location(path)?)?,
             };

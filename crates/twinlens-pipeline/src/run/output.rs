@@ -92,6 +92,11 @@ impl Output {
         Ok(self.writer.complete()?)
     }
 
+    /// Deletes the files of splits that were replaced.
+    pub fn delete_unrecorded(&self) -> Result<(), RunError> {
+        Ok(self.writer.delete_unrecorded()?)
+    }
+
     /// A committed table of this very dataset.
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, RunError> {
         Ok(self.dataset().frame(session, table).await?)

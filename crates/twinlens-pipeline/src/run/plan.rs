@@ -69,11 +69,15 @@ pub fn plan(
     max_rows: Option<u64>,
 ) -> Result<Vec<Unit>, RunError> {
     let needed = needed(pipeline, until)?;
-    let recipes = recipes(pipeline, files, max_rows)?;
     let mut states = Vec::new();
     for node in &pipeline.nodes {
         states.push(manifest::read(&dir.join(&node.name))?);
     }
+    let retries = |node: usize, fingerprint: &str| {
+        let current = states[node].as_ref().filter(|state: &&State| state.begin.fingerprint == fingerprint);
+        current.map_or(0, |state| state.retries)
+    };
+    let recipes = recipes(pipeline, files, max_rows, &retries)?;
     let current =
         |node: usize| State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse;
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
