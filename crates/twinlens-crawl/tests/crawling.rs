@@ -243,3 +243,39 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
+    // Each page answers in full once; what it says then depends on what it is asked.
+    let page = |html: &str, etag: &str| Answer::page(html).header("etag", etag);
+    let site = Site::new()
+        .at("/", page("<a href=/same.html>a</a><a href=/other.html>b</a><a href=/bare.html>c</a>", "\"home\""))
+        .at("/", Answer::status(304).header("etag", "\"home 2\""))
+        .at("/same.html", page("<img src=/s.png alt=same>", "\"s\"").header("x-robots-tag", "nofollow"))
+        .at("/same.html", Answer::status(304))
+        .at("/other.html", Answer::page("<img src=/o.png alt=old>").header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"))
+        .at("/other.html", page("<img src=/o.png alt=new>", "\"o\""))
+        .page("/bare.html", "<img src=/b.png alt=bare>");
+    let web = Web::start(site).await.unwrap();
+    let pipeline = "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\ncache = \"cache/pages\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let captions = async |run: &str| {
+        let whole = dir.path().join(run);
+        std::fs::create_dir(&whole).unwrap();
+        std::os::unix::fs::symlink(dir.path(), whole.join("cache")).unwrap();
+        let outcome = run_in(&whole, pipeline, &[("a.test", web.addr())]).await.unwrap();
+        query(&outcome, "select caption from pages order by caption").await
+    };
+    assert_eq!(captions("first").await, ["bare", "old", "same"]);
+    let asked = web.requests().len();
+    assert_eq!(captions("second").await, ["bare", "new", "same"]);
+    let requests = web.requests().split_off(asked);
+    let conditions = |path: &str| {
+        let request = requests.iter().find(|request| request.path == path).unwrap();
+        (request.header("if-none-match"), request.header("if-modified-since"))
+    };
+    assert_eq!(conditions("/"), (Some("\"home\""), None));
+    assert_eq!(conditions("/same.html"), (Some("\"s\""), None));
+    assert_eq!(conditions("/other.html"), (None, Some("Sun, 06 Nov 1994 08:49:37 GMT")));
+    assert_eq!(conditions("/bare.html"), (None, None));
+}
