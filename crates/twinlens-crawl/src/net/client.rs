@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Certificate, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -67,7 +67,8 @@ pub struct Ask<'a> {
     pub follow: bool,
     /// Obey robots.txt (if the options say so at all).
     pub robots: bool,
-    /// Conditions (`If-None-Match`, `If-Modified-Since`): where nothing has changed, the reply is [`Reply::unchanged`].
+    /// Conditions (`If-None-Match`, `If-Modified-Since`): where nothing has changed, the reply is [`Reply::unchanged`]. Or a `Range`: the
+    /// reply may be that part, which its `Content-Range` tells.
     pub conditions: Option<&'a HeaderMap>,
     /// Looks at the headers before the body is read.
     pub check: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
@@ -305,7 +306,9 @@ impl Client {
         if status == StatusCode::NOT_MODIFIED && ask.conditions.is_some() {
             return Ok(bare(headers, None, true));
         }
-        if !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
+        let part = status == StatusCode::PARTIAL_CONTENT
+            && ask.conditions.is_some_and(|conditions| conditions.contains_key(RANGE));
+        if !part && !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
             let why = Why::of_status(status.as_u16());
             let mut error = FetchError::new(why, format!("HTTP {}", status.as_u16()));
             if matches!(status.as_u16(), 429 | 503) {

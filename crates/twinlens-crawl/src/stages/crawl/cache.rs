@@ -98,7 +98,9 @@ impl Cache {
         let (lines, packed) = found.value();
         let mut cached = Cached::default();
         for (name, value) in lines.lines().filter_map(|line| line.split_once(": ")) {
-            cached.headers.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
+            cached
+                .headers
+                .append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
         }
         flate2::read::GzDecoder::new(packed).read_to_end(&mut cached.body).ok()?;
         Some(cached)
@@ -167,7 +169,12 @@ mod tests {
     fn pages_are_kept_with_what_is_said_of_their_age() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/cache.redb");
-        let said = headers(&[("etag", "\"1\""), ("content-type", "text/html"), ("set-cookie", "x"), ("x-robots-tag", "noai")]);
+        let said = headers(&[
+            ("etag", "\"1\""),
+            ("content-type", "text/html"),
+            ("set-cookie", "x"),
+            ("x-robots-tag", "noai"),
+        ]);
         let page = Cached::of(&said, b"body").unwrap();
         let cache = Cache::open(&path).unwrap();
         assert_eq!(cache.get("http://a/"), None);
@@ -178,9 +185,13 @@ mod tests {
         assert_eq!(again, page);
         assert!(!again.headers.contains_key("set-cookie"));
         assert_eq!(again.conditions(), headers(&[("if-none-match", "\"1\"")]));
-        let renewed = again.renewed(&headers(&[("etag", "\"2\""), ("last-modified", "x"), ("content-type", "no")]));
+        let renewed =
+            again.renewed(&headers(&[("etag", "\"2\""), ("last-modified", "x"), ("content-type", "no")]));
         assert_eq!(renewed.conditions(), headers(&[("if-none-match", "\"2\""), ("if-modified-since", "x")]));
-        assert_eq!((renewed.headers["content-type"].as_bytes(), renewed.body.as_slice()), (&b"text/html"[..], &b"body"[..]));
+        assert_eq!(
+            (renewed.headers["content-type"].as_bytes(), renewed.body.as_slice()),
+            (&b"text/html"[..], &b"body"[..])
+        );
         assert_eq!(Cached::of(&headers(&[("content-type", "text/html")]), b"x"), None);
     }
 }

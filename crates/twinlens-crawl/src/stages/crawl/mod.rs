@@ -212,7 +212,11 @@ impl Job for Crawl {
             cx.check_cancelled()?;
             let wave = frontier.next_wave(self.wave_pages.max(1)).map_err(store)?;
             if wave.is_empty() {
-                return super::reachable(&visitor.client, true);
+                super::reachable(&visitor.client, true)?;
+                // What the index was over is complete.
+                drop(frontier);
+                let path = output.work_dir()?.join(STORE);
+                return std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error));
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
