@@ -37,7 +37,8 @@ const IN_FLIGHT: usize = 256 << 20;
 const THREADS: usize = 2;
 
 fn rows(random: &mut ChaCha8Rng, first: usize, count: usize) -> Result<RecordBatch, Failure> {
-    let (mut uids, mut urls, mut captions) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
+    let (mut uids, mut urls, mut captions) =
+        (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let mut queries = ListBuilder::new(Int32Builder::new());
     for row in first..first + count {
         uids.append_value(format!("{:032x}", random.random::<u128>()));
@@ -63,7 +64,8 @@ fn rows(random: &mut ChaCha8Rng, first: usize, count: usize) -> Result<RecordBat
 fn write(folder: &Path, count: usize) -> Result<PathBuf, Failure> {
     let pairs = contracts::pairs();
     let fields = ["uid", "url", "caption", "query_ids"].map(|name| pairs.field_with_name(name).cloned());
-    let schema = datafusion::arrow::datatypes::Schema::new(fields.into_iter().collect::<Result<Vec<_>, _>>()?);
+    let schema =
+        datafusion::arrow::datatypes::Schema::new(fields.into_iter().collect::<Result<Vec<_>, _>>()?);
     let limits = ShardLimits { shard_bytes: usize::MAX, ..ShardLimits::default() };
     let mut writer = TableWriter::new(folder, MAIN, Arc::new(schema), 0, limits);
     let mut random = ChaCha8Rng::seed_from_u64(17);
@@ -90,7 +92,8 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     std::fs::write(&file, pipeline)?;
     let mut registry = Registry::default();
     twinlens_curate::register(&mut registry);
-    let pipeline = config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
+    let pipeline =
+        config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
     let settings = Settings {
         dir: folder.join("run").into(),
         scratch: folder.join("scratch"),
@@ -124,8 +127,7 @@ fn main() -> Result<(), Failure> {
     write(folder.path(), count)?;
     // Peak memory from here on.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     let seconds = runtime.block_on(balance(folder.path(), limit))?;
     let peak = status("VmHWM:").map_or(f64::NAN, |kilobytes| kilobytes as f64 / 1024.0);
     println!(

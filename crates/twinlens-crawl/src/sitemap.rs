@@ -36,8 +36,8 @@ impl Sitemap {
             Ok(plain) => plain,
             Err(fault) => return Self { fault: Some(fault), ..Self::default() },
         };
-        let (text, _) = html::decode(&plain, "");
-        let text = text.trim_start_matches('\u{feff}').trim_start();
+        let text = html::decode_plain(&plain);
+        let text = text.trim_start();
         let fault = if text.starts_with('<') { found.xml(text).err() } else { found.lines(text).err() };
         Self { fault, ..found.sitemap }
     }
@@ -109,7 +109,8 @@ impl Found<'_> {
     fn xml(&mut self, text: &str) -> Result<(), String> {
         let mut reader = Reader::from_str(text);
         let config = reader.config_mut();
-        (config.check_end_names, config.allow_unmatched_ends, config.allow_dangling_amp) = (false, true, true);
+        (config.check_end_names, config.allow_unmatched_ends, config.allow_dangling_amp) =
+            (false, true, true);
         let (mut in_sitemap, mut kind, mut address) = (false, None, None::<String>);
         loop {
             let event = reader.read_event();
@@ -199,7 +200,12 @@ mod tests {
         ];
         for (bytes, pages, sitemaps) in cases {
             let found = read(bytes);
-            assert_eq!((told(&found), &found.fault), ((pages, sitemaps), &None), "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                (told(&found), &found.fault),
+                ((pages, sitemaps), &None),
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 
@@ -208,9 +214,17 @@ mod tests {
         let cut = read(b"<urlset><url><loc>http://a.test/1</loc></url><url><loc>http://a.te<");
         assert_eq!(told(&cut).0, ["http://a.test/1"]);
         assert!(cut.fault.is_some_and(|fault| fault.starts_with("byte ")));
-        for (bytes, fault) in [(&b"<html><a href=/x>"[..], "is no sitemap"), (b"not a list", "neither"), (b"", "neither"), (b"\x1f\x8bxx", "")] {
+        for (bytes, fault) in [
+            (&b"<html><a href=/x>"[..], "is no sitemap"),
+            (b"not a list", "neither"),
+            (b"", "neither"),
+            (b"\x1f\x8bxx", ""),
+        ] {
             let found = read(bytes);
-            assert!(found.pages.is_empty() && found.fault.as_ref().is_some_and(|told| told.contains(fault)), "{found:?}");
+            assert!(
+                found.pages.is_empty() && found.fault.as_ref().is_some_and(|told| told.contains(fault)),
+                "{found:?}"
+            );
         }
         let many = format!("<urlset>{}</urlset>", "<url><loc>/x</loc></url>".repeat(MAX_URLS + 1));
         let found = read(many.as_bytes());
@@ -227,7 +241,10 @@ mod tests {
     fn robots_txt_names_sitemaps() {
         let text = b"\xef\xbb\xbfSitemap: http://a.test/one.xml\nUser-agent: *\nDisallow: /\n sitemap :/two.xml # the second\nSITEMAP: ftp://x/\nSitemapx: /no";
         let urls = of_robots(text, &Url::parse("http://a.test/robots.txt").unwrap());
-        assert_eq!(urls.iter().map(Url::as_str).collect::<Vec<_>>(), ["http://a.test/one.xml", "http://a.test/two.xml"]);
+        assert_eq!(
+            urls.iter().map(Url::as_str).collect::<Vec<_>>(),
+            ["http://a.test/one.xml", "http://a.test/two.xml"]
+        );
     }
 
     proptest! {

@@ -163,7 +163,11 @@ async fn sitemaps_canonical_urls_and_further_captions() {
         "page | 2 | a.test/from-list.html | page | 0",
     ];
     assert_eq!(visits, expected);
-    let pairs = query(&outcome, "select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source").await;
+    let pairs = query(
+        &outcome,
+        "select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source",
+    )
+    .await;
     let expected = [
         "/fox.png | the fox | aria-label",
         "/fox.png | A fox | surrounding",
@@ -185,7 +189,9 @@ async fn sitemaps_canonical_urls_and_further_captions() {
         "robots_disallowed | http://a.test/private/x.html",
     ];
     assert_eq!(rejects, expected);
-    let found = query(&outcome, "select kind, found_on from pages.frontier where url = 'http://a.test/two.html'").await;
+    let found =
+        query(&outcome, "select kind, found_on from pages.frontier where url = 'http://a.test/two.html'")
+            .await;
     assert_eq!(found, ["page | http://maps.test/pages.xml.gz"]);
 }
 
@@ -194,7 +200,9 @@ async fn what_is_not_asked_for_is_not_done() {
     let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
     let pipeline = "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\nhttp = { retries = 0 }\n";
     let outcome = run_in(dir.path(), pipeline, &[("a.test", web.addr())]).await.unwrap();
-    let pairs = query(&outcome, "select caption, text_source, count(*) from pages group by all order by caption").await;
+    let pairs =
+        query(&outcome, "select caption, text_source, count(*) from pages group by all order by caption")
+            .await;
     assert_eq!(pairs, ["from list | alt | 1", "list | alt | 2", "one | alt | 1"]);
     assert_eq!((web.count("/robots.txt"), web.count("/index.xml")), (1, 0));
 }
@@ -242,4 +250,47 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
+    // Each page answers in full once; what it says then depends on what it is asked.
+    let page = |html: &str, etag: &str| Answer::page(html).header("etag", etag);
+    let site = Site::new()
+        .at(
+            "/",
+            page("<a href=/same.html>a</a><a href=/other.html>b</a><a href=/bare.html>c</a>", "\"home\""),
+        )
+        .at("/", Answer::status(304).header("etag", "\"home 2\""))
+        .at("/same.html", page("<img src=/s.png alt=same>", "\"s\"").header("x-robots-tag", "nofollow"))
+        .at("/same.html", Answer::status(304))
+        .at(
+            "/other.html",
+            Answer::page("<img src=/o.png alt=old>").header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        )
+        .at("/other.html", page("<img src=/o.png alt=new>", "\"o\""))
+        .page("/bare.html", "<img src=/b.png alt=bare>");
+    let web = Web::start(site).await.unwrap();
+    let pipeline =
+        "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\ncache = \"cache/pages\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let captions = async |run: &str| {
+        let whole = dir.path().join(run);
+        std::fs::create_dir(&whole).unwrap();
+        std::os::unix::fs::symlink(dir.path(), whole.join("cache")).unwrap();
+        let outcome = run_in(&whole, pipeline, &[("a.test", web.addr())]).await.unwrap();
+        query(&outcome, "select caption from pages order by caption").await
+    };
+    assert_eq!(captions("first").await, ["bare", "old", "same"]);
+    let asked = web.requests().len();
+    assert_eq!(captions("second").await, ["bare", "new", "same"]);
+    let requests = web.requests().split_off(asked);
+    let conditions = |path: &str| {
+        let request = requests.iter().find(|request| request.path == path).unwrap();
+        (request.header("if-none-match"), request.header("if-modified-since"))
+    };
+    assert_eq!(conditions("/"), (Some("\"home\""), None));
+    assert_eq!(conditions("/same.html"), (Some("\"s\""), None));
+    assert_eq!(conditions("/other.html"), (None, Some("Sun, 06 Nov 1994 08:49:37 GMT")));
+    assert_eq!(conditions("/bare.html"), (None, None));
 }

@@ -51,6 +51,7 @@ async fn get(client: &Client, url: &str) -> Result<Reply, FetchError> {
         cut: false,
         follow: true,
         robots: true,
+        conditions: None,
         check: &|_| Ok(()),
     };
     client.get(ask).await

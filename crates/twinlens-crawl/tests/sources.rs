@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{Outcome, Settings, run, session};
 use twinlens_pipeline::{Clock, Registry, RunError};
 use twinlens_testkit::web::png;
+use twinlens_testkit::{Answer, Site, Web};
 
 fn registry() -> Registry {
     let mut registry = Registry::default();
@@ -29,6 +31,10 @@ fn registry() -> Registry {
 
 /// Runs `pipeline` (its stages) in `dir/run`.
 async fn run_in(dir: &Path, pipeline: &str) -> Result<Outcome, RunError> {
+    run_with(dir, pipeline, &[]).await
+}
+
+async fn run_with(dir: &Path, pipeline: &str, hosts: &[(&str, SocketAddr)]) -> Result<Outcome, RunError> {
     let path = dir.join("pipeline.toml");
     std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
     let registry = registry();
@@ -45,7 +51,7 @@ async fn run_in(dir: &Path, pipeline: &str) -> Result<Outcome, RunError> {
         bytes_in_flight: 16 << 20,
         grace: Duration::from_secs(5),
         clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-        hosts: Arc::default(),
+        hosts: Arc::new(hosts.iter().map(|(name, addr)| (name.to_string(), *addr)).collect()),
     };
     run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
 }
@@ -103,10 +109,22 @@ fn archive() -> Vec<Vec<u8>> {
         record("warcinfo", "application/warc-fields", "", b"software: x"),
         record("request", "application/http; msgtype=request", "http://a.test/", b"GET / HTTP/1.1\r\n\r\n"),
         response("http://a.test/cats/", html, b"<img src=cat.png alt='a cat' title='the cat'>"),
-        response("http://a.test/koi8", "200 OK\r\nContent-Type: text/html; charset=koi8-r", b"<img src=/k.png alt='\xcb\xcf\xd4'>"),
-        response("http://a.test/latin", "200 OK\r\nContent-Type: text/html", b"<img src=/l.png alt='caf\xe9'>"),
+        response(
+            "http://a.test/koi8",
+            "200 OK\r\nContent-Type: text/html; charset=koi8-r",
+            b"<img src=/k.png alt='\xcb\xcf\xd4'>",
+        ),
+        response(
+            "http://a.test/latin",
+            "200 OK\r\nContent-Type: text/html",
+            b"<img src=/l.png alt='caf\xe9'>",
+        ),
         response("http://a.test/lost", html, &b"<img src=/lost.png alt=lost>".repeat(9)),
-        response("http://a.test/gone", "404 Not Found\r\nContent-Type: text/html", b"<img src=/n.png alt=no>"),
+        response(
+            "http://a.test/gone",
+            "404 Not Found\r\nContent-Type: text/html",
+            b"<img src=/n.png alt=no>",
+        ),
         response("http://a.test/image", "200 OK\r\nContent-Type: image/png", b"\x89PNG"),
         response("http://a.test/out", &format!("{html}\r\nX-Robots-Tag: noai"), b"<img src=/o.png alt=out>"),
         response(
@@ -151,7 +169,8 @@ async fn an_archive_gives_pairs_and_says_what_it_refused() {
         assert_conserved(&outcome);
         let sql = "select url, caption, page_url, text_source from pages order by url, text_source";
         assert_eq!(query(&outcome, sql).await, expected, "{name}");
-        let sql = "select reject_code, page_url, reject_detail from pages.rejects order by reject_code, page_url";
+        let sql =
+            "select reject_code, page_url, reject_detail from pages.rejects order by reject_code, page_url";
         let rejects = query(&outcome, sql).await;
         let at = |index: usize| parts[..index].iter().map(Vec::len).sum::<usize>();
         let damaged = if name == "a.warc" { "bad_record" } else { "damaged_gzip" };
@@ -166,10 +185,54 @@ async fn an_archive_gives_pairs_and_says_what_it_refused() {
         refused.sort();
         assert_eq!(rejects.len(), refused.len(), "{name}: {rejects:#?}");
         for (row, (code, page, index)) in rejects.iter().zip(refused) {
-            assert!(row.starts_with(&format!("{code} | {page} | {name} byte {}: ", at(index))), "{name}: {row}");
+            assert!(
+                row.starts_with(&format!("{code} | {page} | {name} byte {}: ", at(index))),
+                "{name}: {row}"
+            );
             assert!(WARC_CODES.contains(&code));
         }
     }
+}
+
+#[tokio::test]
+async fn archives_on_web_servers_are_copied_in_parts() {
+    let bytes: Vec<u8> = archive().iter().flat_map(|record| gzip(record)).collect();
+    let total = bytes.len();
+    let mut site = Site::new().at("/whole/a.warc.gz", Answer::body("application/gzip", bytes.clone()));
+    for start in (0..total).step_by(1000) {
+        let end = total.min(start + 1000);
+        let part = Answer::Plain { status: 206, headers: Vec::new(), body: bytes[start..end].to_vec() };
+        site = site.at(
+            "/parts/a.warc.gz",
+            part.header("content-range", &format!("bytes {start}-{}/{total}", end - 1)),
+        );
+    }
+    let web = Web::start(site).await.unwrap();
+    let hosts = [("files.test", web.addr())];
+    for folder in ["whole", "parts"] {
+        let dir = tempfile::tempdir().unwrap();
+        let pipeline =
+            format!("[stages.pages]\nkind = \"warc\"\nfiles = [\"http://files.test/{folder}/a.warc.gz\"]\n");
+        let outcome = run_with(dir.path(), &pipeline, &hosts).await.unwrap();
+        assert_conserved(&outcome);
+        assert_eq!(query(&outcome, "select count(*) from pages").await, ["15"], "{folder}");
+        let detail =
+            query(&outcome, "select reject_detail from pages.rejects where reject_code = 'opted_out'").await;
+        assert!(detail[0].starts_with("a.warc.gz byte "), "{detail:?}");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("scratch")).unwrap().count(),
+            0,
+            "the copy is taken away"
+        );
+    }
+    let asked = web.requests().into_iter().filter(|request| request.path.starts_with("/parts"));
+    let ranges: Vec<String> = asked.map(|request| request.header("range").unwrap().to_string()).collect();
+    assert_eq!(ranges.len(), total.div_ceil(1000));
+    assert_eq!(ranges[1], format!("bytes=1000-{}", 1000 + (8 << 20) - 1));
+    let gone =
+        "[stages.pages]\nkind = \"warc\"\nfiles = [\"http://files.test/gone\"]\nhttp = { retries = 0 }\n";
+    let error = run_with(tempfile::tempdir().unwrap().path(), gone, &hosts).await.unwrap_err();
+    assert!(error.to_string().contains("http://files.test/gone: HTTP 404"), "{error}");
 }
 
 #[tokio::test]
@@ -189,9 +252,17 @@ async fn wat_records_give_the_pairs_of_their_pages() {
     let members = [
         wat("http://w.test/a/", links),
         latin,
-        wat("http://w.test/out", r#"{"Head":{"Metas":[{"name":"Robots","content":"noindex"}]},"Links":[{"path":"IMG@/src","url":"/o.png","alt":"o"}]}"#),
+        wat(
+            "http://w.test/out",
+            r#"{"Head":{"Metas":[{"name":"Robots","content":"noindex"}]},"Links":[{"path":"IMG@/src","url":"/o.png","alt":"o"}]}"#,
+        ),
         record("metadata", "application/json", "http://w.test/bad", b"{\"Envelope\": oops}"),
-        record("metadata", "application/json", "http://w.test/info", br#"{"Envelope":{"Payload-Metadata":{"Actual-Content-Type":"x"}}}"#),
+        record(
+            "metadata",
+            "application/json",
+            "http://w.test/info",
+            br#"{"Envelope":{"Payload-Metadata":{"Actual-Content-Type":"x"}}}"#,
+        ),
         record("metadata", "application/warc-fields", "http://w.test/other", b"via: x"),
     ];
     let dir = tempfile::tempdir().unwrap();
@@ -239,8 +310,20 @@ fn stored(outcome: &Outcome) -> BTreeMap<String, Vec<u8>> {
     for batch in twinlens_dataset::reader::ShardReader::new(images, "data", &["caption", "image"], 100) {
         let batch = batch.unwrap();
         let captions = batch.column_by_name("caption").unwrap().as_string::<i32>().clone();
-        let images = batch.column_by_name("image").unwrap().as_struct().column_by_name("bytes").unwrap().as_binary::<i64>().clone();
-        stored.extend(captions.iter().zip(images.iter()).map(|(caption, bytes)| (caption.unwrap().into(), bytes.unwrap().to_vec())));
+        let images = batch
+            .column_by_name("image")
+            .unwrap()
+            .as_struct()
+            .column_by_name("bytes")
+            .unwrap()
+            .as_binary::<i64>()
+            .clone();
+        stored.extend(
+            captions
+                .iter()
+                .zip(images.iter())
+                .map(|(caption, bytes)| (caption.unwrap().into(), bytes.unwrap().to_vec())),
+        );
     }
     stored
 }
@@ -282,7 +365,9 @@ async fn tar_files_of_img2dataset_are_read() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("00000.tar"), &bytes).unwrap();
     let pipeline = |split: usize| {
-        format!("[stages.images]\nkind = \"webdataset\"\nfiles = [\"*.tar\"]\nkeep = [\"similarity\"]\nsplit_bytes = {split}\n")
+        format!(
+            "[stages.images]\nkind = \"webdataset\"\nfiles = [\"*.tar\"]\nkeep = [\"similarity\"]\nsplit_bytes = {split}\n"
+        )
     };
     let outcome = run_in(dir.path(), &pipeline(1 << 20)).await.unwrap();
     assert_conserved(&outcome);
@@ -295,7 +380,11 @@ async fn tar_files_of_img2dataset_are_read() {
     ];
     assert_eq!(pairs, expected);
     assert_eq!((&stored(&outcome)["a text"], &stored(&outcome)["after it"]), (&image, &png(14, 10)));
-    let first = query(&outcome, "select sha256, similarity, phash is not null, length(uid) from images where url is not null").await;
+    let first = query(
+        &outcome,
+        "select sha256, similarity, phash is not null, length(uid) from images where url is not null",
+    )
+    .await;
     assert_eq!(first, [format!("{hash} | 0.25 | true | 32")]);
     let sql = "select reject_code, reject_detail from images.rejects order by reject_detail";
     let rejects = query(&outcome, sql).await;
@@ -315,9 +404,15 @@ async fn tar_files_of_img2dataset_are_read() {
     for split in [700, 3000] {
         let outcome = run_in(dir.path(), &pipeline(split)).await.unwrap();
         assert_conserved(&outcome);
-        assert_eq!((query(&outcome, SAMPLE).await, query(&outcome, sql).await), (pairs.clone(), rejects.clone()));
+        assert_eq!(
+            (query(&outcome, SAMPLE).await, query(&outcome, sql).await),
+            (pairs.clone(), rejects.clone())
+        );
     }
-    let caption = format!("{}caption = \"caption\"\nresize = {{ size = 5 }}\nencode = {{ format = \"png\" }}\n", pipeline(1 << 20));
+    let caption = format!(
+        "{}caption = \"caption\"\nresize = {{ size = 5 }}\nencode = {{ format = \"png\" }}\n",
+        pipeline(1 << 20)
+    );
     let outcome = run_in(dir.path(), &caption).await.unwrap();
     let sql = "select caption, width, height, original_width from images";
     assert_eq!(query(&outcome, sql).await, ["from the json | 8 | 5 | 300"]);
@@ -327,7 +422,8 @@ async fn tar_files_of_img2dataset_are_read() {
 async fn folders_of_images_are_read_with_their_texts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("photos/deep/er")).unwrap();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join("photos").join(name), bytes).unwrap();
+    let write =
+        |name: &str, bytes: &[u8]| std::fs::write(dir.path().join("photos").join(name), bytes).unwrap();
     write("a.b.png", &png(20, 10));
     write("a.b.txt", b" a fox \n");
     write("deep/c.JPEG", &png(21, 10));
@@ -345,7 +441,8 @@ async fn folders_of_images_are_read_with_their_texts() {
         "http://i.test/c | in depth | folder | 21 | 10 | 21 | 10 | photos/deep/c.JPEG | -",
     ];
     assert_eq!(query(&outcome, SAMPLE).await, expected);
-    let rejects = query(&outcome, "select reject_code, reject_detail from images.rejects order by reject_code").await;
+    let rejects =
+        query(&outcome, "select reject_code, reject_detail from images.rejects order by reject_code").await;
     assert_eq!(rejects.len(), 2, "{rejects:#?}");
     assert!(rejects[0].starts_with("no_caption | photos/deep/er/d.png: "), "{rejects:#?}");
     assert!(rejects[1].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
@@ -360,7 +457,8 @@ fn ipc_batches() -> Vec<RecordBatch> {
         let text = |name: &str| -> ArrayRef {
             Arc::new((from..to).map(|n| (n != 4).then(|| format!("{name}{n}"))).collect::<StringArray>())
         };
-        let similarity: ArrayRef = Arc::new((from..to).map(|n| Some(n as f64 / 4.0)).collect::<Float64Array>());
+        let similarity: ArrayRef =
+            Arc::new((from..to).map(|n| Some(n as f64 / 4.0)).collect::<Float64Array>());
         RecordBatch::try_from_iter_with_nullable([
             ("URL", text("http://a/"), true),
             ("TEXT", text("caption "), true),
@@ -414,7 +512,10 @@ async fn arrow_files_and_streams_are_tables() {
 async fn lists_without_a_header_are_read_as_they_are_published() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    write("Train_GCC-training.tsv", "a very typical bus station\thttp://a/1.jpg\nsierra looked stunning\thttp://a/2.jpg\n");
+    write(
+        "Train_GCC-training.tsv",
+        "a very typical bus station\thttp://a/1.jpg\nsierra looked stunning\thttp://a/2.jpg\n",
+    );
     write("cc12m.tsv", "https://b/1.jpg\tMetal wall art\nhttps://b/2.jpg\tbroken\trow\n");
     write("laion.csv", "URL,TEXT,similarity\nhttp://c/1.jpg,\"a, quoted\",0.5\n");
     let outcome = run_in(

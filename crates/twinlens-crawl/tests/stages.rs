@@ -476,7 +476,7 @@ async fn a_dead_network_stops_the_run_instead_of_filling_the_ledger() {
     let pipeline = FETCH.replace("split_rows = 7", "split_rows = 100");
     let error = run_in(dir.path(), &pipeline, &hosts).await.unwrap_err().to_string();
     assert!(error.contains("the network seems to be down"), "{error}");
-    assert_eq!(Dataset::open(&dir.path().join("run/images")).unwrap().state().commits.len(), 0);
+    assert_eq!(Dataset::open(dir.path().join("run/images")).unwrap().state().commits.len(), 0);
 }
 
 #[test]

@@ -128,6 +128,8 @@ pub struct Frontier {
     bounds: Bounds,
     hosts: BTreeSet<String>,
     roots: BTreeSet<String>,
+    /// The robots.txt of the seeds' hosts are asked for sitemaps.
+    robots: bool,
     store: Store,
     counts: Counts,
     gathered: Option<Gathered>,
@@ -148,16 +150,26 @@ const NO_PAGES: &[&str] = &[
 
 impl Frontier {
     /// The frontier of a store; a new one is given the seeds. Of each seed's host, robots.txt is asked for `sitemaps` if that is wanted.
-    pub fn open(store: Store, bounds: Bounds, seeds: &[Url], sitemaps: &[Url], robots: bool) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Store,
+        bounds: Bounds,
+        seeds: &[Url],
+        sitemaps: &[Url],
+        robots: bool,
+    ) -> Result<Self, StoreError> {
         let hosts = bounds.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let counts = store.counts()?;
         let mut frontier =
-            Self { bounds, hosts, roots: BTreeSet::new(), store, counts, gathered: None };
+            Self { bounds, hosts, roots: BTreeSet::new(), robots, store, counts, gathered: None };
         let seeds: Vec<Url> = seeds.iter().map(|seed| normal(seed, &frontier.bounds.drop_params)).collect();
         seeds.iter().for_each(|seed| frontier.widen(seed));
         if frontier.counts.waves.is_none() {
             let mut found: BTreeSet<Visit> = seeds.iter().map(|seed| Visit::page(0, seed.as_str())).collect();
-            found.extend(sitemaps.iter().map(|url| Visit { kind: Kind::Sitemap, depth: 0, url: url.to_string() }));
+            found.extend(sitemaps.iter().map(|url| Visit {
+                kind: Kind::Sitemap,
+                depth: 0,
+                url: url.to_string(),
+            }));
             if robots {
                 found.extend(seeds.iter().filter_map(robots_of));
             }
@@ -216,6 +228,9 @@ impl Frontier {
         let url = normal(target, &self.bounds.drop_params);
         if from.depth == 0 {
             self.widen(&url);
+            if let Some(robots) = robots_of(&url).filter(|_| self.robots) {
+                self.found(robots, from)?;
+            }
         } else if is_no_page(&url) {
             return Ok(());
         }

@@ -3,7 +3,8 @@
 use url::Url;
 
 /// Parameters that say where a visitor came from, and not which page is meant; a star at the end stands for any ending.
-pub const TRACKING: &[&str] = &["utm_*", "gclid", "dclid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "igshid"];
+pub const TRACKING: &[&str] =
+    &["utm_*", "gclid", "dclid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "igshid"];
 
 /// A URL without its fragment, without the parameters that are to be dropped, and without a query that is empty. Scheme, host, port and
 /// path are in their normal form already (WHATWG URL).
@@ -44,6 +45,9 @@ mod tests {
         for (url, expected) in cases {
             assert_eq!(normal(&Url::parse(url).unwrap(), &drop).as_str(), expected, "{url}");
         }
-        assert_eq!(normal(&Url::parse("http://a.test/?gclid=1").unwrap(), &[]).as_str(), "http://a.test/?gclid=1");
+        assert_eq!(
+            normal(&Url::parse("http://a.test/?gclid=1").unwrap(), &[]).as_str(),
+            "http://a.test/?gclid=1"
+        );
     }
 }

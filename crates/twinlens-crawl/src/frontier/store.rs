@@ -60,7 +60,8 @@ pub struct Store {
 impl Store {
     /// Opens a store, or makes one. One that cannot be opened is made anew.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = || redb::Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path);
+        let open =
+            || redb::Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path);
         let failed =
             |error: redb::DatabaseError| StoreError { path: path.into(), source: Box::new(error.into()) };
         let db = match open() {
@@ -150,11 +151,18 @@ impl Store {
 
     /// What is known now, to look up.
     pub(super) fn known(&self) -> Result<Known, StoreError> {
-        self.told((|| Ok(Known { path: self.path.clone(), table: self.db.begin_read()?.open_table(KNOWN)? }))())
+        self.told(
+            (|| Ok(Known { path: self.path.clone(), table: self.db.begin_read()?.open_table(KNOWN)? }))(),
+        )
     }
 
     /// Takes out of `new` the pages that would be among the last `beyond` of those that wait, but for the first `taken`, and of `new`.
-    pub(super) fn trim_new(&self, new: &mut BTreeSet<Visit>, beyond: u64, taken: u64) -> Result<(), StoreError> {
+    pub(super) fn trim_new(
+        &self,
+        new: &mut BTreeSet<Visit>,
+        beyond: u64,
+        taken: u64,
+    ) -> Result<(), StoreError> {
         self.told((|| {
             let pages = self.db.begin_read()?.open_table(PAGES)?;
             let mut old_left = pages.len()?.saturating_sub(taken);

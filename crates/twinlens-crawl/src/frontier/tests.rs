@@ -36,7 +36,8 @@ fn waves_go_by_depth_and_url() {
     let mut frontier = frontier(&[url("/")], Bounds { hosts: vec!["c.example".into()], ..bounds(2, 100) });
     let wave = frontier.next_wave(10).unwrap();
     assert_eq!(paths(&wave), ["/"]);
-    let links = ["/z", "/b#x", "/b", "/", "/a.PNG", "http://b.example/", "http://c.example/", "/deep.html"].map(url);
+    let links =
+        ["/z", "/b#x", "/b", "/", "/a.PNG", "http://b.example/", "http://c.example/", "/deep.html"].map(url);
     frontier.links(&wave[0], &links).unwrap();
     end(&mut frontier, &wave);
     let wave = frontier.next_wave(2).unwrap();
@@ -55,7 +56,8 @@ fn waves_go_by_depth_and_url() {
 
 #[test]
 fn the_scope_is_kept() {
-    let links = ["/b/d/e", "/bb", "/b/", "http://www.a.example/", "http://xa.example/", "http://example/"].map(url);
+    let links =
+        ["/b/d/e", "/bb", "/b/", "http://www.a.example/", "http://xa.example/", "http://example/"].map(url);
     let cases = [
         (Scope::Prefix, vec!["/b/", "/b/d/e"]),
         (Scope::Host, vec!["/b/", "/b/d/e", "/bb"]),
@@ -88,8 +90,21 @@ fn where_a_seed_points_to_is_a_seed() {
     assert_eq!((again.counts().waves, again.counts().visited), (Some(1), 1));
     let wave = again.next_wave(1).unwrap();
     again.links(&wave[0], &[elsewhere.join("/x").unwrap()]).unwrap();
-    again.redirect(&Visit { depth: 1, ..wave[0].clone() }, &Url::parse("http://d.example/").unwrap()).unwrap();
+    again
+        .redirect(&Visit { depth: 1, ..wave[0].clone() }, &Url::parse("http://d.example/").unwrap())
+        .unwrap();
     assert_eq!(end(&mut again, &wave), [Visit::page(1, "https://www.b.example/x")]);
+}
+
+#[test]
+fn the_host_that_a_seed_points_to_is_asked_for_sitemaps() {
+    let mut frontier = frontier_with(bounds(9, 100), &[url("/")], &[], true);
+    let robots = frontier.next_wave(9).unwrap();
+    end(&mut frontier, &robots);
+    let wave = frontier.next_wave(9).unwrap();
+    frontier.redirect(&wave[0], &Url::parse("https://b.example/x").unwrap()).unwrap();
+    end(&mut frontier, &wave);
+    assert_eq!(paths(&frontier.next_wave(9).unwrap()), ["https://b.example/robots.txt"]);
 }
 
 #[test]
@@ -111,7 +126,8 @@ fn sitemaps_come_before_pages_and_are_bounded() {
     let mut frontier = frontier_with(bounds(9, 100), &[url("/x")], &[url("/map.xml")], true);
     let wave = frontier.next_wave(10).unwrap();
     assert_eq!(wave, [Visit { kind: Kind::Robots, depth: 0, url: url("/robots.txt").into() }]);
-    let maps: Vec<Url> = (0..20).map(|n| Url::parse(&format!("http://maps.example/{n:02}")).unwrap()).collect();
+    let maps: Vec<Url> =
+        (0..20).map(|n| Url::parse(&format!("http://maps.example/{n:02}")).unwrap()).collect();
     frontier.sitemaps(&wave[0], &maps).unwrap();
     assert_eq!(end(&mut frontier, &wave).len(), 9, "ten with that of the options");
     let mut seen = Vec::new();
@@ -123,7 +139,12 @@ fn sitemaps_come_before_pages_and_are_bounded() {
         }
         assert!(wave.len() <= WAVE_SITEMAPS);
         for visit in &wave {
-            frontier.links(visit, &[url("/from-map"), url("/image.png"), Url::parse("http://maps.example/page").unwrap()]).unwrap();
+            frontier
+                .links(
+                    visit,
+                    &[url("/from-map"), url("/image.png"), Url::parse("http://maps.example/page").unwrap()],
+                )
+                .unwrap();
             frontier.sitemaps(visit, &[url("/one-too-many")]).unwrap();
         }
         seen.extend(wave.clone());
@@ -153,7 +174,8 @@ fn a_page_speaks_for_its_own_url_once() {
 fn a_damaged_store_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("frontier.redb");
-    let open = || Frontier::open(Store::open(&path).unwrap(), bounds(9, 100), &[url("/")], &[], false).unwrap();
+    let open =
+        || Frontier::open(Store::open(&path).unwrap(), bounds(9, 100), &[url("/")], &[], false).unwrap();
     let mut first = open();
     let wave = first.next_wave(1).unwrap();
     end(&mut first, &wave);

@@ -19,6 +19,13 @@ pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'stati
     (text, used.name())
 }
 
+/// Decodes what is no page: by its byte order mark, else as UTF-8 if it is valid, else as windows-1252.
+pub fn decode_plain(bytes: &[u8]) -> Cow<'_, str> {
+    let valid = std::str::from_utf8(bytes).is_ok();
+    let (encoding, mark) = Encoding::for_bom(bytes).unwrap_or((if valid { UTF_8 } else { WINDOWS_1252 }, 0));
+    encoding.decode_without_bom_handling(&bytes[mark..]).0
+}
+
 /// The charset of a `<meta>` tag. Since the tag could be read as ASCII, it is not UTF-16, whatever it says.
 fn meta(head: &[u8]) -> Option<&'static Encoding> {
     let lower = head.to_ascii_lowercase();
@@ -73,6 +80,19 @@ mod tests {
         ];
         for (bytes, content_type, text, name) in cases {
             assert_eq!(decode(bytes, content_type), (text.into(), name), "{bytes:?} {content_type}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_page_is_not_searched_for_a_charset() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"<meta charset=koi8-r>caf\xc3\xa9", "<meta charset=koi8-r>caf\u{e9}"),
+            (b"caf\xe9", "caf\u{e9}"),
+            (b"\xef\xbb\xbfcaf\xc3\xa9", "caf\u{e9}"),
+            (b"\xfe\xff\0a", "a"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(decode_plain(bytes), text, "{bytes:?}");
         }
     }
 

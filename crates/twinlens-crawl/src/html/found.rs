@@ -169,7 +169,9 @@ impl Found {
     fn graphed(&mut self, property: &str, content: &str) {
         let text = (content.len() <= 8 * limits::TEXT).then(|| content.to_string());
         match property {
-            "image" | "image:url" if self.graph.len() < limits::STRUCTURED && content.len() <= limits::URL => {
+            "image" | "image:url"
+                if self.graph.len() < limits::STRUCTURED && content.len() <= limits::URL =>
+            {
                 self.graph.push(Graphed { url: content.trim().into(), alt: None });
             }
             "image:alt" => {

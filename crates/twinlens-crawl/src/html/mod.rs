@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use charset::decode;
+pub use charset::{decode, decode_plain};
 pub use extract::extract;
 pub(crate) use found::Found;
 pub use text::{collapse, unescape};
@@ -25,9 +25,7 @@ pub use text::{collapse, unescape};
 use crate::net::Directives;
 
 /// Where the text of a pair stands.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextSource {
     /// The `alt` attribute.

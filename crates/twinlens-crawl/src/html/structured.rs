@@ -65,8 +65,14 @@ mod tests {
     #[test]
     fn image_objects_are_found_wherever_they_stand() {
         let cases = [
-            (r#"{"@type": "ImageObject", "contentUrl": "a", "caption": "one", "name": "n"}"#, vec![("a", "one")]),
-            (r#"{"@type": ["Thing", "https://schema.org/ImageObject"], "url": "a", "name": "n"}"#, vec![("a", "n")]),
+            (
+                r#"{"@type": "ImageObject", "contentUrl": "a", "caption": "one", "name": "n"}"#,
+                vec![("a", "one")],
+            ),
+            (
+                r#"{"@type": ["Thing", "https://schema.org/ImageObject"], "url": "a", "name": "n"}"#,
+                vec![("a", "n")],
+            ),
             (
                 r#"{"@graph": [{"image": {"@type": "ImageObject", "url": ["a", "b"], "caption": {"@value": "x"}}}, {"@type": "schema:ImageObject", "contentUrl": "c", "description": "d"}]}"#,
                 vec![("a", "x"), ("c", "d")],

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Certificate, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -67,6 +67,9 @@ pub struct Ask<'a> {
     pub follow: bool,
     /// Obey robots.txt (if the options say so at all).
     pub robots: bool,
+    /// Conditions (`If-None-Match`, `If-Modified-Since`): where nothing has changed, the reply is [`Reply::unchanged`]. Or a `Range`: the
+    /// reply may be that part, which its `Content-Range` tells.
+    pub conditions: Option<&'a HeaderMap>,
     /// Looks at the headers before the body is read.
     pub check: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
 }
@@ -80,6 +83,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Where a redirect points that was not followed; the body is empty then.
     pub redirect: Option<Url>,
+    /// Nothing has changed since what the conditions name (304); the body is empty then.
+    pub unchanged: bool,
     /// The body.
     pub body: Vec<u8>,
     /// The body's place in the byte budget.
@@ -234,8 +239,9 @@ impl Client {
         let _slot = host.enter(delay).await;
         // After the host's turn: those that wait for a slow host keep nobody else waiting. The semaphore is never closed.
         let _open = self.open.acquire().await.ok();
-        let request = self.http.get(ask.url.clone()).header(ACCEPT, ask.accept).send();
-        let response = match timeout(seconds(self.options.headers_timeout), request).await {
+        let conditions = ask.conditions.cloned().unwrap_or_default();
+        let request = self.http.get(ask.url.clone()).header(ACCEPT, ask.accept).headers(conditions);
+        let response = match timeout(seconds(self.options.headers_timeout), request.send()).await {
             Ok(response) => response.map_err(|error| explain(ask.url, &error))?,
             Err(_) => {
                 let detail = format!("no answer within {} s", self.options.headers_timeout);
@@ -272,6 +278,7 @@ impl Client {
                 cut: true,
                 follow: true,
                 robots: false,
+                conditions: None,
                 check: &|_| Ok(()),
             };
             match self.attempts(ask).await {
@@ -284,17 +291,24 @@ impl Client {
 
     async fn reply(&self, host: &Host, ask: Ask<'_>, response: Response) -> Result<Reply, FetchError> {
         let (status, headers) = (response.status(), response.headers().clone());
+        let bare = |headers, redirect, unchanged| Reply {
+            url: ask.url.clone(),
+            headers,
+            redirect,
+            unchanged,
+            body: Vec::new(),
+            reserved: Reservation::default(),
+        };
         if let 301 | 302 | 303 | 307 | 308 = status.as_u16() {
             let redirect = Some(redirect_target(ask.url, &headers)?);
-            return Ok(Reply {
-                url: ask.url.clone(),
-                headers,
-                redirect,
-                body: Vec::new(),
-                reserved: Reservation::default(),
-            });
+            return Ok(bare(headers, redirect, false));
         }
-        if !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
+        if status == StatusCode::NOT_MODIFIED && ask.conditions.is_some() {
+            return Ok(bare(headers, None, true));
+        }
+        let part = status == StatusCode::PARTIAL_CONTENT
+            && ask.conditions.is_some_and(|conditions| conditions.contains_key(RANGE));
+        if !part && !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
             let why = Why::of_status(status.as_u16());
             let mut error = FetchError::new(why, format!("HTTP {}", status.as_u16()));
             if matches!(status.as_u16(), 429 | 503) {
@@ -315,7 +329,7 @@ impl Client {
         }
         (ask.check)(&headers)?;
         let (body, reserved) = self.body(ask, response).await?;
-        Ok(Reply { url: ask.url.clone(), headers, redirect: None, body, reserved })
+        Ok(Reply { url: ask.url.clone(), headers, redirect: None, unchanged: false, body, reserved })
     }
 
     /// Reads a body within its limits; its bytes are reserved before they are read.

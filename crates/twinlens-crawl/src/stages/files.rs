@@ -1,6 +1,5 @@
 //! What the sources that read files share.
 
-
 use twinlens_pipeline::stage::SourceSplit;
 use twinlens_pipeline::{Located, RunContext, RunError};
 
@@ -22,7 +21,9 @@ pub(super) fn engine(error: arrow::error::ArrowError) -> RunError {
 }
 
 /// Runs file work away from the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
 }
 

@@ -177,7 +177,9 @@ mod tests {
     fn sorted(pairs: &[(u64, Vec<i32>)], cap: u64) -> HashMap<i32, u64> {
         let mut hashes: HashMap<i32, Vec<u64>> = HashMap::new();
         for (pair, queries) in pairs {
-            queries.iter().for_each(|query| hashes.entry(*query).or_default().push(match_hash(*pair, *query)));
+            queries
+                .iter()
+                .for_each(|query| hashes.entry(*query).or_default().push(match_hash(*pair, *query)));
         }
         hashes.values_mut().for_each(|of_query| of_query.sort_unstable());
         let bound = |(query, hashes): (i32, Vec<u64>)| Some((query, *hashes.get(cap as usize)?));
@@ -186,7 +188,10 @@ mod tests {
 
     fn bounds(pairs: &[(u64, Vec<i32>)], cap: u64, budget: usize, parts: usize) -> (HashMap<i32, u64>, u32) {
         let mut counts = HashMap::new();
-        pairs.iter().flat_map(|(_, queries)| queries).for_each(|query| *counts.entry(*query).or_insert(0) += 1);
+        pairs
+            .iter()
+            .flat_map(|(_, queries)| queries)
+            .for_each(|query| *counts.entry(*query).or_insert(0) += 1);
         let (mut bounds, mut rounds) = (Bounds::new(cap, &counts), 0);
         while let Some(empty) = bounds.next_round(budget) {
             let mut whole = empty.clone();
@@ -203,8 +208,9 @@ mod tests {
 
     #[test]
     fn one_pass_does_where_hashes_are_even() {
-        let pairs: Vec<_> =
-            (0..50_000u32).map(|i| (pair_hash(3, &format!("{i:032x}")), vec![0, 1 + (i % 7) as i32])).collect();
+        let pairs: Vec<_> = (0..50_000u32)
+            .map(|i| (pair_hash(3, &format!("{i:032x}")), vec![0, 1 + (i % 7) as i32]))
+            .collect();
         let (found, rounds) = bounds(&pairs, 2_000, 1 << 30, 3);
         assert_eq!((found, rounds), (sorted(&pairs, 2_000), 1));
         // Little memory: a round for each of the eight queries.

@@ -48,7 +48,11 @@ pub fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
 
 /// From 10 on, the ranks are round(10^(i / 10)), i = 10, 11, ...
 fn rank_after(rank: u64) -> u64 {
-    if rank < 10 { rank + 1 } else { 10f64.powf(((10.0 * (rank as f64).log10()).round() + 1.0) / 10.0).round() as u64 }
+    if rank < 10 {
+        rank + 1
+    } else {
+        10f64.powf(((10.0 * (rank as f64).log10()).round() + 1.0) / 10.0).round() as u64
+    }
 }
 
 #[cfg(test)]

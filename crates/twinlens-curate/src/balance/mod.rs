@@ -147,8 +147,7 @@ mod tests {
 
     fn hashes(pairs: &Pairs, seed: u64, query: i32) -> Vec<u64> {
         let of_query = pairs.iter().filter(|(_, queries)| queries.contains(&query));
-        let mut hashes: Vec<u64> =
-            of_query.map(|(uid, _)| match_hash(pair_hash(seed, uid), query)).collect();
+        let mut hashes: Vec<u64> = of_query.map(|(uid, _)| match_hash(pair_hash(seed, uid), query)).collect();
         hashes.sort_unstable();
         hashes
     }

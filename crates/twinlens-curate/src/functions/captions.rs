@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
-use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ScalarUDF, Signature, Volatility};
 use regex::{Regex, RegexSet};
@@ -63,12 +63,50 @@ fn language_of(text: &str) -> Option<&'static str> {
 
 /// Codes of ISO 639-3 and 639-1, by frequency on the web.
 const LANGUAGES: [(&str, &str); 44] = [
-    ("eng", "en"), ("deu", "de"), ("rus", "ru"), ("jpn", "ja"), ("spa", "es"), ("fra", "fr"), ("cmn", "zh"), ("ita", "it"),
-    ("por", "pt"), ("nld", "nl"), ("tur", "tr"), ("vie", "vi"), ("swe", "sv"), ("kor", "ko"), ("ara", "ar"), ("pes", "fa"),
-    ("heb", "he"), ("yid", "yi"), ("hin", "hi"), ("mar", "mr"), ("nep", "ne"), ("ben", "bn"), ("urd", "ur"), ("tha", "th"),
-    ("ell", "el"), ("ukr", "uk"), ("bel", "be"), ("bul", "bg"), ("srp", "sr"), ("mkd", "mk"), ("kat", "ka"), ("hye", "hy"),
-    ("amh", "am"), ("guj", "gu"), ("pan", "pa"), ("tel", "te"), ("kan", "kn"), ("tam", "ta"), ("mal", "ml"), ("ori", "or"),
-    ("mya", "my"), ("sin", "si"), ("khm", "km"), ("tuk", "tk"),
+    ("eng", "en"),
+    ("deu", "de"),
+    ("rus", "ru"),
+    ("jpn", "ja"),
+    ("spa", "es"),
+    ("fra", "fr"),
+    ("cmn", "zh"),
+    ("ita", "it"),
+    ("por", "pt"),
+    ("nld", "nl"),
+    ("tur", "tr"),
+    ("vie", "vi"),
+    ("swe", "sv"),
+    ("kor", "ko"),
+    ("ara", "ar"),
+    ("pes", "fa"),
+    ("heb", "he"),
+    ("yid", "yi"),
+    ("hin", "hi"),
+    ("mar", "mr"),
+    ("nep", "ne"),
+    ("ben", "bn"),
+    ("urd", "ur"),
+    ("tha", "th"),
+    ("ell", "el"),
+    ("ukr", "uk"),
+    ("bel", "be"),
+    ("bul", "bg"),
+    ("srp", "sr"),
+    ("mkd", "mk"),
+    ("kat", "ka"),
+    ("hye", "hy"),
+    ("amh", "am"),
+    ("guj", "gu"),
+    ("pan", "pa"),
+    ("tel", "te"),
+    ("kan", "kn"),
+    ("tam", "ta"),
+    ("mal", "ml"),
+    ("ori", "or"),
+    ("mya", "my"),
+    ("sin", "si"),
+    ("khm", "km"),
+    ("tuk", "tk"),
 ];
 
 /// `alphanumeric_ratio(text)`: the share of letters and digits among the characters that are no white space; null where

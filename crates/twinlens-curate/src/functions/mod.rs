@@ -165,7 +165,10 @@ mod tests {
             ("mask_emails('me @ home, a@b')", "me @ home, a@b"),
             ("mask_phones('call +49 (0)30 123-4567 or (555) 123-4567.')", "call <phone> or <phone>."),
             ("mask_phones('030 123 45 67 89')", "<phone>"),
-            ("mask_phones('1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890')", "1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890"),
+            (
+                "mask_phones('1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890')",
+                "1999-2003, 2020-01-02, 10.000.000, 1920 x 1080, 1234567890",
+            ),
         ] {
             assert_eq!(value(expression).await.to_string().replace("NULL", ""), expected, "{expression}");
         }
@@ -174,14 +177,40 @@ mod tests {
     #[tokio::test]
     async fn boilerplate_is_told_from_captions() {
         let boilerplate = [
-            "IMG_2041.JPG", "img-2041", "DSC00012", " Image 3 ", "photo (2)", "---", "2019-03-04", "https://x.example/a",
-            "click to enlarge", "Loading...", "logo", "untitled", "Screenshot 2020-01-01", "No image available",
-            "image not found", "123e4567-e89b-12d3-a456-426614174000", "n/a", "",
+            "IMG_2041.JPG",
+            "img-2041",
+            "DSC00012",
+            " Image 3 ",
+            "photo (2)",
+            "---",
+            "2019-03-04",
+            "https://x.example/a",
+            "click to enlarge",
+            "Loading...",
+            "logo",
+            "untitled",
+            "Screenshot 2020-01-01",
+            "No image available",
+            "image not found",
+            "123e4567-e89b-12d3-a456-426614174000",
+            "n/a",
+            "",
         ];
-        let captions = ["logo of the city of Bonn", "a photo of 3 dogs", "Dog", "default settings of a camera", "犬", "next to a river"];
+        let captions = [
+            "logo of the city of Bonn",
+            "a photo of 3 dogs",
+            "Dog",
+            "default settings of a camera",
+            "犬",
+            "next to a river",
+        ];
         for (texts, expected) in [(&boilerplate[..], true), (&captions[..], false)] {
             for text in texts {
-                assert_eq!(value(&format!("is_boilerplate('{text}')")).await, ScalarValue::Boolean(Some(expected)), "{text}");
+                assert_eq!(
+                    value(&format!("is_boilerplate('{text}')")).await,
+                    ScalarValue::Boolean(Some(expected)),
+                    "{text}"
+                );
             }
         }
     }

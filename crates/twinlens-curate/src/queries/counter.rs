@@ -115,7 +115,10 @@ fn read_number(file: &mut impl Read) -> io::Result<u64> {
 /// A sorted file, or what was left in memory.
 #[derive(Debug)]
 enum Run {
-    File { file: BufReader<File>, text: Vec<u8> },
+    File {
+        file: BufReader<File>,
+        text: Vec<u8>,
+    },
     /// Sorted backwards.
     Memory(Vec<(String, u64)>),
 }
@@ -168,7 +171,9 @@ impl Merge {
     fn merged(&mut self) -> io::Result<Option<(String, u64)>> {
         let Some(Reverse((text, run, mut sum))) = self.next.pop() else { return Ok(None) };
         self.refill(run)?;
-        while let Some(Reverse((_, run, count))) = self.next.peek().filter(|Reverse((other, ..))| *other == text) {
+        while let Some(Reverse((_, run, count))) =
+            self.next.peek().filter(|Reverse((other, ..))| *other == text)
+        {
             let run = *run;
             sum = sum.saturating_add(*count);
             self.next.pop();

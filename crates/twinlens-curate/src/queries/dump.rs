@@ -73,7 +73,9 @@ impl<R: BufRead> Dump<'_, R> {
                 Event::Start(tag) => {
                     let name = tag.name().into_inner();
                     let key = match name {
-                        "namespace" => tag.try_get_attribute("key").ok().flatten().map(|key| key.value.into_owned()),
+                        "namespace" => {
+                            tag.try_get_attribute("key").ok().flatten().map(|key| key.value.into_owned())
+                        }
                         _ => None,
                     };
                     field = self.begin(name, key.as_deref());
@@ -110,7 +112,10 @@ impl<R: BufRead> Dump<'_, R> {
                 }
                 Event::Eof if self.ended => return Ok(()),
                 Event::Eof => {
-                    let told = format!("it ends after {} pages without its last tag: it is cut, or no dump", self.pages);
+                    let told = format!(
+                        "it ends after {} pages without its last tag: it is cut, or no dump",
+                        self.pages
+                    );
                     return Err(self.damaged(told));
                 }
                 _ => {}
@@ -159,7 +164,12 @@ impl<R: BufRead> Dump<'_, R> {
     }
 
     fn damaged(&self, message: String) -> CurateError {
-        CurateError::Dump { path: self.path.into(), byte: self.reader.buffer_position(), pages: self.pages, message }
+        CurateError::Dump {
+            path: self.path.into(),
+            byte: self.reader.buffer_position(),
+            pages: self.pages,
+            message,
+        }
     }
 }
 

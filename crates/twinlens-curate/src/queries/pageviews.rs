@@ -26,7 +26,12 @@ pub struct Views {
 ///
 /// # Errors
 /// [`CurateError::Read`]; a file with no line of the form at all is [`CurateError::Line`].
-pub fn read_views(files: &[PathBuf], views: &Views, memory: usize, folder: PathBuf) -> Result<(Vec<(String, u64)>, u64)> {
+pub fn read_views(
+    files: &[PathBuf],
+    views: &Views,
+    memory: usize,
+    folder: PathBuf,
+) -> Result<(Vec<(String, u64)>, u64)> {
     let mobile = format!("{}.m", views.project);
     let mut counter = Counter::new(memory, folder);
     let mut malformed = 0;
@@ -34,7 +39,12 @@ pub fn read_views(files: &[PathBuf], views: &Views, memory: usize, folder: PathB
         let mut formed = 0u64;
         each_line(path, |line| {
             let mut fields = line.split(' ');
-            let parts = (fields.next(), fields.next(), fields.next().and_then(|n| n.parse::<u64>().ok()), fields.next());
+            let parts = (
+                fields.next(),
+                fields.next(),
+                fields.next().and_then(|n| n.parse::<u64>().ok()),
+                fields.next(),
+            );
             let (Some(project), Some(title), Some(count), Some(_)) = parts else {
                 malformed += u64::from(!line.is_empty());
                 return Ok(());
@@ -115,11 +125,14 @@ mod tests {
         let files = [plain, zipped];
         let (titles, malformed) = read_views(&files, &views, 0, folder.path().into()).unwrap();
         let count = |title: &str, count| (title.to_string(), count);
-        assert_eq!(titles, [count("-", 900), count("Caf\u{fffd}", 99), count("Dog", 110), count("New York", 125)]);
+        assert_eq!(
+            titles,
+            [count("-", 900), count("Caf\u{fffd}", 99), count("Dog", 110), count("New York", 125)]
+        );
         assert_eq!(malformed, 1);
         let articles = folder.path().join("all-titles-in-ns0");
         std::fs::write(&articles, "page_title\nDog\nNew_York\nRare_Bird\n").unwrap();
-        let known = only_articles(titles, &[articles.clone()]).unwrap();
+        let known = only_articles(titles, std::slice::from_ref(&articles)).unwrap();
         assert_eq!(known, [count("Dog", 110), count("New York", 125)]);
         let error = read_views(&[articles], &views, 0, folder.path().into()).unwrap_err();
         assert!(error.to_string().contains("no line of the file has the form"), "{error}");

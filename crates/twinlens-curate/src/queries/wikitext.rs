@@ -31,8 +31,23 @@ impl Namespaces {
 
 /// Tags whose content is no running text.
 const HIDDEN: [&str; 17] = [
-    "ref", "references", "math", "chem", "ce", "gallery", "imagemap", "timeline", "score", "graph", "hiero", "mapframe",
-    "syntaxhighlight", "source", "code", "pre", "templatestyles",
+    "ref",
+    "references",
+    "math",
+    "chem",
+    "ce",
+    "gallery",
+    "imagemap",
+    "timeline",
+    "score",
+    "graph",
+    "hiero",
+    "mapframe",
+    "syntaxhighlight",
+    "source",
+    "code",
+    "pre",
+    "templatestyles",
 ];
 
 /// How many bytes a tag may have before it is taken for text.
@@ -85,7 +100,9 @@ impl Stripper<'_> {
             (b'{', Some(b'|')) => self.begin(Kind::Table),
             (b'[', Some(b'[')) => self.begin(Kind::Link),
             (b'}', Some(b'}')) => self.end(Kind::Template),
-            (b'|', Some(b'}')) if self.open.last().is_some_and(|(kind, _)| *kind == Kind::Table) => self.end(Kind::Table),
+            (b'|', Some(b'}')) if self.open.last().is_some_and(|(kind, _)| *kind == Kind::Table) => {
+                self.end(Kind::Table)
+            }
             (b']', Some(b']')) => self.end(Kind::Link),
             (b'[', _) => self.external_link(rest),
             (b'<', _) => self.tag(rest),
@@ -162,7 +179,12 @@ impl Stripper<'_> {
             return;
         }
         let name = rest[1..].strip_prefix('/').unwrap_or(&rest[1..]);
-        let name: String = name.chars().take_while(char::is_ascii_alphanumeric).take(20).collect::<String>().to_ascii_lowercase();
+        let name: String = name
+            .chars()
+            .take_while(char::is_ascii_alphanumeric)
+            .take(20)
+            .collect::<String>()
+            .to_ascii_lowercase();
         let window = &rest.as_bytes()[..rest.len().min(LONGEST_TAG)];
         let Some(end) = window.iter().position(|byte| *byte == b'>').filter(|_| !name.is_empty()) else {
             self.out.push('<');
@@ -173,7 +195,8 @@ impl Stripper<'_> {
         if HIDDEN.contains(&name.as_str()) && !closed {
             self.at += self.find(&format!("</{name}"), end + 1).unwrap_or(end + 1);
         } else {
-            if matches!(name.as_str(), "br" | "p" | "div" | "li" | "td" | "tr" | "hr" | "blockquote" | "poem") {
+            if matches!(name.as_str(), "br" | "p" | "div" | "li" | "td" | "tr" | "hr" | "blockquote" | "poem")
+            {
                 self.out.push('\n');
             }
             self.at += end + 1;
@@ -185,8 +208,9 @@ impl Stripper<'_> {
         if self.unclosed.iter().any(|known| known == end) {
             return None;
         }
-        let rest = self.text[self.at..].as_bytes();
-        let found = rest[from..].windows(end.len()).position(|window| window.eq_ignore_ascii_case(end.as_bytes()));
+        let rest = &self.text.as_bytes()[self.at..];
+        let found =
+            rest[from..].windows(end.len()).position(|window| window.eq_ignore_ascii_case(end.as_bytes()));
         match found {
             Some(found) if end == "-->" => Some(from + found + end.len()),
             Some(found) => Some(from + found),
@@ -259,12 +283,18 @@ mod tests {
     #[test]
     fn markup_goes_and_words_stay() {
         for (wikitext, expected) in [
-            ("The '''Gateway Arch''' is in [[St. Louis, Missouri|St. Louis]].", "The Gateway Arch is in St. Louis."),
+            (
+                "The '''Gateway Arch''' is in [[St. Louis, Missouri|St. Louis]].",
+                "The Gateway Arch is in St. Louis.",
+            ),
             ("[[Dog]]s and [[:Category:Cats]]", "Dogs and Category:Cats"),
             ("a {{convert|5|km|{{nested|x}}}} b", "a b"),
             ("a<ref name=\"x\">{{cite web|url=http://x.example|title=T}}</ref> b<ref name=y /> c", "a b c"),
             ("a <REF>hidden</REF> b", "a b"),
-            ("{| class=\"wikitable\"\n|-\n! head\n|-\n| cell {{t|}} || [[x|y]]\n{|\n| inner\n|}\n|}\nafter", "after"),
+            (
+                "{| class=\"wikitable\"\n|-\n! head\n|-\n| cell {{t|}} || [[x|y]]\n{|\n| inner\n|}\n|}\nafter",
+                "after",
+            ),
             ("[[File:Dog.jpg|thumb|A [[dog]] in '''snow''']] Dogs", "Dogs"),
             ("[[datei:Hund.jpg|mini|Ein Hund]] Hunde", "Hunde"),
             ("[[Category:Dogs]]", ""),
@@ -288,7 +318,8 @@ mod tests {
 
     #[test]
     fn a_page_of_open_marks_takes_linear_time() {
-        for mark in ["{{", "[[", "<ref>", "<!--", "{|", "<a ", "&", "''", "http://", "}}", "[[a|", "[[{{|}}"] {
+        for mark in ["{{", "[[", "<ref>", "<!--", "{|", "<a ", "&", "''", "http://", "}}", "[[a|", "[[{{|}}"]
+        {
             let stripped = plain_text(&mark.repeat(100_000), &Namespaces::default());
             assert!(stripped.len() <= mark.len() * 100_000);
         }

@@ -118,7 +118,8 @@ impl Stage for Decontaminate {
         let schema = super::known_schema(&inputs[0]);
         let mut faults = Vec::new();
         if hashes_of(&schema) == (false, false) {
-            let fault = inputs[0].fault("the rows have neither `sha256` (text) nor `phash` (64-bit integers)");
+            let fault =
+                inputs[0].fault("the rows have neither `sha256` (text) nor `phash` (64-bit integers)");
             faults.push(fault.hint("put a `fetch` stage before this one"));
         }
         if self.against.is_empty() {
@@ -252,7 +253,9 @@ fn image_bytes(column: &ArrayRef) -> EngineResult<ArrayRef> {
 fn file_hash() -> Expr {
     call("image_sha256", vec![ident(IMAGE)], DataType::Utf8, |columns| {
         let bytes = image_bytes(&columns[0])?;
-        Ok(Arc::new(bytes.as_binary::<i64>().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>()))
+        Ok(Arc::new(
+            bytes.as_binary::<i64>().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>(),
+        ))
     })
 }
 
@@ -303,13 +306,18 @@ mod tests {
 
     #[tokio::test]
     async fn images_of_the_sets_are_refused_by_name() {
-        let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\", \"digits\"]\ndistance = 3");
+        let stage: Decontaminate =
+            parse("input = \"images\"\nagainst = [\"flags\", \"digits\"]\ndistance = 3");
         let broken = b"not an image".to_vec();
         let sets = [("flags", set(&[picture(3, 1)])), ("digits", set(&[picture(7, 1), broken.clone()]))];
-        let given = rows(&[("a", picture(3, 1)), ("b", picture(7, 2)), ("c", broken), ("d", picture(900, 1))]);
+        let given =
+            rows(&[("a", picture(3, 1)), ("b", picture(7, 2)), ("c", broken), ("d", picture(900, 1))]);
         let found = rows_of(&stage, &given, &sets, &["uid", "reject_code", "reject_detail"]).await;
         assert_eq!(found[0], "a|in_evaluation_set|flags: the same file");
-        assert!(found[1].starts_with("b|in_evaluation_set|digits: ") && found[1].contains(" bits from "), "{found:?}");
+        assert!(
+            found[1].starts_with("b|in_evaluation_set|digits: ") && found[1].contains(" bits from "),
+            "{found:?}"
+        );
         assert_eq!(found[2..], ["c|in_evaluation_set|digits: the same file", "d||"]);
     }
 
@@ -317,7 +325,10 @@ mod tests {
     async fn sets_may_bring_their_hashes() {
         let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\"]\ndistance = 0");
         let sets = [("flags", rows(&[("x", picture(3, 1))]))];
-        let given = hashed(&[("a", phash(&decode(&picture(3, 1), &Limits::default()).unwrap().rgb).ok()), ("b", None)]);
+        let given = hashed(&[
+            ("a", phash(&decode(&picture(3, 1), &Limits::default()).unwrap().rgb).ok()),
+            ("b", None),
+        ]);
         let found = rows_of(&stage, &given, &sets, &["uid", "reject_code"]).await;
         assert_eq!(found, ["a|in_evaluation_set", "b|"]);
     }
@@ -328,9 +339,16 @@ mod tests {
         let inputs = [input("pages", contracts::pair_texts()), input("texts", contracts::pair_texts())];
         let faults = stage.tables(&check(), &inputs).unwrap_err();
         let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
-        assert!(messages[0].contains("neither `sha256`") && messages[1].contains("too great"), "{messages:?}");
+        assert!(
+            messages[0].contains("neither `sha256`") && messages[1].contains("too great"),
+            "{messages:?}"
+        );
         assert_eq!(messages[2], "unknown column `image`");
         let stage: Decontaminate = parse("input = \"images\"\nagainst = []");
-        assert!(stage.tables(&check(), &[input("images", contracts::pairs())]).unwrap_err()[0].message.contains("no evaluation set"));
+        assert!(
+            stage.tables(&check(), &[input("images", contracts::pairs())]).unwrap_err()[0]
+                .message
+                .contains("no evaluation set")
+        );
     }
 }

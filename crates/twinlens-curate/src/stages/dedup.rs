@@ -116,7 +116,8 @@ impl Dedup {
     fn faults_of_limits(&self, schema: &datafusion::arrow::datatypes::Schema) -> Vec<Fault> {
         let mut faults = Vec::new();
         if let Some(more_than) = self.more_than.as_ref().filter(|more_than| *more_than.value() == 0) {
-            faults.push(Fault::at(more_than.span(), "every row would be refused").label("expected at least 1"));
+            faults
+                .push(Fault::at(more_than.span(), "every row would be refused").label("expected at least 1"));
         }
         if let Some(distance) = &self.distance {
             let fault = |message: String| Fault::at(distance.span(), message);
@@ -168,7 +169,8 @@ impl Dedup {
         let near = ranked.schema().has_column_with_unqualified_name(NEAR);
         let mut decided = with_reserved(ranked)?;
         if near {
-            decided = reject_where(decided, &cx.stage, ident(NEAR).is_not_null(), NEAR_DUPLICATE, ident(NEAR))?;
+            decided =
+                reject_where(decided, &cx.stage, ident(NEAR).is_not_null(), NEAR_DUPLICATE, ident(NEAR))?;
         }
         let duplicate = complete(keys).and(ident(PLACE).gt(lit(1u64)));
         let detail = concat(vec![lit("duplicate of "), cast(ident(KEPT), DataType::Utf8)]);
@@ -319,12 +321,30 @@ mod tests {
     async fn what_is_said_too_often_goes() {
         let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]\nmore_than = 2");
         let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
-        let rows = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "y"), ("f", "\0"), ("g", "\0"), ("h", "\0")];
+        let rows = [
+            ("a", "x"),
+            ("b", "x"),
+            ("c", "y"),
+            ("d", "y"),
+            ("e", "y"),
+            ("f", "\0"),
+            ("g", "\0"),
+            ("h", "\0"),
+        ];
         let found = whole(&stage, &[("pages", pairs(&rows))], &columns).await;
         let frequent = |uid: &str| format!("{uid}|too_frequent|3 rows have it");
         assert_eq!(
             found["data"],
-            ["a||".into(), "b||".into(), frequent("c"), frequent("d"), frequent("e"), "f||".into(), "g||".into(), "h||".into()]
+            [
+                "a||".into(),
+                "b||".into(),
+                frequent("c"),
+                frequent("d"),
+                frequent("e"),
+                "f||".into(),
+                "g||".into(),
+                "h||".into()
+            ]
         );
     }
 
@@ -333,9 +353,24 @@ mod tests {
         let stage: Dedup = parse("input = \"images\"\nby = [\"phash\"]\ndistance = 2");
         let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
         // b is near a; c is near b, which is refused, but not near a; d is equal to b; e is far; f equals e; g has no hash.
-        let mut rows =
-            vec![("a", Some(0b0)), ("b", Some(0b11)), ("c", Some(0b1111)), ("d", Some(0b11)), ("e", Some(-1)), ("f", Some(-1)), ("g", None)];
-        let expected = ["a||", "b|near_duplicate|2 bits from a", "c||", "d|near_duplicate|2 bits from a", "e||", "f|duplicate|duplicate of e", "g||"];
+        let mut rows = vec![
+            ("a", Some(0b0)),
+            ("b", Some(0b11)),
+            ("c", Some(0b1111)),
+            ("d", Some(0b11)),
+            ("e", Some(-1)),
+            ("f", Some(-1)),
+            ("g", None),
+        ];
+        let expected = [
+            "a||",
+            "b|near_duplicate|2 bits from a",
+            "c||",
+            "d|near_duplicate|2 bits from a",
+            "e||",
+            "f|duplicate|duplicate of e",
+            "g||",
+        ];
         for _ in 0..rows.len() {
             rows.rotate_left(1);
             let found = whole(&stage, &[("images", hashed(&rows))], &columns).await;

@@ -205,7 +205,8 @@ mod tests {
         std::fs::write(folder.path().join("words.txt"), "nude\n\ntop secret\n").unwrap();
         let filter: Filter = parse("input = \"pages\"\nblocked_words = \"words.txt\"");
         let cx = at(folder.path());
-        let pairs = pairs(&[("a", "Top  SECRET plans"), ("b", "denuded hills"), ("c", "\0"), ("d", "a nude")]);
+        let pairs =
+            pairs(&[("a", "Top  SECRET plans"), ("b", "denuded hills"), ("c", "\0"), ("d", "a nude")]);
         let frame = filter.plan(&cx, reserved(&cx, &pairs), &[]).await.unwrap();
         let mut found = lines(frame, &["uid", "reject_code", "reject_detail"]).await;
         found.sort();

@@ -137,8 +137,7 @@ impl Match {
         let make = move || Matcher::cached(&path, &queries, normalizer);
         let made =
             tokio::task::spawn_blocking(make).await.map_err(|error| RunError::Internal(error.to_string()))?;
-        let (matcher, origin) =
-            made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
+        let (matcher, origin) = made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
         if let Origin::NotKept(why) = origin {
             cx.progress.note(format!("the matcher of {} is not kept for the next run: {why}", list.name));
         }

@@ -87,7 +87,10 @@ impl Preset {
 }
 
 /// In a recipe, a preset is what it stands for: `plan` shows the conditions, and a change of theirs makes the stage stale.
-pub(super) fn listed<S: Serializer>(preset: &Option<Located<Preset>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn listed<S: Serializer>(
+    preset: &Option<Located<Preset>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let rules = preset.as_ref().map_or(&[][..], |preset| preset.value().written());
     let mut map = serializer.serialize_map(Some(rules.len()))?;
     for (code, sql) in rules {
@@ -100,8 +103,8 @@ pub(super) fn listed<S: Serializer>(preset: &Option<Located<Preset>>, serializer
 mod tests {
     use super::super::Filter;
     use super::super::testing::*;
-    use std::sync::Arc;
     use datafusion::arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
+    use std::sync::Arc;
     use twinlens_dataset::contracts;
     use twinlens_pipeline::Stage;
 
@@ -128,8 +131,14 @@ mod tests {
             ("g", "dogs", 20_000, 20_000),
         ];
         for (preset, expected) in [
-            ("datacomp-basic", ["", "few_words", "not_english", "small_image", "odd_aspect", "", "few_words"]),
-            ("coyo", ["", "few_words", "not_english", "small_image", "odd_aspect", "many_words", "few_words"]),
+            (
+                "datacomp-basic",
+                ["", "few_words", "not_english", "small_image", "odd_aspect", "", "few_words"],
+            ),
+            (
+                "coyo",
+                ["", "few_words", "not_english", "small_image", "odd_aspect", "many_words", "few_words"],
+            ),
             ("laion", ["", "", "", "", "", "", "too_short"]),
         ] {
             for names in [["original_width", "original_height"], ["width", "height"]] {

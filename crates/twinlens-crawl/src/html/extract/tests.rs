@@ -155,7 +155,12 @@ fn further_captions_are_taken_when_they_are_asked_for() {
             &["/dir/a | a fox | open-graph", "/b | The page | open-graph"],
         ),
         ("open graph without a text", &[OpenGraph], "<meta property=og:image content=a>", &[]),
-        ("open graph that is not asked for", &[Alt], "<meta property=og:image content=a><meta property=og:title content=b>", &[]),
+        (
+            "open graph that is not asked for",
+            &[Alt],
+            "<meta property=og:image content=a><meta property=og:title content=b>",
+            &[],
+        ),
         (
             "picture",
             &[Alt],
@@ -180,7 +185,10 @@ fn the_canonical_url_is_read() {
     let of = |html: &str| page(html).canonical.map(String::from);
     let cases = [
         ("<link rel=canonical href=/x#y>", Some("http://example.org/x")),
-        ("<link rel='alternate Canonical' href='//other.org/'><link rel=canonical href=/b>", Some("http://other.org/")),
+        (
+            "<link rel='alternate Canonical' href='//other.org/'><link rel=canonical href=/b>",
+            Some("http://other.org/"),
+        ),
         ("<link rel=stylesheet href=/x><link rel=canonical>", None),
         ("<link rel=canonical href=''><a rel=canonical href=/x>", None),
         ("<link rel=canonical href='javascript:1'>", None),

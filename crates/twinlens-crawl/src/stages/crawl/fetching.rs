@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use twinlens_pipeline::RunError;
 use url::Url;
@@ -13,6 +14,9 @@ use url::Url;
 use super::visit::{Visited, Visitor};
 use crate::frontier::Visit;
 use crate::net::FetchError;
+
+/// The place of a visit, and what its task gave.
+type Fetched = (usize, Result<Result<Visited, FetchError>, JoinError>);
 
 /// A wave that is being fetched.
 pub(super) struct Fetching<'a> {
@@ -24,7 +28,7 @@ pub(super) struct Fetching<'a> {
     most_held: usize,
     /// Visits that have not begun, with the hosts in turn: the politeness that one asks for does not keep the others waiting.
     waiting: VecDeque<usize>,
-    running: FuturesUnordered<BoxFuture<'static, (usize, Result<Result<Visited, FetchError>, tokio::task::JoinError>)>>,
+    running: FuturesUnordered<BoxFuture<'static, Fetched>>,
     /// Visits that have come before their turn.
     ready: BTreeMap<usize, Result<Visited, FetchError>>,
     next: usize,
@@ -92,7 +96,8 @@ fn in_turn(wave: &[Visit]) -> VecDeque<usize> {
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut hosts: Vec<VecDeque<usize>> = Vec::new();
     for (index, visit) in wave.iter().enumerate() {
-        let host = Url::parse(&visit.url).ok().and_then(|url| url.host_str().map(String::from)).unwrap_or_default();
+        let host =
+            Url::parse(&visit.url).ok().and_then(|url| url.host_str().map(String::from)).unwrap_or_default();
         let place = *places.entry(host).or_insert_with(|| {
             hosts.push(VecDeque::new());
             hosts.len() - 1
@@ -127,9 +132,10 @@ mod tests {
 
     #[test]
     fn hosts_take_turns() {
-        let wave: Vec<Visit> = ["http://a/1", "http://a/2", "http://a/3", "http://b/1", "http://c/1", "http://c/2"]
-            .map(|url| Visit::page(0, url))
-            .to_vec();
+        let wave: Vec<Visit> =
+            ["http://a/1", "http://a/2", "http://a/3", "http://b/1", "http://c/1", "http://c/2"]
+                .map(|url| Visit::page(0, url))
+                .to_vec();
         assert_eq!(in_turn(&wave), [0, 3, 4, 1, 5, 2]);
         assert!(in_turn(&[]).is_empty());
     }

@@ -3,6 +3,7 @@
 //! Each wave of the frontier is a split. Beside the pairs it records what was visited and the URLs that were found: what is recorded
 //! is the crawl; the frontier on disk is an index over it, and takes a wave in after its commit.
 
+mod cache;
 mod fetching;
 mod record;
 mod visit;
@@ -24,6 +25,7 @@ use twinlens_pipeline::{
 };
 use url::Url;
 
+use self::cache::Cache;
 use self::fetching::Fetching;
 use self::record::Record;
 use self::visit::Visitor;
@@ -79,6 +81,10 @@ pub struct Crawl {
     /// Parameters that are dropped from the URLs of pages: they do not say which page is meant. A star at the end stands for any ending.
     #[serde(default = "drop_params")]
     drop_params: Vec<String>,
+    /// A file, relative to the pipeline file, that keeps pages and what their servers say of their age (ETag, Last-Modified): a crawl that
+    /// is repeated asks for what has changed alone.
+    #[serde(default)]
+    cache: Option<String>,
     /// Longest page that is read, in bytes.
     #[serde(default = "max_page_bytes")]
     max_page_bytes: u64,
@@ -197,14 +203,20 @@ impl Job for Crawl {
     async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
         let client = super::client(cx, &self.http, budget, self.concurrency.max(1))?;
-        let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, Captions::of(&self.captions)));
+        let cache = self.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
+        let captions = Captions::of(&self.captions);
+        let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, captions, cache));
         let mut frontier = self.frontier(cx, output).await?;
         cx.progress.done(frontier.counts().visited);
         loop {
             cx.check_cancelled()?;
             let wave = frontier.next_wave(self.wave_pages.max(1)).map_err(store)?;
             if wave.is_empty() {
-                return super::reachable(&visitor.client, true);
+                super::reachable(&visitor.client, true)?;
+                // What the index was over is complete.
+                drop(frontier);
+                let path = output.work_dir()?.join(STORE);
+                return std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error));
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
@@ -213,6 +225,9 @@ impl Job for Crawl {
                 fetched = fetch => fetched?,
                 () = cx.cancel.cancelled() => return Err(RunError::Interrupted),
             };
+            if let Some(cache) = &visitor.cache {
+                cache.flush()?;
+            }
             output.commit(split).await?;
             frontier.record(&recorded).map_err(store)?;
         }

@@ -148,7 +148,8 @@ impl Record {
         self.split.count_rows_in(0);
         let [url, kind, outcome, redirect, canonical] =
             self.texts.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
-        let [depth, pairs, links] = self.numbers.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
+        let [depth, pairs, links] =
+            self.numbers.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
         let columns = vec![url, kind, depth, outcome, redirect, canonical, pairs, links];
         let visits = RecordBatch::try_new(visits_schema(), columns).map_err(engine)?;
         self.split.write(VISITS, &visits)?;

@@ -3,6 +3,7 @@
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use url::Url;
 
+use super::cache::{Cache, Cached};
 use crate::frontier::{Kind, Visit};
 use crate::html::{self, Captions, Page, Reading};
 use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, Reply, Why};
@@ -28,13 +29,15 @@ pub(super) struct Visitor {
     pub(super) client: Client,
     max_bytes: u64,
     captions: Captions,
+    /// Pages of earlier crawls.
+    pub(super) cache: Option<Cache>,
     /// One sitemap is read at a time: decompressed, one may take 50 MiB.
     reading: ByteBudget,
 }
 
 impl Visitor {
-    pub(super) fn new(client: Client, max_bytes: u64, captions: Captions) -> Self {
-        Self { client, max_bytes, captions, reading: ByteBudget::new(sitemap::MAX_BYTES) }
+    pub(super) fn new(client: Client, max_bytes: u64, captions: Captions, cache: Option<Cache>) -> Self {
+        Self { client, max_bytes, captions, cache, reading: ByteBudget::new(sitemap::MAX_BYTES) }
     }
 
     pub(super) async fn visit(&self, visit: &Visit) -> Result<Visited, FetchError> {
@@ -47,6 +50,8 @@ impl Visitor {
     }
 
     async fn page(&self, url: Url) -> Result<Visited, FetchError> {
+        let known = self.cache.as_ref().and_then(|cache| cache.get(url.as_str()));
+        let conditions = known.as_ref().map(Cached::conditions);
         let ask = Ask {
             url: &url,
             accept: "text/html,application/xhtml+xml;q=0.9",
@@ -55,11 +60,19 @@ impl Visitor {
             // A redirect is a link: its target is visited once, whoever points to it.
             follow: false,
             robots: true,
+            conditions: conditions.as_ref(),
             check: &check_html,
         };
-        let reply = self.client.get(ask).await?;
+        let mut reply = self.client.get(ask).await?;
         if let Some(target) = reply.redirect {
             return Ok(Visited::Redirect(target));
+        }
+        if let Some(known) = known.filter(|_| reply.unchanged) {
+            let page = known.renewed(&reply.headers);
+            self.keep(&url, &page)?;
+            (reply.headers, reply.body) = (page.headers, page.body);
+        } else if let Some(page) = self.cache.as_ref().and_then(|_| Cached::of(&reply.headers, &reply.body)) {
+            self.keep(&url, &page)?;
         }
         let product = self.client.options().product().to_string();
         let content_type = content_type(&reply.headers).to_string();
@@ -82,6 +95,11 @@ impl Visitor {
             }
         }
         Ok(Visited::Page { page, refused })
+    }
+
+    fn keep(&self, url: &Url, page: &Cached) -> Result<(), FetchError> {
+        let kept = self.cache.as_ref().map_or(Ok(()), |cache| cache.put(url.as_str(), page));
+        kept.map_err(|error| FetchError::new(Why::BadResponse, error.to_string()))
     }
 
     async fn sitemap(&self, url: Url) -> Result<Visited, FetchError> {
@@ -109,7 +127,7 @@ impl Visitor {
     ) -> Result<Reply, FetchError> {
         let check = &|_: &HeaderMap| Ok(());
         // What is beyond the limit of a robots.txt is ignored; a sitemap that is too long is refused.
-        let ask = Ask { url, accept, max_bytes, cut: !robots, follow: true, robots, check };
+        let ask = Ask { url, accept, max_bytes, cut: !robots, follow: true, robots, conditions: None, check };
         self.client.get(ask).await
     }
 }

@@ -109,6 +109,7 @@ impl Images {
             cut: false,
             follow: true,
             robots: true,
+            conditions: None,
             check: &check,
         };
         self.client.get(ask).await

@@ -205,10 +205,17 @@ impl Reader {
             columns.text(5 + place, text(name).as_deref());
         }
         // What the writer of the archive recorded of the image as it was fetched, before it was resized.
-        let side = |name: &str| pair.json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok());
+        let side = |name: &str| {
+            pair.json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok())
+        };
         let original = side("original_width").zip(side("original_height")).filter(|sides| *sides > (0, 0));
-        let sha256 = text("sha256").filter(|hash| hash.len() == 64 && hash.bytes().all(|c| c.is_ascii_hexdigit()));
-        let exif = pair.image.exif.clone().or_else(|| text("exif").filter(|exif| exif.starts_with('{') && exif.len() > 2));
+        let sha256 =
+            text("sha256").filter(|hash| hash.len() == 64 && hash.bytes().all(|c| c.is_ascii_hexdigit()));
+        let exif = pair
+            .image
+            .exif
+            .clone()
+            .or_else(|| text("exif").filter(|exif| exif.starts_with('{') && exif.len() > 2));
         columns.image(path, &pair.image, original, sha256.as_deref(), exif.as_deref());
     }
 
@@ -218,7 +225,7 @@ impl Reader {
             Some(bytes) => object(&bytes)?,
             None => Map::new(),
         };
-        let text = sample.text.transpose()?.map(|bytes| html::decode(&bytes, "").0.trim().to_string());
+        let text = sample.text.transpose()?.map(|bytes| html::decode_plain(&bytes).trim().to_string());
         let bytes = sample.image.transpose()?.ok_or_else(|| ("no_image", "no image".to_string()))?;
         let named = |name: &str| json.get(name).and_then(text_of);
         let caption = match &self.caption {
@@ -240,7 +247,7 @@ impl Reader {
 /// A JSON object; bytes that are not UTF-8 are taken as windows-1252.
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let malformed = |error: serde_json::Error| ("malformed_json", error.to_string());
-    serde_json::from_str(&html::decode(bytes, "").0).map_err(malformed)
+    serde_json::from_str(&html::decode_plain(bytes)).map_err(malformed)
 }
 
 /// A value as text; null, and an empty text, are none.

@@ -10,12 +10,32 @@ use crate::pairs::{Row, Rows};
 /// Usual names of the URL's column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`), LAION (`URL`), Conceptual Captions on
 /// the hub, SBU, RedCaps, WIT (`image_url`), YFCC, Unsplash.
 pub(in super::super) const URLS: &[&str] = &[
-    "url", "URL", "Url", "image_url", "IMAGE_URL", "img_url", "image_link", "image_src", "photo_image_url", "downloadurl", "image",
+    "url",
+    "URL",
+    "Url",
+    "image_url",
+    "IMAGE_URL",
+    "img_url",
+    "image_link",
+    "image_src",
+    "photo_image_url",
+    "downloadurl",
+    "image",
 ];
 /// Usual names of the caption's column, the likeliest first: img2dataset (`caption`), LAION (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`),
 /// WIT (`caption_reference_description`).
 pub(in super::super) const CAPTIONS: &[&str] = &[
-    "caption", "CAPTION", "Caption", "TEXT", "text", "alt", "ALT", "alt_text", "caption_reference_description", "raw_caption", "title",
+    "caption",
+    "CAPTION",
+    "Caption",
+    "TEXT",
+    "text",
+    "alt",
+    "ALT",
+    "alt_text",
+    "caption_reference_description",
+    "raw_caption",
+    "title",
     "description",
 ];
 
@@ -137,17 +157,42 @@ mod tests {
     fn the_columns_of_known_lists_are_recognised() {
         let lists = [
             ("LAION-400M", "SAMPLE_ID,URL,TEXT,HEIGHT,WIDTH,LICENSE,NSFW,similarity", "URL", "TEXT"),
-            ("LAION-5B", "URL,TEXT,WIDTH,HEIGHT,similarity,hash,punsafe,pwatermark,AESTHETIC_SCORE", "URL", "TEXT"),
+            (
+                "LAION-5B",
+                "URL,TEXT,WIDTH,HEIGHT,similarity,hash,punsafe,pwatermark,AESTHETIC_SCORE",
+                "URL",
+                "TEXT",
+            ),
             ("LAION-COCO", "URL,TEXT,top_caption,all_captions,WIDTH,HEIGHT", "URL", "TEXT"),
             ("Re-LAION", "key,url,caption,similarity,hash,punsafe,pwatermark", "url", "caption"),
-            ("COYO-700M", "id,url,text,width,height,image_phash,text_length,word_count,clip_similarity_vitb32", "url", "text"),
-            ("DataComp", "uid,url,text,original_width,original_height,clip_b32_similarity_score,face_bboxes,sha256", "url", "text"),
+            (
+                "COYO-700M",
+                "id,url,text,width,height,image_phash,text_length,word_count,clip_similarity_vitb32",
+                "url",
+                "text",
+            ),
+            (
+                "DataComp",
+                "uid,url,text,original_width,original_height,clip_b32_similarity_score,face_bboxes,sha256",
+                "url",
+                "text",
+            ),
             ("CC2", "uid,url,alt,cc_filename,page_url", "url", "alt"),
             ("CC3M on the hub", "image_url,caption,labels,MIDs,confidence_scores", "image_url", "caption"),
-            ("img2dataset", "url,caption,key,status,error_message,width,height,exif,sha256", "url", "caption"),
+            (
+                "img2dataset",
+                "url,caption,key,status,error_message,width,height,exif,sha256",
+                "url",
+                "caption",
+            ),
             ("SBU", "image_url,user_id,caption", "image_url", "caption"),
             ("RedCaps", "image_id,author,image_url,raw_caption,caption,subreddit", "image_url", "caption"),
-            ("WIT", "language,page_url,image_url,page_title,caption_reference_description", "image_url", "caption_reference_description"),
+            (
+                "WIT",
+                "language,page_url,image_url,page_title,caption_reference_description",
+                "image_url",
+                "caption_reference_description",
+            ),
         ];
         let wanted = Wanted { columns: Columns::default(), keep: Vec::new() };
         for (list, header, url, caption) in lists {

@@ -6,11 +6,12 @@
 mod page;
 mod reader;
 mod record;
+mod remote;
 mod wat;
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -24,6 +25,7 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
@@ -32,7 +34,10 @@ use twinlens_pipeline::{
 
 use self::reader::{Damage, Item, Record, Records};
 use self::record::Header;
+use self::remote::Copy;
+use super::files::{engine, file_splits, short};
 use crate::html::{Captions, Reading, TextSource};
+use crate::net::{ByteBudget, Client, HttpOptions};
 use crate::pairs::{self, Row, Rows};
 
 /// The codes of records that give no pairs.
@@ -58,7 +63,8 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warc {
-    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in the last part are patterns.
+    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs: each is
+    /// copied, read, and taken away.
     files: Located<Vec<Located<String>>>,
     /// The texts that are taken as captions. An archive of the kind WAT has `alt`, `title` and `open-graph` alone.
     #[serde(default = "crate::html::default_captions")]
@@ -72,6 +78,12 @@ pub struct Warc {
     /// Longest record that is read, in bytes.
     #[serde(default = "max_record_bytes")]
     max_record_bytes: u64,
+    /// How the network is used, where `files` are URLs.
+    #[serde(default = "super::nowhere::<HttpOptions>")]
+    http: Located<HttpOptions>,
+    /// One client for all files.
+    #[serde(skip)]
+    client: OnceCell<Client>,
 }
 
 fn opt_outs() -> bool {
@@ -103,13 +115,17 @@ impl Stage for Warc {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        self.files.value().clone()
+        self.files.iter().filter(|file| !remote::is_web(file)).cloned().collect()
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        match self.files.is_empty() {
-            true => Err(vec![Fault::at(self.files.span(), "`files` is empty: there is nothing to read")]),
-            false => Ok(Tables::main(pairs::schema(&[]))),
+        let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
+        if self.files.is_empty() {
+            faults.push(Fault::at(self.files.span(), "`files` is empty: there is nothing to read"));
+        }
+        match faults.is_empty() {
+            true => Ok(Tables::main(pairs::schema(&[]))),
+            false => Err(faults),
         }
     }
 
@@ -121,15 +137,30 @@ impl Stage for Warc {
 #[async_trait]
 impl Source for Warc {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        super::files::file_splits(cx, &self.files)
+        let mut splits = Vec::new();
+        for file in self.files.iter() {
+            if remote::is_web(file) {
+                let (label, url) = (short(file).to_string(), file.value().clone());
+                splits.push(SourceSplit { label, file: url, start: 0, end: u64::MAX });
+            } else {
+                splits.extend(file_splits(cx, std::slice::from_ref(file))?);
+            }
+        }
+        Ok(splits)
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
         let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
+        let copy = match remote::is_web(&split.file) {
+            true => Some(Arc::new(self.copy(cx, &split.file).await?)),
+            false => None,
+        };
         let archive = Archive {
             schema: schema.clone(),
             stage: cx.stage.clone(),
-            path: PathBuf::from(&split.file),
+            name: short(&split.file).to_string(),
+            path: copy.as_ref().map_or_else(|| PathBuf::from(&split.file), |copy| copy.0.clone()),
+            _copy: copy,
             options: Options {
                 captions: Captions::of(&self.captions),
                 opt_outs: self.opt_outs,
@@ -138,6 +169,17 @@ impl Source for Warc {
             },
         };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(archive)])?))?)
+    }
+}
+
+impl Warc {
+    async fn copy(&self, cx: &RunContext, url: &str) -> Result<Copy, RunError> {
+        let open = || async {
+            let budget = ByteBudget::new(cx.bytes_in_flight as u64);
+            super::client(cx, &self.http, budget, 16)
+        };
+        let client = self.client.get_or_try_init(open).await?;
+        remote::copy(client, url, &cx.files.scratch).await
     }
 }
 
@@ -162,7 +204,10 @@ impl Options {
 struct Archive {
     schema: SchemaRef,
     stage: String,
+    /// For people: of a copy, that of what was copied.
+    name: String,
     path: PathBuf,
+    _copy: Option<Arc<Copy>>,
     options: Options,
 }
 
@@ -193,12 +238,12 @@ impl Archive {
         let mut rows = Rows::new(&self.stage, &[]);
         while let Some(item) = records.next().map_err(io)? {
             self.push(&mut rows, item);
-            if rows.len() >= BATCH && !send(rows.finish().map_err(super::files::engine)?) {
+            if rows.len() >= BATCH && !send(rows.finish().map_err(engine)?) {
                 return Ok(());
             }
         }
         if !rows.is_empty() {
-            send(rows.finish().map_err(super::files::engine)?);
+            send(rows.finish().map_err(engine)?);
         }
         Ok(())
     }
@@ -222,7 +267,7 @@ impl Archive {
                 });
             }),
             Err((code, why)) => {
-                let detail = format!("{} byte {offset}: {why}", name(&self.path));
+                let detail = format!("{} byte {offset}: {why}", self.name);
                 let page_url = Some(target.as_str()).filter(|url| !url.is_empty());
                 rows.push(Row { page_url, refused: Some((code, &detail)), ..Row::default() });
             }
@@ -245,9 +290,4 @@ fn pairs_of(record: &Record, options: &Options) -> Result<page::Page, page::Refu
         "metadata" => wat::read(record.header.target(), &record.block, options),
         _ => page::read(record, options),
     }
-}
-
-/// The file's name without its folders.
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

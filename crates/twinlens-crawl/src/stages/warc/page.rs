@@ -58,7 +58,9 @@ pub(super) fn page_url(target: &str) -> Result<Url, Refusal> {
             url.set_fragment(None);
             Ok(url)
         }
-        _ => Err(("bad_url", format!("`{}` is no web address", target.chars().take(200).collect::<String>()))),
+        _ => {
+            Err(("bad_url", format!("`{}` is no web address", target.chars().take(200).collect::<String>())))
+        }
     }
 }
 
@@ -96,9 +98,7 @@ fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refu
         "gzip" | "x-gzip" => {
             flate2::read::MultiGzDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded)
         }
-        "deflate" => {
-            flate2::read::ZlibDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded)
-        }
+        "deflate" => flate2::read::ZlibDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded),
         other => return Err(("content_encoding", format!("content coding `{other}`"))),
     };
     // What is decoded before the damage, or before the archive cut the body, is a page as far as it goes.

@@ -63,7 +63,7 @@ enum State<R> {
     /// Before a member.
     Between(R),
     /// Within a member that begins at `start`.
-    Member { start: u64, member: BufReader<GzDecoder<R>> },
+    Member { start: u64, member: Box<BufReader<GzDecoder<R>>> },
     /// Before a record of a file that is not compressed.
     Plain(R),
 }
@@ -118,7 +118,8 @@ impl<R: BufRead + Seek> Records<R> {
             return Ok(None);
         }
         if magic == GZIP {
-            self.state = Some(State::Member { start, member: BufReader::new(GzDecoder::new(input)) });
+            self.state =
+                Some(State::Member { start, member: Box::new(BufReader::new(GzDecoder::new(input))) });
             return Ok(None);
         }
         self.next_member(input, start)?;
@@ -126,7 +127,11 @@ impl<R: BufRead + Seek> Records<R> {
         Ok(Some(Item::Damaged(Damage { offset: start, code: "damaged_gzip", detail })))
     }
 
-    fn in_member(&mut self, start: u64, mut member: BufReader<GzDecoder<R>>) -> io::Result<Option<Item>> {
+    fn in_member(
+        &mut self,
+        start: u64,
+        mut member: Box<BufReader<GzDecoder<R>>>,
+    ) -> io::Result<Option<Item>> {
         let read = self.record(&mut member, start).and_then(|(item, _)| {
             // Reading to the member's end is what checks its checksum.
             let next = member.fill_buf()?;
@@ -219,7 +224,8 @@ impl<R: BufRead + Seek> Records<R> {
             let found = input.stream_position()?;
             // Compressed bytes may look like a beginning: what they decompress to tells.
             let mut begins = [0; 5];
-            let holds_record = GzDecoder::new(&mut input).read_exact(&mut begins).is_ok() && &begins == b"WARC/";
+            let holds_record =
+                GzDecoder::new(&mut input).read_exact(&mut begins).is_ok() && &begins == b"WARC/";
             input.seek(SeekFrom::Start(found))?;
             if holds_record {
                 self.state = Some(State::Between(input));

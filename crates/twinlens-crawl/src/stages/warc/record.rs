@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn responses_are_taken_apart() {
-        let found = Response::parse(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX: \xe9\r\n\r\n<p>\n\n").unwrap();
+        let found =
+            Response::parse(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX: \xe9\r\n\r\n<p>\n\n").unwrap();
         assert_eq!((found.status, found.body), (200, &b"<p>\n\n"[..]));
         assert_eq!((found.fields.get("content-type"), found.fields.get("x")), ("text/html", "é"));
         assert_eq!(Response::parse(b"HTTP/1.0 404\n\n").unwrap().status, 404);

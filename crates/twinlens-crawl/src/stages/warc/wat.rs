@@ -140,8 +140,8 @@ fn parse(block: &[u8]) -> Result<Wat, Refusal> {
         Ok(wat) => return Ok(wat),
         Err(error) => error,
     };
-    let (text, _) = html::decode(block, "");
-    serde_json::from_str(&whole_surrogates(&text)).map_err(|_| ("malformed_json", first.to_string()))
+    serde_json::from_str(&whole_surrogates(&html::decode_plain(block)))
+        .map_err(|_| ("malformed_json", first.to_string()))
 }
 
 /// Replaces escapes of lone surrogates (`\ud83d` without its second half).
@@ -151,7 +151,9 @@ fn whole_surrogates(text: &str) -> String {
         whole.push_str(&rest[..at]);
         rest = &rest[at..];
         let unit = |text: &str| {
-            text.strip_prefix("\\u").and_then(|text| text.get(..4)).and_then(|hex| u16::from_str_radix(hex, 16).ok())
+            text.strip_prefix("\\u")
+                .and_then(|text| text.get(..4))
+                .and_then(|hex| u16::from_str_radix(hex, 16).ok())
         };
         let length = match unit(rest) {
             Some(0xd800..=0xdbff) if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => 12,

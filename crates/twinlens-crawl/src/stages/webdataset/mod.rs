@@ -66,8 +66,7 @@ fn split_bytes() -> u64 {
 
 impl StageKind for WebDataset {
     const KIND: &'static str = "webdataset";
-    const ABOUT: &'static str =
-        "Reads images and captions out of tar files (webdataset, img2dataset); members that are damaged are rejects.";
+    const ABOUT: &'static str = "Reads images and captions out of tar files (webdataset, img2dataset); members that are damaged are rejects.";
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "webdataset"
@@ -111,7 +110,8 @@ impl Source for WebDataset {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
         let mut splits = Vec::new();
         for whole in super::files::file_splits(cx, &self.files)? {
-            let length = std::fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len();
+            let length =
+                std::fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len();
             let parts = length.div_ceil(self.split_bytes.max(1)).max(1);
             splits.extend((0..parts).map(|part| SourceSplit {
                 label: format!("{} part {} of {parts}", whole.label, part + 1),
@@ -124,8 +124,11 @@ impl Source for WebDataset {
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let reader =
-            self.reader.get_or_init(|| async { Arc::new(self.options().reader(cx, Self::KIND)) }).await.clone();
+        let reader = self
+            .reader
+            .get_or_init(|| async { Arc::new(self.options().reader(cx, Self::KIND)) })
+            .await
+            .clone();
         let schema = reader.schema.clone();
         let shard = Shard { reader, split: split.clone() };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(shard)])?))?)
@@ -202,7 +205,9 @@ impl Shard {
             own.map(Found::Entry).chain(damage),
             |found| match found {
                 Found::Entry(entry) => {
-                    let size = |span: &Option<Span>| span.as_ref().and_then(|span| span.as_ref().ok()).map_or(0, |span| span.1);
+                    let size = |span: &Option<Span>| {
+                        span.as_ref().and_then(|span| span.as_ref().ok()).map_or(0, |span| span.1)
+                    };
                     size(&entry.image) + size(&entry.text) + size(&entry.json)
                 }
                 Found::Damage(_) => 0,

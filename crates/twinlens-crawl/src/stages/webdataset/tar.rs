@@ -66,7 +66,8 @@ pub(super) fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u6
             b'x' | b'L' if head.size <= MAX_NAME && end <= length => {
                 let mut text = vec![0; head.size as usize];
                 input.read_exact(&mut text)?;
-                long_name = if head.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) }.or(long_name);
+                long_name =
+                    if head.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) }.or(long_name);
             }
             b'0' | 0 | b'7' => {
                 let name = long_name.take().unwrap_or(head.name);
@@ -159,7 +160,9 @@ impl Head {
 fn number(field: &[u8]) -> Option<u64> {
     if field.first().is_some_and(|byte| byte & 0x80 != 0) {
         let (high, low) = field.split_at_checked(field.len().saturating_sub(8))?;
-        let small = high.split_first().is_some_and(|(first, rest)| *first == 0x80 && rest.iter().all(|byte| *byte == 0));
+        let small = high
+            .split_first()
+            .is_some_and(|(first, rest)| *first == 0x80 && rest.iter().all(|byte| *byte == 0));
         return small.then(|| low.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
     }
     let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
@@ -258,27 +261,39 @@ pub(super) mod tests {
         ];
         let index = read(&bytes.concat());
         let long = format!("{}/4", "long".repeat(60));
-        let expected =
-            [("d/1", [true; 3]), ("d/2", [true, true, false]), (&long, [true, false, false]), ("p/5", [true, false, false])];
+        let expected = [
+            ("d/1", [true; 3]),
+            ("d/2", [true, true, false]),
+            (&long, [true, false, false]),
+            ("p/5", [true, false, false]),
+        ];
         assert_eq!(keys(&index), expected);
-        assert_eq!((index.entries[1].path.as_str(), &index.entries[1].image), ("d/2.JPG", &Some(Ok((4096, 600)))));
+        assert_eq!(
+            (index.entries[1].path.as_str(), &index.entries[1].image),
+            ("d/2.JPG", &Some(Ok((4096, 600))))
+        );
         assert_eq!(index.damage, []);
     }
 
     #[test]
     fn damage_loses_its_own_member_alone() {
-        let parts = [member("1.jpg", b"one"), member("2.jpg", &[7; 600]), member("3.jpg", b"x"), vec![0; 1024]];
+        let parts =
+            [member("1.jpg", b"one"), member("2.jpg", &[7; 600]), member("3.jpg", b"x"), vec![0; 1024]];
         let mut bytes = parts.concat();
         bytes[1024 + 3] ^= 1;
         let index = read(&bytes);
         assert_eq!(keys(&index).iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["1", "3"]);
-        assert_eq!((index.damage.len(), index.damage[0].0, index.damage[0].1.0), (1, 1024, "damaged_archive"));
+        assert_eq!(
+            (index.damage.len(), index.damage[0].0, index.damage[0].1.0),
+            (1, 1024, "damaged_archive")
+        );
 
         let whole = parts.concat();
         let cut = read(&whole[..1024 + 512 + 100]);
         assert!(matches!(&cut.entries[1].image, Some(Err(("truncated_archive", _)))), "{cut:?}");
         assert_eq!(read(&whole[..1024]).damage[0].1.0, "truncated_archive");
-        let long = [member("1.jpg", &[0; 1001]), member("2.txt", b"t"), member("2.txt", b"u"), vec![0; 1024]].concat();
+        let long = [member("1.jpg", &[0; 1001]), member("2.txt", b"t"), member("2.txt", b"u"), vec![0; 1024]]
+            .concat();
         let index = read(&long);
         assert!(matches!(&index.entries[0].image, Some(Err(("too_many_bytes", _)))));
         assert_eq!((index.damage.len(), index.damage[0].1.0), (1, "damaged_archive"));

@@ -10,7 +10,9 @@ mod passes;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch};
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
@@ -178,12 +180,10 @@ impl Balance {
         limit: Limit,
     ) -> Result<DataFrame, RunError> {
         let kept = || ident(KEPT);
-        let frame = frame
-            .with_column("keep_prob", keep_probability(balancer))?
-            .with_column(KEPT, keeps(balancer))?;
-        let frame = with_reserved(frame)?;
         let frame =
-            reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))?;
+            frame.with_column("keep_prob", keep_probability(balancer))?.with_column(KEPT, keeps(balancer))?;
+        let frame = with_reserved(frame)?;
+        let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))?;
         let detail = format!("none of its queries contributes it within {}", limit.pairs());
         Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
     }

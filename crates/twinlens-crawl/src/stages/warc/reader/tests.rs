@@ -53,7 +53,8 @@ fn records_are_read_however_they_are_packed() {
 fn records_that_are_not_wanted_or_too_long_are_read_past() {
     let request = String::from_utf8(record(9, b"request")).unwrap().replace("response", "request");
     for pack in [|bytes: &[u8]| bytes.to_vec(), member] {
-        let parts = [record(0, b"x"), request.clone().into_bytes(), record(1, &[b'y'; 2000]), record(2, b"z")];
+        let parts =
+            [record(0, b"x"), request.clone().into_bytes(), record(1, &[b'y'; 2000]), record(2, b"z")];
         let packed: Vec<Vec<u8>> = parts.iter().map(|part| pack(part)).collect();
         let place = packed[0].len() + packed[1].len();
         assert_eq!(
@@ -95,7 +96,11 @@ fn damage_loses_its_own_record_alone() {
         let mut bytes = members.concat();
         bytes[start + at] ^= 0x55;
         let found = read(&bytes);
-        assert_eq!((found[0].as_str(), found[2].as_str()), ("http://a/0", "http://a/2"), "byte {at}: {found:?}");
+        assert_eq!(
+            (found[0].as_str(), found[2].as_str()),
+            ("http://a/0", "http://a/2"),
+            "byte {at}: {found:?}"
+        );
         assert!(found[1].ends_with(&format!(" at {start}")), "byte {at}: {found:?}");
     }
     let cut = members.concat();

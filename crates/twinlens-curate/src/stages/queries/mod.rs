@@ -1,6 +1,7 @@
 //! `queries`: builds a query list from a Wikipedia dump, page views and WordNet, or from lists of words and counts.
 
-use std::path::PathBuf;
+mod build;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,12 +16,7 @@ use twinlens_pipeline::{
     Tables, Whole, Work,
 };
 
-use crate::error::{CurateError, Result as CurateResult};
-use crate::queries::{
-    Frequent, Origin, QueryList, Thresholds, Views, WordCounter, mutual_information, only_articles, plain_text,
-    read_bigrams, read_counts, read_dump, read_titles, read_views, read_wordnet,
-};
-use crate::text::Normalizer;
+use crate::queries::{Origin, QueryList};
 
 /// A query list from number strings, words, word pairs, titles and WordNet, each entry once, in that order.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -161,166 +157,6 @@ fn yes() -> bool {
 }
 
 const WORDNET_FILES: [&str; 4] = ["data.noun", "data.verb", "data.adj", "data.adv"];
-
-/// What the large sources gave, before the list is filled.
-#[derive(Debug, Default)]
-struct Found {
-    frequent: Frequent,
-    /// Titles with their views.
-    viewed: Vec<(String, u64)>,
-    /// For the user: what was read.
-    told: Vec<String>,
-}
-
-impl Queries {
-    fn normalizer(&self) -> Normalizer {
-        Normalizer { fold_case: self.fold_case }
-    }
-
-    /// Builds the list; blocking.
-    fn build(&self, cx: &RunContext) -> Result<(QueryList, Vec<String>), RunError> {
-        let mut found = self.read_large(cx)?;
-        let mut list = QueryList::new(self.normalizer(), *self.limit.value() as usize);
-        for origin in self.order.value() {
-            match origin {
-                Origin::Number => list.add_numbers(self.numbers),
-                Origin::Synset => self.add_synsets(cx, &mut list)?,
-                Origin::Unigram => self.add_words(cx, &mut list, std::mem::take(&mut found.frequent.words))?,
-                Origin::Bigram => self.add_pairs(cx, &mut list, std::mem::take(&mut found.frequent.pairs))?,
-                Origin::Title => self.add_titles(cx, &mut list, std::mem::take(&mut found.viewed))?,
-            }
-        }
-        Ok((list, found.told))
-    }
-
-    /// Page views first: the dump's titles then need not be kept to choose among them.
-    fn read_large(&self, cx: &RunContext) -> Result<Found, RunError> {
-        let (memory, folder) = (cx.bytes_in_flight / 2, cx.files.scratch.clone());
-        let mut found = Found::default();
-        let mut articles = Vec::new();
-        if let Some(views) = &self.views {
-            let all = |named: &[Located<String>]| {
-                let files = named.iter().map(|file| cx.local_files(file)).collect::<Result<Vec<_>, _>>()?;
-                Ok::<Vec<PathBuf>, RunError>(files.concat())
-            };
-            let rules = Views {
-                project: views.project.clone(),
-                min_hourly: views.min_hourly,
-                min_views: views.min_views,
-            };
-            let files = all(&views.files)?;
-            let malformed;
-            (found.viewed, malformed) = user(read_views(&files, &rules, memory, folder.clone()))?;
-            articles = all(&views.articles)?;
-            found.told.push(format!(
-                "{} titles with enough views in {} files ({malformed} malformed lines)",
-                found.viewed.len(),
-                files.len()
-            ));
-        }
-        if !articles.is_empty() {
-            found.viewed = user(only_articles(std::mem::take(&mut found.viewed), &articles))?;
-        }
-        if let Some(dump) = &self.dump {
-            let path = first_file(cx, &dump.path)?;
-            let choose = articles.is_empty() && self.views.is_some();
-            let left = if choose { std::mem::take(&mut found.viewed) } else { Vec::new() };
-            let mut left: std::collections::BTreeMap<String, u64> = left.into_iter().collect();
-            let mut words = WordCounter::new(self.normalizer(), memory, folder);
-            let mut pages = 0u64;
-            let read = read_dump(&path, |page, namespaces| {
-                if cx.cancel.is_cancelled() {
-                    return Err(CurateError::Interrupted);
-                }
-                pages += 1;
-                found.viewed.extend(left.remove_entry(&page.title));
-                let text = plain_text(&page.text, namespaces);
-                words.add(&text).map_err(|source| CurateError::Read { path: path.clone(), source })
-            });
-            user(read)?;
-            let least = Thresholds {
-                min_count: dump.min_count,
-                min_pair_count: dump.min_pair_count,
-                min_pmi: dump.min_pmi,
-            };
-            let counted = words.finish(least).map_err(|source| CurateError::Read { path, source });
-            found.frequent = user(counted)?;
-            found.told.push(format!("{pages} articles, {} words", found.frequent.total));
-        }
-        Ok(found)
-    }
-
-    fn add_synsets(&self, cx: &RunContext, list: &mut QueryList) -> Result<(), RunError> {
-        if let Some(folder) = &self.wordnet {
-            for name in user(read_wordnet(&cx.path(folder)))? {
-                list.add(Origin::Synset, &name, None);
-            }
-        }
-        Ok(())
-    }
-
-    fn add_words(&self, cx: &RunContext, list: &mut QueryList, counted: Vec<(String, u64)>) -> Result<(), RunError> {
-        let scored = |words: Vec<(String, u64)>| words.into_iter().map(|(word, count)| (word, count as f32)).collect();
-        list.add_scored(Origin::Unigram, scored(counted));
-        for source in &self.unigrams {
-            let words = user(read_counts(&cx.path(&source.path)))?;
-            let words = words.into_iter().filter(|(_, count)| *count >= source.min_count);
-            list.add_scored(Origin::Unigram, scored(words.collect()));
-        }
-        Ok(())
-    }
-
-    fn add_pairs(&self, cx: &RunContext, list: &mut QueryList, counted: Vec<(String, f64)>) -> Result<(), RunError> {
-        list.add_scored(Origin::Bigram, counted.into_iter().map(|(pair, pmi)| (pair, pmi as f32)).collect());
-        for source in &self.bigrams {
-            list.add_scored(Origin::Bigram, user(scored_pairs(cx, source))?);
-        }
-        Ok(())
-    }
-
-    fn add_titles(&self, cx: &RunContext, list: &mut QueryList, viewed: Vec<(String, u64)>) -> Result<(), RunError> {
-        list.add_scored(Origin::Title, viewed.into_iter().map(|(title, views)| (title, views as f32)).collect());
-        for file in &self.titles {
-            for title in user(read_titles(&cx.path(file)))? {
-                list.add(Origin::Title, &title, None);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Errors of sources are the user's.
-fn user<T>(result: CurateResult<T>) -> Result<T, RunError> {
-    result.map_err(|error| match error {
-        CurateError::Interrupted => RunError::Interrupted,
-        error => RunError::user(error.to_string()),
-    })
-}
-
-fn first_file(cx: &RunContext, written: &Located<String>) -> Result<PathBuf, RunError> {
-    match <[PathBuf; 1]>::try_from(cx.local_files(written)?) {
-        Ok([path]) => Ok(path),
-        Err(several) => Err(RunError::user(format!("`{}` names {} files, not one", written.value(), several.len()))),
-    }
-}
-
-/// The pairs of a file whose mutual information is high enough.
-fn scored_pairs(cx: &RunContext, source: &Bigrams) -> CurateResult<Vec<(String, f32)>> {
-    let (pairs, words) = (cx.path(&source.path), cx.path(&source.words));
-    let counts = read_counts(&words)?;
-    let total = counts.values().try_fold(0u64, |sum, count| sum.checked_add(*count));
-    let total = total.ok_or_else(|| CurateError::Line {
-        path: words,
-        line: 1,
-        message: "the sum of all counts exceeds 2^64; divide them".into(),
-    })?;
-    let count = |word: &str| counts.get(word).copied().unwrap_or(0);
-    let pairs = read_bigrams(&pairs)?.into_iter().filter_map(|(first, second, together)| {
-        let pmi = mutual_information(together, count(&first), count(&second), total)?;
-        (pmi >= source.min_pmi).then(|| (format!("{first} {second}"), pmi as f32))
-    });
-    Ok(pairs.collect())
-}
 
 fn batch(list: &QueryList) -> Result<RecordBatch, DataFusionError> {
     let entries = list.entries();
@@ -481,11 +317,14 @@ mod tests {
         let article = |number: usize| {
             let text = "{{Infobox|name=Infobox Word|x={{nested}}}} &#039;&#039;&#039;Golden Gate&#039;&#039;&#039; spans [[San Francisco|the bay]] \
                 &lt;ref&gt;hidden reference&lt;/ref&gt; golden gate. 柴犬 [[File:A.jpg|thumb|hidden file]]\n{| table\n| hidden cell\n|}\n[[Kategorie:Hidden]]";
-            format!("<page><title>Title {number}</title><ns>0</ns><revision><text>{text}</text></revision></page>\n")
+            format!(
+                "<page><title>Title {number}</title><ns>0</ns><revision><text>{text}</text></revision></page>\n"
+            )
         };
         let others = "<page><title>Talk:X</title><ns>1</ns><revision><text>talk talk</text></revision></page>\
             <page><title>Gone</title><ns>0</ns><redirect title=\"Title 1\"/><revision><text>redirected</text></revision></page>";
-        let namespaces = "<siteinfo><namespaces><namespace key=\"14\">Kategorie</namespace></namespaces></siteinfo>";
+        let namespaces =
+            "<siteinfo><namespaces><namespace key=\"14\">Kategorie</namespace></namespaces></siteinfo>";
         format!("<mediawiki>{namespaces}{}{others}</mediawiki>", (1..=10).map(article).collect::<String>())
     }
 
@@ -499,7 +338,10 @@ mod tests {
             write(&format!("wn/{part}"), synsets);
         }
         write("dump.xml", &dump());
-        write("pageviews-1", "en Title_2 60 0\nen.m Title_2 90 0\nen Gone 900 0\nen Title_3 99 0\nde Title_4 99 0\n");
+        write(
+            "pageviews-1",
+            "en Title_2 60 0\nen.m Title_2 90 0\nen Gone 900 0\nen Title_3 99 0\nde Title_4 99 0\n",
+        );
         let toml = r#"numbers = 1
             dump = { path = "dump.xml", min_count = 10, min_pair_count = 10, min_pmi = 2.5 }
             views = { files = ["pageviews-*"], min_views = 70 }
