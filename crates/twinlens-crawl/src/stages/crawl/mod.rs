@@ -338,7 +338,7 @@ async fn recorded(cx: &RunContext, output: &Output, number: u64) -> Result<Recor
     let state = output.state();
     let commit = state.commits.get(&number).cloned();
     let commit = commit.ok_or_else(|| RunError::Internal(format!("wave {number} is not recorded")))?;
-    let state = State { begin: state.begin.clone(), commits: [(number, commit)].into(), complete: false };
+    let state = State { begin: state.begin.clone(), commits: [(number, commit)].into(), complete: false, retries: 0 };
     let wave = Dataset::from_state(output.dataset().location().clone(), state);
     let mut recorded = Recorded::default();
     for (table, third) in [(VISITS, "canonical"), (FRONTIER, "found_on")] {

@@ -1,0 +1,249 @@
+//! Tries rejected rows again: those of one stage that a SQL predicate picks, and no others.
+//!
+//! The rows go through the whole plan that the stage is part of, from the committed input on. A split of which rows were picked is
+//! made again out of what it holds and what came of them, and replaces the old one whole: a kill in between leaves either. What was made of
+//! the dataset before is stale then, and the next run makes it again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::JoinType;
+use datafusion::dataframe::DataFrame;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{Expr, cast, col, ident, lit};
+use datafusion::scalar::ScalarValue;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
+
+use super::{Run, Settings};
+use crate::config::Pipeline;
+use crate::context::InputData;
+use crate::error::RunError;
+use crate::files::Files;
+use crate::registry::Registry;
+use crate::rejects;
+use crate::run::directory::RunDirectory;
+use crate::run::events::{Event, Observer, Progress};
+use crate::run::execute::{Limits, Step, chain, conserved, in_flight, split_rows, write_sorted};
+use crate::run::output::Output;
+use crate::run::plan::{self, Decision, Unit};
+use crate::run::session;
+use crate::stage::Work;
+
+const UID: &str = "uid";
+const ATTEMPTS: &str = "attempts";
+
+/// What came of the rows that were tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retried {
+    /// The stage whose dataset holds them.
+    pub dataset: String,
+    /// Rows that were picked.
+    pub picked: u64,
+    /// Rows of the dataset before.
+    pub before: u64,
+    /// Rows of the dataset now.
+    pub after: u64,
+}
+
+/// Tries the rejects of `stage` for which `predicate` is true again.
+///
+/// # Errors
+/// The user's: an unknown stage, one that makes rows itself, a predicate that does not fit the ledger, a dataset that is not complete and current.
+pub async fn retry(
+    pipeline: &Pipeline,
+    registry: &Registry,
+    settings: &Settings,
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+    (stage, predicate): (&str, &str),
+) -> Result<Retried, RunError> {
+    let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
+    let files = Files { base: pipeline.base().into(), scratch: settings.scratch.clone() };
+    let units = plan::plan(pipeline, &settings.dir, &files, None, None)?;
+    let unit = unit_of(pipeline, &units, stage)?;
+    let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
+    let run = Run { pipeline, registry, settings, files, observer: observer.clone(), cancel, runtime };
+
+    let node = &pipeline.nodes[unit.last()];
+    let started = Instant::now();
+    let progress = Progress::new(&node.name, observer);
+    let steps = run.steps(unit, &progress).await?;
+    if !matches!(steps[0].node.stage.work(), Work::Rows(_)) {
+        return Err(RunError::user_with_hint(
+            format!("`{stage}` makes its rows itself: what it refused cannot be tried again row by row"),
+            format!("make it again whole: delete {}, then run", settings.dir.join(&node.name)),
+        ));
+    }
+    let writer = DatasetWriter::open_to_retry(settings.dir.join(&node.name), ShardLimits::default())?;
+    let before = writer.dataset();
+    let picked = Picked { dataset: before.clone(), stage, predicate };
+    let splits = picked.splits(&steps[0]).await?;
+    progress.event(Event::StageStarted {
+        stage: node.name.clone(),
+        kind: node.kind.into(),
+        fused: Vec::new(),
+        splits_done: 0,
+    });
+    progress.total(splits.iter().filter_map(|(split, _)| before.state().commits.get(split)?.rows_in).sum());
+    let mut output = Output::new(&node.name, writer, progress);
+    let starter = output.starter();
+    let remade = splits.iter().map(|&(split, _)| {
+        let label = before.state().commits.get(&split).map(|commit| commit.label.clone()).unwrap_or_default();
+        picked.again(&steps, split, starter.start(split, label))
+    });
+    let limits = Limits { splits_in_flight: 2, grace: settings.grace, max_rows: None };
+    in_flight(remade, &mut output, &steps[0].cx, &limits).await?;
+    output.delete_unrecorded()?;
+    let state = output.state();
+    steps[0].cx.progress.event(Event::StageFinished {
+        stage: node.name.clone(),
+        rows: state.rows(MAIN),
+        rejects: state.rejects().values().flat_map(BTreeMap::values).sum(),
+        seconds: started.elapsed().as_secs_f64(),
+    });
+    Ok(Retried {
+        dataset: node.name.clone(),
+        picked: splits.iter().map(|(_, rows)| rows).sum(),
+        before: before.rows(MAIN),
+        after: state.rows(MAIN),
+    })
+}
+
+/// The unit that a stage is part of, if it is complete and current.
+fn unit_of<'a>(pipeline: &Pipeline, units: &'a [Unit], stage: &str) -> Result<&'a Unit, RunError> {
+    let Some((index, _)) = pipeline.node(stage) else {
+        let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(RunError::user_with_hint(
+            format!("there is no stage `{stage}`"),
+            format!("the stages are {}", names.join(", ")),
+        ));
+    };
+    let unit = units.iter().find(|unit| unit.nodes.contains(&index));
+    let unit = unit.ok_or_else(|| RunError::Internal(format!("stage `{stage}` is part of no unit")))?;
+    match unit.decision {
+        Decision::Reuse { .. } => Ok(unit),
+        _ => Err(RunError::user_with_hint(
+            format!("the dataset of `{}` is not complete and current", pipeline.nodes[unit.last()].name),
+            "run the pipeline first; `twinlens plan` says what is missing",
+        )),
+    }
+}
+
+/// Which rejects of a dataset are meant.
+struct Picked<'a> {
+    dataset: Dataset,
+    stage: &'a str,
+    predicate: &'a str,
+}
+
+impl Picked<'_> {
+    /// The splits in whose ledgers there are such rejects, and how many.
+    async fn splits(&self, step: &Step<'_>) -> Result<Vec<(u64, u64)>, RunError> {
+        let mut found = Vec::new();
+        for (&split, commit) in &self.dataset.state().commits {
+            if !commit.rejects.contains_key(self.stage) {
+                continue;
+            }
+            let rows = self.rows(step, split).await?.count().await?;
+            if rows > 0 {
+                found.push((split, rows as u64));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The picked rows of a split: `uid`, and `attempts` so far. A row of which a twin was kept stays what it is.
+    async fn rows(&self, step: &Step<'_>, split: u64) -> Result<DataFrame, RunError> {
+        let part = self.dataset.of_split(split);
+        let ledger = part.frame(&step.cx.session, REJECTS).await?;
+        for (table, found) in [
+            ("its ledger", ledger.schema()),
+            ("its input", &input(step)?.frame(&step.cx.session).await?.schema().clone()),
+        ] {
+            if found.field_with_unqualified_name(UID).is_err() {
+                return Err(RunError::user(format!(
+                    "`{}`: {table} has no column `{UID}` to find rows by",
+                    self.stage
+                )));
+            }
+        }
+        let predicate = ledger.parse_sql_expr(self.predicate).map_err(|error| {
+            RunError::user_with_hint(
+                format!("--where {}: {}", self.predicate, error.strip_backtrace()),
+                format!(
+                    "`twinlens sql` shows the columns: \\d \"{}\".rejects",
+                    self.dataset.state().begin.stage
+                ),
+            )
+        })?;
+        let ours = col(rejects::STAGE).eq(lit(self.stage)).and(predicate);
+        let picked =
+            ledger.filter(ours)?.aggregate(vec![ident(UID)], vec![max(ident(ATTEMPTS)).alias(ATTEMPTS)])?;
+        let kept = part.frame(&step.cx.session, MAIN).await?.select(vec![ident(UID).alias("kept_uid")])?;
+        Ok(picked.join(kept, JoinType::LeftAnti, &[UID], &["kept_uid"], None)?)
+    }
+
+    /// Makes a split again: what it holds, without the picked rows, and what comes of these.
+    async fn again(
+        &self,
+        steps: &[Step<'_>],
+        split: u64,
+        writer: SplitWriter,
+    ) -> Result<SplitWriter, RunError> {
+        let (head, last) = (&steps[0], &steps[steps.len() - 1]);
+        let session = &head.cx.session;
+        // Read once: the rows of the plan must be those that leave the ledger.
+        let picked = session.read_batches(self.rows(head, split).await?.collect().await?)?;
+        let as_key = || {
+            picked
+                .clone()
+                .select(vec![ident(UID).alias("retry_uid"), ident(ATTEMPTS).alias("retry_attempts")])
+        };
+        let input = input(head)?;
+        let size = split_rows(steps);
+        let (start, end) = (split * size, input.rows().min((split + 1) * size));
+        let rows = input.dataset.range(session, &input.table, start, end)?;
+        let rows = rows.join(as_key()?, JoinType::LeftSemi, &[UID], &["retry_uid"], None)?;
+        let made = chain(rejects::with_reserved(rows)?, steps, 1).await?;
+
+        let mut fields: Vec<Field> =
+            (last.node.tables.main.fields().iter()).map(|field| field.as_ref().clone()).collect();
+        fields.extend(rejects::fields());
+        fields.push(Field::new(ATTEMPTS, DataType::Int32, true));
+        let made = made.join(as_key()?, JoinType::Inner, &[UID], &["retry_uid"], None)?;
+        let made = made.with_column(ATTEMPTS, ident("retry_attempts") + lit(1))?;
+        let part = self.dataset.of_split(split);
+        let kept = part.frame(session, MAIN).await?;
+        let refused = part.frame(session, REJECTS).await?;
+        let refused = refused.join(as_key()?, JoinType::LeftAnti, &[UID], &["retry_uid"], None)?;
+        let all =
+            aligned(kept, &fields)?.union(aligned(refused, &fields)?)?.union(aligned(made, &fields)?)?;
+        let mut writer = write_sorted(writer, all, &head.cx.progress).await?;
+        let rows_in = self.dataset.state().commits.get(&split).and_then(|commit| commit.rows_in);
+        let rows_in = rows_in.unwrap_or(end - start);
+        conserved(&writer, rows_in)?;
+        writer.count_rows_in(rows_in);
+        Ok(writer)
+    }
+}
+
+fn input<'a>(step: &'a Step<'_>) -> Result<&'a InputData, RunError> {
+    step.inputs.first().ok_or_else(|| RunError::Internal("a row stage without input".into()))
+}
+
+/// These columns of a frame, null where it has none.
+fn aligned(frame: DataFrame, fields: &[Field]) -> Result<DataFrame, RunError> {
+    let mut columns: Vec<Expr> = Vec::with_capacity(fields.len());
+    for field in fields {
+        let value = match frame.schema().field_with_unqualified_name(field.name()) {
+            Ok(_) => ident(field.name()),
+            Err(_) => lit(ScalarValue::try_new_null(field.data_type())?),
+        };
+        columns.push(cast(value, field.data_type().clone()).alias(field.name()));
+    }
+    Ok(frame.select(columns)?)
+}

@@ -1,0 +1,33 @@
+//! `twinlens retry`: tries rejected rows again.
+
+use serde_json::json;
+use twinlens_pipeline::run::retry::{Retried, retry};
+
+use crate::cli::RetryArgs;
+use crate::errors::Failure;
+use crate::text::{count, counted};
+use crate::{config, registry, run};
+
+/// Tries the rejects again that the predicate picks, and says what came of them.
+pub fn command(args: &RetryArgs) -> Result<(), Failure> {
+    let registry = registry::all();
+    let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
+    let settings = run::settings(&args.engine, args.dir.as_deref(), &pipeline)?;
+    let which = (args.stage.as_str(), args.predicate.as_str());
+    let done = run::watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+        Ok(retry(&pipeline, &registry, settings, watcher, cancel, which).await?)
+    })?;
+    let Retried { dataset, picked, before, after } = done.value;
+    done.watcher.end(&json!({
+        "event": "retry_finished", "dataset": dataset, "picked": picked, "rows_before": before, "rows_after": after,
+    }));
+    let rows = format!("{dataset}: {} -> {} rows", count(before), count(after));
+    done.watcher.sum_up(&match picked {
+        0 => format!("no reject of `{}` is picked by {}", args.stage, args.predicate),
+        picked => format!(
+            "{} tried again; {rows}\nto make again what depends on it: twinlens run",
+            counted(picked, "reject")
+        ),
+    });
+    Ok(())
+}
