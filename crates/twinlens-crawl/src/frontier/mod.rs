@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use normal::{TRACKING, normal};
+pub use normal::normal;
 pub use store::{Counts, Store, StoreError};
 
 /// How far from its seeds a crawl goes.

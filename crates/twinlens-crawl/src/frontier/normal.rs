@@ -2,11 +2,8 @@
 
 use url::Url;
 
-/// Parameters that say where a visitor came from, and not which page is meant; a star at the end stands for any ending.
-pub const TRACKING: &[&str] =
-    &["utm_*", "gclid", "dclid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "igshid"];
-
-/// A URL without its fragment, without the parameters that are to be dropped, and without a query that is empty. Scheme, host, port and
+/// A URL without its fragment, without the parameters that are to be dropped (a star at the end stands for any ending), and
+/// without a query that is left empty. Scheme, host, port and
 /// path are in their normal form already (WHATWG URL).
 pub fn normal(url: &Url, drop_params: &[String]) -> Url {
     let mut url = url.clone();
@@ -19,7 +16,7 @@ pub fn normal(url: &Url, drop_params: &[String]) -> Url {
             None => name.eq_ignore_ascii_case(pattern),
         })
     };
-    if query.is_empty() || query.split('&').any(dropped) {
+    if query.split('&').any(dropped) {
         let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !dropped(pair)).collect();
         let kept = kept.join("&");
         url.set_query(Some(kept.as_str()).filter(|query| !query.is_empty()));
@@ -33,10 +30,10 @@ mod tests {
 
     #[test]
     fn what_does_not_name_the_page_is_dropped() {
-        let drop: Vec<String> = TRACKING.iter().map(ToString::to_string).collect();
+        let drop = ["utm_*", "gclid", "fbclid"].map(String::from);
         let cases = [
             ("http://A.test:80/a/../b#c", "http://a.test/b"),
-            ("http://a.test/?", "http://a.test/"),
+            ("http://a.test/?", "http://a.test/?"),
             ("http://a.test/?utm_source=x&id=3&UTM_medium=y&fbclid=z", "http://a.test/?id=3"),
             ("http://a.test/?gclid=1", "http://a.test/"),
             ("http://a.test/?b=2&a=1&&c", "http://a.test/?b=2&a=1&&c"),

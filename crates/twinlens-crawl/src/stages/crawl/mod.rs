@@ -30,7 +30,7 @@ use self::fetching::Fetching;
 use self::record::Record;
 use self::visit::Visitor;
 use super::files::engine;
-use crate::frontier::{Bounds, Frontier, Kind, Recorded, Scope, Store, StoreError, TRACKING, Visit};
+use crate::frontier::{Bounds, Frontier, Kind, Recorded, Scope, Store, StoreError, Visit};
 use crate::html::{Captions, TextSource};
 use crate::net::{ByteBudget, HttpOptions};
 use crate::pairs;
@@ -78,8 +78,9 @@ pub struct Crawl {
     /// Take the pairs of pages that give the same URL as their own (`link rel=canonical`) from the first of them alone.
     #[serde(default)]
     canonical: bool,
-    /// Parameters that are dropped from the URLs of pages: they do not say which page is meant. A star at the end stands for any ending.
-    #[serde(default = "drop_params")]
+    /// Parameters that are dropped from the URLs of pages, since they do not say which page is meant: `["utm_*", "gclid", "fbclid"]`. A star at
+    /// the end stands for any ending.
+    #[serde(default)]
     drop_params: Vec<String>,
     /// A file, relative to the pipeline file, that keeps pages and what their servers say of their age (ETag, Last-Modified): a crawl that
     /// is repeated asks for what has changed alone.
@@ -107,9 +108,6 @@ fn max_pages() -> usize {
 }
 fn max_depth() -> u32 {
     32
-}
-fn drop_params() -> Vec<String> {
-    TRACKING.iter().map(ToString::to_string).collect()
 }
 fn max_page_bytes() -> u64 {
     4 << 20
