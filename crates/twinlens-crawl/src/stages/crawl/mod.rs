@@ -333,11 +333,10 @@ impl Crawl {
 
 /// What a committed wave recorded.
 async fn recorded(cx: &RunContext, output: &Output, number: u64) -> Result<Recorded, RunError> {
-    let state = output.state();
-    let commit = state.commits.get(&number).cloned();
-    let commit = commit.ok_or_else(|| RunError::Internal(format!("wave {number} is not recorded")))?;
-    let state = State { begin: state.begin.clone(), commits: [(number, commit)].into(), complete: false, retries: 0 };
-    let wave = Dataset::from_state(output.dataset().location().clone(), state);
+    if !output.is_done(number) {
+        return Err(RunError::Internal(format!("wave {number} is not recorded")));
+    }
+    let wave = output.dataset().of_split(number);
     let mut recorded = Recorded::default();
     for (table, third) in [(VISITS, "canonical"), (FRONTIER, "found_on")] {
         let columns = ["url", "kind", "depth", third].map(ident);
