@@ -25,12 +25,7 @@ pub use webdataset::WebDataset;
 use crate::net::{ByteBudget, CachedLookup, Client, HttpOptions, Surroundings, SystemLookup};
 
 /// The client of one stage of one run, with so many requests open at a time.
-fn client(
-    cx: &RunContext,
-    http: &HttpOptions,
-    budget: ByteBudget,
-    open: usize,
-) -> Result<Client, RunError> {
+fn client(cx: &RunContext, http: &HttpOptions, budget: ByteBudget, open: usize) -> Result<Client, RunError> {
     let (lookup, hosts) = (Arc::new(CachedLookup::new(Arc::new(SystemLookup))), cx.hosts.as_ref().clone());
     let (trusted, seed) = (Vec::new(), cx.seed_for("network"));
     let around = Surroundings { lookup, hosts, budget, open, trusted, seed };

@@ -49,7 +49,9 @@ impl Verify {
         for (column, name) in self.columns() {
             match schema.field_with_name(column).map(|field| field.data_type()) {
                 Err(_) => {
-                    return Some(format!("`verify` names a column `{column}`, which the input does not have"));
+                    return Some(format!(
+                        "`verify` names a column `{column}`, which the input does not have"
+                    ));
                 }
                 Ok(kind) if text(kind) || (name == PHASH && *kind == DataType::Int64) => {}
                 Ok(kind) => {
