@@ -17,8 +17,7 @@ use async_trait::async_trait;
 use datafusion::logical_expr::ident;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::protocol::State;
-use twinlens_dataset::{Dataset, SplitWriter};
+use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
