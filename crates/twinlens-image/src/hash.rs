@@ -51,18 +51,19 @@ pub fn phash(rgb: &Rgb) -> Result<i64, ImageError> {
 /// The `[8, 8]` lowest coefficients of the unnormalised DCT-II of a `[32, 32]` image:
 /// `X[u, v] = sum over y, x of f[y, x] cos(pi (2y + 1) u / 64) cos(pi (2x + 1) v / 64)`.
 fn low_frequencies(luma: &[f64]) -> [f64; LOW * LOW] {
-    let cosine =
-        |frequency: usize, at: usize| (PI * (2 * at + 1) as f64 * frequency as f64 / (2 * SIDE) as f64).cos();
+    let cosines: [[f64; SIDE]; LOW] = std::array::from_fn(|frequency| {
+        std::array::from_fn(|at| (PI * (2 * at + 1) as f64 * frequency as f64 / (2 * SIDE) as f64).cos())
+    });
     let mut rows = [0.0; SIDE * LOW];
     for (y, row) in luma.chunks_exact(SIDE).enumerate() {
         for v in 0..LOW {
-            rows[y * LOW + v] = row.iter().enumerate().map(|(x, value)| value * cosine(v, x)).sum();
+            rows[y * LOW + v] = row.iter().zip(&cosines[v]).map(|(value, cosine)| value * cosine).sum();
         }
     }
     let mut low = [0.0; LOW * LOW];
     for u in 0..LOW {
         for v in 0..LOW {
-            let sum: f64 = (0..SIDE).map(|y| rows[y * LOW + v] * cosine(u, y)).sum();
+            let sum: f64 = (0..SIDE).map(|y| rows[y * LOW + v] * cosines[u][y]).sum();
             // What is zero but for rounding is zero: else the bits of flat images would be noise.
             low[u * LOW + v] = if sum.abs() < 1e-6 { 0.0 } else { sum };
         }

@@ -182,8 +182,13 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
 /// Where the segment begins whose marker is the first at or after `at`: 0xFF and a byte that is neither stuffing (0x00),
 /// fill (0xFF), nor a restart marker. So entropy-coded data after `SOS`, and garbage between segments, are skipped.
 fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
-    let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd8 | 0xff);
-    bytes.get(at..)?.windows(2).position(is_marker).map(|offset| at + offset + 2)
+    let is_marker = |place: &usize| {
+        bytes.get(place + 1).is_some_and(|next| !matches!(next, 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))
+    };
+    memchr::memchr_iter(0xff, bytes.get(at..)?)
+        .map(|offset| at + offset)
+        .find(is_marker)
+        .map(|place| place + 2)
 }
 
 /// WebP: a RIFF file of chunks `VP8 `, `VP8L`, or `VP8X` and what it announces (RFC 9649).

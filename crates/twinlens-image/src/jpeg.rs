@@ -48,8 +48,10 @@ fn decode_plainly(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
     Ok(Raw { pixels, ..raw })
 }
 
+type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
 /// A decoder that has read the headers, and what they say.
-fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(JpegDecoder<ZCursor<&'a [u8]>>, Raw), ImageError> {
+fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, Raw), ImageError> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(header));
     decoder.decode_headers().map_err(error)?;
     let (width, height) = (header.width, header.height);
@@ -96,17 +98,20 @@ fn error(error: DecodeErrors) -> ImageError {
 }
 
 #[cfg(all(test, feature = "turbojpeg"))]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::{Limits, Rgb, encode, phash, probe, resize_bicubic};
 
-    /// Waves, edges and grain.
+    /// Waves that are the weaker the shorter they are, edges, and grain.
     fn picture(width: u32, height: u32) -> Rgb {
         let value = |x: u32, y: u32, channel: u32| {
-            let (u, v) = (f64::from(x) / 37.0, f64::from(y) / 23.0 + f64::from(channel));
-            let edge = if (x / 61 + y / 47) % 2 == 0 { 30.0 } else { -30.0 };
+            let (u, v) = (f64::from(x) / 160.0, f64::from(y) / 130.0 + 0.3 * f64::from(channel));
+            let wave = |k: f64| (k * u + 1.7 * k * k).sin() * (k * v + 2.3 * k).cos() * 90.0 / k;
+            let waves: f64 = (1..20).map(|k| wave(f64::from(k))).sum();
+            let edge = if (x / 161 + y / 247).is_multiple_of(2) { 15.0 } else { -15.0 };
             let grain = f64::from((x * 7919 + y * 104_729 + channel * 31) % 17) - 8.0;
-            (128.0 + 50.0 * (u + v.sin()).sin() + edge + grain).clamp(0.0, 255.0) as u8
+            (128.0 + waves + edge + grain).clamp(0.0, 255.0) as u8
         };
         let all = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| (x, y, c))));
         Rgb::new(width, height, all.map(|(x, y, c)| value(x, y, c)).collect()).unwrap()
@@ -137,16 +142,18 @@ mod tests {
         let header = probe(&bytes, &Limits::default()).unwrap();
         let rgb = |raw: Raw| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
         let whole = rgb(decode_plainly(&bytes, &header).unwrap());
-        for by in [2, 4, 8] {
+        // At an eighth, 126 columns for 100: the little that is left to the resizing shows.
+        for (by, bound) in [(2, 3.0), (4, 3.0), (8, 6.0)] {
             let reduced = rgb(decode(&bytes, &header, by).unwrap());
             assert_eq!((reduced.width(), reduced.height()), (1001_u32.div_ceil(by), 803_u32.div_ceil(by)));
-            let size = (100, 80);
             let (a, b) =
                 (resize_bicubic(&reduced, 100, 80).unwrap(), resize_bicubic(&whole, 100, 80).unwrap());
             let (max, mean) = difference(a.pixels(), b.pixels());
-            assert!(max <= 40 && mean < 3.0, "1/{by} to {size:?}: max {max}, mean {mean}");
+            println!("1/{by}: max {max}, mean {mean}");
+            assert!(max <= 50 && mean < bound, "1/{by}: max {max}, mean {mean}");
             let bits = (phash(&reduced).unwrap() ^ phash(&whole).unwrap()).count_ones();
-            assert!(bits <= 4, "1/{by}: the perceptual hash differs in {bits} bits");
+            println!("1/{by}: {bits} bits");
+            assert!(bits <= 8, "1/{by}: the perceptual hash differs in {bits} bits");
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::jpeg::MAX_SCANS;
 /// Width, height and RGB pixels at 1/`by` of the size (rounded up). `None` for what libjpeg-turbo does not do or finds damaged: the
 /// plain decoder then has the last word, so that both builds accept the same images.
 pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Option<(u32, u32, Vec<u8>)> {
+    // A file without codes it reads with those of the standard's example; the plain decoder refuses it.
+    memchr::memmem::find(bytes, &[0xff, 0xc4])?;
     let mut decoder = Decompressor::new().ok()?;
     let seen = decoder.read_header(bytes).ok()?;
     let plain = matches!(seen.colorspace, Colorspace::RGB | Colorspace::YCbCr | Colorspace::Gray);
