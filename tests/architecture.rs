@@ -28,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "twinlens-pipeline",
             "twinlens-dataset",
             "twinlens-gallery",
+            "twinlens-image",
         ],
     ),
 ];
