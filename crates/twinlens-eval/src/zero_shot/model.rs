@@ -41,7 +41,7 @@ impl Model {
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
                 training.artifact(file)?;
             }
-            (training.dataset.dir().into(), last_step(cx, training).await?)
+            (training.dataset.dir(), last_step(cx, training).await?)
         };
         let load = move || Self::load(name, checkpoint, folder).map_err(RunError::from);
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
