@@ -147,11 +147,11 @@ impl Bench {
             .map(|input| InputData {
                 name: input.name().into(),
                 table: MAIN.into(),
-                dataset: Dataset::of_parquet(&cx.path(input.name())).unwrap(),
+                dataset: Dataset::of_parquet(cx.path(input.name())).unwrap(),
                 view: None,
             })
             .collect();
-        let writer = DatasetWriter::open(&self.path(out), begin, ShardLimits::default()).unwrap();
+        let writer = DatasetWriter::open(self.path(out), begin, ShardLimits::default()).unwrap();
         let mut output = Output::new("zero_shot", writer, cx.progress.clone());
         let Work::Job(job) = stage.work() else { panic!("zero-shot is a job") };
         job.run(&cx, &inputs, &mut output).await?;

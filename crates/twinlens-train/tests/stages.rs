@@ -67,7 +67,7 @@ fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, Schema
         fused: vec![],
         tables,
     };
-    DatasetWriter::open(&folder.join(name), begin, ShardLimits::default()).unwrap()
+    DatasetWriter::open(folder.join(name), begin, ShardLimits::default()).unwrap()
 }
 
 /// Runs one stage into `folder/name`, as a run does.
@@ -83,7 +83,7 @@ async fn run<K: StageKind>(
         .map(|input| InputData {
             name: input.name().into(),
             table: MAIN.into(),
-            dataset: Dataset::open(&folder.join(input.name())).unwrap(),
+            dataset: Dataset::open(folder.join(input.name())).unwrap(),
             view: None,
         })
         .collect();
@@ -170,7 +170,7 @@ impl Observer for StopAt {
 #[tokio::test]
 async fn a_tokenizer_is_a_table_and_a_file() {
     let folder = prepared().await;
-    let dataset = Dataset::open(&folder.path().join("words")).unwrap();
+    let dataset = Dataset::open(folder.path().join("words")).unwrap();
     let tokenizer = Tokenizer::load(&dataset.artifact(TOKENIZER_FILE).unwrap()).unwrap();
     let table = rows(&dataset, MAIN).await;
     assert_eq!(table.num_rows(), tokenizer.vocab_size());
