@@ -419,7 +419,7 @@ fn over_tls(web: &Web, trusted: &[u8]) -> Client {
 async fn certificates_are_held_to_account() {
     use twinlens_testkit::Certificate::{Expired, Good, OtherHost, SelfSigned};
     for certificate in [SelfSigned, Expired, OtherHost, Good] {
-        let site = Site::new().otherwise(|path| Answer::page(path));
+        let site = Site::new().otherwise(Answer::page);
         let (web, trusted) = Web::start_tls(site, certificate).await.unwrap();
         let client = over_tls(&web, &trusted);
         let urls: Vec<String> = (0..20).map(|number| format!("https://{HOST}/{number}")).collect();
