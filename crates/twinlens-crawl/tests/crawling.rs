@@ -11,6 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tokio_util::sync::CancellationToken;
 use twinlens_crawl::register;
+use twinlens_dataset::writer::WORK;
 use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::config::{self, Overrides};
 use twinlens_pipeline::run::events::{Event, Observer, Silent};
@@ -229,7 +230,7 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
     // What became of the store between two runs: nothing, lost, damaged, as it was some waves ago.
     for fate in ["kept", "lost", "damaged", "old"] {
         let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().join("run/pages/work/frontier.redb");
+        let store = dir.path().join("run/pages").join(WORK).join("frontier.redb");
         let mut first = None;
         for stops in 0.. {
             assert!(stops < 30, "each run commits a wave");
