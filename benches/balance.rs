@@ -3,8 +3,8 @@
 //!     cargo bench -p twinlens-curate --bench balance [-- ROWS [cap|sample]]         (10,000,000 rows, cap)
 //!
 //! The rows are pairs with three queries each, drawn from 500,000 with a heavy head (the n-th most frequent one about as
-//! often as 1/n, as words are); they are written first, which is not timed. Then a pipeline of one `balance` stage runs
-//! as `twinlens run` runs it, to committed shards. Printed are seconds, rows a second and the peak of the resident
+//! often as 1/n, as words are); they are written and committed by a `select` stage first, which is not timed. Then the
+//! `balance` stage runs as `twinlens run` runs it, to committed shards. Printed are seconds, rows a second and the peak of the resident
 //! memory while it ran; `target/bench/balance.arrow` holds them.
 
 use std::fs::File;
@@ -87,7 +87,9 @@ fn status(line: &str) -> Option<u64> {
 async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     let file = folder.join("pipeline.toml");
     let pipeline = format!(
-        "name = \"bench\"\nseed = 17\n[stages.wit]\nkind = \"balance\"\ninput = \"matched.parquet\"\n{limit} = 20000\n"
+        "name = \"bench\"\nseed = 17\n\
+         [stages.matched]\nkind = \"select\"\ninput = \"matched.parquet\"\nkeep = [\"uid\", \"url\", \"caption\", \"query_ids\"]\n\
+         [stages.wit]\nkind = \"balance\"\ninput = \"matched\"\n{limit} = 20000\n"
     );
     std::fs::write(&file, pipeline)?;
     let mut registry = Registry::default();
@@ -97,7 +99,7 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     let settings = Settings {
         dir: folder.join("run").into(),
         scratch: folder.join("scratch"),
-        fresh: true,
+        fresh: false,
         until: None,
         max_rows: None,
         threads: THREADS,
@@ -107,11 +109,16 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
         clock: Clock::System,
         hosts: Arc::default(),
     };
+    let run = async |settings: &Settings| {
+        run::run(&pipeline, &registry, settings, Arc::new(Silent), CancellationToken::new()).await
+    };
+    run(&Settings { until: Some("matched".into()), ..settings.clone() }).await?;
+    // Peak memory from here on.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
     let start = Instant::now();
-    let outcome =
-        run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await?;
+    let outcome = run(&settings).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let state = outcome.datasets[0].state();
+    let state = outcome.datasets[1].state();
     println!("{} rows kept, {:?}", state.rows(MAIN), state.rejects());
     Ok(seconds)
 }
@@ -125,8 +132,6 @@ fn main() -> Result<(), Failure> {
     std::fs::create_dir_all(&target)?;
     let folder = tempfile::tempdir_in(&target)?;
     write(folder.path(), count)?;
-    // Peak memory from here on.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     let seconds = runtime.block_on(balance(folder.path(), limit))?;
     let peak = status("VmHWM:").map_or(f64::NAN, |kilobytes| kilobytes as f64 / 1024.0);

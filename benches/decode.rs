@@ -3,6 +3,11 @@
 //!     cargo bench -p twinlens-image --bench decode [--features turbojpeg]
 //!
 //! With the feature, JPEG is decoded by libjpeg-turbo, and at a half or a quarter of its size where that is enough. `items/s` are images.
+//! With `TWINLENS_IMAGES=FOLDER`, all that is measured is the whole way to 256 pixels of the JPEGs there, for `decode_peer.py`, which
+//! compares it with that of other programs.
+
+use std::path::Path;
+use std::time::Instant;
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use twinlens_image::{
@@ -10,9 +15,36 @@ use twinlens_image::{
     resize_bicubic, resize_bicubic_plain, sha256_hex,
 };
 
-fn main() {
-    println!("JPEG by {}", twinlens_image::JPEG_DECODER);
-    divan::main();
+fn main() -> std::io::Result<()> {
+    match std::env::var_os("TWINLENS_IMAGES") {
+        Some(folder) => whole_way_of(Path::new(&folder)),
+        None => {
+            println!("JPEG by {}", twinlens_image::JPEG_DECODER);
+            divan::main();
+            Ok(())
+        }
+    }
+}
+
+/// Prints, as JSON, the least of five times for all JPEGs of a folder.
+fn whole_way_of(folder: &Path) -> std::io::Result<()> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    paths.retain(|path| path.extension().is_some_and(|name| name == "jpg"));
+    let images: Vec<Vec<u8>> = paths.iter().map(std::fs::read).collect::<std::io::Result<_>>()?;
+    let turn = |_| {
+        let start = Instant::now();
+        let refused = images
+            .iter()
+            .filter(|bytes| process(bytes, &limits(), &Resize::default(), &Encode::default()).is_err());
+        (black_box(refused.count()), start.elapsed().as_secs_f64())
+    };
+    let (refused, seconds) = (0..5)
+        .map(turn)
+        .fold((0, f64::INFINITY), |(_, least), (refused, seconds)| (refused, least.min(seconds)));
+    let (images, decoder) = (images.len(), twinlens_image::JPEG_DECODER);
+    println!(r#"{{"images": {images}, "refused": {refused}, "seconds": {seconds}, "decoder": "{decoder}"}}"#);
+    Ok(())
 }
 
 /// A picture with a spectrum like that of a photograph: noise in octaves, each at half the size and little less than half the strength.
@@ -45,7 +77,7 @@ fn photograph(width: u32, height: u32) -> Rgb {
 
 #[expect(clippy::expect_used, reason = "a size that JPEG can hold")]
 fn jpeg() -> Vec<u8> {
-    encode(&photograph(1000, 800), Format::Jpeg, 85).expect("a JPEG")
+    encode(&photograph(1000, 800), Format::Jpeg, Some(85)).expect("a JPEG")
 }
 
 fn limits() -> Limits {
@@ -60,7 +92,7 @@ fn jpeg_to_pixels_at_one_in(bencher: Bencher<'_, '_>, by: u32) {
 
 #[divan::bench(args = [Format::Png, Format::WebP])]
 fn lossless_to_pixels(bencher: Bencher<'_, '_>, format: Format) {
-    let bytes = encode(&photograph(1000, 800), format, 0).unwrap_or_default();
+    let bytes = encode(&photograph(1000, 800), format, None).unwrap_or_default();
     bencher.counter(ItemsCount::new(1u8)).bench(|| decode(black_box(&bytes), &limits()));
 }
 
@@ -95,7 +127,7 @@ fn resize_to_256_by_the_plain_twin(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [Format::Jpeg, Format::Png, Format::WebP])]
 fn encode_256(bencher: Bencher<'_, '_>, format: Format) {
     let image = photograph(320, 256);
-    bencher.counter(ItemsCount::new(1u8)).bench(|| encode(black_box(&image), format, 95));
+    bencher.counter(ItemsCount::new(1u8)).bench(|| encode(black_box(&image), format, None));
 }
 
 #[divan::bench]

@@ -5,12 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tempfile::TempDir;
+mod support;
 
-/// A folder with a pipeline in it, in which the command is called.
-struct Place {
-    dir: TempDir,
-}
+use support::Place;
 
 /// Ten pairs: one caption is too short, one row has no URL.
 const PAIRS: &str = "\
@@ -68,39 +65,17 @@ sql = "select uid from slim where lang <> 'en'"
 expect = "empty"
 "#;
 
-impl Place {
-    fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
-        place.write("pairs.csv", PAIRS);
-        place.write("fruit.toml", FRUIT);
-        place
-    }
+/// The place of most tests here.
+fn fruit() -> Place {
+    let place = Place::new();
+    place.write("pairs.csv", PAIRS);
+    place.write("fruit.toml", FRUIT);
+    place
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
-        command.args(args).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
-        command.env("SOURCE_DATE_EPOCH", "1700000000").env("HOME", self.dir.path());
-        command
-    }
-
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// The exit code, stdout and stderr of a call.
-    fn call(&self, args: &[&str]) -> String {
-        shown(&self.output(args))
-    }
+/// The exit code, stdout and stderr of a call.
+fn call(place: &Place, args: &[&str]) -> String {
+    shown(&place.output(args))
 }
 
 fn shown(output: &Output) -> String {
@@ -130,78 +105,81 @@ macro_rules! assert_call {
 
 #[test]
 fn check_says_ok_or_all_that_is_wrong() {
-    let place = Place::new();
-    assert_call!("check_ok", place.call(&["check", "fruit.toml"]));
+    let place = fruit();
+    assert_call!("check_ok", call(&place, &["check", "fruit.toml"]));
     let wrong = FRUIT
         .replace("lang = 'en'\"", "langg = 'en'\"")
         .replace("input = \"english\"", "input = \"englich\"")
         .replace("kind = \"table\"\nfiles", "kind = \"table\"\nfile");
     place.write("wrong.toml", &wrong);
-    assert_call!("check_report", place.call(&["check", "wrong.toml"]));
-    assert_call!("check_set", place.call(&["check", "fruit.toml", "--set", "shortes=3", "--set", "seed=x"]));
-    assert_call!("check_no_file", place.call(&["check", "nowhere.toml"]));
+    assert_call!("check_report", call(&place, &["check", "wrong.toml"]));
+    assert_call!(
+        "check_set",
+        call(&place, &["check", "fruit.toml", "--set", "shortes=3", "--set", "seed=x"])
+    );
+    assert_call!("check_no_file", call(&place, &["check", "nowhere.toml"]));
 }
 
 #[test]
 fn plan_says_what_a_run_will_do() {
-    let place = Place::new();
-    assert_call!("plan_table", place.call(&["plan", "fruit.toml"]));
-    assert_call!("plan_mermaid", place.call(&["plan", "fruit.toml", "--format", "mermaid"]));
-    assert_call!("plan_dot", place.call(&["plan", "fruit.toml", "--format", "dot", "--until", "slim"]));
+    let place = fruit();
+    assert_call!("plan_table", call(&place, &["plan", "fruit.toml"]));
+    assert_call!("plan_mermaid", call(&place, &["plan", "fruit.toml", "--format", "mermaid"]));
+    assert_call!("plan_dot", call(&place, &["plan", "fruit.toml", "--format", "dot", "--until", "slim"]));
     let json = place.output(&["plan", "fruit.toml", "--format", "json"]).stdout;
     let stages: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(stages[0]["dataset"], "english");
     assert_eq!((&stages[4]["decision"], &stages[4]["why"]), (&"run".into(), &"not made yet".into()));
-    assert_call!("plan_unknown_stage", place.call(&["plan", "fruit.toml", "--until", "slin"]));
+    assert_call!("plan_unknown_stage", call(&place, &["plan", "fruit.toml", "--until", "slin"]));
 }
 
 #[test]
 fn a_run_is_reused_and_made_again_from_what_changed() {
-    let place = Place::new();
-    assert_call!("run_first", place.call(&["run", "fruit.toml"]));
-    assert_call!("run_again", place.call(&["run", "fruit.toml"]));
+    let place = fruit();
+    assert_call!("run_first", call(&place, &["run", "fruit.toml"]));
+    assert_call!("run_again", call(&place, &["run", "fruit.toml"]));
     let slim = fs::read(place.path("runs/fruit/slim/manifest.jsonl")).unwrap();
 
     // What `plan` says of a changed option is what `run` then does.
     place.write("fruit.toml", &FRUIT.replace("order by words\"", "order by words desc\""));
-    assert_call!("plan_query_changed", place.call(&["plan", "fruit.toml"]));
-    assert_call!("run_query_changed", place.call(&["run", "fruit.toml"]));
+    assert_call!("plan_query_changed", call(&place, &["plan", "fruit.toml"]));
+    assert_call!("run_query_changed", call(&place, &["run", "fruit.toml"]));
     assert_eq!(fs::read(place.path("runs/fruit/slim/manifest.jsonl")).unwrap(), slim);
 
-    assert_call!("plan_set", place.call(&["plan", "fruit.toml", "--set", "shortest=8"]));
-    assert_call!("run_set", place.call(&["run", "fruit.toml", "--set", "shortest=8"]));
+    assert_call!("plan_set", call(&place, &["plan", "fruit.toml", "--set", "shortest=8"]));
+    assert_call!("run_set", call(&place, &["run", "fruit.toml", "--set", "shortest=8"]));
 }
 
 #[test]
 fn a_run_goes_only_as_far_as_it_is_asked_to() {
-    let place = Place::new();
-    assert_call!("run_until", place.call(&["run", "fruit.toml", "--until", "english", "--dir", "here"]));
+    let place = fruit();
+    assert_call!("run_until", call(&place, &["run", "fruit.toml", "--until", "english", "--dir", "here"]));
     assert!(!place.path("here/slim").exists() && !place.path("runs").exists());
-    assert_call!("run_unknown_stage", place.call(&["run", "fruit.toml", "--until", "englisch"]));
-    assert_call!("run_max_rows", place.call(&["run", "fruit.toml", "--max-rows", "4", "--dir", "few"]));
+    assert_call!("run_unknown_stage", call(&place, &["run", "fruit.toml", "--until", "englisch"]));
+    assert_call!("run_max_rows", call(&place, &["run", "fruit.toml", "--max-rows", "4", "--dir", "few"]));
 }
 
 #[test]
 fn a_failed_test_and_too_many_rejects_have_their_exit_codes() {
-    let place = Place::new();
+    let place = fruit();
     place.write("failing.toml", &FRUIT.replace("where lang <> 'en'", "where words > 3"));
-    assert_call!("run_failed_test", place.call(&["run", "failing.toml"]));
+    assert_call!("run_failed_test", call(&place, &["run", "failing.toml"]));
     place.write("strict.toml", &FRUIT.replace("seed = 3", "seed = 3\nmax_reject_share = 0.1"));
-    assert_call!("run_too_many_rejects", place.call(&["run", "strict.toml", "--dir", "strict"]));
+    assert_call!("run_too_many_rejects", call(&place, &["run", "strict.toml", "--dir", "strict"]));
 }
 
 #[test]
 fn errors_of_a_run_say_what_to_do() {
-    let place = Place::new();
+    let place = fruit();
     place.write("division.toml", &FRUIT.replace("avg(char_length(caption))", "1 / (count(*) - count(*))"));
-    assert_call!("run_query_fails", place.call(&["run", "division.toml", "--threads", "1"]));
+    assert_call!("run_query_fails", call(&place, &["run", "division.toml", "--threads", "1"]));
     fs::remove_file(place.path("pairs.csv")).unwrap();
-    assert_call!("run_no_file", place.call(&["run", "fruit.toml", "--fresh", "--dir", "other"]));
+    assert_call!("run_no_file", call(&place, &["run", "fruit.toml", "--fresh", "--dir", "other"]));
 }
 
 #[test]
 fn the_log_is_json_when_it_is_asked_for() {
-    let place = Place::new();
+    let place = fruit();
     let output = place.output(&["run", "fruit.toml", "--log-format", "json", "--until", "slim"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     for line in stderr.lines() {
@@ -212,22 +190,22 @@ fn the_log_is_json_when_it_is_asked_for() {
 
 #[test]
 fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml", "--dir", "here", "--until", "slim"]);
     place.write("other.toml", &FRUIT.replace("name = \"fruit\"", "name = \"other\""));
-    assert_call!("run_other_pipeline", place.call(&["run", "other.toml", "--dir", "here"]));
-    assert_call!("plan_other_pipeline", place.call(&["plan", "other.toml", "--dir", "here"]));
+    assert_call!("run_other_pipeline", call(&place, &["run", "other.toml", "--dir", "here"]));
+    assert_call!("plan_other_pipeline", call(&place, &["plan", "other.toml", "--dir", "here"]));
 
     // The lock is the system's: whoever holds it, it ends with that process.
     let lock = fs::File::options().read(true).write(true).open(place.path("here/lock")).unwrap();
     lock.lock().unwrap();
-    assert_call!("run_locked", place.call(&["run", "fruit.toml", "--dir", "here"]));
+    assert_call!("run_locked", call(&place, &["run", "fruit.toml", "--dir", "here"]));
     assert_eq!(place.output(&["status", "here"]).status.code(), Some(0));
     drop(lock);
     assert_eq!(place.output(&["run", "fruit.toml", "--dir", "here"]).status.code(), Some(0));
 
     place.write("mine/notes.txt", "not a run");
-    assert_call!("run_foreign_dir", place.call(&["run", "fruit.toml", "--dir", "mine"]));
+    assert_call!("run_foreign_dir", call(&place, &["run", "fruit.toml", "--dir", "mine"]));
 }
 
 /// Parquet files below a folder, by name, with their bytes.
@@ -249,7 +227,7 @@ fn shards(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
 /// A local folder stands in for the store, behind the same interface.
 #[test]
 fn a_run_in_an_object_store_is_the_same() {
-    let place = Place::new();
+    let place = fruit();
     let url = format!("file://{}", place.path("store/fruit").display());
     let local = place.output(&["run", "fruit.toml"]);
     let remote = place.output(&["run", "fruit.toml", "--dir", &url]);
@@ -261,7 +239,7 @@ fn a_run_in_an_object_store_is_the_same() {
         place.output(&["sql", &url, "select * from rejects"]).stdout
     );
 
-    let again = place.call(&["run", "fruit.toml", "--dir", &url]);
+    let again = call(&place, &["run", "fruit.toml", "--dir", &url]);
     assert_eq!(again.matches("(reused)").count(), 4, "{again}");
     let lists = place.path("lists").display().to_string();
     for part in ["a.csv", "b.csv"] {
@@ -276,30 +254,30 @@ fn a_run_in_an_object_store_is_the_same() {
              [stages.outside]\nkind = 'filter'\ninput = '{url}/english'\nwhere = 'char_length(caption) > 4'\n"
         ),
     );
-    let read = place.call(&["run", "reader.toml"]);
+    let read = call(&place, &["run", "reader.toml"]);
     assert!(read.starts_with("exit 0"), "{read}");
-    let count = place.call(&["sql", "runs/reader", "--format", "csv", "select pairs from counts"]);
+    let count = call(&place, &["sql", "runs/reader", "--format", "csv", "select pairs from counts"]);
     assert!(count.contains("18"), "{count}");
 }
 
 #[test]
 fn status_accounts_for_every_row() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml"]);
-    assert_call!("status", place.call(&["status", "runs/fruit"]));
-    assert_call!("status_no_run", place.call(&["status", "."]));
-    assert_call!("status_nowhere", place.call(&["status", "nowhere"]));
+    assert_call!("status", call(&place, &["status", "runs/fruit"]));
+    assert_call!("status_no_run", call(&place, &["status", "."]));
+    assert_call!("status_nowhere", call(&place, &["status", "nowhere"]));
 
     let manifest = place.path("runs/fruit/english/manifest.jsonl");
     let text = fs::read_to_string(&manifest).unwrap();
     assert!(text.contains("\"rows_in\":10"));
     fs::write(&manifest, text.replacen("\"rows_in\":10", "\"rows_in\":11", 1)).unwrap();
-    assert_call!("status_damaged_manifest", place.call(&["status", "runs/fruit"]));
+    assert_call!("status_damaged_manifest", call(&place, &["status", "runs/fruit"]));
 }
 
 #[test]
 fn a_lost_row_is_seen() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml"]);
     let manifest = place.path("runs/fruit/slim/manifest.jsonl");
     rewrite(&manifest, |entry| {
@@ -307,7 +285,7 @@ fn a_lost_row_is_seen() {
             entry["rows_in"] = 11.into();
         }
     });
-    assert_call!("status_lost_row", place.call(&["status", "runs/fruit"]));
+    assert_call!("status_lost_row", call(&place, &["status", "runs/fruit"]));
 }
 
 /// Changes the entries of a manifest, with check sums that are right.
@@ -325,9 +303,9 @@ fn rewrite(manifest: &Path, change: impl Fn(&mut serde_json::Value)) {
 
 #[test]
 fn every_dataset_is_a_table() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml"]);
-    let sql = |args: &[&str]| place.call(&[&["sql", "runs/fruit"], args].concat());
+    let sql = |args: &[&str]| call(&place, &[&["sql", "runs/fruit"], args].concat());
     assert_call!("sql_table", sql(&["select caption, words from slim order by words, caption"]));
     // A stage that was fused into another's plan is a table too, and so are its rejects.
     assert_call!(
@@ -348,12 +326,12 @@ fn every_dataset_is_a_table() {
     assert_call!("sql_unknown_table", sql(&["select * from slin"]));
     assert_call!("sql_syntax", sql(&["select (1"]));
     assert_call!("sql_no_writing", sql(&["copy slim to 'out.csv'"]));
-    assert_call!("sql_no_run", place.call(&["sql", "elsewhere", "select 1"]));
+    assert_call!("sql_no_run", call(&place, &["sql", "elsewhere", "select 1"]));
 }
 
 #[test]
 fn queries_may_come_from_stdin_and_go_to_a_file() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml", "--until", "slim"]);
     let queries = place.path("queries.sql");
     fs::write(
@@ -366,9 +344,9 @@ fn queries_may_come_from_stdin_and_go_to_a_file() {
     assert_call!("sql_stdin", shown(&output));
 
     let query = "select uid, caption from slim order by uid";
-    assert_call!("sql_file", place.call(&["sql", "runs/fruit", query, "-o", "out.parquet"]));
+    assert_call!("sql_file", call(&place, &["sql", "runs/fruit", query, "-o", "out.parquet"]));
     place.write("reads.toml", "name = \"reads\"\n[stages.count]\nkind = \"filter\"\ninput = \"out.parquet\"\nwhere = \"caption is not null\"\n");
-    let kept = place.call(&["run", "reads.toml"]);
+    let kept = call(&place, &["run", "reads.toml"]);
     assert!(kept.contains("count  6 rows"), "{kept}");
     let piped = place.output(&["sql", "runs/fruit", query, "--format", "parquet"]);
     assert_eq!(piped.stdout, fs::read(place.path("out.parquet")).unwrap());
@@ -376,7 +354,7 @@ fn queries_may_come_from_stdin_and_go_to_a_file() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let place = Place::new();
+    let place = fruit();
     place.output(&["run", "fruit.toml", "--until", "slim"]);
     let many = "select a.value, b.value from generate_series(1, 2000) a, generate_series(1, 2000) b";
     for format in ["table", "csv", "json", "parquet"] {
@@ -390,7 +368,7 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn kinds_are_listed_and_explained() {
-    let place = Place::new();
+    let place = fruit();
     let list = place.output(&["stages"]).stdout;
     let list = String::from_utf8(list).unwrap();
     for line in list.lines() {
@@ -402,13 +380,13 @@ fn kinds_are_listed_and_explained() {
             "{kind}: {text}"
         );
     }
-    assert_call!("stages_filter", place.call(&["stages", "filter"]));
-    assert_call!("stages_unknown", place.call(&["stages", "fliter"]));
+    assert_call!("stages_filter", call(&place, &["stages", "filter"]));
+    assert_call!("stages_unknown", call(&place, &["stages", "fliter"]));
 }
 
 #[test]
 fn the_published_schemas_are_those_of_the_code() {
-    let place = Place::new();
+    let place = fruit();
     assert_eq!(place.output(&["schema", "--write", "schemas"]).status.code(), Some(0));
     let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas");
     let names = |dir: &Path| {
@@ -426,25 +404,25 @@ fn the_published_schemas_are_those_of_the_code() {
             name.to_string_lossy()
         );
     }
-    assert_call!("schema_queries", place.call(&["schema", "queries"]));
-    assert_call!("schema_list", place.call(&["schema"]));
-    assert_call!("schema_unknown", place.call(&["schema", "pears"]));
+    assert_call!("schema_queries", call(&place, &["schema", "queries"]));
+    assert_call!("schema_list", call(&place, &["schema"]));
+    assert_call!("schema_unknown", call(&place, &["schema", "pears"]));
 }
 
 #[test]
 fn slips_on_the_command_line_are_answered() {
-    let place = Place::new();
-    assert_call!("usage_unknown_verb", place.call(&["rum", "fruit.toml"]));
-    assert_call!("usage_unknown_option", place.call(&["run", "fruit.toml", "--untli", "slim"]));
-    assert_call!("usage_bad_size", place.call(&["run", "fruit.toml", "--memory", "lots"]));
-    assert_call!("help_run", place.call(&["run", "--help"]));
+    let place = fruit();
+    assert_call!("usage_unknown_verb", call(&place, &["rum", "fruit.toml"]));
+    assert_call!("usage_unknown_option", call(&place, &["run", "fruit.toml", "--untli", "slim"]));
+    assert_call!("usage_bad_size", call(&place, &["run", "fruit.toml", "--memory", "lots"]));
+    assert_call!("help_run", call(&place, &["run", "--help"]));
 }
 
 /// The first Ctrl-C stops after a clean commit, and the command that is then printed goes on.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on() {
-    let place = Place::new();
+    let place = fruit();
     let slow = FRUIT.replace("files = [\"pairs.csv\"]", "files = [\"many.csv\"]\nsplit_rows = 500").replace(
         "sql = \"select uid from slim where lang <> 'en'\"",
         "sql = \"select uid from slim where lang <> 'en' limit 1\"",
@@ -465,9 +443,9 @@ fn an_interrupted_run_goes_on() {
     let resume = last["resume"].as_str().unwrap();
     assert!(resume.ends_with("run slow.toml --log-format json"), "{last}");
 
-    let plan = place.call(&["plan", "slow.toml"]);
+    let plan = call(&place, &["plan", "slow.toml"]);
     assert!(plan.contains("go on: "), "{plan}");
-    let goes_on = Command::new("sh").args(["-c", resume]).current_dir(place.dir.path()).output().unwrap();
+    let goes_on = Command::new("sh").args(["-c", resume]).current_dir(place.folder()).output().unwrap();
     assert_eq!(goes_on.status.code(), Some(0), "{}", shown(&goes_on));
     let count = place.output(&[
         "sql",

@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod support;
+
+use support::{Place, stderr};
+
 /// Crawl to shards over the built-in site: every sort of split, and every quirk of the web that the site has.
 const SHARDS: &str = r#"
 name = "crash"
@@ -38,17 +42,17 @@ resize = { size = 32, mode = "shortest" }
 split_rows = 40
 "#;
 
-fn twinlens(pipeline: &Path, dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
-    command.args(["run", "--progress", "never", "--dir"]).arg(dir).arg(pipeline);
-    command.env("SOURCE_DATE_EPOCH", "1700000000").stdout(Stdio::null()).stderr(Stdio::piped());
+/// A run of the place's pipeline into `dir`.
+fn twinlens(place: &Place, dir: &str) -> Command {
+    let mut command = place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", dir]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
-fn run_to_the_end(pipeline: &Path, dir: &Path) -> Duration {
+fn run_to_the_end(place: &Place, dir: &str) -> Duration {
     let started = Instant::now();
-    let output = twinlens(pipeline, dir).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = twinlens(place, dir).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
     started.elapsed()
 }
 
@@ -112,29 +116,27 @@ fn kill_after(mut child: Child, moment: Duration) -> bool {
 }
 
 fn killed_and_resumed(pipeline: &str, kills: usize) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("pipeline.toml");
-    fs::write(&file, pipeline).unwrap();
-    let calm = folder.path().join("calm");
-    let whole = run_to_the_end(&file, &calm);
-    let expected = content(&calm);
+    let place = Place::new();
+    place.write("pipeline.toml", pipeline);
+    let whole = run_to_the_end(&place, "calm");
+    let expected = content(&place.path("calm"));
     assert!(!expected.is_empty());
 
     let mut moments = Moments(20_261_123);
     let (mut killed, mut round) = (0, 0);
     while killed < kills {
-        let stormy = folder.path().join(format!("stormy-{round}"));
+        let stormy = format!("stormy-{round}");
         // A run that is killed goes on a little further each time, until one comes to its end.
         let before = killed;
         loop {
-            if !kill_after(twinlens(&file, &stormy).spawn().unwrap(), moments.next(whole)) {
+            if !kill_after(twinlens(&place, &stormy).spawn().unwrap(), moments.next(whole)) {
                 break;
             }
             killed += 1;
         }
-        run_to_the_end(&file, &stormy);
-        assert_same(&expected, &content(&stormy));
-        fs::remove_dir_all(&stormy).unwrap();
+        run_to_the_end(&place, &stormy);
+        assert_same(&expected, &content(&place.path(&stormy)));
+        fs::remove_dir_all(place.path(&stormy)).unwrap();
         round += 1;
         assert!(killed > before || round < 200, "the runs end before they can be killed");
     }

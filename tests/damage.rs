@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
+
+mod support;
+
+use support::{Place, stderr};
 
 const PIPELINE: &str = r#"
 name = "damage"
@@ -24,39 +28,22 @@ kind = "sql"
 query = "select count(*) as rows from long"
 "#;
 
-struct Site {
-    folder: tempfile::TempDir,
+/// A folder with a list of so many rows, and the pipeline.
+fn site(rows: usize) -> Place {
+    let place = Place::new();
+    let mut csv = String::from("url,caption\n");
+    for row in 0..rows {
+        // A hash in each caption, so that the rows do not compress to nothing on the small disk.
+        let noise = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (row as u64) << 17;
+        csv.push_str(&format!("http://a.example/{row}.png,caption {row} {noise:016x}\n"));
+    }
+    place.write("captions.csv", &csv);
+    place.write("pipeline.toml", PIPELINE);
+    place
 }
 
-impl Site {
-    fn new(rows: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut csv = String::from("url,caption\n");
-        for row in 0..rows {
-            // A hash in each caption, so that the rows do not compress to nothing on the small disk.
-            let noise = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (row as u64) << 17;
-            csv.push_str(&format!("http://a.example/{row}.png,caption {row} {noise:016x}\n"));
-        }
-        fs::write(folder.path().join("captions.csv"), csv).unwrap();
-        fs::write(folder.path().join("pipeline.toml"), PIPELINE).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn run(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_twinlens"))
-            .args(["run", "--progress", "never", "--dir"])
-            .args([self.path("run"), self.path("pipeline.toml")])
-            .output()
-            .unwrap()
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+fn run(site: &Place) -> Output {
+    site.output(&["run", "pipeline.toml", "--progress", "never", "--dir", "run"])
 }
 
 #[track_caller]
@@ -82,41 +69,41 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 
 #[test]
 fn a_truncated_shard_is_named_and_can_be_made_again() {
-    let site = Site::new(500);
-    assert_succeeds(&site.run());
+    let site = site(500);
+    assert_succeeds(&run(&site));
     edit(&site.path("run/long/data/000000-000.parquet"), |bytes| bytes.truncate(bytes.len() / 2));
-    assert_fails(&site.run(), 1, &["long/data/000000-000.parquet", "damaged", "delete the dataset's folder"]);
+    assert_fails(&run(&site), 1, &["long/data/000000-000.parquet", "damaged", "delete the dataset's folder"]);
     fs::remove_dir_all(site.path("run/long")).unwrap();
-    assert_succeeds(&site.run());
+    assert_succeeds(&run(&site));
 }
 
 #[test]
 fn a_damaged_manifest_line_is_named() {
-    let site = Site::new(500);
-    assert_succeeds(&site.run());
+    let site = site(500);
+    assert_succeeds(&run(&site));
     edit(&site.path("run/long/manifest.jsonl"), |bytes| {
         let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 40;
         bytes[second] ^= 1;
     });
-    assert_fails(&site.run(), 1, &["long/manifest.jsonl:2", "damaged manifest line", "delete"]);
+    assert_fails(&run(&site), 1, &["long/manifest.jsonl:2", "damaged manifest line", "delete"]);
     fs::remove_dir_all(site.path("run/long")).unwrap();
-    assert_succeeds(&site.run());
+    assert_succeeds(&run(&site));
 }
 
 #[test]
 fn an_unreadable_source_is_named() {
-    let site = Site::new(5);
+    let site = site(5);
     let pipeline = PIPELINE.replace("captions.csv", "captions.parquet");
     fs::write(site.path("pipeline.toml"), pipeline).unwrap();
-    assert_fails(&site.run(), 1, &["captions.parquet", "does not exist"]);
+    assert_fails(&run(&site), 1, &["captions.parquet", "does not exist"]);
     fs::write(site.path("captions.parquet"), b"PAR1 this is no Parquet file PAR1").unwrap();
-    assert_fails(&site.run(), 1, &["captions.parquet"]);
+    assert_fails(&run(&site), 1, &["captions.parquet"]);
 }
 
 /// A disk of 600 KB in a mount namespace of its own: it fills up, is made larger, and the run goes on.
 #[test]
 fn a_full_disk_is_told_and_the_run_goes_on_after_room_is_made() {
-    let site = Site::new(60_000);
+    let site = site(60_000);
     fs::create_dir(site.path("run")).unwrap();
     let script = r#"
         set -u

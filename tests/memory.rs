@@ -6,20 +6,23 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+mod support;
+
+use support::Place;
 use twinlens_testkit::web::{Site, Web};
 
 const ROWS: usize = 4_000;
 
 /// The highest resident memory of a run over `rows` images, in KiB.
 fn peak(web: &Web, rows: usize) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
+    let place = Place::new();
     let host = web.addr();
     let list: String =
         (0..rows).map(|row| format!("http://images.example/{row}.png\timage number {row}\n")).collect();
-    fs::write(folder.path().join("list.tsv"), format!("url\tcaption\n{list}")).unwrap();
+    place.write("list.tsv", &format!("url\tcaption\n{list}"));
     let pipeline = format!(
         r#"
         name = "memory"
@@ -34,14 +37,9 @@ fn peak(web: &Web, rows: usize) -> u64 {
         http = {{ resolve = {{ "images.example" = "{host}" }}, robots = false }}
         "#
     );
-    let file = folder.path().join("pipeline.toml");
-    fs::write(&file, pipeline).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_twinlens"))
-        .args(["run", "--progress", "never", "--dir"])
-        .args([folder.path().join("run"), file])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    place.write("pipeline.toml", &pipeline);
+    let mut command = place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", "run"]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {

@@ -5,6 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+mod support;
+
+use support::stdout;
+
 fn pipeline() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml")
 }
@@ -13,10 +17,6 @@ fn twinlens(args: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_twinlens")).args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&output.stderr));
     output
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What the plan says of each stage: its decision.

@@ -19,37 +19,42 @@ pub enum Encoding {
     Jpeg,
     /// PNG: lossless, opens everywhere.
     Png,
-    /// WebP, lossless: smaller than PNG.
+    /// WebP: lossless, and then smaller than PNG; lossy where `quality` is given, in builds with the feature `libwebp`.
     Webp,
 }
 
 /// How images are stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Encode {
     /// The format of the stored bytes.
     pub format: Encoding,
-    /// JPEG quality, 1 to 100. The other formats are lossless.
-    pub quality: u8,
+    /// Quality of JPEG and lossy WebP, 1 to 100. JPEG without it is of 95, as img2dataset's; WebP without it is lossless, as PNG is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<u8>,
 }
 
-impl Default for Encode {
-    /// JPEG at 95, as img2dataset.
-    fn default() -> Self {
-        Self { format: Encoding::Jpeg, quality: 95 }
-    }
-}
+/// The quality of JPEG where none is given.
+const JPEG_QUALITY: u8 = 95;
 
 impl Encode {
-    /// Refuses values outside their range.
+    /// Refuses values outside their range, and a quality that would have no effect.
     ///
     /// # Errors
     /// [`ImageError::BadOptions`], naming the field.
     pub fn check(&self) -> Result<(), ImageError> {
-        if (1..=100).contains(&self.quality) {
-            return Ok(());
-        }
-        Err(ImageError::BadOptions(format!("`quality` must be from 1 to 100, not {}", self.quality)))
+        let problem = match (self.quality, self.format) {
+            (Some(quality), _) if !(1..=100).contains(&quality) => {
+                format!("`quality` must be from 1 to 100, not {quality}")
+            }
+            (Some(_), Encoding::Png) => "PNG is lossless: leave `quality` away".to_owned(),
+            (Some(_), Encoding::Webp) if cfg!(not(feature = "libwebp")) => {
+                "this program writes WebP lossless: leave `quality` away, or build it with `--features libwebp`"
+                    .to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(ImageError::BadOptions(problem))
     }
 
     /// The format of an image that was `original` and whose pixels changed.
@@ -63,19 +68,21 @@ impl Encode {
     }
 }
 
-/// Encodes as `format`, one of the decodable ones; `quality` (1 to 100) is for JPEG. Metadata is not written.
+/// Encodes as `format`, one of the decodable ones; see [`Encode::quality`] for `quality`. Metadata is not written.
 ///
 /// # Errors
 /// `encode_failed` when the format cannot hold the size (65,535 pixels a side for JPEG, 16,383 for WebP), or
 /// is not one that can be written.
-pub fn encode(rgb: &Rgb, format: Format, quality: u8) -> Result<Vec<u8>, ImageError> {
+pub fn encode(rgb: &Rgb, format: Format, quality: Option<u8>) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     let encoded = match format {
-        Format::Jpeg => jpeg(rgb, quality, &mut bytes),
+        Format::Jpeg => jpeg(rgb, quality.unwrap_or(JPEG_QUALITY), &mut bytes),
         Format::Png => lossless(rgb, PngEncoder::new(&mut bytes)),
         Format::WebP if rgb.width().max(rgb.height()) >= 1 << 14 => {
             Err(format!("{} x {}: a side is longer than 16383 pixels", rgb.width(), rgb.height()))
         }
+        #[cfg(feature = "libwebp")]
+        Format::WebP if quality.is_some() => lossy_webp(rgb, quality.unwrap_or(100), &mut bytes),
         Format::WebP => lossless(rgb, WebPEncoder::new_lossless(&mut bytes)),
         _ => Err("it cannot be written".to_owned()),
     };
@@ -88,12 +95,110 @@ fn lossless(rgb: &Rgb, encoder: impl ImageEncoder) -> Result<(), String> {
     encoder.write_image(rgb.pixels(), rgb.width(), rgb.height(), colour).map_err(|error| error.to_string())
 }
 
-/// Chroma at half the resolution, as img2dataset's encoder and most others write it.
+#[cfg(feature = "libwebp")]
+fn lossy_webp(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
+    let encoder = webp::Encoder::from_rgb(rgb.pixels(), rgb.width(), rgb.height());
+    let encoded = encoder.encode_simple(false, f32::from(quality)).map_err(|error| format!("{error:?}"))?;
+    bytes.extend_from_slice(&encoded);
+    Ok(())
+}
+
 fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
+    #[cfg(feature = "turbojpeg")]
+    if let Some(encoded) = crate::turbo::encode(rgb, quality) {
+        *bytes = encoded;
+        return Ok(());
+    }
+    jpeg_plainly(rgb, quality, bytes)
+}
+
+/// Chroma at half the resolution, as img2dataset's encoder and most others write it.
+fn jpeg_plainly(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
     let side =
         |length: u32| u16::try_from(length).map_err(|_| format!("{length} pixels are longer than 65535"));
     let (width, height) = (side(rgb.width())?, side(rgb.height())?);
     let mut encoder = JpegEncoder::new(bytes, quality);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
     encoder.encode(rgb.pixels(), width, height, ColorType::Rgb).map_err(|error| error.to_string())
+}
+
+#[cfg(all(test, feature = "turbojpeg"))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::{Limits, decode};
+
+    #[test]
+    fn both_encoders_agree() {
+        let pixels = (0..120 * 90_u32).flat_map(|at| {
+            let (x, y) = (at % 120, at / 120);
+            [(x * 2) as u8, (y * 2 + x / 9) as u8, ((x + y) * 3 / 2 % 256) as u8]
+        });
+        let image = Rgb::new(120, 90, pixels.collect()).unwrap();
+        let (mut fast, mut plain) = (Vec::new(), Vec::new());
+        jpeg(&image, 95, &mut fast).unwrap();
+        jpeg_plainly(&image, 95, &mut plain).unwrap();
+        let seen = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap().rgb.into_pixels();
+        let (fast_seen, plain_seen) = (seen(&fast), seen(&plain));
+        let sum: u32 = fast_seen.iter().zip(&plain_seen).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+        let mean = f64::from(sum) / fast_seen.len() as f64;
+        assert!(mean < 1.0, "mean difference {mean}");
+        assert!(
+            fast.len().abs_diff(plain.len()) * 10 < plain.len(),
+            "{} and {} bytes",
+            fast.len(),
+            plain.len()
+        );
+    }
+}
+
+#[cfg(test)]
+mod options {
+    use super::*;
+
+    #[test]
+    fn a_quality_without_effect_is_refused() {
+        let problem = |format, quality| {
+            Encode { format, quality }.check().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let lossy_webp = if cfg!(feature = "libwebp") { "" } else { "libwebp" };
+        let cases = [
+            (Encoding::Jpeg, Some(95), ""),
+            (Encoding::Keep, Some(1), ""),
+            (Encoding::Jpeg, Some(0), "from 1 to 100"),
+            (Encoding::Png, Some(90), "lossless"),
+            (Encoding::Png, None, ""),
+            (Encoding::Webp, None, ""),
+            (Encoding::Webp, Some(80), lossy_webp),
+        ];
+        for (format, quality, expected) in cases {
+            let found = problem(format, quality);
+            assert!(
+                found.contains(expected) && found.is_empty() == expected.is_empty(),
+                "{format:?}: {found}"
+            );
+        }
+    }
+}
+
+#[cfg(all(test, feature = "libwebp"))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod webp_tests {
+    use super::*;
+    use crate::{Limits, decode};
+
+    #[test]
+    fn webp_with_a_quality_is_lossy_and_small() {
+        let pixels =
+            (0..120 * 90_u32).flat_map(|at| [(at % 120 * 2) as u8, (at / 120 * 2) as u8, (at % 7) as u8]);
+        let image = Rgb::new(120, 90, pixels.collect()).unwrap();
+        let lossy = encode(&image, Format::WebP, Some(60)).unwrap();
+        let lossless = encode(&image, Format::WebP, None).unwrap();
+        let seen = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap().rgb.into_pixels();
+        assert_eq!(seen(&lossless), image.pixels());
+        let far =
+            seen(&lossy).iter().zip(image.pixels()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+        assert!(far > 0 && far / (image.pixels().len() as u32) < 4, "{far}");
+        assert!(lossy.len() < lossless.len(), "{} and {}", lossy.len(), lossless.len());
+    }
 }

@@ -13,10 +13,10 @@ use crate::colour::Stored;
 use crate::decode::Raw;
 use crate::{Format, Header, ImageError};
 
-/// The decoder of JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
+/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
 #[cfg(not(feature = "turbojpeg"))]
 pub const JPEG_DECODER: &str = "zune-jpeg";
-/// The decoder of JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
+/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
 #[cfg(feature = "turbojpeg")]
 pub const JPEG_DECODER: &str = "libjpeg-turbo, scaled";
 
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn both_decoders_agree() {
         for (width, height) in [(1000, 800), (333, 257), (16, 16), (9, 7)] {
-            let bytes = encode(&picture(width, height), Format::Jpeg, 85).unwrap();
+            let bytes = encode(&picture(width, height), Format::Jpeg, Some(85)).unwrap();
             let header = probe(&bytes, &Limits::default()).unwrap();
             let (turbo, plain) =
                 (decode(&bytes, &header, 1).unwrap(), decode_plainly(&bytes, &header).unwrap());
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_reduced_image_is_what_the_whole_one_resizes_to() {
-        let bytes = encode(&picture(1001, 803), Format::Jpeg, 85).unwrap();
+        let bytes = encode(&picture(1001, 803), Format::Jpeg, Some(85)).unwrap();
         let header = probe(&bytes, &Limits::default()).unwrap();
         let rgb = |raw: Raw| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
         let whole = rgb(decode_plainly(&bytes, &header).unwrap());

@@ -101,7 +101,7 @@ fn processing_records_the_original_and_stores_the_result() {
     for (encoding, format) in
         [(Encoding::Jpeg, Format::Jpeg), (Encoding::Png, Format::Png), (Encoding::Webp, Format::WebP)]
     {
-        let encode = Encode { format: encoding, quality: 90 };
+        let encode = Encode { format: encoding, quality: None };
         let stored = process(&body, &limits, &resize, &encode).unwrap();
         assert_eq!((stored.original_width, stored.original_height), (40, 24));
         assert_eq!((stored.width, stored.height, stored.format), (20, 12, format));
@@ -114,7 +114,7 @@ fn processing_records_the_original_and_stores_the_result() {
 
 #[test]
 fn bytes_are_kept_only_if_the_pixels_are() {
-    let keep = Encode { format: Encoding::Keep, quality: 95 };
+    let keep = Encode { format: Encoding::Keep, quality: None };
     let stored =
         |name: &str, resize: &Resize| process(&fixture(name), &Limits::default(), resize, &keep).unwrap();
     assert_eq!(stored("scene.png", &Resize::NONE).bytes, fixture("scene.png"));

@@ -35,7 +35,7 @@ model = { embed = 8, vision = { image_size = 16, patch = 8, width = 16, layers =
 fn pairs() -> RecordBatch {
     let png = |seed: u32| {
         let pixels = (0..20 * 24 * 3).map(|i: u32| (i.wrapping_mul(seed + 3) >> 3) as u8).collect();
-        encode(&Rgb::new(24, 20, pixels).unwrap(), Format::Png, 0).unwrap()
+        encode(&Rgb::new(24, 20, pixels).unwrap(), Format::Png, None).unwrap()
     };
     let mut bytes: Vec<Option<Vec<u8>>> = (0..30).map(|seed| Some(png(seed))).collect();
     let mut captions: Vec<Option<String>> =

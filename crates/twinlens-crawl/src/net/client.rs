@@ -14,7 +14,7 @@ use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Certificate, Response, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
@@ -89,6 +89,9 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The body's place in the byte budget.
     pub reserved: Reservation,
+    /// The request's place among those that are open: it stays taken until the reply is done with, so that no more comes than can be
+    /// worked on.
+    pub open: Option<OwnedSemaphorePermit>,
 }
 
 /// The HTTP client of one stage of one run.
@@ -97,7 +100,7 @@ pub struct Client {
     options: HttpOptions,
     policy: Arc<AddressPolicy>,
     hosts: Hosts,
-    open: Semaphore,
+    open: Arc<Semaphore>,
     budget: ByteBudget,
     breaker: Mutex<Breaker>,
     seed: u64,
@@ -145,7 +148,7 @@ impl Client {
             no_tls,
             policy,
             hosts: Hosts::new(options.per_host),
-            open: Semaphore::new(around.open.clamp(1, Semaphore::MAX_PERMITS)),
+            open: Arc::new(Semaphore::new(around.open.clamp(1, Semaphore::MAX_PERMITS))),
             budget: around.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),
             seed: around.seed,
@@ -238,7 +241,7 @@ impl Client {
         }
         let _slot = host.enter(delay).await;
         // After the host's turn: those that wait for a slow host keep nobody else waiting. The semaphore is never closed.
-        let _open = self.open.acquire().await.ok();
+        let open = self.open.clone().acquire_owned().await.ok();
         let conditions = ask.conditions.cloned().unwrap_or_default();
         let request = self.http.get(ask.url.clone()).header(ACCEPT, ask.accept).headers(conditions);
         let response = match timeout(seconds(self.options.headers_timeout), request.send()).await {
@@ -248,7 +251,9 @@ impl Client {
                 return Err(FetchError::new(Why::TimeoutHeaders, detail));
             }
         };
-        self.reply(&host, ask, response).await
+        let mut reply = self.reply(&host, ask, response).await?;
+        reply.open = open;
+        Ok(reply)
     }
 
     /// The rules of a host, fetched when they are not known.
@@ -298,6 +303,7 @@ impl Client {
             unchanged,
             body: Vec::new(),
             reserved: Reservation::default(),
+            open: None,
         };
         if let 301 | 302 | 303 | 307 | 308 = status.as_u16() {
             let redirect = Some(redirect_target(ask.url, &headers)?);
@@ -329,7 +335,15 @@ impl Client {
         }
         (ask.check)(&headers)?;
         let (body, reserved) = self.body(ask, response).await?;
-        Ok(Reply { url: ask.url.clone(), headers, redirect: None, unchanged: false, body, reserved })
+        Ok(Reply {
+            url: ask.url.clone(),
+            headers,
+            redirect: None,
+            unchanged: false,
+            body,
+            reserved,
+            open: None,
+        })
     }
 
     /// Reads a body within its limits; its bytes are reserved before they are read.

@@ -284,7 +284,7 @@ mod tests {
             [x * 6, y * 8, (x * y * seed) % 256].map(|value| value as u8)
         });
         let rgb = Rgb::new(width, height, pixels.collect()).unwrap();
-        encode(&rgb, Format::Png, 100).unwrap()
+        encode(&rgb, Format::Png, None).unwrap()
     }
 
     fn set(images: &[Vec<u8>]) -> RecordBatch {

@@ -5,6 +5,7 @@
 //! their way to the store, lie in a scratch folder; nothing in it is ever taken for the store's content unless its length is the same.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::future::Future;
@@ -72,7 +73,7 @@ impl Remote {
         if !KNOWN.contains(&url.scheme()) {
             return Err(location(format!("an object store's URL starts with one of {}", KNOWN.join(", "))));
         }
-        let (client, key) = object_store::parse_url_opts(&url, std::env::vars())
+        let (client, key) = object_store::parse_url_opts(&url, settings(std::env::vars_os()))
             .map_err(|source| DatasetError::Store { path: written.into(), source })?;
         let mut root = url;
         root.set_path("");
@@ -318,6 +319,15 @@ impl Remote {
 /// Schemes of object stores. `file` is a local folder used as a store.
 const KNOWN: &[&str] = &["s3", "gs", "az", "abfs", "abfss", "file"];
 
+/// The settings of stores among the environment's variables. Only those with the prefix of a store: the library also knows
+/// them without it, and a variable that is called `TOKEN` or `REGION` may be anybody's.
+fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let texts =
+        variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let of_a_store = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
+    texts.filter(|(name, _)| of_a_store(name)).collect()
+}
+
 fn missing_feature(scheme: &str) -> Option<&'static str> {
     match scheme {
         "s3" if cfg!(not(feature = "s3")) => Some("s3"),
@@ -337,5 +347,19 @@ fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Ok(value) => Ok(Some(value)),
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_those_with_a_stores_prefix() {
+        let variables =
+            [("AWS_REGION", "eu-west-1"), ("TOKEN", "somebody's"), ("AZURE_STORAGE_ACCOUNT_NAME", "me")];
+        let found = settings(variables.map(|(name, value)| (name.into(), value.into())).into_iter());
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["AWS_REGION", "AZURE_STORAGE_ACCOUNT_NAME"]);
     }
 }

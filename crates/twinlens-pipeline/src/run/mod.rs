@@ -19,13 +19,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::datatypes::Field;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::protocol::{Begin, FORMAT};
-use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::shard::{ShardLimits, is_pixels};
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest};
 
@@ -219,9 +220,10 @@ impl Run<'_> {
 
     async fn steps(&self, unit: &Unit, progress: &Progress) -> Result<Vec<Step<'_>>, RunError> {
         let mut steps = Vec::new();
+        let pixels = self.pixels(unit)?;
         for (place, &index) in unit.nodes.iter().enumerate() {
             let node = &self.pipeline.nodes[index];
-            let cx = self.context(node, progress);
+            let cx = self.context(node, pixels, progress);
             let mut inputs = Vec::new();
             // The first input of a fused stage is the stage before it, which has no dataset of its own.
             let streamed = usize::from(place > 0);
@@ -233,8 +235,35 @@ impl Run<'_> {
         Ok(steps)
     }
 
-    fn context(&self, node: &Node, progress: &Progress) -> RunContext {
-        let pixels = holds_pixels(&node.tables.main);
+    /// Whether images go through the plans of a unit, whose batches must then be few rows: they are made there, or an input has them.
+    /// That a schema has room for images alone is no reason, as small batches cost time.
+    fn pixels(&self, unit: &Unit) -> Result<bool, RunError> {
+        for (place, &index) in unit.nodes.iter().enumerate() {
+            let node = &self.pipeline.nodes[index];
+            let made = match node.stage.work() {
+                Work::Rows(rows) => {
+                    let computed = rows.computes();
+                    let made = |field: &&Arc<Field>| computed.contains(field.name());
+                    node.tables.main.fields().iter().filter(made).any(|field| is_pixels(field.data_type()))
+                }
+                Work::Source(_) | Work::Job(_) => holds_pixels(&node.tables.main),
+                Work::Whole(_) => false,
+            };
+            if made {
+                return Ok(true);
+            }
+            for resolved in node.inputs.iter().skip(usize::from(place > 0)) {
+                if let Some((dataset, table)) = self.dataset(resolved)?
+                    && holds_pixels(dataset.schema(&table)?.as_ref())
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn context(&self, node: &Node, pixels: bool, progress: &Progress) -> RunContext {
         let single = matches!(node.stage.work(), Work::Whole(whole) if !whole.conserves());
         // A free query has no key to sort by: one partition makes the order of its rows repeat.
         let threads = if single { 1 } else { self.settings.threads };
@@ -254,22 +283,12 @@ impl Run<'_> {
         }
     }
 
-    async fn input(
-        &self,
-        name: &str,
-        resolved: &Resolved,
-        session: &SessionContext,
-    ) -> Result<InputData, RunError> {
-        let input = |dataset: Dataset, table: &str, view| InputData {
-            name: name.into(),
-            table: table.into(),
-            dataset,
-            view,
-        };
+    /// The dataset that an input is, and its table; a system table (of all stages) is none.
+    fn dataset(&self, resolved: &Resolved) -> Result<Option<(Dataset, String)>, RunError> {
         match resolved {
             Resolved::Stage { node, table } => {
                 let dataset = Dataset::open(self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
-                Ok(input(dataset, table, None))
+                Ok(Some((dataset, table.clone())))
             }
             Resolved::Path(path) => {
                 let location = self.files.location(path)?;
@@ -277,29 +296,42 @@ impl Run<'_> {
                     true => Dataset::of_parquet(location)?,
                     false => Dataset::open(location)?,
                 };
-                Ok(input(dataset, MAIN, None))
+                Ok(Some((dataset, MAIN.into())))
             }
-            Resolved::System { table, nodes } => {
-                let mut datasets = Vec::new();
-                for node in nodes {
-                    // A fused stage has no dataset: it is part of the one that comes after it.
-                    let dir = self.settings.dir.join(&self.pipeline.nodes[*node].name);
-                    if manifest::exists(&dir)? {
-                        datasets.push(Dataset::open(dir)?);
-                    }
-                }
-                let view: Arc<dyn TableProvider> = if table == REJECTS {
-                    catalog::all_rejects(session, &datasets).await?.into_view()
-                } else {
-                    let funnel = catalog::funnel(&datasets)?;
-                    Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]]).map_err(RunError::from)?)
-                };
-                let any = datasets.into_iter().next();
-                let any = any.ok_or_else(|| {
-                    RunError::Internal(format!("`{table}` is read before any stage has run"))
-                })?;
-                Ok(input(any, MAIN, Some(view)))
+            Resolved::System { .. } => Ok(None),
+        }
+    }
+
+    async fn input(
+        &self,
+        name: &str,
+        resolved: &Resolved,
+        session: &SessionContext,
+    ) -> Result<InputData, RunError> {
+        let name = name.to_string();
+        if let Some((dataset, table)) = self.dataset(resolved)? {
+            return Ok(InputData { name, table, dataset, view: None });
+        }
+        let Resolved::System { table, nodes } = resolved else {
+            return Err(RunError::Internal(format!("the input `{name}` has no dataset")));
+        };
+        let mut datasets = Vec::new();
+        for node in nodes {
+            // A fused stage has no dataset: it is part of the one that comes after it.
+            let dir = self.settings.dir.join(&self.pipeline.nodes[*node].name);
+            if manifest::exists(&dir)? {
+                datasets.push(Dataset::open(dir)?);
             }
         }
+        let view: Arc<dyn TableProvider> = if table == REJECTS {
+            catalog::all_rejects(session, &datasets).await?.into_view()
+        } else {
+            let funnel = catalog::funnel(&datasets)?;
+            Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]]).map_err(RunError::from)?)
+        };
+        let any = datasets.into_iter().next();
+        let dataset =
+            any.ok_or_else(|| RunError::Internal(format!("`{table}` is read before any stage has run")))?;
+        Ok(InputData { name, table: MAIN.into(), dataset, view: Some(view) })
     }
 }

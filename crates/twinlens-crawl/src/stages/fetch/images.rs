@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use twinlens_image::{Encode, ImageError, Limits, Processed, Resize, probe, process};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, RunContext, RunError};
@@ -27,7 +27,9 @@ pub(super) struct Images {
     product: String,
     options: Arc<Options>,
     pixels: ByteBudget,
-    decoders: Semaphore,
+    /// Threads of their own: on the runtime's, work goes round among as many as there ever were, and the allocator keeps the pages of
+    /// large images for each.
+    decoders: rayon::ThreadPool,
     clock: Clock,
     progress: Progressing,
 }
@@ -61,11 +63,16 @@ impl Images {
     pub(super) fn open(cx: &RunContext, http: &HttpOptions, options: Options) -> Result<Self, RunError> {
         let half = cx.bytes_in_flight as u64 / 2;
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        let decoders = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|number| format!("decoder {number}"))
+            .build()
+            .map_err(|error| RunError::Internal(format!("no threads to decode on: {error}")))?;
         Ok(Self {
             client: super::super::client(cx, http, ByteBudget::new(half), options.concurrency)?,
             product: http.product().to_string(),
             pixels: ByteBudget::new(half),
-            decoders: Semaphore::new(threads),
+            decoders,
             options: Arc::new(options),
             clock: cx.clock,
             progress: Progressing(cx.progress.clone()),
@@ -118,19 +125,18 @@ impl Images {
     async fn process(&self, mut reply: Reply) -> Result<(Processed, Reservation), ImageError> {
         let header = probe(&reply.body, &self.options.limits)?;
         let reserved = self.pixels.reserve(header.decode_bytes).await;
-        let _decoder = self.decoders.acquire().await.ok();
         let options = self.options.clone();
+        let (done, image) = oneshot::channel();
         let work = move || {
-            let _pixels = reserved;
+            let (_pixels, _open) = (reserved, reply.open);
             let image = process(&reply.body, &options.limits, &options.resize, &options.encode)?;
             // What is stored is smaller than what came, but for small images that are made larger.
             reply.reserved.shrink(image.bytes.len() as u64);
             Ok((image, reply.reserved))
         };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            // `process` catches panics; this is a runtime that shuts down, and the row is not recorded.
-            Err(error) => Err(ImageError::BadOptions(error.to_string())),
-        }
+        // Nobody waits any more when the run was stopped.
+        self.decoders.spawn(move || drop(done.send(work())));
+        // `process` catches panics; this is a pool that shuts down, and the row is not recorded.
+        image.await.unwrap_or_else(|error| Err(ImageError::BadOptions(error.to_string())))
     }
 }

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Decoding beside Pillow and OpenCV: the same JPEGs, from bytes to a stored image whose shorter side is 256, on one core.
+
+    benches/decode_peer.py [--images FOLDER] [--turbojpeg]
+
+The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run. Every program decodes, resizes
+and encodes as JPEG of quality 95: Pillow bicubic with antialiasing as twinlens, once whole and once with its reduced
+decoding (`draft`); OpenCV as img2dataset uses it (area). twinlens hashes the image besides (SHA-256 and perceptual).
+Turns go round, the least of five counts. The table goes to target/bench/decode.arrow.
+"""
+
+import argparse
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "target" / "bench"
+PACKAGES = ["numpy", "pillow", "opencv-python-headless", "pyarrow"]
+SIZE, QUALITY, TURNS = 256, 95, 5
+
+
+def in_environment():
+    """Runs this file again with the Python of an environment that has the packages."""
+    environment = OUT / "python-decode"
+    python = environment / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    os.execv(python, [str(python), *sys.argv])
+
+
+def photographs(folder):
+    """The bytes of the images, made where there are none."""
+    if folder is None:
+        sys.path.insert(0, str(ROOT / "benches" / "fetch"))
+        import run
+
+        OUT.mkdir(parents=True, exist_ok=True)
+        run.photographs(OUT)
+        folder = OUT / "images"
+    return folder, [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+
+
+def by_pillow(data, draft):
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data))
+    factor = SIZE / min(image.size)
+    target = round(image.width * factor), round(image.height * factor)
+    if draft:
+        image.draft("RGB", target)
+    out = io.BytesIO()
+    image.convert("RGB").resize(target, Image.Resampling.BICUBIC).save(out, "jpeg", quality=QUALITY)
+    return out.getvalue()
+
+
+def by_opencv(data):
+    import cv2
+    import numpy
+
+    image = cv2.imdecode(numpy.frombuffer(data, numpy.uint8), cv2.IMREAD_COLOR)
+    factor = SIZE / min(image.shape[:2])
+    target = round(image.shape[1] * factor), round(image.shape[0] * factor)
+    image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def by_twinlens(folder, features):
+    """Seconds over all images, as the Rust side measures them: its own turns, the least of them."""
+    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-image", "--bench", "decode", *features]
+    environment = {**os.environ, "TWINLENS_IMAGES": str(folder)}
+    result = subprocess.run(bench, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    return json.loads(result.stdout.decode().strip().splitlines()[-1])
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--images", type=pathlib.Path, help="a folder of .jpg files")
+    options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
+    args = options.parse_args()
+    if sys.prefix == sys.base_prefix:
+        in_environment()
+    import cv2
+    import pyarrow
+    import pyarrow.feather
+
+    cv2.setNumThreads(1)
+    folder, images = photographs(args.images)
+    ours = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
+    peers = {"Pillow": lambda data: by_pillow(data, False), "Pillow, draft": lambda data: by_pillow(data, True),
+             "OpenCV": by_opencv}
+    least = dict.fromkeys(peers, float("inf"))
+    for _ in range(TURNS):
+        for name, work in peers.items():
+            start = time.perf_counter()
+            for data in images:
+                work(data)
+            least[name] = min(least[name], time.perf_counter() - start)
+    again = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
+    assert ours["refused"] == 0, "twinlens refuses some of the images"
+    ours["seconds"] = min(ours["seconds"], again["seconds"])
+    rows = [(f"twinlens, {ours['decoder']}", ours["seconds"]), *least.items()]
+    print(f"{len(images)} images of {sum(map(len, images)) // len(images)} bytes")
+    for name, seconds in rows:
+        each = 1000 * seconds / len(images)
+        print(f"{name:34} {each:7.2f} ms/image  {len(images) / seconds:8.1f} images/s  twinlens takes {ours['seconds'] / seconds:.2f} of its time")
+    table = pyarrow.table({
+        "program": [name for name, _ in rows],
+        "images": [len(images)] * len(rows),
+        "seconds": [seconds for _, seconds in rows],
+        "images_per_second": [len(images) / seconds for _, seconds in rows],
+        "twinlens_share_of_its_time": [ours["seconds"] / seconds for _, seconds in rows],
+    })
+    pyarrow.feather.write_feather(table, str(OUT / "decode.arrow"), compression="uncompressed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+//! A folder of a test's own, in which the program is called as a user calls it.
+
+#![allow(dead_code, reason = "each test uses its part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A folder that is gone with the test.
+pub struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    /// An empty folder.
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A call of the program in the folder, with nothing of the environment that it runs in, at one moment in time.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
+        command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
+        command.env("SOURCE_DATE_EPOCH", "1700000000").env("HOME", self.folder());
+        command
+    }
+
+    /// What a call gives.
+    pub fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a call that succeeds prints, to stdout and stderr.
+    #[track_caller]
+    pub fn done(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "{args:?}\n{}", stderr(&output));
+        stdout(&output) + &stderr(&output)
+    }
+
+    /// The rows of a query over a run, as CSV.
+    #[track_caller]
+    pub fn ask(&self, dir: &str, query: &str) -> Vec<String> {
+        let output = self.output(&["sql", dir, "--format", "csv", query]);
+        assert!(output.status.success(), "{query}\n{}", stderr(&output));
+        stdout(&output).lines().skip(1).map(ToString::to_string).collect()
+    }
+}
+
+/// What was printed to stdout.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What was printed to stderr.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
