@@ -134,24 +134,15 @@ pub fn funnel(datasets: &[Dataset]) -> Result<RecordBatch, DatasetError> {
         outcomes.push(outcome.to_string());
         rows.push(count as i64);
     };
-    for dataset in datasets {
-        let state = dataset.state();
-        let rejects = state.rejects();
-        let mut left = state.rows_in();
-        let chain = state.begin.fused.iter().map(|(name, _)| name).chain([&state.begin.stage]);
-        for stage in chain {
-            if let Some(rows) = left {
-                add(stage, "in", rows);
-            }
-            for (code, count) in rejects.get(stage).into_iter().flatten() {
-                add(stage, code, *count);
-                left = left.map(|rows| rows.saturating_sub(*count));
-            }
-            if stage == &state.begin.stage {
-                add(stage, "kept", state.rows(MAIN));
-            } else if let Some(rows) = left {
-                add(stage, "kept", rows);
-            }
+    for stage in datasets.iter().flat_map(|dataset| dataset.state().stages()) {
+        if let Some(rows) = stage.rows_in {
+            add(stage.stage, "in", rows);
+        }
+        for (code, count) in &stage.rejects {
+            add(stage.stage, code, *count);
+        }
+        if let Some(rows) = stage.kept {
+            add(stage.stage, "kept", rows);
         }
     }
     let columns: Vec<arrow::array::ArrayRef> = vec![

@@ -171,7 +171,7 @@ pub fn predictions() -> SchemaRef {
 
 /// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.
 pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
-    if !schema.field_with_name("image").is_ok_and(|field| field.data_type() == &image()) {
+    if !has_images(&schema) {
         return schema;
     }
     let features: serde_json::Map<String, serde_json::Value> = (schema.fields().iter())
@@ -183,6 +183,35 @@ pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
 }
 
+/// Whether rows of this schema have images: a column `image` of the contract's type.
+pub fn has_images(schema: &Schema) -> bool {
+    schema.field_with_name("image").is_ok_and(|field| field.data_type() == &image())
+}
+
+/// `schema` as files say it. The hub's `Image` has 32-bit offsets, and a column with others is not taken for one, whatever the
+/// metadata say; what is read is as large as a page of a file, and fits.
+pub fn in_files(schema: &Schema) -> SchemaRef {
+    replaced(schema, &image(), &hub_image())
+}
+
+/// `schema` as it is worked with, given what a file says: the inverse of [`in_files`], for files from elsewhere too.
+pub fn in_memory(schema: &Schema) -> SchemaRef {
+    replaced(schema, &hub_image(), &image())
+}
+
+fn hub_image() -> DataType {
+    let fields = [Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)];
+    DataType::Struct(fields.into_iter().collect())
+}
+
+fn replaced(schema: &Schema, from: &DataType, to: &DataType) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match field.data_type() == from {
+        true => Arc::new(field.as_ref().clone().with_data_type(to.clone())),
+        false => field.clone(),
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
 fn hub_feature(kind: &DataType) -> Option<serde_json::Value> {
     let value = |name: &str| Some(serde_json::json!({ "dtype": name, "_type": "Value" }));
     match kind {
@@ -191,8 +220,8 @@ fn hub_feature(kind: &DataType) -> Option<serde_json::Value> {
         DataType::Int64 => value("int64"),
         DataType::Float32 => value("float32"),
         DataType::Float64 => value("float64"),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => value("timestamp[us, tz=UTC]"),
-        DataType::Struct(_) => Some(serde_json::json!({ "_type": "Image" })),
+        kind if kind == &timestamp() => value("timestamp[us, tz=UTC]"),
+        kind if kind == &image() => Some(serde_json::json!({ "_type": "Image" })),
         DataType::List(item) => {
             Some(serde_json::json!({ "feature": hub_feature(item.data_type())?, "_type": "Sequence" }))
         }

@@ -20,6 +20,7 @@ use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::MAIN;
+use crate::contracts;
 use crate::error::DatasetError;
 use crate::manifest;
 use crate::protocol::{Begin, Commit, FileEntry, State};
@@ -67,7 +68,7 @@ impl Dataset {
             fingerprint: String::new(),
             recipe: serde_json::Value::Null,
             fused: Vec::new(),
-            tables: [(MAIN.to_string(), reader.schema().clone())].into(),
+            tables: [(MAIN.to_string(), contracts::in_memory(reader.schema()))].into(),
         };
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
@@ -85,6 +86,14 @@ impl Dataset {
     pub fn of_split(&self, split: u64) -> Self {
         let commits = self.state.commits.get(&split).map(|commit| (split, commit.clone()));
         let state = State { commits: commits.into_iter().collect(), ..State::clone(&self.state) };
+        Self::from_state(self.location.clone(), state)
+    }
+
+    /// One shard as a dataset of its own.
+    pub fn of_shard(&self, shard: &FileEntry) -> Self {
+        let commit = Commit { files: vec![shard.clone()], ..Commit::default() };
+        let begin = self.state.begin.clone();
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
         Self::from_state(self.location.clone(), state)
     }
 
@@ -277,7 +286,7 @@ impl PartitionStream for ShardRange {
 }
 
 /// A shard to read from, piece by piece.
-async fn open(shard: &Location, bytes: u64) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
+pub(crate) async fn open(shard: &Location, bytes: u64) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
     if let Some(remote) = shard.as_remote() {
         return Ok(Box::new(RemoteShard::new(remote.clone(), bytes)));
     }

@@ -77,6 +77,16 @@ pub enum DatasetError {
         /// The log.
         path: PathBuf,
     },
+    /// What was asked for cannot be done with this dataset or folder.
+    #[error("{path}: {why}")]
+    Refused {
+        /// The dataset or folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// Parquet could not be read or written.
     #[error("{path}: {source}")]
     Parquet {
@@ -126,6 +136,7 @@ impl DatasetError {
             | Self::Store { source: object_store::Error::Unauthenticated { .. }, .. } => {
                 Some("check the store's keys in the environment (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, ...)".into())
             }
+            Self::Refused { hint, .. } => Some(hint.clone()),
             Self::Taken { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
             _ => None,
         }

@@ -1,18 +1,21 @@
-//! Arrow contracts, shards, the manifest, the SQL catalog and the training reader.
+//! Arrow contracts, shards, the manifest, the SQL catalog, the training reader, and datasets out in other formats.
 //!
 //! A dataset is a folder: `manifest.jsonl`, one folder of Parquet shards for each of its tables (`data` is the main one,
 //! `rejects` the ledger), and artifacts (files that are no tables). Invariants: only what the manifest records exists;
 //! a recorded file is never changed; nothing half-written is ever visible under its final name.
 
+pub mod card;
 pub mod catalog;
 pub mod contracts;
 pub mod dataset;
 pub mod error;
+pub mod export;
 pub mod manifest;
 pub mod protocol;
 pub mod reader;
 pub mod shard;
 pub mod storage;
+pub mod types;
 pub mod writer;
 
 pub use dataset::Dataset;

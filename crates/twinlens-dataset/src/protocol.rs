@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
+use crate::MAIN;
 use crate::error::DatasetError;
 
 /// The version of the manifest's format.
@@ -96,6 +97,19 @@ pub enum Entry {
     },
     /// Rejects of a split were tried again: this replaces its commit.
     Retry(Commit),
+}
+
+/// What a stage did with its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageRows<'a> {
+    /// The stage.
+    pub stage: &'a str,
+    /// Rows that came in; `None` where they are not counted.
+    pub rows_in: Option<u64>,
+    /// Rows that it passed on.
+    pub kept: Option<u64>,
+    /// Rows that it refused, by code.
+    pub rejects: BTreeMap<String, u64>,
 }
 
 /// What a manifest says.
@@ -218,6 +232,20 @@ impl State {
             }
         }
         sum
+    }
+
+    /// What each stage did with its rows: those that are fused into the dataset's plan, first to last, and its own.
+    pub fn stages(&self) -> Vec<StageRows<'_>> {
+        let mut rejects = self.rejects();
+        let mut left = self.rows_in();
+        let chain = self.begin.fused.iter().map(|(stage, _)| stage).chain([&self.begin.stage]);
+        let rows = chain.map(|stage| {
+            let (rows_in, rejects) = (left, rejects.remove(stage).unwrap_or_default());
+            left = left.map(|rows| rows.saturating_sub(rejects.values().sum()));
+            let last = stage == &self.begin.stage && self.begin.tables.contains_key(MAIN);
+            StageRows { stage, rows_in, kept: if last { Some(self.rows(MAIN)) } else { left }, rejects }
+        });
+        rows.collect()
     }
 
     /// Every recorded file, by split and then in the order in which it was written.

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::shard::parquet_error;
+use crate::shard::{conform, parquet_error};
 use crate::storage::Location;
 
 /// Reads some columns of a table, shard by shard, without the query engine: for code on its own thread.
@@ -18,6 +20,8 @@ pub struct ShardReader {
     shards: Vec<Location>,
     next: usize,
     columns: Vec<String>,
+    /// The table's; none where the dataset has no such table.
+    schema: Option<SchemaRef>,
     batch_rows: usize,
     open: Option<(PathBuf, ParquetRecordBatchReader)>,
 }
@@ -29,6 +33,7 @@ impl ShardReader {
             shards: dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect(),
             next: 0,
             columns: columns.iter().map(ToString::to_string).collect(),
+            schema: dataset.schema(table).ok(),
             batch_rows,
             open: None,
         }
@@ -51,11 +56,21 @@ impl ShardReader {
         Ok(true)
     }
 
+    /// A batch with the types of the table, which a file may say otherwise.
+    fn typed(&self, batch: &RecordBatch) -> Result<RecordBatch, DatasetError> {
+        let schema = batch.schema();
+        let fields = schema.fields().iter().map(|field| {
+            let table = self.schema.as_ref().and_then(|schema| schema.field_with_name(field.name()).ok());
+            table.unwrap_or(field).clone()
+        });
+        conform("shard", batch, &Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
     fn read(&mut self) -> Result<Option<RecordBatch>, DatasetError> {
         loop {
             if let Some((path, reader)) = &mut self.open {
                 match reader.next() {
-                    Some(Ok(batch)) => return Ok(Some(batch)),
+                    Some(Ok(batch)) => return self.typed(&batch).map(Some),
                     Some(Err(error)) => return Err(parquet_error(path, error.into())),
                     None => self.open = None,
                 }

@@ -1,16 +1,21 @@
 //! Parquet shards: written in bounded row groups, rolled at a size, deterministic to the byte.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::contracts;
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
 use crate::storage::{self, local};
@@ -48,6 +53,7 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(rows))
         .set_max_row_group_bytes(Some(limits.row_group_bytes))
+        .set_key_value_metadata(Some(vec![arrow_schema(schema)]))
         .set_created_by("twinlens".into());
     for field in schema.fields().iter().filter(|field| is_pixels(field.data_type())) {
         // Encoded images neither compress nor repeat, and statistics of pixels would copy them into the footer.
@@ -61,6 +67,22 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
             .set_column_statistics_enabled(column, EnabledStatistics::None);
     }
     builder.build()
+}
+
+/// What a reader is told to make of the columns, in place of the types that they were written from.
+fn arrow_schema(schema: &Schema) -> KeyValue {
+    KeyValue::new(ARROW_SCHEMA_META_KEY.into(), encode_arrow_schema(&contracts::in_files(schema)))
+}
+
+/// A writer of rows of `schema` into one Parquet file.
+pub(crate) fn parquet_writer<W: Write + Send>(
+    out: W,
+    schema: &SchemaRef,
+    limits: &ShardLimits,
+) -> Result<ArrowWriter<W>, ParquetError> {
+    let options =
+        ArrowWriterOptions::new().with_properties(properties(schema, limits)).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(out, schema.clone(), options)
 }
 
 /// Whether a column holds image bytes: binary, or the Hugging Face struct of bytes and path.
@@ -142,18 +164,22 @@ impl TableWriter {
                 local::create_dir(&self.dataset.join(&self.table))?;
                 let temporary = storage::unfinished(&path);
                 let file = File::create(&temporary).map_err(|error| DatasetError::io(&temporary, error))?;
-                let properties = properties(&self.schema, &self.limits);
-                let writer = ArrowWriter::try_new(file, self.schema.clone(), Some(properties))
+                let writer = parquet_writer(file, &self.schema, &self.limits)
                     .map_err(|error| parquet_error(&path, error))?;
                 self.open.insert(writer)
             }
         };
         writer.write(&batch).map_err(|error| parquet_error(&path, error))?;
         self.open_rows += batch.num_rows() as u64;
-        if writer.bytes_written() + writer.in_progress_size() >= self.limits.shard_bytes {
+        if self.open_bytes() >= self.limits.shard_bytes {
             self.close()?;
         }
         Ok(())
+    }
+
+    /// Bytes of the open shard, those that are still in memory estimated.
+    pub fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size())
     }
 
     fn close(&mut self) -> Result<(), DatasetError> {
@@ -181,8 +207,7 @@ impl TableWriter {
 }
 
 /// A Parquet error as what it is underneath: a full disk must be told as a full disk, not as a bad shard.
-pub fn parquet_error(path: &Path, error: parquet::errors::ParquetError) -> DatasetError {
-    use parquet::errors::ParquetError;
+pub fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
             Ok(io) => DatasetError::io(path, *io),

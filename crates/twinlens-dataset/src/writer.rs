@@ -208,6 +208,11 @@ impl SplitWriter {
         self.written.get(table).copied().unwrap_or(0)
     }
 
+    /// Bytes of a table's open shard, about.
+    pub fn open_bytes(&self, table: &str) -> usize {
+        self.open.get(table).map_or(0, TableWriter::open_bytes)
+    }
+
     /// What will be recorded, so far as it is counted.
     pub fn counts(&self) -> &Commit {
         &self.commit

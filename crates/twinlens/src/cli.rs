@@ -30,6 +30,7 @@ pub enum Command {
     Status(StatusArgs),
     Retry(RetryArgs),
     Sql(SqlArgs),
+    Export(ExportArgs),
     Stages(StagesArgs),
     Schema(SchemaArgs),
 }
@@ -161,6 +162,47 @@ pub struct SqlArgs {
     /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE", requires = "query")]
     pub output: Option<PathBuf>,
+}
+
+/// Writes a dataset as Parquet, Arrow or tar files in shards of a size, with a card (README.md)
+///
+/// Images are copied as they are. The same command goes on where a killed one stopped; every file appears whole, and manifest.jsonl has its
+/// hash. Look at the card before you publish it: it shows the options of the stages as the pipeline file has them.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A dataset (runs/NAME/STAGE, an earlier export, a Parquet file); or a run directory in which one dataset alone has images
+    pub source: String,
+    /// The folder to write to, or its URL in an object store: new, empty, or an export
+    pub dir: String,
+    /// What the shards are
+    #[arg(long, value_name = "FORMAT")]
+    pub to: ExportFormat,
+    /// Which rows: a SQL predicate, such as "width >= 200 and caption is not null" [default: all]
+    #[arg(long = "where", value_name = "SQL")]
+    pub predicate: Option<String>,
+    /// Close a shard when it has this many bytes (or, of tar files, 10,000 rows)
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    pub shard_size: usize,
+    /// Delete what an earlier export left in the folder first
+    #[arg(long)]
+    pub fresh: bool,
+    /// Live progress on stderr, where stderr is a terminal
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub progress: ProgressMode,
+    /// What stderr gets: sentences, or one JSON object a line for each event
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// What an export's shards are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Tar files of images and texts, with Parquet and statistics beside, as img2dataset writes them
+    Webdataset,
+    /// Parquet, as the Hugging Face hub shows it; also an input of pipelines
+    Parquet,
+    /// Arrow IPC files
+    Arrow,
 }
 
 /// Lists the kinds of stages; with KIND, its options and an example

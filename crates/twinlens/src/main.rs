@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod env;
 mod errors;
+mod export;
 mod plan;
 mod progress;
 mod registry;
@@ -19,11 +20,10 @@ mod stages;
 mod status;
 mod table;
 mod text;
-mod types;
 
 use clap::Parser;
 
-use cli::{Cli, Command, LogFormat, RetryArgs, RunArgs};
+use cli::{Cli, Command, ExportArgs, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
 /// Keeps its pages where glibc gives the large, short-lived buffers of a training step back to the system each time:
@@ -56,6 +56,7 @@ fn command() -> i32 {
     };
     let format = match &command {
         Command::Run(RunArgs { engine, .. }) | Command::Retry(RetryArgs { engine, .. }) => engine.log_format,
+        Command::Export(ExportArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
     match dispatch(&command) {
@@ -75,6 +76,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::command(args),
         Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
+        Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
         Command::Schema(args) => schema::command(args),
     }

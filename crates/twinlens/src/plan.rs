@@ -13,7 +13,8 @@ use twinlens_pipeline::run::plan::{self, Decision, Unit};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, env, registry, run, types};
+use crate::{config, env, registry, run};
+use twinlens_dataset::types;
 
 /// Prints the plan.
 pub fn command(args: &PlanArgs) -> Result<(), Failure> {

@@ -53,7 +53,7 @@ pub struct Done<T> {
     pub time: Duration,
 }
 
-/// Does work on the engine's threads, with progress on stderr, until it is done or Ctrl-C stops it.
+/// Does work of a pipeline on the engine's threads, with its sites up.
 pub fn watched<T>(
     pipeline: &Pipeline,
     settings: &Settings,
@@ -61,7 +61,21 @@ pub fn watched<T>(
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Done<T>, Failure> {
     let names = pipeline.nodes.iter().map(|node| node.name.as_str());
-    let watcher = Arc::new(Watcher::new(engine.progress, engine.log_format, names));
+    let watcher = Watcher::new(engine.progress, engine.log_format, names);
+    supervised(watcher, settings.threads, async |watcher, cancel| {
+        let sites = sites::open(&pipeline.sites).await?;
+        let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
+        work(&settings, watcher, cancel).await
+    })
+}
+
+/// Does work on so many threads, with progress on stderr, until it is done or Ctrl-C stops it.
+pub fn supervised<T>(
+    watcher: Watcher,
+    threads: usize,
+    work: impl AsyncFnOnce(Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
+) -> Result<Done<T>, Failure> {
+    let watcher = Arc::new(watcher);
     let cancel = CancellationToken::new();
     let told = watcher.clone();
     signals::stop(cancel.clone(), move || {
@@ -70,12 +84,7 @@ pub fn watched<T>(
     .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
 
     let started = Instant::now();
-    let ran = runtime::block_on(Some(settings.threads), async {
-        let sites = sites::open(&pipeline.sites).await?;
-        let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
-        work(&settings, watcher.clone(), cancel).await
-    });
-    match ran {
+    match runtime::block_on(Some(threads), work(watcher.clone(), cancel)) {
         Ok(value) => Ok(Done { value, watcher, time: started.elapsed() }),
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
@@ -222,7 +231,7 @@ fn resume_command(given: impl Iterator<Item = OsString>) -> String {
 }
 
 /// A word as a shell must be given it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.into()

@@ -12,8 +12,9 @@ use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::SchemaArgs;
 use crate::errors::Failure;
+use crate::registry;
 use crate::text::counted;
-use crate::{registry, types};
+use twinlens_dataset::types;
 
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";

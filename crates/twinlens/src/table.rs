@@ -12,7 +12,6 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::text::{bytes, one_line};
-use crate::types;
 
 /// Rows that are held back to set the widths of the columns.
 const ROWS_FOR_WIDTHS: usize = 1000;
@@ -43,7 +42,7 @@ impl<W: Write> TableWriter<W> {
         Self {
             out,
             names: fields.iter().map(|field| shortened(&one_line(field.name()))).collect(),
-            right: fields.iter().map(|field| types::is_number(field.data_type())).collect(),
+            right: fields.iter().map(|field| field.data_type().is_numeric()).collect(),
             floats: fields.iter().map(|field| field.data_type().is_floating()).collect(),
             held: Vec::new(),
             layout: None,

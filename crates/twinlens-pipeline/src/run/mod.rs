@@ -9,6 +9,7 @@ pub mod execute;
 pub mod fingerprint;
 pub mod output;
 pub mod plan;
+pub mod provenance;
 pub mod retry;
 pub mod session;
 pub mod tests;

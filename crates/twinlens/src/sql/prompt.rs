@@ -20,8 +20,8 @@ use crate::errors::{Exit, Failure};
 use crate::signals;
 use crate::table::TableWriter;
 use crate::text::count;
-use crate::types;
 use twinlens_dataset::storage::Location;
+use twinlens_dataset::types;
 
 const HELP: &str = "\
 End a query with `;`. Ctrl-C stops it.

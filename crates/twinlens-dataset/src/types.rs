@@ -1,6 +1,6 @@
 //! The names of column types, as Arrow and the Hugging Face hub write them.
 
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 
 /// `string`, `list<item: int32>`, `struct<bytes: large_binary, path: string>`, `timestamp[us, tz=UTC]`.
 pub fn name(kind: &DataType) -> String {
@@ -37,15 +37,10 @@ fn time_unit(unit: &TimeUnit) -> &'static str {
     }
 }
 
-/// Whether values are numbers: they stand at the right of their column.
-pub fn is_number(kind: &DataType) -> bool {
-    kind.is_numeric()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twinlens_dataset::contracts;
+    use crate::contracts;
 
     #[test]
     fn names_are_those_of_arrow() {

@@ -1,0 +1,416 @@
+//! The card of an export: a README.md with the front matter of the Hugging Face hub, and what a reader asks of a dataset: how much
+//! there is, under which licences, from where, how it was made and what was left out, and how to know that it is whole.
+//!
+//! All of it is counted from the dataset and its manifests: the card says nothing that they do not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use datafusion::dataframe::DataFrame;
+use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::{col, lit};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::DatasetError;
+use crate::export::Format;
+use crate::protocol::{Begin, FileEntry, State};
+use crate::storage::hex;
+use crate::types;
+
+/// The card's name.
+pub const FILE: &str = "README.md";
+/// Licences, domains and files that are listed.
+const LISTED: usize = 20;
+/// Licences that the hub knows by the name that is written here.
+const LICENCES: &[&str] = &[
+    "apache-2.0",
+    "bsd-3-clause",
+    "cc",
+    "cc-by-2.0",
+    "cc-by-2.5",
+    "cc-by-3.0",
+    "cc-by-4.0",
+    "cc-by-nc-2.0",
+    "cc-by-nc-3.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0",
+    "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0",
+    "cc-by-sa-3.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "cdla-permissive-1.0",
+    "cdla-permissive-2.0",
+    "cdla-sharing-1.0",
+    "gfdl",
+    "gpl-3.0",
+    "mit",
+    "odbl",
+    "odc-by",
+    "pddl",
+];
+
+/// What a stage did, for people: one line of a card's table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The stage's name.
+    pub stage: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its options, as its recipe keeps them.
+    pub options: Value,
+    /// Rows that came in, where they are counted.
+    pub rows_in: Option<u64>,
+    /// Rows that it passed on.
+    pub kept: Option<u64>,
+    /// Rows that it refused, by code.
+    pub rejects: BTreeMap<String, u64>,
+}
+
+impl Made {
+    /// The stages of one dataset: those that are fused into its plan, and its own.
+    pub fn of(state: &State) -> Vec<Self> {
+        let recipe = &state.begin.recipe;
+        let stages = state.stages().into_iter().map(|rows| {
+            let own = recipe.get("fused").and_then(|fused| fused.get(rows.stage)).unwrap_or(recipe);
+            Self {
+                stage: rows.stage.into(),
+                kind: own.get("kind").and_then(Value::as_str).unwrap_or(&state.begin.kind).into(),
+                options: own.get("options").cloned().unwrap_or_default(),
+                rows_in: rows.rows_in,
+                kept: rows.kept,
+                rejects: rows.rejects,
+            }
+        });
+        stages.collect()
+    }
+
+    /// An export itself.
+    pub fn export(state: &State) -> Self {
+        let option = |name: &str| state.begin.recipe.pointer(&format!("/options/{name}")).cloned();
+        let options = ["format", "where", "shard_bytes"]
+            .map(|name| (name.to_string(), option(name).unwrap_or_default()));
+        let rejects = state.rejects().into_values().next().unwrap_or_default();
+        let rows_in = state.rows_in();
+        Self {
+            stage: "export".into(),
+            kind: crate::export::KIND.into(),
+            options: Value::Object(options.into_iter().collect()),
+            rows_in,
+            kept: rows_in.map(|rows| rows - rejects.values().sum::<u64>()),
+            rejects,
+        }
+    }
+
+    /// The stages that led to an export, and itself: for the card of an export of it.
+    pub fn before(state: &State) -> Vec<Self> {
+        let before = state.begin.recipe.get("made_by").cloned().unwrap_or_default();
+        let mut made: Vec<Self> = serde_json::from_value(before).unwrap_or_default();
+        made.push(Self::export(state));
+        made
+    }
+}
+
+/// What is counted of the rows themselves.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pairs by licence, most first; `None` where there is no such column.
+    pub licences: Option<Vec<(Option<String>, u64)>>,
+    /// Pairs by the host of their page, most first: the first of them.
+    pub domains: Vec<(Option<String>, u64)>,
+    /// How many hosts there are.
+    pub hosts: u64,
+}
+
+/// Counts licences and page domains, in the memory of the session.
+pub async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
+    let schema = rows.schema().clone();
+    let has = |name: &str| {
+        schema.field_with_unqualified_name(name).is_ok_and(|field| field.data_type() == &DataType::Utf8)
+    };
+    let mut counts = Counts::default();
+    if has("license") {
+        let groups = grouped(&rows, "license")?;
+        counts.licences = Some(top(groups, usize::MAX).await?);
+    }
+    let pages: Vec<&str> = ["page_url", "url"].into_iter().filter(|name| has(name)).collect();
+    if !pages.is_empty() {
+        let host = format!(
+            "regexp_match(lower(coalesce({}, null)), '^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]+)')[1]",
+            pages.join(", ")
+        );
+        let groups = grouped(&rows, &host)?;
+        counts.hosts = groups.clone().filter(col("value").is_not_null())?.count().await? as u64;
+        counts.domains = top(groups, LISTED).await?;
+    }
+    Ok(counts)
+}
+
+/// The values of an expression, each with the number of its rows.
+fn grouped(rows: &DataFrame, value: &str) -> Result<DataFrame, DatasetError> {
+    let value = rows.parse_sql_expr(value)?.alias("value");
+    Ok(rows.clone().select(vec![value])?.aggregate(vec![col("value")], vec![count(lit(1)).alias("rows")])?)
+}
+
+async fn top(groups: DataFrame, most: usize) -> Result<Vec<(Option<String>, u64)>, DatasetError> {
+    let sorted = groups.sort(vec![col("rows").sort(false, false), col("value").sort(true, false)])?;
+    let limited = if most == usize::MAX { sorted } else { sorted.limit(0, Some(most))? };
+    let mut found = Vec::new();
+    for batch in limited.collect().await? {
+        let (values, rows) =
+            (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+        found.extend((0..batch.num_rows()).map(|row| {
+            let value = values.is_valid(row).then(|| values.value(row).to_string());
+            (value, rows.value(row) as u64)
+        }));
+    }
+    Ok(found)
+}
+
+/// All that a card says.
+pub struct Card<'a> {
+    /// The name of the pipeline.
+    pub pipeline: Option<&'a str>,
+    /// The dataset that was exported.
+    pub source: &'a Begin,
+    /// Its columns.
+    pub schema: &'a Schema,
+    /// What the shards are.
+    pub format: Format,
+    /// The stages, the export last.
+    pub made_by: &'a [Made],
+    /// The files of the export.
+    pub files: &'a [&'a FileEntry],
+    /// What is counted of the rows.
+    pub counts: &'a Counts,
+}
+
+impl Card<'_> {
+    /// The whole README.md.
+    pub fn text(&self) -> String {
+        let parts = [
+            self.front_matter(),
+            self.summary(),
+            self.columns(),
+            self.stages(),
+            self.licences(),
+            self.domains(),
+            self.hashes(),
+        ];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn rows(&self) -> u64 {
+        self.made_by.last().and_then(|made| made.kept).unwrap_or(0)
+    }
+
+    fn name(&self) -> String {
+        match self.pipeline {
+            Some(pipeline) => format!("{pipeline}: {}", self.source.stage),
+            None => self.source.stage.clone(),
+        }
+    }
+
+    /// What the hub reads. A string of JSON is one of YAML too.
+    fn front_matter(&self) -> String {
+        let (format, rows) = (self.format, self.rows());
+        let licence = self.licence();
+        let name = Value::from(self.name());
+        let mut text = format!("---\nlicense: {licence}\npretty_name: {name}\n");
+        if crate::contracts::has_images(self.schema) {
+            text += "task_categories:\n- zero-shot-image-classification\n- image-to-text\n- text-to-image\n";
+        }
+        text += &format!("size_categories:\n- {}\ntags:\n- twinlens\n", size_category(rows));
+        if format == Format::WebDataset {
+            text += "- webdataset\n";
+        }
+        text += &format!(
+            "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {}\n---\n",
+            Value::from(format.pattern())
+        );
+        text
+    }
+
+    /// The hub's word for the licence of all pairs.
+    fn licence(&self) -> &'static str {
+        match self.counts.licences.as_deref() {
+            None | Some([] | [(None, _)]) => "unknown",
+            Some([(Some(one), _)]) => {
+                let one = one.trim().to_ascii_lowercase().replace(' ', "-");
+                LICENCES.iter().find(|known| **known == one).copied().unwrap_or("other")
+            }
+            Some(_) => "other",
+        }
+    }
+
+    fn summary(&self) -> String {
+        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
+        let what = if crate::contracts::has_images(self.schema) { "image-text pairs" } else { "rows" };
+        let from = match self.pipeline {
+            Some(pipeline) => format!(
+                "the dataset {} of the twinlens pipeline {}",
+                code(&self.source.stage),
+                code(pipeline)
+            ),
+            None => format!("the dataset {}", code(&self.source.stage)),
+        };
+        format!(
+            "# {}\n\n{} {what} in {} file{} of {} bytes, exported from {from}.\n\n\
+             ```python\nfrom datasets import load_dataset\n\npairs = load_dataset({:?}, data_files={:?}, split=\"train\")\n```\n",
+            cell(&self.name()),
+            number(self.rows()),
+            number(self.files.len() as u64),
+            if self.files.len() == 1 { "" } else { "s" },
+            number(bytes),
+            self.format.name(),
+            self.format.pattern(),
+        )
+    }
+
+    fn columns(&self) -> String {
+        let mut text = "## Columns\n\n| column | type |\n|---|---|\n".to_string();
+        for field in self.schema.fields() {
+            let kind = if field.data_type() == &crate::contracts::image() {
+                "image (bytes, path)".to_string()
+            } else {
+                types::name(field.data_type())
+            };
+            let _ = writeln!(text, "| {} | {} |", code(field.name()), cell(&kind));
+        }
+        text
+    }
+
+    fn stages(&self) -> String {
+        let mut text =
+            "## How it was made\n\nEvery row that came into a stage was kept, or rejected with a code.\n\n\
+                        | stage | kind | rows in | rejected | kept |\n|---|---|--:|---|--:|\n"
+                .to_string();
+        let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
+        for made in self.made_by {
+            let rejects: Vec<String> =
+                made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), cell(code))).collect();
+            let (rows_in, kept) = (shown(made.rows_in), shown(made.kept));
+            let (stage, kind) = (code(&made.stage), cell(&made.kind));
+            let _ = writeln!(text, "| {stage} | {kind} | {rows_in} | {} | {kept} |", rejects.join(", "));
+        }
+        text += "\nTheir options:\n\n```json\n";
+        for made in self.made_by {
+            let name = Value::from(made.stage.as_str());
+            // A fence ends at three backticks, wherever they stand at the start of a line: one line cannot.
+            let _ = writeln!(text, "{{{name}: {}}}", made.options);
+        }
+        text + "```\n"
+    }
+
+    fn licences(&self) -> String {
+        let mut text = "## Licences\n\n".to_string();
+        match self.counts.licences.as_deref() {
+            None => {
+                text +=
+                    "The pairs carry no licence. The images and texts belong to those who published them.\n"
+            }
+            Some(licences) => {
+                text += "| licence | pairs |\n|---|--:|\n";
+                text += &listed(licences, "no licence is known", licences.len());
+            }
+        }
+        text
+    }
+
+    fn domains(&self) -> String {
+        if self.counts.domains.is_empty() {
+            return String::new();
+        }
+        let mut text = "## Page domains with most pairs\n\n| domain | pairs |\n|---|--:|\n".to_string();
+        let unknown = self.counts.domains.iter().filter(|(host, _)| host.is_none()).count();
+        text += &listed(&self.counts.domains, "no domain", self.counts.hosts as usize + unknown);
+        text
+    }
+
+    fn hashes(&self) -> String {
+        let mut all = Sha256::new();
+        for file in self.files {
+            all.update(format!("{}  {}\n", file.sha256, file.path));
+        }
+        let mut text = format!(
+            "## Hashes\n\nThe SHA-256 of every file is in `manifest.jsonl`; of the list of all files in its order, each as a line of \
+             `sha256sum`, it is\n`{}`. The fingerprint of the exported dataset is {}.\n\n| file | bytes | SHA-256 |\n|---|--:|---|\n",
+            hex(&all.finalize()),
+            code(&self.source.fingerprint),
+        );
+        for file in self.files.iter().take(LISTED) {
+            let _ = writeln!(text, "| {} | {} | `{}` |", code(&file.path), number(file.bytes), file.sha256);
+        }
+        if let Some(more) = self.files.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            let _ = writeln!(text, "| and {} more | | |", number(more as u64));
+        }
+        text
+    }
+}
+
+/// Lines of a table of values and their rows, at most [`LISTED`] of `all`.
+fn listed(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
+    let mut text = String::new();
+    for (value, rows) in values.iter().take(LISTED) {
+        let _ = writeln!(text, "| {} | {} |", value.as_deref().map_or(none.into(), cell), number(*rows));
+    }
+    if let Some(more) = all.checked_sub(LISTED).filter(|more| *more > 0) {
+        let _ = writeln!(text, "| and {} more | |", number(more as u64));
+    }
+    text
+}
+
+/// The hub's word for a number of rows.
+fn size_category(rows: u64) -> &'static str {
+    match rows {
+        0..1_000 => "n<1K",
+        1_000..10_000 => "1K<n<10K",
+        10_000..100_000 => "10K<n<100K",
+        100_000..1_000_000 => "100K<n<1M",
+        1_000_000..10_000_000 => "1M<n<10M",
+        10_000_000..100_000_000 => "10M<n<100M",
+        100_000_000..1_000_000_000 => "100M<n<1B",
+        1_000_000_000..10_000_000_000 => "1B<n<10B",
+        10_000_000_000..100_000_000_000 => "10B<n<100B",
+        100_000_000_000..1_000_000_000_000 => "100B<n<1T",
+        _ => "n>1T",
+    }
+}
+
+/// Text off the web in a cell of a table: on one line, and no markup.
+fn cell(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if "\\`*_{}[]<>#|!&~".contains(c) {
+            shown.push('\\');
+        }
+        shown.push(c);
+    }
+    shown
+}
+
+/// A name as code.
+fn code(name: &str) -> String {
+    let plain = |c: char| !c.is_control() && c != '`' && c != '|';
+    if !name.is_empty() && name.chars().all(plain) { format!("`{name}`") } else { cell(name) }
+}
+
+/// `12,345`.
+fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
