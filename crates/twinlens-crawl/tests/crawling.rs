@@ -144,6 +144,32 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
 }
 
 #[tokio::test]
+async fn a_crawl_ends_at_its_most_rows() {
+    let web = Web::start(site()).await.unwrap();
+    let lab = |rows| Lab::new().host("a.test", &web).host("maps.test", &web).most_rows(rows);
+    let by_visit = "select page_url, url, text_source from pages union all \
+                    select page_url, reject_code, '' from pages.rejects";
+    let mut all = lab(None).done(CRAWL).await.rows(by_visit).await;
+    all.sort();
+    let mut before = 0;
+    for most in [0, 1, 4, 9, 1000] {
+        let (once, parts) = (lab(Some(most)).done(CRAWL).await, lab(Some(most)));
+        let stopped = loop {
+            if let Some(done) = parts.stopped_after(1, CRAWL).await {
+                break done;
+            }
+        };
+        assert_eq!(once.files(), stopped.files(), "however often it was stopped");
+        let rows = once.rows(by_visit).await;
+        assert_eq!(rows.len(), all.len().min(most as usize));
+        assert!(rows.iter().all(|row| all.binary_search(row).is_ok()));
+        let visits = once.rows("select url from pages.visits").await.len();
+        assert!(visits >= before && (most > 0) == (visits > 0), "what is not wanted is not visited");
+        before = visits;
+    }
+}
+
+#[tokio::test]
 async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
     // Each page answers in full once; what it says then depends on what it is asked.
     let page = |html: &str, etag: &str| Answer::page(html).header("etag", etag);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
-use support::{Done, Lab, gzip, stage};
+use support::{Done, Lab, faults, gzip, stage};
 use twinlens_crawl::stages::{SAMPLE_CODES, WARC_CODES};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_pipeline::RunError;
@@ -152,6 +152,70 @@ async fn archives_on_web_servers_are_copied_in_parts() {
     assert_eq!(ranges[1], format!("bytes=1000-{}", 1000 + (8 << 20) - 1));
     let error = Lab::new().host("files.test", &web).error(&pipeline("gone")).await;
     assert!(error.to_string().contains("http://files.test/gone: HTTP 404"), "{error}");
+}
+
+#[tokio::test]
+async fn lists_and_tar_files_on_web_servers_are_read() {
+    let csv = "URL,TEXT\nhttp://a/1,one\nhttp://a/2,\n";
+    let mut list = Vec::new();
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(&mut list, ipc_batches()[1].schema(), None).unwrap();
+    writer.write(&ipc_batches()[1]).unwrap();
+    writer.close().unwrap();
+    let tar = [member("1.png", &png(30, 20)), member("1.txt", b"tarred"), END.to_vec()].concat();
+    let site = Site::new()
+        .at("/list.csv?version=2", Answer::body("text/csv", csv))
+        .at("/list.parquet", Answer::file("p", list))
+        .at("/0.tar", Answer::file("t", tar));
+    let web = Web::start(site).await.unwrap();
+    let lab = Lab::new().host("files.test", &web);
+    lab.write("here.csv", "url,caption\nhttp://a/0,zero\n");
+    let files = "files = [\"http://files.test/list.csv?version=2\", \"here.csv\", \"http://files.test/list.parquet\"]";
+    let tar = stage("images", "webdataset", "files = [\"http://files.test/0.tar\"]");
+    let done = lab.done(&(stage("pairs", "table", files) + &tar)).await;
+    let pairs = ["a/0 | zero", "a/1 | one", "a/3 | caption 3", "a/5 | caption 5", "a/6 | caption 6"];
+    assert_eq!(
+        done.rows("select url, caption from pairs order by url").await,
+        pairs.map(|pair| format!("http://{pair}"))
+    );
+    let rejects = done.rows("select reject_detail from pairs.rejects order by reject_detail").await;
+    assert_eq!(rejects, ["list.csv row 1, line 3: no caption", "list.parquet row 1: no URL"]);
+    assert_eq!(done.rows("select caption, width from images").await, ["tarred | 30"]);
+    assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0, "the copies are taken away");
+
+    // Through the same policy as all else: an address of this machine is none that may be asked.
+    let files = format!("files = [\"{}\"]", web.url("/list.csv"));
+    let error = lab.error(&stage("pairs", "table", &files)).await.to_string();
+    assert!(error.contains("127.0.0.1 is refused: loopback"), "{error}");
+    let star = faults(&stage("pairs", "table", "files = [\"http://files.test/*.csv\"]")).unwrap();
+    assert!(star.contains("a web server does not list its files"), "{star}");
+}
+
+#[tokio::test]
+async fn a_copy_that_was_cut_off_goes_on_with_the_same_version_alone() {
+    let list = |word: &str| {
+        let row = |row: usize| format!("http://a/{row:03}\t{}\n", word.repeat(30_000));
+        Answer::file(word, (0..150).map(row).collect::<String>())
+    };
+    for (then, rows) in [(list("one "), "one | 150"), (list("other"), "oth | 150")] {
+        let site = Site::new().at("/list.tsv", list("one ")).at("/list.tsv", Answer::status(500));
+        let web = Web::start(site.at("/list.tsv", then)).await.unwrap();
+        let lab = Lab::new().host("files.test", &web);
+        let pipeline =
+            stage("pairs", "table", "files = [\"http://files.test/list.tsv\"]\nhttp = { retries = 0 }");
+        let error = lab.error(&pipeline).await.to_string();
+        assert!(error.contains("http://files.test/list.tsv: HTTP 500"), "{error}");
+        let done = lab.done(&pipeline).await;
+        assert_eq!(done.rows("select left(caption, 3), count(*) from pairs group by 1").await, [rows]);
+        let asked = web.requests();
+        let ranges: Vec<&str> = asked.iter().map(|request| request.header("range").unwrap()).collect();
+        assert_eq!(ranges[..3], ["bytes=0-8388607", "bytes=8388608-16777215", "bytes=8388608-16777215"]);
+        assert_eq!(asked[2].header("if-range"), Some("\"one \""));
+        // The other version is begun at its beginning.
+        let fourth = if rows == "one | 150" { "bytes=16777216-25165823" } else { "bytes=0-8388607" };
+        assert_eq!(ranges[3], fourth);
+        assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0);
+    }
 }
 
 #[tokio::test]
@@ -336,10 +400,10 @@ async fn folders_of_images_are_read_with_their_texts() {
     assert_eq!(rejects.len(), 2, "{rejects:#?}");
     assert!(rejects[0].starts_with("no_caption | photos/deep/er/d.png: "), "{rejects:#?}");
     assert!(rejects[1].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
-    // A text that changes is noticed.
-    write("a.b.txt", b"another fox");
+    // A text that changes is noticed, however deep it lies.
+    write("deep/er/d.txt", b"found in the deep");
     let done = lab.done(&pipeline).await;
-    assert_eq!(done.rows("select caption from images where url is null").await, ["another fox"]);
+    assert_eq!(done.rows("select caption from images where width = 22").await, ["found in the deep"]);
 }
 
 fn ipc_batches() -> Vec<RecordBatch> {

@@ -82,6 +82,11 @@ pub(super) async fn copy(client: &Client, written: &str, folder: &Path) -> Resul
         let at = if copy.is_whole() { 0 } else { copy.progress.bytes };
         let reply = match ask(client, &url, at, &copy.progress).await {
             Ok(reply) => reply,
+            // The file is another one now, and is sent whole, or ends before.
+            Err(error) if at > 0 && matches!(error.why, Why::TooManyBytes | Why::HttpClientError) => {
+                copy.progress = Progress::default();
+                continue;
+            }
             Err(error) => {
                 if !error.why.may_pass() {
                     copy.progress = Progress::default();

@@ -44,8 +44,7 @@ pub struct Lab {
     /// Kept for as long as anyone reads what a run left.
     dir: Arc<TempDir>,
     hosts: BTreeMap<String, SocketAddr>,
-    /// Most rows that are read.
-    pub max_rows: Option<u64>,
+    max_rows: Option<u64>,
 }
 
 impl Lab {
@@ -68,6 +67,11 @@ impl Lab {
     /// A path in the folder, which is that of the pipeline file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// With the most rows that are read.
+    pub fn most_rows(self, max_rows: Option<u64>) -> Self {
+        Self { max_rows, ..self }
     }
 
     /// Writes a file, and the folders that it lies in.
