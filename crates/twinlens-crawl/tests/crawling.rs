@@ -1,101 +1,13 @@
 //! The crawl in whole runs: sitemaps, canonical URLs, further captions, and a frontier that a kill leaves behind or ahead.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+mod support;
 
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use tokio_util::sync::CancellationToken;
-use twinlens_crawl::register;
+use std::os::unix::fs::symlink;
+
+use support::{Lab, gzip, stage};
 use twinlens_dataset::writer::WORK;
-use twinlens_dataset::{Dataset, catalog};
-use twinlens_pipeline::config::{self, Overrides};
-use twinlens_pipeline::run::events::{Event, Observer, Silent};
-use twinlens_pipeline::run::{Outcome, Settings, run, session};
-use twinlens_pipeline::{Clock, Registry, RunError};
 use twinlens_testkit::{Answer, Site, Web};
-
-fn registry() -> Registry {
-    let mut registry = Registry::default();
-    register(&mut registry);
-    registry
-}
-
-/// Runs `pipeline` (its stages) in `dir/run`.
-async fn run_with(
-    dir: &Path,
-    pipeline: &str,
-    hosts: &[(&str, SocketAddr)],
-    observer: Arc<dyn Observer>,
-    cancel: CancellationToken,
-) -> Result<Outcome, RunError> {
-    let path = dir.join("pipeline.toml");
-    std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
-    let registry = registry();
-    let pipeline =
-        config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
-    let settings = Settings {
-        dir: dir.join("run").into(),
-        scratch: dir.join("scratch"),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads: 2,
-        memory_bytes: 256 << 20,
-        bytes_in_flight: 16 << 20,
-        grace: Duration::from_secs(5),
-        clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-        hosts: Arc::new(hosts.iter().map(|(name, addr)| (name.to_string(), *addr)).collect()),
-    };
-    run(&pipeline, &registry, &settings, observer, cancel).await
-}
-
-async fn run_in(dir: &Path, pipeline: &str, hosts: &[(&str, SocketAddr)]) -> Result<Outcome, RunError> {
-    run_with(dir, pipeline, hosts, Arc::new(Silent), CancellationToken::new()).await
-}
-
-/// The rows of a query, their values joined by ` | `.
-async fn query(outcome: &Outcome, sql: &str) -> Vec<String> {
-    let session = session::plain(&registry(), 2);
-    catalog::register(&session, &outcome.datasets).await.unwrap();
-    let mut rows = Vec::new();
-    for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
-        let options = FormatOptions::default().with_null("-");
-        let columns: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
-        }));
-    }
-    rows
-}
-
-/// Names and hashes of all files of the datasets.
-fn files(outcome: &Outcome) -> Vec<(String, String)> {
-    let of = |dataset: &Dataset| {
-        dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect::<Vec<_>>()
-    };
-    outcome.datasets.iter().flat_map(of).collect()
-}
-
-/// Rows in = rows out + rejects.
-fn assert_conserved(outcome: &Outcome) {
-    for dataset in &outcome.datasets {
-        let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
-        assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects));
-    }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
 
 /// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several URLs.
 fn site() -> Site {
@@ -138,13 +50,9 @@ http = { retries = 0 }
 
 #[tokio::test]
 async fn sitemaps_canonical_urls_and_further_captions() {
-    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
-    let hosts = [("a.test", web.addr()), ("maps.test", web.addr())];
-    let outcome = run_in(dir.path(), CRAWL, &hosts).await.unwrap();
-    assert_conserved(&outcome);
-    let visits = query(
-        &outcome,
-        "select kind, depth, replace(url, 'http://', ''), outcome, links from pages.visits order by kind desc, depth, url",
+    let web = Web::start(site()).await.unwrap();
+    let done = Lab::new().host("a.test", &web).host("maps.test", &web).done(CRAWL).await;
+    let visits = done.rows("select kind, depth, replace(url, 'http://', ''), outcome, links from pages.visits order by kind desc, depth, url",
     )
     .await;
     let expected = [
@@ -165,9 +73,7 @@ async fn sitemaps_canonical_urls_and_further_captions() {
         "page | 2 | a.test/from-list.html | page | 0",
     ];
     assert_eq!(visits, expected);
-    let pairs = query(
-        &outcome,
-        "select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source",
+    let pairs = done.rows("select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source",
     )
     .await;
     let expected = [
@@ -184,7 +90,7 @@ async fn sitemaps_canonical_urls_and_further_captions() {
         "/two.png | deep | surrounding",
     ];
     assert_eq!(pairs, expected);
-    let rejects = query(&outcome, "select reject_code, page_url from pages.rejects order by page_url").await;
+    let rejects = done.rows("select reject_code, page_url from pages.rejects order by page_url").await;
     let expected = [
         "http_not_found | http://a.test/gone.xml",
         "bad_sitemap | http://a.test/html.xml",
@@ -192,58 +98,39 @@ async fn sitemaps_canonical_urls_and_further_captions() {
     ];
     assert_eq!(rejects, expected);
     let found =
-        query(&outcome, "select kind, found_on from pages.frontier where url = 'http://a.test/two.html'")
-            .await;
+        done.rows("select kind, found_on from pages.frontier where url = 'http://a.test/two.html'").await;
     assert_eq!(found, ["page | http://maps.test/pages.xml.gz"]);
 }
 
 #[tokio::test]
 async fn what_is_not_asked_for_is_not_done() {
-    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
-    let pipeline = "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\nhttp = { retries = 0 }\n";
-    let outcome = run_in(dir.path(), pipeline, &[("a.test", web.addr())]).await.unwrap();
+    let web = Web::start(site()).await.unwrap();
+    let pipeline = stage("pages", "crawl", "seeds = [\"http://a.test/\"]\nhttp = { retries = 0 }");
+    let done = Lab::new().host("a.test", &web).done(&pipeline).await;
     let pairs =
-        query(&outcome, "select caption, text_source, count(*) from pages group by all order by caption")
-            .await;
+        done.rows("select caption, text_source, count(*) from pages group by all order by caption").await;
     assert_eq!(pairs, ["from list | alt | 1", "list | alt | 2"]);
-    let one = query(&outcome, "select url from pages.visits where url like '%one%'").await;
+    let one = done.rows("select url from pages.visits where url like '%one%'").await;
     assert_eq!(one, ["http://a.test/one.html?fbclid=1"]);
     assert_eq!((web.count("/robots.txt"), web.count("/index.xml")), (1, 0));
 }
 
-/// Asks the run to stop after so many splits.
-struct StopAfter(AtomicU64, CancellationToken);
-
-impl Observer for StopAfter {
-    fn event(&self, event: &Event) {
-        if matches!(event, Event::SplitCommitted { .. }) && self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.1.cancel();
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
-    let (whole, web) = (tempfile::tempdir().unwrap(), Web::start(site()).await.unwrap());
-    let hosts = [("a.test", web.addr()), ("maps.test", web.addr())];
-    let expected = files(&run_in(whole.path(), CRAWL, &hosts).await.unwrap());
+    let web = Web::start(site()).await.unwrap();
+    let lab = || Lab::new().host("a.test", &web).host("maps.test", &web);
+    let expected = lab().done(CRAWL).await.files();
     // What became of the store between two runs: nothing, lost, damaged, as it was some waves ago.
     for fate in ["kept", "lost", "damaged", "old"] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().join("run/pages").join(WORK).join("frontier.redb");
+        let lab = lab();
+        let store = lab.path("run/pages").join(WORK).join("frontier.redb");
         let mut first = None;
         for stops in 0.. {
             assert!(stops < 30, "each run commits a wave");
-            let cancel = CancellationToken::new();
-            let observer = Arc::new(StopAfter(AtomicU64::new(1), cancel.clone()));
-            match run_with(dir.path(), CRAWL, &hosts, observer, cancel).await {
-                Err(RunError::Interrupted) => {}
-                Err(error) => panic!("{fate}: {error}"),
-                Ok(outcome) => {
-                    assert!(stops >= 5, "{fate}: it was interrupted {stops} times");
-                    assert_eq!(files(&outcome), expected, "{fate}");
-                    break;
-                }
+            if let Some(done) = lab.stopped_after(1, CRAWL).await {
+                assert!(stops >= 5, "{fate}: it was interrupted {stops} times");
+                assert_eq!(done.files(), expected, "{fate}");
+                break;
             }
             let now = std::fs::read(&store).unwrap();
             match fate {
@@ -253,6 +140,32 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
                 _ => {}
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_crawl_ends_at_its_most_rows() {
+    let web = Web::start(site()).await.unwrap();
+    let lab = |rows| Lab::new().host("a.test", &web).host("maps.test", &web).most_rows(rows);
+    let by_visit = "select page_url, url, text_source from pages union all \
+                    select page_url, reject_code, '' from pages.rejects";
+    let mut all = lab(None).done(CRAWL).await.rows(by_visit).await;
+    all.sort();
+    let mut before = 0;
+    for most in [0, 1, 4, 9, 1000] {
+        let (once, parts) = (lab(Some(most)).done(CRAWL).await, lab(Some(most)));
+        let stopped = loop {
+            if let Some(done) = parts.stopped_after(1, CRAWL).await {
+                break done;
+            }
+        };
+        assert_eq!(once.files(), stopped.files(), "however often it was stopped");
+        let rows = once.rows(by_visit).await;
+        assert_eq!(rows.len(), all.len().min(most as usize));
+        assert!(rows.iter().all(|row| all.binary_search(row).is_ok()));
+        let visits = once.rows("select url from pages.visits").await.len();
+        assert!(visits >= before && (most > 0) == (visits > 0), "what is not wanted is not visited");
+        before = visits;
     }
 }
 
@@ -275,19 +188,16 @@ async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
         .at("/other.html", page("<img src=/o.png alt=new>", "\"o\""))
         .page("/bare.html", "<img src=/b.png alt=bare>");
     let web = Web::start(site).await.unwrap();
-    let pipeline =
-        "[stages.pages]\nkind = \"crawl\"\nseeds = [\"http://a.test/\"]\ncache = \"cache/pages\"\n";
-    let dir = tempfile::tempdir().unwrap();
-    let captions = async |run: &str| {
-        let whole = dir.path().join(run);
-        std::fs::create_dir(&whole).unwrap();
-        std::os::unix::fs::symlink(dir.path(), whole.join("cache")).unwrap();
-        let outcome = run_in(&whole, pipeline, &[("a.test", web.addr())]).await.unwrap();
-        query(&outcome, "select caption from pages order by caption").await
+    let pipeline = stage("pages", "crawl", "seeds = [\"http://a.test/\"]\ncache = \"cache/pages\"");
+    let cache = tempfile::tempdir().unwrap();
+    let captions = async || {
+        let lab = Lab::new().host("a.test", &web);
+        symlink(cache.path(), lab.path("cache")).unwrap();
+        lab.done(&pipeline).await.rows("select caption from pages order by caption").await
     };
-    assert_eq!(captions("first").await, ["bare", "old", "same"]);
+    assert_eq!(captions().await, ["bare", "old", "same"]);
     let asked = web.requests().len();
-    assert_eq!(captions("second").await, ["bare", "new", "same"]);
+    assert_eq!(captions().await, ["bare", "new", "same"]);
     let requests = web.requests().split_off(asked);
     let conditions = |path: &str| {
         let request = requests.iter().find(|request| request.path == path).unwrap();

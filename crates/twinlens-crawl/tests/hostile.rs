@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use support::{assert_conserved, query, run_in};
+use support::{Lab, stage};
 use twinlens_image::{Encode, Limits, Resize, process};
 use twinlens_testkit::images::odd_images;
 use twinlens_testkit::web::{FAULTS, png};
@@ -15,10 +15,15 @@ use twinlens_testkit::{Answer, Faults, Site, Web};
 
 /// A table of pairs and a fetch of them, with more options.
 fn pipeline(fetch: &str) -> String {
-    format!(
-        "[stages.pairs]\nkind = \"table\"\nfiles = [\"pairs.jsonl\"]\nkeep = [\"expected\"]\n\n\
-         [stages.images]\nkind = \"fetch\"\ninput = \"pairs\"\n{fetch}\n"
-    )
+    stage("pairs", "table", "files = [\"pairs.jsonl\"]\nkeep = [\"expected\"]")
+        + &stage("images", "fetch", &format!("input = \"pairs\"\n{fetch}"))
+}
+
+/// A run of pairs whose images are those of `web`.
+fn lab(web: &Web, pairs: &str) -> Lab {
+    let lab = Lab::new().host("img.test", web);
+    lab.write("pairs.jsonl", pairs);
+    lab
 }
 
 fn pair(lines: &mut String, path: &str, expected: Option<&str>) {
@@ -38,17 +43,13 @@ async fn odd_images_end_under_their_codes() {
         pair(&mut lines, &path, image.code);
         site = site.at(&path, Answer::body("image/jpeg", image.bytes.clone()));
     }
-    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site).await.unwrap());
-    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+    let web = Web::start(site).await.unwrap();
     let stages = pipeline("resize = { size = 32 }\nhttp = { retries = 0, per_host = 16 }");
-    let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
-    assert_conserved(&outcome);
-    let wrong = query(
-        &outcome,
-        "select caption, expected, reject_code from images.rejects where reject_code is distinct from expected",
+    let done = lab(&web, &lines).done(&stages).await;
+    let wrong = done.rows("select caption, expected, reject_code from images.rejects where reject_code is distinct from expected",
     )
     .await;
-    let kept = query(&outcome, "select caption from images where expected is not null").await;
+    let kept = done.rows("select caption from images where expected is not null").await;
     let name = |row: &String| {
         let number: usize = row[1..].split(' ').next().unwrap().parse().unwrap();
         format!("{}: {row}", images[number].name)
@@ -72,7 +73,7 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
         .failing(faults)
         .keep_alive()
         .quiet();
-    let (dir, web) = (tempfile::tempdir().unwrap(), Web::start(site).await.unwrap());
+    let web = Web::start(site).await.unwrap();
     let (mut lines, mut expected) = (String::new(), BTreeMap::<&str, usize>::new());
     for row in 0..rows {
         let path = format!("/{row}.png");
@@ -82,31 +83,27 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
     }
     let kinds: std::collections::BTreeSet<_> = FAULTS.iter().map(|fault| fault.code).collect();
     assert!(kinds.iter().all(|code| expected.contains_key(code)), "every way to fail occurs: {expected:?}");
-    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
     let stages = pipeline(&format!(
         "resize = {{ size = 16 }}\nencode = {{ format = \"png\" }}\nlimits = {{ max_bytes = 200000 }}\nconcurrency = 500\n\
          split_rows = {}\nhttp = {{ retries = 0, per_host = 500, headers_timeout = 4.0, body_timeout = 4.0 }}",
         500.max(rows / 10)
     ));
     let start = Instant::now();
-    let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
+    let done = lab(&web, &lines).done(&stages).await;
     println!("{rows} rows in {:.1} s", start.elapsed().as_secs_f64());
-    assert_conserved(&outcome);
-    let found = query(
-        &outcome,
-        "select code, count(*) from (select 'kept' as code from images union all select reject_code from images.rejects) \
+    let found = done.rows("select code, count(*) from (select 'kept' as code from images union all select reject_code from images.rejects) \
          group by code order by code",
     )
     .await;
     let expected: Vec<String> =
         expected.into_iter().map(|(code, count)| format!("{code} | {count}")).collect();
     assert_eq!(found, expected);
-    let misplaced = query(
-        &outcome,
-        "select count(*) from images.rejects where reject_code is distinct from expected \
+    let misplaced = done
+        .rows(
+            "select count(*) from images.rejects where reject_code is distinct from expected \
          union all select count(*) from images where expected is not null",
-    )
-    .await;
+        )
+        .await;
     assert_eq!(misplaced, ["0", "0"]);
     assert!(
         rows < 500 || web.connections() < rows * 9 / 10,
@@ -137,20 +134,17 @@ async fn an_image_that_is_not_the_expected_one_is_refused() {
         ("phash", "nonsense".into(), Some("phash_mismatch")),
     ];
     for (hash, expected, code) in cases {
-        let (dir, mut lines) = (tempfile::tempdir().unwrap(), String::new());
+        let mut lines = String::new();
         // Two rows of one image, of which one expects nothing: it is kept whatever the other one says.
         pair(&mut lines, "/a.png", Some(&expected));
         pair(&mut lines, "/a.png#2", None);
-        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
         let stages = pipeline(&format!("verify = {{ {hash} = \"expected\" }}\nhttp = {{ retries = 0 }}"));
-        let outcome = run_in(dir.path(), &stages, "img.test", web.addr()).await.unwrap();
-        assert_conserved(&outcome);
-        let rejects = query(&outcome, "select url, reject_code from images.rejects").await;
+        let done = lab(&web, &lines).done(&stages).await;
+        let rejects = done.rows("select url, reject_code from images.rejects").await;
         let refused: Vec<String> =
             code.iter().map(|code| format!("http://img.test/a.png | {code}")).collect();
         assert_eq!(rejects, refused, "{hash} {expected}");
-        let columns =
-            query(&outcome, "select count(*), min(expected), min(length(sha256)) from images").await;
+        let columns = done.rows("select count(*), min(expected), min(length(sha256)) from images").await;
         let kept = if code.is_some() { "1 | - | 64".to_string() } else { format!("2 | {expected} | 64") };
         assert_eq!(columns, [kept], "{hash} {expected}");
     }

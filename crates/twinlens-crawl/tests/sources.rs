@@ -1,92 +1,19 @@
 //! The sources that read files, in whole runs: web archives, tar files, folders, lists as they are published.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use tokio_util::sync::CancellationToken;
-use twinlens_crawl::register;
+use support::{Done, Lab, faults, gzip, stage};
 use twinlens_crawl::stages::{SAMPLE_CODES, WARC_CODES};
-use twinlens_dataset::catalog;
-use twinlens_pipeline::config::{self, Overrides};
-use twinlens_pipeline::run::events::Silent;
-use twinlens_pipeline::run::{Outcome, Settings, run, session};
-use twinlens_pipeline::{Clock, Registry, RunError};
+use twinlens_dataset::reader::ShardReader;
+use twinlens_pipeline::RunError;
+use twinlens_testkit::tar::{END, member};
 use twinlens_testkit::web::png;
 use twinlens_testkit::{Answer, Site, Web};
-
-fn registry() -> Registry {
-    let mut registry = Registry::default();
-    register(&mut registry);
-    registry
-}
-
-/// Runs `pipeline` (its stages) in `dir/run`.
-async fn run_in(dir: &Path, pipeline: &str) -> Result<Outcome, RunError> {
-    run_with(dir, pipeline, &[]).await
-}
-
-async fn run_with(dir: &Path, pipeline: &str, hosts: &[(&str, SocketAddr)]) -> Result<Outcome, RunError> {
-    let path = dir.join("pipeline.toml");
-    std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
-    let registry = registry();
-    let pipeline =
-        config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
-    let settings = Settings {
-        dir: dir.join("run").into(),
-        scratch: dir.join("scratch"),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads: 2,
-        memory_bytes: 256 << 20,
-        bytes_in_flight: 16 << 20,
-        grace: Duration::from_secs(5),
-        clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-        hosts: Arc::new(hosts.iter().map(|(name, addr)| (name.to_string(), *addr)).collect()),
-    };
-    run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
-}
-
-/// The rows of a query, their values joined by ` | `.
-async fn query(outcome: &Outcome, sql: &str) -> Vec<String> {
-    let session = session::plain(&registry(), 2);
-    catalog::register(&session, &outcome.datasets).await.unwrap();
-    let mut rows = Vec::new();
-    for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
-        let options = FormatOptions::default().with_null("-");
-        let columns: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
-        }));
-    }
-    rows
-}
-
-/// Rows in = rows out + rejects.
-fn assert_conserved(outcome: &Outcome) {
-    for dataset in &outcome.datasets {
-        let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
-        let stage = &dataset.state().begin.stage;
-        assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects), "{stage}");
-        assert_eq!(dataset.rows("rejects"), rejects, "{stage}");
-    }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
 
 /// A record of an archive.
 fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8> {
@@ -158,20 +85,19 @@ async fn an_archive_gives_pairs_and_says_what_it_refused() {
     let records = archive();
     let members: Vec<Vec<u8>> = records.iter().map(|record| gzip(record)).collect();
     for (name, parts) in [("a.warc", &records), ("a.warc.gz", &members)] {
-        let dir = tempfile::tempdir().unwrap();
+        let lab = Lab::new();
         let place: usize = parts[..5].iter().map(Vec::len).sum();
         let mut bytes = parts.concat();
         // Within the compressed data; of a plain file, in the head.
         bytes[place + 60] ^= 0xff;
         bytes[place + 2] ^= 0xff;
-        std::fs::write(dir.path().join(name), bytes).unwrap();
-        let outcome = run_in(dir.path(), ARCHIVE).await.unwrap();
-        assert_conserved(&outcome);
+        lab.write(name, bytes);
+        let done = lab.done(ARCHIVE).await;
         let sql = "select url, caption, page_url, text_source from pages order by url, text_source";
-        assert_eq!(query(&outcome, sql).await, expected, "{name}");
+        assert_eq!(done.rows(sql).await, expected, "{name}");
         let sql =
             "select reject_code, page_url, reject_detail from pages.rejects order by reject_code, page_url";
-        let rejects = query(&outcome, sql).await;
+        let rejects = done.rows(sql).await;
         let at = |index: usize| parts[..index].iter().map(Vec::len).sum::<usize>();
         let damaged = if name == "a.warc" { "bad_record" } else { "damaged_gzip" };
         let mut refused = [
@@ -208,31 +134,88 @@ async fn archives_on_web_servers_are_copied_in_parts() {
         );
     }
     let web = Web::start(site).await.unwrap();
-    let hosts = [("files.test", web.addr())];
+    let pipeline = |path: &str| {
+        stage("pages", "warc", &format!("files = [\"http://files.test/{path}\"]\nhttp = {{ retries = 0 }}"))
+    };
     for folder in ["whole", "parts"] {
-        let dir = tempfile::tempdir().unwrap();
-        let pipeline =
-            format!("[stages.pages]\nkind = \"warc\"\nfiles = [\"http://files.test/{folder}/a.warc.gz\"]\n");
-        let outcome = run_with(dir.path(), &pipeline, &hosts).await.unwrap();
-        assert_conserved(&outcome);
-        assert_eq!(query(&outcome, "select count(*) from pages").await, ["15"], "{folder}");
+        let lab = Lab::new().host("files.test", &web);
+        let done = lab.done(&pipeline(&format!("{folder}/a.warc.gz"))).await;
+        assert_eq!(done.rows("select count(*) from pages").await, ["15"], "{folder}");
         let detail =
-            query(&outcome, "select reject_detail from pages.rejects where reject_code = 'opted_out'").await;
+            done.rows("select reject_detail from pages.rejects where reject_code = 'opted_out'").await;
         assert!(detail[0].starts_with("a.warc.gz byte "), "{detail:?}");
-        assert_eq!(
-            std::fs::read_dir(dir.path().join("scratch")).unwrap().count(),
-            0,
-            "the copy is taken away"
-        );
+        assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0, "the copy is taken away");
     }
     let asked = web.requests().into_iter().filter(|request| request.path.starts_with("/parts"));
     let ranges: Vec<String> = asked.map(|request| request.header("range").unwrap().to_string()).collect();
     assert_eq!(ranges.len(), total.div_ceil(1000));
     assert_eq!(ranges[1], format!("bytes=1000-{}", 1000 + (8 << 20) - 1));
-    let gone =
-        "[stages.pages]\nkind = \"warc\"\nfiles = [\"http://files.test/gone\"]\nhttp = { retries = 0 }\n";
-    let error = run_with(tempfile::tempdir().unwrap().path(), gone, &hosts).await.unwrap_err();
+    let error = Lab::new().host("files.test", &web).error(&pipeline("gone")).await;
     assert!(error.to_string().contains("http://files.test/gone: HTTP 404"), "{error}");
+}
+
+#[tokio::test]
+async fn lists_and_tar_files_on_web_servers_are_read() {
+    let csv = "URL,TEXT\nhttp://a/1,one\nhttp://a/2,\n";
+    let mut list = Vec::new();
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(&mut list, ipc_batches()[1].schema(), None).unwrap();
+    writer.write(&ipc_batches()[1]).unwrap();
+    writer.close().unwrap();
+    let tar = [member("1.png", &png(30, 20)), member("1.txt", b"tarred"), END.to_vec()].concat();
+    let site = Site::new()
+        .at("/list.csv?version=2", Answer::body("text/csv", csv))
+        .at("/list.parquet", Answer::file("p", list))
+        .at("/0.tar", Answer::file("t", tar));
+    let web = Web::start(site).await.unwrap();
+    let lab = Lab::new().host("files.test", &web);
+    lab.write("here.csv", "url,caption\nhttp://a/0,zero\n");
+    let files = "files = [\"http://files.test/list.csv?version=2\", \"here.csv\", \"http://files.test/list.parquet\"]";
+    let tar = stage("images", "webdataset", "files = [\"http://files.test/0.tar\"]");
+    let done = lab.done(&(stage("pairs", "table", files) + &tar)).await;
+    let pairs = ["a/0 | zero", "a/1 | one", "a/3 | caption 3", "a/5 | caption 5", "a/6 | caption 6"];
+    assert_eq!(
+        done.rows("select url, caption from pairs order by url").await,
+        pairs.map(|pair| format!("http://{pair}"))
+    );
+    let rejects = done.rows("select reject_detail from pairs.rejects order by reject_detail").await;
+    assert_eq!(rejects, ["list.csv row 1, line 3: no caption", "list.parquet row 1: no URL"]);
+    assert_eq!(done.rows("select caption, width from images").await, ["tarred | 30"]);
+    assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0, "the copies are taken away");
+
+    // Through the same policy as all else: an address of this machine is none that may be asked.
+    let files = format!("files = [\"{}\"]", web.url("/list.csv"));
+    let error = lab.error(&stage("pairs", "table", &files)).await.to_string();
+    assert!(error.contains("127.0.0.1 is refused: loopback"), "{error}");
+    let star = faults(&stage("pairs", "table", "files = [\"http://files.test/*.csv\"]")).unwrap();
+    assert!(star.contains("a web server does not list its files"), "{star}");
+}
+
+#[tokio::test]
+async fn a_copy_that_was_cut_off_goes_on_with_the_same_version_alone() {
+    let list = |word: &str| {
+        let row = |row: usize| format!("http://a/{row:03}\t{}\n", word.repeat(30_000));
+        Answer::file(word, (0..150).map(row).collect::<String>())
+    };
+    for (then, rows) in [(list("one "), "one | 150"), (list("other"), "oth | 150")] {
+        let site = Site::new().at("/list.tsv", list("one ")).at("/list.tsv", Answer::status(500));
+        let web = Web::start(site.at("/list.tsv", then)).await.unwrap();
+        let lab = Lab::new().host("files.test", &web);
+        let pipeline =
+            stage("pairs", "table", "files = [\"http://files.test/list.tsv\"]\nhttp = { retries = 0 }");
+        let error = lab.error(&pipeline).await.to_string();
+        assert!(error.contains("http://files.test/list.tsv: HTTP 500"), "{error}");
+        let done = lab.done(&pipeline).await;
+        assert_eq!(done.rows("select left(caption, 3), count(*) from pairs group by 1").await, [rows]);
+        let asked = web.requests();
+        let ranges: Vec<&str> = asked.iter().map(|request| request.header("range").unwrap()).collect();
+        assert_eq!(ranges[..3], ["bytes=0-8388607", "bytes=8388608-16777215", "bytes=8388608-16777215"]);
+        assert_eq!(asked[2].header("if-range"), Some("\"one \""));
+        // The other version is begun at its beginning.
+        let fourth = if rows == "one | 150" { "bytes=16777216-25165823" } else { "bytes=0-8388607" };
+        assert_eq!(ranges[3], fourth);
+        assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0);
+    }
 }
 
 #[tokio::test]
@@ -265,12 +248,11 @@ async fn wat_records_give_the_pairs_of_their_pages() {
         ),
         record("metadata", "application/warc-fields", "http://w.test/other", b"via: x"),
     ];
-    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::new();
     let bytes: Vec<u8> = members.iter().flat_map(|member| gzip(member)).collect();
-    std::fs::write(dir.path().join("a.warc.wat.gz"), bytes).unwrap();
+    lab.write("a.warc.wat.gz", bytes);
     let pipeline = format!("{ARCHIVE}captions = [\"alt\", \"title\", \"open-graph\"]\n");
-    let outcome = run_in(dir.path(), &pipeline).await.unwrap();
-    assert_conserved(&outcome);
+    let done = lab.done(&pipeline).await;
     let expected = [
         "http://w.test/base/cat.png | a cat & I | http://w.test/a/ | alt",
         "http://w.test/base/cat.png | cut \u{fffd} | http://w.test/a/ | title",
@@ -279,35 +261,18 @@ async fn wat_records_give_the_pairs_of_their_pages() {
         "http://w.test/og.png | graphed | http://w.test/a/ | open-graph",
     ];
     let sql = "select url, caption, page_url, text_source from pages order by url, text_source";
-    assert_eq!(query(&outcome, sql).await, expected);
-    let rejects = query(&outcome, "select reject_code, page_url from pages.rejects order by page_url").await;
+    assert_eq!(done.rows(sql).await, expected);
+    let rejects = done.rows("select reject_code, page_url from pages.rejects order by page_url").await;
     assert_eq!(rejects, ["malformed_json | http://w.test/bad", "opted_out | http://w.test/out"]);
-}
-
-/// A member of a tar file.
-fn member(name: &str, data: &[u8]) -> Vec<u8> {
-    let mut block = [0u8; 512];
-    block[..name.len()].copy_from_slice(name.as_bytes());
-    block[100..108].copy_from_slice(b"0000644\0");
-    block[124..136].copy_from_slice(format!("{:011o}\0", data.len()).as_bytes());
-    block[148..156].copy_from_slice(b"        ");
-    block[156] = b'0';
-    block[257..265].copy_from_slice(b"ustar\x0000");
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let mut bytes = [&block[..], data].concat();
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
 }
 
 const SAMPLE: &str = "select url, caption, text_source, width, height, original_width, original_height, image['path'], \
     fetched_at from images order by caption";
 
 /// The stored bytes of all images, by caption.
-fn stored(outcome: &Outcome) -> BTreeMap<String, Vec<u8>> {
-    let images = outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == "images").unwrap();
+fn stored(done: &Done) -> BTreeMap<String, Vec<u8>> {
     let mut stored = BTreeMap::new();
-    for batch in twinlens_dataset::reader::ShardReader::new(images, "data", &["caption", "image"], 100) {
+    for batch in ShardReader::new(done.dataset("images"), "data", &["caption", "image"], 100) {
         let batch = batch.unwrap();
         let captions = batch.column_by_name("caption").unwrap().as_string::<i32>().clone();
         let images = batch
@@ -357,21 +322,19 @@ async fn tar_files_of_img2dataset_are_read() {
         member("000000008.txt", b"lost head"),
         member("000000009.png", &png(14, 10)),
         member("000000009.txt", b"after it"),
-        vec![0; 1024],
+        END.to_vec(),
     ];
     let lost: usize = members[..13].iter().map(Vec::len).sum();
     let mut bytes = members.concat();
     bytes[lost + 1] ^= 0xff;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("00000.tar"), &bytes).unwrap();
+    let lab = Lab::new();
+    lab.write("00000.tar", &bytes);
     let pipeline = |split: usize| {
-        format!(
-            "[stages.images]\nkind = \"webdataset\"\nfiles = [\"*.tar\"]\nkeep = [\"similarity\"]\nsplit_bytes = {split}\n"
-        )
+        let options = format!("files = [\"*.tar\"]\nkeep = [\"similarity\"]\nsplit_bytes = {split}");
+        stage("images", "webdataset", &options)
     };
-    let outcome = run_in(dir.path(), &pipeline(1 << 20)).await.unwrap();
-    assert_conserved(&outcome);
-    let pairs = query(&outcome, SAMPLE).await;
+    let done = lab.done(&pipeline(1 << 20)).await;
+    let pairs = done.rows(SAMPLE).await;
     let expected = [
         "http://i.test/1.png | a text | webdataset | 30 | 20 | 300 | 200 | 000000001.png | -",
         "- | after it | webdataset | 14 | 10 | 14 | 10 | 000000009.png | -",
@@ -379,15 +342,13 @@ async fn tar_files_of_img2dataset_are_read() {
         "- | only json | webdataset | 10 | 10 | 10 | 10 | b/000000002.png | -",
     ];
     assert_eq!(pairs, expected);
-    assert_eq!((&stored(&outcome)["a text"], &stored(&outcome)["after it"]), (&image, &png(14, 10)));
-    let first = query(
-        &outcome,
-        "select sha256, similarity, phash is not null, length(uid) from images where url is not null",
-    )
-    .await;
+    assert_eq!((&stored(&done)["a text"], &stored(&done)["after it"]), (&image, &png(14, 10)));
+    let first = done
+        .rows("select sha256, similarity, phash is not null, length(uid) from images where url is not null")
+        .await;
     assert_eq!(first, [format!("{hash} | 0.25 | true | 32")]);
     let sql = "select reject_code, reject_detail from images.rejects order by reject_detail";
-    let rejects = query(&outcome, sql).await;
+    let rejects = done.rows(sql).await;
     let expected = [
         ("damaged_archive", format!("00000.tar byte {lost}: ")),
         ("truncated", "00000.tar/000000004: ".into()),
@@ -402,28 +363,22 @@ async fn tar_files_of_img2dataset_are_read() {
     }
     // Smaller splits hold the same rows and rejects.
     for split in [700, 3000] {
-        let outcome = run_in(dir.path(), &pipeline(split)).await.unwrap();
-        assert_conserved(&outcome);
-        assert_eq!(
-            (query(&outcome, SAMPLE).await, query(&outcome, sql).await),
-            (pairs.clone(), rejects.clone())
-        );
+        let done = lab.done(&pipeline(split)).await;
+        assert_eq!((done.rows(SAMPLE).await, done.rows(sql).await), (pairs.clone(), rejects.clone()));
     }
     let caption = format!(
         "{}caption = \"caption\"\nresize = {{ size = 5 }}\nencode = {{ format = \"png\" }}\n",
         pipeline(1 << 20)
     );
-    let outcome = run_in(dir.path(), &caption).await.unwrap();
+    let done = lab.done(&caption).await;
     let sql = "select caption, width, height, original_width from images";
-    assert_eq!(query(&outcome, sql).await, ["from the json | 8 | 5 | 300"]);
+    assert_eq!(done.rows(sql).await, ["from the json | 8 | 5 | 300"]);
 }
 
 #[tokio::test]
 async fn folders_of_images_are_read_with_their_texts() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(dir.path().join("photos/deep/er")).unwrap();
-    let write =
-        |name: &str, bytes: &[u8]| std::fs::write(dir.path().join("photos").join(name), bytes).unwrap();
+    let lab = Lab::new();
+    let write = |name: &str, bytes: &[u8]| lab.write(&format!("photos/{name}"), bytes);
     write("a.b.png", &png(20, 10));
     write("a.b.txt", b" a fox \n");
     write("deep/c.JPEG", &png(21, 10));
@@ -433,23 +388,22 @@ async fn folders_of_images_are_read_with_their_texts() {
     write("page.jpg", b"<html>");
     write("page.txt", b"a page");
     write("readme.txt", b"of no image");
-    let pipeline = "[stages.images]\nkind = \"folder\"\nfolders = [\"photos\"]\nsplit_rows = 3\n";
-    let outcome = run_in(dir.path(), pipeline).await.unwrap();
-    assert_conserved(&outcome);
+    let pipeline = stage("images", "folder", "folders = [\"photos\"]\nsplit_rows = 3");
+    let done = lab.done(&pipeline).await;
     let expected = [
         "- | a fox | folder | 20 | 10 | 20 | 10 | photos/a.b.png | -",
         "http://i.test/c | in depth | folder | 21 | 10 | 21 | 10 | photos/deep/c.JPEG | -",
     ];
-    assert_eq!(query(&outcome, SAMPLE).await, expected);
+    assert_eq!(done.rows(SAMPLE).await, expected);
     let rejects =
-        query(&outcome, "select reject_code, reject_detail from images.rejects order by reject_code").await;
+        done.rows("select reject_code, reject_detail from images.rejects order by reject_code").await;
     assert_eq!(rejects.len(), 2, "{rejects:#?}");
     assert!(rejects[0].starts_with("no_caption | photos/deep/er/d.png: "), "{rejects:#?}");
     assert!(rejects[1].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
-    // A text that changes is noticed.
-    write("a.b.txt", b"another fox");
-    let outcome = run_in(dir.path(), pipeline).await.unwrap();
-    assert_eq!(query(&outcome, "select caption from images where url is null").await, ["another fox"]);
+    // A text that changes is noticed, however deep it lies.
+    write("deep/er/d.txt", b"found in the deep");
+    let done = lab.done(&pipeline).await;
+    assert_eq!(done.rows("select caption from images where width = 22").await, ["found in the deep"]);
 }
 
 fn ipc_batches() -> Vec<RecordBatch> {
@@ -474,8 +428,8 @@ async fn arrow_files_and_streams_are_tables() {
     use arrow::ipc::writer::{FileWriter, StreamWriter};
     let batches = ipc_batches();
     for stream in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let file = std::fs::File::create(dir.path().join("part.arrow")).unwrap();
+        let lab = Lab::new();
+        let file = std::fs::File::create(lab.path("part.arrow")).unwrap();
         let schema = batches[0].schema();
         if stream {
             let mut writer = StreamWriter::try_new(file, &schema).unwrap();
@@ -487,51 +441,41 @@ async fn arrow_files_and_streams_are_tables() {
             writer.finish().unwrap();
         }
         for rows in [2, 3, 1000] {
-            let pipeline = format!(
-                "[stages.pairs]\nkind = \"table\"\nfiles = [\"part.arrow\"]\nkeep = [\"similarity\"]\nsplit_rows = {rows}\n"
-            );
-            let outcome = run_in(dir.path(), &pipeline).await.unwrap();
-            assert_conserved(&outcome);
-            let found = query(&outcome, "select url, caption, similarity from pairs order by url").await;
+            let options = format!("files = [\"part.arrow\"]\nkeep = [\"similarity\"]\nsplit_rows = {rows}");
+            let done = lab.done(&stage("pairs", "table", &options)).await;
+            let found = done.rows("select url, caption, similarity from pairs order by url").await;
             let expected: Vec<String> = [0, 1, 2, 3, 5, 6]
                 .map(|n| format!("http://a/{n} | caption {n} | {:?}", f64::from(n) / 4.0))
                 .to_vec();
             assert_eq!(found, expected);
-            let rejects = query(&outcome, "select reject_code, reject_detail from pairs.rejects").await;
+            let rejects = done.rows("select reject_code, reject_detail from pairs.rejects").await;
             assert_eq!(rejects, ["no_url | part.arrow row 4: no URL"]);
         }
-        let path = dir.path().join("part.arrow");
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let error = run_in(dir.path(), "[stages.pairs]\nkind = \"table\"\nfiles = [\"part.arrow\"]\n").await;
-        assert!(matches!(error, Err(RunError::User { .. })), "{error:?}");
+        let bytes = std::fs::read(lab.path("part.arrow")).unwrap();
+        lab.write("part.arrow", &bytes[..bytes.len() / 2]);
+        let error = lab.error(&stage("pairs", "table", "files = [\"part.arrow\"]")).await;
+        assert!(matches!(error, RunError::User { .. }), "{error:?}");
     }
 }
 
 #[tokio::test]
 async fn lists_without_a_header_are_read_as_they_are_published() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    write(
+    let lab = Lab::new();
+    lab.write(
         "Train_GCC-training.tsv",
         "a very typical bus station\thttp://a/1.jpg\nsierra looked stunning\thttp://a/2.jpg\n",
     );
-    write("cc12m.tsv", "https://b/1.jpg\tMetal wall art\nhttps://b/2.jpg\tbroken\trow\n");
-    write("laion.csv", "URL,TEXT,similarity\nhttp://c/1.jpg,\"a, quoted\",0.5\n");
-    let outcome = run_in(
-        dir.path(),
-        "[stages.pairs]\nkind = \"table\"\nfiles = [\"*.tsv\", \"laion.csv\"]\nsplit_rows = 1\n",
-    )
-    .await
-    .unwrap();
-    assert_conserved(&outcome);
+    lab.write("cc12m.tsv", "https://b/1.jpg\tMetal wall art\nhttps://b/2.jpg\tbroken\trow\n");
+    lab.write("laion.csv", "URL,TEXT,similarity\nhttp://c/1.jpg,\"a, quoted\",0.5\n");
+    let files = "files = [\"*.tsv\", \"laion.csv\"]\nsplit_rows = 1";
+    let done = lab.done(&stage("pairs", "table", files)).await;
     let expected = [
         "http://a/1.jpg | a very typical bus station",
         "http://a/2.jpg | sierra looked stunning",
         "http://c/1.jpg | a, quoted",
         "https://b/1.jpg | Metal wall art",
     ];
-    assert_eq!(query(&outcome, "select url, caption from pairs order by url").await, expected);
-    let rejects = query(&outcome, "select reject_code, reject_detail from pairs.rejects").await;
+    assert_eq!(done.rows("select url, caption from pairs order by url").await, expected);
+    let rejects = done.rows("select reject_code, reject_detail from pairs.rejects").await;
     assert_eq!(rejects, ["malformed_row | cc12m.tsv row 1, line 2: 3 fields, but the header has 2"]);
 }

@@ -1,10 +1,14 @@
 //! Files outside the run that options name: local paths, seen from the pipeline file, or URLs of object stores; `*` and `?` in
 //! the last part are patterns.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
+use sha2::{Digest, Sha256};
 use twinlens_dataset::manifest;
-use twinlens_dataset::storage::{Location, is_url};
+use twinlens_dataset::storage::{self, Location, is_url};
 
 use crate::error::RunError;
 
@@ -78,6 +82,63 @@ pub fn stamp(location: &Location) -> Result<String, RunError> {
     }
 }
 
+/// Files of a folder whose length and time are looked at, at the most; of those beyond, the names alone.
+const LOOKED_AT: u64 = 100_000;
+
+/// What changes when a local folder does, or one below it: a hash over the names of all that is in it, over the times of its folders, and
+/// over the lengths and times of its first [`LOOKED_AT`] files. Names cost no look at the file itself, and the time of a folder tells
+/// of a file that came, went, or was replaced; so a folder of millions is told in seconds. One folder's names are in memory at a time.
+///
+/// # Errors
+/// The user's, when there is no such folder.
+pub fn folder_stamp(location: &Location) -> Result<String, RunError> {
+    let root = match location.as_local() {
+        Some(path) if path.is_dir() => path,
+        Some(_) => return Err(RunError::user(format!("{location} is no folder"))),
+        None => {
+            return Err(RunError::user(format!("{location}: only a local folder can be read as a whole")));
+        }
+    };
+    let (mut hash, mut open, mut files) = (Sha256::new(), vec![root.to_path_buf()], 0);
+    while let Some(folder) = open.pop() {
+        let io = |error| RunError::io(&folder, error);
+        let mut entries = fs::read_dir(&folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        add(&mut hash, folder.strip_prefix(root).unwrap_or(&folder).as_os_str());
+        add_times(&mut hash, &folder);
+        let mut folders = Vec::new();
+        for entry in entries {
+            add(&mut hash, &entry.file_name());
+            // A link to a folder is no folder: it may lead back.
+            if entry.file_type().map_err(io)?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files += 1;
+                if files <= LOOKED_AT {
+                    add_times(&mut hash, &entry.path());
+                }
+            }
+        }
+        open.extend(folders.into_iter().rev());
+    }
+    Ok(format!("{files} files, {}", storage::hex(&hash.finalize()[..16])))
+}
+
+/// A name, with its length before it, so that no two lists of names give the same bytes.
+fn add(hash: &mut Sha256, name: &OsStr) {
+    hash.update((name.len() as u64).to_le_bytes());
+    hash.update(name.as_encoded_bytes());
+}
+
+/// Length and time of change; of what is gone, nothing.
+fn add_times(hash: &mut Sha256, path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let length = if metadata.is_dir() { 0 } else { metadata.len() };
+    hash.update(length.to_le_bytes());
+    hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
+}
+
 /// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for each `*`.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
@@ -107,6 +168,33 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_another_when_anything_in_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("1.txt"), "one").unwrap();
+        let stamp = || folder_stamp(&dir.path().into()).unwrap();
+        let mut seen = vec![stamp()];
+        assert_eq!(stamp(), seen[0]);
+        let changes: [&dyn Fn(); 4] = [
+            &|| fs::write(deep.join("1.txt"), "three").unwrap(),
+            &|| fs::write(deep.join("2.txt"), "").unwrap(),
+            &|| fs::rename(deep.join("2.txt"), deep.join("3.txt")).unwrap(),
+            &|| fs::create_dir(deep.join("c")).unwrap(),
+        ];
+        for change in changes {
+            change();
+            assert!(!seen.contains(&stamp()));
+            seen.push(stamp());
+        }
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(dir.path(), deep.join("back")).unwrap();
+        stamp();
+        let gone = folder_stamp(&dir.path().join("x").into()).unwrap_err().to_string();
+        assert!(gone.contains("is no folder"), "{gone}");
+    }
 
     #[test]
     fn patterns_match_whole_names() {

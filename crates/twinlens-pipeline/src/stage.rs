@@ -78,8 +78,9 @@ pub trait Stage: Debug + Send + Sync {
     /// For [`Rows`] the first one is the stream that is transformed.
     fn inputs(&self) -> Vec<Input>;
 
-    /// Files outside the run that this stage reads (relative to the pipeline file; globs allowed): size and time of change
-    /// are part of the fingerprint, and a missing one is reported before anything runs.
+    /// Files outside the run that this stage reads (relative to the pipeline file; globs allowed; a name that ends in `/` is a local
+    /// folder with all that is below it): size and time of change are part of the fingerprint, and a missing one is reported before
+    /// anything runs.
     fn files(&self) -> Vec<Located<String>> {
         Vec::new()
     }

@@ -2,11 +2,12 @@
 //!
 //! A crawl goes in waves. A wave is the first pages of the frontier, by depth and then by URL; it is fetched whole before the
 //! next one is taken. So the order of a crawl, and with it every byte of its dataset, depends on what the web answers
-//! and on nothing else: not on threads, not on interruptions. What waits and what is known is on disk ([`Store`]), and changes only
-//! when a wave is taken in that is committed: after a kill the same wave is taken again.
+//! and on nothing else: not on threads, not on interruptions. What waits and what is known is on disk but for the last changes
+//! ([`Store`]), and changes only when a wave is taken in that is committed: after a kill the same wave is taken again.
 //!
 //! Files that name pages (robots.txt, sitemaps) are visits too, and come before all pages that wait.
 
+mod changes;
 mod normal;
 mod store;
 
@@ -113,7 +114,6 @@ pub struct Recorded {
 struct Gathered {
     /// Pages of the wave.
     pages: u64,
-    before: store::Known,
     /// What was found, and where.
     new: BTreeMap<Visit, String>,
     /// URLs of `new`, and those that pages gave as their own.
@@ -131,7 +131,6 @@ pub struct Frontier {
     /// The robots.txt of the seeds' hosts are asked for sitemaps.
     robots: bool,
     store: Store,
-    counts: Counts,
     gathered: Option<Gathered>,
 }
 
@@ -158,12 +157,10 @@ impl Frontier {
         robots: bool,
     ) -> Result<Self, StoreError> {
         let hosts = bounds.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let counts = store.counts()?;
-        let mut frontier =
-            Self { bounds, hosts, roots: BTreeSet::new(), robots, store, counts, gathered: None };
+        let mut frontier = Self { bounds, hosts, roots: BTreeSet::new(), robots, store, gathered: None };
         let seeds: Vec<Url> = seeds.iter().map(|seed| normal(seed, &frontier.bounds.drop_params)).collect();
         seeds.iter().for_each(|seed| frontier.widen(seed));
-        if frontier.counts.waves.is_none() {
+        if frontier.counts().waves.is_none() {
             let mut found: BTreeSet<Visit> = seeds.iter().map(|seed| Visit::page(0, seed.as_str())).collect();
             found.extend(sitemaps.iter().map(|url| Visit {
                 kind: Kind::Sitemap,
@@ -175,30 +172,26 @@ impl Frontier {
             }
             frontier.apply(&Recorded { visits: Vec::new(), found: found.into_iter().collect() }, 0)?;
         }
-        for seed in frontier.store.seeds()? {
-            if let Ok(url) = Url::parse(&seed) {
-                frontier.widen(&url);
-            }
-        }
+        let redirected: Vec<Url> = frontier.store.seeds().filter_map(|seed| Url::parse(seed).ok()).collect();
+        redirected.iter().for_each(|seed| frontier.widen(seed));
         Ok(frontier)
     }
 
     /// Takes the next wave: at most `size` visits, all of one kind, in order. Empty when the crawl is done.
     /// The store is as before until the wave is [recorded](Frontier::record).
     pub fn next_wave(&mut self, size: usize) -> Result<Vec<Visit>, StoreError> {
-        let left = self.bounds.max_pages.saturating_sub(self.counts.visited);
+        let left = self.bounds.max_pages.saturating_sub(self.counts().visited);
         if left == 0 {
             return Ok(Vec::new());
         }
         let most = |kind| if kind == Kind::Sitemap { size.min(WAVE_SITEMAPS) } else { size };
-        let mut wave = self.store.first_files(most)?;
+        let mut wave = self.store.first_files(most);
         if wave.is_empty() {
             wave = self.store.first_pages(size.min(usize::try_from(left).unwrap_or(usize::MAX)))?;
         }
         let pages = wave.iter().filter(|visit| visit.kind == Kind::Page).count() as u64;
         self.gathered = Some(Gathered {
             pages,
-            before: self.store.known()?,
             new: BTreeMap::new(),
             known: HashSet::new(),
             claims: HashMap::new(),
@@ -245,7 +238,7 @@ impl Frontier {
         let depth = if from.kind == Kind::Sitemap { from.depth + 1 } else { 0 };
         for url in urls.iter().filter(|_| depth < SITEMAP_DEPTH) {
             let gathered = self.gathered.as_ref().map_or(0, |gathered| gathered.sitemaps);
-            if self.counts.sitemaps + gathered >= self.bounds.max_sitemaps {
+            if self.counts().sitemaps + gathered >= self.bounds.max_sitemaps {
                 break;
             }
             let new = self.found(Visit { kind: Kind::Sitemap, depth, url: url.to_string() }, from)?;
@@ -266,7 +259,7 @@ impl Frontier {
         }
         let url = String::from(url);
         let Some(gathered) = self.gathered.as_mut() else { return Ok(true) };
-        if gathered.known.contains(&url) || gathered.before.has(&url)? {
+        if gathered.known.contains(&url) || self.store.knows(&url)? {
             return Ok(false);
         }
         gathered.known.insert(url.clone());
@@ -285,8 +278,8 @@ impl Frontier {
         let Some(gathered) = self.gathered.take() else { return Ok(BTreeMap::new()) };
         let mut new = gathered.new;
         let pages = new.keys().filter(|visit| visit.kind == Kind::Page).count() as u64;
-        let left = self.bounds.max_pages.saturating_sub(self.counts.visited + gathered.pages);
-        let beyond = (self.counts.waiting.saturating_sub(gathered.pages) + pages).saturating_sub(left);
+        let left = self.bounds.max_pages.saturating_sub(self.counts().visited + gathered.pages);
+        let beyond = (self.counts().waiting.saturating_sub(gathered.pages) + pages).saturating_sub(left);
         if beyond > 0 {
             let mut kept: BTreeSet<Visit> = new.keys().cloned().collect();
             self.store.trim_new(&mut kept, beyond, gathered.pages)?;
@@ -301,25 +294,28 @@ impl Frontier {
         for url in seeds.filter_map(|visit| Url::parse(&visit.url).ok()) {
             self.widen(&url);
         }
-        self.apply(wave, self.counts.waves.unwrap_or(0) + 1)
+        self.apply(wave, self.counts().waves.unwrap_or(0) + 1)
     }
 
     fn apply(&mut self, wave: &Recorded, waves: u64) -> Result<(), StoreError> {
         let max_pages = self.bounds.max_pages;
-        self.store.apply(wave, waves, |visited| max_pages.saturating_sub(visited))?;
-        self.counts = self.store.counts()?;
-        Ok(())
+        self.store.apply(wave, waves, |visited| max_pages.saturating_sub(visited))
+    }
+
+    /// Writes what is in memory alone, so that the next run need not take in again what is recorded.
+    pub fn save(&mut self) -> Result<(), StoreError> {
+        self.store.save()
     }
 
     /// How far the crawl is.
     pub fn counts(&self) -> Counts {
-        self.counts
+        self.store.counts()
     }
 
     /// Adds what is new. Returns whether it is.
     fn found(&mut self, visit: Visit, from: &Visit) -> Result<bool, StoreError> {
         let Some(gathered) = self.gathered.as_mut() else { return Ok(false) };
-        if gathered.known.contains(&visit.url) || gathered.before.has(&visit.url)? {
+        if gathered.known.contains(&visit.url) || self.store.knows(&visit.url)? {
             return Ok(false);
         }
         gathered.known.insert(visit.url.clone());

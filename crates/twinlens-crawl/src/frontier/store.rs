@@ -1,18 +1,21 @@
 //! The frontier on disk: an embedded store in which what waits is ordered and what is known is looked up, so that memory does not
 //! grow with the URLs that were seen.
 //!
-//! It is an index over what the committed waves recorded, and says how many of them it has taken in: after a kill it lacks at most
-//! the last, and one that is damaged is made anew from all.
+//! It is an index over what the committed waves recorded, and says how many of them it has taken in: after a kill it lacks the last
+//! ones, and one that is damaged is made anew from all. So it need not be written at each wave: URLs come in no order, and each
+//! would cost the writing of a page of the tree. Changes are [gathered](Changes), in bounded memory, and written many at a
+//! time in the order of the tree.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    TableError,
 };
 use sha2::{Digest, Sha256};
 
+use super::changes::{Changes, Key, merged};
 use super::{Kind, Recorded, Visit};
 
 /// Pages that wait: depth and URL, in the order of the crawl.
@@ -28,6 +31,8 @@ const COUNTS: TableDefinition<'_, &str, u64> = TableDefinition::new("counts");
 
 /// Bytes of the store that are kept in memory.
 const CACHE: usize = 64 << 20;
+/// Bytes of changes that are gathered before they are written.
+const GATHERED: usize = 32 << 20;
 
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,11 +55,35 @@ pub struct Counts {
     pub waiting: u64,
 }
 
-/// The store.
+/// The store, and what is not written to it yet.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     db: Database,
+    written: Written,
+    changes: Changes,
+    /// Bytes that are gathered before they are written.
+    most: usize,
+    counts: Counts,
+}
+
+/// The tables as they were last written.
+struct Written {
+    pages: ReadOnlyTable<(u32, &'static str), ()>,
+    known: ReadOnlyTable<u128, ()>,
+}
+
+impl std::fmt::Debug for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Written")
+    }
+}
+
+impl Written {
+    fn open(db: &Database) -> Result<Self, redb::Error> {
+        let read = db.begin_read()?;
+        Ok(Self { pages: read.open_table(PAGES)?, known: read.open_table(KNOWN)? })
+    }
 }
 
 impl Store {
@@ -70,16 +99,49 @@ impl Store {
             Err(_) if std::fs::remove_file(path).is_ok() => open().map_err(failed)?,
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self { path: path.into(), db })
+        Self::over(path, db, GATHERED)
     }
 
-    /// A store that is in memory alone.
-    pub fn in_memory() -> Result<Self, StoreError> {
-        let path = PathBuf::from("memory");
-        let db = redb::Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
-        match db {
-            Ok(db) => Ok(Self { path, db }),
-            Err(error) => Err(StoreError { path, source: Box::new(error.into()) }),
+    /// A store that is in memory alone, and is written to when so many bytes are gathered.
+    #[cfg(test)]
+    pub(super) fn in_memory(most: usize) -> Result<Self, StoreError> {
+        let path = Path::new("memory");
+        match redb::Builder::new().create_with_backend(redb::backends::InMemoryBackend::new()) {
+            Ok(db) => Self::over(path, db, most),
+            Err(error) => Err(StoreError { path: path.into(), source: Box::new(error.into()) }),
+        }
+    }
+
+    fn over(path: &Path, db: Database, most: usize) -> Result<Self, StoreError> {
+        let opened = (|| {
+            let write = db.begin_write()?;
+            let (mut changes, mut counts) = (Changes::default(), Counts::default());
+            {
+                write.open_table(KNOWN)?;
+                let numbers = write.open_table(COUNTS)?;
+                let number =
+                    |name: &str| Ok::<_, redb::Error>(numbers.get(name)?.map(|number| number.value()));
+                counts.waves = number("waves")?;
+                counts.visited = number("visited")?.unwrap_or(0);
+                counts.sitemaps = number("sitemaps")?.unwrap_or(0);
+                counts.waiting = write.open_table(PAGES)?.len()?;
+                for entry in write.open_table(FILES)?.iter()? {
+                    let (key, _) = entry?;
+                    let (kind, depth, url) = key.value();
+                    changes.files.insert(Visit { kind: Kind::of_number(kind), depth, url: url.into() });
+                }
+                for entry in write.open_table(SEEDS)?.iter()? {
+                    changes.seeds.insert(entry?.0.value().into());
+                }
+            }
+            write.commit()?;
+            Ok::<_, redb::Error>((Written::open(&db)?, changes, counts))
+        })();
+        match opened {
+            Ok((written, changes, counts)) => {
+                Ok(Self { path: path.into(), db, written, changes, most, counts })
+            }
+            Err(source) => Err(StoreError { path: path.into(), source: Box::new(source) }),
         }
     }
 
@@ -88,72 +150,59 @@ impl Store {
     }
 
     /// How far the crawl is.
-    pub(super) fn counts(&self) -> Result<Counts, StoreError> {
-        self.told((|| {
-            let read = self.db.begin_read()?;
-            let counts = match read.open_table(COUNTS) {
-                Ok(counts) => counts,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Counts::default()),
-                Err(error) => return Err(error.into()),
-            };
-            let count = |name: &str| Ok::<_, redb::Error>(counts.get(name)?.map(|count| count.value()));
-            Ok(Counts {
-                waves: count("waves")?,
-                visited: count("visited")?.unwrap_or(0),
-                sitemaps: count("sitemaps")?.unwrap_or(0),
-                waiting: read.open_table(PAGES)?.len()?,
-            })
-        })())
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// What seeds redirected to.
-    pub(super) fn seeds(&self) -> Result<Vec<String>, StoreError> {
-        self.told((|| {
-            let seeds = self.db.begin_read()?.open_table(SEEDS)?;
-            let mut urls = Vec::new();
-            for entry in seeds.iter()? {
-                urls.push(entry?.0.value().to_string());
-            }
-            Ok(urls)
-        })())
+    pub(super) fn seeds(&self) -> impl Iterator<Item = &String> {
+        self.changes.seeds.iter()
     }
 
     /// The first files that wait, all of one kind: `count(kind)` of them at most.
-    pub(super) fn first_files(&self, count: impl Fn(Kind) -> usize) -> Result<Vec<Visit>, StoreError> {
-        self.told((|| {
-            let mut files: Vec<Visit> = Vec::new();
-            for entry in self.db.begin_read()?.open_table(FILES)?.iter()? {
-                let entry = entry?.0;
-                let (kind, depth, url) = entry.value();
-                let kind = Kind::of_number(kind);
-                if files.first().is_some_and(|first| first.kind != kind) || files.len() >= count(kind) {
-                    break;
-                }
-                files.push(Visit { kind, depth, url: url.into() });
-            }
-            Ok(files)
-        })())
+    pub(super) fn first_files(&self, count: impl Fn(Kind) -> usize) -> Vec<Visit> {
+        let Some(kind) = self.changes.files.first().map(|visit| visit.kind) else { return Vec::new() };
+        let same = self.changes.files.iter().take_while(|visit| visit.kind == kind);
+        same.take(count(kind)).cloned().collect()
     }
 
     /// The first pages that wait.
     pub(super) fn first_pages(&self, count: usize) -> Result<Vec<Visit>, StoreError> {
-        self.told((|| {
-            let pages = self.db.begin_read()?.open_table(PAGES)?;
-            let mut visits = Vec::new();
-            for entry in pages.iter()?.take(count) {
-                let entry = entry?.0;
-                let (depth, url) = entry.value();
-                visits.push(Visit { kind: Kind::Page, depth, url: url.into() });
-            }
-            Ok(visits)
-        })())
+        let first = self.pages().and_then(|written| {
+            let new = self.changes.pages.iter().cloned();
+            merged(written, new, |one, other| one < other).take(count).collect::<Result<Vec<_>, _>>()
+        });
+        Ok(self.told(first)?.into_iter().map(|(depth, url)| Visit { kind: Kind::Page, depth, url }).collect())
     }
 
-    /// What is known now, to look up.
-    pub(super) fn known(&self) -> Result<Known, StoreError> {
-        self.told(
-            (|| Ok(Known { path: self.path.clone(), table: self.db.begin_read()?.open_table(KNOWN)? }))(),
-        )
+    /// The pages that wait, the last first.
+    fn last_pages(&self) -> Result<impl Iterator<Item = Result<Key, redb::Error>>, redb::Error> {
+        let new = self.changes.pages.iter().rev().cloned();
+        Ok(merged(self.pages()?.rev(), new, |one, other| one > other))
+    }
+
+    /// The pages in the tables that still wait.
+    fn pages(
+        &self,
+    ) -> Result<impl DoubleEndedIterator<Item = Result<Key, redb::Error>> + use<>, redb::Error> {
+        fn outside(key: &Option<Key>) -> Bound<(u32, &str)> {
+            key.as_ref().map_or(Bound::Unbounded, |(depth, url)| Bound::Excluded((*depth, url.as_str())))
+        }
+        let range = (outside(&self.changes.visited_to), outside(&self.changes.forgotten_from));
+        Ok(self.written.pages.range::<(u32, &str)>(range)?.map(|entry| {
+            let (key, _) = entry?;
+            let (depth, url) = key.value();
+            Ok((depth, url.to_string()))
+        }))
+    }
+
+    /// Whether a URL waits or was visited.
+    pub(super) fn knows(&self, url: &str) -> Result<bool, StoreError> {
+        let hash = hash(url);
+        match self.changes.known.get(&hash) {
+            Some(known) => Ok(*known),
+            None => self.told(self.written.known.get(hash).map(|found| found.is_some()).map_err(Into::into)),
+        }
     }
 
     /// Takes out of `new` the pages that would be among the last `beyond` of those that wait, but for the first `taken`, and of `new`.
@@ -163,111 +212,116 @@ impl Store {
         beyond: u64,
         taken: u64,
     ) -> Result<(), StoreError> {
-        self.told((|| {
-            let pages = self.db.begin_read()?.open_table(PAGES)?;
-            let mut old_left = pages.len()?.saturating_sub(taken);
-            let mut old = pages.iter()?.rev();
+        let trimmed = (|| {
+            let old = usize::try_from(self.counts.waiting.saturating_sub(taken)).unwrap_or(usize::MAX);
+            let mut old = self.last_pages()?.take(old);
             let mut last_old = None;
             for _ in 0..beyond {
-                if last_old.is_none() && old_left > 0 {
-                    last_old = match old.next() {
-                        Some(entry) => {
-                            let entry = entry?.0;
-                            let (depth, url) = entry.value();
-                            Some(Visit { kind: Kind::Page, depth, url: url.into() })
-                        }
-                        None => None,
-                    };
+                if last_old.is_none() {
+                    let next = old.next().transpose()?;
+                    last_old = next.map(|(depth, url)| Visit { kind: Kind::Page, depth, url });
                 }
                 let last_new = new.last().filter(|visit| visit.kind == Kind::Page);
                 if last_new.is_some() && last_new > last_old.as_ref() {
                     new.pop_last();
-                } else if last_old.take().is_some() {
-                    old_left -= 1;
-                } else {
+                } else if last_old.take().is_none() {
                     break;
                 }
             }
             Ok(())
-        })())
+        })();
+        self.told(trimmed)
     }
 
     /// Takes in a wave: forgets what was visited, adds what was found, and then forgets the last pages until `left(visited)` are left.
     pub(super) fn apply(
-        &self,
+        &mut self,
         wave: &Recorded,
         waves: u64,
         left: impl Fn(u64) -> u64,
     ) -> Result<(), StoreError> {
-        self.told((|| {
-            let write = self.db.begin_write()?;
-            {
-                let (mut pages, mut files) = (write.open_table(PAGES)?, write.open_table(FILES)?);
-                let (mut known, mut seeds) = (write.open_table(KNOWN)?, write.open_table(SEEDS)?);
-                let mut counts = write.open_table(COUNTS)?;
-                let count = |counts: &redb::Table<'_, &str, u64>, name: &str| {
-                    Ok::<_, redb::Error>(counts.get(name)?.map_or(0, |count| count.value()))
-                };
-                let (mut visited, mut sitemaps) = (count(&counts, "visited")?, count(&counts, "sitemaps")?);
-                for (visit, claimed) in &wave.visits {
-                    known.insert(hash(&visit.url), ())?;
-                    if let Some(url) = claimed {
-                        known.insert(hash(url), ())?;
-                    }
-                    if visit.kind == Kind::Page {
-                        pages.remove((visit.depth, visit.url.as_str()))?;
-                        visited += 1;
-                    } else {
-                        files.remove((visit.kind as u8, visit.depth, visit.url.as_str()))?;
-                    }
-                }
-                for visit in &wave.found {
-                    known.insert(hash(&visit.url), ())?;
-                    match visit.kind {
-                        Kind::Page => {
-                            pages.insert((visit.depth, visit.url.as_str()), ())?;
-                            if visit.depth == 0 {
-                                seeds.insert(visit.url.as_str(), ())?;
-                            }
-                        }
-                        kind => {
-                            files.insert((kind as u8, visit.depth, visit.url.as_str()), ())?;
-                            sitemaps += u64::from(kind == Kind::Sitemap);
-                        }
-                    }
-                }
-                while pages.len()? > left(visited) {
-                    let Some((key, _)) = pages.pop_last()? else { break };
-                    known.remove(hash(key.value().1))?;
-                }
-                counts.insert("visited", visited)?;
-                counts.insert("sitemaps", sitemaps)?;
-                counts.insert("waves", waves)?;
+        let mut counts = self.counts;
+        for (visit, claimed) in &wave.visits {
+            self.changes.know(hash(&visit.url));
+            if let Some(url) = claimed {
+                self.changes.know(hash(url));
             }
-            write.commit()?;
-            Ok(())
-        })())
-    }
-}
-
-/// What is known at one moment.
-pub(super) struct Known {
-    path: PathBuf,
-    table: ReadOnlyTable<u128, ()>,
-}
-
-impl Known {
-    pub(super) fn has(&self, url: &str) -> Result<bool, StoreError> {
-        match self.table.get(hash(url)) {
-            Ok(found) => Ok(found.is_some()),
-            Err(error) => Err(StoreError { path: self.path.clone(), source: Box::new(error.into()) }),
+            if visit.kind == Kind::Page {
+                counts.waiting -= u64::from(self.changes.visited((visit.depth, visit.url.clone())));
+                counts.visited += 1;
+            } else {
+                self.changes.files.remove(visit);
+            }
         }
+        for visit in &wave.found {
+            self.changes.know(hash(&visit.url));
+            if visit.kind == Kind::Page {
+                counts.waiting += u64::from(self.changes.wait((visit.depth, visit.url.clone())));
+                if visit.depth == 0 {
+                    self.changes.seeds.insert(visit.url.clone());
+                }
+            } else {
+                self.changes.files.insert(visit.clone());
+                counts.sitemaps += u64::from(visit.kind == Kind::Sitemap);
+            }
+        }
+        let beyond = usize::try_from(counts.waiting.saturating_sub(left(counts.visited)));
+        let last = self.last_pages().and_then(|last| last.take(beyond.unwrap_or(usize::MAX)).collect());
+        let last: Vec<Key> = self.told(last)?;
+        counts.waiting -= last.len() as u64;
+        for key in last {
+            self.changes.forget(hash(&key.1), key);
+        }
+        counts.waves = Some(waves);
+        self.counts = counts;
+        if self.changes.bytes > self.most { self.save() } else { Ok(()) }
     }
-}
 
-impl std::fmt::Debug for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Known")
+    /// Writes what is gathered, durably.
+    pub(super) fn save(&mut self) -> Result<(), StoreError> {
+        let saved = self.write().and_then(|()| Written::open(&self.db));
+        self.written = self.told(saved)?;
+        self.changes.written();
+        Ok(())
+    }
+
+    fn write(&self) -> Result<(), redb::Error> {
+        let write = self.db.begin_write()?;
+        {
+            let (changes, mut pages) = (&self.changes, write.open_table(PAGES)?);
+            if let Some((depth, url)) = &changes.visited_to {
+                pages.retain_in(..=(*depth, url.as_str()), |_, ()| false)?;
+            }
+            if let Some((depth, url)) = &changes.forgotten_from {
+                pages.retain_in((*depth, url.as_str()).., |_, ()| false)?;
+            }
+            for (depth, url) in &changes.pages {
+                pages.insert((*depth, url.as_str()), ())?;
+            }
+            let mut hashes: Vec<_> = changes.known.iter().collect();
+            hashes.sort_unstable();
+            let mut known = write.open_table(KNOWN)?;
+            for (hash, is_known) in hashes {
+                match is_known {
+                    true => drop(known.insert(hash, ())?),
+                    false => drop(known.remove(hash)?),
+                }
+            }
+            let mut files = write.open_table(FILES)?;
+            files.retain(|_, ()| false)?;
+            for Visit { kind, depth, url } in &changes.files {
+                files.insert((*kind as u8, *depth, url.as_str()), ())?;
+            }
+            let mut seeds = write.open_table(SEEDS)?;
+            for seed in &changes.seeds {
+                seeds.insert(seed.as_str(), ())?;
+            }
+            let mut numbers = write.open_table(COUNTS)?;
+            numbers.insert("visited", self.counts.visited)?;
+            numbers.insert("sitemaps", self.counts.sitemaps)?;
+            numbers.insert("waves", self.counts.waves.unwrap_or(0))?;
+        }
+        Ok(write.commit()?)
     }
 }
 

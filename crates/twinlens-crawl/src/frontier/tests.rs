@@ -15,7 +15,7 @@ fn bounds(max_depth: u32, max_pages: u64) -> Bounds {
 }
 
 fn frontier_with(bounds: Bounds, seeds: &[Url], sitemaps: &[Url], robots: bool) -> Frontier {
-    Frontier::open(Store::in_memory().unwrap(), bounds, seeds, sitemaps, robots).unwrap()
+    Frontier::open(Store::in_memory(1000).unwrap(), bounds, seeds, sitemaps, robots).unwrap()
 }
 
 fn frontier(seeds: &[Url], bounds: Bounds) -> Frontier {
@@ -84,6 +84,7 @@ fn where_a_seed_points_to_is_a_seed() {
     let wave = first.next_wave(1).unwrap();
     first.redirect(&wave[0], &elsewhere).unwrap();
     assert_eq!(end(&mut first, &wave), [Visit::page(0, elsewhere.as_str())]);
+    first.save().unwrap();
     drop(first);
     // A frontier that is opened again has the same scope.
     let mut again = open();
@@ -179,6 +180,7 @@ fn a_damaged_store_is_made_anew() {
     let mut first = open();
     let wave = first.next_wave(1).unwrap();
     end(&mut first, &wave);
+    first.save().unwrap();
     drop(first);
     let whole = std::fs::read(&path).unwrap();
     for damaged in [b"nonsense".to_vec(), whole[..whole.len() / 2].to_vec(), vec![0x55; whole.len()]] {
@@ -197,10 +199,20 @@ enum Answer {
 
 /// Crawls it. Before each wave for which `kill` says so, the store is dropped: all of it, or what it took in last. It is
 /// brought up to date from the record, as after a kill. Returns the waves.
-fn crawl(site: &[Answer], max_pages: u64, wave_size: usize, kill: &[Option<bool>]) -> Vec<Vec<Visit>> {
+/// `gathered` says how many bytes of changes are in memory before they are written.
+fn crawl(
+    site: &[Answer],
+    max_pages: u64,
+    wave_size: usize,
+    kill: &[Option<bool>],
+    gathered: usize,
+) -> Vec<Vec<Visit>> {
     let name = |n: &usize| url(&format!("/{}", n * 7919 % 1000));
     let number: BTreeMap<String, usize> = (0..site.len()).map(|n| (name(&n).to_string(), n)).collect();
-    let fresh = || frontier(&[name(&0)], bounds(6, max_pages));
+    let fresh = || {
+        let store = Store::in_memory(gathered).unwrap();
+        Frontier::open(store, bounds(6, max_pages), &[name(&0)], &[], false).unwrap()
+    };
     let (mut frontier, mut waves, mut record): (_, _, Vec<Recorded>) = (fresh(), Vec::new(), Vec::new());
     loop {
         match kill.get(waves.len()).copied().flatten() {
@@ -254,9 +266,12 @@ proptest! {
         max_pages in 1u64..40,
         wave_size in 1usize..10,
         kill in proptest::collection::vec(any::<Option<bool>>(), 40),
+        gathered in 0usize..4000,
     ) {
-        let whole = crawl(&site, max_pages, wave_size, &[]);
-        prop_assert_eq!(&whole, &crawl(&site, max_pages, wave_size, &kill));
+        // Written at each wave, never, and now and then.
+        let whole = crawl(&site, max_pages, wave_size, &[], 0);
+        prop_assert_eq!(&whole, &crawl(&site, max_pages, wave_size, &[], usize::MAX));
+        prop_assert_eq!(&whole, &crawl(&site, max_pages, wave_size, &kill, gathered));
         let visited = whole.concat();
         let distinct: HashSet<&String> = visited.iter().map(|visit| &visit.url).collect();
         prop_assert!(distinct.len() == visited.len() && visited.len() as u64 <= max_pages);

@@ -41,6 +41,7 @@ use twinlens_pipeline::{
 use self::assemble::{Assembler, Finished};
 use self::images::Images;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
+use super::files::engine;
 use crate::net::HttpOptions;
 
 /// The images of pairs.
@@ -310,8 +311,4 @@ impl Plan {
         }
         Ok(work)
     }
-}
-
-fn engine(error: arrow::error::ArrowError) -> RunError {
-    RunError::Engine(error.into())
 }

@@ -5,15 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::PartitionStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -23,6 +17,7 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
+use super::reading::{self, Reading, Send};
 use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
 
 /// Folders of images with their texts.
@@ -30,7 +25,8 @@ use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
 #[serde(deny_unknown_fields)]
 pub struct Folder {
     /// The folders, relative to the pipeline file; their subfolders are read too. The text of `a/b.jpg` is `a/b.txt`, or stands in
-    /// `a/b.json`. That a file in a subfolder changed is not noticed: `--fresh` reads it again.
+    /// `a/b.json`. A change of names, lengths or times below
+    /// them is noticed; of folders with more files than 100,000, that of a file that keeps its name and its folder's time may not be.
     folders: Located<Vec<Located<String>>>,
     /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
     #[serde(default)]
@@ -77,11 +73,9 @@ impl Stage for Folder {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        // Every entry, so that a text that changed is noticed.
-        self.folders
-            .iter()
-            .map(|folder| Located::new(format!("{}/*", folder.trim_end_matches('/')), folder.span()))
-            .collect()
+        // Whole folders, so that a text that changed is noticed.
+        let whole = |folder: &Located<String>| format!("{}/", folder.trim_end_matches('/'));
+        self.folders.iter().map(|folder| Located::new(whole(folder), folder.span())).collect()
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
@@ -123,9 +117,7 @@ impl Source for Folder {
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
         let opened = self.opened.get_or_try_init(|| self.open(cx)).await?.clone();
-        let schema = opened.reader.schema.clone();
-        let part = Images { opened, start: split.start as usize, end: split.end as usize };
-        Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(part)])?))?)
+        reading::frame(cx, Images { opened, start: split.start as usize, end: split.end as usize })
     }
 }
 
@@ -183,32 +175,19 @@ fn is_image(ending: &std::ffi::OsStr) -> bool {
 }
 
 /// One split: some of the images.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Images {
     opened: Arc<Opened>,
     start: usize,
     end: usize,
 }
 
-impl PartitionStream for Images {
+impl Reading for Images {
     fn schema(&self) -> &SchemaRef {
         &self.opened.reader.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.opened.reader.schema.clone(), 1);
-        let (batches, images) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || {
-            // A receiver that is gone has no use for what is left.
-            images.read(&mut |batch| batches.blocking_send(Ok(batch)).is_ok())?;
-            Ok(())
-        });
-        builder.build()
-    }
-}
-
-impl Images {
-    fn read(&self, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
+    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
         let reader = &self.opened.reader;
         let images = self.opened.images.get(self.start..self.end).unwrap_or_default();
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -228,7 +207,8 @@ impl Images {
                 })
             },
             send,
-        )
+        )?;
+        Ok(())
     }
 }
 

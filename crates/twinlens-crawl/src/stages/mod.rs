@@ -5,6 +5,8 @@ mod crawl;
 mod fetch;
 mod files;
 mod folder;
+mod reading;
+mod remote;
 mod samples;
 mod table;
 mod warc;

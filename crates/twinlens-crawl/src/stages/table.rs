@@ -6,18 +6,11 @@ mod parquet;
 mod rows;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::PartitionStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -29,7 +22,9 @@ use twinlens_pipeline::{
 
 use self::rows::Wanted;
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
-use super::files::{blocking, short};
+use super::files::{self, Files, Readable, blocking, short};
+use super::reading::{self, Send};
+use crate::net::HttpOptions;
 use crate::pairs;
 
 /// The codes of rows that cannot be read.
@@ -53,8 +48,8 @@ pub enum Format {
 }
 
 impl Format {
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+    fn of(file: &str) -> Option<Self> {
+        match short(file).rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
             "arrow" | "feather" | "ipc" | "arrows" => Some(Self::Arrow),
             "csv" => Some(Self::Csv),
@@ -83,7 +78,8 @@ pub struct Columns {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// The files, relative to the pipeline file; `*` and `?` in the last part are patterns.
+    /// The files, relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs (http, https): each is copied,
+    /// read as one split, and taken away; that one changed is not noticed.
     files: Located<Vec<Located<String>>>,
     /// How the rows are written; else told by the file's ending.
     #[serde(default)]
@@ -97,8 +93,13 @@ pub struct Table {
     /// Rows of a split.
     #[serde(default = "split_rows")]
     split_rows: usize,
+    /// How the network is used, where `files` are URLs.
+    #[serde(default = "super::nowhere::<HttpOptions>")]
+    http: Located<HttpOptions>,
     #[serde(skip)]
     places: OnceCell<Arc<Places>>,
+    #[serde(skip)]
+    open: Files,
 }
 
 fn split_rows() -> usize {
@@ -124,16 +125,14 @@ impl Stage for Table {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        self.files.value().clone()
+        files::watched(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = Vec::new();
-        if self.files.is_empty() {
-            faults.push(Fault::at(self.files.span(), "`files` is empty: there is nothing to read"));
-        }
+        let mut faults = files::faults(&self.files);
+        faults.extend(super::http_faults(&self.http));
         for file in self.files.iter() {
-            if self.format.is_none() && Format::of(Path::new(file.value())).is_none() {
+            if self.format.is_none() && Format::of(file).is_none() {
                 let fault = Fault::at(
                     file.span(),
                     format!("the ending of `{}` does not tell its format", file.value()),
@@ -175,31 +174,29 @@ impl Source for Table {
         let rows = self.split_rows.max(1) as u64;
         let mut splits = Vec::new();
         let mut places = Places::new();
-        for path in self.paths(cx)? {
+        for whole in files::splits(cx, &self.files)? {
             cx.check_cancelled()?;
-            let (format, name) = (self.format_of(&path)?, path.display().to_string());
+            // How many rows it has is known when it is here.
+            if files::is_web(&whole.file) {
+                splits.push(whole);
+                continue;
+            }
+            let (format, name) = (self.format_of(&whole.file)?, whole.file);
+            let path = name.clone();
             let measure = move || match format {
-                Format::Parquet => parquet::rows(&path).map(|total| (total, Vec::new())),
-                Format::Arrow => ipc::rows(&path).map(|total| (total, Vec::new())),
-                _ => lines::places(&path, format, rows),
+                Format::Parquet => parquet::rows(path.as_ref()).map(|total| (total, Vec::new())),
+                Format::Arrow => ipc::rows(path.as_ref()).map(|total| (total, Vec::new())),
+                _ => lines::places(path.as_ref(), format, rows),
             };
             let (total, begins) = blocking(measure).await??;
             let split = |start: u64| {
                 let end = total.min(start + rows);
-                SourceSplit {
-                    label: format!("{} rows {start}..{end}", short(&name)),
-                    file: name.clone(),
-                    start,
-                    end,
-                }
+                let label = format!("{} rows {start}..{end}", short(&name));
+                SourceSplit { label, file: name.clone(), start, end }
             };
             splits.extend((0..total.div_ceil(rows)).map(|number| split(number * rows)));
-            places.extend(
-                begins
-                    .into_iter()
-                    .enumerate()
-                    .map(|(number, place)| ((name.clone(), number as u64 * rows), place)),
-            );
+            let begins = begins.into_iter().enumerate();
+            places.extend(begins.map(|(number, place)| ((name.clone(), number as u64 * rows), place)));
         }
         // Set once: the files do not change within a run.
         let _again = self.places.set(Arc::new(places));
@@ -207,21 +204,19 @@ impl Source for Table {
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let path = PathBuf::from(&split.file);
         let place =
             self.places.get().and_then(|places| places.get(&(split.file.clone(), split.start))).copied();
         let wanted = Wanted { columns: self.columns.clone(), keep: self.kept() };
         let reading = Reading {
             schema: twinlens_pipeline::rejects::schema_with_reserved(&pairs::schema(&wanted.keep)),
             stage: cx.stage.clone(),
-            format: self.format_of(&path)?,
-            path,
+            format: self.format_of(&split.file)?,
+            file: self.open.open(cx, &self.http, split).await?,
             split: split.clone(),
             place,
             wanted,
         };
-        let schema = reading.schema.clone();
-        Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(reading)])?))?)
+        reading::frame(cx, reading)
     }
 }
 
@@ -230,18 +225,10 @@ impl Table {
         self.keep.iter().map(|name| name.value().clone()).collect()
     }
 
-    fn paths(&self, cx: &RunContext) -> Result<Vec<PathBuf>, RunError> {
-        let mut paths = Vec::new();
-        for file in self.files.iter() {
-            paths.extend(cx.local_files(file)?);
-        }
-        Ok(paths)
-    }
-
-    fn format_of(&self, path: &Path) -> Result<Format, RunError> {
-        self.format.or_else(|| Format::of(path)).ok_or_else(|| {
+    fn format_of(&self, file: &str) -> Result<Format, RunError> {
+        self.format.or_else(|| Format::of(file)).ok_or_else(|| {
             RunError::user_with_hint(
-                format!("the ending of {} does not tell its format", path.display()),
+                format!("the ending of {file} does not tell its format"),
                 "say `format = \"csv\"`",
             )
         })
@@ -249,35 +236,38 @@ impl Table {
 }
 
 /// One split, as it is read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Reading {
     schema: SchemaRef,
     stage: String,
     format: Format,
-    path: PathBuf,
+    file: Readable,
     split: SourceSplit,
     place: Option<(u64, u64)>,
     wanted: Wanted,
 }
 
-impl PartitionStream for Reading {
+impl reading::Reading for Reading {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 2);
-        let (batches, reading) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || {
-            // A receiver that is gone has no use for what is left.
-            let mut send = |batch: RecordBatch| batches.blocking_send(Ok(batch)).is_ok();
-            match reading.format {
-                Format::Parquet => parquet::read(&reading, &mut send)?,
-                Format::Arrow => ipc::read(&reading, &mut send)?,
-                _ => lines::read(&reading, &mut send)?,
-            }
-            Ok(())
-        });
-        builder.build()
+    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
+        let all = match self.format {
+            Format::Parquet => parquet::read(self, send)?,
+            Format::Arrow => ipc::read(self, send)?,
+            _ => lines::read(self, send)?,
+        };
+        if all {
+            self.file.served();
+        }
+        Ok(())
+    }
+}
+
+impl Reading {
+    /// The user's fault with the file, which is named as the user wrote it.
+    fn fault(&self, why: impl std::fmt::Display) -> RunError {
+        RunError::user(format!("{}: {why}", self.split.file))
     }
 }

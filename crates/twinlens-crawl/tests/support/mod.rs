@@ -1,71 +1,202 @@
-//! Whole runs for tests.
+//! Whole runs for tests: a [`Lab`] is a folder in which pipelines run, with the hosts that they reach; what a run left is a [`Done`].
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use twinlens_dataset::catalog;
+use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::config::{self, Overrides};
-use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::events::{Event, Observer, Silent};
 use twinlens_pipeline::run::{Outcome, Settings, run, session};
 use twinlens_pipeline::{Clock, Registry, RunError};
+use twinlens_testkit::Web;
 
-fn registry() -> Registry {
+/// The kinds of stages of this crate.
+pub fn registry() -> Registry {
     let mut registry = Registry::default();
     twinlens_crawl::register(&mut registry);
     registry
 }
 
-/// Runs `pipeline` (its stages) in `dir/run`; `host` is served at `addr`.
-pub async fn run_in(dir: &Path, pipeline: &str, host: &str, addr: SocketAddr) -> Result<Outcome, RunError> {
-    let path = dir.join("pipeline.toml");
-    std::fs::write(&path, format!("name = \"test\"\nseed = 7\n{pipeline}")).unwrap();
-    let registry = registry();
-    let pipeline =
-        config::load(&path, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
-    let settings = Settings {
-        dir: dir.join("run").into(),
-        scratch: dir.join("scratch"),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads: 2,
-        memory_bytes: 256 << 20,
-        bytes_in_flight: 64 << 20,
-        grace: Duration::from_secs(5),
-        clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-        hosts: Arc::new(BTreeMap::from([(host.to_string(), addr)])),
-    };
-    run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
+/// A stage of a pipeline file.
+pub fn stage(name: &str, kind: &str, options: &str) -> String {
+    format!("[stages.{name}]\nkind = \"{kind}\"\n{options}\n")
 }
 
-/// The rows of a query, their values joined by ` | `.
-pub async fn query(outcome: &Outcome, sql: &str) -> Vec<String> {
-    let session = session::plain(&registry(), 2);
-    catalog::register(&session, &outcome.datasets).await.unwrap();
-    let mut rows = Vec::new();
-    for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
+/// What is wrong with a pipeline file of these stages, as it is shown; nothing if they are well.
+pub fn faults(stages: &str) -> Option<String> {
+    let text = format!("name = \"test\"\nseed = 7\n{stages}");
+    let checked = config::check("p.toml".as_ref(), &text, &registry(), &Overrides::default());
+    checked.err().map(|report| report.render(false))
+}
+
+/// A folder in which pipelines run; each goes on where the one before it was stopped, as the command does.
+pub struct Lab {
+    /// Kept for as long as anyone reads what a run left.
+    dir: Arc<TempDir>,
+    hosts: BTreeMap<String, SocketAddr>,
+    max_rows: Option<u64>,
+}
+
+impl Lab {
+    /// An empty folder, and no hosts.
+    pub fn new() -> Self {
+        Self { dir: Arc::new(tempfile::tempdir().unwrap()), hosts: BTreeMap::new(), max_rows: None }
+    }
+
+    /// With a host that is served by `web`.
+    pub fn host(self, name: &str, web: &Web) -> Self {
+        self.address(name, web.addr())
+    }
+
+    /// With a host at an address.
+    pub fn address(mut self, name: &str, addr: SocketAddr) -> Self {
+        self.hosts.insert(name.into(), addr);
+        self
+    }
+
+    /// A path in the folder, which is that of the pipeline file.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// With the most rows that are read.
+    pub fn most_rows(self, max_rows: Option<u64>) -> Self {
+        Self { max_rows, ..self }
+    }
+
+    /// Writes a file, and the folders that it lies in.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Runs these stages to their end, with no row lost.
+    pub async fn done(&self, stages: &str) -> Done {
+        self.run(stages).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Why these stages cannot be run to their end.
+    pub async fn error(&self, stages: &str) -> RunError {
+        self.run(stages).await.err().expect("the run fails")
+    }
+
+    async fn run(&self, stages: &str) -> Result<Done, RunError> {
+        self.watched(stages, Arc::new(Silent), CancellationToken::new()).await
+    }
+
+    /// Runs these stages until so many splits are committed; `None` when it was stopped by that.
+    pub async fn stopped_after(&self, splits: u64, stages: &str) -> Option<Done> {
+        let cancel = CancellationToken::new();
+        let observer = Arc::new(StopAfter(AtomicU64::new(splits), cancel.clone()));
+        match self.watched(stages, observer, cancel).await {
+            Err(RunError::Interrupted) => None,
+            done => Some(done.unwrap_or_else(|error| panic!("{error}"))),
+        }
+    }
+
+    async fn watched(
+        &self,
+        stages: &str,
+        observer: Arc<dyn Observer>,
+        cancel: CancellationToken,
+    ) -> Result<Done, RunError> {
+        self.write("pipeline.toml", format!("name = \"test\"\nseed = 7\n{stages}"));
+        let registry = registry();
+        let pipeline = config::load(&self.path("pipeline.toml"), &registry, &Overrides::default())
+            .unwrap_or_else(|error| panic!("{error:#?}"));
+        let settings = Settings {
+            dir: self.path("run").into(),
+            scratch: self.path("scratch"),
+            fresh: false,
+            until: None,
+            max_rows: self.max_rows,
+            threads: 2,
+            memory_bytes: 256 << 20,
+            bytes_in_flight: 64 << 20,
+            grace: Duration::from_secs(5),
+            clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            hosts: Arc::new(self.hosts.clone()),
+        };
+        let outcome = run(&pipeline, &registry, &settings, observer, cancel).await?;
+        let done = Done { outcome, _dir: self.dir.clone() };
+        done.assert_conserved();
+        Ok(done)
+    }
+}
+
+/// Asks a run to stop after so many splits.
+struct StopAfter(AtomicU64, CancellationToken);
+
+impl Observer for StopAfter {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::SplitCommitted { .. }) && self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.1.cancel();
+        }
+    }
+}
+
+/// What a finished run left.
+pub struct Done {
+    outcome: Outcome,
+    _dir: Arc<TempDir>,
+}
+
+impl Done {
+    /// The rows of a query, their values joined by ` | `.
+    pub async fn rows(&self, sql: &str) -> Vec<String> {
+        let session = session::plain(&registry(), 2);
+        catalog::register(&session, &self.outcome.datasets).await.unwrap();
         let options = FormatOptions::default().with_null("-");
-        let columns: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
-        }));
+        let mut rows = Vec::new();
+        for batch in session.sql(sql).await.unwrap().collect().await.unwrap() {
+            let columns = batch.columns().iter();
+            let columns: Vec<_> =
+                columns.map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+            rows.extend((0..batch.num_rows()).map(|row| {
+                columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
+            }));
+        }
+        rows
     }
-    rows
+
+    /// The dataset of a stage.
+    pub fn dataset(&self, stage: &str) -> &Dataset {
+        self.outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == stage).unwrap()
+    }
+
+    /// Names and hashes of all files of the datasets.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let of = |dataset: &Dataset| {
+            dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect::<Vec<_>>()
+        };
+        self.outcome.datasets.iter().flat_map(of).collect()
+    }
+
+    /// Rows in = rows out + rejects, for every dataset.
+    fn assert_conserved(&self) {
+        for dataset in &self.outcome.datasets {
+            let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
+            let stage = &dataset.state().begin.stage;
+            assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects), "{stage}");
+            assert_eq!(dataset.rows("rejects"), rejects, "{stage}");
+        }
+    }
 }
 
-/// Rows in = rows out + rejects, for every dataset.
-pub fn assert_conserved(outcome: &Outcome) {
-    for dataset in &outcome.datasets {
-        let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
-        let stage = &dataset.state().begin.stage;
-        assert_eq!(dataset.state().rows_in(), Some(dataset.rows("data") + rejects), "{stage}");
-        assert_eq!(dataset.rows("rejects"), rejects, "{stage}");
-    }
+/// Compressed by gzip, as one member.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }

@@ -50,7 +50,7 @@ pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -
         Work::Rows(_) => rows(steps, output, limits).await?,
         Work::Source(source) => sourced(head, source, rest, output, limits).await?,
         Work::Whole(whole) => self::whole(head, whole, output).await?,
-        Work::Job(job) => job.run(&head.cx, &head.inputs, output).await?,
+        Work::Job(job) => job.run(&head.cx, &head.inputs, output.limited(limits.max_rows)).await?,
     }
     output.complete()
 }
@@ -91,10 +91,7 @@ async fn sourced(
 ) -> Result<(), RunError> {
     let splits = source.splits(&head.cx).await?;
     let starter = output.starter();
-    let mut left = limits.max_rows;
-    if let Some(left) = &mut left {
-        *left = left.saturating_sub(output.state().rows_in().unwrap_or(0));
-    }
+    let mut left = output.limited(limits.max_rows).rows_wanted();
     if left.is_some() {
         // Where the rows are counted, a split must know what those before it used up: one after another.
         for (number, split) in splits.iter().enumerate() {

@@ -51,6 +51,11 @@ pub fn recipes(
         }
         let mut read = BTreeMap::new();
         for file in node.stage.files() {
+            if file.ends_with('/') {
+                let folder = files.location(file.trim_end_matches('/'))?;
+                read.insert(format!("{}/", files.name(&folder)), files::folder_stamp(&folder)?);
+                continue;
+            }
             for location in files.expand(file.value())? {
                 read.insert(files.name(&location), files::stamp(&location)?);
             }

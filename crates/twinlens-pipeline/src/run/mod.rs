@@ -55,7 +55,7 @@ pub struct Settings {
     pub fresh: bool,
     /// Stop after this stage.
     pub until: Option<String>,
-    /// Read at most this many rows of the input of each plan of row stages.
+    /// Read at most this many rows of the input of each plan of row stages, and make at most so many in a source (files, a crawl).
     pub max_rows: Option<u64>,
     /// Threads of the engine.
     pub threads: usize,

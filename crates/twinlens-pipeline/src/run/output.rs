@@ -23,12 +23,25 @@ pub struct Output {
     stage: String,
     writer: DatasetWriter,
     progress: Progress,
+    max_rows: Option<u64>,
 }
 
 impl Output {
     /// An output over an opened dataset.
     pub fn new(stage: &str, writer: DatasetWriter, progress: Progress) -> Self {
-        Self { stage: stage.into(), writer, progress }
+        Self { stage: stage.into(), writer, progress, max_rows: None }
+    }
+
+    /// With the most rows that the run wants of a source.
+    pub(crate) fn limited(&mut self, max_rows: Option<u64>) -> &mut Self {
+        self.max_rows = max_rows;
+        self
+    }
+
+    /// How many rows (and rejects) the run wants beside those that are committed; `None` for all. A job that makes its rows
+    /// itself ends when there are so many.
+    pub fn rows_wanted(&self) -> Option<u64> {
+        Some(self.max_rows?.saturating_sub(self.state().rows_in().unwrap_or(0)))
     }
 
     /// Whether a split is committed already.

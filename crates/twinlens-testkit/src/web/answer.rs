@@ -1,11 +1,14 @@
 //! How the server answers: well, or in one of the many ways to go wrong.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use super::Request;
 
 /// How the server answers.
 #[derive(Debug, Clone)]
@@ -53,6 +56,13 @@ pub enum Answer {
     Onward,
     /// Another answer, late.
     Late(Duration, Box<Answer>),
+    /// A file of a version: as a whole, in the part that is asked for (`Range`, `If-Range`), or not at all (`If-None-Match`).
+    File {
+        /// The version.
+        etag: String,
+        /// The content, shared by all its parts.
+        body: Arc<Vec<u8>>,
+    },
 }
 
 impl Answer {
@@ -80,6 +90,36 @@ impl Answer {
     /// A response whose head is written as it stands, for headers that no framework would send.
     pub fn head(head: &str, body: &[u8]) -> Self {
         Self::Raw([head.replace('\n', "\r\n").as_bytes(), b"\r\n\r\n", body].concat())
+    }
+
+    /// A file of a version; the tag is quoted here.
+    pub fn file(etag: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self::File { etag: format!("\"{etag}\""), body: Arc::new(body.into()) }
+    }
+
+    /// What a file answers to the conditions of a request; any other answer as it is.
+    pub(super) fn to(self, request: &Request) -> Self {
+        let Self::File { etag, body } = self else { return self };
+        let answer = |status, body: &[u8]| {
+            Self::Plain { status, headers: Vec::new(), body: body.into() }.header("etag", &etag)
+        };
+        if request.header("if-none-match") == Some(&etag) {
+            return answer(304, b"");
+        }
+        let same = request.header("if-range").is_none_or(|version| version == etag);
+        let range = request.header("range").filter(|_| same).and_then(|range| {
+            let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?))
+        });
+        match range {
+            None => answer(200, &body),
+            Some((first, _)) if first >= body.len() => answer(416, b""),
+            Some((first, last)) => {
+                let last = last.min(body.len() - 1);
+                let range = format!("bytes {first}-{last}/{}", body.len());
+                answer(206, &body[first..=last]).header("content-range", &range)
+            }
+        }
     }
 
     /// With one more header; only a plain answer has any.
@@ -157,7 +197,11 @@ pub(super) async fn send(
             }
             stream.shutdown().await
         }
-        Answer::StalledHeaders => std::future::pending().await,
+        Answer::StalledHeaders => {
+            // Until the client gives up: thousands of them must not take the server's sockets for good.
+            while stream.read(&mut [0; 512]).await? > 0 {}
+            Ok(())
+        }
         Answer::HugeHeaders => {
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
             let line = format!("x-padding: {}\r\n", "y".repeat(8 << 10));
@@ -182,7 +226,8 @@ pub(super) async fn send(
             stream.write_all(b"this is not the protocol you are looking for\r\n\r\n").await?;
             stream.shutdown().await
         }
-        Answer::Late(..) => Ok(()),
+        // These have become other answers by now.
+        Answer::Late(..) | Answer::File { .. } => Ok(()),
     }?;
     Ok(false)
 }

@@ -14,6 +14,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -110,14 +111,14 @@ impl Web {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All requests so far, in the order in which they came; none of a quiet site.
+    /// All requests so far, in the order in which they came; those of a quiet site without their headers.
     pub fn requests(&self) -> Vec<Request> {
         self.seen().log.clone()
     }
 
     /// The paths of all requests so far.
     pub fn paths(&self) -> Vec<String> {
-        self.requests().into_iter().map(|request| request.path).collect()
+        self.seen().log.iter().map(|request| request.path.clone()).collect()
     }
 
     /// How often a path was asked for.
@@ -145,8 +146,13 @@ impl Drop for Web {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // Dropped with this task: a stalled connection does not outlive the server.
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
         while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            // No socket is free now: a server that stopped here would look like one that is down.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
         let shared = shared.clone();
         connections.spawn(async move {
             // A client that goes away in the middle is what the tests are about.
@@ -161,14 +167,13 @@ impl Shared {
         let path = request.path.clone();
         let before = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.site.quiet {
-                seen.log.push(request);
-            }
+            let headers = if self.site.quiet { Vec::new() } else { request.headers.clone() };
+            seen.log.push(Request { path: path.clone(), headers });
             let count = seen.counts.entry(path.clone()).or_default();
             *count += 1;
             *count - 1
         };
-        let answer = self.site.answer(&path, before);
+        let answer = self.site.answer(&path, before).to(&request);
         match self.site.faults.as_ref().and_then(|faults| faults.of(&path)) {
             Some(fault) if !self.healed.load(Ordering::SeqCst) => fault.instead_of(answer),
             _ => answer,

@@ -52,7 +52,7 @@ impl Site {
         Self { keep_alive: true, ..self }
     }
 
-    /// Requests are counted, but not kept, for runs with very many of them.
+    /// Requests are kept without their headers, for runs with very many of them.
     pub fn quiet(self) -> Self {
         Self { quiet: true, ..self }
     }

@@ -205,21 +205,46 @@ impl Job for Crawl {
         let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, captions, cache));
         let mut frontier = self.frontier(cx, output).await?;
         cx.progress.done(frontier.counts().visited);
-        loop {
-            cx.check_cancelled()?;
-            let wave = frontier.next_wave(self.wave_pages.max(1)).map_err(store)?;
-            if wave.is_empty() {
-                super::reachable(&visitor.client, true)?;
+        let crawled = self.waves(cx, &visitor, &mut frontier, output).await;
+        let path = output.work_dir()?.join(STORE);
+        match crawled {
+            Ok(()) => {
                 // What the index was over is complete.
                 drop(frontier);
-                let path = output.work_dir()?.join(STORE);
-                return std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error));
+                std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error))
+            }
+            Err(error) => {
+                // To spare the next run work; it can do without.
+                let _behind = frontier.save();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Crawl {
+    /// Wave after wave, until none is left.
+    async fn waves(
+        &self,
+        cx: &RunContext,
+        visitor: &Arc<Visitor>,
+        frontier: &mut Frontier,
+        output: &mut Output,
+    ) -> Result<(), RunError> {
+        loop {
+            cx.check_cancelled()?;
+            let wave = match output.rows_wanted() {
+                Some(0) => Vec::new(),
+                _ => frontier.next_wave(self.wave_pages.max(1)).map_err(store)?,
+            };
+            if wave.is_empty() {
+                return super::reachable(&visitor.client, true);
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
-            let fetch = self.wave(cx, &visitor, &mut frontier, wave, Record::new(cx, split, self.canonical));
+            let record = Record::new(cx, split, self.canonical, output.rows_wanted());
             let (split, recorded) = tokio::select! {
-                fetched = fetch => fetched?,
+                fetched = self.wave(cx, visitor, frontier, wave, record) => fetched?,
                 () = cx.cancel.cancelled() => return Err(RunError::Interrupted),
             };
             if let Some(cache) = &visitor.cache {
@@ -300,7 +325,7 @@ impl Crawl {
         let counts = frontier.counts();
         cx.progress.total(counts.visited + counts.waiting);
         let first = counts.visited == 0 && wave.iter().all(|visit| visit.kind == Kind::Page);
-        let mut refusals = Vec::new();
+        let (mut refusals, mut visited) = (Vec::new(), 0);
         let mut fetching =
             Fetching::new(visitor, &wave, self.concurrency.clamp(1, 1000), cx.bytes_in_flight / 2);
         for visit in &wave {
@@ -310,7 +335,11 @@ impl Crawl {
                 refusals.push(format!("{}: {error}", visit.url));
             }
             record.visit(visit, found, frontier)?;
+            visited += 1;
             cx.progress.done(u64::from(visit.kind == Kind::Page));
+            if record.is_full() {
+                break;
+            }
         }
         if first && refusals.len() == wave.len() {
             super::reachable(&visitor.client, true)?;
@@ -319,7 +348,7 @@ impl Crawl {
                 "check `seeds`, and the `http` options if the site is on a private network (`allow_private`)",
             ));
         }
-        let visits = wave.into_iter().map(|visit| {
+        let visits = wave.into_iter().take(visited).map(|visit| {
             let claimed = frontier.claimed(&visit).map(String::from);
             (visit, claimed)
         });

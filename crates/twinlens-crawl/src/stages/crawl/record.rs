@@ -36,6 +36,8 @@ pub(super) struct Record {
     rows: Rows,
     /// Pages that give the same URL as their own are one.
     canonical: bool,
+    /// Rows that are still wanted: the crawl ends when there are so many.
+    wanted: Option<u64>,
     /// URL, kind, outcome, redirect, canonical.
     texts: [StringBuilder; 5],
     /// Depth, pairs, links.
@@ -44,11 +46,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(cx: &RunContext, split: SplitWriter, canonical: bool) -> Self {
+    pub(super) fn new(cx: &RunContext, split: SplitWriter, canonical: bool, wanted: Option<u64>) -> Self {
         Self {
             split,
             rows: Rows::new(&cx.stage, &[]),
             canonical,
+            wanted,
             texts: std::array::from_fn(|_| StringBuilder::new()),
             numbers: std::array::from_fn(|_| Int32Builder::new()),
             progress: cx.progress.clone(),
@@ -127,7 +130,16 @@ impl Record {
         })
     }
 
+    /// Whether there are as many rows as are wanted.
+    pub(super) fn is_full(&self) -> bool {
+        self.wanted == Some(0)
+    }
+
     fn push(&mut self, row: Row<'_>) -> Result<(), RunError> {
+        if self.is_full() {
+            return Ok(());
+        }
+        self.wanted = self.wanted.map(|rows| rows - 1);
         self.rows.push(row);
         self.split.count_rows_in(1);
         if self.rows.len() >= BATCH { self.flush() } else { Ok(()) }

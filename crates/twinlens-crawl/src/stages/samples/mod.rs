@@ -4,7 +4,6 @@ mod columns;
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts;
@@ -12,6 +11,8 @@ use twinlens_image::{Encode, Encoding, Limits, Processed, Resize, ResizeMode, pr
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
 use self::columns::Columns;
+use super::files::engine;
+use super::reading::Send;
 use super::table::{CAPTION_NAMES, URL_NAMES};
 use crate::html;
 use crate::net::ByteBudget;
@@ -154,29 +155,24 @@ struct Pair {
 }
 
 impl Reader {
-    /// Turns samples into batches; stops when `send` has nowhere to send to. `bytes` says how long a sample's parts are.
+    /// Turns samples into batches; returns whether all were wanted. `bytes` says how long a sample's parts are.
     /// Blocks: runs on a thread of its own.
     pub(super) fn read<T>(
         &self,
         samples: impl Iterator<Item = T>,
         bytes: impl Fn(&T) -> u64,
         mut load: impl FnMut(T) -> Result<Sample, RunError>,
-        send: &mut impl FnMut(RecordBatch) -> bool,
-    ) -> Result<(), RunError> {
+        send: Send<'_>,
+    ) -> Result<bool, RunError> {
         let mut columns = Columns::new(&self.schema, self.keep.len());
         for sample in samples {
             let _reserved = futures::executor::block_on(self.bodies.reserve(bytes(&sample)));
             self.push(&mut columns, load(sample)?);
-            if (columns.rows >= ROWS || columns.bytes >= BYTES)
-                && !send(columns.finish().map_err(super::files::engine)?)
-            {
-                return Ok(());
+            if (columns.rows >= ROWS || columns.bytes >= BYTES) && !send(columns.finish().map_err(engine)?) {
+                return Ok(false);
             }
         }
-        if columns.rows > 0 {
-            send(columns.finish().map_err(super::files::engine)?);
-        }
-        Ok(())
+        Ok(columns.rows == 0 || send(columns.finish().map_err(engine)?))
     }
 
     fn push(&self, columns: &mut Columns, sample: Sample) {

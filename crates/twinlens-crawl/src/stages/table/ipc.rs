@@ -10,9 +10,11 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use twinlens_pipeline::RunError;
 
+use super::super::files::engine;
+use super::super::reading::Send;
 use super::Reading;
 use super::parquet::damaged;
-use super::rows::push_batch;
+use super::rows::FileColumns;
 use crate::pairs::Rows;
 
 /// What the file format begins with.
@@ -37,7 +39,7 @@ impl Batches {
             true => FileReader::try_new(file, None).map(Self::File),
             false => StreamReader::try_new(file, None).map(Self::Stream),
         };
-        opened.map_err(|error| damaged(path, error))
+        opened.map_err(|error| damaged(path.display(), error))
     }
 
     fn schema(&self) -> SchemaRef {
@@ -63,32 +65,28 @@ impl Iterator for Batches {
 pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
     let mut rows = 0;
     for batch in Batches::open(path)? {
-        rows += batch.map_err(|error| damaged(path, error))?.num_rows() as u64;
+        rows += batch.map_err(|error| damaged(path.display(), error))?.num_rows() as u64;
     }
     Ok(rows)
 }
 
-/// Reads a split; stops when `send` has nowhere to send to.
-pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
-    let (path, split) = (&reading.path, &reading.split);
+/// Reads a split; returns whether all of it was wanted.
+pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> {
+    let (path, split) = (reading.file.path(), &reading.split);
     let batches = Batches::open(path)?;
-    let there: Vec<String> = batches.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let columns =
-        reading.wanted.find(&there).map_err(|why| RunError::user(format!("{}: {why}", path.display())))?;
-    let names: Vec<Option<&str>> =
-        columns.iter().map(|column| column.map(|column| there[column].as_str())).collect();
+    let columns = FileColumns::of(reading, &batches.schema())?;
     let mut rows = Rows::new(&reading.stage, &reading.wanted.keep);
     let mut first = 0;
     for batch in batches {
-        let batch = batch.map_err(|error| damaged(path, error))?;
+        let batch = batch.map_err(|error| damaged(&split.file, error))?;
         let end = first + batch.num_rows() as u64;
         let mut number = split.start.max(first);
         while number < split.end.min(end) {
             let length = (split.end.min(end) - number).min(BATCH as u64);
             let part = batch.slice((number - first) as usize, length as usize);
-            push_batch(&mut rows, &part, &names, &split.file, &mut number);
-            if !send(rows.finish().map_err(|error| RunError::Engine(error.into()))?) {
-                return Ok(());
+            columns.push(&mut rows, &part, &mut number);
+            if !send(rows.finish().map_err(engine)?) {
+                return Ok(false);
             }
         }
         first = end;
@@ -96,5 +94,5 @@ pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool
             break;
         }
     }
-    Ok(())
+    Ok(true)
 }

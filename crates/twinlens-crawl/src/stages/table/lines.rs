@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
-use arrow::array::RecordBatch;
 use csv_core::ReadRecordResult;
 use twinlens_pipeline::RunError;
 
+use super::super::files::engine;
+use super::super::reading::Send;
 use super::rows::{Names, Values, headerless, push};
 use super::{Format, Reading, short};
 use crate::pairs::Rows;
@@ -203,17 +204,14 @@ pub(super) fn places(path: &Path, format: Format, every: u64) -> Result<(u64, Ve
     }
 }
 
-/// Reads a split; stops when `send` has nowhere to send to.
-pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
-    let (path, split) = (&reading.path, &reading.split);
+/// Reads a split; returns whether all of it was wanted.
+pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> {
+    let (path, split) = (reading.file.path(), &reading.split);
     let io = |error| RunError::io(path, error);
     let (mut reader, header) = open(path, reading.format)?;
     let columns = match reading.format {
         Format::Jsonl => Vec::new(),
-        _ => reading
-            .wanted
-            .find(&header)
-            .map_err(|why| RunError::user(format!("{}: {why}", path.display())))?,
+        _ => reading.wanted.find(&header).map_err(|why| reading.fault(why))?,
     };
     let keys = reading.wanted.names();
     let mut number = split.start;
@@ -238,17 +236,10 @@ pub(super) fn read(reading: &Reading, send: &mut impl FnMut(RecordBatch) -> bool
         };
         push(&mut rows, values, &format!("{} row {}, line {line}", short(&split.file), number - 1));
         if rows.len() >= BATCH && !send(rows.finish().map_err(engine)?) {
-            return Ok(());
+            return Ok(false);
         }
     }
-    if !rows.is_empty() {
-        send(rows.finish().map_err(engine)?);
-    }
-    Ok(())
-}
-
-fn engine(error: arrow::error::ArrowError) -> RunError {
-    RunError::Engine(error.into())
+    Ok(rows.is_empty() || send(rows.finish().map_err(engine)?))
 }
 
 /// The wanted values of a CSV record.

@@ -2,9 +2,10 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
+use twinlens_pipeline::RunError;
 
-use super::{Columns, short};
+use super::{Columns, Reading};
 use crate::pairs::{Row, Rows};
 
 /// Usual names of the URL's column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`), LAION (`URL`), Conceptual Captions on
@@ -127,25 +128,46 @@ pub(super) fn push(rows: &mut Rows, values: Result<Values, (&'static str, String
     });
 }
 
-/// Adds the rows of a batch, whose columns are those of [`Wanted::names`] as the file names them. `number` is that of the next row.
-pub(super) fn push_batch(
-    rows: &mut Rows,
-    batch: &RecordBatch,
-    names: &[Option<&str>],
-    file: &str,
-    number: &mut u64,
-) {
-    // Values that are no text (bytes that are not UTF-8) become null, and so rejects.
-    let text = |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
-    let columns: Vec<Option<ArrayRef>> = names.iter().map(|name| name.and_then(text)).collect();
-    for row in 0..batch.num_rows() {
-        let value = |column: &ArrayRef| {
-            let column = column.as_string::<i32>();
-            column.is_valid(row).then(|| column.value(row).to_string())
-        };
-        let values: Values = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
-        push(rows, Ok(values), &format!("{} row {number}", short(file)));
-        *number += 1;
+/// Where the values of a row stand in the batches of a file.
+pub(super) struct FileColumns<'a> {
+    file: &'a str,
+    /// For each value of [`Values`], the place among the file's columns, and its name.
+    columns: Vec<Option<(usize, String)>>,
+}
+
+impl<'a> FileColumns<'a> {
+    /// The columns of a file with this schema.
+    ///
+    /// # Errors
+    /// The user's: the column that is not there.
+    pub(super) fn of(reading: &'a Reading, schema: &Schema) -> Result<Self, RunError> {
+        let there: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let found = reading.wanted.find(&there).map_err(|why| reading.fault(why))?;
+        let named = |place: Option<usize>| place.map(|place| (place, there[place].clone()));
+        Ok(Self { file: &reading.file.name, columns: found.into_iter().map(named).collect() })
+    }
+
+    /// The places of the columns that are read.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        self.columns.iter().flatten().map(|(place, _)| *place)
+    }
+
+    /// Adds the rows of a batch. `number` is that of the next row.
+    pub(super) fn push(&self, rows: &mut Rows, batch: &RecordBatch, number: &mut u64) {
+        // Values that are no text (bytes that are not UTF-8) become null, and so rejects.
+        let text =
+            |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
+        let texts = self.columns.iter().map(|column| column.as_ref().and_then(|(_, name)| text(name)));
+        let columns: Vec<Option<ArrayRef>> = texts.collect();
+        for row in 0..batch.num_rows() {
+            let value = |column: &ArrayRef| {
+                let column = column.as_string::<i32>();
+                column.is_valid(row).then(|| column.value(row).to_string())
+            };
+            let values: Values = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
+            push(rows, Ok(values), &format!("{} row {number}", self.file));
+            *number += 1;
+        }
     }
 }
 

@@ -6,26 +6,16 @@
 mod page;
 mod reader;
 mod record;
-mod remote;
 mod wat;
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::PartitionStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
@@ -34,10 +24,10 @@ use twinlens_pipeline::{
 
 use self::reader::{Damage, Item, Record, Records};
 use self::record::Header;
-use self::remote::Copy;
-use super::files::{engine, file_splits, short};
+use super::files::{self, Files, Readable, engine};
+use super::reading::{self, Send};
 use crate::html::{Captions, Reading, TextSource};
-use crate::net::{ByteBudget, Client, HttpOptions};
+use crate::net::HttpOptions;
 use crate::pairs::{self, Row, Rows};
 
 /// The codes of records that give no pairs.
@@ -63,8 +53,8 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warc {
-    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs: each is
-    /// copied, read, and taken away.
+    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs
+    /// (http, https): each is copied, read, and taken away; that one changed is not noticed.
     files: Located<Vec<Located<String>>>,
     /// The texts that are taken as captions. An archive of the kind WAT has `alt`, `title` and `open-graph` alone.
     #[serde(default = "crate::html::default_captions")]
@@ -81,9 +71,8 @@ pub struct Warc {
     /// How the network is used, where `files` are URLs.
     #[serde(default = "super::nowhere::<HttpOptions>")]
     http: Located<HttpOptions>,
-    /// One client for all files.
     #[serde(skip)]
-    client: OnceCell<Client>,
+    open: Files,
 }
 
 fn opt_outs() -> bool {
@@ -115,14 +104,12 @@ impl Stage for Warc {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        self.files.iter().filter(|file| !remote::is_web(file)).cloned().collect()
+        files::watched(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
-        if self.files.is_empty() {
-            faults.push(Fault::at(self.files.span(), "`files` is empty: there is nothing to read"));
-        }
+        faults.extend(files::faults(&self.files));
         match faults.is_empty() {
             true => Ok(Tables::main(pairs::schema(&[]))),
             false => Err(faults),
@@ -137,49 +124,19 @@ impl Stage for Warc {
 #[async_trait]
 impl Source for Warc {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        let mut splits = Vec::new();
-        for file in self.files.iter() {
-            if remote::is_web(file) {
-                let (label, url) = (short(file).to_string(), file.value().clone());
-                splits.push(SourceSplit { label, file: url, start: 0, end: u64::MAX });
-            } else {
-                splits.extend(file_splits(cx, std::slice::from_ref(file))?);
-            }
-        }
-        Ok(splits)
+        files::splits(cx, &self.files)
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
+        let options = Options {
+            captions: Captions::of(&self.captions),
+            opt_outs: self.opt_outs,
+            product: self.product.clone(),
+            max_bytes: self.max_record_bytes,
+        };
         let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
-        let copy = match remote::is_web(&split.file) {
-            true => Some(Arc::new(self.copy(cx, &split.file).await?)),
-            false => None,
-        };
-        let archive = Archive {
-            schema: schema.clone(),
-            stage: cx.stage.clone(),
-            name: short(&split.file).to_string(),
-            path: copy.as_ref().map_or_else(|| PathBuf::from(&split.file), |copy| copy.0.clone()),
-            _copy: copy,
-            options: Options {
-                captions: Captions::of(&self.captions),
-                opt_outs: self.opt_outs,
-                product: self.product.clone(),
-                max_bytes: self.max_record_bytes,
-            },
-        };
-        Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(archive)])?))?)
-    }
-}
-
-impl Warc {
-    async fn copy(&self, cx: &RunContext, url: &str) -> Result<Copy, RunError> {
-        let open = || async {
-            let budget = ByteBudget::new(cx.bytes_in_flight as u64);
-            super::client(cx, &self.http, budget, 16)
-        };
-        let client = self.client.get_or_try_init(open).await?;
-        remote::copy(client, url, &cx.files.scratch).await
+        let file = self.open.open(cx, &self.http, split).await?;
+        reading::frame(cx, Archive { schema, stage: cx.stage.clone(), file, options })
     }
 }
 
@@ -200,40 +157,24 @@ impl Options {
 }
 
 /// One file, as it is read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Archive {
     schema: SchemaRef,
     stage: String,
-    /// For people: of a copy, that of what was copied.
-    name: String,
-    path: PathBuf,
-    _copy: Option<Arc<Copy>>,
+    file: Readable,
     options: Options,
 }
 
-impl PartitionStream for Archive {
+impl reading::Reading for Archive {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 2);
-        let (batches, archive) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || {
-            // A receiver that is gone has no use for what is left.
-            archive.read(&mut |batch| batches.blocking_send(Ok(batch)).is_ok())?;
-            Ok(())
-        });
-        builder.build()
-    }
-}
-
-impl Archive {
-    /// Reads the file; stops when `send` has nowhere to send to.
-    fn read(&self, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
-        let io = |error| RunError::io(&self.path, error);
-        let file = BufReader::with_capacity(BUFFER, File::open(&self.path).map_err(io)?);
-        let named_gz = self.path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
+    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
+        let path = self.file.path();
+        let io = |error| RunError::io(path, error);
+        let file = BufReader::with_capacity(BUFFER, File::open(path).map_err(io)?);
+        let named_gz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
         let mut records = Records::new(file, named_gz, self.options.max_bytes, wanted).map_err(io)?;
         let mut rows = Rows::new(&self.stage, &[]);
         while let Some(item) = records.next().map_err(io)? {
@@ -245,9 +186,12 @@ impl Archive {
         if !rows.is_empty() {
             send(rows.finish().map_err(engine)?);
         }
+        self.file.served();
         Ok(())
     }
+}
 
+impl Archive {
     /// Adds the pairs of a record, or the reject.
     fn push(&self, rows: &mut Rows, item: Item) {
         let (offset, target, read) = match item {
@@ -267,7 +211,7 @@ impl Archive {
                 });
             }),
             Err((code, why)) => {
-                let detail = format!("{} byte {offset}: {why}", self.name);
+                let detail = format!("{} byte {offset}: {why}", self.file.name);
                 let page_url = Some(target.as_str()).filter(|url| !url.is_empty());
                 rows.push(Row { page_url, refused: Some((code, &detail)), ..Row::default() });
             }

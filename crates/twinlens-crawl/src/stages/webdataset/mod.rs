@@ -5,20 +5,13 @@
 
 mod tar;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::PartitionStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -29,13 +22,17 @@ use twinlens_pipeline::{
 };
 
 use self::tar::{Entry, Span};
+use super::files::{self, Files, Readable};
+use super::reading::{self, Reading, Send};
 use super::samples::{Options, Part, Reader, Sample};
+use crate::net::HttpOptions;
 
 /// Tar files of images and texts.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDataset {
     /// The tar files, not compressed, relative to the pipeline file; `*` and `?` in the last part are patterns.
+    /// Or URLs (http, https): each is copied, read, and taken away; that one changed is not noticed.
     files: Located<Vec<Located<String>>>,
     /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
     #[serde(default)]
@@ -55,9 +52,14 @@ pub struct WebDataset {
     /// Bytes of a file for each split, about.
     #[serde(default = "split_bytes")]
     split_bytes: u64,
+    /// How the network is used, where `files` are URLs.
+    #[serde(default = "super::nowhere::<HttpOptions>")]
+    http: Located<HttpOptions>,
     /// The splits share its budgets.
     #[serde(skip)]
     reader: OnceCell<Arc<Reader>>,
+    #[serde(skip)]
+    open: Files,
 }
 
 fn split_bytes() -> u64 {
@@ -82,14 +84,13 @@ impl Stage for WebDataset {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        self.files.value().clone()
+        files::watched(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.options().faults();
-        if self.files.is_empty() {
-            faults.push(Fault::at(self.files.span(), "`files` is empty: there is nothing to read"));
-        }
+        faults.extend(super::http_faults(&self.http));
+        faults.extend(files::faults(&self.files));
         for file in self.files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
             let fault = Fault::at(file.span(), "a compressed tar file cannot be read in parts");
             faults.push(fault.hint("decompress it: images are compressed already"));
@@ -109,9 +110,12 @@ impl Stage for WebDataset {
 impl Source for WebDataset {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
         let mut splits = Vec::new();
-        for whole in super::files::file_splits(cx, &self.files)? {
-            let length =
-                std::fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len();
+        for whole in files::splits(cx, &self.files)? {
+            // What is on a web server is copied whole, and read at once.
+            let length = match files::is_web(&whole.file) {
+                true => 0,
+                false => fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len(),
+            };
             let parts = length.div_ceil(self.split_bytes.max(1)).max(1);
             splits.extend((0..parts).map(|part| SourceSplit {
                 label: format!("{} part {} of {parts}", whole.label, part + 1),
@@ -129,9 +133,8 @@ impl Source for WebDataset {
             .get_or_init(|| async { Arc::new(self.options().reader(cx, Self::KIND)) })
             .await
             .clone();
-        let schema = reader.schema.clone();
-        let shard = Shard { reader, split: split.clone() };
-        Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(shard)])?))?)
+        let file = self.open.open(cx, &self.http, split).await?;
+        reading::frame(cx, Shard { reader, file, part: split.start, parts: split.end.max(1) })
     }
 }
 
@@ -148,40 +151,28 @@ impl WebDataset {
 }
 
 /// One split, as it is read: part `start` of `end` parts of a file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Shard {
     reader: Arc<Reader>,
-    split: SourceSplit,
+    file: Readable,
+    part: u64,
+    parts: u64,
 }
 
-impl PartitionStream for Shard {
+impl Reading for Shard {
     fn schema(&self) -> &SchemaRef {
         &self.reader.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.reader.schema.clone(), 1);
-        let (batches, shard) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || {
-            // A receiver that is gone has no use for what is left.
-            shard.read(&mut |batch| batches.blocking_send(Ok(batch)).is_ok())?;
-            Ok(())
-        });
-        builder.build()
-    }
-}
-
-impl Shard {
-    fn read(&self, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<(), RunError> {
-        let path = PathBuf::from(&self.split.file);
-        let io = |error| RunError::io(&path, error);
-        let name = super::files::short(&self.split.file);
-        let file = File::open(&path).map_err(io)?;
+    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
+        let (path, name) = (self.file.path(), &self.file.name);
+        let io = |error| RunError::io(path, error);
+        let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut file = BufReader::new(file);
         let tar::Index { entries, damage, .. } =
             tar::index(&mut file, length, self.reader.limits.max_bytes).map_err(io)?;
-        let (part, parts, total) = (self.split.start, self.split.end.max(1), entries.len() as u64);
+        let (part, parts, total) = (self.part, self.parts, entries.len() as u64);
         let share = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
         let own = entries.into_iter().take(share(part + 1)).skip(share(part));
         // What belongs to no sample is told once.
@@ -201,7 +192,7 @@ impl Shard {
                 }
             })
         };
-        self.reader.read(
+        let all = self.reader.read(
             own.map(Found::Entry).chain(damage),
             |found| match found {
                 Found::Entry(entry) => {
@@ -223,7 +214,11 @@ impl Shard {
                 Found::Damage(sample) => Ok(sample),
             },
             send,
-        )
+        )?;
+        if all {
+            self.file.served();
+        }
+        Ok(())
     }
 }
 

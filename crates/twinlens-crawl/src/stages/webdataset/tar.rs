@@ -205,32 +205,13 @@ fn next_head<R: BufRead + Seek>(input: &mut R, mut at: u64, length: u64) -> io::
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Cursor;
 
     use proptest::prelude::*;
+    use twinlens_testkit::tar::{END, member, typed};
 
     use super::*;
-
-    /// A member as `tar --format=ustar` writes it.
-    pub(in super::super) fn member(name: &str, data: &[u8]) -> Vec<u8> {
-        typed(name, b'0', data)
-    }
-
-    fn typed(name: &str, kind: u8, data: &[u8]) -> Vec<u8> {
-        let mut block = [0u8; 512];
-        block[..name.len()].copy_from_slice(name.as_bytes());
-        block[100..108].copy_from_slice(b"0000644\0");
-        block[124..136].copy_from_slice(format!("{:011o}\0", data.len()).as_bytes());
-        block[148..156].copy_from_slice(b"        ");
-        block[156] = kind;
-        block[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let mut bytes = [&block[..], data].concat();
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
-        bytes
-    }
 
     fn read(bytes: &[u8]) -> Index {
         index(&mut io::BufReader::new(Cursor::new(bytes)), bytes.len() as u64, 1000).unwrap()
@@ -257,7 +238,7 @@ pub(super) mod tests {
             member("cut", b"four"),
             typed("pax", b'x', b"11 size=12\n17 path=p/5.webp\n"),
             member("cut", b"five"),
-            vec![0; 1024],
+            END.to_vec(),
         ];
         let index = read(&bytes.concat());
         let long = format!("{}/4", "long".repeat(60));
@@ -278,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn damage_loses_its_own_member_alone() {
         let parts =
-            [member("1.jpg", b"one"), member("2.jpg", &[7; 600]), member("3.jpg", b"x"), vec![0; 1024]];
+            [member("1.jpg", b"one"), member("2.jpg", &[7; 600]), member("3.jpg", b"x"), END.to_vec()];
         let mut bytes = parts.concat();
         bytes[1024 + 3] ^= 1;
         let index = read(&bytes);
@@ -292,7 +273,7 @@ pub(super) mod tests {
         let cut = read(&whole[..1024 + 512 + 100]);
         assert!(matches!(&cut.entries[1].image, Some(Err(("truncated_archive", _)))), "{cut:?}");
         assert_eq!(read(&whole[..1024]).damage[0].1.0, "truncated_archive");
-        let long = [member("1.jpg", &[0; 1001]), member("2.txt", b"t"), member("2.txt", b"u"), vec![0; 1024]]
+        let long = [member("1.jpg", &[0; 1001]), member("2.txt", b"t"), member("2.txt", b"u"), END.to_vec()]
             .concat();
         let index = read(&long);
         assert!(matches!(&index.entries[0].image, Some(Err(("too_many_bytes", _)))));
@@ -303,7 +284,7 @@ pub(super) mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..1500), at in 0usize..1600, flip: u8) {
             read(&bytes);
-            let mut near = [member("1.jpg", b"one"), member("2.txt", b"two"), vec![0; 1024]].concat();
+            let mut near = [member("1.jpg", b"one"), member("2.txt", b"two"), END.to_vec()].concat();
             let length = near.len();
             near[at % length] ^= flip;
             near.truncate(length - bytes.len());
