@@ -10,12 +10,20 @@ use arrow::error::ArrowError;
 
 use crate::shard::is_pixels;
 
-/// Rows of a chunk without images.
+/// Rows of a chunk, at most.
 const ROWS: usize = 8192;
-/// Rows of a chunk with images.
-const IMAGE_ROWS: usize = 100;
 /// Bytes of images after which a chunk ends.
 const IMAGE_BYTES: usize = 1 << 20;
+/// Rows with images of a row group: readers that page through images (the hub's viewer) want about a hundred.
+const GROUP_IMAGES: usize = 100;
+
+/// Rows that are written in one call.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chunk {
+    pub(crate) rows: RecordBatch,
+    /// Whether the row group has as many images as it should.
+    pub(crate) ends_group: bool,
+}
 
 /// Cuts the rows of one table into chunks: each ends with the row that makes it full.
 #[derive(Debug)]
@@ -25,12 +33,14 @@ pub(crate) struct Chunks {
     pending: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
+    /// Rows with images since the last row group was ended.
+    images: usize,
 }
 
 impl Chunks {
     pub(crate) fn new(schema: SchemaRef) -> Self {
         let has_pixels = schema.fields().iter().any(|field| is_pixels(field.data_type()));
-        Self { schema, has_pixels, pending: Vec::new(), rows: 0, bytes: 0 }
+        Self { schema, has_pixels, pending: Vec::new(), rows: 0, bytes: 0, images: 0 }
     }
 
     /// Bytes of images that wait for their chunk to be full.
@@ -39,21 +49,23 @@ impl Chunks {
     }
 
     /// Takes rows; gives the chunks that are full now.
-    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>, ArrowError> {
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<Vec<Chunk>, ArrowError> {
         let mut sizes = vec![0; if self.has_pixels { batch.num_rows() } else { 0 }];
         batch.columns().iter().for_each(|column| add_pixels(column, &mut sizes));
         let (mut full, mut start) = (Vec::new(), 0);
         for row in 0..batch.num_rows() {
+            let size = sizes.get(row).copied().unwrap_or(0);
             self.rows += 1;
-            self.bytes += sizes.get(row).copied().unwrap_or(0);
-            let is_full = match self.has_pixels {
-                true => self.rows >= IMAGE_ROWS || self.bytes >= IMAGE_BYTES,
-                false => self.rows >= ROWS,
-            };
-            if is_full {
+            self.bytes += size;
+            self.images += usize::from(size > 0);
+            let ends_group = self.images >= GROUP_IMAGES;
+            if ends_group || self.rows >= ROWS || self.bytes >= IMAGE_BYTES {
                 self.pending.push(batch.slice(start, row + 1 - start));
                 start = row + 1;
-                full.extend(self.rest()?);
+                full.extend(self.rest()?.map(|rows| Chunk { rows, ends_group }));
+                if ends_group {
+                    self.images = 0;
+                }
             }
         }
         if start < batch.num_rows() {
@@ -113,7 +125,7 @@ mod tests {
     }
 
     /// The chunks of all rows, given in batches that end at `ends`.
-    fn chunks(sizes: &[usize], ends: &[usize]) -> Vec<RecordBatch> {
+    fn chunks(sizes: &[usize], ends: &[usize]) -> Vec<Chunk> {
         let mut chunks = Chunks::new(rows(0..0, sizes).schema());
         let (mut cut, mut start) = (Vec::new(), 0);
         for end in ends.iter().copied().filter(|end| *end < sizes.len()).chain([sizes.len()]) {
@@ -122,7 +134,7 @@ mod tests {
                 start = end;
             }
         }
-        cut.extend(chunks.rest().unwrap());
+        cut.extend(chunks.rest().unwrap().map(|rows| Chunk { rows, ends_group: false }));
         cut
     }
 
@@ -136,10 +148,15 @@ mod tests {
             ends.sort_unstable();
             let cut = chunks(&sizes, &ends);
             prop_assert_eq!(&cut, &chunks(&sizes, &[]));
-            prop_assert_eq!(cut.iter().map(RecordBatch::num_rows).sum::<usize>(), sizes.len());
+            let (mut start, mut images) = (0, 0);
             for chunk in &cut {
-                prop_assert!(chunk.num_rows() <= IMAGE_ROWS);
+                let end = start + chunk.rows.num_rows();
+                images += sizes[start..end].iter().filter(|size| **size > 0).count();
+                prop_assert_eq!(chunk.ends_group, images == GROUP_IMAGES);
+                images %= GROUP_IMAGES;
+                start = end;
             }
+            prop_assert_eq!(start, sizes.len());
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct ShardLimits {
     pub row_group_rows: usize,
 }
 
+/// Row groups of a shard: the format has no more than 32,767.
+const MAX_ROW_GROUPS: usize = 10_000;
+
 impl Default for ShardLimits {
     fn default() -> Self {
         Self { shard_bytes: 256 << 20, row_group_bytes: 32 << 20, row_group_rows: 1 << 16 }
@@ -48,12 +51,9 @@ pub fn name(split: u64, part: usize, retry: u64) -> String {
 }
 
 fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
-    let has_pixels = schema.fields().iter().any(|field| is_pixels(field.data_type()));
-    // Readers that page through images (the hub's viewer) want row groups of about a hundred rows.
-    let rows = if has_pixels { limits.row_group_rows.min(100) } else { limits.row_group_rows };
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_max_row_group_row_count(Some(rows))
+        .set_max_row_group_row_count(Some(limits.row_group_rows))
         .set_max_row_group_bytes(Some(limits.row_group_bytes))
         .set_key_value_metadata(Some(vec![arrow_schema(schema)]))
         .set_created_by("twinlens".into());
@@ -162,7 +162,7 @@ impl TableWriter {
         }
         let batch = conform(&self.table, batch, &self.schema)?;
         for chunk in self.chunks.push(&batch).map_err(|source| self.mismatch(source))? {
-            self.write_chunk(&chunk)?;
+            self.write_chunk(&chunk.rows, chunk.ends_group)?;
         }
         Ok(())
     }
@@ -171,7 +171,7 @@ impl TableWriter {
         DatasetError::Schema { table: self.table.clone(), source }
     }
 
-    fn write_chunk(&mut self, batch: &RecordBatch) -> Result<(), DatasetError> {
+    fn write_chunk(&mut self, batch: &RecordBatch, ends_group: bool) -> Result<(), DatasetError> {
         let path = self.dataset.join(self.relative());
         let writer = match &mut self.open {
             Some(writer) => writer,
@@ -184,9 +184,11 @@ impl TableWriter {
                 self.open.insert(writer)
             }
         };
-        writer.write(batch).map_err(|error| parquet_error(&path, error))?;
+        let written = writer.write(batch).and_then(|()| if ends_group { writer.flush() } else { Ok(()) });
+        written.map_err(|error| parquet_error(&path, error))?;
         self.open_rows += batch.num_rows() as u64;
-        if writer.bytes_written() + writer.in_progress_size() >= self.limits.shard_bytes {
+        let bytes = writer.bytes_written() + writer.in_progress_size();
+        if bytes >= self.limits.shard_bytes || writer.flushed_row_groups().len() >= MAX_ROW_GROUPS {
             self.close()?;
         }
         Ok(())
@@ -219,7 +221,7 @@ impl TableWriter {
     /// Closes the last shard. The files still have their unfinished names.
     pub fn finish(mut self) -> Result<Vec<FileEntry>, DatasetError> {
         if let Some(chunk) = self.chunks.rest().map_err(|source| self.mismatch(source))? {
-            self.write_chunk(&chunk)?;
+            self.write_chunk(&chunk, false)?;
         }
         self.close()?;
         Ok(self.finished)
