@@ -107,7 +107,8 @@ impl Place {
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_path_buf()]);
     while let Some(within) = folders.pop() {
-        for entry in fs::read_dir(within).unwrap() {
+        // What was killed at once has made no folder.
+        for entry in fs::read_dir(within).into_iter().flatten() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
@@ -202,18 +203,18 @@ fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
     assert!(tars["00000.tar"] == direct["00000.tar"] && tars["00000.parquet"] == direct["00000.parquet"]);
     // The card of the second names the stages before the first.
     let card = String::from_utf8(tars["README.md"].clone()).unwrap();
-    assert!(card.contains("11 too\\_short") && card.matches("| export |").count() == 2, "{card}");
+    assert!(card.contains("12 `too_short`") && card.matches("| export |").count() == 2, "{card}");
 
     fs::write(
         place.path("reads.toml"),
-        "name = \"reads\"\n[stages.kept]\nkind = \"filter\"\ninput = \"parquet\"\nwhere = \"rating <> '3'\"\n",
+        "name = \"reads\"\n[stages.kept]\nkind = \"filter\"\ninput = \"./parquet\"\nwhere = \"width > 21\"\n",
     )
     .unwrap();
     place.done(&["run", "reads.toml"]);
     let count = |run: &str, query: &str| place.done(&["sql", run, "--format", "csv", query]);
     assert_eq!(
         count("runs/reads", "select count(*) as n from kept where image['bytes'] is not null"),
-        count("runs/photos", "select count(*) as n from long where width > 20 and rating <> '3'")
+        count("runs/photos", "select count(*) as n from long where width > 21")
     );
 }
 

@@ -221,7 +221,7 @@ impl Card<'_> {
     /// What the hub reads. A string of JSON is one of YAML too.
     fn front_matter(&self) -> String {
         let (format, rows) = (self.format, self.rows());
-        let licence = self.licence();
+        let licence = licence(self.counts);
         let name = Value::from(self.name());
         let mut text = format!("---\nlicense: {licence}\npretty_name: {name}\n");
         if crate::contracts::has_images(self.schema) {
@@ -236,18 +236,6 @@ impl Card<'_> {
             Value::from(format.pattern())
         );
         text
-    }
-
-    /// The hub's word for the licence of all pairs.
-    fn licence(&self) -> &'static str {
-        match self.counts.licences.as_deref() {
-            None | Some([] | [(None, _)]) => "unknown",
-            Some([(Some(one), _)]) => {
-                let one = one.trim().to_ascii_lowercase().replace(' ', "-");
-                LICENCES.iter().find(|known| **known == one).copied().unwrap_or("other")
-            }
-            Some(_) => "other",
-        }
     }
 
     fn summary(&self) -> String {
@@ -294,8 +282,11 @@ impl Card<'_> {
                 .to_string();
         let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
         for made in self.made_by {
-            let rejects: Vec<String> =
-                made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), cell(code))).collect();
+            let rejects: Vec<String> = made
+                .rejects
+                .iter()
+                .map(|(code, rows)| format!("{} {}", number(*rows), self::code(code)))
+                .collect();
             let (rows_in, kept) = (shown(made.rows_in), shown(made.kept));
             let (stage, kind) = (code(&made.stage), cell(&made.kind));
             let _ = writeln!(text, "| {stage} | {kind} | {rows_in} | {} | {kept} |", rejects.join(", "));
@@ -367,6 +358,18 @@ fn listed(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
     text
 }
 
+/// The hub's word for the licence of all pairs.
+fn licence(counts: &Counts) -> &'static str {
+    match counts.licences.as_deref() {
+        None | Some([] | [(None, _)]) => "unknown",
+        Some([(Some(one), _)]) => {
+            let one = one.trim().to_ascii_lowercase().replace(' ', "-");
+            LICENCES.iter().find(|known| **known == one).copied().unwrap_or("other")
+        }
+        Some(_) => "other",
+    }
+}
+
 /// The hub's word for a number of rows.
 fn size_category(rows: u64) -> &'static str {
     match rows {
@@ -413,4 +416,46 @@ fn number(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_is_told_one_licence_if_there_is_one() {
+        let some = |names: &[Option<&str>]| {
+            let licences = names.iter().map(|name| (name.map(String::from), 3)).collect();
+            let counts = Counts { licences: Some(licences), ..Counts::default() };
+            licence(&counts)
+        };
+        assert_eq!(licence(&Counts::default()), "unknown");
+        let cases: [(&[Option<&str>], &str); 7] = [
+            (&[], "unknown"),
+            (&[None], "unknown"),
+            (&[Some("CC BY 4.0")], "cc-by-4.0"),
+            (&[Some("cc0-1.0")], "cc0-1.0"),
+            (&[Some("all rights reserved")], "other"),
+            (&[Some("mit"), Some("cc0-1.0")], "other"),
+            (&[Some("mit"), None], "other"),
+        ];
+        for (names, expected) in cases {
+            assert_eq!(some(names), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn text_off_the_web_is_no_markup() {
+        assert_eq!(cell("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
+        assert_eq!(code("a`b"), "a\\`b");
+        assert_eq!(code("a_b"), "`a_b`");
+    }
+
+    #[test]
+    fn sizes_are_the_hubs() {
+        let cases = [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (400_000_000, "100M<n<1B")];
+        for (rows, expected) in cases {
+            assert_eq!(size_category(rows), expected);
+        }
+    }
 }
