@@ -168,6 +168,27 @@ fn an_export_says_what_it_did_and_what_it_will_not_do() {
 }
 
 #[test]
+fn an_export_can_be_checked_against_what_it_claims() {
+    let place = Place::new();
+    place.done(&["export", "runs/photos/few", "out", "--to", "webdataset", "--shard-size", "2MB"]);
+    let checked = place.done(&["check", "out"]);
+    assert!(checked.starts_with("ok: 12 files, "), "{checked}");
+    assert!(place.done(&["check", "runs/photos/few"]).starts_with("ok: "));
+
+    // One byte of an image, which no length tells; and a card that somebody improved.
+    let tar = place.path("out/00001.tar");
+    let mut bytes = fs::read(&tar).unwrap();
+    bytes[700] ^= 1;
+    fs::write(&tar, bytes).unwrap();
+    let card = fs::read_to_string(place.path("out/README.md")).unwrap();
+    fs::write(place.path("out/README.md"), card.replace("| 83 |", "| 8,300 |")).unwrap();
+    assert_said!("check_damaged", place.call(&["check", "out"]));
+    fs::remove_file(tar).unwrap();
+    assert_said!("check_missing", place.call(&["check", "out"]));
+    assert_said!("check_no_dataset", place.call(&["check", "photos"]));
+}
+
+#[test]
 fn tar_files_are_read_again_as_what_they_were() {
     let place = Place::new();
     place.done(&["export", "runs/photos/long", "tars", "--to", "webdataset", "--shard-size", "1MB"]);

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::export::Format;
-use crate::protocol::{Begin, FileEntry, State};
+use crate::protocol::{Begin, State};
 use crate::storage::hex;
 use crate::types;
 
@@ -184,10 +184,10 @@ pub struct Card<'a> {
     pub schema: &'a Schema,
     /// What the shards are.
     pub format: Format,
-    /// The stages, the export last.
+    /// The stages that made the dataset.
     pub made_by: &'a [Made],
-    /// The files of the export.
-    pub files: &'a [&'a FileEntry],
+    /// The export, all of whose files are committed.
+    pub export: &'a State,
     /// What is counted of the rows.
     pub counts: &'a Counts,
 }
@@ -207,10 +207,6 @@ impl Card<'_> {
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
     }
 
-    fn rows(&self) -> u64 {
-        self.made_by.last().and_then(|made| made.kept).unwrap_or(0)
-    }
-
     fn name(&self) -> String {
         match self.pipeline {
             Some(pipeline) => format!("{pipeline}: {}", self.source.stage),
@@ -220,7 +216,7 @@ impl Card<'_> {
 
     /// What the hub reads. A string of JSON is one of YAML too.
     fn front_matter(&self) -> String {
-        let (format, rows) = (self.format, self.rows());
+        let (format, rows) = (self.format, kept(self.export));
         let licence = licence(self.counts);
         let name = Value::from(self.name());
         let mut text = format!("---\nlicense: {licence}\npretty_name: {name}\n");
@@ -239,7 +235,6 @@ impl Card<'_> {
     }
 
     fn summary(&self) -> String {
-        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
         let what = if crate::contracts::has_images(self.schema) { "image-text pairs" } else { "rows" };
         let from = match self.pipeline {
             Some(pipeline) => format!(
@@ -250,13 +245,11 @@ impl Card<'_> {
             None => format!("the dataset {}", code(&self.source.stage)),
         };
         format!(
-            "# {}\n\n{} {what} in {} file{} of {} bytes, exported from {from}.\n\n\
+            "# {}\n\n{} {what} {}, exported from {from}.\n\n\
              ```python\nfrom datasets import load_dataset\n\npairs = load_dataset({:?}, data_files={:?}, split=\"train\")\n```\n",
             cell(&self.name()),
-            number(self.rows()),
-            number(self.files.len() as u64),
-            if self.files.len() == 1 { "" } else { "s" },
-            number(bytes),
+            number(kept(self.export)),
+            amount(self.export),
             self.format.name(),
             self.format.pattern(),
         )
@@ -280,19 +273,12 @@ impl Card<'_> {
             "## How it was made\n\nEvery row that came into a stage was kept, or rejected with a code.\n\n\
                         | stage | kind | rows in | rejected | kept |\n|---|---|--:|---|--:|\n"
                 .to_string();
-        let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
-        for made in self.made_by {
-            let rejects: Vec<String> = made
-                .rejects
-                .iter()
-                .map(|(code, rows)| format!("{} {}", number(*rows), self::code(code)))
-                .collect();
-            let (rows_in, kept) = (shown(made.rows_in), shown(made.kept));
-            let (stage, kind) = (code(&made.stage), cell(&made.kind));
-            let _ = writeln!(text, "| {stage} | {kind} | {rows_in} | {} | {kept} |", rejects.join(", "));
+        let export = Made::export(self.export);
+        for made in self.made_by.iter().chain([&export]) {
+            text += &line(made);
         }
         text += "\nTheir options:\n\n```json\n";
-        for made in self.made_by {
+        for made in self.made_by.iter().chain([&export]) {
             let name = Value::from(made.stage.as_str());
             // A fence ends at three backticks, wherever they stand at the start of a line: one line cannot.
             let _ = writeln!(text, "{{{name}: {}}}", made.options);
@@ -326,24 +312,63 @@ impl Card<'_> {
     }
 
     fn hashes(&self) -> String {
-        let mut all = Sha256::new();
-        for file in self.files {
-            all.update(format!("{}  {}\n", file.sha256, file.path));
-        }
         let mut text = format!(
             "## Hashes\n\nThe SHA-256 of every file is in `manifest.jsonl`; of the list of all files in its order, each as a line of \
-             `sha256sum`, it is\n`{}`. The fingerprint of the exported dataset is {}.\n\n| file | bytes | SHA-256 |\n|---|--:|---|\n",
-            hex(&all.finalize()),
-            code(&self.source.fingerprint),
+             `sha256sum`, it is\n{}. `twinlens check` compares them.\n",
+            digest(self.export),
         );
-        for file in self.files.iter().take(LISTED) {
+        if !self.source.fingerprint.is_empty() {
+            let _ = writeln!(
+                text,
+                "The fingerprint of the exported dataset is {}.",
+                code(&self.source.fingerprint)
+            );
+        }
+        text += "\n| file | bytes | SHA-256 |\n|---|--:|---|\n";
+        for file in self.export.files().take(LISTED) {
             let _ = writeln!(text, "| {} | {} | `{}` |", code(&file.path), number(file.bytes), file.sha256);
         }
-        if let Some(more) = self.files.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        if let Some(more) = self.export.files().count().checked_sub(LISTED).filter(|more| *more > 0) {
             let _ = writeln!(text, "| and {} more | | |", number(more as u64));
         }
         text
     }
+}
+
+/// What a card says of an export that its manifest says too; those parts that `text` does not have.
+pub fn unclaimed(text: &str, export: &State) -> Vec<String> {
+    let claims = [amount(export), line(&Made::export(export)), digest(export)];
+    claims.into_iter().filter(|claim| !text.contains(claim)).collect()
+}
+
+/// Rows of an export.
+fn kept(export: &State) -> u64 {
+    Made::export(export).kept.unwrap_or(0)
+}
+
+/// How much there is in an export.
+fn amount(export: &State) -> String {
+    let files = export.files().count() as u64;
+    let bytes: u64 = export.files().map(|file| file.bytes).sum();
+    format!("in {} file{} of {} bytes", number(files), if files == 1 { "" } else { "s" }, number(bytes))
+}
+
+/// The hash of the list of an export's files.
+fn digest(export: &State) -> String {
+    let mut all = Sha256::new();
+    for file in export.files() {
+        all.update(format!("{}  {}\n", file.sha256, file.path));
+    }
+    code(&hex(&all.finalize()))
+}
+
+/// A stage as a line of the table.
+fn line(made: &Made) -> String {
+    let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
+    let rejects: Vec<String> =
+        made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), self::code(code))).collect();
+    let (stage, kind, rejects) = (code(&made.stage), cell(&made.kind), rejects.join(", "));
+    format!("| {stage} | {kind} | {} | {rejects} | {} |\n", shown(made.rows_in), shown(made.kept))
 }
 
 /// Lines of a table of values and their rows, at most [`LISTED`] of `all`.
