@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::export::Format;
-use crate::protocol::{Begin, FileEntry, State};
+use crate::protocol::{Begin, State};
 use crate::storage::hex;
 use crate::types;
 
@@ -184,10 +184,10 @@ pub struct Card<'a> {
     pub schema: &'a Schema,
     /// What the shards are.
     pub format: Format,
-    /// The stages, the export last.
+    /// The stages that made the dataset.
     pub made_by: &'a [Made],
-    /// The files of the export.
-    pub files: &'a [&'a FileEntry],
+    /// The export, all of whose files are committed.
+    pub export: &'a State,
     /// What is counted of the rows.
     pub counts: &'a Counts,
 }
@@ -207,10 +207,6 @@ impl Card<'_> {
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
     }
 
-    fn rows(&self) -> u64 {
-        self.made_by.last().and_then(|made| made.kept).unwrap_or(0)
-    }
-
     fn name(&self) -> String {
         match self.pipeline {
             Some(pipeline) => format!("{pipeline}: {}", self.source.stage),
@@ -220,8 +216,8 @@ impl Card<'_> {
 
     /// What the hub reads. A string of JSON is one of YAML too.
     fn front_matter(&self) -> String {
-        let (format, rows) = (self.format, self.rows());
-        let licence = self.licence();
+        let (format, rows) = (self.format, kept(self.export));
+        let licence = licence(self.counts);
         let name = Value::from(self.name());
         let mut text = format!("---\nlicense: {licence}\npretty_name: {name}\n");
         if crate::contracts::has_images(self.schema) {
@@ -238,20 +234,7 @@ impl Card<'_> {
         text
     }
 
-    /// The hub's word for the licence of all pairs.
-    fn licence(&self) -> &'static str {
-        match self.counts.licences.as_deref() {
-            None | Some([] | [(None, _)]) => "unknown",
-            Some([(Some(one), _)]) => {
-                let one = one.trim().to_ascii_lowercase().replace(' ', "-");
-                LICENCES.iter().find(|known| **known == one).copied().unwrap_or("other")
-            }
-            Some(_) => "other",
-        }
-    }
-
     fn summary(&self) -> String {
-        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
         let what = if crate::contracts::has_images(self.schema) { "image-text pairs" } else { "rows" };
         let from = match self.pipeline {
             Some(pipeline) => format!(
@@ -262,13 +245,11 @@ impl Card<'_> {
             None => format!("the dataset {}", code(&self.source.stage)),
         };
         format!(
-            "# {}\n\n{} {what} in {} file{} of {} bytes, exported from {from}.\n\n\
+            "# {}\n\n{} {what} {}, exported from {from}.\n\n\
              ```python\nfrom datasets import load_dataset\n\npairs = load_dataset({:?}, data_files={:?}, split=\"train\")\n```\n",
             cell(&self.name()),
-            number(self.rows()),
-            number(self.files.len() as u64),
-            if self.files.len() == 1 { "" } else { "s" },
-            number(bytes),
+            number(kept(self.export)),
+            amount(self.export),
             self.format.name(),
             self.format.pattern(),
         )
@@ -292,16 +273,12 @@ impl Card<'_> {
             "## How it was made\n\nEvery row that came into a stage was kept, or rejected with a code.\n\n\
                         | stage | kind | rows in | rejected | kept |\n|---|---|--:|---|--:|\n"
                 .to_string();
-        let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
-        for made in self.made_by {
-            let rejects: Vec<String> =
-                made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), cell(code))).collect();
-            let (rows_in, kept) = (shown(made.rows_in), shown(made.kept));
-            let (stage, kind) = (code(&made.stage), cell(&made.kind));
-            let _ = writeln!(text, "| {stage} | {kind} | {rows_in} | {} | {kept} |", rejects.join(", "));
+        let export = Made::export(self.export);
+        for made in self.made_by.iter().chain([&export]) {
+            text += &line(made);
         }
         text += "\nTheir options:\n\n```json\n";
-        for made in self.made_by {
+        for made in self.made_by.iter().chain([&export]) {
             let name = Value::from(made.stage.as_str());
             // A fence ends at three backticks, wherever they stand at the start of a line: one line cannot.
             let _ = writeln!(text, "{{{name}: {}}}", made.options);
@@ -335,24 +312,63 @@ impl Card<'_> {
     }
 
     fn hashes(&self) -> String {
-        let mut all = Sha256::new();
-        for file in self.files {
-            all.update(format!("{}  {}\n", file.sha256, file.path));
-        }
         let mut text = format!(
             "## Hashes\n\nThe SHA-256 of every file is in `manifest.jsonl`; of the list of all files in its order, each as a line of \
-             `sha256sum`, it is\n`{}`. The fingerprint of the exported dataset is {}.\n\n| file | bytes | SHA-256 |\n|---|--:|---|\n",
-            hex(&all.finalize()),
-            code(&self.source.fingerprint),
+             `sha256sum`, it is\n{}. `twinlens check` compares them.\n",
+            digest(self.export),
         );
-        for file in self.files.iter().take(LISTED) {
+        if !self.source.fingerprint.is_empty() {
+            let _ = writeln!(
+                text,
+                "The fingerprint of the exported dataset is {}.",
+                code(&self.source.fingerprint)
+            );
+        }
+        text += "\n| file | bytes | SHA-256 |\n|---|--:|---|\n";
+        for file in self.export.files().take(LISTED) {
             let _ = writeln!(text, "| {} | {} | `{}` |", code(&file.path), number(file.bytes), file.sha256);
         }
-        if let Some(more) = self.files.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        if let Some(more) = self.export.files().count().checked_sub(LISTED).filter(|more| *more > 0) {
             let _ = writeln!(text, "| and {} more | | |", number(more as u64));
         }
         text
     }
+}
+
+/// What a card says of an export that its manifest says too; those parts that `text` does not have.
+pub fn unclaimed(text: &str, export: &State) -> Vec<String> {
+    let claims = [amount(export), line(&Made::export(export)), digest(export)];
+    claims.into_iter().filter(|claim| !text.contains(claim)).collect()
+}
+
+/// Rows of an export.
+fn kept(export: &State) -> u64 {
+    Made::export(export).kept.unwrap_or(0)
+}
+
+/// How much there is in an export.
+fn amount(export: &State) -> String {
+    let files = export.files().count() as u64;
+    let bytes: u64 = export.files().map(|file| file.bytes).sum();
+    format!("in {} file{} of {} bytes", number(files), if files == 1 { "" } else { "s" }, number(bytes))
+}
+
+/// The hash of the list of an export's files.
+fn digest(export: &State) -> String {
+    let mut all = Sha256::new();
+    for file in export.files() {
+        all.update(format!("{}  {}\n", file.sha256, file.path));
+    }
+    code(&hex(&all.finalize()))
+}
+
+/// A stage as a line of the table.
+fn line(made: &Made) -> String {
+    let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
+    let rejects: Vec<String> =
+        made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), self::code(code))).collect();
+    let (stage, kind, rejects) = (code(&made.stage), cell(&made.kind), rejects.join(", "));
+    format!("| {stage} | {kind} | {} | {rejects} | {} |\n", shown(made.rows_in), shown(made.kept))
 }
 
 /// Lines of a table of values and their rows, at most [`LISTED`] of `all`.
@@ -365,6 +381,18 @@ fn listed(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
         let _ = writeln!(text, "| and {} more | |", number(more as u64));
     }
     text
+}
+
+/// The hub's word for the licence of all pairs.
+fn licence(counts: &Counts) -> &'static str {
+    match counts.licences.as_deref() {
+        None | Some([] | [(None, _)]) => "unknown",
+        Some([(Some(one), _)]) => {
+            let one = one.trim().to_ascii_lowercase().replace(' ', "-");
+            LICENCES.iter().find(|known| **known == one).copied().unwrap_or("other")
+        }
+        Some(_) => "other",
+    }
 }
 
 /// The hub's word for a number of rows.
@@ -413,4 +441,46 @@ fn number(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_is_told_one_licence_if_there_is_one() {
+        let some = |names: &[Option<&str>]| {
+            let licences = names.iter().map(|name| (name.map(String::from), 3)).collect();
+            let counts = Counts { licences: Some(licences), ..Counts::default() };
+            licence(&counts)
+        };
+        assert_eq!(licence(&Counts::default()), "unknown");
+        let cases: [(&[Option<&str>], &str); 7] = [
+            (&[], "unknown"),
+            (&[None], "unknown"),
+            (&[Some("CC BY 4.0")], "cc-by-4.0"),
+            (&[Some("cc0-1.0")], "cc0-1.0"),
+            (&[Some("all rights reserved")], "other"),
+            (&[Some("mit"), Some("cc0-1.0")], "other"),
+            (&[Some("mit"), None], "other"),
+        ];
+        for (names, expected) in cases {
+            assert_eq!(some(names), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn text_off_the_web_is_no_markup() {
+        assert_eq!(cell("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
+        assert_eq!(code("a`b"), "a\\`b");
+        assert_eq!(code("a_b"), "`a_b`");
+    }
+
+    #[test]
+    fn sizes_are_the_hubs() {
+        let cases = [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (400_000_000, "100M<n<1B")];
+        for (rows, expected) in cases {
+            assert_eq!(size_category(rows), expected);
+        }
+    }
 }

@@ -189,7 +189,7 @@ pub fn has_images(schema: &Schema) -> bool {
 }
 
 /// `schema` as files say it. The hub's `Image` has 32-bit offsets, and a column with others is not taken for one, whatever the
-/// metadata say; what is read is as large as a page of a file, and fits.
+/// metadata say. They suffice there: what is read at a time is a row group, far below 2 GiB.
 pub fn in_files(schema: &Schema) -> SchemaRef {
     replaced(schema, &image(), &hub_image())
 }

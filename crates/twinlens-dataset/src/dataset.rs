@@ -25,8 +25,8 @@ use crate::error::DatasetError;
 use crate::manifest;
 use crate::protocol::{Begin, Commit, FileEntry, State};
 use crate::shard::{conform, parquet_error};
-use crate::storage::Location;
 use crate::storage::shard::RemoteShard;
+use crate::storage::{Location, local};
 
 /// A dataset, as far as it is committed.
 #[derive(Debug, Clone)]
@@ -117,6 +117,24 @@ impl Dataset {
             return Err(DatasetError::DamagedFile { path: location.shown(), why });
         }
         Ok(())
+    }
+
+    /// Reads every recorded file and compares it with its hash. What is not as recorded.
+    pub fn verify(&self) -> Result<Vec<DatasetError>, DatasetError> {
+        let mut wrong = Vec::new();
+        for file in self.state.files() {
+            let location = self.location.join(&file.path);
+            let copy = location.as_remote().map(|_| location.folder());
+            // An older copy would be compared with itself; and a whole dataset of copies may fit on no disk.
+            copy.iter().try_for_each(|copy| local::remove_file(copy))?;
+            let (_, sha256) = local::digest(&location.local_copy()?)?;
+            copy.iter().try_for_each(|copy| local::remove_file(copy))?;
+            if sha256 != file.sha256 {
+                let why = format!("its SHA-256 is {sha256}, but the manifest records {}", file.sha256);
+                wrong.push(DatasetError::DamagedFile { path: location.shown(), why });
+            }
+        }
+        Ok(wrong)
     }
 
     /// Where the dataset lies.

@@ -200,6 +200,29 @@ async fn what_is_exported_is_read_again_the_same() {
     }
 }
 
+/// The hub takes a column for images by its type and its metadata, both; in memory the type is another one.
+#[test]
+fn shards_say_what_the_hub_takes_for_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    for shard in dataset.shards(MAIN) {
+        let file = File::open(folder.path().join(&shard.path)).unwrap();
+        let said = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(said.schema(), &contracts::in_files(&dataset.schema(MAIN).unwrap()));
+        assert!(said.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
+        assert_eq!(contracts::in_memory(said.schema()), dataset.schema(MAIN).unwrap());
+        // Readers that page through images want small row groups, and the index of their pages.
+        for group in said.metadata().row_groups() {
+            assert!(group.num_rows() <= 100);
+            assert!(group.columns().iter().all(|column| column.offset_index_offset().is_some()));
+            assert_eq!(
+                group.columns().iter().filter(|column| column.column_index_offset().is_none()).count(),
+                1
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn tar_files_are_those_of_img2dataset() {
     let folder = tempfile::tempdir().unwrap();
@@ -359,7 +382,7 @@ async fn the_card_says_what_is_there() {
         "- n<1K\n",
         "path: \"*.tar\"",
         "600 image-text pairs",
-        "| `export` | export | 1,000 | 400 filtered | 600 |",
+        "| `export` | export | 1,000 | 400 `filtered` | 600 |",
         "| `images` | fetch | - |  | 1,000 |",
         "{\"images\": {\"resize\":64}}",
         "| CC-BY 4.0 | 300 |",

@@ -83,10 +83,11 @@ pub struct EngineArgs {
 
 /// Checks a pipeline file: syntax, types, names, columns; reads nothing else
 ///
-/// All errors are reported at once, each with its place in the file and what was expected.
+/// All errors are reported at once, each with its place in the file and what was expected. Of a dataset or an export it reads every
+/// file, and says which are not those that its manifest records, and what its card claims of them that is not so.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The pipeline file
+    /// The pipeline file; or the folder of a dataset or an export
     pub pipeline: PathBuf,
     #[command(flatten)]
     pub set: SetArgs,

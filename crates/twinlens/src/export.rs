@@ -68,12 +68,12 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
             Outcome::Unchanged(dataset) => (dataset, false),
             Outcome::Interrupted => return Err(RunError::Interrupted.into()),
         };
-        let (rows, left_out) = counts(&dataset);
+        let (rows, _) = counts(&dataset);
         watcher.event(&match written {
             true => Event::StageFinished {
                 stage: stage.clone(),
                 rows,
-                rejects: left_out,
+                rejects: 0,
                 seconds: started.elapsed().as_secs_f64(),
             },
             false => Event::StageReused { stage: stage.clone(), rows },
@@ -87,14 +87,18 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
         "event": "export_finished", "rows": rows, "left_out": left_out, "files": files, "bytes": size,
         "seconds": done.time.as_secs_f64(),
     }));
-    done.watcher.sum_up(&format!(
-        "{} in {}, {}, in {}\nits card: {}",
+    let mut summary = format!(
+        "{} in {}, {}, in {}",
         counted(rows, "row"),
         counted(files, "file"),
         bytes(size),
-        seconds(done.time),
-        quoted(&to.join(card::FILE).to_string())
-    ));
+        seconds(done.time)
+    );
+    if left_out > 0 {
+        summary += &format!("; {} left out by --where", counted(left_out, "row"));
+    }
+    summary += &format!("\nits card: {}", quoted(&to.join(card::FILE).to_string()));
+    done.watcher.sum_up(&summary);
     Ok(())
 }
 

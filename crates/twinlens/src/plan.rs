@@ -5,6 +5,7 @@ mod graph;
 use std::io::Write;
 
 use serde::Serialize;
+use twinlens_dataset::types;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
@@ -14,7 +15,6 @@ use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
 use crate::{config, env, registry, run};
-use twinlens_dataset::types;
 
 /// Prints the plan.
 pub fn command(args: &PlanArgs) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::{Field, Schema};
 use serde::Serialize;
 use twinlens_dataset::contracts;
 use twinlens_dataset::storage::local;
+use twinlens_dataset::types;
 use twinlens_pipeline::config;
 use twinlens_pipeline::suggest::did_you_mean;
 
@@ -14,7 +15,6 @@ use crate::cli::SchemaArgs;
 use crate::errors::Failure;
 use crate::registry;
 use crate::text::counted;
-use twinlens_dataset::types;
 
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";

@@ -24,7 +24,7 @@ pub use self::webdataset::Ending;
 use crate::card::{self, Card, Made};
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::protocol::{Begin, FORMAT, FileEntry, State};
+use crate::protocol::{Begin, FORMAT, State};
 use crate::shard::ShardLimits;
 use crate::storage::{self, Location, UNFINISHED, local};
 use crate::writer::{DatasetWriter, SplitWriter};
@@ -221,20 +221,37 @@ impl Export<'_> {
         state: &State,
     ) -> Result<(), DatasetError> {
         let counts = card::counts(source.frame().await?).await?;
-        let mut made_by = self.made_by.clone();
-        made_by.push(Made::export(state));
         let schema = self.dataset.schema(MAIN)?;
         let card = Card {
             pipeline: self.pipeline.as_deref(),
             source: &self.dataset.state().begin,
             schema: &schema,
             format: self.format,
-            made_by: &made_by,
-            files: &state.files().collect::<Vec<&FileEntry>>(),
+            made_by: &self.made_by,
+            export: state,
             counts: &counts,
         };
         to.join(card::FILE).write(card.text().as_bytes())
     }
+}
+
+/// What is not as an export claims: files that are not those that its manifest records, and a card that says other things of them.
+/// Reads all of it.
+pub fn check(export: &Dataset) -> Result<Vec<String>, DatasetError> {
+    let mut wrong: Vec<String> = export.verify()?.iter().map(ToString::to_string).collect();
+    if export.state().begin.kind == KIND {
+        let file = export.location().join(card::FILE);
+        let text = file.read()?.map(|text| String::from_utf8_lossy(&text).into_owned());
+        match text {
+            None => wrong.push(format!("{file}: it is missing")),
+            Some(text) => wrong.extend(
+                card::unclaimed(&text, export.state())
+                    .iter()
+                    .map(|claim| format!("{file}: it does not say `{}`", claim.trim())),
+            ),
+        }
+    }
+    Ok(wrong)
 }
 
 /// The user's mistake, with what to do about it.

@@ -101,7 +101,12 @@ impl<'a> Source<'a> {
         Ok(match planned() {
             Ok(DataType::Boolean) => Ok(()),
             Ok(kind) => Err(format!("expected true or false, and it gives {kind}")),
-            Err(error) => Err(error.find_root().strip_backtrace().lines().next().unwrap_or_default().into()),
+            Err(error) => {
+                let message = error.find_root().strip_backtrace();
+                let line = message.lines().next().unwrap_or_default();
+                // The engine's name for the sort of error, and for a table that has none.
+                Err(line.trim_start_matches("Schema error: ").replace("\"?table?\".", ""))
+            }
         })
     }
 
