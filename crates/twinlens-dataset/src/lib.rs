@@ -6,6 +6,7 @@
 
 pub mod card;
 pub mod catalog;
+mod chunks;
 pub mod contracts;
 pub mod dataset;
 pub mod error;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
 use parquet::basic::{Compression, ZstdLevel};
@@ -15,6 +16,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::chunks::Chunks;
 use crate::contracts;
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
@@ -121,6 +123,7 @@ pub struct TableWriter {
     split: u64,
     retry: u64,
     limits: ShardLimits,
+    chunks: Chunks,
     open: Option<ArrowWriter<File>>,
     open_rows: u64,
     finished: Vec<FileEntry>,
@@ -132,6 +135,7 @@ impl TableWriter {
         Self {
             dataset: dataset.into(),
             table: table.into(),
+            chunks: Chunks::new(schema.clone()),
             schema,
             split,
             retry: 0,
@@ -157,6 +161,17 @@ impl TableWriter {
             return Ok(());
         }
         let batch = conform(&self.table, batch, &self.schema)?;
+        for chunk in self.chunks.push(&batch).map_err(|source| self.mismatch(source))? {
+            self.write_chunk(&chunk)?;
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, source: ArrowError) -> DatasetError {
+        DatasetError::Schema { table: self.table.clone(), source }
+    }
+
+    fn write_chunk(&mut self, batch: &RecordBatch) -> Result<(), DatasetError> {
         let path = self.dataset.join(self.relative());
         let writer = match &mut self.open {
             Some(writer) => writer,
@@ -169,9 +184,9 @@ impl TableWriter {
                 self.open.insert(writer)
             }
         };
-        writer.write(&batch).map_err(|error| parquet_error(&path, error))?;
+        writer.write(batch).map_err(|error| parquet_error(&path, error))?;
         self.open_rows += batch.num_rows() as u64;
-        if self.open_bytes() >= self.limits.shard_bytes {
+        if writer.bytes_written() + writer.in_progress_size() >= self.limits.shard_bytes {
             self.close()?;
         }
         Ok(())
@@ -179,7 +194,9 @@ impl TableWriter {
 
     /// Bytes of the open shard, those that are still in memory estimated.
     pub fn open_bytes(&self) -> usize {
-        self.open.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size())
+        let written =
+            self.open.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size());
+        written + self.chunks.bytes()
     }
 
     fn close(&mut self) -> Result<(), DatasetError> {
@@ -201,6 +218,9 @@ impl TableWriter {
 
     /// Closes the last shard. The files still have their unfinished names.
     pub fn finish(mut self) -> Result<Vec<FileEntry>, DatasetError> {
+        if let Some(chunk) = self.chunks.rest().map_err(|source| self.mismatch(source))? {
+            self.write_chunk(&chunk)?;
+        }
         self.close()?;
         Ok(self.finished)
     }

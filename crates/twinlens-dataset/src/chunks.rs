@@ -1,0 +1,145 @@
+//! Rows cut where the rows themselves say, wherever the batches end in which they come.
+//!
+//! Where the pages, row groups and shards of a file end depends on the single calls of its writer. A split that is made again by
+//! `retry`, or of which other rows were refused, has the same rows in other batches, and must still give the same bytes.
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+
+use crate::shard::is_pixels;
+
+/// Rows of a chunk without images.
+const ROWS: usize = 8192;
+/// Rows of a chunk with images.
+const IMAGE_ROWS: usize = 100;
+/// Bytes of images after which a chunk ends.
+const IMAGE_BYTES: usize = 1 << 20;
+
+/// Cuts the rows of one table into chunks: each ends with the row that makes it full.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    schema: SchemaRef,
+    has_pixels: bool,
+    pending: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Chunks {
+    pub(crate) fn new(schema: SchemaRef) -> Self {
+        let has_pixels = schema.fields().iter().any(|field| is_pixels(field.data_type()));
+        Self { schema, has_pixels, pending: Vec::new(), rows: 0, bytes: 0 }
+    }
+
+    /// Bytes of images that wait for their chunk to be full.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes rows; gives the chunks that are full now.
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>, ArrowError> {
+        let mut sizes = vec![0; if self.has_pixels { batch.num_rows() } else { 0 }];
+        batch.columns().iter().for_each(|column| add_pixels(column, &mut sizes));
+        let (mut full, mut start) = (Vec::new(), 0);
+        for row in 0..batch.num_rows() {
+            self.rows += 1;
+            self.bytes += sizes.get(row).copied().unwrap_or(0);
+            let is_full = match self.has_pixels {
+                true => self.rows >= IMAGE_ROWS || self.bytes >= IMAGE_BYTES,
+                false => self.rows >= ROWS,
+            };
+            if is_full {
+                self.pending.push(batch.slice(start, row + 1 - start));
+                start = row + 1;
+                full.extend(self.rest()?);
+            }
+        }
+        if start < batch.num_rows() {
+            self.pending.push(batch.slice(start, batch.num_rows() - start));
+        }
+        Ok(full)
+    }
+
+    /// The rows that are left, as the last chunk.
+    pub(crate) fn rest(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        (self.rows, self.bytes) = (0, 0);
+        match std::mem::take(&mut self.pending).as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            several => concat_batches(&self.schema, several).map(Some),
+        }
+    }
+}
+
+/// Adds the bytes of each row's images.
+fn add_pixels(column: &dyn Array, sizes: &mut [usize]) {
+    let mut add = |length: &dyn Fn(usize) -> usize| {
+        for (row, size) in sizes.iter_mut().enumerate().filter(|(row, _)| column.is_valid(*row)) {
+            *size += length(row);
+        }
+    };
+    match column.data_type() {
+        DataType::Binary => add(&|row| column.as_binary::<i32>().value(row).len()),
+        DataType::LargeBinary => add(&|row| column.as_binary::<i64>().value(row).len()),
+        DataType::BinaryView => add(&|row| column.as_binary_view().value(row).len()),
+        DataType::Struct(_) => {
+            column.as_struct().columns().iter().for_each(|column| add_pixels(column, sizes));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, LargeBinaryArray};
+    use arrow::datatypes::{Field, Schema};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows(numbers: std::ops::Range<usize>, sizes: &[usize]) -> RecordBatch {
+        let schema = Schema::new(vec![
+            Field::new("number", DataType::Int64, false),
+            Field::new("pixels", DataType::LargeBinary, true),
+        ]);
+        let pixels: LargeBinaryArray =
+            numbers.clone().map(|row| (sizes[row] > 0).then(|| vec![row as u8; sizes[row]])).collect();
+        let ids = Int64Array::from_iter_values(numbers.map(|row| row as i64));
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(pixels)]).unwrap()
+    }
+
+    /// The chunks of all rows, given in batches that end at `ends`.
+    fn chunks(sizes: &[usize], ends: &[usize]) -> Vec<RecordBatch> {
+        let mut chunks = Chunks::new(rows(0..0, sizes).schema());
+        let (mut cut, mut start) = (Vec::new(), 0);
+        for end in ends.iter().copied().filter(|end| *end < sizes.len()).chain([sizes.len()]) {
+            if start < end {
+                cut.extend(chunks.push(&rows(start..end, sizes)).unwrap());
+                start = end;
+            }
+        }
+        cut.extend(chunks.rest().unwrap());
+        cut
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn batches_do_not_matter(
+            sizes in prop::collection::vec(prop_oneof![4 => Just(0usize), 8 => 1usize..2_000, 1 => 300_000usize..1_500_000], 1..250),
+            mut ends in prop::collection::vec(1usize..250, 0..12),
+        ) {
+            ends.sort_unstable();
+            let cut = chunks(&sizes, &ends);
+            prop_assert_eq!(&cut, &chunks(&sizes, &[]));
+            prop_assert_eq!(cut.iter().map(RecordBatch::num_rows).sum::<usize>(), sizes.len());
+            for chunk in &cut {
+                prop_assert!(chunk.num_rows() <= IMAGE_ROWS);
+            }
+        }
+    }
+}
