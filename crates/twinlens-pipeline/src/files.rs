@@ -92,6 +92,10 @@ const LOOKED_AT: u64 = 100_000;
 /// # Errors
 /// The user's, when there is no such folder.
 pub fn folder_stamp(location: &Location) -> Result<String, RunError> {
+    stamp_below(location, LOOKED_AT)
+}
+
+fn stamp_below(location: &Location, looked_at: u64) -> Result<String, RunError> {
     let root = match location.as_local() {
         Some(path) if path.is_dir() => path,
         Some(_) => return Err(RunError::user(format!("{location} is no folder"))),
@@ -114,7 +118,7 @@ pub fn folder_stamp(location: &Location) -> Result<String, RunError> {
                 folders.push(entry.path());
             } else {
                 files += 1;
-                if files <= LOOKED_AT {
+                if files <= looked_at {
                     add_times(&mut hash, &entry.path());
                 }
             }
@@ -189,9 +193,16 @@ mod tests {
             assert!(!seen.contains(&stamp()));
             seen.push(stamp());
         }
+        // Beyond the files that are looked at, names still tell.
+        let few = || stamp_below(&dir.path().into(), 1).unwrap();
+        let before = few();
+        fs::write(deep.join("3.txt"), "longer").unwrap();
+        assert_eq!(few(), before);
+        fs::write(deep.join("4.txt"), "").unwrap();
+        assert_ne!(few(), before);
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path(), deep.join("back")).unwrap();
-        stamp();
+        assert_eq!(stamp().split(',').next(), Some("4 files"));
         let gone = folder_stamp(&dir.path().join("x").into()).unwrap_err().to_string();
         assert!(gone.contains("is no folder"), "{gone}");
     }

@@ -25,8 +25,8 @@ use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
 #[serde(deny_unknown_fields)]
 pub struct Folder {
     /// The folders, relative to the pipeline file; their subfolders are read too. The text of `a/b.jpg` is `a/b.txt`, or stands in
-    /// `a/b.json`. A change of names, lengths or times below
-    /// them is noticed; of folders with more files than 100,000, that of a file that keeps its name and its folder's time may not be.
+    /// `a/b.json`. That anything below them changed is noticed by names, lengths and times; beyond 100,000 files, by names and the times
+    /// of folders alone.
     folders: Located<Vec<Located<String>>>,
     /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
     #[serde(default)]

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use twinlens_pipeline::RunError;
 use url::Url;
 
+use super::files::{blocking, short};
 use crate::net::{Ask, Client, FetchError, Reply, Why};
 
 /// Bytes that are asked for at a time.
@@ -117,7 +118,8 @@ pub(super) async fn copy(client: &Client, written: &str, folder: &Path) -> Resul
             copy.progress = Progress::default();
             return Err(failed(format!("it changed, or its server errs, at byte {at}")));
         }
-        copy.take(start, &reply.body, version, total)?;
+        let piece = move || copy.take(start, &reply.body, version, total);
+        copy = blocking(piece).await??;
         if copy.is_whole() {
             return Ok(copy);
         }
@@ -155,7 +157,7 @@ impl Download {
         let hash: String = Sha256::digest(written)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let mut number = 0;
         let (path, file) = loop {
-            let path = folder.join(format!("{hash}-{number}-{}", super::files::short(written)));
+            let path = folder.join(format!("{hash}-{number}-{}", short(written)));
             match locked(&path)? {
                 Some(file) => break (path, file),
                 None => number += 1,
@@ -174,12 +176,12 @@ impl Download {
 
     /// Writes a piece at its place, durably, and then records it.
     fn take(
-        &mut self,
+        mut self,
         start: u64,
         piece: &[u8],
         version: Option<String>,
         total: u64,
-    ) -> Result<(), RunError> {
+    ) -> Result<Self, RunError> {
         let mut file = &self.file;
         let written = (file.set_len(start))
             .and_then(|()| file.seek(SeekFrom::Start(start)))
@@ -189,7 +191,8 @@ impl Download {
         self.progress = Progress { version, bytes: start + piece.len() as u64, total: Some(total) };
         let (text, path) = (serde_json::to_vec(&self.progress), record(&self.path));
         let text = text.map_err(|error| RunError::Internal(error.to_string()))?;
-        fs::write(&path, text).map_err(|error| RunError::io(&path, error))
+        fs::write(&path, text).map_err(|error| RunError::io(&path, error))?;
+        Ok(self)
     }
 }
 
