@@ -20,7 +20,9 @@ use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
 use twinlens_eval::ZeroShot;
 use twinlens_image::{Limits, Preprocess};
-use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig};
+use twinlens_model::{
+    Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
+};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
@@ -85,9 +87,11 @@ impl Bench {
         let captions = CLASSES.iter().map(|class| format!("a photo of a {class}."));
         let tokenizer = Tokenizer::train(captions, 300).unwrap();
         tokenizer.save(&model.join(TOKENIZER_FILE)).unwrap();
-        let vision = VisionConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 };
+        let vision =
+            VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
         let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
-        let config = ClipConfig { embed: 12, vision, text, activation: Default::default() };
+        let (activation, objective) = (Default::default(), Objective::Contrastive);
+        let config = ClipConfig { embed: 12, vision, text, activation, objective };
         Clip::new(config, 5).unwrap().save(&model).unwrap();
         write_parquet(&folder.path().join("test.parquet"), &examples());
         Self { folder }

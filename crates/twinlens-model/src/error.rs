@@ -37,6 +37,16 @@ pub enum ModelError {
         /// What does not fit.
         problem: String,
     },
+    /// A file or a model in a form that cannot be read or written.
+    #[error("{path}: {problem}; {instead}", path = path.display())]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do or use instead.
+        instead: String,
+    },
     /// A file that cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {

@@ -1,19 +1,27 @@
 //! CLIP towers, objectives, tokenizer, weights in and out, fused operations with backward.
 //!
-//! A [`Clip`] is a vision transformer and a causal text transformer whose features share a space (Radford et al. 2021),
-//! in candle, on the CPU. Weights carry open_clip's names. Results are the same bits whatever the number of threads.
+//! A [`Clip`] is an image tower (a vision transformer or the paper's ResNet) and a causal text transformer whose features
+//! share a space (Radford et al. 2021), or that predict words, in candle, on the CPU. Weights carry open_clip's names.
+//! Results are the same bits whatever the number of threads.
 
 mod clip;
 mod config;
 mod error;
 mod init;
+mod objective;
 mod ops;
 pub mod reference;
+mod score;
 mod tokenizer;
+mod towers;
 pub mod weights;
 
 pub use clip::{CONFIG_FILE, Clip, WEIGHTS_FILE};
-pub use config::{ClipConfig, TextConfig, VisionConfig};
+pub use config::{
+    CatalogEntry, ClipConfig, Profile, ResNetConfig, TextConfig, VisionConfig, VitConfig, catalog,
+};
 pub use error::{ModelError, Result};
+pub use objective::Objective;
 pub use ops::activation::Activation;
 pub use tokenizer::{TOKENIZER_FILE, Tokenizer};
+pub use towers::Pass;

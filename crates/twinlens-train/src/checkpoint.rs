@@ -52,8 +52,8 @@ impl Checkpoints {
     /// `Io`, with the file's name.
     pub fn save(&self, clip: &Clip, adam: &AdamW, log: &[LogRow]) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (name, variable) in clip.variables() {
-            tensors.insert(format!("weights/{name}"), variable.as_detached_tensor());
+        for (name, tensor) in clip.state() {
+            tensors.insert(format!("weights/{name}"), tensor);
         }
         let device = &Device::Cpu;
         for (name, moments) in &adam.moments {
@@ -93,6 +93,9 @@ impl Checkpoints {
             .ok_or_else(|| damaged("it names no step".into()))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| broken(&e))?;
         let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
+        for (name, buffer) in clip.buffers() {
+            buffer.set(get(format!("weights/{name}"))?)?;
+        }
         for (name, variable) in clip.variables() {
             variable.set(get(format!("weights/{name}"))?)?;
             let (m, v) = (get(format!("m/{name}"))?.to_vec1()?, get(format!("v/{name}"))?.to_vec1()?);

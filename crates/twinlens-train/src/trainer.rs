@@ -80,7 +80,7 @@ pub fn train(
     let sampler = Sampler::new(examples.captions().to_vec(), options.batch_size, options.seed);
     let mut adam = AdamW::new(clip.variables(), options.adamw);
     let log = checkpoints.restore(clip, &mut adam)?;
-    let size = clip.config().vision.image_size;
+    let size = clip.config().vision.image_size();
     let batch_bytes = options.batch_size * (3 * size * size + examples.record().context) * 4;
     let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
     std::thread::scope(|scope| {
@@ -107,7 +107,7 @@ pub fn train(
 
 fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()> {
     let (record, config) = (examples.record(), clip.config());
-    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size;
+    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size();
     let problem = if options.batch_size < 2 || options.steps == 0 {
         format!("batch_size ({}) is at least 2 and steps ({}) at least 1", options.batch_size, options.steps)
     } else if examples.len() < options.batch_size {
@@ -119,7 +119,8 @@ fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()>
     } else if !sides_fit || record.context != config.text.context {
         format!(
             "examples of {record:?} for a model of {} pixels, {} tokens",
-            config.vision.image_size, config.text.context
+            config.vision.image_size(),
+            config.text.context
         )
     } else if !(options.lr > 0.0 && options.lr.is_finite()) {
         format!("lr is {}", options.lr)

@@ -4,7 +4,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use twinlens_model::{Activation, Clip, ClipConfig, TextConfig, VisionConfig};
+use twinlens_model::{Activation, Clip, ClipConfig, Objective, TextConfig, VisionConfig, VitConfig};
 use twinlens_train::{
     AdamWOptions, Checkpoints, Examples, ExamplesWriter, LogRow, Outcome, Record, TrainError, TrainOptions,
     train,
@@ -15,9 +15,10 @@ const PAIRS: u32 = 48;
 fn config() -> ClipConfig {
     ClipConfig {
         embed: 16,
-        vision: VisionConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 },
+        vision: VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }),
         text: TextConfig { context: 6, vocab: 64, width: 32, layers: 2, heads: 2 },
         activation: Activation::QuickGelu,
+        objective: Objective::Contrastive,
     }
 }
 

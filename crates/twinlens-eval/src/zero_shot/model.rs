@@ -59,7 +59,7 @@ impl Model {
             let hint = "config.json, model.safetensors and tokenizer.json must come from the same training";
             return Err(RunError::user_with_hint(message, hint).into());
         }
-        let preprocess = Preprocess::clip(clip.config().vision.image_size as u32);
+        let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
         Ok(Self { name, checkpoint, weights_hash: clip.weights_hash(), clip, tokenizer, preprocess })
     }
 }

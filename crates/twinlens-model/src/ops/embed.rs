@@ -9,6 +9,7 @@ use super::norm::{layer_norm, layer_norm_backward, layer_norm_stats};
 use super::{f32_slice, simd, with_f32};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// Images embedded by one thread at a time.
 const CHUNK_IMAGES: usize = 8;
@@ -214,6 +215,27 @@ pub struct Texts {
     pub ids: Vec<u32>,
     /// Tokens of each text.
     pub lens: Vec<usize>,
+}
+
+impl Texts {
+    /// The texts one by one.
+    pub fn each(&self) -> impl Iterator<Item = &[u32]> {
+        let mut rest = &self.ids[..];
+        self.lens.iter().map(move |&len| {
+            let (text, tail) = rest.split_at(len);
+            rest = tail;
+            text
+        })
+    }
+
+    /// The different ids of each text between its first and its last, in ascending order.
+    pub fn bags(&self) -> Vec<Vec<u32>> {
+        let bag = |text: &[u32]| {
+            let words = text.get(1..text.len() - 1).unwrap_or_default();
+            BTreeSet::from_iter(words.iter().copied()).into_iter().collect()
+        };
+        self.each().map(bag).collect()
+    }
 }
 
 struct TextEmbed(Texts);

@@ -21,22 +21,34 @@ pub struct Sequences {
     pub spans: Vec<(usize, usize)>,
     /// Whether a position sees only itself and those before it.
     pub causal: bool,
+    /// Whether each sequence is read at its read position alone, or every row.
+    pub pooled: bool,
 }
 
 impl Sequences {
     /// `batch` sequences of `len` rows that are read at their first row.
     pub fn uniform(batch: usize, len: usize) -> Self {
-        Self { spans: vec![(len, 0); batch], causal: false }
+        Self { spans: vec![(len, 0); batch], causal: false, pooled: true }
     }
 
     /// Causal sequences that are read at their last row.
     pub fn causal(lens: impl IntoIterator<Item = usize>) -> Self {
-        Self { spans: lens.into_iter().map(|len| (len, len - 1)).collect(), causal: true }
+        Self { spans: lens.into_iter().map(|len| (len, len - 1)).collect(), causal: true, pooled: true }
+    }
+
+    /// The same sequences, every row of which is read.
+    pub fn whole(self) -> Self {
+        Self { pooled: false, ..self }
     }
 
     /// All rows.
     pub fn rows(&self) -> usize {
         self.spans.iter().map(|s| s.0).sum()
+    }
+
+    /// Rows that are read.
+    fn rows_read(&self) -> usize {
+        if self.pooled { self.spans.len() } else { self.rows() }
     }
 
     /// Whole sequences in groups of about [`CHUNK_ROWS`] rows: a function of the batch alone, not of threads.
@@ -96,7 +108,8 @@ struct Transformer {
     saved: Mutex<Option<Vec<Chunk>>>,
 }
 
-/// The stack on `x` (`[rows, width]`), read at each sequence's read position: `[sequences, width]`.
+/// The stack on `x` (`[rows, width]`), read at each sequence's read position (`[sequences, width]`) or everywhere
+/// (`[rows, width]`).
 ///
 /// `params` holds the blocks' parameters one after another, each packed as [`block::PARAMETERS`] says. With `train` the
 /// activations are kept for one backward pass; without, no graph is built and a block's activations overwrite those
@@ -126,7 +139,7 @@ impl Transformer {
         chunk.layers.resize_with(kept, Saved::default);
         block::sized(&mut chunk.layers[0].x, x.len()).copy_from_slice(x);
         for (layer, params) in params.chunks_exact(self.shape.parameters_len()).enumerate() {
-            chunk.rows.pooled = layer + 1 == self.layers;
+            chunk.rows.pooled = self.sequences.pooled && layer + 1 == self.layers;
             let saved = &mut chunk.layers[layer.min(kept - 1)];
             block::forward(self.shape, params, &chunk.rows, saved, &mut chunk.scratch, &mut chunk.out);
             if layer + 1 < self.layers {
@@ -148,7 +161,7 @@ impl Transformer {
             work.push((chunk, x));
         }
         work.into_par_iter().for_each(|(chunk, x)| self.run_chunk(chunk, x, params));
-        let mut out = Vec::with_capacity(self.sequences.spans.len() * width);
+        let mut out = Vec::with_capacity(self.sequences.rows_read() * width);
         for chunk in &chunks {
             out.extend_from_slice(&chunk.out);
         }
@@ -166,7 +179,8 @@ impl Transformer {
         let mut chunks = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let mut rest = d_out;
         for chunk in &mut chunks {
-            let (d, tail) = rest.split_at(chunk.rows.sequences.len() * width);
+            chunk.rows.pooled = self.sequences.pooled;
+            let (d, tail) = rest.split_at(chunk.rows.rows_out() * width);
             rest = tail;
             block::sized(&mut chunk.scratch.d_out, d.len()).copy_from_slice(d);
         }
@@ -175,7 +189,7 @@ impl Transformer {
         let layers = params.chunks_exact(each).zip(grads.chunks_exact_mut(each)).enumerate();
         for (layer, (params, grads)) in layers.rev() {
             chunks.par_iter_mut().for_each(|Chunk { rows, layers, scratch, .. }| {
-                rows.pooled = layer + 1 == self.layers;
+                rows.pooled = self.sequences.pooled && layer + 1 == self.layers;
                 block::backward(self.shape, params, rows, &layers[layer], scratch);
             });
             let parts: Vec<_> = chunks.iter().map(|c| (&c.layers[layer], &c.scratch)).collect();
@@ -206,7 +220,7 @@ impl CustomOp2 for Transformer {
         params_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = self.run(f32_slice(x, x_at)?, f32_slice(params, params_at)?);
-        Ok((CpuStorage::F32(out), (self.sequences.spans.len(), self.shape.width).into()))
+        Ok((CpuStorage::F32(out), (self.sequences.rows_read(), self.shape.width).into()))
     }
 
     fn bwd(

@@ -303,9 +303,9 @@ impl Run {
     fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
         let tokenizer = Tokenizer::load(&self.tokenizer).map_err(model_error)?;
         self.config.text.vocab = tokenizer.vocab_size();
-        let vision = &self.config.vision;
         // Crops are cut from images stored a little larger, so that cutting does not blur.
-        let side = if self.stage.crop().is_some() { vision.image_size * 8 / 7 } else { vision.image_size };
+        let size = self.config.vision.image_size();
+        let side = if self.stage.crop().is_some() { size * 8 / 7 } else { size };
         let source = Source {
             dataset: self.pairs.dataset.clone(),
             table: self.pairs.table.clone(),

@@ -1,15 +1,27 @@
-//! Text to token ids: lower-cased byte-level BPE, in the format of a Hugging Face `tokenizer.json`.
+//! Text to token ids: lower-cased byte-level BPE, in the format of a Hugging Face `tokenizer.json` or of CLIP's vocabulary
+//! file.
 //!
 //! Any text has ids, since the vocabulary holds all 256 bytes. As in CLIP, the start and end tokens are the two highest
 //! ids, the end token the highest: the model reads a text where its highest id stands.
+//!
+//! A vocabulary whose words end in `</w>` is CLIP's, whatever file it came in, and gets CLIP's cleaning ([`clean`]) in
+//! place of the file's normaliser: ids are then open_clip's, but for a caption that spells out a special token, which
+//! stays text here and would end the caption there.
+
+mod clean;
+mod vocabulary;
 
 use crate::error::{ModelError, Result};
 use crate::weights::{hex, write_whole};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence, Strip, replace::ReplacePattern};
+use tokenizers::normalizers::{
+    Lowercase, NFC, NormalizerWrapper, Replace, Sequence, Strip, replace::ReplacePattern,
+};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
     AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
@@ -27,6 +39,8 @@ const SMALLEST: usize = 258;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// For CLIP's own: the file's normaliser, taken out since captions are cleaned before.
+    replaced: Option<Option<NormalizerWrapper>>,
     start: u32,
     end: u32,
 }
@@ -92,14 +106,19 @@ impl Tokenizer {
         Self::of(inner)
     }
 
-    /// Reads a `tokenizer.json` that has start and end tokens named as CLIP names them.
+    /// Reads a `tokenizer.json` that has start and end tokens named as CLIP names them, or CLIP's vocabulary file
+    /// (`bpe_simple_vocab_16e6.txt.gz`, also unpacked).
     ///
     /// # Errors
     /// `Io` or `Tokenizer`, with the file's name.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(ModelError::io(path))?;
         let named = |e: String| failed(format!("{}: {e}", path.display()));
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| named(e.to_string()))?;
+        let inner = if bytes.trim_ascii_start().starts_with(b"{") {
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| named(e.to_string()))?
+        } else {
+            vocabulary::parse(&bytes, path)?
+        };
         Self::of(inner).map_err(|e| named(e.to_string()))
     }
 
@@ -115,11 +134,26 @@ impl Tokenizer {
                 "{END} has id {end}, not the highest of {size}: texts are read at the highest id"
             )));
         }
-        Ok(Self { inner, start, end })
+        let suffix = match inner.get_model() {
+            ModelWrapper::BPE(model) => model.end_of_word_suffix.as_deref(),
+            _ => None,
+        };
+        let mut replaced = None;
+        if suffix == Some(vocabulary::END_OF_WORD) {
+            replaced = Some(inner.get_normalizer().cloned());
+            inner.with_normalizer(None::<NormalizerWrapper>).map_err(failed)?;
+        }
+        // Ids are cut and padded here.
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
+        Ok(Self { inner, replaced, start, end })
     }
 
     fn json(&self) -> Result<String> {
-        self.inner.to_string(true).map_err(failed)
+        let Some(normalizer) = &self.replaced else { return self.inner.to_string(true).map_err(failed) };
+        let mut whole = self.inner.clone();
+        whole.with_normalizer(normalizer.clone()).map_err(failed)?;
+        whole.to_string(true).map_err(failed)
     }
 
     /// Writes a `tokenizer.json`, whole or not at all. The same tokenizer gives the same bytes.
@@ -133,7 +167,8 @@ impl Tokenizer {
     /// `context` ids: start, the text, end, and 0 for the rest. A text that is too long is cut, and still ends in end.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
         // The only failures are of the tokenizer's own truncation and padding, which are off.
-        let encoding = self.inner.encode_fast(text, false);
+        let text = if self.replaced.is_some() { Cow::Owned(clean::clean(text)) } else { Cow::Borrowed(text) };
+        let encoding = self.inner.encode_fast(&*text, false);
         let text = encoding.as_ref().map_or(&[][..], |e| e.get_ids());
         let mut ids = Vec::with_capacity(context);
         ids.push(self.start);
@@ -205,6 +240,48 @@ mod tests {
             let ids = tokenizer.encode(text, 64);
             assert_eq!(ids.iter().filter(|&&id| id == end).count(), 1, "{text}");
             assert!(ids.iter().all(|&id| id <= end) && ids[2] != 0);
+        }
+    }
+
+    /// Captions with mojibake, references, emoji and CJK, whose ids open_clip's tokenizer gave
+    /// (`tests/tokenizer/make_fixtures.py`), by the first 3,000 merges of CLIP's vocabulary.
+    #[test]
+    fn clips_own_ids_are_open_clips() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizer");
+        let tokenizer = Tokenizer::load(&folder.join("merges.txt.gz")).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 512 + 3000 + 2);
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.save(&dir.path().join(TOKENIZER_FILE)).unwrap();
+        let read = Tokenizer::load(&dir.path().join(TOKENIZER_FILE)).unwrap();
+        assert_eq!(read.hash().unwrap(), tokenizer.hash().unwrap());
+        let cases = std::fs::read_to_string(folder.join("hard_cases.jsonl")).unwrap();
+        let mut seen = 0;
+        for line in cases.lines() {
+            let (caption, want): (String, Vec<u32>) = serde_json::from_str(line).unwrap();
+            for tokenizer in [&tokenizer, &read] {
+                // The word `!` has id 0, as padding has: without both, what is left is in order.
+                let mut ids = tokenizer.encode(&caption, 77);
+                ids.retain(|id| *id != 0);
+                assert_eq!(ids, want, "{caption:?}");
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 400);
+    }
+
+    #[test]
+    fn a_file_that_is_no_vocabulary_is_refused_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("words.txt.gz");
+        for (bytes, word) in [
+            (&b"\x1f\x8bnot gzip"[..], "neither"),
+            (b"", "no merges"),
+            (b"header\none two\nalone", "line 3 is not two tokens"),
+            (b"header\nzzz yyy", "words.txt.gz"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Tokenizer::load(&path).err().unwrap().to_string();
+            assert!(error.contains(word) && error.contains("words.txt.gz"), "{error}");
         }
     }
 

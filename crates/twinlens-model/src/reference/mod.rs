@@ -1,10 +1,16 @@
-//! The plain twin: both towers and the loss in candle's basic operations, in any float type.
+//! The plain twin: towers and objectives in candle's basic operations, in any float type.
 //!
 //! Nothing is skipped, nothing is fused: the full context of every text, every row of every block. Tests hold the fused
 //! operations to it, in value and in every gradient. Softmax and cross-entropy are candle-nn's composed ones; its layer norm and
 //! `softmax_last_dim` have no gradient and say so to nobody, so layer norm is spelled out.
 
-use crate::config::ClipConfig;
+mod objectives;
+mod resnet;
+
+pub use objectives::{bag_of_words_loss, caption_loss, contrastive_loss, sigmoid_loss};
+
+use crate::config::{ClipConfig, VisionConfig, VitConfig};
+use crate::objective::Objective;
 use crate::ops::activation::Activation;
 use crate::ops::norm::EPS;
 use candle_core::{D, DType, Result, Tensor};
@@ -41,7 +47,7 @@ pub fn normalise(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `x w^T + bias` over the last dimension of `x` (`[batch, len, in]`).
-fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.broadcast_matmul(&w.t()?)?.broadcast_add(bias)
 }
 
@@ -79,12 +85,25 @@ fn block(
     x + linear(&hidden, parameter("mlp.c_proj.weight")?, parameter("mlp.c_proj.bias")?)?
 }
 
-/// Normalised features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`).
+/// Image features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`): of unit length where the objective embeds texts
+/// too. With `running`, batch norms use the running statistics, which are then among the tensors.
 ///
 /// # Errors
 /// When a shape does not fit.
-pub fn encode_image(tensors: &Tensors, config: &ClipConfig, pixels: &Tensor) -> Result<Tensor> {
-    let v = &config.vision;
+pub fn encode_image(
+    tensors: &Tensors,
+    config: &ClipConfig,
+    pixels: &Tensor,
+    running: bool,
+) -> Result<Tensor> {
+    let features = match &config.vision {
+        VisionConfig::Vit(v) => vit(tensors, v, config.activation, pixels)?,
+        VisionConfig::ResNet(r) => resnet::features(tensors, r, pixels, running)?,
+    };
+    if config.objective.embeds_texts() { normalise(&features) } else { Ok(features) }
+}
+
+fn vit(tensors: &Tensors, v: &VitConfig, activation: Activation, pixels: &Tensor) -> Result<Tensor> {
     let (batch, grid) = (pixels.dim(0)?, v.image_size / v.patch);
     let patches =
         pixels.reshape(vec![batch, 3, grid, v.patch, grid, v.patch])?.permute(vec![0, 2, 4, 1, 3, 5])?;
@@ -99,10 +118,24 @@ pub fn encode_image(tensors: &Tensors, config: &ClipConfig, pixels: &Tensor) -> 
     let mut x = layer_norm(&x, tensors, "visual.ln_pre")?;
     for layer in 0..v.layers {
         let name = format!("visual.transformer.resblocks.{layer}");
-        x = block(&x, tensors, &name, v.heads, None, config.activation)?;
+        x = block(&x, tensors, &name, v.heads, None, activation)?;
     }
     let x = layer_norm(&x.narrow(1, 0, 1)?.squeeze(1)?, tensors, "visual.ln_post")?;
-    normalise(&x.matmul(get(tensors, "visual.proj")?)?)
+    x.matmul(get(tensors, "visual.proj")?)
+}
+
+/// The causal stack on embedded tokens (`[batch, context, width]`), to which positions are added first.
+fn text_stack(tensors: &Tensors, config: &ClipConfig, x: &Tensor) -> Result<Tensor> {
+    let (t, context) = (&config.text, x.dim(1)?);
+    let mut x = x.broadcast_add(&get(tensors, "positional_embedding")?.narrow(0, 0, context)?)?;
+    let hidden = |(row, column): (usize, usize)| if column > row { f64::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f64> = (0..context).flat_map(|r| (0..context).map(move |c| (r, c))).map(hidden).collect();
+    let mask = Tensor::from_vec(mask, (context, context), x.device())?.to_dtype(x.dtype())?;
+    for layer in 0..t.layers {
+        let name = format!("transformer.resblocks.{layer}");
+        x = block(&x, tensors, &name, t.heads, Some(&mask), config.activation)?;
+    }
+    Ok(x)
 }
 
 /// Normalised features `[batch, embed]` of token `ids` (`[batch, context]`), read at each text's highest id.
@@ -114,27 +147,25 @@ pub fn encode_text(tensors: &Tensors, config: &ClipConfig, ids: &Tensor) -> Resu
     let (batch, context) = ids.dims2()?;
     let table = get(tensors, "token_embedding.weight")?;
     let x = table.index_select(&ids.flatten_all()?, 0)?.reshape((batch, context, t.width))?;
-    let mut x = x.broadcast_add(&get(tensors, "positional_embedding")?.narrow(0, 0, context)?)?;
-    let hidden = |(row, column): (usize, usize)| if column > row { f64::NEG_INFINITY } else { 0.0 };
-    let mask: Vec<f64> = (0..context).flat_map(|r| (0..context).map(move |c| (r, c))).map(hidden).collect();
-    let mask = Tensor::from_vec(mask, (context, context), ids.device())?.to_dtype(table.dtype())?;
-    for layer in 0..t.layers {
-        let name = format!("transformer.resblocks.{layer}");
-        x = block(&x, tensors, &name, t.heads, Some(&mask), config.activation)?;
-    }
+    let x = text_stack(tensors, config, &x)?;
     let ends = ids.to_dtype(DType::F32)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
     let read: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * context) as u32 + end).collect();
     let x = x.reshape((batch * context, t.width))?.index_select(&Tensor::new(read, ids.device())?, 0)?;
     normalise(&layer_norm(&x, tensors, "ln_final")?.matmul(get(tensors, "text_projection")?)?)
 }
 
-/// The symmetric cross-entropy of `image` and `text` features (`[n, embed]`): a scalar.
+/// The loss of a batch of pairs in training: a scalar.
 ///
 /// # Errors
 /// When a shape does not fit.
-pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
-    let logits = image.matmul(&text.t()?)?.broadcast_mul(&logit_scale.exp()?)?;
-    let own = Tensor::arange(0, logits.dim(0)? as u32, logits.device())?;
-    let cross_entropy = |logits: &Tensor| candle_nn::loss::cross_entropy(logits, &own);
-    (cross_entropy(&logits)? + cross_entropy(&logits.t()?.contiguous()?)?)? / 2.0
+pub fn loss(tensors: &Tensors, config: &ClipConfig, pixels: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    let image = encode_image(tensors, config, pixels, false)?;
+    let text = || encode_text(tensors, config, ids);
+    let scale = || get(tensors, "logit_scale");
+    match config.objective {
+        Objective::Contrastive => contrastive_loss(&image, &text()?, scale()?),
+        Objective::Sigmoid => sigmoid_loss(&image, &text()?, scale()?, get(tensors, "logit_bias")?),
+        Objective::BagOfWords => bag_of_words_loss(tensors, &image, ids),
+        Objective::Caption => caption_loss(tensors, config, &image, ids),
+    }
 }

@@ -1,0 +1,61 @@
+//! Writes small models in the formats of other programs, with the features that they should give there, into a folder:
+//! what `tests/formats/check_exports.py` loads.
+//!
+//!     cargo run -p twinlens-model --example exports -- FOLDER
+
+use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use twinlens_model::{Activation, Clip, ClipConfig, Objective, Result, VisionConfig, weights};
+
+fn config(preset: &str, activation: Activation, objective: Objective) -> Result<ClipConfig> {
+    let mut config = ClipConfig { activation, objective, ..ClipConfig::preset(preset)? };
+    config.text.vocab = 600;
+    Ok(config)
+}
+
+fn main() -> Result<()> {
+    let Some(folder) = std::env::args().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: exports FOLDER");
+        std::process::exit(2);
+    };
+    for (name, config) in [
+        ("vit-quick-gelu", config("vit-tiny-48", Activation::QuickGelu, Objective::Contrastive)?),
+        ("vit-gelu", config("vit-tiny-64", Activation::Gelu, Objective::Contrastive)?),
+        ("vit-sigmoid", config("vit-tiny-48", Activation::Gelu, Objective::Sigmoid)?),
+        ("resnet", config("rn-tiny-64", Activation::QuickGelu, Objective::Contrastive)?),
+    ] {
+        let clip = Clip::new(config, 11)?;
+        let (size, context, vocab) =
+            (clip.config().vision.image_size(), clip.config().text.context, clip.config().text.vocab as u32);
+        let pixels = Tensor::randn(0f32, 1.0, (4, 3, size, size), &Device::Cpu)?;
+        let id = |text: u32, position: u32| match position {
+            0 => vocab - 2,
+            p if p < 3 * text + 2 => (97 * text + 31 * p) % (vocab - 2),
+            p if p == 3 * text + 2 => vocab - 1,
+            _ => 0,
+        };
+        let ids = (0..4).flat_map(|text| (0..context as u32).map(move |position| id(text, position)));
+        let ids = Tensor::from_iter(ids, &Device::Cpu)?.reshape((4, context))?;
+        // A step of training's forward pass, so that running statistics are not those of the start.
+        drop(clip.loss(&pixels, &ids)?);
+        let dir = folder.join(name);
+        let made = |dir: &PathBuf| std::fs::create_dir_all(dir).map_err(twinlens_model::ModelError::io(dir));
+        let (theirs, others) = (dir.join("open_clip"), dir.join("hugging_face"));
+        made(&theirs)?;
+        clip.export_open_clip(&theirs)?;
+        let is_vit = matches!(clip.config().vision, VisionConfig::Vit(_));
+        if is_vit && clip.config().objective == Objective::Contrastive {
+            made(&others)?;
+            clip.export_hugging_face(&others)?;
+        }
+        let features = BTreeMap::from([
+            ("image".to_owned(), clip.encode_image(&pixels)?),
+            ("text".to_owned(), clip.encode_text(&ids)?),
+            ("pixels".to_owned(), pixels),
+            ("ids".to_owned(), ids.to_dtype(candle_core::DType::I64)?),
+        ]);
+        weights::write_whole(&dir.join("features.safetensors"), &weights::to_bytes(&features, None)?)?;
+    }
+    Ok(())
+}

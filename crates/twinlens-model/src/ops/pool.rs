@@ -1,0 +1,196 @@
+//! What shrinks a ResNet's grid: averages over squares, and at the end attention with one query.
+
+use super::simd::{exp, sum, vectorised};
+use super::{f32_slice, with_f32};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// The mean of each 2 x 2 square.
+struct AveragePool {
+    side: usize,
+    channels: usize,
+}
+
+/// `x` (`[batch, side, side, channels]`, side even) to `[batch, side / 2, side / 2, channels]`.
+pub fn average_pool(x: &Tensor) -> Result<Tensor> {
+    let (_, side, width, channels) = x.dims4()?;
+    if side != width || !side.is_multiple_of(2) {
+        bail!("average pooling of {:?}", x.shape());
+    }
+    x.apply_op1(AveragePool { side, channels })
+}
+
+impl AveragePool {
+    /// For row `y` of the result, the two pairs of positions under each of its pixels.
+    fn squares(&self, y: usize) -> impl Iterator<Item = [usize; 4]> {
+        let (side, channels) = (self.side, self.channels);
+        (0..side / 2).map(move |x| {
+            let first = (2 * y * side + 2 * x) * channels;
+            [first, first + channels, first + side * channels, first + (side + 1) * channels]
+        })
+    }
+}
+
+vectorised! {
+    fn mean_of_four<'a>(out: &'a mut [f32], a: &'a [f32], b: &'a [f32], c: &'a [f32], d: &'a [f32]) {
+        for ((((o, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *o = 0.25 * ((a + b) + (c + d));
+        }
+    }
+}
+
+impl CustomOp1 for AveragePool {
+    fn name(&self) -> &'static str {
+        "average_pool"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, n, half) = (f32_slice(x, at)?, self.channels, self.side / 2);
+        let mut out = vec![0.0; x.len() / 4];
+        let images = out.par_chunks_mut(half * half * n).zip(x.par_chunks(self.side * self.side * n));
+        images.for_each(|(out, image)| {
+            for (y, row) in out.chunks_exact_mut(half * n).enumerate() {
+                for (out, at) in row.chunks_exact_mut(n).zip(self.squares(y)) {
+                    let [a, b, c, d] = at.map(|at| &image[at..at + n]);
+                    mean_of_four(out, a, b, c, d);
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), (at.dims()[0], half, half, n).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, d: &Tensor) -> Result<Option<Tensor>> {
+        let (n, half) = (self.channels, self.side / 2);
+        let mut dx = vec![0.0; x.elem_count()];
+        with_f32(d, |d| {
+            let images = dx.par_chunks_mut(self.side * self.side * n).zip(d.par_chunks(half * half * n));
+            images.for_each(|(image, d)| {
+                for (y, row) in d.chunks_exact(half * n).enumerate() {
+                    for (d, at) in row.chunks_exact(n).zip(self.squares(y)) {
+                        for at in at {
+                            image[at..at + n].iter_mut().zip(d).for_each(|(x, d)| *x = 0.25 * d);
+                        }
+                    }
+                }
+            });
+            Ok(())
+        })?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+/// Attention of one query over the tokens of each image.
+struct QueryAttention {
+    width: usize,
+    heads: usize,
+}
+
+/// softmax(q K^T / sqrt(d)) V for each head: `q` (`[batch, width]`), `kv` (`[batch, tokens, 2 width]`: keys, then
+/// values); `[batch, width]`.
+pub fn query_attention(q: &Tensor, kv: &Tensor, heads: usize) -> Result<Tensor> {
+    let ((batch, width), (images, _, both)) = (q.dims2()?, kv.dims3()?);
+    if batch != images || both != 2 * width || heads == 0 || width % heads != 0 {
+        bail!("attention of {:?} over {:?} with {heads} heads", q.shape(), kv.shape());
+    }
+    q.apply_op2(kv, QueryAttention { width, heads })
+}
+
+impl QueryAttention {
+    fn depth(&self) -> usize {
+        self.width / self.heads
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.depth() as f32).sqrt()
+    }
+
+    /// The attention weights of one head of one image.
+    fn weights(&self, q: &[f32], kv: &[f32], head: usize, weights: &mut Vec<f32>) {
+        let (depth, first) = (self.depth(), head * self.depth());
+        weights.clear();
+        weights.extend(
+            kv.chunks_exact(2 * self.width)
+                .map(|token| self.scale() * sum(depth, |i| q[first + i] * token[first + i])),
+        );
+        let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        weights.iter_mut().for_each(|w| *w = exp(*w - top));
+        let total = 1.0 / weights.iter().sum::<f32>();
+        weights.iter_mut().for_each(|w| *w *= total);
+    }
+
+    fn image(&self, q: &[f32], kv: &[f32], out: &mut [f32], weights: &mut Vec<f32>) {
+        for head in 0..self.heads {
+            self.weights(q, kv, head, weights);
+            let part = head * self.depth()..(head + 1) * self.depth();
+            let out = &mut out[part.clone()];
+            for (token, weight) in kv.chunks_exact(2 * self.width).zip(&*weights) {
+                let value = &token[self.width + part.start..self.width + part.end];
+                out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
+            }
+        }
+    }
+
+    fn image_back(&self, q: &[f32], kv: &[f32], d: &[f32], dq: &mut [f32], dkv: &mut [f32]) {
+        let (depth, mut weights, mut d_weights) = (self.depth(), Vec::new(), Vec::new());
+        for head in 0..self.heads {
+            self.weights(q, kv, head, &mut weights);
+            let (key, value) = (head * depth, self.width + head * depth);
+            d_weights.clear();
+            let tokens = kv.chunks_exact(2 * self.width);
+            d_weights.extend(tokens.map(|token| sum(depth, |i| d[key + i] * token[value + i])));
+            let mean: f32 = weights.iter().zip(&d_weights).map(|(p, d)| p * d).sum();
+            let tokens = kv.chunks_exact(2 * self.width).zip(dkv.chunks_exact_mut(2 * self.width));
+            for ((token, d_token), (p, dp)) in tokens.zip(weights.iter().zip(&d_weights)) {
+                let score = self.scale() * p * (dp - mean);
+                for i in 0..depth {
+                    dq[key + i] += score * token[key + i];
+                    d_token[key + i] = score * q[key + i];
+                    d_token[value + i] = p * d[key + i];
+                }
+            }
+        }
+    }
+}
+
+impl CustomOp2 for QueryAttention {
+    fn name(&self) -> &'static str {
+        "query_attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_at: &Layout,
+        kv: &CpuStorage,
+        kv_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, kv) = (f32_slice(q, q_at)?, f32_slice(kv, kv_at)?);
+        let mut out = vec![0.0; q.len()];
+        let image = kv_at.dims()[1] * 2 * self.width;
+        let each = out.par_chunks_mut(self.width).zip(q.par_chunks(self.width)).zip(kv.par_chunks(image));
+        each.for_each_init(Vec::new, |weights, ((out, q), kv)| self.image(q, kv, out, weights));
+        Ok((CpuStorage::F32(out), q_at.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        _: &Tensor,
+        d: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (mut dq, mut dkv) = (vec![0.0; q.elem_count()], vec![0.0; kv.elem_count()]);
+        let (width, image) = (self.width, kv.dim(1)? * 2 * self.width);
+        let mut run = |q: &[f32], kv: &[f32], d: &[f32]| {
+            let given = q.par_chunks(width).zip(kv.par_chunks(image)).zip(d.par_chunks(width));
+            let made = dq.par_chunks_mut(width).zip(dkv.par_chunks_mut(image));
+            made.zip(given).for_each(|((dq, dkv), ((q, kv), d))| self.image_back(q, kv, d, dq, dkv));
+            Ok(())
+        };
+        with_f32(q, |q| with_f32(kv, |kv| with_f32(d, |d| run(q, kv, d))))?;
+        Ok((
+            Some(Tensor::from_vec(dq, q.shape(), q.device())?),
+            Some(Tensor::from_vec(dkv, kv.shape(), kv.device())?),
+        ))
+    }
+}

@@ -1,0 +1,110 @@
+//! SigLIP's loss as one operation: each pair of a batch is a yes or a no of its own (Zhai et al. 2023).
+//!
+//! With logits = exp(logit_scale) I T^T + logit_bias and z = 1 on the diagonal, -1 elsewhere, the loss is the sum of
+//! -ln sigmoid(z logits) over all pairs, over n. Its gradient is closed: G = -z sigmoid(-z logits) / n, dI = s G T,
+//! dT = s G^T I, d logit_scale = sum(G (logits - bias)), d logit_bias = sum(G).
+
+use super::matmul::{Mat, MatMut, multiply};
+use super::{f32_slice, with_f32};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use std::sync::{Mutex, PoisonError};
+
+/// Keeps G, and the gradients of scale and bias.
+struct Sigmoid {
+    saved: Mutex<Option<(Vec<f32>, [f32; 2])>>,
+}
+
+/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for `logit_scale` (the logarithm of
+/// the factor) and `logit_bias`, both scalars: a scalar.
+pub fn sigmoid_loss(
+    image: &Tensor,
+    text: &Tensor,
+    logit_scale: &Tensor,
+    logit_bias: &Tensor,
+) -> Result<Tensor> {
+    if image.rank() != 2 || image.dims() != text.dims() {
+        bail!("sigmoid loss: images {:?}, texts {:?}", image.shape(), text.shape());
+    }
+    let both = Tensor::stack(&[logit_scale, logit_bias], 0)?;
+    image.apply_op3(text, &both, Sigmoid { saved: Mutex::new(None) })
+}
+
+impl Sigmoid {
+    fn run(&self, image: &[f32], text: &[f32], n: usize, scale: f32, bias: f32) -> f32 {
+        let embed = image.len() / n;
+        let mut logits = vec![0.0; n * n];
+        let (images, texts) = (Mat::new(image, n, embed), Mat::new(text, n, embed));
+        multiply(MatMut::new(&mut logits, n, n), scale.exp(), images, texts.t());
+        let (mut loss, mut d_scale, mut d_bias) = (0.0_f64, 0.0_f64, 0.0_f64);
+        for (i, x) in logits.iter_mut().enumerate() {
+            let z = if i / n == i % n { 1.0 } else { -1.0 };
+            let logit = f64::from(*x) + f64::from(bias);
+            // -ln sigmoid(a) = ln(1 + e^-a), without overflow on either side.
+            let a = z * logit;
+            let small = (-a.abs()).exp();
+            loss += small.ln_1p() + (-a).max(0.0);
+            let beyond = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
+            let g = -z * beyond / n as f64;
+            d_scale += g * f64::from(*x);
+            d_bias += g;
+            *x = g as f32;
+        }
+        let kept = (logits, [d_scale as f32, d_bias as f32]);
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        (loss / n as f64) as f32
+    }
+}
+
+impl CustomOp3 for Sigmoid {
+    fn name(&self) -> &'static str {
+        "sigmoid_loss"
+    }
+
+    fn cpu_fwd(
+        &self,
+        image: &CpuStorage,
+        image_at: &Layout,
+        text: &CpuStorage,
+        text_at: &Layout,
+        both: &CpuStorage,
+        both_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let [scale, bias] = f32_slice(both, both_at)? else {
+            bail!("sigmoid loss: logit_scale and logit_bias are not scalars")
+        };
+        let (image, text) = (f32_slice(image, image_at)?, f32_slice(text, text_at)?);
+        let loss = self.run(image, text, image_at.dims()[0], *scale, *bias);
+        Ok((CpuStorage::F32(vec![loss]), ().into()))
+    }
+
+    fn bwd(
+        &self,
+        image: &Tensor,
+        text: &Tensor,
+        both: &Tensor,
+        _: &Tensor,
+        d_loss: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some((g, d_both)) = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            bail!("sigmoid loss: one backward pass, and this is the second");
+        };
+        let (n, embed) = image.dims2()?;
+        let d_loss = d_loss.to_scalar::<f32>()?;
+        let factor = d_loss * both.to_vec1::<f32>()?[0].exp();
+        let (mut d_image, mut d_text) = (vec![0.0; n * embed], vec![0.0; n * embed]);
+        let g = Mat::new(&g, n, n);
+        with_f32(text, |text| {
+            multiply(MatMut::new(&mut d_image, n, embed), factor, g, Mat::new(text, n, embed));
+            Ok(())
+        })?;
+        with_f32(image, |image| {
+            multiply(MatMut::new(&mut d_text, n, embed), factor, g.t(), Mat::new(image, n, embed));
+            Ok(())
+        })?;
+        Ok((
+            Some(Tensor::from_vec(d_image, (n, embed), image.device())?),
+            Some(Tensor::from_vec(d_text, (n, embed), text.device())?),
+            Some(Tensor::new(&d_both.map(|d| d_loss * d), both.device())?),
+        ))
+    }
+}

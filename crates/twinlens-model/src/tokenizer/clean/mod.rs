@@ -1,0 +1,147 @@
+//! CLIP's cleaning of captions: ftfy, character references decoded twice, white space collapsed, lower case.
+//!
+//! Every step gives what open_clip's tokenizer gives (ftfy 6.3.1 and Python's `html.unescape`), so that the ids are the
+//! same. Web pages are full of text that was decoded in the wrong encoding and of references that were escaped twice.
+
+mod badness;
+mod charsets;
+mod html;
+mod mojibake;
+
+use std::borrow::Cow;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+/// White space as Python has it: Unicode's, and the four separators of ASCII.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// The caption as open_clip's tokenizer cleans it.
+pub fn clean(text: &str) -> String {
+    let text = fix_text(text);
+    let text = html::unescape(&html::unescape(&text));
+    let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
+    words.join(" ").to_lowercase()
+}
+
+/// ftfy's `fix_text`: line by line. From the first line with a `<` on, references stay: it is HTML.
+fn fix_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut html = false;
+    for line in text.split_inclusive('\n') {
+        html |= line.contains('<');
+        out.push_str(&fix_line(line, html));
+    }
+    out
+}
+
+/// All fixes, again and again until nothing changes.
+fn fix_line(line: &str, html: bool) -> String {
+    let mut text = line.to_owned();
+    loop {
+        let unescaped = if html { Cow::Borrowed(&*text) } else { Cow::Owned(html::unescape_certain(&text)) };
+        let fixed = mojibake::fix_encoding(&unescaped);
+        let fixed = mojibake::fix_controls(&fixed);
+        let fixed = remove_controls(&remove_escapes(&fix_breaks(&fix_characters(&fixed))));
+        let fixed =
+            if is_nfc_quick(fixed.chars()) == IsNormalized::Yes { fixed } else { fixed.nfc().collect() };
+        if fixed == text {
+            return text;
+        }
+        text = fixed;
+    }
+}
+
+/// Ligatures taken apart, characters of half and full width made usual, quotes made straight.
+fn fix_characters(text: &str) -> Cow<'_, str> {
+    let is_usual = |c: char| c.is_ascii() || ('\u{a0}'..'\u{132}').contains(&c);
+    if text.chars().all(is_usual) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // The apostrophe that this leaves is made straight with the others.
+            '\u{149}' => out.push_str("'n"),
+            '\u{132}'
+            | '\u{133}'
+            | '\u{1c4}'..='\u{1cc}'
+            | '\u{1f1}'..='\u{1f3}'
+            | '\u{fb00}'..='\u{fb06}' => {
+                out.push_str(ligature(c));
+            }
+            '\u{3000}' => out.push(' '),
+            '\u{ff01}'..='\u{ffef}' => out.extend(std::iter::once(c).nfkc()),
+            '\u{2bc}' | '\u{2018}'..='\u{201b}' => out.push('\''),
+            '\u{201c}'..='\u{201f}' => out.push('"'),
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn ligature(c: char) -> &'static str {
+    match c {
+        '\u{132}' => "IJ",
+        '\u{133}' => "ij",
+        '\u{1c4}' => "DŽ",
+        '\u{1c5}' => "Dž",
+        '\u{1c6}' => "dž",
+        '\u{1c7}' => "LJ",
+        '\u{1c8}' => "Lj",
+        '\u{1c9}' => "lj",
+        '\u{1ca}' => "NJ",
+        '\u{1cb}' => "Nj",
+        '\u{1cc}' => "nj",
+        '\u{1f1}' => "DZ",
+        '\u{1f2}' => "Dz",
+        '\u{1f3}' => "dz",
+        '\u{fb00}' => "ff",
+        '\u{fb01}' => "fi",
+        '\u{fb02}' => "fl",
+        '\u{fb03}' => "ffi",
+        '\u{fb04}' => "ffl",
+        '\u{fb05}' => "ſt",
+        _ => "st",
+    }
+}
+
+fn fix_breaks(text: &str) -> Cow<'_, str> {
+    let is_break = |c: char| matches!(c, '\r' | '\u{2028}' | '\u{2029}' | '\u{85}');
+    if !text.contains(is_break) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.replace("\r\n", "\n").replace(is_break, "\n"))
+}
+
+/// Removes what colours text in a terminal: ESC, `[`, numbers and semicolons, a letter.
+fn remove_escapes(text: &str) -> Cow<'_, str> {
+    const START: &str = "\u{1b}[";
+    if !text.contains(START) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(START) {
+        let tail = &rest[at + START.len()..];
+        let after = tail.trim_start_matches(|c: char| c == ';' || c.is_numeric());
+        if after.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            out.push_str(&rest[..at]);
+            rest = &after[1..];
+        } else {
+            out.push_str(&rest[..at + START.len()]);
+            rest = tail;
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// Removes control characters that show nothing, and the byte order mark.
+fn remove_controls(text: &str) -> String {
+    let shows_nothing = |c: char| {
+        matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffc}')
+    };
+    text.chars().filter(|c| !shows_nothing(*c)).collect()
+}
