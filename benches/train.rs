@@ -42,7 +42,7 @@ impl Given {
 
     fn drawn() -> Result<Self, Failure> {
         let config = ClipConfig::preset("vit-tiny-64")?;
-        let (size, batch) = (config.vision.image_size, 128);
+        let (size, batch) = (config.vision.image_size(), 128);
         let pixels = Tensor::randn(0f32, 1.0, (batch, 3, size, size), &Device::Cpu)?;
         // Texts of 4 to 19 tokens, the end token last.
         let (context, end) = (config.text.context as u32, config.text.vocab as u32 - 1);

@@ -1,5 +1,6 @@
 //! The twinlens command: verbs, progress, output. It registers every kind of stage; nothing else knows all of them.
 
+mod allocator;
 mod check;
 mod cli;
 mod config;
@@ -26,12 +27,8 @@ use clap::Parser;
 use cli::{Cli, Command, ExportArgs, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
-/// Keeps its pages where glibc gives the large, short-lived buffers of a training step back to the system each time:
-/// a step takes two thirds of the time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
+    allocator::set_up();
     twinlens_image::hush_decoder_panics();
     // On a thread with a stack of our own size; and a panic there, after its message, is our fault and no mistake of the user's.
     let command =
