@@ -41,6 +41,7 @@ use twinlens_pipeline::{
 use self::assemble::{Assembler, Finished};
 use self::images::Images;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
+use super::checks;
 use super::files::engine;
 use crate::net::HttpOptions;
 
@@ -110,17 +111,8 @@ impl Stage for Fetch {
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
-        let options = [
-            (self.resize.span(), self.resize.check()),
-            (self.encode.span(), self.encode.check()),
-            (self.limits.span(), self.limits.check()),
-        ];
-        faults.extend(
-            options
-                .into_iter()
-                .filter_map(|(span, check)| check.err().map(|error| Fault::at(span, error.to_string()))),
-        );
+        let mut faults = checks::http(&self.http);
+        faults.extend(checks::images(&self.resize, &self.encode, &self.limits));
         let schema =
             inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pair_texts);
         let text =
@@ -134,10 +126,7 @@ impl Stage for Fetch {
         }
         let verify = self.verify.check(&schema);
         faults.extend(verify.map(|why| Fault::at(self.verify.span(), why)));
-        match faults.is_empty() {
-            true => Ok(Tables::main(with_images(&schema))),
-            false => Err(faults),
-        }
+        checks::tables(faults, || Tables::main(with_images(&schema)))
     }
 
     fn work(&self) -> Work<'_> {

@@ -17,6 +17,7 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
+use super::checks;
 use super::reading::{self, Reading, Send};
 use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
 
@@ -83,10 +84,7 @@ impl Stage for Folder {
         if self.folders.is_empty() {
             faults.push(Fault::at(self.folders.span(), "`folders` is empty: there is nothing to read"));
         }
-        match faults.is_empty() {
-            true => Ok(Tables::main(self.options().schema())),
-            false => Err(faults),
-        }
+        checks::tables(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {

@@ -1,6 +1,7 @@
 //! The kinds of stages: sources of pairs ([`Crawl`], [`Warc`], [`Table`]), sources of pairs
 //! with their images ([`WebDataset`], [`Folder`]), and [`Fetch`].
 
+mod checks;
 mod crawl;
 mod fetch;
 mod files;
@@ -14,7 +15,7 @@ mod webdataset;
 
 use std::sync::Arc;
 
-use twinlens_pipeline::{Fault, Located, RunContext, RunError};
+use twinlens_pipeline::{Located, RunContext, RunError};
 
 pub use crawl::Crawl;
 pub use fetch::{Fetch, VERIFY_CODES, Verify};
@@ -45,11 +46,6 @@ fn reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
              `http = { max_unreachable = 1.0 }` goes on regardless",
         )),
     }
-}
-
-/// A fault of the `http` table, if it has one.
-fn http_faults(http: &Located<HttpOptions>) -> Option<Fault> {
-    http.check().err().map(|why| Fault::at(http.span(), why))
 }
 
 /// A default that stands in no file.

@@ -22,6 +22,7 @@ use twinlens_pipeline::{
 
 use self::rows::Wanted;
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
+use super::checks;
 use super::files::{self, Files, Readable, blocking, short};
 use super::reading::{self, Send};
 use crate::net::HttpOptions;
@@ -130,7 +131,7 @@ impl Stage for Table {
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = files::faults(&self.files);
-        faults.extend(super::http_faults(&self.http));
+        faults.extend(checks::http(&self.http));
         for file in self.files.iter() {
             if self.format.is_none() && Format::of(file).is_none() {
                 let fault = Fault::at(
@@ -140,24 +141,8 @@ impl Stage for Table {
                 faults.push(fault.hint("say `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
             }
         }
-        let texts = contracts::pair_texts();
-        let mut kept: Vec<&str> = Vec::new();
-        for name in &self.keep {
-            if texts.field_with_name(name).is_ok()
-                || twinlens_pipeline::rejects::RESERVED.contains(&name.as_str())
-                || kept.contains(&name.as_str())
-            {
-                faults.push(Fault::at(
-                    name.span(),
-                    format!("the table has a column `{}` already", name.value()),
-                ));
-            }
-            kept.push(name);
-        }
-        match faults.is_empty() {
-            true => Ok(Tables::main(pairs::schema(&self.kept()))),
-            false => Err(faults),
-        }
+        faults.extend(checks::kept(&self.keep, &contracts::pair_texts()));
+        checks::tables(faults, || Tables::main(pairs::schema(&self.kept())))
     }
 
     fn work(&self) -> Work<'_> {

@@ -28,6 +28,7 @@ use self::cache::Cache;
 use self::fetching::Fetching;
 use self::record::Record;
 use self::visit::Visitor;
+use super::checks;
 use super::files::engine;
 use crate::frontier::{Bounds, Frontier, Kind, Recorded, Scope, Store, StoreError, Visit};
 use crate::html::{Captions, TextSource};
@@ -142,7 +143,7 @@ impl Stage for Crawl {
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
+        let mut faults = checks::http(&self.http);
         for seed in self.seeds.iter().chain(&self.sitemaps) {
             if !Url::parse(seed).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
                 let fault = Fault::at(seed.span(), format!("`{}` is no web address", seed.value()));

@@ -11,6 +11,7 @@ use twinlens_image::{Encode, Encoding, Limits, Processed, Resize, ResizeMode, pr
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
 use self::columns::Columns;
+use super::checks;
 use super::files::engine;
 use super::reading::Send;
 use super::table::{CAPTION_NAMES, URL_NAMES};
@@ -62,24 +63,8 @@ pub(super) struct Options<'a> {
 impl Options<'_> {
     /// What is wrong with them.
     pub(super) fn faults(&self) -> Vec<Fault> {
-        let checks = [
-            (self.resize.span(), self.resize.check()),
-            (self.encode.span(), self.encode.check()),
-            (self.limits.span(), self.limits.check()),
-        ];
-        let mut faults: Vec<Fault> = checks
-            .into_iter()
-            .filter_map(|(span, check)| check.err().map(|error| Fault::at(span, error.to_string())))
-            .collect();
-        let schema = schema(&[]);
-        let mut kept: Vec<&str> = rejects::RESERVED.to_vec();
-        for name in self.keep {
-            if schema.field_with_name(name).is_ok() || kept.contains(&name.as_str()) {
-                let message = format!("the table has a column `{}` already", name.value());
-                faults.push(Fault::at(name.span(), message));
-            }
-            kept.push(name);
-        }
+        let mut faults = checks::images(self.resize, self.encode, self.limits);
+        faults.extend(checks::kept(self.keep, &schema(&[])));
         faults
     }
 

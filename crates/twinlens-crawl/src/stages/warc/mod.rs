@@ -24,6 +24,7 @@ use twinlens_pipeline::{
 
 use self::reader::{Damage, Item, Record, Records};
 use self::record::Header;
+use super::checks;
 use super::files::{self, Files, Readable, engine};
 use super::reading::{self, Send};
 use crate::html::{Captions, Reading, TextSource};
@@ -108,12 +109,9 @@ impl Stage for Warc {
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults: Vec<Fault> = super::http_faults(&self.http).into_iter().collect();
+        let mut faults = checks::http(&self.http);
         faults.extend(files::faults(&self.files));
-        match faults.is_empty() {
-            true => Ok(Tables::main(pairs::schema(&[]))),
-            false => Err(faults),
-        }
+        checks::tables(faults, || Tables::main(pairs::schema(&[])))
     }
 
     fn work(&self) -> Work<'_> {

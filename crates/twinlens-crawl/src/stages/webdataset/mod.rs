@@ -22,6 +22,7 @@ use twinlens_pipeline::{
 };
 
 use self::tar::{Entry, Span};
+use super::checks;
 use super::files::{self, Files, Readable};
 use super::reading::{self, Reading, Send};
 use super::samples::{Options, Part, Reader, Sample};
@@ -89,16 +90,13 @@ impl Stage for WebDataset {
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.options().faults();
-        faults.extend(super::http_faults(&self.http));
+        faults.extend(checks::http(&self.http));
         faults.extend(files::faults(&self.files));
         for file in self.files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
             let fault = Fault::at(file.span(), "a compressed tar file cannot be read in parts");
             faults.push(fault.hint("decompress it: images are compressed already"));
         }
-        match faults.is_empty() {
-            true => Ok(Tables::main(self.options().schema())),
-            false => Err(faults),
-        }
+        checks::tables(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {
