@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, join_all};
 use twinlens_crawl::net::{
-    Ask, ByteBudget, Client, FetchError, HttpOptions, Lookup, Reply, Surroundings, SystemLookup, Why,
+    Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Lookup, Reply, Surroundings, SystemLookup,
+    Why,
 };
 use twinlens_testkit::web::HOST;
 use twinlens_testkit::{Answer, Site, Web};
@@ -20,6 +21,7 @@ use url::Url;
 fn options(web: &Web) -> HttpOptions {
     HttpOptions {
         robots: false,
+        opt_outs: false,
         resolve: BTreeMap::from([("site.test".to_string(), web.addr())]),
         connect_timeout: 2.0,
         headers_timeout: 0.5,
@@ -257,6 +259,50 @@ async fn robots_txt_is_asked_for_once_and_obeyed() {
         assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
         assert_eq!(web.count("/private"), if private.is_some() { 0 } else { 2 }, "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_a_host_reserves_is_asked_for_once_and_told() {
+    let rules = r#"[{"location": "/private", "tdm-reservation": 1, "tdm-policy": "https://a.test/p"}]"#;
+    let json = |text: &str| Answer::body("application/json", text);
+    let cases = [
+        ("rules", json(rules), true),
+        ("moved", Answer::redirect("/elsewhere.json"), true),
+        ("missing", Answer::status(404), false),
+        ("server error", Answer::status(500), false),
+        ("not found, in words", Answer::page("<p>Sorry"), false),
+        ("endless", Answer::EndlessBody, false),
+        ("too long", json(&format!("{rules}{}", " ".repeat(600_000))), false),
+        ("moved in a circle", Answer::redirect("/.well-known/tdmrep.json"), false),
+        ("stalled", Answer::StalledHeaders, false),
+    ];
+    for (name, file, expected) in cases {
+        let page = || Answer::page("x");
+        let site = Site::new()
+            .at("/.well-known/tdmrep.json", file)
+            .at("/elsewhere.json", json(rules))
+            .at("/to-private", Answer::redirect("/private"))
+            .at("/private-no-more", page().header("tdm-reservation", "0"))
+            .at("/private", page())
+            .at("/public", page().header("x-tdmrep-json", "what no server may say"));
+        let web = Web::start(site).await.unwrap();
+        let client = client(HttpOptions { opt_outs: true, ..options(&web) });
+        let urls = ["private", "to-private", "private-no-more", "public"]
+            .map(|path| format!("http://site.test/{path}"));
+        let replies = join_all(urls.iter().map(|url| get(&client, url))).await;
+        let told: Vec<Option<String>> = replies
+            .into_iter()
+            .map(|reply| Directives::of_headers(&reply.unwrap().headers, "x").opt_out)
+            .collect();
+        let words = "/.well-known/tdmrep.json of site.test: tdm-reservation 1 (policy: https://a.test/p)";
+        let private = expected.then(|| words.to_string());
+        assert_eq!(told, [private.clone(), private, None, None], "{name}");
+        let asked = web.count("/.well-known/tdmrep.json");
+        assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
+    }
+    let web = Web::start(Site::new().at("/x", Answer::page("x"))).await.unwrap();
+    assert!(get(&client(options(&web)), "http://site.test/x").await.is_ok());
+    assert_eq!(web.count("/.well-known/tdmrep.json"), 0, "without opt_outs it is of no interest");
 }
 
 #[tokio::test]

@@ -338,6 +338,46 @@ async fn fetching_keeps_images_and_says_why_the_others_are_none() {
 }
 
 #[tokio::test]
+async fn what_a_host_reserves_is_left_alone() {
+    let rules = r#"[{"location": "/open/", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]"#;
+    let site = || {
+        Site::new()
+            .at("/.well-known/tdmrep.json", Answer::body("application/json", rules))
+            .at("/", Answer::page("<a href=/open/a.html>a</a><img src=/x.png alt=x>").header("etag", "\"1\""))
+            .at("/", Answer::status(304))
+            .page("/open/a.html", "<img src=/open/b.png alt=b><img src=/c.png alt=c>")
+            .image("/open/b.png", 64, 64)
+            .image("/c.png", 64, 64)
+    };
+    let web = Web::start(site()).await.unwrap();
+    let seeds = "seeds = [\"http://clip.test/\"]\ncache = \"cache/pages\"";
+    let pipeline = |opt_outs: bool| {
+        let http = format!("http = {{ retries = 0, opt_outs = {opt_outs} }}");
+        stage("pages", "crawl", &format!("{seeds}\n{http}"))
+            + &stage("images", "fetch", &format!("input = \"pages\"\n{http}"))
+    };
+    let lab = Lab::new().host("clip.test", &web);
+    // The second crawl knows the page, and the host's word on it is as good.
+    for _ in 0..2 {
+        let done = lab.done(&pipeline(true)).await;
+        assert_eq!(done.rows("select caption from images").await, ["b"]);
+        let rejects = "select reject_stage, reject_code, coalesce(url, page_url), reject_detail like '%tdmrep.json of clip.test%' \
+                       from pages.rejects union all \
+                       select reject_stage, reject_code, url, reject_detail like '%tdmrep.json of clip.test%' from images.rejects";
+        let mut rejects = done.rows(rejects).await;
+        rejects.sort();
+        let expected = [
+            "images | opted_out | http://clip.test/c.png | true",
+            "pages | opted_out | http://clip.test/ | true",
+        ];
+        assert_eq!(rejects, expected);
+        std::fs::remove_dir_all(lab.path("run")).unwrap();
+    }
+    let all = lab.done(&pipeline(false)).await.rows("select caption from images order by caption").await;
+    assert_eq!(all, ["b", "c"]);
+}
+
+#[tokio::test]
 async fn two_runs_give_the_same_bytes() {
     let web = Web::start(image_site()).await.unwrap();
     let mut both = Vec::new();

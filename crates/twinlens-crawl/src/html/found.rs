@@ -262,7 +262,9 @@ impl Found {
         let base = base.as_ref().unwrap_or(page_url);
         let mut directives = Directives::default();
         for (name, words) in &self.metas {
-            if name == "robots" || name.eq_ignore_ascii_case(product) {
+            if name.eq_ignore_ascii_case("tdm-reservation") && words.trim() == "1" {
+                directives.opt_out.get_or_insert_with(|| "tdm-reservation meta tag: 1".into());
+            } else if name == "robots" || name.eq_ignore_ascii_case(product) {
                 directives.add(words, product, "robots meta tag");
             }
         }

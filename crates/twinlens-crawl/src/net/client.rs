@@ -27,6 +27,7 @@ use super::hosts::{Host, Hosts};
 use super::options::{HttpOptions, seconds};
 use super::resolve::{GuardedResolver, Lookup};
 use super::robots::{self, Rules};
+use super::tdm::Reservations;
 
 /// The first pause before another attempt; it doubles.
 const BACK_OFF: Duration = Duration::from_millis(500);
@@ -181,7 +182,7 @@ impl Client {
         }
     }
 
-    async fn attempts(&self, ask: Ask<'_>) -> Result<Reply, FetchError> {
+    pub(super) async fn attempts(&self, ask: Ask<'_>) -> Result<Reply, FetchError> {
         let mut jitter = DefaultHasher::new();
         ask.url.as_str().hash(&mut jitter);
         let mut jitter = ChaCha8Rng::seed_from_u64(self.seed ^ jitter.finish());
@@ -239,6 +240,10 @@ impl Client {
             })?;
             delay = delay.max(rules.delay());
         }
+        let reservations = match ask.robots && self.options.opt_outs {
+            true => self.reservations(&host, ask.url).await,
+            false => Arc::default(),
+        };
         let _slot = host.enter(delay).await;
         // After the host's turn: those that wait for a slow host keep nobody else waiting. The semaphore is never closed.
         let open = self.open.clone().acquire_owned().await.ok();
@@ -251,7 +256,7 @@ impl Client {
                 return Err(FetchError::new(Why::TimeoutHeaders, detail));
             }
         };
-        let mut reply = self.reply(&host, ask, response).await?;
+        let mut reply = self.reply(&host, ask, &reservations, response).await?;
         reply.open = open;
         Ok(reply)
     }
@@ -294,8 +299,15 @@ impl Client {
         .boxed()
     }
 
-    async fn reply(&self, host: &Host, ask: Ask<'_>, response: Response) -> Result<Reply, FetchError> {
-        let (status, headers) = (response.status(), response.headers().clone());
+    async fn reply(
+        &self,
+        host: &Host,
+        ask: Ask<'_>,
+        reservations: &Reservations,
+        response: Response,
+    ) -> Result<Reply, FetchError> {
+        let (status, mut headers) = (response.status(), response.headers().clone());
+        reservations.tell(ask.url, &mut headers);
         let bare = |headers, redirect, unchanged| Reply {
             url: ask.url.clone(),
             headers,

@@ -1,4 +1,4 @@
-//! What is remembered of each host: its slots, when it may be asked again, its robots.txt.
+//! What is remembered of each host: its slots, when it may be asked again, its robots.txt, and what it reserves.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use url::Url;
 
 use super::error::FetchError;
 use super::robots::Rules;
+use super::tdm::Reservations;
 
 /// Hosts that are remembered; beyond, those that nobody uses are forgotten.
 const REMEMBERED: usize = 4096;
@@ -24,6 +25,8 @@ pub(crate) struct Host {
     next: Mutex<Instant>,
     /// Held while robots.txt is fetched, so that it is fetched once.
     pub(crate) robots: tokio::sync::Mutex<Looked>,
+    /// Held while tdmrep.json is fetched; until when what it said is good.
+    pub(crate) reservations: tokio::sync::Mutex<Option<(Instant, Arc<Reservations>)>>,
 }
 
 impl Host {
@@ -75,6 +78,7 @@ impl Hosts {
                 slots: Arc::new(Semaphore::new(self.per_host)),
                 next: Mutex::new(Instant::now()),
                 robots: tokio::sync::Mutex::new(None),
+                reservations: tokio::sync::Mutex::new(None),
             })
         });
         host.clone()

@@ -15,6 +15,7 @@ mod options;
 mod resolve;
 mod robots;
 mod robots_txt;
+mod tdm;
 
 pub use address::{AddressPolicy, forbidden};
 pub use breaker::Breaker;
@@ -25,3 +26,5 @@ pub use options::HttpOptions;
 pub use resolve::{CachedLookup, Lookup, SystemLookup};
 pub use robots::{Directives, Rules};
 pub use robots_txt::RobotsTxt;
+pub(crate) use tdm::OF_FILE;
+pub use tdm::Reservations;

@@ -15,7 +15,8 @@ pub struct HttpOptions {
     pub user_agent: String,
     /// Obey robots.txt.
     pub robots: bool,
-    /// Obey X-Robots-Tag, robots meta tags and TDM reservations (noai, noimageai, noml, noindex, noimageindex).
+    /// Obey X-Robots-Tag and robots meta tags (noai, noimageai, noml, noindex, noimageindex) and TDM reservations: the header, the meta
+    /// tag, and `/.well-known/tdmrep.json` of each host, which is asked for once a day.
     pub opt_outs: bool,
     /// Hosts, addresses, or blocks of addresses (`10.1.0.0/16`) that are allowed although they are not of the public internet.
     pub allow_private: Vec<String>,

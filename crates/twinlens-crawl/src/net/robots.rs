@@ -6,6 +6,7 @@ use reqwest::header::HeaderMap;
 use url::{Position, Url};
 
 use super::robots_txt::RobotsTxt;
+use super::tdm::OF_FILE;
 
 /// How much of a robots.txt is read, in bytes (RFC 9309, section 2.5).
 pub(crate) const MAX_BYTES: u64 = 500 << 10;
@@ -91,10 +92,13 @@ impl Directives {
         for value in headers.get_all("x-robots-tag") {
             directives.add(&String::from_utf8_lossy(value.as_bytes()), product, "X-Robots-Tag");
         }
-        // W3C Text and Data Mining Reservation Protocol, section 6.
-        if headers.get("tdm-reservation").is_some_and(|value| value.as_bytes().trim_ascii() == b"1") {
-            directives.opt_out.get_or_insert_with(|| "TDM-Reservation: 1".into());
-        }
+        // W3C TDM Reservation Protocol: the header supersedes what the host's file says.
+        let reserved = match headers.get("tdm-reservation").map(|value| value.as_bytes().trim_ascii()) {
+            Some(b"1") => Some("TDM-Reservation: 1".to_string()),
+            Some(b"0") => None,
+            _ => headers.get(OF_FILE).map(|words| String::from_utf8_lossy(words.as_bytes()).into_owned()),
+        };
+        directives.opt_out = directives.opt_out.or(reserved);
         directives
     }
 

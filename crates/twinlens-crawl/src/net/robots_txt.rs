@@ -17,8 +17,15 @@ pub struct RobotsTxt {
 #[derive(Debug)]
 struct Rule {
     allow: bool,
-    pattern: Vec<u8>,
-    /// The pattern ended in `$`.
+    pattern: Pattern,
+}
+
+/// Which paths a rule is for.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    /// In its [normal form](normal).
+    text: Vec<u8>,
+    /// It ended in `$`.
     to_end: bool,
 }
 
@@ -71,7 +78,7 @@ impl RobotsTxt {
             }
         }
         let mut file = named.unwrap_or(general);
-        file.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.pattern.len()), !rule.allow));
+        file.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.pattern.text.len()), !rule.allow));
         Self { sitemaps, ..file }
     }
 
@@ -84,26 +91,36 @@ impl RobotsTxt {
         };
         // An empty rule says nothing: `Disallow:` forbids nothing.
         if !value.is_empty() {
-            let (pattern, to_end) = match value.strip_suffix(b"$") {
-                Some(pattern) => (pattern, true),
-                None => (value, false),
-            };
-            self.rules.push(Rule { allow, pattern: normal(pattern, true), to_end });
+            self.rules.push(Rule { allow, pattern: Pattern::new(value) });
         }
     }
 
     /// Whether a path (with its query) may be fetched. robots.txt itself always may.
     pub fn allows(&self, path: &str) -> bool {
-        let path = normal(path.as_bytes(), false);
-        let rule = self.rules.iter().find(|rule| rule.matches(&path));
+        let path = normal_path(path);
+        let rule = self.rules.iter().find(|rule| rule.pattern.matches(&path));
         path == b"/robots.txt" || rule.is_none_or(|rule| rule.allow)
     }
 }
 
-impl Rule {
+/// A path (with its query) in the form in which patterns are compared with it.
+pub(super) fn normal_path(path: &str) -> Vec<u8> {
+    normal(path.as_bytes(), false)
+}
+
+impl Pattern {
     /// A star stands for anything, `$` for the end; without it, a match may end anywhere.
-    fn matches(&self, path: &[u8]) -> bool {
-        let mut pieces = self.pattern.split(|byte| *byte == b'*');
+    pub(super) fn new(text: &[u8]) -> Self {
+        let (text, to_end) = match text.strip_suffix(b"$") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        Self { text: normal(text, true), to_end }
+    }
+
+    /// Whether it is for a path in its [normal form](normal_path).
+    pub(super) fn matches(&self, path: &[u8]) -> bool {
+        let mut pieces = self.text.split(|byte| *byte == b'*');
         let first = pieces.next().unwrap_or_default();
         let Some(mut rest) = path.strip_prefix(first) else { return false };
         let Some(last) = pieces.next_back() else { return !self.to_end || rest.is_empty() };

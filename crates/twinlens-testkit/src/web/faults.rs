@@ -21,7 +21,8 @@ impl Fault {
     }
 }
 
-/// Which requests fail: one in so many paths, drawn by a seed; a path always fails in the same way. robots.txt never does.
+/// Which requests fail: one in so many paths, drawn by a seed; a path always fails in the same way. robots.txt
+/// and what is well-known never do.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
     /// One path in so many fails.
@@ -34,7 +35,8 @@ impl Faults {
     /// How requests for a path fail, if they do.
     pub fn of(&self, path: &str) -> Option<&'static Fault> {
         let drawn = mix(path.bytes().fold(self.seed, |state, byte| mix(state ^ u64::from(byte))));
-        let fails = drawn.is_multiple_of(self.one_in.max(1)) && path != "/robots.txt";
+        let spared = path == "/robots.txt" || path.starts_with("/.well-known/");
+        let fails = drawn.is_multiple_of(self.one_in.max(1)) && !spared;
         fails.then(|| &FAULTS[(drawn / self.one_in.max(1)) as usize % FAULTS.len()])
     }
 }

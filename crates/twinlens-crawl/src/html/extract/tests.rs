@@ -218,6 +218,8 @@ fn robots_meta_tags_are_read_for_us() {
     let cases = [
         ("<meta name=robots content='noindex, nofollow'>", Some("robots meta tag: noindex"), true),
         ("<META NAME='Robots' CONTENT='NOAI'>", Some("robots meta tag: noai"), false),
+        ("<meta name=tdm-reservation content=1>", Some("tdm-reservation meta tag: 1"), false),
+        ("<meta name=TDM-Reservation content=0>", None, false),
         ("<meta name=TwinLens content=noimageai>", Some("robots meta tag: noimageai"), false),
         ("<meta name=otherbot content=noindex>", None, false),
         ("<meta name=robots content='index, follow'>", None, false),

@@ -6,7 +6,7 @@ use url::Url;
 use super::cache::{Cache, Cached};
 use crate::frontier::{Kind, Visit};
 use crate::html::{self, Captions, Page, Reading};
-use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, Reply, Why};
+use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, OF_FILE, Reply, Why};
 use crate::sitemap::{self, Sitemap};
 
 /// How much of a robots.txt is read for its sitemaps, in bytes.
@@ -70,7 +70,10 @@ impl Visitor {
         if let Some(known) = known.filter(|_| reply.unchanged) {
             let page = known.renewed(&reply.headers);
             self.keep(&url, &page)?;
+            // What the host reserves is of today, and no part of what is kept.
+            let reserved = reply.headers.remove(OF_FILE);
             (reply.headers, reply.body) = (page.headers, page.body);
+            reply.headers.extend(reserved.map(|words| (OF_FILE, words)));
         } else if let Some(page) = self.cache.as_ref().and_then(|_| Cached::of(&reply.headers, &reply.body)) {
             self.keep(&url, &page)?;
         }
