@@ -1,30 +1,39 @@
-//! Writes small models in the formats of other programs, with the features that they should give there, into a folder:
-//! what `tests/formats/check_exports.py` loads.
+//! Writes small models, or named ones, in the formats of other programs, with the features that they should give there,
+//! into a folder: what `tests/formats/check_exports.py` loads.
 //!
-//!     cargo run -p twinlens-model --example exports -- FOLDER
+//!     cargo run -p twinlens-model --example exports -- FOLDER [PRESET]...
 
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use twinlens_model::{Activation, Clip, ClipConfig, Objective, Result, VisionConfig, weights};
 
-fn config(preset: &str, activation: Activation, objective: Objective) -> Result<ClipConfig> {
+fn small(preset: &str, activation: Activation, objective: Objective) -> Result<ClipConfig> {
     let mut config = ClipConfig { activation, objective, ..ClipConfig::preset(preset)? };
     config.text.vocab = 600;
     Ok(config)
 }
 
+fn models(presets: &[String]) -> Result<Vec<(String, ClipConfig)>> {
+    if !presets.is_empty() {
+        return presets.iter().map(|name| Ok((name.clone(), ClipConfig::preset(name)?))).collect();
+    }
+    let (contrastive, sigmoid) = (Objective::Contrastive, Objective::Sigmoid);
+    Ok(vec![
+        ("vit-quick-gelu".into(), small("vit-tiny-48", Activation::QuickGelu, contrastive)?),
+        ("vit-gelu".into(), small("vit-tiny-64", Activation::Gelu, contrastive)?),
+        ("vit-sigmoid".into(), small("vit-tiny-48", Activation::Gelu, sigmoid)?),
+        ("resnet".into(), small("rn-tiny-64", Activation::QuickGelu, contrastive)?),
+    ])
+}
+
 fn main() -> Result<()> {
-    let Some(folder) = std::env::args().nth(1).map(PathBuf::from) else {
-        eprintln!("usage: exports FOLDER");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, presets @ ..] = &args[..] else {
+        eprintln!("usage: exports FOLDER [PRESET]...");
         std::process::exit(2);
     };
-    for (name, config) in [
-        ("vit-quick-gelu", config("vit-tiny-48", Activation::QuickGelu, Objective::Contrastive)?),
-        ("vit-gelu", config("vit-tiny-64", Activation::Gelu, Objective::Contrastive)?),
-        ("vit-sigmoid", config("vit-tiny-48", Activation::Gelu, Objective::Sigmoid)?),
-        ("resnet", config("rn-tiny-64", Activation::QuickGelu, Objective::Contrastive)?),
-    ] {
+    for (name, config) in models(presets)? {
         let clip = Clip::new(config, 11)?;
         let (size, context, vocab) =
             (clip.config().vision.image_size(), clip.config().text.context, clip.config().text.vocab as u32);
@@ -39,7 +48,7 @@ fn main() -> Result<()> {
         let ids = Tensor::from_iter(ids, &Device::Cpu)?.reshape((4, context))?;
         // A step of training's forward pass, so that running statistics are not those of the start.
         drop(clip.loss(&pixels, &ids)?);
-        let dir = folder.join(name);
+        let dir = PathBuf::from(folder).join(name);
         let made = |dir: &PathBuf| std::fs::create_dir_all(dir).map_err(twinlens_model::ModelError::io(dir));
         let (theirs, others) = (dir.join("open_clip"), dir.join("hugging_face"));
         made(&theirs)?;

@@ -10,7 +10,15 @@ use common::{distance, largest_difference, values};
 use std::collections::BTreeMap;
 use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, WEIGHTS_FILE, reference, weights};
 
-const TEXT: &str = r#""context": 6, "vocab": 20, "width": 16, "heads": 2"#;
+const VIT: &str = r#"{ "embed": 8,
+    "text": { "layers": 2, "context": 6, "vocab": 20, "width": 16, "heads": 2 },
+    "vision": { "image_size": 8, "patch": 4, "width": 16, "layers": 2, "heads": 2 } }"#;
+const RESNET: &str = r#"{ "embed": 8,
+    "text": { "layers": 1, "context": 6, "vocab": 20, "width": 16, "heads": 2 },
+    "vision": { "image_size": 64, "width": 2, "stages": [1, 2, 1, 1], "heads": 2 } }"#;
+const OBJECTIVES: &str = r#"{ "embed": 8, "activation": "gelu",
+    "text": { "layers": 1, "context": 6, "vocab": 20, "width": 16, "heads": 2 },
+    "vision": { "image_size": 8, "patch": 4, "width": 16, "layers": 1, "heads": 2 } }"#;
 
 struct Fixture(BTreeMap<String, Tensor>);
 
@@ -116,29 +124,17 @@ fn check_contrastive(config: &str, bytes: &[u8]) {
 
 #[test]
 fn a_vision_transformer_is_open_clips() {
-    let config = format!(
-        r#"{{ "embed": 8, "text": {{ "layers": 2, {TEXT} }},
-        "vision": {{ "image_size": 8, "patch": 4, "width": 16, "layers": 2, "heads": 2 }} }}"#
-    );
-    check_contrastive(&config, include_bytes!("parity/vit.safetensors"));
+    check_contrastive(VIT, include_bytes!("parity/vit.safetensors"));
 }
 
 #[test]
 fn a_resnet_is_open_clips() {
-    let config = format!(
-        r#"{{ "embed": 8, "text": {{ "layers": 1, {TEXT} }},
-        "vision": {{ "image_size": 64, "width": 2, "stages": [1, 2, 1, 1], "heads": 2 }} }}"#
-    );
-    check_contrastive(&config, include_bytes!("parity/resnet.safetensors"));
+    check_contrastive(RESNET, include_bytes!("parity/resnet.safetensors"));
 }
 
 #[test]
 fn other_objectives_are_pytorchs() {
-    let config = format!(
-        r#"{{ "embed": 8, "activation": "gelu", "text": {{ "layers": 1, {TEXT} }},
-        "vision": {{ "image_size": 8, "patch": 4, "width": 16, "layers": 1, "heads": 2 }} }}"#
-    );
-    let config: ClipConfig = serde_json::from_str(&config).unwrap();
+    let config: ClipConfig = serde_json::from_str(OBJECTIVES).unwrap();
     let fixture = Fixture::read(include_bytes!("parity/objectives.safetensors"));
     for (objective, name) in [
         (Objective::Sigmoid, "sigmoid"),
@@ -147,5 +143,75 @@ fn other_objectives_are_pytorchs() {
     ] {
         let clip = fixture.model(&ClipConfig { objective, ..config.clone() });
         check_gradients(&clip, &fixture, &format!("{name}/loss"), &format!("{name}/gradients/"));
+    }
+}
+
+/// AdamW as PyTorch has it, plainly, in f32 with f64 factors.
+struct AdamW {
+    rate: f64,
+    moments: BTreeMap<String, (Vec<f32>, Vec<f32>)>,
+}
+
+impl AdamW {
+    const DECAY: f64 = 0.2;
+    const BETAS: (f64, f64) = (0.9, 0.98);
+
+    fn step(&mut self, clip: &Clip, gradients: &candle_core::backprop::GradStore, step: i32) {
+        let (b1, b2) = Self::BETAS;
+        let (c1, c2) = (1.0 - b1.powi(step), (1.0 - b2.powi(step)).sqrt());
+        for (name, variable) in clip.variables() {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let (mut w, g) = (flat(variable), flat(gradients.get(variable).unwrap()));
+            let fresh = || (vec![0.0; g.len()], vec![0.0; g.len()]);
+            let (m, v) = self.moments.entry(name.clone()).or_insert_with(fresh);
+            let keep = if variable.rank() >= 2 { 1.0 - self.rate * Self::DECAY } else { 1.0 };
+            for (((w, g), m), v) in w.iter_mut().zip(&g).zip(m).zip(v) {
+                *m = b1 as f32 * *m + (1.0 - b1) as f32 * g;
+                *v = b2 as f32 * *v + (1.0 - b2) as f32 * g * g;
+                *w = *w * keep as f32 - (self.rate / c1) as f32 * *m / (v.sqrt() / c2 as f32 + 1e-6);
+            }
+            variable.set(&Tensor::from_vec(w, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+        }
+    }
+}
+
+/// 50 training steps from the same weights on the same batches (`parity/make_curves.py`): the loss of each within 1e-3.
+#[test]
+fn fifty_steps_of_training_are_open_clips() {
+    let curves: serde_json::Value = serde_json::from_str(include_str!("parity/curves.json")).unwrap();
+    let towers = [
+        ("vit", VIT, &include_bytes!("parity/vit.safetensors")[..]),
+        ("resnet", RESNET, &include_bytes!("parity/resnet.safetensors")[..]),
+    ];
+    for (name, config, bytes) in towers {
+        let clip = Fixture::read(bytes).model(&serde_json::from_str(config).unwrap());
+        let (pairs, side) = (12, clip.config().vision.image_size());
+        let batch = |number: usize| {
+            let pixels = common::noise(pairs * 3 * side * side, 100 + number as u32);
+            let id = move |pair: usize, t: usize| match t {
+                0 => 18,
+                t if t <= pair % 5 => ((number * 5 + pair * t) % 18) as u32,
+                t if t == pair % 5 + 1 => 19,
+                _ => 0,
+            };
+            let ids: Vec<u32> = (0..pairs).flat_map(|pair| (0..6).map(move |t| id(pair, t))).collect();
+            let pixels = Tensor::from_vec(pixels, (pairs, 3, side, side), &Device::Cpu).unwrap();
+            (pixels, Tensor::from_vec(ids, (pairs, 6), &Device::Cpu).unwrap())
+        };
+        let batches = [0, 1, 2].map(batch);
+        let losses: Vec<f64> = serde_json::from_value(curves[name]["losses"].clone()).unwrap();
+        let mut adam = AdamW { rate: curves[name]["rate"].as_f64().unwrap(), moments: BTreeMap::new() };
+        let mut worst = 0.0_f64;
+        assert_eq!(losses.len(), 50);
+        for (step, want) in losses.iter().enumerate() {
+            let (pixels, ids) = &batches[step % 3];
+            let loss = clip.loss(pixels, ids).unwrap();
+            let got = values(&loss)[0];
+            worst = worst.max((got - want).abs());
+            assert!((got - want).abs() < 1e-3, "{name}, step {step}: {got}, not {want}");
+            adam.step(&clip, &loss.backward().unwrap(), step as i32 + 1);
+            clip.clamp_logit_scale().unwrap();
+        }
+        println!("{name}: 50 losses within {worst:.1e}");
     }
 }

@@ -1,6 +1,6 @@
 """Loads what this program exports in open_clip and transformers, and compares the features within 1e-5.
 
-    cargo run -p twinlens-model --example exports -- FOLDER
+    cargo run -p twinlens-model --example exports -- FOLDER [PRESET]...
     python check_exports.py FOLDER
 """
 
@@ -37,6 +37,6 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
             difference = (got - given[name]).abs().max().item()
             print(f"{folder.name} in {program}: {name} features within {difference:.1e}")
             worst, checked = max(worst, difference), checked + 1
-assert checked == 12, f"{checked} comparisons, not 12"
+assert checked > 0, "nothing to compare"
 assert worst < 1e-5, worst
-print(f"all within {worst:.1e}")
+print(f"{checked} comparisons, all within {worst:.1e}")
