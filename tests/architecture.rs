@@ -29,6 +29,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "twinlens-dataset",
             "twinlens-gallery",
             "twinlens-image",
+            "twinlens-model",
         ],
     ),
 ];

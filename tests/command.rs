@@ -121,6 +121,13 @@ fn check_says_ok_or_all_that_is_wrong() {
 }
 
 #[test]
+fn models_are_listed_with_their_cost() {
+    let place = Place::new();
+    assert_call!("model_list", call(&place, &["model", "list"]));
+    assert_call!("model_unknown", call(&place, &["model", "show", "vit-b-23"]));
+}
+
+#[test]
 fn plan_says_what_a_run_will_do() {
     let place = fruit();
     assert_call!("plan_table", call(&place, &["plan", "fruit.toml"]));

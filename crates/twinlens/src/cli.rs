@@ -32,7 +32,22 @@ pub enum Command {
     Sql(SqlArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
+    /// The models that have a name: their shapes and what they cost
+    #[command(subcommand)]
+    Model(ModelCommand),
     Schema(SchemaArgs),
+}
+
+/// What to tell of models.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Lists them with parameters and forward arithmetic (a multiplication and an addition are two operations; a whole context)
+    List,
+    /// Prints the shape of one, as `model = { ... }` of a `train` stage takes it
+    Show {
+        /// A model's name
+        name: String,
+    },
 }
 
 /// Runs a pipeline, or goes on with it
@@ -54,7 +69,7 @@ pub struct RunArgs {
     pub until: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
-    /// Read at most this many rows of the input of each plan (a trial run)
+    /// Make at most this many rows of each source, and read at most so many of the input of each plan (a trial run)
     #[arg(long, value_name = "N")]
     pub max_rows: Option<u64>,
     #[command(flatten)]

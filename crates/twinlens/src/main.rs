@@ -7,6 +7,7 @@ mod config;
 mod env;
 mod errors;
 mod export;
+mod model;
 mod plan;
 mod progress;
 mod registry;
@@ -75,6 +76,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Sql(args) => sql::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
+        Command::Model(command) => model::command(command),
         Command::Schema(args) => schema::command(args),
     }
 }
