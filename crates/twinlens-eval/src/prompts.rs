@@ -164,15 +164,41 @@ pub fn check_templates(templates: &[String]) -> Result<(), String> {
 /// The text half of a zero-shot classifier.
 #[derive(Debug)]
 pub struct Classifier {
-    /// `[embed, classes]`, columns of length 1.
-    pub weights: Tensor,
+    texts: ClassTexts,
     /// The first two classes that no prompt tells apart (equal tokens), and how many classes have such a twin
     /// before them.
     pub twins: Option<(usize, usize, usize)>,
 }
 
+/// What stands for the classes.
+#[derive(Debug)]
+enum ClassTexts {
+    /// `[embed, classes]`, columns of length 1.
+    Embedded(Tensor),
+    /// `[classes * templates, context]`, class by class: of a model that embeds no texts, but says how likely one is.
+    Tokens { ids: Tensor, templates: usize },
+}
+
+impl Classifier {
+    /// How well each class fits each image: `[images, classes]` of `embeddings` (`[images, embed]`). Cosines; of a model that
+    /// embeds no texts, the mean over the templates of its scores, which are logarithms of probabilities.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn scores(&self, clip: &Clip, embeddings: &Tensor) -> Result<Tensor, EvalError> {
+        match &self.texts {
+            ClassTexts::Embedded(weights) => Ok(embeddings.matmul(weights)?),
+            ClassTexts::Tokens { ids, templates } => {
+                let (images, classes) = (embeddings.dim(0)?, ids.dim(0)? / templates);
+                let scores = clip.score(embeddings, ids)?;
+                Ok(scores.reshape((images, classes, *templates))?.mean(2)?)
+            }
+        }
+    }
+}
+
 /// Encodes every class in every template, `batch` prompts a forward pass, and averages per class: each embedding is
-/// normalised, their sum too. Memory holds one batch and `[classes, embed]`.
+/// normalised, their sum too. Memory holds one batch and `[classes, embed]`. For a model that embeds no texts, the tokens are kept.
 ///
 /// # Errors
 /// The model's, and [`EvalError::NotFinite`] when an embedding is not a number.
@@ -186,6 +212,8 @@ pub fn classifier(
     let context = clip.config().text.context;
     let per_class = prompts.templates.len();
     let count = classes.len() * per_class;
+    let embeds = clip.config().objective.embeds_texts();
+    let mut all_ids = Vec::new();
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); classes.len()];
     let mut hashes: Vec<DefaultHasher> = vec![DefaultHasher::new(); classes.len()];
     for first in (0..count).step_by(batch) {
@@ -198,10 +226,20 @@ pub fn classifier(
             tokens.hash(&mut hashes[class]);
             ids.extend(tokens);
         }
+        if !embeds {
+            all_ids.extend(ids);
+            continue;
+        }
         let ids = Tensor::from_vec(ids, (span.len(), context), &Device::Cpu)?;
         for (prompt, embedding) in span.zip(clip.encode_text(&ids)?.to_vec2::<f32>()?) {
             add_normalised(&mut sums[prompt / per_class], &embedding);
         }
+    }
+    let hashes: Vec<u64> = hashes.iter().map(Hasher::finish).collect();
+    let twins = twins(&hashes);
+    if !embeds {
+        let ids = Tensor::from_vec(all_ids, (count, context), &Device::Cpu)?;
+        return Ok(Classifier { texts: ClassTexts::Tokens { ids, templates: per_class }, twins });
     }
     let mut weights = Vec::with_capacity(sums.len() * sums.first().map_or(0, Vec::len));
     for (class, sum) in sums.iter().enumerate() {
@@ -214,8 +252,7 @@ pub fn classifier(
         weights.extend(sum.iter().map(|value| (value / length) as f32));
     }
     let weights = Tensor::from_vec(weights, (classes.len(), sums.first().map_or(0, Vec::len)), &Device::Cpu)?;
-    let hashes: Vec<u64> = hashes.iter().map(Hasher::finish).collect();
-    Ok(Classifier { weights: weights.t()?.contiguous()?, twins: twins(&hashes) })
+    Ok(Classifier { texts: ClassTexts::Embedded(weights.t()?.contiguous()?), twins })
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {

@@ -57,10 +57,14 @@ fn examples(path: &Path) -> Examples {
 
 /// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
+    run_for(Objective::Contrastive, dir, options, cuts)
+}
+
+fn run_for(objective: Objective, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     let examples = examples(&dir.join("examples"));
     let mut cuts = cuts.to_vec();
     loop {
-        let clip = Clip::new(config(), 3).unwrap();
+        let clip = Clip::new(ClipConfig { objective, ..config() }, 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
         let mut observe = |row: &LogRow| {
             if cuts.first() == Some(&row.step) {
@@ -114,6 +118,19 @@ fn pairs_are_learned() {
     assert!(mean(&log[290..]) < 0.5 * 16f64.ln(), "{}", mean(&log[290..]));
     assert!(log.iter().all(|row| (0.0..=100f64.ln() + 1e-6).contains(&row.logit_scale)));
     assert_eq!((log[2].epoch, log[2].samples_seen), (1.0, 48));
+}
+
+#[test]
+fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
+    for objective in Objective::ALL {
+        let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let options = TrainOptions { checkpoint_every: 50, ..options(120) };
+        let (log, weights) = run_for(objective, whole.path(), &options, &[]);
+        let mean = |rows: &[LogRow]| rows.iter().map(|row| row.loss).sum::<f64>() / rows.len() as f64;
+        let (first, last) = (mean(&log[..10]), mean(&log[110..]));
+        assert!(last < 0.8 * first, "{objective:?}: {first} to {last}");
+        assert_eq!(run_for(objective, cut.path(), &options, &[70]).1, weights, "{objective:?}");
+    }
 }
 
 fn failure(dir: &Path, options: &TrainOptions, examples: &Examples) -> TrainError {

@@ -158,7 +158,7 @@ impl<'a> Pass<'a> {
         let embeddings = self.model.clip.encode_image(&pixels)?;
         self.image_seconds += since(self.cx, start);
         for (index, set) in self.sets.iter_mut().enumerate() {
-            set.score(self.cx, index, &waiting, &embeddings)?;
+            set.score(self.cx, &self.model.clip, index, &waiting, &embeddings)?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, MAIN, SplitWriter};
+use twinlens_model::Clip;
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{InputData, RunContext, RunError, rejects};
 
@@ -256,24 +257,25 @@ impl SetPass {
     pub fn score(
         &mut self,
         cx: &RunContext,
+        clip: &Clip,
         index: usize,
         waiting: &[Waiting],
         embeddings: &Tensor,
     ) -> Result<(), EvalError> {
         for variant in &mut self.variants {
             let start = cx.clock.micros();
-            let cosines = embeddings.matmul(&variant.classifier.weights)?.to_vec2::<f32>()?;
+            let scores = variant.classifier.scores(clip, embeddings)?.to_vec2::<f32>()?;
             let mut rows = Vec::with_capacity(waiting.len());
-            for (example, cosines) in waiting.iter().zip(&cosines) {
+            for (example, scores) in waiting.iter().zip(&scores) {
                 let Some(label) = example.labels[index] else { continue };
-                if cosines.iter().any(|cosine| !cosine.is_finite()) {
+                if scores.iter().any(|score| !score.is_finite()) {
                     return Err(EvalError::NotFinite {
                         what: format!("the image embedding of example {}", example.example),
                     });
                 }
-                let ranked = top_k(cosines, BEST);
+                let ranked = top_k(scores, BEST);
                 variant.tally.add(label, &ranked);
-                let score = ranked.first().map_or(f32::NAN, |best| cosines[*best]);
+                let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
                 rows.push(Prediction { example: &example.example, label, ranked, score });
             }
             let batch =

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter, contracts};
-use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
@@ -27,7 +27,7 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-/// Trains a CLIP model on pairs with the contrastive loss. Leaves `config.json`, `model.safetensors` (open_clip's names) and
+/// Trains a CLIP model on pairs. Leaves `config.json`, `model.safetensors` (open_clip's names) and
 /// `tokenizer.json`; its table is the log, a row a step.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +39,10 @@ pub struct Train {
     /// The model's shape: the name of a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The vocabulary's size is the
     /// tokenizer's.
     model: Located<ModelOption>,
+    /// What is optimised, where it is not what the model's shape says: `contrastive` (the paper's choice), `sigmoid` (SigLIP), or what the
+    /// paper's figure 2 compares with: `bag_of_words` and `caption`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objective: Option<Objective>,
     /// How often each pair is seen. Either this or `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     epochs: Option<Located<f64>>,
@@ -136,7 +140,7 @@ const PREFETCH_BYTES: usize = 64 << 20;
 
 impl Train {
     fn config(&self) -> Result<ClipConfig, Fault> {
-        let config = match self.model.value() {
+        let mut config = match self.model.value() {
             ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
                 let fault = Fault::at(self.model.span(), error.to_string());
                 did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint)
@@ -148,6 +152,7 @@ impl Train {
                 config
             }
         };
+        config.objective = self.objective.unwrap_or(config.objective);
         config.check().map_err(|error| Fault::at(self.model.span(), error.to_string()))?;
         Ok(config)
     }
