@@ -41,3 +41,6 @@ pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) 
         _ => bail!("the fused operations run on the CPU"),
     }
 }
+
+#[cfg(test)]
+mod tests;
