@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 use twinlens_image::{Preprocess, Rgb, SquareCrop};
-use twinlens_model::Clip;
+use twinlens_model::{Clip, Objective};
 
 /// How long to train, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -281,7 +281,9 @@ impl Training<'_> {
     fn check_progress(&self) -> Result<()> {
         let (step, batch) = (self.adam.step, self.options.batch_size);
         let chance = (batch as f64).ln();
-        if batch < 16 || step != self.options.warmup.max(400) + 2 * WINDOW as u64 {
+        // What chance gives is known of the contrastive loss alone.
+        let known = self.clip.config().objective == Objective::Contrastive && batch >= 16;
+        if !known || step != self.options.warmup.max(400) + 2 * WINDOW as u64 {
             return Ok(());
         }
         let last = &self.log[self.log.len().saturating_sub(WINDOW)..];

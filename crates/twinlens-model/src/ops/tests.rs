@@ -1,7 +1,7 @@
 //! Operations against candle's plain ones, where a whole model is too small to reach: pieces, groups, several chunks.
 
-use super::batch_norm::batch_norm;
-use super::conv::conv3x3;
+use super::batch_norm;
+use super::conv_norm::{LayerShape, conv_norm};
 use super::cross_entropy::linear_cross_entropy;
 use super::linear::linear;
 use super::pool::{average_pool, query_attention};
@@ -61,59 +61,55 @@ fn linear_layers_of_every_path() {
 }
 
 #[test]
-fn convolutions_of_every_side_and_stride() {
-    // Odd and even sides, a side of 1, and so many patches that images go in several chunks.
-    for (batch, side, channels, out, stride) in [
-        (2, 5, 3, 4, 1),
-        (2, 5, 3, 4, 2),
-        (3, 6, 2, 5, 2),
-        (2, 1, 4, 3, 1),
-        (2, 2, 4, 3, 2),
-        (7, 64, 16, 6, 1),
+fn layers_of_a_residual_network() {
+    // Kernels of 1 and 3; odd and even sides, a side of 1; so many patches that images go in several chunks.
+    for (batch, side, channels, output, kernel, stride) in [
+        (2, 5, 3, 4, 3, 1),
+        (2, 5, 3, 4, 3, 2),
+        (3, 6, 2, 5, 3, 2),
+        (9, 1, 4, 3, 3, 1),
+        (3, 2, 4, 3, 3, 2),
+        (7, 64, 16, 6, 3, 1),
+        (3, 5, 6, 4, 1, 1),
+        (12, 20, 24, 8, 1, 1),
     ] {
-        let (x, w) = ([batch, side, side, channels], [out, channels, 3, 3]);
-        let plain: Call<'_> = &|o| {
-            let x = o[0].permute((0, 3, 1, 2))?.contiguous()?.conv2d(o[1], 1, stride, 1, 1)?;
-            x.permute((0, 2, 3, 1))?.contiguous()
-        };
-        let what = format!("convolution {x:?} {w:?} {stride}");
-        agree(&what, &[&x, &w], &|o| conv3x3(o[0], o[1], stride), plain);
-    }
-    let (x, w) = (noise(&[1, 4, 5, 2], 1), noise(&[3, 2, 3, 3], 2));
-    assert!(conv3x3(&x, &w, 1).is_err());
-}
-
-#[test]
-fn batch_norm_with_and_without_what_follows() {
-    for (rows, channels) in [(6, 3), (1500, 20)] {
-        for relu in [false, true] {
+        let len = output * channels * kernel * kernel;
+        let (x, params) = ([batch, side, side, channels], [len + 2 * output]);
+        let out_side = usize::div_ceil(side, stride);
+        let out = [batch, out_side, out_side, output];
+        let shape = LayerShape { kernel, stride, output };
+        for (relu, added) in [(false, false), (true, false), (true, true)] {
             let plain = |o: &[&Tensor]| -> Result<Tensor> {
-                let centred = o[0].broadcast_sub(&o[0].mean_keepdim(0)?)?;
-                let scale = (centred.sqr()?.mean_keepdim(0)? + 1e-5)?.sqrt()?;
-                let (gain, bias) = (o[1].narrow(0, 0, channels)?, o[1].narrow(0, channels, channels)?);
-                let y = centred.broadcast_div(&scale)?.broadcast_mul(&gain)?.broadcast_add(&bias)?;
-                let y = if let Some(residual) = o.get(2) { (y + *residual)? } else { y };
+                let w = o[1].narrow(0, 0, len)?.reshape((output, channels, kernel, kernel))?;
+                let [gain, bias] = [0, 1].map(|i| o[1].narrow(0, len + i * output, output));
+                let x = o[0].permute((0, 3, 1, 2))?.contiguous()?.conv2d(&w, kernel / 2, stride, 1, 1)?;
+                let x = x.permute((0, 2, 3, 1))?.contiguous()?;
+                let centred = x.broadcast_sub(&x.mean_keepdim((0, 1, 2))?)?;
+                let scale = (centred.sqr()?.mean_keepdim((0, 1, 2))? + 1e-5)?.sqrt()?;
+                let y = centred.broadcast_div(&scale)?.broadcast_mul(&gain?)?.broadcast_add(&bias?)?;
+                let y = if added { (y + o[2])? } else { y };
                 if relu { &y * y.gt(0.0)?.to_dtype(y.dtype())? } else { Ok(y) }
             };
-            let (x, params) = ([rows, channels], [2 * channels]);
-            let what = format!("batch norm of {rows} rows, relu {relu}");
-            agree(&what, &[&x, &params], &|o| Ok(batch_norm(o[0], o[1], None, relu, None)?.0), &plain);
-            agree(
-                &what,
-                &[&x, &params, &x],
-                &|o| Ok(batch_norm(o[0], o[1], Some(o[2]), relu, None)?.0),
-                &plain,
-            );
+            let fused = |o: &[&Tensor]| -> Result<Tensor> {
+                Ok(conv_norm(o[0], o[1], shape, added.then(|| o[2]), relu, None)?.0)
+            };
+            let what = format!("{shape:?} on {x:?}, relu {relu}, added {added}");
+            let shapes: [&[usize]; 3] = [&x, &params, &out];
+            agree(&what, &shapes[..if added { 3 } else { 2 }], &fused, &plain);
         }
     }
+    let (x, params) = (noise(&[1, 4, 5, 2], 1), noise(&[60], 2));
+    assert!(
+        conv_norm(&x, &params, LayerShape { kernel: 3, stride: 1, output: 3 }, None, true, None).is_err()
+    );
 }
 
 /// A far mean: the variance is computed around it, not from sums of squares.
 #[test]
 fn batch_norm_keeps_its_digits_far_from_zero() {
     let x = (noise(&[4000, 2], 1).as_tensor() + 1000.0).unwrap();
-    let params = Tensor::new(&[1f32, 1.0, 0.0, 0.0], &Device::Cpu).unwrap();
-    let (_, statistics) = batch_norm(&x, &params, None, false, None).unwrap();
+    let rows = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (_, statistics) = batch_norm::forward(&rows, &[1.0; 2], &[0.0; 2], None, false, None);
     let x = x.to_dtype(DType::F64).unwrap();
     let mean = x.mean_keepdim(0).unwrap();
     let variance = numbers(&x.broadcast_sub(&mean).unwrap().sqr().unwrap().mean(0).unwrap());
