@@ -281,9 +281,9 @@ impl Training<'_> {
     fn check_progress(&self) -> Result<()> {
         let (step, batch) = (self.adam.step, self.options.batch_size);
         let chance = (batch as f64).ln();
-        // The other objectives have no chance level that all trainings start from.
-        let compares = self.clip.config().objective == Objective::Contrastive;
-        if !compares || batch < 16 || step != self.options.warmup.max(400) + 2 * WINDOW as u64 {
+        // What chance gives is known of the contrastive loss alone.
+        let known = self.clip.config().objective == Objective::Contrastive && batch >= 16;
+        if !known || step != self.options.warmup.max(400) + 2 * WINDOW as u64 {
             return Ok(());
         }
         let last = &self.log[self.log.len().saturating_sub(WINDOW)..];

@@ -4,7 +4,9 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use twinlens_model::{Activation, Clip, ClipConfig, Objective, TextConfig, VisionConfig, VitConfig};
+use twinlens_model::{
+    Activation, Clip, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig,
+};
 use twinlens_train::{
     AdamWOptions, Checkpoints, Examples, ExamplesWriter, LogRow, Outcome, Record, TrainError, TrainOptions,
     train,
@@ -20,6 +22,12 @@ fn config() -> ClipConfig {
         activation: Activation::QuickGelu,
         objective: Objective::Contrastive,
     }
+}
+
+/// The same with a ResNet, whose running statistics a checkpoint has to hold.
+fn resnet() -> ClipConfig {
+    let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
+    ClipConfig { vision: VisionConfig::ResNet(tower), ..config() }
 }
 
 fn options(steps: u64) -> TrainOptions {
@@ -55,16 +63,16 @@ fn examples(path: &Path) -> Examples {
     writer.finish().unwrap()
 }
 
-/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
-    run_for(Objective::Contrastive, dir, options, cuts)
+    run_model(&config(), dir, options, cuts)
 }
 
-fn run_for(objective: Objective, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
+/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
+fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     let examples = examples(&dir.join("examples"));
     let mut cuts = cuts.to_vec();
     loop {
-        let clip = Clip::new(ClipConfig { objective, ..config() }, 3).unwrap();
+        let clip = Clip::new(config.clone(), 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
         let mut observe = |row: &LogRow| {
             if cuts.first() == Some(&row.step) {
@@ -101,6 +109,13 @@ fn a_training_cut_off_anywhere_ends_in_the_same_bits() {
 }
 
 #[test]
+fn a_resnet_cut_off_ends_in_the_same_bits() {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_, weights) = run_model(&resnet(), whole.path(), &options(9), &[]);
+    assert_eq!(run_model(&resnet(), cut.path(), &options(9), &[2, 6]).1, weights);
+}
+
+#[test]
 fn a_kill_between_checkpoints_loses_only_the_steps_since() {
     let dir = tempfile::tempdir().unwrap();
     let (_, weights) = run(dir.path(), &options(14), &[]);
@@ -124,12 +139,13 @@ fn pairs_are_learned() {
 fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
     for objective in Objective::ALL {
         let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = ClipConfig { objective, ..config() };
         let options = TrainOptions { checkpoint_every: 50, ..options(120) };
-        let (log, weights) = run_for(objective, whole.path(), &options, &[]);
+        let (log, weights) = run_model(&config, whole.path(), &options, &[]);
         let mean = |rows: &[LogRow]| rows.iter().map(|row| row.loss).sum::<f64>() / rows.len() as f64;
         let (first, last) = (mean(&log[..10]), mean(&log[110..]));
         assert!(last < 0.8 * first, "{objective:?}: {first} to {last}");
-        assert_eq!(run_for(objective, cut.path(), &options, &[70]).1, weights, "{objective:?}");
+        assert_eq!(run_model(&config, cut.path(), &options, &[70]).1, weights, "{objective:?}");
     }
 }
 

@@ -1,14 +1,11 @@
-//! Batch norm over rows of channels, with what follows it in a residual network: y = relu(bn(x) + residual).
+//! Batch norm over rows of channels, with what follows it in a residual network: y = relu(bn(x) + residual), on slices.
 //!
 //! y = gain (x - mean) / sqrt(var + eps) + bias, mean and variance over all rows of the batch (Ioffe and Szegedy 2015).
 //! In evaluation they are the running ones. relu's slope at 0 is 0, as in PyTorch (candle's is 1, which differs where a
 //! block's last gain starts at 0).
 
 use super::simd::{add, add_rows, vectorised};
-use super::{f32_slice, with_f32};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Added to the variance, as in PyTorch.
 pub const EPS: f32 = 1e-5;
@@ -22,37 +19,6 @@ pub struct Statistics {
     pub mean: Vec<f32>,
     /// Variances: biased of a batch, unbiased where they run.
     pub variance: Vec<f32>,
-}
-
-/// The operation; `saved` is what its statistics were.
-struct BatchNorm {
-    relu: bool,
-    fixed: Option<Statistics>,
-    saved: Arc<Mutex<Statistics>>,
-}
-
-/// Batch norm of `x` (`[.., channels]`) with `params` (`[2 channels]`: gains, then biases); then `residual` added, and
-/// what is below 0 made 0, where asked for. With `fixed` statistics there is no gradient. Returns the batch's statistics.
-pub fn batch_norm(
-    x: &Tensor,
-    params: &Tensor,
-    residual: Option<&Tensor>,
-    relu: bool,
-    fixed: Option<Statistics>,
-) -> Result<(Tensor, Statistics)> {
-    let channels = x.dims().last().copied().unwrap_or(0);
-    let fits = fixed.as_ref().is_none_or(|s| s.mean.len() == channels && s.variance.len() == channels);
-    if params.dims() != [2 * channels] || residual.is_some_and(|r| r.dims() != x.dims()) || !fits {
-        bail!("batch norm of {:?} with {:?}", x.shape(), params.shape());
-    }
-    let saved = Arc::new(Mutex::new(Statistics::default()));
-    let op = BatchNorm { relu, fixed, saved: saved.clone() };
-    let y = match residual {
-        None => x.apply_op2(params, op)?,
-        Some(residual) => x.apply_op3(params, residual, op)?,
-    };
-    let statistics = saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok((y, statistics))
 }
 
 vectorised! {
@@ -144,149 +110,88 @@ fn scales(gain: &[f32], variance: &[f32]) -> Vec<f32> {
     gain.iter().zip(variance).map(|(g, v)| g / (v + EPS).sqrt()).collect()
 }
 
-impl BatchNorm {
-    fn run(&self, x: &[f32], params: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
-        let (gain, bias) = params.split_at(params.len() / 2);
-        let channels = gain.len();
-        let statistics = self.fixed.clone().unwrap_or_else(|| {
-            let mean = mean_of(x, channels, add_rows);
-            let variance = mean_of(x, channels, |sums, rows| add_squares(sums, rows, &mean));
-            Statistics { mean, variance }
-        });
-        let scale = scales(gain, &statistics.variance);
-        let mut y = vec![0.0; x.len()];
-        let pieces = y.par_chunks_mut(ROWS * channels).zip(x.par_chunks(ROWS * channels)).enumerate();
-        pieces.for_each(|(i, (y, x))| {
-            normalise(x, &statistics.mean, &scale, bias, y);
-            if let Some(residual) = residual {
-                add(y, &residual[i * ROWS * channels..][..x.len()]);
-            }
-            if self.relu {
-                rectify(y);
-            }
-        });
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
-        y
-    }
-
-    /// Gradients of the rows, the parameters and the residual.
-    fn run_back(
-        &self,
-        x: &[f32],
-        params: &[f32],
-        y: &[f32],
-        d_out: &[f32],
-    ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let statistics = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (gain, _) = params.split_at(params.len() / 2);
-        let (channels, rows) = (gain.len(), x.len() / gain.len());
-        let mean = &statistics.mean;
-        let mut d = d_out.to_vec();
-        if self.relu {
-            let pieces = d.par_chunks_mut(ROWS * channels).zip(y.par_chunks(ROWS * channels));
-            pieces.for_each(|(d, y)| rectify_backward(y, d));
+/// Batch norm of `x` (`[rows, channels]`); then `residual` added, and what is below 0 made 0, where asked for. By the
+/// statistics of the batch, or by `fixed` ones. Returns the rows, and the statistics that were used.
+pub fn forward(
+    x: &[f32],
+    gain: &[f32],
+    bias: &[f32],
+    residual: Option<&[f32]>,
+    relu: bool,
+    fixed: Option<&Statistics>,
+) -> (Vec<f32>, Statistics) {
+    let channels = gain.len();
+    let statistics = fixed.cloned().unwrap_or_else(|| {
+        let mean = mean_of(x, channels, add_rows);
+        let variance = mean_of(x, channels, |sums, rows| add_squares(sums, rows, &mean));
+        Statistics { mean, variance }
+    });
+    let scale = scales(gain, &statistics.variance);
+    let mut y = vec![0.0; x.len()];
+    let pieces = y.par_chunks_mut(ROWS * channels).zip(x.par_chunks(ROWS * channels)).enumerate();
+    pieces.for_each(|(i, (y, x))| {
+        normalise(x, &statistics.mean, &scale, bias, y);
+        if let Some(residual) = residual {
+            add(y, &residual[i * ROWS * channels..][..x.len()]);
         }
-        let parts: Vec<_> = d
-            .par_chunks(ROWS * channels)
-            .zip(x.par_chunks(ROWS * channels))
-            .map(|(d, x)| {
-                let (mut sums, mut products) = (vec![0.0; channels], vec![0.0; channels]);
-                add_products(d, x, mean, &mut sums, &mut products);
-                (sums, products)
-            })
-            .collect();
-        let mut totals = vec![0.0_f64; 2 * channels];
-        for (sums, products) in &parts {
-            let part = sums.iter().chain(products);
-            totals.iter_mut().zip(part).for_each(|(t, p)| *t += f64::from(*p));
+        if relu {
+            rectify(y);
         }
-        let (sums, products) = totals.split_at(channels);
-        let inverse = |v: f32| 1.0 / (f64::from(v) + f64::from(EPS));
-        let d_gain = products.iter().zip(&statistics.variance).map(|(p, v)| (p * inverse(*v).sqrt()) as f32);
-        let d_params: Vec<f32> = d_gain.chain(sums.iter().map(|s| *s as f32)).collect();
-        let mean_d: Vec<f32> = sums.iter().map(|s| (s / rows as f64) as f32).collect();
-        let slope =
-            products.iter().zip(&statistics.variance).map(|(p, v)| (p / rows as f64 * inverse(*v)) as f32);
-        let (slope, scale) = (slope.collect::<Vec<_>>(), scales(gain, &statistics.variance));
-        let mut dx = vec![0.0; x.len()];
-        let pieces = dx.par_chunks_mut(ROWS * channels).zip(d.par_chunks(ROWS * channels));
-        pieces.zip(x.par_chunks(ROWS * channels)).for_each(|((dx, d), x)| {
-            input_gradient(d, x, mean, &scale, &mean_d, &slope, dx);
-        });
-        (dx, d_params, d)
-    }
-
-    fn gradients(&self, x: &Tensor, params: &Tensor, y: &Tensor, d: &Tensor) -> Result<[Tensor; 3]> {
-        if self.fixed.is_some() {
-            bail!("batch norm with fixed statistics has no gradient");
-        }
-        let (dx, d_params, d_residual) = with_f32(x, |x| {
-            with_f32(params, |params| with_f32(y, |y| with_f32(d, |d| Ok(self.run_back(x, params, y, d)))))
-        })?;
-        Ok([
-            Tensor::from_vec(dx, x.shape(), x.device())?,
-            Tensor::from_vec(d_params, params.shape(), x.device())?,
-            Tensor::from_vec(d_residual, x.shape(), x.device())?,
-        ])
-    }
+    });
+    (y, statistics)
 }
 
-impl CustomOp2 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        params: &CpuStorage,
-        params_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let y = self.run(f32_slice(x, x_at)?, f32_slice(params, params_at)?, None);
-        Ok((CpuStorage::F32(y), x_at.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        params: &Tensor,
-        y: &Tensor,
-        d: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, d_params, _] = self.gradients(x, params, y, d)?;
-        Ok((Some(dx), Some(d_params)))
-    }
+/// What [`backward`] gives.
+pub struct Gradients {
+    /// Of the rows.
+    pub x: Vec<f32>,
+    /// Of the gains, then of the biases.
+    pub params: Vec<f32>,
+    /// Of what was added.
+    pub residual: Vec<f32>,
 }
 
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
+/// The gradients of [`forward`] by the batch's `statistics`; `y` is what it gave, where it ended in a relu.
+pub fn backward(
+    x: &[f32],
+    gain: &[f32],
+    statistics: &Statistics,
+    y: Option<&[f32]>,
+    d_out: &[f32],
+) -> Gradients {
+    let (channels, rows) = (gain.len(), x.len() / gain.len());
+    let mean = &statistics.mean;
+    let mut d = d_out.to_vec();
+    if let Some(y) = y {
+        let pieces = d.par_chunks_mut(ROWS * channels).zip(y.par_chunks(ROWS * channels));
+        pieces.for_each(|(d, y)| rectify_backward(y, d));
     }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        params: &CpuStorage,
-        params_at: &Layout,
-        residual: &CpuStorage,
-        residual_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let residual = f32_slice(residual, residual_at)?;
-        let y = self.run(f32_slice(x, x_at)?, f32_slice(params, params_at)?, Some(residual));
-        Ok((CpuStorage::F32(y), x_at.shape().clone()))
+    let parts: Vec<_> = d
+        .par_chunks(ROWS * channels)
+        .zip(x.par_chunks(ROWS * channels))
+        .map(|(d, x)| {
+            let (mut sums, mut products) = (vec![0.0; channels], vec![0.0; channels]);
+            add_products(d, x, mean, &mut sums, &mut products);
+            (sums, products)
+        })
+        .collect();
+    let mut totals = vec![0.0_f64; 2 * channels];
+    for (sums, products) in &parts {
+        let part = sums.iter().chain(products);
+        totals.iter_mut().zip(part).for_each(|(t, p)| *t += f64::from(*p));
     }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        params: &Tensor,
-        _: &Tensor,
-        y: &Tensor,
-        d: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, d_params, d_residual] = self.gradients(x, params, y, d)?;
-        Ok((Some(dx), Some(d_params), Some(d_residual)))
-    }
+    let (sums, products) = totals.split_at(channels);
+    let inverse = |v: f32| 1.0 / (f64::from(v) + f64::from(EPS));
+    let both = || products.iter().zip(&statistics.variance);
+    let d_gain = both().map(|(p, v)| (p * inverse(*v).sqrt()) as f32);
+    let params = d_gain.chain(sums.iter().map(|s| *s as f32)).collect();
+    let mean_d: Vec<f32> = sums.iter().map(|s| (s / rows as f64) as f32).collect();
+    let slope: Vec<f32> = both().map(|(p, v)| (p / rows as f64 * inverse(*v)) as f32).collect();
+    let scale = scales(gain, &statistics.variance);
+    let mut dx = vec![0.0; x.len()];
+    let pieces = dx.par_chunks_mut(ROWS * channels).zip(d.par_chunks(ROWS * channels));
+    pieces.zip(x.par_chunks(ROWS * channels)).for_each(|((dx, d), x)| {
+        input_gradient(d, x, mean, &scale, &mean_d, &slope, dx);
+    });
+    Gradients { x: dx, params, residual: d }
 }

@@ -1,38 +1,29 @@
-//! 3 x 3 convolution of images whose channels lie together (`[batch, side, side, channels]`), padded by 1.
+//! 3 x 3 convolution of images whose channels lie together (`[batch, side, side, channels]`), padded by 1, on slices.
 //!
 //! Patches are copied to rows and multiplied (im2col), a few images at a time so that the rows stay within a few MiB.
 //! candle's convolution has a naive transposed convolution for a gradient.
 
 use super::linear::{forward, input_gradient, weight_gradient};
-use super::{f32_slice, simd, with_f32};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use super::simd;
 use rayon::prelude::*;
 
 /// Numbers in the patches that are held at a time, about.
 const PATCHES: usize = 1 << 21;
 
 /// Sizes of a convolution.
-#[derive(Clone, Copy)]
-struct Conv {
-    side: usize,
-    channels: usize,
-    stride: usize,
-}
-
-/// `x` (`[batch, side, side, channels]`) convolved with `w` (`[out, channels, 3, 3]`), one zero around each image:
-/// `[batch, side', side', out]`, side' being side over `stride`, rounded up.
-pub fn conv3x3(x: &Tensor, w: &Tensor, stride: usize) -> Result<Tensor> {
-    let ((_, side, width, channels), (out, inner, rows, columns)) = (x.dims4()?, w.dims4()?);
-    if side != width || channels != inner || (rows, columns) != (3, 3) || stride == 0 {
-        bail!("3 x 3 convolution of {:?} with {:?}", x.shape(), w.shape());
-    }
-    // Channels last there too: a row of the kernel then lies as a row of the image does.
-    let w = w.permute((0, 2, 3, 1))?.contiguous()?.reshape((out, 9 * channels))?;
-    x.apply_op2(&w, Conv { side, channels, stride })
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    /// Side of the grid that comes in.
+    pub side: usize,
+    /// Channels in.
+    pub channels: usize,
+    /// Step between outputs.
+    pub stride: usize,
 }
 
 impl Conv {
-    fn out_side(self) -> usize {
+    /// Side of the grid that goes out.
+    pub fn out_side(self) -> usize {
         self.side.div_ceil(self.stride)
     }
 
@@ -99,7 +90,9 @@ impl Conv {
         });
     }
 
-    fn run(self, x: &[f32], w: &[f32]) -> Vec<f32> {
+    /// `x` (`[batch, side, side, channels]`) convolved with `w` (`[out, 3, 3, channels]`), one zero around each image:
+    /// `[batch, out_side, out_side, out]`.
+    pub fn run(self, x: &[f32], w: &[f32]) -> Vec<f32> {
         let (batch, out) = (x.len() / self.image_len(), w.len() / self.patch_len());
         let out_len = self.out_side() * self.out_side() * out;
         let mut y = vec![0.0; batch * out_len];
@@ -114,7 +107,7 @@ impl Conv {
     }
 
     /// Gradients of the images, where they are wanted, and of the weights.
-    fn run_back(self, x: &[f32], w: &[f32], d: &[f32], wanted: bool) -> (Option<Vec<f32>>, Vec<f32>) {
+    pub fn run_back(self, x: &[f32], w: &[f32], d: &[f32], wanted: bool) -> (Option<Vec<f32>>, Vec<f32>) {
         let (batch, out) = (x.len() / self.image_len(), w.len() / self.patch_len());
         let (n, out_len) = (self.images(), self.out_side() * self.out_side() * out);
         let mut dw = vec![0.0; w.len()];
@@ -131,36 +124,5 @@ impl Conv {
             }
         }
         (dx, dw)
-    }
-}
-
-impl CustomOp2 for Conv {
-    fn name(&self) -> &'static str {
-        "conv3x3"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        w: &CpuStorage,
-        w_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.run(f32_slice(x, x_at)?, f32_slice(w, w_at)?);
-        let side = self.out_side();
-        Ok((CpuStorage::F32(out), (x_at.dims()[0], side, side, w_at.dims()[0]).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _: &Tensor,
-        d: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let wanted = x.track_op();
-        let (dx, dw) = with_f32(x, |x| with_f32(w, |w| with_f32(d, |d| Ok(self.run_back(x, w, d, wanted)))))?;
-        let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
-        Ok((dx, Some(Tensor::from_vec(dw, w.shape(), w.device())?)))
     }
 }

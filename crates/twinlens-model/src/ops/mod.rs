@@ -1,8 +1,8 @@
 //! Operations with a gradient of their own: what candle has none for, or a slow one.
 //!
-//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`]), candle operations
-//! above ([`embed`], [`transformer`], [`linear`], [`conv`], [`batch_norm`], [`pool`], and the objectives' [`contrastive`],
-//! [`sigmoid`], [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed
+//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`], [`batch_norm`]),
+//! candle operations above ([`embed`], [`transformer`], [`linear`], [`conv_norm`], [`pool`], and the objectives'
+//! [`contrastive`], [`sigmoid`], [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed
 //! order: results are the same bits whatever the threads. Each has a plain twin of candle's basic operations in
 //! [`crate::reference`], and tests that values and all gradients agree.
 
@@ -12,6 +12,7 @@ pub mod batch_norm;
 pub mod block;
 pub mod contrastive;
 pub mod conv;
+pub mod conv_norm;
 pub mod cross_entropy;
 pub mod embed;
 pub mod linear;
@@ -41,3 +42,6 @@ pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) 
         _ => bail!("the fused operations run on the CPU"),
     }
 }
+
+#[cfg(test)]
+mod tests;

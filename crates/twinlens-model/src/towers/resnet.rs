@@ -7,8 +7,8 @@
 
 use super::{Pass, pack};
 use crate::config::ResNetConfig;
-use crate::ops::batch_norm::{Statistics, batch_norm};
-use crate::ops::conv::conv3x3;
+use crate::ops::batch_norm::Statistics;
+use crate::ops::conv_norm::{LayerShape, conv_norm};
 use crate::ops::linear::linear;
 use crate::ops::pool::{average_pool, query_attention};
 use crate::reference::{self, Tensors};
@@ -148,20 +148,20 @@ impl Run<'_> {
         residual: Option<&Tensor>,
         relu: bool,
     ) -> Result<Tensor> {
-        let w = self.get(&format!("{}.weight", layer.name))?;
-        let x = match layer.kernel {
-            1 => linear(x, &w.reshape((layer.output, layer.input))?, None)?,
-            _ => conv3x3(x, w, layer.stride)?,
-        };
-        let part = |part: &str| format!("{}.{part}", layer.norm);
-        let params = pack(self.tensors, ["weight", "bias"].map(part).into_iter())?;
+        let names = [
+            format!("{}.weight", layer.name),
+            format!("{}.weight", layer.norm),
+            format!("{}.bias", layer.norm),
+        ];
+        let params = pack(self.tensors, names.into_iter())?;
         let fixed = match self.pass {
             Pass::Evaluate => Some(running(self.buffers, &layer.norm)?),
             Pass::Preview | Pass::Train => None,
         };
-        let (y, batch) = batch_norm(&x, &params, residual, relu, fixed)?;
+        let shape = LayerShape { kernel: layer.kernel, stride: layer.stride, output: layer.output };
+        let (y, batch) = conv_norm(x, &params, shape, residual, relu, fixed)?;
         if self.pass == Pass::Train {
-            let rows = x.elem_count() / layer.output;
+            let rows = y.elem_count() / layer.output;
             move_running(self.buffers, &layer.norm, &batch, rows)?;
         }
         Ok(y)
