@@ -24,4 +24,7 @@ pub fn register(registry: &mut Registry) {
     for function in sql::functions() {
         registry.add_function(function);
     }
+    for function in sql::aggregates() {
+        registry.add_aggregate(function);
+    }
 }

@@ -4,6 +4,8 @@
 //! size needs memory for its classes alone. Small sets have wide errors: no accuracy leaves this crate without
 //! its interval and its chance.
 
+pub mod paired;
+
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
