@@ -5,6 +5,7 @@
 //! its interval and its chance.
 
 pub mod paired;
+pub mod retrieval;
 
 use rand::Rng;
 use schemars::JsonSchema;
