@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod prompts;
 pub mod set;
 pub mod sql;
+pub mod trust;
 pub mod zero_shot;
 
 use twinlens_pipeline::Registry;

@@ -4,6 +4,7 @@
 //! size needs memory for its classes alone. Small sets have wide errors: no accuracy leaves this crate without
 //! its interval and its chance.
 
+pub mod calibration;
 pub mod paired;
 pub mod retrieval;
 
