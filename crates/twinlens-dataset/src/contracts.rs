@@ -21,6 +21,8 @@ pub fn all() -> Vec<(&'static str, SchemaRef)> {
         ("accuracy", accuracy()),
         ("per_class", per_class()),
         ("predictions", predictions()),
+        ("calibration", calibration()),
+        ("warnings", warnings()),
     ]
 }
 
@@ -167,6 +169,28 @@ pub fn predictions() -> SchemaRef {
         ("top5", int_list()),
         ("score", Float32),
     ])
+}
+
+/// One row an evaluation set and prompt set: the expected calibration error, and the means of what it compares.
+pub fn calibration() -> SchemaRef {
+    use DataType::{Float64, Int64, Utf8};
+    schema(vec![
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("error", Float64),
+        ("ci_low", Float64),
+        ("ci_high", Float64),
+        ("confidence", Float64),
+        ("accuracy", Float64),
+        ("n", Int64),
+    ])
+}
+
+/// One row for each thing that makes the numbers of an evaluation set untrustworthy; `prompts` is null where it does not depend on them.
+/// `code` is of a closed list.
+pub fn warnings() -> SchemaRef {
+    use DataType::{Float64, Utf8};
+    schema(vec![("set", Utf8), ("prompts", Utf8), ("code", Utf8), ("detail", Utf8), ("value", Float64)])
 }
 
 /// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.

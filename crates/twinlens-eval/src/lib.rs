@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod prompts;
 pub mod set;
 pub mod sql;
+pub mod trust;
 pub mod zero_shot;
 
 use twinlens_pipeline::Registry;
@@ -23,5 +24,8 @@ pub fn register(registry: &mut Registry) {
     registry.add::<ZeroShot>();
     for function in sql::functions() {
         registry.add_function(function);
+    }
+    for function in sql::aggregates() {
+        registry.add_aggregate(function);
     }
 }

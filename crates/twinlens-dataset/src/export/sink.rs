@@ -23,12 +23,15 @@ pub(super) struct Sink {
     shards: Shards,
 }
 
+/// A file that is being written, by its path.
+type OpenArrow = (PathBuf, Box<FileWriter<BufWriter<File>>>);
+
 enum Shards {
     /// A table of the dataset that the export is.
     Parquet,
     Arrow {
         schema: SchemaRef,
-        open: Option<(PathBuf, FileWriter<BufWriter<File>>)>,
+        open: Option<OpenArrow>,
     },
     WebDataset(Box<WebDataset>),
 }
@@ -104,13 +107,13 @@ fn begin_arrow(
     split: &mut SplitWriter,
     to: &Location,
     schema: &SchemaRef,
-) -> Result<(PathBuf, FileWriter<BufWriter<File>>), DatasetError> {
+) -> Result<OpenArrow, DatasetError> {
     local::create_dir(&to.folder().join(MAIN))?;
     let path = split.artifact(&format!("{MAIN}/{:05}.arrow", split.counts().split));
     let file = File::create(&path).map_err(|error| DatasetError::io(&path, error))?;
     let writer = FileWriter::try_new(BufWriter::with_capacity(1 << 20, file), schema);
     let writer = writer.map_err(|error| ipc_error(&path, error))?;
-    Ok((path, writer))
+    Ok((path, Box::new(writer)))
 }
 
 /// An Arrow error as what it is underneath: a full disk must be told as a full disk.

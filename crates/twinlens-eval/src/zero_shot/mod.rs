@@ -60,6 +60,8 @@ fn default_batch_size() -> Located<usize> {
 
 const PER_CLASS: &str = "per_class";
 const PREDICTIONS: &str = "predictions";
+const CALIBRATION: &str = "calibration";
+const WARNINGS: &str = "warnings";
 
 impl ZeroShot {
     /// The inputs of sets, then those of their classes, then the model where it is a stage: the ledger has the
@@ -93,7 +95,7 @@ impl Stage for ZeroShot {
     }
 
     fn side_tables(&self) -> &'static [&'static str] {
-        &[PER_CLASS, PREDICTIONS]
+        &[PER_CLASS, PREDICTIONS, CALIBRATION, WARNINGS]
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
@@ -102,7 +104,9 @@ impl Stage for ZeroShot {
             return Err(faults);
         }
         let tables = Tables::main(contracts::accuracy());
-        Ok(tables.with(PER_CLASS, contracts::per_class()).with(PREDICTIONS, contracts::predictions()))
+        let tables =
+            tables.with(PER_CLASS, contracts::per_class()).with(PREDICTIONS, contracts::predictions());
+        Ok(tables.with(CALIBRATION, contracts::calibration()).with(WARNINGS, contracts::warnings()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -122,7 +126,7 @@ sets = [
 ]
 prompts = ["{}", "a photo of a {}.", "ensemble"]
 "#;
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 /// Sets that are evaluated in one pass: they read the same column of the same input.

@@ -15,12 +15,14 @@ use twinlens_pipeline::{InputData, RunContext, RunError, rejects};
 
 use super::model::Model;
 use super::tables::{self, Measured, Prediction, Provenance};
-use super::{PER_CLASS, PREDICTIONS, ZeroShot, input};
+use super::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS, ZeroShot, input};
 use crate::error::EvalError;
 use crate::images::{Examples, NO_LABEL, Refusal, UNKNOWN_LABEL};
+use crate::metrics::calibration::{Calibration, confidence};
 use crate::metrics::{Metric, Tally, top_k};
 use crate::prompts::{Classifier, PromptSet, classifier, hex};
 use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions};
+use crate::trust::{self, Confusion, Warning};
 
 /// Rows of a label column that are read at a time.
 const LABEL_ROWS: usize = 8192;
@@ -32,8 +34,29 @@ struct Variant {
     prompts: PromptSet,
     classifier: Classifier,
     tally: Tally,
+    confusion: Confusion,
+    calibration: Calibration,
+    warnings: Vec<Warning>,
     /// Seconds of encoding the prompts and of scoring.
     seconds: f64,
+}
+
+impl Variant {
+    fn new(prompts: PromptSet, classifier: Classifier, classes: usize, seconds: f64) -> Self {
+        let (tally, confusion) = (Tally::new(classes), Confusion::new(classes));
+        let (calibration, warnings) = (Calibration::default(), Vec::new());
+        Self { prompts, classifier, tally, confusion, calibration, warnings, seconds }
+    }
+
+    /// Counts an example of class `label`. `scale`: that of the model's similarities, where it was trained with one.
+    fn count(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
+        self.tally.add(label, ranked);
+        let Some(best) = ranked.first() else { return };
+        self.confusion.add(label, *best);
+        if let Some(scale) = scale {
+            self.calibration.add(confidence(cosines, *best, scale), *best == label);
+        }
+    }
 }
 
 /// One evaluation set on its way through the pass.
@@ -48,6 +71,10 @@ pub struct SetPass {
     refused: u64,
     first_refusal: Option<String>,
     unknown: u64,
+    /// Of the set, whatever the prompts.
+    warnings: Vec<Warning>,
+    /// What the model's similarities are multiplied by to give logits.
+    scale: Option<f32>,
 }
 
 /// The label of a row, as one set reads it.
@@ -162,16 +189,18 @@ impl SetPass {
                 *options.batch_size.value(),
             )?;
             let seconds = since(cx, start);
-            if let Some((a, b, count)) = classifier.twins {
-                let (a, b) = (&classes.names()[a], &classes.names()[b]);
-                cx.progress.note(format!(
-                    "set `{}`, prompts `{}`: {count} classes have the tokens of one before them and cannot be told apart \
-                     (first: `{a}` and `{b}`)",
-                    set.name.value(), prompts.name
-                ));
+            let same_tokens = trust::same_tokens(classes.names(), classifier.twins);
+            let mut variant = Variant::new(prompts, classifier, classes.len(), seconds);
+            if let Some(warning) = same_tokens {
+                warn(cx, &set.name, Some(&variant.prompts.name), &warning);
+                variant.warnings.push(warning);
             }
-            variants.push(Variant { prompts, classifier, tally: Tally::new(classes.len()), seconds });
+            variants.push(variant);
         }
+        let warnings = trust::names(classes.names());
+        warnings.iter().for_each(|warning| warn(cx, &set.name, None, warning));
+        let has_scale = model.clip.variables().get("logit_scale").is_some();
+        let scale = has_scale.then(|| model.clip.logit_scale().exp());
         let hash = Sha256::new_with_prefix(b"twinlens evaluation set 1");
         let options = set.clone();
         Ok(Self {
@@ -185,6 +214,8 @@ impl SetPass {
             refused: 0,
             first_refusal: None,
             unknown: 0,
+            warnings,
+            scale,
         })
     }
 
@@ -274,7 +305,7 @@ impl SetPass {
                     });
                 }
                 let ranked = top_k(scores, BEST);
-                variant.tally.add(label, &ranked);
+                variant.count(label, scores, &ranked, self.scale);
                 let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
                 rows.push(Prediction { example: &example.example, label, ranked, score });
             }
@@ -343,9 +374,51 @@ impl SetPass {
             self.split.write(MAIN, &tables::accuracy(&from, &rows).map_err(engine)?)?;
             let classes = tables::per_class(&name, prompts, self.classes.names(), tally).map_err(engine)?;
             self.split.write(PER_CLASS, &classes)?;
+            write_trust(cx, &mut self.split, &name, self.classes.names(), variant, &rows)?;
         }
+        // The same examples, whatever the prompts.
+        let examples = self.variants.first().map_or(&[][..], |variant| variant.tally.examples());
+        if let Some(warning) = trust::without_examples(self.classes.names(), examples) {
+            warn(cx, &name, None, &warning);
+            self.warnings.push(warning);
+        }
+        self.split.write(WARNINGS, &tables::warnings(&name, None, &self.warnings).map_err(engine)?)?;
         Ok(self.split)
     }
+}
+
+/// Writes what says whether the numbers of a prompt set are to be trusted: calibration, and warnings.
+fn write_trust(
+    cx: &RunContext,
+    split: &mut SplitWriter,
+    set: &str,
+    names: &[String],
+    variant: &Variant,
+    rows: &[Measured],
+) -> Result<(), EvalError> {
+    let prompts = variant.prompts.name.as_str();
+    let measured = &variant.calibration;
+    let interval = measured.interval(&mut cx.rng(&format!("calibration/{set}/{prompts}")));
+    if let Some(row) = tables::calibration(set, prompts, measured, interval).map_err(engine)? {
+        split.write(CALIBRATION, &row)?;
+    }
+    let found = suspicions(variant, names, rows);
+    found.iter().for_each(|warning| warn(cx, set, Some(prompts), warning));
+    let all = [&variant.warnings[..], &found].concat();
+    Ok(split.write(WARNINGS, &tables::warnings(set, Some(prompts), &all).map_err(engine)?)?)
+}
+
+/// What the counts of a prompt set make suspicious.
+fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<Warning> {
+    let below =
+        rows.iter().filter_map(|row| trust::below_chance(row.metric, row.value, row.interval, row.chance));
+    trust::permuted(&variant.confusion, names).into_iter().chain(below).collect()
+}
+
+/// Tells a warning while the evaluation goes on.
+fn warn(cx: &RunContext, set: &str, prompts: Option<&str>, warning: &Warning) {
+    let prompts = prompts.map(|prompts| format!(", prompts `{prompts}`")).unwrap_or_default();
+    cx.progress.note(format!("set `{set}`{prompts}: {}", warning.detail));
 }
 
 /// Every metric that applies, the main one first; none without examples.

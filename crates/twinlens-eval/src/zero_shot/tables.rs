@@ -8,7 +8,9 @@ use arrow::array::{
 };
 use arrow::error::ArrowError;
 
+use crate::metrics::calibration::Calibration;
 use crate::metrics::{Interval, Metric, Tally};
+use crate::trust::Warning;
 
 fn same(value: &str, rows: usize) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
@@ -85,6 +87,42 @@ pub fn per_class(
         ("class_name", Arc::new(StringArray::from_iter_values(names))),
         ("n", counts(tally.examples())),
         ("correct", counts(tally.correct())),
+    ])
+}
+
+/// A row of the calibration contract; none without examples.
+pub fn calibration(
+    set: &str,
+    prompts: &str,
+    measured: &Calibration,
+    interval: Option<Interval>,
+) -> Result<Option<RecordBatch>, ArrowError> {
+    let (Some(error), Some(interval)) = (measured.error(), interval) else { return Ok(None) };
+    let float = |value: Option<f64>| -> ArrayRef { Arc::new(Float64Array::from(vec![value])) };
+    RecordBatch::try_from_iter([
+        ("set", same(set, 1)),
+        ("prompts", same(prompts, 1)),
+        ("error", float(Some(error))),
+        ("ci_low", float(Some(interval.low))),
+        ("ci_high", float(Some(interval.high))),
+        ("confidence", float(measured.confidence())),
+        ("accuracy", float(measured.accuracy())),
+        ("n", Arc::new(Int64Array::from(vec![measured.n() as i64])) as ArrayRef),
+    ])
+    .map(Some)
+}
+
+/// Rows of the warnings contract.
+pub fn warnings(set: &str, prompts: Option<&str>, rows: &[Warning]) -> Result<RecordBatch, ArrowError> {
+    let texts = |text: fn(&Warning) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(text)))
+    };
+    RecordBatch::try_from_iter([
+        ("set", same(set, rows.len())),
+        ("prompts", Arc::new(StringArray::from(vec![prompts; rows.len()])) as ArrayRef),
+        ("code", texts(|row| row.code)),
+        ("detail", texts(|row| &row.detail)),
+        ("value", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.value)))),
     ])
 }
 

@@ -4,6 +4,10 @@
 //! size needs memory for its classes alone. Small sets have wide errors: no accuracy leaves this crate without
 //! its interval and its chance.
 
+pub mod calibration;
+pub mod paired;
+pub mod retrieval;
+
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod trust;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -57,19 +59,23 @@ fn examples() -> RecordBatch {
         labels.iter().map(|label| label.and_then(|label| CLASSES.iter().position(|name| *name == label)));
     let numbers = Int64Array::from_iter(numbers.map(|number| number.map(|number| number as i64)));
     let uids = StringArray::from_iter((0..bytes.len()).map(|row| (row != 3).then(|| format!("{row:032x}"))));
-    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
-    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
-    let image = StructArray::from(vec![
-        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
-        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
-    ]);
     RecordBatch::try_from_iter([
         ("uid", Arc::new(uids) as ArrayRef),
-        ("image", Arc::new(image)),
+        ("image", images(&bytes)),
         ("class", Arc::new(StringArray::from(labels))),
         ("number", Arc::new(numbers)),
     ])
     .unwrap()
+}
+
+/// A column in the Hugging Face layout.
+fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
+    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
+    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
+    Arc::new(StructArray::from(vec![
+        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
+        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
+    ]))
 }
 
 fn write_parquet(path: &Path, batch: &RecordBatch) {
@@ -87,14 +93,20 @@ impl Bench {
         let captions = CLASSES.iter().map(|class| format!("a photo of a {class}."));
         let tokenizer = Tokenizer::train(captions, 300).unwrap();
         tokenizer.save(&model.join(TOKENIZER_FILE)).unwrap();
+        let bench = Self { folder };
+        bench.save_model(5);
+        write_parquet(&bench.path("test.parquet"), &examples());
+        bench
+    }
+
+    /// A model of random weights.
+    fn save_model(&self, seed: u64) {
         let vision =
             VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
         let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
         let (activation, objective) = (Default::default(), Objective::Contrastive);
         let config = ClipConfig { embed: 12, vision, text, activation, objective };
-        Clip::new(config, 5).unwrap().save(&model).unwrap();
-        write_parquet(&folder.path().join("test.parquet"), &examples());
-        Self { folder }
+        Clip::new(config, seed).unwrap().save(&self.path("model")).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {

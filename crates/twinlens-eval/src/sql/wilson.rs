@@ -1,4 +1,4 @@
-//! SQL functions: `wilson_low(correct, n)` and `wilson_high(correct, n)`.
+//! `wilson_low(correct, n)` and `wilson_high(correct, n)`: the ends of the interval of a share.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use datafusion::scalar::ScalarValue;
 
 use crate::metrics::{Interval, wilson};
 
-/// Every SQL function of this crate.
+/// Both functions, for a session to register.
 pub fn functions() -> [ScalarUDF; 2] {
     [bound("wilson_low", |interval| interval.low), bound("wilson_high", |interval| interval.high)]
 }
@@ -52,19 +52,7 @@ fn ends(name: &str, arrays: &[ArrayRef], end: fn(Interval) -> f64) -> Result<Flo
 
 #[cfg(test)]
 mod tests {
-    use arrow::util::pretty::pretty_format_batches;
-    use datafusion::prelude::SessionContext;
-
-    use super::*;
-
-    async fn run(sql: &str) -> Result<String, DataFusionError> {
-        let session = SessionContext::new();
-        for function in functions() {
-            session.register_udf(function);
-        }
-        let batches = session.sql(sql).await?.collect().await?;
-        Ok(pretty_format_batches(&batches)?.to_string())
-    }
+    use super::super::tests::run;
 
     #[tokio::test]
     async fn intervals_in_sql() {
