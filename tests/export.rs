@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+mod support;
+
+use support::{Place, stderr};
 use twinlens_testkit::web::png;
 
 /// Photos with their texts, of which one is no image and some captions are short.
@@ -39,68 +41,40 @@ drop = ["image"]
 
 const PHOTOS: usize = 120;
 
-struct Place {
-    dir: TempDir,
+/// A folder in which the pipeline has run.
+fn photographed() -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path("photos")).unwrap();
+    for photo in 0..PHOTOS {
+        let file = |ending: &str| place.path(&format!("photos/{photo:03}.{ending}"));
+        // A decoder stops at the end mark: what follows makes files of the size of photographs.
+        let mut image = png(16 + photo as u32 % 9, 16);
+        image.extend((0..60_000 + photo * 500).map(|at| (at * at / 7 + photo) as u8));
+        fs::write(file("png"), if photo == 7 { b"no image".to_vec() } else { image }).unwrap();
+        let caption =
+            if photo % 10 == 1 { "short".to_string() } else { format!("photo – number \"{photo}\"") };
+        let mut json = serde_json::json!({
+            "url": format!("http://img.test/{photo}.png"),
+            "caption": caption,
+            "page_url": format!("http://host{}.test/{photo}.html", photo % 3),
+            "rating": photo % 5,
+        });
+        if photo % 4 == 0 {
+            json["license"] = "CC-BY-4.0".into();
+        }
+        fs::write(file("json"), json.to_string()).unwrap();
+    }
+    place.write("photos.toml", PIPELINE);
+    place.done(&["run", "photos.toml"]);
+    place
 }
 
-impl Place {
-    /// A folder in which the pipeline has run.
-    fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
-        fs::create_dir(place.path("photos")).unwrap();
-        for photo in 0..PHOTOS {
-            let file = |ending: &str| place.path(&format!("photos/{photo:03}.{ending}"));
-            // A decoder stops at the end mark: what follows makes files of the size of photographs.
-            let mut image = png(16 + photo as u32 % 9, 16);
-            image.extend((0..60_000 + photo * 500).map(|at| (at * at / 7 + photo) as u8));
-            fs::write(file("png"), if photo == 7 { b"no image".to_vec() } else { image }).unwrap();
-            let caption =
-                if photo % 10 == 1 { "short".to_string() } else { format!("photo – number \"{photo}\"") };
-            let mut json = serde_json::json!({
-                "url": format!("http://img.test/{photo}.png"),
-                "caption": caption,
-                "page_url": format!("http://host{}.test/{photo}.html", photo % 3),
-                "rating": photo % 5,
-            });
-            if photo % 4 == 0 {
-                json["license"] = "CC-BY-4.0".into();
-            }
-            fs::write(file("json"), json.to_string()).unwrap();
-        }
-        fs::write(place.path("photos.toml"), PIPELINE).unwrap();
-        place.done(&["run", "photos.toml"]);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
-        command.args(args).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
-        command.env("SOURCE_DATE_EPOCH", "1700000000").env("HOME", self.dir.path());
-        command
-    }
-
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    fn call(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.stdout.is_empty());
-        let said = String::from_utf8(output.stderr).unwrap();
-        let code = output.status.code().unwrap();
-        format!("exit {code}\n{said}").replace(&self.dir.path().display().to_string(), "[here]")
-    }
-
-    /// What a call that succeeds prints to stdout.
-    fn done(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
+/// The exit code of a call that prints nothing to stdout, and what it says.
+fn call(place: &Place, args: &[&str]) -> String {
+    let output = place.output(args);
+    assert!(output.stdout.is_empty());
+    let code = output.status.code().unwrap();
+    format!("exit {code}\n{}", stderr(&output)).replace(&place.folder().display().to_string(), "[here]")
 }
 
 /// All files of a folder, by name.
@@ -139,9 +113,10 @@ macro_rules! assert_said {
 
 #[test]
 fn an_export_says_what_it_did_and_what_it_will_not_do() {
-    let place = Place::new();
+    let place = photographed();
     let to = |format: &str, more: &[&str]| {
-        place.call(
+        call(
+            &place,
             &[&["export", "runs/photos/few", "out", "--to", format, "--shard-size", "2MB"], more].concat(),
         )
     };
@@ -155,7 +130,7 @@ fn an_export_says_what_it_did_and_what_it_will_not_do() {
     assert_eq!(fs::read_to_string(place.path("out/notes.txt")).unwrap(), "mine");
 
     let export = |source: &str, dir: &str, more: &[&str]| {
-        place.call(&[&["export", source, dir, "--to"], more].concat())
+        call(&place, &[&["export", source, dir, "--to"], more].concat())
     };
     assert_said!("said_which", export("runs/photos", "new", &["parquet"]));
     assert_said!("said_no_images", export("runs/photos/texts", "new", &["webdataset"]));
@@ -169,7 +144,7 @@ fn an_export_says_what_it_did_and_what_it_will_not_do() {
 
 #[test]
 fn an_export_can_be_checked_against_what_it_claims() {
-    let place = Place::new();
+    let place = photographed();
     place.done(&["export", "runs/photos/few", "out", "--to", "webdataset", "--shard-size", "2MB"]);
     let checked = place.done(&["check", "out"]);
     assert!(checked.starts_with("ok: 12 files, "), "{checked}");
@@ -182,22 +157,18 @@ fn an_export_can_be_checked_against_what_it_claims() {
     fs::write(&tar, bytes).unwrap();
     let card = fs::read_to_string(place.path("out/README.md")).unwrap();
     fs::write(place.path("out/README.md"), card.replace("| 83 |", "| 8,300 |")).unwrap();
-    assert_said!("check_damaged", place.call(&["check", "out"]));
+    assert_said!("check_damaged", call(&place, &["check", "out"]));
     fs::remove_file(tar).unwrap();
-    assert_said!("check_missing", place.call(&["check", "out"]));
-    assert_said!("check_no_dataset", place.call(&["check", "photos"]));
+    assert_said!("check_missing", call(&place, &["check", "out"]));
+    assert_said!("check_no_dataset", call(&place, &["check", "photos"]));
 }
 
 #[test]
 fn tar_files_are_read_again_as_what_they_were() {
-    let place = Place::new();
+    let place = photographed();
     place.done(&["export", "runs/photos/long", "tars", "--to", "webdataset", "--shard-size", "1MB"]);
     assert!(place.path("tars/00005.tar").exists());
-    fs::write(
-        place.path("again.toml"),
-        "name = \"again\"\n[stages.again]\nkind = \"webdataset\"\nfiles = [\"tars/*.tar\"]\nkeep = [\"license\", \"rating\"]\n",
-    )
-    .unwrap();
+    place.write("again.toml", "name = \"again\"\n[stages.again]\nkind = \"webdataset\"\nfiles = [\"tars/*.tar\"]\nkeep = [\"license\", \"rating\"]\n");
     place.done(&["run", "again.toml"]);
     let rows = |run: &str, table: &str| {
         let columns = "uid, url, caption, page_url, text_source, license, rating, image['bytes'] as bytes, width, \
@@ -216,7 +187,7 @@ fn tar_files_are_read_again_as_what_they_were() {
 
 #[test]
 fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
-    let place = Place::new();
+    let place = photographed();
     place.done(&["export", "runs/photos/long", "parquet", "--to", "parquet", "--where", "width > 20"]);
     place.done(&["export", "parquet", "tars", "--to", "webdataset"]);
     place.done(&["export", "runs/photos/long", "direct", "--to", "webdataset", "--where", "width > 20"]);
@@ -226,11 +197,10 @@ fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
     let card = String::from_utf8(tars["README.md"].clone()).unwrap();
     assert!(card.contains("12 `too_short`") && card.matches("| export |").count() == 2, "{card}");
 
-    fs::write(
-        place.path("reads.toml"),
+    place.write(
+        "reads.toml",
         "name = \"reads\"\n[stages.kept]\nkind = \"filter\"\ninput = \"./parquet\"\nwhere = \"width > 21\"\n",
-    )
-    .unwrap();
+    );
     place.done(&["run", "reads.toml"]);
     let count = |run: &str, query: &str| place.done(&["sql", run, "--format", "csv", query]);
     assert_eq!(
@@ -241,7 +211,7 @@ fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
 
 #[test]
 fn an_export_survives_kill_nine_byte_for_byte() {
-    let place = Place::new();
+    let place = photographed();
     for format in ["webdataset", "parquet", "arrow"] {
         let calm = format!("calm-{format}");
         fn args<'a>(dir: &'a str, format: &'a str) -> [&'a str; 7] {
