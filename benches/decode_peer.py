@@ -18,20 +18,12 @@ import subprocess
 import sys
 import time
 
+import environment
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
 PACKAGES = ["numpy", "pillow", "opencv-python-headless", "pyarrow"]
 SIZE, QUALITY, TURNS = 256, 95, 5
-
-
-def in_environment():
-    """Runs this file again with the Python of an environment that has the packages."""
-    environment = OUT / "python-decode"
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    os.execv(python, [str(python), *sys.argv])
 
 
 def photographs(folder):
@@ -73,8 +65,8 @@ def by_opencv(data):
 def by_twinlens(folder, features):
     """Seconds over all images, as the Rust side measures them: its own turns, the least of them."""
     bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-image", "--bench", "decode", *features]
-    environment = {**os.environ, "TWINLENS_IMAGES": str(folder)}
-    result = subprocess.run(bench, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    variables = {**os.environ, "TWINLENS_IMAGES": str(folder)}
+    result = subprocess.run(bench, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE)
     return json.loads(result.stdout.decode().strip().splitlines()[-1])
 
 
@@ -83,8 +75,7 @@ def main():
     options.add_argument("--images", type=pathlib.Path, help="a folder of .jpg files")
     options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
     args = options.parse_args()
-    if sys.prefix == sys.base_prefix:
-        in_environment()
+    environment.enter(OUT / "python-decode", PACKAGES)
     import cv2
     import pyarrow
     import pyarrow.feather

@@ -16,19 +16,11 @@ import subprocess
 import sys
 import time
 
+import environment
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench" / "match"
 PACKAGES = ["pyahocorasick==2.3.1", "pyarrow"]
-
-
-def in_environment():
-    """Runs this file again with the Python of an environment that has the packages."""
-    environment = OUT.parent / "python"
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    os.execv(python, [str(python), *sys.argv])
 
 
 def wordnet_captions():
@@ -55,9 +47,9 @@ def main():
     import pyarrow.feather
 
     captions = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else wordnet_captions()
-    environment = {**os.environ, "TWINLENS_CAPTIONS": str(captions), "TWINLENS_MATCH_EXPORT": str(OUT)}
+    variables = {**os.environ, "TWINLENS_CAPTIONS": str(captions), "TWINLENS_MATCH_EXPORT": str(OUT)}
     bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-curate", "--bench", "match"]
-    subprocess.run(bench, cwd=ROOT, env=environment, check=True)
+    subprocess.run(bench, cwd=ROOT, env=variables, check=True)
 
     automaton = ahocorasick.Automaton()
     queries = {}
@@ -111,6 +103,5 @@ def main():
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    if sys.prefix == sys.base_prefix:
-        in_environment()
+    environment.enter(OUT.parent / "python", PACKAGES)
     main()

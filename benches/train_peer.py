@@ -19,22 +19,14 @@ import subprocess
 import sys
 import time
 
+import environment
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
 PACKAGES = ["torch", "numpy", "safetensors", "pyarrow"]
 EMBED, IMAGE, PATCH, WIDTH, LAYERS, HEADS, CONTEXT, VOCAB, BATCH = 192, 64, 8, 192, 6, 3, 32, 8192, 128
 LR, BETAS, EPS, DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2
 DISTINCT, WARM = 8, 2
-
-
-def in_environment():
-    """Runs this file again with the Python of an environment that has the packages."""
-    environment = OUT / "python-train"
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    os.execv(python, [str(python), *sys.argv])
 
 
 def model():
@@ -165,8 +157,8 @@ def by_pytorch(folder, steps, threads, compiled):
     print(json.dumps(dict(zip(names, warm)) | {"peak_mib": peak, "losses": losses}))
 
 
-def last_json(command, environment):
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE)
+def last_json(command, variables):
+    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=True, stdout=subprocess.PIPE)
     return json.loads(result.stdout.decode().strip().splitlines()[-1])
 
 
@@ -190,8 +182,7 @@ def main():
     options.add_argument("--compile", action="store_true", help="torch.compile beside it")
     options.add_argument("--pytorch", type=pathlib.Path, help=argparse.SUPPRESS)
     args = options.parse_args()
-    if sys.prefix == sys.base_prefix:
-        in_environment()
+    environment.enter(OUT / "python-train", PACKAGES)
     if args.pytorch:
         return by_pytorch(args.pytorch, args.steps, args.threads, args.compile)
     import pyarrow
@@ -213,8 +204,8 @@ def main():
             programs["PyTorch, compiled"] = (torch_turn + ["--pytorch", str(folder), "--compile"], {})
         turns = {name: [] for name in programs}
         for _ in range(args.turns):
-            for name, (command, environment) in programs.items():
-                turns[name].append(last_json(command, environment))
+            for name, (command, variables) in programs.items():
+                turns[name].append(last_json(command, variables))
         curves = [turns[name][0]["losses"] for name in ("twinlens", "PyTorch")]
         apart = max(abs(a - b) for a, b in zip(*curves))
         lengths = (load_file(folder / "batches.safetensors")["ids"] > 0).sum(-1).float().mean(0).tolist()

@@ -12,19 +12,12 @@ command, CPU seconds of it and all its children, and the highest sum of the prop
 import argparse, json, os, resource, shutil, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import environment
+
 PACKAGES = ["img2dataset==1.47.0", "numpy", "pillow", "pyarrow"]
 HERE = Path(__file__).resolve().parent
 DISTINCT = 96
-
-
-def in_environment(work):
-    """Runs this script again with the interpreter that has the packages."""
-    python = work / "venv" / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
-    if Path(sys.prefix).resolve() != (work / "venv").resolve():
-        os.execv(python, [str(python), *sys.argv])
 
 
 def photograph(number, width=1000, height=800):
@@ -192,7 +185,7 @@ def main():
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = options.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    in_environment(args.work)
+    environment.enter(args.work / "venv", PACKAGES)
     if args.serve:
         return serve(args.work)
     photographs(args.work)
