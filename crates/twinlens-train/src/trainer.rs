@@ -15,7 +15,7 @@ use rand::Rng;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
-use twinlens_image::{Preprocess, Rgb, SquareCrop};
+use twinlens_image::{Augment, Preprocess, Rgb, SquareCrop};
 use twinlens_model::{Clip, Objective};
 
 /// How long to train, and how.
@@ -38,6 +38,8 @@ pub struct TrainOptions {
     /// Each time an image is seen, a random square of at least this part of its area is cut out of it and resized (the
     /// paper's only augmentation; 0.9 in open_clip). `None`: the image as it is stored.
     pub crop_min_area: Option<f64>,
+    /// Further changes to each look at an image.
+    pub augment: Option<Augment>,
     /// Bytes that batches made ahead may take; one batch is always made ahead.
     pub prefetch_bytes: usize,
 }
@@ -107,7 +109,7 @@ pub fn train(
 
 fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()> {
     let (record, config) = (examples.record(), clip.config());
-    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size();
+    let sides_fit = options.crop_min_area.is_some() || options.augment.is_some() || record.side == config.vision.image_size();
     let problem = if options.batch_size < 2 || options.steps == 0 {
         format!("batch_size ({}) is at least 2 and steps ({}) at least 1", options.batch_size, options.steps)
     } else if examples.len() < options.batch_size {
@@ -167,9 +169,16 @@ impl<'a> Producer<'a> {
         let mut ids = Vec::with_capacity(indices.len() * self.record.context);
         for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
             let stored = self.reader.read(index, &mut ids)?;
-            let made = match self.options.crop_min_area {
-                None => self.preprocess.normalize_into(stored, out),
-                Some(area) => {
+            let made = match (self.options.crop_min_area, &self.options.augment) {
+                (area, Some(augment)) => {
+                    let side = self.record.side as u32;
+                    let draws: [f64; Augment::DRAWS] = std::array::from_fn(|_| crops.random());
+                    Rgb::new(side, side, stored.to_vec())
+                        .and_then(|image| augment.look(&image, size as u32, area.unwrap_or(1.0), &draws))
+                        .and_then(|seen| self.preprocess.normalize_into(&seen, out))
+                }
+                (None, None) => self.preprocess.normalize_into(stored, out),
+                (Some(area), None) => {
                     let side = self.record.side as u32;
                     let crop = SquareCrop::random(
                         side,

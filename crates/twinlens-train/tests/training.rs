@@ -46,6 +46,7 @@ fn options(steps: u64) -> TrainOptions {
         checkpoint_every: 4,
         seed: 11,
         crop_min_area: Some(0.8),
+        augment: None,
         prefetch_bytes: 100_000,
     }
 }

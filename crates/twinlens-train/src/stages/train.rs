@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter, contracts};
+use twinlens_image::Augment;
 use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::suggest::did_you_mean;
@@ -80,6 +81,9 @@ pub struct Train {
     /// images whole.
     #[serde(default = "random_crop")]
     random_crop: Located<f64>,
+    /// Further random changes to each look at an image, for small data: `{ rotate = 10, hue = 0.1, ... }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    augment: Option<Located<Augment>>,
     /// Steps between checkpoints: what a killed run does again.
     #[serde(default = "checkpoint_every")]
     checkpoint_every: u64,
@@ -192,6 +196,11 @@ impl Train {
             "`random_crop` is a part of the area",
             "0.9, say",
         );
+        if let Some(augment) = &self.augment
+            && let Err(error) = augment.check()
+        {
+            faults.push(Fault::at(augment.span(), error.to_string()));
+        }
         faults
     }
 
@@ -216,6 +225,7 @@ impl Train {
             checkpoint_every: self.checkpoint_every,
             seed: cx.seed_for("order"),
             crop_min_area: self.crop(),
+            augment: self.augment.as_ref().map(|augment| augment.value().clone()),
             prefetch_bytes: cx.bytes_in_flight.min(PREFETCH_BYTES),
         }
     }
@@ -310,7 +320,7 @@ impl Run {
         self.config.text.vocab = tokenizer.vocab_size();
         // Crops are cut from images stored a little larger, so that cutting does not blur.
         let size = self.config.vision.image_size();
-        let side = if self.stage.crop().is_some() { size * 8 / 7 } else { size };
+        let side = if self.stage.crop().is_some() || self.stage.augment.is_some() { size * 8 / 7 } else { size };
         let source = Source {
             dataset: self.pairs.dataset.clone(),
             table: self.pairs.table.clone(),
