@@ -57,11 +57,6 @@ impl DeviceOption {
         };
         if device.is_cpu() && !precision.is_f32() { Err(precision.on_cpu()) } else { Ok(device) }
     }
-
-    /// Whether nothing else was asked for.
-    pub fn is_auto(&self) -> bool {
-        *self == Self::Auto
-    }
 }
 
 impl FromStr for DeviceOption {
