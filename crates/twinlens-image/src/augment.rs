@@ -164,7 +164,7 @@ fn hue_turn(angle: f64) -> [[f64; 3]; 3] {
     const TO_RGB: [[f64; 3]; 3] =
         [[1.0, 0.956_296, 0.621_024], [1.0, -0.272_122, -0.647_381], [1.0, -1.106_989, 1.704_615]];
     let (sin, cos) = angle.sin_cos();
-    let turn = [[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]];
+    let turn = [[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]];
     product(&product(&TO_RGB, &turn), &TO_YIQ)
 }
 

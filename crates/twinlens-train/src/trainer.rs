@@ -245,6 +245,7 @@ impl Training<'_> {
             let stop = observe(&row).is_break();
             let due = step.is_multiple_of(self.options.checkpoint_every.max(1)) && step < self.options.steps;
             if stop || due {
+                self.adam.gather()?;
                 self.checkpoints.save(self.clip, &self.adam, &self.log)?;
             }
             if stop && step < self.options.steps {

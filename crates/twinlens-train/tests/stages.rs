@@ -219,7 +219,7 @@ fn faults_are_found_before_anything_runs() {
         check(&toml::from_str::<Train>(&text).unwrap(), None).map(|_| ())
     };
     train(&[]).unwrap();
-    let cases: [(&[(&str, &str)], &str); 7] = [
+    let cases: [(&[(&str, &str)], &str); 8] = [
         (&[("steps = 9", "")], "neither `epochs` nor `steps`"),
         (&[("steps = 9", "steps = 9\nepochs = 2")], "both given"),
         (&[("batch_size = 8", "batch_size = 1")], "a batch of one pair"),
@@ -230,10 +230,15 @@ fn faults_are_found_before_anything_runs() {
         (&[("batch_size = 8", "caption = \"captoin\"")], "did you mean `caption`?"),
         (&[("\"words\"", "\"pairs\"")], "expected a `tokenizer` stage"),
         (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` is no positive number"),
+        (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 is for GPUs"),
     ];
     for (change, expected) in cases {
         let faults = train(change).unwrap_err();
         assert!(faults.contains(expected), "{change:?}: {faults}");
+    }
+    if !cfg!(feature = "cuda") {
+        let faults = train(&[("batch_size = 8", "device = \"cuda:0\"")]).unwrap_err();
+        assert!(faults.contains("--features cuda"), "{faults}");
     }
     let preset: Train =
         toml::from_str("input = \"pairs\"\ntokenizer = \"words\"\nepochs = 3\nmodel = \"vit-tiny-84\"")

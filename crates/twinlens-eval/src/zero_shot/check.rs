@@ -11,6 +11,10 @@ use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions, check_im
 /// All faults at once.
 pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
     let mut faults = model(stage, inputs);
+    if let Err(error) = stage.device.check(*stage.precision) {
+        let at = if stage.device.is_default() { stage.precision.span() } else { stage.device.span() };
+        faults.push(Fault::at(at, error.to_string()));
+    }
     if *stage.batch_size.value() == 0 {
         faults.push(Fault::at(stage.batch_size.span(), "`batch_size` is 0").label("at least 1"));
     }

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::{SplitWriter, contracts};
 use twinlens_image::Limits;
-use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_model::{CONFIG_FILE, DeviceOption, Precision, TOKENIZER_FILE, WEIGHTS_FILE};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
@@ -47,6 +47,12 @@ pub struct ZeroShot {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    device: Located<DeviceOption>,
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    precision: Located<Precision>,
 }
 
 fn default_prompts() -> Located<Vec<Located<PromptOptions>>> {

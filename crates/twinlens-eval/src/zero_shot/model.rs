@@ -8,7 +8,7 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col};
 use twinlens_dataset::MAIN;
 use twinlens_image::Preprocess;
-use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::{ZeroShot, input};
@@ -43,12 +43,18 @@ impl Model {
             }
             (training.dataset.dir(), last_step(cx, training).await?)
         };
-        let load = move || Self::load(name, checkpoint, folder).map_err(RunError::from);
+        let compute = (*options.device, *options.precision);
+        let load = move || Self::load(name, checkpoint, folder, compute).map_err(RunError::from);
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
     }
 
-    fn load(name: String, checkpoint: Option<String>, folder: PathBuf) -> Result<Self, EvalError> {
-        let clip = Clip::load(&folder)?;
+    fn load(
+        name: String,
+        checkpoint: Option<String>,
+        folder: PathBuf,
+        (device, precision): (DeviceOption, Precision),
+    ) -> Result<Self, EvalError> {
+        let clip = Clip::load(&folder)?.on(&device.open(precision)?, precision)?;
         let tokenizer = Tokenizer::load(&folder.join(TOKENIZER_FILE))?;
         let (has, takes) = (tokenizer.vocab_size(), clip.config().text.vocab);
         if has > takes {

@@ -368,6 +368,7 @@ impl SetPass {
                 classes_hash: &classes_hash,
                 prompts_hash: &variant.prompts.hash(),
                 weights_hash: &model.weights_hash,
+                precision: model.clip.precision().name(),
                 n: tally.total(),
                 seconds: image_seconds + variant.seconds,
             };

@@ -28,6 +28,8 @@ pub struct Provenance<'a> {
     pub classes_hash: &'a str,
     pub prompts_hash: &'a str,
     pub weights_hash: &'a str,
+    /// What matrix products were computed in.
+    pub precision: &'a str,
     pub n: u64,
     pub seconds: f64,
 }
@@ -65,7 +67,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("classes_hash", same(from.classes_hash)),
         ("prompts_hash", same(from.prompts_hash)),
         ("weights_hash", same(from.weights_hash)),
-        ("precision", same("f32")),
+        ("precision", same(from.precision)),
         ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
     ])
 }

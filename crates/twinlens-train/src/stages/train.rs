@@ -20,7 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter, contracts};
 use twinlens_image::Augment;
-use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_model::{
+    CONFIG_FILE, Clip, ClipConfig, DeviceOption, Objective, Precision, TOKENIZER_FILE, Tokenizer,
+    WEIGHTS_FILE,
+};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
@@ -90,6 +93,12 @@ pub struct Train {
     /// Checkpoints that are kept while training.
     #[serde(default = "keep_checkpoints")]
     keep_checkpoints: usize,
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    device: Located<DeviceOption>,
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`. Weights and losses are f32.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    precision: Located<Precision>,
 }
 
 /// A preset's name, or the shape itself.
@@ -256,6 +265,10 @@ impl Stage for Train {
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.number_faults();
         faults.extend(self.config().err());
+        if let Err(error) = self.device.check(*self.precision) {
+            let at = if self.device.is_default() { self.precision.span() } else { self.device.span() };
+            faults.push(Fault::at(at, error.to_string()));
+        }
         let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
         let at = || self.input.0.span();
         let caption_at = if self.caption.span().is_empty() { at() } else { self.caption.span() };
@@ -332,7 +345,10 @@ impl Run {
         };
         let examples = source.write(&self.work.join("examples"), &mut split)?;
         let options = self.stage.options(&self.cx, examples.len());
-        let clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
+        let device = self.stage.device.open(*self.stage.precision).map_err(model_error)?;
+        let clip = Clip::new(self.config.clone(), self.cx.seed_for("weights"))
+            .and_then(|clip| clip.on(&device, *self.stage.precision))
+            .map_err(model_error)?;
         let run = self.identity(&options, &tokenizer)?;
         let checkpoints = self.work.join("checkpoints");
         let checkpoints =
