@@ -189,7 +189,7 @@ pub fn classifier(
         let mut of_class = vec![0..0; classes.len()];
         for prompt in 0..prompts.count() {
             let span: &mut Range<usize> = &mut of_class[prompts.class(prompt)];
-            *span = if span.is_empty() { prompt..prompt + 1 } else { span.start..prompt + 1 };
+            *span = if span.start == span.end { prompt..prompt + 1 } else { span.start..prompt + 1 };
         }
         return Ok(Classifier { texts: ClassTexts::Tokens { ids, of_class }, twins });
     }

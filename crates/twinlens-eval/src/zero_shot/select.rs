@@ -45,9 +45,7 @@ pub struct Looking<'a> {
     pub image: &'a str,
     pub limits: &'a Limits,
     pub batch: usize,
-    /// The name of a row's example, and its class.
-    pub example:
-        &'a dyn Fn(&arrow::array::RecordBatch, u64) -> Result<Vec<(String, Option<usize>)>, EvalError>,
+    pub rows: Rows<'a>,
 }
 
 /// The templates that are chosen, in the order in which they were.

@@ -55,10 +55,10 @@ impl SetFiles for Planes {
             };
             let mut byte = [0];
             let label = match &mut labels {
-                Some(labels) if fill(labels, &mut byte) == 0 => {
-                    Err(cut(format!("the file of labels ends before record {at}")))
-                }
-                Some(_) => Ok(byte[0]),
+                Some(labels) => match fill(labels, &mut byte) {
+                    0 => Err(cut(format!("the file of labels ends before record {at}"))),
+                    _ => Ok(byte[0]),
+                },
                 None => Ok(record[self.label]),
             };
             let truth = label.map(|label| Truth::Id(i64::from(label) - i64::from(self.first_label)));
