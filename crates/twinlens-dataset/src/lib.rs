@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod reader;
 pub mod shard;
 pub mod storage;
+pub mod tar;
 pub mod types;
 pub mod writer;
 

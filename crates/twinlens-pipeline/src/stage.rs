@@ -85,6 +85,12 @@ pub trait Stage: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Files and folders like those of [`Stage::files`] that this stage reads where they are there, and does without where they are
+    /// not: one that comes, goes or changes is part of the fingerprint. Names, no patterns.
+    fn may_read(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Names of the side tables, known before any schema is.
     fn side_tables(&self) -> &'static [&'static str] {
         &[]

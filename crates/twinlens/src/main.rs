@@ -15,6 +15,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schema;
+mod sets;
 mod signals;
 mod sites;
 mod sql;
@@ -76,6 +77,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Sql(args) => sql::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
+        Command::Sets(args) => sets::command(args),
         Command::Model(command) => model::command(command),
         Command::Schema(args) => schema::command(args),
     }

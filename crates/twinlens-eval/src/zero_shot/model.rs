@@ -6,13 +6,15 @@ use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col};
+use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
-use twinlens_image::Preprocess;
+use twinlens_image::{JPEG_DECODER, Preprocess};
 use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::{ZeroShot, input};
 use crate::error::EvalError;
+use crate::prompts::hex;
 
 /// A model in memory.
 pub struct Model {
@@ -28,6 +30,8 @@ pub struct Model {
     pub weights_hash: String,
     /// Images to pixels, as the image tower takes them.
     pub preprocess: Preprocess,
+    /// SHA-256 of the preprocessing and of what decodes JPEG.
+    pub preprocess_hash: String,
 }
 
 impl Model {
@@ -66,7 +70,9 @@ impl Model {
             return Err(RunError::user_with_hint(message, hint).into());
         }
         let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
-        Ok(Self { name, checkpoint, weights_hash: clip.weights_hash(), clip, tokenizer, preprocess })
+        let preprocess_hash = hex(&Sha256::digest(format!("{preprocess:?} {JPEG_DECODER}")));
+        let weights_hash = clip.weights_hash();
+        Ok(Self { name, checkpoint, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
 }
 

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod declared;
+mod parts;
+mod prompts;
 mod trust;
 
 use std::collections::BTreeMap;

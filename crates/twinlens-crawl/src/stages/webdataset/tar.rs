@@ -1,17 +1,11 @@
-//! What stands where in a tar file (POSIX ustar, with the long names of pax and GNU): the heads alone are read.
-//!
-//! A head that is damaged is found by its checksum, and the next sound one is searched for: its member is lost, and those after it
-//! are not.
+//! The samples of a tar file: which members share a key, and where their bytes are.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, Seek, SeekFrom};
+use std::io::{self, BufRead, Seek};
+
+use twinlens_dataset::tar::{BLOCK, DAMAGED, Found, Member, Members, TRUNCATED};
 
 use super::super::samples::{IMAGES, MAX_TEXT, Refusal};
-
-/// The unit of a tar file, in bytes.
-const BLOCK: u64 = 512;
-/// Longest head of a long name, in bytes.
-const MAX_NAME: u64 = 64 << 10;
 
 /// A part of a sample: where its bytes are; or why they cannot be had.
 pub(super) type Span = Result<(u64, u64), Refusal>;
@@ -39,53 +33,19 @@ pub(super) struct Index {
 
 /// Reads the heads of a file of `length` bytes. `max_image` is the longest image, in bytes.
 pub(super) fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u64) -> io::Result<Index> {
-    let (mut index, mut at, mut ended, mut long_name) = (Index::default(), 0, false, None);
-    while at < length {
-        input.seek(SeekFrom::Start(at))?;
-        let mut block = [0; BLOCK as usize];
-        if length - at < BLOCK {
-            index.damage.push((at, ("truncated_archive", "the file ends within a head".into())));
-            return Ok(index);
+    let mut index = Index::default();
+    for found in Members::new(input, length) {
+        match found? {
+            Found::Member(member) => index.add(&member, max_image),
+            Found::Damage(damage) => index.damage.push((damage.at, (damage.code, damage.why))),
         }
-        input.read_exact(&mut block)?;
-        if block == [0; BLOCK as usize] {
-            (ended, at) = (true, at + BLOCK);
-            continue;
-        }
-        ended = false;
-        let Some(head) = Head::of(&block) else {
-            let why = ("damaged_archive", "the head of a member is damaged".to_string());
-            index.damage.push((at, why));
-            (at, long_name) = (next_head(input, at + BLOCK, length)?, None);
-            continue;
-        };
-        let data = at + BLOCK;
-        let end = data.saturating_add(head.size);
-        at = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
-        match head.kind {
-            b'x' | b'L' if head.size <= MAX_NAME && end <= length => {
-                let mut text = vec![0; head.size as usize];
-                input.read_exact(&mut text)?;
-                long_name =
-                    if head.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) }.or(long_name);
-            }
-            b'0' | 0 | b'7' => {
-                let name = long_name.take().unwrap_or(head.name);
-                index.add(&name, data, head.size, length, max_image);
-            }
-            _ => {}
-        }
-    }
-    if !ended {
-        // A writer that was killed: what was not written is not told.
-        index.damage.push((length, ("truncated_archive", "the file ends without an end mark".into())));
     }
     Ok(index)
 }
 
 impl Index {
-    fn add(&mut self, name: &str, data: u64, size: u64, length: u64, max_image: u64) {
-        let name = name.trim_start_matches("./");
+    fn add(&mut self, member: &Member, max_image: u64) {
+        let (name, data, size) = (member.name.as_str(), member.data, member.size);
         let base = name.rsplit('/').next().unwrap_or_default();
         // As webdataset has it: the key ends at the first dot of the name without its folders.
         let Some((stem, ending)) = base.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { return };
@@ -96,12 +56,12 @@ impl Index {
             return;
         }
         let limit = if image { max_image } else { MAX_TEXT };
-        let span = match data.checked_add(size).is_none_or(|end| end > length) {
-            true => Err(("truncated_archive", format!("the file ends within {name}"))),
-            false if size > limit => {
+        let span = match member.whole {
+            false => Err((TRUNCATED, format!("the file ends within {name}"))),
+            true if size > limit => {
                 Err(("too_many_bytes", format!("{name}: {size} bytes are more than the limit of {limit}")))
             }
-            false => Ok((data, size)),
+            true => Ok((data, size)),
         };
         let place = *self.keys.entry(key.to_string()).or_insert_with(|| {
             self.entries.push(Entry { key: key.to_string(), ..Entry::default() });
@@ -115,7 +75,7 @@ impl Index {
         };
         if part.is_some() {
             let why = format!("{name}: {key} has a member of that kind already");
-            self.damage.push((data - BLOCK, ("damaged_archive", why)));
+            self.damage.push((data - BLOCK, (DAMAGED, why)));
             return;
         }
         *part = Some(span);
@@ -123,85 +83,6 @@ impl Index {
             entry.path = name.to_string();
         }
     }
-}
-
-/// The head of a member.
-struct Head {
-    name: String,
-    size: u64,
-    kind: u8,
-}
-
-impl Head {
-    /// `None` when the checksum is wrong.
-    fn of(block: &[u8; BLOCK as usize]) -> Option<Self> {
-        let sum = |signed: bool| {
-            block.iter().enumerate().fold(0i64, |sum, (at, byte)| {
-                // The checksum itself counts as spaces.
-                let byte = if (148..156).contains(&at) { b' ' } else { *byte };
-                sum + if signed { i64::from(byte as i8) } else { i64::from(byte) }
-            })
-        };
-        let told = i64::try_from(number(&block[148..156])?).ok()?;
-        if told != sum(false) && told != sum(true) {
-            return None;
-        }
-        let mut name = c_string(&block[..100]);
-        let prefix = c_string(&block[345..500]);
-        // GNU keeps times where ustar has the prefix.
-        if &block[257..263] == b"ustar\0" && !prefix.is_empty() {
-            name = format!("{prefix}/{name}");
-        }
-        Some(Self { name, size: number(&block[124..136])?, kind: block[156] })
-    }
-}
-
-/// A number in octal; or, where the first bit is set, in base 256.
-fn number(field: &[u8]) -> Option<u64> {
-    if field.first().is_some_and(|byte| byte & 0x80 != 0) {
-        let (high, low) = field.split_at_checked(field.len().saturating_sub(8))?;
-        let small = high
-            .split_first()
-            .is_some_and(|(first, rest)| *first == 0x80 && rest.iter().all(|byte| *byte == 0));
-        return small.then(|| low.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
-    }
-    let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
-    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
-}
-
-/// A text up to its zero byte.
-fn c_string(field: &[u8]) -> String {
-    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..end]).into_owned()
-}
-
-/// The `path` of a pax head: records of `length key=value` (POSIX.1-2017, pax).
-fn pax_path(mut text: &[u8]) -> Option<String> {
-    loop {
-        let space = text.iter().position(|byte| *byte == b' ')?;
-        let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
-        let record = text.get(space + 1..length)?;
-        if let Some(path) = record.strip_prefix(b"path=") {
-            return Some(String::from_utf8_lossy(path).trim_end_matches('\n').to_string());
-        }
-        text = &text[length..];
-    }
-}
-
-/// Where the next sound head stands, from `at` on.
-fn next_head<R: BufRead + Seek>(input: &mut R, mut at: u64, length: u64) -> io::Result<u64> {
-    input.seek(SeekFrom::Start(at))?;
-    let mut block = [0; BLOCK as usize];
-    while at + BLOCK <= length {
-        input.read_exact(&mut block)?;
-        // Old heads have no magic; without one, an image's bytes would be taken for a head once in a while.
-        if &block[257..262] == b"ustar" && Head::of(&block).is_some() {
-            return Ok(at);
-        }
-        at += BLOCK;
-    }
-    // Not the end: that the file has no end mark is told.
-    Ok(length)
 }
 
 #[cfg(test)]
