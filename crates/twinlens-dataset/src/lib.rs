@@ -14,8 +14,10 @@ pub mod export;
 pub mod manifest;
 pub mod protocol;
 pub mod reader;
+pub mod row_groups;
 pub mod shard;
 pub mod storage;
+pub mod tar;
 pub mod types;
 pub mod writer;
 

@@ -3,8 +3,6 @@
 //! A split is an even share of the samples of a file. Each reads the heads of the file, which is quick, and then the bytes of its own
 //! samples, one sample at a time.
 
-mod tar;
-
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -15,13 +13,13 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use twinlens_dataset::tar::{self, Entry, Span};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use self::tar::{Entry, Span};
 use super::checks;
 use super::files::{self, Files, Readable};
 use super::reading::{self, Reading, Send};
