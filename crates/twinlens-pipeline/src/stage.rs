@@ -96,6 +96,12 @@ pub trait Stage: Debug + Send + Sync {
         &[]
     }
 
+    /// Whether the stage may begin while its first input is still being made: it then reads what is committed, waits for more, and
+    /// knows by the manifest when there will be no more. The runner starts it beside that input, where its other inputs allow it.
+    fn follows(&self) -> bool {
+        false
+    }
+
     /// Checks the options against the inputs and says what tables come out. No I/O. All faults at once.
     fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>>;
 

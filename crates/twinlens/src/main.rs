@@ -7,6 +7,7 @@ mod config;
 mod env;
 mod errors;
 mod export;
+mod hub;
 mod model;
 mod plan;
 mod progress;

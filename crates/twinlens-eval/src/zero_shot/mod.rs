@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::{SplitWriter, contracts};
 use twinlens_image::Limits;
 use twinlens_model::{CONFIG_FILE, DeviceOption, Precision, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub;
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
@@ -42,7 +43,7 @@ use pass::Pass;
 #[serde(deny_unknown_fields)]
 pub struct ZeroShot {
     /// A `train` stage, or the path of a folder (`./models/b32`) with config.json, model.safetensors and
-    /// tokenizer.json.
+    /// tokenizer.json, or a model of the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
     model: Input,
     /// The evaluation sets: names of declared ones (`"cifar10"`, `"./mine.toml"`), and tables that describe others.
     sets: Located<Vec<Located<SetEntry>>>,
@@ -114,7 +115,8 @@ impl Stage for ZeroShot {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        if !self.model.is_path() {
+        // What a name of the hub means does not change while it is in the cache.
+        if !self.model.is_path() || is_hub(self.model.name()) {
             return Vec::new();
         }
         let folder = self.model.name().trim_end_matches('/');

@@ -9,6 +9,7 @@ use datafusion::logical_expr::{cast, col};
 use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
 use twinlens_image::{JPEG_DECODER, Preprocess};
+use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
@@ -39,7 +40,10 @@ impl Model {
     pub async fn open(options: &ZeroShot, cx: &RunContext, inputs: &[InputData]) -> Result<Self, RunError> {
         let name = options.model.name().to_string();
         let (folder, checkpoint) = if options.model.is_path() {
-            (cx.path(&name), None)
+            let (files, written) = (cx.files.clone(), name.clone());
+            let open = move || files.model(&written, &FOLDER_FILES);
+            let opened = tokio::task::spawn_blocking(open).await;
+            (opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
         } else {
             let training = input(inputs, &options.model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {

@@ -38,9 +38,9 @@ pub struct Provenance<'a> {
     pub classes_hash: &'a str,
     pub prompts_hash: &'a str,
     pub weights_hash: &'a str,
+    pub preprocess_hash: &'a str,
     /// What matrix products were computed in.
     pub precision: &'a str,
-    pub preprocess_hash: &'a str,
     /// Which of the examples: [`ALL`], [`CLEAN`] or [`OVERLAP`].
     pub part: &'a str,
     pub n: u64,
@@ -81,8 +81,8 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("classes_hash", same(from.classes_hash)),
         ("prompts_hash", same(from.prompts_hash)),
         ("weights_hash", same(from.weights_hash)),
-        ("precision", same(from.precision)),
         ("preprocess_hash", same(from.preprocess_hash)),
+        ("precision", same(from.precision)),
         ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
         ("program", same(PROGRAM)),
     ])

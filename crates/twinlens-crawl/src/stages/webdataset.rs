@@ -3,8 +3,6 @@
 //! A split is an even share of the samples of a file. Each reads the heads of the file, which is quick, and then the bytes of its own
 //! samples, one sample at a time.
 
-mod tar;
-
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -15,13 +13,13 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use twinlens_dataset::samples::{self, Entry, Span};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use self::tar::{Entry, Span};
 use super::checks;
 use super::files::{self, Files, Readable};
 use super::reading::{self, Reading, Send};
@@ -168,8 +166,8 @@ impl Reading for Shard {
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut file = BufReader::new(file);
-        let tar::Index { entries, damage, .. } =
-            tar::index(&mut file, length, self.reader.limits.max_bytes).map_err(io)?;
+        let samples::Index { entries, damage, .. } =
+            samples::index(&mut file, length, self.reader.limits.max_bytes).map_err(io)?;
         let (part, parts, total) = (self.part, self.parts, entries.len() as u64);
         let share = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
         let own = entries.into_iter().take(share(part + 1)).skip(share(part));

@@ -1,38 +1,51 @@
-//! The samples of a tar file: which members share a key, and where their bytes are.
+//! The samples of a WebDataset: which members of a tar file share a key, and where their bytes are.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Seek};
 
-use twinlens_dataset::tar::{BLOCK, DAMAGED, Found, Member, Members, TRUNCATED};
+use crate::tar::{BLOCK, DAMAGED, Found, Member, Members, TRUNCATED};
 
-use super::super::samples::{IMAGES, MAX_TEXT, Refusal};
+/// Longest text, and longest JSON, in bytes.
+pub const MAX_TEXT: u64 = 1 << 20;
+/// Endings of images, in lower case. Those that cannot be decoded are refused by what they hold.
+pub const IMAGES: &[&str] =
+    &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "ppm"];
 
-/// A part of a sample: where its bytes are; or why they cannot be had.
-pub(super) type Span = Result<(u64, u64), Refusal>;
+/// Why a sample is refused: a code (`damaged_archive`, `truncated_archive`, `too_many_bytes`) and the particulars.
+pub type Refusal = (&'static str, String);
+/// A part of a sample: where its bytes are, as offset and length; or why they cannot be had.
+pub type Span = Result<(u64, u64), Refusal>;
 
 /// One sample: the members that share a key.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) key: String,
+pub struct Entry {
+    /// What its members have in common: the name up to the first dot.
+    pub key: String,
     /// The image's member, whole name.
-    pub(super) path: String,
-    pub(super) image: Option<Span>,
-    pub(super) text: Option<Span>,
-    pub(super) json: Option<Span>,
+    pub path: String,
+    /// The image.
+    pub image: Option<Span>,
+    /// The text.
+    pub text: Option<Span>,
+    /// The JSON.
+    pub json: Option<Span>,
 }
 
 /// What is in a file.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub struct Index {
     /// Samples, in the order in which their first members stand.
-    pub(super) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
     /// Places that cannot be read: the byte, and why.
-    pub(super) damage: Vec<(u64, Refusal)>,
+    pub damage: Vec<(u64, Refusal)>,
     keys: HashMap<String, usize>,
 }
 
 /// Reads the heads of a file of `length` bytes. `max_image` is the longest image, in bytes.
-pub(super) fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u64) -> io::Result<Index> {
+///
+/// # Errors
+/// The system's, when the file cannot be read; what is damaged is in the result.
+pub fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u64) -> io::Result<Index> {
     let mut index = Index::default();
     for found in Members::new(input, length) {
         match found? {
