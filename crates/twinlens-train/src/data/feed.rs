@@ -58,8 +58,10 @@ impl<'a> Feed<'a> {
             .thread_name(|number| format!("decode-{number}"))
             .build()
             .map_err(|error| TrainError::Options(format!("threads for decoding: {error}")))?;
-        let (maker, budget) =
-            (Maker::new(size, options.crop_min_area, options.augment.clone()), Budget::new(data.options.decode_bytes));
+        let (maker, budget) = (
+            Maker::new(size, options.crop_min_area, options.augment.clone()),
+            Budget::new(data.options.decode_bytes),
+        );
         Ok(Self { data, options, size, maker, budget, cache, pool })
     }
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use twinlens_dataset::storage::Location;
 use twinlens_dataset::samples::{self, Entry, Span};
+use twinlens_dataset::storage::Location;
 use twinlens_image::Limits;
 
 /// Where the parts of a sample are: offset and length of the image, then of the text; a bit says whether the text is JSON.
