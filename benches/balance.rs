@@ -108,6 +108,7 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
         grace: Duration::from_secs(1),
         clock: Clock::System,
         hosts: Arc::default(),
+        hub: Default::default(),
     };
     let run = async |settings: &Settings| {
         run::run(&pipeline, &registry, settings, Arc::new(Silent), CancellationToken::new()).await

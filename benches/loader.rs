@@ -82,6 +82,7 @@ fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> R
         checkpoint_every: 1,
         seed: 1,
         crop_min_area: Some(0.9),
+        augment: None,
         prefetch_bytes: 0,
     };
     let (send, receive) = sync_channel(1);

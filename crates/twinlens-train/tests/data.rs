@@ -33,7 +33,7 @@ fn caption(row: usize) -> String {
 /// Row 7 has no caption, row 20 is cut off, row 33 has no image; all else are pairs.
 fn row(row: usize) -> (Option<String>, Option<Vec<u8>>) {
     let (width, height) = (24 + row % 3 * 8, 20 + row % 5 * 4);
-    let pixels = (0..width * height * 3).map(|i| (i * (row + 3) >> 3) as u8).collect();
+    let pixels = (0..width * height * 3).map(|i| ((i * (row + 3)) >> 3) as u8).collect();
     let format = if row.is_multiple_of(2) { Format::Png } else { Format::Jpeg };
     let mut bytes =
         encode(&Rgb::new(width as u32, height as u32, pixels).unwrap(), format, Some(90)).unwrap();

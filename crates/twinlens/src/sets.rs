@@ -39,7 +39,7 @@ fn list(data: Option<&Path>) -> Result<(), Failure> {
         right.push(false);
     }
     let mut table = TableWriter::of_text(std::io::stdout().lock(), &names, &right);
-    for set in catalog::all().map_err(|why| Failure::user(why))? {
+    for set in catalog::all().map_err(Failure::user)? {
         let mut row = vec![
             set.name.clone(),
             set.title.clone(),

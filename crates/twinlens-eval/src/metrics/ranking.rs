@@ -305,7 +305,7 @@ mod tests {
                     scores.add([(rng.random::<f32>(), presence(4)), (rng.random::<f32>(), presence(9))]);
                 }
                 let ranked = scores.ranked();
-                sum += mean(&ranked, &vec![1; 40], metric).unwrap();
+                sum += mean(&ranked, &[1; 40], metric).unwrap();
                 told = chance(&ranked, metric, &mut rng).unwrap();
             }
             assert!((sum / 300.0 - told).abs() < 0.012, "{metric:?}: {} {told}", sum / 300.0);

@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn names_are_bound_by_the_data_and_not_by_order() {
         let listed = "[\"annual crop land\", { name = \"lake\", label = \"SeaLake\" }, \"forest\"]";
-        let cases: [(&str, Option<&[&str]>, &[&str], usize); 6] = [
+        type Case = (&'static str, Option<&'static [&'static str]>, &'static [&'static str], usize);
+        let cases: [Case; 6] = [
             (listed, None, &["annual crop land", "lake", "forest"], 0),
             (
                 listed,

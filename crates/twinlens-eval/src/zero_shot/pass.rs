@@ -15,6 +15,9 @@ use super::{Task, ZeroShot, input};
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, decode};
 
+/// A set after a pass: its results, or why it could not be evaluated.
+pub type Evaluated = (Task, Result<SplitWriter, EvalError>);
+
 /// One pass over an input.
 pub struct Pass<'a> {
     cx: &'a RunContext,
@@ -72,7 +75,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot be evaluated.
-    pub fn run(mut self) -> Result<Vec<(Task, Result<SplitWriter, EvalError>)>, EvalError> {
+    pub fn run(mut self) -> Result<Vec<Evaluated>, EvalError> {
         if !self.sets.is_empty() {
             self.read()?;
         }

@@ -56,7 +56,10 @@ impl Trunk {
 
 /// Memory kept from one step to the next, by length: memory fresh from the system costs a page fault for every 4 KiB.
 #[derive(Clone, Default)]
-pub struct Buffers(Arc<Mutex<(usize, BTreeMap<usize, Vec<Vec<f32>>>)>>);
+pub struct Buffers(Arc<Mutex<Kept>>);
+
+/// The batch that memory is kept for, and the memory by length.
+type Kept = (usize, BTreeMap<usize, Vec<Vec<f32>>>);
 
 impl Buffers {
     /// Lets go of what was kept for batches of another size.
@@ -412,9 +415,9 @@ impl ResNet {
         let mut saved = Saved { pixels: self.buffers.take(pixels.len()), ..Saved::default() };
         channels_last(pixels, first.channels, first.image_len(), &mut saved.pixels);
         let layers = &mut saved.layers;
-        for i in 0..self.trunk.stem.len() {
+        for (i, &parameters) in params.iter().enumerate().take(self.trunk.stem.len()) {
             let source = layers.last().map_or_else(|| Source::plain(&saved.pixels), Source::of);
-            let layer = self.layer(params[i], i, source, batch);
+            let layer = self.layer(parameters, i, source, batch);
             match layers.last_mut() {
                 Some(before) => self.done(&mut before.convolved),
                 None => self.done(&mut saved.pixels),
