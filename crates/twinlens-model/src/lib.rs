@@ -10,8 +10,10 @@ mod error;
 mod init;
 mod objective;
 mod ops;
+mod parts;
 pub mod reference;
 mod score;
+mod shares;
 mod tokenizer;
 mod towers;
 pub mod weights;
@@ -23,5 +25,7 @@ pub use config::{
 pub use error::{ModelError, Result};
 pub use objective::Objective;
 pub use ops::activation::Activation;
+pub use parts::{Tower, covers};
+pub use shares::{Features, Share};
 pub use tokenizer::{TOKENIZER_FILE, Tokenizer};
 pub use towers::Pass;
