@@ -1,21 +1,29 @@
 //! Optimiser, schedule, checkpoints, the training loop.
 
 mod checkpoint;
+mod collective;
+mod ema;
 mod error;
 mod examples;
 mod log;
+mod measure;
 mod optimizer;
 mod sampler;
 mod schedule;
 mod stages;
+mod step;
 mod trainer;
+mod watch;
 
-pub use checkpoint::Checkpoints;
+pub use checkpoint::{Checkpoints, State};
+pub use collective::{Collective, Local, Threads};
 pub use error::{Result, TrainError};
 pub use examples::{Examples, ExamplesReader, ExamplesWriter, Record};
 pub use log::LogRow;
-pub use optimizer::{AdamW, AdamWOptions, Moments, StepError};
+pub use measure::Measurement;
+pub use optimizer::{AdamW, AdamWOptions, Gradients, Moments, StepError};
 pub use sampler::Sampler;
 pub use schedule::Schedule;
 pub use stages::{TokenizerStage, Train, register};
-pub use trainer::{Outcome, TrainOptions, train};
+pub use step::{Step, Stepper};
+pub use trainer::{Batch, Evaluate, Hooks, Outcome, TrainOptions, Trained, train};

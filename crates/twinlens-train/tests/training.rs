@@ -2,87 +2,48 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::ops::ControlFlow;
+mod support;
+
 use std::path::Path;
-use twinlens_model::{
-    Activation, Clip, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig,
-};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use support::{PAIRS, config, examples, options, resnet};
+use twinlens_model::{Clip, ClipConfig, Objective};
 use twinlens_train::{
-    AdamWOptions, Checkpoints, Examples, ExamplesWriter, LogRow, Outcome, Record, TrainError, TrainOptions,
-    train,
+    AdamW, Checkpoints, Examples, ExamplesWriter, Hooks, LogRow, Outcome, Record, State, TrainError,
+    TrainOptions, train,
 };
-
-const PAIRS: u32 = 48;
-
-fn config() -> ClipConfig {
-    ClipConfig {
-        embed: 16,
-        vision: VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }),
-        text: TextConfig { context: 6, vocab: 64, width: 32, layers: 2, heads: 2 },
-        activation: Activation::QuickGelu,
-        objective: Objective::Contrastive,
-    }
-}
-
-/// The same with a ResNet, whose running statistics a checkpoint has to hold.
-fn resnet() -> ClipConfig {
-    let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
-    ClipConfig { vision: VisionConfig::ResNet(tower), ..config() }
-}
-
-fn options(steps: u64) -> TrainOptions {
-    TrainOptions {
-        steps,
-        batch_size: 16,
-        lr: 3e-3,
-        warmup: 5,
-        adamw: AdamWOptions {
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-6,
-            weight_decay: 0.2,
-            clip_grad_norm: Some(1.0),
-        },
-        checkpoint_every: 4,
-        seed: 11,
-        crop_min_area: Some(0.8),
-        prefetch_bytes: 100_000,
-    }
-}
-
-/// Images of flat colours with a bright corner, each with a caption of two tokens of its own.
-fn examples(path: &Path) -> Examples {
-    let mut writer = ExamplesWriter::create(path, Record { side: 20, context: 6 }).unwrap();
-    for i in 0..PAIRS {
-        let colour = [(i * 5) as u8, 250 - (i * 4) as u8, (i % 7 * 36) as u8];
-        let corner = (i % 4) as usize;
-        let pixel = |p: usize| if p / 20 / 10 * 2 + p % 20 / 10 == corner { [255; 3] } else { colour };
-        let pixels: Vec<u8> = (0..400).flat_map(pixel).collect();
-        writer.push(&pixels, &[62, i + 1, 50 + i % 10, 63, 0, 0]).unwrap();
-    }
-    writer.finish().unwrap()
-}
 
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     run_model(&config(), dir, options, cuts)
 }
 
+/// One run of a training, which is asked to stop after step `cut`.
+fn go(
+    clip: &Clip,
+    examples: &Examples,
+    options: &TrainOptions,
+    checkpoints: &Checkpoints,
+    cut: Option<u64>,
+) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(false);
+    let mut observe = |row: &LogRow| {
+        if cut == Some(row.step) {
+            stop.store(true, Relaxed);
+        }
+    };
+    let hooks = Hooks { now: &|| 7, stop: &|| stop.load(Relaxed), observe: &mut observe, evaluate: None };
+    train(clip, examples, options, checkpoints, hooks)
+}
+
 /// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     let examples = examples(&dir.join("examples"));
-    let mut cuts = cuts.to_vec();
+    let mut cuts = cuts.iter().copied();
     loop {
         let clip = Clip::new(config.clone(), 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-        let mut observe = |row: &LogRow| {
-            if cuts.first() == Some(&row.step) {
-                cuts.remove(0);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        match train(&clip, &examples, options, &checkpoints, &|| 7, &mut observe).unwrap() {
-            Outcome::Finished(log) => return (log, clip.weights_hash()),
+        match go(&clip, &examples, options, &checkpoints, cuts.next()).unwrap() {
+            Outcome::Finished(trained) => return (trained.log, clip.weights_hash()),
             Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
         }
     }
@@ -152,7 +113,7 @@ fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
 fn failure(dir: &Path, options: &TrainOptions, examples: &Examples) -> TrainError {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-    train(&clip, examples, options, &checkpoints, &|| 7, &mut |_| ControlFlow::Continue(())).unwrap_err()
+    go(&clip, examples, options, &checkpoints, None).err().unwrap()
 }
 
 #[test]
@@ -190,13 +151,14 @@ fn a_checkpoint_that_is_damaged_or_of_another_training_is_named() {
     let path = dir.path().join("checkpoints/step-0000000004.safetensors");
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
     let clip = Clip::new(config(), 3).unwrap();
-    let mut adam = twinlens_train::AdamW::new(clip.variables(), options(1).adamw);
-    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    let adam = AdamW::new(clip.variables(), options(1).adamw);
+    let mut state = State { adam, ema: None, log: vec![], measured: vec![] };
+    let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000004") && error.contains("other options"), "{error}");
 
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
-    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000004") && error.contains("delete it"), "{error}");
 }

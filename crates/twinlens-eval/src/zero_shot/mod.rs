@@ -9,6 +9,7 @@ mod model;
 mod pass;
 mod set_pass;
 mod tables;
+mod training;
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,7 @@ use crate::prompts::PromptOptions;
 use crate::set::SetOptions;
 use model::Model;
 use pass::Pass;
+pub use training::InTraining;
 
 /// Classifies images by the nearest of their classes' names, put into prompts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

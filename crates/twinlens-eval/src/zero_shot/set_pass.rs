@@ -101,12 +101,12 @@ pub struct Waiting {
 }
 
 /// Refuses a set for a reason that names the class or column.
-fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
+pub fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
     let name = set.name.value().clone();
     move |fault| EvalError::set(&name, fault.why, fault.hint)
 }
 
-fn engine(error: ArrowError) -> EvalError {
+pub fn engine(error: ArrowError) -> EvalError {
     EvalError::Run(RunError::Engine(error.into()))
 }
 
@@ -136,7 +136,7 @@ fn distinct(
 
 /// The classes of a set: those listed, those of another table, those that name integer labels, or the distinct
 /// labels.
-fn classes(
+pub fn classes(
     cx: &RunContext,
     set: &SetOptions,
     inputs: &[InputData],

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod training;
 mod trust;
 
 use std::collections::BTreeMap;

@@ -1,25 +1,23 @@
 //! `train`: a CLIP model out of pairs.
 
-use super::pairs::{IMAGE, Source, engine};
-use super::{blocking, column, model_error, text_column, train_error};
+use super::pairs::{IMAGE, Source};
+use super::results::{log_batch, measured_batch, write_model};
+use super::{blocking, column, model_error, start, text_column, train_error};
 use crate::checkpoint::Checkpoints;
-use crate::examples::Record;
+use crate::examples::{Examples, Record};
 use crate::log::LogRow;
 use crate::optimizer::AdamWOptions;
-use crate::trainer::{Outcome, TrainOptions, train};
+use crate::trainer::{Evaluate, Hooks, Outcome, TrainOptions, train};
 use async_trait::async_trait;
-use datafusion::arrow::array::{
-    ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
-};
 use datafusion::arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter, contracts};
-use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_model::{Clip, ClipConfig, Objective, TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::evaluation::{Evaluation, Measured, Never};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
@@ -31,10 +29,11 @@ use twinlens_pipeline::{
 /// `tokenizer.json`; its table is the log, a row a step.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Train {
+#[schemars(rename = "Train")]
+pub struct Train<E = Never> {
     /// The pairs, with images.
     input: Input,
-    /// The stage that made the tokenizer.
+    /// The stage that made the tokenizer, or the path of a folder (`./models/b32`) with a tokenizer.json.
     tokenizer: Input,
     /// The model's shape: the name of a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The vocabulary's size is the
     /// tokenizer's.
@@ -86,7 +85,62 @@ pub struct Train {
     /// Checkpoints that are kept while training.
     #[serde(default = "keep_checkpoints")]
     keep_checkpoints: usize,
+    /// Pairs of a forward pass, where a whole batch does not fit in memory. All pairs of the batch are compared all the
+    /// same, for one more forward pass; a ResNet's batch norms see one micro-batch at a time. [default: the whole batch]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    micro_batch: Option<Located<usize>>,
+    /// Threads that each hold a replica of the model and take an equal part of each batch. [default: 1]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranks: Option<Located<usize>>,
+    /// Keep the input alone of each transformer block, and compute the rest again on the way back: about a tenth of the
+    /// memory for a third more time. A ResNet keeps all. [default: false]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recompute: Option<bool>,
+    /// The highest learning rate of the image tower, where it is another than `lr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_lr: Option<Located<f64>>,
+    /// The highest learning rate of the text tower, where it is another than `lr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_lr: Option<Located<f64>>,
+    /// The weights to start from: a `train` stage, or the path of a folder (`./models/b32`) as this program, Hugging Face
+    /// or open_clip writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<Input>,
+    /// What of `from` is taken: `visual` and `text` are the towers, anything else is a variable's name up to a dot.
+    /// [default: everything]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_parts: Option<Located<Vec<Located<String>>>>,
+    /// What is not trained, named as in `from_parts`: `freeze = ["visual"]` with `from` is LiT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freeze: Option<Located<Vec<Located<String>>>>,
+    /// How slowly a running mean of the weights forgets (0.999, say). With it, the mean is the model that is evaluated and
+    /// left; the weights of the last step lie beside it in `last.safetensors`. [default: no mean]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ema: Option<Located<f64>>,
+    /// Steps between weights that are left beside the model, as `step-0000000500.safetensors`. [default: none are]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_every: Option<Located<u64>>,
+    /// Which weights are the model: of the last step, or of the best by the first metric of `evaluate`, or without it by
+    /// the mean loss of 100 steps, looked at with each checkpoint. [default: last]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<Weights>,
+    /// Evaluation while training: its results are the side table `evaluations`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluate: Option<E>,
 }
+
+/// Which weights a training leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// Those of the last step.
+    Last,
+    /// Those of the best step.
+    Best,
+}
+
+/// The side table of what was measured on the way.
+const EVALUATIONS: &str = "evaluations";
 
 /// A preset's name, or the shape itself.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -138,7 +192,7 @@ fn keep_checkpoints() -> usize {
 /// Batches made ahead take at most this many bytes, also where the run allows more.
 const PREFETCH_BYTES: usize = 64 << 20;
 
-impl Train {
+impl<E: Evaluation<Clip>> Train<E> {
     fn config(&self) -> Result<ClipConfig, Fault> {
         let mut config = match self.model.value() {
             ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
@@ -192,6 +246,51 @@ impl Train {
             "`random_crop` is a part of the area",
             "0.9, say",
         );
+        for rate in self.image_lr.iter().chain(&self.text_lr) {
+            let holds = **rate > 0.0 && rate.is_finite();
+            expect(
+                holds,
+                rate.span(),
+                "the learning rate is no positive number",
+                "to hold a tower fast, `freeze` it",
+            );
+        }
+        for count in self.micro_batch.iter().chain(&self.ranks) {
+            expect(**count > 0, count.span(), "this is 0", "at least 1");
+        }
+        if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ***ranks > 0) {
+            let holds = self.batch_size.is_multiple_of(**ranks);
+            expect(
+                holds,
+                ranks.span(),
+                "the ranks do not share a batch equally",
+                "a divisor of `batch_size`",
+            );
+        }
+        if let Some(ema) = &self.ema {
+            expect(**ema > 0.0 && **ema < 1.0, ema.span(), "`ema` is not between 0 and 1", "0.999, say");
+        }
+        if let Some(every) = &self.keep_every {
+            expect(**every > 0, every.span(), "`keep_every` is 0", "at least 1");
+        }
+        faults
+    }
+
+    /// What is wrong with what it starts from and what it holds fast.
+    fn start_faults(&self, config: &ClipConfig, inputs: &[InputTables]) -> Vec<Fault> {
+        let lists = self.from_parts.iter().chain(&self.freeze);
+        let mut faults: Vec<Fault> = lists.flat_map(|parts| start::faults(parts, config)).collect();
+        if let (Some(parts), None) = (&self.from_parts, &self.from) {
+            faults.push(Fault::at(parts.span(), "`from_parts` without `from`").label("parts of what?"));
+        }
+        if let Some(from) = &self.from {
+            let found = inputs.iter().find(|input| input.input.name() == from.name());
+            if let Some(kind) = found.and_then(|input| input.kind).filter(|kind| *kind != Self::KIND) {
+                let fault =
+                    Fault::at(from.0.span(), format!("this is a `{kind}` stage, which leaves no model"));
+                faults.push(fault.label("expected a `train` stage or a folder"));
+            }
+        }
         faults
     }
 
@@ -201,9 +300,12 @@ impl Train {
             (Some(steps), _) => **steps,
             (None, epochs) => (epochs.as_ref().map_or(1.0, |e| **e) * per_epoch).ceil().max(1.0) as u64,
         };
+        let rate = |own: &Option<Located<f64>>| own.as_ref().map_or(1.0, |own| **own / *self.lr);
         TrainOptions {
             steps,
             batch_size: *self.batch_size,
+            micro_batch: self.micro_batch.as_ref().map(|count| **count),
+            ranks: self.ranks.as_ref().map_or(1, |count| **count),
             lr: *self.lr,
             warmup: self.warmup.min(steps / 2),
             adamw: AdamWOptions {
@@ -212,8 +314,14 @@ impl Train {
                 eps: self.eps,
                 weight_decay: self.weight_decay,
                 clip_grad_norm: (self.clip_grad_norm > 0.0).then_some(self.clip_grad_norm),
+                image_rate: rate(&self.image_lr),
+                text_rate: rate(&self.text_lr),
             },
+            ema: self.ema.as_ref().map(|decay| **decay),
             checkpoint_every: self.checkpoint_every,
+            keep_every: self.keep_every.as_ref().map(|every| **every),
+            keep_best: self.weights == Some(Weights::Best),
+            evaluate_every: self.evaluate.as_ref().map(Evaluation::every),
             seed: cx.seed_for("order"),
             crop_min_area: self.crop(),
             prefetch_bytes: cx.bytes_in_flight.min(PREFETCH_BYTES),
@@ -225,7 +333,7 @@ impl Train {
     }
 }
 
-impl StageKind for Train {
+impl<E: Evaluation<Clip>> StageKind for Train<E> {
     const KIND: &'static str = "train";
     const ABOUT: &'static str = "Trains a CLIP model on image-text pairs";
     const EXAMPLE: &'static str = r#"[stages.clip]
@@ -238,14 +346,34 @@ epochs = 20
     const VERSION: u32 = 1;
 }
 
-impl Stage for Train {
+impl<E: Evaluation<Clip>> Stage for Train<E> {
     fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone(), self.tokenizer.clone()]
+        let models = [Some(&self.tokenizer), self.from.as_ref()].into_iter().flatten();
+        let models = models.filter(|input| !input.is_path()).cloned();
+        let evaluated = self.evaluate.iter().flat_map(Evaluation::inputs);
+        let mut seen = BTreeSet::new();
+        let all = [self.input.clone()].into_iter().chain(models).chain(evaluated);
+        all.filter(|input| seen.insert(input.name().to_owned())).collect()
+    }
+
+    fn files(&self) -> Vec<Located<String>> {
+        let folders = [Some(&self.tokenizer), self.from.as_ref()].into_iter().flatten();
+        let folders = folders.filter(|input| input.is_path());
+        let named = |input: &Input| format!("{}/", input.name().trim_end_matches('/'));
+        folders.map(|input| Located::new(named(input), input.0.span())).collect()
+    }
+
+    fn side_tables(&self) -> &'static [&'static str] {
+        if self.evaluate.is_some() { &[EVALUATIONS] } else { &[] }
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.number_faults();
-        faults.extend(self.config().err());
+        match self.config() {
+            Ok(config) => faults.extend(self.start_faults(&config, inputs)),
+            Err(fault) => faults.push(fault),
+        }
+        faults.extend(self.evaluate.iter().flat_map(|evaluate| evaluate.faults(inputs)));
         let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
         let at = || self.input.0.span();
         let caption_at = if self.caption.span().is_empty() { at() } else { self.caption.span() };
@@ -258,11 +386,19 @@ impl Stage for Train {
             }
             Err(fault) => faults.push(fault.hint("put a `fetch` stage before this one")),
         }
-        if let Some(kind) = inputs.get(1).and_then(|input| input.kind).filter(|kind| *kind != "tokenizer") {
+        let tokenizer = inputs.iter().find(|input| input.input.name() == self.tokenizer.name());
+        if let Some(kind) = tokenizer.and_then(|input| input.kind).filter(|kind| *kind != "tokenizer") {
             let fault = Fault::at(self.tokenizer.0.span(), format!("this is a `{kind}` stage"));
             faults.push(fault.label("expected a `tokenizer` stage"));
         }
-        if faults.is_empty() { Ok(Tables::main(contracts::train_log())) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let tables = Tables::main(contracts::train_log());
+        Ok(match self.evaluate {
+            Some(_) => tables.with(EVALUATIONS, contracts::evaluations()),
+            None => tables,
+        })
     }
 
     fn work(&self) -> Work<'_> {
@@ -270,40 +406,21 @@ impl Stage for Train {
     }
 }
 
-/// The log as a batch of the contract `train_log`.
-fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
-    let ints = |f: fn(&LogRow) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(log.iter().map(|r| f(r) as i64)))
-    };
-    let floats = |f: fn(&LogRow) -> f64| -> ArrayRef {
-        Arc::new(Float32Array::from_iter_values(log.iter().map(|r| f(r) as f32)))
-    };
-    let wall = TimestampMicrosecondArray::from_iter_values(log.iter().map(|r| r.wall)).with_timezone("UTC");
-    let columns: Vec<ArrayRef> = vec![
-        ints(|r| r.step),
-        ints(|r| r.samples_seen),
-        Arc::new(Float64Array::from_iter_values(log.iter().map(|r| r.epoch))),
-        floats(|r| r.loss),
-        floats(|r| r.lr),
-        floats(|r| r.logit_scale),
-        floats(|r| r.grad_norm),
-        floats(|r| r.samples_per_second),
-        Arc::new(wall),
-    ];
-    RecordBatch::try_new(contracts::train_log(), columns).map_err(engine)
-}
-
 /// One training, on a thread of its own.
-struct Run {
-    stage: Train,
+struct Run<E> {
+    stage: Train<E>,
     config: ClipConfig,
     cx: RunContext,
     pairs: InputData,
+    /// All inputs of the stage.
+    inputs: Vec<InputData>,
     tokenizer: PathBuf,
+    /// The folder of the model to start from.
+    from: Option<PathBuf>,
     work: PathBuf,
 }
 
-impl Run {
+impl<E: Evaluation<Clip>> Run<E> {
     /// Trains, from the newest checkpoint on, and fills the split.
     fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
         let tokenizer = Tokenizer::load(&self.tokenizer).map_err(model_error)?;
@@ -322,12 +439,43 @@ impl Run {
         };
         let examples = source.write(&self.work.join("examples"), &mut split)?;
         let options = self.stage.options(&self.cx, examples.len());
-        let clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
+        let clip = self.start(&tokenizer)?;
         let run = self.identity(&options, &tokenizer)?;
         let checkpoints = self.work.join("checkpoints");
         let checkpoints =
             Checkpoints::new(&checkpoints, run, self.stage.keep_checkpoints).map_err(train_error)?;
+        let outcome = self.train(&clip, &examples, &options, &checkpoints)?;
+        let Outcome::Finished(trained) = outcome else { return Err(RunError::Interrupted) };
+        split.write(MAIN, &log_batch(&trained.log)?)?;
+        if self.stage.evaluate.is_some() {
+            split.write(EVALUATIONS, &measured_batch(&trained.measured, options.batch_size)?)?;
+        }
+        let best = options.keep_best;
+        write_model(&clip, &trained, best, &tokenizer, &checkpoints, &self.work, &mut split)?;
+        Ok(split)
+    }
 
+    /// The model before the first step.
+    fn start(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
+        let mut clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
+        if let Some(folder) = &self.from {
+            let parts = self.stage.from_parts.as_ref().map(start::names);
+            start::from_folder(&clip, tokenizer, folder, parts.as_deref())?;
+        }
+        if let Some(freeze) = &self.stage.freeze {
+            clip.freeze(&start::names(freeze)).map_err(model_error)?;
+        }
+        clip.recompute(self.stage.recompute == Some(true));
+        Ok(clip)
+    }
+
+    fn train(
+        &self,
+        clip: &Clip,
+        examples: &Examples,
+        options: &TrainOptions,
+        checkpoints: &Checkpoints,
+    ) -> Result<Outcome, RunError> {
         let cx = &self.cx;
         cx.progress.total(options.steps);
         let mut counted = 0;
@@ -342,15 +490,29 @@ impl Run {
                 lr: row.lr as f32,
                 samples_per_second: row.samples_per_second as f32,
             });
-            if cx.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let now = || cx.clock.micros();
-        let outcome =
-            train(&clip, &examples, &options, &checkpoints, &now, &mut observe).map_err(train_error)?;
-        let Outcome::Finished(log) = outcome else { return Err(RunError::Interrupted) };
-        split.write(MAIN, &log_batch(&log)?)?;
-        self.write_model(&clip, &tokenizer, &mut split)?;
-        Ok(split)
+        let open = |evaluate: &E| evaluate.open(cx, &self.inputs, &self.tokenizer);
+        let mut evaluator = self.stage.evaluate.as_ref().map(open).transpose()?;
+        let mut evaluate = evaluator.as_mut().map(|evaluator| {
+            move |clip: &Clip, step: u64| -> Result<Vec<Measured>, RunError> {
+                let found = evaluator.evaluate(clip, step)?;
+                if let Some(m) = found.first() {
+                    let (value, chance) = (100.0 * m.value, 100.0 * m.chance);
+                    cx.progress.note(format!(
+                        "step {step}: {}, {}: {} {value:.1} %, chance {chance:.1} %, n {}",
+                        m.set, m.prompts, m.metric, m.n
+                    ));
+                }
+                Ok(found)
+            }
+        });
+        let hooks = Hooks {
+            now: &|| cx.clock.micros(),
+            stop: &|| cx.cancel.is_cancelled(),
+            observe: &mut observe,
+            evaluate: evaluate.as_mut().map(|evaluate| evaluate as &mut Evaluate<'_>),
+        };
+        train(clip, examples, options, checkpoints, hooks).map_err(train_error)
     }
 
     /// What a checkpoint belongs to. The work folder goes with the stage's fingerprint, which covers options and inputs;
@@ -360,39 +522,35 @@ impl Run {
         let identity = format!("{options:?}/{:?}/{tokenizer}", self.config);
         Ok(Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect())
     }
-
-    fn write_model(
-        &self,
-        clip: &Clip,
-        tokenizer: &Tokenizer,
-        split: &mut SplitWriter,
-    ) -> Result<(), RunError> {
-        let folder = self.work.join("model");
-        std::fs::create_dir_all(&folder).map_err(|error| RunError::io(&folder, error))?;
-        clip.save(&folder).map_err(model_error)?;
-        tokenizer.save(&folder.join(TOKENIZER_FILE)).map_err(model_error)?;
-        for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-            let (from, to) = (folder.join(name), split.artifact(name));
-            std::fs::rename(&from, &to).map_err(|error| RunError::io(from, error))?;
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
-impl Job for Train {
+impl<E: Evaluation<Clip>> Job for Train<E> {
     async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
         let work = output.work_dir()?;
         if !output.is_done(0) {
-            let [pairs, tokenizer] = inputs else {
-                return Err(RunError::Internal("train without inputs".into()));
+            let named = |wanted: &Input| {
+                let found = inputs.iter().find(|input| input.name == wanted.name());
+                found.ok_or_else(|| {
+                    RunError::Internal(format!("the input `{}` was not passed", wanted.name()))
+                })
+            };
+            let folder = |model: &Input| match model.is_path() {
+                true => Ok::<_, RunError>(cx.path(model.name())),
+                false => Ok(named(model)?.dataset.dir()),
+            };
+            let tokenizer = match self.tokenizer.is_path() {
+                true => folder(&self.tokenizer)?.join(TOKENIZER_FILE),
+                false => named(&self.tokenizer)?.artifact(TOKENIZER_FILE)?,
             };
             let run = Run {
                 stage: self.clone(),
                 config: self.config().map_err(|fault| RunError::Internal(fault.message))?,
                 cx: cx.clone(),
-                pairs: pairs.clone(),
-                tokenizer: tokenizer.artifact(TOKENIZER_FILE)?,
+                pairs: named(&self.input)?.clone(),
+                inputs: inputs.to_vec(),
+                tokenizer,
+                from: self.from.as_ref().map(folder).transpose()?,
                 work: work.clone(),
             };
             let split = output.split(0, "model and log");
