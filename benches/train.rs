@@ -1,6 +1,6 @@
 //! `train`: a step of training on the CPU: forward, backward, optimiser.
 //!
-//!     cargo bench -p twinlens-train --bench train
+//!     cargo bench --workspace --bench train
 //!
 //! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`, model and batches are those that
 //! `train_peer.py` made there (`config.json`, `model.safetensors`, `batches.safetensors`), and the last line printed is JSON for it.
@@ -82,7 +82,8 @@ fn train_in_parts(
     for step in 0..steps {
         let (pixels, ids) = given.batches[step % given.batches.len()].clone();
         let start = Instant::now();
-        let made = stepper.step(&mut adam, &Batch { pixels, ids })?.ok_or("nobody asked to stop")?;
+        let made =
+            stepper.step(&mut adam, &Batch { pixels, ids, epoch: 0.0 })?.ok_or("nobody asked to stop")?;
         losses.push(made.loss as f32);
         times.push(Times { forward: 0.0, backward: start.elapsed().as_secs_f64(), optimizer: 0.0 });
     }

@@ -9,6 +9,7 @@ mod images;
 pub mod metrics;
 pub mod prompts;
 pub mod set;
+pub mod sets;
 pub mod sql;
 pub mod trust;
 pub mod zero_shot;
@@ -17,10 +18,12 @@ use twinlens_pipeline::Registry;
 
 pub use error::EvalError;
 pub use images::REJECT_CODES;
+pub use sets::EvaluationSet;
 pub use zero_shot::{InTraining, ZeroShot};
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
+    registry.add::<EvaluationSet>();
     registry.add::<ZeroShot>();
     for function in sql::functions() {
         registry.add_function(function);

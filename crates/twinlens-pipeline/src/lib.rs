@@ -9,6 +9,7 @@ pub mod context;
 pub mod error;
 pub mod evaluation;
 pub mod files;
+pub mod hub;
 pub mod located;
 pub mod registry;
 pub mod rejects;

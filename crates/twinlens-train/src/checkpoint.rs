@@ -120,7 +120,7 @@ impl Checkpoints {
         let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         for (part, model) in [("weights", Some(clip)), ("ema", state.ema.as_ref())] {
             for (name, variable) in model.iter().flat_map(|m| m.variables().iter().chain(m.buffers())) {
-                variable.set(get(format!("{part}/{name}"))?)?;
+                variable.set(&get(format!("{part}/{name}"))?.to_device(variable.device())?)?;
             }
         }
         for (name, moments) in &mut state.adam.moments {

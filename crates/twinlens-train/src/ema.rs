@@ -16,8 +16,15 @@ pub fn follow(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
     let decay = decay.min((1.0 + step as f64) / (10.0 + step as f64));
     let means = mean.variables().iter().chain(mean.buffers());
     for ((_, mean), (name, new)) in means.zip(clip.variables().iter().chain(clip.buffers())) {
-        if !clip.is_frozen(name) {
-            mean.inplace_op2(&new.as_detached_tensor(), &Follow((1.0 - decay) as f32))?;
+        if clip.is_frozen(name) {
+            continue;
+        }
+        let new = new.as_detached_tensor();
+        if mean.device().is_cpu() {
+            mean.inplace_op2(&new, &Follow((1.0 - decay) as f32))?;
+        } else {
+            let old = mean.as_detached_tensor();
+            mean.set(&(&old + ((new - &old)? * (1.0 - decay))?)?)?;
         }
     }
     Ok(())

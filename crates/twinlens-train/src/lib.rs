@@ -2,13 +2,12 @@
 
 mod checkpoint;
 mod collective;
+pub mod data;
 mod ema;
 mod error;
-mod examples;
 mod log;
 mod measure;
 mod optimizer;
-mod sampler;
 mod schedule;
 mod stages;
 mod step;
@@ -18,12 +17,10 @@ mod watch;
 pub use checkpoint::{Checkpoints, State};
 pub use collective::{Collective, Local, Threads};
 pub use error::{Result, TrainError};
-pub use examples::{Examples, ExamplesReader, ExamplesWriter, Record};
 pub use log::LogRow;
 pub use measure::Measurement;
 pub use optimizer::{AdamW, AdamWOptions, Gradients, Moments, StepError};
-pub use sampler::Sampler;
 pub use schedule::Schedule;
 pub use stages::{TokenizerStage, Train, register};
 pub use step::{Step, Stepper};
-pub use trainer::{Batch, Evaluate, Hooks, Outcome, TrainOptions, Trained, train};
+pub use trainer::{Batch, Batches, Evaluate, Hooks, Outcome, TrainOptions, Trained, train};

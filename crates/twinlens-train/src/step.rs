@@ -98,10 +98,7 @@ impl Stepper<'_> {
             return Ok(Some((value, Gradients::of(&self.variables, &loss.backward()?)?)));
         }
         let micro = self.micro_batch.min(rows);
-        let parts = (0..rows).step_by(micro).map(|first| {
-            let len = micro.min(rows - first);
-            Ok(Batch { pixels: batch.pixels.narrow(0, first, len)?, ids: batch.ids.narrow(0, first, len)? })
-        });
+        let parts = (0..rows).step_by(micro).map(|first| batch.rows(first, micro.min(rows - first)));
         let parts: Vec<Batch> = parts.collect::<Result<_>>()?;
         let compares = self.clip.config().objective.embeds_texts();
         let found = if compares { self.compared(&parts)? } else { self.predicted(&parts)? };
@@ -127,7 +124,8 @@ impl Stepper<'_> {
         }
         let gathered = |tower: usize| {
             let own: Vec<Tensor> = features.iter().map(|f: &[Tensor; 2]| f[tower].detach()).collect();
-            self.gather(&Tensor::cat(&own, 0)?)
+            // Comparing is arithmetic for the CPU, wherever the towers are.
+            self.gather(&Tensor::cat(&own, 0)?.to_device(&Device::Cpu)?)
         };
         let (image, text) = (gathered(0)?, gathered(1)?);
         let mut kept = features.into_iter().next();
@@ -155,6 +153,7 @@ impl Stepper<'_> {
                     None => self.encode(tower, part, Pass::Train)?,
                 };
                 let gradient = [&share.image, &share.text][index].narrow(0, row, rows)?;
+                let gradient = gradient.to_device(features.device())?;
                 // A number whose gradient by the features is the loss's.
                 let surrogate = (features * gradient)?.sum_all()?;
                 gradients.add(&self.variables, &surrogate.backward()?)?;
@@ -163,7 +162,7 @@ impl Stepper<'_> {
         }
         for (name, value) in share.scalars {
             if self.variables.contains_key(name) {
-                gradients.insert(name, Tensor::new(value, image.device())?);
+                gradients.insert(name, Tensor::new(value, self.clip.device())?);
             }
         }
         Ok(Some((share.loss, gradients)))
@@ -222,7 +221,7 @@ impl Stepper<'_> {
         for buffer in self.clip.buffers().values() {
             let (own, tail) = rest.split_at(buffer.elem_count());
             rest = tail;
-            buffer.set(&Tensor::from_slice(own, buffer.shape(), &Device::Cpu)?)?;
+            buffer.set(&Tensor::from_slice(own, buffer.shape(), buffer.device())?)?;
         }
         Ok(())
     }

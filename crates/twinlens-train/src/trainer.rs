@@ -8,20 +8,18 @@ use crate::checkpoint::{Checkpoints, State};
 use crate::collective::{Collective, Local, Threads};
 use crate::ema;
 use crate::error::{Result, TrainError};
-use crate::examples::{Examples, ExamplesReader, Record};
 use crate::log::LogRow;
 use crate::measure::{self, Measurement};
 use crate::optimizer::{AdamW, AdamWOptions};
-use crate::sampler::{Sampler, stream};
 use crate::schedule::Schedule;
 use crate::step::{Step, Stepper};
 use crate::watch::{self, Watch};
-use candle_core::{Device, Tensor};
-use rand::Rng;
+use candle_core::Tensor;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Instant;
-use twinlens_image::{Preprocess, Rgb, SquareCrop};
+use twinlens_image::Augment;
 use twinlens_model::{Clip, Objective};
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
@@ -58,6 +56,8 @@ pub struct TrainOptions {
     /// Each time an image is seen, a random square of at least this part of its area is cut out of it and resized (the
     /// paper's only augmentation; 0.9 in open_clip). `None`: the image as it is stored.
     pub crop_min_area: Option<f64>,
+    /// Further changes to each look at an image.
+    pub augment: Option<Augment>,
     /// Bytes that batches made ahead may take; one batch is always made ahead.
     pub prefetch_bytes: usize,
 }
@@ -95,31 +95,64 @@ pub struct Hooks<'a> {
     pub evaluate: Option<&'a mut Evaluate<'a>>,
 }
 
-/// Pairs, or a rank's part of them.
+/// What a step is made on, or a rank's part of it.
 pub struct Batch {
     /// Pixels `[batch, 3, size, size]`, normalised.
     pub pixels: Tensor,
     /// Token ids `[batch, context]`.
     pub ids: Tensor,
+    /// Epochs done after it, with fractions where the number of pairs is known.
+    pub epoch: f64,
+}
+
+impl Batch {
+    /// `len` of its rows, from `first` on.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn rows(&self, first: usize, len: usize) -> Result<Self> {
+        let part = |tensor: &Tensor| tensor.narrow(0, first, len);
+        Ok(Self { pixels: part(&self.pixels)?, ids: part(&self.ids)?, epoch: self.epoch })
+    }
+}
+
+/// Where batches come from. The batch of a step is a function of the step, however often a training was interrupted.
+pub trait Batches: Sync {
+    /// Token ids of a caption.
+    fn context(&self) -> usize;
+
+    /// Makes the batches of `steps`, for towers of `size` pixels, until nobody takes them.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the data; `Interrupted`.
+    fn run(
+        &self,
+        options: &TrainOptions,
+        size: usize,
+        steps: Range<u64>,
+        send: &SyncSender<Batch>,
+    ) -> Result<()>;
+
+    /// Ends a [`run`](Self::run) that waits for data, since nobody will take its batches.
+    fn stop(&self) {}
 }
 
 /// candle walks its graph recursively, deeper than a thread's usual stack goes.
 const STACK_BYTES: usize = 256 << 20;
 
-/// Trains `clip` on `examples`, from the newest checkpoint on if there is one.
+/// Trains `clip` on `data`, from the newest checkpoint on if there is one.
 ///
 /// # Errors
 /// `Diverged`, `Stuck` or `Relapsed` when training fails, `Checkpoint` or `Io` when files do, `Options` when the options
 /// fit no training on these examples.
 pub fn train(
     clip: &Clip,
-    examples: &Examples,
+    data: &dyn Batches,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
     hooks: Hooks<'_>,
 ) -> Result<Outcome> {
-    check(clip, examples, options)?;
-    let sampler = Sampler::new(examples.captions().to_vec(), options.batch_size, options.seed);
+    check(clip, data, options)?;
     let mut state = State {
         adam: AdamW::new(&clip.trainable(), options.adamw),
         ema: options.ema.map(|_| clip.replica()).transpose()?,
@@ -128,13 +161,34 @@ pub fn train(
     };
     checkpoints.restore(clip, &mut state)?;
     let size = clip.config().vision.image_size();
-    let batch_bytes = options.batch_size * (3 * size * size + examples.record().context) * 4;
+    let batch_bytes = options.batch_size * (3 * size * size + data.context()) * 4;
     let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(ahead - 1);
         let first = state.adam.step;
-        let producer =
-            scope.spawn(move || Producer::new(examples, options, size)?.run(&sampler, first, &send));
+        let producer = scope.spawn(move || data.run(options, size, first..options.steps, &send));
+        let outcome = on_ranks(clip, receive, options, checkpoints, state, hooks);
+        // Nobody takes batches any more: the producer ends too.
+        data.stop();
+        let produced = producer.join().map_err(|_| TrainError::Panicked("data"))?;
+        match outcome? {
+            Some(outcome) => Ok(outcome),
+            // The data ended early: the reason is the producer's.
+            None => produced.and(Err(TrainError::Panicked("data"))),
+        }
+    })
+}
+
+/// Trains on all ranks, until they are done, or the data end (`None`).
+fn on_ranks(
+    clip: &Clip,
+    batches: Receiver<Batch>,
+    options: &TrainOptions,
+    checkpoints: &Checkpoints,
+    state: State,
+    hooks: Hooks<'_>,
+) -> Result<Option<Outcome>> {
+    std::thread::scope(|scope| {
         let mut ends = ends(options.ranks).into_iter();
         let own = ends.next().ok_or(TrainError::Lost)?;
         let (mut followers, mut others) = (Vec::new(), Vec::new());
@@ -143,26 +197,21 @@ pub fn train(
             others.push(share);
             followers.push(follower(scope, clip.replica()?, state.adam.clone(), options, end, shares)?);
         }
-        let feed = Feed { batches: receive, others };
-        let examples = examples.len();
+        let feed = Feed { batches, others };
         let trainer = Builder::new().name("trainer".into()).stack_size(STACK_BYTES);
         let trainer = trainer.spawn_scoped(scope, move || {
             let stepper = stepper(clip, options, &*own, hooks.stop);
-            Training { stepper, options, checkpoints, state, examples, hooks }.run(feed)
+            Training { stepper, options, checkpoints, state, hooks }.run(feed)
         });
-        // The trainer ends first: it drops its ends of all channels, and the others then end too.
+        // The trainer ends first: it drops its ends of all channels, and the other ranks then end too.
         let trainer = trainer.map_err(TrainError::io("trainer thread"))?;
         let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"))?;
         let followed: Result<Vec<()>> =
             followers.into_iter().map(|f| f.join().map_err(|_| TrainError::Panicked("training"))?).collect();
-        let produced = producer.join().map_err(|_| TrainError::Panicked("data"))?;
         match outcome {
-            Ok(Some(outcome)) => Ok(outcome),
-            // The data ended early: the reason is the producer's.
-            Ok(None) => produced.and(Err(TrainError::Panicked("data"))),
             // The one that is lost knows why.
             Err(TrainError::Lost) => followed.and(Err(TrainError::Lost)),
-            Err(error) => Err(error),
+            outcome => outcome,
         }
     })
 }
@@ -214,94 +263,21 @@ fn follower<'scope, 'env>(
     follower.spawn_scoped(scope, run).map_err(TrainError::io("rank thread"))
 }
 
-fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()> {
-    let (record, config) = (examples.record(), clip.config());
-    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size();
+fn check(clip: &Clip, data: &dyn Batches, options: &TrainOptions) -> Result<()> {
+    let context = clip.config().text.context;
     let (batch, ranks) = (options.batch_size, options.ranks);
     let problem = if batch < 2 || options.steps == 0 {
         format!("batch_size ({batch}) is at least 2 and steps ({}) at least 1", options.steps)
     } else if ranks == 0 || !batch.is_multiple_of(ranks) || options.micro_batch == Some(0) {
         format!("batch_size ({batch}) is a multiple of ranks ({ranks}), and micro_batch at least 1")
-    } else if examples.len() < options.batch_size {
-        format!(
-            "there are {} pairs and a batch is {}: lower batch_size, or look at why so few pairs are left",
-            examples.len(),
-            options.batch_size
-        )
-    } else if !sides_fit || record.context != config.text.context {
-        format!(
-            "examples of {record:?} for a model of {} pixels, {} tokens",
-            config.vision.image_size(),
-            config.text.context
-        )
+    } else if data.context() != context {
+        format!("captions of {} tokens for a model of {context}", data.context())
     } else if !(options.lr > 0.0 && options.lr.is_finite()) {
         format!("lr is {}", options.lr)
     } else {
         return Ok(());
     };
     Err(TrainError::Options(problem))
-}
-
-/// Makes batches.
-struct Producer<'a> {
-    record: Record,
-    reader: ExamplesReader,
-    options: &'a TrainOptions,
-    preprocess: Preprocess,
-}
-
-impl<'a> Producer<'a> {
-    fn new(examples: &Examples, options: &'a TrainOptions, size: usize) -> Result<Self> {
-        let preprocess = Preprocess::clip(size as u32);
-        Ok(Self { record: examples.record(), reader: examples.reader()?, options, preprocess })
-    }
-
-    /// Makes the batches of steps `first..` until nobody takes them.
-    fn run(mut self, sampler: &Sampler, first: u64, send: &SyncSender<Batch>) -> Result<()> {
-        let per_epoch = sampler.batches_per_epoch();
-        let mut step = first;
-        while step < self.options.steps {
-            let epoch = sampler.epoch(step / per_epoch);
-            for indices in &epoch[(step % per_epoch) as usize..] {
-                if step == self.options.steps || send.send(self.batch(step, indices)?).is_err() {
-                    return Ok(());
-                }
-                step += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn batch(&mut self, step: u64, indices: &[u32]) -> Result<Batch> {
-        let size = self.preprocess.size as usize;
-        let mut crops = stream(self.options.seed, "crop", step);
-        let mut pixels = vec![0.0; indices.len() * 3 * size * size];
-        let mut ids = Vec::with_capacity(indices.len() * self.record.context);
-        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
-            let stored = self.reader.read(index, &mut ids)?;
-            let made = match self.options.crop_min_area {
-                None => self.preprocess.normalize_into(stored, out),
-                Some(area) => {
-                    let side = self.record.side as u32;
-                    let crop = SquareCrop::random(
-                        side,
-                        side,
-                        area,
-                        [crops.random(), crops.random(), crops.random()],
-                    );
-                    Rgb::new(side, side, stored.to_vec())
-                        .and_then(|image| self.preprocess.crop_pixels(&image, crop))
-                        .and_then(|cut| self.preprocess.normalize_into(&cut, out))
-                }
-            };
-            made.map_err(|e| TrainError::Options(e.to_string()))?;
-        }
-        let n = indices.len();
-        Ok(Batch {
-            pixels: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
-            ids: Tensor::from_vec(ids, (n, self.record.context), &Device::Cpu)?,
-        })
-    }
 }
 
 /// Batches on their way to the ranks.
@@ -316,15 +292,11 @@ impl Feed {
     fn next(&self) -> Result<Option<Batch>> {
         let Ok(batch) = self.batches.recv() else { return Ok(None) };
         let rows = batch.ids.dim(0)? / (self.others.len() + 1);
-        let share = |rank: usize| -> Result<Batch> {
-            let part = |tensor: &Tensor| tensor.narrow(0, rank * rows, rows);
-            Ok(Batch { pixels: part(&batch.pixels)?, ids: part(&batch.ids)? })
-        };
         for (index, other) in self.others.iter().enumerate() {
             // One that is gone is missed in the step.
-            let _ = other.send(share(index + 1)?);
+            let _ = other.send(batch.rows((index + 1) * rows, rows)?);
         }
-        share(0).map(Some)
+        batch.rows(0, rows).map(Some)
     }
 }
 
@@ -334,7 +306,6 @@ struct Training<'a, 'h> {
     options: &'a TrainOptions,
     checkpoints: &'a Checkpoints,
     state: State,
-    examples: usize,
     hooks: Hooks<'h>,
 }
 
@@ -358,26 +329,37 @@ impl Training<'_, '_> {
                 let State { log, measured, ema, .. } = self.state;
                 return Ok(Some(Outcome::Finished(Box::new(Trained { log, measured, ema }))));
             }
-            if due(step, Some(self.options.checkpoint_every)) && step != saved {
-                self.checkpoints.save(self.stepper.clip, &self.state)?;
-                saved = step;
+            if due(step, Some(self.options.checkpoint_every)) {
+                self.save(&mut saved)?;
             }
             if (self.hooks.stop)() {
                 return self.stopped(saved);
             }
             let started = Instant::now();
-            let Some(batch) = feed.next()? else { return Ok(None) };
+            let Some(batch) = feed.next()? else {
+                // The data may be waited for again: what was learned of what came is kept.
+                self.save(&mut saved)?;
+                return Ok(None);
+            };
             let made = self.stepper.step(&mut self.state.adam, &batch);
             let Some(made) = made.map_err(|error| self.explained(error))? else { return self.stopped(saved) };
-            self.done(made, started)?;
+            self.done(made, batch.epoch, started)?;
         }
     }
 
-    /// Saves what is not saved yet.
-    fn stopped(self, saved: u64) -> Result<Option<Outcome>> {
-        if self.state.adam.step != saved {
+    /// Writes a checkpoint where the newest, of step `saved`, is older.
+    fn save(&mut self, saved: &mut u64) -> Result<()> {
+        let step = self.state.adam.step;
+        if step != *saved {
+            self.state.adam.gather()?;
             self.checkpoints.save(self.stepper.clip, &self.state)?;
+            *saved = step;
         }
+        Ok(())
+    }
+
+    fn stopped(mut self, mut saved: u64) -> Result<Option<Outcome>> {
+        self.save(&mut saved)?;
         Ok(Some(Outcome::Stopped))
     }
 
@@ -390,7 +372,7 @@ impl Training<'_, '_> {
     }
 
     /// Writes a step down, and looks at how the training goes.
-    fn done(&mut self, Step { loss, lr, grad_norm }: Step, started: Instant) -> Result<()> {
+    fn done(&mut self, Step { loss, lr, grad_norm }: Step, epoch: f64, started: Instant) -> Result<()> {
         let (step, batch) = (self.state.adam.step, self.options.batch_size);
         let clip = self.stepper.clip;
         if let (Some(ema), Some(decay)) = (&self.state.ema, self.options.ema) {
@@ -399,7 +381,7 @@ impl Training<'_, '_> {
         let row = LogRow {
             step,
             samples_seen: step * batch as u64,
-            epoch: step as f64 / (self.examples / batch) as f64,
+            epoch,
             loss,
             lr,
             logit_scale: f64::from(clip.logit_scale()),

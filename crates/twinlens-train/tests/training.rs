@@ -6,12 +6,14 @@ mod support;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use support::{PAIRS, config, examples, options, resnet};
+use support::{COLOURS, Drawn, config, options, resnet};
 use twinlens_model::{Clip, ClipConfig, Objective};
 use twinlens_train::{
-    AdamW, Checkpoints, Examples, ExamplesWriter, Hooks, LogRow, Outcome, Record, State, TrainError,
-    TrainOptions, train,
+    AdamW, Batches, Checkpoints, Hooks, LogRow, Outcome, State, TrainError, TrainOptions, train,
 };
+
+/// Every image the same: nothing tells which caption is whose.
+const BLANK: Drawn = Drawn(|_, _, _| 0.5);
 
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     run_model(&config(), dir, options, cuts)
@@ -20,7 +22,7 @@ fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String
 /// One run of a training, which is asked to stop after step `cut`.
 fn go(
     clip: &Clip,
-    examples: &Examples,
+    data: &dyn Batches,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
     cut: Option<u64>,
@@ -32,17 +34,16 @@ fn go(
         }
     };
     let hooks = Hooks { now: &|| 7, stop: &|| stop.load(Relaxed), observe: &mut observe, evaluate: None };
-    train(clip, examples, options, checkpoints, hooks)
+    train(clip, data, options, checkpoints, hooks)
 }
 
 /// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
-    let examples = examples(&dir.join("examples"));
     let mut cuts = cuts.iter().copied();
     loop {
         let clip = Clip::new(config.clone(), 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-        match go(&clip, &examples, options, &checkpoints, cuts.next()).unwrap() {
+        match go(&clip, &COLOURS, options, &checkpoints, cuts.next()).unwrap() {
             Outcome::Finished(trained) => return (trained.log, clip.weights_hash()),
             Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
         }
@@ -110,37 +111,25 @@ fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
     }
 }
 
-fn failure(dir: &Path, options: &TrainOptions, examples: &Examples) -> TrainError {
+fn failure(dir: &Path, options: &TrainOptions, data: &dyn Batches) -> TrainError {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-    go(&clip, examples, options, &checkpoints, None).err().unwrap()
+    go(&clip, data, options, &checkpoints, None).err().unwrap()
 }
 
 #[test]
 fn failures_say_what_was_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let good = examples(&dir.path().join("examples"));
     let wild = TrainOptions { lr: 1e30, warmup: 0, ..options(20) };
-    assert!(matches!(failure(dir.path(), &wild, &good), TrainError::Diverged { step, .. } if step < 20));
+    assert!(matches!(failure(dir.path(), &wild, &COLOURS), TrainError::Diverged { step, .. } if step < 20));
 
-    // Every image the same: nothing tells which caption is whose.
-    let mut writer =
-        ExamplesWriter::create(&dir.path().join("blank"), Record { side: 20, context: 6 }).unwrap();
-    (0..PAIRS).for_each(|i| writer.push(&[128; 1200], &[62, i + 1, 63, 0, 0, 0]).unwrap());
-    let blank = writer.finish().unwrap();
     let slow = TrainOptions { checkpoint_every: 10_000, ..options(700) };
-    let error = failure(dir.path(), &slow, &blank);
+    let error = failure(dir.path(), &slow, &BLANK);
     assert!(matches!(error, TrainError::Stuck { step: 600, .. }), "{error}");
 
-    let large = TrainOptions { batch_size: 49, ..options(1) };
-    let error = failure(dir.path(), &large, &good).to_string();
-    assert!(error.contains("48 pairs") && error.contains("batch_size"), "{error}");
-    let uncropped = TrainOptions { crop_min_area: None, ..options(1) };
-    assert!(matches!(failure(dir.path(), &uncropped, &good), TrainError::Options(_)));
-    std::fs::write(dir.path().join("examples"), b"cut short").unwrap();
-    assert!(
-        matches!(failure(dir.path(), &options(1), &good), TrainError::Io { path, .. } if path.ends_with("examples"))
-    );
+    let none = TrainOptions { batch_size: 1, ..options(1) };
+    let error = failure(dir.path(), &none, &COLOURS).to_string();
+    assert!(error.contains("batch_size (1)"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! What a training leaves: its log and measurements as tables, its weights as files.
 
-use super::pairs::engine;
-use super::{model_error, train_error};
+use super::{engine, model_error, train_error};
 use crate::checkpoint::Checkpoints;
 use crate::log::LogRow;
 use crate::measure::Measurement;
