@@ -18,7 +18,11 @@ async fn a_training_measures_what_the_stage_measures() {
     let cx = RunContext {
         stage: "clip".into(),
         session: SessionContext::new(),
-        files: Files { base: bench.folder.path().into(), scratch: bench.folder.path().into() },
+        files: Files {
+            base: bench.folder.path().into(),
+            scratch: bench.folder.path().into(),
+            hub: Default::default(),
+        },
         seed: 17,
         clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
         cancel: CancellationToken::new(),
