@@ -4,23 +4,36 @@
 //! interval, its chance, its sample count, and hashes of what it was computed from; memory does not grow with the
 //! number of examples; an example that cannot be evaluated is a reject with its place, and is not counted in `n`.
 
+pub mod embed;
 pub mod error;
 mod images;
+mod ledger;
 pub mod metrics;
+pub mod model;
+pub mod probe;
 pub mod prompts;
+pub mod retrieval;
+pub mod search;
 pub mod set;
 pub mod sql;
 pub mod trust;
+pub mod vectors;
 pub mod zero_shot;
 
 use twinlens_pipeline::Registry;
 
+pub use embed::Embed;
 pub use error::EvalError;
 pub use images::REJECT_CODES;
+pub use probe::Probe;
+pub use retrieval::Retrieval;
 pub use zero_shot::ZeroShot;
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
+    registry.add::<Embed>();
+    registry.add::<Probe>();
+    registry.add::<Retrieval>();
     registry.add::<ZeroShot>();
     for function in sql::functions() {
         registry.add_function(function);

@@ -54,6 +54,18 @@ pub struct SetOptions {
 }
 
 impl SetOptions {
+    /// A set without more than is needed to read its labels.
+    pub(crate) fn plain(
+        name: Located<String>,
+        input: Input,
+        label: Located<String>,
+        class_names: Option<Located<Vec<String>>>,
+    ) -> Self {
+        let (image, classes, templates) = (None, None, None);
+        let (names, main_metric) = (BTreeMap::new(), Metric::default());
+        Self { name, input, label, image, classes, class_names, names, templates, main_metric }
+    }
+
     /// The name of the image column.
     pub fn image_column(&self) -> &str {
         self.image.as_ref().map_or("image", |column| column.value())

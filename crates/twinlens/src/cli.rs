@@ -30,6 +30,7 @@ pub enum Command {
     Status(StatusArgs),
     Retry(RetryArgs),
     Sql(SqlArgs),
+    Search(SearchArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
     /// The models that have a name: their shapes and what they cost
@@ -178,6 +179,37 @@ pub struct SqlArgs {
     /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE", requires = "query")]
     pub output: Option<PathBuf>,
+}
+
+/// Lists the images of a run that are nearest to a text, or to another image
+///
+/// Searches the embeddings that an `embed` stage made, exactly, and in little memory. Which they are, and which model made them, is
+/// read in the manifests. May be used while a run is going on.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// The run directory, or a dataset with embeddings (runs/NAME/STAGE, a Parquet file)
+    pub dir: String,
+    /// What is looked for, such as "a red bicycle"
+    #[arg(required_unless_present = "image")]
+    pub text: Option<String>,
+    /// Look for images like this one instead
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub image: Option<PathBuf>,
+    /// The dataset to search, where several have embeddings
+    #[arg(long, value_name = "STAGE")]
+    pub dataset: Option<String>,
+    /// The folder of the model that made the embeddings, where the manifests do not lead to it
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// How many are listed
+    #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    pub top: u16,
+    /// The columns that are shown beside the cosine [default: caption, class_name, label, url, page_url, uid, where they are]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
+    /// How rows are written
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: RowFormat,
 }
 
 /// Writes a dataset as Parquet, Arrow or tar files in shards of a size, with a card (README.md)

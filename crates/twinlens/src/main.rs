@@ -15,6 +15,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schema;
+mod search;
 mod signals;
 mod sites;
 mod sql;
@@ -74,6 +75,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::command(args),
         Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
+        Command::Search(args) => search::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
         Command::Model(command) => model::command(command),

@@ -5,10 +5,9 @@
 //! that are not committed.
 
 mod check;
-mod model;
 mod pass;
-mod set_pass;
-mod tables;
+pub(crate) mod set_pass;
+pub(crate) mod tables;
 
 use std::collections::BTreeSet;
 
@@ -17,15 +16,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::{SplitWriter, contracts};
 use twinlens_image::Limits;
-use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
 };
 
+use crate::model::{self, Model, input};
 use crate::prompts::PromptOptions;
 use crate::set::SetOptions;
-use model::Model;
 use pass::Pass;
 
 /// Classifies images by the nearest of their classes' names, put into prompts.
@@ -85,13 +83,7 @@ impl Stage for ZeroShot {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        if !self.model.is_path() {
-            return Vec::new();
-        }
-        let folder = self.model.name().trim_end_matches('/');
-        [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE]
-            .map(|file| Located::new(format!("{folder}/{file}"), self.model.0.span()))
-            .to_vec()
+        model::files(&self.model)
     }
 
     fn side_tables(&self) -> &'static [&'static str] {
@@ -142,21 +134,6 @@ fn groups(sets: &[SetOptions], todo: impl Fn(usize) -> bool) -> Vec<Vec<usize>> 
     groups
 }
 
-/// The input of that name among those that the stage was given.
-fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputData, RunError> {
-    match inputs.iter().find(|input| input.name == wanted.name()) {
-        Some(input) if input.view.is_none() => Ok(input),
-        Some(_) => {
-            let message = format!(
-                "`{}` is computed from the run's own counts: it holds neither images nor a model",
-                wanted.name()
-            );
-            Err(RunError::user(message))
-        }
-        None => Err(RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))),
-    }
-}
-
 #[async_trait]
 impl Job for ZeroShot {
     async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
@@ -169,7 +146,7 @@ impl Job for ZeroShot {
             rows += input(inputs, &self.sets[group[0]].input)?.rows();
         }
         cx.progress.total(rows);
-        let mut model = Model::open(self, cx, inputs).await?;
+        let mut model = Model::open(&self.model, cx, inputs).await?;
         for group in groups {
             let splits: Vec<SplitWriter> =
                 group.iter().map(|set| output.split(*set as u64, self.sets[*set].name.value())).collect();

@@ -1,29 +1,31 @@
 //! One pass over an input: every image is decoded and encoded once, and scored at once against every set and
 //! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, RecordBatch};
 use candle_core::{Device, Tensor};
 use twinlens_dataset::SplitWriter;
-use twinlens_dataset::shard::is_pixels;
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
-use super::model::Model;
-use super::set_pass::{Labelled, Refused, SetPass, Waiting, since};
-use super::{ZeroShot, input};
+use super::ZeroShot;
+use super::set_pass::{Labelled, Refused, SetPass, Waiting, refuse, since};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, decode};
+use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
+use crate::model::{Model, input};
 
 /// One pass over an input.
 pub struct Pass<'a> {
     cx: &'a RunContext,
     model: &'a Model,
     input: &'a InputData,
+    source: ImageSource,
+    /// What the input's embeddings must be marked with.
+    identity: String,
     batch_size: usize,
     limits: Limits,
     sets: Vec<SetPass>,
     waiting: Vec<Waiting>,
-    /// `[waiting, 3, size, size]`.
+    /// `[waiting, 3, size, size]`, or `[waiting, embed]` where the input has embeddings.
     pixels: Vec<f32>,
     /// Seconds of reading, decoding and encoding the images.
     image_seconds: f64,
@@ -41,6 +43,10 @@ impl<'a> Pass<'a> {
         splits: Vec<SplitWriter>,
     ) -> Result<Self, EvalError> {
         let input = input(inputs, &options.sets[group[0]].input)?;
+        let first = &options.sets[group[0]];
+        let named = first.image.as_ref().map(|column| column.as_str());
+        let schema = input.dataset.schema(&input.table)?;
+        let source = ImageSource::of(&schema, named).map_err(refuse(first))?;
         let sets = group.into_iter().zip(splits);
         let sets =
             sets.map(|(set, split)| SetPass::new(options, cx, inputs, model, &options.sets[set], split));
@@ -48,6 +54,8 @@ impl<'a> Pass<'a> {
             cx,
             model,
             input,
+            source,
+            identity: model.identity(),
             batch_size: *options.batch_size.value(),
             limits: options.limits(),
             sets: sets.collect::<Result<_, _>>()?,
@@ -61,10 +69,7 @@ impl<'a> Pass<'a> {
     pub fn run(mut self) -> Result<Vec<SplitWriter>, EvalError> {
         let (dataset, table) = (&self.input.dataset, &self.input.table);
         let schema = dataset.schema(table)?;
-        // Of the columns with pixels, only the one that is looked at.
-        let image = self.sets[0].options.image_column();
-        let read =
-            schema.fields().iter().filter(|field| field.name() == image || !is_pixels(field.data_type()));
+        let read = schema.fields().iter().filter(|field| self.source.reads(field));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         // A quarter of the budget for the encoded bytes, the rest for decoding them.
         let mut examples =
@@ -88,16 +93,7 @@ impl<'a> Pass<'a> {
         let labels = self.sets.iter().map(|set| set.label(batch)).collect::<Result<Vec<_>, _>>()?;
         let wanted: Vec<bool> =
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
-        let column = self.sets[0].options.image_column();
-        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let images = decode(batch, column, &wanted, &self.model.preprocess, &self.limits, budget);
-        let images = images.ok_or_else(|| {
-            EvalError::set(
-                &self.sets[0].options.name,
-                format!("a shard lacks the image column `{column}`"),
-                None,
-            )
-        })?;
+        let images = self.images(batch, &wanted)?;
         self.image_seconds += since(self.cx, start);
         let uids = batch.column_by_name("uid").and_then(|column| column.as_string_opt::<i32>());
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
@@ -144,6 +140,20 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// The images of a chunk: decoded, or encoded long ago.
+    fn images(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Image>, EvalError> {
+        let refuse = |why: String, hint| EvalError::set(&self.sets[0].options.name, why, hint);
+        match &self.source {
+            ImageSource::Embeddings => stored(batch, wanted, &self.identity)
+                .map_err(|(why, hint)| refuse(format!("`{}`: {why}", self.input.name), hint)),
+            ImageSource::Images(column) => {
+                let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
+                let images = decode(batch, column, wanted, &self.model.preprocess, &self.limits, budget);
+                images.ok_or_else(|| refuse(format!("a shard lacks the image column `{column}`"), None))
+            }
+        }
+    }
+
     /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the chunks, so that
     /// a result does not depend on the memory of the machine.
     fn flush(&mut self) -> Result<(), EvalError> {
@@ -151,11 +161,17 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let start = self.cx.clock.micros();
-        let size = self.model.preprocess.size as usize;
         let waiting = std::mem::take(&mut self.waiting);
-        let pixels =
-            Tensor::from_vec(std::mem::take(&mut self.pixels), (waiting.len(), 3, size, size), &Device::Cpu)?;
-        let embeddings = self.model.clip.encode_image(&pixels)?;
+        let (pixels, n) = (std::mem::take(&mut self.pixels), waiting.len());
+        let embeddings = match self.source {
+            ImageSource::Embeddings => {
+                Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?
+            }
+            ImageSource::Images(_) => {
+                let size = self.model.preprocess.size as usize;
+                self.model.clip.encode_image(&Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?)?
+            }
+        };
         self.image_seconds += since(self.cx, start);
         for (index, set) in self.sets.iter_mut().enumerate() {
             set.score(self.cx, &self.model.clip, index, &waiting, &embeddings)?;

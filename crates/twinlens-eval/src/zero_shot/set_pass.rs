@@ -2,24 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{RecordBatch, StringArray, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::error::ArrowError;
+use arrow::array::RecordBatch;
 use candle_core::Tensor;
 use sha2::{Digest, Sha256};
-use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, MAIN, SplitWriter};
 use twinlens_model::Clip;
-use twinlens_pipeline::run::output::write_rejects;
-use twinlens_pipeline::{InputData, RunContext, RunError, rejects};
+use twinlens_pipeline::{InputData, RunContext, RunError};
 
-use super::model::Model;
 use super::tables::{self, Measured, Prediction, Provenance};
-use super::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS, ZeroShot, input};
+use super::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS, ZeroShot};
 use crate::error::EvalError;
 use crate::images::{Examples, NO_LABEL, Refusal, UNKNOWN_LABEL};
+use crate::ledger::{self, engine};
 use crate::metrics::calibration::{Calibration, confidence};
 use crate::metrics::{Metric, Tally, top_k};
+use crate::model::{Model, input};
 use crate::prompts::{Classifier, PromptSet, classifier, hex};
 use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions};
 use crate::trust::{self, Confusion, Warning};
@@ -101,13 +98,9 @@ pub struct Waiting {
 }
 
 /// Refuses a set for a reason that names the class or column.
-fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
+pub fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
     let name = set.name.value().clone();
     move |fault| EvalError::set(&name, fault.why, fault.hint)
-}
-
-fn engine(error: ArrowError) -> EvalError {
-    EvalError::Run(RunError::Engine(error.into()))
 }
 
 /// The distinct labels of a table, sorted. Labels outside the class names are left to become rejects.
@@ -136,7 +129,7 @@ fn distinct(
 
 /// The classes of a set: those listed, those of another table, those that name integer labels, or the distinct
 /// labels.
-fn classes(
+pub fn classes(
     cx: &RunContext,
     set: &SetOptions,
     inputs: &[InputData],
@@ -172,7 +165,6 @@ impl SetPass {
         let schema = own.dataset.schema(&own.table)?;
         let class_names = set.class_names.as_ref().map(|names| names.as_slice());
         let labels = Labels::new(&schema, set.label.value(), class_names).map_err(refuse(set))?;
-        crate::set::check_image(&schema, set.image_column()).map_err(refuse(set))?;
         let classes = classes(cx, set, inputs, own, &labels)?;
         let mut variants = Vec::new();
         for prompts in options.prompts.iter() {
@@ -261,27 +253,13 @@ impl SetPass {
         self.refused += refused.len() as u64;
         self.unknown += refused.iter().filter(|row| row.refusal.code == UNKNOWN_LABEL).count() as u64;
         self.first_refusal.get_or_insert_with(|| format!("{}: {}", first.place, first.refusal.detail));
-        let rows = UInt32Array::from_iter_values(refused.iter().map(|refused| refused.row));
-        let plain: Vec<usize> =
-            (0..batch.num_columns()).filter(|column| !is_pixels(batch.column(*column).data_type())).collect();
-        let taken = take_record_batch(&batch.project(&plain).map_err(engine)?, &rows).map_err(engine)?;
         let set = self.options.name.value();
-        let details = refused.iter().map(|row| format!("set `{set}`, {}: {}", row.place, row.refusal.detail));
-        let columns = [
-            StringArray::from_iter_values(std::iter::repeat_n(stage, refused.len())),
-            StringArray::from_iter_values(refused.iter().map(|row| row.refusal.code)),
-            StringArray::from_iter_values(details),
-        ];
-        let mut fields: Vec<_> = taken.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        fields.extend(rejects::fields());
-        let schema = arrow::datatypes::Schema::new(fields);
-        let all = taken
-            .columns()
-            .iter()
-            .cloned()
-            .chain(columns.into_iter().map(|column| std::sync::Arc::new(column) as _));
-        let batch = RecordBatch::try_new(schema.into(), all.collect()).map_err(engine)?;
-        Ok(write_rejects(&mut self.split, &batch)?)
+        let entry = |row: &Refused| ledger::Entry {
+            row: row.row,
+            code: row.refusal.code,
+            detail: format!("set `{set}`, {}: {}", row.place, row.refusal.detail),
+        };
+        ledger::write(&mut self.split, stage, batch, &refused.iter().map(entry).collect::<Vec<_>>())
     }
 
     /// Scores a batch of images for every prompt set. `embeddings`: `[waiting, embed]`.
@@ -351,7 +329,7 @@ impl SetPass {
             };
             cx.progress.note(format!(
                 "{name}, {prompts}: {} {:.1} % [{:.1}, {:.1}], chance {:.1} %, n {}",
-                first.metric.name(),
+                first.metric,
                 100.0 * first.value,
                 100.0 * first.interval.low,
                 100.0 * first.interval.high,
@@ -363,6 +341,7 @@ impl SetPass {
                 checkpoint: model.checkpoint.as_deref(),
                 set: &name,
                 split: self.options.input.name(),
+                task: "zero-shot",
                 prompts,
                 set_hash: &set_hash,
                 classes_hash: &classes_hash,
@@ -411,7 +390,7 @@ fn write_trust(
 /// What the counts of a prompt set make suspicious.
 fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<Warning> {
     let below =
-        rows.iter().filter_map(|row| trust::below_chance(row.metric, row.value, row.interval, row.chance));
+        rows.iter().filter_map(|row| trust::below_chance(&row.metric, row.value, row.interval, row.chance));
     trust::permuted(&variant.confusion, names).into_iter().chain(below).collect()
 }
 
@@ -432,7 +411,7 @@ fn measure(cx: &RunContext, set: &str, main: Metric, variant: &Variant) -> Vec<M
     metrics
         .filter_map(|metric| {
             let (value, interval) = (tally.value(metric)?, tally.interval(metric, &mut rng)?);
-            Some(Measured { metric, value, interval, chance: metric.chance(classes) })
+            Some(Measured { metric: metric.name().into(), value, interval, chance: metric.chance(classes) })
         })
         .collect()
 }

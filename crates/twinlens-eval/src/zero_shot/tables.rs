@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 
 use crate::metrics::calibration::Calibration;
-use crate::metrics::{Interval, Metric, Tally};
+use crate::metrics::{Interval, Tally};
 use crate::trust::Warning;
 
 fn same(value: &str, rows: usize) -> ArrayRef {
@@ -23,6 +23,7 @@ pub struct Provenance<'a> {
     pub checkpoint: Option<&'a str>,
     pub set: &'a str,
     pub split: &'a str,
+    pub task: &'a str,
     pub prompts: &'a str,
     pub set_hash: &'a str,
     pub classes_hash: &'a str,
@@ -35,7 +36,8 @@ pub struct Provenance<'a> {
 /// One metric's row.
 #[derive(Debug)]
 pub struct Measured {
-    pub metric: Metric,
+    /// As it is written in tables.
+    pub metric: String,
     pub value: f64,
     pub interval: Interval,
     pub chance: f64,
@@ -53,9 +55,9 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("checkpoint", Arc::new(StringArray::from(vec![from.checkpoint; count])) as ArrayRef),
         ("set", same(from.set)),
         ("split", same(from.split)),
-        ("task", same("zero-shot")),
+        ("task", same(from.task)),
         ("prompts", same(from.prompts)),
-        ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric.name())))),
+        ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.metric)))),
         ("value", floats(|row| row.value)),
         ("ci_low", floats(|row| row.interval.low)),
         ("ci_high", floats(|row| row.interval.high)),

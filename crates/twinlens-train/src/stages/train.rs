@@ -245,7 +245,7 @@ impl Stage for Train {
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.number_faults();
-        faults.extend(self.config().err());
+        let config = self.config().map_err(|fault| faults.push(fault));
         let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
         let at = || self.input.0.span();
         let caption_at = if self.caption.span().is_empty() { at() } else { self.caption.span() };
@@ -262,7 +262,12 @@ impl Stage for Train {
             let fault = Fault::at(self.tokenizer.0.span(), format!("this is a `{kind}` stage"));
             faults.push(fault.label("expected a `tokenizer` stage"));
         }
-        if faults.is_empty() { Ok(Tables::main(contracts::train_log())) } else { Err(faults) }
+        match config {
+            Ok(config) if faults.is_empty() => {
+                Ok(Tables::main(contracts::with_embed_width(contracts::train_log(), config.embed)))
+            }
+            _ => Err(faults),
+        }
     }
 
     fn work(&self) -> Work<'_> {
