@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, DatasetError};
-use twinlens_image::{Limits, Preprocess, probe};
+use twinlens_image::{Limits, Preprocess, phash, probe};
 
 use crate::set::{ClassFault, check_image};
 use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
@@ -112,6 +112,8 @@ pub struct Image {
     pub digest: [u8; 32],
     /// `[3, size, size]`, normalised, or the embedding where that is what the table holds; `None` where nobody asked for it.
     pub pixels: Option<Result<Vec<f32>, Refusal>>,
+    /// The perceptual hash, where it was asked for and the image can be decoded.
+    pub look: Option<u64>,
 }
 
 /// Where the images of a table are found.
@@ -169,6 +171,7 @@ pub fn stored(
     let one = |row: usize| Image {
         digest: hash(row).unwrap_or_default(),
         pixels: wanted[row].then(|| vectors.get(row).map(<[f32]>::to_vec).ok_or_else(none)),
+        look: None,
     };
     Ok((0..batch.num_rows()).map(one).collect())
 }
@@ -183,8 +186,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as the decoders' memory
-/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `None` for a column
-/// that is not in the Hugging Face layout.
+/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `look`: their perceptual hashes too. `None` for a
+/// column that is not in the Hugging Face layout.
 pub fn decode(
     batch: &RecordBatch,
     column: &str,
@@ -192,6 +195,7 @@ pub fn decode(
     preprocess: &Preprocess,
     limits: &Limits,
     budget: usize,
+    look: bool,
 ) -> Option<Vec<Image>> {
     let structs = batch.column_by_name(column)?.as_struct_opt()?;
     let bytes = cast(structs.column_by_name("bytes")?, &DataType::LargeBinary).ok()?;
@@ -214,10 +218,16 @@ pub fn decode(
             Image {
                 digest: Sha256::digest(bytes.unwrap_or_default()).into(),
                 pixels: wanted[row].then(|| pixels(bytes, preprocess, limits)),
+                look: bytes.filter(|_| look && wanted[row]).and_then(|bytes| look_of(bytes, limits)),
             }
         }));
     }
     Some(images)
+}
+
+fn look_of(bytes: &[u8], limits: &Limits) -> Option<u64> {
+    let decoded = twinlens_image::decode(bytes, limits).ok()?;
+    phash(&decoded.rgb).ok().map(|hash| hash as u64)
 }
 
 fn pixels(bytes: Option<&[u8]>, preprocess: &Preprocess, limits: &Limits) -> Result<Vec<f32>, Refusal> {

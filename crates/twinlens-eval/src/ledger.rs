@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::datatypes::Schema;
-use arrow::error::ArrowError;
 use twinlens_dataset::SplitWriter;
 use twinlens_dataset::shard::is_pixels;
+use twinlens_pipeline::rejects;
 use twinlens_pipeline::run::output::write_rejects;
-use twinlens_pipeline::{RunError, rejects};
 
 use crate::error::EvalError;
 
@@ -23,24 +22,19 @@ pub struct Entry {
     pub detail: String,
 }
 
-/// An error of the columnar arithmetic.
-pub fn engine(error: ArrowError) -> EvalError {
-    EvalError::Run(RunError::Engine(error.into()))
-}
-
 /// The columns of a batch without pixels.
 pub fn plain(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
     let plain: Vec<usize> =
         (0..batch.num_columns()).filter(|column| !is_pixels(batch.column(*column).data_type())).collect();
-    batch.project(&plain).map_err(engine)
+    Ok(batch.project(&plain)?)
 }
 
 /// Some rows of a batch, which may have no columns.
 pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, EvalError> {
     let columns = batch.columns().iter().map(|column| arrow::compute::take(column, rows, None));
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-    let columns = columns.collect::<Result<Vec<_>, _>>().map_err(engine)?;
-    RecordBatch::try_new_with_options(batch.schema(), columns, &options).map_err(engine)
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
 /// Writes refused rows of a batch to the ledger of a split, in the name of `stage`, without their pixels.
@@ -63,6 +57,6 @@ pub fn write(
     let mut fields: Vec<_> = taken.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.extend(rejects::fields());
     let columns = taken.columns().iter().cloned().chain(reserved.map(|column| Arc::new(column) as _));
-    let batch = RecordBatch::try_new(Schema::new(fields).into(), columns.collect()).map_err(engine)?;
+    let batch = RecordBatch::try_new(Schema::new(fields).into(), columns.collect())?;
     Ok(write_rejects(split, &batch)?)
 }

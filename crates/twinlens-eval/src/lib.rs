@@ -15,6 +15,7 @@ pub mod prompts;
 pub mod retrieval;
 pub mod search;
 pub mod set;
+pub mod sets;
 pub mod sql;
 pub mod trust;
 pub mod vectors;
@@ -27,11 +28,13 @@ pub use error::EvalError;
 pub use images::REJECT_CODES;
 pub use probe::Probe;
 pub use retrieval::Retrieval;
+pub use sets::EvaluationSet;
 pub use zero_shot::ZeroShot;
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
     registry.add::<Embed>();
+    registry.add::<EvaluationSet>();
     registry.add::<Probe>();
     registry.add::<Retrieval>();
     registry.add::<ZeroShot>();

@@ -7,12 +7,16 @@ use datafusion::arrow::datatypes::Int64Type;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
-use twinlens_image::Preprocess;
-use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_image::{JPEG_DECODER, Preprocess};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub;
 use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
 
 use crate::error::EvalError;
+use crate::prompts::hex;
 
 /// CLIP's vocabulary, in folders that have no tokenizer.json: packed as it was published, or not.
 const VOCABULARY_FILES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
@@ -31,14 +35,27 @@ pub struct Model {
     pub weights_hash: String,
     /// Images to pixels, as the image tower takes them.
     pub preprocess: Preprocess,
+    /// SHA-256 of the preprocessing and of what decodes JPEG.
+    pub preprocess_hash: String,
 }
 
+/// Where a model computes, and in what.
+pub type Compute = (DeviceOption, Precision);
+
 impl Model {
-    /// Loads the model that an option names: a `train` stage among the inputs, or a folder.
-    pub async fn open(model: &Input, cx: &RunContext, inputs: &[InputData]) -> Result<Self, RunError> {
+    /// Loads the model that an option names: a `train` stage among the inputs, a folder, or a model of the hub.
+    pub async fn open(
+        model: &Input,
+        compute: Compute,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Self, RunError> {
         let name = model.name().to_string();
         let (folder, checkpoint) = if model.is_path() {
-            (cx.path(&name), None)
+            let (files, written) = (cx.files.clone(), name.clone());
+            let open = move || files.model(&written, &FOLDER_FILES);
+            let opened = tokio::task::spawn_blocking(open).await;
+            (opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
         } else {
             let training = input(inputs, model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
@@ -46,7 +63,7 @@ impl Model {
             }
             (training.dataset.dir(), last_step(cx, training).await?)
         };
-        let load = move || Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder)? });
+        let load = move || Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder, compute)? });
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
     }
 
@@ -54,8 +71,8 @@ impl Model {
     ///
     /// # Errors
     /// The user's, with the file's name.
-    pub fn load(name: String, folder: &Path) -> Result<Self, EvalError> {
-        let clip = Clip::load(folder)?;
+    pub fn load(name: String, folder: &Path, (device, precision): Compute) -> Result<Self, EvalError> {
+        let clip = Clip::load(folder)?.on(&device.open(precision)?, precision)?;
         let tokenizer = Tokenizer::load(&vocabulary(folder)?)?;
         let (has, takes) = (tokenizer.vocab_size(), clip.config().text.vocab);
         if has > takes {
@@ -67,21 +84,26 @@ impl Model {
             return Err(RunError::user_with_hint(message, hint).into());
         }
         let preprocess = preprocess(folder, clip.config().vision.image_size() as u32)?;
+        let preprocess_hash = preprocess_hash(&preprocessing(&preprocess));
         let weights_hash = clip.weights_hash();
-        Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess })
-    }
-
-    /// What images are made of before they go into the tower.
-    pub fn preprocessing(&self) -> String {
-        let Preprocess { size, mean, std } = &self.preprocess;
-        let list = |of: &[f32; 3]| of.map(|value| value.to_string()).join(" ");
-        format!("short side to {size} (bicubic), centre crop, mean {}, std {}", list(mean), list(std))
+        Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
 
     /// What embeddings of this model are marked with: two that differ in it do not compare.
     pub fn identity(&self) -> String {
-        format!("{}, {}", self.weights_hash, self.preprocessing())
+        format!("{}, {}", self.weights_hash, preprocessing(&self.preprocess))
     }
+}
+
+/// What is done to images before they go into the tower.
+fn preprocessing(Preprocess { size, mean, std }: &Preprocess) -> String {
+    let list = |of: &[f32; 3]| of.map(|value| value.to_string()).join(" ");
+    format!("short side to {size} (bicubic), centre crop, mean {}, std {}", list(mean), list(std))
+}
+
+/// SHA-256 of what is done to images, and of what decodes JPEG.
+pub fn preprocess_hash(preprocessing: &str) -> String {
+    hex(&Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
 }
 
 /// The input of that name among those that the stage was given.
@@ -101,10 +123,18 @@ pub fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputDat
 
 /// The files of a model outside the run, for the stage's fingerprint.
 pub fn files(model: &Input) -> Vec<Located<String>> {
-    if !model.is_path() {
+    // What a name of the hub means does not change while it is in the cache.
+    if !model.is_path() || is_hub(model.name()) {
         return Vec::new();
     }
     vec![Located::new(format!("{}/", model.name().trim_end_matches('/')), model.0.span())]
+}
+
+/// What is wrong with where a model is to compute.
+pub fn compute_fault(device: &Located<DeviceOption>, precision: &Located<Precision>) -> Option<Fault> {
+    let error = device.check(**precision).err()?;
+    let at = if device.is_default() { precision.span() } else { device.span() };
+    Some(Fault::at(at, error.to_string()))
 }
 
 /// What is wrong with the option `model`.

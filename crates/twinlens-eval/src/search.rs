@@ -12,7 +12,7 @@ use twinlens_pipeline::RunError;
 
 use crate::error::EvalError;
 use crate::images::Examples;
-use crate::ledger::{engine, take};
+use crate::ledger::take;
 use crate::model::Model;
 use crate::vectors::{EMBEDDING, MADE_BY, Vectors, check_made_by, cosine};
 
@@ -77,7 +77,7 @@ pub fn nearest(
             let at = best.partition_point(|(held, _)| *held >= score);
             if at < k {
                 // A copy of the row: a slice would keep its whole chunk.
-                let own = batch.project(&shown).map_err(engine)?;
+                let own = batch.project(&shown)?;
                 best.insert(at, (score, take(&own, &UInt32Array::from(vec![row as u32]))?));
                 best.truncate(k);
             }
@@ -86,11 +86,11 @@ pub fn nearest(
     let Some((_, first)) = best.first() else {
         return Err(RunError::user(format!("{}: there are no embeddings", place())).into());
     };
-    let rows = concat_batches(&first.schema(), best.iter().map(|(_, row)| row)).map_err(engine)?;
+    let rows = concat_batches(&first.schema(), best.iter().map(|(_, row)| row))?;
     let scores = Float32Array::from_iter_values(best.iter().map(|(score, _)| *score));
     let mut fields = vec![Arc::new(Field::new("cosine", arrow::datatypes::DataType::Float32, false))];
     fields.extend(rows.schema().fields().iter().cloned());
     let mut all: Vec<arrow::array::ArrayRef> = vec![Arc::new(scores)];
     all.extend(rows.columns().iter().cloned());
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), all).map_err(engine)
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?)
 }

@@ -29,7 +29,7 @@ pub const IMAGE_HASH: &str = "image_sha256";
 /// How exactly embeddings are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum Dtype {
     /// 4 bytes a number: exactly what the model gave.
     #[default]
     F32,
@@ -37,7 +37,7 @@ pub enum Precision {
     F16,
 }
 
-impl Precision {
+impl Dtype {
     fn kind(self) -> DataType {
         match self {
             Self::F32 => DataType::Float32,
@@ -143,11 +143,34 @@ pub fn check_made_by(batch: &RecordBatch, identity: &str) -> Result<(), (String,
     }
 }
 
-/// The model that made the vectors of a dataset, as the pipeline file names it where that is known, and the hash of its weights.
-pub fn made_of(dataset: &Dataset, made_by: &str) -> (String, String) {
-    let hash = made_by.split(", ").next().unwrap_or(made_by).to_string();
-    let option = dataset.state().begin.recipe.pointer("/options/model");
-    (option.and_then(|model| model.as_str()).map_or_else(|| hash.clone(), str::to_string), hash)
+/// What made the vectors of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// As the pipeline file names the model where that is known, else the hash of its weights.
+    pub model: String,
+    /// SHA-256 of the weights.
+    pub weights: String,
+    /// What was done to images.
+    pub preprocessing: String,
+    /// What matrix products were computed in, where that is known.
+    pub precision: Option<String>,
+}
+
+impl Made {
+    /// By the dataset's recipe, and by how its rows are marked.
+    pub fn of(dataset: &Dataset, made_by: &str) -> Self {
+        let (weights, preprocessing) = made_by.split_once(", ").unwrap_or((made_by, ""));
+        let options = dataset.state().begin.recipe.pointer("/options");
+        let option = |name: &str| options?.get(name)?.as_str();
+        // An option that has its default is not written.
+        let precision = option("model").map(|_| option("precision").unwrap_or("f32").to_string());
+        Self {
+            model: option("model").unwrap_or(weights).to_string(),
+            weights: weights.to_string(),
+            preprocessing: preprocessing.to_string(),
+            precision,
+        }
+    }
 }
 
 /// The cosine of two vectors; 0 where one has no direction. In f64, in the order of the numbers.
@@ -166,7 +189,7 @@ mod tests {
     #[test]
     fn vectors_come_back_in_both_precisions_and_from_slices() {
         let values: Vec<f32> = (0..12).map(|value| value as f32 / 4.0).collect();
-        for precision in [Precision::F32, Precision::F16] {
+        for precision in [Dtype::F32, Dtype::F16] {
             let column = precision.column(values.clone(), 3, Some(vec![true, true, false, true])).unwrap();
             let batch = RecordBatch::try_from_iter([(EMBEDDING, column)]).unwrap();
             assert!(has_embeddings(&batch.schema()));

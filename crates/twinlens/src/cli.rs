@@ -30,9 +30,11 @@ pub enum Command {
     Status(StatusArgs),
     Retry(RetryArgs),
     Sql(SqlArgs),
+    Eval(EvalArgs),
     Search(SearchArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
+    Sets(SetsArgs),
     /// The models that have a name: their shapes and what they cost
     #[command(subcommand)]
     Model(ModelCommand),
@@ -181,6 +183,42 @@ pub struct SqlArgs {
     pub output: Option<PathBuf>,
 }
 
+/// Evaluates a model on evaluation sets, without a pipeline file
+///
+/// Reads each set, embeds its images, classifies them by prompts (or finds them by captions), and prints the accuracies. It is a run
+/// like any other: the same command goes on where a killed one stopped, and after a change of prompts no image is read again.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The folder of the model: this program's, Hugging Face's or open_clip's, with tokenizer.json or CLIP's
+    /// vocabulary; or a model of the Hugging Face hub (hf://openai/clip-vit-base-patch32)
+    #[arg(long, value_name = "DIR")]
+    pub weights: String,
+    /// The sets: `all`, or names (`twinlens sets` lists them) and files of your own (mine.toml), with commas between
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
+    pub sets: Vec<String>,
+    /// The folder with the data of the sets
+    #[arg(long, value_name = "DIR")]
+    pub data: String,
+    /// A template (`a photo of a {}.`), the name of a template set, or @FILE with the templates of one, a line each; may be
+    /// repeated [default: those of a `zero-shot` stage]
+    #[arg(long, value_name = "PROMPTS")]
+    pub prompts: Vec<String>,
+    /// The run directory, or its URL in an object store [default: runs/eval-<name of the model's folder>]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<String>,
+    /// Delete what an earlier evaluation left in the run directory first
+    #[arg(long)]
+    pub fresh: bool,
+    /// Images, or prompts, in one forward pass
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch_size: u16,
+    /// How the table is written
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: RowFormat,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 /// Lists the images of a run that are nearest to a text, or to another image
 ///
 /// Searches the embeddings that an `embed` stage made, exactly, and in little memory. Which they are, and which model made them, is
@@ -258,6 +296,16 @@ pub enum ExportFormat {
 pub struct StagesArgs {
     /// The kind to explain
     pub kind: Option<String>,
+}
+
+/// Lists the evaluation sets that are declared; with NAME, what one is, its templates and classes, and how to have it
+#[derive(Debug, Args)]
+pub struct SetsArgs {
+    /// The set to tell of, or the path of a file that declares one (it ends in `.toml`)
+    pub name: Option<String>,
+    /// Say besides where in this folder the data of each set are
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
 }
 
 /// Lists the contracts (the schemas of tables); with NAME, prints one as JSON

@@ -6,7 +6,9 @@ mod cli;
 mod config;
 mod env;
 mod errors;
+mod eval;
 mod export;
+mod hub;
 mod model;
 mod plan;
 mod progress;
@@ -16,6 +18,7 @@ mod run;
 mod runtime;
 mod schema;
 mod search;
+mod sets;
 mod signals;
 mod sites;
 mod sql;
@@ -26,7 +29,7 @@ mod text;
 
 use clap::Parser;
 
-use cli::{Cli, Command, ExportArgs, LogFormat, RetryArgs, RunArgs};
+use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
 fn main() {
@@ -54,7 +57,9 @@ fn command() -> i32 {
         }
     };
     let format = match &command {
-        Command::Run(RunArgs { engine, .. }) | Command::Retry(RetryArgs { engine, .. }) => engine.log_format,
+        Command::Run(RunArgs { engine, .. })
+        | Command::Retry(RetryArgs { engine, .. })
+        | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
         Command::Export(ExportArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
@@ -75,9 +80,11 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::command(args),
         Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
+        Command::Eval(args) => eval::command(args),
         Command::Search(args) => search::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
+        Command::Sets(args) => sets::command(args),
         Command::Model(command) => model::command(command),
         Command::Schema(args) => schema::command(args),
     }

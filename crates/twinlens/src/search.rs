@@ -12,12 +12,15 @@ use twinlens_dataset::{Dataset, MAIN, manifest};
 use twinlens_eval::model::Model;
 use twinlens_eval::vectors::{MADE_BY, has_embeddings};
 use twinlens_eval::{Embed, EvalError, search};
+use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub;
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 use twinlens_pipeline::{RunError, StageKind, run};
 
 use crate::cli::{RowFormat, SearchArgs};
 use crate::errors::Failure;
+use crate::hub;
 use crate::sql::rows::RowWriter;
 
 /// What is shown of a row where nobody says otherwise: of these, the columns that there are.
@@ -34,10 +37,11 @@ pub fn command(args: &SearchArgs) -> Result<(), Failure> {
     let all = datasets(&dir)?;
     let dataset = choose(&all, args.dataset.as_deref(), &dir)?;
     let folder = match &args.model {
+        Some(model) if is_hub(model) => hub::open().model(model, &FOLDER_FILES)?,
         Some(model) => PathBuf::from(model),
         None => model_of(&all, dataset, &dir)?,
     };
-    let model = Model::load(folder.display().to_string(), &folder).map_err(failure)?;
+    let model = Model::load(folder.display().to_string(), &folder, Default::default()).map_err(failure)?;
     let query = match (&args.image, &args.text) {
         (Some(file), _) => {
             let bytes = std::fs::read(file).map_err(|error| Failure::io(file, error))?;
@@ -126,6 +130,9 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
     };
     let option = embed.state().begin.recipe.pointer("/options/model").and_then(|model| model.as_str());
     let model = option.ok_or_else(|| unknown(format!("the manifest of `{}` names no model", name(embed))))?;
+    if is_hub(model) {
+        return Ok(hub::open().model(model, &FOLDER_FILES)?);
+    }
     if !model.contains('/') {
         // A stage of the run: beside the dataset, whether that or the run was named.
         let beside = embed.location().shown().parent().map(|run| Location::from(run.join(model).as_path()));

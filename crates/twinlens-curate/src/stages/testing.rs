@@ -43,7 +43,7 @@ pub(super) fn context() -> RunContext {
     RunContext {
         stage: "t".into(),
         session: session(),
-        files: Files { base: PathBuf::new(), scratch: PathBuf::new() },
+        files: Files { base: PathBuf::new(), scratch: PathBuf::new(), hub: Default::default() },
         seed: 17,
         clock: Clock::System,
         cancel: Default::default(),
@@ -55,7 +55,10 @@ pub(super) fn context() -> RunContext {
 
 /// A context whose files are looked for in `folder`.
 pub(super) fn at(folder: &Path) -> RunContext {
-    RunContext { files: Files { base: folder.into(), scratch: folder.join("scratch") }, ..context() }
+    RunContext {
+        files: Files { base: folder.into(), scratch: folder.join("scratch"), hub: Default::default() },
+        ..context()
+    }
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_dataset::shard::is_pixels;
 use twinlens_image::Limits;
+use twinlens_model::{DeviceOption, Precision};
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
@@ -22,7 +23,7 @@ use twinlens_pipeline::{
 
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
-use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, Precision, TEXT_EMBEDDING};
+use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING};
 use pass::Pass;
 
 /// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep their order and their columns,
@@ -33,7 +34,8 @@ use pass::Pass;
 pub struct Embed {
     /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
     input: Input,
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's.
+    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's; or a model of
+    /// the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
     model: Input,
     /// Numbers of an embedding. Only where the model is a folder, which is not opened before the run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,7 +51,7 @@ pub struct Embed {
     text_embeddings: bool,
     /// How exactly embeddings are stored: `f32`, or `f16` in half the space.
     #[serde(default)]
-    precision: Precision,
+    dtype: Dtype,
     /// Images, or texts, in one forward pass.
     #[serde(default = "batch_size")]
     batch_size: Located<usize>,
@@ -59,6 +61,12 @@ pub struct Embed {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    device: Located<DeviceOption>,
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    precision: Located<Precision>,
 }
 
 fn batch_size() -> Located<usize> {
@@ -112,12 +120,12 @@ impl Embed {
 
     fn schema(&self, from: &Schema, width: usize) -> SchemaRef {
         let mut added = vec![
-            self.precision.field(EMBEDDING, width),
+            self.dtype.field(EMBEDDING, width),
             Field::new(MADE_BY, DataType::Utf8, true),
             Field::new(IMAGE_HASH, DataType::Utf8, true),
         ];
         if self.text_embeddings {
-            added.push(self.precision.field(TEXT_EMBEDDING, width));
+            added.push(self.dtype.field(TEXT_EMBEDDING, width));
         }
         if self.captions.is_some() {
             added.push(Field::new(CLIP_SCORE, DataType::Float32, true));
@@ -164,6 +172,7 @@ impl Stage for Embed {
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = model::faults(&self.model, inputs);
+        faults.extend(model::compute_fault(&self.device, &self.precision));
         // What a file holds is known when it is opened: the contract, until then.
         let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
         let named = self.image.as_ref().map(|column| column.as_str());
@@ -235,7 +244,7 @@ impl Job for Embed {
         if splits.is_empty() {
             return Ok(());
         }
-        let mut model = Model::open(&self.model, cx, inputs).await?;
+        let mut model = Model::open(&self.model, (*self.device, *self.precision), cx, inputs).await?;
         let main = output.dataset().schema(twinlens_dataset::MAIN)?;
         let width =
             main.field_with_name(EMBEDDING).ok().and_then(|field| crate::vectors::width(field.data_type()));

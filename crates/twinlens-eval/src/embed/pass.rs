@@ -14,7 +14,7 @@ use twinlens_pipeline::{InputData, RunContext, RunError};
 use super::Embed;
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, ImageSource, decode};
-use crate::ledger::{self, engine};
+use crate::ledger;
 use crate::model::Model;
 use crate::prompts::hex;
 use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING, cosine};
@@ -96,7 +96,7 @@ impl<'a> Pass<'a> {
         let wanted = vec![true; batch.num_rows()];
         let limits = self.stage.limits.as_ref().map_or_else(Limits::default, |limits| limits.value().clone());
         let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let images = decode(batch, image, &wanted, &self.model.preprocess, &limits, budget);
+        let images = decode(batch, image, &wanted, &self.model.preprocess, &limits, budget, false);
         let images = images.ok_or_else(|| {
             RunError::user(format!("`{}`: a shard lacks the image column `{image}`", self.input.name))
         })?;
@@ -145,8 +145,8 @@ impl<'a> Pass<'a> {
     /// Writes the rows of the split with their vectors.
     fn write(&mut self) -> Result<(), EvalError> {
         let Some(first) = self.rows.first() else { return Ok(()) };
-        let rows = concat_batches(&first.schema(), &self.rows).map_err(engine)?;
-        let (width, precision) = (self.model.clip.config().embed, self.stage.precision);
+        let rows = concat_batches(&first.schema(), &self.rows)?;
+        let (width, dtype) = (self.model.clip.config().embed, self.stage.dtype);
         let vectors = std::mem::take(&mut self.vectors);
         let made_by = StringArray::from_iter_values(std::iter::repeat_n(&self.identity, rows.num_rows()));
         let mut added: Vec<(&str, ArrayRef)> = vec![(MADE_BY, Arc::new(made_by))];
@@ -159,10 +159,10 @@ impl<'a> Pass<'a> {
                 pairs.zip(&valid).map(|((image, text), valid)| valid.then(|| cosine(image, text) as f32));
             added.push((CLIP_SCORE, Arc::new(scores.collect::<Float32Array>())));
             if self.stage.text_embeddings {
-                added.push((TEXT_EMBEDDING, precision.column(texts, width, Some(valid)).map_err(engine)?));
+                added.push((TEXT_EMBEDDING, dtype.column(texts, width, Some(valid))?));
             }
         }
-        added.push((EMBEDDING, precision.column(vectors, width, None).map_err(engine)?));
+        added.push((EMBEDDING, dtype.column(vectors, width, None)?));
         let rows =
             added.into_iter().try_fold(rows, |rows, (name, column)| with_column(&rows, name, column))?;
         Ok(self.split.write(MAIN, &rows)?)
@@ -173,7 +173,7 @@ impl<'a> Pass<'a> {
         let texts = rows
             .column_by_name(column)
             .ok_or_else(|| RunError::user(format!("`{}` has no column `{column}`", self.input.name)))?;
-        let texts = cast(texts, &DataType::Utf8).map_err(engine)?;
+        let texts = cast(texts, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>();
         let (context, width) = (self.model.clip.config().text.context, self.model.clip.config().embed);
         let known: Vec<usize> = (0..texts.len()).filter(|row| texts.is_valid(*row)).collect();
@@ -207,5 +207,5 @@ fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<Reco
             columns.push(column);
         }
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(engine)
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }

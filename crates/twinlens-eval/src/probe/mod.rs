@@ -73,12 +73,16 @@ pub struct ProbeSet {
     /// writes into a Parquet file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class_names: Option<Located<Vec<String>>>,
-    /// The metric that sums the set up: it comes first in the results.
-    #[serde(default)]
-    main_metric: Metric,
+    /// The metric that sums the set up: it comes first in the results. [default: top1]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    main_metric: Option<Located<Metric>>,
 }
 
 impl ProbeSet {
+    fn main_metric(&self) -> Metric {
+        self.main_metric.as_ref().map_or(Metric::Top1, |metric| *metric.value())
+    }
+
     /// The set as zero-shot would read its training part.
     fn as_set(&self) -> SetOptions {
         SetOptions::plain(self.name.clone(), self.train.clone(), self.label.clone(), self.class_names.clone())
@@ -127,6 +131,8 @@ fn max_examples() -> Located<usize> {
     Located::nowhere(50_000)
 }
 
+/// What a probe says of a column of lists.
+const SEVERAL: &str = "probes are of sets with one class an image";
 const PER_CLASS: &str = "per_class";
 const PREDICTIONS: &str = "predictions";
 
@@ -175,10 +181,22 @@ impl Probe {
                 faults.push(fault.hint("put an `embed` stage before this one"));
             }
             let names = set.class_names.as_ref().map(|names| names.as_slice());
-            if let Err(found) = Labels::new(&schema, &set.label, names) {
-                let fault = Fault::at(set.label.span(), format!("`{}`: {}", part.name(), found.why));
-                faults.push(found.hint.into_iter().fold(fault, Fault::hint));
+            match Labels::new(&schema, &set.label, names) {
+                Ok(labels) if labels.several() => {
+                    faults.push(Fault::at(set.label.span(), format!("`{}`: {SEVERAL}", part.name())));
+                }
+                Ok(_) => {}
+                Err(found) => {
+                    let fault = Fault::at(set.label.span(), format!("`{}`: {}", part.name(), found.why));
+                    faults.push(found.hint.into_iter().fold(fault, Fault::hint));
+                }
             }
+        }
+        if let Some(metric) = &set.main_metric
+            && metric.value().ranks()
+        {
+            let fault = Fault::at(metric.span(), format!("probes do not report `{}`", metric.name()));
+            faults.push(fault.label("one of top1, top5, mean_per_class"));
         }
         faults
     }

@@ -12,11 +12,11 @@ use super::source::{Row, Source};
 use super::sweep;
 use super::{PER_CLASS, PREDICTIONS, Probe, ProbeSet, Task};
 use crate::error::EvalError;
-use crate::ledger::{self, engine};
+use crate::ledger;
 use crate::metrics::{Metric, Tally, top_k};
-use crate::model::input;
+use crate::model::{input, preprocess_hash};
 use crate::prompts::{hex, list_hash};
-use crate::vectors::made_of;
+use crate::vectors::Made;
 use crate::zero_shot::set_pass::since;
 use crate::zero_shot::tables::{self, Measured, Prediction, Provenance};
 
@@ -167,13 +167,10 @@ impl Pass<'_> {
                     let ranked = top_k(&scores, 5);
                     fitted.tally.add(*label, &ranked);
                     let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
-                    predictions.push(Prediction { example, label: *label, ranked, score });
+                    predictions.push(Prediction { example, label: Some(*label), ranked, score });
                 }
                 if *task != Task::FewShot {
-                    split.write(
-                        PREDICTIONS,
-                        &tables::predictions(set, &fitted.name, &predictions).map_err(engine)?,
-                    )?;
+                    split.write(PREDICTIONS, &tables::predictions(set, &fitted.name, &predictions)?)?;
                 }
             }
             Ok(())
@@ -190,7 +187,7 @@ impl Pass<'_> {
 
     /// Every metric that applies, the main one first.
     fn metrics(&self) -> impl Iterator<Item = Metric> {
-        let (main, classes) = (self.source.set.main_metric, self.source.classes.len());
+        let (main, classes) = (self.source.set.main_metric(), self.source.classes.len());
         let others = Metric::ALL.into_iter().filter(move |metric| *metric != main);
         std::iter::once(main).chain(others).filter(move |metric| metric.applies(classes))
     }
@@ -200,16 +197,11 @@ impl Pass<'_> {
         let mut rng = self.source.cx.rng(&format!("bootstrap/{set}/{}", self.task.name()));
         let measure = |metric: Metric| {
             let (value, interval) = (fitted.tally.value(metric)?, fitted.tally.interval(metric, &mut rng)?);
-            Some(Measured {
-                metric: metric.name().into(),
-                value,
-                interval,
-                chance: metric.chance(classes.len()),
-            })
+            let chance = metric.chance(classes.len())?;
+            Some(Measured { metric: metric.name().into(), value, interval, chance })
         };
         let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
-        let per_class =
-            tables::per_class(set, &fitted.name, classes.names(), &fitted.tally).map_err(engine)?;
+        let per_class = tables::per_class(set, &fitted.name, classes.names(), &fitted.tally)?;
         self.split.write(PER_CLASS, &per_class)?;
         self.accuracy(&fitted.name, fitted.tally.total(), &rows)
     }
@@ -222,7 +214,7 @@ impl Pass<'_> {
                 let values: Option<Vec<f64>> =
                     drawings.iter().map(|fitted| fitted.tally.value(metric)).collect();
                 let (value, interval) = few_shot::mean(&values?, n)?;
-                let chance = metric.chance(self.source.classes.len());
+                let chance = metric.chance(self.source.classes.len())?;
                 Some(Measured { metric: metric.name().into(), value, interval, chance })
             };
             let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
@@ -245,9 +237,9 @@ impl Pass<'_> {
                 100.0 * first.chance,
             ));
         }
-        let (model, weights) = made_of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
+        let made = Made::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
         let from = Provenance {
-            model: &model,
+            model: &made.model,
             checkpoint: None,
             set: set.name.value(),
             split: set.test.name(),
@@ -256,11 +248,14 @@ impl Pass<'_> {
             set_hash: &hex(&self.hash.clone().finalize()),
             classes_hash: &self.source.classes.hash(),
             prompts_hash: &list_hash(&[name.to_string()]),
-            weights_hash: &weights,
+            weights_hash: &made.weights,
+            preprocess_hash: &preprocess_hash(&made.preprocessing),
+            precision: made.precision.as_deref(),
+            part: tables::ALL,
             n,
             seconds: since(self.source.cx, self.start),
         };
-        Ok(self.split.write(MAIN, &tables::accuracy(&from, rows).map_err(engine)?)?)
+        Ok(self.split.write(MAIN, &tables::accuracy(&from, rows)?)?)
     }
 }
 

@@ -5,15 +5,14 @@ use rand::seq::SliceRandom;
 use twinlens_pipeline::{Input, InputData, RunContext};
 
 use super::logistic::Examples;
-use super::{Probe, ProbeSet};
+use super::{Probe, ProbeSet, SEVERAL};
 use crate::error::EvalError;
 use crate::images::Examples as Rows;
 use crate::images::{NO_EMBEDDING, NO_LABEL, UNKNOWN_LABEL};
-use crate::ledger::engine;
 use crate::model::input;
 use crate::set::{ClassFault, Classes, Labels};
 use crate::vectors::{EMBEDDING, IMAGE_HASH, MADE_BY, Vectors, check_made_by};
-use crate::zero_shot::set_pass::classes;
+use crate::zero_shot::rows::classes;
 
 /// Rows that are read at a time.
 const ROWS: usize = 4096;
@@ -78,7 +77,7 @@ impl<'a> Source<'a> {
             };
             let vectors = Vectors::of(batch, EMBEDDING).ok_or_else(|| lacks(EMBEDDING))?;
             let column = batch.column_by_name(labels.column()).ok_or_else(|| lacks(labels.column()))?;
-            let column = labels.read(column).map_err(engine)?;
+            let column = labels.read(column)?;
             let text = |name: &str, row: usize| {
                 let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
                 column.is_valid(row).then(|| column.value(row))
@@ -156,7 +155,11 @@ fn labels(set: &ProbeSet, part: &InputData) -> Result<Labels, EvalError> {
     let names = set.class_names.as_ref().map(|names| names.as_slice());
     let refuse =
         |fault: ClassFault| EvalError::set(&set.name, format!("`{}`: {}", part.name, fault.why), fault.hint);
-    Labels::new(&schema, &set.label, names).map_err(refuse)
+    let labels = Labels::new(&schema, &set.label, names).map_err(refuse)?;
+    match labels.several() {
+        true => Err(EvalError::set(&set.name, SEVERAL, None)),
+        false => Ok(labels),
+    }
 }
 
 /// What made the embeddings of a part, by its first row.

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_image::Limits;
+use twinlens_model::{DeviceOption, Precision};
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
@@ -31,7 +32,8 @@ use crate::prompts::check_templates;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's.
+    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's; or a model of
+    /// the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
     model: Input,
     /// The sets.
     sets: Located<Vec<RetrievalSet>>,
@@ -47,6 +49,12 @@ pub struct Retrieval {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    device: Located<DeviceOption>,
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    precision: Located<Precision>,
 }
 
 /// Images and their captions.
@@ -148,6 +156,7 @@ impl Stage for Retrieval {
         if let Err(why) = check_templates(std::slice::from_ref(&self.template)) {
             faults.push(Fault::at(self.template.span(), why));
         }
+        faults.extend(model::compute_fault(&self.device, &self.precision));
         if *self.batch_size == 0 {
             faults.push(Fault::at(self.batch_size.span(), "`batch_size` is 0").label("at least 1"));
         }
@@ -181,7 +190,7 @@ impl Job for Retrieval {
             rows += input(inputs, &self.sets[*set].input)?.rows();
         }
         cx.progress.total(rows);
-        let mut model = Model::open(&self.model, cx, inputs).await?;
+        let mut model = Model::open(&self.model, (*self.device, *self.precision), cx, inputs).await?;
         if !model.clip.config().objective.embeds_texts() {
             return Err(RunError::user(format!(
                 "`{}` embeds no texts: it cannot find images by captions",

@@ -14,7 +14,7 @@ use super::ranks::{Places, VectorFile, places};
 use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
-use crate::ledger::{self, engine};
+use crate::ledger;
 use crate::metrics::retrieval::{Found, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
 use crate::prompts::{fill, hex, list_hash};
@@ -122,7 +122,7 @@ impl Pass<'_> {
         if !super::captions::holds(column.data_type()) {
             return Err(self.refuse(format!("the column `{name}` is of type {}", column.data_type()), None));
         }
-        let captions = Captions::of(column).map_err(engine)?;
+        let captions = Captions::of(column)?;
         let mut refused = Vec::new();
         for (row, image) in self.decoded(chunk)?.into_iter().enumerate() {
             let texts = captions.get(row);
@@ -178,7 +178,8 @@ impl Pass<'_> {
                 let limits = self.options.limits.as_ref();
                 let limits = limits.map_or_else(Limits::default, |limits| limits.value().clone());
                 let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-                let images = decode(&chunk.batch, column, &wanted, &self.model.preprocess, &limits, budget);
+                let preprocess = &self.model.preprocess;
+                let images = decode(&chunk.batch, column, &wanted, preprocess, &limits, budget, false);
                 images.ok_or_else(|| self.refuse(format!("a shard lacks the image column `{column}`"), None))
             }
         }
@@ -268,10 +269,13 @@ impl Pass<'_> {
                 classes_hash: &hex(&self.candidates.clone().finalize()),
                 prompts_hash: &list_hash(std::slice::from_ref(template)),
                 weights_hash: &self.model.weights_hash,
+                preprocess_hash: &self.model.preprocess_hash,
+                precision: Some(self.model.clip.precision().name()),
+                part: tables::ALL,
                 n,
                 seconds: since(self.cx, start),
             };
-            self.split.write(MAIN, &tables::accuracy(&from, &rows).map_err(engine)?)?;
+            self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
         }
         Ok(())
     }

@@ -1,14 +1,17 @@
 //! One pass over an input: every image is decoded and encoded once, and scored at once against every set and
 //! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::RecordBatch;
+use arrow::datatypes::FieldRef;
 use candle_core::{Device, Tensor};
 use twinlens_dataset::SplitWriter;
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
-use super::ZeroShot;
-use super::set_pass::{Labelled, Refused, SetPass, Waiting, refuse, since};
+use super::overlap::needs_look;
+use super::rows::{Labelled, example, uid};
+use super::set_pass::{Refused, SetPass, Waiting, since};
+use super::{Task, ZeroShot};
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
 use crate::model::{Model, input};
@@ -18,12 +21,17 @@ pub struct Pass<'a> {
     cx: &'a RunContext,
     model: &'a Model,
     input: &'a InputData,
-    source: ImageSource,
+    /// Where the images are; `None` where no set can be evaluated.
+    source: Option<ImageSource>,
     /// What the input's embeddings must be marked with.
     identity: String,
     batch_size: usize,
     limits: Limits,
+    /// Those that can be evaluated, and what was asked of each.
     sets: Vec<SetPass>,
+    tasks: Vec<Task>,
+    /// Those that cannot.
+    failed: Vec<(Task, Result<SplitWriter, EvalError>)>,
     waiting: Vec<Waiting>,
     /// `[waiting, 3, size, size]`, or `[waiting, embed]` where the input has embeddings.
     pixels: Vec<f32>,
@@ -32,44 +40,65 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Prepares the sets of `group` (indices): their classes, and their classifiers. `splits` are theirs, in the
-    /// same order.
+    /// Prepares the sets of `group`: their classes, and their classifiers. `splits` are theirs, in the same order.
     pub fn new(
         options: &ZeroShot,
         cx: &'a RunContext,
         inputs: &'a [InputData],
         model: &'a Model,
-        group: Vec<usize>,
+        group: Vec<Task>,
         splits: Vec<SplitWriter>,
     ) -> Result<Self, EvalError> {
-        let input = input(inputs, &options.sets[group[0]].input)?;
-        let first = &options.sets[group[0]];
+        let input = input(inputs, &group[0].options.input)?;
+        let first = &group[0].options;
         let named = first.image.as_ref().map(|column| column.as_str());
-        let schema = input.dataset.schema(&input.table)?;
-        let source = ImageSource::of(&schema, named).map_err(refuse(first))?;
-        let sets = group.into_iter().zip(splits);
-        let sets =
-            sets.map(|(set, split)| SetPass::new(options, cx, inputs, model, &options.sets[set], split));
+        let source = ImageSource::of(&input.dataset.schema(&input.table)?, named);
+        let (mut sets, mut tasks, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (task, split) in group.into_iter().zip(splits) {
+            match SetPass::new(options, cx, inputs, model, &task, &source, split) {
+                Ok(set) => {
+                    sets.push(set);
+                    tasks.push(task);
+                }
+                Err(error @ EvalError::Set { .. }) => failed.push((task, Err(error))),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Self {
             cx,
             model,
             input,
-            source,
+            source: source.ok(),
             identity: model.identity(),
             batch_size: *options.batch_size.value(),
             limits: options.limits(),
-            sets: sets.collect::<Result<_, _>>()?,
+            sets,
+            tasks,
+            failed,
             waiting: Vec::new(),
             pixels: Vec::new(),
             image_seconds: 0.0,
         })
     }
 
-    /// Evaluates, and gives the splits back, ready to be committed.
-    pub fn run(mut self) -> Result<Vec<SplitWriter>, EvalError> {
-        let (dataset, table) = (&self.input.dataset, &self.input.table);
+    /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot be evaluated.
+    pub fn run(mut self) -> Result<Vec<(Task, Result<SplitWriter, EvalError>)>, EvalError> {
+        if !self.sets.is_empty() {
+            self.read()?;
+        }
+        let (cx, model, seconds) = (self.cx, self.model, self.image_seconds);
+        let done = self.tasks.into_iter().zip(self.sets).map(|(task, set)| {
+            let result = set.finish(cx, model, seconds);
+            (task, result)
+        });
+        Ok(self.failed.into_iter().chain(done).collect())
+    }
+
+    fn read(&mut self) -> Result<(), EvalError> {
+        let InputData { dataset, table, .. } = self.input;
         let schema = dataset.schema(table)?;
-        let read = schema.fields().iter().filter(|field| self.source.reads(field));
+        let looked_at = |field: &&FieldRef| self.source.as_ref().is_none_or(|source| source.reads(field));
+        let read = schema.fields().iter().filter(looked_at);
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         // A quarter of the budget for the encoded bytes, the rest for decoding them.
         let mut examples =
@@ -81,9 +110,7 @@ impl<'a> Pass<'a> {
             self.image_seconds += since(self.cx, start);
             self.take(&chunk, &examples)?;
         }
-        self.flush()?;
-        let (cx, model, seconds) = (self.cx, self.model, self.image_seconds);
-        self.sets.into_iter().map(|set| set.finish(cx, model, seconds)).collect()
+        self.flush()
     }
 
     /// Decodes the rows of a chunk: the good ones wait for a full batch, the others go to the ledger.
@@ -95,18 +122,18 @@ impl<'a> Pass<'a> {
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
         let images = self.images(batch, &wanted)?;
         self.image_seconds += since(self.cx, start);
-        let uids = batch.column_by_name("uid").and_then(|column| column.as_string_opt::<i32>());
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
         for (row, image) in images.into_iter().enumerate() {
-            let uid = uids.filter(|uids| uids.is_valid(row)).map(|uids| uids.value(row));
+            let uid = uid(batch, row);
             let number = chunk.first + row as u64;
             let place = || match uid {
                 Some(uid) => format!("{} (uid {uid})", examples.place(number)),
                 None => examples.place(number),
             };
             let mut waits = Waiting {
-                example: uid.map_or_else(|| number.to_string(), str::to_string),
+                example: example(batch, row, chunk.first),
                 labels: Vec::new(),
+                trained_on: Vec::new(),
             };
             for (index, set) in self.sets.iter_mut().enumerate() {
                 let Labelled { class, text } = &labels[index][row];
@@ -115,7 +142,10 @@ impl<'a> Pass<'a> {
                     (Err(refusal), _) | (_, Some(Err(refusal))) => Some(refusal),
                     _ => None,
                 };
-                waits.labels.push(class.as_ref().ok().copied().filter(|_| refusal.is_none()));
+                waits
+                    .trained_on
+                    .push(refusal.is_none() && set.was_trained_on(batch, row, &image.digest, image.look));
+                waits.labels.push(class.as_ref().ok().cloned().filter(|_| refusal.is_none()));
                 if let Some(refusal) = refusal {
                     refused[index].push(Refused {
                         row: row as u32,
@@ -143,15 +173,14 @@ impl<'a> Pass<'a> {
     /// The images of a chunk: decoded, or encoded long ago.
     fn images(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Image>, EvalError> {
         let refuse = |why: String, hint| EvalError::set(&self.sets[0].options.name, why, hint);
-        match &self.source {
-            ImageSource::Embeddings => stored(batch, wanted, &self.identity)
-                .map_err(|(why, hint)| refuse(format!("`{}`: {why}", self.input.name), hint)),
-            ImageSource::Images(column) => {
-                let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-                let images = decode(batch, column, wanted, &self.model.preprocess, &self.limits, budget);
-                images.ok_or_else(|| refuse(format!("a shard lacks the image column `{column}`"), None))
-            }
-        }
+        let Some(ImageSource::Images(column)) = &self.source else {
+            return stored(batch, wanted, &self.identity)
+                .map_err(|(why, hint)| refuse(format!("`{}`: {why}", self.input.name), hint));
+        };
+        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
+        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
+        let images = decode(batch, column, wanted, &self.model.preprocess, &self.limits, budget, look);
+        images.ok_or_else(|| refuse(format!("a shard lacks the image column `{column}`"), None))
     }
 
     /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the chunks, so that
@@ -164,13 +193,11 @@ impl<'a> Pass<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         let (pixels, n) = (std::mem::take(&mut self.pixels), waiting.len());
         let embeddings = match self.source {
-            ImageSource::Embeddings => {
-                Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?
-            }
-            ImageSource::Images(_) => {
+            Some(ImageSource::Images(_)) => {
                 let size = self.model.preprocess.size as usize;
                 self.model.clip.encode_image(&Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?)?
             }
+            _ => Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?,
         };
         self.image_seconds += since(self.cx, start);
         for (index, set) in self.sets.iter_mut().enumerate() {

@@ -82,7 +82,7 @@ async fn an_interrupted_run_goes_on_to_the_same_bytes_whatever_the_memory() {
 async fn half_precision_is_near() {
     let place = Place::new();
     let whole = rows(&place.done::<Embed>("whole", OPTIONS).await.unwrap()).await;
-    let half = format!("{OPTIONS}precision = \"f16\"");
+    let half = format!("{OPTIONS}dtype = \"f16\"");
     let half = rows(&place.done::<Embed>("half", &half).await.unwrap()).await;
     let kind = half.column_by_name(EMBEDDING).unwrap().data_type().to_string();
     assert!(kind.contains("Float16"), "{kind}");
@@ -145,7 +145,7 @@ async fn vectors_of_another_model_are_refused() {
 async fn the_nearest_rows_are_found() {
     let place = Place::new();
     let dataset = place.done::<Embed>("vectors", OPTIONS).await.unwrap();
-    let model = Model::load("./model".into(), &place.path("model")).unwrap();
+    let model = Model::load("./model".into(), &place.path("model"), Default::default()).unwrap();
     let query = search::image(&model, &png(33)).unwrap();
     let found = search::nearest(&dataset, MAIN, &query, &model.identity(), 5, &["uid", "nothing"]).unwrap();
     assert_eq!(found.num_rows(), 5);

@@ -158,7 +158,11 @@ impl Place {
         let cx = RunContext {
             stage: "stage".into(),
             session: SessionContext::new(),
-            files: Files { base: self.folder.path().into(), scratch: self.folder.path().into() },
+            files: Files {
+                base: self.folder.path().into(),
+                scratch: self.folder.path().into(),
+                hub: Default::default(),
+            },
             seed: 17,
             clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
             cancel,

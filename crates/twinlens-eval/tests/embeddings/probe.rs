@@ -1,7 +1,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use twinlens_eval::Probe;
-use twinlens_eval::vectors::Precision;
+use twinlens_eval::vectors::Dtype;
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn vectors(rows: usize, seed: u64, noise: f32, made_by: &str) -> RecordBatch {
     RecordBatch::try_from_iter([
         ("uid", texts((0..rows).map(|row| Some(format!("{row:032x}"))).collect())),
         ("class", texts((0..rows).map(|row| (row != 5).then(|| CLASSES[row % 4].into())).collect())),
-        ("embedding", Precision::F32.column(values, WIDTH, None).unwrap()),
+        ("embedding", Dtype::F32.column(values, WIDTH, None).unwrap()),
         ("embedding_model", texts(vec![Some(made_by.into()); rows])),
     ])
     .unwrap()
