@@ -52,7 +52,8 @@ impl<'a> Pass<'a> {
         let input = input(inputs, &group[0].options.input)?;
         let first = &group[0].options;
         let named = first.image.as_ref().map(|column| column.as_str());
-        let source = ImageSource::of(&input.dataset.schema(&input.table)?, named);
+        let schema = input.dataset.schema(&input.table)?;
+        let source = ImageSource::of(&schema, named);
         let (mut sets, mut tasks, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (task, split) in group.into_iter().zip(splits) {
             match SetPass::new(options, cx, inputs, model, &task, &source, split) {
