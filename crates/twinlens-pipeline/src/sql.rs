@@ -86,13 +86,16 @@ impl CheckContext {
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, tables);
         let session = SessionContext::new_with_state(state.clone());
         register_empty(&session, tables).map_err(|error| fault(&error))?;
-        let plan = plan_query(text, &session.state()).map_err(|error| fault(&error))?;
-        let Some(plan) = plan else {
+        let state_of_tables = session.state();
+        let planned = guarded(|| match plan_query(text, &state_of_tables)? {
+            Some(plan) => state_of_tables.optimize(&plan).map(Some),
+            None => Ok(None),
+        });
+        let Some(plan) = planned.map_err(|error| fault(&error))? else {
             return Err(
                 Fault::at(text.span(), "this is no query").label("expected a single `select` statement")
             );
         };
-        let plan = session.state().optimize(&plan).map_err(|error| fault(&error))?;
         Ok(plan.schema().inner().clone())
     }
 
@@ -199,6 +202,13 @@ fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> R
         session.register_table(table, Arc::new(EmptyTable::new(schema.clone())))?;
     }
     Ok(())
+}
+
+/// What `plan` gives. The engine's planner panics on a few texts (a scalar subquery without columns, `(select from t)`): those are
+/// the user's mistakes, too.
+fn guarded<T>(plan: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, DataFusionError> {
+    let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(plan));
+    planned.unwrap_or_else(|_| Err(DataFusionError::Plan("the engine cannot plan this SQL".into())))
 }
 
 /// The plan of a `select`; `None` when the text is some other statement.
@@ -452,7 +462,13 @@ mod tests {
             let (told_message, told_word, _) = told(text, query(text).unwrap_err());
             assert_eq!((told_message.as_str(), told_word.as_str()), (message, word), "{text}");
         }
-        for text in ["select caption form pages", "select", "select * from pages where", "select 'x"] {
+        for text in [
+            "select (select from pages) > 0",
+            "select caption form pages",
+            "select",
+            "select * from pages where",
+            "select 'x",
+        ] {
             assert!(query(text).is_err(), "{text}");
         }
     }

@@ -139,6 +139,7 @@ fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
         checkpoint_every: 100,
         seed: 11,
         crop_min_area: Some(0.5),
+        augment: None,
         prefetch_bytes: 0,
     }
 }

@@ -15,6 +15,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
+use futures::FutureExt;
 use futures::StreamExt;
 use twinlens_dataset::storage::{Location, local};
 use twinlens_dataset::{MAIN, catalog};
@@ -158,7 +159,11 @@ async fn answer(
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan)?;
         session.execute_logical_plan(plan).await?.execute_stream().await
     };
-    started.await.map_err(|error: DataFusionError| with_hint(session, error.into()))
+    // The engine's planner panics on a few texts, such as a scalar subquery without columns.
+    let started = std::panic::AssertUnwindSafe(started).catch_unwind().await;
+    let started =
+        started.unwrap_or_else(|_| Err(DataFusionError::Plan("the engine cannot plan this SQL".into())));
+    started.map_err(|error| with_hint(session, error.into()))
 }
 
 /// The engine suggests columns, but not tables.

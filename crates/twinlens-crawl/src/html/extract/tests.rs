@@ -264,10 +264,10 @@ fn hostile_pages_cost_little() {
     for (name, html, expected) in cases {
         let start = Instant::now();
         page_with(&html, &TextSource::ALL);
-        assert!(start.elapsed().as_secs() < 10, "{name}: {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 60, "{name}: {:?}", start.elapsed());
         let start = Instant::now();
         let found = page(&html).pairs.len();
-        assert!(start.elapsed().as_secs() < 10, "{name}: {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 60, "{name}: {:?}", start.elapsed());
         if let Some(expected) = expected {
             assert_eq!(found, expected, "{name}");
         }
