@@ -97,6 +97,7 @@ impl Job for EvaluationSet {
             }
             cx.progress.note(format!("{why}: {}", set.how_to_get));
             let mut split = output.split(0, "missing");
+            split.count_rows_in(0);
             let warning =
                 Warning { code: SET_MISSING, detail: format!("{why}: {}", set.how_to_get), value: 0.0 };
             split

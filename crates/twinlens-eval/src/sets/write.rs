@@ -114,6 +114,8 @@ pub async fn write(
     }
     if !output.is_done(classes) {
         let mut split = output.split(classes, "classes");
+        // No rows of the set: without a number here the sum of all splits would be unknown.
+        split.count_rows_in(0);
         let rows = classes_batch(&opened.bound).map_err(EvalError::from)?;
         split.write(CLASSES, &rows)?;
         split.write(
