@@ -270,7 +270,8 @@ async fn accuracies_are_what_the_other_tables_add_up_to() {
         );
     }
     // The rows of one set lie in one shard, the main metric first; those of two sets come in any order.
-    let first = "select metric, split, precision, model, checkpoint from accuracy where set = 'things' limit 1";
+    let first =
+        "select metric, split, precision, model, checkpoint from accuracy where set = 'things' limit 1";
     let first = sql(&dataset, first).await;
     let text = |column: usize| first.column(column).as_string::<i32>().value(0).to_string();
     assert_eq!([text(0), text(1), text(2), text(3)], ["mean_per_class", "./test.parquet", "f32", "./model"]);
