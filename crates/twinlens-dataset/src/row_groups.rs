@@ -17,7 +17,6 @@ use crate::storage::Location;
 #[derive(Debug)]
 pub struct RowGroups {
     path: PathBuf,
-    file: File,
     metadata: ArrowReaderMetadata,
 }
 
@@ -31,7 +30,7 @@ impl RowGroups {
         let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
         let metadata = ArrowReaderMetadata::load(&file, Default::default())
             .map_err(|error| parquet_error(&path, error))?;
-        Ok(Self { path, file, metadata })
+        Ok(Self { path, metadata })
     }
 
     /// The columns, as the file says.
@@ -58,7 +57,8 @@ impl RowGroups {
         columns: &[&str],
     ) -> Result<RecordBatch, DatasetError> {
         let failed = |error| parquet_error(&self.path, error);
-        let file = self.file.try_clone().map_err(|error| DatasetError::io(&self.path, error))?;
+        // Opened again: a cloned handle has its position in common with those that other threads read by.
+        let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
         let reader = builder
