@@ -17,6 +17,7 @@ pub mod reader;
 pub mod shard;
 pub mod storage;
 pub mod types;
+pub mod variants;
 pub mod writer;
 
 pub use dataset::Dataset;

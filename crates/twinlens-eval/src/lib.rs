@@ -8,6 +8,7 @@ pub mod error;
 mod images;
 pub mod metrics;
 pub mod prompts;
+pub mod scaling;
 pub mod set;
 pub mod sql;
 pub mod trust;
@@ -17,11 +18,13 @@ use twinlens_pipeline::Registry;
 
 pub use error::EvalError;
 pub use images::REJECT_CODES;
+pub use scaling::Scaling;
 pub use zero_shot::ZeroShot;
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
     registry.add::<ZeroShot>();
+    registry.add::<Scaling>();
     for function in sql::functions() {
         registry.add_function(function);
     }

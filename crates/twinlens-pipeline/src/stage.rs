@@ -90,6 +90,11 @@ pub trait Stage: Debug + Send + Sync {
         &[]
     }
 
+    /// Whether it reads the variants of a swept stage as one table with their values as columns, instead of being made once for each.
+    fn gathers(&self) -> bool {
+        matches!(self.work(), Work::Whole(whole) if !whole.conserves())
+    }
+
     /// Checks the options against the inputs and says what tables come out. No I/O. All faults at once.
     fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>>;
 

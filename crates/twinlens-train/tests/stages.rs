@@ -65,6 +65,7 @@ fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, Schema
         kind: kind.into(),
         fingerprint: "f".into(),
         fused: vec![],
+        variant: None,
         tables,
     };
     DatasetWriter::open(folder.join(name), begin, ShardLimits::default()).unwrap()
@@ -85,6 +86,7 @@ async fn run<K: StageKind>(
             table: MAIN.into(),
             dataset: Dataset::open(folder.join(input.name())).unwrap(),
             view: None,
+            variants: vec![],
         })
         .collect();
     let tables = check(&stage, Some(&inputs)).unwrap();
@@ -97,6 +99,7 @@ async fn run<K: StageKind>(
     let progress = Progress::new(name, observer);
     let cx = RunContext {
         stage: name.into(),
+        stream: name.into(),
         session: SessionContext::new(),
         files: Files { base: folder.into(), scratch: folder.into() },
         seed: 17,

@@ -16,7 +16,7 @@ use crate::error::EvalError;
 
 /// A model in memory.
 pub struct Model {
-    /// As written in the pipeline file.
+    /// The stage that trained it, or the folder as the pipeline file has it.
     pub name: String,
     /// Which state of the training it is; `None` for a folder.
     pub checkpoint: Option<String>,
@@ -33,15 +33,17 @@ pub struct Model {
 impl Model {
     /// Loads the model that the option names.
     pub async fn open(options: &ZeroShot, cx: &RunContext, inputs: &[InputData]) -> Result<Self, RunError> {
-        let name = options.model.name().to_string();
-        let (folder, checkpoint) = if options.model.is_path() {
-            (cx.path(&name), None)
+        let (name, folder, checkpoint) = if options.model.is_path() {
+            let name = options.model.name();
+            (name.to_string(), cx.path(name), None)
         } else {
             let training = input(inputs, &options.model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
                 training.artifact(file)?;
             }
-            (training.dataset.dir(), last_step(cx, training).await?)
+            // Of a swept training: the variant.
+            let name = training.dataset.state().begin.stage.clone();
+            (name, training.dataset.dir(), last_step(cx, training).await?)
         };
         let load = move || Self::load(name, checkpoint, folder).map_err(RunError::from);
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
