@@ -28,7 +28,7 @@ fn classes(run: &Run<'_>) -> Option<String> {
 }
 
 /// The training pairs of all evaluations, each table once.
-fn pairs(run: &Run<'_>) -> Vec<(String, Table<'_>)> {
+fn pairs<'a>(run: &Run<'a>) -> Vec<(String, Table<'a>)> {
     let mut seen = BTreeSet::new();
     let tables = run.per_class();
     let found = tables.iter().filter_map(|table| run.pairs_of(table, &["query_ids"]));
