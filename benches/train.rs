@@ -1,6 +1,6 @@
 //! `train`: a step of training on the CPU: forward, backward, optimiser.
 //!
-//!     cargo bench -p twinlens-train --bench train
+//!     cargo bench --workspace --bench train
 //!
 //! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`, model and batches are those that
 //! `train_peer.py` made there (`config.json`, `model.safetensors`, `batches.safetensors`), and the last line printed is JSON for it.

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A training step beside PyTorch's: the same weights, batches, optimiser and threads, in turns.
 
-    benches/train_peer.py [--turns 3] [--steps 22] [--threads 2] [--compile]
+    benches/train_peer.py [--models vit resnet resnet-x3] [--texts full captions] [--turns 3] [--steps 22] [--threads 2] [--compile]
 
-The model is the one of 64 x 64 pixels, patches of 8, width 192, 6 layers in both towers, context 32, 8,192 tokens; batches of
-128. It is measured twice: with texts that fill the context, and with texts as long as captions are (4 to 19 tokens), where
-twinlens computes the tokens that there are and PyTorch, as open_clip does, the whole context. A turn is a process; the median
-over turns of the median over steps counts. The loss curves must agree. The table goes to target/bench/train.arrow.
+`vit` is 64 x 64 pixels, patches of 8, width 192, 6 layers in both towers, context 32, 8,192 tokens; `resnet` and `resnet-x3` are
+`rn-tiny-64` and `rn-tiny-64x3`. Batches are of 128. Each is measured twice: with texts that fill the context, and with texts as
+long as captions are (4 to 19 tokens), where twinlens computes the tokens that there are and PyTorch, as open_clip does, the whole
+context. A turn is a process; the median over turns of the median over steps counts. The loss curves must agree. The table goes to
+target/bench/train.arrow.
 """
 
 import argparse
@@ -24,25 +25,43 @@ import environment
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
 PACKAGES = ["torch", "numpy", "safetensors", "pyarrow"]
-EMBED, IMAGE, PATCH, WIDTH, LAYERS, HEADS, CONTEXT, VOCAB, BATCH = 192, 64, 8, 192, 6, 3, 32, 8192, 128
 LR, BETAS, EPS, DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2
-DISTINCT, WARM = 8, 2
+BATCH, DISTINCT, WARM = 128, 8, 2
 
 
-def model():
-    """CLIP in PyTorch's own modules, with open_clip's names and initial spreads."""
+def text(width, layers, heads):
+    return {"context": 32, "vocab": 8192, "width": width, "layers": layers, "heads": heads}
+
+
+def resnet(width, stages):
+    return {"image_size": 64, "width": width, "stages": stages, "heads": width // 2}
+
+
+MODELS = {
+    "vit": {"embed": 192, "vision": {"image_size": 64, "patch": 8, "width": 192, "layers": 6, "heads": 3}, "text": text(192, 6, 3)},
+    "resnet": {"embed": 128, "vision": resnet(16, [1, 1, 1, 1]), "text": text(128, 2, 4)},
+    "resnet-x3": {"embed": 128, "vision": resnet(32, [1, 2, 2, 1]), "text": text(128, 2, 4)},
+}
+
+
+def model(name):
+    """CLIP in PyTorch's own modules, with open_clip's names and about its initial spreads."""
     import torch
+    import torch.nn.functional as F
     from torch import nn
 
+    shape = MODELS[name]
+    embed, vision, text = shape["embed"], shape["vision"], shape["text"]
+
     class Block(nn.Module):
-        def __init__(self):
+        def __init__(self, width, heads):
             super().__init__()
-            self.attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-            self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+            self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
             self.mlp = nn.Sequential()
-            self.mlp.add_module("c_fc", nn.Linear(WIDTH, 4 * WIDTH))
+            self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
             self.mlp.add_module("gelu", nn.GELU())
-            self.mlp.add_module("c_proj", nn.Linear(4 * WIDTH, WIDTH))
+            self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
 
         def forward(self, x, mask):
             h = self.ln_1(x)
@@ -50,49 +69,104 @@ def model():
             return x + self.mlp(self.ln_2(x))
 
     class Transformer(nn.Module):
-        def __init__(self):
+        def __init__(self, width, layers, heads):
             super().__init__()
-            self.resblocks = nn.ModuleList(Block() for _ in range(LAYERS))
+            self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
         def forward(self, x, mask=None):
             for block in self.resblocks:
                 x = block(x, mask)
             return x
 
-    class Vision(nn.Module):
-        def __init__(self):
+    class VisionTransformer(nn.Module):
+        def __init__(self, image_size, patch, width, layers, heads):
             super().__init__()
-            self.conv1 = nn.Conv2d(3, WIDTH, PATCH, PATCH, bias=False)
-            self.class_embedding = nn.Parameter(torch.randn(WIDTH) * WIDTH**-0.5)
-            self.positional_embedding = nn.Parameter(torch.randn((IMAGE // PATCH) ** 2 + 1, WIDTH) * WIDTH**-0.5)
-            self.ln_pre, self.ln_post = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-            self.transformer = Transformer()
-            self.proj = nn.Parameter(torch.randn(WIDTH, EMBED) * WIDTH**-0.5)
+            self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+            self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
+            self.positional_embedding = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * width**-0.5)
+            self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.transformer = Transformer(width, layers, heads)
+            self.proj = nn.Parameter(torch.randn(width, embed) * width**-0.5)
 
         def forward(self, pixels):
             x = self.conv1(pixels).flatten(2).transpose(1, 2)
             x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.positional_embedding
             return self.ln_post(self.transformer(self.ln_pre(x))[:, 0]) @ self.proj
 
+    class Bottleneck(nn.Module):
+        def __init__(self, inputs, planes, stride):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(inputs, planes, 1, bias=False), nn.BatchNorm2d(planes)
+            self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False), nn.BatchNorm2d(planes)
+            self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.conv3, self.bn3 = nn.Conv2d(planes, 4 * planes, 1, bias=False), nn.BatchNorm2d(4 * planes)
+            self.downsample = nn.Identity()
+            if stride > 1 or inputs != 4 * planes:
+                self.downsample = nn.Sequential()
+                self.downsample.add_module("-1", nn.AvgPool2d(stride))
+                self.downsample.add_module("0", nn.Conv2d(inputs, 4 * planes, 1, bias=False))
+                self.downsample.add_module("1", nn.BatchNorm2d(4 * planes))
+
+        def forward(self, x):
+            y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            y = self.avgpool(F.relu(self.bn2(self.conv2(y)), inplace=True))
+            return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
+
+    class AttentionPool(nn.Module):
+        def __init__(self, tokens, width, heads):
+            super().__init__()
+            self.heads, self.positional_embedding = heads, nn.Parameter(torch.randn(tokens + 1, width) * width**-0.5)
+            self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+            self.c_proj = nn.Linear(width, embed)
+
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2)
+            x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
+            q, k, v = (p(t).unflatten(2, (self.heads, -1)).transpose(1, 2)
+                       for p, t in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x)))
+            return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
+
+    class ModifiedResNet(nn.Module):
+        """The paper's: three convolutions for a stem, strides that are average pooling, attention for the last pooling."""
+
+        def __init__(self, image_size, width, stages, heads):
+            super().__init__()
+            for i, (inputs, outputs) in enumerate([(3, width // 2), (width // 2, width // 2), (width // 2, width)], 1):
+                self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, 3, 2 if i == 1 else 1, 1, bias=False))
+                self.add_module(f"bn{i}", nn.BatchNorm2d(outputs))
+            self.avgpool, inputs = nn.AvgPool2d(2), width
+            for stage, count in enumerate(stages):
+                layer, planes = nn.Sequential(), width << stage
+                for block in range(count):
+                    layer.append(Bottleneck(inputs, planes, 2 if block == 0 and stage > 0 else 1))
+                    inputs = 4 * planes
+                self.add_module(f"layer{stage + 1}", layer)
+            self.attnpool = AttentionPool((image_size // 32) ** 2, inputs, heads)
+
+        def forward(self, x):
+            for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+                x = F.relu(norm(conv(x)), inplace=True)
+            return self.attnpool(self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x))))))
+
     class Clip(nn.Module):
         def __init__(self):
             super().__init__()
-            self.visual, self.transformer = Vision(), Transformer()
-            self.token_embedding = nn.Embedding(VOCAB, WIDTH)
-            self.positional_embedding = nn.Parameter(torch.randn(CONTEXT, WIDTH) * 0.01)
+            width, context = text["width"], text["context"]
+            self.visual = VisionTransformer(**vision) if "patch" in vision else ModifiedResNet(**vision)
+            self.transformer = Transformer(width, text["layers"], text["heads"])
+            self.token_embedding = nn.Embedding(text["vocab"], width)
+            self.positional_embedding = nn.Parameter(torch.randn(context, width) * 0.01)
             nn.init.normal_(self.token_embedding.weight, std=0.02)
-            self.ln_final = nn.LayerNorm(WIDTH)
-            self.text_projection = nn.Parameter(torch.randn(WIDTH, EMBED) * WIDTH**-0.5)
+            self.ln_final = nn.LayerNorm(width)
+            self.text_projection = nn.Parameter(torch.randn(width, embed) * width**-0.5)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-            self.register_buffer("mask", torch.full((CONTEXT, CONTEXT), float("-inf")).triu(1), persistent=False)
+            self.register_buffer("mask", torch.full((context, context), float("-inf")).triu(1), persistent=False)
 
         def forward(self, pixels, ids):
-            import torch.nn.functional as F
-
             image = F.normalize(self.visual(pixels), dim=-1)
             x = self.transformer(self.token_embedding(ids) + self.positional_embedding, self.mask)
-            text = self.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ self.text_projection
-            logits = self.logit_scale.exp() * image @ F.normalize(text, dim=-1).T
+            texts = self.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ self.text_projection
+            logits = self.logit_scale.exp() * image @ F.normalize(texts, dim=-1).T
             target = torch.arange(len(ids))
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -100,28 +174,27 @@ def model():
     return Clip()
 
 
-def make(folder, full):
+def make(folder, name, full):
     """Weights and batches, for both programs."""
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.detach().clone().contiguous() for name, parameter in model().named_parameters()}
-    save_file(weights, folder / "model.safetensors")
-    vision = {"image_size": IMAGE, "patch": PATCH, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
-    text = {"context": CONTEXT, "vocab": VOCAB, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
-    config = {"embed": EMBED, "vision": vision, "text": text, "activation": "gelu"}
-    (folder / "config.json").write_text(json.dumps(config))
+    state = {key: value.contiguous() for key, value in model(name).state_dict().items() if "num_batches" not in key}
+    save_file(state, folder / "model.safetensors")
+    shape = MODELS[name]
+    (folder / "config.json").write_text(json.dumps(shape | {"activation": "gelu"}))
+    side, context, end = shape["vision"]["image_size"], shape["text"]["context"], shape["text"]["vocab"] - 1
     random = torch.Generator().manual_seed(18)
-    pixels = torch.randn(DISTINCT, BATCH, 3, IMAGE, IMAGE, generator=random)
-    ids = torch.randint(1, VOCAB - 1, (DISTINCT, BATCH, CONTEXT), generator=random)
-    ends = torch.randint(3, 19, (DISTINCT, BATCH, 1), generator=random) if not full else torch.full((DISTINCT, BATCH, 1), CONTEXT - 1)
-    places = torch.arange(CONTEXT).expand_as(ids)
-    ids = torch.where(places < ends, ids, torch.where(places == ends, VOCAB - 1, 0))
+    pixels = torch.randn(DISTINCT, BATCH, 3, side, side, generator=random)
+    ids = torch.randint(1, end, (DISTINCT, BATCH, context), generator=random)
+    ends = torch.full((DISTINCT, BATCH, 1), context - 1) if full else torch.randint(3, 19, (DISTINCT, BATCH, 1), generator=random)
+    places = torch.arange(context).expand_as(ids)
+    ids = torch.where(places < ends, ids, torch.where(places == ends, end, 0))
     save_file({"pixels": pixels, "ids": ids}, folder / "batches.safetensors")
 
 
-def by_pytorch(folder, steps, threads, compiled):
+def by_pytorch(folder, name, steps, threads, compiled, channels_last):
     """One turn of PyTorch, in this process."""
     import resource
 
@@ -129,8 +202,10 @@ def by_pytorch(folder, steps, threads, compiled):
     from safetensors.torch import load_file
 
     torch.set_num_threads(threads)
-    clip = model()
-    clip.load_state_dict(load_file(folder / "model.safetensors"))
+    clip = model(name)
+    clip.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    if channels_last:
+        clip.visual.to(memory_format=torch.channels_last)
     parts = [[p for p in clip.parameters() if p.ndim >= 2], [p for p in clip.parameters() if p.ndim < 2]]
     groups = [{"params": parts[0], "weight_decay": DECAY}, {"params": parts[1], "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, fused=True)
@@ -139,6 +214,8 @@ def by_pytorch(folder, steps, threads, compiled):
     times, losses = [], []
     for step in range(steps):
         pixels, ids = batches["pixels"][step % DISTINCT], batches["ids"][step % DISTINCT]
+        if channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         marks = [time.perf_counter()]
         loss = step_of(pixels, ids)
         losses.append(loss.item())
@@ -158,20 +235,68 @@ def by_pytorch(folder, steps, threads, compiled):
 
 
 def last_json(command, variables):
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=True, stdout=subprocess.PIPE)
+    # Some machines' settings choose a slower library for one of the programs.
+    kept = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
+    result = subprocess.run(command, cwd=ROOT, env={**kept, **variables}, check=True, stdout=subprocess.PIPE)
     return json.loads(result.stdout.decode().strip().splitlines()[-1])
 
 
-def gflop_of_a_step(tokens_of_texts):
-    """Matrix products of a step, forward and twice as much backward, in GFLOP."""
-    def tower(tokens, lengths):
-        products = 24 * WIDTH**2 * tokens + sum(4 * WIDTH * length**2 for length in lengths)
-        return LAYERS * products
+def gflop_of_a_step(name, folder):
+    """Multiplications and additions of a step's matrix products and convolutions, forward and twice as much backward, for
+    the tokens that there are, in GFLOP."""
+    import torch
+    from safetensors.torch import load_file
+    from torch.utils.flop_counter import FlopCounterMode
 
-    patches = (IMAGE // PATCH) ** 2
-    image = BATCH * (2 * patches * 3 * PATCH**2 * WIDTH) + tower(BATCH * (patches + 1), [patches + 1] * BATCH)
-    text = tower(sum(tokens_of_texts), tokens_of_texts)
-    return 3 * (image + text) / 1e9
+    def blocks(width, layers, lengths):
+        return layers * sum(24 * width**2 * length + 4 * width * length**2 for length in lengths)
+
+    batches, vision, text = load_file(folder / "batches.safetensors"), MODELS[name]["vision"], MODELS[name]["text"]
+    if "patch" in vision:
+        patches, width = (vision["image_size"] // vision["patch"]) ** 2, vision["width"]
+        pixels = 2 * BATCH * patches * 3 * vision["patch"] ** 2 * width
+        images = pixels + blocks(width, vision["layers"], [patches + 1] * BATCH)
+    else:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(name).visual(batches["pixels"][0])
+        images = counter.get_total_flops()
+    texts = blocks(text["width"], text["layers"], (batches["ids"] > 0).sum(-1).float().mean(0).tolist())
+    return 3 * (images + texts) / 1e9
+
+
+def measure(name, full, args):
+    """The rows of one model and one length of texts."""
+    folder = OUT / f"train-{name}-{'full' if full else 'captions'}"
+    make(folder, name, full)
+    bench = [os.environ.get("CARGO", "cargo"), "bench", "--workspace", "--bench", "train"]
+    turn = [sys.executable, __file__, "--steps", str(args.steps), "--threads", str(args.threads), "--pytorch", str(folder), name]
+    given = {"TWINLENS_TRAIN": str(folder), "TWINLENS_STEPS": str(args.steps), "RAYON_NUM_THREADS": str(args.threads)}
+    programs = {"twinlens": (bench, given), "PyTorch": (turn, {})}
+    if name != "vit":
+        programs["PyTorch, channels last"] = (turn + ["--channels-last"], {})
+    if args.compile:
+        programs["PyTorch, compiled"] = (turn + ["--compile"], {})
+    turns = {program: [] for program in programs}
+    for _ in range(args.turns):
+        for program, (command, variables) in programs.items():
+            turns[program].append(last_json(command, variables))
+    curves = [turns[program][0]["losses"] for program in ("twinlens", "PyTorch")]
+    apart = max(abs(a - b) for a, b in zip(*curves))
+    texts = "as long as the context" if full else "as long as captions are"
+    print(f"{name}, texts {texts}: {args.steps} steps, losses at most {apart:.1e} apart ({curves[0][0]:.4f} to {curves[0][-1]:.4f})")
+    gflop = gflop_of_a_step(name, folder)
+    reference = statistics.median(found["step_ms"] for found in turns["PyTorch"])
+    rows = []
+    for program, found in turns.items():
+        middle = {key: statistics.median(turn[key] for turn in found) for key in found[0] if key != "losses"}
+        share = middle["step_ms"] / reference
+        print(f"  {program:22} forward {middle['forward_ms']:7.1f}  backward {middle['backward_ms']:7.1f}  optimiser "
+              f"{middle['optimizer_ms']:5.1f}  step {middle['step_ms']:7.1f} ms  {share:.2f} of PyTorch's  peak {middle['peak_mib']:6.0f} MiB")
+        rows.append({"model": name, "texts": texts, "program": program, "share_of_pytorch": share, "gflop": gflop} | middle)
+    reached, most = gflop / rows[0]["step_ms"] * 1000, rows[0]["matmul_gflops"]
+    print(f"  a step's products are {gflop:.0f} GFLOP: {reached:.0f} GFLOP/s of the {most:.0f} that a large product "
+          f"reaches ({100 * reached / most:.0f} %)", flush=True)
+    return rows
 
 
 def main():
@@ -179,49 +304,20 @@ def main():
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--steps", type=int, default=22)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    options.add_argument("--texts", nargs="+", choices=["full", "captions"], default=["full", "captions"])
     options.add_argument("--compile", action="store_true", help="torch.compile beside it")
-    options.add_argument("--pytorch", type=pathlib.Path, help=argparse.SUPPRESS)
+    options.add_argument("--channels-last", action="store_true", help=argparse.SUPPRESS)
+    options.add_argument("--pytorch", nargs=2, metavar=("FOLDER", "MODEL"), help=argparse.SUPPRESS)
     args = options.parse_args()
     environment.enter(OUT / "python-train", PACKAGES)
     if args.pytorch:
-        return by_pytorch(args.pytorch, args.steps, args.threads, args.compile)
+        folder, name = args.pytorch
+        return by_pytorch(pathlib.Path(folder), name, args.steps, args.threads, args.compile, args.channels_last)
     import pyarrow
     import pyarrow.feather
-    from safetensors.torch import load_file
 
-    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-train", "--bench", "train"]
-    torch_turn = [sys.executable, __file__, "--steps", str(args.steps), "--threads", str(args.threads)]
-    rows = []
-    for texts, full in [("as long as the context", True), ("as long as captions are", False)]:
-        folder = OUT / ("train-full" if full else "train-captions")
-        make(folder, full)
-        programs = {
-            "twinlens": (bench, {"TWINLENS_TRAIN": str(folder), "TWINLENS_STEPS": str(args.steps),
-                                 "RAYON_NUM_THREADS": str(args.threads)}),
-            "PyTorch": (torch_turn + ["--pytorch", str(folder)], {}),
-        }
-        if args.compile:
-            programs["PyTorch, compiled"] = (torch_turn + ["--pytorch", str(folder), "--compile"], {})
-        turns = {name: [] for name in programs}
-        for _ in range(args.turns):
-            for name, (command, variables) in programs.items():
-                turns[name].append(last_json(command, variables))
-        curves = [turns[name][0]["losses"] for name in ("twinlens", "PyTorch")]
-        apart = max(abs(a - b) for a, b in zip(*curves))
-        lengths = (load_file(folder / "batches.safetensors")["ids"] > 0).sum(-1).float().mean(0).tolist()
-        gflop = gflop_of_a_step(lengths)
-        reference = statistics.median(turn["step_ms"] for turn in turns["PyTorch"])
-        print(f"texts {texts}: {args.steps} steps, losses at most {apart:.1e} apart ({curves[0][0]:.4f} to {curves[0][-1]:.4f})")
-        for name, found in turns.items():
-            middle = {key: statistics.median(turn[key] for turn in found) for key in found[0] if key != "losses"}
-            share = middle["step_ms"] / reference
-            print(f"  {name:18} forward {middle['forward_ms']:7.1f}  backward {middle['backward_ms']:7.1f}  optimiser "
-                  f"{middle['optimizer_ms']:5.1f}  step {middle['step_ms']:7.1f} ms  {share:.2f} of PyTorch's  peak {middle['peak_mib']:6.0f} MiB")
-            rows.append({"texts": texts, "program": name, "share_of_pytorch": share, "gflop": gflop} | middle)
-        ours = rows[-len(programs)]
-        reached = gflop / ours["step_ms"] * 1000
-        print(f"  a step's matrix products are {gflop:.0f} GFLOP: {reached:.0f} GFLOP/s of the {ours['matmul_gflops']:.0f} that a large "
-              f"one reaches ({100 * reached / ours['matmul_gflops']:.0f} %)")
+    rows = [row for name in args.models for texts in args.texts for row in measure(name, texts == "full", args)]
     pyarrow.feather.write_feather(pyarrow.Table.from_pylist(rows), str(OUT / "train.arrow"), compression="uncompressed")
 
 

@@ -392,6 +392,16 @@ fn kinds_are_listed_and_explained() {
 }
 
 #[test]
+fn evaluation_sets_are_listed_and_told() {
+    let place = fruit();
+    place.write("sets/wds_cifar10/test/nshards.txt", "0");
+    assert_call!("sets", call(&place, &["sets", "--data", "sets"]));
+    assert_call!("sets_fer2013", call(&place, &["sets", "fer2013"]));
+    assert_call!("sets_imagenet_vid", call(&place, &["sets", "imagenet-vid", "--data", "sets"]));
+    assert_call!("sets_unknown", call(&place, &["sets", "cifar-10"]));
+}
+
+#[test]
 fn the_published_schemas_are_those_of_the_code() {
     let place = fruit();
     assert_eq!(place.output(&["schema", "--write", "schemas"]).status.code(), Some(0));

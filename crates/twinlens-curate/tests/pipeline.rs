@@ -109,6 +109,7 @@ async fn run(folder: &Path, rows: &[[String; 3]], threads: usize) -> (Outcome, R
     let settings = Settings {
         dir: folder.join("run").into(),
         scratch: folder.join("scratch"),
+        hub: Default::default(),
         fresh: false,
         until: None,
         max_rows: None,

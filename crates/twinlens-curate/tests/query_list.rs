@@ -81,6 +81,7 @@ async fn the_pipeline_makes_the_committed_list() {
     let settings = Settings {
         dir: folder.path().join("run").into(),
         scratch: folder.path().join("scratch"),
+        hub: Default::default(),
         fresh: false,
         until: None,
         max_rows: None,

@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-/// The version of the contracts; an older one that was published can still be read.
-pub const VERSION: u32 = 1;
+/// The version of a contract. A later one has columns more; an older one that was published can still be read, without them.
+///
+/// `accuracy` 2: `part`, `preprocess_hash`, `program`.
+pub fn version(name: &str) -> u32 {
+    if name == "accuracy" { 2 } else { 1 }
+}
 
 /// Every contract by name.
 pub fn all() -> Vec<(&'static str, SchemaRef)> {
@@ -121,7 +125,8 @@ pub fn train_log() -> SchemaRef {
     ])
 }
 
-/// One row a metric of an evaluation: everything that is needed to know whether two numbers compare.
+/// One row a metric of an evaluation: everything that is needed to know whether two numbers compare. `part` is `all`, or, where it was
+/// asked which examples were trained on, `clean` and `overlap` besides.
 pub fn accuracy() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -129,6 +134,7 @@ pub fn accuracy() -> SchemaRef {
         ("checkpoint", Utf8),
         ("set", Utf8),
         ("split", Utf8),
+        ("part", Utf8),
         ("task", Utf8),
         ("prompts", Utf8),
         ("metric", Utf8),
@@ -141,8 +147,10 @@ pub fn accuracy() -> SchemaRef {
         ("classes_hash", Utf8),
         ("prompts_hash", Utf8),
         ("weights_hash", Utf8),
+        ("preprocess_hash", Utf8),
         ("precision", Utf8),
         ("seconds", Float64),
+        ("program", Utf8),
     ])
 }
 

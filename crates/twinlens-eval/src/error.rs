@@ -1,5 +1,6 @@
 //! What can go wrong in an evaluation, and whose fault it is.
 
+use arrow::error::ArrowError;
 use twinlens_dataset::DatasetError;
 use twinlens_model::ModelError;
 use twinlens_pipeline::RunError;
@@ -38,6 +39,12 @@ impl EvalError {
     /// An evaluation set that cannot be used.
     pub fn set(set: &str, why: impl Into<String>, hint: Option<String>) -> Self {
         Self::Set { set: set.into(), why: why.into(), hint }
+    }
+}
+
+impl From<ArrowError> for EvalError {
+    fn from(error: ArrowError) -> Self {
+        Self::Run(RunError::Engine(error.into()))
     }
 }
 

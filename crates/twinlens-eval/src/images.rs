@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, DatasetError};
-use twinlens_image::{Limits, Preprocess, probe};
+use twinlens_image::{Limits, Preprocess, phash, probe};
 
 /// Why an example was refused. The codes that are not of this list are those of [`twinlens_image::CODES`].
 pub const REJECT_CODES: [&str; 3] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE];
@@ -91,11 +91,13 @@ pub struct Image {
     pub digest: [u8; 32],
     /// `[3, size, size]`, normalised; `None` where nobody asked for it.
     pub pixels: Option<Result<Vec<f32>, Refusal>>,
+    /// The perceptual hash, where it was asked for and the image can be decoded.
+    pub look: Option<u64>,
 }
 
 /// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as the decoders' memory
-/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `None` for a column
-/// that is not in the Hugging Face layout.
+/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `look`: their perceptual hashes too. `None` for a
+/// column that is not in the Hugging Face layout.
 pub fn decode(
     batch: &RecordBatch,
     column: &str,
@@ -103,6 +105,7 @@ pub fn decode(
     preprocess: &Preprocess,
     limits: &Limits,
     budget: usize,
+    look: bool,
 ) -> Option<Vec<Image>> {
     let structs = batch.column_by_name(column)?.as_struct_opt()?;
     let bytes = cast(structs.column_by_name("bytes")?, &DataType::LargeBinary).ok()?;
@@ -125,10 +128,16 @@ pub fn decode(
             Image {
                 digest: Sha256::digest(bytes.unwrap_or_default()).into(),
                 pixels: wanted[row].then(|| pixels(bytes, preprocess, limits)),
+                look: bytes.filter(|_| look && wanted[row]).and_then(|bytes| look_of(bytes, limits)),
             }
         }));
     }
     Some(images)
+}
+
+fn look_of(bytes: &[u8], limits: &Limits) -> Option<u64> {
+    let decoded = twinlens_image::decode(bytes, limits).ok()?;
+    phash(&decoded.rgb).ok().map(|hash| hash as u64)
 }
 
 fn pixels(bytes: Option<&[u8]>, preprocess: &Preprocess, limits: &Limits) -> Result<Vec<f32>, Refusal> {

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod prompts;
 pub mod scaling;
 pub mod set;
+pub mod sets;
 pub mod sql;
 pub mod trust;
 pub mod zero_shot;
@@ -19,10 +20,12 @@ use twinlens_pipeline::Registry;
 pub use error::EvalError;
 pub use images::REJECT_CODES;
 pub use scaling::Scaling;
+pub use sets::EvaluationSet;
 pub use zero_shot::ZeroShot;
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
+    registry.add::<EvaluationSet>();
     registry.add::<ZeroShot>();
     registry.add::<Scaling>();
     for function in sql::functions() {

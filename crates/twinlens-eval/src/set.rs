@@ -11,13 +11,64 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use schemars::JsonSchema;
-use serde::de::{SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 use twinlens_pipeline::{Input, Located};
 
 use crate::metrics::Metric;
 use crate::prompts::list_hash;
+
+/// One entry of the option `sets`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SetEntry {
+    /// The name of a set that is declared (`twinlens sets` lists them), or the path of a file that declares one, which ends in `.toml`. Its
+    /// data are looked for in the folder `data`; a set that is not there is skipped, with a warning.
+    Declared(String),
+    /// A set described here.
+    Described(Box<SetOptions>),
+}
+
+impl<'de> Deserialize<'de> for SetEntry {
+    // By hand: an untagged enum would answer every mistake with "did not match any variant".
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = SetEntry;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a declared set, or a table { name, input, label, ... }")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<SetEntry, E> {
+                Ok(SetEntry::Declared(name.into()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SetEntry, A::Error> {
+                let set = SetOptions::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(SetEntry::Described(Box::new(set)))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl SetEntry {
+    /// The set that is described here.
+    pub fn described(&self) -> Option<&SetOptions> {
+        match self {
+            Self::Described(set) => Some(set),
+            Self::Declared(_) => None,
+        }
+    }
+
+    /// As the option names it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Described(set) => set.name.value(),
+            Self::Declared(name) => name,
+        }
+    }
+}
 
 /// One evaluation set, as the pipeline file describes it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -28,8 +79,12 @@ pub struct SetOptions {
     /// The examples: a stage, or the path of a Parquet file or dataset, with an image column in the Hugging Face
     /// layout (`struct<bytes, path>`).
     pub input: Input,
-    /// The column that holds each example's class: its name, or an integer that `class_names` names.
+    /// The column that holds each example's class: its name, or an integer that `class_names` names. Or a list of them: an example may
+    /// then have several classes or none, and is scored by ranking (`map`, `map_11_point`).
     pub label: Located<String>,
+    /// What the results call the part that is evaluated. [default: the input's name]
+    #[serde(default)]
+    pub split: Option<String>,
     /// The column that holds the images. [default: image]
     #[serde(default)]
     pub image: Option<Located<String>>,
@@ -45,12 +100,19 @@ pub struct SetOptions {
     /// Other words for some classes in prompts and results: `{ "smileys-emotion" = "smileys & emotion" }`.
     #[serde(default)]
     pub names: BTreeMap<String, String>,
-    /// The set's own templates, which `ensemble` then stands for.
+    /// Further names of some classes: a class's text embedding is the mean over all of its names. `{ "happy" = ["smiling"] }`.
+    #[serde(default)]
+    pub synonyms: BTreeMap<String, Vec<String>>,
+    /// The set's own templates, which `ensemble` and `own` then stand for.
     #[serde(default)]
     pub templates: Option<Located<Vec<String>>>,
-    /// The metric that sums the set up: it comes first in the results, and is told when the set is done.
+    /// A stage or file whose images were trained on, with `sha256`, `phash` or both, as `fetch` writes them: the results then say besides how
+    /// the images do that it holds too (`overlap`), and the others (`clean`).
     #[serde(default)]
-    pub main_metric: Metric,
+    pub overlap_with: Option<Input>,
+    /// The metric that sums the set up: it comes first in the results, and is told when the set is done. [default: top1, or map]
+    #[serde(default)]
+    pub main_metric: Option<Metric>,
 }
 
 impl SetOptions {
@@ -117,6 +179,7 @@ pub struct ClassFault {
 pub struct Classes {
     ids: HashMap<String, usize>,
     names: Vec<String>,
+    synonyms: Vec<Vec<String>>,
 }
 
 impl Classes {
@@ -154,8 +217,40 @@ impl Classes {
             }
             names.push(name);
         }
+        let synonyms = vec![Vec::new(); names.len()];
         let ids = labels.into_iter().enumerate().map(|(id, label)| (label, id)).collect();
-        Ok(Self { ids, names })
+        Ok(Self { ids, names, synonyms })
+    }
+
+    /// With further names of some classes, by label.
+    ///
+    /// # Errors
+    /// Names of a class that is not there, or an empty one.
+    pub fn with_synonyms(mut self, synonyms: &BTreeMap<String, Vec<String>>) -> Result<Self, ClassFault> {
+        for (label, names) in synonyms {
+            let Some(id) = self.id(label) else {
+                let hint = did_you_mean(label, self.ids.keys().map(String::as_str));
+                return Err(ClassFault {
+                    why: format!("`synonyms` name the class `{label}`, which is not there"),
+                    hint,
+                });
+            };
+            if names.iter().any(|name| name.trim().is_empty()) {
+                return Err(ClassFault {
+                    why: format!("a synonym of the class `{label}` is empty"),
+                    hint: None,
+                });
+            }
+            self.synonyms[id] = names.iter().map(|name| name.trim().to_string()).collect();
+        }
+        Ok(self)
+    }
+
+    /// All names of each class, by id: that of the results comes first.
+    pub fn all_names(&self) -> Vec<Vec<String>> {
+        let all =
+            |(name, others): (&String, &Vec<String>)| std::iter::once(name).chain(others).cloned().collect();
+        self.names.iter().zip(&self.synonyms).map(all).collect()
     }
 
     /// The id of a label.
@@ -174,9 +269,12 @@ impl Classes {
         self.names.len()
     }
 
-    /// SHA-256 of the names in the order of their ids.
+    /// SHA-256 of the names in the order of their ids; where there are synonyms, of those too.
     pub fn hash(&self) -> String {
-        list_hash(&self.names)
+        if self.synonyms.iter().all(Vec::is_empty) {
+            return list_hash(&self.names);
+        }
+        list_hash(&self.all_names().iter().map(|names| list_hash(names)).collect::<Vec<_>>())
     }
 }
 
@@ -185,6 +283,7 @@ impl Classes {
 pub struct Labels {
     column: String,
     class_names: Option<Vec<String>>,
+    several: bool,
 }
 
 impl Labels {
@@ -194,10 +293,10 @@ impl Labels {
     /// # Errors
     /// The column is missing, is neither string nor integer, or is of integers that nothing names.
     pub fn new(schema: &Schema, column: &str, class_names: Option<&[String]>) -> Result<Self, ClassFault> {
-        let integer = check_label(schema, column)?;
+        let LabelKind { integer, several } = check_label(schema, column)?;
         if !integer {
             return match class_names {
-                None => Ok(Self { column: column.into(), class_names: None }),
+                None => Ok(Self { column: column.into(), class_names: None, several }),
                 Some(_) => Err(ClassFault {
                     why: format!(
                         "`class_names` name integer labels, but the column `{column}` holds strings"
@@ -207,7 +306,7 @@ impl Labels {
             };
         }
         match class_names.map(<[String]>::to_vec).or_else(|| hub_class_names(schema, column)) {
-            Some(names) => Ok(Self { column: column.into(), class_names: Some(names) }),
+            Some(names) => Ok(Self { column: column.into(), class_names: Some(names), several }),
             None => Err(ClassFault {
                 why: format!(
                     "the labels in the column `{column}` are integers, and nothing says which classes they mean"
@@ -222,8 +321,19 @@ impl Labels {
         self.class_names.as_deref()
     }
 
-    /// The label of each row of a column that [`Labels::new`] accepted.
+    /// Whether an example may have several classes.
+    pub fn several(&self) -> bool {
+        self.several
+    }
+
+    /// The label of each row of a column that [`Labels::new`] accepted; of lists, that of each of their items.
     pub fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
+        let items = match column.data_type() {
+            DataType::List(_) => Some(column.as_list::<i32>().values()),
+            DataType::LargeList(_) => Some(column.as_list::<i64>().values()),
+            _ => None,
+        };
+        let column = items.unwrap_or(column);
         Ok(match &self.class_names {
             None => LabelColumn::Names(cast(column, &DataType::Utf8)?.as_string::<i32>().clone()),
             Some(names) => LabelColumn::Numbers(
@@ -267,19 +377,52 @@ impl LabelColumn<'_> {
     }
 }
 
-/// Checks that a table has a label column; says whether it holds integers.
+/// The items of a row of a list column, as a range of those that [`Labels::read`] reads; `None` for null.
+pub fn items_of(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
+    if column.is_null(row) {
+        return None;
+    }
+    Some(match column.data_type() {
+        DataType::List(_) => {
+            let offsets = column.as_list::<i32>().value_offsets();
+            offsets[row] as usize..offsets[row + 1] as usize
+        }
+        DataType::LargeList(_) => {
+            let offsets = column.as_list::<i64>().value_offsets();
+            offsets[row] as usize..offsets[row + 1] as usize
+        }
+        _ => row..row + 1,
+    })
+}
+
+/// What a label column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelKind {
+    /// Integers, not names.
+    pub integer: bool,
+    /// A list of them.
+    pub several: bool,
+}
+
+/// Checks that a table has a label column; says what it holds.
 ///
 /// # Errors
-/// It is missing (did you mean ...?), or neither string nor integer.
-pub fn check_label(schema: &Schema, column: &str) -> Result<bool, ClassFault> {
+/// It is missing (did you mean ...?), or neither string nor integer, nor a list of one of them.
+pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, ClassFault> {
     let field = find(schema, column)?;
-    let kind = match field.data_type() {
+    let (kind, several) = match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) => (item.data_type(), true),
+        kind => (kind, false),
+    };
+    let kind = match kind {
         DataType::Dictionary(_, values) => values.as_ref(),
         kind => kind,
     };
     match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(false),
-        kind if kind.is_integer() => Ok(true),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            Ok(LabelKind { integer: false, several })
+        }
+        kind if kind.is_integer() => Ok(LabelKind { integer: true, several }),
         kind => Err(ClassFault {
             why: format!("the label column `{column}` holds {kind}, not strings or integers"),
             hint: Some("a label is the name of a class, or an integer that `class_names` names".into()),
@@ -323,10 +466,11 @@ fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::Fi
     })
 }
 
-/// The names of a `ClassLabel` feature, from the schema metadata that Hugging Face's `datasets` writes.
-fn hub_class_names(schema: &Schema, column: &str) -> Option<Vec<String>> {
+/// The names of a `ClassLabel` feature, or of a list of such labels, from the schema metadata that Hugging Face's `datasets` writes.
+pub(crate) fn hub_class_names(schema: &Schema, column: &str) -> Option<Vec<String>> {
     let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
     let feature = metadata.get("info")?.get("features")?.get(column)?;
+    let feature = feature.get("feature").unwrap_or(feature);
     serde_json::from_value(feature.get("names")?.clone()).ok()
 }
 

@@ -4,8 +4,9 @@
 //! skips), first along rows, then along columns, with rounding to 8 bits between. CLIP's published weights were
 //! trained and are evaluated with exactly this filter, and other ones cost accuracy.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::{ImageError, Rgb};
 
@@ -33,11 +34,15 @@ fn one_axis(pixels: &[u8], from: (u32, u32), to: (u32, u32)) -> Result<Option<Ve
         return Ok(None);
     }
     let failed = |error: &dyn std::fmt::Display| ImageError::ResizeFailed(error.to_string());
-    let source = ImageRef::new(from.0, from.1, pixels, PixelType::U8x3).map_err(|error| failed(&error))?;
-    let mut target = Image::new(to.0, to.1, PixelType::U8x3);
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(from.0, from.1, pixels).map_err(|error| failed(&error))?;
+    let mut bytes = vec![0; to.0 as usize * to.1 as usize * 3];
+    let mut target =
+        TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut bytes).map_err(|error| failed(&error))?;
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
-    Ok(Some(target.into_vec()))
+    // For this one type of pixel: the call for any of them compiles them all, which takes longer than the rest of this crate.
+    Resizer::new().resize_typed(&source, &mut target, &options).map_err(|error| failed(&error))?;
+    Ok(Some(bytes))
 }
 
 fn check_target(width: u32, height: u32) -> Result<(), ImageError> {

@@ -31,6 +31,7 @@
 //! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which makes images at a half, a quarter or an
 //! eighth of their size directly where the target is no larger; [`JPEG_DECODER`] says which.
 
+mod augment;
 mod bicubic;
 mod colour;
 mod decode;
@@ -50,6 +51,7 @@ mod sniff;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
 
+pub use augment::Augment;
 pub use bicubic::{resize_bicubic, resize_bicubic_plain};
 pub use decode::{Decoded, decode, decode_reduced};
 pub use encode::{Encode, Encoding, encode};

@@ -1,5 +1,6 @@
 //! The model: two towers, an objective, and the way in and out of its own files.
 
+use crate::compute::Precision;
 use crate::config::{ClipConfig, VisionConfig};
 use crate::error::{ModelError, Result};
 use crate::objective::Objective;
@@ -8,10 +9,11 @@ use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::embed::Texts;
 use crate::ops::sigmoid::sigmoid_loss;
 use crate::ops::transformer::Pool;
+use crate::ops::trunk::Buffers;
 use crate::reference::{self, Tensors};
 use crate::towers::{Pass, resnet, text, vit};
 use crate::weights::{self, Variables};
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use std::path::Path;
 
 /// The configuration's file in a model's folder.
@@ -19,7 +21,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// The weights' file in a model's folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// A CLIP model in main memory.
+/// A CLIP model, in main memory or on a GPU.
 ///
 /// [`encode_image`](Self::encode_image), [`encode_text`](Self::encode_text) and [`score`](Self::score) are for evaluation and
 /// build no graph; [`loss`](Self::loss) is for training.
@@ -28,7 +30,10 @@ pub struct Clip {
     variables: Variables,
     /// Running statistics of batch norms: moved by training passes, not by gradients.
     buffers: Variables,
+    device: Device,
+    precision: Precision,
     image_pool: Pool,
+    image_buffers: Buffers,
     text_pool: Pool,
 }
 
@@ -44,7 +49,42 @@ impl Clip {
     }
 
     pub(crate) fn of(config: ClipConfig, variables: Variables, buffers: Variables) -> Self {
-        Self { config, variables, buffers, image_pool: Pool::default(), text_pool: Pool::default() }
+        Self {
+            config,
+            variables,
+            buffers,
+            device: Device::Cpu,
+            precision: Precision::F32,
+            image_pool: Pool::default(),
+            image_buffers: Buffers::default(),
+            text_pool: Pool::default(),
+        }
+    }
+
+    /// The same model on `device`, computing in `precision`: on a GPU, and in half precision anywhere, in plain operations
+    /// that give the same but for rounding.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn on(self, device: &Device, precision: Precision) -> Result<Self> {
+        let moved = |variables: Variables| -> Result<Variables> {
+            let move_one = |(name, v): (String, Var)| {
+                Ok((name, Var::from_tensor(&v.as_detached_tensor().to_device(device)?)?))
+            };
+            variables.into_iter().map(move_one).collect()
+        };
+        let (variables, buffers) = (moved(self.variables)?, moved(self.buffers)?);
+        Ok(Self { variables, buffers, device: device.clone(), precision, ..self })
+    }
+
+    /// Where the variables lie and losses are computed.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What matrix products are computed in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Writes `config.json` and `model.safetensors` into `dir`, each whole or not at all.
@@ -113,21 +153,21 @@ impl Clip {
     }
 
     /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by channel): of unit length where
-    /// the objective embeds texts too. Builds no graph.
+    /// the objective embeds texts too. In main memory, wherever the model is. Builds no graph.
     ///
     /// # Errors
     /// `Input` when shape or type do not fit the configuration.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.image_features(pixels, Pass::Evaluate)
+        Ok(self.image_features(pixels, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
     /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read at each text's highest
-    /// id: its end token. Builds no graph.
+    /// id: its end token. In main memory, wherever the model is. Builds no graph.
     ///
     /// # Errors
     /// `Input` when shape, type or an id do not fit the configuration, or the objective embeds no texts.
     pub fn encode_text(&self, ids: &Tensor) -> Result<Tensor> {
-        self.text_features(ids, Pass::Evaluate)
+        Ok(self.text_features(ids, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
     /// The loss of a batch of pairs, with its graph: a scalar on which `backward` may be called once.
@@ -140,14 +180,16 @@ impl Clip {
             return self.loss_of_features(&image, &self.text_features(ids, Pass::Train)?);
         }
         let (texts, tensors) = (self.texts(ids)?, self.tensors(true));
-        let device = pixels.device();
+        if self.is_plain() {
+            return self.plain_words_loss(&image, ids);
+        }
         if self.config.objective == Objective::BagOfWords {
             let [w, bias] = ["words.weight", "words.bias"].map(|name| reference::get(&tensors, name));
             return Ok(linear_cross_entropy(&image, w?, bias?, texts.bags(), true)?);
         }
         let (t, activation) = (&self.config.text, self.config.activation);
         let (x, targets) = text::next_tokens(t, activation, &tensors, &image, &texts, &self.text_pool, true)?;
-        let bias = Tensor::zeros(t.vocab, DType::F32, device)?;
+        let bias = Tensor::zeros(t.vocab, DType::F32, image.device())?;
         let targets = targets.into_iter().map(|target| vec![target]).collect();
         Ok(linear_cross_entropy(
             &x,
@@ -164,12 +206,23 @@ impl Clip {
     /// # Errors
     /// `Input` when the objective embeds no texts.
     pub fn loss_of_features(&self, image: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let tensors = self.tensors(true);
+        let get = |name: &str| reference::get(&tensors, name);
+        if self.is_plain() {
+            let (image, text) = (image.to_device(&self.device)?, text.to_device(&self.device)?);
+            return match self.config.objective {
+                Objective::Contrastive => {
+                    Ok(reference::contrastive_loss(&image, &text, get("logit_scale")?)?)
+                }
+                Objective::Sigmoid => {
+                    Ok(reference::sigmoid_loss(&image, &text, get("logit_scale")?, get("logit_bias")?)?)
+                }
+                other => Err(no_text_features(other)),
+            };
+        }
         match self.config.objective {
-            Objective::Contrastive => Ok(contrastive_loss(image, text, self.variable("logit_scale")?)?),
-            Objective::Sigmoid => {
-                let (scale, bias) = (self.variable("logit_scale")?, self.variable("logit_bias")?);
-                Ok(sigmoid_loss(image, text, scale, bias)?)
-            }
+            Objective::Contrastive => Ok(contrastive_loss(image, text, get("logit_scale")?)?),
+            Objective::Sigmoid => Ok(sigmoid_loss(image, text, get("logit_scale")?, get("logit_bias")?)?),
             other => Err(no_text_features(other)),
         }
     }
@@ -187,10 +240,13 @@ impl Clip {
         }
         let (tensors, train) = (self.tensors(pass.trains()), pass.trains());
         let features = match &self.config.vision {
+            _ if self.is_plain() => self.plain_image_features(pixels, pass)?,
             VisionConfig::Vit(v) => {
                 vit::features(v, self.config.activation, &tensors, pixels, &self.image_pool, train)?
             }
-            VisionConfig::ResNet(r) => resnet::features(r, &tensors, &self.buffers, pixels, pass)?,
+            VisionConfig::ResNet(r) => {
+                resnet::features(r, &tensors, &self.buffers, pixels, &self.image_buffers, pass)?
+            }
         };
         if self.config.objective.embeds_texts() { Ok(reference::normalise(&features)?) } else { Ok(features) }
     }
@@ -203,9 +259,14 @@ impl Clip {
         if !self.config.objective.embeds_texts() {
             return Err(no_text_features(self.config.objective));
         }
-        let (texts, tensors) = (self.texts(ids)?, self.tensors(pass.trains()));
-        let (t, activation) = (&self.config.text, self.config.activation);
-        let features = text::features(t, activation, &tensors, texts, &self.text_pool, pass.trains())?;
+        let texts = self.texts(ids)?;
+        let features = if self.is_plain() {
+            self.plain_text_features(ids, pass.trains())?
+        } else {
+            let (t, tensors) = (&self.config.text, self.tensors(pass.trains()));
+            let activation = self.config.activation;
+            text::features(t, activation, &tensors, texts, &self.text_pool, pass.trains())?
+        };
         Ok(reference::normalise(&features)?)
     }
 

@@ -58,6 +58,9 @@ pub enum ModelError {
     /// A tokenizer file or a tokenizer's training that failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A device that is not there, or that does not compute as asked.
+    #[error("device: {0}")]
+    Device(String),
     /// An operation on tensors failed: a defect of ours, since inputs are checked before.
     #[error("tensor operation failed (this is a defect, please report it): {0}")]
     Tensor(#[from] candle_core::Error),

@@ -1,15 +1,17 @@
 //! CLIP towers, objectives, tokenizer, weights in and out, fused operations with backward.
 //!
 //! A [`Clip`] is an image tower (a vision transformer or the paper's ResNet) and a causal text transformer whose features
-//! share a space (Radford et al. 2021), or that predict words, in candle, on the CPU. Weights carry open_clip's names.
-//! Results are the same bits whatever the number of threads.
+//! share a space (Radford et al. 2021), or that predict words, in candle, on the CPU or (feature `cuda`) a GPU. Weights carry open_clip's names.
+//! On the CPU results are the same bits whatever the number of threads.
 
 mod clip;
+mod compute;
 mod config;
 mod error;
 mod init;
 mod objective;
 mod ops;
+mod plain;
 pub mod reference;
 mod score;
 mod tokenizer;
@@ -17,6 +19,7 @@ mod towers;
 pub mod weights;
 
 pub use clip::{CONFIG_FILE, Clip, WEIGHTS_FILE};
+pub use compute::{DeviceOption, Precision};
 pub use config::{
     CatalogEntry, ClipConfig, Profile, ResNetConfig, TextConfig, VisionConfig, VitConfig, catalog,
 };

@@ -39,14 +39,20 @@ impl Clip {
                 Ok(similarity.affine(f64::from(self.logit_scale().exp()), bias)?)
             }
             Objective::BagOfWords => self.score_bags(image_features, &self.texts(ids)?),
+            Objective::Caption if self.is_plain() => self.plain_captions(image_features, ids),
             Objective::Caption => self.score_captions(image_features, &self.texts(ids)?),
         }
     }
 
     fn score_bags(&self, image: &Tensor, texts: &Texts) -> Result<Tensor> {
-        let tensors = self.tensors(false);
-        let [w, bias] = ["words.weight", "words.bias"].map(|name| reference::get(&tensors, name));
-        let logits = linear(image, w?, Some(bias?))?.to_vec2::<f32>()?;
+        let logits = if self.is_plain() {
+            self.plain_words(image)?
+        } else {
+            let tensors = self.tensors(false);
+            let [w, bias] = ["words.weight", "words.bias"].map(|name| reference::get(&tensors, name));
+            linear(image, w?, Some(bias?))?
+        };
+        let logits = logits.to_vec2::<f32>()?;
         let bags = texts.bags();
         let score = |row: &Vec<f32>| {
             let total = log_sum_exp(row);
@@ -57,6 +63,16 @@ impl Clip {
         };
         let scores: Vec<f32> = logits.iter().flat_map(score).collect();
         Ok(Tensor::from_vec(scores, (logits.len(), bags.len()), image.device())?)
+    }
+
+    fn plain_captions(&self, image: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        self.texts(ids)?;
+        let (images, texts) = (image.dim(0)?, ids.dim(0)?);
+        let mut scores = Vec::with_capacity(images * texts);
+        for i in 0..images {
+            scores.extend(self.plain_caption_scores(&image.narrow(0, i, 1)?, ids)?);
+        }
+        Ok(Tensor::from_vec(scores, (images, texts), image.device())?)
     }
 
     fn score_captions(&self, image: &Tensor, texts: &Texts) -> Result<Tensor> {

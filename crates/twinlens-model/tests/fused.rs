@@ -5,12 +5,12 @@
 
 mod common;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use common::{batch, distance, model, values};
 use std::collections::BTreeMap;
 use twinlens_model::{
-    Activation, Clip, ClipConfig, Objective, Pass, ResNetConfig, TextConfig, VisionConfig, VitConfig,
-    reference,
+    Activation, Clip, ClipConfig, Objective, Pass, Precision, ResNetConfig, TextConfig, VisionConfig,
+    VitConfig, reference,
 };
 
 fn vit(activation: Activation, objective: Objective) -> ClipConfig {
@@ -92,6 +92,53 @@ fn the_fused_resnet_is_its_plain_twin() {
 fn the_fused_objectives_are_their_plain_twins() {
     for objective in [Objective::Sigmoid, Objective::BagOfWords, Objective::Caption] {
         check(vit(Activation::Gelu, objective), 40, 2e-5);
+    }
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// What runs on a GPU, here on the CPU: the plain operations, in half precision, with masters and gradients in f32.
+#[test]
+fn half_precision_is_near() {
+    let both = &[Precision::Bf16, Precision::F16][..];
+    for (config, precisions) in [
+        (vit(Activation::Gelu, Objective::Contrastive), both),
+        (vit(Activation::Gelu, Objective::Caption), both),
+        // candle's convolution on the CPU knows no bf16.
+        (resnet(Objective::Sigmoid), &both[1..]),
+        (resnet(Objective::BagOfWords), &both[1..]),
+    ] {
+        for &precision in precisions {
+            let what = format!("{precision:?} {config:?}");
+            let full = model(config.clone());
+            let half = model(config.clone()).on(&Device::Cpu, precision).unwrap();
+            let (pixels, ids) = batch(&config, 16);
+            let [image, near] = [&full, &half].map(|clip| clip.encode_image(&pixels).unwrap());
+            assert_eq!(near.dtype(), DType::F32);
+            assert!(cosine(&values(&image), &values(&near)) > 0.999, "{what}");
+            let scores = [&full, &half].map(|clip| values(&clip.score(&image, &ids).unwrap()));
+            assert!(distance(&scores[1], &scores[0], 1e-12) < 5e-2, "{what}");
+
+            let [loss, near] = [&full, &half].map(|clip| clip.loss(&pixels, &ids).unwrap());
+            assert!(distance(&values(&near), &values(&loss), 1e-12) < 2e-2, "{what}");
+            let (gradients, near) = (loss.backward().unwrap(), near.backward().unwrap());
+            let (mut all, mut all_near) = (Vec::new(), Vec::new());
+            for (name, variable) in full.variables() {
+                let found = near.get(&half.variables()[name]).unwrap();
+                assert_eq!(found.dtype(), DType::F32);
+                all.extend(values(gradients.get(variable).unwrap()));
+                all_near.extend(values(found));
+            }
+            assert!(cosine(&all, &all_near) > 0.99, "{what}: {}", cosine(&all, &all_near));
+            assert!(distance(&all_near, &all, 1e-12) < 0.2, "{what}");
+            for (name, buffer) in full.buffers() {
+                let moved = values(&half.buffers()[name]);
+                assert!(distance(&moved, &values(buffer), 1e-2) < 2e-2, "{name}: {what}");
+            }
+        }
     }
 }
 

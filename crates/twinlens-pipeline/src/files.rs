@@ -11,6 +11,7 @@ use twinlens_dataset::manifest;
 use twinlens_dataset::storage::{self, Location, is_url};
 
 use crate::error::RunError;
+use crate::hub::{Hub, is_hub};
 
 /// Where what the options name is looked for.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Files {
     pub base: PathBuf,
     /// A local folder for copies of remote files.
     pub scratch: PathBuf,
+    /// What `hf://` names are looked for in.
+    pub hub: Hub,
 }
 
 impl Files {
@@ -32,6 +35,9 @@ impl Files {
     /// # Errors
     /// The user's, when there is none.
     pub fn expand(&self, written: &str) -> Result<Vec<Location>, RunError> {
+        if is_hub(written) {
+            return Ok(self.hub.files(written)?.into_iter().map(Location::from).collect());
+        }
         let (folder, name) = match written.rsplit_once('/') {
             Some((folder, name)) if !folder.is_empty() => (folder, name),
             _ => ("", written),
@@ -61,6 +67,17 @@ impl Files {
         match found.is_empty() {
             true => Err(RunError::user(format!("no file matches {}", folder.join(name)))),
             false => Ok(found),
+        }
+    }
+
+    /// The local folder of a model: a path, or one of the hub, of which it has of each group of `wanted` files the first that there is.
+    ///
+    /// # Errors
+    /// The user's, where there is no such model.
+    pub fn model(&self, written: &str, wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
+        match is_hub(written) {
+            true => self.hub.model(written, wanted),
+            false => Ok(self.base.join(written)),
         }
     }
 
@@ -144,7 +161,7 @@ fn add_times(hash: &mut Sha256, path: &Path) {
 }
 
 /// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for each `*`.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod context;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod located;
 pub mod registry;
 pub mod rejects;

@@ -34,6 +34,20 @@ impl<T> Located<T> {
     pub fn value(&self) -> &T {
         &self.value
     }
+
+    /// Whether the value is its type's default: what fingerprints leave out.
+    pub fn is_default(&self) -> bool
+    where
+        T: Default + PartialEq,
+    {
+        self.value == T::default()
+    }
+}
+
+impl<T: Default> Default for Located<T> {
+    fn default() -> Self {
+        Self::nowhere(T::default())
+    }
 }
 
 impl<T> Deref for Located<T> {

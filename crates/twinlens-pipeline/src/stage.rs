@@ -85,6 +85,12 @@ pub trait Stage: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Files and folders like those of [`Stage::files`] that this stage reads where they are there, and does without where they are
+    /// not: one that comes, goes or changes is part of the fingerprint. Names, no patterns.
+    fn may_read(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Names of the side tables, known before any schema is.
     fn side_tables(&self) -> &'static [&'static str] {
         &[]
@@ -93,6 +99,12 @@ pub trait Stage: Debug + Send + Sync {
     /// Whether it reads the variants of a swept stage as one table with their values as columns, instead of being made once for each.
     fn gathers(&self) -> bool {
         matches!(self.work(), Work::Whole(whole) if !whole.conserves())
+    }
+
+    /// Whether the stage may begin while its first input is still being made: it then reads what is committed, waits for more, and
+    /// knows by the manifest when there will be no more. The runner starts it beside that input, where its other inputs allow it.
+    fn follows(&self) -> bool {
+        false
     }
 
     /// Checks the options against the inputs and says what tables come out. No I/O. All faults at once.

@@ -1,6 +1,7 @@
 //! What can go wrong in training, and whose fault it is.
 
 use std::path::PathBuf;
+use twinlens_dataset::DatasetError;
 use twinlens_model::ModelError;
 
 /// The result of this crate's functions.
@@ -64,6 +65,12 @@ pub enum TrainError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(#[from] DatasetError),
+    /// The training was asked to stop while it waited for data.
+    #[error("interrupted")]
+    Interrupted,
     /// The model's own error.
     #[error(transparent)]
     Model(#[from] ModelError),

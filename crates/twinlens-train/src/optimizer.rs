@@ -43,6 +43,8 @@ pub struct AdamW {
     pub step: u64,
     /// Moments by the variable's name.
     pub moments: BTreeMap<String, Moments>,
+    /// Both moments of variables on a GPU, where they lie: newer than `moments` until [`AdamW::gather`].
+    on_device: BTreeMap<String, [Tensor; 2]>,
 }
 
 /// Numbers that one thread changes at a time, and whose squares are added up before those of the next.
@@ -64,7 +66,7 @@ impl AdamW {
     pub fn new(variables: &Variables, options: AdamWOptions) -> Self {
         let fresh = |v: &Var| Moments { m: vec![0.0; v.elem_count()], v: vec![0.0; v.elem_count()] };
         let moments = variables.iter().map(|(name, v)| (name.clone(), fresh(v))).collect();
-        Self { options, step: 0, moments }
+        Self { options, step: 0, moments, on_device: BTreeMap::new() }
     }
 
     /// One step. Returns the global norm of the gradients, before they are scaled down.
@@ -101,9 +103,26 @@ impl AdamW {
                 decay: if variable.rank() >= 2 { self.options.weight_decay } else { 0.0 },
                 step: self.step,
             };
-            variable.inplace_op2(&gradient, &update)?;
+            if variable.device().is_cpu() {
+                variable.inplace_op2(&gradient, &update)?;
+            } else {
+                let kept = self.on_device.remove(name);
+                self.on_device.insert(name.clone(), update.composed(variable, &gradient, kept)?);
+            }
         }
         Ok(norm)
+    }
+
+    /// Brings the moments of variables on a GPU to `moments`: to be called before they are read.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn gather(&mut self) -> Result<(), StepError> {
+        for (name, [m, v]) in &self.on_device {
+            let [m, v] = [m, v].map(|moment| moment.flatten_all()?.to_vec1());
+            self.moments.insert(name.clone(), Moments { m: m?, v: v? });
+        }
+        Ok(())
     }
 }
 
@@ -147,11 +166,44 @@ fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<
 
 fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("AdamW runs on the CPU") };
+    let Storage::Cpu(storage) = &*storage else {
+        return Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    };
     let squares = |piece: &[f32]| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
     // Fixed pieces, added in order: the same bits whatever the threads.
     let pieces: Vec<f64> = numbers(storage, layout)?.par_chunks(PIECE).map(squares).collect();
     Ok(pieces.into_iter().sum())
+}
+
+impl Update<'_> {
+    /// The same step in candle's operations, wherever the variable lies: what the one below is held to, and what a GPU runs. Takes
+    /// and returns both moments; without, they are those of the last checkpoint.
+    fn composed(
+        &self,
+        variable: &Var,
+        gradient: &Tensor,
+        kept: Option<[Tensor; 2]>,
+    ) -> candle_core::Result<[Tensor; 2]> {
+        let [m, v] = match kept {
+            Some(kept) => kept,
+            None => {
+                let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+                let [m, v] = [&moments.m, &moments.v]
+                    .map(|moment| Tensor::from_slice(moment, variable.shape(), variable.device()));
+                [m?, v?]
+            }
+        };
+        let AdamWOptions { beta1, beta2, eps, .. } = self.options;
+        let g = (gradient.detach() * f64::from(self.scale))?;
+        let m = ((m * beta1)? + (&g * (1.0 - beta1))?)?;
+        let v = ((v * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
+        let rate = self.lr / (1.0 - beta1.powf(self.step as f64));
+        let root = (1.0 - beta2.powf(self.step as f64)).sqrt();
+        let change = (&m * rate)?.div(&((v.sqrt()? / root)? + eps)?)?;
+        let kept = (variable.as_detached_tensor() * (1.0 - self.lr * self.decay))?;
+        variable.set(&(kept - change)?)?;
+        Ok([m, v])
+    }
 }
 
 impl InplaceOp2 for Update<'_> {
@@ -239,6 +291,40 @@ mod tests {
         let got = variables.values().flat_map(|v| v.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         for (got, (want, ..)) in got.zip(&expected) {
             assert!((f64::from(got) - want).abs() < 1e-6 * want.abs(), "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn the_composed_step_is_the_same() {
+        let (fused, composed) = (variables(), variables());
+        let mut adam = AdamW::new(&fused, OPTIONS);
+        let mut kept = BTreeMap::new();
+        for step in 1..=3 {
+            let found = gradients(&composed);
+            for (name, variable) in &composed {
+                let decay = if variable.rank() >= 2 { OPTIONS.weight_decay } else { 0.0 };
+                let mut zero = Moments { m: vec![0.0; 4], v: vec![0.0; 4] };
+                zero.m.truncate(variable.elem_count());
+                zero.v.truncate(variable.elem_count());
+                let moments = Mutex::new(&mut zero);
+                let update = Update { moments, options: OPTIONS, scale: 1.0, lr: 0.01, decay, step };
+                let gradient = found.get(variable).unwrap();
+                kept.insert(
+                    name.clone(),
+                    update.composed(variable, gradient, kept.get(name).cloned()).unwrap(),
+                );
+            }
+            adam.step(&fused, &gradients(&fused), 0.01).unwrap();
+        }
+        adam.on_device = kept;
+        let moments = adam.moments.clone();
+        adam.gather().unwrap();
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
+        for (name, variable) in &fused {
+            let numbers = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(close(&numbers(&composed[name]), &numbers(variable)), "{name}");
+            let (got, want) = (&adam.moments[name], &moments[name]);
+            assert!(close(&got.m, &want.m) && close(&got.v, &want.v), "{name}");
         }
     }
 

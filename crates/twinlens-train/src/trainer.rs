@@ -5,17 +5,14 @@
 
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
-use crate::examples::{Examples, ExamplesReader, Record};
 use crate::log::LogRow;
 use crate::optimizer::{AdamW, AdamWOptions, StepError};
-use crate::sampler::{Sampler, stream};
 use crate::schedule::Schedule;
-use candle_core::{Device, Tensor};
-use rand::Rng;
-use std::ops::ControlFlow;
+use candle_core::Tensor;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
-use twinlens_image::{Preprocess, Rgb, SquareCrop};
+use twinlens_image::Augment;
 use twinlens_model::{Clip, Objective};
 
 /// How long to train, and how.
@@ -38,6 +35,8 @@ pub struct TrainOptions {
     /// Each time an image is seen, a random square of at least this part of its area is cut out of it and resized (the
     /// paper's only augmentation; 0.9 in open_clip). `None`: the image as it is stored.
     pub crop_min_area: Option<f64>,
+    /// Further changes to each look at an image.
+    pub augment: Option<Augment>,
     /// Bytes that batches made ahead may take; one batch is always made ahead.
     pub prefetch_bytes: usize,
 }
@@ -51,16 +50,41 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Pixels `[batch, 3, size, size]` and token ids `[batch, context]`.
-struct Batch {
-    pixels: Tensor,
-    ids: Tensor,
+/// What a step is made on.
+pub struct Batch {
+    /// Pixels `[batch, 3, size, size]`, normalised.
+    pub pixels: Tensor,
+    /// Token ids `[batch, context]`.
+    pub ids: Tensor,
+    /// Epochs done after it, with fractions where the number of pairs is known.
+    pub epoch: f64,
+}
+
+/// Where batches come from. The batch of a step is a function of the step, however often a training was interrupted.
+pub trait Batches: Sync {
+    /// Token ids of a caption.
+    fn context(&self) -> usize;
+
+    /// Makes the batches of `steps`, for towers of `size` pixels, until nobody takes them.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the data; `Interrupted`.
+    fn run(
+        &self,
+        options: &TrainOptions,
+        size: usize,
+        steps: Range<u64>,
+        send: &SyncSender<Batch>,
+    ) -> Result<()>;
+
+    /// Ends a [`run`](Self::run) that waits for data, since nobody will take its batches.
+    fn stop(&self) {}
 }
 
 /// candle walks its graph recursively, deeper than a thread's usual stack goes.
 const STACK_BYTES: usize = 256 << 20;
 
-/// Trains `clip` on `examples`, from the newest checkpoint on if there is one.
+/// Trains `clip` on `data`, from the newest checkpoint on if there is one.
 ///
 /// `observe` is called after each step, and stops the training (after a checkpoint) by breaking. `now` tells the time in
 /// microseconds since 1970.
@@ -70,34 +94,33 @@ const STACK_BYTES: usize = 256 << 20;
 /// training on these examples.
 pub fn train(
     clip: &Clip,
-    examples: &Examples,
+    data: &dyn Batches,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
     now: &(dyn Fn() -> i64 + Sync),
     observe: &mut (dyn FnMut(&LogRow) -> ControlFlow<()> + Send),
 ) -> Result<Outcome> {
-    check(clip, examples, options)?;
-    let sampler = Sampler::new(examples.captions().to_vec(), options.batch_size, options.seed);
+    check(clip, data, options)?;
     let mut adam = AdamW::new(clip.variables(), options.adamw);
     let log = checkpoints.restore(clip, &mut adam)?;
     let size = clip.config().vision.image_size();
-    let batch_bytes = options.batch_size * (3 * size * size + examples.record().context) * 4;
+    let batch_bytes = options.batch_size * (3 * size * size + data.context()) * 4;
     let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(ahead - 1);
         let first = adam.step;
-        let producer =
-            scope.spawn(move || Producer::new(examples, options, size)?.run(&sampler, first, &send));
-        let mut training = Training { clip, options, checkpoints, adam, log, examples: examples.len(), now };
+        let producer = scope.spawn(move || data.run(options, size, first..options.steps, &send));
+        let mut training = Training { clip, options, checkpoints, adam, log, now };
         let trainer = std::thread::Builder::new()
             .name("trainer".into())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, move || training.run(receive, observe))
             .map_err(TrainError::io("trainer thread"))?;
         // The trainer ends first: it drops its end of the channel, and the producer then ends too.
-        let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"))?;
+        let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"));
+        data.stop();
         let produced = producer.join().map_err(|_| TrainError::Panicked("data"))?;
-        match outcome? {
+        match outcome?? {
             Some(outcome) => Ok(outcome),
             // The data ended early: the reason is the producer's.
             None => produced.and(Err(TrainError::Panicked("data"))),
@@ -105,91 +128,18 @@ pub fn train(
     })
 }
 
-fn check(clip: &Clip, examples: &Examples, options: &TrainOptions) -> Result<()> {
-    let (record, config) = (examples.record(), clip.config());
-    let sides_fit = options.crop_min_area.is_some() || record.side == config.vision.image_size();
+fn check(clip: &Clip, data: &dyn Batches, options: &TrainOptions) -> Result<()> {
+    let context = clip.config().text.context;
     let problem = if options.batch_size < 2 || options.steps == 0 {
         format!("batch_size ({}) is at least 2 and steps ({}) at least 1", options.batch_size, options.steps)
-    } else if examples.len() < options.batch_size {
-        format!(
-            "there are {} pairs and a batch is {}: lower batch_size, or look at why so few pairs are left",
-            examples.len(),
-            options.batch_size
-        )
-    } else if !sides_fit || record.context != config.text.context {
-        format!(
-            "examples of {record:?} for a model of {} pixels, {} tokens",
-            config.vision.image_size(),
-            config.text.context
-        )
+    } else if data.context() != context {
+        format!("captions of {} tokens for a model of {context}", data.context())
     } else if !(options.lr > 0.0 && options.lr.is_finite()) {
         format!("lr is {}", options.lr)
     } else {
         return Ok(());
     };
     Err(TrainError::Options(problem))
-}
-
-/// Makes batches.
-struct Producer<'a> {
-    record: Record,
-    reader: ExamplesReader,
-    options: &'a TrainOptions,
-    preprocess: Preprocess,
-}
-
-impl<'a> Producer<'a> {
-    fn new(examples: &Examples, options: &'a TrainOptions, size: usize) -> Result<Self> {
-        let preprocess = Preprocess::clip(size as u32);
-        Ok(Self { record: examples.record(), reader: examples.reader()?, options, preprocess })
-    }
-
-    /// Makes the batches of steps `first..` until nobody takes them.
-    fn run(mut self, sampler: &Sampler, first: u64, send: &SyncSender<Batch>) -> Result<()> {
-        let per_epoch = sampler.batches_per_epoch();
-        let mut step = first;
-        while step < self.options.steps {
-            let epoch = sampler.epoch(step / per_epoch);
-            for indices in &epoch[(step % per_epoch) as usize..] {
-                if step == self.options.steps || send.send(self.batch(step, indices)?).is_err() {
-                    return Ok(());
-                }
-                step += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn batch(&mut self, step: u64, indices: &[u32]) -> Result<Batch> {
-        let size = self.preprocess.size as usize;
-        let mut crops = stream(self.options.seed, "crop", step);
-        let mut pixels = vec![0.0; indices.len() * 3 * size * size];
-        let mut ids = Vec::with_capacity(indices.len() * self.record.context);
-        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
-            let stored = self.reader.read(index, &mut ids)?;
-            let made = match self.options.crop_min_area {
-                None => self.preprocess.normalize_into(stored, out),
-                Some(area) => {
-                    let side = self.record.side as u32;
-                    let crop = SquareCrop::random(
-                        side,
-                        side,
-                        area,
-                        [crops.random(), crops.random(), crops.random()],
-                    );
-                    Rgb::new(side, side, stored.to_vec())
-                        .and_then(|image| self.preprocess.crop_pixels(&image, crop))
-                        .and_then(|cut| self.preprocess.normalize_into(&cut, out))
-                }
-            };
-            made.map_err(|e| TrainError::Options(e.to_string()))?;
-        }
-        let n = indices.len();
-        Ok(Batch {
-            pixels: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
-            ids: Tensor::from_vec(ids, (n, self.record.context), &Device::Cpu)?,
-        })
-    }
 }
 
 /// What the trainer's thread owns.
@@ -199,7 +149,6 @@ struct Training<'a> {
     checkpoints: &'a Checkpoints,
     adam: AdamW,
     log: Vec<LogRow>,
-    examples: usize,
     now: &'a (dyn Fn() -> i64 + Sync),
 }
 
@@ -215,15 +164,18 @@ impl Training<'_> {
     ) -> Result<Option<Outcome>> {
         while self.adam.step < self.options.steps {
             let started = Instant::now();
-            let Ok(batch) = batches.recv() else { return Ok(None) };
+            let Ok(batch) = batches.recv() else {
+                // The data may be waited for again: what was learned of what came is kept.
+                self.checkpoints.save(self.clip, &self.adam, &self.log)?;
+                return Ok(None);
+            };
             let (loss, lr, grad_norm) = self.step(&batch)?;
             let step = self.adam.step;
             let samples_seen = step * self.options.batch_size as u64;
-            let per_epoch = self.examples / self.options.batch_size;
             let row = LogRow {
                 step,
                 samples_seen,
-                epoch: step as f64 / per_epoch as f64,
+                epoch: batch.epoch,
                 loss,
                 lr,
                 logit_scale: f64::from(self.clip.logit_scale()),
@@ -236,6 +188,7 @@ impl Training<'_> {
             let stop = observe(&row).is_break();
             let due = step.is_multiple_of(self.options.checkpoint_every.max(1)) && step < self.options.steps;
             if stop || due {
+                self.adam.gather()?;
                 self.checkpoints.save(self.clip, &self.adam, &self.log)?;
             }
             if stop && step < self.options.steps {

@@ -101,7 +101,7 @@ async fn run<K: StageKind>(
         stage: name.into(),
         stream: name.into(),
         session: SessionContext::new(),
-        files: Files { base: folder.into(), scratch: folder.into() },
+        files: Files { base: folder.into(), scratch: folder.into(), hub: Default::default() },
         seed: 17,
         clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
         cancel,
@@ -222,7 +222,7 @@ fn faults_are_found_before_anything_runs() {
         check(&toml::from_str::<Train>(&text).unwrap(), None).map(|_| ())
     };
     train(&[]).unwrap();
-    let cases: [(&[(&str, &str)], &str); 7] = [
+    let cases: [(&[(&str, &str)], &str); 15] = [
         (&[("steps = 9", "")], "neither `epochs` nor `steps`"),
         (&[("steps = 9", "steps = 9\nepochs = 2")], "both given"),
         (&[("batch_size = 8", "batch_size = 1")], "a batch of one pair"),
@@ -233,10 +233,25 @@ fn faults_are_found_before_anything_runs() {
         (&[("batch_size = 8", "caption = \"captoin\"")], "did you mean `caption`?"),
         (&[("\"words\"", "\"pairs\"")], "expected a `tokenizer` stage"),
         (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` is no positive number"),
+        (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 is for GPUs"),
+        (&[("batch_size = 8", "augment = { hue = 0.7 }")], "`hue` must be from 0 to 0.5"),
+        (&[("input = \"pairs\"", "")], "neither `input` nor `inputs`"),
+        (&[("batch_size = 8", "inputs = [{ input = \"pairs\" }]")], "`input` and `inputs` are both given"),
+        (
+            &[("input = \"pairs\"", "inputs = [{ input = \"pairs\", weight = 0.0 }]")],
+            "`weight` is no positive",
+        ),
+        (&[("batch_size = 8", "image = \"uid\"")], "the column `uid` is of type Utf8"),
+        (&[("steps = 9", "epochs = 9\nfollow = true")], "`follow` needs `steps`"),
+        (&[("input = \"pairs\"", "input = \"./x/*.tar\"\nfollow = true")], "only one stage can be followed"),
     ];
     for (change, expected) in cases {
         let faults = train(change).unwrap_err();
         assert!(faults.contains(expected), "{change:?}: {faults}");
+    }
+    if !cfg!(feature = "cuda") {
+        let faults = train(&[("batch_size = 8", "device = \"cuda:0\"")]).unwrap_err();
+        assert!(faults.contains("--features cuda"), "{faults}");
     }
     let preset: Train =
         toml::from_str("input = \"pairs\"\ntokenizer = \"words\"\nepochs = 3\nmodel = \"vit-tiny-84\"")

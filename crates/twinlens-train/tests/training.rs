@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
+use std::sync::mpsc::SyncSender;
+
+use candle_core::{Device, Tensor};
 use twinlens_model::{
     Activation, Clip, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig,
 };
 use twinlens_train::{
-    AdamWOptions, Checkpoints, Examples, ExamplesWriter, LogRow, Outcome, Record, TrainError, TrainOptions,
-    train,
+    AdamWOptions, Batch, Batches, Checkpoints, LogRow, Outcome, Result, TrainError, TrainOptions, train,
 };
 
 const PAIRS: u32 = 48;
@@ -46,22 +48,57 @@ fn options(steps: u64) -> TrainOptions {
         checkpoint_every: 4,
         seed: 11,
         crop_min_area: Some(0.8),
+        augment: None,
         prefetch_bytes: 100_000,
     }
 }
 
-/// Images of flat colours with a bright corner, each with a caption of two tokens of its own.
-fn examples(path: &Path) -> Examples {
-    let mut writer = ExamplesWriter::create(path, Record { side: 20, context: 6 }).unwrap();
-    for i in 0..PAIRS {
-        let colour = [(i * 5) as u8, 250 - (i * 4) as u8, (i % 7 * 36) as u8];
-        let corner = (i % 4) as usize;
-        let pixel = |p: usize| if p / 20 / 10 * 2 + p % 20 / 10 == corner { [255; 3] } else { colour };
-        let pixels: Vec<u8> = (0..400).flat_map(pixel).collect();
-        writer.push(&pixels, &[62, i + 1, 50 + i % 10, 63, 0, 0]).unwrap();
+/// Pairs in memory: pixel (index of pair, place in `[size, size]`, channel) and two tokens of their own. Every batch is drawn anew.
+struct Drawn(fn(u32, usize, usize) -> f32);
+
+impl Batches for Drawn {
+    fn context(&self) -> usize {
+        6
     }
-    writer.finish().unwrap()
+
+    fn run(
+        &self,
+        options: &TrainOptions,
+        size: usize,
+        steps: Range<u64>,
+        send: &SyncSender<Batch>,
+    ) -> Result<()> {
+        let n = options.batch_size;
+        for step in steps {
+            // Consecutive pairs from a place that the step and the seed decide: distinct captions.
+            let first = (step * 29 + options.seed * 7) as u32;
+            let pairs: Vec<u32> = (0..n as u32).map(|k| (first + k * 5) % PAIRS).collect();
+            let pixel =
+                |pair: u32, at: usize| (self.0)(pair, at % (size * size) * 100 / size, at / (size * size));
+            let pixels: Vec<f32> = (pairs.iter())
+                .flat_map(|pair| (0..3 * size * size).map(move |at| pixel(*pair, at)))
+                .collect();
+            let ids: Vec<u32> = pairs.iter().flat_map(|i| [62, i + 1, 50 + i % 10, 63, 0, 0]).collect();
+            let batch = Batch {
+                pixels: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
+                ids: Tensor::from_vec(ids, (n, 6), &Device::Cpu)?,
+                epoch: (step + 1) as f64 * n as f64 / f64::from(PAIRS),
+            };
+            if send.send(batch).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Images of flat colours with a bright part.
+const COLOURS: Drawn = Drawn(|pair, at, channel| {
+    let colour = [pair * 5, 250 - pair * 4, pair % 7 * 36][channel] as f32 / 64.0 - 2.0;
+    if at as u32 / 400 == pair % 4 { 2.0 } else { colour }
+});
+/// Every image the same: nothing tells which caption is whose.
+const BLANK: Drawn = Drawn(|_, _, _| 0.5);
 
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     run_model(&config(), dir, options, cuts)
@@ -69,7 +106,6 @@ fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String
 
 /// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
-    let examples = examples(&dir.join("examples"));
     let mut cuts = cuts.to_vec();
     loop {
         let clip = Clip::new(config.clone(), 3).unwrap();
@@ -81,7 +117,7 @@ fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u6
             }
             ControlFlow::Continue(())
         };
-        match train(&clip, &examples, options, &checkpoints, &|| 7, &mut observe).unwrap() {
+        match train(&clip, &COLOURS, options, &checkpoints, &|| 7, &mut observe).unwrap() {
             Outcome::Finished(log) => return (log, clip.weights_hash()),
             Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
         }
@@ -149,37 +185,25 @@ fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
     }
 }
 
-fn failure(dir: &Path, options: &TrainOptions, examples: &Examples) -> TrainError {
+fn failure(dir: &Path, options: &TrainOptions, data: &dyn Batches) -> TrainError {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-    train(&clip, examples, options, &checkpoints, &|| 7, &mut |_| ControlFlow::Continue(())).unwrap_err()
+    train(&clip, data, options, &checkpoints, &|| 7, &mut |_| ControlFlow::Continue(())).unwrap_err()
 }
 
 #[test]
 fn failures_say_what_was_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let good = examples(&dir.path().join("examples"));
     let wild = TrainOptions { lr: 1e30, warmup: 0, ..options(20) };
-    assert!(matches!(failure(dir.path(), &wild, &good), TrainError::Diverged { step, .. } if step < 20));
+    assert!(matches!(failure(dir.path(), &wild, &COLOURS), TrainError::Diverged { step, .. } if step < 20));
 
-    // Every image the same: nothing tells which caption is whose.
-    let mut writer =
-        ExamplesWriter::create(&dir.path().join("blank"), Record { side: 20, context: 6 }).unwrap();
-    (0..PAIRS).for_each(|i| writer.push(&[128; 1200], &[62, i + 1, 63, 0, 0, 0]).unwrap());
-    let blank = writer.finish().unwrap();
     let slow = TrainOptions { checkpoint_every: 10_000, ..options(700) };
-    let error = failure(dir.path(), &slow, &blank);
+    let error = failure(dir.path(), &slow, &BLANK);
     assert!(matches!(error, TrainError::Stuck { step: 600, .. }), "{error}");
 
-    let large = TrainOptions { batch_size: 49, ..options(1) };
-    let error = failure(dir.path(), &large, &good).to_string();
-    assert!(error.contains("48 pairs") && error.contains("batch_size"), "{error}");
-    let uncropped = TrainOptions { crop_min_area: None, ..options(1) };
-    assert!(matches!(failure(dir.path(), &uncropped, &good), TrainError::Options(_)));
-    std::fs::write(dir.path().join("examples"), b"cut short").unwrap();
-    assert!(
-        matches!(failure(dir.path(), &options(1), &good), TrainError::Io { path, .. } if path.ends_with("examples"))
-    );
+    let none = TrainOptions { batch_size: 1, ..options(1) };
+    let error = failure(dir.path(), &none, &COLOURS).to_string();
+    assert!(error.contains("batch_size (1)"), "{error}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub enum Command {
     Report(ReportArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
+    Sets(SetsArgs),
     /// The models that have a name: their shapes and what they cost
     #[command(subcommand)]
     Model(ModelCommand),
@@ -250,6 +251,16 @@ pub enum ExportFormat {
 pub struct StagesArgs {
     /// The kind to explain
     pub kind: Option<String>,
+}
+
+/// Lists the evaluation sets that are declared; with NAME, what one is, its templates and classes, and how to have it
+#[derive(Debug, Args)]
+pub struct SetsArgs {
+    /// The set to tell of, or the path of a file that declares one (it ends in `.toml`)
+    pub name: Option<String>,
+    /// Say besides where in this folder the data of each set are
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
 }
 
 /// Lists the contracts (the schemas of tables); with NAME, prints one as JSON

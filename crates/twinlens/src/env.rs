@@ -20,6 +20,17 @@ const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
 /// The user's folder; `.local/state` and `.cache` below it stand in for what is not set of the two above.
 const HOME: &str = "HOME";
 
+/// The folder of the Hugging Face library: `~/.cache/huggingface` if it is not set.
+const HF_HOME: &str = "HF_HOME";
+/// Its folder of downloaded files: `hub` below `HF_HOME` if it is not set.
+const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
+/// 1, on, yes or true: nothing is downloaded, the cache alone is used.
+const HF_HUB_OFFLINE: &str = "HF_HUB_OFFLINE";
+/// Where the hub is.
+const HF_ENDPOINT: &str = "HF_ENDPOINT";
+/// Opens what is not public.
+const HF_TOKEN: &str = "HF_TOKEN";
+
 /// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no text are left out.
 pub fn all() -> BTreeMap<String, String> {
     std::env::vars_os()
@@ -61,6 +72,37 @@ pub fn state_dir() -> Option<PathBuf> {
 pub fn cache_dir() -> PathBuf {
     let cache = absolute(XDG_CACHE_HOME).or_else(|| Some(absolute(HOME)?.join(".cache")));
     cache.unwrap_or_else(std::env::temp_dir).join("twinlens")
+}
+
+/// The folder where the Hugging Face library keeps what it downloads.
+pub fn hub_cache() -> Option<PathBuf> {
+    let home = || {
+        let cache = absolute(XDG_CACHE_HOME).or_else(|| Some(absolute(HOME)?.join(".cache")));
+        absolute(HF_HOME).or_else(|| Some(cache?.join("huggingface")))
+    };
+    absolute(HF_HUB_CACHE).or_else(|| Some(home()?.join("hub")))
+}
+
+/// The address of the hub, without a slash at its end.
+pub fn hub_endpoint() -> String {
+    let endpoint = text(HF_ENDPOINT).unwrap_or_else(|| "https://huggingface.co".into());
+    endpoint.trim_end_matches('/').into()
+}
+
+/// Whether nothing may be downloaded from the hub.
+pub fn hub_offline() -> bool {
+    let on = |value: String| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
+    text(HF_HUB_OFFLINE).is_some_and(on)
+}
+
+/// The token for the hub.
+pub fn hub_token() -> Option<String> {
+    text(HF_TOKEN)
+}
+
+fn text(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?.trim().to_owned();
+    (!value.is_empty()).then_some(value)
 }
 
 fn absolute(name: &str) -> Option<PathBuf> {

@@ -7,6 +7,7 @@ mod config;
 mod env;
 mod errors;
 mod export;
+mod hub;
 mod model;
 mod plan;
 mod progress;
@@ -16,6 +17,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schema;
+mod sets;
 mod signals;
 mod sites;
 mod sql;
@@ -79,6 +81,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Report(args) => report::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
+        Command::Sets(args) => sets::command(args),
         Command::Model(command) => model::command(command),
         Command::Schema(args) => schema::command(args),
     }

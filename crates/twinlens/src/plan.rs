@@ -15,7 +15,7 @@ use twinlens_pipeline::run::plan::{self, Decision, Unit};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, env, registry, run};
+use crate::{config, env, hub, registry, run};
 
 /// Prints the plan.
 pub fn command(args: &PlanArgs) -> Result<(), Failure> {
@@ -25,7 +25,7 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));
     }
-    let files = Files { base: pipeline.base().into(), scratch: env::cache_dir() };
+    let files = Files { base: pipeline.base().into(), scratch: env::cache_dir(), hub: hub::open() };
     let units = plan::plan(&pipeline, &dir, &files, args.until.as_deref(), args.max_rows)?;
     let stages = stages(&pipeline, &units);
     let text = match args.format {

@@ -20,7 +20,7 @@ use crate::errors::{Exit, Failure};
 use crate::progress::Watcher;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
-use crate::{config, env, registry, runtime, signals, sites};
+use crate::{config, env, hub, registry, runtime, signals, sites};
 
 /// How long splits in flight may go on after the first Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
@@ -117,6 +117,7 @@ pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> 
     Ok(Settings {
         dir: directory(dir, pipeline)?,
         scratch: env::cache_dir(),
+        hub: hub::open(),
         fresh: false,
         until: None,
         max_rows: None,

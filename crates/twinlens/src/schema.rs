@@ -107,7 +107,7 @@ fn contract<'a>(name: &'a str, schema: &'a Schema) -> Contract<'a> {
         nullable: field.is_nullable(),
     };
     let columns = schema.fields().iter().map(|field| column(field.as_ref())).collect();
-    Contract { contract: name, version: contracts::VERSION, columns }
+    Contract { contract: name, version: contracts::version(name), columns }
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Failure> {

@@ -118,6 +118,7 @@ impl Lab {
         let settings = Settings {
             dir: self.path("run").into(),
             scratch: self.path("scratch"),
+            hub: Default::default(),
             fresh: false,
             until: None,
             max_rows: self.max_rows,

@@ -44,7 +44,7 @@ pub(super) fn context() -> RunContext {
         stage: "t".into(),
         stream: "t".into(),
         session: session(),
-        files: Files { base: PathBuf::new(), scratch: PathBuf::new() },
+        files: Files { base: PathBuf::new(), scratch: PathBuf::new(), hub: Default::default() },
         seed: 17,
         clock: Clock::System,
         cancel: Default::default(),
@@ -56,7 +56,10 @@ pub(super) fn context() -> RunContext {
 
 /// A context whose files are looked for in `folder`.
 pub(super) fn at(folder: &Path) -> RunContext {
-    RunContext { files: Files { base: folder.into(), scratch: folder.join("scratch") }, ..context() }
+    RunContext {
+        files: Files { base: folder.into(), scratch: folder.join("scratch"), hub: Default::default() },
+        ..context()
+    }
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {

@@ -6,6 +6,7 @@
 
 pub mod calibration;
 pub mod paired;
+pub mod ranking;
 pub mod retrieval;
 
 use rand::Rng;
@@ -34,11 +35,19 @@ pub enum Metric {
     /// The mean over the classes that have examples of the share that is correct: rare classes weigh as much as
     /// frequent ones.
     MeanPerClass,
+    /// Of two classes: how likely an example of the second scores higher than one of the first, by the difference of their scores.
+    RocAuc,
+    /// Of sets with several classes an image: the mean over the classes of the average precision of ranking all images by the class.
+    Map,
+    /// The same with the average precision of PASCAL VOC 2007: the mean of the best precision at recalls of 0, 0.1, ..., 1.
+    #[serde(rename = "map_11_point")]
+    Map11Point,
 }
 
 impl Metric {
     /// Every metric, in the order in which they are reported.
-    pub const ALL: [Metric; 3] = [Metric::Top1, Metric::Top5, Metric::MeanPerClass];
+    pub const ALL: [Metric; 6] =
+        [Metric::Top1, Metric::Top5, Metric::MeanPerClass, Metric::RocAuc, Metric::Map, Metric::Map11Point];
 
     /// As it is written in tables and options.
     pub fn name(self) -> &'static str {
@@ -46,18 +55,35 @@ impl Metric {
             Metric::Top1 => "top1",
             Metric::Top5 => "top5",
             Metric::MeanPerClass => "mean_per_class",
+            Metric::RocAuc => "roc_auc",
+            Metric::Map => "map",
+            Metric::Map11Point => "map_11_point",
         }
     }
 
-    /// What guessing among `classes` classes reaches on average, whatever their frequencies.
-    pub fn chance(self, classes: usize) -> f64 {
-        let hits = if self == Metric::Top5 { classes.min(5) } else { 1 };
-        hits as f64 / classes as f64
+    /// What guessing among `classes` classes reaches on average, whatever their frequencies; `None` where it depends on them.
+    pub fn chance(self, classes: usize) -> Option<f64> {
+        match self {
+            Metric::Top1 | Metric::MeanPerClass => Some(1.0 / classes as f64),
+            Metric::Top5 => Some(classes.min(5) as f64 / classes as f64),
+            Metric::RocAuc => Some(0.5),
+            Metric::Map | Metric::Map11Point => None,
+        }
     }
 
-    /// Whether the metric says anything about `classes` classes.
+    /// Whether it is one of sets with several classes an image.
+    pub fn is_multi_label(self) -> bool {
+        matches!(self, Metric::Map | Metric::Map11Point)
+    }
+
+    /// Whether the metric says anything about `classes` classes of which each image has one.
     pub fn applies(self, classes: usize) -> bool {
-        self != Metric::Top5 || classes > 5
+        match self {
+            Metric::Top1 | Metric::MeanPerClass => true,
+            Metric::Top5 => classes > 5,
+            Metric::RocAuc => classes == 2,
+            Metric::Map | Metric::Map11Point => false,
+        }
     }
 }
 
@@ -125,6 +151,14 @@ impl Tally {
         self.in_top5 += u64::from(ranked.iter().take(5).any(|id| *id == label));
     }
 
+    /// Counts an example of several classes, each of which is right if it is among the `best`.
+    pub fn add_several(&mut self, labels: &[usize], best: &[usize]) {
+        for label in labels {
+            self.n[*label] += 1;
+            self.correct[*label] += u64::from(best.contains(label));
+        }
+    }
+
     /// Examples of each class.
     pub fn examples(&self) -> &[u64] {
         &self.n
@@ -144,7 +178,7 @@ impl Tally {
         self.n.iter().copied().zip(self.correct.iter().copied()).filter(|(n, _)| *n > 0)
     }
 
-    /// The value of a metric; `None` without examples.
+    /// The value of a metric; `None` without examples, and for those that need every score: see [`ranking`].
     pub fn value(&self, metric: Metric) -> Option<f64> {
         let total = self.total();
         if total == 0 {
@@ -157,6 +191,7 @@ impl Tally {
                 let shares: f64 = self.seen().map(|(n, correct)| correct as f64 / n as f64).sum();
                 shares / self.seen().count() as f64
             }
+            Metric::RocAuc | Metric::Map | Metric::Map11Point => return None,
         })
     }
 
@@ -168,6 +203,7 @@ impl Tally {
             Metric::Top1 => wilson(self.correct.iter().sum::<u64>() as f64, total),
             Metric::Top5 => wilson(self.in_top5 as f64, total),
             Metric::MeanPerClass => mean_per_class_interval(self, REPLICATES, rng),
+            Metric::RocAuc | Metric::Map | Metric::Map11Point => None,
         }
     }
 }
@@ -304,11 +340,13 @@ mod tests {
             (Metric::Top5, 20, 0.25),
             (Metric::Top5, 3, 1.0),
             (Metric::MeanPerClass, 4, 0.25),
+            (Metric::RocAuc, 2, 0.5),
         ];
         for (metric, classes, expected) in cases {
-            assert!(close(metric.chance(classes), expected, 1e-12), "{metric:?}");
+            assert!(close(metric.chance(classes).unwrap(), expected, 1e-12), "{metric:?}");
         }
         assert!(Metric::Top5.applies(6) && !Metric::Top5.applies(5) && Metric::Top1.applies(1));
+        assert!(Metric::RocAuc.applies(2) && !Metric::RocAuc.applies(3) && !Metric::Map.applies(2));
     }
 
     #[test]

@@ -27,8 +27,18 @@ pub const BELOW_CHANCE: &str = "below_chance";
 /// Classes have no example: they can be answered, but never rightly.
 pub const CLASS_WITHOUT_EXAMPLES: &str = "class_without_examples";
 
+/// The data of a set name their classes otherwise than its declaration does.
+pub const CLASS_NAMES_DIFFER: &str = "class_names_differ";
+/// The data of a set are not there: it was skipped.
+pub const SET_MISSING: &str = "set_missing";
+/// A set cannot be evaluated as it is: it was skipped.
+pub const SET_REFUSED: &str = "set_refused";
+
+/// Examples of the set are among the images that were trained on.
+pub const TRAINED_ON: &str = "trained_on";
+
 /// Every code of a warning.
-pub const CODES: [&str; 7] = [
+pub const CODES: [&str; 11] = [
     LABELS_PERMUTED,
     PERMUTATION_NOT_CHECKED,
     DUPLICATE_NAME,
@@ -36,6 +46,10 @@ pub const CODES: [&str; 7] = [
     SAME_TOKENS,
     BELOW_CHANCE,
     CLASS_WITHOUT_EXAMPLES,
+    CLASS_NAMES_DIFFER,
+    SET_MISSING,
+    SET_REFUSED,
+    TRAINED_ON,
 ];
 
 /// Names that a detail lists before it stops.

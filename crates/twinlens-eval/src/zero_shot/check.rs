@@ -6,11 +6,16 @@ use twinlens_pipeline::{Fault, InputTables, Located};
 
 use super::ZeroShot;
 use crate::prompts::check_templates;
-use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions, check_image};
+use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetEntry, SetOptions, check_image};
+use crate::sets::unknown;
 
 /// All faults at once.
 pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
     let mut faults = model(stage, inputs);
+    if let Err(error) = stage.device.check(*stage.precision) {
+        let at = if stage.device.is_default() { stage.precision.span() } else { stage.device.span() };
+        faults.push(Fault::at(at, error.to_string()));
+    }
     if *stage.batch_size.value() == 0 {
         faults.push(Fault::at(stage.batch_size.span(), "`batch_size` is 0").label("at least 1"));
     }
@@ -24,16 +29,34 @@ pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
         faults.push(Fault::at(stage.sets.span(), "there is no evaluation set").label("at least one set"));
     }
     let mut names = BTreeSet::new();
-    for set in stage.sets.iter() {
-        if set.name.trim().is_empty() {
-            faults.push(Fault::at(set.name.span(), "the evaluation set has an empty name"));
-        } else if !names.insert(set.name.value()) {
-            faults.push(Fault::at(
-                set.name.span(),
-                format!("there are two evaluation sets `{}`", set.name.value()),
-            ));
+    for entry in stage.sets.iter() {
+        let (name, place) = match entry.value() {
+            SetEntry::Described(set) => (set.name.value(), set.name.span()),
+            SetEntry::Declared(name) => (name, entry.span()),
+        };
+        if name.trim().is_empty() {
+            faults.push(Fault::at(place, "the evaluation set has an empty name"));
+        } else if !names.insert(name) {
+            faults.push(Fault::at(place, format!("there are two evaluation sets `{name}`")));
         }
-        faults.extend(self::set(set, inputs));
+        match entry.value() {
+            SetEntry::Described(set) => faults.extend(self::set(set, inputs)),
+            SetEntry::Declared(name) => faults.extend(declared(stage, name, entry)),
+        }
+    }
+    faults
+}
+
+/// A declared set must be known, and its data be looked for somewhere.
+fn declared(stage: &ZeroShot, name: &str, place: &Located<SetEntry>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if let Some((why, hint)) = unknown(name) {
+        faults.push(fault(place, ClassFault { why, hint: Some(hint) }));
+    }
+    if stage.data.is_none() {
+        let hint = "write `data = \"sets\"`: the data of `cifar10` are looked for in sets/cifar10.parquet and sets/cifar10/";
+        faults
+            .push(Fault::at(place.span(), format!("nothing says where the data of `{name}` are")).hint(hint));
     }
     faults
 }

@@ -6,13 +6,16 @@ use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col};
+use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
-use twinlens_image::Preprocess;
-use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_image::{JPEG_DECODER, Preprocess};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::{ZeroShot, input};
 use crate::error::EvalError;
+use crate::prompts::hex;
 
 /// A model in memory.
 pub struct Model {
@@ -28,14 +31,19 @@ pub struct Model {
     pub weights_hash: String,
     /// Images to pixels, as the image tower takes them.
     pub preprocess: Preprocess,
+    /// SHA-256 of the preprocessing and of what decodes JPEG.
+    pub preprocess_hash: String,
 }
 
 impl Model {
     /// Loads the model that the option names.
     pub async fn open(options: &ZeroShot, cx: &RunContext, inputs: &[InputData]) -> Result<Self, RunError> {
         let (name, folder, checkpoint) = if options.model.is_path() {
-            let name = options.model.name();
-            (name.to_string(), cx.path(name), None)
+            let name = options.model.name().to_string();
+            let (files, written) = (cx.files.clone(), name.clone());
+            let open = move || files.model(&written, &FOLDER_FILES);
+            let opened = tokio::task::spawn_blocking(open).await;
+            (name, opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
         } else {
             let training = input(inputs, &options.model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
@@ -45,12 +53,18 @@ impl Model {
             let name = training.dataset.state().begin.stage.clone();
             (name, training.dataset.dir(), last_step(cx, training).await?)
         };
-        let load = move || Self::load(name, checkpoint, folder).map_err(RunError::from);
+        let compute = (*options.device, *options.precision);
+        let load = move || Self::load(name, checkpoint, folder, compute).map_err(RunError::from);
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
     }
 
-    fn load(name: String, checkpoint: Option<String>, folder: PathBuf) -> Result<Self, EvalError> {
-        let clip = Clip::load(&folder)?;
+    fn load(
+        name: String,
+        checkpoint: Option<String>,
+        folder: PathBuf,
+        (device, precision): (DeviceOption, Precision),
+    ) -> Result<Self, EvalError> {
+        let clip = Clip::load(&folder)?.on(&device.open(precision)?, precision)?;
         let tokenizer = Tokenizer::load(&folder.join(TOKENIZER_FILE))?;
         let (has, takes) = (tokenizer.vocab_size(), clip.config().text.vocab);
         if has > takes {
@@ -62,7 +76,9 @@ impl Model {
             return Err(RunError::user_with_hint(message, hint).into());
         }
         let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
-        Ok(Self { name, checkpoint, weights_hash: clip.weights_hash(), clip, tokenizer, preprocess })
+        let preprocess_hash = hex(&Sha256::digest(format!("{preprocess:?} {JPEG_DECODER}")));
+        let weights_hash = clip.weights_hash();
+        Ok(Self { name, checkpoint, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
 }
 

@@ -1,7 +1,6 @@
 //! One pass over an input: every image is decoded and encoded once, and scored at once against every set and
 //! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
 
-use arrow::array::{Array, AsArray};
 use candle_core::{Device, Tensor};
 use twinlens_dataset::SplitWriter;
 use twinlens_dataset::shard::is_pixels;
@@ -9,8 +8,10 @@ use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
 use super::model::Model;
-use super::set_pass::{Labelled, Refused, SetPass, Waiting, since};
-use super::{ZeroShot, input};
+use super::overlap::needs_look;
+use super::rows::{Labelled, example, uid};
+use super::set_pass::{Refused, SetPass, Waiting, since};
+use super::{Task, ZeroShot, input};
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, decode};
 
@@ -21,7 +22,11 @@ pub struct Pass<'a> {
     input: &'a InputData,
     batch_size: usize,
     limits: Limits,
+    /// Those that can be evaluated, and what was asked of each.
     sets: Vec<SetPass>,
+    tasks: Vec<Task>,
+    /// Those that cannot.
+    failed: Vec<(Task, Result<SplitWriter, EvalError>)>,
     waiting: Vec<Waiting>,
     /// `[waiting, 3, size, size]`.
     pixels: Vec<f32>,
@@ -30,41 +35,62 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Prepares the sets of `group` (indices): their classes, and their classifiers. `splits` are theirs, in the
-    /// same order.
+    /// Prepares the sets of `group`: their classes, and their classifiers. `splits` are theirs, in the same order.
     pub fn new(
         options: &ZeroShot,
         cx: &'a RunContext,
         inputs: &'a [InputData],
         model: &'a Model,
-        group: Vec<usize>,
+        group: Vec<Task>,
         splits: Vec<SplitWriter>,
     ) -> Result<Self, EvalError> {
-        let input = input(inputs, &options.sets[group[0]].input)?;
-        let sets = group.into_iter().zip(splits);
-        let sets =
-            sets.map(|(set, split)| SetPass::new(options, cx, inputs, model, &options.sets[set], split));
+        let input = input(inputs, &group[0].options.input)?;
+        let (mut sets, mut tasks, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (task, split) in group.into_iter().zip(splits) {
+            match SetPass::new(options, cx, inputs, model, &task, split) {
+                Ok(set) => {
+                    sets.push(set);
+                    tasks.push(task);
+                }
+                Err(error @ EvalError::Set { .. }) => failed.push((task, Err(error))),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Self {
             cx,
             model,
             input,
             batch_size: *options.batch_size.value(),
             limits: options.limits(),
-            sets: sets.collect::<Result<_, _>>()?,
+            sets,
+            tasks,
+            failed,
             waiting: Vec::new(),
             pixels: Vec::new(),
             image_seconds: 0.0,
         })
     }
 
-    /// Evaluates, and gives the splits back, ready to be committed.
-    pub fn run(mut self) -> Result<Vec<SplitWriter>, EvalError> {
-        let (dataset, table) = (&self.input.dataset, &self.input.table);
+    /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot be evaluated.
+    pub fn run(mut self) -> Result<Vec<(Task, Result<SplitWriter, EvalError>)>, EvalError> {
+        if !self.sets.is_empty() {
+            self.read()?;
+        }
+        let (cx, model, seconds) = (self.cx, self.model, self.image_seconds);
+        let done = self.tasks.into_iter().zip(self.sets).map(|(task, set)| {
+            let result = set.finish(cx, model, seconds);
+            (task, result)
+        });
+        Ok(self.failed.into_iter().chain(done).collect())
+    }
+
+    fn read(&mut self) -> Result<(), EvalError> {
+        let InputData { dataset, table, .. } = self.input;
         let schema = dataset.schema(table)?;
         // Of the columns with pixels, only the one that is looked at.
-        let image = self.sets[0].options.image_column();
+        let image = self.sets[0].options.image_column().to_string();
         let read =
-            schema.fields().iter().filter(|field| field.name() == image || !is_pixels(field.data_type()));
+            schema.fields().iter().filter(|field| *field.name() == image || !is_pixels(field.data_type()));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         // A quarter of the budget for the encoded bytes, the rest for decoding them.
         let mut examples =
@@ -76,9 +102,7 @@ impl<'a> Pass<'a> {
             self.image_seconds += since(self.cx, start);
             self.take(&chunk, &examples)?;
         }
-        self.flush()?;
-        let (cx, model, seconds) = (self.cx, self.model, self.image_seconds);
-        self.sets.into_iter().map(|set| set.finish(cx, model, seconds)).collect()
+        self.flush()
     }
 
     /// Decodes the rows of a chunk: the good ones wait for a full batch, the others go to the ledger.
@@ -90,7 +114,8 @@ impl<'a> Pass<'a> {
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
         let column = self.sets[0].options.image_column();
         let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let images = decode(batch, column, &wanted, &self.model.preprocess, &self.limits, budget);
+        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
+        let images = decode(batch, column, &wanted, &self.model.preprocess, &self.limits, budget, look);
         let images = images.ok_or_else(|| {
             EvalError::set(
                 &self.sets[0].options.name,
@@ -99,18 +124,18 @@ impl<'a> Pass<'a> {
             )
         })?;
         self.image_seconds += since(self.cx, start);
-        let uids = batch.column_by_name("uid").and_then(|column| column.as_string_opt::<i32>());
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
         for (row, image) in images.into_iter().enumerate() {
-            let uid = uids.filter(|uids| uids.is_valid(row)).map(|uids| uids.value(row));
+            let uid = uid(batch, row);
             let number = chunk.first + row as u64;
             let place = || match uid {
                 Some(uid) => format!("{} (uid {uid})", examples.place(number)),
                 None => examples.place(number),
             };
             let mut waits = Waiting {
-                example: uid.map_or_else(|| number.to_string(), str::to_string),
+                example: example(batch, row, chunk.first),
                 labels: Vec::new(),
+                trained_on: Vec::new(),
             };
             for (index, set) in self.sets.iter_mut().enumerate() {
                 let Labelled { class, text } = &labels[index][row];
@@ -119,7 +144,10 @@ impl<'a> Pass<'a> {
                     (Err(refusal), _) | (_, Some(Err(refusal))) => Some(refusal),
                     _ => None,
                 };
-                waits.labels.push(class.as_ref().ok().copied().filter(|_| refusal.is_none()));
+                waits
+                    .trained_on
+                    .push(refusal.is_none() && set.was_trained_on(batch, row, &image.digest, image.look));
+                waits.labels.push(class.as_ref().ok().cloned().filter(|_| refusal.is_none()));
                 if let Some(refusal) = refusal {
                     refused[index].push(Refused {
                         row: row as u32,

@@ -1,63 +1,31 @@
 //! One evaluation set on its way through a pass: its classes and classifiers, what has been counted, and at the end its results.
 
-use std::collections::BTreeSet;
-
 use arrow::array::{RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::error::ArrowError;
 use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::shard::is_pixels;
-use twinlens_dataset::{Dataset, MAIN, SplitWriter};
+use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_model::Clip;
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{InputData, RunContext, RunError, rejects};
 
 use super::model::Model;
+use super::overlap::{Overlap, Training};
+use super::rows::{Labelled, Rows, Truth, classes, refuse};
+use super::select::{HeldOut, Looking, select};
 use super::tables::{self, Measured, Prediction, Provenance};
-use super::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS, ZeroShot, input};
+use super::variant::{Counts, Variant, measure};
+use super::{CALIBRATION, PER_CLASS, PREDICTIONS, Task, WARNINGS, ZeroShot, input};
 use crate::error::EvalError;
-use crate::images::{Examples, NO_LABEL, Refusal, UNKNOWN_LABEL};
-use crate::metrics::calibration::{Calibration, confidence};
-use crate::metrics::{Metric, Tally, top_k};
-use crate::prompts::{Classifier, PromptSet, classifier, hex};
-use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetOptions};
-use crate::trust::{self, Confusion, Warning};
+use crate::images::{Refusal, UNKNOWN_LABEL};
+use crate::metrics::{Tally, top_k};
+use crate::prompts::{TextCache, Texts, classifier, hex};
+use crate::set::{Classes, Labels, SetOptions, check_image};
+use crate::trust::{self, Warning};
 
-/// Rows of a label column that are read at a time.
-const LABEL_ROWS: usize = 8192;
 /// Best classes that are kept of an example.
 const BEST: usize = 5;
-
-/// One prompt set of one evaluation set.
-struct Variant {
-    prompts: PromptSet,
-    classifier: Classifier,
-    tally: Tally,
-    confusion: Confusion,
-    calibration: Calibration,
-    warnings: Vec<Warning>,
-    /// Seconds of encoding the prompts and of scoring.
-    seconds: f64,
-}
-
-impl Variant {
-    fn new(prompts: PromptSet, classifier: Classifier, classes: usize, seconds: f64) -> Self {
-        let (tally, confusion) = (Tally::new(classes), Confusion::new(classes));
-        let (calibration, warnings) = (Calibration::default(), Vec::new());
-        Self { prompts, classifier, tally, confusion, calibration, warnings, seconds }
-    }
-
-    /// Counts an example of class `label`. `scale`: that of the model's similarities, where it was trained with one.
-    fn count(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
-        self.tally.add(label, ranked);
-        let Some(best) = ranked.first() else { return };
-        self.confusion.add(label, *best);
-        if let Some(scale) = scale {
-            self.calibration.add(confidence(cosines, *best, scale), *best == label);
-        }
-    }
-}
 
 /// One evaluation set on its way through the pass.
 pub struct SetPass {
@@ -67,6 +35,9 @@ pub struct SetPass {
     variants: Vec<Variant>,
     split: SplitWriter,
     hash: Sha256,
+    /// The images that were trained on, and how many of the set are among them.
+    pub training: Option<Training>,
+    overlap: Overlap,
     rows: u64,
     refused: u64,
     first_refusal: Option<String>,
@@ -75,13 +46,6 @@ pub struct SetPass {
     warnings: Vec<Warning>,
     /// What the model's similarities are multiplied by to give logits.
     scale: Option<f32>,
-}
-
-/// The label of a row, as one set reads it.
-pub struct Labelled {
-    pub class: Result<usize, Refusal>,
-    /// As it goes into the set's hash.
-    pub text: String,
 }
 
 /// A row of a chunk that a set refuses.
@@ -97,66 +61,9 @@ pub struct Refused {
 pub struct Waiting {
     pub example: String,
     /// Its class in each set; `None` where that set refused it.
-    pub labels: Vec<Option<usize>>,
-}
-
-/// Refuses a set for a reason that names the class or column.
-fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
-    let name = set.name.value().clone();
-    move |fault| EvalError::set(&name, fault.why, fault.hint)
-}
-
-fn engine(error: ArrowError) -> EvalError {
-    EvalError::Run(RunError::Engine(error.into()))
-}
-
-/// The distinct labels of a table, sorted. Labels outside the class names are left to become rejects.
-fn distinct(
-    cx: &RunContext,
-    dataset: &Dataset,
-    table: &str,
-    labels: &Labels,
-) -> Result<Vec<String>, EvalError> {
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    for chunk in Examples::new(dataset, table, &[labels.column()], LABEL_ROWS, usize::MAX) {
-        cx.check_cancelled()?;
-        let batch = chunk?.batch;
-        let Some(column) = batch.column_by_name(labels.column()) else { continue };
-        let column = labels.read(column).map_err(engine)?;
-        for row in 0..batch.num_rows() {
-            if let Ok(Some(label)) = column.get(row)
-                && !seen.contains(label)
-            {
-                seen.insert(label.into());
-            }
-        }
-    }
-    Ok(seen.into_iter().collect())
-}
-
-/// The classes of a set: those listed, those of another table, those that name integer labels, or the distinct
-/// labels.
-fn classes(
-    cx: &RunContext,
-    set: &SetOptions,
-    inputs: &[InputData],
-    own: &InputData,
-    labels: &Labels,
-) -> Result<Classes, EvalError> {
-    let names = match set.classes.as_ref().map(|classes| classes.value()) {
-        Some(ClassOptions::List(names)) => names.clone(),
-        Some(ClassOptions::From(_)) => {
-            let other = set.classes_input().map_or(Ok(own), |other| input(inputs, &other))?;
-            let schema = other.dataset.schema(&other.table)?;
-            let labels = Labels::new(&schema, labels.column(), labels.class_names()).map_err(refuse(set))?;
-            distinct(cx, &other.dataset, &other.table, &labels)?
-        }
-        None => match labels.class_names() {
-            Some(names) => names.to_vec(),
-            None => distinct(cx, &own.dataset, &own.table, labels)?,
-        },
-    };
-    Classes::new(names, &set.names).map_err(refuse(set))
+    pub labels: Vec<Option<Truth>>,
+    /// Whether it is among the images that each set was told were trained on.
+    pub trained_on: Vec<bool>,
 }
 
 impl SetPass {
@@ -165,39 +72,77 @@ impl SetPass {
         cx: &RunContext,
         inputs: &[InputData],
         model: &Model,
-        set: &SetOptions,
+        task: &Task,
         split: SplitWriter,
     ) -> Result<Self, EvalError> {
+        let set = &task.options;
         let own = input(inputs, &set.input)?;
         let schema = own.dataset.schema(&own.table)?;
         let class_names = set.class_names.as_ref().map(|names| names.as_slice());
         let labels = Labels::new(&schema, set.label.value(), class_names).map_err(refuse(set))?;
-        crate::set::check_image(&schema, set.image_column()).map_err(refuse(set))?;
+        check_image(&schema, set.image_column()).map_err(refuse(set))?;
         let classes = classes(cx, set, inputs, own, &labels)?;
+        let names = classes.all_names();
+        let cache = TextCache::new(&cx.files.scratch.join("texts"));
+        let texts = Texts {
+            clip: &model.clip,
+            tokenizer: &model.tokenizer,
+            weights_hash: &model.weights_hash,
+            batch: *options.batch_size.value(),
+            cache: Some(&cache),
+        };
+        let of_set = set.templates.as_ref().map(|templates| templates.as_slice());
+        let rows = Rows { labels: &labels, classes: &classes, set };
+        let training = match &set.overlap_with {
+            Some(_) if labels.several() => {
+                let why = "`overlap_with` is for sets of one class an image";
+                return Err(EvalError::set(&set.name, why, None));
+            }
+            Some(other) => Some(Training::open(input(inputs, other)?, &set.name)?),
+            None => None,
+        };
         let mut variants = Vec::new();
         for prompts in options.prompts.iter() {
             cx.check_cancelled()?;
-            let of_set = set.templates.as_ref().map(|templates| templates.as_slice());
-            let prompts =
+            let mut prompts =
                 prompts.resolve(of_set).map_err(|(why, hint)| EvalError::set(&set.name, why, hint))?;
             let start = cx.clock.micros();
-            let classifier = classifier(
-                &model.clip,
-                &model.tokenizer,
-                classes.names(),
-                &prompts,
-                *options.batch_size.value(),
-            )?;
+            let mut held_out = None;
+            if let Some(selection) = prompts.select.clone() {
+                if labels.several() {
+                    return Err(EvalError::set(
+                        &set.name,
+                        "templates are selected for one class an image",
+                        None,
+                    ));
+                }
+                let looking = Looking {
+                    cx,
+                    model,
+                    input: own,
+                    image: set.image_column(),
+                    limits: &options.limits(),
+                    batch: *options.batch_size.value(),
+                    rows,
+                };
+                prompts = select(&looking, texts, &set.name, &names, &prompts, &selection)?;
+                held_out = Some(HeldOut::new(cx, &set.name, selection.held_out));
+            }
+            let classifier = classifier(texts, &names, &prompts)?;
             let seconds = since(cx, start);
             let same_tokens = trust::same_tokens(classes.names(), classifier.twins);
-            let mut variant = Variant::new(prompts, classifier, classes.len(), seconds);
+            let mut variant = Variant::new(prompts, classifier, classes.len(), labels.several(), seconds);
+            variant.held_out = held_out;
+            variant.parts =
+                training.is_some().then(|| [Tally::new(classes.len()), Tally::new(classes.len())]);
             if let Some(warning) = same_tokens {
                 warn(cx, &set.name, Some(&variant.prompts.name), &warning);
                 variant.warnings.push(warning);
             }
             variants.push(variant);
         }
-        let warnings = trust::names(classes.names());
+        let warnings: Vec<Warning> =
+            task.warnings.iter().cloned().chain(trust::names(classes.names())).collect();
         warnings.iter().for_each(|warning| warn(cx, &set.name, None, warning));
         let has_scale = model.clip.variables().get("logit_scale").is_some();
         let scale = has_scale.then(|| model.clip.logit_scale().exp());
@@ -210,6 +155,8 @@ impl SetPass {
             variants,
             split,
             hash,
+            training,
+            overlap: Overlap::default(),
             rows: 0,
             refused: 0,
             first_refusal: None,
@@ -221,25 +168,19 @@ impl SetPass {
 
     /// The label of each row.
     pub fn label(&self, batch: &RecordBatch) -> Result<Vec<Labelled>, EvalError> {
-        let name = self.labels.column();
-        let column = batch.column_by_name(name);
-        let column = column.ok_or_else(|| {
-            EvalError::set(&self.options.name, format!("a shard lacks the column `{name}`"), None)
-        })?;
-        let column = self.labels.read(column).map_err(engine)?;
-        let unknown = |detail: String| Err(Refusal { code: UNKNOWN_LABEL, detail });
-        let one = |row: usize| match column.get(row) {
-            Err(detail) => Labelled { text: detail.clone(), class: unknown(detail) },
-            Ok(None) => Labelled {
-                text: String::new(),
-                class: Err(Refusal { code: NO_LABEL, detail: "the label is null".into() }),
-            },
-            Ok(Some(label)) => {
-                let none = || unknown(format!("the label `{label}` is none of the classes"));
-                Labelled { text: label.into(), class: self.classes.id(label).map_or_else(none, Ok) }
-            }
-        };
-        Ok((0..batch.num_rows()).map(one).collect())
+        Rows { labels: &self.labels, classes: &self.classes, set: &self.options }.label(batch)
+    }
+
+    /// Whether an example that is evaluated was trained on.
+    pub fn was_trained_on(
+        &mut self,
+        batch: &RecordBatch,
+        row: usize,
+        digest: &[u8; 32],
+        look: Option<u64>,
+    ) -> bool {
+        let training = self.training.as_ref();
+        training.is_some_and(|training| training.holds(batch, row, digest, look, &mut self.overlap))
     }
 
     /// Hashes a row into the set's identity: its image and its label, refused or not.
@@ -264,7 +205,7 @@ impl SetPass {
         let rows = UInt32Array::from_iter_values(refused.iter().map(|refused| refused.row));
         let plain: Vec<usize> =
             (0..batch.num_columns()).filter(|column| !is_pixels(batch.column(*column).data_type())).collect();
-        let taken = take_record_batch(&batch.project(&plain).map_err(engine)?, &rows).map_err(engine)?;
+        let taken = take_record_batch(&batch.project(&plain)?, &rows)?;
         let set = self.options.name.value();
         let details = refused.iter().map(|row| format!("set `{set}`, {}: {}", row.place, row.refusal.detail));
         let columns = [
@@ -280,7 +221,7 @@ impl SetPass {
             .iter()
             .cloned()
             .chain(columns.into_iter().map(|column| std::sync::Arc::new(column) as _));
-        let batch = RecordBatch::try_new(schema.into(), all.collect()).map_err(engine)?;
+        let batch = RecordBatch::try_new(schema.into(), all.collect())?;
         Ok(write_rejects(&mut self.split, &batch)?)
     }
 
@@ -298,19 +239,34 @@ impl SetPass {
             let scores = variant.classifier.scores(clip, embeddings)?.to_vec2::<f32>()?;
             let mut rows = Vec::with_capacity(waiting.len());
             for (example, scores) in waiting.iter().zip(&scores) {
-                let Some(label) = example.labels[index] else { continue };
+                let Some(truth) = &example.labels[index] else { continue };
+                if variant.held_out.is_some_and(|held_out| held_out.holds(&example.example)) {
+                    variant.left_out += 1;
+                    continue;
+                }
                 if scores.iter().any(|score| !score.is_finite()) {
                     return Err(EvalError::NotFinite {
                         what: format!("the image embedding of example {}", example.example),
                     });
                 }
                 let ranked = top_k(scores, BEST);
-                variant.count(label, scores, &ranked, self.scale);
+                let label = match truth {
+                    Truth::One(label) => {
+                        variant.count(*label, scores, &ranked, self.scale);
+                        if let Some(parts) = &mut variant.parts {
+                            parts[usize::from(example.trained_on[index])].add(*label, &ranked);
+                        }
+                        Some(*label)
+                    }
+                    Truth::Several { present, ignored } => {
+                        variant.count_several(present, ignored, scores);
+                        None
+                    }
+                };
                 let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
                 rows.push(Prediction { example: &example.example, label, ranked, score });
             }
-            let batch =
-                tables::predictions(&self.options.name, &variant.prompts.name, &rows).map_err(engine)?;
+            let batch = tables::predictions(&self.options.name, &variant.prompts.name, &rows)?;
             self.split.write(PREDICTIONS, &batch)?;
             variant.seconds += since(cx, start);
         }
@@ -334,14 +290,16 @@ impl SetPass {
         }
         for variant in &self.variants {
             let (tally, prompts) = (&variant.tally, variant.prompts.name.as_str());
-            if tally.total() + self.refused != self.rows {
-                let (n, refused, rows) = (tally.total(), self.refused, self.rows);
+            let n = variant.examples();
+            if n + variant.left_out + self.refused != self.rows {
+                let (refused, rows) = (self.refused, self.rows);
                 return Err(RunError::Internal(format!(
                     "set `{name}`: {rows} rows in, {n} evaluated, {refused} rejected"
                 ))
                 .into());
             }
-            let rows = measure(cx, &name, self.options.main_metric, variant);
+            let counts = Counts { tally, scores: variant.scores.as_ref() };
+            let rows = measure(cx, &name, &self.options, variant, counts);
             let Some(first) = rows.first() else {
                 let why = match &self.first_refusal {
                     Some(first) => format!("each of its {} rows was rejected; the first: {first}", self.rows),
@@ -356,23 +314,39 @@ impl SetPass {
                 100.0 * first.interval.low,
                 100.0 * first.interval.high,
                 100.0 * first.chance,
-                tally.total()
+                n
             ));
             let from = Provenance {
                 model: &model.name,
                 checkpoint: model.checkpoint.as_deref(),
                 set: &name,
-                split: self.options.input.name(),
+                split: self.options.split.as_deref().unwrap_or(self.options.input.name()),
                 prompts,
                 set_hash: &set_hash,
                 classes_hash: &classes_hash,
                 prompts_hash: &variant.prompts.hash(),
                 weights_hash: &model.weights_hash,
-                n: tally.total(),
+                preprocess_hash: &model.preprocess_hash,
+                precision: model.clip.precision().name(),
+                part: tables::ALL,
+                n,
                 seconds: image_seconds + variant.seconds,
             };
-            self.split.write(MAIN, &tables::accuracy(&from, &rows).map_err(engine)?)?;
-            let classes = tables::per_class(&name, prompts, self.classes.names(), tally).map_err(engine)?;
+            self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
+            for (part, tally) in
+                [tables::CLEAN, tables::OVERLAP].into_iter().zip(variant.parts.iter().flatten())
+            {
+                let rows = measure(
+                    cx,
+                    &format!("{name}/{part}"),
+                    &self.options,
+                    variant,
+                    Counts { tally, scores: None },
+                );
+                let from = Provenance { part, n: tally.total(), ..from.clone() };
+                self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
+            }
+            let classes = tables::per_class(&name, prompts, self.classes.names(), tally)?;
             self.split.write(PER_CLASS, &classes)?;
             write_trust(cx, &mut self.split, &name, self.classes.names(), variant, &rows)?;
         }
@@ -382,7 +356,13 @@ impl SetPass {
             warn(cx, &name, None, &warning);
             self.warnings.push(warning);
         }
-        self.split.write(WARNINGS, &tables::warnings(&name, None, &self.warnings).map_err(engine)?)?;
+        let total = self.rows - self.refused;
+        let overlap = self.training.as_ref().and_then(|training| training.warning(&self.overlap, total));
+        if let Some(warning) = overlap {
+            warn(cx, &name, None, &warning);
+            self.warnings.push(warning);
+        }
+        self.split.write(WARNINGS, &tables::warnings(&name, None, &self.warnings)?)?;
         Ok(self.split)
     }
 }
@@ -399,13 +379,13 @@ fn write_trust(
     let prompts = variant.prompts.name.as_str();
     let measured = &variant.calibration;
     let interval = measured.interval(&mut cx.rng(&format!("calibration/{set}/{prompts}")));
-    if let Some(row) = tables::calibration(set, prompts, measured, interval).map_err(engine)? {
+    if let Some(row) = tables::calibration(set, prompts, measured, interval)? {
         split.write(CALIBRATION, &row)?;
     }
     let found = suspicions(variant, names, rows);
     found.iter().for_each(|warning| warn(cx, set, Some(prompts), warning));
     let all = [&variant.warnings[..], &found].concat();
-    Ok(split.write(WARNINGS, &tables::warnings(set, Some(prompts), &all).map_err(engine)?)?)
+    Ok(split.write(WARNINGS, &tables::warnings(set, Some(prompts), &all)?)?)
 }
 
 /// What the counts of a prompt set make suspicious.
@@ -419,22 +399,6 @@ fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<War
 fn warn(cx: &RunContext, set: &str, prompts: Option<&str>, warning: &Warning) {
     let prompts = prompts.map(|prompts| format!(", prompts `{prompts}`")).unwrap_or_default();
     cx.progress.note(format!("set `{set}`{prompts}: {}", warning.detail));
-}
-
-/// Every metric that applies, the main one first; none without examples.
-fn measure(cx: &RunContext, set: &str, main: Metric, variant: &Variant) -> Vec<Measured> {
-    let tally = &variant.tally;
-    let classes = tally.examples().len();
-    let others = Metric::ALL.into_iter().filter(|metric| *metric != main);
-    let metrics = std::iter::once(main).chain(others).filter(|metric| metric.applies(classes));
-    // A stream of its own for each row: another prompt set more must not move the intervals of the others.
-    let mut rng = cx.rng(&format!("bootstrap/{set}/{}", variant.prompts.name));
-    metrics
-        .filter_map(|metric| {
-            let (value, interval) = (tally.value(metric)?, tally.interval(metric, &mut rng)?);
-            Some(Measured { metric, value, interval, chance: metric.chance(classes) })
-        })
-        .collect()
 }
 
 /// Seconds by the run's clock, which may stand still.

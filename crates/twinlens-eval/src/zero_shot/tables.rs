@@ -16,8 +16,18 @@ fn same(value: &str, rows: usize) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
 }
 
+/// Every example.
+pub const ALL: &str = "all";
+/// Those that were not trained on.
+pub const CLEAN: &str = "clean";
+/// Those that were.
+pub const OVERLAP: &str = "overlap";
+
+/// This program, in results.
+const PROGRAM: &str = concat!("twinlens ", env!("CARGO_PKG_VERSION"));
+
 /// What is the same in every row of a set and prompt set.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Provenance<'a> {
     pub model: &'a str,
     pub checkpoint: Option<&'a str>,
@@ -28,6 +38,11 @@ pub struct Provenance<'a> {
     pub classes_hash: &'a str,
     pub prompts_hash: &'a str,
     pub weights_hash: &'a str,
+    pub preprocess_hash: &'a str,
+    /// What matrix products were computed in.
+    pub precision: &'a str,
+    /// Which of the examples: [`ALL`], [`CLEAN`] or [`OVERLAP`].
+    pub part: &'a str,
     pub n: u64,
     pub seconds: f64,
 }
@@ -53,6 +68,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("checkpoint", Arc::new(StringArray::from(vec![from.checkpoint; count])) as ArrayRef),
         ("set", same(from.set)),
         ("split", same(from.split)),
+        ("part", same(from.part)),
         ("task", same("zero-shot")),
         ("prompts", same(from.prompts)),
         ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric.name())))),
@@ -65,8 +81,10 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("classes_hash", same(from.classes_hash)),
         ("prompts_hash", same(from.prompts_hash)),
         ("weights_hash", same(from.weights_hash)),
-        ("precision", same("f32")),
+        ("preprocess_hash", same(from.preprocess_hash)),
+        ("precision", same(from.precision)),
         ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
+        ("program", same(PROGRAM)),
     ])
 }
 
@@ -130,7 +148,8 @@ pub fn warnings(set: &str, prompts: Option<&str>, rows: &[Warning]) -> Result<Re
 #[derive(Debug)]
 pub struct Prediction<'a> {
     pub example: &'a str,
-    pub label: usize,
+    /// `None` for one of several classes.
+    pub label: Option<usize>,
     /// Class ids, best first: five, or all when there are fewer.
     pub ranked: Vec<usize>,
     /// Cosine of the best one.
@@ -150,7 +169,7 @@ pub fn predictions(set: &str, prompts: &str, rows: &[Prediction<'_>]) -> Result<
         ("set", same(set, rows.len())),
         ("prompts", same(prompts, rows.len())),
         ("example", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.example))) as ArrayRef),
-        ("label", ids(|row| Some(row.label as i32))),
+        ("label", ids(|row| row.label.map(|label| label as i32))),
         ("predicted", ids(|row| row.ranked.first().map(|id| *id as i32))),
         ("top5", Arc::new(top5.finish())),
         ("score", Arc::new(Float32Array::from_iter_values(rows.iter().map(|row| row.score)))),

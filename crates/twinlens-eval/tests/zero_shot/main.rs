@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod declared;
+mod parts;
+mod prompts;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -151,7 +154,11 @@ impl Bench {
             stage: "zero_shot".into(),
             stream: "zero_shot".into(),
             session: SessionContext::new(),
-            files: Files { base: self.folder.path().into(), scratch: self.folder.path().into() },
+            files: Files {
+                base: self.folder.path().into(),
+                scratch: self.folder.path().into(),
+                hub: Default::default(),
+            },
             seed: 17,
             clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
             cancel,

@@ -1,16 +1,14 @@
-//! Batch norm over rows of channels, with what follows it in a residual network: y = relu(bn(x) + residual), on slices.
+//! Batch norm over rows of channels, with the relu that follows it in a residual network, on slices.
 //!
 //! y = gain (x - mean) / sqrt(var + eps) + bias, mean and variance over all rows of the batch (Ioffe and Szegedy 2015).
 //! In evaluation they are the running ones. relu's slope at 0 is 0, as in PyTorch (candle's is 1, which differs where a
-//! block's last gain starts at 0).
+//! block's last gain starts at 0). What is added up over rows comes in parts, while the rows of a part are in the
+//! cache; parts are joined in order, in f64.
 
-use super::simd::{add, add_rows, vectorised};
-use rayon::prelude::*;
+use super::simd::{add_rows, vectorised};
 
 /// Added to the variance, as in PyTorch.
 pub const EPS: f32 = 1e-5;
-/// Rows that one thread works on at a time, and whose sums are one part.
-const ROWS: usize = 512;
 
 /// Mean and variance of each channel.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,39 +19,130 @@ pub struct Statistics {
     pub variance: Vec<f32>,
 }
 
+/// Channels are repeated up to about this many numbers, so that loops over the few channels of a small model are long.
+const WIDE: usize = 64;
+
+fn wide(channels: &[f32]) -> Vec<f32> {
+    channels.repeat(WIDE.div_ceil(channels.len().max(1)).max(1))
+}
+
+/// The sums over the repetitions of each channel.
+fn narrow(wide: &[f32], channels: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; channels];
+    add_rows(&mut sums, wide);
+    sums
+}
+
 vectorised! {
-    /// Adds to `sums` each row's squared distance from `mean`.
-    fn add_squares<'a>(sums: &'a mut [f32], rows: &'a [f32], mean: &'a [f32]) {
-        for row in rows.chunks_exact(mean.len()) {
-            for ((s, x), m) in sums.iter_mut().zip(row).zip(mean) {
-                *s += (x - m) * (x - m);
+    /// Adds up `x - shift` and its square.
+    fn add_moments<'a>(x: &'a [f32], shift: &'a [f32], sums: &'a mut [f32], squares: &'a mut [f32]) {
+        for x in x.chunks(shift.len()) {
+            for (((x, c), s), q) in x.iter().zip(shift).zip(sums.iter_mut()).zip(squares.iter_mut()) {
+                let x = x - c;
+                *s += x;
+                *q = x.mul_add(x, *q);
+            }
+        }
+    }
+}
+
+/// What some rows add to the statistics of a batch.
+pub struct Moments {
+    rows: usize,
+    shift: Vec<f32>,
+    sums: Vec<f32>,
+    squares: Vec<f32>,
+}
+
+impl Moments {
+    /// Of `x` (`[rows, channels]`), around about its mean: far from 0 the digits are kept.
+    pub fn of(x: &[f32], channels: usize) -> Self {
+        let rows = x.len() / channels;
+        let mut shift = vec![0.0; channels];
+        add_rows(&mut shift, x);
+        shift.iter_mut().for_each(|s| *s /= rows as f32);
+        let spread = wide(&shift);
+        let (mut sums, mut squares) = (vec![0.0; spread.len()], vec![0.0; spread.len()]);
+        add_moments(x, &spread, &mut sums, &mut squares);
+        Self { rows, shift, sums: narrow(&sums, channels), squares: narrow(&squares, channels) }
+    }
+}
+
+impl Statistics {
+    /// Of all rows, from their parts (Chan, Golub and LeVeque 1979).
+    pub fn join(parts: &[Moments]) -> Self {
+        let channels = parts.first().map_or(0, |part| part.shift.len());
+        let joined = |channel: usize| {
+            let (mut rows, mut mean, mut squares) = (0.0, 0.0, 0.0);
+            for part in parts {
+                let n = part.rows as f64;
+                let [shift, sum, square] =
+                    [&part.shift, &part.sums, &part.squares].map(|v| f64::from(v[channel]));
+                let apart = shift + sum / n - mean;
+                squares += square - sum * sum / n + apart * apart * rows * n / (rows + n);
+                rows += n;
+                mean += apart * n / rows;
+            }
+            (mean as f32, (squares / rows).max(0.0) as f32)
+        };
+        let (mean, variance) = (0..channels).map(joined).unzip();
+        Self { mean, variance }
+    }
+}
+
+/// A norm whose statistics are known; its vectors are repeated, see [`wide`].
+#[derive(Clone, Debug, Default)]
+pub struct Norm {
+    channels: usize,
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+vectorised! {
+    fn normalised<'a>(x: &'a [f32], norm: &'a Norm, y: &'a mut [f32], relu: bool) {
+        let least = if relu { 0.0 } else { f32::NEG_INFINITY };
+        let n = norm.mean.len();
+        for (x, y) in x.chunks(n).zip(y.chunks_mut(n)) {
+            for ((((y, x), m), s), b) in y.iter_mut().zip(x).zip(&norm.mean).zip(&norm.scale).zip(&norm.bias) {
+                let z = (x - m).mul_add(*s, *b);
+                *y = if z > least { z } else { least };
             }
         }
     }
 }
 
 vectorised! {
-    /// `y = (x - mean) scale + bias`.
-    fn normalise<'a>(x: &'a [f32], mean: &'a [f32], scale: &'a [f32], bias: &'a [f32], y: &'a mut [f32]) {
-        for (row, out) in x.chunks_exact(mean.len()).zip(y.chunks_exact_mut(mean.len())) {
-            for ((((o, x), m), s), b) in out.iter_mut().zip(row).zip(mean).zip(scale).zip(bias) {
-                *o = (x - m).mul_add(*s, *b);
-            }
+    /// `y = max(y + x, 0)`.
+    fn add_rectified<'a>(x: &'a [f32], y: &'a mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let z = *y + x;
+            *y = if z > 0.0 { z } else { 0.0 };
         }
     }
 }
 
 vectorised! {
-    fn rectify<'a>(y: &'a mut [f32]) {
-        for y in y.iter_mut() {
-            *y = if *y > 0.0 { *y } else { 0.0 };
+    /// `d` becomes 0 where the norm of `x` is not above 0; the sums of what is left, and of it times `x - mean`.
+    fn rectify_backward<'a>(x: &'a [f32], norm: &'a Norm, d: &'a mut [f32], sums: &'a mut [f32], products: &'a mut [f32]) {
+        let n = norm.mean.len();
+        for (x, d) in x.chunks(n).zip(d.chunks_mut(n)) {
+            let vectors = norm.mean.iter().zip(&norm.scale).zip(&norm.bias);
+            for ((((d, x), ((m, s), b)), sum), product) in
+                d.iter_mut().zip(x).zip(vectors).zip(sums.iter_mut()).zip(products.iter_mut())
+            {
+                let x = x - m;
+                *d = if x.mul_add(*s, *b) > 0.0 { *d } else { 0.0 };
+                *sum += *d;
+                *product = d.mul_add(x, *product);
+            }
         }
     }
 }
 
 vectorised! {
     /// `d` becomes 0 where `y` is.
-    fn rectify_backward<'a>(y: &'a [f32], d: &'a mut [f32]) {
+    fn mask<'a>(y: &'a [f32], d: &'a mut [f32]) {
         for (d, y) in d.iter_mut().zip(y) {
             *d = if *y > 0.0 { *d } else { 0.0 };
         }
@@ -64,134 +153,162 @@ vectorised! {
     /// Adds up `d`, and `d (x - mean)`.
     fn add_products<'a>(d: &'a [f32], x: &'a [f32], mean: &'a [f32], sums: &'a mut [f32], products: &'a mut [f32]) {
         let n = mean.len();
-        for (d, x) in d.chunks_exact(n).zip(x.chunks_exact(n)) {
-            for i in 0..n {
-                sums[i] += d[i];
-                products[i] += d[i] * (x[i] - mean[i]);
+        for (d, x) in d.chunks(n).zip(x.chunks(n)) {
+            for ((((d, x), m), sum), product) in
+                d.iter().zip(x).zip(mean).zip(sums.iter_mut()).zip(products.iter_mut())
+            {
+                *sum += d;
+                *product = d.mul_add(x - m, *product);
             }
         }
     }
+}
+
+impl Norm {
+    /// By `statistics`.
+    pub fn new(statistics: &Statistics, gain: &[f32], bias: &[f32]) -> Self {
+        let scale = gain.iter().zip(&statistics.variance).map(|(g, v)| g / (v + EPS).sqrt());
+        Self {
+            channels: gain.len(),
+            mean: wide(&statistics.mean),
+            scale: wide(&scale.collect::<Vec<_>>()),
+            bias: wide(bias),
+        }
+    }
+
+    /// `y = max(norm(x), 0)`.
+    pub fn rectified(&self, x: &[f32], y: &mut [f32]) {
+        normalised(x, self, y, true);
+    }
+
+    /// `y = max(norm(x) + other, 0)`; `other` is rows, or the norm of rows. `room` is overwritten.
+    pub fn rectified_sum(
+        &self,
+        x: &[f32],
+        other: &[f32],
+        norm: Option<&Self>,
+        room: &mut Vec<f32>,
+        y: &mut [f32],
+    ) {
+        normalised(x, self, y, false);
+        let Some(norm) = norm else { return add_rectified(other, y) };
+        room.resize(other.len(), 0.0);
+        normalised(other, norm, room, false);
+        add_rectified(room, y);
+    }
+
+    /// From the gradient of [`rectified`](Self::rectified) to that of the norm, in place; and its sums.
+    pub fn rectified_backward(&self, x: &[f32], d: &mut [f32]) -> Sums {
+        let mut sums = Partial::new(self);
+        for (x, d) in x.chunks(sums.numbers()).zip(d.chunks_mut(sums.numbers())) {
+            sums.add(|sums, products| rectify_backward(x, self, d, sums, products));
+        }
+        sums.total
+    }
+
+    /// The sums of a gradient `d` of the norm of `x`.
+    pub fn sums(&self, x: &[f32], d: &[f32]) -> Sums {
+        let mut sums = Partial::new(self);
+        for (x, d) in x.chunks(sums.numbers()).zip(d.chunks(sums.numbers())) {
+            sums.add(|sums, products| add_products(d, x, &self.mean, sums, products));
+        }
+        sums.total
+    }
+}
+
+/// Sums of few rows in f32, of these in f64: what is added up is large beside its sum.
+struct Partial {
+    d: Vec<f32>,
+    products: Vec<f32>,
+    total: Sums,
+}
+
+impl Partial {
+    fn new(norm: &Norm) -> Self {
+        let wide = || vec![0.0; norm.mean.len()];
+        let total = Sums { d: vec![0.0; norm.channels], products: vec![0.0; norm.channels] };
+        Self { d: wide(), products: wide(), total }
+    }
+
+    /// Numbers that are added up in f32.
+    fn numbers(&self) -> usize {
+        32 * self.d.len()
+    }
+
+    fn add(&mut self, rows: impl FnOnce(&mut [f32], &mut [f32])) {
+        self.d.fill(0.0);
+        self.products.fill(0.0);
+        rows(&mut self.d, &mut self.products);
+        let channels = self.total.d.len();
+        for (total, sums) in [(&mut self.total.d, &self.d), (&mut self.total.products, &self.products)] {
+            for sums in sums.chunks_exact(channels) {
+                total.iter_mut().zip(sums).for_each(|(t, s)| *t += f64::from(*s));
+            }
+        }
+    }
+}
+
+/// `d` becomes 0 where `y`, which a relu gave, is 0.
+pub fn relu_backward(y: &[f32], d: &mut [f32]) {
+    mask(y, d);
+}
+
+/// What some rows add to the gradient of a norm: the sums of `d` and of `d (x - mean)`.
+pub struct Sums {
+    d: Vec<f64>,
+    products: Vec<f64>,
+}
+
+/// The gradient of a norm by the batch's statistics, once its sums are known: dx = scale (d - mean(d) - (x - mean) slope).
+pub struct NormGradient {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    mean_d: Vec<f32>,
+    slope: Vec<f32>,
 }
 
 vectorised! {
-    /// `dx = scale (d - mean_d - (x - mean) slope)`.
-    fn input_gradient<'a>(
-        d: &'a [f32], x: &'a [f32], mean: &'a [f32], scale: &'a [f32], mean_d: &'a [f32], slope: &'a [f32],
-        dx: &'a mut [f32],
-    ) {
-        let n = mean.len();
-        for ((d, x), dx) in d.chunks_exact(n).zip(x.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {
-            for i in 0..n {
-                dx[i] = scale[i] * (d[i] - mean_d[i] - (x[i] - mean[i]) * slope[i]);
+    fn input_gradient<'a>(d: &'a [f32], x: &'a [f32], norm: &'a NormGradient, dx: &'a mut [f32]) {
+        let n = norm.mean.len();
+        for ((d, x), dx) in d.chunks(n).zip(x.chunks(n)).zip(dx.chunks_mut(n)) {
+            let vectors = norm.mean.iter().zip(&norm.scale).zip(&norm.mean_d).zip(&norm.slope);
+            for (((dx, d), x), (((m, s), e), t)) in dx.iter_mut().zip(d).zip(x).zip(vectors) {
+                *dx = s * (d - e - (x - m) * t);
             }
         }
     }
 }
 
-/// The mean over all rows of what `part` adds up over some: parts of fixed size, added in order in f64.
-fn mean_of(x: &[f32], channels: usize, part: impl for<'a> Fn(&'a mut [f32], &'a [f32]) + Sync) -> Vec<f32> {
-    let parts: Vec<Vec<f32>> = x
-        .par_chunks(ROWS * channels)
-        .map(|rows| {
-            let mut sums = vec![0.0; channels];
-            part(&mut sums, rows);
-            sums
-        })
-        .collect();
-    let mut total = vec![0.0_f64; channels];
-    for part in &parts {
-        total.iter_mut().zip(part).for_each(|(t, p)| *t += f64::from(*p));
-    }
-    let rows = (x.len() / channels) as f64;
-    total.into_iter().map(|t| (t / rows) as f32).collect()
-}
-
-fn scales(gain: &[f32], variance: &[f32]) -> Vec<f32> {
-    gain.iter().zip(variance).map(|(g, v)| g / (v + EPS).sqrt()).collect()
-}
-
-/// Batch norm of `x` (`[rows, channels]`); then `residual` added, and what is below 0 made 0, where asked for. By the
-/// statistics of the batch, or by `fixed` ones. Returns the rows, and the statistics that were used.
-pub fn forward(
-    x: &[f32],
-    gain: &[f32],
-    bias: &[f32],
-    residual: Option<&[f32]>,
-    relu: bool,
-    fixed: Option<&Statistics>,
-) -> (Vec<f32>, Statistics) {
-    let channels = gain.len();
-    let statistics = fixed.cloned().unwrap_or_else(|| {
-        let mean = mean_of(x, channels, add_rows);
-        let variance = mean_of(x, channels, |sums, rows| add_squares(sums, rows, &mean));
-        Statistics { mean, variance }
-    });
-    let scale = scales(gain, &statistics.variance);
-    let mut y = vec![0.0; x.len()];
-    let pieces = y.par_chunks_mut(ROWS * channels).zip(x.par_chunks(ROWS * channels)).enumerate();
-    pieces.for_each(|(i, (y, x))| {
-        normalise(x, &statistics.mean, &scale, bias, y);
-        if let Some(residual) = residual {
-            add(y, &residual[i * ROWS * channels..][..x.len()]);
+impl NormGradient {
+    /// From the sums over `rows` rows of a norm; the gradients of its gains and of its biases are written.
+    pub fn new(
+        norm: &Norm,
+        statistics: &Statistics,
+        rows: usize,
+        parts: &[Sums],
+        d_gain: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> Self {
+        let (mut mean_d, mut slope) = (Vec::new(), Vec::new());
+        for (channel, variance) in statistics.variance.iter().enumerate() {
+            let total = |of: fn(&Sums) -> &Vec<f64>| parts.iter().map(|part| of(part)[channel]).sum::<f64>();
+            let (d, product) = (total(|s| &s.d), total(|s| &s.products));
+            let inverse = 1.0 / (f64::from(*variance) + f64::from(EPS));
+            d_gain[channel] = (product * inverse.sqrt()) as f32;
+            d_bias[channel] = d as f32;
+            mean_d.push((d / rows as f64) as f32);
+            slope.push((product / rows as f64 * inverse) as f32);
         }
-        if relu {
-            rectify(y);
+        Self {
+            mean: norm.mean.clone(),
+            scale: norm.scale.clone(),
+            mean_d: wide(&mean_d),
+            slope: wide(&slope),
         }
-    });
-    (y, statistics)
-}
-
-/// What [`backward`] gives.
-pub struct Gradients {
-    /// Of the rows.
-    pub x: Vec<f32>,
-    /// Of the gains, then of the biases.
-    pub params: Vec<f32>,
-    /// Of what was added.
-    pub residual: Vec<f32>,
-}
-
-/// The gradients of [`forward`] by the batch's `statistics`; `y` is what it gave, where it ended in a relu.
-pub fn backward(
-    x: &[f32],
-    gain: &[f32],
-    statistics: &Statistics,
-    y: Option<&[f32]>,
-    d_out: &[f32],
-) -> Gradients {
-    let (channels, rows) = (gain.len(), x.len() / gain.len());
-    let mean = &statistics.mean;
-    let mut d = d_out.to_vec();
-    if let Some(y) = y {
-        let pieces = d.par_chunks_mut(ROWS * channels).zip(y.par_chunks(ROWS * channels));
-        pieces.for_each(|(d, y)| rectify_backward(y, d));
     }
-    let parts: Vec<_> = d
-        .par_chunks(ROWS * channels)
-        .zip(x.par_chunks(ROWS * channels))
-        .map(|(d, x)| {
-            let (mut sums, mut products) = (vec![0.0; channels], vec![0.0; channels]);
-            add_products(d, x, mean, &mut sums, &mut products);
-            (sums, products)
-        })
-        .collect();
-    let mut totals = vec![0.0_f64; 2 * channels];
-    for (sums, products) in &parts {
-        let part = sums.iter().chain(products);
-        totals.iter_mut().zip(part).for_each(|(t, p)| *t += f64::from(*p));
+
+    /// The gradient of the rows `x` from that of the norm.
+    pub fn rows(&self, d: &[f32], x: &[f32], dx: &mut [f32]) {
+        input_gradient(d, x, self, dx);
     }
-    let (sums, products) = totals.split_at(channels);
-    let inverse = |v: f32| 1.0 / (f64::from(v) + f64::from(EPS));
-    let both = || products.iter().zip(&statistics.variance);
-    let d_gain = both().map(|(p, v)| (p * inverse(*v).sqrt()) as f32);
-    let params = d_gain.chain(sums.iter().map(|s| *s as f32)).collect();
-    let mean_d: Vec<f32> = sums.iter().map(|s| (s / rows as f64) as f32).collect();
-    let slope: Vec<f32> = both().map(|(p, v)| (p / rows as f64 * inverse(*v)) as f32).collect();
-    let scale = scales(gain, &statistics.variance);
-    let mut dx = vec![0.0; x.len()];
-    let pieces = dx.par_chunks_mut(ROWS * channels).zip(d.par_chunks(ROWS * channels));
-    pieces.zip(x.par_chunks(ROWS * channels)).for_each(|((dx, d), x)| {
-        input_gradient(d, x, mean, &scale, &mean_d, &slope, dx);
-    });
-    Gradients { x: dx, params, residual: d }
 }

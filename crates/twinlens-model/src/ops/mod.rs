@@ -1,7 +1,7 @@
 //! Operations with a gradient of their own: what candle has none for, or a slow one.
 //!
 //! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`], [`batch_norm`]),
-//! candle operations above ([`embed`], [`transformer`], [`linear`], [`conv_norm`], [`pool`], and the objectives'
+//! candle operations above ([`embed`], [`transformer`], [`trunk`], [`linear`], [`pool`], and the objectives'
 //! [`contrastive`], [`sigmoid`], [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed
 //! order: results are the same bits whatever the threads. Each has a plain twin of candle's basic operations in
 //! [`crate::reference`], and tests that values and all gradients agree.
@@ -12,7 +12,6 @@ pub mod batch_norm;
 pub mod block;
 pub mod contrastive;
 pub mod conv;
-pub mod conv_norm;
 pub mod cross_entropy;
 pub mod embed;
 pub mod linear;
@@ -22,6 +21,7 @@ pub mod pool;
 pub mod sigmoid;
 pub mod simd;
 pub mod transformer;
+pub mod trunk;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 

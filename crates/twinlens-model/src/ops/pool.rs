@@ -1,83 +1,9 @@
-//! What shrinks a ResNet's grid: averages over squares, and at the end attention with one query.
+//! What a ResNet ends in: attention with one query.
 
-use super::simd::{exp, sum, vectorised};
+use super::simd::{exp, sum};
 use super::{f32_slice, with_f32};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-
-/// The mean of each 2 x 2 square.
-struct AveragePool {
-    side: usize,
-    channels: usize,
-}
-
-/// `x` (`[batch, side, side, channels]`, side even) to `[batch, side / 2, side / 2, channels]`.
-pub fn average_pool(x: &Tensor) -> Result<Tensor> {
-    let (_, side, width, channels) = x.dims4()?;
-    if side != width || !side.is_multiple_of(2) {
-        bail!("average pooling of {:?}", x.shape());
-    }
-    x.apply_op1(AveragePool { side, channels })
-}
-
-impl AveragePool {
-    /// For row `y` of the result, the two pairs of positions under each of its pixels.
-    fn squares(&self, y: usize) -> impl Iterator<Item = [usize; 4]> {
-        let (side, channels) = (self.side, self.channels);
-        (0..side / 2).map(move |x| {
-            let first = (2 * y * side + 2 * x) * channels;
-            [first, first + channels, first + side * channels, first + (side + 1) * channels]
-        })
-    }
-}
-
-vectorised! {
-    fn mean_of_four<'a>(out: &'a mut [f32], a: &'a [f32], b: &'a [f32], c: &'a [f32], d: &'a [f32]) {
-        for ((((o, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            *o = 0.25 * ((a + b) + (c + d));
-        }
-    }
-}
-
-impl CustomOp1 for AveragePool {
-    fn name(&self) -> &'static str {
-        "average_pool"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, n, half) = (f32_slice(x, at)?, self.channels, self.side / 2);
-        let mut out = vec![0.0; x.len() / 4];
-        let images = out.par_chunks_mut(half * half * n).zip(x.par_chunks(self.side * self.side * n));
-        images.for_each(|(out, image)| {
-            for (y, row) in out.chunks_exact_mut(half * n).enumerate() {
-                for (out, at) in row.chunks_exact_mut(n).zip(self.squares(y)) {
-                    let [a, b, c, d] = at.map(|at| &image[at..at + n]);
-                    mean_of_four(out, a, b, c, d);
-                }
-            }
-        });
-        Ok((CpuStorage::F32(out), (at.dims()[0], half, half, n).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, d: &Tensor) -> Result<Option<Tensor>> {
-        let (n, half) = (self.channels, self.side / 2);
-        let mut dx = vec![0.0; x.elem_count()];
-        with_f32(d, |d| {
-            let images = dx.par_chunks_mut(self.side * self.side * n).zip(d.par_chunks(half * half * n));
-            images.for_each(|(image, d)| {
-                for (y, row) in d.chunks_exact(half * n).enumerate() {
-                    for (d, at) in row.chunks_exact(n).zip(self.squares(y)) {
-                        for at in at {
-                            image[at..at + n].iter_mut().zip(d).for_each(|(x, d)| *x = 0.25 * d);
-                        }
-                    }
-                }
-            });
-            Ok(())
-        })?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
-}
 
 /// Attention of one query over the tokens of each image.
 struct QueryAttention {

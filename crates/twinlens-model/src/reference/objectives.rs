@@ -1,8 +1,8 @@
 //! The plain twins of the objectives.
 
-use super::{Tensors, get, layer_norm, text_stack};
+use super::{Tensors, embed, get, layer_norm, like, project, text_stack, widened};
 use crate::config::ClipConfig;
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// The symmetric cross-entropy of `image` and `text` features (`[n, embed]`): a scalar.
 ///
@@ -61,33 +61,53 @@ pub fn bag_of_words_loss(tensors: &Tensors, image: &Tensor, ids: &Tensor) -> Res
     (candle_nn::ops::log_softmax(&logits, D::Minus1)? * shares)?.sum_all()?.neg()? / f64::max(counted, 1.0)
 }
 
+/// The logarithms of each word's probability, after each word of `ids` (`[n, context]`) and before it the image:
+/// `[n, context, vocabulary]`, in the type of `image` features, or f32 where that is half precision.
+pub(crate) fn caption_logits(
+    tensors: &Tensors,
+    config: &ClipConfig,
+    image: &Tensor,
+    ids: &Tensor,
+) -> Result<Tensor> {
+    let context = ids.dim(1)?;
+    let x = embed(tensors, config, ids, image.dtype())?;
+    let image = image.matmul(&like(get(tensors, "caption.image_projection")?, image)?)?.unsqueeze(1)?;
+    let first = (x.narrow(1, 0, 1)? + image)?;
+    let x = Tensor::cat(&[&first, &x.narrow(1, 1, context - 1)?], 1)?;
+    let x = text_stack(tensors, config, &x)?;
+    let logits = project(&layer_norm(&x, tensors, "ln_final")?, get(tensors, "token_embedding.weight")?)?;
+    candle_nn::ops::log_softmax(&widened(&logits)?, D::Minus1)
+}
+
+/// For each position of `ids` (`[n, context]`) the word after it, and 1 where that word counts, which is up to the end token,
+/// else 0. Of a text of one token that token counts.
+pub(crate) fn next_words(ids: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (n, context) = ids.dims2()?;
+    let (mut words, mut counted) = (vec![0u32; n * context], vec![0f32; n * context]);
+    for (text, row) in ids.to_vec2::<u32>()?.iter().enumerate() {
+        let top = row.iter().copied().max().unwrap_or(0);
+        let end = row.iter().position(|id| *id == top).unwrap_or(0);
+        for position in 0..end.max(1) {
+            words[text * context + position] = row[(position + 1).min(end)];
+            counted[text * context + position] = 1.0;
+        }
+    }
+    let device = ids.device();
+    Ok((Tensor::from_vec(words, (n, context), device)?, Tensor::from_vec(counted, (n, context), device)?))
+}
+
+/// The captioning loss, given [`caption_logits`]: a scalar.
+pub(crate) fn caption_loss_of(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    let (words, counted) = next_words(ids)?;
+    let rows = counted.sum_all()?.to_scalar::<f32>()?;
+    let fits = logits.gather(&words.unsqueeze(2)?, D::Minus1)?.squeeze(2)?;
+    (fits * counted.to_dtype(logits.dtype())?)?.sum_all()?.neg()? / f64::from(rows)
+}
+
 /// The captioning loss of `image` features (`[n, embed]`): a scalar.
 ///
 /// # Errors
 /// When a shape does not fit.
 pub fn caption_loss(tensors: &Tensors, config: &ClipConfig, image: &Tensor, ids: &Tensor) -> Result<Tensor> {
-    let (batch, context) = ids.dims2()?;
-    let table = get(tensors, "token_embedding.weight")?;
-    let width = config.text.width;
-    let x = table.index_select(&ids.flatten_all()?, 0)?.reshape((batch, context, width))?;
-    let image = image.matmul(get(tensors, "caption.image_projection")?)?.unsqueeze(1)?;
-    let first = (x.narrow(1, 0, 1)? + image)?;
-    let x = Tensor::cat(&[&first, &x.narrow(1, 1, context - 1)?], 1)?;
-    let x = text_stack(tensors, config, &x)?;
-    let logits = layer_norm(&x, tensors, "ln_final")?.broadcast_matmul(&table.t()?)?;
-    let logits = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-    // Of each text as many positions as it has words, and one for its end.
-    let (mut picked, mut rows) = (vec![0f32; batch * context * config.text.vocab], 0);
-    for (text, row) in ids.to_vec2::<u32>()?.iter().enumerate() {
-        let top = row.iter().copied().max().unwrap_or(0);
-        let end = row.iter().position(|id| *id == top).unwrap_or(0);
-        for position in 0..end {
-            let target = row[position + 1] as usize;
-            picked[(text * context + position) * config.text.vocab + target] = 1.0;
-            rows += 1;
-        }
-    }
-    let shape = (batch, context, config.text.vocab);
-    let picked = Tensor::from_vec(picked, shape, ids.device())?.to_dtype(DType::F32)?;
-    (logits * picked.to_dtype(x.dtype())?)?.sum_all()?.neg()? / f64::from(rows)
+    caption_loss_of(&caption_logits(tensors, config, image, ids)?, ids)
 }

@@ -1,16 +1,16 @@
 //! The paper's ResNet: its layers by name and size, and the tower in fused operations.
 //!
 //! ResNet-D (He et al. 2019) with a stem of three convolutions and average pooling for max pooling; anti-aliased: every
-//! stride is an average pooling before (Zhang 2019); at the end attention with the mean as its query. Images go through
-//! with their channels together (`[batch, side, side, channels]`), so that a 1 x 1 convolution is a product of matrices
-//! and batch norm runs along rows.
+//! stride is an average pooling before (Zhang 2019); at the end attention with the mean as its query. All but the
+//! last is one operation: see [`crate::ops::trunk`].
 
 use super::{Pass, pack};
 use crate::config::ResNetConfig;
 use crate::ops::batch_norm::Statistics;
-use crate::ops::conv_norm::{LayerShape, conv_norm};
+use crate::ops::conv::Conv;
 use crate::ops::linear::linear;
-use crate::ops::pool::{average_pool, query_attention};
+use crate::ops::pool::query_attention;
+use crate::ops::trunk::{Block, Buffers, Trunk, resnet};
 use crate::reference::{self, Tensors};
 use crate::weights::Variables;
 use candle_core::{Result, Tensor};
@@ -102,96 +102,70 @@ impl ResNetConfig {
     }
 }
 
-/// The tower while it runs.
-struct Run<'a> {
-    tensors: &'a Tensors,
-    buffers: &'a Variables,
-    pass: Pass,
+impl Convolution {
+    fn sizes(&self) -> Conv {
+        let Self { kernel, stride, input, output, input_side, .. } = *self;
+        Conv { kernel, stride, side: input_side, channels: input, out: output }
+    }
 }
 
-/// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`), of any length. `buffers` holds the running
+fn trunk(config: &ResNetConfig) -> Trunk {
+    let block = |block: Bottleneck| Block {
+        main: [0, 1, 2].map(|i| block.main[i].sizes()),
+        beside: block.downsample.as_ref().map(Convolution::sizes),
+        pooled: block.pooled,
+    };
+    Trunk {
+        stem: config.stem().iter().map(Convolution::sizes).collect(),
+        blocks: config.blocks().into_iter().map(block).collect(),
+    }
+}
+
+/// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`), of any length. `running` holds the running
 /// statistics.
 pub fn features(
     config: &ResNetConfig,
     tensors: &Tensors,
-    buffers: &Variables,
+    running: &Variables,
     pixels: &Tensor,
+    buffers: &Buffers,
     pass: Pass,
 ) -> Result<Tensor> {
-    let run = Run { tensors, buffers, pass };
-    let mut x = pixels.permute((0, 2, 3, 1))?.contiguous()?;
-    for layer in config.stem() {
-        x = run.layer(&x, &layer, None, true)?;
+    let layers = config.convolutions();
+    let names = layers.iter().flat_map(|layer| {
+        [format!("{}.weight", layer.name), format!("{}.weight", layer.norm), format!("{}.bias", layer.norm)]
+    });
+    let params = pack(tensors, names)?;
+    let fixed = match pass {
+        Pass::Evaluate => {
+            Some(layers.iter().map(|layer| statistics(running, &layer.norm)).collect::<Result<_>>()?)
+        }
+        Pass::Preview | Pass::Train => None,
+    };
+    let (x, batch) = resnet(&pixels.contiguous()?, &params, trunk(config), fixed, buffers, pass.trains())?;
+    if pass.trains() {
+        for (layer, statistics) in layers.iter().zip(&batch) {
+            let pixels = layer.input_side.div_ceil(layer.stride).pow(2);
+            move_running(running, &layer.norm, statistics, x.dim(0)? * pixels)?;
+        }
     }
-    x = average_pool(&x)?;
-    for block in config.blocks() {
-        x = run.block(&x, &block)?;
-    }
-    run.attention_pool(config, &x)
+    attention_pool(config, tensors, &x)
 }
 
-impl Run<'_> {
-    fn get(&self, name: &str) -> Result<&Tensor> {
-        reference::get(self.tensors, name)
-    }
-
-    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let bias = self.get(&format!("visual.attnpool.{name}.bias"))?;
-        linear(x, self.get(&format!("visual.attnpool.{name}.weight"))?, Some(bias))
-    }
-
-    /// Convolution, batch norm, `residual` added, relu.
-    fn layer(
-        &self,
-        x: &Tensor,
-        layer: &Convolution,
-        residual: Option<&Tensor>,
-        relu: bool,
-    ) -> Result<Tensor> {
-        let names = [
-            format!("{}.weight", layer.name),
-            format!("{}.weight", layer.norm),
-            format!("{}.bias", layer.norm),
-        ];
-        let params = pack(self.tensors, names.into_iter())?;
-        let fixed = match self.pass {
-            Pass::Evaluate => Some(running(self.buffers, &layer.norm)?),
-            Pass::Preview | Pass::Train => None,
-        };
-        let shape = LayerShape { kernel: layer.kernel, stride: layer.stride, output: layer.output };
-        let (y, batch) = conv_norm(x, &params, shape, residual, relu, fixed)?;
-        if self.pass == Pass::Train {
-            let rows = y.elem_count() / layer.output;
-            move_running(self.buffers, &layer.norm, &batch, rows)?;
-        }
-        Ok(y)
-    }
-
-    fn block(&self, x: &Tensor, block: &Bottleneck) -> Result<Tensor> {
-        let pooled = |x: Tensor| if block.pooled { average_pool(&x) } else { Ok(x) };
-        let [first, second, third] = &block.main;
-        let y = self.layer(x, first, None, true)?;
-        let y = pooled(self.layer(&y, second, None, true)?)?;
-        let beside = match &block.downsample {
-            None => x.clone(),
-            Some(layer) => self.layer(&pooled(x.clone())?, layer, None, false)?,
-        };
-        self.layer(&y, third, Some(&beside), true)
-    }
-
-    fn attention_pool(&self, config: &ResNetConfig, x: &Tensor) -> Result<Tensor> {
-        let (batch, _, _, width) = x.dims4()?;
-        let x = x.reshape((batch, (), width))?;
-        let x = Tensor::cat(&[&x.mean_keepdim(1)?, &x], 1)?;
-        let x = x.broadcast_add(self.get("visual.attnpool.positional_embedding")?)?;
-        let q = self.linear(&x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?, "q_proj")?;
-        let both = |part: &str| {
-            let name = |projection: &str| format!("visual.attnpool.{projection}.{part}");
-            Tensor::cat(&[self.get(&name("k_proj"))?, self.get(&name("v_proj"))?], 0)
-        };
-        let kv = linear(&x, &both("weight")?, Some(&both("bias")?))?;
-        self.linear(&query_attention(&q, &kv, config.heads)?, "c_proj")
-    }
+fn attention_pool(config: &ResNetConfig, tensors: &Tensors, x: &Tensor) -> Result<Tensor> {
+    let get = |name: &str| reference::get(tensors, &format!("visual.attnpool.{name}"));
+    let project = |x: &Tensor, name: &str| {
+        linear(x, get(&format!("{name}.weight"))?, Some(get(&format!("{name}.bias"))?))
+    };
+    let (batch, _, _, width) = x.dims4()?;
+    let x = x.reshape((batch, (), width))?;
+    let x = Tensor::cat(&[&x.mean_keepdim(1)?, &x], 1)?;
+    let x = x.broadcast_add(get("positional_embedding")?)?;
+    let q = project(&x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?, "q_proj")?;
+    let both =
+        |part: &str| Tensor::cat(&[get(&format!("k_proj.{part}"))?, get(&format!("v_proj.{part}"))?], 0);
+    let kv = linear(&x, &both("weight")?, Some(&both("bias")?))?;
+    project(&query_attention(&q, &kv, config.heads)?, "c_proj")
 }
 
 fn buffer<'a>(buffers: &'a Variables, norm: &str, part: &str) -> Result<&'a candle_core::Var> {
@@ -199,7 +173,7 @@ fn buffer<'a>(buffers: &'a Variables, norm: &str, part: &str) -> Result<&'a cand
     buffers.get(&format!("{norm}.{part}")).ok_or_else(missing)
 }
 
-fn running(buffers: &Variables, norm: &str) -> Result<Statistics> {
+fn statistics(buffers: &Variables, norm: &str) -> Result<Statistics> {
     let mean = buffer(buffers, norm, "running_mean")?.to_vec1()?;
     Ok(Statistics { mean, variance: buffer(buffers, norm, "running_var")?.to_vec1()? })
 }
@@ -215,6 +189,25 @@ fn move_running(buffers: &Variables, norm: &str, batch: &Statistics, rows: usize
         let moved: Vec<f32> =
             old.iter().zip(new).map(|(old, new)| old + MOMENTUM * (new * factor - old)).collect();
         variable.set(&Tensor::from_vec(moved, variable.shape(), variable.device())?)?;
+    }
+    Ok(())
+}
+
+/// As [`move_running`], for every norm in the order of the convolutions, by mean and variance where they lie.
+pub fn move_running_by(
+    config: &ResNetConfig,
+    buffers: &Variables,
+    found: &[[Tensor; 2]],
+    batch: usize,
+) -> Result<()> {
+    for (layer, [mean, variance]) in config.convolutions().iter().zip(found) {
+        let rows = batch * layer.input_side.div_ceil(layer.stride).pow(2);
+        let unbiased = rows as f64 / (rows.max(2) - 1) as f64;
+        for (part, new, factor) in [("running_mean", mean, 1.0), ("running_var", variance, unbiased)] {
+            let (variable, share) = (buffer(buffers, &layer.norm, part)?, f64::from(MOMENTUM));
+            let kept = (variable.as_detached_tensor() * (1.0 - share))?;
+            variable.set(&(kept + (new * (share * factor))?)?)?;
+        }
     }
     Ok(())
 }

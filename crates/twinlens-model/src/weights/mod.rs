@@ -2,6 +2,8 @@
 
 mod foreign;
 
+pub use foreign::FOLDER_FILES;
+
 use crate::config::{ClipConfig, ResNetConfig, TextConfig, VisionConfig, VitConfig};
 use crate::error::{ModelError, Result};
 use crate::init;

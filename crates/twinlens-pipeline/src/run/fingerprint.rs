@@ -60,6 +60,16 @@ pub fn recipes(
                 read.insert(files.name(&location), files::stamp(&location)?);
             }
         }
+        for name in node.stage.may_read() {
+            let location = files.location(name.trim_end_matches('/'))?;
+            let stamp = match (name.ends_with('/'), location.as_local()) {
+                (true, Some(path)) if path.is_dir() => files::folder_stamp(&location)?,
+                (false, _) if location.stamp()?.is_some() => files::stamp(&location)?,
+                _ => "not there".into(),
+            };
+            let end = if name.ends_with('/') { "/" } else { "" };
+            read.insert(format!("{}{end}", files.name(&location)), stamp);
+        }
         let mut value = json!({
             "kind": node.kind,
             "version": node.version,

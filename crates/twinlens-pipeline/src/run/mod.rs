@@ -35,6 +35,7 @@ use crate::config::{Node, Pipeline, Resolved};
 use crate::context::{Clock, InputData, RunContext};
 use crate::error::RunError;
 use crate::files::Files;
+use crate::hub::Hub;
 use crate::registry::Registry;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub dir: Location,
     /// A local folder for copies of remote files, and for what is on its way to an object store.
     pub scratch: PathBuf,
+    /// What `hf://` names are looked for in.
+    pub hub: Hub,
     /// Delete every dataset first.
     pub fresh: bool,
     /// Stop after this stage.
@@ -94,13 +97,12 @@ pub async fn run(
     if settings.fresh {
         directory.clear()?;
     }
-    let files = Files { base: pipeline.base().into(), scratch: settings.scratch.clone() };
+    let files =
+        Files { base: pipeline.base().into(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
-    for unit in &units {
-        run.unit(unit).await?;
-    }
+    run.units(&units).await?;
     let datasets = open_all(&settings.dir, &units, pipeline)?;
     let tests = match settings.until {
         Some(_) => Vec::new(),
@@ -156,7 +158,35 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn unit(&self, unit: &Unit) -> Result<(), RunError> {
+    /// Unit after unit; one that follows its input runs beside it.
+    async fn units(&self, units: &[Unit]) -> Result<(), RunError> {
+        for group in plan::groups(self.pipeline, units) {
+            match group[..] {
+                [one] => self.unit(&units[one], &self.cancel).await?,
+                _ => self.together(group.iter().map(|&unit| &units[unit])).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Units beside each other. When one fails, the others are stopped as by an interrupt.
+    async fn together(&self, units: impl Iterator<Item = &Unit>) -> Result<(), RunError> {
+        let cancel = self.cancel.child_token();
+        let runs = units.map(async |unit| {
+            let done = self.unit(unit, &cancel).await;
+            if done.is_err() {
+                cancel.cancel();
+            }
+            done
+        });
+        let done = futures::future::join_all(runs).await;
+        // What failed says more than that the others were stopped for it.
+        let (stopped, failed): (Vec<_>, Vec<_>) = (done.into_iter().filter_map(Result::err))
+            .partition(|error| matches!(error, RunError::Interrupted));
+        failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
+    }
+
+    async fn unit(&self, unit: &Unit, cancel: &CancellationToken) -> Result<(), RunError> {
         let node = &self.pipeline.nodes[unit.last()];
         let dir = self.settings.dir.join(&node.name);
         if let Decision::Reuse { rows } = unit.decision {
@@ -164,7 +194,7 @@ impl Run<'_> {
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
             return Ok(());
         }
-        if self.cancel.is_cancelled() {
+        if cancel.is_cancelled() {
             return Err(RunError::Interrupted);
         }
         let started = Instant::now();
@@ -180,7 +210,7 @@ impl Run<'_> {
             splits_done: writer.state().commits.len() as u64,
         });
         let mut output = Output::new(&node.name, writer, progress.clone());
-        let steps = self.steps(unit, &progress).await?;
+        let steps = self.steps(unit, &progress, cancel).await?;
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         execute(&steps, &mut output, &limits).await?;
@@ -220,12 +250,17 @@ impl Run<'_> {
         }
     }
 
-    async fn steps(&self, unit: &Unit, progress: &Progress) -> Result<Vec<Step<'_>>, RunError> {
+    async fn steps(
+        &self,
+        unit: &Unit,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Step<'_>>, RunError> {
         let mut steps = Vec::new();
         let pixels = self.pixels(unit)?;
         for (place, &index) in unit.nodes.iter().enumerate() {
             let node = &self.pipeline.nodes[index];
-            let cx = self.context(node, pixels, progress);
+            let cx = RunContext { cancel: cancel.clone(), ..self.context(node, pixels, progress) };
             let mut inputs = Vec::new();
             // The first input of a fused stage is the stage before it, which has no dataset of its own.
             let streamed = usize::from(place > 0);

@@ -114,6 +114,64 @@ pub fn plan(
     Ok(units)
 }
 
+/// The units in the order in which they run, by their numbers: one after another, but those that follow an input together with the unit
+/// that makes it. One whose other inputs need that unit, too, cannot.
+pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
+    let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
+    let reads = |unit: usize, node: usize| {
+        let inputs = pipeline.nodes[node].inputs.iter().flat_map(producers).filter_map(unit_of);
+        inputs.filter(move |input| *input != unit)
+    };
+    // All that a unit needs, in the order of the units; without its first input where it follows that.
+    let needs = |unit: usize, follows: bool| {
+        let mut needed = vec![false; units.len()];
+        let first = |unit: usize| {
+            units[unit].nodes.iter().flat_map(move |node| reads(unit, *node)).collect::<Vec<_>>()
+        };
+        let mut open = first(unit);
+        if follows {
+            open.remove(0);
+        }
+        while let Some(next) = open.pop() {
+            if !std::mem::replace(&mut needed[next], true) {
+                open.extend(first(next));
+            }
+        }
+        needed
+    };
+    let mut placed = vec![false; units.len()];
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for unit in 0..units.len() {
+        if placed[unit] {
+            continue;
+        }
+        let mut group = vec![unit];
+        let runs = |unit: usize| !matches!(units[unit].decision, Decision::Reuse { .. });
+        for follower in (unit + 1..units.len()).filter(|&other| runs(unit) && runs(other)) {
+            let node = units[follower].nodes[0];
+            let follows = pipeline.nodes[node].stage.follows()
+                && first_input(pipeline, node).and_then(unit_of) == Some(unit);
+            if !follows {
+                continue;
+            }
+            let needed = needs(follower, true);
+            if needed[unit] {
+                continue;
+            }
+            for before in (0..units.len()).filter(|&before| needed[before]) {
+                if !std::mem::replace(&mut placed[before], true) {
+                    groups.push(vec![before]);
+                }
+            }
+            placed[follower] = true;
+            group.push(follower);
+        }
+        placed[unit] = true;
+        groups.push(group);
+    }
+    groups
+}
+
 /// The nodes that must be there for `until`, or all.
 fn needed(pipeline: &Pipeline, until: Option<&str>) -> Result<Vec<bool>, RunError> {
     let Some(until) = until else { return Ok(vec![true; pipeline.nodes.len()]) };

@@ -62,7 +62,8 @@ pub async fn retry(
     (stage, predicate): (&str, &str),
 ) -> Result<Retried, RunError> {
     let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
-    let files = Files { base: pipeline.base().into(), scratch: settings.scratch.clone() };
+    let files =
+        Files { base: pipeline.base().into(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     let units = plan::plan(pipeline, &settings.dir, &files, None, None)?;
     let unit = unit_of(pipeline, &units, stage)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
@@ -71,7 +72,7 @@ pub async fn retry(
     let node = &pipeline.nodes[unit.last()];
     let started = Instant::now();
     let progress = Progress::new(&node.name, observer);
-    let steps = run.steps(unit, &progress).await?;
+    let steps = run.steps(unit, &progress, &run.cancel).await?;
     if !matches!(steps[0].node.stage.work(), Work::Rows(_)) {
         return Err(RunError::user_with_hint(
             format!("`{stage}` makes its rows itself: what it refused cannot be tried again row by row"),

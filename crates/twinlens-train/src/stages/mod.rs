@@ -1,6 +1,6 @@
 //! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain parts.
 
-mod pairs;
+mod inputs;
 mod tokenizer;
 mod train;
 
@@ -48,14 +48,26 @@ fn model_error(error: ModelError) -> RunError {
     }
 }
 
+impl From<TrainError> for RunError {
+    fn from(error: TrainError) -> Self {
+        train_error(error)
+    }
+}
+
 fn train_error(error: TrainError) -> RunError {
     match error {
         TrainError::Io { path, source } => RunError::io(path, source),
         TrainError::Model(error) => model_error(error),
+        TrainError::Data(error) => RunError::Dataset(error),
+        TrainError::Interrupted => RunError::Interrupted,
         TrainError::Tensor(error) => RunError::Internal(error.to_string()),
         TrainError::Panicked(_) => RunError::Internal(error.to_string()),
         other => RunError::user(other.to_string()),
     }
+}
+
+fn engine(error: datafusion::arrow::error::ArrowError) -> RunError {
+    RunError::Engine(error.into())
 }
 
 /// Runs blocking work away from the engine's threads.

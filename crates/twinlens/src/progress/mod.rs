@@ -50,9 +50,10 @@ impl Watcher {
         self.work_began.load(Ordering::Relaxed)
     }
 
-    /// A stage that has started and not ended: where an error happened.
+    /// The stage that has started and not ended: where an error happened. None where several ran beside each other.
     pub fn running(&self) -> Option<String> {
-        self.fused().keys().next().cloned()
+        let running = self.fused();
+        running.keys().next().filter(|_| running.len() == 1).cloned()
     }
 
     fn fused(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {

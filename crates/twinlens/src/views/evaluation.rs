@@ -4,6 +4,8 @@ use super::run::{Run, Table, literal};
 
 /// The prompts that others are compared with: the bare name.
 const BARE: &str = "{}";
+/// The part of a set that is all of it.
+const WHOLE: &str = "all";
 
 /// Queries put together.
 pub fn union(queries: Vec<String>) -> Option<String> {
@@ -14,10 +16,12 @@ pub fn union(queries: Vec<String>) -> Option<String> {
 fn accuracies(run: &Run<'_>) -> Option<String> {
     let one = |table: &Table<'_>| {
         format!(
-            "select {} as stage, model, {}, set, {}, task, prompts, metric, value, ci_low, ci_high, chance, n from {}",
+            "select {} as stage, model, {}, set, {}, coalesce({}, '{WHOLE}') as part, task, prompts, metric, value, ci_low,
+    ci_high, chance, n from {}",
             literal(table.stage()),
             table.column("checkpoint", "varchar"),
             table.column("split", "varchar"),
+            table.value("part", "varchar"),
             table.sql()
         )
     };
@@ -27,8 +31,8 @@ fn accuracies(run: &Run<'_>) -> Option<String> {
 /// `leaderboard`.
 pub fn leaderboard(run: &Run<'_>) -> Option<String> {
     Some(format!(
-        "select set, task, metric, rank() over (partition by set, task, metric order by value desc) as rank,
-    model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, stage, checkpoint, split
+        "select set, task, metric, rank() over (partition by set, part, task, metric order by value desc) as rank,
+    model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, part, stage, checkpoint, split
 from ({})",
         accuracies(run)?
     ))
@@ -66,15 +70,16 @@ compared as (
     let join = match compared.is_empty() {
         true => "",
         false => {
-            "left join compared c on a.stage = c.stage and a.set = c.set and a.prompts = c.prompts and a.metric = c.metric"
+            "left join compared c on a.stage = c.stage and a.set = c.set and a.prompts = c.prompts and a.metric = c.metric and a.part = 'all'"
         }
     };
     Some(format!(
         "with accuracies as ({}){compared}
 select a.stage, a.model, a.set, a.metric, a.prompts, a.value, b.value as bare, a.value - b.value as gain,
-    {low} as gain_low, {high} as gain_high, {p} as p, a.n
+    {low} as gain_low, {high} as gain_high, {p} as p, a.n, a.part
 from accuracies a
-join accuracies b on a.stage = b.stage and a.model = b.model and a.set = b.set and a.task = b.task and a.metric = b.metric
+join accuracies b on a.stage = b.stage and a.model = b.model and a.set = b.set and a.part = b.part and a.task = b.task
+    and a.metric = b.metric
 {join}
 where a.prompts <> {bare} and b.prompts = {bare}",
         accuracies(run)?

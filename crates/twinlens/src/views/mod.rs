@@ -71,6 +71,7 @@ const MODEL: (&str, &str) = ("model", "the stage that trained it, or its folder"
 const SET: (&str, &str) = ("set", "the evaluation set");
 const PROMPTS: (&str, &str) = ("prompts", "the prompts that class names were put into");
 const N: (&str, &str) = ("n", "examples");
+const PART: (&str, &str) = ("part", "all, or the part of the set that training did not see");
 
 /// All views.
 pub const ALL: &[View] = &[
@@ -91,9 +92,10 @@ pub const ALL: &[View] = &[
             ("chance", "what guessing gets"),
             ("times_chance", "value / chance"),
             N,
+            PART,
             STAGE,
             ("checkpoint", "the state of the training"),
-            ("split", "the part of the set"),
+            ("split", "train, test, ..."),
         ],
         made_of: Made::Query(evaluation::leaderboard),
     },
@@ -114,6 +116,7 @@ pub const ALL: &[View] = &[
             ("gain_high", "the upper end"),
             ("p", "the chance of such a gain or loss, were the two equally good (McNemar)"),
             N,
+            PART,
         ],
         made_of: Made::Query(evaluation::prompt_gain),
     },

@@ -56,12 +56,14 @@ impl<'a> Table<'a> {
         schema.is_ok_and(|schema| columns.iter().all(|column| schema.field_with_name(column).is_ok()))
     }
 
-    /// A column, or null where the table has none of the name.
+    /// A column's value, or null where the table has none of the name.
+    pub fn value(&self, name: &str, kind: &str) -> String {
+        if self.has(&[name]) { quoted(name) } else { format!("cast(null as {kind})") }
+    }
+
+    /// A column, or nulls of its name.
     pub fn column(&self, name: &str, kind: &str) -> String {
-        match self.has(&[name]) {
-            true => quoted(name),
-            false => format!("cast(null as {kind}) as {}", quoted(name)),
-        }
+        format!("{} as {}", self.value(name, kind), quoted(name))
     }
 }
 
@@ -152,7 +154,9 @@ impl<'a> Run<'a> {
     /// The pairs that the model of an evaluation was trained on, with the columns that `pair_columns` asks for.
     pub fn pairs_of(&self, evaluation: &Table<'_>, columns: &[&str]) -> Option<Table<'a>> {
         let training = self.training_of(evaluation)?;
-        let input = option(training, "input")?;
+        // Of several inputs, the first.
+        let several = || options(training)?.get("inputs")?.get(0)?.get("input")?.as_str();
+        let input = option(training, "input").or_else(several)?;
         let (stage, table) = input.split_once('.').unwrap_or((input, MAIN));
         let dataset = self.producer(stage, training)?;
         let table = dataset.tables().find(|name| *name == table)?;
@@ -161,7 +165,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// An option of the stage that made a dataset, where it is text.
+/// The options of the stage that made a dataset.
+fn options(dataset: &Dataset) -> Option<&Value> {
+    dataset.state().begin.recipe.get("options")
+}
+
+/// One of them, where it is text.
 fn option<'a>(dataset: &'a Dataset, name: &str) -> Option<&'a str> {
-    dataset.state().begin.recipe.get("options")?.get(name).and_then(Value::as_str)
+    options(dataset)?.get(name).and_then(Value::as_str)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts;
+pub(super) use twinlens_dataset::samples::{IMAGES, MAX_TEXT, Refusal};
 use twinlens_image::{Encode, Encoding, Limits, Processed, Resize, ResizeMode, probe, process};
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
@@ -23,19 +24,11 @@ use crate::pairs;
 const ROWS: usize = 128;
 /// Bytes of images of a batch, about.
 const BYTES: usize = 4 << 20;
-/// Longest text, and longest JSON, in bytes.
-pub(super) const MAX_TEXT: u64 = 1 << 20;
 
 /// The codes of samples that are no pairs, beside those of [`twinlens_image::CODES`].
 pub const CODES: &[&str] =
     &["no_image", "no_caption", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
 
-/// Endings of images, in lower case. Those that cannot be decoded are refused by what they hold.
-pub(super) const IMAGES: &[&str] =
-    &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "ppm"];
-
-/// Why a row is refused: a code and the particulars.
-pub(super) type Refusal = (&'static str, String);
 /// A part of a sample: there, not there, or refused.
 pub(super) type Part = Option<Result<Vec<u8>, Refusal>>;
 

@@ -13,6 +13,18 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+/// What a model's folder holds, whoever wrote it: of each group the first that there is.
+pub const FOLDER_FILES: [&[&str]; 3] = [
+    &[CONFIG_FILE, open_clip::CONFIG_FILE],
+    &[
+        hugging_face::WEIGHTS_FILES[0],
+        hugging_face::WEIGHTS_FILES[1],
+        open_clip::WEIGHTS_FILES[0],
+        open_clip::WEIGHTS_FILES[1],
+    ],
+    &[crate::TOKENIZER_FILE],
+];
+
 /// What a safetensors file must say of itself for transformers to read it.
 fn metadata() -> Option<HashMap<String, String>> {
     Some([("format".to_owned(), "pt".to_owned())].into())

@@ -15,14 +15,14 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
     }
     let rows = ask(
         source.session,
-        "select l.set, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
+        "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as set, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
                 p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
          from views.leaderboard l
          left join (
              select *, row_number() over (partition by set, metric order by value desc, model) as place
              from views.published where weights = 'openai'
          ) p on p.place = 1 and l.set = p.set and l.metric = p.metric
-         order by l.set, l.task, l.metric, l.value desc, l.model, l.prompts",
+         order by l.set, l.part, l.task, l.metric, l.value desc, l.model, l.prompts",
     )
     .await?;
     let mut table = Table {
@@ -98,7 +98,7 @@ pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
     }
     let rows = ask(
         source.session,
-        "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain
+        "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain where part = 'all'
          order by set, metric, model, gain desc, prompts",
     )
     .await?;

@@ -15,7 +15,7 @@ const SETS: usize = 4;
 async fn evaluations(source: &Source<'_>) -> Result<Rows, Failure> {
     let query = "select stage, model, set, prompts from (
             select stage, model, set, prompts, row_number() over (partition by set order by value desc, model, prompts) as place
-            from views.leaderboard where metric = 'top1'
+            from views.leaderboard where metric = 'top1' and part = 'all'
         ) where place = 1 order by set";
     ask(source.session, query).await
 }

@@ -47,7 +47,7 @@ fn counted_pairs(pairs: u64) -> String {
 async fn best(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
     let rows = ask(
         source.session,
-        "select * from views.leaderboard where metric in ('top1', 'mean_per_class') and chance > 0
+        "select * from views.leaderboard where metric in ('top1', 'mean_per_class') and chance > 0 and part = 'all'
          order by times_chance desc, set, metric, model, prompts limit 1",
     )
     .await?;

@@ -1,0 +1,124 @@
+//! `loader`: from shards to batches, with nothing trained on them.
+//!
+//!     cargo bench -p twinlens-train --bench loader [--features turbojpeg]
+//!
+//! Without more, the images are drawn: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With `TWINLENS_LOADER=FOLDER`, they are those that
+//! `loader_peer.py` put there as `large.tar`, `large.parquet`, `small.tar` and `small.parquet`, and the lines printed are JSON for it.
+//! `TWINLENS_THREADS` is the number of threads that decode: 1 if nothing is said.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use twinlens_image::{Format, JPEG_DECODER, Rgb, encode};
+use twinlens_model::Tokenizer;
+use twinlens_testkit::tar;
+use twinlens_train::data::{Data, DataOptions, Input, Place};
+use twinlens_train::{AdamWOptions, Batches, TrainOptions};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BATCH: usize = 128;
+const CONTEXT: usize = 32;
+/// Rounds over the images; the best counts.
+const ROUNDS: u64 = 4;
+
+/// Images of one kind: their name, and the side of the pixels that are made of them.
+const KINDS: [(&str, usize); 2] = [("large", 224), ("small", 64)];
+
+fn main() -> Result<(), Failure> {
+    let given = std::env::var_os("TWINLENS_LOADER").map(PathBuf::from);
+    let drawn = tempfile::tempdir()?;
+    let folder = match &given {
+        Some(folder) => folder,
+        None => {
+            draw(drawn.path(), "large", (1000, 800), 2 * BATCH)?;
+            draw(drawn.path(), "small", (96, 96), 16 * BATCH)?;
+            drawn.path()
+        }
+    };
+    let threads: usize = std::env::var("TWINLENS_THREADS").map_or(Ok(1), |threads| threads.parse())?;
+    for (kind, size) in KINDS {
+        for ending in ["tar", "parquet"] {
+            let file = folder.join(format!("{kind}.{ending}"));
+            for cache in [false, true] {
+                if file.exists() {
+                    let rate = rate(&file, size, threads, cache, drawn.path())?;
+                    let from = if cache { "cache" } else { ending };
+                    println!(
+                        r#"{{"images": "{kind}", "from": "{from}", "side": {size}, "threads": {threads}, "decoder": "{JPEG_DECODER}", "samples_per_second": {rate}}}"#
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Samples a second over whole epochs: of each the time between the last batch of the one before and its own.
+fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> Result<f64, Failure> {
+    let input = Input::new(Place::Files(vec![file.into()]));
+    let tokenizer = Tokenizer::train((0..1000).map(|n| format!("a photograph of number {n}")), 1000)?;
+    let options = DataOptions {
+        shuffle_bytes: 256 << 20,
+        decode_bytes: 256 << 20,
+        threads,
+        cache_bytes: if cache { u64::MAX } else { 0 },
+    };
+    let cancel = CancellationToken::new();
+    let data = Data::open(vec![input], &tokenizer, CONTEXT, BATCH, options, &work.join("work"), &cancel)?;
+    let per_epoch = data.pairs() / BATCH as u64;
+    let adamw = AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
+    let options = TrainOptions {
+        steps: per_epoch * (ROUNDS + 1),
+        batch_size: BATCH,
+        lr: 1e-3,
+        warmup: 0,
+        adamw,
+        checkpoint_every: 1,
+        seed: 1,
+        crop_min_area: Some(0.9),
+        prefetch_bytes: 0,
+    };
+    let (send, receive) = sync_channel(1);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| data.run(&options, size, 0..options.steps, &{ send }));
+        let (mut best, mut since) = (f64::INFINITY, Instant::now());
+        for (number, _batch) in receive.iter().enumerate() {
+            let number = number as u64 + 1;
+            if number.is_multiple_of(per_epoch) {
+                // The first epoch fills the cache.
+                if number > per_epoch {
+                    best = best.min(since.elapsed().as_secs_f64());
+                }
+                since = Instant::now();
+            }
+        }
+        run.join().map_err(|_| "the loader panicked")??;
+        Ok((per_epoch * BATCH as u64) as f64 / best)
+    })
+}
+
+/// A tar file of drawn images with captions.
+fn draw(folder: &Path, name: &str, (width, height): (u32, u32), count: usize) -> Result<(), Failure> {
+    let mut bytes = Vec::new();
+    for number in 0..count {
+        let value = |x: u32, y: u32, c: u32| {
+            let (u, v) = (f64::from(x) / 37.0, f64::from(y) / 29.0);
+            let noise = (x * 7919 + y * 104_729 + c * 31 + number as u32 * 17) % 23;
+            128.0 + 70.0 * (u + number as f64).sin() * (v + f64::from(c)).cos() + f64::from(noise)
+        };
+        let pixels =
+            (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| value(x, y, c))));
+        let image = Rgb::new(width, height, pixels.map(|value| value as u8).collect())?;
+        let caption = format!("a photograph of number {number}");
+        bytes.extend(tar::member(&format!("{number:06}.jpg"), &encode(&image, Format::Jpeg, Some(85))?));
+        bytes.extend(tar::member(&format!("{number:06}.txt"), caption.as_bytes()));
+    }
+    bytes.extend(tar::END);
+    Ok(std::fs::write(folder.join(format!("{name}.tar")), bytes)?)
+}

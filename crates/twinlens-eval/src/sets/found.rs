@@ -1,0 +1,87 @@
+//! Where the data of a set lie.
+
+use std::path::{Path, PathBuf};
+
+use twinlens_pipeline::RunError;
+use twinlens_pipeline::files::Files;
+
+use super::{Declaration, catalog};
+
+/// What ends the name of a user's own set.
+const OWN: &str = ".toml";
+
+/// The declaration that an option names: one that is compiled in, or a user's file (relative to the pipeline file).
+///
+/// # Errors
+/// There is no such set or file, or the file is not sound.
+pub fn declared(files: &Files, written: &str) -> Result<Declaration, RunError> {
+    if !written.ends_with(OWN) {
+        return catalog::named(written).map_err(|(why, hint)| RunError::user_with_hint(why, hint));
+    }
+    let path = files.base.join(written);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| RunError::user(format!("{}: {error}", path.display())))?;
+    Declaration::parse(&text).map_err(|why| RunError::user(format!("{}: {why}", path.display())))
+}
+
+/// What is wrong with the name of a set in an option, without any I/O.
+pub(crate) fn unknown(written: &str) -> Option<(String, String)> {
+    if written.ends_with(OWN) { None } else { catalog::named(written).err() }
+}
+
+/// A set whose data are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The Parquet file, or the folder.
+    pub root: PathBuf,
+}
+
+/// The names that a set's folder or file may have under `data`, the usual one first. `wds_` is how CLIP_benchmark's own begin.
+fn candidates(set: &Declaration) -> Vec<String> {
+    let names = std::iter::once(&set.name).chain(&set.aliases);
+    names.flat_map(|name| [format!("{name}.parquet"), name.clone(), format!("wds_{name}")]).collect()
+}
+
+/// Looks for the data of a set under a folder: `NAME.parquet` or `NAME/`, or one of its other names.
+pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
+    let is_there = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "parquet") {
+        true => path.is_file(),
+        false => path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()),
+    };
+    candidates(set).into_iter().map(|name| data.join(name)).find(is_there).map(|root| Found { root })
+}
+
+/// Every place that [`find`] looks at, so that a set that is put there later is noticed: folders end in `/`.
+pub fn looked_at(written: &str, data: &str) -> Vec<String> {
+    let data = data.trim_end_matches('/');
+    if written.ends_with(OWN) {
+        // What it is called stands in the file.
+        let name = written.rsplit('/').next().unwrap_or(written).trim_end_matches(OWN);
+        return vec![written.into(), format!("{data}/{name}.parquet"), format!("{data}/{name}/")];
+    }
+    let Ok(set) = catalog::named(written) else { return Vec::new() };
+    let place = |name: String| match name.ends_with(".parquet") {
+        true => format!("{data}/{name}"),
+        false => format!("{data}/{name}/"),
+    };
+    candidates(&set).into_iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_found_under_each_of_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = catalog::named("cifar10").unwrap();
+        assert_eq!(find(&set, folder.path()), None);
+        std::fs::create_dir_all(folder.path().join("cifar10")).unwrap();
+        assert_eq!(find(&set, folder.path()), None, "an empty folder");
+        std::fs::create_dir_all(folder.path().join("wds_cifar10/test")).unwrap();
+        assert_eq!(find(&set, folder.path()).unwrap().root, folder.path().join("wds_cifar10"));
+        std::fs::write(folder.path().join("cifar10.parquet"), "x").unwrap();
+        assert_eq!(find(&set, folder.path()).unwrap().root, folder.path().join("cifar10.parquet"));
+        assert!(looked_at("cifar10", "data/").contains(&"data/cifar10/".to_string()));
+    }
+}

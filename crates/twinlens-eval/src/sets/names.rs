@@ -1,0 +1,168 @@
+//! Class names bound to labels: by what the data call their classes, where they do, and by place in the declared list where they do not.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Declaration;
+use crate::trust::{CLASS_NAMES_DIFFER, Warning, normalised};
+
+/// A class of a set that was opened; its place is its label id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundClass {
+    /// What the data call it.
+    pub label: String,
+    /// As prompts name it.
+    pub name: String,
+    /// Its other names.
+    pub synonyms: Vec<String>,
+}
+
+/// The classes of a set that was opened.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bound {
+    /// By label id.
+    pub classes: Vec<BoundClass>,
+    /// What does not fit.
+    pub warnings: Vec<Warning>,
+    by_label: HashMap<String, usize>,
+}
+
+impl Bound {
+    fn new(classes: Vec<BoundClass>, warnings: Vec<Warning>) -> Self {
+        let by_label = classes.iter().enumerate().map(|(id, class)| (class.label.clone(), id)).collect();
+        Self { classes, warnings, by_label }
+    }
+
+    /// The id of a class by what the data call it.
+    pub fn id(&self, label: &str) -> Option<usize> {
+        self.by_label.get(label).copied()
+    }
+}
+
+/// Binds the classes of a set to the `names` that its data give their labels, by id. A declared class belongs to the one whose name is
+/// its label, or reads like its label or its name, whatever their order: an order that differs is the commonest way to a wrong accuracy.
+/// A declared class that the data do not name is left out, one that is not declared keeps the data's name: both with a warning.
+///
+/// # Errors
+/// Neither the data nor the declaration name the classes, or the data give two classes one name.
+pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String> {
+    let Some(names) = names else {
+        let listed =
+            set.listed().ok_or("its classes are to come from the data, and the data do not name them")?;
+        let class = |class: &super::Class| BoundClass {
+            label: class.label.clone().unwrap_or_else(|| class.name.clone()),
+            name: class.name.trim().to_string(),
+            synonyms: class.synonyms.clone(),
+        };
+        return Ok(Bound::new(listed.iter().map(class).collect(), Vec::new()));
+    };
+    let listed = set.listed().unwrap_or_default();
+    let mut known: BTreeMap<String, &super::Class> = BTreeMap::new();
+    for class in listed {
+        // What the data call it comes first: names alone may read alike.
+        known.entry(normalised(&class.name)).or_insert(class);
+    }
+    for class in listed {
+        if let Some(label) = &class.label {
+            known.insert(normalised(label), class);
+        }
+    }
+    let (mut classes, mut seen) = (Vec::with_capacity(names.len()), HashMap::new());
+    let (mut strange, mut met) = (Vec::new(), Vec::new());
+    for (id, label) in names.iter().enumerate() {
+        if let Some(twin) = seen.insert(label.as_str(), id) {
+            return Err(format!("the data call both class {twin} and class {id} `{label}`"));
+        }
+        let fix = set.names.get(label);
+        match known.get(&normalised(label)) {
+            Some(class) => {
+                met.push(class.name.as_str());
+                let name = fix.unwrap_or(&class.name).trim().to_string();
+                classes.push(BoundClass { label: label.clone(), name, synonyms: class.synonyms.clone() });
+            }
+            None => {
+                if fix.is_none() && !listed.is_empty() {
+                    strange.push(label.as_str());
+                }
+                let name = fix.cloned().unwrap_or_else(|| readable(label));
+                classes.push(BoundClass { label: label.clone(), name, synonyms: Vec::new() });
+            }
+        }
+    }
+    let missing: Vec<&str> =
+        listed.iter().map(|class| class.name.as_str()).filter(|name| !met.contains(name)).collect();
+    let warnings = differ(&strange, &missing);
+    Ok(Bound::new(classes, warnings.into_iter().collect()))
+}
+
+fn differ(strange: &[&str], missing: &[&str]) -> Option<Warning> {
+    let some =
+        |names: &[&str]| names.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let mut parts = Vec::new();
+    if !strange.is_empty() {
+        parts.push(format!("{} that the set's file does not know ({})", strange.len(), some(strange)));
+    }
+    if !missing.is_empty() {
+        parts.push(format!("none for {} of its classes ({})", missing.len(), some(missing)));
+    }
+    (!parts.is_empty()).then(|| Warning {
+        code: CLASS_NAMES_DIFFER,
+        detail: format!(
+            "the data have names for their labels: {}. The data's are used",
+            parts.join(", and ")
+        ),
+        value: (strange.len() + missing.len()) as f64,
+    })
+}
+
+/// A name out of a folder's: `acoustic_guitar` is read as `acoustic guitar`.
+fn readable(label: &str) -> String {
+    label.replace('_', " ").trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(classes: &str) -> Declaration {
+        Declaration::parse(&format!(
+            "name = \"s\"\ntitle = \"S\"\nclasses = {classes}\nlicence = \"l\"\nsource = \"s\"\nhow_to_get = \"h\"\n[names]\n\"crane\" = \"crane (bird)\""
+        ))
+        .unwrap()
+    }
+
+    fn bound(classes: &str, names: Option<&[&str]>) -> (Vec<String>, usize) {
+        let names: Option<Vec<String>> = names.map(|names| names.iter().map(ToString::to_string).collect());
+        let bound = bind(&set(classes), names.as_deref()).unwrap();
+        (bound.classes.into_iter().map(|class| class.name).collect(), bound.warnings.len())
+    }
+
+    #[test]
+    fn names_are_bound_by_the_data_and_not_by_order() {
+        let listed = "[\"annual crop land\", { name = \"lake\", label = \"SeaLake\" }, \"forest\"]";
+        let cases: [(&str, Option<&[&str]>, &[&str], usize); 6] = [
+            (listed, None, &["annual crop land", "lake", "forest"], 0),
+            (
+                listed,
+                Some(&["Forest", "SeaLake", "Annual_Crop_Land"]),
+                &["forest", "lake", "annual crop land"],
+                0,
+            ),
+            (listed, Some(&["Forest", "SeaLake"]), &["forest", "lake"], 1),
+            (listed, Some(&["Forest", "SeaLake", "River"]), &["forest", "lake", "River"], 1),
+            ("\"from the data\"", Some(&["polar_bear", "crane"]), &["polar bear", "crane (bird)"], 0),
+            ("[\"crane\"]", Some(&["crane"]), &["crane (bird)"], 0),
+        ];
+        for (classes, names, expected, warnings) in cases {
+            assert_eq!(
+                bound(classes, names),
+                (expected.iter().map(ToString::to_string).collect(), warnings),
+                "{names:?}"
+            );
+        }
+        assert!(bind(&set("\"from the data\""), None).unwrap_err().contains("do not name them"));
+        let twice = ["a".to_string(), "a".to_string()];
+        assert!(
+            bind(&set("\"from the data\""), Some(&twice)).unwrap_err().contains("both class 0 and class 1")
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! A CSV file that names images beside it, or holds their pixels as numbers (FER2013).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::csv::ReaderBuilder;
+use arrow::csv::reader::Format;
+use arrow::datatypes::{DataType, Field, Schema};
+use serde::Deserialize;
+use twinlens_image::Limits;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+
+use super::raw::{Layout, png};
+use super::{Example, MALFORMED, SetFiles, Take, Truth, bytes_of, short, unpacked};
+use crate::error::EvalError;
+use crate::images::{NO_IMAGE, NO_LABEL, Refusal};
+
+/// Lines of a batch: where one is malformed, those of its batch are lost with it.
+const LINES: usize = 1;
+
+/// A CSV file with a header.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CsvFile {
+    /// The file; `.gz` or not.
+    pub file: String,
+    /// The column with the image's path, or with its grey values as numbers between spaces where `side` is given.
+    pub image: String,
+    /// The column with the label: a whole number, or what the data call the class.
+    pub label: String,
+    /// The folder that the paths start at.
+    #[serde(default)]
+    pub folder: String,
+    /// Side in pixels of images whose values stand in the file.
+    #[serde(default)]
+    pub side: Option<u32>,
+    /// A column that says of each line which part it belongs to ...
+    #[serde(default)]
+    pub part: Option<String>,
+    /// ... and its value for those that are read.
+    #[serde(default)]
+    pub part_is: Option<String>,
+    /// What stands between the values. [default: `,`]
+    #[serde(default = "comma")]
+    pub delimiter: char,
+    /// The label of the first class, where labels are numbers.
+    #[serde(default)]
+    pub first_label: i64,
+}
+
+fn comma() -> char {
+    ','
+}
+
+/// The file, and the folder that it is relative to.
+#[derive(Debug)]
+pub struct Csv {
+    options: CsvFile,
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+impl Csv {
+    pub fn new(options: &CsvFile, split: &str, root: &Path) -> Self {
+        let at = |path: &str| root.join(path.replace("{split}", split));
+        Self { path: at(&options.file), folder: at(&options.folder), options: options.clone() }
+    }
+
+    fn format(&self) -> Format {
+        Format::default()
+            .with_header(true)
+            .with_truncated_rows(true)
+            .with_delimiter(u8::try_from(self.options.delimiter).unwrap_or(b','))
+    }
+
+    fn columns(&self) -> Result<Vec<String>, EvalError> {
+        let (schema, _) = self.format().infer_schema(unpacked(&self.path)?, Some(0)).map_err(|error| {
+            EvalError::set(&short(&self.path), format!("its first line is no header: {error}"), None)
+        })?;
+        Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    }
+
+    fn place(&self, columns: &[String], name: &str) -> Result<usize, EvalError> {
+        columns.iter().position(|column| column == name).ok_or_else(|| {
+            let hint = did_you_mean(name, columns.iter().map(String::as_str));
+            let has = listed(columns.iter().map(String::as_str));
+            EvalError::set(&short(&self.path), format!("it has no column `{name}`; it has {has}"), hint)
+        })
+    }
+
+    fn image(&self, value: Option<&str>, limits: &Limits) -> Result<Result<Vec<u8>, Refusal>, EvalError> {
+        let refuse = |code, detail: String| Ok(Err(Refusal { code, detail }));
+        let Some(value) = value else { return refuse(NO_IMAGE, "the line names no image".into()) };
+        let Some(side) = self.options.side else { return bytes_of(&self.folder.join(value), limits) };
+        let values: Result<Vec<u8>, _> = value.split_ascii_whitespace().map(str::parse).collect();
+        match values {
+            Ok(values) if values.len() as u64 == u64::from(side) * u64::from(side) => {
+                Ok(png(&values, side, side, Layout::Grey))
+            }
+            Ok(values) => refuse(MALFORMED, format!("{} values are not {side} x {side}", values.len())),
+            Err(error) => refuse(MALFORMED, format!("a value of a pixel: {error}")),
+        }
+    }
+
+    fn truth(&self, value: Option<&str>) -> Result<Truth, Refusal> {
+        let value = value.map(str::trim).filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| Refusal { code: NO_LABEL, detail: "the label is empty".into() })?;
+        Ok(match value.parse::<i64>() {
+            Ok(id) => Truth::Id(id - self.options.first_label),
+            Err(_) => Truth::Name(value.into()),
+        })
+    }
+}
+
+impl SetFiles for Csv {
+    fn parts(&self) -> Vec<String> {
+        vec![short(&self.path)]
+    }
+
+    fn read(&self, _: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
+        let (name, columns) = (short(&self.path), self.columns()?);
+        let [image, label] =
+            [&self.options.image, &self.options.label].map(|column| self.place(&columns, column));
+        let (image, label) = (image?, label?);
+        let part = self.options.part.as_ref().map(|column| self.place(&columns, column)).transpose()?;
+        let fields: Vec<Field> =
+            columns.iter().map(|column| Field::new(column, DataType::Utf8, true)).collect();
+        let builder = ReaderBuilder::new(Arc::new(Schema::new(fields)))
+            .with_format(self.format())
+            .with_batch_size(LINES);
+        let reader = builder
+            .build(unpacked(&self.path)?)
+            .map_err(|error| EvalError::set(&name, error.to_string(), None))?;
+        let mut line = 2_u64;
+        for batch in reader {
+            let batch: RecordBatch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    // Where a line is malformed, nothing says where the next one begins.
+                    let refusal = Refusal { code: MALFORMED, detail: error.to_string() };
+                    let place = format!("{name} from line {line} on");
+                    let (image, truth) = (Err(refusal.clone()), Err(refusal));
+                    return take(Example { path: place.clone(), place, image, truth });
+                }
+            };
+            let cell = |column: usize, row: usize| {
+                let column = batch.column(column).as_string_opt::<i32>()?;
+                column.is_valid(row).then(|| column.value(row))
+            };
+            for row in 0..batch.num_rows() {
+                let own = part.is_none_or(|part| cell(part, row) == self.options.part_is.as_deref());
+                if own {
+                    let written = cell(image, row);
+                    let path = written.filter(|_| self.options.side.is_none()).map(String::from);
+                    let place = format!("{name} line {}", line + row as u64);
+                    let truth = self.truth(cell(label, row));
+                    let image = self.image(written, limits)?;
+                    take(Example { path: path.unwrap_or_else(|| place.clone()), place, image, truth })?;
+                }
+            }
+            line += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! A folder of images a class: the names of the folders, sorted, are what the data call their classes. Where they say nothing (WordNet ids, the
+//! numbers of ImageNet-V2), `classnames.txt` beside them does: a name a line, by label id. Folders that are called by numbers are the ids
+//! themselves; of others, the first in their order has the id 0.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use twinlens_image::Limits;
+
+use super::{Example, SetFiles, Take, Truth, bytes_of, io, is_image, short};
+use crate::error::EvalError;
+
+/// The file that names the classes, by label id.
+const NAMES: &str = "classnames.txt";
+/// Images of a part.
+const PART: usize = 1000;
+
+/// The folders of a set, listed.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    names: Vec<String>,
+    /// Class, and the image's path below its folder.
+    images: Vec<(usize, PathBuf)>,
+}
+
+/// The folders in a folder, sorted by name; links to folders count, hidden ones do not.
+fn folders(path: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a folder holds folders of images.
+pub fn has_classes(path: &Path) -> bool {
+    let Ok(names) = folders(path) else { return false };
+    names.iter().any(|name| {
+        let mut entries = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
+        entries.any(|entry| is_image(&entry.path()))
+    })
+}
+
+impl Folder {
+    /// Lists the images.
+    pub fn open(root: &Path) -> Result<Self, EvalError> {
+        let folders = folders(root).map_err(io(root))?;
+        let listed =
+            fs::read_to_string(root.join(NAMES)).or_else(|_| fs::read_to_string(root.join("..").join(NAMES)));
+        let numbers: Option<Vec<usize>> = folders.iter().map(|name| name.parse().ok()).collect();
+        let (names, ids) = match listed {
+            Ok(text) => {
+                let names: Vec<String> =
+                    text.trim_end().lines().map(|line| line.trim().to_string()).collect();
+                let ids = numbers.unwrap_or_else(|| (0..folders.len()).collect());
+                if ids.iter().any(|id| *id >= names.len()) || (ids.len() > names.len()) {
+                    let why = format!("{NAMES} has {} names for {} folders", names.len(), folders.len());
+                    return Err(EvalError::set(&short(root), why, None));
+                }
+                (names, ids)
+            }
+            Err(_) => (folders.clone(), (0..folders.len()).collect()),
+        };
+        let mut images = Vec::new();
+        for (class, name) in ids.into_iter().zip(&folders) {
+            let mut open = vec![PathBuf::from(name)];
+            while let Some(folder) = open.pop() {
+                let path = root.join(&folder);
+                let mut entries: Vec<_> = fs::read_dir(&path)
+                    .and_then(|entries| entries.collect::<Result<_, _>>())
+                    .map_err(io(&path))?;
+                entries.sort_by_key(fs::DirEntry::file_name);
+                for entry in entries {
+                    let below = folder.join(entry.file_name());
+                    // A link to a folder may lead back.
+                    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        open.push(below);
+                    } else if is_image(&below) {
+                        images.push((class, below));
+                    }
+                }
+            }
+        }
+        Ok(Self { root: root.to_path_buf(), names, images })
+    }
+}
+
+impl SetFiles for Folder {
+    fn parts(&self) -> Vec<String> {
+        let total = self.images.len();
+        let part =
+            |start: usize| format!("{} images {start}..{}", short(&self.root), total.min(start + PART));
+        (0..total).step_by(PART).map(part).collect()
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.names.clone())
+    }
+
+    fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
+        for (class, path) in self.images.iter().skip(part * PART).take(PART) {
+            let place = path.to_string_lossy().replace('\\', "/");
+            let image = bytes_of(&self.root.join(path), limits)?;
+            take(Example { path: place.clone(), place, image, truth: Ok(Truth::Id(*class as i64)) })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! The MNIST format: a magic number, the sizes, the values, all big-endian (Y. LeCun's description of `idx`).
+
+use std::path::PathBuf;
+
+use twinlens_image::Limits;
+
+use super::raw::{Layout, png};
+use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
+use crate::error::EvalError;
+use crate::images::Refusal;
+
+/// Two files, one of pixels and one of labels.
+#[derive(Debug)]
+pub struct Idx {
+    pub images: PathBuf,
+    pub labels: PathBuf,
+}
+
+/// The sizes that a file's head tells: unsigned bytes in one to four dimensions.
+fn head(input: &mut dyn std::io::Read, name: &str) -> Result<Vec<u32>, EvalError> {
+    let bad = |why: &str| EvalError::set(name, format!("no idx file of bytes: {why}"), None);
+    let mut magic = [0; 4];
+    if fill(input, &mut magic) < 4 || magic[..3] != [0, 0, 8] || !(1..=4).contains(&magic[3]) {
+        return Err(bad("its head is another"));
+    }
+    let mut sizes = vec![0; usize::from(magic[3]) * 4];
+    if fill(input, &mut sizes) < sizes.len() {
+        return Err(bad("it ends within its head"));
+    }
+    Ok(sizes.chunks_exact(4).map(|size| u32::from_be_bytes([size[0], size[1], size[2], size[3]])).collect())
+}
+
+impl SetFiles for Idx {
+    fn parts(&self) -> Vec<String> {
+        vec![short(&self.images)]
+    }
+
+    fn read(&self, _: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
+        let name = short(&self.images);
+        let (mut images, mut labels) = (unpacked(&self.images)?, unpacked(&self.labels)?);
+        let sizes = head(&mut images, &name)?;
+        let (count, height, width, layout) = match sizes[..] {
+            [count, height, width] => (count, height, width, Layout::Grey),
+            [count, height, width, 3] => (count, height, width, Layout::Interleaved),
+            _ => {
+                return Err(EvalError::set(
+                    &name,
+                    format!("its sizes {sizes:?} are not those of images"),
+                    None,
+                ));
+            }
+        };
+        let labelled = head(&mut labels, &short(&self.labels))?;
+        if labelled != [count] {
+            let why = format!("it has {count} images, but {} has {labelled:?} labels", short(&self.labels));
+            return Err(EvalError::set(&name, why, None));
+        }
+        let values = u64::from(width) * u64::from(height) * if layout == Layout::Grey { 1 } else { 3 };
+        if values == 0 || values > limits.max_bytes {
+            return Err(EvalError::set(&name, format!("an image of {values} bytes"), None));
+        }
+        let mut buffer = vec![0; values as usize];
+        for at in 0..count {
+            let (mut label, whole) = ([0], fill(&mut images, &mut buffer) == buffer.len());
+            let labelled = fill(&mut labels, &mut label) == 1;
+            let place = format!("{name} image {at}");
+            let cut = |what: &str| Refusal {
+                code: TRUNCATED,
+                detail: format!("the file of {what} ends after {at} of {count}"),
+            };
+            let image = if whole { png(&buffer, width, height, layout) } else { Err(cut("images")) };
+            let truth = if labelled { Ok(Truth::Id(i64::from(label[0]))) } else { Err(cut("labels")) };
+            take(Example { path: format!("{at:05}.png"), place, image, truth })?;
+            if !whole || !labelled {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! Parquet, as Hugging Face's `datasets` writes it (images as `struct<bytes, path>`, labels as `ClassLabel`), and any dataset of a run.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int64Type};
+use twinlens_dataset::tar::DAMAGED;
+use twinlens_dataset::{Dataset, DatasetError, MAIN};
+use twinlens_image::Limits;
+use twinlens_pipeline::suggest::listed;
+
+use super::{Example, MALFORMED, Reader, SetFiles, Take, Truth, io, short};
+use crate::error::EvalError;
+use crate::images::{Examples, NO_IMAGE, NO_LABEL, Refusal};
+use crate::set::hub_class_names;
+use crate::sets::{Declaration, Task};
+
+/// Rows of a batch, at the most, and bytes of it, about.
+const ROWS: usize = 128;
+const BYTES: usize = 32 << 20;
+
+/// Where to look for what, in order.
+#[derive(Debug)]
+pub struct Columns {
+    image: Vec<String>,
+    truth: Vec<String>,
+    captions: bool,
+}
+
+impl Columns {
+    /// The usual names, or those of the set's reader.
+    pub fn of(set: &Declaration) -> Self {
+        let usual = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let captions = set.task == Task::Retrieval;
+        let mut columns = Self {
+            image: usual(&["image", "img", "webp", "jpg", "png"]),
+            truth: match set.task {
+                Task::Retrieval => usual(&["caption", "captions", "sentences", "text", "txt"]),
+                Task::MultiLabel => usual(&["labels", "classes", "label", "objects"]),
+                Task::Classification => {
+                    usual(&["label", "fine_label", "labels", "class", "cls", "class_name"])
+                }
+            },
+            captions,
+        };
+        if let Some(Reader::Parquet { image, label, caption }) = &set.reader {
+            let truth = if captions { caption } else { label };
+            columns.image.splice(0..0, image.clone());
+            columns.truth.splice(0..0, truth.clone());
+        }
+        columns
+    }
+}
+
+/// Tables with one schema.
+#[derive(Debug)]
+pub struct Tables {
+    tables: Vec<(String, Dataset)>,
+    image: String,
+    truth: String,
+    captions: bool,
+    names: Option<Vec<String>>,
+}
+
+/// The Parquet files of a split: those whose name begins with it where there are any, else all; in the folder, in `data`, or in a folder
+/// of the split's name.
+pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
+    for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
+        if !folder.is_dir() {
+            continue;
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(io(&folder))? {
+            let path = entry.map_err(io(&folder))?.path();
+            if path.extension().is_some_and(|ending| ending == "parquet") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        let own: Vec<PathBuf> = found.iter().filter(|path| short(path).starts_with(split)).cloned().collect();
+        let found = if own.is_empty() { found } else { own };
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+impl Tables {
+    /// Opens files.
+    pub fn open(files: &[PathBuf], columns: &Columns, set: &str) -> Result<Self, EvalError> {
+        let damaged = |error: DatasetError| EvalError::set(set, error.to_string(), None);
+        let open = |path: &PathBuf| Ok((short(path), Dataset::of_parquet(path).map_err(damaged)?));
+        Self::of(files.iter().map(open).collect::<Result<_, EvalError>>()?, columns, set)
+    }
+
+    /// Opens the folder of a dataset.
+    pub fn of_dataset(folder: &Path, columns: &Columns, set: &str) -> Result<Self, EvalError> {
+        let dataset = Dataset::open(folder).map_err(|error| EvalError::set(set, error.to_string(), None))?;
+        let shards =
+            dataset.shards(MAIN).map(|shard| (shard.path.clone(), dataset.of_shard(shard))).collect();
+        Self::of(shards, columns, set)
+    }
+
+    fn of(tables: Vec<(String, Dataset)>, columns: &Columns, set: &str) -> Result<Self, EvalError> {
+        let Some((file, first)) = tables.first() else {
+            return Err(EvalError::set(set, "its dataset has no rows", None));
+        };
+        let schema = first.schema(MAIN)?;
+        let find = |names: &[String], what: &str| {
+            let found = names.iter().find(|name| schema.field_with_name(name).is_ok());
+            found.cloned().ok_or_else(|| {
+                let has = listed(schema.fields().iter().map(|field| field.name().as_str()));
+                let why = format!("{file} has no column of {what}: it has {has}");
+                EvalError::set(
+                    set,
+                    why,
+                    Some(format!("known are {}", listed(names.iter().map(String::as_str)))),
+                )
+            })
+        };
+        let (image, truth) = (find(&columns.image, "images")?, find(&columns.truth, "labels or captions")?);
+        let names = match hub_class_names(&schema, &truth) {
+            None if !columns.captions && is_text(schema.field_with_name(&truth).ok()) => {
+                Some(distinct(&tables, &truth)?)
+            }
+            names => names,
+        };
+        Ok(Self { tables, image, truth, captions: columns.captions, names })
+    }
+}
+
+fn is_text(field: Option<&Field>) -> bool {
+    let kind = field.map(|field| match field.data_type() {
+        DataType::Dictionary(_, values) => values.as_ref(),
+        kind => kind,
+    });
+    matches!(kind, Some(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
+}
+
+/// The different texts of a column, sorted: that is how classes are told where the data have their names alone.
+fn distinct(tables: &[(String, Dataset)], column: &str) -> Result<Vec<String>, EvalError> {
+    let mut seen = BTreeSet::new();
+    for (_, dataset) in tables {
+        for chunk in Examples::new(dataset, MAIN, &[column], 8192, BYTES) {
+            let found = chunk?.batch.column_by_name(column).and_then(texts).unwrap_or_default();
+            seen.extend(found);
+        }
+    }
+    Ok(seen.into_iter().collect())
+}
+
+impl SetFiles for Tables {
+    fn parts(&self) -> Vec<String> {
+        self.tables.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        self.names.clone()
+    }
+
+    fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
+        let Some((name, dataset)) = self.tables.get(part) else { return Ok(()) };
+        let examples = Examples::new(dataset, MAIN, &[&self.image, &self.truth], ROWS, BYTES);
+        for chunk in examples {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    let refusal = Refusal { code: DAMAGED, detail: error.to_string() };
+                    let (image, truth) = (Err(refusal.clone()), Err(refusal));
+                    return take(Example { place: name.clone(), path: name.clone(), image, truth });
+                }
+            };
+            for row in 0..chunk.batch.num_rows() {
+                let place = format!("{name} row {}", chunk.first + row as u64);
+                let (image, path) = self.image(&chunk.batch, row, limits);
+                let truth = self.truth(&chunk.batch, row);
+                take(Example { path: path.unwrap_or_else(|| place.clone()), place, image, truth })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tables {
+    /// The bytes of a row's image, and its name.
+    fn image(
+        &self,
+        batch: &RecordBatch,
+        row: usize,
+        limits: &Limits,
+    ) -> (Result<Vec<u8>, Refusal>, Option<String>) {
+        let refuse = |detail: &str| Err(Refusal { code: NO_IMAGE, detail: detail.into() });
+        let Some(column) = batch.column_by_name(&self.image) else {
+            return (refuse("the shard lacks the image column"), None);
+        };
+        let (bytes, path) = match column.as_struct_opt() {
+            Some(parts) if parts.is_valid(row) => (
+                parts.column_by_name("bytes").cloned(),
+                parts
+                    .column_by_name("path")
+                    .and_then(|paths| texts(&paths.slice(row, 1)))
+                    .and_then(|mut all| all.pop()),
+            ),
+            Some(_) => (None, None),
+            None => (Some(column.clone()), None),
+        };
+        let bytes = bytes.filter(|bytes| bytes.is_valid(row)).map(|bytes| bytes.slice(row, 1));
+        let bytes = bytes.and_then(|bytes| cast(&bytes, &DataType::LargeBinary).ok());
+        let Some(bytes) = bytes.as_ref().and_then(|bytes| bytes.as_binary_opt::<i64>()) else {
+            return (refuse("the row holds no image bytes"), path);
+        };
+        let bytes = bytes.value(0);
+        match bytes.len() as u64 > limits.max_bytes {
+            true => {
+                (Err(Refusal { code: super::TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path)
+            }
+            false => (Ok(bytes.to_vec()), path),
+        }
+    }
+
+    fn truth(&self, batch: &RecordBatch, row: usize) -> Result<Truth, Refusal> {
+        let none = |detail: &str| Refusal { code: NO_LABEL, detail: detail.into() };
+        let column =
+            batch.column_by_name(&self.truth).ok_or_else(|| none("the shard lacks the label column"))?;
+        if column.is_null(row) {
+            return Err(none("the label is null"));
+        }
+        let cell = column.slice(row, 1);
+        let inner = match cell.data_type() {
+            DataType::List(_) => Some(cell.as_list::<i32>().value(0)),
+            DataType::LargeList(_) => Some(cell.as_list::<i64>().value(0)),
+            _ => None,
+        };
+        let malformed = || Refusal {
+            code: MALFORMED,
+            detail: format!("a label of the type {} cannot be read", cell.data_type()),
+        };
+        let several = inner.is_some();
+        let values = inner.unwrap_or_else(|| cell.clone());
+        if self.captions {
+            return texts(&values).map(Truth::Captions).ok_or_else(malformed);
+        }
+        if values.data_type().is_integer() {
+            let values = cast(&values, &DataType::Int64).map_err(|_| malformed())?;
+            let ids = values.as_primitive::<Int64Type>().values().to_vec();
+            return match (several, &ids[..]) {
+                (false, [id]) => Ok(Truth::Id(*id)),
+                _ => Ok(Truth::Ids { present: ids, ignored: Vec::new() }),
+            };
+        }
+        let mut names = texts(&values).ok_or_else(malformed)?;
+        match (several, names.pop(), names.is_empty()) {
+            (false, Some(name), true) => Ok(Truth::Name(name)),
+            _ => Err(malformed()),
+        }
+    }
+}
+
+/// The texts of a column without nulls; `None` where it holds something else.
+fn texts(column: &ArrayRef) -> Option<Vec<String>> {
+    if !is_text(Some(&Field::new("", column.data_type().clone(), true))) {
+        return None;
+    }
+    let texts = cast(column, &DataType::Utf8).ok()?;
+    Some(texts.as_string::<i32>().iter().flatten().map(String::from).collect())
+}

@@ -1,0 +1,118 @@
+//! The stage `evaluation-set`: the data of a declared set as a dataset, whatever their layout.
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts;
+use twinlens_image::Limits;
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+use super::found::unknown;
+use super::write::WARNINGS;
+use super::{CLASSES, classes_schema, declared, find, looked_at, open, schema, write};
+use crate::error::EvalError;
+use crate::trust::{SET_MISSING, Warning};
+use crate::zero_shot::tables;
+
+/// Reads the images and labels of an evaluation set that is declared.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSet {
+    /// The name of a set (`twinlens sets` lists them), or the path of a file of your own that declares one, which ends in `.toml`.
+    set: Located<String>,
+    /// The folder with the data of the sets: those of `cifar10` are looked for in `cifar10.parquet` and in the folder `cifar10`.
+    data: Located<String>,
+    /// The part that is read. [default: the set's own, as a rule `test`]
+    #[serde(default)]
+    split: Option<String>,
+    /// Leave an empty dataset and a warning where the data are not there, instead of an error.
+    #[serde(default)]
+    optional: bool,
+    /// Bounds on the images: what breaks them is rejected undecoded.
+    #[serde(default)]
+    limits: Option<Located<Limits>>,
+}
+
+impl Stage for EvaluationSet {
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn may_read(&self) -> Vec<String> {
+        looked_at(&self.set, &self.data)
+    }
+
+    fn side_tables(&self) -> &'static [&'static str] {
+        &[CLASSES, WARNINGS]
+    }
+
+    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults = Vec::new();
+        if let Some((why, hint)) = unknown(&self.set) {
+            faults.push(Fault::at(self.set.span(), why).hint(hint));
+        }
+        if let Some(limits) = &self.limits
+            && let Err(error) = limits.check()
+        {
+            faults.push(Fault::at(limits.span(), error.to_string()));
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Tables::main(schema()).with(CLASSES, classes_schema()).with(WARNINGS, contracts::warnings()))
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Job(self)
+    }
+}
+
+impl StageKind for EvaluationSet {
+    const KIND: &'static str = "evaluation-set";
+    const ABOUT: &'static str = "Reads a declared evaluation set, whatever the layout of its files, as a dataset of images and bound labels.";
+    const EXAMPLE: &'static str = r#"
+[stages.digits]
+kind = "evaluation-set"
+set = "mnist"
+data = "sets"
+"#;
+    const VERSION: u32 = 1;
+}
+
+#[async_trait]
+impl Job for EvaluationSet {
+    async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
+        let set = declared(&cx.files, &self.set)?;
+        let Some(found) = find(&set, &cx.path(&self.data)) else {
+            let why = format!(
+                "the data of the evaluation set `{}` are not in {}",
+                set.name,
+                cx.path(&self.data).display()
+            );
+            if !self.optional {
+                return Err(RunError::user_with_hint(why, set.how_to_get));
+            }
+            cx.progress.note(format!("{why}: {}", set.how_to_get));
+            let mut split = output.split(0, "missing");
+            let warning =
+                Warning { code: SET_MISSING, detail: format!("{why}: {}", set.how_to_get), value: 0.0 };
+            split
+                .write(WARNINGS, &tables::warnings(&set.name, None, &[warning]).map_err(EvalError::from)?)?;
+            return output.commit(split).await;
+        };
+        let split = self.split.clone().unwrap_or_else(|| set.split.clone());
+        let limits = self.limits.as_ref().map(|limits| limits.value().clone()).unwrap_or_default();
+        let opened = {
+            let (set, root) = (set.clone(), found.root.clone());
+            let work = tokio::task::spawn_blocking(move || open(&set, &split, &root));
+            work.await.map_err(|error| RunError::Internal(error.to_string()))??
+        };
+        for warning in &opened.written().bound.warnings {
+            cx.progress.note(format!("set `{}`: {}", set.name, warning.detail));
+        }
+        write(cx, &opened, &limits, output).await
+    }
+}

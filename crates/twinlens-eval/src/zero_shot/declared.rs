@@ -1,0 +1,149 @@
+//! Sets that are declared: their files are read into a dataset of the stage's own work folder, and are then a set like any other.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::shard::{ShardLimits, is_pixels};
+use twinlens_dataset::{Begin, DatasetWriter, MAIN, REJECTS, SplitWriter, contracts, protocol};
+use twinlens_image::Limits;
+use twinlens_pipeline::files::{folder_stamp, stamp};
+use twinlens_pipeline::run::output::write_rejects;
+use twinlens_pipeline::{Input, InputData, Located, Output, RunContext, RunError};
+
+use crate::prompts::hex;
+use crate::set::{ClassOptions, SetOptions};
+use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
+use crate::trust::{SET_MISSING, Warning};
+
+/// The folder, within the stage's work folder, of what is read.
+pub const FOLDER: &str = "sets";
+
+/// What became of a declared set.
+pub enum Prepared {
+    /// It can be evaluated.
+    Ready(Box<Ready>),
+    /// Its data are not there.
+    Missing(Warning),
+}
+
+/// A declared set as the stage takes one: its options, and its dataset.
+pub struct Ready {
+    pub options: SetOptions,
+    pub input: InputData,
+    pub warnings: Vec<Warning>,
+}
+
+/// Finds the data of the set that an option names, and reads them.
+///
+/// # Errors
+/// The set cannot be used as it is, or the system's.
+pub async fn prepare(
+    cx: &RunContext,
+    written: &str,
+    data: &str,
+    limits: &Limits,
+    work: PathBuf,
+) -> Result<Prepared, RunError> {
+    let set = sets::declared(&cx.files, written)?;
+    if set.task == Task::Retrieval {
+        let why = format!("`{}` is a retrieval set: it has no classes to choose among", set.name);
+        return Err(RunError::user_with_hint(why, "a `retrieval` stage evaluates it"));
+    }
+    let Some(found) = sets::find(&set, &cx.path(data)) else {
+        let place = cx.path(data);
+        let detail = format!("its data are not in {}: {}", place.display(), set.how_to_get);
+        return Ok(Prepared::Missing(Warning { code: SET_MISSING, detail, value: 0.0 }));
+    };
+    let opened = {
+        let (set, root) = (set.clone(), found.root.clone());
+        let open = tokio::task::spawn_blocking(move || sets::open(&set, &set.split, &root));
+        open.await.map_err(|error| RunError::Internal(error.to_string()))??
+    };
+    let location = found.root.clone().into();
+    let stamp = if found.root.is_dir() { folder_stamp(&location)? } else { stamp(&location)? };
+    let fingerprint = hex(&Sha256::digest(format!("{set:?} {limits:?} {stamp}"))[..16]);
+    let folder = work.join(FOLDER).join(&set.name);
+    let mut output = dataset(cx, &set, folder, fingerprint)?;
+    if !output.state().complete {
+        sets::write(cx, &opened, limits, &mut output).await?;
+        output.complete()?;
+    }
+    let written = opened.written();
+    let name = format!("{FOLDER}/{}", set.name);
+    let input = InputData {
+        name: name.clone(),
+        table: MAIN.into(),
+        dataset: output.dataset(),
+        view: None,
+        variants: vec![],
+    };
+    let options = options(&set, Input(Located::nowhere(name)), &written.bound.classes, written.templates);
+    Ok(Prepared::Ready(Box::new(Ready { options, input, warnings: written.bound.warnings })))
+}
+
+/// The dataset of a set, to be made or gone on with.
+fn dataset(
+    cx: &RunContext,
+    set: &Declaration,
+    folder: PathBuf,
+    fingerprint: String,
+) -> Result<Output, RunError> {
+    let main = contracts::with_hub_features(sets::schema());
+    let plain = main.fields().iter().filter(|field| !is_pixels(field.data_type())).cloned();
+    let ledger: Vec<_> = plain.chain(contracts::rejects().fields().iter().cloned()).collect();
+    let ledger = std::sync::Arc::new(datafusion::arrow::datatypes::Schema::new(ledger));
+    let begin = Begin {
+        format: protocol::FORMAT,
+        position: 0,
+        stage: cx.stage.clone(),
+        kind: "evaluation-set".into(),
+        fingerprint,
+        recipe: serde_json::json!({ "set": set.name }),
+        fused: Vec::new(),
+        variant: None,
+        tables: [
+            (MAIN.to_string(), main),
+            (REJECTS.to_string(), ledger),
+            (CLASSES.to_string(), sets::classes_schema()),
+            (super::WARNINGS.to_string(), contracts::warnings()),
+        ]
+        .into(),
+    };
+    let writer = DatasetWriter::open(folder, begin, ShardLimits::default())?;
+    Ok(Output::new(&cx.stage, writer, cx.progress.clone()))
+}
+
+fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: Vec<String>) -> SetOptions {
+    let nowhere = |text: &str| Located::nowhere(text.to_string());
+    let several = set.task == Task::MultiLabel;
+    let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let with_synonyms = classes.iter().filter(|class| !class.synonyms.is_empty());
+    SetOptions {
+        name: nowhere(&set.name),
+        input,
+        label: nowhere(if several { "labels" } else { "class_name" }),
+        split: Some(set.split.clone()),
+        image: None,
+        classes: (!several).then(|| Located::nowhere(ClassOptions::List(names.clone()))),
+        class_names: several.then(|| Located::nowhere(names)),
+        names: Default::default(),
+        synonyms: with_synonyms.map(|class| (class.name.clone(), class.synonyms.clone())).collect(),
+        templates: (!templates.is_empty()).then(|| Located::nowhere(templates)),
+        main_metric: set.main_metric(),
+        overlap_with: None,
+    }
+}
+
+/// Writes what was refused while the set was read into the ledger of its results.
+///
+/// # Errors
+/// A dataset that cannot be read, or a full disk.
+pub fn pass_on_rejects(input: &InputData, split: &mut SplitWriter) -> Result<(), RunError> {
+    let schema = input.dataset.schema(REJECTS)?;
+    let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    for batch in ShardReader::new(&input.dataset, REJECTS, &columns, 1024) {
+        write_rejects(split, &batch?)?;
+    }
+    Ok(())
+}

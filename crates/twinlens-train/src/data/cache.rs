@@ -1,0 +1,84 @@
+//! Images as the first step of decoding leaves them, in a file: what is seen again need not be decoded again.
+//!
+//! It fills as images are decoded, and holds nothing that could not be made anew: it begins empty whenever a training
+//! begins or goes on, and what does not fit is decoded each time.
+
+use crate::error::{Result, TrainError};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use twinlens_image::Rgb;
+
+/// An image and the token ids of its caption.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Example {
+    pub(crate) image: Rgb,
+    pub(crate) ids: Vec<u32>,
+}
+
+/// Where a record is, and its size.
+#[derive(Clone, Copy)]
+struct Entry {
+    at: u64,
+    width: u32,
+    height: u32,
+}
+
+/// The file.
+pub(crate) struct Cache {
+    path: PathBuf,
+    context: usize,
+    /// Most bytes of the file.
+    limit: u64,
+    written: Mutex<(File, u64)>,
+    entries: Mutex<HashMap<(usize, u64), Entry>>,
+}
+
+impl Cache {
+    /// An empty cache of at most `limit` bytes in the file `path`; `context` token ids belong to an image.
+    pub(crate) fn create(path: &Path, context: usize, limit: u64) -> Result<Self> {
+        let file = File::create(path).map_err(TrainError::io(path))?;
+        let (written, entries) = (Mutex::new((file, 0)), Mutex::default());
+        Ok(Self { path: path.to_owned(), context, limit, written, entries })
+    }
+
+    /// Whether an image is here: row `row` of input `lane`.
+    pub(crate) fn has(&self, lane: usize, row: u64) -> bool {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(lane, row))
+    }
+
+    /// Keeps an image, if there is room.
+    pub(crate) fn put(&self, lane: usize, row: u64, example: &Example) -> Result<()> {
+        let (pixels, ids) = (example.image.pixels(), &example.ids);
+        let mut record = Vec::with_capacity(pixels.len() + 4 * ids.len());
+        record.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        record.extend_from_slice(pixels);
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = written.1;
+        if at + record.len() as u64 > self.limit || ids.len() != self.context {
+            return Ok(());
+        }
+        written.0.write_all(&record).map_err(TrainError::io(&self.path))?;
+        written.1 += record.len() as u64;
+        drop(written);
+        let entry = Entry { at, width: example.image.width(), height: example.image.height() };
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert((lane, row), entry);
+        Ok(())
+    }
+
+    /// An image that was kept.
+    pub(crate) fn get(&self, lane: usize, row: u64) -> Result<Option<Example>> {
+        let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&(lane, row)).copied();
+        let Some(Entry { at, width, height }) = entry else { return Ok(None) };
+        let ids = 4 * self.context;
+        let mut record = vec![0; ids + 3 * width as usize * height as usize];
+        let mut file = File::open(&self.path).map_err(TrainError::io(&self.path))?;
+        let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut record));
+        read.map_err(TrainError::io(&self.path))?;
+        let pixels = record.split_off(ids);
+        let ids = record.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Ok(Rgb::new(width, height, pixels).ok().map(|image| Example { image, ids }))
+    }
+}

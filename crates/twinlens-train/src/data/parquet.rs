@@ -1,0 +1,136 @@
+//! Pairs out of Parquet: a column of captions, and one of images as the Hugging Face `Image` feature has it
+//! (`struct<bytes, path>`) or as plain bytes.
+
+use crate::data::pairs::{Columns, Encoded};
+use crate::data::plan::Block;
+use crate::error::{Result, TrainError};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use std::sync::Arc;
+use twinlens_dataset::DatasetError;
+use twinlens_dataset::row_groups::RowGroups;
+use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::storage::Location;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+
+/// One file.
+pub(crate) struct ParquetShard {
+    name: String,
+    groups: RowGroups,
+    columns: Columns,
+    /// The leaf that holds the images: `image.bytes`.
+    image: String,
+}
+
+impl ParquetShard {
+    /// Opens a file and looks for its columns.
+    pub(crate) fn open(shard: &Location, columns: &Columns) -> Result<Self> {
+        let groups = RowGroups::open(shard)?;
+        let (name, schema) = (shard.to_string(), groups.schema().clone());
+        kind(&name, &schema, &columns.caption)?;
+        let image = match kind(&name, &schema, &columns.image)? {
+            DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
+            other if is_pixels(other) => columns.image.clone(),
+            other => {
+                let why = format!("{name}: the column `{}` is of type {other}", columns.image);
+                return Err(TrainError::Options(format!("{why}; images are struct<bytes, path> or binary")));
+            }
+        };
+        Ok(Self { name, groups, columns: columns.clone(), image })
+    }
+
+    /// Rows and bytes of the row groups.
+    pub(crate) fn sizes(&self) -> Vec<(u64, u64)> {
+        self.groups.sizes().collect()
+    }
+
+    /// The captions of a row group; what is blank is none.
+    pub(crate) fn captions(&self, group: usize, rows: usize) -> Result<Vec<Option<String>>> {
+        let batch = self.groups.read(group, 0, rows, &[&self.columns.caption])?;
+        self.texts(&batch)
+    }
+
+    fn texts(&self, batch: &RecordBatch) -> Result<Vec<Option<String>>> {
+        let texts = cast(self.column(batch, &self.columns.caption)?, &DataType::Utf8);
+        let texts = texts.map_err(|source| self.mismatch(source))?;
+        let filled = |text: &str| (!text.trim().is_empty()).then(|| text.to_owned());
+        Ok(texts.as_string::<i32>().iter().map(|text| text.and_then(filled)).collect())
+    }
+
+    fn column<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+        let missing = || TrainError::Options(format!("{}: the column `{name}` is gone", self.name));
+        batch.column_by_name(name).ok_or_else(missing)
+    }
+
+    fn mismatch(&self, source: datafusion::arrow::error::ArrowError) -> TrainError {
+        DatasetError::Schema { table: self.name.clone(), source }.into()
+    }
+
+    /// The wanted rows of a block, with their numbers within the input.
+    pub(crate) fn read(&self, block: &Block, wanted: &dyn Fn(u64) -> bool) -> Result<Vec<(u64, Encoded)>> {
+        let columns = [self.columns.caption.as_str(), &self.image];
+        let batch =
+            self.groups.read(block.group as usize, block.first as usize, block.rows as usize, &columns)?;
+        let captions = self.texts(&batch)?;
+        let mut images = self.column(&batch, &self.columns.image)?;
+        let whole = images.clone();
+        if let Some(parts) = whole.as_struct_opt() {
+            let missing = || TrainError::Options(format!("{}: no `{}`", self.name, self.image));
+            images = parts.column_by_name("bytes").ok_or_else(missing)?;
+        }
+        let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| wanted(*row));
+        Ok(rows
+            .map(|(place, (row, caption))| {
+                let there = whole.is_valid(place) && images.is_valid(place);
+                let image = if there { bytes(images, place).to_vec() } else { Vec::new() };
+                (row, Encoded { caption: caption.unwrap_or_default(), image })
+            })
+            .collect())
+    }
+
+    /// Refused rows of a block for the ledger: their columns without pixels, and the reserved columns `names` with `values`.
+    pub(crate) fn ledger(
+        &self,
+        block: &Block,
+        rows: &[u64],
+        reserved: Vec<(&'static str, StringArray)>,
+    ) -> Result<RecordBatch> {
+        let schema = self.groups.schema();
+        let kept = schema.fields().iter().filter(|field| {
+            !is_pixels(field.data_type()) && !reserved.iter().any(|(name, _)| name == field.name())
+        });
+        let names: Vec<&str> = kept.map(|field| field.name().as_str()).collect();
+        let batch =
+            self.groups.read(block.group as usize, block.first as usize, block.rows as usize, &names)?;
+        let places = rows.iter().map(|row| (row - block.start) as u32);
+        let places = datafusion::arrow::array::PrimitiveArray::<UInt32Type>::from_iter_values(places);
+        let batch = take_record_batch(&batch, &places).map_err(|source| self.mismatch(source))?;
+        let mut fields: Vec<Arc<Field>> = batch.schema().fields().iter().cloned().collect();
+        let mut columns = batch.columns().to_vec();
+        for (name, values) in reserved {
+            fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
+            columns.push(Arc::new(values));
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|source| self.mismatch(source))
+    }
+}
+
+/// The type of a column, or what there is instead.
+fn kind<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a DataType> {
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    schema.field_with_name(name).map(Field::data_type).map_err(|_| {
+        let meant = did_you_mean(name, names()).map_or(String::new(), |meant| format!("; {meant}"));
+        TrainError::Options(format!("{file}: no column `{name}`; there are {}{meant}", listed(names())))
+    })
+}
+
+/// The bytes of one row of a binary column.
+fn bytes(column: &ArrayRef, row: usize) -> &[u8] {
+    match column.data_type() {
+        DataType::Binary => column.as_binary::<i32>().value(row),
+        DataType::LargeBinary => column.as_binary::<i64>().value(row),
+        DataType::BinaryView => column.as_binary_view().value(row),
+        _ => &[],
+    }
+}

@@ -1,0 +1,314 @@
+//! Batches out of shards: every pair once an epoch, the same bits however they are made, what is refused told once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, Fields};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::storage::Location;
+use twinlens_dataset::{Begin, DatasetWriter, MAIN};
+use twinlens_image::{Format, Rgb, encode};
+use twinlens_model::Tokenizer;
+use twinlens_testkit::tar;
+use twinlens_train::data::{Columns, Data, DataOptions, Input, Place};
+use twinlens_train::{AdamWOptions, Batches, TrainError, TrainOptions};
+
+const ROWS: usize = 60;
+const SIZE: usize = 16;
+const CONTEXT: usize = 8;
+
+fn caption(row: usize) -> String {
+    format!("picture {row}")
+}
+
+/// Row 7 has no caption, row 20 is cut off, row 33 has no image; all else are pairs.
+fn row(row: usize) -> (Option<String>, Option<Vec<u8>>) {
+    let (width, height) = (24 + row % 3 * 8, 20 + row % 5 * 4);
+    let pixels = (0..width * height * 3).map(|i| (i * (row + 3) >> 3) as u8).collect();
+    let format = if row.is_multiple_of(2) { Format::Png } else { Format::Jpeg };
+    let mut bytes =
+        encode(&Rgb::new(width as u32, height as u32, pixels).unwrap(), format, Some(90)).unwrap();
+    if row == 20 {
+        bytes.truncate(50);
+    }
+    ((row != 7).then(|| caption(row)), (row != 33).then_some(bytes))
+}
+
+fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
+    let (captions, images): (Vec<_>, Vec<_>) = rows.clone().map(row).unzip();
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter(images.iter().map(|i| i.as_deref())));
+    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
+    let fields = Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ]);
+    let image = StructArray::new(fields, vec![bytes, paths], None);
+    let uids = StringArray::from_iter_values(rows.map(|row| format!("{row:032x}")));
+    RecordBatch::try_from_iter([
+        ("uid", Arc::new(uids) as ArrayRef),
+        ("text", Arc::new(StringArray::from(captions))),
+        ("image", Arc::new(image)),
+    ])
+    .unwrap()
+}
+
+/// Two Parquet files as the hub has them, in row groups of 8.
+fn hub(folder: &Path) -> Input {
+    let files = [(0..25), (25..ROWS)].into_iter().enumerate().map(|(number, rows)| {
+        let path = folder.join(format!("train-{number}.parquet"));
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(8)).build();
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch(0..ROWS).schema(), Some(properties)).unwrap();
+        writer.write(&batch(rows)).unwrap();
+        writer.close().unwrap();
+        Location::from(path)
+    });
+    let columns = Columns { caption: "text".into(), ..Columns::default() };
+    Input { columns, ..Input::new(Place::Files(files.collect())) }
+}
+
+/// A tar file as webdataset has it; every third caption stands in a JSON.
+fn webdataset(folder: &Path) -> Input {
+    let mut bytes = Vec::new();
+    for number in 0..ROWS {
+        let (caption, image) = row(number);
+        let caption = caption.unwrap_or_default();
+        match number % 3 {
+            0 => bytes.extend(tar::member(
+                &format!("{number:04}.json"),
+                format!("{{\"caption\": \"{caption}\"}}").as_bytes(),
+            )),
+            _ => bytes.extend(tar::member(&format!("{number:04}.txt"), caption.as_bytes())),
+        }
+        if let Some(image) = image {
+            bytes.extend(tar::member(&format!("{number:04}.jpg"), &image));
+        }
+    }
+    bytes.extend(tar::END);
+    std::fs::write(folder.join("00000.tar"), bytes).unwrap();
+    Input::new(Place::Files(vec![folder.join("00000.tar").into()]))
+}
+
+/// A dataset that is being made, in the folder `pairs`.
+fn writer(folder: &Path) -> DatasetWriter {
+    let begin = Begin {
+        format: 1,
+        position: 0,
+        recipe: Default::default(),
+        stage: "pairs".into(),
+        kind: "fetch".into(),
+        fingerprint: "f".into(),
+        fused: vec![],
+        variant: None,
+        tables: [(MAIN.to_owned(), batch(0..ROWS).schema())].into(),
+    };
+    DatasetWriter::open(folder.join("pairs"), begin, ShardLimits::default()).unwrap()
+}
+
+fn commit(dataset: &mut DatasetWriter, split: u64, rows: std::ops::Range<usize>) {
+    let mut writer = dataset.split(split, "rows");
+    writer.write(MAIN, &batch(rows)).unwrap();
+    dataset.commit(writer.publish().unwrap()).unwrap();
+}
+
+fn growing(folder: &Path) -> Input {
+    let columns = Columns { caption: "text".into(), ..Columns::default() };
+    Input { columns, ..Input::new(Place::Growing(folder.join("pairs").into(), MAIN.into())) }
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::train((0..ROWS).map(caption), 400).unwrap()
+}
+
+fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
+    let adamw = AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
+    TrainOptions {
+        steps,
+        batch_size,
+        lr: 1e-3,
+        warmup: 0,
+        adamw,
+        checkpoint_every: 100,
+        seed: 11,
+        crop_min_area: Some(0.5),
+        prefetch_bytes: 0,
+    }
+}
+
+/// How batches are made; nothing of it may change them.
+#[derive(Clone, Copy)]
+struct How {
+    threads: usize,
+    decode_bytes: usize,
+    cache_bytes: u64,
+}
+
+const PLAIN: How = How { threads: 1, decode_bytes: 1 << 20, cache_bytes: 0 };
+
+fn open(inputs: &[Input], how: How, batch: usize, work: &Path) -> Result<Data, TrainError> {
+    let options = DataOptions {
+        // A few blocks of either kind.
+        shuffle_bytes: 60_000,
+        decode_bytes: how.decode_bytes,
+        threads: how.threads,
+        cache_bytes: how.cache_bytes,
+    };
+    let cancel = CancellationToken::new();
+    Data::open(inputs.to_vec(), &tokenizer(), CONTEXT, batch, options, work, &cancel)
+}
+
+type Made = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
+
+/// Pixels, ids and epoch of each step from `first` on.
+fn batches(data: &Data, options: &TrainOptions, first: u64) -> Made {
+    let (send, receive) = sync_channel(1);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(move || data.run(options, SIZE, first..options.steps, &send));
+        let made = receive.iter().map(|batch| {
+            let pixels = batch.pixels.flatten_all().unwrap().to_vec1().unwrap();
+            (pixels, batch.ids.to_vec2().unwrap(), batch.epoch)
+        });
+        let made = made.collect();
+        run.join().unwrap().unwrap();
+        made
+    })
+}
+
+/// Code by row, told by the ledger.
+fn refused(data: &Data) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    data.write_refused("clip", |batch: &RecordBatch| {
+        let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+        let who = if batch.column_by_name("uid").is_some() { text("uid") } else { text("reject_detail") };
+        let codes = text("reject_code");
+        assert!(
+            batch.column_by_name("image").is_none() && text("reject_stage").iter().all(|s| s == Some("clip"))
+        );
+        rows.extend(
+            who.iter().zip(&codes).map(|(who, code)| (who.unwrap().to_owned(), code.unwrap().to_owned())),
+        );
+        Ok::<_, TrainError>(())
+    })
+    .unwrap();
+    rows
+}
+
+#[test]
+fn every_pair_is_seen_once_an_epoch_and_what_is_none_is_told_once() {
+    let names: HashMap<Vec<u32>, usize> =
+        (0..ROWS).map(|row| (tokenizer().encode(&caption(row), CONTEXT), row)).collect();
+    for (name, make) in [("hub", hub as fn(&Path) -> Input), ("webdataset", webdataset)] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = open(&[make(folder.path())], PLAIN, 8, &folder.path().join("work")).unwrap();
+        // In tar files it is seen before that there is no image.
+        let late = if name == "hub" { vec![20, 33] } else { vec![20] };
+        let pairs = 57 + late.len();
+        assert_eq!(data.pairs() as usize, pairs);
+        let options = train_options(pairs as u64 / 8 * 8 * 2, 8);
+        let made = batches(&data, &options, 0);
+        let seen: Vec<usize> = made.iter().flat_map(|(_, ids, _)| ids.iter().map(|ids| names[ids])).collect();
+        for (epoch, seen) in seen.chunks_exact(pairs).take(8).enumerate() {
+            let mut times = BTreeMap::new();
+            seen.iter().for_each(|row| *times.entry(*row).or_insert(0) += 1);
+            assert!(!times.contains_key(&7) && late.iter().all(|row| !times.contains_key(row)));
+            // Others stand in for those that cannot be decoded, and one or two are put off into the next epoch.
+            let missing =
+                (0..ROWS).filter(|row| ![7, 20, 33].contains(row) && !times.contains_key(row)).count();
+            assert!(times.len() >= 53 && missing <= 4, "{name} epoch {epoch}: {times:?}");
+        }
+        assert!(made.iter().all(|(pixels, ids, _)| {
+            let distinct: std::collections::HashSet<_> = ids.iter().collect();
+            distinct.len() == 8 && pixels.iter().all(|value| value.is_finite() && value.abs() < 3.0)
+        }));
+        assert_eq!(made[7].2, 64.0 / pairs as f64);
+        let told = refused(&data);
+        let codes: Vec<&str> = told.iter().map(|(_, code)| code.as_str()).collect();
+        assert_eq!(codes, ["no_caption", "truncated", "no_image"], "{told:?}");
+        let place =
+            |row: usize| if name == "hub" { format!("{row:032x}") } else { format!("00000.tar/{row:04}") };
+        assert!(told.iter().zip([7, 20, 33]).all(|((who, _), row)| who.starts_with(&place(row))), "{told:?}");
+    }
+}
+
+#[test]
+fn batches_are_the_same_however_they_are_made_and_wherever_they_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = [hub(folder.path()), Input { weight: 0.5, ..webdataset(folder.path()) }];
+    let options = train_options(30, 8);
+    let work = |name: &str| folder.path().join(name);
+    let data = open(&inputs, PLAIN, 8, &work("whole")).unwrap();
+    assert_eq!(data.pairs(), 59 + 29);
+    let whole = batches(&data, &options, 0);
+    let told = refused(&data);
+    let hows = [
+        How { threads: 3, ..PLAIN },
+        How { decode_bytes: 1, threads: 2, ..PLAIN },
+        How { cache_bytes: u64::MAX, threads: 2, ..PLAIN },
+        How { cache_bytes: 20_000, ..PLAIN },
+    ];
+    for (number, how) in hows.into_iter().enumerate() {
+        let data = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
+        assert!(batches(&data, &options, 0) == whole, "{number}");
+        assert_eq!(refused(&data), told);
+        // A training that was killed, and goes on in the same folder: what it refused is still known.
+        for first in [1, 7, 13, 29] {
+            let again = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
+            assert!(batches(&again, &options, first) == whole[first as usize..], "{number} from {first}");
+            assert_eq!(refused(&again), told);
+        }
+    }
+    let other = batches(&data, &TrainOptions { seed: 12, ..options }, 0);
+    assert!(other != whole, "the seed decides");
+}
+
+#[test]
+fn what_is_followed_while_it_grows_comes_as_it_does_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dataset = writer(folder.path());
+    commit(&mut dataset, 0, 0..12);
+    let options = train_options(20, 8);
+    let data = open(&[growing(folder.path())], PLAIN, 8, &folder.path().join("live")).unwrap();
+    let live = std::thread::scope(|scope| {
+        let live = scope.spawn(|| batches(&data, &options, 0));
+        for (split, rows) in [(1, 12..30), (2, 30..31), (3, 31..ROWS)] {
+            std::thread::sleep(Duration::from_millis(250));
+            commit(&mut dataset, split, rows);
+        }
+        std::thread::sleep(Duration::from_millis(250));
+        dataset.complete().unwrap();
+        live.join().unwrap()
+    });
+    let told = refused(&data);
+    assert_eq!(told.len(), 3);
+    let data = open(&[growing(folder.path())], PLAIN, 8, &folder.path().join("after")).unwrap();
+    assert!(batches(&data, &options, 0) == live);
+    assert!(batches(&data, &options, 9) == live[9..]);
+    assert_eq!(refused(&data), told);
+    assert_eq!((live[0].2, live[19].2), (0.0, 2.0));
+}
+
+#[test]
+fn what_cannot_be_trained_on_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().join("work");
+    let few = open(&[hub(folder.path())], PLAIN, 100, &work).err().unwrap().to_string();
+    assert!(few.contains("59 pairs") && few.contains("batch_size"), "{few}");
+    let columns = Columns { caption: "txet".into(), ..Columns::default() };
+    let wrong = open(&[Input { columns, ..hub(folder.path()) }], PLAIN, 8, &work).err().unwrap().to_string();
+    assert!(
+        wrong.contains("train-0.parquet: no column `txet`") && wrong.contains("did you mean `text`"),
+        "{wrong}"
+    );
+    let place = Place::Files(vec![folder.path().join("none.parquet").into()]);
+    let missing = open(&[Input::new(place)], PLAIN, 8, &work).err().unwrap();
+    assert!(missing.to_string().contains("none.parquet"), "{missing}");
+}
