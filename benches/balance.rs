@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use datafusion::arrow::array::{
     ArrayRef, Float64Array, Int32Builder, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::storage::unfinished;
 use twinlens_dataset::{MAIN, contracts};
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{self, Overrides};
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Settings};
-use twinlens_pipeline::{Clock, Registry};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -97,18 +97,10 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     let pipeline =
         config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
     let settings = Settings {
-        dir: folder.join("run").into(),
-        scratch: folder.join("scratch"),
-        fresh: false,
-        until: None,
-        max_rows: None,
         threads: THREADS,
         memory_bytes: POOL,
         bytes_in_flight: IN_FLIGHT,
-        grace: Duration::from_secs(1),
-        clock: Clock::System,
-        hosts: Arc::default(),
-        hub: Default::default(),
+        ..Settings::in_folder(folder)
     };
     let run = async |settings: &Settings| {
         run::run(&pipeline, &registry, settings, Arc::new(Silent), CancellationToken::new()).await

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
@@ -13,10 +12,10 @@ use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::{ShardLimits, TableWriter, conform};
 use twinlens_dataset::{Dataset, catalog, contracts, storage};
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{self, Overrides};
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Outcome, Settings, session};
-use twinlens_pipeline::{Clock, Registry};
 
 const PIPELINE: &str = r#"
 name = "curated"
@@ -106,20 +105,8 @@ async fn run(folder: &Path, rows: &[[String; 3]], threads: usize) -> (Outcome, R
     twinlens_curate::register(&mut registry);
     let pipeline =
         config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
-    let settings = Settings {
-        dir: folder.join("run").into(),
-        scratch: folder.join("scratch"),
-        hub: Default::default(),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads,
-        memory_bytes: 64 << 20,
-        bytes_in_flight: 1 << 20,
-        grace: Duration::from_secs(1),
-        clock: Clock::System,
-        hosts: Arc::default(),
-    };
+    let settings =
+        Settings { threads, memory_bytes: 64 << 20, bytes_in_flight: 1 << 20, ..Settings::in_folder(folder) };
     let outcome =
         run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await.unwrap();
     (outcome, registry)

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
@@ -15,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use twinlens_curate::matcher::Matcher;
 use twinlens_curate::text::Normalizer;
 use twinlens_dataset::{Dataset, MAIN, contracts};
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{self, Overrides};
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Settings};
-use twinlens_pipeline::{Clock, Registry};
 
 fn pipelines() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines")
@@ -78,20 +77,7 @@ async fn the_pipeline_makes_the_committed_list() {
     if std::env::var_os("TWINLENS_QUERY_SOURCES").is_none() {
         return;
     }
-    let settings = Settings {
-        dir: folder.path().join("run").into(),
-        scratch: folder.path().join("scratch"),
-        hub: Default::default(),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads: 2,
-        memory_bytes: 256 << 20,
-        bytes_in_flight: 1 << 20,
-        grace: Duration::from_secs(1),
-        clock: Clock::System,
-        hosts: Arc::default(),
-    };
+    let settings = Settings::in_folder(folder.path());
     let ran =
         run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await.unwrap();
     for test in &ran.tests {

@@ -158,20 +158,7 @@ async fn run_in(folder: &Path, stages: &str) -> Result<Outcome, RunError> {
     std::fs::write(&file, format!("name = \"test\"\n{stages}")).unwrap();
     let pipeline =
         config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
-    let settings = Settings {
-        dir: folder.join("run").into(),
-        scratch: folder.join("scratch"),
-        hub: Default::default(),
-        fresh: false,
-        until: None,
-        max_rows: None,
-        threads: 2,
-        memory_bytes: 64 << 20,
-        bytes_in_flight: 1 << 20,
-        grace: Duration::from_secs(5),
-        clock: Clock::Fixed(UNIX_EPOCH),
-        hosts: Arc::default(),
-    };
+    let settings = Settings { clock: Clock::Fixed(UNIX_EPOCH), ..Settings::in_folder(folder) };
     run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
 }
 

@@ -116,18 +116,10 @@ impl Lab {
         let pipeline = config::load(&self.path("pipeline.toml"), &registry, &Overrides::default())
             .unwrap_or_else(|error| panic!("{error:#?}"));
         let settings = Settings {
-            dir: self.path("run").into(),
-            scratch: self.path("scratch"),
-            hub: Default::default(),
-            fresh: false,
-            until: None,
             max_rows: self.max_rows,
-            threads: 2,
-            memory_bytes: 256 << 20,
-            bytes_in_flight: 64 << 20,
-            grace: Duration::from_secs(5),
             clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             hosts: Arc::new(self.hosts.clone()),
+            ..Settings::in_folder(self.dir.path())
         };
         let outcome = run(&pipeline, &registry, &settings, observer, cancel).await?;
         let done = Done { outcome, _dir: self.dir.clone() };

@@ -16,7 +16,7 @@ pub mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,26 @@ pub struct Settings {
     pub clock: Clock,
     /// Hosts that are served on loopback for this run.
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
+}
+
+impl Settings {
+    /// A whole run in `folder`: two threads, a third of a gigabyte. What a caller wants otherwise it says by a struct update.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            dir: folder.join("run").into(),
+            scratch: folder.join("scratch"),
+            hub: Hub::default(),
+            fresh: false,
+            until: None,
+            max_rows: None,
+            threads: 2,
+            memory_bytes: 256 << 20,
+            bytes_in_flight: 64 << 20,
+            grace: Duration::from_secs(5),
+            clock: Clock::System,
+            hosts: Arc::default(),
+        }
+    }
 }
 
 /// A finished run.
