@@ -4,14 +4,15 @@
 //!
 //! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`, model and batches are those that
 //! `train_peer.py` made there (`config.json`, `model.safetensors`, `batches.safetensors`), and the last line printed is JSON for it.
-//! `TWINLENS_STEPS` is the number of steps.
+//! `TWINLENS_STEPS` is the number of steps. `TWINLENS_MICRO_BATCH` makes each in parts (forward and backward are then one), and
+//! `TWINLENS_RECOMPUTE=1` keeps fewer activations.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use twinlens_model::{Clip, ClipConfig};
-use twinlens_train::{AdamW, AdamWOptions};
+use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Local, Schedule, Stepper};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -67,11 +68,31 @@ struct Times {
     optimizer: f64,
 }
 
+/// Steps in parts of `micro_batch` pairs.
+fn train_in_parts(
+    given: &Given,
+    steps: usize,
+    micro_batch: usize,
+) -> Result<(Vec<Times>, Vec<f32>), Failure> {
+    let (clip, variables) = (&given.clip, given.clip.variables().clone());
+    let schedule = Schedule { peak: LR, warmup: 0, steps: u64::MAX };
+    let stepper = Stepper { clip, variables, ranks: &Local, micro_batch, schedule, stop: &|| false };
+    let mut adam = AdamW::new(clip.variables(), AdamWOptions::default());
+    let (mut times, mut losses) = (Vec::new(), Vec::new());
+    for step in 0..steps {
+        let (pixels, ids) = given.batches[step % given.batches.len()].clone();
+        let start = Instant::now();
+        let made =
+            stepper.step(&mut adam, &Batch { pixels, ids, epoch: 0.0 })?.ok_or("nobody asked to stop")?;
+        losses.push(made.loss as f32);
+        times.push(Times { forward: 0.0, backward: start.elapsed().as_secs_f64(), optimizer: 0.0 });
+    }
+    Ok((times, losses))
+}
+
 fn train(given: &Given, steps: usize) -> Result<(Vec<Times>, Vec<f32>), Failure> {
     let clip = &given.clip;
-    let options =
-        AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
-    let mut adam = AdamW::new(clip.variables(), options);
+    let mut adam = AdamW::new(clip.variables(), AdamWOptions::default());
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let (pixels, ids) = &given.batches[step % given.batches.len()];
@@ -79,7 +100,7 @@ fn train(given: &Given, steps: usize) -> Result<(Vec<Times>, Vec<f32>), Failure>
         let loss = clip.loss(pixels, ids)?;
         losses.push(loss.to_scalar::<f32>()?);
         let forward = start.elapsed().as_secs_f64();
-        let gradients = loss.backward()?;
+        let gradients = Gradients::of(clip.variables(), &loss.backward()?)?;
         drop(loss);
         let backward = start.elapsed().as_secs_f64();
         adam.step(clip.variables(), &gradients, LR).map_err(|error| format!("{error:?}"))?;
@@ -120,8 +141,13 @@ fn peak_mib() -> f64 {
 fn run() -> Result<(), Failure> {
     let folder = std::env::var_os("TWINLENS_TRAIN").map(PathBuf::from);
     let steps: usize = std::env::var("TWINLENS_STEPS").map_or(Ok(20), |steps| steps.parse())?;
-    let given = folder.as_deref().map_or_else(Given::drawn, Given::read)?;
-    let (times, losses) = train(&given, steps.max(WARM + 1))?;
+    let mut given = folder.as_deref().map_or_else(Given::drawn, Given::read)?;
+    given.clip.recompute(std::env::var_os("TWINLENS_RECOMPUTE").is_some_and(|value| value == "1"));
+    let steps = steps.max(WARM + 1);
+    let (times, losses) = match std::env::var("TWINLENS_MICRO_BATCH") {
+        Ok(micro_batch) => train_in_parts(&given, steps, micro_batch.parse()?)?,
+        Err(_) => train(&given, steps)?,
+    };
     let peak = peak_mib();
     let times = &times[WARM..];
     let [forward, backward, optimizer, step] = [

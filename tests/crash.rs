@@ -168,6 +168,10 @@ tokenizer = "words"
 model = { embed = 32, vision = { image_size = 32, patch = 8, width = 32, layers = 1, heads = 2 }, text = { context = 16, width = 32, layers = 1, heads = 2 } }
 steps = 30
 batch_size = 16
+micro_batch = 5
+ranks = 2
+ema = 0.99
+keep_every = 10
 checkpoint_every = 3
 "#
     );

@@ -22,6 +22,7 @@ pub fn all() -> Vec<(&'static str, SchemaRef)> {
         ("query_stats", query_stats()),
         ("rejects", rejects()),
         ("train_log", train_log()),
+        ("evaluations", evaluations()),
         ("accuracy", accuracy()),
         ("per_class", per_class()),
         ("predictions", predictions()),
@@ -120,6 +121,23 @@ pub fn train_log() -> SchemaRef {
         ("grad_norm", Float32),
         ("samples_per_second", Float32),
         ("wall", timestamp()),
+    ])
+}
+
+/// One row a metric of an evaluation inside a training, after `step`.
+pub fn evaluations() -> SchemaRef {
+    use DataType::{Float64, Int64, Utf8};
+    schema(vec![
+        ("step", Int64),
+        ("samples_seen", Int64),
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("metric", Utf8),
+        ("value", Float64),
+        ("ci_low", Float64),
+        ("ci_high", Float64),
+        ("chance", Float64),
+        ("n", Int64),
     ])
 }
 

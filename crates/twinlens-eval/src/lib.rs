@@ -19,7 +19,7 @@ use twinlens_pipeline::Registry;
 pub use error::EvalError;
 pub use images::REJECT_CODES;
 pub use sets::EvaluationSet;
-pub use zero_shot::ZeroShot;
+pub use zero_shot::{InTraining, ZeroShot};
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {

@@ -10,10 +10,12 @@ use crate::ops::embed::Texts;
 use crate::ops::sigmoid::sigmoid_loss;
 use crate::ops::transformer::Pool;
 use crate::ops::trunk::Buffers;
+use crate::parts::Tower;
 use crate::reference::{self, Tensors};
 use crate::towers::{Pass, resnet, text, vit};
 use crate::weights::{self, Variables};
 use candle_core::{DType, Device, Tensor, Var};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The configuration's file in a model's folder.
@@ -35,6 +37,8 @@ pub struct Clip {
     image_pool: Pool,
     image_buffers: Buffers,
     text_pool: Pool,
+    /// Names of the variables that training leaves as they are.
+    frozen: BTreeSet<String>,
 }
 
 impl Clip {
@@ -58,7 +62,41 @@ impl Clip {
             image_pool: Pool::default(),
             image_buffers: Buffers::default(),
             text_pool: Pool::default(),
+            frozen: BTreeSet::new(),
         }
+    }
+
+    /// A model of its own with the same values and settings.
+    ///
+    /// # Errors
+    /// When a tensor cannot be copied.
+    pub fn replica(&self) -> Result<Self> {
+        let copy = |all: &Variables| -> Result<Variables> {
+            let one = |(name, v): (&String, &Var)| {
+                Ok((name.clone(), Var::from_tensor(&v.as_detached_tensor().copy()?)?))
+            };
+            all.iter().map(one).collect()
+        };
+        let mut replica = Self::of(self.config.clone(), copy(&self.variables)?, copy(&self.buffers)?);
+        (replica.device, replica.precision) = (self.device.clone(), self.precision);
+        replica.frozen = self.frozen.clone();
+        replica.recompute(self.image_pool.recomputes());
+        Ok(replica)
+    }
+
+    /// Whether training keeps the input alone of each transformer block, and computes the rest again on the way back:
+    /// about a tenth of the memory for activations, for a third more arithmetic. A ResNet keeps its activations.
+    pub fn recompute(&mut self, recompute: bool) {
+        (self.image_pool, self.text_pool) = (Pool::new(recompute), Pool::new(recompute));
+    }
+
+    pub(crate) fn set_frozen(&mut self, frozen: BTreeSet<String>) {
+        self.frozen = frozen;
+    }
+
+    /// Whether training leaves a variable as it is.
+    pub fn is_frozen(&self, variable: &str) -> bool {
+        self.frozen.contains(variable)
     }
 
     /// The same model on `device`, computing in `precision`: on a GPU, and in half precision anywhere, in plain operations
@@ -120,6 +158,15 @@ impl Clip {
         all.map(|(name, v)| (name.clone(), v.as_detached_tensor())).collect()
     }
 
+    /// Sets all variables and buffers, by name.
+    ///
+    /// # Errors
+    /// When one is missing or of another shape.
+    pub fn set_state(&self, state: &Tensors) -> Result<()> {
+        let mut all = self.variables.iter().chain(&self.buffers);
+        all.try_for_each(|(name, v)| Ok(v.set(&reference::get(state, name)?.to_device(&self.device)?)?))
+    }
+
     /// The logarithm of the factor on the similarities; 0 where the objective has none.
     pub fn logit_scale(&self) -> f32 {
         self.variable("logit_scale").and_then(|v| Ok(v.to_scalar::<f32>()?)).unwrap_or(0.0)
@@ -146,10 +193,23 @@ impl Clip {
         Ok(self.variables.get(name).ok_or_else(missing)?)
     }
 
-    /// The variables as tensors: in training attached to the graph, in evaluation not.
+    /// The variables as tensors: in training attached to the graph, in evaluation, and where they are frozen, not.
     pub(crate) fn tensors(&self, train: bool) -> Tensors {
-        let tensor = |v: &Var| if train { v.as_tensor().clone() } else { v.as_detached_tensor() };
-        self.variables.iter().map(|(name, v)| (name.clone(), tensor(v))).collect()
+        let attached = |name: &str| train && !self.is_frozen(name);
+        let tensor =
+            |name, v: &Var| if attached(name) { v.as_tensor().clone() } else { v.as_detached_tensor() };
+        self.variables.iter().map(|(name, v)| (name.clone(), tensor(name, v))).collect()
+    }
+
+    /// A scalar for a loss: a constant where it is frozen.
+    fn scalar(&self, name: &str) -> Result<Tensor> {
+        let variable = self.variable(name)?;
+        Ok(if self.is_frozen(name) { variable.as_detached_tensor() } else { variable.as_tensor().clone() })
+    }
+
+    /// The pass that a tower makes: one that is frozen is only evaluated.
+    fn pass_of(&self, tower: Tower, pass: Pass) -> Pass {
+        if pass != Pass::Evaluate && self.is_tower_frozen(tower) { Pass::Evaluate } else { pass }
     }
 
     /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by channel): of unit length where
@@ -221,8 +281,11 @@ impl Clip {
             };
         }
         match self.config.objective {
-            Objective::Contrastive => Ok(contrastive_loss(image, text, get("logit_scale")?)?),
-            Objective::Sigmoid => Ok(sigmoid_loss(image, text, get("logit_scale")?, get("logit_bias")?)?),
+            Objective::Contrastive => Ok(contrastive_loss(image, text, &self.scalar("logit_scale")?)?),
+            Objective::Sigmoid => {
+                let (scale, bias) = (self.scalar("logit_scale")?, self.scalar("logit_bias")?);
+                Ok(sigmoid_loss(image, text, &scale, &bias)?)
+            }
             other => Err(no_text_features(other)),
         }
     }
@@ -238,6 +301,7 @@ impl Clip {
             let expected = format!("[batch, 3, {size}, {size}] of f32");
             return Err(ModelError::Input { what: "pixels", expected, got: describe(pixels) });
         }
+        let pass = self.pass_of(Tower::Image, pass);
         let (tensors, train) = (self.tensors(pass.trains()), pass.trains());
         let features = match &self.config.vision {
             _ if self.is_plain() => self.plain_image_features(pixels, pass)?,
@@ -259,6 +323,7 @@ impl Clip {
         if !self.config.objective.embeds_texts() {
             return Err(no_text_features(self.config.objective));
         }
+        let pass = self.pass_of(Tower::Text, pass);
         let texts = self.texts(ids)?;
         let features = if self.is_plain() {
             self.plain_text_features(ids, pass.trains())?
@@ -291,7 +356,7 @@ impl Clip {
     }
 }
 
-fn no_text_features(objective: Objective) -> ModelError {
+pub(crate) fn no_text_features(objective: Objective) -> ModelError {
     ModelError::Input {
         what: "texts",
         expected: "a model whose objective is contrastive or sigmoid (others give scores, not features)"

@@ -37,6 +37,14 @@ pub enum ModelError {
         /// What does not fit.
         problem: String,
     },
+    /// Weights that a model of another shape cannot start from.
+    #[error("{path}: this model cannot start from these weights: {problem}; give both the same shape, or take fewer parts (`from_parts = [\"visual\"]`)", path = path.display())]
+    Start {
+        /// The file or folder.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
     /// A file or a model in a form that cannot be read or written.
     #[error("{path}: {problem}; {instead}", path = path.display())]
     Format {

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod evaluation;
 pub mod files;
 pub mod hub;
 pub mod located;

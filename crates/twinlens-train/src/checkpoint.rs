@@ -1,17 +1,34 @@
 //! Checkpoints: everything that the rest of a training depends on, in one safetensors file.
 //!
-//! Weights and moments by name, the log so far, and in the metadata the step and what training they belong to. The data
-//! and every random draw are functions of seed and step. A file is written beside, fsynced and renamed: it is whole or it
-//! is not there. The last few are kept.
+//! Weights and moments by name, the running mean of the weights, the log and the evaluations so far, and in the metadata the
+//! step and what training they belong to. The data and every random draw are functions of seed and step. A file is written
+//! beside, fsynced and renamed: it is whole or it is not there. The last few are kept.
+//!
+//! Beside them lie weights alone: those of the best step, and of every so many steps. They too are functions of the
+//! training: one that goes on from a checkpoint before them writes the same again.
 
 use crate::error::{Result, TrainError};
 use crate::log::{COLUMNS, LogRow};
+use crate::measure::{self, Measurement};
 use crate::optimizer::{AdamW, Moments};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use twinlens_model::reference::Tensors;
 use twinlens_model::{Clip, weights};
+
+/// What changes from step to step, beside the weights.
+pub struct State {
+    /// The optimiser, and with it the step.
+    pub adam: AdamW,
+    /// The running mean of the weights, where one is kept.
+    pub ema: Option<Clip>,
+    /// A row a step.
+    pub log: Vec<LogRow>,
+    /// What was measured on the way.
+    pub measured: Vec<Measurement>,
+}
 
 /// The folder of one training's checkpoints.
 pub struct Checkpoints {
@@ -20,6 +37,8 @@ pub struct Checkpoints {
     run: String,
     keep: usize,
 }
+
+const BEST: &str = "best.safetensors";
 
 impl Checkpoints {
     /// Checkpoints in `dir`, which is created; the last `keep` stay. `run` names the training: a checkpoint of another
@@ -32,13 +51,13 @@ impl Checkpoints {
         Ok(Self { dir: dir.to_owned(), run, keep: keep.max(1) })
     }
 
-    /// The files, oldest first.
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    /// The files whose names begin with `start`, oldest first.
+    fn files(&self, start: &str) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))? {
             let path = entry.map_err(TrainError::io(&self.dir))?.path();
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with("step-") && name.ends_with(".safetensors") {
+            if name.starts_with(start) && name.ends_with(".safetensors") {
                 files.push(path);
             }
         }
@@ -46,39 +65,45 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// Writes the state after `adam.step` steps.
+    /// Writes the state after `state.adam.step` steps.
     ///
     /// # Errors
     /// `Io`, with the file's name.
-    pub fn save(&self, clip: &Clip, adam: &AdamW, log: &[LogRow]) -> Result<()> {
+    pub fn save(&self, clip: &Clip, state: &State) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (name, tensor) in clip.state() {
-            tensors.insert(format!("weights/{name}"), tensor);
-        }
+        let means = state.ema.iter().flat_map(Clip::state);
+        let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
+        tensors.extend(named.chain(means.map(|(name, t)| (format!("ema/{name}"), t))));
         let device = &Device::Cpu;
-        for (name, moments) in &adam.moments {
+        for (name, moments) in &state.adam.moments {
             tensors.insert(format!("m/{name}"), Tensor::from_slice(&moments.m, moments.m.len(), device)?);
             tensors.insert(format!("v/{name}"), Tensor::from_slice(&moments.v, moments.v.len(), device)?);
         }
-        let rows: Vec<f64> = log.iter().flat_map(LogRow::to_numbers).collect();
-        tensors.insert("log".into(), Tensor::from_vec(rows, (log.len(), COLUMNS), device)?);
-        let metadata = [("step".to_owned(), adam.step.to_string()), ("run".to_owned(), self.run.clone())];
+        let rows: Vec<f64> = state.log.iter().flat_map(LogRow::to_numbers).collect();
+        tensors.insert("log".into(), Tensor::from_vec(rows, (state.log.len(), COLUMNS), device)?);
+        let (names, numbers) = measure::to_parts(&state.measured);
+        tensors.insert(
+            "measured".into(),
+            Tensor::from_vec(numbers, (state.measured.len(), measure::NUMBERS), device)?,
+        );
+        let step = state.adam.step;
+        let metadata = [("step", step.to_string()), ("run", self.run.clone()), ("measured", names)];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
         let bytes = weights::to_bytes(&tensors, Some(HashMap::from(metadata)))?;
-        weights::write_whole(&self.dir.join(format!("step-{:010}.safetensors", adam.step)), &bytes)?;
-        let files = self.files()?;
+        weights::write_whole(&self.dir.join(format!("step-{step:010}.safetensors")), &bytes)?;
+        let files = self.files("step-")?;
         for old in &files[..files.len().saturating_sub(self.keep)] {
             std::fs::remove_file(old).map_err(TrainError::io(old))?;
         }
         Ok(())
     }
 
-    /// Puts the newest checkpoint into `clip` and `adam` and returns the log up to it; nothing happens where there is
-    /// none.
+    /// Puts the newest checkpoint into `clip` and `state`; nothing happens where there is none.
     ///
     /// # Errors
     /// `Checkpoint` when it is damaged or of another training.
-    pub fn restore(&self, clip: &Clip, adam: &mut AdamW) -> Result<Vec<LogRow>> {
-        let Some(path) = self.files()?.pop() else { return Ok(Vec::new()) };
+    pub fn restore(&self, clip: &Clip, state: &mut State) -> Result<()> {
+        let Some(path) = self.files("step-")?.pop() else { return Ok(()) };
         let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
         let damaged = |problem: String| TrainError::Checkpoint { path: path.clone(), problem };
         let broken = |e: &dyn std::fmt::Display| damaged(format!("not a checkpoint, or a damaged one ({e})"));
@@ -93,18 +118,60 @@ impl Checkpoints {
             .ok_or_else(|| damaged("it names no step".into()))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| broken(&e))?;
         let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
-        for (name, buffer) in clip.buffers() {
-            buffer.set(get(format!("weights/{name}"))?)?;
+        for (part, model) in [("weights", Some(clip)), ("ema", state.ema.as_ref())] {
+            for (name, variable) in model.iter().flat_map(|m| m.variables().iter().chain(m.buffers())) {
+                variable.set(&get(format!("{part}/{name}"))?.to_device(variable.device())?)?;
+            }
         }
-        for (name, variable) in clip.variables() {
-            variable.set(get(format!("weights/{name}"))?)?;
+        for (name, moments) in &mut state.adam.moments {
             let (m, v) = (get(format!("m/{name}"))?.to_vec1()?, get(format!("v/{name}"))?.to_vec1()?);
-            adam.moments.insert(name.clone(), Moments { m, v });
+            *moments = Moments { m, v };
         }
-        adam.step = step;
+        state.adam.step = step;
         let rows = get("log".into())?.to_vec2::<f64>()?;
-        rows.iter()
-            .map(|row| LogRow::from_numbers(row).ok_or_else(|| damaged("its log is damaged".into())))
-            .collect()
+        let rows = rows.iter().map(|row| LogRow::from_numbers(row));
+        state.log = rows.collect::<Option<_>>().ok_or_else(|| damaged("its log is damaged".into()))?;
+        let names = metadata.get("measured").map_or("[]", String::as_str);
+        let numbers = get("measured".into())?.to_vec2::<f64>()?;
+        state.measured = measure::from_parts(names, &numbers)
+            .ok_or_else(|| damaged("its evaluations are damaged".into()))?;
+        Ok(())
+    }
+
+    /// Writes the weights of the best step so far, in place of those before.
+    ///
+    /// # Errors
+    /// `Io`, with the file's name.
+    pub fn save_best(&self, clip: &Clip) -> Result<()> {
+        self.write_weights(clip, &self.dir.join(BEST))
+    }
+
+    /// Writes the weights of a step that are to stay.
+    ///
+    /// # Errors
+    /// `Io`, with the file's name.
+    pub fn save_kept(&self, clip: &Clip, step: u64) -> Result<()> {
+        self.write_weights(clip, &self.dir.join(format!("kept-{step:010}.safetensors")))
+    }
+
+    fn write_weights(&self, clip: &Clip, path: &Path) -> Result<()> {
+        Ok(weights::write_whole(path, &weights::to_bytes(&clip.state(), None)?)?)
+    }
+
+    /// The weights of the best step, by name.
+    ///
+    /// # Errors
+    /// `Io` or `Model` when they cannot be read.
+    pub fn best(&self) -> Result<Tensors> {
+        Ok(weights::read(&self.dir.join(BEST))?.into_iter().collect())
+    }
+
+    /// The files of [`save_kept`](Self::save_kept) with their steps, oldest first.
+    ///
+    /// # Errors
+    /// `Io`, with the folder's name.
+    pub fn kept(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let step = |path: &Path| path.file_stem()?.to_str()?.strip_prefix("kept-")?.parse().ok();
+        Ok(self.files("kept-")?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use twinlens_dataset::DatasetError;
 use twinlens_model::ModelError;
+use twinlens_pipeline::RunError;
 
 /// The result of this crate's functions.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -49,6 +50,32 @@ pub enum TrainError {
         /// ln of the batch size.
         chance: f64,
     },
+    /// What was learned is lost again.
+    #[error(
+        "training fell apart: the mean loss of {window} steps was {first:.3} at the start and {low:.3} up to step {best}, and is \
+         {loss:.3} after step {step}. Try a lower lr (half), a longer warmup, clip_grad_norm = 1.0, or a larger batch; \
+         `keep_every` would leave the weights of the good steps"
+    )]
+    Relapsed {
+        /// The step.
+        step: u64,
+        /// Steps averaged over.
+        window: usize,
+        /// Their mean loss.
+        loss: f64,
+        /// The lowest mean loss.
+        low: f64,
+        /// The last step of the lowest.
+        best: u64,
+        /// The mean loss of the first steps.
+        first: f64,
+    },
+    /// Another rank of the training ended; its own error says why.
+    #[error("another rank of the training ended (this is a defect unless it says why itself)")]
+    Lost,
+    /// An evaluation inside the training failed.
+    #[error(transparent)]
+    Evaluation(Box<RunError>),
     /// A checkpoint that cannot be used.
     #[error("{path}: {problem}; delete it, and training goes on from the checkpoint before it, or from the start", path = path.display())]
     Checkpoint {

@@ -1,7 +1,7 @@
-//! AdamW (Loshchilov and Hutter 2019) with named moments and weight decay by kind of variable.
+//! AdamW (Loshchilov and Hutter 2019) with named moments and groups of variables.
 //!
 //! Variables are changed in place, in the order of their names, in f32. Decay is left out for gains, biases, and the
-//! temperature: everything of one dimension or none, as in open_clip.
+//! temperature: everything of one dimension or none, as in open_clip. Each tower may have a learning rate of its own.
 
 use crate::error::{Result, TrainError};
 use candle_core::backprop::GradStore;
@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use twinlens_model::Tower;
 use twinlens_model::weights::Variables;
 
 /// The constants of AdamW.
@@ -24,6 +25,98 @@ pub struct AdamWOptions {
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm, where it is given.
     pub clip_grad_norm: Option<f64>,
+    /// Factor on the learning rate of the image tower's variables.
+    pub image_rate: f64,
+    /// Factor on the learning rate of the text tower's variables.
+    pub text_rate: f64,
+}
+
+impl Default for AdamWOptions {
+    /// The paper's for vision transformers.
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.2,
+            clip_grad_norm: None,
+            image_rate: 1.0,
+            text_rate: 1.0,
+        }
+    }
+}
+
+impl AdamWOptions {
+    /// Weight decay of a variable, and the factor on its learning rate.
+    fn group(&self, name: &str, variable: &Var) -> (f64, f64) {
+        let rate = match Tower::of(name) {
+            Some(Tower::Image) => self.image_rate,
+            Some(Tower::Text) => self.text_rate,
+            None => 1.0,
+        };
+        (if variable.rank() >= 2 { self.weight_decay } else { 0.0 }, rate)
+    }
+}
+
+/// Gradients by the variable's name.
+#[derive(Debug, Default)]
+pub struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// Those of one backward pass.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn of(variables: &Variables, found: &GradStore) -> candle_core::Result<Self> {
+        let mut gradients = Self::default();
+        gradients.add(variables, found)?;
+        Ok(gradients)
+    }
+
+    /// Adds those of another backward pass.
+    ///
+    /// # Errors
+    /// When two do not fit.
+    pub fn add(&mut self, variables: &Variables, found: &GradStore) -> candle_core::Result<()> {
+        for (name, variable) in variables {
+            let Some(more) = found.get(variable) else { continue };
+            let sum = match self.0.get(name) {
+                Some(gradient) => (gradient + more)?,
+                None => more.clone(),
+            };
+            self.0.insert(name.clone(), sum);
+        }
+        Ok(())
+    }
+
+    /// Sets one.
+    pub fn insert(&mut self, name: &str, gradient: Tensor) {
+        self.0.insert(name.to_owned(), gradient);
+    }
+
+    /// The gradient of a variable.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// Replaces all numbers by what `sum` makes of them, in the order of names, at most `bucket` at a time.
+    ///
+    /// # Errors
+    /// Those of `sum`.
+    pub fn reduce(&mut self, bucket: usize, sum: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
+        let mut flat = Vec::with_capacity(self.0.values().map(Tensor::elem_count).sum());
+        for gradient in self.0.values() {
+            flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
+        }
+        flat.chunks_mut(bucket).try_for_each(sum)?;
+        let mut rest = &flat[..];
+        for gradient in self.0.values_mut() {
+            let (own, tail) = rest.split_at(gradient.elem_count());
+            rest = tail;
+            *gradient = Tensor::from_slice(own, gradient.shape(), gradient.device())?;
+        }
+        Ok(())
+    }
 }
 
 /// First and second moment of one variable, in the order of its values.
@@ -36,7 +129,7 @@ pub struct Moments {
 }
 
 /// The optimiser's state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AdamW {
     options: AdamWOptions,
     /// Steps made.
@@ -73,11 +166,11 @@ impl AdamW {
     ///
     /// # Errors
     /// `Diverged` (with what the caller fills in) when a gradient is missing or not finite; nothing is changed then.
-    pub fn step(&mut self, variables: &Variables, gradients: &GradStore, lr: f64) -> Result<f64, StepError> {
+    pub fn step(&mut self, variables: &Variables, gradients: &Gradients, lr: f64) -> Result<f64, StepError> {
         let mut squares = 0.0;
         let mut found = Vec::with_capacity(variables.len());
         for (name, variable) in variables {
-            let Some(gradient) = gradients.get(variable) else {
+            let Some(gradient) = gradients.get(name) else {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no gradient"))));
             };
             let gradient = gradient.contiguous()?;
@@ -95,12 +188,13 @@ impl AdamW {
             let Some(moments) = self.moments.get_mut(name) else {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no moments"))));
             };
+            let (decay, rate) = self.options.group(name, variable);
             let update = Update {
                 moments: Mutex::new(moments),
                 options: self.options,
                 scale: scale as f32,
-                lr,
-                decay: if variable.rank() >= 2 { self.options.weight_decay } else { 0.0 },
+                lr: lr * rate,
+                decay,
                 step: self.step,
             };
             if variable.device().is_cpu() {
@@ -246,9 +340,6 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    const OPTIONS: AdamWOptions =
-        AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
-
     fn variables() -> Variables {
         let var = |values: &[f32], shape: &[usize]| {
             Var::from_tensor(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap()).unwrap()
@@ -261,17 +352,17 @@ mod tests {
     }
 
     /// Gradients: of the bias 3 b, of the weight 3 w^2, at the values now.
-    fn gradients(variables: &Variables) -> GradStore {
+    fn gradients(variables: &Variables) -> Gradients {
         let cube = |v: &Var| v.as_tensor().sqr().unwrap().mul(v.as_tensor()).unwrap().sum_all().unwrap();
         let square = (variables["bias"].sqr().unwrap().sum_all().unwrap() * 1.5).unwrap();
-        (square + cube(&variables["weight"])).unwrap().backward().unwrap()
+        Gradients::of(variables, &(square + cube(&variables["weight"])).unwrap().backward().unwrap()).unwrap()
     }
 
     /// The formula of `torch.optim.AdamW`, in f64, for three steps; the bias without decay.
     #[test]
     fn steps_are_those_of_pytorch() {
         let variables = variables();
-        let mut adam = AdamW::new(&variables, OPTIONS);
+        let mut adam = AdamW::new(&variables, AdamWOptions::default());
         let mut expected: Vec<(f64, f64, f64, f64)> =
             [(1.0, 0.0), (-2.0, 0.0), (1.0, 0.2), (-2.0, 0.2), (0.5, 0.2), (3.0, 0.2)]
                 .map(|(w, d)| (w, d, 0.0, 0.0))
@@ -297,18 +388,19 @@ mod tests {
     #[test]
     fn the_composed_step_is_the_same() {
         let (fused, composed) = (variables(), variables());
-        let mut adam = AdamW::new(&fused, OPTIONS);
+        let options = AdamWOptions::default();
+        let mut adam = AdamW::new(&fused, options);
         let mut kept = BTreeMap::new();
         for step in 1..=3 {
             let found = gradients(&composed);
             for (name, variable) in &composed {
-                let decay = if variable.rank() >= 2 { OPTIONS.weight_decay } else { 0.0 };
+                let decay = if variable.rank() >= 2 { options.weight_decay } else { 0.0 };
                 let mut zero = Moments { m: vec![0.0; 4], v: vec![0.0; 4] };
                 zero.m.truncate(variable.elem_count());
                 zero.v.truncate(variable.elem_count());
                 let moments = Mutex::new(&mut zero);
-                let update = Update { moments, options: OPTIONS, scale: 1.0, lr: 0.01, decay, step };
-                let gradient = found.get(variable).unwrap();
+                let update = Update { moments, options, scale: 1.0, lr: 0.01, decay, step };
+                let gradient = found.get(name).unwrap();
                 kept.insert(
                     name.clone(),
                     update.composed(variable, gradient, kept.get(name).cloned()).unwrap(),
@@ -333,7 +425,8 @@ mod tests {
     #[test]
     fn the_norm_is_global_and_clips() {
         let variables = variables();
-        let mut adam = AdamW::new(&variables, AdamWOptions { clip_grad_norm: Some(1.0), ..OPTIONS });
+        let mut adam =
+            AdamW::new(&variables, AdamWOptions { clip_grad_norm: Some(1.0), ..Default::default() });
         let norm = adam.step(&variables, &gradients(&variables), 0.1).unwrap();
         let expected: f64 = [3.0, -6.0, 3.0, 12.0, 0.75, 27.0f64].iter().map(|g| g * g).sum::<f64>().sqrt();
         assert!((norm - expected).abs() < 1e-5 * expected);
@@ -341,12 +434,44 @@ mod tests {
         assert!((m - 0.1 * 27.0 / expected).abs() < 1e-6, "{m}");
     }
 
+    /// The first step of Adam without decay is the rate, whatever the gradient.
+    #[test]
+    fn towers_have_rates_of_their_own() {
+        let names = ["logit_scale", "ln_final.bias", "visual.ln_post.bias"];
+        let one = || Var::from_slice(&[1f32], 1, &Device::Cpu).unwrap();
+        let variables: Variables = names.map(|name| (name.to_owned(), one())).into();
+        let options = AdamWOptions { image_rate: 0.1, text_rate: 2.0, eps: 0.0, ..Default::default() };
+        let mut gradients = Gradients::default();
+        names.iter().for_each(|name| gradients.insert(name, Tensor::new(&[3f32], &Device::Cpu).unwrap()));
+        AdamW::new(&variables, options).step(&variables, &gradients, 0.01).unwrap();
+        for (name, step) in names.into_iter().zip([0.01, 0.02, 0.001]) {
+            let got = variables[name].to_vec1::<f32>().unwrap()[0];
+            assert!((got - (1.0 - step)).abs() < 1e-6, "{name}: {got}");
+        }
+    }
+
+    #[test]
+    fn gradients_add_up_and_are_reduced_in_pieces() {
+        let variables = variables();
+        let once = gradients(&variables);
+        let store = (variables["bias"].sqr().unwrap().sum_all().unwrap()).backward().unwrap();
+        let mut sum = gradients(&variables);
+        sum.add(&variables, &store).unwrap();
+        sum.reduce(3, |piece| Ok(piece.iter_mut().for_each(|x| *x *= 2.0))).unwrap();
+        let numbers =
+            |g: &Gradients, name| g.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(&sum, "bias"), [2.0 * (3.0 + 2.0), 2.0 * (-6.0 - 4.0)]);
+        assert_eq!(sum.get("weight").unwrap().dims(), [2, 2]);
+        let twice: Vec<f32> = numbers(&once, "weight").iter().map(|x| 2.0 * x).collect();
+        assert_eq!(numbers(&sum, "weight"), twice);
+    }
+
     #[test]
     fn a_gradient_that_is_no_number_changes_nothing() {
         let variables = variables();
         variables["bias"].set(&Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap()).unwrap();
         let before = variables["weight"].to_vec2::<f32>().unwrap();
-        let mut adam = AdamW::new(&variables, OPTIONS);
+        let mut adam = AdamW::new(&variables, AdamWOptions::default());
         let error = adam.step(&variables, &gradients(&variables), 0.1).unwrap_err();
         assert!(matches!(error, StepError::NotFinite { variable, .. } if variable == "bias"));
         assert_eq!((variables["weight"].to_vec2::<f32>().unwrap(), adam.step), (before, 0));

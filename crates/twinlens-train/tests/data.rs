@@ -129,14 +129,19 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
-    let adamw = AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
     TrainOptions {
         steps,
         batch_size,
+        micro_batch: None,
+        ranks: 1,
         lr: 1e-3,
         warmup: 0,
-        adamw,
+        adamw: AdamWOptions::default(),
+        ema: None,
         checkpoint_every: 100,
+        keep_every: None,
+        keep_best: false,
+        evaluate_every: None,
         seed: 11,
         crop_min_area: Some(0.5),
         augment: None,

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray, StructArray};
-use arrow::datatypes::{Field, Float32Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
 use twinlens_image::{Format, Rgb, encode};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
-    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
+    CheckContext, Clock, Fault, Input, InputData, InputTables, Output, RunContext, RunError, StageKind,
+    Tables, Work,
 };
 use twinlens_train::{TokenizerStage, Train};
 
@@ -93,7 +97,9 @@ async fn run<K: StageKind>(
         .chain(contracts::rejects().fields())
         .map(|field| field.as_ref().clone())
         .collect();
-    let schemas = [(MAIN.to_owned(), tables), (REJECTS.to_owned(), Arc::new(Schema::new(ledger)))];
+    let side = tables.side.into_iter().map(|(name, schema)| (name.to_owned(), schema));
+    let own = [(MAIN.to_owned(), tables.main), (REJECTS.to_owned(), Arc::new(Schema::new(ledger)))];
+    let schemas: BTreeMap<String, SchemaRef> = own.into_iter().chain(side).collect();
     let progress = Progress::new(name, observer);
     let cx = RunContext {
         stage: name.into(),
@@ -106,30 +112,33 @@ async fn run<K: StageKind>(
         hosts: Arc::default(),
         bytes_in_flight: 1 << 20,
     };
-    let mut output = Output::new(name, writer(folder, name, K::KIND, schemas.into()), progress);
+    let mut output = Output::new(name, writer(folder, name, K::KIND, schemas), progress);
     let Work::Job(job) = stage.work() else { panic!("not a job") };
     job.run(&cx, &inputs, &mut output).await?;
     output.complete()?;
     Ok(output.dataset())
 }
 
-/// The main table's schema, or all faults as text.
-fn check<K: StageKind>(stage: &K, inputs: Option<&[InputData]>) -> Result<SchemaRef, String> {
+/// The tables' schemas, or all faults as text.
+fn check<K: StageKind>(stage: &K, inputs: Option<&[InputData]>) -> Result<Tables, String> {
     let known: Vec<InputTables> = (stage.inputs().into_iter().enumerate())
         .map(|(i, input)| InputTables {
-            kind: Some(if input.name() == "words" { "tokenizer" } else { "fetch" }),
+            kind: Some(match input.name() {
+                "words" => "tokenizer",
+                "clip" => "train",
+                _ => "fetch",
+            }),
             schema: inputs.map_or(Some(pairs().schema()), |inputs| inputs[i].dataset.schema(MAIN).ok()),
             input,
         })
         .collect();
     let cx = CheckContext { session: SessionContext::new() };
-    let tables = stage.tables(&cx, &known).map_err(|faults| {
+    stage.tables(&cx, &known).map_err(|faults| {
         faults
             .iter()
             .map(|f| format!("{} | {} | {}\n", f.message, f.label, f.hint.as_deref().unwrap_or("")))
             .collect::<String>()
-    })?;
-    Ok(tables.main)
+    })
 }
 
 /// A folder with the datasets `pairs` and `words`.
@@ -219,7 +228,7 @@ fn faults_are_found_before_anything_runs() {
         check(&toml::from_str::<Train>(&text).unwrap(), None).map(|_| ())
     };
     train(&[]).unwrap();
-    let cases: [(&[(&str, &str)], &str); 15] = [
+    let cases: [(&[(&str, &str)], &str); 23] = [
         (&[("steps = 9", "")], "neither `epochs` nor `steps`"),
         (&[("steps = 9", "steps = 9\nepochs = 2")], "both given"),
         (&[("batch_size = 8", "batch_size = 1")], "a batch of one pair"),
@@ -230,6 +239,14 @@ fn faults_are_found_before_anything_runs() {
         (&[("batch_size = 8", "caption = \"captoin\"")], "did you mean `caption`?"),
         (&[("\"words\"", "\"pairs\"")], "expected a `tokenizer` stage"),
         (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` is no positive number"),
+        (&[("steps = 9", "steps = 9\nranks = 3")], "do not share a batch equally"),
+        (&[("steps = 9", "steps = 9\nmicro_batch = 0")], "this is 0"),
+        (&[("steps = 9", "steps = 9\ntext_lr = 0")], "to hold a tower fast, `freeze` it"),
+        (&[("steps = 9", "steps = 9\nema = 1.0")], "between 0 and 1"),
+        (&[("steps = 9", "steps = 9\nfreeze = [\"visaul\"]")], "did you mean `visual`?"),
+        (&[("steps = 9", "steps = 9\nfrom_parts = [\"text\"]")], "`from_parts` without `from`"),
+        (&[("steps = 9", "steps = 9\nfrom = \"words\"")], "a `tokenizer` stage, which leaves no model"),
+        (&[("steps = 9", "steps = 9\nkeep_every = 0")], "`keep_every` is 0"),
         (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 is for GPUs"),
         (&[("batch_size = 8", "augment = { hue = 0.7 }")], "`hue` must be from 0 to 0.5"),
         (&[("input = \"pairs\"", "")], "neither `input` nor `inputs`"),
@@ -262,7 +279,7 @@ fn faults_are_found_before_anything_runs() {
 fn examples_parse() {
     for (kind, example, parse) in [
         (TokenizerStage::KIND, TokenizerStage::EXAMPLE, parses::<TokenizerStage> as fn(&str)),
-        (Train::KIND, Train::EXAMPLE, parses::<Train>),
+        (<Train>::KIND, <Train>::EXAMPLE, parses::<Train>),
     ] {
         assert!(example.contains(&format!("kind = \"{kind}\"")));
         parse(
@@ -277,4 +294,135 @@ fn examples_parse() {
 
 fn parses<K: StageKind>(text: &str) {
     let _: K = toml::from_str(text).unwrap();
+}
+
+/// An evaluation that measures a number of the model itself, and stops when it is asked to.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Temperature {
+    every: u64,
+}
+
+impl Evaluation<Clip> for Temperature {
+    fn every(&self) -> u64 {
+        self.every
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn faults(&self, _: &[InputTables]) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    fn open(
+        &self,
+        cx: &RunContext,
+        _: &[InputData],
+        tokenizer: &Path,
+    ) -> Result<Box<dyn Evaluator<Clip>>, RunError> {
+        assert!(Tokenizer::load(tokenizer).is_ok());
+        Ok(Box::new(Thermometer(cx.clone())))
+    }
+}
+
+struct Thermometer(RunContext);
+
+impl Evaluator<Clip> for Thermometer {
+    fn evaluate(&mut self, clip: &Clip, step: u64) -> Result<Vec<Measured>, RunError> {
+        self.0.check_cancelled()?;
+        let one = |metric: &str, value| Measured {
+            set: "model".into(),
+            prompts: "{}".into(),
+            metric: metric.into(),
+            value,
+            ci_low: value,
+            ci_high: value,
+            chance: 0.5,
+            n: 1,
+        };
+        // The best is step 4; what is compared is the first metric alone.
+        let distance = f64::from(clip.logit_scale());
+        Ok(vec![one("nearness", 1.0 / (1.0 + step.abs_diff(4) as f64)), one("logit_scale", distance)])
+    }
+}
+
+/// Every option at once, whole and cut off: at steps 4 and 9 the evaluation itself is asked to stop.
+#[tokio::test]
+async fn a_mean_of_weights_kept_weights_and_measurements_are_left() {
+    let options = format!(
+        "{TRAIN}\nmicro_batch = 3\nranks = 2\nema = 0.9\nkeep_every = 4\nimage_lr = 1e-4\nrecompute = true\n\
+         evaluate = {{ every = 4 }}\n"
+    );
+    let mut found = Vec::new();
+    for stops in [&[][..], &[3, 4, 9]] {
+        let folder = prepared().await;
+        for &stop in stops {
+            let cancel = CancellationToken::new();
+            let observer = Arc::new(StopAt(stop, cancel.clone()));
+            let error = run::<Train<Temperature>>(folder.path(), "clip", &options, cancel, observer)
+                .await
+                .unwrap_err();
+            assert!(matches!(error, RunError::Interrupted), "{error}");
+        }
+        let (token, silent) = (CancellationToken::new(), Arc::new(Silent));
+        let dataset =
+            run::<Train<Temperature>>(folder.path(), "clip", &options, token, silent).await.unwrap();
+        let names = ["model", "last", "step-0000000004", "step-0000000008"];
+        let read =
+            |name: &str| std::fs::read(dataset.artifact(&format!("{name}.safetensors")).unwrap()).unwrap();
+        let files = names.map(read);
+        assert!(files[0] != files[1] && files[0] != files[3], "the mean is the model");
+        let table = rows(&dataset, "evaluations").await;
+        assert_eq!(table.column(0).as_primitive::<Int64Type>().values().to_vec(), [4, 4, 8, 8, 9, 9]);
+        assert_eq!(table.column(1).as_primitive::<Int64Type>().values().to_vec(), [32, 32, 64, 64, 72, 72]);
+        // The mean is what is measured.
+        let clip = Clip::load(&dataset.dir()).unwrap();
+        let values = table.column_by_name("value").unwrap().as_primitive::<Float64Type>().values().to_vec();
+        assert_eq!(values[5], f64::from(clip.logit_scale()));
+        found.push((files, values));
+    }
+    assert!(found[0] == found[1]);
+
+    // The best step is 4, and its weights are those that were kept of it.
+    let folder = prepared().await;
+    let options = format!("{options}weights = \"best\"\n");
+    let (token, silent) = (CancellationToken::new(), Arc::new(Silent));
+    let dataset = run::<Train<Temperature>>(folder.path(), "clip", &options, token, silent).await.unwrap();
+    let read = |name: &str| std::fs::read(dataset.artifact(name).unwrap()).unwrap();
+    assert!(read("model.safetensors") == read("step-0000000004.safetensors"));
+}
+
+/// LiT in small: the image tower of another training, held fast. And weights that do not fit are refused with a hint.
+#[tokio::test]
+async fn a_training_starts_from_another() {
+    let folder = prepared().await;
+    let token = CancellationToken::new;
+    let first = run::<Train>(folder.path(), "clip", TRAIN, token(), Arc::new(Silent)).await.unwrap();
+    let options = format!("{TRAIN}\nfrom = \"clip\"\nfrom_parts = [\"visual\"]\nfreeze = [\"visual\"]\n");
+    let lit = run::<Train>(folder.path(), "lit", &options, token(), Arc::new(Silent)).await.unwrap();
+    let [before, after] = [&first, &lit].map(|dataset| Clip::load(&dataset.dir()).unwrap());
+    for (name, variable) in after.variables() {
+        let numbers = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let same = numbers(variable) == numbers(&before.variables()[name]);
+        assert_eq!(same, name.starts_with("visual."), "{name}");
+    }
+    // A folder is a model too, and a tokenizer.
+    let path = folder.path().join("clip");
+    let options = options.replace("\"clip\"", &format!("\"{}\"", path.display()));
+    let options = options.replace("\"words\"", &format!("\"{}\"", path.display()));
+    let stage: Train = toml::from_str(&options).unwrap();
+    assert_eq!(twinlens_pipeline::Stage::inputs(&stage).len(), 1);
+    assert_eq!(twinlens_pipeline::Stage::files(&stage).len(), 2);
+    let again = run::<Train>(folder.path(), "again", &options, token(), Arc::new(Silent)).await.unwrap();
+    // The seed is the stage's own, so its order of the data is another: what was held fast is the same.
+    let again = Clip::load(&again.dir()).unwrap();
+    let numbers = |clip: &Clip| clip.variables()["visual.proj"].to_vec2::<f32>().unwrap();
+    assert_eq!(numbers(&again), numbers(&before));
+
+    let wide = format!("{TRAIN}\nfrom = \"clip\"\n").replace("embed = 8", "embed = 12");
+    let error =
+        run::<Train>(folder.path(), "wide", &wide, token(), Arc::new(Silent)).await.unwrap_err().to_string();
+    assert!(error.contains("`text_projection` is [16, 8] there, and [16, 12] here"), "{error}");
 }

@@ -2,101 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::ops::{ControlFlow, Range};
+mod support;
+
 use std::path::Path;
-use std::sync::mpsc::SyncSender;
-
-use candle_core::{Device, Tensor};
-use twinlens_model::{
-    Activation, Clip, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig,
-};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use support::{COLOURS, Drawn, config, options, resnet};
+use twinlens_model::{Clip, ClipConfig, Objective};
 use twinlens_train::{
-    AdamWOptions, Batch, Batches, Checkpoints, LogRow, Outcome, Result, TrainError, TrainOptions, train,
+    AdamW, Batches, Checkpoints, Hooks, LogRow, Outcome, State, TrainError, TrainOptions, train,
 };
 
-const PAIRS: u32 = 48;
-
-fn config() -> ClipConfig {
-    ClipConfig {
-        embed: 16,
-        vision: VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }),
-        text: TextConfig { context: 6, vocab: 64, width: 32, layers: 2, heads: 2 },
-        activation: Activation::QuickGelu,
-        objective: Objective::Contrastive,
-    }
-}
-
-/// The same with a ResNet, whose running statistics a checkpoint has to hold.
-fn resnet() -> ClipConfig {
-    let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
-    ClipConfig { vision: VisionConfig::ResNet(tower), ..config() }
-}
-
-fn options(steps: u64) -> TrainOptions {
-    TrainOptions {
-        steps,
-        batch_size: 16,
-        lr: 3e-3,
-        warmup: 5,
-        adamw: AdamWOptions {
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-6,
-            weight_decay: 0.2,
-            clip_grad_norm: Some(1.0),
-        },
-        checkpoint_every: 4,
-        seed: 11,
-        crop_min_area: Some(0.8),
-        augment: None,
-        prefetch_bytes: 100_000,
-    }
-}
-
-/// Pairs in memory: pixel (index of pair, place in `[size, size]`, channel) and two tokens of their own. Every batch is drawn anew.
-struct Drawn(fn(u32, usize, usize) -> f32);
-
-impl Batches for Drawn {
-    fn context(&self) -> usize {
-        6
-    }
-
-    fn run(
-        &self,
-        options: &TrainOptions,
-        size: usize,
-        steps: Range<u64>,
-        send: &SyncSender<Batch>,
-    ) -> Result<()> {
-        let n = options.batch_size;
-        for step in steps {
-            // Consecutive pairs from a place that the step and the seed decide: distinct captions.
-            let first = (step * 29 + options.seed * 7) as u32;
-            let pairs: Vec<u32> = (0..n as u32).map(|k| (first + k * 5) % PAIRS).collect();
-            let pixel =
-                |pair: u32, at: usize| (self.0)(pair, at % (size * size) * 100 / size, at / (size * size));
-            let pixels: Vec<f32> = (pairs.iter())
-                .flat_map(|pair| (0..3 * size * size).map(move |at| pixel(*pair, at)))
-                .collect();
-            let ids: Vec<u32> = pairs.iter().flat_map(|i| [62, i + 1, 50 + i % 10, 63, 0, 0]).collect();
-            let batch = Batch {
-                pixels: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
-                ids: Tensor::from_vec(ids, (n, 6), &Device::Cpu)?,
-                epoch: (step + 1) as f64 * n as f64 / f64::from(PAIRS),
-            };
-            if send.send(batch).is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Images of flat colours with a bright part.
-const COLOURS: Drawn = Drawn(|pair, at, channel| {
-    let colour = [pair * 5, 250 - pair * 4, pair % 7 * 36][channel] as f32 / 64.0 - 2.0;
-    if at as u32 / 400 == pair % 4 { 2.0 } else { colour }
-});
 /// Every image the same: nothing tells which caption is whose.
 const BLANK: Drawn = Drawn(|_, _, _| 0.5);
 
@@ -104,21 +19,32 @@ fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String
     run_model(&config(), dir, options, cuts)
 }
 
+/// One run of a training, which is asked to stop after step `cut`.
+fn go(
+    clip: &Clip,
+    data: &dyn Batches,
+    options: &TrainOptions,
+    checkpoints: &Checkpoints,
+    cut: Option<u64>,
+) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(false);
+    let mut observe = |row: &LogRow| {
+        if cut == Some(row.step) {
+            stop.store(true, Relaxed);
+        }
+    };
+    let hooks = Hooks { now: &|| 7, stop: &|| stop.load(Relaxed), observe: &mut observe, evaluate: None };
+    train(clip, data, options, checkpoints, hooks)
+}
+
 /// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
-    let mut cuts = cuts.to_vec();
+    let mut cuts = cuts.iter().copied();
     loop {
         let clip = Clip::new(config.clone(), 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-        let mut observe = |row: &LogRow| {
-            if cuts.first() == Some(&row.step) {
-                cuts.remove(0);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        match train(&clip, &COLOURS, options, &checkpoints, &|| 7, &mut observe).unwrap() {
-            Outcome::Finished(log) => return (log, clip.weights_hash()),
+        match go(&clip, &COLOURS, options, &checkpoints, cuts.next()).unwrap() {
+            Outcome::Finished(trained) => return (trained.log, clip.weights_hash()),
             Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
         }
     }
@@ -188,7 +114,7 @@ fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
 fn failure(dir: &Path, options: &TrainOptions, data: &dyn Batches) -> TrainError {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-    train(&clip, data, options, &checkpoints, &|| 7, &mut |_| ControlFlow::Continue(())).unwrap_err()
+    go(&clip, data, options, &checkpoints, None).err().unwrap()
 }
 
 #[test]
@@ -214,13 +140,14 @@ fn a_checkpoint_that_is_damaged_or_of_another_training_is_named() {
     let path = dir.path().join("checkpoints/step-0000000004.safetensors");
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
     let clip = Clip::new(config(), 3).unwrap();
-    let mut adam = twinlens_train::AdamW::new(clip.variables(), options(1).adamw);
-    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    let adam = AdamW::new(clip.variables(), options(1).adamw);
+    let mut state = State { adam, ema: None, log: vec![], measured: vec![] };
+    let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000004") && error.contains("other options"), "{error}");
 
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
-    let error = checkpoints.restore(&clip, &mut adam).unwrap_err().to_string();
+    let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000004") && error.contains("delete it"), "{error}");
 }

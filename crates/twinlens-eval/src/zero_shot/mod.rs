@@ -13,6 +13,7 @@ mod rows;
 mod select;
 mod set_pass;
 pub(crate) mod tables;
+mod training;
 mod variant;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ use crate::trust::{SET_REFUSED, Warning};
 use declared::{Prepared, Ready};
 use model::Model;
 use pass::Pass;
+pub use training::InTraining;
 
 /// Classifies images by the nearest of their classes' names, put into prompts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

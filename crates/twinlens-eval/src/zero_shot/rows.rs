@@ -14,7 +14,7 @@ use crate::set::{ClassFault, ClassOptions, Classes, LabelColumn, Labels, SetOpti
 /// Rows of a label column that are read at a time.
 const LABEL_ROWS: usize = 8192;
 /// The column of lists with the classes that nobody decided on, where a set has one.
-const IGNORED: &str = "ignored_labels";
+pub const IGNORED: &str = "ignored_labels";
 
 /// The classes of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]

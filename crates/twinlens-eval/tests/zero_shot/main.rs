@@ -5,6 +5,7 @@
 mod declared;
 mod parts;
 mod prompts;
+mod training;
 mod trust;
 
 use std::collections::BTreeMap;

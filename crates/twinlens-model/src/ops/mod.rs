@@ -1,6 +1,6 @@
 //! Operations with a gradient of their own: what candle has none for, or a slow one.
 //!
-//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`], [`batch_norm`]),
+//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`], [`batch_norm`], [`pairs`]),
 //! candle operations above ([`embed`], [`transformer`], [`trunk`], [`linear`], [`pool`], and the objectives'
 //! [`contrastive`], [`sigmoid`], [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed
 //! order: results are the same bits whatever the threads. Each has a plain twin of candle's basic operations in
@@ -17,6 +17,7 @@ pub mod embed;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
+pub mod pairs;
 pub mod pool;
 pub mod sigmoid;
 pub mod simd;

@@ -74,18 +74,35 @@ impl Sequences {
 struct Chunk {
     rows: Rows,
     layers: Vec<Saved>,
+    /// Inputs of the layers, where nothing else of them is kept.
+    inputs: Vec<Vec<f32>>,
     scratch: Scratch,
     out: Vec<f32>,
 }
 
 /// Activations kept from one step to the next: memory fresh from the system costs a page fault for every 4 KiB, which at
 /// these sizes takes longer than the arithmetic.
+///
+/// A pool that recomputes keeps of each block its input alone, until the way back (Chen et al. 2016).
 #[derive(Clone, Default)]
-pub struct Pool(Arc<Mutex<Vec<Chunk>>>);
+pub struct Pool {
+    chunks: Arc<Mutex<Vec<Chunk>>>,
+    recompute: bool,
+}
 
 impl Pool {
+    /// An empty pool.
+    pub fn new(recompute: bool) -> Self {
+        Self { chunks: Arc::default(), recompute }
+    }
+
+    /// Whether activations are computed again on the way back.
+    pub fn recomputes(&self) -> bool {
+        self.recompute
+    }
+
     fn take(&self, n: usize) -> Vec<Chunk> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         let first = kept.len().saturating_sub(n);
         let mut chunks = kept.split_off(first);
         chunks.resize_with(n, Chunk::default);
@@ -93,7 +110,7 @@ impl Pool {
     }
 
     fn put(&self, chunks: Vec<Chunk>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
     }
 }
 
@@ -135,12 +152,18 @@ pub fn transformer(
 
 impl Transformer {
     fn run_chunk(&self, chunk: &mut Chunk, x: &[f32], params: &[f32]) {
-        let kept = if self.train { self.layers } else { 1 };
-        chunk.layers.resize_with(kept, Saved::default);
+        let recompute = self.train && self.pool.recompute;
+        let kept = if self.train && !recompute { self.layers } else { 1 };
+        // What a longer stack kept stays for the next: a pool also serves passes without a graph.
+        chunk.layers.resize_with(kept.max(chunk.layers.len()), Saved::default);
+        chunk.inputs.resize_with(if recompute { self.layers } else { chunk.inputs.len() }, Vec::new);
         block::sized(&mut chunk.layers[0].x, x.len()).copy_from_slice(x);
         for (layer, params) in params.chunks_exact(self.shape.parameters_len()).enumerate() {
             chunk.rows.pooled = self.sequences.pooled && layer + 1 == self.layers;
             let saved = &mut chunk.layers[layer.min(kept - 1)];
+            if recompute {
+                block::sized(&mut chunk.inputs[layer], saved.x.len()).copy_from_slice(&saved.x);
+            }
             block::forward(self.shape, params, &chunk.rows, saved, &mut chunk.scratch, &mut chunk.out);
             if layer + 1 < self.layers {
                 std::mem::swap(&mut chunk.layers[(layer + 1).min(kept - 1)].x, &mut chunk.out);
@@ -188,11 +211,18 @@ impl Transformer {
         let each = self.shape.parameters_len();
         let layers = params.chunks_exact(each).zip(grads.chunks_exact_mut(each)).enumerate();
         for (layer, (params, grads)) in layers.rev() {
-            chunks.par_iter_mut().for_each(|Chunk { rows, layers, scratch, .. }| {
+            let place = if self.pool.recompute { 0 } else { layer };
+            chunks.par_iter_mut().for_each(|Chunk { rows, layers, inputs, scratch, out }| {
                 rows.pooled = self.sequences.pooled && layer + 1 == self.layers;
-                block::backward(self.shape, params, rows, &layers[layer], scratch);
+                let saved = &mut layers[place];
+                // The last layer is the one that the forward pass left.
+                if self.pool.recompute && layer + 1 < self.layers {
+                    block::sized(&mut saved.x, inputs[layer].len()).copy_from_slice(&inputs[layer]);
+                    block::forward(self.shape, params, rows, saved, scratch, out);
+                }
+                block::backward(self.shape, params, rows, saved, scratch);
             });
-            let parts: Vec<_> = chunks.iter().map(|c| (&c.layers[layer], &c.scratch)).collect();
+            let parts: Vec<_> = chunks.iter().map(|c| (&c.layers[place], &c.scratch)).collect();
             block::weight_gradients(self.shape, &parts, grads);
             for chunk in &mut chunks {
                 std::mem::swap(&mut chunk.scratch.d_in, &mut chunk.scratch.d_out);

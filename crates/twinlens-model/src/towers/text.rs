@@ -1,11 +1,11 @@
 //! The text transformer: as CLIP's text tower, and as the language model that writes captions.
 
-use super::{block_names, pack};
+use super::Blocks;
 use crate::config::TextConfig;
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{Texts, text_embed};
-use crate::ops::transformer::{Pool, Sequences, transformer};
+use crate::ops::transformer::{Pool, Sequences};
 use crate::reference::{self, Tensors};
 use candle_core::{Result, Tensor};
 
@@ -29,9 +29,9 @@ fn stack(
     pool: &Pool,
     train: bool,
 ) -> Result<Tensor> {
-    let block = BlockShape { width: config.width, heads: config.heads, activation };
-    let params = pack(tensors, block_names("transformer", config.layers))?;
-    let x = transformer(x, &params, block, sequences, pool, train)?;
+    let shape = BlockShape { width: config.width, heads: config.heads, activation };
+    let blocks = Blocks { tower: "transformer", layers: config.layers, shape, tensors, pool };
+    let x = blocks.run(x, sequences, train)?;
     reference::layer_norm(&x, tensors, "ln_final")
 }
 

@@ -1,11 +1,11 @@
 //! The vision transformer.
 
-use super::{block_names, pack};
+use super::{Blocks, pack};
 use crate::config::VitConfig;
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{PatchShape, patch_embed};
-use crate::ops::transformer::{Pool, Sequences, transformer};
+use crate::ops::transformer::{Pool, Sequences};
 use crate::reference::{self, Tensors};
 use candle_core::{Result, Tensor};
 
@@ -23,9 +23,9 @@ pub fn features(
     let params = pack(tensors, names.iter().map(|name| format!("visual.{name}")))?;
     let x = patch_embed(&pixels.contiguous()?, &params, shape, train)?;
     let sequences = Sequences::uniform(pixels.dim(0)?, shape.tokens());
-    let block = BlockShape { width: config.width, heads: config.heads, activation };
-    let params = pack(tensors, block_names("visual.transformer", config.layers))?;
-    let x = transformer(&x, &params, block, sequences, pool, train)?;
+    let shape = BlockShape { width: config.width, heads: config.heads, activation };
+    let blocks = Blocks { tower: "visual.transformer", layers: config.layers, shape, tensors, pool };
+    let x = blocks.run(&x, sequences, train)?;
     let x = reference::layer_norm(&x, tensors, "visual.ln_post")?;
     x.matmul(reference::get(tensors, "visual.proj")?)
 }

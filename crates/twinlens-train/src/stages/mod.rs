@@ -1,23 +1,26 @@
 //! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain parts.
 
 mod inputs;
+mod results;
+mod start;
 mod tokenizer;
 mod train;
 
 use crate::error::TrainError;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use std::ops::Range;
-use twinlens_model::ModelError;
+use twinlens_model::{Clip, ModelError};
+use twinlens_pipeline::evaluation::Evaluation;
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 use twinlens_pipeline::{Fault, Registry, RunError};
 
 pub use tokenizer::TokenizerStage;
 pub use train::Train;
 
-/// Makes the kinds known.
-pub fn register(registry: &mut Registry) {
+/// Makes the kinds known; `E` is how models are evaluated while they are trained.
+pub fn register<E: Evaluation<Clip>>(registry: &mut Registry) {
     registry.add::<TokenizerStage>();
-    registry.add::<Train>();
+    registry.add::<Train<E>>();
 }
 
 /// The type of column `name`, or a fault at `span` that lists what there is.
@@ -58,10 +61,11 @@ fn train_error(error: TrainError) -> RunError {
     match error {
         TrainError::Io { path, source } => RunError::io(path, source),
         TrainError::Model(error) => model_error(error),
+        TrainError::Evaluation(error) => *error,
         TrainError::Data(error) => RunError::Dataset(error),
         TrainError::Interrupted => RunError::Interrupted,
         TrainError::Tensor(error) => RunError::Internal(error.to_string()),
-        TrainError::Panicked(_) => RunError::Internal(error.to_string()),
+        TrainError::Panicked(_) | TrainError::Lost => RunError::Internal(error.to_string()),
         other => RunError::user(other.to_string()),
     }
 }

@@ -1,0 +1,289 @@
+//! Zero-shot evaluation inside a training: the same sets, prompts and metrics as the stage's, and nothing but the metrics kept.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_image::{Limits, Preprocess};
+use twinlens_model::{Clip, Tokenizer};
+use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured};
+use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
+
+use super::rows::{IGNORED, Rows, Truth, classes, refuse};
+use super::variant::{Counts, Variant, measure};
+use super::{Task, ZeroShot, check, default_batch_size, groups, input};
+use crate::error::EvalError;
+use crate::images::{Examples, decode};
+use crate::metrics::top_k;
+use crate::prompts::{PromptOptions, PromptSet, Texts, classifier};
+use crate::set::{Classes, Labels, SetEntry, SetOptions, check_image};
+
+/// Best classes that are counted of an example.
+const BEST: usize = 5;
+
+/// Evaluation sets that are classified every so many steps of a training, and after its last one.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InTraining {
+    /// Steps between evaluations.
+    every: Located<u64>,
+    /// The evaluation sets, as a `zero-shot` stage takes those that are described in the pipeline file. The main metric of the first, with the first prompts, says
+    /// which step is the best.
+    sets: Located<Vec<SetOptions>>,
+    /// Prompts, as a `zero-shot` stage takes them.
+    #[serde(default = "class_names")]
+    prompts: Located<Vec<Located<PromptOptions>>>,
+    /// Images, or prompts, in one forward pass.
+    #[serde(default = "default_batch_size")]
+    batch_size: Located<usize>,
+}
+
+fn class_names() -> Located<Vec<Located<PromptOptions>>> {
+    Located::nowhere(vec![Located::nowhere(PromptOptions::Text("{}".into()))])
+}
+
+impl InTraining {
+    /// The stage that evaluates the same.
+    fn stage(&self) -> ZeroShot {
+        let entry =
+            |set: &SetOptions| Located::new(SetEntry::Described(Box::new(set.clone())), set.name.span());
+        ZeroShot {
+            model: Input(Located::nowhere("./".into())),
+            sets: Located::new(self.sets.iter().map(entry).collect(), self.sets.span()),
+            data: None,
+            prompts: self.prompts.clone(),
+            batch_size: self.batch_size.clone(),
+            limits: None,
+            device: Located::default(),
+            precision: Located::default(),
+        }
+    }
+}
+
+impl Evaluation<Clip> for InTraining {
+    fn every(&self) -> u64 {
+        *self.every.value()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        self.stage().wiring()
+    }
+
+    fn faults(&self, inputs: &[InputTables]) -> Vec<Fault> {
+        let mut faults = check::faults(&self.stage(), inputs);
+        if *self.every.value() == 0 {
+            faults.push(Fault::at(self.every.span(), "`every` is 0").label("at least 1"));
+        }
+        let hint = "leave it to a `zero-shot` stage after the training";
+        for other in self.sets.iter().filter_map(|set| set.overlap_with.as_ref()) {
+            let what = "`overlap_with` is not looked at during a training";
+            faults.push(Fault::at(other.0.span(), what).hint(hint));
+        }
+        let selects = |prompts: &&Located<PromptOptions>| {
+            prompts.resolve(None).is_ok_and(|prompts| prompts.select.is_some())
+        };
+        for prompts in self.prompts.iter().filter(selects) {
+            let what = "templates are not selected during a training";
+            faults.push(Fault::at(prompts.span(), what).hint(hint));
+        }
+        faults
+    }
+
+    fn open(
+        &self,
+        cx: &RunContext,
+        inputs: &[InputData],
+        tokenizer: &Path,
+    ) -> Result<Box<dyn Evaluator<Clip>>, RunError> {
+        let tokenizer = Tokenizer::load(tokenizer).map_err(EvalError::from)?;
+        let prepared = self.sets.iter().map(|set| Prepared::new(self, cx, inputs, set));
+        let sets = prepared.collect::<Result<Vec<_>, _>>()?;
+        let task = |(index, set): (u64, &SetOptions)| Task {
+            split: index,
+            options: set.clone(),
+            declared: false,
+            warnings: Vec::new(),
+        };
+        let groups = groups((0..).zip(self.sets.iter()).map(task).collect());
+        let indices = |group: &Vec<Task>| group.iter().map(|task| task.split as usize).collect();
+        let groups = groups.iter().map(indices).collect();
+        Ok(Box::new(Prepare {
+            cx: cx.clone(),
+            tokenizer,
+            sets,
+            groups,
+            batch_size: *self.batch_size.value(),
+        }))
+    }
+}
+
+/// One set whose classes and prompts are known.
+struct Prepared {
+    options: SetOptions,
+    input: InputData,
+    labels: Labels,
+    classes: Classes,
+    prompts: Vec<PromptSet>,
+}
+
+impl Prepared {
+    fn new(
+        options: &InTraining,
+        cx: &RunContext,
+        inputs: &[InputData],
+        set: &SetOptions,
+    ) -> Result<Self, EvalError> {
+        let own = input(inputs, &set.input)?;
+        let schema = own.dataset.schema(&own.table)?;
+        let class_names = set.class_names.as_ref().map(|names| names.as_slice());
+        let labels = Labels::new(&schema, set.label.value(), class_names).map_err(refuse(set))?;
+        check_image(&schema, set.image_column()).map_err(refuse(set))?;
+        let classes = classes(cx, set, inputs, own, &labels)?;
+        let of_set = set.templates.as_ref().map(|templates| templates.as_slice());
+        let prompts = options.prompts.iter().map(|prompts| prompts.resolve(of_set));
+        let prompts = prompts.collect::<Result<_, _>>();
+        let prompts = prompts.map_err(|(why, hint)| EvalError::set(&set.name, why, hint))?;
+        Ok(Self { options: set.clone(), input: own.clone(), labels, classes, prompts })
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows { labels: &self.labels, classes: &self.classes, set: &self.options }
+    }
+}
+
+/// All sets, evaluated in passes over what they share.
+struct Prepare {
+    cx: RunContext,
+    tokenizer: Tokenizer,
+    sets: Vec<Prepared>,
+    groups: Vec<Vec<usize>>,
+    batch_size: usize,
+}
+
+/// What has been counted for each set of a pass, by its prompts.
+type Counted = Vec<Vec<Variant>>;
+
+impl Prepare {
+    fn variants(&self, clip: &Clip, set: &Prepared) -> Result<Vec<Variant>, EvalError> {
+        let (names, classes, several) = (set.classes.all_names(), set.classes.len(), set.labels.several());
+        // Weights change with every step: no embedding of a text is seen again.
+        let texts =
+            Texts { clip, tokenizer: &self.tokenizer, weights_hash: "", batch: self.batch_size, cache: None };
+        let variant = |prompts: &PromptSet| {
+            let classifier = classifier(texts, &names, prompts)?;
+            Ok(Variant::new(prompts.clone(), classifier, classes, several, 0.0))
+        };
+        set.prompts.iter().map(variant).collect()
+    }
+
+    /// The counts of the sets of a group.
+    fn pass(&self, clip: &Clip, group: &[usize]) -> Result<Counted, EvalError> {
+        let sets: Vec<&Prepared> = group.iter().map(|set| &self.sets[*set]).collect();
+        let mut counted = sets.iter().map(|set| self.variants(clip, set)).collect::<Result<Counted, _>>()?;
+        let (first, budget) = (sets[0], self.cx.bytes_in_flight);
+        let InputData { dataset, table, .. } = &first.input;
+        let column = first.options.image_column();
+        let read = |name: &str| {
+            [column, IGNORED].contains(&name) || sets.iter().any(|set| set.labels.column() == name)
+        };
+        let schema = dataset.schema(table)?;
+        let columns = schema.fields().iter().map(|field| field.name().as_str());
+        let columns: Vec<&str> = columns.filter(|name| read(name)).collect();
+        let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
+        for chunk in Examples::new(dataset, table, &columns, self.batch_size, budget / 4) {
+            self.cx.check_cancelled()?;
+            let batch = chunk?.batch;
+            let truths = |set: &&Prepared| -> Result<Vec<Option<Truth>>, EvalError> {
+                Ok(set.rows().label(&batch)?.into_iter().map(|row| row.class.ok()).collect())
+            };
+            let truths = sets.iter().map(truths).collect::<Result<Vec<_>, _>>()?;
+            let wanted: Vec<bool> =
+                (0..batch.num_rows()).map(|row| truths.iter().any(|set| set[row].is_some())).collect();
+            let limits = Limits::default();
+            let images = decode(&batch, column, &wanted, &preprocess, &limits, budget - budget / 4, false);
+            let (mut pixels, mut known) = (Vec::new(), Vec::new());
+            for (row, image) in images.into_iter().flatten().enumerate() {
+                if let Some(Ok(image)) = image.pixels {
+                    pixels.extend(image);
+                    known.push(row);
+                }
+            }
+            if known.is_empty() {
+                continue;
+            }
+            let size = preprocess.size as usize;
+            let pixels = Tensor::from_vec(pixels, (known.len(), 3, size, size), &Device::Cpu)?;
+            let embeddings = clip.encode_image(&pixels)?;
+            for (variants, truths) in counted.iter_mut().zip(&truths) {
+                for variant in variants {
+                    count(variant, clip, &embeddings, known.iter().map(|row| truths[*row].as_ref()))?;
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Every metric of a set and its prompts, the main one first.
+    fn measured(&self, set: &Prepared, variant: &Variant, step: u64) -> Vec<Measured> {
+        let counts = Counts { tally: &variant.tally, scores: variant.scores.as_ref() };
+        // The intervals of each step have a stream of their own.
+        let stream = format!("{step}/{}", set.options.name.value());
+        let rows = measure(&self.cx, &stream, &set.options, variant, counts).into_iter();
+        rows.map(|row| Measured {
+            set: set.options.name.value().clone(),
+            prompts: variant.prompts.name.clone(),
+            metric: row.metric.name().into(),
+            value: row.value,
+            ci_low: row.interval.low,
+            ci_high: row.interval.high,
+            chance: row.chance,
+            n: variant.examples(),
+        })
+        .collect()
+    }
+
+    fn all(&self, clip: &Clip, step: u64) -> Result<Vec<Measured>, EvalError> {
+        let mut by_set: Vec<Vec<Measured>> = vec![Vec::new(); self.sets.len()];
+        for group in &self.groups {
+            for (index, variants) in group.iter().zip(self.pass(clip, group)?) {
+                let set = &self.sets[*index];
+                for variant in &variants {
+                    by_set[*index].extend(self.measured(set, variant, step));
+                }
+                if by_set[*index].is_empty() {
+                    let why = "none of its rows has an image and a label that can be read";
+                    return Err(EvalError::set(&set.options.name, why, None));
+                }
+            }
+        }
+        Ok(by_set.concat())
+    }
+}
+
+/// Counts a batch of images for one prompt set. `embeddings`: `[images, embed]`, each with what it is to be.
+fn count<'a>(
+    variant: &mut Variant,
+    clip: &Clip,
+    embeddings: &Tensor,
+    truths: impl Iterator<Item = Option<&'a Truth>>,
+) -> Result<(), EvalError> {
+    let scores = variant.classifier.scores(clip, embeddings)?.to_vec2::<f32>()?;
+    for (scores, truth) in scores.iter().zip(truths) {
+        if scores.iter().any(|score| !score.is_finite()) {
+            return Err(EvalError::NotFinite { what: "the embedding of an image".into() });
+        }
+        match truth {
+            Some(Truth::One(label)) => variant.count(*label, scores, &top_k(scores, BEST), None),
+            Some(Truth::Several { present, ignored }) => variant.count_several(present, ignored, scores),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+impl Evaluator<Clip> for Prepare {
+    fn evaluate(&mut self, clip: &Clip, step: u64) -> Result<Vec<Measured>, RunError> {
+        Ok(self.all(clip, step)?)
+    }
+}

@@ -1,0 +1,155 @@
+//! The losses over all pairs of a batch, for some of its rows, without a graph: the loss's share, and the gradients of the
+//! rows' features in closed form.
+//!
+//! Gradient-cached accumulation (Gao et al. 2021) and training on several ranks stand on it. The sums over rows are those
+//! of [`super::contrastive`] and [`super::sigmoid`], which are its fast twins where all rows are at hand; here logits are
+//! made for a few rows at a time and never kept, so that memory grows with the batch and not with its square.
+
+use super::matmul::{Mat, MatMut, multiply};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows whose logits are held at a time by one thread.
+const ROWS: usize = 64;
+
+/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and the rows that are one's own.
+#[derive(Clone, Copy)]
+pub struct Pairs<'a> {
+    pub image: &'a [f32],
+    pub text: &'a [f32],
+    pub embed: usize,
+    pub first: usize,
+    pub rows: usize,
+    /// The factor on the similarities.
+    pub scale: f32,
+}
+
+/// One's own share of the loss, of the scalars' gradients, and the gradients of one's own features.
+#[derive(Default)]
+pub struct Shares {
+    pub loss: f64,
+    pub image: Vec<f32>,
+    pub text: Vec<f32>,
+    /// Of the logarithm of the factor.
+    pub scale: f64,
+    pub bias: f64,
+}
+
+/// What one piece of rows, or one side, adds up to.
+#[derive(Default)]
+struct Side {
+    features: Vec<f32>,
+    loss: f64,
+    scale: f64,
+    bias: f64,
+}
+
+/// ln sum exp, and the exponents' shift out of the way.
+fn log_sum_exp(values: &[f32]) -> f32 {
+    let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    top + values.iter().map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
+}
+
+impl Pairs<'_> {
+    /// Calls `f` with the logits of a few own rows of `from` against all of `to` and with the rows' numbers; pieces are
+    /// the same whatever the threads.
+    fn pieces<R: Send>(
+        &self,
+        from: &[f32],
+        to: &[f32],
+        f: impl Fn(Range<usize>, &mut [f32]) -> R + Sync,
+    ) -> Vec<R> {
+        let (embed, n) = (self.embed, to.len() / self.embed);
+        let own = &from[self.first * embed..(self.first + self.rows) * embed];
+        let piece = |(piece, rows): (usize, &[f32])| {
+            let count = rows.len() / embed;
+            let mut logits = vec![0.0; count * n];
+            let (rows, columns) = (Mat::new(rows, count, embed), Mat::new(to, n, embed));
+            multiply(MatMut::new(&mut logits, count, n), self.scale, rows, columns.t());
+            let first = self.first + piece * ROWS;
+            f(first..first + count, &mut logits)
+        };
+        own.par_chunks(ROWS * embed).enumerate().map(piece).collect()
+    }
+
+    /// For each own image ln sum exp of its logits over all texts, and for each own text over all images.
+    pub fn log_sums(&self) -> [Vec<f32>; 2] {
+        let n = self.image.len() / self.embed;
+        [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
+            let sums = |_, logits: &mut [f32]| logits.chunks_exact(n).map(log_sum_exp).collect::<Vec<_>>();
+            self.pieces(from, to, sums).concat()
+        })
+    }
+
+    /// One side: `gradient` turns a logit, given the two rows that it belongs to, into the gradient of the loss by it
+    /// and adds to the sums.
+    fn side(
+        &self,
+        from: &[f32],
+        to: &[f32],
+        gradient: impl Fn(usize, usize, f32, &mut Side) -> f32 + Sync,
+    ) -> Side {
+        let (embed, n) = (self.embed, to.len() / self.embed);
+        let pieces = self.pieces(from, to, |rows, logits| {
+            let mut side = Side::default();
+            for (i, logits) in rows.clone().zip(logits.chunks_exact_mut(n)) {
+                for (j, x) in logits.iter_mut().enumerate() {
+                    *x = gradient(i, j, *x, &mut side);
+                }
+            }
+            side.features = vec![0.0; rows.len() * embed];
+            let (g, to) = (Mat::new(logits, rows.len(), n), Mat::new(to, n, embed));
+            multiply(MatMut::new(&mut side.features, rows.len(), embed), self.scale, g, to);
+            side
+        });
+        pieces.into_iter().fold(Side::default(), |mut all, piece| {
+            all.features.extend(piece.features);
+            all.loss += piece.loss;
+            all.scale += piece.scale;
+            all.bias += piece.bias;
+            all
+        })
+    }
+
+    /// The symmetric cross-entropy, given [`log_sums`](Self::log_sums) of all images and of all texts.
+    pub fn contrastive(&self, images: &[f32], texts: &[f32]) -> Shares {
+        let half = 0.5 / images.len() as f32;
+        let side = |from, to, own: &[f32], other: &[f32]| {
+            self.side(from, to, |i, j, x, side| {
+                let target = if i == j { 2.0 } else { 0.0 };
+                if i == j {
+                    side.loss += f64::from(own[i] - x) * f64::from(half);
+                }
+                let g = half * ((x - own[i]).exp() + (x - other[j]).exp() - target);
+                side.scale += f64::from(g * x);
+                g
+            })
+        };
+        let image = side(self.image, self.text, images, texts);
+        let text = side(self.text, self.image, texts, images);
+        // Each logit belongs to one image and to one text: the scale's gradient is the sum of one side.
+        let loss = image.loss + text.loss;
+        Shares { loss, image: image.features, text: text.features, scale: image.scale, bias: 0.0 }
+    }
+
+    /// SigLIP's loss, with `bias` on the logits.
+    pub fn sigmoid(&self, bias: f32) -> Shares {
+        let n = (self.image.len() / self.embed) as f64;
+        let side = |from, to| {
+            self.side(from, to, |i, j, x, side| {
+                let z = if i == j { 1.0 } else { -1.0 };
+                let a = z * (f64::from(x) + f64::from(bias));
+                let small = (-a.abs()).exp();
+                side.loss += (small.ln_1p() + (-a).max(0.0)) / n;
+                let beyond = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
+                let g = -z * beyond / n;
+                side.scale += g * f64::from(x);
+                side.bias += g;
+                g as f32
+            })
+        };
+        let (image, text) = (side(self.image, self.text), side(self.text, self.image));
+        let Side { features, loss, scale, bias } = image;
+        Shares { loss, image: features, text: text.features, scale, bias }
+    }
+}

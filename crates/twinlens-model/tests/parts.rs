@@ -1,0 +1,193 @@
+//! A model in parts: batches whose rows are seen by shares, activations that are computed again, towers that are held fast or
+//! taken from another model.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod common;
+
+use candle_core::{Device, Tensor, Var};
+use common::{batch, distance, model, values};
+use std::path::Path;
+use twinlens_model::{
+    Activation, Clip, ClipConfig, Features, Objective, Pass, ResNetConfig, TextConfig, Tower, VisionConfig,
+    VitConfig,
+};
+
+fn vit(objective: Objective) -> ClipConfig {
+    ClipConfig {
+        embed: 24,
+        vision: VisionConfig::Vit(VitConfig { image_size: 20, patch: 4, width: 32, layers: 3, heads: 2 }),
+        text: TextConfig { context: 12, vocab: 50, width: 48, layers: 2, heads: 3 },
+        activation: Activation::QuickGelu,
+        objective,
+    }
+}
+
+fn resnet() -> ClipConfig {
+    let tower = ResNetConfig { image_size: 64, width: 6, stages: [1, 2, 1, 1], heads: 3 };
+    ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Objective::Contrastive) }
+}
+
+/// The shares of a batch, whatever its cuts, are the loss and the gradients that the fused operation gives.
+#[test]
+fn shares_add_up_to_the_loss() {
+    const N: usize = 150;
+    for objective in [Objective::Contrastive, Objective::Sigmoid] {
+        let clip = model(vit(objective));
+        let (pixels, ids) = batch(clip.config(), N);
+        let image = Var::from_tensor(&clip.encode_image(&pixels).unwrap()).unwrap();
+        let text = Var::from_tensor(&clip.encode_text(&ids).unwrap()).unwrap();
+        let loss = clip.loss_of_features(&image, &text).unwrap();
+        let expected = loss.backward().unwrap();
+        let (image_values, text_values) = (image.as_detached_tensor(), text.as_detached_tensor());
+        for cuts in [&[0, N][..], &[0, 1, 70, N]] {
+            let all =
+                |own: std::ops::Range<usize>| Features { image: &image_values, text: &text_values, own };
+            let owns = || cuts.windows(2).map(|cut| cut[0]..cut[1]);
+            let sums: Vec<_> = owns().map(|own| clip.log_sums(&all(own)).unwrap()).collect();
+            let sums = [0, 1].map(|side| sums.iter().flat_map(|s| s[side].clone()).collect::<Vec<f32>>());
+            let shares: Vec<_> = owns().map(|own| clip.share(&all(own), &sums).unwrap()).collect();
+
+            let total: f64 = shares.iter().map(|share| share.loss).sum();
+            assert!((total - values(&loss)[0]).abs() < 1e-6 * total, "{objective:?} {total}");
+            let own = |side: fn(&twinlens_model::Share) -> &Tensor| {
+                shares.iter().flat_map(move |s| values(side(s)))
+            };
+            for (variable, got) in
+                [(&image, own(|s| &s.image).collect::<Vec<_>>()), (&text, own(|s| &s.text).collect())]
+            {
+                let d = distance(&got, &values(expected.get(variable).unwrap()), 1e-12);
+                assert!(d < 1e-6, "{objective:?}: {d}");
+            }
+            for (i, (name, _)) in shares[0].scalars.iter().enumerate() {
+                let got: f64 = shares.iter().map(|share| f64::from(share.scalars[i].1)).sum();
+                let want = values(expected.get(&clip.variables()[*name]).unwrap())[0];
+                assert!((got - want).abs() < 1e-6 * want.abs().max(0.1), "{name}: {got} {want}");
+            }
+        }
+    }
+    let words = model(vit(Objective::Caption));
+    let (image, text) = (Tensor::zeros((3, 24), candle_core::DType::F32, &Device::Cpu).unwrap(), 3);
+    let features = Features { image: &image, text: &image, own: 0..text };
+    assert!(words.log_sums(&features).unwrap_err().to_string().contains("objective"));
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// Loss and gradients in bits.
+fn step(clip: &Clip, n: usize) -> Vec<Option<Vec<u32>>> {
+    let (pixels, ids) = batch(clip.config(), n);
+    let loss = clip.loss(&pixels, &ids).unwrap();
+    let gradients = loss.backward().unwrap();
+    let all = clip.variables().values().map(|v| gradients.get(v).map(bits));
+    all.chain([Some(bits(&loss))]).collect()
+}
+
+#[test]
+fn computing_again_gives_the_same_bits() {
+    for objective in [Objective::Contrastive, Objective::Caption] {
+        let mut clip = model(vit(objective));
+        let kept = step(&clip, 30);
+        clip.recompute(true);
+        let (pixels, _) = batch(clip.config(), 40);
+        for _ in 0..2 {
+            assert!(step(&clip, 30) == kept, "{objective:?}");
+            // A pass without a graph between uses the same kept memory.
+            clip.image_features(&pixels, Pass::Preview).unwrap();
+        }
+        assert!(step(&clip.replica().unwrap(), 30) == kept, "{objective:?}");
+    }
+}
+
+/// What is frozen gets no gradient, and what is not gets the same as before.
+#[test]
+fn frozen_parts_have_no_gradient_and_leave_the_others_theirs() {
+    let bottom = [
+        "visual.conv1",
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.ln_pre",
+        "visual.transformer.resblocks.0",
+        "visual.transformer.resblocks.1",
+    ];
+    let cases: [(ClipConfig, &[&str], Option<Tower>); 7] = [
+        // Blocks that nothing below learns are only evaluated.
+        (vit(Objective::Contrastive), &bottom, None),
+        (vit(Objective::Contrastive), &["visual"], Some(Tower::Image)),
+        (vit(Objective::Sigmoid), &["text", "logit_bias"], Some(Tower::Text)),
+        (
+            vit(Objective::Contrastive),
+            &["logit_scale", "visual.conv1", "visual.transformer.resblocks.0"],
+            None,
+        ),
+        (vit(Objective::BagOfWords), &["visual"], Some(Tower::Image)),
+        (vit(Objective::Caption), &["text"], Some(Tower::Text)),
+        (resnet(), &["visual"], Some(Tower::Image)),
+    ];
+    for (config, parts, tower) in cases {
+        let mut clip = model(config.clone());
+        let free = step(&clip, 20);
+        let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        clip = model(config);
+        clip.freeze(&parts).unwrap();
+        let before = clip.buffers().values().map(|v| bits(v)).collect::<Vec<_>>();
+        let frozen = step(&clip, 20);
+        for ((name, free), frozen) in clip.variables().keys().zip(&free).zip(&frozen) {
+            let held = parts.iter().any(|part| twinlens_model::covers(part, name));
+            assert_eq!(frozen.is_none(), held, "{name} {parts:?}");
+            // A ResNet that is held fast is evaluated, which gives other features.
+            let same = clip.buffers().is_empty();
+            assert!(held || !same || frozen == free, "{name} {parts:?}");
+        }
+        assert_eq!(clip.trainable().len(), frozen.iter().flatten().count() - 1);
+        assert_eq!(clip.buffers().values().map(|v| bits(v)).collect::<Vec<_>>(), before);
+        for one in [Tower::Image, Tower::Text] {
+            assert_eq!(clip.is_tower_frozen(one), tower == Some(one), "{parts:?}");
+        }
+    }
+    let mut clip = model(resnet());
+    let names: Vec<String> = clip.variables().keys().cloned().collect();
+    for (parts, expected) in [
+        (&["visual.layer1".to_owned()][..], "frozen whole"),
+        (&["vision".to_owned()], "no variable of this model is part of `vision`"),
+        (&names, "nothing is left"),
+    ] {
+        let error = clip.freeze(parts).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_model_starts_from_parts_of_another() {
+    let from = Path::new("b32");
+    let (clip, other) =
+        (Clip::new(vit(Objective::Contrastive), 1).unwrap(), model(vit(Objective::Contrastive)));
+    let towers = ["visual".to_owned()];
+    clip.adopt(&other, Some(&towers), from).unwrap();
+    for (name, variable) in clip.variables() {
+        let same = bits(variable) == bits(&other.variables()[name]);
+        assert_eq!(same, name.starts_with("visual."), "{name}");
+    }
+    clip.adopt(&other, None, from).unwrap();
+    assert_eq!(clip.weights_hash(), other.weights_hash());
+    let (net, trained) = (Clip::new(resnet(), 1).unwrap(), model(resnet()));
+    net.adopt(&trained, Some(&towers), from).unwrap();
+    assert!(net.buffers().iter().all(|(name, v)| bits(v) == bits(&trained.buffers()[name])));
+
+    let changed = |change: &dyn Fn(&mut ClipConfig)| {
+        let mut config = vit(Objective::Contrastive);
+        change(&mut config);
+        let error = Clip::new(config, 1).unwrap().adopt(&other, None, from).unwrap_err().to_string();
+        assert!(error.contains("b32") && error.contains("from_parts"), "{error}");
+        error
+    };
+    let vocab = changed(&|config| config.text.vocab = 60);
+    assert!(vocab.contains("`token_embedding.weight` is [50, 48] there, and [60, 48] here"), "{vocab}");
+    assert!(changed(&|config| config.text.heads = 2).contains("3 heads, and this one 2"));
+    assert!(changed(&|config| config.activation = Activation::Gelu).contains("QuickGelu"));
+    assert!(changed(&|config| config.objective = Objective::Sigmoid).contains("it has no `logit_bias`"));
+    let deep = changed(&|config| config.text.layers = 3);
+    assert!(deep.contains("it has no `transformer.resblocks.2") && deep.contains("and 9 more"), "{deep}");
+}

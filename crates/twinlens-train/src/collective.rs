@@ -1,0 +1,215 @@
+//! What the ranks of a training say to one another: all of it on plain numbers, none of it in a graph.
+//!
+//! Every rank calls the same methods in the same order. Sums are made in the order of the ranks, so that all ranks
+//! hold the same bits afterwards. One machine needs [`Local`] or [`Threads`]; a library that passes messages between machines
+//! fits behind the same trait.
+
+use crate::error::{Result, TrainError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// One rank's end.
+pub trait Collective: Send + Sync {
+    /// Which rank this is, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn size(&self) -> usize;
+
+    /// The values of all ranks (as many of each), those of rank 0 first.
+    ///
+    /// # Errors
+    /// `Lost` when another rank is gone.
+    fn all_gather(&self, values: &[f32]) -> Result<Vec<f32>>;
+
+    /// Replaces the values by their sums over all ranks.
+    ///
+    /// # Errors
+    /// `Lost` when another rank is gone.
+    fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()>;
+
+    /// Replaces the values by those of rank 0.
+    ///
+    /// # Errors
+    /// `Lost` when another rank is gone.
+    fn broadcast(&self, values: &mut [f32]) -> Result<()>;
+
+    /// Returns when every rank has come here.
+    ///
+    /// # Errors
+    /// `Lost` when another rank is gone.
+    fn barrier(&self) -> Result<()>;
+}
+
+/// A training by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Local;
+
+impl Collective for Local {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn all_gather(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn all_reduce_sum(&self, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn broadcast(&self, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// One of several ranks that are threads of this process. A rank that ends, for whatever reason, wakes those that wait for it.
+#[derive(Debug)]
+pub struct Threads {
+    rank: usize,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    round: Mutex<Round>,
+    changed: Condvar,
+}
+
+/// One exchange: every rank puts its values in, and takes all out when all are there.
+#[derive(Debug)]
+struct Round {
+    values: Vec<Option<Arc<[f32]>>>,
+    /// Ranks that have taken all values of this round.
+    taken: usize,
+    gone: bool,
+}
+
+impl Threads {
+    /// The ends of `size` ranks.
+    pub fn new(size: usize) -> Vec<Self> {
+        let round = Round { values: vec![None; size], taken: 0, gone: false };
+        let shared = Arc::new(Shared { round: Mutex::new(round), changed: Condvar::new() });
+        (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
+    }
+
+    /// The values of every rank.
+    fn exchange(&self, own: &[f32]) -> Result<Vec<Arc<[f32]>>> {
+        let Shared { round, changed } = &*self.shared;
+        let wait = |round| changed.wait(round).unwrap_or_else(PoisonError::into_inner);
+        let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
+        // A fast rank waits until the slow ones have taken what it brought to the round before.
+        while round.values[self.rank].is_some() && !round.gone {
+            round = wait(round);
+        }
+        if round.gone {
+            return Err(TrainError::Lost);
+        }
+        round.values[self.rank] = Some(own.into());
+        changed.notify_all();
+        while round.values.iter().any(Option::is_none) {
+            if round.gone {
+                return Err(TrainError::Lost);
+            }
+            round = wait(round);
+        }
+        let all = round.values.iter().flatten().cloned().collect();
+        round.taken += 1;
+        if round.taken == round.values.len() {
+            round.values.fill(None);
+            round.taken = 0;
+            changed.notify_all();
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).gone = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Collective for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).values.len()
+    }
+
+    fn all_gather(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.exchange(values)?.concat())
+    }
+
+    fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
+        let all = self.exchange(values)?;
+        values.fill(0.0);
+        for other in &all {
+            values.iter_mut().zip(other.iter()).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+
+    fn broadcast(&self, values: &mut [f32]) -> Result<()> {
+        let all = self.exchange(if self.rank == 0 { values } else { &[] })?;
+        values.copy_from_slice(&all[0]);
+        Ok(())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.exchange(&[]).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `f` on every rank, and gives what each returned.
+    fn ranks<R: Send>(size: usize, f: impl Fn(Threads) -> R + Sync) -> Vec<R> {
+        std::thread::scope(|scope| {
+            let f = &f;
+            let all: Vec<_> =
+                Threads::new(size).into_iter().map(|rank| scope.spawn(move || f(rank))).collect();
+            all.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn every_rank_gets_the_same() {
+        let results = ranks(4, |ranks| {
+            let own = ranks.rank() as f32;
+            let mut log = Vec::new();
+            // Many rounds, so that a fast rank meets a slow one's last.
+            for round in 0..200 {
+                let mut values = [own + round as f32, 1.0];
+                log.extend(ranks.all_gather(&values).unwrap());
+                ranks.all_reduce_sum(&mut values).unwrap();
+                log.extend(values);
+                let mut values = [own, own];
+                ranks.barrier().unwrap();
+                ranks.broadcast(&mut values).unwrap();
+                log.extend(values);
+            }
+            log
+        });
+        assert_eq!(results[0][..12], [0.0, 1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 1.0, 6.0, 4.0, 0.0, 0.0]);
+        assert!(results.iter().all(|result| *result == results[0]));
+    }
+
+    #[test]
+    fn a_rank_that_ends_leaves_nobody_waiting() {
+        let results = ranks(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
+        assert!(results[1].is_ok() && matches!(results[0], Err(TrainError::Lost)) && results[2].is_err());
+    }
+}

@@ -1,0 +1,149 @@
+//! What is wrong with the options of a training, as far as it is known before anything runs.
+
+use super::Train;
+use crate::stages::inputs::{self, Weighted};
+use crate::stages::start;
+use std::ops::Range;
+use twinlens_model::{Clip, ClipConfig};
+use twinlens_pipeline::evaluation::Evaluation;
+use twinlens_pipeline::{Fault, InputTables, StageKind};
+
+impl<E: Evaluation<Clip>> Train<E> {
+    /// What is wrong with the options by themselves, and with the tables that they name.
+    pub(super) fn faults(&self, inputs: &[InputTables]) -> Vec<Fault> {
+        let mut faults = self.number_faults();
+        match self.config() {
+            Ok(config) => faults.extend(self.start_faults(&config, inputs)),
+            Err(fault) => faults.push(fault),
+        }
+        if let Err(error) = self.device.check(*self.precision) {
+            let at = if self.device.is_default() { self.precision.span() } else { self.device.span() };
+            faults.push(Fault::at(at, error.to_string()));
+        }
+        let named = |name: &str| inputs.iter().find(|tables| tables.input.name() == name);
+        for tables in self.pairs().iter().filter_map(|(input, _)| named(input.name())) {
+            faults.extend(inputs::faults(tables, &self.caption, &self.image));
+        }
+        let tokenizer = named(self.tokenizer.name());
+        if let Some(kind) = tokenizer.and_then(|input| input.kind).filter(|kind| *kind != "tokenizer") {
+            let fault = Fault::at(self.tokenizer.0.span(), format!("this is a `{kind}` stage"));
+            faults.push(fault.label("expected a `tokenizer` stage"));
+        }
+        faults.extend(self.evaluate.iter().flat_map(|evaluate| evaluate.faults(inputs)));
+        faults
+    }
+
+    fn number_faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, span: Range<usize>, what: &str, label: &str| {
+            if !holds {
+                faults.push(Fault::at(span, what.to_owned()).label(label));
+            }
+        };
+        match (&self.epochs, &self.steps) {
+            (None, None) => expect(false, self.place(), "neither `epochs` nor `steps` is given", "how long?"),
+            (Some(_), Some(steps)) => {
+                expect(false, steps.span(), "`epochs` and `steps` are both given", "one of them")
+            }
+            (Some(epochs), None) => {
+                let holds = epochs.value().is_finite() && **epochs > 0.0;
+                expect(holds, epochs.span(), "`epochs` is no positive number", "more than 0");
+            }
+            (None, Some(steps)) => expect(**steps > 0, steps.span(), "`steps` is 0", "at least 1"),
+        }
+        match (&self.input, &self.inputs[..]) {
+            (None, []) => expect(
+                false,
+                self.tokenizer.0.span(),
+                "neither `input` nor `inputs` is given",
+                "train on what?",
+            ),
+            (Some(input), [_, ..]) => {
+                expect(false, input.0.span(), "`input` and `inputs` are both given", "one of them")
+            }
+            _ => {}
+        }
+        for Weighted { weight, .. } in &self.inputs {
+            let holds = weight.is_finite() && **weight > 0.0;
+            expect(holds, weight.span(), "`weight` is no positive number", "1 for each pair once an epoch");
+        }
+        if *self.follow {
+            let stage =
+                self.input.as_ref().is_some_and(|input| input.stage().is_some() && !inputs::is_files(input));
+            expect(stage, self.follow.span(), "only one stage can be followed", "`input` is to name it");
+            let label = "how many pairs there will be is not known when the training begins";
+            expect(self.steps.is_some(), self.follow.span(), "`follow` needs `steps`", label);
+        }
+        expect(
+            *self.batch_size >= 2,
+            self.batch_size.span(),
+            "a batch of one pair teaches nothing",
+            "at least 2",
+        );
+        let lr = *self.lr;
+        expect(lr > 0.0 && lr.is_finite(), self.lr.span(), "`lr` is no positive number", "for instance 1e-3");
+        let crop = *self.random_crop;
+        expect(
+            crop > 0.0 && crop <= 1.0,
+            self.random_crop.span(),
+            "`random_crop` is a part of the area",
+            "0.9, say",
+        );
+        for rate in self.image_lr.iter().chain(&self.text_lr) {
+            let holds = **rate > 0.0 && rate.is_finite();
+            expect(
+                holds,
+                rate.span(),
+                "the learning rate is no positive number",
+                "to hold a tower fast, `freeze` it",
+            );
+        }
+        for count in self.micro_batch.iter().chain(&self.ranks) {
+            expect(**count > 0, count.span(), "this is 0", "at least 1");
+        }
+        if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ***ranks > 0) {
+            let holds = self.batch_size.is_multiple_of(**ranks);
+            expect(
+                holds,
+                ranks.span(),
+                "the ranks do not share a batch equally",
+                "a divisor of `batch_size`",
+            );
+        }
+        if let Some(ema) = &self.ema {
+            expect(**ema > 0.0 && **ema < 1.0, ema.span(), "`ema` is not between 0 and 1", "0.999, say");
+        }
+        if let Some(every) = &self.keep_every {
+            expect(**every > 0, every.span(), "`keep_every` is 0", "at least 1");
+        }
+        if let Some(augment) = &self.augment
+            && let Err(error) = augment.check()
+        {
+            faults.push(Fault::at(augment.span(), error.to_string()));
+        }
+        faults
+    }
+
+    /// What is wrong with what it starts from and what it holds fast.
+    fn start_faults(&self, config: &ClipConfig, inputs: &[InputTables]) -> Vec<Fault> {
+        let lists = self.from_parts.iter().chain(&self.freeze);
+        let mut faults: Vec<Fault> = lists.flat_map(|parts| start::faults(parts, config)).collect();
+        if let (Some(parts), None) = (&self.from_parts, &self.from) {
+            faults.push(Fault::at(parts.span(), "`from_parts` without `from`").label("parts of what?"));
+        }
+        if let Some(from) = &self.from {
+            let found = inputs.iter().find(|input| input.input.name() == from.name());
+            if let Some(kind) = found.and_then(|input| input.kind).filter(|kind| *kind != Self::KIND) {
+                let fault =
+                    Fault::at(from.0.span(), format!("this is a `{kind}` stage, which leaves no model"));
+                faults.push(fault.label("expected a `train` stage or a folder"));
+            }
+        }
+        faults
+    }
+
+    /// Where a fault about all of it points: its first input.
+    fn place(&self) -> Range<usize> {
+        self.pairs().first().map_or(self.tokenizer.0.span(), |(input, _)| input.0.span())
+    }
+}

@@ -1,0 +1,162 @@
+//! One training, on a thread of its own: from the options and the inputs to a filled split.
+
+use super::{EVALUATIONS, Train};
+use crate::checkpoint::Checkpoints;
+use crate::data::{Columns, Data, DataOptions};
+use crate::log::LogRow;
+use crate::stages::results::{log_batch, measured_batch, write_model};
+use crate::stages::{inputs, model_error, start, train_error};
+use crate::trainer::{Evaluate, Hooks, Outcome, TrainOptions, train};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_pipeline::evaluation::{Evaluation, Measured};
+use twinlens_pipeline::run::events::Event;
+use twinlens_pipeline::run::output::write_rejects;
+use twinlens_pipeline::{Input, InputData, RunContext, RunError};
+
+/// A training that is about to run.
+pub struct Run<E> {
+    pub stage: Train<E>,
+    pub config: ClipConfig,
+    pub cx: RunContext,
+    /// All inputs of the stage.
+    pub inputs: Vec<InputData>,
+    /// The stage's own folder, which survives a kill.
+    pub work: PathBuf,
+}
+
+impl<E: Evaluation<Clip>> Run<E> {
+    /// Trains, from the newest checkpoint on, and fills the split.
+    pub fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
+        let file = self.folder(&self.stage.tokenizer, &[TOKENIZER_FILE], &[&[TOKENIZER_FILE]])?;
+        let file = file.join(TOKENIZER_FILE);
+        let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
+        self.config.text.vocab = tokenizer.vocab_size();
+        let clip = self.start(&tokenizer)?;
+        let data = self.data(&tokenizer)?;
+        let options = self.stage.options(&self.cx, data.pairs());
+        let run = self.identity(&options, &tokenizer)?;
+        let checkpoints = self.work.join("checkpoints");
+        let checkpoints =
+            Checkpoints::new(&checkpoints, run, self.stage.keep_checkpoints).map_err(train_error)?;
+        let outcome = self.train(&clip, &data, &file, &options, &checkpoints)?;
+        let Outcome::Finished(trained) = outcome else { return Err(RunError::Interrupted) };
+        split.write(MAIN, &log_batch(&trained.log)?)?;
+        if self.stage.evaluate.is_some() {
+            split.write(EVALUATIONS, &measured_batch(&trained.measured, options.batch_size)?)?;
+        }
+        data.write_refused(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
+        let best = options.keep_best;
+        write_model(&clip, &trained, best, &tokenizer, &checkpoints, &self.work, &mut split)?;
+        Ok(split)
+    }
+
+    /// The local folder of a tokenizer or a model. A stage's holds `artifacts`; a folder, of each group of `wanted` one.
+    fn folder(&self, input: &Input, artifacts: &[&str], wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
+        if inputs::is_folder(input) {
+            return self.cx.files.model(input.name(), wanted);
+        }
+        let missing = || RunError::Internal(format!("the input `{}` was not passed", input.name()));
+        let stage = self.inputs.iter().find(|data| data.name == input.name()).ok_or_else(missing)?;
+        for file in artifacts {
+            stage.artifact(file)?;
+        }
+        Ok(stage.dataset.dir())
+    }
+
+    /// The model before the first step, where it is trained.
+    fn start(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
+        let stage = &self.stage;
+        let device = stage.device.open(*stage.precision).map_err(model_error)?;
+        let mut clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
+        if let Some(from) = &stage.from {
+            let folder = self.folder(from, &[CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE], &FOLDER_FILES)?;
+            let parts = stage.from_parts.as_ref().map(start::names);
+            start::from_folder(&clip, tokenizer, &folder, parts.as_deref())?;
+        }
+        if let Some(freeze) = &stage.freeze {
+            clip.freeze(&start::names(freeze)).map_err(model_error)?;
+        }
+        clip.recompute(stage.recompute == Some(true));
+        clip.on(&device, *stage.precision).map_err(model_error)
+    }
+
+    /// `tokenizer` is its file.
+    fn train(
+        &self,
+        clip: &Clip,
+        data: &Data,
+        tokenizer: &Path,
+        options: &TrainOptions,
+        checkpoints: &Checkpoints,
+    ) -> Result<Outcome, RunError> {
+        let cx = &self.cx;
+        cx.progress.total(options.steps);
+        let mut counted = 0;
+        let mut observe = |row: &LogRow| {
+            cx.progress.done(row.step - counted);
+            counted = row.step;
+            cx.progress.event(Event::TrainStep {
+                stage: cx.stage.clone(),
+                step: row.step,
+                steps: options.steps,
+                loss: row.loss as f32,
+                lr: row.lr as f32,
+                samples_per_second: row.samples_per_second as f32,
+            });
+        };
+        let open = |evaluate: &E| evaluate.open(cx, &self.inputs, tokenizer);
+        let mut evaluator = self.stage.evaluate.as_ref().map(open).transpose()?;
+        let mut evaluate = evaluator.as_mut().map(|evaluator| {
+            move |clip: &Clip, step: u64| -> Result<Vec<Measured>, RunError> {
+                let found = evaluator.evaluate(clip, step)?;
+                if let Some(m) = found.first() {
+                    let (value, chance) = (100.0 * m.value, 100.0 * m.chance);
+                    cx.progress.note(format!(
+                        "step {step}: {}, {}: {} {value:.1} %, chance {chance:.1} %, n {}",
+                        m.set, m.prompts, m.metric, m.n
+                    ));
+                }
+                Ok(found)
+            }
+        });
+        let hooks = Hooks {
+            now: &|| cx.clock.micros(),
+            stop: &|| cx.cancel.is_cancelled(),
+            observe: &mut observe,
+            evaluate: evaluate.as_mut().map(|evaluate| evaluate as &mut Evaluate<'_>),
+        };
+        train(clip, data, options, checkpoints, hooks).map_err(train_error)
+    }
+
+    fn data(&self, tokenizer: &Tokenizer) -> Result<Data, RunError> {
+        let (stage, cx) = (&self.stage, &self.cx);
+        let columns = Columns {
+            caption: stage.caption.to_string(),
+            image: stage.image.to_string(),
+            named: !stage.caption.span().is_empty(),
+        };
+        let inputs = inputs::places(cx, &stage.pairs(), &self.inputs, *stage.follow, &columns)?;
+        let options = DataOptions {
+            shuffle_bytes: stage.shuffle_bytes,
+            decode_bytes: cx.bytes_in_flight,
+            threads: cx.session.copied_config().target_partitions(),
+            cache_bytes: stage.cache.bytes(),
+        };
+        let (context, work) = (self.config.text.context, self.work.join("data"));
+        let data = Data::open(inputs, tokenizer, context, *stage.batch_size, options, &work, &cx.cancel);
+        data.map_err(train_error)
+    }
+
+    /// What a checkpoint belongs to. The work folder goes with the stage's fingerprint, which covers options and inputs;
+    /// this catches a folder that was moved.
+    fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
+        let tokenizer = tokenizer.hash().map_err(model_error)?;
+        let shuffled = self.stage.shuffle_bytes;
+        let identity = format!("{options:?}/{shuffled}/{:?}/{tokenizer}", self.config);
+        Ok(Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}

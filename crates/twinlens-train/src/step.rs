@@ -1,0 +1,228 @@
+//! One step of a training on one rank: the gradients of a batch, whole or in parts, and what the optimiser makes of them.
+//!
+//! A batch that is one part on one rank goes through [`Clip::loss`]. Otherwise each rank has its rows of the batch, in
+//! micro-batches, and the result is the same but for rounding, with two exceptions that are stated here: batch norm has the
+//! statistics of a micro-batch, not of the batch (in both passes the same ones), and the running statistics, which then
+//! move once a micro-batch, are averaged over ranks after the step.
+
+use crate::collective::Collective;
+use crate::error::{Result, TrainError};
+use crate::optimizer::{AdamW, Gradients, StepError};
+use crate::schedule::Schedule;
+use crate::trainer::Batch;
+use candle_core::{Device, Tensor};
+use twinlens_model::weights::Variables;
+use twinlens_model::{Clip, Features, Pass, Tower};
+
+/// What a rank needs for its steps.
+pub struct Stepper<'a> {
+    /// The rank's own replica.
+    pub clip: &'a Clip,
+    /// The variables that are learned.
+    pub variables: Variables,
+    /// The other ranks.
+    pub ranks: &'a dyn Collective,
+    /// Pairs of a forward pass.
+    pub micro_batch: usize,
+    /// Learning rates.
+    pub schedule: Schedule,
+    /// Whether to give the step up; asked on rank 0 alone.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// A step that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// The loss of the whole batch, before the step.
+    pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Global norm of the gradients, before clipping.
+    pub grad_norm: f64,
+}
+
+/// Numbers that ranks add up at a time.
+const BUCKET: usize = 1 << 22;
+
+impl Stepper<'_> {
+    /// A step on this rank's rows of a batch. `None` when it was given up: nothing has changed then.
+    ///
+    /// # Errors
+    /// `Diverged` when loss or gradients are no numbers; `before` is filled in by the caller.
+    pub fn step(&self, adam: &mut AdamW, batch: &Batch) -> Result<Option<Step>> {
+        let running = self.running()?;
+        let Some((loss, gradients)) = self.gradients(batch)? else {
+            self.set_running(&running)?;
+            return Ok(None);
+        };
+        let lr = self.schedule.rate(adam.step);
+        let step = adam.step + 1;
+        let diverged = |what: String, value: f64| TrainError::Diverged {
+            step,
+            what,
+            value,
+            before: f64::NAN,
+            lr,
+            logit_scale: f64::from(self.clip.logit_scale()),
+        };
+        if !loss.is_finite() {
+            return Err(diverged("the loss".into(), loss));
+        }
+        let grad_norm = match adam.step(&self.variables, &gradients, lr) {
+            Ok(norm) => norm,
+            Err(StepError::NotFinite { variable, value }) => {
+                return Err(diverged(format!("the gradient of {variable}"), value));
+            }
+            Err(StepError::Tensor(error)) => return Err(error.into()),
+        };
+        if !self.clip.is_frozen("logit_scale") {
+            self.clip.clamp_logit_scale()?;
+        }
+        if self.ranks.size() > 1 && !running.is_empty() {
+            let mut sums = self.running()?;
+            self.ranks.all_reduce_sum(&mut sums)?;
+            let ranks = self.ranks.size() as f32;
+            sums.iter_mut().for_each(|sum| *sum /= ranks);
+            self.set_running(&sums)?;
+        }
+        Ok(Some(Step { loss, lr, grad_norm }))
+    }
+
+    /// The loss of the whole batch and its gradients, the same on all ranks. `None` when the step was given up.
+    pub fn gradients(&self, batch: &Batch) -> Result<Option<(f64, Gradients)>> {
+        let rows = batch.ids.dim(0)?;
+        if self.ranks.size() == 1 && self.micro_batch >= rows {
+            let loss = self.clip.loss(&batch.pixels, &batch.ids)?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            // The graph, which holds every activation, ends with this function.
+            return Ok(Some((value, Gradients::of(&self.variables, &loss.backward()?)?)));
+        }
+        let micro = self.micro_batch.min(rows);
+        let parts = (0..rows).step_by(micro).map(|first| batch.rows(first, micro.min(rows - first)));
+        let parts: Vec<Batch> = parts.collect::<Result<_>>()?;
+        let compares = self.clip.config().objective.embeds_texts();
+        let found = if compares { self.compared(&parts)? } else { self.predicted(&parts)? };
+        let Some((loss, mut gradients)) = found else { return Ok(None) };
+        let mut loss = [loss as f32];
+        self.ranks.all_reduce_sum(&mut loss)?;
+        if self.ranks.size() > 1 {
+            gradients.reduce(BUCKET, |bucket| self.ranks.all_reduce_sum(bucket))?;
+        }
+        Ok(Some((f64::from(loss[0]), gradients)))
+    }
+
+    /// This rank's share of loss and gradients for an objective that compares pairs.
+    fn compared(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+        // The first part keeps its graph; the others are seen twice. (A rank with one part sees nothing twice.)
+        let mut features = Vec::with_capacity(parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            if self.given_up()? {
+                return Ok(None);
+            }
+            let pass = if index == 0 { Pass::Train } else { Pass::Preview };
+            features.push([self.encode(Tower::Image, part, pass)?, self.encode(Tower::Text, part, pass)?]);
+        }
+        let gathered = |tower: usize| {
+            let own: Vec<Tensor> = features.iter().map(|f: &[Tensor; 2]| f[tower].detach()).collect();
+            // Comparing is arithmetic for the CPU, wherever the towers are.
+            self.gather(&Tensor::cat(&own, 0)?.to_device(&Device::Cpu)?)
+        };
+        let (image, text) = (gathered(0)?, gathered(1)?);
+        let mut kept = features.into_iter().next();
+        let rows: usize = image.dim(0)? / self.ranks.size();
+        let first = rows * self.ranks.rank();
+        let all = Features { image: &image, text: &text, own: first..first + rows };
+        let [images, texts] = self.clip.log_sums(&all)?;
+        let log_sums = [self.ranks.all_gather(&images)?, self.ranks.all_gather(&texts)?];
+        let share = self.clip.share(&all, &log_sums)?;
+
+        let mut gradients = Gradients::default();
+        let mut row = 0;
+        for part in parts {
+            if row > 0 && self.given_up()? {
+                return Ok(None);
+            }
+            let rows = part.ids.dim(0)?;
+            let kept = kept.take();
+            for (index, tower) in [Tower::Image, Tower::Text].into_iter().enumerate() {
+                if self.clip.is_tower_frozen(tower) {
+                    continue;
+                }
+                let features = match &kept {
+                    Some(kept) => kept[index].clone(),
+                    None => self.encode(tower, part, Pass::Train)?,
+                };
+                let gradient = [&share.image, &share.text][index].narrow(0, row, rows)?;
+                let gradient = gradient.to_device(features.device())?;
+                // A number whose gradient by the features is the loss's.
+                let surrogate = (features * gradient)?.sum_all()?;
+                gradients.add(&self.variables, &surrogate.backward()?)?;
+            }
+            row += rows;
+        }
+        for (name, value) in share.scalars {
+            if self.variables.contains_key(name) {
+                gradients.insert(name, Tensor::new(value, self.clip.device())?);
+            }
+        }
+        Ok(Some((share.loss, gradients)))
+    }
+
+    fn encode(&self, tower: Tower, part: &Batch, pass: Pass) -> Result<Tensor> {
+        Ok(match tower {
+            Tower::Image => self.clip.image_features(&part.pixels, pass)?,
+            Tower::Text => self.clip.text_features(&part.ids, pass)?,
+        })
+    }
+
+    /// The features of all ranks.
+    fn gather(&self, own: &Tensor) -> Result<Tensor> {
+        if self.ranks.size() == 1 {
+            return Ok(own.clone());
+        }
+        let (rows, embed) = own.dims2()?;
+        let all = self.ranks.all_gather(&own.flatten_all()?.to_vec1::<f32>()?)?;
+        Ok(Tensor::from_vec(all, (rows * self.ranks.size(), embed), own.device())?)
+    }
+
+    /// This rank's share for an objective that predicts words: the mean of the parts' losses, weighed by their predictions.
+    fn predicted(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+        let counts = parts.iter().map(|part| Ok(self.clip.predictions(&part.ids)? as f32));
+        let counts: Vec<f32> = counts.collect::<Result<_>>()?;
+        let mut total = [counts.iter().sum::<f32>()];
+        self.ranks.all_reduce_sum(&mut total)?;
+        let (mut sum, mut gradients) = (0.0, Gradients::default());
+        for (part, count) in parts.iter().zip(counts) {
+            if self.given_up()? {
+                return Ok(None);
+            }
+            let loss = (self.clip.loss(&part.pixels, &part.ids)? * f64::from(count / total[0].max(1.0)))?;
+            sum += f64::from(loss.to_scalar::<f32>()?);
+            gradients.add(&self.variables, &loss.backward()?)?;
+        }
+        Ok(Some((sum, gradients)))
+    }
+
+    /// Whether all ranks give the step up: all ask at the same place, and rank 0 answers.
+    fn given_up(&self) -> Result<bool> {
+        let mut answer = [if self.ranks.rank() == 0 && (self.stop)() { 1.0 } else { 0.0 }];
+        self.ranks.broadcast(&mut answer)?;
+        Ok(answer[0] > 0.0)
+    }
+
+    /// The running statistics, one after another.
+    fn running(&self) -> Result<Vec<f32>> {
+        let buffers = self.clip.buffers().values();
+        Ok(buffers.map(|b| b.to_vec1::<f32>()).collect::<candle_core::Result<Vec<_>>>()?.concat())
+    }
+
+    fn set_running(&self, values: &[f32]) -> Result<()> {
+        let mut rest = values;
+        for buffer in self.clip.buffers().values() {
+            let (own, tail) = rest.split_at(buffer.elem_count());
+            rest = tail;
+            buffer.set(&Tensor::from_slice(own, buffer.shape(), buffer.device())?)?;
+        }
+        Ok(())
+    }
+}
