@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 mod support;
 
-use support::stdout;
+use support::{page, stdout};
 
 fn pipeline() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml")
@@ -58,8 +59,66 @@ fn the_quickstart_ends_in_its_tables_and_is_then_reused() {
 
     // One option of one stage: that stage and those after it.
     let changed = ["--set", "stages.zero_shot.batch_size=64"];
-    assert_eq!(
-        again(&decisions(&dir, &changed)),
-        ["zero_shot", "accuracy", "funnel_of_rows", "class_support"]
+    assert_eq!(again(&decisions(&dir, &changed)), ["zero_shot", "accuracy", "funnel_of_rows", "support"]);
+
+    the_questions_of_the_readme_have_answers(&dir);
+    every_view_has_the_columns_that_it_says(&dir);
+    the_report_is_a_page_that_needs_nothing_else(&dir);
+}
+
+/// Each query of the README's ten has rows.
+fn the_questions_of_the_readme_have_answers(dir: &str) {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let (_, section) = readme.split_once("## Ten questions\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let queries: Vec<&str> = blocks.map(|(query, _)| query).collect();
+    assert_eq!(queries.len(), 10);
+    for query in queries {
+        let rows = stdout(&twinlens(&["sql", dir, "--format", "csv", query]));
+        assert!(rows.lines().count() > 1, "{query}\n{rows}");
+    }
+}
+
+fn every_view_has_the_columns_that_it_says(dir: &str) {
+    let told = stdout(&twinlens(&["sql", dir, "--views"]));
+    assert!(!told.contains("not in this run"), "{told}");
+    for view in told.split("\n\n").filter(|view| !view.trim().is_empty()) {
+        let (head, columns) = view.trim().split_once('\n').unwrap();
+        let name = head.split(':').next().unwrap();
+        let said: Vec<&str> = columns.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+        let query = format!("select * from views.{name} limit 1");
+        let rows = stdout(&twinlens(&["sql", dir, "--format", "csv", &query]));
+        assert_eq!(rows.lines().next().unwrap().split(',').collect::<Vec<_>>(), said, "{name}");
+        assert!(rows.lines().count() > 1, "the view {name} has no rows");
+    }
+}
+
+fn the_report_is_a_page_that_needs_nothing_else(dir: &str) {
+    let once = stdout(&twinlens(&["report", dir, "-o", "-"]));
+    page::check(&once);
+    for part in
+        ["accuracy", "prompts", "samples", "confusions", "support", "training", "funnel", "balance", "hashes"]
+    {
+        let (_, section) = once.split_once(&format!("<h2 id=\"{part}\">")).unwrap();
+        let section = section.split("</section>").next().unwrap();
+        assert!(
+            section.contains("<table>") || section.contains("<img "),
+            "the part {part} shows nothing:\n{section}"
+        );
+    }
+    assert!(once.contains("This run has no `scaling` stage."));
+
+    twinlens(&["report", dir]);
+    let file = Path::new(dir).join("report.html");
+    assert_eq!(fs::read_to_string(&file).unwrap(), once, "the same run gives the same bytes");
+    match page::browser() {
+        Some(browser) => page::open(&browser, &file, &Path::new(dir).join("../profile")),
+        None => eprintln!("there is no chromium here: the page was not opened in a browser"),
+    }
+    let terminal = stdout(&twinlens(&["report", dir, "--terminal"]));
+    assert!(
+        terminal.contains("How good it is") && terminal.contains('█') && !terminal.contains('\u{1b}'),
+        "{terminal}"
     );
 }

@@ -2,10 +2,11 @@
 //!
 //! A dataset `wit` is the table `wit`; its other tables are `wit.rejects`, `wit.query_stats`, and also plain
 //! `query_stats` where only one dataset has one. A stage that was fused into another's plan is a view over that dataset: what it
-//! passed on is what came out at the end, and what a later stage rejected. `rejects` is the ledger of all stages, and `funnel` counts
+//! passed on is what came out at the end, and what a later stage rejected. The variants of a swept stage are tables by their own
+//! names, and one table, with the swept options as columns, under the name of the stage (`variants`). `rejects` is the ledger of all stages, and `funnel` counts
 //! for each stage the rows in, kept, and rejected by code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
@@ -20,22 +21,19 @@ use datafusion::scalar::ScalarValue;
 use crate::contracts;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::{MAIN, REJECTS};
+use crate::{MAIN, REJECTS, variants};
 
 /// Registers datasets, given in the order of their stages, in a session.
 pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {
-    let mut plain: BTreeMap<&str, Vec<&Dataset>> = BTreeMap::new();
+    // The stages of the file that have a side table, by its name.
+    let mut plain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for dataset in datasets {
         let stage = &dataset.state().begin.stage;
-        session.register_table(quoted(stage), dataset.provider(session, MAIN)?)?;
         add_schema(session, stage)?;
-        for table in dataset.tables().filter(|table| *table != MAIN) {
-            session.register_table(
-                format!("{}.{}", quoted(stage), quoted(table)),
-                dataset.provider(session, table)?,
-            )?;
-            if table != REJECTS {
-                plain.entry(table).or_default().push(dataset);
+        for table in dataset.tables() {
+            session.register_table(name(stage, table), dataset.provider(session, table)?)?;
+            if table != MAIN && table != REJECTS {
+                plain.entry(table).or_default().insert(dataset.state().begin.family());
             }
         }
         for (fused, schema) in &dataset.state().begin.fused {
@@ -43,11 +41,27 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
             session.register_table(quoted(fused), view.into_view())?;
         }
     }
+    for (family, members) in variants::families(datasets) {
+        add_schema(session, family)?;
+        for table in members[0].tables() {
+            let with: Vec<&Dataset> = members
+                .iter()
+                .copied()
+                .filter(|member| member.tables().any(|other| other == table))
+                .collect();
+            // A dataset that is left of a stage of that name keeps it.
+            if let Some(all) = variants::union(session, &with, table).await?
+                && !session.table_exist(name(family, table))?
+            {
+                session.register_table(name(family, table), all.into_view())?;
+            }
+        }
+    }
     for (table, owners) in plain {
-        if let [owner] = owners[..]
+        if let Some(owner) = owners.first().filter(|_| owners.len() == 1)
             && !session.table_exist(quoted(table))?
         {
-            session.register_table(quoted(table), owner.provider(session, table)?)?;
+            session.register_table(quoted(table), session.table_provider(name(owner, table)).await?)?;
         }
     }
     session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;
@@ -60,8 +74,18 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A table of a stage, as SQL writes it: the main one bears the stage's name.
+fn name(stage: &str, table: &str) -> String {
+    match table {
+        MAIN => quoted(stage),
+        side => format!("{}.{}", quoted(stage), quoted(side)),
+    }
+}
+
 fn add_schema(session: &SessionContext, name: &str) -> Result<(), DatasetError> {
-    if let Some(catalog) = session.catalog("datafusion") {
+    if let Some(catalog) = session.catalog("datafusion")
+        && catalog.schema(name).is_none()
+    {
         catalog.register_schema(name, Arc::new(MemorySchemaProvider::new()))?;
     }
     Ok(())

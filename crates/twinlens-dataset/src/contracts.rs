@@ -28,6 +28,8 @@ pub fn all() -> Vec<(&'static str, SchemaRef)> {
         ("predictions", predictions()),
         ("calibration", calibration()),
         ("warnings", warnings()),
+        ("scaling", scaling()),
+        ("scaling_fit", scaling_fit()),
     ]
 }
 
@@ -217,6 +219,53 @@ pub fn calibration() -> SchemaRef {
 pub fn warnings() -> SchemaRef {
     use DataType::{Float64, Utf8};
     schema(vec![("set", Utf8), ("prompts", Utf8), ("code", Utf8), ("detail", Utf8), ("value", Float64)])
+}
+
+/// One row a model of a fit of error over compute: `role` is fit (a point of it), held_out (one of the largest, left out of it) or
+/// predicted (not trained, or not evaluated); `error` is what was measured, `predicted` what the fit says, with its 95 % interval, and `within`
+/// whether the outcome lies in that. `gflops` are of one pair, forward; `compute` is what the fit is over.
+pub fn scaling() -> SchemaRef {
+    use DataType::{Boolean, Float64, Int64, Utf8};
+    schema(vec![
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("metric", Utf8),
+        ("model", Utf8),
+        ("gflops", Float64),
+        ("samples_seen", Int64),
+        ("compute", Float64),
+        ("role", Utf8),
+        ("error", Float64),
+        ("error_low", Float64),
+        ("error_high", Float64),
+        ("predicted", Float64),
+        ("predicted_low", Float64),
+        ("predicted_high", Float64),
+        ("within", Boolean),
+    ])
+}
+
+/// One row a fit, error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training (of all pairs seen), `n` the points, `b_low` and
+/// `b_high` the 95 % interval of the exponent, `residual` the standard deviation of the points about the line in ln(error); `note` says why
+/// there is no fit.
+pub fn scaling_fit() -> SchemaRef {
+    use DataType::{Float64, Int64, Utf8};
+    schema(vec![
+        ("set", Utf8),
+        ("prompts", Utf8),
+        ("metric", Utf8),
+        ("compute", Utf8),
+        ("n", Int64),
+        ("a", Float64),
+        ("b", Float64),
+        ("b_low", Float64),
+        ("b_high", Float64),
+        ("residual", Float64),
+        ("r2", Float64),
+        ("smallest", Float64),
+        ("largest", Float64),
+        ("note", Utf8),
+    ])
 }
 
 /// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.

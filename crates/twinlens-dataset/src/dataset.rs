@@ -68,6 +68,7 @@ impl Dataset {
             fingerprint: String::new(),
             recipe: serde_json::Value::Null,
             fused: Vec::new(),
+            variant: None,
             tables: [(MAIN.to_string(), contracts::in_memory(reader.schema()))].into(),
         };
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -20,6 +20,7 @@ pub mod shard;
 pub mod storage;
 pub mod tar;
 pub mod types;
+pub mod variants;
 pub mod writer;
 
 pub use dataset::Dataset;

@@ -139,6 +139,7 @@ mod tests {
             fingerprint: "f".into(),
             recipe: serde_json::Value::Null,
             fused: vec![],
+            variant: None,
             tables: Default::default(),
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::MAIN;
 use crate::error::DatasetError;
+use crate::variants::Variant;
 
 /// The version of the manifest's format.
 pub const FORMAT: u32 = 1;
@@ -36,8 +37,18 @@ pub struct Begin {
     /// The stages that this dataset holds besides: fused into its plan, first to last, and the schemas of what they pass on.
     #[serde(default)]
     pub fused: Vec<(String, Schema)>,
+    /// Which variant of a swept stage it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<Variant>,
     /// The dataset's tables by name, with their schemas.
     pub tables: BTreeMap<String, SchemaRef>,
+}
+
+impl Begin {
+    /// The name that the pipeline file has for the stage.
+    pub fn family(&self) -> &str {
+        self.variant.as_ref().map_or(&self.stage, |variant| &variant.of)
+    }
 }
 
 /// One file of a dataset.
@@ -273,6 +284,7 @@ mod tests {
             fingerprint: fingerprint.into(),
             recipe: serde_json::Value::Null,
             fused: vec![],
+            variant: None,
             tables: BTreeMap::new(),
         })
     }

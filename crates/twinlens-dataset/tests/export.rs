@@ -81,6 +81,7 @@ fn dataset(folder: &Path) -> Dataset {
         fingerprint: "f00d".into(),
         recipe: serde_json::json!({ "kind": "fetch", "options": { "resize": 64 } }),
         fused: vec![],
+        variant: None,
         tables: [(MAIN.to_string(), contracts::with_hub_features(schema()))].into(),
     };
     let limits = ShardLimits { shard_bytes: 200_000, row_group_rows: 70, ..ShardLimits::default() };

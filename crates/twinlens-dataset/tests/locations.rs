@@ -32,6 +32,7 @@ fn begin(fingerprint: &str) -> Begin {
         fingerprint: fingerprint.into(),
         recipe: serde_json::Value::Null,
         fused: vec![],
+        variant: None,
         tables: [(MAIN.to_string(), schema())].into(),
     }
 }

@@ -8,6 +8,7 @@ pub mod error;
 mod images;
 pub mod metrics;
 pub mod prompts;
+pub mod scaling;
 pub mod set;
 pub mod sets;
 pub mod sql;
@@ -18,6 +19,7 @@ use twinlens_pipeline::Registry;
 
 pub use error::EvalError;
 pub use images::REJECT_CODES;
+pub use scaling::Scaling;
 pub use sets::EvaluationSet;
 pub use zero_shot::{InTraining, ZeroShot};
 
@@ -25,6 +27,7 @@ pub use zero_shot::{InTraining, ZeroShot};
 pub fn register(registry: &mut Registry) {
     registry.add::<EvaluationSet>();
     registry.add::<ZeroShot>();
+    registry.add::<Scaling>();
     for function in sql::functions() {
         registry.add_function(function);
     }

@@ -62,10 +62,12 @@ impl Place {
             kind: EvaluationSet::KIND.into(),
             fingerprint: "f".into(),
             fused: vec![],
+            variant: None,
             tables: all,
         };
         let cx = RunContext {
             stage: "set".into(),
+            stream: "set".into(),
             session: SessionContext::new(),
             files: Files {
                 base: self.0.path().into(),

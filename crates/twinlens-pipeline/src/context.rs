@@ -44,11 +44,13 @@ impl Clock {
 pub struct RunContext {
     /// The stage's name.
     pub stage: String,
+    /// The name by which it draws at random: that of the file, so that the variants of a sweep see the same data in the same order.
+    pub stream: String,
     /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in it.
     pub session: SessionContext,
     /// Where the files are that options name.
     pub files: Files,
-    /// The pipeline's seed. Draw from [`RunContext::rng`], not from this.
+    /// The stage's seed: the pipeline's, unless it has its own. Draw from [`RunContext::rng`], not from this.
     pub seed: u64,
     /// The time of day.
     pub clock: Clock,
@@ -76,7 +78,7 @@ impl RunContext {
     }
 
     fn seed_bytes(&self, purpose: &str) -> [u8; 32] {
-        Sha256::digest(format!("{}/{}/{}", self.seed, self.stage, purpose)).into()
+        Sha256::digest(format!("{}/{}/{}", self.seed, self.stream, purpose)).into()
     }
 
     /// A local path of the options: relative to the pipeline file.
@@ -108,8 +110,10 @@ pub struct InputData {
     pub table: String,
     /// The dataset: its shards in order, its artifacts.
     pub dataset: Dataset,
-    /// Instead of a table of the dataset: one that the run computes (`funnel`, `rejects`).
+    /// Instead of a table of the dataset: one that the run computes (`funnel`, `rejects`, all variants of a swept stage).
     pub view: Option<Arc<dyn TableProvider>>,
+    /// The datasets of the variants that `view` holds together; `dataset` is the first. Empty for all other inputs.
+    pub variants: Vec<Dataset>,
 }
 
 impl InputData {
@@ -121,9 +125,14 @@ impl InputData {
         Ok(self.dataset.frame(session, &self.table).await?)
     }
 
+    /// The datasets that it is: those of all variants, or the one.
+    pub fn datasets(&self) -> &[Dataset] {
+        if self.variants.is_empty() { std::slice::from_ref(&self.dataset) } else { &self.variants }
+    }
+
     /// Rows of that table.
     pub fn rows(&self) -> u64 {
-        self.dataset.rows(&self.table)
+        self.datasets().iter().map(|dataset| dataset.rows(&self.table)).sum()
     }
 
     /// A file of the dataset that is no table: `model.safetensors`.

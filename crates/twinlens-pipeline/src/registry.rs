@@ -1,6 +1,7 @@
 //! The kinds of stages and the SQL functions that a program offers: a value that is passed in, never a global.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::prelude::SessionContext;
@@ -9,9 +10,10 @@ use schemars::{Schema, SchemaGenerator};
 use crate::stage::{Stage, StageKind};
 
 /// A stage built from its table, with what the fingerprint needs of it.
+#[derive(Clone)]
 pub struct Built {
-    /// The stage.
-    pub stage: Box<dyn Stage>,
+    /// The stage: one for all variants that differ in their inputs alone.
+    pub stage: Arc<dyn Stage>,
     /// Its options with every default filled in.
     pub options: serde_json::Value,
 }
@@ -102,5 +104,5 @@ fn build<K: StageKind>(table: toml::de::ValueDeserializer<'_>) -> Result<Built, 
     let stage = K::deserialize(table)?;
     let options =
         serde_json::to_value(&stage).map_err(|error| serde::de::Error::custom(error.to_string()))?;
-    Ok(Built { stage: Box::new(stage), options })
+    Ok(Built { stage: Arc::new(stage), options })
 }

@@ -96,6 +96,11 @@ pub trait Stage: Debug + Send + Sync {
         &[]
     }
 
+    /// Whether it reads the variants of a swept stage as one table with their values as columns, instead of being made once for each.
+    fn gathers(&self) -> bool {
+        matches!(self.work(), Work::Whole(whole) if !whole.conserves())
+    }
+
     /// Whether the stage may begin while its first input is still being made: it then reads what is committed, waits for more, and
     /// knows by the manifest when there will be no more. The runner starts it beside that input, where its other inputs allow it.
     fn follows(&self) -> bool {

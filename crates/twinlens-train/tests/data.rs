@@ -108,6 +108,7 @@ fn writer(folder: &Path) -> DatasetWriter {
         kind: "fetch".into(),
         fingerprint: "f".into(),
         fused: vec![],
+        variant: None,
         tables: [(MAIN.to_owned(), batch(0..ROWS).schema())].into(),
     };
     DatasetWriter::open(folder.join("pairs"), begin, ShardLimits::default()).unwrap()

@@ -69,6 +69,7 @@ fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, Schema
         kind: kind.into(),
         fingerprint: "f".into(),
         fused: vec![],
+        variant: None,
         tables,
     };
     DatasetWriter::open(folder.join(name), begin, ShardLimits::default()).unwrap()
@@ -89,6 +90,7 @@ async fn run<K: StageKind>(
             table: MAIN.into(),
             dataset: Dataset::open(folder.join(input.name())).unwrap(),
             view: None,
+            variants: vec![],
         })
         .collect();
     let tables = check(&stage, Some(&inputs)).unwrap();
@@ -103,6 +105,7 @@ async fn run<K: StageKind>(
     let progress = Progress::new(name, observer);
     let cx = RunContext {
         stage: name.into(),
+        stream: name.into(),
         session: SessionContext::new(),
         files: Files { base: folder.into(), scratch: folder.into(), hub: Default::default() },
         seed: 17,

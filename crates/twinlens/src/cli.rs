@@ -30,6 +30,7 @@ pub enum Command {
     Status(StatusArgs),
     Retry(RetryArgs),
     Sql(SqlArgs),
+    Report(ReportArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
     Sets(SetsArgs),
@@ -166,19 +167,42 @@ pub struct StatusArgs {
 /// Queries a run: every dataset is a table
 ///
 /// A dataset `wit` is the table `wit`, its rejects `wit.rejects`; `funnel` counts the rows of all stages and `rejects` is the ledger of all
-/// stages. Without QUERY: a prompt, or the queries on stdin when that is no terminal. May be used while a run is going on.
+/// stages; `leaderboard`, `class_support` and others are views over what the run has. Without QUERY: a prompt, or the queries on stdin when that is no terminal. May be used while a run is going on.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
     /// The run directory, or its URL in an object store
     pub dir: String,
     /// One or more queries, separated by `;`
     pub query: Option<String>,
+    /// Another run beside it, whose tables are NAME.table; `runs.leaderboard` and the like are views over all of them; may be repeated
+    #[arg(long, value_name = "NAME=DIR", value_parser = crate::sql::runs::named)]
+    pub with: Vec<(String, String)>,
+    /// List the views, their columns, and which of them this run has
+    #[arg(long, conflicts_with_all = ["query", "format", "output"])]
+    pub views: bool,
     /// How rows are written [default: by the ending of FILE, else table]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<RowFormat>,
     /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE", requires = "query")]
     pub output: Option<PathBuf>,
+}
+
+/// Writes a run as one page: what was built, how good it is, where it fails
+///
+/// The page is one HTML file that needs no network: accuracies with intervals beside chance and published values, what prompts gain, images with
+/// predictions, mistakes, what training saw of each class, the loss, where the rows went, a scaling fit, settings and hashes. What the run has
+/// no data for is left out with a sentence.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run directory, or its URL in an object store
+    pub dir: String,
+    /// The file to write, or `-` for stdout [default: report.html in the run directory]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "terminal")]
+    pub output: Option<PathBuf>,
+    /// Print the same figures here, where they fit, and write no page
+    #[arg(long)]
+    pub terminal: bool,
 }
 
 /// Writes a dataset as Parquet, Arrow or tar files in shards of a size, with a card (README.md)
@@ -241,11 +265,12 @@ pub struct SetsArgs {
 
 /// Lists the contracts (the schemas of tables); with NAME, prints one as JSON
 ///
+/// `schema views` explains the views that `sql` has over a run.
 /// `schema pipeline` prints the JSON Schema of pipeline files, by which editors complete and check them: put
 /// `#:schema PATH` in the first line of the file.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
-    /// A contract, or `pipeline`
+    /// A contract, `pipeline` or `views`
     #[arg(conflicts_with = "write")]
     pub name: Option<String>,
     /// Write all of them into this folder

@@ -12,6 +12,7 @@ mod model;
 mod plan;
 mod progress;
 mod registry;
+mod report;
 mod retry;
 mod run;
 mod runtime;
@@ -24,6 +25,7 @@ mod stages;
 mod status;
 mod table;
 mod text;
+mod views;
 
 use clap::Parser;
 
@@ -76,6 +78,7 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Status(args) => status::command(args),
         Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
+        Command::Report(args) => report::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
         Command::Sets(args) => sets::command(args),

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use serde::Serialize;
 use twinlens_dataset::types;
+use twinlens_dataset::variants::Variant;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
@@ -47,6 +48,9 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
 struct Shown {
     stage: String,
     kind: &'static str,
+    /// Of a variant: the swept options that it depends on, and their values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<Variant>,
     inputs: Vec<Read>,
     /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is fused into.
     dataset: String,
@@ -97,6 +101,7 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
                 Shown {
                     stage: node.name.clone(),
                     kind: node.kind,
+                    variant: node.variant.clone(),
                     inputs: inputs
                         .iter()
                         .zip(&node.inputs)
@@ -117,13 +122,20 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
 }
 
 fn read(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Read {
-    let name = |node: &usize| pipeline.nodes[*node].name.clone();
-    let stages = match resolved {
-        Resolved::Stage { node, .. } => vec![name(node)],
-        Resolved::System { nodes, .. } => nodes.iter().map(name).collect(),
-        Resolved::Path(_) => vec![],
+    let stages: Vec<String> =
+        resolved.nodes().iter().map(|node| pipeline.nodes[*node].name.clone()).collect();
+    // Of a swept stage: the variant that is read, by its own name.
+    let input = match (resolved, stages.first(), input.split_once('.')) {
+        (Resolved::Stage { .. }, Some(stage), None) if named(pipeline, input) => stage.clone(),
+        (Resolved::Stage { .. }, Some(stage), Some((_, table))) => format!("{stage}.{table}"),
+        _ => input.into(),
     };
-    Read { input: input.into(), stages }
+    Read { input, stages }
+}
+
+/// Whether a name is that of a stage, and not of a side table.
+fn named(pipeline: &Pipeline, name: &str) -> bool {
+    pipeline.nodes.iter().any(|node| node.family() == name)
 }
 
 /// What will be done, for people.
@@ -145,6 +157,10 @@ fn text(stages: &[Shown]) -> String {
     for stage in stages {
         let inputs: Vec<&str> = stage.inputs.iter().map(|read| read.input.as_str()).collect();
         text += &format!("{:names$}  {:kinds$}  {}\n", stage.stage, stage.kind, decision(stage));
+        if let Some(variant) = &stage.variant {
+            let values = variant.settings.iter().map(|s| format!("{}.{} = {}", s.stage, s.option, s.value));
+            text += &wrapped(&values.collect::<Vec<_>>(), names + 4);
+        }
         if !inputs.is_empty() {
             text += &format!("{:names$}    reads {}\n", "", inputs.join(", "));
         }

@@ -199,7 +199,8 @@ fn print_results(pipeline: &Pipeline, outcome: &Outcome) -> Result<(), Failure> 
 
 /// Whether another stage reads this one by its name.
 fn is_read(pipeline: &Pipeline, index: usize) -> bool {
-    let reads = |input: &Resolved| matches!(input, Resolved::Stage { node, .. } if *node == index);
+    let reads =
+        |input: &Resolved| !matches!(input, Resolved::System { .. }) && input.nodes().contains(&index);
     pipeline.nodes.iter().any(|node| node.inputs.iter().any(reads))
 }
 

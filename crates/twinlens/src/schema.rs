@@ -13,8 +13,8 @@ use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::SchemaArgs;
 use crate::errors::Failure;
-use crate::registry;
 use crate::text::counted;
+use crate::{registry, views};
 
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";
@@ -23,6 +23,7 @@ const PIPELINE: &str = "pipeline";
 pub fn command(args: &SchemaArgs) -> Result<(), Failure> {
     match (&args.name, &args.write) {
         (_, Some(dir)) => write_all(dir),
+        (Some(name), None) if name == views::SCHEMA => explain_views(),
         (Some(name), None) => print(name),
         (None, None) => list(),
     }
@@ -36,12 +37,21 @@ fn list() -> Result<(), Failure> {
         writeln!(out, "{name:width$}  {}", counted(schema.fields().len() as u64, "column"))?;
     }
     writeln!(out, "{PIPELINE:width$}  the JSON Schema of pipeline files")?;
+    writeln!(out, "{:width$}  the views that SQL has over a run", views::SCHEMA)?;
+    Ok(out.flush()?)
+}
+
+fn explain_views() -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let texts: Vec<String> = views::ALL.iter().map(|view| view.explained() + &view.needed()).collect();
+    out.write_all(texts.join("\n").as_bytes())?;
     Ok(out.flush()?)
 }
 
 fn print(name: &str) -> Result<(), Failure> {
     let Some(text) = published()?.into_iter().find(|one| one.name == name).map(|one| one.text) else {
-        let known: Vec<&str> = contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE]).collect();
+        let known: Vec<&str> =
+            contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE, views::SCHEMA]).collect();
         let hint = did_you_mean(name, known.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("the schemas are {}", known.join(", ")));
         return Err(Failure::user(format!("there is no schema `{name}`")).hint(hint));

@@ -42,6 +42,8 @@ fn explained(kind: &Kind) -> String {
         text += &explained_option(&option);
     }
     text += "  rejects = \"keep\" | \"count\"\n      Whether refused rows are kept in the ledger, or only counted. [default: \"keep\"]\n";
+    text += "  seed = integer\n      Where what the stage draws at random comes from. [default: the pipeline's seed]\n";
+    text += "  sweep = table\n      Options, each with an array of values: the stage is made once for each combination, and so is what reads it.\n";
     text + "\nexample\n" + &kind.example.trim().lines().map(|line| format!("  {line}\n")).collect::<String>()
 }
 

@@ -42,6 +42,7 @@ pub(super) fn input(name: &str, schema: SchemaRef) -> InputTables {
 pub(super) fn context() -> RunContext {
     RunContext {
         stage: "t".into(),
+        stream: "t".into(),
         session: session(),
         files: Files { base: PathBuf::new(), scratch: PathBuf::new(), hub: Default::default() },
         seed: 17,
@@ -112,7 +113,7 @@ pub(super) fn dataset(name: &str, rows: &RecordBatch) -> (InputData, TempDir) {
     let finished = folder.path().join("table.parquet");
     std::fs::rename(twinlens_dataset::storage::unfinished(&path), &finished).unwrap();
     let dataset = Dataset::of_parquet(&finished).unwrap();
-    (InputData { name: name.into(), table: MAIN.into(), dataset, view: None }, folder)
+    (InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }, folder)
 }
 
 /// Rows as a row stage gets them.

@@ -185,6 +185,7 @@ impl Export<'_> {
             fingerprint,
             recipe: json!({ "kind": KIND, "options": what, "pipeline": self.pipeline, "made_by": self.made_by }),
             fused: Vec::new(),
+            variant: None,
             tables,
         })
     }

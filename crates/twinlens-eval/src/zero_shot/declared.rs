@@ -71,7 +71,13 @@ pub async fn prepare(
     }
     let written = opened.written();
     let name = format!("{FOLDER}/{}", set.name);
-    let input = InputData { name: name.clone(), table: MAIN.into(), dataset: output.dataset(), view: None };
+    let input = InputData {
+        name: name.clone(),
+        table: MAIN.into(),
+        dataset: output.dataset(),
+        view: None,
+        variants: vec![],
+    };
     let options = options(&set, Input(Located::nowhere(name)), &written.bound.classes, written.templates);
     Ok(Prepared::Ready(Box::new(Ready { options, input, warnings: written.bound.warnings })))
 }
@@ -95,6 +101,7 @@ fn dataset(
         fingerprint,
         recipe: serde_json::json!({ "set": set.name }),
         fused: Vec::new(),
+        variant: None,
         tables: [
             (MAIN.to_string(), main),
             (REJECTS.to_string(), ledger),

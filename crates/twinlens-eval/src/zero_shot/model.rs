@@ -19,7 +19,7 @@ use crate::prompts::hex;
 
 /// A model in memory.
 pub struct Model {
-    /// As written in the pipeline file.
+    /// The stage that trained it, or the folder as the pipeline file has it.
     pub name: String,
     /// Which state of the training it is; `None` for a folder.
     pub checkpoint: Option<String>,
@@ -38,18 +38,20 @@ pub struct Model {
 impl Model {
     /// Loads the model that the option names.
     pub async fn open(options: &ZeroShot, cx: &RunContext, inputs: &[InputData]) -> Result<Self, RunError> {
-        let name = options.model.name().to_string();
-        let (folder, checkpoint) = if options.model.is_path() {
+        let (name, folder, checkpoint) = if options.model.is_path() {
+            let name = options.model.name().to_string();
             let (files, written) = (cx.files.clone(), name.clone());
             let open = move || files.model(&written, &FOLDER_FILES);
             let opened = tokio::task::spawn_blocking(open).await;
-            (opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
+            (name, opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
         } else {
             let training = input(inputs, &options.model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
                 training.artifact(file)?;
             }
-            (training.dataset.dir(), last_step(cx, training).await?)
+            // Of a swept training: the variant.
+            let name = training.dataset.state().begin.stage.clone();
+            (name, training.dataset.dir(), last_step(cx, training).await?)
         };
         let compute = (*options.device, *options.precision);
         let load = move || Self::load(name, checkpoint, folder, compute).map_err(RunError::from);

@@ -148,10 +148,12 @@ impl Bench {
             kind: ZeroShot::KIND.into(),
             fingerprint: "f".into(),
             fused: vec![],
+            variant: None,
             tables: schemas,
         };
         let cx = RunContext {
             stage: "zero_shot".into(),
+            stream: "zero_shot".into(),
             session: SessionContext::new(),
             files: Files {
                 base: self.folder.path().into(),
@@ -173,6 +175,7 @@ impl Bench {
                 table: MAIN.into(),
                 dataset: Dataset::of_parquet(cx.path(input.name())).unwrap(),
                 view: None,
+                variants: vec![],
             })
             .collect();
         let writer = DatasetWriter::open(self.path(out), begin, ShardLimits::default()).unwrap();

@@ -13,6 +13,7 @@ use crate::config::options::{Shape, build};
 use crate::config::pipeline::Pipeline;
 use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
+use crate::config::sweep;
 use crate::config::tables;
 use crate::config::vars::{Filler, Overrides, SetVar, Vars, is_name};
 use crate::error::Fault;
@@ -71,6 +72,7 @@ pub(crate) fn read(
     let tests = root.remove("tests");
     let head = head(root, strings, registry, &mut faults);
     let drafts = stages::drafts(stages, registry, strings, &mut faults);
+    let drafts = sweep::expand(drafts, &mut faults);
     let graph = graph::resolve(&drafts, source, &mut faults);
     let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
     faults.retain(|fault| !strings.broken.contains(&fault.span.start));

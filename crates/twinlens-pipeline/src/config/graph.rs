@@ -7,6 +7,7 @@ use twinlens_dataset::{MAIN, REJECTS};
 use crate::config::pipeline::Resolved;
 use crate::config::source::Source;
 use crate::config::stages::Draft;
+use crate::config::sweep;
 use crate::error::Fault;
 use crate::located::Input;
 use crate::sql::find_word;
@@ -67,20 +68,26 @@ impl Names<'_> {
         let Some(stage) = input.stage() else {
             return Ok(Resolved::Path(input.name().into()));
         };
+        let family: Vec<usize> = self.of(|draft| draft.family == stage);
+        if !family.is_empty() {
+            return self.variant(reader, &family, self.table_of(family[0], input)?);
+        }
+        // One variant, by its own name.
         if let Some(node) = self.drafts.iter().position(|draft| draft.name == stage) {
-            return self.table_of(node, input);
+            return Ok(Resolved::Stage { node, table: self.table_of(node, input)?.into() });
         }
         if input.table().is_none() && (stage == REJECTS || stage == FUNNEL) {
             return self.system(reader, stage);
         }
-        let owners: Vec<usize> =
+        let nodes: Vec<usize> =
             (0..self.drafts.len()).filter(|node| self.side[*node].contains(&stage)).collect();
+        let mut owners: Vec<&str> = nodes.iter().map(|node| self.drafts[*node].family.as_str()).collect();
+        owners.dedup();
         match (owners.as_slice(), input.table()) {
-            ([node], None) => Ok(Resolved::Stage { node: *node, table: stage.into() }),
+            ([_], None) => self.variant(reader, &nodes, stage),
             ([], _) | (_, Some(_)) => Err(Box::new(self.unknown(stage))),
             (several, None) => {
-                let names: Vec<String> =
-                    several.iter().map(|node| format!("{}.{stage}", self.drafts[*node].name)).collect();
+                let names: Vec<String> = several.iter().map(|owner| format!("{owner}.{stage}")).collect();
                 Err(Box::new(
                     Fault::at(0..0, format!("several stages have a table `{stage}`"))
                         .label(format!("expected one of {}", listed(names.iter().map(String::as_str)))),
@@ -89,14 +96,33 @@ impl Names<'_> {
         }
     }
 
-    fn table_of(&self, node: usize, input: &Input) -> Result<Resolved, Box<Fault>> {
+    fn of(&self, test: impl Fn(&Draft<'_>) -> bool) -> Vec<usize> {
+        (0..self.drafts.len()).filter(|node| test(&self.drafts[*node])).collect()
+    }
+
+    /// A table of those variants of a stage that the reader is for: of all, where it gathers.
+    fn variant(&self, reader: usize, nodes: &[usize], table: &str) -> Result<Resolved, Box<Fault>> {
+        let of = |node: &usize| (*node, self.drafts[*node].variant.as_ref());
+        let variants: Vec<_> = nodes.iter().map(of).collect();
+        let swept = variants.iter().any(|(_, variant)| variant.is_some());
+        let gathers = self.drafts[reader].built.as_ref().is_some_and(|built| built.stage.gathers());
+        if swept && gathers {
+            return Ok(Resolved::Variants { nodes: nodes.into(), table: table.into() });
+        }
+        match sweep::matching(self.drafts[reader].variant.as_ref(), &variants) {
+            Some(node) => Ok(Resolved::Stage { node, table: table.into() }),
+            None => Err(Box::new(Fault::at(0..0, "no variant of what is read here goes with this one"))),
+        }
+    }
+
+    fn table_of<'t>(&self, node: usize, input: &'t Input) -> Result<&'t str, Box<Fault>> {
         let table = input.table().unwrap_or(MAIN);
         let broken = self.drafts[node].built.is_none();
         if broken || table == MAIN || table == REJECTS || self.side[node].contains(&table) {
-            return Ok(Resolved::Stage { node, table: table.into() });
+            return Ok(table);
         }
         let known = || self.side[node].iter().copied().chain([REJECTS]);
-        let stage = &self.drafts[node].name;
+        let stage = &self.drafts[node].family;
         let fault = Fault::at(0..0, format!("the stage `{stage}` has no table `{table}`"))
             .label(format!("its side tables are {}", listed(known())));
         let meant = did_you_mean(table, known());
@@ -118,7 +144,11 @@ impl Names<'_> {
     }
 
     fn unknown(&self, stage: &str) -> Fault {
-        let stages = || self.drafts.iter().map(|draft| draft.name.as_str());
+        let stages = || {
+            let mut names: Vec<&str> = self.drafts.iter().map(|draft| draft.family.as_str()).collect();
+            names.dedup();
+            names.into_iter()
+        };
         let all = stages().chain(self.side.iter().flatten().copied()).chain([REJECTS, FUNNEL]);
         let fault = Fault::at(0..0, format!("unknown input `{stage}`"))
             .label(format!("the stages are {}", listed(stages())));
@@ -128,12 +158,7 @@ impl Names<'_> {
 
 /// The drafts that must run before one.
 fn before(inputs: Option<&Vec<Resolved>>) -> Vec<usize> {
-    let nodes = |input: &Resolved| match input {
-        Resolved::Stage { node, .. } => vec![*node],
-        Resolved::System { nodes, .. } => nodes.clone(),
-        Resolved::Path(_) => vec![],
-    };
-    inputs.into_iter().flatten().flat_map(nodes).collect()
+    inputs.into_iter().flatten().flat_map(Resolved::nodes).copied().collect()
 }
 
 fn order(

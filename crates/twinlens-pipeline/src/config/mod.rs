@@ -1,7 +1,7 @@
 //! Pipeline files: TOML to spanned tables to checked stages, without any I/O but reading the file itself.
 //!
 //! The text is parsed to tables that know their places ([`source`]); `${name}` is filled into strings ([`vars`]); each
-//! stage's table becomes its struct ([`stages`], [`options`]); names of inputs become edges and the stages are put in an
+//! stage's table becomes its struct ([`stages`], [`options`]), once for each combination of what it is swept over ([`sweep`]); names of inputs become edges and the stages are put in an
 //! order that can run ([`graph`]); each stage then checks itself against the schemas of its inputs, and the tests
 //! are planned over the tables of all ([`tables`]). Faults are collected all the way and told together ([`Report`]); what
 //! only follows from an earlier fault is not told.
@@ -14,6 +14,7 @@ mod report;
 mod schema;
 mod source;
 mod stages;
+mod sweep;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,13 @@
 //! A checked pipeline: what the TOML file means once nothing is wrong with it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use twinlens_dataset::contracts;
+use twinlens_dataset::variants::Variant;
 
 use crate::run::execute::ledger_schema;
 use crate::stage::{Stage, Tables, Work};
@@ -41,17 +43,21 @@ impl Pipeline {
     }
 }
 
-/// One stage of a pipeline.
+/// One stage of a pipeline, or one variant of a swept stage.
 #[derive(Debug)]
 pub struct Node {
-    /// Its name in the file.
+    /// Its name: that of the file, of a variant with its values behind it.
     pub name: String,
+    /// Which variant of which stage it is.
+    pub variant: Option<Variant>,
+    /// Where what it draws at random comes from; `None`: the pipeline's seed.
+    pub seed: Option<u64>,
     /// Its kind.
     pub kind: &'static str,
     /// The version of the kind's logic.
     pub version: u32,
     /// The stage.
-    pub stage: Box<dyn Stage>,
+    pub stage: Arc<dyn Stage>,
     /// Its options with every default filled in: what the fingerprint is made of.
     pub options: serde_json::Value,
     /// Its inputs, in the order of [`Stage::inputs`].
@@ -63,6 +69,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The name that the file has for it.
+    pub fn family(&self) -> &str {
+        self.variant.as_ref().map_or(&self.name, |variant| &variant.of)
+    }
+
     /// The schema of the stage's ledger of rejects; `None` when it keeps none.
     pub fn ledger(&self) -> Option<SchemaRef> {
         if self.keep_rejects {
@@ -92,6 +103,13 @@ pub enum Resolved {
         /// `data`, `rejects`, or a side table.
         table: String,
     },
+    /// A table of all variants of a swept stage, as one table.
+    Variants {
+        /// Indices in [`Pipeline::nodes`].
+        nodes: Vec<usize>,
+        /// `data`, `rejects`, or a side table.
+        table: String,
+    },
     /// A table about the run itself, computed when the stage starts: `funnel` (rows in, kept and rejected, by stage) or
     /// `rejects` (the ledgers of all stages). A `sql` stage may name them.
     System {
@@ -103,6 +121,17 @@ pub enum Resolved {
     },
     /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the pipeline file.
     Path(String),
+}
+
+impl Resolved {
+    /// The stages that it is made of, as indices in [`Pipeline::nodes`].
+    pub fn nodes(&self) -> &[usize] {
+        match self {
+            Resolved::Stage { node, .. } => std::slice::from_ref(node),
+            Resolved::Variants { nodes, .. } | Resolved::System { nodes, .. } => nodes,
+            Resolved::Path(_) => &[],
+        }
+    }
 }
 
 /// A check on the finished run.

@@ -116,6 +116,8 @@ fn object(schema: Schema) -> Value {
 /// The table of a kind: its own options, and those of every stage.
 fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     let mut schema = object((kind.schema)(generator));
+    let own = option_names(kind);
+    let seed = "seed".to_string();
     let Some(table) = schema.as_object_mut() else { return schema };
     // The definitions of all kinds stand together, at the end of the whole schema.
     table.remove("$schema");
@@ -131,9 +133,24 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
         "enum": ["keep", "count"],
         "default": "keep",
     });
-    let required = table.entry("required").or_insert_with(|| json!([]));
-    if let Some(names) = required.as_array_mut() {
-        names.insert(0, "kind".into());
+    properties["seed"] = json!({
+        "description": "Where what the stage draws at random comes from, instead of the pipeline's seed.",
+        "type": "integer",
+        "minimum": 0,
+    });
+    let options: Vec<&String> = own.iter().chain([&seed]).collect();
+    properties["sweep"] = json!({
+        "description": "Makes the stage once for each combination of these values; so is what reads it.",
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": { "enum": options },
+        "additionalProperties": { "type": "array", "minItems": 1 },
+    });
+    // What is swept is not given besides.
+    let needed = table.remove("required").unwrap_or_else(|| json!([]));
+    table.insert("required".into(), json!(["kind"]));
+    if needed.as_array().is_some_and(|names| !names.is_empty()) {
+        table.insert("anyOf".into(), json!([{ "required": needed }, { "required": ["sweep"] }]));
     }
     schema
 }
@@ -146,6 +163,11 @@ fn own_schema(kind: &Kind) -> Value {
 /// The options that a stage of that kind must have.
 pub(crate) fn required(kind: &Kind) -> Vec<String> {
     names(&own_schema(kind)["required"])
+}
+
+/// The options that a stage of that kind may have.
+pub(crate) fn option_names(kind: &Kind) -> Vec<String> {
+    own_schema(kind)["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
 }
 
 fn names(value: &Value) -> Vec<String> {

@@ -1,13 +1,17 @@
 //! The tables under `[stages]`, each built into the struct of its kind.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+use twinlens_dataset::variants::Variant;
 
 use crate::config::options::{Shape, build};
-use crate::config::schema::required;
+use crate::config::schema::{option_names, required};
 use crate::config::source::Strings;
+use crate::config::sweep::{self, Choice};
 use crate::config::vars::article;
 use crate::error::Fault;
 use crate::registry::{Built, Kind, Registry};
@@ -15,18 +19,30 @@ use crate::stage::Stage;
 use crate::suggest::{did_you_mean, listed};
 
 /// Names that SQL over a run uses for something else.
-pub(crate) const RESERVED: [&str; 5] = ["data", "rejects", "funnel", "information_schema", "stages"];
+pub(crate) const RESERVED: [&str; 6] = ["data", "rejects", "funnel", "information_schema", "stages", "views"];
+/// What every stage may be given besides the options of its kind.
+const COMMON: [&str; 4] = ["kind", "rejects", "seed", "sweep"];
+const SEED: &str = "seed";
 
-/// A stage of the file: its name is known, and what could be built of it.
+/// A stage of the file, or a variant of one: its name is known, and what could be built of it.
+#[derive(Clone)]
 pub(crate) struct Draft<'r> {
     pub(crate) name: String,
-    /// The name's place in the header.
+    /// The name that the file has for it.
+    pub(crate) family: String,
+    /// Which variant it is.
+    pub(crate) variant: Option<Variant>,
+    /// What is added to the family's name for each of its own swept options.
+    pub(crate) slugs: Vec<String>,
+    /// The name's place in the header; of a variant, that of its value.
     pub(crate) place: Range<usize>,
     /// `None` when there is no such kind.
     pub(crate) kind: Option<&'r Kind>,
     /// `None` when something is wrong with it, which is told already.
     pub(crate) built: Option<Built>,
     pub(crate) keep_rejects: bool,
+    /// Instead of the pipeline's.
+    pub(crate) seed: Option<u64>,
 }
 
 impl Draft<'_> {
@@ -41,18 +57,19 @@ impl Draft<'_> {
 }
 
 /// The stage that a kind gives as its example.
-fn example(kind: &Kind) -> Option<Box<dyn Stage>> {
+fn example(kind: &Kind) -> Option<Arc<dyn Stage>> {
     let mut root = DeTable::parse(kind.example).ok()?.into_inner();
     let DeValue::Table(stages) = root.remove("stages")?.into_inner() else { return None };
     let (_, stage) = stages.into_iter().next()?;
     let place = stage.span();
     let DeValue::Table(mut table) = stage.into_inner() else { return None };
-    table.remove("kind");
-    table.remove("rejects");
+    for common in COMMON {
+        table.remove(common);
+    }
     (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok().map(|built| built.stage)
 }
 
-/// All stages, in the order of the file.
+/// All stages, in the order of the file; one that is swept once for each combination of its own values.
 pub(crate) fn drafts<'r>(
     stages: Option<Spanned<DeValue<'_>>>,
     registry: &'r Registry,
@@ -74,40 +91,90 @@ pub(crate) fn drafts<'r>(
     entries.sort_by_key(|(name, _)| name.span().start);
     entries
         .into_iter()
-        .map(|(name, value)| draft(name.get_ref(), name.span(), value, registry, strings, faults))
+        .flat_map(|(name, value)| stage(name.get_ref(), name.span(), value, registry, strings, faults))
         .collect()
 }
 
-fn draft<'r>(
+fn stage<'r>(
     name: &str,
     place: Range<usize>,
     value: Spanned<DeValue<'_>>,
     registry: &'r Registry,
     strings: &Strings,
     faults: &mut Vec<Fault>,
-) -> Draft<'r> {
+) -> Vec<Draft<'r>> {
     check_name(name, &place, faults);
-    let mut draft =
-        Draft { name: name.into(), place: place.clone(), kind: None, built: None, keep_rejects: true };
+    let mut draft = Draft {
+        name: name.into(),
+        family: name.into(),
+        variant: None,
+        slugs: vec![],
+        place: place.clone(),
+        kind: None,
+        built: None,
+        keep_rejects: true,
+        seed: None,
+    };
     let span = value.span();
     let DeValue::Table(mut table) = value.into_inner() else {
         faults.push(
             Fault::at(span, format!("the stage `{name}` is no table"))
                 .label(format!("expected `[stages.{name}]`")),
         );
-        return draft;
+        return vec![draft];
     };
     let rejects = table.remove("rejects").map(|rejects| keep_rejects(rejects, faults));
     draft.keep_rejects = rejects.unwrap_or(true);
     draft.kind = kind(name, &place, table.remove("kind"), registry, faults);
-    let Some(kind) = draft.kind else { return draft };
+    let Some(kind) = draft.kind else { return vec![draft] };
+    let axes = table.remove("sweep").map(|sweep| {
+        let known: Vec<String> = option_names(kind).into_iter().chain([SEED.to_string()]).collect();
+        sweep::axes(name, sweep, &known, &table, faults)
+    });
     let what = format!("the stage `{name}`");
-    let shape = Shape { what: &what, header: place, required: &required(kind), taken: &["kind", "rejects"] };
-    match build(table, &shape, strings, |table| (kind.build)(table)) {
+    let mut required = required(kind);
+    // What is swept and could not be used has been told.
+    required.retain(|option| !axes.iter().flatten().any(|axis| axis.is_over(option)));
+    let shape = Shape { what: &what, header: place, required: &required, taken: &COMMON };
+    let choices = sweep::choices(name, axes.as_deref().unwrap_or_default());
+    let variant = |choice| variant(&draft, kind, choice, table.clone(), &shape, strings, faults);
+    choices.into_iter().map(variant).collect()
+}
+
+/// The stage with one choice of its swept values.
+fn variant<'i, 'r>(
+    stage: &Draft<'r>,
+    kind: &Kind,
+    choice: Choice<'i>,
+    mut table: DeTable<'i>,
+    shape: &Shape<'_>,
+    strings: &Strings,
+    faults: &mut Vec<Fault>,
+) -> Draft<'r> {
+    let mut draft = stage.clone();
+    if !choice.settings.is_empty() {
+        draft.variant = Some(Variant { of: stage.family.clone(), settings: choice.settings });
+        (draft.slugs, draft.place) = (choice.slugs, choice.place);
+    }
+    table.extend(choice.entries);
+    draft.seed = table.remove(SEED).and_then(|seed| self::seed(seed, faults));
+    match build(table, shape, strings, |table| (kind.build)(table)) {
         Ok(built) => draft.built = Some(built),
         Err(found) => faults.extend(found),
     }
     draft
+}
+
+fn seed(value: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> Option<u64> {
+    let (span, kind) = (value.span(), value.get_ref().type_str());
+    let seed = u64::deserialize(ValueDeserializer::from(value)).ok();
+    if seed.is_none() {
+        faults.push(
+            Fault::at(span, format!("`{SEED}` is {}", article(kind)))
+                .label("expected a whole number of at least 0"),
+        );
+    }
+    seed
 }
 
 fn check_name(name: &str, place: &Range<usize>, faults: &mut Vec<Fault>) {

@@ -1,6 +1,6 @@
 //! Schemas: each stage checks itself against those of its inputs, and the tests are planned over the tables of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeValue;
+use twinlens_dataset::variants::{self, Variant};
 use twinlens_dataset::{MAIN, REJECTS, catalog};
 
 use crate::config::graph::{FUNNEL, Graph, place_of};
@@ -79,11 +80,21 @@ fn check_stage(
         let (kind, schema) = match resolved {
             Resolved::Path(_) => (None, None),
             Resolved::System { table, .. } => (None, Some(system_schema(table))),
-            Resolved::Stage { node, table } => {
-                let draft = &drafts[*node];
-                let Some(tables) = &tables[*node] else { return Err(vec![]) };
-                let no_inputs = graph.inputs[*node].as_ref().is_some_and(Vec::is_empty);
-                let schema = table_schema(draft, tables, table, no_inputs);
+            Resolved::Stage { table, .. } | Resolved::Variants { table, .. } => {
+                let mut found = Vec::new();
+                for &node in resolved.nodes() {
+                    let Some(tables) = &tables[node] else { return Err(vec![]) };
+                    let no_inputs = graph.inputs[node].as_ref().is_some_and(Vec::is_empty);
+                    found.push((
+                        drafts[node].variant.as_ref(),
+                        table_schema(&drafts[node], tables, table, no_inputs),
+                    ));
+                }
+                let draft = &drafts[resolved.nodes()[0]];
+                let schema = match resolved {
+                    Resolved::Stage { .. } => found.pop().and_then(|(_, schema)| schema),
+                    _ => together(found),
+                };
                 if schema.is_none() {
                     faults.push(no_table(draft, table, place_of(source, &input)));
                 }
@@ -109,12 +120,18 @@ fn table_schema(draft: &Draft<'_>, tables: &Tables, table: &str, no_inputs: bool
     }
 }
 
+/// The schema of a table of all variants; `None` where one of them does not have it.
+fn together(found: Vec<(Option<&Variant>, Option<SchemaRef>)>) -> Option<SchemaRef> {
+    let found = found.into_iter().map(|(variant, schema)| Some((variant?, schema?)));
+    Some(variants::schema(&found.collect::<Option<Vec<_>>>()?))
+}
+
 fn no_table(draft: &Draft<'_>, table: &str, place: Range<usize>) -> Fault {
-    let fault = Fault::at(place, format!("the stage `{}` leaves no table `{table}`", draft.name));
+    let fault = Fault::at(place, format!("the stage `{}` leaves no table `{table}`", draft.family));
     if table == REJECTS && !draft.keep_rejects {
         return fault
             .label("its rejects are only counted")
-            .hint(format!("give `{}` `rejects = \"keep\"`", draft.name));
+            .hint(format!("give `{}` `rejects = \"keep\"`", draft.family));
     }
     fault
 }
@@ -127,14 +144,18 @@ fn nodes(
 ) -> Vec<Result<Node, String>> {
     let places: BTreeMap<usize, usize> =
         graph.order.iter().enumerate().map(|(to, from)| (*from, to)).collect();
+    let all =
+        |nodes: &[usize]| nodes.iter().map(|node| places.get(node).copied()).collect::<Option<Vec<_>>>();
     let moved = |input: &Resolved| -> Option<Resolved> {
         Some(match input {
             Resolved::Stage { node, table } => {
                 Resolved::Stage { node: *places.get(node)?, table: table.clone() }
             }
+            Resolved::Variants { table, nodes } => {
+                Resolved::Variants { table: table.clone(), nodes: all(nodes)? }
+            }
             Resolved::System { table, nodes } => {
-                let nodes = nodes.iter().map(|node| places.get(node).copied()).collect::<Option<_>>()?;
-                Resolved::System { table: table.clone(), nodes }
+                Resolved::System { table: table.clone(), nodes: all(nodes)? }
             }
             Resolved::Path(path) => Resolved::Path(path.clone()),
         })
@@ -149,6 +170,8 @@ fn nodes(
         nodes.push(match (draft.built, draft.kind, tables[index].take(), inputs) {
             (Some(built), Some(kind), Some(tables), Some(inputs)) => Ok(Node {
                 name: draft.name,
+                variant: draft.variant,
+                seed: draft.seed,
                 kind: kind.name,
                 version: kind.version,
                 stage: built.stage,
@@ -227,24 +250,28 @@ fn check_test(
 /// The tables of a finished run, under the names that SQL has for them.
 fn run_tables(nodes: &[Result<Node, String>]) -> Vec<(String, SchemaRef)> {
     let mut tables: BTreeMap<String, SchemaRef> = BTreeMap::new();
-    let mut plain: BTreeMap<&str, Vec<&SchemaRef>> = BTreeMap::new();
+    let mut plain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut families: BTreeMap<String, Vec<(&Variant, SchemaRef)>> = BTreeMap::new();
     for node in nodes.iter().filter_map(|node| node.as_ref().ok()) {
-        tables.insert(node.name.clone(), node.tables.main.clone());
-        for (side, schema) in &node.tables.side {
-            tables.insert(format!("{}.{side}", node.name), schema.clone());
-            plain.entry(side).or_default().push(schema);
+        let own = [(String::new(), node.tables.main.clone())].into_iter();
+        let side = node.tables.side.iter().map(|(side, schema)| (format!(".{side}"), schema.clone()));
+        let ledger = node.ledger().map(|ledger| (format!(".{REJECTS}"), ledger));
+        for (table, schema) in own.chain(side).chain(ledger) {
+            tables.insert(format!("{}{table}", node.name), schema.clone());
+            if let Some(variant) = &node.variant {
+                families.entry(format!("{}{table}", variant.of)).or_default().push((variant, schema));
+            }
         }
-        if let Some(ledger) = node.ledger() {
-            tables.insert(format!("{}.{REJECTS}", node.name), ledger);
+        for side in node.tables.side.keys() {
+            plain.entry(side).or_default().insert(node.family());
         }
     }
+    tables.extend(families.iter().map(|(name, found)| (name.clone(), variants::schema(found))));
     for (side, owners) in plain {
-        let stage =
-            nodes.iter().any(|node| node.as_ref().map_or_else(String::as_str, |node| &node.name) == side);
-        if let [owner] = owners[..]
-            && !stage
-        {
-            tables.insert(side.into(), owner.clone());
+        let stage = nodes.iter().any(|node| node.as_ref().map_or_else(String::as_str, Node::family) == side);
+        let owner = owners.first().filter(|_| owners.len() == 1 && !stage);
+        if let Some(schema) = owner.and_then(|owner| tables.get(&format!("{owner}.{side}"))).cloned() {
+            tables.insert(side.into(), schema);
         }
     }
     for system in [REJECTS, FUNNEL] {

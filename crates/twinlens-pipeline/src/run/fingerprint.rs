@@ -38,13 +38,13 @@ pub fn recipes(
                 times => format!("{} retried {times}", recipe.fingerprint),
             }
         };
+        let all = |nodes: &[usize]| nodes.iter().map(|node| print(*node)).collect::<Vec<_>>().join("+");
         let mut inputs = BTreeMap::new();
         for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs) {
             let print = match resolved {
                 Resolved::Stage { node, table } => format!("{}/{table}", print(*node)),
-                Resolved::System { nodes, .. } => {
-                    nodes.iter().map(|node| print(*node)).collect::<Vec<_>>().join("+")
-                }
+                Resolved::Variants { nodes, table } => format!("{}/{table}", all(nodes)),
+                Resolved::System { nodes, .. } => all(nodes),
                 Resolved::Path(path) => files::stamp(&files.location(path)?)?,
             };
             inputs.insert(name.name().to_string(), print);
@@ -70,16 +70,21 @@ pub fn recipes(
             let end = if name.ends_with('/') { "/" } else { "" };
             read.insert(format!("{}{end}", files.name(&location)), stamp);
         }
-        let value = sorted(json!({
+        let mut value = json!({
             "kind": node.kind,
             "version": node.version,
-            "seed": pipeline.seed,
+            "seed": node.seed.unwrap_or(pipeline.seed),
             "max_rows": max_rows,
             "keep_rejects": node.keep_rejects,
             "options": node.options,
             "inputs": inputs,
             "files": read,
-        }));
+        });
+        if let (Some(variant), Some(recipe)) = (&node.variant, value.as_object_mut()) {
+            // What a manifest says of its variant must be so when the dataset is reused.
+            recipe.insert("variant_of".into(), json!(variant));
+        }
+        let value = sorted(value);
         let fingerprint = storage::hex(&Sha256::digest(value.to_string())[..16]);
         recipes.push(Recipe { value, fingerprint });
     }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::protocol::{Begin, FORMAT};
 use twinlens_dataset::shard::{ShardLimits, is_pixels};
 use twinlens_dataset::storage::Location;
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest};
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest, variants};
 
 use crate::config::{Node, Pipeline, Resolved};
 use crate::context::{Clock, InputData, RunContext};
@@ -265,6 +265,7 @@ impl Run<'_> {
             fingerprint: unit.recipe.fingerprint.clone(),
             recipe: unit.kept(self.pipeline),
             fused: fused.collect(),
+            variant: node.variant.clone(),
             tables,
         }
     }
@@ -309,7 +310,11 @@ impl Run<'_> {
                 return Ok(true);
             }
             for resolved in node.inputs.iter().skip(usize::from(place > 0)) {
-                if let Some((dataset, table)) = self.dataset(resolved)?
+                let read = match resolved {
+                    Resolved::Variants { nodes, table } => Some((self.made(nodes[0])?, table.clone())),
+                    other => self.dataset(other)?,
+                };
+                if let Some((dataset, table)) = read
                     && holds_pixels(dataset.schema(&table)?.as_ref())
                 {
                     return Ok(true);
@@ -328,9 +333,10 @@ impl Run<'_> {
         self.registry.install(&session);
         RunContext {
             stage: node.name.clone(),
+            stream: node.family().to_string(),
             session,
             files: self.files.clone(),
-            seed: self.pipeline.seed,
+            seed: node.seed.unwrap_or(self.pipeline.seed),
             clock: self.settings.clock,
             cancel: self.cancel.clone(),
             progress: progress.clone(),
@@ -342,10 +348,7 @@ impl Run<'_> {
     /// The dataset that an input is, and its table; a system table (of all stages) is none.
     fn dataset(&self, resolved: &Resolved) -> Result<Option<(Dataset, String)>, RunError> {
         match resolved {
-            Resolved::Stage { node, table } => {
-                let dataset = Dataset::open(self.settings.dir.join(&self.pipeline.nodes[*node].name))?;
-                Ok(Some((dataset, table.clone())))
-            }
+            Resolved::Stage { node, table } => Ok(Some((self.made(*node)?, table.clone()))),
             Resolved::Path(path) => {
                 let location = self.files.location(path)?;
                 let dataset = match location.exists()? {
@@ -354,7 +357,34 @@ impl Run<'_> {
                 };
                 Ok(Some((dataset, MAIN.into())))
             }
-            Resolved::System { .. } => Ok(None),
+            Resolved::Variants { .. } | Resolved::System { .. } => Ok(None),
+        }
+    }
+
+    /// The dataset of a stage that has run.
+    fn made(&self, node: usize) -> Result<Dataset, RunError> {
+        Ok(Dataset::open(self.settings.dir.join(&self.pipeline.nodes[node].name))?)
+    }
+
+    /// A table of all variants of a stage.
+    async fn variants(
+        &self,
+        name: String,
+        nodes: &[usize],
+        table: &str,
+        session: &SessionContext,
+    ) -> Result<InputData, RunError> {
+        let made = nodes.iter().map(|&node| self.made(node)).collect::<Result<Vec<_>, _>>()?;
+        let all = variants::union(session, &made.iter().collect::<Vec<_>>(), table).await?;
+        match (all, made.first().cloned()) {
+            (Some(all), Some(dataset)) => Ok(InputData {
+                name,
+                table: table.into(),
+                dataset,
+                view: Some(all.into_view()),
+                variants: made,
+            }),
+            _ => Err(RunError::Internal(format!("the input `{name}` has no variants"))),
         }
     }
 
@@ -366,7 +396,10 @@ impl Run<'_> {
     ) -> Result<InputData, RunError> {
         let name = name.to_string();
         if let Some((dataset, table)) = self.dataset(resolved)? {
-            return Ok(InputData { name, table, dataset, view: None });
+            return Ok(InputData { name, table, dataset, view: None, variants: vec![] });
+        }
+        if let Resolved::Variants { nodes, table } = resolved {
+            return self.variants(name, nodes, table, session).await;
         }
         let Resolved::System { table, nodes } = resolved else {
             return Err(RunError::Internal(format!("the input `{name}` has no dataset")));
@@ -388,6 +421,6 @@ impl Run<'_> {
         let any = datasets.into_iter().next();
         let dataset =
             any.ok_or_else(|| RunError::Internal(format!("`{table}` is read before any stage has run")))?;
-        Ok(InputData { name, table: MAIN.into(), dataset, view: Some(view) })
+        Ok(InputData { name, table: MAIN.into(), dataset, view: Some(view), variants: vec![] })
     }
 }

@@ -7,7 +7,7 @@ use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
 use twinlens_dataset::storage::Location;
 
-use crate::config::{Pipeline, Resolved};
+use crate::config::{Node, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::run::fingerprint::{self, Recipe, difference, recipes};
@@ -119,7 +119,7 @@ pub fn plan(
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
     let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
     let reads = |unit: usize, node: usize| {
-        let inputs = pipeline.nodes[node].inputs.iter().flat_map(producers).filter_map(unit_of);
+        let inputs = pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes).copied().filter_map(unit_of);
         inputs.filter(move |input| *input != unit)
     };
     // All that a unit needs, in the order of the units; without its first input where it follows that.
@@ -175,33 +175,26 @@ pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
 /// The nodes that must be there for `until`, or all.
 fn needed(pipeline: &Pipeline, until: Option<&str>) -> Result<Vec<bool>, RunError> {
     let Some(until) = until else { return Ok(vec![true; pipeline.nodes.len()]) };
-    let Some((goal, _)) = pipeline.node(until) else {
+    // All variants of a swept stage, or the one of that name.
+    let is_goal = |node: &Node| node.family() == until || node.name == until;
+    let goals: Vec<usize> =
+        (0..pipeline.nodes.len()).filter(|&node| is_goal(&pipeline.nodes[node])).collect();
+    if goals.is_empty() {
         let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
         return Err(RunError::user_with_hint(
             format!("--until: there is no stage `{until}`"),
             format!("the stages are {}", names.join(", ")),
         ));
-    };
-    let mut needed = vec![false; pipeline.nodes.len()];
-    needed[goal] = true;
-    for node in (0..=goal).rev().filter(|&node| node <= goal) {
+    }
+    let mut needed: Vec<bool> = (0..pipeline.nodes.len()).map(|node| goals.contains(&node)).collect();
+    for node in (0..pipeline.nodes.len()).rev() {
         if needed[node] {
-            for input in &pipeline.nodes[node].inputs {
-                for before in producers(input) {
-                    needed[before] = true;
-                }
+            for before in pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes) {
+                needed[*before] = true;
             }
         }
     }
     Ok(needed)
-}
-
-fn producers(input: &Resolved) -> Vec<usize> {
-    match input {
-        Resolved::Stage { node, .. } => vec![*node],
-        Resolved::System { nodes, .. } => nodes.clone(),
-        Resolved::Path(_) => vec![],
-    }
 }
 
 fn first_input(pipeline: &Pipeline, node: usize) -> Option<usize> {
@@ -222,6 +215,10 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     if !matches!(this.stage.work(), Work::Rows(_) | Work::Source(_)) || !this.tables.side.is_empty() {
         return false;
     }
+    // A variant is a table together with the others.
+    if this.variant.is_some() {
+        return false;
+    }
     let mut consumers = (0..pipeline.nodes.len()).filter(|&other| {
         needed[other]
             && pipeline.nodes[other]
@@ -231,7 +228,7 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     });
     let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
     let next = &pipeline.nodes[consumer];
-    let only_first = next.inputs.iter().skip(1).all(|input| !producers(input).contains(&node));
+    let only_first = next.inputs.iter().skip(1).all(|input| !input.nodes().contains(&node));
     let Work::Rows(rows) = next.stage.work() else { return false };
     let computed = rows.computes();
     let kept = |field: &Field| {

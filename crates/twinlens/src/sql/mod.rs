@@ -4,6 +4,7 @@
 
 mod prompt;
 mod rows;
+pub mod runs;
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
@@ -17,30 +18,33 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use futures::FutureExt;
 use futures::StreamExt;
+use twinlens_dataset::MAIN;
 use twinlens_dataset::storage::{Location, local};
-use twinlens_dataset::{MAIN, catalog};
-use twinlens_pipeline::run::{self, session};
+use twinlens_pipeline::run;
 use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::{RowFormat, SqlArgs};
 use crate::errors::Failure;
-use crate::registry;
-use crate::runtime;
+use crate::{runtime, views};
 use rows::{Out, RowWriter};
+use runs::Runs;
 
 /// Answers queries about a run.
 pub fn command(args: &SqlArgs) -> Result<(), Failure> {
     let by_ending = args.output.as_deref().and_then(format_of);
     let format = args.format.or(by_ending).unwrap_or(RowFormat::Table);
-    let interactive = args.query.is_none() && std::io::stdin().is_terminal();
+    let interactive = args.query.is_none() && !args.views && std::io::stdin().is_terminal();
     if format == RowFormat::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
         return Err(Failure::user("Parquet does not go to a terminal").hint("add `-o FILE`, or pipe it on"));
     }
     runtime::block_on(None, async {
-        let dir = crate::run::location(&args.dir)?;
-        let session = open(&dir).await?;
+        let runs = Runs::new(&args.dir, &args.with)?;
+        let session = runs.open().await?;
+        if args.views {
+            return list_views(&session);
+        }
         if interactive {
-            return prompt::run(&dir, session, format).await;
+            return prompt::run(&runs, session, format).await;
         }
         let queries = match &args.query {
             Some(query) => query.clone(),
@@ -65,13 +69,18 @@ fn format_of(path: &Path) -> Option<RowFormat> {
     }
 }
 
-/// A session in which every dataset of the run is a table.
-async fn open(dir: &Location) -> Result<SessionContext, Failure> {
-    crate::status::belongs_to(dir)?;
-    let datasets = run::datasets(dir)?;
-    let session = session::plain(&registry::all(), runtime::cores());
-    catalog::register(&session, &datasets).await?;
-    Ok(session)
+/// Prints the views, and which of them the run has the tables for.
+fn list_views(session: &SessionContext) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for view in views::ALL {
+        let there = session.table_exist(format!("{}.{}", views::SCHEMA, view.name))?;
+        out.write_all(view.explained().as_bytes())?;
+        if !there {
+            writeln!(out, "  not in this run: it needs {}", view.needs)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(out.flush()?)
 }
 
 /// Answers queries one after another. Into a file: it appears when all of it is written.
@@ -171,6 +180,9 @@ fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
     let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
     let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
     let name = name.rsplit('.').next().unwrap_or(name).to_string();
+    if let Some(needs) = views::missing(&name) {
+        return failure.hint(needs);
+    }
     let known = table_names(session);
     match did_you_mean(&name, known.iter().map(String::as_str)) {
         Some(hint) => failure.hint(hint),

@@ -13,14 +13,14 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 use tokio::sync::Notify;
 
-use super::{answer, open, parse, row_counts, say, stdout, table_names, write_rows};
+use super::runs::Runs;
+use super::{answer, parse, row_counts, say, stdout, table_names, write_rows};
 use crate::cli::{LogFormat, RowFormat};
 use crate::env;
 use crate::errors::{Exit, Failure};
 use crate::signals;
 use crate::table::TableWriter;
 use crate::text::count;
-use twinlens_dataset::storage::Location;
 use twinlens_dataset::types;
 
 const HELP: &str = "\
@@ -32,10 +32,10 @@ End a query with `;`. Ctrl-C stops it.
 ";
 
 /// Answers queries until the user leaves.
-pub async fn run(dir: &Location, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+pub async fn run(runs: &Runs, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
         .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
-    let mut prompt = Prompt { dir, session, format, interrupts };
+    let mut prompt = Prompt { runs, session, format, interrupts };
     let config = Config::builder().max_history_size(10_000).map_err(terminal)?.auto_add_history(true).build();
     let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     let history = history_file();
@@ -79,7 +79,7 @@ fn history_file() -> Option<PathBuf> {
 }
 
 struct Prompt<'a> {
-    dir: &'a Location,
+    runs: &'a Runs,
     session: SessionContext,
     format: RowFormat,
     interrupts: Arc<Notify>,
@@ -94,7 +94,7 @@ impl Prompt<'_> {
                 ("d", "") => self.tables(),
                 ("d", table) => self.columns(table.trim()).await,
                 ("r", "") => {
-                    self.session = open(self.dir).await?;
+                    self.session = self.runs.open().await?;
                     Ok(())
                 }
                 _ => say(&mut std::io::stderr(), HELP),
@@ -122,7 +122,7 @@ impl Prompt<'_> {
     }
 
     fn tables(&self) -> Result<(), Failure> {
-        let counts = row_counts(self.dir)?;
+        let counts = row_counts(&self.runs.dir)?;
         let mut table = TableWriter::of_text(stdout(), &["table", "rows"], &[false, true]);
         for name in table_names(&self.session) {
             let rows = counts.get(&name).map(|rows| count(*rows)).unwrap_or_default();

@@ -22,6 +22,7 @@ pub(super) fn registry() -> Registry {
     registry.add::<Keep>();
     registry.add::<Report>();
     registry.add::<Learn>();
+    registry.add::<Pair>();
     registry.add_site("gallery");
     registry
 }
@@ -247,6 +248,42 @@ impl StageKind for Learn {
 
 #[async_trait]
 impl Job for Learn {
+    async fn run(&self, _: &RunContext, _: &[InputData], _: &mut Output) -> Result<(), RunError> {
+        Ok(())
+    }
+}
+
+/// Something that is made of two tables.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pair {
+    /// One.
+    left: Input,
+    /// The other.
+    right: Input,
+}
+
+impl Stage for Pair {
+    fn inputs(&self) -> Vec<Input> {
+        vec![self.left.clone(), self.right.clone()]
+    }
+    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        Ok(Tables::main(pairs()))
+    }
+    fn work(&self) -> Work<'_> {
+        Work::Job(self)
+    }
+}
+
+impl StageKind for Pair {
+    const KIND: &'static str = "pair";
+    const ABOUT: &'static str = "Makes something of two tables.";
+    const EXAMPLE: &'static str = "[stages.both]\nkind = \"pair\"\nleft = \"a\"\nright = \"b\"";
+    const VERSION: u32 = 1;
+}
+
+#[async_trait]
+impl Job for Pair {
     async fn run(&self, _: &RunContext, _: &[InputData], _: &mut Output) -> Result<(), RunError> {
         Ok(())
     }

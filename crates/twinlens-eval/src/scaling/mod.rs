@@ -1,0 +1,281 @@
+//! The stage `scaling`: how the error falls with the compute of the model (figure 9 of the paper), and what it will be of a larger one.
+//!
+//! For each evaluation set, prompt set and metric a line is fitted through ln(1 - value) over ln(compute), without the largest
+//! models; each model then stands in the table with what the line predicts for it and the interval of that, and those that were left out
+//! (or are not trained yet) show what the prediction is worth.
+
+mod fit;
+mod student;
+mod table;
+
+use std::fs;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::dataframe::DataFrame;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{cast, col, ident};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_dataset::{Dataset, MAIN, contracts};
+use twinlens_model::{CONFIG_FILE, ClipConfig};
+use twinlens_pipeline::suggest::did_you_mean;
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
+    Tables, Whole, Work,
+};
+
+pub use fit::Fit;
+use table::{Costed, Measured};
+
+/// Fits error = a * compute^-b through the models of some trainings, and predicts the largest.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    /// The `train` stages; of a swept one all variants.
+    models: Located<Vec<Input>>,
+    /// The accuracies of these models: `zero-shot` stages, or queries over them with their columns.
+    accuracy: Located<Vec<Input>>,
+    /// So many of the largest models are left out of the fit, and predicted by it.
+    #[serde(default = "one")]
+    hold_out: Located<usize>,
+    /// Models that are predicted before there is one: names of presets.
+    #[serde(default)]
+    predict: Vec<Located<String>>,
+    /// What the error falls with.
+    #[serde(default)]
+    compute: Compute,
+}
+
+fn one() -> Located<usize> {
+    Located::nowhere(1)
+}
+
+/// What is meant by compute, in GFLOP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compute {
+    /// Of one pair, forward: what the paper's figure 9 shows.
+    #[default]
+    Forward,
+    /// Of the whole training: three times forward (the way back costs twice as much) for each pair seen. A model that is not trained yet is
+    /// taken to see as many as the largest that is.
+    Training,
+}
+
+impl Compute {
+    fn name(self) -> &'static str {
+        match self {
+            Compute::Forward => "forward",
+            Compute::Training => "training",
+        }
+    }
+
+    fn of(self, gflops: f64, samples: Option<i64>) -> Option<f64> {
+        match self {
+            Compute::Forward => Some(gflops),
+            Compute::Training => samples.map(|samples| 3.0 * gflops * samples as f64),
+        }
+    }
+}
+
+/// The side table of fits.
+const FIT: &str = "scaling_fit";
+/// The columns that are read of accuracies.
+const TEXTS: [&str; 4] = ["set", "prompts", "metric", "model"];
+const VALUES: [&str; 3] = ["value", "ci_low", "ci_high"];
+
+impl StageKind for Scaling {
+    const KIND: &'static str = "scaling";
+    const ABOUT: &'static str =
+        "Fits a power law of error over compute, and predicts the largest models by it.";
+    const EXAMPLE: &'static str = r#"[stages.scaling]
+kind = "scaling"
+models = ["clip"]
+accuracy = ["zero_shot"]
+hold_out = 1
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Stage for Scaling {
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs: Vec<Input> = Vec::new();
+        for input in self.models.iter().chain(self.accuracy.iter()) {
+            if !inputs.iter().any(|known| known.name() == input.name()) {
+                inputs.push(input.clone());
+            }
+        }
+        inputs
+    }
+
+    fn side_tables(&self) -> &'static [&'static str] {
+        &[FIT]
+    }
+
+    fn gathers(&self) -> bool {
+        true
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults = Vec::new();
+        for (list, what) in [(&self.models, "models"), (&self.accuracy, "accuracy")] {
+            if list.is_empty() {
+                faults.push(Fault::at(list.span(), format!("`{what}` names no stage")).label("at least one"));
+            }
+        }
+        let found = |wanted: &Input| inputs.iter().find(|input| input.input.name() == wanted.name());
+        for model in self.models.iter() {
+            let kind = found(model).and_then(|input| input.kind);
+            if kind != Some("train") || model.table().is_some() {
+                let what = kind.map_or("a file".into(), |kind| format!("of a `{kind}` stage"));
+                let fault = Fault::at(model.0.span(), format!("`{}` is {what}", model.name()));
+                faults
+                    .push(fault.label("expected a `train` stage: what a model costs is read from its shape"));
+            }
+        }
+        for table in self.accuracy.iter() {
+            let Some(schema) = found(table).and_then(|input| input.schema.clone()) else { continue };
+            let missing: Vec<&str> = TEXTS
+                .into_iter()
+                .chain(VALUES)
+                .filter(|name| schema.field_with_name(name).is_err())
+                .collect();
+            if !missing.is_empty() {
+                let fault =
+                    Fault::at(table.0.span(), format!("`{}` is no table of accuracies", table.name()));
+                faults.push(fault.label(format!("it has no column {}", missing.join(", "))));
+            }
+        }
+        for name in &self.predict {
+            if let Err(error) = ClipConfig::preset(name) {
+                let fault = Fault::at(name.span(), error.to_string());
+                faults.push(did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint));
+            }
+        }
+        if faults.is_empty() {
+            Ok(Tables::main(contracts::scaling()).with(FIT, contracts::scaling_fit()))
+        } else {
+            Err(faults)
+        }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Whole(self)
+    }
+}
+
+#[async_trait]
+impl Whole for Scaling {
+    fn conserves(&self) -> bool {
+        false
+    }
+
+    async fn plan(
+        &self,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
+        let input = |wanted: &Input| {
+            let found = inputs.iter().find(|input| input.name == wanted.name());
+            found.ok_or_else(|| {
+                RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))
+            })
+        };
+        let mut models = Vec::new();
+        for model in self.models.iter() {
+            for dataset in input(model)?.datasets() {
+                models.push(self.sized(cx, dataset).await?);
+            }
+        }
+        let largest = models.iter().max_by(|a, b| a.gflops.total_cmp(&b.gflops));
+        let samples = largest.and_then(|model| model.samples);
+        for name in &self.predict {
+            models.push(self.preset(name, samples)?);
+        }
+        let mut measured = Vec::new();
+        for table in self.accuracy.iter() {
+            measured.extend(accuracies(cx, input(table)?).await?);
+        }
+        measured.retain(|row| models.iter().any(|model| model.name == row.model));
+        if measured.is_empty() {
+            let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+            return Err(RunError::user_with_hint(
+                format!("no accuracy is of any of the models {}", names.join(", ")),
+                "the column `model` of an accuracy names the stage that trained it",
+            ));
+        }
+        let (rows, fits) = table::build(&models, &measured, *self.hold_out, self.compute.name());
+        let frame = |batch| Ok::<_, RunError>(cx.session.read_batch(batch)?);
+        let internal = |error: arrow::error::ArrowError| RunError::Internal(error.to_string());
+        Ok(vec![
+            (MAIN, frame(table::rows(&rows).map_err(internal)?)?),
+            (FIT, frame(table::fits(&fits).map_err(internal)?)?),
+        ])
+    }
+}
+
+impl Scaling {
+    /// A trained model and what it costs.
+    async fn sized(&self, cx: &RunContext, dataset: &Dataset) -> Result<Costed, RunError> {
+        let path = dataset.artifact(CONFIG_FILE)?;
+        let text = fs::read(&path).map_err(|error| RunError::io(&path, error))?;
+        let config: ClipConfig = serde_json::from_slice(&text)
+            .map_err(|error| RunError::user(format!("{}: {error}", path.display())))?;
+        let seen = ident("samples_seen");
+        let log = dataset.frame(&cx.session, MAIN).await?;
+        let seen =
+            log.aggregate(vec![], vec![max(cast(seen, DataType::Int64)).alias("seen")])?.collect().await?;
+        let samples =
+            seen.iter().find_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten().next());
+        self.model(&dataset.state().begin.stage, &config, samples)
+    }
+
+    fn preset(&self, name: &str, samples: Option<i64>) -> Result<Costed, RunError> {
+        let config = ClipConfig::preset(name).map_err(|error| RunError::user(error.to_string()))?;
+        self.model(name, &config, samples)
+    }
+
+    fn model(&self, name: &str, config: &ClipConfig, samples: Option<i64>) -> Result<Costed, RunError> {
+        let gflops = config.profile().flops() as f64 / 1e9;
+        let Some(compute) = self.compute.of(gflops, samples) else {
+            return Err(RunError::user(format!("the log of `{name}` does not say how many pairs it saw")));
+        };
+        Ok(Costed { name: name.into(), gflops, samples, compute })
+    }
+}
+
+/// The rows of a table of accuracies.
+async fn accuracies(cx: &RunContext, input: &InputData) -> Result<Vec<Measured>, RunError> {
+    let mut columns: Vec<_> =
+        TEXTS.iter().map(|name| cast(col(*name), DataType::Utf8).alias(*name)).collect();
+    columns.extend(VALUES.iter().map(|name| cast(col(*name), DataType::Float64).alias(*name)));
+    let mut rows = Vec::new();
+    for batch in input.frame(&cx.session).await?.select(columns)?.collect().await? {
+        let [set, prompts, metric, model] =
+            [0, 1, 2, 3].map(|column| batch.column(column).as_string::<i32>().clone());
+        let [value, low, high] =
+            [4, 5, 6].map(|column| batch.column(column).as_primitive::<Float64Type>().clone());
+        let text = |column: &arrow::array::StringArray, row: usize| {
+            if column.is_null(row) { String::new() } else { column.value(row).to_string() }
+        };
+        let number = |column: &arrow::array::Float64Array, row: usize| {
+            (!column.is_null(row)).then(|| column.value(row))
+        };
+        for row in 0..batch.num_rows() {
+            let Some(value) = number(&value, row).filter(|value| value.is_finite()) else { continue };
+            rows.push(Measured {
+                set: text(&set, row),
+                prompts: text(&prompts, row),
+                metric: text(&metric, row),
+                model: text(&model, row),
+                error: 1.0 - value,
+                // The lower end of the accuracy is the upper one of the error.
+                low: number(&high, row).map(|high| 1.0 - high),
+                high: number(&low, row).map(|low| 1.0 - low),
+            });
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,319 @@
+//! `[stages.NAME.sweep]`: a stage once for each combination of values of some of its options.
+//!
+//! A swept stage becomes *variants*, each with a name, a dataset and a fingerprint of its own. A stage that reads a swept one is made
+//! once for each of its variants, unless it gathers ([`crate::Stage::gathers`]): then it reads all of them as one table. Where two
+//! inputs come of the same sweep, the variants with the same values belong together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use serde_json::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use twinlens_dataset::variants::{Setting, Variant};
+
+use crate::config::stages::Draft;
+use crate::config::vars::article;
+use crate::error::Fault;
+use crate::suggest::{did_you_mean, listed};
+
+/// The most variants of a stage.
+pub(crate) const MAX_VARIANTS: usize = 1000;
+/// The longest part of a name that is made of a value; a longer one gives its number instead.
+const LONGEST: usize = 32;
+
+/// An option that is swept, and its values.
+pub(crate) struct Axis<'i> {
+    option: Spanned<toml::de::DeString<'i>>,
+    values: Vec<Spanned<DeValue<'i>>>,
+}
+
+impl Axis<'_> {
+    pub(crate) fn is_over(&self, option: &str) -> bool {
+        self.option.get_ref().as_ref() == option
+    }
+}
+
+/// One combination of values: what goes into the stage's table, and what it is called.
+pub(crate) struct Choice<'i> {
+    pub(crate) entries: Vec<(Spanned<toml::de::DeString<'i>>, Spanned<DeValue<'i>>)>,
+    pub(crate) settings: Vec<Setting>,
+    /// The parts of the variant's name.
+    pub(crate) slugs: Vec<String>,
+    /// Where its last value stands.
+    pub(crate) place: Range<usize>,
+}
+
+/// The axes of a `sweep` table; `known` are the options that the stage may have, `given` those that its own table gives.
+pub(crate) fn axes<'i>(
+    stage: &str,
+    sweep: Spanned<DeValue<'i>>,
+    known: &[String],
+    given: &DeTable<'i>,
+    faults: &mut Vec<Fault>,
+) -> Vec<Axis<'i>> {
+    let span = sweep.span();
+    let DeValue::Table(table) = sweep.into_inner() else {
+        faults
+            .push(Fault::at(span, "`sweep` is no table").label(format!("expected `[stages.{stage}.sweep]`")));
+        return vec![];
+    };
+    let mut entries: Vec<_> = table.into_iter().collect();
+    entries.sort_by_key(|(option, _)| option.span().start);
+    if entries.is_empty() {
+        faults.push(Fault::at(span.clone(), "the sweep has no options").hint("add one: `seed = [1, 2, 3]`"));
+    }
+    let mut axes = Vec::new();
+    for (option, values) in entries {
+        let name = option.get_ref().to_string();
+        let names = || known.iter().map(String::as_str);
+        if !known.contains(&name) {
+            let fault = Fault::at(option.span(), format!("`{name}` is no option that can be swept"));
+            let fault = fault.label(format!("known are {}", listed(names())));
+            faults.push(did_you_mean(&name, names()).into_iter().fold(fault, Fault::hint));
+            continue;
+        }
+        if let Some((key, _)) = given.get_key_value(name.as_str()) {
+            let mut fault = Fault::at(option.span(), format!("`{name}` is given, and swept"));
+            fault.also = [(key.span(), "given here".to_string())].into();
+            faults.push(fault.label("expected one of the two"));
+            continue;
+        }
+        let (place, kind) = (values.span(), values.get_ref().type_str());
+        match values.into_inner() {
+            DeValue::Array(values) if !values.is_empty() => {
+                axes.push(Axis { option, values: values.into_iter().collect() });
+            }
+            DeValue::Array(_) => faults.push(Fault::at(place, format!("`{name}` is swept over no value"))),
+            _ => faults.push(
+                Fault::at(place, format!("`{name}` is swept over {}", article(kind)))
+                    .label("expected an array of the values that it takes"),
+            ),
+        }
+    }
+    let count = axes.iter().map(|axis| axis.values.len()).fold(1, usize::saturating_mul);
+    if count > MAX_VARIANTS {
+        faults.push(Fault::at(
+            span,
+            format!("the sweep makes {count} variants of `{stage}`, more than {MAX_VARIANTS}"),
+        ));
+        return vec![];
+    }
+    axes
+}
+
+/// Every combination, the last option changing fastest.
+pub(crate) fn choices<'i>(stage: &str, axes: &[Axis<'i>]) -> Vec<Choice<'i>> {
+    let mut all = vec![Choice { entries: vec![], settings: vec![], slugs: vec![], place: 0..0 }];
+    for axis in axes {
+        let option = axis.option.get_ref().to_string();
+        let longer = |choice: &Choice<'i>| {
+            axis.values
+                .iter()
+                .enumerate()
+                .map(|(number, value)| {
+                    let mut entries = choice.entries.clone();
+                    entries.push((axis.option.clone(), value.clone()));
+                    let setting =
+                        Setting { stage: stage.into(), option: option.clone(), value: json(value.get_ref()) };
+                    let slug = slug(&option, &setting.value, number);
+                    Choice {
+                        entries,
+                        settings: choice.settings.iter().cloned().chain([setting]).collect(),
+                        slugs: choice.slugs.iter().cloned().chain([slug]).collect(),
+                        place: value.span(),
+                    }
+                })
+                .collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    all
+}
+
+fn json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.to_string().into(), Value::from),
+        DeValue::Float(number) => {
+            number.as_str().parse::<f64>().map_or_else(|_| number.to_string().into(), Value::from)
+        }
+        DeValue::Boolean(value) => Value::from(*value),
+        DeValue::Datetime(time) => time.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let entry = |(key, value): (&Spanned<toml::de::DeString<'_>>, &Spanned<DeValue<'_>>)| {
+                (key.get_ref().to_string(), json(value.get_ref()))
+            };
+            Value::Object(table.iter().map(entry).collect())
+        }
+    }
+}
+
+/// A value as a part of a name: words as they are, other scalars behind the option's name, all else by its number.
+fn slug(option: &str, value: &Value, number: usize) -> String {
+    let named = match value {
+        Value::String(text) => words(text),
+        Value::Number(_) | Value::Bool(_) => words(&format!("{option}_{value}")),
+        _ => String::new(),
+    };
+    match named.is_empty() || named.len() > LONGEST {
+        true => format!("{option}_{}", number + 1),
+        false => named,
+    }
+}
+
+/// Small letters and digits, what else there is as one `_`.
+fn words(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.to_lowercase().chars() {
+        match c.is_ascii_alphanumeric() {
+            true => name.push(c),
+            false if !name.is_empty() && !name.ends_with('_') => name.push('_'),
+            false => {}
+        }
+    }
+    name.trim_end_matches('_').into()
+}
+
+/// Makes each stage once for every variant of what it reads; then no two stages may have one name.
+pub(crate) fn expand<'r>(declared: Vec<Draft<'r>>, faults: &mut Vec<Fault>) -> Vec<Draft<'r>> {
+    if declared.iter().all(|draft| draft.variant.is_none()) {
+        return declared;
+    }
+    let families = Families::new(&declared);
+    let mut expanded: BTreeMap<String, Vec<Expanded>> = BTreeMap::new();
+    for draft in &declared {
+        families.expand(&draft.family, &mut BTreeSet::new(), &mut expanded, faults);
+    }
+    let mut drafts: Vec<Draft<'r>> = Vec::new();
+    for (index, draft) in declared.iter().enumerate() {
+        for variant in expanded.get(&draft.family).into_iter().flatten().filter(|variant| variant.of == index)
+        {
+            let mut draft = draft.clone();
+            if !variant.settings.is_empty() {
+                draft.name = format!("{}_{}", draft.family, variant.slugs.join("_"));
+                draft.variant =
+                    Some(Variant { of: draft.family.clone(), settings: variant.settings.clone() });
+            }
+            drafts.push(draft);
+        }
+    }
+    let mut names: BTreeMap<&str, &Draft<'_>> = BTreeMap::new();
+    for draft in &drafts {
+        if let Some(first) = names.insert(&draft.name, draft) {
+            let mut fault =
+                Fault::at(draft.place.clone(), format!("two variants would be called `{}`", draft.name));
+            fault.also = [(first.place.clone(), "the first".to_string())].into();
+            faults.push(fault.hint("give one of the values, or of the stages, another name"));
+        }
+    }
+    drafts
+}
+
+/// A variant of a stage: which of the declared drafts it is of, and the values that it depends on.
+#[derive(Clone)]
+struct Expanded {
+    of: usize,
+    settings: Vec<Setting>,
+    slugs: Vec<String>,
+}
+
+impl Expanded {
+    /// Both together; `None` where they disagree on an option of the same sweep.
+    fn with(&self, other: &Expanded) -> Option<Expanded> {
+        let mut both = self.clone();
+        for (setting, slug) in other.settings.iter().zip(&other.slugs) {
+            match self.settings.iter().find(|own| own.same_axis(setting)) {
+                Some(own) if own.value != setting.value => return None,
+                Some(_) => {}
+                None => {
+                    both.settings.push(setting.clone());
+                    both.slugs.push(slug.clone());
+                }
+            }
+        }
+        Some(both)
+    }
+}
+
+struct Families<'a, 'r> {
+    declared: &'a [Draft<'r>],
+    /// The stages that have a side table, by its name.
+    sides: BTreeMap<&'static str, BTreeSet<&'a str>>,
+}
+
+impl<'a, 'r> Families<'a, 'r> {
+    fn new(declared: &'a [Draft<'r>]) -> Self {
+        let mut sides: BTreeMap<&'static str, BTreeSet<&'a str>> = BTreeMap::new();
+        for draft in declared {
+            for side in draft.side_tables() {
+                sides.entry(side).or_default().insert(&draft.family);
+            }
+        }
+        Self { declared, sides }
+    }
+
+    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or what is unknown.
+    fn named(&self, name: &str) -> Option<&'a str> {
+        let stage =
+            self.declared.iter().find(|draft| draft.family == name).map(|draft| draft.family.as_str());
+        stage.or_else(|| self.sides.get(name).filter(|owners| owners.len() == 1)?.first().copied())
+    }
+
+    /// The variants of a stage, after those of what it reads. In a cycle, which is told elsewhere, a stage has its own alone.
+    fn expand(
+        &self,
+        family: &'a str,
+        above: &mut BTreeSet<&'a str>,
+        done: &mut BTreeMap<String, Vec<Expanded>>,
+        faults: &mut Vec<Fault>,
+    ) {
+        if done.contains_key(family) || !above.insert(family) {
+            return;
+        }
+        let mut all: Vec<Expanded> = Vec::new();
+        for (index, draft) in self.declared.iter().enumerate().filter(|(_, draft)| draft.family == family) {
+            let own = draft.variant.as_ref().map_or(vec![], |variant| variant.settings.clone());
+            let mut found = vec![Expanded { of: index, settings: vec![], slugs: vec![] }];
+            for input in draft
+                .built
+                .iter()
+                .filter(|built| !built.stage.gathers())
+                .flat_map(|built| built.stage.inputs())
+            {
+                let Some(before) = input.stage().and_then(|name| self.named(name)) else { continue };
+                self.expand(before, above, done, faults);
+                let Some(variants) = done.get(before) else { continue };
+                found = found
+                    .iter()
+                    .flat_map(|one| variants.iter().filter_map(move |other| one.with(other)))
+                    .collect();
+                found.truncate(MAX_VARIANTS + 1);
+            }
+            let own = Expanded { of: index, settings: own, slugs: draft.slugs.clone() };
+            all.extend(found.iter().filter_map(|one| one.with(&own)));
+            if all.len() > MAX_VARIANTS {
+                faults.push(Fault::at(
+                    draft.place.clone(),
+                    format!("`{family}` would be made more than {MAX_VARIANTS} times, for the variants of what it reads"),
+                ));
+                all.truncate(1);
+                break;
+            }
+        }
+        above.remove(family);
+        done.insert(family.into(), all);
+    }
+}
+
+/// Of the variants of a stage, the one that goes with a reader: it agrees in every value.
+pub(crate) fn matching(reader: Option<&Variant>, variants: &[(usize, Option<&Variant>)]) -> Option<usize> {
+    let settings = reader.map_or(&[][..], |variant| &variant.settings[..]);
+    let agrees = |variant: &Variant| variant.settings.iter().all(|setting| settings.contains(setting));
+    let fitting = variants.iter().filter(|(_, variant)| variant.is_none_or(agrees));
+    fitting
+        .max_by_key(|(_, variant)| variant.map_or(0, |variant| variant.settings.len()))
+        .map(|(node, _)| *node)
+}

@@ -1,0 +1,99 @@
+//! Queries whose rows are few, as values.
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float64Type};
+use datafusion::prelude::SessionContext;
+
+use crate::errors::Failure;
+use crate::views;
+
+/// The rows of a query.
+#[derive(Default)]
+pub struct Rows {
+    batches: Vec<RecordBatch>,
+}
+
+/// One of them.
+pub struct Row<'a> {
+    batch: &'a RecordBatch,
+    row: usize,
+}
+
+/// The rows of a query.
+pub async fn ask(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
+    Ok(Rows { batches: session.sql(query).await?.collect().await? })
+}
+
+/// Whether the run has what a view needs.
+pub fn has(session: &SessionContext, view: &str) -> Result<bool, Failure> {
+    Ok(session.table_exist(format!("{}.{view}", views::SCHEMA))?)
+}
+
+impl Rows {
+    /// All rows.
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        self.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| Row { batch, row }))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.batches.iter().all(|batch| batch.num_rows() == 0)
+    }
+}
+
+impl Row<'_> {
+    fn value(&self, column: &str, kind: &DataType) -> Option<std::sync::Arc<dyn Array>> {
+        let value = self.batch.column_by_name(column)?.slice(self.row, 1);
+        cast(&value, kind).ok().filter(|value| !value.is_null(0))
+    }
+
+    /// A value as text; empty where it is null.
+    pub fn text(&self, column: &str) -> String {
+        let value = self.value(column, &DataType::Utf8);
+        value.map(|value| value.as_string::<i32>().value(0).to_string()).unwrap_or_default()
+    }
+
+    /// A value as a number.
+    pub fn number(&self, column: &str) -> Option<f64> {
+        let value = self.value(column, &DataType::Float64)?;
+        Some(value.as_primitive::<Float64Type>().value(0)).filter(|value| value.is_finite())
+    }
+
+    /// A number that is 0 where it is null.
+    pub fn count(&self, column: &str) -> u64 {
+        self.number(column).map_or(0, |value| value.max(0.0) as u64)
+    }
+
+    /// Bytes.
+    pub fn bytes(&self, column: &str) -> Option<Vec<u8>> {
+        let value = self.value(column, &DataType::LargeBinary)?;
+        Some(value.as_binary::<i64>().value(0).to_vec())
+    }
+}
+
+/// A number with three digits that matter, or `-`.
+pub fn number(value: Option<f64>) -> String {
+    let Some(value) = value else { return "-".into() };
+    match value.abs() {
+        0.0 => "0".into(),
+        size if size >= 1000.0 => crate::text::count(size.round() as u64),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 0.001 => format!("{value:.3}"),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+/// A share as a percentage, or `-`.
+pub fn percent(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{:.1}%", 100.0 * value))
+}
+
+/// An interval of shares.
+pub fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    match (low, high) {
+        (Some(low), Some(high)) => format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
+        _ => "-".into(),
+    }
+}

@@ -1,0 +1,194 @@
+//! Accuracies beside chance and what is published, what prompts gain, and what makes numbers untrustworthy.
+
+use super::super::ask::{ask, has, interval, number, percent};
+use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
+use super::Source;
+use crate::errors::Failure;
+
+/// Bars of a chart.
+const BARS: usize = 40;
+
+pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("accuracy", "How good it is");
+    if !has(source.session, "leaderboard")? {
+        return Ok(Section::without(id, title, "This run has no evaluation."));
+    }
+    let rows = ask(
+        source.session,
+        "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as set, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
+                p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
+         from views.leaderboard l
+         left join (
+             select *, row_number() over (partition by set, metric order by value desc, model) as place
+             from views.published where weights = 'openai'
+         ) p on p.place = 1 and l.set = p.set and l.metric = p.metric
+         order by l.set, l.part, l.task, l.metric, l.value desc, l.model, l.prompts",
+    )
+    .await?;
+    let mut table = Table {
+        caption: "Accuracies with their 95 % intervals, beside chance and the best published value of OpenAI's models".into(),
+        head: vec![
+            ("set", false), ("metric", false), ("model", false), ("prompts", false), ("value", true), ("95 % interval", true),
+            ("chance", true), ("times chance", true), ("n", true), ("published", true), ("by", false),
+        ],
+        ..Table::default()
+    };
+    let mut bars = Vec::new();
+    for row in rows.iter() {
+        let (low, high) = (row.number("ci_low"), row.number("ci_high"));
+        table.rows.push(vec![
+            row.text("set"),
+            row.text("metric"),
+            row.text("model"),
+            row.text("prompts"),
+            percent(row.number("value")),
+            interval(low, high),
+            percent(row.number("chance")),
+            number(row.number("times_chance")),
+            crate::text::count(row.count("n")),
+            percent(row.number("published")),
+            row.text("publisher"),
+        ]);
+        let Some(value) = row.number("value") else { continue };
+        bars.push(Bar {
+            label: format!(
+                "{} {}: {} {}",
+                row.text("set"),
+                row.text("metric"),
+                row.text("model"),
+                row.text("prompts")
+            ),
+            value,
+            interval: low.zip(high),
+            marks: vec![row.number("chance"), row.number("published")],
+            text: percent(Some(value)),
+        });
+    }
+    let best = bars.iter().max_by(|a, b| a.value.total_cmp(&b.value));
+    let alt = match best {
+        Some(best) => format!("{} accuracies; the highest is {} of {}.", bars.len(), best.text, best.label),
+        None => "No accuracy.".into(),
+    };
+    let published = bars.iter().any(|bar| bar.marks[1].is_some());
+    let marks = if published { vec!["chance", "published"] } else { vec!["chance"] };
+    let left_out = bars.len().saturating_sub(BARS);
+    bars.truncate(BARS);
+    let mut blocks = vec![Block::Chart {
+        chart: Chart {
+            title: "Accuracy by set, metric, model and prompts".into(),
+            alt,
+            plot: Plot::Bars(Bars { unit: "accuracy", bars, marks }),
+        },
+        numbers: table,
+    }];
+    if left_out > 0 {
+        blocks.push(Block::Text(format!("The chart leaves out {left_out} more; the numbers have all.")));
+    }
+    if !published {
+        blocks.push(Block::Text("No published value is of one of these sets.".into()));
+    }
+    Ok(Section { id, title, blocks })
+}
+
+pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("prompts", "What prompts gain");
+    let why = "No set was evaluated with the bare name (`{}`) and other prompts.";
+    if !has(source.session, "prompt_gain")? {
+        return Ok(Section::without(id, title, why));
+    }
+    let rows = ask(
+        source.session,
+        "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain where part = 'all'
+         order by set, metric, model, gain desc, prompts",
+    )
+    .await?;
+    if rows.is_empty() {
+        return Ok(Section::without(id, title, why));
+    }
+    let points = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:+.1}", 100.0 * value));
+    let mut table = Table {
+        caption: "Gain over the bare name in points; where there is an interval, it is of the same examples (paired)".into(),
+        head: vec![
+            ("set", false), ("metric", false), ("model", false), ("prompts", false), ("bare", true), ("value", true), ("gain", true),
+            ("from", true), ("to", true), ("p", true),
+        ],
+        ..Table::default()
+    };
+    let mut bars = Vec::new();
+    for row in rows.iter() {
+        let (low, high) = (row.number("gain_low"), row.number("gain_high"));
+        table.rows.push(vec![
+            row.text("set"),
+            row.text("metric"),
+            row.text("model"),
+            row.text("prompts"),
+            percent(row.number("bare")),
+            percent(row.number("value")),
+            points(row.number("gain")),
+            points(low),
+            points(high),
+            number(row.number("p")),
+        ]);
+        let Some(gain) = row.number("gain") else { continue };
+        bars.push(Bar {
+            label: format!(
+                "{} {}: {} {}",
+                row.text("set"),
+                row.text("metric"),
+                row.text("model"),
+                row.text("prompts")
+            ),
+            value: 100.0 * gain,
+            interval: low.zip(high).map(|(low, high)| (100.0 * low, 100.0 * high)),
+            marks: vec![],
+            text: points(Some(gain)),
+        });
+    }
+    let better = bars.iter().filter(|bar| bar.interval.is_some_and(|(low, _)| low > 0.0)).count();
+    let worse = bars.iter().filter(|bar| bar.interval.is_some_and(|(_, high)| high < 0.0)).count();
+    let alt = format!("{} gains in points; {better} are surely above 0, {worse} surely below.", bars.len());
+    bars.truncate(BARS);
+    let plot = Plot::Bars(Bars { unit: "points over the bare name", bars, marks: vec![] });
+    let chart = Chart { title: "Gain over the bare class name".into(), alt, plot };
+    Ok(Section { id, title, blocks: vec![Block::Chart { chart, numbers: table }] })
+}
+
+pub async fn warnings(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("warnings", "What to distrust");
+    let mut table = Table {
+        caption: "Warnings of the evaluations".into(),
+        head: vec![
+            ("stage", false),
+            ("set", false),
+            ("prompts", false),
+            ("code", false),
+            ("detail", false),
+            ("value", true),
+        ],
+        ..Table::default()
+    };
+    let tables = source.tables_with(&["set", "code", "detail", "value"]);
+    for (stage, name) in &tables {
+        for row in
+            ask(source.session, &format!("select * from {name} order by set, code, detail")).await?.iter()
+        {
+            table.rows.push(vec![
+                stage.clone(),
+                row.text("set"),
+                row.text("prompts"),
+                row.text("code"),
+                row.text("detail"),
+                number(row.number("value")),
+            ]);
+        }
+    }
+    if table.rows.is_empty() {
+        let why = if tables.is_empty() {
+            "No stage of this run looks for faults of its sets."
+        } else {
+            "The evaluations gave no warning."
+        };
+        return Ok(Section::without(id, title, why));
+    }
+    Ok(Section { id, title, blocks: vec![table.at_most(100).open()] })
+}

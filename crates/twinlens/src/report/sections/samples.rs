@@ -1,0 +1,99 @@
+//! Images with what the model says of them: some that it has right and some that it has wrong, drawn by their hashes.
+
+use serde_json::Value;
+use twinlens_dataset::{Dataset, contracts};
+use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
+
+use super::super::ask::{Row, ask};
+use super::super::model::{Block, Picture, Section};
+use super::{Source, quoted};
+use crate::errors::Failure;
+
+/// Images of each sort, right and wrong, of a set; and sets.
+const EACH: usize = 6;
+const SETS: usize = 4;
+/// Pixels of their shorter side.
+const SIDE: u32 = 96;
+
+pub async fn samples(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("samples", "What it says of images");
+    let mut blocks = Vec::new();
+    for dataset in source.datasets {
+        if dataset.schema("predictions").is_err() || dataset.schema("per_class").is_err() {
+            continue;
+        }
+        for (set, input) in sets(dataset) {
+            if blocks.len() >= 2 * SETS {
+                break;
+            }
+            let Some(images) = images(source.datasets, &input) else { continue };
+            let pictures = pictures(source, dataset, &set, &images).await?;
+            if !pictures.is_empty() {
+                blocks.push(Block::Text(format!("Of the set {set}, by {}:", dataset.state().begin.stage)));
+                blocks.push(Block::Pictures(pictures));
+            }
+        }
+    }
+    if blocks.is_empty() {
+        return Ok(Section::without(
+            id,
+            title,
+            "This run holds no images together with predictions of them.",
+        ));
+    }
+    Ok(Section { id, title, blocks })
+}
+
+/// The evaluation sets of a dataset's stage, and the inputs that they are read from.
+fn sets(dataset: &Dataset) -> Vec<(String, String)> {
+    let sets =
+        dataset.state().begin.recipe.get("options").and_then(|options| options.get("sets")?.as_array());
+    let text = |set: &Value, key: &str| set.get(key).and_then(Value::as_str).map(String::from);
+    sets.into_iter().flatten().filter_map(|set| Some((text(set, "name")?, text(set, "input")?))).collect()
+}
+
+/// The main table of a stage of this run, if it has images.
+fn images(datasets: &[Dataset], input: &str) -> Option<String> {
+    let found = datasets.iter().find(|dataset| dataset.state().begin.stage == input)?;
+    let schema = found.schema(twinlens_dataset::MAIN).ok()?;
+    (contracts::has_images(&schema) && schema.field_with_name("uid").is_ok())
+        .then(|| quoted(input, twinlens_dataset::MAIN))
+}
+
+async fn pictures(
+    source: &Source<'_>,
+    dataset: &Dataset,
+    set: &str,
+    images: &str,
+) -> Result<Vec<Picture>, Failure> {
+    let stage = &dataset.state().begin.stage;
+    let set = format!("'{}'", set.replace('\'', "''"));
+    let (predictions, classes) = (quoted(stage, "predictions"), quoted(stage, "per_class"));
+    let query = format!(
+        "with best as (
+            select prompts from {predictions} where set = {set} group by prompts
+            order by avg(case when label = predicted then 1.0 else 0.0 end) desc, prompts limit 1
+        ), drawn as (
+            select example, label, predicted, score, p.prompts,
+                row_number() over (partition by label = predicted order by example) as place
+            from {predictions} p where set = {set} and prompts in (select prompts from best)
+        )
+        select drawn.*, c.class_name, d.class_name as predicted_name, i.image['bytes'] as bytes
+        from drawn join {images} i on i.uid = drawn.example
+        join {classes} c on c.set = {set} and c.prompts = drawn.prompts and c.class_id = label
+        join {classes} d on d.set = {set} and d.prompts = drawn.prompts and d.class_id = predicted
+        where place <= {EACH} order by label <> predicted, place"
+    );
+    let rows = ask(source.session, &query).await?;
+    Ok(rows.iter().filter_map(|row| picture(&row)).collect())
+}
+
+/// A small copy of the image; none of one that cannot be decoded.
+fn picture(row: &Row<'_>) -> Option<Picture> {
+    let resize = Resize { size: SIDE, mode: ResizeMode::Shortest, ..Resize::default() };
+    let encode = Encode { format: Encoding::Png, quality: None };
+    let small = process(&row.bytes("bytes")?, &Limits::default(), &resize, &encode).ok()?;
+    let (label, predicted) = (row.text("class_name"), row.text("predicted_name"));
+    let right = label == predicted;
+    Some(Picture { png: small.bytes, alt: format!("An image of the class {label}"), label, predicted, right })
+}

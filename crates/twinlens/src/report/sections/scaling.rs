@@ -1,0 +1,124 @@
+//! How the error falls with compute, and what the largest models were predicted to do.
+
+use super::super::ask::{Row, Rows, ask, number, percent};
+use super::super::model::{Axis, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
+use super::Source;
+use crate::errors::Failure;
+
+/// Charts that are shown.
+const CHARTS: usize = 6;
+
+pub async fn scaling(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("scaling", "How the error falls with compute");
+    let mut blocks = Vec::new();
+    let mut left_out = 0;
+    for (stage, name) in source.tables_with(&["compute", "role", "error", "predicted", "predicted_low"]) {
+        let groups =
+            format!("select distinct set, prompts, metric from {name} order by set, metric, prompts");
+        for group in ask(source.session, &groups).await?.iter() {
+            if blocks.len() >= CHARTS {
+                left_out += 1;
+                continue;
+            }
+            let key = ["set", "prompts", "metric"].map(|column| group.text(column));
+            let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+            let query = format!(
+                "select * from {name} where set = {} and prompts = {} and metric = {} order by compute, model",
+                literal(&key[0]),
+                literal(&key[1]),
+                literal(&key[2])
+            );
+            let rows = ask(source.session, &query).await?;
+            blocks.push(chart(&stage, &key, &rows));
+        }
+    }
+    if blocks.is_empty() {
+        return Ok(Section::without(id, title, "This run has no `scaling` stage."));
+    }
+    if left_out > 0 {
+        blocks.push(Block::Text(format!(
+            "{left_out} more fits are in the tables `scaling` and `scaling_fit`."
+        )));
+    }
+    Ok(Section { id, title, blocks })
+}
+
+fn chart(stage: &str, [set, prompts, metric]: &[String; 3], rows: &Rows) -> Block {
+    let mut table = Table {
+        caption: format!("{stage}: the error on {set} ({metric}, prompts {prompts}) and what the fit says"),
+        head: vec![
+            ("model", false),
+            ("compute (GFLOP)", true),
+            ("was", false),
+            ("error", true),
+            ("predicted", true),
+            ("95 % interval", true),
+            ("within", false),
+        ],
+        ..Table::default()
+    };
+    let (mut line, mut band, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut fitted, mut other) = (Vec::new(), Vec::new());
+    for row in rows.iter() {
+        let role = row.text("role");
+        let (low, high) = (row.number("predicted_low"), row.number("predicted_high"));
+        let interval = match low.zip(high) {
+            Some((low, high)) => format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
+            None => "-".into(),
+        };
+        let within = match row.text("within").as_str() {
+            "true" => "yes",
+            "false" => "no",
+            _ => "-",
+        };
+        table.rows.push(vec![
+            row.text("model"),
+            number(row.number("compute")),
+            role.replace('_', " "),
+            percent(row.number("error")),
+            percent(row.number("predicted")),
+            interval.clone(),
+            within.into(),
+        ]);
+        let Some(compute) = row.number("compute") else { continue };
+        line.extend(row.number("predicted").map(|predicted| (compute, predicted)));
+        band.extend(low.zip(high).map(|(low, high)| (compute, low, high)));
+        let point = point(&row, compute);
+        if role == "fit" {
+            fitted.extend(point);
+        } else {
+            other.extend(point);
+            told.push(format!(
+                "{} was predicted to have an error of {} ({interval}); it {}.",
+                row.text("model"),
+                percent(row.number("predicted")),
+                row.number("error")
+                    .map_or("is not trained yet".into(), |error| format!("has {}", percent(Some(error))))
+            ));
+        }
+    }
+    let mut series = Vec::new();
+    if !band.is_empty() {
+        series.push(Series { name: "95 % interval of a prediction".into(), shape: Shape::Band(band) });
+    }
+    series.push(Series { name: "fit".into(), shape: Shape::Line(line) });
+    series.push(Series { name: "fitted models".into(), shape: Shape::Points { at: fitted, hollow: false } });
+    if !other.is_empty() {
+        series.push(Series { name: "held out".into(), shape: Shape::Points { at: other, hollow: true } });
+    }
+    let plot = Plot::Lines(Lines {
+        x: Axis { label: "compute (GFLOP)", log: true },
+        y: Axis { label: "error", log: true },
+        series,
+    });
+    let alt = match told.is_empty() {
+        true => format!("The error of {} models over their compute.", table.rows.len()),
+        false => told.join(" "),
+    };
+    Block::Chart { chart: Chart { title: table.caption.clone(), alt, plot }, numbers: table }
+}
+
+fn point(row: &Row<'_>, compute: f64) -> Option<Point> {
+    let interval = row.number("error_low").zip(row.number("error_high"));
+    Some(Point { x: compute, y: row.number("error")?, interval })
+}

@@ -1,0 +1,98 @@
+//! What the numbers are of: hashes of what was evaluated, and the options of every stage.
+
+use serde_json::Value;
+
+use super::super::ask::ask;
+use super::super::model::{Block, Section, Table};
+use super::Source;
+use crate::errors::Failure;
+use crate::text::count;
+use twinlens_dataset::MAIN;
+
+/// Characters of a hash that tell it from others.
+const HASH: usize = 12;
+
+pub async fn hashes(source: &Source<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("hashes", "What the numbers are of");
+    let columns = ["set_hash", "classes_hash", "prompts_hash", "weights_hash"];
+    let needed = [&["model", "set", "prompts", "metric", "n", "value"], &columns[..]].concat();
+    let mut table = Table {
+        caption: format!(
+            "The first {HASH} digits of the hashes: two accuracies compare when those of set, classes and prompts are the same"
+        ),
+        head: vec![
+            ("model", false),
+            ("set", false),
+            ("prompts", false),
+            ("n", true),
+            ("set hash", false),
+            ("classes", false),
+            ("prompts hash", false),
+            ("weights", false),
+        ],
+        ..Table::default()
+    };
+    for (_, name) in source.tables_with(&needed) {
+        let query = format!(
+            "select distinct model, set, prompts, n, {} from {name} order by 1, 2, 3",
+            columns.join(", ")
+        );
+        for row in ask(source.session, &query).await?.iter() {
+            let mut cells =
+                vec![row.text("model"), row.text("set"), row.text("prompts"), count(row.count("n"))];
+            cells.extend(columns.map(|column| row.text(column).chars().take(HASH).collect()));
+            table.rows.push(cells);
+        }
+    }
+    if table.rows.is_empty() {
+        return Ok(Section::without(id, title, "This run has no evaluation."));
+    }
+    Ok(Section { id, title, blocks: vec![table.at_most(200).folded()] })
+}
+
+pub fn settings(source: &Source<'_>) -> Section {
+    let (id, title) = ("settings", "The settings");
+    let mut table = Table {
+        caption:
+            "Every dataset, the options of its stage (of stages in one plan: of all), and its fingerprint"
+                .into(),
+        head: vec![
+            ("stage", false),
+            ("kind", false),
+            ("rows", true),
+            ("options", false),
+            ("fingerprint", false),
+        ],
+        ..Table::default()
+    };
+    for dataset in source.datasets {
+        let begin = &dataset.state().begin;
+        let fused = begin.recipe.get("fused").and_then(Value::as_object);
+        for (name, recipe) in fused.into_iter().flatten() {
+            let kind = recipe.get("kind").and_then(Value::as_str).unwrap_or_default();
+            let with = format!("in one plan with {}", begin.stage);
+            table.rows.push(vec![name.clone(), kind.into(), "-".into(), options(recipe), with]);
+        }
+        table.rows.push(vec![
+            begin.stage.clone(),
+            begin.kind.clone(),
+            count(dataset.rows(MAIN)),
+            options(&begin.recipe),
+            begin.fingerprint.chars().take(HASH).collect(),
+        ]);
+    }
+    if table.rows.is_empty() {
+        return Section::without(id, title, "This run has no datasets yet.");
+    }
+    let seed = source.datasets.first().and_then(|dataset| dataset.state().begin.recipe.get("seed")?.as_u64());
+    let seed =
+        seed.map(|seed| Block::Text(format!("Everything drawn at random comes from the seed {seed}.")));
+    Section { id, title, blocks: seed.into_iter().chain([table.folded()]).collect() }
+}
+
+/// Options on one line, without those that are null.
+fn options(recipe: &Value) -> String {
+    let options = recipe.get("options").and_then(Value::as_object);
+    let given = options.into_iter().flatten().filter(|(_, value)| !value.is_null());
+    given.map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,320 @@
+//! Charts as SVG. Colours are names for the page's style sheet, which replaces them by its own.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::ask::number;
+use super::model::{Axis, Bar, Bars, Lines, Plot, Point, Shape};
+use crate::errors::Failure;
+
+const INK: RGBColor = RGBColor(0x11, 0x11, 0x11);
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+const CARD: RGBColor = RGBColor(0xf5, 0xf5, 0xf7);
+/// For series: told apart also by those who see no red or green.
+const SERIES: [RGBColor; 8] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xa8, 0x42, 0x7f),
+    RGBColor(0xb0, 0x7a, 0x00),
+    RGBColor(0x3a, 0x8f, 0xc4),
+    RGBColor(0x88, 0x22, 0x55),
+    RGBColor(0x66, 0x66, 0x66),
+];
+const WIDTH: u32 = 860;
+/// Of a chart with two axes.
+const HEIGHT: u32 = 380;
+/// Of a bar with its space.
+const ROW: i32 = 24;
+/// Where bars begin, and what is left for their numbers.
+const LABELS: i32 = 330;
+const NUMBERS: i32 = 100;
+/// Characters of a label.
+const LABEL: usize = 48;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A chart, without the element around it.
+pub struct Drawn {
+    /// Its size, in units of its own.
+    pub width: u32,
+    /// Its size, in units of its own.
+    pub height: u32,
+    /// The elements.
+    pub content: String,
+}
+
+/// Draws a chart.
+pub fn draw(plot: &Plot) -> Result<Drawn, Failure> {
+    let height = match plot {
+        Plot::Bars(bars) => {
+            (bars.bars.len() as u32 * ROW as u32) + 70 + if bars.marks.is_empty() { 0 } else { 20 }
+        }
+        Plot::Lines(_) => HEIGHT,
+    };
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
+        let drawn = match plot {
+            Plot::Bars(bars) => self::bars(&area, bars),
+            Plot::Lines(lines) => self::lines(&area, lines),
+        };
+        drawn
+            .and_then(|()| Ok(area.present()?))
+            .map_err(|error| Failure::ours(format!("a chart: {error}")))?;
+    }
+    // The page gives it an element with a text for those who do not see it.
+    let content = text.split_once('>').map_or("", |(_, rest)| rest).trim_start();
+    let content = content.trim_end().trim_end_matches("</svg>").to_string();
+    Ok(Drawn { width: WIDTH, height, content })
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn style<'a>(size: i32, anchor: HPos) -> TextStyle<'a> {
+    let pos = Pos::new(anchor, VPos::Center);
+    ("sans-serif", size).into_font().color(&INK).pos(pos)
+}
+
+/// Round steps of a range, about five.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let raw = (high - low) / 5.0;
+    if raw <= 0.0 || !raw.is_finite() {
+        return vec![low];
+    }
+    let ten = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|by| by * ten).into_iter().find(|step| *step >= raw).unwrap_or(raw);
+    let first = (low / step).ceil() as i64;
+    (first..).map(|at| at as f64 * step).take_while(|at| *at <= high + step * 1e-9).collect()
+}
+
+/// A number without the zeros behind its point.
+fn round(value: f64) -> String {
+    let text = number(Some(value));
+    match text.contains('.') && !text.contains('e') {
+        true => text.trim_end_matches('0').trim_end_matches('.').into(),
+        false => text,
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.chars().count() > LABEL {
+        true => text.chars().take(LABEL - 1).chain(['…']).collect(),
+        false => text.into(),
+    }
+}
+
+fn bars(area: &Area<'_>, chart: &Bars) -> Done {
+    let all = chart.bars.iter().flat_map(|bar: &Bar| {
+        let ends = bar.interval.map_or([bar.value; 2], |(low, high)| [low, high]);
+        bar.marks.iter().flatten().copied().chain(ends).chain([bar.value])
+    });
+    let (low, high) = all.fold((0f64, 0f64), |(low, high), value| (low.min(value), high.max(value)));
+    let high = if high <= low { low + 1.0 } else { high };
+    let (left, right) = (LABELS, WIDTH as i32 - NUMBERS);
+    let x = |value: f64| left + ((value - low) / (high - low) * f64::from(right - left)).round() as i32;
+    let (top, bottom) = (10, 10 + chart.bars.len() as i32 * ROW);
+    for tick in ticks(low, high) {
+        let line = [(x(tick), top), (x(tick), bottom)];
+        area.draw(&PathElement::new(line, GRID.stroke_width(1)))?;
+        area.draw(&Text::new(round(tick), (x(tick), bottom + 12), style(14, HPos::Center)))?;
+    }
+    let middle = (left + right) / 2;
+    area.draw(&Text::new(chart.unit, (middle, bottom + 34), style(15, HPos::Center)))?;
+    for (index, bar) in chart.bars.iter().enumerate() {
+        let y = top + index as i32 * ROW;
+        let centre = y + ROW / 2;
+        area.draw(&Text::new(shortened(&bar.label), (left - 8, centre), style(15, HPos::Right)))?;
+        let (from, to) = (x(0f64.max(low)).min(x(bar.value)), x(0f64.max(low)).max(x(bar.value)));
+        area.draw(&Rectangle::new([(from, y + 4), (to.max(from + 1), y + ROW - 4)], SERIES[0].filled()))?;
+        if let Some((low, high)) = bar.interval {
+            let ink = INK.stroke_width(2);
+            area.draw(&PathElement::new([(x(low), centre), (x(high), centre)], ink))?;
+            for end in [low, high] {
+                area.draw(&PathElement::new([(x(end), centre - 4), (x(end), centre + 4)], ink))?;
+            }
+        }
+        for (mark, value) in bar.marks.iter().enumerate().filter_map(|(mark, value)| Some((mark, (*value)?)))
+        {
+            let line = [(x(value), y + 1), (x(value), y + ROW - 1)];
+            area.draw(&PathElement::new(line, SERIES[1 + mark % 7].stroke_width(3)))?;
+        }
+        area.draw(&Text::new(bar.text.clone(), (right + 8, centre), style(15, HPos::Left)))?;
+    }
+    let mut at = left;
+    for (mark, name) in chart.marks.iter().enumerate() {
+        let y = bottom + 58;
+        area.draw(&PathElement::new([(at, y - 7), (at, y + 7)], SERIES[1 + mark % 7].stroke_width(3)))?;
+        area.draw(&Text::new((*name).to_string(), (at + 8, y), style(14, HPos::Left)))?;
+        at += 120;
+    }
+    Ok(())
+}
+
+/// A value on an axis: its logarithm, where equal steps are equal factors. None where it has no place.
+fn place(axis: &Axis, value: f64) -> Option<f64> {
+    let placed = if axis.log { value.log10() } else { value };
+    placed.is_finite().then_some(placed)
+}
+
+fn range(values: impl Iterator<Item = f64>, log: bool) -> (f64, f64) {
+    let (low, high) = values
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    if !low.is_finite() {
+        return (0.0, 1.0);
+    }
+    let space = if high > low { (high - low) * 0.05 } else { 0.5 };
+    // Nothing is below 0 that is counted from there.
+    let low_end = if !log && low >= 0.0 { 0.0 } else { low - space };
+    (low_end, high + space)
+}
+
+/// The values of a shape, each with the ends of its interval.
+fn heights(shape: &Shape) -> Vec<(f64, f64)> {
+    match shape {
+        Shape::Line(points) => points.clone(),
+        Shape::Band(points) => points.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]).collect(),
+        Shape::Points { at, .. } => {
+            let ends = |point: &Point| match point.interval {
+                Some((low, high)) => vec![(point.x, low), (point.x, point.y), (point.x, high)],
+                None => vec![(point.x, point.y)],
+            };
+            at.iter().flat_map(ends).collect()
+        }
+    }
+}
+
+fn lines(area: &Area<'_>, chart: &Lines) -> Done {
+    let (x, y) = (&chart.x, &chart.y);
+    let all: Vec<(f64, f64)> = chart.series.iter().flat_map(|series| heights(&series.shape)).collect();
+    let (left, right) = range(all.iter().filter_map(|point| place(x, point.0)), x.log);
+    let (low, high) = range(all.iter().filter_map(|point| place(y, point.1)), y.log);
+    let mut picture = ChartBuilder::on(area)
+        .margin(14)
+        .x_label_area_size(46)
+        .y_label_area_size(72)
+        .build_cartesian_2d(left..right, low..high)?;
+    let shown = |axis: &Axis, value: f64| round(if axis.log { 10f64.powf(value) } else { value });
+    picture
+        .configure_mesh()
+        .x_desc(x.label)
+        .y_desc(y.label)
+        .x_labels(8)
+        .y_labels(7)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(INK)
+        .label_style(style(14, HPos::Center))
+        .axis_desc_style(style(15, HPos::Center))
+        .x_label_formatter(&|value| shown(x, *value))
+        .y_label_formatter(&|value| shown(y, *value))
+        .draw()?;
+    let at = |point: (f64, f64)| Some((place(x, point.0)?, place(y, point.1)?));
+    for (index, series) in chart.series.iter().enumerate() {
+        let colour = SERIES[index % SERIES.len()];
+        let drawn =
+            match &series.shape {
+                Shape::Line(points) => {
+                    let points: Vec<(f64, f64)> = points.iter().copied().filter_map(at).collect();
+                    picture.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+                }
+                Shape::Band(points) => {
+                    let lows = points.iter().filter_map(|(x, low, _)| at((*x, *low)));
+                    let highs = points.iter().rev().filter_map(|(x, _, high)| at((*x, *high)));
+                    let around: Vec<(f64, f64)> = lows.chain(highs).collect();
+                    picture.draw_series([Polygon::new(around, colour.mix(0.18))])?
+                }
+                Shape::Points { at: points, hollow } => {
+                    let ends = points.iter().filter_map(|point| {
+                        let (low, high) = point.interval?;
+                        Some(PathElement::new(
+                            [at((point.x, low))?, at((point.x, high))?],
+                            colour.stroke_width(1),
+                        ))
+                    });
+                    picture.draw_series(ends)?;
+                    let fill = if *hollow { CARD.filled() } else { colour.mix(0.75).filled() };
+                    let places: Vec<(f64, f64)> =
+                        points.iter().filter_map(|point| at((point.x, point.y))).collect();
+                    picture.draw_series(places.iter().map(|place| Circle::new(*place, 4, fill)))?;
+                    picture.draw_series(places.iter().map(|place| {
+                        Circle::new(*place, 4, colour.stroke_width(if *hollow { 2 } else { 1 }))
+                    }))?
+                }
+            };
+        let key = colour.mix(if matches!(series.shape, Shape::Band(_)) { 0.4 } else { 1.0 });
+        drawn
+            .label(series.name.clone())
+            .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], key.filled()));
+    }
+    if chart.series.len() > 1 {
+        picture
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(CARD.mix(0.85))
+            .border_style(GRID)
+            .label_font(("sans-serif", 14).into_font().color(&INK))
+            .draw()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::model::Series;
+
+    #[test]
+    fn steps_are_round() {
+        for (low, high, expected) in [
+            (0.0, 1.0, vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+            (-3.0, 7.0, vec![-2.0, 0.0, 2.0, 4.0, 6.0]),
+            (0.0, 14_606.0, vec![0.0, 5000.0, 10_000.0]),
+            (2.0, 2.0, vec![2.0]),
+        ] {
+            let found = ticks(low, high);
+            assert!(
+                found.len() == expected.len()
+                    && found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9),
+                "{found:?}"
+            );
+        }
+    }
+
+    /// Numbers of every sort, and of no sort, make a chart or an empty one, and never a panic.
+    #[test]
+    fn odd_numbers_are_drawn() {
+        let odd = [0.0, -1.0, 1e-300, 1e300, f64::NAN, f64::INFINITY, 5.0];
+        for log in [false, true] {
+            let axis = || Axis { label: "a", log };
+            let series = vec![
+                Series { name: "<line>".into(), shape: Shape::Line(odd.iter().map(|x| (*x, *x)).collect()) },
+                Series {
+                    name: "band".into(),
+                    shape: Shape::Band(odd.iter().map(|x| (*x, *x, *x)).collect()),
+                },
+                Series {
+                    name: "points".into(),
+                    shape: Shape::Points {
+                        at: odd.iter().map(|x| Point { x: *x, y: 1.0, interval: Some((0.0, *x)) }).collect(),
+                        hollow: true,
+                    },
+                },
+            ];
+            let drawn = draw(&Plot::Lines(Lines { x: axis(), y: axis(), series })).unwrap();
+            assert!(
+                drawn.content.contains("&lt;line&gt;") && !drawn.content.contains("<svg"),
+                "{}",
+                drawn.content
+            );
+        }
+        draw(&Plot::Lines(Lines {
+            x: Axis { label: "", log: true },
+            y: Axis { label: "", log: false },
+            series: vec![],
+        }))
+        .unwrap();
+        draw(&Plot::Bars(Bars { unit: "", bars: vec![], marks: vec!["x"] })).unwrap();
+    }
+}

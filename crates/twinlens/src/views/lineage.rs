@@ -1,0 +1,116 @@
+//! Views that lead from a class to the queries that name it, the training pairs that matched them, and the pages of these.
+//!
+//! A query names a class when it is a run of up to five words of the class's name, small letters and punctuation aside: of "red apple"
+//! these are "red", "apple" and, as the whole name, "red apple".
+
+use std::collections::BTreeSet;
+
+use super::evaluation::union;
+use super::run::{Run, Table, literal};
+
+/// The words of a query at most.
+const LONGEST: usize = 5;
+
+/// Classes with the evaluation that they are of, and which pairs its model was trained on.
+fn classes(run: &Run<'_>) -> Option<String> {
+    let one = |table: &Table<'_>| {
+        let pairs = run.pairs_of(table, &["query_ids"])?;
+        let model = run.model_of(table)?;
+        Some(format!(
+            "select {} as stage, {} as model, {} as pairs, set, prompts, class_id, class_name, n, correct from {}",
+            literal(table.stage()),
+            literal(&model),
+            literal(&pairs.sql()),
+            table.sql()
+        ))
+    };
+    union(run.per_class().iter().filter_map(one).collect())
+}
+
+/// The training pairs of all evaluations, each table once.
+fn pairs<'a>(run: &Run<'a>) -> Vec<(String, Table<'a>)> {
+    let mut seen = BTreeSet::new();
+    let tables = run.per_class();
+    let found = tables.iter().filter_map(|table| run.pairs_of(table, &["query_ids"]));
+    found.map(|table| (table.sql(), table)).filter(|(name, _)| seen.insert(name.clone())).collect()
+}
+
+/// The common table expressions `classes`, `queries` and `class_queries` (class_name, query_id, query, whole_name).
+fn class_queries(run: &Run<'_>) -> Option<String> {
+    Some(format!(
+        "with classes as (
+{classes}
+), queries as (
+    select distinct query_id, query from ({texts})
+), names as (
+    select distinct class_name,
+        string_to_array(trim(lower(regexp_replace(class_name, '[^\\p{{L}}\\p{{N}}]+', ' ', 'g'))), ' ') as words
+    from classes
+), starts as (
+    select class_name, words, unnest(range(1, cast(array_length(words) as bigint) + 1)) as first from names
+), runs as (
+    select class_name, words, first,
+        unnest(range(first, least(cast(array_length(words) as bigint), first + {more}) + 1)) as last
+    from starts
+), phrases as (
+    select class_name, array_to_string(array_slice(words, first, last), ' ') as phrase,
+        bool_or(first = 1 and last = cast(array_length(words) as bigint)) as whole_name
+    from runs group by class_name, array_to_string(array_slice(words, first, last), ' ')
+), class_queries as (
+    select class_name, query_id, query, whole_name from phrases join queries on phrase = query
+)",
+        classes = classes(run)?,
+        texts = run.query_texts()?,
+        more = LONGEST - 1,
+    ))
+}
+
+/// `class_support`.
+pub fn class_support(run: &Run<'_>) -> Option<String> {
+    let one = |(name, table): &(String, Table<'_>)| {
+        format!("select {} as pairs, uid, unnest(query_ids) as query_id from {}", literal(name), table.sql())
+    };
+    let matched = union(pairs(run).iter().map(one).collect())?;
+    Some(format!(
+        "{shared}, matched as (
+{matched}
+), support as (
+    select pairs, class_name, count(distinct case when whole_name then uid end) as training_pairs,
+        count(distinct uid) as related_pairs
+    from class_queries join matched using (query_id) group by pairs, class_name
+)
+select stage, model, set, prompts, class_id, class_name, n, correct, cast(correct as double) / nullif(n, 0) as accuracy,
+    wilson_low(correct, n) as ci_low, wilson_high(correct, n) as ci_high,
+    coalesce(training_pairs, 0) as training_pairs, coalesce(related_pairs, 0) as related_pairs
+from classes left join support using (pairs, class_name)",
+        shared = class_queries(run)?,
+    ))
+}
+
+/// `lineage`.
+pub fn lineage(run: &Run<'_>) -> Option<String> {
+    let one = |(name, table): &(String, Table<'_>)| {
+        let column = |name: &str| table.column(name, "varchar");
+        format!(
+            "select {} as pairs, uid, caption, {}, {}, unnest(query_ids) as query_id from {}",
+            literal(name),
+            column("url"),
+            column("page_url"),
+            table.sql()
+        )
+    };
+    let matched = union(pairs(run).iter().map(one).collect())?;
+    Some(format!(
+        "{shared}, matched as (
+{matched}
+), taught as (
+    select pairs, class_name, query_id, query, whole_name, uid, caption, url, page_url
+    from class_queries join matched using (query_id)
+), listed as (
+    select distinct stage, model, pairs, set, class_id, class_name from classes
+)
+select stage, model, set, class_id, class_name, query_id, query, whole_name, uid, caption, url, page_url
+from listed left join taught using (pairs, class_name)",
+        shared = class_queries(run)?,
+    ))
+}

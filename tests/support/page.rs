@@ -1,0 +1,125 @@
+//! What must hold of a page that is read from disk, by eyes, by a screen reader, by keys.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Elements that have no end.
+const VOID: [&str; 3] = ["meta", "img", "br"];
+
+/// An opening tag: its name and attributes.
+struct Tag<'a> {
+    name: &'a str,
+    attributes: &'a str,
+}
+
+impl<'a> Tag<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        let (_, rest) = self.attributes.split_once(&format!(" {name}=\""))?;
+        rest.split('"').next()
+    }
+}
+
+/// Every opening tag, after a check that the elements are closed in their order.
+fn tags(html: &str) -> Vec<Tag<'_>> {
+    let (head, body) = html.split_once("<style>").unwrap();
+    let (_, rest) = body.split_once("</style>").unwrap();
+    let (mut open, mut tags) = (Vec::new(), Vec::new());
+    for part in [head, rest] {
+        for piece in part.split('<').skip(1) {
+            let (tag, _) = piece.split_once('>').unwrap_or_else(|| panic!("`<{piece}` has no end"));
+            if tag.starts_with('!') {
+                continue;
+            }
+            if let Some(name) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(name), "</{name}> closes another element");
+                continue;
+            }
+            let closed = tag.ends_with('/');
+            let name = tag.split([' ', '/', '\n']).next().unwrap();
+            tags.push(Tag { name, attributes: tag.strip_prefix(name).unwrap() });
+            if !closed && !VOID.contains(&name) {
+                open.push(name);
+            }
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+    tags
+}
+
+/// The page needs nothing from elsewhere, is nested well, and can be read without seeing it.
+pub fn check(html: &str) {
+    let tags = tags(html);
+    let of = |name: &str| tags.iter().filter(|tag| tag.name == name).collect::<Vec<_>>();
+    assert!(html.starts_with("<!doctype html>\n<html lang=\"en\">"));
+    for name in ["script", "link", "iframe", "object", "use", "image"] {
+        assert!(of(name).is_empty(), "<{name}> in a page that needs nothing else");
+    }
+    for tag in &tags {
+        for name in ["src", "href", "srcset", "action", "data", "poster", "xlink:href"] {
+            let Some(url) = tag.get(name) else { continue };
+            assert!(
+                url.starts_with('#') || url.starts_with("data:image/png;base64,"),
+                "<{} {name}={url}",
+                tag.name
+            );
+        }
+        assert!(
+            !tag.attributes.contains("url(") && !tag.attributes.contains(" on"),
+            "<{}{}>",
+            tag.name,
+            tag.attributes
+        );
+    }
+    let style = html.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
+    assert!(
+        !style.contains("url(") && !style.contains("@import") && style.contains("prefers-color-scheme: dark")
+    );
+
+    for name in ["header", "nav", "main", "footer", "h1", "title"] {
+        assert_eq!(of(name).len(), 1, "<{name}>");
+    }
+    let mut ids = BTreeSet::new();
+    for id in tags.iter().filter_map(|tag| tag.get("id")) {
+        assert!(ids.insert(id), "two elements have the id {id}");
+    }
+    for tag in &tags {
+        let to = tag.get("href").and_then(|href| href.strip_prefix('#'));
+        for id in to.into_iter().chain(tag.get("aria-labelledby").into_iter().flat_map(|ids| ids.split(' ')))
+        {
+            assert!(ids.contains(id), "nothing has the id {id}");
+        }
+    }
+    assert!(of("img").iter().all(|img| img.get("alt").is_some_and(|alt| !alt.is_empty())));
+    assert!(
+        of("svg").iter().all(|svg| svg.get("role") == Some("img") && svg.get("aria-labelledby").is_some())
+    );
+    assert!(of("section").iter().all(|section| section.get("aria-labelledby").is_some()));
+    assert_eq!(of("section").len(), of("h2").len());
+    assert_eq!(of("table").len(), of("caption").len());
+    assert!(of("th").iter().all(|th| th.get("scope").is_some()));
+    // A figure has its numbers beside it.
+    assert!(html.matches("</figure>\n<details>").count() == of("figure").len());
+}
+
+/// The browser of this machine, where there is one.
+pub fn browser() -> Option<PathBuf> {
+    ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .map(|name| Path::new("/usr/bin").join(name))
+        .find(|path| path.exists())
+}
+
+/// Opens a page from disk in a browser without network: it must come out whole, and nothing may be complained of.
+pub fn open(browser: &Path, page: &Path, profile: &Path) {
+    let mut command = Command::new(browser);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr"]);
+    command
+        .arg("--host-resolver-rules=MAP * ~NOTFOUND")
+        .arg(format!("--user-data-dir={}", profile.display()));
+    let output = command.arg(format!("file://{}", page.display())).output().unwrap();
+    let (dom, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!told.contains("CONSOLE"), "{told}");
+    let sections = std::fs::read_to_string(page).unwrap().matches("<section ").count();
+    assert_eq!(dom.matches("<section ").count(), sections, "{told}");
+}
