@@ -268,6 +268,21 @@ pub fn scaling_fit() -> SchemaRef {
     ])
 }
 
+/// The key in a schema's metadata under which a training says how wide its model's embeddings are, before it has run.
+const EMBED_WIDTH: &str = "twinlens.embed_width";
+
+/// `schema` of the log of a training whose model gives embeddings of `width` numbers.
+pub fn with_embed_width(schema: SchemaRef, width: usize) -> SchemaRef {
+    let mut metadata = schema.metadata().clone();
+    metadata.insert(EMBED_WIDTH.into(), width.to_string());
+    Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
+}
+
+/// How wide the embeddings are of the model whose log has this schema; `None` when it does not say.
+pub fn embed_width(schema: &Schema) -> Option<usize> {
+    schema.metadata().get(EMBED_WIDTH)?.parse().ok()
+}
+
 /// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.
 pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
     if !has_images(&schema) {

@@ -1,6 +1,7 @@
 //! The training reader: rows of shards as batches, in order, from an exact position.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use crate::storage::Location;
 /// Reads some columns of a table, shard by shard, without the query engine: for code on its own thread.
 #[derive(Debug)]
 pub struct ShardReader {
-    shards: Vec<Location>,
+    /// Each with the rows of it that are read.
+    shards: Vec<(Location, Range<usize>)>,
     next: usize,
     columns: Vec<String>,
     /// The table's; none where the dataset has no such table.
@@ -29,8 +31,29 @@ pub struct ShardReader {
 impl ShardReader {
     /// A reader of `columns` (those that a shard lacks are left out) in batches of at most `batch_rows` rows.
     pub fn new(dataset: &Dataset, table: &str, columns: &[&str], batch_rows: usize) -> Self {
+        Self::range(dataset, table, 0..u64::MAX, columns, batch_rows)
+    }
+
+    /// As [`new`](Self::new), of some rows alone, counted over the table's shards in order.
+    pub fn range(
+        dataset: &Dataset,
+        table: &str,
+        rows: Range<u64>,
+        columns: &[&str],
+        batch_rows: usize,
+    ) -> Self {
+        let mut first = 0;
+        let mut shards = Vec::new();
+        for shard in dataset.shards(table) {
+            let (start, end) = (rows.start.max(first), rows.end.min(first + shard.rows));
+            if start < end {
+                let within = (start - first) as usize..(end - first) as usize;
+                shards.push((dataset.location().join(&shard.path), within));
+            }
+            first += shard.rows;
+        }
         Self {
-            shards: dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect(),
+            shards,
             next: 0,
             columns: columns.iter().map(ToString::to_string).collect(),
             schema: dataset.schema(table).ok(),
@@ -40,7 +63,7 @@ impl ShardReader {
     }
 
     fn open_next(&mut self) -> Result<bool, DatasetError> {
-        let Some(shard) = self.shards.get(self.next) else { return Ok(false) };
+        let Some((shard, rows)) = self.shards.get(self.next) else { return Ok(false) };
         self.next += 1;
         let path = shard.local_copy()?;
         let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
@@ -50,6 +73,8 @@ impl ShardReader {
         let reader = builder
             .with_projection(mask)
             .with_batch_size(self.batch_rows)
+            .with_offset(rows.start)
+            .with_limit(rows.len())
             .build()
             .map_err(|error| parquet_error(&path, error))?;
         self.open = Some((path, reader));

@@ -1,22 +1,30 @@
 //! The examples of a set: read from shards in order, decoded in parallel, within a budget of bytes.
 
+use std::ops::Range;
+
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Schema};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 
+use crate::set::{ClassFault, check_image};
+use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
+
 /// Why an example was refused. The codes that are not of this list are those of [`twinlens_image::CODES`].
-pub const REJECT_CODES: [&str; 3] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE];
+pub const REJECT_CODES: [&str; 4] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE, NO_EMBEDDING];
 /// The label is null.
 pub const NO_LABEL: &str = "no_label";
 /// The label is none of the set's classes.
 pub const UNKNOWN_LABEL: &str = "unknown_label";
 /// The image column is null, or holds a path without bytes.
 pub const NO_IMAGE: &str = "no_image";
+/// The embedding is null.
+pub const NO_EMBEDDING: &str = "no_embedding";
 
 /// An example that cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +57,25 @@ impl<'a> Examples<'a> {
     /// Rows of `columns`, at most `most` at a time, and fewer where the rows are so large that a chunk would pass
     /// `budget` bytes.
     pub fn new(dataset: &'a Dataset, table: &'a str, columns: &[&str], most: usize, budget: usize) -> Self {
-        let (bytes, rows) =
+        Self::range(dataset, table, 0..u64::MAX, columns, most, budget)
+    }
+
+    /// As [`new`](Self::new), of some rows alone.
+    pub fn range(
+        dataset: &'a Dataset,
+        table: &'a str,
+        rows: Range<u64>,
+        columns: &[&str],
+        most: usize,
+        budget: usize,
+    ) -> Self {
+        let next = rows.start;
+        let (bytes, all) =
             dataset.shards(table).fold((0, 0), |(bytes, rows), file| (bytes + file.bytes, rows + file.rows));
-        let row_bytes = bytes / rows.max(1) + 1;
+        let row_bytes = bytes / all.max(1) + 1;
         let fitting = usize::try_from(budget as u64 / row_bytes).unwrap_or(most);
-        let reader = ShardReader::new(dataset, table, columns, fitting.clamp(1, most));
-        Self { dataset, table, reader, next: 0 }
+        let reader = ShardReader::range(dataset, table, rows, columns, fitting.clamp(1, most));
+        Self { dataset, table, reader, next }
     }
 
     /// Where a row of the table stands: `data/000003-000.parquet row 12`, counted from 0.
@@ -89,10 +110,79 @@ impl Iterator for Examples<'_> {
 pub struct Image {
     /// SHA-256 of the bytes; of no bytes for a missing image.
     pub digest: [u8; 32],
-    /// `[3, size, size]`, normalised; `None` where nobody asked for it.
+    /// `[3, size, size]`, normalised, or the embedding where that is what the table holds; `None` where nobody asked for it.
     pub pixels: Option<Result<Vec<f32>, Refusal>>,
     /// The perceptual hash, where it was asked for and the image can be decoded.
     pub look: Option<u64>,
+}
+
+/// Where the images of a table are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// In a column in the Hugging Face layout: they are decoded and encoded.
+    Images(String),
+    /// In an `embed` stage's columns: they have been encoded.
+    Embeddings,
+}
+
+impl ImageSource {
+    /// The source in a table: the image column that is named, else the column `image`, else embeddings.
+    ///
+    /// # Errors
+    /// What is wrong with the column, when there are no embeddings either.
+    pub fn of(schema: &Schema, named: Option<&str>) -> Result<Self, ClassFault> {
+        let column = named.unwrap_or("image");
+        match check_image(schema, column) {
+            Ok(()) => Ok(Self::Images(column.into())),
+            Err(_) if named.is_none() && has_embeddings(schema) => Ok(Self::Embeddings),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Whether a column has to be read: of those with pixels or vectors only the one that is looked at.
+    pub fn reads(&self, field: &Field) -> bool {
+        let looked_at = match self {
+            Self::Images(column) => column.as_str(),
+            Self::Embeddings => EMBEDDING,
+        };
+        let large = is_pixels(field.data_type()) || width(field.data_type()).is_some();
+        !large || field.name() == looked_at
+    }
+}
+
+/// The embeddings of some rows, those that are `wanted`, as [`decode`] gives pixels.
+///
+/// # Errors
+/// They were made by another model than `identity`.
+pub fn stored(
+    batch: &RecordBatch,
+    wanted: &[bool],
+    identity: &str,
+) -> Result<Vec<Image>, (String, Option<String>)> {
+    check_made_by(batch, identity)?;
+    let vectors = Vectors::of(batch, EMBEDDING)
+        .ok_or_else(|| (format!("a shard lacks the column `{EMBEDDING}`"), None))?;
+    let hashes = batch.column_by_name(IMAGE_HASH).and_then(|column| cast(column, &DataType::Utf8).ok());
+    let hash = |row: usize| {
+        let text = hashes.as_ref().map(|hashes| hashes.as_string::<i32>());
+        text.filter(|text| text.is_valid(row)).and_then(|text| unhex(text.value(row)))
+    };
+    let none = || Refusal { code: NO_EMBEDDING, detail: "the embedding is null".into() };
+    let one = |row: usize| Image {
+        digest: hash(row).unwrap_or_default(),
+        pixels: wanted[row].then(|| vectors.get(row).map(<[f32]>::to_vec).ok_or_else(none)),
+        look: None,
+    };
+    Ok((0..batch.num_rows()).map(one).collect())
+}
+
+/// The bytes of a SHA-256 in hexadecimal digits.
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    (text.len() == 64).then_some(bytes)
 }
 
 /// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as the decoders' memory

@@ -4,28 +4,41 @@
 //! interval, its chance, its sample count, and hashes of what it was computed from; memory does not grow with the
 //! number of examples; an example that cannot be evaluated is a reject with its place, and is not counted in `n`.
 
+pub mod embed;
 pub mod error;
 mod images;
+mod ledger;
 pub mod metrics;
+pub mod model;
+pub mod probe;
 pub mod prompts;
 pub mod scaling;
+pub mod retrieval;
+pub mod search;
 pub mod set;
 pub mod sets;
 pub mod sql;
 pub mod trust;
+pub mod vectors;
 pub mod zero_shot;
 
 use twinlens_pipeline::Registry;
 
+pub use embed::Embed;
 pub use error::EvalError;
 pub use images::REJECT_CODES;
 pub use scaling::Scaling;
+pub use probe::Probe;
+pub use retrieval::Retrieval;
 pub use sets::EvaluationSet;
 pub use zero_shot::{InTraining, ZeroShot};
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {
+    registry.add::<Embed>();
     registry.add::<EvaluationSet>();
+    registry.add::<Probe>();
+    registry.add::<Retrieval>();
     registry.add::<ZeroShot>();
     registry.add::<Scaling>();
     for function in sql::functions() {

@@ -116,6 +116,29 @@ pub struct SetOptions {
 }
 
 impl SetOptions {
+    /// A set without more than is needed to read its labels.
+    pub(crate) fn plain(
+        name: Located<String>,
+        input: Input,
+        label: Located<String>,
+        class_names: Option<Located<Vec<String>>>,
+    ) -> Self {
+        Self {
+            name,
+            input,
+            label,
+            split: None,
+            image: None,
+            classes: None,
+            class_names,
+            names: BTreeMap::new(),
+            synonyms: BTreeMap::new(),
+            templates: None,
+            overlap_with: None,
+            main_metric: None,
+        }
+    }
+
     /// The name of the image column.
     pub fn image_column(&self) -> &str {
         self.image.as_ref().map_or("image", |column| column.value())

@@ -31,6 +31,8 @@ pub enum Command {
     Retry(RetryArgs),
     Sql(SqlArgs),
     Report(ReportArgs),
+    Eval(EvalArgs),
+    Search(SearchArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
     Sets(SetsArgs),
@@ -203,6 +205,73 @@ pub struct ReportArgs {
     /// Print the same figures here, where they fit, and write no page
     #[arg(long)]
     pub terminal: bool,
+}
+
+/// Evaluates a model on evaluation sets, without a pipeline file
+///
+/// Reads each set, embeds its images, classifies them by prompts (or finds them by captions), and prints the accuracies. It is a run
+/// like any other: the same command goes on where a killed one stopped, and after a change of prompts no image is read again.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The folder of the model: this program's, Hugging Face's or open_clip's, with tokenizer.json or CLIP's
+    /// vocabulary; or a model of the Hugging Face hub (hf://openai/clip-vit-base-patch32)
+    #[arg(long, value_name = "DIR")]
+    pub weights: String,
+    /// The sets: `all`, or names (`twinlens sets` lists them) and files of your own (mine.toml), with commas between
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
+    pub sets: Vec<String>,
+    /// The folder with the data of the sets
+    #[arg(long, value_name = "DIR")]
+    pub data: String,
+    /// A template (`a photo of a {}.`), the name of a template set, or @FILE with the templates of one, a line each; may be
+    /// repeated [default: those of a `zero-shot` stage]
+    #[arg(long, value_name = "PROMPTS")]
+    pub prompts: Vec<String>,
+    /// The run directory, or its URL in an object store [default: runs/eval-<name of the model's folder>]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<String>,
+    /// Delete what an earlier evaluation left in the run directory first
+    #[arg(long)]
+    pub fresh: bool,
+    /// Images, or prompts, in one forward pass
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch_size: u16,
+    /// How the table is written
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: RowFormat,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Lists the images of a run that are nearest to a text, or to another image
+///
+/// Searches the embeddings that an `embed` stage made, exactly, and in little memory. Which they are, and which model made them, is
+/// read in the manifests. May be used while a run is going on.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// The run directory, or a dataset with embeddings (runs/NAME/STAGE, a Parquet file)
+    pub dir: String,
+    /// What is looked for, such as "a red bicycle"
+    #[arg(required_unless_present = "image")]
+    pub text: Option<String>,
+    /// Look for images like this one instead
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub image: Option<PathBuf>,
+    /// The dataset to search, where several have embeddings
+    #[arg(long, value_name = "STAGE")]
+    pub dataset: Option<String>,
+    /// The folder of the model that made the embeddings, where the manifests do not lead to it
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// How many are listed
+    #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    pub top: u16,
+    /// The columns that are shown beside the cosine [default: caption, class_name, label, url, page_url, uid, where they are]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
+    /// How rows are written
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: RowFormat,
 }
 
 /// Writes a dataset as Parquet, Arrow or tar files in shards of a size, with a card (README.md)

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod env;
 mod errors;
+mod eval;
 mod export;
 mod hub;
 mod model;
@@ -17,6 +18,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schema;
+mod search;
 mod sets;
 mod signals;
 mod sites;
@@ -29,7 +31,7 @@ mod views;
 
 use clap::Parser;
 
-use cli::{Cli, Command, ExportArgs, LogFormat, RetryArgs, RunArgs};
+use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
 fn main() {
@@ -57,7 +59,9 @@ fn command() -> i32 {
         }
     };
     let format = match &command {
-        Command::Run(RunArgs { engine, .. }) | Command::Retry(RetryArgs { engine, .. }) => engine.log_format,
+        Command::Run(RunArgs { engine, .. })
+        | Command::Retry(RetryArgs { engine, .. })
+        | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
         Command::Export(ExportArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
@@ -79,6 +83,8 @@ fn dispatch(command: &Command) -> Result<(), Failure> {
         Command::Retry(args) => retry::command(args),
         Command::Sql(args) => sql::command(args),
         Command::Report(args) => report::command(args),
+        Command::Eval(args) => eval::command(args),
+        Command::Search(args) => search::command(args),
         Command::Export(args) => export::command(args),
         Command::Stages(args) => stages::command(args),
         Command::Sets(args) => sets::command(args),

@@ -71,6 +71,11 @@ impl Metric {
         }
     }
 
+    /// Whether it is computed from the order of all scores, not from counts.
+    pub fn ranks(self) -> bool {
+        matches!(self, Metric::RocAuc | Metric::Map | Metric::Map11Point)
+    }
+
     /// Whether it is one of sets with several classes an image.
     pub fn is_multi_label(self) -> bool {
         matches!(self, Metric::Map | Metric::Map11Point)

@@ -7,7 +7,7 @@ mod permuted;
 
 use std::collections::BTreeMap;
 
-use crate::metrics::{Interval, Metric};
+use crate::metrics::Interval;
 
 pub use assignment::assign;
 pub use permuted::{Confusion, GAIN, MAX_CLASSES, MIN_EXAMPLES, Permuted, RATIO};
@@ -105,12 +105,12 @@ pub fn without_examples(names: &[String], examples: &[u64]) -> Option<Warning> {
 
 /// A warning of a metric whose whole interval lies below its chance: labels that mean something else, or a model that has
 /// learned the opposite.
-pub fn below_chance(metric: Metric, value: f64, interval: Interval, chance: f64) -> Option<Warning> {
+pub fn below_chance(metric: &str, value: f64, interval: Interval, chance: f64) -> Option<Warning> {
     (interval.high < chance).then(|| Warning {
         code: BELOW_CHANCE,
         detail: format!(
             "{} is {:.2} % [{:.2}, {:.2}], below the {:.2} % of guessing",
-            metric.name(),
+            metric,
             100.0 * value,
             100.0 * interval.low,
             100.0 * interval.high,
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn below_chance_is_the_whole_interval() {
-        let warned = |high: f64| below_chance(Metric::Top1, 0.02, Interval { low: 0.01, high }, 0.1);
+        let warned = |high: f64| below_chance("top1", 0.02, Interval { low: 0.01, high }, 0.1);
         assert_eq!(warned(0.11), None);
         let found = warned(0.05).unwrap();
         assert_eq!((found.code, found.value), (BELOW_CHANCE, 0.02));

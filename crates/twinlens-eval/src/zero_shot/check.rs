@@ -5,17 +5,15 @@ use std::collections::BTreeSet;
 use twinlens_pipeline::{Fault, InputTables, Located};
 
 use super::ZeroShot;
+use crate::images::ImageSource;
 use crate::prompts::check_templates;
-use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetEntry, SetOptions, check_image};
+use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetEntry, SetOptions};
 use crate::sets::unknown;
 
 /// All faults at once.
 pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
-    let mut faults = model(stage, inputs);
-    if let Err(error) = stage.device.check(*stage.precision) {
-        let at = if stage.device.is_default() { stage.precision.span() } else { stage.device.span() };
-        faults.push(Fault::at(at, error.to_string()));
-    }
+    let mut faults = crate::model::faults(&stage.model, inputs);
+    faults.extend(crate::model::compute_fault(&stage.device, &stage.precision));
     if *stage.batch_size.value() == 0 {
         faults.push(Fault::at(stage.batch_size.span(), "`batch_size` is 0").label("at least 1"));
     }
@@ -69,28 +67,6 @@ fn fault(place: &Located<impl Sized>, found: ClassFault) -> Fault {
     }
 }
 
-fn model(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
-    let name = stage.model.name();
-    let span = stage.model.0.span();
-    if let Some(table) = stage.model.table() {
-        let hint = format!("write `model = \"{}\"`", stage.model.stage().unwrap_or(name));
-        return vec![
-            Fault::at(span, format!("`{table}` is a table: a model is a whole training")).hint(hint),
-        ];
-    }
-    match inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.kind) {
-        Some(kind) if kind != "train" => {
-            let fault = Fault::at(span, format!("`{name}` is a `{kind}` stage, which leaves no model"));
-            vec![
-                fault
-                    .label("expected a `train` stage or a folder")
-                    .hint("a folder is told by a `/`: `./models/b32`"),
-            ]
-        }
-        _ => Vec::new(),
-    }
-}
-
 fn prompts(stage: &ZeroShot) -> Vec<Fault> {
     let mut faults = Vec::new();
     if stage.prompts.is_empty() {
@@ -122,7 +98,8 @@ fn set(set: &SetOptions, inputs: &[InputTables]) -> Vec<Fault> {
         if let Err(found) = Labels::new(&schema, set.label.value(), class_names) {
             faults.push(fault(&set.label, found));
         }
-        if let Err(found) = check_image(&schema, set.image_column()) {
+        let named = set.image.as_ref().map(|column| column.as_str());
+        if let Err(found) = ImageSource::of(&schema, named) {
             match &set.image {
                 Some(column) => faults.push(fault(column, found)),
                 None => faults.push(fault(&set.input.0, found)),

@@ -6,12 +6,11 @@
 
 mod check;
 mod declared;
-mod model;
 mod overlap;
 mod pass;
-mod rows;
+pub(crate) mod rows;
 mod select;
-mod set_pass;
+pub(crate) mod set_pass;
 pub(crate) mod tables;
 mod training;
 mod variant;
@@ -23,20 +22,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::{SplitWriter, contracts};
 use twinlens_image::Limits;
-use twinlens_model::{CONFIG_FILE, DeviceOption, Precision, TOKENIZER_FILE, WEIGHTS_FILE};
-use twinlens_pipeline::hub::is_hub;
+use twinlens_model::{DeviceOption, Precision};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
 };
 
 use crate::error::EvalError;
+use crate::model::{self, Model, input};
 use crate::prompts::PromptOptions;
 use crate::set::{SetEntry, SetOptions};
 use crate::sets::looked_at;
 use crate::trust::{SET_REFUSED, Warning};
 use declared::{Prepared, Ready};
-use model::Model;
 use pass::Pass;
 pub use training::InTraining;
 
@@ -117,14 +115,7 @@ impl Stage for ZeroShot {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        // What a name of the hub means does not change while it is in the cache.
-        if !self.model.is_path() || is_hub(self.model.name()) {
-            return Vec::new();
-        }
-        let folder = self.model.name().trim_end_matches('/');
-        [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE]
-            .map(|file| Located::new(format!("{folder}/{file}"), self.model.0.span()))
-            .to_vec()
+        model::files(&self.model)
     }
 
     fn may_read(&self) -> Vec<String> {
@@ -203,21 +194,6 @@ fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
         }
     }
     groups
-}
-
-/// The input of that name among those that the stage was given.
-fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputData, RunError> {
-    match inputs.iter().find(|input| input.name == wanted.name()) {
-        Some(input) if input.view.is_none() => Ok(input),
-        Some(_) => {
-            let message = format!(
-                "`{}` is computed from the run's own counts: it holds neither images nor a model",
-                wanted.name()
-            );
-            Err(RunError::user(message))
-        }
-        None => Err(RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))),
-    }
 }
 
 impl ZeroShot {
@@ -305,7 +281,7 @@ impl Job for ZeroShot {
         for group in groups(tasks) {
             let open = match model.take() {
                 Some(model) => model,
-                None => Model::open(self, cx, &inputs).await?,
+                None => Model::open(&self.model, (*self.device, *self.precision), cx, &inputs).await?,
             };
             let splits: Vec<SplitWriter> =
                 group.iter().map(|task| output.split(task.split, task.options.name.value())).collect();

@@ -1,19 +1,20 @@
 //! One pass over an input: every image is decoded and encoded once, and scored at once against every set and
 //! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::FieldRef;
 use candle_core::{Device, Tensor};
 use twinlens_dataset::SplitWriter;
-use twinlens_dataset::shard::is_pixels;
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
-use super::model::Model;
 use super::overlap::needs_look;
 use super::rows::{Labelled, example, uid};
 use super::set_pass::{Refused, SetPass, Waiting, since};
-use super::{Task, ZeroShot, input};
+use super::{Task, ZeroShot};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, decode};
+use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
+use crate::model::{Model, input};
 
 /// A set after a pass: its results, or why it could not be evaluated.
 pub type Evaluated = (Task, Result<SplitWriter, EvalError>);
@@ -23,6 +24,10 @@ pub struct Pass<'a> {
     cx: &'a RunContext,
     model: &'a Model,
     input: &'a InputData,
+    /// Where the images are; `None` where no set can be evaluated.
+    source: Option<ImageSource>,
+    /// What the input's embeddings must be marked with.
+    identity: String,
     batch_size: usize,
     limits: Limits,
     /// Those that can be evaluated, and what was asked of each.
@@ -31,7 +36,7 @@ pub struct Pass<'a> {
     /// Those that cannot.
     failed: Vec<(Task, Result<SplitWriter, EvalError>)>,
     waiting: Vec<Waiting>,
-    /// `[waiting, 3, size, size]`.
+    /// `[waiting, 3, size, size]`, or `[waiting, embed]` where the input has embeddings.
     pixels: Vec<f32>,
     /// Seconds of reading, decoding and encoding the images.
     image_seconds: f64,
@@ -48,9 +53,13 @@ impl<'a> Pass<'a> {
         splits: Vec<SplitWriter>,
     ) -> Result<Self, EvalError> {
         let input = input(inputs, &group[0].options.input)?;
+        let first = &group[0].options;
+        let named = first.image.as_ref().map(|column| column.as_str());
+        let schema = input.dataset.schema(&input.table)?;
+        let source = ImageSource::of(&schema, named);
         let (mut sets, mut tasks, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (task, split) in group.into_iter().zip(splits) {
-            match SetPass::new(options, cx, inputs, model, &task, split) {
+            match SetPass::new(options, cx, inputs, model, &task, &source, split) {
                 Ok(set) => {
                     sets.push(set);
                     tasks.push(task);
@@ -63,6 +72,8 @@ impl<'a> Pass<'a> {
             cx,
             model,
             input,
+            source: source.ok(),
+            identity: model.identity(),
             batch_size: *options.batch_size.value(),
             limits: options.limits(),
             sets,
@@ -90,10 +101,8 @@ impl<'a> Pass<'a> {
     fn read(&mut self) -> Result<(), EvalError> {
         let InputData { dataset, table, .. } = self.input;
         let schema = dataset.schema(table)?;
-        // Of the columns with pixels, only the one that is looked at.
-        let image = self.sets[0].options.image_column().to_string();
-        let read =
-            schema.fields().iter().filter(|field| *field.name() == image || !is_pixels(field.data_type()));
+        let looked_at = |field: &&FieldRef| self.source.as_ref().is_none_or(|source| source.reads(field));
+        let read = schema.fields().iter().filter(looked_at);
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         // A quarter of the budget for the encoded bytes, the rest for decoding them.
         let mut examples =
@@ -115,17 +124,7 @@ impl<'a> Pass<'a> {
         let labels = self.sets.iter().map(|set| set.label(batch)).collect::<Result<Vec<_>, _>>()?;
         let wanted: Vec<bool> =
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
-        let column = self.sets[0].options.image_column();
-        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
-        let images = decode(batch, column, &wanted, &self.model.preprocess, &self.limits, budget, look);
-        let images = images.ok_or_else(|| {
-            EvalError::set(
-                &self.sets[0].options.name,
-                format!("a shard lacks the image column `{column}`"),
-                None,
-            )
-        })?;
+        let images = self.images(batch, &wanted)?;
         self.image_seconds += since(self.cx, start);
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
         for (row, image) in images.into_iter().enumerate() {
@@ -175,6 +174,19 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// The images of a chunk: decoded, or encoded long ago.
+    fn images(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Image>, EvalError> {
+        let refuse = |why: String, hint| EvalError::set(&self.sets[0].options.name, why, hint);
+        let Some(ImageSource::Images(column)) = &self.source else {
+            return stored(batch, wanted, &self.identity)
+                .map_err(|(why, hint)| refuse(format!("`{}`: {why}", self.input.name), hint));
+        };
+        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
+        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
+        let images = decode(batch, column, wanted, &self.model.preprocess, &self.limits, budget, look);
+        images.ok_or_else(|| refuse(format!("a shard lacks the image column `{column}`"), None))
+    }
+
     /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the chunks, so that
     /// a result does not depend on the memory of the machine.
     fn flush(&mut self) -> Result<(), EvalError> {
@@ -182,11 +194,15 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let start = self.cx.clock.micros();
-        let size = self.model.preprocess.size as usize;
         let waiting = std::mem::take(&mut self.waiting);
-        let pixels =
-            Tensor::from_vec(std::mem::take(&mut self.pixels), (waiting.len(), 3, size, size), &Device::Cpu)?;
-        let embeddings = self.model.clip.encode_image(&pixels)?;
+        let (pixels, n) = (std::mem::take(&mut self.pixels), waiting.len());
+        let embeddings = match self.source {
+            Some(ImageSource::Images(_)) => {
+                let size = self.model.preprocess.size as usize;
+                self.model.clip.encode_image(&Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?)?
+            }
+            _ => Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?,
+        };
         self.image_seconds += since(self.cx, start);
         for (index, set) in self.sets.iter_mut().enumerate() {
             set.score(self.cx, &self.model.clip, index, &waiting, &embeddings)?;

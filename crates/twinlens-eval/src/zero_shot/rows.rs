@@ -6,9 +6,9 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use twinlens_dataset::Dataset;
 use twinlens_pipeline::{InputData, RunContext};
 
-use super::input;
 use crate::error::EvalError;
 use crate::images::{Examples, NO_LABEL, Refusal, UNKNOWN_LABEL};
+use crate::model::input;
 use crate::set::{ClassFault, ClassOptions, Classes, LabelColumn, Labels, SetOptions, items_of};
 
 /// Rows of a label column that are read at a time.

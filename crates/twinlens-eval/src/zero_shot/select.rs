@@ -5,11 +5,11 @@ use sha2::{Digest, Sha256};
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
-use super::model::Model;
 use super::rows::Rows;
 use crate::error::EvalError;
-use crate::images::{Examples, decode};
+use crate::images::{Examples, ImageSource, decode, stored};
 use crate::metrics::top_k;
+use crate::model::Model;
 use crate::prompts::{Classifier, PromptSet, Selection, Space, Texts, classifier};
 
 /// Scores that are held at a time: images x classes x templates.
@@ -42,7 +42,7 @@ pub struct Looking<'a> {
     pub cx: &'a RunContext,
     pub model: &'a Model,
     pub input: &'a InputData,
-    pub image: &'a str,
+    pub source: &'a ImageSource,
     pub limits: &'a Limits,
     pub batch: usize,
     pub rows: Rows<'a>,
@@ -98,17 +98,18 @@ fn gather(
         let examples = looking.rows.examples(&chunk.batch, chunk.first)?;
         let wanted: Vec<bool> =
             examples.iter().map(|(name, class)| class.is_some() && held_out.holds(name)).collect();
-        let images = decode(
-            &chunk.batch,
-            looking.image,
-            &wanted,
-            &looking.model.preprocess,
-            looking.limits,
-            budget - budget / 4,
-            false,
-        );
+        let images = match looking.source {
+            ImageSource::Images(column) => {
+                let preprocess = &looking.model.preprocess;
+                let most = budget - budget / 4;
+                decode(&chunk.batch, column, &wanted, preprocess, looking.limits, most, false)
+                    .unwrap_or_default()
+            }
+            ImageSource::Embeddings => stored(&chunk.batch, &wanted, &looking.model.identity())
+                .map_err(|(why, hint)| EvalError::set(set, why, hint))?,
+        };
         let (mut pixels, mut count) = (Vec::new(), 0);
-        for (image, (_, class)) in images.into_iter().flatten().zip(&examples) {
+        for (image, (_, class)) in images.into_iter().zip(&examples) {
             if let (Some(Ok(image)), Some(class)) = (image.pixels, class)
                 && labels.len() < most
             {
@@ -119,8 +120,15 @@ fn gather(
         }
         if count > 0 {
             let size = looking.model.preprocess.size as usize;
-            let pixels = Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?;
-            parts.push(looking.model.clip.encode_image(&pixels)?);
+            parts.push(match looking.source {
+                ImageSource::Images(_) => {
+                    let pixels = Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?;
+                    looking.model.clip.encode_image(&pixels)?
+                }
+                ImageSource::Embeddings => {
+                    Tensor::from_vec(pixels, (count, looking.model.clip.config().embed), &Device::Cpu)?
+                }
+            });
         }
         if labels.len() == most {
             break;

@@ -1,27 +1,25 @@
 //! One evaluation set on its way through a pass: its classes and classifiers, what has been counted, and at the end its results.
 
-use arrow::array::{RecordBatch, StringArray, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::array::RecordBatch;
 use candle_core::Tensor;
 use sha2::{Digest, Sha256};
-use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_model::Clip;
-use twinlens_pipeline::run::output::write_rejects;
-use twinlens_pipeline::{InputData, RunContext, RunError, rejects};
+use twinlens_pipeline::{InputData, RunContext, RunError};
 
-use super::model::Model;
 use super::overlap::{Overlap, Training};
 use super::rows::{Labelled, Rows, Truth, classes, refuse};
 use super::select::{HeldOut, Looking, select};
 use super::tables::{self, Measured, Prediction, Provenance};
 use super::variant::{Counts, Variant, measure};
-use super::{CALIBRATION, PER_CLASS, PREDICTIONS, Task, WARNINGS, ZeroShot, input};
+use super::{CALIBRATION, PER_CLASS, PREDICTIONS, Task, WARNINGS, ZeroShot};
 use crate::error::EvalError;
-use crate::images::{Refusal, UNKNOWN_LABEL};
+use crate::images::{ImageSource, Refusal, UNKNOWN_LABEL};
+use crate::ledger;
 use crate::metrics::{Tally, top_k};
+use crate::model::{Model, input};
 use crate::prompts::{TextCache, Texts, classifier, hex};
-use crate::set::{Classes, Labels, SetOptions, check_image};
+use crate::set::{ClassFault, Classes, Labels, SetOptions};
 use crate::trust::{self, Warning};
 
 /// Best classes that are kept of an example.
@@ -73,6 +71,7 @@ impl SetPass {
         inputs: &[InputData],
         model: &Model,
         task: &Task,
+        source: &Result<ImageSource, ClassFault>,
         split: SplitWriter,
     ) -> Result<Self, EvalError> {
         let set = &task.options;
@@ -80,7 +79,7 @@ impl SetPass {
         let schema = own.dataset.schema(&own.table)?;
         let class_names = set.class_names.as_ref().map(|names| names.as_slice());
         let labels = Labels::new(&schema, set.label.value(), class_names).map_err(refuse(set))?;
-        check_image(&schema, set.image_column()).map_err(refuse(set))?;
+        let source = source.clone().map_err(refuse(set))?;
         let classes = classes(cx, set, inputs, own, &labels)?;
         let names = classes.all_names();
         let cache = TextCache::new(&cx.files.scratch.join("texts"));
@@ -120,7 +119,7 @@ impl SetPass {
                     cx,
                     model,
                     input: own,
-                    image: set.image_column(),
+                    source: &source,
                     limits: &options.limits(),
                     batch: *options.batch_size.value(),
                     rows,
@@ -202,27 +201,13 @@ impl SetPass {
         self.refused += refused.len() as u64;
         self.unknown += refused.iter().filter(|row| row.refusal.code == UNKNOWN_LABEL).count() as u64;
         self.first_refusal.get_or_insert_with(|| format!("{}: {}", first.place, first.refusal.detail));
-        let rows = UInt32Array::from_iter_values(refused.iter().map(|refused| refused.row));
-        let plain: Vec<usize> =
-            (0..batch.num_columns()).filter(|column| !is_pixels(batch.column(*column).data_type())).collect();
-        let taken = take_record_batch(&batch.project(&plain)?, &rows)?;
         let set = self.options.name.value();
-        let details = refused.iter().map(|row| format!("set `{set}`, {}: {}", row.place, row.refusal.detail));
-        let columns = [
-            StringArray::from_iter_values(std::iter::repeat_n(stage, refused.len())),
-            StringArray::from_iter_values(refused.iter().map(|row| row.refusal.code)),
-            StringArray::from_iter_values(details),
-        ];
-        let mut fields: Vec<_> = taken.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        fields.extend(rejects::fields());
-        let schema = arrow::datatypes::Schema::new(fields);
-        let all = taken
-            .columns()
-            .iter()
-            .cloned()
-            .chain(columns.into_iter().map(|column| std::sync::Arc::new(column) as _));
-        let batch = RecordBatch::try_new(schema.into(), all.collect())?;
-        Ok(write_rejects(&mut self.split, &batch)?)
+        let entry = |row: &Refused| ledger::Entry {
+            row: row.row,
+            code: row.refusal.code,
+            detail: format!("set `{set}`, {}: {}", row.place, row.refusal.detail),
+        };
+        ledger::write(&mut self.split, stage, batch, &refused.iter().map(entry).collect::<Vec<_>>())
     }
 
     /// Scores a batch of images for every prompt set. `embeddings`: `[waiting, embed]`.
@@ -309,7 +294,7 @@ impl SetPass {
             };
             cx.progress.note(format!(
                 "{name}, {prompts}: {} {:.1} % [{:.1}, {:.1}], chance {:.1} %, n {}",
-                first.metric.name(),
+                first.metric,
                 100.0 * first.value,
                 100.0 * first.interval.low,
                 100.0 * first.interval.high,
@@ -321,13 +306,14 @@ impl SetPass {
                 checkpoint: model.checkpoint.as_deref(),
                 set: &name,
                 split: self.options.split.as_deref().unwrap_or(self.options.input.name()),
+                task: "zero-shot",
                 prompts,
                 set_hash: &set_hash,
                 classes_hash: &classes_hash,
                 prompts_hash: &variant.prompts.hash(),
                 weights_hash: &model.weights_hash,
                 preprocess_hash: &model.preprocess_hash,
-                precision: model.clip.precision().name(),
+                precision: Some(model.clip.precision().name()),
                 part: tables::ALL,
                 n,
                 seconds: image_seconds + variant.seconds,
@@ -391,7 +377,7 @@ fn write_trust(
 /// What the counts of a prompt set make suspicious.
 fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<Warning> {
     let below =
-        rows.iter().filter_map(|row| trust::below_chance(row.metric, row.value, row.interval, row.chance));
+        rows.iter().filter_map(|row| trust::below_chance(&row.metric, row.value, row.interval, row.chance));
     trust::permuted(&variant.confusion, names).into_iter().chain(below).collect()
 }
 

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 
 use crate::metrics::calibration::Calibration;
-use crate::metrics::{Interval, Metric, Tally};
+use crate::metrics::{Interval, Tally};
 use crate::trust::Warning;
 
 fn same(value: &str, rows: usize) -> ArrayRef {
@@ -33,14 +33,15 @@ pub struct Provenance<'a> {
     pub checkpoint: Option<&'a str>,
     pub set: &'a str,
     pub split: &'a str,
+    pub task: &'a str,
     pub prompts: &'a str,
     pub set_hash: &'a str,
     pub classes_hash: &'a str,
     pub prompts_hash: &'a str,
     pub weights_hash: &'a str,
     pub preprocess_hash: &'a str,
-    /// What matrix products were computed in.
-    pub precision: &'a str,
+    /// What matrix products were computed in, where that is known.
+    pub precision: Option<&'a str>,
     /// Which of the examples: [`ALL`], [`CLEAN`] or [`OVERLAP`].
     pub part: &'a str,
     pub n: u64,
@@ -50,7 +51,8 @@ pub struct Provenance<'a> {
 /// One metric's row.
 #[derive(Debug)]
 pub struct Measured {
-    pub metric: Metric,
+    /// As it is written in tables.
+    pub metric: String,
     pub value: f64,
     pub interval: Interval,
     pub chance: f64,
@@ -69,9 +71,9 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("set", same(from.set)),
         ("split", same(from.split)),
         ("part", same(from.part)),
-        ("task", same("zero-shot")),
+        ("task", same(from.task)),
         ("prompts", same(from.prompts)),
-        ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric.name())))),
+        ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.metric)))),
         ("value", floats(|row| row.value)),
         ("ci_low", floats(|row| row.interval.low)),
         ("ci_high", floats(|row| row.interval.high)),
@@ -82,7 +84,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
         ("prompts_hash", same(from.prompts_hash)),
         ("weights_hash", same(from.weights_hash)),
         ("preprocess_hash", same(from.preprocess_hash)),
-        ("precision", same(from.precision)),
+        ("precision", Arc::new(StringArray::from(vec![from.precision; count]))),
         ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
         ("program", same(PROGRAM)),
     ])

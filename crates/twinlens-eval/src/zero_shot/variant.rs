@@ -127,7 +127,7 @@ pub fn measure(
             Metric::RocAuc | Metric::Map | Metric::Map11Point => scores?.measure(metric, &mut rng)?,
             _ => (tally.value(metric)?, tally.interval(metric, &mut rng)?, metric.chance(classes)?),
         };
-        Some(Measured { metric, value, interval, chance })
+        Some(Measured { metric: metric.name().into(), value, interval, chance })
     };
     metrics.filter_map(&mut measured).collect()
 }

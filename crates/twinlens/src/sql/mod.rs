@@ -3,7 +3,7 @@
 //! Manifests are only read, so that a run may go on meanwhile: a reader sees what was committed when it began.
 
 mod prompt;
-mod rows;
+pub mod rows;
 pub mod runs;
 
 use std::fs::File;

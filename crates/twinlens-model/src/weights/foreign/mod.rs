@@ -11,7 +11,7 @@ use crate::weights;
 use candle_core::Tensor;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a model's folder holds, whoever wrote it: of each group the first that there is.
 pub const FOLDER_FILES: [&[&str]; 3] = [
@@ -51,20 +51,28 @@ impl Clip {
     /// # Errors
     /// `Io`, `Config`, `Format` or `Weights`, with the file's name.
     pub fn load(dir: &Path) -> Result<Self> {
+        let (config, weights) = Self::describe(dir)?;
+        Self::load_weights(&weights, config)
+    }
+
+    /// What [`load`](Self::load) would read: the shape, and the file of the weights, which is not opened.
+    ///
+    /// # Errors
+    /// `Io`, `Config` or `Format`, with the file's name.
+    pub fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
         let ours = dir.join(CONFIG_FILE);
         let theirs = dir.join(open_clip::CONFIG_FILE);
         if !ours.exists() && theirs.exists() {
-            let config = open_clip::config(&theirs)?;
-            return Self::load_weights(&first_of(dir, &open_clip::WEIGHTS_FILES)?, config);
+            return Ok((open_clip::config(&theirs)?, first_of(dir, &open_clip::WEIGHTS_FILES)?));
         }
         let json = read_json(&ours)?;
         if json.contains_key("text_config") || json.contains_key("model_type") {
             let config = hugging_face::config(&json, &ours)?;
-            return Self::load_weights(&first_of(dir, &hugging_face::WEIGHTS_FILES)?, config);
+            return Ok((config, first_of(dir, &hugging_face::WEIGHTS_FILES)?));
         }
         let config = ClipConfig::deserialize_from(json)
             .map_err(|problem| ModelError::Config(format!("{}: {problem}", ours.display())))?;
-        Self::load_weights(&dir.join(crate::WEIGHTS_FILE), config)
+        Ok((config, dir.join(crate::WEIGHTS_FILE)))
     }
 
     /// Reads weights alone: safetensors, or a state dict or checkpoint of PyTorch (`.pt`, `.pth`, `.bin`), under the names of
@@ -129,7 +137,7 @@ fn under_our_names(found: HashMap<String, Tensor>, config: &ClipConfig) -> Resul
     Ok(tensors)
 }
 
-fn first_of(dir: &Path, names: &[&str]) -> Result<std::path::PathBuf> {
+fn first_of(dir: &Path, names: &[&str]) -> Result<PathBuf> {
     names.iter().map(|name| dir.join(name)).find(|path| path.exists()).ok_or_else(|| ModelError::Format {
         path: dir.to_owned(),
         problem: format!("it holds none of {}", names.join(", ")),

@@ -345,7 +345,8 @@ impl<E: Evaluation<Clip>> Stage for Train<E> {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let tables = Tables::main(contracts::train_log());
+        let width = self.config().map_err(|fault| vec![fault])?.embed;
+        let tables = Tables::main(contracts::with_embed_width(contracts::train_log(), width));
         Ok(match self.evaluate {
             Some(_) => tables.with(EVALUATIONS, contracts::evaluations()),
             None => tables,

@@ -1,0 +1,269 @@
+//! The stage `embed`: images as vectors, made once. New prompts, a probe, a search and a filter by `clip_score` then cost no image.
+//!
+//! Its input is cut in splits, ranges of rows in their order; a split is committed, and after a kill redone, as one. Within a
+//! split the model gets full batches, so that the bytes depend neither on threads nor on memory.
+
+mod pass;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts;
+use twinlens_dataset::shard::is_pixels;
+use twinlens_image::Limits;
+use twinlens_model::{DeviceOption, Precision};
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+use crate::images::ImageSource;
+use crate::model::{self, Model, input};
+use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING};
+use pass::Pass;
+
+/// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep their order and their columns,
+/// without pixels; `embedding`, `embedding_model` (the hash of the weights, and how images are prepared) and `image_sha256` are
+/// added; with `captions` also `clip_score`, the cosine of image and caption, which any `filter` may use.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Embed {
+    /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
+    input: Input,
+    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's; or a model of
+    /// the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    model: Input,
+    /// Numbers of an embedding. Only where the model is a folder, which is not opened before the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    width: Option<Located<usize>>,
+    /// The column that holds the images. [default: image]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Located<String>>,
+    /// The column of texts that are compared with their images: adds `clip_score`, null where the text is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    captions: Option<Located<String>>,
+    /// Keep the embeddings of the captions too, as `text_embedding`.
+    #[serde(default)]
+    text_embeddings: bool,
+    /// How exactly embeddings are stored: `f32`, or `f16` in half the space.
+    #[serde(default)]
+    dtype: Dtype,
+    /// Images, or texts, in one forward pass.
+    #[serde(default = "batch_size")]
+    batch_size: Located<usize>,
+    /// Rows of a split: what is committed, and after a kill embedded again, as one.
+    #[serde(default = "split_rows")]
+    split_rows: Located<u64>,
+    /// Bounds on the images: what breaks them is rejected undecoded.
+    #[serde(default)]
+    limits: Option<Located<Limits>>,
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    device: Located<DeviceOption>,
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    precision: Located<Precision>,
+}
+
+fn batch_size() -> Located<usize> {
+    Located::nowhere(128)
+}
+fn split_rows() -> Located<u64> {
+    Located::nowhere(4096)
+}
+
+impl StageKind for Embed {
+    const KIND: &'static str = "embed";
+    const ABOUT: &'static str = "Turns images into embeddings, and compares them with their captions.";
+    const EXAMPLE: &'static str = r#"[stages.vectors]
+kind = "embed"
+input = "images"
+model = "clip"
+captions = "caption"
+
+[stages.good]
+kind = "filter"
+input = "vectors"
+where = "clip_score > 0.25"
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Embed {
+    /// The width that is known before the run: of the training, or as it is given.
+    fn width(&self, inputs: &[InputTables]) -> Result<usize, Fault> {
+        let training = inputs.iter().find(|input| input.input.name() == self.model.name());
+        let trained = training.and_then(|input| contracts::embed_width(input.schema.as_ref()?));
+        match (trained, &self.width) {
+            (Some(trained), Some(given)) if trained != **given => Err(Fault::at(
+                given.span(),
+                format!("the embeddings of `{}` have {trained} numbers", self.model.name()),
+            )),
+            (Some(trained), _) => Ok(trained),
+            (None, Some(given)) if (1..=1 << 16).contains(given.value()) => Ok(**given),
+            (None, Some(given)) => {
+                Err(Fault::at(given.span(), "no embedding has so many numbers").label("1 to 65536"))
+            }
+            (None, None) => {
+                let fault = Fault::at(
+                    self.model.0.span(),
+                    format!("how wide are the embeddings of `{}`?", self.model.name()),
+                );
+                Err(fault.label("a folder is not opened before the run").hint("add `width = 512`, or what `embed` (`embed_dim`, `projection_dim`) in its config.json says"))
+            }
+        }
+    }
+
+    fn schema(&self, from: &Schema, width: usize) -> SchemaRef {
+        let mut added = vec![
+            self.dtype.field(EMBEDDING, width),
+            Field::new(MADE_BY, DataType::Utf8, true),
+            Field::new(IMAGE_HASH, DataType::Utf8, true),
+        ];
+        if self.text_embeddings {
+            added.push(self.dtype.field(TEXT_EMBEDDING, width));
+        }
+        if self.captions.is_some() {
+            added.push(Field::new(CLIP_SCORE, DataType::Float32, true));
+        }
+        let kept = from.fields().iter().filter(|field| {
+            !is_pixels(field.data_type()) && !added.iter().any(|added| added.name() == field.name())
+        });
+        let fields: Vec<_> = kept.cloned().chain(added.iter().cloned().map(Arc::new)).collect();
+        Arc::new(Schema::new_with_metadata(fields, from.metadata().clone()))
+    }
+
+    fn caption_fault(&self, schema: &Schema) -> Option<Fault> {
+        let Some(captions) = &self.captions else {
+            let fault =
+                || Fault::at(self.model.0.span(), "`text_embeddings` without `captions`: of which texts?");
+            return self.text_embeddings.then(fault);
+        };
+        match schema.field_with_name(captions).map(|field| field.data_type()) {
+            Ok(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => None,
+            Ok(other) => Some(
+                Fault::at(captions.span(), format!("the column `{}` is of type {other}", captions.value()))
+                    .label("expected text"),
+            ),
+            Err(_) => {
+                let names = || schema.fields().iter().map(|field| field.name().as_str());
+                let fault =
+                    Fault::at(captions.span(), format!("its input has no column `{}`", captions.value()));
+                let fault = fault.label(format!("the columns are {}", listed(names())));
+                Some(did_you_mean(captions, names()).into_iter().fold(fault, Fault::hint))
+            }
+        }
+    }
+}
+
+impl Stage for Embed {
+    fn inputs(&self) -> Vec<Input> {
+        let model = (!self.model.is_path()).then(|| self.model.clone());
+        std::iter::once(self.input.clone()).chain(model).collect()
+    }
+
+    fn files(&self) -> Vec<Located<String>> {
+        model::files(&self.model)
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults = model::faults(&self.model, inputs);
+        faults.extend(model::compute_fault(&self.device, &self.precision));
+        // What a file holds is known when it is opened: the contract, until then.
+        let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
+        let named = self.image.as_ref().map(|column| column.as_str());
+        match ImageSource::of(&schema, named) {
+            Ok(ImageSource::Images(_)) => {}
+            Ok(ImageSource::Embeddings) => {
+                faults.push(inputs[0].fault("its input has no images, but embeddings"))
+            }
+            Err(found) => {
+                let span = self.image.as_ref().map_or(self.input.0.span(), Located::span);
+                faults.push(found.hint.into_iter().fold(Fault::at(span, found.why), Fault::hint));
+            }
+        }
+        faults.extend(self.caption_fault(&schema));
+        for (zero, span, name) in [
+            (*self.batch_size == 0, self.batch_size.span(), "batch_size"),
+            (*self.split_rows == 0, self.split_rows.span(), "split_rows"),
+        ] {
+            if zero {
+                faults.push(Fault::at(span, format!("`{name}` is 0")).label("at least 1"));
+            }
+        }
+        if let Some(limits) = &self.limits
+            && let Err(error) = limits.check()
+        {
+            faults.push(Fault::at(limits.span(), error.to_string()));
+        }
+        match self.width(inputs) {
+            Ok(width) if faults.is_empty() => Ok(Tables::main(self.schema(&schema, width))),
+            Ok(_) => Err(faults),
+            Err(fault) => {
+                faults.push(fault);
+                Err(faults)
+            }
+        }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Job(self)
+    }
+}
+
+/// Checks that the model is what the options said.
+fn check_model(stage: &Embed, model: &Model, width: usize) -> Result<(), RunError> {
+    let has = model.clip.config().embed;
+    if has != width {
+        let message = format!("the embeddings of `{}` have {has} numbers, not {width}", model.name);
+        return Err(RunError::user_with_hint(message, format!("write `width = {has}`")));
+    }
+    if stage.captions.is_some() && !model.clip.config().objective.embeds_texts() {
+        let message =
+            format!("`{}` embeds no texts: its captions cannot be compared with images", model.name);
+        return Err(RunError::user_with_hint(message, "leave `captions` out"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Job for Embed {
+    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
+        let rows = input(inputs, &self.input)?.rows();
+        let done = output.state().rows_in().unwrap_or(0);
+        // A trial run takes the first rows; those that are committed count.
+        let rows = output.rows_wanted().map_or(rows, |wanted| rows.min(done + wanted));
+        let splits: Vec<u64> =
+            (0..rows.div_ceil(*self.split_rows)).filter(|split| !output.is_done(*split)).collect();
+        cx.progress.total(rows);
+        cx.progress.done(done);
+        if splits.is_empty() {
+            return Ok(());
+        }
+        let mut model = Model::open(&self.model, (*self.device, *self.precision), cx, inputs).await?;
+        let main = output.dataset().schema(twinlens_dataset::MAIN)?;
+        let width =
+            main.field_with_name(EMBEDDING).ok().and_then(|field| crate::vectors::width(field.data_type()));
+        check_model(self, &model, width.unwrap_or_default())?;
+        for number in splits {
+            let range = number * *self.split_rows..rows.min((number + 1) * *self.split_rows);
+            let split =
+                output.split(number, format!("{} rows {}..{}", self.input.name(), range.start, range.end));
+            let (stage, cx, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
+            // Hours of arithmetic do not belong on the threads that answer Ctrl-C.
+            let work = tokio::task::spawn_blocking(move || {
+                let split =
+                    Pass::new(&stage, &cx, input(&inputs, &stage.input)?, &model, split).run(range)?;
+                Ok::<_, RunError>((model, split))
+            });
+            let (back, split) = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
+            model = back;
+            output.commit(split).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! One split of an `embed` stage: a range of rows is read, decoded, encoded, and written with its vectors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Field, Schema};
+use candle_core::{Device, Tensor};
+use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_image::Limits;
+use twinlens_pipeline::{InputData, RunContext, RunError};
+
+use super::Embed;
+use crate::error::EvalError;
+use crate::images::{Chunk, Examples, ImageSource, decode};
+use crate::ledger;
+use crate::model::Model;
+use crate::prompts::hex;
+use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING, cosine};
+
+/// One split on its way.
+pub struct Pass<'a> {
+    stage: &'a Embed,
+    cx: &'a RunContext,
+    input: &'a InputData,
+    model: &'a Model,
+    identity: String,
+    split: SplitWriter,
+    /// The rows that are kept, without pixels, in order; their vectors follow in `vectors`.
+    rows: Vec<RecordBatch>,
+    /// Of the images that wait for their batch to be full: `[waiting, 3, size, size]`.
+    pixels: Vec<f32>,
+    waiting: usize,
+    /// `[rows, embed]`.
+    vectors: Vec<f32>,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(
+        stage: &'a Embed,
+        cx: &'a RunContext,
+        input: &'a InputData,
+        model: &'a Model,
+        split: SplitWriter,
+    ) -> Self {
+        let identity = model.identity();
+        let (rows, pixels, vectors) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stage, cx, input, model, identity, split, rows, pixels, waiting: 0, vectors }
+    }
+
+    /// Embeds rows of the input, and gives the split back, ready to be committed.
+    pub fn run(mut self, rows: Range<u64>) -> Result<SplitWriter, EvalError> {
+        let (dataset, table) = (&self.input.dataset, &self.input.table);
+        let schema = dataset.schema(table)?;
+        let named = self.stage.image.as_ref().map(|column| column.as_str());
+        let image = match ImageSource::of(&schema, named) {
+            Ok(ImageSource::Images(column)) => column,
+            Ok(ImageSource::Embeddings) => {
+                return Err(RunError::user(format!("`{}` has no images", self.input.name)).into());
+            }
+            Err(fault) => {
+                return Err(RunError::User {
+                    message: format!("`{}`: {}", self.input.name, fault.why),
+                    hint: fault.hint,
+                }
+                .into());
+            }
+        };
+        let source = ImageSource::Images(image.clone());
+        let read = schema.fields().iter().filter(|field| source.reads(field));
+        let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
+        let (most, budget) = (*self.stage.batch_size, self.cx.bytes_in_flight / 4);
+        let mut examples = Examples::range(dataset, table, rows.clone(), &columns, most, budget);
+        while let Some(chunk) = examples.next().transpose()? {
+            self.cx.check_cancelled()?;
+            self.take(&chunk, &examples, &image)?;
+        }
+        self.encode()?;
+        self.write()?;
+        let (kept, rejected) = (self.split.rows(MAIN), self.split.counts().rejected());
+        let rows_in = rows.end - rows.start;
+        if kept + rejected != rows_in {
+            return Err(RunError::Internal(format!(
+                "{rows_in} rows in, but {kept} kept and {rejected} rejected"
+            ))
+            .into());
+        }
+        self.split.count_rows_in(rows_in);
+        Ok(self.split)
+    }
+
+    /// Decodes the images of a chunk: the good ones wait for a full batch, the others go to the ledger.
+    fn take(&mut self, chunk: &Chunk, examples: &Examples<'_>, image: &str) -> Result<(), EvalError> {
+        let batch = &chunk.batch;
+        let wanted = vec![true; batch.num_rows()];
+        let limits = self.stage.limits.as_ref().map_or_else(Limits::default, |limits| limits.value().clone());
+        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
+        let images = decode(batch, image, &wanted, &self.model.preprocess, &limits, budget, false);
+        let images = images.ok_or_else(|| {
+            RunError::user(format!("`{}`: a shard lacks the image column `{image}`", self.input.name))
+        })?;
+        let (mut kept, mut hashes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, image) in images.into_iter().enumerate() {
+            match image.pixels {
+                Some(Ok(pixels)) => {
+                    kept.push(row as u32);
+                    hashes.push(hex(&image.digest));
+                    self.pixels.extend(pixels);
+                    self.waiting += 1;
+                    if self.waiting == *self.stage.batch_size {
+                        self.encode()?;
+                    }
+                }
+                Some(Err(refusal)) => {
+                    let detail = format!("{}: {}", examples.place(chunk.first + row as u64), refusal.detail);
+                    refused.push(ledger::Entry { row: row as u32, code: refusal.code, detail });
+                }
+                None => {}
+            }
+        }
+        let rows = ledger::take(&ledger::plain(batch)?, &UInt32Array::from(kept))?;
+        self.rows.push(with_column(&rows, IMAGE_HASH, Arc::new(StringArray::from(hashes)))?);
+        self.cx.progress.rejects(refused.len() as u64);
+        ledger::write(&mut self.split, &self.cx.stage, batch, &refused)?;
+        self.cx.progress.done(batch.num_rows() as u64);
+        Ok(())
+    }
+
+    /// Encodes the images that wait.
+    fn encode(&mut self) -> Result<(), EvalError> {
+        if self.waiting == 0 {
+            return Ok(());
+        }
+        let (size, n) = (self.model.preprocess.size as usize, std::mem::take(&mut self.waiting));
+        let pixels = Tensor::from_vec(std::mem::take(&mut self.pixels), (n, 3, size, size), &Device::Cpu)?;
+        let vectors = self.model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1::<f32>()?;
+        if vectors.iter().any(|value| !value.is_finite()) {
+            return Err(EvalError::NotFinite { what: "an image embedding".into() });
+        }
+        self.vectors.extend(vectors);
+        Ok(())
+    }
+
+    /// Writes the rows of the split with their vectors.
+    fn write(&mut self) -> Result<(), EvalError> {
+        let Some(first) = self.rows.first() else { return Ok(()) };
+        let rows = concat_batches(&first.schema(), &self.rows)?;
+        let (width, dtype) = (self.model.clip.config().embed, self.stage.dtype);
+        let vectors = std::mem::take(&mut self.vectors);
+        let made_by = StringArray::from_iter_values(std::iter::repeat_n(&self.identity, rows.num_rows()));
+        let mut added: Vec<(&str, ArrayRef)> = vec![(MADE_BY, Arc::new(made_by))];
+        if let Some(captions) = &self.stage.captions {
+            let texts = self.texts(&rows, captions)?;
+            let pairs = vectors.chunks_exact(width).zip(texts.chunks_exact(width));
+            let known = |row: usize| rows.column_by_name(captions).is_some_and(|column| column.is_valid(row));
+            let valid: Vec<bool> = (0..rows.num_rows()).map(known).collect();
+            let scores =
+                pairs.zip(&valid).map(|((image, text), valid)| valid.then(|| cosine(image, text) as f32));
+            added.push((CLIP_SCORE, Arc::new(scores.collect::<Float32Array>())));
+            if self.stage.text_embeddings {
+                added.push((TEXT_EMBEDDING, dtype.column(texts, width, Some(valid))?));
+            }
+        }
+        added.push((EMBEDDING, dtype.column(vectors, width, None)?));
+        let rows =
+            added.into_iter().try_fold(rows, |rows, (name, column)| with_column(&rows, name, column))?;
+        Ok(self.split.write(MAIN, &rows)?)
+    }
+
+    /// The vectors `[rows, embed]` of a column of texts, zeros where it is null.
+    fn texts(&self, rows: &RecordBatch, column: &str) -> Result<Vec<f32>, EvalError> {
+        let texts = rows
+            .column_by_name(column)
+            .ok_or_else(|| RunError::user(format!("`{}` has no column `{column}`", self.input.name)))?;
+        let texts = cast(texts, &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>();
+        let (context, width) = (self.model.clip.config().text.context, self.model.clip.config().embed);
+        let known: Vec<usize> = (0..texts.len()).filter(|row| texts.is_valid(*row)).collect();
+        let mut vectors = vec![0.0; texts.len() * width];
+        for rows in known.chunks(*self.stage.batch_size) {
+            self.cx.check_cancelled()?;
+            let ids: Vec<u32> =
+                rows.iter().flat_map(|row| self.model.tokenizer.encode(texts.value(*row), context)).collect();
+            let ids = Tensor::from_vec(ids, (rows.len(), context), &Device::Cpu)?;
+            for (row, vector) in rows.iter().zip(self.model.clip.encode_text(&ids)?.to_vec2::<f32>()?) {
+                if vector.iter().any(|value| !value.is_finite()) {
+                    return Err(EvalError::NotFinite {
+                        what: format!("the text embedding of {:?}", texts.value(*row)),
+                    });
+                }
+                vectors[row * width..(row + 1) * width].copy_from_slice(&vector);
+            }
+        }
+        Ok(vectors)
+    }
+}
+
+/// A batch with a column more, in the place of the one of that name where there is one.
+fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<RecordBatch, EvalError> {
+    let field = Arc::new(Field::new(name, column.data_type().clone(), true));
+    let (mut fields, mut columns) = (batch.schema().fields().to_vec(), batch.columns().to_vec());
+    match fields.iter().position(|field| field.name() == name) {
+        Some(at) => (fields[at], columns[at]) = (field, column),
+        None => {
+            fields.push(field);
+            columns.push(column);
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}

@@ -1,0 +1,269 @@
+//! The model under evaluation, and what the results say of it.
+
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::Int64Type;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{cast, col};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use twinlens_dataset::MAIN;
+use twinlens_image::{JPEG_DECODER, Preprocess};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
+
+use crate::error::EvalError;
+use crate::prompts::hex;
+
+/// CLIP's vocabulary, in folders that have no tokenizer.json: packed as it was published, or not.
+const VOCABULARY_FILES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
+
+/// A model in memory.
+pub struct Model {
+    /// The stage that trained it, or the folder as the pipeline file has it.
+    pub name: String,
+    /// Which state of the training it is; `None` for a folder.
+    pub checkpoint: Option<String>,
+    /// The towers.
+    pub clip: Clip,
+    /// Of the model's own folder.
+    pub tokenizer: Tokenizer,
+    /// SHA-256 of the weights.
+    pub weights_hash: String,
+    /// Images to pixels, as the image tower takes them.
+    pub preprocess: Preprocess,
+    /// SHA-256 of the preprocessing and of what decodes JPEG.
+    pub preprocess_hash: String,
+}
+
+/// Where a model computes, and in what.
+pub type Compute = (DeviceOption, Precision);
+
+impl Model {
+    /// Loads the model that an option names: a `train` stage among the inputs, a folder, or a model of the hub.
+    pub async fn open(
+        model: &Input,
+        compute: Compute,
+        cx: &RunContext,
+        inputs: &[InputData],
+    ) -> Result<Self, RunError> {
+        let (name, folder, checkpoint) = if model.is_path() {
+            let name = model.name().to_string();
+            let (files, written) = (cx.files.clone(), name.clone());
+            let open = move || files.model(&written, &FOLDER_FILES);
+            let opened = tokio::task::spawn_blocking(open).await;
+            (name, opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
+        } else {
+            let training = input(inputs, model)?;
+            for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+                training.artifact(file)?;
+            }
+            // Of a swept training: the variant.
+            let name = training.dataset.state().begin.stage.clone();
+            (name, training.dataset.dir(), last_step(cx, training).await?)
+        };
+        let load = move || Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder, compute)? });
+        tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
+    }
+
+    /// Loads a folder: this program's own, Hugging Face's CLIPModel, or open_clip's, with its tokenizer.
+    ///
+    /// # Errors
+    /// The user's, with the file's name.
+    pub fn load(name: String, folder: &Path, (device, precision): Compute) -> Result<Self, EvalError> {
+        let clip = Clip::load(folder)?.on(&device.open(precision)?, precision)?;
+        let tokenizer = Tokenizer::load(&vocabulary(folder)?)?;
+        let (has, takes) = (tokenizer.vocab_size(), clip.config().text.vocab);
+        if has > takes {
+            let message = format!(
+                "{}: its tokenizer has {has} tokens, but the model was built for {takes}",
+                folder.display()
+            );
+            let hint = "config.json, model.safetensors and tokenizer.json must come from the same training";
+            return Err(RunError::user_with_hint(message, hint).into());
+        }
+        let preprocess = preprocess(folder, clip.config().vision.image_size() as u32)?;
+        let preprocess_hash = preprocess_hash(&preprocessing(&preprocess));
+        let weights_hash = clip.weights_hash();
+        Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
+    }
+
+    /// What embeddings of this model are marked with: two that differ in it do not compare.
+    pub fn identity(&self) -> String {
+        format!("{}, {}", self.weights_hash, preprocessing(&self.preprocess))
+    }
+}
+
+/// What is done to images before they go into the tower.
+fn preprocessing(Preprocess { size, mean, std }: &Preprocess) -> String {
+    let list = |of: &[f32; 3]| of.map(|value| value.to_string()).join(" ");
+    format!("short side to {size} (bicubic), centre crop, mean {}, std {}", list(mean), list(std))
+}
+
+/// SHA-256 of what is done to images, and of what decodes JPEG.
+pub fn preprocess_hash(preprocessing: &str) -> String {
+    hex(&Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
+}
+
+/// The input of that name among those that the stage was given.
+pub fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputData, RunError> {
+    match inputs.iter().find(|input| input.name == wanted.name()) {
+        Some(input) if input.view.is_none() => Ok(input),
+        Some(_) => {
+            let message = format!(
+                "`{}` is computed from the run's own counts: it holds neither images nor a model",
+                wanted.name()
+            );
+            Err(RunError::user(message))
+        }
+        None => Err(RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))),
+    }
+}
+
+/// The files of a model outside the run, for the stage's fingerprint.
+pub fn files(model: &Input) -> Vec<Located<String>> {
+    // What a name of the hub means does not change while it is in the cache.
+    if !model.is_path() || is_hub(model.name()) {
+        return Vec::new();
+    }
+    vec![Located::new(format!("{}/", model.name().trim_end_matches('/')), model.0.span())]
+}
+
+/// What is wrong with where a model is to compute.
+pub fn compute_fault(device: &Located<DeviceOption>, precision: &Located<Precision>) -> Option<Fault> {
+    let error = device.check(**precision).err()?;
+    let at = if device.is_default() { precision.span() } else { device.span() };
+    Some(Fault::at(at, error.to_string()))
+}
+
+/// What is wrong with the option `model`.
+pub fn faults(model: &Input, inputs: &[InputTables]) -> Vec<Fault> {
+    let name = model.name();
+    let span = model.0.span();
+    if let Some(table) = model.table() {
+        let hint = format!("write `model = \"{}\"`", model.stage().unwrap_or(name));
+        return vec![
+            Fault::at(span, format!("`{table}` is a table: a model is a whole training")).hint(hint),
+        ];
+    }
+    match inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.kind) {
+        Some(kind) if kind != "train" => {
+            let fault = Fault::at(span, format!("`{name}` is a `{kind}` stage, which leaves no model"));
+            vec![
+                fault
+                    .label("expected a `train` stage or a folder")
+                    .hint("a folder is told by a `/`: `./models/b32`"),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The file of a folder that makes tokens of texts.
+fn vocabulary(folder: &Path) -> Result<PathBuf, RunError> {
+    let names = [TOKENIZER_FILE].into_iter().chain(VOCABULARY_FILES);
+    let found = names.map(|name| folder.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| {
+        RunError::user_with_hint(
+            format!("{}: there is neither {TOKENIZER_FILE} nor CLIP's vocabulary", folder.display()),
+            format!(
+                "copy the tokenizer.json that was published with the model there, or {} out of the Python package open_clip",
+                VOCABULARY_FILES[0]
+            ),
+        )
+    })
+}
+
+/// How the model's folder says that images are prepared: CLIP's way, where it says nothing. Its mean and spread may be others; a
+/// model that wants another interpolation or crop is refused, since its numbers would silently be lower.
+fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
+    let mut found = Preprocess::clip(size);
+    // The file, the object in it, the keys of mean and spread, and what else must be as CLIP has it.
+    type Place =
+        (&'static str, Option<&'static str>, [&'static str; 2], &'static [(&'static str, &'static str)]);
+    const PLACES: [Place; 2] = [
+        (
+            "open_clip_config.json",
+            Some("preprocess_cfg"),
+            ["mean", "std"],
+            &[("interpolation", "\"bicubic\""), ("resize_mode", "\"shortest\"")],
+        ),
+        ("preprocessor_config.json", None, ["image_mean", "image_std"], &[("resample", "3")]),
+    ];
+    for (file, within, [mean, std], fixed) in PLACES {
+        let path = folder.join(file);
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let wrong = |why: String| RunError::user(format!("{}: {why}", path.display()));
+        let json: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let Some(table) = within.map_or(Some(&json), |within| json.get(within)) else { continue };
+        for (key, value) in fixed {
+            match table.get(key) {
+                Some(other) if other.to_string() != *value => {
+                    return Err(wrong(format!(
+                        "`{key}` is {other}, but images are prepared with {value} alone"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        for (key, to) in [(mean, &mut found.mean), (std, &mut found.std)] {
+            if let Some(values) = table.get(key) {
+                let values: [f32; 3] = serde_json::from_value(values.clone())
+                    .map_err(|error| wrong(format!("`{key}`: {error}")))?;
+                *to = values;
+            }
+        }
+        break;
+    }
+    Ok(found)
+}
+
+/// `step 1200`: the last step in the log of the training.
+async fn last_step(cx: &RunContext, training: &InputData) -> Result<Option<String>, RunError> {
+    const STEP: &str = "step";
+    if training.dataset.schema(MAIN)?.field_with_name(STEP).is_err() {
+        return Ok(None);
+    }
+    let log = training.dataset.frame(&cx.session, MAIN).await?;
+    let step = cast(col(STEP), datafusion::arrow::datatypes::DataType::Int64);
+    let last = log.aggregate(vec![], vec![max(step).alias(STEP)])?.collect().await?;
+    let last =
+        last.iter().find_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten().next());
+    Ok(last.map(|step| format!("step {step}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use twinlens_image::CLIP_MEAN;
+
+    use super::*;
+
+    #[test]
+    fn images_are_prepared_as_the_folder_says_or_not_at_all() {
+        let cases = [
+            ("preprocessor_config.json", "{}", Ok(CLIP_MEAN)),
+            (
+                "preprocessor_config.json",
+                r#"{ "image_mean": [0.5, 0.25, 0.125], "resample": 3 }"#,
+                Ok([0.5, 0.25, 0.125]),
+            ),
+            ("preprocessor_config.json", r#"{ "resample": 2 }"#, Err("`resample` is 2")),
+            ("preprocessor_config.json", r#"{ "image_mean": [0.5] }"#, Err("`image_mean`")),
+            ("open_clip_config.json", r#"{ "preprocess_cfg": { "mean": [0.5, 0.5, 0.5] } }"#, Ok([0.5; 3])),
+            ("open_clip_config.json", r#"{ "preprocess_cfg": { "resize_mode": "squash" } }"#, Err("squash")),
+            ("open_clip_config.json", "{", Err("open_clip_config.json")),
+        ];
+        for (file, text, expected) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(file), text).unwrap();
+            match (preprocess(folder.path(), 16), expected) {
+                (Ok(found), Ok(mean)) => assert_eq!((found.mean, found.size), (mean, 16), "{text}"),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
+}

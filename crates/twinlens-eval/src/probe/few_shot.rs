@@ -1,0 +1,95 @@
+//! Few-shot curves: linear probes of a few examples a class, drawn several times.
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::lbfgs::Stop;
+use super::logistic::{Examples, Linear};
+use super::sweep;
+use crate::error::EvalError;
+use crate::metrics::{Interval, Z95, wilson};
+
+/// Examples a class on which the penalty is chosen, at the most (K. Zhou et al., CoOp, 2022).
+const VALIDATION: usize = 4;
+
+/// Draws `shots` examples of each class, and as many others (at most four) for validation; of a class with fewer, those there
+/// are. Both sorted.
+pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) -> (Vec<usize>, Vec<usize>) {
+    let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(example, label)| of_class[*label].push(example));
+    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    for examples in &mut of_class {
+        examples.shuffle(rng);
+        train.extend(examples.iter().take(shots));
+        validation.extend(examples.iter().skip(shots).take(shots.min(VALIDATION)));
+    }
+    train.sort_unstable();
+    validation.sort_unstable();
+    (train, validation)
+}
+
+/// A linear probe of a drawing; its penalty is chosen on the validation part, or 1 where nothing is left for one.
+///
+/// # Errors
+/// Ours, of the arithmetic; or the run's, when it should stop.
+pub fn fit(
+    examples: &Examples,
+    classes: usize,
+    shots: usize,
+    rng: &mut impl Rng,
+    go_on: impl Fn() -> Result<(), EvalError>,
+) -> Result<Linear, EvalError> {
+    let (train, validation) = draw(&examples.labels, classes, shots, rng);
+    let (train, validation) = (examples.of(&train), examples.of(&validation));
+    let l2 = if validation.is_empty() { 1.0 } else { sweep::choose(&train, &validation, classes, go_on)? };
+    Linear::fit(&train, classes, l2, None, Stop::default())
+}
+
+/// The mean of the accuracies of several drawings, each of `n` test examples, and its 95 % interval: what the drawing adds and
+/// what the sample of test examples adds, by the root of the sum of squares. `None` without any.
+pub fn mean(accuracies: &[f64], n: u64) -> Option<(f64, Interval)> {
+    let repeats = accuracies.len() as f64;
+    let mean = accuracies.iter().sum::<f64>() / repeats;
+    let sample = wilson(mean * n as f64, n as f64)?;
+    let spread =
+        accuracies.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (repeats - 1.0).max(1.0);
+    let drawing = Z95 * (spread / repeats).sqrt();
+    let low = (mean - sample.low).hypot(drawing);
+    let high = (sample.high - mean).hypot(drawing);
+    Some((mean, Interval { low: (mean - low).max(0.0), high: (mean + high).min(1.0) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn a_drawing_has_so_many_of_each_class_and_validates_on_others() {
+        let labels: Vec<usize> = (0..60).map(|i| if i < 3 { 2 } else { i % 2 }).collect();
+        let (train, validation) = draw(&labels, 3, 8, &mut ChaCha8Rng::seed_from_u64(1));
+        let count =
+            |of: &[usize], class: usize| of.iter().filter(|example| labels[**example] == class).count();
+        assert_eq!([0, 1, 2].map(|class| count(&train, class)), [8, 8, 3]);
+        assert_eq!([0, 1, 2].map(|class| count(&validation, class)), [4, 4, 0]);
+        let train: BTreeSet<usize> = train.into_iter().collect();
+        assert!(validation.iter().all(|example| !train.contains(example)));
+        let again = draw(&labels, 3, 8, &mut ChaCha8Rng::seed_from_u64(1));
+        let other = draw(&labels, 3, 8, &mut ChaCha8Rng::seed_from_u64(2));
+        assert!(again.0.iter().eq(train.iter()) && again != other);
+    }
+
+    #[test]
+    fn an_interval_holds_the_drawings_and_the_sample() {
+        let (value, alike) = mean(&[0.5, 0.5, 0.5], 100).unwrap();
+        assert_eq!((value, alike), (0.5, wilson(50.0, 100.0).unwrap()));
+        let (_, apart) = mean(&[0.3, 0.5, 0.7], 100).unwrap();
+        assert!(apart.low < alike.low && apart.high > alike.high);
+        assert_eq!(mean(&[1.0], 10).unwrap().1.high, 1.0);
+        assert!(mean(&[0.5], 0).is_none());
+    }
+}

@@ -1,0 +1,265 @@
+//! The stage `probe`: what can be read off embeddings with labels. Linear probes, nearest neighbours, few-shot curves.
+//!
+//! A set and a task are one split: a killed run goes on with those that are missing. Training examples are held in memory, at
+//! most `max_examples` of them; test examples are read in chunks.
+
+mod few_shot;
+mod lbfgs;
+mod logistic;
+mod neighbours;
+mod pass;
+mod source;
+mod sweep;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts;
+use twinlens_pipeline::{
+    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
+    StageKind, Tables, Work,
+};
+
+use crate::metrics::Metric;
+use crate::set::{Labels, SetOptions};
+use crate::vectors::{EMBEDDING, has_embeddings};
+
+/// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the contract `accuracy`; their column
+/// `prompts` says what was fitted (`l2 = 0.316`, `k = 20`, `4 shots`).
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The sets.
+    sets: Located<Vec<ProbeSet>>,
+    /// What is done with each.
+    #[serde(default = "tasks")]
+    tasks: Vec<Task>,
+    /// Neighbours that vote.
+    #[serde(default = "neighbours")]
+    neighbours: Located<usize>,
+    /// Examples of each class in a few-shot probe: a point of the curve each.
+    #[serde(default = "shots")]
+    shots: Located<Vec<usize>>,
+    /// How often the examples of a few-shot probe are drawn: the mean counts.
+    #[serde(default = "repeats")]
+    repeats: Located<usize>,
+    /// The part of the training examples on which the penalty is chosen, where a set names no `validation`.
+    #[serde(default = "validation_share")]
+    validation_share: Located<f64>,
+    /// Training examples of a set that are held in memory, drawn at random where there are more.
+    #[serde(default = "max_examples")]
+    max_examples: Located<usize>,
+}
+
+/// A set with a training and a test part, both embedded by the same model.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeSet {
+    /// Its name in the results.
+    name: Located<String>,
+    /// The training examples: an `embed` stage, or what was made of one.
+    train: Input,
+    /// The test examples.
+    test: Input,
+    /// Examples on which the penalty of the linear probe is chosen; it is then fitted anew on them and the training examples.
+    /// [default: a part of the training examples, of each class alike]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    validation: Option<Input>,
+    /// The column that holds each example's class: its name, or an integer that `class_names` names.
+    label: Located<String>,
+    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel` names that Hugging Face's `datasets`
+    /// writes into a Parquet file]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class_names: Option<Located<Vec<String>>>,
+    /// The metric that sums the set up: it comes first in the results. [default: top1]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    main_metric: Option<Located<Metric>>,
+}
+
+impl ProbeSet {
+    fn main_metric(&self) -> Metric {
+        self.main_metric.as_ref().map_or(Metric::Top1, |metric| *metric.value())
+    }
+
+    /// The set as zero-shot would read its training part.
+    fn as_set(&self) -> SetOptions {
+        SetOptions::plain(self.name.clone(), self.train.clone(), self.label.clone(), self.class_names.clone())
+    }
+}
+
+/// What is done with a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Logistic regression by L-BFGS, its L2 penalty chosen as the CLIP paper does.
+    LinearProbe,
+    /// The nearest training examples vote, by their cosine.
+    Knn,
+    /// Linear probes of a few examples a class.
+    FewShot,
+}
+
+impl Task {
+    /// As it is written in tables and options.
+    fn name(self) -> &'static str {
+        match self {
+            Task::LinearProbe => "linear-probe",
+            Task::Knn => "knn",
+            Task::FewShot => "few-shot",
+        }
+    }
+}
+
+fn tasks() -> Vec<Task> {
+    vec![Task::LinearProbe, Task::Knn, Task::FewShot]
+}
+fn neighbours() -> Located<usize> {
+    Located::nowhere(20)
+}
+fn shots() -> Located<Vec<usize>> {
+    Located::nowhere(vec![1, 2, 4, 8, 16])
+}
+fn repeats() -> Located<usize> {
+    Located::nowhere(5)
+}
+fn validation_share() -> Located<f64> {
+    Located::nowhere(0.2)
+}
+fn max_examples() -> Located<usize> {
+    Located::nowhere(50_000)
+}
+
+/// What a probe says of a column of lists.
+const SEVERAL: &str = "probes are of sets with one class an image";
+const PER_CLASS: &str = "per_class";
+const PREDICTIONS: &str = "predictions";
+
+impl StageKind for Probe {
+    const KIND: &'static str = "probe";
+    const ABOUT: &'static str =
+        "Fits linear probes, nearest neighbours and few-shot curves to embeddings, and reports accuracies.";
+    const EXAMPLE: &'static str = r#"[stages.probes]
+kind = "probe"
+sets = [{ name = "pets", train = "pets_train", test = "pets_test", label = "label" }]
+tasks = ["linear-probe", "knn", "few-shot"]
+"#;
+    const VERSION: u32 = 1;
+}
+
+impl Probe {
+    fn number_faults(&self) -> Vec<Fault> {
+        let zero = |value: usize, span: std::ops::Range<usize>, name: &str| {
+            (value == 0).then(|| Fault::at(span, format!("`{name}` is 0")).label("at least 1"))
+        };
+        let share = *self.validation_share;
+        let share = (!(share > 0.0 && share < 1.0)).then(|| {
+            Fault::at(self.validation_share.span(), "`validation_share` is a part of the examples")
+                .label("0.2, say")
+        });
+        [
+            zero(*self.neighbours, self.neighbours.span(), "neighbours"),
+            zero(*self.repeats, self.repeats.span(), "repeats"),
+            zero(*self.max_examples, self.max_examples.span(), "max_examples"),
+            zero(self.shots.iter().copied().min().unwrap_or(0), self.shots.span(), "shots"),
+            share,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn set_faults(set: &ProbeSet, inputs: &[InputTables]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for part in [Some(&set.train), Some(&set.test), set.validation.as_ref()].into_iter().flatten() {
+            let known = inputs.iter().find(|input| input.input.name() == part.name());
+            let Some(schema) = known.and_then(|input| input.schema.clone()) else { continue };
+            if !has_embeddings(&schema) {
+                let fault =
+                    Fault::at(part.0.span(), format!("`{}` has no column `{EMBEDDING}`", part.name()));
+                faults.push(fault.hint("put an `embed` stage before this one"));
+            }
+            let names = set.class_names.as_ref().map(|names| names.as_slice());
+            match Labels::new(&schema, &set.label, names) {
+                Ok(labels) if labels.several() => {
+                    faults.push(Fault::at(set.label.span(), format!("`{}`: {SEVERAL}", part.name())));
+                }
+                Ok(_) => {}
+                Err(found) => {
+                    let fault = Fault::at(set.label.span(), format!("`{}`: {}", part.name(), found.why));
+                    faults.push(found.hint.into_iter().fold(fault, Fault::hint));
+                }
+            }
+        }
+        if let Some(metric) = &set.main_metric
+            && metric.value().ranks()
+        {
+            let fault = Fault::at(metric.span(), format!("probes do not report `{}`", metric.name()));
+            faults.push(fault.label("one of top1, top5, mean_per_class"));
+        }
+        faults
+    }
+}
+
+impl Stage for Probe {
+    fn inputs(&self) -> Vec<Input> {
+        let mut seen = BTreeSet::new();
+        let parts =
+            |set: &ProbeSet| [Some(set.train.clone()), Some(set.test.clone()), set.validation.clone()];
+        let all = self.sets.iter().flat_map(parts).flatten();
+        all.filter(|input| seen.insert(input.name().to_string())).collect()
+    }
+
+    fn side_tables(&self) -> &'static [&'static str] {
+        &[PER_CLASS, PREDICTIONS]
+    }
+
+    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+        let mut faults = self.number_faults();
+        if self.sets.is_empty() {
+            faults.push(Fault::at(self.sets.span(), "there is no set").label("at least one set"));
+        }
+        let mut names = BTreeSet::new();
+        for set in self.sets.iter() {
+            if !names.insert(set.name.value()) {
+                faults.push(Fault::at(set.name.span(), format!("there are two sets `{}`", set.name.value())));
+            }
+            faults.extend(Self::set_faults(set, inputs));
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let tables = Tables::main(contracts::accuracy()).with(PER_CLASS, contracts::per_class());
+        Ok(tables.with(PREDICTIONS, contracts::predictions()))
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work::Job(self)
+    }
+}
+
+#[async_trait]
+impl Job for Probe {
+    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
+        let tasks: BTreeSet<Task> = self.tasks.iter().copied().collect();
+        let all = (0..self.sets.len()).flat_map(|set| tasks.iter().map(move |task| (set, *task)));
+        // Numbered by what they are, so that a task more leaves the others' numbers alone.
+        let number = |set: usize, task: Task| 3 * set as u64 + task as u64;
+        let pending: Vec<(usize, Task)> =
+            all.filter(|(set, task)| !output.is_done(number(*set, *task))).collect();
+        cx.progress.total(pending.len() as u64);
+        for (set, task) in pending {
+            cx.check_cancelled()?;
+            let label = format!("{} {}", self.sets[set].name.value(), task.name());
+            let split = output.split(number(set, task), label);
+            let (options, cx2, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
+            let work = move || pass::run(&options, &cx2, &inputs, &options.sets[set], task, split);
+            let work = tokio::task::spawn_blocking(work).await;
+            let split = work.map_err(|error| RunError::Internal(error.to_string()))??;
+            output.commit(split).await?;
+            cx.progress.done(1);
+        }
+        Ok(())
+    }
+}

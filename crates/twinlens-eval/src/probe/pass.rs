@@ -1,0 +1,265 @@
+//! One task of one set: training examples in, classifiers fitted, test examples counted.
+
+use sha2::{Digest, Sha256};
+use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_pipeline::{InputData, RunContext, RunError};
+
+use super::few_shot;
+use super::lbfgs::Stop;
+use super::logistic::{Examples, Linear};
+use super::neighbours::Neighbours;
+use super::source::{Row, Source};
+use super::sweep;
+use super::{PER_CLASS, PREDICTIONS, Probe, ProbeSet, Task};
+use crate::error::EvalError;
+use crate::ledger;
+use crate::metrics::{Metric, Tally, top_k};
+use crate::model::{input, preprocess_hash};
+use crate::prompts::{hex, list_hash};
+use crate::vectors::Made;
+use crate::zero_shot::set_pass::since;
+use crate::zero_shot::tables::{self, Measured, Prediction, Provenance};
+
+/// Does one task, and gives its split back, ready to be committed.
+pub fn run(
+    options: &Probe,
+    cx: &RunContext,
+    inputs: &[InputData],
+    set: &ProbeSet,
+    task: Task,
+    split: SplitWriter,
+) -> Result<SplitWriter, RunError> {
+    let start = cx.clock.micros();
+    let source = Source::open(options, cx, inputs, set)?;
+    let mut pass =
+        Pass { source, task, split, start, hash: Sha256::new_with_prefix(b"twinlens evaluation set 1") };
+    let mut fitted = pass.fit()?;
+    pass.test(&mut fitted)?;
+    match task {
+        Task::FewShot => pass.write_curve(&fitted)?,
+        Task::LinearProbe | Task::Knn => fitted.iter().try_for_each(|fitted| pass.write(fitted))?,
+    }
+    Ok(pass.split)
+}
+
+/// What is fitted, and the name it has in the results.
+struct Fitted {
+    name: String,
+    classifier: Classifier,
+    tally: Tally,
+}
+
+enum Classifier {
+    Linear(Linear),
+    Neighbours(Neighbours),
+}
+
+impl Classifier {
+    /// `[n, classes]` of vectors `[n, width]`; higher is better.
+    fn scores(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
+        match self {
+            Self::Linear(linear) => linear.logits(values),
+            Self::Neighbours(neighbours) => neighbours.votes(values),
+        }
+    }
+}
+
+struct Pass<'a> {
+    source: Source<'a>,
+    task: Task,
+    split: SplitWriter,
+    start: i64,
+    /// Of the test examples: their images and labels.
+    hash: Sha256,
+}
+
+impl Pass<'_> {
+    fn fit(&self) -> Result<Vec<Fitted>, EvalError> {
+        let train = self.source.load(&self.source.set.train)?;
+        if train.is_empty() {
+            return Err(EvalError::set(&self.source.set.name, "there is no labelled training example", None));
+        }
+        match self.task {
+            Task::LinearProbe => Ok(vec![self.linear(train)?]),
+            Task::Knn => {
+                let k = *self.source.options.neighbours;
+                let neighbours = Neighbours::new(&train, self.source.classes.len(), k)?;
+                Ok(vec![self.fitted(format!("k = {k}"), Classifier::Neighbours(neighbours))])
+            }
+            Task::FewShot => self.few_shot(&train),
+        }
+    }
+
+    fn fitted(&self, name: String, classifier: Classifier) -> Fitted {
+        Fitted { name, classifier, tally: Tally::new(self.source.classes.len()) }
+    }
+
+    fn linear(&self, train: Examples) -> Result<Fitted, EvalError> {
+        let (classes, cx) = (self.source.classes.len(), self.source.cx);
+        let (fit, validation, all) = match &self.source.set.validation {
+            Some(part) => {
+                let validation = self.source.load(part)?;
+                let mut all = train.clone();
+                all.values.extend(&validation.values);
+                all.labels.extend(&validation.labels);
+                (train, validation, all)
+            }
+            None => {
+                let (fit, held) = self.source.hold_out(&train.labels);
+                (train.of(&fit), train.of(&held), train)
+            }
+        };
+        let l2 = match validation.is_empty() {
+            true => 1.0,
+            false => sweep::choose(&fit, &validation, classes, || Ok(cx.check_cancelled()?))?,
+        };
+        let linear = Linear::fit(&all, classes, l2, None, Stop::default())?;
+        if !linear.converged {
+            let set = self.source.set.name.value();
+            cx.progress.note(format!("set `{set}`: the linear probe has not converged"));
+        }
+        Ok(self.fitted(format!("l2 = {l2:.3e}"), Classifier::Linear(linear)))
+    }
+
+    fn few_shot(&self, train: &Examples) -> Result<Vec<Fitted>, EvalError> {
+        let (options, cx, set) = (self.source.options, self.source.cx, self.source.set.name.value());
+        let mut fitted = Vec::new();
+        for shots in options.shots.iter() {
+            for repeat in 0..*options.repeats {
+                let mut rng = cx.rng(&format!("few-shot/{set}/{shots}/{repeat}"));
+                let go_on = || Ok(cx.check_cancelled()?);
+                let linear = few_shot::fit(train, self.source.classes.len(), *shots, &mut rng, go_on)?;
+                let name = format!("{shots} {}", if *shots == 1 { "shot" } else { "shots" });
+                fitted.push(self.fitted(name, Classifier::Linear(linear)));
+            }
+        }
+        Ok(fitted)
+    }
+
+    /// Counts the test examples; writes predictions (of a curve none: they would be as many as there are drawings) and refused rows.
+    fn test(&mut self, fitted: &mut [Fitted]) -> Result<(), EvalError> {
+        let Self { source, task, split, hash, .. } = self;
+        let (set, stage, classes) = (source.set.name.value(), &source.cx.stage, source.classes.len());
+        let mut n = 0;
+        source.rows(&source.set.test, |rows, batch, places| {
+            let (mut values, mut examples, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, row) in rows.iter().enumerate() {
+                match &row.labelled {
+                    Ok((class, vector)) => {
+                        hash.update(row.hash);
+                        hash.update((*class as u64).to_le_bytes());
+                        values.extend(*vector);
+                        examples.push((name_of(row), *class));
+                    }
+                    Err((code, detail)) => {
+                        let detail = format!("set `{set}`, {}: {detail}", places.place(row.number));
+                        refused.push(ledger::Entry { row: at as u32, code: *code, detail });
+                    }
+                }
+            }
+            n += examples.len();
+            ledger::write(split, stage, batch, &refused)?;
+            for fitted in fitted.iter_mut() {
+                let scores = fitted.classifier.scores(&values)?;
+                let mut predictions = Vec::with_capacity(examples.len());
+                for (scores, (example, label)) in scores.chunks_exact(classes).zip(&examples) {
+                    let scores: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
+                    let ranked = top_k(&scores, 5);
+                    fitted.tally.add(*label, &ranked);
+                    let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
+                    predictions.push(Prediction { example, label: Some(*label), ranked, score });
+                }
+                if *task != Task::FewShot {
+                    split.write(PREDICTIONS, &tables::predictions(set, &fitted.name, &predictions)?)?;
+                }
+            }
+            Ok(())
+        })?;
+        match n {
+            0 => Err(EvalError::set(
+                set,
+                format!("`{}` has no labelled example", source.set.test.name()),
+                None,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every metric that applies, the main one first.
+    fn metrics(&self) -> impl Iterator<Item = Metric> {
+        let (main, classes) = (self.source.set.main_metric(), self.source.classes.len());
+        let others = Metric::ALL.into_iter().filter(move |metric| *metric != main);
+        std::iter::once(main).chain(others).filter(move |metric| metric.applies(classes))
+    }
+
+    fn write(&mut self, fitted: &Fitted) -> Result<(), EvalError> {
+        let (set, classes) = (self.source.set.name.value(), &self.source.classes);
+        let mut rng = self.source.cx.rng(&format!("bootstrap/{set}/{}", self.task.name()));
+        let measure = |metric: Metric| {
+            let (value, interval) = (fitted.tally.value(metric)?, fitted.tally.interval(metric, &mut rng)?);
+            let chance = metric.chance(classes.len())?;
+            Some(Measured { metric: metric.name().into(), value, interval, chance })
+        };
+        let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
+        let per_class = tables::per_class(set, &fitted.name, classes.names(), &fitted.tally)?;
+        self.split.write(PER_CLASS, &per_class)?;
+        self.accuracy(&fitted.name, fitted.tally.total(), &rows)
+    }
+
+    /// The points of a curve: the mean of the drawings of each number of shots.
+    fn write_curve(&mut self, fitted: &[Fitted]) -> Result<(), EvalError> {
+        for drawings in fitted.chunk_by(|a, b| a.name == b.name) {
+            let n = drawings[0].tally.total();
+            let measure = |metric: Metric| {
+                let values: Option<Vec<f64>> =
+                    drawings.iter().map(|fitted| fitted.tally.value(metric)).collect();
+                let (value, interval) = few_shot::mean(&values?, n)?;
+                let chance = metric.chance(self.source.classes.len())?;
+                Some(Measured { metric: metric.name().into(), value, interval, chance })
+            };
+            let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
+            self.accuracy(&drawings[0].name, n, &rows)?;
+        }
+        Ok(())
+    }
+
+    fn accuracy(&mut self, name: &str, n: u64, rows: &[Measured]) -> Result<(), EvalError> {
+        let set = self.source.set;
+        if let Some(first) = rows.first() {
+            self.source.cx.progress.note(format!(
+                "{}, {} ({name}): {} {:.1} % [{:.1}, {:.1}], chance {:.1} %, n {n}",
+                set.name.value(),
+                self.task.name(),
+                first.metric,
+                100.0 * first.value,
+                100.0 * first.interval.low,
+                100.0 * first.interval.high,
+                100.0 * first.chance,
+            ));
+        }
+        let made = Made::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
+        let from = Provenance {
+            model: &made.model,
+            checkpoint: None,
+            set: set.name.value(),
+            split: set.test.name(),
+            task: self.task.name(),
+            prompts: name,
+            set_hash: &hex(&self.hash.clone().finalize()),
+            classes_hash: &self.source.classes.hash(),
+            prompts_hash: &list_hash(&[name.to_string()]),
+            weights_hash: &made.weights,
+            preprocess_hash: &preprocess_hash(&made.preprocessing),
+            precision: made.precision.as_deref(),
+            part: tables::ALL,
+            n,
+            seconds: since(self.source.cx, self.start),
+        };
+        Ok(self.split.write(MAIN, &tables::accuracy(&from, rows)?)?)
+    }
+}
+
+/// What an example is called: its uid, or its number.
+fn name_of(row: &Row<'_>) -> String {
+    row.uid.map_or_else(|| row.number.to_string(), str::to_string)
+}

@@ -1,0 +1,96 @@
+//! Search: the rows of a dataset whose embeddings are nearest to a vector. Exact, one pass, in the memory of a chunk and `k` rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Float32Array, RecordBatch, UInt32Array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Field, Schema};
+use candle_core::{Device, Tensor};
+use twinlens_dataset::Dataset;
+use twinlens_image::Limits;
+use twinlens_pipeline::RunError;
+
+use crate::error::EvalError;
+use crate::images::Examples;
+use crate::ledger::take;
+use crate::model::Model;
+use crate::vectors::{EMBEDDING, MADE_BY, Vectors, check_made_by, cosine};
+
+/// Rows that are read at a time.
+const ROWS: usize = 4096;
+
+/// The embedding of a text.
+///
+/// # Errors
+/// The user's, when the model embeds no texts.
+pub fn text(model: &Model, text: &str) -> Result<Vec<f32>, EvalError> {
+    let context = model.clip.config().text.context;
+    let ids = Tensor::from_vec(model.tokenizer.encode(text, context), (1, context), &Device::Cpu)?;
+    Ok(model.clip.encode_text(&ids)?.flatten_all()?.to_vec1()?)
+}
+
+/// The embedding of an image, from its encoded bytes.
+///
+/// # Errors
+/// The user's, when it cannot be decoded.
+pub fn image(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EvalError> {
+    let size = model.preprocess.size as usize;
+    let pixels = model.preprocess.tensor(bytes, &Limits::default());
+    let pixels = pixels.map_err(|error| RunError::user(error.to_string()))?;
+    let pixels = Tensor::from_vec(pixels, (1, 3, size, size), &Device::Cpu)?;
+    Ok(model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1()?)
+}
+
+/// The `k` rows of a table whose embeddings have the highest cosine with `query`, best first (of equal ones the first row): the
+/// column `cosine`, and those of `columns` that there are.
+///
+/// # Errors
+/// The user's: the table has no embeddings, or another model than `identity` made them.
+pub fn nearest(
+    dataset: &Dataset,
+    table: &str,
+    query: &[f32],
+    identity: &str,
+    k: usize,
+    columns: &[&str],
+) -> Result<RecordBatch, EvalError> {
+    let read = [columns, &[EMBEDDING, MADE_BY][..]].concat();
+    let place = || dataset.dir().display().to_string();
+    let mut best: Vec<(f32, RecordBatch)> = Vec::new();
+    for chunk in Examples::new(dataset, table, &read, ROWS, usize::MAX) {
+        let batch = chunk?.batch;
+        check_made_by(&batch, identity)
+            .map_err(|(why, hint)| RunError::User { message: format!("{}: {why}", place()), hint })?;
+        let vectors = Vectors::of(&batch, EMBEDDING).filter(|vectors| vectors.width() == query.len());
+        let vectors = vectors.ok_or_else(|| {
+            RunError::user(format!(
+                "{}: there is no column `{EMBEDDING}` of {} numbers",
+                place(),
+                query.len()
+            ))
+        })?;
+        let shown: Vec<usize> =
+            columns.iter().filter_map(|name| batch.schema().index_of(name).ok()).collect();
+        for row in 0..batch.num_rows() {
+            let Some(vector) = vectors.get(row) else { continue };
+            let score = cosine(query, vector) as f32;
+            let at = best.partition_point(|(held, _)| *held >= score);
+            if at < k {
+                // A copy of the row: a slice would keep its whole chunk.
+                let own = batch.project(&shown)?;
+                best.insert(at, (score, take(&own, &UInt32Array::from(vec![row as u32]))?));
+                best.truncate(k);
+            }
+        }
+    }
+    let Some((_, first)) = best.first() else {
+        return Err(RunError::user(format!("{}: there are no embeddings", place())).into());
+    };
+    let rows = concat_batches(&first.schema(), best.iter().map(|(_, row)| row))?;
+    let scores = Float32Array::from_iter_values(best.iter().map(|(score, _)| *score));
+    let mut fields = vec![Arc::new(Field::new("cosine", arrow::datatypes::DataType::Float32, false))];
+    fields.extend(rows.schema().fields().iter().cloned());
+    let mut all: Vec<arrow::array::ArrayRef> = vec![Arc::new(scores)];
+    all.extend(rows.columns().iter().cloned());
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?)
+}

@@ -1,0 +1,189 @@
+use arrow::array::AsArray;
+use arrow::datatypes::Float32Type;
+use twinlens_eval::model::Model;
+use twinlens_eval::vectors::{EMBEDDING, TEXT_EMBEDDING, Vectors, cosine};
+use twinlens_eval::{Embed, ZeroShot, search};
+
+use super::*;
+
+const OPTIONS: &str = r#"
+input = "test.parquet"
+model = "./model"
+width = 12
+captions = "caption"
+text_embeddings = true
+batch_size = 8
+split_rows = 20
+"#;
+
+async fn rows(dataset: &Dataset) -> RecordBatch {
+    sql(dataset, "select * from data order by uid").await
+}
+
+#[tokio::test]
+async fn vectors_are_those_of_one_image_at_a_time() {
+    let place = Place::new();
+    let dataset = place.done::<Embed>("vectors", OPTIONS).await.unwrap();
+    let rows = rows(&dataset).await;
+    let names: Vec<_> = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(
+        names,
+        [
+            "uid",
+            "class",
+            "caption",
+            "embedding",
+            "embedding_model",
+            "image_sha256",
+            "text_embedding",
+            "clip_score"
+        ]
+    );
+    assert_eq!(rows.num_rows(), 50);
+    let (clip, tokenizer) = place.clip();
+    let (image, text) = (Vectors::of(&rows, EMBEDDING).unwrap(), Vectors::of(&rows, TEXT_EMBEDDING).unwrap());
+    let scores = rows.column_by_name("clip_score").unwrap().as_primitive::<Float32Type>();
+    let captions = rows.column_by_name("caption").unwrap().as_string::<i32>();
+    for row in 0..50 {
+        let (own, expected) = (image.get(row).unwrap(), image_vector(&clip, &png(row)));
+        assert!(own.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "row {row}");
+        assert!((own.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+        if captions.is_null(row) {
+            assert!(text.get(row).is_none() && scores.is_null(row));
+            continue;
+        }
+        let expected = text_vector(&clip, &tokenizer, captions.value(row));
+        assert!(text.get(row).unwrap().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!((f64::from(scores.value(row)) - cosine(own, &expected)).abs() < 1e-5);
+    }
+    assert_eq!(scores.null_count(), 2);
+    let ledger = sql(&dataset, "select uid, reject_code, reject_detail from rejects order by uid").await;
+    assert_eq!(strings(&ledger, 1), ["truncated", "no_image"]);
+    assert!(strings(&ledger, 2)[0].contains("test.parquet row 50"), "{:?}", strings(&ledger, 2));
+    assert_eq!(dataset.state().rows_in(), Some(52));
+}
+
+#[tokio::test]
+async fn an_interrupted_run_goes_on_to_the_same_bytes_whatever_the_memory() {
+    let place = Place::new();
+    let whole = place.done::<Embed>("whole", OPTIONS).await.unwrap();
+    assert_eq!(whole.state().commits.len(), 3);
+    let cancel = CancellationToken::new();
+    let stopped = place
+        .run::<Embed>("parts", OPTIONS, 64 << 20, Arc::new(StopAfterCommit(cancel.clone())), cancel)
+        .await;
+    assert!(matches!(stopped, Err(RunError::Interrupted)), "{stopped:?}");
+    let parts =
+        place.run::<Embed>("parts", OPTIONS, 3000, Arc::new(Silent), CancellationToken::new()).await.unwrap();
+    assert_eq!(content(&parts), content(&whole));
+}
+
+#[tokio::test]
+async fn half_precision_is_near() {
+    let place = Place::new();
+    let whole = rows(&place.done::<Embed>("whole", OPTIONS).await.unwrap()).await;
+    let half = format!("{OPTIONS}dtype = \"f16\"");
+    let half = rows(&place.done::<Embed>("half", &half).await.unwrap()).await;
+    let kind = half.column_by_name(EMBEDDING).unwrap().data_type().to_string();
+    assert!(kind.contains("Float16"), "{kind}");
+    let (whole, half) = (Vectors::of(&whole, EMBEDDING).unwrap(), Vectors::of(&half, EMBEDDING).unwrap());
+    for row in 0..50 {
+        assert!(cosine(whole.get(row).unwrap(), half.get(row).unwrap()) > 0.99999);
+    }
+}
+
+const SETS: &str = r#"
+model = "./model"
+sets = [{ name = "things", input = "INPUT", label = "class" }]
+prompts = ["{}", "a photo of a {}.", "ensemble"]
+batch_size = 8
+"#;
+
+#[tokio::test]
+async fn zero_shot_on_embeddings_says_what_it_says_on_images() {
+    let place = Place::new();
+    // One split: batches end where they do on images.
+    let embed = OPTIONS.replace("split_rows = 20", "");
+    place.done::<Embed>("vectors", &embed).await.unwrap();
+    let direct = place.done::<ZeroShot>("direct", &SETS.replace("INPUT", "test.parquet")).await.unwrap();
+    let stored = place.done::<ZeroShot>("stored", &SETS.replace("INPUT", "vectors")).await.unwrap();
+    let file = |dataset: &Dataset, table: &str| {
+        content(dataset).into_iter().find(|(path, _)| path.starts_with(table))
+    };
+    for table in ["predictions", "per_class", "calibration"] {
+        assert!(file(&direct, table).is_some(), "{table}");
+        assert_eq!(file(&direct, table), file(&stored, table), "{table}");
+    }
+    let numbers = "select set, prompts, metric, value, ci_low, ci_high, n, weights_hash from data";
+    assert_eq!(sql(&direct, numbers).await, sql(&stored, numbers).await);
+    // The set itself differs: two of its images were refused before.
+    let hash = "select distinct set_hash from data";
+    assert_ne!(sql(&direct, hash).await, sql(&stored, hash).await);
+}
+
+#[tokio::test]
+async fn a_set_has_the_same_hash_on_images_and_embeddings() {
+    let place = Place::new();
+    write_parquet(&place.path("good.parquet"), &examples().slice(0, 50));
+    place.done::<Embed>("vectors", &OPTIONS.replace("test.parquet", "good.parquet")).await.unwrap();
+    let direct = place.done::<ZeroShot>("direct", &SETS.replace("INPUT", "good.parquet")).await.unwrap();
+    let stored = place.done::<ZeroShot>("stored", &SETS.replace("INPUT", "vectors")).await.unwrap();
+    let hash = "select distinct set_hash from data";
+    assert_eq!(sql(&direct, hash).await, sql(&stored, hash).await);
+}
+
+#[tokio::test]
+async fn vectors_of_another_model_are_refused() {
+    let place = Place::new();
+    place.done::<Embed>("vectors", OPTIONS).await.unwrap();
+    place.save_model("model", 6);
+    let refused = said(place.done::<ZeroShot>("stored", &SETS.replace("INPUT", "vectors")).await);
+    assert!(refused.contains("were made by another model") && refused.contains("`embed` stage"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_nearest_rows_are_found() {
+    let place = Place::new();
+    let dataset = place.done::<Embed>("vectors", OPTIONS).await.unwrap();
+    let model = Model::load("./model".into(), &place.path("model"), Default::default()).unwrap();
+    let query = search::image(&model, &png(33)).unwrap();
+    let found = search::nearest(&dataset, MAIN, &query, &model.identity(), 5, &["uid", "nothing"]).unwrap();
+    assert_eq!(found.num_rows(), 5);
+    assert_eq!(strings(&found, 1)[0], format!("{:032x}", 33));
+    let own = floats(&found, 0);
+    assert!((own[0] - 1.0).abs() < 1e-6 && own.is_sorted_by(|a, b| a >= b), "{own:?}");
+    // Against all cosines.
+    let rows = rows(&dataset).await;
+    let vectors = Vectors::of(&rows, EMBEDDING).unwrap();
+    let mut all: Vec<(f32, usize)> =
+        (0..50).map(|row| (cosine(&query, vectors.get(row).unwrap()) as f32, row)).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let expected: Vec<String> = all[..5].iter().map(|(_, row)| format!("{row:032x}")).collect();
+    assert_eq!(strings(&found, 1), expected);
+    assert_eq!(search::text(&model, "a boat").unwrap().len(), WIDTH);
+    let other = search::nearest(&dataset, MAIN, &query, "other", 5, &[]).unwrap_err().to_string();
+    assert!(other.contains("another model"), "{other}");
+}
+
+#[tokio::test]
+async fn mistakes_in_options_are_told() {
+    let schema = || Some(examples().schema().as_ref().clone());
+    let base = "input = \"./a.parquet\"\nmodel = \"./m\"\n";
+    let cases = [
+        ("", "how wide are the embeddings of `./m`?"),
+        ("width = 0", "no embedding has so many numbers"),
+        ("width = 12\ntext_embeddings = true", "of which texts?"),
+        ("width = 12\ncaptions = \"captoin\"", "did you mean `caption`?"),
+        ("width = 12\ncaptions = \"image\"", "expected text"),
+        ("width = 12\nimage = \"picture\"", "no column `picture`"),
+        ("width = 12\nbatch_size = 0", "`batch_size` is 0"),
+        ("width = 12\nsplit_rows = 0", "`split_rows` is 0"),
+    ];
+    for (options, expected) in cases {
+        let found = faults::<Embed>(&format!("{base}{options}"), schema());
+        assert!(found.len() == 1 && found[0].contains(expected), "{options}: {found:?}");
+    }
+    let place = Place::new();
+    let wrong = said(place.done::<Embed>("vectors", &OPTIONS.replace("width = 12", "width = 13")).await);
+    assert!(wrong.contains("have 12 numbers, not 13 / write `width = 12`"), "{wrong}");
+}

@@ -1,0 +1,310 @@
+//! `twinlens eval`: anybody's weights on evaluation sets, without a pipeline file.
+//!
+//! A pipeline is made in memory (each set is read, embedded, and scored) and run as any other: what is interrupted goes on, what has
+//! not changed is not made again. So new prompts cost no image.
+
+use std::collections::BTreeSet;
+use std::io::{BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::{Dataset, MAIN};
+use twinlens_eval::prompts::{PromptOptions, Space, TemplateSet};
+use twinlens_eval::sets::{self, Declaration, Task, catalog};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{Clip, ClipConfig};
+use twinlens_pipeline::config::{self, Overrides, Pipeline};
+use twinlens_pipeline::files::Files;
+use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::run::{self, Settings};
+use twinlens_pipeline::{Registry, RunError};
+
+use crate::cli::{EvalArgs, RowFormat};
+use crate::errors::Failure;
+use crate::run::{quoted, settings, watched};
+use crate::sql::rows::RowWriter;
+use crate::text::{Paint, counted, seconds};
+use crate::{env, hub, registry};
+
+/// What `--sets` calls all that are declared.
+const ALL: &str = "all";
+/// The stage whose table is printed.
+const RESULTS: &str = "results";
+
+/// Evaluates, or goes on with it, and prints the table.
+pub fn command(args: &EvalArgs) -> Result<(), Failure> {
+    if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
+        return Err(
+            Failure::user("Parquet does not go to a terminal").hint("pipe it on, or choose another --format")
+        );
+    }
+    let weights = match is_hub(&args.weights) {
+        true => hub::open().model(&args.weights, &FOLDER_FILES)?,
+        false => folder(&args.weights)?,
+    };
+    let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
+    let prompts = prompts(&args.prompts)?;
+    let (found, missing) = find(args)?;
+    let registry = registry::all();
+    let text = pipeline(args, &prompts, &weights, &config, &found)?;
+    let pipeline = check(&text, &registry)?;
+    let dir = args.dir.clone().unwrap_or_else(|| default_dir(&args.weights));
+    let settings = Settings { fresh: args.fresh, ..settings(&args.engine, Some(&dir), &pipeline)? };
+    let done = watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+        Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
+    })?;
+    done.watcher.end(&json!({
+        "event": "run_finished", "seconds": done.time.as_secs_f64(), "sets": found.len(),
+        "missing": missing.iter().map(|set| &set.name).collect::<Vec<_>>(),
+    }));
+    print(&Dataset::open(settings.dir.join(RESULTS))?, args.format)?;
+    done.watcher.sum_up(&summary(args, &found, &missing, &settings, seconds(done.time)));
+    Ok(())
+}
+
+/// The folder in which the command was given.
+fn here_dir() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| Failure::io(".", error))
+}
+
+/// A folder, as a pipeline may name it from anywhere.
+fn folder(written: &str) -> Result<PathBuf, Failure> {
+    let path = Path::new(written);
+    let found = path.canonicalize().map_err(|error| Failure::io(path, error))?;
+    match found.is_dir() {
+        true => Ok(found),
+        false => Err(Failure::user(format!("{written} is no folder"))
+            .hint("name the folder that holds config.json and the weights")),
+    }
+}
+
+/// The prompts as the `zero-shot` stage takes them: templates, names of template sets, and template sets out of files.
+fn prompts(written: &[String]) -> Result<Vec<PromptOptions>, Failure> {
+    let mut all = Vec::new();
+    for text in written {
+        let options = match text.strip_prefix('@') {
+            None => PromptOptions::Text(text.clone()),
+            Some(file) => {
+                let path = Path::new(file);
+                let lines = std::fs::read_to_string(path).map_err(|error| Failure::io(path, error))?;
+                let templates =
+                    lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
+                let name =
+                    path.file_stem().map_or_else(|| file.into(), |stem| stem.to_string_lossy().into_owned());
+                PromptOptions::Own(TemplateSet { name, templates, space: Space::default(), select: None })
+            }
+        };
+        if let Err((why, hint)) = options.resolve(None) {
+            let failure = Failure::user(format!("--prompts: {why}"));
+            return Err(hint.into_iter().fold(failure, Failure::hint));
+        }
+        all.push(options);
+    }
+    Ok(all)
+}
+
+/// Prompts as TOML writes them.
+fn prompt(options: &PromptOptions) -> String {
+    match options {
+        PromptOptions::Text(text) => string(text),
+        PromptOptions::Own(own) => {
+            format!("{{ name = {}, templates = {} }}", string(&own.name), strings(&own.templates))
+        }
+    }
+}
+
+/// A set whose data are there.
+struct Here {
+    /// As `--sets` names it.
+    written: String,
+    set: Declaration,
+    root: PathBuf,
+    /// The name of its stages.
+    stage: String,
+}
+
+/// The sets that are asked for and there, and those that are not there.
+fn find(args: &EvalArgs) -> Result<(Vec<Here>, Vec<Declaration>), Failure> {
+    let files = Files { base: here_dir()?, scratch: env::cache_dir(), hub: hub::open() };
+    let all = args.sets.iter().any(|name| name == ALL);
+    let names: Vec<String> =
+        if all { catalog::names().map(String::from).collect() } else { args.sets.clone() };
+    let data = folder(&args.data)?;
+    let (mut here, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for written in names {
+        let set = sets::declared(&files, &written).map_err(Failure::from)?;
+        let Some(found) = sets::find(&set, &data) else {
+            missing.push(set);
+            continue;
+        };
+        let mut stage: String = set
+            .name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+            .collect();
+        while !stages.insert(stage.clone()) {
+            stage.push('_');
+        }
+        here.push(Here { written, set, root: found.root, stage });
+    }
+    if here.is_empty() {
+        let failure = Failure::user(format!("no evaluation set is in {}", args.data));
+        return Err(failure.hint(match &missing[..] {
+            [one] => one.how_to_get.clone(),
+            _ => "`twinlens sets NAME` says how to get one".into(),
+        }));
+    }
+    Ok((here, missing))
+}
+
+/// A string as TOML writes it: JSON's are a part of TOML's.
+fn string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn strings<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    let all: Vec<String> = texts.into_iter().map(|text| string(text)).collect();
+    format!("[{}]", all.join(", "))
+}
+
+/// The pipeline file.
+fn pipeline(
+    args: &EvalArgs,
+    prompts: &[PromptOptions],
+    weights: &Path,
+    config: &ClipConfig,
+    sets: &[Here],
+) -> Result<String, Failure> {
+    let model = string(&format!("{}/", weights.display()));
+    let data = string(&format!("{}/", folder(&args.data)?.display()));
+    let mut text = "name = \"eval\"\n".to_string();
+    let (mut classified, mut retrieved) = (Vec::new(), Vec::new());
+    for here in sets {
+        let Here { written, set, stage, .. } = here;
+        // A file of the user's, as it is named from here; other names are those of declared sets.
+        let written = match written.ends_with(".toml") {
+            true => string(&here_dir()?.join(written).display().to_string()),
+            false => string(written),
+        };
+        text += &format!("\n[stages.{stage}]\nkind = \"evaluation-set\"\nset = {written}\ndata = {data}\n");
+        text += &format!(
+            "\n[stages.{stage}_vectors]\nkind = \"embed\"\ninput = \"{stage}\"\nmodel = {model}\nwidth = {}\nbatch_size = {}\n",
+            config.embed, args.batch_size
+        );
+        match set.task {
+            Task::Retrieval => retrieved.push(format!(
+                "{{ name = {}, input = \"{stage}_vectors\", captions = \"captions\" }}",
+                string(&set.name)
+            )),
+            Task::Classification | Task::MultiLabel => classified.push(classification(here)?),
+        }
+    }
+    let mut results = Vec::new();
+    if !classified.is_empty() {
+        text += &format!(
+            "\n[stages.zero_shot]\nkind = \"zero-shot\"\nmodel = {model}\nbatch_size = {}\n",
+            args.batch_size
+        );
+        text += &format!("sets = [\n    {}\n]\n", classified.join(",\n    "));
+        if !prompts.is_empty() {
+            text += &format!("prompts = [{}]\n", prompts.iter().map(prompt).collect::<Vec<_>>().join(", "));
+        }
+        results.push("zero_shot");
+    }
+    if !retrieved.is_empty() {
+        text += &format!(
+            "\n[stages.retrieval]\nkind = \"retrieval\"\nmodel = {model}\nbatch_size = {}\n",
+            args.batch_size
+        );
+        text += &format!("sets = [\n    {}\n]\n", retrieved.join(",\n    "));
+        results.push("retrieval");
+    }
+    let columns = "set, split, task, prompts, metric, value, ci_low, ci_high, chance, n";
+    let all: Vec<String> = results.iter().map(|stage| format!("select {columns} from {stage}")).collect();
+    let query = format!("select * from ({}) order by set, task, metric, prompts", all.join(" union all "));
+    text += &format!("\n[stages.{RESULTS}]\nkind = \"sql\"\nquery = {}\n", string(&query));
+    Ok(text)
+}
+
+/// A set as a `zero-shot` stage takes it: its classes as its own data bind them.
+fn classification(here: &Here) -> Result<String, Failure> {
+    let set = &here.set;
+    let opened =
+        sets::open(set, &set.split, &here.root).map_err(|error| Failure::from(RunError::from(error)))?;
+    let written = opened.written();
+    let classes = &written.bound.classes;
+    let several = set.task == Task::MultiLabel;
+    let mut options = vec![
+        format!("name = {}", string(&set.name)),
+        format!("input = \"{}_vectors\"", here.stage),
+        format!("split = {}", string(&set.split)),
+        format!("label = \"{}\"", if several { "labels" } else { "class_name" }),
+        format!(
+            "{} = {}",
+            if several { "class_names" } else { "classes" },
+            strings(classes.iter().map(|class| &class.name))
+        ),
+    ];
+    let with_synonyms = classes.iter().filter(|class| !class.synonyms.is_empty());
+    let synonyms: Vec<String> = with_synonyms
+        .map(|class| format!("{} = {}", string(&class.name), strings(&class.synonyms)))
+        .collect();
+    if !synonyms.is_empty() {
+        options.push(format!("synonyms = {{ {} }}", synonyms.join(", ")));
+    }
+    if !written.templates.is_empty() {
+        options.push(format!("templates = {}", strings(&written.templates)));
+    }
+    if let Some(metric) = set.main_metric() {
+        options.push(format!("main_metric = \"{}\"", metric.name()));
+    }
+    Ok(format!("{{ {} }}", options.join(", ")))
+}
+
+/// The checked pipeline. What the command line may get wrong has been looked at: a fault here is ours, and shows the text.
+fn check(text: &str, registry: &Registry) -> Result<Pipeline, Failure> {
+    let path = here_dir()?.join("eval.toml");
+    config::check(&path, text, registry, &Overrides::default())
+        .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))
+}
+
+fn default_dir(written: &str) -> String {
+    let name = Path::new(written).file_name().map(|name| name.to_string_lossy().into_owned());
+    format!("runs/eval-{}", name.as_deref().unwrap_or("model"))
+}
+
+fn print(results: &Dataset, format: RowFormat) -> Result<(), Failure> {
+    let schema = results.schema(MAIN)?;
+    let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut writer = RowWriter::new(format, Box::new(BufWriter::new(std::io::stdout())), &schema)?;
+    for batch in ShardReader::new(results, MAIN, &columns, 1024) {
+        writer.write(&batch?)?;
+    }
+    writer.finish()
+}
+
+fn summary(
+    args: &EvalArgs,
+    found: &[Here],
+    missing: &[Declaration],
+    settings: &Settings,
+    time: String,
+) -> String {
+    let mut text = format!("{} in {time}", counted(found.len() as u64, "set"));
+    if args.sets.iter().any(|name| name == ALL) {
+        let names: Vec<&str> = missing.iter().map(|set| set.name.as_str()).collect();
+        if !names.is_empty() {
+            text += &format!(
+                "\nnot in {}: {} (`twinlens sets NAME` says how to get one)",
+                args.data,
+                names.join(", ")
+            );
+        }
+    } else {
+        for set in missing {
+            text += &format!("\nnot in {}: {}: {}", args.data, set.name, set.how_to_get);
+        }
+    }
+    text + &format!("\nto query it: twinlens sql {}", quoted(&settings.dir.to_string()))
+}

@@ -1,0 +1,176 @@
+//! `twinlens search`: the images of a run that are nearest to a text or to another image.
+//!
+//! Which embeddings are searched, and which model made them, is found in the manifests.
+
+use std::io::{BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use twinlens_dataset::reader::ShardReader;
+use twinlens_dataset::storage::Location;
+use twinlens_dataset::{Dataset, MAIN, manifest};
+use twinlens_eval::model::Model;
+use twinlens_eval::vectors::{MADE_BY, has_embeddings};
+use twinlens_eval::{Embed, EvalError, search};
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::{RunError, StageKind, run};
+
+use crate::cli::{RowFormat, SearchArgs};
+use crate::errors::Failure;
+use crate::hub;
+use crate::sql::rows::RowWriter;
+
+/// What is shown of a row where nobody says otherwise: of these, the columns that there are.
+const COLUMNS: [&str; 6] = ["caption", "class_name", "label", "url", "page_url", "uid"];
+
+/// Finds and prints.
+pub fn command(args: &SearchArgs) -> Result<(), Failure> {
+    if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
+        return Err(
+            Failure::user("Parquet does not go to a terminal").hint("pipe it on, or choose another --format")
+        );
+    }
+    let dir = crate::run::location(&args.dir)?;
+    let all = datasets(&dir)?;
+    let dataset = choose(&all, args.dataset.as_deref(), &dir)?;
+    let folder = match &args.model {
+        Some(model) if is_hub(model) => hub::open().model(model, &FOLDER_FILES)?,
+        Some(model) => PathBuf::from(model),
+        None => model_of(&all, dataset, &dir)?,
+    };
+    let model = Model::load(folder.display().to_string(), &folder, Default::default()).map_err(failure)?;
+    let query = match (&args.image, &args.text) {
+        (Some(file), _) => {
+            let bytes = std::fs::read(file).map_err(|error| Failure::io(file, error))?;
+            search::image(&model, &bytes).map_err(|error| {
+                let failure = failure(error);
+                Failure { message: format!("{}: {}", file.display(), failure.message), ..failure }
+            })?
+        }
+        (None, Some(text)) => search::text(&model, text).map_err(failure)?,
+        (None, None) => return Err(Failure::user("search for what?").hint("give a text, or --image FILE")),
+    };
+    let columns: Vec<&str> = match &args.columns {
+        Some(columns) => columns.iter().map(String::as_str).collect(),
+        None => COLUMNS.to_vec(),
+    };
+    check_columns(dataset, args.columns.as_deref())?;
+    let k = usize::from(args.top);
+    let found = search::nearest(dataset, MAIN, &query, &model.identity(), k, &columns).map_err(failure)?;
+    print(&found, args.format)
+}
+
+fn print(found: &RecordBatch, format: RowFormat) -> Result<(), Failure> {
+    let mut writer = RowWriter::new(format, Box::new(BufWriter::new(std::io::stdout())), &found.schema())?;
+    writer.write(found)?;
+    writer.finish()
+}
+
+fn failure(error: EvalError) -> Failure {
+    RunError::from(error).into()
+}
+
+/// The datasets of a run, or the one dataset or Parquet file that is named.
+fn datasets(dir: &Location) -> Result<Vec<Dataset>, Failure> {
+    if dir.as_local().is_some_and(Path::is_file) {
+        return Ok(vec![Dataset::of_parquet(dir.clone())?]);
+    }
+    if manifest::exists(dir)? {
+        return Ok(vec![Dataset::open(dir.clone())?]);
+    }
+    crate::status::belongs_to(dir)?;
+    Ok(run::datasets(dir)?)
+}
+
+fn name(dataset: &Dataset) -> &str {
+    &dataset.state().begin.stage
+}
+
+/// The dataset to search: the one that is named, or the one that has embeddings; of several, the one that an `embed` stage made.
+fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result<&'a Dataset, Failure> {
+    let holds = |dataset: &&Dataset| dataset.schema(MAIN).is_ok_and(|schema| has_embeddings(&schema));
+    let able: Vec<&Dataset> = all.iter().filter(holds).collect();
+    let names = || able.iter().map(|dataset| name(dataset));
+    if let Some(named) = named {
+        return able.iter().find(|dataset| name(dataset) == named).copied().ok_or_else(|| {
+            let hint = did_you_mean(named, names());
+            let hint = hint.unwrap_or_else(|| format!("embeddings are in {}", listed(names())));
+            Failure::user(format!("`{named}` is no dataset with embeddings in {dir}")).hint(hint)
+        });
+    }
+    let made: Vec<&Dataset> =
+        able.iter().filter(|dataset| dataset.state().begin.kind == Embed::KIND).copied().collect();
+    match (&able[..], &made[..]) {
+        ([one], _) | (_, [one]) => Ok(*one),
+        ([], _) => {
+            Err(Failure::user(format!("{dir} holds no embeddings")).hint("an `embed` stage makes them"))
+        }
+        _ => Err(Failure::user(format!("{dir} holds several datasets with embeddings"))
+            .hint(format!("choose one with --dataset: {}", listed(names())))),
+    }
+}
+
+/// The folder of the model that made a dataset's embeddings: that of the `embed` stage whose embeddings bear the same mark.
+fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBuf, Failure> {
+    let unknown = |why: String| Failure::user(why).hint("name its folder with --model");
+    let mark = made_by(dataset)?;
+    let mut embeds = all.iter().filter(|other| other.state().begin.kind == Embed::KIND);
+    let mut found = None;
+    for other in &mut embeds {
+        if name(other) == name(dataset) || (mark.is_some() && made_by(other)? == mark) {
+            found = Some(other);
+            break;
+        }
+    }
+    let Some(embed) = found else {
+        return Err(unknown(format!("no `embed` stage here made the embeddings of `{}`", name(dataset))));
+    };
+    let option = embed.state().begin.recipe.pointer("/options/model").and_then(|model| model.as_str());
+    let model = option.ok_or_else(|| unknown(format!("the manifest of `{}` names no model", name(embed))))?;
+    if is_hub(model) {
+        return Ok(hub::open().model(model, &FOLDER_FILES)?);
+    }
+    if !model.contains('/') {
+        // A stage of the run: beside the dataset, whether that or the run was named.
+        let beside = embed.location().shown().parent().map(|run| Location::from(run.join(model).as_path()));
+        let place = if manifest::exists(&dir.join(model))? { Some(dir.join(model)) } else { beside };
+        let training = place.map(Dataset::open).transpose()?;
+        let training = training.ok_or_else(|| unknown(format!("the training `{model}` is not here")))?;
+        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+            training.artifact(file)?;
+        }
+        return Ok(training.dir());
+    }
+    let path = PathBuf::from(model);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(unknown(format!(
+        "the model `{model}` is not there as seen from here: the path is relative to the pipeline file"
+    )))
+}
+
+/// The mark of a dataset's first row.
+fn made_by(dataset: &Dataset) -> Result<Option<String>, Failure> {
+    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[MADE_BY], 1).next().transpose()? else {
+        return Ok(None);
+    };
+    let column = first.column_by_name(MADE_BY).and_then(|column| column.as_string_opt::<i32>());
+    Ok(column.filter(|column| column.is_valid(0)).map(|column| column.value(0).to_string()))
+}
+
+fn check_columns(dataset: &Dataset, columns: Option<&[String]>) -> Result<(), Failure> {
+    let schema = dataset.schema(MAIN)?;
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    for column in columns.into_iter().flatten() {
+        if schema.field_with_name(column).is_err() {
+            let hint = did_you_mean(column, names())
+                .unwrap_or_else(|| format!("the columns are {}", listed(names())));
+            return Err(Failure::user(format!("`{}` has no column `{column}`", name(dataset))).hint(hint));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! `twinlens eval` and `twinlens search` on a model of random weights: what is made once is not made again, and what is found is told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::fs;
+
+use support::{Place, stderr, stdout};
+use twinlens_gallery::catalog::Catalog;
+use twinlens_model::{
+    Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
+};
+
+/// Two classes of emoji as a set of the user's own, and a model.
+fn place() -> Place {
+    let place = Place::new();
+    let catalog = Catalog::load();
+    for (slug, count) in [("food-and-drink", 20), ("flags", 15)] {
+        let group = catalog.groups.iter().find(|group| group.slug == slug).unwrap();
+        let folder = place.path("data").join("emoji").join(slug);
+        fs::create_dir_all(&folder).unwrap();
+        for concept in group.concepts.iter().take(count) {
+            fs::write(folder.join(format!("{}.png", concept.slug)), concept.variants[0].png).unwrap();
+        }
+    }
+    fs::write(place.path("data/emoji/flags/broken.png"), b"no image").unwrap();
+    place.write(
+        "emoji.toml",
+        r#"
+name = "emoji"
+title = "Two groups of emoji"
+classes = [{ name = "flag", label = "flags" }, { name = "food or drink", label = "food-and-drink" }]
+templates = ["an emoji of a {c}."]
+licence = "CC-BY-4.0"
+source = "https://github.com/jdecked/twemoji"
+how_to_get = "it is made by a test"
+"#,
+    );
+    let model = place.path("model");
+    fs::create_dir(&model).unwrap();
+    let captions = ["a photo of a flag", "an emoji of food or drink"].map(String::from);
+    Tokenizer::train(captions.into_iter(), 300).unwrap().save(&model.join(TOKENIZER_FILE)).unwrap();
+    let vision = VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
+    let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
+    let config = ClipConfig {
+        embed: 8,
+        vision,
+        text,
+        activation: Default::default(),
+        objective: Objective::Contrastive,
+    };
+    Clip::new(config, 5).unwrap().save(&model).unwrap();
+    place
+}
+
+const EVAL: [&str; 9] =
+    ["eval", "--weights", "model", "--sets", "./emoji.toml", "--data", "data", "--dir", "out"];
+
+fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    EVAL.iter().copied().chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn new_prompts_cost_no_image_and_images_are_found() {
+    let place = place();
+    let first = place.output(&with(&["--prompts", "{}", "--prompts", "own", "--format", "csv"]));
+    assert!(first.status.success(), "{}", stderr(&first));
+    let rows: Vec<String> = stdout(&first).lines().map(String::from).collect();
+    assert_eq!(rows[0], "set,split,task,prompts,metric,value,ci_low,ci_high,chance,n");
+    let top1: Vec<&String> = rows.iter().filter(|row| row.contains(",top1,")).collect();
+    assert_eq!(top1.len(), 2, "{rows:?}");
+    assert!(top1.iter().all(|row| row.starts_with("emoji,") && row.ends_with(",0.5,35")), "{top1:?}");
+    let manifest = || fs::read(place.path("out/emoji_vectors/manifest.jsonl")).unwrap();
+    let (before, began) = (manifest(), stderr(&first));
+    assert!(began.contains("emoji_vectors") && began.contains("zero_shot"), "{began}");
+    // Other prompts, out of a file: the embeddings stay as they are, whatever has become of the images.
+    place.write("mine.txt", "a {c}\n\nthe {c}\n");
+    let second = place.output(&with(&["--prompts", "@mine.txt", "--format", "csv"]));
+    assert!(second.status.success(), "{}", stderr(&second));
+    assert_eq!(stdout(&second).lines().filter(|row| row.contains(",mine,top1,")).count(), 1);
+    assert_eq!(manifest(), before);
+    // The same again: everything is reused, and the table is the same.
+    let third = place.output(&with(&["--prompts", "@mine.txt", "--format", "csv"]));
+    assert_eq!(stdout(&third), stdout(&second));
+
+    // An image finds itself.
+    let image = "data/emoji/flags/chequered-flag.png";
+    let found = place.output(&[
+        "search",
+        "out",
+        "--image",
+        image,
+        "-k",
+        "2",
+        "--columns",
+        "place,class_name",
+        "--format",
+        "csv",
+    ]);
+    assert!(found.status.success(), "{}", stderr(&found));
+    let found: Vec<String> = stdout(&found).lines().map(String::from).collect();
+    assert_eq!((found.len(), found[0].as_str()), (3, "cosine,place,class_name"));
+    let first = found[1].split(',').collect::<Vec<_>>();
+    assert!(
+        first[0].parse::<f32>().unwrap() > 0.9999
+            && first[1].contains("chequered-flag")
+            && first[2] == "flag",
+        "{found:?}"
+    );
+    let table = place.done(&["search", "out/emoji_vectors", "a flag", "--model", "model"]);
+    assert!(table.starts_with("cosine"), "{table}");
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_do() {
+    let place = place();
+    let fails = |args: &[&str], expected: &str| {
+        let output = place.output(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
+    };
+    fails(&with(&["--prompts", "a photo"]), "neither a template nor a template set");
+    fails(&["eval", "--weights", "nowhere", "--data", "data"], "nowhere");
+    fails(&["eval", "--weights", "model", "--data", "data", "--sets", "cifar-10"], "did you mean `cifar10`?");
+    fails(
+        &["eval", "--weights", "model", "--data", "data", "--sets", "cifar10"],
+        "no evaluation set is in data",
+    );
+    place.done(&with(&["--prompts", "{}"]));
+    fails(&["search", "out", "a flag", "--dataset", "emoji_vector"], "did you mean `emoji_vectors`?");
+    fails(&["search", "out", "a flag", "--columns", "plaec"], "did you mean `place`?");
+    fails(&["search", "out", "--image", "data/emoji/flags/broken.png"], "broken.png");
+    fails(&["search", "out"], "required");
+    fails(&["search", "model", "a flag"], "is no run directory");
+    // A set beside one that is not there.
+    let sets = "./emoji.toml,cifar10";
+    let both = place.done(&[
+        "eval",
+        "--weights",
+        "model",
+        "--sets",
+        sets,
+        "--data",
+        "data",
+        "--dir",
+        "out",
+        "--prompts",
+        "{}",
+    ]);
+    assert!(both.contains("not in data: cifar10"), "{both}");
+}
+
+#[test]
+fn a_filter_may_use_the_score_of_a_model_of_the_same_run() {
+    let place = Place::new();
+    place.write("pairs.csv", "url,caption\nhttp://a.example/1.png,a flag\n");
+    let pipeline = r#"
+name = "scores"
+[stages.pairs]
+kind = "table"
+files = ["pairs.csv"]
+[stages.images]
+kind = "fetch"
+input = "pairs"
+[stages.words]
+kind = "tokenizer"
+input = "images"
+[stages.clip]
+kind = "train"
+input = "images"
+tokenizer = "words"
+model = "vit-tiny-48"
+epochs = 1
+[stages.vectors]
+kind = "embed"
+input = "images"
+model = "clip"
+captions = "caption"
+WIDTH
+[stages.good]
+kind = "filter"
+input = "vectors"
+where = "clip_score > 0.25 and char_length(url) > 3"
+[stages.alike]
+kind = "sql"
+query = "select a.uid, cosine(a.embedding, b.embedding) as alike from good a cross join good b where a.uid < b.uid"
+"#;
+    place.write("scores.toml", &pipeline.replace("WIDTH", ""));
+    place.done(&["check", "scores.toml"]);
+    place.write("scores.toml", &pipeline.replace("WIDTH", "width = 7"));
+    let wrong = place.output(&["check", "scores.toml"]);
+    assert!(stderr(&wrong).contains("the embeddings of `clip` have"), "{}", stderr(&wrong));
+}
