@@ -72,14 +72,19 @@ fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> R
     let cancel = CancellationToken::new();
     let data = Data::open(vec![input], &tokenizer, CONTEXT, BATCH, options, &work.join("work"), &cancel)?;
     let per_epoch = data.pairs() / BATCH as u64;
-    let adamw = AdamWOptions { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_grad_norm: None };
     let options = TrainOptions {
         steps: per_epoch * (ROUNDS + 1),
         batch_size: BATCH,
+        micro_batch: None,
+        ranks: 1,
         lr: 1e-3,
         warmup: 0,
-        adamw,
+        adamw: AdamWOptions::default(),
+        ema: None,
         checkpoint_every: 1,
+        keep_every: None,
+        keep_best: false,
+        evaluate_every: None,
         seed: 1,
         crop_min_area: Some(0.9),
         augment: None,

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use support::{Place, stderr, stdout};
-use twinlens_gallery::catalog::Catalog;
+use twinlens_gallery::Catalog;
 use twinlens_model::{
     Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
 };

@@ -200,13 +200,8 @@ fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
         let json: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let Some(table) = within.map_or(Some(&json), |within| json.get(within)) else { continue };
         for (key, value) in fixed {
-            match table.get(key) {
-                Some(other) if other.to_string() != *value => {
-                    return Err(wrong(format!(
-                        "`{key}` is {other}, but images are prepared with {value} alone"
-                    )));
-                }
-                _ => {}
+            if let Some(other) = table.get(key).map(Value::to_string).filter(|other| other != value) {
+                return Err(wrong(format!("`{key}` is {other}, but images are prepared with {value} alone")));
             }
         }
         for (key, to) in [(mean, &mut found.mean), (std, &mut found.std)] {

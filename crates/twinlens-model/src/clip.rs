@@ -84,8 +84,8 @@ impl Clip {
         Ok(replica)
     }
 
-    /// Whether training keeps the input alone of each transformer block, and computes the rest again on the way back:
-    /// about a tenth of the memory for activations, for a third more arithmetic. A ResNet keeps its activations.
+    /// Whether training keeps the input alone of each transformer block, and computes the rest again on the way back: one more
+    /// forward pass of each block. A ResNet keeps its activations.
     pub fn recompute(&mut self, recompute: bool) {
         (self.image_pool, self.text_pool) = (Pool::new(recompute), Pool::new(recompute));
     }

@@ -37,6 +37,11 @@ impl Clock {
         };
         now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros() as i64
     }
+
+    /// Seconds since `start`, which is in microseconds since 1970.
+    pub fn seconds_since(&self, start: i64) -> f64 {
+        (self.micros() - start) as f64 / 1e6
+    }
 }
 
 /// The surroundings of one stage in one run.

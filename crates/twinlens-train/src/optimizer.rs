@@ -457,7 +457,11 @@ mod tests {
         let store = (variables["bias"].sqr().unwrap().sum_all().unwrap()).backward().unwrap();
         let mut sum = gradients(&variables);
         sum.add(&variables, &store).unwrap();
-        sum.reduce(3, |piece| Ok(piece.iter_mut().for_each(|x| *x *= 2.0))).unwrap();
+        let double = |piece: &mut [f32]| {
+            piece.iter_mut().for_each(|x| *x *= 2.0);
+            Ok(())
+        };
+        sum.reduce(3, double).unwrap();
         let numbers =
             |g: &Gradients, name| g.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(numbers(&sum, "bias"), [2.0 * (3.0 + 2.0), 2.0 * (-6.0 - 4.0)]);

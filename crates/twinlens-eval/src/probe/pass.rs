@@ -17,7 +17,6 @@ use crate::metrics::{Metric, Tally, top_k};
 use crate::model::{input, preprocess_hash};
 use crate::prompts::{hex, list_hash};
 use crate::vectors::Made;
-use crate::zero_shot::set_pass::since;
 use crate::zero_shot::tables::{self, Measured, Prediction, Provenance};
 
 /// Does one task, and gives its split back, ready to be committed.
@@ -153,7 +152,7 @@ impl Pass<'_> {
                     }
                     Err((code, detail)) => {
                         let detail = format!("set `{set}`, {}: {detail}", places.place(row.number));
-                        refused.push(ledger::Entry { row: at as u32, code: *code, detail });
+                        refused.push(ledger::Entry { row: at as u32, code, detail });
                     }
                 }
             }
@@ -253,7 +252,7 @@ impl Pass<'_> {
             precision: made.precision.as_deref(),
             part: tables::ALL,
             n,
-            seconds: since(self.source.cx, self.start),
+            seconds: self.source.cx.clock.seconds_since(self.start),
         };
         Ok(self.split.write(MAIN, &tables::accuracy(&from, rows)?)?)
     }

@@ -18,7 +18,6 @@ use crate::ledger;
 use crate::metrics::retrieval::{Found, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
 use crate::prompts::{fill, hex, list_hash};
-use crate::zero_shot::set_pass::since;
 use crate::zero_shot::tables::{self, Measured, Provenance};
 
 /// Evaluates a set, and gives its split back, ready to be committed.
@@ -273,7 +272,7 @@ impl Pass<'_> {
                 precision: Some(self.model.clip.precision().name()),
                 part: tables::ALL,
                 n,
-                seconds: since(self.cx, start),
+                seconds: self.cx.clock.seconds_since(start),
             };
             self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
         }

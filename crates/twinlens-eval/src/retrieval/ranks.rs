@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_run_that_should_stop_stops() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = |name: &str| {
+        let file = |name: &str| {
             let mut file = VectorFile::create(&folder.path().join(name), 1).unwrap();
             file.push(&[1.0]).unwrap();
             file

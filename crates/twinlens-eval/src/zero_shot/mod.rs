@@ -10,7 +10,7 @@ mod overlap;
 mod pass;
 pub(crate) mod rows;
 mod select;
-pub(crate) mod set_pass;
+mod set_pass;
 pub(crate) mod tables;
 mod training;
 mod variant;

@@ -10,7 +10,7 @@ use twinlens_pipeline::{InputData, RunContext};
 
 use super::overlap::needs_look;
 use super::rows::{Labelled, example, uid};
-use super::set_pass::{Refused, SetPass, Waiting, since};
+use super::set_pass::{Refused, SetPass, Waiting};
 use super::{Task, ZeroShot};
 use crate::error::EvalError;
 use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
@@ -111,7 +111,7 @@ impl<'a> Pass<'a> {
             self.cx.check_cancelled()?;
             let start = self.cx.clock.micros();
             let Some(chunk) = examples.next().transpose()? else { break };
-            self.image_seconds += since(self.cx, start);
+            self.image_seconds += self.cx.clock.seconds_since(start);
             self.take(&chunk, &examples)?;
         }
         self.flush()
@@ -125,7 +125,7 @@ impl<'a> Pass<'a> {
         let wanted: Vec<bool> =
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
         let images = self.images(batch, &wanted)?;
-        self.image_seconds += since(self.cx, start);
+        self.image_seconds += self.cx.clock.seconds_since(start);
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
         for (row, image) in images.into_iter().enumerate() {
             let uid = uid(batch, row);
@@ -203,7 +203,7 @@ impl<'a> Pass<'a> {
             }
             _ => Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?,
         };
-        self.image_seconds += since(self.cx, start);
+        self.image_seconds += self.cx.clock.seconds_since(start);
         for (index, set) in self.sets.iter_mut().enumerate() {
             set.score(self.cx, &self.model.clip, index, &waiting, &embeddings)?;
         }

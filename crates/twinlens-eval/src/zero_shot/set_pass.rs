@@ -128,7 +128,7 @@ impl SetPass {
                 held_out = Some(HeldOut::new(cx, &set.name, selection.held_out));
             }
             let classifier = classifier(texts, &names, &prompts)?;
-            let seconds = since(cx, start);
+            let seconds = cx.clock.seconds_since(start);
             let same_tokens = trust::same_tokens(classes.names(), classifier.twins);
             let mut variant = Variant::new(prompts, classifier, classes.len(), labels.several(), seconds);
             variant.held_out = held_out;
@@ -253,7 +253,7 @@ impl SetPass {
             }
             let batch = tables::predictions(&self.options.name, &variant.prompts.name, &rows)?;
             self.split.write(PREDICTIONS, &batch)?;
-            variant.seconds += since(cx, start);
+            variant.seconds += cx.clock.seconds_since(start);
         }
         Ok(())
     }
@@ -385,9 +385,4 @@ fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<War
 fn warn(cx: &RunContext, set: &str, prompts: Option<&str>, warning: &Warning) {
     let prompts = prompts.map(|prompts| format!(", prompts `{prompts}`")).unwrap_or_default();
     cx.progress.note(format!("set `{set}`{prompts}: {}", warning.detail));
-}
-
-/// Seconds by the run's clock, which may stand still.
-pub fn since(cx: &RunContext, start: i64) -> f64 {
-    (cx.clock.micros() - start) as f64 / 1e6
 }

@@ -233,7 +233,7 @@ impl Prepare {
         rows.map(|row| Measured {
             set: set.options.name.value().clone(),
             prompts: variant.prompts.name.clone(),
-            metric: row.metric.name().into(),
+            metric: row.metric,
             value: row.value,
             ci_low: row.interval.low,
             ci_high: row.interval.high,

@@ -153,10 +153,12 @@ impl Place {
             kind: S::KIND.into(),
             fingerprint: "f".into(),
             fused: vec![],
+            variant: None,
             tables: schemas,
         };
         let cx = RunContext {
             stage: "stage".into(),
+            stream: "stage".into(),
             session: SessionContext::new(),
             files: Files {
                 base: self.folder.path().into(),
@@ -175,6 +177,7 @@ impl Place {
             table: MAIN.into(),
             dataset: self.open(input.name()),
             view: None,
+            variants: vec![],
         };
         let inputs: Vec<InputData> = stage.inputs().iter().map(input).collect();
         let writer = DatasetWriter::open(self.path(out), begin, ShardLimits::default()).unwrap();

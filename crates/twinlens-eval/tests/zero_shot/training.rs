@@ -17,6 +17,7 @@ async fn a_training_measures_what_the_stage_measures() {
     let progress = Progress::new("clip", Arc::new(Silent));
     let cx = RunContext {
         stage: "clip".into(),
+        stream: "clip".into(),
         session: SessionContext::new(),
         files: Files {
             base: bench.folder.path().into(),
@@ -31,7 +32,13 @@ async fn a_training_measures_what_the_stage_measures() {
         bytes_in_flight: 64 << 20,
     };
     let dataset = Dataset::of_parquet(bench.path("test.parquet")).unwrap();
-    let input = InputData { name: "./test.parquet".into(), table: MAIN.into(), dataset, view: None };
+    let input = InputData {
+        name: "./test.parquet".into(),
+        table: MAIN.into(),
+        dataset,
+        view: None,
+        variants: vec![],
+    };
     let tokenizer = bench.path("model").join(TOKENIZER_FILE);
     let mut evaluator = options.open(&cx, &[input], &tokenizer).unwrap();
     let clip = Clip::load(&bench.path("model")).unwrap();

@@ -119,7 +119,8 @@ pub fn plan(
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
     let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
     let reads = |unit: usize, node: usize| {
-        let inputs = pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes).copied().filter_map(unit_of);
+        let inputs =
+            pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes).copied().filter_map(unit_of);
         inputs.filter(move |input| *input != unit)
     };
     // All that a unit needs, in the order of the units; without its first input where it follows that.
