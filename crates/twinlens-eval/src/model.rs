@@ -108,18 +108,15 @@ pub fn preprocess_hash(preprocessing: &str) -> String {
     hex(&Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
 }
 
-/// The input of that name among those that the stage was given.
+/// The dataset that an option names, among those that the stage was given.
 pub fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputData, RunError> {
-    match inputs.iter().find(|input| input.name == wanted.name()) {
-        Some(input) if input.view.is_none() => Ok(input),
-        Some(_) => {
-            let message = format!(
-                "`{}` is computed from the run's own counts: it holds neither images nor a model",
-                wanted.name()
-            );
-            Err(RunError::user(message))
-        }
-        None => Err(RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))),
+    let found = InputData::find(inputs, wanted)?;
+    match found.view {
+        None => Ok(found),
+        Some(_) => Err(RunError::user(format!(
+            "`{}` is computed from the run's own counts: it holds neither images nor a model",
+            wanted.name()
+        ))),
     }
 }
 

@@ -2,29 +2,29 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod support;
+
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type};
 use datafusion::prelude::SessionContext;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
-use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::shard::ShardLimits;
-use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
+use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_eval::EvaluationSet;
-use twinlens_pipeline::files::Files;
-use twinlens_pipeline::run::events::{Progress, Silent};
-use twinlens_pipeline::{CheckContext, Clock, Output, RunContext, RunError, Stage, StageKind, Work};
+use twinlens_pipeline::run::execute::ledger_schema;
+use twinlens_pipeline::{CheckContext, RunError, Stage};
 use twinlens_testkit::tar::{END, member};
+
+use support::context;
 
 /// A folder with a set's declaration and, in `data/own`, its files.
 struct Place(tempfile::TempDir);
@@ -47,45 +47,9 @@ impl Place {
 
     async fn run(&self, options: &str) -> Result<Dataset, RunError> {
         let stage: EvaluationSet = toml::from_str(options).unwrap();
-        let tables = stage.tables(&CheckContext { session: SessionContext::new() }, &[]).unwrap();
-        let plain = tables.main.fields().iter().filter(|field| field.name() != "image").cloned();
-        let ledger: Vec<_> = plain.chain(contracts::rejects().fields().iter().cloned()).collect();
-        let mut all: std::collections::BTreeMap<_, _> =
-            tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)).collect();
-        all.insert(MAIN.into(), tables.main);
-        all.insert(REJECTS.into(), Arc::new(Schema::new(ledger)));
-        let begin = Begin {
-            format: 1,
-            position: 0,
-            recipe: Default::default(),
-            stage: "set".into(),
-            kind: EvaluationSet::KIND.into(),
-            fingerprint: "f".into(),
-            fused: vec![],
-            variant: None,
-            tables: all,
-        };
-        let cx = RunContext {
-            stage: "set".into(),
-            stream: "set".into(),
-            session: SessionContext::new(),
-            files: Files {
-                base: self.0.path().into(),
-                scratch: self.0.path().into(),
-                hub: Default::default(),
-            },
-            seed: 17,
-            clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
-            cancel: CancellationToken::new(),
-            progress: Progress::new("set", Arc::new(Silent)),
-            hosts: Arc::default(),
-            bytes_in_flight: 1 << 20,
-        };
-        let writer = DatasetWriter::open(self.0.path().join("out"), begin, ShardLimits::default()).unwrap();
-        let mut output = Output::new("set", writer, cx.progress.clone());
-        let Work::Job(job) = stage.work() else { panic!("a job") };
-        job.run(&cx, &[], &mut output).await?;
-        Ok(output.dataset())
+        let cx = context(self.0.path(), "set");
+        let columns = stage.tables(&CheckContext { session: SessionContext::new() }, &[]).unwrap().main;
+        support::run(&cx, "out", stage, &[], ledger_schema(&columns)).await
     }
 
     async fn own(&self) -> Dataset {

@@ -17,6 +17,7 @@ use twinlens_dataset::Dataset;
 
 use crate::error::RunError;
 use crate::files::Files;
+use crate::located::Input;
 use crate::run::events::Progress;
 
 /// The time of day, passed in so that a run can be repeated byte for byte.
@@ -122,6 +123,13 @@ pub struct InputData {
 }
 
 impl InputData {
+    /// The one among those that the stage was given that an option names.
+    pub fn find<'a>(inputs: &'a [Self], wanted: &Input) -> Result<&'a Self, RunError> {
+        inputs.iter().find(|input| input.name == wanted.name()).ok_or_else(|| {
+            RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))
+        })
+    }
+
     /// The table that the option names, as a plan.
     pub async fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
         if let Some(view) = &self.view {

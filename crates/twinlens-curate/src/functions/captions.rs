@@ -16,7 +16,15 @@ use crate::text::Normalizer;
 
 /// The functions of this module.
 pub(super) fn all() -> Vec<ScalarUDF> {
-    vec![word_count(), language(), alphanumeric_ratio(), aspect_ratio(), is_boilerplate(), contains_words()]
+    vec![
+        tokens(),
+        word_count(),
+        language(),
+        alphanumeric_ratio(),
+        aspect_ratio(),
+        is_boilerplate(),
+        contains_words(),
+    ]
 }
 
 /// A function of one text.
@@ -27,6 +35,18 @@ fn of_text(
 ) -> ScalarUDF {
     let signature = Signature::string(1, Volatility::Immutable);
     function(name, signature, returns, move |columns| Ok(body(&strings(&columns[0])?)))
+}
+
+/// `tokens(text)`: a text as the matcher sees it, small letters, each word and each punctuation mark set off by one space.
+fn tokens() -> ScalarUDF {
+    of_text("tokens", DataType::Utf8, |texts| {
+        let mut tokens = String::new();
+        let mut of = |text: &str| {
+            Normalizer::default().tokens_into(text, &mut tokens);
+            tokens.trim().to_owned()
+        };
+        Arc::new(texts.iter().map(|text| text.map(&mut of)).collect::<StringArray>())
+    })
 }
 
 /// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not count, and in scripts

@@ -152,6 +152,7 @@ mod tests {
             ("language('ภาพแมว')", "th"),
             ("language('柴犬の写真です')", "ja"),
             ("language('12 - 34')", ""),
+            ("tokens(' The “St.  Louis” Arch')", "the \" st . louis \" arch"),
             ("alphanumeric_ratio('ab - 1')", "0.75"),
             ("alphanumeric_ratio(' ')", ""),
             ("aspect_ratio(100, 300)", "3"),

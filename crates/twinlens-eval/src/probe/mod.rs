@@ -23,7 +23,7 @@ use twinlens_pipeline::{
 };
 
 use crate::metrics::Metric;
-use crate::set::{Labels, SetOptions};
+use crate::set::{Labels, SetOptions, name_faults};
 use crate::vectors::{EMBEDDING, has_embeddings};
 
 /// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the contract `accuracy`; their column
@@ -217,16 +217,9 @@ impl Stage for Probe {
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.number_faults();
-        if self.sets.is_empty() {
-            faults.push(Fault::at(self.sets.span(), "there is no set").label("at least one set"));
-        }
-        let mut names = BTreeSet::new();
-        for set in self.sets.iter() {
-            if !names.insert(set.name.value()) {
-                faults.push(Fault::at(set.name.span(), format!("there are two sets `{}`", set.name.value())));
-            }
-            faults.extend(Self::set_faults(set, inputs));
-        }
+        let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
+        faults.extend(name_faults(self.sets.span(), names));
+        faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
         if !faults.is_empty() {
             return Err(faults);
         }

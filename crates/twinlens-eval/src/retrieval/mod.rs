@@ -25,6 +25,7 @@ use twinlens_pipeline::{
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
 use crate::prompts::check_templates;
+use crate::set::name_faults;
 
 /// Finds images by captions, and captions by images. Recall@k of captions that find their image is `image_retrieval_recall@k`; that
 /// of images that find at least one of their captions is `text_retrieval_recall@k`, as in CLIP_benchmark. Intervals come of a
@@ -143,16 +144,9 @@ impl Stage for Retrieval {
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = model::faults(&self.model, inputs);
-        if self.sets.is_empty() {
-            faults.push(Fault::at(self.sets.span(), "there is no set").label("at least one set"));
-        }
-        let mut names = BTreeSet::new();
-        for set in self.sets.iter() {
-            if !names.insert(set.name.value()) {
-                faults.push(Fault::at(set.name.span(), format!("there are two sets `{}`", set.name.value())));
-            }
-            faults.extend(Self::set_faults(set, inputs));
-        }
+        let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
+        faults.extend(name_faults(self.sets.span(), names));
+        faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
         if let Err(why) = check_templates(std::slice::from_ref(&self.template)) {
             faults.push(Fault::at(self.template.span(), why));
         }

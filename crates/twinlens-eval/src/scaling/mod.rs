@@ -177,15 +177,9 @@ impl Whole for Scaling {
         cx: &RunContext,
         inputs: &[InputData],
     ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let input = |wanted: &Input| {
-            let found = inputs.iter().find(|input| input.name == wanted.name());
-            found.ok_or_else(|| {
-                RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))
-            })
-        };
         let mut models = Vec::new();
         for model in self.models.iter() {
-            for dataset in input(model)?.datasets() {
+            for dataset in InputData::find(inputs, model)?.datasets() {
                 models.push(self.sized(cx, dataset).await?);
             }
         }
@@ -196,7 +190,7 @@ impl Whole for Scaling {
         }
         let mut measured = Vec::new();
         for table in self.accuracy.iter() {
-            measured.extend(accuracies(cx, input(table)?).await?);
+            measured.extend(accuracies(cx, InputData::find(inputs, table)?).await?);
         }
         measured.retain(|row| models.iter().any(|model| model.name == row.model));
         if measured.is_empty() {

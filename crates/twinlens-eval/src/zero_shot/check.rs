@@ -7,7 +7,7 @@ use twinlens_pipeline::{Fault, InputTables, Located};
 use super::ZeroShot;
 use crate::images::ImageSource;
 use crate::prompts::check_templates;
-use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetEntry, SetOptions};
+use crate::set::{ClassFault, ClassOptions, Classes, Labels, SetEntry, SetOptions, name_faults};
 use crate::sets::unknown;
 
 /// All faults at once.
@@ -23,20 +23,12 @@ pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
         faults.push(Fault::at(limits.span(), error.to_string()));
     }
     faults.extend(prompts(stage));
-    if stage.sets.is_empty() {
-        faults.push(Fault::at(stage.sets.span(), "there is no evaluation set").label("at least one set"));
-    }
-    let mut names = BTreeSet::new();
+    let named = stage.sets.iter().map(|entry| match entry.value() {
+        SetEntry::Described(set) => (set.name.as_str(), set.name.span()),
+        SetEntry::Declared(name) => (name.as_str(), entry.span()),
+    });
+    faults.extend(name_faults(stage.sets.span(), named));
     for entry in stage.sets.iter() {
-        let (name, place) = match entry.value() {
-            SetEntry::Described(set) => (set.name.value(), set.name.span()),
-            SetEntry::Declared(name) => (name, entry.span()),
-        };
-        if name.trim().is_empty() {
-            faults.push(Fault::at(place, "the evaluation set has an empty name"));
-        } else if !names.insert(name) {
-            faults.push(Fault::at(place, format!("there are two evaluation sets `{name}`")));
-        }
         match entry.value() {
             SetEntry::Described(set) => faults.extend(self::set(set, inputs)),
             SetEntry::Declared(name) => faults.extend(declared(stage, name, entry)),

@@ -45,7 +45,7 @@ async fn vectors_are_those_of_one_image_at_a_time() {
     let scores = rows.column_by_name("clip_score").unwrap().as_primitive::<Float32Type>();
     let captions = rows.column_by_name("caption").unwrap().as_string::<i32>();
     for row in 0..50 {
-        let (own, expected) = (image.get(row).unwrap(), image_vector(&clip, &png(row)));
+        let (own, expected) = (image.get(row).unwrap(), image_vector(&clip, &png(row as u32)));
         assert!(own.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "row {row}");
         assert!((own.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
         if captions.is_null(row) {
@@ -68,13 +68,10 @@ async fn an_interrupted_run_goes_on_to_the_same_bytes_whatever_the_memory() {
     let place = Place::new();
     let whole = place.done::<Embed>("whole", OPTIONS).await.unwrap();
     assert_eq!(whole.state().commits.len(), 3);
-    let cancel = CancellationToken::new();
-    let stopped = place
-        .run::<Embed>("parts", OPTIONS, 64 << 20, Arc::new(StopAfterCommit(cancel.clone())), cancel)
-        .await;
+    let stopped = place.run::<Embed>(&interrupted(place.cx()), "parts", OPTIONS).await;
     assert!(matches!(stopped, Err(RunError::Interrupted)), "{stopped:?}");
-    let parts =
-        place.run::<Embed>("parts", OPTIONS, 3000, Arc::new(Silent), CancellationToken::new()).await.unwrap();
+    let little = RunContext { bytes_in_flight: 3000, ..place.cx() };
+    let parts = place.run::<Embed>(&little, "parts", OPTIONS).await.unwrap();
     assert_eq!(content(&parts), content(&whole));
 }
 
@@ -136,7 +133,7 @@ async fn a_set_has_the_same_hash_on_images_and_embeddings() {
 async fn vectors_of_another_model_are_refused() {
     let place = Place::new();
     place.done::<Embed>("vectors", OPTIONS).await.unwrap();
-    place.save_model("model", 6);
+    save_model(&place.path("model"), 6);
     let refused = said(place.done::<ZeroShot>("stored", &SETS.replace("INPUT", "vectors")).await);
     assert!(refused.contains("were made by another model") && refused.contains("`embed` stage"), "{refused}");
 }

@@ -6,60 +6,29 @@
 mod embed;
 mod probe;
 mod retrieval;
+#[path = "../support/mod.rs"]
+mod support;
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Schema};
 use candle_core::{Device, Tensor};
 use datafusion::prelude::SessionContext;
-use parquet::arrow::ArrowWriter;
-use tokio_util::sync::CancellationToken;
-use twinlens_dataset::shard::ShardLimits;
-use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
+use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Limits, Preprocess};
-use twinlens_model::{
-    Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
-};
-use twinlens_pipeline::files::Files;
-use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
+use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::run::execute::ledger_schema;
-use twinlens_pipeline::{
-    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
-};
+use twinlens_pipeline::{CheckContext, InputTables, RunContext, RunError, StageKind};
 
-/// Numbers of an embedding.
-const WIDTH: usize = 12;
+use support::{WIDTH, content, context, floats, images, interrupted, png, save_model, write_parquet};
+
 const CLASSES: [&str; 4] = ["apple", "boat", "cloud", "drum"];
 
 /// A folder with a model of random weights, in which stages are run.
 struct Place {
     folder: tempfile::TempDir,
-}
-
-fn png(seed: usize) -> Vec<u8> {
-    let seed = seed as u32;
-    let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
-        let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
-        image::Rgb([noise as u8, (seed * 3) as u8, (x * 9 + seed) as u8])
-    });
-    let mut bytes = Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-/// A column in the Hugging Face layout.
-fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
-    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
-    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
-    Arc::new(StructArray::from(vec![
-        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
-        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
-    ]))
 }
 
 fn texts(texts: Vec<Option<String>>) -> ArrayRef {
@@ -81,13 +50,6 @@ fn examples() -> RecordBatch {
     .unwrap()
 }
 
-fn write_parquet(path: &Path, batch: &RecordBatch) {
-    let mut writer =
-        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-}
-
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -96,19 +58,9 @@ impl Place {
         let captions = CLASSES.iter().map(|class| format!("a photo of a {class}, number 1234567890."));
         Tokenizer::train(captions, 300).unwrap().save(&model.join(TOKENIZER_FILE)).unwrap();
         let place = Self { folder };
-        place.save_model("model", 5);
+        save_model(&model, 5);
         write_parquet(&place.path("test.parquet"), &examples());
         place
-    }
-
-    /// A model of random weights.
-    fn save_model(&self, name: &str, seed: u64) {
-        let vision =
-            VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
-        let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
-        let (activation, objective) = (Default::default(), Objective::Contrastive);
-        let config = ClipConfig { embed: WIDTH, vision, text, activation, objective };
-        Clip::new(config, seed).unwrap().save(&self.path(name)).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -129,66 +81,24 @@ impl Place {
         stage.inputs().into_iter().map(known).collect()
     }
 
+    fn cx(&self) -> RunContext {
+        context(self.folder.path(), "stage")
+    }
+
     /// Runs a stage into the dataset `out`, as a run would; what is committed there already stays.
     async fn run<S: StageKind>(
         &self,
+        cx: &RunContext,
         out: &str,
         options: &str,
-        bytes_in_flight: usize,
-        observer: Arc<dyn Observer>,
-        cancel: CancellationToken,
     ) -> Result<Dataset, RunError> {
         let stage: S = toml::from_str(options).unwrap();
-        let check = CheckContext { session: SessionContext::new() };
-        let tables = stage.tables(&check, &self.known(&stage)).unwrap();
-        let ledger = ledger_schema(&contracts::pair_texts());
-        let mut schemas: BTreeMap<String, SchemaRef> =
-            [(MAIN.to_string(), tables.main), (REJECTS.into(), ledger)].into();
-        schemas.extend(tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)));
-        let begin = Begin {
-            format: 1,
-            position: 0,
-            recipe: Default::default(),
-            stage: out.into(),
-            kind: S::KIND.into(),
-            fingerprint: "f".into(),
-            fused: vec![],
-            variant: None,
-            tables: schemas,
-        };
-        let cx = RunContext {
-            stage: "stage".into(),
-            stream: "stage".into(),
-            session: SessionContext::new(),
-            files: Files {
-                base: self.folder.path().into(),
-                scratch: self.folder.path().into(),
-                hub: Default::default(),
-            },
-            seed: 17,
-            clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
-            cancel,
-            progress: Progress::new("stage", observer),
-            hosts: Arc::default(),
-            bytes_in_flight,
-        };
-        let input = |input: &twinlens_pipeline::Input| InputData {
-            name: input.name().into(),
-            table: MAIN.into(),
-            dataset: self.open(input.name()),
-            view: None,
-            variants: vec![],
-        };
-        let inputs: Vec<InputData> = stage.inputs().iter().map(input).collect();
-        let writer = DatasetWriter::open(self.path(out), begin, ShardLimits::default()).unwrap();
-        let mut output = Output::new(out, writer, cx.progress.clone());
-        let Work::Job(job) = stage.work() else { panic!("a job") };
-        job.run(&cx, &inputs, &mut output).await?;
-        Ok(output.dataset())
+        let known = self.known(&stage);
+        support::run(cx, out, stage, &known, ledger_schema(&contracts::pair_texts())).await
     }
 
     async fn done<S: StageKind>(&self, out: &str, options: &str) -> Result<Dataset, RunError> {
-        self.run::<S>(out, options, 64 << 20, Arc::new(Silent), CancellationToken::new()).await
+        self.run::<S>(&self.cx(), out, options).await
     }
 
     fn clip(&self) -> (Clip, Tokenizer) {
@@ -211,28 +121,12 @@ fn text_vector(clip: &Clip, tokenizer: &Tokenizer, text: &str) -> Vec<f32> {
 }
 
 async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {
-    let session = SessionContext::new();
-    for table in dataset.tables() {
-        let provider = dataset.provider(&session, table).unwrap();
-        session.register_table(table, provider).unwrap();
-    }
-    let frame = session.sql(query).await.unwrap();
-    let schema = frame.schema().inner().clone();
-    arrow::compute::concat_batches(&schema, &frame.collect().await.unwrap()).unwrap()
-}
-
-fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
-    let column = arrow::compute::cast(batch.column(column), &DataType::Float64).unwrap();
-    column.as_primitive::<Float64Type>().iter().map(|value| value.unwrap_or(f64::NAN)).collect()
+    support::sql(dataset, MAIN, query).await
 }
 
 fn strings(batch: &RecordBatch, column: usize) -> Vec<String> {
     let column = arrow::compute::cast(batch.column(column), &DataType::Utf8).unwrap();
     column.as_string::<i32>().iter().map(|value| value.unwrap_or("null").to_string()).collect()
-}
-
-fn content(dataset: &Dataset) -> Vec<(String, String)> {
-    dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
 }
 
 /// What an error says, with its hint.
@@ -255,15 +149,4 @@ fn faults<S: StageKind>(options: &str, schema: Option<Schema>) -> Vec<String> {
         .into_iter()
         .map(|fault| format!("{} / {} / {}", fault.message, fault.label, fault.hint.unwrap_or_default()))
         .collect()
-}
-
-/// Asks the run to stop as soon as a split is committed.
-struct StopAfterCommit(CancellationToken);
-
-impl Observer for StopAfterCommit {
-    fn event(&self, event: &Event) {
-        if matches!(event, Event::SplitCommitted { .. }) {
-            self.0.cancel();
-        }
-    }
 }

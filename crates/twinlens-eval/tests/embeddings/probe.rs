@@ -68,10 +68,7 @@ async fn an_interrupted_probe_goes_on_to_the_same_bytes() {
     let place = place(0.9);
     let options = format!("{OPTIONS}tasks = [\"few-shot\", \"linear-probe\"]\nshots = [1, 3]");
     let whole = place.done::<Probe>("whole", &options).await.unwrap();
-    let cancel = CancellationToken::new();
-    let stopped = place
-        .run::<Probe>("parts", &options, 64 << 20, Arc::new(StopAfterCommit(cancel.clone())), cancel)
-        .await;
+    let stopped = place.run::<Probe>(&interrupted(place.cx()), "parts", &options).await;
     assert!(matches!(stopped, Err(RunError::Interrupted)), "{stopped:?}");
     let parts = place.done::<Probe>("parts", &options).await.unwrap();
     assert_eq!(content(&parts), content(&whole));

@@ -7,7 +7,7 @@ use super::*;
 /// 30 images with two captions each, of which number 3 comes again in a row of its own with a third; number 4 has none; a
 /// damaged one.
 fn captioned() -> RecordBatch {
-    let order: Vec<usize> = (0..30).chain([3]).collect();
+    let order: Vec<u32> = (0..30).chain([3]).collect();
     let mut bytes: Vec<Option<Vec<u8>>> = order.iter().map(|seed| Some(png(*seed))).collect();
     bytes.push(Some(png(99)[..60].to_vec()));
     let mut captions = ListBuilder::new(StringBuilder::new());

@@ -5,35 +5,26 @@
 mod declared;
 mod parts;
 mod prompts;
+#[path = "../support/mod.rs"]
+mod support;
 mod training;
 mod trust;
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, UInt32Array,
-};
-use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef};
 use candle_core::{Device, Tensor};
 use datafusion::prelude::SessionContext;
-use parquet::arrow::ArrowWriter;
-use tokio_util::sync::CancellationToken;
-use twinlens_dataset::shard::ShardLimits;
-use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS, contracts};
+use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::ZeroShot;
 use twinlens_image::{Limits, Preprocess};
-use twinlens_model::{
-    Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
-};
-use twinlens_pipeline::files::Files;
-use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
-use twinlens_pipeline::{
-    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, Stage, StageKind, Work,
-};
+use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
+use twinlens_pipeline::run::execute::ledger_schema;
+use twinlens_pipeline::{CheckContext, InputTables, RunContext, RunError, Stage, StageKind};
+
+use support::{content, context, floats, images, input, interrupted, png, save_model, write_parquet};
 
 const CLASSES: [&str; 7] = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"];
 const IMAGES: usize = 70;
@@ -42,16 +33,6 @@ const IMAGES: usize = 70;
 /// label, one without an image.
 struct Bench {
     folder: tempfile::TempDir,
-}
-
-fn png(seed: u32) -> Vec<u8> {
-    let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
-        let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
-        image::Rgb([noise as u8, (seed * 3) as u8, (x * 9 + seed) as u8])
-    });
-    let mut bytes = Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
 }
 
 fn examples() -> RecordBatch {
@@ -72,23 +53,6 @@ fn examples() -> RecordBatch {
     .unwrap()
 }
 
-/// A column in the Hugging Face layout.
-fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
-    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
-    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
-    Arc::new(StructArray::from(vec![
-        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
-        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
-    ]))
-}
-
-fn write_parquet(path: &Path, batch: &RecordBatch) {
-    let mut writer =
-        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-}
-
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -98,95 +62,28 @@ impl Bench {
         let tokenizer = Tokenizer::train(captions, 300).unwrap();
         tokenizer.save(&model.join(TOKENIZER_FILE)).unwrap();
         let bench = Self { folder };
-        bench.save_model(5);
+        save_model(&model, 5);
         write_parquet(&bench.path("test.parquet"), &examples());
         bench
-    }
-
-    /// A model of random weights.
-    fn save_model(&self, seed: u64) {
-        let vision =
-            VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
-        let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
-        let (activation, objective) = (Default::default(), Objective::Contrastive);
-        let config = ClipConfig { embed: 12, vision, text, activation, objective };
-        Clip::new(config, seed).unwrap().save(&self.path("model")).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    fn cx(&self) -> RunContext {
+        context(self.folder.path(), "zero_shot")
+    }
+
     /// Runs the stage into the dataset `out`, as a run would; what is committed there already stays.
-    async fn run(
-        &self,
-        out: &str,
-        options: &str,
-        batch_bytes: usize,
-        observer: Arc<dyn Observer>,
-        cancel: CancellationToken,
-    ) -> Result<Dataset, RunError> {
+    async fn run(&self, cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
         let stage: ZeroShot = toml::from_str(options).unwrap();
-        let check = CheckContext { session: SessionContext::new() };
-        let tables = stage.tables(&check, &known(&stage, None)).unwrap();
-        let ledger: Vec<Field> = examples()
-            .schema()
-            .fields()
-            .iter()
-            .filter(|field| field.name() != "image")
-            .chain(contracts::rejects().fields())
-            .map(|field| field.as_ref().clone())
-            .collect();
-        let mut schemas: BTreeMap<String, SchemaRef> =
-            [(MAIN.to_string(), tables.main), (REJECTS.into(), Arc::new(Schema::new(ledger)))].into();
-        schemas.extend(tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)));
-        let begin = Begin {
-            format: 1,
-            position: 0,
-            recipe: Default::default(),
-            stage: "zero_shot".into(),
-            kind: ZeroShot::KIND.into(),
-            fingerprint: "f".into(),
-            fused: vec![],
-            variant: None,
-            tables: schemas,
-        };
-        let cx = RunContext {
-            stage: "zero_shot".into(),
-            stream: "zero_shot".into(),
-            session: SessionContext::new(),
-            files: Files {
-                base: self.folder.path().into(),
-                scratch: self.folder.path().into(),
-                hub: Default::default(),
-            },
-            seed: 17,
-            clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
-            cancel,
-            progress: Progress::new("zero_shot", observer),
-            hosts: Arc::default(),
-            bytes_in_flight: batch_bytes,
-        };
-        let inputs: Vec<InputData> = stage
-            .inputs()
-            .iter()
-            .map(|input| InputData {
-                name: input.name().into(),
-                table: MAIN.into(),
-                dataset: Dataset::of_parquet(cx.path(input.name())).unwrap(),
-                view: None,
-                variants: vec![],
-            })
-            .collect();
-        let writer = DatasetWriter::open(self.path(out), begin, ShardLimits::default()).unwrap();
-        let mut output = Output::new("zero_shot", writer, cx.progress.clone());
-        let Work::Job(job) = stage.work() else { panic!("zero-shot is a job") };
-        job.run(&cx, &inputs, &mut output).await?;
-        Ok(output.dataset())
+        let known = known(&stage, None);
+        support::run(cx, out, stage, &known, ledger_schema(&examples().schema())).await
     }
 
     async fn evaluate(&self, out: &str, options: &str) -> Result<Dataset, RunError> {
-        self.run(out, options, 64 << 20, Arc::new(Silent), CancellationToken::new()).await
+        self.run(&self.cx(), out, options).await
     }
 }
 
@@ -205,22 +102,7 @@ fn known(stage: &ZeroShot, schema: Option<&SchemaRef>) -> Vec<InputTables> {
 }
 
 async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {
-    let session = SessionContext::new();
-    for table in dataset.tables() {
-        session
-            .register_table(
-                if table == MAIN { "accuracy" } else { table },
-                dataset.provider(&session, table).unwrap(),
-            )
-            .unwrap();
-    }
-    let frame = session.sql(query).await.unwrap();
-    let schema = frame.schema().inner().clone();
-    arrow::compute::concat_batches(&schema, &frame.collect().await.unwrap()).unwrap()
-}
-
-fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
-    batch.column(column).as_primitive::<Float64Type>().values().to_vec()
+    support::sql(dataset, "accuracy", query).await
 }
 
 const TWO_SETS: &str = r#"
@@ -378,21 +260,6 @@ async fn predictions_are_those_of_one_image_and_one_prompt_at_a_time() {
     }
 }
 
-fn content(dataset: &Dataset) -> Vec<(String, String)> {
-    dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
-}
-
-/// Asks the run to stop as soon as a split is committed.
-struct StopAfterCommit(CancellationToken);
-
-impl Observer for StopAfterCommit {
-    fn event(&self, event: &Event) {
-        if matches!(event, Event::SplitCommitted { .. }) {
-            self.0.cancel();
-        }
-    }
-}
-
 #[tokio::test]
 async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes() {
     let bench = Bench::new();
@@ -402,15 +269,14 @@ async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes()
     let options =
         TWO_SETS.replacen("\"some\", input = \"./test.parquet\"", "\"some\", input = \"./other.parquet\"", 1);
     let whole = bench.evaluate("whole", &options).await.unwrap();
-    let cancel = CancellationToken::new();
-    let stopped =
-        bench.run("parts", &options, 64 << 20, Arc::new(StopAfterCommit(cancel.clone())), cancel).await;
+    let stopped = bench.run(&interrupted(bench.cx()), "parts", &options).await;
     assert!(matches!(stopped, Err(RunError::Interrupted)), "{stopped:?}");
     let parts = bench.evaluate("parts", &options).await.unwrap();
     assert_eq!(content(&parts), content(&whole));
     assert_eq!(whole.state().commits.len(), 2);
     // Little memory means smaller chunks of rows, and the same batches for the model.
-    let small = bench.run("small", &options, 2000, Arc::new(Silent), CancellationToken::new()).await.unwrap();
+    let little = RunContext { bytes_in_flight: 2000, ..bench.cx() };
+    let small = bench.run(&little, "small", &options).await.unwrap();
     assert_eq!(small.rows("predictions"), whole.rows("predictions"));
     let cheap: Vec<_> = content(&small).into_iter().filter(|(path, _)| !path.contains("rejects")).collect();
     assert_eq!(

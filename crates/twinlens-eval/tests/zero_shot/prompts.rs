@@ -104,7 +104,7 @@ async fn text_embeddings_are_kept_and_damaged_ones_computed_again() {
     assert_eq!(content(&bench.evaluate("third", OPTIONS).await.unwrap()), content(&first));
     assert_eq!(kept.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), bytes);
     // Another model has others.
-    bench.save_model(6);
+    save_model(&bench.path("model"), 6);
     bench.evaluate("other", OPTIONS).await.unwrap();
     assert_eq!(files().len(), 4);
 }

@@ -14,31 +14,8 @@ async fn a_training_measures_what_the_stage_measures() {
     let options: InTraining = toml::from_str(&options).unwrap();
     assert_eq!((options.every(), options.inputs().len()), (5, 1));
     assert!(options.faults(&[]).is_empty());
-    let progress = Progress::new("clip", Arc::new(Silent));
-    let cx = RunContext {
-        stage: "clip".into(),
-        stream: "clip".into(),
-        session: SessionContext::new(),
-        files: Files {
-            base: bench.folder.path().into(),
-            scratch: bench.folder.path().into(),
-            hub: Default::default(),
-        },
-        seed: 17,
-        clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
-        cancel: CancellationToken::new(),
-        progress,
-        hosts: Arc::default(),
-        bytes_in_flight: 64 << 20,
-    };
-    let dataset = Dataset::of_parquet(bench.path("test.parquet")).unwrap();
-    let input = InputData {
-        name: "./test.parquet".into(),
-        table: MAIN.into(),
-        dataset,
-        view: None,
-        variants: vec![],
-    };
+    let cx = bench.cx();
+    let input = input(&cx, "./test.parquet");
     let tokenizer = bench.path("model").join(TOKENIZER_FILE);
     let mut evaluator = options.open(&cx, &[input], &tokenizer).unwrap();
     let clip = Clip::load(&bench.path("model")).unwrap();

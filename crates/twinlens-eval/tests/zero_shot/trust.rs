@@ -1,5 +1,8 @@
 //! What the stage says of numbers that are not to be trusted.
 
+use std::io::Cursor;
+use std::path::Path;
+
 use super::*;
 
 /// Pictures that even a random model tells apart: dark ones, and bright ones.
@@ -45,7 +48,7 @@ async fn a_class_list_permuted_on_purpose_is_reported_as_permuted() {
     write_set(&path, &(0..80).map(|seed| (seed, 0)).collect::<Vec<_>>());
     let mut found = None;
     for seed in 0..40 {
-        bench.save_model(seed);
+        save_model(&bench.path("model"), seed);
         let dataset = bench.evaluate(&format!("answers {seed}"), &options(&CLASSES, "{}")).await.unwrap();
         let answers = sql(&dataset, "select predicted from predictions order by cast(example as int)").await;
         let answers = answers.column(0).as_primitive::<Int32Type>().values().to_vec();

@@ -1,15 +1,15 @@
 //! Views that lead from a class to the queries that name it, the training pairs that matched them, and the pages of these.
 //!
-//! A query names a class when it is a run of up to five words of the class's name, small letters and punctuation aside: of "red apple"
-//! these are "red", "apple" and, as the whole name, "red apple".
+//! A query names a class when the matcher would find it in the class's name: of "red apple" these are "red", "apple" and, as the whole name,
+//! "red apple".
 
 use std::collections::BTreeSet;
 
 use super::evaluation::union;
 use super::run::{Run, Table, literal};
 
-/// The words of a query at most.
-const LONGEST: usize = 5;
+/// Words and punctuation marks of the longest query that is looked for. A phrase of the paper's list has two words; a title rarely has more.
+const LONGEST: usize = 8;
 
 /// Classes with the evaluation that they are of, and which pairs its model was trained on.
 fn classes(run: &Run<'_>) -> Option<String> {
@@ -41,11 +41,9 @@ fn class_queries(run: &Run<'_>) -> Option<String> {
         "with classes as (
 {classes}
 ), queries as (
-    select distinct query_id, query from ({texts})
+    select distinct query_id, query, tokens(query) as phrase from ({texts})
 ), names as (
-    select distinct class_name,
-        string_to_array(trim(lower(regexp_replace(class_name, '[^\\p{{L}}\\p{{N}}]+', ' ', 'g'))), ' ') as words
-    from classes
+    select distinct class_name, string_to_array(tokens(class_name), ' ') as words from classes
 ), starts as (
     select class_name, words, unnest(range(1, cast(array_length(words) as bigint) + 1)) as first from names
 ), runs as (
@@ -57,7 +55,7 @@ fn class_queries(run: &Run<'_>) -> Option<String> {
         bool_or(first = 1 and last = cast(array_length(words) as bigint)) as whole_name
     from runs group by class_name, array_to_string(array_slice(words, first, last), ' ')
 ), class_queries as (
-    select class_name, query_id, query, whole_name from phrases join queries on phrase = query
+    select class_name, query_id, query, whole_name from phrases join queries using (phrase)
 )",
         classes = classes(run)?,
         texts = run.query_texts()?,

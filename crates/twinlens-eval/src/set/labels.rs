@@ -1,0 +1,264 @@
+//! The columns of a set's table: labels, as class names or as integers that name them, and images.
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::error::ArrowError;
+use twinlens_pipeline::suggest::{did_you_mean, listed};
+
+use super::ClassFault;
+
+/// Reads the label column of a table: strings as they are, integers through the names of the classes.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    column: String,
+    class_names: Option<Vec<String>>,
+    several: bool,
+}
+
+impl Labels {
+    /// A reader for a table of `schema`. `class_names` are those of the pipeline file; integer labels without any
+    /// take the ones that Hugging Face's `datasets` keeps in the schema.
+    ///
+    /// # Errors
+    /// The column is missing, is neither string nor integer, or is of integers that nothing names.
+    pub fn new(schema: &Schema, column: &str, class_names: Option<&[String]>) -> Result<Self, ClassFault> {
+        let LabelKind { integer, several } = check_label(schema, column)?;
+        if !integer {
+            return match class_names {
+                None => Ok(Self { column: column.into(), class_names: None, several }),
+                Some(_) => Err(ClassFault {
+                    why: format!(
+                        "`class_names` name integer labels, but the column `{column}` holds strings"
+                    ),
+                    hint: Some("leave `class_names` out, or rename classes with `names`".into()),
+                }),
+            };
+        }
+        match class_names.map(<[String]>::to_vec).or_else(|| hub_class_names(schema, column)) {
+            Some(names) => Ok(Self { column: column.into(), class_names: Some(names), several }),
+            None => Err(ClassFault {
+                why: format!(
+                    "the labels in the column `{column}` are integers, and nothing says which classes they mean"
+                ),
+                hint: Some("give `class_names = [\"name of label 0\", \"name of label 1\", ...]`".into()),
+            }),
+        }
+    }
+
+    /// The class names of integer labels, by label.
+    pub fn class_names(&self) -> Option<&[String]> {
+        self.class_names.as_deref()
+    }
+
+    /// Whether an example may have several classes.
+    pub fn several(&self) -> bool {
+        self.several
+    }
+
+    /// The label of each row of a column that [`Labels::new`] accepted; of lists, that of each of their items.
+    pub fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
+        let items = match column.data_type() {
+            DataType::List(_) => Some(column.as_list::<i32>().values()),
+            DataType::LargeList(_) => Some(column.as_list::<i64>().values()),
+            _ => None,
+        };
+        let column = items.unwrap_or(column);
+        Ok(match &self.class_names {
+            None => LabelColumn::Names(cast(column, &DataType::Utf8)?.as_string::<i32>().clone()),
+            Some(names) => LabelColumn::Numbers(
+                cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone(),
+                names,
+            ),
+        })
+    }
+
+    /// The column's name.
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+}
+
+/// The labels of some rows.
+#[derive(Debug)]
+pub enum LabelColumn<'a> {
+    /// Class names.
+    Names(StringArray),
+    /// Integers, and the names that they mean.
+    Numbers(Int64Array, &'a [String]),
+}
+
+impl LabelColumn<'_> {
+    /// The class name of a row, or what is there in its place: `Ok(None)` for null.
+    ///
+    /// # Errors
+    /// An integer outside the class names, as text.
+    pub fn get(&self, row: usize) -> Result<Option<&str>, String> {
+        match self {
+            Self::Names(names) => Ok(names.is_valid(row).then(|| names.value(row))),
+            Self::Numbers(numbers, _) if numbers.is_null(row) => Ok(None),
+            Self::Numbers(numbers, names) => {
+                let name = usize::try_from(numbers.value(row)).ok().and_then(|label| names.get(label));
+                name.map(|name| Some(name.as_str())).ok_or_else(|| {
+                    format!("label {} is outside the {} class names", numbers.value(row), names.len())
+                })
+            }
+        }
+    }
+}
+
+/// The items of a row of a list column, as a range of those that [`Labels::read`] reads; `None` for null.
+pub fn items_of(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
+    if column.is_null(row) {
+        return None;
+    }
+    Some(match column.data_type() {
+        DataType::List(_) => {
+            let offsets = column.as_list::<i32>().value_offsets();
+            offsets[row] as usize..offsets[row + 1] as usize
+        }
+        DataType::LargeList(_) => {
+            let offsets = column.as_list::<i64>().value_offsets();
+            offsets[row] as usize..offsets[row + 1] as usize
+        }
+        _ => row..row + 1,
+    })
+}
+
+/// What a label column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelKind {
+    /// Integers, not names.
+    pub integer: bool,
+    /// A list of them.
+    pub several: bool,
+}
+
+/// Checks that a table has a label column; says what it holds.
+///
+/// # Errors
+/// It is missing (did you mean ...?), or neither string nor integer, nor a list of one of them.
+pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, ClassFault> {
+    let field = find(schema, column)?;
+    let (kind, several) = match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) => (item.data_type(), true),
+        kind => (kind, false),
+    };
+    let kind = match kind {
+        DataType::Dictionary(_, values) => values.as_ref(),
+        kind => kind,
+    };
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            Ok(LabelKind { integer: false, several })
+        }
+        kind if kind.is_integer() => Ok(LabelKind { integer: true, several }),
+        kind => Err(ClassFault {
+            why: format!("the label column `{column}` holds {kind}, not strings or integers"),
+            hint: Some("a label is the name of a class, or an integer that `class_names` names".into()),
+        }),
+    }
+}
+
+/// Checks that a table has an image column in the Hugging Face layout.
+///
+/// # Errors
+/// It is missing (did you mean ...?), or no struct of bytes and path.
+pub fn check_image(schema: &Schema, column: &str) -> Result<(), ClassFault> {
+    let field = find(schema, column)?;
+    let has_bytes = match field.data_type() {
+        DataType::Struct(parts) => parts.iter().any(|part| {
+            let kind = part.data_type();
+            part.name() == "bytes"
+                && matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+        }),
+        _ => false,
+    };
+    if has_bytes {
+        return Ok(());
+    }
+    Err(ClassFault {
+        why: format!(
+            "the image column `{column}` holds {}, not struct<bytes: binary, path: string>",
+            field.data_type()
+        ),
+        hint: Some("a `fetch` stage and Hugging Face's `datasets` both write such a column".into()),
+    })
+}
+
+fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::FieldRef, ClassFault> {
+    let found = schema.fields().iter().find(|field| field.name() == column);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let hint = did_you_mean(column, names.iter().copied());
+        let hint = hint.unwrap_or_else(|| format!("its columns are {}", listed(names)));
+        ClassFault { why: format!("its input has no column `{column}`"), hint: Some(hint) }
+    })
+}
+
+/// The names of a `ClassLabel` feature, or of a list of such labels, from the schema metadata that Hugging Face's `datasets` writes.
+pub(crate) fn hub_class_names(schema: &Schema, column: &str) -> Option<Vec<String>> {
+    let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
+    let feature = metadata.get("info")?.get("features")?.get(column)?;
+    let feature = feature.get("feature").unwrap_or(feature);
+    serde_json::from_value(feature.get("names")?.clone()).ok()
+}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    fn schema(fields: Vec<(&str, DataType)>) -> Schema {
+        Schema::new(fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn integer_labels_are_named_by_the_file_or_by_the_pipeline() {
+        let plain =
+            schema(vec![("label", DataType::Int64), ("note", DataType::Float64), ("text", DataType::Utf8)]);
+        let hub = r#"{"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}"#;
+        let tagged = plain.clone().with_metadata([("huggingface".to_string(), hub.to_string())].into());
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(2), Some(-1)]));
+        let labels = Labels::new(&tagged, "label", None).unwrap();
+        let read = labels.read(&column).unwrap();
+        assert_eq!((read.get(0), read.get(1)), (Ok(Some("dog")), Ok(None)));
+        assert!(
+            read.get(2).unwrap_err().contains("label 2") && read.get(3).unwrap_err().contains("label -1")
+        );
+        let given = Labels::new(&tagged, "label", Some(&strings(&["a", "b", "c"]))).unwrap();
+        assert_eq!(given.read(&column).unwrap().get(2), Ok(Some("c")));
+        let faults = [
+            (Labels::new(&plain, "label", None).unwrap_err(), "nothing says"),
+            (Labels::new(&plain, "note", None).unwrap_err(), "Float64"),
+            (Labels::new(&plain, "txt", None).unwrap_err(), "no column `txt`"),
+            (Labels::new(&plain, "text", Some(&strings(&["a"]))).unwrap_err(), "holds strings"),
+        ];
+        for (fault, expected) in faults {
+            assert!(fault.why.contains(expected) && fault.hint.is_some(), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_column_is_a_struct_of_bytes() {
+        let struct_of =
+            |name: &str, kind: DataType| DataType::Struct(vec![Field::new(name, kind, true)].into());
+        let schema = schema(vec![
+            ("image", struct_of("bytes", DataType::Binary)),
+            ("path", struct_of("path", DataType::Utf8)),
+            ("url", DataType::Utf8),
+        ]);
+        assert_eq!(check_image(&schema, "image"), Ok(()));
+        assert!(check_image(&schema, "path").is_err() && check_image(&schema, "url").is_err());
+        assert_eq!(
+            check_image(&schema, "images").unwrap_err().hint.as_deref(),
+            Some("did you mean `image`?")
+        );
+    }
+}

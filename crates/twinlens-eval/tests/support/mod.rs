@@ -1,0 +1,158 @@
+//! What the tests of stages share: images, models of random weights, and a folder in which a stage is run as a run would.
+
+#![allow(dead_code, reason = "each test crate uses some of it")]
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
+use datafusion::prelude::SessionContext;
+use parquet::arrow::ArrowWriter;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS};
+use twinlens_model::{Clip, ClipConfig, Objective, TextConfig, VisionConfig, VitConfig};
+use twinlens_pipeline::files::Files;
+use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
+use twinlens_pipeline::{
+    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
+};
+
+/// A small image that no other seed gives.
+pub fn png(seed: u32) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
+        let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
+        image::Rgb([noise as u8, (seed * 3) as u8, (x * 9 + seed) as u8])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// A column in the Hugging Face layout.
+pub fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
+    let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
+    let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
+    Arc::new(StructArray::from(vec![
+        (Arc::new(Field::new("bytes", DataType::Binary, true)), parts),
+        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
+    ]))
+}
+
+pub fn write_parquet(path: &Path, batch: &RecordBatch) {
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// Numbers of an embedding.
+pub const WIDTH: usize = 12;
+
+/// A model of random weights for images of 16 pixels and 300 tokens.
+pub fn save_model(folder: &Path, seed: u64) {
+    let vision = VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
+    let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
+    let (activation, objective) = (Default::default(), Objective::Contrastive);
+    let config = ClipConfig { embed: WIDTH, vision, text, activation, objective };
+    Clip::new(config, seed).unwrap().save(folder).unwrap();
+}
+
+/// What a stage in `folder` is run with.
+pub fn context(folder: &Path, stage: &str) -> RunContext {
+    RunContext {
+        stage: stage.into(),
+        stream: stage.into(),
+        session: SessionContext::new(),
+        files: Files { base: folder.into(), scratch: folder.into(), hub: Default::default() },
+        seed: 17,
+        clock: Clock::Fixed(SystemTime::UNIX_EPOCH),
+        cancel: CancellationToken::new(),
+        progress: Progress::new(stage, Arc::new(Silent)),
+        hosts: Arc::default(),
+        bytes_in_flight: 64 << 20,
+    }
+}
+
+/// Asks the run to stop as soon as a split is committed.
+struct StopAfterCommit(CancellationToken);
+
+impl Observer for StopAfterCommit {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::SplitCommitted { .. }) {
+            self.0.cancel();
+        }
+    }
+}
+
+/// The same, but for a run that is interrupted after its first commit.
+pub fn interrupted(cx: RunContext) -> RunContext {
+    let observer = Arc::new(StopAfterCommit(cx.cancel.clone()));
+    RunContext { progress: Progress::new(&cx.stage, observer), ..cx }
+}
+
+/// An input of that name: a Parquet file, or a dataset.
+pub fn input(cx: &RunContext, name: &str) -> InputData {
+    let path = cx.path(name);
+    let dataset = if path.is_file() { Dataset::of_parquet(path) } else { Dataset::open(path) };
+    let dataset = dataset.unwrap();
+    InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }
+}
+
+/// Runs a stage into the dataset `out`; what is committed there already stays.
+pub async fn run<S: StageKind>(
+    cx: &RunContext,
+    out: &str,
+    stage: S,
+    known: &[InputTables],
+    ledger: SchemaRef,
+) -> Result<Dataset, RunError> {
+    let tables = stage.tables(&CheckContext { session: SessionContext::new() }, known).unwrap();
+    let mut schemas: BTreeMap<String, SchemaRef> =
+        [(MAIN.to_string(), tables.main), (REJECTS.into(), ledger)].into();
+    schemas.extend(tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)));
+    let begin = Begin {
+        format: 1,
+        position: 0,
+        recipe: Default::default(),
+        stage: cx.stage.clone(),
+        kind: S::KIND.into(),
+        fingerprint: "f".into(),
+        fused: vec![],
+        variant: None,
+        tables: schemas,
+    };
+    let inputs: Vec<InputData> = stage.inputs().iter().map(|wanted| input(cx, wanted.name())).collect();
+    let writer = DatasetWriter::open(cx.path(out), begin, ShardLimits::default()).unwrap();
+    let mut output = Output::new(&cx.stage, writer, cx.progress.clone());
+    let Work::Job(job) = stage.work() else { panic!("a job") };
+    job.run(cx, &inputs, &mut output).await?;
+    Ok(output.dataset())
+}
+
+/// The answer to a query over a dataset's tables, whose main one is called `main`.
+pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
+    let session = SessionContext::new();
+    for table in dataset.tables() {
+        let provider = dataset.provider(&session, table).unwrap();
+        session.register_table(if table == MAIN { main } else { table }, provider).unwrap();
+    }
+    let frame = session.sql(query).await.unwrap();
+    let schema = frame.schema().inner().clone();
+    arrow::compute::concat_batches(&schema, &frame.collect().await.unwrap()).unwrap()
+}
+
+/// The files of a dataset, with their hashes.
+pub fn content(dataset: &Dataset) -> Vec<(String, String)> {
+    dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+}
+
+/// A column of numbers.
+pub fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
+    let column = arrow::compute::cast(batch.column(column), &DataType::Float64).unwrap();
+    column.as_primitive::<Float64Type>().iter().map(|value| value.unwrap_or(f64::NAN)).collect()
+}
