@@ -57,11 +57,15 @@ impl CheckContext {
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
         check_size(text)?;
         let columns = DFSchema::try_from(schema.clone()).map_err(|error| fault(&error))?;
-        let expr = state.create_logical_expr(text, &columns).map_err(|error| fault(&error))?;
-        if let Expr::Alias(alias) = &expr {
-            let fault = Fault::at(text.span(), format!("unexpected `{}` after the expression", alias.name));
-            return Err(find_word(text, &alias.name).map_or(fault.clone(), |place| fault.within(place)));
+        let dialect = state.config().options().sql_parser.dialect;
+        let parsed = state.sql_to_expr_with_alias(text, &dialect).map_err(|error| fault(&error))?;
+        if let Some(alias) = &parsed.alias {
+            let fault = Fault::at(text.span(), format!("unexpected `{}` after the expression", alias.value));
+            return Err(find_word(text, &alias.value).map_or(fault.clone(), |place| fault.within(place)));
         }
+        // A function that goes by another name (`length`) gets an alias all the same.
+        let expr = state.create_logical_expr_from_sql_expr(parsed, &columns);
+        let expr = expr.map_err(|error| fault(&error))?.unalias();
         let whole = |part: &Expr| {
             Ok(matches!(part, Expr::AggregateFunction(_) | Expr::WindowFunction(_) | Expr::Exists(_))
                 || matches!(part, Expr::InSubquery(_) | Expr::ScalarSubquery(_)))
@@ -388,9 +392,18 @@ mod tests {
             "width >= 64",
             "char_length(caption) >= 5 and not regexp_like(caption, '^(image|photo)[ _-]?[0-9]*$', 'i')",
             "\"Licence\" is null or width between 1 and 3",
+            "starts_with(caption, 'a')",
             "true",
         ] {
             context().predicate(&Located::nowhere(text.into()), &schema()).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_expression_may_be_a_function_by_any_of_its_names() {
+        for text in ["length(caption)", "char_length(caption)", "character_length(caption)", "width"] {
+            let (expr, kind) = context().expression(&Located::nowhere(text.into()), &schema()).unwrap();
+            assert!(kind == DataType::Int32 && !matches!(expr, Expr::Alias(_)), "{text}");
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Minimum {
 const MEMORY: usize = 10;
 /// Least part of the decrease that the slope promises (Armijo).
 const DECREASE: f64 = 1e-4;
+/// Part of a value that its rounding may hide.
+const ROUNDING: f64 = 1e-14;
 /// Largest part of the slope that may be left.
 const CURVATURE: f64 = 0.9;
 /// Evaluations of one line search.
@@ -161,8 +163,12 @@ impl<O: Objective> Line<'_, O> {
         Ok(Point { step, value, slope, gradient })
     }
 
+    /// Whether the value falls enough; by the slopes, where rounding hides what it falls by (W. Hager, H. Zhang, A new conjugate gradient
+    /// method with guaranteed descent and an efficient line search, 2005, equation 4.1).
     fn decreases(&self, point: &Point) -> bool {
+        let hidden = point.value <= self.value + ROUNDING * self.value.abs();
         point.value <= self.value + DECREASE * point.step * self.slope
+            || (hidden && point.slope <= (2.0 * DECREASE - 1.0) * self.slope)
     }
 
     /// A place where the value is lower and the slope flatter; `None` when there is none to be found.

@@ -107,24 +107,21 @@ pub(crate) fn choices<'i>(stage: &str, axes: &[Axis<'i>]) -> Vec<Choice<'i>> {
     let mut all = vec![Choice { entries: vec![], settings: vec![], slugs: vec![], place: 0..0 }];
     for axis in axes {
         let option = axis.option.get_ref().to_string();
+        let values: Vec<Value> = axis.values.iter().map(|value| json(value.get_ref())).collect();
+        let slugs = slugs(&option, &values);
         let longer = |choice: &Choice<'i>| {
-            axis.values
-                .iter()
-                .enumerate()
-                .map(|(number, value)| {
-                    let mut entries = choice.entries.clone();
-                    entries.push((axis.option.clone(), value.clone()));
-                    let setting =
-                        Setting { stage: stage.into(), option: option.clone(), value: json(value.get_ref()) };
-                    let slug = slug(&option, &setting.value, number);
-                    Choice {
-                        entries,
-                        settings: choice.settings.iter().cloned().chain([setting]).collect(),
-                        slugs: choice.slugs.iter().cloned().chain([slug]).collect(),
-                        place: value.span(),
-                    }
-                })
-                .collect::<Vec<_>>()
+            let one = |number: usize| {
+                let (value, place) = (values[number].clone(), axis.values[number].span());
+                let entry = (axis.option.clone(), axis.values[number].clone());
+                let setting = Setting { stage: stage.into(), option: option.clone(), value };
+                Choice {
+                    entries: choice.entries.iter().cloned().chain([entry]).collect(),
+                    settings: choice.settings.iter().cloned().chain([setting]).collect(),
+                    slugs: choice.slugs.iter().cloned().chain([slugs[number].clone()]).collect(),
+                    place,
+                }
+            };
+            (0..values.len()).map(one).collect::<Vec<_>>()
         };
         all = all.iter().flat_map(longer).collect();
     }
@@ -151,17 +148,26 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// A value as a part of a name: words as they are, other scalars behind the option's name, all else by its number.
-fn slug(option: &str, value: &Value, number: usize) -> String {
-    let named = match value {
+/// The values of an option as parts of names: words as they are, other scalars behind the option's name; by their numbers, where that is
+/// too long, says nothing, or is another value's too. A value that is there twice keeps one name.
+fn slugs(option: &str, values: &[Value]) -> Vec<String> {
+    let named = |value: &Value| match value {
         Value::String(text) => words(text),
         Value::Number(_) | Value::Bool(_) => words(&format!("{option}_{value}")),
         _ => String::new(),
     };
-    match named.is_empty() || named.len() > LONGEST {
-        true => format!("{option}_{}", number + 1),
-        false => named,
-    }
+    let names: Vec<String> = values.iter().map(named).collect();
+    let taken = |number: usize| {
+        let same = |other: usize| names[other] == names[number] && values[other] != values[number];
+        (0..values.len()).any(same)
+    };
+    let slug = |number: usize| match names[number].as_str() {
+        name if name.is_empty() || name.len() > LONGEST || taken(number) => {
+            format!("{option}_{}", number + 1)
+        }
+        name => name.to_owned(),
+    };
+    (0..values.len()).map(slug).collect()
 }
 
 /// Small letters and digits, what else there is as one `_`.

@@ -461,7 +461,7 @@ fn a_sweep_makes_variants_of_the_stage_and_of_what_reads_it() {
     assert_eq!(names[5..9], clips.map(|name| name.replace("clip", "kept")));
     assert_eq!(
         names[9..11],
-        ["again_rn_50_epochs_1_seed_5_share_0_5", "again_rn_50_epochs_1_seed_6_share_0_5"]
+        ["again_rn_50_epochs_1_seed_5_share_0_5", "again_rn_50_epochs_9_seed_5_share_0_5"]
     );
     assert_eq!((names.len(), names[17]), (18, "top"));
 
@@ -516,8 +516,20 @@ fn a_bad_sweep_is_told_at_its_place() {
         );
         checked(&text, &[]).unwrap_err().to_string()
     };
-    insta::assert_snapshot!(told("sweep = 3"), @"");
-    insta::assert_snapshot!(told("[stages.clip.sweep]\nmodle = [1]\nepochs = [1, 2]\nmodel = \"a\"\nseed = []"), @"");
-    insta::assert_snapshot!(told("[stages.clip.sweep]\nmodel = [\"a\", 3, \"A\"]\nseed = [-1]"), @"");
-    insta::assert_snapshot!(told("sweep = {}"), @"");
+    let mistakes = [
+        "sweep = 3",
+        "sweep = {}",
+        "[stages.clip.sweep]\nmodle = [1]\nepochs = [1, 2]\nmodel = \"a\"\nseed = []",
+        "[stages.clip.sweep]\nmodel = [\"a\", 3, \"A\"]\nseed = [-1]",
+    ];
+    insta::assert_snapshot!(mistakes.map(told).join("\n"));
+}
+
+#[test]
+fn values_that_would_have_one_name_are_numbered() {
+    let text = "name = \"t\"\n[stages.pages]\nkind = \"list\"\nfiles = [\"a\"]\n[stages.wide]\nkind = \"keep\"\ninput = \"pages\"\n\
+                [stages.wide.sweep]\nwhere = [\"width > 3\", \"width < 3\", \"width > 4\"]\n";
+    let pipeline = checked(text, &[]).unwrap();
+    let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["pages", "wide_where_1", "wide_where_2", "wide_width_4"]);
 }

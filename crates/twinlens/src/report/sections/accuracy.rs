@@ -15,7 +15,7 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
     }
     let rows = ask(
         source.session,
-        "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as set, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
+        "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as shown, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
                 p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
          from views.leaderboard l
          left join (
@@ -37,7 +37,7 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
     for row in rows.iter() {
         let (low, high) = (row.number("ci_low"), row.number("ci_high"));
         table.rows.push(vec![
-            row.text("set"),
+            row.text("shown"),
             row.text("metric"),
             row.text("model"),
             row.text("prompts"),
@@ -53,7 +53,7 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
         bars.push(Bar {
             label: format!(
                 "{} {}: {} {}",
-                row.text("set"),
+                row.text("shown"),
                 row.text("metric"),
                 row.text("model"),
                 row.text("prompts")
