@@ -32,7 +32,7 @@ def all_sets(packages: Path, labels: dict[str, Emoji]) -> Iterator[tuple[str, Ex
     yield "fluent-flat", Examples.of(list(iconify(packages / "fluent-flat")))
     yield "iso-flags", Examples.of(list(sets.iso_flags(packages, labels)))
     yield "fashion-mnist", sets.fashion_mnist(packages / "dataset-fashion-mnist/usr/share/datasets")
-    yield "mnist", mnist(packages / "mnist/src/digits")
+    yield "mnist", sets.mnist(packages / "mnist/src/digits")
     yield from rendered.all_sets(packages)
 
 
@@ -65,17 +65,6 @@ def on_white(svg: str) -> bytes:
     out = io.BytesIO()
     page.convert("RGB").save(out, "png")
     return out.getvalue()
-
-
-def mnist(folder: Path) -> Examples:
-    """The 10,000 digits of the npm package: a file a digit, 784 values from 0 to 1 an image."""
-    rows = []
-    for digit in range(10):
-        values = json.loads((folder / f"{digit}.json").read_text())["data"]
-        for at in range(len(values) // 784):
-            pixels = bytes(round(255 * value) for value in values[784 * at : 784 * (at + 1)])
-            rows.append(Example(f"{digit}-{at:04}.png", sets.grey_png(pixels, 28), str(digit)))
-    return Examples.of(rows)
 
 
 def main(root: Path) -> None:

@@ -64,6 +64,7 @@ def all_sets(packages: Path, labels: dict[str, Emoji]) -> Iterator[tuple[str, Ex
         yield f"fluent-3d-{group}", Examples.of([row for of, row in fluent if of == group])
     yield "iso-flags", Examples.of(list(iso_flags(packages, labels)))
     yield "fashion-mnist", fashion_mnist(packages / "dataset-fashion-mnist/usr/share/datasets")
+    yield "mnist", mnist(packages / "mnist/src/digits")
 
 
 def words(group: str) -> str:
@@ -104,6 +105,17 @@ def fashion_mnist(datasets: Path) -> Examples:
         for at in range(count)
     ]
     return Examples(rows, FASHION)
+
+
+def mnist(folder: Path) -> Examples:
+    """The 10,000 digits of the npm package: a file a digit, 784 values from 0 to 1 an image."""
+    rows = []
+    for digit in range(10):
+        values = json.loads((folder / f"{digit}.json").read_text())["data"]
+        for at in range(len(values) // 784):
+            pixels = bytes(round(255 * value) for value in values[784 * at : 784 * (at + 1)])
+            rows.append(Example(f"{digit}-{at:04}.png", grey_png(pixels, 28), str(digit)))
+    return Examples.of(rows)
 
 
 def grey_png(values: bytes, width: int) -> bytes:

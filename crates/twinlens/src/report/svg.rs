@@ -158,6 +158,15 @@ fn place(axis: &Axis, value: f64) -> Option<f64> {
     placed.is_finite().then_some(placed)
 }
 
+/// The places of an axis that are named: round values, of a logarithmic one those of each power of ten.
+fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
+    let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let powers = low.floor() as i32..=high.ceil() as i32;
+    let round = powers.flat_map(|power| factors.iter().map(move |factor| f64::from(power) + factor.log10()));
+    let round: Vec<f64> = round.filter(|mark| (low..=high).contains(mark)).collect();
+    if axis.log && round.len() > 1 { round } else { ticks(low, high) }
+}
+
 fn range(values: impl Iterator<Item = f64>, log: bool) -> (f64, f64) {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -194,14 +203,15 @@ fn lines(area: &Area<'_>, chart: &Lines) -> Done {
         .margin(14)
         .x_label_area_size(46)
         .y_label_area_size(72)
-        .build_cartesian_2d(left..right, low..high)?;
+        .build_cartesian_2d(
+            (left..right).with_key_points(marks(x, left, right)),
+            (low..high).with_key_points(marks(y, low, high)),
+        )?;
     let shown = |axis: &Axis, value: f64| round(if axis.log { 10f64.powf(value) } else { value });
     picture
         .configure_mesh()
         .x_desc(x.label)
         .y_desc(y.label)
-        .x_labels(8)
-        .y_labels(7)
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(INK)

@@ -87,7 +87,7 @@ async fn worst(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
             }
             let value = format!("{} of {} classes", count(never), count(classes));
             let about = format!(
-                "of {} have no example that is right with the prompts {}",
+                "of {} have no right example, with the prompts {}",
                 row.text("set"),
                 row.text("prompts")
             );
