@@ -34,12 +34,6 @@ pub struct SquareCrop {
 }
 
 impl SquareCrop {
-    /// The largest square, in the middle.
-    pub fn center(width: u32, height: u32) -> Self {
-        let side = width.min(height);
-        Self { left: (width - side) / 2, top: (height - side) / 2, side }
-    }
-
     /// A square at random: the largest square's area times a factor from `min_area..=1`, anywhere inside.
     ///
     /// `draws` are three numbers from 0..1 (for area, column, row) out of the caller's own random stream, so
@@ -159,7 +153,10 @@ mod tests {
         let image = Rgb::new(24, 8, pixels).unwrap();
         let seen = Preprocess::clip(8).pixels(&image).unwrap();
         assert_eq!(seen, vec![100; 8 * 8 * 3]);
-        assert_eq!(Preprocess::clip(8).crop_pixels(&image, SquareCrop::center(24, 8)).unwrap(), seen);
+        assert_eq!(
+            Preprocess::clip(8).crop_pixels(&image, SquareCrop { left: 8, top: 0, side: 8 }).unwrap(),
+            seen
+        );
     }
 
     proptest! {

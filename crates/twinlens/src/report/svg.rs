@@ -199,11 +199,8 @@ fn lines(area: &Area<'_>, chart: &Lines) -> Done {
     let all: Vec<(f64, f64)> = chart.series.iter().flat_map(|series| heights(&series.shape)).collect();
     let (left, right) = range(all.iter().filter_map(|point| place(x, point.0)), x.log);
     let (low, high) = range(all.iter().filter_map(|point| place(y, point.1)), y.log);
-    let mut picture = ChartBuilder::on(area)
-        .margin(14)
-        .x_label_area_size(46)
-        .y_label_area_size(72)
-        .build_cartesian_2d(
+    let mut picture =
+        ChartBuilder::on(area).margin(14).x_label_area_size(46).y_label_area_size(72).build_cartesian_2d(
             (left..right).with_key_points(marks(x, left, right)),
             (low..high).with_key_points(marks(y, low, high)),
         )?;

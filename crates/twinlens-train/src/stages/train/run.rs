@@ -59,8 +59,7 @@ impl<E: Evaluation<Clip>> Run<E> {
         if inputs::is_folder(input) {
             return self.cx.files.model(input.name(), wanted);
         }
-        let missing = || RunError::Internal(format!("the input `{}` was not passed", input.name()));
-        let stage = self.inputs.iter().find(|data| data.name == input.name()).ok_or_else(missing)?;
+        let stage = InputData::find(&self.inputs, input)?;
         for file in artifacts {
             stage.artifact(file)?;
         }
