@@ -33,8 +33,10 @@ import environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench" / "eval"
-PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy", "pillow"]
+# CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses; and it needs requests without saying so.
+PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy<2.4", "pillow", "requests"]
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
+SHARDS = os.cpu_count()
 SHAPES = ["circle", "square", "triangle", "cross"]
 CLASSES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 PROMPTS = {
@@ -88,16 +90,18 @@ def make_set(count):
         shutil.rmtree(folder, ignore_errors=True)
         rng = random.Random(17)
         (folder / "shapes" / "test").mkdir(parents=True)
-        with tarfile.open(folder / "shapes" / "test" / "0.tar", "w") as tar:
-            for index in range(count):
-                label = index % len(CLASSES)
-                jpeg = io.BytesIO()
-                picture(rng, label).save(jpeg, "JPEG", quality=90)
-                for ending, data in (("jpg", jpeg.getvalue()), ("cls", str(label).encode())):
-                    info = tarfile.TarInfo(f"{index:07}.{ending}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-        (folder / "shapes" / "test" / "nshards.txt").write_text("1\n")
+        # A shard for each worker, or webdataset refuses the second.
+        for shard in range(SHARDS):
+            with tarfile.open(folder / "shapes" / "test" / f"{shard}.tar", "w") as tar:
+                for index in range(count * shard // SHARDS, count * (shard + 1) // SHARDS):
+                    label = index % len(CLASSES)
+                    jpeg = io.BytesIO()
+                    picture(rng, label).save(jpeg, "JPEG", quality=90)
+                    for ending, data in (("jpg", jpeg.getvalue()), ("cls", str(label).encode())):
+                        info = tarfile.TarInfo(f"{index:07}.{ending}")
+                        info.size = len(data)
+                        tar.addfile(info, io.BytesIO(data))
+        (folder / "shapes" / "test" / "nshards.txt").write_text(f"{SHARDS}\n")
         (folder / "shapes" / "classnames.txt").write_text("\n".join(CLASSES) + "\n")
         for name, templates in PROMPTS.items():
             peer = folder / f"peer-{name}"

@@ -10,11 +10,13 @@ use crate::init;
 use crate::objective::Objective;
 use crate::ops::block::PARAMETERS;
 use crate::towers::resnet::Convolution;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Storage, Tensor, Var};
+use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Variables in the order of their names: everything that walks over them does so in the same order on every run.
@@ -178,12 +180,37 @@ pub fn take(
 /// # Errors
 /// `Io` or `Weights`, with the file's name.
 pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
-    // Read whole rather than mapped: a mapped file that another process cuts short would be a fault without an error.
-    let bytes = std::fs::read(path).map_err(ModelError::io(path))?;
-    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| ModelError::Weights {
+    let damaged = |why: &dyn Display| ModelError::Weights {
         path: path.to_owned(),
-        problem: format!("not a safetensors file, or a damaged one ({e})"),
-    })
+        problem: format!("not a safetensors file, or a damaged one ({why})"),
+    };
+    // Tensor by tensor: the bytes of the file beside the tensors would take the memory twice, and the time to get it. Not mapped: a
+    // mapped file that another process cuts short would be a fault without an error.
+    let mut file = File::open(path).map_err(ModelError::io(path))?;
+    let length = file.metadata().map_err(ModelError::io(path))?.len();
+    let mut bytes = vec![0; 8];
+    file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
+    let header = bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    if header > length - 8 {
+        return Err(damaged(&format!("its header has {header} bytes, and the file {length}")));
+    }
+    bytes.resize(header as usize, 0);
+    file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
+    // Says of each tensor where it lies: one after the other, from the header on, each as long as its shape.
+    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
+    if metadata.data_len() as u64 != length - 8 - header {
+        return Err(damaged(&format!("{} bytes of tensors in {length} bytes", metadata.data_len())));
+    }
+    let mut tensors = HashMap::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        bytes.resize(info.data_offsets.1 - info.data_offsets.0, 0);
+        file.read_exact(&mut bytes).map_err(ModelError::io(path))?;
+        let dtype = DType::try_from(info.dtype).map_err(|error| damaged(&error))?;
+        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu);
+        tensors.insert(name, tensor.map_err(|error| damaged(&error))?);
+    }
+    Ok(tensors)
 }
 
 /// The bytes of a safetensors file with these tensors: the same tensors give the same bytes.
@@ -205,13 +232,26 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(ModelError::io(folder))
 }
 
+/// Little-endian values, some thousands at a time: one at a time, each would be a call.
+fn update(hasher: &mut Sha256, values: &[f32]) {
+    let mut bytes = Vec::with_capacity(4 * 4096);
+    for values in values.chunks(4096) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        hasher.update(&bytes);
+    }
+}
+
 /// SHA-256, in hexadecimal, over names, shapes and little-endian values in the order given.
 pub fn hash<'a>(variables: impl IntoIterator<Item = (&'a String, &'a Var)>) -> Result<String> {
     let mut hasher = Sha256::new();
     for (name, variable) in variables {
         hasher.update(format!("{name}{:?}", variable.dims()));
-        for value in variable.flatten_all()?.to_vec1::<f32>()? {
-            hasher.update(value.to_le_bytes());
+        let flat = variable.flatten_all()?;
+        let (storage, layout) = flat.storage_and_layout();
+        match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(values), Some((from, to))) => update(&mut hasher, &values.as_slice()?[from..to]),
+            _ => update(&mut hasher, &flat.to_vec1::<f32>()?),
         }
     }
     Ok(hex(&hasher.finalize()))

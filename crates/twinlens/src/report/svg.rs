@@ -1,6 +1,10 @@
 //! Charts as SVG. Colours are names for the page's style sheet, which replaces them by its own.
 
+use std::ops::Range;
+
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -167,6 +171,29 @@ fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
     if axis.log && round.len() > 1 { round } else { ticks(low, high) }
 }
 
+/// A range of numbers of which some are named.
+struct Marked {
+    range: RangedCoordf64,
+    marks: Vec<f64>,
+}
+
+impl Ranged for Marked {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.range.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.marks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.range()
+    }
+}
+
 fn range(values: impl Iterator<Item = f64>, log: bool) -> (f64, f64) {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -201,8 +228,8 @@ fn lines(area: &Area<'_>, chart: &Lines) -> Done {
     let (low, high) = range(all.iter().filter_map(|point| place(y, point.1)), y.log);
     let mut picture =
         ChartBuilder::on(area).margin(14).x_label_area_size(46).y_label_area_size(72).build_cartesian_2d(
-            (left..right).with_key_points(marks(x, left, right)),
-            (low..high).with_key_points(marks(y, low, high)),
+            Marked { range: (left..right).into(), marks: marks(x, left, right) },
+            Marked { range: (low..high).into(), marks: marks(y, low, high) },
         )?;
     let shown = |axis: &Axis, value: f64| round(if axis.log { 10f64.powf(value) } else { value });
     picture

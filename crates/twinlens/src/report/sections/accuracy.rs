@@ -1,5 +1,7 @@
 //! Accuracies beside chance and what is published, what prompts gain, and what makes numbers untrustworthy.
 
+use std::collections::BTreeMap;
+
 use super::super::ask::{ask, has, interval, number, percent};
 use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
 use super::Source;
@@ -50,7 +52,7 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
             row.text("publisher"),
         ]);
         let Some(value) = row.number("value") else { continue };
-        bars.push(Bar {
+        let bar = Bar {
             label: format!(
                 "{} {}: {} {}",
                 row.text("shown"),
@@ -62,17 +64,22 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
             interval: low.zip(high),
             marks: vec![row.number("chance"), row.number("published")],
             text: percent(Some(value)),
-        });
+        };
+        bars.push((row.text("shown"), row.text("metric"), bar));
     }
+    let all = bars.len();
+    let mut bars = fewer(bars);
     let best = bars.iter().max_by(|a, b| a.value.total_cmp(&b.value));
     let alt = match best {
-        Some(best) => format!("{} accuracies; the highest is {} of {}.", bars.len(), best.text, best.label),
+        Some(best) => {
+            format!("{all} accuracies; the highest of the chart is {} of {}.", best.text, best.label)
+        }
         None => "No accuracy.".into(),
     };
     let published = bars.iter().any(|bar| bar.marks[1].is_some());
     let marks = if published { vec!["chance", "published"] } else { vec!["chance"] };
-    let left_out = bars.len().saturating_sub(BARS);
     bars.truncate(BARS);
+    let left_out = all - bars.len();
     let mut blocks = vec![Block::Chart {
         chart: Chart {
             title: "Accuracy by set, metric, model and prompts".into(),
@@ -88,6 +95,20 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
         blocks.push(Block::Text("No published value is of one of these sets.".into()));
     }
     Ok(Section { id, title, blocks })
+}
+
+/// The bars of a chart, each with its set and metric: where they are too many, those of one metric a set, `top1` where there is it.
+fn fewer(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
+    let many = bars.len() > BARS;
+    let mut main: BTreeMap<String, String> = BTreeMap::new();
+    for (set, metric, _) in &bars {
+        let of_set = main.entry(set.clone()).or_insert_with(|| metric.clone());
+        if metric == "top1" {
+            of_set.clone_from(metric);
+        }
+    }
+    let shown = bars.into_iter().filter(|(set, metric, _)| !many || main.get(set) == Some(metric));
+    shown.map(|(_, _, bar)| bar).collect()
 }
 
 pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
@@ -130,7 +151,7 @@ pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
             number(row.number("p")),
         ]);
         let Some(gain) = row.number("gain") else { continue };
-        bars.push(Bar {
+        let bar = Bar {
             label: format!(
                 "{} {}: {} {}",
                 row.text("set"),
@@ -142,8 +163,10 @@ pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
             interval: low.zip(high).map(|(low, high)| (100.0 * low, 100.0 * high)),
             marks: vec![],
             text: points(Some(gain)),
-        });
+        };
+        bars.push((row.text("set"), row.text("metric"), bar));
     }
+    let mut bars = fewer(bars);
     let better = bars.iter().filter(|bar| bar.interval.is_some_and(|(low, _)| low > 0.0)).count();
     let worse = bars.iter().filter(|bar| bar.interval.is_some_and(|(_, high)| high < 0.0)).count();
     let alt = format!("{} gains in points; {better} are surely above 0, {worse} surely below.", bars.len());
