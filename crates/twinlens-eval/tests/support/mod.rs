@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use parquet::arrow::ArrowWriter;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
@@ -134,9 +134,9 @@ pub async fn run<S: StageKind>(
     Ok(output.dataset())
 }
 
-/// The answer to a query over a dataset's tables, whose main one is called `main`.
+/// The answer to a query over a dataset's tables, whose main one is called `main`; in the order of the shards.
 pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
-    let session = SessionContext::new();
+    let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for table in dataset.tables() {
         let provider = dataset.provider(&session, table).unwrap();
         session.register_table(if table == MAIN { main } else { table }, provider).unwrap();

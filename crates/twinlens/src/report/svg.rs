@@ -89,8 +89,9 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     }
     let ten = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|by| by * ten).into_iter().find(|step| *step >= raw).unwrap_or(raw);
-    let first = (low / step).ceil() as i64;
-    (first..).map(|at| at as f64 * step).take_while(|at| *at <= high + step * 1e-9).collect()
+    let first = ((low / step).ceil() as i64).clamp(-(1 << 53), 1 << 53);
+    // Of numbers so large that a step more is the same number there would be no end.
+    (0..=10).map(|at| (first + at) as f64 * step).take_while(|at| *at <= high + step * 1e-9).collect()
 }
 
 /// A number without the zeros behind its point.
@@ -164,11 +165,15 @@ fn place(axis: &Axis, value: f64) -> Option<f64> {
 
 /// The places of an axis that are named: round values, of a logarithmic one those of each power of ten.
 fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
+    // Powers of ten, or of them and their doubles and fives; of very many powers some.
     let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    if !axis.log || high - low > 9.0 {
+        return ticks(low, high);
+    }
     let powers = low.floor() as i32..=high.ceil() as i32;
     let round = powers.flat_map(|power| factors.iter().map(move |factor| f64::from(power) + factor.log10()));
     let round: Vec<f64> = round.filter(|mark| (low..=high).contains(mark)).collect();
-    if axis.log && round.len() > 1 { round } else { ticks(low, high) }
+    if round.len() > 1 { round } else { ticks(low, high) }
 }
 
 /// A range of numbers of which some are named.
