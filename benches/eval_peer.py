@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A zero-shot evaluation beside CLIP_benchmark and open_clip: the same weights, set and prompts, on the same CPU, in turns.
 
-    benches/eval_peer.py [--twinlens target/release/twinlens] [--images 1000] [--turns 3] [--models vit,resnet,vit-b-32] [--threads 2]
+    benches/eval_peer.py [--twinlens target/release/twinlens] [--images 1000] [--format jpeg] [--turns 3] [--models vit,resnet,vit-b-32] [--threads 2]
 
 The set is made: JPEG images of shapes in colours, in CLIP_benchmark's own layout (tar files). `vit` and `resnet` are small models
 that open_clip makes and that are trained for a minute, so that their predictions mean something; `vit-b-32` has open_clip's
@@ -83,9 +83,9 @@ def picture(rng, label):
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-def make_set(count):
+def make_set(count, kind):
     """The set in CLIP_benchmark's layout: once for each of its prompt files, once for twinlens."""
-    folder = OUT / f"sets-{count}"
+    folder = OUT / f"sets-{count}-{kind}"
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         rng = random.Random(17)
@@ -95,9 +95,9 @@ def make_set(count):
             with tarfile.open(folder / "shapes" / "test" / f"{shard}.tar", "w") as tar:
                 for index in range(count * shard // SHARDS, count * (shard + 1) // SHARDS):
                     label = index % len(CLASSES)
-                    jpeg = io.BytesIO()
-                    picture(rng, label).save(jpeg, "JPEG", quality=90)
-                    for ending, data in (("jpg", jpeg.getvalue()), ("cls", str(label).encode())):
+                    image = io.BytesIO()
+                    picture(rng, label).save(image, kind, quality=90)
+                    for ending, data in (({"jpeg": "jpg"}.get(kind, kind), image.getvalue()), ("cls", str(label).encode())):
                         info = tarfile.TarInfo(f"{index:07}.{ending}")
                         info.size = len(data)
                         tar.addfile(info, io.BytesIO(data))
@@ -265,12 +265,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--twinlens", type=pathlib.Path, default=ROOT / "target" / "release" / "twinlens")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--format", choices=["jpeg", "png"], default="jpeg", help="png: the same pixels, whoever decodes")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--models", default="vit,resnet,vit-b-32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     environment.enter(OUT / "venv", PACKAGES)
-    folder = make_set(args.images)
+    folder = make_set(args.images, args.format)
     results = []
     for name in args.models.split(","):
         results.append(measure(name, args.twinlens.resolve(), folder, args.turns, args.threads))
