@@ -80,9 +80,9 @@ async fn pictures(
         )
         select drawn.*, c.class_name, d.class_name as predicted_name, i.image['bytes'] as bytes
         from drawn join {images} i on i.uid = drawn.example
-        join {classes} c on c.set = {set} and c.prompts = drawn.prompts and c.class_id = label
-        join {classes} d on d.set = {set} and d.prompts = drawn.prompts and d.class_id = predicted
-        where place <= {EACH} order by label <> predicted, place"
+        join {classes} c on c.set = {set} and c.prompts = drawn.prompts and c.class_id = drawn.label
+        join {classes} d on d.set = {set} and d.prompts = drawn.prompts and d.class_id = drawn.predicted
+        where drawn.place <= {EACH} order by drawn.label <> drawn.predicted, drawn.place"
     );
     let rows = ask(source.session, &query).await?;
     Ok(rows.iter().filter_map(|row| picture(&row)).collect())
