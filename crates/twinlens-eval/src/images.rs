@@ -5,13 +5,16 @@ use std::ops::Range;
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
+use twinlens_model::Clip;
 
+use crate::error::EvalError;
 use crate::set::{ClassFault, check_image};
 use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
 
@@ -139,6 +142,39 @@ impl ImageSource {
         }
     }
 
+    /// The images of some rows, those that are `wanted`: decoded, or as they were embedded by the model `identity`.
+    ///
+    /// # Errors
+    /// What is wrong with the rows, and what to do: another model made the embeddings, or a shard lacks the column.
+    pub fn images(
+        &self,
+        batch: &RecordBatch,
+        wanted: &[bool],
+        identity: &str,
+        prepare: &Prepare<'_>,
+    ) -> Result<Vec<Image>, (String, Option<String>)> {
+        match self {
+            Self::Embeddings => stored(batch, wanted, identity),
+            Self::Images(column) => decode(batch, column, wanted, prepare)
+                .ok_or_else(|| (format!("a shard lacks the image column `{column}`"), None)),
+        }
+    }
+
+    /// Embeddings `[n, embed]` of `n` of these images, whose values follow one another.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn embed(&self, clip: &Clip, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
+        let config = clip.config();
+        Ok(match self {
+            Self::Embeddings => Tensor::from_vec(values, (n, config.embed), &Device::Cpu)?,
+            Self::Images(_) => {
+                let size = config.vision.image_size();
+                clip.encode_image(&Tensor::from_vec(values, (n, 3, size, size), &Device::Cpu)?)?
+            }
+        })
+    }
+
     /// Whether a column has to be read: of those with pixels or vectors only the one that is looked at.
     pub fn reads(&self, field: &Field) -> bool {
         let looked_at = match self {
@@ -150,11 +186,20 @@ impl ImageSource {
     }
 }
 
+/// How images are made what the tower takes.
+pub struct Prepare<'a> {
+    /// Size and normalisation.
+    pub preprocess: &'a Preprocess,
+    /// What breaks them is refused undecoded.
+    pub limits: &'a Limits,
+    /// Bytes of a pass: a quarter for encoded images, the rest for decoding them. (A single image may pass it: the pixel limit bounds that.)
+    pub budget: usize,
+    /// Whether their perceptual hashes are wanted too.
+    pub look: bool,
+}
+
 /// The embeddings of some rows, those that are `wanted`, as [`decode`] gives pixels.
-///
-/// # Errors
-/// They were made by another model than `identity`.
-pub fn stored(
+fn stored(
     batch: &RecordBatch,
     wanted: &[bool],
     identity: &str,
@@ -185,18 +230,15 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     (text.len() == 64).then_some(bytes)
 }
 
-/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as the decoders' memory
-/// stays within `budget` bytes (a single image may pass it: the pixel limit bounds that). `look`: their perceptual hashes too. `None` for a
-/// column that is not in the Hugging Face layout.
-pub fn decode(
+/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as memory allows. `None` for a column that is
+/// not in the Hugging Face layout.
+fn decode(
     batch: &RecordBatch,
     column: &str,
     wanted: &[bool],
-    preprocess: &Preprocess,
-    limits: &Limits,
-    budget: usize,
-    look: bool,
+    &Prepare { preprocess, limits, budget, look }: &Prepare<'_>,
 ) -> Option<Vec<Image>> {
+    let budget = budget - budget / 4;
     let structs = batch.column_by_name(column)?.as_struct_opt()?;
     let bytes = cast(structs.column_by_name("bytes")?, &DataType::LargeBinary).ok()?;
     let bytes: &LargeBinaryArray = bytes.as_binary_opt()?;

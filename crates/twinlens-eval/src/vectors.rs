@@ -15,6 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::Dataset;
 
+use crate::error::EvalError;
+
 /// The column of image embeddings.
 pub const EMBEDDING: &str = "embedding";
 /// The column that says what made the embeddings.
@@ -171,6 +173,17 @@ impl Made {
             precision,
         }
     }
+}
+
+/// Checks that vectors which a model made are numbers.
+///
+/// # Errors
+/// `NotFinite`, of what `what` says.
+pub fn check_finite(values: &[f32], what: impl FnOnce() -> String) -> Result<(), EvalError> {
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(EvalError::NotFinite { what: what() })
 }
 
 /// The cosine of two vectors; 0 where one has no direction. In f64, in the order of the numbers.

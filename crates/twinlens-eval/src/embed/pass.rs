@@ -13,11 +13,11 @@ use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::Embed;
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, ImageSource, decode};
+use crate::images::{Chunk, Examples, ImageSource, Prepare};
 use crate::ledger;
 use crate::model::Model;
 use crate::prompts::hex;
-use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING, cosine};
+use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING, check_finite, cosine};
 
 /// One split on its way.
 pub struct Pass<'a> {
@@ -54,8 +54,8 @@ impl<'a> Pass<'a> {
         let (dataset, table) = (&self.input.dataset, &self.input.table);
         let schema = dataset.schema(table)?;
         let named = self.stage.image.as_ref().map(|column| column.as_str());
-        let image = match ImageSource::of(&schema, named) {
-            Ok(ImageSource::Images(column)) => column,
+        let source = match ImageSource::of(&schema, named) {
+            Ok(source @ ImageSource::Images(_)) => source,
             Ok(ImageSource::Embeddings) => {
                 return Err(RunError::user(format!("`{}` has no images", self.input.name)).into());
             }
@@ -67,16 +67,15 @@ impl<'a> Pass<'a> {
                 .into());
             }
         };
-        let source = ImageSource::Images(image.clone());
         let read = schema.fields().iter().filter(|field| source.reads(field));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         let (most, budget) = (*self.stage.batch_size, self.cx.bytes_in_flight / 4);
         let mut examples = Examples::range(dataset, table, rows.clone(), &columns, most, budget);
         while let Some(chunk) = examples.next().transpose()? {
             self.cx.check_cancelled()?;
-            self.take(&chunk, &examples, &image)?;
+            self.take(&chunk, &examples, &source)?;
         }
-        self.encode()?;
+        self.encode(&source)?;
         self.write()?;
         let (kept, rejected) = (self.split.rows(MAIN), self.split.counts().rejected());
         let rows_in = rows.end - rows.start;
@@ -91,14 +90,25 @@ impl<'a> Pass<'a> {
     }
 
     /// Decodes the images of a chunk: the good ones wait for a full batch, the others go to the ledger.
-    fn take(&mut self, chunk: &Chunk, examples: &Examples<'_>, image: &str) -> Result<(), EvalError> {
+    fn take(
+        &mut self,
+        chunk: &Chunk,
+        examples: &Examples<'_>,
+        source: &ImageSource,
+    ) -> Result<(), EvalError> {
         let batch = &chunk.batch;
         let wanted = vec![true; batch.num_rows()];
-        let limits = self.stage.limits.as_ref().map_or_else(Limits::default, |limits| limits.value().clone());
-        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let images = decode(batch, image, &wanted, &self.model.preprocess, &limits, budget, false);
-        let images = images.ok_or_else(|| {
-            RunError::user(format!("`{}`: a shard lacks the image column `{image}`", self.input.name))
+        let limits = self.stage.limits.as_ref();
+        let prepare = Prepare {
+            preprocess: &self.model.preprocess,
+            limits: &limits.map_or_else(Limits::default, |limits| limits.value().clone()),
+            budget: self.cx.bytes_in_flight,
+            look: false,
+        };
+        let images = source.images(batch, &wanted, &self.identity, &prepare);
+        let images = images.map_err(|(why, hint)| RunError::User {
+            message: format!("`{}`: {why}", self.input.name),
+            hint,
         })?;
         let (mut kept, mut hashes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for (row, image) in images.into_iter().enumerate() {
@@ -109,7 +119,7 @@ impl<'a> Pass<'a> {
                     self.pixels.extend(pixels);
                     self.waiting += 1;
                     if self.waiting == *self.stage.batch_size {
-                        self.encode()?;
+                        self.encode(source)?;
                     }
                 }
                 Some(Err(refusal)) => {
@@ -128,16 +138,13 @@ impl<'a> Pass<'a> {
     }
 
     /// Encodes the images that wait.
-    fn encode(&mut self) -> Result<(), EvalError> {
+    fn encode(&mut self, source: &ImageSource) -> Result<(), EvalError> {
         if self.waiting == 0 {
             return Ok(());
         }
-        let (size, n) = (self.model.preprocess.size as usize, std::mem::take(&mut self.waiting));
-        let pixels = Tensor::from_vec(std::mem::take(&mut self.pixels), (n, 3, size, size), &Device::Cpu)?;
-        let vectors = self.model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1::<f32>()?;
-        if vectors.iter().any(|value| !value.is_finite()) {
-            return Err(EvalError::NotFinite { what: "an image embedding".into() });
-        }
+        let (n, pixels) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.pixels));
+        let vectors = source.embed(&self.model.clip, pixels, n)?.flatten_all()?.to_vec1::<f32>()?;
+        check_finite(&vectors, || "an image embedding".into())?;
         self.vectors.extend(vectors);
         Ok(())
     }
@@ -184,11 +191,7 @@ impl<'a> Pass<'a> {
                 rows.iter().flat_map(|row| self.model.tokenizer.encode(texts.value(*row), context)).collect();
             let ids = Tensor::from_vec(ids, (rows.len(), context), &Device::Cpu)?;
             for (row, vector) in rows.iter().zip(self.model.clip.encode_text(&ids)?.to_vec2::<f32>()?) {
-                if vector.iter().any(|value| !value.is_finite()) {
-                    return Err(EvalError::NotFinite {
-                        what: format!("the text embedding of {:?}", texts.value(*row)),
-                    });
-                }
+                check_finite(&vector, || format!("the text embedding of {:?}", texts.value(*row)))?;
                 vectors[row * width..(row + 1) * width].copy_from_slice(&vector);
             }
         }

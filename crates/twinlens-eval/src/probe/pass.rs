@@ -225,16 +225,8 @@ impl Pass<'_> {
     fn accuracy(&mut self, name: &str, n: u64, rows: &[Measured]) -> Result<(), EvalError> {
         let set = self.source.set;
         if let Some(first) = rows.first() {
-            self.source.cx.progress.note(format!(
-                "{}, {} ({name}): {} {:.1} % [{:.1}, {:.1}], chance {:.1} %, n {n}",
-                set.name.value(),
-                self.task.name(),
-                first.metric,
-                100.0 * first.value,
-                100.0 * first.interval.low,
-                100.0 * first.interval.high,
-                100.0 * first.chance,
-            ));
+            let (of, task) = (set.name.value(), self.task.name());
+            self.source.cx.progress.note(format!("{of}, {task} ({name}): {}", first.told(n)));
         }
         let made = Made::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
         let from = Provenance {

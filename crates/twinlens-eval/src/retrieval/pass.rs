@@ -13,11 +13,12 @@ use super::captions::Captions;
 use super::ranks::{Places, VectorFile, places};
 use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
+use crate::images::{Chunk, Examples, Image, ImageSource, Prepare};
 use crate::ledger;
 use crate::metrics::retrieval::{Found, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
 use crate::prompts::{fill, hex, list_hash};
+use crate::vectors::check_finite;
 use crate::zero_shot::tables::{self, Measured, Provenance};
 
 /// Evaluates a set, and gives its split back, ready to be committed.
@@ -123,7 +124,7 @@ impl Pass<'_> {
         }
         let captions = Captions::of(column)?;
         let mut refused = Vec::new();
-        for (row, image) in self.decoded(chunk)?.into_iter().enumerate() {
+        for (row, image) in self.images_of(chunk)?.into_iter().enumerate() {
             let texts = captions.get(row);
             let pixels = match image.pixels {
                 Some(Ok(pixels)) => pixels,
@@ -167,21 +168,17 @@ impl Pass<'_> {
         if self.tokens.len() == *self.options.batch_size * context { self.encode_texts() } else { Ok(()) }
     }
 
-    fn decoded(&self, chunk: &Chunk) -> Result<Vec<Image>, EvalError> {
+    fn images_of(&self, chunk: &Chunk) -> Result<Vec<Image>, EvalError> {
+        let limits = self.options.limits.as_ref();
+        let prepare = Prepare {
+            preprocess: &self.model.preprocess,
+            limits: &limits.map_or_else(Limits::default, |limits| limits.value().clone()),
+            budget: self.cx.bytes_in_flight,
+            look: false,
+        };
         let wanted = vec![true; chunk.batch.num_rows()];
-        match &self.source {
-            ImageSource::Embeddings => {
-                stored(&chunk.batch, &wanted, &self.identity).map_err(|(why, hint)| self.refuse(why, hint))
-            }
-            ImageSource::Images(column) => {
-                let limits = self.options.limits.as_ref();
-                let limits = limits.map_or_else(Limits::default, |limits| limits.value().clone());
-                let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-                let preprocess = &self.model.preprocess;
-                let images = decode(&chunk.batch, column, &wanted, preprocess, &limits, budget, false);
-                images.ok_or_else(|| self.refuse(format!("a shard lacks the image column `{column}`"), None))
-            }
-        }
+        let images = self.source.images(&chunk.batch, &wanted, &self.identity, &prepare);
+        images.map_err(|(why, hint)| self.refuse(why, hint))
     }
 
     fn encode_images(&mut self) -> Result<(), EvalError> {
@@ -189,16 +186,9 @@ impl Pass<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let (n, size) = (waiting.len(), self.model.preprocess.size as usize);
-        let values: Vec<f32> = waiting.into_iter().flatten().collect();
-        let vectors = match self.source {
-            ImageSource::Embeddings => values,
-            ImageSource::Images(_) => {
-                let pixels = Tensor::from_vec(values, (n, 3, size, size), &Device::Cpu)?;
-                self.model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1::<f32>()?
-            }
-        };
-        finite(&vectors, "an image embedding")?;
+        let (n, values) = (waiting.len(), waiting.into_iter().flatten().collect());
+        let vectors = self.source.embed(&self.model.clip, values, n)?.flatten_all()?.to_vec1::<f32>()?;
+        check_finite(&vectors, || "an image embedding".into())?;
         self.images.push(&vectors)
     }
 
@@ -210,7 +200,7 @@ impl Pass<'_> {
         let context = self.model.clip.config().text.context;
         let ids = Tensor::from_slice(&tokens, (tokens.len() / context, context), &Device::Cpu)?;
         let vectors = self.model.clip.encode_text(&ids)?.flatten_all()?.to_vec1::<f32>()?;
-        finite(&vectors, "a text embedding")?;
+        check_finite(&vectors, || "a text embedding".into())?;
         self.texts.push(&vectors)
     }
 
@@ -249,12 +239,7 @@ impl Pass<'_> {
                 });
             }
             if let Some(first) = rows.first() {
-                let Measured { metric, value, interval, chance } = first;
-                let [value, low, high, chance] =
-                    [*value, interval.low, interval.high, *chance].map(|share| 100.0 * share);
-                self.cx.progress.note(format!(
-                    "{set}: {metric} {value:.1} % [{low:.1}, {high:.1}], chance {chance:.1} %, n {n}"
-                ));
+                self.cx.progress.note(format!("{set}: {}", first.told(n)));
             }
             let template: &String = &self.options.template;
             let from = Provenance {
@@ -277,13 +262,6 @@ impl Pass<'_> {
             self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
         }
         Ok(())
-    }
-}
-
-fn finite(vectors: &[f32], what: &str) -> Result<(), EvalError> {
-    match vectors.iter().all(|value| value.is_finite()) {
-        true => Ok(()),
-        false => Err(EvalError::NotFinite { what: what.into() }),
     }
 }
 

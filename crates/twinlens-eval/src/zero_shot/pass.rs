@@ -2,8 +2,6 @@
 //! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::FieldRef;
-use candle_core::{Device, Tensor};
 use twinlens_dataset::SplitWriter;
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
@@ -13,7 +11,7 @@ use super::rows::{Labelled, example, uid};
 use super::set_pass::{Refused, SetPass, Waiting};
 use super::{Task, ZeroShot};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, Image, ImageSource, decode, stored};
+use crate::images::{Chunk, Examples, Image, ImageSource, Prepare};
 use crate::model::{Model, input};
 
 /// A set after a pass: its results, or why it could not be evaluated.
@@ -87,8 +85,8 @@ impl<'a> Pass<'a> {
 
     /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot be evaluated.
     pub fn run(mut self) -> Result<Vec<Evaluated>, EvalError> {
-        if !self.sets.is_empty() {
-            self.read()?;
+        if let Some(source) = self.source.take().filter(|_| !self.sets.is_empty()) {
+            self.read(&source)?;
         }
         let (cx, model, seconds) = (self.cx, self.model, self.image_seconds);
         let done = self.tasks.into_iter().zip(self.sets).map(|(task, set)| {
@@ -98,11 +96,10 @@ impl<'a> Pass<'a> {
         Ok(self.failed.into_iter().chain(done).collect())
     }
 
-    fn read(&mut self) -> Result<(), EvalError> {
+    fn read(&mut self, source: &ImageSource) -> Result<(), EvalError> {
         let InputData { dataset, table, .. } = self.input;
         let schema = dataset.schema(table)?;
-        let looked_at = |field: &&FieldRef| self.source.as_ref().is_none_or(|source| source.reads(field));
-        let read = schema.fields().iter().filter(looked_at);
+        let read = schema.fields().iter().filter(|field| source.reads(field));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         // A quarter of the budget for the encoded bytes, the rest for decoding them.
         let mut examples =
@@ -112,19 +109,24 @@ impl<'a> Pass<'a> {
             let start = self.cx.clock.micros();
             let Some(chunk) = examples.next().transpose()? else { break };
             self.image_seconds += self.cx.clock.seconds_since(start);
-            self.take(&chunk, &examples)?;
+            self.take(&chunk, &examples, source)?;
         }
-        self.flush()
+        self.flush(source)
     }
 
     /// Decodes the rows of a chunk: the good ones wait for a full batch, the others go to the ledger.
-    fn take(&mut self, chunk: &Chunk, examples: &Examples<'_>) -> Result<(), EvalError> {
+    fn take(
+        &mut self,
+        chunk: &Chunk,
+        examples: &Examples<'_>,
+        source: &ImageSource,
+    ) -> Result<(), EvalError> {
         let start = self.cx.clock.micros();
         let batch = &chunk.batch;
         let labels = self.sets.iter().map(|set| set.label(batch)).collect::<Result<Vec<_>, _>>()?;
         let wanted: Vec<bool> =
             (0..batch.num_rows()).map(|row| labels.iter().any(|set| set[row].class.is_ok())).collect();
-        let images = self.images(batch, &wanted)?;
+        let images = self.images(batch, &wanted, source)?;
         self.image_seconds += self.cx.clock.seconds_since(start);
         let mut refused: Vec<Vec<Refused>> = vec![Vec::new(); self.sets.len()];
         for (row, image) in images.into_iter().enumerate() {
@@ -163,7 +165,7 @@ impl<'a> Pass<'a> {
                 self.waiting.push(waits);
             }
             if self.waiting.len() == self.batch_size {
-                self.flush()?;
+                self.flush(source)?;
             }
         }
         for (set, refused) in self.sets.iter_mut().zip(&refused) {
@@ -175,34 +177,33 @@ impl<'a> Pass<'a> {
     }
 
     /// The images of a chunk: decoded, or encoded long ago.
-    fn images(&self, batch: &RecordBatch, wanted: &[bool]) -> Result<Vec<Image>, EvalError> {
-        let refuse = |why: String, hint| EvalError::set(&self.sets[0].options.name, why, hint);
-        let Some(ImageSource::Images(column)) = &self.source else {
-            return stored(batch, wanted, &self.identity)
-                .map_err(|(why, hint)| refuse(format!("`{}`: {why}", self.input.name), hint));
+    fn images(
+        &self,
+        batch: &RecordBatch,
+        wanted: &[bool],
+        source: &ImageSource,
+    ) -> Result<Vec<Image>, EvalError> {
+        let prepare = Prepare {
+            preprocess: &self.model.preprocess,
+            limits: &self.limits,
+            budget: self.cx.bytes_in_flight,
+            look: needs_look(batch) && self.sets.iter().any(|set| set.training.is_some()),
         };
-        let budget = self.cx.bytes_in_flight - self.cx.bytes_in_flight / 4;
-        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
-        let images = decode(batch, column, wanted, &self.model.preprocess, &self.limits, budget, look);
-        images.ok_or_else(|| refuse(format!("a shard lacks the image column `{column}`"), None))
+        source.images(batch, wanted, &self.identity, &prepare).map_err(|(why, hint)| {
+            EvalError::set(&self.sets[0].options.name, format!("`{}`: {why}", self.input.name), hint)
+        })
     }
 
     /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the chunks, so that
     /// a result does not depend on the memory of the machine.
-    fn flush(&mut self) -> Result<(), EvalError> {
+    fn flush(&mut self, source: &ImageSource) -> Result<(), EvalError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
         let start = self.cx.clock.micros();
         let waiting = std::mem::take(&mut self.waiting);
         let (pixels, n) = (std::mem::take(&mut self.pixels), waiting.len());
-        let embeddings = match self.source {
-            Some(ImageSource::Images(_)) => {
-                let size = self.model.preprocess.size as usize;
-                self.model.clip.encode_image(&Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?)?
-            }
-            _ => Tensor::from_vec(pixels, (n, self.model.clip.config().embed), &Device::Cpu)?,
-        };
+        let embeddings = source.embed(&self.model.clip, pixels, n)?;
         self.image_seconds += self.cx.clock.seconds_since(start);
         for (index, set) in self.sets.iter_mut().enumerate() {
             set.score(self.cx, &self.model.clip, index, &waiting, &embeddings)?;

@@ -1,13 +1,13 @@
 //! Greedy forward selection of templates on a part of a set that its results then leave out.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext};
 
 use super::rows::Rows;
 use crate::error::EvalError;
-use crate::images::{Examples, ImageSource, decode, stored};
+use crate::images::{Examples, ImageSource, Prepare};
 use crate::metrics::top_k;
 use crate::model::Model;
 use crate::prompts::{Classifier, PromptSet, Selection, Space, Texts, classifier};
@@ -91,6 +91,9 @@ fn gather(
     let schema = dataset.schema(table)?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let budget = looking.cx.bytes_in_flight;
+    let identity = looking.model.identity();
+    let (preprocess, limits) = (&looking.model.preprocess, looking.limits);
+    let prepare = Prepare { preprocess, limits, budget, look: false };
     let (mut parts, mut labels) = (Vec::new(), Vec::new());
     for chunk in Examples::new(dataset, table, &columns, looking.batch, budget / 4) {
         looking.cx.check_cancelled()?;
@@ -98,16 +101,8 @@ fn gather(
         let examples = looking.rows.examples(&chunk.batch, chunk.first)?;
         let wanted: Vec<bool> =
             examples.iter().map(|(name, class)| class.is_some() && held_out.holds(name)).collect();
-        let images = match looking.source {
-            ImageSource::Images(column) => {
-                let preprocess = &looking.model.preprocess;
-                let most = budget - budget / 4;
-                decode(&chunk.batch, column, &wanted, preprocess, looking.limits, most, false)
-                    .unwrap_or_default()
-            }
-            ImageSource::Embeddings => stored(&chunk.batch, &wanted, &looking.model.identity())
-                .map_err(|(why, hint)| EvalError::set(set, why, hint))?,
-        };
+        let images = looking.source.images(&chunk.batch, &wanted, &identity, &prepare);
+        let images = images.map_err(|(why, hint)| EvalError::set(set, why, hint))?;
         let (mut pixels, mut count) = (Vec::new(), 0);
         for (image, (_, class)) in images.into_iter().zip(&examples) {
             if let (Some(Ok(image)), Some(class)) = (image.pixels, class)
@@ -119,16 +114,7 @@ fn gather(
             }
         }
         if count > 0 {
-            let size = looking.model.preprocess.size as usize;
-            parts.push(match looking.source {
-                ImageSource::Images(_) => {
-                    let pixels = Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?;
-                    looking.model.clip.encode_image(&pixels)?
-                }
-                ImageSource::Embeddings => {
-                    Tensor::from_vec(pixels, (count, looking.model.clip.config().embed), &Device::Cpu)?
-                }
-            });
+            parts.push(looking.source.embed(&looking.model.clip, pixels, count)?);
         }
         if labels.len() == most {
             break;

@@ -21,6 +21,7 @@ use crate::model::{Model, input};
 use crate::prompts::{TextCache, Texts, classifier, hex};
 use crate::set::{ClassFault, Classes, Labels, SetOptions};
 use crate::trust::{self, Warning};
+use crate::vectors::check_finite;
 
 /// Best classes that are kept of an example.
 const BEST: usize = 5;
@@ -229,11 +230,7 @@ impl SetPass {
                     variant.left_out += 1;
                     continue;
                 }
-                if scores.iter().any(|score| !score.is_finite()) {
-                    return Err(EvalError::NotFinite {
-                        what: format!("the image embedding of example {}", example.example),
-                    });
-                }
+                check_finite(scores, || format!("the image embedding of example {}", example.example))?;
                 let ranked = top_k(scores, BEST);
                 let label = match truth {
                     Truth::One(label) => {
@@ -292,15 +289,7 @@ impl SetPass {
                 };
                 return Err(EvalError::set(&name, why, None));
             };
-            cx.progress.note(format!(
-                "{name}, {prompts}: {} {:.1} % [{:.1}, {:.1}], chance {:.1} %, n {}",
-                first.metric,
-                100.0 * first.value,
-                100.0 * first.interval.low,
-                100.0 * first.interval.high,
-                100.0 * first.chance,
-                n
-            ));
+            cx.progress.note(format!("{name}, {prompts}: {}", first.told(n)));
             let from = Provenance {
                 model: &model.name,
                 checkpoint: model.checkpoint.as_deref(),

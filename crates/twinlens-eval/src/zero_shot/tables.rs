@@ -58,6 +58,16 @@ pub struct Measured {
     pub chance: f64,
 }
 
+impl Measured {
+    /// As it is told while a run goes on.
+    pub fn told(&self, n: u64) -> String {
+        let Self { metric, value, interval, chance } = self;
+        let [value, low, high, chance] =
+            [*value, interval.low, interval.high, *chance].map(|share| 100.0 * share);
+        format!("{metric} {value:.1} % [{low:.1}, {high:.1}], chance {chance:.1} %, n {n}")
+    }
+}
+
 /// Rows of the accuracy contract.
 pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch, ArrowError> {
     let count = rows.len();

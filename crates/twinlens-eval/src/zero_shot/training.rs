@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_image::{Limits, Preprocess};
@@ -14,10 +14,11 @@ use super::rows::{IGNORED, Rows, Truth, classes, refuse};
 use super::variant::{Counts, Variant, measure};
 use super::{Task, ZeroShot, check, default_batch_size, groups, input};
 use crate::error::EvalError;
-use crate::images::{Examples, decode};
+use crate::images::{Examples, ImageSource, Prepare};
 use crate::metrics::top_k;
 use crate::prompts::{PromptOptions, PromptSet, Texts, classifier};
 use crate::set::{Classes, Labels, SetEntry, SetOptions, check_image};
+use crate::vectors::check_finite;
 
 /// Best classes that are counted of an example.
 const BEST: usize = 5;
@@ -108,7 +109,7 @@ impl Evaluation<Clip> for InTraining {
         let groups = groups((0..).zip(self.sets.iter()).map(task).collect());
         let indices = |group: &Vec<Task>| group.iter().map(|task| task.split as usize).collect();
         let groups = groups.iter().map(indices).collect();
-        Ok(Box::new(Prepare {
+        Ok(Box::new(Evaluating {
             cx: cx.clone(),
             tokenizer,
             sets,
@@ -153,7 +154,7 @@ impl Prepared {
 }
 
 /// All sets, evaluated in passes over what they share.
-struct Prepare {
+struct Evaluating {
     cx: RunContext,
     tokenizer: Tokenizer,
     sets: Vec<Prepared>,
@@ -164,7 +165,7 @@ struct Prepare {
 /// What has been counted for each set of a pass, by its prompts.
 type Counted = Vec<Vec<Variant>>;
 
-impl Prepare {
+impl Evaluating {
     fn variants(&self, clip: &Clip, set: &Prepared) -> Result<Vec<Variant>, EvalError> {
         let (names, classes, several) = (set.classes.all_names(), set.classes.len(), set.labels.several());
         // Weights change with every step: no embedding of a text is seen again.
@@ -191,6 +192,8 @@ impl Prepare {
         let columns = schema.fields().iter().map(|field| field.name().as_str());
         let columns: Vec<&str> = columns.filter(|name| read(name)).collect();
         let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
+        let source = ImageSource::Images(column.into());
+        let prepare = Prepare { preprocess: &preprocess, limits: &Limits::default(), budget, look: false };
         for chunk in Examples::new(dataset, table, &columns, self.batch_size, budget / 4) {
             self.cx.check_cancelled()?;
             let batch = chunk?.batch;
@@ -200,10 +203,10 @@ impl Prepare {
             let truths = sets.iter().map(truths).collect::<Result<Vec<_>, _>>()?;
             let wanted: Vec<bool> =
                 (0..batch.num_rows()).map(|row| truths.iter().any(|set| set[row].is_some())).collect();
-            let limits = Limits::default();
-            let images = decode(&batch, column, &wanted, &preprocess, &limits, budget - budget / 4, false);
+            let images = source.images(&batch, &wanted, "", &prepare);
+            let images = images.map_err(|(why, hint)| EvalError::set(&first.options.name, why, hint))?;
             let (mut pixels, mut known) = (Vec::new(), Vec::new());
-            for (row, image) in images.into_iter().flatten().enumerate() {
+            for (row, image) in images.into_iter().enumerate() {
                 if let Some(Ok(image)) = image.pixels {
                     pixels.extend(image);
                     known.push(row);
@@ -212,9 +215,7 @@ impl Prepare {
             if known.is_empty() {
                 continue;
             }
-            let size = preprocess.size as usize;
-            let pixels = Tensor::from_vec(pixels, (known.len(), 3, size, size), &Device::Cpu)?;
-            let embeddings = clip.encode_image(&pixels)?;
+            let embeddings = source.embed(clip, pixels, known.len())?;
             for (variants, truths) in counted.iter_mut().zip(&truths) {
                 for variant in variants {
                     count(variant, clip, &embeddings, known.iter().map(|row| truths[*row].as_ref()))?;
@@ -270,9 +271,7 @@ fn count<'a>(
 ) -> Result<(), EvalError> {
     let scores = variant.classifier.scores(clip, embeddings)?.to_vec2::<f32>()?;
     for (scores, truth) in scores.iter().zip(truths) {
-        if scores.iter().any(|score| !score.is_finite()) {
-            return Err(EvalError::NotFinite { what: "the embedding of an image".into() });
-        }
+        check_finite(scores, || "the embedding of an image".into())?;
         match truth {
             Some(Truth::One(label)) => variant.count(*label, scores, &top_k(scores, BEST), None),
             Some(Truth::Several { present, ignored }) => variant.count_several(present, ignored, scores),
@@ -282,7 +281,7 @@ fn count<'a>(
     Ok(())
 }
 
-impl Evaluator<Clip> for Prepare {
+impl Evaluator<Clip> for Evaluating {
     fn evaluate(&mut self, clip: &Clip, step: u64) -> Result<Vec<Measured>, RunError> {
         Ok(self.all(clip, step)?)
     }
