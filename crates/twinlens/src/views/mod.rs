@@ -20,8 +20,7 @@ use datafusion::prelude::SessionContext;
 use twinlens_dataset::Dataset;
 
 use crate::errors::Failure;
-use run::Run;
-pub use run::quoted;
+pub use run::{Run, Table, literal};
 
 /// The schema in which all views stand.
 pub const SCHEMA: &str = "views";

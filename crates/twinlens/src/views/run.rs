@@ -68,7 +68,7 @@ impl<'a> Table<'a> {
 }
 
 /// A name as SQL takes it, whatever it is.
-pub fn quoted(name: &str) -> String {
+fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
     }
 
     /// The tables that have these columns. What a query of the pipeline made of others would be counted twice.
-    fn with(&self, columns: &[&str]) -> Vec<Table<'a>> {
+    pub fn with(&self, columns: &[&str]) -> Vec<Table<'a>> {
         let made = self.datasets.iter().filter(|dataset| dataset.state().begin.kind != "sql");
         let tables = made.flat_map(|dataset| dataset.tables().map(move |table| Table { dataset, table }));
         tables.filter(|table| table.has(columns)).collect()

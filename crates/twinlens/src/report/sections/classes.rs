@@ -5,6 +5,7 @@ use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Point, Sec
 use super::Source;
 use crate::errors::Failure;
 use crate::text::count;
+use crate::views::literal;
 
 /// Pairs of classes that are shown of a set.
 const PAIRS: usize = 15;
@@ -18,10 +19,6 @@ async fn evaluations(source: &Source<'_>) -> Result<Rows, Failure> {
             from views.leaderboard where metric = 'top1' and part = 'all'
         ) where place = 1 order by set";
     ask(source.session, query).await
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 pub async fn confusions(source: &Source<'_>) -> Result<Section, Failure> {

@@ -14,6 +14,7 @@ use twinlens_dataset::Dataset;
 
 use super::model::{Report, Section};
 use crate::errors::Failure;
+use crate::views::Run;
 
 /// What the parts are made from.
 pub struct Source<'a> {
@@ -42,25 +43,10 @@ pub async fn report(title: String, source: &Source<'_>) -> Result<Report, Failur
     Ok(Report { title, summary: summary::summary(source).await?, sections })
 }
 
-/// A name in quotes, for SQL.
-fn quoted(stage: &str, table: &str) -> String {
-    let (stage, side) = (crate::views::quoted(stage), crate::views::quoted(table));
-    if table == twinlens_dataset::MAIN { stage } else { format!("{stage}.{side}") }
-}
-
 impl Source<'_> {
     /// The tables that have these columns, with the stage that each is of; those of queries are left out.
     fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
-        let made = self.datasets.iter().filter(|dataset| dataset.state().begin.kind != "sql");
-        let has = |dataset: &Dataset, table: &str| {
-            let schema = dataset.schema(table);
-            schema.is_ok_and(|schema| columns.iter().all(|column| schema.field_with_name(column).is_ok()))
-        };
-        made.flat_map(|dataset| {
-            let stage = &dataset.state().begin.stage;
-            let tables = dataset.tables().filter(|table| has(dataset, table));
-            tables.map(|table| (stage.clone(), quoted(stage, table))).collect::<Vec<_>>()
-        })
-        .collect()
+        let tables = Run::new(self.datasets).with(columns).into_iter();
+        tables.map(|table| (table.stage().to_string(), table.sql())).collect()
     }
 }

@@ -1,13 +1,14 @@
 //! Images with what the model says of them: some that it has right and some that it has wrong, drawn by their hashes.
 
 use serde_json::Value;
-use twinlens_dataset::{Dataset, contracts};
+use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
 
 use super::super::ask::{Row, ask};
 use super::super::model::{Block, Picture, Section};
-use super::{Source, quoted};
+use super::Source;
 use crate::errors::Failure;
+use crate::views::{Table, literal};
 
 /// Images of each sort, right and wrong, of a set; and sets.
 const EACH: usize = 6;
@@ -55,9 +56,9 @@ fn sets(dataset: &Dataset) -> Vec<(String, String)> {
 /// The main table of a stage of this run, if it has images.
 fn images(datasets: &[Dataset], input: &str) -> Option<String> {
     let found = datasets.iter().find(|dataset| dataset.state().begin.stage == input)?;
-    let schema = found.schema(twinlens_dataset::MAIN).ok()?;
+    let schema = found.schema(MAIN).ok()?;
     (contracts::has_images(&schema) && schema.field_with_name("uid").is_ok())
-        .then(|| quoted(input, twinlens_dataset::MAIN))
+        .then(|| Table { dataset: found, table: MAIN }.sql())
 }
 
 async fn pictures(
@@ -66,9 +67,8 @@ async fn pictures(
     set: &str,
     images: &str,
 ) -> Result<Vec<Picture>, Failure> {
-    let stage = &dataset.state().begin.stage;
-    let set = format!("'{}'", set.replace('\'', "''"));
-    let (predictions, classes) = (quoted(stage, "predictions"), quoted(stage, "per_class"));
+    let set = literal(set);
+    let [predictions, classes] = ["predictions", "per_class"].map(|table| Table { dataset, table }.sql());
     let query = format!(
         "with best as (
             select prompts from {predictions} where set = {set} group by prompts

@@ -1,9 +1,10 @@
 //! How the error falls with compute, and what the largest models were predicted to do.
 
-use super::super::ask::{Row, Rows, ask, number, percent};
+use super::super::ask::{Row, Rows, ask, interval, number, percent};
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
 use super::Source;
 use crate::errors::Failure;
+use crate::views::literal;
 
 /// Charts that are shown.
 const CHARTS: usize = 6;
@@ -21,7 +22,6 @@ pub async fn scaling(source: &Source<'_>) -> Result<Section, Failure> {
                 continue;
             }
             let key = ["set", "prompts", "metric"].map(|column| group.text(column));
-            let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
             let query = format!(
                 "select * from {name} where set = {} and prompts = {} and metric = {} order by compute, model",
                 literal(&key[0]),
@@ -62,10 +62,7 @@ fn chart(stage: &str, [set, prompts, metric]: &[String; 3], rows: &Rows) -> Bloc
     for row in rows.iter() {
         let role = row.text("role");
         let (low, high) = (row.number("predicted_low"), row.number("predicted_high"));
-        let interval = match low.zip(high) {
-            Some((low, high)) => format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
-            None => "-".into(),
-        };
+        let interval = interval(low, high);
         let within = match row.text("within").as_str() {
             "true" => "yes",
             "false" => "no",

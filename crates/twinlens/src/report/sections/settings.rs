@@ -1,5 +1,7 @@
 //! What the numbers are of: hashes of what was evaluated, and the options of every stage.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::super::ask::ask;
@@ -7,7 +9,7 @@ use super::super::model::{Block, Section, Table};
 use super::Source;
 use crate::errors::Failure;
 use crate::text::count;
-use twinlens_dataset::MAIN;
+use twinlens_dataset::{Dataset, MAIN};
 
 /// Characters of a hash that tell it from others.
 const HASH: usize = 12;
@@ -84,9 +86,16 @@ pub fn settings(source: &Source<'_>) -> Section {
     if table.rows.is_empty() {
         return Section::without(id, title, "This run has no datasets yet.");
     }
-    let seed = source.datasets.first().and_then(|dataset| dataset.state().begin.recipe.get("seed")?.as_u64());
-    let seed =
-        seed.map(|seed| Block::Text(format!("Everything drawn at random comes from the seed {seed}.")));
+    // A stage may have a seed of its own.
+    let seed = |dataset: &Dataset| dataset.state().begin.recipe.get("seed")?.as_u64();
+    let seeds: BTreeSet<u64> = source.datasets.iter().filter_map(seed).collect();
+    let listed: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let listed = listed.join(" and ");
+    let seed = match seeds.len() {
+        0 => None,
+        1 => Some(Block::Text(format!("Everything drawn at random comes from the seed {listed}."))),
+        _ => Some(Block::Text(format!("What is drawn at random comes from the seeds {listed}."))),
+    };
     Section { id, title, blocks: seed.into_iter().chain([table.folded()]).collect() }
 }
 

@@ -4,7 +4,7 @@ use super::super::ask::{ask, has, interval, number, percent};
 use super::super::model::Fact;
 use super::Source;
 use crate::errors::Failure;
-use crate::text::count;
+use crate::text::{count, counted};
 use twinlens_dataset::MAIN;
 
 pub async fn summary(source: &Source<'_>) -> Result<Vec<Fact>, Failure> {
@@ -36,11 +36,7 @@ fn built(source: &Source<'_>) -> Option<Fact> {
         (Some(images), more) => format!("found; {} images stored, {more} models trained", count(*images)),
         (None, _) => "found".into(),
     };
-    Some(Fact { name: "Built", value: counted_pairs(first), about })
-}
-
-fn counted_pairs(pairs: u64) -> String {
-    format!("{} pairs", count(pairs))
+    Some(Fact { name: "Built", value: counted(first, "pair"), about })
 }
 
 /// The accuracy that is the most times chance.
