@@ -28,7 +28,7 @@ pub use config::{
 pub use error::{ModelError, Result};
 pub use objective::Objective;
 pub use ops::activation::Activation;
-pub use parts::{Tower, covers};
+pub use parts::{Tower, any_covers, covers};
 pub use shares::{Features, Share};
 pub use tokenizer::{TOKENIZER_FILE, Tokenizer};
 pub use towers::Pass;

@@ -3,7 +3,7 @@
 use super::model_error;
 use std::path::Path;
 use twinlens_model::weights::shapes;
-use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, covers};
+use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_covers, covers};
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{Fault, Located, RunError};
 
@@ -39,8 +39,7 @@ pub fn from_folder(
     let source = Clip::load(folder).map_err(model_error)?;
     clip.adopt(&source, parts, folder).map_err(model_error)?;
     let of_texts = |name: &String| {
-        Tower::of(name) == Some(Tower::Text)
-            && parts.is_none_or(|parts| parts.iter().any(|p| covers(p, name)))
+        Tower::of(name) == Some(Tower::Text) && parts.is_none_or(|parts| any_covers(parts, name))
     };
     let theirs = folder.join(TOKENIZER_FILE);
     if clip.variables().keys().any(of_texts) && theirs.exists() {
