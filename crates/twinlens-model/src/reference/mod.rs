@@ -74,6 +74,36 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     project(x, w)?.broadcast_add(&like(bias, x)?)
 }
 
+/// Attention of packed queries, keys and values (`[batch, len, 3 width]`) to `[batch, len, width]`. A mask is the causal one.
+fn attention(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
+    let (batch, len, packed) = qkv.dims3()?;
+    let width = packed / 3;
+    let scale = 1.0 / ((width / heads) as f64).sqrt();
+    let part =
+        |i: usize| qkv.narrow(D::Minus1, i * width, width)?.reshape((batch, len, heads, width / heads));
+    #[cfg(feature = "flash-attn")]
+    if takes_flash_attention(qkv, width / heads) {
+        let attended =
+            candle_flash_attn::flash_attn(&part(0)?, &part(1)?, &part(2)?, scale as f32, mask.is_some())?;
+        return attended.reshape((batch, len, width));
+    }
+    let part = |i: usize| part(i)?.transpose(1, 2)?.contiguous();
+    let scores = (widened(&part(0)?.matmul(&part(1)?.t()?.contiguous()?)?)? * scale)?;
+    let scores = if let Some(mask) = mask { scores.broadcast_add(&like(mask, &scores)?)? } else { scores };
+    like(&candle_nn::ops::softmax(&scores, D::Minus1)?, qkv)?
+        .matmul(&part(2)?)?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((batch, len, width))
+}
+
+/// Whether the kernel of `candle-flash-attn` may stand in: it has no gradient, knows half precision alone, and not every depth.
+#[cfg(feature = "flash-attn")]
+fn takes_flash_attention(qkv: &Tensor, depth: usize) -> bool {
+    let half = matches!(qkv.dtype(), DType::BF16 | DType::F16);
+    qkv.device().is_cuda() && half && !qkv.track_op() && depth.is_multiple_of(8) && depth <= 256
+}
+
 /// One block on `x` (`[batch, len, width]`).
 fn block(
     x: &Tensor,
@@ -83,22 +113,10 @@ fn block(
     mask: Option<&Tensor>,
     activation: Activation,
 ) -> Result<Tensor> {
-    let (batch, len, width) = x.dims3()?;
     let parameter = |part: &str| get(tensors, &format!("{name}.{part}"));
     let normed = layer_norm(x, tensors, &format!("{name}.ln_1"))?;
     let qkv = linear(&normed, parameter("attn.in_proj_weight")?, parameter("attn.in_proj_bias")?)?;
-    let part = |i: usize| {
-        let part = qkv.narrow(D::Minus1, i * width, width)?.reshape((batch, len, heads, width / heads))?;
-        part.transpose(1, 2)?.contiguous()
-    };
-    let scale = 1.0 / ((width / heads) as f64).sqrt();
-    let scores = (widened(&part(0)?.matmul(&part(1)?.t()?.contiguous()?)?)? * scale)?;
-    let scores = if let Some(mask) = mask { scores.broadcast_add(&like(mask, &scores)?)? } else { scores };
-    let attended = like(&candle_nn::ops::softmax(&scores, D::Minus1)?, x)?
-        .matmul(&part(2)?)?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((batch, len, width))?;
+    let attended = attention(&qkv, heads, mask)?;
     let x = (x + linear(&attended, parameter("attn.out_proj.weight")?, parameter("attn.out_proj.bias")?)?)?;
     let normed = layer_norm(&x, tensors, &format!("{name}.ln_2"))?;
     let hidden = linear(&normed, parameter("mlp.c_fc.weight")?, parameter("mlp.c_fc.bias")?)?;
