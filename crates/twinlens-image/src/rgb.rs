@@ -61,14 +61,10 @@ impl Rgb {
         }
         let stride = self.width as usize * 3;
         let (start, length) = (left as usize * 3, width as usize * 3);
-        let pixels = self
-            .pixels
-            .chunks_exact(stride)
-            .skip(top as usize)
-            .take(height as usize)
-            .flat_map(|row| &row[start..start + length])
-            .copied()
-            .collect();
+        let mut pixels = Vec::with_capacity(height as usize * length);
+        for row in self.pixels.chunks_exact(stride).skip(top as usize).take(height as usize) {
+            pixels.extend_from_slice(&row[start..start + length]);
+        }
         Self::new(width, height, pixels)
     }
 
