@@ -141,6 +141,28 @@ async fn a_list_of_names_goes_by_number_or_by_order() {
     }
 }
 
+/// As ImageNet in CLIP_benchmark's tar files, with the names that were published.
+#[tokio::test]
+async fn tar_files_call_the_evaluated_part_test_and_two_classes_may_have_one_name() {
+    let names = "[names]\n\"missile (1)\" = \"projectile\"";
+    let place =
+        Place::new(&format!("split = \"val\"\nclasses = \"from the data\"\nclass_count = 2\n{names}"));
+    place.file("classnames.txt", b"missile\nmissile\n");
+    place.file("test/nshards.txt", b"1\n");
+    let shard = [
+        member("a.png", &png(1)),
+        member("a.cls", b"0"),
+        member("b.png", &png(2)),
+        member("b.cls", b"1"),
+        END.to_vec(),
+    ];
+    place.file("test/0.tar", &shard.concat());
+    let dataset = place.own().await;
+    assert_eq!(rows(&dataset), ["test/0.tar/a=missile", "test/0.tar/b=projectile"]);
+    let codes = column(&dataset, "warnings", "code");
+    assert_eq!(codes[0].as_string::<i32>().value(0), "duplicate_name");
+}
+
 #[tokio::test]
 async fn tar_files_lose_what_is_damaged_alone() {
     let place = Place::new("classes = \"from the data\"\nclass_count = 2");
