@@ -271,6 +271,8 @@ def measure(name, full, args):
     bench = [os.environ.get("CARGO", "cargo"), "bench", "--workspace", "--bench", "train"]
     turn = [sys.executable, __file__, "--steps", str(args.steps), "--threads", str(args.threads), "--pytorch", str(folder), name]
     given = {"TWINLENS_TRAIN": str(folder), "TWINLENS_STEPS": str(args.steps), "RAYON_NUM_THREADS": str(args.threads)}
+    # As long as the program keeps pages while it trains.
+    given["MIMALLOC_PURGE_DELAY"] = "5000"
     programs = {"twinlens": (bench, given), "PyTorch": (turn, {})}
     if name != "vit":
         programs["PyTorch, channels last"] = (turn + ["--channels-last"], {})

@@ -1,14 +1,13 @@
 //! Convolution by kernels of 1 x 1 and 3 x 3 of images whose channels lie together (`[side, side, channels]`), on slices.
 //!
 //! No patches are copied out: in an image with a border of zeros, each row of a patch is one run of `3 channels` numbers, and a
-//! few pixels by sixteen channels of the result are added up in registers over the runs. The gradient of the images is
+//! few pixels by one or two vectors of channels of the result are added up in registers over the runs. The gradient of the images is
 //! the convolution of the result's gradient with the kernel turned around; that of the kernel adds up runs times gradients.
 //! An order of additions is fixed by the sizes alone.
 
-use super::simd::vectorised;
-
-/// Channels of the result that are computed together.
-const LANES: usize = 16;
+use pulp::bytemuck::cast_slice;
+use pulp::{Arch, Simd, WithSimd};
+use std::ops::Range;
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,17 +96,17 @@ impl Conv {
     }
 }
 
-/// A kernel as [`convolve`] takes it: blocks of [`LANES`] channels of the result (8 in the last, where that is enough), in
-/// each `[kernel, kernel, channels, lanes]`.
+/// A kernel as [`convolve`] takes it: blocks of so many channels of the result as two vectors hold (or one in the last, where that
+/// is enough), in each `[kernel, kernel, channels, lanes]`.
 pub struct Packed {
     blocks: Vec<(usize, Vec<f32>)>,
 }
 
 impl Packed {
     fn new(conv: Conv, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
-        let taps = conv.kernel * conv.kernel;
+        let (taps, vector) = (conv.kernel * conv.kernel, Arch::new().dispatch(Lanes));
         let block = |first: usize| {
-            let lanes = if conv.out - first <= LANES / 2 { LANES / 2 } else { LANES };
+            let lanes = if conv.out - first <= vector { vector } else { 2 * vector };
             let mut packed = vec![0.0; taps * conv.channels * lanes];
             for (i, packed) in packed.chunks_exact_mut(lanes).enumerate() {
                 for (out, packed) in (first..conv.out).zip(packed) {
@@ -116,7 +115,7 @@ impl Packed {
             }
             (lanes, packed)
         };
-        Self { blocks: (0..conv.out).step_by(LANES).map(block).collect() }
+        Self { blocks: (0..conv.out).step_by(2 * vector).map(block).collect() }
     }
 
     /// `w` (`[out, channels, kernel, kernel]`) for the way forward.
@@ -132,22 +131,103 @@ impl Packed {
     }
 }
 
-/// The sums for `P` patches and `L` channels.
+/// Numbers in a vector of this machine.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// The result's pixels (`y`, `[patches, out]`), whose patches begin `at` these places of `x`, images with their borders.
+pub fn convolve(conv: Conv, x: &[f32], at: &[usize], w: &Packed, y: &mut [f32]) {
+    Arch::new().dispatch(Convolve { conv, x, at, w, y });
+}
+
+struct Convolve<'a> {
+    conv: Conv,
+    x: &'a [f32],
+    at: &'a [usize],
+    w: &'a Packed,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Convolve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let mut first = 0;
+        for (lanes, w) in &self.w.blocks {
+            // Twelve sums: as many as hide the time that one takes, and as registers there are for.
+            if *lanes == S::F32_LANES {
+                self.block::<S, 12, 1>(simd, w, first);
+            } else {
+                self.block::<S, 6, 2>(simd, w, first);
+            }
+            first += lanes;
+        }
+    }
+}
+
+impl Convolve<'_> {
+    /// `V` vectors of channels from `first` on, `P` pixels at a time.
+    #[inline(always)]
+    fn block<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, w: &[f32], first: usize) {
+        let whole = self.at.len() - self.at.len() % P;
+        let twos = self.at.len() - self.at.len() % 2;
+        self.strips::<S, P, V>(simd, w, first, 0..whole);
+        self.strips::<S, 2, V>(simd, w, first, whole..twos);
+        self.strips::<S, 1, V>(simd, w, first, twos..self.at.len());
+    }
+
+    #[inline(always)]
+    fn strips<S: Simd, const P: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        w: &[f32],
+        first: usize,
+        pixels: Range<usize>,
+    ) {
+        let out = self.conv.out;
+        let kept = (V * S::F32_LANES).min(out - first);
+        let y = self.y[pixels.start * out..pixels.end * out].chunks_exact_mut(P * out);
+        for (at, y) in self.at[pixels].as_chunks::<P>().0.iter().zip(y) {
+            let sums = strip::<S, P, V>(simd, self.conv, self.x, at, w);
+            for (sums, y) in sums.iter().zip(y.chunks_exact_mut(out)) {
+                y[first..first + kept].copy_from_slice(&cast_slice::<S::f32s, f32>(sums)[..kept]);
+            }
+        }
+    }
+}
+
+/// The sums for `P` patches and `V` vectors of channels.
 #[inline(always)]
-fn strip<const P: usize, const L: usize>(conv: Conv, x: &[f32], at: &[usize; P], w: &[f32]) -> [[f32; L]; P] {
+fn strip<S: Simd, const P: usize, const V: usize>(
+    simd: S,
+    conv: Conv,
+    x: &[f32],
+    at: &[usize; P],
+    w: &[f32],
+) -> [[S::f32s; V]; P] {
     let (run, pitch) = (conv.run(), conv.pitch());
-    let mut sums = [[0.0; L]; P];
-    for (row, w) in w.chunks_exact(run * L).enumerate() {
+    let mut sums = [[simd.splat_f32s(0.0); V]; P];
+    for (row, w) in w.chunks_exact(run * V * S::F32_LANES).enumerate() {
         let mut runs = [&x[..0]; P];
         for (kept, at) in runs.iter_mut().zip(at) {
             *kept = &x[at + row * pitch..][..run];
         }
-        let w = &w.as_chunks::<L>().0[..run];
+        let w = &S::as_simd_f32s(w).0.as_chunks::<V>().0[..run];
         for i in 0..run {
             let w = w[i];
-            for (sums, run) in sums.iter_mut().zip(&runs) {
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = run[i].mul_add(w, *sum);
+            for p in 0..P {
+                let x = simd.splat_f32s(runs[p][i]);
+                for v in 0..V {
+                    sums[p][v] = simd.mul_add_f32s(x, w[v], sums[p][v]);
                 }
             }
         }
@@ -155,132 +235,109 @@ fn strip<const P: usize, const L: usize>(conv: Conv, x: &[f32], at: &[usize; P],
     sums
 }
 
-#[inline(always)]
-fn strips<const P: usize, const L: usize>(
+/// Adds to `dw` (`[kernel, kernel, channels, out]`) the gradient of the kernel: patches that begin `at` these places of `x`
+/// and gradients of the result's pixels that begin at `d_at` of `d`.
+pub fn add_kernel_gradient(conv: Conv, x: &[f32], at: &[usize], d: &[f32], d_at: &[usize], dw: &mut [f32]) {
+    Arch::new().dispatch(KernelGradient { conv, x, at, d, d_at, dw });
+}
+
+struct KernelGradient<'a> {
     conv: Conv,
-    x: &[f32],
-    at: &[usize],
-    w: &[f32],
-    first: usize,
-    y: &mut [f32],
-) {
-    let kept = L.min(conv.out - first);
-    for (at, y) in at.as_chunks::<P>().0.iter().zip(y.chunks_exact_mut(P * conv.out)) {
-        let sums = strip::<P, L>(conv, x, at, w);
-        for (sums, y) in sums.iter().zip(y.chunks_exact_mut(conv.out)) {
-            y[first..first + kept].copy_from_slice(&sums[..kept]);
-        }
-    }
+    x: &'a [f32],
+    at: &'a [usize],
+    d: &'a [f32],
+    d_at: &'a [usize],
+    dw: &'a mut [f32],
 }
 
-#[inline(always)]
-fn block<const L: usize>(conv: Conv, x: &[f32], at: &[usize], w: &[f32], first: usize, y: &mut [f32]) {
-    let sixes = at.len() - at.len() % 6;
-    let twos = at.len() - at.len() % 2;
-    strips::<6, L>(conv, x, &at[..sixes], w, first, y);
-    strips::<2, L>(conv, x, &at[sixes..twos], w, first, &mut y[sixes * conv.out..]);
-    strips::<1, L>(conv, x, &at[twos..], w, first, &mut y[twos * conv.out..]);
-}
+impl WithSimd for KernelGradient<'_> {
+    type Output = ();
 
-vectorised! {
-    /// The result's pixels (`y`, `[patches, out]`), whose patches begin `at` these places of `x`, images with their borders.
-    pub fn convolve<'a>(conv: Conv, x: &'a [f32], at: &'a [usize], w: &'a Packed, y: &'a mut [f32]) {
-        for (i, (lanes, w)) in w.blocks.iter().enumerate() {
-            match *lanes {
-                LANES => block::<LANES>(conv, x, at, w, i * LANES, y),
-                _ => block::<{ LANES / 2 }>(conv, x, at, w, i * LANES, y),
-            }
-        }
-    }
-}
-
-/// The sums, over all pixels, of `I` numbers of a patch times `L` channels of the gradient.
-#[inline(always)]
-fn outer<const I: usize, const L: usize>(
-    x: &[f32],
-    at: &[usize],
-    d: &[f32],
-    d_at: &[usize],
-) -> [[f32; L]; I] {
-    let mut sums = [[0.0; L]; I];
-    for (at, d_at) in at.iter().zip(d_at) {
-        let (x, d) = (&x[*at..][..I], &d[*d_at..][..L]);
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sum, d) in sums.iter_mut().zip(d) {
-                *sum = x.mul_add(*d, *sum);
-            }
-        }
-    }
-    sums
-}
-
-/// Adds sums to `I` rows of the kernel's gradient, from column `first` on.
-#[inline(always)]
-fn add_outer<const I: usize, const L: usize>(
-    x: &[f32],
-    at: &[usize],
-    d: &[f32],
-    d_at: &[usize],
-    dw: &mut [f32],
-    (out, first): (usize, usize),
-) {
-    let sums = outer::<I, L>(x, at, d, d_at);
-    for (sums, dw) in sums.iter().zip(dw.chunks_exact_mut(out)) {
-        dw[first..first + L].iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
-    }
-}
-
-/// `L` columns of the kernel's gradient: their gradients of the result stay in the cache while the patches go by.
-#[inline(always)]
-fn kernel_columns<const L: usize>(
-    conv: Conv,
-    x: &[f32],
-    at: &[usize],
-    d: &[f32],
-    d_at: &[usize],
-    dw: &mut [f32],
-    first: usize,
-) {
-    let (run, out, d, to) = (conv.run(), conv.out, &d[first..], (conv.out, first));
-    for (row, dw) in dw.chunks_exact_mut(run * out).enumerate() {
-        let x = &x[row * conv.pitch()..];
-        let (sixes, fours) = (run - run % 6, run - run % 6 % 4);
-        for i in (0..sixes).step_by(6) {
-            add_outer::<6, L>(&x[i..], at, d, d_at, &mut dw[i * out..], to);
-        }
-        for i in (sixes..fours).step_by(4) {
-            add_outer::<4, L>(&x[i..], at, d, d_at, &mut dw[i * out..], to);
-        }
-        for i in fours..run {
-            add_outer::<1, L>(&x[i..], at, d, d_at, &mut dw[i * out..], to);
-        }
-    }
-}
-
-vectorised! {
-    /// Adds to `dw` (`[kernel, kernel, channels, out]`) the gradient of the kernel: patches that begin `at` these places of `x`
-    /// and gradients of the result's pixels that begin at `d_at` of `d`.
-    pub fn add_kernel_gradient<'a>(
-        conv: Conv, x: &'a [f32], at: &'a [usize], d: &'a [f32], d_at: &'a [usize], dw: &'a mut [f32],
-    ) {
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let mut first = 0;
-        while first < conv.out {
-            first += match conv.out - first {
-                LANES.. => {
-                    kernel_columns::<LANES>(conv, x, at, d, d_at, dw, first);
-                    LANES
-                }
-                8.. => {
-                    kernel_columns::<8>(conv, x, at, d, d_at, dw, first);
-                    8
-                }
-                _ => {
-                    kernel_columns::<1>(conv, x, at, d, d_at, dw, first);
-                    1
-                }
-            };
+        while first < self.conv.out {
+            let left = self.conv.out - first;
+            if left > S::F32_LANES {
+                self.columns::<S, 6, 2>(simd, first, left.min(2 * S::F32_LANES));
+            } else {
+                self.columns::<S, 12, 1>(simd, first, left);
+            }
+            first += left.min(2 * S::F32_LANES);
         }
     }
+}
+
+impl KernelGradient<'_> {
+    /// `wide` columns of the kernel's gradient: their gradients of the result stay in the cache while the patches go by.
+    #[inline(always)]
+    fn columns<S: Simd, const I: usize, const V: usize>(&mut self, simd: S, first: usize, wide: usize) {
+        for row in 0..self.conv.kernel {
+            let run = self.conv.run();
+            let (whole, twos) = (run - run % I, run - run % 2);
+            for i in (0..whole).step_by(I) {
+                self.add::<S, I, V>(simd, row, i, first, wide);
+            }
+            for i in (whole..twos).step_by(2) {
+                self.add::<S, 2, V>(simd, row, i, first, wide);
+            }
+            for i in twos..run {
+                self.add::<S, 1, V>(simd, row, i, first, wide);
+            }
+        }
+    }
+
+    /// Adds the sums over all pixels of `I` numbers of a patch's row times `wide` channels of the gradient.
+    #[inline(always)]
+    fn add<S: Simd, const I: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        i: usize,
+        first: usize,
+        wide: usize,
+    ) {
+        let (run, out) = (self.conv.run(), self.conv.out);
+        let (x, d) = (&self.x[row * self.conv.pitch() + i..], &self.d[first..]);
+        let sums = if wide == V * S::F32_LANES {
+            outer::<S, I, V>(simd, x, self.at, self.d_at, |at| {
+                let (vectors, _) = S::as_simd_f32s(&d[at..][..V * S::F32_LANES]);
+                vectors.as_chunks::<V>().0[0]
+            })
+        } else {
+            outer::<S, I, V>(simd, x, self.at, self.d_at, |at| {
+                let d = &d[at..][..wide];
+                std::array::from_fn(|v| simd.partial_load_f32s(&d[(v * S::F32_LANES).min(wide)..]))
+            })
+        };
+        let dw = self.dw[(row * run + i) * out..].chunks_exact_mut(out);
+        for (sums, dw) in sums.iter().zip(dw) {
+            let sums = cast_slice::<S::f32s, f32>(sums);
+            dw[first..first + wide].iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
+        }
+    }
+}
+
+/// The sums, over all pixels, of `I` numbers of a patch times `V` vectors of the gradient.
+#[inline(always)]
+fn outer<S: Simd, const I: usize, const V: usize>(
+    simd: S,
+    x: &[f32],
+    at: &[usize],
+    d_at: &[usize],
+    d: impl Fn(usize) -> [S::f32s; V],
+) -> [[S::f32s; V]; I] {
+    let mut sums = [[simd.splat_f32s(0.0); V]; I];
+    for (at, d_at) in at.iter().zip(d_at) {
+        let (x, d) = (&x[*at..][..I], d(*d_at));
+        for i in 0..I {
+            let x = simd.splat_f32s(x[i]);
+            for v in 0..V {
+                sums[i][v] = simd.mul_add_f32s(x, d[v], sums[i][v]);
+            }
+        }
+    }
+    sums
 }
 
 /// From `[kernel, kernel, channels, out]` to `[out, channels, kernel, kernel]`.

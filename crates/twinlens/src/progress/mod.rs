@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use twinlens_pipeline::run::events::{Counters, Event, Observer};
 
+use crate::allocator::Pages;
 use crate::cli::{LogFormat, ProgressMode};
 use crate::text::{counted, one_line, printable, seconds};
 
@@ -21,6 +22,7 @@ pub struct Watcher {
     /// Width of the column of stage names.
     names: usize,
     work_began: AtomicBool,
+    pages: Pages,
     /// For each running stage, those that are fused into its plan.
     fused: Mutex<BTreeMap<String, Vec<String>>>,
 }
@@ -42,7 +44,13 @@ impl Watcher {
             }
             _ => Display::Lines,
         };
-        Self { display, names, work_began: AtomicBool::new(false), fused: Mutex::default() }
+        Self {
+            display,
+            names,
+            work_began: AtomicBool::new(false),
+            pages: Pages::default(),
+            fused: Mutex::default(),
+        }
     }
 
     /// Whether any stage began or went on: there is something to go on with.
@@ -88,6 +96,7 @@ impl Watcher {
 
 impl Observer for Watcher {
     fn event(&self, event: &Event) {
+        self.pages.event(event);
         if let Event::StageStarted { stage, fused, .. } = event {
             self.work_began.store(true, Ordering::Relaxed);
             self.fused().insert(stage.clone(), fused.clone());
