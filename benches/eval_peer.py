@@ -10,7 +10,7 @@ shape and random weights, and is there for its cost. Both programs read the same
 Each is measured as a user calls it, from the start of the process to its end: `clip_benchmark eval` with full precision
 (--no_amp; the better of 1 worker and of as many as there are threads), `twinlens eval` in a fresh run directory. Then only
 the prompts change: both are called again. The predictions on every example are compared: by the functions of CLIP_benchmark
-on one side, out of the run's table on the other. The medians over the turns count. The table goes to target/bench/eval.json.
+on one side, out of the run's table on the other. The medians over the turns count. The table goes to target/bench/eval.arrow.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import environment
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench" / "eval"
 # CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses; and it needs requests without saying so.
-PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy<2.4", "pillow", "requests"]
+PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy<2.4", "pillow", "pyarrow", "requests"]
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
 SHARDS = os.cpu_count()
 SHAPES = ["circle", "square", "triangle", "cross"]
@@ -271,11 +271,14 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     environment.enter(OUT / "venv", PACKAGES)
+    import pyarrow
+    import pyarrow.feather
+
     folder = make_set(args.images, args.format)
-    results = []
-    for name in args.models.split(","):
-        results.append(measure(name, args.twinlens.resolve(), folder, args.turns, args.threads))
-        (OUT.parent / "eval.json").write_text(json.dumps(results, indent=1) + "\n")
+    models = args.models.split(",")
+    results = [measure(name, args.twinlens.resolve(), folder, args.turns, args.threads) for name in models]
+    table = pyarrow.Table.from_pylist(results)
+    pyarrow.feather.write_feather(table, str(OUT.parent / "eval.arrow"), compression="uncompressed")
     print("model      images  equal    accuracy twinlens / peer   first run: twinlens, peer, ratio   new prompts: twinlens, peer, ratio")
     for row in results:
         seconds, accuracy = row["seconds"], row["accuracy"]

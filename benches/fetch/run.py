@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """twinlens against img2dataset: fetch, resize to 256, encode, write; the same list, the same server, one after the other.
 
-    benches/fetch/run.py --twinlens target/release/twinlens [--rows 4000] [--work DIR] [--out fetch.parquet]
+    benches/fetch/run.py --twinlens target/release/twinlens [--rows 4000] [--work DIR]
 
 Makes a virtual environment in the work folder on its first run and installs img2dataset there. The images are about 1000 x 800:
 noise with the spectrum of photographs, edges, and a little grain, as JPEG of quality 85 (about 100 kB each). A server on
 loopback serves them from memory and takes a share of the same cores, the same for both. What is measured: wall time of the whole
-command, CPU seconds of it and all its children, and the highest sum of the proportional set sizes of its processes.
+command, CPU seconds of it and all its children, and the highest sum of the proportional set sizes of its processes. The table goes
+to target/bench/fetch.arrow.
 """
 
 import argparse, json, os, resource, shutil, subprocess, sys, tempfile, threading, time
@@ -17,6 +18,7 @@ import environment
 
 PACKAGES = ["img2dataset==1.47.0", "numpy", "pillow", "pyarrow"]
 HERE = Path(__file__).resolve().parent
+OUT = HERE.parent.parent / "target" / "bench"
 DISTINCT = 96
 
 
@@ -181,7 +183,6 @@ def main():
     options.add_argument("--threads", type=int, nargs="+", default=[16, 64], help="img2dataset's thread_count; the best one counts")
     options.add_argument("--output", default="webdataset", help="img2dataset's output_format")
     options.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "twinlens-bench-fetch")
-    options.add_argument("--out", type=Path, help="where to write the numbers, as Parquet")
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = options.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -217,11 +218,11 @@ def main():
     print(f"\ntwinlens against {peer['program']}: {ours['images_per_second'] / peer['images_per_second']:.2f} times the images/s, "
           f"{ours['cpu_ms_per_image'] / peer['cpu_ms_per_image']:.2f} of the CPU an image, "
           f"{ours['peak_bytes'] / peer['peak_bytes']:.2f} of the peak memory")
-    if args.out:
-        import pyarrow
-        import pyarrow.parquet as parquet
+    import pyarrow
+    import pyarrow.feather
 
-        parquet.write_table(pyarrow.Table.from_pylist(results), args.out)
+    OUT.mkdir(parents=True, exist_ok=True)
+    pyarrow.feather.write_feather(pyarrow.Table.from_pylist(results), str(OUT / "fetch.arrow"), compression="uncompressed")
 
 
 if __name__ == "__main__":
