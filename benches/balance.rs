@@ -2,10 +2,11 @@
 //!
 //!     cargo bench -p twinlens-curate --bench balance [-- ROWS [cap|sample]]         (10,000,000 rows, cap)
 //!
-//! The rows are pairs with three queries each, drawn from 500,000 with a heavy head (the n-th most frequent one about as
-//! often as 1/n, as words are); they are written and committed by a `select` stage first, which is not timed. Then the
-//! `balance` stage runs as `twinlens run` runs it, to committed shards. Printed are seconds, rows a second and the peak of the resident
-//! memory while it ran; `target/bench/balance.arrow` holds them.
+//! The rows are pairs with three queries each, drawn from 500,000 with a heavy head (the n-th most
+//! frequent one about as often as 1/n, as words are); they are written and committed by a `select`
+//! stage first, which is not timed. Then the `balance` stage runs as `twinlens run` runs it, to
+//! committed shards. Printed are seconds, rows a second and the peak of the resident memory while
+//! it ran; `target/bench/balance.arrow` holds them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,10 @@
 //!
 //!     cargo bench -p twinlens-image --bench decode [--features turbojpeg]
 //!
-//! With the feature, JPEG is decoded by libjpeg-turbo, and at a half or a quarter of its size where that is enough. `items/s` are images.
-//! With `TWINLENS_IMAGES=FOLDER`, all that is measured is the whole way to 256 pixels of the JPEGs there, for `decode_peer.py`, which
-//! compares it with that of other programs.
+//! With the feature, JPEG is decoded by libjpeg-turbo, and at a half or a quarter of its size where
+//! that is enough. `items/s` are images. With `TWINLENS_IMAGES=FOLDER`, all that is measured is the
+//! whole way to 256 pixels of the JPEGs there, for `decode_peer.py`, which compares it with that of
+//! other programs.
 
 use std::path::Path;
 use std::time::Instant;
@@ -47,7 +48,8 @@ fn whole_way_of(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A picture with a spectrum like that of a photograph: noise in octaves, each at half the size and little less than half the strength.
+/// A picture with a spectrum like that of a photograph: noise in octaves, each at half the size and
+/// little less than half the strength.
 #[expect(clippy::expect_used, reason = "the size fits the values")]
 fn photograph(width: u32, height: u32) -> Rgb {
     let lattice = |x: u32, y: u32, seed: u32| {

@@ -2,8 +2,9 @@
 //!
 //!     cargo bench -p twinlens-train --bench loader [--features turbojpeg]
 //!
-//! Without more, the images are drawn: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With `TWINLENS_LOADER=FOLDER`, they are those that
-//! `loader_peer.py` put there as `large.tar`, `large.parquet`, `small.tar` and `small.parquet`, and the lines printed are JSON for it.
+//! Without more, the images are drawn: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With
+//! `TWINLENS_LOADER=FOLDER`, they are those that `loader_peer.py` put there as `large.tar`,
+//! `large.parquet`, `small.tar` and `small.parquet`, and the lines printed are JSON for it.
 //! `TWINLENS_THREADS` is the number of threads that decode: 1 if nothing is said.
 
 use std::path::{Path, PathBuf};
@@ -59,7 +60,8 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Samples a second over whole epochs: of each the time between the last batch of the one before and its own.
+/// Samples a second over whole epochs: of each the time between the last batch of the one before
+/// and its own.
 fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> Result<f64, Failure> {
     let input = Input::new(Place::Files(vec![file.into()]));
     let tokenizer = Tokenizer::train((0..1000).map(|n| format!("a photograph of number {n}")), 1000)?;

@@ -2,10 +2,11 @@
 //!
 //!     cargo bench -p twinlens-curate --bench match
 //!
-//! The list is `pipelines/queries/queries.parquet` (500,000 queries). The captions are the lines of the file that
-//! `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's own words, as often as each is used in English.
-//! With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the texts, the hits and the times go to files there, for
-//! `match_peer.py`, which compares them with another program's.
+//! The list is `pipelines/queries/queries.parquet` (500,000 queries). The captions are the lines of
+//! the file that `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's own words,
+//! as often as each is used in English. With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the
+//! texts, the hits and the times go to files there, for `match_peer.py`, which compares them with
+//! another program's.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

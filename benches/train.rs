@@ -2,9 +2,10 @@
 //!
 //!     cargo bench --workspace --bench train
 //!
-//! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`, model and batches are those that
-//! `train_peer.py` made there (`config.json`, `model.safetensors`, `batches.safetensors`), and the last line printed is JSON for it.
-//! `TWINLENS_STEPS` is the number of steps. `TWINLENS_MICRO_BATCH` makes each in parts (forward and backward are then one), and
+//! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`,
+//! model and batches are those that `train_peer.py` made there (`config.json`, `model.safetensors`,
+//! `batches.safetensors`), and the last line printed is JSON for it. `TWINLENS_STEPS` is the number
+//! of steps. `TWINLENS_MICRO_BATCH` makes each in parts (forward and backward are then one), and
 //! `TWINLENS_RECOMPUTE=1` keeps fewer activations.
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ const LR: f64 = 5e-4;
 /// Steps that warm caches up and are not counted.
 const WARM: usize = 2;
 
-/// A model and what it is shown, over and over: pixels `[batch, 3, size, size]` and ids `[batch, context]`.
+/// A model and what it is shown, over and over: pixels `[batch, 3, size, size]` and ids `[batch,
+/// context]`.
 struct Given {
     clip: Clip,
     batches: Vec<(Tensor, Tensor)>,

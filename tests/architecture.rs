@@ -1,4 +1,5 @@
-//! The direction of dependencies between the crates, read from their manifests: no arrow runs up or sideways.
+//! The direction of dependencies between the crates, read from their manifests: no arrow runs up or
+//! sideways.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -6,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What each crate may stand on, among ours. Development dependencies may add the testkit, and the image and gallery crates for fixtures.
+/// What each crate may stand on, among ours. Development dependencies may add the testkit, and the
+/// image and gallery crates for fixtures.
 const MAY_USE: [(&str, &[&str]); 11] = [
     ("twinlens-image", &[]),
     ("twinlens-model", &[]),
@@ -34,7 +36,8 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// Crates that must not see the query engine: the matcher's and the model's tests need no DataFusion.
+/// Crates that must not see the query engine: the matcher's and the model's tests need no
+/// DataFusion.
 const WITHOUT_ENGINE: [&str; 4] =
     ["twinlens-image", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
 

@@ -1,4 +1,5 @@
-//! The command line, as a user meets it: what is printed where, what is made again and why, and the exit codes.
+//! The command line, as a user meets it: what is printed where, what is made again and why, and the
+//! exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! `kill -9` at random moments: what is there after the last run is, byte for byte, what an uninterrupted run leaves.
+//! `kill -9` at random moments: what is there after the last run is, byte for byte, what an
+//! uninterrupted run leaves.
 //!
 //! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI does.
 
@@ -14,7 +15,8 @@ mod support;
 
 use support::{Place, stderr};
 
-/// Crawl to shards over the built-in site: every sort of split, and every quirk of the web that the site has.
+/// Crawl to shards over the built-in site: every sort of split, and every quirk of the web that the
+/// site has.
 const SHARDS: &str = r#"
 name = "crash"
 seed = 7
@@ -56,15 +58,16 @@ fn run_to_the_end(place: &Place, dir: &str) -> Duration {
     started.elapsed()
 }
 
-/// Every shard and artifact of a run by its path, with its bytes. Manifests hold the same facts, and what is left in the
-/// work folder is nobody's dataset.
+/// Every shard and artifact of a run by its path, with its bytes. Manifests hold the same facts,
+/// and what is left in the work folder is nobody's dataset.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut files, mut folders) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            // The log of a training holds its measured speed, which is never the same twice; its weights are compared.
+            // The log of a training holds its measured speed, which is never the same twice; its
+            // weights are compared.
             if path.ends_with("clip/data") {
                 continue;
             }

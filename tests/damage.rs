@@ -1,5 +1,5 @@
-//! What a stranger's disk does: full, truncated, damaged, unreadable. The error names the file and what to do, and after mending, `run`
-//! goes on.
+//! What a stranger's disk does: full, truncated, damaged, unreadable. The error names the file and
+//! what to do, and after mending, `run` goes on.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -100,7 +100,8 @@ fn an_unreadable_source_is_named() {
     assert_fails(&run(&site), 1, &["captions.parquet"]);
 }
 
-/// A disk of 600 KB in a mount namespace of its own: it fills up, is made larger, and the run goes on.
+/// A disk of 600 KB in a mount namespace of its own: it fills up, is made larger, and the run goes
+/// on.
 #[test]
 fn a_full_disk_is_told_and_the_run_goes_on_after_room_is_made() {
     let site = site(60_000);

@@ -1,4 +1,5 @@
-//! `twinlens eval` and `twinlens search` on a model of random weights: what is made once is not made again, and what is found is told.
+//! `twinlens eval` and `twinlens search` on a model of random weights: what is made once is not
+//! made again, and what is found is told.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -74,7 +75,8 @@ fn new_prompts_cost_no_image_and_images_are_found() {
     let manifest = || fs::read(place.path("out/emoji_vectors/manifest.jsonl")).unwrap();
     let (before, began) = (manifest(), stderr(&first));
     assert!(began.contains("emoji_vectors") && began.contains("zero_shot"), "{began}");
-    // Other prompts, out of a file: the embeddings stay as they are, whatever has become of the images.
+    // Other prompts, out of a file: the embeddings stay as they are, whatever has become of the
+    // images.
     place.write("mine.txt", "a {c}\n\nthe {c}\n");
     let second = place.output(&with(&["--prompts", "@mine.txt", "--format", "csv"]));
     assert!(second.status.success(), "{}", stderr(&second));

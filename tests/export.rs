@@ -1,4 +1,5 @@
-//! Datasets out, as a user meets them: what is said and refused, what can be read again, and what a kill leaves.
+//! Datasets out, as a user meets them: what is said and refused, what can be read again, and what a
+//! kill leaves.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

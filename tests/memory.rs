@@ -1,8 +1,10 @@
-//! Memory is bounded by configuration, not by input: ten times the rows from list to shards take at most a fifth more.
+//! Memory is bounded by configuration, not by input: ten times the rows from list to shards take at
+//! most a fifth more.
 //!
-//! Splits are small, so that there are several of them in both: one split is held whole, up to 65,536 rows of a list without images.
-//! What one run holds at its peak varies by a tenth with what the allocator happens to keep, so that the least of several runs
-//! is compared with the least of several others.
+//! Splits are small, so that there are several of them in both: one split is held whole, up to
+//! 65,536 rows of a list without images. What one run holds at its peak varies by a tenth with what
+//! the allocator happens to keep, so that the least of several runs is compared with the least of
+//! several others.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

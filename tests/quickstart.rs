@@ -1,4 +1,5 @@
-//! The quickstart as a stranger runs it, with one epoch: every stage, the tables at the end, the second run, a changed option.
+//! The quickstart as a stranger runs it, with one epoch: every stage, the tables at the end, the
+//! second run, a changed option.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,4 +1,5 @@
-//! What a failing server cost is got back: after `retry` a run equals one without faults, shard for shard.
+//! What a failing server cost is got back: after `retry` a run equals one without faults, shard for
+//! shard.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -74,7 +75,8 @@ fn what_failed_is_tried_again_and_nothing_else() {
         [failed.to_string()]
     );
 
-    // One kind of failure while the server still fails: the attempts are counted, and no other row is asked for.
+    // One kind of failure while the server still fails: the attempts are counted, and no other row
+    // is asked for.
     let missing =
         place.ask("failing", "select count(*) from images.rejects where reject_code = 'http_not_found'");
     let before = web.paths().len();

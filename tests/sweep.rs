@@ -1,4 +1,5 @@
-//! A swept stage as a user has it: a dataset for each variant, one table in SQL, and only what changed is made again.
+//! A swept stage as a user has it: a dataset for each variant, one table in SQL, and only what
+//! changed is made again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

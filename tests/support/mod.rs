@@ -39,7 +39,8 @@ impl Place {
         fs::write(path, text).unwrap();
     }
 
-    /// A call of the program in the folder, with nothing of the environment that it runs in, at one moment in time.
+    /// A call of the program in the folder, with nothing of the environment that it runs in, at one
+    /// moment in time.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
         command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());

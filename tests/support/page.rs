@@ -106,7 +106,8 @@ pub fn browser() -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// Opens a page from disk in a browser without network: it must come out whole, and nothing may be complained of.
+/// Opens a page from disk in a browser without network: it must come out whole, and nothing may be
+/// complained of.
 pub fn open(browser: &Path, page: &Path, profile: &Path) {
     let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr"]);

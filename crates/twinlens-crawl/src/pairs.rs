@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::rejects;
 
-/// The identity of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte, the caption.
+/// The identity of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte, the
+/// caption.
 pub fn uid(url: &str, caption: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(url);
@@ -35,7 +36,8 @@ pub struct Row<'a> {
     pub refused: Option<(&'a str, &'a str)>,
 }
 
-/// Builds batches of the contract's texts, further string columns, and the reserved columns of rejects.
+/// Builds batches of the contract's texts, further string columns, and the reserved columns of
+/// rejects.
 #[derive(Debug)]
 pub struct Rows {
     stage: String,
@@ -67,7 +69,8 @@ impl Rows {
         &self.schema
     }
 
-    /// Adds a row. A reject is no pair: its uid is a hash of its page and its detail, which names its place.
+    /// Adds a row. A reject is no pair: its uid is a hash of its page and its detail, which names
+    /// its place.
     pub fn push(&mut self, row: Row<'_>) {
         let uid = match row.refused {
             None => uid(row.url.unwrap_or_default(), row.caption.unwrap_or_default()),

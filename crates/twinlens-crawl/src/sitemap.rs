@@ -1,4 +1,5 @@
-//! Sitemaps (sitemaps.org, version 0.9): lists of pages and lists of lists, as XML, as a feed, or as plain text; compressed or not.
+//! Sitemaps (sitemaps.org, version 0.9): lists of pages and lists of lists, as XML, as a feed, or
+//! as plain text; compressed or not.
 
 use std::io::Read;
 
@@ -153,7 +154,8 @@ impl Found<'_> {
     }
 }
 
-/// Adds to the address that is open; one that is too long is no URL, and is not gathered without bound.
+/// Adds to the address that is open; one that is too long is no URL, and is not gathered without
+/// bound.
 fn add_text(address: &mut Option<String>, text: &str) {
     if let Some(address) = address.as_mut().filter(|address| address.len() <= 2 * MAX_URL) {
         address.push_str(&text[..text.floor_char_boundary(2 * MAX_URL)]);

@@ -1,4 +1,5 @@
-//! The crawl in whole runs: sitemaps, canonical URLs, further captions, and a frontier that a kill leaves behind or ahead.
+//! The crawl in whole runs: sitemaps, canonical URLs, further captions, and a frontier that a kill
+//! leaves behind or ahead.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -9,7 +10,8 @@ use support::{Lab, gzip, stage};
 use twinlens_dataset::writer::WORK;
 use twinlens_testkit::{Answer, Site, Web};
 
-/// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several URLs.
+/// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several
+/// URLs.
 fn site() -> Site {
     let index = "<sitemapindex><sitemap><loc>http://maps.test/pages.xml.gz</loc></sitemap><sitemap><loc>/gone.xml</loc></sitemap>\
         <sitemap><loc>/html.xml</loc></sitemap></sitemapindex>";

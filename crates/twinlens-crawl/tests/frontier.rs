@@ -1,4 +1,5 @@
-//! The frontier of a large crawl: what it costs to take URLs in does not grow with those that are known, nor does memory.
+//! The frontier of a large crawl: what it costs to take URLs in does not grow with those that are
+//! known, nor does memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! The fetch stage against servers that fail in all known ways: every row ends where it belongs, and none is lost.
+//! The fetch stage against servers that fail in all known ways: every row ends where it belongs,
+//! and none is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -135,7 +136,8 @@ async fn an_image_that_is_not_the_expected_one_is_refused() {
     ];
     for (hash, expected, code) in cases {
         let mut lines = String::new();
-        // Two rows of one image, of which one expects nothing: it is kept whatever the other one says.
+        // Two rows of one image, of which one expects nothing: it is kept whatever the other one
+        // says.
         pair(&mut lines, "/a.png", Some(&expected));
         pair(&mut lines, "/a.png#2", None);
         let stages = pipeline(&format!("verify = {{ {hash} = \"expected\" }}\nhttp = {{ retries = 0 }}"));

@@ -1,4 +1,5 @@
-//! The sources that read files, in whole runs: web archives, tar files, folders, lists as they are published.
+//! The sources that read files, in whole runs: web archives, tar files, folders, lists as they are
+//! published.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;

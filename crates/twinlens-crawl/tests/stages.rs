@@ -1,4 +1,5 @@
-//! The stages in whole runs: what they keep, what they reject and why, that nothing is lost, and that it is the same each time.
+//! The stages in whole runs: what they keep, what they reject and why, that nothing is lost, and
+//! that it is the same each time.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;

@@ -1,7 +1,8 @@
 //! Hashes within a Hamming distance of others.
 //!
-//! The 64 bits are cut in one band more than the distance: of two hashes within the distance, at least one band is equal.
-//! So the hashes that share a band are all that need to be compared, and each of them is.
+//! The 64 bits are cut in one band more than the distance: of two hashes within the distance, at
+//! least one band is equal. So the hashes that share a band are all that need to be compared, and
+//! each of them is.
 
 use datafusion::common::HashMap;
 

@@ -1,13 +1,16 @@
 //! How text is normalised before words are looked for in it.
 //!
-//! Queries and captions go through the same [`Normalizer`]; a rule applied to one side alone is the classic way to lose
-//! matches ("St. Louis", "Yahoo!", "(puppy)" and "Dog" all fail where only captions have their punctuation set off).
+//! Queries and captions go through the same [`Normalizer`]; a rule applied to one side alone is the
+//! classic way to lose matches ("St. Louis", "Yahoo!", "(puppy)" and "Dog" all fail where only
+//! captions have their punctuation set off).
 //!
-//! Two forms exist. [`Normalizer::display`] is what a query list shows: Unicode NFKC, typographic quotes and dashes in
-//! their ASCII form, case folded, white space collapsed. [`Normalizer::tokens`] is what is searched: the display form cut
-//! into tokens with one space before, between and after them. A token is a run of letters and digits, or one
-//! punctuation mark or symbol, or one character of a script that is written without spaces. So "word boundary" means
-//! "space" everywhere, and a query occurs in a text exactly where its token form is a substring of the text's.
+//! Two forms exist. [`Normalizer::display`] is what a query list shows: Unicode NFKC, typographic
+//! quotes and dashes in their ASCII form, case folded, white space collapsed.
+//! [`Normalizer::tokens`] is what is searched: the display form cut into tokens with one space
+//! before, between and after them. A token is a run of letters and digits, or one punctuation mark
+//! or symbol, or one character of a script that is written without spaces. So "word boundary" means
+//! "space" everywhere, and a query occurs in a text exactly where its token form is a substring of
+//! the text's.
 //!
 //! Both forms are idempotent: normalising what is normalised changes nothing.
 
@@ -45,8 +48,8 @@ impl Normalizer {
         out
     }
 
-    /// The searchable normal form, with a space at both ends: "The St. Louis Arch" becomes ` the st . louis arch `.
-    /// A text without any token gives the empty string.
+    /// The searchable normal form, with a space at both ends: "The St. Louis Arch" becomes ` the st
+    /// . louis arch `. A text without any token gives the empty string.
     #[must_use]
     pub fn tokens(self, text: &str) -> String {
         let mut out = String::new();
@@ -60,8 +63,8 @@ impl Normalizer {
         if text.is_ascii() {
             self.ascii_tokens(text, out);
         } else {
-            // Nothing is composed, reordered or joined across a space: the words between two can be cut apart. Most words of
-            // most captions are ASCII, even where one is not.
+            // Nothing is composed, reordered or joined across a space: the words between two can be
+            // cut apart. Most words of most captions are ASCII, even where one is not.
             for words in text.split(' ') {
                 if words.is_ascii() { self.ascii_tokens(words, out) } else { self.unicode_tokens(words, out) }
             }
@@ -71,8 +74,8 @@ impl Normalizer {
         }
     }
 
-    /// What a file that was made with these rules is marked with: the rules, and the version of their logic. Raise the
-    /// version when the same text gives another token form.
+    /// What a file that was made with these rules is marked with: the rules, and the version of
+    /// their logic. Raise the version when the same text gives another token form.
     #[must_use]
     pub fn version(self) -> [u8; 2] {
         [1, u8::from(self.fold_case)]
@@ -91,7 +94,8 @@ impl Normalizer {
                 }
                 Class::Word => previous == Class::Word,
                 Class::Alone => false,
-                // A mark belongs to the character before it, whatever that is; it neither opens nor closes a token.
+                // A mark belongs to the character before it, whatever that is; it neither opens nor
+                // closes a token.
                 Class::Mark => previous != Class::Space,
             };
             if !joins {
@@ -130,8 +134,9 @@ impl Normalizer {
     fn fold(self, text: &str) -> String {
         let plain = text.nfkc().filter(|c| !is_invisible(*c)).map(plain_punctuation);
         if self.fold_case {
-            // Lower, upper, lower: "ß", "ẞ" and "SS" fold to "ss", both sigmas to "σ". Folding decomposes a few letters
-            // ("ΐ"), hence NFKC once more; NFD before it keeps the order of marks canonical.
+            // Lower, upper, lower: "ß", "ẞ" and "SS" fold to "ss", both sigmas to "σ". Folding
+            // decomposes a few letters ("ΐ"), hence NFKC once more; NFD before it keeps the order
+            // of marks canonical.
             plain
                 .nfd()
                 .flat_map(char::to_lowercase)
@@ -169,8 +174,9 @@ fn class(c: char) -> Class {
     }
 }
 
-/// Characters that show nothing and separate nothing: soft hyphens, joiners, direction and variation marks, the byte
-/// order mark. (The zero-width space U+200B is not among them: it marks a word boundary.)
+/// Characters that show nothing and separate nothing: soft hyphens, joiners, direction and
+/// variation marks, the byte order mark. (The zero-width space U+200B is not among them: it marks a
+/// word boundary.)
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200c}'..='\u{200f}'
         | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
@@ -187,8 +193,8 @@ fn plain_punctuation(c: char) -> char {
     }
 }
 
-/// Letters of scripts that put no space between words: Thai, Lao, Myanmar, Khmer, the Tai scripts, Javanese, kana,
-/// bopomofo, Yi, Han.
+/// Letters of scripts that put no space between words: Thai, Lao, Myanmar, Khmer, the Tai scripts,
+/// Javanese, kana, bopomofo, Yi, Han.
 fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{0e00}'..='\u{0eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}'
         | '\u{1950}'..='\u{19ff}' | '\u{1a20}'..='\u{1aaf}' | '\u{3005}'..='\u{3007}' | '\u{3021}'..='\u{312f}'

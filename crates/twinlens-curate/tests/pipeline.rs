@@ -1,4 +1,5 @@
-//! This crate's stages in a real run: every row is accounted for, and the result depends on the rows alone.
+//! This crate's stages in a real run: every row is accounted for, and the result depends on the
+//! rows alone.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -63,7 +64,8 @@ sql = "select uid from wit where query_ids is null or keep_prob <= 0 or keep_pro
 expect = "empty"
 "#;
 
-/// 1,000 pairs: boilerplate, captions of one word, captions that match nothing, repeats, and common and rare words.
+/// 1,000 pairs: boilerplate, captions of one word, captions that match nothing, repeats, and common
+/// and rare words.
 fn pairs() -> Vec<[String; 3]> {
     let caption = |i: usize| match i % 10 {
         0 => format!("image {i}"),

@@ -64,7 +64,8 @@ async fn the_committed_list_is_what_it_is_said_to_be() {
     assert!(!found.contains(&"trieve"), "words are whole");
 }
 
-/// The file is sound everywhere; it is run where its sources are: after `pipelines/queries/prepare`, with `TWINLENS_QUERY_SOURCES=1`.
+/// The file is sound everywhere; it is run where its sources are: after
+/// `pipelines/queries/prepare`, with `TWINLENS_QUERY_SOURCES=1`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pipeline_makes_the_committed_list() {
     let mut registry = Registry::default();

@@ -1,5 +1,6 @@
-//! The card of an export: a README.md with the front matter of the Hugging Face hub, and what a reader asks of a dataset: how much
-//! there is, under which licences, from where, how it was made and what was left out, and how to know that it is whole.
+//! The card of an export: a README.md with the front matter of the Hugging Face hub, and what a
+//! reader asks of a dataset: how much there is, under which licences, from where, how it was made
+//! and what was left out, and how to know that it is whole.
 //!
 //! All of it is counted from the dataset and its manifests: the card says nothing that they do not.
 
@@ -280,7 +281,8 @@ impl Card<'_> {
         text += "\nTheir options:\n\n```json\n";
         for made in self.made_by.iter().chain([&export]) {
             let name = Value::from(made.stage.as_str());
-            // A fence ends at three backticks, wherever they stand at the start of a line: one line cannot.
+            // A fence ends at three backticks, wherever they stand at the start of a line: one line
+            // cannot.
             let _ = writeln!(text, "{{{name}: {}}}", made.options);
         }
         text + "```\n"

@@ -1,10 +1,12 @@
 //! The datasets of a run as SQL tables.
 //!
-//! A dataset `wit` is the table `wit`; its other tables are `wit.rejects`, `wit.query_stats`, and also plain
-//! `query_stats` where only one dataset has one. A stage that was fused into another's plan is a view over that dataset: what it
-//! passed on is what came out at the end, and what a later stage rejected. The variants of a swept stage are tables by their own
-//! names, and one table, with the swept options as columns, under the name of the stage (`variants`). `rejects` is the ledger of all stages, and `funnel` counts
-//! for each stage the rows in, kept, and rejected by code.
+//! A dataset `wit` is the table `wit`; its other tables are `wit.rejects`, `wit.query_stats`, and
+//! also plain `query_stats` where only one dataset has one. A stage that was fused into another's
+//! plan is a view over that dataset: what it passed on is what came out at the end, and what a
+//! later stage rejected. The variants of a swept stage are tables by their own names, and one
+//! table, with the swept options as columns, under the name of the stage (`variants`). `rejects` is
+//! the ledger of all stages, and `funnel` counts for each stage the rows in, kept, and rejected by
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -111,7 +113,8 @@ async fn fused_view(
     Ok(kept.union(later.select_columns(&names)?)?)
 }
 
-/// The schema of the table `rejects`: the columns of pairs that ledgers share, and the reserved ones.
+/// The schema of the table `rejects`: the columns of pairs that ledgers share, and the reserved
+/// ones.
 pub fn rejects_schema() -> SchemaRef {
     let texts =
         ["uid", "url", "caption", "page_url"].map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));

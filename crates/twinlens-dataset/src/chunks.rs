@@ -1,7 +1,8 @@
 //! Rows cut where the rows themselves say, wherever the batches end in which they come.
 //!
-//! Where the pages, row groups and shards of a file end depends on the single calls of its writer. A split that is made again by
-//! `retry`, or of which other rows were refused, has the same rows in other batches, and must still give the same bytes.
+//! Where the pages, row groups and shards of a file end depends on the single calls of its writer.
+//! A split that is made again by `retry`, or of which other rows were refused, has the same rows in
+//! other batches, and must still give the same bytes.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -14,7 +15,8 @@ use crate::shard::is_pixels;
 const ROWS: usize = 8192;
 /// Bytes of images after which a chunk ends.
 const IMAGE_BYTES: usize = 1 << 20;
-/// Rows with images of a row group: readers that page through images (the hub's viewer) want about a hundred.
+/// Rows with images of a row group: readers that page through images (the hub's viewer) want about
+/// a hundred.
 const GROUP_IMAGES: usize = 100;
 
 /// Rows that are written in one call.

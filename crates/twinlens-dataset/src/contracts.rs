@@ -1,13 +1,15 @@
 //! The contracts: schemas that stages agree on, published as files in `schemas/`.
 //!
-//! Names and types follow img2dataset, DataComp and the Hugging Face `Image` feature, so that a shard opens elsewhere.
-//! All columns are nullable: a contract says what a column is, and a table may hold fewer of them.
+//! Names and types follow img2dataset, DataComp and the Hugging Face `Image` feature, so that a
+//! shard opens elsewhere. All columns are nullable: a contract says what a column is, and a table
+//! may hold fewer of them.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-/// The version of a contract. A later one has columns more; an older one that was published can still be read, without them.
+/// The version of a contract. A later one has columns more; an older one that was published can
+/// still be read, without them.
 ///
 /// `accuracy` 2: `part`, `preprocess_hash`, `program`.
 pub fn version(name: &str) -> u32 {
@@ -58,15 +60,15 @@ pub fn int_list() -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Int32, true)))
 }
 
-/// What a source knows of a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url and caption), `url`,
-/// `caption`, `page_url`, `text_source` (alt, title, figcaption, ...).
+/// What a source knows of a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url
+/// and caption), `url`, `caption`, `page_url`, `text_source` (alt, title, figcaption, ...).
 pub fn pair_texts() -> SchemaRef {
     use DataType::Utf8;
     schema(vec![("uid", Utf8), ("url", Utf8), ("caption", Utf8), ("page_url", Utf8), ("text_source", Utf8)])
 }
 
-/// The columns that fetching adds: the image as it is stored, its size in pixels now and as it was, the SHA-256 of the
-/// original bytes, a perceptual hash, EXIF as JSON, and the moment.
+/// The columns that fetching adds: the image as it is stored, its size in pixels now and as it was,
+/// the SHA-256 of the original bytes, a perceptual hash, EXIF as JSON, and the moment.
 pub fn image_columns() -> SchemaRef {
     use DataType::{Int32, Int64, Utf8};
     schema(vec![
@@ -98,7 +100,8 @@ pub fn queries() -> SchemaRef {
     schema(vec![("id", Int32), ("text", Utf8), ("origin", Utf8), ("score", Float32)])
 }
 
-/// How often each query matched, what it contributed within its cap, and how many pairs with it were kept.
+/// How often each query matched, what it contributed within its cap, and how many pairs with it
+/// were kept.
 pub fn query_stats() -> SchemaRef {
     use DataType::{Int32, Int64};
     schema(vec![("query_id", Int32), ("matched", Int64), ("contributed", Int64), ("kept", Int64)])
@@ -143,8 +146,9 @@ pub fn evaluations() -> SchemaRef {
     ])
 }
 
-/// One row a metric of an evaluation: everything that is needed to know whether two numbers compare. `part` is `all`, or, where it was
-/// asked which examples were trained on, `clean` and `overlap` besides.
+/// One row a metric of an evaluation: everything that is needed to know whether two numbers
+/// compare. `part` is `all`, or, where it was asked which examples were trained on, `clean` and
+/// `overlap` besides.
 pub fn accuracy() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -199,7 +203,8 @@ pub fn predictions() -> SchemaRef {
     ])
 }
 
-/// One row an evaluation set and prompt set: the expected calibration error, and the means of what it compares.
+/// One row an evaluation set and prompt set: the expected calibration error, and the means of what
+/// it compares.
 pub fn calibration() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -214,16 +219,17 @@ pub fn calibration() -> SchemaRef {
     ])
 }
 
-/// One row for each thing that makes the numbers of an evaluation set untrustworthy; `prompts` is null where it does not depend on them.
-/// `code` is of a closed list.
+/// One row for each thing that makes the numbers of an evaluation set untrustworthy; `prompts` is
+/// null where it does not depend on them. `code` is of a closed list.
 pub fn warnings() -> SchemaRef {
     use DataType::{Float64, Utf8};
     schema(vec![("set", Utf8), ("prompts", Utf8), ("code", Utf8), ("detail", Utf8), ("value", Float64)])
 }
 
-/// One row a model of a fit of error over compute: `role` is fit (a point of it), held_out (one of the largest, left out of it) or
-/// predicted (not trained, or not evaluated); `error` is what was measured, `predicted` what the fit says, with its 95 % interval, and `within`
-/// whether the outcome lies in that. `gflops` are of one pair, forward; `compute` is what the fit is over.
+/// One row a model of a fit of error over compute: `role` is fit (a point of it), held_out (one of
+/// the largest, left out of it) or predicted (not trained, or not evaluated); `error` is what was
+/// measured, `predicted` what the fit says, with its 95 % interval, and `within` whether the
+/// outcome lies in that. `gflops` are of one pair, forward; `compute` is what the fit is over.
 pub fn scaling() -> SchemaRef {
     use DataType::{Boolean, Float64, Int64, Utf8};
     schema(vec![
@@ -245,8 +251,9 @@ pub fn scaling() -> SchemaRef {
     ])
 }
 
-/// One row a fit, error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training (of all pairs seen), `n` the points, `b_low` and
-/// `b_high` the 95 % interval of the exponent, `residual` the standard deviation of the points about the line in ln(error); `note` says why
+/// One row a fit, error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training (of
+/// all pairs seen), `n` the points, `b_low` and `b_high` the 95 % interval of the exponent,
+/// `residual` the standard deviation of the points about the line in ln(error); `note` says why
 /// there is no fit.
 pub fn scaling_fit() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
@@ -268,7 +275,8 @@ pub fn scaling_fit() -> SchemaRef {
     ])
 }
 
-/// The key in a schema's metadata under which a training says how wide its model's embeddings are, before it has run.
+/// The key in a schema's metadata under which a training says how wide its model's embeddings are,
+/// before it has run.
 const EMBED_WIDTH: &str = "twinlens.embed_width";
 
 /// `schema` of the log of a training whose model gives embeddings of `width` numbers.
@@ -283,7 +291,8 @@ pub fn embed_width(schema: &Schema) -> Option<usize> {
     schema.metadata().get(EMBED_WIDTH)?.parse().ok()
 }
 
-/// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged schema without one.
+/// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged
+/// schema without one.
 pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
     if !has_images(&schema) {
         return schema;
@@ -302,13 +311,15 @@ pub fn has_images(schema: &Schema) -> bool {
     schema.field_with_name("image").is_ok_and(|field| field.data_type() == &image())
 }
 
-/// `schema` as files say it. The hub's `Image` has 32-bit offsets, and a column with others is not taken for one, whatever the
-/// metadata say. They suffice there: what is read at a time is a row group, far below 2 GiB.
+/// `schema` as files say it. The hub's `Image` has 32-bit offsets, and a column with others is not
+/// taken for one, whatever the metadata say. They suffice there: what is read at a time is a row
+/// group, far below 2 GiB.
 pub fn in_files(schema: &Schema) -> SchemaRef {
     replaced(schema, &image(), &hub_image())
 }
 
-/// `schema` as it is worked with, given what a file says: the inverse of [`in_files`], for files from elsewhere too.
+/// `schema` as it is worked with, given what a file says: the inverse of [`in_files`], for files
+/// from elsewhere too.
 pub fn in_memory(schema: &Schema) -> SchemaRef {
     replaced(schema, &hub_image(), &image())
 }

@@ -126,7 +126,8 @@ impl Dataset {
         for file in self.state.files() {
             let location = self.location.join(&file.path);
             let copy = location.as_remote().map(|_| location.folder());
-            // An older copy would be compared with itself; and a whole dataset of copies may fit on no disk.
+            // An older copy would be compared with itself; and a whole dataset of copies may fit on
+            // no disk.
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
             let (_, sha256) = local::digest(&location.local_copy()?)?;
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
@@ -143,7 +144,8 @@ impl Dataset {
         &self.location
     }
 
-    /// The local folder of the dataset: of a remote one, that of its copies; [`Dataset::artifact`] puts what it is asked for there.
+    /// The local folder of the dataset: of a remote one, that of its copies; [`Dataset::artifact`]
+    /// puts what it is asked for there.
     pub fn dir(&self) -> PathBuf {
         self.location.folder()
     }
@@ -230,7 +232,8 @@ impl Dataset {
         Ok(session.read_table(self.provider(session, table)?)?)
     }
 
-    /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a split is read.
+    /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a
+    /// split is read.
     pub fn range(
         &self,
         session: &SessionContext,

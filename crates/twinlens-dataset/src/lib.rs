@@ -1,8 +1,10 @@
-//! Arrow contracts, shards, the manifest, the SQL catalog, the training reader, and datasets out in other formats.
+//! Arrow contracts, shards, the manifest, the SQL catalog, the training reader, and datasets out in
+//! other formats.
 //!
-//! A dataset is a folder: `manifest.jsonl`, one folder of Parquet shards for each of its tables (`data` is the main one,
-//! `rejects` the ledger), and artifacts (files that are no tables). Invariants: only what the manifest records exists;
-//! a recorded file is never changed; nothing half-written is ever visible under its final name.
+//! A dataset is a folder: `manifest.jsonl`, one folder of Parquet shards for each of its tables
+//! (`data` is the main one, `rejects` the ledger), and artifacts (files that are no tables).
+//! Invariants: only what the manifest records exists; a recorded file is never changed; nothing
+//! half-written is ever visible under its final name.
 
 pub mod card;
 pub mod catalog;

@@ -1,8 +1,10 @@
-//! The manifest as a log: one checked JSON line an entry. (In an object store, each line is an object of its own.)
+//! The manifest as a log: one checked JSON line an entry. (In an object store, each line is an
+//! object of its own.)
 //!
-//! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A last line
-//! without a line feed is what a kill during an append leaves: it was never acknowledged, and is cut. Anything else that
-//! does not check is damage, and stops the run with the line's place.
+//! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A
+//! last line without a line feed is what a kill during an append leaves: it was never acknowledged,
+//! and is cut. Anything else that does not check is damage, and stops the run with the line's
+//! place.
 
 use std::path::Path;
 
@@ -49,7 +51,8 @@ pub fn decode(line: &str) -> Result<Entry, String> {
     serde_json::from_str(line.entry.get()).map_err(|error| error.to_string())
 }
 
-/// Reads a manifest's bytes: its state, and the length of what is whole (what follows is a torn last line).
+/// Reads a manifest's bytes: its state, and the length of what is whole (what follows is a torn
+/// last line).
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
     let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
@@ -114,7 +117,8 @@ impl Manifest {
         &self.state
     }
 
-    /// Records an entry, durably. After an error the manifest must be read anew: its state may be ahead of the file.
+    /// Records an entry, durably. After an error the manifest must be read anew: its state may be
+    /// ahead of the file.
     pub fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
         let lines = self.state.lines();
@@ -201,7 +205,8 @@ mod tests {
             let at = at % bytes.len();
             prop_assume!(bytes[at] != to);
             bytes[at] = to;
-            // Either it is refused, or the changed byte was the last line feed, or it is white space that means nothing.
+            // Either it is refused, or the changed byte was the last line feed, or it is white
+            // space that means nothing.
             if let Ok((Some(read), whole)) = parse(&path, &bytes) {
                 prop_assert!(read == state || whole < bytes.len(), "byte {} -> {}", at, to);
             }

@@ -1,8 +1,8 @@
 //! The commit protocol as pure logic: what a list of manifest entries means. No I/O.
 //!
-//! A manifest is one [`Begin`], then one [`Commit`] a split in the order of their numbers or any other, then one
-//! `Complete`. A split is committed once; after `Complete` only a [`Entry::Retry`] follows, which replaces a split whose rejects were
-//! tried again.
+//! A manifest is one [`Begin`], then one [`Commit`] a split in the order of their numbers or any
+//! other, then one `Complete`. A split is committed once; after `Complete` only a [`Entry::Retry`]
+//! follows, which replaces a split whose rejects were tried again.
 
 use std::collections::BTreeMap;
 
@@ -30,11 +30,12 @@ pub struct Begin {
     pub kind: String,
     /// Hash of the recipe.
     pub fingerprint: String,
-    /// What the dataset was made of: configuration, logic version, seed, the inputs' fingerprints. Kept so that `plan` can say
-    /// what changed, and a reader can trace every number.
+    /// What the dataset was made of: configuration, logic version, seed, the inputs' fingerprints.
+    /// Kept so that `plan` can say what changed, and a reader can trace every number.
     #[serde(default)]
     pub recipe: serde_json::Value,
-    /// The stages that this dataset holds besides: fused into its plan, first to last, and the schemas of what they pass on.
+    /// The stages that this dataset holds besides: fused into its plan, first to last, and the
+    /// schemas of what they pass on.
     #[serde(default)]
     pub fused: Vec<(String, Schema)>,
     /// Which variant of a swept stage it is.
@@ -245,7 +246,8 @@ impl State {
         sum
     }
 
-    /// What each stage did with its rows: those that are fused into the dataset's plan, first to last, and its own.
+    /// What each stage did with its rows: those that are fused into the dataset's plan, first to
+    /// last, and its own.
     pub fn stages(&self) -> Vec<StageRows<'_>> {
         let mut rejects = self.rejects();
         let mut left = self.rows_in();

@@ -15,7 +15,8 @@ use crate::error::DatasetError;
 use crate::shard::{conform, parquet_error};
 use crate::storage::Location;
 
-/// Reads some columns of a table, shard by shard, without the query engine: for code on its own thread.
+/// Reads some columns of a table, shard by shard, without the query engine: for code on its own
+/// thread.
 #[derive(Debug)]
 pub struct ShardReader {
     /// Each with the rows of it that are read.
@@ -29,7 +30,8 @@ pub struct ShardReader {
 }
 
 impl ShardReader {
-    /// A reader of `columns` (those that a shard lacks are left out) in batches of at most `batch_rows` rows.
+    /// A reader of `columns` (those that a shard lacks are left out) in batches of at most
+    /// `batch_rows` rows.
     pub fn new(dataset: &Dataset, table: &str, columns: &[&str], batch_rows: usize) -> Self {
         Self::range(dataset, table, 0..u64::MAX, columns, batch_rows)
     }

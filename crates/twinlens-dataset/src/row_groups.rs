@@ -1,4 +1,5 @@
-//! Some rows of one row group of a Parquet file: what a reader asks for that goes through the rows in an order of its own.
+//! Some rows of one row group of a Parquet file: what a reader asks for that goes through the rows
+//! in an order of its own.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -44,8 +45,8 @@ impl RowGroups {
         groups.map(|group| (group.num_rows().max(0) as u64, group.total_byte_size().max(0) as u64))
     }
 
-    /// `rows` rows of row group `group` from its row `first` on. `columns` are names, or those of a part of a struct (`image.bytes`); those
-    /// that the file lacks are left out.
+    /// `rows` rows of row group `group` from its row `first` on. `columns` are names, or those of a
+    /// part of a struct (`image.bytes`); those that the file lacks are left out.
     ///
     /// # Errors
     /// `Parquet`, with the file's name.
@@ -57,7 +58,8 @@ impl RowGroups {
         columns: &[&str],
     ) -> Result<RecordBatch, DatasetError> {
         let failed = |error| parquet_error(&self.path, error);
-        // Opened again: a cloned handle has its position in common with those that other threads read by.
+        // Opened again: a cloned handle has its position in common with those that other threads
+        // read by.
         let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());

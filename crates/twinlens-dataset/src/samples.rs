@@ -11,7 +11,8 @@ pub const MAX_TEXT: u64 = 1 << 20;
 pub const IMAGES: &[&str] =
     &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "ppm"];
 
-/// Why a sample is refused: a code (`damaged_archive`, `truncated_archive`, `too_many_bytes`) and the particulars.
+/// Why a sample is refused: a code (`damaged_archive`, `truncated_archive`, `too_many_bytes`) and
+/// the particulars.
 pub type Refusal = (&'static str, String);
 /// A part of a sample: where its bytes are, as offset and length; or why they cannot be had.
 pub type Span = Result<(u64, u64), Refusal>;

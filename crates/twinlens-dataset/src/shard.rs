@@ -42,7 +42,8 @@ impl Default for ShardLimits {
     }
 }
 
-/// The name of a shard within its table's folder; `retry` is 0, or counts the times that its split was made again.
+/// The name of a shard within its table's folder; `retry` is 0, or counts the times that its split
+/// was made again.
 pub fn name(split: u64, part: usize, retry: u64) -> String {
     match retry {
         0 => format!("{split:06}-{part:03}.parquet"),
@@ -58,7 +59,8 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
         .set_key_value_metadata(Some(vec![arrow_schema(schema)]))
         .set_created_by("twinlens".into());
     for field in schema.fields().iter().filter(|field| is_pixels(field.data_type())) {
-        // Encoded images neither compress nor repeat, and statistics of pixels would copy them into the footer.
+        // Encoded images neither compress nor repeat, and statistics of pixels would copy them into
+        // the footer.
         let column = match field.data_type() {
             DataType::Struct(_) => ColumnPath::new(vec![field.name().clone(), "bytes".into()]),
             _ => ColumnPath::from(field.name().as_str()),
@@ -96,7 +98,8 @@ pub fn is_pixels(kind: &DataType) -> bool {
     }
 }
 
-/// Makes a batch fit a table's schema: columns by name, cast where the type differs, null where one is missing.
+/// Makes a batch fit a table's schema: columns by name, cast where the type differs, null where one
+/// is missing.
 pub fn conform(table: &str, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DatasetError> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
@@ -146,7 +149,8 @@ impl TableWriter {
         }
     }
 
-    /// The files of a split that is made again get names of their own: a recorded file is never changed.
+    /// The files of a split that is made again get names of their own: a recorded file is never
+    /// changed.
     pub fn retry(self, retry: u64) -> Self {
         Self { retry, ..self }
     }
@@ -228,7 +232,8 @@ impl TableWriter {
     }
 }
 
-/// A Parquet error as what it is underneath: a full disk must be told as a full disk, not as a bad shard.
+/// A Parquet error as what it is underneath: a full disk must be told as a full disk, not as a bad
+/// shard.
 pub fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {

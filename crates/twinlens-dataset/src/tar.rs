@@ -1,7 +1,8 @@
-//! What stands where in a tar file (POSIX ustar, with the long names of pax and GNU): the heads alone are read.
+//! What stands where in a tar file (POSIX ustar, with the long names of pax and GNU): the heads
+//! alone are read.
 //!
-//! A head that is damaged is found by its checksum, and the next sound one is searched for: its member is lost, and those after it
-//! are not.
+//! A head that is damaged is found by its checksum, and the next sound one is searched for: its
+//! member is lost, and those after it are not.
 
 use std::io::{self, BufRead, Seek, SeekFrom};
 
@@ -48,7 +49,8 @@ pub struct Damage {
     pub why: String,
 }
 
-/// The members of an archive of `length` bytes, in order, and what is damaged between them. Memory holds one head.
+/// The members of an archive of `length` bytes, in order, and what is damaged between them. Memory
+/// holds one head.
 #[derive(Debug)]
 pub struct Members<R> {
     input: R,
@@ -204,7 +206,8 @@ fn next_head<R: BufRead + Seek>(input: &mut R, mut at: u64, length: u64) -> io::
     let mut block = [0; BLOCK as usize];
     while at + BLOCK <= length {
         input.read_exact(&mut block)?;
-        // Old heads have no magic; without one, an image's bytes would be taken for a head once in a while.
+        // Old heads have no magic; without one, an image's bytes would be taken for a head once in
+        // a while.
         if &block[257..262] == b"ustar" && Head::of(&block).is_some() {
             return Ok(at);
         }

@@ -2,7 +2,8 @@
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
-/// `string`, `list<item: int32>`, `struct<bytes: large_binary, path: string>`, `timestamp[us, tz=UTC]`.
+/// `string`, `list<item: int32>`, `struct<bytes: large_binary, path: string>`, `timestamp[us,
+/// tz=UTC]`.
 pub fn name(kind: &DataType) -> String {
     use DataType::*;
     match kind {

@@ -1,7 +1,8 @@
-//! Variants: the datasets of one stage of a pipeline file that was swept over values of its options, or reads one that was.
+//! Variants: the datasets of one stage of a pipeline file that was swept over values of its
+//! options, or reads one that was.
 //!
-//! Each variant is a dataset of its own. Under the name that the file has for the stage they are one table: the rows of all, with a
-//! column for each swept option.
+//! Each variant is a dataset of its own. Under the name that the file has for the stage they are
+//! one table: the rows of all, with a column for each swept option.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -77,7 +78,8 @@ impl Column<'_> {
     }
 }
 
-/// The columns of variants: `sweep_model`, or `sweep_clip_model` where two sweeps are over options of that name.
+/// The columns of variants: `sweep_model`, or `sweep_clip_model` where two sweeps are over options
+/// of that name.
 fn columns<'a>(variants: &[&'a Variant]) -> Vec<Column<'a>> {
     let mut axes: Vec<&Setting> = Vec::new();
     for setting in variants.iter().flat_map(|variant| &variant.settings) {
@@ -119,7 +121,8 @@ fn shared(schemas: &[SchemaRef]) -> Vec<Arc<Field>> {
     first.fields().iter().filter(everywhere).cloned().collect()
 }
 
-/// The schema of all variants as one table: the columns that every one has, then those of the swept options.
+/// The schema of all variants as one table: the columns that every one has, then those of the swept
+/// options.
 pub fn schema(variants: &[(&Variant, SchemaRef)]) -> SchemaRef {
     let (which, schemas): (Vec<&Variant>, Vec<SchemaRef>) = variants.iter().cloned().unzip();
     let own = columns(&which);

@@ -1,7 +1,7 @@
 //! Writes a dataset split by split.
 //!
-//! A split's files are written under unfinished names, fsynced, renamed, and then recorded by one line of the
-//! manifest: a killed writer leaves nothing that a reader could see.
+//! A split's files are written under unfinished names, fsynced, renamed, and then recorded by one
+//! line of the manifest: a killed writer leaves nothing that a reader could see.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -19,7 +19,8 @@ use crate::storage::{self, Location, local};
 /// The folder of a stage's own state (checkpoints): survives a kill, goes with the dataset.
 pub const WORK: &str = "work";
 
-/// A dataset that is being made. There is one writer at a time: the run directory's lock sees to it.
+/// A dataset that is being made. There is one writer at a time: the run directory's lock sees to
+/// it.
 #[derive(Debug)]
 pub struct DatasetWriter {
     dir: Location,
@@ -30,8 +31,9 @@ pub struct DatasetWriter {
 }
 
 impl DatasetWriter {
-    /// Opens a dataset to make it or to go on making it. One of another fingerprint is deleted first: its manifest before
-    /// all else, so that a kill in between leaves nothing that could be taken for a dataset.
+    /// Opens a dataset to make it or to go on making it. One of another fingerprint is deleted
+    /// first: its manifest before all else, so that a kill in between leaves nothing that could be
+    /// taken for a dataset.
     pub fn open(dir: impl Into<Location>, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = dir.into();
         let state = manifest::read(&dir)?;
@@ -59,7 +61,8 @@ impl DatasetWriter {
         Ok(writer)
     }
 
-    /// Deletes what a killed writer left, and what was replaced: unfinished files, and finished ones that are not recorded.
+    /// Deletes what a killed writer left, and what was replaced: unfinished files, and finished
+    /// ones that are not recorded.
     pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
         let kept = |name: &str| {
@@ -218,7 +221,8 @@ impl SplitWriter {
         &self.commit
     }
 
-    /// A path to which the caller writes an artifact (a file that is no table) before the split is published.
+    /// A path to which the caller writes an artifact (a file that is no table) before the split is
+    /// published.
     pub fn artifact(&mut self, name: &str) -> PathBuf {
         self.artifacts.push(name.into());
         storage::unfinished(&self.dir.folder().join(name))

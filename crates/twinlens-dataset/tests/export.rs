@@ -201,7 +201,8 @@ async fn what_is_exported_is_read_again_the_same() {
     }
 }
 
-/// The hub takes a column for images by its type and its metadata, both; in memory the type is another one.
+/// The hub takes a column for images by its type and its metadata, both; in memory the type is
+/// another one.
 #[test]
 fn shards_say_what_the_hub_takes_for_images() {
     let folder = tempfile::tempdir().unwrap();
@@ -291,7 +292,8 @@ proptest! {
                 if !matches!(run(&export, &stormy, pieces).await.unwrap(), Outcome::Interrupted) {
                     break;
                 }
-                // What a killed process leaves besides: a shard that was published and not recorded.
+                // What a killed process leaves besides: a shard that was published and not
+                // recorded.
                 fs::write(stormy.join("09999.tar"), "lost").unwrap();
                 fs::write(stormy.join("09999.parquet.unfinished"), "half").unwrap();
             }

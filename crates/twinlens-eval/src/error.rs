@@ -18,7 +18,8 @@ pub enum EvalError {
         /// What to do next.
         hint: Option<String>,
     },
-    /// The model gives embeddings that are not numbers: its training has diverged, or its file is damaged.
+    /// The model gives embeddings that are not numbers: its training has diverged, or its file is
+    /// damaged.
     #[error("{what} is not finite")]
     NotFinite {
         /// Which embedding.

@@ -18,7 +18,8 @@ use crate::error::EvalError;
 use crate::set::{ClassFault, check_image};
 use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
 
-/// Why an example was refused. The codes that are not of this list are those of [`twinlens_image::CODES`].
+/// Why an example was refused. The codes that are not of this list are those of
+/// [`twinlens_image::CODES`].
 pub const REJECT_CODES: [&str; 4] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE, NO_EMBEDDING];
 /// The label is null.
 pub const NO_LABEL: &str = "no_label";
@@ -57,8 +58,8 @@ pub struct Examples<'a> {
 }
 
 impl<'a> Examples<'a> {
-    /// Rows of `columns`, at most `most` at a time, and fewer where the rows are so large that a chunk would pass
-    /// `budget` bytes.
+    /// Rows of `columns`, at most `most` at a time, and fewer where the rows are so large that a
+    /// chunk would pass `budget` bytes.
     pub fn new(dataset: &'a Dataset, table: &'a str, columns: &[&str], most: usize, budget: usize) -> Self {
         Self::range(dataset, table, 0..u64::MAX, columns, most, budget)
     }
@@ -113,7 +114,8 @@ impl Iterator for Examples<'_> {
 pub struct Image {
     /// SHA-256 of the bytes; of no bytes for a missing image.
     pub digest: [u8; 32],
-    /// `[3, size, size]`, normalised, or the embedding where that is what the table holds; `None` where nobody asked for it.
+    /// `[3, size, size]`, normalised, or the embedding where that is what the table holds; `None`
+    /// where nobody asked for it.
     pub pixels: Option<Result<Vec<f32>, Refusal>>,
     /// The perceptual hash, where it was asked for and the image can be decoded.
     pub look: Option<u64>,
@@ -129,7 +131,8 @@ pub enum ImageSource {
 }
 
 impl ImageSource {
-    /// The source in a table: the image column that is named, else the column `image`, else embeddings.
+    /// The source in a table: the image column that is named, else the column `image`, else
+    /// embeddings.
     ///
     /// # Errors
     /// What is wrong with the column, when there are no embeddings either.
@@ -142,10 +145,12 @@ impl ImageSource {
         }
     }
 
-    /// The images of some rows, those that are `wanted`: decoded, or as they were embedded by the model `identity`.
+    /// The images of some rows, those that are `wanted`: decoded, or as they were embedded by the
+    /// model `identity`.
     ///
     /// # Errors
-    /// What is wrong with the rows, and what to do: another model made the embeddings, or a shard lacks the column.
+    /// What is wrong with the rows, and what to do: another model made the embeddings, or a shard
+    /// lacks the column.
     pub fn images(
         &self,
         batch: &RecordBatch,
@@ -175,7 +180,8 @@ impl ImageSource {
         })
     }
 
-    /// Whether a column has to be read: of those with pixels or vectors only the one that is looked at.
+    /// Whether a column has to be read: of those with pixels or vectors only the one that is looked
+    /// at.
     pub fn reads(&self, field: &Field) -> bool {
         let looked_at = match self {
             Self::Images(column) => column.as_str(),
@@ -192,7 +198,8 @@ pub struct Prepare<'a> {
     pub preprocess: &'a Preprocess,
     /// What breaks them is refused undecoded.
     pub limits: &'a Limits,
-    /// Bytes of a pass: a quarter for encoded images, the rest for decoding them. (A single image may pass it: the pixel limit bounds that.)
+    /// Bytes of a pass: a quarter for encoded images, the rest for decoding them. (A single image
+    /// may pass it: the pixel limit bounds that.)
     pub budget: usize,
     /// Whether their perceptual hashes are wanted too.
     pub look: bool,
@@ -230,8 +237,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     (text.len() == 64).then_some(bytes)
 }
 
-/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as memory allows. `None` for a column that is
-/// not in the Hugging Face layout.
+/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as memory
+/// allows. `None` for a column that is not in the Hugging Face layout.
 fn decode(
     batch: &RecordBatch,
     column: &str,

@@ -37,7 +37,8 @@ pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, Eval
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
-/// Writes refused rows of a batch to the ledger of a split, in the name of `stage`, without their pixels.
+/// Writes refused rows of a batch to the ledger of a split, in the name of `stage`, without their
+/// pixels.
 pub fn write(
     split: &mut SplitWriter,
     stage: &str,

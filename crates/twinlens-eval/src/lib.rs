@@ -1,8 +1,9 @@
 //! Evaluation: sets, prompts, zero-shot classification, metrics with intervals.
 //!
-//! What holds everywhere: labels are bound to class names in the data, never by order; every number carries its
-//! interval, its chance, its sample count, and hashes of what it was computed from; memory does not grow with the
-//! number of examples; an example that cannot be evaluated is a reject with its place, and is not counted in `n`.
+//! What holds everywhere: labels are bound to class names in the data, never by order; every number
+//! carries its interval, its chance, its sample count, and hashes of what it was computed from;
+//! memory does not grow with the number of examples; an example that cannot be evaluated is a
+//! reject with its place, and is not counted in `n`.
 
 pub mod embed;
 pub mod error;

@@ -43,7 +43,8 @@ pub struct Model {
 pub type Compute = (DeviceOption, Precision);
 
 impl Model {
-    /// Loads the model that an option names: a `train` stage among the inputs, a folder, or a model of the hub.
+    /// Loads the model that an option names: a `train` stage among the inputs, a folder, or a model
+    /// of the hub.
     pub async fn open(
         model: &Input,
         compute: Compute,
@@ -69,7 +70,8 @@ impl Model {
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
     }
 
-    /// Loads a folder: this program's own, Hugging Face's CLIPModel, or open_clip's, with its tokenizer.
+    /// Loads a folder: this program's own, Hugging Face's CLIPModel, or open_clip's, with its
+    /// tokenizer.
     ///
     /// # Errors
     /// The user's, with the file's name.
@@ -174,11 +176,13 @@ fn vocabulary(folder: &Path) -> Result<PathBuf, RunError> {
     })
 }
 
-/// How the model's folder says that images are prepared: CLIP's way, where it says nothing. Its mean and spread may be others; a
-/// model that wants another interpolation or crop is refused, since its numbers would silently be lower.
+/// How the model's folder says that images are prepared: CLIP's way, where it says nothing. Its
+/// mean and spread may be others; a model that wants another interpolation or crop is refused,
+/// since its numbers would silently be lower.
 fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
     let mut found = Preprocess::clip(size);
-    // The file, the object in it, the keys of mean and spread, and what else must be as CLIP has it.
+    // The file, the object in it, the keys of mean and spread, and what else must be as CLIP has
+    // it.
     type Place =
         (&'static str, Option<&'static str>, [&'static str; 2], &'static [(&'static str, &'static str)]);
     const PLACES: [Place; 2] = [

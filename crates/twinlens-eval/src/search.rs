@@ -1,4 +1,5 @@
-//! Search: the rows of a dataset whose embeddings are nearest to a vector. Exact, one pass, in the memory of a chunk and `k` rows.
+//! Search: the rows of a dataset whose embeddings are nearest to a vector. Exact, one pass, in the
+//! memory of a chunk and `k` rows.
 
 use std::sync::Arc;
 
@@ -41,8 +42,8 @@ pub fn image(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EvalError> {
     Ok(model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1()?)
 }
 
-/// The `k` rows of a table whose embeddings have the highest cosine with `query`, best first (of equal ones the first row): the
-/// column `cosine`, and those of `columns` that there are.
+/// The `k` rows of a table whose embeddings have the highest cosine with `query`, best first (of
+/// equal ones the first row): the column `cosine`, and those of `columns` that there are.
 ///
 /// # Errors
 /// The user's: the table has no embeddings, or another model than `identity` made them.

@@ -1,8 +1,9 @@
-//! Embeddings as columns: what an `embed` stage writes, and what everything that stands on it reads.
+//! Embeddings as columns: what an `embed` stage writes, and what everything that stands on it
+//! reads.
 //!
-//! A vector is a `fixed_size_list` of f32 or f16. Beside it stands what made it (the hash of the weights, and how images were
-//! prepared), in each row: so it goes with the rows through every filter, query and export, and vectors of two models are never
-//! compared by mistake.
+//! A vector is a `fixed_size_list` of f32 or f16. Beside it stands what made it (the hash of the
+//! weights, and how images were prepared), in each row: so it goes with the rows through every
+//! filter, query and export, and vectors of two models are never compared by mistake.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ pub const MADE_BY: &str = "embedding_model";
 pub const TEXT_EMBEDDING: &str = "text_embedding";
 /// The column of cosines of image and caption.
 pub const CLIP_SCORE: &str = "clip_score";
-/// The column of the SHA-256 of the image as it was read: an image's identity, where the image itself is no longer there.
+/// The column of the SHA-256 of the image as it was read: an image's identity, where the image
+/// itself is no longer there.
 pub const IMAGE_HASH: &str = "image_sha256";
 
 /// How exactly embeddings are stored.

@@ -1,4 +1,5 @@
-//! The stage `evaluation-set`: every layout of files to one dataset, with what is damaged in the ledger.
+//! The stage `evaluation-set`: every layout of files to one dataset, with what is damaged in the
+//! ledger.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

@@ -1,4 +1,5 @@
-//! The texts around an image, worded as variously as the web words them, chosen by a hash of the name.
+//! The texts around an image, worded as variously as the web words them, chosen by a hash of the
+//! name.
 
 use crate::catalog::{Concept, Group, Variant};
 
@@ -30,7 +31,8 @@ pub(crate) fn figcaption(group: &Group, variant: &Variant) -> String {
     fill(choose(&TEMPLATES, variant.name, 1), group, variant)
 }
 
-/// The `title` attribute: sometimes the shortcode, sometimes no more than the group, sometimes missing.
+/// The `title` attribute: sometimes the shortcode, sometimes no more than the group, sometimes
+/// missing.
 pub(crate) fn title(group: &Group, concept: &Concept, variant: &Variant) -> Option<String> {
     const TEMPLATES: [&str; 8] = [
         "",

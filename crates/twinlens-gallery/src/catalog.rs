@@ -1,4 +1,5 @@
-//! What there is to show: the images of `twemoji-assets` joined with the names and groups of `emojis`.
+//! What there is to show: the images of `twemoji-assets` joined with the names and groups of
+//! `emojis`.
 
 use twemoji_assets::png::PngTwemojiAsset;
 use unicode_normalization::UnicodeNormalization;
@@ -114,7 +115,8 @@ impl Variant {
     }
 }
 
-/// Lower-case ASCII letters and digits joined by `-`; accents dropped, `&`, `#` and `*` spelled out.
+/// Lower-case ASCII letters and digits joined by `-`; accents dropped, `&`, `#` and `*` spelled
+/// out.
 fn slug(name: &str) -> String {
     let spelled =
         name.replace('&', " and ").replace('#', " hash ").replace('*', " asterisk ").replace('’', "");

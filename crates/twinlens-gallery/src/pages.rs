@@ -68,8 +68,8 @@ pub(crate) fn category_path(group: &Group, number: usize) -> String {
     if number == 1 { format!("/{}/", group.slug) } else { format!("/{}/page-{number}/", group.slug) }
 }
 
-/// Concept `at` of a group, with all its variants. Neighbours are linked by name only: every image here is of
-/// this concept.
+/// Concept `at` of a group, with all its variants. Neighbours are linked by name only: every image
+/// here is of this concept.
 pub(crate) fn detail(group: &Group, at: usize) -> String {
     let concept = &group.concepts[at];
     let mut body = format!("<h1>{}</h1>\n", escape(concept.name));

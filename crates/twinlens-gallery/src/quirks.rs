@@ -1,4 +1,5 @@
-//! What goes wrong on the web, one row each. The page `/attic/` links them all, but for the forbidden part.
+//! What goes wrong on the web, one row each. The page `/attic/` links them all, but for the
+//! forbidden part.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ const fn quirk(path: &'static str, reply: Reply, what: &'static str) -> Quirk {
     Quirk { path, what, reply }
 }
 
-/// The table of all quirks, but for those in the markup itself (see [`attic`]) and redirects under `/img/moved/`.
+/// The table of all quirks, but for those in the markup itself (see [`attic`]) and redirects under
+/// `/img/moved/`.
 pub const QUIRKS: &[Quirk] = &[
     quirk("/attic/moved", To(302, "/food-and-drink/red-apple.html"), "a page that has moved: follow"),
     quirk(
@@ -158,7 +160,8 @@ pub(crate) fn attic() -> String {
     page("The attic", &body)
 }
 
-/// Text as windows-1252: Latin-1, and the few characters of the range 0x80 to 0x9f that the page uses.
+/// Text as windows-1252: Latin-1, and the few characters of the range 0x80 to 0x9f that the page
+/// uses.
 pub(crate) fn windows_1252(text: &str) -> Vec<u8> {
     text.chars()
         .map(|c| match c {
@@ -179,7 +182,8 @@ pub(crate) fn declaring(png: &[u8], side: u32) -> Vec<u8> {
     altered
 }
 
-/// The checksum of PNG chunks (PNG specification, annex D), bit by bit: it is needed once, for 17 bytes.
+/// The checksum of PNG chunks (PNG specification, annex D), bit by bit: it is needed once, for 17
+/// bytes.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(

@@ -19,7 +19,8 @@ use crate::site::Site;
 /// The gallery could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
-    /// No loopback port could be had: the fault of the machine (no loopback interface, no free ports).
+    /// No loopback port could be had: the fault of the machine (no loopback interface, no free
+    /// ports).
     #[error("the gallery cannot listen on 127.0.0.1: {0}")]
     Listen(#[from] std::io::Error),
 }
@@ -85,7 +86,8 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     if let Some((name, value)) = answer.header {
         response = response.header(name, value);
     }
-    // Not reached: statuses and headers come from the quirks' table, whose answers are all asked for in a test.
+    // Not reached: statuses and headers come from the quirks' table, whose answers are all asked
+    // for in a test.
     response
         .body(Body::from(answer.body))
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())

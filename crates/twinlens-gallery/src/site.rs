@@ -100,7 +100,8 @@ impl Site {
         self.routes.contains_key(path)
     }
 
-    /// The answer to a path (without query). `asked_before`: whether this path was asked for before, by anyone.
+    /// The answer to a path (without query). `asked_before`: whether this path was asked for
+    /// before, by anyone.
     pub fn answer(&self, path: &str, asked_before: bool) -> Answer {
         match self.routes.get(path) {
             None => Answer::html(404, "Not found"),

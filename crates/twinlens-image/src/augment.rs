@@ -1,11 +1,12 @@
 //! Random changes to an image each time training sees it, beyond the paper's random square crop.
 //!
-//! For small data: a model that sees each drawing a hundred times learns the drawing, unless no two looks at it are alike. Strengths are
-//! those of torchvision's `ColorJitter`, `RandomResizedCrop` and `RandomRotation`, as open_clip's `aug_cfg` uses them; the arithmetic is
-//! one resampling and one colour matrix, so that it costs about as much as the crop alone.
+//! For small data: a model that sees each drawing a hundred times learns the drawing, unless no two
+//! looks at it are alike. Strengths are those of torchvision's `ColorJitter`, `RandomResizedCrop`
+//! and `RandomRotation`, as open_clip's `aug_cfg` uses them; the arithmetic is one resampling and
+//! one colour matrix, so that it costs about as much as the crop alone.
 //!
-//! This crate holds no randomness: numbers come from the caller's stream, always [`Augment::DRAWS`] of them, so that the stream's
-//! position does not depend on what was drawn.
+//! This crate holds no randomness: numbers come from the caller's stream, always [`Augment::DRAWS`]
+//! of them, so that the stream's position does not depend on what was drawn.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,11 @@ use crate::{ImageError, Rgb};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Crops are stretched by up to this factor in either direction (torchvision's `ratio = [1 / r, r]`); at least 1 where given.
+    /// Crops are stretched by up to this factor in either direction (torchvision's `ratio = [1 / r,
+    /// r]`); at least 1 where given.
     pub stretch: f64,
-    /// The image is made smaller by up to this part, on a white ground: 0.3 leaves at least 0.7 of its side.
+    /// The image is made smaller by up to this part, on a white ground: 0.3 leaves at least 0.7 of
+    /// its side.
     pub shrink: f64,
     /// Turned by up to this many degrees to either side.
     pub rotate: f64,
@@ -32,7 +35,8 @@ pub struct Augment {
     pub hue: f64,
     /// Part of the looks that are made grey.
     pub grey: f64,
-    /// Part of the looks that are made negative: what is dark on a white ground is then bright on a black one.
+    /// Part of the looks that are made negative: what is dark on a white ground is then bright on a
+    /// black one.
     pub invert: f64,
 }
 
@@ -92,8 +96,8 @@ impl Augment {
         Ok(())
     }
 
-    /// One look at `image`: `[size, size, 3]` values. A part of at least `min_area` of the area is seen. `draws` are numbers
-    /// from `0.0 .. 1.0`.
+    /// One look at `image`: `[size, size, 3]` values. A part of at least `min_area` of the area is
+    /// seen. `draws` are numbers from `0.0 .. 1.0`.
     ///
     /// # Errors
     /// `resize_failed` when `size` is zero.
@@ -131,7 +135,8 @@ impl Augment {
         let stretch = self.stretch.max(1.0).powf(ratio - 0.5);
         let grow = 1.0 / (1.0 - self.shrink * shrink);
         let half = [0.5 * side * stretch * grow, 0.5 * side / stretch * grow];
-        // Anywhere inside; a cut larger than the image may lie off its middle by as much as it is larger.
+        // Anywhere inside; a cut larger than the image may lie off its middle by as much as it is
+        // larger.
         let place = |length: f64, half: f64, draw: f64| {
             let room = 0.5 * length - half;
             0.5 * length + room.abs() * (2.0 * draw - 1.0)
@@ -148,7 +153,8 @@ impl Augment {
         let mut matrix = [[0.0; 3]; 3];
         for (i, row) in matrix.iter_mut().enumerate() {
             for (j, value) in row.iter_mut().enumerate() {
-                // A turned hue, towards its grey (which no turn changes), by brightness and contrast.
+                // A turned hue, towards its grey (which no turn changes), by brightness and
+                // contrast.
                 let saturated = saturation * hue[i][j] + (1.0 - saturation) * LUMA[j];
                 *value = brightness * contrast * saturated;
             }
@@ -183,7 +189,8 @@ fn mean_luma(pixels: &[u8]) -> f64 {
     sums.iter().zip(LUMA).map(|(sum, weight)| *sum as f64 * weight).sum::<f64>() / count
 }
 
-/// The cut, `[size, size, 3]`: bilinear, with as many samples a pixel as the cut is finer than the result; white outside.
+/// The cut, `[size, size, 3]`: bilinear, with as many samples a pixel as the cut is finer than the
+/// result; white outside.
 fn sample(image: &Rgb, cut: &Cut, size: usize) -> Vec<u8> {
     let (sin, cos) = cut.turn.sin_cos();
     let steps = cut.half.map(|half| 2.0 * half / size as f64);

@@ -1,8 +1,9 @@
 //! Bicubic resizing by Pillow's rule, in a fast and a plain form.
 //!
-//! The rule: Keys' cubic kernel with a = -0.5, stretched by the scale when shrinking (so it averages rather than
-//! skips), first along rows, then along columns, with rounding to 8 bits between. CLIP's published weights were
-//! trained and are evaluated with exactly this filter, and other ones cost accuracy.
+//! The rule: Keys' cubic kernel with a = -0.5, stretched by the scale when shrinking (so it
+//! averages rather than skips), first along rows, then along columns, with rounding to 8 bits
+//! between. CLIP's published weights were trained and are evaluated with exactly this filter, and
+//! other ones cost accuracy.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -10,7 +11,8 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::{ImageError, Rgb};
 
-/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_plain`] in any value, by its coarser weights; most are equal.
+/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_plain`] in any
+/// value, by its coarser weights; most are equal.
 ///
 /// # Errors
 /// `resize_failed` for a side of zero.
@@ -19,7 +21,8 @@ pub fn resize_bicubic(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageEr
     if (width, height) == (rgb.width(), rgb.height()) {
         return Ok(rgb.clone());
     }
-    // One call for both axes would go vertical first: up to 6 off. So each axis is a call of its own.
+    // One call for both axes would go vertical first: up to 6 off. So each axis is a call of its
+    // own.
     let rows = one_axis(rgb.pixels(), (rgb.width(), rgb.height()), (width, rgb.height()))?;
     let pixels = match rows {
         Some(rows) => one_axis(&rows, (width, rgb.height()), (width, height))?.unwrap_or(rows),
@@ -40,7 +43,8 @@ fn one_axis(pixels: &[u8], from: (u32, u32), to: (u32, u32)) -> Result<Option<Ve
     let mut target =
         TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut bytes).map_err(|error| failed(&error))?;
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    // For this one type of pixel: the call for any of them compiles them all, which takes longer than the rest of this crate.
+    // For this one type of pixel: the call for any of them compiles them all, which takes longer
+    // than the rest of this crate.
     Resizer::new().resize_typed(&source, &mut target, &options).map_err(|error| failed(&error))?;
     Ok(Some(bytes))
 }
@@ -52,7 +56,8 @@ fn check_target(width: u32, height: u32) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// The plain twin of [`resize_bicubic`]: equal to Pillow's `Image.resize(size, BICUBIC)` in every value.
+/// The plain twin of [`resize_bicubic`]: equal to Pillow's `Image.resize(size, BICUBIC)` in every
+/// value.
 ///
 /// # Errors
 /// `resize_failed` for a side of zero.

@@ -1,7 +1,8 @@
 //! Colour profiles: pixels as their ICC profile means them, to sRGB.
 //!
-//! A profile never refuses an image: one that is damaged, too long, or of another colour space than the pixels is ignored, and the
-//! values are taken as sRGB, as everything without a profile is. One that means sRGB (most do) costs nothing but its parsing.
+//! A profile never refuses an image: one that is damaged, too long, or of another colour space than
+//! the pixels is ignored, and the values are taken as sRGB, as everything without a profile is. One
+//! that means sRGB (most do) costs nothing but its parsing.
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
@@ -29,7 +30,8 @@ pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], stored: Stored) -> Vec<u8
     let converted = match stored {
         Stored::Inks => None,
         Stored::Rgb => convert_rgb(&pixels, profile),
-        // Greys with a profile of colours are common: scanners and editors write it whatever the picture.
+        // Greys with a profile of colours are common: scanners and editors write it whatever the
+        // picture.
         Stored::Grey => grey_curve(profile)
             .map(|curve| map_grey(&pixels, &curve))
             .or_else(|| convert_rgb(&pixels, profile)),
@@ -96,7 +98,8 @@ mod tests {
         let pixels = vec![255, 0, 0, 0, 255, 0, 128, 128, 128, 255, 255, 255];
         assert_eq!(to_srgb(pixels.clone(), &encoded(&ColorProfile::new_srgb()), Stored::Rgb), pixels);
         let p3 = encoded(&ColorProfile::new_display_p3());
-        // A colour inside both gamuts: by the matrices of the two standards, (180, 100, 60) is (192.5, 94.7, 48.9).
+        // A colour inside both gamuts: by the matrices of the two standards, (180, 100, 60) is
+        // (192.5, 94.7, 48.9).
         let seen = to_srgb(vec![180, 100, 60, 128, 128, 128, 255, 255, 255], &p3, Stored::Rgb);
         for (value, expected) in seen.iter().zip([193_u8, 95, 49, 128, 128, 128, 255, 255, 255]) {
             assert!(value.abs_diff(expected) <= 1, "{seen:?}");

@@ -30,14 +30,15 @@ pub struct Decoded {
 /// Decodes an image after holding its header against the limits ([`probe`]).
 ///
 /// # Errors
-/// Those of [`probe`]; then `unsupported_format` (a feature that the decoder lacks), `decode_failed`,
-/// `decoder_panicked` (see [`crate::hush_decoder_panics`]).
+/// Those of [`probe`]; then `unsupported_format` (a feature that the decoder lacks),
+/// `decode_failed`, `decoder_panicked` (see [`crate::hush_decoder_panics`]).
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     decode_reduced(bytes, limits, 1)
 }
 
-/// As [`decode`], but where the decoder can, at 1/`by` of the size (`by` is 1, 2, 4 or 8; sides are rounded up): JPEG in builds with
-/// the feature `turbojpeg`. Everything else comes at its full size.
+/// As [`decode`], but where the decoder can, at 1/`by` of the size (`by` is 1, 2, 4 or 8; sides are
+/// rounded up): JPEG in builds with the feature `turbojpeg`. Everything else comes at its full
+/// size.
 ///
 /// # Errors
 /// Those of [`decode`].

@@ -1,4 +1,5 @@
-//! Pixels to bytes. The encoders are pure functions of pixels and options, so shards come out the same each time.
+//! Pixels to bytes. The encoders are pure functions of pixels and options, so shards come out the
+//! same each time.
 
 use image::codecs::{png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
@@ -12,14 +13,16 @@ use crate::{Format, ImageError, Rgb};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
-    /// The original bytes if the pixels did not change (no resize, no turn); otherwise the original's format.
+    /// The original bytes if the pixels did not change (no resize, no turn); otherwise the
+    /// original's format.
     Keep,
     /// JPEG: small, lossy.
     #[default]
     Jpeg,
     /// PNG: lossless, opens everywhere.
     Png,
-    /// WebP: lossless, and then smaller than PNG; lossy where `quality` is given, in builds with the feature `libwebp`.
+    /// WebP: lossless, and then smaller than PNG; lossy where `quality` is given, in builds with
+    /// the feature `libwebp`.
     Webp,
 }
 
@@ -29,7 +32,8 @@ pub enum Encoding {
 pub struct Encode {
     /// The format of the stored bytes.
     pub format: Encoding,
-    /// Quality of JPEG and lossy WebP, 1 to 100. JPEG without it is of 95, as img2dataset's; WebP without it is lossless, as PNG is.
+    /// Quality of JPEG and lossy WebP, 1 to 100. JPEG without it is of 95, as img2dataset's; WebP
+    /// without it is lossless, as PNG is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<u8>,
 }
@@ -68,11 +72,12 @@ impl Encode {
     }
 }
 
-/// Encodes as `format`, one of the decodable ones; see [`Encode::quality`] for `quality`. Metadata is not written.
+/// Encodes as `format`, one of the decodable ones; see [`Encode::quality`] for `quality`. Metadata
+/// is not written.
 ///
 /// # Errors
-/// `encode_failed` when the format cannot hold the size (65,535 pixels a side for JPEG, 16,383 for WebP), or
-/// is not one that can be written.
+/// `encode_failed` when the format cannot hold the size (65,535 pixels a side for JPEG, 16,383 for
+/// WebP), or is not one that can be written.
 pub fn encode(rgb: &Rgb, format: Format, quality: Option<u8>) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     let encoded = match format {

@@ -26,7 +26,8 @@ pub enum ImageError {
     /// The bytes begin like no image format (an HTML error page, JSON, nothing at all).
     #[error("not an image: the bytes look like {0}")]
     NotAnImage(&'static str),
-    /// An image, but of a format that is not decoded here; or a feature of a format that the decoder lacks.
+    /// An image, but of a format that is not decoded here; or a feature of a format that the
+    /// decoder lacks.
     #[error("{0}: only jpeg, png and webp are decoded")]
     UnsupportedFormat(String),
     /// The encoded file is longer than [`crate::Limits::max_bytes`].
@@ -45,7 +46,8 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The header declares more pixels than [`crate::Limits::max_pixels`]: a decompression bomb, or a poster.
+    /// The header declares more pixels than [`crate::Limits::max_pixels`]: a decompression bomb, or
+    /// a poster.
     #[error("{width} x {height} pixels are more than the limit of {limit}")]
     TooManyPixels {
         /// Declared width, in pixels.
@@ -94,7 +96,8 @@ pub enum ImageError {
         /// The decoder's words.
         reason: String,
     },
-    /// The decoder panicked: a bug of the decoder that these bytes uncover. The row is refused; please report it.
+    /// The decoder panicked: a bug of the decoder that these bytes uncover. The row is refused;
+    /// please report it.
     #[error("the {format} decoder panicked on this image: {message}")]
     DecoderPanicked {
         /// The format that the first bytes announce.

@@ -1,4 +1,5 @@
-//! Panics of decoders, caught: a bug of a decoder that some bytes uncover refuses one image, and is no end of the run.
+//! Panics of decoders, caught: a bug of a decoder that some bytes uncover refuses one image, and is
+//! no end of the run.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -11,8 +12,9 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps panics that this crate catches from being reported on stderr: their message stands in the error. For programs, once, at
-/// their start: the panic hook belongs to the process. Other panics are reported as before.
+/// Keeps panics that this crate catches from being reported on stderr: their message stands in the
+/// error. For programs, once, at their start: the panic hook belongs to the process. Other panics
+/// are reported as before.
 pub fn hush_decoder_panics() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -22,7 +24,8 @@ pub fn hush_decoder_panics() {
     }));
 }
 
-/// A panic as an error. The closure owns all that it changes, so no half-changed state can be seen after it.
+/// A panic as an error. The closure owns all that it changes, so no half-changed state can be seen
+/// after it.
 pub(crate) fn guarded<T>(
     format: Format,
     decoder: impl FnOnce() -> Result<T, ImageError>,

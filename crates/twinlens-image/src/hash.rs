@@ -21,10 +21,11 @@ const SIDE: usize = 32;
 /// Side of the block of low frequencies that is kept.
 const LOW: usize = 8;
 
-/// The perceptual hash of an image: resized to 32 x 32 (bicubic, aspect ignored), luma by Rec. 601, DCT-II in both
-/// directions, the 8 x 8 lowest frequencies (the constant term too); a bit is set where the coefficient lies above
-/// the median of the 64. Bit 63 is the constant term, then row by row. Similar images differ in few bits; the
-/// rule is that of the Python package ImageHash, but for its Lanczos filter.
+/// The perceptual hash of an image: resized to 32 x 32 (bicubic, aspect ignored), luma by Rec. 601,
+/// DCT-II in both directions, the 8 x 8 lowest frequencies (the constant term too); a bit is set
+/// where the coefficient lies above the median of the 64. Bit 63 is the constant term, then row by
+/// row. Similar images differ in few bits; the rule is that of the Python package ImageHash, but
+/// for its Lanczos filter.
 ///
 /// # Errors
 /// None for an image of this crate; `resize_failed` is passed on.

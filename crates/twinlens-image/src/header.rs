@@ -1,7 +1,8 @@
 //! Reads sizes and structure from the encoded bytes, without decoding and without allocating.
 //!
-//! The decoders would tell the size too, but some allocate by the header's say-so, and none says that a JPEG is
-//! cut off: it is filled up with grey. So the container of each format is walked here to its end marker.
+//! The decoders would tell the size too, but some allocate by the header's say-so, and none says
+//! that a JPEG is cut off: it is filled up with grey. So the container of each format is walked
+//! here to its end marker.
 
 use crate::{Format, ImageError, Limits, sniff};
 
@@ -16,7 +17,8 @@ pub struct Header {
     pub height: u32,
     /// Frames of an animation; 1 for a still image.
     pub frames: u32,
-    /// Upper estimate of the memory that decoding to RGB takes at its peak, in bytes, besides the encoded bytes.
+    /// Upper estimate of the memory that decoding to RGB takes at its peak, in bytes, besides the
+    /// encoded bytes.
     pub decode_bytes: u64,
     /// Where the end marker begins, for JPEG: what comes after it is not of the picture.
     pub(crate) end: usize,
@@ -32,13 +34,15 @@ struct Walk {
     end: usize,
 }
 
-/// Reads the header and holds it against the limits; decodes nothing. Linear in the length of the file at worst.
+/// Reads the header and holds it against the limits; decodes nothing. Linear in the length of the
+/// file at worst.
 ///
-/// A caller that bounds its memory reserves [`Header::decode_bytes`] before it calls [`crate::decode`].
+/// A caller that bounds its memory reserves [`Header::decode_bytes`] before it calls
+/// [`crate::decode`].
 ///
 /// # Errors
-/// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`, `too_many_pixels`,
-/// `too_small`, `aspect`, `too_many_frames`, `truncated`.
+/// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`,
+/// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `truncated`.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     if bytes.len() as u64 > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len() as u64, limit: limits.max_bytes });
@@ -113,7 +117,8 @@ fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
     Some(bytes.get(at..at + count)?.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
 }
 
-/// PNG: chunks of length, type, data, checksum; `IHDR` first, `IEND` last (PNG specification, section 5).
+/// PNG: chunks of length, type, data, checksum; `IHDR` first, `IEND` last (PNG specification,
+/// section 5).
 fn walk_png(bytes: &[u8]) -> Result<Walk, Fault> {
     let kind = bytes.get(12..16).ok_or(Fault::Cut)?;
     if kind != b"IHDR" {
@@ -143,7 +148,8 @@ fn walk_png(bytes: &[u8]) -> Result<Walk, Fault> {
     Ok(walk)
 }
 
-/// JPEG: marker segments; the size is in the frame header `SOFn`, the end is `EOI` (ITU-T T.81, annex B).
+/// JPEG: marker segments; the size is in the frame header `SOFn`, the end is `EOI` (ITU-T T.81,
+/// annex B).
 fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
     let mut size = None;
     let mut scanned = false;
@@ -179,8 +185,9 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
     }
 }
 
-/// Where the segment begins whose marker is the first at or after `at`: 0xFF and a byte that is neither stuffing (0x00),
-/// fill (0xFF), nor a restart marker. So entropy-coded data after `SOS`, and garbage between segments, are skipped.
+/// Where the segment begins whose marker is the first at or after `at`: 0xFF and a byte that is
+/// neither stuffing (0x00), fill (0xFF), nor a restart marker. So entropy-coded data after `SOS`,
+/// and garbage between segments, are skipped.
 fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let is_marker = |place: &usize| {
         bytes.get(place + 1).is_some_and(|next| !matches!(next, 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))

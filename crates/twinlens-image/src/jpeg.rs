@@ -1,7 +1,7 @@
 //! JPEG to RGB.
 //!
-//! The headers are read leniently (writers put odd things between segments), the picture itself strictly: a decoder that fills up
-//! what it cannot read would let half pictures through.
+//! The headers are read leniently (writers put odd things between segments), the picture itself
+//! strictly: a decoder that fills up what it cannot read would let half pictures through.
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -13,14 +13,17 @@ use crate::colour::Stored;
 use crate::decode::Raw;
 use crate::{Format, Header, ImageError};
 
-/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
+/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets
+/// name it in their recipes.
 #[cfg(not(feature = "turbojpeg"))]
 pub const JPEG_DECODER: &str = "zune-jpeg";
-/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets name it in their recipes.
+/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets
+/// name it in their recipes.
 #[cfg(feature = "turbojpeg")]
 pub const JPEG_DECODER: &str = "libjpeg-turbo, scaled";
 
-/// Most scans of a progressive image; each is a pass over all coefficients, and a small file can have thousands.
+/// Most scans of a progressive image; each is a pass over all coefficients, and a small file can
+/// have thousands.
 pub(crate) const MAX_SCANS: usize = 100;
 
 /// Decodes; if the build's decoder can, at 1/`by` (1, 2, 4 or 8) of the size.
@@ -77,8 +80,9 @@ fn options(header: &Header) -> DecoderOptions {
         .jpeg_set_max_scans(MAX_SCANS)
 }
 
-/// The file up to its end marker, and then ones. A code of ones alone is no code (ITU-T T.81, annex C), so that a picture which
-/// goes on after its data have ended is an error; after an end marker the decoder would read zeros for ever, which are codes.
+/// The file up to its end marker, and then ones. A code of ones alone is no code (ITU-T T.81, annex
+/// C), so that a picture which goes on after its data have ended is an error; after an end marker
+/// the decoder would read zeros for ever, which are codes.
 fn with_strict_end(bytes: &[u8]) -> Vec<u8> {
     let mut ended = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
     ended.extend_from_slice(bytes);

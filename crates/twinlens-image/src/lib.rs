@@ -1,10 +1,11 @@
 //! Bytes to pixels, safely: sniff, limits, decode, orient, resize, crop, hash, encode.
 //!
-//! A plain synchronous library with no I/O: everything goes from `&[u8]` to owned values, so that callers choose
-//! their own threads. Input is taken to be hostile.
+//! A plain synchronous library with no I/O: everything goes from `&[u8]` to owned values, so that
+//! callers choose their own threads. Input is taken to be hostile.
 //!
 //! What holds everywhere:
-//! * the header is read and held against [`Limits`] **before** anything is decoded or allocated by its say-so;
+//! * the header is read and held against [`Limits`] **before** anything is decoded or allocated by
+//!   its say-so;
 //! * no input panics: a panic inside a decoder comes back as [`ImageError::DecoderPanicked`];
 //! * every refusal has a [code](ImageError::code) from a closed list;
 //! * the same bytes and options give the same result bytes, whatever the machine.
@@ -28,8 +29,9 @@
 //! | arithmetic, lossless and 12-bit JPEG | refused as `unsupported_format` or `decode_failed` |
 //! | progressive JPEG of more than 100 scans | refused as `decode_failed` |
 //!
-//! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which makes images at a half, a quarter or an
-//! eighth of their size directly where the target is no larger; [`JPEG_DECODER`] says which.
+//! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which makes
+//! images at a half, a quarter or an eighth of their size directly where the target is no larger;
+//! [`JPEG_DECODER`] says which.
 
 mod augment;
 mod bicubic;

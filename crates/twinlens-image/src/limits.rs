@@ -27,8 +27,8 @@ impl Default for Limits {
             max_bytes: 32 << 20,
             max_pixels: 50_000_000,
             min_side: 1,
-            // A strip of 20:1 that is resized to a short side of 256 has 1.3 million pixels; without a bound,
-            // a header of 1 x 65535 would be blown up to 17 million.
+            // A strip of 20:1 that is resized to a short side of 256 has 1.3 million pixels;
+            // without a bound, a header of 1 x 65535 would be blown up to 17 million.
             max_aspect: 20.0,
             max_frames: 256,
         }

@@ -2,16 +2,17 @@
 
 use crate::{ImageError, Limits, Rgb, decode, resize_bicubic};
 
-/// Mean of each channel, in 0..1, over the images that CLIP was trained on (published with its weights).
+/// Mean of each channel, in 0..1, over the images that CLIP was trained on (published with its
+/// weights).
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel, in 0..1, published with CLIP's weights.
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Turns images into the input of an image tower.
 ///
-/// Two steps, so that a trainer can keep decoded images as bytes, a quarter of the memory, and normalise a batch
-/// at a time: [`pixels`](Self::pixels) or [`crop_pixels`](Self::crop_pixels), then
-/// [`normalize`](Self::normalize).
+/// Two steps, so that a trainer can keep decoded images as bytes, a quarter of the memory, and
+/// normalise a batch at a time: [`pixels`](Self::pixels) or [`crop_pixels`](Self::crop_pixels),
+/// then [`normalize`](Self::normalize).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocess {
     /// Side of the square input, in pixels.
@@ -34,10 +35,12 @@ pub struct SquareCrop {
 }
 
 impl SquareCrop {
-    /// A square at random: the largest square's area times a factor from `min_area..=1`, anywhere inside.
+    /// A square at random: the largest square's area times a factor from `min_area..=1`, anywhere
+    /// inside.
     ///
-    /// `draws` are three numbers from 0..1 (for area, column, row) out of the caller's own random stream, so
-    /// that this crate holds no randomness. `min_area` is 0.9 in the recipe of CLIP's reimplementations.
+    /// `draws` are three numbers from 0..1 (for area, column, row) out of the caller's own random
+    /// stream, so that this crate holds no randomness. `min_area` is 0.9 in the recipe of CLIP's
+    /// reimplementations.
     pub fn random(width: u32, height: u32, min_area: f64, draws: [f64; 3]) -> Self {
         let [area, column, row] = draws.map(|draw| draw.clamp(0.0, 1.0));
         let min_area = min_area.clamp(0.0, 1.0);
@@ -60,8 +63,8 @@ impl Preprocess {
 
     /// Short side to `size`, then the central square: values of shape `[size, size, 3]`.
     ///
-    /// The sizes are those of torchvision's `Resize` and `CenterCrop`: the longer side is rounded down, the
-    /// crop's origin to the nearest, halves to even.
+    /// The sizes are those of torchvision's `Resize` and `CenterCrop`: the longer side is rounded
+    /// down, the crop's origin to the nearest, halves to even.
     ///
     /// # Errors
     /// `resize_failed` when `size` is zero.
@@ -121,7 +124,8 @@ impl Preprocess {
         Ok(out)
     }
 
-    /// Encoded bytes to the tower's input `[3, size, size]`, for evaluation: short side to `size`, central square.
+    /// Encoded bytes to the tower's input `[3, size, size]`, for evaluation: short side to `size`,
+    /// central square.
     ///
     /// # Errors
     /// Those of [`decode`] and [`pixels`](Self::pixels).

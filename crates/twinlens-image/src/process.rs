@@ -20,10 +20,11 @@ pub struct Processed {
     pub original_height: u32,
     /// EXIF tags as a JSON object of strings, if there were any.
     pub exif: Option<String>,
-    /// SHA-256 of the **original** body, as in img2dataset: it verifies what a URL serves, not what we stored.
+    /// SHA-256 of the **original** body, as in img2dataset: it verifies what a URL serves, not what
+    /// we stored.
     pub sha256: String,
-    /// [Perceptual hash](phash) of the image as fetched, upright. Where decoding is [reduced](Resize::reduction), of the reduced
-    /// image, which differs in few bits if in any.
+    /// [Perceptual hash](phash) of the image as fetched, upright. Where decoding is
+    /// [reduced](Resize::reduction), of the reduced image, which differs in few bits if in any.
     pub phash: i64,
 }
 

@@ -55,7 +55,8 @@ impl Resize {
         Err(ImageError::BadOptions(format!("`size` must be from 1 to 16384 pixels, not {}", self.size)))
     }
 
-    /// The side that becomes `size`; `None` when an image of `width` x `height` pixels stays as it is.
+    /// The side that becomes `size`; `None` when an image of `width` x `height` pixels stays as it
+    /// is.
     fn side(&self, width: u32, height: u32) -> Option<u32> {
         let side = match self.mode {
             ResizeMode::None => return None,
@@ -65,16 +66,17 @@ impl Resize {
         (!self.only_if_bigger || side > self.size).then_some(side)
     }
 
-    /// By how much (1, 2, 4 or 8) an image of `width` x `height` pixels may be reduced while it is decoded: it stays at least as large as
-    /// its target, and large enough for its perceptual hash.
+    /// By how much (1, 2, 4 or 8) an image of `width` x `height` pixels may be reduced while it is
+    /// decoded: it stays at least as large as its target, and large enough for its perceptual hash.
     pub fn reduction(&self, width: u32, height: u32) -> u32 {
         let Some(side) = self.side(width, height) else { return 1 };
         let enough = |by: &u32| side / by >= self.size && width.min(height) / by >= LEAST_REDUCED;
         [8, 4, 2].into_iter().find(enough).unwrap_or(1)
     }
 
-    /// The resized image; `None` when the image stays as it is. `original` is its width and height in pixels before it was
-    /// [reduced](Self::reduction): it decides the target, so that rounding twice makes no image a pixel longer.
+    /// The resized image; `None` when the image stays as it is. `original` is its width and height
+    /// in pixels before it was [reduced](Self::reduction): it decides the target, so that rounding
+    /// twice makes no image a pixel longer.
     ///
     /// # Errors
     /// `resize_failed` when the result would have more than `max_pixels`.
@@ -99,7 +101,8 @@ impl Resize {
     }
 }
 
-/// Shortest side that decoding leaves, in pixels: the perceptual hash looks at 32, and smaller images would change it.
+/// Shortest side that decoding leaves, in pixels: the perceptual hash looks at 32, and smaller
+/// images would change it.
 const LEAST_REDUCED: u32 = 128;
 
 /// `length * size / side`, rounded to nearest, at least 1; in 64 bits, saturating.

@@ -68,7 +68,8 @@ impl Rgb {
         Self::new(width, height, pixels)
     }
 
-    /// The image in the middle of a white square of `size` pixels; the odd pixel of a border goes right and below.
+    /// The image in the middle of a white square of `size` pixels; the odd pixel of a border goes
+    /// right and below.
     ///
     /// # Errors
     /// [`ImageError::ResizeFailed`] when the image is larger than the square.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) ones become pixels; the
-/// others are there to name what was served instead.
+/// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) ones become
+/// pixels; the others are there to name what was served instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the formats' own")]
 pub enum Format {
@@ -92,7 +92,8 @@ const MAGIC: &[(&[u8], Format)] = &[
     (b"%PDF-", Format::Pdf),
 ];
 
-/// How many leading bytes are looked at for markup (an XML declaration, comments, a doctype before `<svg`).
+/// How many leading bytes are looked at for markup (an XML declaration, comments, a doctype before
+/// `<svg`).
 const MARKUP_WINDOW: usize = 1024;
 
 /// The format that the first bytes announce; `None` when they announce none.
@@ -135,7 +136,8 @@ fn sniff_markup(bytes: &[u8]) -> Option<Format> {
     let first_at = |needles: &[&str]| needles.iter().filter_map(|needle| text.find(needle)).min();
     let html =
         first_at(&["<!doctype html", "<html", "<head", "<body", "<script", "<title", "<h1", "<p>", "<div"]);
-    // An HTML page may hold an inline svg, and an svg may hold foreign html: what comes first decides.
+    // An HTML page may hold an inline svg, and an svg may hold foreign html: what comes first
+    // decides.
     match (first_at(&["<svg"]), html) {
         (Some(svg), Some(html)) if html < svg => Some(Format::Html),
         (Some(_), _) => Some(Format::Svg),

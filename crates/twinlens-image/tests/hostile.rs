@@ -11,7 +11,8 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// scene.png with another declared size. Its checksum is then wrong: the refusal must come before it is looked at.
+/// scene.png with another declared size. Its checksum is then wrong: the refusal must come before
+/// it is looked at.
 fn declaring(width: u32, height: u32) -> Vec<u8> {
     let mut png = fixture("scene.png");
     png[16..20].copy_from_slice(&width.to_be_bytes());

@@ -1,4 +1,5 @@
-//! Every damaged, odd or hostile image of the testkit ends under its code, in time, and without much memory.
+//! Every damaged, odd or hostile image of the testkit ends under its code, in time, and without
+//! much memory.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with its plain twin.
+//! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with its plain
+//! twin.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
@@ -59,8 +60,8 @@ proptest! {
 
 #[test]
 fn odd_pixels_become_rgb_by_the_stated_rules() {
-    // The lossless ones are exact; JPEG and lossy WebP decoders differ from libjpeg and libwebp in rounding
-    // and in chroma upsampling.
+    // The lossless ones are exact; JPEG and lossy WebP decoders differ from libjpeg and libwebp in
+    // rounding and in chroma upsampling.
     let cases = [
         ("palette.png", "palette", 0),
         ("palette-transparent.png", "palette-transparent", 0),

@@ -1,5 +1,5 @@
-//! Writes small models, or named ones, in the formats of other programs, with the features that they should give there,
-//! into a folder: what `tests/formats/check_exports.py` loads.
+//! Writes small models, or named ones, in the formats of other programs, with the features that
+//! they should give there, into a folder: what `tests/formats/check_exports.py` loads.
 //!
 //!     cargo run -p twinlens-model --example exports -- FOLDER [PRESET]...
 

@@ -25,8 +25,9 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// A CLIP model, in main memory or on a GPU.
 ///
-/// [`encode_image`](Self::encode_image), [`encode_text`](Self::encode_text) and [`score`](Self::score) are for evaluation and
-/// build no graph; [`loss`](Self::loss) is for training.
+/// [`encode_image`](Self::encode_image), [`encode_text`](Self::encode_text) and
+/// [`score`](Self::score) are for evaluation and build no graph; [`loss`](Self::loss) is for
+/// training.
 pub struct Clip {
     config: ClipConfig,
     variables: Variables,
@@ -84,8 +85,8 @@ impl Clip {
         Ok(replica)
     }
 
-    /// Whether training keeps the input alone of each transformer block, and computes the rest again on the way back: one more
-    /// forward pass of each block. A ResNet keeps its activations.
+    /// Whether training keeps the input alone of each transformer block, and computes the rest
+    /// again on the way back: one more forward pass of each block. A ResNet keeps its activations.
     pub fn recompute(&mut self, recompute: bool) {
         (self.image_pool, self.text_pool) = (Pool::new(recompute), Pool::new(recompute));
     }
@@ -99,8 +100,8 @@ impl Clip {
         self.frozen.contains(variable)
     }
 
-    /// The same model on `device`, computing in `precision`: on a GPU, and in half precision anywhere, in plain operations
-    /// that give the same but for rounding.
+    /// The same model on `device`, computing in `precision`: on a GPU, and in half precision
+    /// anywhere, in plain operations that give the same but for rounding.
     ///
     /// # Errors
     /// When the device has no room.
@@ -146,8 +147,8 @@ impl Clip {
         &self.variables
     }
 
-    /// What a model holds besides its variables, in the order of names: the running statistics of a ResNet's batch norms.
-    /// A checkpoint that leaves them out loses them.
+    /// What a model holds besides its variables, in the order of names: the running statistics of a
+    /// ResNet's batch norms. A checkpoint that leaves them out loses them.
     pub fn buffers(&self) -> &Variables {
         &self.buffers
     }
@@ -172,7 +173,8 @@ impl Clip {
         self.variable("logit_scale").and_then(|v| Ok(v.to_scalar::<f32>()?)).unwrap_or(0.0)
     }
 
-    /// Puts `logit_scale`, where there is one, back into `[0, ln 100]`: to be called after each step, as the paper does.
+    /// Puts `logit_scale`, where there is one, back into `[0, ln 100]`: to be called after each
+    /// step, as the paper does.
     ///
     /// # Errors
     /// When the tensor cannot be written.
@@ -193,7 +195,8 @@ impl Clip {
         Ok(self.variables.get(name).ok_or_else(missing)?)
     }
 
-    /// The variables as tensors: in training attached to the graph, in evaluation, and where they are frozen, not.
+    /// The variables as tensors: in training attached to the graph, in evaluation, and where they
+    /// are frozen, not.
     pub(crate) fn tensors(&self, train: bool) -> Tensors {
         let attached = |name: &str| train && !self.is_frozen(name);
         let tensor =
@@ -212,8 +215,9 @@ impl Clip {
         if pass != Pass::Evaluate && self.is_tower_frozen(tower) { Pass::Evaluate } else { pass }
     }
 
-    /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by channel): of unit length where
-    /// the objective embeds texts too. In main memory, wherever the model is. Builds no graph.
+    /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by
+    /// channel): of unit length where the objective embeds texts too. In main memory, wherever the
+    /// model is. Builds no graph.
     ///
     /// # Errors
     /// `Input` when shape or type do not fit the configuration.
@@ -221,16 +225,19 @@ impl Clip {
         Ok(self.image_features(pixels, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
-    /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read at each text's highest
-    /// id: its end token. In main memory, wherever the model is. Builds no graph.
+    /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read
+    /// at each text's highest id: its end token. In main memory, wherever the model is. Builds no
+    /// graph.
     ///
     /// # Errors
-    /// `Input` when shape, type or an id do not fit the configuration, or the objective embeds no texts.
+    /// `Input` when shape, type or an id do not fit the configuration, or the objective embeds no
+    /// texts.
     pub fn encode_text(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(self.text_features(ids, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
-    /// The loss of a batch of pairs, with its graph: a scalar on which `backward` may be called once.
+    /// The loss of a batch of pairs, with its graph: a scalar on which `backward` may be called
+    /// once.
     ///
     /// # Errors
     /// `Input` when shapes or types do not fit.
@@ -260,8 +267,9 @@ impl Clip {
         )?)
     }
 
-    /// The loss of features (`[n, embed]`, row i of each a pair) that [`image_features`](Self::image_features) and
-    /// [`text_features`](Self::text_features) left, or of variables with their values.
+    /// The loss of features (`[n, embed]`, row i of each a pair) that
+    /// [`image_features`](Self::image_features) and [`text_features`](Self::text_features) left, or
+    /// of variables with their values.
     ///
     /// # Errors
     /// `Input` when the objective embeds no texts.

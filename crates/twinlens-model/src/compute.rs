@@ -1,7 +1,8 @@
 //! Where a model computes, and in which precision.
 //!
-//! On the CPU the fused operations run, in f32. On a GPU (feature `cuda`) the plain ones of [`crate::reference`] do, composed of
-//! candle's kernels, in f32 or mixed: weights, norms and the loss in f32, matrix products and convolutions in half precision.
+//! On the CPU the fused operations run, in f32. On a GPU (feature `cuda`) the plain ones of
+//! [`crate::reference`] do, composed of candle's kernels, in f32 or mixed: weights, norms and the
+//! loss in f32, matrix products and convolutions in half precision.
 
 use crate::error::{ModelError, Result};
 use candle_core::{
@@ -25,10 +26,12 @@ pub enum DeviceOption {
 }
 
 impl DeviceOption {
-    /// Whether this program can compute there in `precision`, as far as that is known before a device is looked for.
+    /// Whether this program can compute there in `precision`, as far as that is known before a
+    /// device is looked for.
     ///
     /// # Errors
-    /// `Device` for a GPU in a program built without, and for half precision without a GPU, where it is slower than f32.
+    /// `Device` for a GPU in a program built without, and for half precision without a GPU, where
+    /// it is slower than f32.
     pub fn check(self, precision: Precision) -> Result<()> {
         let built = candle_core::utils::cuda_is_available();
         if let (Self::Cuda(number), false) = (self, built) {
@@ -107,7 +110,8 @@ impl JsonSchema for DeviceOption {
     }
 }
 
-/// What matrix products and convolutions are computed in. Weights, norms, softmax sums and losses are f32 throughout.
+/// What matrix products and convolutions are computed in. Weights, norms, softmax sums and losses
+/// are f32 throughout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -116,7 +120,8 @@ pub enum Precision {
     F32,
     /// 16 bits with the range of f32. On a GPU.
     Bf16,
-    /// 16 bits with more digits and less range; gradients are scaled by a fixed factor on their way. On a GPU.
+    /// 16 bits with more digits and less range; gradients are scaled by a fixed factor on their
+    /// way. On a GPU.
     F16,
 }
 

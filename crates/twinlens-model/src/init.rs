@@ -1,10 +1,12 @@
 //! First values of the variables, as CLIP's code draws them.
 //!
-//! The text tower: embeddings N(0, .02), positions N(0, .01), attention in N(0, w^-1/2), attention and feed-forward out
-//! N(0, w^-1/2 (2 layers)^-1/2), feed-forward in N(0, (2 w)^-1/2), projection N(0, w^-1/2). The image tower: class token,
-//! positions and projection N(0, w^-1/2); the rest PyTorch's defaults, as are the text tower's biases. A ResNet's
-//! attention pooling: matrices and positions N(0, inputs^-1/2); the last gain of each residual block 0, so that a block
-//! starts as what it adds to. SigLIP's scale starts at 10 and its bias at -10, as in its paper. Each variable draws from a stream of its own, so its values depend on the seed, its name and its shape alone.
+//! The text tower: embeddings N(0, .02), positions N(0, .01), attention in N(0, w^-1/2), attention
+//! and feed-forward out N(0, w^-1/2 (2 layers)^-1/2), feed-forward in N(0, (2 w)^-1/2), projection
+//! N(0, w^-1/2). The image tower: class token, positions and projection N(0, w^-1/2); the rest
+//! PyTorch's defaults, as are the text tower's biases. A ResNet's attention pooling: matrices and
+//! positions N(0, inputs^-1/2); the last gain of each residual block 0, so that a block starts as
+//! what it adds to. SigLIP's scale starts at 10 and its bias at -10, as in its paper. Each variable
+//! draws from a stream of its own, so its values depend on the seed, its name and its shape alone.
 
 use crate::config::{ClipConfig, VisionConfig};
 use crate::objective::Objective;
@@ -99,7 +101,8 @@ mod tests {
         (mean, spread, values.iter().fold(0.0, |a, x| f64::max(a, f64::from(x.abs()))))
     }
 
-    /// Every variable's mean, spread and kind of draw, against open_clip's (`tests/parity/make_init.py`).
+    /// Every variable's mean, spread and kind of draw, against open_clip's
+    /// (`tests/parity/make_init.py`).
     #[test]
     fn every_variable_is_drawn_as_open_clip_draws_it() {
         let mut seen = std::collections::BTreeSet::new();

@@ -1,8 +1,9 @@
 //! CLIP towers, objectives, tokenizer, weights in and out, fused operations with backward.
 //!
-//! A [`Clip`] is an image tower (a vision transformer or the paper's ResNet) and a causal text transformer whose features
-//! share a space (Radford et al. 2021), or that predict words, in candle, on the CPU or (feature `cuda`) a GPU. Weights carry open_clip's names.
-//! On the CPU results are the same bits whatever the number of threads.
+//! A [`Clip`] is an image tower (a vision transformer or the paper's ResNet) and a causal text
+//! transformer whose features share a space (Radford et al. 2021), or that predict words, in
+//! candle, on the CPU or (feature `cuda`) a GPU. Weights carry open_clip's names. On the CPU
+//! results are the same bits whatever the number of threads.
 
 mod clip;
 mod compute;

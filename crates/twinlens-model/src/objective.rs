@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Which text of the batch belongs to which image, and back: symmetric cross-entropy with a learned temperature.
+    /// Which text of the batch belongs to which image, and back: symmetric cross-entropy with a
+    /// learned temperature.
     #[default]
     Contrastive,
     /// For each image and text of the batch alone, whether they belong together (SigLIP).
     Sigmoid,
-    /// Which words are in the caption: a linear layer on the image's features, softmax over the vocabulary, and the
-    /// caption's words in equal parts as the target (Joulin et al. 2016).
+    /// Which words are in the caption: a linear layer on the image's features, softmax over the
+    /// vocabulary, and the caption's words in equal parts as the target (Joulin et al. 2016).
     BagOfWords,
     /// The caption, word by word: a causal transformer that starts from the image's features.
     Caption,

@@ -17,7 +17,8 @@ pub enum Tower {
 }
 
 impl Tower {
-    /// The tower that a variable belongs to; the temperature and the heads that predict words belong to none.
+    /// The tower that a variable belongs to; the temperature and the heads that predict words
+    /// belong to none.
     pub fn of(variable: &str) -> Option<Self> {
         let text = ["transformer.", "token_embedding.", "ln_final."];
         if variable.starts_with("visual.") {
@@ -32,8 +33,8 @@ impl Tower {
     }
 }
 
-/// Whether a part covers a variable: `visual` and `text` are the towers, anything else is a name up to one of its dots
-/// (`transformer.resblocks.0`), or whole (`logit_scale`).
+/// Whether a part covers a variable: `visual` and `text` are the towers, anything else is a name up
+/// to one of its dots (`transformer.resblocks.0`), or whole (`logit_scale`).
 pub fn covers(part: &str, variable: &str) -> bool {
     match part {
         "visual" => Tower::of(variable) == Some(Tower::Image),
@@ -48,12 +49,13 @@ pub fn any_covers(parts: &[String], variable: &str) -> bool {
 }
 
 impl Clip {
-    /// Holds the variables of these parts fast from now on (see [`covers`]): training passes compute no gradient for them.
-    /// A tower that is wholly fast is only evaluated, a ResNet's batch norms by their running statistics (Zhai et al.
-    /// 2022, LiT).
+    /// Holds the variables of these parts fast from now on (see [`covers`]): training passes
+    /// compute no gradient for them. A tower that is wholly fast is only evaluated, a ResNet's
+    /// batch norms by their running statistics (Zhai et al. 2022, LiT).
     ///
     /// # Errors
-    /// `Config` when a part is no part of this model, when nothing is left to learn, or for a piece of a ResNet.
+    /// `Config` when a part is no part of this model, when nothing is left to learn, or for a piece
+    /// of a ResNet.
     pub fn freeze(&mut self, parts: &[String]) -> Result<()> {
         let names = || self.variables().keys();
         if let Some(part) = parts.iter().find(|part| !names().any(|name| covers(part, name))) {
@@ -94,11 +96,12 @@ impl Clip {
         of_it.peek().is_some() && of_it.all(|name| self.is_frozen(name))
     }
 
-    /// Sets the variables of `parts` (`None`: of all), and the running statistics among them, to those of `other`, which
-    /// came from `from`.
+    /// Sets the variables of `parts` (`None`: of all), and the running statistics among them, to
+    /// those of `other`, which came from `from`.
     ///
     /// # Errors
-    /// `Weights` when `other` has no such variables, or of other shapes, or computes something else with them.
+    /// `Weights` when `other` has no such variables, or of other shapes, or computes something else
+    /// with them.
     pub fn adopt(&self, other: &Self, parts: Option<&[String]>, from: &Path) -> Result<()> {
         let wanted = |name: &String| parts.is_none_or(|parts| any_covers(parts, name));
         let all = self.variables().iter().chain(self.buffers()).filter(|(name, _)| wanted(name));

@@ -1,7 +1,7 @@
 //! The model where the fused operations do not run: on a GPU, or in half precision.
 //!
-//! Towers and objectives are then those of [`crate::reference`], candle's own kernels. Weights stay f32; features leave
-//! the towers in f32, and losses are computed in it.
+//! Towers and objectives are then those of [`crate::reference`], candle's own kernels. Weights stay
+//! f32; features leave the towers in f32, and losses are computed in it.
 
 use crate::clip::Clip;
 use crate::config::VisionConfig;
@@ -77,7 +77,8 @@ impl Clip {
         Ok(reference::linear(&image.to_device(self.device())?, w?, bias?)?.to_device(&Device::Cpu)?)
     }
 
-    /// The logarithm of the probability of each text (`ids`, `[texts, context]`) as a caption of one image (`[1, embed]`).
+    /// The logarithm of the probability of each text (`ids`, `[texts, context]`) as a caption of
+    /// one image (`[1, embed]`).
     pub(crate) fn plain_caption_scores(&self, image: &Tensor, ids: &Tensor) -> Result<Vec<f32>> {
         let (image, ids) = (image.to_device(self.device())?, ids.to_device(self.device())?);
         let ((texts, context), config) = (ids.dims2()?, self.config());

@@ -1,4 +1,5 @@
-//! How well each text fits each image, whatever the model was trained to do: what zero-shot classification compares.
+//! How well each text fits each image, whatever the model was trained to do: what zero-shot
+//! classification compares.
 
 use crate::clip::{Clip, describe};
 use crate::error::{ModelError, Result};
@@ -13,11 +14,13 @@ use candle_core::Tensor;
 const LOGITS: usize = 1 << 22;
 
 impl Clip {
-    /// The fit `[images, texts]` of every text (`ids`, `[texts, up to context]`, u32) to every image, given by its features
-    /// (`[images, embed]`, from [`encode_image`](Self::encode_image)). Higher is better; only scores of one image compare.
+    /// The fit `[images, texts]` of every text (`ids`, `[texts, up to context]`, u32) to every
+    /// image, given by its features (`[images, embed]`, from [`encode_image`](Self::encode_image)).
+    /// Higher is better; only scores of one image compare.
     ///
-    /// Contrastive and sigmoid: the scaled similarity. Bag of words: the mean of the logarithms of the words'
-    /// probabilities. Caption: the logarithm of the caption's probability; every text is read anew for every image.
+    /// Contrastive and sigmoid: the scaled similarity. Bag of words: the mean of the logarithms of
+    /// the words' probabilities. Caption: the logarithm of the caption's probability; every text is
+    /// read anew for every image.
     ///
     /// # Errors
     /// `Input` when a shape or an id does not fit the configuration.

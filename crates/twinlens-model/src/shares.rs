@@ -1,9 +1,10 @@
 //! A batch in parts: the loss and its gradients where no one holds the graph of all pairs at once.
 //!
-//! For objectives that compare pairs: features of every part, without a graph; from the features of all, the gradient of
-//! one's own in closed form; then each part again with its graph, whose backward pass begins with that gradient. For objectives
-//! that predict words: the mean of the parts' losses, weighed by their predictions. [`Clip::loss`] of the whole batch is
-//! the twin of both.
+//! For objectives that compare pairs: features of every part, without a graph; from the features of
+//! all, the gradient of one's own in closed form; then each part again with its graph, whose
+//! backward pass begins with that gradient. For objectives that predict words: the mean of the
+//! parts' losses, weighed by their predictions. [`Clip::loss`] of the whole batch is the twin of
+//! both.
 
 use crate::clip::{Clip, no_text_features};
 use crate::error::{ModelError, Result};
@@ -23,8 +24,8 @@ pub struct Features<'a> {
     pub own: Range<usize>,
 }
 
-/// What one's own rows have in the loss of the whole batch. The sums over all shares of the batch are the loss, and the
-/// scalars' gradients.
+/// What one's own rows have in the loss of the whole batch. The sums over all shares of the batch
+/// are the loss, and the scalars' gradients.
 pub struct Share {
     /// Of the loss.
     pub loss: f64,
@@ -37,8 +38,9 @@ pub struct Share {
 }
 
 impl Clip {
-    /// For each own image the logarithm of the sum of exp(logit) over all texts, and for each own text over all images:
-    /// what [`share`](Self::share) takes, of all rows. Empty where the objective needs none.
+    /// For each own image the logarithm of the sum of exp(logit) over all texts, and for each own
+    /// text over all images: what [`share`](Self::share) takes, of all rows. Empty where the
+    /// objective needs none.
     ///
     /// # Errors
     /// `Input` when the objective compares no pairs, or a shape does not fit.
@@ -50,7 +52,8 @@ impl Clip {
         }
     }
 
-    /// The share of one's own rows; `log_sums` are those of all images and of all texts, in their order.
+    /// The share of one's own rows; `log_sums` are those of all images and of all texts, in their
+    /// order.
     ///
     /// # Errors
     /// `Input` when the objective compares no pairs, or a shape does not fit.
@@ -95,8 +98,9 @@ impl Clip {
         })?)
     }
 
-    /// How many predictions the loss of these texts is the mean of: texts that have words, or all their words. By this a
-    /// part of a batch weighs in the loss of the whole. 0 where the objective compares pairs.
+    /// How many predictions the loss of these texts is the mean of: texts that have words, or all
+    /// their words. By this a part of a batch weighs in the loss of the whole. 0 where the
+    /// objective compares pairs.
     ///
     /// # Errors
     /// `Input` when shape, type or an id do not fit the configuration.

@@ -1,5 +1,6 @@
-//! Models of transformers, open_clip and PyTorch, read and written: `formats/make_fixtures.py` made the files. That the
-//! other programs read what is written here is checked by `formats/check_exports.py`.
+//! Models of transformers, open_clip and PyTorch, read and written: `formats/make_fixtures.py` made
+//! the files. That the other programs read what is written here is checked by
+//! `formats/check_exports.py`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

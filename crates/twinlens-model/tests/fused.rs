@@ -1,5 +1,5 @@
-//! The fused model against its plain twin in f64: values, and the gradient of every variable, for both image towers and
-//! every objective.
+//! The fused model against its plain twin in f64: values, and the gradient of every variable, for
+//! both image towers and every objective.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -84,7 +84,8 @@ fn the_fused_vision_transformer_is_its_plain_twin() {
 
 #[test]
 fn the_fused_resnet_is_its_plain_twin() {
-    // Few images: the more numbers go through a relu, the more lie so near to 0 that f32 and f64 differ in their sign.
+    // Few images: the more numbers go through a relu, the more lie so near to 0 that f32 and f64
+    // differ in their sign.
     check(resnet(Objective::Contrastive), 6, 1e-4);
 }
 
@@ -100,7 +101,8 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// What runs on a GPU, here on the CPU: the plain operations, in half precision, with masters and gradients in f32.
+/// What runs on a GPU, here on the CPU: the plain operations, in half precision, with masters and
+/// gradients in f32.
 #[test]
 fn half_precision_is_near() {
     let both = &[Precision::Bf16, Precision::F16][..];
@@ -167,7 +169,8 @@ fn every_variable_receives_a_gradient() {
     }
 }
 
-/// Scores by definition: the loss of one pair alone is its negative score, for objectives that predict words.
+/// Scores by definition: the loss of one pair alone is its negative score, for objectives that
+/// predict words.
 #[test]
 fn scores_are_what_the_objective_says() {
     for objective in [Objective::BagOfWords, Objective::Caption] {
@@ -179,7 +182,8 @@ fn scores_are_what_the_objective_says() {
             for j in 1..5 {
                 let (image, text) = (pixels.narrow(0, i, 1).unwrap(), ids.narrow(0, j, 1).unwrap());
                 let loss = values(&clip.loss(&image, &text).unwrap())[0];
-                // j words and the end token are predicted; the caption's loss is the mean over them.
+                // j words and the end token are predicted; the caption's loss is the mean over
+                // them.
                 let predictions = if objective == Objective::Caption { (j + 1) as f64 } else { 1.0 };
                 let score = f64::from(scores.get(i).unwrap().get(j).unwrap().to_scalar::<f32>().unwrap());
                 assert!((score + loss * predictions).abs() < 1e-4, "{objective:?} {i} {j}: {score} {loss}");
@@ -203,7 +207,8 @@ fn running_statistics_move_in_training_alone() {
         clip.loss(&pixels, &ids).unwrap();
     }
     assert_ne!(clip.weights_hash(), before);
-    // After many batches the running statistics are those of the batch, but for the unbiased variance.
+    // After many batches the running statistics are those of the batch, but for the unbiased
+    // variance.
     let evaluated = values(&clip.encode_image(&pixels).unwrap());
     assert!(distance(&evaluated, &seen, 1e-12) < 0.1);
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The model against open_clip and PyTorch: features, logits, losses, running statistics and the gradient of every
-//! parameter, from `parity/make_fixtures.py`.
+//! The model against open_clip and PyTorch: features, logits, losses, running statistics and the
+//! gradient of every parameter, from `parity/make_fixtures.py`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -46,7 +46,8 @@ impl Fixture {
         values(&self.0[name])
     }
 
-    /// The model of this configuration with the fixture's weights, and without those that it has no place for.
+    /// The model of this configuration with the fixture's weights, and without those that it has no
+    /// place for.
     fn model(&self, config: &ClipConfig) -> Clip {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_string(config).unwrap()).unwrap();
@@ -59,7 +60,8 @@ impl Fixture {
     }
 }
 
-/// Loss and gradients of the fused model in f32, and of the plain twin in f64, against the fixture's.
+/// Loss and gradients of the fused model in f32, and of the plain twin in f64, against the
+/// fixture's.
 fn check_gradients(clip: &Clip, fixture: &Fixture, loss: &str, gradients: &str) {
     let (pixels, ids, want) = (fixture.pixels(), fixture.ids(), fixture.values(loss)[0]);
     let twins: BTreeMap<String, Var> = clip
@@ -175,7 +177,8 @@ impl AdamW {
     }
 }
 
-/// 50 training steps from the same weights on the same batches (`parity/make_curves.py`): the loss of each within 1e-3.
+/// 50 training steps from the same weights on the same batches (`parity/make_curves.py`): the loss
+/// of each within 1e-3.
 #[test]
 fn fifty_steps_of_training_are_open_clips() {
     let curves: serde_json::Value = serde_json::from_str(include_str!("parity/curves.json")).unwrap();

@@ -1,5 +1,5 @@
-//! A model in parts: batches whose rows are seen by shares, activations that are computed again, towers that are held fast or
-//! taken from another model.
+//! A model in parts: batches whose rows are seen by shares, activations that are computed again,
+//! towers that are held fast or taken from another model.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -28,7 +28,8 @@ fn resnet() -> ClipConfig {
     ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Objective::Contrastive) }
 }
 
-/// The shares of a batch, whatever its cuts, are the loss and the gradients that the fused operation gives.
+/// The shares of a batch, whatever its cuts, are the loss and the gradients that the fused
+/// operation gives.
 #[test]
 fn shares_add_up_to_the_loss() {
     const N: usize = 150;

@@ -1,4 +1,5 @@
-//! What a stage is given when it runs: the engine's session, its inputs, a seed, a clock, a way to be stopped.
+//! What a stage is given when it runs: the engine's session, its inputs, a seed, a clock, a way to
+//! be stopped.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -50,13 +51,16 @@ impl Clock {
 pub struct RunContext {
     /// The stage's name.
     pub stage: String,
-    /// The name by which it draws at random: that of the file, so that the variants of a sweep see the same data in the same order.
+    /// The name by which it draws at random: that of the file, so that the variants of a sweep see
+    /// the same data in the same order.
     pub stream: String,
-    /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in it.
+    /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in
+    /// it.
     pub session: SessionContext,
     /// Where the files are that options name.
     pub files: Files,
-    /// The stage's seed: the pipeline's, unless it has its own. Draw from [`RunContext::rng`], not from this.
+    /// The stage's seed: the pipeline's, unless it has its own. Draw from [`RunContext::rng`], not
+    /// from this.
     pub seed: u64,
     /// The time of day.
     pub clock: Clock,
@@ -64,8 +68,8 @@ pub struct RunContext {
     pub cancel: CancellationToken,
     /// Counters that the progress display reads, and events.
     pub progress: Progress,
-    /// Hosts that this run serves itself, on loopback: name to address. The network code connects there and
-    /// allows it although it is a private address.
+    /// Hosts that this run serves itself, on loopback: name to address. The network code connects
+    /// there and allows it although it is a private address.
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     /// The most bytes that a stage may hold in flight outside the engine's own memory pool.
     pub bytes_in_flight: usize,
@@ -92,7 +96,8 @@ impl RunContext {
         self.files.base.join(written)
     }
 
-    /// Local files with the content of those that a path, URL or pattern of the options names, sorted: remote ones are copied first.
+    /// Local files with the content of those that a path, URL or pattern of the options names,
+    /// sorted: remote ones are copied first.
     ///
     /// # Errors
     /// The user's, when there is none.
@@ -116,9 +121,11 @@ pub struct InputData {
     pub table: String,
     /// The dataset: its shards in order, its artifacts.
     pub dataset: Dataset,
-    /// Instead of a table of the dataset: one that the run computes (`funnel`, `rejects`, all variants of a swept stage).
+    /// Instead of a table of the dataset: one that the run computes (`funnel`, `rejects`, all
+    /// variants of a swept stage).
     pub view: Option<Arc<dyn TableProvider>>,
-    /// The datasets of the variants that `view` holds together; `dataset` is the first. Empty for all other inputs.
+    /// The datasets of the variants that `view` holds together; `dataset` is the first. Empty for
+    /// all other inputs.
     pub variants: Vec<Dataset>,
 }
 

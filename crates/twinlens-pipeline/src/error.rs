@@ -22,8 +22,8 @@ pub enum Blame {
 pub struct Fault {
     /// Bytes of the pipeline file that are wrong.
     pub span: Range<usize>,
-    /// Where `span` is a whole string value: the bytes of the string's content that are wrong. They are found again in the
-    /// file although quotes, escapes and `${name}` stand between.
+    /// Where `span` is a whole string value: the bytes of the string's content that are wrong. They
+    /// are found again in the file although quotes, escapes and `${name}` stand between.
     pub within: Option<Range<usize>>,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,

@@ -1,7 +1,8 @@
-//! Evaluation inside another stage: the seam between a training and whoever can measure what it makes.
+//! Evaluation inside another stage: the seam between a training and whoever can measure what it
+//! makes.
 //!
-//! Neither crate knows the other. The options of the evaluation are a type that the training is given as a parameter, with
-//! their own checks; `M` is the model.
+//! Neither crate knows the other. The options of the evaluation are a type that the training is
+//! given as a parameter, with their own checks; `M` is the model.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -42,8 +43,8 @@ pub trait Evaluation<M>:
 
 /// Evaluations that are prepared.
 pub trait Evaluator<M>: Send {
-    /// Evaluates a model as it is after `step`: the metrics of all sets, and first the one that sums them up. A function
-    /// of the model and the step. Blocking.
+    /// Evaluates a model as it is after `step`: the metrics of all sets, and first the one that
+    /// sums them up. A function of the model and the step. Blocking.
     ///
     /// # Errors
     /// [`RunError::Interrupted`] soon after the run is asked to stop.

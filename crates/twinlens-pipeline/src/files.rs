@@ -1,5 +1,5 @@
-//! Files outside the run that options name: local paths, seen from the pipeline file, or URLs of object stores; `*` and `?` in
-//! the last part are patterns.
+//! Files outside the run that options name: local paths, seen from the pipeline file, or URLs of
+//! object stores; `*` and `?` in the last part are patterns.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -70,7 +70,8 @@ impl Files {
         }
     }
 
-    /// The local folder of a model: a path, or one of the hub, of which it has of each group of `wanted` files the first that there is.
+    /// The local folder of a model: a path, or one of the hub, of which it has of each group of
+    /// `wanted` files the first that there is.
     ///
     /// # Errors
     /// The user's, where there is no such model.
@@ -81,7 +82,8 @@ impl Files {
         }
     }
 
-    /// The name of a file in a recipe: as seen from the pipeline file, since the same run may be started from another folder.
+    /// The name of a file in a recipe: as seen from the pipeline file, since the same run may be
+    /// started from another folder.
     pub fn name(&self, location: &Location) -> String {
         let shown = location.shown();
         shown.strip_prefix(&self.base).unwrap_or(&shown).display().to_string()
@@ -99,12 +101,15 @@ pub fn stamp(location: &Location) -> Result<String, RunError> {
     }
 }
 
-/// Files of a folder whose length and time are looked at, at the most; of those beyond, the names alone.
+/// Files of a folder whose length and time are looked at, at the most; of those beyond, the names
+/// alone.
 const LOOKED_AT: u64 = 100_000;
 
-/// What changes when a local folder does, or one below it: a hash over the names of all that is in it, over the times of its folders, and
-/// over the lengths and times of its first [`LOOKED_AT`] files. Names cost no look at the file itself, and the time of a folder tells
-/// of a file that came, went, or was replaced; so a folder of millions is told in seconds. One folder's names are in memory at a time.
+/// What changes when a local folder does, or one below it: a hash over the names of all that is in
+/// it, over the times of its folders, and over the lengths and times of its first [`LOOKED_AT`]
+/// files. Names cost no look at the file itself, and the time of a folder tells of a file that
+/// came, went, or was replaced; so a folder of millions is told in seconds. One folder's names are
+/// in memory at a time.
 ///
 /// # Errors
 /// The user's, when there is no such folder.
@@ -160,7 +165,8 @@ fn add_times(hash: &mut Sha256, path: &Path) {
     hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
 }
 
-/// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for each `*`.
+/// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for
+/// each `*`.
 pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {

@@ -1,8 +1,10 @@
-//! `hf://` names: models and datasets of the Hugging Face hub, by way of the cache that its own library keeps.
+//! `hf://` names: models and datasets of the Hugging Face hub, by way of the cache that its own
+//! library keeps.
 //!
-//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and of a dataset a pattern of its
-//! files. The cache has the layout of `huggingface_hub` (`models--org--name/{refs,blobs,snapshots}`), so that what was
-//! downloaded by it is found here, and the other way round. Files appear in it whole.
+//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and of a
+//! dataset a pattern of its files. The cache has the layout of `huggingface_hub`
+//! (`models--org--name/{refs,blobs,snapshots}`), so that what was downloaded by it is found here,
+//! and the other way round. Files appear in it whole.
 
 use std::fmt;
 use std::fs;
@@ -40,7 +42,8 @@ pub struct Answer {
 
 /// Who asks the hub.
 pub trait Client: fmt::Debug + Send + Sync {
-    /// One GET, without following redirects; with `token` as a bearer. A body of status 200 is written to `into`, where that is given.
+    /// One GET, without following redirects; with `token` as a bearer. A body of status 200 is
+    /// written to `into`, where that is given.
     ///
     /// # Errors
     /// What went wrong, in words.
@@ -56,7 +59,8 @@ pub struct Hub {
     pub endpoint: String,
     /// For what is not public.
     pub token: Option<String>,
-    /// Who asks; `None`: nobody may (`HF_HUB_OFFLINE`), and what is not in the cache is not to be had.
+    /// Who asks; `None`: nobody may (`HF_HUB_OFFLINE`), and what is not in the cache is not to be
+    /// had.
     pub client: Option<Arc<dyn Client>>,
 }
 
@@ -129,11 +133,12 @@ struct Snapshot {
 }
 
 impl Hub {
-    /// The local folder of a model (`hf://org/name`) that has of each group of `wanted` files the first that there is. What the
-    /// cache has is taken as it is, and nothing is asked.
+    /// The local folder of a model (`hf://org/name`) that has of each group of `wanted` files the
+    /// first that there is. What the cache has is taken as it is, and nothing is asked.
     ///
     /// # Errors
-    /// The user's: a name that is none, a file that the model does not have, one that is not in the cache while offline.
+    /// The user's: a name that is none, a file that the model does not have, one that is not in the
+    /// cache while offline.
     pub fn model(&self, written: &str, wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
         let name = Name::parse(written)?;
         if name.kind != "models" {
@@ -159,8 +164,9 @@ impl Hub {
         Ok(folder)
     }
 
-    /// The files of a dataset (`hf://datasets/org/name`, or a pattern below it), sorted; if no pattern is given, its Parquet files, else its tar
-    /// files. While offline, those that the cache has.
+    /// The files of a dataset (`hf://datasets/org/name`, or a pattern below it), sorted; if no
+    /// pattern is given, its Parquet files, else its tar files. While offline, those that the cache
+    /// has.
     ///
     /// # Errors
     /// The user's: a name that is none, no such file, nothing in the cache while offline.
@@ -291,7 +297,8 @@ impl Hub {
         Ok(path)
     }
 
-    /// Gives a downloaded file its place: under the name of its content, and a link to it in the snapshot.
+    /// Gives a downloaded file its place: under the name of its content, and a link to it in the
+    /// snapshot.
     fn keep(&self, part: &Path, blobs: &Path, etag: &str, path: &Path, url: &str) -> Result<(), RunError> {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let (_, sha256) = local::digest(part)?;

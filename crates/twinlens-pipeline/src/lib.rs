@@ -1,8 +1,10 @@
-//! TOML to a checked graph of stages to runs: fingerprints, splits, commits, resume, rejects, events.
+//! TOML to a checked graph of stages to runs: fingerprints, splits, commits, resume, rejects,
+//! events.
 //!
-//! A pipeline file becomes a [`config::Pipeline`] (checked, no I/O), which [`run`] executes stage by stage in a run
-//! directory. What a stage is, and what it is given, is in [`stage`]; the kinds live in other crates and are
-//! passed in as a [`Registry`]: nothing here knows any of them, and there is no process-wide state.
+//! A pipeline file becomes a [`config::Pipeline`] (checked, no I/O), which [`run`] executes stage
+//! by stage in a run directory. What a stage is, and what it is given, is in [`stage`]; the kinds
+//! live in other crates and are passed in as a [`Registry`]: nothing here knows any of them, and
+//! there is no process-wide state.
 
 pub mod config;
 pub mod context;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value of a pipeline file and its byte range in the text, for errors that point at it.
 ///
-/// Serialises as the bare value, so that a fingerprint does not change when a comment is added above it.
+/// Serialises as the bare value, so that a fingerprint does not change when a comment is added
+/// above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
     value: T,
@@ -83,9 +84,11 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
     }
 }
 
-/// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or dataset folder.
+/// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or
+/// dataset folder.
 ///
-/// A path is told by a `/` or the ending `.parquet`; it is relative to the folder of the pipeline file.
+/// A path is told by a `/` or the ending `.parquet`; it is relative to the folder of the pipeline
+/// file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Input(pub Located<String>);

@@ -1,4 +1,5 @@
-//! The kinds of stages and the SQL functions that a program offers: a value that is passed in, never a global.
+//! The kinds of stages and the SQL functions that a program offers: a value that is passed in,
+//! never a global.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

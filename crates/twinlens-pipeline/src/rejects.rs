@@ -1,7 +1,8 @@
 //! The reserved columns by which a row stage refuses a row without dropping it.
 //!
-//! While plans run, every row carries `reject_stage`, `reject_code` and `reject_detail`, null as long as it is good. At the
-//! commit, rows whose `reject_code` is set go to the ledger and the others to the shards.
+//! While plans run, every row carries `reject_stage`, `reject_code` and `reject_detail`, null as
+//! long as it is good. At the commit, rows whose `reject_code` is set go to the ledger and the
+//! others to the shards.
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
@@ -40,8 +41,8 @@ pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
     Ok(frame)
 }
 
-/// Rejects, in the name of `stage`, the rows for which `refused` is true and which no stage refused before.
-/// `detail` may name columns.
+/// Rejects, in the name of `stage`, the rows for which `refused` is true and which no stage refused
+/// before. `detail` may name columns.
 pub fn reject_where(
     frame: DataFrame,
     stage: &str,
@@ -53,7 +54,8 @@ pub fn reject_where(
     let set = |name: &str, value: Expr| {
         when(hit.clone(), cast(value, DataType::Utf8)).otherwise(ident(name)).map_err(RunError::from)
     };
-    // All three at once: a `with_column` of the code alone would turn `hit` false for the two after it.
+    // All three at once: a `with_column` of the code alone would turn `hit` false for the two after
+    // it.
     let mut columns: Vec<Expr> = (frame.schema().fields().iter())
         .filter(|field| !RESERVED.contains(&field.name().as_str()))
         .map(|field| ident(field.name()))

@@ -1,7 +1,9 @@
-//! SQL inside a pipeline file: planned without I/O, so that a wrong column is found by `check`, at its very place.
+//! SQL inside a pipeline file: planned without I/O, so that a wrong column is found by `check`, at
+//! its very place.
 //!
-//! DataFusion's errors become short [`Fault`]s. Where it says at which line and column of the query something is wrong (or where
-//! the name it complains of can be found in the text), the fault points there with [`Fault::within`].
+//! DataFusion's errors become short [`Fault`]s. Where it says at which line and column of the query
+//! something is wrong (or where the name it complains of can be found in the text), the fault
+//! points there with [`Fault::within`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,13 +34,14 @@ use crate::suggest::{did_you_mean, listed};
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;
-/// The most operators (`and`, `=`, `+`, `union`, ...) of one SQL text. The engine recurses into chains of operators, when it plans and
-/// when it runs: without a limit a generated predicate would overflow the stack, which ends the process without a word.
+/// The most operators (`and`, `=`, `+`, `union`, ...) of one SQL text. The engine recurses into
+/// chains of operators, when it plans and when it runs: without a limit a generated predicate would
+/// overflow the stack, which ends the process without a word.
 pub const MAX_SQL_OPERATORS: usize = 150;
 
 impl CheckContext {
-    /// A condition on the rows of a table with that schema, planned without I/O: every column is there, every function is known,
-    /// the types fit, and the result is a boolean.
+    /// A condition on the rows of a table with that schema, planned without I/O: every column is
+    /// there, every function is known, the types fit, and the result is a boolean.
     pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
         let (expr, data_type) = self.expression(text, schema)?;
         if data_type != DataType::Boolean && data_type != DataType::Null {
@@ -51,7 +54,8 @@ impl CheckContext {
         Ok(expr)
     }
 
-    /// A value computed from one row of a table with that schema, and its type; planned without I/O.
+    /// A value computed from one row of a table with that schema, and its type; planned without
+    /// I/O.
     pub fn expression(&self, text: &Located<String>, schema: &Schema) -> Result<(Expr, DataType), Fault> {
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
@@ -82,8 +86,8 @@ impl CheckContext {
         Ok((expr, data_type))
     }
 
-    /// The schema that a query gives over tables with those schemas; planned without I/O. A table's name is a plain
-    /// one (`accuracy`) or a side table's (`zero_shot.per_class`).
+    /// The schema that a query gives over tables with those schemas; planned without I/O. A table's
+    /// name is a plain one (`accuracy`) or a side table's (`zero_shot.per_class`).
     pub fn query(&self, text: &Located<String>, tables: &[(String, SchemaRef)]) -> Result<SchemaRef, Fault> {
         check_size(text)?;
         let state = self.planner();
@@ -103,7 +107,8 @@ impl CheckContext {
         Ok(plan.schema().inner().clone())
     }
 
-    /// The tables that a query reads, as `table` or `stage.table`, each once. The query is parsed, not planned.
+    /// The tables that a query reads, as `table` or `stage.table`, each once. The query is parsed,
+    /// not planned.
     pub fn tables_in(&self, text: &Located<String>) -> Result<Vec<String>, Fault> {
         check_size(text)?;
         let state = self.planner();
@@ -208,8 +213,8 @@ fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> R
     Ok(())
 }
 
-/// What `plan` gives. The engine's planner panics on a few texts (a scalar subquery without columns, `(select from t)`): those are
-/// the user's mistakes, too.
+/// What `plan` gives. The engine's planner panics on a few texts (a scalar subquery without
+/// columns, `(select from t)`): those are the user's mistakes, too.
 fn guarded<T>(plan: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, DataFusionError> {
     let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(plan));
     planned.unwrap_or_else(|_| Err(DataFusionError::Plan("the engine cannot plan this SQL".into())))
@@ -307,7 +312,8 @@ fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']).to_string()
 }
 
-/// Takes ` at Line: 1, Column: 9` from the end of the parser's message, and its kind from the start.
+/// Takes ` at Line: 1, Column: 9` from the end of the parser's message, and its kind from the
+/// start.
 fn split_position(message: &str) -> (String, Option<(u64, u64)>) {
     let message = message.trim_start_matches("sql parser error: ");
     let parsed = message.rfind(" at Line: ").and_then(|at| {

@@ -3,7 +3,8 @@
 /// The known name nearest to `written`, where one is near enough to be a slip of the keyboard.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
-    // A third of the letters may differ; a name of one or two letters is never guessed except for its case.
+    // A third of the letters may differ; a name of one or two letters is never guessed except for
+    // its case.
     let allowed = lower.chars().count() / 3;
     (known.into_iter())
         .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))

@@ -45,7 +45,8 @@ async fn appears(cx: &RunContext, name: &str) -> bool {
     false
 }
 
-/// Three splits of a number each. The second is not there before somebody has told to have seen the first.
+/// Three splits of a number each. The second is not there before somebody has told to have seen the
+/// first.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 struct Drip {
     /// Wait.

@@ -1,4 +1,5 @@
-//! Damaged, odd and hostile images, made by code: what each is, and under which code it is to be refused, if it is.
+//! Damaged, odd and hostile images, made by code: what each is, and under which code it is to be
+//! refused, if it is.
 
 use std::io::Write;
 
@@ -78,7 +79,8 @@ fn ihdr(width: u32, height: u32, depth: u8, colour: u8) -> Vec<u8> {
     chunk(b"IHDR", &[size.as_slice(), &[depth, colour, 0, 0, 0]].concat())
 }
 
-/// So many zeros and then some bytes, compressed. Written in pieces: the largest is longer than it should be in memory.
+/// So many zeros and then some bytes, compressed. Written in pieces: the largest is longer than it
+/// should be in memory.
 fn deflated(zeros: usize, bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     let piece = vec![0; 1 << 16];
@@ -244,7 +246,8 @@ fn jpegs(add: &mut Add<'_>) {
     add("jpeg of 1000 scans", many_scans(1000), "decode_failed");
 }
 
-/// A progressive JPEG of 512 x 512 greys and so many scans, each of which decodes all blocks: a small file, and much work.
+/// A progressive JPEG of 512 x 512 greys and so many scans, each of which decodes all blocks: a
+/// small file, and much work.
 fn many_scans(scans: usize) -> Vec<u8> {
     let mut bytes = b"\xff\xd8".to_vec();
     bytes.extend(segment(0xdb, &[[0].as_slice(), &[1; 64]].concat()));
@@ -254,7 +257,8 @@ fn many_scans(scans: usize) -> Vec<u8> {
     // One bit a block.
     let blocks = vec![0; 64 * 64 / 8];
     for scan in 0..scans {
-        // The first scan gives the highest bits, and the others say each bit after it again and again.
+        // The first scan gives the highest bits, and the others say each bit after it again and
+        // again.
         bytes.extend(segment(0xda, &[1, 1, 0, 0, 0, if scan == 0 { 0x01 } else { 0x10 }]));
         bytes.extend(&blocks);
     }

@@ -1,11 +1,12 @@
 //! Checkpoints: everything that the rest of a training depends on, in one safetensors file.
 //!
-//! Weights and moments by name, the running mean of the weights, the log and the evaluations so far, and in the metadata the
-//! step and what training they belong to. The data and every random draw are functions of seed and step. A file is written
-//! beside, fsynced and renamed: it is whole or it is not there. The last few are kept.
+//! Weights and moments by name, the running mean of the weights, the log and the evaluations so
+//! far, and in the metadata the step and what training they belong to. The data and every random
+//! draw are functions of seed and step. A file is written beside, fsynced and renamed: it is whole
+//! or it is not there. The last few are kept.
 //!
-//! Beside them lie weights alone: those of the best step, and of every so many steps. They too are functions of the
-//! training: one that goes on from a checkpoint before them writes the same again.
+//! Beside them lie weights alone: those of the best step, and of every so many steps. They too are
+//! functions of the training: one that goes on from a checkpoint before them writes the same again.
 
 use crate::error::{Result, TrainError};
 use crate::log::{COLUMNS, LogRow};
@@ -41,8 +42,8 @@ pub struct Checkpoints {
 const BEST: &str = "best.safetensors";
 
 impl Checkpoints {
-    /// Checkpoints in `dir`, which is created; the last `keep` stay. `run` names the training: a checkpoint of another
-    /// is refused.
+    /// Checkpoints in `dir`, which is created; the last `keep` stay. `run` names the training: a
+    /// checkpoint of another is refused.
     ///
     /// # Errors
     /// `Io` when the folder cannot be made.

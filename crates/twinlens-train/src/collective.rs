@@ -1,8 +1,9 @@
-//! What the ranks of a training say to one another: all of it on plain numbers, none of it in a graph.
+//! What the ranks of a training say to one another: all of it on plain numbers, none of it in a
+//! graph.
 //!
-//! Every rank calls the same methods in the same order. Sums are made in the order of the ranks, so that all ranks
-//! hold the same bits afterwards. One machine needs [`Local`] or [`Threads`]; a library that passes messages between machines
-//! fits behind the same trait.
+//! Every rank calls the same methods in the same order. Sums are made in the order of the ranks, so
+//! that all ranks hold the same bits afterwards. One machine needs [`Local`] or [`Threads`]; a
+//! library that passes messages between machines fits behind the same trait.
 
 use crate::error::{Result, TrainError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -70,7 +71,8 @@ impl Collective for Local {
     }
 }
 
-/// One of several ranks that are threads of this process. A rank that ends, for whatever reason, wakes those that wait for it.
+/// One of several ranks that are threads of this process. A rank that ends, for whatever reason,
+/// wakes those that wait for it.
 #[derive(Debug)]
 pub struct Threads {
     rank: usize,

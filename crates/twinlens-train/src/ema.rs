@@ -1,8 +1,9 @@
-//! A running mean of the weights, which often evaluates better than the weights themselves (Polyak and Juditsky 1992).
+//! A running mean of the weights, which often evaluates better than the weights themselves (Polyak
+//! and Juditsky 1992).
 //!
-//! mean += (1 - d) (weights - mean) after each step, with d = min(decay, (1 + step) / (10 + step)): at the start, when the
-//! weights are far from where they will be, the mean forgets faster (as in TensorFlow's ExponentialMovingAverage). Kept in
-//! f32, for running statistics too.
+//! mean += (1 - d) (weights - mean) after each step, with d = min(decay, (1 + step) / (10 + step)):
+//! at the start, when the weights are far from where they will be, the mean forgets faster (as in
+//! TensorFlow's ExponentialMovingAverage). Kept in f32, for running statistics too.
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, bail};
 use rayon::prelude::*;

@@ -1,7 +1,8 @@
 //! AdamW (Loshchilov and Hutter 2019) with named moments and groups of variables.
 //!
-//! Variables are changed in place, in the order of their names, in f32. Decay is left out for gains, biases, and the
-//! temperature: everything of one dimension or none, as in open_clip. Each tower may have a learning rate of its own.
+//! Variables are changed in place, in the order of their names, in f32. Decay is left out for
+//! gains, biases, and the temperature: everything of one dimension or none, as in open_clip. Each
+//! tower may have a learning rate of its own.
 
 use crate::error::{Result, TrainError};
 use candle_core::backprop::GradStore;
@@ -99,7 +100,8 @@ impl Gradients {
         self.0.get(name)
     }
 
-    /// Replaces all numbers by what `sum` makes of them, in the order of names, at most `bucket` at a time.
+    /// Replaces all numbers by what `sum` makes of them, in the order of names, at most `bucket` at
+    /// a time.
     ///
     /// # Errors
     /// Those of `sum`.
@@ -136,11 +138,13 @@ pub struct AdamW {
     pub step: u64,
     /// Moments by the variable's name.
     pub moments: BTreeMap<String, Moments>,
-    /// Both moments of variables on a GPU, where they lie: newer than `moments` until [`AdamW::gather`].
+    /// Both moments of variables on a GPU, where they lie: newer than `moments` until
+    /// [`AdamW::gather`].
     on_device: BTreeMap<String, [Tensor; 2]>,
 }
 
-/// Numbers that one thread changes at a time, and whose squares are added up before those of the next.
+/// Numbers that one thread changes at a time, and whose squares are added up before those of the
+/// next.
 const PIECE: usize = 16 * 1024;
 
 /// One variable's change.
@@ -165,7 +169,8 @@ impl AdamW {
     /// One step. Returns the global norm of the gradients, before they are scaled down.
     ///
     /// # Errors
-    /// `Diverged` (with what the caller fills in) when a gradient is missing or not finite; nothing is changed then.
+    /// `Diverged` (with what the caller fills in) when a gradient is missing or not finite; nothing
+    /// is changed then.
     pub fn step(&mut self, variables: &Variables, gradients: &Gradients, lr: f64) -> Result<f64, StepError> {
         let mut squares = 0.0;
         let mut found = Vec::with_capacity(variables.len());
@@ -270,8 +275,9 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
 }
 
 impl Update<'_> {
-    /// The same step in candle's operations, wherever the variable lies: what the one below is held to, and what a GPU runs. Takes
-    /// and returns both moments; without, they are those of the last checkpoint.
+    /// The same step in candle's operations, wherever the variable lies: what the one below is held
+    /// to, and what a GPU runs. Takes and returns both moments; without, they are those of the last
+    /// checkpoint.
     fn composed(
         &self,
         variable: &Var,

@@ -1,9 +1,11 @@
-//! One step of a training on one rank: the gradients of a batch, whole or in parts, and what the optimiser makes of them.
+//! One step of a training on one rank: the gradients of a batch, whole or in parts, and what the
+//! optimiser makes of them.
 //!
-//! A batch that is one part on one rank goes through [`Clip::loss`]. Otherwise each rank has its rows of the batch, in
-//! micro-batches, and the result is the same but for rounding, with two exceptions that are stated here: batch norm has the
-//! statistics of a micro-batch, not of the batch (in both passes the same ones), and the running statistics, which then
-//! move once a micro-batch, are averaged over ranks after the step.
+//! A batch that is one part on one rank goes through [`Clip::loss`]. Otherwise each rank has its
+//! rows of the batch, in micro-batches, and the result is the same but for rounding, with two
+//! exceptions that are stated here: batch norm has the statistics of a micro-batch, not of the
+//! batch (in both passes the same ones), and the running statistics, which then move once a
+//! micro-batch, are averaged over ranks after the step.
 
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
@@ -45,7 +47,8 @@ pub struct Step {
 const BUCKET: usize = 1 << 22;
 
 impl Stepper<'_> {
-    /// A step on this rank's rows of a batch. `None` when it was given up: nothing has changed then.
+    /// A step on this rank's rows of a batch. `None` when it was given up: nothing has changed
+    /// then.
     ///
     /// # Errors
     /// `Diverged` when loss or gradients are no numbers; `before` is filled in by the caller.
@@ -88,7 +91,8 @@ impl Stepper<'_> {
         Ok(Some(Step { loss, lr, grad_norm }))
     }
 
-    /// The loss of the whole batch and its gradients, the same on all ranks. `None` when the step was given up.
+    /// The loss of the whole batch and its gradients, the same on all ranks. `None` when the step
+    /// was given up.
     pub fn gradients(&self, batch: &Batch) -> Result<Option<(f64, Gradients)>> {
         let rows = batch.ids.dim(0)?;
         if self.ranks.size() == 1 && self.micro_batch >= rows {
@@ -113,7 +117,8 @@ impl Stepper<'_> {
 
     /// This rank's share of loss and gradients for an objective that compares pairs.
     fn compared(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
-        // The first part keeps its graph; the others are seen twice. (A rank with one part sees nothing twice.)
+        // The first part keeps its graph; the others are seen twice. (A rank with one part sees
+        // nothing twice.)
         let mut features = Vec::with_capacity(parts.len());
         for (index, part) in parts.iter().enumerate() {
             if self.given_up()? {
@@ -185,7 +190,8 @@ impl Stepper<'_> {
         Ok(Tensor::from_vec(all, (rows * self.ranks.size(), embed), own.device())?)
     }
 
-    /// This rank's share for an objective that predicts words: the mean of the parts' losses, weighed by their predictions.
+    /// This rank's share for an objective that predicts words: the mean of the parts' losses,
+    /// weighed by their predictions.
     fn predicted(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
         let counts = parts.iter().map(|part| Ok(self.clip.predictions(&part.ids)? as f32));
         let counts: Vec<f32> = counts.collect::<Result<_>>()?;

@@ -1,8 +1,10 @@
-//! The training loop: batches from a thread beside it, a step, a row of the log, now and then a checkpoint.
+//! The training loop: batches from a thread beside it, a step, a row of the log, now and then a
+//! checkpoint.
 //!
-//! A training is a function of its options, its seed and its examples. Position in the data is the step number, and a
-//! checkpoint holds the rest, so that a run cut off anywhere and taken up again ends in the same bits. With several ranks,
-//! each has a replica of the model and makes the same steps; rank 0 alone keeps a log, measures and saves.
+//! A training is a function of its options, its seed and its examples. Position in the data is the
+//! step number, and a checkpoint holds the rest, so that a run cut off anywhere and taken up again
+//! ends in the same bits. With several ranks, each has a replica of the model and makes the same
+//! steps; rank 0 alone keeps a log, measures and saves.
 
 use crate::checkpoint::{Checkpoints, State};
 use crate::collective::{Collective, Local, Threads};
@@ -47,14 +49,16 @@ pub struct TrainOptions {
     pub checkpoint_every: u64,
     /// Steps between weights that stay.
     pub keep_every: Option<u64>,
-    /// Whether the weights of the best step are kept: by the evaluation, or else by the mean loss of 100 steps.
+    /// Whether the weights of the best step are kept: by the evaluation, or else by the mean loss
+    /// of 100 steps.
     pub keep_best: bool,
     /// Steps between evaluations.
     pub evaluate_every: Option<u64>,
     /// Where the order of the data comes from.
     pub seed: u64,
-    /// Each time an image is seen, a random square of at least this part of its area is cut out of it and resized (the
-    /// paper's only augmentation; 0.9 in open_clip). `None`: the image as it is stored.
+    /// Each time an image is seen, a random square of at least this part of its area is cut out of
+    /// it and resized (the paper's only augmentation; 0.9 in open_clip). `None`: the image as it is
+    /// stored.
     pub crop_min_area: Option<f64>,
     /// Further changes to each look at an image.
     pub augment: Option<Augment>,
@@ -87,11 +91,13 @@ pub type Evaluate<'a> = dyn FnMut(&Clip, u64) -> Result<Vec<Measured>, RunError>
 pub struct Hooks<'a> {
     /// The time in microseconds since 1970.
     pub now: &'a (dyn Fn() -> i64 + Sync),
-    /// Whether to stop; asked between steps and between micro-batches. A step that was begun is given up.
+    /// Whether to stop; asked between steps and between micro-batches. A step that was begun is
+    /// given up.
     pub stop: &'a (dyn Fn() -> bool + Sync),
     /// Called after each step.
     pub observe: &'a mut (dyn FnMut(&LogRow) + Send),
-    /// Called every `evaluate_every` steps and after the last; [`RunError::Interrupted`] stops the training.
+    /// Called every `evaluate_every` steps and after the last; [`RunError::Interrupted`] stops the
+    /// training.
     pub evaluate: Option<&'a mut Evaluate<'a>>,
 }
 
@@ -116,7 +122,8 @@ impl Batch {
     }
 }
 
-/// Where batches come from. The batch of a step is a function of the step, however often a training was interrupted.
+/// Where batches come from. The batch of a step is a function of the step, however often a training
+/// was interrupted.
 pub trait Batches: Sync {
     /// Token ids of a caption.
     fn context(&self) -> usize;
@@ -143,8 +150,8 @@ const STACK_BYTES: usize = 256 << 20;
 /// Trains `clip` on `data`, from the newest checkpoint on if there is one.
 ///
 /// # Errors
-/// `Diverged`, `Stuck` or `Relapsed` when training fails, `Checkpoint` or `Io` when files do, `Options` when the options
-/// fit no training on these examples.
+/// `Diverged`, `Stuck` or `Relapsed` when training fails, `Checkpoint` or `Io` when files do,
+/// `Options` when the options fit no training on these examples.
 pub fn train(
     clip: &Clip,
     data: &dyn Batches,
@@ -203,7 +210,8 @@ fn on_ranks(
             let stepper = stepper(clip, options, &*own, hooks.stop);
             Training { stepper, options, checkpoints, state, hooks }.run(feed)
         });
-        // The trainer ends first: it drops its ends of all channels, and the other ranks then end too.
+        // The trainer ends first: it drops its ends of all channels, and the other ranks then end
+        // too.
         let trainer = trainer.map_err(TrainError::io("trainer thread"))?;
         let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"))?;
         let followed: Result<Vec<()>> =
@@ -421,7 +429,8 @@ impl Training<'_, '_> {
         }
     }
 
-    /// Keeps weights that are to stay. Does the same again when the training goes on from this very step.
+    /// Keeps weights that are to stay. Does the same again when the training goes on from this very
+    /// step.
     fn keep(&self, step: u64) -> Result<()> {
         if due(step, self.options.keep_every) {
             self.checkpoints.save_kept(self.model(), step)?;
@@ -432,7 +441,8 @@ impl Training<'_, '_> {
         Ok(())
     }
 
-    /// Whether this step is better than all before it: by the first metric of the evaluation, or else by the loss.
+    /// Whether this step is better than all before it: by the first metric of the evaluation, or
+    /// else by the loss.
     fn is_best(&self, step: u64) -> bool {
         if self.options.evaluate_every.is_some() {
             let mut before = f64::NEG_INFINITY;

@@ -28,8 +28,8 @@ impl Watch {
     /// Looks at the log of all steps so far, when a window of steps is full.
     ///
     /// # Errors
-    /// `Stuck` where the loss is that of guessing although there was time to learn; `Relapsed` where it fell and is now
-    /// as high as at the start.
+    /// `Stuck` where the loss is that of guessing although there was time to learn; `Relapsed`
+    /// where it fell and is now as high as at the start.
     pub fn check(&self, log: &[LogRow]) -> Result<()> {
         let step = log.len() as u64;
         if !log.len().is_multiple_of(WINDOW) || log.is_empty() {

@@ -1,4 +1,5 @@
-//! Batches out of shards: every pair once an epoch, the same bits however they are made, what is refused told once.
+//! Batches out of shards: every pair once an epoch, the same bits however they are made, what is
+//! refused told once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -226,7 +227,8 @@ fn every_pair_is_seen_once_an_epoch_and_what_is_none_is_told_once() {
             let mut times = BTreeMap::new();
             seen.iter().for_each(|row| *times.entry(*row).or_insert(0) += 1);
             assert!(!times.contains_key(&7) && late.iter().all(|row| !times.contains_key(row)));
-            // Others stand in for those that cannot be decoded, and one or two are put off into the next epoch.
+            // Others stand in for those that cannot be decoded, and one or two are put off into the
+            // next epoch.
             let missing =
                 (0..ROWS).filter(|row| ![7, 20, 33].contains(row) && !times.contains_key(row)).count();
             assert!(times.len() >= 53 && missing <= 4, "{name} epoch {epoch}: {times:?}");
@@ -265,7 +267,8 @@ fn batches_are_the_same_however_they_are_made_and_wherever_they_begin() {
         let data = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
         assert!(batches(&data, &options, 0) == whole, "{number}");
         assert_eq!(refused(&data), told);
-        // A training that was killed, and goes on in the same folder: what it refused is still known.
+        // A training that was killed, and goes on in the same folder: what it refused is still
+        // known.
         for first in [1, 7, 13, 29] {
             let again = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
             assert!(batches(&again, &options, first) == whole[first as usize..], "{number} from {first}");

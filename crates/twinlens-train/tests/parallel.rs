@@ -1,5 +1,5 @@
-//! A batch in micro-batches and on several ranks: the same gradients and the same training as in one piece, also when it is
-//! cut off in the middle of a step.
+//! A batch in micro-batches and on several ranks: the same gradients and the same training as in
+//! one piece, also when it is cut off in the middle of a step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -96,7 +96,8 @@ fn distance(variables: &Variables, got: &Gradients, want: &Gradients) -> (f64, (
 
 const CUTS: [(usize, usize); 8] = [(8, 1), (5, 1), (1, 1), (16, 2), (16, 4), (3, 2), (2, 4), (1, 4)];
 
-/// Gradient caching in closed form: the gradients of the whole batch, for every objective and every variable.
+/// Gradient caching in closed form: the gradients of the whole batch, for every objective and every
+/// variable.
 #[test]
 fn parts_of_a_batch_have_the_gradients_of_the_whole() {
     for objective in Objective::ALL {
@@ -145,8 +146,8 @@ fn parts_of_a_batch_in_a_resnet_are_normalised_by_themselves() {
     }
 }
 
-/// Trains in a new folder; asked to stop at the calls of `stop` whose numbers are in `cuts`, each time with a fresh
-/// model.
+/// Trains in a new folder; asked to stop at the calls of `stop` whose numbers are in `cuts`, each
+/// time with a fresh model.
 fn trained(
     config: &ClipConfig,
     freeze: &[&str],
@@ -188,8 +189,8 @@ fn ranks_and_micro_batches_train_alike() {
     }
 }
 
-/// A step of four micro-batches is given up in its midst, twice, and made again: with ranks, with a mean of the weights,
-/// with a tower held fast, with running statistics.
+/// A step of four micro-batches is given up in its midst, twice, and made again: with ranks, with a
+/// mean of the weights, with a tower held fast, with running statistics.
 #[test]
 fn a_step_that_was_given_up_leaves_no_trace() {
     let cases: [(ClipConfig, &[&str], TrainOptions); 5] = [

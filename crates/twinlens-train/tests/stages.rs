@@ -35,7 +35,8 @@ checkpoint_every = 2
 model = { embed = 8, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 8, width = 16, layers = 1, heads = 2 } }
 "#;
 
-/// 30 pairs that can be trained on, and after them a damaged image, one without an image, one without a caption.
+/// 30 pairs that can be trained on, and after them a damaged image, one without an image, one
+/// without a caption.
 fn pairs() -> RecordBatch {
     let png = |seed: u32| {
         let pixels = (0..20 * 24 * 3).map(|i: u32| (i.wrapping_mul(seed + 3) >> 3) as u8).collect();
@@ -351,7 +352,8 @@ impl Evaluator<Clip> for Thermometer {
     }
 }
 
-/// Every option at once, whole and cut off: at steps 4 and 9 the evaluation itself is asked to stop.
+/// Every option at once, whole and cut off: at steps 4 and 9 the evaluation itself is asked to
+/// stop.
 #[tokio::test]
 async fn a_mean_of_weights_kept_weights_and_measurements_are_left() {
     let options = format!(
@@ -397,7 +399,8 @@ async fn a_mean_of_weights_kept_weights_and_measurements_are_left() {
     assert!(read("model.safetensors") == read("step-0000000004.safetensors"));
 }
 
-/// LiT in small: the image tower of another training, held fast. And weights that do not fit are refused with a hint.
+/// LiT in small: the image tower of another training, held fast. And weights that do not fit are
+/// refused with a hint.
 #[tokio::test]
 async fn a_training_starts_from_another() {
     let folder = prepared().await;
@@ -419,7 +422,8 @@ async fn a_training_starts_from_another() {
     assert_eq!(twinlens_pipeline::Stage::inputs(&stage).len(), 1);
     assert_eq!(twinlens_pipeline::Stage::files(&stage).len(), 2);
     let again = run::<Train>(folder.path(), "again", &options, token(), Arc::new(Silent)).await.unwrap();
-    // The seed is the stage's own, so its order of the data is another: what was held fast is the same.
+    // The seed is the stage's own, so its order of the data is another: what was held fast is the
+    // same.
     let again = Clip::load(&again.dir()).unwrap();
     let numbers = |clip: &Clip| clip.variables()["visual.proj"].to_vec2::<f32>().unwrap();
     assert_eq!(numbers(&again), numbers(&before));

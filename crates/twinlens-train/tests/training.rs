@@ -1,4 +1,5 @@
-//! Whole trainings of a small model: they learn, they go on where they were cut off, and they say when they fail.
+//! Whole trainings of a small model: they learn, they go on where they were cut off, and they say
+//! when they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -37,7 +38,8 @@ fn go(
     train(clip, data, options, checkpoints, hooks)
 }
 
-/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and weights at the end.
+/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and
+/// weights at the end.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     let mut cuts = cuts.iter().copied();
     loop {
@@ -55,7 +57,8 @@ fn a_training_cut_off_anywhere_ends_in_the_same_bits() {
     let whole = tempfile::tempdir().unwrap();
     let (log, weights) = run(whole.path(), &options(20), &[]);
     assert_eq!(log.iter().map(|row| row.step).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
-    // 3 batches an epoch: cuts within an epoch, at its end, twice in a row, at a checkpoint, just before the end.
+    // 3 batches an epoch: cuts within an epoch, at its end, twice in a row, at a checkpoint, just
+    // before the end.
     for cuts in [&[1][..], &[3], &[4, 5, 6], &[7, 16], &[19]] {
         let dir = tempfile::tempdir().unwrap();
         let (cut_log, cut_weights) = run(dir.path(), &options(20), cuts);
@@ -81,7 +84,8 @@ fn a_resnet_cut_off_ends_in_the_same_bits() {
 fn a_kill_between_checkpoints_loses_only_the_steps_since() {
     let dir = tempfile::tempdir().unwrap();
     let (_, weights) = run(dir.path(), &options(14), &[]);
-    // What a kill after step 14 leaves: the checkpoint of step 12, and a half-written one that was never renamed.
+    // What a kill after step 14 leaves: the checkpoint of step 12, and a half-written one that was
+    // never renamed.
     std::fs::write(dir.path().join("checkpoints/step-0000000014.part"), b"half").unwrap();
     let (log, again) = run(dir.path(), &options(14), &[]);
     assert_eq!((log.len(), again), (14, weights));

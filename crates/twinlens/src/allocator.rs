@@ -1,10 +1,13 @@
-//! The allocator of the program: mimalloc, with one of its options changed: how long pages that are free are kept.
+//! The allocator of the program: mimalloc, with one of its options changed: how long pages that are
+//! free are kept.
 //!
-//! glibc gives the large, short-lived buffers of a training step back to the system each time; with pages that are kept, a step
-//! takes two thirds of the time. mimalloc keeps them for a second, in which a fetch goes through hundreds of megabytes of pixels:
-//! then what it holds grows with the rows. With a tenth of a second it hardly does (247 MB at 4,000 images of 1000 x 800, 264 MB at
-//! 20,000), at the same speed. A training needs its pages again a step later: while one runs, they are kept for some seconds, which
-//! takes a tenth to a seventh off its time and adds a fiftieth to its memory.
+//! glibc gives the large, short-lived buffers of a training step back to the system each time; with
+//! pages that are kept, a step takes two thirds of the time. mimalloc keeps them for a second, in
+//! which a fetch goes through hundreds of megabytes of pixels: then what it holds grows with the
+//! rows. With a tenth of a second it hardly does (247 MB at 4,000 images of 1000 x 800, 264 MB at
+//! 20,000), at the same speed. A training needs its pages again a step later: while one runs, they
+//! are kept for some seconds, which takes a tenth to a seventh off its time and adds a fiftieth to
+//! its memory.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_long};
@@ -15,7 +18,8 @@ use twinlens_pipeline::run::events::Event;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc 3: how long pages that are free are kept, in milliseconds. The binding has no name for it.
+/// `mi_option_purge_delay` of mimalloc 3: how long pages that are free are kept, in milliseconds.
+/// The binding has no name for it.
 const PURGE_DELAY: c_int = 15;
 const MILLISECONDS: c_long = 100;
 const MILLISECONDS_IN_TRAINING: c_long = 5_000;
@@ -30,8 +34,9 @@ pub fn set_up() {
 #[expect(unsafe_code, reason = "options are set through the C interface alone")]
 fn keep(milliseconds: c_long) {
     if std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: the function writes two words of a static table if the option, which is checked there, is in it. mimalloc reads
-        // them without a lock: another thread sees the number from before or this one, and either is a delay.
+        // SAFETY: the function writes two words of a static table if the option, which is checked
+        // there, is in it. mimalloc reads them without a lock: another thread sees the number from
+        // before or this one, and either is a delay.
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
     }
 }
@@ -65,7 +70,8 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "options are read through the C interface alone")]
     fn pages_are_kept_while_a_training_runs() {
-        // SAFETY: reads a number of a static table, which nothing in this test binary writes but `keep`, below.
+        // SAFETY: reads a number of a static table, which nothing in this test binary writes but
+        // `keep`, below.
         let value = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
         assert_eq!(value(), 1000);
         set_up();

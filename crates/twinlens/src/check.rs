@@ -1,4 +1,5 @@
-//! `twinlens check`: whether a pipeline file is right, without any I/O but reading it; or whether a dataset is what it claims to be.
+//! `twinlens check`: whether a pipeline file is right, without any I/O but reading it; or whether a
+//! dataset is what it claims to be.
 
 use std::io::Write;
 

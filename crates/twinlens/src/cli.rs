@@ -6,8 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// From web pages to a SQL table of zero-shot accuracies.
 ///
-/// A pipeline is a TOML file of named stages. Every stage leaves a dataset in the run directory, which SQL can read; a run that was
-/// interrupted goes on where it stopped, and what has not changed is not made again.
+/// A pipeline is a TOML file of named stages. Every stage leaves a dataset in the run directory,
+/// which SQL can read; a run that was interrupted goes on where it stopped, and what has not
+/// changed is not made again.
 #[derive(Debug, Parser)]
 #[command(name = "twinlens", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -45,7 +46,8 @@ pub enum Command {
 /// What to tell of models.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
-    /// Lists them with parameters and forward arithmetic (a multiplication and an addition are two operations; a whole context)
+    /// Lists them with parameters and forward arithmetic (a multiplication and an addition are two
+    /// operations; a whole context)
     List,
     /// Prints the shape of one, as `model = { ... }` of a `train` stage takes it
     Show {
@@ -56,8 +58,9 @@ pub enum ModelCommand {
 
 /// Runs a pipeline, or goes on with it
 ///
-/// Stages whose dataset is complete and current are reused. Ctrl-C finishes the splits in flight (at most 10 seconds) and prints the
-/// command that goes on; a second Ctrl-C stops at once. At the end the tables of the `sql` stages that no other stage reads are printed.
+/// Stages whose dataset is complete and current are reused. Ctrl-C finishes the splits in flight
+/// (at most 10 seconds) and prints the command that goes on; a second Ctrl-C stops at once. At the
+/// end the tables of the `sql` stages that no other stage reads are printed.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The pipeline file
@@ -73,7 +76,8 @@ pub struct RunArgs {
     pub until: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
-    /// Make at most this many rows of each source, and read at most so many of the input of each plan (a trial run)
+    /// Make at most this many rows of each source, and read at most so many of the input of each
+    /// plan (a trial run)
     #[arg(long, value_name = "N")]
     pub max_rows: Option<u64>,
     #[command(flatten)]
@@ -102,8 +106,9 @@ pub struct EngineArgs {
 
 /// Checks a pipeline file: syntax, types, names, columns; reads nothing else
 ///
-/// All errors are reported at once, each with its place in the file and what was expected. Of a dataset or an export it reads every
-/// file, and says which are not those that its manifest records, and what its card claims of them that is not so.
+/// All errors are reported at once, each with its place in the file and what was expected. Of a
+/// dataset or an export it reads every file, and says which are not those that its manifest
+/// records, and what its card claims of them that is not so.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The pipeline file; or the folder of a dataset or an export
@@ -137,8 +142,9 @@ pub struct PlanArgs {
 
 /// Tries rejected rows of a stage again: those that a predicate picks, and no others
 ///
-/// The predicate may name every column of the stage's ledger (`twinlens sql DIR "select * from rejects"`). What comes of the rows
-/// replaces them in the stage's dataset; `twinlens run` then makes again what depends on it.
+/// The predicate may name every column of the stage's ledger (`twinlens sql DIR "select * from
+/// rejects"`). What comes of the rows replaces them in the stage's dataset; `twinlens run` then
+/// makes again what depends on it.
 #[derive(Debug, Args)]
 pub struct RetryArgs {
     /// The pipeline file
@@ -157,7 +163,8 @@ pub struct RetryArgs {
     pub engine: EngineArgs,
 }
 
-/// Shows what a run directory holds: datasets, rows, rejects, and whether every row is accounted for
+/// Shows what a run directory holds: datasets, rows, rejects, and whether every row is accounted
+/// for
 ///
 /// May be used while a run is going on. Exit code 2 when a sum does not hold.
 #[derive(Debug, Args)]
@@ -168,15 +175,18 @@ pub struct StatusArgs {
 
 /// Queries a run: every dataset is a table
 ///
-/// A dataset `wit` is the table `wit`, its rejects `wit.rejects`; `funnel` counts the rows of all stages and `rejects` is the ledger of all
-/// stages; `leaderboard`, `class_support` and others are views over what the run has. Without QUERY: a prompt, or the queries on stdin when that is no terminal. May be used while a run is going on.
+/// A dataset `wit` is the table `wit`, its rejects `wit.rejects`; `funnel` counts the rows of all
+/// stages and `rejects` is the ledger of all stages; `leaderboard`, `class_support` and others are
+/// views over what the run has. Without QUERY: a prompt, or the queries on stdin when that is no
+/// terminal. May be used while a run is going on.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
     /// The run directory, or its URL in an object store
     pub dir: String,
     /// One or more queries, separated by `;`
     pub query: Option<String>,
-    /// Another run beside it, whose tables are NAME.table; `runs.leaderboard` and the like are views over all of them; may be repeated
+    /// Another run beside it, whose tables are NAME.table; `runs.leaderboard` and the like are
+    /// views over all of them; may be repeated
     #[arg(long, value_name = "NAME=DIR", value_parser = crate::sql::runs::named)]
     pub with: Vec<(String, String)>,
     /// List the views, their columns, and which of them this run has
@@ -192,8 +202,9 @@ pub struct SqlArgs {
 
 /// Writes a run as one page: what was built, how good it is, where it fails
 ///
-/// The page is one HTML file that needs no network: accuracies with intervals beside chance and published values, what prompts gain, images with
-/// predictions, mistakes, what training saw of each class, the loss, where the rows went, a scaling fit, settings and hashes. What the run has
+/// The page is one HTML file that needs no network: accuracies with intervals beside chance and
+/// published values, what prompts gain, images with predictions, mistakes, what training saw of
+/// each class, the loss, where the rows went, a scaling fit, settings and hashes. What the run has
 /// no data for is left out with a sentence.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
@@ -209,25 +220,28 @@ pub struct ReportArgs {
 
 /// Evaluates a model on evaluation sets, without a pipeline file
 ///
-/// Reads each set, embeds its images, classifies them by prompts (or finds them by captions), and prints the accuracies. It is a run
-/// like any other: the same command goes on where a killed one stopped, and after a change of prompts no image is read again.
+/// Reads each set, embeds its images, classifies them by prompts (or finds them by captions), and
+/// prints the accuracies. It is a run like any other: the same command goes on where a killed one
+/// stopped, and after a change of prompts no image is read again.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// The folder of the model: this program's, Hugging Face's or open_clip's, with tokenizer.json or CLIP's
-    /// vocabulary; or a model of the Hugging Face hub (hf://openai/clip-vit-base-patch32)
+    /// The folder of the model: this program's, Hugging Face's or open_clip's, with tokenizer.json
+    /// or CLIP's vocabulary; or a model of the Hugging Face hub (hf://openai/clip-vit-base-patch32)
     #[arg(long, value_name = "DIR")]
     pub weights: String,
-    /// The sets: `all`, or names (`twinlens sets` lists them) and files of your own (mine.toml), with commas between
+    /// The sets: `all`, or names (`twinlens sets` lists them) and files of your own (mine.toml),
+    /// with commas between
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub sets: Vec<String>,
     /// The folder with the data of the sets
     #[arg(long, value_name = "DIR")]
     pub data: String,
-    /// A template (`a photo of a {}.`), the name of a template set, or @FILE with the templates of one, a line each; may be
-    /// repeated [default: those of a `zero-shot` stage]
+    /// A template (`a photo of a {}.`), the name of a template set, or @FILE with the templates of
+    /// one, a line each; may be repeated [default: those of a `zero-shot` stage]
     #[arg(long, value_name = "PROMPTS")]
     pub prompts: Vec<String>,
-    /// The run directory, or its URL in an object store [default: runs/eval-<name of the model's folder>]
+    /// The run directory, or its URL in an object store [default: runs/eval-<name of the model's
+    /// folder>]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
     /// Delete what an earlier evaluation left in the run directory first
@@ -245,8 +259,8 @@ pub struct EvalArgs {
 
 /// Lists the images of a run that are nearest to a text, or to another image
 ///
-/// Searches the embeddings that an `embed` stage made, exactly, and in little memory. Which they are, and which model made them, is
-/// read in the manifests. May be used while a run is going on.
+/// Searches the embeddings that an `embed` stage made, exactly, and in little memory. Which they
+/// are, and which model made them, is read in the manifests. May be used while a run is going on.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
     /// The run directory, or a dataset with embeddings (runs/NAME/STAGE, a Parquet file)
@@ -266,7 +280,8 @@ pub struct SearchArgs {
     /// How many are listed
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub top: u16,
-    /// The columns that are shown beside the cosine [default: caption, class_name, label, url, page_url, uid, where they are]
+    /// The columns that are shown beside the cosine [default: caption, class_name, label, url,
+    /// page_url, uid, where they are]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub columns: Option<Vec<String>>,
     /// How rows are written
@@ -276,11 +291,13 @@ pub struct SearchArgs {
 
 /// Writes a dataset as Parquet, Arrow or tar files in shards of a size, with a card (README.md)
 ///
-/// Images are copied as they are. The same command goes on where a killed one stopped; every file appears whole, and manifest.jsonl has its
-/// hash. Look at the card before you publish it: it shows the options of the stages as the pipeline file has them.
+/// Images are copied as they are. The same command goes on where a killed one stopped; every file
+/// appears whole, and manifest.jsonl has its hash. Look at the card before you publish it: it shows
+/// the options of the stages as the pipeline file has them.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A dataset (runs/NAME/STAGE, an earlier export, a Parquet file); or a run directory in which one dataset alone has images
+    /// A dataset (runs/NAME/STAGE, an earlier export, a Parquet file); or a run directory in which
+    /// one dataset alone has images
     pub source: String,
     /// The folder to write to, or its URL in an object store: new, empty, or an export
     pub dir: String,
@@ -307,7 +324,8 @@ pub struct ExportArgs {
 /// What an export's shards are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
-    /// Tar files of images and texts, with Parquet and statistics beside, as img2dataset writes them
+    /// Tar files of images and texts, with Parquet and statistics beside, as img2dataset writes
+    /// them
     Webdataset,
     /// Parquet, as the Hugging Face hub shows it; also an input of pipelines
     Parquet,
@@ -322,7 +340,8 @@ pub struct StagesArgs {
     pub kind: Option<String>,
 }
 
-/// Lists the evaluation sets that are declared; with NAME, what one is, its templates and classes, and how to have it
+/// Lists the evaluation sets that are declared; with NAME, what one is, its templates and classes,
+/// and how to have it
 #[derive(Debug, Args)]
 pub struct SetsArgs {
     /// The set to tell of, or the path of a file that declares one (it ends in `.toml`)
@@ -334,9 +353,9 @@ pub struct SetsArgs {
 
 /// Lists the contracts (the schemas of tables); with NAME, prints one as JSON
 ///
-/// `schema views` explains the views that `sql` has over a run.
-/// `schema pipeline` prints the JSON Schema of pipeline files, by which editors complete and check them: put
-/// `#:schema PATH` in the first line of the file.
+/// `schema views` explains the views that `sql` has over a run. `schema pipeline` prints the JSON
+/// Schema of pipeline files, by which editors complete and check them: put `#:schema PATH` in the
+/// first line of the file.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
     /// A contract, `pipeline` or `views`
@@ -350,8 +369,8 @@ pub struct SchemaArgs {
 /// Values given on the command line.
 #[derive(Debug, Args)]
 pub struct SetArgs {
-    /// Give a variable of the file's [vars] (`epochs=3`), an option of a stage (`clip.epochs=3`) or a key of the
-    /// file (`seed=3`) another value; may be repeated
+    /// Give a variable of the file's [vars] (`epochs=3`), an option of a stage (`clip.epochs=3`) or
+    /// a key of the file (`seed=3`) another value; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub values: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! Every environment variable that the program itself reads. (Those that a pipeline file lists under `env` are read for it by name.)
+//! Every environment variable that the program itself reads. (Those that a pipeline file lists
+//! under `env` are read for it by name.)
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,7 +10,8 @@ use twinlens_pipeline::Clock;
 
 use crate::errors::Failure;
 
-/// Seconds since 1970: pins the time of day, so that a run can be repeated byte for byte (reproducible-builds.org).
+/// Seconds since 1970: pins the time of day, so that a run can be repeated byte for byte
+/// (reproducible-builds.org).
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Set and not empty: no colours (no-color.org).
 const NO_COLOR: &str = "NO_COLOR";
@@ -17,7 +19,8 @@ const NO_COLOR: &str = "NO_COLOR";
 const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// Where copies of remote files are kept: in `twinlens/` below it.
 const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
-/// The user's folder; `.local/state` and `.cache` below it stand in for what is not set of the two above.
+/// The user's folder; `.local/state` and `.cache` below it stand in for what is not set of the two
+/// above.
 const HOME: &str = "HOME";
 
 /// The folder of the Hugging Face library: `~/.cache/huggingface` if it is not set.
@@ -31,7 +34,8 @@ const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Opens what is not public.
 const HF_TOKEN: &str = "HF_TOKEN";
 
-/// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no text are left out.
+/// The whole environment: a pipeline file gets of it what it lists under `env`. Values that are no
+/// text are left out.
 pub fn all() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -166,7 +166,8 @@ fn of_dataset(error: &DatasetError) -> Failure {
     }
 }
 
-/// The engine wraps what goes wrong inside it, several times over: the innermost error that we know says whose fault it is.
+/// The engine wraps what goes wrong inside it, several times over: the innermost error that we know
+/// says whose fault it is.
 fn of_engine(error: &DataFusionError) -> Failure {
     for cause in causes(error) {
         if let Some(inner) = cause.downcast_ref::<RunError>() {

@@ -1,7 +1,7 @@
 //! `twinlens eval`: anybody's weights on evaluation sets, without a pipeline file.
 //!
-//! A pipeline is made in memory (each set is read, embedded, and scored) and run as any other: what is interrupted goes on, what has
-//! not changed is not made again. So new prompts cost no image.
+//! A pipeline is made in memory (each set is read, embedded, and scored) and run as any other: what
+//! is interrupted goes on, what has not changed is not made again. So new prompts cost no image.
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, IsTerminal};
@@ -79,7 +79,8 @@ fn folder(written: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The prompts as the `zero-shot` stage takes them: templates, names of template sets, and template sets out of files.
+/// The prompts as the `zero-shot` stage takes them: templates, names of template sets, and template
+/// sets out of files.
 fn prompts(written: &[String]) -> Result<Vec<PromptOptions>, Failure> {
     let mut all = Vec::new();
     for text in written {
@@ -262,7 +263,8 @@ fn classification(here: &Here) -> Result<String, Failure> {
     Ok(format!("{{ {} }}", options.join(", ")))
 }
 
-/// The checked pipeline. What the command line may get wrong has been looked at: a fault here is ours, and shows the text.
+/// The checked pipeline. What the command line may get wrong has been looked at: a fault here is
+/// ours, and shows the text.
 fn check(text: &str, registry: &Registry) -> Result<Pipeline, Failure> {
     let path = here_dir()?.join("eval.toml");
     config::check(&path, text, registry, &Overrides::default())

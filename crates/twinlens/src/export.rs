@@ -198,7 +198,8 @@ fn above(written: &str) -> Vec<String> {
     path.ancestors().skip(1).map(|folder| folder.to_string_lossy().into_owned()).collect()
 }
 
-/// Refuses a folder within a run directory or a dataset: a run would take it for its own, and delete it.
+/// Refuses a folder within a run directory or a dataset: a run would take it for its own, and
+/// delete it.
 fn refuse_within(written: &str) -> Result<(), Failure> {
     for folder in above(written) {
         let place = location(&folder)?;

@@ -94,7 +94,8 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A hub on loopback that answers `requests` requests; what was asked of it, and with what token.
+    /// A hub on loopback that answers `requests` requests; what was asked of it, and with what
+    /// token.
     fn serve(requests: usize) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());

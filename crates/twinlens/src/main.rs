@@ -1,4 +1,5 @@
-//! The twinlens command: verbs, progress, output. It registers every kind of stage; nothing else knows all of them.
+//! The twinlens command: verbs, progress, output. It registers every kind of stage; nothing else
+//! knows all of them.
 
 mod allocator;
 mod check;
@@ -37,7 +38,8 @@ use errors::{Exit, Failure};
 fn main() {
     allocator::set_up();
     twinlens_image::hush_decoder_panics();
-    // On a thread with a stack of our own size; and a panic there, after its message, is our fault and no mistake of the user's.
+    // On a thread with a stack of our own size; and a panic there, after its message, is our fault
+    // and no mistake of the user's.
     let command =
         std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES).spawn(command);
     let exit = match command.map(std::thread::JoinHandle::join) {

@@ -52,7 +52,8 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<Variant>,
     inputs: Vec<Read>,
-    /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is fused into.
+    /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is
+    /// fused into.
     dataset: String,
     #[serde(flatten)]
     decision: Decision,
@@ -183,7 +184,8 @@ fn text(stages: &[Shown]) -> String {
     )
 }
 
-/// The columns of a stage; those of the table that it reads first, where it has all of them, by that table's name.
+/// The columns of a stage; those of the table that it reads first, where it has all of them, by
+/// that table's name.
 fn columns(stage: &Shown, stages: &[Shown]) -> Vec<String> {
     let first = stage.inputs.first().filter(|read| read.stage() == Some(&read.input));
     let before = first.and_then(|read| stages.iter().find(|stage| stage.stage == read.input));

@@ -12,7 +12,8 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs `work` on `threads` threads (else one a core). Blocking work that was left behind is not waited for.
+/// Runs `work` on `threads` threads (else one a core). Blocking work that was left behind is not
+/// waited for.
 pub fn block_on<T>(
     threads: Option<usize>,
     work: impl Future<Output = Result<T, Failure>>,

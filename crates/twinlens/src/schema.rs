@@ -1,4 +1,5 @@
-//! `twinlens schema`: the contracts and the JSON Schema of pipeline files, as they are published in `schemas/`.
+//! `twinlens schema`: the contracts and the JSON Schema of pipeline files, as they are published in
+//! `schemas/`.
 
 use std::io::Write;
 use std::path::Path;

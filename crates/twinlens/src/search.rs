@@ -89,7 +89,8 @@ fn name(dataset: &Dataset) -> &str {
     &dataset.state().begin.stage
 }
 
-/// The dataset to search: the one that is named, or the one that has embeddings; of several, the one that an `embed` stage made.
+/// The dataset to search: the one that is named, or the one that has embeddings; of several, the
+/// one that an `embed` stage made.
 fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result<&'a Dataset, Failure> {
     let holds = |dataset: &&Dataset| dataset.schema(MAIN).is_ok_and(|schema| has_embeddings(&schema));
     let able: Vec<&Dataset> = all.iter().filter(holds).collect();
@@ -113,7 +114,8 @@ fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result
     }
 }
 
-/// The folder of the model that made a dataset's embeddings: that of the `embed` stage whose embeddings bear the same mark.
+/// The folder of the model that made a dataset's embeddings: that of the `embed` stage whose
+/// embeddings bear the same mark.
 fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBuf, Failure> {
     let unknown = |why: String| Failure::user(why).hint("name its folder with --model");
     let mark = made_by(dataset)?;

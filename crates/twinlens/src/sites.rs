@@ -1,4 +1,5 @@
-//! Web sites of the program's own that a pipeline may ask for (`sites = ["gallery"]`), served on loopback during a run.
+//! Web sites of the program's own that a pipeline may ask for (`sites = ["gallery"]`), served on
+//! loopback during a run.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

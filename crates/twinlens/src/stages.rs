@@ -1,4 +1,5 @@
-//! `twinlens stages`: the kinds of stages, and the options of one. All of it comes from the code of the kind.
+//! `twinlens stages`: the kinds of stages, and the options of one. All of it comes from the code of
+//! the kind.
 
 use std::io::Write;
 

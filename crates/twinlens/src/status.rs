@@ -53,7 +53,8 @@ fn name(dataset: &Dataset) -> &str {
 enum Sum {
     Holds,
     Broken,
-    /// The stage does not turn rows into rows (a query, a training), or does not count what comes in.
+    /// The stage does not turn rows into rows (a query, a training), or does not count what comes
+    /// in.
     NotMeant,
 }
 
@@ -78,7 +79,8 @@ fn rejected(dataset: &Dataset) -> u64 {
 /// Rows that came in; `None` where the stage does not turn rows into rows, or does not count them.
 fn rows_in(dataset: &Dataset) -> Option<u64> {
     let state = dataset.state();
-    // A stage that must account for its rows has a ledger, unless it only counts its rejects; a query has none.
+    // A stage that must account for its rows has a ledger, unless it only counts its rejects; a
+    // query has none.
     let only_counts =
         state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
     let accounts = state.begin.tables.contains_key(REJECTS) || only_counts;

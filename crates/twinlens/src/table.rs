@@ -1,7 +1,8 @@
 //! Rows as aligned columns for people.
 //!
-//! The first rows set the widths; what follows streams, so that memory does not grow with the result. Values that are
-//! long are cut, bytes are shown as their size, and nothing that comes off the web can command the terminal.
+//! The first rows set the widths; what follows streams, so that memory does not grow with the
+//! result. Values that are long are cut, bytes are shown as their size, and nothing that comes off
+//! the web can command the terminal.
 
 use std::io::{self, Write};
 
@@ -127,7 +128,8 @@ impl Layout {
     }
 }
 
-/// Digits after the point of a plain number; `None` for `null`, `NaN`, and numbers with an exponent.
+/// Digits after the point of a plain number; `None` for `null`, `NaN`, and numbers with an
+/// exponent.
 fn decimals(cell: &str) -> Option<usize> {
     let digits = cell.strip_prefix('-').unwrap_or(cell);
     if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit() || c == '.') {

@@ -41,7 +41,8 @@ impl Paint {
     }
 }
 
-/// `text` without control characters: a caption or URL off the web must not command the terminal. Line feeds stay.
+/// `text` without control characters: a caption or URL off the web must not command the terminal.
+/// Line feeds stay.
 pub fn printable(text: &str) -> String {
     escaped(text, |c| c == '\n')
 }

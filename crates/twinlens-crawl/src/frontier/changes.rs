@@ -8,8 +8,9 @@ use super::Visit;
 /// A page that waits: depth and URL.
 pub(super) type Key = (u32, String);
 
-/// Changes, in memory. Pages leave the queue at its two ends alone: those that are visited are always its first, and those
-/// that are forgotten its last. So of the pages in the store it is enough to know from where to where they still wait.
+/// Changes, in memory. Pages leave the queue at its two ends alone: those that are visited are
+/// always its first, and those that are forgotten its last. So of the pages in the store it is
+/// enough to know from where to where they still wait.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// Pages that wait and are not in the store.

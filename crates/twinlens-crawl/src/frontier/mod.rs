@@ -1,11 +1,14 @@
 //! The crawl's frontier: which pages come next.
 //!
-//! A crawl goes in waves. A wave is the first pages of the frontier, by depth and then by URL; it is fetched whole before the
-//! next one is taken. So the order of a crawl, and with it every byte of its dataset, depends on what the web answers
-//! and on nothing else: not on threads, not on interruptions. What waits and what is known is on disk but for the last changes
-//! ([`Store`]), and changes only when a wave is taken in that is committed: after a kill the same wave is taken again.
+//! A crawl goes in waves. A wave is the first pages of the frontier, by depth and then by URL; it
+//! is fetched whole before the next one is taken. So the order of a crawl, and with it every byte
+//! of its dataset, depends on what the web answers and on nothing else: not on threads, not on
+//! interruptions. What waits and what is known is on disk but for the last changes ([`Store`]), and
+//! changes only when a wave is taken in that is committed: after a kill the same wave is taken
+//! again.
 //!
-//! Files that name pages (robots.txt, sitemaps) are visits too, and come before all pages that wait.
+//! Files that name pages (robots.txt, sitemaps) are visits too, and come before all pages that
+//! wait.
 
 mod changes;
 mod normal;
@@ -70,7 +73,8 @@ impl Kind {
 pub struct Visit {
     /// What it is.
     pub kind: Kind,
-    /// Of a page: links from a seed; a redirect counts as none, and a sitemap as one. Of a sitemap: sitemaps that lead to it.
+    /// Of a page: links from a seed; a redirect counts as none, and a sitemap as one. Of a sitemap:
+    /// sitemaps that lead to it.
     pub depth: u32,
     /// The URL in its normal form.
     pub url: String,
@@ -148,7 +152,8 @@ const NO_PAGES: &[&str] = &[
 ];
 
 impl Frontier {
-    /// The frontier of a store; a new one is given the seeds. Of each seed's host, robots.txt is asked for `sitemaps` if that is wanted.
+    /// The frontier of a store; a new one is given the seeds. Of each seed's host, robots.txt is
+    /// asked for `sitemaps` if that is wanted.
     pub fn open(
         store: Store,
         bounds: Bounds,
@@ -177,8 +182,8 @@ impl Frontier {
         Ok(frontier)
     }
 
-    /// Takes the next wave: at most `size` visits, all of one kind, in order. Empty when the crawl is done.
-    /// The store is as before until the wave is [recorded](Frontier::record).
+    /// Takes the next wave: at most `size` visits, all of one kind, in order. Empty when the crawl
+    /// is done. The store is as before until the wave is [recorded](Frontier::record).
     pub fn next_wave(&mut self, size: usize) -> Result<Vec<Visit>, StoreError> {
         let left = self.bounds.max_pages.saturating_sub(self.counts().visited);
         if left == 0 {
@@ -200,7 +205,8 @@ impl Frontier {
         Ok(wave)
     }
 
-    /// Takes in the links of a page, or the pages of a sitemap. Call it for the visits of a wave in their order.
+    /// Takes in the links of a page, or the pages of a sitemap. Call it for the visits of a wave in
+    /// their order.
     pub fn links(&mut self, from: &Visit, links: &[Url]) -> Result<(), StoreError> {
         let depth = if from.kind == Kind::Page { from.depth + 1 } else { 1 };
         if depth > self.bounds.max_depth {
@@ -249,8 +255,8 @@ impl Frontier {
         Ok(())
     }
 
-    /// Takes in the URL that a page gives as its own. Returns whether the page is the first to be known by it: if so, no other will be
-    /// visited for it. A page cannot speak for another host.
+    /// Takes in the URL that a page gives as its own. Returns whether the page is the first to be
+    /// known by it: if so, no other will be visited for it. A page cannot speak for another host.
     pub fn claim(&mut self, page: &Visit, canonical: &Url) -> Result<bool, StoreError> {
         let url = normal(canonical, &self.bounds.drop_params);
         let same_host = Url::parse(&page.url).is_ok_and(|own| own.host_str() == url.host_str());
@@ -272,8 +278,9 @@ impl Frontier {
         self.gathered.as_ref()?.claims.get(&page.url).map(String::as_str)
     }
 
-    /// Ends the fetching of a wave. Returns what was found and where; of the pages, those that can be reached within `max_pages`:
-    /// the next waves take the first of those that wait, and what is found later only moves the others back.
+    /// Ends the fetching of a wave. Returns what was found and where; of the pages, those that can
+    /// be reached within `max_pages`: the next waves take the first of those that wait, and what is
+    /// found later only moves the others back.
     pub fn end_wave(&mut self) -> Result<BTreeMap<Visit, String>, StoreError> {
         let Some(gathered) = self.gathered.take() else { return Ok(BTreeMap::new()) };
         let mut new = gathered.new;
@@ -288,7 +295,8 @@ impl Frontier {
         Ok(new)
     }
 
-    /// Takes in a wave that is committed: the one that was just fetched, or one that the store lacks after a kill.
+    /// Takes in a wave that is committed: the one that was just fetched, or one that the store
+    /// lacks after a kill.
     pub fn record(&mut self, wave: &Recorded) -> Result<(), StoreError> {
         let seeds = wave.found.iter().filter(|visit| visit.kind == Kind::Page && visit.depth == 0);
         for url in seeds.filter_map(|visit| Url::parse(&visit.url).ok()) {
@@ -302,7 +310,8 @@ impl Frontier {
         self.store.apply(wave, waves, |visited| max_pages.saturating_sub(visited))
     }
 
-    /// Writes what is in memory alone, so that the next run need not take in again what is recorded.
+    /// Writes what is in memory alone, so that the next run need not take in again what is
+    /// recorded.
     pub fn save(&mut self) -> Result<(), StoreError> {
         self.store.save()
     }

@@ -2,9 +2,9 @@
 
 use url::Url;
 
-/// A URL without its fragment, without the parameters that are to be dropped (a star at the end stands for any ending), and
-/// without a query that is left empty. Scheme, host, port and
-/// path are in their normal form already (WHATWG URL).
+/// A URL without its fragment, without the parameters that are to be dropped (a star at the end
+/// stands for any ending), and without a query that is left empty. Scheme, host, port and path are
+/// in their normal form already (WHATWG URL).
 pub fn normal(url: &Url, drop_params: &[String]) -> Url {
     let mut url = url.clone();
     url.set_fragment(None);

@@ -1,10 +1,11 @@
-//! The frontier on disk: an embedded store in which what waits is ordered and what is known is looked up, so that memory does not
-//! grow with the URLs that were seen.
+//! The frontier on disk: an embedded store in which what waits is ordered and what is known is
+//! looked up, so that memory does not grow with the URLs that were seen.
 //!
-//! It is an index over what the committed waves recorded, and says how many of them it has taken in: after a kill it lacks the last
-//! ones, and one that is damaged is made anew from all. So it need not be written at each wave: URLs come in no order, and each
-//! would cost the writing of a page of the tree. Changes are [gathered](Changes), in bounded memory, and written many at a
-//! time in the order of the tree.
+//! It is an index over what the committed waves recorded, and says how many of them it has taken
+//! in: after a kill it lacks the last ones, and one that is damaged is made anew from all. So it
+//! need not be written at each wave: URLs come in no order, and each would cost the writing of a
+//! page of the tree. Changes are [gathered](Changes), in bounded memory, and written many at a time
+//! in the order of the tree.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -205,7 +206,8 @@ impl Store {
         }
     }
 
-    /// Takes out of `new` the pages that would be among the last `beyond` of those that wait, but for the first `taken`, and of `new`.
+    /// Takes out of `new` the pages that would be among the last `beyond` of those that wait, but
+    /// for the first `taken`, and of `new`.
     pub(super) fn trim_new(
         &self,
         new: &mut BTreeSet<Visit>,
@@ -233,7 +235,8 @@ impl Store {
         self.told(trimmed)
     }
 
-    /// Takes in a wave: forgets what was visited, adds what was found, and then forgets the last pages until `left(visited)` are left.
+    /// Takes in a wave: forgets what was visited, adds what was found, and then forgets the last
+    /// pages until `left(visited)` are left.
     pub(super) fn apply(
         &mut self,
         wave: &Recorded,

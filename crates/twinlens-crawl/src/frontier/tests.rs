@@ -197,8 +197,8 @@ enum Answer {
     Canonical(usize, Vec<usize>),
 }
 
-/// Crawls it. Before each wave for which `kill` says so, the store is dropped: all of it, or what it took in last. It is
-/// brought up to date from the record, as after a kill. Returns the waves.
+/// Crawls it. Before each wave for which `kill` says so, the store is dropped: all of it, or what
+/// it took in last. It is brought up to date from the record, as after a kill. Returns the waves.
 /// `gathered` says how many bytes of changes are in memory before they are written.
 fn crawl(
     site: &[Answer],

@@ -7,8 +7,8 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 /// How far a `<meta charset>` is looked for, in bytes (HTML standard, "prescan a byte stream").
 const PRESCAN: usize = 1024;
 
-/// Decodes a page: by its byte order mark, else the charset of the `Content-Type` header, else a `<meta>`, else UTF-8 if it is
-/// valid, else windows-1252. What cannot be decoded becomes U+FFFD.
+/// Decodes a page: by its byte order mark, else the charset of the `Content-Type` header, else a
+/// `<meta>`, else UTF-8 if it is valid, else windows-1252. What cannot be decoded becomes U+FFFD.
 pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'static str) {
     let encoding = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
     let encoding = encoding.or_else(|| label_after(content_type.as_bytes()).and_then(Encoding::for_label));
@@ -19,14 +19,16 @@ pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'stati
     (text, used.name())
 }
 
-/// Decodes what is no page: by its byte order mark, else as UTF-8 if it is valid, else as windows-1252.
+/// Decodes what is no page: by its byte order mark, else as UTF-8 if it is valid, else as
+/// windows-1252.
 pub fn decode_plain(bytes: &[u8]) -> Cow<'_, str> {
     let valid = std::str::from_utf8(bytes).is_ok();
     let (encoding, mark) = Encoding::for_bom(bytes).unwrap_or((if valid { UTF_8 } else { WINDOWS_1252 }, 0));
     encoding.decode_without_bom_handling(&bytes[mark..]).0
 }
 
-/// The charset of a `<meta>` tag. Since the tag could be read as ASCII, it is not UTF-16, whatever it says.
+/// The charset of a `<meta>` tag. Since the tag could be read as ASCII, it is not UTF-16, whatever
+/// it says.
 fn meta(head: &[u8]) -> Option<&'static Encoding> {
     let lower = head.to_ascii_lowercase();
     let mut rest = lower.as_slice();

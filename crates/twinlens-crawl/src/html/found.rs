@@ -1,4 +1,5 @@
-//! What was found on a page, from its HTML or from what an archive kept of it, before URLs are resolved (a `<base>` may come late).
+//! What was found on a page, from its HTML or from what an archive kept of it, before URLs are
+//! resolved (a `<base>` may come late).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use super::text::{collapse, unescape};
 use super::{Captions, ImageText, Page, TextSource, limits};
 use crate::net::Directives;
 
-/// Attributes of an image that may hold its address, the likeliest first; where an image is loaded lazily, `src` is a placeholder.
-/// The sets are lists of which the largest is taken.
+/// Attributes of an image that may hold its address, the likeliest first; where an image is loaded
+/// lazily, `src` is a placeholder. The sets are lists of which the largest is taken.
 const ADDRESSES: &[(&str, bool)] = &[
     ("data-src", false),
     ("data-original", false),
@@ -27,7 +28,8 @@ const ADDRESSES: &[(&str, bool)] = &[
     ("srcset", true),
 ];
 
-/// The address that an attribute of an image holds, and how likely it is the image's (less is likelier).
+/// The address that an attribute of an image holds, and how likely it is the image's (less is
+/// likelier).
 pub(super) fn address<'a>(attribute: &str, value: &'a str) -> Option<(usize, &'a str)> {
     let place = ADDRESSES.iter().position(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
     let url = if ADDRESSES[place].1 { largest(value)? } else { value };
@@ -59,7 +61,8 @@ impl Texts {
         self.0.len() - 1
     }
 
-    /// Adds to a text; a little more than the longest caption is kept, so that one that is too long is known as such.
+    /// Adds to a text; a little more than the longest caption is kept, so that one that is too long
+    /// is known as such.
     pub(super) fn add(&mut self, which: usize, text: &str) {
         append(&mut self.0[which], text);
     }
@@ -83,7 +86,8 @@ fn append(to: &mut String, text: &str) {
     }
 }
 
-/// The block that is open: its text so far, its images, and those of the blocks before it that had no text.
+/// The block that is open: its text so far, its images, and those of the blocks before it that had
+/// no text.
 #[derive(Debug, Default)]
 struct Block {
     text: String,
@@ -242,7 +246,8 @@ impl Found {
         }
     }
 
-    /// A block begins or ends: its text is that of its images. Images of a block without text wait for the next one.
+    /// A block begins or ends: its text is that of its images. Images of a block without text wait
+    /// for the next one.
     pub(super) fn end_block(&mut self) {
         if self.block.images.is_empty() || self.block.text.trim().is_empty() {
             self.block.text.clear();

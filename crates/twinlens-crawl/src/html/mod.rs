@@ -1,8 +1,8 @@
 //! Image-text pairs and links out of HTML, however broken.
 //!
-//! The page goes through html5ever's tokenizer alone: no tree is built, so that deep nesting costs nothing (tree building
-//! is quadratic in the depth) and nothing recurses. What a page may hold is bounded ([`limits`]); all of the work is linear
-//! in its length. No input panics.
+//! The page goes through html5ever's tokenizer alone: no tree is built, so that deep nesting costs
+//! nothing (tree building is quadratic in the depth) and nothing recurses. What a page may hold is
+//! bounded ([`limits`]); all of the work is linear in its length. No input panics.
 
 mod charset;
 mod extract;
@@ -36,7 +36,8 @@ pub enum TextSource {
     Figcaption,
     /// The `aria-label` attribute of the image.
     AriaLabel,
-    /// The text of the block (paragraph, list item, table cell) that the image stands in; where it has none, of the next block that has.
+    /// The text of the block (paragraph, list item, table cell) that the image stands in; where it
+    /// has none, of the next block that has.
     Surrounding,
     /// The caption, else the name, else the description of an `ImageObject` in JSON-LD.
     JsonLd,
@@ -117,9 +118,11 @@ pub struct ImageText {
 /// What a page holds.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// Pairs in document order, then those of JSON-LD and Open Graph; of one image, one a distinct text, in the order of [`TextSource`].
+    /// Pairs in document order, then those of JSON-LD and Open Graph; of one image, one a distinct
+    /// text, in the order of [`TextSource`].
     pub pairs: Vec<ImageText>,
-    /// Links to follow, without fragment, http and https alone, in document order, each once. None of `rel=nofollow`.
+    /// Links to follow, without fragment, http and https alone, in document order, each once. None
+    /// of `rel=nofollow`.
     pub links: Vec<Url>,
     /// The URL that the page gives as its own (`link rel=canonical`).
     pub canonical: Option<Url>,
@@ -147,6 +150,7 @@ pub mod limits {
     pub const SCRIPTS: usize = 16;
     /// Most links.
     pub const LINKS: usize = 5_000;
-    /// Most separators (spaces, slashes, quotes) in one tag or comment: the tokenizer compares each attribute with all before.
+    /// Most separators (spaces, slashes, quotes) in one tag or comment: the tokenizer compares each
+    /// attribute with all before.
     pub const SEPARATORS: usize = 32_768;
 }

@@ -1,6 +1,7 @@
 //! The `srcset` attribute: which of its images is the largest.
 
-/// The URL with the largest width or density (HTML standard, "parse a srcset attribute", without its errors).
+/// The URL with the largest width or density (HTML standard, "parse a srcset attribute", without
+/// its errors).
 pub(super) fn largest(srcset: &str) -> Option<&str> {
     let mut best: Option<(f64, &str)> = None;
     let mut rest = srcset;

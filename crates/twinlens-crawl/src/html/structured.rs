@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::limits;
 
-/// Address and text of each `ImageObject` of a script that has both; in document order. A script that is no JSON has none.
+/// Address and text of each `ImageObject` of a script that has both; in document order. A script
+/// that is no JSON has none.
 pub(super) fn images(script: &str) -> Vec<(String, String)> {
     // The parser bounds the depth; the walk does not recurse.
     let Ok(root) = serde_json::from_str::<Value>(script) else { return Vec::new() };

@@ -7,7 +7,8 @@ use html5ever::tendril::StrTendril;
 use html5ever::tokenizer::states::{RawKind, State};
 use html5ever::tokenizer::{BufferQueue, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 
-/// White space (the no-break space too) collapsed to single spaces and trimmed; control characters dropped.
+/// White space (the no-break space too) collapsed to single spaces and trimmed; control characters
+/// dropped.
 pub fn collapse(text: &str) -> String {
     let mut collapsed = String::with_capacity(text.len());
     for word in text.split(|c: char| c.is_whitespace()) {
@@ -24,13 +25,15 @@ pub fn collapse(text: &str) -> String {
     collapsed
 }
 
-/// Resolves character references once more. Parsing resolves those that the page wrote; many pages escape twice
-/// (`R&amp;amp;D`), and a caption that is meant to show `&amp;` is rarer than one that does by mistake.
+/// Resolves character references once more. Parsing resolves those that the page wrote; many pages
+/// escape twice (`R&amp;amp;D`), and a caption that is meant to show `&amp;` is rarer than one that
+/// does by mistake.
 pub fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('&') {
         return Cow::Borrowed(text);
     }
-    // In the RCDATA state the tokenizer knows character references and, as no element is open, nothing else.
+    // In the RCDATA state the tokenizer knows character references and, as no element is open,
+    // nothing else.
     let state = Some(State::RawData(RawKind::Rcdata));
     let options = TokenizerOpts { initial_state: state, discard_bom: false, ..TokenizerOpts::default() };
     let tokenizer = Tokenizer::new(Text::default(), options);

@@ -1,4 +1,5 @@
-//! Which addresses may be connected to: those of the public internet, and what the user or the run allows besides.
+//! Which addresses may be connected to: those of the public internet, and what the user or the run
+//! allows besides.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,7 +8,8 @@ use url::{Host, Url};
 
 use super::error::{FetchError, Why};
 
-/// IPv4 blocks that are not of the public internet (IANA special-purpose registry, RFC 6890), and two cloud addresses.
+/// IPv4 blocks that are not of the public internet (IANA special-purpose registry, RFC 6890), and
+/// two cloud addresses.
 const V4: &[([u8; 4], u32, &str)] = &[
     ([0, 0, 0, 0], 8, "this network"),
     ([10, 0, 0, 0], 8, "private"),
@@ -27,7 +29,8 @@ const V4: &[([u8; 4], u32, &str)] = &[
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// IPv6 blocks inside 2000::/3 that are not of the public internet; all outside of 2000::/3 is refused anyway.
+/// IPv6 blocks inside 2000::/3 that are not of the public internet; all outside of 2000::/3 is
+/// refused anyway.
 const V6: &[([u16; 4], u32, &str)] = &[
     ([0x2001, 0, 0, 0], 32, "Teredo"),
     ([0x2001, 2, 0, 0], 48, "benchmarking"),
@@ -171,8 +174,8 @@ impl AddressPolicy {
         }
     }
 
-    /// What can be said of a URL before its host is resolved. An address in place of a host name never reaches the
-    /// resolver, so it is checked here.
+    /// What can be said of a URL before its host is resolved. An address in place of a host name
+    /// never reaches the resolver, so it is checked here.
     pub fn check_url(&self, url: &Url) -> Result<(), FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::new(

@@ -1,4 +1,5 @@
-//! Tells a dead network from dead links: when nothing can be reached, the run stops instead of rejecting every row.
+//! Tells a dead network from dead links: when nothing can be reached, the run stops instead of
+//! rejecting every row.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,7 +7,8 @@ use std::collections::{HashSet, VecDeque};
 const WINDOW: usize = 64;
 /// Outcomes before it may trip.
 const FEW: usize = 20;
-/// Hosts that must have failed, once anything was ever reached: one dead host is not a dead network.
+/// Hosts that must have failed, once anything was ever reached: one dead host is not a dead
+/// network.
 const HOSTS: usize = 5;
 
 /// Counts who could be reached. Pure logic: hosts are given by name or by hash.
@@ -25,7 +27,8 @@ impl Breaker {
         Self { rate, recent: VecDeque::new(), seen: 0, reached: false, tripped: None }
     }
 
-    /// Counts the outcome of one fetch after its retries. `failure` says what happened, when nobody was reached.
+    /// Counts the outcome of one fetch after its retries. `failure` says what happened, when nobody
+    /// was reached.
     pub fn record(&mut self, host: u64, failure: Option<&str>) {
         self.seen += 1;
         self.reached |= failure.is_none();
@@ -52,7 +55,8 @@ impl Breaker {
         self.tripped.as_deref()
     }
 
-    /// At the end of a piece of work too small to trip: whether of several hosts none at all was ever reached.
+    /// At the end of a piece of work too small to trip: whether of several hosts none at all was
+    /// ever reached.
     pub fn reached_nobody(&self) -> bool {
         self.rate < 1.0 && !self.reached && self.failed_hosts() >= 3
     }

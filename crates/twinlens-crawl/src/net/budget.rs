@@ -1,4 +1,5 @@
-//! Bytes in flight, bounded at admission: reserved before they are read or decoded, given back when they are dropped.
+//! Bytes in flight, bounded at admission: reserved before they are read or decoded, given back when
+//! they are dropped.
 
 use std::sync::Arc;
 
@@ -25,16 +26,18 @@ impl ByteBudget {
         Self { permits: Arc::new(Semaphore::new(total as usize)), total, overdraft }
     }
 
-    /// Waits until `bytes` are free. One that asks for more than there is gets all, alone: it goes slowly instead of never.
+    /// Waits until `bytes` are free. One that asks for more than there is gets all, alone: it goes
+    /// slowly instead of never.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let grains = u32::try_from(bytes.div_ceil(GRAIN)).unwrap_or(u32::MAX).clamp(1, self.total);
         // The semaphore is never closed, so there is always a permit in the end.
         Reservation { permit: self.permits.clone().acquire_many_owned(grains).await.ok(), overdraft: None }
     }
 
-    /// Lets a reservation grow to `bytes`, for bodies that do not tell their length. When the budget is used up, one at a time may
-    /// go beyond it, so that those that hold a part and need more do not wait for each other for ever; in all, at most the budget and
-    /// one whole body are in flight.
+    /// Lets a reservation grow to `bytes`, for bodies that do not tell their length. When the
+    /// budget is used up, one at a time may go beyond it, so that those that hold a part and need
+    /// more do not wait for each other for ever; in all, at most the budget and one whole body are
+    /// in flight.
     pub async fn grow(&self, reservation: &mut Reservation, bytes: u64) {
         if reservation.overdraft.is_some() {
             return;

@@ -68,8 +68,9 @@ pub struct Ask<'a> {
     pub follow: bool,
     /// Obey robots.txt (if the options say so at all).
     pub robots: bool,
-    /// Conditions (`If-None-Match`, `If-Modified-Since`): where nothing has changed, the reply is [`Reply::unchanged`]. Or a `Range`: the
-    /// reply may be that part, which its `Content-Range` tells.
+    /// Conditions (`If-None-Match`, `If-Modified-Since`): where nothing has changed, the reply is
+    /// [`Reply::unchanged`]. Or a `Range`: the reply may be that part, which its `Content-Range`
+    /// tells.
     pub conditions: Option<&'a HeaderMap>,
     /// Looks at the headers before the body is read.
     pub check: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
@@ -90,8 +91,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The body's place in the byte budget.
     pub reserved: Reservation,
-    /// The request's place among those that are open: it stays taken until the reply is done with, so that no more comes than can be
-    /// worked on.
+    /// The request's place among those that are open: it stays taken until the reply is done with,
+    /// so that no more comes than can be worked on.
     pub open: Option<OwnedSemaphorePermit>,
 }
 
@@ -173,7 +174,8 @@ impl Client {
         result
     }
 
-    /// Why the network is taken to be down, if it is. Ask after each failure, and (`at_end`) after a piece of work.
+    /// Why the network is taken to be down, if it is. Ask after each failure, and (`at_end`) after
+    /// a piece of work.
     pub fn network_down(&self, at_end: bool) -> Option<String> {
         let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         match breaker.tripped() {
@@ -245,7 +247,8 @@ impl Client {
             false => Arc::default(),
         };
         let _slot = host.enter(delay).await;
-        // After the host's turn: those that wait for a slow host keep nobody else waiting. The semaphore is never closed.
+        // After the host's turn: those that wait for a slow host keep nobody else waiting. The
+        // semaphore is never closed.
         let open = self.open.clone().acquire_owned().await.ok();
         let conditions = ask.conditions.cloned().unwrap_or_default();
         let request = self.http.get(ask.url.clone()).header(ACCEPT, ask.accept).headers(conditions);
@@ -424,7 +427,8 @@ impl std::fmt::Debug for Client {
 /// What holds for a host whose robots.txt cannot be had.
 fn rules_without_file(error: FetchError) -> Result<Rules, FetchError> {
     match error.why {
-        // RFC 9309, sections 2.3.1.2 and 2.3.1.3: a missing file, and too many redirects, allow everything.
+        // RFC 9309, sections 2.3.1.2 and 2.3.1.3: a missing file, and too many redirects, allow
+        // everything.
         Why::HttpForbidden
         | Why::HttpNotFound
         | Why::HttpGone
@@ -449,7 +453,8 @@ fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
     Ok(target)
 }
 
-/// Seconds, or a date; the latter is compared with the server's own `Date`, so that clocks need not agree.
+/// Seconds, or a date; the latter is compared with the server's own `Date`, so that clocks need not
+/// agree.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {

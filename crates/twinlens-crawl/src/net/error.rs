@@ -57,7 +57,8 @@ whys! {
     PrivateAddress = "private_address",
     /// robots.txt forbids it.
     RobotsDisallowed = "robots_disallowed",
-    /// robots.txt answers with a server error, which forbids everything (RFC 9309, section 2.3.1.4).
+    /// robots.txt answers with a server error, which forbids everything (RFC 9309, section
+    /// 2.3.1.4).
     RobotsUnreachable = "robots_unreachable",
     /// The owner opted out: X-Robots-Tag, a robots meta tag, or a TDM reservation.
     OptedOut = "opted_out",
@@ -123,7 +124,8 @@ impl Why {
         )
     }
 
-    /// Whether the host could not be reached at all: what happens to every fetch when the network is down.
+    /// Whether the host could not be reached at all: what happens to every fetch when the network
+    /// is down.
     pub fn is_unreachable(self) -> bool {
         matches!(self, Why::Dns | Why::Connect | Why::TimeoutConnect)
     }

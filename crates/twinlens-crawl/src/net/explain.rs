@@ -8,7 +8,8 @@ use super::error::{FetchError, Why};
 
 type AnyError = dyn std::error::Error + 'static;
 
-/// An error and those below it. An I/O error that wraps another counts the wrapped one as below it, which `source` leaves out.
+/// An error and those below it. An I/O error that wraps another counts the wrapped one as below it,
+/// which `source` leaves out.
 fn chain(error: &AnyError) -> impl Iterator<Item = &AnyError> {
     std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

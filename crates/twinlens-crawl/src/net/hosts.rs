@@ -1,4 +1,5 @@
-//! What is remembered of each host: its slots, when it may be asked again, its robots.txt, and what it reserves.
+//! What is remembered of each host: its slots, when it may be asked again, its robots.txt, and what
+//! it reserves.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +44,8 @@ impl Host {
         slot
     }
 
-    /// The host asked to be left alone for a while: all its requests wait, not only the one that it was told to.
+    /// The host asked to be left alone for a while: all its requests wait, not only the one that it
+    /// was told to.
     pub(crate) fn pause(&self, pause: Duration) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next = (*next).max(Instant::now() + pause);

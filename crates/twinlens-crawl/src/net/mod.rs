@@ -1,8 +1,9 @@
 //! The one way to the network: a client for a hostile web.
 //!
-//! Every hop of every fetch is checked before a byte is sent: the scheme, robots.txt, and each address that the host resolves
-//! to; the connection goes to the address that was checked. Times, bytes, rates, redirects, retries and requests
-//! a host are bounded, and the bytes of a body are reserved before they are read.
+//! Every hop of every fetch is checked before a byte is sent: the scheme, robots.txt, and each
+//! address that the host resolves to; the connection goes to the address that was checked. Times,
+//! bytes, rates, redirects, retries and requests a host are bounded, and the bytes of a body are
+//! reserved before they are read.
 
 mod address;
 mod breaker;

@@ -15,17 +15,20 @@ pub struct HttpOptions {
     pub user_agent: String,
     /// Obey robots.txt.
     pub robots: bool,
-    /// Obey X-Robots-Tag and robots meta tags (noai, noimageai, noml, noindex, noimageindex) and TDM reservations: the header, the meta
-    /// tag, and `/.well-known/tdmrep.json` of each host, which is asked for once a day.
+    /// Obey X-Robots-Tag and robots meta tags (noai, noimageai, noml, noindex, noimageindex) and
+    /// TDM reservations: the header, the meta tag, and `/.well-known/tdmrep.json` of each host,
+    /// which is asked for once a day.
     pub opt_outs: bool,
-    /// Hosts, addresses, or blocks of addresses (`10.1.0.0/16`) that are allowed although they are not of the public internet.
+    /// Hosts, addresses, or blocks of addresses (`10.1.0.0/16`) that are allowed although they are
+    /// not of the public internet.
     pub allow_private: Vec<String>,
-    /// Fixed addresses of hosts: `"gallery.test" = "127.0.0.1:4000"`. They are allowed whatever the address.
+    /// Fixed addresses of hosts: `"gallery.test" = "127.0.0.1:4000"`. They are allowed whatever the
+    /// address.
     pub resolve: BTreeMap<String, SocketAddr>,
     /// Most requests to one host at a time.
     pub per_host: usize,
-    /// Least time between two requests to one host; a longer `crawl-delay` of its robots.txt is obeyed.
-    /// Hosts with a fixed address are ours, and are not spared.
+    /// Least time between two requests to one host; a longer `crawl-delay` of its robots.txt is
+    /// obeyed. Hosts with a fixed address are ours, and are not spared.
     pub delay: f64,
     /// Longest time to resolve and to connect.
     pub connect_timeout: f64,
@@ -43,7 +46,8 @@ pub struct HttpOptions {
     pub retries: u32,
     /// Longest `Retry-After` that is waited for; a host that asks for more is given up.
     pub max_retry_after: f64,
-    /// The network is taken to be down, and the run stops, when more than this share of the fetches reaches nobody. 1 never stops.
+    /// The network is taken to be down, and the run stops, when more than this share of the fetches
+    /// reaches nobody. 1 never stops.
     pub max_unreachable: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Host names to addresses, checked: the connection goes to the very address that was checked, so that a name which answers
-//! differently the second time (DNS rebinding) gains nothing.
+//! Host names to addresses, checked: the connection goes to the very address that was checked, so
+//! that a name which answers differently the second time (DNS rebinding) gains nothing.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -42,8 +42,8 @@ const REMEMBERED: usize = 10_000;
 /// Names that are asked for at a time: each look-up of the system occupies a thread.
 const AT_ONCE: usize = 64;
 
-/// Remembers what another [`Lookup`] answered: each name is asked for once at a time, and few names at a time. What is remembered is
-/// checked at each connection all the same.
+/// Remembers what another [`Lookup`] answered: each name is asked for once at a time, and few names
+/// at a time. What is remembered is checked at each connection all the same.
 #[derive(Debug, Clone)]
 pub struct CachedLookup(Arc<Cache>);
 
@@ -114,7 +114,8 @@ pub(crate) struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    /// The allowed addresses of a host; a fixed one with its port, which stands in for the scheme's.
+    /// The allowed addresses of a host; a fixed one with its port, which stands in for the
+    /// scheme's.
     async fn addresses(self, host: String) -> Result<Vec<SocketAddr>, FetchError> {
         if let Some(addr) = self.policy.served(&host) {
             return Ok(vec![addr]);

@@ -1,4 +1,5 @@
-//! What the owners of pages and images ask of robots: robots.txt (RFC 9309), X-Robots-Tag and robots meta tags, TDM reservations.
+//! What the owners of pages and images ask of robots: robots.txt (RFC 9309), X-Robots-Tag and
+//! robots meta tags, TDM reservations.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::tdm::OF_FILE;
 pub(crate) const MAX_BYTES: u64 = 500 << 10;
 /// How long a robots.txt is good for (RFC 9309, section 2.4).
 pub(crate) const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a failure to get it is remembered: a dead host is not asked again for each of its thousand images.
+/// How long a failure to get it is remembered: a dead host is not asked again for each of its
+/// thousand images.
 pub(crate) const FAILED: Duration = Duration::from_secs(5 * 60);
 /// The longest `crawl-delay` that is obeyed.
 const MAX_DELAY: f32 = 30.0;
@@ -29,7 +31,8 @@ pub enum Rules {
 }
 
 impl Rules {
-    /// Reads a robots.txt for a product (the first part of the user agent). What is beyond the limit is ignored.
+    /// Reads a robots.txt for a product (the first part of the user agent). What is beyond the
+    /// limit is ignored.
     pub fn parse(product: &str, text: &[u8]) -> Self {
         let limit = MAX_BYTES as usize;
         let text = match text.get(..limit) {
@@ -71,7 +74,8 @@ impl Rules {
     }
 }
 
-/// The words by which an owner keeps content from being used, in X-Robots-Tag or a robots meta tag. `none` is noindex, nofollow.
+/// The words by which an owner keeps content from being used, in X-Robots-Tag or a robots meta tag.
+/// `none` is noindex, nofollow.
 const OPT_OUTS: &[&str] = &["noai", "noimageai", "noml", "noindex", "noimageindex", "none"];
 /// Directives that have a value after a colon, so that the colon does not end the name of a robot.
 const WITH_VALUE: &[&str] = &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];

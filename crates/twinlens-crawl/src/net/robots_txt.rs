@@ -1,12 +1,14 @@
-//! A robots.txt file, read and matched as RFC 9309 says. No regular expressions: a pattern is a list of pieces between its stars,
-//! looked for one after the other, so that a file made to hurt costs no more than its length.
+//! A robots.txt file, read and matched as RFC 9309 says. No regular expressions: a pattern is a
+//! list of pieces between its stars, looked for one after the other, so that a file made to hurt
+//! costs no more than its length.
 
 use memchr::memmem;
 
 /// The rules of a robots.txt for one product.
 #[derive(Debug, Default)]
 pub struct RobotsTxt {
-    /// The longest pattern first, and of equally long ones an allowing one: the first that matches decides.
+    /// The longest pattern first, and of equally long ones an allowing one: the first that matches
+    /// decides.
     rules: Vec<Rule>,
     /// `crawl-delay`, in seconds.
     pub delay: Option<f32>,
@@ -149,9 +151,10 @@ fn token(value: &[u8]) -> &[u8] {
     &value[..value.iter().position(|byte| !of_token(byte)).unwrap_or(value.len())]
 }
 
-/// Path and pattern in one spelling (RFC 9309, section 2.2.2): escapes of unreserved characters are undone, all others are in upper case, and
-/// what must be escaped in a URI is. In a pattern a star keeps its meaning; a path's own star or dollar sign is escaped, as a pattern
-/// has to spell it (section 2.2.3).
+/// Path and pattern in one spelling (RFC 9309, section 2.2.2): escapes of unreserved characters are
+/// undone, all others are in upper case, and what must be escaped in a URI is. In a pattern a star
+/// keeps its meaning; a path's own star or dollar sign is escaped, as a pattern has to spell it
+/// (section 2.2.3).
 fn normal(text: &[u8], pattern: bool) -> Vec<u8> {
     let mut normal = Vec::with_capacity(text.len());
     let mut at = 0;
@@ -236,7 +239,8 @@ mod tests {
 
     #[test]
     fn groups_are_found_as_the_standard_says() {
-        // Section 2.2.1: groups of one product are one; names are compared without case; everybody's only without one of ours.
+        // Section 2.2.1: groups of one product are one; names are compared without case;
+        // everybody's only without one of ours.
         let text = "user-agent: a\ndisallow: /c\n\nuser-agent: *\ndisallow: /b\n\nUser-Agent: ExampleBot/1.0 # comment\n\
                     disallow: /d\n\nuser-agent: examplebot\ndisallow: /e";
         check("ExampleBot", text, &[("/b", true), ("/c", true), ("/d", false), ("/e", false)]);

@@ -1,8 +1,10 @@
-//! What a host reserves of text and data mining: `/.well-known/tdmrep.json` (W3C TDM Reservation Protocol, final report of the
-//! community group, May 2024, section "TDM File on the Origin Server").
+//! What a host reserves of text and data mining: `/.well-known/tdmrep.json` (W3C TDM Reservation
+//! Protocol, final report of the community group, May 2024, section "TDM File on the Origin
+//! Server").
 //!
-//! The file is a list of rules; the first whose `location` matches the path decides. What is not of the protocol reserves nothing, and
-//! neither does a file that cannot be had. What the headers of an answer say supersedes the file, and what a page says of itself both.
+//! The file is a list of rules; the first whose `location` matches the path decides. What is not of
+//! the protocol reserves nothing, and neither does a file that cannot be had. What the headers of
+//! an answer say supersedes the file, and what a page says of itself both.
 
 use std::sync::Arc;
 
@@ -91,7 +93,8 @@ impl Client {
         }
         let (found, fresh) = match self.fetch_reservations(url).await {
             Ok(reply) => (Reservations::parse(&reply.body), robots::FRESH),
-            // The host does not speak the protocol; one that could not be reached is asked again before long.
+            // The host does not speak the protocol; one that could not be reached is asked again
+            // before long.
             Err(error) if !error.why.may_pass() => (Reservations::default(), robots::FRESH),
             Err(_) => (Reservations::default(), robots::FAILED),
         };

@@ -1,8 +1,9 @@
 //! The `fetch` stage: the images of pairs, fetched, decoded, resized, encoded.
 //!
-//! Many fetches are in flight at a time, in any order; equal URLs of a split are fetched once. The bytes of a body are reserved before
-//! it is read, and those of the pixels before they are decoded; the two have a budget each, so that bodies that wait for
-//! a decoder can never keep a decoder waiting.
+//! Many fetches are in flight at a time, in any order; equal URLs of a split are fetched once. The
+//! bytes of a body are reserved before it is read, and those of the pixels before they are decoded;
+//! the two have a budget each, so that bodies that wait for a decoder can never keep a decoder
+//! waiting.
 
 mod assemble;
 mod images;
@@ -60,10 +61,12 @@ pub struct Fetch {
     /// How large an image may be.
     #[serde(default = "super::nowhere::<Limits>")]
     limits: Located<Limits>,
-    /// What is known of the images beforehand: those that are others are refused (expired domains serve what their buyers like).
+    /// What is known of the images beforehand: those that are others are refused (expired domains
+    /// serve what their buyers like).
     #[serde(default = "super::nowhere::<Verify>")]
     verify: Located<Verify>,
-    /// Requests that are in flight at a time, at all hosts together; the rows of two splits bound it too.
+    /// Requests that are in flight at a time, at all hosts together; the rows of two splits bound
+    /// it too.
     #[serde(default = "concurrency")]
     concurrency: usize,
     /// Rows of a split: what is committed, and after a kill fetched again, as one.
@@ -72,7 +75,8 @@ pub struct Fetch {
     /// How the network is used.
     #[serde(default = "super::nowhere::<HttpOptions>")]
     http: Located<HttpOptions>,
-    /// What decodes JPEG in this build: it decides single values of pixels, so a dataset of another build is made anew.
+    /// What decodes JPEG in this build: it decides single values of pixels, so a dataset of another
+    /// build is made anew.
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
@@ -165,7 +169,8 @@ impl Rows for Fetch {
         let texts = input.schema().fields().iter().filter(|field| !reserved(field.name()));
         let schema =
             rejects::schema_with_reserved(&with_images(&Schema::new(texts.cloned().collect::<Vec<_>>())));
-        // Beside the columns that are kept travel those that are expectations, which may be image columns of an earlier fetch.
+        // Beside the columns that are kept travel those that are expectations, which may be image
+        // columns of an earlier fetch.
         let expected = self.verify.columns().map(|(column, name)| ident(column).alias(name));
         let frame = input.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
         let verify = self.verify.value().clone();
@@ -234,12 +239,14 @@ async fn fetch_split(
     }
     let fetches = work.urls.into_iter().map(|(url, rows)| {
         let images = images.clone();
-        // A task of its own: the time-outs of a body do not run while a batch waits for the reader of this stream.
+        // A task of its own: the time-outs of a body do not run while a batch waits for the reader
+        // of this stream.
         let fetch = async move { (images.get(&url).await, url) };
         let task = AbortOnDropHandle::new(tokio::spawn(fetch));
         async move { (rows, task.await) }
     });
-    // All rows of the split at a time: the client bounds requests and bytes, and a host that is slow holds up its own rows alone.
+    // All rows of the split at a time: the client bounds requests and bytes, and a host that is
+    // slow holds up its own rows alone.
     let mut fetched = fetches.collect::<FuturesUnordered<_>>();
     while let Some((mut rows, image)) = fetched.next().await {
         let (image, url) = image.map_err(|error| RunError::Internal(error.to_string()))?;

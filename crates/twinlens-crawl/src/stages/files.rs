@@ -1,4 +1,5 @@
-//! What the sources that read files share: which files there are, and where their bytes are to be had.
+//! What the sources that read files share: which files there are, and where their bytes are to be
+//! had.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,8 @@ pub(super) fn is_web(written: &str) -> bool {
     written.starts_with("http://") || written.starts_with("https://")
 }
 
-/// Those files of an option whose time of change can be looked at: a web server is not asked before the run.
+/// Those files of an option whose time of change can be looked at: a web server is not asked before
+/// the run.
 pub(super) fn watched(files: &[Located<String>]) -> Vec<Located<String>> {
     files.iter().filter(|file| !is_web(file)).cloned().collect()
 }

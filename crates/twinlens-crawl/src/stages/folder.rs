@@ -1,4 +1,5 @@
-//! The `folder` stage: images of folders, each with its text in a file of the same name but for the ending.
+//! The `folder` stage: images of folders, each with its text in a file of the same name but for the
+//! ending.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -25,9 +26,9 @@ use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
-    /// The folders, relative to the pipeline file; their subfolders are read too. The text of `a/b.jpg` is `a/b.txt`, or stands in
-    /// `a/b.json`. That anything below them changed is noticed by names, lengths and times; beyond 100,000 files, by names and the times
-    /// of folders alone.
+    /// The folders, relative to the pipeline file; their subfolders are read too. The text of
+    /// `a/b.jpg` is `a/b.txt`, or stands in `a/b.json`. That anything below them changed is noticed
+    /// by names, lengths and times; beyond 100,000 files, by names and the times of folders alone.
     folders: Located<Vec<Located<String>>>,
     /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
     #[serde(default)]
@@ -92,7 +93,8 @@ impl Stage for Folder {
     }
 }
 
-/// What all splits share: the images in their order, each with the folder that its name is told from.
+/// What all splits share: the images in their order, each with the folder that its name is told
+/// from.
 #[derive(Debug)]
 struct Opened {
     reader: Arc<Reader>,
@@ -135,7 +137,8 @@ impl Folder {
         let list = move || {
             let mut images = Vec::new();
             for folder in &folders {
-                // Named from the folder that holds it, so that a run elsewhere gives the same names.
+                // Named from the folder that holds it, so that a run elsewhere gives the same
+                // names.
                 let parent = folder.parent().unwrap_or(Path::new("")).to_path_buf();
                 list(folder, &parent, &mut images)?;
             }
@@ -146,7 +149,8 @@ impl Folder {
     }
 }
 
-/// Adds the images of a folder and of its subfolders, in the order of their names. Links to folders are not followed: they may lead back.
+/// Adds the images of a folder and of its subfolders, in the order of their names. Links to folders
+/// are not followed: they may lead back.
 fn list(folder: &Path, parent: &Path, images: &mut Vec<(PathBuf, String)>) -> Result<(), RunError> {
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder) = open.pop() {

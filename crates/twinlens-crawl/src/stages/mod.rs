@@ -36,7 +36,8 @@ fn client(cx: &RunContext, http: &HttpOptions, budget: ByteBudget, open: usize) 
         .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
 }
 
-/// An error when the network is taken to be down: better than a ledger full of rejects that are none.
+/// An error when the network is taken to be down: better than a ledger full of rejects that are
+/// none.
 fn reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
     match client.network_down(at_end) {
         None => Ok(()),

@@ -21,7 +21,8 @@ pub(super) trait Reading: Debug + std::marker::Send + Sync + 'static {
     /// The columns of the batches.
     fn schema(&self) -> &SchemaRef;
 
-    /// Reads the split. Blocks: it runs on a thread of its own, a batch or two ahead of who wants them.
+    /// Reads the split. Blocks: it runs on a thread of its own, a batch or two ahead of who wants
+    /// them.
     fn read(&self, send: Send<'_>) -> Result<(), RunError>;
 }
 

@@ -1,9 +1,11 @@
-//! Files on web servers: copied to a local file, in pieces, each with its own retries and its place in the byte budget.
+//! Files on web servers: copied to a local file, in pieces, each with its own retries and its place
+//! in the byte budget.
 //!
-//! A copy that is cut off goes on: what it holds, and of which version of the file (a strong ETag), stands beside it, and is
-//! recorded after its bytes are durable. A copy is never taken for the file unless the server says that it is still that version.
-//! Whole files, and no single ranges of the formats that could be read so: all formats are had in the same way, each byte is asked
-//! for once however many splits or runs want it, and reading is independent of the network.
+//! A copy that is cut off goes on: what it holds, and of which version of the file (a strong ETag),
+//! stands beside it, and is recorded after its bytes are durable. A copy is never taken for the
+//! file unless the server says that it is still that version. Whole files, and no single ranges of
+//! the formats that could be read so: all formats are had in the same way, each byte is asked for
+//! once however many splits or runs want it, and reading is independent of the network.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
@@ -33,12 +35,13 @@ struct Progress {
     total: Option<u64>,
 }
 
-/// A local copy. It is taken away when it is dropped after it has [served](Download::served); else it stays, to be used or gone on
-/// with by the next run.
+/// A local copy. It is taken away when it is dropped after it has [served](Download::served); else
+/// it stays, to be used or gone on with by the next run.
 #[derive(Debug)]
 pub(super) struct Download {
     path: PathBuf,
-    /// Held while the copy is used: of two that want the same file at a time, the second makes a copy of its own.
+    /// Held while the copy is used: of two that want the same file at a time, the second makes a
+    /// copy of its own.
     file: File,
     progress: Progress,
     served: AtomicBool,
@@ -70,7 +73,8 @@ impl Drop for Download {
 /// Copies a file into a folder, or goes on with a copy that was begun.
 ///
 /// # Errors
-/// The world's: it cannot be had, or changed while it was copied. A file that is missing is no reject: the run stops, and goes on later.
+/// The world's: it cannot be had, or changed while it was copied. A file that is missing is no
+/// reject: the run stops, and goes on later.
 pub(super) async fn copy(client: &Client, written: &str, folder: &Path) -> Result<Download, RunError> {
     let failed = |why: String| {
         let hint = "run the same command again: what is committed, and what is copied, stays";

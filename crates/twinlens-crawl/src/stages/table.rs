@@ -61,7 +61,8 @@ impl Format {
     }
 }
 
-/// Which columns hold what. Without a name, the usual ones are looked for: those of LAION, COYO, CC3M, CC12M, DataComp and img2dataset.
+/// Which columns hold what. Without a name, the usual ones are looked for: those of LAION, COYO,
+/// CC3M, CC12M, DataComp and img2dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
@@ -79,8 +80,9 @@ pub struct Columns {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// The files, relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs (http, https): each is copied,
-    /// read as one split, and taken away; that one changed is not noticed.
+    /// The files, relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs
+    /// (http, https): each is copied, read as one split, and taken away; that one changed is not
+    /// noticed.
     files: Located<Vec<Located<String>>>,
     /// How the rows are written; else told by the file's ending.
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! The `webdataset` stage: images and texts out of tar files, as img2dataset writes them.
 //!
-//! A split is an even share of the samples of a file. Each reads the heads of the file, which is quick, and then the bytes of its own
-//! samples, one sample at a time.
+//! A split is an even share of the samples of a file. Each reads the heads of the file, which is
+//! quick, and then the bytes of its own samples, one sample at a time.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -30,8 +30,9 @@ use crate::net::HttpOptions;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDataset {
-    /// The tar files, not compressed, relative to the pipeline file; `*` and `?` in the last part are patterns.
-    /// Or URLs (http, https): each is copied, read, and taken away; that one changed is not noticed.
+    /// The tar files, not compressed, relative to the pipeline file; `*` and `?` in the last part
+    /// are patterns. Or URLs (http, https): each is copied, read, and taken away; that one changed
+    /// is not noticed.
     files: Located<Vec<Located<String>>>,
     /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
     #[serde(default)]

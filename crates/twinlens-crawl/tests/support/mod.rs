@@ -1,4 +1,5 @@
-//! Whole runs for tests: a [`Lab`] is a folder in which pipelines run, with the hosts that they reach; what a run left is a [`Done`].
+//! Whole runs for tests: a [`Lab`] is a folder in which pipelines run, with the hosts that they
+//! reach; what a run left is a [`Done`].
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -39,7 +40,8 @@ pub fn faults(stages: &str) -> Option<String> {
     checked.err().map(|report| report.render(false))
 }
 
-/// A folder in which pipelines run; each goes on where the one before it was stopped, as the command does.
+/// A folder in which pipelines run; each goes on where the one before it was stopped, as the
+/// command does.
 pub struct Lab {
     /// Kept for as long as anyone reads what a run left.
     dir: Arc<TempDir>,

@@ -1,9 +1,10 @@
 //! The (cap + 1)-th smallest hash of each of many queries, exactly, in little memory.
 //!
-//! Hashes are spread evenly: the bound of a query with `matched` pairs lies near (cap + 1) / matched of the range. One
-//! pass over the matches counts the hashes below a window around there and keeps those within, about 16 sqrt(cap) of
-//! them. If the bound is not among them (eight standard deviations away, or uids that repeat), another pass looks on the
-//! side where it must be. What parts of the input find merges, in any order; the result is that of sorting.
+//! Hashes are spread evenly: the bound of a query with `matched` pairs lies near (cap + 1) /
+//! matched of the range. One pass over the matches counts the hashes below a window around there
+//! and keeps those within, about 16 sqrt(cap) of them. If the bound is not among them (eight
+//! standard deviations away, or uids that repeat), another pass looks on the side where it must be.
+//! What parts of the input find merges, in any order; the result is that of sorting.
 
 use datafusion::common::HashMap;
 
@@ -54,8 +55,8 @@ impl Bounds {
         Self { cap, open, found: HashMap::new() }
     }
 
-    /// What to do in the next pass: as many queries as about `budget` bytes hold, one at least. `None` when all bounds
-    /// are found.
+    /// What to do in the next pass: as many queries as about `budget` bytes hold, one at least.
+    /// `None` when all bounds are found.
     #[must_use]
     pub fn next_round(&mut self, budget: usize) -> Option<Round> {
         let mut round = Round { cap: self.cap, queries: HashMap::new() };

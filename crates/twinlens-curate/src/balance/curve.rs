@@ -24,11 +24,13 @@ pub struct CurvePoint {
     pub contributed_upto: u64,
 }
 
-/// The curve at the ranks 1 to 10, then ten to a decade, and at the last. Its ends say how heavy the head was (MetaCLIP:
-/// of 500,000 queries, 16,000 held 5.35 of 5.67 billion matches) and what is left of it.
+/// The curve at the ranks 1 to 10, then ten to a decade, and at the last. Its ends say how heavy
+/// the head was (MetaCLIP: of 500,000 queries, 16,000 held 5.35 of 5.67 billion matches) and what
+/// is left of it.
 #[must_use]
 pub fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
-    // Queries with as many matches differ in contributions only if some are under a minimum: sums must not depend on order.
+    // Queries with as many matches differ in contributions only if some are under a minimum: sums
+    // must not depend on order.
     queries.sort_unstable_by_key(|counts| std::cmp::Reverse((counts.matched, counts.contributed)));
     let (mut points, mut next) = (Vec::new(), 1);
     let (mut matched_upto, mut contributed_upto) = (0, 0);

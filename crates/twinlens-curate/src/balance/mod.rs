@@ -1,16 +1,21 @@
 //! The arithmetic of balancing: which pairs a query contributes, and which pairs are kept.
 //!
-//! Every (pair, query) match has a hash of the seed, the pair's `uid` and the query's id. A query contributes the pairs
-//! whose hash lies below its bound; a pair is kept if any of its queries contributes it. The bound is
+//! Every (pair, query) match has a hash of the seed, the pair's `uid` and the query's id. A query
+//! contributes the pairs whose hash lies below its bound; a pair is kept if any of its queries
+//! contributes it. The bound is
 //!
-//! - with [`Limit::Cap`]: the (cap + 1)-th smallest hash among the query's pairs, so that the `cap` smallest ones
+//! - with [`Limit::Cap`]: the (cap + 1)-th smallest hash among the query's pairs, so that the `cap`
+//!   smallest ones
 //!   contribute and never more ("up to 20,000 pairs a query", Radford et al. 2021, section 2.2);
-//! - with [`Limit::Sample`]: t / count of the hash range, which is the independent coin of MetaCLIP (Xu et al. 2023).
+//! - with [`Limit::Sample`]: t / count of the hash range, which is the independent coin of MetaCLIP
+//!   (Xu et al. 2023).
 //!
-//! Either way a query gives a pair with probability min(1, t / count), independently of the pair's other queries, so
-//! that a pair is kept with probability 1 - prod(1 - min(1, t / count)) over its queries.
+//! Either way a query gives a pair with probability min(1, t / count), independently of the pair's
+//! other queries, so that a pair is kept with probability 1 - prod(1 - min(1, t / count)) over its
+//! queries.
 //!
-//! Bounds depend on the set of matches alone: not on their order, and parts of the input can be counted apart and merged.
+//! Bounds depend on the set of matches alone: not on their order, and parts of the input can be
+//! counted apart and merged.
 
 mod bounds;
 mod curve;
@@ -46,8 +51,8 @@ pub fn pair_hash(seed: u64, uid: &str) -> u64 {
     XxHash64::oneshot(seed, uid.as_bytes())
 }
 
-/// The hash that orders the pairs of a query: XXH64 over the query's id, seeded by the [`pair_hash`]. As a second step of
-/// fixed size, no uid and query can run into each other.
+/// The hash that orders the pairs of a query: XXH64 over the query's id, seeded by the
+/// [`pair_hash`]. As a second step of fixed size, no uid and query can run into each other.
 #[must_use]
 pub fn match_hash(pair: u64, query: i32) -> u64 {
     XxHash64::oneshot(pair, &query.to_le_bytes())
@@ -70,9 +75,10 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// `counts` says how many pairs each query matched; a query that matched fewer than `min_matched` contributes none.
-    /// `cap_bounds` gives, under [`Limit::Cap`], the (cap + 1)-th smallest [`match_hash`] of each query that matched more
-    /// than the cap (see [`Bounds`]); it is not read under [`Limit::Sample`].
+    /// `counts` says how many pairs each query matched; a query that matched fewer than
+    /// `min_matched` contributes none. `cap_bounds` gives, under [`Limit::Cap`], the (cap + 1)-th
+    /// smallest [`match_hash`] of each query that matched more than the cap (see [`Bounds`]); it is
+    /// not read under [`Limit::Sample`].
     #[must_use]
     pub fn new(
         seed: u64,
@@ -90,7 +96,8 @@ impl Balancer {
                 return Share { bound: None, probability: 1.0 };
             }
             let bound = match limit {
-                // A query without its bound would break the cap: it gives nothing rather than everything.
+                // A query without its bound would break the cap: it gives nothing rather than
+                // everything.
                 Limit::Cap(_) => cap_bounds.get(query).copied().unwrap_or(0),
                 // pairs < matched, hence the quotient fits.
                 Limit::Sample(_) => ((u128::from(pairs) << 64) / u128::from(matched)) as u64,
@@ -201,7 +208,8 @@ mod tests {
         }
     }
 
-    /// Ties cannot break the cap: pairs of one uid have one hash, and contribute together or not at all.
+    /// Ties cannot break the cap: pairs of one uid have one hash, and contribute together or not at
+    /// all.
     #[test]
     fn repeated_uids_never_exceed_the_cap() {
         let pairs: Pairs = (0..10).map(|_| ("same".to_string(), vec![1])).collect();
@@ -231,7 +239,8 @@ mod tests {
                 assert!((balancer.keep_probability(&[0, 1, 2]) - 1.0).abs() < 1e-12);
                 total += kept(&pairs, &balancer).len();
             }
-            // 2,000 pairs at 0.125, 1,990 at 0.34375, 10 at 1: 944 a seed, standard deviation about 26.
+            // 2,000 pairs at 0.125, 1,990 at 0.34375, 10 at 1: 944 a seed, standard deviation about
+            // 26.
             assert!((total as f64 / 20.0 - 944.1).abs() < 25.0, "{limit:?} keeps {}", total as f64 / 20.0);
         }
     }

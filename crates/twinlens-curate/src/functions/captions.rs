@@ -37,7 +37,8 @@ fn of_text(
     function(name, signature, returns, move |columns| Ok(body(&strings(&columns[0])?)))
 }
 
-/// `tokens(text)`: a text as the matcher sees it, small letters, each word and each punctuation mark set off by one space.
+/// `tokens(text)`: a text as the matcher sees it, small letters, each word and each punctuation
+/// mark set off by one space.
 fn tokens() -> ScalarUDF {
     of_text("tokens", DataType::Utf8, |texts| {
         let mut tokens = String::new();
@@ -49,8 +50,8 @@ fn tokens() -> ScalarUDF {
     })
 }
 
-/// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not count, and in scripts
-/// without spaces each character does.
+/// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not
+/// count, and in scripts without spaces each character does.
 fn word_count() -> ScalarUDF {
     of_text("word_count", DataType::Int64, |texts| {
         let (normalizer, mut tokens) = (Normalizer { fold_case: false }, String::new());
@@ -63,9 +64,10 @@ fn word_count() -> ScalarUDF {
     })
 }
 
-/// `language(text)`: the ISO 639 code (of two letters where there is one) of the language that a text is most like; null
-/// where it has no letter. Latin script is taken for one of de, en, es, fr, it, nl, pt, sv, tr, vi, which is right for
-/// most captions of four words; a text in another language of that script gets the nearest of them.
+/// `language(text)`: the ISO 639 code (of two letters where there is one) of the language that a
+/// text is most like; null where it has no letter. Latin script is taken for one of de, en, es, fr,
+/// it, nl, pt, sv, tr, vi, which is right for most captions of four words; a text in another
+/// language of that script gets the nearest of them.
 fn language() -> ScalarUDF {
     of_text("language", DataType::Utf8, |texts| {
         Arc::new(texts.iter().map(|text| text.and_then(language_of)).collect::<StringArray>())
@@ -129,8 +131,8 @@ const LANGUAGES: [(&str, &str); 44] = [
     ("tuk", "tk"),
 ];
 
-/// `alphanumeric_ratio(text)`: the share of letters and digits among the characters that are no white space; null where
-/// there are none.
+/// `alphanumeric_ratio(text)`: the share of letters and digits among the characters that are no
+/// white space; null where there are none.
 fn alphanumeric_ratio() -> ScalarUDF {
     let ratio = |text: &str| {
         let (mut all, mut of_words) = (0u32, 0u32);
@@ -145,7 +147,8 @@ fn alphanumeric_ratio() -> ScalarUDF {
     })
 }
 
-/// `aspect_ratio(width, height)`: the longer side by the shorter one; null where a side is null or not positive.
+/// `aspect_ratio(width, height)`: the longer side by the shorter one; null where a side is null or
+/// not positive.
 fn aspect_ratio() -> ScalarUDF {
     let signature = Signature::numeric(2, Volatility::Immutable);
     function("aspect_ratio", signature, DataType::Float64, |columns| {
@@ -160,7 +163,8 @@ fn aspect_ratio() -> ScalarUDF {
     })
 }
 
-/// Captions that say nothing of their image, whatever it shows: whole texts, case and outer space aside.
+/// Captions that say nothing of their image, whatever it shows: whole texts, case and outer space
+/// aside.
 const BOILERPLATE: [&str; 6] = [
     // No letter at all.
     r"^\P{L}*$",
@@ -174,8 +178,8 @@ const BOILERPLATE: [&str; 6] = [
     r"^(click (here|to|for|image|on)\b.*|read more|see more|learn more|view (larger|full|all|more)\b.*|enlarge( image)?|(no )?(image|photo|picture|preview|file)( is| was)?( not| un)? ?(available|found|missing|loading)|loading\W*|advertisement|share (on|via|to)\b.*|follow us\b.*|image may contain\b.*|(no )?alt(ernative)? text\b.*|no description( available)?|(image|photo|picture)( credits?)?( by)?:?|home( ?page)?|menu|search|close|next|prev(ious)?|play( video)?|zoom( in| out)?)$",
 ];
 
-/// `is_boilerplate(text)`: whether a text is a file name, an address, a number, or what a camera or a page says of any
-/// image ("IMG_2041", "click to enlarge", "logo").
+/// `is_boilerplate(text)`: whether a text is a file name, an address, a number, or what a camera or
+/// a page says of any image ("IMG_2041", "click to enlarge", "logo").
 fn is_boilerplate() -> ScalarUDF {
     let rules = rules();
     of_text("is_boilerplate", DataType::Boolean, move |texts| {
@@ -188,8 +192,8 @@ fn rules() -> RegexSet {
     RegexSet::new(BOILERPLATE.map(|rule| format!("(?is){rule}"))).expect("the patterns are valid")
 }
 
-/// `contains_words(text, 'nude,top secret')`: whether any of the words or phrases, between commas, occurs in a text as the
-/// matcher finds it: whole words, case aside.
+/// `contains_words(text, 'nude,top secret')`: whether any of the words or phrases, between commas,
+/// occurs in a text as the matcher finds it: whole words, case aside.
 fn contains_words() -> ScalarUDF {
     let signature = Signature::string(2, Volatility::Immutable);
     function("contains_words", signature, DataType::Boolean, |columns| {
@@ -247,9 +251,10 @@ impl Mask {
     }
 }
 
-/// `mask_emails(text)` puts `<email>` in the place of every address; `mask_phones(text)` puts `<phone>` in the place of
-/// what is written like a telephone number: seven to fifteen digits after a `+` or with an area code in brackets, or
-/// nine to fifteen in at least three groups. Dates, years and long plain numbers stay.
+/// `mask_emails(text)` puts `<email>` in the place of every address; `mask_phones(text)` puts
+/// `<phone>` in the place of what is written like a telephone number: seven to fifteen digits after
+/// a `+` or with an area code in brackets, or nine to fifteen in at least three groups. Dates,
+/// years and long plain numbers stay.
 pub(super) fn masks() -> Vec<ScalarUDF> {
     let email = r"(?i)\b[a-z0-9][a-z0-9._%+-]*@[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}\b";
     let phone = r"(\+|\b|\()\d+(\)?[ \u{a0}./-]{0,2}\(?\d+)*\b";

@@ -1,5 +1,5 @@
-//! SQL functions: the ones that pipelines may use in predicates, and a way to make one out of a closure over columns,
-//! by which stages bring their plain Rust into a plan.
+//! SQL functions: the ones that pipelines may use in predicates, and a way to make one out of a
+//! closure over columns, by which stages bring their plain Rust into a plan.
 
 mod captions;
 
@@ -20,7 +20,8 @@ use twox_hash::XxHash64;
 /// What a function does with its columns, all of one length; so must the result be.
 type Body = dyn Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync;
 
-/// A function that captures what it needs. Two are the same only if they are one and the same value.
+/// A function that captures what it needs. Two are the same only if they are one and the same
+/// value.
 struct ColumnFunction {
     name: &'static str,
     signature: Signature,
@@ -101,8 +102,9 @@ pub(crate) fn int_lists(column: &ArrayRef) -> Result<ListArray> {
     Ok(cast(column, &twinlens_dataset::contracts::int_list())?.as_list::<i32>().clone())
 }
 
-/// `hash_fraction(text, salt)`: a number in [0, 1) that depends on both texts alone and is spread evenly. A split by
-/// concept is `hash_fraction(concept, 'held-out') < 0.2`: another salt gives an independent split.
+/// `hash_fraction(text, salt)`: a number in [0, 1) that depends on both texts alone and is spread
+/// evenly. A split by concept is `hash_fraction(concept, 'held-out') < 0.2`: another salt gives an
+/// independent split.
 fn hash_fraction() -> ScalarUDF {
     let signature = Signature::string(2, Volatility::Immutable);
     function("hash_fraction", signature, DataType::Float64, |columns| {

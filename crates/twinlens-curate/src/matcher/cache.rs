@@ -1,13 +1,15 @@
 //! A matcher as a file: the trie's arrays, little-endian, under a head that says whose they are.
 //!
-//! A file is used only if its magic, version and key (the SHA-256 of the query list and the options) are those that are
-//! asked for, its checksum holds, and the arrays pass [`Trie::check`]. Anything else is as good as no file.
+//! A file is used only if its magic, version and key (the SHA-256 of the query list and the
+//! options) are those that are asked for, its checksum holds, and the arrays pass [`Trie::check`].
+//! Anything else is as good as no file.
 
 use twox_hash::XxHash64;
 
 use super::trie::Trie;
 
-/// Names the format and its version: raise the digit when the arrays or the hash functions of the trie change.
+/// Names the format and its version: raise the digit when the arrays or the hash functions of the
+/// trie change.
 const MAGIC: [u8; 16] = *b"twinlens match 1";
 const KEY: usize = 32;
 const LENGTHS: usize = 6;

@@ -1,11 +1,12 @@
 //! Which queries occur in a caption: all of them, overlapping ones too, as whole words.
 //!
-//! Queries and captions are brought to the token form of [`crate::text`], in which a query occurs in a caption as whole
-//! words exactly if it is a substring: the plain twin of the search, which the tests hold it to. The search itself goes
-//! token by token through a trie, so that its time does not grow with the number of queries.
+//! Queries and captions are brought to the token form of [`crate::text`], in which a query occurs
+//! in a caption as whole words exactly if it is a substring: the plain twin of the search, which
+//! the tests hold it to. The search itself goes token by token through a trie, so that its time
+//! does not grow with the number of queries.
 //!
-//! The trie of a long list is kept beside it as a file ([`Matcher::cached`]), which is read in a tenth of the time that
-//! building takes.
+//! The trie of a long list is kept beside it as a file ([`Matcher::cached`]), which is read in a
+//! tenth of the time that building takes.
 
 mod cache;
 mod trie;
@@ -44,8 +45,8 @@ pub enum Origin {
 }
 
 impl Matcher {
-    /// Builds a matcher of `(id, text)` pairs. Queries that are equal after normalisation all match; a query in which
-    /// nothing but white space is left matches nothing.
+    /// Builds a matcher of `(id, text)` pairs. Queries that are equal after normalisation all
+    /// match; a query in which nothing but white space is left matches nothing.
     ///
     /// # Errors
     /// [`CurateError::TooManyQueries`] if the queries need 2^31 nodes or more.
@@ -58,8 +59,9 @@ impl Matcher {
         Ok(Self { trie: trie.ok_or(CurateError::TooManyQueries)?, normalizer })
     }
 
-    /// The matcher in the file `path`, if that is one of these queries and rules, undamaged; else one that is built, and
-    /// written to `path` (whole or not at all) for the next time. That the file cannot be written is no error.
+    /// The matcher in the file `path`, if that is one of these queries and rules, undamaged; else
+    /// one that is built, and written to `path` (whole or not at all) for the next time. That the
+    /// file cannot be written is no error.
     ///
     /// # Errors
     /// Those of [`Matcher::build`].
@@ -76,7 +78,8 @@ impl Matcher {
         Ok((built, origin))
     }
 
-    /// Puts the ids of the queries that occur in `text` into `ids`, sorted and each once; `ids` is cleared first.
+    /// Puts the ids of the queries that occur in `text` into `ids`, sorted and each once; `ids` is
+    /// cleared first.
     pub fn matches_into(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<i32>) {
         let mut tokens = std::mem::take(&mut scratch.text);
         self.normalizer.tokens_into(text, &mut tokens);
@@ -252,7 +255,8 @@ mod tests {
             prop_assert_eq!(cache::decode(&cache::encode(&matcher.trie, &key), &key), Some(matcher.trie));
         }
 
-        /// Whatever wrong numbers pass the check (a checksum can be forged), searching ends and does not panic.
+        /// Whatever wrong numbers pass the check (a checksum can be forged), searching ends and
+        /// does not panic.
         #[test]
         fn what_passes_the_check_can_be_searched(array in 0usize..5, at: usize, value in prop_oneof![0u32..40, any::<u32>()]) {
             let list = numbered(&["a", "a b", "b a a", "c"].map(String::from));

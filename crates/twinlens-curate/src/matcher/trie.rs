@@ -1,12 +1,13 @@
 //! A trie over words, flat in memory.
 //!
-//! Every distinct token of the queries has a number, found through a hash table; the node of a query's first token is
-//! that number, and longer queries hang below it by edges in a second hash table. So a text costs one look-up a token and
-//! one for each query that it begins, whatever the number of queries.
+//! Every distinct token of the queries has a number, found through a hash table; the node of a
+//! query's first token is that number, and longer queries hang below it by edges in a second hash
+//! table. So a text costs one look-up a token and one for each query that it begins, whatever the
+//! number of queries.
 //!
-//! All of it is six arrays without pointers: they are what the cache holds. [`Trie::check`] says of arrays that came
-//! from a file whether every index in them is in bounds and every probe ends: what passes can be searched without
-//! panicking, right or wrong.
+//! All of it is six arrays without pointers: they are what the cache holds. [`Trie::check`] says of
+//! arrays that came from a file whether every index in them is in bounds and every probe ends: what
+//! passes can be searched without panicking, right or wrong.
 
 use datafusion::common::HashMap;
 
@@ -25,11 +26,13 @@ pub(super) struct Trie {
     pub starts: Vec<u32>,
     /// Open addressing by the hash of a token: its number + 1; 0 where free.
     pub slots: Vec<u32>,
-    /// For node `n`, and one past the last: the first of its queries in `queries`, times two; odd if it has children.
+    /// For node `n`, and one past the last: the first of its queries in `queries`, times two; odd
+    /// if it has children.
     pub nodes: Vec<u32>,
     /// The ids of the queries that end at a node, sorted, node after node.
     pub queries: Vec<u32>,
-    /// Open addressing by parent and token: parent, token, child; child 0 where free (node 0 is nobody's child).
+    /// Open addressing by parent and token: parent, token, child; child 0 where free (node 0 is
+    /// nobody's child).
     pub edges: Vec<u32>,
 }
 

@@ -1,7 +1,8 @@
 //! Exact counts of more texts than memory holds.
 //!
-//! Texts are counted in a table until it has its share of memory; then it is written to a temporary file, sorted, and
-//! begun anew. In the end the files are merged. The result is that of counting in memory, whatever the share.
+//! Texts are counted in a table until it has its share of memory; then it is written to a temporary
+//! file, sorted, and begun anew. In the end the files are merged. The result is that of counting in
+//! memory, whatever the share.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -27,8 +28,8 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts in about `share` bytes of memory; what does not fit goes to unnamed files in `folder`, which vanish with the
-    /// counter, even if the process is killed.
+    /// Counts in about `share` bytes of memory; what does not fit goes to unnamed files in
+    /// `folder`, which vanish with the counter, even if the process is killed.
     #[must_use]
     pub fn new(share: usize, folder: PathBuf) -> Self {
         Self { counts: HashMap::new(), bytes: 0, share, folder, runs: Vec::new() }
@@ -205,7 +206,8 @@ mod tests {
     }
 
     proptest! {
-        /// With any share of memory, down to none (every text a file of its own), counts are those of a table in memory.
+        /// With any share of memory, down to none (every text a file of its own), counts are those
+        /// of a table in memory.
         #[test]
         fn counts_are_exact(texts in prop::collection::vec("[ab犬]{0,4}", 0..200), share in 0usize..2_000) {
             let mut plain: BTreeMap<String, u64> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! Pages of a Wikipedia dump (`pages-articles.xml`), one after another, in one pass and in the memory of one page.
+//! Pages of a Wikipedia dump (`pages-articles.xml`), one after another, in one pass and in the
+//! memory of one page.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -28,12 +29,12 @@ enum Field {
     NamespaceName,
 }
 
-/// Reads a dump, plain or compressed by bzip2 or gzip, and calls `take` with each article and with the namespaces that the
-/// dump's head names. `take` may stop the reading by an error.
+/// Reads a dump, plain or compressed by bzip2 or gzip, and calls `take` with each article and with
+/// the namespaces that the dump's head names. `take` may stop the reading by an error.
 ///
 /// # Errors
-/// [`CurateError::Read`] for a file that cannot be read, [`CurateError::Dump`] for one that is no dump, is damaged or cut;
-/// those of `take`.
+/// [`CurateError::Read`] for a file that cannot be read, [`CurateError::Dump`] for one that is no
+/// dump, is damaged or cut; those of `take`.
 pub fn read_dump(path: &Path, take: impl FnMut(&Page, &Namespaces) -> Result<()>) -> Result<()> {
     Dump {
         path,

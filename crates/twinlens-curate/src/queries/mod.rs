@@ -1,10 +1,12 @@
 //! The query list: what the captions of a data set are matched against.
 //!
-//! The recipe is that of CLIP (Radford et al. 2021, section 2.2): frequent words of an encyclopaedia, pairs of words with
-//! high pointwise mutual information, titles of its articles that are much looked at, and the names of WordNet's synsets
-//! that are not among them, in this order; MetaCLIP (Xu et al. 2023) has number strings and synsets first. Entries are compared in their token form (see [`crate::text`]): of
-//! two that are searched alike, the first stays. Entries without a letter or digit are dropped. An entry's id is its
-//! place in the list, so the same sources give the same ids.
+//! The recipe is that of CLIP (Radford et al. 2021, section 2.2): frequent words of an
+//! encyclopaedia, pairs of words with high pointwise mutual information, titles of its articles
+//! that are much looked at, and the names of WordNet's synsets that are not among them, in this
+//! order; MetaCLIP (Xu et al. 2023) has number strings and synsets first. Entries are compared in
+//! their token form (see [`crate::text`]): of two that are searched alike, the first stays. Entries
+//! without a letter or digit are dropped. An entry's id is its place in the list, so the same
+//! sources give the same ids.
 
 mod counter;
 mod dump;
@@ -45,7 +47,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// All origins, in the order in which the paper fills its list; numbers, which it does not name, come first.
+    /// All origins, in the order in which the paper fills its list; numbers, which it does not
+    /// name, come first.
     pub const ALL: [Self; 5] = [Self::Number, Self::Unigram, Self::Bigram, Self::Title, Self::Synset];
 
     /// The name in the `origin` column.
@@ -68,7 +71,8 @@ pub struct Entry {
     pub text: String,
     /// The source that gave it first.
     pub origin: Origin,
-    /// Count (unigram), mutual information in bits (bigram) or views (title, where they are known); other origins have none.
+    /// Count (unigram), mutual information in bits (bigram) or views (title, where they are known);
+    /// other origins have none.
     pub score: Option<f32>,
 }
 
@@ -85,7 +89,8 @@ pub struct Tally {
     pub over_limit: u64,
 }
 
-/// A list under construction. What is added first has the smaller ids, and is there when the list is full.
+/// A list under construction. What is added first has the smaller ids, and is there when the list
+/// is full.
 #[derive(Debug)]
 pub struct QueryList {
     normalizer: Normalizer,
@@ -122,8 +127,8 @@ impl QueryList {
         }
     }
 
-    /// Adds scored entries, best first and in the order of their texts where scores are equal, so that a full list
-    /// lacks the least of them.
+    /// Adds scored entries, best first and in the order of their texts where scores are equal, so
+    /// that a full list lacks the least of them.
     pub fn add_scored(&mut self, origin: Origin, mut entries: Vec<(String, f32)>) {
         entries.sort_by(|(a_text, a), (b_text, b)| b.total_cmp(a).then_with(|| a_text.cmp(b_text)));
         for (text, score) in entries {
@@ -151,8 +156,8 @@ impl QueryList {
     }
 }
 
-/// The pointwise mutual information of a pair of words, in bits: log2(c(a,b) * N / (c(a) * c(b))), with N the sum of all
-/// word counts. `None` if one of the words has no count.
+/// The pointwise mutual information of a pair of words, in bits: log2(c(a,b) * N / (c(a) * c(b))),
+/// with N the sum of all word counts. `None` if one of the words has no count.
 #[must_use]
 pub fn mutual_information(pair: u64, first: u64, second: u64, total: u64) -> Option<f64> {
     let counted = pair > 0 && first > 0 && second > 0;

@@ -19,10 +19,10 @@ pub struct Views {
     pub min_views: u64,
 }
 
-/// The titles that were viewed often enough, with their views, in the order of the titles. `files` hold lines
-/// `project title views bytes`; a line that has another form is counted and left out (such files have some: titles with
-/// spaces, cut lines). Titles with a colon, which are of other namespaces, are left out. Returns the titles, and the number
-/// of malformed lines.
+/// The titles that were viewed often enough, with their views, in the order of the titles. `files`
+/// hold lines `project title views bytes`; a line that has another form is counted and left out
+/// (such files have some: titles with spaces, cut lines). Titles with a colon, which are of other
+/// namespaces, are left out. Returns the titles, and the number of malformed lines.
 ///
 /// # Errors
 /// [`CurateError::Read`]; a file with no line of the form at all is [`CurateError::Line`].

@@ -1,13 +1,14 @@
-//! Readers of the formats that query lists are built from. A line that does not have the form of its format is an error
-//! with file and line: a source that was silently cut or mixed up would change every later step of a data set.
+//! Readers of the formats that query lists are built from. A line that does not have the form of
+//! its format is an error with file and line: a source that was silently cut or mixed up would
+//! change every later step of a data set.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{CurateError, Result};
 
-/// Word counts: `word<TAB>count` or `word count`, one a line, UTF-8. Blank lines are skipped; a word that occurs twice
-/// has the sum of its counts.
+/// Word counts: `word<TAB>count` or `word count`, one a line, UTF-8. Blank lines are skipped; a
+/// word that occurs twice has the sum of its counts.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -25,7 +26,8 @@ pub fn read_counts(path: &Path) -> Result<HashMap<String, u64>> {
     Ok(counts)
 }
 
-/// Counts of word pairs: `first second<TAB>count` or `first second count`, one a line, UTF-8. Blank lines are skipped.
+/// Counts of word pairs: `first second<TAB>count` or `first second count`, one a line, UTF-8. Blank
+/// lines are skipped.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -43,7 +45,8 @@ pub fn read_bigrams(path: &Path) -> Result<Vec<(String, String, u64)>> {
     Ok(pairs)
 }
 
-/// Titles, one a line, UTF-8; `_` stands for a space as in the titles of Wikipedia's dumps. Blank lines are skipped.
+/// Titles, one a line, UTF-8; `_` stands for a space as in the titles of Wikipedia's dumps. Blank
+/// lines are skipped.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -56,8 +59,9 @@ pub fn read_titles(path: &Path) -> Result<Vec<String>> {
     Ok(titles)
 }
 
-/// The first lemma of each synset in a folder of WordNet database files (`data.noun`, `data.verb`, `data.adj`,
-/// `data.adv`; format: wndb(5WN)), `_` as space, without the marks that tell an adjective's position.
+/// The first lemma of each synset in a folder of WordNet database files (`data.noun`, `data.verb`,
+/// `data.adj`, `data.adv`; format: wndb(5WN)), `_` as space, without the marks that tell an
+/// adjective's position.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -75,7 +79,8 @@ pub fn read_wordnet(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A synset begins: offset (8 digits), file number, type (n v a s r), number of lemmas (2 hex digits), lemma, ...
+/// A synset begins: offset (8 digits), file number, type (n v a s r), number of lemmas (2 hex
+/// digits), lemma, ...
 fn first_lemma(line: &str) -> std::result::Result<String, String> {
     let fields: Vec<&str> = line.split(' ').take(6).collect();
     let well_formed = matches!(fields[..], [offset, _, kind, words, lemma, _]
@@ -107,7 +112,8 @@ fn split_count(line: &str) -> std::result::Result<(&str, u64), String> {
     Ok((words.trim(), count))
 }
 
-/// Calls `take` for every line that is not blank; what it complains of becomes an error with the line's number.
+/// Calls `take` for every line that is not blank; what it complains of becomes an error with the
+/// line's number.
 fn each_line(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), String>) -> Result<()> {
     let bytes =
         std::fs::read(path).map_err(|source| CurateError::Read { path: path.to_path_buf(), source })?;

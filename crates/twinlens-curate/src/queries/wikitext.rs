@@ -1,12 +1,12 @@
 //! The running text of a page of wikitext.
 //!
-//! Templates, tables, references, galleries, formulas, source code, comments, files and categories go, with all that is
-//! nested in them; of links, headings, emphasis and other tags the words stay. Markup that is not closed stays as text.
-//! One pass, in time and memory linear in the page: what is open is a place in the output, to which the output is cut back
-//! when it closes.
+//! Templates, tables, references, galleries, formulas, source code, comments, files and categories
+//! go, with all that is nested in them; of links, headings, emphasis and other tags the words stay.
+//! Markup that is not closed stays as text. One pass, in time and memory linear in the page: what
+//! is open is a place in the output, to which the output is cut back when it closes.
 
-/// The namespaces whose links show a picture or sort the page, and no text: `File`, `Image`, `Category` and what the wiki
-/// calls them.
+/// The namespaces whose links show a picture or sort the page, and no text: `File`, `Image`,
+/// `Category` and what the wiki calls them.
 #[derive(Debug, Clone)]
 pub struct Namespaces(Vec<String>);
 
@@ -203,7 +203,8 @@ impl Stripper<'_> {
         }
     }
 
-    /// Where, seen from here, the next `end` begins after `from` bytes; just after it, for the end of a comment.
+    /// Where, seen from here, the next `end` begins after `from` bytes; just after it, for the end
+    /// of a comment.
     fn find(&mut self, end: &str, from: usize) -> Option<usize> {
         if self.unclosed.iter().any(|known| known == end) {
             return None;
@@ -221,7 +222,8 @@ impl Stripper<'_> {
         }
     }
 
-    /// `&nbsp;`, `&#8211;`: a dash or a space for what wikis write by name, and for all else that is no letter.
+    /// `&nbsp;`, `&#8211;`: a dash or a space for what wikis write by name, and for all else that
+    /// is no letter.
     fn entity(&mut self, rest: &str) {
         let window = &rest.as_bytes()[..rest.len().min(12)];
         let end = window.iter().position(|byte| *byte == b';');

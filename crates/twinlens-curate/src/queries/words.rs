@@ -1,8 +1,8 @@
 //! The words of running text, and the pairs of words that stand beside each other, counted.
 //!
-//! A word is a token of [`crate::text`] with a letter or digit in it, together with what an apostrophe joins to it ("don't");
-//! an English possessive is cut off ("dog's" counts as "dog"). Two words are a pair if nothing but white space is
-//! between them.
+//! A word is a token of [`crate::text`] with a letter or digit in it, together with what an
+//! apostrophe joins to it ("don't"); an English possessive is cut off ("dog's" counts as "dog").
+//! Two words are a pair if nothing but white space is between them.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,4 +1,5 @@
-//! `decontaminate`: refuses the images of evaluation sets, so that what a model is tested on is not what it was shown.
+//! `decontaminate`: refuses the images of evaluation sets, so that what a model is tested on is not
+//! what it was shown.
 
 use std::sync::Arc;
 
@@ -39,10 +40,11 @@ const IMAGE: &str = "image";
 pub struct Decontaminate {
     /// Rows with `sha256`, `phash` or both, as `fetch` writes them.
     input: Input,
-    /// The evaluation sets: stages, Parquet files or datasets with `sha256` and `phash`, or with images in the Hugging Face
-    /// layout (`image`), whose hashes are then computed.
+    /// The evaluation sets: stages, Parquet files or datasets with `sha256` and `phash`, or with
+    /// images in the Hugging Face layout (`image`), whose hashes are then computed.
     against: Vec<Input>,
-    /// Images are taken to be the same if so many bits of their perceptual hashes differ, or fewer (up to 12).
+    /// Images are taken to be the same if so many bits of their perceptual hashes differ, or fewer
+    /// (up to 12).
     #[serde(default = "four")]
     distance: Located<u32>,
     /// What is known of the sets, and which sets those are: read once, not for every split.

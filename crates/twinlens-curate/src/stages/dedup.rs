@@ -1,9 +1,10 @@
-//! `dedup`: keeps one row of those that are equal in the given columns, or refuses what is repeated too often.
+//! `dedup`: keeps one row of those that are equal in the given columns, or refuses what is repeated
+//! too often.
 //!
-//! Equal rows are found by a window over the columns (a sort, which spills). Near-equal perceptual hashes are found over
-//! the distinct hashes, in the order of the smallest uid that has each: a hash is refused if one that was kept
-//! before lies within the distance. So whatever is refused is near something that is kept, and no two kept ones are near
-//! each other.
+//! Equal rows are found by a window over the columns (a sort, which spills). Near-equal perceptual
+//! hashes are found over the distinct hashes, in the order of the smallest uid that has each: a
+//! hash is refused if one that was kept before lies within the distance. So whatever is refused is
+//! near something that is kept, and no two kept ones are near each other.
 
 use std::sync::Arc;
 
@@ -39,22 +40,24 @@ const NEAR_DUPLICATE: &str = "near_duplicate";
 /// The code of rows whose value too many rows have.
 const TOO_FREQUENT: &str = "too_frequent";
 
-/// Keeps, of the rows that are equal in the given columns, the one with the smallest uid; the others become rejects.
-/// With `more_than`, refuses all rows of a value that too many rows have; with `distance`, near-equal images too.
+/// Keeps, of the rows that are equal in the given columns, the one with the smallest uid; the
+/// others become rejects. With `more_than`, refuses all rows of a value that too many rows have;
+/// with `distance`, near-equal images too.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
     /// The rows to compare.
     input: Input,
-    /// The columns that make two rows duplicates when they are all equal: `["url"]`, `["url", "caption"]`, `["sha256"]`.
-    /// A row with a null among them is nobody's duplicate.
+    /// The columns that make two rows duplicates when they are all equal: `["url"]`, `["url",
+    /// "caption"]`, `["sha256"]`. A row with a null among them is nobody's duplicate.
     by: Vec<Located<String>>,
-    /// Instead of keeping one of each: refuses every row whose columns are equal in more than this many rows, and keeps
-    /// all others (`by = ["caption"]`, `more_than = 10`: captions that say the same of everything).
+    /// Instead of keeping one of each: refuses every row whose columns are equal in more than this
+    /// many rows, and keeps all others (`by = ["caption"]`, `more_than = 10`: captions that say the
+    /// same of everything).
     #[serde(skip_serializing_if = "Option::is_none")]
     more_than: Option<Located<u64>>,
-    /// With `by = ["phash"]`: rows are duplicates too if so many bits of the hash differ, or fewer (up to 12). 4 finds the
-    /// same picture scaled and compressed anew.
+    /// With `by = ["phash"]`: rows are duplicates too if so many bits of the hash differ, or fewer
+    /// (up to 12). 4 finds the same picture scaled and compressed anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     distance: Option<Located<u32>>,
 }
@@ -148,8 +151,8 @@ impl Dedup {
         keys: &[Expr],
         near: Option<Expr>,
     ) -> Result<DataFrame, RunError> {
-        // Rows with one uid (a pair that two pages show) are told apart by everything else that has an order: which of them
-        // stays must not depend on how they are read.
+        // Rows with one uid (a pair that two pages show) are told apart by everything else that has
+        // an order: which of them stays must not depend on how they are read.
         let others = frame
             .schema()
             .fields()
@@ -352,7 +355,8 @@ mod tests {
     async fn near_images_leave_the_first_of_each() {
         let stage: Dedup = parse("input = \"images\"\nby = [\"phash\"]\ndistance = 2");
         let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
-        // b is near a; c is near b, which is refused, but not near a; d is equal to b; e is far; f equals e; g has no hash.
+        // b is near a; c is near b, which is refused, but not near a; d is equal to b; e is far; f
+        // equals e; g has no hash.
         let mut rows = vec![
             ("a", Some(0b0)),
             ("b", Some(0b11)),

@@ -28,20 +28,21 @@ use crate::text::Normalizer;
 pub struct Filter {
     /// The rows to filter.
     input: Input,
-    /// A SQL predicate over the input's columns. A row is kept if it is true; false and null refuse it with the code
-    /// `filtered`.
+    /// A SQL predicate over the input's columns. A row is kept if it is true; false and null refuse
+    /// it with the code `filtered`.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     predicate: Option<Located<String>>,
-    /// Predicates that have a name: a row is refused by the first that is not true, with the rule's code. They come
-    /// before `where`.
+    /// Predicates that have a name: a row is refused by the first that is not true, with the rule's
+    /// code. They come before `where`.
     #[serde(default)]
     rules: Vec<Rule>,
-    /// The conditions by which a published data set was filtered, as far as columns hold what they ask for: they come
-    /// before `rules`, each with its own code. `plan` lists them.
+    /// The conditions by which a published data set was filtered, as far as columns hold what they
+    /// ask for: they come before `rules`, each with its own code. `plan` lists them.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "presets::listed")]
     preset: Option<Located<Preset>>,
-    /// A text file of words and phrases, one a line. A row in whose `caption` one occurs, as whole words and whatever the
-    /// case, is refused with the code `blocked_word`, before all other conditions.
+    /// A text file of words and phrases, one a line. A row in whose `caption` one occurs, as whole
+    /// words and whatever the case, is refused with the code `blocked_word`, before all other
+    /// conditions.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_words: Option<Located<String>>,
 }

@@ -29,7 +29,8 @@ use crate::text::Normalizer;
 const NO_QUERY: &str = "no_query";
 const QUERY_IDS: &str = "query_ids";
 
-/// Finds, for each caption, all queries that occur in it as whole words; captions without any become rejects.
+/// Finds, for each caption, all queries that occur in it as whole words; captions without any
+/// become rejects.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {

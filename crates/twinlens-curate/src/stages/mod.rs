@@ -1,4 +1,5 @@
-//! The kinds of stages that curate: thin wrappings of this crate's plain Rust and of SQL for the engine.
+//! The kinds of stages that curate: thin wrappings of this crate's plain Rust and of SQL for the
+//! engine.
 
 mod balance;
 mod decontaminate;
@@ -50,7 +51,8 @@ fn with_field(schema: &Schema, field: Field) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// The schema of an input of pairs: that of the contract for a file, which is opened only when the stage runs.
+/// The schema of an input of pairs: that of the contract for a file, which is opened only when the
+/// stage runs.
 fn known_schema(input: &InputTables) -> SchemaRef {
     input.schema.clone().unwrap_or_else(contracts::pairs)
 }

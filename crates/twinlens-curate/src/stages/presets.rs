@@ -1,8 +1,9 @@
 //! The conditions by which published data sets were filtered, as the SQL of `filter`.
 //!
-//! What no column holds is not among them: the similarity of a model, the size of the file before it was resized. What is
-//! no condition on one row is a stage of its own: captions seen more than ten times (`dedup` with `more_than = 10`),
-//! images that public sets have (`decontaminate`), repeats (`dedup`).
+//! What no column holds is not among them: the similarity of a model, the size of the file before
+//! it was resized. What is no condition on one row is a stage of its own: captions seen more than
+//! ten times (`dedup` with `more_than = 10`), images that public sets have (`decontaminate`),
+//! repeats (`dedup`).
 
 use std::ops::Range;
 
@@ -18,13 +19,13 @@ use crate::columns::{column, is_text, require};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// DataComp's basic filter: English, more than two words and five characters, sides of at least 200 pixels, at most 3
-    /// times as long as wide.
+    /// DataComp's basic filter: English, more than two words and five characters, sides of at least
+    /// 200 pixels, at most 3 times as long as wide.
     DatacompBasic,
     /// LAION's: at least five characters, at most 89,478,484 pixels.
     Laion,
-    /// COYO's: English, 3 to 256 words, 6 to 1,000 characters, sides of at least 200 pixels, at most 3 times as long as
-    /// wide.
+    /// COYO's: English, 3 to 256 words, 6 to 1,000 characters, sides of at least 200 pixels, at
+    /// most 3 times as long as wide.
     Coyo,
 }
 
@@ -65,7 +66,8 @@ impl Preset {
         }
     }
 
-    /// Codes and conditions for a table: a size is that of the original image, where the table knows it.
+    /// Codes and conditions for a table: a size is that of the original image, where the table
+    /// knows it.
     pub(super) fn rules(self, schema: &Schema) -> Vec<(&'static str, String)> {
         let original = schema.field_with_name("original_width").is_ok();
         let adapted = |sql: &str| if original { sql.to_string() } else { sql.replace("original_", "") };
@@ -86,7 +88,8 @@ impl Preset {
     }
 }
 
-/// In a recipe, a preset is what it stands for: `plan` shows the conditions, and a change of theirs makes the stage stale.
+/// In a recipe, a preset is what it stands for: `plan` shows the conditions, and a change of theirs
+/// makes the stage stale.
 pub(super) fn listed<S: Serializer>(
     preset: &Option<Located<Preset>>,
     serializer: S,

@@ -22,8 +22,9 @@ use crate::columns::column;
 pub struct Select {
     /// The rows whose columns are chosen.
     input: Input,
-    /// Columns to compute, as SQL expressions over the input's columns: `{ caption = "trim(caption)" }`. One that the
-    /// input has already is replaced; the others come after the input's, by name.
+    /// Columns to compute, as SQL expressions over the input's columns: `{ caption =
+    /// "trim(caption)" }`. One that the input has already is replaced; the others come after the
+    /// input's, by name.
     #[serde(default)]
     columns: BTreeMap<String, Located<String>>,
     /// The only columns of the input to keep, in the input's order. All, if not given.

@@ -19,7 +19,8 @@ use twinlens_pipeline::{
     Tables, Whole, Work,
 };
 
-/// The result of a SQL query over other stages, which it names as tables (`wit`, `wit.query_stats`, `funnel`, `rejects`).
+/// The result of a SQL query over other stages, which it names as tables (`wit`, `wit.query_stats`,
+/// `funnel`, `rejects`).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sql {
@@ -42,7 +43,8 @@ fn references(query: &Located<String>) -> Vec<String> {
     CheckContext { session: SessionContext::new() }.tables_in(query).unwrap_or_default()
 }
 
-/// A session with the functions and the memory of `session`, and only these tables: `pages`, `wit.query_stats`.
+/// A session with the functions and the memory of `session`, and only these tables: `pages`,
+/// `wit.query_stats`.
 fn session_with(
     session: &SessionContext,
     tables: Vec<(String, Arc<dyn TableProvider>)>,

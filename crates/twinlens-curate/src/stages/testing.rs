@@ -1,4 +1,5 @@
-//! What the tests of the stages share: stages from TOML, tables from literals, plans as lines of text.
+//! What the tests of the stages share: stages from TOML, tables from literals, plans as lines of
+//! text.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,8 @@ pub(super) fn queries(rows: &[(i32, &str)]) -> RecordBatch {
     conform("queries", &given, &contracts::queries()).unwrap()
 }
 
-/// A table as a finished dataset: a Parquet file in a folder of its own, which goes when the guard is dropped.
+/// A table as a finished dataset: a Parquet file in a folder of its own, which goes when the guard
+/// is dropped.
 pub(super) fn dataset(name: &str, rows: &RecordBatch) -> (InputData, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = TableWriter::new(folder.path(), MAIN, rows.schema(), 0, ShardLimits::default());
@@ -159,7 +161,8 @@ pub(super) async fn rows<S: Rows>(
     rows_of(stage, rows, others, &["uid", "caption", "reject_code", "reject_detail"]).await
 }
 
-/// The tables that a whole stage makes, each with the given columns; those that the runner sorts, sorted.
+/// The tables that a whole stage makes, each with the given columns; those that the runner sorts,
+/// sorted.
 pub(super) async fn whole<S: Whole>(
     stage: &S,
     inputs: &[(&str, RecordBatch)],

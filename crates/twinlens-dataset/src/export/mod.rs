@@ -1,8 +1,10 @@
 //! Datasets out: in shards of a target size as Parquet, as Arrow IPC, or as tar files, with a card.
 //!
-//! An export is written by the protocol of every dataset: a shard (with the files beside it) is a split, which appears whole under its
-//! final name and is then recorded by one line of `manifest.jsonl`. `rows_in` of a split counts the rows of the source up to its last
-//! one, so that an export that was killed goes on with the row after. The bytes depend on the source and the options alone.
+//! An export is written by the protocol of every dataset: a shard (with the files beside it) is a
+//! split, which appears whole under its final name and is then recorded by one line of
+//! `manifest.jsonl`. `rows_in` of a split counts the rows of the source up to its last one, so that
+//! an export that was killed goes on with the row after. The bytes depend on the source and the
+//! options alone.
 
 mod sink;
 mod source;
@@ -100,14 +102,17 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What is told while it goes: the rows of the source that are done with, all of them, and the bytes that are written.
+/// What is told while it goes: the rows of the source that are done with, all of them, and the
+/// bytes that are written.
 pub type Observe = Arc<dyn Fn(u64, u64, u64) + Send + Sync>;
 
 impl Export<'_> {
-    /// Writes the export to a folder, or goes on with it. `session` has the functions of the predicate.
+    /// Writes the export to a folder, or goes on with it. `session` has the functions of the
+    /// predicate.
     ///
     /// # Errors
-    /// The user's: an unfinished dataset, a predicate that does not fit, a folder that holds other things; and what the system says.
+    /// The user's: an unfinished dataset, a predicate that does not fit, a folder that holds other
+    /// things; and what the system says.
     pub async fn run(
         &self,
         session: &SessionContext,
@@ -190,7 +195,8 @@ impl Export<'_> {
         })
     }
 
-    /// Looks at what is in the folder, and empties it for a fresh export. The export, if it is there already.
+    /// Looks at what is in the folder, and empties it for a fresh export. The export, if it is
+    /// there already.
     fn prepare(&self, to: &Location, fingerprint: &str) -> Result<Option<Dataset>, DatasetError> {
         let state = manifest::read(to)?;
         if let Some(state) = state.as_ref().filter(|state| state.begin.kind != KIND) {
@@ -236,8 +242,8 @@ impl Export<'_> {
     }
 }
 
-/// What is not as an export claims: files that are not those that its manifest records, and a card that says other things of them.
-/// Reads all of it.
+/// What is not as an export claims: files that are not those that its manifest records, and a card
+/// that says other things of them. Reads all of it.
 pub fn check(export: &Dataset) -> Result<Vec<String>, DatasetError> {
     let mut wrong: Vec<String> = export.verify()?.iter().map(ToString::to_string).collect();
     if export.state().begin.kind == KIND {
@@ -265,7 +271,8 @@ fn crashed(error: tokio::task::JoinError) -> DatasetError {
     DatasetError::Protocol(error.to_string())
 }
 
-/// Keeps other processes out for as long as it lives, however this one ends. (In an object store, the manifest refuses them.)
+/// Keeps other processes out for as long as it lives, however this one ends. (In an object store,
+/// the manifest refuses them.)
 fn lock(to: &Location) -> Result<File, DatasetError> {
     let folder = to.folder();
     let fail = |error| DatasetError::io(&folder, error);
@@ -291,7 +298,8 @@ fn foreign(to: &Location, state: Option<&State>) -> Result<Option<String>, Datas
     Ok(to.files("")?.into_keys().find(|name| !ours(name)))
 }
 
-/// Whether a name is that of a shard, or of what lies beside one: published, and not recorded before a kill.
+/// Whether a name is that of a shard, or of what lies beside one: published, and not recorded
+/// before a kill.
 fn is_shard(name: &str) -> bool {
     let name = name.strip_prefix("data/").unwrap_or(name);
     let digits = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');

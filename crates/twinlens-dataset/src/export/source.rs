@@ -1,7 +1,8 @@
 //! The rows of a dataset in the order of its shards, those that a predicate picks, from any row on.
 //!
-//! They are read row group by row group, so that the pieces in which they come depend on where they stand and not on where reading
-//! began: an export that goes on after a kill writes the bytes that it would have written. Pixels of rows that are not picked are not read.
+//! They are read row group by row group, so that the pieces in which they come depend on where they
+//! stand and not on where reading began: an export that goes on after a kill writes the bytes that
+//! it would have written. Pixels of rows that are not picked are not read.
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::concat;
@@ -193,7 +194,8 @@ impl<'a> Source<'a> {
         Ok(Read::Whole)
     }
 
-    /// Which rows of a shard the predicate picks; `None` for all. Reads the columns that it names, and no others.
+    /// Which rows of a shard the predicate picks; `None` for all. Reads the columns that it names,
+    /// and no others.
     async fn picked(&self, shard: &FileEntry) -> Result<Option<BooleanArray>, DatasetError> {
         let Some(predicate) = self.predicate else { return Ok(None) };
         let frame = self.dataset.of_shard(shard).frame(&self.session, MAIN).await?;

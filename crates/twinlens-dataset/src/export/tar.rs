@@ -1,4 +1,5 @@
-//! Writes tar files (POSIX ustar), as the `webdataset` package of Python writes them: the same heads, with the time 0.
+//! Writes tar files (POSIX ustar), as the `webdataset` package of Python writes them: the same
+//! heads, with the time 0.
 
 use std::io::{self, Write};
 
@@ -83,7 +84,8 @@ mod tests {
 
     #[test]
     fn the_head_is_the_one_that_python_writes() {
-        // tarfile.TarInfo("000000000.jpg") with size 700, mode 0o444, uname and gname "bigdata", mtime 0, as USTAR: its sum.
+        // tarfile.TarInfo("000000000.jpg") with size 700, mode 0o444, uname and gname "bigdata",
+        // mtime 0, as USTAR: its sum.
         let head = head("000000000.jpg", 700).unwrap();
         assert_eq!(&head[148..156], b"012240\0 ");
         assert_eq!(&head[..14], b"000000000.jpg\0");

@@ -1,8 +1,10 @@
-//! Tar files as img2dataset writes them: `00000.tar` with the members `{key}.jpg`, `{key}.json` and `{key}.txt`, and beside it
-//! `00000.parquet` with all columns but the pixels, and `00000_stats.json`.
+//! Tar files as img2dataset writes them: `00000.tar` with the members `{key}.jpg`, `{key}.json` and
+//! `{key}.txt`, and beside it `00000.parquet` with all columns but the pixels, and
+//! `00000_stats.json`.
 //!
-//! A key is the number of the shard and of the row in it. Images are written as they are, under the ending of what they are. A row
-//! without an image stands in the Parquet file alone, as img2dataset has it.
+//! A key is the number of the shard and of the row in it. Images are written as they are, under the
+//! ending of what they are. A row without an image stands in the Parquet file alone, as img2dataset
+//! has it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -70,7 +72,8 @@ struct Open {
     stats: Stats,
 }
 
-/// What img2dataset says of a shard. The times are those between which its images were fetched, as far as that is known.
+/// What img2dataset says of a shard. The times are those between which its images were fetched, as
+/// far as that is known.
 #[derive(Default, Serialize)]
 struct Stats {
     count: u64,
@@ -186,7 +189,8 @@ impl WebDataset {
     }
 }
 
-/// Columns of the dataset that img2dataset would have been given besides, then caption and url, then what it adds.
+/// Columns of the dataset that img2dataset would have been given besides, then caption and url,
+/// then what it adds.
 fn columns(schema: &Schema) -> SchemaRef {
     let pairs = contracts::pairs();
     let last = |name: &str| name == "caption" || name == "url";

@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use super::Listing;
 use crate::error::DatasetError;
 
-/// Files under construction end in this; they are never read, and deleted when a dataset is opened for writing.
+/// Files under construction end in this; they are never read, and deleted when a dataset is opened
+/// for writing.
 pub const UNFINISHED: &str = ".unfinished";
 
 /// The name under which `path` is written until it is published.
@@ -33,7 +34,8 @@ pub fn sync_dir(path: &Path) -> Result<(), DatasetError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| DatasetError::io(path, error))
 }
 
-/// Gives a finished file its final name, durably. Idempotent: a file that is already there is replaced.
+/// Gives a finished file its final name, durably. Idempotent: a file that is already there is
+/// replaced.
 pub fn publish(path: &Path) -> Result<(), DatasetError> {
     let from = unfinished(path);
     File::open(&from).and_then(|file| file.sync_all()).map_err(|error| DatasetError::io(&from, error))?;
@@ -55,7 +57,8 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
     publish(path)
 }
 
-/// Whether an error says that there is no such file. (What would lie in a folder that is a file is not there either.)
+/// Whether an error says that there is no such file. (What would lie in a folder that is a file is
+/// not there either.)
 fn absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
@@ -101,7 +104,8 @@ pub fn list(folder: &Path) -> Result<Listing, DatasetError> {
     Ok(listing)
 }
 
-/// All files below a folder with their lengths, by name relative to it; its folder `except` is left out.
+/// All files below a folder with their lengths, by name relative to it; its folder `except` is left
+/// out.
 pub fn files(folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
     let mut found = BTreeMap::new();
     let mut folders = vec![String::new()];
@@ -127,7 +131,8 @@ pub fn cut(path: &Path, length: u64) -> Result<(), DatasetError> {
     cut.map_err(|error| DatasetError::io(path, error))
 }
 
-/// Appends to a file and fsyncs it. A write that fails half-way (a full disk) is cut off again, so that the file stays whole.
+/// Appends to a file and fsyncs it. A write that fails half-way (a full disk) is cut off again, so
+/// that the file stays whole.
 pub fn append(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
     let fail = |error| DatasetError::io(path, error);
     let mut file = OpenOptions::new().append(true).open(path).map_err(fail)?;

@@ -1,7 +1,8 @@
 //! Where datasets lie: a local folder, or a folder of an object store (`s3://bucket/run`).
 //!
-//! A [`Location`] is either; everything that a dataset does with files goes through it. Both keep the same promises: a
-//! file appears whole or not at all, a recorded file is never changed, and the log (the manifest) only grows.
+//! A [`Location`] is either; everything that a dataset does with files goes through it. Both keep
+//! the same promises: a file appears whole or not at all, a recorded file is never changed, and the
+//! log (the manifest) only grows.
 
 pub mod local;
 pub mod remote;
@@ -31,8 +32,9 @@ enum Place {
 }
 
 impl Location {
-    /// What a user wrote: the URL of an object store, or a local path, which starts at `base` when it is relative. `scratch` is
-    /// a local folder for copies of remote files and for files on their way to the store.
+    /// What a user wrote: the URL of an object store, or a local path, which starts at `base` when
+    /// it is relative. `scratch` is a local folder for copies of remote files and for files on
+    /// their way to the store.
     ///
     /// # Errors
     /// A URL that cannot be read, of an unknown scheme, or of one whose feature was not built in.
@@ -91,7 +93,8 @@ impl Location {
         }
     }
 
-    /// The local folder that belongs to this one: itself, or the one for copies of what the store holds, and for files on their way there.
+    /// The local folder that belongs to this one: itself, or the one for copies of what the store
+    /// holds, and for files on their way there.
     pub fn folder(&self) -> PathBuf {
         match &self.0 {
             Place::Local(path) => path.clone(),
@@ -107,7 +110,8 @@ impl Location {
         }
     }
 
-    /// Length in bytes, and a mark that differs when the content does (a time, or the store's tag); `None` when there is no such file.
+    /// Length in bytes, and a mark that differs when the content does (a time, or the store's tag);
+    /// `None` when there is no such file.
     pub fn stamp(&self) -> Result<Option<(u64, String)>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::stamp(path),
@@ -139,7 +143,8 @@ impl Location {
         }
     }
 
-    /// All files below this folder with their lengths in bytes, by name relative to it; the folder `except` is left out.
+    /// All files below this folder with their lengths in bytes, by name relative to it; the folder
+    /// `except` is left out.
     pub fn files(&self, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::files(path, except),
@@ -147,8 +152,8 @@ impl Location {
         }
     }
 
-    /// Makes an empty folder of it. What is there is deleted, its log before all else, so that a kill in between leaves nothing
-    /// that could be taken for a dataset.
+    /// Makes an empty folder of it. What is there is deleted, its log before all else, so that a
+    /// kill in between leaves nothing that could be taken for a dataset.
     pub fn clear(&self, log: &str) -> Result<(), DatasetError> {
         self.remove(log)?;
         local::create_dir(&self.folder())
@@ -175,7 +180,8 @@ impl Location {
         }
     }
 
-    /// Gives the file that was written under its unfinished name in [`Location::folder`] its final name, durably.
+    /// Gives the file that was written under its unfinished name in [`Location::folder`] its final
+    /// name, durably.
     pub fn publish(&self) -> Result<(), DatasetError> {
         match &self.0 {
             Place::Local(path) => local::publish(path),

@@ -1,8 +1,10 @@
 //! A folder of an object store.
 //!
-//! A file is one object, put whole: there is no half object to see. A log is a folder of objects, one a line, numbered in order;
-//! a line is put only where none is yet, so that of two writers of one dataset the second is refused. Local copies, and files on
-//! their way to the store, lie in a scratch folder; nothing in it is ever taken for the store's content unless its length is the same.
+//! A file is one object, put whole: there is no half object to see. A log is a folder of objects,
+//! one a line, numbered in order; a line is put only where none is yet, so that of two writers of
+//! one dataset the second is refused. Local copies, and files on their way to the store, lie in a
+//! scratch folder; nothing in it is ever taken for the store's content unless its length is the
+//! same.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -36,7 +38,8 @@ pub struct Remote {
     key: Key,
 }
 
-/// An open store. It has a thread of its own, so that its files can be used from code that is not async, wherever that runs.
+/// An open store. It has a thread of its own, so that its files can be used from code that is not
+/// async, wherever that runs.
 struct Store {
     client: Arc<dyn ObjectStore>,
     /// The URL of the bucket, without a slash at its end.
@@ -61,7 +64,8 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment, under the usual names.
+    /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment,
+    /// under the usual names.
     pub(super) fn parse(written: &str, scratch: &Path) -> Result<Self, DatasetError> {
         let location = |why: String| DatasetError::Location { path: written.into(), why };
         let url = Url::parse(written).map_err(|error| location(error.to_string()))?;
@@ -128,7 +132,8 @@ impl Remote {
         self.store.scratch.join(self.key.as_ref())
     }
 
-    /// Waits for the store. The store's own thread does the work, so that a caller's runtime is never entered twice.
+    /// Waits for the store. The store's own thread does the work, so that a caller's runtime is
+    /// never entered twice.
     fn wait<T, F>(&self, work: F) -> Result<T, DatasetError>
     where
         T: Send + 'static,
@@ -214,7 +219,8 @@ impl Remote {
         })
     }
 
-    /// Deletes all below this folder: first its log, from the end, so that what is left at any moment is a log or nothing.
+    /// Deletes all below this folder: first its log, from the end, so that what is left at any
+    /// moment is a log or nothing.
     pub(super) fn remove(&self, log: &str) -> Result<(), DatasetError> {
         let mut names: Vec<String> = self.files()?.into_keys().collect();
         let line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
@@ -302,7 +308,8 @@ impl Remote {
     pub(super) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
         let place = self.join(&line_name(lines));
         match place.put(line, PutMode::Create) {
-            // A request that was answered by a lost connection is sent again: then it is our own line that is there already.
+            // A request that was answered by a lost connection is sent again: then it is our own
+            // line that is there already.
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })
                 if place.read()?.as_deref() == Some(line) =>
             {
@@ -319,8 +326,9 @@ impl Remote {
 /// Schemes of object stores. `file` is a local folder used as a store.
 const KNOWN: &[&str] = &["s3", "gs", "az", "abfs", "abfss", "file"];
 
-/// The settings of stores among the environment's variables. Only those with the prefix of a store: the library also knows
-/// them without it, and a variable that is called `TOKEN` or `REGION` may be anybody's.
+/// The settings of stores among the environment's variables. Only those with the prefix of a store:
+/// the library also knows them without it, and a variable that is called `TOKEN` or `REGION` may be
+/// anybody's.
 fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
     let texts =
         variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

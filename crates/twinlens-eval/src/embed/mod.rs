@@ -1,7 +1,9 @@
-//! The stage `embed`: images as vectors, made once. New prompts, a probe, a search and a filter by `clip_score` then cost no image.
+//! The stage `embed`: images as vectors, made once. New prompts, a probe, a search and a filter by
+//! `clip_score` then cost no image.
 //!
-//! Its input is cut in splits, ranges of rows in their order; a split is committed, and after a kill redone, as one. Within a
-//! split the model gets full batches, so that the bytes depend neither on threads nor on memory.
+//! Its input is cut in splits, ranges of rows in their order; a split is committed, and after a
+//! kill redone, as one. Within a split the model gets full batches, so that the bytes depend
+//! neither on threads nor on memory.
 
 mod pass;
 
@@ -26,24 +28,28 @@ use crate::model::{self, Model, input};
 use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING};
 use pass::Pass;
 
-/// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep their order and their columns,
-/// without pixels; `embedding`, `embedding_model` (the hash of the weights, and how images are prepared) and `image_sha256` are
-/// added; with `captions` also `clip_score`, the cosine of image and caption, which any `filter` may use.
+/// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep
+/// their order and their columns, without pixels; `embedding`, `embedding_model` (the hash of the
+/// weights, and how images are prepared) and `image_sha256` are added; with `captions` also
+/// `clip_score`, the cosine of image and caption, which any `filter` may use.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Embed {
     /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
     input: Input,
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's; or a model of
-    /// the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging
+    /// Face's or open_clip's; or a model of the Hugging Face hub
+    /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
-    /// Numbers of an embedding. Only where the model is a folder, which is not opened before the run.
+    /// Numbers of an embedding. Only where the model is a folder, which is not opened before the
+    /// run.
     #[serde(skip_serializing_if = "Option::is_none")]
     width: Option<Located<usize>>,
     /// The column that holds the images. [default: image]
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Located<String>>,
-    /// The column of texts that are compared with their images: adds `clip_score`, null where the text is.
+    /// The column of texts that are compared with their images: adds `clip_score`, null where the
+    /// text is.
     #[serde(skip_serializing_if = "Option::is_none")]
     captions: Option<Located<String>>,
     /// Keep the embeddings of the captions too, as `text_embedding`.
@@ -61,7 +67,8 @@ pub struct Embed {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
+    /// GPU where there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
     /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.

@@ -1,4 +1,5 @@
-//! One split of an `embed` stage: a range of rows is read, decoded, encoded, and written with its vectors.
+//! One split of an `embed` stage: a range of rows is read, decoded, encoded, and written with its
+//! vectors.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,7 +90,8 @@ impl<'a> Pass<'a> {
         Ok(self.split)
     }
 
-    /// Decodes the images of a chunk: the good ones wait for a full batch, the others go to the ledger.
+    /// Decodes the images of a chunk: the good ones wait for a full batch, the others go to the
+    /// ledger.
     fn take(
         &mut self,
         chunk: &Chunk,

@@ -1,7 +1,8 @@
 //! Calibration: whether a model is right as often as it says.
 //!
-//! Its confidence in an answer is the largest probability of the softmax over the classes, of similarities scaled as
-//! the model was trained. A model that says 0.8 should be right in 80 % of such cases.
+//! Its confidence in an answer is the largest probability of the softmax over the classes, of
+//! similarities scaled as the model was trained. A model that says 0.8 should be right in 80 % of
+//! such cases.
 
 use rand::Rng;
 use rand_distr::{Binomial, Distribution};
@@ -11,7 +12,8 @@ use super::{Interval, REPLICATES, percentile};
 /// Bins of equal width into which confidences go.
 pub const BINS: usize = 15;
 
-/// The probability that the softmax of `scale * similarities` gives to the class `best`, which has the highest.
+/// The probability that the softmax of `scale * similarities` gives to the class `best`, which has
+/// the highest.
 pub fn confidence(similarities: &[f32], best: usize, scale: f32) -> f64 {
     let highest = similarities[best];
     let sum: f64 = similarities.iter().map(|one| f64::from(scale * (one - highest)).exp()).sum();
@@ -32,7 +34,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Counts an example. A confidence `c` goes into the bin `((b - 1) / 15, b / 15]` that holds it.
+    /// Counts an example. A confidence `c` goes into the bin `((b - 1) / 15, b / 15]` that holds
+    /// it.
     pub fn add(&mut self, confidence: f64, correct: bool) {
         let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
         let bin = &mut self.bins[bin];
@@ -58,24 +61,26 @@ impl Calibration {
         (n > 0).then(|| self.bins.iter().map(|bin| bin.correct).sum::<u64>() as f64 / n as f64)
     }
 
-    /// The expected calibration error: the mean over the examples of the distance, in the example's bin, between the share of
-    /// right answers and the mean confidence (M. P. Naeini et al., AAAI 2015; C. Guo et al., ICML 2017, equation 5). `None` without
-    /// examples.
+    /// The expected calibration error: the mean over the examples of the distance, in the example's
+    /// bin, between the share of right answers and the mean confidence (M. P. Naeini et al., AAAI
+    /// 2015; C. Guo et al., ICML 2017, equation 5). `None` without examples.
     pub fn error(&self) -> Option<f64> {
         let n = self.n();
         let gap = |bin: &Bin| (bin.correct as f64 - bin.confidence).abs();
         (n > 0).then(|| self.bins.iter().map(gap).sum::<f64>() / n as f64)
     }
 
-    /// An interval of the error, for 95 % (of models drawn with a known error and 400 examples it holds that error in 86 to 96 %);
-    /// `None` without examples.
+    /// An interval of the error, for 95 % (of models drawn with a known error and 400 examples it
+    /// holds that error in 86 to 96 %); `None` without examples.
     ///
-    /// The error cannot be negative, so that chance alone makes it larger: on few examples even a perfect model shows one, and a
-    /// bootstrap replicate shows more. The basic bootstrap interval (A. Davison, D. Hinkley, Bootstrap Methods and their
-    /// Application, 1997, section 5.2) turns the replicates' excess around, and so takes it off. Where the error is no larger than what a
-    /// perfectly calibrated model of the same confidences shows in 19 of 20 draws (J. Bröcker, L. Smith, Weather and Forecasting 22,
-    /// 2007), the interval begins at 0. It always holds the value. A replicate draws the examples' bins and outcomes; the mean
-    /// confidence of a bin stays.
+    /// The error cannot be negative, so that chance alone makes it larger: on few examples even a
+    /// perfect model shows one, and a bootstrap replicate shows more. The basic bootstrap interval
+    /// (A. Davison, D. Hinkley, Bootstrap Methods and their Application, 1997, section 5.2) turns
+    /// the replicates' excess around, and so takes it off. Where the error is no larger than what a
+    /// perfectly calibrated model of the same confidences shows in 19 of 20 draws (J. Bröcker, L.
+    /// Smith, Weather and Forecasting 22, 2007), the interval begins at 0. It always holds the
+    /// value. A replicate draws the examples' bins and outcomes; the mean confidence of a bin
+    /// stays.
     pub fn interval(&self, rng: &mut impl Rng) -> Option<Interval> {
         let error = self.error()?;
         let perfect = sorted(|| self.perfect(rng)?.error())?;
@@ -86,7 +91,8 @@ impl Calibration {
         Some(Interval { low: low.clamp(0.0, error), high: high.clamp(error, 1.0) })
     }
 
-    /// The same confidences with outcomes of a perfectly calibrated model. `None` never comes of counts.
+    /// The same confidences with outcomes of a perfectly calibrated model. `None` never comes of
+    /// counts.
     fn perfect(&self, rng: &mut impl Rng) -> Option<Self> {
         let mut drawn = self.clone();
         for bin in drawn.bins.iter_mut().filter(|bin| bin.n > 0) {
@@ -138,7 +144,8 @@ mod tests {
     fn the_error_of_a_small_table_by_hand() {
         assert_eq!(Calibration::default().error(), None);
         let mut calibration = Calibration::default();
-        // Bins by 1/15: 0.95 and 0.99 share the last, 0.9 has (0.866, 0.933], 0.2 ends the third, 0.21 begins the fourth.
+        // Bins by 1/15: 0.95 and 0.99 share the last, 0.9 has (0.866, 0.933], 0.2 ends the third,
+        // 0.21 begins the fourth.
         for (confidence, correct) in
             [(0.95, true), (0.99, false), (0.9, true), (0.2, false), (0.21, true), (1.0, true)]
         {

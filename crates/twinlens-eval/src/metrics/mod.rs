@@ -1,8 +1,8 @@
 //! Accuracies and their intervals, in plain Rust.
 //!
-//! Everything is computed from a [`Tally`] (per class: examples and correct ones), so that an evaluation of any
-//! size needs memory for its classes alone. Small sets have wide errors: no accuracy leaves this crate without
-//! its interval and its chance.
+//! Everything is computed from a [`Tally`] (per class: examples and correct ones), so that an
+//! evaluation of any size needs memory for its classes alone. Small sets have wide errors: no
+//! accuracy leaves this crate without its interval and its chance.
 
 pub mod calibration;
 pub mod paired;
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 /// The 97.5 % quantile of the standard normal distribution: intervals hold 95 %.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
-/// Replicates of the bootstrap: the ends of the interval are then known to about a twentieth of its width.
+/// Replicates of the bootstrap: the ends of the interval are then known to about a twentieth of its
+/// width.
 pub const REPLICATES: usize = 2000;
 
 /// Classes with fewer examples are resampled together; see [`mean_per_class_interval`].
@@ -29,17 +30,20 @@ pub enum Metric {
     /// Share of the examples whose class has the highest score.
     #[default]
     Top1,
-    /// Share of the examples whose class is among the five highest scores. Only where there are more than five
-    /// classes.
+    /// Share of the examples whose class is among the five highest scores. Only where there are
+    /// more than five classes.
     Top5,
-    /// The mean over the classes that have examples of the share that is correct: rare classes weigh as much as
-    /// frequent ones.
+    /// The mean over the classes that have examples of the share that is correct: rare classes
+    /// weigh as much as frequent ones.
     MeanPerClass,
-    /// Of two classes: how likely an example of the second scores higher than one of the first, by the difference of their scores.
+    /// Of two classes: how likely an example of the second scores higher than one of the first, by
+    /// the difference of their scores.
     RocAuc,
-    /// Of sets with several classes an image: the mean over the classes of the average precision of ranking all images by the class.
+    /// Of sets with several classes an image: the mean over the classes of the average precision of
+    /// ranking all images by the class.
     Map,
-    /// The same with the average precision of PASCAL VOC 2007: the mean of the best precision at recalls of 0, 0.1, ..., 1.
+    /// The same with the average precision of PASCAL VOC 2007: the mean of the best precision at
+    /// recalls of 0, 0.1, ..., 1.
     #[serde(rename = "map_11_point")]
     Map11Point,
 }
@@ -61,7 +65,8 @@ impl Metric {
         }
     }
 
-    /// What guessing among `classes` classes reaches on average, whatever their frequencies; `None` where it depends on them.
+    /// What guessing among `classes` classes reaches on average, whatever their frequencies; `None`
+    /// where it depends on them.
     pub fn chance(self, classes: usize) -> Option<f64> {
         match self {
             Metric::Top1 | Metric::MeanPerClass => Some(1.0 / classes as f64),
@@ -101,11 +106,11 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Wilson's score interval (E. B. Wilson, 1927) for `correct` of `n`; `None` when there are no examples or
-/// `correct` is not within 0..=n.
+/// Wilson's score interval (E. B. Wilson, 1927) for `correct` of `n`; `None` when there are no
+/// examples or `correct` is not within 0..=n.
 ///
-/// Unlike the normal approximation it stays within 0..=1 and does not shrink to a point when nothing or
-/// everything is correct.
+/// Unlike the normal approximation it stays within 0..=1 and does not shrink to a point when
+/// nothing or everything is correct.
 pub fn wilson(correct: f64, n: f64) -> Option<Interval> {
     if !(n > 0.0 && (0.0..=n).contains(&correct)) {
         return None;
@@ -120,8 +125,8 @@ pub fn wilson(correct: f64, n: f64) -> Option<Interval> {
     Some(Interval { low, high })
 }
 
-/// The ids of the `k` highest scores, best first; of equal scores the lowest id comes first, so that a result
-/// does not depend on a sort's whims. One pass, `k` comparisons a class at worst.
+/// The ids of the `k` highest scores, best first; of equal scores the lowest id comes first, so
+/// that a result does not depend on a sort's whims. One pass, `k` comparisons a class at worst.
 pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
     let mut top: Vec<usize> = Vec::with_capacity(k + 1);
     for (id, score) in scores.iter().enumerate() {
@@ -149,7 +154,8 @@ impl Tally {
         Self { n: vec![0; classes], correct: vec![0; classes], in_top5: 0 }
     }
 
-    /// Counts an example of class `label` for which [`top_k`] gave `ranked` (five ids, or all when there are fewer).
+    /// Counts an example of class `label` for which [`top_k`] gave `ranked` (five ids, or all when
+    /// there are fewer).
     pub fn add(&mut self, label: usize, ranked: &[usize]) {
         self.n[label] += 1;
         self.correct[label] += u64::from(ranked.first() == Some(&label));
@@ -183,7 +189,8 @@ impl Tally {
         self.n.iter().copied().zip(self.correct.iter().copied()).filter(|(n, _)| *n > 0)
     }
 
-    /// The value of a metric; `None` without examples, and for those that need every score: see [`ranking`].
+    /// The value of a metric; `None` without examples, and for those that need every score: see
+    /// [`ranking`].
     pub fn value(&self, metric: Metric) -> Option<f64> {
         let total = self.total();
         if total == 0 {
@@ -200,8 +207,8 @@ impl Tally {
         })
     }
 
-    /// The 95 % interval of a metric: Wilson's for shares of examples, a bootstrap for the mean per class. `None`
-    /// without examples.
+    /// The 95 % interval of a metric: Wilson's for shares of examples, a bootstrap for the mean per
+    /// class. `None` without examples.
     pub fn interval(&self, metric: Metric, rng: &mut impl Rng) -> Option<Interval> {
         let total = self.total() as f64;
         match metric {
@@ -213,13 +220,16 @@ impl Tally {
     }
 }
 
-/// The interval of the mean per class: the percentile interval of a stratified bootstrap, in which the examples of each
-/// class are drawn anew with replacement (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993).
+/// The interval of the mean per class: the percentile interval of a stratified bootstrap, in which
+/// the examples of each class are drawn anew with replacement (B. Efron, R. Tibshirani, An
+/// Introduction to the Bootstrap, 1993).
 ///
 /// By itself that would claim a certainty that is not there, in two cases:
-/// * a class of one example always draws that one again. Classes of fewer than [`SMALL_CLASS`] examples are therefore one
+/// * a class of one example always draws that one again. Classes of fewer than [`SMALL_CLASS`]
+///   examples are therefore one
 ///   stratum (the collapsed strata of survey sampling), from which as many classes are drawn as there are;
-/// * a class whose examples are all right, or all wrong, draws the same again. A model that always answers with one class
+/// * a class whose examples are all right, or all wrong, draws the same again. A model that always
+///   answers with one class
 ///   would get an interval of no width. Such a stratum adds Wilson's interval instead, by the sum of the squared
 ///   distances from the value (G. Zou, A. Donner, Statistics in Medicine 27, 2008).
 pub fn mean_per_class_interval(tally: &Tally, replicates: usize, rng: &mut impl Rng) -> Option<Interval> {
@@ -264,7 +274,8 @@ fn bootstrap(strata: &[Vec<(u64, u64)>], replicates: usize, rng: &mut impl Rng) 
     sums
 }
 
-/// The share of correct ones among `n` examples that are drawn with replacement from `n`, of which `correct` are.
+/// The share of correct ones among `n` examples that are drawn with replacement from `n`, of which
+/// `correct` are.
 fn redraw(n: u64, correct: u64, rng: &mut impl Rng) -> f64 {
     (0..n).filter(|_| rng.random_range(0..n) < correct).count() as f64 / n as f64
 }
@@ -391,14 +402,16 @@ mod tests {
         assert_eq!(interval(&[(10, 10)]), wilson(10.0, 10.0).unwrap());
         // Forty names of one image each, none of them right: as forty examples.
         assert_eq!(interval(&[(1, 0); 40]), wilson(0.0, 40.0).unwrap());
-        // A model that always answers with the first of seven classes, by hand: Wilson's 0 of 10 reaches to 0.2775.
+        // A model that always answers with the first of seven classes, by hand: Wilson's 0 of 10
+        // reaches to 0.2775.
         let one_answer: Vec<(u64, u64)> = (0..7).map(|class| (10, if class == 0 { 10 } else { 0 })).collect();
         let found = interval(&one_answer);
         assert!(close(found.low, (1.0 - 0.2775) / 7.0, 1e-4), "{found:?}");
         assert!(close(found.high, (1.0 + 6.0_f64.sqrt() * 0.2775) / 7.0, 1e-4), "{found:?}");
     }
 
-    /// Draws labels of known probabilities again and again: how often the interval holds the true mean.
+    /// Draws labels of known probabilities again and again: how often the interval holds the true
+    /// mean.
     #[test]
     fn nineteen_of_twenty_intervals_hold_the_truth() {
         let mut rng = rng();
@@ -426,7 +439,8 @@ mod tests {
     }
 
     proptest! {
-        /// The one-pass selection against its plain twin, a stable sort; few distinct values make many ties.
+        /// The one-pass selection against its plain twin, a stable sort; few distinct values make
+        /// many ties.
         #[test]
         fn top_k_is_what_a_stable_sort_gives(scores in prop::collection::vec(-3_i8..3, 0..40), k in 1_usize..8) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();

@@ -1,7 +1,8 @@
-//! Two models, or two prompt sets, on the same examples: how much better one is, and whether that is more than luck.
+//! Two models, or two prompt sets, on the same examples: how much better one is, and whether that
+//! is more than luck.
 //!
-//! Two accuracies whose intervals overlap may still differ for certain: on the same examples most of the luck is shared,
-//! and only those count on which the two disagree.
+//! Two accuracies whose intervals overlap may still differ for certain: on the same examples most
+//! of the luck is shared, and only those count on which the two disagree.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -33,7 +34,8 @@ pub struct Comparison {
     pub difference: f64,
     /// The 95 % interval of the difference.
     pub interval: Interval,
-    /// The chance of a difference at least as large, in either direction, were the two equally good: McNemar's exact test.
+    /// The chance of a difference at least as large, in either direction, were the two equally
+    /// good: McNemar's exact test.
     pub p: f64,
     /// Examples.
     pub n: u64,
@@ -65,17 +67,19 @@ impl Paired {
 
     /// The comparison; `None` without examples.
     ///
-    /// The interval is the percentile interval of [`PAIRED_REPLICATES`] bootstrap replicates, each of which draws the pairs anew with
-    /// replacement (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993). Of a drawn pair only its kind matters, so that a
-    /// replicate is one draw of the multinomial distribution of the four counts, the same as drawing row by row. The random stream
-    /// is seeded by the counts themselves: the same outcomes give the same interval, in whatever order they came, and A against B
-    /// is B against A with the sign turned.
+    /// The interval is the percentile interval of [`PAIRED_REPLICATES`] bootstrap replicates, each
+    /// of which draws the pairs anew with replacement (B. Efron, R. Tibshirani, An Introduction to
+    /// the Bootstrap, 1993). Of a drawn pair only its kind matters, so that a replicate is one draw
+    /// of the multinomial distribution of the four counts, the same as drawing row by row. The
+    /// random stream is seeded by the counts themselves: the same outcomes give the same interval,
+    /// in whatever order they came, and A against B is B against A with the sign turned.
     ///
-    /// Where every replicate would be the same (no pair differs, or every pair in the same direction) the bootstrap would claim
-    /// a certainty that is not there. Then the interval is that of Wilson for the pairs that might have differed, or agreed.
+    /// Where every replicate would be the same (no pair differs, or every pair in the same
+    /// direction) the bootstrap would claim a certainty that is not there. Then the interval is
+    /// that of Wilson for the pairs that might have differed, or agreed.
     ///
-    /// `p` is exact, not drawn: of the pairs that differ, in how many a fair coin would favour one side at least so often. In small
-    /// samples it is the more careful of the two.
+    /// `p` is exact, not drawn: of the pairs that differ, in how many a fair coin would favour one
+    /// side at least so often. In small samples it is the more careful of the two.
     pub fn compare(&self) -> Option<Comparison> {
         let n = self.n();
         let (larger, smaller) = (self.a_only.max(self.b_only), self.a_only.min(self.b_only));
@@ -114,8 +118,9 @@ fn replicates(n: u64, larger: u64, smaller: u64, count: usize) -> Option<Vec<f64
     Some(drawn)
 }
 
-/// The chance that of `larger + smaller` throws of a fair coin at least `larger` show the same side (Q. McNemar, Psychometrika 12,
-/// 1947, with the exact binomial distribution in place of its approximation).
+/// The chance that of `larger + smaller` throws of a fair coin at least `larger` show the same side
+/// (Q. McNemar, Psychometrika 12, 1947, with the exact binomial distribution in place of its
+/// approximation).
 fn sign_test(larger: u64, smaller: u64) -> f64 {
     if larger == smaller {
         return 1.0;
@@ -215,7 +220,8 @@ mod tests {
         for (larger, smaller, expected) in cases {
             assert!((sign_test(larger, smaller) - expected).abs() < 1e-12, "{larger} {smaller}");
         }
-        // Many: the normal distribution beyond 2 standard deviations, with half a throw for continuity.
+        // Many: the normal distribution beyond 2 standard deviations, with half a throw for
+        // continuity.
         let p = sign_test(501_000, 499_000);
         assert!((p - 0.0456).abs() < 2e-4, "{p}");
         assert!(sign_test(900_000, 100) < 1e-300);

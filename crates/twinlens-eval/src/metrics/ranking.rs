@@ -1,7 +1,7 @@
 //! Metrics of ranking examples by a score: average precision and ROC AUC.
 //!
-//! They need every score, not counts: five bytes an example and class. Examples of equal scores count as one step of the curve, so that a
-//! value does not depend on the order of the examples.
+//! They need every score, not counts: five bytes an example and class. Examples of equal scores
+//! count as one step of the curve, so that a value does not depend on the order of the examples.
 
 use rand::Rng;
 
@@ -18,7 +18,8 @@ pub enum Presence {
     Ignored,
 }
 
-/// The most steps that the bootstrap takes over all its replicates: a set of millions of scores gets fewer replicates.
+/// The most steps that the bootstrap takes over all its replicates: a set of millions of scores
+/// gets fewer replicates.
 const STEPS: usize = 400_000_000;
 /// The fewest replicates.
 const FEWEST: usize = 200;
@@ -80,9 +81,10 @@ impl Scores {
         self.scores.iter().zip(&self.truth).map(rank).collect()
     }
 
-    /// The value of a metric, its 95 % interval (the percentile interval of a bootstrap over the examples) and what guessing reaches.
-    /// The mean over classes leaves out those that no example has. `None` where the metric is undefined: for [`Metric::RocAuc`], of other
-    /// than two classes or of one that has no example.
+    /// The value of a metric, its 95 % interval (the percentile interval of a bootstrap over the
+    /// examples) and what guessing reaches. The mean over classes leaves out those that no example
+    /// has. `None` where the metric is undefined: for [`Metric::RocAuc`], of other than two classes
+    /// or of one that has no example.
     pub fn measure(&self, metric: Metric, rng: &mut impl Rng) -> Option<(f64, Interval, f64)> {
         let mut ranked = self.ranked();
         if metric == Metric::RocAuc {
@@ -156,7 +158,8 @@ impl Ranked {
                 Some(sum / positives)
             }
             Metric::Map11Point if positives > 0.0 => {
-                // M. Everingham et al., International Journal of Computer Vision 88 (2010), section 4.2.
+                // M. Everingham et al., International Journal of Computer Vision 88 (2010), section
+                // 4.2.
                 let mut best = [0.0_f64; 11];
                 for (present, absent) in self.steps(weights).filter(|step| step.0 + step.1 > 0.0) {
                     // Every recall up to this one is reached.
@@ -174,8 +177,9 @@ impl Ranked {
     }
 }
 
-/// What a random ranking reaches on average. Of the average precision, with `P` of `N` examples present: the place `k` holds a present one
-/// with probability `P / N`, and its precision is then `(1 + (k - 1) (P - 1) / (N - 1)) / k` on average.
+/// What a random ranking reaches on average. Of the average precision, with `P` of `N` examples
+/// present: the place `k` holds a present one with probability `P / N`, and its precision is then
+/// `(1 + (k - 1) (P - 1) / (N - 1)) / k` on average.
 fn chance(ranked: &[Ranked], metric: Metric, rng: &mut impl Rng) -> Option<f64> {
     let whole =
         vec![1; ranked.iter().flat_map(|class| &class.order).max().map_or(0, |most| *most as usize + 1)];
@@ -292,7 +296,8 @@ mod tests {
         assert_eq!(Scores::new(3).measure(Metric::RocAuc, &mut rng), None);
     }
 
-    /// Random scores: the mean over many draws is the chance that is told, and the interval holds the value that is known.
+    /// Random scores: the mean over many draws is the chance that is told, and the interval holds
+    /// the value that is known.
     #[test]
     fn chance_is_what_random_scores_reach() {
         let mut rng = rng();

@@ -1,12 +1,16 @@
 //! Retrieval: finding the image of a text, and a text of an image, among all of a set.
 //!
-//! "Recall@k" is used for several things. Here, where every text belongs to one image, and an image may have several texts:
-//! * **text to image**: of all texts, the share whose own image is among the `k` images most similar to the text;
-//! * **image to text**: of all images that have a text, the share of which **at least one** own text is among the `k` texts most
+//! "Recall@k" is used for several things. Here, where every text belongs to one image, and an image
+//! may have several texts:
+//! * **text to image**: of all texts, the share whose own image is among the `k` images most
+//!   similar to the text;
+//! * **image to text**: of all images that have a text, the share of which **at least one** own
+//!   text is among the `k` texts most
 //!   similar to the image (not the share of its texts that are).
 //!
-//! Every text and every image of the set is a candidate. Of equal similarities the lowest index comes first, as in
-//! [`top_k`](super::top_k). Similarities that are not numbers come last, so that they never count as found.
+//! Every text and every image of the set is a candidate. Of equal similarities the lowest index
+//! comes first, as in [`top_k`](super::top_k). Similarities that are not numbers come last, so that
+//! they never count as found.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +46,9 @@ impl Recall {
         self.n
     }
 
-    /// `(k, recall, interval)` for each `k`; nothing without queries. The interval is Wilson's, which takes the queries as independent:
-    /// several texts of one image are not quite, and theirs is a little too narrow.
+    /// `(k, recall, interval)` for each `k`; nothing without queries. The interval is Wilson's,
+    /// which takes the queries as independent: several texts of one image are not quite, and theirs
+    /// is a little too narrow.
     pub fn values(&self) -> Vec<(usize, f64, Interval)> {
         let value = |(k, hits): (&usize, &u64)| {
             let interval = wilson(*hits as f64, self.n as f64)?;
@@ -53,7 +58,8 @@ impl Recall {
     }
 }
 
-/// Queries by the image that they belong to, for intervals that take the captions of one image as what they are: alike.
+/// Queries by the image that they belong to, for intervals that take the captions of one image as
+/// what they are: alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// How many images have so many queries that found, of so many.
@@ -61,7 +67,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Counts an image with `queries`, of which `hits` found what they were to find. Without queries it does not count.
+    /// Counts an image with `queries`, of which `hits` found what they were to find. Without
+    /// queries it does not count.
     pub fn add(&mut self, hits: u64, queries: u64) {
         if queries > 0 {
             *self.images.entry((hits, queries)).or_default() += 1;
@@ -79,8 +86,9 @@ impl Found {
         Self::share(self.images.iter().map(|(of, n)| (*of, *n)))
     }
 
-    /// The 95 % interval of that share: the percentile interval of a bootstrap that draws images, each with all of its queries.
-    /// Where all queries found, or none, every draw would be the same: Wilson's interval for as many images then.
+    /// The 95 % interval of that share: the percentile interval of a bootstrap that draws images,
+    /// each with all of its queries. Where all queries found, or none, every draw would be the
+    /// same: Wilson's interval for as many images then.
     pub fn interval(&self, rng: &mut impl Rng) -> Option<Interval> {
         let (value, images) = (self.value()?, self.images.values().sum::<u64>());
         if value == 0.0 || value == 1.0 {
@@ -112,7 +120,8 @@ pub fn chance_of_one(k: u64, candidates: u64) -> f64 {
     (k as f64 / candidates.max(1) as f64).min(1.0)
 }
 
-/// How often guessing finds at least one of `own` among `candidates` within `k` places: 1 minus the share of draws without any.
+/// How often guessing finds at least one of `own` among `candidates` within `k` places: 1 minus the
+/// share of draws without any.
 pub fn chance_of_any(k: u64, own: u64, candidates: u64) -> f64 {
     let others = candidates.saturating_sub(own);
     let none: f64 = (0..k.min(candidates))
@@ -121,8 +130,9 @@ pub fn chance_of_any(k: u64, own: u64, candidates: u64) -> f64 {
     1.0 - none
 }
 
-/// The place, from 0, of the first relevant candidate when all are sorted by falling score; `None` when none is relevant. One
-/// pass for the best relevant one, one for those before it: nothing is sorted.
+/// The place, from 0, of the first relevant candidate when all are sorted by falling score; `None`
+/// when none is relevant. One pass for the best relevant one, one for those before it: nothing is
+/// sorted.
 pub fn place(scores: &[f32], relevant: impl Fn(usize) -> bool) -> Option<usize> {
     // NaN below everything else.
     let score = |index: usize| if scores[index].is_nan() { f32::NEG_INFINITY } else { scores[index] };
@@ -135,8 +145,9 @@ pub fn place(scores: &[f32], relevant: impl Fn(usize) -> bool) -> Option<usize> 
     Some((0..scores.len()).filter(|index| before(*index, best)).count())
 }
 
-/// Recall@k of finding images by their texts. `similarities`: a row for each text, `[texts, images]`; `image_of_text`: the index
-/// of each text's image. A text whose image is not among the candidates is no query.
+/// Recall@k of finding images by their texts. `similarities`: a row for each text, `[texts,
+/// images]`; `image_of_text`: the index of each text's image. A text whose image is not among the
+/// candidates is no query.
 pub fn text_to_image<'a>(
     similarities: impl IntoIterator<Item = &'a [f32]>,
     image_of_text: &[usize],
@@ -151,8 +162,8 @@ pub fn text_to_image<'a>(
     recall
 }
 
-/// Recall@k of finding texts by their image. `similarities`: a row for each image, `[images, texts]`; `image_of_text`: the index
-/// of each text's image. An image without a text is no query.
+/// Recall@k of finding texts by their image. `similarities`: a row for each image, `[images,
+/// texts]`; `image_of_text`: the index of each text's image. An image without a text is no query.
 pub fn image_to_text<'a>(
     similarities: impl IntoIterator<Item = &'a [f32]>,
     image_of_text: &[usize],

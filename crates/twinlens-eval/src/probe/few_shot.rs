@@ -12,8 +12,8 @@ use crate::metrics::{Interval, Z95, wilson};
 /// Examples a class on which the penalty is chosen, at the most (K. Zhou et al., CoOp, 2022).
 const VALIDATION: usize = 4;
 
-/// Draws `shots` examples of each class, and as many others (at most four) for validation; of a class with fewer, those there
-/// are. Both sorted.
+/// Draws `shots` examples of each class, and as many others (at most four) for validation; of a
+/// class with fewer, those there are. Both sorted.
 pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) -> (Vec<usize>, Vec<usize>) {
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(example, label)| of_class[*label].push(example));
@@ -28,7 +28,8 @@ pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) 
     (train, validation)
 }
 
-/// A linear probe of a drawing; its penalty is chosen on the validation part, or 1 where nothing is left for one.
+/// A linear probe of a drawing; its penalty is chosen on the validation part, or 1 where nothing is
+/// left for one.
 ///
 /// # Errors
 /// Ours, of the arithmetic; or the run's, when it should stop.
@@ -45,8 +46,9 @@ pub fn fit(
     Linear::fit(&train, classes, l2, None, Stop::default())
 }
 
-/// The mean of the accuracies of several drawings, each of `n` test examples, and its 95 % interval: what the drawing adds and
-/// what the sample of test examples adds, by the root of the sum of squares. `None` without any.
+/// The mean of the accuracies of several drawings, each of `n` test examples, and its 95 %
+/// interval: what the drawing adds and what the sample of test examples adds, by the root of the
+/// sum of squares. `None` without any.
 pub fn mean(accuracies: &[f64], n: u64) -> Option<(f64, Interval)> {
     let repeats = accuracies.len() as f64;
     let mean = accuracies.iter().sum::<f64>() / repeats;

@@ -1,5 +1,6 @@
-//! L-BFGS with a line search for the strong Wolfe conditions (J. Nocedal, S. Wright, Numerical Optimization, 2nd edition,
-//! algorithms 7.4, 7.5, 3.5 and 3.6), in f64. The same function gives the same bits: nothing is drawn at random.
+//! L-BFGS with a line search for the strong Wolfe conditions (J. Nocedal, S. Wright, Numerical
+//! Optimization, 2nd edition, algorithms 7.4, 7.5, 3.5 and 3.6), in f64. The same function gives
+//! the same bits: nothing is drawn at random.
 
 /// A smooth function of many numbers.
 pub trait Objective {
@@ -22,7 +23,8 @@ pub struct Stop {
 }
 
 impl Default for Stop {
-    /// The defaults of scikit-learn's logistic regression, but for its 100 steps: the paper takes 1000.
+    /// The defaults of scikit-learn's logistic regression, but for its 100 steps: the paper takes
+    /// 1000.
     fn default() -> Self {
         Self { gradient: 1e-4, iterations: 1000 }
     }
@@ -86,7 +88,8 @@ pub fn minimize<O: Objective>(objective: &mut O, mut x: Vec<f64>, stop: Stop) ->
             slope: dot(&gradient, &direction),
         };
         let Some(point) = line.search(first)? else {
-            // Rounding hides what is left of the slope, or the memory misleads: once more along the gradient itself.
+            // Rounding hides what is left of the slope, or the memory misleads: once more along the
+            // gradient itself.
             if memory.is_empty() {
                 break;
             }
@@ -163,15 +166,17 @@ impl<O: Objective> Line<'_, O> {
         Ok(Point { step, value, slope, gradient })
     }
 
-    /// Whether the value falls enough; by the slopes, where rounding hides what it falls by (W. Hager, H. Zhang, A new conjugate gradient
-    /// method with guaranteed descent and an efficient line search, 2005, equation 4.1).
+    /// Whether the value falls enough; by the slopes, where rounding hides what it falls by (W.
+    /// Hager, H. Zhang, A new conjugate gradient method with guaranteed descent and an efficient
+    /// line search, 2005, equation 4.1).
     fn decreases(&self, point: &Point) -> bool {
         let hidden = point.value <= self.value + ROUNDING * self.value.abs();
         point.value <= self.value + DECREASE * point.step * self.slope
             || (hidden && point.slope <= (2.0 * DECREASE - 1.0) * self.slope)
     }
 
-    /// A place where the value is lower and the slope flatter; `None` when there is none to be found.
+    /// A place where the value is lower and the slope flatter; `None` when there is none to be
+    /// found.
     fn search(&mut self, first: f64) -> Result<Option<Point>, O::Error> {
         if self.slope >= 0.0 {
             return Ok(None);
@@ -226,7 +231,8 @@ impl<O: Objective> Line<'_, O> {
     }
 }
 
-/// A step between two: the minimum of the cubic through their values and slopes, kept away from the ends.
+/// A step between two: the minimum of the cubic through their values and slopes, kept away from the
+/// ends.
 fn between(low: &Point, high: &Point) -> f64 {
     let (width, middle) = (high.step - low.step, (low.step + high.step) / 2.0);
     let bend = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.step - high.step);

@@ -1,7 +1,8 @@
 //! Multinomial logistic regression with an L2 penalty: a linear probe.
 //!
-//! Minimised is the sum over the examples of `-log softmax(W x + b)[label]`, plus `l2 / 2` times the squared length of `W` (not of
-//! `b`): scikit-learn's `LogisticRegression(C = 1 / l2)`, with which a test compares. In f64.
+//! Minimised is the sum over the examples of `-log softmax(W x + b)[label]`, plus `l2 / 2` times
+//! the squared length of `W` (not of `b`): scikit-learn's `LogisticRegression(C = 1 / l2)`, with
+//! which a test compares. In f64.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;

@@ -1,7 +1,8 @@
-//! The stage `probe`: what can be read off embeddings with labels. Linear probes, nearest neighbours, few-shot curves.
+//! The stage `probe`: what can be read off embeddings with labels. Linear probes, nearest
+//! neighbours, few-shot curves.
 //!
-//! A set and a task are one split: a killed run goes on with those that are missing. Training examples are held in memory, at
-//! most `max_examples` of them; test examples are read in chunks.
+//! A set and a task are one split: a killed run goes on with those that are missing. Training
+//! examples are held in memory, at most `max_examples` of them; test examples are read in chunks.
 
 mod few_shot;
 mod lbfgs;
@@ -26,8 +27,9 @@ use crate::metrics::Metric;
 use crate::set::{Labels, SetOptions, name_faults};
 use crate::vectors::{EMBEDDING, has_embeddings};
 
-/// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the contract `accuracy`; their column
-/// `prompts` says what was fitted (`l2 = 0.316`, `k = 20`, `4 shots`).
+/// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the
+/// contract `accuracy`; their column `prompts` says what was fitted (`l2 = 0.316`, `k = 20`, `4
+/// shots`).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -45,7 +47,8 @@ pub struct Probe {
     /// How often the examples of a few-shot probe are drawn: the mean counts.
     #[serde(default = "repeats")]
     repeats: Located<usize>,
-    /// The part of the training examples on which the penalty is chosen, where a set names no `validation`.
+    /// The part of the training examples on which the penalty is chosen, where a set names no
+    /// `validation`.
     #[serde(default = "validation_share")]
     validation_share: Located<f64>,
     /// Training examples of a set that are held in memory, drawn at random where there are more.
@@ -63,14 +66,15 @@ pub struct ProbeSet {
     train: Input,
     /// The test examples.
     test: Input,
-    /// Examples on which the penalty of the linear probe is chosen; it is then fitted anew on them and the training examples.
-    /// [default: a part of the training examples, of each class alike]
+    /// Examples on which the penalty of the linear probe is chosen; it is then fitted anew on them
+    /// and the training examples. [default: a part of the training examples, of each class alike]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     validation: Option<Input>,
-    /// The column that holds each example's class: its name, or an integer that `class_names` names.
+    /// The column that holds each example's class: its name, or an integer that `class_names`
+    /// names.
     label: Located<String>,
-    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel` names that Hugging Face's `datasets`
-    /// writes into a Parquet file]
+    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel`
+    /// names that Hugging Face's `datasets` writes into a Parquet file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class_names: Option<Located<Vec<String>>>,
     /// The metric that sums the set up: it comes first in the results. [default: top1]

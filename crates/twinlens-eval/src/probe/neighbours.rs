@@ -32,7 +32,8 @@ impl Neighbours {
         Ok(Self { vectors, labels, width, classes, k: k.min(n) })
     }
 
-    /// The votes `[n, classes]` on vectors `[n, width]`: the sums of the weights over the largest of them.
+    /// The votes `[n, classes]` on vectors `[n, width]`: the sums of the weights over the largest
+    /// of them.
     ///
     /// # Errors
     /// Ours, of the arithmetic.

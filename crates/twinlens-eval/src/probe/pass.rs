@@ -135,7 +135,8 @@ impl Pass<'_> {
         Ok(fitted)
     }
 
-    /// Counts the test examples; writes predictions (of a curve none: they would be as many as there are drawings) and refused rows.
+    /// Counts the test examples; writes predictions (of a curve none: they would be as many as
+    /// there are drawings) and refused rows.
     fn test(&mut self, fitted: &mut [Fitted]) -> Result<(), EvalError> {
         let Self { source, task, split, hash, .. } = self;
         let (set, stage, classes) = (source.set.name.value(), &source.cx.stage, source.classes.len());

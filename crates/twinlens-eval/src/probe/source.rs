@@ -55,7 +55,8 @@ impl<'a> Source<'a> {
         Ok(Self { options, cx, inputs, set, classes, made_by })
     }
 
-    /// Reads a part chunk by chunk: the rows of each, the batch they are of, and what tells their places.
+    /// Reads a part chunk by chunk: the rows of each, the batch they are of, and what tells their
+    /// places.
     pub fn rows(
         &self,
         part: &Input,
@@ -103,7 +104,8 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// The labelled examples of a part: all, or so many as are allowed, drawn at random. Other rows are passed over.
+    /// The labelled examples of a part: all, or so many as are allowed, drawn at random. Other rows
+    /// are passed over.
     pub fn load(&self, part: &Input) -> Result<Examples, EvalError> {
         let rows = input(self.inputs, part)?.rows();
         let most = *self.options.max_examples as u64;
@@ -132,7 +134,8 @@ impl<'a> Source<'a> {
         Ok(examples)
     }
 
-    /// Two parts of training examples: the second has `validation_share` of each class, but never all of one.
+    /// Two parts of training examples: the second has `validation_share` of each class, but never
+    /// all of one.
     pub fn hold_out(&self, labels: &[usize]) -> (Vec<usize>, Vec<usize>) {
         let mut rng = self.cx.rng(&format!("validation/{}", self.set.name.value()));
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];

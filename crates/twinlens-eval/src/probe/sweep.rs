@@ -1,6 +1,6 @@
-//! The strength of the penalty, chosen on a validation part as the CLIP paper does (Radford et al. 2021, appendix A.3): of the 97
-//! values between 1e-6 and 1e6 that lie eight to a decade, by a search that starts two decades apart and halves the distance
-//! around the best.
+//! The strength of the penalty, chosen on a validation part as the CLIP paper does (Radford et al.
+//! 2021, appendix A.3): of the 97 values between 1e-6 and 1e6 that lie eight to a decade, by a
+//! search that starts two decades apart and halves the distance around the best.
 
 use super::lbfgs::Stop;
 use super::logistic::{Examples, Linear};
@@ -16,7 +16,8 @@ pub fn strength(place: usize) -> f64 {
     10f64.powf(place as f64 / 8.0 - 6.0)
 }
 
-/// The place whose score is highest; of equal ones that are compared, the strongest penalty: the simplest classifier.
+/// The place whose score is highest; of equal ones that are compared, the strongest penalty: the
+/// simplest classifier.
 ///
 /// # Errors
 /// Those of `score`.

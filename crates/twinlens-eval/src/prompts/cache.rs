@@ -1,7 +1,8 @@
-//! Text embeddings on disk, by a hash of the weights and of every prompt's tokens: new images cost no text.
+//! Text embeddings on disk, by a hash of the weights and of every prompt's tokens: new images cost
+//! no text.
 //!
-//! A file that is damaged, cut off, or another's is not there: what it should hold is computed again. The folder's size is bounded; what was
-//! used longest ago goes first.
+//! A file that is damaged, cut off, or another's is not there: what it should hold is computed
+//! again. The folder's size is bounded; what was used longest ago goes first.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

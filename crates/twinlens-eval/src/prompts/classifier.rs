@@ -1,4 +1,5 @@
-//! The text half of a zero-shot classifier: every name of every class in every template, encoded and averaged.
+//! The text half of a zero-shot classifier: every name of every class in every template, encoded
+//! and averaged.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,8 +31,8 @@ pub struct Texts<'a> {
 #[derive(Debug)]
 pub struct Classifier {
     texts: ClassTexts,
-    /// The first two classes that no prompt tells apart (equal tokens), and how many classes have such a twin
-    /// before them.
+    /// The first two classes that no prompt tells apart (equal tokens), and how many classes have
+    /// such a twin before them.
     pub twins: Option<(usize, usize, usize)>,
 }
 
@@ -40,16 +41,19 @@ pub struct Classifier {
 enum ClassTexts {
     /// `[embed, classes]`, columns of length 1.
     Embedded(Tensor),
-    /// `[embed, classes * templates]`, class by class, columns of length 1; what similarities are multiplied by to give logits.
+    /// `[embed, classes * templates]`, class by class, columns of length 1; what similarities are
+    /// multiplied by to give logits.
     PerTemplate { weights: Tensor, templates: usize, scale: f64 },
-    /// `[prompts, context]`, class by class: of a model that embeds no texts, but says how likely one is. The prompts of each class.
+    /// `[prompts, context]`, class by class: of a model that embeds no texts, but says how likely
+    /// one is. The prompts of each class.
     Tokens { ids: Tensor, of_class: Vec<Range<usize>> },
 }
 
 impl Classifier {
-    /// How well each class fits each image: `[images, classes]` of `embeddings` (`[images, embed]`). Cosines; where probabilities are
-    /// averaged, the mean over the templates of each one's softmax; of a model that embeds no texts, the mean over the prompts of its
-    /// scores, which are logarithms of probabilities.
+    /// How well each class fits each image: `[images, classes]` of `embeddings` (`[images,
+    /// embed]`). Cosines; where probabilities are averaged, the mean over the templates of each
+    /// one's softmax; of a model that embeds no texts, the mean over the prompts of its scores,
+    /// which are logarithms of probabilities.
     ///
     /// # Errors
     /// The model's.
@@ -72,7 +76,8 @@ impl Classifier {
         }
     }
 
-    /// Of a classifier a template: `[embed, classes * templates]`, class by class, columns of length 1, and how many templates.
+    /// Of a classifier a template: `[embed, classes * templates]`, class by class, columns of
+    /// length 1, and how many templates.
     pub fn per_template(&self) -> Option<(&Tensor, usize)> {
         match &self.texts {
             ClassTexts::PerTemplate { weights, templates, .. } => Some((weights, *templates)),
@@ -128,8 +133,8 @@ impl<'a> Prompts<'a> {
         }
     }
 
-    /// A hash of all that the embeddings depend on (the weights, the tokens, and what is averaged), and one of each class's tokens. One
-    /// prompt is in memory at a time.
+    /// A hash of all that the embeddings depend on (the weights, the tokens, and what is averaged),
+    /// and one of each class's tokens. One prompt is in memory at a time.
     fn hashes(&self, classes: usize) -> ([u8; 32], Vec<u64>) {
         let mut key = Sha256::new_with_prefix(b"twinlens text embeddings 1");
         key.update(self.texts.weights_hash);
@@ -143,8 +148,8 @@ impl<'a> Prompts<'a> {
         (key.finalize().into(), of_class.iter().map(Hasher::finish).collect())
     }
 
-    /// The mean of the embeddings of each slot, of length 1: `[slots, embed]`. Each embedding is brought to length 1 before, `batch` prompts
-    /// a forward pass.
+    /// The mean of the embeddings of each slot, of length 1: `[slots, embed]`. Each embedding is
+    /// brought to length 1 before, `batch` prompts a forward pass.
     fn encode(&self, slots: usize) -> Result<Vec<Vec<f32>>, EvalError> {
         let (count, context) = (self.count(), self.context());
         let mut sums: Vec<Vec<f64>> = vec![Vec::new(); slots];
@@ -170,8 +175,8 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// Encodes every name of every class in every template, or takes what the cache has. Memory holds one batch and the result. For a model
-/// that embeds no texts, the tokens are kept.
+/// Encodes every name of every class in every template, or takes what the cache has. Memory holds
+/// one batch and the result. For a model that embeds no texts, the tokens are kept.
 ///
 /// # Errors
 /// The model's, and [`EvalError::NotFinite`] when an embedding is not a number.

@@ -1,7 +1,8 @@
-//! Prompts: class names put into templates, encoded, and averaged in the space of embeddings or of probabilities.
+//! Prompts: class names put into templates, encoded, and averaged in the space of embeddings or of
+//! probabilities.
 //!
-//! A prompt set has a hash that stands in every row of results: templates that change silently make numbers that
-//! do not compare.
+//! A prompt set has a hash that stands in every row of results: templates that change silently make
+//! numbers that do not compare.
 
 mod cache;
 mod classifier;
@@ -30,8 +31,8 @@ const NAMED: [&str; 3] = [ENSEMBLE, OWN, IMAGENET_80];
 
 const PLACEHOLDERS: [&str; 2] = ["{}", "{c}"];
 
-/// SHA-256 of a list of strings, as 64 hexadecimal digits. Each string goes in after its length in bytes (8 bytes,
-/// little-endian), so that `["a", "b"]` and `["ab"]` differ.
+/// SHA-256 of a list of strings, as 64 hexadecimal digits. Each string goes in after its length in
+/// bytes (8 bytes, little-endian), so that `["a", "b"]` and `["ab"]` differ.
 pub fn list_hash(list: &[String]) -> String {
     let mut hash = Sha256::new();
     for text in list {
@@ -51,8 +52,8 @@ pub fn has_placeholder(template: &str) -> bool {
     PLACEHOLDERS.iter().any(|place| template.contains(place))
 }
 
-/// The template with the class name in each of its places, `{}` or `{c}`. One pass: a class name may hold `{c}`
-/// itself.
+/// The template with the class name in each of its places, `{}` or `{c}`. One pass: a class name
+/// may hold `{c}` itself.
 pub fn fill(template: &str, class: &str) -> String {
     let pieces = template.split("{}").map(|piece| piece.split("{c}").collect::<Vec<_>>().join(class));
     pieces.collect::<Vec<_>>().join(class)
@@ -69,14 +70,15 @@ pub enum Space {
     Probability,
 }
 
-/// Greedy forward selection of templates: the best one first, then each time the one that adds most, on a part of the set that the results
-/// then leave out.
+/// Greedy forward selection of templates: the best one first, then each time the one that adds
+/// most, on a part of the set that the results then leave out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
     /// Templates that are chosen, at the most.
     pub most: usize,
-    /// The share of the examples on which they are chosen, drawn from the pipeline's seed; the results are those of the others alone.
+    /// The share of the examples on which they are chosen, drawn from the pipeline's seed; the
+    /// results are those of the others alone.
     pub held_out: f64,
     /// Of that share, so many examples are looked at, at the most.
     pub examples: usize,
@@ -119,7 +121,8 @@ impl PromptSet {
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum PromptOptions {
-    /// A template (`a photo of a {}.`), or the name of a template set (`ensemble`, `own`, `imagenet-80`).
+    /// A template (`a photo of a {}.`), or the name of a template set (`ensemble`, `own`,
+    /// `imagenet-80`).
     Text(String),
     /// A template set of one's own.
     Own(TemplateSet),
@@ -131,7 +134,8 @@ pub enum PromptOptions {
 pub struct TemplateSet {
     /// The name it has in the results.
     pub name: String,
-    /// Templates with `{}` or `{c}` where the class name goes, and names of template sets (`ensemble`, `own`, `imagenet-80`).
+    /// Templates with `{}` or `{c}` where the class name goes, and names of template sets
+    /// (`ensemble`, `own`, `imagenet-80`).
     pub templates: Vec<String>,
     /// Whether embeddings or probabilities are averaged. [default: embedding]
     #[serde(default)]
@@ -161,7 +165,8 @@ impl<'de> Deserialize<'de> for PromptOptions {
     }
 }
 
-/// The templates of a named set; `of_set` are the evaluation set's own. `None` for a name that nobody knows.
+/// The templates of a named set; `of_set` are the evaluation set's own. `None` for a name that
+/// nobody knows.
 fn named(name: &str, of_set: Option<&[String]>) -> Option<Vec<String>> {
     let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let own = || of_set.map(<[String]>::to_vec);
@@ -174,7 +179,8 @@ fn named(name: &str, of_set: Option<&[String]>) -> Option<Vec<String>> {
 }
 
 impl PromptOptions {
-    /// The prompt set that is meant; `ensemble` and `own` are `of_set` where the evaluation set has templates of its own.
+    /// The prompt set that is meant; `ensemble` and `own` are `of_set` where the evaluation set has
+    /// templates of its own.
     ///
     /// # Errors
     /// What is wrong with it, and a hint.

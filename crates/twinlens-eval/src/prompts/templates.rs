@@ -1,6 +1,7 @@
 //! Template sets that have a name.
 
-/// General ones, for pictures of any kind: what `ensemble` stands for where a set gives none of its own.
+/// General ones, for pictures of any kind: what `ensemble` stands for where a set gives none of its
+/// own.
 pub const GENERAL: [&str; 9] = [
     "{}",
     "a photo of a {}.",
@@ -13,7 +14,8 @@ pub const GENERAL: [&str; 9] = [
     "a {} on a plain background.",
 ];
 
-/// The 80 of A. Radford et al. for ImageNet (2021; in the order of the notebook that came with it, as open_clip has them too).
+/// The 80 of A. Radford et al. for ImageNet (2021; in the order of the notebook that came with it,
+/// as open_clip has them too).
 pub const IMAGENET: [&str; 80] = [
     "a bad photo of a {}.",
     "a photo of many {}.",

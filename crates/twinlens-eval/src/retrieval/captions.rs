@@ -1,4 +1,5 @@
-//! The captions of an image: a list of texts, or the lines of one text, as CLIP_benchmark keeps them.
+//! The captions of an image: a list of texts, or the lines of one text, as CLIP_benchmark keeps
+//! them.
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;

@@ -1,7 +1,9 @@
-//! The stage `retrieval`: finding images by their captions and captions by their images, among all of a set.
+//! The stage `retrieval`: finding images by their captions and captions by their images, among all
+//! of a set.
 //!
-//! A set is one split. Vectors go to files of the stage's work folder and are compared block by block, so that memory holds two
-//! blocks and a few bytes for each image and caption. What exactly is counted is said in [`crate::metrics::retrieval`].
+//! A set is one split. Vectors go to files of the stage's work folder and are compared block by
+//! block, so that memory holds two blocks and a few bytes for each image and caption. What exactly
+//! is counted is said in [`crate::metrics::retrieval`].
 
 mod captions;
 mod pass;
@@ -27,14 +29,16 @@ use crate::model::{self, Model, input};
 use crate::prompts::check_templates;
 use crate::set::name_faults;
 
-/// Finds images by captions, and captions by images. Recall@k of captions that find their image is `image_retrieval_recall@k`; that
-/// of images that find at least one of their captions is `text_retrieval_recall@k`, as in CLIP_benchmark. Intervals come of a
-/// bootstrap over images, with all captions of each.
+/// Finds images by captions, and captions by images. Recall@k of captions that find their image is
+/// `image_retrieval_recall@k`; that of images that find at least one of their captions is
+/// `text_retrieval_recall@k`, as in CLIP_benchmark. Intervals come of a bootstrap over images, with
+/// all captions of each.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging Face's or open_clip's; or a model of
-    /// the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging
+    /// Face's or open_clip's; or a model of the Hugging Face hub
+    /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
     /// The sets.
     sets: Located<Vec<RetrievalSet>>,
@@ -50,7 +54,8 @@ pub struct Retrieval {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
+    /// GPU where there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
     /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
@@ -64,8 +69,8 @@ pub struct Retrieval {
 pub struct RetrievalSet {
     /// Its name in the results.
     name: Located<String>,
-    /// The images, or their embeddings out of an `embed` stage. Rows with the same image (bit for bit) are one image with the captions
-    /// of all of them.
+    /// The images, or their embeddings out of an `embed` stage. Rows with the same image (bit for
+    /// bit) are one image with the captions of all of them.
     input: Input,
     /// The column of captions: a list of texts, or a text whose lines are captions.
     #[serde(default = "caption")]

@@ -112,7 +112,8 @@ impl Pass<'_> {
         EvalError::set(&self.set.name, format!("`{}`: {why}", self.data.name), hint)
     }
 
-    /// Takes the rows of a chunk: images that are new, and captions; what cannot be decoded goes to the ledger.
+    /// Takes the rows of a chunk: images that are new, and captions; what cannot be decoded goes to
+    /// the ledger.
     fn take(&mut self, chunk: &Chunk, examples: &Examples<'_>) -> Result<(), EvalError> {
         let batch = &chunk.batch;
         let name = self.set.captions.value();

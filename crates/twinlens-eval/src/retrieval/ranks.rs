@@ -1,4 +1,5 @@
-//! The place of what is to be found, for every image and every caption, without all similarities in memory.
+//! The place of what is to be found, for every image and every caption, without all similarities in
+//! memory.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -66,7 +67,8 @@ pub struct Places {
     pub of_images: Vec<Option<u32>>,
 }
 
-/// What a similarity is compared with: that of the right thing, and its index. Of equal ones the lower index comes first.
+/// What a similarity is compared with: that of the right thing, and its index. Of equal ones the
+/// lower index comes first.
 #[derive(Clone, Copy)]
 struct Own {
     similarity: f32,
@@ -79,7 +81,8 @@ impl Own {
     }
 }
 
-/// Ranks all images for each text and all texts for each image; `image_of_text` has the index of each text's image.
+/// Ranks all images for each text and all texts for each image; `image_of_text` has the index of
+/// each text's image.
 ///
 /// # Errors
 /// Of the files; and the run's, when it should stop.
@@ -89,7 +92,8 @@ pub fn places(
     image_of_text: &[usize],
     go_on: impl Fn() -> Result<(), EvalError>,
 ) -> Result<Places, EvalError> {
-    // Once for the similarities of what belongs together, once to count what comes before: the same blocks give the same bits.
+    // Once for the similarities of what belongs together, once to count what comes before: the same
+    // blocks give the same bits.
     let mut of_text = vec![Own { similarity: f32::NAN, index: 0 }; image_of_text.len()];
     let mut of_image: Vec<Option<Own>> = vec![None; images.len()];
     let together = |texts: &Range<usize>, images: &Range<usize>| {
@@ -129,7 +133,8 @@ pub fn places(
     Ok(Places { of_texts, of_images })
 }
 
-/// The similarities of texts (rows) and images (columns), block by block, of the blocks that are wanted.
+/// The similarities of texts (rows) and images (columns), block by block, of the blocks that are
+/// wanted.
 fn blocks(
     images: &mut VectorFile,
     texts: &mut VectorFile,

@@ -12,7 +12,8 @@ pub struct Fit {
     pub ln_a: f64,
     /// How fast the error falls.
     pub b: f64,
-    /// Standard deviation of the points about the line, in ln(error); not known of two points, which a line meets.
+    /// Standard deviation of the points about the line, in ln(error); not known of two points,
+    /// which a line meets.
     pub residual: Option<f64>,
     /// The share of the variance that the line explains; not known where all errors are equal.
     pub r2: Option<f64>,
@@ -73,8 +74,9 @@ impl Fit {
         (self.ln_a - self.b * compute.ln()).exp()
     }
 
-    /// The 95 % interval within which the error of another model of that compute lies, were the points' distances from the line normal:
-    /// the line is uncertain, and the model has a distance of its own.
+    /// The 95 % interval within which the error of another model of that compute lies, were the
+    /// points' distances from the line normal: the line is uncertain, and the model has a distance
+    /// of its own.
     pub fn prediction(&self, compute: f64) -> Option<Interval> {
         let away = (compute.ln() - self.mean).powi(2) / self.spread;
         let half = self.half((1.0 + 1.0 / self.n as f64 + away).sqrt())?;
@@ -103,8 +105,9 @@ mod tests {
         assert!(near(interval.low, interval.high), "without scatter nothing is uncertain: {interval:?}");
     }
 
-    /// R: `x <- log(c(1,2,4,8)); y <- log(c(.9,.7,.72,.5)); m <- lm(y ~ x); confint(m); predict(m, data.frame(x=log(50)), interval="prediction")`,
-    /// computed here by hand from the textbook's formulas.
+    /// R: `x <- log(c(1,2,4,8)); y <- log(c(.9,.7,.72,.5)); m <- lm(y ~ x); confint(m); predict(m,
+    /// data.frame(x=log(50)), interval="prediction")`, computed here by hand from the textbook's
+    /// formulas.
     #[test]
     fn intervals_are_those_of_linear_regression() {
         let points = [(1.0, 0.9), (2.0, 0.7), (4.0, 0.72), (8.0, 0.5)];

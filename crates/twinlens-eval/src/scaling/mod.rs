@@ -1,8 +1,10 @@
-//! The stage `scaling`: how the error falls with the compute of the model (figure 9 of the paper), and what it will be of a larger one.
+//! The stage `scaling`: how the error falls with the compute of the model (figure 9 of the paper),
+//! and what it will be of a larger one.
 //!
-//! For each evaluation set, prompt set and metric a line is fitted through ln(1 - value) over ln(compute), without the largest
-//! models; each model then stands in the table with what the line predicts for it and the interval of that, and those that were left out
-//! (or are not trained yet) show what the prediction is worth.
+//! For each evaluation set, prompt set and metric a line is fitted through ln(1 - value) over
+//! ln(compute), without the largest models; each model then stands in the table with what the line
+//! predicts for it and the interval of that, and those that were left out (or are not trained yet)
+//! show what the prediction is worth.
 
 mod fit;
 mod student;
@@ -59,8 +61,8 @@ pub enum Compute {
     /// Of one pair, forward: what the paper's figure 9 shows.
     #[default]
     Forward,
-    /// Of the whole training: three times forward (the way back costs twice as much) for each pair seen. A model that is not trained yet is
-    /// taken to see as many as the largest that is.
+    /// Of the whole training: three times forward (the way back costs twice as much) for each pair
+    /// seen. A model that is not trained yet is taken to see as many as the largest that is.
     Training,
 }
 

@@ -2,7 +2,8 @@
 
 use std::f64::consts::PI;
 
-/// The chance that |t| is below `t`, with `freedom` degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4: finite sums).
+/// The chance that |t| is below `t`, with `freedom` degrees of freedom (Abramowitz and Stegun,
+/// 26.7.3 and 26.7.4: finite sums).
 fn within(t: f64, freedom: u32) -> f64 {
     let angle = (t / f64::from(freedom).sqrt()).atan();
     let (sin, cos) = angle.sin_cos();

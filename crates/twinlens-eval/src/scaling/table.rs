@@ -67,7 +67,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether the outcome lies within what was predicted; of what was not predicted nothing is known.
+    /// Whether the outcome lies within what was predicted; of what was not predicted nothing is
+    /// known.
     fn within(&self) -> Option<bool> {
         let (interval, measured) = (self.interval?, self.measured.as_ref()?);
         (self.role != Role::Fitted).then(|| (interval.low..=interval.high).contains(&measured.error))

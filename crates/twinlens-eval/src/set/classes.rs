@@ -15,7 +15,8 @@ pub struct ClassFault {
     pub hint: Option<String>,
 }
 
-/// The classes of a set: ids, the labels in the data that mean them, and the names that go into prompts.
+/// The classes of a set: ids, the labels in the data that mean them, and the names that go into
+/// prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classes {
     ids: HashMap<String, usize>,
@@ -27,8 +28,8 @@ impl Classes {
     /// Classes whose ids are the places in `labels`; `renames` gives some of them other names.
     ///
     /// # Errors
-    /// No class at all; an empty name; two classes of one name (compared after white space at the ends is
-    /// removed, as a tokenizer does not see it); a rename of a class that is not there.
+    /// No class at all; an empty name; two classes of one name (compared after white space at the
+    /// ends is removed, as a tokenizer does not see it); a rename of a class that is not there.
     pub fn new(labels: Vec<String>, renames: &BTreeMap<String, String>) -> Result<Self, ClassFault> {
         let fault = |why: String, hint: Option<String>| Err(ClassFault { why, hint });
         if labels.is_empty() {

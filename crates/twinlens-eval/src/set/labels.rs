@@ -8,7 +8,8 @@ use twinlens_pipeline::suggest::{did_you_mean, listed};
 
 use super::ClassFault;
 
-/// Reads the label column of a table: strings as they are, integers through the names of the classes.
+/// Reads the label column of a table: strings as they are, integers through the names of the
+/// classes.
 #[derive(Debug, Clone)]
 pub struct Labels {
     column: String,
@@ -17,8 +18,8 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// A reader for a table of `schema`. `class_names` are those of the pipeline file; integer labels without any
-    /// take the ones that Hugging Face's `datasets` keeps in the schema.
+    /// A reader for a table of `schema`. `class_names` are those of the pipeline file; integer
+    /// labels without any take the ones that Hugging Face's `datasets` keeps in the schema.
     ///
     /// # Errors
     /// The column is missing, is neither string nor integer, or is of integers that nothing names.
@@ -56,7 +57,8 @@ impl Labels {
         self.several
     }
 
-    /// The label of each row of a column that [`Labels::new`] accepted; of lists, that of each of their items.
+    /// The label of each row of a column that [`Labels::new`] accepted; of lists, that of each of
+    /// their items.
     pub fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
         let items = match column.data_type() {
             DataType::List(_) => Some(column.as_list::<i32>().values()),
@@ -107,7 +109,8 @@ impl LabelColumn<'_> {
     }
 }
 
-/// The items of a row of a list column, as a range of those that [`Labels::read`] reads; `None` for null.
+/// The items of a row of a list column, as a range of those that [`Labels::read`] reads; `None` for
+/// null.
 pub fn items_of(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
     if column.is_null(row) {
         return None;
@@ -196,7 +199,8 @@ fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::Fi
     })
 }
 
-/// The names of a `ClassLabel` feature, or of a list of such labels, from the schema metadata that Hugging Face's `datasets` writes.
+/// The names of a `ClassLabel` feature, or of a list of such labels, from the schema metadata that
+/// Hugging Face's `datasets` writes.
 pub(crate) fn hub_class_names(schema: &Schema, column: &str) -> Option<Vec<String>> {
     let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
     let feature = metadata.get("info")?.get("features")?.get(column)?;

@@ -1,8 +1,8 @@
 //! Evaluation sets: images, and labels that are bound to class names in the data itself.
 //!
-//! A class id is a place in the sorted list of names that the data holds (or in a list that the pipeline gives);
-//! it never comes from the order of files or folders. Labels that silently mean another class are the commonest
-//! way to a wrong accuracy.
+//! A class id is a place in the sorted list of names that the data holds (or in a list that the
+//! pipeline gives); it never comes from the order of files or folders. Labels that silently mean
+//! another class are the commonest way to a wrong accuracy.
 
 mod classes;
 mod labels;
@@ -25,8 +25,9 @@ pub use labels::{LabelColumn, LabelKind, Labels, check_image, check_label, items
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum SetEntry {
-    /// The name of a set that is declared (`twinlens sets` lists them), or the path of a file that declares one, which ends in `.toml`. Its
-    /// data are looked for in the folder `data`; a set that is not there is skipped, with a warning.
+    /// The name of a set that is declared (`twinlens sets` lists them), or the path of a file that
+    /// declares one, which ends in `.toml`. Its data are looked for in the folder `data`; a set
+    /// that is not there is skipped, with a warning.
     Declared(String),
     /// A set described here.
     Described(Box<SetOptions>),
@@ -77,11 +78,12 @@ impl SetEntry {
 pub struct SetOptions {
     /// Its name in the results.
     pub name: Located<String>,
-    /// The examples: a stage, or the path of a Parquet file or dataset, with an image column in the Hugging Face
-    /// layout (`struct<bytes, path>`).
+    /// The examples: a stage, or the path of a Parquet file or dataset, with an image column in the
+    /// Hugging Face layout (`struct<bytes, path>`).
     pub input: Input,
-    /// The column that holds each example's class: its name, or an integer that `class_names` names. Or a list of them: an example may
-    /// then have several classes or none, and is scored by ranking (`map`, `map_11_point`).
+    /// The column that holds each example's class: its name, or an integer that `class_names`
+    /// names. Or a list of them: an example may then have several classes or none, and is scored by
+    /// ranking (`map`, `map_11_point`).
     pub label: Located<String>,
     /// What the results call the part that is evaluated. [default: the input's name]
     #[serde(default)]
@@ -89,29 +91,33 @@ pub struct SetOptions {
     /// The column that holds the images. [default: image]
     #[serde(default)]
     pub image: Option<Located<String>>,
-    /// The classes among which is chosen: a list of names, whose order gives the class ids, or a stage or file
-    /// whose distinct values in a column of the label's name are taken, sorted. [default: the distinct labels of
-    /// the input, sorted]
+    /// The classes among which is chosen: a list of names, whose order gives the class ids, or a
+    /// stage or file whose distinct values in a column of the label's name are taken, sorted.
+    /// [default: the distinct labels of the input, sorted]
     #[serde(default)]
     pub classes: Option<Located<ClassOptions>>,
-    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel` names that
-    /// Hugging Face's `datasets` writes into a Parquet file]
+    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel`
+    /// names that Hugging Face's `datasets` writes into a Parquet file]
     #[serde(default)]
     pub class_names: Option<Located<Vec<String>>>,
-    /// Other words for some classes in prompts and results: `{ "smileys-emotion" = "smileys & emotion" }`.
+    /// Other words for some classes in prompts and results: `{ "smileys-emotion" = "smileys &
+    /// emotion" }`.
     #[serde(default)]
     pub names: BTreeMap<String, String>,
-    /// Further names of some classes: a class's text embedding is the mean over all of its names. `{ "happy" = ["smiling"] }`.
+    /// Further names of some classes: a class's text embedding is the mean over all of its names.
+    /// `{ "happy" = ["smiling"] }`.
     #[serde(default)]
     pub synonyms: BTreeMap<String, Vec<String>>,
     /// The set's own templates, which `ensemble` and `own` then stand for.
     #[serde(default)]
     pub templates: Option<Located<Vec<String>>>,
-    /// A stage or file whose images were trained on, with `sha256`, `phash` or both, as `fetch` writes them: the results then say besides how
-    /// the images do that it holds too (`overlap`), and the others (`clean`).
+    /// A stage or file whose images were trained on, with `sha256`, `phash` or both, as `fetch`
+    /// writes them: the results then say besides how the images do that it holds too (`overlap`),
+    /// and the others (`clean`).
     #[serde(default)]
     pub overlap_with: Option<Input>,
-    /// The metric that sums the set up: it comes first in the results, and is told when the set is done. [default: top1, or map]
+    /// The metric that sums the set up: it comes first in the results, and is told when the set is
+    /// done. [default: top1, or map]
     #[serde(default)]
     pub main_metric: Option<Metric>,
 }
@@ -189,7 +195,8 @@ impl<'de> Deserialize<'de> for ClassOptions {
     }
 }
 
-/// What is wrong with the names of an option's sets, each with its place: one is empty, or there twice; or there are none.
+/// What is wrong with the names of an option's sets, each with its place: one is empty, or there
+/// twice; or there are none.
 pub(crate) fn name_faults<'a>(
     option: Range<usize>,
     names: impl Iterator<Item = (&'a str, Range<usize>)>,

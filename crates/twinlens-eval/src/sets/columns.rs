@@ -12,8 +12,9 @@ use twinlens_dataset::contracts;
 
 use crate::images::Refusal;
 
-/// The columns of every set: `uid`, `image`, `label` and `class_name` (of a classification), `labels` and `ignored_labels` (ids of the
-/// classes that are there, and of those that nobody decided on: multi-label), `captions` (retrieval), `place` (where it lay).
+/// The columns of every set: `uid`, `image`, `label` and `class_name` (of a classification),
+/// `labels` and `ignored_labels` (ids of the classes that are there, and of those that nobody
+/// decided on: multi-label), `captions` (retrieval), `place` (where it lay).
 pub fn schema() -> SchemaRef {
     let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let field = |name: &str, kind: DataType| Field::new(name, kind, true);

@@ -1,4 +1,5 @@
-//! What a set's file says. One TOML file a set; everything that can be wrong with it is found when it is read.
+//! What a set's file says. One TOML file a set; everything that can be wrong with it is found when
+//! it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,10 +117,12 @@ pub struct Declaration {
     /// What is asked of a model.
     #[serde(default)]
     pub task: Task,
-    /// The metric that sums it up: one of [`Metric`], or of a retrieval set `recall@1`, `recall@5`, `recall@10`.
+    /// The metric that sums it up: one of [`Metric`], or of a retrieval set `recall@1`, `recall@5`,
+    /// `recall@10`.
     #[serde(default = "top1")]
     pub metric: String,
-    /// What guessing reaches in that metric; checked against what follows from the number of classes.
+    /// What guessing reaches in that metric; checked against what follows from the number of
+    /// classes.
     #[serde(default)]
     pub chance: Option<f64>,
     /// The classes by label id.
@@ -143,8 +146,8 @@ pub struct Declaration {
     /// Other names that its folder may have.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// How the files lie as their authors give them out. Parquet of the Hugging Face hub and tar files of CLIP_benchmark are told by
-    /// themselves.
+    /// How the files lie as their authors give them out. Parquet of the Hugging Face hub and tar
+    /// files of CLIP_benchmark are told by themselves.
     #[serde(default)]
     pub reader: Option<Reader>,
     /// Under which terms the images may be used.
@@ -195,8 +198,9 @@ impl Declaration {
         Metric::ALL.into_iter().find(|metric| metric.name() == self.metric)
     }
 
-    /// What guessing reaches in the main metric, as far as it follows from the declaration; of a multi-label set it depends on the
-    /// data. Retrieval: the share of `k` candidates among all, for a text that has one image.
+    /// What guessing reaches in the main metric, as far as it follows from the declaration; of a
+    /// multi-label set it depends on the data. Retrieval: the share of `k` candidates among all,
+    /// for a text that has one image.
     pub fn chance(&self) -> Option<f64> {
         if self.task == Task::Retrieval {
             let (_, k) = RECALLS.iter().find(|(name, _)| *name == self.metric)?;

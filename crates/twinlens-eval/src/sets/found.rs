@@ -10,7 +10,8 @@ use super::{Declaration, catalog};
 /// What ends the name of a user's own set.
 const OWN: &str = ".toml";
 
-/// The declaration that an option names: one that is compiled in, or a user's file (relative to the pipeline file).
+/// The declaration that an option names: one that is compiled in, or a user's file (relative to the
+/// pipeline file).
 ///
 /// # Errors
 /// There is no such set or file, or the file is not sound.
@@ -36,13 +37,15 @@ pub struct Found {
     pub root: PathBuf,
 }
 
-/// The names that a set's folder or file may have under `data`, the usual one first. `wds_` is how CLIP_benchmark's own begin.
+/// The names that a set's folder or file may have under `data`, the usual one first. `wds_` is how
+/// CLIP_benchmark's own begin.
 fn candidates(set: &Declaration) -> Vec<String> {
     let names = std::iter::once(&set.name).chain(&set.aliases);
     names.flat_map(|name| [format!("{name}.parquet"), name.clone(), format!("wds_{name}")]).collect()
 }
 
-/// Looks for the data of a set under a folder: `NAME.parquet` or `NAME/`, or one of its other names.
+/// Looks for the data of a set under a folder: `NAME.parquet` or `NAME/`, or one of its other
+/// names.
 pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
     let is_there = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "parquet") {
         true => path.is_file(),
@@ -51,7 +54,8 @@ pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
     candidates(set).into_iter().map(|name| data.join(name)).find(is_there).map(|root| Found { root })
 }
 
-/// Every place that [`find`] looks at, so that a set that is put there later is noticed: folders end in `/`.
+/// Every place that [`find`] looks at, so that a set that is put there later is noticed: folders
+/// end in `/`.
 pub fn looked_at(written: &str, data: &str) -> Vec<String> {
     let data = data.trim_end_matches('/');
     if written.ends_with(OWN) {

@@ -1,7 +1,9 @@
-//! Evaluation sets as declarations: one TOML file says what a set is, where it comes from and how its files lie; its data lie in a folder.
+//! Evaluation sets as declarations: one TOML file says what a set is, where it comes from and how
+//! its files lie; its data lie in a folder.
 //!
-//! Whatever the layout, a set becomes one kind of dataset ([`write`]): images, labels that are bound to class names by what the data
-//! themselves say, and rejects with their places. Examples stream, a batch at a time.
+//! Whatever the layout, a set becomes one kind of dataset ([`write`]): images, labels that are
+//! bound to class names by what the data themselves say, and rejects with their places. Examples
+//! stream, a batch at a time.
 
 pub mod catalog;
 mod columns;

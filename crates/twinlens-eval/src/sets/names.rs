@@ -1,4 +1,5 @@
-//! Class names bound to labels: by what the data call their classes, where they do, and by place in the declared list where they do not.
+//! Class names bound to labels: by what the data call their classes, where they do, and by place in
+//! the declared list where they do not.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -38,10 +39,12 @@ impl Bound {
     }
 }
 
-/// Binds the classes of a set to the `names` that its data give their labels, by id. A declared class belongs to the one whose name is
-/// its label, or reads like its label or its name, whatever their order: an order that differs is the commonest way to a wrong accuracy.
-/// A declared class that the data do not name is left out, one that is not declared keeps the data's name: both with a warning. So is a
-/// second class of one name called by its id too, `missile (744)`: ImageNet's published names have such twins.
+/// Binds the classes of a set to the `names` that its data give their labels, by id. A declared
+/// class belongs to the one whose name is its label, or reads like its label or its name, whatever
+/// their order: an order that differs is the commonest way to a wrong accuracy. A declared class
+/// that the data do not name is left out, one that is not declared keeps the data's name: both with
+/// a warning. So is a second class of one name called by its id too, `missile (744)`: ImageNet's
+/// published names have such twins.
 ///
 /// # Errors
 /// Neither the data nor the declaration name the classes.
@@ -92,7 +95,8 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
     Ok(Bound::new(classes, twins.into_iter().chain(differ(&strange, &missing)).collect()))
 }
 
-/// The names of the data, each there once: a class whose name is that of an earlier one gets its id behind it, and a warning.
+/// The names of the data, each there once: a class whose name is that of an earlier one gets its id
+/// behind it, and a warning.
 fn told_apart(names: &[String]) -> (Vec<String>, Vec<Warning>) {
     let (mut seen, mut apart, mut twins) = (HashMap::new(), Vec::with_capacity(names.len()), Vec::new());
     for (id, name) in names.iter().enumerate() {

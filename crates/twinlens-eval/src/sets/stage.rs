@@ -21,9 +21,11 @@ use crate::zero_shot::tables;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSet {
-    /// The name of a set (`twinlens sets` lists them), or the path of a file of your own that declares one, which ends in `.toml`.
+    /// The name of a set (`twinlens sets` lists them), or the path of a file of your own that
+    /// declares one, which ends in `.toml`.
     set: Located<String>,
-    /// The folder with the data of the sets: those of `cifar10` are looked for in `cifar10.parquet` and in the folder `cifar10`.
+    /// The folder with the data of the sets: those of `cifar10` are looked for in `cifar10.parquet`
+    /// and in the folder `cifar10`.
     data: Located<String>,
     /// The part that is read. [default: the set's own, as a rule `test`]
     #[serde(default)]

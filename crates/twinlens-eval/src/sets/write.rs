@@ -31,7 +31,8 @@ pub const WARNINGS: &str = "warnings";
 const ROWS: usize = 128;
 const BYTES: usize = 4 << 20;
 
-/// One row a class: `label` is its id, `in_data` what the data call it, `class_name` and `synonyms` what prompts call it.
+/// One row a class: `label` is its id, `in_data` what the data call it, `class_name` and `synonyms`
+/// what prompts call it.
 pub fn classes_schema() -> SchemaRef {
     let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let field = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -82,7 +83,8 @@ impl Opened {
     }
 }
 
-/// Writes the splits of a set that are not committed yet: one for each part of its files, and one for its classes and warnings.
+/// Writes the splits of a set that are not committed yet: one for each part of its files, and one
+/// for its classes and warnings.
 ///
 /// # Errors
 /// The system's, and an interruption. An example that is damaged is a reject.

@@ -17,9 +17,10 @@ pub fn function() -> ScalarUDF {
         .into()
 }
 
-/// `a . b / (|a| |b|)` of two lists of numbers, fixed in size or not, computed in f64, within -1..=1: what is left of 1 after
-/// the engine's own `cosine_distance`. Null where a list is null, holds a null, is empty or has no length (all zeros): it
-/// has no direction. Lists of different lengths are an error: they come of different models.
+/// `a . b / (|a| |b|)` of two lists of numbers, fixed in size or not, computed in f64, within
+/// -1..=1: what is left of 1 after the engine's own `cosine_distance`. Null where a list is null,
+/// holds a null, is empty or has no length (all zeros): it has no direction. Lists of different
+/// lengths are an error: they come of different models.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Cosine {
     signature: Signature,

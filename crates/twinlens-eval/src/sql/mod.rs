@@ -1,5 +1,5 @@
-//! SQL functions: `wilson_low(correct, n)`, `wilson_high(correct, n)`, `cosine(a, b)`, and the aggregate
-//! `paired_bootstrap(correct_a, correct_b)`.
+//! SQL functions: `wilson_low(correct, n)`, `wilson_high(correct, n)`, `cosine(a, b)`, and the
+//! aggregate `paired_bootstrap(correct_a, correct_b)`.
 
 mod cosine;
 mod paired_bootstrap;

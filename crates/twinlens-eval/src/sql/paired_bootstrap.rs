@@ -1,4 +1,5 @@
-//! `paired_bootstrap(correct_a, correct_b)`: whether one model, or prompt set, is better than another on the same examples.
+//! `paired_bootstrap(correct_a, correct_b)`: whether one model, or prompt set, is better than
+//! another on the same examples.
 //!
 //! ```sql
 //! select paired_bootstrap(a.label = a.predicted, b.label = b.predicted) as gain
@@ -20,11 +21,11 @@ use crate::metrics::paired::{Comparison, Paired};
 
 const NAME: &str = "paired_bootstrap";
 
-/// The aggregate, for a session to register: a struct of what [`Comparison`] says. Pairs with a null are left out;
-/// null when there are no pairs.
+/// The aggregate, for a session to register: a struct of what [`Comparison`] says. Pairs with a
+/// null are left out; null when there are no pairs.
 ///
-/// The state is the four counts of [`Paired`], which add up: the result depends neither on the order of the rows nor on
-/// partitions, and memory not on their number.
+/// The state is the four counts of [`Paired`], which add up: the result depends neither on the
+/// order of the rows nor on partitions, and memory not on their number.
 pub fn function() -> AggregateUDF {
     let accumulator = |args: AccumulatorArgs<'_>| -> Result<Box<dyn Accumulator>> {
         if args.is_distinct {

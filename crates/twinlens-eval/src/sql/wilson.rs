@@ -16,8 +16,8 @@ pub fn functions() -> [ScalarUDF; 2] {
     [bound("wilson_low", |interval| interval.low), bound("wilson_high", |interval| interval.high)]
 }
 
-/// One end of Wilson's 95 % interval of `correct` of `n`: null where either is null or `n` is 0; an error where
-/// `correct` is not within 0..=n.
+/// One end of Wilson's 95 % interval of `correct` of `n`: null where either is null or `n` is 0; an
+/// error where `correct` is not within 0..=n.
 fn bound(name: &'static str, end: fn(Interval) -> f64) -> ScalarUDF {
     let body = move |arguments: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(arguments)?;

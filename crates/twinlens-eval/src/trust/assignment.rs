@@ -1,15 +1,16 @@
 //! The assignment problem: which permutation of the columns gives the largest sum.
 
-/// The column that each of `n` rows is given, each column once, so that the sum of `weight(row, column)`
-/// is the largest there is; weights are finite. Shortest
-/// augmenting paths with potentials (H. W. Kuhn, 1955; R. Jonker, A. Volgenant, Computing 38, 1987): time `n`³ at worst,
-/// memory a few numbers a row.
+/// The column that each of `n` rows is given, each column once, so that the sum of `weight(row,
+/// column)` is the largest there is; weights are finite. Shortest augmenting paths with potentials
+/// (H. W. Kuhn, 1955; R. Jonker, A. Volgenant, Computing 38, 1987): time `n`³ at worst, memory a
+/// few numbers a row.
 pub fn assign(n: usize, weight: impl Fn(usize, usize) -> f64) -> Vec<usize> {
     const NONE: usize = usize::MAX;
     let (mut of_row, mut of_column) = (vec![0.0; n], vec![0.0; n]);
     let mut row_of: Vec<usize> = vec![NONE; n];
     for start in 0..n {
-        // What it costs more than nothing to reach a column from `start`, and the column before it on that way.
+        // What it costs more than nothing to reach a column from `start`, and the column before it
+        // on that way.
         let (mut reach, mut before, mut done) = (vec![f64::INFINITY; n], vec![NONE; n], vec![false; n]);
         let (mut row, mut column) = (start, NONE);
         loop {

@@ -1,6 +1,7 @@
 //! What makes a number untrustworthy, found in the evaluation itself: rows of the table `warnings`.
 //!
-//! A warning never stops an evaluation and never changes a number. Codes are of a closed list ([`CODES`]).
+//! A warning never stops an evaluation and never changes a number. Codes are of a closed list
+//! ([`CODES`]).
 
 mod assignment;
 mod permuted;
@@ -62,11 +63,13 @@ pub struct Warning {
     pub code: &'static str,
     /// The particulars, naming the classes.
     pub detail: String,
-    /// The number that was looked at, for [`LABELS_PERMUTED`] and [`BELOW_CHANCE`] a share, else a count of classes.
+    /// The number that was looked at, for [`LABELS_PERMUTED`] and [`BELOW_CHANCE`] a share, else a
+    /// count of classes.
     pub value: f64,
 }
 
-/// The name as people read it: lower case, letters and digits alone, one space for anything between.
+/// The name as people read it: lower case, letters and digits alone, one space for anything
+/// between.
 pub fn normalised(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -92,7 +95,8 @@ pub fn names(names: &[String]) -> Vec<Warning> {
     empty.into_iter().chain(twice).collect()
 }
 
-/// A warning of the classes that have no example; `examples` by class. Nothing where there are no examples at all.
+/// A warning of the classes that have no example; `examples` by class. Nothing where there are no
+/// examples at all.
 pub fn without_examples(names: &[String], examples: &[u64]) -> Option<Warning> {
     let missing: Vec<&str> =
         names.iter().zip(examples).filter(|(_, n)| **n == 0).map(|(name, _)| name.as_str()).collect();
@@ -103,8 +107,8 @@ pub fn without_examples(names: &[String], examples: &[u64]) -> Option<Warning> {
     })
 }
 
-/// A warning of a metric whose whole interval lies below its chance: labels that mean something else, or a model that has
-/// learned the opposite.
+/// A warning of a metric whose whole interval lies below its chance: labels that mean something
+/// else, or a model that has learned the opposite.
 pub fn below_chance(metric: &str, value: f64, interval: Interval, chance: f64) -> Option<Warning> {
     (interval.high < chance).then(|| Warning {
         code: BELOW_CHANCE,
@@ -120,7 +124,8 @@ pub fn below_chance(metric: &str, value: f64, interval: Interval, chance: f64) -
     })
 }
 
-/// A warning of classes that a prompt set does not tell apart: the first two, and how many have such a twin before them.
+/// A warning of classes that a prompt set does not tell apart: the first two, and how many have
+/// such a twin before them.
 pub fn same_tokens(names: &[String], twins: Option<(usize, usize, usize)>) -> Option<Warning> {
     let (a, b, count) = twins?;
     Some(Warning {

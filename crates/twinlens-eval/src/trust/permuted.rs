@@ -1,29 +1,33 @@
-//! Whether the labels look permuted: the class list is in another order than the label ids, or names are swapped.
+//! Whether the labels look permuted: the class list is in another order than the label ids, or
+//! names are swapped.
 //!
-//! The commonest way to a wrong accuracy leaves a mark: the model is consistent, but under other names. The mark is found by
-//! giving each class the name that the model answers for it most (an assignment: each name once), and by checking on examples
-//! that were not used for that whether the model then agrees with the labels.
+//! The commonest way to a wrong accuracy leaves a mark: the model is consistent, but under other
+//! names. The mark is found by giving each class the name that the model answers for it most (an
+//! assignment: each name once), and by checking on examples that were not used for that whether the
+//! model then agrees with the labels.
 
 use std::collections::HashMap;
 
 use super::assign;
 use crate::metrics::wilson;
 
-/// Over the classes that get another name, the mean share of right answers must rise by this much ...
+/// Over the classes that get another name, the mean share of right answers must rise by this much
+/// ...
 pub const GAIN: f64 = 0.25;
-/// ... and to at least so many times what it was, and the 95 % intervals of both shares must lie apart ...
+/// ... and to at least so many times what it was, and the 95 % intervals of both shares must lie
+/// apart ...
 pub const RATIO: f64 = 3.0;
 /// ... and there must be so many examples of those classes.
 pub const MIN_EXAMPLES: u64 = 20;
-/// The most classes for which this is looked at: time grows with their third power, at worst (for 2000, half a second,
-/// and ten seconds were each answered for each).
+/// The most classes for which this is looked at: time grows with their third power, at worst (for
+/// 2000, half a second, and ten seconds were each answered for each).
 pub const MAX_CLASSES: usize = 2000;
 
 /// How little is given for keeping a name: it decides where nothing else does.
 const KEEP: f64 = 1e-9;
 
-/// Which class was answered for which, in two halves: the examples of each class go to them in turn. Memory grows with the
-/// different pairs of classes, not with the examples.
+/// Which class was answered for which, in two halves: the examples of each class go to them in
+/// turn. Memory grows with the different pairs of classes, not with the examples.
 #[derive(Debug, Clone)]
 pub struct Confusion {
     seen: Vec<u64>,
@@ -34,8 +38,8 @@ pub struct Confusion {
 /// Labels that look permuted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Permuted {
-    /// Class, and the class by whose name the model calls it: those that get another name from either half and are then right for
-    /// the most part, most examples first.
+    /// Class, and the class by whose name the model calls it: those that get another name from
+    /// either half and are then right for the most part, most examples first.
     pub renamed: Vec<(usize, usize)>,
     /// Over the classes that get another name, the mean share of right answers as labelled.
     pub labelled: f64,
@@ -72,8 +76,9 @@ impl Confusion {
         self.seen[label] += 1;
     }
 
-    /// Whether the labels look permuted. Each half gives names that are judged on the other, so that luck does not count as
-    /// agreement; by [`GAIN`], [`RATIO`] and [`MIN_EXAMPLES`]. A model that gives one answer whatever it sees gains nothing by another name.
+    /// Whether the labels look permuted. Each half gives names that are judged on the other, so
+    /// that luck does not count as agreement; by [`GAIN`], [`RATIO`] and [`MIN_EXAMPLES`]. A model
+    /// that gives one answer whatever it sees gains nothing by another name.
     pub fn permuted(&self) -> Option<Permuted> {
         if !self.is_checked() {
             return None;
@@ -98,13 +103,15 @@ impl Confusion {
         Some(Permuted { renamed, labelled, relabelled })
     }
 
-    /// The name that a half gives to each class: the assignment with the largest sum of the classes' shares.
+    /// The name that a half gives to each class: the assignment with the largest sum of the
+    /// classes' shares.
     fn names(&self, half: usize) -> Vec<usize> {
         let mut examples = vec![0_u64; self.seen.len()];
         for ((label, _), count) in &self.halves[half] {
             examples[*label] += count;
         }
-        // A class without examples is no name for another: nothing says that it is not the right one.
+        // A class without examples is no name for another: nothing says that it is not the right
+        // one.
         let share = |(label, predicted): (usize, usize), count: u64| match self.seen[predicted] {
             0 => 0.0,
             _ => count as f64 / examples[label] as f64,
@@ -119,8 +126,9 @@ impl Confusion {
                 others[*predicted][1] = others[*predicted][1].max(share);
             }
         }
-        // A class keeps its name where no exchange could gain: the best that it and the class that took its name could get
-        // is no more than what it has. Of a good model that leaves few to assign.
+        // A class keeps its name where no exchange could gain: the best that it and the class that
+        // took its name could get is no more than what it has. Of a good model that leaves few to
+        // assign.
         let open: Vec<usize> =
             (0..own.len()).filter(|class| own[*class] < others[*class][0] + others[*class][1]).collect();
         let place: HashMap<usize, usize> = open.iter().enumerate().map(|(at, class)| (*class, at)).collect();
@@ -179,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    /// What a model that is right with probability `right`, and else answers anything, says of `each` examples of every class,
-    /// when the list of classes is read as `list`.
+    /// What a model that is right with probability `right`, and else answers anything, says of
+    /// `each` examples of every class, when the list of classes is read as `list`.
     fn answers(list: &[usize], each: usize, right: f64) -> Option<Permuted> {
         let mut rng = ChaCha8Rng::seed_from_u64(17);
         let mut confusion = Confusion::new(list.len());
@@ -205,7 +213,8 @@ mod tests {
         assert!(found.labelled < 0.02 && found.relabelled > 0.8, "{found:?}");
         assert_eq!(found.renamed.len(), 37);
         assert!(found.renamed.iter().all(|(label, name)| *label == (name + 1) % 37), "{found:?}");
-        // A model that is right in a third of the cases shows it, too; and two names that changed places.
+        // A model that is right in a third of the cases shows it, too; and two names that changed
+        // places.
         assert!(answers(&shifted, 40, 0.35).is_some());
         assert_eq!(
             answers(&swapped, 20, 0.9).unwrap().renamed.iter().map(|(a, b)| a + b).collect::<Vec<_>>(),

@@ -1,4 +1,5 @@
-//! Sets that are declared: their files are read into a dataset of the stage's own work folder, and are then a set like any other.
+//! Sets that are declared: their files are read into a dataset of the stage's own work folder, and
+//! are then a set like any other.
 
 use std::path::PathBuf;
 

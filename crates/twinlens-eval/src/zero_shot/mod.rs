@@ -1,8 +1,9 @@
 //! The stage `zero-shot`: how well a model names what it was never trained to name.
 //!
-//! Sets that share an input are evaluated in one pass over it, so that each image is decoded and encoded once
-//! whatever the number of sets and prompts; a set is one split, and a killed evaluation goes on with the sets
-//! that are not committed. A set that cannot be evaluated, or whose data are not there, is a warning and does not hold the others up.
+//! Sets that share an input are evaluated in one pass over it, so that each image is decoded and
+//! encoded once whatever the number of sets and prompts; a set is one split, and a killed
+//! evaluation goes on with the sets that are not committed. A set that cannot be evaluated, or
+//! whose data are not there, is a warning and does not hold the others up.
 
 mod check;
 mod declared;
@@ -42,16 +43,20 @@ pub use training::InTraining;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroShot {
-    /// A `train` stage, or the path of a folder (`./models/b32`) with config.json, model.safetensors and
-    /// tokenizer.json, or a model of the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    /// A `train` stage, or the path of a folder (`./models/b32`) with config.json,
+    /// model.safetensors and tokenizer.json, or a model of the Hugging Face hub
+    /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
-    /// The evaluation sets: names of declared ones (`"cifar10"`, `"./mine.toml"`), and tables that describe others.
+    /// The evaluation sets: names of declared ones (`"cifar10"`, `"./mine.toml"`), and tables that
+    /// describe others.
     sets: Located<Vec<Located<SetEntry>>>,
-    /// The folder with the data of declared sets: those of `cifar10` are looked for in `cifar10.parquet` and in the folder `cifar10`.
+    /// The folder with the data of declared sets: those of `cifar10` are looked for in
+    /// `cifar10.parquet` and in the folder `cifar10`.
     #[serde(default)]
     data: Option<Located<String>>,
-    /// Each is evaluated by itself: a template with `{}` or `{c}` where the class name goes; `ensemble` for the
-    /// mean over a set of general templates (or the evaluation set's own); or a table `{ name, templates }`.
+    /// Each is evaluated by itself: a template with `{}` or `{c}` where the class name goes;
+    /// `ensemble` for the mean over a set of general templates (or the evaluation set's own); or a
+    /// table `{ name, templates }`.
     #[serde(default = "default_prompts")]
     prompts: Located<Vec<Located<PromptOptions>>>,
     /// Images, or prompts, in one forward pass.
@@ -60,7 +65,8 @@ pub struct ZeroShot {
     /// Bounds on the images: what breaks them is rejected undecoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
+    /// GPU where there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
     /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
@@ -83,8 +89,8 @@ const CALIBRATION: &str = "calibration";
 const WARNINGS: &str = "warnings";
 
 impl ZeroShot {
-    /// The inputs of sets, then those of their classes, then the model where it is a stage: the ledger has the
-    /// columns of the first.
+    /// The inputs of sets, then those of their classes, then the model where it is a stage: the
+    /// ledger has the columns of the first.
     fn wiring(&self) -> Vec<Input> {
         let examples = self.described().map(|set| set.input.clone());
         let classes = self.described().filter_map(SetOptions::classes_input);
@@ -197,7 +203,8 @@ fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
 }
 
 impl ZeroShot {
-    /// The sets that are not committed, ready to be evaluated, and those that cannot be. Datasets of declared ones join `inputs`.
+    /// The sets that are not committed, ready to be evaluated, and those that cannot be. Datasets
+    /// of declared ones join `inputs`.
     async fn prepare(
         &self,
         cx: &RunContext,

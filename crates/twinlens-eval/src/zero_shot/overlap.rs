@@ -1,4 +1,5 @@
-//! Which examples were trained on: by the hash of the bytes, and by the perceptual hash (section 5 of the paper).
+//! Which examples were trained on: by the hash of the bytes, and by the perceptual hash (section 5
+//! of the paper).
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,12 +21,14 @@ const ROWS: usize = 8192;
 const SHA256: &str = "sha256";
 const PHASH: &str = "phash";
 
-/// The images that were trained on: 16 bytes of a SHA-256 and five places of a perceptual hash each.
+/// The images that were trained on: 16 bytes of a SHA-256 and five places of a perceptual hash
+/// each.
 #[derive(Debug, Default)]
 pub struct Training {
     name: String,
     bytes: HashSet<[u8; 16]>,
-    /// By band: of two hashes that differ in as many bits as there are bands but one, a band is equal.
+    /// By band: of two hashes that differ in as many bits as there are bands but one, a band is
+    /// equal.
     bands: [HashMap<u16, Vec<u64>>; BANDS],
 }
 
@@ -87,7 +90,8 @@ impl Training {
             .any(|(at, places)| places.get(&band(hash, at)).is_some_and(|known| known.iter().any(near)))
     }
 
-    /// Whether an example was trained on. Its own columns come first: an image that was resized has other bytes now than it had.
+    /// Whether an example was trained on. Its own columns come first: an image that was resized has
+    /// other bytes now than it had.
     pub fn holds(
         &self,
         batch: &RecordBatch,

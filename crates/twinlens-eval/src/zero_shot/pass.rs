@@ -1,5 +1,6 @@
-//! One pass over an input: every image is decoded and encoded once, and scored at once against every set and
-//! prompt set, so that memory holds one batch of images, the classifiers, and counts by class.
+//! One pass over an input: every image is decoded and encoded once, and scored at once against
+//! every set and prompt set, so that memory holds one batch of images, the classifiers, and counts
+//! by class.
 
 use arrow::array::RecordBatch;
 use twinlens_dataset::SplitWriter;
@@ -41,7 +42,8 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Prepares the sets of `group`: their classes, and their classifiers. `splits` are theirs, in the same order.
+    /// Prepares the sets of `group`: their classes, and their classifiers. `splits` are theirs, in
+    /// the same order.
     pub fn new(
         options: &ZeroShot,
         cx: &'a RunContext,
@@ -83,7 +85,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot be evaluated.
+    /// Evaluates. Gives each set back with its split, ready to be committed, or with why it cannot
+    /// be evaluated.
     pub fn run(mut self) -> Result<Vec<Evaluated>, EvalError> {
         if let Some(source) = self.source.take().filter(|_| !self.sets.is_empty()) {
             self.read(&source)?;
@@ -114,7 +117,8 @@ impl<'a> Pass<'a> {
         self.flush(source)
     }
 
-    /// Decodes the rows of a chunk: the good ones wait for a full batch, the others go to the ledger.
+    /// Decodes the rows of a chunk: the good ones wait for a full batch, the others go to the
+    /// ledger.
     fn take(
         &mut self,
         chunk: &Chunk,
@@ -194,8 +198,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the chunks, so that
-    /// a result does not depend on the memory of the machine.
+    /// Encodes the images that wait, and scores them. Batches are full whatever the sizes of the
+    /// chunks, so that a result does not depend on the memory of the machine.
     fn flush(&mut self, source: &ImageSource) -> Result<(), EvalError> {
         if self.waiting.is_empty() {
             return Ok(());

@@ -48,7 +48,8 @@ pub fn refuse(set: &SetOptions) -> impl Fn(ClassFault) -> EvalError {
     move |fault| EvalError::set(&name, fault.why, fault.hint)
 }
 
-/// The distinct labels of a table, sorted. Labels outside the class names are left to become rejects.
+/// The distinct labels of a table, sorted. Labels outside the class names are left to become
+/// rejects.
 fn distinct(
     cx: &RunContext,
     dataset: &Dataset,
@@ -72,8 +73,8 @@ fn distinct(
     Ok(seen.into_iter().collect())
 }
 
-/// The classes of a set: those listed, those of another table, those that name integer labels, or the distinct
-/// labels.
+/// The classes of a set: those listed, those of another table, those that name integer labels, or
+/// the distinct labels.
 pub fn classes(
     cx: &RunContext,
     set: &SetOptions,
@@ -161,7 +162,8 @@ impl Rows<'_> {
         Some((text, items.into_iter().map(|(_, class)| class).collect()))
     }
 
-    /// The name of each row's example, and its class where it has one. `first` is the number of the first row.
+    /// The name of each row's example, and its class where it has one. `first` is the number of the
+    /// first row.
     pub fn examples(
         &self,
         batch: &RecordBatch,

@@ -23,7 +23,8 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// A share of the examples, drawn from the pipeline's seed: the same ones whatever the prompts and the other sets.
+    /// A share of the examples, drawn from the pipeline's seed: the same ones whatever the prompts
+    /// and the other sets.
     pub fn new(cx: &RunContext, set: &str, share: f64) -> Self {
         Self { seed: cx.seed_for(&format!("held out/{set}")), share }
     }
@@ -126,8 +127,8 @@ fn gather(
     Ok((Tensor::cat(&parts, 0)?, labels))
 }
 
-/// Chosen templates, each with how many examples are right once it is there. It ends when no template adds a right example. Of equal ones
-/// the first comes first.
+/// Chosen templates, each with how many examples are right once it is there. It ends when no
+/// template adds a right example. Of equal ones the first comes first.
 fn greedy(
     each: &Classifier,
     embeddings: &Tensor,

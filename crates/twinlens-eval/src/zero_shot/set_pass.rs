@@ -1,4 +1,5 @@
-//! One evaluation set on its way through a pass: its classes and classifiers, what has been counted, and at the end its results.
+//! One evaluation set on its way through a pass: its classes and classifiers, what has been
+//! counted, and at the end its results.
 
 use arrow::array::RecordBatch;
 use candle_core::Tensor;
@@ -342,7 +343,8 @@ impl SetPass {
     }
 }
 
-/// Writes what says whether the numbers of a prompt set are to be trusted: calibration, and warnings.
+/// Writes what says whether the numbers of a prompt set are to be trusted: calibration, and
+/// warnings.
 fn write_trust(
     cx: &RunContext,
     split: &mut SplitWriter,

@@ -1,4 +1,5 @@
-//! Zero-shot evaluation inside a training: the same sets, prompts and metrics as the stage's, and nothing but the metrics kept.
+//! Zero-shot evaluation inside a training: the same sets, prompts and metrics as the stage's, and
+//! nothing but the metrics kept.
 
 use std::path::Path;
 
@@ -29,8 +30,8 @@ const BEST: usize = 5;
 pub struct InTraining {
     /// Steps between evaluations.
     every: Located<u64>,
-    /// The evaluation sets, as a `zero-shot` stage takes those that are described in the pipeline file. The main metric of the first, with the first prompts, says
-    /// which step is the best.
+    /// The evaluation sets, as a `zero-shot` stage takes those that are described in the pipeline
+    /// file. The main metric of the first, with the first prompts, says which step is the best.
     sets: Located<Vec<SetOptions>>,
     /// Prompts, as a `zero-shot` stage takes them.
     #[serde(default = "class_names")]
@@ -262,7 +263,8 @@ impl Evaluating {
     }
 }
 
-/// Counts a batch of images for one prompt set. `embeddings`: `[images, embed]`, each with what it is to be.
+/// Counts a batch of images for one prompt set. `embeddings`: `[images, embed]`, each with what it
+/// is to be.
 fn count<'a>(
     variant: &mut Variant,
     clip: &Clip,

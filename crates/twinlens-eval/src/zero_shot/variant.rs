@@ -1,4 +1,5 @@
-//! One prompt set of one evaluation set: its classifier, what has been counted, and the metrics that come of it.
+//! One prompt set of one evaluation set: its classifier, what has been counted, and the metrics
+//! that come of it.
 
 use twinlens_pipeline::RunContext;
 
@@ -22,7 +23,8 @@ pub struct Variant {
     pub scores: Option<Scores>,
     /// An example may have several classes.
     pub several: bool,
-    /// Examples that are left out, since the templates were chosen on them, and how many there were.
+    /// Examples that are left out, since the templates were chosen on them, and how many there
+    /// were.
     pub held_out: Option<HeldOut>,
     pub left_out: u64,
     /// Of those that were not trained on, and of those that were.
@@ -59,7 +61,8 @@ impl Variant {
         }
     }
 
-    /// Counts an example of class `label`. `scale`: that of the model's similarities, where it was trained with one.
+    /// Counts an example of class `label`. `scale`: that of the model's similarities, where it was
+    /// trained with one.
     pub fn count(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
         self.tally.add(label, ranked);
         if let (Some(all), [first, second]) = (&mut self.scores, cosines) {
@@ -75,8 +78,8 @@ impl Variant {
         }
     }
 
-    /// Counts an example of several classes. In the table `per_class` it is right for a class that is there and among the highest scores,
-    /// as many as there are classes in the example.
+    /// Counts an example of several classes. In the table `per_class` it is right for a class that
+    /// is there and among the highest scores, as many as there are classes in the example.
     pub fn count_several(&mut self, present: &[usize], ignored: &[usize], cosines: &[f32]) {
         let presence = |class: usize| match (present.contains(&class), ignored.contains(&class)) {
             (true, _) => Presence::Present,
@@ -120,7 +123,8 @@ pub fn measure(
     let others = Metric::ALL.into_iter().filter(|metric| *metric != main);
     let applies = |metric: &Metric| if several { metric.is_multi_label() } else { metric.applies(classes) };
     let metrics = std::iter::once(main).chain(others).filter(applies);
-    // A stream of its own for each row: another prompt set more must not move the intervals of the others.
+    // A stream of its own for each row: another prompt set more must not move the intervals of the
+    // others.
     let mut rng = cx.rng(&format!("bootstrap/{set}/{}", variant.prompts.name));
     let mut measured = |metric: Metric| {
         let (value, interval, chance) = match metric {

@@ -1,5 +1,5 @@
-//! The stages `embed`, `probe` and `retrieval`, and `zero-shot` and search on embeddings, from a TOML table to tables, on a random
-//! model and generated images.
+//! The stages `embed`, `probe` and `retrieval`, and `zero-shot` and search on embeddings, from a
+//! TOML table to tables, on a random model and generated images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -35,7 +35,8 @@ fn texts(texts: Vec<Option<String>>) -> ArrayRef {
     Arc::new(StringArray::from(texts))
 }
 
-/// 50 good images of 4 classes with captions (two without), then a damaged one and one that is missing.
+/// 50 good images of 4 classes with captions (two without), then a damaged one and one that is
+/// missing.
 fn examples() -> RecordBatch {
     let mut bytes: Vec<Option<Vec<u8>>> = (0..50).map(|seed| Some(png(seed))).collect();
     bytes.extend([Some(png(99)[..60].to_vec()), None]);

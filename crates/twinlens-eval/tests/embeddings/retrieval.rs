@@ -4,8 +4,8 @@ use twinlens_eval::{Embed, Retrieval};
 
 use super::*;
 
-/// 30 images with two captions each, of which number 3 comes again in a row of its own with a third; number 4 has none; a
-/// damaged one.
+/// 30 images with two captions each, of which number 3 comes again in a row of its own with a
+/// third; number 4 has none; a damaged one.
 fn captioned() -> RecordBatch {
     let order: Vec<u32> = (0..30).chain([3]).collect();
     let mut bytes: Vec<Option<Vec<u8>>> = order.iter().map(|seed| Some(png(*seed))).collect();

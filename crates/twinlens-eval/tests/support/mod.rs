@@ -1,4 +1,5 @@
-//! What the tests of stages share: images, models of random weights, and a folder in which a stage is run as a run would.
+//! What the tests of stages share: images, models of random weights, and a folder in which a stage
+//! is run as a run would.
 
 #![allow(dead_code, reason = "each test crate uses some of it")]
 
@@ -134,7 +135,8 @@ pub async fn run<S: StageKind>(
     Ok(output.dataset())
 }
 
-/// The answer to a query over a dataset's tables, whose main one is called `main`; in the order of the shards.
+/// The answer to a query over a dataset's tables, whose main one is called `main`; in the order of
+/// the shards.
 pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
     let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for table in dataset.tables() {

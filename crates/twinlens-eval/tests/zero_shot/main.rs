@@ -29,8 +29,8 @@ use support::{content, context, floats, images, input, interrupted, png, save_mo
 const CLASSES: [&str; 7] = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"];
 const IMAGES: usize = 70;
 
-/// A folder with a model and an evaluation set in the Hugging Face layout: 70 good images of 7 classes, a damaged one, one without a
-/// label, one without an image.
+/// A folder with a model and an evaluation set in the Hugging Face layout: 70 good images of 7
+/// classes, a damaged one, one without a label, one without an image.
 struct Bench {
     folder: tempfile::TempDir,
 }
@@ -75,7 +75,8 @@ impl Bench {
         context(self.folder.path(), "zero_shot")
     }
 
-    /// Runs the stage into the dataset `out`, as a run would; what is committed there already stays.
+    /// Runs the stage into the dataset `out`, as a run would; what is committed there already
+    /// stays.
     async fn run(&self, cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
         let stage: ZeroShot = toml::from_str(options).unwrap();
         let known = known(&stage, None);
@@ -155,7 +156,8 @@ async fn accuracies_are_what_the_other_tables_add_up_to() {
             high[row]
         );
     }
-    // The rows of one set lie in one shard, the main metric first; those of two sets come in any order.
+    // The rows of one set lie in one shard, the main metric first; those of two sets come in any
+    // order.
     let first =
         "select metric, split, precision, model, checkpoint from accuracy where set = 'things' limit 1";
     let first = sql(&dataset, first).await;
@@ -185,7 +187,8 @@ async fn every_row_is_predicted_or_rejected_with_its_place() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
     let codes: Vec<(String, u64)> = dataset.state().rejects()["zero_shot"].clone().into_iter().collect();
-    // Twice (once a set): damaged, no image. `some` knows 30 of the 70 labels, and of the bad rows only the one without an image.
+    // Twice (once a set): damaged, no image. `some` knows 30 of the 70 labels, and of the bad rows
+    // only the one without an image.
     let expected = [("no_image", 2), ("no_label", 2), ("truncated", 1), ("unknown_label", 41)];
     assert_eq!(codes, expected.map(|(code, rows)| (code.to_string(), rows)));
     let ledger =

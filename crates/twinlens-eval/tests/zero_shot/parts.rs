@@ -35,7 +35,8 @@ async fn several_classes_an_image_are_scored_by_ranking() {
     for row in 0..2 {
         let [value, low, high, chance] = [0, 1, 2, 3].map(|column| floats(&rows, column)[row]);
         assert!(0.0 < low && low <= value && value <= high && high <= 1.0, "{value} [{low}, {high}]");
-        // A third of the pictures have a class, about; the labels have nothing to do with the model.
+        // A third of the pictures have a class, about; the labels have nothing to do with the
+        // model.
         assert!((0.25..0.6).contains(&chance) && low <= chance && chance <= high, "{chance}");
         assert_eq!(rows.column(5).as_primitive::<Int64Type>().value(row), 28);
     }
@@ -66,7 +67,8 @@ async fn two_classes_have_an_area_under_the_curve() {
 #[tokio::test]
 async fn images_that_were_trained_on_are_reported_apart() {
     let bench = Bench::new();
-    // The first seven by their bytes, the next three by their looks, and others that are no examples.
+    // The first seven by their bytes, the next three by their looks, and others that are no
+    // examples.
     let bytes = |seed: u32| png(seed);
     let hashes =
         (0..7).map(|seed| hex(&Sha256::digest(bytes(seed)))).chain(std::iter::repeat_n("0".repeat(64), 5));

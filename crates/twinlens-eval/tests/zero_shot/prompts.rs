@@ -1,4 +1,5 @@
-//! Synonyms, averages of probabilities, the cache of text embeddings, and the selection of templates.
+//! Synonyms, averages of probabilities, the cache of text embeddings, and the selection of
+//! templates.
 
 use super::*;
 

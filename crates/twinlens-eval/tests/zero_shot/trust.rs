@@ -40,7 +40,8 @@ async fn warnings(dataset: &Dataset) -> Vec<(String, bool, String)> {
         .collect()
 }
 
-/// Labels that are the model's own answers, so that it is always right: then with two names changed over in the list of classes.
+/// Labels that are the model's own answers, so that it is always right: then with two names changed
+/// over in the list of classes.
 #[tokio::test]
 async fn a_class_list_permuted_on_purpose_is_reported_as_permuted() {
     let bench = Bench::new();

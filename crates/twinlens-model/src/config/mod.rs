@@ -1,4 +1,5 @@
-//! The shape of a model: what `config.json` beside the weights holds, and what a pipeline file may spell out.
+//! The shape of a model: what `config.json` beside the weights holds, and what a pipeline file may
+//! spell out.
 
 mod presets;
 mod profile;
@@ -38,7 +39,8 @@ pub struct ClipConfig {
 pub enum VisionConfig {
     /// A vision transformer.
     Vit(VitConfig),
-    /// The paper's ResNet: a stem of three convolutions, average pooling before each stride, attention pooling at the end.
+    /// The paper's ResNet: a stem of three convolutions, average pooling before each stride,
+    /// attention pooling at the end.
     ResNet(ResNetConfig),
 }
 
@@ -94,7 +96,8 @@ impl VisionConfig {
     }
 }
 
-/// Both shapes at once: an untagged enum would say of a wrong table no more than that it fits neither.
+/// Both shapes at once: an untagged enum would say of a wrong table no more than that it fits
+/// neither.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename = "vision")]
 struct VisionTable {

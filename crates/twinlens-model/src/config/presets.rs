@@ -35,8 +35,8 @@ const PAPER: [Preset; 9] = [
     ("vit-l-14-336", 768, Vit([336, 14, 1024, 24, 16]), paper_text(768)),
 ];
 
-/// As in the paper, the text towers grow in width alone, and the ResNets in width, depth and pixels together; `x3` is about
-/// three times the arithmetic of `rn-tiny-64`.
+/// As in the paper, the text towers grow in width alone, and the ResNets in width, depth and pixels
+/// together; `x3` is about three times the arithmetic of `rn-tiny-64`.
 const TINY: [Preset; 9] = [
     ("rn-tiny-32", 128, ResNet([32, 16, 8], [1, 1, 1, 1]), [32, 4096, 96, 2, 3]),
     ("rn-tiny-64", 128, ResNet([64, 16, 8], [1, 1, 1, 1]), [32, 8192, 128, 2, 4]),
@@ -76,7 +76,8 @@ pub struct CatalogEntry {
     pub profile: Profile,
 }
 
-/// Every named shape: the tiny series first, then the paper's, each from small to large as listed in the paper.
+/// Every named shape: the tiny series first, then the paper's, each from small to large as listed
+/// in the paper.
 pub fn catalog() -> Vec<CatalogEntry> {
     let entry = |paper: bool| {
         move |preset: &Preset| {

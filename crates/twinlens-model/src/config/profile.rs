@@ -1,8 +1,9 @@
 //! What a model costs: parameters, and the arithmetic of one image and one text.
 //!
-//! Counted as open_clip counts them: a multiplication and an addition are two operations; products of matrices,
-//! convolutions and attention count, everything else does not; every text has the whole context. The attention pooling
-//! of a ResNet asks with every position there, though one is read (here it asks with one).
+//! Counted as open_clip counts them: a multiplication and an addition are two operations; products
+//! of matrices, convolutions and attention count, everything else does not; every text has the
+//! whole context. The attention pooling of a ResNet asks with every position there, though one is
+//! read (here it asks with one).
 
 use super::{ClipConfig, ResNetConfig, VisionConfig, VitConfig};
 use crate::objective::Objective;

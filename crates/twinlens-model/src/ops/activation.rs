@@ -40,8 +40,8 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Phi(x), the normal distribution, and its density: erf after Abramowitz and Stegun 7.1.26 (error under 1.5e-7), whose
-/// exp(-x^2 / 2) is the density's too.
+/// Phi(x), the normal distribution, and its density: erf after Abramowitz and Stegun 7.1.26 (error
+/// under 1.5e-7), whose exp(-x^2 / 2) is the density's too.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let gauss = exp(-0.5 * x * x);

@@ -1,7 +1,8 @@
 //! Multi-head attention of one sequence on packed queries, keys and values, and its gradient.
 //!
-//! softmax(Q K^T / sqrt(d)) V for each head (Vaswani et al. 2017). The projections before and after it belong to the
-//! block. Only a range of the positions may ask (all of them, or the one whose output is read): all are attended to.
+//! softmax(Q K^T / sqrt(d)) V for each head (Vaswani et al. 2017). The projections before and after
+//! it belong to the block. Only a range of the positions may ask (all of them, or the one whose
+//! output is read): all are attended to.
 
 use super::matmul::{Mat, MatMut, multiply};
 use super::simd::{exp, sum, vectorised};
@@ -47,7 +48,8 @@ impl Attention {
         MatMut::strided(&mut qkv[first..], rows.len(), depth, 3 * self.width)
     }
 
-    /// From `qkv` (`[len, 3 width]`) to `out` (`[queries, width]`); leaves the attention weights for the gradient.
+    /// From `qkv` (`[len, 3 width]`) to `out` (`[queries, width]`); leaves the attention weights
+    /// for the gradient.
     pub fn forward(&self, qkv: &[f32], weights: &mut [f32], out: &mut [f32]) {
         let (asked, depth) = (self.queries.len(), self.width / self.heads);
         for (head, weights) in weights.chunks_exact_mut(asked * self.len).enumerate() {
@@ -61,8 +63,8 @@ impl Attention {
         }
     }
 
-    /// The gradient with respect to `qkv`, from `d_out` (`[queries, width]`). `d_weights` is room for
-    /// [`weights_len`](Self::weights_len) numbers; `d_qkv` is overwritten.
+    /// The gradient with respect to `qkv`, from `d_out` (`[queries, width]`). `d_weights` is room
+    /// for [`weights_len`](Self::weights_len) numbers; `d_qkv` is overwritten.
     pub fn backward(
         &self,
         qkv: &[f32],
@@ -105,8 +107,8 @@ fn largest(row: &[f32]) -> f32 {
 }
 
 vectorised! {
-    /// Softmax of each row of `scores` (`[heads * asked, len]`) in place. Query `q` of a head sees the first
-    /// `visible + q` positions (at most all); the rest become 0.
+    /// Softmax of each row of `scores` (`[heads * asked, len]`) in place. Query `q` of a head sees
+    /// the first `visible + q` positions (at most all); the rest become 0.
     fn softmax<'a>(scores: &'a mut [f32], len: usize, asked: usize, visible: usize) {
         for (i, row) in scores.chunks_exact_mut(len).enumerate() {
             let (seen, hidden) = row.split_at_mut((visible + i % asked).min(len));
@@ -124,7 +126,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// d becomes scale * p * (d - sum(p d)), row by row: the gradient of the scores before the scaling.
+    /// d becomes scale * p * (d - sum(p d)), row by row: the gradient of the scores before the
+    /// scaling.
     fn softmax_backward<'a>(p: &'a [f32], d: &'a mut [f32], len: usize, scale: f32) {
         for (p, d) in p.chunks_exact(len).zip(d.chunks_exact_mut(len)) {
             let mean = sum(len, |i| p[i] * d[i]);

@@ -1,9 +1,11 @@
-//! Batch norm over rows of channels, with the relu that follows it in a residual network, on slices.
+//! Batch norm over rows of channels, with the relu that follows it in a residual network, on
+//! slices.
 //!
-//! y = gain (x - mean) / sqrt(var + eps) + bias, mean and variance over all rows of the batch (Ioffe and Szegedy 2015).
-//! In evaluation they are the running ones. relu's slope at 0 is 0, as in PyTorch (candle's is 1, which differs where a
-//! block's last gain starts at 0). What is added up over rows comes in parts, while the rows of a part are in the
-//! cache; parts are joined in order, in f64.
+//! y = gain (x - mean) / sqrt(var + eps) + bias, mean and variance over all rows of the batch
+//! (Ioffe and Szegedy 2015). In evaluation they are the running ones. relu's slope at 0 is 0, as in
+//! PyTorch (candle's is 1, which differs where a block's last gain starts at 0). What is added up
+//! over rows comes in parts, while the rows of a part are in the cache; parts are joined in order,
+//! in f64.
 
 use super::simd::{add_rows, vectorised};
 
@@ -19,7 +21,8 @@ pub struct Statistics {
     pub variance: Vec<f32>,
 }
 
-/// Channels are repeated up to about this many numbers, so that loops over the few channels of a small model are long.
+/// Channels are repeated up to about this many numbers, so that loops over the few channels of a
+/// small model are long.
 const WIDE: usize = 64;
 
 fn wide(channels: &[f32]) -> Vec<f32> {
@@ -123,7 +126,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// `d` becomes 0 where the norm of `x` is not above 0; the sums of what is left, and of it times `x - mean`.
+    /// `d` becomes 0 where the norm of `x` is not above 0; the sums of what is left, and of it
+    /// times `x - mean`.
     fn rectify_backward<'a>(x: &'a [f32], norm: &'a Norm, d: &'a mut [f32], sums: &'a mut [f32], products: &'a mut [f32]) {
         let n = norm.mean.len();
         for (x, d) in x.chunks(n).zip(d.chunks_mut(n)) {
@@ -197,7 +201,8 @@ impl Norm {
         add_rectified(room, y);
     }
 
-    /// From the gradient of [`rectified`](Self::rectified) to that of the norm, in place; and its sums.
+    /// From the gradient of [`rectified`](Self::rectified) to that of the norm, in place; and its
+    /// sums.
     pub fn rectified_backward(&self, x: &[f32], d: &mut [f32]) -> Sums {
         let mut sums = Partial::new(self);
         for (x, d) in x.chunks(sums.numbers()).zip(d.chunks_mut(sums.numbers())) {
@@ -259,7 +264,8 @@ pub struct Sums {
     products: Vec<f64>,
 }
 
-/// The gradient of a norm by the batch's statistics, once its sums are known: dx = scale (d - mean(d) - (x - mean) slope).
+/// The gradient of a norm by the batch's statistics, once its sums are known: dx = scale (d -
+/// mean(d) - (x - mean) slope).
 pub struct NormGradient {
     mean: Vec<f32>,
     scale: Vec<f32>,
@@ -280,7 +286,8 @@ vectorised! {
 }
 
 impl NormGradient {
-    /// From the sums over `rows` rows of a norm; the gradients of its gains and of its biases are written.
+    /// From the sums over `rows` rows of a norm; the gradients of its gains and of its biases are
+    /// written.
     pub fn new(
         norm: &Norm,
         statistics: &Statistics,

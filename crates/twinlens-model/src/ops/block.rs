@@ -1,8 +1,9 @@
 //! One residual attention block on slices: forward, and the gradient of everything.
 //!
-//! x + proj(attention(ln_1(x))), then + c_proj(act(c_fc(ln_2(.)))): pre-norm, as in CLIP's code. A block works on one
-//! chunk, a few whole sequences whose rows lie one after another and whose activations stay in the cache. The gradients
-//! of the weight matrices are sums over all chunks: see [`weight_gradients`].
+//! x + proj(attention(ln_1(x))), then + c_proj(act(c_fc(ln_2(.)))): pre-norm, as in CLIP's code. A
+//! block works on one chunk, a few whole sequences whose rows lie one after another and whose
+//! activations stay in the cache. The gradients of the weight matrices are sums over all chunks:
+//! see [`weight_gradients`].
 
 use super::activation::Activation;
 use super::attention::Attention;
@@ -23,8 +24,8 @@ pub struct BlockShape {
     pub activation: Activation,
 }
 
-/// A block's parameters, in the order in which they are packed: name, and shape in multiples of the width (0: no
-/// second dimension). Matrices are `[out, in]`, as in PyTorch.
+/// A block's parameters, in the order in which they are packed: name, and shape in multiples of the
+/// width (0: no second dimension). Matrices are `[out, in]`, as in PyTorch.
 pub const PARAMETERS: [(&str, usize, usize); 12] = [
     ("ln_1.weight", 1, 0),
     ("ln_1.bias", 1, 0),
@@ -94,7 +95,8 @@ impl Rows {
         if self.pooled { self.sequences.len() } else { self.rows_in() }
     }
 
-    /// For each sequence its attention, its rows that come in, its rows that go on, and its attention weights.
+    /// For each sequence its attention, its rows that come in, its rows that go on, and its
+    /// attention weights.
     fn attentions(
         &self,
         shape: BlockShape,
@@ -150,11 +152,13 @@ pub struct Scratch {
     d_rows: Vec<f32>,
     d_weights: Vec<f32>,
     d_qkv: Vec<f32>,
-    /// This chunk's part of the gradients of gains and biases, at their places among the parameters without matrices.
+    /// This chunk's part of the gradients of gains and biases, at their places among the parameters
+    /// without matrices.
     d_vectors: Vec<f32>,
 }
 
-/// Makes `buffer` `len` numbers long. What it held stays: callers overwrite it. Kept buffers cost no page faults.
+/// Makes `buffer` `len` numbers long. What it held stays: callers overwrite it. Kept buffers cost
+/// no page faults.
 pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
@@ -337,12 +341,15 @@ fn split_vectors(mut rest: &mut [f32], width: usize) -> [&mut [f32]; 8] {
     })
 }
 
-/// Numbers in one piece of a weight gradient: enough work for a thread, and many pieces for many threads.
+/// Numbers in one piece of a weight gradient: enough work for a thread, and many pieces for many
+/// threads.
 const PIECE: usize = 128 * 128;
 
-/// The gradients of a block's parameters, summed over its chunks, written to `grads` (packed as the parameters are).
+/// The gradients of a block's parameters, summed over its chunks, written to `grads` (packed as the
+/// parameters are).
 ///
-/// Parallel over pieces of the result; each piece adds the chunks in order, so the sum does not depend on threads.
+/// Parallel over pieces of the result; each piece adds the chunks in order, so the sum does not
+/// depend on threads.
 pub fn weight_gradients(shape: BlockShape, chunks: &[(&Saved, &Scratch)], grads: &mut [f32]) {
     let width = shape.width;
     let mut pieces: Vec<(usize, usize, &mut [f32])> = Vec::new();

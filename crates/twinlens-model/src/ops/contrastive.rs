@@ -1,16 +1,17 @@
 //! CLIP's loss as one operation: symmetric cross-entropy over all pairs of a batch.
 //!
-//! With logits = exp(logit_scale) I T^T, the mean of the cross-entropies of rows (image to texts) and of columns (text to
-//! images) against the diagonal. The gradient is closed: G = (P_rows + P_columns - 2 1) / 2N, dI = s G T, dT = s G^T I,
-//! d logit_scale = sum(G logits).
+//! With logits = exp(logit_scale) I T^T, the mean of the cross-entropies of rows (image to texts)
+//! and of columns (text to images) against the diagonal. The gradient is closed: G = (P_rows +
+//! P_columns - 2 1) / 2N, dI = s G T, dT = s G^T I, d logit_scale = sum(G logits).
 
 use super::matmul::{Mat, MatMut, multiply};
 use super::{f32_slice, with_f32};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
-/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for `logit_scale` (a scalar, the
-/// logarithm of the factor): a scalar. About ln n before anything is learned.
+/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for
+/// `logit_scale` (a scalar, the logarithm of the factor): a scalar. About ln n before anything is
+/// learned.
 pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
     if image.rank() != 2 || image.dims() != text.dims() {
         bail!("contrastive loss: images {:?}, texts {:?}", image.shape(), text.shape());

@@ -1,9 +1,11 @@
-//! Convolution by kernels of 1 x 1 and 3 x 3 of images whose channels lie together (`[side, side, channels]`), on slices.
+//! Convolution by kernels of 1 x 1 and 3 x 3 of images whose channels lie together (`[side, side,
+//! channels]`), on slices.
 //!
-//! No patches are copied out: in an image with a border of zeros, each row of a patch is one run of `3 channels` numbers, and a
-//! few pixels by one or two vectors of channels of the result are added up in registers over the runs. The gradient of the images is
-//! the convolution of the result's gradient with the kernel turned around; that of the kernel adds up runs times gradients.
-//! An order of additions is fixed by the sizes alone.
+//! No patches are copied out: in an image with a border of zeros, each row of a patch is one run of
+//! `3 channels` numbers, and a few pixels by one or two vectors of channels of the result are added
+//! up in registers over the runs. The gradient of the images is the convolution of the result's
+//! gradient with the kernel turned around; that of the kernel adds up runs times gradients. An
+//! order of additions is fixed by the sizes alone.
 
 use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
@@ -55,8 +57,8 @@ impl Conv {
         self.kernel / 2
     }
 
-    /// The convolution that takes the gradient of the result to that of the image, for a stride of 1; for any stride, how
-    /// that gradient lies.
+    /// The convolution that takes the gradient of the result to that of the image, for a stride of
+    /// 1; for any stride, how that gradient lies.
     pub fn back(self) -> Self {
         Self { stride: 1, side: self.out_side(), channels: self.out, out: self.channels, ..self }
     }
@@ -96,8 +98,8 @@ impl Conv {
     }
 }
 
-/// A kernel as [`convolve`] takes it: blocks of so many channels of the result as two vectors hold (or one in the last, where that
-/// is enough), in each `[kernel, kernel, channels, lanes]`.
+/// A kernel as [`convolve`] takes it: blocks of so many channels of the result as two vectors hold
+/// (or one in the last, where that is enough), in each `[kernel, kernel, channels, lanes]`.
 pub struct Packed {
     blocks: Vec<(usize, Vec<f32>)>,
 }
@@ -143,7 +145,8 @@ impl WithSimd for Lanes {
     }
 }
 
-/// The result's pixels (`y`, `[patches, out]`), whose patches begin `at` these places of `x`, images with their borders.
+/// The result's pixels (`y`, `[patches, out]`), whose patches begin `at` these places of `x`,
+/// images with their borders.
 pub fn convolve(conv: Conv, x: &[f32], at: &[usize], w: &Packed, y: &mut [f32]) {
     Arch::new().dispatch(Convolve { conv, x, at, w, y });
 }
@@ -235,8 +238,8 @@ fn strip<S: Simd, const P: usize, const V: usize>(
     sums
 }
 
-/// Adds to `dw` (`[kernel, kernel, channels, out]`) the gradient of the kernel: patches that begin `at` these places of `x`
-/// and gradients of the result's pixels that begin at `d_at` of `d`.
+/// Adds to `dw` (`[kernel, kernel, channels, out]`) the gradient of the kernel: patches that begin
+/// `at` these places of `x` and gradients of the result's pixels that begin at `d_at` of `d`.
 pub fn add_kernel_gradient(conv: Conv, x: &[f32], at: &[usize], d: &[f32], d_at: &[usize], dw: &mut [f32]) {
     Arch::new().dispatch(KernelGradient { conv, x, at, d, d_at, dw });
 }
@@ -269,7 +272,8 @@ impl WithSimd for KernelGradient<'_> {
 }
 
 impl KernelGradient<'_> {
-    /// `wide` columns of the kernel's gradient: their gradients of the result stay in the cache while the patches go by.
+    /// `wide` columns of the kernel's gradient: their gradients of the result stay in the cache
+    /// while the patches go by.
     #[inline(always)]
     fn columns<S: Simd, const I: usize, const V: usize>(&mut self, simd: S, first: usize, wide: usize) {
         for row in 0..self.conv.kernel {
@@ -287,7 +291,8 @@ impl KernelGradient<'_> {
         }
     }
 
-    /// Adds the sums over all pixels of `I` numbers of a patch's row times `wide` channels of the gradient.
+    /// Adds the sums over all pixels of `I` numbers of a patch's row times `wide` channels of the
+    /// gradient.
     #[inline(always)]
     fn add<S: Simd, const I: usize, const V: usize>(
         &mut self,

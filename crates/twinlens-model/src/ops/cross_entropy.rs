@@ -1,7 +1,9 @@
-//! Prediction of words: a linear layer over the vocabulary and the cross-entropy of what it gives, as one operation.
+//! Prediction of words: a linear layer over the vocabulary and the cross-entropy of what it gives,
+//! as one operation.
 //!
-//! Logits of all rows over all words would be the largest tensor of a training. They are made for a few rows at a time,
-//! and turned at once into the gradients of rows, weights and bias, which are all that is kept.
+//! Logits of all rows over all words would be the largest tensor of a training. They are made for a
+//! few rows at a time, and turned at once into the gradients of rows, weights and bias, which are
+//! all that is kept.
 
 use super::linear::{bias_gradient, forward, input_gradient, weight_gradient};
 use super::{f32_slice, simd::vectorised, with_f32};
@@ -21,11 +23,11 @@ struct CrossEntropy {
     saved: Mutex<Option<Gradients>>,
 }
 
-/// The mean over rows of the cross-entropy between softmax(x w^T + bias) and the uniform distribution over each row's
-/// targets: a scalar. Rows without targets count for nothing.
+/// The mean over rows of the cross-entropy between softmax(x w^T + bias) and the uniform
+/// distribution over each row's targets: a scalar. Rows without targets count for nothing.
 ///
-/// `x` is `[rows, width]`, `w` `[words, width]`, `bias` `[words]`; with one target a row this is the usual
-/// cross-entropy of classes.
+/// `x` is `[rows, width]`, `w` `[words, width]`, `bias` `[words]`; with one target a row this is
+/// the usual cross-entropy of classes.
 pub fn linear_cross_entropy(
     x: &Tensor,
     w: &Tensor,

@@ -1,7 +1,7 @@
 //! From pixels and from token ids to the rows that a transformer takes, as one operation each.
 //!
-//! A patch embedding is a convolution whose stride is its kernel: patches are copied to rows and multiplied, which has a
-//! fast gradient where candle's convolution has a naive one.
+//! A patch embedding is a convolution whose stride is its kernel: patches are copied to rows and
+//! multiplied, which has a fast gradient where candle's convolution has a naive one.
 
 use super::block::sized;
 use super::matmul::{Mat, MatMut, multiply_add};
@@ -39,8 +39,9 @@ impl PatchShape {
         3 * self.patch * self.patch
     }
 
-    /// Numbers in the packed parameters: convolution `[width, 3, patch, patch]`, class token `[width]`, positions
-    /// `[tokens, width]`, gain and bias of the layer norm after them `[width]` each.
+    /// Numbers in the packed parameters: convolution `[width, 3, patch, patch]`, class token
+    /// `[width]`, positions `[tokens, width]`, gain and bias of the layer norm after them `[width]`
+    /// each.
     pub fn parameters_len(self) -> usize {
         self.width * (self.patch_len() + 1 + self.tokens() + 2)
     }
@@ -95,8 +96,8 @@ impl PatchShape {
 
 struct PatchEmbed(PatchShape);
 
-/// `pixels` (`[batch, 3, image, image]`) to rows (`[batch * tokens, width]`): patches times the convolution, the class
-/// token before them, positions added, layer norm. Pixels get no gradient.
+/// `pixels` (`[batch, 3, image, image]`) to rows (`[batch * tokens, width]`): patches times the
+/// convolution, the class token before them, positions added, layer norm. Pixels get no gradient.
 pub fn patch_embed(pixels: &Tensor, params: &Tensor, shape: PatchShape, train: bool) -> Result<Tensor> {
     let (_, channels, height, width) = pixels.dims4()?;
     if (channels, height, width) != (3, shape.image, shape.image)
@@ -240,8 +241,8 @@ impl Texts {
 
 struct TextEmbed(Texts);
 
-/// Rows of the texts' tokens (`[tokens, width]`): `table` (`[vocabulary, width]`) at each id, plus `positions`
-/// (`[context, width]`).
+/// Rows of the texts' tokens (`[tokens, width]`): `table` (`[vocabulary, width]`) at each id, plus
+/// `positions` (`[context, width]`).
 pub fn text_embed(table: &Tensor, positions: &Tensor, texts: Texts, train: bool) -> Result<Tensor> {
     let ((vocabulary, _), (context, _)) = (table.dims2()?, positions.dims2()?);
     let longest = texts.lens.iter().copied().max().unwrap_or(0);

@@ -1,7 +1,8 @@
 //! A linear layer over rows: y = x w^T + bias, and its gradient.
 //!
-//! candle's own costs a pass over the output for the bias, a transposed copy, and a serial sum for the bias's gradient.
-//! The slice functions also serve convolutions ([`super::conv`]) and classification ([`super::cross_entropy`]).
+//! candle's own costs a pass over the output for the bias, a transposed copy, and a serial sum for
+//! the bias's gradient. The slice functions also serve convolutions ([`super::conv`]) and
+//! classification ([`super::cross_entropy`]).
 
 use super::matmul::{Mat, MatMut, multiply, multiply_add};
 use super::{f32_slice, simd, with_f32};
@@ -39,8 +40,8 @@ pub fn input_gradient(dx: &mut [f32], d: &[f32], w: &[f32], inner: usize) {
     });
 }
 
-/// `dw += d^T x`, in an order that does not depend on threads. A small matrix over many rows is summed in groups of
-/// rows, so that there is work for all threads.
+/// `dw += d^T x`, in an order that does not depend on threads. A small matrix over many rows is
+/// summed in groups of rows, so that there is work for all threads.
 pub fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
     let (out, len) = (dw.len() / inner, dw.len());
     let rows = x.len() / inner;
@@ -84,7 +85,8 @@ pub fn bias_gradient(db: &mut [f32], d: &[f32]) {
 /// The layer as one operation.
 struct Linear;
 
-/// `x w^T + bias` over the last dimension of `x` (`[.., inner]`), `w` `[out, inner]`, `bias` `[out]`.
+/// `x w^T + bias` over the last dimension of `x` (`[.., inner]`), `w` `[out, inner]`, `bias`
+/// `[out]`.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out, inner) = w.dims2()?;
     if x.dims().last() != Some(&inner) || bias.is_some_and(|b| b.dims() != [out]) {

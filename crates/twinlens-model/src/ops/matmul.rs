@@ -1,8 +1,9 @@
 //! Matrix products on slices: the one place that calls the `gemm` kernel.
 //!
-//! The kernel takes raw pointers. Here they are made from slices whose bounds are checked first, so that everything
-//! above is safe code. A product runs on the thread that calls it: work is split into fixed pieces by the caller, and a
-//! result therefore never depends on how many threads there are.
+//! The kernel takes raw pointers. Here they are made from slices whose bounds are checked first, so
+//! that everything above is safe code. A product runs on the thread that calls it: work is split
+//! into fixed pieces by the caller, and a result therefore never depends on how many threads there
+//! are.
 
 /// A matrix in a slice, with a stride for rows and one for columns.
 #[derive(Clone, Copy)]
@@ -88,9 +89,10 @@ fn product(dst: MatMut<'_>, add: bool, scale: f32, a: Mat<'_>, b: Mat<'_>) {
         b.rows,
         b.cols
     );
-    // SAFETY: `Mat` and `MatMut` are built only by constructors that assert that every element they address lies inside
-    // their slice (a transpose addresses the same elements), and the shapes agree. `dst` is an exclusive borrow, so it
-    // aliases neither operand, and its rows do not overlap.
+    // SAFETY: `Mat` and `MatMut` are built only by constructors that assert that every element they
+    // address lies inside their slice (a transpose addresses the same elements), and the shapes
+    // agree. `dst` is an exclusive borrow, so it aliases neither operand, and its rows do not
+    // overlap.
     unsafe {
         gemm::gemm(
             dst.rows,

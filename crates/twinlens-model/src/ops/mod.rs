@@ -1,10 +1,11 @@
 //! Operations with a gradient of their own: what candle has none for, or a slow one.
 //!
-//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`], [`batch_norm`], [`pairs`]),
-//! candle operations above ([`embed`], [`transformer`], [`trunk`], [`linear`], [`pool`], and the objectives'
-//! [`contrastive`], [`sigmoid`], [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed
-//! order: results are the same bits whatever the threads. Each has a plain twin of candle's basic operations in
-//! [`crate::reference`], and tests that values and all gradients agree.
+//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`],
+//! [`conv`], [`batch_norm`], [`pairs`]), candle operations above ([`embed`], [`transformer`],
+//! [`trunk`], [`linear`], [`pool`], and the objectives' [`contrastive`], [`sigmoid`],
+//! [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed order:
+//! results are the same bits whatever the threads. Each has a plain twin of candle's basic
+//! operations in [`crate::reference`], and tests that values and all gradients agree.
 
 pub mod activation;
 pub mod attention;

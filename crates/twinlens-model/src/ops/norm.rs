@@ -1,4 +1,5 @@
-//! Layer norm over rows: y = gain (x - mean) / sqrt(var + eps) + bias (Ba et al. 2016), and its gradient.
+//! Layer norm over rows: y = gain (x - mean) / sqrt(var + eps) + bias (Ba et al. 2016), and its
+//! gradient.
 
 use super::simd::{sum, vectorised};
 
@@ -6,7 +7,8 @@ use super::simd::{sum, vectorised};
 pub const EPS: f32 = 1e-5;
 
 vectorised! {
-    /// Mean and 1 / sqrt(var + eps) of each row of `x` (`[rows, width]`), written as pairs to `stats` (`[rows, 2]`).
+    /// Mean and 1 / sqrt(var + eps) of each row of `x` (`[rows, width]`), written as pairs to
+    /// `stats` (`[rows, 2]`).
     pub fn layer_norm_stats<'a>(x: &'a [f32], width: usize, stats: &'a mut [f32]) {
         for (row, stat) in x.chunks_exact(width).zip(stats.chunks_exact_mut(2)) {
             let mean = sum(width, |i| row[i]) / width as f32;
@@ -33,7 +35,8 @@ vectorised! {
 vectorised! {
     /// The gradient: adds to `dx` (`[rows, width]`), `dgain` and `dbias` (`[width]`).
     ///
-    /// With z the normalised row and e = dy * gain: dx = (e - mean(e) - z mean(e z)) / sqrt(var + eps).
+    /// With z the normalised row and e = dy * gain: dx = (e - mean(e) - z mean(e z)) / sqrt(var +
+    /// eps).
     pub fn layer_norm_backward<'a>(
         x: &'a [f32], stats: &'a [f32], gain: &'a [f32], dy: &'a [f32],
         dx: &'a mut [f32], dgain: &'a mut [f32], dbias: &'a mut [f32],

@@ -1,9 +1,10 @@
-//! The losses over all pairs of a batch, for some of its rows, without a graph: the loss's share, and the gradients of the
-//! rows' features in closed form.
+//! The losses over all pairs of a batch, for some of its rows, without a graph: the loss's share,
+//! and the gradients of the rows' features in closed form.
 //!
-//! Gradient-cached accumulation (Gao et al. 2021) and training on several ranks stand on it. The sums over rows are those
-//! of [`super::contrastive`] and [`super::sigmoid`], which are its fast twins where all rows are at hand; here logits are
-//! made for a few rows at a time and never kept, so that memory grows with the batch and not with its square.
+//! Gradient-cached accumulation (Gao et al. 2021) and training on several ranks stand on it. The
+//! sums over rows are those of [`super::contrastive`] and [`super::sigmoid`], which are its fast
+//! twins where all rows are at hand; here logits are made for a few rows at a time and never kept,
+//! so that memory grows with the batch and not with its square.
 
 use super::matmul::{Mat, MatMut, multiply};
 use rayon::prelude::*;
@@ -12,7 +13,8 @@ use std::ops::Range;
 /// Rows whose logits are held at a time by one thread.
 const ROWS: usize = 64;
 
-/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and the rows that are one's own.
+/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and the rows that are one's
+/// own.
 #[derive(Clone, Copy)]
 pub struct Pairs<'a> {
     pub image: &'a [f32],
@@ -51,8 +53,8 @@ fn log_sum_exp(values: &[f32]) -> f32 {
 }
 
 impl Pairs<'_> {
-    /// Calls `f` with the logits of a few own rows of `from` against all of `to` and with the rows' numbers; pieces are
-    /// the same whatever the threads.
+    /// Calls `f` with the logits of a few own rows of `from` against all of `to` and with the rows'
+    /// numbers; pieces are the same whatever the threads.
     fn pieces<R: Send>(
         &self,
         from: &[f32],
@@ -72,7 +74,8 @@ impl Pairs<'_> {
         own.par_chunks(ROWS * embed).enumerate().map(piece).collect()
     }
 
-    /// For each own image ln sum exp of its logits over all texts, and for each own text over all images.
+    /// For each own image ln sum exp of its logits over all texts, and for each own text over all
+    /// images.
     pub fn log_sums(&self) -> [Vec<f32>; 2] {
         let n = self.image.len() / self.embed;
         [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
@@ -81,8 +84,8 @@ impl Pairs<'_> {
         })
     }
 
-    /// One side: `gradient` turns a logit, given the two rows that it belongs to, into the gradient of the loss by it
-    /// and adds to the sums.
+    /// One side: `gradient` turns a logit, given the two rows that it belongs to, into the gradient
+    /// of the loss by it and adds to the sums.
     fn side(
         &self,
         from: &[f32],
@@ -111,7 +114,8 @@ impl Pairs<'_> {
         })
     }
 
-    /// The symmetric cross-entropy, given [`log_sums`](Self::log_sums) of all images and of all texts.
+    /// The symmetric cross-entropy, given [`log_sums`](Self::log_sums) of all images and of all
+    /// texts.
     pub fn contrastive(&self, images: &[f32], texts: &[f32]) -> Shares {
         let half = 0.5 / images.len() as f32;
         let side = |from, to, own: &[f32], other: &[f32]| {
@@ -127,7 +131,8 @@ impl Pairs<'_> {
         };
         let image = side(self.image, self.text, images, texts);
         let text = side(self.text, self.image, texts, images);
-        // Each logit belongs to one image and to one text: the scale's gradient is the sum of one side.
+        // Each logit belongs to one image and to one text: the scale's gradient is the sum of one
+        // side.
         let loss = image.loss + text.loss;
         Shares { loss, image: image.features, text: text.features, scale: image.scale, bias: 0.0 }
     }

@@ -1,8 +1,10 @@
-//! SigLIP's loss as one operation: each pair of a batch is a yes or a no of its own (Zhai et al. 2023).
+//! SigLIP's loss as one operation: each pair of a batch is a yes or a no of its own (Zhai et al.
+//! 2023).
 //!
-//! With logits = exp(logit_scale) I T^T + logit_bias and z = 1 on the diagonal, -1 elsewhere, the loss is the sum of
-//! -ln sigmoid(z logits) over all pairs, over n. Its gradient is closed: G = -z sigmoid(-z logits) / n, dI = s G T,
-//! dT = s G^T I, d logit_scale = sum(G (logits - bias)), d logit_bias = sum(G).
+//! With logits = exp(logit_scale) I T^T + logit_bias and z = 1 on the diagonal, -1 elsewhere, the
+//! loss is the sum of -ln sigmoid(z logits) over all pairs, over n. Its gradient is closed: G = -z
+//! sigmoid(-z logits) / n, dI = s G T, dT = s G^T I, d logit_scale = sum(G (logits - bias)), d
+//! logit_bias = sum(G).
 
 use super::matmul::{Mat, MatMut, multiply};
 use super::{f32_slice, with_f32};
@@ -14,8 +16,8 @@ struct Sigmoid {
     saved: Mutex<Option<(Vec<f32>, [f32; 2])>>,
 }
 
-/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for `logit_scale` (the logarithm of
-/// the factor) and `logit_bias`, both scalars: a scalar.
+/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for
+/// `logit_scale` (the logarithm of the factor) and `logit_bias`, both scalars: a scalar.
 pub fn sigmoid_loss(
     image: &Tensor,
     text: &Tensor,

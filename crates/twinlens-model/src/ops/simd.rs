@@ -1,8 +1,8 @@
 //! Loops that the compiler turns into the widest vectors of the machine it runs on.
 //!
-//! A function declared with [`vectorised!`] is compiled once for each instruction set (AVX-512, AVX2 with FMA, the
-//! baseline) and picked at run time. Sums are kept in 16 partial sums, in an order that does not depend on the
-//! instruction set's width or on threads.
+//! A function declared with [`vectorised!`] is compiled once for each instruction set (AVX-512,
+//! AVX2 with FMA, the baseline) and picked at run time. Sums are kept in 16 partial sums, in an
+//! order that does not depend on the instruction set's width or on threads.
 
 /// Compiles a function for each instruction set and picks one at run time.
 macro_rules! vectorised {
@@ -12,7 +12,8 @@ macro_rules! vectorised {
             struct Call<'a>($($ty,)* std::marker::PhantomData<&'a ()>);
             impl<'a> pulp::NullaryFnOnce for Call<'a> {
                 type Output = vectorised!(@ret $($ret)?);
-                // Without this the loop would stay outside the function that carries the instruction set.
+                // Without this the loop would stay outside the function that carries the
+                // instruction set.
                 #[inline(always)]
                 fn call(self) -> Self::Output {
                     let Call($($arg,)* _) = self;
@@ -53,7 +54,8 @@ pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes[0] + total
 }
 
-/// e^x to a relative error of about 2e-7: x = n ln 2 + r, a polynomial in r, and n put into the exponent.
+/// e^x to a relative error of about 2e-7: x = n ln 2 + r, a polynomial in r, and n put into the
+/// exponent.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // Adding this pushes the fraction out of the mantissa: a rounding that vectorises.

@@ -1,4 +1,5 @@
-//! Operations against candle's plain ones, where a whole model is too small to reach: pieces, groups, several chunks.
+//! Operations against candle's plain ones, where a whole model is too small to reach: pieces,
+//! groups, several chunks.
 
 use super::batch_norm::{Moments, Statistics};
 use super::conv::Conv;
@@ -32,7 +33,8 @@ fn close(got: &Tensor, want: &Tensor, what: &str, tolerance: f64) {
 
 type Call<'a> = &'a dyn Fn(&[&Tensor]) -> Result<Tensor>;
 
-/// Values, and the gradient of every operand for a random gradient of the result, of `fused` in f32 and `plain` in f64.
+/// Values, and the gradient of every operand for a random gradient of the result, of `fused` in f32
+/// and `plain` in f64.
 fn agree(what: &str, shapes: &[&[usize]], fused: Call<'_>, plain: Call<'_>) {
     agree_within(what, shapes, fused, plain, 2e-6);
 }
@@ -54,7 +56,8 @@ fn agree_within(what: &str, shapes: &[&[usize]], fused: Call<'_>, plain: Call<'_
 
 #[test]
 fn linear_layers_of_every_path() {
-    // One group of rows; several; a matrix so large that rows are one group again; more than two dimensions.
+    // One group of rows; several; a matrix so large that rows are one group again; more than two
+    // dimensions.
     for (x, w) in
         [(&[7, 5][..], [3, 5]), (&[9001, 24], [40, 24]), (&[5000, 512], [520, 512]), (&[3, 4, 6], [2, 6])]
     {
@@ -65,7 +68,8 @@ fn linear_layers_of_every_path() {
     }
 }
 
-/// Convolution, norm by the batch and relu, in candle's operations, of images whose channels are apart.
+/// Convolution, norm by the batch and relu, in candle's operations, of images whose channels are
+/// apart.
 fn plain_layer(x: &Tensor, conv: Conv, params: &Tensor, relu: bool) -> Result<Tensor> {
     let Conv { kernel, stride, channels, out, .. } = conv;
     let w = params.narrow(0, 0, conv.weights_len())?.reshape((out, channels, kernel, kernel))?;
@@ -77,8 +81,8 @@ fn plain_layer(x: &Tensor, conv: Conv, params: &Tensor, relu: bool) -> Result<Te
     if relu { &y * y.gt(0.0)?.to_dtype(y.dtype())? } else { Ok(y) }
 }
 
-/// Odd counts of channels, of images in a tile, of pixels in a row; blocks with and without a convolution beside, pooled and
-/// not; several groups of images; a single pixel at the end.
+/// Odd counts of channels, of images in a tile, of pixels in a row; blocks with and without a
+/// convolution beside, pooled and not; several groups of images; a single pixel at the end.
 #[test]
 fn residual_networks_of_odd_sizes() {
     let conv = |kernel, stride, side, channels, out| Conv { kernel, stride, side, channels, out };

@@ -1,9 +1,10 @@
 //! A whole stack of residual attention blocks as one operation of candle's graph.
 //!
-//! Candle pays a zero fill and an addition, on fresh memory and one thread, for each edge on which a gradient flows.
-//! One operation for the stack leaves two edges. Two more things are saved that would be multiplied in vain: positions
-//! after a text's end token (a causal mask hides them from all that is read), and, in the last block, every row but the
-//! one that is read. Both are exact: the plain twin in [`crate::reference`] computes all of it, and a test compares.
+//! Candle pays a zero fill and an addition, on fresh memory and one thread, for each edge on which
+//! a gradient flows. One operation for the stack leaves two edges. Two more things are saved that
+//! would be multiplied in vain: positions after a text's end token (a causal mask hides them from
+//! all that is read), and, in the last block, every row but the one that is read. Both are exact:
+//! the plain twin in [`crate::reference`] computes all of it, and a test compares.
 
 use super::block::{self, BlockShape, Rows, Saved, Scratch};
 use super::{f32_slice, with_f32};
@@ -51,7 +52,8 @@ impl Sequences {
         if self.pooled { self.spans.len() } else { self.rows() }
     }
 
-    /// Whole sequences in groups of about [`CHUNK_ROWS`] rows: a function of the batch alone, not of threads.
+    /// Whole sequences in groups of about [`CHUNK_ROWS`] rows: a function of the batch alone, not
+    /// of threads.
     fn chunks(&self) -> Vec<Vec<(usize, usize)>> {
         let mut chunks = vec![Vec::new()];
         let mut rows = 0;
@@ -80,10 +82,11 @@ struct Chunk {
     out: Vec<f32>,
 }
 
-/// Activations kept from one step to the next: memory fresh from the system costs a page fault for every 4 KiB, which at
-/// these sizes takes longer than the arithmetic.
+/// Activations kept from one step to the next: memory fresh from the system costs a page fault for
+/// every 4 KiB, which at these sizes takes longer than the arithmetic.
 ///
-/// A pool that recomputes keeps of each block its input alone, until the way back (Chen et al. 2016).
+/// A pool that recomputes keeps of each block its input alone, until the way back (Chen et al.
+/// 2016).
 #[derive(Clone, Default)]
 pub struct Pool {
     chunks: Arc<Mutex<Vec<Chunk>>>,
@@ -125,12 +128,12 @@ struct Transformer {
     saved: Mutex<Option<Vec<Chunk>>>,
 }
 
-/// The stack on `x` (`[rows, width]`), read at each sequence's read position (`[sequences, width]`) or everywhere
-/// (`[rows, width]`).
+/// The stack on `x` (`[rows, width]`), read at each sequence's read position (`[sequences, width]`)
+/// or everywhere (`[rows, width]`).
 ///
-/// `params` holds the blocks' parameters one after another, each packed as [`block::PARAMETERS`] says. With `train` the
-/// activations are kept for one backward pass; without, no graph is built and a block's activations overwrite those
-/// of the block before.
+/// `params` holds the blocks' parameters one after another, each packed as [`block::PARAMETERS`]
+/// says. With `train` the activations are kept for one backward pass; without, no graph is built
+/// and a block's activations overwrite those of the block before.
 pub fn transformer(
     x: &Tensor,
     params: &Tensor,

@@ -1,8 +1,9 @@
 //! The plain twin: towers and objectives in candle's basic operations, in any float type.
 //!
-//! Nothing is skipped, nothing is fused: the full context of every text, every row of every block. Tests hold the fused
-//! operations to it, in value and in every gradient. Softmax and cross-entropy are candle-nn's composed ones; its layer norm and
-//! `softmax_last_dim` have no gradient and say so to nobody, so layer norm is spelled out.
+//! Nothing is skipped, nothing is fused: the full context of every text, every row of every block.
+//! Tests hold the fused operations to it, in value and in every gradient. Softmax and cross-entropy
+//! are candle-nn's composed ones; its layer norm and `softmax_last_dim` have no gradient and say so
+//! to nobody, so layer norm is spelled out.
 
 mod objectives;
 mod resnet;
@@ -58,7 +59,8 @@ pub fn normalise(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
 
-/// `x w^T` over the last dimension of `x` (`[.., in]`); the rows go through one product, in which `w` is not repeated.
+/// `x w^T` over the last dimension of `x` (`[.., in]`); the rows go through one product, in which
+/// `w` is not repeated.
 fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (out, inner) = w.dims2()?;
     let rows = x.contiguous()?.reshape(((), inner))?.matmul(&like(w, x)?.t()?)?;
@@ -74,7 +76,8 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     project(x, w)?.broadcast_add(&like(bias, x)?)
 }
 
-/// Attention of packed queries, keys and values (`[batch, len, 3 width]`) to `[batch, len, width]`. A mask is the causal one.
+/// Attention of packed queries, keys and values (`[batch, len, 3 width]`) to `[batch, len, width]`.
+/// A mask is the causal one.
 fn attention(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
     let (batch, len, packed) = qkv.dims3()?;
     let width = packed / 3;
@@ -97,7 +100,8 @@ fn attention(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor
         .reshape((batch, len, width))
 }
 
-/// Whether the kernel of `candle-flash-attn` may stand in: it has no gradient, knows half precision alone, and not every depth.
+/// Whether the kernel of `candle-flash-attn` may stand in: it has no gradient, knows half precision
+/// alone, and not every depth.
 #[cfg(feature = "flash-attn")]
 fn takes_flash_attention(qkv: &Tensor, depth: usize) -> bool {
     let half = matches!(qkv.dtype(), DType::BF16 | DType::F16);
@@ -127,8 +131,9 @@ fn block(
     x + linear(&hidden, parameter("mlp.c_proj.weight")?, parameter("mlp.c_proj.bias")?)?
 }
 
-/// Image features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`): of unit length where the objective embeds texts
-/// too. With `running`, batch norms use the running statistics, which are then among the tensors.
+/// Image features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`): of unit length where the
+/// objective embeds texts too. With `running`, batch norms use the running statistics, which are
+/// then among the tensors.
 ///
 /// # Errors
 /// When a shape does not fit.
@@ -186,7 +191,8 @@ fn vit(tensors: &Tensors, v: &VitConfig, activation: Activation, pixels: &Tensor
     x.matmul(&like(get(tensors, "visual.proj")?, pixels)?)
 }
 
-/// The causal stack on embedded tokens (`[batch, context, width]`), to which positions are added first.
+/// The causal stack on embedded tokens (`[batch, context, width]`), to which positions are added
+/// first.
 fn text_stack(tensors: &Tensors, config: &ClipConfig, x: &Tensor) -> Result<Tensor> {
     let (t, context) = (&config.text, x.dim(1)?);
     let positions = get(tensors, "positional_embedding")?.narrow(0, 0, context)?;
@@ -201,7 +207,8 @@ fn text_stack(tensors: &Tensors, config: &ClipConfig, x: &Tensor) -> Result<Tens
     Ok(x)
 }
 
-/// Normalised features `[batch, embed]` of token `ids` (`[batch, context]`), read at each text's highest id.
+/// Normalised features `[batch, embed]` of token `ids` (`[batch, context]`), read at each text's
+/// highest id.
 ///
 /// # Errors
 /// When a shape does not fit.

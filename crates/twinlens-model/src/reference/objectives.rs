@@ -32,7 +32,8 @@ pub fn sigmoid_loss(
     (odds + 1.0)?.log()?.sum_all()? / n as f64
 }
 
-/// For each text (`ids` `[n, context]`) the ids between its start token and its end token, its first highest id.
+/// For each text (`ids` `[n, context]`) the ids between its start token and its end token, its
+/// first highest id.
 fn words(ids: &Tensor) -> Result<Vec<Vec<u32>>> {
     let between = |row: Vec<u32>| {
         let top = row.iter().copied().max().unwrap_or(0);
@@ -61,8 +62,9 @@ pub fn bag_of_words_loss(tensors: &Tensors, image: &Tensor, ids: &Tensor) -> Res
     (candle_nn::ops::log_softmax(&logits, D::Minus1)? * shares)?.sum_all()?.neg()? / f64::max(counted, 1.0)
 }
 
-/// The logarithms of each word's probability, after each word of `ids` (`[n, context]`) and before it the image:
-/// `[n, context, vocabulary]`, in the type of `image` features, or f32 where that is half precision.
+/// The logarithms of each word's probability, after each word of `ids` (`[n, context]`) and before
+/// it the image: `[n, context, vocabulary]`, in the type of `image` features, or f32 where that is
+/// half precision.
 pub(crate) fn caption_logits(
     tensors: &Tensors,
     config: &ClipConfig,
@@ -79,8 +81,8 @@ pub(crate) fn caption_logits(
     candle_nn::ops::log_softmax(&widened(&logits)?, D::Minus1)
 }
 
-/// For each position of `ids` (`[n, context]`) the word after it, and 1 where that word counts, which is up to the end token,
-/// else 0. Of a text of one token that token counts.
+/// For each position of `ids` (`[n, context]`) the word after it, and 1 where that word counts,
+/// which is up to the end token, else 0. Of a text of one token that token counts.
 pub(crate) fn next_words(ids: &Tensor) -> Result<(Tensor, Tensor)> {
     let (n, context) = ids.dims2()?;
     let (mut words, mut counted) = (vec![0u32; n * context], vec![0f32; n * context]);

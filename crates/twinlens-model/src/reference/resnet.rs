@@ -1,4 +1,5 @@
-//! The plain twin of the ResNet: channels first, candle's convolution and pooling, batch norm spelled out.
+//! The plain twin of the ResNet: channels first, candle's convolution and pooling, batch norm
+//! spelled out.
 
 use super::{Norms, Tensors, get, like, widened};
 use crate::config::ResNetConfig;

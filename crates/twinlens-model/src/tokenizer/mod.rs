@@ -1,12 +1,13 @@
-//! Text to token ids: lower-cased byte-level BPE, in the format of a Hugging Face `tokenizer.json` or of CLIP's vocabulary
-//! file.
+//! Text to token ids: lower-cased byte-level BPE, in the format of a Hugging Face `tokenizer.json`
+//! or of CLIP's vocabulary file.
 //!
-//! Any text has ids, since the vocabulary holds all 256 bytes. As in CLIP, the start and end tokens are the two highest
-//! ids, the end token the highest: the model reads a text where its highest id stands.
+//! Any text has ids, since the vocabulary holds all 256 bytes. As in CLIP, the start and end tokens
+//! are the two highest ids, the end token the highest: the model reads a text where its highest id
+//! stands.
 //!
-//! A vocabulary whose words end in `</w>` is CLIP's, whatever file it came in, and gets CLIP's cleaning ([`clean`]) in
-//! place of the file's normaliser: ids are then open_clip's, but for a caption that spells out a special token, which
-//! stays text here and would end the caption there.
+//! A vocabulary whose words end in `</w>` is CLIP's, whatever file it came in, and gets CLIP's
+//! cleaning ([`clean`]) in place of the file's normaliser: ids are then open_clip's, but for a
+//! caption that spells out a special token, which stays text here and would end the caption there.
 
 mod clean;
 mod vocabulary;
@@ -55,14 +56,15 @@ fn normalizer() -> Result<Sequence> {
     Ok(Sequence::new(vec![NFC.into(), white_space.into(), Strip::new(true, true).into(), Lowercase.into()]))
 }
 
-/// Words with the space before them, also before the first, so that a word has the same ids wherever it stands.
+/// Words with the space before them, also before the first, so that a word has the same ids
+/// wherever it stands.
 fn pre_tokenizer() -> ByteLevel {
     ByteLevel::new(true, true, true)
 }
 
 impl Tokenizer {
-    /// Learns at most `vocab_size` tokens (start and end included) from captions: a function of the captions as a set
-    /// with counts, whatever their order.
+    /// Learns at most `vocab_size` tokens (start and end included) from captions: a function of the
+    /// captions as a set with counts, whatever their order.
     ///
     /// # Errors
     /// `Tokenizer` when `vocab_size` does not hold all bytes, start and end (258).
@@ -106,8 +108,8 @@ impl Tokenizer {
         Self::of(inner)
     }
 
-    /// Reads a `tokenizer.json` that has start and end tokens named as CLIP names them, or CLIP's vocabulary file
-    /// (`bpe_simple_vocab_16e6.txt.gz`, also unpacked).
+    /// Reads a `tokenizer.json` that has start and end tokens named as CLIP names them, or CLIP's
+    /// vocabulary file (`bpe_simple_vocab_16e6.txt.gz`, also unpacked).
     ///
     /// # Errors
     /// `Io` or `Tokenizer`, with the file's name.
@@ -164,7 +166,8 @@ impl Tokenizer {
         write_whole(path, self.json()?.as_bytes())
     }
 
-    /// `context` ids: start, the text, end, and 0 for the rest. A text that is too long is cut, and still ends in end.
+    /// `context` ids: start, the text, end, and 0 for the rest. A text that is too long is cut, and
+    /// still ends in end.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
         // The only failures are of the tokenizer's own truncation and padding, which are off.
         let text = if self.replaced.is_some() { Cow::Owned(clean::clean(text)) } else { Cow::Borrowed(text) };
@@ -235,7 +238,8 @@ mod tests {
         assert_eq!(tokenizer.encode("", 4), [start, end, 0, 0]);
         let long = tokenizer.encode(&"face ".repeat(50), 8);
         assert_eq!((long[0], long[7]), (start, end));
-        // Spelled out, a special token is text; unseen bytes have ids; every id is inside the vocabulary.
+        // Spelled out, a special token is text; unseen bytes have ids; every id is inside the
+        // vocabulary.
         for text in ["a <|endoftext|> b", "日本 \u{1F600} \0", "ﬁ\u{301}"] {
             let ids = tokenizer.encode(text, 64);
             assert_eq!(ids.iter().filter(|&&id| id == end).count(), 1, "{text}");

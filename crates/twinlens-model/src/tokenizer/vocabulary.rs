@@ -1,7 +1,8 @@
-//! CLIP's own vocabulary, out of the file that OpenAI and open_clip ship (`bpe_simple_vocab_16e6.txt.gz`).
+//! CLIP's own vocabulary, out of the file that OpenAI and open_clip ship
+//! (`bpe_simple_vocab_16e6.txt.gz`).
 //!
-//! The file holds merges, one a line. Ids: the 256 bytes, the same at the end of a word, what each merge makes in order,
-//! start, end. A byte is written as a printable character.
+//! The file holds merges, one a line. Ids: the 256 bytes, the same at the end of a word, what each
+//! merge makes in order, start, end. A byte is written as a printable character.
 
 use super::{END, START, failed};
 use crate::error::Result;
@@ -18,14 +19,16 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 /// What marks the end of a word.
 pub const END_OF_WORD: &str = "</w>";
-/// Merges that CLIP uses of the file's 262,144: as many as make 49,152 tokens with bytes, less the two special ones.
+/// Merges that CLIP uses of the file's 262,144: as many as make 49,152 tokens with bytes, less the
+/// two special ones.
 const MERGES: usize = 49_152 - 256 - 2;
 /// Words: English endings, runs of letters, single digits, runs of anything else but white space.
 const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
 /// More than the file takes unpacked.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// The characters of bytes 0 to 255, in the order of CLIP's ids: printable ones are themselves and come first.
+/// The characters of bytes 0 to 255, in the order of CLIP's ids: printable ones are themselves and
+/// come first.
 fn byte_characters() -> Vec<char> {
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let (shown, hidden): (Vec<u8>, Vec<u8>) = (0..=255u8).partition(printable);

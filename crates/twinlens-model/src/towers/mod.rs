@@ -15,10 +15,11 @@ use std::ops::Range;
 pub enum Pass {
     /// Evaluation: no graph; batch norm by its running statistics.
     Evaluate,
-    /// The values that training sees, without a graph: batch norm by the batch, the running statistics left alone. For
-    /// gradients that are computed in two passes.
+    /// The values that training sees, without a graph: batch norm by the batch, the running
+    /// statistics left alone. For gradients that are computed in two passes.
     Preview,
-    /// Training: with a graph for one backward pass; batch norm by the batch, which moves the running statistics.
+    /// Training: with a graph for one backward pass; batch norm by the batch, which moves the
+    /// running statistics.
     Train,
 }
 
@@ -47,8 +48,8 @@ impl Blocks<'_> {
         layers.flat_map(name)
     }
 
-    /// The blocks on `x` (`[rows, width]`), read as `sequences` says. In training, the first blocks are only evaluated where
-    /// neither they nor what comes before them learns.
+    /// The blocks on `x` (`[rows, width]`), read as `sequences` says. In training, the first blocks
+    /// are only evaluated where neither they nor what comes before them learns.
     fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
         let some = |x: &Tensor, layers: Range<usize>, sequences, train| {
             transformer(x, &pack(self.tensors, self.names(layers))?, self.shape, sequences, self.pool, train)
@@ -66,7 +67,8 @@ impl Blocks<'_> {
     }
 }
 
-/// Variables one after another in one flat tensor, as the fused operations take them; the gradient finds its way back.
+/// Variables one after another in one flat tensor, as the fused operations take them; the gradient
+/// finds its way back.
 fn pack(tensors: &Tensors, names: impl Iterator<Item = String>) -> Result<Tensor> {
     let parts = names.map(|name| reference::get(tensors, &name)?.flatten_all());
     Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)

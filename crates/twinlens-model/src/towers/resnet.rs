@@ -1,8 +1,8 @@
 //! The paper's ResNet: its layers by name and size, and the tower in fused operations.
 //!
-//! ResNet-D (He et al. 2019) with a stem of three convolutions and average pooling for max pooling; anti-aliased: every
-//! stride is an average pooling before (Zhang 2019); at the end attention with the mean as its query. All but the
-//! last is one operation: see [`crate::ops::trunk`].
+//! ResNet-D (He et al. 2019) with a stem of three convolutions and average pooling for max pooling;
+//! anti-aliased: every stride is an average pooling before (Zhang 2019); at the end attention with
+//! the mean as its query. All but the last is one operation: see [`crate::ops::trunk`].
 
 use super::{Pass, pack};
 use crate::config::ResNetConfig;
@@ -121,8 +121,8 @@ fn trunk(config: &ResNetConfig) -> Trunk {
     }
 }
 
-/// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`), of any length. `running` holds the running
-/// statistics.
+/// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`), of any length. `running` holds
+/// the running statistics.
 pub fn features(
     config: &ResNetConfig,
     tensors: &Tensors,
@@ -193,7 +193,8 @@ fn move_running(buffers: &Variables, norm: &str, batch: &Statistics, rows: usize
     Ok(())
 }
 
-/// As [`move_running`], for every norm in the order of the convolutions, by mean and variance where they lie.
+/// As [`move_running`], for every norm in the order of the convolutions, by mean and variance where
+/// they lie.
 pub fn move_running_by(
     config: &ResNetConfig,
     buffers: &Variables,

@@ -9,7 +9,8 @@ use crate::ops::transformer::{Pool, Sequences};
 use crate::reference::{self, Tensors};
 use candle_core::{Result, Tensor};
 
-/// Each text up to its first highest id: under a causal mask nothing behind it can reach what is read there.
+/// Each text up to its first highest id: under a causal mask nothing behind it can reach what is
+/// read there.
 pub fn until_end(ids: &[Vec<u32>]) -> Texts {
     let mut texts = Texts { ids: Vec::new(), lens: Vec::with_capacity(ids.len()) };
     for row in ids {
@@ -55,8 +56,9 @@ pub fn features(
     x.matmul(reference::get(tensors, "text_projection")?)
 }
 
-/// What the language model knows before each word but the first: rows `[all tokens - texts, width]`, and beside each row
-/// the token that follows. The image's features (`[texts, embed]`), projected, are added to each text's start token.
+/// What the language model knows before each word but the first: rows `[all tokens - texts,
+/// width]`, and beside each row the token that follows. The image's features (`[texts, embed]`),
+/// projected, are added to each text's start token.
 pub fn next_tokens(
     config: &TextConfig,
     activation: Activation,
@@ -70,7 +72,8 @@ pub fn next_tokens(
     let (mut targets, mut starts) = (Vec::new(), Vec::new());
     for text in texts.each() {
         starts.push(inputs.ids.len() as u32);
-        // A text of one token has nothing to predict; it still takes a row, which predicts that token.
+        // A text of one token has nothing to predict; it still takes a row, which predicts that
+        // token.
         let known = text.len().max(2) - 1;
         inputs.ids.extend_from_slice(&text[..known]);
         inputs.lens.push(known);

@@ -19,7 +19,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Variables in the order of their names: everything that walks over them does so in the same order on every run.
+/// Variables in the order of their names: everything that walks over them does so in the same order
+/// on every run.
 pub type Variables = BTreeMap<String, Var>;
 
 /// Name and shape of every variable of a model.
@@ -105,8 +106,8 @@ impl Shapes {
     }
 }
 
-/// Name and length of every buffer of a model: the running statistics of its batch norms. They are not trained, and are
-/// saved with the weights.
+/// Name and length of every buffer of a model: the running statistics of its batch norms. They are
+/// not trained, and are saved with the weights.
 pub fn buffers(config: &ClipConfig) -> BTreeMap<String, usize> {
     let VisionConfig::ResNet(r) = &config.vision else { return BTreeMap::new() };
     let both = |c: Convolution| {
@@ -133,7 +134,8 @@ pub fn fresh_buffers(config: &ClipConfig) -> Result<Variables> {
     buffers(config).into_iter().map(buffer).collect()
 }
 
-/// Variables and buffers of `config` out of tensors by name, which came from `path`; half precision is widened.
+/// Variables and buffers of `config` out of tensors by name, which came from `path`; half precision
+/// is widened.
 ///
 /// # Errors
 /// `Weights`, with the names that are missing, unknown, or of another shape.
@@ -184,8 +186,9 @@ pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
         path: path.to_owned(),
         problem: format!("not a safetensors file, or a damaged one ({why})"),
     };
-    // Tensor by tensor: the bytes of the file beside the tensors would take the memory twice, and the time to get it. Not mapped: a
-    // mapped file that another process cuts short would be a fault without an error.
+    // Tensor by tensor: the bytes of the file beside the tensors would take the memory twice, and
+    // the time to get it. Not mapped: a mapped file that another process cuts short would be a
+    // fault without an error.
     let mut file = File::open(path).map_err(ModelError::io(path))?;
     let length = file.metadata().map_err(ModelError::io(path))?.len();
     let mut bytes = vec![0; 8];
@@ -196,7 +199,8 @@ pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     }
     bytes.resize(header as usize, 0);
     file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
-    // Says of each tensor where it lies: one after the other, from the header on, each as long as its shape.
+    // Says of each tensor where it lies: one after the other, from the header on, each as long as
+    // its shape.
     let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
     if metadata.data_len() as u64 != length - 8 - header {
         return Err(damaged(&format!("{} bytes of tensors in {length} bytes", metadata.data_len())));

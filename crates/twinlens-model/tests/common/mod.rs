@@ -31,7 +31,8 @@ pub fn noise(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Pixels and token ids; texts of 2 tokens up to the whole context, whose end token is the last of the vocabulary.
+/// Pixels and token ids; texts of 2 tokens up to the whole context, whose end token is the last of
+/// the vocabulary.
 pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     let side = config.vision.image_size();
     let pixels = Tensor::from_vec(noise(n * 3 * side * side, 5), (n, 3, side, side), &Device::Cpu).unwrap();
@@ -48,8 +49,8 @@ pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     (pixels, Tensor::from_vec(ids.collect::<Vec<u32>>(), (n, context), &Device::Cpu).unwrap())
 }
 
-/// A model whose biases and gains are not those of the start, which would hide a gradient that is left out (or, where
-/// the last gain of a residual block is 0, be 0 themselves).
+/// A model whose biases and gains are not those of the start, which would hide a gradient that is
+/// left out (or, where the last gain of a residual block is 0, be 0 themselves).
 pub fn model(config: ClipConfig) -> Clip {
     let clip = Clip::new(config, 7).unwrap();
     for (i, (name, variable)) in clip.variables().iter().chain(clip.buffers()).enumerate() {

@@ -1,4 +1,5 @@
-//! The top of a pipeline file: its keys, what `--set` changes, and the order in which the parts are checked.
+//! The top of a pipeline file: its keys, what `--set` changes, and the order in which the parts are
+//! checked.
 
 use std::ops::Range;
 use std::path::Path;
@@ -38,7 +39,8 @@ pub(crate) struct Head {
     /// Web sites of the program's own, served on loopback during a run.
     #[serde(default)]
     pub(crate) sites: Vec<Located<String>>,
-    /// The most rejected rows, as a share of the rows in (0 to 1), before a finished run exits with 3.
+    /// The most rejected rows, as a share of the rows in (0 to 1), before a finished run exits with
+    /// 3.
     #[serde(default = "all")]
     pub(crate) max_reject_share: Located<f64>,
 }

@@ -19,9 +19,11 @@ pub(crate) const FUNNEL: &str = "funnel";
 
 /// The edges between drafts, and the order.
 pub(crate) struct Graph {
-    /// For each draft its inputs, as indices of drafts; `None` when one is unknown, which is told already.
+    /// For each draft its inputs, as indices of drafts; `None` when one is unknown, which is told
+    /// already.
     pub(crate) inputs: Vec<Option<Vec<Resolved>>>,
-    /// Drafts so that each stands after its inputs, else as in the file; those in or behind a cycle are left out.
+    /// Drafts so that each stands after its inputs, else as in the file; those in or behind a cycle
+    /// are left out.
     pub(crate) order: Vec<usize>,
 }
 
@@ -176,7 +178,8 @@ fn order(
         placed[next] = true;
         order.push(next);
     }
-    // What is left waits for a cycle: walk from each to something it waits for until the walk meets itself.
+    // What is left waits for a cycle: walk from each to something it waits for until the walk meets
+    // itself.
     let mut told = placed;
     for start in 0..drafts.len() {
         let mut walk: Vec<usize> = Vec::new();

@@ -1,10 +1,13 @@
-//! Pipeline files: TOML to spanned tables to checked stages, without any I/O but reading the file itself.
+//! Pipeline files: TOML to spanned tables to checked stages, without any I/O but reading the file
+//! itself.
 //!
-//! The text is parsed to tables that know their places ([`source`]); `${name}` is filled into strings ([`vars`]); each
-//! stage's table becomes its struct ([`stages`], [`options`]), once for each combination of what it is swept over ([`sweep`]); names of inputs become edges and the stages are put in an
-//! order that can run ([`graph`]); each stage then checks itself against the schemas of its inputs, and the tests
-//! are planned over the tables of all ([`tables`]). Faults are collected all the way and told together ([`Report`]); what
-//! only follows from an earlier fault is not told.
+//! The text is parsed to tables that know their places ([`source`]); `${name}` is filled into
+//! strings ([`vars`]); each stage's table becomes its struct ([`stages`], [`options`]), once for
+//! each combination of what it is swept over ([`sweep`]); names of inputs become edges and the
+//! stages are put in an order that can run ([`graph`]); each stage then checks itself against the
+//! schemas of its inputs, and the tests are planned over the tables of all ([`tables`]). Faults are
+//! collected all the way and told together ([`Report`]); what only follows from an earlier fault is
+//! not told.
 
 mod file;
 mod graph;
@@ -81,7 +84,8 @@ pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<P
     check(path, &text, registry, overrides).map_err(|report| LoadError::Invalid(Box::new(report)))
 }
 
-/// Checks the text of a pipeline file; `path` is for messages, and relative paths start at its folder. Reads nothing.
+/// Checks the text of a pipeline file; `path` is for messages, and relative paths start at its
+/// folder. Reads nothing.
 pub fn check(
     path: &Path,
     text: &str,

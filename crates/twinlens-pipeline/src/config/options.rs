@@ -1,7 +1,7 @@
 //! A TOML table to a struct, with everything that is wrong told at once.
 //!
-//! `serde` stops at the first error. So what it complained of is taken out of the table and the rest is tried again, until
-//! it either passes or only what was taken out is missing.
+//! `serde` stops at the first error. So what it complained of is taken out of the table and the
+//! rest is tried again, until it either passes or only what was taken out is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -72,7 +72,8 @@ struct State<'a> {
     guessed: BTreeSet<String>,
     /// Options at the top that were taken out.
     removed: BTreeSet<String>,
-    /// Tables and arrays that lack something which was taken out: what they complain of then is no news.
+    /// Tables and arrays that lack something which was taken out: what they complain of then is no
+    /// news.
     tainted: Vec<Range<usize>>,
 }
 
@@ -221,7 +222,8 @@ fn path_of(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     })
 }
 
-/// Takes out the entry whose key or value stands at `span`; gives the tables and arrays that it was in, outermost first.
+/// Takes out the entry whose key or value stands at `span`; gives the tables and arrays that it was
+/// in, outermost first.
 fn take(table: &mut DeTable<'_>, place: &Range<usize>, span: &Range<usize>) -> Option<Vec<Range<usize>>> {
     let mut entries = table.iter();
     let here = entries.find(|(key, value)| key.span() == *span || value.span() == *span);
@@ -256,7 +258,8 @@ fn take_from(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Ve
     }
 }
 
-/// Makes a number or boolean at `span` the string it was written as; false when it is a string already.
+/// Makes a number or boolean at `span` the string it was written as; false when it is a string
+/// already.
 fn stringify(table: &mut DeTable<'_>, span: &Range<usize>, text: &str) -> bool {
     fn inside(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>, text: &str) -> bool {
         let here = value.span() == *span;

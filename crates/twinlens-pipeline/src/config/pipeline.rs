@@ -12,7 +12,8 @@ use twinlens_dataset::variants::Variant;
 use crate::run::execute::ledger_schema;
 use crate::stage::{Stage, Tables, Work};
 
-/// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in which they can run.
+/// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in
+/// which they can run.
 #[derive(Debug)]
 pub struct Pipeline {
     /// Its name; a run directory belongs to one name.
@@ -21,13 +22,15 @@ pub struct Pipeline {
     pub seed: u64,
     /// The file it was read from; relative paths in options start at its folder.
     pub path: PathBuf,
-    /// Web sites of the program's own that are served on loopback during a run (`sites = ["gallery"]`).
+    /// Web sites of the program's own that are served on loopback during a run (`sites =
+    /// ["gallery"]`).
     pub sites: Vec<String>,
     /// The stages: each after its inputs, otherwise as in the file.
     pub nodes: Vec<Node>,
     /// Checks on the finished run.
     pub tests: Vec<Test>,
-    /// The most rejected rows, as a share of the rows in, before a finished run exits with 3. 1 unless given.
+    /// The most rejected rows, as a share of the rows in, before a finished run exits with 3. 1
+    /// unless given.
     pub max_reject_share: f64,
 }
 
@@ -84,7 +87,8 @@ impl Node {
     }
 }
 
-/// The schema of the ledger of a stage with that work and main table; `None` when it rejects no rows.
+/// The schema of the ledger of a stage with that work and main table; `None` when it rejects no
+/// rows.
 pub(crate) fn ledger(work: Work<'_>, main: &Schema, no_inputs: bool) -> Option<SchemaRef> {
     match work {
         Work::Whole(whole) if !whole.conserves() => None,
@@ -110,16 +114,17 @@ pub enum Resolved {
         /// `data`, `rejects`, or a side table.
         table: String,
     },
-    /// A table about the run itself, computed when the stage starts: `funnel` (rows in, kept and rejected, by stage) or
-    /// `rejects` (the ledgers of all stages). A `sql` stage may name them.
+    /// A table about the run itself, computed when the stage starts: `funnel` (rows in, kept and
+    /// rejected, by stage) or `rejects` (the ledgers of all stages). A `sql` stage may name them.
     System {
         /// `funnel` or `rejects`.
         table: String,
-        /// The stages it tells of, as indices in [`Pipeline::nodes`]: all that the file declares before the reading stage,
-        /// except other `sql` stages. They run before it.
+        /// The stages it tells of, as indices in [`Pipeline::nodes`]: all that the file declares
+        /// before the reading stage, except other `sql` stages. They run before it.
         nodes: Vec<usize>,
     },
-    /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the pipeline file.
+    /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the
+    /// pipeline file.
     Path(String),
 }
 

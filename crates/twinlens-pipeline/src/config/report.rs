@@ -1,4 +1,5 @@
-//! All faults of a pipeline file, as a person reads them: place, source line, what was expected, what to do.
+//! All faults of a pipeline file, as a person reads them: place, source line, what was expected,
+//! what to do.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
@@ -39,7 +40,8 @@ impl Report {
         &self.faults
     }
 
-    /// The line and column (characters), both from 1, where a fault is; `None` where it is in a `--set` argument.
+    /// The line and column (characters), both from 1, where a fault is; `None` where it is in a
+    /// `--set` argument.
     pub fn position(&self, fault: &Fault) -> Option<(usize, usize)> {
         let (None, text, place) = self.source.part(&fault.span) else { return None };
         let line = text[..place.start].rsplit('\n').next().unwrap_or_default();
@@ -87,7 +89,8 @@ impl Report {
     }
 }
 
-/// The underlined place. A value of several lines is underlined on its first alone: the rest says nothing more.
+/// The underlined place. A value of several lines is underlined on its first alone: the rest says
+/// nothing more.
 fn primary<'a>(text: &str, place: Range<usize>) -> annotate_snippets::Annotation<'a> {
     let end = text[place.clone()].find(['\n', '\r']).map_or(place.end, |length| place.start + length);
     AnnotationKind::Primary.span(place.start..end)

@@ -1,4 +1,5 @@
-//! The JSON Schema of a pipeline file, for editors, and the options of a kind, for `twinlens stages`: both from the structs.
+//! The JSON Schema of a pipeline file, for editors, and the options of a kind, for `twinlens
+//! stages`: both from the structs.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{RecursiveTransform, Transform};
@@ -174,8 +175,8 @@ fn names(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(String::from).collect()
 }
 
-/// The options of a kind: those that are needed first, then by name; after a table those inside it, as `resize.size` or, in an
-/// array of tables, `rules[].code`.
+/// The options of a kind: those that are needed first, then by name; after a table those inside it,
+/// as `resize.size` or, in an array of tables, `rules[].code`.
 pub fn options_doc(kind: &Kind) -> Vec<OptionDoc> {
     let schema = own_schema(kind);
     let definitions = schema["$defs"].as_object().cloned().unwrap_or_default();

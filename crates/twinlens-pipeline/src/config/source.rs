@@ -1,5 +1,6 @@
-//! Where things stand: the text of a pipeline file and the `--set` arguments behind it in one address space of bytes, so
-//! that a fault in either has a place; and the way back from the content of a string to its characters in that text.
+//! Where things stand: the text of a pipeline file and the `--set` arguments behind it in one
+//! address space of bytes, so that a fault in either has a place; and the way back from the content
+//! of a string to its characters in that text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -37,7 +38,8 @@ impl Source {
         self.arguments.iter().map(|range| (range.start, &self.text[range.clone()]))
     }
 
-    /// The text that a place belongs to (`None`: the file; else the argument's number) and its range there.
+    /// The text that a place belongs to (`None`: the file; else the argument's number) and its
+    /// range there.
     pub(crate) fn part(&self, place: &Range<usize>) -> (Option<usize>, &str, Range<usize>) {
         let argument =
             self.arguments.iter().position(|range| range.start <= place.start && place.start <= range.end);
@@ -64,25 +66,30 @@ impl Source {
     }
 }
 
-/// A piece of a string that was filled in: where it stands in the result, and where it came from in the template.
+/// A piece of a string that was filled in: where it stands in the result, and where it came from in
+/// the template.
 #[derive(Debug, Clone)]
 pub(crate) struct Piece {
     pub(crate) result: Range<usize>,
     pub(crate) template: Range<usize>,
-    /// Whether the piece is the template's own text, byte for byte, and not the value of a variable.
+    /// Whether the piece is the template's own text, byte for byte, and not the value of a
+    /// variable.
     pub(crate) copied: bool,
 }
 
-/// What is known of the strings of a pipeline file beside their values, by the byte where they begin.
+/// What is known of the strings of a pipeline file beside their values, by the byte where they
+/// begin.
 #[derive(Default)]
 pub(crate) struct Strings {
     /// Strings in which variables were filled.
     pub(crate) filled: BTreeMap<usize, Vec<Piece>>,
-    /// Strings in which a variable could not be filled: what else is wrong with them only follows from that.
+    /// Strings in which a variable could not be filled: what else is wrong with them only follows
+    /// from that.
     pub(crate) broken: BTreeSet<usize>,
     /// Strings that stand in the text without quotes: values of `--set`.
     pub(crate) bare: BTreeSet<usize>,
-    /// The text of numbers and booleans that came from a variable or from `--set`, and may have been meant as strings.
+    /// The text of numbers and booleans that came from a variable or from `--set`, and may have
+    /// been meant as strings.
     pub(crate) texts: BTreeMap<usize, String>,
 }
 
@@ -97,7 +104,8 @@ impl Strings {
         template.and_then(|within| self.content(source, &fault.span, within)).unwrap_or(fault.span.clone())
     }
 
-    /// The bytes of the text where some bytes of a string's content stand (before variables were filled in).
+    /// The bytes of the text where some bytes of a string's content stand (before variables were
+    /// filled in).
     pub(crate) fn content(
         &self,
         source: &Source,
@@ -130,8 +138,9 @@ fn to_template(pieces: &[Piece], within: &Range<usize>) -> Option<Range<usize>> 
     Some(start..end.max(start))
 }
 
-/// For each byte of the content of a TOML string (and for its end) the byte of the quoted text it comes from. `None` when the
-/// text is no string, or decodes to something else than the parser says.
+/// For each byte of the content of a TOML string (and for its end) the byte of the quoted text it
+/// comes from. `None` when the text is no string, or decodes to something else than the parser
+/// says.
 fn offsets(raw: &str) -> Option<Vec<usize>> {
     let quote = raw.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     let triple = raw.len() >= 6 && raw.starts_with([quote; 3].iter().collect::<String>().as_str());
@@ -151,7 +160,8 @@ fn offsets(raw: &str) -> Option<Vec<usize>> {
         };
         if let Some(decoded) = decoded {
             content.push(decoded);
-            // A character that is written as it stands maps byte for byte, an escape to its backslash.
+            // A character that is written as it stands maps byte for byte, an escape to its
+            // backslash.
             let copied = decoded.len_utf8() == length && c != '\\';
             places.extend((0..decoded.len_utf8()).map(|byte| edge + at + if copied { byte } else { 0 }));
         }

@@ -46,7 +46,8 @@ pub(crate) struct Draft<'r> {
 }
 
 impl Draft<'_> {
-    /// The side tables that it will have; also when its own options are wrong, so that those who read them are not blamed.
+    /// The side tables that it will have; also when its own options are wrong, so that those who
+    /// read them are not blamed.
     pub(crate) fn side_tables(&self) -> Vec<&'static str> {
         match (&self.built, self.kind) {
             (Some(built), _) => built.stage.side_tables().to_vec(),
@@ -69,7 +70,8 @@ fn example(kind: &Kind) -> Option<Arc<dyn Stage>> {
     (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok().map(|built| built.stage)
 }
 
-/// All stages, in the order of the file; one that is swept once for each combination of its own values.
+/// All stages, in the order of the file; one that is swept once for each combination of its own
+/// values.
 pub(crate) fn drafts<'r>(
     stages: Option<Spanned<DeValue<'_>>>,
     registry: &'r Registry,

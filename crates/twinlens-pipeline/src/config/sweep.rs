@@ -1,8 +1,9 @@
 //! `[stages.NAME.sweep]`: a stage once for each combination of values of some of its options.
 //!
-//! A swept stage becomes *variants*, each with a name, a dataset and a fingerprint of its own. A stage that reads a swept one is made
-//! once for each of its variants, unless it gathers ([`crate::Stage::gathers`]): then it reads all of them as one table. Where two
-//! inputs come of the same sweep, the variants with the same values belong together.
+//! A swept stage becomes *variants*, each with a name, a dataset and a fingerprint of its own. A
+//! stage that reads a swept one is made once for each of its variants, unless it gathers
+//! ([`crate::Stage::gathers`]): then it reads all of them as one table. Where two inputs come of
+//! the same sweep, the variants with the same values belong together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -44,7 +45,8 @@ pub(crate) struct Choice<'i> {
     pub(crate) place: Range<usize>,
 }
 
-/// The axes of a `sweep` table; `known` are the options that the stage may have, `given` those that its own table gives.
+/// The axes of a `sweep` table; `known` are the options that the stage may have, `given` those that
+/// its own table gives.
 pub(crate) fn axes<'i>(
     stage: &str,
     sweep: Spanned<DeValue<'i>>,
@@ -148,8 +150,9 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// The values of an option as parts of names: words as they are, other scalars behind the option's name; by their numbers, where that is
-/// too long, says nothing, or is another value's too. A value that is there twice keeps one name.
+/// The values of an option as parts of names: words as they are, other scalars behind the option's
+/// name; by their numbers, where that is too long, says nothing, or is another value's too. A value
+/// that is there twice keeps one name.
 fn slugs(option: &str, values: &[Value]) -> Vec<String> {
     let named = |value: &Value| match value {
         Value::String(text) => words(text),
@@ -261,14 +264,16 @@ impl<'a, 'r> Families<'a, 'r> {
         Self { declared, sides }
     }
 
-    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or what is unknown.
+    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or
+    /// what is unknown.
     fn named(&self, name: &str) -> Option<&'a str> {
         let stage =
             self.declared.iter().find(|draft| draft.family == name).map(|draft| draft.family.as_str());
         stage.or_else(|| self.sides.get(name).filter(|owners| owners.len() == 1)?.first().copied())
     }
 
-    /// The variants of a stage, after those of what it reads. In a cycle, which is told elsewhere, a stage has its own alone.
+    /// The variants of a stage, after those of what it reads. In a cycle, which is told elsewhere,
+    /// a stage has its own alone.
     fn expand(
         &self,
         family: &'a str,

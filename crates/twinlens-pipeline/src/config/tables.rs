@@ -1,4 +1,5 @@
-//! Schemas: each stage checks itself against those of its inputs, and the tests are planned over the tables of all.
+//! Schemas: each stage checks itself against those of its inputs, and the tests are planned over
+//! the tables of all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -35,7 +36,8 @@ pub(crate) struct TestTable {
     expect: Expect,
 }
 
-/// Checks every stage in order, then the tests. What cannot be checked because of an earlier fault is left out.
+/// Checks every stage in order, then the tests. What cannot be checked because of an earlier fault
+/// is left out.
 pub(crate) fn check(
     drafts: Vec<Draft<'_>>,
     graph: Graph,
@@ -56,7 +58,8 @@ pub(crate) fn check(
     let nodes = nodes(drafts, &graph, tables);
     let tests = check_tests(tests, &nodes, source, strings, &cx, faults);
     if faults.is_empty() && nodes.iter().any(Result::is_err) {
-        // Every way to get here has told why. Should one not have, a pipeline with a hole must still not pass.
+        // Every way to get here has told why. Should one not have, a pipeline with a hole must
+        // still not pass.
         let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
         faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", listed(lost))));
     }
@@ -110,7 +113,8 @@ fn system_schema(table: &str) -> SchemaRef {
     if table == REJECTS { catalog::rejects_schema() } else { catalog::funnel_schema() }
 }
 
-/// The schema of a table of a stage that checked out; `None` when it does not have that table after all.
+/// The schema of a table of a stage that checked out; `None` when it does not have that table after
+/// all.
 fn table_schema(draft: &Draft<'_>, tables: &Tables, table: &str, no_inputs: bool) -> Option<SchemaRef> {
     match table {
         MAIN => Some(tables.main.clone()),

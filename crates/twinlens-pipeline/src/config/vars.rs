@@ -1,7 +1,8 @@
 //! `${name}`: values filled in from `[vars]`, `--set` and listed environment variables.
 //!
-//! Only the strings of a parsed file are filled, never its text, so that a value can never become syntax. A string that is
-//! nothing but `"${name}"` takes the value's own type, so that `epochs = "${epochs}"` is a number.
+//! Only the strings of a parsed file are filled, never its text, so that a value can never become
+//! syntax. A string that is nothing but `"${name}"` takes the value's own type, so that `epochs =
+//! "${epochs}"` is a number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,7 +14,8 @@ use crate::config::source::{Piece, Source, Strings};
 use crate::error::Fault;
 use crate::suggest::{did_you_mean, listed};
 
-/// What comes from outside the file: `--set` arguments as they were given (`name=value`), and the environment.
+/// What comes from outside the file: `--set` arguments as they were given (`name=value`), and the
+/// environment.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `epochs=3` sets a variable, `clip.epochs=3` an option of a stage, `seed=3` a key at the top.
@@ -30,7 +32,8 @@ pub(crate) struct Scalar<'i> {
 }
 
 impl<'i> Scalar<'i> {
-    /// A value from outside: a number, boolean or date when it reads as one, else the string as it is. Never more.
+    /// A value from outside: a number, boolean or date when it reads as one, else the string as it
+    /// is. Never more.
     pub(crate) fn read(text: &'i str) -> Self {
         let parsed = DeValue::parse(text).ok().and_then(|parsed| Self::of(parsed.get_ref()));
         parsed.unwrap_or_else(|| Self { value: DeValue::String(text.into()), text: text.into() })

@@ -20,12 +20,14 @@ struct Identity {
     pipeline: String,
 }
 
-/// A run directory that this process holds. The lock is the system's: it ends with the process, however that ends. (Of two
-/// machines that run in one directory of an object store, the manifests refuse the second.)
+/// A run directory that this process holds. The lock is the system's: it ends with the process,
+/// however that ends. (Of two machines that run in one directory of an object store, the manifests
+/// refuse the second.)
 #[derive(Debug)]
 pub struct RunDirectory {
     location: Location,
-    /// Where the lock and what the engine spills lie: the directory itself, or the local folder that belongs to it.
+    /// Where the lock and what the engine spills lie: the directory itself, or the local folder
+    /// that belongs to it.
     local: PathBuf,
     _lock: File,
 }
@@ -34,7 +36,8 @@ impl RunDirectory {
     /// Opens (or makes) the directory for a pipeline.
     ///
     /// # Errors
-    /// The user's: it belongs to another pipeline, holds other things, or another process works in it.
+    /// The user's: it belongs to another pipeline, holds other things, or another process works in
+    /// it.
     pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
         let local = location.folder();
         fs::create_dir_all(&local).map_err(|error| RunError::io(&local, error))?;

@@ -1,4 +1,5 @@
-//! What a run tells whoever watches it: events as they happen, and counters that may be read at any time.
+//! What a run tells whoever watches it: events as they happen, and counters that may be read at any
+//! time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -93,7 +93,8 @@ async fn sourced(
     let starter = output.starter();
     let mut left = output.limited(limits.max_rows).rows_wanted();
     if left.is_some() {
-        // Where the rows are counted, a split must know what those before it used up: one after another.
+        // Where the rows are counted, a split must know what those before it used up: one after
+        // another.
         for (number, split) in splits.iter().enumerate() {
             if left == Some(0) || output.is_done(number as u64) {
                 continue;
@@ -154,7 +155,8 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
         }
         Ok::<_, RunError>(writer)
     };
-    // One plan over everything cannot be finished quickly: it is abandoned, and done again by the next run.
+    // One plan over everything cannot be finished quickly: it is abandoned, and done again by the
+    // next run.
     let writer = tokio::select! {
         made = make => made?,
         () = step.cx.cancel.cancelled() => return Err(RunError::Interrupted),
@@ -162,7 +164,8 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
     output.commit(writer).await
 }
 
-/// Applies row stages one after another; `streamed` is how many inputs of the first of them are already read.
+/// Applies row stages one after another; `streamed` is how many inputs of the first of them are
+/// already read.
 pub(super) async fn chain(
     mut frame: DataFrame,
     steps: &[Step<'_>],
@@ -186,7 +189,8 @@ pub(super) async fn write_sorted(
     Ok(write_frame(writer, MAIN, sorted(frame)?, progress).await?.0)
 }
 
-/// Rows in the order of `uid` (of the first column, where there is none), so that a shard's bytes do not depend on threads.
+/// Rows in the order of `uid` (of the first column, where there is none), so that a shard's bytes
+/// do not depend on threads.
 fn sorted(frame: DataFrame) -> Result<DataFrame, RunError> {
     let schema = frame.schema();
     let key = match schema.fields().iter().find(|field| field.name() == "uid") {
@@ -226,8 +230,8 @@ pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
     wanted.min().unwrap_or(SPLIT_ROWS).max(1) as u64
 }
 
-/// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new split starts, and those in
-/// flight may finish within the grace; what does not is abandoned.
+/// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new
+/// split starts, and those in flight may finish within the grace; what does not is abandoned.
 pub(super) async fn in_flight<F>(
     splits: impl Iterator<Item = F>,
     output: &mut Output,

@@ -19,10 +19,11 @@ pub struct Recipe {
     pub fingerprint: String,
 }
 
-/// The recipes of all nodes, in their order. Looks at the size and time of files outside the run, and at nothing else.
+/// The recipes of all nodes, in their order. Looks at the size and time of files outside the run,
+/// and at nothing else.
 ///
-/// `retries` says how often splits of a node's dataset were replaced, if that dataset is the one of the recipe: what was made of it
-/// before is stale.
+/// `retries` says how often splits of a node's dataset were replaced, if that dataset is the one of
+/// the recipe: what was made of it before is stale.
 pub fn recipes(
     pipeline: &Pipeline,
     files: &Files,
@@ -104,7 +105,8 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The recipe that a dataset keeps: its own, and under `fused` those of the stages that are one plan with it.
+/// The recipe that a dataset keeps: its own, and under `fused` those of the stages that are one
+/// plan with it.
 pub fn kept<'a>(own: &Recipe, fused: impl Iterator<Item = (&'a str, &'a Recipe)>) -> Value {
     let mut value = own.value.clone();
     let fused: BTreeMap<&str, &Value> = fused.map(|(name, recipe)| (name, &recipe.value)).collect();

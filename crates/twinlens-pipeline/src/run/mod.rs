@@ -1,7 +1,8 @@
 //! Runs: what is done with a checked pipeline in a run directory.
 //!
-//! Stage by stage, in their order: what is complete and current is reused; what is begun goes on; all else is made. Only
-//! one process works in a run directory at a time, and a killed one loses at most the splits in flight.
+//! Stage by stage, in their order: what is complete and current is reused; what is begun goes on;
+//! all else is made. Only one process works in a run directory at a time, and a killed one loses at
+//! most the splits in flight.
 
 pub mod directory;
 pub mod events;
@@ -58,7 +59,8 @@ pub struct Settings {
     pub fresh: bool,
     /// Stop after this stage.
     pub until: Option<String>,
-    /// Read at most this many rows of the input of each plan of row stages, and make at most so many in a source (files, a crawl).
+    /// Read at most this many rows of the input of each plan of row stages, and make at most so
+    /// many in a source (files, a crawl).
     pub max_rows: Option<u64>,
     /// Threads of the engine.
     pub threads: usize,
@@ -75,7 +77,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A whole run in `folder`: two threads, a third of a gigabyte. What a caller wants otherwise it says by a struct update.
+    /// A whole run in `folder`: two threads, a third of a gigabyte. What a caller wants otherwise
+    /// it says by a struct update.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             dir: folder.join("run").into(),
@@ -149,7 +152,8 @@ fn open_all(dir: &Location, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<D
     units.iter().map(|unit| Ok(Dataset::open(dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
 }
 
-/// The datasets in a run directory, complete or not, in the order in which they were begun to be made.
+/// The datasets in a run directory, complete or not, in the order in which they were begun to be
+/// made.
 pub fn datasets(dir: &Location) -> Result<Vec<Dataset>, RunError> {
     let mut found = Vec::new();
     for name in dir.list()?.folders {
@@ -282,7 +286,8 @@ impl Run<'_> {
             let node = &self.pipeline.nodes[index];
             let cx = RunContext { cancel: cancel.clone(), ..self.context(node, pixels, progress) };
             let mut inputs = Vec::new();
-            // The first input of a fused stage is the stage before it, which has no dataset of its own.
+            // The first input of a fused stage is the stage before it, which has no dataset of its
+            // own.
             let streamed = usize::from(place > 0);
             for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs).skip(streamed) {
                 inputs.push(self.input(name.name(), resolved, &cx.session).await?);
@@ -292,8 +297,9 @@ impl Run<'_> {
         Ok(steps)
     }
 
-    /// Whether images go through the plans of a unit, whose batches must then be few rows: they are made there, or an input has them.
-    /// That a schema has room for images alone is no reason, as small batches cost time.
+    /// Whether images go through the plans of a unit, whose batches must then be few rows: they are
+    /// made there, or an input has them. That a schema has room for images alone is no reason, as
+    /// small batches cost time.
     fn pixels(&self, unit: &Unit) -> Result<bool, RunError> {
         for (place, &index) in unit.nodes.iter().enumerate() {
             let node = &self.pipeline.nodes[index];

@@ -38,8 +38,8 @@ impl Output {
         self
     }
 
-    /// How many rows (and rejects) the run wants beside those that are committed; `None` for all. A job that makes its rows
-    /// itself ends when there are so many.
+    /// How many rows (and rejects) the run wants beside those that are committed; `None` for all. A
+    /// job that makes its rows itself ends when there are so many.
     pub fn rows_wanted(&self) -> Option<u64> {
         Some(self.max_rows?.saturating_sub(self.state().rows_in().unwrap_or(0)))
     }
@@ -64,13 +64,14 @@ impl Output {
         self.writer.dir()
     }
 
-    /// A folder for the stage's own state (checkpoints): survives a kill, is deleted when the stage's configuration changes.
+    /// A folder for the stage's own state (checkpoints): survives a kill, is deleted when the
+    /// stage's configuration changes.
     pub fn work_dir(&self) -> Result<PathBuf, RunError> {
         Ok(self.writer.work_dir()?)
     }
 
-    /// Starts a split: write batches and artifacts to it, then [`Output::commit`]. A batch with the reserved columns is divided
-    /// between the main table and the ledger by [`write_rows`].
+    /// Starts a split: write batches and artifacts to it, then [`Output::commit`]. A batch with the
+    /// reserved columns is divided between the main table and the ledger by [`write_rows`].
     pub fn split(&self, split: u64, label: impl Into<String>) -> SplitWriter {
         self.writer.split(split, label)
     }
@@ -100,7 +101,8 @@ impl Output {
         Ok(())
     }
 
-    /// Records that all splits are committed. The runner does this after the stage's work has returned.
+    /// Records that all splits are committed. The runner does this after the stage's work has
+    /// returned.
     pub fn complete(&mut self) -> Result<(), RunError> {
         Ok(self.writer.complete()?)
     }
@@ -151,7 +153,8 @@ pub async fn write_frame(
     Ok((split, rows))
 }
 
-/// Writes rows of the main table; where the batch has the reserved columns, rejected rows go to the ledger, counted by stage and code.
+/// Writes rows of the main table; where the batch has the reserved columns, rejected rows go to the
+/// ledger, counted by stage and code.
 pub fn write_rows(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(), RunError> {
     if batch.num_rows() == 0 {
         return Ok(());

@@ -1,4 +1,5 @@
-//! What a run will do: which stages are fused, and which datasets are reused, gone on with, or made anew, and why.
+//! What a run will do: which stages are fused, and which datasets are reused, gone on with, or made
+//! anew, and why.
 
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
@@ -13,7 +14,8 @@ use crate::files::Files;
 use crate::run::fingerprint::{self, Recipe, difference, recipes};
 use crate::stage::Work;
 
-/// The stages that make one dataset: row stages fused into one plan, the last of which bears the dataset's name.
+/// The stages that make one dataset: row stages fused into one plan, the last of which bears the
+/// dataset's name.
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// Indices of its nodes, first to last.
@@ -104,7 +106,8 @@ pub fn plan(
             }
             nodes.insert(0, before);
         }
-        // A source cuts its splits by itself: a stage that needs small ones (fetching) goes over its dataset instead.
+        // A source cuts its splits by itself: a stage that needs small ones (fetching) goes over
+        // its dataset instead.
         let source = matches!(pipeline.nodes[nodes[0]].stage.work(), Work::Source(_));
         if source && nodes.iter().any(|&node| wants_small_splits(pipeline, node)) {
             units.push(unit(vec![nodes.remove(0)]));
@@ -114,8 +117,9 @@ pub fn plan(
     Ok(units)
 }
 
-/// The units in the order in which they run, by their numbers: one after another, but those that follow an input together with the unit
-/// that makes it. One whose other inputs need that unit, too, cannot.
+/// The units in the order in which they run, by their numbers: one after another, but those that
+/// follow an input together with the unit that makes it. One whose other inputs need that unit,
+/// too, cannot.
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
     let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
     let reads = |unit: usize, node: usize| {
@@ -123,7 +127,8 @@ pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
             pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes).copied().filter_map(unit_of);
         inputs.filter(move |input| *input != unit)
     };
-    // All that a unit needs, in the order of the units; without its first input where it follows that.
+    // All that a unit needs, in the order of the units; without its first input where it follows
+    // that.
     let needs = |unit: usize, follows: bool| {
         let mut needed = vec![false; units.len()];
         let first = |unit: usize| {
@@ -209,8 +214,8 @@ fn wants_small_splits(pipeline: &Pipeline, node: usize) -> bool {
     matches!(pipeline.nodes[node].stage.work(), Work::Rows(rows) if rows.split_rows().is_some())
 }
 
-/// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its columns, so that its
-/// own dataset is a view over the consumer's shards and rejects.
+/// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its
+/// columns, so that its own dataset is a view over the consumer's shards and rejects.
 fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     let this = &pipeline.nodes[node];
     if !matches!(this.stage.work(), Work::Rows(_) | Work::Source(_)) || !this.tables.side.is_empty() {

@@ -1,4 +1,5 @@
-//! Where a dataset comes from: the stages of its run that led to it, by the fingerprints in the recipes.
+//! Where a dataset comes from: the stages of its run that led to it, by the fingerprints in the
+//! recipes.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,9 @@ use twinlens_dataset::card::Made;
 use twinlens_dataset::protocol::State;
 use twinlens_dataset::{Dataset, export};
 
-/// What the stages did that led to `dataset`, first to last; `datasets` are those of its run. A dataset that has been made anew since
-/// (its fingerprint is another one) is left out. An export carries its own.
+/// What the stages did that led to `dataset`, first to last; `datasets` are those of its run. A
+/// dataset that has been made anew since (its fingerprint is another one) is left out. An export
+/// carries its own.
 pub fn provenance(datasets: &[Dataset], dataset: &Dataset) -> Vec<Made> {
     if dataset.state().begin.kind == export::KIND {
         return Made::before(dataset.state());

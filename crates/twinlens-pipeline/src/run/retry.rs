@@ -1,8 +1,9 @@
 //! Tries rejected rows again: those of one stage that a SQL predicate picks, and no others.
 //!
-//! The rows go through the whole plan that the stage is part of, from the committed input on. A split of which rows were picked is
-//! made again out of what it holds and what came of them, and replaces the old one whole: a kill in between leaves either. What was made of
-//! the dataset before is stale then, and the next run makes it again.
+//! The rows go through the whole plan that the stage is part of, from the committed input on. A
+//! split of which rows were picked is made again out of what it holds and what came of them, and
+//! replaces the old one whole: a kill in between leaves either. What was made of the dataset before
+//! is stale then, and the next run makes it again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ pub struct Retried {
 /// Tries the rejects of `stage` for which `predicate` is true again.
 ///
 /// # Errors
-/// The user's: an unknown stage, one that makes rows itself, a predicate that does not fit the ledger, a dataset that is not complete and current.
+/// The user's: an unknown stage, one that makes rows itself, a predicate that does not fit the
+/// ledger, a dataset that is not complete and current.
 pub async fn retry(
     pipeline: &Pipeline,
     registry: &Registry,
@@ -157,7 +159,8 @@ impl Picked<'_> {
         Ok(found)
     }
 
-    /// The picked rows of a split: `uid`, and `attempts` so far. A row of which a twin was kept stays what it is.
+    /// The picked rows of a split: `uid`, and `attempts` so far. A row of which a twin was kept
+    /// stays what it is.
     async fn rows(&self, step: &Step<'_>, split: u64) -> Result<DataFrame, RunError> {
         let part = self.dataset.of_split(split);
         let ledger = part.frame(&step.cx.session, REJECTS).await?;

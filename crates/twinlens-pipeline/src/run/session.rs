@@ -1,4 +1,5 @@
-//! The engine of a run: DataFusion with bounded memory, a spill folder, and every function of the registry.
+//! The engine of a run: DataFusion with bounded memory, a spill folder, and every function of the
+//! registry.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The `[[tests]]` of a pipeline: queries whose answer must hold on the finished run, for every row.
+//! The `[[tests]]` of a pipeline: queries whose answer must hold on the finished run, for every
+//! row.
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::DataType;

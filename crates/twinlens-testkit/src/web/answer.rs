@@ -52,11 +52,13 @@ pub enum Answer {
     Garbage,
     /// These bytes, and then the end of the connection: for all that is not quite HTTP.
     Raw(Vec<u8>),
-    /// A redirect to the same path with a number that is one higher: 10,000 redirects, and more, without a circle.
+    /// A redirect to the same path with a number that is one higher: 10,000 redirects, and more,
+    /// without a circle.
     Onward,
     /// Another answer, late.
     Late(Duration, Box<Answer>),
-    /// A file of a version: as a whole, in the part that is asked for (`Range`, `If-Range`), or not at all (`If-None-Match`).
+    /// A file of a version: as a whole, in the part that is asked for (`Range`, `If-Range`), or not
+    /// at all (`If-None-Match`).
     File {
         /// The version.
         etag: String,
@@ -198,7 +200,8 @@ pub(super) async fn send(
             stream.shutdown().await
         }
         Answer::StalledHeaders => {
-            // Until the client gives up: thousands of them must not take the server's sockets for good.
+            // Until the client gives up: thousands of them must not take the server's sockets for
+            // good.
             while stream.read(&mut [0; 512]).await? > 0 {}
             Ok(())
         }

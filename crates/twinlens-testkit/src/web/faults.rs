@@ -21,8 +21,8 @@ impl Fault {
     }
 }
 
-/// Which requests fail: one in so many paths, drawn by a seed; a path always fails in the same way. robots.txt
-/// and what is well-known never do.
+/// Which requests fail: one in so many paths, drawn by a seed; a path always fails in the same way.
+/// robots.txt and what is well-known never do.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
     /// One path in so many fails.

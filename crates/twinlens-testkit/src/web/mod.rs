@@ -1,8 +1,9 @@
 //! A small web server on loopback that can misbehave in every way that a crawler meets.
 //!
-//! It speaks HTTP/1.1 over plain sockets, because the misbehaviour is below what a web framework lets through: a body that ends early,
-//! headers that never end, a connection that is reset. One request a connection, unless the [`Site`] says otherwise. The server stops
-//! when its handle is dropped.
+//! It speaks HTTP/1.1 over plain sockets, because the misbehaviour is below what a web framework
+//! lets through: a body that ends early, headers that never end, a connection that is reset. One
+//! request a connection, unless the [`Site`] says otherwise. The server stops when its handle is
+//! dropped.
 
 mod answer;
 mod faults;
@@ -78,8 +79,9 @@ impl Web {
         Self::listen(site, None).await
     }
 
-    /// Serves a site over TLS, HTTP/1.1 or 2 as the client likes, as the host `localhost.test`. Also returns the
-    /// certificate (DER) that a client must trust for the server's to be valid, if it can be.
+    /// Serves a site over TLS, HTTP/1.1 or 2 as the client likes, as the host `localhost.test`.
+    /// Also returns the certificate (DER) that a client must trust for the server's to be valid, if
+    /// it can be.
     ///
     /// # Errors
     /// When no port or no certificate can be had.
@@ -111,7 +113,8 @@ impl Web {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All requests so far, in the order in which they came; those of a quiet site without their headers.
+    /// All requests so far, in the order in which they came; those of a quiet site without their
+    /// headers.
     pub fn requests(&self) -> Vec<Request> {
         self.seen().log.clone()
     }

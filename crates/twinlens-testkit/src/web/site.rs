@@ -9,7 +9,8 @@ use super::{Answer, Faults};
 /// Answers a path that has no answer of its own.
 type Otherwise = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// What is where. A path may have several answers: one a request, the last one for all further requests.
+/// What is where. A path may have several answers: one a request, the last one for all further
+/// requests.
 #[derive(Clone, Default)]
 pub struct Site {
     answers: BTreeMap<String, Vec<Answer>>,

@@ -22,8 +22,8 @@ impl Budget {
         Self { total, free: Mutex::new(total), freed: Condvar::new() }
     }
 
-    /// Waits until so many bytes are free and takes them; one that wants more than there are in all waits until it is alone.
-    /// A thread must not reserve while it holds a reservation.
+    /// Waits until so many bytes are free and takes them; one that wants more than there are in all
+    /// waits until it is alone. A thread must not reserve while it holds a reservation.
     pub(crate) fn reserve(&self, bytes: usize) -> Reserved<'_> {
         let bytes = bytes.min(self.total);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
-//! Images as the first step of decoding leaves them, in a file: what is seen again need not be decoded again.
+//! Images as the first step of decoding leaves them, in a file: what is seen again need not be
+//! decoded again.
 //!
-//! It fills as images are decoded, and holds nothing that could not be made anew: it begins empty whenever a training
-//! begins or goes on, and what does not fit is decoded each time.
+//! It fills as images are decoded, and holds nothing that could not be made anew: it begins empty
+//! whenever a training begins or goes on, and what does not fit is decoded each time.
 
 use crate::error::{Result, TrainError};
 use std::collections::HashMap;
@@ -37,7 +38,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// An empty cache of at most `limit` bytes in the file `path`; `context` token ids belong to an image.
+    /// An empty cache of at most `limit` bytes in the file `path`; `context` token ids belong to an
+    /// image.
     pub(crate) fn create(path: &Path, context: usize, limit: u64) -> Result<Self> {
         let file = File::create(path).map_err(TrainError::io(path))?;
         let (written, entries) = (Mutex::new((file, 0)), Mutex::default());

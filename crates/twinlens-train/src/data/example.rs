@@ -1,8 +1,8 @@
 //! From the bytes of an image to what the image tower takes.
 //!
-//! Two steps, as in the paper: the image is resized until its shorter side is a little larger than the model's, and each
-//! time it is seen a random square is cut out of it. What the first step gives is what the cache holds, so that training
-//! from the cache gives the same bits.
+//! Two steps, as in the paper: the image is resized until its shorter side is a little larger than
+//! the model's, and each time it is seen a random square is cut out of it. What the first step
+//! gives is what the cache holds, so that training from the cache gives the same bits.
 
 use crate::data::budget::Budget;
 use twinlens_image::{
@@ -39,7 +39,8 @@ impl Maker {
         3 * (self.preprocess.size as usize).pow(2)
     }
 
-    /// Decodes, turns upright, resizes to the shorter side. The memory that decoding takes is reserved first.
+    /// Decodes, turns upright, resizes to the shorter side. The memory that decoding takes is
+    /// reserved first.
     ///
     /// # Errors
     /// Whatever is wrong with the image.
@@ -57,7 +58,8 @@ impl Maker {
         resize_bicubic(&image.rgb, scaled(image.original_width)?, scaled(image.original_height)?)
     }
 
-    /// Cuts out a square by draws from 0..1, changes it as asked, and normalises it into `out`, `[3, size, size]`.
+    /// Cuts out a square by draws from 0..1, changes it as asked, and normalises it into `out`,
+    /// `[3, size, size]`.
     ///
     /// # Errors
     /// None for images of [`shrink`](Self::shrink).

@@ -1,4 +1,5 @@
-//! Makes the batches of a plan: a thread an input reads windows ahead, others decode, and batches go out in order.
+//! Makes the batches of a plan: a thread an input reads windows ahead, others decode, and batches
+//! go out in order.
 
 use crate::data::Data;
 use crate::data::budget::Budget;
@@ -19,7 +20,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 /// Other pairs that are tried in place of one that cannot be decoded.
 const TRIES: usize = 1000;
 
-/// A window in memory: what was not to be had without reading. Rows by their number within the input.
+/// A window in memory: what was not to be had without reading. Rows by their number within the
+/// input.
 struct Loaded {
     number: u64,
     rows: HashMap<u64, Encoded>,
@@ -205,7 +207,8 @@ impl<'a> Feed<'a> {
         Ok(Batch {
             pixels: Tensor::from_vec(pixels, (n, 3, self.size, self.size), &Device::Cpu)?,
             ids: Tensor::from_vec(ids, (n, context), &Device::Cpu)?,
-            // How many pairs there will be of an input that grows is not known: whole epochs are counted.
+            // How many pairs there will be of an input that grows is not known: whole epochs are
+            // counted.
             epoch: match self.data.follows() {
                 true => plan.lanes[0].window.epoch as f64,
                 false => seen / self.data.pairs() as f64,
@@ -240,7 +243,8 @@ impl<'a> Feed<'a> {
         )))
     }
 
-    /// The pixels of a row into `out`, and its token ids. `None` where the row is no pair, which is then written down.
+    /// The pixels of a row into `out`, and its token ids. `None` where the row is no pair, which is
+    /// then written down.
     fn make(
         &self,
         lane: usize,
@@ -294,8 +298,8 @@ enum Made {
 }
 
 impl Held {
-    /// Receives windows up to the one that `lane` has open; keeps of those before it what waits, or is in this batch. False when no
-    /// more come.
+    /// Receives windows up to the one that `lane` has open; keeps of those before it what waits, or
+    /// is in this batch. False when no more come.
     fn up_to<'s>(&mut self, lane: &Lane<'_>, batch: impl Iterator<Item = &'s Slot>) -> bool {
         if self.number >= Some(lane.window.number) {
             return true;

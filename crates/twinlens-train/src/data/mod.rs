@@ -1,14 +1,16 @@
 //! The data of a training: batches out of shards, made beside the step.
 //!
-//! Which pairs make a batch follows from the seed and from where the data are ([`plan`]); threads, budgets and the cache
-//! change when a batch is ready, not what is in it. A position in the data is a step number.
+//! Which pairs make a batch follows from the seed and from where the data are ([`plan`]); threads,
+//! budgets and the cache change when a batch is ready, not what is in it. A position in the data is
+//! a step number.
 //!
-//! Memory holds at most two windows of encoded images (`shuffle_bytes` each), the pairs that were put off, the batches that are made
-//! ahead, and what is being decoded, which is reserved before.
+//! Memory holds at most two windows of encoded images (`shuffle_bytes` each), the pairs that were
+//! put off, the batches that are made ahead, and what is being decoded, which is reserved before.
 //!
-//! A pair whose image cannot be decoded is found when it is first wanted. It is written down once ([`refused`]), and its
-//! place in every batch is taken by another pair of the same window, so that the other places stay as they are. At the end all
-//! rows that were refused go to the ledger: rows in = pairs trained on + rejects.
+//! A pair whose image cannot be decoded is found when it is first wanted. It is written down once
+//! ([`refused`]), and its place in every batch is taken by another pair of the same window, so that
+//! the other places stay as they are. At the end all rows that were refused go to the ledger: rows
+//! in = pairs trained on + rejects.
 
 mod budget;
 mod cache;
@@ -80,12 +82,12 @@ pub struct Data {
 }
 
 impl Data {
-    /// Looks through the inputs for batches of `batch` pairs with captions of `context` tokens. `work` is a folder of the
-    /// training's own that survives a kill.
+    /// Looks through the inputs for batches of `batch` pairs with captions of `context` tokens.
+    /// `work` is a folder of the training's own that survives a kill.
     ///
     /// # Errors
-    /// `Options` where columns are missing or there are fewer pairs than a batch; `Data` or `Io` where files cannot be read;
-    /// `Interrupted`.
+    /// `Options` where columns are missing or there are fewer pairs than a batch; `Data` or `Io`
+    /// where files cannot be read; `Interrupted`.
     pub fn open(
         inputs: Vec<Input>,
         tokenizer: &Tokenizer,
@@ -125,8 +127,8 @@ impl Data {
         self.lanes.iter().map(|(pairs, weight)| pairs.usable() as f64 * weight).sum::<f64>().round() as u64
     }
 
-    /// Gives `write` the rows that were refused, by the stage `stage`, in the order of the inputs, with the reserved columns.
-    /// Waits for the end of an input that grows.
+    /// Gives `write` the rows that were refused, by the stage `stage`, in the order of the inputs,
+    /// with the reserved columns. Waits for the end of an input that grows.
     ///
     /// # Errors
     /// Those of reading, and of `write`.

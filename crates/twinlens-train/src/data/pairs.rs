@@ -1,8 +1,9 @@
 //! One input of a training: shards of pairs, what is known of their rows, and their bytes.
 //!
-//! Before the first step the captions of all rows are read once, and nothing else: a number that is equal where their
-//! tokens are is kept in a file. Images are read as they are needed. An input that grows while it is read (`follow`) is
-//! looked through shard by shard as its manifest records them.
+//! Before the first step the captions of all rows are read once, and nothing else: a number that is
+//! equal where their tokens are is kept in a file. Images are read as they are needed. An input
+//! that grows while it is read (`follow`) is looked through shard by shard as its manifest records
+//! them.
 
 use crate::data::numbers::Numbers;
 use crate::data::parquet::ParquetShard;
@@ -107,7 +108,8 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
-    /// Looks through an input: what is there of one that grows, all of another. `work` is a folder for what is found.
+    /// Looks through an input: what is there of one that grows, all of another. `work` is a folder
+    /// for what is found.
     pub(crate) fn open(
         place: Place,
         columns: Columns,
@@ -180,7 +182,8 @@ impl Pairs {
         Ok(())
     }
 
-    /// Waits until there is something that `found` finds, or the input is complete; or nobody wants it any more.
+    /// Waits until there is something that `found` finds, or the input is complete; or nobody wants
+    /// it any more.
     fn wait<T>(&self, found: impl Fn(&Known) -> Option<T>, stop: &AtomicBool) -> Result<Option<T>> {
         loop {
             let mut known = self.known();
@@ -268,7 +271,8 @@ impl Pairs {
                     });
                     first = end;
                 }
-                // The spans of an input's rows are in the order of its rows, so one of several formats has some of no use.
+                // The spans of an input's rows are in the order of its rows, so one of several
+                // formats has some of no use.
                 let rows = known.rows;
                 self.spans.skip_to(4 * rows)?;
                 self.spans.push(&samples.iter().flat_map(|sample| sample.spans).collect::<Vec<_>>())?;
@@ -330,7 +334,8 @@ impl Pairs {
         Until { pairs: self, stop }
     }
 
-    /// Refused rows of a block for the ledger: `codes` and `details` of `rows`, by the stage `stage`.
+    /// Refused rows of a block for the ledger: `codes` and `details` of `rows`, by the stage
+    /// `stage`.
     pub(crate) fn ledger(
         &self,
         block: &Block,

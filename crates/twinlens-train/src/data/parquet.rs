@@ -1,5 +1,5 @@
-//! Pairs out of Parquet: a column of captions, and one of images as the Hugging Face `Image` feature has it
-//! (`struct<bytes, path>`) or as plain bytes.
+//! Pairs out of Parquet: a column of captions, and one of images as the Hugging Face `Image`
+//! feature has it (`struct<bytes, path>`) or as plain bytes.
 
 use crate::data::pairs::{Columns, Encoded};
 use crate::data::plan::Block;
@@ -89,7 +89,8 @@ impl ParquetShard {
             .collect())
     }
 
-    /// Refused rows of a block for the ledger: their columns without pixels, and the reserved columns `names` with `values`.
+    /// Refused rows of a block for the ledger: their columns without pixels, and the reserved
+    /// columns `names` with `values`.
     pub(crate) fn ledger(
         &self,
         block: &Block,

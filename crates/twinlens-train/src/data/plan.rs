@@ -1,12 +1,15 @@
-//! Which pairs make up each batch: a function of the seed and of where the data are, and of nothing else.
+//! Which pairs make up each batch: a function of the seed and of where the data are, and of nothing
+//! else.
 //!
-//! An input is read as an endless row of epochs. In each, its blocks (pieces of shards) are put in a new order; as many of
-//! them as fit into `shuffle_bytes` make a *window*, and the pairs of a window are shuffled among each other. So memory
-//! holds a window, what is read is read in whole blocks, and small data is shuffled as a whole. An input that is followed
-//! while it grows has its blocks in the order of their commits in the first epoch: how fast they came changes nothing.
+//! An input is read as an endless row of epochs. In each, its blocks (pieces of shards) are put in
+//! a new order; as many of them as fit into `shuffle_bytes` make a *window*, and the pairs of a
+//! window are shuffled among each other. So memory holds a window, what is read is read in whole
+//! blocks, and small data is shuffled as a whole. An input that is followed while it grows has its
+//! blocks in the order of their commits in the first epoch: how fast they came changes nothing.
 //!
-//! Two pairs with the same caption in one batch would each count as the other's negative, wrongly: the second is put off to
-//! a later batch. Only where captions repeat so often that [`PUT_OFF`] batches of pairs wait do equal captions meet.
+//! Two pairs with the same caption in one batch would each count as the other's negative, wrongly:
+//! the second is put off to a later batch. Only where captions repeat so often that [`PUT_OFF`]
+//! batches of pairs wait do equal captions meet.
 //!
 //! The state after N batches is got by making N batches: no pixel is read for it.
 
@@ -243,7 +246,8 @@ impl<'a> Plan<'a> {
         Ok(slots)
     }
 
-    /// Rows of the next batch by lane: after each batch every lane has had its share of all slots, to one or two rows.
+    /// Rows of the next batch by lane: after each batch every lane has had its share of all slots,
+    /// to one or two rows.
     fn counts(&self) -> Vec<usize> {
         let slots = (self.step + 1) as f64 * self.batch as f64;
         let due: Vec<f64> =

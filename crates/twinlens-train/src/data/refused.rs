@@ -1,6 +1,7 @@
 //! Rows that turned out to be no pairs when they were to be trained on.
 //!
-//! They are written to a file at once, so that a training that was killed and goes on behind them still knows them.
+//! They are written to a file at once, so that a training that was killed and goes on behind them
+//! still knows them.
 
 use crate::error::{Result, TrainError};
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,8 @@ impl Refused {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(TrainError::io(path)(error)),
         };
-        // What a kill left of a last line was not acknowledged: it is cut, and its row is met again.
+        // What a kill left of a last line was not acknowledged: it is cut, and its row is met
+        // again.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let mut rows = Rows::new();
         for line in text[..whole].lines() {

@@ -1,4 +1,5 @@
-//! Pairs out of tar files, as `webdataset` and img2dataset write them: an image and a text (or a JSON with one) that share a key.
+//! Pairs out of tar files, as `webdataset` and img2dataset write them: an image and a text (or a
+//! JSON with one) that share a key.
 
 use crate::data::pairs::{CODES, Columns, Encoded};
 use crate::data::plan::Block;
@@ -11,7 +12,8 @@ use twinlens_dataset::samples::{self, Entry, Span};
 use twinlens_dataset::storage::Location;
 use twinlens_image::Limits;
 
-/// Where the parts of a sample are: offset and length of the image, then of the text; a bit says whether the text is JSON.
+/// Where the parts of a sample are: offset and length of the image, then of the text; a bit says
+/// whether the text is JSON.
 pub(crate) type Spans = [u64; 4];
 
 /// One file.

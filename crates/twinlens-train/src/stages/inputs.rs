@@ -49,13 +49,15 @@ impl Cache {
     }
 }
 
-/// Whether an input is no dataset but files by their names: a pattern, tar files, or what the hub has.
+/// Whether an input is no dataset but files by their names: a pattern, tar files, or what the hub
+/// has.
 pub fn is_files(input: &Input) -> bool {
     let name = input.name();
     name.contains(['*', '?']) || name.ends_with(".tar") || is_hub(name)
 }
 
-/// Whether a tokenizer is no stage and no dataset of an object store, but a folder here or on the hub.
+/// Whether a tokenizer is no stage and no dataset of an object store, but a folder here or on the
+/// hub.
 pub fn is_folder(tokenizer: &Input) -> bool {
     let name = tokenizer.name();
     is_hub(name) || tokenizer.is_path() && !is_url(name)
@@ -85,7 +87,8 @@ fn image_column(schema: &Schema, name: &str, span: std::ops::Range<usize>) -> Re
     }
 }
 
-/// Where the inputs are. `given` are the datasets among them, `grows` whether the first of them does.
+/// Where the inputs are. `given` are the datasets among them, `grows` whether the first of them
+/// does.
 pub fn places(
     cx: &RunContext,
     wanted: &[(Input, f64)],

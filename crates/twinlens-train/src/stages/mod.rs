@@ -1,4 +1,5 @@
-//! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain parts.
+//! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain
+//! parts.
 
 mod inputs;
 mod results;

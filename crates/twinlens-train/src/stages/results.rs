@@ -66,8 +66,8 @@ pub fn measured_batch(measured: &[Measurement], batch_size: usize) -> Result<Rec
     RecordBatch::try_new(contracts::evaluations(), columns).map_err(engine)
 }
 
-/// Writes the model and its tokenizer as artifacts of the split: the weights of the last step, their running mean where
-/// one was kept (the last step's beside it), or those of the best step.
+/// Writes the model and its tokenizer as artifacts of the split: the weights of the last step,
+/// their running mean where one was kept (the last step's beside it), or those of the best step.
 pub fn write_model(
     clip: &Clip,
     trained: &Trained,

@@ -17,7 +17,8 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-/// Learns a tokenizer from captions. Its table lists the tokens; its file is a Hugging Face `tokenizer.json`.
+/// Learns a tokenizer from captions. Its table lists the tokens; its file is a Hugging Face
+/// `tokenizer.json`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerStage {
@@ -26,8 +27,8 @@ pub struct TokenizerStage {
     /// The column that holds them.
     #[serde(default = "caption")]
     column: Located<String>,
-    /// The most tokens; all 256 bytes, the start and the end token are among them. Fewer come out where the captions hold
-    /// no more.
+    /// The most tokens; all 256 bytes, the start and the end token are among them. Fewer come out
+    /// where the captions hold no more.
     #[serde(default = "vocab_size")]
     vocab_size: Located<usize>,
 }

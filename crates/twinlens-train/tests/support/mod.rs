@@ -45,7 +45,8 @@ pub fn options(steps: u64) -> TrainOptions {
     }
 }
 
-/// Pairs in memory: pixel (index of pair, place in `[size, size]`, channel) and two tokens of their own. Every batch is drawn anew.
+/// Pairs in memory: pixel (index of pair, place in `[size, size]`, channel) and two tokens of their
+/// own. Every batch is drawn anew.
 pub struct Drawn(pub fn(u32, usize, usize) -> f32);
 
 impl Batches for Drawn {

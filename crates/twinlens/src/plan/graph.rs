@@ -15,7 +15,8 @@ fn boxes(stages: &[Shown]) -> BTreeMap<usize, Vec<(usize, &Shown)>> {
     boxes
 }
 
-/// Number of the stage that is read, number of the reader, and what is read where it is not the stage's main table.
+/// Number of the stage that is read, number of the reader, and what is read where it is not the
+/// stage's main table.
 fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
     let mut edges = Vec::new();
     for (to, stage) in stages.iter().enumerate() {
@@ -30,7 +31,8 @@ fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
     edges
 }
 
-/// What is read and is no stage (files, and `funnel`): a number beyond those of the stages, its name, the number of the reader.
+/// What is read and is no stage (files, and `funnel`): a number beyond those of the stages, its
+/// name, the number of the reader.
 fn others(stages: &[Shown]) -> Vec<(usize, &str, usize)> {
     let read =
         stages.iter().enumerate().flat_map(|(to, stage)| stage.inputs.iter().map(move |read| (read, to)));

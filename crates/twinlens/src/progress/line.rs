@@ -1,4 +1,5 @@
-//! The live line of a running stage: what is done, how fast, and how long it will take. No terminal in here.
+//! The live line of a running stage: what is done, how fast, and how long it will take. No terminal
+//! in here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ impl Line {
             Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
                 if self.training.is_none() {
-                    // What was counted before are rows; and a training that goes on does not begin at step 0.
+                    // What was counted before are rows; and a training that goes on does not begin
+                    // at step 0.
                     self.samples.clear();
                 }
                 self.training = Some(Training { step, steps, loss, lr, samples_per_second });

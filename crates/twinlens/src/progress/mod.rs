@@ -1,4 +1,5 @@
-//! What a run shows on stderr while it goes: live lines on a terminal, a line a finished stage elsewhere, or JSON.
+//! What a run shows on stderr while it goes: live lines on a terminal, a line a finished stage
+//! elsewhere, or JSON.
 
 mod line;
 mod live;
@@ -58,7 +59,8 @@ impl Watcher {
         self.work_began.load(Ordering::Relaxed)
     }
 
-    /// The stage that has started and not ended: where an error happened. None where several ran beside each other.
+    /// The stage that has started and not ended: where an error happened. None where several ran
+    /// beside each other.
     pub fn running(&self) -> Option<String> {
         let running = self.fused();
         running.keys().next().filter(|_| running.len() == 1).cloned()
@@ -144,7 +146,8 @@ fn json(event: &impl Serialize) {
     }
 }
 
-/// The line that stays of an event, where there is one; `fused` are the stages before the one that it tells of.
+/// The line that stays of an event, where there is one; `fused` are the stages before the one that
+/// it tells of.
 fn told(event: &Event, names: usize, fused: &[String]) -> Option<String> {
     match event {
         Event::StageReused { stage, rows } => {

@@ -1,7 +1,9 @@
-//! A report as one page that needs nothing else: no script, no network, no font; charts are SVG in the page, images data URIs.
+//! A report as one page that needs nothing else: no script, no network, no font; charts are SVG in
+//! the page, images data URIs.
 //!
-//! Landmarks, headings in order, a table with the numbers beside every chart, a text for every picture; colours are variables of the style sheet,
-//! which follows light and dark. The same report gives the same bytes.
+//! Landmarks, headings in order, a table with the numbers beside every chart, a text for every
+//! picture; colours are variables of the style sheet, which follows light and dark. The same report
+//! gives the same bytes.
 
 use std::fmt::Write;
 
@@ -25,7 +27,8 @@ pub fn escape(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            // Direction marks off the web must not turn the page around; other control characters are no HTML.
+            // Direction marks off the web must not turn the page around; other control characters
+            // are no HTML.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.push('\u{fffd}'),
             c if c.is_control() && !matches!(c, '\n' | '\t') => safe.push('\u{fffd}'),
             c => safe.push(c),

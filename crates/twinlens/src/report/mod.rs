@@ -1,7 +1,9 @@
-//! `twinlens report`: a run as one page, or in the terminal: what was built, how good it is, and where it fails.
+//! `twinlens report`: a run as one page, or in the terminal: what was built, how good it is, and
+//! where it fails.
 //!
-//! What a report says ([`sections`], from queries over the run and its views) stands apart from how it is shown ([`html`], [`terminal`]).
-//! A part for which the run has no data is a sentence. The same datasets give the same bytes.
+//! What a report says ([`sections`], from queries over the run and its views) stands apart from how
+//! it is shown ([`html`], [`terminal`]). A part for which the run has no data is a sentence. The
+//! same datasets give the same bytes.
 
 mod ask;
 mod html;

@@ -157,13 +157,15 @@ fn bars(area: &Area<'_>, chart: &Bars) -> Done {
     Ok(())
 }
 
-/// A value on an axis: its logarithm, where equal steps are equal factors. None where it has no place.
+/// A value on an axis: its logarithm, where equal steps are equal factors. None where it has no
+/// place.
 fn place(axis: &Axis, value: f64) -> Option<f64> {
     let placed = if axis.log { value.log10() } else { value };
     placed.is_finite().then_some(placed)
 }
 
-/// The places of an axis that are named: round values, of a logarithmic one those of each power of ten.
+/// The places of an axis that are named: round values, of a logarithmic one those of each power of
+/// ten.
 fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
     // Powers of ten, or of them and their doubles and fives; of very many powers some.
     let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };

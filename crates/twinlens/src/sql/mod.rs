@@ -1,6 +1,8 @@
-//! `twinlens sql`: the datasets of a run as tables, for one query, for queries on stdin, or at a prompt.
+//! `twinlens sql`: the datasets of a run as tables, for one query, for queries on stdin, or at a
+//! prompt.
 //!
-//! Manifests are only read, so that a run may go on meanwhile: a reader sees what was committed when it began.
+//! Manifests are only read, so that a run may go on meanwhile: a reader sees what was committed
+//! when it began.
 
 mod prompt;
 pub mod rows;
@@ -158,7 +160,8 @@ fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
     }
 }
 
-/// Plans a statement and starts it. What would write files is refused: datasets are never changed from here.
+/// Plans a statement and starts it. What would write files is refused: datasets are never changed
+/// from here.
 async fn answer(
     session: &SessionContext,
     statement: Statement,

@@ -1,4 +1,5 @@
-//! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with `\`.
+//! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with
+//! `\`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,8 +105,8 @@ impl Prompt<'_> {
 
     async fn query(&self, text: &str) -> Result<(), Failure> {
         let (session, text, format) = (self.session.clone(), text.to_string(), self.format);
-        // In a task of its own: a plan that computes for long without a pause would not let Ctrl-C through here. Such a plan
-        // goes on in the background until it pauses, or the prompt ends.
+        // In a task of its own: a plan that computes for long without a pause would not let Ctrl-C
+        // through here. Such a plan goes on in the background until it pauses, or the prompt ends.
         let mut work = tokio::spawn(async move {
             for statement in parse(&text)? {
                 write_rows(answer(&session, statement).await?, format, stdout()).await?;

@@ -1,7 +1,8 @@
 //! The tables of one run, and of others beside it.
 //!
-//! The first run's tables have their plain names. Those of a run given as `--with NAME=DIR` are `NAME.table` and `NAME.stage.side_table`;
-//! `runs.VIEW` is a view over all of them, with the run in its first column.
+//! The first run's tables have their plain names. Those of a run given as `--with NAME=DIR` are
+//! `NAME.table` and `NAME.stage.side_table`; `runs.VIEW` is a view over all of them, with the run
+//! in its first column.
 
 use std::sync::Arc;
 

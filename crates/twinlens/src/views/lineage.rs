@@ -1,14 +1,16 @@
-//! Views that lead from a class to the queries that name it, the training pairs that matched them, and the pages of these.
+//! Views that lead from a class to the queries that name it, the training pairs that matched them,
+//! and the pages of these.
 //!
-//! A query names a class when the matcher would find it in the class's name: of "red apple" these are "red", "apple" and, as the whole name,
-//! "red apple".
+//! A query names a class when the matcher would find it in the class's name: of "red apple" these
+//! are "red", "apple" and, as the whole name, "red apple".
 
 use std::collections::BTreeSet;
 
 use super::evaluation::union;
 use super::run::{Run, Table, literal};
 
-/// Words and punctuation marks of the longest query that is looked for. A phrase of the paper's list has two words; a title rarely has more.
+/// Words and punctuation marks of the longest query that is looked for. A phrase of the paper's
+/// list has two words; a title rarely has more.
 const LONGEST: usize = 8;
 
 /// Classes with the evaluation that they are of, and which pairs its model was trained on.
@@ -35,7 +37,8 @@ fn pairs<'a>(run: &Run<'a>) -> Vec<(String, Table<'a>)> {
     found.map(|table| (table.sql(), table)).filter(|(name, _)| seen.insert(name.clone())).collect()
 }
 
-/// The common table expressions `classes`, `queries` and `class_queries` (class_name, query_id, query, whole_name).
+/// The common table expressions `classes`, `queries` and `class_queries` (class_name, query_id,
+/// query, whole_name).
 fn class_queries(run: &Run<'_>) -> Option<String> {
     Some(format!(
         "with classes as (

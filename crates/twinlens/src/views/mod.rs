@@ -1,7 +1,8 @@
 //! Views over a run: the questions that everybody asks, as tables.
 //!
-//! A view is made of the tables that have the columns of its contract, whatever their stages are called; it is there only when they are.
-//! It is `views.NAME`, and plain `NAME` where no stage has that name.
+//! A view is made of the tables that have the columns of its contract, whatever their stages are
+//! called; it is there only when they are. It is `views.NAME`, and plain `NAME` where no stage has
+//! that name.
 
 mod evaluation;
 mod lineage;

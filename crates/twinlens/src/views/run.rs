@@ -83,7 +83,8 @@ impl<'a> Run<'a> {
         Self { datasets }
     }
 
-    /// The tables that have these columns. What a query of the pipeline made of others would be counted twice.
+    /// The tables that have these columns. What a query of the pipeline made of others would be
+    /// counted twice.
     pub fn with(&self, columns: &[&str]) -> Vec<Table<'a>> {
         let made = self.datasets.iter().filter(|dataset| dataset.state().begin.kind != "sql");
         let tables = made.flat_map(|dataset| dataset.tables().map(move |table| Table { dataset, table }));
@@ -112,7 +113,8 @@ impl<'a> Run<'a> {
         self.per_class().into_iter().find(|classes| classes.stage() == table.stage())
     }
 
-    /// The texts of queries, as a query with the columns `query_id` and `query`: of the first table that has them.
+    /// The texts of queries, as a query with the columns `query_id` and `query`: of the first table
+    /// that has them.
     pub fn query_texts(&self) -> Option<String> {
         if let Some(stats) = self.with(&["query_id", "query"]).first() {
             return Some(format!("select query_id, query from {}", stats.sql()));
@@ -132,7 +134,8 @@ impl<'a> Run<'a> {
         self.producer(model, evaluation.dataset).filter(|training| training.state().begin.kind == "train")
     }
 
-    /// The dataset that a stage read under this name: of a swept stage, the variant that goes with the reader.
+    /// The dataset that a stage read under this name: of a swept stage, the variant that goes with
+    /// the reader.
     fn producer(&self, name: &str, reader: &Dataset) -> Option<&'a Dataset> {
         let settings = |dataset: &Dataset| {
             dataset
@@ -151,7 +154,8 @@ impl<'a> Run<'a> {
         self.datasets.iter().find(fits)
     }
 
-    /// The pairs that the model of an evaluation was trained on, with the columns that `pair_columns` asks for.
+    /// The pairs that the model of an evaluation was trained on, with the columns that
+    /// `pair_columns` asks for.
     pub fn pairs_of(&self, evaluation: &Table<'_>, columns: &[&str]) -> Option<Table<'a>> {
         let training = self.training_of(evaluation)?;
         // Of several inputs, the first.

@@ -1,6 +1,8 @@
-//! Pages of earlier crawls, with what their servers said of their age: a crawl that is repeated asks for what has changed alone.
+//! Pages of earlier crawls, with what their servers said of their age: a crawl that is repeated
+//! asks for what has changed alone.
 //!
-//! The cache outlives runs; it is no part of a dataset, and a crawl gives the same with it and without it, if servers are honest.
+//! The cache outlives runs; it is no part of a dataset, and a crawl gives the same with it and
+//! without it, if servers are honest.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -35,7 +37,8 @@ fn kept() -> [HeaderName; 5] {
 }
 
 impl Cached {
-    /// A page that can be asked for again with conditions: `None` for one whose server says nothing of its age.
+    /// A page that can be asked for again with conditions: `None` for one whose server says nothing
+    /// of its age.
     pub(super) fn of(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         if !headers.contains_key(ETAG) && !headers.contains_key(LAST_MODIFIED) {
             return None;
@@ -56,7 +59,8 @@ impl Cached {
         pairs.into_iter().filter_map(said).collect()
     }
 
-    /// The page as it is now, when the server says that it has not changed: newer headers replace the older ones.
+    /// The page as it is now, when the server says that it has not changed: newer headers replace
+    /// the older ones.
     pub(super) fn renewed(mut self, headers: &HeaderMap) -> Self {
         for name in kept().into_iter().filter(|name| *name != CONTENT_TYPE && headers.contains_key(name)) {
             self.headers.remove(&name);

@@ -23,10 +23,12 @@ pub(super) struct Fetching<'a> {
     visitor: &'a Arc<Visitor>,
     wave: &'a [Visit],
     concurrency: usize,
-    /// Bytes of visits that have come before their turn, and how many there may be before no visit is begun but the next.
+    /// Bytes of visits that have come before their turn, and how many there may be before no visit
+    /// is begun but the next.
     held: usize,
     most_held: usize,
-    /// Visits that have not begun, with the hosts in turn: the politeness that one asks for does not keep the others waiting.
+    /// Visits that have not begun, with the hosts in turn: the politeness that one asks for does
+    /// not keep the others waiting.
     waiting: VecDeque<usize>,
     running: FuturesUnordered<BoxFuture<'static, Fetched>>,
     /// Visits that have come before their turn.

@@ -1,7 +1,8 @@
 //! The `crawl` stage: web pages to image-text pairs.
 //!
-//! Each wave of the frontier is a split. Beside the pairs it records what was visited and the URLs that were found: what is recorded
-//! is the crawl; the frontier on disk is an index over it, and takes a wave in after its commit.
+//! Each wave of the frontier is a split. Beside the pairs it records what was visited and the URLs
+//! that were found: what is recorded is the crawl; the frontier on disk is an index over it, and
+//! takes a wave in after its commit.
 
 mod cache;
 mod fetching;
@@ -50,7 +51,8 @@ pub const BAD_SITEMAP: &str = "bad_sitemap";
 pub struct Crawl {
     /// The pages to begin with.
     seeds: Located<Vec<Located<String>>>,
-    /// Sitemaps that name pages to visit besides (XML, feeds, lists of URLs; compressed or not). Their pages count as linked from a seed.
+    /// Sitemaps that name pages to visit besides (XML, feeds, lists of URLs; compressed or not).
+    /// Their pages count as linked from a seed.
     #[serde(default)]
     sitemaps: Vec<Located<String>>,
     /// Read the sitemaps that the robots.txt of the seeds' hosts name.
@@ -59,8 +61,8 @@ pub struct Crawl {
     /// Most sitemaps that are read.
     #[serde(default = "max_sitemaps")]
     max_sitemaps: u64,
-    /// How far the crawl goes: the `host`s of the seeds, these and their `subdomains`, or only the folders of the seeds (`prefix`).
-    /// Where a seed redirects to is in scope.
+    /// How far the crawl goes: the `host`s of the seeds, these and their `subdomains`, or only the
+    /// folders of the seeds (`prefix`). Where a seed redirects to is in scope.
     #[serde(default)]
     scope: Scope,
     /// Further hosts in scope.
@@ -72,18 +74,20 @@ pub struct Crawl {
     /// Most links from a seed to a page.
     #[serde(default = "max_depth")]
     max_depth: u32,
-    /// The texts that are taken as captions: `alt`, `title`, `figcaption`, `aria-label`, `surrounding`, `json-ld`, `open-graph`.
+    /// The texts that are taken as captions: `alt`, `title`, `figcaption`, `aria-label`,
+    /// `surrounding`, `json-ld`, `open-graph`.
     #[serde(default = "crate::html::default_captions")]
     captions: Vec<TextSource>,
-    /// Take the pairs of pages that give the same URL as their own (`link rel=canonical`) from the first of them alone.
+    /// Take the pairs of pages that give the same URL as their own (`link rel=canonical`) from the
+    /// first of them alone.
     #[serde(default)]
     canonical: bool,
-    /// Parameters that are dropped from the URLs of pages, since they do not say which page is meant: `["utm_*", "gclid", "fbclid"]`. A star at
-    /// the end stands for any ending.
+    /// Parameters that are dropped from the URLs of pages, since they do not say which page is
+    /// meant: `["utm_*", "gclid", "fbclid"]`. A star at the end stands for any ending.
     #[serde(default)]
     drop_params: Vec<String>,
-    /// A file, relative to the pipeline file, that keeps pages and what their servers say of their age (ETag, Last-Modified): a crawl that
-    /// is repeated asks for what has changed alone.
+    /// A file, relative to the pipeline file, that keeps pages and what their servers say of their
+    /// age (ETag, Last-Modified): a crawl that is repeated asks for what has changed alone.
     #[serde(default)]
     cache: Option<String>,
     /// Longest page that is read, in bytes.
@@ -171,8 +175,9 @@ fn nullable(columns: &[(&str, DataType)]) -> SchemaRef {
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }
 
-/// What was visited. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of a page that gives the same URL as its
-/// own), `redirect`, `sitemap`, `robots`, or the code of the reject. `canonical` is the URL that the page is known by besides.
+/// What was visited. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of
+/// a page that gives the same URL as its own), `redirect`, `sitemap`, `robots`, or the code of the
+/// reject. `canonical` is the URL that the page is known by besides.
 fn visits_schema() -> SchemaRef {
     nullable(&[
         ("url", DataType::Utf8),
@@ -314,7 +319,8 @@ impl Crawl {
         Frontier::open(opened, bounds, &seeds, &sitemaps, self.robots_sitemaps).map_err(store)
     }
 
-    /// Fetches a wave; its visits are recorded in their order, whatever the order in which they come.
+    /// Fetches a wave; its visits are recorded in their order, whatever the order in which they
+    /// come.
     async fn wave(
         &self,
         cx: &RunContext,

@@ -129,7 +129,8 @@ impl Visitor {
         robots: bool,
     ) -> Result<Reply, FetchError> {
         let check = &|_: &HeaderMap| Ok(());
-        // What is beyond the limit of a robots.txt is ignored; a sitemap that is too long is refused.
+        // What is beyond the limit of a robots.txt is ignored; a sitemap that is too long is
+        // refused.
         let ask = Ask { url, accept, max_bytes, cut: !robots, follow: true, robots, conditions: None, check };
         self.client.get(ask).await
     }

@@ -62,7 +62,8 @@ impl Assembler {
         self.batch(column).map(Some)
     }
 
-    /// Adds rows; gives a batch when there is enough for one. Their bytes are no longer in flight: a batch is bounded.
+    /// Adds rows; gives a batch when there is enough for one. Their bytes are no longer in flight:
+    /// a batch is bounded.
     pub(super) fn add(&mut self, mut finished: Finished) -> Result<Option<RecordBatch>, RunError> {
         if let Ok(fetched) = &mut finished.image {
             fetched.held = Reservation::default();
@@ -134,7 +135,8 @@ fn existing(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError> {
 fn image_column(name: &str, images: &[Option<&Fetched>]) -> Option<ArrayRef> {
     let pixels = |of: fn(&Fetched) -> u32| -> ArrayRef {
         let mut builder = Int32Builder::new();
-        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a side.
+        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a
+        // side.
         images
             .iter()
             .for_each(|image| builder.append_option(image.and_then(|image| i32::try_from(of(image)).ok())));

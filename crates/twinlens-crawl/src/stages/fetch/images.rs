@@ -27,8 +27,8 @@ pub(super) struct Images {
     product: String,
     options: Arc<Options>,
     pixels: ByteBudget,
-    /// Threads of their own: on the runtime's, work goes round among as many as there ever were, and the allocator keeps the pages of
-    /// large images for each.
+    /// Threads of their own: on the runtime's, work goes round among as many as there ever were,
+    /// and the allocator keeps the pages of large images for each.
     decoders: rayon::ThreadPool,
     clock: Clock,
     progress: Progressing,

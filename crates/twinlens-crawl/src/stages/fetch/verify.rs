@@ -1,4 +1,5 @@
-//! Whether an image is the one that the list was made of: domains expire, and who buys them can serve what they like.
+//! Whether an image is the one that the list was made of: domains expire, and who buys them can
+//! serve what they like.
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type, Schema};
@@ -21,7 +22,8 @@ pub struct Verify {
     pub sha256: Option<String>,
     /// The column with the perceptual hash: 64 bits as an integer, or 16 hexadecimal digits.
     pub phash: Option<String>,
-    /// Most bits in which the perceptual hash may differ; the same picture, stored again, differs in few.
+    /// Most bits in which the perceptual hash may differ; the same picture, stored again, differs
+    /// in few.
     pub phash_distance: u32,
 }
 
@@ -31,7 +33,8 @@ impl Default for Verify {
     }
 }
 
-/// The names under which the columns travel beside the image columns, which may have the same names.
+/// The names under which the columns travel beside the image columns, which may have the same
+/// names.
 const SHA256: &str = "_expected_sha256";
 const PHASH: &str = "_expected_phash";
 

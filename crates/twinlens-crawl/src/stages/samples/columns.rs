@@ -64,7 +64,8 @@ impl Columns {
         sha256: Option<&str>,
         exif: Option<&str>,
     ) {
-        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a side.
+        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a
+        // side.
         let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
         let (width, height) = original.unwrap_or((side(image.original_width), side(image.original_height)));
         let sides = [side(image.width), side(image.height), width, height];

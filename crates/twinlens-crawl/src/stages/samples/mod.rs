@@ -1,4 +1,5 @@
-//! Samples: images that are here already, with their texts beside them. What the stages `webdataset` and `folder` share.
+//! Samples: images that are here already, with their texts beside them. What the stages
+//! `webdataset` and `folder` share.
 
 mod columns;
 
@@ -133,8 +134,8 @@ struct Pair {
 }
 
 impl Reader {
-    /// Turns samples into batches; returns whether all were wanted. `bytes` says how long a sample's parts are.
-    /// Blocks: runs on a thread of its own.
+    /// Turns samples into batches; returns whether all were wanted. `bytes` says how long a
+    /// sample's parts are. Blocks: runs on a thread of its own.
     pub(super) fn read<T>(
         &self,
         samples: impl Iterator<Item = T>,
@@ -178,7 +179,8 @@ impl Reader {
         for (place, name) in self.keep.iter().enumerate() {
             columns.text(5 + place, text(name).as_deref());
         }
-        // What the writer of the archive recorded of the image as it was fetched, before it was resized.
+        // What the writer of the archive recorded of the image as it was fetched, before it was
+        // resized.
         let side = |name: &str| {
             pair.json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok())
         };

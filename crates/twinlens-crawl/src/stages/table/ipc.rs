@@ -1,4 +1,5 @@
-//! Rows of Arrow files: the file format (Feather 2 too), and the stream format, in which Hugging Face `datasets` keeps its tables.
+//! Rows of Arrow files: the file format (Feather 2 too), and the stream format, in which Hugging
+//! Face `datasets` keeps its tables.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};

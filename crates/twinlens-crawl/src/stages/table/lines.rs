@@ -1,5 +1,5 @@
-//! Rows of CSV, TSV and JSONL files, whatever is in them: a row that cannot be read is one reject, and never takes memory
-//! without bound (a quote that is not closed, a line that does not end).
+//! Rows of CSV, TSV and JSONL files, whatever is in them: a row that cannot be read is one reject,
+//! and never takes memory without bound (a quote that is not closed, a line that does not end).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
@@ -34,7 +34,8 @@ struct Reader<R> {
     ends: Vec<usize>,
 }
 
-/// The line of a row, and how much of the text and of the ends is its; `None` for one that is too long.
+/// The line of a row, and how much of the text and of the ends is its; `None` for one that is too
+/// long.
 type Lengths = (u64, Option<(usize, usize)>);
 /// One row as it stands in the file. `None` for one that is too long.
 type Raw<'a> = Option<(&'a [u8], &'a [usize])>;
@@ -47,7 +48,8 @@ impl<R: BufRead> Reader<R> {
         Self { input, format, csv, offset, line, text: vec![0; 4096], ends: vec![0; 64] }
     }
 
-    /// The next row: its line, and its text with the ends of its fields (JSONL: the line as one field). Empty lines are no rows.
+    /// The next row: its line, and its text with the ends of its fields (JSONL: the line as one
+    /// field). Empty lines are no rows.
     fn next(&mut self) -> io::Result<Option<(u64, Raw<'_>)>> {
         let found = if self.format == Format::Jsonl { self.next_line()? } else { self.next_record()? };
         Ok(found.map(|(line, raw)| (line, raw.map(|(text, ends)| (&self.text[..text], &self.ends[..ends])))))
@@ -128,7 +130,8 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The names of the columns; none for JSONL. A file without a header goes on at its first row, which is read again.
+    /// The names of the columns; none for JSONL. A file without a header goes on at its first row,
+    /// which is read again.
     fn header(&mut self) -> io::Result<Header> {
         if self.format == Format::Jsonl {
             return Ok(Header::default());

@@ -8,8 +8,8 @@ use twinlens_pipeline::RunError;
 use super::{Columns, Reading};
 use crate::pairs::{Row, Rows};
 
-/// Usual names of the URL's column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`), LAION (`URL`), Conceptual Captions on
-/// the hub, SBU, RedCaps, WIT (`image_url`), YFCC, Unsplash.
+/// Usual names of the URL's column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`),
+/// LAION (`URL`), Conceptual Captions on the hub, SBU, RedCaps, WIT (`image_url`), YFCC, Unsplash.
 pub(in super::super) const URLS: &[&str] = &[
     "url",
     "URL",
@@ -23,8 +23,8 @@ pub(in super::super) const URLS: &[&str] = &[
     "downloadurl",
     "image",
 ];
-/// Usual names of the caption's column, the likeliest first: img2dataset (`caption`), LAION (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`),
-/// WIT (`caption_reference_description`).
+/// Usual names of the caption's column, the likeliest first: img2dataset (`caption`), LAION
+/// (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`), WIT (`caption_reference_description`).
 pub(in super::super) const CAPTIONS: &[&str] = &[
     "caption",
     "CAPTION",
@@ -87,8 +87,9 @@ impl Wanted {
     }
 }
 
-/// Names for the columns of a file without a header, if its first row shows that it has none: a web address stands in it. Of two
-/// columns (CC3M: caption and URL; CC12M: URL and caption) the other one is the caption.
+/// Names for the columns of a file without a header, if its first row shows that it has none: a web
+/// address stands in it. Of two columns (CC3M: caption and URL; CC12M: URL and caption) the other
+/// one is the caption.
 pub(super) fn headerless(first: &[String]) -> Option<Vec<String>> {
     let is_url = |field: &String| field.starts_with("http://") || field.starts_with("https://");
     let url = first.iter().position(is_url)?;

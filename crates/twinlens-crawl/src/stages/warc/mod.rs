@@ -1,7 +1,8 @@
-//! The `warc` stage: image-text pairs out of web archives, the pages themselves (WARC) or what Common Crawl kept of them (WAT).
+//! The `warc` stage: image-text pairs out of web archives, the pages themselves (WARC) or what
+//! Common Crawl kept of them (WAT).
 //!
-//! A file is a split. It is read as a stream, a record at a time; a record that is damaged, too long or not understood is one
-//! reject, with the file and the byte at which it begins.
+//! A file is a split. It is read as a stream, a record at a time; a record that is damaged, too
+//! long or not understood is one reject, with the file and the byte at which it begins.
 
 mod page;
 mod reader;
@@ -54,13 +55,16 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warc {
-    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs
-    /// (http, https): each is copied, read, and taken away; that one changed is not noticed.
+    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in
+    /// the last part are patterns. Or URLs (http, https): each is copied, read, and taken away;
+    /// that one changed is not noticed.
     files: Located<Vec<Located<String>>>,
-    /// The texts that are taken as captions. An archive of the kind WAT has `alt`, `title` and `open-graph` alone.
+    /// The texts that are taken as captions. An archive of the kind WAT has `alt`, `title` and
+    /// `open-graph` alone.
     #[serde(default = "crate::html::default_captions")]
     captions: Vec<TextSource>,
-    /// Obey X-Robots-Tag, robots meta tags and TDM reservations (noai, noimageai, noml, noindex, noimageindex).
+    /// Obey X-Robots-Tag, robots meta tags and TDM reservations (noai, noimageai, noml, noindex,
+    /// noimageindex).
     #[serde(default = "opt_outs")]
     opt_outs: bool,
     /// Our name: what opt-outs that are for one robot address.

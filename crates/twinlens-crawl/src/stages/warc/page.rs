@@ -85,7 +85,8 @@ fn is_page(content_type: &str, body: &[u8]) -> bool {
     }
 }
 
-/// The body without its codings. Common Crawl takes them off and says so in other fields; other archives keep them.
+/// The body without its codings. Common Crawl takes them off and says so in other fields; other
+/// archives keep them.
 fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refusal> {
     let chunked = fields.get("transfer-encoding").to_ascii_lowercase().contains("chunked");
     // Some archives keep the field and not the chunks.
@@ -101,7 +102,8 @@ fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refu
         "deflate" => flate2::read::ZlibDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded),
         other => return Err(("content_encoding", format!("content coding `{other}`"))),
     };
-    // What is decoded before the damage, or before the archive cut the body, is a page as far as it goes.
+    // What is decoded before the damage, or before the archive cut the body, is a page as far as it
+    // goes.
     match read {
         _ if decoded.len() as u64 > max_bytes => {
             Err(("too_many_bytes", format!("the page is longer than {max_bytes} bytes")))
@@ -111,7 +113,8 @@ fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refu
     }
 }
 
-/// A chunked body put together (RFC 9112, section 7.1); `None` for one that is not chunked. A last chunk may be cut.
+/// A chunked body put together (RFC 9112, section 7.1); `None` for one that is not chunked. A last
+/// chunk may be cut.
 fn dechunked(body: &[u8]) -> Option<Vec<u8>> {
     let (mut whole, mut rest) = (Vec::new(), body);
     loop {

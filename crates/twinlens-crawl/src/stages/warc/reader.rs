@@ -1,8 +1,10 @@
-//! Records of a WARC file, compressed (a gzip member a record, as Common Crawl writes them) or plain.
+//! Records of a WARC file, compressed (a gzip member a record, as Common Crawl writes them) or
+//! plain.
 //!
-//! A record is given out only when what follows it is sound: the member's checksum, or the line ends after it. Where
-//! that fails, the record is damaged: the reader goes back to where it began and on to the next beginning, so that damage in one
-//! record loses that record alone. Nothing is allocated by the say-so of a header.
+//! A record is given out only when what follows it is sound: the member's checksum, or the line
+//! ends after it. Where that fails, the record is damaged: the reader goes back to where it began
+//! and on to the next beginning, so that damage in one record loses that record alone. Nothing is
+//! allocated by the say-so of a header.
 
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
@@ -10,7 +12,8 @@ use flate2::bufread::GzDecoder;
 
 use super::record::{self, Header};
 
-/// The most bytes of a record that is not kept that are read to get past it; beyond, the next beginning is searched for.
+/// The most bytes of a record that is not kept that are read to get past it; beyond, the next
+/// beginning is searched for.
 const MAX_SKIP: u64 = 1 << 30;
 /// What a gzip member begins with: the magic, and "deflate".
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
@@ -80,7 +83,8 @@ pub(super) struct Records<R> {
 }
 
 impl<R: BufRead + Seek> Records<R> {
-    /// Reads from the beginning. A file is taken as compressed when it begins so; one that begins like neither, by its name.
+    /// Reads from the beginning. A file is taken as compressed when it begins so; one that begins
+    /// like neither, by its name.
     pub(super) fn new(
         mut input: R,
         named_gz: bool,
@@ -151,7 +155,8 @@ impl<R: BufRead + Seek> Records<R> {
             }
             Err(Fault::Io(error)) => Err(error),
             Err(Fault::Damage(code, detail)) => {
-                // What was read of the next members, if the damage hid the end of this one, is read again.
+                // What was read of the next members, if the damage hid the end of this one, is read
+                // again.
                 self.next_member(member.into_inner().into_inner(), start)?;
                 Ok(Some(Item::Damaged(Damage { offset: start, code, detail })))
             }
@@ -163,7 +168,8 @@ impl<R: BufRead + Seek> Records<R> {
         if peek(&mut input, 1)?.is_empty() {
             return Ok(None);
         }
-        // A record ends with two line ends (section 4); where a writer left them out, the next one tells.
+        // A record ends with two line ends (section 4); where a writer left them out, the next one
+        // tells.
         let read = self.record(&mut input, start).and_then(|(item, line_ends)| match peek(&mut input, 5)? {
             next if line_ends >= 4 || next.is_empty() || next == b"WARC/" => Ok(item),
             _ => Err(Fault::Damage("bad_record", "it does not end where its length says so".into())),
@@ -181,7 +187,8 @@ impl<R: BufRead + Seek> Records<R> {
         Ok(item)
     }
 
-    /// Reads one record and the line ends after it, whose bytes are counted. `None` for one that is not wanted.
+    /// Reads one record and the line ends after it, whose bytes are counted. `None` for one that is
+    /// not wanted.
     fn record(&self, input: &mut impl BufRead, offset: u64) -> Result<(Option<Item>, usize), Fault> {
         let header = record::header(input)?.map_err(|why| Fault::Damage("bad_record", why))?;
         let length = header.length;
@@ -249,7 +256,8 @@ fn peek<R: BufRead + Seek>(input: &mut R, count: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Goes to the next place where `pattern` stands, `skip` bytes into it. Returns whether there is one; if not, it is at the end.
+/// Goes to the next place where `pattern` stands, `skip` bytes into it. Returns whether there is
+/// one; if not, it is at the end.
 fn seek_to<R: BufRead + Seek>(input: &mut R, pattern: &[u8], skip: u64) -> io::Result<bool> {
     // The end of the last buffer: a pattern may stand across two.
     let mut tail: Vec<u8> = Vec::new();

@@ -10,8 +10,8 @@ const MAX_HEAD: usize = 64 << 10;
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads `name: value` lines; a line that begins with white space goes on with the one before. Values that are not UTF-8 are
-    /// taken as windows-1252.
+    /// Reads `name: value` lines; a line that begins with white space goes on with the one before.
+    /// Values that are not UTF-8 are taken as windows-1252.
     fn parse(lines: &[u8]) -> Self {
         let mut fields: Vec<(String, String)> = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {

@@ -134,7 +134,8 @@ pub(super) fn is_wat(content_type: &str) -> bool {
     media_type(content_type) == "application/json"
 }
 
-/// Bytes that are not UTF-8 are taken as windows-1252; half a surrogate pair, which some texts were cut to, becomes U+FFFD.
+/// Bytes that are not UTF-8 are taken as windows-1252; half a surrogate pair, which some texts were
+/// cut to, becomes U+FFFD.
 fn parse(block: &[u8]) -> Result<Wat, Refusal> {
     let first = match serde_json::from_slice(block) {
         Ok(wat) => return Ok(wat),

@@ -1,9 +1,10 @@
 //! `balance`: keeps, of the pairs of each query, so many and no more.
 //!
-//! First come passes over `uid` and `query_ids` alone, whose results are a few numbers a query: the matches of each query
-//! are counted and, where there is a cap, the hash bound of each query that exceeds it is found. Then every row is decided
-//! by itself. Nothing is joined or grouped by row, so memory does not grow with the input; the one sort, of the rows
-//! by `uid` as they are written, spills.
+//! First come passes over `uid` and `query_ids` alone, whose results are a few numbers a query: the
+//! matches of each query are counted and, where there is a cap, the hash bound of each query that
+//! exceeds it is found. Then every row is decided by itself. Nothing is joined or grouped by row,
+//! so memory does not grow with the input; the one sort, of the rows by `uid` as they are written,
+//! spills.
 
 mod passes;
 
@@ -43,19 +44,21 @@ const CURVE: &str = "balance_curve";
 /// The column that decides, within the plan.
 const KEPT: &str = "__balance_kept";
 
-/// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects. Leaves two more
-/// tables: `query_stats` (a row a query: matched, contributed, kept) and `balance_curve` (queries by falling number of
-/// matches: what the first 1, 2, ... of them match and contribute together).
+/// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects.
+/// Leaves two more tables: `query_stats` (a row a query: matched, contributed, kept) and
+/// `balance_curve` (queries by falling number of matches: what the first 1, 2, ... of them match
+/// and contribute together).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
     /// The matched pairs: `uid` and `query_ids` are read.
     input: Input,
-    /// The most pairs that a query contributes, exactly: those with the smallest seeded hash. A pair is kept if any of
-    /// its queries contributes it.
+    /// The most pairs that a query contributes, exactly: those with the smallest seeded hash. A
+    /// pair is kept if any of its queries contributes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cap: Option<Located<u64>>,
-    /// Instead of `cap`: the pairs that a query contributes on average, each by its own coin (MetaCLIP's t).
+    /// Instead of `cap`: the pairs that a query contributes on average, each by its own coin
+    /// (MetaCLIP's t).
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<Located<u64>>,
     /// Queries that matched fewer pairs than this contribute none.
@@ -216,7 +219,8 @@ fn keep_probability(balancer: &Arc<Balancer>) -> Expr {
     })
 }
 
-/// One row a query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and origin.
+/// One row a query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and
+/// origin.
 fn stats(
     session: &SessionContext,
     outcomes: HashMap<i32, QueryCounts>,
@@ -244,7 +248,8 @@ fn stats(
     stats.join(list, JoinType::Left, &["query_id"], &["id"], None)
 }
 
-/// Queries by falling number of matches: at `rank`, the matches of that query, and the sums over all up to it.
+/// Queries by falling number of matches: at `rank`, the matches of that query, and the sums over
+/// all up to it.
 fn curve_schema() -> SchemaRef {
     let number = |name| Field::new(name, DataType::Int64, true);
     Arc::new(Schema::new(["rank", "matched", "matched_upto", "contributed_upto"].map(number).to_vec()))
@@ -269,7 +274,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// 300 pairs: all match query 1, every third query 2 too, every hundredth query 3; one has no query.
+    /// 300 pairs: all match query 1, every third query 2 too, every hundredth query 3; one has no
+    /// query.
     fn matched() -> Vec<(String, Option<Vec<i32>>)> {
         let queries =
             |i: usize| [Some(1), i.is_multiple_of(3).then_some(2), i.is_multiple_of(100).then_some(3)];

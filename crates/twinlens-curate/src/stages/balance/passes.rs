@@ -1,5 +1,5 @@
-//! Passes over `uid` and `query_ids`, a task a partition, whose results are a few numbers a query: they are added up in
-//! memory, whatever the number of rows.
+//! Passes over `uid` and `query_ids`, a task a partition, whose results are a few numbers a query:
+//! they are added up in memory, whatever the number of rows.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use crate::balance::{Balancer, Bounds, QueryCounts, Round, pair_hash};
 use crate::functions::{int_lists, strings};
 
-/// Adds up the batches of all partitions of a plan, each from `start`, and merges. Dropping it stops the tasks.
+/// Adds up the batches of all partitions of a plan, each from `start`, and merges. Dropping it
+/// stops the tasks.
 async fn fold<A: Clone + Send + 'static>(
     frame: DataFrame,
     start: A,
@@ -89,7 +90,8 @@ pub(super) async fn counts(frame: &DataFrame) -> Result<HashMap<i32, u64>> {
     fold(frame.clone().select_columns(&["query_ids"])?, HashMap::new(), each, merge).await
 }
 
-/// The (cap + 1)-th smallest hash of each query that exceeds the cap; a round holds about `budget` bytes of hashes.
+/// The (cap + 1)-th smallest hash of each query that exceeds the cap; a round holds about `budget`
+/// bytes of hashes.
 pub(super) async fn bounds(
     frame: &DataFrame,
     seed: u64,

@@ -1,4 +1,5 @@
-//! `queries`: builds a query list from a Wikipedia dump, page views and WordNet, or from lists of words and counts.
+//! `queries`: builds a query list from a Wikipedia dump, page views and WordNet, or from lists of
+//! words and counts.
 
 mod build;
 
@@ -18,16 +19,17 @@ use twinlens_pipeline::{
 
 use crate::queries::{Origin, QueryList};
 
-/// A query list from number strings, words, word pairs, titles and WordNet, each entry once, in that order.
+/// A query list from number strings, words, word pairs, titles and WordNet, each entry once, in
+/// that order.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Queries {
-    /// The most entries. When the list is full, what comes last in the order is left out, and of words, pairs and viewed
-    /// titles those with the lowest score.
+    /// The most entries. When the list is full, what comes last in the order is left out, and of
+    /// words, pairs and viewed titles those with the lowest score.
     #[serde(default = "half_a_million")]
     limit: Located<u32>,
-    /// The order in which the list is filled: the paper's, unless another is given (MetaCLIP's has synsets after numbers).
-    /// Every origin once.
+    /// The order in which the list is filled: the paper's, unless another is given (MetaCLIP's has
+    /// synsets after numbers). Every origin once.
     #[serde(default = "papers_order")]
     order: Located<Vec<Origin>>,
     /// The numbers from 0 to below this are entries.
@@ -39,14 +41,16 @@ pub struct Queries {
     /// Page-view files, by which titles are chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     views: Option<PageViews>,
-    /// A folder with WordNet's `data.noun`, `data.verb`, `data.adj`, `data.adv`: the first lemma of each synset is an entry.
+    /// A folder with WordNet's `data.noun`, `data.verb`, `data.adj`, `data.adv`: the first lemma of
+    /// each synset is an entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     wordnet: Option<Located<String>>,
-    /// Files of words with their counts; those that occur often are entries, scored by their count. A word that several
-    /// files have is taken from the first, and before them from the dump.
+    /// Files of words with their counts; those that occur often are entries, scored by their count.
+    /// A word that several files have is taken from the first, and before them from the dump.
     #[serde(default)]
     unigrams: Vec<Unigrams>,
-    /// Files of word pairs with their counts; those that belong together are entries, scored by their mutual information.
+    /// Files of word pairs with their counts; those that belong together are entries, scored by
+    /// their mutual information.
     #[serde(default)]
     bigrams: Vec<Bigrams>,
     /// Files of titles, one a line: all are entries.
@@ -61,16 +65,18 @@ pub struct Queries {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dump {
-    /// `pages-articles.xml`, as it is or compressed (`.bz2`, `.gz`); it is read once, from start to end.
+    /// `pages-articles.xml`, as it is or compressed (`.bz2`, `.gz`); it is read once, from start to
+    /// end.
     path: Located<String>,
     /// The count from which on a word is an entry.
     #[serde(default = "hundred_times")]
     min_count: u64,
-    /// The count from which on a pair of words may be an entry: rare pairs have high mutual information by chance.
+    /// The count from which on a pair of words may be an entry: rare pairs have high mutual
+    /// information by chance.
     #[serde(default = "hundred_times")]
     min_pair_count: u64,
-    /// The pointwise mutual information, in bits, from which on it is: log2(c(a,b) N / (c(a) c(b))), N being the number of
-    /// words.
+    /// The pointwise mutual information, in bits, from which on it is: log2(c(a,b) N / (c(a)
+    /// c(b))), N being the number of words.
     #[serde(default = "eight_bits")]
     min_pmi: f64,
 }
@@ -79,7 +85,8 @@ pub struct Dump {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageViews {
-    /// Hourly files (`pageviews-20260101-000000.gz`) of the days that are summed; patterns are allowed.
+    /// Hourly files (`pageviews-20260101-000000.gz`) of the days that are summed; patterns are
+    /// allowed.
     files: Vec<Located<String>>,
     /// The wiki, as the lines begin.
     #[serde(default = "english")]
@@ -90,8 +97,8 @@ pub struct PageViews {
     /// The views in all hours from which on a title is an entry.
     #[serde(default = "seventy")]
     min_views: u64,
-    /// The wiki's list of articles (`all-titles-in-ns0.gz`): other titles (mistyped ones, redirects of old) are left out.
-    /// Without it, the titles of the dump serve, if there is one.
+    /// The wiki's list of articles (`all-titles-in-ns0.gz`): other titles (mistyped ones, redirects
+    /// of old) are left out. Without it, the titles of the dump serve, if there is one.
     #[serde(default)]
     articles: Vec<Located<String>>,
 }
@@ -113,10 +120,11 @@ pub struct Unigrams {
 pub struct Bigrams {
     /// A text file of lines `first second<TAB>count` or `first second count`.
     path: Located<String>,
-    /// A text file of lines `word count` from the same texts. Pairs with a word that it lacks are left out.
+    /// A text file of lines `word count` from the same texts. Pairs with a word that it lacks are
+    /// left out.
     words: Located<String>,
-    /// The pointwise mutual information, in bits, from which on a pair is an entry: log2(c(a,b) N / (c(a) c(b))), N being
-    /// the sum of the word counts.
+    /// The pointwise mutual information, in bits, from which on a pair is an entry: log2(c(a,b) N /
+    /// (c(a) c(b))), N being the sum of the word counts.
     min_pmi: f64,
 }
 
@@ -273,7 +281,8 @@ mod tests {
             std::fs::write(folder.path().join("wn").join(part), "00001740 03 n 01 Domestic_Dog 0 000 | x\n")
                 .unwrap();
         }
-        // N = 1024. new york: log2(8 * 1024 / (16 * 16)) = 5; of the: log2(16 * 1024 / (512 * 480)) < 0.
+        // N = 1024. new york: log2(8 * 1024 / (16 * 16)) = 5; of the: log2(16 * 1024 / (512 * 480))
+        // < 0.
         let words = "of 512\nthe 480\nnew 16\nyork 16\n";
         for (file, text) in [
             ("words", words),
@@ -312,7 +321,8 @@ mod tests {
         assert!(error.contains("pairs:1: expected a count"), "{error}");
     }
 
-    /// Ten articles with templates, tables, references, links, other namespaces, redirects and other scripts.
+    /// Ten articles with templates, tables, references, links, other namespaces, redirects and
+    /// other scripts.
     fn dump() -> String {
         let article = |number: usize| {
             let text = "{{Infobox|name=Infobox Word|x={{nested}}}} &#039;&#039;&#039;Golden Gate&#039;&#039;&#039; spans [[San Francisco|the bay]] \
@@ -351,8 +361,9 @@ mod tests {
         let cx = at(folder.path());
         let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
         let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
-        // Of 90 words, 20 each are "golden" and "gate", together: log2(20 * 90 / 400) = 2.17; the others occur ten times,
-        // log2(10 * 90 / 100) = 3.17 with each other and log2(10 * 90 / 200) = 2.17 with those.
+        // Of 90 words, 20 each are "golden" and "gate", together: log2(20 * 90 / 400) = 2.17; the
+        // others occur ten times, log2(10 * 90 / 100) = 3.17 with each other and log2(10 * 90 /
+        // 200) = 2.17 with those.
         let score = (9.0f64).log2() as f32;
         assert_eq!(
             tables["data"],

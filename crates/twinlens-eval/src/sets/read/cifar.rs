@@ -1,4 +1,5 @@
-//! Records of label bytes and planes of pixels: the binary version of CIFAR-10 and CIFAR-100, and STL-10.
+//! Records of label bytes and planes of pixels: the binary version of CIFAR-10 and CIFAR-100, and
+//! STL-10.
 
 use std::path::PathBuf;
 

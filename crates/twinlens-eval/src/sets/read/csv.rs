@@ -25,7 +25,8 @@ const LINES: usize = 1;
 pub struct CsvFile {
     /// The file; `.gz` or not.
     pub file: String,
-    /// The column with the image's path, or with its grey values as numbers between spaces where `side` is given.
+    /// The column with the image's path, or with its grey values as numbers between spaces where
+    /// `side` is given.
     pub image: String,
     /// The column with the label: a whole number, or what the data call the class.
     pub label: String,

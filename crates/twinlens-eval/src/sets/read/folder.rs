@@ -1,5 +1,6 @@
-//! A folder of images a class: the names of the folders, sorted, are what the data call their classes. Where they say nothing (WordNet ids, the
-//! numbers of ImageNet-V2), `classnames.txt` beside them does: a name a line, by label id. Folders that are called by numbers are the ids
+//! A folder of images a class: the names of the folders, sorted, are what the data call their
+//! classes. Where they say nothing (WordNet ids, the numbers of ImageNet-V2), `classnames.txt`
+//! beside them does: a name a line, by label id. Folders that are called by numbers are the ids
 //! themselves; of others, the first in their order has the id 0.
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! The MNIST format: a magic number, the sizes, the values, all big-endian (Y. LeCun's description of `idx`).
+//! The MNIST format: a magic number, the sizes, the values, all big-endian (Y. LeCun's description
+//! of `idx`).
 
 use std::path::PathBuf;
 

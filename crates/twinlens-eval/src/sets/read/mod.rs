@@ -1,7 +1,8 @@
 //! Readers: the files of a set, in one layout or another, to [`Example`]s that stream.
 //!
-//! What is damaged is an example with a refusal in the place of its image or its truth; the rest goes on. A reader holds one example at a
-//! time (of Parquet, a batch within a budget), and lists of names.
+//! What is damaged is an example with a refusal in the place of its image or its truth; the rest
+//! goes on. A reader holds one example at a time (of Parquet, a batch within a budget), and lists
+//! of names.
 
 mod cifar;
 mod csv;
@@ -38,7 +39,8 @@ pub const TOO_MANY_BYTES: &str = "too_many_bytes";
 /// Endings of images, in lower case. What they hold decides whether they can be decoded.
 const IMAGES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"];
 
-/// How the files of a set lie as their authors give them out; paths are relative to the set's folder, and `{split}` in them is the split.
+/// How the files of a set lie as their authors give them out; paths are relative to the set's
+/// folder, and `{split}` in them is the split.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reader {
@@ -153,8 +155,9 @@ pub trait SetFiles: Debug + Send + Sync {
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError>;
 }
 
-/// Opens the data of a set at `root`: in the layout that its declaration names where its files are there, in one that tells itself
-/// otherwise (a dataset of a run, tar files of CLIP_benchmark, Parquet of the hub, a folder a class).
+/// Opens the data of a set at `root`: in the layout that its declaration names where its files are
+/// there, in one that tells itself otherwise (a dataset of a run, tar files of CLIP_benchmark,
+/// Parquet of the hub, a folder a class).
 ///
 /// # Errors
 /// Why it cannot be read, and what was expected.
@@ -196,7 +199,8 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
         }
         _ => {}
     }
-    // In CLIP_benchmark's tar files the part that is evaluated is called `test`, whatever its authors call it.
+    // In CLIP_benchmark's tar files the part that is evaluated is called `test`, whatever its
+    // authors call it.
     let evaluated = (split == set.split).then_some("test");
     let tar_files = |split: &&str| root.join(split).join(webdataset::SHARDS).is_file();
     if let Some(split) = std::iter::once(split).chain(evaluated).find(tar_files) {
@@ -254,7 +258,8 @@ fn unpacked(path: &Path) -> Result<Box<dyn Read>, EvalError> {
     })
 }
 
-/// Fills the buffer; how many bytes there were before the end, or before the damage of a compressed file.
+/// Fills the buffer; how many bytes there were before the end, or before the damage of a compressed
+/// file.
 fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> usize {
     let mut filled = 0;
     while filled < buffer.len() {

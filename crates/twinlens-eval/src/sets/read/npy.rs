@@ -1,4 +1,5 @@
-//! One-dimensional arrays of NumPy's file format (NEP 1), as CLIP_benchmark stores the labels of multi-label sets.
+//! One-dimensional arrays of NumPy's file format (NEP 1), as CLIP_benchmark stores the labels of
+//! multi-label sets.
 
 /// The places whose value is not zero. Numbers of any width, little-endian, or booleans.
 ///

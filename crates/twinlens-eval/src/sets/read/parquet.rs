@@ -1,4 +1,5 @@
-//! Parquet, as Hugging Face's `datasets` writes it (images as `struct<bytes, path>`, labels as `ClassLabel`), and any dataset of a run.
+//! Parquet, as Hugging Face's `datasets` writes it (images as `struct<bytes, path>`, labels as
+//! `ClassLabel`), and any dataset of a run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,8 +66,8 @@ pub struct Tables {
     names: Option<Vec<String>>,
 }
 
-/// The Parquet files of a split: those whose name begins with it where there are any, else all; in the folder, in `data`, or in a folder
-/// of the split's name.
+/// The Parquet files of a split: those whose name begins with it where there are any, else all; in
+/// the folder, in `data`, or in a folder of the split's name.
 pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
     for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
         if !folder.is_dir() {
@@ -141,7 +142,8 @@ fn is_text(field: Option<&Field>) -> bool {
     matches!(kind, Some(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
 }
 
-/// The different texts of a column, sorted: that is how classes are told where the data have their names alone.
+/// The different texts of a column, sorted: that is how classes are told where the data have their
+/// names alone.
 fn distinct(tables: &[(String, Dataset)], column: &str) -> Result<Vec<String>, EvalError> {
     let mut seen = BTreeSet::new();
     for (_, dataset) in tables {

@@ -1,4 +1,5 @@
-//! Raw pixels to PNG: what a set stores as bare values becomes images that anybody can open, without loss.
+//! Raw pixels to PNG: what a set stores as bare values becomes images that anybody can open,
+//! without loss.
 
 use twinlens_image::{Format, Rgb, encode};
 

@@ -1,5 +1,5 @@
-//! PASCAL VOC: `ImageSets/Main/CLASS_SPLIT.txt` says of each image whether the class is there (1), not there (-1) or hard to tell (0), and
-//! `JPEGImages` has the images.
+//! PASCAL VOC: `ImageSets/Main/CLASS_SPLIT.txt` says of each image whether the class is there (1),
+//! not there (-1) or hard to tell (0), and `JPEGImages` has the images.
 
 use std::collections::BTreeMap;
 use std::fs;

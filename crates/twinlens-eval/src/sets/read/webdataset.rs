@@ -1,6 +1,7 @@
-//! Tar files as CLIP_benchmark lays them out: `SPLIT/nshards.txt`, `SPLIT/0.tar` ..., and beside them `classnames.txt`,
-//! `zeroshot_classification_templates.txt` and `dataset_type.txt`. A sample is an image and `cls` (a label id), `npy` (a vector of classes)
-//! or `txt` (a caption a line) of the same key.
+//! Tar files as CLIP_benchmark lays them out: `SPLIT/nshards.txt`, `SPLIT/0.tar` ..., and beside
+//! them `classnames.txt`, `zeroshot_classification_templates.txt` and `dataset_type.txt`. A sample
+//! is an image and `cls` (a label id), `npy` (a vector of classes) or `txt` (a caption a line) of
+//! the same key.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

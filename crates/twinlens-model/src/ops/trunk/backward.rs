@@ -46,7 +46,8 @@ struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// The gradient of one layer's parameters, and of its images; `d` is that of its norm, and its sums.
+    /// The gradient of one layer's parameters, and of its images; `d` is that of its norm, and its
+    /// sums.
     fn layer(
         &mut self,
         number: usize,
@@ -66,7 +67,8 @@ impl<'a> Backward<'a> {
         convolve_backward(p.conv, source, p.w, (layer, &gradient, d), sink, d_kernel)
     }
 
-    /// As [`layer`](Self::layer), where the images are those of layer `before`: returns the gradient of that layer's norm.
+    /// As [`layer`](Self::layer), where the images are those of layer `before`: returns the
+    /// gradient of that layer's norm.
     fn chained(
         &mut self,
         number: usize,

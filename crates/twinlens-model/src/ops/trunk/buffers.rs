@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Memory kept from one step to the next, by length: memory fresh from the system costs a page fault for every 4 KiB.
+/// Memory kept from one step to the next, by length: memory fresh from the system costs a page
+/// fault for every 4 KiB.
 #[derive(Clone, Default)]
 pub struct Buffers(Arc<Mutex<Kept>>);
 

@@ -6,7 +6,8 @@ use super::super::simd;
 use super::source::{Room, Source, unpool};
 use rayon::prelude::*;
 
-/// Images that are worked on at once: enough for the loops to be long, and several such tiles for every thread.
+/// Images that are worked on at once: enough for the loops to be long, and several such tiles for
+/// every thread.
 fn tile(conv: Conv, batch: usize) -> usize {
     256_usize.div_ceil(conv.out_pixels()).clamp(1, batch.div_ceil(16))
 }
@@ -45,8 +46,8 @@ pub(super) struct Sink<'a> {
     pub(super) add: bool,
 }
 
-/// The gradient of a layer: `d` is that of its norm, `gradient` leads on to the convolution. Writes that of the kernel
-/// (as it is stored), and the images' to the sink, whose sums are returned.
+/// The gradient of a layer: `d` is that of its norm, `gradient` leads on to the convolution. Writes
+/// that of the kernel (as it is stored), and the images' to the sink, whose sums are returned.
 pub(super) fn convolve_backward(
     conv: Conv,
     source: Source<'_>,

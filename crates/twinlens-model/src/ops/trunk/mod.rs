@@ -1,9 +1,9 @@
 //! A whole ResNet, from pixels to the last grid, as one operation of candle's graph.
 //!
-//! Of each layer only the convolution's output is kept: whoever reads it normalises, rectifies and averages on the way, a few
-//! images at a time that stay in the cache, and so does the backward pass. A layer is thus read once and written once, and
-//! the sums of its batch norm are taken while it is written. Work is split by the sizes alone: results are the same bits
-//! whatever the threads.
+//! Of each layer only the convolution's output is kept: whoever reads it normalises, rectifies and
+//! averages on the way, a few images at a time that stay in the cache, and so does the backward
+//! pass. A layer is thus read once and written once, and the sums of its batch norm are taken while
+//! it is written. Work is split by the sizes alone: results are the same bits whatever the threads.
 
 mod backward;
 mod buffers;
@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The convolutions of a ResNet, a batch norm after each.
 #[derive(Clone, Debug)]
 pub struct Trunk {
-    /// One after another on the pixels, each with a relu; then averages over squares of four pixels.
+    /// One after another on the pixels, each with a relu; then averages over squares of four
+    /// pixels.
     pub stem: Vec<Conv>,
     /// Residual blocks.
     pub blocks: Vec<Block>,
@@ -35,7 +36,8 @@ pub struct Block {
     pub main: [Conv; 3],
     /// Beside them; without it x itself is added.
     pub beside: Option<Conv>,
-    /// Whether averages over squares of four pixels are what the third convolution and the one beside take.
+    /// Whether averages over squares of four pixels are what the third convolution and the one
+    /// beside take.
     pub pooled: bool,
 }
 
@@ -90,11 +92,13 @@ struct ResNet {
     saved: Mutex<Option<Saved>>,
 }
 
-/// The last grid (`[batch, side, side, channels]`) for `pixels` (`[batch, 3, size, size]`), and the statistics of each norm.
+/// The last grid (`[batch, side, side, channels]`) for `pixels` (`[batch, 3, size, size]`), and the
+/// statistics of each norm.
 ///
-/// `params` holds of each convolution, in the order of [`Trunk::convolutions`], kernel (`[out, channels, kernel, kernel]`),
-/// gains and biases. Norms go by the batch, or by `fixed` statistics. With `train`, where anything is trained, what is
-/// needed is kept for one backward pass; without, no graph is built. Pixels get no gradient.
+/// `params` holds of each convolution, in the order of [`Trunk::convolutions`], kernel (`[out,
+/// channels, kernel, kernel]`), gains and biases. Norms go by the batch, or by `fixed` statistics.
+/// With `train`, where anything is trained, what is needed is kept for one backward pass; without,
+/// no graph is built. Pixels get no gradient.
 pub fn resnet(
     pixels: &Tensor,
     params: &Tensor,

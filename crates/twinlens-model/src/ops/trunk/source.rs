@@ -1,4 +1,5 @@
-//! What a convolution takes: made from what is kept, a few images at a time, normalised, rectified and averaged on the way.
+//! What a convolution takes: made from what is kept, a few images at a time, normalised, rectified
+//! and averaged on the way.
 
 use super::super::batch_norm::Norm;
 use super::super::conv::Conv;
@@ -56,7 +57,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Images one after another with their borders, for `conv`: in `room`, whose borders are 0, or as they are kept.
+    /// Images one after another with their borders, for `conv`: in `room`, whose borders are 0, or
+    /// as they are kept.
     pub(super) fn images<'b>(&'b self, conv: Conv, images: Range<usize>, room: &'b mut Room) -> &'b [f32] {
         if self.norm.is_none() && !self.pooled && conv.border() == 0 {
             return &self.kept[images.start * conv.image_len()..images.end * conv.image_len()];

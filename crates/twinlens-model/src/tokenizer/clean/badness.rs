@@ -1,8 +1,8 @@
 //! Whether text looks like UTF-8 that was read in another encoding.
 //!
-//! The heuristic of ftfy 6.3 (Robyn Speer, Apache License 2.0; `ftfy.badness`): a few hundred characters come out of such
-//! mistakes, and some of them hardly ever stand side by side otherwise. The same classes and the same pairs, so that the
-//! same text is found.
+//! The heuristic of ftfy 6.3 (Robyn Speer, Apache License 2.0; `ftfy.badness`): a few hundred
+//! characters come out of such mistakes, and some of them hardly ever stand side by side otherwise.
+//! The same classes and the same pairs, so that the same text is found.
 
 use regex::Regex;
 use std::sync::LazyLock;

@@ -1,8 +1,8 @@
 //! The one-byte encodings that UTF-8 is mistaken for.
 //!
-//! Tables of Python's codecs. The Windows ones are "sloppy": a byte that means nothing is the control character of that
-//! number, as browsers read it, and byte 0x1a stands for the replacement character, which is what less careful programs
-//! leave of such a byte.
+//! Tables of Python's codecs. The Windows ones are "sloppy": a byte that means nothing is the
+//! control character of that number, as browsers read it, and byte 0x1a stands for the replacement
+//! character, which is what less careful programs leave of such a byte.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,7 +11,8 @@ use std::sync::LazyLock;
 pub struct Charset {
     /// Whether byte 0x1a is the replacement character.
     pub sloppy: bool,
-    /// Whether a space may have been 0xa0: not in Mac OS Roman, where a dash and a space look the same.
+    /// Whether a space may have been 0xa0: not in Mac OS Roman, where a dash and a space look the
+    /// same.
     pub spaces: bool,
     high: Vec<char>,
     bytes: HashMap<char, u8>,
@@ -41,8 +42,8 @@ impl Charset {
     }
 }
 
-/// In the order in which they are tried: Latin-1, then Windows 1252, 1251, 1250, 1253, 1254, 1257, ISO 8859-2, Mac OS
-/// Roman, code page 437.
+/// In the order in which they are tried: Latin-1, then Windows 1252, 1251, 1250, 1253, 1254, 1257,
+/// ISO 8859-2, Mac OS Roman, code page 437.
 pub static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
     let latin1: String = ('\u{80}'..='\u{ff}').collect();
     [

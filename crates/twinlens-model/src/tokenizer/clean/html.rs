@@ -11,7 +11,8 @@ fn named(name: &str) -> Option<String> {
     Some([first, second].into_iter().filter(|c| *c != 0).filter_map(char::from_u32).collect())
 }
 
-/// Windows-1252's characters for 0x80 to 0x9f, as HTML reads these numbers; those that it has not are themselves.
+/// Windows-1252's characters for 0x80 to 0x9f, as HTML reads these numbers; those that it has not
+/// are themselves.
 const C1: [u32; 32] = [
     0x20ac, 0x81, 0x201a, 0x192, 0x201e, 0x2026, 0x2020, 0x2021, 0x2c6, 0x2030, 0x160, 0x2039, 0x152, 0x8d,
     0x17d, 0x8f, 0x90, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x2dc, 0x2122, 0x161, 0x203a,
@@ -31,7 +32,8 @@ fn numbered(number: u32) -> Option<char> {
     Some(char::from_u32(number).unwrap_or('\u{fffd}'))
 }
 
-/// The reference that `text` (what follows an `&`) begins with: its replacement, and its length in bytes.
+/// The reference that `text` (what follows an `&`) begins with: its replacement, and its length in
+/// bytes.
 fn reference(text: &str) -> Option<(String, usize)> {
     if let Some(number) = text.strip_prefix('#') {
         let (digits, radix) = match number.strip_prefix(['x', 'X']) {

@@ -1,7 +1,9 @@
-//! CLIP's cleaning of captions: ftfy, character references decoded twice, white space collapsed, lower case.
+//! CLIP's cleaning of captions: ftfy, character references decoded twice, white space collapsed,
+//! lower case.
 //!
-//! Every step gives what open_clip's tokenizer gives (ftfy 6.3.1 and Python's `html.unescape`), so that the ids are the
-//! same. Web pages are full of text that was decoded in the wrong encoding and of references that were escaped twice.
+//! Every step gives what open_clip's tokenizer gives (ftfy 6.3.1 and Python's `html.unescape`), so
+//! that the ids are the same. Web pages are full of text that was decoded in the wrong encoding and
+//! of references that were escaped twice.
 
 mod badness;
 mod charsets;

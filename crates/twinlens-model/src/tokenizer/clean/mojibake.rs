@@ -1,7 +1,8 @@
 //! Text that was encoded in UTF-8 and decoded in something else, put right.
 //!
-//! What ftfy 6.3 does by default (`fix_encoding`; Robyn Speer, Apache License 2.0): where text looks wrong, it is encoded again
-//! in each of ten encodings, small losses on the way are made good, and if the bytes are then UTF-8, that was meant.
+//! What ftfy 6.3 does by default (`fix_encoding`; Robyn Speer, Apache License 2.0): where text
+//! looks wrong, it is encoded again in each of ten encodings, small losses on the way are made
+//! good, and if the bytes are then UTF-8, that was meant.
 
 use super::badness::is_bad;
 use super::charsets::{CHARSETS, CP1252, LIKE_LATIN_1};
@@ -49,7 +50,8 @@ fn step(text: &str) -> Option<String> {
     if let Some(fixed) = fix_pieces(text).filter(|fixed| fixed != text) {
         return Some(fixed);
     }
-    // What is left is Latin-1 that should have been read as Windows-1252: only control characters tell them apart.
+    // What is left is Latin-1 that should have been read as Windows-1252: only control characters
+    // tell them apart.
     Some(fix_controls(text).into_owned())
 }
 
@@ -63,8 +65,8 @@ pub fn fix_controls(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(fix).collect())
 }
 
-/// Spaces that were no-break spaces inside of UTF-8 become those again. A lone à keeps a space behind it (`à la mode`), but
-/// for the Portuguese words that begin with it.
+/// Spaces that were no-break spaces inside of UTF-8 become those again. A lone à keeps a space
+/// behind it (`à la mode`), but for the Portuguese words that begin with it.
 fn restore_spaces(bytes: &[u8]) -> Vec<u8> {
     let mut words = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -85,7 +87,8 @@ fn restore_spaces(bytes: &[u8]) -> Vec<u8> {
     PATTERNS[0].replace_all(&words, restored).into_owned()
 }
 
-/// UTF-8, and its variants: characters beyond 16 bits as two surrogates of three bytes each, and NUL as two bytes.
+/// UTF-8, and its variants: characters beyond 16 bits as two surrogates of three bytes each, and
+/// NUL as two bytes.
 fn decode(bytes: &[u8]) -> Option<String> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return Some(text.to_owned());

@@ -1,5 +1,5 @@
-//! Hugging Face's CLIPModel: a vision transformer and a text transformer, queries, keys and values in matrices of their
-//! own, projections the other way round.
+//! Hugging Face's CLIPModel: a vision transformer and a text transformer, queries, keys and values
+//! in matrices of their own, projections the other way round.
 
 use super::{MEAN, Named, STD, Table};
 use crate::config::{ClipConfig, TextConfig, VisionConfig, VitConfig};
@@ -111,7 +111,8 @@ pub fn to_tensors(state: Named) -> Result<Named> {
     Ok(tensors)
 }
 
-/// What both towers have in common, transformers' defaults for what is left out: width, layers, heads and activation.
+/// What both towers have in common, transformers' defaults for what is left out: width, layers,
+/// heads and activation.
 fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Activation)> {
     let [width, layers, heads] = defaults;
     let width = table.number("hidden_size", Some(width))?;
@@ -134,7 +135,8 @@ fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Act
     Ok(([width, layers, heads], activation))
 }
 
-/// The shape that a `config.json` describes. Keys beyond those of the shape are many there, and of no effect on weights.
+/// The shape that a `config.json` describes. Keys beyond those of the shape are many there, and of
+/// no effect on weights.
 pub fn config(json: &Map<String, Value>, path: &Path) -> Result<ClipConfig> {
     let mut table = Table { path, name: "", map: json.clone() };
     if table.map.get("model_type").is_some_and(|kind| kind != "clip") {
@@ -145,7 +147,8 @@ pub fn config(json: &Map<String, Value>, path: &Path) -> Result<ClipConfig> {
     let ([width, layers, heads], activation) = tower(&mut text, [512, 12, 8])?;
     let context = text.number("max_position_embeddings", Some(77))?;
     let vocab = text.number("vocab_size", Some(49_408))?;
-    // 2 is the end token of the first files published, which transformers reads as "the highest id" too.
+    // 2 is the end token of the first files published, which transformers reads as "the highest id"
+    // too.
     let end = text.number("eos_token_id", Some(vocab.max(1) - 1))?;
     if end != 2 && end + 1 != vocab {
         return Err(text

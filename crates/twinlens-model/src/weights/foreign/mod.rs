@@ -1,4 +1,5 @@
-//! Models of other programs, in and out: Hugging Face's CLIPModel folders, open_clip's folders, checkpoints of PyTorch.
+//! Models of other programs, in and out: Hugging Face's CLIPModel folders, open_clip's folders,
+//! checkpoints of PyTorch.
 
 mod hugging_face;
 mod open_clip;
@@ -55,7 +56,8 @@ impl Clip {
         Self::load_weights(&weights, config)
     }
 
-    /// What [`load`](Self::load) would read: the shape, and the file of the weights, which is not opened.
+    /// What [`load`](Self::load) would read: the shape, and the file of the weights, which is not
+    /// opened.
     ///
     /// # Errors
     /// `Io`, `Config` or `Format`, with the file's name.
@@ -75,8 +77,8 @@ impl Clip {
         Ok((config, dir.join(crate::WEIGHTS_FILE)))
     }
 
-    /// Reads weights alone: safetensors, or a state dict or checkpoint of PyTorch (`.pt`, `.pth`, `.bin`), under the names of
-    /// open_clip (and OpenAI) or Hugging Face.
+    /// Reads weights alone: safetensors, or a state dict or checkpoint of PyTorch (`.pt`, `.pth`,
+    /// `.bin`), under the names of open_clip (and OpenAI) or Hugging Face.
     ///
     /// # Errors
     /// `Io`, `Config`, `Format` or `Weights`, with the file's name.
@@ -91,7 +93,8 @@ impl Clip {
     /// Writes a folder that Hugging Face's `CLIPModel.from_pretrained` reads.
     ///
     /// # Errors
-    /// `Format` where transformers has no such model (ResNets, other objectives than contrastive), or `Io`.
+    /// `Format` where transformers has no such model (ResNets, other objectives than contrastive),
+    /// or `Io`.
     pub fn export_hugging_face(&self, dir: &Path) -> Result<()> {
         let config = hugging_face::to_config(self.config(), dir)?;
         write_json(&dir.join(CONFIG_FILE), &config)?;
@@ -114,8 +117,8 @@ impl Clip {
     }
 }
 
-/// Tensors under open_clip's names, whatever wrapped them: data-parallel training (`module.`), a text tower of its own
-/// (`text.`), or Hugging Face.
+/// Tensors under open_clip's names, whatever wrapped them: data-parallel training (`module.`), a
+/// text tower of its own (`text.`), or Hugging Face.
 fn under_our_names(found: HashMap<String, Tensor>, config: &ClipConfig) -> Result<HashMap<String, Tensor>> {
     let inner = |name: String| match name.strip_prefix("module.") {
         Some(inner) => inner.to_owned(),

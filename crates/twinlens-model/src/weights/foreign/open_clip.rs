@@ -1,4 +1,5 @@
-//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. Its names are also this program's.
+//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. Its names are
+//! also this program's.
 
 use super::{MEAN, Named, STD, Table, read_json};
 use crate::config::{ClipConfig, ResNetConfig, TextConfig, VisionConfig, VitConfig};

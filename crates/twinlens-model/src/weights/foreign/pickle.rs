@@ -1,4 +1,5 @@
-//! PyTorch's own files: a zip with a pickle, which holds a state dict, or a checkpoint with one under `state_dict`.
+//! PyTorch's own files: a zip with a pickle, which holds a state dict, or a checkpoint with one
+//! under `state_dict`.
 
 use crate::error::{ModelError, Result};
 use candle_core::{Tensor, pickle};
@@ -9,7 +10,8 @@ use std::path::Path;
 /// The tensors of a state dict.
 ///
 /// # Errors
-/// `Io`, or `Format` when there is none: OpenAI publishes TorchScript, which looks the same from outside.
+/// `Io`, or `Format` when there is none: OpenAI publishes TorchScript, which looks the same from
+/// outside.
 pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     if std::fs::metadata(path).map_err(ModelError::io(path))?.len() == 0 {
         return Err(wrong(path, "the file is empty".into(), "download it again"));

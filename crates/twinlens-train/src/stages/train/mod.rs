@@ -29,21 +29,23 @@ use twinlens_pipeline::{
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Train")]
 pub struct Train<E = Never> {
-    /// The pairs, with images: a stage, the path of a dataset or of a Parquet file, or a pattern of Parquet or tar files
-    /// (`./cc12m/*.tar`), or `hf://datasets/org/name`. Either this or `inputs`.
+    /// The pairs, with images: a stage, the path of a dataset or of a Parquet file, or a pattern of
+    /// Parquet or tar files (`./cc12m/*.tar`), or `hf://datasets/org/name`. Either this or
+    /// `inputs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Input>,
     /// Several of them, each with a weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<Weighted>,
-    /// The stage that made the tokenizer; or a folder that holds a `tokenizer.json` (`./clip/`), or a model of the Hugging Face hub
-    /// (`hf://openai/clip-vit-base-patch32`).
+    /// The stage that made the tokenizer; or a folder that holds a `tokenizer.json` (`./clip/`), or
+    /// a model of the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
     tokenizer: Input,
-    /// The model's shape: the name of a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The vocabulary's size is the
-    /// tokenizer's.
+    /// The model's shape: the name of a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The
+    /// vocabulary's size is the tokenizer's.
     model: Located<ModelOption>,
-    /// What is optimised, where it is not what the model's shape says: `contrastive` (the paper's choice), `sigmoid` (SigLIP), or what the
-    /// paper's figure 2 compares with: `bag_of_words` and `caption`.
+    /// What is optimised, where it is not what the model's shape says: `contrastive` (the paper's
+    /// choice), `sigmoid` (SigLIP), or what the paper's figure 2 compares with: `bag_of_words` and
+    /// `caption`.
     #[serde(skip_serializing_if = "Option::is_none")]
     objective: Option<Objective>,
     /// How often each pair is seen. Either this or `steps`.
@@ -52,26 +54,27 @@ pub struct Train<E = Never> {
     /// How many steps are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Located<u64>>,
-    /// The column of captions; of tar files, the member of the JSON that holds the caption where there is no text, or before it
-    /// where this option is given.
+    /// The column of captions; of tar files, the member of the JSON that holds the caption where
+    /// there is no text, or before it where this option is given.
     #[serde(default = "caption")]
     caption: Located<String>,
     /// The column of images: `struct<bytes, path>`, as the Hugging Face `Image`, or binary.
     #[serde(default = "image")]
     image: Located<String>,
-    /// Bytes of encoded images that are shuffled among each other: whole pieces of shards come in a random order, and so many
-    /// bytes of them are mixed. What is smaller is shuffled as a whole.
+    /// Bytes of encoded images that are shuffled among each other: whole pieces of shards come in a
+    /// random order, and so many bytes of them are mixed. What is smaller is shuffled as a whole.
     #[serde(default = "shuffle_bytes")]
     shuffle_bytes: u64,
-    /// Whether decoded images are kept in a file for the next time they are seen. It changes the time that training takes, and nothing
-    /// else.
+    /// Whether decoded images are kept in a file for the next time they are seen. It changes the
+    /// time that training takes, and nothing else.
     #[serde(default)]
     cache: Cache,
-    /// Whether training begins while the stage before it still runs, on the shards that it has committed. The first epoch is
-    /// then in the order of the commits. Needs `steps`.
+    /// Whether training begins while the stage before it still runs, on the shards that it has
+    /// committed. The first epoch is then in the order of the commits. Needs `steps`.
     #[serde(default = "follow")]
     follow: Located<bool>,
-    /// Pairs of a step. Each image is told from all other captions of its batch: larger is harder and better.
+    /// Pairs of a step. Each image is told from all other captions of its batch: larger is harder
+    /// and better.
     #[serde(default = "batch_size")]
     batch_size: Located<usize>,
     /// The highest learning rate.
@@ -95,11 +98,12 @@ pub struct Train<E = Never> {
     /// Gradients are scaled down to this global norm; 0 leaves them.
     #[serde(default = "clip_grad_norm")]
     clip_grad_norm: f64,
-    /// Each time an image is seen, a random square of at least this part of its area is cut out and resized; 1 sees
-    /// images whole.
+    /// Each time an image is seen, a random square of at least this part of its area is cut out and
+    /// resized; 1 sees images whole.
     #[serde(default = "random_crop")]
     random_crop: Located<f64>,
-    /// Further random changes to each look at an image, for small data: `{ rotate = 10, hue = 0.1, ... }`.
+    /// Further random changes to each look at an image, for small data: `{ rotate = 10, hue = 0.1,
+    /// ... }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     augment: Option<Located<Augment>>,
     /// Steps between checkpoints: what a killed run does again.
@@ -108,21 +112,25 @@ pub struct Train<E = Never> {
     /// Checkpoints that are kept while training.
     #[serde(default = "keep_checkpoints")]
     keep_checkpoints: usize,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first GPU where there is one.
+    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
+    /// GPU where there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
-    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`. Weights and losses are f32.
+    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`. Weights and losses
+    /// are f32.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     precision: Located<Precision>,
-    /// Pairs of a forward pass, where a whole batch does not fit in memory. All pairs of the batch are compared all the
-    /// same, for one more forward pass; a ResNet's batch norms see one micro-batch at a time. [default: the whole batch]
+    /// Pairs of a forward pass, where a whole batch does not fit in memory. All pairs of the batch
+    /// are compared all the same, for one more forward pass; a ResNet's batch norms see one
+    /// micro-batch at a time. [default: the whole batch]
     #[serde(skip_serializing_if = "Option::is_none")]
     micro_batch: Option<Located<usize>>,
-    /// Threads that each hold a replica of the model and take an equal part of each batch. [default: 1]
+    /// Threads that each hold a replica of the model and take an equal part of each batch.
+    /// [default: 1]
     #[serde(skip_serializing_if = "Option::is_none")]
     ranks: Option<Located<usize>>,
-    /// Keep the input alone of each transformer block, and compute the rest again on the way back: less memory for more
-    /// time. A ResNet, and whatever runs on a GPU, keeps all. [default: false]
+    /// Keep the input alone of each transformer block, and compute the rest again on the way back:
+    /// less memory for more time. A ResNet, and whatever runs on a GPU, keeps all. [default: false]
     #[serde(skip_serializing_if = "Option::is_none")]
     recompute: Option<bool>,
     /// The highest learning rate of the image tower, where it is another than `lr`.
@@ -131,26 +139,30 @@ pub struct Train<E = Never> {
     /// The highest learning rate of the text tower, where it is another than `lr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     text_lr: Option<Located<f64>>,
-    /// The weights to start from: a `train` stage, or the path of a folder (`./models/b32`) as this program, Hugging Face
-    /// or open_clip writes it, or a model of the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    /// The weights to start from: a `train` stage, or the path of a folder (`./models/b32`) as this
+    /// program, Hugging Face or open_clip writes it, or a model of the Hugging Face hub
+    /// (`hf://openai/clip-vit-base-patch32`).
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<Input>,
-    /// What of `from` is taken: `visual` and `text` are the towers, anything else is a variable's name up to a dot.
-    /// [default: everything]
+    /// What of `from` is taken: `visual` and `text` are the towers, anything else is a variable's
+    /// name up to a dot. [default: everything]
     #[serde(skip_serializing_if = "Option::is_none")]
     from_parts: Option<Located<Vec<Located<String>>>>,
     /// What is not trained, named as in `from_parts`: `freeze = ["visual"]` with `from` is LiT.
     #[serde(skip_serializing_if = "Option::is_none")]
     freeze: Option<Located<Vec<Located<String>>>>,
-    /// How slowly a running mean of the weights forgets (0.999, say). With it, the mean is the model that is evaluated and
-    /// left; the weights of the last step lie beside it in `last.safetensors`. [default: no mean]
+    /// How slowly a running mean of the weights forgets (0.999, say). With it, the mean is the
+    /// model that is evaluated and left; the weights of the last step lie beside it in
+    /// `last.safetensors`. [default: no mean]
     #[serde(skip_serializing_if = "Option::is_none")]
     ema: Option<Located<f64>>,
-    /// Steps between weights that are left beside the model, as `step-0000000500.safetensors`. [default: none are]
+    /// Steps between weights that are left beside the model, as `step-0000000500.safetensors`.
+    /// [default: none are]
     #[serde(skip_serializing_if = "Option::is_none")]
     keep_every: Option<Located<u64>>,
-    /// Which weights are the model: of the last step, or of the best by the first metric of `evaluate`, or without it by
-    /// the mean loss of 100 steps, looked at with each checkpoint. [default: last]
+    /// Which weights are the model: of the last step, or of the best by the first metric of
+    /// `evaluate`, or without it by the mean loss of 100 steps, looked at with each checkpoint.
+    /// [default: last]
     #[serde(skip_serializing_if = "Option::is_none")]
     weights: Option<Weights>,
     /// Evaluation while training: its results are the side table `evaluations`.

@@ -54,7 +54,8 @@ impl<E: Evaluation<Clip>> Run<E> {
         Ok(split)
     }
 
-    /// The local folder of a tokenizer or a model. A stage's holds `artifacts`; a folder, of each group of `wanted` one.
+    /// The local folder of a tokenizer or a model. A stage's holds `artifacts`; a folder, of each
+    /// group of `wanted` one.
     fn folder(&self, input: &Input, artifacts: &[&str], wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
         if inputs::is_folder(input) {
             return self.cx.files.model(input.name(), wanted);
@@ -150,8 +151,8 @@ impl<E: Evaluation<Clip>> Run<E> {
         data.map_err(train_error)
     }
 
-    /// What a checkpoint belongs to. The work folder goes with the stage's fingerprint, which covers options and inputs;
-    /// this catches a folder that was moved.
+    /// What a checkpoint belongs to. The work folder goes with the stage's fingerprint, which
+    /// covers options and inputs; this catches a folder that was moved.
     fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
         let shuffled = self.stage.shuffle_bytes;

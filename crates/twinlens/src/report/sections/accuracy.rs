@@ -1,4 +1,5 @@
-//! Accuracies beside chance and what is published, what prompts gain, and what makes numbers untrustworthy.
+//! Accuracies beside chance and what is published, what prompts gain, and what makes numbers
+//! untrustworthy.
 
 use std::collections::BTreeMap;
 
@@ -97,7 +98,8 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
     Ok(Section { id, title, blocks })
 }
 
-/// The bars of a chart, each with its set and metric: where they are too many, those of one metric a set, `top1` where there is it.
+/// The bars of a chart, each with its set and metric: where they are too many, those of one metric
+/// a set, `top1` where there is it.
 fn fewer(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
     let many = bars.len() > BARS;
     let mut main: BTreeMap<String, String> = BTreeMap::new();

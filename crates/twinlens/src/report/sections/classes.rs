@@ -1,4 +1,5 @@
-//! Where it fails: what is taken for what, and whether the classes that training saw little of are those.
+//! Where it fails: what is taken for what, and whether the classes that training saw little of are
+//! those.
 
 use super::super::ask::{Rows, ask, has, interval, percent};
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};

@@ -44,7 +44,8 @@ pub async fn report(title: String, source: &Source<'_>) -> Result<Report, Failur
 }
 
 impl Source<'_> {
-    /// The tables that have these columns, with the stage that each is of; those of queries are left out.
+    /// The tables that have these columns, with the stage that each is of; those of queries are
+    /// left out.
     fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
         let tables = Run::new(self.datasets).with(columns).into_iter();
         tables.map(|table| (table.stage().to_string(), table.sql())).collect()

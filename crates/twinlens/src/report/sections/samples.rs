@@ -1,4 +1,5 @@
-//! Images with what the model says of them: some that it has right and some that it has wrong, drawn by their hashes.
+//! Images with what the model says of them: some that it has right and some that it has wrong,
+//! drawn by their hashes.
 
 use serde_json::Value;
 use twinlens_dataset::{Dataset, MAIN, contracts};
