@@ -139,6 +139,14 @@ fn plan_says_what_a_run_will_do() {
     assert_eq!(stages[0]["dataset"], "english");
     assert_eq!((&stages[4]["decision"], &stages[4]["why"]), (&"run".into(), &"not made yet".into()));
     assert_call!("plan_unknown_stage", call(&place, &["plan", "fruit.toml", "--until", "slin"]));
+
+    let images = "kind = \"sql\"\nquery = \"select 'a dog' as caption, 10 as width, 20 as height\"";
+    let safe = "kind = \"filter\"\ninput = \"images\"\npreset = \"laion\"";
+    place.write(
+        "preset.toml",
+        &format!("name = \"preset\"\n[stages.images]\n{images}\n[stages.safe]\n{safe}\n"),
+    );
+    assert_call!("plan_preset", call(&place, &["plan", "preset.toml"]));
 }
 
 #[test]

@@ -13,8 +13,10 @@ use twinlens_dataset::shard::is_pixels;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 use twinlens_model::Clip;
+use twinlens_pipeline::{Located, RunContext};
 
 use crate::error::EvalError;
+use crate::model::Model;
 use crate::set::{ClassFault, check_image};
 use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
 
@@ -203,6 +205,18 @@ pub struct Prepare<'a> {
     pub budget: usize,
     /// Whether their perceptual hashes are wanted too.
     pub look: bool,
+}
+
+impl<'a> Prepare<'a> {
+    /// As a model takes them, within what a stage may hold; without their perceptual hashes.
+    pub fn new(model: &'a Model, limits: &'a Limits, cx: &RunContext) -> Self {
+        Self { preprocess: &model.preprocess, limits, budget: cx.bytes_in_flight, look: false }
+    }
+}
+
+/// The limits that a stage was given, or the default ones.
+pub fn limits_of(given: Option<&Located<Limits>>) -> Limits {
+    given.map(|limits| limits.value().clone()).unwrap_or_default()
 }
 
 /// The embeddings of some rows, those that are `wanted`, as [`decode`] gives pixels.

@@ -98,6 +98,11 @@ pub trait Stage: Debug + Send + Sync {
         &[]
     }
 
+    /// What an option of one word stands for (a preset), a line each: `plan` shows it.
+    fn stands_for(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether it reads the variants of a swept stage as one table with their values as columns,
     /// instead of being made once for each.
     fn gathers(&self) -> bool {

@@ -52,6 +52,9 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<Variant>,
     inputs: Vec<Read>,
+    /// What an option of one word stands for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stands_for: Vec<String>,
     /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is
     /// fused into.
     dataset: String,
@@ -108,6 +111,7 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
                         .zip(&node.inputs)
                         .map(|(input, resolved)| read(pipeline, input.name(), resolved))
                         .collect(),
+                    stands_for: node.stage.stands_for(),
                     dataset: pipeline.nodes[unit.last()].name.clone(),
                     decision: unit.decision.clone(),
                     columns: columns
@@ -164,6 +168,9 @@ fn text(stages: &[Shown]) -> String {
         }
         if !inputs.is_empty() {
             text += &format!("{:names$}    reads {}\n", "", inputs.join(", "));
+        }
+        for line in &stage.stands_for {
+            text += &format!("{:names$}    {line}\n", "");
         }
         text += &wrapped(&columns(stage, stages), names + 4);
         if !stage.side_tables.is_empty() {

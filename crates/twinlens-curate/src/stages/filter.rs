@@ -96,6 +96,10 @@ impl Stage for Filter {
         self.blocked_words.iter().cloned().collect()
     }
 
+    fn stands_for(&self) -> Vec<String> {
+        self.preset.iter().flat_map(|preset| preset.value().conditions()).collect()
+    }
+
     fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let schema = super::known_schema(&inputs[0]);
         let mut faults = Vec::new();

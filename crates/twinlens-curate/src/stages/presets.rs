@@ -66,6 +66,11 @@ impl Preset {
         }
     }
 
+    /// Its conditions with their codes, in the order in which they apply.
+    pub(super) fn conditions(self) -> Vec<String> {
+        self.written().iter().map(|(code, sql)| format!("{code}: {sql}")).collect()
+    }
+
     /// Codes and conditions for a table: a size is that of the original image, where the table
     /// knows it.
     pub(super) fn rules(self, schema: &Schema) -> Vec<(&'static str, String)> {
@@ -88,8 +93,7 @@ impl Preset {
     }
 }
 
-/// In a recipe, a preset is what it stands for: `plan` shows the conditions, and a change of theirs
-/// makes the stage stale.
+/// In a recipe, a preset is what it stands for: a change of a condition makes the stage stale.
 pub(super) fn listed<S: Serializer>(
     preset: &Option<Located<Preset>>,
     serializer: S,

@@ -9,12 +9,11 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema};
 use candle_core::{Device, Tensor};
 use twinlens_dataset::{MAIN, SplitWriter};
-use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::Embed;
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, ImageSource, Prepare};
+use crate::images::{Chunk, Examples, ImageSource, Prepare, limits_of};
 use crate::ledger;
 use crate::model::Model;
 use crate::prompts::hex;
@@ -100,13 +99,8 @@ impl<'a> Pass<'a> {
     ) -> Result<(), EvalError> {
         let batch = &chunk.batch;
         let wanted = vec![true; batch.num_rows()];
-        let limits = self.stage.limits.as_ref();
-        let prepare = Prepare {
-            preprocess: &self.model.preprocess,
-            limits: &limits.map_or_else(Limits::default, |limits| limits.value().clone()),
-            budget: self.cx.bytes_in_flight,
-            look: false,
-        };
+        let limits = limits_of(self.stage.limits.as_ref());
+        let prepare = Prepare::new(self.model, &limits, self.cx);
         let images = source.images(batch, &wanted, &self.identity, &prepare);
         let images = images.map_err(|(why, hint)| RunError::User {
             message: format!("`{}`: {why}", self.input.name),

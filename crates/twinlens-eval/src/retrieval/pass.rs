@@ -6,14 +6,13 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 use twinlens_dataset::{MAIN, SplitWriter};
-use twinlens_image::Limits;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::captions::Captions;
 use super::ranks::{Places, VectorFile, places};
 use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, Image, ImageSource, Prepare};
+use crate::images::{Chunk, Examples, Image, ImageSource, Prepare, limits_of};
 use crate::ledger;
 use crate::metrics::retrieval::{Found, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
@@ -170,13 +169,8 @@ impl Pass<'_> {
     }
 
     fn images_of(&self, chunk: &Chunk) -> Result<Vec<Image>, EvalError> {
-        let limits = self.options.limits.as_ref();
-        let prepare = Prepare {
-            preprocess: &self.model.preprocess,
-            limits: &limits.map_or_else(Limits::default, |limits| limits.value().clone()),
-            budget: self.cx.bytes_in_flight,
-            look: false,
-        };
+        let limits = limits_of(self.options.limits.as_ref());
+        let prepare = Prepare::new(self.model, &limits, self.cx);
         let wanted = vec![true; chunk.batch.num_rows()];
         let images = self.source.images(&chunk.batch, &wanted, &self.identity, &prepare);
         images.map_err(|(why, hint)| self.refuse(why, hint))

@@ -70,7 +70,7 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
             known.insert(normalised(label), class);
         }
     }
-    let (names, twins) = told_apart(names);
+    let (names, twins) = told_apart(names, &set.names);
     let mut classes = Vec::with_capacity(names.len());
     let (mut strange, mut met) = (Vec::new(), Vec::new());
     for label in &names {
@@ -96,8 +96,8 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
 }
 
 /// The names of the data, each there once: a class whose name is that of an earlier one gets its id
-/// behind it, and a warning.
-fn told_apart(names: &[String]) -> (Vec<String>, Vec<Warning>) {
+/// behind it, and a warning, which says what it is called after the set's own `fixes`.
+fn told_apart(names: &[String], fixes: &BTreeMap<String, String>) -> (Vec<String>, Vec<Warning>) {
     let (mut seen, mut apart, mut twins) = (HashMap::new(), Vec::with_capacity(names.len()), Vec::new());
     for (id, name) in names.iter().enumerate() {
         let first = *seen.entry(name).or_insert(id);
@@ -106,10 +106,11 @@ fn told_apart(names: &[String]) -> (Vec<String>, Vec<Warning>) {
             continue;
         }
         let own = format!("{name} ({id})");
+        let called = fixes.get(&own).unwrap_or(&own);
         twins.push(Warning {
             code: DUPLICATE_NAME,
             detail: format!(
-                "the data call both class {first} and class {id} `{name}`; here the second is `{own}`"
+                "the data call both class {first} and class {id} `{name}`; here the second is `{called}`"
             ),
             value: 2.0,
         });

@@ -30,6 +30,7 @@ use twinlens_pipeline::{
 };
 
 use crate::error::EvalError;
+use crate::images::limits_of;
 use crate::model::{self, Model, input};
 use crate::prompts::PromptOptions;
 use crate::set::{SetEntry, SetOptions};
@@ -111,7 +112,7 @@ impl ZeroShot {
     }
 
     fn limits(&self) -> Limits {
-        self.limits.as_ref().map(|limits| limits.value().clone()).unwrap_or_default()
+        limits_of(self.limits.as_ref())
     }
 }
 

@@ -187,12 +187,8 @@ impl<'a> Pass<'a> {
         wanted: &[bool],
         source: &ImageSource,
     ) -> Result<Vec<Image>, EvalError> {
-        let prepare = Prepare {
-            preprocess: &self.model.preprocess,
-            limits: &self.limits,
-            budget: self.cx.bytes_in_flight,
-            look: needs_look(batch) && self.sets.iter().any(|set| set.training.is_some()),
-        };
+        let look = needs_look(batch) && self.sets.iter().any(|set| set.training.is_some());
+        let prepare = Prepare { look, ..Prepare::new(self.model, &self.limits, self.cx) };
         source.images(batch, wanted, &self.identity, &prepare).map_err(|(why, hint)| {
             EvalError::set(&self.sets[0].options.name, format!("`{}`: {why}", self.input.name), hint)
         })

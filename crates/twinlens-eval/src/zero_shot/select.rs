@@ -93,8 +93,7 @@ fn gather(
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let budget = looking.cx.bytes_in_flight;
     let identity = looking.model.identity();
-    let (preprocess, limits) = (&looking.model.preprocess, looking.limits);
-    let prepare = Prepare { preprocess, limits, budget, look: false };
+    let prepare = Prepare::new(looking.model, looking.limits, looking.cx);
     let (mut parts, mut labels) = (Vec::new(), Vec::new());
     for chunk in Examples::new(dataset, table, &columns, looking.batch, budget / 4) {
         looking.cx.check_cancelled()?;

@@ -106,7 +106,12 @@ pub struct Packed {
 
 impl Packed {
     fn new(conv: Conv, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
-        let (taps, vector) = (conv.kernel * conv.kernel, Arch::new().dispatch(Lanes));
+        Self::for_vectors(Arch::new().dispatch(Lanes), conv, weight)
+    }
+
+    /// For vectors of so many numbers.
+    fn for_vectors(vector: usize, conv: Conv, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        let taps = conv.kernel * conv.kernel;
         let block = |first: usize| {
             let lanes = if conv.out - first <= vector { vector } else { 2 * vector };
             let mut packed = vec![0.0; taps * conv.channels * lanes];
@@ -312,7 +317,8 @@ impl KernelGradient<'_> {
         } else {
             outer::<S, I, V>(simd, x, self.at, self.d_at, |at| {
                 let d = &d[at..][..wide];
-                std::array::from_fn(|v| simd.partial_load_f32s(&d[(v * S::F32_LANES).min(wide)..]))
+                let place = |v: usize| (v * S::F32_LANES).min(wide);
+                std::array::from_fn(|v| simd.partial_load_f32s(&d[place(v)..place(v + 1)]))
             })
         };
         let dw = self.dw[(row * run + i) * out..].chunks_exact_mut(out);
@@ -352,6 +358,75 @@ pub fn kernel_as_stored(conv: Conv, dw: &[f32], stored: &mut [f32]) {
         let (tap, channel) = (i / conv.channels, i % conv.channels);
         for (out, dw) in dw.iter().enumerate() {
             stored[(out * conv.channels + channel) * taps + tap] = *dw;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::Scalar;
+
+    fn numbers(len: usize, step: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * step) % 17) as f32 - 8.0).collect()
+    }
+
+    /// Small whole numbers: every order of additions has the same sums.
+    fn agrees<S: Simd>(simd: S) {
+        let (vector, side, images) = (S::F32_LANES, 4, 3);
+        for out in
+            [1, vector - 1, vector, vector + 1, 2 * vector, 2 * vector + 3].into_iter().filter(|n| *n > 0)
+        {
+            let conv = Conv { kernel: 3, stride: 1, side, channels: 5, out };
+            let (at, run) = (conv.patches(images), conv.run());
+            let x = numbers(images * conv.bordered_len(), 7);
+            let w = |out: usize, channel: usize, tap: usize| {
+                ((out * 3 + channel * 5 + tap * 7) % 11) as f32 - 5.0
+            };
+            let d = numbers(at.len() * out, 5);
+            let d_at: Vec<usize> = (0..at.len()).map(|pixel| pixel * out).collect();
+            let place = |at: usize, i: usize| at + i / run * conv.pitch() + i % run;
+
+            let packed = Packed::for_vectors(vector, conv, w);
+            let mut y = vec![0.0; at.len() * out];
+            simd.vectorize(Convolve { conv, x: &x, at: &at, w: &packed, y: &mut y });
+            let mut dw = vec![1.0; 3 * run * out];
+            simd.vectorize(KernelGradient { conv, x: &x, at: &at, d: &d, d_at: &d_at, dw: &mut dw });
+
+            for (pixel, at) in at.iter().enumerate() {
+                for channel in 0..out {
+                    let part = |i: usize| x[place(*at, i)] * w(channel, i % 5, i / 5);
+                    assert_eq!(
+                        y[pixel * out + channel],
+                        (0..3 * run).map(part).sum::<f32>(),
+                        "{vector}: {conv:?}"
+                    );
+                }
+            }
+            for (i, dw) in dw.chunks_exact(out).enumerate() {
+                for (channel, dw) in dw.iter().enumerate() {
+                    let part = |(at, d_at): (&usize, &usize)| x[place(*at, i)] * d[d_at + channel];
+                    assert_eq!(*dw, 1.0 + at.iter().zip(&d_at).map(part).sum::<f32>(), "{vector}: {conv:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_every_width_agree_with_plain_sums() {
+        struct Here;
+        impl WithSimd for Here {
+            type Output = ();
+
+            fn with_simd<S: Simd>(self, simd: S) {
+                agrees(simd);
+            }
+        }
+        Arch::new().dispatch(Here);
+        agrees(Scalar);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            agrees(simd);
         }
     }
 }
