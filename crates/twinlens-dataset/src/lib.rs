@@ -6,6 +6,8 @@
 //! Invariants: only what the manifest records exists; a recorded file is never changed; nothing
 //! half-written is ever visible under its final name.
 
+#![warn(missing_docs)]
+
 pub mod card;
 pub mod catalog;
 mod chunks;

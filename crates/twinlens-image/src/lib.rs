@@ -33,6 +33,8 @@
 //! images at a half, a quarter or an eighth of their size directly where the target is no larger;
 //! [`JPEG_DECODER`] says which.
 
+#![warn(missing_docs)]
+
 mod augment;
 mod bicubic;
 mod colour;

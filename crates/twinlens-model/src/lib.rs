@@ -5,6 +5,8 @@
 //! candle, on the CPU or (feature `cuda`) a GPU. Weights carry open_clip's names. On the CPU
 //! results are the same bits whatever the number of threads.
 
+#![warn(missing_docs)]
+
 mod clip;
 mod compute;
 mod config;

@@ -6,6 +6,8 @@
 //! live in other crates and are passed in as a [`Registry`]: nothing here knows any of them, and
 //! there is no process-wide state.
 
+#![warn(missing_docs)]
+
 pub mod config;
 pub mod context;
 pub mod error;
