@@ -33,7 +33,8 @@ import environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench" / "eval"
-# CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses; and it needs requests without saying so.
+# CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses; and it needs requests
+# without saying so.
 PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy<2.4", "pillow", "pyarrow", "requests"]
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
 SHARDS = os.cpu_count()

@@ -41,7 +41,8 @@ def shards(images, folder):
         if (folder / f"{kind}.parquet").exists():
             continue
         rows = []
-        # Each comes often, or an epoch would be over before anything is measured; captions tell them apart.
+        # Each comes often, or an epoch would be over before anything is measured; captions tell
+        # them apart.
         for number in range(len(images) * (8 if kind == "large" else 32)):
             data = images[number % len(images)]
             if kind == "small":

@@ -51,7 +51,8 @@ def write(folder: Path, name: str, examples: Examples) -> dict[str, int]:
     ]
     table = pa.Table.from_pylist(rows, schema=schema)
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    # Small row groups, so that a viewer can page; uncompressed columns, as images are compressed already.
+    # Small row groups, so that a viewer can page; uncompressed columns, as images are compressed
+    # already.
     pq.write_table(table, folder / f"{name}.parquet", row_group_size=100, compression="none")
     return {"images": len(rows), "classes": len(examples.classes)}
 

@@ -64,7 +64,8 @@ def write_site(site: Path, name: str, files: dict[str, Path], categories: dict[s
     return {"pages": pages, "images": len({f.src for f in chain(*categories.values())})}
 
 
-# openclipart ---------------------------------------------------------------------------------------------------------
+# openclipart
+# ---------------------------------------------------------------------------------------------------------
 
 DC = "{http://purl.org/dc/elements/1.1/}"
 
@@ -112,7 +113,8 @@ def openclipart(packages: Path, site: Path, _: dict[str, Emoji]) -> dict[str, in
     return counts | {"symlinks": sum(file.is_symlink() for file in png.rglob("*.png"))}
 
 
-# Emoji ---------------------------------------------------------------------------------------------------------------
+# Emoji
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def emoji_site(package: str, title: str, describe):
@@ -144,7 +146,8 @@ def tagged(emoji: Emoji, entry: dict) -> tuple[str, str | None, str]:
     return name, None, ", ".join([emoji.label, *emoji.tags])
 
 
-# Tux Paint -----------------------------------------------------------------------------------------------------------
+# Tux Paint
+# -----------------------------------------------------------------------------------------------------------
 
 LANGUAGES = ("fr", "de", "es", "ja")
 
@@ -157,7 +160,8 @@ def tuxpaint(packages: Path, site: Path, _: dict[str, Emoji]) -> dict[str, int]:
         text = file.with_suffix(".txt")
         lines = text.read_text(encoding="utf-8", errors="replace").splitlines() if text.exists() else []
         english = next((line.strip() for line in lines if line.strip()), None)
-        # Mirrored and other secondary images have no text of their own: their alt is the file's name, as on the web.
+        # Mirrored and other secondary images have no text of their own: their alt is the file's
+        # name, as on the web.
         figure = Figure(f"stamps/{path}", english or file.name, None, english)
         categories.setdefault(str(path.parent), []).append(figure)
         others = dict(line.split(".utf8=", 1) for line in lines if ".utf8=" in line)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 PAIRS, BATCHES, STEPS, DECAY = 12, 3, 50, 0.2
-# Of the ResNet, a steeper rate parts even open_clip in float32 from open_clip in float64 (4e-3 at 2e-3, 3e-4 at 5e-4).
+# Of the ResNet, a steeper rate parts even open_clip in float32 from open_clip in float64 (4e-3 at
+# 2e-3, 3e-4 at 5e-4).
 SHAPES = {
     "vit": (dict(image_size=8, patch_size=4, width=16, layers=2, head_width=8), 2, 2e-3),
     "resnet": (dict(image_size=64, layers=[1, 2, 1, 1], width=2, head_width=32), 1, 5e-4),

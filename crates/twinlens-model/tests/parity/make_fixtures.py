@@ -85,7 +85,8 @@ def objectives():
     bags = [sorted(set(row[1 : row.index(19)])) for row in IDS]  # Between start (18) and end (19).
     bag_of_words = torch.stack([-log_p[i, bag].mean() for i, bag in enumerate(bags) if bag]).mean()
 
-    # The image's features, projected, are added to the start token; every position predicts the next token.
+    # The image's features, projected, are added to the start token; every position predicts the
+    # next token.
     x = model.token_embedding(ids)
     x = torch.cat([x[:, :1] + (image @ model.caption.image_projection)[:, None], x[:, 1:]], 1) + model.positional_embedding
     logits = model.ln_final(model.transformer(x, attn_mask=model.attn_mask)) @ model.token_embedding.weight.T

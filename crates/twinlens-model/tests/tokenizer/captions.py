@@ -68,7 +68,8 @@ def captions(n, seed=7):
                 text = rng.choice([str.upper, str.title, str.swapcase])(text)
             else:  # Half of it was mistaken.
                 text = text[:at] + mistaken(rng, text[at:])
-        # Code points that Python's older Unicode knows nothing of, the newer tables of both programs may tell apart.
+        # Code points that Python's older Unicode knows nothing of, the newer tables of both
+        # programs may tell apart.
         if all(unicodedata.category(c) != "Cn" for c in basic_clean(text)):
             made.append(text)
     return made[:n]
