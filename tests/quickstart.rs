@@ -62,15 +62,15 @@ fn the_quickstart_ends_in_its_tables_and_is_then_reused() {
     let changed = ["--set", "stages.zero_shot.batch_size=64"];
     assert_eq!(again(&decisions(&dir, &changed)), ["zero_shot", "accuracy", "funnel_of_rows", "support"]);
 
-    the_questions_of_the_readme_have_answers(&dir);
+    the_ten_questions_have_answers(&dir);
     every_view_has_the_columns_that_it_says(&dir);
     the_report_is_a_page_that_needs_nothing_else(&dir);
 }
 
-/// Each query of the README's ten has rows.
-fn the_questions_of_the_readme_have_answers(dir: &str) {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
-    let (_, section) = readme.split_once("## Ten questions\n").unwrap();
+/// Each of the guide's ten queries has rows.
+fn the_ten_questions_have_answers(dir: &str) {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sql.md")).unwrap();
+    let (_, section) = guide.split_once("## Ten questions\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let blocks = section.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));
     let queries: Vec<&str> = blocks.map(|(query, _)| query).collect();
