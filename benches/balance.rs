@@ -1,12 +1,11 @@
-//! `balance`: how long the stage takes over many rows, and how much memory.
+//! `balance`: time and memory of the stage over many rows.
 //!
 //!     cargo bench -p twinlens-curate --bench balance [-- ROWS [cap|sample]]         (10,000,000 rows, cap)
 //!
-//! The rows are pairs with three queries each, drawn from 500,000 with a heavy head (the n-th most
-//! frequent one about as often as 1/n, as words are); they are written and committed by a `select`
-//! stage first, which is not timed. Then the `balance` stage runs as `twinlens run` runs it, to
-//! committed shards. Printed are seconds, rows a second and the peak of the resident memory while
-//! it ran; `target/bench/balance.arrow` holds them.
+//! The rows are pairs with three queries each, drawn from 500,000 by Zipf's law (the n-th most
+//! frequent with weight 1/n). A `select` stage, which is not timed, writes them first. Then the
+//! `balance` stage runs as in `twinlens run`, to committed shards. Prints seconds, rows per second
+//! and the peak resident memory, which `target/bench/balance.arrow` also holds.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -79,7 +78,7 @@ fn write(folder: &Path, count: usize) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// Kilobytes in a line of /proc/self/status; none where there is no such file.
+/// Kilobytes in a line of /proc/self/status; `None` if there is no such file.
 fn status(line: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     text.lines().find_map(|found| found.strip_prefix(line)?.trim().strip_suffix(" kB")?.trim().parse().ok())
@@ -107,7 +106,7 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
         run::run(&pipeline, &registry, settings, Arc::new(Silent), CancellationToken::new()).await
     };
     run(&Settings { until: Some("matched".into()), ..settings.clone() }).await?;
-    // Peak memory from here on.
+    // Resets the peak.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let start = Instant::now();
     let outcome = run(&settings).await?;
@@ -121,7 +120,7 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let count = arguments.first().map_or(Ok(10_000_000), |rows| rows.replace('_', "").parse::<usize>())?;
     let limit = arguments.get(1).map_or("cap", String::as_str);
-    // Beside the build, not in /tmp: the rows of a large run may not fit in memory-backed folders.
+    // Not in /tmp, which may be in memory: the rows of a large run may not fit there.
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
     std::fs::create_dir_all(&target)?;
     let folder = tempfile::tempdir_in(&target)?;

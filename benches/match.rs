@@ -1,12 +1,11 @@
-//! `match`: how fast the queries of a list are found in captions, on one core.
+//! `match`: the speed of query matching on one core.
 //!
 //!     cargo bench -p twinlens-curate --bench match
 //!
 //! The list is `pipelines/queries/queries.parquet` (500,000 queries). The captions are the lines of
-//! the file that `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's own words,
-//! as often as each is used in English. With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the
-//! texts, the hits and the times go to files there, for `match_peer.py`, which compares them with
-//! another program's.
+//! the file that `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's words by
+//! their frequency in English. With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the texts,
+//! the hits and the times go to files there, for the comparison in `match_peer.py`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,13 +19,13 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use rand::distr::{Distribution, weighted::WeightedIndex};
 use rand::{Rng, SeedableRng};
-use twinlens_curate::matcher::{Matcher, Origin, Scratch};
+use twinlens_curate::matcher::{CacheOutcome, Matcher, Scratch};
 use twinlens_curate::text::Normalizer;
 use twinlens_dataset::{Dataset, MAIN};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A query list, and words to speak with: their texts and how often each is used.
+/// A query list, and the indices of words for captions with their frequencies.
 struct List {
     queries: Vec<(i32, String)>,
     words: Vec<(usize, f32)>,
@@ -72,7 +71,7 @@ fn captions(list: &List) -> Result<Vec<String>, Failure> {
     Ok((0..50_000).map(|_| caption()).collect())
 }
 
-/// What all benchmarks share, read once.
+/// The input of all benchmarks, read once.
 static GIVEN: LazyLock<(List, Vec<String>)> = LazyLock::new(|| {
     let given = list().and_then(|list| captions(&list).map(|captions| (list, captions)));
     given.unwrap_or_else(|error| {
@@ -137,7 +136,7 @@ fn search(matcher: &Matcher, tokens: &[String]) -> usize {
     hits
 }
 
-/// The least of five times, in seconds.
+/// The minimum of five times, in seconds.
 fn least(mut work: impl FnMut()) -> f64 {
     let time = |_| {
         let start = Instant::now();
@@ -147,7 +146,7 @@ fn least(mut work: impl FnMut()) -> f64 {
     (0..5).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Texts in token form, hits and times as files that any language reads.
+/// Writes texts in token form, hits and times as text files.
 fn export(folder: &Path) -> Result<(), Failure> {
     let (list, texts) = &*GIVEN;
     let rules = Normalizer::default();
@@ -170,9 +169,9 @@ fn export(folder: &Path) -> Result<(), Failure> {
     let _ = std::fs::remove_file(&file);
     let make = || Matcher::cached(&file, &list.queries, rules);
     let start = Instant::now();
-    assert_eq!(make()?.1, Origin::Kept);
+    assert_eq!(make()?.1, CacheOutcome::Saved);
     let build_and_keep = start.elapsed().as_secs_f64();
-    assert_eq!(make()?.1, Origin::Loaded);
+    assert_eq!(make()?.1, CacheOutcome::Loaded);
     let load = least(|| drop(make()));
     let whole = least(|| {
         let (mut scratch, mut ids) = (Scratch::default(), Vec::new());

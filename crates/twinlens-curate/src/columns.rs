@@ -1,4 +1,4 @@
-//! What stages require of their inputs' columns, told as faults when it is missing.
+//! Checks of input columns.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use twinlens_pipeline::Fault;
 use twinlens_pipeline::suggest::{did_you_mean, listed};
 
-/// The column of that name.
+/// The column `name`, or a fault that suggests similar names.
 pub(crate) fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a Field, Fault> {
     schema.field_with_name(name).map_err(|_| {
         let names = || schema.fields().iter().map(|field| field.name().as_str());
@@ -16,7 +16,7 @@ pub(crate) fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> 
     })
 }
 
-/// Checks that there is a column `name` of a type that `fits`.
+/// Checks that the column `name` exists and that its type `fits`.
 pub(crate) fn require(
     schema: &Schema,
     name: &str,
@@ -32,12 +32,10 @@ pub(crate) fn require(
     Err(fault.label(format!("expected {expected}")))
 }
 
-/// Whether a column holds text.
 pub(crate) fn is_text(kind: &DataType) -> bool {
     matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// Whether a column holds lists of 32-bit integers.
 pub(crate) fn is_int_list(kind: &DataType) -> bool {
     matches!(kind, DataType::List(item) | DataType::LargeList(item) if item.data_type() == &DataType::Int32)
 }

@@ -1,50 +1,40 @@
-//! What can go wrong while curating, and whose fault it is.
+//! Errors of this crate.
 
 use std::path::PathBuf;
 
-/// An error of this crate. Every variant is the fault of an input or of a setting, and says which.
+/// An error caused by an input or an option; every variant names it.
 #[derive(Debug, thiserror::Error)]
 pub enum CurateError {
     /// A source of the query list cannot be read.
     #[error("cannot read {path}: {source}; give the path of a file that exists and may be read", path = path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A line of a source of the query list does not have the form that its kind of source has.
+    Read { path: PathBuf, source: std::io::Error },
+    /// A line of a query-list source is malformed.
     #[error("{path}:{line}: {message}", path = path.display())]
     Line {
-        /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
+        /// From 1.
         line: u64,
-        /// What was found and what was expected.
         message: String,
     },
-    /// A dump of a wiki cannot be read to its end.
-    #[error("{path}: byte {byte} of its text, after {pages} pages: {message}; fetch the dump again", path = path.display())]
+    /// A wiki dump is damaged or truncated.
+    #[error("{path}: at byte {byte} of the decompressed text, after {pages} pages: {message}; download the dump again", path = path.display())]
     Dump {
-        /// The file.
         path: PathBuf,
-        /// How many bytes of XML were read.
+        /// Bytes of XML read.
         byte: u64,
-        /// How many pages were whole.
+        /// Pages read completely.
         pages: u64,
-        /// What was found.
         message: String,
     },
-    /// Somebody asked for the work to stop.
+    /// The run was cancelled.
     #[error("interrupted")]
     Interrupted,
     /// The queries do not fit in one trie.
-    #[error("the query list is too large to be matched at once: split it or shorten its entries")]
+    #[error("the query list is too large for one matcher; split it or shorten its entries")]
     TooManyQueries,
-    /// A table lacks a column or has it in another type.
+    /// A column is missing or has the wrong type.
     #[error("{0}")]
     Table(String),
 }
 
-/// The result of curating.
 pub type Result<T> = std::result::Result<T, CurateError>;

@@ -1,8 +1,7 @@
 //! Query list, matching, filters, dedup, balancing.
 //!
-//! What decides (normalising text, finding queries, the arithmetic of balancing, the readers of the
-//! query list's sources) is plain Rust with its own tests; the stages wrap it thinly for the
-//! engine.
+//! The algorithms (text normalisation, query matching, balancing, readers of query-list sources)
+//! are plain Rust with tests of their own; the stages are thin wrappers around them.
 
 pub mod balance;
 mod columns;

@@ -1,19 +1,18 @@
 //! Hashes within a Hamming distance of others.
 //!
-//! The 64 bits are cut in one band more than the distance: of two hashes within the distance, at
-//! least one band is equal. So the hashes that share a band are all that need to be compared, and
-//! each of them is.
+//! The 64 bits are cut into (distance + 1) bands. Two hashes within the distance agree in at least
+//! one band, so only hashes that share a band are compared.
 
 use datafusion::common::HashMap;
 
-/// The greatest distance: at more, bands are so short that nearly all hashes share one.
+/// The greatest distance. Beyond it, bands are so short that nearly all hashes share one.
 pub const MAX_DISTANCE: u32 = 12;
 
-/// Hashes, to be asked which of them is nearest to another.
+/// An index for nearest-neighbour search among hashes.
 #[derive(Debug)]
 pub struct NearIndex {
     distance: u32,
-    /// For each band, where it lies and the hashes by what they have there.
+    /// Each band, and the hashes by their value in it.
     bands: Vec<(Band, HashMap<u64, Vec<u64>>)>,
     hashes: usize,
 }
@@ -25,7 +24,7 @@ struct Band {
 }
 
 impl Band {
-    fn of(self, hash: u64) -> u64 {
+    fn value(self, hash: u64) -> u64 {
         hash >> self.shift & self.mask
     }
 }
@@ -43,24 +42,25 @@ impl NearIndex {
         Self { distance: count - 1, bands, hashes: 0 }
     }
 
-    /// Adds a hash; one that is there already is there twice, to no effect.
+    /// Adds a hash. Adding one again has no effect on the results.
     pub fn insert(&mut self, hash: u64) {
         self.hashes += 1;
         for (band, hashes) in &mut self.bands {
-            hashes.entry(band.of(hash)).or_default().push(hash);
+            hashes.entry(band.value(hash)).or_default().push(hash);
         }
     }
 
-    /// The nearest hash within the distance, and its distance; of several, the smallest number.
+    /// The nearest hash within the distance, and its distance; of several, the smallest hash.
     #[must_use]
     pub fn nearest(&self, hash: u64) -> Option<(u64, u32)> {
-        let candidates = self.bands.iter().filter_map(|(band, hashes)| hashes.get(&band.of(hash))).flatten();
+        let candidates =
+            self.bands.iter().filter_map(|(band, hashes)| hashes.get(&band.value(hash))).flatten();
         let measured = candidates.map(|other| ((other ^ hash).count_ones(), *other));
         let (distance, nearest) = measured.min()?;
         (distance <= self.distance).then_some((nearest, distance))
     }
 
-    /// About how many bytes it holds: vectors grow by doubling.
+    /// Approximate heap memory in bytes; vectors grow by doubling.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.hashes * self.bands.len() * 16 + self.bands.iter().map(|(_, map)| map.len() * 48).sum::<usize>()
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The plain twin: compare with all.
+    /// Reference implementation: compare with all.
     fn naive(hashes: &[u64], hash: u64, distance: u32) -> Option<(u64, u32)> {
         let all = hashes.iter().map(|other| ((other ^ hash).count_ones(), *other)).min();
         all.filter(|(found, _)| *found <= distance).map(|(found, other)| (other, found))
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_index_knows_nothing() {
+    fn an_empty_index_has_no_nearest_hash() {
         assert_eq!(NearIndex::new(4).nearest(7), None);
         assert_eq!(NearIndex::new(0).bytes(), 0);
     }

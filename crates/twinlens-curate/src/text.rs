@@ -1,23 +1,22 @@
-//! How text is normalised before words are looked for in it.
+//! Text normalisation for matching.
 //!
-//! Queries and captions go through the same [`Normalizer`]; a rule applied to one side alone is the
-//! classic way to lose matches ("St. Louis", "Yahoo!", "(puppy)" and "Dog" all fail where only
-//! captions have their punctuation set off).
+//! Queries and captions go through the same [`Normalizer`]. A rule that is applied to one side only
+//! loses matches: "St. Louis", "Yahoo!", "(puppy)" and "Dog" all fail if only captions have their
+//! punctuation separated.
 //!
-//! Two forms exist. [`Normalizer::display`] is what a query list shows: Unicode NFKC, typographic
-//! quotes and dashes in their ASCII form, case folded, white space collapsed.
-//! [`Normalizer::tokens`] is what is searched: the display form cut into tokens with one space
-//! before, between and after them. A token is a run of letters and digits, or one punctuation mark
-//! or symbol, or one character of a script that is written without spaces. So "word boundary" means
-//! "space" everywhere, and a query occurs in a text exactly where its token form is a substring of
-//! the text's.
+//! There are two forms. [`Normalizer::display`] is shown in query lists: Unicode NFKC, typographic
+//! quotes and dashes as ASCII, case folded, white space collapsed. [`Normalizer::tokens`] is
+//! searched: the display form split into tokens, with one space before, between and after them. A
+//! token is a run of letters and digits, or one punctuation mark or symbol, or one character of a
+//! script written without spaces. So every word boundary is a space, and a query occurs in a text
+//! exactly if its token form is a substring of the text's.
 //!
-//! Both forms are idempotent: normalising what is normalised changes nothing.
+//! Both forms are idempotent.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// The rules by which text is normalised. Cheap to copy.
+/// The rules of normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Normalizer {
     /// Whether "Dog" and "dog" are the same word.
@@ -49,7 +48,7 @@ impl Normalizer {
     }
 
     /// The searchable normal form, with a space at both ends: "The St. Louis Arch" becomes ` the st
-    /// . louis arch `. A text without any token gives the empty string.
+    /// . louis arch `. A text without tokens gives the empty string.
     #[must_use]
     pub fn tokens(self, text: &str) -> String {
         let mut out = String::new();
@@ -57,14 +56,14 @@ impl Normalizer {
         out
     }
 
-    /// [`tokens`](Self::tokens) into a buffer that is reused from text to text.
+    /// [`tokens`](Self::tokens) into a reused buffer.
     pub fn tokens_into(self, text: &str, out: &mut String) {
         out.clear();
         if text.is_ascii() {
             self.ascii_tokens(text, out);
         } else {
-            // Nothing is composed, reordered or joined across a space: the words between two can be
-            // cut apart. Most words of most captions are ASCII, even where one is not.
+            // Normalisation never composes, reorders or joins across a space, so words are
+            // independent. Most words of most captions are ASCII, even if one is not.
             for words in text.split(' ') {
                 if words.is_ascii() { self.ascii_tokens(words, out) } else { self.unicode_tokens(words, out) }
             }
@@ -74,15 +73,15 @@ impl Normalizer {
         }
     }
 
-    /// What a file that was made with these rules is marked with: the rules, and the version of
-    /// their logic. Raise the version when the same text gives another token form.
+    /// The version of the logic, and the rules: part of the key of cache files. Raise the version
+    /// when the same text gives another token form.
     #[must_use]
     pub fn version(self) -> [u8; 2] {
         [1, u8::from(self.fold_case)]
     }
 
-    /// Appends tokens, each with a space before it; the general way, whose fast twin is
-    /// [`ascii_tokens`](Self::ascii_tokens).
+    /// Appends tokens, each with a space before it. The reference implementation of
+    /// [`ascii_tokens`](Self::ascii_tokens), for any text.
     fn unicode_tokens(self, text: &str, out: &mut String) {
         let mut previous = Class::Space;
         for c in self.fold(text).chars() {
@@ -94,8 +93,7 @@ impl Normalizer {
                 }
                 Class::Word => previous == Class::Word,
                 Class::Alone => false,
-                // A mark belongs to the character before it, whatever that is; it neither opens nor
-                // closes a token.
+                // A mark belongs to the character before it; it neither begins nor ends a token.
                 Class::Mark => previous != Class::Space,
             };
             if !joins {
@@ -135,8 +133,8 @@ impl Normalizer {
         let plain = text.nfkc().filter(|c| !is_invisible(*c)).map(plain_punctuation);
         if self.fold_case {
             // Lower, upper, lower: "ß", "ẞ" and "SS" fold to "ss", both sigmas to "σ". Folding
-            // decomposes a few letters ("ΐ"), hence NFKC once more; NFD before it keeps the order
-            // of marks canonical.
+            // decomposes a few letters ("ΐ"), hence the second NFKC; the NFD before it keeps the
+            // order of marks canonical.
             plain
                 .nfd()
                 .flat_map(char::to_lowercase)
@@ -152,13 +150,13 @@ impl Normalizer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// Separates tokens and is no part of any.
+    /// Separates tokens.
     Space,
-    /// Forms a token with the word characters beside it.
+    /// Forms a token with adjacent word characters.
     Word,
     /// A token by itself: punctuation, symbols, characters of scripts written without spaces.
     Alone,
-    /// Part of the token before it.
+    /// Belongs to the token before it.
     Mark,
 }
 
@@ -174,16 +172,15 @@ fn class(c: char) -> Class {
     }
 }
 
-/// Characters that show nothing and separate nothing: soft hyphens, joiners, direction and
-/// variation marks, the byte order mark. (The zero-width space U+200B is not among them: it marks a
-/// word boundary.)
+/// Characters that neither show nor separate: soft hyphens, joiners, direction and variation marks,
+/// the byte order mark. (Not the zero-width space U+200B, which marks a word boundary.)
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200c}'..='\u{200f}'
         | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Typographic variants that NFKC leaves apart although keyboards and editors exchange them freely.
+/// Typographic variants that NFKC keeps distinct although keyboards and editors interchange them.
 fn plain_punctuation(c: char) -> char {
     match c {
         '‘' | '’' | '‚' | '‛' | 'ʼ' | '′' => '\'',
@@ -208,7 +205,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn both_sides_meet() {
+    fn queries_match_captions() {
         let fold = Normalizer::default();
         for (query, caption) in [
             ("St. Louis", "The Arch in St.  Louis, Missouri"),
@@ -235,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_whole() {
+    fn only_whole_words_match() {
         let fold = Normalizer::default();
         for (query, caption) in [
             ("cat", "concatenate"),
@@ -262,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn normalising_twice_changes_nothing(text in "\\PC{0,24}|.{0,24}", fold_case: bool) {
+        fn normalisation_is_idempotent(text in "\\PC{0,24}|.{0,24}", fold_case: bool) {
             let rules = Normalizer { fold_case };
             let (shown, cut) = (rules.display(&text), rules.tokens(&text));
             prop_assert_eq!(rules.display(&shown), shown.clone());
@@ -271,7 +268,7 @@ mod tests {
         }
 
         #[test]
-        fn cutting_at_spaces_changes_nothing(text in "[ a-cB.!é\u{301}\u{308}\u{200b}犬ﬁẞΣ ´]{0,32}|.{0,24}", fold_case: bool) {
+        fn words_are_independent(text in "[ a-cB.!é\u{301}\u{308}\u{200b}犬ﬁẞΣ ´]{0,32}|.{0,24}", fold_case: bool) {
             let rules = Normalizer { fold_case };
             let mut whole = String::new();
             rules.unicode_tokens(&text, &mut whole);
@@ -282,7 +279,7 @@ mod tests {
         }
 
         #[test]
-        fn the_ascii_way_agrees_with_the_general_way(text in "[ -~\\t\\n\\x00\\x7f]{0,48}", fold_case: bool) {
+        fn ascii_tokens_agree_with_the_reference(text in "[ -~\\t\\n\\x00\\x7f]{0,48}", fold_case: bool) {
             let rules = Normalizer { fold_case };
             let (mut fast, mut plain) = (String::new(), String::new());
             rules.ascii_tokens(&text, &mut fast);

@@ -1,5 +1,5 @@
-//! This crate's stages in a real run: every row is accounted for, and the result depends on the
-//! rows alone.
+//! The stages of this crate in a real run: every row is accounted for, and the result does not
+//! depend on the order of rows or on threads.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -64,7 +64,7 @@ sql = "select uid from wit where query_ids is null or keep_prob <= 0 or keep_pro
 expect = "empty"
 "#;
 
-/// 1,000 pairs: boilerplate, captions of one word, captions that match nothing, repeats, and common
+/// 1,000 pairs: boilerplate, one-word captions, captions without a query, duplicates, and common
 /// and rare words.
 fn pairs() -> Vec<[String; 3]> {
     let caption = |i: usize| match i % 10 {
@@ -75,7 +75,7 @@ fn pairs() -> Vec<[String; 3]> {
         4 => format!("a rare Owl, number {}", i % 70),
         _ => format!("A (dog) on lawn {i}"),
     };
-    // Of the repeats, ten share each URL.
+    // Ten duplicates share each URL.
     let url = |i: usize| format!("http://example.com/{}", if i % 10 == 3 { i / 100 } else { i });
     (0..1000).map(|i| [format!("{i:032x}"), url(i), caption(i)]).collect()
 }

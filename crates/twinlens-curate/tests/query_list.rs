@@ -1,4 +1,4 @@
-//! The committed query list: what it is said to be, and what its pipeline makes.
+//! The committed query list matches its documentation and the output of its pipeline.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -31,7 +31,7 @@ async fn rows(dataset: &Dataset) -> RecordBatch {
 }
 
 #[tokio::test]
-async fn the_committed_list_is_what_it_is_said_to_be() {
+async fn the_committed_list_matches_its_documentation() {
     let committed = rows(&Dataset::of_parquet(pipelines().join("queries/queries.parquet")).unwrap()).await;
     assert_eq!(committed.schema().fields(), contracts::queries().fields());
     let (ids, texts) = (committed["id"].as_primitive::<Int32Type>(), committed["text"].as_string::<i32>());
@@ -45,9 +45,9 @@ async fn the_committed_list_is_what_it_is_said_to_be() {
         .for_each(|origin| *origins.entry(origin).or_default() += 1);
     let sources = std::fs::read_to_string(pipelines().join("queries/SOURCES.md")).unwrap();
     for (origin, count) in origins {
-        let told = sources.lines().find(|line| line.starts_with(&format!("| {origin} |"))).unwrap();
-        let told = told.split('|').nth(2).unwrap().trim().replace(',', "");
-        assert_eq!(told, count.to_string(), "SOURCES.md on {origin}");
+        let row = sources.lines().find(|line| line.starts_with(&format!("| {origin} |"))).unwrap();
+        let documented = row.split('|').nth(2).unwrap().trim().replace(',', "");
+        assert_eq!(documented, count.to_string(), "SOURCES.md on {origin}");
     }
 
     let queries = ids.values().iter().copied().zip(texts.iter().flatten());
@@ -64,8 +64,8 @@ async fn the_committed_list_is_what_it_is_said_to_be() {
     assert!(!found.contains(&"trieve"), "words are whole");
 }
 
-/// The file is sound everywhere; it is run where its sources are: after
-/// `pipelines/queries/prepare`, with `TWINLENS_QUERY_SOURCES=1`.
+/// Always checks the pipeline file; runs it only with `TWINLENS_QUERY_SOURCES=1`, after
+/// `pipelines/queries/prepare` has downloaded the sources.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pipeline_makes_the_committed_list() {
     let mut registry = Registry::default();

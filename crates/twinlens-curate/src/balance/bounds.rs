@@ -1,19 +1,19 @@
 //! The (cap + 1)-th smallest hash of each of many queries, exactly, in little memory.
 //!
-//! Hashes are spread evenly: the bound of a query with `matched` pairs lies near (cap + 1) /
-//! matched of the range. One pass over the matches counts the hashes below a window around there
-//! and keeps those within, about 16 sqrt(cap) of them. If the bound is not among them (eight
-//! standard deviations away, or uids that repeat), another pass looks on the side where it must be.
-//! What parts of the input find merges, in any order; the result is that of sorting.
+//! Hashes are uniform, so the bound of a query with `matched` pairs lies near (cap + 1) / matched
+//! of the range. One pass over the matches counts the hashes below a window around that point and
+//! keeps those inside it, about 16 sqrt(cap) of them. If the bound is outside the window (eight
+//! standard deviations away, or repeated uids), another pass searches the side where it must be.
+//! Results of partitions merge in any order and equal those of sorting.
 
 use datafusion::common::HashMap;
 
 use super::match_hash;
 
-/// Half the width of a window, in standard deviations of where the bound lies.
+/// Half the width of a window, in standard deviations of the position of the bound.
 const DEVIATIONS: f64 = 8.0;
 
-/// Where a bound is looked for: both ends belong to it.
+/// The range that is searched for a bound, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Window {
     low: u64,
@@ -21,7 +21,7 @@ struct Window {
 }
 
 impl Window {
-    /// Around the expected place of the `(cap + 1)`-th smallest of `matched` even hashes.
+    /// Around the expected value of the `(cap + 1)`-th smallest of `matched` uniform hashes.
     fn expected(cap: u64, matched: u64) -> Self {
         let place = (cap as f64 + 1.0) / (matched as f64 + 1.0);
         let deviation = (place * (1.0 - place) / matched as f64).sqrt();
@@ -35,17 +35,17 @@ impl Window {
     }
 }
 
-/// The queries whose bounds are looked for, and those that are found.
+/// Finds the bounds of all queries above the cap, round by round.
 #[derive(Debug)]
 pub struct Bounds {
     cap: u64,
-    /// Sorted by query: rounds are the same whatever the order of the counts.
+    /// Sorted by query, so that rounds do not depend on the order of the counts.
     open: Vec<(i32, Window, u64)>,
     found: HashMap<i32, u64>,
 }
 
 impl Bounds {
-    /// Of all queries that matched more pairs than `cap`.
+    /// For all queries that matched more pairs than `cap`.
     #[must_use]
     pub fn new(cap: u64, counts: &HashMap<i32, u64>) -> Self {
         let exceeding = counts.iter().filter(|(_, matched)| **matched > cap);
@@ -55,8 +55,8 @@ impl Bounds {
         Self { cap, open, found: HashMap::new() }
     }
 
-    /// What to do in the next pass: as many queries as about `budget` bytes hold, one at least.
-    /// `None` when all bounds are found.
+    /// The next pass: as many queries as fit in about `budget` bytes, at least one. `None` when all
+    /// bounds are known.
     #[must_use]
     pub fn next_round(&mut self, budget: usize) -> Option<Round> {
         let mut round = Round { cap: self.cap, queries: HashMap::new() };
@@ -67,13 +67,13 @@ impl Bounds {
             if bytes > budget as f64 && taken > 0 {
                 break;
             }
-            round.queries.insert(*query, Seen { window: *window, below: 0, within: Vec::new() });
+            round.queries.insert(*query, WindowCounts { window: *window, below: 0, within: Vec::new() });
             taken += 1;
         }
         (taken > 0).then_some(round)
     }
 
-    /// Takes what a pass over all matches has found.
+    /// Takes the result of a pass over all matches.
     pub fn settle(&mut self, round: Round) {
         let mut queries = round.queries;
         let cap = self.cap;
@@ -95,34 +95,34 @@ impl Bounds {
                     *window = Window { low, high: u64::MAX };
                     true
                 }
-                // Fewer matches than were counted: without a bound, the query contributes nothing.
+                // There are fewer matches than were counted. Without a bound, the query contributes
+                // nothing.
                 None => false,
             }
         });
     }
 
-    /// The bounds, by query.
     #[must_use]
-    pub fn found(self) -> HashMap<i32, u64> {
+    pub fn into_bounds(self) -> HashMap<i32, u64> {
         self.found
     }
 }
 
-/// One pass, or a part of one.
+/// One pass over the matches, or over one partition of them.
 #[derive(Debug, Clone)]
 pub struct Round {
     cap: u64,
-    queries: HashMap<i32, Seen>,
+    queries: HashMap<i32, WindowCounts>,
 }
 
 #[derive(Debug, Clone)]
-struct Seen {
+struct WindowCounts {
     window: Window,
     below: u64,
     within: Vec<u64>,
 }
 
-impl Seen {
+impl WindowCounts {
     fn add(&mut self, hash: u64, cap: u64) {
         if hash < self.window.low {
             self.below += 1;
@@ -132,7 +132,7 @@ impl Seen {
         }
     }
 
-    /// Of the hashes within, those that can still be the bound, once they are twice as many.
+    /// Drops the hashes that can no longer be the bound, once half of them cannot.
     fn prune(&mut self, cap: u64) {
         if self.below > cap {
             self.within = Vec::new();
@@ -147,7 +147,7 @@ impl Seen {
 }
 
 impl Round {
-    /// A pair, by its [`super::pair_hash`], and the distinct queries that it matches.
+    /// Adds a pair, by its [`super::pair_hash`], and the distinct queries that it matches.
     pub fn add(&mut self, pair: u64, queries: &[i32]) {
         for query in queries {
             if let Some(seen) = self.queries.get_mut(query) {
@@ -156,7 +156,7 @@ impl Round {
         }
     }
 
-    /// Adds what another part of the input has found in the same round.
+    /// Adds the result of another partition for the same round.
     pub fn merge(&mut self, other: Self) {
         for (query, other) in other.queries {
             if let Some(seen) = self.queries.get_mut(&query) {
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The plain twin: sort, and look.
+    /// Reference implementation: sort all hashes.
     fn sorted(pairs: &[(u64, Vec<i32>)], cap: u64) -> HashMap<i32, u64> {
         let mut hashes: HashMap<i32, Vec<u64>> = HashMap::new();
         for (pair, queries) in pairs {
@@ -204,23 +204,23 @@ mod tests {
             bounds.settle(whole);
             rounds += 1;
         }
-        (bounds.found(), rounds)
+        (bounds.into_bounds(), rounds)
     }
 
     #[test]
-    fn one_pass_does_where_hashes_are_even() {
+    fn uniform_hashes_need_one_pass() {
         let pairs: Vec<_> = (0..50_000u32)
             .map(|i| (pair_hash(3, &format!("{i:032x}")), vec![0, 1 + (i % 7) as i32]))
             .collect();
         let (found, rounds) = bounds(&pairs, 2_000, 1 << 30, 3);
         assert_eq!((found, rounds), (sorted(&pairs, 2_000), 1));
-        // Little memory: a round for each of the eight queries.
+        // A tiny budget takes one round for each of the eight queries.
         assert_eq!(bounds(&pairs, 2_000, 1, 1), (sorted(&pairs, 2_000), 8));
     }
 
     #[test]
-    fn repeated_pairs_are_found_too() {
-        // All hashes of query 1 are one, which is far from where an even spread has its bound.
+    fn repeated_pairs_take_a_second_pass() {
+        // All hashes of query 1 are equal, far from the bound of uniform hashes.
         let pairs: Vec<_> = (0..1_000).map(|i| (9, if i % 2 == 0 { vec![1] } else { vec![1, 2] })).collect();
         let (found, rounds) = bounds(&pairs, 100, 1 << 20, 4);
         assert_eq!(found, sorted(&pairs, 100));

@@ -1,20 +1,18 @@
-//! Head and tail: how much the most frequent queries match, and contribute, together.
+//! The cumulative matches and contributions of the most frequent queries.
 
-/// What became of the pairs that one query matched.
+/// The pairs that one query matched, contributed and kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueryCounts {
-    /// Pairs that it matched.
     pub matched: u64,
-    /// Pairs that it contributed within its limit.
+    /// Within the limit.
     pub contributed: u64,
-    /// Pairs that it matched and that were kept, by whichever query.
+    /// Matched pairs that any query kept.
     pub kept: u64,
 }
 
-/// A point of the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CurvePoint {
-    /// The first so many queries, by falling number of matches.
+    /// From 1, by decreasing number of matches.
     pub rank: u64,
     /// Matches of the query at this rank.
     pub matched: u64,
@@ -24,13 +22,13 @@ pub struct CurvePoint {
     pub contributed_upto: u64,
 }
 
-/// The curve at the ranks 1 to 10, then ten to a decade, and at the last. Its ends say how heavy
-/// the head was (MetaCLIP: of 500,000 queries, 16,000 held 5.35 of 5.67 billion matches) and what
-/// is left of it.
+/// The curve at ranks 1 to 10, then at ten ranks per decade, and at the last rank. It shows how
+/// heavy the head was (MetaCLIP: 16,000 of 500,000 queries held 5.35 of 5.67 billion matches) and
+/// what balancing left of it.
 #[must_use]
 pub fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
-    // Queries with as many matches differ in contributions only if some are under a minimum: sums
-    // must not depend on order.
+    // Ties are broken by contributions (which differ where some queries are below the minimum), so
+    // that the sums do not depend on the input's order.
     queries.sort_unstable_by_key(|counts| std::cmp::Reverse((counts.matched, counts.contributed)));
     let (mut points, mut next) = (Vec::new(), 1);
     let (mut matched_upto, mut contributed_upto) = (0, 0);
@@ -48,7 +46,7 @@ pub fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
     points
 }
 
-/// From 10 on, the ranks are round(10^(i / 10)), i = 10, 11, ...
+/// From 10 on, ranks are round(10^(i / 10)) for i = 10, 11, ...
 fn rank_after(rank: u64) -> u64 {
     if rank < 10 {
         rank + 1

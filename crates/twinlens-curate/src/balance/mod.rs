@@ -4,18 +4,17 @@
 //! contributes the pairs whose hash lies below its bound; a pair is kept if any of its queries
 //! contributes it. The bound is
 //!
-//! - with [`Limit::Cap`]: the (cap + 1)-th smallest hash among the query's pairs, so that the `cap`
-//!   smallest ones
-//!   contribute and never more ("up to 20,000 pairs a query", Radford et al. 2021, section 2.2);
-//! - with [`Limit::Sample`]: t / count of the hash range, which is the independent coin of MetaCLIP
+//! - with [`Limit::Cap`]: the (cap + 1)-th smallest hash among the query's pairs, so that exactly
+//!   the `cap` smallest contribute ("up to 20,000 pairs a query", Radford et al. 2021, section 2.2);
+//! - with [`Limit::Sample`]: t / count of the hash range, which is MetaCLIP's independent coin flip
 //!   (Xu et al. 2023).
 //!
-//! Either way a query gives a pair with probability min(1, t / count), independently of the pair's
-//! other queries, so that a pair is kept with probability 1 - prod(1 - min(1, t / count)) over its
-//! queries.
+//! Either way a query contributes a pair with probability min(1, t / count), independently of the
+//! pair's other queries, so that a pair is kept with probability 1 - prod(1 - min(1, t / count))
+//! over its queries.
 //!
-//! Bounds depend on the set of matches alone: not on their order, and parts of the input can be
-//! counted apart and merged.
+//! Bounds depend only on the set of matches, not on their order; partitions can be counted
+//! separately and merged.
 
 mod bounds;
 mod curve;
@@ -29,9 +28,9 @@ use twox_hash::XxHash64;
 /// How much one query may contribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Limit {
-    /// At most so many pairs, exactly.
+    /// At most this many pairs, exactly.
     Cap(u64),
-    /// So many pairs on average: every match of a query with more is a coin.
+    /// This many pairs on average: each match of a more frequent query is kept by a coin flip.
     Sample(u64),
 }
 
@@ -52,22 +51,22 @@ pub fn pair_hash(seed: u64, uid: &str) -> u64 {
 }
 
 /// The hash that orders the pairs of a query: XXH64 over the query's id, seeded by the
-/// [`pair_hash`]. As a second step of fixed size, no uid and query can run into each other.
+/// [`pair_hash`]. Hashing in two steps keeps uid and query id from running into each other.
 #[must_use]
 pub fn match_hash(pair: u64, query: i32) -> u64 {
     XxHash64::oneshot(pair, &query.to_le_bytes())
 }
 
-/// What is known of one query: how much it matched, and the bound below which it contributes.
+/// The share of its matches that one query contributes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Share {
-    /// Exclusive; `None` where every match contributes.
+    /// Exclusive upper bound of contributing hashes; `None` if every match contributes.
     bound: Option<u64>,
     /// The probability that a match contributes.
     probability: f64,
 }
 
-/// Decides for every pair by itself, once the matches are counted.
+/// Decides each pair independently, once the matches are counted.
 #[derive(Debug, Clone)]
 pub struct Balancer {
     seed: u64,
@@ -96,8 +95,7 @@ impl Balancer {
                 return Share { bound: None, probability: 1.0 };
             }
             let bound = match limit {
-                // A query without its bound would break the cap: it gives nothing rather than
-                // everything.
+                // A query without a bound contributes nothing, rather than break the cap.
                 Limit::Cap(_) => cap_bounds.get(query).copied().unwrap_or(0),
                 // pairs < matched, hence the quotient fits.
                 Limit::Sample(_) => ((u128::from(pairs) << 64) / u128::from(matched)) as u64,
@@ -108,7 +106,7 @@ impl Balancer {
         Self { seed, shares }
     }
 
-    /// The hash of a pair, by which the other functions know it.
+    /// The hash of a pair, as the other functions take it.
     #[must_use]
     pub fn pair(&self, uid: &str) -> u64 {
         pair_hash(self.seed, uid)

@@ -1,4 +1,4 @@
-//! What a predicate may ask of a caption: its language, its words, whether it is boilerplate.
+//! SQL functions over captions: language, words, boilerplate, masking.
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ pub(super) fn all() -> Vec<ScalarUDF> {
     ]
 }
 
-/// A function of one text.
-fn of_text(
+/// A function of one text column.
+fn text_function(
     name: &'static str,
     returns: DataType,
     body: impl Fn(&StringArray) -> ArrayRef + Send + Sync + 'static,
@@ -37,10 +37,10 @@ fn of_text(
     function(name, signature, returns, move |columns| Ok(body(&strings(&columns[0])?)))
 }
 
-/// `tokens(text)`: a text as the matcher sees it, small letters, each word and each punctuation
-/// mark set off by one space.
+/// `tokens(text)`: the text as the matcher sees it: lower case, one space between words and
+/// punctuation marks.
 fn tokens() -> ScalarUDF {
-    of_text("tokens", DataType::Utf8, |texts| {
+    text_function("tokens", DataType::Utf8, |texts| {
         let mut tokens = String::new();
         let mut of = |text: &str| {
             Normalizer::default().tokens_into(text, &mut tokens);
@@ -50,10 +50,10 @@ fn tokens() -> ScalarUDF {
     })
 }
 
-/// `word_count(text)`: how many words a text has, as the matcher cuts it: punctuation does not
-/// count, and in scripts without spaces each character does.
+/// `word_count(text)`: the number of words, as the matcher splits them: punctuation does not count;
+/// in scripts without spaces each character does.
 fn word_count() -> ScalarUDF {
-    of_text("word_count", DataType::Int64, |texts| {
+    text_function("word_count", DataType::Int64, |texts| {
         let (normalizer, mut tokens) = (Normalizer { fold_case: false }, String::new());
         let mut count = |text: &str| {
             normalizer.tokens_into(text, &mut tokens);
@@ -64,12 +64,12 @@ fn word_count() -> ScalarUDF {
     })
 }
 
-/// `language(text)`: the ISO 639 code (of two letters where there is one) of the language that a
-/// text is most like; null where it has no letter. Latin script is taken for one of de, en, es, fr,
-/// it, nl, pt, sv, tr, vi, which is right for most captions of four words; a text in another
-/// language of that script gets the nearest of them.
+/// `language(text)`: the ISO 639 code of the most likely language (two letters where one exists);
+/// null for a text without letters. Text in Latin script is classified as one of de, en, es, fr,
+/// it, nl, pt, sv, tr, vi, which is right for most captions of four words; other languages in that
+/// script get the nearest of these.
 fn language() -> ScalarUDF {
-    of_text("language", DataType::Utf8, |texts| {
+    text_function("language", DataType::Utf8, |texts| {
         Arc::new(texts.iter().map(|text| text.and_then(language_of)).collect::<StringArray>())
     })
 }
@@ -131,8 +131,8 @@ const LANGUAGES: [(&str, &str); 44] = [
     ("tuk", "tk"),
 ];
 
-/// `alphanumeric_ratio(text)`: the share of letters and digits among the characters that are no
-/// white space; null where there are none.
+/// `alphanumeric_ratio(text)`: the share of letters and digits among all characters but white
+/// space; null if there are none.
 fn alphanumeric_ratio() -> ScalarUDF {
     let ratio = |text: &str| {
         let (mut all, mut of_words) = (0u32, 0u32);
@@ -142,12 +142,12 @@ fn alphanumeric_ratio() -> ScalarUDF {
         }
         (all > 0).then(|| f64::from(of_words) / f64::from(all))
     };
-    of_text("alphanumeric_ratio", DataType::Float64, move |texts| {
+    text_function("alphanumeric_ratio", DataType::Float64, move |texts| {
         Arc::new(texts.iter().map(|text| text.and_then(ratio)).collect::<Float64Array>())
     })
 }
 
-/// `aspect_ratio(width, height)`: the longer side by the shorter one; null where a side is null or
+/// `aspect_ratio(width, height)`: the longer side divided by the shorter; null if a side is null or
 /// not positive.
 fn aspect_ratio() -> ScalarUDF {
     let signature = Signature::numeric(2, Volatility::Immutable);
@@ -163,26 +163,26 @@ fn aspect_ratio() -> ScalarUDF {
     })
 }
 
-/// Captions that say nothing of their image, whatever it shows: whole texts, case and outer space
-/// aside.
+/// Captions that say nothing about the image. They match the whole text, ignoring case and
+/// surrounding white space.
 const BOILERPLATE: [&str; 6] = [
     // No letter at all.
     r"^\P{L}*$",
-    // A file, an address, an identifier.
+    // A file name, a URL, an identifier.
     r"^\S+\.(jpe?g|png|gif|webp|bmp|svg|tiff?|heic|avif|ico)$",
     r"^(https?://|www\.)\S+$",
     r"^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$",
-    // What cameras, scanners and editors call everything, and the furniture of pages.
+    // Default names of cameras, scanners and editors, and page elements.
     r"^(img|dsc[fn]?|dcim|pxl|mvi|p|pict?|image|images|photo|foto|picture|screen ?shot|scan|untitled|unnamed|figure|fig|slide|thumb|thumbnail|banner|logo|icon|avatar|button|spacer|placeholder|default|blank|background|bullet|arrow|header|footer|main|product|gallery|alt|null|none|undefined|n/?a)([ _.#-]*\(?[0-9_-]*\)?)$",
-    // What pages say beside every image.
+    // Captions that pages put beside every image.
     r"^(click (here|to|for|image|on)\b.*|read more|see more|learn more|view (larger|full|all|more)\b.*|enlarge( image)?|(no )?(image|photo|picture|preview|file)( is| was)?( not| un)? ?(available|found|missing|loading)|loading\W*|advertisement|share (on|via|to)\b.*|follow us\b.*|image may contain\b.*|(no )?alt(ernative)? text\b.*|no description( available)?|(image|photo|picture)( credits?)?( by)?:?|home( ?page)?|menu|search|close|next|prev(ious)?|play( video)?|zoom( in| out)?)$",
 ];
 
-/// `is_boilerplate(text)`: whether a text is a file name, an address, a number, or what a camera or
-/// a page says of any image ("IMG_2041", "click to enlarge", "logo").
+/// `is_boilerplate(text)`: whether a text is a file name, a URL, a number, or what a camera or page
+/// puts on any image ("IMG_2041", "click to enlarge", "logo").
 fn is_boilerplate() -> ScalarUDF {
     let rules = rules();
-    of_text("is_boilerplate", DataType::Boolean, move |texts| {
+    text_function("is_boilerplate", DataType::Boolean, move |texts| {
         Arc::new(texts.iter().map(|text| Some(rules.is_match(text?.trim()))).collect::<BooleanArray>())
     })
 }
@@ -192,8 +192,8 @@ fn rules() -> RegexSet {
     RegexSet::new(BOILERPLATE.map(|rule| format!("(?is){rule}"))).expect("the patterns are valid")
 }
 
-/// `contains_words(text, 'nude,top secret')`: whether any of the words or phrases, between commas,
-/// occurs in a text as the matcher finds it: whole words, case aside.
+/// `contains_words(text, 'nude,top secret')`: whether any of the comma-separated words or phrases
+/// occurs in the text as whole words, ignoring case.
 fn contains_words() -> ScalarUDF {
     let signature = Signature::string(2, Volatility::Immutable);
     function("contains_words", signature, DataType::Boolean, |columns| {
@@ -222,39 +222,39 @@ fn words(list: &str) -> Result<Matcher> {
         .map_err(|error| DataFusionError::External(error.into()))
 }
 
-/// Masks what regular expressions find.
+/// Replaces the matches of a regular expression.
 pub(super) struct Mask {
     pattern: Regex,
     with: &'static str,
-    /// Whether a match is what it seems.
-    holds: fn(&str) -> bool,
+    /// Rejects false matches.
+    accepts: fn(&str) -> bool,
 }
 
 impl Mask {
     #[expect(clippy::expect_used, reason = "the patterns are constants, and a test compiles them")]
-    fn new(pattern: &str, with: &'static str, holds: fn(&str) -> bool) -> Self {
-        Self { pattern: Regex::new(pattern).expect("the pattern is valid"), with, holds }
+    fn new(pattern: &str, with: &'static str, accepts: fn(&str) -> bool) -> Self {
+        Self { pattern: Regex::new(pattern).expect("the pattern is valid"), with, accepts }
     }
 
     fn apply(&self, text: &str) -> String {
         let masked = |found: &regex::Captures<'_>| {
             let found = found.get(0).map_or("", |found| found.as_str());
-            if (self.holds)(found) { self.with.to_string() } else { found.to_string() }
+            if (self.accepts)(found) { self.with.to_string() } else { found.to_string() }
         };
         self.pattern.replace_all(text, masked).into_owned()
     }
 
     fn function(self, name: &'static str) -> ScalarUDF {
-        of_text(name, DataType::Utf8, move |texts| {
+        text_function(name, DataType::Utf8, move |texts| {
             Arc::new(texts.iter().map(|text| text.map(|text| self.apply(text))).collect::<StringArray>())
         })
     }
 }
 
-/// `mask_emails(text)` puts `<email>` in the place of every address; `mask_phones(text)` puts
-/// `<phone>` in the place of what is written like a telephone number: seven to fifteen digits after
-/// a `+` or with an area code in brackets, or nine to fifteen in at least three groups. Dates,
-/// years and long plain numbers stay.
+/// `mask_emails(text)` replaces every e-mail address by `<email>`; `mask_phones(text)` replaces
+/// telephone numbers by `<phone>`: seven to fifteen digits after a `+` or with an area code in
+/// brackets, or nine to fifteen digits in at least three groups. Dates, years and long plain
+/// numbers stay.
 pub(super) fn masks() -> Vec<ScalarUDF> {
     let email = r"(?i)\b[a-z0-9][a-z0-9._%+-]*@[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}\b";
     let phone = r"(\+|\b|\()\d+(\)?[ \u{a0}./-]{0,2}\(?\d+)*\b";

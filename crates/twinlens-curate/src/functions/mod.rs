@@ -1,5 +1,5 @@
-//! SQL functions: the ones that pipelines may use in predicates, and a way to make one out of a
-//! closure over columns, by which stages bring their plain Rust into a plan.
+//! SQL functions: those that pipelines may use, and an adapter that turns a closure over columns
+//! into a function of a plan.
 
 mod captions;
 
@@ -17,11 +17,10 @@ use datafusion::logical_expr::{
 };
 use twox_hash::XxHash64;
 
-/// What a function does with its columns, all of one length; so must the result be.
+/// All columns have the same length; so must the result.
 type Body = dyn Fn(&[ArrayRef]) -> Result<ArrayRef> + Send + Sync;
 
-/// A function that captures what it needs. Two are the same only if they are one and the same
-/// value.
+/// A function with captured state. Two are equal only if they share the same body.
 struct ColumnFunction {
     name: &'static str,
     signature: Signature,
@@ -29,7 +28,7 @@ struct ColumnFunction {
     body: Arc<Body>,
 }
 
-/// A pure function of columns, for use in a plan: `function(..).call(vec![ident("caption")])`.
+/// A pure function of columns for use in a plan: `function(..).call(vec![ident("caption")])`.
 pub(crate) fn function(
     name: &'static str,
     signature: Signature,
@@ -39,7 +38,7 @@ pub(crate) fn function(
     ScalarUDF::from(ColumnFunction { name, signature, returns, body: Arc::new(body) })
 }
 
-/// [`function`] over columns whose types the stage has checked itself, applied.
+/// A call of a [`function`] on columns whose types the stage has already checked.
 pub(crate) fn call(
     name: &'static str,
     arguments: Vec<Expr>,
@@ -92,19 +91,19 @@ impl ScalarUDFImpl for ColumnFunction {
     }
 }
 
-/// A column as strings, whichever of Arrow's string types it has.
+/// A column of any of Arrow's string types as `Utf8`.
 pub(crate) fn strings(column: &ArrayRef) -> Result<StringArray> {
     Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
-/// A column of `list<int32>`, whatever the list calls its items.
+/// A column of `list<int32>`, whatever the name of the list's item field.
 pub(crate) fn int_lists(column: &ArrayRef) -> Result<ListArray> {
     Ok(cast(column, &twinlens_dataset::contracts::int_list())?.as_list::<i32>().clone())
 }
 
-/// `hash_fraction(text, salt)`: a number in [0, 1) that depends on both texts alone and is spread
-/// evenly. A split by concept is `hash_fraction(concept, 'held-out') < 0.2`: another salt gives an
-/// independent split.
+/// `hash_fraction(text, salt)`: a uniform number in [0, 1) that depends only on the two texts.
+/// `hash_fraction(concept, 'held-out') < 0.2` splits by concept; another salt gives an independent
+/// split.
 fn hash_fraction() -> ScalarUDF {
     let signature = Signature::string(2, Volatility::Immutable);
     function("hash_fraction", signature, DataType::Float64, |columns| {
@@ -116,11 +115,11 @@ fn hash_fraction() -> ScalarUDF {
 
 fn fraction(text: &str, salt: &str) -> f64 {
     let hash = XxHash64::oneshot(XxHash64::oneshot(0, salt.as_bytes()), text.as_bytes());
-    // A double holds 53 bits exactly, so that the largest hash stays below 1.
+    // A double holds 53 bits exactly, so the largest hash stays below 1.
     (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The functions that pipelines may use.
+/// The functions that pipelines may use in SQL.
 pub(crate) fn public() -> Vec<ScalarUDF> {
     [hash_fraction()].into_iter().chain(captions::all()).chain(captions::masks()).collect()
 }
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn captions_are_judged() {
+    async fn caption_functions() {
         for (expression, expected) in [
             ("language('a small brown dog in the snow')", "en"),
             ("language('ein kleiner brauner Hund im Schnee')", "de"),
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn boilerplate_is_told_from_captions() {
+    async fn boilerplate_is_recognised() {
         let boilerplate = [
             "IMG_2041.JPG",
             "img-2041",
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fractions_are_even_and_their_salts_independent() {
+    async fn hash_fractions_are_uniform_and_salts_independent() {
         let sql = "select count(*) filter (where hash_fraction(v, 'a') < 0.2), \
                    count(*) filter (where hash_fraction(v, 'a') < 0.5 and hash_fraction(v, 'b') < 0.5), \
                    count(*) filter (where hash_fraction(v, 'a') not between 0 and 1) \
@@ -235,7 +234,7 @@ mod tests {
         // Standard deviations: 40 and 43.
         assert!((1840..2160).contains(&counts[0]) && (2330..2670).contains(&counts[1]), "{counts:?}");
         assert_eq!(counts[2], 0);
-        // Splits that were published must stay what they are.
+        // Published splits must not change.
         assert_eq!(fraction("dog", "held-out"), 0.29725159629663644);
     }
 }

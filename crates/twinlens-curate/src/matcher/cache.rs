@@ -1,21 +1,19 @@
-//! A matcher as a file: the trie's arrays, little-endian, under a head that says whose they are.
+//! The cache file of a matcher: a header and the trie's arrays, little-endian.
 //!
 //! A file is used only if its magic, version and key (the SHA-256 of the query list and the
-//! options) are those that are asked for, its checksum holds, and the arrays pass [`Trie::check`].
-//! Anything else is as good as no file.
+//! options) match, its checksum is right, and the arrays pass [`Trie::check`]. Any other file is
+//! ignored.
 
 use twox_hash::XxHash64;
 
 use super::trie::Trie;
 
-/// Names the format and its version: raise the digit when the arrays or the hash functions of the
-/// trie change.
+/// The format and its version. Raise the digit when the trie's arrays or hash functions change.
 const MAGIC: [u8; 16] = *b"twinlens match 1";
 const KEY: usize = 32;
 const LENGTHS: usize = 6;
 const HEAD: usize = MAGIC.len() + KEY + 8 * LENGTHS;
 
-/// The bytes of the file.
 pub(super) fn encode(trie: &Trie, key: &[u8; KEY]) -> Vec<u8> {
     let words = [&trie.starts, &trie.slots, &trie.nodes, &trie.queries, &trie.edges];
     let total = words.iter().map(|array| 4 * array.len()).sum::<usize>() + trie.letters.len();
@@ -33,7 +31,7 @@ pub(super) fn encode(trie: &Trie, key: &[u8; KEY]) -> Vec<u8> {
     bytes
 }
 
-/// The trie in `bytes`, if they are a whole and undamaged file of this key.
+/// The trie in `bytes`, if they are a complete, undamaged file with this key.
 pub(super) fn decode(bytes: &[u8], key: &[u8; KEY]) -> Option<Trie> {
     let (content, checksum) = bytes.split_last_chunk::<8>()?;
     let (head, mut rest) = content.split_at_checked(HEAD)?;

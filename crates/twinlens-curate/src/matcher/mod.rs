@@ -1,12 +1,11 @@
-//! Which queries occur in a caption: all of them, overlapping ones too, as whole words.
+//! Finds all queries that occur in a caption as whole words, overlapping ones included.
 //!
-//! Queries and captions are brought to the token form of [`crate::text`], in which a query occurs
-//! in a caption as whole words exactly if it is a substring: the plain twin of the search, which
-//! the tests hold it to. The search itself goes token by token through a trie, so that its time
-//! does not grow with the number of queries.
+//! Queries and captions are converted to the token form of [`crate::text`], in which a query occurs
+//! as whole words exactly if it is a substring; substring search is the reference implementation.
+//! The search itself walks a trie token by token, so its time does not grow with the number of
+//! queries.
 //!
-//! The trie of a long list is kept beside it as a file ([`Matcher::cached`]), which is read in a
-//! tenth of the time that building takes.
+//! [`Matcher::cached`] stores the trie in a file, which loads in a tenth of the time of building.
 
 mod cache;
 mod trie;
@@ -20,33 +19,33 @@ use crate::error::{CurateError, Result};
 use crate::text::Normalizer;
 use trie::Trie;
 
-/// A query list made ready for searching. Shared between threads by reference.
+/// Searches texts for the queries of a list. Shared between threads by reference.
 pub struct Matcher {
     trie: Trie,
     normalizer: Normalizer,
 }
 
-/// Buffers that are reused from text to text.
+/// Buffers reused from text to text.
 #[derive(Debug, Default)]
 pub struct Scratch {
     text: String,
     tokens: Vec<u32>,
 }
 
-/// How a matcher came to be.
+/// What happened to the cache file of a matcher.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Read from its file.
+pub enum CacheOutcome {
+    /// The matcher was read from it.
     Loaded,
-    /// Built, and kept in its file for the next time.
-    Kept,
-    /// Built; the file could not be written, for this reason.
-    NotKept(String),
+    /// The matcher was built and saved to it.
+    Saved,
+    /// The matcher was built; the file could not be written, for this reason.
+    NotSaved(String),
 }
 
 impl Matcher {
-    /// Builds a matcher of `(id, text)` pairs. Queries that are equal after normalisation all
-    /// match; a query in which nothing but white space is left matches nothing.
+    /// Builds a matcher from `(id, text)` pairs. Queries that are equal after normalisation all
+    /// match; a query that normalises to white space matches nothing.
     ///
     /// # Errors
     /// [`CurateError::TooManyQueries`] if the queries need 2^31 nodes or more.
@@ -59,27 +58,30 @@ impl Matcher {
         Ok(Self { trie: trie.ok_or(CurateError::TooManyQueries)?, normalizer })
     }
 
-    /// The matcher in the file `path`, if that is one of these queries and rules, undamaged; else
-    /// one that is built, and written to `path` (whole or not at all) for the next time. That the
-    /// file cannot be written is no error.
+    /// Loads the matcher from the file `path` if it is undamaged and belongs to these queries and
+    /// rules; otherwise builds it and writes the file atomically. Failing to write the file is not
+    /// an error.
     ///
     /// # Errors
     /// Those of [`Matcher::build`].
-    pub fn cached(path: &Path, queries: &[(i32, String)], normalizer: Normalizer) -> Result<(Self, Origin)> {
+    pub fn cached(
+        path: &Path,
+        queries: &[(i32, String)],
+        normalizer: Normalizer,
+    ) -> Result<(Self, CacheOutcome)> {
         let key = key(queries, normalizer);
         if let Some(trie) = std::fs::read(path).ok().and_then(|bytes| cache::decode(&bytes, &key)) {
-            return Ok((Self { trie, normalizer }, Origin::Loaded));
+            return Ok((Self { trie, normalizer }, CacheOutcome::Loaded));
         }
         let built = Self::build(queries.iter().map(|(id, text)| (*id, text.as_str())), normalizer)?;
-        let origin = match local::write(path, &cache::encode(&built.trie, &key)) {
-            Ok(()) => Origin::Kept,
-            Err(error) => Origin::NotKept(error.to_string()),
+        let outcome = match local::write(path, &cache::encode(&built.trie, &key)) {
+            Ok(()) => CacheOutcome::Saved,
+            Err(error) => CacheOutcome::NotSaved(error.to_string()),
         };
-        Ok((built, origin))
+        Ok((built, outcome))
     }
 
-    /// Puts the ids of the queries that occur in `text` into `ids`, sorted and each once; `ids` is
-    /// cleared first.
+    /// Replaces `ids` by the ids of the queries that occur in `text`, sorted and distinct.
     pub fn matches_into(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<i32>) {
         let mut tokens = std::mem::take(&mut scratch.text);
         self.normalizer.tokens_into(text, &mut tokens);
@@ -87,7 +89,7 @@ impl Matcher {
         scratch.text = tokens;
     }
 
-    /// [`matches_into`](Self::matches_into) of a text that is in token form already.
+    /// [`matches_into`](Self::matches_into) for a text that is already in token form.
     pub fn matches_in_tokens(&self, tokens: &str, scratch: &mut Scratch, ids: &mut Vec<i32>) {
         ids.clear();
         self.trie.find(tokens, &mut scratch.tokens, ids);
@@ -95,7 +97,7 @@ impl Matcher {
         ids.dedup();
     }
 
-    /// The ids of the queries that occur in `text`, sorted and each once.
+    /// The ids of the queries that occur in `text`, sorted and distinct.
     #[must_use]
     pub fn matches(&self, text: &str) -> Vec<i32> {
         let mut ids = Vec::new();
@@ -103,13 +105,12 @@ impl Matcher {
         ids
     }
 
-    /// How many queries can match.
+    /// The number of queries that can match.
     #[must_use]
     pub fn len(&self) -> usize {
         self.trie.queries.len()
     }
 
-    /// Whether no query can match.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.trie.queries.is_empty()
@@ -122,7 +123,7 @@ impl Matcher {
     }
 }
 
-/// What tells one list and set of rules from any other.
+/// Identifies a list and its rules.
 fn key(queries: &[(i32, String)], normalizer: Normalizer) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(normalizer.version());
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The plain twin: one substring search a query.
+    /// Reference implementation: one substring search per query.
     fn naive(queries: &[String], text: &str, normalizer: Normalizer) -> Vec<i32> {
         let text = normalizer.tokens(text);
         let found = queries.iter().enumerate().filter(|(_, query)| {
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_miss_matches() {
+    fn punctuation_and_case_do_not_prevent_matches() {
         let list = ["St. Louis", "Yahoo!", "puppy", "dog", "hot dog"].map(String::from);
         let matcher = built(&list, Normalizer::default());
         for (caption, ids) in [
@@ -200,30 +201,30 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_matcher_is_used_by_the_same_list_and_rules_alone() {
+    fn a_cache_file_serves_only_its_own_list_and_rules() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list.matcher");
         let list = numbered(&["dog", "hot dog", "st. louis"].map(String::from));
-        let origin = |list: &[_], fold_case| {
-            let (matcher, origin) = Matcher::cached(&path, list, Normalizer { fold_case }).unwrap();
-            assert_eq!(matcher.matches("a hot dog").len(), 2, "{origin:?}");
-            origin
+        let cached = |list: &[_], fold_case| {
+            let (matcher, outcome) = Matcher::cached(&path, list, Normalizer { fold_case }).unwrap();
+            assert_eq!(matcher.matches("a hot dog").len(), 2, "{outcome:?}");
+            outcome
         };
-        assert_eq!(origin(&list, true), Origin::Kept);
+        assert_eq!(cached(&list, true), CacheOutcome::Saved);
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(origin(&list, true), Origin::Loaded);
-        assert_eq!(origin(&list, false), Origin::Kept);
-        assert_eq!(origin(&list[..2], false), Origin::Kept);
-        assert_eq!(origin(&list, true), Origin::Kept);
+        assert_eq!(cached(&list, true), CacheOutcome::Loaded);
+        assert_eq!(cached(&list, false), CacheOutcome::Saved);
+        assert_eq!(cached(&list[..2], false), CacheOutcome::Saved);
+        assert_eq!(cached(&list, true), CacheOutcome::Saved);
         assert!(std::fs::read(&path).unwrap() == bytes, "the same list gives the same file");
-        // Where nothing can be written, it is built all the same.
-        let nowhere = path.join("below/a/file");
-        let (matcher, origin) = Matcher::cached(&nowhere, &list, Normalizer::default()).unwrap();
-        assert!(matches!(origin, Origin::NotKept(_)) && matcher.len() == 3);
+        // If the file cannot be written, the matcher is still built.
+        let below_a_file = path.join("cache");
+        let (matcher, outcome) = Matcher::cached(&below_a_file, &list, Normalizer::default()).unwrap();
+        assert!(matches!(outcome, CacheOutcome::NotSaved(_)) && matcher.len() == 3);
     }
 
     #[test]
-    fn damaged_files_are_refused_not_trusted() {
+    fn damaged_files_are_refused() {
         let list = numbered(&["a", "a b", "c d e", "柴犬"].map(String::from));
         let (key, built) = (key(&list, Normalizer::default()), Trie::build(patterns(&list)).unwrap());
         let bytes = cache::encode(&built, &key);
@@ -255,10 +256,10 @@ mod tests {
             prop_assert_eq!(cache::decode(&cache::encode(&matcher.trie, &key), &key), Some(matcher.trie));
         }
 
-        /// Whatever wrong numbers pass the check (a checksum can be forged), searching ends and
-        /// does not panic.
+        /// Arrays that pass the check can be searched without panicking or looping, even if wrong
+        /// (a checksum can be forged).
         #[test]
-        fn what_passes_the_check_can_be_searched(array in 0usize..5, at: usize, value in prop_oneof![0u32..40, any::<u32>()]) {
+        fn checked_arrays_can_be_searched(array in 0usize..5, at: usize, value in prop_oneof![0u32..40, any::<u32>()]) {
             let list = numbered(&["a", "a b", "b a a", "c"].map(String::from));
             let mut trie = Trie::build(patterns(&list)).unwrap();
             let words = [&mut trie.starts, &mut trie.slots, &mut trie.nodes, &mut trie.queries, &mut trie.edges];

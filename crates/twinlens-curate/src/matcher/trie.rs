@@ -1,17 +1,16 @@
 //! A trie over words, flat in memory.
 //!
-//! Every distinct token of the queries has a number, found through a hash table; the node of a
-//! query's first token is that number, and longer queries hang below it by edges in a second hash
-//! table. So a text costs one look-up a token and one for each query that it begins, whatever the
-//! number of queries.
+//! A hash table gives every distinct token of the queries a number, which is also the node of
+//! queries that begin with it; a second hash table holds the edges to the nodes below. So searching
+//! a text takes one look-up per token and one per edge followed, whatever the number of queries.
 //!
-//! All of it is six arrays without pointers: they are what the cache holds. [`Trie::check`] says of
-//! arrays that came from a file whether every index in them is in bounds and every probe ends: what
-//! passes can be searched without panicking, right or wrong.
+//! The trie is six arrays without pointers, which the cache file holds as they are. [`Trie::check`]
+//! verifies that every index in arrays from a file is in bounds and every probe ends, so that they
+//! can be searched without panicking, right or wrong.
 
 use datafusion::common::HashMap;
 
-/// A token that no query has.
+/// A token that occurs in no query.
 const UNKNOWN: u32 = u32::MAX;
 /// FNV-1a, 64 bits.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -26,8 +25,8 @@ pub(super) struct Trie {
     pub starts: Vec<u32>,
     /// Open addressing by the hash of a token: its number + 1; 0 where free.
     pub slots: Vec<u32>,
-    /// For node `n`, and one past the last: the first of its queries in `queries`, times two; odd
-    /// if it has children.
+    /// For each node, and one past the last: twice the index of its first query in `queries`, plus
+    /// 1 if it has children.
     pub nodes: Vec<u32>,
     /// The ids of the queries that end at a node, sorted, node after node.
     pub queries: Vec<u32>,
@@ -119,7 +118,7 @@ impl Trie {
         }
     }
 
-    /// Puts the numbers of the tokens of a text in token form into `numbers`.
+    /// Replaces `numbers` by the token numbers of a text in token form.
     fn numbers_into(&self, text: &str, numbers: &mut Vec<u32>) {
         numbers.clear();
         let bytes = text.as_bytes();
@@ -134,7 +133,7 @@ impl Trie {
         }
     }
 
-    /// Appends the ids of all queries in a text in token form, in no order, as often as they occur.
+    /// Appends the ids of all queries in a text in token form, unordered, once per occurrence.
     pub fn find(&self, text: &str, numbers: &mut Vec<u32>, ids: &mut Vec<i32>) {
         self.numbers_into(text, numbers);
         for first in 0..numbers.len() {
@@ -156,7 +155,7 @@ impl Trie {
         }
     }
 
-    /// Whether arrays of unknown origin can be searched: see the module's head.
+    /// Whether untrusted arrays can be searched safely; see the module docs.
     pub fn check(&self) -> bool {
         let ascends = |values: &[u32], shift: u32, end: usize| {
             values.is_sorted_by_key(|value| value >> shift)
@@ -190,7 +189,7 @@ fn fnv(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
 }
 
-/// A place in a table whose size is a power of two.
+/// The first slot to probe in a table whose size is a power of two.
 fn slot(hash: u64, size: usize) -> usize {
     ((hash ^ (hash >> 32)).wrapping_mul(SPREAD) >> 32) as usize & (size - 1)
 }
@@ -199,7 +198,7 @@ fn edge_hash(parent: u32, token: u32) -> u64 {
     (u64::from(parent) << 32 | u64::from(token)).wrapping_mul(SPREAD)
 }
 
-/// Where the queries of each node begin; sorts `ends` (node, id) to that order.
+/// The `nodes` array. Sorts `ends`, pairs of (node, id).
 fn nodes(count: u32, ends: &mut [(u32, u32)], children: &HashMap<(u32, u32), u32>) -> Vec<u32> {
     ends.sort_unstable_by_key(|(node, id)| (*node, *id as i32));
     let mut nodes = vec![0u32; count as usize + 1];
@@ -218,7 +217,7 @@ fn nodes(count: u32, ends: &mut [(u32, u32)], children: &HashMap<(u32, u32), u32
 fn edge_table(children: HashMap<(u32, u32), u32>) -> Vec<u32> {
     let count = (2 * children.len() + 1).next_power_of_two();
     let mut edges = vec![0; 3 * count];
-    // In the order of children: the table is then the same for the same queries, byte for byte.
+    // Sorted, so that the same queries give the same bytes.
     let mut all: Vec<_> = children.into_iter().collect();
     all.sort_unstable_by_key(|(_, child)| *child);
     for ((parent, token), child) in all {

@@ -1,8 +1,8 @@
-//! Exact counts of more texts than memory holds.
+//! Exact counts of more texts than fit in memory.
 //!
-//! Texts are counted in a table until it has its share of memory; then it is written to a temporary
-//! file, sorted, and begun anew. In the end the files are merged. The result is that of counting in
-//! memory, whatever the share.
+//! Texts are counted in a table. When it exceeds its memory limit, it is written to a temporary
+//! file, sorted, and cleared. At the end the files are merged. The limit does not change the
+//! result.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,27 +12,27 @@ use std::path::PathBuf;
 
 use datafusion::common::HashMap;
 
-/// Files of one merge: fewer than a process may open.
+/// Files per merge: fewer than a process may open.
 const FAN_IN: usize = 64;
-/// What an entry of the table takes beside its text: its slot, the string, what the allocator adds.
+/// Bytes of an entry beside its text: slot, string, allocator overhead.
 const ENTRY: usize = 72;
 
-/// Counts texts.
+/// Counts texts, spilling to disk.
 #[derive(Debug)]
 pub struct Counter {
     counts: HashMap<String, u64>,
     bytes: usize,
-    share: usize,
+    memory: usize,
     folder: PathBuf,
     runs: Vec<File>,
 }
 
 impl Counter {
-    /// Counts in about `share` bytes of memory; what does not fit goes to unnamed files in
-    /// `folder`, which vanish with the counter, even if the process is killed.
+    /// Counts in about `memory` bytes; the rest goes to unnamed files in `folder`, which disappear
+    /// with the counter, even if the process is killed.
     #[must_use]
-    pub fn new(share: usize, folder: PathBuf) -> Self {
-        Self { counts: HashMap::new(), bytes: 0, share, folder, runs: Vec::new() }
+    pub fn new(memory: usize, folder: PathBuf) -> Self {
+        Self { counts: HashMap::new(), bytes: 0, memory, folder, runs: Vec::new() }
     }
 
     /// Adds to the count of a text.
@@ -46,7 +46,7 @@ impl Counter {
         }
         self.bytes += text.len() + ENTRY;
         self.counts.insert(text.into(), count);
-        if self.bytes > self.share { self.spill() } else { Ok(()) }
+        if self.bytes > self.memory { self.spill() } else { Ok(()) }
     }
 
     fn spill(&mut self) -> io::Result<()> {
@@ -92,7 +92,7 @@ impl Counter {
     }
 }
 
-/// A number in groups of seven bits, the lowest first.
+/// LEB128.
 fn write_number(out: &mut impl Write, mut number: u64) -> io::Result<()> {
     while number >= 0x80 {
         out.write_all(&[number as u8 | 0x80])?;
@@ -113,14 +113,14 @@ fn read_number(file: &mut impl Read) -> io::Result<u64> {
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// A sorted file, or what was left in memory.
+/// A sorted file, or the entries left in memory.
 #[derive(Debug)]
 enum Run {
     File {
         file: BufReader<File>,
         text: Vec<u8>,
     },
-    /// Sorted backwards.
+    /// In descending order.
     Memory(Vec<(String, u64)>),
 }
 
@@ -144,7 +144,7 @@ impl Run {
     }
 }
 
-/// The counts, merged from sorted runs.
+/// Iterates over the counts, merged from sorted runs.
 #[derive(Debug)]
 pub struct Merge {
     runs: Vec<Run>,
@@ -198,21 +198,20 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn counted(texts: &[String], share: usize) -> Vec<(String, u64)> {
+    fn counted(texts: &[String], memory: usize) -> Vec<(String, u64)> {
         let folder = tempfile::tempdir().unwrap();
-        let mut counter = Counter::new(share, folder.path().join("new"));
+        let mut counter = Counter::new(memory, folder.path().join("new"));
         texts.iter().for_each(|text| counter.add(text, 1).unwrap());
         counter.finish().unwrap().map(Result::unwrap).collect()
     }
 
     proptest! {
-        /// With any share of memory, down to none (every text a file of its own), counts are those
-        /// of a table in memory.
+        /// With any memory limit, down to 0 (one file per text), the counts equal those of a map.
         #[test]
-        fn counts_are_exact(texts in prop::collection::vec("[ab犬]{0,4}", 0..200), share in 0usize..2_000) {
+        fn counts_are_exact(texts in prop::collection::vec("[ab犬]{0,4}", 0..200), memory in 0usize..2_000) {
             let mut plain: BTreeMap<String, u64> = BTreeMap::new();
             texts.iter().for_each(|text| *plain.entry(text.clone()).or_default() += 1);
-            prop_assert_eq!(counted(&texts, share), plain.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(counted(&texts, memory), plain.into_iter().collect::<Vec<_>>());
         }
     }
 

@@ -1,5 +1,4 @@
-//! Pages of a Wikipedia dump (`pages-articles.xml`), one after another, in one pass and in the
-//! memory of one page.
+//! Streams the pages of a Wikipedia dump (`pages-articles.xml`), one page in memory at a time.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -11,16 +10,16 @@ use super::open::open;
 use super::wikitext::Namespaces;
 use crate::error::{CurateError, Result};
 
-/// A page of the main namespace that is no redirect.
+/// An article: a page of the main namespace that is not a redirect.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The title, with spaces.
+    /// With spaces.
     pub title: String,
     /// The wikitext of its last revision.
     pub text: String,
 }
 
-/// The elements whose text is wanted.
+/// The elements whose text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Title,
@@ -29,12 +28,12 @@ enum Field {
     NamespaceName,
 }
 
-/// Reads a dump, plain or compressed by bzip2 or gzip, and calls `take` with each article and with
-/// the namespaces that the dump's head names. `take` may stop the reading by an error.
+/// Reads a dump (plain, bzip2 or gzip) and calls `take` with each article and the namespaces of the
+/// dump's header. An error of `take` stops the reading.
 ///
 /// # Errors
-/// [`CurateError::Read`] for a file that cannot be read, [`CurateError::Dump`] for one that is no
-/// dump, is damaged or cut; those of `take`.
+/// [`CurateError::Read`] if the file cannot be opened, [`CurateError::Dump`] if it is not a dump,
+/// is damaged or truncated; those of `take`.
 pub fn read_dump(path: &Path, take: impl FnMut(&Page, &Namespaces) -> Result<()>) -> Result<()> {
     Dump {
         path,
@@ -58,7 +57,7 @@ struct Dump<'a, R> {
     namespace: String,
     redirect: bool,
     namespaces: Namespaces,
-    /// The name of a namespace of files or categories, while it is read.
+    /// The name of a file or category namespace while it is being read.
     hidden_namespace: Option<String>,
     pages: u64,
     ended: bool,
@@ -113,11 +112,8 @@ impl<R: BufRead> Dump<'_, R> {
                 }
                 Event::Eof if self.ended => return Ok(()),
                 Event::Eof => {
-                    let told = format!(
-                        "it ends after {} pages without its last tag: it is cut, or no dump",
-                        self.pages
-                    );
-                    return Err(self.damaged(told));
+                    let message = "the file ends without `</mediawiki>`: it is truncated or not a dump";
+                    return Err(self.damaged(message.into()));
                 }
                 _ => {}
             }
@@ -137,7 +133,7 @@ impl<R: BufRead> Dump<'_, R> {
             "title" => Some(Field::Title),
             "ns" => Some(Field::Namespace),
             "text" => {
-                // Of several revisions, the last.
+                // The last of several revisions wins.
                 self.page.text.clear();
                 Some(Field::Text)
             }
@@ -209,7 +205,7 @@ mod tests {
         let plain = folder.path().join("dump.xml");
         std::fs::write(&plain, DUMP).unwrap();
         assert_eq!(pages(&plain).unwrap(), expected);
-        // As the multistream dumps: several bzip2 streams, one after another.
+        // Like multistream dumps: several concatenated bzip2 streams.
         let (first, second) = DUMP.split_at(700);
         let packed = folder.path().join("dump.xml.bz2");
         let mut bytes = Vec::new();
@@ -231,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_dump_is_told() {
+    fn damaged_and_truncated_dumps_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dump.xml");
         let cut = DUMP.find("  <page><title>Old").unwrap();
         for (text, part) in [
-            (&DUMP[..cut], "after 1 pages without its last tag"),
+            (&DUMP[..cut], "after 1 pages: the file ends without `</mediawiki>`"),
             ("", "after 0 pages"),
             ("<mediawiki><page></title></mediawiki>", "dump.xml: byte"),
             ("<mediawiki><title>&nbsp;</title></mediawiki>", "unknown entity &nbsp;"),

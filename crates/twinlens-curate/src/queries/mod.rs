@@ -1,12 +1,11 @@
-//! The query list: what the captions of a data set are matched against.
+//! The query list: what the captions of a dataset are matched against.
 //!
-//! The recipe is that of CLIP (Radford et al. 2021, section 2.2): frequent words of an
-//! encyclopaedia, pairs of words with high pointwise mutual information, titles of its articles
-//! that are much looked at, and the names of WordNet's synsets that are not among them, in this
-//! order; MetaCLIP (Xu et al. 2023) has number strings and synsets first. Entries are compared in
-//! their token form (see [`crate::text`]): of two that are searched alike, the first stays. Entries
-//! without a letter or digit are dropped. An entry's id is its place in the list, so the same
-//! sources give the same ids.
+//! The recipe is CLIP's (Radford et al. 2021, section 2.2): frequent words of an encyclopaedia,
+//! word pairs with high pointwise mutual information, titles of frequently viewed articles, and the
+//! names of WordNet synsets that are not among them, in this order; MetaCLIP (Xu et al. 2023) puts
+//! number strings and synsets first. Of entries with the same token form (see [`crate::text`]) the
+//! first is kept. Entries without a letter or digit are dropped. An entry's id is its index, so the
+//! same sources give the same ids.
 
 mod counter;
 mod dump;
@@ -26,11 +25,11 @@ pub use dump::{Page, read_dump};
 pub use pageviews::{Views, only_articles, read_views};
 pub use sources::{read_bigrams, read_counts, read_titles, read_wordnet};
 pub use wikitext::{Namespaces, plain_text};
-pub use words::{Frequent, Thresholds, WordCounter};
+pub use words::{FrequentTerms, Thresholds, WordCounter};
 
 use crate::text::Normalizer;
 
-/// Where an entry of the list comes from.
+/// The kind of source of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -47,8 +46,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// All origins, in the order in which the paper fills its list; numbers, which it does not
-    /// name, come first.
+    /// All origins in the order of the paper; numbers, which it does not mention, come first.
     pub const ALL: [Self; 5] = [Self::Number, Self::Unigram, Self::Bigram, Self::Title, Self::Synset];
 
     /// The name in the `origin` column.
@@ -64,33 +62,32 @@ impl Origin {
     }
 }
 
-/// One entry; its id is its place in [`QueryList::entries`].
+/// One entry; its id is its index in [`QueryList::entries`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// In the display form of [`Normalizer::display`].
+    /// In the form of [`Normalizer::display`].
     pub text: String,
-    /// The source that gave it first.
+    /// The first source that has it.
     pub origin: Origin,
-    /// Count (unigram), mutual information in bits (bigram) or views (title, where they are known);
-    /// other origins have none.
+    /// Count (unigram), mutual information in bits (bigram) or views (title, if known); none for
+    /// other origins.
     pub score: Option<f32>,
 }
 
-/// What became of the entries that one origin offered.
+/// Counts of the entries that one origin offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Entries that are in the list.
+    /// Added to the list.
     pub added: u64,
-    /// Entries that the list had already.
+    /// Already in the list.
     pub known: u64,
-    /// Entries without a letter or digit.
+    /// Dropped: no letter or digit.
     pub without_words: u64,
-    /// Entries for which there was no room.
+    /// Dropped: the list was full.
     pub over_limit: u64,
 }
 
-/// A list under construction. What is added first has the smaller ids, and is there when the list
-/// is full.
+/// A list under construction. Entries get ids in the order of adding.
 #[derive(Debug)]
 pub struct QueryList {
     normalizer: Normalizer,
@@ -107,7 +104,8 @@ impl QueryList {
         Self { normalizer, limit, entries: Vec::new(), seen: HashSet::new(), tallies: Default::default() }
     }
 
-    /// Adds one entry, unless it is there already, has no letter or digit, or the list is full.
+    /// Adds an entry, unless it is already in the list, has no letter or digit, or the list is
+    /// full.
     pub fn add(&mut self, origin: Origin, text: &str, score: Option<f32>) {
         let tally = &mut self.tallies[origin as usize];
         let display = self.normalizer.display(text);
@@ -127,8 +125,7 @@ impl QueryList {
         }
     }
 
-    /// Adds scored entries, best first and in the order of their texts where scores are equal, so
-    /// that a full list lacks the least of them.
+    /// Adds scored entries, best first (ties by text), so that a full list lacks the worst of them.
     pub fn add_scored(&mut self, origin: Origin, mut entries: Vec<(String, f32)>) {
         entries.sort_by(|(a_text, a), (b_text, b)| b.total_cmp(a).then_with(|| a_text.cmp(b_text)));
         for (text, score) in entries {
@@ -149,7 +146,7 @@ impl QueryList {
         &self.entries
     }
 
-    /// What became of the entries of one origin.
+    /// The counts of one origin.
     #[must_use]
     pub fn tally(&self, origin: Origin) -> Tally {
         self.tallies[origin as usize]
@@ -171,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equals_stays_and_ids_follow_the_order() {
+    fn the_first_of_equal_entries_is_kept_and_ids_follow_the_order() {
         let mut list = QueryList::new(Normalizer::default(), 7);
         list.add_numbers(2);
         for name in ["St. Louis", "dog", "***"] {
@@ -182,7 +179,7 @@ mod tests {
             vec![("a".into(), 1.0), ("b".into(), 1.0), ("DOG".into(), 9.0), ("c".into(), 2.0)],
         );
         list.add(Origin::Title, "st . louis", None);
-        list.add(Origin::Title, "too late", None);
+        list.add(Origin::Title, "over the limit", None);
         let texts: Vec<_> =
             list.entries().iter().map(|e| (e.text.as_str(), e.origin.name(), e.score)).collect();
         assert_eq!(

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{CurateError, Result};
 
-/// A file to read; what ends in `.bz2` or `.gz` is decompressed, of several streams all.
+/// Opens a file; `.bz2` and `.gz` files are decompressed, including all concatenated streams.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path).map_err(|source| CurateError::Read { path: path.into(), source })?;
     let file = BufReader::with_capacity(1 << 18, file);

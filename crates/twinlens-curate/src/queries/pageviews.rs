@@ -1,4 +1,4 @@
-//! How often the articles of a wiki were looked at: hourly page-view files.
+//! Views of wiki articles, from hourly page-view files.
 
 use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
@@ -11,21 +11,21 @@ use crate::error::{CurateError, Result};
 /// Which lines of page-view files count.
 #[derive(Debug, Clone)]
 pub struct Views {
-    /// The wiki, as its lines begin: `en`. The lines of its mobile site (`en.m`) count too.
+    /// The wiki, as in the first field of a line: `en`. Its mobile site (`en.m`) counts too.
     pub project: String,
-    /// The least views of a title in an hour for the hour to count.
+    /// Hours with fewer views of a title do not count for it.
     pub min_hourly: u64,
-    /// The least views of a title in all.
+    /// Titles with fewer views in total are left out.
     pub min_views: u64,
 }
 
-/// The titles that were viewed often enough, with their views, in the order of the titles. `files`
-/// hold lines `project title views bytes`; a line that has another form is counted and left out
-/// (such files have some: titles with spaces, cut lines). Titles with a colon, which are of other
-/// namespaces, are left out. Returns the titles, and the number of malformed lines.
+/// The titles with enough views, with their views, sorted by title; and the number of malformed
+/// lines. `files` hold lines `project title views bytes`. Malformed lines (titles with spaces,
+/// truncated lines) are counted and skipped. Titles with a colon belong to other namespaces and are
+/// left out.
 ///
 /// # Errors
-/// [`CurateError::Read`]; a file with no line of the form at all is [`CurateError::Line`].
+/// [`CurateError::Read`]; [`CurateError::Line`] for a file without a single well-formed line.
 pub fn read_views(
     files: &[PathBuf],
     views: &Views,
@@ -72,7 +72,7 @@ pub fn read_views(
     Ok((titles, malformed))
 }
 
-/// Of `titles`, those that a list of articles has (`all-titles-in-ns0`: one a line).
+/// The `titles` that are in a list of articles (`all-titles-in-ns0`: one per line).
 ///
 /// # Errors
 /// [`CurateError::Read`].
@@ -94,7 +94,7 @@ fn read_error(path: &Path, source: std::io::Error) -> CurateError {
     CurateError::Read { path: path.into(), source }
 }
 
-/// Lines that are not UTF-8 are read with marks in the place of what is not.
+/// Invalid UTF-8 becomes U+FFFD.
 fn each_line(path: &Path, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut file = open(path)?;
     let mut line = Vec::new();

@@ -1,14 +1,13 @@
-//! Readers of the formats that query lists are built from. A line that does not have the form of
-//! its format is an error with file and line: a source that was silently cut or mixed up would
-//! change every later step of a data set.
+//! Readers of the text formats that query lists are built from. A malformed line is an error with
+//! file and line number: a source that was silently truncated would change every later step.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{CurateError, Result};
 
-/// Word counts: `word<TAB>count` or `word count`, one a line, UTF-8. Blank lines are skipped; a
-/// word that occurs twice has the sum of its counts.
+/// Word counts: `word<TAB>count` or `word count`, one per line, UTF-8. Blank lines are skipped; the
+/// counts of a repeated word are added.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -26,8 +25,8 @@ pub fn read_counts(path: &Path) -> Result<HashMap<String, u64>> {
     Ok(counts)
 }
 
-/// Counts of word pairs: `first second<TAB>count` or `first second count`, one a line, UTF-8. Blank
-/// lines are skipped.
+/// Counts of word pairs: `first second<TAB>count` or `first second count`, one per line, UTF-8.
+/// Blank lines are skipped.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -45,8 +44,8 @@ pub fn read_bigrams(path: &Path) -> Result<Vec<(String, String, u64)>> {
     Ok(pairs)
 }
 
-/// Titles, one a line, UTF-8; `_` stands for a space as in the titles of Wikipedia's dumps. Blank
-/// lines are skipped.
+/// Titles, one per line, UTF-8; `_` stands for a space, as in Wikipedia's dumps. Blank lines are
+/// skipped.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -60,8 +59,8 @@ pub fn read_titles(path: &Path) -> Result<Vec<String>> {
 }
 
 /// The first lemma of each synset in a folder of WordNet database files (`data.noun`, `data.verb`,
-/// `data.adj`, `data.adv`; format: wndb(5WN)), `_` as space, without the marks that tell an
-/// adjective's position.
+/// `data.adj`, `data.adv`; format: wndb(5WN)), with spaces for `_` and without the syntactic
+/// markers of adjectives.
 ///
 /// # Errors
 /// [`CurateError::Read`] or [`CurateError::Line`].
@@ -69,7 +68,7 @@ pub fn read_wordnet(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for part in ["noun", "verb", "adj", "adv"] {
         each_line(&folder.join(format!("data.{part}")), |line| {
-            // The licence at the head of each file is indented by two spaces.
+            // The licence at the start of each file is indented by two spaces.
             if !line.starts_with("  ") {
                 names.push(first_lemma(line)?);
             }
@@ -79,7 +78,7 @@ pub fn read_wordnet(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A synset begins: offset (8 digits), file number, type (n v a s r), number of lemmas (2 hex
+/// A line begins with: offset (8 digits), file number, type (n v a s r), number of lemmas (2 hex
 /// digits), lemma, ...
 fn first_lemma(line: &str) -> std::result::Result<String, String> {
     let fields: Vec<&str> = line.split(' ').take(6).collect();
@@ -112,8 +111,7 @@ fn split_count(line: &str) -> std::result::Result<(&str, u64), String> {
     Ok((words.trim(), count))
 }
 
-/// Calls `take` for every line that is not blank; what it complains of becomes an error with the
-/// line's number.
+/// Calls `take` for every line that is not blank; its error message gets the file and line number.
 fn each_line(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), String>) -> Result<()> {
     let bytes =
         std::fs::read(path).map_err(|source| CurateError::Read { path: path.to_path_buf(), source })?;
@@ -122,7 +120,7 @@ fn each_line(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), 
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         std::str::from_utf8(line)
             .map_err(|e| {
-                format!("not UTF-8 from byte {} of the line on; convert the file to UTF-8", e.valid_up_to())
+                format!("not UTF-8 at byte {} of the line; convert the file to UTF-8", e.valid_up_to())
             })
             .and_then(|line| if line.trim().is_empty() { Ok(()) } else { take(line) })
             .map_err(|message| CurateError::Line {
@@ -183,29 +181,27 @@ mod tests {
     }
 
     #[test]
-    fn malformed_lines_are_errors_with_their_place() {
-        fn complaint<T: Debug>(content: &[u8], read: impl Fn(&Path) -> Result<T>) -> String {
+    fn malformed_lines_are_errors_with_line_numbers() {
+        fn message<T: Debug>(content: &[u8], read: impl Fn(&Path) -> Result<T>) -> String {
             read(&file(content).1).unwrap_err().to_string()
         }
         for (message, part) in [
-            (complaint(b"the 5\nof\n", read_counts), ":2: expected words and a count, found \"of\""),
+            (message(b"the 5\nof\n", read_counts), ":2: expected words and a count, found \"of\""),
             (
-                complaint(b"the five\n", read_counts),
+                message(b"the five\n", read_counts),
                 ":1: expected a count (a whole number) at the end, found \"five\"",
             ),
-            (complaint(b"the -5\n", read_counts), ":1: expected a count"),
-            (complaint(b"new york 5\n", read_counts), ":1: expected one word and its count"),
+            (message(b"the -5\n", read_counts), ":1: expected a count"),
+            (message(b"new york 5\n", read_counts), ":1: expected one word and its count"),
             (
-                complaint(b"a 1\nb 18446744073709551615\nb 1\n", read_counts),
+                message(b"a 1\nb 18446744073709551615\nb 1\n", read_counts),
                 ":3: the counts of this word exceed",
             ),
-            (complaint(b"\n\nyork 5\n", read_bigrams), ":3: expected two words and their count"),
-            (complaint(b"ok\n\xff\xfe\n", read_titles), ":2: not UTF-8"),
+            (message(b"\n\nyork 5\n", read_bigrams), ":3: expected two words and their count"),
+            (message(b"ok\n\xff\xfe\n", read_titles), ":2: not UTF-8"),
         ] {
             assert!(message.contains("source.txt") && message.contains(part), "{message} should say {part}");
         }
-        assert!(
-            read_titles(Path::new("/nowhere/at.all")).unwrap_err().to_string().contains("/nowhere/at.all")
-        );
+        assert!(read_titles(Path::new("/no/such.file")).unwrap_err().to_string().contains("/no/such.file"));
     }
 }

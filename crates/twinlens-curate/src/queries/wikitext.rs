@@ -1,12 +1,12 @@
-//! The running text of a page of wikitext.
+//! Extracts the running text of a wikitext page.
 //!
-//! Templates, tables, references, galleries, formulas, source code, comments, files and categories
-//! go, with all that is nested in them; of links, headings, emphasis and other tags the words stay.
-//! Markup that is not closed stays as text. One pass, in time and memory linear in the page: what
-//! is open is a place in the output, to which the output is cut back when it closes.
+//! Removes templates, tables, references, galleries, formulas, source code, comments, files and
+//! categories with everything nested in them. Keeps the words of links, headings, emphasis and
+//! other tags, and the text of markup that is never closed. One pass in linear time and memory: an
+//! open element is a position in the output, which is truncated to it when the element closes.
 
-/// The namespaces whose links show a picture or sort the page, and no text: `File`, `Image`,
-/// `Category` and what the wiki calls them.
+/// The namespaces whose links show a picture or categorise the page: `File`, `Image`, `Category`
+/// and their local names.
 #[derive(Debug, Clone)]
 pub struct Namespaces(Vec<String>);
 
@@ -17,7 +17,7 @@ impl Default for Namespaces {
 }
 
 impl Namespaces {
-    /// Adds a name, as the dump's head gives it.
+    /// Adds a name from the dump's header.
     pub fn add(&mut self, name: &str) {
         self.0.push(name.to_lowercase());
     }
@@ -29,7 +29,7 @@ impl Namespaces {
     }
 }
 
-/// Tags whose content is no running text.
+/// Tags whose content is not running text.
 const HIDDEN: [&str; 17] = [
     "ref",
     "references",
@@ -50,7 +50,7 @@ const HIDDEN: [&str; 17] = [
     "templatestyles",
 ];
 
-/// How many bytes a tag may have before it is taken for text.
+/// Longer tags (in bytes) are treated as text.
 const LONGEST_TAG: usize = 2_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ enum Kind {
     Link,
 }
 
-/// The running text; a line ends where a sentence cannot go on (a paragraph, a template, a table).
+/// The running text. Lines end where no sentence continues (a paragraph, a template, a table).
 #[must_use]
 pub fn plain_text(wikitext: &str, namespaces: &Namespaces) -> String {
     let mut stripper = Stripper {
@@ -82,11 +82,11 @@ struct Stripper<'a> {
     text: &'a str,
     at: usize,
     out: String,
-    /// What is open, and where it began in the output.
+    /// Open elements, and where they began in the output.
     open: Vec<(Kind, usize)>,
-    /// How many of each kind are open.
+    /// The number of open elements of each kind.
     opened: [usize; 3],
-    /// Ends that were looked for to the end of the page, in vain: they are not looked for again.
+    /// End marks that do not occur in the rest of the page: not searched for again.
     unclosed: Vec<String>,
     namespaces: &'a Namespaces,
 }
@@ -133,7 +133,8 @@ impl Stripper<'_> {
         if self.opened[kind as usize] == 0 {
             return;
         }
-        // What was opened after it was never closed: its text stays, unless it goes with this.
+        // Elements opened after it were never closed: their text is kept, unless this one is
+        // removed.
         let start = loop {
             let Some((open, start)) = self.open.pop() else { return };
             self.opened[open as usize] -= 1;
@@ -149,7 +150,7 @@ impl Stripper<'_> {
         }
     }
 
-    /// `[[target]]`, `[[target|words]]`: the words; of `[[File:...]]` and its like, nothing.
+    /// `[[target]]`, `[[target|words]]`: the words; nothing of `[[File:...]]` and the like.
     fn internal_link(&mut self, start: usize) {
         let content = &self.out[start..];
         if self.namespaces.hides(content) {
@@ -168,7 +169,7 @@ impl Stripper<'_> {
             self.at += 1;
             return;
         }
-        // The closing bracket is text like any other, and no word.
+        // The closing bracket stays as text: it is not a word.
         let address = rest.find([' ', ']', '\n', '\t']).unwrap_or(rest.len());
         self.at += address;
     }
@@ -203,8 +204,8 @@ impl Stripper<'_> {
         }
     }
 
-    /// Where, seen from here, the next `end` begins after `from` bytes; just after it, for the end
-    /// of a comment.
+    /// The offset from here of the next `end` after `from` bytes; for the end of a comment, the
+    /// offset after it.
     fn find(&mut self, end: &str, from: usize) -> Option<usize> {
         if self.unclosed.iter().any(|known| known == end) {
             return None;
@@ -222,8 +223,7 @@ impl Stripper<'_> {
         }
     }
 
-    /// `&nbsp;`, `&#8211;`: a dash or a space for what wikis write by name, and for all else that
-    /// is no letter.
+    /// `&nbsp;`, `&#8211;`: the character of common names and of numbers; a space for other names.
     fn entity(&mut self, rest: &str) {
         let window = &rest.as_bytes()[..rest.len().min(12)];
         let end = window.iter().position(|byte| *byte == b';');
@@ -249,7 +249,7 @@ impl Stripper<'_> {
         self.at += name.len() + 2;
     }
 
-    /// `__NOTOC__` and its like.
+    /// Behaviour switches: `__NOTOC__`.
     fn switch(&mut self, rest: &str) {
         let word = rest[2..].bytes().take_while(u8::is_ascii_uppercase).count();
         if word > 0 && rest[2 + word..].starts_with("__") {
@@ -260,7 +260,7 @@ impl Stripper<'_> {
         }
     }
 
-    /// A line's end, and the marks of lists and indents after it.
+    /// The end of a line, and list and indent marks after it.
     fn line_start(&mut self, bytes: &[u8]) {
         self.out.push('\n');
         self.at += 1 + bytes[1..].iter().take_while(|byte| b"*#:;".contains(byte)).count();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_goes_and_words_stay() {
+    fn markup_is_removed_and_words_are_kept() {
         for (wikitext, expected) in [
             (
                 "The '''Gateway Arch''' is in [[St. Louis, Missouri|St. Louis]].",
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_open_marks_takes_linear_time() {
+    fn unclosed_markup_takes_linear_time() {
         for mark in ["{{", "[[", "<ref>", "<!--", "{|", "<a ", "&", "''", "http://", "}}", "[[a|", "[[{{|}}"]
         {
             let stripped = plain_text(&mark.repeat(100_000), &Namespaces::default());
@@ -331,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(pieces in prop::collection::vec(
+        fn no_text_panics(pieces in prop::collection::vec(
             prop_oneof![Just("{{"), Just("}}"), Just("[["), Just("]]"), Just("|"), Just("{|"), Just("|}"), Just("<ref>"), Just("</ref>"),
                 Just("<!--"), Just("-->"), Just("<"), Just("/>"), Just(">"), Just("&"), Just(";"), Just("__"), Just("''"), Just("=="),
                 Just("\n"), Just("*"), Just("[http://"), Just("é犬"), Just("File:"), Just("a ")], 0..40,

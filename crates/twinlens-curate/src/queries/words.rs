@@ -1,8 +1,8 @@
-//! The words of running text, and the pairs of words that stand beside each other, counted.
+//! Counts words and pairs of adjacent words in running text.
 //!
-//! A word is a token of [`crate::text`] with a letter or digit in it, together with what an
-//! apostrophe joins to it ("don't"); an English possessive is cut off ("dog's" counts as "dog").
-//! Two words are a pair if nothing but white space is between them.
+//! A word is a token of [`crate::text`] with a letter or digit, including a contraction ("don't");
+//! an English possessive is cut off ("dog's" counts as "dog"). Two words are a pair if only white
+//! space separates them.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +12,7 @@ use super::counter::Counter;
 use super::mutual_information;
 use crate::text::Normalizer;
 
-/// Words and pairs of a body of text.
+/// Counts the words and pairs of a corpus.
 #[derive(Debug)]
 pub struct WordCounter {
     normalizer: Normalizer,
@@ -23,30 +23,30 @@ pub struct WordCounter {
     pair: String,
 }
 
-/// What a body of text has enough of.
+/// The frequent words and pairs of a corpus.
 #[derive(Debug, Default, PartialEq)]
-pub struct Frequent {
-    /// Words with their counts.
+pub struct FrequentTerms {
+    /// With counts.
     pub words: Vec<(String, u64)>,
-    /// Pairs with their pointwise mutual information, in bits.
+    /// With pointwise mutual information in bits.
     pub pairs: Vec<(String, f64)>,
-    /// How many words the text has.
+    /// Words in the corpus.
     pub total: u64,
 }
 
-/// From where on words and pairs are entries.
+/// Minimums for words and pairs to become entries.
 #[derive(Debug, Clone, Copy)]
 pub struct Thresholds {
-    /// The least count of a word.
+    /// Count of a word.
     pub min_count: u64,
-    /// The least count of a pair.
+    /// Count of a pair.
     pub min_pair_count: u64,
-    /// The least pointwise mutual information of a pair, in bits.
+    /// Pointwise mutual information of a pair, in bits.
     pub min_pmi: f64,
 }
 
 impl WordCounter {
-    /// Counts in about `memory` bytes, and in files in `folder`.
+    /// Counts in about `memory` bytes, spilling to files in `folder`.
     #[must_use]
     pub fn new(normalizer: Normalizer, memory: usize, folder: PathBuf) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl WordCounter {
         }
     }
 
-    /// Counts the words of a text; pairs do not go across its lines.
+    /// Counts the words of a text; pairs do not span lines.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -71,7 +71,7 @@ impl WordCounter {
         let mut text = std::mem::take(&mut self.tokens);
         self.normalizer.tokens_into(line, &mut text);
         let mut tokens = text.split_ascii_whitespace().peekable();
-        // The word before, and what a possessive or a contraction is joined in.
+        // The previous word, and a buffer for contractions.
         let (mut before, mut joined): (Option<String>, String) = (None, String::new());
         while let Some(token) = tokens.next() {
             if !token.contains(char::is_alphanumeric) {
@@ -109,11 +109,11 @@ impl WordCounter {
         Ok(())
     }
 
-    /// The frequent words, and the frequent pairs that belong together.
+    /// The words and pairs above the thresholds.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn finish(self, least: Thresholds) -> io::Result<Frequent> {
+    pub fn finish(self, least: Thresholds) -> io::Result<FrequentTerms> {
         // A word of a frequent pair is at least as frequent.
         let kept = least.min_count.min(least.min_pair_count);
         let words = self.words.finish()?.filter(|word| !matches!(word, Ok((_, count)) if *count < kept));
@@ -133,7 +133,7 @@ impl WordCounter {
         }
         let mut words: Vec<_> = words.into_iter().filter(|(_, count)| *count >= least.min_count).collect();
         words.sort_unstable();
-        Ok(Frequent { words, pairs, total: self.total })
+        Ok(FrequentTerms { words, pairs, total: self.total })
     }
 }
 
@@ -141,7 +141,7 @@ impl WordCounter {
 mod tests {
     use super::*;
 
-    fn frequent(text: &str, memory: usize, least: Thresholds) -> Frequent {
+    fn frequent(text: &str, memory: usize, least: Thresholds) -> FrequentTerms {
         let folder = tempfile::tempdir().unwrap();
         let mut counter = WordCounter::new(Normalizer::default(), memory, folder.path().into());
         counter.add(text).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_pairs_are_those_of_the_text() {
+    fn words_and_pairs_are_counted() {
         let all = Thresholds { min_count: 1, min_pair_count: 1, min_pmi: -99.0 };
         let found = frequent("The dog's bone. Don't the DOG\nsleep (now)? It's 柴犬", 1 << 20, all);
         let words: Vec<_> = found.words.iter().map(|(word, count)| format!("{word} {count}")).collect();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_hold_and_memory_does_not_matter() {
+    fn thresholds_apply_and_memory_does_not_change_the_result() {
         let text = "new york is new york. the new the york the the\n".repeat(20);
         let least = Thresholds { min_count: 60, min_pair_count: 21, min_pmi: 1.0 };
         let found = frequent(&text, 1 << 20, least);

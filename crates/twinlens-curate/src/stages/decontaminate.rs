@@ -1,5 +1,5 @@
-//! `decontaminate`: refuses the images of evaluation sets, so that what a model is tested on is not
-//! what it was shown.
+//! `decontaminate`: rejects the images of evaluation sets, so that models are not trained on what
+//! they are tested on.
 
 use std::sync::Arc;
 
@@ -28,13 +28,13 @@ use crate::columns::{is_text, require};
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
-/// The code of rows that an evaluation set has.
+/// The code of rows whose image is in an evaluation set.
 const CONTAMINATED: &str = "in_evaluation_set";
 const SHA256: &str = "sha256";
 const PHASH: &str = "phash";
 const IMAGE: &str = "image";
 
-/// Refuses rows whose image is, or nearly is, one of an evaluation set; the rejects name the set.
+/// Rejects rows whose image is, or nearly is, in an evaluation set; the rejects name the set.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Decontaminate {
@@ -43,23 +43,23 @@ pub struct Decontaminate {
     /// The evaluation sets: stages, Parquet files or datasets with `sha256` and `phash`, or with
     /// images in the Hugging Face layout (`image`), whose hashes are then computed.
     against: Vec<Input>,
-    /// Images are taken to be the same if so many bits of their perceptual hashes differ, or fewer
-    /// (up to 12).
+    /// Images count as the same if at most this many bits of their perceptual hashes differ (0 to
+    /// 12).
     #[serde(default = "four")]
     distance: Located<u32>,
-    /// What is known of the sets, and which sets those are: read once, not for every split.
+    /// The hashes of the sets and the identity of these sets: read once, not for every split.
     #[serde(skip)]
     #[schemars(skip)]
-    known: Mutex<Option<(String, Arc<Known>)>>,
+    hashes: Mutex<Option<(String, Arc<SetHashes>)>>,
 }
 
 fn four() -> Located<u32> {
     Located::nowhere(4)
 }
 
-/// The hashes of all sets.
+/// The hashes of all images of the evaluation sets.
 #[derive(Debug)]
-struct Known {
+struct SetHashes {
     sets: Vec<String>,
     files: HashMap<String, usize>,
     images: NearIndex,
@@ -67,7 +67,7 @@ struct Known {
     of_image: HashMap<u64, usize>,
 }
 
-impl Known {
+impl SetHashes {
     fn add(&mut self, set: usize, file: Option<&str>, image: Option<i64>) {
         if let Some(file) = file {
             self.files.entry(file.to_ascii_lowercase()).or_insert(set);
@@ -79,7 +79,7 @@ impl Known {
         }
     }
 
-    /// Which set has an image, and how that is known.
+    /// The set that has an image, and how it was recognised.
     fn find(&self, file: Option<&str>, image: Option<i64>) -> Option<String> {
         if let Some(set) = file.and_then(|file| self.files.get(file)) {
             return Some(format!("{}: the same file", self.sets[*set]));
@@ -93,7 +93,7 @@ impl Known {
 impl StageKind for Decontaminate {
     const KIND: &'static str = "decontaminate";
     const ABOUT: &'static str =
-        "Refuses rows whose image is, or nearly is, one of an evaluation set; the rejects name the set";
+        "Rejects rows whose image is, or nearly is, in an evaluation set; the rejects name the set";
     const EXAMPLE: &'static str = r#"[stages.clean]
 kind = "decontaminate"
 input = "images"
@@ -103,7 +103,7 @@ distance = 4
     const VERSION: u32 = 1;
 }
 
-/// Which of the columns by which images are compared a table has.
+/// Whether a table has the columns `sha256` and `phash`.
 fn hashes_of(schema: &Schema) -> (bool, bool) {
     let has = |name: &str, fits: fn(&DataType) -> bool| {
         schema.field_with_name(name).is_ok_and(|field| fits(field.data_type()))
@@ -129,8 +129,10 @@ impl Stage for Decontaminate {
             faults.push(fault.hint("add `against = [\"sets/test.parquet\"]`"));
         }
         if *self.distance.value() > MAX_DISTANCE {
-            let told = format!("a distance of {} bits is too great", self.distance.value());
-            faults.push(Fault::at(self.distance.span(), told).label(format!("expected 0 to {MAX_DISTANCE}")));
+            let message = format!("a distance of {} bits is too large", self.distance.value());
+            faults.push(
+                Fault::at(self.distance.span(), message).label(format!("expected 0 to {MAX_DISTANCE}")),
+            );
         }
         for set in &inputs[1..] {
             if let Some(schema) = &set.schema
@@ -158,7 +160,7 @@ impl Rows for Decontaminate {
         input: DataFrame,
         sets: &[InputData],
     ) -> Result<DataFrame, RunError> {
-        let known = self.known(cx, sets).await?;
+        let known = self.set_hashes(cx, sets).await?;
         let (by_file, by_image) = hashes_of(input.schema().as_arrow());
         let column = |there: bool, name: &str, kind| {
             if there { Ok(ident(name)) } else { ScalarValue::try_new_null(&kind).map(lit) }
@@ -176,11 +178,11 @@ impl Rows for Decontaminate {
     }
 }
 
-/// A column that lives within the plan.
+/// An internal column of the plan.
 const FOUND: &str = "__evaluation_set";
 
 impl Decontaminate {
-    async fn known(&self, cx: &RunContext, sets: &[InputData]) -> Result<Arc<Known>, RunError> {
+    async fn set_hashes(&self, cx: &RunContext, sets: &[InputData]) -> Result<Arc<SetHashes>, RunError> {
         let shards = |set: &InputData| {
             let shards = set.dataset.shards(&set.table).map(|s| format!("{} {}", s.path, s.bytes));
             let shards = shards.collect::<Vec<_>>().join(" ");
@@ -188,14 +190,14 @@ impl Decontaminate {
         };
         let identity: Vec<String> = sets.iter().map(shards).collect();
         let identity = identity.join("\n");
-        // Held until they are read: of several splits, one reads them and the others wait.
-        let mut kept = self.known.lock().await;
+        // Locked until they are read: one split reads them while the others wait.
+        let mut kept = self.hashes.lock().await;
         if let Some((of, known)) = kept.as_ref()
             && *of == identity
         {
             return Ok(known.clone());
         }
-        let mut known = Known {
+        let mut known = SetHashes {
             sets: sets.iter().map(|set| set.name.clone()).collect(),
             files: HashMap::new(),
             images: NearIndex::new(*self.distance.value()),
@@ -216,7 +218,7 @@ impl Decontaminate {
     }
 }
 
-/// `sha256` and `phash` of every row of a set: its columns, or computed from its images.
+/// `sha256` and `phash` of every row of a set, from its columns or computed from its images.
 async fn hashes(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunError> {
     // Images are large: few to a batch.
     let config = cx.session.copied_config().with_batch_size(64);
@@ -245,7 +247,7 @@ async fn hashes(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunError>
     Ok(frame.select(vec![file.alias(SHA256), image.alias(PHASH)])?)
 }
 
-/// The bytes of the images of a column; null where there are none.
+/// The bytes of an image column.
 fn image_bytes(column: &ArrayRef) -> EngineResult<ArrayRef> {
     let bytes = column.as_struct_opt().and_then(|images| images.column_by_name("bytes"));
     let bytes = bytes.ok_or_else(|| DataFusionError::Execution("an image column without bytes".into()))?;
@@ -261,7 +263,7 @@ fn file_hash() -> Expr {
     })
 }
 
-/// Images that cannot be decoded have no perceptual hash; their files are compared all the same.
+/// Images that cannot be decoded have no perceptual hash; their files are still compared.
 fn image_hash() -> Expr {
     call("image_phash", vec![ident(IMAGE)], DataType::Int64, |columns| {
         let bytes = image_bytes(&columns[0])?;
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn images_of_the_sets_are_refused_by_name() {
+    async fn rejects_name_the_evaluation_set() {
         let stage: Decontaminate =
             parse("input = \"images\"\nagainst = [\"flags\", \"digits\"]\ndistance = 3");
         let broken = b"not an image".to_vec();
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sets_may_bring_their_hashes() {
+    async fn sets_may_have_hashes_instead_of_images() {
         let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\"]\ndistance = 0");
         let sets = [("flags", rows(&[("x", picture(3, 1))]))];
         let given = hashed(&[
@@ -342,7 +344,7 @@ mod tests {
         let faults = stage.tables(&check(), &inputs).unwrap_err();
         let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
         assert!(
-            messages[0].contains("neither `sha256`") && messages[1].contains("too great"),
+            messages[0].contains("neither `sha256`") && messages[1].contains("too large"),
             "{messages:?}"
         );
         assert_eq!(messages[2], "unknown column `image`");

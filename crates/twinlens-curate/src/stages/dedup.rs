@@ -1,10 +1,10 @@
-//! `dedup`: keeps one row of those that are equal in the given columns, or refuses what is repeated
+//! `dedup`: keeps one of the rows that are equal in the given columns, or rejects values that occur
 //! too often.
 //!
-//! Equal rows are found by a window over the columns (a sort, which spills). Near-equal perceptual
-//! hashes are found over the distinct hashes, in the order of the smallest uid that has each: a
-//! hash is refused if one that was kept before lies within the distance. So whatever is refused is
-//! near something that is kept, and no two kept ones are near each other.
+//! A window over the columns (a sort, which spills) finds equal rows. For near-equal perceptual
+//! hashes, the distinct hashes are visited in the order of the smallest uid that has each; a hash
+//! is rejected if a hash kept earlier lies within the distance. So every rejected row is near a
+//! kept one, and no two kept ones are near each other.
 
 use std::sync::Arc;
 
@@ -33,31 +33,30 @@ use crate::columns::{column, is_text, require};
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
-/// The code of rows that have a twin.
+/// The code of rows that equal a kept one.
 const DUPLICATE: &str = "duplicate";
-/// The code of rows whose hash is near another's.
+/// The code of rows whose hash is near that of a kept one.
 const NEAR_DUPLICATE: &str = "near_duplicate";
-/// The code of rows whose value too many rows have.
+/// The code of rows whose value occurs too often.
 const TOO_FREQUENT: &str = "too_frequent";
 
 /// Keeps, of the rows that are equal in the given columns, the one with the smallest uid; the
-/// others become rejects. With `more_than`, refuses all rows of a value that too many rows have;
-/// with `distance`, near-equal images too.
+/// others become rejects. With `more_than`, rejects all rows of a value that occurs too often; with
+/// `distance`, near-equal images too.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
     /// The rows to compare.
     input: Input,
     /// The columns that make two rows duplicates when they are all equal: `["url"]`, `["url",
-    /// "caption"]`, `["sha256"]`. A row with a null among them is nobody's duplicate.
+    /// "caption"]`, `["sha256"]`. A row with a null among them is never a duplicate.
     by: Vec<Located<String>>,
-    /// Instead of keeping one of each: refuses every row whose columns are equal in more than this
-    /// many rows, and keeps all others (`by = ["caption"]`, `more_than = 10`: captions that say the
-    /// same of everything).
+    /// Instead of keeping one of each: rejects every row whose values occur in more than this many
+    /// rows, and keeps all others (`by = ["caption"]`, `more_than = 10`: generic captions).
     #[serde(skip_serializing_if = "Option::is_none")]
     more_than: Option<Located<u64>>,
-    /// With `by = ["phash"]`: rows are duplicates too if so many bits of the hash differ, or fewer
-    /// (up to 12). 4 finds the same picture scaled and compressed anew.
+    /// With `by = ["phash"]`: rows are also duplicates if at most this many bits of the hash differ
+    /// (0 to 12). 4 finds the same picture rescaled and recompressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     distance: Option<Located<u32>>,
 }
@@ -90,17 +89,13 @@ impl Stage for Dedup {
                         by.span(),
                         format!("rows cannot be compared by `{}`, of type {}", by.value(), field.data_type()),
                     )
-                    .label("expected text, a number, a moment or a truth value"),
+                    .label("expected text, a number, a timestamp or a boolean"),
                 ),
                 Err(fault) => faults.push(fault),
             }
         }
         if self.by.is_empty() {
-            faults.push(
-                inputs[0]
-                    .fault("no columns are given by which rows are compared")
-                    .hint("add `by = [\"url\"]`"),
-            );
+            faults.push(inputs[0].fault("`by` names no columns to compare").hint("add `by = [\"url\"]`"));
         }
         faults.extend(self.faults_of_limits(&schema));
         if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
@@ -119,40 +114,41 @@ impl Dedup {
     fn faults_of_limits(&self, schema: &datafusion::arrow::datatypes::Schema) -> Vec<Fault> {
         let mut faults = Vec::new();
         if let Some(more_than) = self.more_than.as_ref().filter(|more_than| *more_than.value() == 0) {
-            faults
-                .push(Fault::at(more_than.span(), "every row would be refused").label("expected at least 1"));
+            faults.push(
+                Fault::at(more_than.span(), "every row would be rejected").label("expected at least 1"),
+            );
         }
         if let Some(distance) = &self.distance {
             let fault = |message: String| Fault::at(distance.span(), message);
             if let Some(more_than) = &self.more_than {
-                faults.push(Fault::at(more_than.span(), "`more_than` and `distance` do not go together"));
+                faults.push(Fault::at(more_than.span(), "`more_than` and `distance` cannot be combined"));
             }
             if *distance.value() > MAX_DISTANCE {
-                let told = format!("a distance of {} bits is too great", distance.value());
-                faults.push(fault(told).label(format!("expected 0 to {MAX_DISTANCE}")));
+                let message = format!("a distance of {} bits is too large", distance.value());
+                faults.push(fault(message).label(format!("expected 0 to {MAX_DISTANCE}")));
             }
             let by = match &self.by[..] {
                 [by] => schema.field_with_name(by).ok(),
                 _ => None,
             };
             if self.by.len() != 1 || by.is_some_and(|field| field.data_type() != &DataType::Int64) {
-                let told = "a distance in bits is between values of one column of 64-bit integers";
-                faults.push(fault(told.into()).hint("write `by = [\"phash\"]`"));
+                let message = "`distance` needs `by` to name one column of 64-bit integers";
+                faults.push(fault(message.into()).hint("write `by = [\"phash\"]`"));
             }
         }
         faults
     }
 
-    /// All rows; of those that are equal in `keys`, all but the first rejected.
-    fn without_equals(
+    /// All rows; of those that are equal in `keys`, all but the first are rejected.
+    fn reject_equal(
         &self,
         cx: &RunContext,
         frame: DataFrame,
         keys: &[Expr],
         near: Option<Expr>,
     ) -> Result<DataFrame, RunError> {
-        // Rows with one uid (a pair that two pages show) are told apart by everything else that has
-        // an order: which of them stays must not depend on how they are read.
+        // Rows with the same uid (a pair that two pages show) are ordered by all other columns, so
+        // that which of them is kept does not depend on the order of reading.
         let others = frame
             .schema()
             .fields()
@@ -180,8 +176,8 @@ impl Dedup {
         reject_where(decided, &cx.stage, duplicate, DUPLICATE, detail)
     }
 
-    /// All rows; those that are equal in `keys` to `most` others or more, rejected.
-    fn without_frequent(
+    /// All rows; those whose `keys` occur in more than `most` rows are rejected.
+    fn reject_frequent(
         &self,
         cx: &RunContext,
         frame: DataFrame,
@@ -201,7 +197,7 @@ fn complete(keys: &[Expr]) -> Expr {
     keys.iter().map(|key| key.clone().is_not_null()).reduce(Expr::and).unwrap_or(lit(true))
 }
 
-/// Of the rows whose hash is refused, why; null for all others.
+/// An expression: why a row is a near duplicate; null for all other rows.
 async fn near_duplicates(
     cx: &RunContext,
     frame: &DataFrame,
@@ -231,7 +227,7 @@ async fn near_duplicates(
     }
     drop(index);
 
-    // The uids of those that others are near to, and of no more: they may be few among very many.
+    // Only the uids of kept rows that others are near to: they may be few among very many.
     let leaders: HashMap<i64, ()> = followers.values().map(|(leader, _)| (*leader, ())).collect();
     let is_leader = call("is_near_duplicated", vec![ident(PLACE)], DataType::Boolean, move |columns| {
         let hashes = columns[0].as_primitive::<Int64Type>();
@@ -245,12 +241,12 @@ async fn near_duplicates(
         uids.extend(hashes.values().iter().zip(&first).map(|(h, uid)| (*h, uid.unwrap_or("").to_string())));
     }
     Ok(call("near_duplicate", vec![key.clone()], DataType::Utf8, move |columns: &[ArrayRef]| {
-        let told = |hash: i64| {
+        let detail = |hash: i64| {
             let (leader, bits) = followers.get(&hash)?;
             Some(format!("{bits} bits from {}", uids.get(leader).map_or("", String::as_str)))
         };
         let hashes = columns[0].as_primitive::<Int64Type>();
-        Ok(Arc::new(hashes.iter().map(|hash| told(hash?)).collect::<StringArray>()))
+        Ok(Arc::new(hashes.iter().map(|hash| detail(hash?)).collect::<StringArray>()))
     }))
 }
 
@@ -266,18 +262,18 @@ impl Whole for Dedup {
         let keys: Vec<Expr> = self.by.iter().map(|by| ident(by.as_str())).collect();
         let names: Vec<Expr> = frame.schema().fields().iter().map(|field| ident(field.name())).collect();
         let decided = match (&self.more_than, &self.distance, &keys[..]) {
-            (Some(most), ..) => self.without_frequent(cx, frame, &keys, *most.value())?,
+            (Some(most), ..) => self.reject_frequent(cx, frame, &keys, *most.value())?,
             (None, Some(distance), [key]) => {
                 let near = near_duplicates(cx, &frame, key, *distance.value()).await?;
-                self.without_equals(cx, frame, &keys, Some(near))?
+                self.reject_equal(cx, frame, &keys, Some(near))?
             }
-            _ => self.without_equals(cx, frame, &keys, None)?,
+            _ => self.reject_equal(cx, frame, &keys, None)?,
         };
         Ok(vec![("data", decided.select(names.into_iter().chain(RESERVED.map(ident)).collect::<Vec<_>>())?)])
     }
 }
 
-/// Columns that live within the plan.
+/// Internal columns of the plan.
 const PLACE: &str = "__dedup_place";
 const KEPT: &str = "__dedup_kept";
 const NEAR: &str = "__dedup_near";
@@ -290,10 +286,10 @@ mod tests {
     use twinlens_dataset::contracts;
 
     #[tokio::test]
-    async fn the_smallest_uid_stays() {
+    async fn the_smallest_uid_is_kept() {
         let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]");
         let columns = BTreeMap::from([("data", vec!["uid", "caption", "reject_code", "reject_detail"])]);
-        // "\0" stands for null: nulls are nobody's duplicates.
+        // "\0" stands for null, which is never a duplicate.
         let mut rows = vec![
             ("c", "dog"),
             ("a", "cat"),
@@ -321,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_too_often_goes() {
+    async fn frequent_captions_are_rejected() {
         let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]\nmore_than = 2");
         let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
         let rows = [
@@ -352,10 +348,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn near_images_leave_the_first_of_each() {
+    async fn near_duplicates_leave_the_first() {
         let stage: Dedup = parse("input = \"images\"\nby = [\"phash\"]\ndistance = 2");
         let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
-        // b is near a; c is near b, which is refused, but not near a; d is equal to b; e is far; f
+        // b is near a; c is near b, which is rejected, but not near a; d equals b; e is far; f
         // equals e; g has no hash.
         let mut rows = vec![
             ("a", Some(0b0)),
@@ -389,7 +385,7 @@ mod tests {
                 parse::<Dedup>(toml).tables(&check(), &[input("pages", contracts::pairs())]).unwrap_err();
             faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ")
         };
-        assert!(faults("input = \"pages\"\nby = []").contains("no columns are given"));
+        assert!(faults("input = \"pages\"\nby = []").contains("names no columns"));
         let found = faults("input = \"pages\"\nby = [\"image\", \"ulr\"]");
         assert!(
             found.contains("cannot be compared by `image`") && found.contains("unknown column `ulr`"),
@@ -397,7 +393,7 @@ mod tests {
         );
         assert!(faults("input = \"pages\"\nby = [\"url\"]\nmore_than = 0").contains("every row"));
         let found = faults("input = \"pages\"\nby = [\"url\"]\ndistance = 13\nmore_than = 1");
-        for part in ["do not go together", "too great", "64-bit integers"] {
+        for part in ["cannot be combined", "too large", "64-bit integers"] {
             assert!(found.contains(part), "{found}");
         }
     }

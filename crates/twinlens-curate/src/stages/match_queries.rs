@@ -22,29 +22,29 @@ use twinlens_pipeline::{
 
 use crate::columns::{is_text, require};
 use crate::functions::{call, strings};
-use crate::matcher::{Matcher, Origin, Scratch};
+use crate::matcher::{CacheOutcome, Matcher, Scratch};
 use crate::text::Normalizer;
 
-/// The code of rows in which no query occurs.
+/// The code of rows without any query.
 const NO_QUERY: &str = "no_query";
 const QUERY_IDS: &str = "query_ids";
 
-/// Finds, for each caption, all queries that occur in it as whole words; captions without any
-/// become rejects.
+/// Finds all queries that occur in each caption as whole words; captions without any become
+/// rejects.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
-    /// The rows whose captions are searched; `query_ids` is added to them.
+    /// The rows to search; `query_ids` is added to them.
     input: Input,
     /// The query list: a table with the columns `id` and `text`.
     queries: Input,
-    /// The column that is searched.
+    /// The column to search.
     #[serde(default = "caption")]
     column: Located<String>,
-    /// Whether "Dog" is found where the query says "dog".
+    /// Whether case is ignored: "Dog" matches the query "dog".
     #[serde(default = "yes")]
     fold_case: bool,
-    /// The matcher of the last list, and which list that was: made ready once, not for every split.
+    /// The matcher and the identity of its list: built once, not for every split.
     #[serde(skip)]
     #[schemars(skip)]
     ready: Mutex<Option<(String, Arc<Matcher>)>>,
@@ -126,7 +126,7 @@ impl Match {
             list.dataset.shards(&list.table).map(|s| format!("{} {}", s.path, s.bytes)).collect();
         let identity =
             format!("{} {} {shards:?}", list.dataset.dir().display(), list.dataset.state().begin.fingerprint);
-        // Held until the matcher is ready: of several splits, one makes it and the others wait.
+        // Locked until the matcher is ready: one split builds it while the others wait.
         let mut ready = self.ready.lock().await;
         if let Some((of, matcher)) = ready.as_ref()
             && *of == identity
@@ -134,24 +134,24 @@ impl Match {
             return Ok(matcher.clone());
         }
         let queries = read_list(&cx.session, list).await?;
-        let (path, normalizer) = (self.kept_in(list), Normalizer { fold_case: self.fold_case });
+        let (path, normalizer) = (self.cache_path(list), Normalizer { fold_case: self.fold_case });
         let make = move || Matcher::cached(&path, &queries, normalizer);
         let made =
             tokio::task::spawn_blocking(make).await.map_err(|error| RunError::Internal(error.to_string()))?;
-        let (matcher, origin) = made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
-        if let Origin::NotKept(why) = origin {
-            cx.progress.note(format!("the matcher of {} is not kept for the next run: {why}", list.name));
+        let (matcher, outcome) = made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
+        if let CacheOutcome::NotSaved(why) = outcome {
+            cx.progress.note(format!("the matcher of {} cannot be saved for the next run: {why}", list.name));
         }
         let matcher = Arc::new(matcher);
         *ready = Some((identity, matcher.clone()));
         Ok(matcher)
     }
 
-    /// The file of the list's matcher, beside the list.
-    fn kept_in(&self, list: &InputData) -> PathBuf {
+    /// The cache file of the matcher, beside the list.
+    fn cache_path(&self, list: &InputData) -> PathBuf {
         let mut shards = list.dataset.shards(&list.table);
         let name = match (shards.next(), list.dataset.state().begin.fingerprint.is_empty()) {
-            // A Parquet file stands among files that are not ours.
+            // A Parquet file lies among other files: the name must be its own.
             (Some(file), true) => &file.path,
             _ => &list.table,
         };
@@ -181,7 +181,7 @@ async fn read_list(session: &SessionContext, list: &InputData) -> Result<Vec<(i3
     Ok(queries)
 }
 
-/// The ids of the queries in a text as a list; null where there are none.
+/// An expression: the ids of the queries in a text as a list; null if there are none.
 fn matches(matcher: Arc<Matcher>, text: Expr) -> Expr {
     call("match_queries", vec![text], contracts::int_list(), move |columns| {
         let texts = strings(&columns[0])?;
@@ -210,7 +210,7 @@ mod tests {
             rows_of(&stage, &pairs, &[("queries", list)], &["uid", "query_ids", "reject_code"]).await,
             ["a|[3, 5, 7]|", "b||no_query", "c||no_query", "d|[3]|",]
         );
-        // It is kept for the next split.
+        // The matcher is reused for the next split.
         assert!(stage.ready.lock().await.is_some());
     }
 

@@ -1,5 +1,4 @@
-//! The kinds of stages that curate: thin wrappings of this crate's plain Rust and of SQL for the
-//! engine.
+//! The stage kinds of this crate.
 
 mod balance;
 mod decontaminate;
@@ -28,7 +27,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::{InputTables, Registry};
 
-/// Adds this crate's kinds of stages and SQL functions.
+/// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
     registry.add::<Balance>();
     registry.add::<Decontaminate>();
@@ -41,7 +40,7 @@ pub fn register(registry: &mut Registry) {
     crate::functions::public().into_iter().for_each(|function| registry.add_function(function));
 }
 
-/// `schema` with `field` in the place of the column of that name, or at the end.
+/// `schema` with the column of the same name replaced by `field`, or with `field` at the end.
 fn with_field(schema: &Schema, field: Field) -> SchemaRef {
     let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
     match fields.iter().position(|known| known.name() == field.name()) {
@@ -51,8 +50,8 @@ fn with_field(schema: &Schema, field: Field) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// The schema of an input of pairs: that of the contract for a file, which is opened only when the
-/// stage runs.
+/// The schema of an input of pairs. A file is opened only when the stage runs, so the contract
+/// stands in for its schema.
 fn known_schema(input: &InputTables) -> SchemaRef {
     input.schema.clone().unwrap_or_else(contracts::pairs)
 }

@@ -1,9 +1,9 @@
-//! The conditions by which published data sets were filtered, as the SQL of `filter`.
+//! The filters of published datasets, as SQL for `filter`.
 //!
-//! What no column holds is not among them: the similarity of a model, the size of the file before
-//! it was resized. What is no condition on one row is a stage of its own: captions seen more than
-//! ten times (`dedup` with `more_than = 10`), images that public sets have (`decontaminate`),
-//! repeats (`dedup`).
+//! Conditions on data that no column holds are left out: model similarity, the file size before
+//! resizing. Conditions on more than one row are stages of their own: captions seen more than ten
+//! times (`dedup` with `more_than = 10`), images of public sets (`decontaminate`), duplicates
+//! (`dedup`).
 
 use std::ops::Range;
 
@@ -15,21 +15,21 @@ use twinlens_pipeline::{Fault, Located};
 
 use crate::columns::{column, is_text, require};
 
-/// A published data set's filter.
+/// The filter of a published dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// DataComp's basic filter: English, more than two words and five characters, sides of at least
-    /// 200 pixels, at most 3 times as long as wide.
+    /// 200 pixels, aspect ratio at most 3.
     DatacompBasic,
     /// LAION's: at least five characters, at most 89,478,484 pixels.
     Laion,
-    /// COYO's: English, 3 to 256 words, 6 to 1,000 characters, sides of at least 200 pixels, at
-    /// most 3 times as long as wide.
+    /// COYO's: English, 3 to 256 words, 6 to 1,000 characters, sides of at least 200 pixels, aspect
+    /// ratio at most 3.
     Coyo,
 }
 
-/// Codes and conditions, in terms of `caption`, `original_width` and `original_height`.
+/// Reject codes and conditions over `caption`, `original_width` and `original_height`.
 type Rules = &'static [(&'static str, &'static str)];
 
 const ENGLISH: (&str, &str) = ("not_english", "language(caption) = 'en'");
@@ -58,7 +58,7 @@ const COYO: Rules = &[
 ];
 
 impl Preset {
-    fn written(self) -> Rules {
+    fn definition(self) -> Rules {
         match self {
             Self::DatacompBasic => DATACOMP_BASIC,
             Self::Laion => LAION,
@@ -66,22 +66,22 @@ impl Preset {
         }
     }
 
-    /// Its conditions with their codes, in the order in which they apply.
+    /// The conditions with their codes, in the order of application.
     pub(super) fn conditions(self) -> Vec<String> {
-        self.written().iter().map(|(code, sql)| format!("{code}: {sql}")).collect()
+        self.definition().iter().map(|(code, sql)| format!("{code}: {sql}")).collect()
     }
 
-    /// Codes and conditions for a table: a size is that of the original image, where the table
-    /// knows it.
+    /// Codes and conditions for a table: sizes are those of the original image if the table has
+    /// them.
     pub(super) fn rules(self, schema: &Schema) -> Vec<(&'static str, String)> {
         let original = schema.field_with_name("original_width").is_ok();
         let adapted = |sql: &str| if original { sql.to_string() } else { sql.replace("original_", "") };
-        self.written().iter().map(|(code, sql)| (*code, adapted(sql))).collect()
+        self.definition().iter().map(|(code, sql)| (*code, adapted(sql))).collect()
     }
 
-    /// What a table lacks for this preset.
+    /// Faults for the columns that a table lacks.
     pub(super) fn faults(self, schema: &Schema, span: Range<usize>) -> Vec<Fault> {
-        let hint = "this preset looks at captions and at the sizes of images: put it after a `fetch` stage";
+        let hint = "this preset needs captions and image sizes: put it after a `fetch` stage";
         let size = |name: &'static str| {
             let original = column(schema, name, span.clone()).is_ok();
             let name = if original { name } else { &name["original_".len()..] };
@@ -93,12 +93,12 @@ impl Preset {
     }
 }
 
-/// In a recipe, a preset is what it stands for: a change of a condition makes the stage stale.
+/// A recipe holds the conditions of a preset, so that changing a condition makes the stage stale.
 pub(super) fn listed<S: Serializer>(
     preset: &Option<Located<Preset>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let rules = preset.as_ref().map_or(&[][..], |preset| preset.value().written());
+    let rules = preset.as_ref().map_or(&[][..], |preset| preset.value().definition());
     let mut map = serializer.serialize_map(Some(rules.len()))?;
     for (code, sql) in rules {
         map.serialize_entry(code, sql)?;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn presets_are_their_conditions() {
+    async fn presets_apply_their_conditions() {
         let long = "words ".repeat(300);
         let rows = [
             ("a", "a small brown dog in the snow", 640, 480),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_preset_needs_is_said_and_what_it_is_is_listed() {
+    fn missing_columns_are_faults_and_conditions_are_listed() {
         let filter: Filter = parse("input = \"pages\"\npreset = \"coyo\"");
         let faults = filter.tables(&check(), &[input("pages", contracts::pair_texts())]).unwrap_err();
         let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();

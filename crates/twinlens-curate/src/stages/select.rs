@@ -16,18 +16,18 @@ use twinlens_pipeline::{
 
 use crate::columns::column;
 
-/// Computes new columns, replaces, keeps or drops columns; every row stays.
+/// Computes, replaces, keeps or drops columns; keeps every row.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
-    /// The rows whose columns are chosen.
+    /// The input rows.
     input: Input,
     /// Columns to compute, as SQL expressions over the input's columns: `{ caption =
-    /// "trim(caption)" }`. One that the input has already is replaced; the others come after the
-    /// input's, by name.
+    /// "trim(caption)" }`. Existing columns are replaced; new ones come after the input's, sorted
+    /// by name.
     #[serde(default)]
     columns: BTreeMap<String, Located<String>>,
-    /// The only columns of the input to keep, in the input's order. All, if not given.
+    /// The columns of the input to keep, in the input's order. All by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     keep: Option<Vec<Located<String>>>,
     /// Columns of the input to drop.
@@ -45,7 +45,7 @@ impl Select {
 
 impl StageKind for Select {
     const KIND: &'static str = "select";
-    const ABOUT: &'static str = "Computes, replaces, keeps or drops columns; every row stays";
+    const ABOUT: &'static str = "Computes, replaces, keeps or drops columns; keeps every row";
     const EXAMPLE: &'static str = r#"[stages.slim]
 kind = "select"
 input = "pages"
@@ -112,7 +112,7 @@ impl Rows for Select {
                     let new = input.parse_sql_expr(sql.value())?;
                     let physical = cx.session.create_physical_expr(new.clone(), input.schema())?;
                     let new = if physical.data_type(input.schema().as_arrow())? == *field.data_type() {
-                        // A row that was rejected goes to the ledger as it was then.
+                        // A rejected row goes to the ledger with the values it had then.
                         when(col(CODE).is_null(), new).otherwise(old)?
                     } else {
                         new
@@ -137,7 +137,7 @@ mod tests {
     use twinlens_dataset::contracts;
 
     #[test]
-    fn the_schema_says_what_comes_out() {
+    fn the_output_schema_is_known_at_check() {
         let toml = r#"input = "pages"
             columns = { caption = "trim(caption)", words = "word_count(caption)" }
             drop = ["page_url"]"#;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rejected_rows_stay_as_they_came() {
+    async fn rejected_rows_keep_their_values() {
         let select: Select =
             parse("input = \"pages\"\ncolumns = { caption = \"upper(caption)\" }\nkeep = [\"uid\", \"url\"]");
         let filter: Filter = parse("input = \"pages\"\nwhere = \"caption <> 'cat'\"");

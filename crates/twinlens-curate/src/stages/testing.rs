@@ -1,5 +1,4 @@
-//! What the tests of the stages share: stages from TOML, tables from literals, plans as lines of
-//! text.
+//! Test support for stages: stages from TOML, tables from literals, results as lines of text.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,7 +54,7 @@ pub(super) fn context() -> RunContext {
     }
 }
 
-/// A context whose files are looked for in `folder`.
+/// A context with `folder` as the folder of the pipeline file.
 pub(super) fn at(folder: &Path) -> RunContext {
     RunContext {
         files: Files { base: folder.into(), scratch: folder.join("scratch"), hub: Default::default() },
@@ -105,8 +104,7 @@ pub(super) fn queries(rows: &[(i32, &str)]) -> RecordBatch {
     conform("queries", &given, &contracts::queries()).unwrap()
 }
 
-/// A table as a finished dataset: a Parquet file in a folder of its own, which goes when the guard
-/// is dropped.
+/// A table as a finished dataset: a Parquet file in a temporary folder, deleted with the guard.
 pub(super) fn dataset(name: &str, rows: &RecordBatch) -> (InputData, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = TableWriter::new(folder.path(), MAIN, rows.schema(), 0, ShardLimits::default());
@@ -118,12 +116,12 @@ pub(super) fn dataset(name: &str, rows: &RecordBatch) -> (InputData, TempDir) {
     (InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }, folder)
 }
 
-/// Rows as a row stage gets them.
+/// Rows with the reserved columns, as a row stage gets them.
 pub(super) fn reserved(cx: &RunContext, rows: &RecordBatch) -> DataFrame {
     with_reserved(cx.session.read_batch(rows.clone()).unwrap()).unwrap()
 }
 
-/// The rows of a plan as `a|b|c`, null as nothing.
+/// The rows of a plan as `a|b|c`; null is empty.
 pub(super) async fn lines(frame: DataFrame, columns: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
     for batch in frame.collect().await.unwrap() {
@@ -138,7 +136,7 @@ pub(super) async fn lines(frame: DataFrame, columns: &[&str]) -> Vec<String> {
     lines
 }
 
-/// What a row stage makes of rows, by uid.
+/// The output of a row stage, sorted.
 pub(super) async fn rows_of<S: Rows>(
     stage: &S,
     rows: &RecordBatch,
@@ -152,7 +150,7 @@ pub(super) async fn rows_of<S: Rows>(
     found
 }
 
-/// [`rows_of`] with the columns that most tests look at.
+/// [`rows_of`] with the columns that most tests check.
 pub(super) async fn rows<S: Rows>(
     stage: &S,
     rows: &RecordBatch,
@@ -161,8 +159,7 @@ pub(super) async fn rows<S: Rows>(
     rows_of(stage, rows, others, &["uid", "caption", "reject_code", "reject_detail"]).await
 }
 
-/// The tables that a whole stage makes, each with the given columns; those that the runner sorts,
-/// sorted.
+/// The tables of a `Whole` stage with the given columns; sorted where the runner sorts.
 pub(super) async fn whole<S: Whole>(
     stage: &S,
     inputs: &[(&str, RecordBatch)],

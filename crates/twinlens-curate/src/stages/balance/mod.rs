@@ -1,10 +1,9 @@
-//! `balance`: keeps, of the pairs of each query, so many and no more.
+//! `balance`: keeps a limited number of pairs of each query.
 //!
-//! First come passes over `uid` and `query_ids` alone, whose results are a few numbers a query: the
-//! matches of each query are counted and, where there is a cap, the hash bound of each query that
-//! exceeds it is found. Then every row is decided by itself. Nothing is joined or grouped by row,
-//! so memory does not grow with the input; the one sort, of the rows by `uid` as they are written,
-//! spills.
+//! First passes over `uid` and `query_ids` compute a few numbers per query: its number of matches
+//! and, with a cap, its hash bound. Then each row is decided independently. Nothing is joined or
+//! grouped by row, so memory does not grow with the input; the only sort, by `uid` as rows are
+//! written, spills.
 
 mod passes;
 
@@ -35,19 +34,18 @@ use crate::columns::{is_int_list, is_text, require};
 use crate::functions::{call, strings};
 use passes::each_set;
 
-/// The code of pairs that none of their queries contributes.
+/// The code of pairs that no query contributes.
 const OVER_CAP: &str = "over_cap";
 /// The code of pairs that have no query.
 const NO_QUERY: &str = "no_query";
-/// The side table of head and tail.
 const CURVE: &str = "balance_curve";
-/// The column that decides, within the plan.
+/// An internal column: whether the row is kept.
 const KEPT: &str = "__balance_kept";
 
 /// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects.
-/// Leaves two more tables: `query_stats` (a row a query: matched, contributed, kept) and
-/// `balance_curve` (queries by falling number of matches: what the first 1, 2, ... of them match
-/// and contribute together).
+/// Also writes `query_stats` (one row per query: matched, contributed, kept) and `balance_curve`
+/// (queries by decreasing number of matches: the cumulative matches and contributions of the first
+/// 1, 2, ... of them).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Balance {
@@ -57,8 +55,8 @@ pub struct Balance {
     /// pair is kept if any of its queries contributes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cap: Option<Located<u64>>,
-    /// Instead of `cap`: the pairs that a query contributes on average, each by its own coin
-    /// (MetaCLIP's t).
+    /// Instead of `cap`: the number of pairs that a query contributes on average, each by an
+    /// independent coin flip (MetaCLIP's t).
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<Located<u64>>,
     /// Queries that matched fewer pairs than this contribute none.
@@ -81,7 +79,7 @@ impl Balance {
 
 impl StageKind for Balance {
     const KIND: &'static str = "balance";
-    const ABOUT: &'static str = "Keeps at most so many pairs of each query; the others become rejects";
+    const ABOUT: &'static str = "Keeps a limited number of pairs of each query; the others become rejects";
     const EXAMPLE: &'static str = r#"[stages.wit]
 kind = "balance"
 input = "matched"
@@ -166,7 +164,7 @@ impl Whole for Balance {
             None => None,
         };
         Ok(vec![
-            ("data", self.decided(cx, frame, &balancer, limit)?),
+            ("data", self.with_rejects(cx, frame, &balancer, limit)?),
             (CURVE, cx.session.read_batch(curve_batch(&curve(outcomes.values().copied().collect()))?)?),
             ("query_stats", stats(&cx.session, outcomes, list)?),
         ])
@@ -174,8 +172,8 @@ impl Whole for Balance {
 }
 
 impl Balance {
-    /// All rows, with `keep_prob`, those that no query contributes rejected.
-    fn decided(
+    /// All rows with `keep_prob`; those that no query contributes are rejected.
+    fn with_rejects(
         &self,
         cx: &RunContext,
         frame: DataFrame,
@@ -219,7 +217,7 @@ fn keep_probability(balancer: &Arc<Balancer>) -> Expr {
     })
 }
 
-/// One row a query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and
+/// One row per query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and
 /// origin.
 fn stats(
     session: &SessionContext,
@@ -248,8 +246,8 @@ fn stats(
     stats.join(list, JoinType::Left, &["query_id"], &["id"], None)
 }
 
-/// Queries by falling number of matches: at `rank`, the matches of that query, and the sums over
-/// all up to it.
+/// Queries by decreasing number of matches: at `rank`, the matches of that query, and the sums up
+/// to it.
 fn curve_schema() -> SchemaRef {
     let number = |name| Field::new(name, DataType::Int64, true);
     Arc::new(Schema::new(["rank", "matched", "matched_upto", "contributed_upto"].map(number).to_vec()))
@@ -274,8 +272,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// 300 pairs: all match query 1, every third query 2 too, every hundredth query 3; one has no
-    /// query.
+    /// 300 pairs that match query 1; every third also query 2, every hundredth query 3; and one
+    /// pair without a query.
     fn matched() -> Vec<(String, Option<Vec<i32>>)> {
         let queries =
             |i: usize| [Some(1), i.is_multiple_of(3).then_some(2), i.is_multiple_of(100).then_some(3)];
@@ -321,7 +319,7 @@ mod tests {
         assert_eq!(stats[0], format!("1|300|10|{kept_count}|dog"));
         assert!(stats[1].starts_with("2|100|10|") && stats[2].starts_with("3|3|3|3|owl"), "{stats:?}");
         assert_eq!(found[CURVE], ["1|300|300|10", "2|100|400|20", "3|3|403|23"]);
-        // Order independent, repeats within a list harmless.
+        // The order of rows and repeats within a list change nothing.
         pairs.reverse();
         pairs.iter_mut().filter_map(|(_, queries)| queries.as_mut()).for_each(|queries| queries.push(1));
         let again = balanced("input = \"matched\"\ncap = 10\nqueries = \"queries\"", &pairs).await;
@@ -341,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rare_queries_may_be_left_out() {
+    async fn queries_below_the_minimum_contribute_nothing() {
         let found = balanced("input = \"matched\"\ncap = 1000\nmin_matched = 200", &matched()).await;
         assert_eq!(kept(&found["data"]).len(), 300);
         assert_eq!(found["query_stats"], ["1|300|300|300|", "2|100|0|100|", "3|3|0|3|"]);

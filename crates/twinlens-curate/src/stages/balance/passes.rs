@@ -1,5 +1,5 @@
-//! Passes over `uid` and `query_ids`, a task a partition, whose results are a few numbers a query:
-//! they are added up in memory, whatever the number of rows.
+//! Passes over `uid` and `query_ids`, one task per partition. Their results are a few numbers per
+//! query, so memory does not grow with the number of rows.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::balance::{Balancer, Bounds, QueryCounts, Round, pair_hash};
 use crate::functions::{int_lists, strings};
 
-/// Adds up the batches of all partitions of a plan, each from `start`, and merges. Dropping it
+/// Folds the batches of each partition from `start`, and merges the results. Dropping the future
 /// stops the tasks.
 async fn fold<A: Clone + Send + 'static>(
     frame: DataFrame,
@@ -39,7 +39,7 @@ async fn fold<A: Clone + Send + 'static>(
     Ok(whole)
 }
 
-/// Calls `take` with the distinct queries of each row, sorted; with none where the row has none.
+/// Calls `take` with the distinct queries of each row, sorted; an empty list if it has none.
 pub(super) fn each_set(column: &ArrayRef, mut take: impl FnMut(usize, &[i32])) -> Result<()> {
     let lists = int_lists(column)?;
     let values = lists.values().as_primitive::<Int32Type>();
@@ -49,7 +49,7 @@ pub(super) fn each_set(column: &ArrayRef, mut take: impl FnMut(usize, &[i32])) -
         if lists.is_null(row) {
             take(row, &[]);
         } else if values.null_count() == 0 && values.values()[items.clone()].is_sorted_by(|a, b| a < b) {
-            // As `match` writes them.
+            // The form that `match` writes: no copy.
             take(row, &values.values()[items]);
         } else {
             own.clear();
@@ -90,8 +90,8 @@ pub(super) async fn counts(frame: &DataFrame) -> Result<HashMap<i32, u64>> {
     fold(frame.clone().select_columns(&["query_ids"])?, HashMap::new(), each, merge).await
 }
 
-/// The (cap + 1)-th smallest hash of each query that exceeds the cap; a round holds about `budget`
-/// bytes of hashes.
+/// The (cap + 1)-th smallest hash of each query above the cap; a round holds about `budget` bytes
+/// of hashes.
 pub(super) async fn bounds(
     frame: &DataFrame,
     seed: u64,
@@ -106,10 +106,10 @@ pub(super) async fn bounds(
         };
         bounds.settle(fold(pairs(frame)?, round, each, Round::merge).await?);
     }
-    Ok(bounds.found())
+    Ok(bounds.into_bounds())
 }
 
-/// What became of the pairs of each query.
+/// How many pairs each query matched, contributed and kept.
 pub(super) async fn outcomes(
     frame: &DataFrame,
     balancer: &Arc<Balancer>,

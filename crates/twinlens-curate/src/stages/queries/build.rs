@@ -1,4 +1,4 @@
-//! Reads the sources, the large ones first, and fills the list in its order. Blocking.
+//! Reads the sources and fills the list. Blocking.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use twinlens_pipeline::{Located, RunContext, RunError};
 use super::{Bigrams, Queries};
 use crate::error::{CurateError, Result as CurateResult};
 use crate::queries::{
-    Frequent, Origin, QueryList, Thresholds, Views, WordCounter, mutual_information, only_articles,
+    FrequentTerms, Origin, QueryList, Thresholds, Views, WordCounter, mutual_information, only_articles,
     plain_text, read_bigrams, read_counts, read_dump, read_titles, read_views, read_wordnet,
 };
 use crate::text::Normalizer;
 
-/// What the large sources gave, before the list is filled.
+/// The contents of the large sources, read before the list is filled.
 #[derive(Debug, Default)]
-struct Found {
-    frequent: Frequent,
+struct LargeSources {
+    frequent: FrequentTerms,
     /// Titles with their views.
     viewed: Vec<(String, u64)>,
-    /// For the user: what was read.
-    told: Vec<String>,
+    /// What was read, for the user.
+    notes: Vec<String>,
 }
 
 impl Queries {
@@ -28,28 +28,28 @@ impl Queries {
         Normalizer { fold_case: self.fold_case }
     }
 
-    /// Builds the list; blocking.
+    /// Builds the list; also returns notes for the user.
     pub(super) fn build(&self, cx: &RunContext) -> Result<(QueryList, Vec<String>), RunError> {
-        let mut found = self.read_large(cx)?;
+        let mut large = self.read_large(cx)?;
         let mut list = QueryList::new(self.normalizer(), *self.limit.value() as usize);
         for origin in self.order.value() {
             match origin {
                 Origin::Number => list.add_numbers(self.numbers),
                 Origin::Synset => self.add_synsets(cx, &mut list)?,
                 Origin::Unigram => {
-                    self.add_words(cx, &mut list, std::mem::take(&mut found.frequent.words))?
+                    self.add_words(cx, &mut list, std::mem::take(&mut large.frequent.words))?
                 }
-                Origin::Bigram => self.add_pairs(cx, &mut list, std::mem::take(&mut found.frequent.pairs))?,
-                Origin::Title => self.add_titles(cx, &mut list, std::mem::take(&mut found.viewed))?,
+                Origin::Bigram => self.add_pairs(cx, &mut list, std::mem::take(&mut large.frequent.pairs))?,
+                Origin::Title => self.add_titles(cx, &mut list, std::mem::take(&mut large.viewed))?,
             }
         }
-        Ok((list, found.told))
+        Ok((list, large.notes))
     }
 
-    /// Page views first: the dump's titles then need not be kept to choose among them.
-    fn read_large(&self, cx: &RunContext) -> Result<Found, RunError> {
+    /// Reads page views first, so that titles of the dump need not be kept.
+    fn read_large(&self, cx: &RunContext) -> Result<LargeSources, RunError> {
         let (memory, folder) = (cx.bytes_in_flight / 2, cx.files.scratch.clone());
-        let mut found = Found::default();
+        let mut found = LargeSources::default();
         let mut articles = Vec::new();
         if let Some(views) = &self.views {
             let all = |named: &[Located<String>]| {
@@ -65,7 +65,7 @@ impl Queries {
             let malformed;
             (found.viewed, malformed) = user(read_views(&files, &rules, memory, folder.clone()))?;
             articles = all(&views.articles)?;
-            found.told.push(format!(
+            found.notes.push(format!(
                 "{} titles with enough views in {} files ({malformed} malformed lines)",
                 found.viewed.len(),
                 files.len()
@@ -98,7 +98,7 @@ impl Queries {
             };
             let counted = words.finish(least).map_err(|source| CurateError::Read { path, source });
             found.frequent = user(counted)?;
-            found.told.push(format!("{pages} articles, {} words", found.frequent.total));
+            found.notes.push(format!("{pages} articles, {} words", found.frequent.total));
         }
         Ok(found)
     }
@@ -161,7 +161,7 @@ impl Queries {
     }
 }
 
-/// Errors of sources are the user's.
+/// Turns errors of sources into the user's.
 fn user<T>(result: CurateResult<T>) -> Result<T, RunError> {
     result.map_err(|error| match error {
         CurateError::Interrupted => RunError::Interrupted,
@@ -172,13 +172,15 @@ fn user<T>(result: CurateResult<T>) -> Result<T, RunError> {
 fn first_file(cx: &RunContext, written: &Located<String>) -> Result<PathBuf, RunError> {
     match <[PathBuf; 1]>::try_from(cx.local_files(written)?) {
         Ok([path]) => Ok(path),
-        Err(several) => {
-            Err(RunError::user(format!("`{}` names {} files, not one", written.value(), several.len())))
-        }
+        Err(several) => Err(RunError::user(format!(
+            "`{}` matches {} files, expected one",
+            written.value(),
+            several.len()
+        ))),
     }
 }
 
-/// The pairs of a file whose mutual information is high enough.
+/// The pairs of a file with enough mutual information.
 fn scored_pairs(cx: &RunContext, source: &Bigrams) -> CurateResult<Vec<(String, f32)>> {
     let (pairs, words) = (cx.path(&source.path), cx.path(&source.words));
     let counts = read_counts(&words)?;

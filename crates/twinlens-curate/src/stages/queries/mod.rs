@@ -19,112 +19,109 @@ use twinlens_pipeline::{
 
 use crate::queries::{Origin, QueryList};
 
-/// A query list from number strings, words, word pairs, titles and WordNet, each entry once, in
-/// that order.
+/// A query list of number strings, words, word pairs, titles and WordNet synsets, in this order and
+/// without duplicates.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Queries {
-    /// The most entries. When the list is full, what comes last in the order is left out, and of
-    /// words, pairs and viewed titles those with the lowest score.
+    /// The maximum number of entries. A full list lacks the last entries in the order; of words,
+    /// pairs and viewed titles those with the lowest score.
     #[serde(default = "half_a_million")]
     limit: Located<u32>,
-    /// The order in which the list is filled: the paper's, unless another is given (MetaCLIP's has
-    /// synsets after numbers). Every origin once.
+    /// The order in which the list is filled, with every origin once. The default is CLIP's;
+    /// MetaCLIP puts synsets after numbers.
     #[serde(default = "papers_order")]
     order: Located<Vec<Origin>>,
-    /// The numbers from 0 to below this are entries.
+    /// The numbers from 0 to this, exclusive, are entries.
     #[serde(default = "hundred")]
     numbers: u32,
-    /// A dump of a Wikipedia, whose words and word pairs are counted.
+    /// A Wikipedia dump, whose words and word pairs are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     dump: Option<Dump>,
-    /// Page-view files, by which titles are chosen.
+    /// Page-view files, which select titles.
     #[serde(skip_serializing_if = "Option::is_none")]
     views: Option<PageViews>,
     /// A folder with WordNet's `data.noun`, `data.verb`, `data.adj`, `data.adv`: the first lemma of
     /// each synset is an entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     wordnet: Option<Located<String>>,
-    /// Files of words with their counts; those that occur often are entries, scored by their count.
-    /// A word that several files have is taken from the first, and before them from the dump.
+    /// Files of words with counts; frequent words are entries, scored by their count. A word in
+    /// several sources is taken from the dump, or else from the first file.
     #[serde(default)]
     unigrams: Vec<Unigrams>,
-    /// Files of word pairs with their counts; those that belong together are entries, scored by
-    /// their mutual information.
+    /// Files of word pairs with counts; pairs with enough mutual information are entries, scored by
+    /// it.
     #[serde(default)]
     bigrams: Vec<Bigrams>,
-    /// Files of titles, one a line: all are entries.
+    /// Files of titles, one per line; all are entries.
     #[serde(default)]
     titles: Vec<Located<String>>,
-    /// Whether "Dog" and "dog" are one entry.
+    /// Whether case is ignored: "Dog" and "dog" are one entry.
     #[serde(default = "yes")]
     fold_case: bool,
 }
 
-/// A dump of articles: what of its running text is frequent.
+/// A dump of articles, and thresholds for the words of its running text.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dump {
-    /// `pages-articles.xml`, as it is or compressed (`.bz2`, `.gz`); it is read once, from start to
-    /// end.
+    /// `pages-articles.xml`, plain or compressed (`.bz2`, `.gz`); it is read once.
     path: Located<String>,
-    /// The count from which on a word is an entry.
+    /// The minimum count of a word.
     #[serde(default = "hundred_times")]
     min_count: u64,
-    /// The count from which on a pair of words may be an entry: rare pairs have high mutual
-    /// information by chance.
+    /// The minimum count of a word pair: rare pairs have high mutual information by chance.
     #[serde(default = "hundred_times")]
     min_pair_count: u64,
-    /// The pointwise mutual information, in bits, from which on it is: log2(c(a,b) N / (c(a)
-    /// c(b))), N being the number of words.
+    /// The minimum pointwise mutual information of a pair in bits: log2(c(a,b) N / (c(a) c(b))), N
+    /// being the number of words.
     #[serde(default = "eight_bits")]
     min_pmi: f64,
 }
 
-/// Titles of articles that are much looked at.
+/// Titles of frequently viewed articles.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageViews {
-    /// Hourly files (`pageviews-20260101-000000.gz`) of the days that are summed; patterns are
-    /// allowed.
+    /// Hourly files (`pageviews-20260101-000000.gz`) to add up; patterns are allowed.
     files: Vec<Located<String>>,
-    /// The wiki, as the lines begin.
+    /// The wiki, as in the first field of a line.
     #[serde(default = "english")]
     project: String,
-    /// The views in an hour from which on the hour counts.
+    /// The minimum views of a title in an hour for the hour to count.
     #[serde(default = "fifty")]
     min_hourly: u64,
-    /// The views in all hours from which on a title is an entry.
+    /// The minimum total views of a title.
     #[serde(default = "seventy")]
     min_views: u64,
-    /// The wiki's list of articles (`all-titles-in-ns0.gz`): other titles (mistyped ones, redirects
-    /// of old) are left out. Without it, the titles of the dump serve, if there is one.
+    /// The wiki's list of articles (`all-titles-in-ns0.gz`): other titles (typos, old redirects)
+    /// are left out. By default the titles of the dump, if given.
     #[serde(default)]
     articles: Vec<Located<String>>,
 }
 
-/// Words and how often they occur.
+/// Words with counts.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Unigrams {
     /// A text file of lines `word<TAB>count` or `word count`.
     path: Located<String>,
-    /// The count from which on a word is an entry.
+    /// The minimum count of a word.
     #[serde(default = "hundred_times")]
     min_count: u64,
 }
 
-/// Pairs of words, how often they occur, and how often each word does.
+/// Word pairs with counts, and the counts of their words.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bigrams {
     /// A text file of lines `first second<TAB>count` or `first second count`.
     path: Located<String>,
-    /// A text file of lines `word count` from the same texts. Pairs with a word that it lacks are
+    /// A text file of lines `word count` from the same corpus. Pairs with a word that it lacks are
     /// left out.
     words: Located<String>,
-    /// The pointwise mutual information, in bits, from which on a pair is an entry: log2(c(a,b) N /
-    /// (c(a) c(b))), N being the sum of the word counts.
+    /// The minimum pointwise mutual information of a pair in bits: log2(c(a,b) N / (c(a) c(b))), N
+    /// being the sum of the word counts.
     min_pmi: f64,
 }
 
@@ -177,13 +174,13 @@ fn batch(list: &QueryList) -> Result<RecordBatch, DataFusionError> {
     Ok(RecordBatch::try_new(contracts::queries(), columns)?)
 }
 
-/// What went into the list and what did not, in a sentence.
-fn account(list: &QueryList) -> String {
+/// The counts of the list, in a sentence.
+fn summary(list: &QueryList) -> String {
     let origin = |origin: Origin| {
         let tally = list.tally(origin);
-        let mut words = format!("{} {}s ({} known already", tally.added, origin.name(), tally.known);
+        let mut words = format!("{} {}s ({} duplicates", tally.added, origin.name(), tally.known);
         for (count, why) in
-            [(tally.without_words, "without a letter or digit"), (tally.over_limit, "beyond the limit")]
+            [(tally.without_words, "without a letter or digit"), (tally.over_limit, "over the limit")]
         {
             if count > 0 {
                 words += &format!(", {count} {why}");
@@ -227,8 +224,7 @@ impl Stage for Queries {
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let limit = *self.limit.value();
         if limit == 0 || i32::try_from(limit).is_err() {
-            let fault =
-                Fault::at(self.limit.span(), format!("a list cannot have a limit of {limit} entries"));
+            let fault = Fault::at(self.limit.span(), format!("`limit` cannot be {limit}"));
             return Err(vec![fault.label(format!("expected 1 to {}", i32::MAX))]);
         }
         let mut order = self.order.value().clone();
@@ -236,7 +232,7 @@ impl Stage for Queries {
         let mut all = Origin::ALL;
         all.sort_unstable();
         if order != all {
-            let fault = Fault::at(self.order.span(), "an order has every origin once");
+            let fault = Fault::at(self.order.span(), "`order` must name every origin once");
             return Err(vec![fault.label(format!("expected {}", Origin::ALL.map(Origin::name).join(", ")))]);
         }
         Ok(Tables::main(contracts::queries()))
@@ -258,11 +254,11 @@ impl Whole for Queries {
         cx: &RunContext,
         _: &[InputData],
     ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let (stage, surroundings) = (self.clone(), cx.clone());
-        let built = tokio::task::spawn_blocking(move || stage.build(&surroundings)).await;
-        let (list, told) = built.map_err(|error| RunError::Internal(error.to_string()))??;
-        told.into_iter().for_each(|read| cx.progress.note(read));
-        cx.progress.note(account(&list));
+        let (stage, context) = (self.clone(), cx.clone());
+        let built = tokio::task::spawn_blocking(move || stage.build(&context)).await;
+        let (list, notes) = built.map_err(|error| RunError::Internal(error.to_string()))??;
+        notes.into_iter().for_each(|note| cx.progress.note(note));
+        cx.progress.note(summary(&list));
         Ok(vec![("data", cx.session.read_batch(batch(&list)?)?)])
     }
 }
@@ -321,8 +317,8 @@ mod tests {
         assert!(error.contains("pairs:1: expected a count"), "{error}");
     }
 
-    /// Ten articles with templates, tables, references, links, other namespaces, redirects and
-    /// other scripts.
+    /// Ten articles with templates, tables, references, links and several scripts; pages of another
+    /// namespace and redirects.
     fn dump() -> String {
         let article = |number: usize| {
             let text = "{{Infobox|name=Infobox Word|x={{nested}}}} &#039;&#039;&#039;Golden Gate&#039;&#039;&#039; spans [[San Francisco|the bay]] \
@@ -339,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_true_sources_make_a_list_in_the_papers_order() {
+    async fn wikipedia_and_wordnet_give_a_list_in_the_papers_order() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         std::fs::create_dir(folder.path().join("wn")).unwrap();
@@ -390,7 +386,7 @@ mod tests {
         let whole = dump();
         write("dump.xml", &whole[..whole.find("<page><title>Title 3").unwrap()]);
         let error = Whole::plan(&stage, &cx, &[]).await.err().unwrap().to_string();
-        assert!(error.contains("dump.xml") && error.contains("it is cut, or no dump"), "{error}");
+        assert!(error.contains("dump.xml") && error.contains("truncated or not a dump"), "{error}");
         cx.cancel.cancel();
         write("dump.xml", &dump());
         assert!(matches!(Whole::plan(&stage, &cx, &[]).await.err().unwrap(), RunError::Interrupted));
