@@ -13,7 +13,7 @@ use std::time::Instant;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use twinlens_image::{
     Encode, Encoding, Format, Limits, Resize, Rgb, decode, decode_reduced, encode, phash, process,
-    resize_bicubic, resize_bicubic_plain, sha256_hex,
+    resize_bicubic, resize_bicubic_reference, sha256_hex,
 };
 
 fn main() -> std::io::Result<()> {
@@ -123,7 +123,7 @@ fn resize_to_256(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn resize_to_256_by_the_plain_twin(bencher: Bencher<'_, '_>) {
     let image = photograph(1000, 800);
-    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic_plain(black_box(&image), 320, 256));
+    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic_reference(black_box(&image), 320, 256));
 }
 
 #[divan::bench(args = [Format::Jpeg, Format::Png, Format::WebP])]

@@ -15,12 +15,12 @@ use std::time::Duration;
 mod support;
 
 use support::Place;
-use twinlens_testkit::web::{Site, Web};
+use twinlens_testkit::web::{Site, WebServer};
 
 const ROWS: usize = 4_000;
 
 /// The highest resident memory of a run over `rows` images, in KiB.
-fn peak(web: &Web, rows: usize) -> u64 {
+fn peak(web: &WebServer, rows: usize) -> u64 {
     let place = Place::new();
     let host = web.addr();
     let list: String =
@@ -62,7 +62,7 @@ fn ten_times_the_rows_take_little_more_memory() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let site = (0..ROWS * 10)
         .fold(Site::new(), |site, row| site.image(&format!("/{row}.png"), 96 + (row % 32) as u32, 96));
-    let web = runtime.block_on(Web::start(site)).unwrap();
+    let web = runtime.block_on(WebServer::start(site)).unwrap();
     let least = |rows: usize, runs: usize| (0..runs).map(|_| peak(&web, rows)).min().unwrap();
     let (few, many) = (least(ROWS, 3), least(ROWS * 10, 2));
     println!("{few} KiB for {ROWS} rows, {many} KiB for {} rows", ROWS * 10);

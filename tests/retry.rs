@@ -10,7 +10,7 @@ use std::path::PathBuf;
 mod support;
 
 use support::Place;
-use twinlens_testkit::web::{Answer, Faults, Site, Web, png};
+use twinlens_testkit::web::{Answer, Faults, Site, WebServer, png};
 
 /// Rows of the run; as many as one likes where the environment says so.
 fn rows() -> usize {
@@ -33,11 +33,11 @@ fn what_failed_is_tried_again_and_nothing_else() {
     let image = png(24, 16);
     let site = Site::new()
         .at("/robots.txt", Answer::status(404))
-        .otherwise(move |_| Answer::body("image/png", image.clone()))
-        .failing(faults)
+        .fallback(move |_| Answer::body("image/png", image.clone()))
+        .with_faults(faults)
         .keep_alive()
-        .quiet();
-    let web = runtime.block_on(Web::start(site)).unwrap();
+        .without_headers();
+    let web = runtime.block_on(WebServer::start(site)).unwrap();
     let place = Place::new();
     let list: String =
         (0..rows).map(|row| format!("http://img.test/{row}.png\timage number {row}\n")).collect();
@@ -95,7 +95,7 @@ fn what_failed_is_tried_again_and_nothing_else() {
         "select attempts, count(*) from images.rejects where reject_code = 'http_not_found' group by 1";
     assert_eq!(place.ask("failing", attempts), [format!("2,{}", missing[0])]);
 
-    web.heal();
+    web.disable_faults();
     // Without the commas of large numbers.
     let said = place.done(&["retry", "again.toml", "images", "--dir", "failing"]).replace(',', "");
     assert!(

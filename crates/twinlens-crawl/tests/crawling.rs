@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 
 use support::{Lab, gzip, stage};
 use twinlens_dataset::writer::WORK;
-use twinlens_testkit::{Answer, Site, Web};
+use twinlens_testkit::{Answer, Site, WebServer};
 
 /// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several
 /// URLs.
@@ -52,7 +52,7 @@ http = { retries = 0 }
 
 #[tokio::test]
 async fn sitemaps_canonical_urls_and_further_captions() {
-    let web = Web::start(site()).await.unwrap();
+    let web = WebServer::start(site()).await.unwrap();
     let done = Lab::new().host("a.test", &web).host("maps.test", &web).done(CRAWL).await;
     let visits = done.rows("select kind, depth, replace(url, 'http://', ''), outcome, links from pages.visits order by kind desc, depth, url",
     )
@@ -106,7 +106,7 @@ async fn sitemaps_canonical_urls_and_further_captions() {
 
 #[tokio::test]
 async fn what_is_not_asked_for_is_not_done() {
-    let web = Web::start(site()).await.unwrap();
+    let web = WebServer::start(site()).await.unwrap();
     let pipeline = stage("pages", "crawl", "seeds = [\"http://a.test/\"]\nhttp = { retries = 0 }");
     let done = Lab::new().host("a.test", &web).done(&pipeline).await;
     let pairs =
@@ -119,7 +119,7 @@ async fn what_is_not_asked_for_is_not_done() {
 
 #[tokio::test]
 async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
-    let web = Web::start(site()).await.unwrap();
+    let web = WebServer::start(site()).await.unwrap();
     let lab = || Lab::new().host("a.test", &web).host("maps.test", &web);
     let expected = lab().done(CRAWL).await.files();
     // What became of the store between two runs: nothing, lost, damaged, as it was some waves ago.
@@ -147,7 +147,7 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
 
 #[tokio::test]
 async fn a_crawl_ends_at_its_most_rows() {
-    let web = Web::start(site()).await.unwrap();
+    let web = WebServer::start(site()).await.unwrap();
     let lab = |rows| Lab::new().host("a.test", &web).host("maps.test", &web).most_rows(rows);
     let by_visit = "select page_url, url, text_source from pages union all \
                     select page_url, reject_code, '' from pages.rejects";
@@ -189,7 +189,7 @@ async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
         )
         .at("/other.html", page("<img src=/o.png alt=new>", "\"o\""))
         .page("/bare.html", "<img src=/b.png alt=bare>");
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let pipeline = stage("pages", "crawl", "seeds = [\"http://a.test/\"]\ncache = \"cache/pages\"");
     let cache = tempfile::tempdir().unwrap();
     let captions = async || {

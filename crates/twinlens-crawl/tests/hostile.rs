@@ -12,7 +12,7 @@ use support::{Lab, stage};
 use twinlens_image::{Encode, Limits, Resize, process};
 use twinlens_testkit::images::odd_images;
 use twinlens_testkit::web::{FAULTS, png};
-use twinlens_testkit::{Answer, Faults, Site, Web};
+use twinlens_testkit::{Answer, Faults, Site, WebServer};
 
 /// A table of pairs and a fetch of them, with more options.
 fn pipeline(fetch: &str) -> String {
@@ -21,7 +21,7 @@ fn pipeline(fetch: &str) -> String {
 }
 
 /// A run of pairs whose images are those of `web`.
-fn lab(web: &Web, pairs: &str) -> Lab {
+fn lab(web: &WebServer, pairs: &str) -> Lab {
     let lab = Lab::new().host("img.test", web);
     lab.write("pairs.jsonl", pairs);
     lab
@@ -44,7 +44,7 @@ async fn odd_images_end_under_their_codes() {
         pair(&mut lines, &path, image.code);
         site = site.at(&path, Answer::body("image/jpeg", image.bytes.clone()));
     }
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let stages = pipeline("resize = { size = 32 }\nhttp = { retries = 0, per_host = 16 }");
     let done = lab(&web, &lines).done(&stages).await;
     let wrong = done.rows("select caption, expected, reject_code from images.rejects where reject_code is distinct from expected",
@@ -70,11 +70,11 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
     let image = png(24, 16);
     let site = Site::new()
         .at("/robots.txt", Answer::status(404))
-        .otherwise(move |_| Answer::body("image/png", image.clone()))
-        .failing(faults)
+        .fallback(move |_| Answer::body("image/png", image.clone()))
+        .with_faults(faults)
         .keep_alive()
-        .quiet();
-    let web = Web::start(site).await.unwrap();
+        .without_headers();
+    let web = WebServer::start(site).await.unwrap();
     let (mut lines, mut expected) = (String::new(), BTreeMap::<&str, usize>::new());
     for row in 0..rows {
         let path = format!("/{row}.png");
@@ -124,7 +124,7 @@ async fn an_image_that_is_not_the_expected_one_is_refused() {
     assert!((first.phash ^ second.phash).count_ones() > 8);
     let site =
         Site::new().at("/a.png", Answer::body("image/png", a)).at("/b.png", Answer::body("image/png", b));
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let cases = [
         ("sha256", first.sha256.clone(), None),
         ("sha256", first.sha256.to_uppercase(), None),

@@ -15,11 +15,11 @@ use twinlens_crawl::net::{
     Why,
 };
 use twinlens_testkit::web::HOST;
-use twinlens_testkit::{Answer, Site, Web};
+use twinlens_testkit::{Answer, Site, WebServer};
 use url::Url;
 
 /// Options that make a test short; the host `site.test` is the server.
-fn options(web: &Web) -> HttpOptions {
+fn options(web: &WebServer) -> HttpOptions {
     HttpOptions {
         robots: false,
         opt_outs: false,
@@ -99,7 +99,7 @@ async fn each_hazard_has_its_code() {
         ("500", Answer::status(500), Why::HttpServerError),
     ];
     for (name, answer, why) in cases {
-        let web = Web::start(Site::new().at("/", answer)).await.unwrap();
+        let web = WebServer::start(Site::new().at("/", answer)).await.unwrap();
         let start = Instant::now();
         let min_rate_after = if why == Why::TooSlow { 0.2 } else { 10.0 };
         let client = client(HttpOptions { min_rate_after, ..options(&web) });
@@ -112,7 +112,7 @@ async fn each_hazard_has_its_code() {
 
 #[tokio::test]
 async fn a_host_that_is_not_there_has_its_code() {
-    let web = Web::start(Site::new()).await.unwrap();
+    let web = WebServer::start(Site::new()).await.unwrap();
     let mut closed = options(&web);
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     closed.resolve.insert("closed.test".into(), free);
@@ -130,7 +130,7 @@ async fn a_host_that_is_not_there_has_its_code() {
 #[tokio::test]
 async fn what_is_well_is_fetched_and_says_who_asks() {
     let site = Site::new().at("/a", Answer::redirect("b#x")).at("/b", Answer::body("text/plain", "hello"));
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let reply = get(&client(options(&web)), "http://site.test/a").await.unwrap();
     assert_eq!((reply.body.as_slice(), reply.url.as_str()), (b"hello".as_slice(), "http://site.test/b"));
     let request = &web.requests()[0];
@@ -146,7 +146,7 @@ async fn what_is_well_is_fetched_and_says_who_asks() {
 
 #[tokio::test]
 async fn no_spelling_of_loopback_is_connected_to() {
-    let web = Web::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
+    let web = WebServer::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
     let port = web.addr().port();
     let client = client(options(&web));
     for host in [
@@ -181,7 +181,7 @@ impl Lookup for Rebinding {
 
 #[tokio::test]
 async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
-    let web = Web::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
+    let web = WebServer::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
     let allowed = || HttpOptions { allow_private: vec!["127.0.0.1".into()], ..options(&web) };
     let [loopback, private]: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
     let url = format!("http://rebound.test:{}/", web.addr().port());
@@ -207,7 +207,7 @@ async fn a_busy_server_is_asked_again_when_it_says() {
         .at("/always", Answer::status(503))
         .at("/long", Answer::status(429).header("retry-after", "3600"))
         .at("/404", Answer::status(404));
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let client = client(HttpOptions { retries: 2, ..options(&web) });
     for (path, ok, requests, at_least) in [
         ("/429", true, 2, 1000),
@@ -244,7 +244,7 @@ async fn robots_txt_is_asked_for_once_and_obeyed() {
         let page = || Answer::page("x");
         let site =
             Site::new().at("/robots.txt", robots).at("/elsewhere.txt", Answer::body("text/plain", rules));
-        let web = Web::start(site.at("/private", page()).at("/public", page())).await.unwrap();
+        let web = WebServer::start(site.at("/private", page()).at("/public", page())).await.unwrap();
         let client = client(HttpOptions { robots: true, ..options(&web) });
         let urls = [
             "http://site.test/private",
@@ -286,7 +286,7 @@ async fn what_a_host_reserves_is_asked_for_once_and_told() {
             .at("/private-no-more", page().header("tdm-reservation", "0"))
             .at("/private", page())
             .at("/public", page().header("x-tdmrep-json", "what no server may say"));
-        let web = Web::start(site).await.unwrap();
+        let web = WebServer::start(site).await.unwrap();
         let client = client(HttpOptions { opt_outs: true, ..options(&web) });
         let urls = ["private", "to-private", "private-no-more", "public"]
             .map(|path| format!("http://site.test/{path}"));
@@ -301,15 +301,15 @@ async fn what_a_host_reserves_is_asked_for_once_and_told() {
         let asked = web.count("/.well-known/tdmrep.json");
         assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
     }
-    let web = Web::start(Site::new().at("/x", Answer::page("x"))).await.unwrap();
+    let web = WebServer::start(Site::new().at("/x", Answer::page("x"))).await.unwrap();
     assert!(get(&client(options(&web)), "http://site.test/x").await.is_ok());
     assert_eq!(web.count("/.well-known/tdmrep.json"), 0, "without opt_outs it is of no interest");
 }
 
 #[tokio::test]
 async fn a_host_is_spared() {
-    let late = Answer::Late(Duration::from_millis(150), Box::new(Answer::page("x")));
-    let web = Web::start(Site::new().at("/late", late).at("/", Answer::page("x"))).await.unwrap();
+    let late = Answer::Delayed(Duration::from_millis(150), Box::new(Answer::page("x")));
+    let web = WebServer::start(Site::new().at("/late", late).at("/", Answer::page("x"))).await.unwrap();
     let start = Instant::now();
     let two = client(HttpOptions { per_host: 2, ..options(&web) });
     assert!(join_all((0..6).map(|_| get(&two, "http://site.test/late"))).await.iter().all(Result::is_ok));
@@ -325,7 +325,8 @@ async fn a_host_is_spared() {
 
 #[tokio::test]
 async fn bytes_are_reserved_before_they_are_read() {
-    let web = Web::start(Site::new().at("/", Answer::body("image/png", vec![b'x'; 60_000]))).await.unwrap();
+    let web =
+        WebServer::start(Site::new().at("/", Answer::body("image/png", vec![b'x'; 60_000]))).await.unwrap();
     let budget = ByteBudget::new(100_000);
     let client = Client::new(
         HttpOptions { per_host: 8, body_timeout: 5.0, headers_timeout: 5.0, ..options(&web) },
@@ -348,7 +349,7 @@ async fn bytes_are_reserved_before_they_are_read() {
 
 #[tokio::test]
 async fn a_dead_network_is_told_from_dead_links() {
-    let web = Web::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
+    let web = WebServer::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let hosts =
         |n: u32| -> BTreeMap<String, SocketAddr> { (0..n).map(|n| (format!("h{n}.test"), free)).collect() };
@@ -404,7 +405,7 @@ async fn broken_heads_have_their_codes() {
             "half a head" => Answer::Raw(head.into_bytes()),
             _ => Answer::head(&head, b""),
         };
-        let web = Web::start(Site::new().at("/", answer)).await.unwrap();
+        let web = WebServer::start(Site::new().at("/", answer)).await.unwrap();
         let result = get(&client(options(&web)), "http://site.test/").await;
         let found = result.as_ref().err().map(|error| error.why);
         assert_eq!(found, Some(why), "{name}: {result:?}");
@@ -413,7 +414,10 @@ async fn broken_heads_have_their_codes() {
 
 #[tokio::test]
 async fn ten_thousand_redirects_are_not_followed() {
-    let web = Web::start(Site::new().at("/1", Answer::Onward).otherwise(|_| Answer::Onward)).await.unwrap();
+    let web =
+        WebServer::start(Site::new().at("/1", Answer::RedirectChain).fallback(|_| Answer::RedirectChain))
+            .await
+            .unwrap();
     let client = client(HttpOptions { max_redirects: 7, ..options(&web) });
     let error = get(&client, "http://site.test/1").await.unwrap_err();
     assert_eq!((error.why, web.requests().len()), (Why::TooManyRedirects, 8), "{error}");
@@ -433,7 +437,7 @@ impl Lookup for Answering {
 
 #[tokio::test]
 async fn no_answer_of_dns_leads_inside() {
-    let web = Web::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
+    let web = WebServer::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
     for address in [
         "127.0.0.1",
         "10.1.2.3",
@@ -455,7 +459,7 @@ async fn no_answer_of_dns_leads_inside() {
     assert!(web.requests().is_empty());
 }
 
-fn over_tls(web: &Web, trusted: &[u8]) -> Client {
+fn over_tls(web: &WebServer, trusted: &[u8]) -> Client {
     let options = HttpOptions { resolve: BTreeMap::from([(HOST.to_string(), web.addr())]), ..options(web) };
     let mut around = around(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
     around.trusted.push(reqwest::Certificate::from_der(trusted).unwrap());
@@ -466,8 +470,8 @@ fn over_tls(web: &Web, trusted: &[u8]) -> Client {
 async fn certificates_are_held_to_account() {
     use twinlens_testkit::Certificate::{Expired, Good, OtherHost, SelfSigned};
     for certificate in [SelfSigned, Expired, OtherHost, Good] {
-        let site = Site::new().otherwise(Answer::page);
-        let (web, trusted) = Web::start_tls(site, certificate).await.unwrap();
+        let site = Site::new().fallback(Answer::page);
+        let (web, trusted) = WebServer::start_tls(site, certificate).await.unwrap();
         let client = over_tls(&web, &trusted);
         let urls: Vec<String> = (0..20).map(|number| format!("https://{HOST}/{number}")).collect();
         let replies = join_all(urls.iter().map(|url| get(&client, url))).await;
@@ -491,7 +495,7 @@ async fn certificates_are_held_to_account() {
 #[tokio::test]
 async fn a_handshake_that_never_ends_is_given_up() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let web = Web::start(Site::new()).await.unwrap();
+    let web = WebServer::start(Site::new()).await.unwrap();
     let mut options = options(&web);
     options.resolve.insert("silent.test".into(), silent.local_addr().unwrap());
     (options.connect_timeout, options.headers_timeout) = (0.3, 5.0);
@@ -501,8 +505,8 @@ async fn a_handshake_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn connections_are_used_again() {
-    let site = Site::new().otherwise(|_| Answer::page("x")).keep_alive();
-    let web = Web::start(site).await.unwrap();
+    let site = Site::new().fallback(|_| Answer::page("x")).keep_alive();
+    let web = WebServer::start(site).await.unwrap();
     let client = client(options(&web));
     for number in 0..30 {
         assert!(get(&client, &format!("http://site.test/{number}")).await.is_ok());
@@ -512,8 +516,8 @@ async fn connections_are_used_again() {
 
 #[tokio::test]
 async fn those_that_wait_for_a_slow_host_keep_no_other_waiting() {
-    let slow = Answer::Late(Duration::from_millis(300), Box::new(Answer::page("x")));
-    let web = Web::start(Site::new().at("/slow", slow).at("/", Answer::page("x"))).await.unwrap();
+    let slow = Answer::Delayed(Duration::from_millis(300), Box::new(Answer::page("x")));
+    let web = WebServer::start(Site::new().at("/slow", slow).at("/", Answer::page("x"))).await.unwrap();
     let mut options = options(&web);
     options.per_host = 1;
     options.resolve.insert("slow.test".into(), web.addr());
@@ -540,7 +544,7 @@ async fn bodies_without_a_length_share_the_budget() {
         let body = format!("{:x}\r\n{}\r\n0\r\n\r\n", 90_000, "x".repeat(90_000));
         Answer::head("HTTP/1.1 200 OK\ntransfer-encoding: chunked", body.as_bytes())
     };
-    let web = Web::start(Site::new().at("/", chunked())).await.unwrap();
+    let web = WebServer::start(Site::new().at("/", chunked())).await.unwrap();
     // A budget of less than two of them: each grows, and none waits for ever.
     let budget = ByteBudget::new(150_000);
     let options = HttpOptions { per_host: 16, body_timeout: 20.0, headers_timeout: 20.0, ..options(&web) };

@@ -14,7 +14,7 @@ use twinlens_dataset::reader::ShardReader;
 use twinlens_pipeline::RunError;
 use twinlens_testkit::tar::{END, member};
 use twinlens_testkit::web::png;
-use twinlens_testkit::{Answer, Site, Web};
+use twinlens_testkit::{Answer, Site, WebServer};
 
 /// A record of an archive.
 fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8> {
@@ -134,7 +134,7 @@ async fn archives_on_web_servers_are_copied_in_parts() {
             part.header("content-range", &format!("bytes {start}-{}/{total}", end - 1)),
         );
     }
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let pipeline = |path: &str| {
         stage("pages", "warc", &format!("files = [\"http://files.test/{path}\"]\nhttp = {{ retries = 0 }}"))
     };
@@ -168,7 +168,7 @@ async fn lists_and_tar_files_on_web_servers_are_read() {
         .at("/list.csv?version=2", Answer::body("text/csv", csv))
         .at("/list.parquet", Answer::file("p", list))
         .at("/0.tar", Answer::file("t", tar));
-    let web = Web::start(site).await.unwrap();
+    let web = WebServer::start(site).await.unwrap();
     let lab = Lab::new().host("files.test", &web);
     lab.write("here.csv", "url,caption\nhttp://a/0,zero\n");
     let files = "files = [\"http://files.test/list.csv?version=2\", \"here.csv\", \"http://files.test/list.parquet\"]";
@@ -200,7 +200,7 @@ async fn a_copy_that_was_cut_off_goes_on_with_the_same_version_alone() {
     };
     for (then, rows) in [(list("one "), "one | 150"), (list("other"), "oth | 150")] {
         let site = Site::new().at("/list.tsv", list("one ")).at("/list.tsv", Answer::status(500));
-        let web = Web::start(site.at("/list.tsv", then)).await.unwrap();
+        let web = WebServer::start(site.at("/list.tsv", then)).await.unwrap();
         let lab = Lab::new().host("files.test", &web);
         let pipeline =
             stage("pairs", "table", "files = [\"http://files.test/list.tsv\"]\nhttp = { retries = 0 }");

@@ -12,7 +12,7 @@ use twinlens_crawl::net::Why;
 use twinlens_crawl::stages::TABLE_CODES;
 use twinlens_dataset::Dataset;
 use twinlens_pipeline::RunError;
-use twinlens_testkit::{Answer, Site, Web, web::png};
+use twinlens_testkit::{Answer, Site, WebServer, web::png};
 
 fn clip_site() -> Site {
     let home = "<a href=/cats.html>cats</a> <a href=/dogs.html#x>dogs</a> <a href=/gone.html>gone</a> <a href=/moved>moved</a>\
@@ -54,7 +54,7 @@ http = { retries = 0 }
 
 #[tokio::test]
 async fn a_crawl_takes_pairs_and_says_what_it_refused() {
-    let web = Web::start(clip_site()).await.unwrap();
+    let web = WebServer::start(clip_site()).await.unwrap();
     let done = Lab::new().host("clip.test", &web).done(CRAWL).await;
     let pairs =
         done.rows("select url, caption, page_url, text_source from pages order by url, text_source").await;
@@ -96,7 +96,7 @@ async fn a_crawl_takes_pairs_and_says_what_it_refused() {
 
 #[tokio::test]
 async fn an_interrupted_crawl_ends_as_the_same_dataset() {
-    let web = Web::start(clip_site()).await.unwrap();
+    let web = WebServer::start(clip_site()).await.unwrap();
     let lab = || Lab::new().host("clip.test", &web);
     let (expected, parts) = (lab().done(CRAWL).await.files(), lab());
     for stops in 0.. {
@@ -111,7 +111,7 @@ async fn an_interrupted_crawl_ends_as_the_same_dataset() {
 
 #[tokio::test]
 async fn a_crawl_without_a_seed_that_answers_is_an_error() {
-    let web = Web::start(Site::new()).await.unwrap();
+    let web = WebServer::start(Site::new()).await.unwrap();
     let error = Lab::new().host("clip.test", &web).error(CRAWL).await;
     assert!(
         matches!(&error, RunError::User { message, hint: Some(_) } if message.contains("http://clip.test/: HTTP 404")),
@@ -267,7 +267,7 @@ http = { retries = 0 }
 "#;
 
 /// The list of those images, and where they are.
-fn image_lab(web: &Web) -> Lab {
+fn image_lab(web: &WebServer) -> Lab {
     let mut lines = String::new();
     for (path, _) in IMAGES {
         lines.push_str(&format!("{{\"url\": \"http://img.test{path}\", \"caption\": \"image {path}\"}}\n"));
@@ -299,7 +299,7 @@ fn stored_sizes(done: &Done) -> Vec<(String, usize)> {
 
 #[tokio::test]
 async fn fetching_keeps_images_and_says_why_the_others_are_none() {
-    let web = Web::start(image_site()).await.unwrap();
+    let web = WebServer::start(image_site()).await.unwrap();
     let pipeline = FETCH.replace("split_rows = 7", "split_rows = 100");
     let done = image_lab(&web).done(&pipeline).await;
     let sql = "select url, width, height, original_width, original_height, length(sha256), phash is not null, \
@@ -350,7 +350,7 @@ async fn what_a_host_reserves_is_left_alone() {
             .image("/open/b.png", 64, 64)
             .image("/c.png", 64, 64)
     };
-    let web = Web::start(site()).await.unwrap();
+    let web = WebServer::start(site()).await.unwrap();
     let seeds = "seeds = [\"http://clip.test/\"]\ncache = \"cache/pages\"";
     let pipeline = |opt_outs: bool| {
         let http = format!("http = {{ retries = 0, opt_outs = {opt_outs} }}");
@@ -380,7 +380,7 @@ async fn what_a_host_reserves_is_left_alone() {
 
 #[tokio::test]
 async fn two_runs_give_the_same_bytes() {
-    let web = Web::start(image_site()).await.unwrap();
+    let web = WebServer::start(image_site()).await.unwrap();
     let mut both = Vec::new();
     for _ in 0..2 {
         both.push(image_lab(&web).done(FETCH).await.files());

@@ -11,7 +11,7 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::{ImageError, Rgb};
 
-/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_plain`] in any
+/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_reference`] in any
 /// value, by its coarser weights; most are equal.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ fn check_target(width: u32, height: u32) -> Result<(), ImageError> {
 ///
 /// # Errors
 /// `resize_failed` for a side of zero.
-pub fn resize_bicubic_plain(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageError> {
+pub fn resize_bicubic_reference(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageError> {
     check_target(width, height)?;
     let (from_width, from_height) = (rgb.width() as usize, rgb.height() as usize);
     let (to_width, to_height) = (width as usize, height as usize);

@@ -31,7 +31,7 @@ pub struct Decoded {
 ///
 /// # Errors
 /// Those of [`probe`]; then `unsupported_format` (a feature that the decoder lacks),
-/// `decode_failed`, `decoder_panicked` (see [`crate::hush_decoder_panics`]).
+/// `decode_failed`, `decoder_panicked` (see [`crate::silence_decoder_panics`]).
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     decode_reduced(bytes, limits, 1)
 }

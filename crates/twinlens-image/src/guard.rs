@@ -15,7 +15,7 @@ thread_local! {
 /// Keeps panics that this crate catches from being reported on stderr: their message stands in the
 /// error. For programs, once, at their start: the panic hook belongs to the process. Other panics
 /// are reported as before.
-pub fn hush_decoder_panics() {
+pub fn silence_decoder_panics() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if !GUARDED.get() {

@@ -5,7 +5,7 @@ use crate::{Encode, Encoding, Format, ImageError, Limits, Resize, encode, phash,
 
 /// An image ready to be stored, and what is recorded about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Processed {
+pub struct ProcessedImage {
     /// The bytes to store.
     pub bytes: Vec<u8>,
     /// The format of `bytes`.
@@ -37,7 +37,7 @@ pub fn process(
     limits: &Limits,
     resize: &Resize,
     format: &Encode,
-) -> Result<Processed, ImageError> {
+) -> Result<ProcessedImage, ImageError> {
     let header = probe(bytes, limits)?;
     let decoded = decode_probed(bytes, &header, resize.reduction(header.width, header.height))?;
     let (original_width, original_height) = (decoded.original_width, decoded.original_height);
@@ -46,7 +46,7 @@ pub fn process(
     let keep = format.format == Encoding::Keep && resized.is_none() && !decoded.turned;
     let stored = resized.as_ref().unwrap_or(&decoded.rgb);
     let target = format.target(decoded.format);
-    Ok(Processed {
+    Ok(ProcessedImage {
         bytes: if keep { bytes.to_vec() } else { encode(stored, target, format.quality)? },
         format: target,
         width: stored.width(),

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use twinlens_image::{Limits, Preprocess, Rgb, decode, resize_bicubic, resize_bicubic_plain};
+use twinlens_image::{Limits, Preprocess, Rgb, decode, resize_bicubic, resize_bicubic_reference};
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
@@ -27,7 +27,7 @@ fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
 fn plain_resize_equals_pillow_in_every_value() {
     for (width, height) in [(32, 20), (13, 40), (97, 20), (40, 61), (150, 100), (96, 60), (5, 90), (1, 1)] {
         let expected = fixture(&format!("resize-{width}x{height}.rgb"));
-        let plain = resize_bicubic_plain(&scene(), width, height).unwrap();
+        let plain = resize_bicubic_reference(&scene(), width, height).unwrap();
         assert_eq!(plain.pixels(), expected, "{width}x{height}");
     }
 }
@@ -52,7 +52,7 @@ proptest! {
     ) {
         let image = Rgb::new(width, height, pixels).unwrap();
         let fast = resize_bicubic(&image, to_width, to_height).unwrap();
-        let plain = resize_bicubic_plain(&image, to_width, to_height).unwrap();
+        let plain = resize_bicubic_reference(&image, to_width, to_height).unwrap();
         let (max, mean) = difference(fast.pixels(), plain.pixels());
         prop_assert!(max <= 2 && mean < 0.05, "max {max}, mean {mean}");
     }

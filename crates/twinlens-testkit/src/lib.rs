@@ -1,7 +1,7 @@
-//! A hostile web server, crash points and fixtures, for tests alone.
+//! A misbehaving web server, damaged images and tar files, for tests only.
 
 pub mod images;
 pub mod tar;
 pub mod web;
 
-pub use web::{Answer, Certificate, Faults, Request, Site, Web};
+pub use web::{Answer, Certificate, Faults, Request, Site, WebServer};

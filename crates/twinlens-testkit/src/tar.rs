@@ -1,14 +1,14 @@
-//! Tar files, member by member (POSIX ustar).
+//! Builds tar files member by member (POSIX ustar).
 
-/// Two empty blocks: the end mark.
+/// The end of an archive: two empty blocks.
 pub const END: [u8; 1024] = [0; 1024];
 
-/// A regular file, as `tar --format=ustar` writes it. The name has at most 100 bytes.
+/// A regular file, as `tar --format=ustar` writes it. `name` has at most 100 bytes.
 pub fn member(name: &str, data: &[u8]) -> Vec<u8> {
     typed(name, b'0', data)
 }
 
-/// A member of another kind: `L` a long name (GNU), `x` further fields (pax), `5` a folder.
+/// A member of another type: `L` a long name (GNU), `x` extended headers (pax), `5` a directory.
 pub fn typed(name: &str, kind: u8, data: &[u8]) -> Vec<u8> {
     let mut block = [0u8; 512];
     block[..name.len()].copy_from_slice(name.as_bytes());

@@ -37,7 +37,7 @@ use errors::{Exit, Failure};
 
 fn main() {
     allocator::set_up();
-    twinlens_image::hush_decoder_panics();
+    twinlens_image::silence_decoder_panics();
     // On a thread with a stack of our own size; and a panic there, after its message, is our fault
     // and no mistake of the user's.
     let command =

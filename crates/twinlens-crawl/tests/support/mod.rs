@@ -19,7 +19,7 @@ use twinlens_pipeline::config::{self, Overrides};
 use twinlens_pipeline::run::events::{Event, Observer, Silent};
 use twinlens_pipeline::run::{Outcome, Settings, run, session};
 use twinlens_pipeline::{Clock, Registry, RunError};
-use twinlens_testkit::Web;
+use twinlens_testkit::WebServer;
 
 /// The kinds of stages of this crate.
 pub fn registry() -> Registry {
@@ -56,7 +56,7 @@ impl Lab {
     }
 
     /// With a host that is served by `web`.
-    pub fn host(self, name: &str, web: &Web) -> Self {
+    pub fn host(self, name: &str, web: &WebServer) -> Self {
         self.address(name, web.addr())
     }
 

@@ -1,4 +1,4 @@
-//! How the server answers: well, or in one of the many ways to go wrong.
+//! How the server answers a request: correctly, or in one of many wrong ways.
 
 use std::io;
 use std::sync::Arc;
@@ -15,33 +15,28 @@ use super::Request;
 pub enum Answer {
     /// A well-formed response.
     Plain {
-        /// The status.
         status: u16,
-        /// Headers beside `content-length`.
+        /// Headers other than `content-length`.
         headers: Vec<(String, String)>,
-        /// The body.
         body: Vec<u8>,
     },
-    /// A body without a length that never ends, as fast as the client reads.
+    /// A body without a length that never ends, sent as fast as the client reads.
     EndlessBody,
-    /// A body of the announced length that trickles: some bytes, a pause, some bytes.
+    /// A body of the announced length that trickles: `chunk` bytes, a pause, `chunk` bytes.
     SlowBody {
-        /// Bytes at a time.
         chunk: usize,
-        /// The pause.
         pause: Duration,
         /// Announced length, in bytes.
         length: usize,
     },
-    /// The connection is accepted and nothing is ever sent.
+    /// The connection is accepted, but nothing is ever sent.
     StalledHeaders,
     /// Headers of many megabytes.
     HugeHeaders,
-    /// The announced length is longer than the body, which is all that comes.
+    /// The connection ends after `body`, which is shorter than the announced length.
     TruncatedBody {
         /// Announced length, in bytes.
         length: usize,
-        /// What comes.
         body: Vec<u8>,
     },
     /// A chunked body that ends in the middle of a chunk.
@@ -50,21 +45,14 @@ pub enum Answer {
     Reset,
     /// Bytes that are not HTTP.
     Garbage,
-    /// These bytes, and then the end of the connection: for all that is not quite HTTP.
+    /// These bytes, then the connection is closed: for responses that are not quite HTTP.
     Raw(Vec<u8>),
-    /// A redirect to the same path with a number that is one higher: 10,000 redirects, and more,
-    /// without a circle.
-    Onward,
-    /// Another answer, late.
-    Late(Duration, Box<Answer>),
-    /// A file of a version: as a whole, in the part that is asked for (`Range`, `If-Range`), or not
-    /// at all (`If-None-Match`).
-    File {
-        /// The version.
-        etag: String,
-        /// The content, shared by all its parts.
-        body: Arc<Vec<u8>>,
-    },
+    /// A redirect to the same path with its number incremented: endless redirects without a loop.
+    RedirectChain,
+    /// Another answer after a delay.
+    Delayed(Duration, Box<Answer>),
+    /// A versioned file that honours `Range`, `If-Range` and `If-None-Match`.
+    File { etag: String, body: Arc<Vec<u8>> },
 }
 
 impl Answer {
@@ -73,7 +61,7 @@ impl Answer {
         Self::Plain { status, headers: Vec::new(), body: Vec::new() }
     }
 
-    /// 200 with a body of a content type.
+    /// 200 with a body of this content type.
     pub fn body(content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::Plain { status: 200, headers: Vec::new(), body: body.into() }
             .header("content-type", content_type)
@@ -89,18 +77,18 @@ impl Answer {
         Self::status(302).header("location", to)
     }
 
-    /// A response whose head is written as it stands, for headers that no framework would send.
+    /// A response whose head is sent verbatim, for headers that no framework would send.
     pub fn head(head: &str, body: &[u8]) -> Self {
         Self::Raw([head.replace('\n', "\r\n").as_bytes(), b"\r\n\r\n", body].concat())
     }
 
-    /// A file of a version; the tag is quoted here.
+    /// A versioned file. Quotes are added to the tag.
     pub fn file(etag: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::File { etag: format!("\"{etag}\""), body: Arc::new(body.into()) }
     }
 
-    /// What a file answers to the conditions of a request; any other answer as it is.
-    pub(super) fn to(self, request: &Request) -> Self {
+    /// Resolves a file against the conditional headers of a request; other answers are unchanged.
+    pub(super) fn resolve(self, request: &Request) -> Self {
         let Self::File { etag, body } = self else { return self };
         let answer = |status, body: &[u8]| {
             Self::Plain { status, headers: Vec::new(), body: body.into() }.header("etag", &etag)
@@ -124,7 +112,7 @@ impl Answer {
         }
     }
 
-    /// With one more header; only a plain answer has any.
+    /// Adds a header to a plain answer.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if let Self::Plain { headers, .. } = &mut self {
             headers.push((name.into(), value.into()));
@@ -133,9 +121,9 @@ impl Answer {
     }
 }
 
-/// A connection that can be broken off.
+/// A connection that can be reset.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Makes the end of the connection a reset.
+    /// Turns the close of the connection into a reset.
     fn reset(&self) -> io::Result<()>;
 }
 
@@ -151,7 +139,7 @@ impl Connection for TlsStream<TcpStream> {
     }
 }
 
-/// Sends an answer to the request for `path`. Whether the connection may be used again.
+/// Sends an answer to the request for `path`. Returns whether the connection can be reused.
 pub(super) async fn send(
     stream: &mut impl Connection,
     path: &str,
@@ -159,7 +147,7 @@ pub(super) async fn send(
     keep_alive: bool,
 ) -> io::Result<bool> {
     let mut answer = answer;
-    while let Answer::Late(pause, inner) = answer {
+    while let Answer::Delayed(pause, inner) = answer {
         tokio::time::sleep(pause).await;
         answer = *inner;
     }
@@ -168,7 +156,7 @@ pub(super) async fn send(
             plain(stream, status, &headers, &body, keep_alive).await?;
             return Ok(keep_alive);
         }
-        Answer::Onward => {
+        Answer::RedirectChain => {
             let number = path.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or(0_u64);
             let next = vec![("location".to_string(), (number + 1).to_string())];
             plain(stream, 302, &next, b"", keep_alive).await?;
@@ -200,8 +188,8 @@ pub(super) async fn send(
             stream.shutdown().await
         }
         Answer::StalledHeaders => {
-            // Until the client gives up: thousands of them must not take the server's sockets for
-            // good.
+            // Until the client gives up, so that thousands of them do not exhaust the server's
+            // sockets.
             while stream.read(&mut [0; 512]).await? > 0 {}
             Ok(())
         }
@@ -229,8 +217,8 @@ pub(super) async fn send(
             stream.write_all(b"this is not the protocol you are looking for\r\n\r\n").await?;
             stream.shutdown().await
         }
-        // These have become other answers by now.
-        Answer::Late(..) | Answer::File { .. } => Ok(()),
+        // Already resolved to other answers.
+        Answer::Delayed(..) | Answer::File { .. } => Ok(()),
     }?;
     Ok(false)
 }

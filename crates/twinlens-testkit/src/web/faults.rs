@@ -1,42 +1,39 @@
-//! Servers that fail some requests, in all known ways.
+//! Faults that the server injects into some of its answers.
 
 use std::time::Duration;
 
 use super::Answer;
 
-/// One way to fail, and the code under which a careful fetcher of images rejects it.
+/// A fault, and the reject code that an image fetcher should give it.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    /// What happens.
     pub name: &'static str,
-    /// The code of the reject.
+    /// The expected reject code.
     pub code: &'static str,
     make: fn(Answer) -> Answer,
 }
 
 impl Fault {
-    /// What comes instead of a good answer.
-    pub(super) fn instead_of(&self, good: Answer) -> Answer {
+    /// The faulty answer that replaces a good one.
+    pub(super) fn replace(&self, good: Answer) -> Answer {
         (self.make)(good)
     }
 }
 
-/// Which requests fail: one in so many paths, drawn by a seed; a path always fails in the same way.
-/// robots.txt and what is well-known never do.
+/// Which requests fail: one path in `one_in`, chosen by a seed. A path always fails in the same
+/// way. `/robots.txt` and `/.well-known/` never fail.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
-    /// One path in so many fails.
     pub one_in: u64,
-    /// Draws the paths.
     pub seed: u64,
 }
 
 impl Faults {
-    /// How requests for a path fail, if they do.
-    pub fn of(&self, path: &str) -> Option<&'static Fault> {
+    /// The fault of a path, if it has one.
+    pub fn for_path(&self, path: &str) -> Option<&'static Fault> {
         let drawn = mix(path.bytes().fold(self.seed, |state, byte| mix(state ^ u64::from(byte))));
-        let spared = path == "/robots.txt" || path.starts_with("/.well-known/");
-        let fails = drawn.is_multiple_of(self.one_in.max(1)) && !spared;
+        let exempt = path == "/robots.txt" || path.starts_with("/.well-known/");
+        let fails = drawn.is_multiple_of(self.one_in.max(1)) && !exempt;
         fails.then(|| &FAULTS[(drawn / self.one_in.max(1)) as usize % FAULTS.len()])
     }
 }
@@ -57,14 +54,14 @@ fn body(good: Answer) -> Vec<u8> {
     }
 }
 
-/// Its first half.
+/// The first half of its body.
 fn half(good: Answer) -> Vec<u8> {
     let mut body = body(good);
     body.truncate(body.len() / 2);
     body
 }
 
-/// All known ways to fail.
+/// All faults.
 pub const FAULTS: &[Fault] = &[
     Fault { name: "400", code: "http_client_error", make: |_| Answer::status(400) },
     Fault { name: "403", code: "http_forbidden", make: |_| Answer::status(403) },

@@ -1,9 +1,8 @@
 //! A small web server on loopback that can misbehave in every way that a crawler meets.
 //!
-//! It speaks HTTP/1.1 over plain sockets, because the misbehaviour is below what a web framework
-//! lets through: a body that ends early, headers that never end, a connection that is reset. One
-//! request a connection, unless the [`Site`] says otherwise. The server stops when its handle is
-//! dropped.
+//! It speaks HTTP/1.1 over plain sockets, because no web framework can send a body that ends early,
+//! headers that never end, or a reset. It serves one request per connection unless the [`Site`]
+//! keeps connections alive. The server stops when its handle is dropped.
 
 mod answer;
 mod faults;
@@ -27,17 +26,17 @@ pub use faults::{FAULTS, Fault, Faults};
 pub use site::{Site, png};
 pub use tls::{Certificate, HOST};
 
-/// One request that the server got.
+/// A request that the server received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Path and query.
     pub path: String,
-    /// Headers in order; names in lower case.
+    /// Headers in order; names are lower-case.
     pub headers: Vec<(String, String)>,
 }
 
 impl Request {
-    /// The first header of that name (in lower case).
+    /// The first header with that (lower-case) name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -49,14 +48,14 @@ const TLS_HANDSHAKE: u8 = 0x16;
 #[derive(Debug)]
 struct Shared {
     site: Site,
-    healed: AtomicBool,
-    seen: Mutex<Seen>,
-    tls: Option<tls::Server>,
+    faults_disabled: AtomicBool,
+    record: Mutex<Record>,
+    tls: Option<tls::Acceptor>,
 }
 
-/// What was asked for.
+/// The requests so far.
 #[derive(Debug, Default)]
-struct Seen {
+struct Record {
     log: Vec<Request>,
     counts: HashMap<String, usize>,
     connections: usize,
@@ -64,83 +63,81 @@ struct Seen {
 
 /// A running server.
 #[derive(Debug)]
-pub struct Web {
+pub struct WebServer {
     addr: SocketAddr,
     shared: Arc<Shared>,
     accepting: AbortHandle,
 }
 
-impl Web {
+impl WebServer {
     /// Serves a site on 127.0.0.1, on a port that the system picks.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start(site: Site) -> io::Result<Self> {
         Self::listen(site, None).await
     }
 
-    /// Serves a site over TLS, HTTP/1.1 or 2 as the client likes, as the host `localhost.test`.
-    /// Also returns the certificate (DER) that a client must trust for the server's to be valid, if
-    /// it can be.
+    /// Serves a site over TLS as the host `localhost.test`; the client chooses HTTP/1.1 or HTTP/2.
+    /// Also returns the issuer's certificate (DER), which a client must trust.
     ///
     /// # Errors
-    /// When no port or no certificate can be had.
+    /// When no port is free or the certificate cannot be made.
     pub async fn start_tls(site: Site, certificate: Certificate) -> io::Result<(Self, Vec<u8>)> {
-        let (server, trusted) = tls::Server::new(certificate)?;
-        Ok((Self::listen(site, Some(server)).await?, trusted))
+        let (acceptor, trusted) = tls::Acceptor::new(certificate)?;
+        Ok((Self::listen(site, Some(acceptor)).await?, trusted))
     }
 
-    async fn listen(site: Site, tls: Option<tls::Server>) -> io::Result<Self> {
+    async fn listen(site: Site, tls: Option<tls::Acceptor>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let (healed, seen) = (AtomicBool::new(false), Mutex::default());
-        let shared = Arc::new(Shared { site, healed, seen, tls });
+        let (faults_disabled, record) = (AtomicBool::new(false), Mutex::default());
+        let shared = Arc::new(Shared { site, faults_disabled, record, tls });
         let accepting = tokio::spawn(accept(listener, shared.clone())).abort_handle();
         Ok(Self { addr, shared, accepting })
     }
 
-    /// Its address.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The URL of a path, by address.
+    /// The URL of a path, with the address as host.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All requests so far, in the order in which they came; those of a quiet site without their
-    /// headers.
+    /// All requests so far in order of arrival, without headers if the site was made
+    /// [`without_headers`](Site::without_headers).
     pub fn requests(&self) -> Vec<Request> {
-        self.seen().log.clone()
+        self.record().log.clone()
     }
 
     /// The paths of all requests so far.
     pub fn paths(&self) -> Vec<String> {
-        self.seen().log.iter().map(|request| request.path.clone()).collect()
+        self.record().log.iter().map(|request| request.path.clone()).collect()
     }
 
-    /// How often a path was asked for.
+    /// The number of requests for a path.
     pub fn count(&self, path: &str) -> usize {
-        self.seen().counts.get(path).copied().unwrap_or_default()
+        self.record().counts.get(path).copied().unwrap_or_default()
     }
 
-    /// How many connections were made.
+    /// The number of connections made.
     pub fn connections(&self) -> usize {
-        self.seen().connections
+        self.record().connections
     }
 
-    /// From now on nothing fails that [`Site::failing`] made fail.
-    pub fn heal(&self) {
-        self.shared.healed.store(true, Ordering::SeqCst);
+    /// From now on the faults of [`Site::with_faults`] no longer occur.
+    pub fn disable_faults(&self) {
+        self.shared.faults_disabled.store(true, Ordering::SeqCst);
     }
 }
 
-impl Drop for Web {
+impl Drop for WebServer {
     fn drop(&mut self) {
         self.accepting.abort();
     }
@@ -152,45 +149,45 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
-            // No socket is free now: a server that stopped here would look like one that is down.
+            // Out of sockets for now. If the server stopped here, it would look down.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         let shared = shared.clone();
         connections.spawn(async move {
-            // A client that goes away in the middle is what the tests are about.
-            let _gone = serve(stream, &shared).await;
+            // Tests disconnect in the middle on purpose.
+            let _disconnected = serve(stream, &shared).await;
         });
     }
 }
 
 impl Shared {
-    /// The answer to a request, which is counted.
+    /// Records a request and returns its answer.
     fn answer(&self, request: Request) -> Answer {
         let path = request.path.clone();
         let before = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let headers = if self.site.quiet { Vec::new() } else { request.headers.clone() };
-            seen.log.push(Request { path: path.clone(), headers });
-            let count = seen.counts.entry(path.clone()).or_default();
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            let headers = if self.site.omit_headers { Vec::new() } else { request.headers.clone() };
+            record.log.push(Request { path: path.clone(), headers });
+            let count = record.counts.entry(path.clone()).or_default();
             *count += 1;
             *count - 1
         };
-        let answer = self.site.answer(&path, before).to(&request);
-        match self.site.faults.as_ref().and_then(|faults| faults.of(&path)) {
-            Some(fault) if !self.healed.load(Ordering::SeqCst) => fault.instead_of(answer),
+        let answer = self.site.answer(&path, before).resolve(&request);
+        match self.site.faults.as_ref().and_then(|faults| faults.for_path(&path)) {
+            Some(fault) if !self.faults_disabled.load(Ordering::SeqCst) => fault.replace(answer),
             _ => answer,
         }
     }
 }
 
 async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    shared.seen.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
-    // Answers are written whole: to wait for more would only delay them.
+    shared.record.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
+    // Answers are written in one piece: Nagle's algorithm would only delay them.
     stream.set_nodelay(true)?;
     match &shared.tls {
         None => http1(stream, shared).await,
-        Some(server) => match server.accept(stream).await? {
+        Some(acceptor) => match acceptor.accept(stream).await? {
             tls::Accepted::Http1(stream) => http1(stream, shared).await,
             tls::Accepted::Http2(stream) => tls::http2(stream, |request| shared.answer(request)).await,
         },
@@ -208,7 +205,7 @@ async fn http1(mut stream: impl Connection, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// The request's head; `None` when the client closes first.
+/// Reads the request's head. `None` when the client closes first.
 async fn read_request(stream: &mut impl Connection) -> io::Result<Option<Request>> {
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
@@ -218,7 +215,7 @@ async fn read_request(stream: &mut impl Connection) -> io::Result<Option<Request
             read => head.extend_from_slice(&buffer[..read]),
         }
         if head.first() == Some(&TLS_HANDSHAKE) {
-            // As web servers do that are spoken to in TLS on their plain port.
+            // A TLS handshake on a plain port: answer as common web servers do.
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await?;
             stream.shutdown().await?;
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What a server serves.
+//! What the server serves.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use super::{Answer, Faults};
 
-/// Answers a path that has no answer of its own.
-type Otherwise = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+/// Answers the paths that have no answer of their own.
+type Fallback = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// What is where. A path may have several answers: one a request, the last one for all further
+/// Answers by path. A path may have several: one per request, and the last one for all further
 /// requests.
 #[derive(Clone, Default)]
 pub struct Site {
     answers: BTreeMap<String, Vec<Answer>>,
-    otherwise: Option<Otherwise>,
+    fallback: Option<Fallback>,
     pub(super) faults: Option<Faults>,
     pub(super) keep_alive: bool,
-    pub(super) quiet: bool,
+    pub(super) omit_headers: bool,
 }
 
 impl std::fmt::Debug for Site {
@@ -38,32 +38,32 @@ impl Site {
         self
     }
 
-    /// Answers all other paths, for sites that are too large to be listed.
-    pub fn otherwise(self, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
-        Self { otherwise: Some(Arc::new(answer)), ..self }
+    /// Answers all other paths, for sites that are too large to list.
+    pub fn fallback(self, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        Self { fallback: Some(Arc::new(answer)), ..self }
     }
 
-    /// Some requests fail, each in its way, until the server is [healed](super::Web::heal).
-    pub fn failing(self, faults: Faults) -> Self {
+    /// Some requests fail, until [`disable_faults`](super::WebServer::disable_faults).
+    pub fn with_faults(self, faults: Faults) -> Self {
         Self { faults: Some(faults), ..self }
     }
 
-    /// Connections are kept open after well-formed answers.
+    /// Keeps connections open after well-formed answers.
     pub fn keep_alive(self) -> Self {
         Self { keep_alive: true, ..self }
     }
 
-    /// Requests are kept without their headers, for runs with very many of them.
-    pub fn quiet(self) -> Self {
-        Self { quiet: true, ..self }
+    /// Records requests without their headers, to save memory when there are very many.
+    pub fn without_headers(self) -> Self {
+        Self { omit_headers: true, ..self }
     }
 
-    /// The answer to the request number `before` (from 0) for a path.
+    /// The answer to a request for `path` after `before` earlier ones.
     pub(super) fn answer(&self, path: &str, before: usize) -> Answer {
         let answers = self.answers.get(path).map(Vec::as_slice).unwrap_or_default();
-        match (answers.get(before).or(answers.last()), &self.otherwise) {
+        match (answers.get(before).or(answers.last()), &self.fallback) {
             (Some(answer), _) => answer.clone(),
-            (None, Some(otherwise)) => otherwise(path),
+            (None, Some(fallback)) => fallback(path),
             (None, None) => Answer::status(404),
         }
     }
@@ -79,13 +79,13 @@ impl Site {
     }
 }
 
-/// A PNG of a colour gradient; its size is part of the pattern, so that two sizes are two images.
+/// A PNG of a colour gradient. The pattern depends on the size, so two sizes are different images.
 pub fn png(width: u32, height: u32) -> Vec<u8> {
     let pixels = image::RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, ((width + 3 * height) % 256) as u8])
     });
     let mut bytes = io::Cursor::new(Vec::new());
-    // Encoding a plain RGB image into memory does not fail; if it does, the test that uses it will.
+    // Encoding an RGB image into memory does not fail; if it did, the test would.
     let written = pixels.write_to(&mut bytes, image::ImageFormat::Png);
     debug_assert!(written.is_ok(), "{written:?}");
     bytes.into_inner()

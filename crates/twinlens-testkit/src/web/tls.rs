@@ -1,4 +1,4 @@
-//! TLS, good and bad, and HTTP/2 over it.
+//! TLS with valid and invalid certificates, and HTTP/2 over it.
 
 use std::io;
 use std::sync::Arc;
@@ -14,39 +14,36 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Answer, Request};
 
-/// The host that the certificates are for.
+/// The host name of the valid certificates.
 pub const HOST: &str = "localhost.test";
 
-/// What certificate the server shows.
+/// The certificate that the server presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
-    /// One that is valid for whoever trusts its issuer.
+    /// Valid for clients that trust the issuer.
     Good,
-    /// One that it signed itself.
     SelfSigned,
-    /// One that is out of date.
     Expired,
-    /// One for another host.
     OtherHost,
 }
 
-/// The side of TLS that serves.
-pub(super) struct Server(TlsAcceptor);
+/// Accepts TLS connections.
+pub(super) struct Acceptor(TlsAcceptor);
 
-impl std::fmt::Debug for Server {
+impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Server")
+        f.write_str("Acceptor")
     }
 }
 
-/// A connection, by what was agreed on.
+/// A connection by its negotiated protocol.
 pub(super) enum Accepted {
     Http1(TlsStream<TcpStream>),
     Http2(TlsStream<TcpStream>),
 }
 
-impl Server {
-    /// A server, and the certificate (DER) that its clients may trust.
+impl Acceptor {
+    /// Also returns the issuer's certificate (DER), for clients to trust.
     pub(super) fn new(certificate: Certificate) -> io::Result<(Self, Vec<u8>)> {
         let mut authority = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -57,17 +54,17 @@ impl Server {
             (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
         }
         let key = key()?;
-        let shown = match certificate {
+        let presented = match certificate {
             Certificate::SelfSigned => params.self_signed(&key),
             _ => params.signed_by(&key, &issuer),
         };
-        let shown = shown.map_err(io::Error::other)?;
+        let presented = presented.map_err(io::Error::other)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .map_err(io::Error::other)?
             .with_no_client_auth()
-            .with_single_cert(vec![shown.der().clone()], key);
+            .with_single_cert(vec![presented.der().clone()], key);
         let mut config = config.map_err(io::Error::other)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok((Self(TlsAcceptor::from(Arc::new(config))), issuer.der().to_vec()))
@@ -86,14 +83,14 @@ fn key() -> io::Result<KeyPair> {
     KeyPair::generate().map_err(io::Error::other)
 }
 
-/// Serves HTTP/2. Only [plain](Answer::Plain) answers exist there; all others end the connection.
+/// Serves HTTP/2. Answers other than [`Answer::Plain`] close the connection.
 pub(super) async fn http2(
     stream: TlsStream<TcpStream>,
     answer: impl Fn(Request) -> Answer,
 ) -> io::Result<()> {
     let mut connection = h2::server::handshake(stream).await.map_err(io::Error::other)?;
-    while let Some(asked) = connection.accept().await {
-        let (request, mut respond) = asked.map_err(io::Error::other)?;
+    while let Some(accepted) = connection.accept().await {
+        let (request, mut respond) = accepted.map_err(io::Error::other)?;
         let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
         let headers = request.headers().iter();
         let headers = headers

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
 use tokio::sync::oneshot;
-use twinlens_image::{Encode, ImageError, Limits, Processed, Resize, probe, process};
+use twinlens_image::{Encode, ImageError, Limits, ProcessedImage, Resize, probe, process};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, RunContext, RunError};
 use url::Url;
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Progressing {
 /// An image and the moment at which it came, in microseconds.
 #[derive(Debug)]
 pub(super) struct Fetched {
-    pub(super) image: Processed,
+    pub(super) image: ProcessedImage,
     pub(super) at: i64,
     /// The place of `image` in the byte budget, until it is in a batch.
     pub(super) held: Reservation,
@@ -122,7 +122,7 @@ impl Images {
         self.client.get(ask).await
     }
 
-    async fn process(&self, mut reply: Reply) -> Result<(Processed, Reservation), ImageError> {
+    async fn process(&self, mut reply: Reply) -> Result<(ProcessedImage, Reservation), ImageError> {
         let header = probe(&reply.body, &self.options.limits)?;
         let reserved = self.pixels.reserve(header.decode_bytes).await;
         let options = self.options.clone();

@@ -5,7 +5,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_image::Processed;
+use twinlens_image::ProcessedImage;
 use twinlens_pipeline::RunError;
 
 use super::engine;
@@ -97,7 +97,7 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Why this image is not the one of that row.
-    pub(super) fn refuse(&self, row: u32, url: &str, image: &Processed) -> Option<Refusal> {
+    pub(super) fn refuse(&self, row: u32, url: &str, image: &ProcessedImage) -> Option<Refusal> {
         let row = row as usize;
         let expected =
             self.sha256.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row));

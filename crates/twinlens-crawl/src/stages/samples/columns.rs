@@ -10,7 +10,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
-use twinlens_image::Processed;
+use twinlens_image::ProcessedImage;
 
 /// Builds batches: texts, columns that are kept, the image columns, the reserved columns.
 pub(super) struct Columns {
@@ -59,7 +59,7 @@ impl Columns {
     pub(super) fn image(
         &mut self,
         path: &str,
-        image: &Processed,
+        image: &ProcessedImage,
         original: Option<(i32, i32)>,
         sha256: Option<&str>,
         exif: Option<&str>,

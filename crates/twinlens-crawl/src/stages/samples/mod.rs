@@ -9,7 +9,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts;
 pub(super) use twinlens_dataset::samples::{IMAGES, MAX_TEXT, Refusal};
-use twinlens_image::{Encode, Encoding, Limits, Processed, Resize, ResizeMode, probe, process};
+use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMode, probe, process};
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
 use self::columns::Columns;
@@ -130,7 +130,7 @@ pub(super) struct Reader {
 struct Pair {
     caption: String,
     json: Map<String, Value>,
-    image: Processed,
+    image: ProcessedImage,
 }
 
 impl Reader {
