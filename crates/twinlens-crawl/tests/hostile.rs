@@ -78,7 +78,7 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
     let (mut lines, mut expected) = (String::new(), BTreeMap::<&str, usize>::new());
     for row in 0..rows {
         let path = format!("/{row}.png");
-        let code = faults.of(&path).map(|fault| fault.code);
+        let code = faults.for_path(&path).map(|fault| fault.code);
         *expected.entry(code.unwrap_or("kept")).or_default() += 1;
         pair(&mut lines, &path, code);
     }

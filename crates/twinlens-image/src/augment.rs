@@ -1,78 +1,76 @@
-//! Random changes to an image each time training sees it, beyond the paper's random square crop.
+//! Random augmentation of training images, beyond the paper's random square crop.
 //!
-//! For small data: a model that sees each drawing a hundred times learns the drawing, unless no two
-//! looks at it are alike. Strengths are those of torchvision's `ColorJitter`, `RandomResizedCrop`
-//! and `RandomRotation`, as open_clip's `aug_cfg` uses them; the arithmetic is one resampling and
-//! one colour matrix, so that it costs about as much as the crop alone.
+//! It keeps a model from memorising small data, where each image is seen a hundred times. Strengths
+//! are those of torchvision's `ColorJitter`, `RandomResizedCrop` and `RandomRotation`, as used by
+//! open_clip's `aug_cfg`. One resampling and one colour matrix do all of it, at about the cost of
+//! the crop alone.
 //!
-//! This crate holds no randomness: numbers come from the caller's stream, always [`Augment::DRAWS`]
-//! of them, so that the stream's position does not depend on what was drawn.
+//! Random numbers come from the caller's stream, always [`Augment::DRAWS`] of them, so that the
+//! stream's position does not depend on the options.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ImageError, Rgb};
 
-/// How much images are changed; each strength is 0 (off) unless given.
+/// Strengths of the random changes; the default of each is 0 (off).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
     /// Crops are stretched by up to this factor in either direction (torchvision's `ratio = [1 / r,
-    /// r]`); at least 1 where given.
+    /// r]`); at least 1 if given.
     pub stretch: f64,
-    /// The image is made smaller by up to this part, on a white ground: 0.3 leaves at least 0.7 of
-    /// its side.
+    /// The image is shrunk by up to this fraction of its side, on a white background.
     pub shrink: f64,
-    /// Turned by up to this many degrees to either side.
+    /// Maximum rotation in either direction, in degrees.
     pub rotate: f64,
-    /// Brightness is multiplied by a number from `1 - b ..= 1 + b`.
+    /// Brightness is multiplied by a number in `1 - b ..= 1 + b`.
     pub brightness: f64,
-    /// As brightness, about the image's mean grey.
+    /// Like brightness, around the image's mean grey.
     pub contrast: f64,
-    /// As brightness, about each pixel's grey.
+    /// Like brightness, around each pixel's grey.
     pub saturation: f64,
-    /// Hue is turned by up to this part of the circle to either side (at most 0.5).
+    /// Maximum rotation of the hue in either direction, as a fraction of the circle (at most 0.5).
     pub hue: f64,
-    /// Part of the looks that are made grey.
+    /// Probability that an image becomes grey.
     pub grey: f64,
-    /// Part of the looks that are made negative: what is dark on a white ground is then bright on a
-    /// black one.
+    /// Probability that colours are inverted (a dark object on white becomes bright on black).
     pub invert: f64,
 }
 
-/// Grey of a pixel, as ITU-R BT.601 weighs the channels.
+/// Weights of the channels in a pixel's grey (ITU-R BT.601).
 const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
 
-/// A cut out of an image: where its middle is, half its sides (pixels of the image), and its turn.
+/// A rotated rectangle of an image: its centre and half its sides in pixels, its angle in radians.
 struct Cut {
-    middle: [f64; 2],
+    centre: [f64; 2],
     half: [f64; 2],
-    turn: f64,
+    angle: f64,
 }
 
-/// A 3 x 3 matrix and what is added, on values in 0..255.
-struct Colour {
+/// An affine map of colours in 0..255: a 3 x 3 matrix and an offset.
+struct ColourMap {
     matrix: [[f64; 3]; 3],
-    add: f64,
+    offset: f64,
 }
 
-impl Colour {
-    fn negate(&mut self) {
+impl ColourMap {
+    fn invert(&mut self) {
         self.matrix.iter_mut().flatten().for_each(|value| *value = -*value);
-        self.add = 255.0 - self.add;
+        self.offset = 255.0 - self.offset;
     }
 }
 
 impl Augment {
-    /// How many random numbers a look takes.
+    /// Random numbers that [`apply`](Self::apply) takes.
     pub const DRAWS: usize = 12;
 
-    /// Refuses strengths that make no sense.
+    /// Rejects strengths out of range.
     ///
     /// # Errors
     /// [`ImageError::BadOptions`], naming the field.
     pub fn check(&self) -> Result<(), ImageError> {
-        let within = [
+        let ranges = [
             ("shrink", self.shrink, 0.9),
             ("rotate", self.rotate, 180.0),
             ("brightness", self.brightness, 1.0),
@@ -82,11 +80,9 @@ impl Augment {
             ("grey", self.grey, 1.0),
             ("invert", self.invert, 1.0),
         ];
-        for (name, value, most) in within {
-            if !(0.0..=most).contains(&value) {
-                return Err(ImageError::BadOptions(format!(
-                    "`{name}` must be from 0 to {most}, not {value}"
-                )));
+        for (name, value, max) in ranges {
+            if !(0.0..=max).contains(&value) {
+                return Err(ImageError::BadOptions(format!("`{name}` must be from 0 to {max}, not {value}")));
             }
         }
         if self.stretch != 0.0 && !(1.0..=4.0).contains(&self.stretch) {
@@ -96,12 +92,12 @@ impl Augment {
         Ok(())
     }
 
-    /// One look at `image`: `[size, size, 3]` values. A part of at least `min_area` of the area is
-    /// seen. `draws` are numbers from `0.0 .. 1.0`.
+    /// A random crop of at least `min_area` of the image's area, augmented: values `[size, size,
+    /// 3]`. `draws` are numbers in `0.0..1.0`.
     ///
     /// # Errors
-    /// `resize_failed` when `size` is zero.
-    pub fn look(
+    /// `resize_failed` if `size` is zero.
+    pub fn apply(
         &self,
         image: &Rgb,
         size: u32,
@@ -109,19 +105,19 @@ impl Augment {
         draws: &[f64; Self::DRAWS],
     ) -> Result<Vec<u8>, ImageError> {
         if size == 0 {
-            return Err(ImageError::ResizeFailed("an image of no pixels".into()));
+            return Err(ImageError::ResizeFailed("`size` is 0".into()));
         }
-        let [area, ratio, shrink, column, row, turn, grey, invert, colours @ ..] = draws;
-        let cut = self.cut(image, min_area, [*area, *ratio, *shrink, *column, *row, *turn]);
+        let [area, ratio, shrink, column, row, angle, grey, invert, colours @ ..] = draws;
+        let cut = self.cut(image, min_area, [*area, *ratio, *shrink, *column, *row, *angle]);
         let mut pixels = sample(image, &cut, size as usize);
-        let mut colour = self.colour(mean_luma(&pixels), *grey < self.grey, colours);
+        let mut map = self.colour_map(mean_luma(&pixels), *grey < self.grey, colours);
         if *invert < self.invert {
-            colour.negate();
+            map.invert();
         }
         for pixel in pixels.chunks_exact_mut(3) {
             let old = [f64::from(pixel[0]), f64::from(pixel[1]), f64::from(pixel[2])];
-            for (value, weights) in pixel.iter_mut().zip(&colour.matrix) {
-                let new = weights[0] * old[0] + weights[1] * old[1] + weights[2] * old[2] + colour.add;
+            for (value, weights) in pixel.iter_mut().zip(&map.matrix) {
+                let new = weights[0] * old[0] + weights[1] * old[1] + weights[2] * old[2] + map.offset;
                 *value = new.round().clamp(0.0, 255.0) as u8;
             }
         }
@@ -129,49 +125,49 @@ impl Augment {
     }
 
     fn cut(&self, image: &Rgb, min_area: f64, draws: [f64; 6]) -> Cut {
-        let [area, ratio, shrink, column, row, turn] = draws;
+        let [area, ratio, shrink, column, row, angle] = draws;
         let sides = [f64::from(image.width()), f64::from(image.height())];
         let side = sides[0].min(sides[1]) * (min_area + (1.0 - min_area) * area).sqrt();
         let stretch = self.stretch.max(1.0).powf(ratio - 0.5);
         let grow = 1.0 / (1.0 - self.shrink * shrink);
         let half = [0.5 * side * stretch * grow, 0.5 * side / stretch * grow];
-        // Anywhere inside; a cut larger than the image may lie off its middle by as much as it is
+        // Anywhere inside. A cut larger than the image may be off centre by as much as it is
         // larger.
         let place = |length: f64, half: f64, draw: f64| {
             let room = 0.5 * length - half;
             0.5 * length + room.abs() * (2.0 * draw - 1.0)
         };
-        let middle = [place(sides[0], half[0], column), place(sides[1], half[1], row)];
-        Cut { middle, half, turn: self.rotate.to_radians() * (2.0 * turn - 1.0) }
+        let centre = [place(sides[0], half[0], column), place(sides[1], half[1], row)];
+        Cut { centre, half, angle: self.rotate.to_radians() * (2.0 * angle - 1.0) }
     }
 
-    fn colour(&self, mean: f64, grey: bool, draws: &[f64]) -> Colour {
+    fn colour_map(&self, mean: f64, grey: bool, draws: &[f64]) -> ColourMap {
         let about = |strength: f64, draw: f64| 1.0 + strength * (2.0 * draw - 1.0);
         let [brightness, contrast] = [about(self.brightness, draws[0]), about(self.contrast, draws[1])];
         let saturation = if grey { 0.0 } else { about(self.saturation, draws[2]) };
-        let hue = hue_turn(std::f64::consts::TAU * self.hue * (2.0 * draws[3] - 1.0));
+        let hue = hue_rotation(std::f64::consts::TAU * self.hue * (2.0 * draws[3] - 1.0));
         let mut matrix = [[0.0; 3]; 3];
         for (i, row) in matrix.iter_mut().enumerate() {
             for (j, value) in row.iter_mut().enumerate() {
-                // A turned hue, towards its grey (which no turn changes), by brightness and
-                // contrast.
+                // Rotates the hue, moves towards the grey (which the rotation keeps), then scales
+                // by brightness and contrast.
                 let saturated = saturation * hue[i][j] + (1.0 - saturation) * LUMA[j];
                 *value = brightness * contrast * saturated;
             }
         }
-        Colour { matrix, add: brightness * (1.0 - contrast) * mean }
+        ColourMap { matrix, offset: brightness * (1.0 - contrast) * mean }
     }
 }
 
-/// Hue turned by an angle, grey kept: a rotation of the plane of I and Q (NTSC 1953).
-fn hue_turn(angle: f64) -> [[f64; 3]; 3] {
+/// Rotates the hue by an angle and keeps the grey: a rotation of the I-Q plane (NTSC 1953).
+fn hue_rotation(angle: f64) -> [[f64; 3]; 3] {
     const TO_YIQ: [[f64; 3]; 3] =
         [LUMA, [0.595_716, -0.274_453, -0.321_263], [0.211_456, -0.522_591, 0.311_135]];
     const TO_RGB: [[f64; 3]; 3] =
         [[1.0, 0.956_296, 0.621_024], [1.0, -0.272_122, -0.647_381], [1.0, -1.106_989, 1.704_615]];
     let (sin, cos) = angle.sin_cos();
-    let turn = [[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]];
-    product(&product(&TO_RGB, &turn), &TO_YIQ)
+    let rotation = [[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]];
+    product(&product(&TO_RGB, &rotation), &TO_YIQ)
 }
 
 fn product(a: &[[f64; 3]; 3], b: &[[f64; 3]; 3]) -> [[f64; 3]; 3] {
@@ -189,10 +185,10 @@ fn mean_luma(pixels: &[u8]) -> f64 {
     sums.iter().zip(LUMA).map(|(sum, weight)| *sum as f64 * weight).sum::<f64>() / count
 }
 
-/// The cut, `[size, size, 3]`: bilinear, with as many samples a pixel as the cut is finer than the
-/// result; white outside.
+/// Resamples the cut to `[size, size, 3]`: bilinear, with several samples per pixel when
+/// downscaling; white outside the image.
 fn sample(image: &Rgb, cut: &Cut, size: usize) -> Vec<u8> {
-    let (sin, cos) = cut.turn.sin_cos();
+    let (sin, cos) = cut.angle.sin_cos();
     let steps = cut.half.map(|half| 2.0 * half / size as f64);
     let fine = steps.map(|step| (step - 0.01).ceil().clamp(1.0, 8.0) as usize);
     let weight = 1.0 / (fine[0] * fine[1]) as f64;
@@ -205,8 +201,8 @@ fn sample(image: &Rgb, cut: &Cut, size: usize) -> Vec<u8> {
                 for sub_column in 0..fine[0] {
                     let u =
                         (column as f64 + (sub_column as f64 + 0.5) / fine[0] as f64) * steps[0] - cut.half[0];
-                    let x = cut.middle[0] + u * cos - v * sin;
-                    let y = cut.middle[1] + u * sin + v * cos;
+                    let x = cut.centre[0] + u * cos - v * sin;
+                    let y = cut.centre[1] + u * sin + v * cos;
                     bilinear(image, x - 0.5, y - 0.5, &mut sums);
                 }
             }
@@ -216,7 +212,7 @@ fn sample(image: &Rgb, cut: &Cut, size: usize) -> Vec<u8> {
     pixels
 }
 
-/// Adds the value at (x, y), in pixels from the middle of the first; white outside.
+/// Adds the value at (x, y), in pixels from the centre of the first pixel; white outside the image.
 fn bilinear(image: &Rgb, x: f64, y: f64, sums: &mut [f64; 3]) {
     let (left, top) = (x.floor(), y.floor());
     let (right, below) = (x - left, y - top);
@@ -252,28 +248,28 @@ mod tests {
     const MIDDLE: [f64; Augment::DRAWS] = [0.5; Augment::DRAWS];
 
     #[test]
-    fn no_strength_changes_nothing() {
+    fn zero_strengths_change_nothing() {
         let draws = [0.9; Augment::DRAWS];
-        assert_eq!(Augment::default().look(&picture(), 16, 1.0, &draws).unwrap(), picture().pixels());
+        assert_eq!(Augment::default().apply(&picture(), 16, 1.0, &draws).unwrap(), picture().pixels());
     }
 
     #[test]
-    fn each_strength_does_what_it_says() {
+    fn each_strength_has_its_effect() {
         let flat = Rgb::new(8, 8, [200, 100, 50].repeat(64)).unwrap();
-        let look = |augment: Augment, draw: f64| {
-            let pixels = augment.look(&flat, 8, 1.0, &[draw; Augment::DRAWS]).unwrap();
+        let apply = |augment: Augment, draw: f64| {
+            let pixels = augment.apply(&flat, 8, 1.0, &[draw; Augment::DRAWS]).unwrap();
             [pixels[3 * 36], pixels[3 * 36 + 1], pixels[3 * 36 + 2]]
         };
         let off = Augment::default;
-        assert_eq!(look(Augment { brightness: 0.5, ..off() }, 0.0), [100, 50, 25]);
-        assert_eq!(look(Augment { grey: 1.0, ..off() }, 0.0), [124, 124, 124]);
-        assert_eq!(look(Augment { saturation: 1.0, ..off() }, 0.0), [124, 124, 124]);
-        assert_eq!(look(Augment { contrast: 1.0, ..off() }, 0.0), [124, 124, 124]);
-        assert_eq!(look(Augment { invert: 1.0, ..off() }, 0.5), [55, 155, 205]);
+        assert_eq!(apply(Augment { brightness: 0.5, ..off() }, 0.0), [100, 50, 25]);
+        assert_eq!(apply(Augment { grey: 1.0, ..off() }, 0.0), [124, 124, 124]);
+        assert_eq!(apply(Augment { saturation: 1.0, ..off() }, 0.0), [124, 124, 124]);
+        assert_eq!(apply(Augment { contrast: 1.0, ..off() }, 0.0), [124, 124, 124]);
+        assert_eq!(apply(Augment { invert: 1.0, ..off() }, 0.5), [55, 155, 205]);
         // A third of the circle takes red to green, at about the same grey.
-        let turned = look(Augment { hue: 1.0 / 3.0, ..off() }, 1.0);
-        assert!(turned[1] > turned[0] && turned[1] > turned[2], "{turned:?}");
-        let shrunk = Augment { shrink: 0.5, ..off() }.look(&flat, 8, 1.0, &{
+        let rotated = apply(Augment { hue: 1.0 / 3.0, ..off() }, 1.0);
+        assert!(rotated[1] > rotated[0] && rotated[1] > rotated[2], "{rotated:?}");
+        let shrunk = Augment { shrink: 0.5, ..off() }.apply(&flat, 8, 1.0, &{
             let mut draws = MIDDLE;
             draws[2] = 1.0;
             draws
@@ -283,19 +279,19 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_turn_turns() {
+    fn rotate_by_90_degrees_moves_every_pixel() {
         let augment = Augment { rotate: 90.0, ..Augment::default() };
         let mut draws = MIDDLE;
         draws[5] = 1.0;
-        let turned = augment.look(&picture(), 16, 1.0, &draws).unwrap();
+        let rotated = augment.apply(&picture(), 16, 1.0, &draws).unwrap();
         let at = |pixels: &[u8], row: usize, column: usize| pixels[(row * 16 + column) * 3..][..3].to_vec();
         for (row, column) in [(0, 0), (3, 11), (15, 2)] {
-            assert_eq!(at(&turned, row, column), at(picture().pixels(), column, 15 - row));
+            assert_eq!(at(&rotated, row, column), at(picture().pixels(), column, 15 - row));
         }
     }
 
     #[test]
-    fn strengths_out_of_range_are_refused_by_name() {
+    fn strengths_out_of_range_are_rejected_by_name() {
         let off = Augment::default;
         for (augment, name) in [
             (Augment { hue: 0.6, ..off() }, "hue"),
@@ -309,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_draws_give_a_whole_image(
+        fn any_draws_give_a_full_image(
             draws in prop::array::uniform12(0.0..1.0_f64), width in 1_u32..40, height in 1_u32..40, size in 1_u32..20,
         ) {
             let image = Rgb::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
@@ -317,8 +313,8 @@ mod tests {
                 stretch: 1.5, shrink: 0.5, rotate: 180.0, brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.5,
                 grey: 0.5, invert: 0.5,
             };
-            let looked = all.look(&image, size, 0.2, &draws).unwrap();
-            prop_assert_eq!(looked.len(), (size * size * 3) as usize);
+            let pixels = all.apply(&image, size, 0.2, &draws).unwrap();
+            prop_assert_eq!(pixels.len(), (size * size * 3) as usize);
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Bicubic resizing by Pillow's rule, in a fast and a plain form.
+//! Pillow's bicubic resizing: a fast and a reference implementation.
 //!
-//! The rule: Keys' cubic kernel with a = -0.5, stretched by the scale when shrinking (so it
-//! averages rather than skips), first along rows, then along columns, with rounding to 8 bits
-//! between. CLIP's published weights were trained and are evaluated with exactly this filter, and
-//! other ones cost accuracy.
+//! The filter is Keys' cubic kernel with a = -0.5, stretched by the scale when shrinking
+//! (antialiasing), first along rows, then along columns, with rounding to 8 bits between. CLIP's
+//! published weights were trained and are evaluated with exactly this filter; others cost accuracy.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -11,18 +10,17 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::{ImageError, Rgb};
 
-/// Resizes to exactly `width` x `height` (SIMD). At most 2 off [`resize_bicubic_reference`] in any
-/// value, by its coarser weights; most are equal.
+/// Resizes to exactly `width` x `height` (SIMD). Its weights are coarser than those of
+/// [`resize_bicubic_reference`]: most values are equal, none differs by more than 2.
 ///
 /// # Errors
-/// `resize_failed` for a side of zero.
+/// `resize_failed` if a side is zero.
 pub fn resize_bicubic(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageError> {
     check_target(width, height)?;
     if (width, height) == (rgb.width(), rgb.height()) {
         return Ok(rgb.clone());
     }
-    // One call for both axes would go vertical first: up to 6 off. So each axis is a call of its
-    // own.
+    // One call for both axes would resize vertically first, with differences of up to 6.
     let rows = one_axis(rgb.pixels(), (rgb.width(), rgb.height()), (width, rgb.height()))?;
     let pixels = match rows {
         Some(rows) => one_axis(&rows, (width, rgb.height()), (width, height))?.unwrap_or(rows),
@@ -31,7 +29,7 @@ pub fn resize_bicubic(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageEr
     Rgb::new(width, height, pixels)
 }
 
-/// Resizes along the one axis in which the sizes differ; `None` when they do not.
+/// Resizes along the axis in which the sizes differ; `None` if they are equal.
 fn one_axis(pixels: &[u8], from: (u32, u32), to: (u32, u32)) -> Result<Option<Vec<u8>>, ImageError> {
     if from == to {
         return Ok(None);
@@ -43,8 +41,8 @@ fn one_axis(pixels: &[u8], from: (u32, u32), to: (u32, u32)) -> Result<Option<Ve
     let mut target =
         TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut bytes).map_err(|error| failed(&error))?;
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    // For this one type of pixel: the call for any of them compiles them all, which takes longer
-    // than the rest of this crate.
+    // The untyped call would compile all pixel types, which takes longer than the rest of this
+    // crate.
     Resizer::new().resize_typed(&source, &mut target, &options).map_err(|error| failed(&error))?;
     Ok(Some(bytes))
 }
@@ -56,11 +54,11 @@ fn check_target(width: u32, height: u32) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// The plain twin of [`resize_bicubic`]: equal to Pillow's `Image.resize(size, BICUBIC)` in every
-/// value.
+/// The reference implementation of [`resize_bicubic`]: equal to Pillow's `Image.resize(size,
+/// BICUBIC)` in every value.
 ///
 /// # Errors
-/// `resize_failed` for a side of zero.
+/// `resize_failed` if a side is zero.
 pub fn resize_bicubic_reference(rgb: &Rgb, width: u32, height: u32) -> Result<Rgb, ImageError> {
     check_target(width, height)?;
     let (from_width, from_height) = (rgb.width() as usize, rgb.height() as usize);
@@ -90,10 +88,10 @@ pub fn resize_bicubic_reference(rgb: &Rgb, width: u32, height: u32) -> Result<Rg
     Rgb::new(width, height, pixels)
 }
 
-/// Fraction bits of a weight: 8 bits of value and 2 bits of overshoot leave 22 of an `i32`.
+/// Fraction bits of a weight: an `i32` less 8 bits for the value and 2 for overshoot.
 const FRACTION_BITS: u32 = 22;
 
-/// What one output value is made of: consecutive input values and their fixed-point weights.
+/// The fixed-point weights of one output value, for consecutive input values from `start`.
 struct Tap {
     start: usize,
     weights: Vec<i32>,
@@ -117,7 +115,7 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
     (0..to)
         .map(|i| {
             let centre = (i as f64 + 0.5) * scale;
-            // Truncation toward zero, as a C cast does; below zero it is cut off anyway.
+            // Truncates toward zero like a C cast; negative values were clamped.
             let start = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
             let weights: Vec<f64> =

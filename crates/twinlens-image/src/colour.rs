@@ -1,26 +1,24 @@
-//! Colour profiles: pixels as their ICC profile means them, to sRGB.
+//! Converts pixels with an ICC profile to sRGB.
 //!
-//! A profile never refuses an image: one that is damaged, too long, or of another colour space than
-//! the pixels is ignored, and the values are taken as sRGB, as everything without a profile is. One
-//! that means sRGB (most do) costs nothing but its parsing.
+//! A bad profile never rejects an image: if it is damaged, too long, or for another colour space
+//! than the pixels, it is ignored and the values are read as sRGB, as without a profile. A profile
+//! that means sRGB (most do) costs only its parsing.
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
-/// What the stored values were, before they became three equal or unequal channels.
+/// The colour model of the stored values, before conversion to three channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// Red, green, blue.
     Rgb,
-    /// One channel.
     Grey,
-    /// Inks: converted by plain arithmetic, so that the profile no longer fits them.
-    Inks,
+    /// CMYK or YCCK, converted by simple arithmetic, so that the profile no longer applies.
+    Cmyk,
 }
 
-/// Longer profiles are ignored, in bytes: real ones with tables have up to about 3 MB.
+/// Longer profiles are ignored, in bytes. Real profiles with tables have up to about 3 MB.
 const MAX_PROFILE: usize = 4 << 20;
-/// Profiles that move no value further than this mean sRGB: writers round its curve in many ways.
-const SAME: u8 = 2;
+/// A profile that changes no value by more than this is sRGB: writers round its curve differently.
+const MAX_SRGB_DIFFERENCE: u8 = 2;
 
 /// Converts RGB pixels, of shape `[pixels, 3]`, from the profile's colours to sRGB.
 pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], stored: Stored) -> Vec<u8> {
@@ -28,10 +26,9 @@ pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], stored: Stored) -> Vec<u8
         return pixels;
     }
     let converted = match stored {
-        Stored::Inks => None,
+        Stored::Cmyk => None,
         Stored::Rgb => convert_rgb(&pixels, profile),
-        // Greys with a profile of colours are common: scanners and editors write it whatever the
-        // picture.
+        // Grey images with an RGB profile are common: scanners and editors always write one.
         Stored::Grey => grey_curve(profile)
             .map(|curve| map_grey(&pixels, &curve))
             .or_else(|| convert_rgb(&pixels, profile)),
@@ -39,7 +36,7 @@ pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], stored: Stored) -> Vec<u8
     converted.unwrap_or(pixels)
 }
 
-/// The conversion of RGB values, unless the profile has another space or changes next to nothing.
+/// Converts RGB values. `None` if the profile is for another colour space or is sRGB.
 fn convert_rgb(pixels: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
     let profile = ColorProfile::new_from_slice(profile).ok()?;
     if profile.color_space != DataColorSpace::Rgb {
@@ -51,7 +48,7 @@ fn convert_rgb(pixels: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
     let probes = probes();
     let mut seen = vec![0; probes.len()];
     transform.transform(&probes, &mut seen).ok()?;
-    if probes.iter().zip(&seen).all(|(a, b)| a.abs_diff(*b) <= SAME) {
+    if probes.iter().zip(&seen).all(|(a, b)| a.abs_diff(*b) <= MAX_SRGB_DIFFERENCE) {
         return None;
     }
     let mut converted = vec![0; pixels.len()];
@@ -59,13 +56,13 @@ fn convert_rgb(pixels: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
     Some(converted)
 }
 
-/// A grid of colours over the whole cube.
+/// A grid of colours over the RGB cube.
 fn probes() -> Vec<u8> {
     let steps = || (0..=8_u16).map(|step| (step * 255 / 8) as u8);
     steps().flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b]))).collect()
 }
 
-/// What each of the 256 greys becomes, for a profile of greys.
+/// The value of each of the 256 greys in sRGB, for a grey profile.
 fn grey_curve(profile: &[u8]) -> Option<[u8; 256]> {
     let profile = ColorProfile::new_from_slice(profile).ok()?;
     if profile.color_space != DataColorSpace::Gray {
@@ -77,7 +74,7 @@ fn grey_curve(profile: &[u8]) -> Option<[u8; 256]> {
     let greys: Vec<u8> = (0..=255).collect();
     let mut seen = vec![0; 256 * 3];
     transform.transform(&greys, &mut seen).ok()?;
-    // A grey is a grey: the middle channel stands for the three.
+    // The three channels are equal.
     Some(std::array::from_fn(|grey| seen[3 * grey + 1]))
 }
 
@@ -94,17 +91,17 @@ mod tests {
     }
 
     #[test]
-    fn wide_gamuts_are_converted_and_srgb_is_left_alone() {
+    fn wide_gamuts_are_converted_and_srgb_is_unchanged() {
         let pixels = vec![255, 0, 0, 0, 255, 0, 128, 128, 128, 255, 255, 255];
         assert_eq!(to_srgb(pixels.clone(), &encoded(&ColorProfile::new_srgb()), Stored::Rgb), pixels);
         let p3 = encoded(&ColorProfile::new_display_p3());
-        // A colour inside both gamuts: by the matrices of the two standards, (180, 100, 60) is
-        // (192.5, 94.7, 48.9).
+        // Inside both gamuts: by the matrices of the standards, (180, 100, 60) is (192.5, 94.7,
+        // 48.9).
         let seen = to_srgb(vec![180, 100, 60, 128, 128, 128, 255, 255, 255], &p3, Stored::Rgb);
         for (value, expected) in seen.iter().zip([193_u8, 95, 49, 128, 128, 128, 255, 255, 255]) {
             assert!(value.abs_diff(expected) <= 1, "{seen:?}");
         }
-        assert_eq!(to_srgb(pixels.clone(), &p3, Stored::Inks), pixels, "inks were converted already");
+        assert_eq!(to_srgb(pixels.clone(), &p3, Stored::Cmyk), pixels, "CMYK is already converted");
     }
 
     #[test]
@@ -117,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_that_makes_no_sense_is_ignored() {
+    fn an_invalid_profile_is_ignored() {
         let pixels = vec![10, 200, 30];
         let p3 = encoded(&ColorProfile::new_display_p3());
         let cases = [vec![], vec![0; 200], p3[..p3.len() / 2].to_vec(), vec![0xff; MAX_PROFILE + 1]];

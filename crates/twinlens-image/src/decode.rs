@@ -1,4 +1,4 @@
-//! Encoded bytes to upright 8-bit sRGB; see the crate's table for how odd pixels are treated.
+//! Decodes encoded bytes to upright 8-bit sRGB, by the rules in the crate's documentation.
 
 use std::io::Cursor;
 
@@ -7,48 +7,47 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, RgbImage};
 
 use crate::colour::{Stored, to_srgb};
-use crate::guard::guarded;
+use crate::guard::catch_decoder_panic;
 use crate::{Format, Header, ImageError, Limits, Rgb, exif, jpeg, probe};
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decoded {
-    /// The upright pixels.
+pub struct DecodedImage {
+    /// The pixels, upright.
     pub rgb: Rgb,
-    /// Upright width as encoded, in pixels; `rgb` may be a fraction of it ([`decode_reduced`]).
+    /// Upright width as encoded, in pixels; `rgb` may be smaller ([`decode_reduced`]).
     pub original_width: u32,
     /// Upright height as encoded, in pixels.
     pub original_height: u32,
     /// The format of the encoded bytes.
     pub format: Format,
-    /// Whether EXIF asked for a turn or a flip, which `rgb` has had.
-    pub turned: bool,
+    /// Whether `rgb` was rotated or flipped as EXIF asks.
+    pub reoriented: bool,
     /// EXIF tags as a JSON object of strings, if there are any.
     pub exif: Option<String>,
 }
 
-/// Decodes an image after holding its header against the limits ([`probe`]).
+/// Decodes an image after checking its header against the limits ([`probe`]).
 ///
 /// # Errors
-/// Those of [`probe`]; then `unsupported_format` (a feature that the decoder lacks),
+/// Those of [`probe`]; then `unsupported_format` (a feature that the decoder does not support),
 /// `decode_failed`, `decoder_panicked` (see [`crate::silence_decoder_panics`]).
-pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<DecodedImage, ImageError> {
     decode_reduced(bytes, limits, 1)
 }
 
-/// As [`decode`], but where the decoder can, at 1/`by` of the size (`by` is 1, 2, 4 or 8; sides are
-/// rounded up): JPEG in builds with the feature `turbojpeg`. Everything else comes at its full
-/// size.
+/// Like [`decode`], but at 1/`by` of the size if the decoder supports it: JPEG in builds with the
+/// feature `turbojpeg`. `by` is 1, 2, 4 or 8; sides are rounded up.
 ///
 /// # Errors
 /// Those of [`decode`].
-pub fn decode_reduced(bytes: &[u8], limits: &Limits, by: u32) -> Result<Decoded, ImageError> {
+pub fn decode_reduced(bytes: &[u8], limits: &Limits, by: u32) -> Result<DecodedImage, ImageError> {
     decode_probed(bytes, &probe(bytes, limits)?, by)
 }
 
-/// Decodes what [`probe`] has passed.
-pub(crate) fn decode_probed(bytes: &[u8], header: &Header, by: u32) -> Result<Decoded, ImageError> {
-    guarded(header.format, || {
+/// Decodes an image that [`probe`] accepted.
+pub(crate) fn decode_probed(bytes: &[u8], header: &Header, by: u32) -> Result<DecodedImage, ImageError> {
+    catch_decoder_panic(header.format, || {
         let raw = match header.format {
             Format::Png => png(bytes, header)?,
             Format::WebP => webp(bytes, header)?,
@@ -58,7 +57,7 @@ pub(crate) fn decode_probed(bytes: &[u8], header: &Header, by: u32) -> Result<De
     })
 }
 
-/// What the decoder of a format gives.
+/// The output of a format's decoder, before colour conversion and orientation.
 pub(crate) struct Raw {
     pub(crate) width: u32,
     pub(crate) height: u32,
@@ -69,20 +68,20 @@ pub(crate) struct Raw {
     pub(crate) exif: Option<Vec<u8>>,
 }
 
-/// Colours to sRGB, and upright.
-fn finish(raw: Raw, header: &Header) -> Result<Decoded, ImageError> {
+/// Converts colours to sRGB and turns the image upright.
+fn finish(raw: Raw, header: &Header) -> Result<DecodedImage, ImageError> {
     let pixels = match &raw.icc {
         Some(profile) => to_srgb(raw.pixels, profile, raw.stored),
         None => raw.pixels,
     };
-    // Damaged metadata is no reason to refuse good pixels.
+    // Damaged metadata must not reject good pixels.
     let orientation = raw.exif.as_deref().and_then(Orientation::from_exif_chunk);
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-    let turned = orientation != Orientation::NoTransforms;
+    let reoriented = orientation != Orientation::NoTransforms;
     let (mut width, mut height, mut pixels) = (raw.width, raw.height, pixels);
     let (mut original_width, mut original_height) = (header.width, header.height);
-    if turned {
-        let reason = "the decoder's buffer does not fit its size".to_owned();
+    if reoriented {
+        let reason = "the decoder's buffer does not match the size".to_owned();
         let image = RgbImage::from_raw(width, height, pixels)
             .ok_or(ImageError::DecodeFailed { format: header.format, reason })?;
         let mut image = DynamicImage::ImageRgb8(image);
@@ -93,12 +92,12 @@ fn finish(raw: Raw, header: &Header) -> Result<Decoded, ImageError> {
         }
         (width, height, pixels) = (image.width(), image.height(), image.into_raw());
     }
-    Ok(Decoded {
+    Ok(DecodedImage {
         rgb: Rgb::new(width, height, pixels)?,
         original_width,
         original_height,
         format: header.format,
-        turned,
+        reoriented,
         exif: raw.exif.as_deref().and_then(exif::to_json),
     })
 }
@@ -114,12 +113,12 @@ fn webp(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
     run(decoder.map_err(|error| decoder_error(header.format, error))?, header, decoder_limits(header))
 }
 
-/// The decoder's own limits: a second wall, should it read the header otherwise than we do.
+/// Limits for the decoder itself, in case it reads the header differently than [`probe`].
 fn decoder_limits(header: &Header) -> image::Limits {
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(header.width);
     limits.max_image_height = Some(header.height);
-    // Besides pixels, text and profile chunks count against it.
+    // Text and profile chunks also count against it.
     limits.max_alloc = Some(header.decode_bytes.saturating_add(16 << 20));
     limits
 }
@@ -131,7 +130,7 @@ fn run(mut decoder: impl ImageDecoder, header: &Header, bounds: image::Limits) -
         return Err(ImageError::DecodeFailed { format: header.format, reason });
     }
     decoder.set_limits(bounds).map_err(failed)?;
-    // Damaged metadata is no reason to refuse good pixels.
+    // Damaged metadata must not reject good pixels.
     let (icc, exif) = (decoder.icc_profile().ok().flatten(), decoder.exif_metadata().ok().flatten());
     let stored = match decoder.original_color_type() {
         ExtendedColorType::L1
@@ -147,13 +146,13 @@ fn run(mut decoder: impl ImageDecoder, header: &Header, bounds: image::Limits) -
     Ok(Raw { width: header.width, height: header.height, pixels, stored, icc, exif })
 }
 
-/// Any colour type to RGB8, alpha onto white.
+/// Converts any colour type to RGB8, compositing alpha onto white.
 fn flatten(image: DynamicImage) -> Vec<u8> {
     if !image.color().has_alpha() {
         return image.into_rgb8().into_raw();
     }
     let mut pixels = image.into_rgba8().into_raw();
-    // In place: pixel i is written to 3i..3i+3 after it was read from 4i..4i+4.
+    // In place: pixel i is read from 4i..4i+4 before it is written to 3i..3i+3.
     for i in 0..pixels.len() / 4 {
         let alpha = u32::from(pixels[4 * i + 3]);
         for channel in 0..3 {

@@ -1,5 +1,5 @@
-//! Pixels to bytes. The encoders are pure functions of pixels and options, so shards come out the
-//! same each time.
+//! Encodes pixels. The encoders are pure functions of pixels and options, so shards are
+//! reproducible.
 
 use image::codecs::{png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
@@ -9,20 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Format, ImageError, Rgb};
 
-/// In which format images are stored.
+/// The format of stored images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
-    /// The original bytes if the pixels did not change (no resize, no turn); otherwise the
-    /// original's format.
+    /// The original bytes if the pixels did not change; otherwise the original format.
     Keep,
     /// JPEG: small, lossy.
     #[default]
     Jpeg,
-    /// PNG: lossless, opens everywhere.
+    /// PNG: lossless and widely supported.
     Png,
-    /// WebP: lossless, and then smaller than PNG; lossy where `quality` is given, in builds with
-    /// the feature `libwebp`.
+    /// WebP: lossless and smaller than PNG; lossy if `quality` is given (needs a build with the
+    /// feature `libwebp`).
     Webp,
 }
 
@@ -32,17 +31,17 @@ pub enum Encoding {
 pub struct Encode {
     /// The format of the stored bytes.
     pub format: Encoding,
-    /// Quality of JPEG and lossy WebP, 1 to 100. JPEG without it is of 95, as img2dataset's; WebP
-    /// without it is lossless, as PNG is.
+    /// Quality of JPEG and lossy WebP, 1 to 100. Default: 95 for JPEG (as in img2dataset), lossless
+    /// for WebP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<u8>,
 }
 
-/// The quality of JPEG where none is given.
+/// The default quality of JPEG.
 const JPEG_QUALITY: u8 = 95;
 
 impl Encode {
-    /// Refuses values outside their range, and a quality that would have no effect.
+    /// Rejects a quality that is out of range or would have no effect.
     ///
     /// # Errors
     /// [`ImageError::BadOptions`], naming the field.
@@ -51,9 +50,9 @@ impl Encode {
             (Some(quality), _) if !(1..=100).contains(&quality) => {
                 format!("`quality` must be from 1 to 100, not {quality}")
             }
-            (Some(_), Encoding::Png) => "PNG is lossless: leave `quality` away".to_owned(),
+            (Some(_), Encoding::Png) => "PNG is lossless: remove `quality`".to_owned(),
             (Some(_), Encoding::Webp) if cfg!(not(feature = "libwebp")) => {
-                "this program writes WebP lossless: leave `quality` away, or build it with `--features libwebp`"
+                "this build writes only lossless WebP: remove `quality`, or build with `--features libwebp`"
                     .to_owned()
             }
             _ => return Ok(()),
@@ -61,7 +60,7 @@ impl Encode {
         Err(ImageError::BadOptions(problem))
     }
 
-    /// The format of an image that was `original` and whose pixels changed.
+    /// The format to encode as, if the image was in the format `original`.
     pub(crate) fn target(&self, original: Format) -> Format {
         match self.format {
             Encoding::Keep => original,
@@ -72,12 +71,11 @@ impl Encode {
     }
 }
 
-/// Encodes as `format`, one of the decodable ones; see [`Encode::quality`] for `quality`. Metadata
-/// is not written.
+/// Encodes as JPEG, PNG or WebP, without metadata. For `quality` see [`Encode::quality`].
 ///
 /// # Errors
-/// `encode_failed` when the format cannot hold the size (65,535 pixels a side for JPEG, 16,383 for
-/// WebP), or is not one that can be written.
+/// `encode_failed` if a side is too long for the format (65,535 pixels for JPEG, 16,383 for WebP),
+/// or the format cannot be written.
 pub fn encode(rgb: &Rgb, format: Format, quality: Option<u8>) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     let encoded = match format {
@@ -89,7 +87,7 @@ pub fn encode(rgb: &Rgb, format: Format, quality: Option<u8>) -> Result<Vec<u8>,
         #[cfg(feature = "libwebp")]
         Format::WebP if quality.is_some() => lossy_webp(rgb, quality.unwrap_or(100), &mut bytes),
         Format::WebP => lossless(rgb, WebPEncoder::new_lossless(&mut bytes)),
-        _ => Err("it cannot be written".to_owned()),
+        _ => Err("this format cannot be written".to_owned()),
     };
     encoded.map_err(|reason| ImageError::EncodeFailed { format, reason })?;
     Ok(bytes)
@@ -114,11 +112,12 @@ fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
         *bytes = encoded;
         return Ok(());
     }
-    jpeg_plainly(rgb, quality, bytes)
+    jpeg_in_rust(rgb, quality, bytes)
 }
 
-/// Chroma at half the resolution, as img2dataset's encoder and most others write it.
-fn jpeg_plainly(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
+/// Encodes with `jpeg-encoder`, with chroma at half the resolution as img2dataset and most
+/// encoders.
+fn jpeg_in_rust(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
     let side =
         |length: u32| u16::try_from(length).map_err(|_| format!("{length} pixels are longer than 65535"));
     let (width, height) = (side(rgb.width())?, side(rgb.height())?);
@@ -142,7 +141,7 @@ mod tests {
         let image = Rgb::new(120, 90, pixels.collect()).unwrap();
         let (mut fast, mut plain) = (Vec::new(), Vec::new());
         jpeg(&image, 95, &mut fast).unwrap();
-        jpeg_plainly(&image, 95, &mut plain).unwrap();
+        jpeg_in_rust(&image, 95, &mut plain).unwrap();
         let seen = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap().rgb.into_pixels();
         let (fast_seen, plain_seen) = (seen(&fast), seen(&plain));
         let sum: u32 = fast_seen.iter().zip(&plain_seen).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();

@@ -1,8 +1,8 @@
-//! Why an image was refused: one enum, and a stable machine code for each kind.
+//! Reasons to reject an image, each with a stable machine-readable code.
 
 use crate::Format;
 
-/// Every code that [`ImageError::code`] can return, in the order in which the checks are made.
+/// Every code that [`ImageError::code`] can return, in the order of the checks.
 pub const CODES: &[&str] = &[
     "not_an_image",
     "unsupported_format",
@@ -20,14 +20,13 @@ pub const CODES: &[&str] = &[
     "bad_options",
 ];
 
-/// A refused image. Everything but [`ImageError::BadOptions`] is the fault of the input bytes.
+/// Why an image was rejected. Except for [`ImageError::BadOptions`], the input bytes are at fault.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ImageError {
-    /// The bytes begin like no image format (an HTML error page, JSON, nothing at all).
+    /// The bytes start like no image format (an HTML error page, JSON, an empty body).
     #[error("not an image: the bytes look like {0}")]
     NotAnImage(&'static str),
-    /// An image, but of a format that is not decoded here; or a feature of a format that the
-    /// decoder lacks.
+    /// An image in a format, or using a feature of a format, that is not supported.
     #[error("{0}: only jpeg, png and webp are decoded")]
     UnsupportedFormat(String),
     /// The encoded file is longer than [`crate::Limits::max_bytes`].
@@ -38,16 +37,16 @@ pub enum ImageError {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// The header of a known format makes no sense (a missing size, a size of zero).
+    /// The header of a known format is invalid (a missing size, a size of zero).
     #[error("damaged {format} header: {reason}")]
     BadHeader {
-        /// The format that the first bytes announce.
+        /// The format by the first bytes.
         format: Format,
-        /// What is wrong with it.
+        /// What is wrong with the header.
         reason: &'static str,
     },
-    /// The header declares more pixels than [`crate::Limits::max_pixels`]: a decompression bomb, or
-    /// a poster.
+    /// The header declares more pixels than [`crate::Limits::max_pixels`] (a decompression bomb, a
+    /// poster).
     #[error("{width} x {height} pixels are more than the limit of {limit}")]
     TooManyPixels {
         /// Declared width, in pixels.
@@ -77,7 +76,7 @@ pub enum ImageError {
         /// The limit.
         limit: f64,
     },
-    /// An animation of more frames than [`crate::Limits::max_frames`].
+    /// An animation with more frames than [`crate::Limits::max_frames`].
     #[error("{frames} frames are more than the limit of {limit}")]
     TooManyFrames {
         /// Number of frames.
@@ -88,35 +87,34 @@ pub enum ImageError {
     /// The file ends before its end marker.
     #[error("truncated {0}: the file ends before its end marker")]
     Truncated(Format),
-    /// The decoder found the data damaged.
+    /// The decoder reported damaged data.
     #[error("the {format} data cannot be decoded: {reason}")]
     DecodeFailed {
-        /// The format that the first bytes announce.
+        /// The format by the first bytes.
         format: Format,
-        /// The decoder's words.
+        /// The decoder's message.
         reason: String,
     },
-    /// The decoder panicked: a bug of the decoder that these bytes uncover. The row is refused;
-    /// please report it.
+    /// The decoder panicked: a bug in the decoder that these bytes trigger. Please report it.
     #[error("the {format} decoder panicked on this image: {message}")]
     DecoderPanicked {
-        /// The format that the first bytes announce.
+        /// The format by the first bytes.
         format: Format,
-        /// What the panic said.
+        /// The panic message.
         message: String,
     },
-    /// The size asked for cannot be made from this image.
+    /// The image cannot be resized or cropped as requested.
     #[error("cannot resize: {0}")]
     ResizeFailed(String),
-    /// The pixels cannot be stored in the format asked for (JPEG and WebP bound the side length).
+    /// The pixels cannot be stored in the requested format (JPEG and WebP limit the side length).
     #[error("cannot encode as {format}: {reason}")]
     EncodeFailed {
         /// The output format.
         format: Format,
-        /// The encoder's words.
+        /// The encoder's message.
         reason: String,
     },
-    /// An option has a value outside its range: the fault of the caller's configuration.
+    /// An option is out of range: a mistake in the caller's configuration.
     #[error("bad image options: {0}")]
     BadOptions(String),
 }

@@ -1,16 +1,15 @@
-//! EXIF as a JSON object, in the manner of img2dataset's `exif` column.
+//! EXIF as a JSON object, like img2dataset's `exif` column.
 
 use std::collections::BTreeMap;
 
-/// Longer values (maker notes, embedded previews) are cut here: the column is for search, not for
+/// Longer values (maker notes, embedded previews) are truncated: the column is for search, not for
 /// restoring files.
 const MAX_VALUE_CHARS: usize = 200;
-/// Fields beyond this many are left out: a hostile directory can declare 65,535.
+/// Further fields are dropped: a hostile directory can declare 65,535.
 const MAX_FIELDS: usize = 200;
 
-/// `{"Make": "...", "Orientation": "...", ...}` with keys sorted and every value as text, from a
-/// raw TIFF block; `None` when it holds no known tag of the primary image or is damaged (metadata
-/// never refuses an image).
+/// Converts a raw TIFF block to `{"Make": "...", "Orientation": "...", ...}` with sorted keys and
+/// all values as text. `None` if it is damaged or contains no known tag of the primary image.
 pub(crate) fn to_json(raw: &[u8]) -> Option<String> {
     let mut reader = exif::Reader::new();
     reader.continue_on_error(true);

@@ -1,5 +1,5 @@
-//! Panics of decoders, caught: a bug of a decoder that some bytes uncover refuses one image, and is
-//! no end of the run.
+//! Catches panics of decoders, so that a bug in a decoder rejects one image and does not end the
+//! run.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,21 +12,21 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps panics that this crate catches from being reported on stderr: their message stands in the
-/// error. For programs, once, at their start: the panic hook belongs to the process. Other panics
-/// are reported as before.
+/// Stops caught decoder panics from being printed to stderr; their message is in the error. Sets
+/// the process-wide panic hook, so only programs should call it, once, at startup. Other panics are
+/// reported as before.
 pub fn silence_decoder_panics() {
-    let before = panic::take_hook();
+    let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if !GUARDED.get() {
-            before(info);
+            previous(info);
         }
     }));
 }
 
-/// A panic as an error. The closure owns all that it changes, so no half-changed state can be seen
-/// after it.
-pub(crate) fn guarded<T>(
+/// Turns a panic into an error. The closure owns everything it changes, so it leaves no
+/// half-changed state behind.
+pub(crate) fn catch_decoder_panic<T>(
     format: Format,
     decoder: impl FnOnce() -> Result<T, ImageError>,
 ) -> Result<T, ImageError> {
@@ -46,11 +46,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panicking_decoder_is_an_error_that_says_what_happened() {
-        let error = guarded::<()>(Format::Png, || panic!("index {} out of bounds", 7)).unwrap_err();
+    fn a_decoder_panic_becomes_an_error_with_its_message() {
+        let error =
+            catch_decoder_panic::<()>(Format::Png, || panic!("index {} out of bounds", 7)).unwrap_err();
         assert_eq!(error.code(), "decoder_panicked");
         assert!(error.to_string().contains("index 7 out of bounds"), "{error}");
         assert!(!GUARDED.get(), "later panics are reported again");
-        assert_eq!(guarded(Format::Png, || Ok(3)), Ok(3));
+        assert_eq!(catch_decoder_panic(Format::Png, || Ok(3)), Ok(3));
     }
 }

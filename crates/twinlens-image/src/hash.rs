@@ -1,4 +1,4 @@
-//! Hashes: of the file, and of what is seen on it.
+//! The SHA-256 of a file and the perceptual hash of an image.
 
 use std::f64::consts::PI;
 
@@ -16,19 +16,19 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Side of the small image that is transformed.
+/// Side of the resized image.
 const SIDE: usize = 32;
-/// Side of the block of low frequencies that is kept.
+/// Side of the block of low frequencies.
 const LOW: usize = 8;
 
 /// The perceptual hash of an image: resized to 32 x 32 (bicubic, aspect ignored), luma by Rec. 601,
-/// DCT-II in both directions, the 8 x 8 lowest frequencies (the constant term too); a bit is set
-/// where the coefficient lies above the median of the 64. Bit 63 is the constant term, then row by
-/// row. Similar images differ in few bits; the rule is that of the Python package ImageHash, but
-/// for its Lanczos filter.
+/// DCT-II in both directions, the 8 x 8 lowest frequencies (including the constant term). A bit is
+/// set if its coefficient is above the median of the 64. Bit 63 is the constant term, then row by
+/// row. Similar images differ in few bits. The algorithm is that of the Python package ImageHash,
+/// except for its Lanczos filter.
 ///
 /// # Errors
-/// None for an image of this crate; `resize_failed` is passed on.
+/// `resize_failed`, which does not occur for an [`Rgb`].
 pub fn phash(rgb: &Rgb) -> Result<i64, ImageError> {
     let small = resize_bicubic(rgb, SIDE as u32, SIDE as u32)?;
     let luma: Vec<f64> = small
@@ -65,7 +65,7 @@ fn low_frequencies(luma: &[f64]) -> [f64; LOW * LOW] {
     for u in 0..LOW {
         for v in 0..LOW {
             let sum: f64 = (0..SIDE).map(|y| rows[y * LOW + v] * cosines[u][y]).sum();
-            // What is zero but for rounding is zero: else the bits of flat images would be noise.
+            // Rounding noise is set to 0, or the bits of flat images would be random.
             low[u * LOW + v] = if sum.abs() < 1e-6 { 0.0 } else { sum };
         }
     }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn phash_survives_rescaling_and_tells_images_apart() {
+    fn phash_survives_rescaling_and_distinguishes_images() {
         let disc = |x: f64, y: f64| f64::from(u8::from((x - 0.4).powi(2) + (y - 0.6).powi(2) < 0.07));
         let stripes = |x: f64, y: f64| (x * 20.0 + y * 7.0).sin() * 0.5 + 0.5;
         let distance = |a: &Rgb, b: &Rgb| (phash(a).unwrap() ^ phash(b).unwrap()).count_ones();

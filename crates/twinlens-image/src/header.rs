@@ -1,15 +1,15 @@
-//! Reads sizes and structure from the encoded bytes, without decoding and without allocating.
+//! Reads size and structure from the encoded bytes, without decoding or allocating.
 //!
-//! The decoders would tell the size too, but some allocate by the header's say-so, and none says
-//! that a JPEG is cut off: it is filled up with grey. So the container of each format is walked
-//! here to its end marker.
+//! The decoders report the size too, but some trust the header when they allocate, and none reports
+//! a truncated JPEG (they fill it up with grey). So this module walks the container of each format
+//! to its end marker.
 
 use crate::{Format, ImageError, Limits, sniff};
 
-/// What a header declares, before orientation.
+/// The declared properties of an encoded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The format, by magic bytes.
+    /// The format by magic bytes.
     pub format: Format,
     /// Declared width, in pixels, as stored (before EXIF orientation).
     pub width: u32,
@@ -17,14 +17,14 @@ pub struct Header {
     pub height: u32,
     /// Frames of an animation; 1 for a still image.
     pub frames: u32,
-    /// Upper estimate of the memory that decoding to RGB takes at its peak, in bytes, besides the
-    /// encoded bytes.
+    /// Upper estimate of the peak memory for decoding to RGB, in bytes, not counting the encoded
+    /// bytes.
     pub decode_bytes: u64,
-    /// Where the end marker begins, for JPEG: what comes after it is not of the picture.
+    /// Offset of the end marker of a JPEG; bytes after it do not belong to the image.
     pub(crate) end: usize,
 }
 
-/// The walk over a container: the header, and whether the end marker was reached.
+/// The result of walking a container: its header, and whether the end marker was reached.
 struct Walk {
     width: u32,
     height: u32,
@@ -34,11 +34,10 @@ struct Walk {
     end: usize,
 }
 
-/// Reads the header and holds it against the limits; decodes nothing. Linear in the length of the
-/// file at worst.
+/// Reads the header and checks it against the limits, without decoding. At worst linear in the
+/// length of the file.
 ///
-/// A caller that bounds its memory reserves [`Header::decode_bytes`] before it calls
-/// [`crate::decode`].
+/// To bound memory, reserve [`Header::decode_bytes`] before calling [`crate::decode`].
 ///
 /// # Errors
 /// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`,
@@ -62,17 +61,17 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
         _ => walk_jpeg(bytes),
     };
     let walk = walk.map_err(|fault| match fault {
-        Fault::Cut => ImageError::Truncated(format),
+        Fault::Truncated => ImageError::Truncated(format),
         Fault::Damaged(reason) => ImageError::BadHeader { format, reason },
         Fault::Unsupported(what) => ImageError::UnsupportedFormat(what.to_owned()),
     })?;
-    hold(&walk, format, limits)?;
+    check(&walk, format, limits)?;
     let decode_bytes = u64::from(walk.width) * u64::from(walk.height) * walk.bytes_per_pixel;
     let Walk { width, height, frames, end, .. } = walk;
     Ok(Header { format, width, height, frames, decode_bytes, end })
 }
 
-fn hold(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
+fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
     let (width, height) = (walk.width, walk.height);
     if width == 0 || height == 0 {
         return Err(ImageError::BadHeader { format, reason: "a side of zero pixels" });
@@ -96,12 +95,12 @@ fn hold(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> 
     Ok(())
 }
 
-/// Why no size could be read.
+/// Why the size could not be read.
 enum Fault {
-    /// The file ends before its size is told.
-    Cut,
+    /// The file ends before its size.
+    Truncated,
     Damaged(&'static str),
-    /// A kind of the format that no decoder here knows.
+    /// A variant of the format that the decoders do not support.
     Unsupported(&'static str),
 }
 
@@ -120,12 +119,13 @@ fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
 /// PNG: chunks of length, type, data, checksum; `IHDR` first, `IEND` last (PNG specification,
 /// section 5).
 fn walk_png(bytes: &[u8]) -> Result<Walk, Fault> {
-    let kind = bytes.get(12..16).ok_or(Fault::Cut)?;
+    let kind = bytes.get(12..16).ok_or(Fault::Truncated)?;
     if kind != b"IHDR" {
         return Err(Fault::Damaged("the first chunk is not IHDR"));
     }
-    let (width, height) = (be32(bytes, 16).ok_or(Fault::Cut)?, be32(bytes, 20).ok_or(Fault::Cut)?);
-    let (depth, colour) = (*bytes.get(24).ok_or(Fault::Cut)?, *bytes.get(25).ok_or(Fault::Cut)?);
+    let (width, height) =
+        (be32(bytes, 16).ok_or(Fault::Truncated)?, be32(bytes, 20).ok_or(Fault::Truncated)?);
+    let (depth, colour) = (*bytes.get(24).ok_or(Fault::Truncated)?, *bytes.get(25).ok_or(Fault::Truncated)?);
     // The decoded buffer (palettes expand to RGBA), the 8-bit copy, the composited RGB.
     let bytes_per_pixel = if depth == 16 { 8 + 4 + 3 } else { 4 + 4 + 3 } + u64::from(colour == 3);
     let mut walk = Walk { width, height, frames: 1, bytes_per_pixel, complete: false, end: 0 };
@@ -170,7 +170,10 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
                 0xc9..=0xcb | 0xcd..=0xcf => return Err(Fault::Unsupported("arithmetic-coded JPEG")),
                 _ => return Err(Fault::Unsupported("lossless or hierarchical JPEG")),
             }
-            size = Some((be16(bytes, at + 5).ok_or(Fault::Cut)?, be16(bytes, at + 3).ok_or(Fault::Cut)?));
+            size = Some((
+                be16(bytes, at + 5).ok_or(Fault::Truncated)?,
+                be16(bytes, at + 3).ok_or(Fault::Truncated)?,
+            ));
         }
         scanned |= marker == 0xda;
         at += (length as usize).max(2);
@@ -181,13 +184,13 @@ fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
             Ok(Walk { width, height, frames: 1, bytes_per_pixel: 8 + 3 + 3, complete, end })
         }
         None if complete => Err(Fault::Damaged("no frame header")),
-        None => Err(Fault::Cut),
+        None => Err(Fault::Truncated),
     }
 }
 
-/// Where the segment begins whose marker is the first at or after `at`: 0xFF and a byte that is
-/// neither stuffing (0x00), fill (0xFF), nor a restart marker. So entropy-coded data after `SOS`,
-/// and garbage between segments, are skipped.
+/// The offset after the first marker at or after `at`: 0xFF and a byte that is neither stuffing
+/// (0x00), fill (0xFF), nor a restart marker. This skips entropy-coded data after `SOS` and garbage
+/// between segments.
 fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let is_marker = |place: &usize| {
         bytes.get(place + 1).is_some_and(|next| !matches!(next, 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))
@@ -198,9 +201,9 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
         .map(|place| place + 2)
 }
 
-/// WebP: a RIFF file of chunks `VP8 `, `VP8L`, or `VP8X` and what it announces (RFC 9649).
+/// WebP: a RIFF file whose first chunk is `VP8 `, `VP8L` or `VP8X` (RFC 9649).
 fn walk_webp(bytes: &[u8]) -> Result<Walk, Fault> {
-    let riff_end = le(bytes, 4, 4).ok_or(Fault::Cut)? as usize + 8;
+    let riff_end = le(bytes, 4, 4).ok_or(Fault::Truncated)? as usize + 8;
     let mut walk = Walk {
         width: 0,
         height: 0,
@@ -230,16 +233,16 @@ fn walk_webp(bytes: &[u8]) -> Result<Walk, Fault> {
         }
     }
     if walk.width == 0 {
-        return Err(Fault::Cut);
+        return Err(Fault::Truncated);
     }
     walk.complete &= pixels;
     walk.frames = frames.max(1);
     Ok(walk)
 }
 
-/// The size in the first chunk of a WebP file.
+/// The size from the first chunk of a WebP file.
 fn webp_size(bytes: &[u8], kind: &[u8], data: usize) -> Result<(u32, u32), Fault> {
-    let read = |at, count| le(bytes, at, count).ok_or(Fault::Cut);
+    let read = |at, count| le(bytes, at, count).ok_or(Fault::Truncated);
     match kind {
         b"VP8X" => Ok((read(data + 4, 3)? + 1, read(data + 7, 3)? + 1)),
         b"VP8L" => {

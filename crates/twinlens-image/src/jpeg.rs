@@ -1,7 +1,7 @@
-//! JPEG to RGB.
+//! Decodes JPEG to RGB.
 //!
-//! The headers are read leniently (writers put odd things between segments), the picture itself
-//! strictly: a decoder that fills up what it cannot read would let half pictures through.
+//! Headers are read leniently (encoders put odd things between segments), entropy-coded data
+//! strictly: a decoder that fills up unreadable parts would accept half an image.
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -13,20 +13,21 @@ use crate::colour::Stored;
 use crate::decode::Raw;
 use crate::{Format, Header, ImageError};
 
-/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets
-/// name it in their recipes.
+/// The JPEG library of this build. Pixel values depend on it, so datasets record it in their
+/// recipes.
 #[cfg(not(feature = "turbojpeg"))]
 pub const JPEG_DECODER: &str = "zune-jpeg";
-/// What decodes and encodes JPEG in this build: it decides single values of pixels, so datasets
-/// name it in their recipes.
+/// The JPEG library of this build. Pixel values depend on it, so datasets record it in their
+/// recipes.
 #[cfg(feature = "turbojpeg")]
 pub const JPEG_DECODER: &str = "libjpeg-turbo, scaled";
 
-/// Most scans of a progressive image; each is a pass over all coefficients, and a small file can
-/// have thousands.
+/// Maximum number of scans of a progressive image. Each is a pass over all coefficients, and a
+/// small file can have thousands.
 pub(crate) const MAX_SCANS: usize = 100;
 
-/// Decodes; if the build's decoder can, at 1/`by` (1, 2, 4 or 8) of the size.
+/// Decodes at 1/`by` (1, 2, 4 or 8) of the size if this build's decoder supports it, otherwise at
+/// full size.
 pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, ImageError> {
     #[cfg(feature = "turbojpeg")]
     if let Some((width, height, pixels)) = crate::turbo::decode(bytes, header, by) {
@@ -34,13 +35,13 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, Imag
         return Ok(Raw { width, height, pixels, ..raw });
     }
     let _full_size = by;
-    decode_plainly(bytes, header)
+    decode_zune(bytes, header)
 }
 
-/// Decodes at full size, in Rust alone.
-fn decode_plainly(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
-    let strictly_ended = with_strict_end(&bytes[..header.end.min(bytes.len())]);
-    let (mut decoder, raw) = open(&strictly_ended, header)?;
+/// Decodes at full size with `zune-jpeg`.
+fn decode_zune(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+    let terminated = with_invalid_code_at_end(&bytes[..header.end.min(bytes.len())]);
+    let (mut decoder, raw) = open(&terminated, header)?;
     let grey = raw.stored == Stored::Grey;
     let target = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options(header).set_strict_mode(true).jpeg_set_out_colorspace(target));
@@ -53,7 +54,7 @@ fn decode_plainly(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
 
 type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
 
-/// A decoder that has read the headers, and what they say.
+/// A decoder that has read the headers, and their content.
 fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, Raw), ImageError> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(header));
     decoder.decode_headers().map_err(error)?;
@@ -65,7 +66,7 @@ fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, Raw), Imag
     }
     let stored = match decoder.input_colorspace() {
         Some(ColorSpace::Luma) => Stored::Grey,
-        Some(ColorSpace::CMYK | ColorSpace::YCCK) => Stored::Inks,
+        Some(ColorSpace::CMYK | ColorSpace::YCCK) => Stored::Cmyk,
         _ => Stored::Rgb,
     };
     let (icc, exif) = (decoder.icc_profile(), decoder.exif().cloned());
@@ -80,18 +81,19 @@ fn options(header: &Header) -> DecoderOptions {
         .jpeg_set_max_scans(MAX_SCANS)
 }
 
-/// The file up to its end marker, and then ones. A code of ones alone is no code (ITU-T T.81, annex
-/// C), so that a picture which goes on after its data have ended is an error; after an end marker
-/// the decoder would read zeros for ever, which are codes.
-fn with_strict_end(bytes: &[u8]) -> Vec<u8> {
-    let mut ended = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
-    ended.extend_from_slice(bytes);
-    ended.extend([0xff, 0x00].repeat(ONES));
-    ended.extend([0xff, 0xd9]);
-    ended
+/// Appends ones before the end marker. All ones is not a valid code (ITU-T T.81, annex C), so an
+/// image whose data end too early is an error. At an end marker the decoder would instead read
+/// zeros without end, which are valid codes.
+fn with_invalid_code_at_end(bytes: &[u8]) -> Vec<u8> {
+    let mut terminated = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
+    terminated.extend_from_slice(bytes);
+    terminated.extend([0xff, 0x00].repeat(ONES));
+    terminated.extend([0xff, 0xd9]);
+    terminated
 }
 
-/// Bytes of ones: more than the decoder reads ahead (8), the longest code and its value (4).
+/// Bytes of ones: more than the read-ahead of the decoder (8) plus the longest code and its value
+/// (4).
 const ONES: usize = 32;
 
 fn error(error: DecodeErrors) -> ImageError {
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
     use crate::{Limits, Rgb, encode, phash, probe, resize_bicubic};
 
-    /// Waves that are the weaker the shorter they are, edges, and grain.
+    /// Waves whose amplitude falls with their frequency, edges, and grain.
     fn picture(width: u32, height: u32) -> Rgb {
         let value = |x: u32, y: u32, channel: u32| {
             let (u, v) = (f64::from(x) / 160.0, f64::from(y) / 130.0 + 0.3 * f64::from(channel));
@@ -132,21 +134,20 @@ mod tests {
         for (width, height) in [(1000, 800), (333, 257), (16, 16), (9, 7)] {
             let bytes = encode(&picture(width, height), Format::Jpeg, Some(85)).unwrap();
             let header = probe(&bytes, &Limits::default()).unwrap();
-            let (turbo, plain) =
-                (decode(&bytes, &header, 1).unwrap(), decode_plainly(&bytes, &header).unwrap());
-            assert_eq!((turbo.width, turbo.height, turbo.stored), (plain.width, plain.height, plain.stored));
-            let (max, mean) = difference(&turbo.pixels, &plain.pixels);
+            let (turbo, zune) = (decode(&bytes, &header, 1).unwrap(), decode_zune(&bytes, &header).unwrap());
+            assert_eq!((turbo.width, turbo.height, turbo.stored), (zune.width, zune.height, zune.stored));
+            let (max, mean) = difference(&turbo.pixels, &zune.pixels);
             assert!(max <= 16 && mean < 0.5, "{width} x {height}: max {max}, mean {mean}");
         }
     }
 
     #[test]
-    fn a_reduced_image_is_what_the_whole_one_resizes_to() {
+    fn a_reduced_image_matches_the_full_one_after_resizing() {
         let bytes = encode(&picture(1001, 803), Format::Jpeg, Some(85)).unwrap();
         let header = probe(&bytes, &Limits::default()).unwrap();
         let rgb = |raw: Raw| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
-        let whole = rgb(decode_plainly(&bytes, &header).unwrap());
-        // At an eighth, 126 columns for 100: the little that is left to the resizing shows.
+        let whole = rgb(decode_zune(&bytes, &header).unwrap());
+        // At an eighth, only 126 columns are resized to 100, so the difference is larger.
         for (by, bound) in [(2, 3.0), (4, 3.0), (8, 6.0)] {
             let reduced = rgb(decode(&bytes, &header, by).unwrap());
             assert_eq!((reduced.width(), reduced.height()), (1001_u32.div_ceil(by), 803_u32.div_ceil(by)));

@@ -1,36 +1,35 @@
-//! Bytes to pixels, safely: sniff, limits, decode, orient, resize, crop, hash, encode.
+//! Decodes, resizes, crops, hashes and encodes images from untrusted bytes.
 //!
-//! A plain synchronous library with no I/O: everything goes from `&[u8]` to owned values, so that
-//! callers choose their own threads. Input is taken to be hostile.
+//! Synchronous and without I/O: functions take `&[u8]` and return owned values, so callers choose
+//! their own threads.
 //!
-//! What holds everywhere:
-//! * the header is read and held against [`Limits`] **before** anything is decoded or allocated by
-//!   its say-so;
-//! * no input panics: a panic inside a decoder comes back as [`ImageError::DecoderPanicked`];
-//! * every refusal has a [code](ImageError::code) from a closed list;
-//! * the same bytes and options give the same result bytes, whatever the machine.
+//! Guarantees:
+//! * the header is checked against [`Limits`] **before** anything is decoded or allocated;
+//! * no input panics: a panic inside a decoder becomes [`ImageError::DecoderPanicked`];
+//! * every rejection has a [code](ImageError::code) from a closed list;
+//! * the same bytes and options give the same output bytes on every machine.
 //!
-//! # How odd pixels become RGB
+//! # Conversion to RGB
 //!
 //! | input | rule |
 //! |---|---|
 //! | alpha | composited onto white, on 8-bit values, rounded to nearest |
-//! | 16 bits a channel | scaled to 8 bits, rounded to nearest |
-//! | palette, 1, 2, 4 bits | expanded; a transparent palette entry is alpha |
-//! | grey | the three channels are equal |
-//! | CMYK, YCCK (JPEG) | converted by the decoder's plain arithmetic, whatever its colour profile says |
-//! | ICC profile | converted to sRGB, after compositing; a profile that is damaged, longer than 4 MB or of another colour space is ignored |
-//! | gAMA, cHRM, no profile | the values are taken as sRGB |
+//! | 16 bits per channel | scaled to 8 bits, rounded to nearest |
+//! | palette, 1, 2, 4 bits | expanded; a transparent palette entry counts as alpha |
+//! | grey | copied to the three channels |
+//! | CMYK, YCCK (JPEG) | converted by the decoder's arithmetic; the colour profile is ignored |
+//! | ICC profile | converted to sRGB after compositing; a profile that is damaged, longer than 4 MB or for another colour space is ignored |
+//! | gAMA, cHRM, no profile | the values are read as sRGB |
 //! | EXIF orientation | applied; widths and heights are always those of the upright image |
 //! | animation | the first frame (PNG: the default image), if there are at most [`Limits::max_frames`] |
-//! | cut off before its end marker | refused as `truncated`, although most decoders would fill up with grey |
-//! | damaged in between | refused as `decode_failed` as far as the format shows it: PNG has checksums, JPEG has codes that cannot be, lossy WebP shows next to nothing |
-//! | GIF, BMP, TIFF, AVIF, HEIF, JPEG XL, SVG, ... | refused as `unsupported_format` |
-//! | arithmetic, lossless and 12-bit JPEG | refused as `unsupported_format` or `decode_failed` |
-//! | progressive JPEG of more than 100 scans | refused as `decode_failed` |
+//! | cut off before its end marker | rejected as `truncated`; most decoders would fill up with grey |
+//! | damaged in between | rejected as `decode_failed` if the format reveals it: PNG has checksums, JPEG has invalid codes, lossy WebP reveals almost nothing |
+//! | GIF, BMP, TIFF, AVIF, HEIF, JPEG XL, SVG, ... | rejected as `unsupported_format` |
+//! | arithmetic, lossless and 12-bit JPEG | rejected as `unsupported_format` or `decode_failed` |
+//! | progressive JPEG with more than 100 scans | rejected as `decode_failed` |
 //!
-//! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which makes
-//! images at a half, a quarter or an eighth of their size directly where the target is no larger;
+//! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which can
+//! decode directly to a half, a quarter or an eighth of the size when the target is smaller;
 //! [`JPEG_DECODER`] says which.
 
 #![warn(missing_docs)]
@@ -57,7 +56,7 @@ mod turbo;
 
 pub use augment::Augment;
 pub use bicubic::{resize_bicubic, resize_bicubic_reference};
-pub use decode::{Decoded, decode, decode_reduced};
+pub use decode::{DecodedImage, decode, decode_reduced};
 pub use encode::{Encode, Encoding, encode};
 pub use error::{CODES, ImageError};
 pub use guard::silence_decoder_panics;

@@ -1,23 +1,23 @@
-//! How large an image may be, held against its header before a pixel is decoded.
+//! Limits on an image, checked against its header before any pixel is decoded.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ImageError;
 
-/// Bounds on one image. All are checked on the encoded bytes and the header, before decoding.
+/// Limits on one image. All are checked against the encoded bytes and the header, before decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Longest encoded file, in bytes.
+    /// Maximum size of the encoded file, in bytes.
     pub max_bytes: u64,
-    /// Most pixels (width x height, as the header declares them) that are decoded.
+    /// Maximum number of pixels (width x height, as declared by the header).
     pub max_pixels: u64,
-    /// Shortest side that is accepted, in pixels.
+    /// Minimum length of the shorter side, in pixels.
     pub min_side: u32,
-    /// Largest longer side / shorter side that is accepted.
+    /// Maximum aspect ratio: longer side / shorter side.
     pub max_aspect: f64,
-    /// Most frames of an animation of which the first frame is taken; 1 refuses animations.
+    /// Maximum number of frames of an animation, whose first frame is used; 1 rejects animations.
     pub max_frames: u32,
 }
 
@@ -27,8 +27,8 @@ impl Default for Limits {
             max_bytes: 32 << 20,
             max_pixels: 50_000_000,
             min_side: 1,
-            // A strip of 20:1 that is resized to a short side of 256 has 1.3 million pixels;
-            // without a bound, a header of 1 x 65535 would be blown up to 17 million.
+            // A 20:1 strip resized to a short side of 256 has 1.3 million pixels; without a limit,
+            // 1 x 65535 would grow to 17 million.
             max_aspect: 20.0,
             max_frames: 256,
         }
@@ -36,7 +36,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses values that no image can meet.
+    /// Rejects limits that no image can meet.
     ///
     /// # Errors
     /// [`ImageError::BadOptions`], naming the field.

@@ -1,18 +1,15 @@
-//! Images as a CLIP tower takes them: a square crop, normalised by channel.
+//! Turns images into the input of a CLIP image tower: a square crop, normalised per channel.
 
 use crate::{ImageError, Limits, Rgb, decode, resize_bicubic};
 
-/// Mean of each channel, in 0..1, over the images that CLIP was trained on (published with its
-/// weights).
+/// Mean of each channel, in 0..1, over CLIP's training images (published with its weights).
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel, in 0..1, published with CLIP's weights.
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Turns images into the input of an image tower.
-///
-/// Two steps, so that a trainer can keep decoded images as bytes, a quarter of the memory, and
-/// normalise a batch at a time: [`pixels`](Self::pixels) or [`crop_pixels`](Self::crop_pixels),
-/// then [`normalize`](Self::normalize).
+/// Preprocessing for an image tower, in two steps: [`pixels`](Self::pixels) or
+/// [`crop_pixels`](Self::crop_pixels), then [`normalize`](Self::normalize). A trainer can keep the
+/// bytes between them, which take a quarter of the memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocess {
     /// Side of the square input, in pixels.
@@ -35,12 +32,11 @@ pub struct SquareCrop {
 }
 
 impl SquareCrop {
-    /// A square at random: the largest square's area times a factor from `min_area..=1`, anywhere
-    /// inside.
+    /// A random square: the largest square's area times a factor in `min_area..=1`, anywhere in the
+    /// image.
     ///
-    /// `draws` are three numbers from 0..1 (for area, column, row) out of the caller's own random
-    /// stream, so that this crate holds no randomness. `min_area` is 0.9 in the recipe of CLIP's
-    /// reimplementations.
+    /// `draws` are three numbers in 0..1 (for area, column, row) from the caller's random stream.
+    /// open_clip uses a `min_area` of 0.9.
     pub fn random(width: u32, height: u32, min_area: f64, draws: [f64; 3]) -> Self {
         let [area, column, row] = draws.map(|draw| draw.clamp(0.0, 1.0));
         let min_area = min_area.clamp(0.0, 1.0);
@@ -56,18 +52,18 @@ impl SquareCrop {
 }
 
 impl Preprocess {
-    /// CLIP's mean and standard deviation at another size.
+    /// CLIP's mean and standard deviation for images of `size` pixels.
     pub fn clip(size: u32) -> Self {
         Self { size, mean: CLIP_MEAN, std: CLIP_STD }
     }
 
-    /// Short side to `size`, then the central square: values of shape `[size, size, 3]`.
+    /// Resizes the shorter side to `size` and crops the central square: values `[size, size, 3]`.
     ///
-    /// The sizes are those of torchvision's `Resize` and `CenterCrop`: the longer side is rounded
-    /// down, the crop's origin to the nearest, halves to even.
+    /// Rounds like torchvision's `Resize` and `CenterCrop`: the longer side down, the crop's origin
+    /// to nearest, ties to even.
     ///
     /// # Errors
-    /// `resize_failed` when `size` is zero.
+    /// `resize_failed` if `size` is zero.
     pub fn pixels(&self, rgb: &Rgb) -> Result<Vec<u8>, ImageError> {
         let (width, height) = (rgb.width(), rgb.height());
         let short = u64::from(width.min(height));
@@ -82,19 +78,19 @@ impl Preprocess {
         Ok(scaled.crop(origin(to_width), origin(to_height), self.size, self.size)?.into_pixels())
     }
 
-    /// The given square, resized to `size`: values of shape `[size, size, 3]`.
+    /// Resizes the given square to `size`: values `[size, size, 3]`.
     ///
     /// # Errors
-    /// `resize_failed` when the crop reaches outside the image, or `size` is zero.
+    /// `resize_failed` if the crop exceeds the image or `size` is zero.
     pub fn crop_pixels(&self, rgb: &Rgb, crop: SquareCrop) -> Result<Vec<u8>, ImageError> {
         let part = rgb.crop(crop.left, crop.top, crop.side, crop.side)?;
         Ok(resize_bicubic(&part, self.size, self.size)?.into_pixels())
     }
 
-    /// Values `[size, size, 3]` to `(value / 255 - mean) / std` in the order `[3, size, size]`.
+    /// Converts values `[size, size, 3]` to `(value / 255 - mean) / std` as `[3, size, size]`.
     ///
     /// # Errors
-    /// `resize_failed` when the lengths do not fit.
+    /// `resize_failed` if the lengths do not match.
     pub fn normalize_into(&self, pixels: &[u8], out: &mut [f32]) -> Result<(), ImageError> {
         let plane = self.size as usize * self.size as usize;
         if pixels.len() != plane * 3 || out.len() != plane * 3 || plane == 0 {
@@ -105,7 +101,7 @@ impl Preprocess {
         }
         for (channel, plane) in out.chunks_exact_mut(plane).enumerate() {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            // Two divisions a pixel would cost more than looking up the 256 results.
+            // Looking up one of 256 results is faster than two divisions per value.
             let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
             for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
                 *value = table[usize::from(pixel[channel])];
@@ -114,18 +110,17 @@ impl Preprocess {
         Ok(())
     }
 
-    /// As [`normalize_into`](Self::normalize_into), into a new `[3, size, size]` buffer.
+    /// Like [`normalize_into`](Self::normalize_into), but returns a new `[3, size, size]` buffer.
     ///
     /// # Errors
-    /// `resize_failed` when the length does not fit.
+    /// `resize_failed` if the length does not match.
     pub fn normalize(&self, pixels: &[u8]) -> Result<Vec<f32>, ImageError> {
         let mut out = vec![0.0; pixels.len()];
         self.normalize_into(pixels, &mut out)?;
         Ok(out)
     }
 
-    /// Encoded bytes to the tower's input `[3, size, size]`, for evaluation: short side to `size`,
-    /// central square.
+    /// Encoded bytes to the tower's input `[3, size, size]`, as in evaluation.
     ///
     /// # Errors
     /// Those of [`decode`] and [`pixels`](Self::pixels).
@@ -140,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn normalises_by_channel_into_planes() {
+    fn normalises_each_channel_into_a_plane() {
         let preprocess = Preprocess { size: 1, mean: [0.0, 0.5, 1.0], std: [1.0, 0.5, 0.25] };
         assert_eq!(preprocess.normalize(&[255, 255, 0]).unwrap(), [1.0, 1.0, -4.0]);
         let two = Preprocess { size: 2, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
@@ -152,7 +147,7 @@ mod tests {
 
     #[test]
     fn center_crop_of_a_wide_image_is_its_middle() {
-        // Three flat squares side by side: only the middle one is seen.
+        // Three flat squares side by side.
         let pixels = (0..8).flat_map(|_| [10_u8, 100, 200].into_iter().flat_map(|v| [v; 24])).collect();
         let image = Rgb::new(24, 8, pixels).unwrap();
         let seen = Preprocess::clip(8).pixels(&image).unwrap();

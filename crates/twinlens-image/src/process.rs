@@ -1,9 +1,9 @@
-//! What the fetch stage does with a body: one function from bytes to what is stored.
+//! The image processing of the fetch stage: one function from a body to the stored image.
 
 use crate::decode::decode_probed;
 use crate::{Encode, Encoding, Format, ImageError, Limits, Resize, encode, phash, probe, sha256_hex};
 
-/// An image ready to be stored, and what is recorded about it.
+/// An image ready to be stored, and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessedImage {
     /// The bytes to store.
@@ -20,18 +20,18 @@ pub struct ProcessedImage {
     pub original_height: u32,
     /// EXIF tags as a JSON object of strings, if there were any.
     pub exif: Option<String>,
-    /// SHA-256 of the **original** body, as in img2dataset: it verifies what a URL serves, not what
-    /// we stored.
+    /// SHA-256 of the **original** body, as in img2dataset: it verifies what a URL serves, not the
+    /// stored bytes.
     pub sha256: String,
-    /// [Perceptual hash](phash) of the image as fetched, upright. Where decoding is
-    /// [reduced](Resize::reduction), of the reduced image, which differs in few bits if in any.
+    /// [Perceptual hash](phash) of the upright image as fetched. If decoding is
+    /// [reduced](Resize::reduction), of the reduced image, which changes few or no bits.
     pub phash: i64,
 }
 
 /// Decodes, resizes, encodes and hashes one image.
 ///
 /// # Errors
-/// Any [`ImageError`]; those of the bytes come in the order of [`crate::CODES`].
+/// Any [`ImageError`]; checks are made in the order of [`crate::CODES`].
 pub fn process(
     bytes: &[u8],
     limits: &Limits,
@@ -43,7 +43,7 @@ pub fn process(
     let (original_width, original_height) = (decoded.original_width, decoded.original_height);
     let phash = phash(&decoded.rgb)?;
     let resized = resize.apply(&decoded.rgb, (original_width, original_height), limits.max_pixels)?;
-    let keep = format.format == Encoding::Keep && resized.is_none() && !decoded.turned;
+    let keep = format.format == Encoding::Keep && resized.is_none() && !decoded.reoriented;
     let stored = resized.as_ref().unwrap_or(&decoded.rgb);
     let target = format.target(decoded.format);
     Ok(ProcessedImage {

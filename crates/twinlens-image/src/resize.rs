@@ -1,36 +1,37 @@
-//! The resize option of a pipeline: img2dataset's modes.
+//! The resize option of a pipeline, with img2dataset's modes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ImageError, Rgb, resize_bicubic};
 
-/// What `size` is the size of.
+/// Which side becomes `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
-    /// Leave the size as it is (img2dataset: `no`).
+    /// No resizing (img2dataset: `no`).
     None,
-    /// The shorter side becomes `size`, the aspect ratio stays (img2dataset: `keep_ratio`).
+    /// The shorter side becomes `size`, keeping the aspect ratio (img2dataset: `keep_ratio`).
     #[default]
     Shortest,
-    /// The longer side becomes `size`, the aspect ratio stays (img2dataset: `keep_ratio_largest`).
+    /// The longer side becomes `size`, keeping the aspect ratio (img2dataset:
+    /// `keep_ratio_largest`).
     Longest,
-    /// As `longest`, then centred on a white square of `size` (img2dataset: `border`).
+    /// Like `longest`, then centred on a white square of `size` (img2dataset: `border`).
     Border,
-    /// As `shortest`, then the central square of `size` (img2dataset: `center_crop`).
+    /// Like `shortest`, then the central square of `size` (img2dataset: `center_crop`).
     CenterCrop,
 }
 
-/// How images are resized: always bicubic, antialiased, by Pillow's rule.
+/// How images are resized. The filter is always Pillow's antialiased bicubic filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resize {
-    /// Target size, in pixels, of what `mode` says.
+    /// Target length, in pixels, of the side that `mode` selects.
     pub size: u32,
-    /// What `size` is the size of.
+    /// Which side becomes `size`.
     pub mode: ResizeMode,
-    /// Leave images alone whose side (shorter or longer, as `mode` says) is not larger than `size`.
+    /// Only downscale: keep images whose side (as `mode` selects) is at most `size`.
     pub only_if_bigger: bool,
 }
 
@@ -41,10 +42,10 @@ impl Default for Resize {
 }
 
 impl Resize {
-    /// Leaves every image as it is.
+    /// No resizing.
     pub const NONE: Self = Self { size: 256, mode: ResizeMode::None, only_if_bigger: false };
 
-    /// Refuses sizes that make no sense.
+    /// Rejects sizes out of range.
     ///
     /// # Errors
     /// [`ImageError::BadOptions`], naming the field.
@@ -55,8 +56,8 @@ impl Resize {
         Err(ImageError::BadOptions(format!("`size` must be from 1 to 16384 pixels, not {}", self.size)))
     }
 
-    /// The side that becomes `size`; `None` when an image of `width` x `height` pixels stays as it
-    /// is.
+    /// The length of the side that becomes `size`; `None` if an image of `width` x `height` pixels
+    /// is not resized.
     fn side(&self, width: u32, height: u32) -> Option<u32> {
         let side = match self.mode {
             ResizeMode::None => return None,
@@ -66,20 +67,21 @@ impl Resize {
         (!self.only_if_bigger || side > self.size).then_some(side)
     }
 
-    /// By how much (1, 2, 4 or 8) an image of `width` x `height` pixels may be reduced while it is
-    /// decoded: it stays at least as large as its target, and large enough for its perceptual hash.
+    /// The factor (1, 2, 4 or 8) by which an image of `width` x `height` pixels may be reduced
+    /// while it is decoded: it stays at least as large as its target and large enough for its
+    /// perceptual hash.
     pub fn reduction(&self, width: u32, height: u32) -> u32 {
         let Some(side) = self.side(width, height) else { return 1 };
-        let enough = |by: &u32| side / by >= self.size && width.min(height) / by >= LEAST_REDUCED;
+        let enough = |by: &u32| side / by >= self.size && width.min(height) / by >= MIN_REDUCED_SIDE;
         [8, 4, 2].into_iter().find(enough).unwrap_or(1)
     }
 
-    /// The resized image; `None` when the image stays as it is. `original` is its width and height
-    /// in pixels before it was [reduced](Self::reduction): it decides the target, so that rounding
-    /// twice makes no image a pixel longer.
+    /// The resized image; `None` if the image does not change. `original` is its width and height
+    /// in pixels before it was [reduced](Self::reduction). It decides the target size, because
+    /// rounding twice could make an image a pixel longer.
     ///
     /// # Errors
-    /// `resize_failed` when the result would have more than `max_pixels`.
+    /// `resize_failed` if the result would have more than `max_pixels`.
     pub fn apply(&self, rgb: &Rgb, original: (u32, u32), max_pixels: u64) -> Result<Option<Rgb>, ImageError> {
         let Some(side) = self.side(original.0, original.1) else { return Ok(None) };
         let (width, height) = (scaled(original.0, self.size, side), scaled(original.1, self.size, side));
@@ -96,14 +98,14 @@ impl Resize {
             }
             _ => scaled,
         };
-        // The same pixels in the same place need no new encoding.
+        // Unchanged pixels need not be encoded again.
         Ok(if result == *rgb { None } else { Some(result) })
     }
 }
 
-/// Shortest side that decoding leaves, in pixels: the perceptual hash looks at 32, and smaller
-/// images would change it.
-const LEAST_REDUCED: u32 = 128;
+/// Minimum side after a reduced decoding, in pixels. The perceptual hash resizes to 32 pixels;
+/// smaller images would change it.
+const MIN_REDUCED_SIDE: u32 = 128;
 
 /// `length * size / side`, rounded to nearest, at least 1; in 64 bits, saturating.
 fn scaled(length: u32, size: u32, side: u32) -> u32 {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strip_cannot_be_blown_up_beyond_the_limit() {
+    fn a_strip_cannot_grow_beyond_the_limit() {
         let strip = Rgb::new(3000, 1, vec![9; 9000]).unwrap();
         let error =
             Resize { size: 256, ..Resize::default() }.apply(&strip, (3000, 1), 1_000_000).unwrap_err();

@@ -1,4 +1,4 @@
-//! The one pixel buffer of this crate: 8-bit RGB, rows top to bottom, upright.
+//! The pixel buffer of this crate: 8-bit RGB, rows from top to bottom, upright.
 
 use crate::ImageError;
 
@@ -14,7 +14,7 @@ impl Rgb {
     /// Takes pixels of shape `[height, width, 3]`.
     ///
     /// # Errors
-    /// [`ImageError::ResizeFailed`] when the buffer has another length, or a side is zero.
+    /// [`ImageError::ResizeFailed`] if the buffer has another length or a side is zero.
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, ImageError> {
         if width == 0 || height == 0 || pixels.len() as u64 != u64::from(width) * u64::from(height) * 3 {
             let length = pixels.len();
@@ -45,17 +45,17 @@ impl Rgb {
         self.pixels
     }
 
-    /// The part that begins at column `left`, row `top`.
+    /// The part of `width` x `height` pixels whose top left pixel is at column `left`, row `top`.
     ///
     /// # Errors
-    /// [`ImageError::ResizeFailed`] when the part is empty or reaches outside.
+    /// [`ImageError::ResizeFailed`] if the part is empty or exceeds the image.
     pub fn crop(&self, left: u32, top: u32, width: u32, height: u32) -> Result<Self, ImageError> {
         let inside = |start: u32, length: u32, whole: u32| {
             length > 0 && start.checked_add(length).is_some_and(|end| end <= whole)
         };
         if !inside(left, width, self.width) || !inside(top, height, self.height) {
             return Err(ImageError::ResizeFailed(format!(
-                "a crop of {width} x {height} at ({left}, {top}) reaches outside {} x {}",
+                "a crop of {width} x {height} at ({left}, {top}) exceeds the image of {} x {}",
                 self.width, self.height
             )));
         }
@@ -68,16 +68,16 @@ impl Rgb {
         Self::new(width, height, pixels)
     }
 
-    /// The image in the middle of a white square of `size` pixels; the odd pixel of a border goes
-    /// right and below.
+    /// The image centred on a white square of `size` pixels. If a border is uneven, the extra pixel
+    /// is on the right and at the bottom.
     ///
     /// # Errors
-    /// [`ImageError::ResizeFailed`] when the image is larger than the square.
+    /// [`ImageError::ResizeFailed`] if the image is larger than the square.
     pub fn pad_white(&self, size: u32) -> Result<Self, ImageError> {
         if self.width > size || self.height > size {
             let (width, height) = (self.width, self.height);
             return Err(ImageError::ResizeFailed(format!(
-                "{width} x {height} does not fit a square of {size}"
+                "{width} x {height} does not fit into a square of {size}"
             )));
         }
         let (left, top) = ((size - self.width) as usize / 2, (size - self.height) as usize / 2);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn crop_takes_the_named_part_and_nothing_outside() {
+    fn crop_copies_the_part_and_rejects_parts_outside() {
         let part = ramp(4, 3).crop(1, 2, 2, 1).unwrap();
         assert_eq!((part.width(), part.height()), (2, 1));
         assert_eq!(part.pixels(), &[27, 28, 29, 30, 31, 32]);

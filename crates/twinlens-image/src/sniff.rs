@@ -1,9 +1,9 @@
-//! What a file is, by its first bytes: a server's content type is hearsay.
+//! Recognises formats by their first bytes, because content types are unreliable.
 
 use std::fmt;
 
-/// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) ones become
-/// pixels; the others are there to name what was served instead.
+/// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) formats
+/// become pixels; the others name what was served instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the formats' own")]
 pub enum Format {
@@ -27,7 +27,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether this crate turns it into pixels.
+    /// Whether this crate decodes it.
     pub fn is_decodable(self) -> bool {
         matches!(self, Self::Jpeg | Self::Png | Self::WebP)
     }
@@ -37,7 +37,7 @@ impl Format {
         !matches!(self, Self::Html | Self::Xml | Self::Pdf | Self::Json)
     }
 
-    /// Lower-case name, also the usual file extension (`jpg` for JPEG as in img2dataset).
+    /// File extension: the lower-case name, but `jpg` for JPEG as in img2dataset.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Jpeg => "jpg",
@@ -75,7 +75,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// Magic bytes at the start of a file. The longer of two that share a prefix stands first.
+/// Magic bytes at the start of a file.
 const MAGIC: &[(&[u8], Format)] = &[
     (b"\xff\xd8\xff", Format::Jpeg),
     (b"\x89PNG\r\n\x1a\n", Format::Png),
@@ -92,13 +92,12 @@ const MAGIC: &[(&[u8], Format)] = &[
     (b"%PDF-", Format::Pdf),
 ];
 
-/// How many leading bytes are looked at for markup (an XML declaration, comments, a doctype before
-/// `<svg`).
+/// Number of leading bytes searched for markup (there may be an XML declaration, comments and a
+/// doctype before `<svg`).
 const MARKUP_WINDOW: usize = 1024;
 
-/// The format that the first bytes announce; `None` when they announce none.
-///
-/// No promise is made about the rest of the file. Reads at most the first 1,024 bytes.
+/// The format by the first (at most 1,024) bytes; `None` if unknown. The rest of the file may still
+/// be damaged.
 pub fn sniff(bytes: &[u8]) -> Option<Format> {
     if let Some((_, format)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some(*format);
@@ -114,7 +113,7 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     sniff_markup(bytes)
 }
 
-/// ISO base media files differ by their major brand.
+/// Distinguishes ISO base media files by their major brand.
 fn sniff_brand(brand: &[u8]) -> Option<Format> {
     match brand {
         b"avif" | b"avis" => Some(Format::Avif),
@@ -136,8 +135,7 @@ fn sniff_markup(bytes: &[u8]) -> Option<Format> {
     let first_at = |needles: &[&str]| needles.iter().filter_map(|needle| text.find(needle)).min();
     let html =
         first_at(&["<!doctype html", "<html", "<head", "<body", "<script", "<title", "<h1", "<p>", "<div"]);
-    // An HTML page may hold an inline svg, and an svg may hold foreign html: what comes first
-    // decides.
+    // An HTML page may contain an inline svg, and an svg may contain html: the first tag decides.
     match (first_at(&["<svg"]), html) {
         (Some(svg), Some(html)) if html < svg => Some(Format::Html),
         (Some(_), _) => Some(Format::Svg),
@@ -151,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_what_was_served() {
+    fn formats_are_recognised_by_their_first_bytes() {
         let cases: &[(&[u8], Option<Format>)] = &[
             (b"\xff\xd8\xff\xe0", Some(Format::Jpeg)),
             (b"\x89PNG\r\n\x1a\n....", Some(Format::Png)),

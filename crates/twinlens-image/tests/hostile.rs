@@ -1,4 +1,4 @@
-//! Hostile and damaged input: each case is refused with its code, and nothing panics.
+//! Hostile and damaged input is rejected with the right code, without panics.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// scene.png with another declared size. Its checksum is then wrong: the refusal must come before
-/// it is looked at.
+/// scene.png with another declared size. Its checksum is then wrong, but the size must be rejected
+/// first.
 fn declaring(width: u32, height: u32) -> Vec<u8> {
     let mut png = fixture("scene.png");
     png[16..20].copy_from_slice(&width.to_be_bytes());
@@ -30,7 +30,7 @@ fn jpeg_declaring(width: u16, height: u16) -> Vec<u8> {
 }
 
 #[test]
-fn each_hazard_has_its_code() {
+fn each_kind_of_bad_input_has_its_code() {
     let limits =
         Limits { max_bytes: 100_000, max_pixels: 10_000, max_aspect: 4.0, max_frames: 2, min_side: 4 };
     let flipped = |name: &str, at: usize| {
@@ -70,14 +70,14 @@ fn each_hazard_has_its_code() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn a_file_truncated_anywhere_is_rejected() {
     for name in ["scene.png", "progressive.jpg", "exif-6.jpg", "lossy.webp", "alpha.webp", "animated.webp"] {
         let whole = fixture(name);
         assert!(decode(&whole, &Limits::default()).is_ok(), "{name}");
         for length in 0..whole.len() {
             let error = decode(&whole[..length], &Limits::default())
                 .expect_err(&format!("{name} cut to {length} of {} bytes was decoded", whole.len()));
-            // Inside the magic bytes it is no image yet.
+            // Within the magic bytes it is not an image yet.
             let expected =
                 if length < 12 { ["not_an_image", "truncated"] } else { ["truncated", "truncated"] };
             assert!(expected.contains(&error.code()), "{name} cut to {length}: {error}");
@@ -86,7 +86,7 @@ fn a_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn trailing_bytes_are_no_fault() {
+fn trailing_bytes_are_ignored() {
     for name in ["scene.png", "exif-6.jpg", "lossy.webp"] {
         let padded = [fixture(name), b"<!-- served by -->".to_vec()].concat();
         let whole = decode(&fixture(name), &Limits::default()).unwrap();
@@ -119,10 +119,10 @@ fn bytes_are_kept_only_if_the_pixels_are() {
     let stored =
         |name: &str, resize: &Resize| process(&fixture(name), &Limits::default(), resize, &keep).unwrap();
     assert_eq!(stored("scene.png", &Resize::NONE).bytes, fixture("scene.png"));
-    // A turned image would be seen lying by a reader that ignores EXIF.
-    let turned = stored("exif-6.jpg", &Resize::NONE);
-    assert_ne!(turned.bytes, fixture("exif-6.jpg"));
-    assert!(!decode(&turned.bytes, &Limits::default()).unwrap().turned);
+    // A reader that ignores EXIF would show the image rotated.
+    let upright = stored("exif-6.jpg", &Resize::NONE);
+    assert_ne!(upright.bytes, fixture("exif-6.jpg"));
+    assert!(!decode(&upright.bytes, &Limits::default()).unwrap().reoriented);
     let small = stored("scene.png", &Resize { size: 16, ..Resize::default() });
     assert_eq!((small.format, small.height), (Format::Png, 16));
 }
@@ -135,8 +135,8 @@ fn damage(mut bytes: Vec<u8>, flips: &[(usize, u8)]) -> Vec<u8> {
     bytes
 }
 
-/// Small enough that a header which survives the damage cannot make the test slow.
-fn tight() -> Limits {
+/// Low enough that a damaged header which is still valid cannot make the test slow.
+fn low_limits() -> Limits {
     Limits { max_pixels: 1 << 20, ..Limits::default() }
 }
 
@@ -147,7 +147,7 @@ proptest! {
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), magic in 0..4_usize) {
         let start: &[u8] = [&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\x02\0\0WEBPVP8X"][magic];
         let bytes = [start, &bytes].concat();
-        if let Err(error) = decode(&bytes, &tight()) {
+        if let Err(error) = decode(&bytes, &low_limits()) {
             prop_assert!(error.code() != "decoder_panicked", "{error}");
         }
     }
@@ -161,7 +161,7 @@ proptest! {
         flips in prop::collection::vec((any::<usize>(), any::<u8>()), 1..12),
     ) {
         let bytes = damage(fixture(name), &flips);
-        if let Err(error) = process(&bytes, &tight(), &Resize::default(), &Encode::default()) {
+        if let Err(error) = process(&bytes, &low_limits(), &Resize::default(), &Encode::default()) {
             prop_assert!(error.code() != "decoder_panicked", "{error}");
         }
     }

@@ -1,5 +1,4 @@
-//! Every damaged, odd or hostile image of the testkit ends under its code, in time, and without
-//! much memory.
+//! Every odd image of the testkit gets its reject code, quickly and with little memory.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 use twinlens_image::{CODES, Encode, Limits, Resize, process};
 use twinlens_testkit::images::odd_images;
 
-/// The most memory that this process has had, in bytes.
+/// Peak memory of this process, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -15,18 +14,18 @@ fn peak_memory() -> u64 {
 }
 
 #[test]
-fn odd_images_end_under_their_codes_in_time_and_in_little_memory() {
+fn odd_images_get_their_codes_quickly_and_with_little_memory() {
     let images = odd_images();
     let (before, mut wrong) = (peak_memory(), Vec::new());
     for image in &images {
         let start = Instant::now();
         let code = process(&image.bytes, &Limits::default(), &Resize::default(), &Encode::default());
-        let (found, why) = match &code {
+        let (found, message) = match &code {
             Ok(_) => (None, String::new()),
             Err(error) => (Some(error.code()), error.to_string()),
         };
         if found != image.code {
-            wrong.push(format!("{}: {found:?} ({why}), expected {:?}", image.name, image.code));
+            wrong.push(format!("{}: {found:?} ({message}), expected {:?}", image.name, image.code));
         }
         assert!(found.is_none_or(|code| CODES.contains(&code)));
         assert!(start.elapsed() < Duration::from_secs(3), "{}: {:?}", image.name, start.elapsed());

@@ -1,5 +1,5 @@
-//! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with its plain
-//! twin.
+//! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with the
+//! reference implementation.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
@@ -24,16 +24,16 @@ fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn plain_resize_equals_pillow_in_every_value() {
+fn reference_resize_equals_pillow_in_every_value() {
     for (width, height) in [(32, 20), (13, 40), (97, 20), (40, 61), (150, 100), (96, 60), (5, 90), (1, 1)] {
         let expected = fixture(&format!("resize-{width}x{height}.rgb"));
-        let plain = resize_bicubic_reference(&scene(), width, height).unwrap();
-        assert_eq!(plain.pixels(), expected, "{width}x{height}");
+        let resized = resize_bicubic_reference(&scene(), width, height).unwrap();
+        assert_eq!(resized.pixels(), expected, "{width}x{height}");
     }
 }
 
 #[test]
-fn clip_preprocessing_is_that_of_torchvision_on_pillow() {
+fn clip_preprocessing_matches_torchvision_on_pillow() {
     for size in [24, 64] {
         let expected = fixture(&format!("clip-{size}.rgb"));
         let (max, mean) = difference(&Preprocess::clip(size).pixels(&scene()).unwrap(), &expected);
@@ -44,7 +44,7 @@ fn clip_preprocessing_is_that_of_torchvision_on_pillow() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn fast_resize_is_within_two_of_its_plain_twin(
+    fn fast_resize_is_within_two_of_the_reference(
         (width, height, pixels) in (1_u32..120, 1_u32..120).prop_flat_map(|(w, h)| {
             (Just(w), Just(h), prop::collection::vec(any::<u8>(), (w * h * 3) as usize))
         }),
@@ -52,16 +52,16 @@ proptest! {
     ) {
         let image = Rgb::new(width, height, pixels).unwrap();
         let fast = resize_bicubic(&image, to_width, to_height).unwrap();
-        let plain = resize_bicubic_reference(&image, to_width, to_height).unwrap();
-        let (max, mean) = difference(fast.pixels(), plain.pixels());
+        let reference = resize_bicubic_reference(&image, to_width, to_height).unwrap();
+        let (max, mean) = difference(fast.pixels(), reference.pixels());
         prop_assert!(max <= 2 && mean < 0.05, "max {max}, mean {mean}");
     }
 }
 
 #[test]
-fn odd_pixels_become_rgb_by_the_stated_rules() {
-    // The lossless ones are exact; JPEG and lossy WebP decoders differ from libjpeg and libwebp in
-    // rounding and in chroma upsampling.
+fn pixel_formats_are_converted_by_the_documented_rules() {
+    // Lossless formats are exact; our JPEG and lossy WebP decoders differ from libjpeg and libwebp
+    // in rounding and chroma upsampling.
     let cases = [
         ("palette.png", "palette", 0),
         ("palette-transparent.png", "palette-transparent", 0),
@@ -87,11 +87,11 @@ fn odd_pixels_become_rgb_by_the_stated_rules() {
 }
 
 #[test]
-fn every_exif_orientation_comes_out_upright() {
+fn every_exif_orientation_is_applied() {
     for orientation in 1..=8 {
         let decoded = decode(&fixture(&format!("exif-{orientation}.jpg")), &Limits::default()).unwrap();
         assert_eq!((decoded.rgb.width(), decoded.rgb.height()), (40, 24), "orientation {orientation}");
-        assert_eq!(decoded.turned, orientation != 1);
+        assert_eq!(decoded.reoriented, orientation != 1);
         let (max, mean) = difference(decoded.rgb.pixels(), &fixture("upright.rgb"));
         assert!(max < 20, "orientation {orientation}: max {max}, mean {mean}");
         let exif = decoded.exif.unwrap();

@@ -68,7 +68,7 @@ impl Maker {
             // As in evaluation.
             (None, None) => self.preprocess.pixels(image)?,
             (area, Some(augment)) => {
-                augment.look(image, self.preprocess.size, area.unwrap_or(1.0), &draws)?
+                augment.apply(image, self.preprocess.size, area.unwrap_or(1.0), &draws)?
             }
             (Some(area), None) => {
                 let [area_drawn, column, row, ..] = draws;
