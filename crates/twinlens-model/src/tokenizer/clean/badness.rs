@@ -1,13 +1,13 @@
-//! Whether text looks like UTF-8 that was read in another encoding.
+//! Detects mojibake: UTF-8 that was decoded in another encoding.
 //!
-//! The heuristic of ftfy 6.3 (Robyn Speer, Apache License 2.0; `ftfy.badness`): a few hundred
-//! characters come out of such mistakes, and some of them hardly ever stand side by side otherwise.
-//! The same classes and the same pairs, so that the same text is found.
+//! The heuristic of ftfy 6.3 (Robyn Speer, Apache License 2.0; `ftfy.badness`): such mistakes
+//! produce a few hundred characters, some of which are hardly ever adjacent in correct text. The
+//! character classes and patterns are ftfy's, so the same text is detected.
 
 use regex::Regex;
 use std::sync::LazyLock;
 
-// Classes of characters, written as the inside of a regular expression's class.
+// Contents of regular-expression character classes.
 const COMMON: &str = "\u{a0}\u{ad}·´–—―…’";
 const C1: &str = "\u{80}-\u{9f}";
 const BAD: &str = "¦¤¨¬¯¸ƒˆˇ˘˛˜†‡‰⌐◊\u{fffd}ªº";
@@ -23,8 +23,9 @@ const UPPER_COMMON: &str = "ÞΑ-ΩΆΈΉΊΌΎΏΪΫЁ-Я";
 const LOWER_COMMON: &str = "α-ωάέήίΰа-џ";
 const BOX: &str = "│┌┐┘├┤┬┼═-╬▀▄█▌▐░▒▓";
 
-/// Pairs and triples that are hardly ever meant. Names in braces stand for the classes above.
-const SIGNS: [&str; 37] = [
+/// Character sequences that hardly ever occur in correct text. Names in braces stand for the classes
+/// above.
+const MOJIBAKE_PATTERNS: [&str; 37] = [
     "[{c1}]",
     "[{bad}{lower}{upper}{box}{start}{end}{currency}{numeric}{law}][{bad}]",
     "[a-zA-Z][{lower_common}{upper_common}][{bad}]",
@@ -44,40 +45,40 @@ const SIGNS: [&str; 37] = [
     r"[{lower}{upper}][{start}{end}][\p{L}\p{N}_]",
     "[Œœ][^A-Za-z]",
     "[{upper}]°",
-    // Two characters out of Windows-1252.
+    // Two-character mojibake from Windows-1252.
     r"[ÂÃÎÐ][€œŠš¢£Ÿž\xa0\xad®©°·»{start}{end}–—´]",
     "×[²³]",
-    // Arabic out of Windows-1252, of which four characters are asked for.
+    // Arabic decoded as Windows-1252; four characters are required.
     "[ØÙ][{common}{currency}{bad}{numeric}{start}ŸŠ®°µ»][ØÙ][{common}{currency}{bad}{numeric}{start}ŸŠ®°µ»]",
-    // South Asian alphabets out of Windows-1252.
+    // South Asian scripts decoded as Windows-1252.
     "à[²µ¹¼½¾]",
-    // Mac OS Roman.
+    // Decoded as Mac OS Roman.
     "√[±∂†≠®™´≤≥¥µø]",
     "≈[°¢]",
     "‚Ä[ìîïòôúùû†°¢π]",
     "‚[âó][àä°ê]",
-    // Punctuation out of Windows-1251.
+    // Punctuation decoded as Windows-1251.
     "вЂ",
-    // Latin-1 and Cyrillic out of Windows-1251.
+    // Latin and Cyrillic letters decoded as Windows-1251.
     "[ВГРС][{c1}{bad}{start}{end}{currency}°µ][ВГРС]",
     r"ГўВЂВ.[A-Za-z\x20]",
-    // The letters à and á and the no-break space out of Windows-1252.
+    // The letters à and á and the no-break space decoded as Windows-1252.
     r"Ã[\xa0¡]",
     r"[a-z][{space}]?[ÃÂ]\x20",
     r"\A[ÃÂ]\x20",
     r"[a-z.,?!{end}]Â[\x20{start}{end}]",
-    // Punctuation out of Windows-1253.
+    // Punctuation decoded as Windows-1253.
     r"β€[™\xa0Ά\xad®°]",
-    // Latin-1 and Greek out of Windows-1253.
+    // Latin and Greek letters decoded as Windows-1253.
     "[ΒΓΞΟ][{c1}{bad}{start}{end}{currency}°][ΒΓΞΟ]",
-    // Punctuation out of Windows-1257.
+    // Punctuation decoded as Windows-1257.
     "ā€",
 ];
 
 #[expect(clippy::expect_used, reason = "a constant pattern, compiled by every test")]
-static BAD_TEXT: LazyLock<Regex> = LazyLock::new(|| {
+static MOJIBAKE: LazyLock<Regex> = LazyLock::new(|| {
     let classes = [
-        // Python's white space has the four separators of ASCII besides.
+        // Python's white space also includes the four ASCII separators.
         ("{space}", r"\s\x1c-\x1f"),
         ("{common}", COMMON),
         ("{c1}", C1),
@@ -94,12 +95,13 @@ static BAD_TEXT: LazyLock<Regex> = LazyLock::new(|| {
         ("{lower_common}", LOWER_COMMON),
         ("{box}", BOX),
     ];
-    let pattern = SIGNS
-        .map(|sign| classes.iter().fold(sign.to_owned(), |sign, (name, class)| sign.replace(name, class)));
-    Regex::new(&pattern.join("|")).expect("a valid pattern")
+    let patterns = MOJIBAKE_PATTERNS.map(|pattern| {
+        classes.iter().fold(pattern.to_owned(), |pattern, (name, class)| pattern.replace(name, class))
+    });
+    Regex::new(&patterns.join("|")).expect("a valid pattern")
 });
 
-/// Whether some of the text seems to be in the wrong encoding.
+/// Whether any part of the text looks like mojibake.
 pub fn is_bad(text: &str) -> bool {
-    BAD_TEXT.is_match(text)
+    MOJIBAKE.is_match(text)
 }

@@ -1,35 +1,36 @@
-//! The one-byte encodings that UTF-8 is mistaken for.
+//! The single-byte encodings that UTF-8 is mistaken for.
 //!
-//! Tables of Python's codecs. The Windows ones are "sloppy": a byte that means nothing is the
-//! control character of that number, as browsers read it, and byte 0x1a stands for the replacement
-//! character, which is what less careful programs leave of such a byte.
+//! The tables are those of Python's codecs. The Windows ones are "sloppy": an undefined byte decodes
+//! to the control character of the same number, as in browsers, and byte 0x1a stands for the
+//! replacement character, which careless programs write for such bytes.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// One encoding.
+/// A single-byte encoding.
 pub struct Charset {
     /// Whether byte 0x1a is the replacement character.
-    pub sloppy: bool,
-    /// Whether a space may have been 0xa0: not in Mac OS Roman, where a dash and a space look the
-    /// same.
-    pub spaces: bool,
+    pub is_sloppy: bool,
+    /// Whether a space may have been byte 0xa0. Not in Mac OS Roman, where a dash and a space would
+    /// be confused.
+    pub may_alter_spaces: bool,
+    /// Characters of bytes 0x80 to 0xff.
     high: Vec<char>,
     bytes: HashMap<char, u8>,
 }
 
 impl Charset {
-    fn new(table: &str, sloppy: bool) -> Self {
+    fn new(table: &str, is_sloppy: bool) -> Self {
         let high: Vec<char> = table.chars().collect();
         let bytes = high.iter().zip(0x80..=0xff).map(|(c, byte)| (*c, byte)).collect();
-        Self { sloppy, spaces: true, high, bytes }
+        Self { is_sloppy, may_alter_spaces: true, high, bytes }
     }
 
-    /// The text in this encoding, if it can be written in it.
+    /// Encodes the text; `None` if a character has no byte here.
     pub fn encode(&self, text: &str) -> Option<Vec<u8>> {
         let byte = |c: char| match c {
-            '\u{fffd}' if self.sloppy => Some(0x1a),
-            '\u{1a}' if self.sloppy => None,
+            '\u{fffd}' if self.is_sloppy => Some(0x1a),
+            '\u{1a}' if self.is_sloppy => None,
             c if c.is_ascii() => Some(c as u8),
             c => self.bytes.get(&c).copied(),
         };
@@ -37,13 +38,13 @@ impl Charset {
     }
 
     /// The character of a byte above 0x7f.
-    pub fn high(&self, byte: u8) -> char {
+    pub fn decode_high(&self, byte: u8) -> char {
         self.high[byte as usize & 0x7f]
     }
 }
 
-/// In the order in which they are tried: Latin-1, then Windows 1252, 1251, 1250, 1253, 1254, 1257,
-/// ISO 8859-2, Mac OS Roman, code page 437.
+/// In trial order: Latin-1; Windows 1252, 1251, 1250, 1253, 1254, 1257; ISO 8859-2; Mac OS Roman;
+/// code page 437.
 pub static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
     let latin1: String = ('\u{80}'..='\u{ff}').collect();
     [
@@ -55,17 +56,17 @@ pub static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
         Charset::new(WINDOWS_1254, true),
         Charset::new(WINDOWS_1257, true),
         Charset::new(ISO_8859_2, false),
-        Charset { spaces: false, ..Charset::new(MAC_ROMAN, false) },
+        Charset { may_alter_spaces: false, ..Charset::new(MAC_ROMAN, false) },
         Charset::new(CP437, false),
     ]
 });
 
-/// Where Windows-1252 is among [`CHARSETS`].
+/// Index of Windows-1252 in [`CHARSETS`].
 pub const CP1252: usize = 1;
-/// How many of [`CHARSETS`] share their upper half's layout with Latin-1: those before ISO 8859-2.
-pub const LIKE_LATIN_1: usize = 7;
+/// How many of [`CHARSETS`] have an upper half similar to Latin-1's: those before ISO 8859-2.
+pub const LATIN_1_LIKE: usize = 7;
 
-/// Characters of bytes 0x80 to 0xff.
+// Characters of bytes 0x80 to 0xff.
 const WINDOWS_1252: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°±²³´µ¶·¸¹º»¼\
      ½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖ×ØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõö÷øùúûüýþÿ";
 const WINDOWS_1251: &str = "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—\u{98}™љ›њќћџ\u{a0}ЎўЈ¤Ґ¦§Ё©Є«¬\u{ad}®Ї°±Ііґµ¶·ё№є»јЅѕїАБВГДЕЖЗИЙКЛМНОПР\
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_table_is_whole_and_reversible() {
+    fn every_table_is_complete_and_reversible() {
         for charset in CHARSETS.iter() {
             assert_eq!((charset.high.len(), charset.bytes.len()), (128, 128));
             let text: String = charset.high.iter().collect();

@@ -1,26 +1,26 @@
-//! Character references of HTML, as Python's `html.unescape` and ftfy decode them.
+//! Decoding of HTML character references (entities), as Python's `html.unescape` and ftfy do it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 use web_atoms::NAMED_ENTITIES;
 
-/// The characters of a named reference (`amp;`, and for the old ones also `amp`).
-fn named(name: &str) -> Option<String> {
-    // Prefixes of names are in the table too, as 0.
-    let &(first, second) = NAMED_ENTITIES.get(name).filter(|found| found.0 != 0)?;
+/// Decodes a named reference (`amp;`; legacy names also without the semicolon).
+fn decode_named(name: &str) -> Option<String> {
+    // The table also holds every prefix of a name, mapped to 0.
+    let &(first, second) = NAMED_ENTITIES.get(name).filter(|chars| chars.0 != 0)?;
     Some([first, second].into_iter().filter(|c| *c != 0).filter_map(char::from_u32).collect())
 }
 
-/// Windows-1252's characters for 0x80 to 0x9f, as HTML reads these numbers; those that it has not
-/// are themselves.
+/// The numbers 0x80 to 0x9f as HTML reads them: Windows-1252's characters; undefined ones map to
+/// themselves.
 const C1: [u32; 32] = [
     0x20ac, 0x81, 0x201a, 0x192, 0x201e, 0x2026, 0x2020, 0x2021, 0x2c6, 0x2030, 0x160, 0x2039, 0x152, 0x8d,
     0x17d, 0x8f, 0x90, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x2dc, 0x2122, 0x161, 0x203a,
     0x153, 0x9d, 0x17e, 0x178,
 ];
 
-/// The character of a numeric reference; `None` for a number that stands for nothing.
-fn numbered(number: u32) -> Option<char> {
+/// Decodes a numeric reference; `None` for a number that Python drops.
+fn decode_numeric(number: u32) -> Option<char> {
     let number = match number {
         0 => 0xfffd,
         0x80..0xa0 => C1[number as usize - 0x80],
@@ -28,13 +28,13 @@ fn numbered(number: u32) -> Option<char> {
         _ if number <= 0x10_ffff && number & 0xfffe == 0xfffe => return None,
         _ => number,
     };
-    // Surrogates and what lies beyond Unicode.
+    // Surrogates and numbers beyond Unicode.
     Some(char::from_u32(number).unwrap_or('\u{fffd}'))
 }
 
-/// The reference that `text` (what follows an `&`) begins with: its replacement, and its length in
-/// bytes.
-fn reference(text: &str) -> Option<(String, usize)> {
+/// Decodes the reference at the start of `text`, which follows an `&`: the replacement, and the
+/// reference's length in bytes.
+fn decode_reference(text: &str) -> Option<(String, usize)> {
     if let Some(number) = text.strip_prefix('#') {
         let (digits, radix) = match number.strip_prefix(['x', 'X']) {
             Some(digits) => (digits, 16),
@@ -48,31 +48,31 @@ fn reference(text: &str) -> Option<(String, usize)> {
         let value = value.fold(0u32, |n, digit| n.saturating_mul(radix).saturating_add(digit));
         let end = text.len() - digits.len() + len;
         let end = end + usize::from(text[end..].starts_with(';'));
-        return Some((numbered(value).map(String::from).unwrap_or_default(), end));
+        return Some((decode_numeric(value).map(String::from).unwrap_or_default(), end));
     }
-    let stops = |c: char| matches!(c, '\t' | '\n' | '\u{c}' | ' ' | '<' | '&' | '#' | ';');
-    let inside = text.char_indices().take_while(|(_, c)| !stops(*c)).take(32);
-    let mut ends: Vec<usize> = inside.map(|(at, c)| at + c.len_utf8()).collect();
+    let is_delimiter = |c: char| matches!(c, '\t' | '\n' | '\u{c}' | ' ' | '<' | '&' | '#' | ';');
+    let name = text.char_indices().take_while(|(_, c)| !is_delimiter(*c)).take(32);
+    let mut ends: Vec<usize> = name.map(|(at, c)| at + c.len_utf8()).collect();
     let last = *ends.last()?;
     if text[last..].starts_with(';') {
         ends.push(last + 1);
     }
-    // The whole, or the longest beginning of at least two characters.
+    // The whole name, or its longest known prefix of at least two characters.
     let whole = ends.len() - 1;
     (0..ends.len())
         .rev()
         .filter(|i| *i == whole || *i > 0)
-        .find_map(|i| named(&text[..ends[i]]).map(|found| (found, ends[i])))
+        .find_map(|i| decode_named(&text[..ends[i]]).map(|chars| (chars, ends[i])))
 }
 
-/// Decodes every reference, also those without a semicolon.
+/// Decodes every reference, including those without a semicolon.
 pub fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
-        match reference(rest) {
+        match decode_reference(rest) {
             None => out.push('&'),
             Some((replacement, len)) => {
                 out.push_str(&replacement);
@@ -84,19 +84,19 @@ pub fn unescape(text: &str) -> String {
     out
 }
 
-/// Names in capitals that mean nothing in HTML, but whose lower case does: `NTILDE;`.
-static CAPITALS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
+/// Upper-case names that HTML does not define but whose lower-case form it does: `NTILDE;`.
+static UPPERCASE_NAMES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let lower = NAMED_ENTITIES.keys().filter(|name| name.ends_with(';') && **name == name.to_lowercase());
-    let capital = |name: &&str| {
-        let (capitals, found) = (name.to_uppercase(), named(name)?);
-        let reference = format!("&{capitals}");
-        (unescape(&reference) == reference).then(|| (capitals, found.to_uppercase()))
+    let uppercase = |name: &&str| {
+        let (upper, chars) = (name.to_uppercase(), decode_named(name)?);
+        let reference = format!("&{upper}");
+        (unescape(&reference) == reference).then(|| (upper, chars.to_uppercase()))
     };
-    lower.filter_map(capital).collect()
+    lower.filter_map(uppercase).collect()
 });
 
-/// Decodes references that cannot be meant otherwise: with a semicolon, whole, also in capitals.
-pub fn unescape_certain(text: &str) -> String {
+/// Decodes only unambiguous references: complete, with a semicolon; upper-case names too.
+pub fn unescape_unambiguous(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
@@ -105,17 +105,19 @@ pub fn unescape_certain(text: &str) -> String {
         let name = &rest[1..];
         let hash = usize::from(name.starts_with('#'));
         let len = hash + name[hash..].bytes().take_while(u8::is_ascii_alphanumeric).count();
-        let fits = (1..=24).contains(&(len - hash)) && name[len..].starts_with(';');
-        let name = &name[..if fits { len + 1 } else { 0 }];
-        let found = if hash == 1 && fits {
-            // All of it has to be a number.
-            reference(name).filter(|(_, end)| *end == name.len()).map(|(found, _)| found).filter(|f| f != ";")
+        let is_complete = (1..=24).contains(&(len - hash)) && name[len..].starts_with(';');
+        let name = &name[..if is_complete { len + 1 } else { 0 }];
+        let decoded = if hash == 1 && is_complete {
+            // The whole of it must be a number.
+            decode_reference(name)
+                .filter(|(chars, end)| *end == name.len() && chars != ";")
+                .map(|(chars, _)| chars)
         } else {
-            named(name).or_else(|| CAPITALS.get(name).cloned())
+            decode_named(name).or_else(|| UPPERCASE_NAMES.get(name).cloned())
         };
-        match found {
-            Some(found) => {
-                out.push_str(&found);
+        match decoded {
+            Some(chars) => {
+                out.push_str(&chars);
                 rest = &rest[1 + name.len()..];
             }
             None => {
@@ -132,9 +134,9 @@ pub fn unescape_certain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What Python's `html.unescape` gives.
+    /// Expected values are from Python's `html.unescape`.
     #[test]
-    fn references_are_decoded_as_python_does() {
+    fn references_are_decoded_as_in_python() {
         for (text, want) in [
             ("&amp;amp; &amp &ampx &notit; &notin; &noti", "&amp; & &x ¬it; ∉ ¬i"),
             (
@@ -149,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn uncertain_references_stay() {
+    fn ambiguous_references_are_kept() {
         for (text, want) in [
             ("this&not that &not; &NTILDE; &EACUTE; &GT &amp;lt;", "this&not that ¬ Ñ É &GT &lt;"),
             ("&#x2019; &#65;x &#65x; &szlig; &SZLIG;", "’ Ax &#65x; ß SS"),
         ] {
-            assert_eq!(unescape_certain(text), want);
+            assert_eq!(unescape_unambiguous(text), want);
         }
     }
 }

@@ -1,9 +1,8 @@
-//! CLIP's cleaning of captions: ftfy, character references decoded twice, white space collapsed,
-//! lower case.
+//! CLIP's caption cleaning: ftfy, two passes of HTML unescaping, collapsed white space, lower case.
 //!
-//! Every step gives what open_clip's tokenizer gives (ftfy 6.3.1 and Python's `html.unescape`), so
-//! that the ids are the same. Web pages are full of text that was decoded in the wrong encoding and
-//! of references that were escaped twice.
+//! Every step matches open_clip's tokenizer (ftfy 6.3.1 and Python's `html.unescape`), so token ids
+//! match too. Web pages are full of text decoded in the wrong encoding and of entities that were
+//! escaped twice.
 
 mod badness;
 mod charsets;
@@ -13,12 +12,12 @@ mod mojibake;
 use std::borrow::Cow;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// White space as Python has it: Unicode's, and the four separators of ASCII.
+/// White space as Python defines it: Unicode's, plus the four ASCII separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// The caption as open_clip's tokenizer cleans it.
+/// Cleans a caption exactly as open_clip's tokenizer does.
 pub fn clean(text: &str) -> String {
     let text = fix_text(text);
     let text = html::unescape(&html::unescape(&text));
@@ -26,25 +25,27 @@ pub fn clean(text: &str) -> String {
     words.join(" ").to_lowercase()
 }
 
-/// ftfy's `fix_text`: line by line. From the first line with a `<` on, references stay: it is HTML.
+/// ftfy's `fix_text`, line by line. A `<` marks the text as HTML: that line and all later ones keep
+/// their entities.
 fn fix_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut html = false;
+    let mut is_html = false;
     for line in text.split_inclusive('\n') {
-        html |= line.contains('<');
-        out.push_str(&fix_line(line, html));
+        is_html |= line.contains('<');
+        out.push_str(&fix_line(line, is_html));
     }
     out
 }
 
-/// All fixes, again and again until nothing changes.
-fn fix_line(line: &str, html: bool) -> String {
+/// Repeats all fixes until the line no longer changes.
+fn fix_line(line: &str, is_html: bool) -> String {
     let mut text = line.to_owned();
     loop {
-        let unescaped = if html { Cow::Borrowed(&*text) } else { Cow::Owned(html::unescape_certain(&text)) };
+        let unescaped =
+            if is_html { Cow::Borrowed(&*text) } else { Cow::Owned(html::unescape_unambiguous(&text)) };
         let fixed = mojibake::fix_encoding(&unescaped);
         let fixed = mojibake::fix_controls(&fixed);
-        let fixed = remove_controls(&remove_escapes(&fix_breaks(&fix_characters(&fixed))));
+        let fixed = remove_controls(&remove_terminal_escapes(&fix_line_breaks(&fix_characters(&fixed))));
         let fixed =
             if is_nfc_quick(fixed.chars()) == IsNormalized::Yes { fixed } else { fixed.nfc().collect() };
         if fixed == text {
@@ -54,23 +55,22 @@ fn fix_line(line: &str, html: bool) -> String {
     }
 }
 
-/// Ligatures taken apart, characters of half and full width made usual, quotes made straight.
+/// Expands ligatures, normalises half-width and full-width characters, straightens quotes.
 fn fix_characters(text: &str) -> Cow<'_, str> {
-    let is_usual = |c: char| c.is_ascii() || ('\u{a0}'..'\u{132}').contains(&c);
-    if text.chars().all(is_usual) {
+    let is_unaffected = |c: char| c.is_ascii() || ('\u{a0}'..'\u{132}').contains(&c);
+    if text.chars().all(is_unaffected) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // The apostrophe that this leaves is made straight with the others.
             '\u{149}' => out.push_str("'n"),
             '\u{132}'
             | '\u{133}'
             | '\u{1c4}'..='\u{1cc}'
             | '\u{1f1}'..='\u{1f3}'
             | '\u{fb00}'..='\u{fb06}' => {
-                out.push_str(ligature(c));
+                out.push_str(expand_ligature(c));
             }
             '\u{3000}' => out.push(' '),
             '\u{ff01}'..='\u{ffef}' => out.extend(std::iter::once(c).nfkc()),
@@ -82,7 +82,7 @@ fn fix_characters(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-fn ligature(c: char) -> &'static str {
+fn expand_ligature(c: char) -> &'static str {
     match c {
         '\u{132}' => "IJ",
         '\u{133}' => "ij",
@@ -108,7 +108,7 @@ fn ligature(c: char) -> &'static str {
     }
 }
 
-fn fix_breaks(text: &str) -> Cow<'_, str> {
+fn fix_line_breaks(text: &str) -> Cow<'_, str> {
     let is_break = |c: char| matches!(c, '\r' | '\u{2028}' | '\u{2029}' | '\u{85}');
     if !text.contains(is_break) {
         return Cow::Borrowed(text);
@@ -116,8 +116,8 @@ fn fix_breaks(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace("\r\n", "\n").replace(is_break, "\n"))
 }
 
-/// Removes what colours text in a terminal: ESC, `[`, numbers and semicolons, a letter.
-fn remove_escapes(text: &str) -> Cow<'_, str> {
+/// Removes ANSI colour sequences: ESC, `[`, digits and semicolons, a letter.
+fn remove_terminal_escapes(text: &str) -> Cow<'_, str> {
     const START: &str = "\u{1b}[";
     if !text.contains(START) {
         return Cow::Borrowed(text);
@@ -139,11 +139,11 @@ fn remove_escapes(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Removes control characters that show nothing, and the byte order mark.
+/// Removes invisible control characters and the byte order mark.
 fn remove_controls(text: &str) -> String {
-    let shows_nothing = |c: char| {
+    let is_invisible = |c: char| {
         matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}' | '\u{feff}'
             | '\u{fff9}'..='\u{fffc}')
     };
-    text.chars().filter(|c| !shows_nothing(*c)).collect()
+    text.chars().filter(|c| !is_invisible(*c)).collect()
 }
