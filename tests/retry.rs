@@ -68,7 +68,8 @@ fn what_failed_is_tried_again_and_nothing_else() {
     );
     place.write("again.toml", &pipeline);
     place.done(&["run", "again.toml", "--dir", "failing"]);
-    let failed = (0..rows).filter(|row| faults.for_path(&format!("/{row}.png")).is_some() && *row != 7).count();
+    let failed =
+        (0..rows).filter(|row| faults.for_path(&format!("/{row}.png")).is_some() && *row != 7).count();
     assert!(failed > rows / 10);
     assert_eq!(
         place.ask("failing", "select count(*) from images.rejects where reject_stage = 'images'"),

@@ -1,4 +1,4 @@
-//! What identifies a pair, and batches of pairs.
+//! The uid of a pair, and batches of pairs.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::rejects;
 
-/// The identity of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte, the
+/// The uid of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte and the
 /// caption.
 pub fn uid(url: &str, caption: &str) -> String {
     let mut hash = Sha256::new();
@@ -19,77 +19,74 @@ pub fn uid(url: &str, caption: &str) -> String {
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// One row of a source: a pair, or what was refused in its place.
+/// One row of a source: a pair or a reject.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Row<'a> {
-    /// The image.
+pub struct PairRow<'a> {
     pub url: Option<&'a str>,
-    /// The text.
     pub caption: Option<&'a str>,
-    /// The page.
     pub page_url: Option<&'a str>,
-    /// Where the text stands.
     pub text_source: Option<&'a str>,
-    /// Further columns, in the order of the builder's schema.
-    pub more: &'a [Option<String>],
-    /// The code and the detail of a reject.
-    pub refused: Option<(&'a str, &'a str)>,
+    /// Extra columns in the order of the builder's schema.
+    pub extra: &'a [Option<String>],
+    /// Code and detail of a reject.
+    pub reject: Option<(&'a str, &'a str)>,
 }
 
-/// Builds batches of the contract's texts, further string columns, and the reserved columns of
-/// rejects.
+/// Builds batches of the contract's text columns, extra string columns, and the reserved reject
+/// columns.
 #[derive(Debug)]
-pub struct Rows {
+pub struct PairBatchBuilder {
     stage: String,
     schema: SchemaRef,
     columns: Vec<StringBuilder>,
     rows: usize,
 }
 
-impl Rows {
-    /// A builder for `stage` whose rows have `more` columns beside the contract's.
-    pub fn new(stage: &str, more: &[String]) -> Self {
-        let schema = rejects::schema_with_reserved(&schema(more));
+impl PairBatchBuilder {
+    /// `extra` are the columns besides the contract's.
+    pub fn new(stage: &str, extra: &[String]) -> Self {
+        let schema = rejects::schema_with_reserved(&schema(extra));
         let columns = schema.fields().iter().map(|_| StringBuilder::new()).collect();
         Self { stage: stage.into(), schema, columns, rows: 0 }
     }
 
-    /// Rows so far.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// The schema of the batches.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Adds a row. A reject is no pair: its uid is a hash of its page and its detail, which names
-    /// its place.
-    pub fn push(&mut self, row: Row<'_>) {
-        let uid = match row.refused {
+    /// Adds a row. The uid of a reject is a hash of its page and its detail, which contains its
+    /// location.
+    pub fn push(&mut self, row: PairRow<'_>) {
+        let uid = match row.reject {
             None => uid(row.url.unwrap_or_default(), row.caption.unwrap_or_default()),
             Some((_, detail)) => uid(row.page_url.unwrap_or_default(), detail),
         };
         let texts = [Some(uid.as_str()), row.url, row.caption, row.page_url, row.text_source];
-        // A malformed row has no values at all.
-        let more =
-            row.more.iter().map(Option::as_deref).chain(std::iter::repeat(None)).take(self.columns.len() - 8);
-        let (code, detail) = row.refused.unzip();
+        // A malformed row has no values.
+        let extra = row
+            .extra
+            .iter()
+            .map(Option::as_deref)
+            .chain(std::iter::repeat(None))
+            .take(self.columns.len() - 8);
+        let (code, detail) = row.reject.unzip();
         let reserved = [code.map(|_| self.stage.as_str()), code, detail];
-        let values = texts.into_iter().chain(more).chain(reserved);
+        let values = texts.into_iter().chain(extra).chain(reserved);
         for (column, value) in self.columns.iter_mut().zip(values) {
             column.append_option(value);
         }
         self.rows += 1;
     }
 
-    /// The rows so far as a batch; the builder is empty then.
+    /// Takes the rows so far as a batch.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
         let columns = self.columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
@@ -97,12 +94,12 @@ impl Rows {
     }
 }
 
-/// The schema of a source: the contract's texts and further string columns.
-pub fn schema(more: &[String]) -> SchemaRef {
+/// The schema of a source: the contract's text columns and extra string columns.
+pub fn schema(extra: &[String]) -> SchemaRef {
     use arrow::datatypes::{DataType, Field, Schema};
     let texts = contracts::pair_texts();
     let mut fields: Vec<Field> = texts.fields().iter().map(|field| field.as_ref().clone()).collect();
-    fields.extend(more.iter().map(|name| Field::new(name, DataType::Utf8, true)));
+    fields.extend(extra.iter().map(|name| Field::new(name, DataType::Utf8, true)));
     Arc::new(Schema::new(fields))
 }
 
@@ -111,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_uid_is_fixed() {
+    fn the_uid_is_stable() {
         // printf 'http://example.org/a.png\0a cat' | sha256sum
         assert_eq!(uid("http://example.org/a.png", "a cat"), "532e932821cfbcbc922137df4fb4b08d");
         assert_ne!(uid("ab", "c"), uid("a", "bc"));

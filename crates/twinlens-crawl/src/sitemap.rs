@@ -1,5 +1,5 @@
-//! Sitemaps (sitemaps.org, version 0.9): lists of pages and lists of lists, as XML, as a feed, or
-//! as plain text; compressed or not.
+//! Sitemaps (sitemaps.org, version 0.9): lists of pages or of sitemaps, as XML, feed or plain text,
+//! optionally gzipped.
 
 use std::io::Read;
 
@@ -9,47 +9,44 @@ use url::Url;
 
 use crate::html;
 
-/// Longest sitemap, in bytes, when it is decompressed (the protocol's limit).
+/// Longest sitemap after decompression, in bytes (the protocol's limit).
 pub const MAX_BYTES: u64 = 50 << 20;
-/// Most URLs of a sitemap (the protocol's limit).
+/// Maximum number of URLs in a sitemap (the protocol's limit).
 pub const MAX_URLS: usize = 50_000;
 /// Longest URL, in bytes (the protocol's limit).
 const MAX_URL: usize = 2_048;
-/// Most bytes of all URLs of a sitemap: they wait in memory until their wave is recorded.
-const MAX_TEXT: usize = 16 << 20;
+/// Maximum total bytes of the URLs: they are kept in memory until their wave is recorded.
+const MAX_TOTAL: usize = 16 << 20;
 
-/// What a sitemap holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sitemap {
-    /// Pages.
     pub pages: Vec<Url>,
-    /// Further sitemaps.
     pub sitemaps: Vec<Url>,
-    /// Why it was not read to its end, or not at all.
-    pub fault: Option<String>,
+    /// Why parsing stopped early or failed.
+    pub error: Option<String>,
 }
 
 impl Sitemap {
-    /// Reads a sitemap that stands at `base`. What comes before a fault is kept.
-    pub fn read(bytes: &[u8], base: &Url) -> Self {
-        let mut found = Found { sitemap: Self::default(), base, text: 0 };
+    /// Parses a sitemap located at `base`. URLs before an error are kept.
+    pub fn parse(bytes: &[u8], base: &Url) -> Self {
+        let mut reader = SitemapReader { sitemap: Self::default(), base, total: 0 };
         let plain = match decompressed(bytes) {
             Ok(plain) => plain,
-            Err(fault) => return Self { fault: Some(fault), ..Self::default() },
+            Err(error) => return Self { error: Some(error), ..Self::default() },
         };
-        let text = html::decode_plain(&plain);
+        let text = html::decode_text(&plain);
         let text = text.trim_start();
-        let fault = if text.starts_with('<') { found.xml(text).err() } else { found.lines(text).err() };
-        Self { fault, ..found.sitemap }
+        let error = if text.starts_with('<') { reader.xml(text).err() } else { reader.lines(text).err() };
+        Self { error, ..reader.sitemap }
     }
 }
 
-/// The sitemaps that a robots.txt names (RFC 9309 leaves the line to sitemaps.org).
+/// The sitemaps listed in a robots.txt. RFC 9309 leaves the line to sitemaps.org.
 pub fn of_robots(text: &[u8], base: &Url) -> Vec<Url> {
     let text = String::from_utf8_lossy(text);
     let named = text.lines().filter_map(|line| {
         let (name, value) = line.split('#').next()?.split_once(':')?;
-        // Not cut at a `#`: it would belong to the URL's fragment, which names no file.
+        // Cutting at a `#` only loses a fragment.
         name.trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case("sitemap").then(|| value.trim())
     });
     named.filter_map(|url| resolve(base, url)).take(1000).collect()
@@ -63,37 +60,38 @@ fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let read = flate2::read::MultiGzDecoder::new(bytes).take(MAX_BYTES + 1).read_to_end(&mut plain);
     match read {
         _ if plain.len() as u64 > MAX_BYTES => Err(format!("longer than {MAX_BYTES} bytes")),
-        // A list that is cut off is good as far as it goes: the fault is told where the text ends.
+        // A truncated file is used as far as it goes; parsing reports the error.
         Err(error) if plain.is_empty() => Err(error.to_string()),
         _ => Ok(plain),
     }
 }
 
-fn resolve(base: &Url, written: &str) -> Option<Url> {
-    if written.is_empty() || written.len() > MAX_URL {
+fn resolve(base: &Url, reference: &str) -> Option<Url> {
+    if reference.is_empty() || reference.len() > MAX_URL {
         return None;
     }
-    let mut url = base.join(written).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let mut url = base.join(reference).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     url.set_fragment(None);
     Some(url)
 }
 
-struct Found<'a> {
+struct SitemapReader<'a> {
     sitemap: Sitemap,
     base: &'a Url,
-    text: usize,
+    total: usize,
 }
 
-impl Found<'_> {
-    fn add(&mut self, written: &str, is_sitemap: bool) -> Result<(), String> {
-        let Some(url) = resolve(self.base, written.trim()) else { return Ok(()) };
-        self.text += url.as_str().len();
-        if self.sitemap.pages.len() + self.sitemap.sitemaps.len() >= MAX_URLS || self.text > MAX_TEXT {
-            return Err(format!("more than {MAX_URLS} URLs or {MAX_TEXT} bytes of URLs"));
+impl SitemapReader<'_> {
+    fn add(&mut self, reference: &str, is_sitemap: bool) -> Result<(), String> {
+        let Some(url) = resolve(self.base, reference.trim()) else { return Ok(()) };
+        self.total += url.as_str().len();
+        if self.sitemap.pages.len() + self.sitemap.sitemaps.len() >= MAX_URLS || self.total > MAX_TOTAL {
+            return Err(format!("more than {MAX_URLS} URLs or {MAX_TOTAL} bytes of URLs"));
         }
-        match is_sitemap {
-            true => self.sitemap.sitemaps.push(url),
-            false => self.sitemap.pages.push(url),
+        if is_sitemap {
+            self.sitemap.sitemaps.push(url);
+        } else {
+            self.sitemap.pages.push(url);
         }
         Ok(())
     }
@@ -106,7 +104,7 @@ impl Found<'_> {
         lines.try_for_each(|line| self.add(line, false))
     }
 
-    /// `loc` of sitemaps, `link` of feeds.
+    /// Reads `loc` elements of sitemaps and `link` elements of feeds.
     fn xml(&mut self, text: &str) -> Result<(), String> {
         let mut reader = Reader::from_str(text);
         let config = reader.config_mut();
@@ -122,14 +120,14 @@ impl Found<'_> {
                     let local = name.local_name().as_ref().to_string();
                     let root = kind.get_or_insert_with(|| local.clone());
                     let feed = matches!(root.as_str(), "rss" | "feed" | "RDF");
-                    // `image:loc` and `video:...` are of the page, and no pages.
+                    // `image:loc` and `video:...` describe a page and are not pages.
                     let foreign = name.as_ref().starts_with("image:") || name.as_ref().starts_with("video:");
                     match local.as_str() {
                         "sitemap" => in_sitemap = true,
                         "url" => in_sitemap = false,
                         "loc" if !foreign => address = Some(String::new()),
                         "link" if feed => match tag.try_get_attribute("href") {
-                            Ok(Some(href)) => self.add(&html::unescape(&href.value), false)?,
+                            Ok(Some(href)) => self.add(&html::unescape_html(&href.value), false)?,
                             _ => address = Some(String::new()),
                         },
                         _ => {}
@@ -140,7 +138,7 @@ impl Found<'_> {
                 Event::GeneralRef(name) => add_text(&mut address, &format!("&{};", &*name)),
                 Event::End(_) => {
                     if let Some(address) = address.take() {
-                        self.add(&html::unescape(&address), in_sitemap)?;
+                        self.add(&html::unescape_html(&address), in_sitemap)?;
                     }
                 }
                 Event::Eof => break,
@@ -149,13 +147,12 @@ impl Found<'_> {
         }
         match kind.as_deref() {
             Some("urlset" | "sitemapindex" | "rss" | "feed" | "RDF") => Ok(()),
-            other => Err(format!("`<{}>` is no sitemap", other.unwrap_or_default())),
+            other => Err(format!("`<{}>` is not a sitemap", other.unwrap_or_default())),
         }
     }
 }
 
-/// Adds to the address that is open; one that is too long is no URL, and is not gathered without
-/// bound.
+/// Appends to the open address, which is bounded.
 fn add_text(address: &mut Option<String>, text: &str) {
     if let Some(address) = address.as_mut().filter(|address| address.len() <= 2 * MAX_URL) {
         address.push_str(&text[..text.floor_char_boundary(2 * MAX_URL)]);
@@ -170,16 +167,16 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: &[u8]) -> Sitemap {
-        Sitemap::read(bytes, &Url::parse("http://a.test/maps/map.xml").unwrap())
+    fn parse(bytes: &[u8]) -> Sitemap {
+        Sitemap::parse(bytes, &Url::parse("http://a.test/maps/map.xml").unwrap())
     }
 
-    fn told(sitemap: &Sitemap) -> (Vec<&str>, Vec<&str>) {
+    fn urls(sitemap: &Sitemap) -> (Vec<&str>, Vec<&str>) {
         (sitemap.pages.iter().map(Url::as_str).collect(), sitemap.sitemaps.iter().map(Url::as_str).collect())
     }
 
     #[test]
-    fn the_forms_of_sitemaps_are_read() {
+    fn all_sitemap_formats_are_parsed() {
         let set = "<?xml version='1.0' encoding='UTF-8'?><urlset xmlns='http://www.sitemaps.org/schemas/sitemap/0.9' xmlns:image='x'>\
             <url><loc> http://a.test/1?a=1&amp;b=2 </loc><lastmod>2026-01-01</lastmod><image:image><image:loc>http://a.test/i.png</image:loc></image:image></url>\
             <url><loc><![CDATA[http://b.test/2]]></loc></url><url><loc>/3#x</loc></url><url><loc>mailto:x</loc></url><url><loc/></url></urlset>";
@@ -201,9 +198,9 @@ mod tests {
             (b"<feed><entry><link rel='alternate' href='/atom?a&amp;b'/></entry></feed>", vec!["http://a.test/atom?a&b"], vec![]),
         ];
         for (bytes, pages, sitemaps) in cases {
-            let found = read(bytes);
+            let found = parse(bytes);
             assert_eq!(
-                (told(&found), &found.fault),
+                (urls(&found), &found.error),
                 ((pages, sitemaps), &None),
                 "{}",
                 String::from_utf8_lossy(bytes)
@@ -212,35 +209,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_and_the_rest_kept() {
-        let cut = read(b"<urlset><url><loc>http://a.test/1</loc></url><url><loc>http://a.te<");
-        assert_eq!(told(&cut).0, ["http://a.test/1"]);
-        assert!(cut.fault.is_some_and(|fault| fault.starts_with("byte ")));
-        for (bytes, fault) in [
-            (&b"<html><a href=/x>"[..], "is no sitemap"),
+    fn errors_are_reported_and_earlier_urls_kept() {
+        let cut = parse(b"<urlset><url><loc>http://a.test/1</loc></url><url><loc>http://a.te<");
+        assert_eq!(urls(&cut).0, ["http://a.test/1"]);
+        assert!(cut.error.is_some_and(|error| error.starts_with("byte ")));
+        for (bytes, error) in [
+            (&b"<html><a href=/x>"[..], "is not a sitemap"),
             (b"not a list", "neither"),
             (b"", "neither"),
             (b"\x1f\x8bxx", ""),
         ] {
-            let found = read(bytes);
+            let found = parse(bytes);
             assert!(
-                found.pages.is_empty() && found.fault.as_ref().is_some_and(|told| told.contains(fault)),
+                found.pages.is_empty() && found.error.as_ref().is_some_and(|found| found.contains(error)),
                 "{found:?}"
             );
         }
         let many = format!("<urlset>{}</urlset>", "<url><loc>/x</loc></url>".repeat(MAX_URLS + 1));
-        let found = read(many.as_bytes());
-        assert_eq!((found.pages.len(), found.fault.is_some()), (MAX_URLS, true));
+        let found = parse(many.as_bytes());
+        assert_eq!((found.pages.len(), found.error.is_some()), (MAX_URLS, true));
         let bomb = {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(&vec![b' '; MAX_BYTES as usize + 1]).unwrap();
             encoder.finish().unwrap()
         };
-        assert!(read(&bomb).fault.is_some_and(|fault| fault.starts_with("longer")));
+        assert!(parse(&bomb).error.is_some_and(|error| error.starts_with("longer")));
     }
 
     #[test]
-    fn robots_txt_names_sitemaps() {
+    fn robots_txt_lists_sitemaps() {
         let text = b"\xef\xbb\xbfSitemap: http://a.test/one.xml\nUser-agent: *\nDisallow: /\n sitemap :/two.xml # the second\nSITEMAP: ftp://x/\nSitemapx: /no";
         let urls = of_robots(text, &Url::parse("http://a.test/robots.txt").unwrap());
         assert_eq!(
@@ -251,12 +248,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500), soup in proptest::collection::vec(prop_oneof![
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500), soup in proptest::collection::vec(prop_oneof![
             Just("<urlset>"), Just("<url>"), Just("<loc>"), Just("</loc>"), Just("</url>"), Just("<sitemap>"), Just("http://a/"), Just("&amp;"), Just("&x"),
             Just("<![CDATA["), Just("]]>"), Just("<!--"), Just("-->"), Just("<"), Just(">"), Just("<rss"), Just("<link href='"), Just("'"), Just("/"), Just("é"),
         ], 0..60)) {
-            read(&bytes);
-            read(soup.concat().as_bytes());
+            parse(&bytes);
+            parse(soup.concat().as_bytes());
             of_robots(&bytes, &Url::parse("http://a.test/robots.txt").unwrap());
         }
     }

@@ -1,5 +1,5 @@
-//! The crawl in whole runs: sitemaps, canonical URLs, further captions, and a frontier that a kill
-//! leaves behind or ahead.
+//! Whole crawls: sitemaps, canonical URLs, optional captions, and a frontier that is older or newer
+//! than the commits after a kill.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -10,8 +10,7 @@ use support::{Lab, gzip, stage};
 use twinlens_dataset::writer::WORK;
 use twinlens_testkit::{Answer, Site, WebServer};
 
-/// Two hosts; most of the first one's pages are told by sitemaps alone, and some of them by several
-/// URLs.
+/// Two hosts. Many pages of the first are only listed in sitemaps, and some have several URLs.
 fn site() -> Site {
     let index = "<sitemapindex><sitemap><loc>http://maps.test/pages.xml.gz</loc></sitemap><sitemap><loc>/gone.xml</loc></sitemap>\
         <sitemap><loc>/html.xml</loc></sitemap></sitemapindex>";
@@ -51,9 +50,9 @@ http = { retries = 0 }
 "#;
 
 #[tokio::test]
-async fn sitemaps_canonical_urls_and_further_captions() {
+async fn sitemaps_canonical_urls_and_optional_captions() {
     let web = WebServer::start(site()).await.unwrap();
-    let done = Lab::new().host("a.test", &web).host("maps.test", &web).done(CRAWL).await;
+    let done = Lab::new().host("a.test", &web).host("maps.test", &web).run(CRAWL).await;
     let visits = done.rows("select kind, depth, replace(url, 'http://', ''), outcome, links from pages.visits order by kind desc, depth, url",
     )
     .await;
@@ -105,10 +104,10 @@ async fn sitemaps_canonical_urls_and_further_captions() {
 }
 
 #[tokio::test]
-async fn what_is_not_asked_for_is_not_done() {
+async fn optional_features_are_off_by_default() {
     let web = WebServer::start(site()).await.unwrap();
     let pipeline = stage("pages", "crawl", "seeds = [\"http://a.test/\"]\nhttp = { retries = 0 }");
-    let done = Lab::new().host("a.test", &web).done(&pipeline).await;
+    let done = Lab::new().host("a.test", &web).run(&pipeline).await;
     let pairs =
         done.rows("select caption, text_source, count(*) from pages group by all order by caption").await;
     assert_eq!(pairs, ["from list | alt | 1", "list | alt | 2"]);
@@ -118,18 +117,18 @@ async fn what_is_not_asked_for_is_not_done() {
 }
 
 #[tokio::test]
-async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
+async fn a_crawl_resumes_whatever_the_state_of_its_frontier() {
     let web = WebServer::start(site()).await.unwrap();
     let lab = || Lab::new().host("a.test", &web).host("maps.test", &web);
-    let expected = lab().done(CRAWL).await.files();
-    // What became of the store between two runs: nothing, lost, damaged, as it was some waves ago.
+    let expected = lab().run(CRAWL).await.files();
+    // The store between two runs is kept, lost, damaged, or some waves old.
     for fate in ["kept", "lost", "damaged", "old"] {
         let lab = lab();
         let store = lab.path("run/pages").join(WORK).join("frontier.redb");
         let mut first = None;
         for stops in 0.. {
             assert!(stops < 30, "each run commits a wave");
-            if let Some(done) = lab.stopped_after(1, CRAWL).await {
+            if let Some(done) = lab.run_until(1, CRAWL).await {
                 assert!(stops >= 5, "{fate}: it was interrupted {stops} times");
                 assert_eq!(done.files(), expected, "{fate}");
                 break;
@@ -146,34 +145,34 @@ async fn a_crawl_goes_on_whatever_became_of_its_frontier() {
 }
 
 #[tokio::test]
-async fn a_crawl_ends_at_its_most_rows() {
+async fn a_crawl_ends_at_max_rows() {
     let web = WebServer::start(site()).await.unwrap();
-    let lab = |rows| Lab::new().host("a.test", &web).host("maps.test", &web).most_rows(rows);
+    let lab = |rows| Lab::new().host("a.test", &web).host("maps.test", &web).max_rows(rows);
     let by_visit = "select page_url, url, text_source from pages union all \
                     select page_url, reject_code, '' from pages.rejects";
-    let mut all = lab(None).done(CRAWL).await.rows(by_visit).await;
+    let mut all = lab(None).run(CRAWL).await.rows(by_visit).await;
     all.sort();
     let mut before = 0;
     for most in [0, 1, 4, 9, 1000] {
-        let (once, parts) = (lab(Some(most)).done(CRAWL).await, lab(Some(most)));
+        let (once, parts) = (lab(Some(most)).run(CRAWL).await, lab(Some(most)));
         let stopped = loop {
-            if let Some(done) = parts.stopped_after(1, CRAWL).await {
+            if let Some(done) = parts.run_until(1, CRAWL).await {
                 break done;
             }
         };
-        assert_eq!(once.files(), stopped.files(), "however often it was stopped");
+        assert_eq!(once.files(), stopped.files(), "interruptions make no difference");
         let rows = once.rows(by_visit).await;
         assert_eq!(rows.len(), all.len().min(most as usize));
         assert!(rows.iter().all(|row| all.binary_search(row).is_ok()));
         let visits = once.rows("select url from pages.visits").await.len();
-        assert!(visits >= before && (most > 0) == (visits > 0), "what is not wanted is not visited");
+        assert!(visits >= before && (most > 0) == (visits > 0), "unneeded pages are not visited");
         before = visits;
     }
 }
 
 #[tokio::test]
-async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
-    // Each page answers in full once; what it says then depends on what it is asked.
+async fn a_repeated_crawl_only_downloads_changes() {
+    // The first response of each page is complete; the second may be a 304.
     let page = |html: &str, etag: &str| Answer::page(html).header("etag", etag);
     let site = Site::new()
         .at(
@@ -195,7 +194,7 @@ async fn a_repeated_crawl_asks_for_what_has_changed_alone() {
     let captions = async || {
         let lab = Lab::new().host("a.test", &web);
         symlink(cache.path(), lab.path("cache")).unwrap();
-        lab.done(&pipeline).await.rows("select caption from pages order by caption").await
+        lab.run(&pipeline).await.rows("select caption from pages order by caption").await
     };
     assert_eq!(captions().await, ["bare", "old", "same"]);
     let asked = web.requests().len();

@@ -1,28 +1,28 @@
-//! The frontier of a large crawl: what it costs to take URLs in does not grow with those that are
-//! known, nor does memory.
+//! The frontier of a large crawl: neither the cost of adding URLs nor memory grows with the number
+//! of known URLs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::time::Instant;
 
-use twinlens_crawl::frontier::{Bounds, Frontier, Recorded, Store};
+use twinlens_crawl::frontier::{CrawlLimits, Frontier, Store, WaveRecord};
 use url::Url;
 
-/// URLs that are found; as many as one likes where the environment says so.
+/// Number of URLs; the environment may set it.
 fn urls() -> u64 {
     std::env::var("TWINLENS_FRONTIER_URLS").ok().and_then(|urls| urls.parse().ok()).unwrap_or(20_000)
 }
 
-/// Links of a page.
+/// Links on a page.
 const LINKS: u64 = 20;
 
-/// The page of a number: pages whose numbers are near stand far from each other.
+/// The page with a number. Nearby numbers have distant URLs.
 fn page(number: u64) -> Url {
     let drawn = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Url::parse(&format!("http://site{}.test/{:016x}/{number}.html", drawn % 97, drawn.rotate_left(29)))
         .unwrap()
 }
 
-/// Resident memory of this process, in MiB, where the system tells.
+/// Resident memory of this process in MiB; 0 if unknown.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -33,14 +33,14 @@ fn resident() -> u64 {
 fn a_large_crawl_finds_each_url_once() {
     let (dir, urls) = (tempfile::tempdir().unwrap(), urls());
     let open = || {
-        let bounds = Bounds {
+        let limits = CrawlLimits {
             hosts: (0..97).map(|host| format!("site{host}.test")).collect(),
             max_depth: 100,
             max_pages: urls,
-            ..Bounds::default()
+            ..CrawlLimits::default()
         };
         let store = Store::open(&dir.path().join("frontier.redb")).unwrap();
-        Frontier::open(store, bounds, &[page(0)], &[], false).unwrap()
+        Frontier::open(store, limits, &[page(0)], &[], false).unwrap()
     };
     let mut frontier = open();
     let (mut known, mut waves, mut reported, begun) = (1, 0, 25_000, Instant::now());
@@ -50,16 +50,16 @@ fn a_large_crawl_finds_each_url_once() {
         for visit in &wave {
             let name = visit.url.rsplit('/').next().unwrap();
             let number: u64 = name.trim_end_matches(".html").parse().unwrap();
-            // A tree, which finds all, and as many links to what is known already.
+            // A tree that reaches all pages, and as many links to known pages.
             let new = (1..=LINKS / 2).map(|child| number * (LINKS / 2) + child).filter(|child| *child < urls);
             let old = (0..LINKS / 2).map(|link| (number * 31 + link * 7919) % (number + 1));
             let links: Vec<Url> = new.chain(old).map(page).collect();
-            frontier.links(visit, &links).unwrap();
+            frontier.add_links(visit, &links).unwrap();
         }
         let visits = wave.into_iter().map(|visit| (visit, None)).collect();
         let found: Vec<_> = frontier.end_wave().unwrap().into_keys().collect();
         known += found.len() as u64;
-        frontier.record(&Recorded { visits, found }).unwrap();
+        frontier.record(&WaveRecord { visits, found }).unwrap();
         waves += 1;
         if known >= reported {
             println!("{known} URLs, {waves} waves: {:.1?}, {} MiB", begun.elapsed(), resident());
@@ -67,6 +67,6 @@ fn a_large_crawl_finds_each_url_once() {
         }
     }
     println!("{known} URLs, {waves} waves: {:.1?}, {} MiB", begun.elapsed(), resident());
-    assert_eq!(known, urls, "none is found twice");
+    assert_eq!(known, urls, "no URL is found twice");
     assert_eq!(frontier.counts().waiting, urls - frontier.counts().visited);
 }

@@ -1,5 +1,5 @@
-//! The fetch stage against servers that fail in all known ways: every row ends where it belongs,
-//! and none is lost.
+//! The fetch stage against servers that fail in all known ways: every row gets the right code, and
+//! none is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -14,13 +14,13 @@ use twinlens_testkit::images::odd_images;
 use twinlens_testkit::web::{FAULTS, png};
 use twinlens_testkit::{Answer, Faults, Site, WebServer};
 
-/// A table of pairs and a fetch of them, with more options.
+/// Stages that read and fetch pairs.
 fn pipeline(fetch: &str) -> String {
     stage("pairs", "table", "files = [\"pairs.jsonl\"]\nkeep = [\"expected\"]")
         + &stage("images", "fetch", &format!("input = \"pairs\"\n{fetch}"))
 }
 
-/// A run of pairs whose images are those of `web`.
+/// A lab with a table of pairs and the host of their images.
 fn lab(web: &WebServer, pairs: &str) -> Lab {
     let lab = Lab::new().host("img.test", web);
     lab.write("pairs.jsonl", pairs);
@@ -37,7 +37,7 @@ fn pair(lines: &mut String, path: &str, expected: Option<&str>) {
 }
 
 #[tokio::test]
-async fn odd_images_end_under_their_codes() {
+async fn odd_images_get_their_codes() {
     let (images, mut site, mut lines) = (odd_images(), Site::new(), String::new());
     for (number, image) in images.iter().enumerate() {
         let path = format!("/{number}");
@@ -46,7 +46,7 @@ async fn odd_images_end_under_their_codes() {
     }
     let web = WebServer::start(site).await.unwrap();
     let stages = pipeline("resize = { size = 32 }\nhttp = { retries = 0, per_host = 16 }");
-    let done = lab(&web, &lines).done(&stages).await;
+    let done = lab(&web, &lines).run(&stages).await;
     let wrong = done.rows("select caption, expected, reject_code from images.rejects where reject_code is distinct from expected",
     )
     .await;
@@ -59,13 +59,13 @@ async fn odd_images_end_under_their_codes() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Rows of the run against a failing server; as many as one likes where the environment says so.
+/// Number of rows for the failing server; the environment may set it.
 fn rows() -> usize {
     std::env::var("TWINLENS_HOSTILE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1500)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
+async fn one_failure_in_five_requests_loses_no_row() {
     let (rows, faults) = (rows(), Faults { one_in: 5, seed: 3 });
     let image = png(24, 16);
     let site = Site::new()
@@ -83,14 +83,17 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
         pair(&mut lines, &path, code);
     }
     let kinds: std::collections::BTreeSet<_> = FAULTS.iter().map(|fault| fault.code).collect();
-    assert!(kinds.iter().all(|code| expected.contains_key(code)), "every way to fail occurs: {expected:?}");
+    assert!(
+        kinds.iter().all(|code| expected.contains_key(code)),
+        "every kind of failure occurs: {expected:?}"
+    );
     let stages = pipeline(&format!(
         "resize = {{ size = 16 }}\nencode = {{ format = \"png\" }}\nlimits = {{ max_bytes = 200000 }}\nconcurrency = 500\n\
          split_rows = {}\nhttp = {{ retries = 0, per_host = 500, headers_timeout = 4.0, body_timeout = 4.0 }}",
         500.max(rows / 10)
     ));
     let start = Instant::now();
-    let done = lab(&web, &lines).done(&stages).await;
+    let done = lab(&web, &lines).run(&stages).await;
     println!("{rows} rows in {:.1} s", start.elapsed().as_secs_f64());
     let found = done.rows("select code, count(*) from (select 'kept' as code from images union all select reject_code from images.rejects) \
          group by code order by code",
@@ -106,15 +109,11 @@ async fn a_server_that_fails_one_request_in_five_costs_no_row_its_place() {
         )
         .await;
     assert_eq!(misplaced, ["0", "0"]);
-    assert!(
-        rows < 500 || web.connections() < rows * 9 / 10,
-        "connections are used again: {}",
-        web.connections()
-    );
+    assert!(rows < 500 || web.connections() < rows * 9 / 10, "connections are reused: {}", web.connections());
 }
 
 #[tokio::test]
-async fn an_image_that_is_not_the_expected_one_is_refused() {
+async fn an_unexpected_image_is_rejected() {
     let (a, b) = (png(64, 48), png(96, 20));
     let of =
         |bytes: &[u8]| process(bytes, &Limits::default(), &Resize::default(), &Encode::default()).unwrap();
@@ -136,12 +135,11 @@ async fn an_image_that_is_not_the_expected_one_is_refused() {
     ];
     for (hash, expected, code) in cases {
         let mut lines = String::new();
-        // Two rows of one image, of which one expects nothing: it is kept whatever the other one
-        // says.
+        // Two rows with the same image, one without an expected hash: that one is always kept.
         pair(&mut lines, "/a.png", Some(&expected));
         pair(&mut lines, "/a.png#2", None);
         let stages = pipeline(&format!("verify = {{ {hash} = \"expected\" }}\nhttp = {{ retries = 0 }}"));
-        let done = lab(&web, &lines).done(&stages).await;
+        let done = lab(&web, &lines).run(&stages).await;
         let rejects = done.rows("select url, reject_code from images.rejects").await;
         let refused: Vec<String> =
             code.iter().map(|code| format!("http://img.test/a.png | {code}")).collect();

@@ -1,4 +1,4 @@
-//! The HTTP client against a server that misbehaves in every way: each hazard has its code, and
+//! The HTTP client against a server that misbehaves in every way: each failure has its code, and
 //! none takes long.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, join_all};
 use twinlens_crawl::net::{
-    Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Lookup, Reply, Surroundings, SystemLookup,
-    Why,
+    ByteBudget, Client, ClientDeps, Directives, FetchError, FetchErrorKind, HttpOptions, Lookup, Request,
+    Response, SystemLookup,
 };
 use twinlens_testkit::web::HOST;
 use twinlens_testkit::{Answer, Site, WebServer};
 use url::Url;
 
-/// Options that make a test short; the host `site.test` is the server.
+/// Options for short tests; the host `site.test` is the server.
 fn options(web: &WebServer) -> HttpOptions {
     HttpOptions {
         robots: false,
@@ -33,8 +33,15 @@ fn options(web: &WebServer) -> HttpOptions {
     }
 }
 
-fn around(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> Surroundings {
-    Surroundings { lookup, hosts: BTreeMap::new(), budget, open: 1000, trusted: Vec::new(), seed: 7 }
+fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
+    ClientDeps {
+        lookup,
+        hosts: BTreeMap::new(),
+        budget,
+        max_open: 1000,
+        extra_certificates: Vec::new(),
+        seed: 7,
+    }
 }
 
 fn client(options: HttpOptions) -> Client {
@@ -42,97 +49,112 @@ fn client(options: HttpOptions) -> Client {
 }
 
 fn looking_up(options: HttpOptions, lookup: Arc<dyn Lookup>) -> Client {
-    Client::new(options, around(lookup, ByteBudget::new(1 << 20))).unwrap()
+    Client::new(options, deps(lookup, ByteBudget::new(1 << 20))).unwrap()
 }
 
-async fn get(client: &Client, url: &str) -> Result<Reply, FetchError> {
+async fn get(client: &Client, url: &str) -> Result<Response, FetchError> {
     let url = Url::parse(url).unwrap();
-    let ask = Ask {
+    let request = Request {
         url: &url,
         accept: "image/*",
         max_bytes: 100_000,
-        cut: false,
-        follow: true,
-        robots: true,
-        conditions: None,
-        check: &|_| Ok(()),
+        truncate: false,
+        follow_redirects: true,
+        obey_robots: true,
+        extra_headers: None,
+        check_headers: &|_| Ok(()),
     };
-    client.get(ask).await
+    client.get(request).await
 }
 
 #[tokio::test]
-async fn each_hazard_has_its_code() {
+async fn each_failure_has_its_code() {
     let trickle = |length| Answer::SlowBody { chunk: 10, pause: Duration::from_millis(20), length };
     let long = Answer::body("image/png", vec![b'x'; 100_001]);
     let gzip = Answer::body("image/png", b"\x1f\x8b".to_vec()).header("content-encoding", "gzip");
     let cases = [
-        ("endless", Answer::EndlessBody, Why::TooManyBytes),
-        ("announced too long", long, Why::TooManyBytes),
-        ("slow loris", trickle(50_000), Why::TimeoutBody),
-        ("too slow", trickle(90_000), Why::TooSlow),
-        ("stalled", Answer::StalledHeaders, Why::TimeoutHeaders),
-        ("huge headers", Answer::HugeHeaders, Why::BadResponse),
-        ("garbage", Answer::Garbage, Why::BadResponse),
-        ("reset", Answer::Reset, Why::Reset),
-        ("truncated", Answer::TruncatedBody { length: 100, body: vec![b'x'; 10] }, Why::Truncated),
-        ("truncated chunks", Answer::TruncatedChunks, Why::Truncated),
-        ("gzip that was not asked for", gzip, Why::ContentEncoding),
-        ("a redirect to itself", Answer::redirect("/"), Why::TooManyRedirects),
-        ("a redirect to a private address", Answer::redirect("http://10.0.0.1/"), Why::PrivateAddress),
-        ("a redirect to loopback", Answer::redirect("http://127.0.0.1:80/"), Why::PrivateAddress),
-        ("a redirect to a name of loopback", Answer::redirect("http://localhost/"), Why::PrivateAddress),
+        ("endless", Answer::EndlessBody, FetchErrorKind::TooManyBytes),
+        ("announced too long", long, FetchErrorKind::TooManyBytes),
+        ("slow loris", trickle(50_000), FetchErrorKind::TimeoutBody),
+        ("too slow", trickle(90_000), FetchErrorKind::TooSlow),
+        ("stalled", Answer::StalledHeaders, FetchErrorKind::TimeoutHeaders),
+        ("huge headers", Answer::HugeHeaders, FetchErrorKind::BadResponse),
+        ("garbage", Answer::Garbage, FetchErrorKind::BadResponse),
+        ("reset", Answer::Reset, FetchErrorKind::Reset),
+        ("truncated", Answer::TruncatedBody { length: 100, body: vec![b'x'; 10] }, FetchErrorKind::Truncated),
+        ("truncated chunks", Answer::TruncatedChunks, FetchErrorKind::Truncated),
+        ("gzip that was not requested", gzip, FetchErrorKind::ContentEncoding),
+        ("a redirect to itself", Answer::redirect("/"), FetchErrorKind::TooManyRedirects),
+        (
+            "a redirect to a private address",
+            Answer::redirect("http://10.0.0.1/"),
+            FetchErrorKind::PrivateAddress,
+        ),
+        ("a redirect to loopback", Answer::redirect("http://127.0.0.1:80/"), FetchErrorKind::PrivateAddress),
+        (
+            "a redirect to a name of loopback",
+            Answer::redirect("http://localhost/"),
+            FetchErrorKind::PrivateAddress,
+        ),
         (
             "a redirect to metadata",
             Answer::redirect("http://169.254.169.254/latest/meta-data/"),
-            Why::PrivateAddress,
+            FetchErrorKind::PrivateAddress,
         ),
-        ("a redirect to another port of ours", Answer::redirect("http://site.test:22/"), Why::PrivateAddress),
-        ("a redirect to a file", Answer::redirect("file:///etc/passwd"), Why::Scheme),
-        ("a redirect to nowhere", Answer::status(301), Why::BadRedirect),
-        ("a redirect to no URL", Answer::redirect("http://[broken"), Why::BadRedirect),
-        ("204", Answer::status(204), Why::HttpUnexpected),
-        ("400", Answer::status(400), Why::HttpClientError),
-        ("403", Answer::status(403), Why::HttpForbidden),
-        ("404", Answer::status(404), Why::HttpNotFound),
-        ("410", Answer::status(410), Why::HttpGone),
-        ("429", Answer::status(429), Why::HttpTooManyRequests),
-        ("500", Answer::status(500), Why::HttpServerError),
+        (
+            "a redirect to another port of ours",
+            Answer::redirect("http://site.test:22/"),
+            FetchErrorKind::PrivateAddress,
+        ),
+        ("a redirect to a file", Answer::redirect("file:///etc/passwd"), FetchErrorKind::Scheme),
+        ("a redirect to nowhere", Answer::status(301), FetchErrorKind::BadRedirect),
+        ("a redirect to no URL", Answer::redirect("http://[broken"), FetchErrorKind::BadRedirect),
+        ("204", Answer::status(204), FetchErrorKind::HttpUnexpected),
+        ("400", Answer::status(400), FetchErrorKind::HttpClientError),
+        ("403", Answer::status(403), FetchErrorKind::HttpForbidden),
+        ("404", Answer::status(404), FetchErrorKind::HttpNotFound),
+        ("410", Answer::status(410), FetchErrorKind::HttpGone),
+        ("429", Answer::status(429), FetchErrorKind::HttpTooManyRequests),
+        ("500", Answer::status(500), FetchErrorKind::HttpServerError),
     ];
-    for (name, answer, why) in cases {
+    for (name, answer, kind) in cases {
         let web = WebServer::start(Site::new().at("/", answer)).await.unwrap();
         let start = Instant::now();
-        let min_rate_after = if why == Why::TooSlow { 0.2 } else { 10.0 };
+        let min_rate_after = if kind == FetchErrorKind::TooSlow { 0.2 } else { 10.0 };
         let client = client(HttpOptions { min_rate_after, ..options(&web) });
         let error = get(&client, "http://site.test/").await.unwrap_err();
-        assert_eq!(error.why, why, "{name}: {error}");
+        assert_eq!(error.kind, kind, "{name}: {error}");
         assert!(start.elapsed() < Duration::from_secs(3), "{name} took {:?}", start.elapsed());
         assert!(!error.detail.is_empty(), "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_there_has_its_code() {
+async fn unreachable_hosts_have_their_codes() {
     let web = WebServer::start(Site::new()).await.unwrap();
     let mut closed = options(&web);
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     closed.resolve.insert("closed.test".into(), free);
     let client = client(closed);
-    for (url, why) in [
-        ("http://closed.test/", Why::Connect),
-        ("http://no-such-host.invalid/", Why::Dns),
-        ("https://site.test/", Why::Tls),
+    for (url, kind) in [
+        ("http://closed.test/", FetchErrorKind::Connect),
+        ("http://no-such-host.invalid/", FetchErrorKind::Dns),
+        ("https://site.test/", FetchErrorKind::Tls),
     ] {
         let error = get(&client, url).await.unwrap_err();
-        assert_eq!(error.why, why, "{url}: {error}");
+        assert_eq!(error.kind, kind, "{url}: {error}");
     }
 }
 
 #[tokio::test]
-async fn what_is_well_is_fetched_and_says_who_asks() {
+async fn redirects_are_followed_and_requests_identify_us() {
     let site = Site::new().at("/a", Answer::redirect("b#x")).at("/b", Answer::body("text/plain", "hello"));
     let web = WebServer::start(site).await.unwrap();
-    let reply = get(&client(options(&web)), "http://site.test/a").await.unwrap();
-    assert_eq!((reply.body.as_slice(), reply.url.as_str()), (b"hello".as_slice(), "http://site.test/b"));
+    let response = get(&client(options(&web)), "http://site.test/a").await.unwrap();
+    assert_eq!(
+        (response.body.as_slice(), response.url.as_str()),
+        (b"hello".as_slice(), "http://site.test/b")
+    );
     let request = &web.requests()[0];
     assert_eq!(request.header("user-agent"), Some(HttpOptions::default().user_agent.as_str()));
     assert!(
@@ -145,7 +167,7 @@ async fn what_is_well_is_fetched_and_says_who_asks() {
 }
 
 #[tokio::test]
-async fn no_spelling_of_loopback_is_connected_to() {
+async fn no_spelling_of_loopback_is_allowed() {
     let web = WebServer::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
     let port = web.addr().port();
     let client = client(options(&web));
@@ -162,12 +184,12 @@ async fn no_spelling_of_loopback_is_connected_to() {
         "LOCALHOST",
     ] {
         let error = get(&client, &format!("http://{host}:{port}/")).await.unwrap_err();
-        assert_eq!(error.why, Why::PrivateAddress, "{host}: {error}");
+        assert_eq!(error.kind, FetchErrorKind::PrivateAddress, "{host}: {error}");
     }
     assert!(web.requests().is_empty(), "nothing may reach the server");
 }
 
-/// Answers with other addresses each time.
+/// Returns different addresses each time.
 #[derive(Debug)]
 struct Rebinding(Vec<Vec<IpAddr>>, AtomicUsize);
 
@@ -180,7 +202,7 @@ impl Lookup for Rebinding {
 }
 
 #[tokio::test]
-async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
+async fn connections_go_to_the_checked_address() {
     let web = WebServer::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
     let allowed = || HttpOptions { allow_private: vec!["127.0.0.1".into()], ..options(&web) };
     let [loopback, private]: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
@@ -189,13 +211,13 @@ async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
     let lookup = Arc::new(Rebinding(vec![vec![private, loopback], vec![private]], AtomicUsize::new(0)));
     let client = looking_up(allowed(), lookup.clone());
     assert!(get(&client, &url).await.is_ok(), "of several addresses, the allowed one");
-    assert_eq!(lookup.1.load(Ordering::SeqCst), 1, "one look-up a connection: nothing to rebind");
-    assert_eq!(get(&client, &url).await.unwrap_err().why, Why::PrivateAddress);
+    assert_eq!(lookup.1.load(Ordering::SeqCst), 1, "one lookup per connection: nothing to rebind");
+    assert_eq!(get(&client, &url).await.unwrap_err().kind, FetchErrorKind::PrivateAddress);
     assert_eq!(web.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_busy_server_is_asked_again_when_it_says() {
+async fn transient_failures_are_retried_after_retry_after() {
     let busy = |status| Answer::status(status).header("retry-after", "1");
     let site = Site::new()
         .at("/429", busy(429))
@@ -226,18 +248,28 @@ async fn a_busy_server_is_asked_again_when_it_says() {
 }
 
 #[tokio::test]
-async fn robots_txt_is_asked_for_once_and_obeyed() {
+async fn robots_txt_is_fetched_once_and_obeyed() {
     let rules = "User-agent: twinlens\nDisallow: /private\n";
     let huge = format!("{rules}{}", "# padding\n".repeat(200_000));
     let cases = [
-        ("rules", Answer::body("text/plain", rules), Some(Why::RobotsDisallowed), None),
-        ("huge", Answer::body("text/plain", huge), Some(Why::RobotsDisallowed), None),
+        ("rules", Answer::body("text/plain", rules), Some(FetchErrorKind::RobotsDisallowed), None),
+        ("huge", Answer::body("text/plain", huge), Some(FetchErrorKind::RobotsDisallowed), None),
         ("endless", Answer::EndlessBody, None, None),
         ("missing", Answer::status(404), None, None),
         ("forbidden", Answer::status(403), None, None),
-        ("server error", Answer::status(500), Some(Why::RobotsUnreachable), Some(Why::RobotsUnreachable)),
-        ("stalled", Answer::StalledHeaders, Some(Why::TimeoutHeaders), Some(Why::TimeoutHeaders)),
-        ("moved", Answer::redirect("/elsewhere.txt"), Some(Why::RobotsDisallowed), None),
+        (
+            "server error",
+            Answer::status(500),
+            Some(FetchErrorKind::RobotsUnreachable),
+            Some(FetchErrorKind::RobotsUnreachable),
+        ),
+        (
+            "stalled",
+            Answer::StalledHeaders,
+            Some(FetchErrorKind::TimeoutHeaders),
+            Some(FetchErrorKind::TimeoutHeaders),
+        ),
+        ("moved", Answer::redirect("/elsewhere.txt"), Some(FetchErrorKind::RobotsDisallowed), None),
         ("moved in a circle", Answer::redirect("/robots.txt"), None, None),
     ];
     for (name, robots, private, public) in cases {
@@ -253,9 +285,9 @@ async fn robots_txt_is_asked_for_once_and_obeyed() {
             "http://site.test/private",
         ];
         let results = join_all(urls.iter().map(|url| get(&client, url))).await;
-        let whys: Vec<Option<Why>> =
-            results.into_iter().map(|result| result.err().map(|error| error.why)).collect();
-        assert_eq!(whys, [private, public, public, private], "{name}");
+        let kinds: Vec<Option<FetchErrorKind>> =
+            results.into_iter().map(|result| result.err().map(|error| error.kind)).collect();
+        assert_eq!(kinds, [private, public, public, private], "{name}");
         let asked = web.count("/robots.txt");
         assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
         assert_eq!(web.count("/private"), if private.is_some() { 0 } else { 2 }, "{name}");
@@ -263,7 +295,7 @@ async fn robots_txt_is_asked_for_once_and_obeyed() {
 }
 
 #[tokio::test]
-async fn what_a_host_reserves_is_asked_for_once_and_told() {
+async fn tdmrep_json_is_fetched_once_and_reported() {
     let rules = r#"[{"location": "/private", "tdm-reservation": 1, "tdm-policy": "https://a.test/p"}]"#;
     let json = |text: &str| Answer::body("application/json", text);
     let cases = [
@@ -290,24 +322,24 @@ async fn what_a_host_reserves_is_asked_for_once_and_told() {
         let client = client(HttpOptions { opt_outs: true, ..options(&web) });
         let urls = ["private", "to-private", "private-no-more", "public"]
             .map(|path| format!("http://site.test/{path}"));
-        let replies = join_all(urls.iter().map(|url| get(&client, url))).await;
-        let told: Vec<Option<String>> = replies
+        let responses = join_all(urls.iter().map(|url| get(&client, url))).await;
+        let opt_outs: Vec<Option<String>> = responses
             .into_iter()
-            .map(|reply| Directives::of_headers(&reply.unwrap().headers, "x").opt_out)
+            .map(|response| Directives::from_headers(&response.unwrap().headers, "x").opt_out)
             .collect();
         let words = "/.well-known/tdmrep.json of site.test: tdm-reservation 1 (policy: https://a.test/p)";
         let private = expected.then(|| words.to_string());
-        assert_eq!(told, [private.clone(), private, None, None], "{name}");
+        assert_eq!(opt_outs, [private.clone(), private, None, None], "{name}");
         let asked = web.count("/.well-known/tdmrep.json");
         assert!(asked == 1 || (name == "moved in a circle" && asked == 6), "{name}: asked {asked} times");
     }
     let web = WebServer::start(Site::new().at("/x", Answer::page("x"))).await.unwrap();
     assert!(get(&client(options(&web)), "http://site.test/x").await.is_ok());
-    assert_eq!(web.count("/.well-known/tdmrep.json"), 0, "without opt_outs it is of no interest");
+    assert_eq!(web.count("/.well-known/tdmrep.json"), 0, "not fetched without opt_outs");
 }
 
 #[tokio::test]
-async fn a_host_is_spared() {
+async fn requests_to_a_host_are_limited() {
     let late = Answer::Delayed(Duration::from_millis(150), Box::new(Answer::page("x")));
     let web = WebServer::start(Site::new().at("/late", late).at("/", Answer::page("x"))).await.unwrap();
     let start = Instant::now();
@@ -315,7 +347,7 @@ async fn a_host_is_spared() {
     assert!(join_all((0..6).map(|_| get(&two, "http://site.test/late"))).await.iter().all(Result::is_ok));
     assert!(start.elapsed() >= Duration::from_millis(450), "two at a time: {:?}", start.elapsed());
 
-    // By address: a host with a fixed address is ours, and is not spared.
+    // By address: hosts with a fixed address have no delay.
     let start = Instant::now();
     let slowly =
         client(HttpOptions { delay: 0.1, allow_private: vec!["127.0.0.0/8".into()], ..options(&web) });
@@ -330,34 +362,37 @@ async fn bytes_are_reserved_before_they_are_read() {
     let budget = ByteBudget::new(100_000);
     let client = Client::new(
         HttpOptions { per_host: 8, body_timeout: 5.0, headers_timeout: 5.0, ..options(&web) },
-        around(Arc::new(SystemLookup), budget.clone()),
+        deps(Arc::new(SystemLookup), budget.clone()),
     )
     .unwrap();
     let in_flight = Arc::new(AtomicUsize::new(0));
     let fetches = (0..8).map(|_| async {
-        let reply = get(&client, "http://site.test/").await.unwrap();
+        let response = get(&client, "http://site.test/").await.unwrap();
         // Two bodies of 60 kB do not fit in 100 kB.
         assert_eq!(in_flight.fetch_add(1, Ordering::SeqCst), 0);
         tokio::time::sleep(Duration::from_millis(5)).await;
         in_flight.fetch_sub(1, Ordering::SeqCst);
-        drop(reply.reserved);
-        reply.body.len()
+        drop(response.reservation);
+        response.body.len()
     });
     assert!(join_all(fetches).await.iter().all(|length| *length == 60_000));
-    assert!(budget.free() >= 100_000, "all is given back");
+    assert!(budget.available() >= 100_000, "everything is released");
 }
 
 #[tokio::test]
-async fn a_dead_network_is_told_from_dead_links() {
+async fn a_dead_network_is_not_confused_with_dead_links() {
     let web = WebServer::start(Site::new().at("/", Answer::page("x"))).await.unwrap();
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let hosts =
         |n: u32| -> BTreeMap<String, SocketAddr> { (0..n).map(|n| (format!("h{n}.test"), free)).collect() };
     let dead = client(HttpOptions { resolve: hosts(30), ..options(&web) });
     for n in 0..30 {
-        assert_eq!(get(&dead, &format!("http://h{n}.test/")).await.unwrap_err().why, Why::Connect);
+        assert_eq!(
+            get(&dead, &format!("http://h{n}.test/")).await.unwrap_err().kind,
+            FetchErrorKind::Connect
+        );
     }
-    assert!(dead.network_down(false).is_some_and(|why| why.contains("20 of the last 20")));
+    assert!(dead.network_down(false).is_some_and(|kind| kind.contains("20 of the last 20")));
 
     let mut resolve = hosts(30);
     resolve.insert("site.test".into(), web.addr());
@@ -370,61 +405,81 @@ async fn a_dead_network_is_told_from_dead_links() {
 }
 
 #[tokio::test]
-async fn broken_heads_have_their_codes() {
+async fn malformed_responses_have_their_codes() {
     let ok = "HTTP/1.1 200 OK\n";
     let cases = [
-        ("no status", "HTTP/1.1\nx: y".to_string(), Why::BadResponse),
-        ("a status of letters", "HTTP/1.1 abc OK".into(), Why::BadResponse),
-        ("another protocol", "ICY 200 OK".into(), Why::BadResponse),
-        ("HTTP/9.9", "HTTP/9.9 200 OK".into(), Why::BadResponse),
-        ("a name with a space", format!("{ok}con tent: x"), Why::BadResponse),
-        ("a line without a colon", format!("{ok}nonsense"), Why::BadResponse),
-        ("a control character", format!("{ok}x: a\0b"), Why::BadResponse),
-        ("a negative length", format!("{ok}content-length: -5"), Why::BadResponse),
-        ("a length of words", format!("{ok}content-length: five"), Why::BadResponse),
-        ("two lengths", format!("{ok}content-length: 5\ncontent-length: 6"), Why::BadResponse),
-        ("a length of 2^70", format!("{ok}content-length: 1180591620717411303424"), Why::BadResponse),
-        ("a length of 2^60", format!("{ok}content-length: 1152921504606846976"), Why::TooManyBytes),
+        ("no status", "HTTP/1.1\nx: y".to_string(), FetchErrorKind::BadResponse),
+        ("a status of letters", "HTTP/1.1 abc OK".into(), FetchErrorKind::BadResponse),
+        ("another protocol", "ICY 200 OK".into(), FetchErrorKind::BadResponse),
+        ("HTTP/9.9", "HTTP/9.9 200 OK".into(), FetchErrorKind::BadResponse),
+        ("a name with a space", format!("{ok}con tent: x"), FetchErrorKind::BadResponse),
+        ("a line without a colon", format!("{ok}nonsense"), FetchErrorKind::BadResponse),
+        ("a control character", format!("{ok}x: a\0b"), FetchErrorKind::BadResponse),
+        ("a negative length", format!("{ok}content-length: -5"), FetchErrorKind::BadResponse),
+        ("a length of words", format!("{ok}content-length: five"), FetchErrorKind::BadResponse),
+        ("two lengths", format!("{ok}content-length: 5\ncontent-length: 6"), FetchErrorKind::BadResponse),
+        (
+            "a length of 2^70",
+            format!("{ok}content-length: 1180591620717411303424"),
+            FetchErrorKind::BadResponse,
+        ),
+        (
+            "a length of 2^60",
+            format!("{ok}content-length: 1152921504606846976"),
+            FetchErrorKind::TooManyBytes,
+        ),
         (
             "a chunk of 2^70",
             format!("{ok}transfer-encoding: chunked\n\n400000000000000000\nxx"),
-            Why::Truncated,
+            FetchErrorKind::Truncated,
         ),
-        ("a chunk of nonsense", format!("{ok}transfer-encoding: chunked\n\nzz\nxx"), Why::Truncated),
+        (
+            "a chunk of nonsense",
+            format!("{ok}transfer-encoding: chunked\n\nzz\nxx"),
+            FetchErrorKind::Truncated,
+        ),
         (
             "another coding",
             format!("{ok}content-encoding: zstd\ncontent-length: 1\n\nx"),
-            Why::ContentEncoding,
+            FetchErrorKind::ContentEncoding,
         ),
-        ("300 headers", format!("{ok}{}content-length: 1\n\nx", "x: y\n".repeat(300)), Why::BadResponse),
-        ("a location of spaces", "HTTP/1.1 302 Found\nlocation: http:// / /".into(), Why::BadRedirect),
-        ("half a head", ok.trim_end().into(), Why::Reset),
+        (
+            "300 headers",
+            format!("{ok}{}content-length: 1\n\nx", "x: y\n".repeat(300)),
+            FetchErrorKind::BadResponse,
+        ),
+        (
+            "a location of spaces",
+            "HTTP/1.1 302 Found\nlocation: http:// / /".into(),
+            FetchErrorKind::BadRedirect,
+        ),
+        ("half a head", ok.trim_end().into(), FetchErrorKind::Reset),
     ];
-    for (name, head, why) in cases {
+    for (name, head, kind) in cases {
         let answer = match name {
             "half a head" => Answer::Raw(head.into_bytes()),
             _ => Answer::head(&head, b""),
         };
         let web = WebServer::start(Site::new().at("/", answer)).await.unwrap();
         let result = get(&client(options(&web)), "http://site.test/").await;
-        let found = result.as_ref().err().map(|error| error.why);
-        assert_eq!(found, Some(why), "{name}: {result:?}");
+        let found = result.as_ref().err().map(|error| error.kind);
+        assert_eq!(found, Some(kind), "{name}: {result:?}");
     }
 }
 
 #[tokio::test]
-async fn ten_thousand_redirects_are_not_followed() {
+async fn redirects_are_limited() {
     let web =
         WebServer::start(Site::new().at("/1", Answer::RedirectChain).fallback(|_| Answer::RedirectChain))
             .await
             .unwrap();
     let client = client(HttpOptions { max_redirects: 7, ..options(&web) });
     let error = get(&client, "http://site.test/1").await.unwrap_err();
-    assert_eq!((error.why, web.requests().len()), (Why::TooManyRedirects, 8), "{error}");
+    assert_eq!((error.kind, web.requests().len()), (FetchErrorKind::TooManyRedirects, 8), "{error}");
     assert!(HttpOptions { max_redirects: 10_000, ..HttpOptions::default() }.check().is_err());
 }
 
-/// Always answers the same.
+/// Always returns the same address.
 #[derive(Debug)]
 struct Answering(&'static str);
 
@@ -436,7 +491,7 @@ impl Lookup for Answering {
 }
 
 #[tokio::test]
-async fn no_answer_of_dns_leads_inside() {
+async fn private_addresses_from_dns_are_refused() {
     let web = WebServer::start(Site::new().at("/", Answer::page("secret"))).await.unwrap();
     for address in [
         "127.0.0.1",
@@ -454,57 +509,59 @@ async fn no_answer_of_dns_leads_inside() {
         let client = looking_up(options(&web), Arc::new(Answering(address)));
         let url = format!("http://innocent.example:{}/", web.addr().port());
         let error = get(&client, &url).await.unwrap_err();
-        assert_eq!(error.why, Why::PrivateAddress, "{address}: {error}");
+        assert_eq!(error.kind, FetchErrorKind::PrivateAddress, "{address}: {error}");
     }
     assert!(web.requests().is_empty());
 }
 
 fn over_tls(web: &WebServer, trusted: &[u8]) -> Client {
     let options = HttpOptions { resolve: BTreeMap::from([(HOST.to_string(), web.addr())]), ..options(web) };
-    let mut around = around(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
-    around.trusted.push(reqwest::Certificate::from_der(trusted).unwrap());
-    Client::new(options, around).unwrap()
+    let mut deps = deps(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
+    deps.extra_certificates.push(reqwest::Certificate::from_der(trusted).unwrap());
+    Client::new(options, deps).unwrap()
 }
 
 #[tokio::test]
-async fn certificates_are_held_to_account() {
+async fn certificates_are_verified() {
     use twinlens_testkit::Certificate::{Expired, Good, OtherHost, SelfSigned};
     for certificate in [SelfSigned, Expired, OtherHost, Good] {
         let site = Site::new().fallback(Answer::page);
         let (web, trusted) = WebServer::start_tls(site, certificate).await.unwrap();
         let client = over_tls(&web, &trusted);
         let urls: Vec<String> = (0..20).map(|number| format!("https://{HOST}/{number}")).collect();
-        let replies = join_all(urls.iter().map(|url| get(&client, url))).await;
-        for (number, reply) in replies.into_iter().enumerate() {
-            match (certificate, reply) {
-                (Good, Ok(reply)) => assert_eq!(reply.body, format!("/{number}").as_bytes()),
+        let responses = join_all(urls.iter().map(|url| get(&client, url))).await;
+        for (number, response) in responses.into_iter().enumerate() {
+            match (certificate, response) {
+                (Good, Ok(response)) => assert_eq!(response.body, format!("/{number}").as_bytes()),
                 (Good, Err(error)) => panic!("{error}"),
-                (_, reply) => assert_eq!(reply.unwrap_err().why, Why::Tls, "{certificate:?}"),
+                (_, response) => {
+                    assert_eq!(response.unwrap_err().kind, FetchErrorKind::Tls, "{certificate:?}")
+                }
             }
         }
         if certificate == Good {
-            // Four at a time may have begun before the first connection was known to be of HTTP/2.
+            // Four may have started before the first connection was known to be HTTP/2.
             assert!(web.connections() <= 4, "HTTP/2 shares connections: {}", web.connections());
             assert_eq!(web.requests()[0].header("accept"), Some("image/*"));
         } else {
-            assert!(web.requests().is_empty(), "{certificate:?}: nothing may be asked");
+            assert!(web.requests().is_empty(), "{certificate:?}: no request may be sent");
         }
     }
 }
 
 #[tokio::test]
-async fn a_handshake_that_never_ends_is_given_up() {
+async fn an_endless_handshake_times_out() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let web = WebServer::start(Site::new()).await.unwrap();
     let mut options = options(&web);
     options.resolve.insert("silent.test".into(), silent.local_addr().unwrap());
     (options.connect_timeout, options.headers_timeout) = (0.3, 5.0);
     let error = get(&client(options), "https://silent.test/").await.unwrap_err();
-    assert_eq!(error.why, Why::TimeoutConnect, "{error}");
+    assert_eq!(error.kind, FetchErrorKind::TimeoutConnect, "{error}");
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
+async fn connections_are_reused() {
     let site = Site::new().fallback(|_| Answer::page("x")).keep_alive();
     let web = WebServer::start(site).await.unwrap();
     let client = client(options(&web));
@@ -515,17 +572,17 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
-async fn those_that_wait_for_a_slow_host_keep_no_other_waiting() {
+async fn a_slow_host_does_not_block_others() {
     let slow = Answer::Delayed(Duration::from_millis(300), Box::new(Answer::page("x")));
     let web = WebServer::start(Site::new().at("/slow", slow).at("/", Answer::page("x"))).await.unwrap();
     let mut options = options(&web);
     options.per_host = 1;
     options.resolve.insert("slow.test".into(), web.addr());
-    let mut around = around(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
-    around.open = 2;
-    let client = Client::new(options, around).unwrap();
+    let mut deps = deps(Arc::new(SystemLookup), ByteBudget::new(1 << 20));
+    deps.max_open = 2;
+    let client = Client::new(options, deps).unwrap();
     let start = Instant::now();
-    // A reply keeps its place for as long as it is held.
+    // A response keeps its permit until it is dropped.
     let slow = join_all((0..5).map(|_| async { get(&client, "http://slow.test/slow").await.is_ok() }));
     let others = async {
         for _ in 0..10 {
@@ -545,14 +602,15 @@ async fn bodies_without_a_length_share_the_budget() {
         Answer::head("HTTP/1.1 200 OK\ntransfer-encoding: chunked", body.as_bytes())
     };
     let web = WebServer::start(Site::new().at("/", chunked())).await.unwrap();
-    // A budget of less than two of them: each grows, and none waits for ever.
+    // The budget is smaller than two bodies: each grows, and none deadlocks.
     let budget = ByteBudget::new(150_000);
     let options = HttpOptions { per_host: 16, body_timeout: 20.0, headers_timeout: 20.0, ..options(&web) };
-    let client = Client::new(options, around(Arc::new(SystemLookup), budget.clone())).unwrap();
-    let replies = join_all(
-        (0..16).map(|_| async { get(&client, "http://site.test/").await.map(|reply| reply.body.len()) }),
+    let client = Client::new(options, deps(Arc::new(SystemLookup), budget.clone())).unwrap();
+    let responses = join_all(
+        (0..16)
+            .map(|_| async { get(&client, "http://site.test/").await.map(|response| response.body.len()) }),
     );
-    let replies = tokio::time::timeout(Duration::from_secs(15), replies).await.unwrap();
-    assert!(replies.iter().all(|length| *length == Ok(90_000)), "{replies:?}");
-    assert!(budget.free() >= 150_000, "all is given back");
+    let responses = tokio::time::timeout(Duration::from_secs(15), responses).await.unwrap();
+    assert!(responses.iter().all(|length| *length == Ok(90_000)), "{responses:?}");
+    assert!(budget.available() >= 150_000, "everything is released");
 }

@@ -1,5 +1,4 @@
-//! The stages in whole runs: what they keep, what they reject and why, that nothing is lost, and
-//! that it is the same each time.
+//! Whole runs: what stages keep and reject, that nothing is lost, and that runs are reproducible.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -7,8 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use support::{Done, Lab, faults, registry, stage};
-use twinlens_crawl::net::Why;
+use support::{FinishedRun, Lab, faults, registry, stage};
+use twinlens_crawl::net::FetchErrorKind;
 use twinlens_crawl::stages::TABLE_CODES;
 use twinlens_dataset::Dataset;
 use twinlens_pipeline::RunError;
@@ -53,9 +52,9 @@ http = { retries = 0 }
 "#;
 
 #[tokio::test]
-async fn a_crawl_takes_pairs_and_says_what_it_refused() {
+async fn a_crawl_yields_pairs_and_rejects() {
     let web = WebServer::start(clip_site()).await.unwrap();
-    let done = Lab::new().host("clip.test", &web).done(CRAWL).await;
+    let done = Lab::new().host("clip.test", &web).run(CRAWL).await;
     let pairs =
         done.rows("select url, caption, page_url, text_source from pages order by url, text_source").await;
     let expected = [
@@ -86,22 +85,22 @@ async fn a_crawl_takes_pairs_and_says_what_it_refused() {
         done.rows("select page_url, reject_stage, reject_code from pages.rejects order by page_url").await;
     assert_eq!(rejects.len(), 4, "{rejects:?}");
     assert!(rejects.contains(&"http://clip.test/private/x.html | pages | robots_disallowed".to_string()));
-    let twice = web.paths().into_iter().fold(BTreeMap::<String, u32>::new(), |mut counts, path| {
+    let requests = web.paths().into_iter().fold(BTreeMap::<String, u32>::new(), |mut counts, path| {
         *counts.entry(path).or_default() += 1;
         counts
     });
-    assert!(twice.values().all(|count| *count == 1), "each page is asked for once: {twice:?}");
-    assert!(!twice.contains_key("/private/x.html") && !twice.contains_key("/cat.png"));
+    assert!(requests.values().all(|count| *count == 1), "each page is requested once: {requests:?}");
+    assert!(!requests.contains_key("/private/x.html") && !twice.contains_key("/cat.png"));
 }
 
 #[tokio::test]
-async fn an_interrupted_crawl_ends_as_the_same_dataset() {
+async fn an_interrupted_crawl_gives_the_same_dataset() {
     let web = WebServer::start(clip_site()).await.unwrap();
     let lab = || Lab::new().host("clip.test", &web);
-    let (expected, parts) = (lab().done(CRAWL).await.files(), lab());
+    let (expected, parts) = (lab().run(CRAWL).await.files(), lab());
     for stops in 0.. {
         assert!(stops < 20, "each run commits a wave");
-        if let Some(done) = parts.stopped_after(1, CRAWL).await {
+        if let Some(done) = parts.run_until(1, CRAWL).await {
             assert!(stops >= 4, "it was interrupted {stops} times");
             assert_eq!(done.files(), expected);
             break;
@@ -110,9 +109,9 @@ async fn an_interrupted_crawl_ends_as_the_same_dataset() {
 }
 
 #[tokio::test]
-async fn a_crawl_without_a_seed_that_answers_is_an_error() {
+async fn a_crawl_with_no_reachable_seed_is_an_error() {
     let web = WebServer::start(Site::new()).await.unwrap();
-    let error = Lab::new().host("clip.test", &web).error(CRAWL).await;
+    let error = Lab::new().host("clip.test", &web).run_error(CRAWL).await;
     assert!(
         matches!(&error, RunError::User { message, hint: Some(_) } if message.contains("http://clip.test/: HTTP 404")),
         "{error}"
@@ -120,7 +119,7 @@ async fn a_crawl_without_a_seed_that_answers_is_an_error() {
 }
 
 #[tokio::test]
-async fn tables_are_read_row_by_row_whatever_is_in_them() {
+async fn malformed_rows_of_tables_are_rejected_one_by_one() {
     let lab = Lab::new();
     let long = format!("http://a/7,\"{}\",0\n", "long ".repeat(300_000));
     let csv = [
@@ -136,7 +135,7 @@ async fn tables_are_read_row_by_row_whatever_is_in_them() {
         let files = "files = [\"*.csv\", \"b.tsv\", \"c.jsonl\"]\nkeep = [\"score\"]";
         stage("pairs", "table", &format!("{files}\nsplit_rows = {rows}"))
     };
-    let done = lab.done(&pipeline(1000)).await;
+    let done = lab.run(&pipeline(1000)).await;
     let pairs = done.rows("select url, caption, score, text_source from pairs order by url").await;
     let expected = [
         "http://a/1 | one | 0.5 | table",
@@ -164,9 +163,9 @@ async fn tables_are_read_row_by_row_whatever_is_in_them() {
         assert!(found.starts_with(&format!("{code} | {detail}")), "{found}");
         assert!(TABLE_CODES.contains(&code));
     }
-    // Splits of other sizes hold the same rows and rejects, at the same places.
+    // Splits of other sizes give the same rows, rejects and locations.
     for rows in [1, 2, 3] {
-        let done = lab.done(&pipeline(rows)).await;
+        let done = lab.run(&pipeline(rows)).await;
         assert_eq!(done.rows("select url, caption, score, text_source from pairs order by url").await, pairs);
         assert_eq!(
             done.rows("select reject_code, reject_detail from pairs.rejects order by reject_detail").await,
@@ -176,7 +175,7 @@ async fn tables_are_read_row_by_row_whatever_is_in_them() {
 }
 
 #[tokio::test]
-async fn a_table_of_parquet_and_its_mistakes() {
+async fn parquet_tables_and_their_errors() {
     use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray};
     let lab = Lab::new();
     let batch = RecordBatch::try_from_iter([
@@ -197,7 +196,7 @@ async fn a_table_of_parquet_and_its_mistakes() {
     let table = |more: &str| {
         stage("pairs", "table", &format!("files = [\"part-*.parquet\"]\nsplit_rows = 2\n{more}"))
     };
-    let done = lab.done(&table("keep = [\"similarity\"]")).await;
+    let done = lab.run(&table("keep = [\"similarity\"]")).await;
     assert_eq!(done.rows("select url, caption, similarity from pairs").await, ["http://a/1 | one | 0.25"]);
     let rejects =
         done.rows("select reject_code, reject_detail from pairs.rejects order by reject_detail").await;
@@ -206,10 +205,10 @@ async fn a_table_of_parquet_and_its_mistakes() {
         ["no_url | part-0.parquet row 1: no URL", "no_caption | part-0.parquet row 2: no caption"]
     );
 
-    let error = lab.error(&table("columns = { caption = \"ALT\" }")).await.to_string();
+    let error = lab.run_error(&table("columns = { caption = \"ALT\" }")).await.to_string();
     assert!(error.contains("part-0.parquet: no column `ALT`; there are: URL, TEXT"), "{error}");
     lab.write("part-1.parquet", b"PAR1 not really");
-    let error = lab.error(&table("")).await.to_string();
+    let error = lab.run_error(&table("")).await.to_string();
     assert!(error.contains("part-1.parquet"), "{error}");
 }
 
@@ -233,7 +232,7 @@ fn image_site() -> Site {
         .at("/private.png", image(33))
 }
 
-/// Path and expected code; `None` for those that are kept.
+/// Path and expected code; `None` for images that are kept.
 const IMAGES: &[(&str, Option<&str>)] = &[
     ("/a.png", None),
     ("/a.png#fragment", None),
@@ -266,7 +265,7 @@ split_rows = 7
 http = { retries = 0 }
 "#;
 
-/// The list of those images, and where they are.
+/// A lab with a table of those images and their host.
 fn image_lab(web: &WebServer) -> Lab {
     let mut lines = String::new();
     for (path, _) in IMAGES {
@@ -282,7 +281,7 @@ fn image_lab(web: &WebServer) -> Lab {
 }
 
 /// Format and length of the stored images.
-fn stored_sizes(done: &Done) -> Vec<(String, usize)> {
+fn stored_sizes(done: &FinishedRun) -> Vec<(String, usize)> {
     use arrow::array::AsArray;
     let images = done.dataset("images");
     let mut stored = Vec::new();
@@ -298,10 +297,10 @@ fn stored_sizes(done: &Done) -> Vec<(String, usize)> {
 }
 
 #[tokio::test]
-async fn fetching_keeps_images_and_says_why_the_others_are_none() {
+async fn fetch_keeps_images_and_rejects_the_others_with_codes() {
     let web = WebServer::start(image_site()).await.unwrap();
     let pipeline = FETCH.replace("split_rows = 7", "split_rows = 100");
-    let done = image_lab(&web).done(&pipeline).await;
+    let done = image_lab(&web).run(&pipeline).await;
     let sql = "select url, width, height, original_width, original_height, length(sha256), phash is not null, \
                fetched_at = to_timestamp_micros(1700000000000000), arrow_typeof(image['bytes']) from images order by url, caption";
     let expected = [
@@ -328,7 +327,8 @@ async fn fetching_keeps_images_and_says_why_the_others_are_none() {
     for (url, code) in expected {
         assert!(rejects.contains(&format!("{url} | {code} | images")), "{url} {code}: {rejects:#?}");
         assert!(
-            Why::ALL.iter().any(|why| why.code() == code) || twinlens_image::CODES.contains(&code),
+            FetchErrorKind::ALL.iter().any(|kind| kind.code() == code)
+                || twinlens_image::CODES.contains(&code),
             "{code}"
         );
     }
@@ -339,7 +339,7 @@ async fn fetching_keeps_images_and_says_why_the_others_are_none() {
 }
 
 #[tokio::test]
-async fn what_a_host_reserves_is_left_alone() {
+async fn tdm_reservations_are_honoured() {
     let rules = r#"[{"location": "/open/", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]"#;
     let site = || {
         Site::new()
@@ -358,9 +358,9 @@ async fn what_a_host_reserves_is_left_alone() {
             + &stage("images", "fetch", &format!("input = \"pages\"\n{http}"))
     };
     let lab = Lab::new().host("clip.test", &web);
-    // The second crawl knows the page, and the host's word on it is as good.
+    // In the second crawl the page is cached, and the reservation still applies.
     for _ in 0..2 {
-        let done = lab.done(&pipeline(true)).await;
+        let done = lab.run(&pipeline(true)).await;
         assert_eq!(done.rows("select caption from images").await, ["b"]);
         let rejects = "select reject_stage, reject_code, coalesce(url, page_url), reject_detail like '%tdmrep.json of clip.test%' \
                        from pages.rejects union all \
@@ -374,7 +374,7 @@ async fn what_a_host_reserves_is_left_alone() {
         assert_eq!(rejects, expected);
         std::fs::remove_dir_all(lab.path("run")).unwrap();
     }
-    let all = lab.done(&pipeline(false)).await.rows("select caption from images order by caption").await;
+    let all = lab.run(&pipeline(false)).await.rows("select caption from images order by caption").await;
     assert_eq!(all, ["b", "c"]);
 }
 
@@ -383,32 +383,32 @@ async fn two_runs_give_the_same_bytes() {
     let web = WebServer::start(image_site()).await.unwrap();
     let mut both = Vec::new();
     for _ in 0..2 {
-        both.push(image_lab(&web).done(FETCH).await.files());
+        both.push(image_lab(&web).run(FETCH).await.files());
     }
     assert!(both[0].len() >= 5, "{both:?}");
     assert_eq!(both[0], both[1]);
 }
 
 #[tokio::test]
-async fn a_dead_network_stops_the_run_instead_of_filling_the_ledger() {
+async fn a_dead_network_stops_the_run_instead_of_rejecting_rows() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let names: Vec<String> = (0..40).map(|n| format!("h{n}.test")).collect();
     let lines: String =
         names.iter().map(|name| format!("{{\"url\": \"http://{name}/\", \"caption\": \"x\"}}\n")).collect();
-    let lab = names.iter().fold(Lab::new(), |lab, name| lab.address(name, free));
+    let lab = names.iter().fold(Lab::new(), |lab, name| lab.host_at(name, free));
     lab.write("pairs.jsonl", lines);
     let pipeline = FETCH.replace("split_rows = 7", "split_rows = 100");
-    let error = lab.error(&pipeline).await.to_string();
+    let error = lab.run_error(&pipeline).await.to_string();
     assert!(error.contains("the network seems to be down"), "{error}");
     assert_eq!(Dataset::open(lab.path("run/images")).unwrap().state().commits.len(), 0);
 }
 
 #[test]
-fn faults_of_the_options_are_told_at_their_place() {
+fn bad_options_are_reported() {
     let cases = [
         (
             "[stages.a]\nkind = \"crawl\"\nseeds = [\"ftp://x/\", \"http://ok/\", \"nonsense\"]",
-            vec!["`ftp://x/` is no web address", "`nonsense`"],
+            vec!["`ftp://x/` is not an http(s) URL", "`nonsense`"],
         ),
         (
             "[stages.a]\nkind = \"crawl\"\nseeds = []\n[stages.b]\nkind = \"table\"\nfiles = []",
@@ -421,7 +421,7 @@ fn faults_of_the_options_are_told_at_their_place() {
         ("[stages.a]\nkind = \"crawl\"\nseeds = [\"http://ok/\"]\nhttp = { timeout = 0 }", vec!["timeout"]),
         (
             "[stages.a]\nkind = \"table\"\nfiles = [\"x.dat\"]\nkeep = [\"url\"]",
-            vec!["x.dat", "`url` already"],
+            vec!["x.dat", "already a column `url`"],
         ),
         (
             "[stages.a]\nkind = \"table\"\nfiles = [\"x.csv\"]\n[stages.b]\nkind = \"fetch\"\ninput = \"a\"\nresize = { size = 0 }",
@@ -437,7 +437,7 @@ fn faults_of_the_options_are_told_at_their_place() {
 }
 
 #[test]
-fn the_examples_are_pipelines() {
+fn the_examples_are_valid() {
     for kind in registry().kinds() {
         let inputs = "[stages.pairs]\nkind = \"table\"\nfiles = [\"x.csv\"]\n";
         let inputs = if kind.example.contains("input = \"pairs\"") { inputs } else { "" };

@@ -1,63 +1,61 @@
-//! What waves have changed since the store was last written.
+//! Changes since the store was last written.
 
 use std::collections::{BTreeSet, HashMap};
 use std::iter::Peekable;
 
 use super::Visit;
 
-/// A page that waits: depth and URL.
-pub(super) type Key = (u32, String);
+/// A waiting page: depth and URL.
+pub(super) type PageKey = (u32, String);
 
-/// Changes, in memory. Pages leave the queue at its two ends alone: those that are visited are
-/// always its first, and those that are forgotten its last. So of the pages in the store it is
-/// enough to know from where to where they still wait.
+/// Changes in memory. Pages leave the queue only at its ends: visited pages are always the first,
+/// and dropped pages the last. So two keys describe which pages of the store still wait.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Pages that wait and are not in the store.
-    pub(super) pages: BTreeSet<Key>,
-    /// The pages of the store up to this one were visited.
-    pub(super) visited_to: Option<Key>,
-    /// The pages of the store from this one on are forgotten.
-    pub(super) forgotten_from: Option<Key>,
-    /// Hashes of URLs that became known, or (`false`) are no more.
+    /// Waiting pages that are not in the store.
+    pub(super) pages: BTreeSet<PageKey>,
+    /// Pages of the store up to this one were visited.
+    pub(super) visited_to: Option<PageKey>,
+    /// Pages of the store from this one on were dropped.
+    pub(super) dropped_from: Option<PageKey>,
+    /// Hashes of URLs that became known (`true`) or unknown.
     pub(super) known: HashMap<u128, bool>,
-    /// All other files that wait, in the store or not: they are few.
+    /// All waiting files other than pages, including those in the store: they are few.
     pub(super) files: BTreeSet<Visit>,
-    /// All places to which seeds redirected: hosts in scope, which are in memory anyway.
+    /// All seeds and their redirect targets; their hosts are in memory anyway.
     pub(super) seeds: BTreeSet<String>,
-    /// Bytes of memory, about.
+    /// Approximate memory, in bytes.
     pub(super) bytes: usize,
 }
 
-/// What an entry of `known` takes, in bytes, about.
-const HASH: usize = 64;
-/// What an entry of `pages` takes beside its URL.
-const PAGE: usize = 64;
+/// Approximate bytes of an entry of `known`.
+const HASH_BYTES: usize = 64;
+/// Approximate bytes of an entry of `pages` without its URL.
+const PAGE_BYTES: usize = 64;
 
 impl Changes {
-    /// A URL is known.
-    pub(super) fn know(&mut self, hash: u128) {
+    pub(super) fn mark_known(&mut self, hash: u128) {
         if self.known.insert(hash, true).is_none() {
-            self.bytes += HASH;
+            self.bytes += HASH_BYTES;
         }
     }
 
-    /// A page waits; returns whether it did not before.
-    pub(super) fn wait(&mut self, page: Key) -> bool {
-        let bytes = PAGE + page.1.len();
+    /// Adds a waiting page; returns whether it is new.
+    pub(super) fn add_waiting(&mut self, page: PageKey) -> bool {
+        let bytes = PAGE_BYTES + page.1.len();
         let new = self.pages.insert(page);
         self.bytes += if new { bytes } else { 0 };
         new
     }
 
-    fn remove(&mut self, page: &Key) -> bool {
-        let there = self.pages.remove(page);
-        self.bytes -= if there { PAGE + page.1.len() } else { 0 };
-        there
+    fn remove(&mut self, page: &PageKey) -> bool {
+        let found = self.pages.remove(page);
+        self.bytes -= if found { PAGE_BYTES + page.1.len() } else { 0 };
+        found
     }
 
-    /// The first page that waits was visited; returns whether it waited.
-    pub(super) fn visited(&mut self, page: Key) -> bool {
+    /// Removes the first waiting page; returns whether it was waiting.
+    pub(super) fn mark_visited(&mut self, page: PageKey) -> bool {
         if self.remove(&page) {
             return true;
         }
@@ -68,39 +66,39 @@ impl Changes {
         after
     }
 
-    /// The last page that waits is forgotten: it is as if it had never been found.
-    pub(super) fn forget(&mut self, hash: u128, page: Key) {
+    /// Drops the last waiting page, as if it had never been found.
+    pub(super) fn drop_last(&mut self, hash: u128, page: PageKey) {
         if self.known.insert(hash, false).is_none() {
-            self.bytes += HASH;
+            self.bytes += HASH_BYTES;
         }
         if !self.remove(&page) {
-            self.forgotten_from = Some(page);
+            self.dropped_from = Some(page);
         }
     }
 
-    /// All this is in the store now.
-    pub(super) fn written(&mut self) {
+    /// Clears what is now in the store.
+    pub(super) fn clear_written(&mut self) {
         let (files, seeds) = (std::mem::take(&mut self.files), std::mem::take(&mut self.seeds));
         *self = Self { files, seeds, ..Self::default() };
     }
 }
 
-/// Two ordered lists as one; `before` says which of two items comes first.
-pub(super) fn merged<T, E>(
+/// Merges two ordered iterators; `before` says which of two items comes first.
+pub(super) fn merge<T, E>(
     one: impl Iterator<Item = Result<T, E>>,
     other: impl Iterator<Item = T>,
     before: impl Fn(&T, &T) -> bool,
 ) -> impl Iterator<Item = Result<T, E>> {
-    Merged { one: one.peekable(), other: other.peekable(), before }
+    Merge { one: one.peekable(), other: other.peekable(), before }
 }
 
-struct Merged<A: Iterator, B: Iterator, F> {
+struct Merge<A: Iterator, B: Iterator, F> {
     one: Peekable<A>,
     other: Peekable<B>,
     before: F,
 }
 
-impl<T, E, A, B, F> Iterator for Merged<A, B, F>
+impl<T, E, A, B, F> Iterator for Merge<A, B, F>
 where
     A: Iterator<Item = Result<T, E>>,
     B: Iterator<Item = T>,

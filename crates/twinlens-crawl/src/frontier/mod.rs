@@ -1,17 +1,15 @@
-//! The crawl's frontier: which pages come next.
+//! The frontier of a crawl: which pages come next.
 //!
-//! A crawl goes in waves. A wave is the first pages of the frontier, by depth and then by URL; it
-//! is fetched whole before the next one is taken. So the order of a crawl, and with it every byte
-//! of its dataset, depends on what the web answers and on nothing else: not on threads, not on
-//! interruptions. What waits and what is known is on disk but for the last changes ([`Store`]), and
-//! changes only when a wave is taken in that is committed: after a kill the same wave is taken
-//! again.
+//! A crawl proceeds in waves. A wave is the first pages of the frontier by depth and URL; it is
+//! fetched completely before the next one starts. So the order of a crawl, and every byte of its
+//! dataset, depends only on what the web answers, not on threads or interruptions. The frontier is
+//! on disk except for the last changes ([`Store`]), and only committed waves change it: after a
+//! kill the same wave is fetched again.
 //!
-//! Files that name pages (robots.txt, sitemaps) are visits too, and come before all pages that
-//! wait.
+//! Files that list pages (robots.txt, sitemaps) are visits too, and come before all waiting pages.
 
 mod changes;
-mod normal;
+mod normalize;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -20,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use normal::normal;
+pub(crate) use normalize::normalize_url;
 pub use store::{Counts, Store, StoreError};
 
 /// How far from its seeds a crawl goes.
@@ -30,26 +28,24 @@ pub enum Scope {
     /// The hosts of the seeds.
     #[default]
     Host,
-    /// The hosts of the seeds and all below them: `a.example` reaches `www.a.example`.
+    /// The hosts of the seeds and their subdomains: `a.example` includes `www.a.example`.
     Subdomains,
-    /// The folders of the seeds: `http://a.example/b/c.html` reaches `http://a.example/b/...`.
+    /// The directories of the seeds: `http://a.example/b/c.html` includes `http://a.example/b/...`.
     Prefix,
 }
 
-/// What is visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Kind {
-    /// A robots.txt, for the sitemaps that it names.
+pub enum VisitKind {
+    /// A robots.txt, for the sitemaps it lists.
     Robots,
-    /// A list of pages, or of such lists.
+    /// A list of pages or of sitemaps.
     Sitemap,
-    /// A page.
     Page,
 }
 
-impl Kind {
-    /// Its name in tables.
+impl VisitKind {
+    /// The value in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Robots => "robots",
@@ -58,93 +54,89 @@ impl Kind {
         }
     }
 
-    /// The kind of that name; a page if there is none.
-    pub fn of_name(name: &str) -> Self {
+    /// The kind with this name; unknown names are pages.
+    pub fn from_name(name: &str) -> Self {
         [Self::Robots, Self::Sitemap].into_iter().find(|kind| kind.name() == name).unwrap_or(Self::Page)
     }
 
-    fn of_number(number: u8) -> Self {
+    fn from_number(number: u8) -> Self {
         [Self::Robots, Self::Sitemap].into_iter().find(|kind| *kind as u8 == number).unwrap_or(Self::Page)
     }
 }
 
-/// Something to visit. The order is that of the crawl.
+/// Something to visit. The order is the crawl order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Visit {
-    /// What it is.
-    pub kind: Kind,
-    /// Of a page: links from a seed; a redirect counts as none, and a sitemap as one. Of a sitemap:
-    /// sitemaps that lead to it.
+    pub kind: VisitKind,
+    /// For a page, the number of links from a seed; a redirect counts as none, and a sitemap as
+    /// one. For a sitemap, the number of sitemaps that lead to it.
     pub depth: u32,
-    /// The URL in its normal form.
+    /// The normalized URL.
     pub url: String,
 }
 
 impl Visit {
-    /// A page.
     pub fn page(depth: u32, url: impl Into<String>) -> Self {
-        Self { kind: Kind::Page, depth, url: url.into() }
+        Self { kind: VisitKind::Page, depth, url: url.into() }
     }
 }
 
-/// How far a crawl goes.
+/// Limits of a crawl.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Bounds {
-    /// Around the seeds.
+pub struct CrawlLimits {
     pub scope: Scope,
-    /// Further hosts.
+    /// Extra hosts in scope.
     pub hosts: Vec<String>,
-    /// Most links from a seed to a page.
+    /// Maximum number of links from a seed to a page.
     pub max_depth: u32,
-    /// Most pages that are visited.
+    /// Maximum number of pages to visit.
     pub max_pages: u64,
-    /// Most sitemaps that are visited.
+    /// Maximum number of sitemaps to visit.
     pub max_sitemaps: u64,
-    /// Parameters that are dropped from URLs ([`normal`]).
+    /// Parameters to drop from URLs ([`normalize_url`]).
     pub drop_params: Vec<String>,
 }
 
 /// What a committed wave recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recorded {
-    /// What was visited, and the URL that it gave as its own, if no one knew that before.
+pub struct WaveRecord {
+    /// The visits, and the canonical URL of each that was not known before.
     pub visits: Vec<(Visit, Option<String>)>,
-    /// What was found.
     pub found: Vec<Visit>,
 }
 
-/// What the wave that is being fetched has found so far.
+/// What the current wave has found so far.
 #[derive(Debug)]
-struct Gathered {
-    /// Pages of the wave.
+struct PendingWave {
+    /// Number of pages in the wave.
     pages: u64,
-    /// What was found, and where.
+    /// What was found, and on which page.
     new: BTreeMap<Visit, String>,
-    /// URLs of `new`, and those that pages gave as their own.
+    /// URLs of `new` and `canonicals`.
     known: HashSet<String>,
-    claims: HashMap<String, String>,
+    canonicals: HashMap<String, String>,
     sitemaps: u64,
 }
 
-/// What is visited, what is known, what comes next.
+/// Which URLs were visited, which are known, and which come next.
 #[derive(Debug)]
 pub struct Frontier {
-    bounds: Bounds,
+    limits: CrawlLimits,
     hosts: BTreeSet<String>,
     roots: BTreeSet<String>,
-    /// The robots.txt of the seeds' hosts are asked for sitemaps.
+    /// Read the robots.txt of the seeds' hosts for sitemaps.
     robots: bool,
     store: Store,
-    gathered: Option<Gathered>,
+    pending: Option<PendingWave>,
 }
 
-/// Sitemaps of a wave: a list may be long.
+/// Maximum number of sitemaps in a wave: each may be long.
 const WAVE_SITEMAPS: usize = 4;
-/// Most sitemaps that lead to one another (the protocol allows one index of lists).
+/// Maximum depth of nested sitemaps (the protocol allows one index of sitemaps).
 const SITEMAP_DEPTH: u32 = 3;
 
-/// File endings that are no pages: not worth a request.
-const NO_PAGES: &[&str] = &[
+/// File extensions that are not pages: not worth a request.
+const NON_PAGE_EXTENSIONS: &[&str] = &[
     "7z", "apk", "avi", "bmp", "bz2", "css", "csv", "doc", "docx", "eot", "epub", "exe", "gif", "gz", "ico",
     "iso", "jar", "jpeg", "jpg", "js", "json", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg",
     "ogg", "otf", "pdf", "png", "ppt", "pptx", "rar", "rss", "svg", "tar", "tgz", "tif", "tiff", "ttf",
@@ -152,188 +144,187 @@ const NO_PAGES: &[&str] = &[
 ];
 
 impl Frontier {
-    /// The frontier of a store; a new one is given the seeds. Of each seed's host, robots.txt is
-    /// asked for `sitemaps` if that is wanted.
+    /// Opens the frontier in `store`; a new one gets the seeds and `sitemaps`. With `robots`, the
+    /// robots.txt of the seeds' hosts is read for further sitemaps.
     pub fn open(
         store: Store,
-        bounds: Bounds,
+        limits: CrawlLimits,
         seeds: &[Url],
         sitemaps: &[Url],
         robots: bool,
     ) -> Result<Self, StoreError> {
-        let hosts = bounds.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let mut frontier = Self { bounds, hosts, roots: BTreeSet::new(), robots, store, gathered: None };
-        let seeds: Vec<Url> = seeds.iter().map(|seed| normal(seed, &frontier.bounds.drop_params)).collect();
-        seeds.iter().for_each(|seed| frontier.widen(seed));
+        let hosts = limits.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let mut frontier = Self { limits, hosts, roots: BTreeSet::new(), robots, store, pending: None };
+        let seeds: Vec<Url> =
+            seeds.iter().map(|seed| normalize_url(seed, &frontier.limits.drop_params)).collect();
+        seeds.iter().for_each(|seed| frontier.extend_scope(seed));
         if frontier.counts().waves.is_none() {
             let mut found: BTreeSet<Visit> = seeds.iter().map(|seed| Visit::page(0, seed.as_str())).collect();
             found.extend(sitemaps.iter().map(|url| Visit {
-                kind: Kind::Sitemap,
+                kind: VisitKind::Sitemap,
                 depth: 0,
                 url: url.to_string(),
             }));
             if robots {
-                found.extend(seeds.iter().filter_map(robots_of));
+                found.extend(seeds.iter().filter_map(robots_txt_visit));
             }
-            frontier.apply(&Recorded { visits: Vec::new(), found: found.into_iter().collect() }, 0)?;
+            frontier.apply(&WaveRecord { visits: Vec::new(), found: found.into_iter().collect() }, 0)?;
         }
         let redirected: Vec<Url> = frontier.store.seeds().filter_map(|seed| Url::parse(seed).ok()).collect();
-        redirected.iter().for_each(|seed| frontier.widen(seed));
+        redirected.iter().for_each(|seed| frontier.extend_scope(seed));
         Ok(frontier)
     }
 
-    /// Takes the next wave: at most `size` visits, all of one kind, in order. Empty when the crawl
-    /// is done. The store is as before until the wave is [recorded](Frontier::record).
+    /// Starts the next wave: at most `size` visits of one kind, in order. Empty when the crawl is
+    /// done. The store does not change until the wave is [recorded](Frontier::record).
     pub fn next_wave(&mut self, size: usize) -> Result<Vec<Visit>, StoreError> {
-        let left = self.bounds.max_pages.saturating_sub(self.counts().visited);
+        let left = self.limits.max_pages.saturating_sub(self.counts().visited);
         if left == 0 {
             return Ok(Vec::new());
         }
-        let most = |kind| if kind == Kind::Sitemap { size.min(WAVE_SITEMAPS) } else { size };
-        let mut wave = self.store.first_files(most);
+        let limit = |kind| if kind == VisitKind::Sitemap { size.min(WAVE_SITEMAPS) } else { size };
+        let mut wave = self.store.first_files(limit);
         if wave.is_empty() {
             wave = self.store.first_pages(size.min(usize::try_from(left).unwrap_or(usize::MAX)))?;
         }
-        let pages = wave.iter().filter(|visit| visit.kind == Kind::Page).count() as u64;
-        self.gathered = Some(Gathered {
+        let pages = wave.iter().filter(|visit| visit.kind == VisitKind::Page).count() as u64;
+        self.pending = Some(PendingWave {
             pages,
             new: BTreeMap::new(),
             known: HashSet::new(),
-            claims: HashMap::new(),
+            canonicals: HashMap::new(),
             sitemaps: 0,
         });
         Ok(wave)
     }
 
-    /// Takes in the links of a page, or the pages of a sitemap. Call it for the visits of a wave in
-    /// their order.
-    pub fn links(&mut self, from: &Visit, links: &[Url]) -> Result<(), StoreError> {
-        let depth = if from.kind == Kind::Page { from.depth + 1 } else { 1 };
-        if depth > self.bounds.max_depth {
+    /// Adds the links of a page, or the pages of a sitemap. Call it for the visits of a wave in
+    /// order.
+    pub fn add_links(&mut self, from: &Visit, links: &[Url]) -> Result<(), StoreError> {
+        let depth = if from.kind == VisitKind::Page { from.depth + 1 } else { 1 };
+        if depth > self.limits.max_depth {
             return Ok(());
         }
         for link in links {
-            let url = normal(link, &self.bounds.drop_params);
-            if self.in_scope(&url) && !is_no_page(&url) {
-                self.found(Visit::page(depth, url), from)?;
+            let url = normalize_url(link, &self.limits.drop_params);
+            if self.in_scope(&url) && !has_non_page_extension(&url) {
+                self.add_found(Visit::page(depth, url), from)?;
             }
         }
         Ok(())
     }
 
-    /// Takes in a redirect of a page. Where a seed points to is a seed, and widens the scope:
-    /// `http://example.org` is often only a signpost to `https://www.example.org`.
-    pub fn redirect(&mut self, from: &Visit, target: &Url) -> Result<(), StoreError> {
-        let url = normal(target, &self.bounds.drop_params);
+    /// Adds the target of a redirect. The target of a seed is itself a seed and extends the scope:
+    /// `http://example.org` often redirects to `https://www.example.org`.
+    pub fn add_redirect(&mut self, from: &Visit, target: &Url) -> Result<(), StoreError> {
+        let url = normalize_url(target, &self.limits.drop_params);
         if from.depth == 0 {
-            self.widen(&url);
-            if let Some(robots) = robots_of(&url).filter(|_| self.robots) {
-                self.found(robots, from)?;
+            self.extend_scope(&url);
+            if let Some(robots) = robots_txt_visit(&url).filter(|_| self.robots) {
+                self.add_found(robots, from)?;
             }
-        } else if is_no_page(&url) {
+        } else if has_non_page_extension(&url) {
             return Ok(());
         }
         if self.in_scope(&url) {
-            self.found(Visit::page(from.depth, url), from)?;
+            self.add_found(Visit::page(from.depth, url), from)?;
         }
         Ok(())
     }
 
-    /// Takes in the sitemaps that a robots.txt or a sitemap names, on whatever host.
-    pub fn sitemaps(&mut self, from: &Visit, urls: &[Url]) -> Result<(), StoreError> {
-        let depth = if from.kind == Kind::Sitemap { from.depth + 1 } else { 0 };
+    /// Adds the sitemaps listed in a robots.txt or a sitemap, on any host.
+    pub fn add_sitemaps(&mut self, from: &Visit, urls: &[Url]) -> Result<(), StoreError> {
+        let depth = if from.kind == VisitKind::Sitemap { from.depth + 1 } else { 0 };
         for url in urls.iter().filter(|_| depth < SITEMAP_DEPTH) {
-            let gathered = self.gathered.as_ref().map_or(0, |gathered| gathered.sitemaps);
-            if self.counts().sitemaps + gathered >= self.bounds.max_sitemaps {
+            let pending = self.pending.as_ref().map_or(0, |pending| pending.sitemaps);
+            if self.counts().sitemaps + pending >= self.limits.max_sitemaps {
                 break;
             }
-            let new = self.found(Visit { kind: Kind::Sitemap, depth, url: url.to_string() }, from)?;
-            if let Some(gathered) = self.gathered.as_mut() {
-                gathered.sitemaps += u64::from(new);
+            let new =
+                self.add_found(Visit { kind: VisitKind::Sitemap, depth, url: url.to_string() }, from)?;
+            if let Some(pending) = self.pending.as_mut() {
+                pending.sitemaps += u64::from(new);
             }
         }
         Ok(())
     }
 
-    /// Takes in the URL that a page gives as its own. Returns whether the page is the first to be
-    /// known by it: if so, no other will be visited for it. A page cannot speak for another host.
-    pub fn claim(&mut self, page: &Visit, canonical: &Url) -> Result<bool, StoreError> {
-        let url = normal(canonical, &self.bounds.drop_params);
+    /// Claims the canonical URL of a page, on the same host. Returns `false` if the URL is already
+    /// known; otherwise it will not be visited again.
+    pub fn claim_canonical(&mut self, page: &Visit, canonical: &Url) -> Result<bool, StoreError> {
+        let url = normalize_url(canonical, &self.limits.drop_params);
         let same_host = Url::parse(&page.url).is_ok_and(|own| own.host_str() == url.host_str());
         if url.as_str() == page.url || !same_host || !self.in_scope(&url) {
             return Ok(true);
         }
         let url = String::from(url);
-        let Some(gathered) = self.gathered.as_mut() else { return Ok(true) };
-        if gathered.known.contains(&url) || self.store.knows(&url)? {
+        let Some(pending) = self.pending.as_mut() else { return Ok(true) };
+        if pending.known.contains(&url) || self.store.knows(&url)? {
             return Ok(false);
         }
-        gathered.known.insert(url.clone());
-        gathered.claims.insert(page.url.clone(), url);
+        pending.known.insert(url.clone());
+        pending.canonicals.insert(page.url.clone(), url);
         Ok(true)
     }
 
-    /// What a page was found to be known by besides its URL.
-    pub fn claimed(&self, page: &Visit) -> Option<&str> {
-        self.gathered.as_ref()?.claims.get(&page.url).map(String::as_str)
+    /// The canonical URL that a page has claimed.
+    pub fn canonical_of(&self, page: &Visit) -> Option<&str> {
+        self.pending.as_ref()?.canonicals.get(&page.url).map(String::as_str)
     }
 
-    /// Ends the fetching of a wave. Returns what was found and where; of the pages, those that can
-    /// be reached within `max_pages`: the next waves take the first of those that wait, and what is
-    /// found later only moves the others back.
+    /// Ends the fetching of a wave. Returns what was found and where, without the pages that
+    /// `max_pages` excludes: waves take the first waiting pages, and later finds only move pages
+    /// back.
     pub fn end_wave(&mut self) -> Result<BTreeMap<Visit, String>, StoreError> {
-        let Some(gathered) = self.gathered.take() else { return Ok(BTreeMap::new()) };
-        let mut new = gathered.new;
-        let pages = new.keys().filter(|visit| visit.kind == Kind::Page).count() as u64;
-        let left = self.bounds.max_pages.saturating_sub(self.counts().visited + gathered.pages);
-        let beyond = (self.counts().waiting.saturating_sub(gathered.pages) + pages).saturating_sub(left);
+        let Some(pending) = self.pending.take() else { return Ok(BTreeMap::new()) };
+        let mut new = pending.new;
+        let pages = new.keys().filter(|visit| visit.kind == VisitKind::Page).count() as u64;
+        let left = self.limits.max_pages.saturating_sub(self.counts().visited + pending.pages);
+        let beyond = (self.counts().waiting.saturating_sub(pending.pages) + pages).saturating_sub(left);
         if beyond > 0 {
             let mut kept: BTreeSet<Visit> = new.keys().cloned().collect();
-            self.store.trim_new(&mut kept, beyond, gathered.pages)?;
+            self.store.trim_new(&mut kept, beyond, pending.pages)?;
             new.retain(|visit, _| kept.contains(visit));
         }
         Ok(new)
     }
 
-    /// Takes in a wave that is committed: the one that was just fetched, or one that the store
-    /// lacks after a kill.
-    pub fn record(&mut self, wave: &Recorded) -> Result<(), StoreError> {
-        let seeds = wave.found.iter().filter(|visit| visit.kind == Kind::Page && visit.depth == 0);
+    /// Applies a committed wave: the one just fetched, or one that the store lacks after a kill.
+    pub fn record(&mut self, wave: &WaveRecord) -> Result<(), StoreError> {
+        let seeds = wave.found.iter().filter(|visit| visit.kind == VisitKind::Page && visit.depth == 0);
         for url in seeds.filter_map(|visit| Url::parse(&visit.url).ok()) {
-            self.widen(&url);
+            self.extend_scope(&url);
         }
         self.apply(wave, self.counts().waves.unwrap_or(0) + 1)
     }
 
-    fn apply(&mut self, wave: &Recorded, waves: u64) -> Result<(), StoreError> {
-        let max_pages = self.bounds.max_pages;
+    fn apply(&mut self, wave: &WaveRecord, waves: u64) -> Result<(), StoreError> {
+        let max_pages = self.limits.max_pages;
         self.store.apply(wave, waves, |visited| max_pages.saturating_sub(visited))
     }
 
-    /// Writes what is in memory alone, so that the next run need not take in again what is
-    /// recorded.
+    /// Writes buffered changes, so that the next run need not replay the records.
     pub fn save(&mut self) -> Result<(), StoreError> {
         self.store.save()
     }
 
-    /// How far the crawl is.
     pub fn counts(&self) -> Counts {
         self.store.counts()
     }
 
-    /// Adds what is new. Returns whether it is.
-    fn found(&mut self, visit: Visit, from: &Visit) -> Result<bool, StoreError> {
-        let Some(gathered) = self.gathered.as_mut() else { return Ok(false) };
-        if gathered.known.contains(&visit.url) || self.store.knows(&visit.url)? {
+    /// Adds a visit unless its URL is known. Returns whether it was added.
+    fn add_found(&mut self, visit: Visit, from: &Visit) -> Result<bool, StoreError> {
+        let Some(pending) = self.pending.as_mut() else { return Ok(false) };
+        if pending.known.contains(&visit.url) || self.store.knows(&visit.url)? {
             return Ok(false);
         }
-        gathered.known.insert(visit.url.clone());
-        gathered.new.insert(visit, from.url.clone());
+        pending.known.insert(visit.url.clone());
+        pending.new.insert(visit, from.url.clone());
         Ok(true)
     }
 
-    fn widen(&mut self, seed: &Url) {
-        match self.bounds.scope {
+    fn extend_scope(&mut self, seed: &Url) {
+        match self.limits.scope {
             Scope::Host | Scope::Subdomains => self.hosts.extend(seed.host_str().map(String::from)),
             Scope::Prefix => {
                 let text = seed.as_str().split(['?', '#']).next().unwrap_or_default();
@@ -346,20 +337,21 @@ impl Frontier {
         let Some(host) = url.host_str() else { return false };
         let above = || host.match_indices('.').any(|(dot, _)| self.hosts.contains(&host[dot + 1..]));
         self.hosts.contains(host)
-            || (self.bounds.scope == Scope::Subdomains && above())
+            || (self.limits.scope == Scope::Subdomains && above())
             || self.roots.iter().any(|root| url.as_str().starts_with(root))
     }
 }
 
 /// The robots.txt of a seed's host.
-fn robots_of(seed: &Url) -> Option<Visit> {
+fn robots_txt_visit(seed: &Url) -> Option<Visit> {
     let url = seed.join("/robots.txt").ok()?;
-    Some(Visit { kind: Kind::Robots, depth: 0, url: url.into() })
+    Some(Visit { kind: VisitKind::Robots, depth: 0, url: url.into() })
 }
 
-fn is_no_page(url: &Url) -> bool {
+fn has_non_page_extension(url: &Url) -> bool {
     let name = url.path().rsplit('/').next().unwrap_or_default();
-    name.rsplit_once('.').is_some_and(|(_, ending)| NO_PAGES.contains(&ending.to_ascii_lowercase().as_str()))
+    name.rsplit_once('.')
+        .is_some_and(|(_, extension)| NON_PAGE_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()))
 }
 
 #[cfg(test)]

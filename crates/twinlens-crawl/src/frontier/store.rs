@@ -1,11 +1,10 @@
-//! The frontier on disk: an embedded store in which what waits is ordered and what is known is
-//! looked up, so that memory does not grow with the URLs that were seen.
+//! The frontier on disk: an embedded store that orders waiting pages and looks up known URLs, so
+//! that memory does not grow with the number of URLs.
 //!
-//! It is an index over what the committed waves recorded, and says how many of them it has taken
-//! in: after a kill it lacks the last ones, and one that is damaged is made anew from all. So it
-//! need not be written at each wave: URLs come in no order, and each would cost the writing of a
-//! page of the tree. Changes are [gathered](Changes), in bounded memory, and written many at a time
-//! in the order of the tree.
+//! It is an index over the records of committed waves, and knows how many of them it contains:
+//! after a kill it lacks the last ones, and a damaged store is rebuilt from all of them. So it need
+//! not be written after each wave: URLs arrive in random order, and each would cost the write of a
+//! tree page. [`Changes`] are buffered in bounded memory and written in tree order.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -16,24 +15,24 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 
-use super::changes::{Changes, Key, merged};
-use super::{Kind, Recorded, Visit};
+use super::changes::{Changes, PageKey, merge};
+use super::{Visit, VisitKind, WaveRecord};
 
-/// Pages that wait: depth and URL, in the order of the crawl.
+/// Waiting pages: depth and URL, in crawl order.
 const PAGES: TableDefinition<'_, (u32, &str), ()> = TableDefinition::new("pages");
-/// Other files that wait: kind, depth and URL.
+/// Other waiting files: kind, depth and URL.
 const FILES: TableDefinition<'_, (u8, u32, &str), ()> = TableDefinition::new("files");
-/// URLs that are known, whether they wait or were visited: 128 bits of their hash.
+/// Known URLs, waiting or visited: 128 bits of their hash.
 const KNOWN: TableDefinition<'_, u128, ()> = TableDefinition::new("known");
-/// Where seeds redirected to: they widen the scope.
+/// Seeds and their redirect targets, which extend the scope.
 const SEEDS: TableDefinition<'_, &str, ()> = TableDefinition::new("seeds");
-/// Numbers: [`Counts`].
+/// The [`Counts`].
 const COUNTS: TableDefinition<'_, &str, u64> = TableDefinition::new("counts");
 
-/// Bytes of the store that are kept in memory.
+/// Cache of the store, in bytes.
 const CACHE: usize = 64 << 20;
-/// Bytes of changes that are gathered before they are written.
-const GATHERED: usize = 32 << 20;
+/// Bytes of changes that are buffered before they are written.
+const MAX_PENDING: usize = 32 << 20;
 
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -43,44 +42,44 @@ pub struct StoreError {
     source: Box<redb::Error>,
 }
 
-/// How far a crawl is.
+/// Progress of a crawl.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Waves that were taken in; `None` for a store without its seeds.
+    /// Waves applied; `None` before the seeds were added.
     pub waves: Option<u64>,
-    /// Pages that were visited.
+    /// Visited pages.
     pub visited: u64,
-    /// Sitemaps that are known.
+    /// Known sitemaps.
     pub sitemaps: u64,
-    /// Pages that wait.
+    /// Waiting pages.
     pub waiting: u64,
 }
 
-/// The store, and what is not written to it yet.
+/// The store and the changes not written to it yet.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     db: Database,
-    written: Written,
+    written: StoredTables,
     changes: Changes,
-    /// Bytes that are gathered before they are written.
-    most: usize,
+    /// Bytes of changes that are buffered before they are written.
+    max_pending: usize,
     counts: Counts,
 }
 
-/// The tables as they were last written.
-struct Written {
+/// Snapshots of the tables as last written.
+struct StoredTables {
     pages: ReadOnlyTable<(u32, &'static str), ()>,
     known: ReadOnlyTable<u128, ()>,
 }
 
-impl std::fmt::Debug for Written {
+impl std::fmt::Debug for StoredTables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Written")
+        f.write_str("StoredTables")
     }
 }
 
-impl Written {
+impl StoredTables {
     fn open(db: &Database) -> Result<Self, redb::Error> {
         let read = db.begin_read()?;
         Ok(Self { pages: read.open_table(PAGES)?, known: read.open_table(KNOWN)? })
@@ -88,7 +87,7 @@ impl Written {
 }
 
 impl Store {
-    /// Opens a store, or makes one. One that cannot be opened is made anew.
+    /// Opens or creates a store. A store that cannot be opened is replaced by an empty one.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open =
             || redb::Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path);
@@ -100,20 +99,20 @@ impl Store {
             Err(_) if std::fs::remove_file(path).is_ok() => open().map_err(failed)?,
             Err(error) => return Err(failed(error)),
         };
-        Self::over(path, db, GATHERED)
+        Self::from_database(path, db, MAX_PENDING)
     }
 
-    /// A store that is in memory alone, and is written to when so many bytes are gathered.
+    /// A store in memory.
     #[cfg(test)]
-    pub(super) fn in_memory(most: usize) -> Result<Self, StoreError> {
+    pub(super) fn in_memory(max_pending: usize) -> Result<Self, StoreError> {
         let path = Path::new("memory");
         match redb::Builder::new().create_with_backend(redb::backends::InMemoryBackend::new()) {
-            Ok(db) => Self::over(path, db, most),
+            Ok(db) => Self::from_database(path, db, max_pending),
             Err(error) => Err(StoreError { path: path.into(), source: Box::new(error.into()) }),
         }
     }
 
-    fn over(path: &Path, db: Database, most: usize) -> Result<Self, StoreError> {
+    fn from_database(path: &Path, db: Database, max_pending: usize) -> Result<Self, StoreError> {
         let opened = (|| {
             let write = db.begin_write()?;
             let (mut changes, mut counts) = (Changes::default(), Counts::default());
@@ -129,67 +128,73 @@ impl Store {
                 for entry in write.open_table(FILES)?.iter()? {
                     let (key, _) = entry?;
                     let (kind, depth, url) = key.value();
-                    changes.files.insert(Visit { kind: Kind::of_number(kind), depth, url: url.into() });
+                    changes.files.insert(Visit {
+                        kind: VisitKind::from_number(kind),
+                        depth,
+                        url: url.into(),
+                    });
                 }
                 for entry in write.open_table(SEEDS)?.iter()? {
                     changes.seeds.insert(entry?.0.value().into());
                 }
             }
             write.commit()?;
-            Ok::<_, redb::Error>((Written::open(&db)?, changes, counts))
+            Ok::<_, redb::Error>((StoredTables::open(&db)?, changes, counts))
         })();
         match opened {
             Ok((written, changes, counts)) => {
-                Ok(Self { path: path.into(), db, written, changes, most, counts })
+                Ok(Self { path: path.into(), db, written, changes, max_pending, counts })
             }
             Err(source) => Err(StoreError { path: path.into(), source: Box::new(source) }),
         }
     }
 
-    fn told<T>(&self, result: Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn with_path<T>(&self, result: Result<T, redb::Error>) -> Result<T, StoreError> {
         result.map_err(|source| StoreError { path: self.path.clone(), source: Box::new(source) })
     }
 
-    /// How far the crawl is.
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// What seeds redirected to.
     pub(super) fn seeds(&self) -> impl Iterator<Item = &String> {
         self.changes.seeds.iter()
     }
 
-    /// The first files that wait, all of one kind: `count(kind)` of them at most.
-    pub(super) fn first_files(&self, count: impl Fn(Kind) -> usize) -> Vec<Visit> {
+    /// The first waiting files, all of one kind, at most `count(kind)`.
+    pub(super) fn first_files(&self, count: impl Fn(VisitKind) -> usize) -> Vec<Visit> {
         let Some(kind) = self.changes.files.first().map(|visit| visit.kind) else { return Vec::new() };
         let same = self.changes.files.iter().take_while(|visit| visit.kind == kind);
         same.take(count(kind)).cloned().collect()
     }
 
-    /// The first pages that wait.
+    /// The first waiting pages.
     pub(super) fn first_pages(&self, count: usize) -> Result<Vec<Visit>, StoreError> {
         let first = self.pages().and_then(|written| {
             let new = self.changes.pages.iter().cloned();
-            merged(written, new, |one, other| one < other).take(count).collect::<Result<Vec<_>, _>>()
+            merge(written, new, |one, other| one < other).take(count).collect::<Result<Vec<_>, _>>()
         });
-        Ok(self.told(first)?.into_iter().map(|(depth, url)| Visit { kind: Kind::Page, depth, url }).collect())
+        Ok(self
+            .with_path(first)?
+            .into_iter()
+            .map(|(depth, url)| Visit { kind: VisitKind::Page, depth, url })
+            .collect())
     }
 
-    /// The pages that wait, the last first.
-    fn last_pages(&self) -> Result<impl Iterator<Item = Result<Key, redb::Error>>, redb::Error> {
+    /// The waiting pages, the last first.
+    fn last_pages(&self) -> Result<impl Iterator<Item = Result<PageKey, redb::Error>>, redb::Error> {
         let new = self.changes.pages.iter().rev().cloned();
-        Ok(merged(self.pages()?.rev(), new, |one, other| one > other))
+        Ok(merge(self.pages()?.rev(), new, |one, other| one > other))
     }
 
-    /// The pages in the tables that still wait.
+    /// The pages in the store that still wait.
     fn pages(
         &self,
-    ) -> Result<impl DoubleEndedIterator<Item = Result<Key, redb::Error>> + use<>, redb::Error> {
-        fn outside(key: &Option<Key>) -> Bound<(u32, &str)> {
+    ) -> Result<impl DoubleEndedIterator<Item = Result<PageKey, redb::Error>> + use<>, redb::Error> {
+        fn outside(key: &Option<PageKey>) -> Bound<(u32, &str)> {
             key.as_ref().map_or(Bound::Unbounded, |(depth, url)| Bound::Excluded((*depth, url.as_str())))
         }
-        let range = (outside(&self.changes.visited_to), outside(&self.changes.forgotten_from));
+        let range = (outside(&self.changes.visited_to), outside(&self.changes.dropped_from));
         Ok(self.written.pages.range::<(u32, &str)>(range)?.map(|entry| {
             let (key, _) = entry?;
             let (depth, url) = key.value();
@@ -197,17 +202,19 @@ impl Store {
         }))
     }
 
-    /// Whether a URL waits or was visited.
+    /// Whether a URL is waiting or was visited.
     pub(super) fn knows(&self, url: &str) -> Result<bool, StoreError> {
         let hash = hash(url);
         match self.changes.known.get(&hash) {
             Some(known) => Ok(*known),
-            None => self.told(self.written.known.get(hash).map(|found| found.is_some()).map_err(Into::into)),
+            None => {
+                self.with_path(self.written.known.get(hash).map(|found| found.is_some()).map_err(Into::into))
+            }
         }
     }
 
-    /// Takes out of `new` the pages that would be among the last `beyond` of those that wait, but
-    /// for the first `taken`, and of `new`.
+    /// Removes from `new` the pages that are among the last `beyond` of `new` and the waiting
+    /// pages, where the first `taken` waiting pages do not count.
     pub(super) fn trim_new(
         &self,
         new: &mut BTreeSet<Visit>,
@@ -221,9 +228,9 @@ impl Store {
             for _ in 0..beyond {
                 if last_old.is_none() {
                     let next = old.next().transpose()?;
-                    last_old = next.map(|(depth, url)| Visit { kind: Kind::Page, depth, url });
+                    last_old = next.map(|(depth, url)| Visit { kind: VisitKind::Page, depth, url });
                 }
-                let last_new = new.last().filter(|visit| visit.kind == Kind::Page);
+                let last_new = new.last().filter(|visit| visit.kind == VisitKind::Page);
                 if last_new.is_some() && last_new > last_old.as_ref() {
                     new.pop_last();
                 } else if last_old.take().is_none() {
@@ -232,59 +239,59 @@ impl Store {
             }
             Ok(())
         })();
-        self.told(trimmed)
+        self.with_path(trimmed)
     }
 
-    /// Takes in a wave: forgets what was visited, adds what was found, and then forgets the last
-    /// pages until `left(visited)` are left.
+    /// Applies a wave: removes what was visited, adds what was found, and then drops the last pages
+    /// until `left(visited)` remain.
     pub(super) fn apply(
         &mut self,
-        wave: &Recorded,
+        wave: &WaveRecord,
         waves: u64,
         left: impl Fn(u64) -> u64,
     ) -> Result<(), StoreError> {
         let mut counts = self.counts;
         for (visit, claimed) in &wave.visits {
-            self.changes.know(hash(&visit.url));
+            self.changes.mark_known(hash(&visit.url));
             if let Some(url) = claimed {
-                self.changes.know(hash(url));
+                self.changes.mark_known(hash(url));
             }
-            if visit.kind == Kind::Page {
-                counts.waiting -= u64::from(self.changes.visited((visit.depth, visit.url.clone())));
+            if visit.kind == VisitKind::Page {
+                counts.waiting -= u64::from(self.changes.mark_visited((visit.depth, visit.url.clone())));
                 counts.visited += 1;
             } else {
                 self.changes.files.remove(visit);
             }
         }
         for visit in &wave.found {
-            self.changes.know(hash(&visit.url));
-            if visit.kind == Kind::Page {
-                counts.waiting += u64::from(self.changes.wait((visit.depth, visit.url.clone())));
+            self.changes.mark_known(hash(&visit.url));
+            if visit.kind == VisitKind::Page {
+                counts.waiting += u64::from(self.changes.add_waiting((visit.depth, visit.url.clone())));
                 if visit.depth == 0 {
                     self.changes.seeds.insert(visit.url.clone());
                 }
             } else {
                 self.changes.files.insert(visit.clone());
-                counts.sitemaps += u64::from(visit.kind == Kind::Sitemap);
+                counts.sitemaps += u64::from(visit.kind == VisitKind::Sitemap);
             }
         }
         let beyond = usize::try_from(counts.waiting.saturating_sub(left(counts.visited)));
         let last = self.last_pages().and_then(|last| last.take(beyond.unwrap_or(usize::MAX)).collect());
-        let last: Vec<Key> = self.told(last)?;
+        let last: Vec<PageKey> = self.with_path(last)?;
         counts.waiting -= last.len() as u64;
         for key in last {
-            self.changes.forget(hash(&key.1), key);
+            self.changes.drop_last(hash(&key.1), key);
         }
         counts.waves = Some(waves);
         self.counts = counts;
-        if self.changes.bytes > self.most { self.save() } else { Ok(()) }
+        if self.changes.bytes > self.max_pending { self.save() } else { Ok(()) }
     }
 
-    /// Writes what is gathered, durably.
+    /// Writes the buffered changes durably.
     pub(super) fn save(&mut self) -> Result<(), StoreError> {
-        let saved = self.write().and_then(|()| Written::open(&self.db));
-        self.written = self.told(saved)?;
-        self.changes.written();
+        let saved = self.write().and_then(|()| StoredTables::open(&self.db));
+        self.written = self.with_path(saved)?;
+        self.changes.clear_written();
         Ok(())
     }
 
@@ -295,7 +302,7 @@ impl Store {
             if let Some((depth, url)) = &changes.visited_to {
                 pages.retain_in(..=(*depth, url.as_str()), |_, ()| false)?;
             }
-            if let Some((depth, url)) = &changes.forgotten_from {
+            if let Some((depth, url)) = &changes.dropped_from {
                 pages.retain_in((*depth, url.as_str()).., |_, ()| false)?;
             }
             for (depth, url) in &changes.pages {
@@ -305,9 +312,10 @@ impl Store {
             hashes.sort_unstable();
             let mut known = write.open_table(KNOWN)?;
             for (hash, is_known) in hashes {
-                match is_known {
-                    true => drop(known.insert(hash, ())?),
-                    false => drop(known.remove(hash)?),
+                if *is_known {
+                    known.insert(hash, ())?;
+                } else {
+                    known.remove(hash)?;
                 }
             }
             let mut files = write.open_table(FILES)?;

@@ -1,41 +1,43 @@
-//! Bytes of a page to text.
+//! Detects the charset of pages and texts, and decodes them.
 
 use std::borrow::Cow;
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
-/// How far a `<meta charset>` is looked for, in bytes (HTML standard, "prescan a byte stream").
+/// How many bytes are searched for a `<meta charset>` (HTML standard, "prescan a byte stream").
 const PRESCAN: usize = 1024;
 
-/// Decodes a page: by its byte order mark, else the charset of the `Content-Type` header, else a
-/// `<meta>`, else UTF-8 if it is valid, else windows-1252. What cannot be decoded becomes U+FFFD.
+/// Decodes a page by its byte order mark, else the charset in the `Content-Type` header, else a
+/// `<meta>`, else as UTF-8 if valid, else as windows-1252. Undecodable bytes become U+FFFD. Also
+/// returns the name of the charset.
 pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'static str) {
     let encoding = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
-    let encoding = encoding.or_else(|| label_after(content_type.as_bytes()).and_then(Encoding::for_label));
-    let encoding = encoding.or_else(|| meta(&bytes[..bytes.len().min(PRESCAN)]));
+    let encoding = encoding.or_else(|| charset_label(content_type.as_bytes()).and_then(Encoding::for_label));
+    let encoding = encoding.or_else(|| meta_charset(&bytes[..bytes.len().min(PRESCAN)]));
     let encoding =
         encoding.unwrap_or_else(|| if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 });
     let (text, used, _) = encoding.decode(bytes);
     (text, used.name())
 }
 
-/// Decodes what is no page: by its byte order mark, else as UTF-8 if it is valid, else as
+/// Decodes text that is not HTML: by its byte order mark, else as UTF-8 if valid, else as
 /// windows-1252.
-pub fn decode_plain(bytes: &[u8]) -> Cow<'_, str> {
+pub fn decode_text(bytes: &[u8]) -> Cow<'_, str> {
     let valid = std::str::from_utf8(bytes).is_ok();
-    let (encoding, mark) = Encoding::for_bom(bytes).unwrap_or((if valid { UTF_8 } else { WINDOWS_1252 }, 0));
-    encoding.decode_without_bom_handling(&bytes[mark..]).0
+    let (encoding, bom_length) =
+        Encoding::for_bom(bytes).unwrap_or((if valid { UTF_8 } else { WINDOWS_1252 }, 0));
+    encoding.decode_without_bom_handling(&bytes[bom_length..]).0
 }
 
-/// The charset of a `<meta>` tag. Since the tag could be read as ASCII, it is not UTF-16, whatever
-/// it says.
-fn meta(head: &[u8]) -> Option<&'static Encoding> {
+/// The charset in a `<meta>` tag. A tag that is readable as ASCII cannot be UTF-16, whatever it
+/// says.
+fn meta_charset(head: &[u8]) -> Option<&'static Encoding> {
     let lower = head.to_ascii_lowercase();
     let mut rest = lower.as_slice();
     while let Some(at) = find(rest, b"<meta") {
         let tag = &rest[at..];
         let tag = &tag[..tag.iter().position(|byte| *byte == b'>').unwrap_or(tag.len())];
-        if let Some(encoding) = label_after(tag).and_then(Encoding::for_label) {
+        if let Some(encoding) = charset_label(tag).and_then(Encoding::for_label) {
             return Some(if encoding == UTF_16BE || encoding == UTF_16LE { UTF_8 } else { encoding });
         }
         rest = &rest[at + 5..];
@@ -44,7 +46,7 @@ fn meta(head: &[u8]) -> Option<&'static Encoding> {
 }
 
 /// The label after `charset=`, quoted or not.
-fn label_after(text: &[u8]) -> Option<&[u8]> {
+fn charset_label(text: &[u8]) -> Option<&[u8]> {
     let lower = text.to_ascii_lowercase();
     let at = find(&lower, b"charset")? + b"charset".len();
     let value = text[at..].trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_charset_is_found_in_order() {
+    fn charset_sources_have_an_order() {
         let cases: [(&[u8], &str, &str, &str); 10] = [
             (b"\xef\xbb\xbfna\xc3\xafve", "text/html; charset=iso-8859-1", "naïve", "UTF-8"),
             (b"na\xefve", "text/html; charset=iso-8859-1", "naïve", "windows-1252"),
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_page_is_not_searched_for_a_charset() {
+    fn plain_text_is_not_searched_for_a_meta_charset() {
         let cases: [(&[u8], &str); 4] = [
             (b"<meta charset=koi8-r>caf\xc3\xa9", "<meta charset=koi8-r>caf\u{e9}"),
             (b"caf\xe9", "caf\u{e9}"),
@@ -94,12 +96,12 @@ mod tests {
             (b"\xfe\xff\0a", "a"),
         ];
         for (bytes, text) in cases {
-            assert_eq!(decode_plain(bytes), text, "{bytes:?}");
+            assert_eq!(decode_text(bytes), text, "{bytes:?}");
         }
     }
 
     #[test]
-    fn an_unknown_charset_is_as_none() {
+    fn an_unknown_charset_is_ignored() {
         assert_eq!(decode(b"na\xc3\xafve", "text/html; charset=klingon").1, "UTF-8");
         assert_eq!(decode(b"<meta charset=><meta charset=koi8-r>", "").1, "KOI8-R");
     }

@@ -1,12 +1,12 @@
-//! Image-text pairs and links out of HTML, however broken.
+//! Extracts image-text pairs and links from HTML, however broken.
 //!
-//! The page goes through html5ever's tokenizer alone: no tree is built, so that deep nesting costs
-//! nothing (tree building is quadratic in the depth) and nothing recurses. What a page may hold is
-//! bounded ([`limits`]); all of the work is linear in its length. No input panics.
+//! The page only goes through html5ever's tokenizer: building a tree is quadratic in the nesting
+//! depth, and recursion could overflow the stack. What is taken from a page is bounded
+//! ([`limits`]), and the work is linear in its length. No input panics.
 
+mod builder;
 mod charset;
 mod extract;
-mod found;
 mod srcset;
 mod structured;
 mod text;
@@ -17,14 +17,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use charset::{decode, decode_plain};
+pub(crate) use builder::PageBuilder;
+pub use charset::{decode, decode_text};
 pub use extract::extract;
-pub(crate) use found::Found;
-pub use text::{collapse, unescape};
+pub use text::{collapse_whitespace, unescape_html};
 
 use crate::net::Directives;
 
-/// Where the text of a pair stands.
+/// Where the text of a pair was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextSource {
@@ -36,8 +36,8 @@ pub enum TextSource {
     Figcaption,
     /// The `aria-label` attribute of the image.
     AriaLabel,
-    /// The text of the block (paragraph, list item, table cell) that the image stands in; where it
-    /// has none, of the next block that has.
+    /// The text of the block (paragraph, list item, table cell) around the image; if the block has
+    /// none, that of the next block that has.
     Surrounding,
     /// The caption, else the name, else the description of an `ImageObject` in JSON-LD.
     JsonLd,
@@ -46,7 +46,7 @@ pub enum TextSource {
 }
 
 impl TextSource {
-    /// Every source, in the order in which the pairs of an image come.
+    /// Every source, in the order of the pairs of an image.
     pub const ALL: [Self; 7] = [
         Self::Alt,
         Self::Title,
@@ -71,7 +71,7 @@ impl TextSource {
     }
 }
 
-/// The texts that are taken when nothing is said: those that their authors wrote for one image.
+/// The default: texts that their authors wrote for one image.
 pub const DEFAULT_CAPTIONS: [TextSource; 3] = [TextSource::Alt, TextSource::Title, TextSource::Figcaption];
 
 /// [`DEFAULT_CAPTIONS`] as the default of an option.
@@ -79,78 +79,72 @@ pub(crate) fn default_captions() -> Vec<TextSource> {
     DEFAULT_CAPTIONS.to_vec()
 }
 
-/// A set of [`TextSource`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Captions(u8);
+pub struct TextSourceSet(u8);
 
-impl Captions {
-    /// The set of some sources.
-    pub fn of(sources: &[TextSource]) -> Self {
+impl TextSourceSet {
+    pub fn new(sources: &[TextSource]) -> Self {
         Self(sources.iter().fold(0, |set, source| set | 1 << *source as u8))
     }
 
-    /// Whether a source is in it.
-    pub fn has(self, source: TextSource) -> bool {
+    pub fn contains(self, source: TextSource) -> bool {
         self.0 & 1 << source as u8 != 0
     }
 }
 
-/// What is looked for on a page.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading<'a> {
-    /// Our name in robots meta tags.
+pub struct ExtractOptions<'a> {
+    /// Our product token, which robots meta tags may address.
     pub product: &'a str,
-    /// The texts that are taken.
-    pub captions: Captions,
+    /// The texts to extract.
+    pub captions: TextSourceSet,
 }
 
 /// An image and one of its texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageText {
-    /// The image, without fragment.
+    /// URL without fragment.
     pub image: Arc<str>,
-    /// The text: entities resolved, white space collapsed, not empty.
+    /// Entities are resolved, whitespace is collapsed; never empty.
     pub text: Arc<str>,
-    /// Where the text stands.
     pub source: TextSource,
 }
 
-/// What a page holds.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// Pairs in document order, then those of JSON-LD and Open Graph; of one image, one a distinct
-    /// text, in the order of [`TextSource`].
+    /// Pairs in document order, then those of JSON-LD and Open Graph. The distinct texts of one
+    /// image are in the order of [`TextSource`].
     pub pairs: Vec<ImageText>,
-    /// Links to follow, without fragment, http and https alone, in document order, each once. None
-    /// of `rel=nofollow`.
+    /// http(s) links to follow, without fragments, in document order, each once, without those
+    /// marked `rel=nofollow`.
     pub links: Vec<Url>,
-    /// The URL that the page gives as its own (`link rel=canonical`).
+    /// The canonical URL (`link rel=canonical`).
     pub canonical: Option<Url>,
-    /// What its robots meta tags ask.
+    /// From robots meta tags.
     pub directives: Directives,
-    /// The page was not read to its end: it passed a limit.
-    pub cut: bool,
+    /// The page exceeded a limit and was not read to its end.
+    pub truncated: bool,
 }
 
-/// Bounds on what is taken from one page.
+/// Bounds on what is extracted from one page.
 pub mod limits {
-    /// Longest text, in characters: what is longer is no caption.
+    /// Longest caption, in characters; a longer text is dropped.
     pub const TEXT: usize = 2_000;
     /// Longest URL, in bytes.
     pub const URL: usize = 2_048;
-    /// Most images.
+    /// Maximum number of images.
     pub const IMAGES: usize = 5_000;
-    /// Most images that share the caption of a figure, or the text of a block.
+    /// Maximum number of images that share the caption of a figure or the text of a block.
     pub const FIGURE: usize = 100;
-    /// Most images of JSON-LD, and most of Open Graph.
+    /// Maximum number of images from JSON-LD, and from Open Graph.
     pub const STRUCTURED: usize = 100;
     /// Longest JSON-LD script, in bytes.
     pub const JSON_LD: usize = 256 << 10;
-    /// Most JSON-LD scripts.
+    /// Maximum number of JSON-LD scripts.
     pub const SCRIPTS: usize = 16;
-    /// Most links.
+    /// Maximum number of links.
     pub const LINKS: usize = 5_000;
-    /// Most separators (spaces, slashes, quotes) in one tag or comment: the tokenizer compares each
-    /// attribute with all before.
+    /// Maximum number of separators (spaces, slashes, quotes) in one tag or comment: the tokenizer
+    /// compares each attribute with all before it.
     pub const SEPARATORS: usize = 32_768;
 }

@@ -1,8 +1,8 @@
-//! The `srcset` attribute: which of its images is the largest.
+//! The `srcset` attribute.
 
-/// The URL with the largest width or density (HTML standard, "parse a srcset attribute", without
-/// its errors).
-pub(super) fn largest(srcset: &str) -> Option<&str> {
+/// The URL with the largest width or density (HTML standard, "parse a srcset attribute", but
+/// without its errors).
+pub(super) fn largest_candidate(srcset: &str) -> Option<&str> {
     let mut best: Option<(f64, &str)> = None;
     let mut rest = srcset;
     loop {
@@ -12,7 +12,7 @@ pub(super) fn largest(srcset: &str) -> Option<&str> {
         }
         let end = rest.find(|c: char| c.is_ascii_whitespace()).unwrap_or(rest.len());
         let (url, after) = rest.split_at(end);
-        // A comma at its end parts two candidates; one within it is part of the URL.
+        // A comma at the end of a URL separates candidates; one within it is part of the URL.
         let (url, descriptor) = match url.strip_suffix(',') {
             Some(url) => {
                 rest = after;
@@ -30,7 +30,7 @@ pub(super) fn largest(srcset: &str) -> Option<&str> {
             .ok()
             .filter(|size: &f64| size.is_finite())
             .unwrap_or(1.0);
-        if best.is_none_or(|(largest, _)| size > largest) {
+        if best.is_none_or(|(best, _)| size > best) {
             best = Some((size, url));
         }
     }
@@ -38,7 +38,7 @@ pub(super) fn largest(srcset: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::largest;
+    use super::largest_candidate;
 
     #[test]
     fn the_largest_candidate_wins() {
@@ -53,7 +53,7 @@ mod tests {
             ("a.png bogus, b.png nan", Some("a.png")),
         ];
         for (srcset, expected) in cases {
-            assert_eq!(largest(srcset), expected, "{srcset}");
+            assert_eq!(largest_candidate(srcset), expected, "{srcset}");
         }
     }
 }

@@ -4,53 +4,53 @@ use serde_json::Value;
 
 use super::limits;
 
-/// Address and text of each `ImageObject` of a script that has both; in document order. A script
-/// that is no JSON has none.
-pub(super) fn images(script: &str) -> Vec<(String, String)> {
-    // The parser bounds the depth; the walk does not recurse.
+/// URL and text of each `ImageObject` that has both, in document order. A script that is not JSON
+/// has none.
+pub(super) fn image_objects(script: &str) -> Vec<(String, String)> {
+    // The parser bounds the depth, and the walk does not recurse.
     let Ok(root) = serde_json::from_str::<Value>(script) else { return Vec::new() };
-    let (mut found, mut open) = (Vec::new(), vec![&root]);
-    while let Some(value) = open.pop() {
-        if found.len() >= limits::STRUCTURED {
+    let (mut images, mut stack) = (Vec::new(), vec![&root]);
+    while let Some(value) = stack.pop() {
+        if images.len() >= limits::STRUCTURED {
             break;
         }
         match value {
-            Value::Array(items) => open.extend(items.iter().rev()),
+            Value::Array(items) => stack.extend(items.iter().rev()),
             Value::Object(members) => {
                 if is_image(value) {
-                    found.extend(address(value).zip(text(value)));
+                    images.extend(url(value).zip(caption(value)));
                 }
-                open.extend(members.values().rev());
+                stack.extend(members.values().rev());
             }
             _ => {}
         }
     }
-    found
+    images
 }
 
-/// `ImageObject`, alone or among others, with or without the vocabulary's address.
+/// Whether the type is `ImageObject`, alone or among others, with or without the vocabulary's URL.
 fn is_image(object: &Value) -> bool {
-    let named = |kind: &Value| {
+    let is_named = |kind: &Value| {
         kind.as_str().is_some_and(|kind| kind.rsplit(['/', ':']).next() == Some("ImageObject"))
     };
     match &object["@type"] {
-        Value::Array(kinds) => kinds.iter().any(named),
-        kind => named(kind),
+        Value::Array(kinds) => kinds.iter().any(is_named),
+        kind => is_named(kind),
     }
 }
 
-fn address(object: &Value) -> Option<String> {
-    ["contentUrl", "url"].iter().find_map(|key| plain(&object[*key]))
+fn url(object: &Value) -> Option<String> {
+    ["contentUrl", "url"].iter().find_map(|key| text_of(&object[*key]))
 }
 
-fn text(object: &Value) -> Option<String> {
-    ["caption", "name", "description"].iter().find_map(|key| plain(&object[*key]))
+fn caption(object: &Value) -> Option<String> {
+    ["caption", "name", "description"].iter().find_map(|key| text_of(&object[*key]))
 }
 
-/// A text, the first of several, or the text of a `MediaObject` or of a value with a language.
-fn plain(value: &Value) -> Option<String> {
+/// The text of a string, the first of several, a `MediaObject`, or a value with a language.
+fn text_of(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
+        Value::String(caption) => (!caption.trim().is_empty()).then(|| caption.clone()),
         Value::Array(items) => items.first().and_then(Value::as_str).map(String::from),
         Value::Object(_) => {
             ["text", "@value", "name"].iter().find_map(|key| value[*key].as_str()).map(String::from)
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_objects_are_found_wherever_they_stand() {
+    fn image_objects_are_found_at_any_depth() {
         let cases = [
             (
                 r#"{"@type": "ImageObject", "contentUrl": "a", "caption": "one", "name": "n"}"#,
@@ -85,9 +85,9 @@ mod tests {
         ];
         for (script, expected) in cases {
             let expected: Vec<_> =
-                expected.into_iter().map(|(url, text)| (url.to_string(), text.to_string())).collect();
-            assert_eq!(images(script), expected, "{script}");
+                expected.into_iter().map(|(url, caption)| (url.to_string(), caption.to_string())).collect();
+            assert_eq!(image_objects(script), expected, "{script}");
         }
-        assert!(images(&"[".repeat(100_000)).is_empty());
+        assert!(image_objects(&"[".repeat(100_000)).is_empty());
     }
 }

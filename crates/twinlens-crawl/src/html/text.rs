@@ -1,4 +1,4 @@
-//! Texts of a page as captions.
+//! Cleans texts of pages.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -7,36 +7,34 @@ use html5ever::tendril::StrTendril;
 use html5ever::tokenizer::states::{RawKind, State};
 use html5ever::tokenizer::{BufferQueue, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 
-/// White space (the no-break space too) collapsed to single spaces and trimmed; control characters
-/// dropped.
-pub fn collapse(text: &str) -> String {
+/// Collapses whitespace (including no-break spaces) to single spaces, trims, and drops control
+/// characters.
+pub fn collapse_whitespace(text: &str) -> String {
     let mut collapsed = String::with_capacity(text.len());
     for word in text.split(|c: char| c.is_whitespace()) {
         let start = collapsed.len();
         if start > 0 {
             collapsed.push(' ');
         }
-        let before = collapsed.len();
+        let word_start = collapsed.len();
         collapsed.extend(word.chars().filter(|c| !c.is_control()));
-        if collapsed.len() == before {
+        if collapsed.len() == word_start {
             collapsed.truncate(start);
         }
     }
     collapsed
 }
 
-/// Resolves character references once more. Parsing resolves those that the page wrote; many pages
-/// escape twice (`R&amp;amp;D`), and a caption that is meant to show `&amp;` is rarer than one that
-/// does by mistake.
-pub fn unescape(text: &str) -> Cow<'_, str> {
+/// Resolves character references. Captions get this a second time, after parsing: many pages escape
+/// twice (`R&amp;amp;D`), and a caption that is meant to show `&amp;` is rarer than a mistake.
+pub fn unescape_html(text: &str) -> Cow<'_, str> {
     if !text.contains('&') {
         return Cow::Borrowed(text);
     }
-    // In the RCDATA state the tokenizer knows character references and, as no element is open,
-    // nothing else.
+    // In the RCDATA state with no open element, the tokenizer only recognizes character references.
     let state = Some(State::RawData(RawKind::Rcdata));
     let options = TokenizerOpts { initial_state: state, discard_bom: false, ..TokenizerOpts::default() };
-    let tokenizer = Tokenizer::new(Text::default(), options);
+    let tokenizer = Tokenizer::new(TextSink::default(), options);
     let input = BufferQueue::default();
     input.push_back(StrTendril::from(text));
     let _done = tokenizer.feed(&input);
@@ -45,9 +43,9 @@ pub fn unescape(text: &str) -> Cow<'_, str> {
 }
 
 #[derive(Default)]
-struct Text(RefCell<String>);
+struct TextSink(RefCell<String>);
 
-impl TokenSink for Text {
+impl TokenSink for TextSink {
     type Handle = ();
 
     fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
@@ -65,11 +63,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn white_space_collapses() {
+    fn whitespace_collapses() {
         for (text, expected) in
             [("", ""), (" \t\n", ""), (" a \u{a0} b\r\nc ", "a b c"), ("a\u{0}b \u{7} c", "ab c")]
         {
-            assert_eq!(collapse(text), expected, "{text:?}");
+            assert_eq!(collapse_whitespace(text), expected, "{text:?}");
         }
     }
 
@@ -84,7 +82,7 @@ mod tests {
             ("</title><b>&amp;", "</title><b>&"),
         ];
         for (text, expected) in cases {
-            assert_eq!(unescape(text), expected, "{text:?}");
+            assert_eq!(unescape_html(text), expected, "{text:?}");
         }
     }
 }

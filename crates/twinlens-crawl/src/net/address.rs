@@ -1,15 +1,15 @@
-//! Which addresses may be connected to: those of the public internet, and what the user or the run
-//! allows besides.
+//! Which addresses may be connected to: those of the public internet, and those that the user or
+//! the run allows.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use url::{Host, Url};
 
-use super::error::{FetchError, Why};
+use super::error::{FetchError, FetchErrorKind};
 
-/// IPv4 blocks that are not of the public internet (IANA special-purpose registry, RFC 6890), and
-/// two cloud addresses.
+/// IPv4 blocks outside the public internet (IANA special-purpose registry, RFC 6890), and a cloud
+/// metadata address.
 const V4: &[([u8; 4], u32, &str)] = &[
     ([0, 0, 0, 0], 8, "this network"),
     ([10, 0, 0, 0], 8, "private"),
@@ -29,7 +29,7 @@ const V4: &[([u8; 4], u32, &str)] = &[
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// IPv6 blocks inside 2000::/3 that are not of the public internet; all outside of 2000::/3 is
+/// IPv6 blocks inside 2000::/3 but outside the public internet. Everything outside 2000::/3 is
 /// refused anyway.
 const V6: &[([u16; 4], u32, &str)] = &[
     ([0x2001, 0, 0, 0], 32, "Teredo"),
@@ -40,31 +40,31 @@ const V6: &[([u16; 4], u32, &str)] = &[
     ([0x3fff, 0, 0, 0], 20, "documentation"),
 ];
 
-/// Why an address is not of the public internet; `None` when it is.
-pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
+/// Why an address is not on the public internet; `None` if it is.
+pub fn non_public_reason(ip: IpAddr) -> Option<&'static str> {
     match ip {
-        IpAddr::V4(ip) => forbidden_v4(ip),
-        IpAddr::V6(ip) => forbidden_v6(ip),
+        IpAddr::V4(ip) => non_public_v4(ip),
+        IpAddr::V6(ip) => non_public_v6(ip),
     }
 }
 
-fn forbidden_v4(ip: Ipv4Addr) -> Option<&'static str> {
+fn non_public_v4(ip: Ipv4Addr) -> Option<&'static str> {
     let block = V4.iter().find(|(base, bits, _)| same_prefix(&ip.octets(), base, *bits));
     block.map(|(_, _, why)| *why)
 }
 
-fn forbidden_v6(ip: Ipv6Addr) -> Option<&'static str> {
-    let parts = ip.segments();
+fn non_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
+    let segments = ip.segments();
     let embedded = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        forbidden_v4(Ipv4Addr::new(a, b, c, d))
+        non_public_v4(Ipv4Addr::new(a, b, c, d))
     };
-    match parts {
+    match segments {
         [0, 0, 0, 0, 0, 0, 0, 0] => Some("unspecified"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Some("loopback"),
         // A v4-mapped address connects to the v4 address.
         [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
-        // So does a gateway's (NAT64, 6to4): what is behind it must be public too.
+        // The address behind a gateway (NAT64, 6to4) must be public too.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         [0xfe80..=0xfebf, ..] => Some("link-local"),
@@ -73,43 +73,44 @@ fn forbidden_v6(ip: Ipv6Addr) -> Option<&'static str> {
         [0xff00..=0xffff, ..] => Some("multicast"),
         [0x2000..=0x3fff, ..] => {
             let bytes = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-            let head = bytes(&parts[..4]);
+            let head = bytes(&segments[..4]);
             V6.iter().find(|(base, bits, _)| same_prefix(&head, &bytes(base), *bits)).map(|(_, _, why)| *why)
         }
         _ => Some("not global unicast"),
     }
 }
 
-/// Whether two addresses (their bytes, big-endian) agree in the first `bits` bits.
-fn same_prefix(one: &[u8], other: &[u8], bits: u32) -> bool {
-    let mut left = bits;
-    one.iter().zip(other).all(|(a, b)| {
-        let now = left.min(8);
-        left -= now;
-        // `now` is at most 8, so the shift of a u16 is defined.
-        let mask = (0xff00u16 >> now) as u8;
+/// Whether two addresses (big-endian bytes) share their first `bits` bits.
+fn same_prefix(left: &[u8], right: &[u8], bits: u32) -> bool {
+    let mut remaining = bits;
+    left.iter().zip(right).all(|(a, b)| {
+        let here = remaining.min(8);
+        remaining -= here;
+        // `here` is at most 8, so shifting a u16 by it is defined.
+        let mask = (0xff00u16 >> here) as u8;
         a & mask == b & mask
     })
 }
 
 /// One entry of `allow_private`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Allowed {
+enum AllowEntry {
     Host(String),
     Block(Vec<u8>, u32),
 }
 
-impl Allowed {
-    /// A host name, an address, or a block (`10.1.0.0/16`).
+impl AllowEntry {
+    /// Parses a host name, an address, or a block (`10.1.0.0/16`).
     fn parse(text: &str) -> Result<Self, String> {
         let bytes = |ip: IpAddr| match ip {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
         if let Some((base, bits)) = text.split_once('/') {
-            let base = bytes(base.parse().map_err(|_| format!("`{text}` is not a block of addresses"))?);
+            let base = bytes(base.parse().map_err(|_| format!("`{text}` is not an address block"))?);
             let bits = bits.parse().ok().filter(|bits| *bits <= 8 * base.len() as u32);
-            let bits = bits.ok_or_else(|| format!("`{text}` has no prefix length that fits the address"))?;
+            let bits =
+                bits.ok_or_else(|| format!("the prefix length of `{text}` does not fit the address"))?;
             return Ok(Self::Block(base, bits));
         }
         if let Ok(ip) = text.trim_matches(['[', ']']).parse() {
@@ -119,7 +120,7 @@ impl Allowed {
         }
         match Host::parse(text) {
             Ok(host) => Ok(Self::Host(host.to_string())),
-            Err(_) => Err(format!("`{text}` is neither a host, an address, nor a block of addresses")),
+            Err(_) => Err(format!("`{text}` is not a host, an address, or an address block")),
         }
     }
 
@@ -136,62 +137,61 @@ impl Allowed {
     }
 }
 
-/// Which addresses may be connected to.
+/// Decides which addresses may be connected to.
 #[derive(Debug, Clone, Default)]
 pub struct AddressPolicy {
-    allowed: Vec<Allowed>,
-    served: BTreeMap<String, SocketAddr>,
+    allowed: Vec<AllowEntry>,
+    fixed: BTreeMap<String, SocketAddr>,
 }
 
 impl AddressPolicy {
-    /// A policy from the `allow_private` option and the hosts that have a fixed address.
+    /// `allow_private` is the option; `fixed` are the hosts with a fixed address.
     ///
     /// # Errors
-    /// The entry that is no host, address or block.
-    pub fn new(allow_private: &[String], served: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
-        let allowed = allow_private.iter().map(|text| Allowed::parse(text)).collect::<Result<_, _>>()?;
-        let served = served.into_iter().map(|(host, addr)| (host.to_ascii_lowercase(), addr)).collect();
-        Ok(Self { allowed, served })
+    /// Names the entry that is not a host, address or block.
+    pub fn new(allow_private: &[String], fixed: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
+        let allowed = allow_private.iter().map(|text| AllowEntry::parse(text)).collect::<Result<_, _>>()?;
+        let fixed = fixed.into_iter().map(|(host, addr)| (host.to_ascii_lowercase(), addr)).collect();
+        Ok(Self { allowed, fixed })
     }
 
-    /// The fixed address of a host.
-    pub fn served(&self, host: &str) -> Option<SocketAddr> {
-        self.served.get(bare(host)).copied()
+    pub fn fixed_address(&self, host: &str) -> Option<SocketAddr> {
+        self.fixed.get(without_root_dot(host)).copied()
     }
 
     /// Whether a connection for `host` may go to `ip`.
     pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), FetchError> {
-        match forbidden(ip) {
-            Some(why) if !self.allowed.iter().any(|allowed| allowed.covers(bare(host), ip)) => {
+        match non_public_reason(ip) {
+            Some(why) if !self.allowed.iter().any(|allowed| allowed.covers(without_root_dot(host), ip)) => {
                 let detail = if host.trim_matches(['[', ']']) == ip.to_string() {
                     format!("{ip} is refused: {why}")
                 } else {
                     format!("{host} is at {ip}, which is refused: {why}")
                 };
-                Err(FetchError::new(Why::PrivateAddress, detail))
+                Err(FetchError::new(FetchErrorKind::PrivateAddress, detail))
             }
             _ => Ok(()),
         }
     }
 
-    /// What can be said of a URL before its host is resolved. An address in place of a host name
-    /// never reaches the resolver, so it is checked here.
+    /// Checks a URL before its host is resolved. A literal address never reaches the resolver, so
+    /// it is checked here.
     pub fn check_url(&self, url: &Url) -> Result<(), FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::new(
-                Why::Scheme,
+                FetchErrorKind::Scheme,
                 format!("{url}: the scheme `{}` is refused", url.scheme()),
             ));
         }
         match url.host() {
-            None => Err(FetchError::new(Why::BadUrl, format!("{url}: no host"))),
+            None => Err(FetchError::new(FetchErrorKind::BadUrl, format!("{url}: no host"))),
             Some(Host::Ipv4(ip)) => self.check(&ip.to_string(), ip.into()),
             Some(Host::Ipv6(ip)) => self.check(&ip.to_string(), ip.into()),
-            // A fixed address is one port of this machine, not a way to all of them.
-            Some(Host::Domain(host)) => match (self.served(host), url.port()) {
+            // A fixed address grants one port of this machine, not all of them.
+            Some(Host::Domain(host)) => match (self.fixed_address(host), url.port()) {
                 (Some(addr), Some(port)) if port != addr.port() => Err(FetchError::new(
-                    Why::PrivateAddress,
-                    format!("{host} is served at {addr} alone, not at port {port}"),
+                    FetchErrorKind::PrivateAddress,
+                    format!("{host} is served at {addr} only, not at port {port}"),
                 )),
                 _ => Ok(()),
             },
@@ -199,8 +199,8 @@ impl AddressPolicy {
     }
 }
 
-/// A host name without the dot that marks it as absolute.
-fn bare(host: &str) -> &str {
+/// A host name without the final dot that marks it as absolute.
+fn without_root_dot(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_public_addresses_pass() {
+    fn only_public_addresses_are_allowed() {
         let refused = [
             "0.0.0.0",
             "0.1.2.3",
@@ -262,7 +262,7 @@ mod tests {
             "4000::1",
         ];
         for address in refused {
-            assert!(forbidden(address.parse().unwrap()).is_some(), "{address} must be refused");
+            assert!(non_public_reason(address.parse().unwrap()).is_some(), "{address} must be refused");
         }
         let public = [
             "1.1.1.1",
@@ -290,50 +290,50 @@ mod tests {
             "2a00::1",
         ];
         for address in public {
-            assert_eq!(forbidden(address.parse().unwrap()), None, "{address} is public");
+            assert_eq!(non_public_reason(address.parse().unwrap()), None, "{address} is public");
         }
     }
 
     #[test]
-    fn urls_are_checked_before_they_are_resolved() {
-        let served = BTreeMap::from([("Gallery.test".to_string(), "127.0.0.1:4000".parse().unwrap())]);
+    fn urls_are_checked_before_resolving() {
+        let fixed = BTreeMap::from([("Gallery.test".to_string(), "127.0.0.1:4000".parse().unwrap())]);
         let allow = ["10.1.0.0/16".to_string(), "192.168.7.7".to_string(), "[::1]".to_string()];
-        let policy = AddressPolicy::new(&allow, served).unwrap();
+        let policy = AddressPolicy::new(&allow, fixed).unwrap();
         let cases = [
             ("http://example.org/a", None),
             ("https://1.1.1.1/", None),
             ("http://gallery.test/", None),
             ("http://GALLERY.test./", None),
             ("http://gallery.test:4000/", None),
-            ("http://gallery.test:22/", Some(Why::PrivateAddress)),
+            ("http://gallery.test:22/", Some(FetchErrorKind::PrivateAddress)),
             ("http://10.1.2.3/", None),
-            ("http://10.2.2.3/", Some(Why::PrivateAddress)),
+            ("http://10.2.2.3/", Some(FetchErrorKind::PrivateAddress)),
             ("http://192.168.7.7/", None),
-            ("http://192.168.7.8/", Some(Why::PrivateAddress)),
+            ("http://192.168.7.8/", Some(FetchErrorKind::PrivateAddress)),
             ("http://[::1]/", None),
-            ("http://[::ffff:127.0.0.1]/", Some(Why::PrivateAddress)),
-            ("http://2130706433/", Some(Why::PrivateAddress)),
-            ("http://0x7f.1/", Some(Why::PrivateAddress)),
-            ("http://017700000001/", Some(Why::PrivateAddress)),
-            ("http://127.1/", Some(Why::PrivateAddress)),
-            ("file:///etc/passwd", Some(Why::Scheme)),
-            ("ftp://example.org/", Some(Why::Scheme)),
-            ("data:image/png;base64,AA", Some(Why::Scheme)),
-            ("gopher://example.org/", Some(Why::Scheme)),
+            ("http://[::ffff:127.0.0.1]/", Some(FetchErrorKind::PrivateAddress)),
+            ("http://2130706433/", Some(FetchErrorKind::PrivateAddress)),
+            ("http://0x7f.1/", Some(FetchErrorKind::PrivateAddress)),
+            ("http://017700000001/", Some(FetchErrorKind::PrivateAddress)),
+            ("http://127.1/", Some(FetchErrorKind::PrivateAddress)),
+            ("file:///etc/passwd", Some(FetchErrorKind::Scheme)),
+            ("ftp://example.org/", Some(FetchErrorKind::Scheme)),
+            ("data:image/png;base64,AA", Some(FetchErrorKind::Scheme)),
+            ("gopher://example.org/", Some(FetchErrorKind::Scheme)),
         ];
         for (url, expected) in cases {
-            let found = policy.check_url(&Url::parse(url).unwrap()).err().map(|error| error.why);
-            assert_eq!(found, expected, "{url}");
+            let kind = policy.check_url(&Url::parse(url).unwrap()).err().map(|error| error.kind);
+            assert_eq!(kind, expected, "{url}");
         }
     }
 
     #[test]
-    fn what_is_allowed_is_checked_when_it_is_read() {
+    fn allow_entries_are_validated_when_parsed() {
         for good in ["localhost", "10.0.0.0/8", "::1", "fd00::/8", "intern.example"] {
-            assert!(Allowed::parse(good).is_ok(), "{good}");
+            assert!(AllowEntry::parse(good).is_ok(), "{good}");
         }
         for bad in ["10.0.0.0/33", "10.0.0/8", "fd00::/129", "10.0.0.0/x", "a b"] {
-            assert!(Allowed::parse(bad).is_err(), "{bad}");
+            assert!(AllowEntry::parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,24 +1,24 @@
-//! Bytes in flight, bounded at admission: reserved before they are read or decoded, given back when
-//! they are dropped.
+//! Bounds the bytes in flight: they are reserved before they are read or decoded, and released on
+//! drop.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The grain of reservations, in bytes: a semaphore counts in 32 bits, and budgets may be larger.
+/// Unit of reservations, in bytes: a semaphore counts in 32 bits, and budgets may be larger.
 const GRAIN: u64 = 1024;
 
-/// A number of bytes that may be in flight at a time.
+/// Limits the bytes that may be in flight at a time.
 #[derive(Debug, Clone)]
 pub struct ByteBudget {
     permits: Arc<Semaphore>,
     total: u32,
-    /// Who holds this may have what it needs beyond the budget.
+    /// The holder of this permit may exceed the budget.
     overdraft: Arc<Semaphore>,
 }
 
 impl ByteBudget {
-    /// A budget of about `bytes`.
+    /// A budget of `bytes`, rounded up.
     pub fn new(bytes: u64) -> Self {
         let total = u32::try_from(bytes.div_ceil(GRAIN).max(1)).unwrap_or(u32::MAX);
         let total = total.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
@@ -26,18 +26,17 @@ impl ByteBudget {
         Self { permits: Arc::new(Semaphore::new(total as usize)), total, overdraft }
     }
 
-    /// Waits until `bytes` are free. One that asks for more than there is gets all, alone: it goes
-    /// slowly instead of never.
+    /// Waits until `bytes` are available. A request beyond the whole budget gets all of it, so that
+    /// it runs alone instead of never.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let grains = u32::try_from(bytes.div_ceil(GRAIN)).unwrap_or(u32::MAX).clamp(1, self.total);
-        // The semaphore is never closed, so there is always a permit in the end.
+        // The semaphore is never closed, so a permit always comes.
         Reservation { permit: self.permits.clone().acquire_many_owned(grains).await.ok(), overdraft: None }
     }
 
-    /// Lets a reservation grow to `bytes`, for bodies that do not tell their length. When the
-    /// budget is used up, one at a time may go beyond it, so that those that hold a part and need
-    /// more do not wait for each other for ever; in all, at most the budget and one whole body are
-    /// in flight.
+    /// Grows a reservation to `bytes`, for bodies of unknown length. When the budget is used up,
+    /// one reservation at a time may exceed it, so that growing reservations do not deadlock: at
+    /// most the budget plus one whole body is in flight.
     pub async fn grow(&self, reservation: &mut Reservation, bytes: u64) {
         if reservation.overdraft.is_some() {
             return;
@@ -53,13 +52,13 @@ impl ByteBudget {
         }
     }
 
-    /// Bytes that are free now.
-    pub fn free(&self) -> u64 {
+    /// Bytes that are not reserved.
+    pub fn available(&self) -> u64 {
         self.permits.available_permits() as u64 * GRAIN
     }
 }
 
-/// Reserved bytes; given back on drop.
+/// Reserved bytes, released on drop.
 #[derive(Debug, Default)]
 pub struct Reservation {
     permit: Option<OwnedSemaphorePermit>,
@@ -71,7 +70,7 @@ impl Reservation {
         self.permit.as_ref().map_or(0, |permit| permit.num_permits() as u64)
     }
 
-    /// Gives back what is reserved beyond `bytes`.
+    /// Releases what is reserved beyond `bytes`.
     pub fn shrink(&mut self, bytes: u64) {
         let keep = usize::try_from(bytes.div_ceil(GRAIN)).unwrap_or(usize::MAX);
         if let Some(permit) = &mut self.permit {
@@ -86,23 +85,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reservations_are_given_back() {
+    async fn reservations_are_released() {
         let budget = ByteBudget::new(10 * GRAIN);
         let mut one = budget.reserve(6 * GRAIN - 1).await;
-        assert_eq!(budget.free(), 4 * GRAIN);
+        assert_eq!(budget.available(), 4 * GRAIN);
         one.shrink(GRAIN + 1);
-        assert_eq!(budget.free(), 8 * GRAIN);
+        assert_eq!(budget.available(), 8 * GRAIN);
         one.shrink(100 * GRAIN);
-        assert_eq!(budget.free(), 8 * GRAIN);
+        assert_eq!(budget.available(), 8 * GRAIN);
         drop(one);
         let all = budget.reserve(u64::MAX).await;
-        assert_eq!(budget.free(), 0);
+        assert_eq!(budget.available(), 0);
         drop(all);
-        assert_eq!(budget.free(), 10 * GRAIN);
+        assert_eq!(budget.available(), 10 * GRAIN);
     }
 
     #[tokio::test]
-    async fn reservations_that_grow_do_not_wait_for_each_other_for_ever() {
+    async fn growing_reservations_do_not_deadlock() {
         let budget = ByteBudget::new(4 * GRAIN);
         let grow = |steps: u64| {
             let budget = budget.clone();
@@ -116,6 +115,6 @@ mod tests {
         };
         let all = futures::future::join_all((0..8).map(|_| grow(3)));
         tokio::time::timeout(std::time::Duration::from_secs(5), all).await.unwrap();
-        assert_eq!((budget.free(), budget.overdraft.available_permits()), (4 * GRAIN, 1));
+        assert_eq!((budget.available(), budget.overdraft.available_permits()), (4 * GRAIN, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! Why a fetch failed: a closed list of codes, and the particulars.
+//! Why a fetch failed: a closed list of codes, and the details.
 
 use std::time::Duration;
 
@@ -6,39 +6,36 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct FetchError {
-    /// Which kind of failure; gives the code.
-    pub why: Why,
-    /// The particulars, for people: the address, the status, the limit.
+    /// Determines the code.
+    pub kind: FetchErrorKind,
+    /// Details for people: the address, the status, the limit.
     pub detail: String,
     /// How long the server asks to wait before the next attempt.
     pub retry_after: Option<Duration>,
 }
 
 impl FetchError {
-    /// A failure with its particulars.
-    pub fn new(why: Why, detail: impl Into<String>) -> Self {
-        Self { why, detail: detail.into(), retry_after: None }
+    pub fn new(kind: FetchErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after: None }
     }
 
-    /// The code, from the closed list [`Why::ALL`].
     pub fn code(&self) -> &'static str {
-        self.why.code()
+        self.kind.code()
     }
 }
 
-macro_rules! whys {
+macro_rules! fetch_error_kinds {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)+) => {
         /// The kinds of failure.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Why {
+        pub enum FetchErrorKind {
             $($(#[doc = $doc])+ $name,)+
         }
 
-        impl Why {
-            /// Every kind.
+        impl FetchErrorKind {
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The stable code that stands in the ledger of rejects.
+            /// The stable reject code.
             pub fn code(self) -> &'static str {
                 match self {
                     $(Self::$name => $code,)+
@@ -48,21 +45,20 @@ macro_rules! whys {
     };
 }
 
-whys! {
+fetch_error_kinds! {
     /// Not a URL.
     BadUrl = "bad_url",
     /// A scheme other than http and https.
     Scheme = "scheme",
-    /// An address that is not of the public internet, and not allowed by `allow_private`.
+    /// An address outside the public internet that `allow_private` does not list.
     PrivateAddress = "private_address",
-    /// robots.txt forbids it.
+    /// Disallowed by robots.txt.
     RobotsDisallowed = "robots_disallowed",
-    /// robots.txt answers with a server error, which forbids everything (RFC 9309, section
-    /// 2.3.1.4).
+    /// robots.txt gives a server error, which disallows everything (RFC 9309, section 2.3.1.4).
     RobotsUnreachable = "robots_unreachable",
     /// The owner opted out: X-Robots-Tag, a robots meta tag, or a TDM reservation.
     OptedOut = "opted_out",
-    /// The host's name has no address.
+    /// The host name does not resolve.
     Dns = "dns",
     /// No connection.
     Connect = "connect",
@@ -70,27 +66,27 @@ whys! {
     Tls = "tls",
     /// No connection within the time limit.
     TimeoutConnect = "timeout_connect",
-    /// No answer within the time limit.
+    /// No response headers within the time limit.
     TimeoutHeaders = "timeout_headers",
     /// The body did not end within the time limit.
     TimeoutBody = "timeout_body",
-    /// The body came slower than the lowest rate.
+    /// The body arrived more slowly than `min_rate`.
     TooSlow = "too_slow",
     /// The connection broke.
     Reset = "reset",
-    /// The answer is not HTTP, or its headers are too large.
+    /// The response is not HTTP, or its headers are too large.
     BadResponse = "bad_response",
-    /// The body ended before its announced end.
+    /// The body ended before its announced length.
     Truncated = "truncated",
     /// The body is longer than the limit.
     TooManyBytes = "too_many_bytes",
     /// More redirects than the limit.
     TooManyRedirects = "too_many_redirects",
-    /// A redirect without a target, or to what is no URL.
+    /// A redirect without a target, or to something that is not a URL.
     BadRedirect = "bad_redirect",
-    /// A content coding (gzip, br) that was not asked for.
+    /// A content coding (gzip, br) that was not requested.
     ContentEncoding = "content_encoding",
-    /// A content type that is not what was asked for.
+    /// A content type that was not requested.
     ContentType = "content_type",
     /// 401, 402, 403, 407, 451.
     HttpForbidden = "http_forbidden",
@@ -108,10 +104,10 @@ whys! {
     HttpUnexpected = "http_unexpected",
 }
 
-impl Why {
+impl FetchErrorKind {
     /// Whether another attempt may succeed.
-    pub fn may_pass(self) -> bool {
-        use Why::*;
+    pub fn is_transient(self) -> bool {
+        use FetchErrorKind::*;
         matches!(
             self,
             Dns | Connect
@@ -124,22 +120,22 @@ impl Why {
         )
     }
 
-    /// Whether the host could not be reached at all: what happens to every fetch when the network
-    /// is down.
+    /// Whether the host could not be reached at all, as happens to every fetch when the network is
+    /// down.
     pub fn is_unreachable(self) -> bool {
-        matches!(self, Why::Dns | Why::Connect | Why::TimeoutConnect)
+        matches!(self, FetchErrorKind::Dns | FetchErrorKind::Connect | FetchErrorKind::TimeoutConnect)
     }
 
-    /// What a status that is neither a success nor a redirect means.
-    pub fn of_status(status: u16) -> Self {
+    /// The kind of a status that is neither a success nor a redirect.
+    pub fn from_status(status: u16) -> Self {
         match status {
-            401 | 402 | 403 | 407 | 451 => Why::HttpForbidden,
-            404 => Why::HttpNotFound,
-            410 => Why::HttpGone,
-            429 => Why::HttpTooManyRequests,
-            400..=499 => Why::HttpClientError,
-            500..=599 => Why::HttpServerError,
-            _ => Why::HttpUnexpected,
+            401 | 402 | 403 | 407 | 451 => FetchErrorKind::HttpForbidden,
+            404 => FetchErrorKind::HttpNotFound,
+            410 => FetchErrorKind::HttpGone,
+            429 => FetchErrorKind::HttpTooManyRequests,
+            400..=499 => FetchErrorKind::HttpClientError,
+            500..=599 => FetchErrorKind::HttpServerError,
+            _ => FetchErrorKind::HttpUnexpected,
         }
     }
 }
@@ -150,7 +146,8 @@ mod tests {
 
     #[test]
     fn codes_are_distinct() {
-        let codes: std::collections::BTreeSet<&str> = Why::ALL.iter().map(|why| why.code()).collect();
-        assert_eq!(codes.len(), Why::ALL.len());
+        let codes: std::collections::BTreeSet<&str> =
+            FetchErrorKind::ALL.iter().map(|kind| kind.code()).collect();
+        assert_eq!(codes.len(), FetchErrorKind::ALL.len());
     }
 }

@@ -1,15 +1,15 @@
-//! What an error of the HTTP library means.
+//! From errors of the HTTP library to [`FetchError`]s.
 
 use std::io;
 
 use url::Url;
 
-use super::error::{FetchError, Why};
+use super::error::{FetchError, FetchErrorKind};
 
 type AnyError = dyn std::error::Error + 'static;
 
-/// An error and those below it. An I/O error that wraps another counts the wrapped one as below it,
-/// which `source` leaves out.
+/// An error and its causes. The error that an I/O error wraps counts as its cause; `source` skips
+/// it.
 fn chain(error: &AnyError) -> impl Iterator<Item = &AnyError> {
     std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -19,16 +19,15 @@ fn chain(error: &AnyError) -> impl Iterator<Item = &AnyError> {
     })
 }
 
-/// The chain as one line.
-fn line<'a>(errors: impl Iterator<Item = &'a AnyError>) -> String {
+fn join_messages<'a>(errors: impl Iterator<Item = &'a AnyError>) -> String {
     let mut parts: Vec<String> = errors.map(ToString::to_string).collect();
     parts.dedup();
     parts.join(": ")
 }
 
-/// An error and those below it, as one line.
-pub(super) fn one_line(error: &AnyError) -> String {
-    line(chain(error))
+/// An error and its causes on one line.
+pub(super) fn error_chain(error: &AnyError) -> String {
+    join_messages(chain(error))
 }
 
 /// The first error of a type in the chain.
@@ -41,41 +40,49 @@ fn io_kind(error: &AnyError) -> Option<io::ErrorKind> {
     chain(error).filter_map(|error| error.downcast_ref()).last().map(io::Error::kind)
 }
 
-/// What an error before the body means.
-pub(super) fn explain(url: &Url, error: &reqwest::Error) -> FetchError {
+/// Classifies an error that came before the body.
+pub(super) fn classify_send_error(url: &Url, error: &reqwest::Error) -> FetchError {
     use io::ErrorKind;
     if let Some(own) = find::<FetchError>(error) {
         return own.clone();
     }
-    let why = if error.is_connect() {
+    let kind = if error.is_connect() {
         match io_kind(error) {
-            _ if error.is_timeout() => Why::TimeoutConnect,
-            // What rustls refuses comes as invalid data.
-            Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof) if url.scheme() == "https" => Why::Tls,
-            _ => Why::Connect,
+            _ if error.is_timeout() => FetchErrorKind::TimeoutConnect,
+            // rustls reports what it refuses as invalid data.
+            Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof) if url.scheme() == "https" => {
+                FetchErrorKind::Tls
+            }
+            _ => FetchErrorKind::Connect,
         }
     } else {
         match find::<hyper::Error>(error) {
-            Some(error) if error.is_parse() => Why::BadResponse,
-            _ => Why::Reset,
+            Some(error) if error.is_parse() => FetchErrorKind::BadResponse,
+            _ => FetchErrorKind::Reset,
         }
     };
-    // Without the URL, which stands beside it in the ledger.
-    let detail = line(chain(error).skip(1));
-    FetchError::new(why, detail)
+    // The first message is about the URL, which the reject has in a column of its own.
+    let detail = join_messages(chain(error).skip(1));
+    FetchError::new(kind, detail)
 }
 
-/// What an error within the body means.
-pub(super) fn broken(error: &reqwest::Error, came: usize, length: Option<u64>) -> FetchError {
+/// Classifies an error within the body, of which `received` bytes arrived.
+pub(super) fn classify_body_error(
+    error: &reqwest::Error,
+    received: usize,
+    length: Option<u64>,
+) -> FetchError {
     use io::ErrorKind;
-    let why = match io_kind(error) {
-        Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted) => Why::Reset,
-        _ => Why::Truncated,
+    let kind = match io_kind(error) {
+        Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted) => {
+            FetchErrorKind::Reset
+        }
+        _ => FetchErrorKind::Truncated,
     };
-    let detail = match (why, length) {
-        (Why::Reset, _) => "the connection broke within the body".into(),
-        (_, Some(length)) => format!("the body ended after {came} of {length} bytes"),
-        (_, None) => format!("the body ended in the middle, after {came} bytes"),
+    let detail = match (kind, length) {
+        (FetchErrorKind::Reset, _) => "the connection broke within the body".into(),
+        (_, Some(length)) => format!("the body ended after {received} of {length} bytes"),
+        (_, None) => format!("the body ended in the middle, after {received} bytes"),
     };
-    FetchError::new(why, detail)
+    FetchError::new(kind, detail)
 }

@@ -1,5 +1,4 @@
-//! What is remembered of each host: its slots, when it may be asked again, its robots.txt, and what
-//! it reserves.
+//! State per host: open requests, when the next one may start, robots.txt and TDM rules.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,77 +9,74 @@ use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use super::error::FetchError;
-use super::robots::Rules;
-use super::tdm::Reservations;
+use super::robots::RobotsRules;
+use super::tdm::TdmRules;
 
-/// Hosts that are remembered; beyond, those that nobody uses are forgotten.
-const REMEMBERED: usize = 4096;
+/// Hosts that are kept; beyond that, idle ones are dropped.
+const MAX_HOSTS: usize = 4096;
 
-/// What a look at robots.txt gave, and when.
-pub(crate) type Looked = Option<(Instant, Result<Arc<Rules>, FetchError>)>;
+/// The result of fetching robots.txt, and when.
+pub(crate) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchError>)>;
 
 /// One origin (scheme, host, port).
 #[derive(Debug)]
 pub(crate) struct Host {
     slots: Arc<Semaphore>,
-    next: Mutex<Instant>,
-    /// Held while robots.txt is fetched, so that it is fetched once.
-    pub(crate) robots: tokio::sync::Mutex<Looked>,
-    /// Held while tdmrep.json is fetched; until when what it said is good.
-    pub(crate) reservations: tokio::sync::Mutex<Option<(Instant, Arc<Reservations>)>>,
+    next_at: Mutex<Instant>,
+    /// Locked while robots.txt is fetched, so that it is fetched once.
+    pub(crate) robots: tokio::sync::Mutex<CachedRobots>,
+    /// Locked while tdmrep.json is fetched. The rules, and when they expire.
+    pub(crate) tdm_rules: tokio::sync::Mutex<Option<(Instant, Arc<TdmRules>)>>,
 }
 
 impl Host {
-    /// Waits for a slot and for the host's turn. At most one request a `delay` starts.
-    pub(crate) async fn enter(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
+    /// Waits for a slot, and until `delay` has passed since the last request started.
+    pub(crate) async fn acquire(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
         let slot = self.slots.clone().acquire_owned().await.ok();
-        let turn = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = (*next).max(Instant::now());
-            *next = turn + delay;
-            turn
+        let at = {
+            let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = (*next_at).max(Instant::now());
+            *next_at = at + delay;
+            at
         };
-        sleep_until(turn).await;
+        sleep_until(at).await;
         slot
     }
 
-    /// The host asked to be left alone for a while: all its requests wait, not only the one that it
-    /// was told to.
+    /// Delays all requests to the host, not only the one that got the `Retry-After`.
     pub(crate) fn pause(&self, pause: Duration) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(Instant::now() + pause);
+        let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *next_at = (*next_at).max(Instant::now() + pause);
     }
 
     fn is_idle(&self) -> bool {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) <= Instant::now()
+        *self.next_at.lock().unwrap_or_else(PoisonError::into_inner) <= Instant::now()
     }
 }
 
-/// All hosts that are remembered.
 #[derive(Debug)]
 pub(crate) struct Hosts {
     per_host: usize,
-    known: Mutex<HashMap<String, Arc<Host>>>,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
 }
 
 impl Hosts {
-    /// At most `per_host` requests a host at a time.
+    /// Allows at most `per_host` requests to a host at a time.
     pub(crate) fn new(per_host: usize) -> Self {
-        Self { per_host: per_host.max(1), known: Mutex::default() }
+        Self { per_host: per_host.max(1), hosts: Mutex::default() }
     }
 
-    /// The host of a URL.
-    pub(crate) fn of(&self, url: &Url) -> Arc<Host> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.retain(|_, host| Arc::strong_count(host) > 1 || !host.is_idle());
+    pub(crate) fn get(&self, url: &Url) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MAX_HOSTS {
+            hosts.retain(|_, host| Arc::strong_count(host) > 1 || !host.is_idle());
         }
-        let host = known.entry(url.origin().ascii_serialization()).or_insert_with(|| {
+        let host = hosts.entry(url.origin().ascii_serialization()).or_insert_with(|| {
             Arc::new(Host {
                 slots: Arc::new(Semaphore::new(self.per_host)),
-                next: Mutex::new(Instant::now()),
+                next_at: Mutex::new(Instant::now()),
                 robots: tokio::sync::Mutex::new(None),
-                reservations: tokio::sync::Mutex::new(None),
+                tdm_rules: tokio::sync::Mutex::new(None),
             })
         });
         host.clone()

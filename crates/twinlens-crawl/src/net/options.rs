@@ -1,4 +1,4 @@
-//! The `http` table of the stages that use the network.
+//! The `http` table of stages that use the network.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,47 +7,48 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the network is used. All times are in seconds.
+/// HTTP settings. All times are in seconds.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpOptions {
-    /// Who asks: `name/version (contact)`. The name is what robots.txt files address.
+    /// The User-Agent header: `name/version (contact)`. robots.txt rules are matched against the
+    /// name.
     pub user_agent: String,
     /// Obey robots.txt.
     pub robots: bool,
     /// Obey X-Robots-Tag and robots meta tags (noai, noimageai, noml, noindex, noimageindex) and
     /// TDM reservations: the header, the meta tag, and `/.well-known/tdmrep.json` of each host,
-    /// which is asked for once a day.
+    /// which is fetched once a day.
     pub opt_outs: bool,
-    /// Hosts, addresses, or blocks of addresses (`10.1.0.0/16`) that are allowed although they are
-    /// not of the public internet.
+    /// Hosts, addresses, or address blocks (`10.1.0.0/16`) outside the public internet that may be
+    /// contacted.
     pub allow_private: Vec<String>,
-    /// Fixed addresses of hosts: `"gallery.test" = "127.0.0.1:4000"`. They are allowed whatever the
-    /// address.
+    /// Fixed addresses of hosts: `"gallery.test" = "127.0.0.1:4000"`. Any address is allowed here.
     pub resolve: BTreeMap<String, SocketAddr>,
-    /// Most requests to one host at a time.
+    /// Maximum number of simultaneous requests to one host.
     pub per_host: usize,
-    /// Least time between two requests to one host; a longer `crawl-delay` of its robots.txt is
-    /// obeyed. Hosts with a fixed address are ours, and are not spared.
+    /// Minimum time between two requests to one host; a longer `crawl-delay` in its robots.txt is
+    /// obeyed. Does not apply to hosts with a fixed address.
     pub delay: f64,
-    /// Longest time to resolve and to connect.
+    /// Time limit for resolving and connecting.
     pub connect_timeout: f64,
-    /// Longest time from the request to the answer's headers, connecting included.
+    /// Time limit from the request to the response headers, including connecting.
     pub headers_timeout: f64,
-    /// Longest time for a whole body.
+    /// Time limit for a whole body.
     pub body_timeout: f64,
-    /// Lowest rate of a body, in bytes a second.
+    /// Minimum transfer rate of a body, in bytes per second.
     pub min_rate: u64,
-    /// How long a body may be slower than that.
+    /// How long a body may be slower than `min_rate`.
     pub min_rate_after: f64,
-    /// Most redirects that are followed.
+    /// Maximum number of redirects to follow.
     pub max_redirects: usize,
-    /// Most further attempts after a failure that may pass (no connection, a broken one, 429, 5xx).
+    /// Maximum number of retries after a transient failure (no connection, connection lost, 429,
+    /// 5xx).
     pub retries: u32,
-    /// Longest `Retry-After` that is waited for; a host that asks for more is given up.
+    /// Longest `Retry-After` to wait for; a longer one fails the request.
     pub max_retry_after: f64,
-    /// The network is taken to be down, and the run stops, when more than this share of the fetches
-    /// reaches nobody. 1 never stops.
+    /// The run stops, because the network seems to be down, when more than this fraction of fetches
+    /// cannot reach their host. 1 never stops.
     pub max_unreachable: f64,
 }
 
@@ -82,12 +83,13 @@ impl Default for HttpOptions {
 }
 
 impl HttpOptions {
-    /// The product token of the user agent: what robots.txt and X-Robots-Tag address.
+    /// The product token of the user agent, which robots.txt and X-Robots-Tag address.
     pub fn product(&self) -> &str {
         self.user_agent.split(['/', ' ']).next().unwrap_or_default()
     }
 
-    /// Refuses values that make no sense: the option and what is wrong with it.
+    /// # Errors
+    /// Names the option that is out of range, and the range.
     pub fn check(&self) -> Result<(), String> {
         let times = [
             ("connect_timeout", self.connect_timeout),
@@ -99,12 +101,12 @@ impl HttpOptions {
                 return Err(format!("`{name}` must be from 0.001 to 86400 seconds, not {value}"));
             }
         }
-        let more = [
+        let may_be_zero = [
             ("delay", self.delay),
             ("max_retry_after", self.max_retry_after),
             ("min_rate_after", self.min_rate_after),
         ];
-        for (name, value) in more {
+        for (name, value) in may_be_zero {
             if !(0.0..=86_400.0).contains(&value) {
                 return Err(format!("`{name}` must be from 0 to 86400 seconds, not {value}"));
             }
@@ -133,15 +135,15 @@ impl HttpOptions {
         }
         if !["@", "http://", "https://"].iter().any(|mark| self.user_agent.contains(mark)) {
             return Err(format!(
-                "`user_agent` must name a contact, as `name/1.0 (me@example.org)` or a URL, not `{}`",
+                "`user_agent` must contain an e-mail address or a URL, as in `name/1.0 (me@example.org)`, not `{}`",
                 self.user_agent
             ));
         }
-        super::AddressPolicy::new(&self.allow_private, BTreeMap::new()).map(|_| ())
+        super::address::AddressPolicy::new(&self.allow_private, BTreeMap::new()).map(|_| ())
     }
 }
 
-/// Seconds of an option that [`HttpOptions::check`] has passed.
+/// The duration of an option that [`HttpOptions::check`] has accepted.
 pub(crate) fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value).unwrap_or(Duration::ZERO)
 }
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn senseless_options_are_refused_by_name() {
+    fn bad_options_are_named() {
         let default = HttpOptions::default;
         assert_eq!(default().check(), Ok(()));
         assert_eq!(default().product(), "twinlens");
@@ -164,7 +166,7 @@ mod tests {
             ("max_unreachable", HttpOptions { max_unreachable: 0.1, ..default() }),
             ("user_agent", HttpOptions { user_agent: " ".into(), ..default() }),
             ("user_agent", HttpOptions { user_agent: "a/1 (\n)".into(), ..default() }),
-            ("contact", HttpOptions { user_agent: "a/1".into(), ..default() }),
+            ("e-mail", HttpOptions { user_agent: "a/1".into(), ..default() }),
             ("max_redirects", HttpOptions { max_redirects: 51, ..default() }),
             ("10.0.0.0/99", HttpOptions { allow_private: vec!["10.0.0.0/99".into()], ..default() }),
         ];

@@ -1,5 +1,5 @@
-//! Host names to addresses, checked: the connection goes to the very address that was checked, so
-//! that a name which answers differently the second time (DNS rebinding) gains nothing.
+//! Resolves host names and checks the addresses. The connection goes to the address that was
+//! checked, so DNS rebinding (a different answer the second time) gains nothing.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -15,11 +15,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::address::AddressPolicy;
-use super::error::{FetchError, Why};
+use super::error::{FetchError, FetchErrorKind};
 
-/// Asks for the addresses of a host.
+/// Looks up the addresses of a host.
 pub trait Lookup: Debug + Send + Sync {
-    /// All addresses of the host, in the order of preference.
+    /// All addresses of the host in order of preference.
     fn lookup(&self, host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 }
 
@@ -33,69 +33,67 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// How long addresses are good for: the system's resolver does not tell their time to live.
-const FRESH: Duration = Duration::from_secs(300);
-/// How long a failure is: as long as the first of the pauses between the attempts of a fetch.
-const FAILED: Duration = Duration::from_millis(500);
-/// Names that are remembered.
-const REMEMBERED: usize = 10_000;
-/// Names that are asked for at a time: each look-up of the system occupies a thread.
-const AT_ONCE: usize = 64;
+/// How long addresses are cached: the system's resolver does not give their time to live.
+const TTL: Duration = Duration::from_secs(300);
+/// How long a failure is cached: as long as the first pause between attempts of a fetch.
+const FAILURE_TTL: Duration = Duration::from_millis(500);
+/// Names in the cache.
+const MAX_NAMES: usize = 10_000;
+/// Simultaneous lookups: each lookup of the system occupies a thread.
+const MAX_LOOKUPS: usize = 64;
 
-/// Remembers what another [`Lookup`] answered: each name is asked for once at a time, and few names
-/// at a time. What is remembered is checked at each connection all the same.
+/// Caches the answers of another [`Lookup`]. Each name is looked up once at a time, and few names
+/// at a time. Cached addresses are still checked for each connection.
 #[derive(Debug, Clone)]
 pub struct CachedLookup(Arc<Cache>);
 
 #[derive(Debug)]
 struct Cache {
     inner: Arc<dyn Lookup>,
-    at_once: Semaphore,
-    /// How long an answer is good for, and how long a failure.
-    fresh: Duration,
-    failed: Duration,
-    names: Mutex<HashMap<String, Arc<Known>>>,
+    lookups: Semaphore,
+    ttl: Duration,
+    failure_ttl: Duration,
+    names: Mutex<HashMap<String, Arc<CacheEntry>>>,
 }
 
-/// What is known of a name; locked while it is asked for.
-type Known = tokio::sync::Mutex<Option<(Instant, Result<Vec<IpAddr>, (io::ErrorKind, String)>)>>;
+/// The cached result for a name; locked during its lookup.
+type CacheEntry = tokio::sync::Mutex<Option<(Instant, Result<Vec<IpAddr>, (io::ErrorKind, String)>)>>;
 
 impl CachedLookup {
-    /// Remembers the answers of `inner`.
     pub fn new(inner: Arc<dyn Lookup>) -> Self {
-        Self::for_times(inner, FRESH, FAILED)
+        Self::with_ttls(inner, TTL, FAILURE_TTL)
     }
 
-    fn for_times(inner: Arc<dyn Lookup>, fresh: Duration, failed: Duration) -> Self {
-        let (at_once, names) = (Semaphore::new(AT_ONCE), Mutex::default());
-        Self(Arc::new(Cache { inner, at_once, fresh, failed, names }))
+    fn with_ttls(inner: Arc<dyn Lookup>, ttl: Duration, failure_ttl: Duration) -> Self {
+        let (lookups, names) = (Semaphore::new(MAX_LOOKUPS), Mutex::default());
+        Self(Arc::new(Cache { inner, lookups, ttl, failure_ttl, names }))
     }
 }
 
 impl Cache {
-    fn known(&self, host: &str) -> Arc<Known> {
+    fn entry(&self, host: &str) -> Arc<CacheEntry> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= REMEMBERED && !names.contains_key(host) {
-            // Those that nobody is asking for; a full memory is rare enough to begin anew.
-            names.retain(|_, known| Arc::strong_count(known) > 1);
+        if names.len() >= MAX_NAMES && !names.contains_key(host) {
+            // Drops all that are not being looked up; a full cache is rare.
+            names.retain(|_, entry| Arc::strong_count(entry) > 1);
         }
         names.entry(host.to_string()).or_default().clone()
     }
 
     async fn lookup(&self, host: String) -> io::Result<Vec<IpAddr>> {
-        let known = self.known(&host);
-        let mut known = known.lock().await;
-        if let Some((when, answer)) = &*known {
-            let fresh = if answer.is_ok() { self.fresh } else { self.failed };
-            if when.elapsed() < fresh {
-                return answer.clone().map_err(|(kind, text)| io::Error::new(kind, text));
+        let entry = self.entry(&host);
+        let mut entry = entry.lock().await;
+        if let Some((when, result)) = &*entry {
+            let ttl = if result.is_ok() { self.ttl } else { self.failure_ttl };
+            if when.elapsed() < ttl {
+                return result.clone().map_err(|(kind, text)| io::Error::new(kind, text));
             }
         }
         // The semaphore is never closed.
-        let _turn = self.at_once.acquire().await.ok();
-        let answer = self.inner.lookup(host).await.map_err(|error| (error.kind(), error.to_string()));
-        *known = Some((Instant::now(), answer.clone()));
-        answer.map_err(|(kind, text)| io::Error::new(kind, text))
+        let _turn = self.lookups.acquire().await.ok();
+        let result = self.inner.lookup(host).await.map_err(|error| (error.kind(), error.to_string()));
+        *entry = Some((Instant::now(), result.clone()));
+        result.map_err(|(kind, text)| io::Error::new(kind, text))
     }
 }
 
@@ -106,7 +104,7 @@ impl Lookup for CachedLookup {
     }
 }
 
-/// A resolver that lets only allowed addresses through.
+/// A resolver that returns only allowed addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct GuardedResolver {
     pub(crate) lookup: Arc<dyn Lookup>,
@@ -114,17 +112,17 @@ pub(crate) struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    /// The allowed addresses of a host; a fixed one with its port, which stands in for the
+    /// The allowed addresses of a host. A fixed address comes with its port, which overrides the
     /// scheme's.
     async fn addresses(self, host: String) -> Result<Vec<SocketAddr>, FetchError> {
-        if let Some(addr) = self.policy.served(&host) {
+        if let Some(addr) = self.policy.fixed_address(&host) {
             return Ok(vec![addr]);
         }
-        let dns = |reason: String| FetchError::new(Why::Dns, format!("{host}: {reason}"));
-        let found = self.lookup.lookup(host.clone()).await.map_err(|error| dns(error.to_string()))?;
+        let dns = |reason: String| FetchError::new(FetchErrorKind::Dns, format!("{host}: {reason}"));
+        let addresses = self.lookup.lookup(host.clone()).await.map_err(|error| dns(error.to_string()))?;
         let mut refused = None;
         let mut allowed = Vec::new();
-        for ip in found {
+        for ip in addresses {
             match self.policy.check(&host, ip) {
                 Ok(()) => allowed.push(SocketAddr::new(ip, 0)),
                 Err(error) => refused = Some(error),
@@ -140,8 +138,8 @@ impl GuardedResolver {
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let answer = self.clone().addresses(name.as_str().to_ascii_lowercase());
-        async move { Ok(Box::new(answer.await?.into_iter()) as Addrs) }.boxed()
+        let result = self.clone().addresses(name.as_str().to_ascii_lowercase());
+        async move { Ok(Box::new(result.await?.into_iter()) as Addrs) }.boxed()
     }
 }
 
@@ -153,11 +151,11 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is asked; names with a `!` have no address.
+    /// Counts its calls; names with a `!` have no address.
     #[derive(Debug, Default)]
-    struct Counting(AtomicUsize);
+    struct CountingLookup(AtomicUsize);
 
-    impl Lookup for Arc<Counting> {
+    impl Lookup for Arc<CountingLookup> {
         fn lookup(&self, host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
             let count = self.0.fetch_add(1, Ordering::SeqCst);
             async move {
@@ -172,32 +170,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_asked_for_once_and_again_when_it_is_old() {
-        let counting = Arc::new(Counting::default());
+    async fn names_are_cached_until_they_expire() {
+        let counting = Arc::new(CountingLookup::default());
         let inner: Arc<dyn Lookup> = Arc::new(counting.clone());
-        let cached = CachedLookup::for_times(inner.clone(), FRESH, Duration::ZERO);
-        let asked = || counting.0.load(Ordering::SeqCst);
+        let cached = CachedLookup::with_ttls(inner.clone(), TTL, Duration::ZERO);
+        let lookups = || counting.0.load(Ordering::SeqCst);
         let all = join_all((0..100).map(|_| cached.lookup("a.test".into()))).await;
-        assert!(all.iter().all(Result::is_ok) && asked() == 1, "{} questions", asked());
+        assert!(all.iter().all(Result::is_ok) && lookups() == 1, "{} questions", lookups());
         assert!(
             cached.lookup("!.test".into()).await.is_err() && cached.lookup("!.test".into()).await.is_err()
         );
         assert!(cached.lookup("a.test".into()).await.is_ok());
-        assert_eq!(asked(), 3, "failures are forgotten sooner");
-        let cached = CachedLookup::for_times(inner, Duration::ZERO, FRESH);
+        assert_eq!(lookups(), 3, "failures expire sooner");
+        let cached = CachedLookup::with_ttls(inner, Duration::ZERO, TTL);
         let all = join_all((0..100).map(|_| cached.lookup("!.test".into()))).await;
-        assert!(all.iter().all(Result::is_err) && asked() == 4, "{} questions", asked());
+        assert!(all.iter().all(Result::is_err) && lookups() == 4, "{} questions", lookups());
         assert!(cached.lookup("a.test".into()).await.is_ok() && cached.lookup("a.test".into()).await.is_ok());
-        assert_eq!(asked(), 6, "an answer that is old is asked for again");
+        assert_eq!(lookups(), 6, "an expired answer is looked up again");
     }
 
     #[tokio::test]
-    async fn the_memory_is_bounded() {
-        let cached = CachedLookup::new(Arc::new(Arc::new(Counting::default())));
+    async fn the_cache_is_bounded() {
+        let cached = CachedLookup::new(Arc::new(Arc::new(CountingLookup::default())));
         for wave in 0..3 {
-            let names = (0..REMEMBERED).map(|name| cached.lookup(format!("{wave}-{name}.test")));
+            let names = (0..MAX_NAMES).map(|name| cached.lookup(format!("{wave}-{name}.test")));
             join_all(names).await;
         }
-        assert!(cached.0.names.lock().unwrap().len() <= REMEMBERED);
+        assert!(cached.0.names.lock().unwrap().len() <= MAX_NAMES);
     }
 }

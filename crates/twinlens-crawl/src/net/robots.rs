@@ -1,5 +1,5 @@
-//! What the owners of pages and images ask of robots: robots.txt (RFC 9309), X-Robots-Tag and
-//! robots meta tags, TDM reservations.
+//! What site owners ask of robots: robots.txt (RFC 9309), X-Robots-Tag, robots meta tags and TDM
+//! reservations.
 
 use std::time::Duration;
 
@@ -7,49 +7,49 @@ use reqwest::header::HeaderMap;
 use url::{Position, Url};
 
 use super::robots_txt::RobotsTxt;
-use super::tdm::OF_FILE;
+use super::tdm::TDMREP_HEADER;
 
-/// How much of a robots.txt is read, in bytes (RFC 9309, section 2.5).
+/// How much of a robots.txt is parsed, in bytes (RFC 9309, section 2.5).
 pub(crate) const MAX_BYTES: u64 = 500 << 10;
-/// How long a robots.txt is good for (RFC 9309, section 2.4).
-pub(crate) const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a failure to get it is remembered: a dead host is not asked again for each of its
-/// thousand images.
-pub(crate) const FAILED: Duration = Duration::from_secs(5 * 60);
+/// How long a robots.txt is cached (RFC 9309, section 2.4).
+pub(crate) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a failure to fetch it is cached: a dead host is not asked again for each of its images.
+pub(crate) const FAILURE_TTL: Duration = Duration::from_secs(5 * 60);
 /// The longest `crawl-delay` that is obeyed.
 const MAX_DELAY: f32 = 30.0;
 
-/// The rules of one host for us.
+/// The rules of one host for our user agent.
 #[derive(Debug)]
-pub enum Rules {
-    /// No robots.txt (4xx): everything is allowed.
-    None,
-    /// Everything is forbidden, for this reason: a server error.
+pub enum RobotsRules {
+    /// There is no robots.txt (4xx): everything is allowed.
+    Absent,
+    /// robots.txt gave a server error, described here: everything is disallowed.
     Unavailable(String),
-    /// A robots.txt.
     File(RobotsTxt),
 }
 
-impl Rules {
-    /// Reads a robots.txt for a product (the first part of the user agent). What is beyond the
-    /// limit is ignored.
+impl RobotsRules {
+    /// Parses a robots.txt for a product (the first part of the user agent). Bytes beyond the limit
+    /// are ignored.
     pub fn parse(product: &str, text: &[u8]) -> Self {
         let limit = MAX_BYTES as usize;
         let text = match text.get(..limit) {
-            // Not half a line: `Disallow: /private` cut to `Disallow: /` would forbid everything.
+            // Drop the partial last line: `Disallow: /private` cut to `Disallow: /` would disallow
+            // everything.
             Some(cut) => &cut[..cut.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)],
             None => text,
         };
         Self::File(RobotsTxt::parse(product, text))
     }
 
-    /// Whether the URL may be fetched; if not, why.
+    /// # Errors
+    /// Why the URL may not be fetched.
     pub fn check(&self, url: &Url) -> Result<(), String> {
         match self {
             Self::File(file) if !file.allows(&url[Position::BeforePath..Position::AfterQuery]) => {
                 Err(format!("robots.txt of {} forbids it", url.authority()))
             }
-            Self::None | Self::File(_) => Ok(()),
+            Self::Absent | Self::File(_) => Ok(()),
             Self::Unavailable(why) => Err(why.clone()),
         }
     }
@@ -62,7 +62,7 @@ impl Rules {
         }
     }
 
-    /// The time between two requests that the host asks for.
+    /// The time between two requests that robots.txt asks for.
     pub fn delay(&self) -> Duration {
         match self {
             Self::File(file) => {
@@ -74,41 +74,42 @@ impl Rules {
     }
 }
 
-/// The words by which an owner keeps content from being used, in X-Robots-Tag or a robots meta tag.
-/// `none` is noindex, nofollow.
+/// Words in X-Robots-Tag or a robots meta tag by which an owner opts out. `none` means noindex,
+/// nofollow.
 const OPT_OUTS: &[&str] = &["noai", "noimageai", "noml", "noindex", "noimageindex", "none"];
-/// Directives that have a value after a colon, so that the colon does not end the name of a robot.
+/// Directives with a value after a colon; elsewhere a colon ends the name of a robot.
 const WITH_VALUE: &[&str] = &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];
 
-/// What a page or an image says about its own use.
+/// What a page or an image says about its use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directives {
     /// The first word that opts out.
     pub opt_out: Option<String>,
-    /// Links are not to be followed.
+    /// Links must not be followed.
     pub nofollow: bool,
 }
 
 impl Directives {
-    /// The directives of response headers.
-    pub fn of_headers(headers: &HeaderMap, product: &str) -> Self {
+    pub fn from_headers(headers: &HeaderMap, product: &str) -> Self {
         let mut directives = Self::default();
         for value in headers.get_all("x-robots-tag") {
             directives.add(&String::from_utf8_lossy(value.as_bytes()), product, "X-Robots-Tag");
         }
-        // W3C TDM Reservation Protocol: the header supersedes what the host's file says.
+        // W3C TDM Reservation Protocol: the header overrides the host's file.
         let reserved = match headers.get("tdm-reservation").map(|value| value.as_bytes().trim_ascii()) {
             Some(b"1") => Some("TDM-Reservation: 1".to_string()),
             Some(b"0") => None,
-            _ => headers.get(OF_FILE).map(|words| String::from_utf8_lossy(words.as_bytes()).into_owned()),
+            _ => {
+                headers.get(TDMREP_HEADER).map(|words| String::from_utf8_lossy(words.as_bytes()).into_owned())
+            }
         };
         directives.opt_out = directives.opt_out.or(reserved);
         directives
     }
 
-    /// Adds the words of one header or meta tag. Words after `otherbot:` are for another robot.
+    /// Adds the words of one header or meta tag. Words after `otherbot:` address another robot.
     pub fn add(&mut self, words: &str, product: &str, origin: &str) {
-        let mut ours = true;
+        let mut addressed = true;
         for word in words.split(',') {
             let mut word = word.trim();
             if let Some((name, rest)) = word.split_once(':') {
@@ -116,10 +117,10 @@ impl Directives {
                 if WITH_VALUE.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                     continue;
                 }
-                ours = name == "*" || name.eq_ignore_ascii_case(product);
+                addressed = name == "*" || name.eq_ignore_ascii_case(product);
                 word = rest.trim();
             }
-            if !ours {
+            if !addressed {
                 continue;
             }
             let word = word.to_ascii_lowercase();
@@ -135,16 +136,16 @@ impl Directives {
 mod tests {
     use super::*;
 
-    fn allowed(rules: &Rules, path: &str) -> bool {
+    fn allowed(rules: &RobotsRules, path: &str) -> bool {
         rules.check(&Url::parse("http://example.org").unwrap().join(path).unwrap()).is_ok()
     }
 
     #[test]
-    fn the_longest_rule_of_our_group_decides() {
+    fn the_longest_matching_rule_of_our_group_wins() {
         let text =
             b"User-agent: *\nDisallow: /\n\nUser-agent: other\nUser-agent: Twinlens\nDisallow: /private\n\
                      Allow: /private/but\nDisallow: /*.gif$\nCrawl-delay: 2";
-        let rules = Rules::parse("twinlens", text);
+        let rules = RobotsRules::parse("twinlens", text);
         for (path, expected) in [
             ("/", true),
             ("/private/x", false),
@@ -155,22 +156,22 @@ mod tests {
             assert_eq!(allowed(&rules, path), expected, "{path}");
         }
         assert_eq!(rules.delay(), Duration::from_secs(2));
-        assert!(!allowed(&Rules::parse("stranger", text), "/"));
+        assert!(!allowed(&RobotsRules::parse("stranger", text), "/"));
     }
 
     #[test]
-    fn a_huge_file_is_cut_at_a_line() {
+    fn a_huge_file_is_cut_at_a_line_end() {
         let mut text = b"User-agent: *\nDisallow: /first\n".to_vec();
         while text.len() < MAX_BYTES as usize - 8 {
             text.extend_from_slice(b"# padding\n");
         }
         text.extend_from_slice(b"Disallow: /\nDisallow: /later");
-        let rules = Rules::parse("twinlens", &text);
+        let rules = RobotsRules::parse("twinlens", &text);
         assert!(!allowed(&rules, "/first") && allowed(&rules, "/other"));
     }
 
     #[test]
-    fn opt_outs_are_read_for_us() {
+    fn opt_outs_that_address_us_are_read() {
         let cases = [
             ("noai, noimageai", Some("X-Robots-Tag: noai"), false),
             ("NoImageIndex", Some("X-Robots-Tag: noimageindex"), false),
@@ -186,12 +187,12 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("x-robots-tag", value.parse().unwrap());
             let expected = Directives { opt_out: opt_out.map(String::from), nofollow };
-            assert_eq!(Directives::of_headers(&headers, "twinlens"), expected, "{value}");
+            assert_eq!(Directives::from_headers(&headers, "twinlens"), expected, "{value}");
         }
         let mut headers = HeaderMap::new();
         headers.insert("tdm-reservation", "1".parse().unwrap());
         assert_eq!(
-            Directives::of_headers(&headers, "twinlens").opt_out.as_deref(),
+            Directives::from_headers(&headers, "twinlens").opt_out.as_deref(),
             Some("TDM-Reservation: 1")
         );
     }

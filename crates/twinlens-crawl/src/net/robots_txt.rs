@@ -1,18 +1,17 @@
-//! A robots.txt file, read and matched as RFC 9309 says. No regular expressions: a pattern is a
-//! list of pieces between its stars, looked for one after the other, so that a file made to hurt
-//! costs no more than its length.
+//! Parses and matches robots.txt files (RFC 9309). A pattern is matched as the pieces between its
+//! stars, one after the other, so that a hostile file costs no more than its length.
 
 use memchr::memmem;
 
-/// The rules of a robots.txt for one product.
+/// The rules in a robots.txt for one product.
 #[derive(Debug, Default)]
 pub struct RobotsTxt {
-    /// The longest pattern first, and of equally long ones an allowing one: the first that matches
-    /// decides.
+    /// The longest pattern first, and `allow` before `disallow` of equal length: the first match
+    /// wins.
     rules: Vec<Rule>,
     /// `crawl-delay`, in seconds.
     pub delay: Option<f32>,
-    /// The sitemaps that it names, for whoever.
+    /// The sitemaps it names, which address every robot.
     pub sitemaps: Vec<String>,
 }
 
@@ -22,44 +21,44 @@ struct Rule {
     pattern: Pattern,
 }
 
-/// Which paths a rule is for.
+/// The paths that a rule applies to.
 #[derive(Debug)]
 pub(super) struct Pattern {
     /// In its [normal form](normal).
     text: Vec<u8>,
-    /// It ended in `$`.
+    /// The pattern ended in `$`.
     to_end: bool,
 }
 
-/// A group of rules, while it is read.
+/// A group of rules during parsing.
 #[derive(Default)]
 struct Group {
-    /// It is for our product by name.
-    ours: bool,
-    /// It is for everybody.
-    everybodys: bool,
-    /// Rules came: the next `user-agent` begins another group.
-    closed: bool,
+    /// A `user-agent` line names our product.
+    our_agent: bool,
+    /// A `user-agent` line is `*`.
+    any_agent: bool,
+    /// Rules were seen: the next `user-agent` line begins another group.
+    has_rules: bool,
 }
 
 impl RobotsTxt {
-    /// Reads what the file says to `product`: the groups that name it, or else those for everybody.
+    /// Parses the groups that name `product`, or else those for `*`.
     pub fn parse(product: &str, text: &[u8]) -> Self {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let (mut named, mut general, mut sitemaps) = (None, Self::default(), Vec::new());
+        let (mut our_rules, mut any_rules, mut sitemaps) = (None, Self::default(), Vec::new());
         let mut group = Group::default();
         for line in text.split(|byte| matches!(byte, b'\n' | b'\r' | 0)) {
-            let Some((key, value)) = record(line) else { continue };
+            let Some((key, value)) = key_and_value(line) else { continue };
             let allow = match key.to_ascii_lowercase().as_slice() {
                 b"user-agent" => {
-                    if group.closed {
+                    if group.has_rules {
                         group = Group::default();
                     }
-                    let agent = token(value);
-                    group.everybodys |= value.starts_with(b"*");
-                    group.ours |= agent.eq_ignore_ascii_case(product.as_bytes());
-                    if group.ours {
-                        named.get_or_insert_with(Self::default);
+                    let agent = product_token(value);
+                    group.any_agent |= value.starts_with(b"*");
+                    group.our_agent |= agent.eq_ignore_ascii_case(product.as_bytes());
+                    if group.our_agent {
+                        our_rules.get_or_insert_with(Self::default);
                     }
                     continue;
                 }
@@ -72,32 +71,32 @@ impl RobotsTxt {
                 b"disallow" => Some(false),
                 _ => continue,
             };
-            group.closed = true;
-            let ours = if group.ours { named.as_mut() } else { None };
-            let general = group.everybodys.then_some(&mut general);
-            for file in ours.into_iter().chain(general) {
+            group.has_rules = true;
+            let our_agent = if group.our_agent { our_rules.as_mut() } else { None };
+            let any_rules = group.any_agent.then_some(&mut any_rules);
+            for file in our_agent.into_iter().chain(any_rules) {
                 file.add(allow, value);
             }
         }
-        let mut file = named.unwrap_or(general);
+        let mut file = our_rules.unwrap_or(any_rules);
         file.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.pattern.text.len()), !rule.allow));
         Self { sitemaps, ..file }
     }
 
-    /// Adds a rule, or (without `allow`) the delay.
+    /// Adds a rule, or the delay if `allow` is `None`.
     fn add(&mut self, allow: Option<bool>, value: &[u8]) {
         let Some(allow) = allow else {
             let seconds = std::str::from_utf8(value).ok().and_then(|text| text.parse::<f32>().ok());
             self.delay = self.delay.into_iter().chain(seconds).reduce(f32::max);
             return;
         };
-        // An empty rule says nothing: `Disallow:` forbids nothing.
+        // An empty rule has no effect: `Disallow:` disallows nothing.
         if !value.is_empty() {
             self.rules.push(Rule { allow, pattern: Pattern::new(value) });
         }
     }
 
-    /// Whether a path (with its query) may be fetched. robots.txt itself always may.
+    /// Whether a path (with its query) may be fetched. robots.txt itself is always allowed.
     pub fn allows(&self, path: &str) -> bool {
         let path = normal_path(path);
         let rule = self.rules.iter().find(|rule| rule.pattern.matches(&path));
@@ -105,13 +104,13 @@ impl RobotsTxt {
     }
 }
 
-/// A path (with its query) in the form in which patterns are compared with it.
+/// A path (with its query) in the form that patterns are compared with.
 pub(super) fn normal_path(path: &str) -> Vec<u8> {
     normal(path.as_bytes(), false)
 }
 
 impl Pattern {
-    /// A star stands for anything, `$` for the end; without it, a match may end anywhere.
+    /// `*` matches anything, and a final `$` the end; without it, a match may end anywhere.
     pub(super) fn new(text: &[u8]) -> Self {
         let (text, to_end) = match text.strip_suffix(b"$") {
             Some(text) => (text, true),
@@ -120,14 +119,14 @@ impl Pattern {
         Self { text: normal(text, true), to_end }
     }
 
-    /// Whether it is for a path in its [normal form](normal_path).
+    /// Whether it matches a path in [normal form](normal_path).
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         let mut pieces = self.text.split(|byte| *byte == b'*');
         let first = pieces.next().unwrap_or_default();
         let Some(mut rest) = path.strip_prefix(first) else { return false };
         let Some(last) = pieces.next_back() else { return !self.to_end || rest.is_empty() };
         for piece in pieces {
-            // The leftmost place leaves the most for the pieces to come.
+            // The leftmost match leaves the most for the remaining pieces.
             match memmem::find(rest, piece) {
                 Some(at) => rest = &rest[at + piece.len()..],
                 None => return false,
@@ -137,24 +136,24 @@ impl Pattern {
     }
 }
 
-/// Key and value of a line without its comment; `None` for what is no record.
-fn record(line: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Key and value of a line without its comment; `None` if it is not a record.
+fn key_and_value(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (key, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
     (!key.is_empty()).then_some((key, value))
 }
 
-/// The product token at the beginning: `ExampleBot` of `ExampleBot/1.0`.
-fn token(value: &[u8]) -> &[u8] {
-    let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    &value[..value.iter().position(|byte| !of_token(byte)).unwrap_or(value.len())]
+/// The leading product token: `ExampleBot` in `ExampleBot/1.0`.
+fn product_token(value: &[u8]) -> &[u8] {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    &value[..value.iter().position(|byte| !is_token(byte)).unwrap_or(value.len())]
 }
 
-/// Path and pattern in one spelling (RFC 9309, section 2.2.2): escapes of unreserved characters are
-/// undone, all others are in upper case, and what must be escaped in a URI is. In a pattern a star
-/// keeps its meaning; a path's own star or dollar sign is escaped, as a pattern has to spell it
-/// (section 2.2.3).
+/// Normalizes a path or pattern (RFC 9309, section 2.2.2): escapes of unreserved characters are
+/// decoded, all others are upper case, and what must be escaped in a URI is. In a pattern a star
+/// keeps its meaning; a literal star or dollar sign in a path is escaped, as a pattern has to write
+/// it (section 2.2.3).
 fn normal(text: &[u8], pattern: bool) -> Vec<u8> {
     let mut normal = Vec::with_capacity(text.len());
     let mut at = 0;
@@ -238,9 +237,9 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_found_as_the_standard_says() {
+    fn groups_follow_the_standard() {
         // Section 2.2.1: groups of one product are one; names are compared without case;
-        // everybody's only without one of ours.
+        // the groups for `*` apply only if none names us.
         let text = "user-agent: a\ndisallow: /c\n\nuser-agent: *\ndisallow: /b\n\nUser-Agent: ExampleBot/1.0 # comment\n\
                     disallow: /d\n\nuser-agent: examplebot\ndisallow: /e";
         check("ExampleBot", text, &[("/b", true), ("/c", true), ("/d", false), ("/e", false)]);
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_compared_as_the_standard_says() {
+    fn escapes_follow_the_standard() {
         // Section 2.2.2, the table.
         let cases = [
             ("/foo/bar?baz=quz", "/foo/bar?baz=quz"),
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn stars_and_ends() {
+    fn stars_and_end_anchors() {
         let cases = [
             ("/*", "/x", false),
             ("*", "/", false),
@@ -306,13 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_and_marks_of_all_kinds() {
+    fn all_line_ends_and_a_byte_order_mark() {
         let text = "\u{feff}User-agent: *\r\nDisallow: /a\rDisallow : /b # c\n\tdisallow:/c";
         check("x", text, &[("/a", false), ("/b", false), ("/c", false), ("/d", true)]);
     }
 
     #[test]
-    fn a_file_made_to_hurt_is_matched_in_time() {
+    fn a_hostile_file_is_matched_in_time() {
         let text = format!("User-agent: *\n{}", "Disallow: /*a*a*a*a*a*a*a*a*a*a*ab$\n".repeat(12_000));
         let file = RobotsTxt::parse("x", text.as_bytes());
         let start = std::time::Instant::now();

@@ -1,10 +1,10 @@
-//! What a host reserves of text and data mining: `/.well-known/tdmrep.json` (W3C TDM Reservation
+//! Text and data mining reservations of a host: `/.well-known/tdmrep.json` (W3C TDM Reservation
 //! Protocol, final report of the community group, May 2024, section "TDM File on the Origin
 //! Server").
 //!
-//! The file is a list of rules; the first whose `location` matches the path decides. What is not of
-//! the protocol reserves nothing, and neither does a file that cannot be had. What the headers of
-//! an answer say supersedes the file, and what a page says of itself both.
+//! The file is a list of rules; the first whose `location` matches the path wins. Malformed rules
+//! and missing files reserve nothing. Response headers override the file, and a page's meta tags
+//! override both.
 
 use std::sync::Arc;
 
@@ -15,33 +15,33 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::{Position, Url};
 
-use super::client::{Ask, Client, Reply};
-use super::error::{FetchError, Why};
+use super::client::{Client, Request, Response};
+use super::error::{FetchError, FetchErrorKind};
 use super::hosts::Host;
 use super::robots;
 use super::robots_txt::{Pattern, normal_path};
 
-/// Where the file is.
 const PATH: &str = "/.well-known/tdmrep.json";
-/// The longest file that is read, in bytes.
+/// Longest file, in bytes.
 const MAX_BYTES: u64 = 500 << 10;
-/// Under this name stands with the headers of an answer what the file of its host says of it.
-pub(crate) const OF_FILE: HeaderName = HeaderName::from_static("x-tdmrep-json");
+/// Pseudo-header that the client adds to a response whose URL the host's file reserves.
+pub(crate) const TDMREP_HEADER: HeaderName = HeaderName::from_static("x-tdmrep-json");
 
 /// The rules of one host.
 #[derive(Debug, Default)]
-pub struct Reservations(Vec<Rule>);
+pub struct TdmRules(Vec<Rule>);
 
 #[derive(Debug)]
 struct Rule {
     location: Pattern,
     reserved: bool,
-    /// Where it can be read who may license the use.
+    /// URL of the licensing policy.
     policy: Option<String>,
 }
 
-impl Reservations {
-    /// Reads a file. Rules without a location, or whose reservation is neither 1 nor 0, are none.
+impl TdmRules {
+    /// Parses a file. Rules without a location, or whose reservation is neither 1 nor 0, are
+    /// ignored.
     pub fn parse(text: &[u8]) -> Self {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         match serde_json::from_slice(text) {
@@ -50,7 +50,7 @@ impl Reservations {
         }
     }
 
-    /// Whether the use of a URL is reserved; if so, in words.
+    /// A description of the reservation if the use of the URL is reserved.
     pub fn reserved(&self, url: &Url) -> Option<String> {
         let path = normal_path(&url[Position::BeforePath..Position::AfterQuery]);
         let rule = self.0.iter().find(|rule| rule.location.matches(&path)).filter(|rule| rule.reserved)?;
@@ -58,12 +58,12 @@ impl Reservations {
         Some(format!("{PATH} of {}: tdm-reservation 1{policy}", url.authority()))
     }
 
-    /// Adds to the headers of the answer for a URL what the file says of it.
-    pub(crate) fn tell(&self, url: &Url, headers: &mut HeaderMap) {
-        // No server may speak in our name.
-        headers.remove(OF_FILE);
+    /// Adds the pseudo-header to the response headers if the URL is reserved.
+    pub(crate) fn annotate(&self, url: &Url, headers: &mut HeaderMap) {
+        // The server must not set the pseudo-header itself.
+        headers.remove(TDMREP_HEADER);
         if let Some(words) = self.reserved(url).and_then(|words| HeaderValue::from_str(&words).ok()) {
-            headers.insert(OF_FILE, words);
+            headers.insert(TDMREP_HEADER, words);
         }
     }
 }
@@ -77,48 +77,50 @@ impl Rule {
         };
         let reserved = reserved.filter(|reserved| *reserved <= 1)? == 1;
         let location = rule.get("location")?.as_str()?;
-        // Of words that could not stand in a header, or fill the ledger, none are told.
-        let told = |policy: &&str| policy.len() <= 500 && policy.bytes().all(|byte| byte.is_ascii_graphic());
-        let policy = rule.get("tdm-policy").and_then(Value::as_str).filter(told).map(String::from);
+        // The policy goes into a header and into rejects.
+        let is_safe =
+            |policy: &&str| policy.len() <= 500 && policy.bytes().all(|byte| byte.is_ascii_graphic());
+        let policy = rule.get("tdm-policy").and_then(Value::as_str).filter(is_safe).map(String::from);
         Some(Self { location: Pattern::new(location.as_bytes()), reserved, policy })
     }
 }
 
 impl Client {
-    /// What a host reserves, looked up when it is not known.
-    pub(super) async fn reservations(&self, host: &Host, url: &Url) -> Arc<Reservations> {
-        let mut looked = host.reservations.lock().await;
-        if let Some((_, found)) = looked.as_ref().filter(|(until, _)| Instant::now() < *until) {
-            return found.clone();
+    /// The TDM rules of a host, fetched if they are not cached.
+    pub(super) async fn tdm_rules(&self, host: &Host, url: &Url) -> Arc<TdmRules> {
+        let mut cached = host.tdm_rules.lock().await;
+        if let Some((_, rules)) = cached.as_ref().filter(|(until, _)| Instant::now() < *until) {
+            return rules.clone();
         }
-        let (found, fresh) = match self.fetch_reservations(url).await {
-            Ok(reply) => (Reservations::parse(&reply.body), robots::FRESH),
-            // The host does not speak the protocol; one that could not be reached is asked again
-            // before long.
-            Err(error) if !error.why.may_pass() => (Reservations::default(), robots::FRESH),
-            Err(_) => (Reservations::default(), robots::FAILED),
+        let (rules, ttl) = match self.fetch_tdm_file(url).await {
+            Ok(response) => (TdmRules::parse(&response.body), robots::TTL),
+            // The host does not use the protocol. After a transient failure the file is fetched
+            // again soon.
+            Err(error) if !error.kind.is_transient() => (TdmRules::default(), robots::TTL),
+            Err(_) => (TdmRules::default(), robots::FAILURE_TTL),
         };
-        let found = Arc::new(found);
-        *looked = Some((Instant::now() + fresh, found.clone()));
-        found
+        let rules = Arc::new(rules);
+        *cached = Some((Instant::now() + ttl, rules.clone()));
+        rules
     }
 
-    /// Boxed, as it is part of a fetch.
-    fn fetch_reservations<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<Reply, FetchError>> {
+    /// Boxed because a fetch awaits it.
+    fn fetch_tdm_file<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<Response, FetchError>> {
         async move {
-            let bad = |error: url::ParseError| FetchError::new(Why::BadUrl, format!("{url}: {error}"));
+            let bad =
+                |error: url::ParseError| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}"));
             let file = url.join(PATH).map_err(bad)?;
-            let ask = Ask {
+            let request = Request {
                 url: &file,
                 accept: "application/json, */*;q=0.5",
                 max_bytes: MAX_BYTES,
-                cut: false,
-                follow: true,
-                robots: false,
-                conditions: None,
-                check: &|_| Ok(()),
+                truncate: false,
+                follow_redirects: true,
+                obey_robots: false,
+                extra_headers: None,
+                check_headers: &|_| Ok(()),
             };
-            self.attempts(ask).await
+            self.get_with_retries(request).await
         }
         .boxed()
     }
@@ -130,11 +132,11 @@ mod tests {
 
     fn reserved(file: &str, path: &str) -> bool {
         let url = Url::parse("http://a.test").unwrap().join(path).unwrap();
-        Reservations::parse(file.as_bytes()).reserved(&url).is_some()
+        TdmRules::parse(file.as_bytes()).reserved(&url).is_some()
     }
 
     #[test]
-    fn the_first_rule_that_matches_decides() {
+    fn the_first_matching_rule_wins() {
         let rule = |location: &str, reservation: &str| {
             format!("{{\"location\": \"{location}\", \"tdm-reservation\": {reservation}}}")
         };
@@ -178,18 +180,18 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_told() {
+    fn the_policy_is_part_of_the_description() {
         let url = Url::parse("http://a.test:8080/x").unwrap();
         let file = |policy: &str| {
             let file =
                 format!("[{{\"location\": \"/\", \"tdm-reservation\": 1, \"tdm-policy\": \"{policy}\"}}]");
-            Reservations::parse(file.as_bytes()).reserved(&url).unwrap()
+            TdmRules::parse(file.as_bytes()).reserved(&url).unwrap()
         };
-        let said = "/.well-known/tdmrep.json of a.test:8080: tdm-reservation 1";
+        let prefix = "/.well-known/tdmrep.json of a.test:8080: tdm-reservation 1";
         assert_eq!(
             file("https://a.test/policy.json"),
-            format!("{said} (policy: https://a.test/policy.json)")
+            format!("{prefix} (policy: https://a.test/policy.json)")
         );
-        assert_eq!(file("two\\nlines"), said);
+        assert_eq!(file("two\\nlines"), prefix);
     }
 }

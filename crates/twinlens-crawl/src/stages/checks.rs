@@ -1,4 +1,4 @@
-//! Checks of options that several kinds have. None does any I/O.
+//! Checks of options that several stages share. None does I/O.
 
 use arrow::datatypes::Schema;
 use twinlens_image::{Encode, Limits, Resize};
@@ -6,13 +6,13 @@ use twinlens_pipeline::{Fault, Located, Tables, rejects};
 
 use crate::net::HttpOptions;
 
-/// What is wrong with an `http` table.
-pub(super) fn http(http: &Located<HttpOptions>) -> Vec<Fault> {
+/// Faults of an `http` table.
+pub(super) fn http_faults(http: &Located<HttpOptions>) -> Vec<Fault> {
     http.check().err().map(|why| Fault::at(http.span(), why)).into_iter().collect()
 }
 
-/// What is wrong with what is to become of images.
-pub(super) fn images(
+/// Faults of the image options.
+pub(super) fn image_faults(
     resize: &Located<Resize>,
     encode: &Located<Encode>,
     limits: &Located<Limits>,
@@ -25,14 +25,14 @@ pub(super) fn images(
     checks.into_iter().filter_map(fault).collect()
 }
 
-/// What is wrong with the columns to `keep` beside those of a `schema`: no name may stand twice.
-pub(super) fn kept(keep: &[Located<String>], schema: &Schema) -> Vec<Fault> {
+/// Faults of the columns to `keep` besides those of `schema`: no name may occur twice.
+pub(super) fn keep_faults(keep: &[Located<String>], schema: &Schema) -> Vec<Fault> {
     let mut names: Vec<&str> = rejects::RESERVED.to_vec();
     names.extend(schema.fields().iter().map(|field| field.name().as_str()));
     let mut faults = Vec::new();
     for name in keep {
         if names.contains(&name.as_str()) {
-            let message = format!("the table has a column `{}` already", name.value());
+            let message = format!("there is already a column `{}`", name.value());
             faults.push(Fault::at(name.span(), message));
         }
         names.push(name);
@@ -40,7 +40,10 @@ pub(super) fn kept(keep: &[Located<String>], schema: &Schema) -> Vec<Fault> {
     faults
 }
 
-/// The tables of a stage, if nothing is wrong with it.
-pub(super) fn tables(faults: Vec<Fault>, tables: impl FnOnce() -> Tables) -> Result<Tables, Vec<Fault>> {
+/// The tables of a stage, unless there are faults.
+pub(super) fn tables_or_faults(
+    faults: Vec<Fault>,
+    tables: impl FnOnce() -> Tables,
+) -> Result<Tables, Vec<Fault>> {
     if faults.is_empty() { Ok(tables()) } else { Err(faults) }
 }

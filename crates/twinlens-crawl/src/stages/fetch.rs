@@ -1,9 +1,8 @@
-//! The `fetch` stage: the images of pairs, fetched, decoded, resized, encoded.
+//! The `fetch` stage: fetches, decodes, resizes and encodes the images of pairs.
 //!
-//! Many fetches are in flight at a time, in any order; equal URLs of a split are fetched once. The
-//! bytes of a body are reserved before it is read, and those of the pixels before they are decoded;
-//! the two have a budget each, so that bodies that wait for a decoder can never keep a decoder
-//! waiting.
+//! Many fetches are in flight at a time, in any order; equal URLs of a split are fetched once.
+//! Bytes are reserved before a body is read and before pixels are decoded. The two have separate
+//! budgets, so that bodies waiting for a decoder cannot block the decoders.
 
 mod assemble;
 mod images;
@@ -39,50 +38,50 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-use self::assemble::{Assembler, Finished};
-use self::images::Images;
+use self::assemble::{Assembler, FinishedRows};
+use self::images::ImageFetcher;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
 use super::checks;
-use super::files::engine;
+use super::files::arrow_error;
 use crate::net::HttpOptions;
 
-/// The images of pairs.
+/// Fetches the images of pairs.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
-    /// The pairs; their `url` is fetched.
+    /// The pairs whose `url` is fetched.
     input: Input,
-    /// How images are resized.
-    #[serde(default = "super::nowhere::<Resize>")]
+    /// How to resize images.
+    #[serde(default = "super::default_option::<Resize>")]
     resize: Located<Resize>,
-    /// How images are stored.
-    #[serde(default = "super::nowhere::<Encode>")]
+    /// How to encode images.
+    #[serde(default = "super::default_option::<Encode>")]
     encode: Located<Encode>,
-    /// How large an image may be.
-    #[serde(default = "super::nowhere::<Limits>")]
+    /// Limits on the size of images.
+    #[serde(default = "super::default_option::<Limits>")]
     limits: Located<Limits>,
-    /// What is known of the images beforehand: those that are others are refused (expired domains
-    /// serve what their buyers like).
-    #[serde(default = "super::nowhere::<Verify>")]
+    /// Known hashes of the images. Others are rejected: the new owner of an expired domain may
+    /// serve anything.
+    #[serde(default = "super::default_option::<Verify>")]
     verify: Located<Verify>,
-    /// Requests that are in flight at a time, at all hosts together; the rows of two splits bound
-    /// it too.
+    /// Maximum number of requests in flight, to all hosts together. Two splits are fetched at a
+    /// time, so their rows are a limit too.
     #[serde(default = "concurrency")]
     concurrency: usize,
-    /// Rows of a split: what is committed, and after a kill fetched again, as one.
+    /// Rows per split. A split is committed as a whole, and fetched again after a kill.
     #[serde(default = "split_rows")]
     split_rows: usize,
-    /// How the network is used.
-    #[serde(default = "super::nowhere::<HttpOptions>")]
+    /// HTTP settings.
+    #[serde(default = "super::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
-    /// What decodes JPEG in this build: it decides single values of pixels, so a dataset of another
-    /// build is made anew.
+    /// The JPEG decoder of this build. It affects pixel values, so a dataset of another build is
+    /// rebuilt.
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
-    /// One client for all splits: its connections, robots.txt files and limits are shared.
+    /// One client for all splits, which share connections, robots.txt files and limits.
     #[serde(skip)]
-    images: OnceCell<Arc<Images>>,
+    images: OnceCell<Arc<ImageFetcher>>,
 }
 
 fn concurrency() -> usize {
@@ -98,7 +97,7 @@ fn split_rows() -> usize {
 impl StageKind for Fetch {
     const KIND: &'static str = "fetch";
     const ABOUT: &'static str =
-        "Fetches the image of each pair, checks, decodes, resizes and encodes it; adds the image columns.";
+        "Fetches the image of each pair; checks, decodes, resizes and encodes it; adds the image columns.";
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "fetch"
@@ -115,8 +114,8 @@ impl Stage for Fetch {
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http(&self.http);
-        faults.extend(checks::images(&self.resize, &self.encode, &self.limits));
+        let mut faults = checks::http_faults(&self.http);
+        faults.extend(checks::image_faults(&self.resize, &self.encode, &self.limits));
         let schema =
             inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pair_texts);
         let text =
@@ -130,7 +129,7 @@ impl Stage for Fetch {
         }
         let verify = self.verify.check(&schema);
         faults.extend(verify.map(|why| Fault::at(self.verify.span(), why)));
-        checks::tables(faults, || Tables::main(with_images(&schema)))
+        checks::tables_or_faults(faults, || Tables::main(with_images(&schema)))
     }
 
     fn work(&self) -> Work<'_> {
@@ -138,7 +137,7 @@ impl Stage for Fetch {
     }
 }
 
-/// The input's columns but for images, and then the image columns.
+/// The columns of the input without image columns, then the image columns.
 fn with_images(schema: &Schema) -> SchemaRef {
     let images = contracts::image_columns();
     let kept = schema.fields().iter().filter(|field| images.field_with_name(field.name()).is_err());
@@ -169,39 +168,38 @@ impl Rows for Fetch {
         let texts = input.schema().fields().iter().filter(|field| !reserved(field.name()));
         let schema =
             rejects::schema_with_reserved(&with_images(&Schema::new(texts.cloned().collect::<Vec<_>>())));
-        // Beside the columns that are kept travel those that are expectations, which may be image
-        // columns of an earlier fetch.
+        // The expected hashes travel under other names: they may be image columns of an earlier
+        // fetch.
         let expected = self.verify.columns().map(|(column, name)| ident(column).alias(name));
         let frame = input.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
         let verify = self.verify.value().clone();
-        let split = Split { frame, schema: schema.clone(), images, verify, stage: cx.stage.clone() };
+        let split = FetchSplit { frame, schema: schema.clone(), images, verify, stage: cx.stage.clone() };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(split)])?))?)
     }
 }
 
 impl Fetch {
-    fn open(&self, cx: &RunContext) -> Result<Images, RunError> {
+    fn open(&self, cx: &RunContext) -> Result<ImageFetcher, RunError> {
         let (limits, resize, encode) =
             (self.limits.value().clone(), self.resize.value().clone(), self.encode.value().clone());
-        Images::open(
+        ImageFetcher::open(
             cx,
             &self.http,
-            images::Options { limits, resize, encode, concurrency: self.concurrency.clamp(1, 10_000) },
+            images::ImageOptions { limits, resize, encode, concurrency: self.concurrency.clamp(1, 10_000) },
         )
     }
 }
 
-/// One split: a stream of rows that become rows with images.
 #[derive(Debug)]
-struct Split {
+struct FetchSplit {
     frame: DataFrame,
     schema: SchemaRef,
-    images: Arc<Images>,
+    images: Arc<ImageFetcher>,
     verify: Verify,
     stage: String,
 }
 
-impl PartitionStream for Split {
+impl PartitionStream for FetchSplit {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -219,91 +217,89 @@ impl PartitionStream for Split {
 /// Fetches the images of all rows of a split.
 async fn fetch_split(
     frame: DataFrame,
-    images: &Arc<Images>,
+    images: &Arc<ImageFetcher>,
     verify: &Verify,
     assembler: Assembler,
     batches: &Sender<Result<RecordBatch, DataFusionError>>,
 ) -> Result<(), RunError> {
     let schema = Arc::new(frame.schema().as_arrow().clone());
-    // Texts alone, and no more rows than a split has: the pixels come later, and go soon.
-    let rows = concat_batches(&schema, &frame.collect().await?).map_err(engine)?;
-    let (work, expected) = (Plan::of(&rows)?, verify.of(&rows)?);
-    let mut assembler = assembler.over(rows);
-    // A receiver that is gone has no use for what is left.
+    // Only texts, for the rows of one split.
+    let rows = concat_batches(&schema, &frame.collect().await?).map_err(arrow_error)?;
+    let (work, expected) = (SplitWork::new(&rows)?, verify.expected_hashes(&rows)?);
+    let mut assembler = assembler.with_rows(rows);
+    // Stop when the receiver is gone.
     let send = async |batch: Option<RecordBatch>| match batch {
         Some(batch) => batches.send(Ok(batch)).await.is_ok(),
         None => true,
     };
-    if !send(assembler.pass_through(&work.refused)?).await {
+    if !send(assembler.pass_through(&work.rejected)?).await {
         return Ok(());
     }
     let fetches = work.urls.into_iter().map(|(url, rows)| {
         let images = images.clone();
-        // A task of its own: the time-outs of a body do not run while a batch waits for the reader
-        // of this stream.
+        // A task of its own, so that timeouts do not run while a batch waits for its reader.
         let fetch = async move { (images.get(&url).await, url) };
         let task = AbortOnDropHandle::new(tokio::spawn(fetch));
         async move { (rows, task.await) }
     });
-    // All rows of the split at a time: the client bounds requests and bytes, and a host that is
-    // slow holds up its own rows alone.
+    // All rows of the split at once: the client bounds requests and bytes, and a slow host only
+    // delays its own rows.
     let mut fetched = fetches.collect::<FuturesUnordered<_>>();
     while let Some((mut rows, image)) = fetched.next().await {
         let (image, url) = image.map_err(|error| RunError::Internal(error.to_string()))?;
         match &image {
-            Err(_) => images.reachable(false)?,
+            Err(_) => images.check_reachable(false)?,
             Ok(fetched) => {
-                let refuse = |row: u32| Some((row, expected.refuse(row, &url, &fetched.image)?));
-                let others: Vec<_> = rows.iter().copied().filter_map(refuse).collect();
-                rows.retain(|row| others.iter().all(|(other, _)| other != row));
-                for (row, refusal) in others {
-                    if !send(assembler.add(Finished { rows: vec![row], image: Err(refusal) })?).await {
+                let mismatch = |row: u32| Some((row, expected.mismatch(row, &url, &fetched.image)?));
+                let mismatches: Vec<_> = rows.iter().copied().filter_map(mismatch).collect();
+                rows.retain(|row| mismatches.iter().all(|(other, _)| other != row));
+                for (row, rejection) in mismatches {
+                    if !send(assembler.add(FinishedRows { rows: vec![row], image: Err(rejection) })?).await {
                         return Ok(());
                     }
                 }
             }
         }
-        if !send(assembler.add(Finished { rows, image })?).await {
+        if !send(assembler.add(FinishedRows { rows, image })?).await {
             return Ok(());
         }
     }
-    images.reachable(true)?;
+    images.check_reachable(true)?;
     send(assembler.finish()?).await;
     Ok(())
 }
 
-/// What there is to do in a split.
-struct Plan {
-    /// Distinct URLs in the order of their first rows, and the rows of each.
+struct SplitWork {
+    /// Distinct URLs in order of first occurrence, and the rows of each.
     urls: Vec<(String, Vec<u32>)>,
-    /// Rows that an earlier stage refused.
-    refused: Vec<u32>,
+    /// Rows rejected by an earlier stage.
+    rejected: Vec<u32>,
 }
 
-impl Plan {
-    fn of(rows: &RecordBatch) -> Result<Self, RunError> {
+impl SplitWork {
+    fn new(rows: &RecordBatch) -> Result<Self, RunError> {
         let column = |name: &str| -> Result<StringArray, RunError> {
             let column = rows
                 .column_by_name(name)
                 .ok_or_else(|| RunError::Internal(format!("a split has no column {name}")))?;
-            let column = arrow::compute::cast(column, &DataType::Utf8).map_err(engine)?;
+            let column = arrow::compute::cast(column, &DataType::Utf8).map_err(arrow_error)?;
             Ok(column.as_string::<i32>().clone())
         };
         let (url, code) = (column("url")?, column(rejects::CODE)?);
-        let mut work = Self { urls: Vec::new(), refused: Vec::new() };
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut work = Self { urls: Vec::new(), rejected: Vec::new() };
+        let mut url_index: HashMap<&str, usize> = HashMap::new();
         for row in 0..rows.num_rows() {
             if code.is_valid(row) {
-                work.refused.push(row as u32);
+                work.rejected.push(row as u32);
                 continue;
             }
-            // A missing URL is refused as an empty one is.
+            // A missing URL is rejected like an empty one.
             let url = if url.is_valid(row) { url.value(row) } else { "" };
-            let place = *places.entry(url).or_insert_with(|| {
+            let index = *url_index.entry(url).or_insert_with(|| {
                 work.urls.push((url.to_string(), Vec::new()));
                 work.urls.len() - 1
             });
-            work.urls[place].1.push(row as u32);
+            work.urls[index].1.push(row as u32);
         }
         Ok(work)
     }

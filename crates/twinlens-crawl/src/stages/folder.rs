@@ -1,5 +1,5 @@
-//! The `folder` stage: images of folders, each with its text in a file of the same name but for the
-//! ending.
+//! The `folder` stage: images in directories, each with its caption in a file of the same name with
+//! another extension.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -19,37 +19,37 @@ use twinlens_pipeline::{
 };
 
 use super::checks;
-use super::reading::{self, Reading, Send};
-use super::samples::{IMAGES, MAX_TEXT, Options, Part, Reader, Sample};
+use super::samples::{IMAGES, MAX_TEXT, Sample, SampleOptions, SamplePart, SampleReader};
+use super::split_reader::{self, BatchSink, SplitReader};
 
-/// Folders of images with their texts.
+/// Reads directories of images with their captions.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
-    /// The folders, relative to the pipeline file; their subfolders are read too. The text of
-    /// `a/b.jpg` is `a/b.txt`, or stands in `a/b.json`. That anything below them changed is noticed
-    /// by names, lengths and times; beyond 100,000 files, by names and the times of folders alone.
+    /// The directories, relative to the pipeline file, including subdirectories. The caption of
+    /// `a/b.jpg` is in `a/b.txt` or `a/b.json`. Changes are detected by the names, lengths and
+    /// times of files; beyond 100,000 files, by names and the times of directories.
     folders: Located<Vec<Located<String>>>,
-    /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
+    /// Name of the caption in the JSON. Default: the text file, or else a usual name in the JSON.
     #[serde(default)]
     caption: Option<String>,
-    /// Members of the JSON to keep, as strings.
+    /// Values of the JSON to keep as string columns.
     #[serde(default)]
     keep: Vec<Located<String>>,
-    /// How large an image may be.
-    #[serde(default = "super::nowhere::<Limits>")]
+    /// Limits on the size of images.
+    #[serde(default = "super::default_option::<Limits>")]
     limits: Located<Limits>,
-    /// How images are resized; they are not if nothing is said.
+    /// How to resize images. Default: not at all.
     #[serde(default = "super::samples::no_resize")]
     resize: Located<Resize>,
-    /// How images are stored; if nothing is said, as they are.
+    /// How to encode images. Default: keep the original bytes.
     #[serde(default = "super::samples::original")]
     encode: Located<Encode>,
-    /// Images of a split.
+    /// Images per split.
     #[serde(default = "split_rows")]
     split_rows: usize,
     #[serde(skip)]
-    opened: OnceCell<Arc<Opened>>,
+    images: OnceCell<Arc<ImageList>>,
 }
 
 fn split_rows() -> usize {
@@ -59,7 +59,7 @@ fn split_rows() -> usize {
 impl StageKind for Folder {
     const KIND: &'static str = "folder";
     const ABOUT: &'static str =
-        "Reads images of folders, with the caption of each in a text or JSON file of the same name.";
+        "Reads images from directories, with the caption of each in a text or JSON file of the same name.";
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "folder"
@@ -75,7 +75,7 @@ impl Stage for Folder {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        // Whole folders, so that a text that changed is noticed.
+        // Whole directories, so that a changed text file is noticed.
         let whole = |folder: &Located<String>| format!("{}/", folder.trim_end_matches('/'));
         self.folders.iter().map(|folder| Located::new(whole(folder), folder.span())).collect()
     }
@@ -85,7 +85,7 @@ impl Stage for Folder {
         if self.folders.is_empty() {
             faults.push(Fault::at(self.folders.span(), "`folders` is empty: there is nothing to read"));
         }
-        checks::tables(faults, || Tables::main(self.options().schema()))
+        checks::tables_or_faults(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -93,19 +93,18 @@ impl Stage for Folder {
     }
 }
 
-/// What all splits share: the images in their order, each with the folder that its name is told
-/// from.
+/// Shared by all splits: the reader, and the path and name of each image in order.
 #[derive(Debug)]
-struct Opened {
-    reader: Arc<Reader>,
+struct ImageList {
+    reader: Arc<SampleReader>,
     images: Vec<(PathBuf, String)>,
 }
 
 #[async_trait]
 impl Source for Folder {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        let opened = self.opened.get_or_try_init(|| self.open(cx)).await?;
-        let (rows, total) = (self.split_rows.max(1), opened.images.len());
+        let list = self.images.get_or_try_init(|| self.open(cx)).await?;
+        let (rows, total) = (self.split_rows.max(1), list.images.len());
         let split = |start: usize| SourceSplit {
             label: format!("images {start}..{}", total.min(start + rows)),
             file: String::new(),
@@ -116,14 +115,17 @@ impl Source for Folder {
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let opened = self.opened.get_or_try_init(|| self.open(cx)).await?.clone();
-        reading::frame(cx, Images { opened, start: split.start as usize, end: split.end as usize })
+        let list = self.images.get_or_try_init(|| self.open(cx)).await?.clone();
+        split_reader::data_frame(
+            cx,
+            FolderSplit { list, start: split.start as usize, end: split.end as usize },
+        )
     }
 }
 
 impl Folder {
-    fn options(&self) -> Options<'_> {
-        Options {
+    fn options(&self) -> SampleOptions<'_> {
+        SampleOptions {
             limits: &self.limits,
             resize: &self.resize,
             encode: &self.encode,
@@ -132,26 +134,25 @@ impl Folder {
         }
     }
 
-    async fn open(&self, cx: &RunContext) -> Result<Arc<Opened>, RunError> {
+    async fn open(&self, cx: &RunContext) -> Result<Arc<ImageList>, RunError> {
         let folders: Vec<PathBuf> = self.folders.iter().map(|folder| cx.path(folder)).collect();
         let list = move || {
             let mut images = Vec::new();
             for folder in &folders {
-                // Named from the folder that holds it, so that a run elsewhere gives the same
-                // names.
+                // Names start with the directory itself, so that they do not depend on where it is.
                 let parent = folder.parent().unwrap_or(Path::new("")).to_path_buf();
-                list(folder, &parent, &mut images)?;
+                list_images(folder, &parent, &mut images)?;
             }
             Ok::<_, RunError>(images)
         };
         let images = super::files::blocking(list).await??;
-        Ok(Arc::new(Opened { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
+        Ok(Arc::new(ImageList { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
     }
 }
 
-/// Adds the images of a folder and of its subfolders, in the order of their names. Links to folders
-/// are not followed: they may lead back.
-fn list(folder: &Path, parent: &Path, images: &mut Vec<(PathBuf, String)>) -> Result<(), RunError> {
+/// Adds the images of a directory and its subdirectories, ordered by name. Symbolic links to
+/// directories are not followed: they may form cycles.
+fn list_images(folder: &Path, parent: &Path, images: &mut Vec<(PathBuf, String)>) -> Result<(), RunError> {
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder) = open.pop() {
         let io = |error| RunError::io(&folder, error);
@@ -176,22 +177,21 @@ fn is_image(ending: &std::ffi::OsStr) -> bool {
     ending.to_str().is_some_and(|ending| IMAGES.contains(&ending.to_ascii_lowercase().as_str()))
 }
 
-/// One split: some of the images.
 #[derive(Debug)]
-struct Images {
-    opened: Arc<Opened>,
+struct FolderSplit {
+    list: Arc<ImageList>,
     start: usize,
     end: usize,
 }
 
-impl Reading for Images {
+impl SplitReader for FolderSplit {
     fn schema(&self) -> &SchemaRef {
-        &self.opened.reader.schema
+        &self.list.reader.schema
     }
 
-    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
-        let reader = &self.opened.reader;
-        let images = self.opened.images.get(self.start..self.end).unwrap_or_default();
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
+        let reader = &self.list.reader;
+        let images = self.list.images.get(self.start..self.end).unwrap_or_default();
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let max_image = reader.limits.max_bytes;
         reader.read(
@@ -199,13 +199,15 @@ impl Reading for Images {
             |(path, _)| size(path).min(max_image),
             |(path, name)| {
                 Ok(Sample {
-                    place: name.clone(),
+                    location: name.clone(),
                     path: name.clone(),
-                    image: Some(part(path, max_image)?.unwrap_or_else(|| {
-                        Err(("no_image", "it was taken away while the folder was read".into()))
-                    })),
-                    text: part(&path.with_extension("txt"), MAX_TEXT)?,
-                    json: part(&path.with_extension("json"), MAX_TEXT)?,
+                    image: Some(
+                        read_part(path, max_image)?.unwrap_or_else(|| {
+                            Err(("no_image", "the file was deleted during the run".into()))
+                        }),
+                    ),
+                    text: read_part(&path.with_extension("txt"), MAX_TEXT)?,
+                    json: read_part(&path.with_extension("json"), MAX_TEXT)?,
                 })
             },
             send,
@@ -214,8 +216,8 @@ impl Reading for Images {
     }
 }
 
-/// The bytes of a file, if there is one.
-fn part(path: &Path, limit: u64) -> Result<Part, RunError> {
+/// The bytes of a file, if it exists.
+fn read_part(path: &Path, limit: u64) -> Result<SamplePart, RunError> {
     let io = |error| RunError::io(path, error);
     let file = match File::open(path) {
         Ok(file) => file,
@@ -224,8 +226,7 @@ fn part(path: &Path, limit: u64) -> Result<Part, RunError> {
     };
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
-    Ok(Some(match bytes.len() as u64 > limit {
-        true => Err(("too_many_bytes", format!("longer than {limit} bytes"))),
-        false => Ok(bytes),
-    }))
+    let is_too_long = bytes.len() as u64 > limit;
+    let too_long = || ("too_many_bytes", format!("longer than {limit} bytes"));
+    Ok(Some(if is_too_long { Err(too_long()) } else { Ok(bytes) }))
 }

@@ -1,11 +1,10 @@
-//! Files on web servers: copied to a local file, in pieces, each with its own retries and its place
-//! in the byte budget.
+//! Downloads files from web servers in pieces, each with its own retries and byte reservation.
 //!
-//! A copy that is cut off goes on: what it holds, and of which version of the file (a strong ETag),
-//! stands beside it, and is recorded after its bytes are durable. A copy is never taken for the
-//! file unless the server says that it is still that version. Whole files, and no single ranges of
-//! the formats that could be read so: all formats are had in the same way, each byte is asked for
-//! once however many splits or runs want it, and reading is independent of the network.
+//! An interrupted download resumes: a file next to it has its length and the version of the remote
+//! file (a strong ETag), and is written after the bytes are durable. A download is only used if the
+//! server confirms that version. Files are downloaded whole, even in formats that allow range
+//! reads: all formats work alike, each byte is requested once however many splits or runs need it,
+//! and reading does not depend on the network.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
@@ -18,168 +17,180 @@ use sha2::{Digest, Sha256};
 use twinlens_pipeline::RunError;
 use url::Url;
 
-use super::files::{blocking, short};
-use crate::net::{Ask, Client, FetchError, Reply, Why};
+use super::files::{blocking, file_name};
+use crate::net::{Client, FetchError, FetchErrorKind, Request, Response};
 
-/// Bytes that are asked for at a time.
-const PIECE: u64 = 8 << 20;
+/// Bytes per request.
+const PIECE_BYTES: u64 = 8 << 20;
 
-/// How far a copy is; stands beside it.
+/// Progress of a download, stored next to it.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
-    /// The version of the file.
+    /// Strong ETag of the remote file.
     version: Option<String>,
-    /// Bytes that are here.
+    /// Bytes downloaded.
     bytes: u64,
-    /// Bytes of the whole; `None` before the server has told.
+    /// Length of the remote file; `None` if not known yet.
     total: Option<u64>,
 }
 
-/// A local copy. It is taken away when it is dropped after it has [served](Download::served); else
-/// it stays, to be used or gone on with by the next run.
+/// A local copy. It is deleted on drop if it was [read](Download::mark_read); otherwise the next
+/// run uses or resumes it.
 #[derive(Debug)]
 pub(super) struct Download {
     path: PathBuf,
-    /// Held while the copy is used: of two that want the same file at a time, the second makes a
-    /// copy of its own.
+    /// Locked while the download is in use: a second user of the same file makes its own copy.
     file: File,
     progress: Progress,
-    served: AtomicBool,
+    is_read: AtomicBool,
 }
 
 impl Download {
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// It was read to its end, and is of no more use.
-    pub(super) fn served(&self) {
-        self.served.store(true, Ordering::Relaxed);
+    /// Marks it as read to its end, so that it is deleted on drop.
+    pub(super) fn mark_read(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
-        // What could never be gone on with is of no use either.
-        if *self.served.get_mut() || self.progress.version.is_none() {
-            // What is left over is in the scratch folder.
-            let _gone = fs::remove_file(record(&self.path));
+        // Without a version it could never be resumed.
+        if *self.is_read.get_mut() || self.progress.version.is_none() {
+            // Leftovers are in the scratch directory.
+            let _gone = fs::remove_file(progress_path(&self.path));
             let _gone = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Copies a file into a folder, or goes on with a copy that was begun.
+/// Downloads a file into a directory, or resumes its download.
 ///
 /// # Errors
-/// The world's: it cannot be had, or changed while it was copied. A file that is missing is no
-/// reject: the run stops, and goes on later.
-pub(super) async fn copy(client: &Client, written: &str, folder: &Path) -> Result<Download, RunError> {
+/// The file cannot be fetched, or changed during the download. The run stops and can be resumed.
+pub(super) async fn download(client: &Client, written: &str, folder: &Path) -> Result<Download, RunError> {
     let failed = |why: String| {
-        let hint = "run the same command again: what is committed, and what is copied, stays";
+        let hint = "run the same command again: it resumes the download and skips committed splits";
         RunError::user_with_hint(format!("{written}: {why}"), hint)
     };
     let url = Url::parse(written).map_err(|error| failed(error.to_string()))?;
-    let mut copy = Download::open(written, folder)?;
+    let mut download = Download::open(written, folder)?;
     loop {
-        // Of a whole copy it is asked whether it is still the file.
-        let at = if copy.is_whole() { 0 } else { copy.progress.bytes };
-        let reply = match ask(client, &url, at, &copy.progress).await {
-            Ok(reply) => reply,
-            // The file is another one now, and is sent whole, or ends before.
-            Err(error) if at > 0 && matches!(error.why, Why::TooManyBytes | Why::HttpClientError) => {
-                copy.progress = Progress::default();
+        // A complete download is only revalidated.
+        let at = if download.is_whole() { 0 } else { download.progress.bytes };
+        let response = match request_piece(client, &url, at, &download.progress).await {
+            Ok(response) => response,
+            // The remote file has changed: it is sent whole, or is shorter.
+            Err(error)
+                if at > 0
+                    && matches!(
+                        error.kind,
+                        FetchErrorKind::TooManyBytes | FetchErrorKind::HttpClientError
+                    ) =>
+            {
+                download.progress = Progress::default();
                 continue;
             }
             Err(error) => {
-                if !error.why.may_pass() {
-                    copy.progress = Progress::default();
+                if !error.kind.is_transient() {
+                    download.progress = Progress::default();
                 }
-                return Err(failed(match error.why {
-                    Why::TooManyBytes => {
-                        format!("it is longer than {PIECE} bytes, and its server sends no parts")
+                return Err(failed(match error.kind {
+                    FetchErrorKind::TooManyBytes => {
+                        format!(
+                            "it is longer than {PIECE_BYTES} bytes, and the server does not support ranges"
+                        )
                     }
                     _ => error.to_string(),
                 }));
             }
         };
-        if reply.unchanged {
-            return Ok(copy);
+        if response.not_modified {
+            return Ok(download);
         }
-        let version = reply.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+        let version = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
         let version = version.filter(|tag| tag.starts_with('"')).map(String::from);
-        let range = reply.headers.get(CONTENT_RANGE).map(|value| value.to_str().unwrap_or_default());
-        let (start, total) = match range.map(part) {
-            // A server that knows no parts, or whose file is another one now, sends the whole.
-            None => (0, reply.body.len() as u64),
-            Some(Some((start, total))) if start == at && !reply.body.is_empty() => (start, total),
+        let range = response.headers.get(CONTENT_RANGE).map(|value| value.to_str().unwrap_or_default());
+        let (start, total) = match range.map(parse_content_range) {
+            // The server does not support ranges, or the file has changed: this is the whole file.
+            None => (0, response.body.len() as u64),
+            Some(Some((start, total))) if start == at && !response.body.is_empty() => (start, total),
             Some(_) => (u64::MAX, 0),
         };
-        let before = &copy.progress;
+        let before = &download.progress;
         let same = version == before.version && before.total == Some(total);
         if start != 0 && (start != at || !same) {
-            copy.progress = Progress::default();
-            return Err(failed(format!("it changed, or its server errs, at byte {at}")));
+            download.progress = Progress::default();
+            return Err(failed(format!("the file changed, or the server sent a wrong range, at byte {at}")));
         }
-        let piece = move || copy.take(start, &reply.body, version, total);
-        copy = blocking(piece).await??;
-        if copy.is_whole() {
-            return Ok(copy);
+        let piece = move || download.write_piece(start, &response.body, version, total);
+        download = blocking(piece).await??;
+        if download.is_whole() {
+            return Ok(download);
         }
     }
 }
 
-/// Asks for a piece from the byte `at` on.
-async fn ask(client: &Client, url: &Url, at: u64, progress: &Progress) -> Result<Reply, FetchError> {
+/// Requests a piece starting at byte `at`.
+async fn request_piece(
+    client: &Client,
+    url: &Url,
+    at: u64,
+    progress: &Progress,
+) -> Result<Response, FetchError> {
     let value = |text: &str| {
-        HeaderValue::from_str(text).map_err(|error| FetchError::new(Why::BadResponse, error.to_string()))
+        HeaderValue::from_str(text)
+            .map_err(|error| FetchError::new(FetchErrorKind::BadResponse, error.to_string()))
     };
     let mut conditions = HeaderMap::new();
-    conditions.insert(RANGE, value(&format!("bytes={at}-{}", at + PIECE - 1))?);
+    conditions.insert(RANGE, value(&format!("bytes={at}-{}", at + PIECE_BYTES - 1))?);
     if let Some(version) = &progress.version {
         conditions.insert(if at == 0 { IF_NONE_MATCH } else { IF_RANGE }, value(version)?);
     }
-    let ask = Ask {
+    let request = Request {
         url,
         accept: "*/*",
-        max_bytes: PIECE,
-        cut: false,
-        follow: true,
-        // Named by the user, file by file.
-        robots: false,
-        conditions: Some(&conditions),
-        check: &|_| Ok(()),
+        max_bytes: PIECE_BYTES,
+        truncate: false,
+        follow_redirects: true,
+        // The user named this file.
+        obey_robots: false,
+        extra_headers: Some(&conditions),
+        check_headers: &|_| Ok(()),
     };
-    client.get(ask).await
+    client.get(request).await
 }
 
 impl Download {
-    /// The copy of a file that was begun, or a new one.
+    /// Opens an unused download of the file, or starts a new one.
     fn open(written: &str, folder: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(folder).map_err(|error| RunError::io(folder, error))?;
         let hash: String = Sha256::digest(written)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let mut number = 0;
         let (path, file) = loop {
-            let path = folder.join(format!("{hash}-{number}-{}", short(written)));
-            match locked(&path)? {
+            let path = folder.join(format!("{hash}-{number}-{}", file_name(written)));
+            match open_locked(&path)? {
                 Some(file) => break (path, file),
                 None => number += 1,
             }
         };
         let length = file.metadata().map_err(|error| RunError::io(&path, error))?.len();
-        let recorded = fs::read(record(&path)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let recorded =
+            fs::read(progress_path(&path)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let good = |progress: &Progress| progress.version.is_some() && progress.bytes <= length;
         let progress = recorded.filter(good).unwrap_or_default();
-        Ok(Self { path, file, progress, served: AtomicBool::new(false) })
+        Ok(Self { path, file, progress, is_read: AtomicBool::new(false) })
     }
 
     fn is_whole(&self) -> bool {
         self.progress.total == Some(self.progress.bytes)
     }
 
-    /// Writes a piece at its place, durably, and then records it.
-    fn take(
+    /// Writes a piece durably, and then the progress.
+    fn write_piece(
         mut self,
         start: u64,
         piece: &[u8],
@@ -193,35 +204,35 @@ impl Download {
             .and_then(|()| file.sync_data());
         written.map_err(|error| RunError::io(&self.path, error))?;
         self.progress = Progress { version, bytes: start + piece.len() as u64, total: Some(total) };
-        let (text, path) = (serde_json::to_vec(&self.progress), record(&self.path));
+        let (text, path) = (serde_json::to_vec(&self.progress), progress_path(&self.path));
         let text = text.map_err(|error| RunError::Internal(error.to_string()))?;
         fs::write(&path, text).map_err(|error| RunError::io(&path, error))?;
         Ok(self)
     }
 }
 
-/// The file at a path, if no one else has it. The lock is the system's: it ends with the process.
-fn locked(path: &Path) -> Result<Option<File>, RunError> {
+/// Opens and locks a file unless it is in use. The system releases the lock when the process ends.
+fn open_locked(path: &Path) -> Result<Option<File>, RunError> {
     let io = |error| RunError::io(path, error);
     let file =
         OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).map_err(io)?;
     match file.try_lock() {
-        // Else who had it has taken it away in between.
+        // Otherwise the previous user has just deleted it.
         Ok(()) if path.exists() => Ok(Some(file)),
         Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(io(error)),
     }
 }
 
-/// Where it is recorded how far a copy is.
-fn record(copy: &Path) -> PathBuf {
-    let mut name = copy.as_os_str().to_owned();
+/// Where the progress of a download is stored.
+fn progress_path(download: &Path) -> PathBuf {
+    let mut name = download.as_os_str().to_owned();
     name.push(".progress");
     name.into()
 }
 
-/// First byte and total of `bytes 0-99/1234`.
-fn part(range: &str) -> Option<(u64, u64)> {
-    let (part, total) = range.strip_prefix("bytes ")?.split_once('/')?;
-    Some((part.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()?))
+/// First byte and total of a Content-Range like `bytes 0-99/1234`.
+fn parse_content_range(range: &str) -> Option<(u64, u64)> {
+    let (parse_content_range, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    Some((parse_content_range.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()?))
 }

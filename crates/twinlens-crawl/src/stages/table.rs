@@ -1,4 +1,4 @@
-//! The `table` stage: lists of URLs and captions in Parquet, Arrow, CSV, TSV or JSONL files.
+//! The `table` stage: reads URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files.
 
 mod ipc;
 mod lines;
@@ -20,37 +20,37 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use self::rows::Wanted;
+use self::rows::ColumnSelection;
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
 use super::checks;
-use super::files::{self, Files, Readable, blocking, short};
-use super::reading::{self, Send};
+use super::files::{self, FileOpener, InputFile, blocking, file_name};
+use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 use crate::pairs;
 
-/// The codes of rows that cannot be read.
+/// Reject codes of rows.
 pub const CODES: &[&str] =
     &["no_url", "no_caption", "malformed_row", "malformed_json", "not_utf8", "row_too_long"];
 
-/// How the rows of a file are written.
+/// File formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Apache Parquet.
     Parquet,
-    /// Apache Arrow IPC, as a file or as a stream; Feather 2.
+    /// Apache Arrow IPC file or stream; Feather 2.
     Arrow,
-    /// Values parted by commas, with a header (or without one, where the first row holds a URL).
+    /// Comma-separated values with a header. There is no header if the first row contains a URL.
     Csv,
-    /// Values parted by tabs, with a header (or without one, as CC3M and CC12M).
+    /// Tab-separated values with a header, or without one, as CC3M and CC12M.
     Tsv,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
 impl Format {
-    fn of(file: &str) -> Option<Self> {
-        match short(file).rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
+    fn from_extension(file: &str) -> Option<Self> {
+        match file_name(file).rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
             "arrow" | "feather" | "ipc" | "arrows" => Some(Self::Arrow),
             "csv" => Some(Self::Csv),
@@ -61,48 +61,48 @@ impl Format {
     }
 }
 
-/// Which columns hold what. Without a name, the usual ones are looked for: those of LAION, COYO,
-/// CC3M, CC12M, DataComp and img2dataset.
+/// Names of the columns. By default the usual names are tried: those of LAION, COYO, CC3M, CC12M,
+/// DataComp and img2dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// The image's URL.
+    /// The URL of the image.
     pub url: Option<String>,
-    /// The text.
+    /// The caption.
     pub caption: Option<String>,
-    /// The page on which the image was found.
+    /// The page that contains the image.
     pub page_url: Option<String>,
-    /// Where on the page the text stood.
+    /// Where on the page the caption was.
     pub text_source: Option<String>,
 }
 
-/// Lists of URLs and captions.
+/// Reads image URLs and captions from tables.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// The files, relative to the pipeline file; `*` and `?` in the last part are patterns. Or URLs
-    /// (http, https): each is copied, read as one split, and taken away; that one changed is not
-    /// noticed.
+    /// Files, relative to the pipeline file; the last path component may contain the wildcards `*`
+    /// and `?`. Or http(s) URLs: each is downloaded, read as one split, and deleted; changes on the
+    /// server are not detected.
     files: Located<Vec<Located<String>>>,
-    /// How the rows are written; else told by the file's ending.
+    /// The file format. Default: by the file extension.
     #[serde(default)]
     format: Option<Format>,
-    /// Which columns hold what.
+    /// Names of the columns.
     #[serde(default)]
     columns: Columns,
-    /// Further columns to keep, as strings.
+    /// Extra columns to keep, as strings.
     #[serde(default)]
     keep: Vec<Located<String>>,
-    /// Rows of a split.
+    /// Rows per split.
     #[serde(default = "split_rows")]
     split_rows: usize,
-    /// How the network is used, where `files` are URLs.
-    #[serde(default = "super::nowhere::<HttpOptions>")]
+    /// HTTP settings for `files` that are URLs.
+    #[serde(default = "super::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     #[serde(skip)]
-    places: OnceCell<Arc<Places>>,
+    positions: OnceCell<Arc<SplitPositions>>,
     #[serde(skip)]
-    open: Files,
+    opener: FileOpener,
 }
 
 fn split_rows() -> usize {
@@ -111,7 +111,7 @@ fn split_rows() -> usize {
 
 impl StageKind for Table {
     const KIND: &'static str = "table";
-    const ABOUT: &'static str = "Reads image URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files; rows that cannot be read are rejects.";
+    const ABOUT: &'static str = "Reads image URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files; malformed rows are rejected.";
     const EXAMPLE: &'static str = r#"
 [stages.pairs]
 kind = "table"
@@ -128,23 +128,23 @@ impl Stage for Table {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        files::watched(&self.files)
+        files::local_files(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = files::faults(&self.files);
-        faults.extend(checks::http(&self.http));
+        let mut faults = files::files_faults(&self.files);
+        faults.extend(checks::http_faults(&self.http));
         for file in self.files.iter() {
-            if self.format.is_none() && Format::of(file).is_none() {
+            if self.format.is_none() && Format::from_extension(file).is_none() {
                 let fault = Fault::at(
                     file.span(),
-                    format!("the ending of `{}` does not tell its format", file.value()),
+                    format!("the format of `{}` cannot be inferred from its extension", file.value()),
                 );
-                faults.push(fault.hint("say `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
+                faults.push(fault.hint("set `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
             }
         }
-        faults.extend(checks::kept(&self.keep, &contracts::pair_texts()));
-        checks::tables(faults, || Tables::main(pairs::schema(&self.kept())))
+        faults.extend(checks::keep_faults(&self.keep, &contracts::pair_texts()));
+        checks::tables_or_faults(faults, || Tables::main(pairs::schema(&self.kept_columns())))
     }
 
     fn work(&self) -> Work<'_> {
@@ -152,19 +152,19 @@ impl Stage for Table {
     }
 }
 
-/// Where in a text file a split begins: its first row, the byte, and the line.
-type Places = HashMap<(String, u64), (u64, u64)>;
+/// Where splits of text files start: byte and line by file and first row.
+type SplitPositions = HashMap<(String, u64), (u64, u64)>;
 
 #[async_trait]
 impl Source for Table {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
         let rows = self.split_rows.max(1) as u64;
         let mut splits = Vec::new();
-        let mut places = Places::new();
-        for whole in files::splits(cx, &self.files)? {
+        let mut positions = SplitPositions::new();
+        for whole in files::file_splits(cx, &self.files)? {
             cx.check_cancelled()?;
-            // How many rows it has is known when it is here.
-            if files::is_web(&whole.file) {
+            // The rows of a URL are not known before its download.
+            if files::is_url(&whole.file) {
                 splits.push(whole);
                 continue;
             }
@@ -173,88 +173,91 @@ impl Source for Table {
             let measure = move || match format {
                 Format::Parquet => parquet::rows(path.as_ref()).map(|total| (total, Vec::new())),
                 Format::Arrow => ipc::rows(path.as_ref()).map(|total| (total, Vec::new())),
-                _ => lines::places(path.as_ref(), format, rows),
+                _ => lines::index_rows(path.as_ref(), format, rows),
             };
-            let (total, begins) = blocking(measure).await??;
+            let (total, starts) = blocking(measure).await??;
             let split = |start: u64| {
                 let end = total.min(start + rows);
-                let label = format!("{} rows {start}..{end}", short(&name));
+                let label = format!("{} rows {start}..{end}", file_name(&name));
                 SourceSplit { label, file: name.clone(), start, end }
             };
             splits.extend((0..total.div_ceil(rows)).map(|number| split(number * rows)));
-            let begins = begins.into_iter().enumerate();
-            places.extend(begins.map(|(number, place)| ((name.clone(), number as u64 * rows), place)));
+            let starts = starts.into_iter().enumerate();
+            positions
+                .extend(starts.map(|(number, position)| ((name.clone(), number as u64 * rows), position)));
         }
-        // Set once: the files do not change within a run.
-        let _again = self.places.set(Arc::new(places));
+        // The files do not change within a run, so setting it again makes no difference.
+        let _ignored = self.positions.set(Arc::new(positions));
         Ok(splits)
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let place =
-            self.places.get().and_then(|places| places.get(&(split.file.clone(), split.start))).copied();
-        let wanted = Wanted { columns: self.columns.clone(), keep: self.kept() };
-        let reading = Reading {
-            schema: twinlens_pipeline::rejects::schema_with_reserved(&pairs::schema(&wanted.keep)),
+        let position = self
+            .positions
+            .get()
+            .and_then(|positions| positions.get(&(split.file.clone(), split.start)))
+            .copied();
+        let selection = ColumnSelection { columns: self.columns.clone(), keep: self.kept_columns() };
+        let reader = TableSplit {
+            schema: twinlens_pipeline::rejects::schema_with_reserved(&pairs::schema(&selection.keep)),
             stage: cx.stage.clone(),
             format: self.format_of(&split.file)?,
-            file: self.open.open(cx, &self.http, split).await?,
+            file: self.opener.open(cx, &self.http, split).await?,
             split: split.clone(),
-            place,
-            wanted,
+            position,
+            selection,
         };
-        reading::frame(cx, reading)
+        split_reader::data_frame(cx, reader)
     }
 }
 
 impl Table {
-    fn kept(&self) -> Vec<String> {
+    fn kept_columns(&self) -> Vec<String> {
         self.keep.iter().map(|name| name.value().clone()).collect()
     }
 
     fn format_of(&self, file: &str) -> Result<Format, RunError> {
-        self.format.or_else(|| Format::of(file)).ok_or_else(|| {
+        self.format.or_else(|| Format::from_extension(file)).ok_or_else(|| {
             RunError::user_with_hint(
-                format!("the ending of {file} does not tell its format"),
-                "say `format = \"csv\"`",
+                format!("the format of {file} cannot be inferred from its extension"),
+                "set `format = \"csv\"`",
             )
         })
     }
 }
 
-/// One split, as it is read.
 #[derive(Debug)]
-struct Reading {
+struct TableSplit {
     schema: SchemaRef,
     stage: String,
     format: Format,
-    file: Readable,
+    file: InputFile,
     split: SourceSplit,
-    place: Option<(u64, u64)>,
-    wanted: Wanted,
+    position: Option<(u64, u64)>,
+    selection: ColumnSelection,
 }
 
-impl reading::Reading for Reading {
+impl SplitReader for TableSplit {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
-        let all = match self.format {
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
+        let is_complete = match self.format {
             Format::Parquet => parquet::read(self, send)?,
             Format::Arrow => ipc::read(self, send)?,
             _ => lines::read(self, send)?,
         };
-        if all {
-            self.file.served();
+        if is_complete {
+            self.file.mark_read();
         }
         Ok(())
     }
 }
 
-impl Reading {
-    /// The user's fault with the file, which is named as the user wrote it.
-    fn fault(&self, why: impl std::fmt::Display) -> RunError {
+impl TableSplit {
+    /// A user error about the file.
+    fn error(&self, why: impl std::fmt::Display) -> RunError {
         RunError::user(format!("{}: {why}", self.split.file))
     }
 }

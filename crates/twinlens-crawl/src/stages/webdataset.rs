@@ -1,7 +1,7 @@
-//! The `webdataset` stage: images and texts out of tar files, as img2dataset writes them.
+//! The `webdataset` stage: reads images and texts from tar files, as img2dataset writes them.
 //!
-//! A split is an even share of the samples of a file. Each reads the heads of the file, which is
-//! quick, and then the bytes of its own samples, one sample at a time.
+//! A split is an equal share of the samples in a file. Each split reads all tar headers, which is
+//! fast, and then its own samples one by one.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -21,45 +21,45 @@ use twinlens_pipeline::{
 };
 
 use super::checks;
-use super::files::{self, Files, Readable};
-use super::reading::{self, Reading, Send};
-use super::samples::{Options, Part, Reader, Sample};
+use super::files::{self, FileOpener, InputFile};
+use super::samples::{Sample, SampleOptions, SamplePart, SampleReader};
+use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
-/// Tar files of images and texts.
+/// Reads tar files of images and texts.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDataset {
-    /// The tar files, not compressed, relative to the pipeline file; `*` and `?` in the last part
-    /// are patterns. Or URLs (http, https): each is copied, read, and taken away; that one changed
-    /// is not noticed.
+    /// Uncompressed tar files, relative to the pipeline file; the last path component may contain
+    /// the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes
+    /// on the server are not detected.
     files: Located<Vec<Located<String>>>,
-    /// The member of the JSON that is the caption; else the text, else the usual names in the JSON.
+    /// Name of the caption in the JSON. Default: the text file, or else a usual name in the JSON.
     #[serde(default)]
     caption: Option<String>,
-    /// Members of the JSON to keep, as strings.
+    /// Values of the JSON to keep as string columns.
     #[serde(default)]
     keep: Vec<Located<String>>,
-    /// How large an image may be.
-    #[serde(default = "super::nowhere::<Limits>")]
+    /// Limits on the size of images.
+    #[serde(default = "super::default_option::<Limits>")]
     limits: Located<Limits>,
-    /// How images are resized; they are not if nothing is said.
+    /// How to resize images. Default: not at all.
     #[serde(default = "super::samples::no_resize")]
     resize: Located<Resize>,
-    /// How images are stored; if nothing is said, as they are.
+    /// How to encode images. Default: keep the original bytes.
     #[serde(default = "super::samples::original")]
     encode: Located<Encode>,
-    /// Bytes of a file for each split, about.
+    /// Approximate bytes of a file per split.
     #[serde(default = "split_bytes")]
     split_bytes: u64,
-    /// How the network is used, where `files` are URLs.
-    #[serde(default = "super::nowhere::<HttpOptions>")]
+    /// HTTP settings for `files` that are URLs.
+    #[serde(default = "super::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
-    /// The splits share its budgets.
+    /// Shared by the splits, with its byte budgets.
     #[serde(skip)]
-    reader: OnceCell<Arc<Reader>>,
+    reader: OnceCell<Arc<SampleReader>>,
     #[serde(skip)]
-    open: Files,
+    opener: FileOpener,
 }
 
 fn split_bytes() -> u64 {
@@ -68,7 +68,8 @@ fn split_bytes() -> u64 {
 
 impl StageKind for WebDataset {
     const KIND: &'static str = "webdataset";
-    const ABOUT: &'static str = "Reads images and captions out of tar files (webdataset, img2dataset); members that are damaged are rejects.";
+    const ABOUT: &'static str =
+        "Reads images and captions from tar files (webdataset, img2dataset); damaged members are rejected.";
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "webdataset"
@@ -84,18 +85,18 @@ impl Stage for WebDataset {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        files::watched(&self.files)
+        files::local_files(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.options().faults();
-        faults.extend(checks::http(&self.http));
-        faults.extend(files::faults(&self.files));
+        faults.extend(checks::http_faults(&self.http));
+        faults.extend(files::files_faults(&self.files));
         for file in self.files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
-            let fault = Fault::at(file.span(), "a compressed tar file cannot be read in parts");
-            faults.push(fault.hint("decompress it: images are compressed already"));
+            let fault = Fault::at(file.span(), "compressed tar files are not supported");
+            faults.push(fault.hint("decompress the file: images are already compressed"));
         }
-        checks::tables(faults, || Tables::main(self.options().schema()))
+        checks::tables_or_faults(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -107,11 +108,12 @@ impl Stage for WebDataset {
 impl Source for WebDataset {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
         let mut splits = Vec::new();
-        for whole in files::splits(cx, &self.files)? {
-            // What is on a web server is copied whole, and read at once.
-            let length = match files::is_web(&whole.file) {
-                true => 0,
-                false => fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len(),
+        for whole in files::file_splits(cx, &self.files)? {
+            // A URL is one split.
+            let length = if files::is_url(&whole.file) {
+                0
+            } else {
+                fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len()
             };
             let parts = length.div_ceil(self.split_bytes.max(1)).max(1);
             splits.extend((0..parts).map(|part| SourceSplit {
@@ -130,14 +132,14 @@ impl Source for WebDataset {
             .get_or_init(|| async { Arc::new(self.options().reader(cx, Self::KIND)) })
             .await
             .clone();
-        let file = self.open.open(cx, &self.http, split).await?;
-        reading::frame(cx, Shard { reader, file, part: split.start, parts: split.end.max(1) })
+        let file = self.opener.open(cx, &self.http, split).await?;
+        split_reader::data_frame(cx, TarSplit { reader, file, part: split.start, parts: split.end.max(1) })
     }
 }
 
 impl WebDataset {
-    fn options(&self) -> Options<'_> {
-        Options {
+    fn options(&self) -> SampleOptions<'_> {
+        SampleOptions {
             limits: &self.limits,
             resize: &self.resize,
             encode: &self.encode,
@@ -147,21 +149,21 @@ impl WebDataset {
     }
 }
 
-/// One split, as it is read: part `start` of `end` parts of a file.
+/// Part `part` of `parts` of a file.
 #[derive(Debug)]
-struct Shard {
-    reader: Arc<Reader>,
-    file: Readable,
+struct TarSplit {
+    reader: Arc<SampleReader>,
+    file: InputFile,
     part: u64,
     parts: u64,
 }
 
-impl Reading for Shard {
+impl SplitReader for TarSplit {
     fn schema(&self) -> &SchemaRef {
         &self.reader.schema
     }
 
-    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let (path, name) = (self.file.path(), &self.file.name);
         let io = |error| RunError::io(path, error);
         let file = File::open(path).map_err(io)?;
@@ -170,15 +172,15 @@ impl Reading for Shard {
         let samples::Index { entries, damage, .. } =
             samples::index(&mut file, length, self.reader.limits.max_bytes).map_err(io)?;
         let (part, parts, total) = (self.part, self.parts, entries.len() as u64);
-        let share = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
-        let own = entries.into_iter().take(share(part + 1)).skip(share(part));
-        // What belongs to no sample is told once.
+        let boundary = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
+        let own = entries.into_iter().take(boundary(part + 1)).skip(boundary(part));
+        // Damage outside samples is reported once.
         let damage = damage.into_iter().filter(|_| part == 0).map(|(at, refusal)| {
-            let place = format!("{name} byte {at}");
-            Found::Damage(Sample { place, image: Some(Err(refusal)), ..Sample::default() })
+            let location = format!("{name} byte {at}");
+            TarItem::Damage(Sample { location, image: Some(Err(refusal)), ..Sample::default() })
         });
         let mut file = file.into_inner();
-        let mut bytes_of = |span: Option<Span>| -> Result<Part, RunError> {
+        let mut read_span = |span: Option<Span>| -> Result<SamplePart, RunError> {
             Ok(match span {
                 None => None,
                 Some(Err(refusal)) => Some(Err(refusal)),
@@ -189,38 +191,37 @@ impl Reading for Shard {
                 }
             })
         };
-        let all = self.reader.read(
-            own.map(Found::Entry).chain(damage),
-            |found| match found {
-                Found::Entry(entry) => {
+        let is_complete = self.reader.read(
+            own.map(TarItem::Entry).chain(damage),
+            |item| match item {
+                TarItem::Entry(entry) => {
                     let size = |span: &Option<Span>| {
                         span.as_ref().and_then(|span| span.as_ref().ok()).map_or(0, |span| span.1)
                     };
                     size(&entry.image) + size(&entry.text) + size(&entry.json)
                 }
-                Found::Damage(_) => 0,
+                TarItem::Damage(_) => 0,
             },
-            |found| match found {
-                Found::Entry(entry) => Ok(Sample {
-                    place: format!("{name}/{}", entry.key),
+            |item| match item {
+                TarItem::Entry(entry) => Ok(Sample {
+                    location: format!("{name}/{}", entry.key),
                     path: entry.path,
-                    image: bytes_of(entry.image)?,
-                    text: bytes_of(entry.text)?,
-                    json: bytes_of(entry.json)?,
+                    image: read_span(entry.image)?,
+                    text: read_span(entry.text)?,
+                    json: read_span(entry.json)?,
                 }),
-                Found::Damage(sample) => Ok(sample),
+                TarItem::Damage(sample) => Ok(sample),
             },
             send,
         )?;
-        if all {
-            self.file.served();
+        if is_complete {
+            self.file.mark_read();
         }
         Ok(())
     }
 }
 
-/// A sample to read, or a damaged place.
-enum Found {
+enum TarItem {
     Entry(Entry),
     Damage(Sample),
 }

@@ -1,5 +1,5 @@
-//! Whole runs for tests: a [`Lab`] is a folder in which pipelines run, with the hosts that they
-//! reach; what a run left is a [`Done`].
+//! Whole runs for tests: a [`Lab`] is a directory in which pipelines run, with the hosts they
+//! reach; a [`FinishedRun`] gives access to the results.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -21,7 +21,7 @@ use twinlens_pipeline::run::{Outcome, Settings, run, session};
 use twinlens_pipeline::{Clock, Registry, RunError};
 use twinlens_testkit::WebServer;
 
-/// The kinds of stages of this crate.
+/// The stages of this crate.
 pub fn registry() -> Registry {
     let mut registry = Registry::default();
     twinlens_crawl::register(&mut registry);
@@ -33,86 +33,84 @@ pub fn stage(name: &str, kind: &str, options: &str) -> String {
     format!("[stages.{name}]\nkind = \"{kind}\"\n{options}\n")
 }
 
-/// What is wrong with a pipeline file of these stages, as it is shown; nothing if they are well.
+/// The rendered faults of a pipeline file with these stages; `None` if there are none.
 pub fn faults(stages: &str) -> Option<String> {
     let text = format!("name = \"test\"\nseed = 7\n{stages}");
     let checked = config::check("p.toml".as_ref(), &text, &registry(), &Overrides::default());
     checked.err().map(|report| report.render(false))
 }
 
-/// A folder in which pipelines run; each goes on where the one before it was stopped, as the
-/// command does.
+/// A directory in which pipelines run; like the command, a run resumes an interrupted one.
 pub struct Lab {
-    /// Kept for as long as anyone reads what a run left.
+    /// Kept while results of a run are used.
     dir: Arc<TempDir>,
     hosts: BTreeMap<String, SocketAddr>,
     max_rows: Option<u64>,
 }
 
 impl Lab {
-    /// An empty folder, and no hosts.
     pub fn new() -> Self {
         Self { dir: Arc::new(tempfile::tempdir().unwrap()), hosts: BTreeMap::new(), max_rows: None }
     }
 
-    /// With a host that is served by `web`.
+    /// Adds a host that is served by `web`.
     pub fn host(self, name: &str, web: &WebServer) -> Self {
-        self.address(name, web.addr())
+        self.host_at(name, web.addr())
     }
 
-    /// With a host at an address.
-    pub fn address(mut self, name: &str, addr: SocketAddr) -> Self {
+    /// Adds a host at an address.
+    pub fn host_at(mut self, name: &str, addr: SocketAddr) -> Self {
         self.hosts.insert(name.into(), addr);
         self
     }
 
-    /// A path in the folder, which is that of the pipeline file.
+    /// A path relative to the pipeline file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// With the most rows that are read.
-    pub fn most_rows(self, max_rows: Option<u64>) -> Self {
+    /// Sets the maximum number of rows of a source.
+    pub fn max_rows(self, max_rows: Option<u64>) -> Self {
         Self { max_rows, ..self }
     }
 
-    /// Writes a file, and the folders that it lies in.
+    /// Writes a file, and creates its directories.
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// Runs these stages to their end, with no row lost.
-    pub async fn done(&self, stages: &str) -> Done {
-        self.run(stages).await.unwrap_or_else(|error| panic!("{error}"))
+    /// Runs these stages and checks that no row is lost.
+    pub async fn run(&self, stages: &str) -> FinishedRun {
+        self.try_run(stages).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Why these stages cannot be run to their end.
-    pub async fn error(&self, stages: &str) -> RunError {
-        self.run(stages).await.err().expect("the run fails")
+    /// Runs these stages, which must fail.
+    pub async fn run_error(&self, stages: &str) -> RunError {
+        self.try_run(stages).await.err().expect("the run fails")
     }
 
-    async fn run(&self, stages: &str) -> Result<Done, RunError> {
-        self.watched(stages, Arc::new(Silent), CancellationToken::new()).await
+    async fn try_run(&self, stages: &str) -> Result<FinishedRun, RunError> {
+        self.run_observed(stages, Arc::new(Silent), CancellationToken::new()).await
     }
 
-    /// Runs these stages until so many splits are committed; `None` when it was stopped by that.
-    pub async fn stopped_after(&self, splits: u64, stages: &str) -> Option<Done> {
+    /// Runs these stages until `splits` splits are committed; `None` if that interrupted the run.
+    pub async fn run_until(&self, splits: u64, stages: &str) -> Option<FinishedRun> {
         let cancel = CancellationToken::new();
         let observer = Arc::new(StopAfter(AtomicU64::new(splits), cancel.clone()));
-        match self.watched(stages, observer, cancel).await {
+        match self.run_observed(stages, observer, cancel).await {
             Err(RunError::Interrupted) => None,
             done => Some(done.unwrap_or_else(|error| panic!("{error}"))),
         }
     }
 
-    async fn watched(
+    async fn run_observed(
         &self,
         stages: &str,
         observer: Arc<dyn Observer>,
         cancel: CancellationToken,
-    ) -> Result<Done, RunError> {
+    ) -> Result<FinishedRun, RunError> {
         self.write("pipeline.toml", format!("name = \"test\"\nseed = 7\n{stages}"));
         let registry = registry();
         let pipeline = config::load(&self.path("pipeline.toml"), &registry, &Overrides::default())
@@ -124,13 +122,13 @@ impl Lab {
             ..Settings::in_folder(self.dir.path())
         };
         let outcome = run(&pipeline, &registry, &settings, observer, cancel).await?;
-        let done = Done { outcome, _dir: self.dir.clone() };
+        let done = FinishedRun { outcome, _dir: self.dir.clone() };
         done.assert_conserved();
         Ok(done)
     }
 }
 
-/// Asks a run to stop after so many splits.
+/// Cancels a run after a number of splits.
 struct StopAfter(AtomicU64, CancellationToken);
 
 impl Observer for StopAfter {
@@ -141,13 +139,12 @@ impl Observer for StopAfter {
     }
 }
 
-/// What a finished run left.
-pub struct Done {
+pub struct FinishedRun {
     outcome: Outcome,
     _dir: Arc<TempDir>,
 }
 
-impl Done {
+impl FinishedRun {
     /// The rows of a query, their values joined by ` | `.
     pub async fn rows(&self, sql: &str) -> Vec<String> {
         let session = session::plain(&registry(), 2);
@@ -170,7 +167,7 @@ impl Done {
         self.outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == stage).unwrap()
     }
 
-    /// Names and hashes of all files of the datasets.
+    /// Paths and hashes of all files of the datasets.
     pub fn files(&self) -> Vec<(String, String)> {
         let of = |dataset: &Dataset| {
             dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect::<Vec<_>>()
@@ -178,7 +175,7 @@ impl Done {
         self.outcome.datasets.iter().flat_map(of).collect()
     }
 
-    /// Rows in = rows out + rejects, for every dataset.
+    /// Checks for every dataset that rows in = rows out + rejects.
     fn assert_conserved(&self) {
         for dataset in &self.outcome.datasets {
             let rejects: u64 = dataset.state().rejects().values().flat_map(BTreeMap::values).sum();
@@ -189,7 +186,7 @@ impl Done {
     }
 }
 
-/// Compressed by gzip, as one member.
+/// Compresses as one gzip member.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();

@@ -3,19 +3,19 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::html::{Captions, DEFAULT_CAPTIONS, ImageText, TextSource, collapse};
+use crate::html::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet, collapse_whitespace};
 use crate::net::Directives;
 
 fn page_with(html: &str, captions: &[TextSource]) -> Page {
-    let reading = Reading { product: "twinlens", captions: Captions::of(captions) };
-    extract(html, &Url::parse("http://example.org/dir/page.html?q").unwrap(), &reading)
+    let options = ExtractOptions { product: "twinlens", captions: TextSourceSet::new(captions) };
+    extract(html, &Url::parse("http://example.org/dir/page.html?q").unwrap(), &options)
 }
 
 fn page(html: &str) -> Page {
     page_with(html, &DEFAULT_CAPTIONS)
 }
 
-/// Pairs as `url | text | source`, the host left out.
+/// Pairs as `url | text | source`, without the host.
 fn pairs_with(html: &str, captions: &[TextSource]) -> Vec<String> {
     let short = |pair: &ImageText| {
         format!(
@@ -103,7 +103,7 @@ fn pairs_of_odd_markup() {
 }
 
 #[test]
-fn further_captions_are_taken_when_they_are_asked_for() {
+fn other_text_sources_are_optional() {
     use TextSource::{Alt, AriaLabel, Figcaption, JsonLd, OpenGraph, Surrounding};
     let cases: [(&str, &[TextSource], &str, &[&str]); 16] = [
         ("aria", &[AriaLabel], "<img src=a alt=x aria-label='a &amp; b'>", &["/dir/a | a & b | aria-label"]),
@@ -136,13 +136,13 @@ fn further_captions_are_taken_when_they_are_asked_for() {
             &["/dir/a | x | alt", "/j | a & b | json-ld"],
         ),
         (
-            "json-ld that is not asked for, and that is none",
+            "json-ld of another type, or malformed",
             &[Alt, JsonLd],
             "<script>{\"@type\":\"ImageObject\",\"url\":\"/j\",\"name\":\"n\"}</script><script type=application/ld+json>{</script>",
             &[],
         ),
         (
-            "json-ld that says nothing new",
+            "json-ld that repeats a pair",
             &[Alt, JsonLd],
             "<img src=/j alt=n><script type='application/ld+json; charset=utf-8'>{\"@type\":\"ImageObject\",\"url\":\"/j\",\"name\":\"n\"}</script>",
             &["/j | n | alt"],
@@ -156,7 +156,7 @@ fn further_captions_are_taken_when_they_are_asked_for() {
         ),
         ("open graph without a text", &[OpenGraph], "<meta property=og:image content=a>", &[]),
         (
-            "open graph that is not asked for",
+            "open graph when not requested",
             &[Alt],
             "<meta property=og:image content=a><meta property=og:title content=b>",
             &[],
@@ -182,7 +182,7 @@ fn further_captions_are_taken_when_they_are_asked_for() {
 
 #[test]
 fn the_canonical_url_is_read() {
-    let of = |html: &str| page(html).canonical.map(String::from);
+    let canonical = |html: &str| page(html).canonical.map(String::from);
     let cases = [
         ("<link rel=canonical href=/x#y>", Some("http://example.org/x")),
         (
@@ -194,7 +194,7 @@ fn the_canonical_url_is_read() {
         ("<link rel=canonical href='javascript:1'>", None),
     ];
     for (html, expected) in cases {
-        assert_eq!(of(html).as_deref(), expected, "{html}");
+        assert_eq!(canonical(html).as_deref(), expected, "{html}");
     }
 }
 
@@ -214,7 +214,7 @@ fn links_are_resolved_once_each() {
 }
 
 #[test]
-fn robots_meta_tags_are_read_for_us() {
+fn robots_meta_tags_that_address_us_are_read() {
     let cases = [
         ("<meta name=robots content='noindex, nofollow'>", Some("robots meta tag: noindex"), true),
         ("<META NAME='Robots' CONTENT='NOAI'>", Some("robots meta tag: noai"), false),
@@ -235,7 +235,7 @@ fn robots_meta_tags_are_read_for_us() {
 }
 
 #[test]
-fn hostile_pages_cost_little() {
+fn hostile_pages_are_cheap() {
     let image = "<img src=a alt=x>";
     let many = (0..200_000).map(|n| format!("a{n} ")).collect::<String>();
     let cases = [
@@ -266,23 +266,23 @@ fn hostile_pages_cost_little() {
         page_with(&html, &TextSource::ALL);
         assert!(start.elapsed().as_secs() < 60, "{name}: {:?}", start.elapsed());
         let start = Instant::now();
-        let found = page(&html).pairs.len();
+        let count = page(&html).pairs.len();
         assert!(start.elapsed().as_secs() < 60, "{name}: {:?}", start.elapsed());
         if let Some(expected) = expected {
-            assert_eq!(found, expected, "{name}");
+            assert_eq!(count, expected, "{name}");
         }
     }
 }
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), charset in "(utf-8|utf-16|koi8-r|)") {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), charset in "(utf-8|utf-16|koi8-r|)") {
         let (text, _) = super::super::decode(&bytes, &format!("text/html; charset={charset}"));
         page_with(&text, &TextSource::ALL);
     }
 
     #[test]
-    fn no_soup_panics_and_pairs_are_sound(
+    fn tag_soup_does_not_panic_and_pairs_are_valid(
         soup in proptest::collection::vec(prop_oneof![
             Just("<img src=a alt=x>"), Just("<figure>"), Just("</figure>"), Just("<figcaption>"), Just("</figcaption>"), Just("<base href=/b>"),
             Just("<script>"), Just("</script>"), Just("<!--"), Just("-->"), Just("<a href=b>"), Just("<img"), Just("'"), Just("\""), Just(">"),
@@ -292,7 +292,7 @@ proptest! {
     ) {
         let page = page_with(&soup.concat(), &TextSource::ALL);
         for pair in &page.pairs {
-            prop_assert!(!pair.text.is_empty() && *pair.text == *collapse(&pair.text));
+            prop_assert!(!pair.text.is_empty() && *pair.text == *collapse_whitespace(&pair.text));
             prop_assert!(Url::parse(&pair.image).is_ok_and(|url| url.fragment().is_none()));
         }
     }

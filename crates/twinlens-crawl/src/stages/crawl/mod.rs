@@ -1,13 +1,13 @@
 //! The `crawl` stage: web pages to image-text pairs.
 //!
-//! Each wave of the frontier is a split. Beside the pairs it records what was visited and the URLs
-//! that were found: what is recorded is the crawl; the frontier on disk is an index over it, and
-//! takes a wave in after its commit.
+//! Each wave of the frontier is a split. Besides the pairs it records the visits and the URLs
+//! found. These records define the crawl; the frontier on disk is an index over them, to which a
+//! wave is applied after its commit.
 
 mod cache;
-mod fetching;
-mod record;
+mod fetcher;
 mod visit;
+mod writer;
 
 use std::sync::Arc;
 
@@ -26,81 +26,82 @@ use twinlens_pipeline::{
 use url::Url;
 
 use self::cache::Cache;
-use self::fetching::Fetching;
-use self::record::Record;
+use self::fetcher::WaveFetcher;
 use self::visit::Visitor;
+use self::writer::WaveWriter;
 use super::checks;
-use super::files::engine;
-use crate::frontier::{Bounds, Frontier, Kind, Recorded, Scope, Store, StoreError, Visit};
-use crate::html::{Captions, TextSource};
+use super::files::arrow_error;
+use crate::frontier::{CrawlLimits, Frontier, Scope, Store, StoreError, Visit, VisitKind, WaveRecord};
+use crate::html::{TextSource, TextSourceSet};
 use crate::net::{ByteBudget, HttpOptions};
 use crate::pairs;
 
-/// Side table: what was visited.
+/// Side table of visits.
 const VISITS: &str = "visits";
-/// Side table: the URLs that were found.
+/// Side table of URLs found.
 const FRONTIER: &str = "frontier";
-/// The frontier's file in the stage's work folder.
+/// File of the frontier in the stage's work directory.
 const STORE: &str = "frontier.redb";
-/// The code of a sitemap that is none; the other codes are those of [`crate::net::Why`].
-pub const BAD_SITEMAP: &str = "bad_sitemap";
+/// Reject code of an invalid sitemap; the other codes are those of [`crate::net::FetchErrorKind`].
+const BAD_SITEMAP: &str = "bad_sitemap";
 
-/// Web pages to image-text pairs.
+/// Crawls web pages for image-text pairs.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Crawl {
-    /// The pages to begin with.
+    /// URLs of the first pages.
     seeds: Located<Vec<Located<String>>>,
-    /// Sitemaps that name pages to visit besides (XML, feeds, lists of URLs; compressed or not).
-    /// Their pages count as linked from a seed.
+    /// Sitemaps with further pages to visit (XML, feeds, lists of URLs; optionally gzipped). Their
+    /// pages count as linked from a seed.
     #[serde(default)]
     sitemaps: Vec<Located<String>>,
-    /// Read the sitemaps that the robots.txt of the seeds' hosts name.
+    /// Read the sitemaps listed in the robots.txt of the seeds' hosts.
     #[serde(default)]
     robots_sitemaps: bool,
-    /// Most sitemaps that are read.
+    /// Maximum number of sitemaps to read.
     #[serde(default = "max_sitemaps")]
     max_sitemaps: u64,
-    /// How far the crawl goes: the `host`s of the seeds, these and their `subdomains`, or only the
-    /// folders of the seeds (`prefix`). Where a seed redirects to is in scope.
+    /// Which pages are in scope: those on the `host`s of the seeds, also on their `subdomains`, or
+    /// only those in the directories of the seeds (`prefix`). Redirect targets of seeds count as
+    /// seeds.
     #[serde(default)]
     scope: Scope,
-    /// Further hosts in scope.
+    /// Extra hosts in scope.
     #[serde(default)]
     hosts: Vec<String>,
-    /// Most pages that are visited.
+    /// Maximum number of pages to visit.
     #[serde(default = "max_pages")]
     max_pages: usize,
-    /// Most links from a seed to a page.
+    /// Maximum number of links from a seed to a page.
     #[serde(default = "max_depth")]
     max_depth: u32,
-    /// The texts that are taken as captions: `alt`, `title`, `figcaption`, `aria-label`,
-    /// `surrounding`, `json-ld`, `open-graph`.
+    /// Texts to use as captions: `alt`, `title`, `figcaption`, `aria-label`, `surrounding`,
+    /// `json-ld`, `open-graph`.
     #[serde(default = "crate::html::default_captions")]
     captions: Vec<TextSource>,
-    /// Take the pairs of pages that give the same URL as their own (`link rel=canonical`) from the
-    /// first of them alone.
+    /// Of several pages with the same canonical URL (`link rel=canonical`), only take the pairs of
+    /// the first.
     #[serde(default)]
     canonical: bool,
-    /// Parameters that are dropped from the URLs of pages, since they do not say which page is
-    /// meant: `["utm_*", "gclid", "fbclid"]`. A star at the end stands for any ending.
+    /// Query parameters to drop from page URLs because they do not identify the page:
+    /// `["utm_*", "gclid", "fbclid"]`. A final star matches any ending.
     #[serde(default)]
     drop_params: Vec<String>,
-    /// A file, relative to the pipeline file, that keeps pages and what their servers say of their
-    /// age (ETag, Last-Modified): a crawl that is repeated asks for what has changed alone.
+    /// Cache file for pages with an ETag or Last-Modified, relative to the pipeline file: a
+    /// repeated crawl only downloads what has changed.
     #[serde(default)]
     cache: Option<String>,
-    /// Longest page that is read, in bytes.
+    /// Longest page, in bytes.
     #[serde(default = "max_page_bytes")]
     max_page_bytes: u64,
-    /// Pages that are fetched at a time.
+    /// Maximum number of pages fetched at a time.
     #[serde(default = "concurrency")]
     concurrency: usize,
-    /// Pages of a wave: what is committed, and after a kill fetched again, as one.
+    /// Pages per wave. A wave is committed as a whole, and fetched again after a kill.
     #[serde(default = "wave_pages")]
     wave_pages: usize,
-    /// How the network is used.
-    #[serde(default = "super::nowhere::<HttpOptions>")]
+    /// HTTP settings.
+    #[serde(default = "super::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
 }
 
@@ -125,7 +126,7 @@ fn wave_pages() -> usize {
 
 impl StageKind for Crawl {
     const KIND: &'static str = "crawl";
-    const ABOUT: &'static str = "Visits web pages, politely, and takes image-text pairs out of `alt`, `title`, `figcaption` and, if asked for, more; side tables: `visits`, `frontier`.";
+    const ABOUT: &'static str = "Crawls web pages politely and extracts image-text pairs from `alt`, `title`, `figcaption` and optionally more; side tables: `visits`, `frontier`.";
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "crawl"
@@ -147,22 +148,19 @@ impl Stage for Crawl {
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http(&self.http);
+        let mut faults = checks::http_faults(&self.http);
         for seed in self.seeds.iter().chain(&self.sitemaps) {
             if !Url::parse(seed).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-                let fault = Fault::at(seed.span(), format!("`{}` is no web address", seed.value()));
+                let fault = Fault::at(seed.span(), format!("`{}` is not an http(s) URL", seed.value()));
                 faults.push(fault.label("expected http://... or https://..."));
             }
         }
         if self.seeds.is_empty() {
             faults.push(Fault::at(self.seeds.span(), "`seeds` is empty: there is nothing to crawl"));
         }
-        match faults.is_empty() {
-            true => Ok(Tables::main(pairs::schema(&[]))
-                .with(VISITS, visits_schema())
-                .with(FRONTIER, frontier_schema())),
-            false => Err(faults),
-        }
+        checks::tables_or_faults(faults, || {
+            Tables::main(pairs::schema(&[])).with(VISITS, visits_schema()).with(FRONTIER, frontier_schema())
+        })
     }
 
     fn work(&self) -> Work<'_> {
@@ -170,16 +168,15 @@ impl Stage for Crawl {
     }
 }
 
-fn nullable(columns: &[(&str, DataType)]) -> SchemaRef {
+fn nullable_schema(columns: &[(&str, DataType)]) -> SchemaRef {
     let field = |(name, kind): &(&str, DataType)| Field::new(*name, kind.clone(), true);
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }
 
-/// What was visited. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of
-/// a page that gives the same URL as its own), `redirect`, `sitemap`, `robots`, or the code of the
-/// reject. `canonical` is the URL that the page is known by besides.
+/// Visits. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of a page
+/// with the same canonical URL), `redirect`, `sitemap`, `robots`, or the reject code.
 fn visits_schema() -> SchemaRef {
-    nullable(&[
+    nullable_schema(&[
         ("url", DataType::Utf8),
         ("kind", DataType::Utf8),
         ("depth", DataType::Int32),
@@ -191,9 +188,9 @@ fn visits_schema() -> SchemaRef {
     ])
 }
 
-/// The URLs that were found, each once, and where.
+/// The URLs found, each once, and where.
 fn frontier_schema() -> SchemaRef {
-    nullable(&[
+    nullable_schema(&[
         ("url", DataType::Utf8),
         ("kind", DataType::Utf8),
         ("depth", DataType::Int32),
@@ -207,7 +204,7 @@ impl Job for Crawl {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
         let client = super::client(cx, &self.http, budget, self.concurrency.max(1))?;
         let cache = self.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
-        let captions = Captions::of(&self.captions);
+        let captions = TextSourceSet::new(&self.captions);
         let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, captions, cache));
         let mut frontier = self.frontier(cx, output).await?;
         cx.progress.done(frontier.counts().visited);
@@ -215,13 +212,13 @@ impl Job for Crawl {
         let path = output.work_dir()?.join(STORE);
         match crawled {
             Ok(()) => {
-                // What the index was over is complete.
+                // The crawl is complete and needs no index.
                 drop(frontier);
                 std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error))
             }
             Err(error) => {
-                // To spare the next run work; it can do without.
-                let _behind = frontier.save();
+                // Saves the next run work, but is not needed.
+                let _ignored = frontier.save();
                 Err(error)
             }
         }
@@ -229,7 +226,7 @@ impl Job for Crawl {
 }
 
 impl Crawl {
-    /// Wave after wave, until none is left.
+    /// Crawls wave after wave until none is left.
     async fn waves(
         &self,
         cx: &RunContext,
@@ -241,72 +238,73 @@ impl Crawl {
             cx.check_cancelled()?;
             let wave = match output.rows_wanted() {
                 Some(0) => Vec::new(),
-                _ => frontier.next_wave(self.wave_pages.max(1)).map_err(store)?,
+                _ => frontier.next_wave(self.wave_pages.max(1)).map_err(store_error)?,
             };
             if wave.is_empty() {
-                return super::reachable(&visitor.client, true);
+                return super::check_reachable(&visitor.client, true);
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
-            let record = Record::new(cx, split, self.canonical, output.rows_wanted());
-            let (split, recorded) = tokio::select! {
-                fetched = self.wave(cx, visitor, frontier, wave, record) => fetched?,
+            let writer = WaveWriter::new(cx, split, self.canonical, output.rows_wanted());
+            let (split, record) = tokio::select! {
+                fetched = self.wave(cx, visitor, frontier, wave, writer) => fetched?,
                 () = cx.cancel.cancelled() => return Err(RunError::Interrupted),
             };
             if let Some(cache) = &visitor.cache {
                 cache.flush()?;
             }
             output.commit(split).await?;
-            frontier.record(&recorded).map_err(store)?;
+            frontier.record(&record).map_err(store_error)?;
         }
     }
 }
 
-/// What a wave is, for people.
+/// The label of a wave.
 fn label(number: u64, wave: &[Visit]) -> String {
     let depths = match (wave.first(), wave.last()) {
         (Some(first), Some(last)) if first.depth != last.depth => format!("{}..{}", first.depth, last.depth),
         (first, _) => first.map_or(0, |first| first.depth).to_string(),
     };
     match wave.first().map(|visit| visit.kind) {
-        Some(Kind::Robots) => format!("wave {number}: {} robots.txt", wave.len()),
-        Some(Kind::Sitemap) => format!("wave {number}: {} sitemaps", wave.len()),
+        Some(VisitKind::Robots) => format!("wave {number}: {} robots.txt", wave.len()),
+        Some(VisitKind::Sitemap) => format!("wave {number}: {} sitemaps", wave.len()),
         _ => format!("wave {number}: {} pages at depth {depths}", wave.len()),
     }
 }
 
-fn store(error: StoreError) -> RunError {
+fn store_error(error: StoreError) -> RunError {
     RunError::user_with_hint(
         error.to_string(),
-        "if there is room and the file may be written, delete it: it is made anew from what is recorded",
+        "check disk space and permissions, or delete the file: it is rebuilt from the committed waves",
     )
 }
 
 impl Crawl {
-    /// The frontier after the waves that are committed.
+    /// The frontier after the committed waves.
     async fn frontier(&self, cx: &RunContext, output: &Output) -> Result<Frontier, RunError> {
         let path = output.work_dir()?.join(STORE);
         let commits = output.state().commits.len() as u64;
         let mut frontier = self.open(&path)?;
         if frontier.counts().waves.is_some_and(|waves| waves > commits) {
-            // Of another dataset, which is gone.
+            // It belongs to another dataset, which is gone.
             drop(frontier);
             std::fs::remove_file(&path).map_err(|error| RunError::io(&path, error))?;
             frontier = self.open(&path)?;
         }
         for number in frontier.counts().waves.unwrap_or(0)..commits {
             cx.check_cancelled()?;
-            frontier.record(&recorded(cx, output, number).await?).map_err(store)?;
+            frontier.record(&read_wave(cx, output, number).await?).map_err(store_error)?;
         }
         Ok(frontier)
     }
 
     fn open(&self, path: &std::path::Path) -> Result<Frontier, RunError> {
         let urls = |written: &[Located<String>]| {
-            let bad = |url: &Located<String>| RunError::user(format!("`{}` is no web address", url.value()));
+            let bad =
+                |url: &Located<String>| RunError::user(format!("`{}` is not an http(s) URL", url.value()));
             written.iter().map(|url| Url::parse(url).map_err(|_| bad(url))).collect::<Result<Vec<_>, _>>()
         };
-        let bounds = Bounds {
+        let limits = CrawlLimits {
             scope: self.scope,
             hosts: self.hosts.clone(),
             max_depth: self.max_depth,
@@ -315,88 +313,87 @@ impl Crawl {
             drop_params: self.drop_params.clone(),
         };
         let (seeds, sitemaps) = (urls(&self.seeds)?, urls(&self.sitemaps)?);
-        let opened = Store::open(path).map_err(store)?;
-        Frontier::open(opened, bounds, &seeds, &sitemaps, self.robots_sitemaps).map_err(store)
+        let opened = Store::open(path).map_err(store_error)?;
+        Frontier::open(opened, limits, &seeds, &sitemaps, self.robots_sitemaps).map_err(store_error)
     }
 
-    /// Fetches a wave; its visits are recorded in their order, whatever the order in which they
-    /// come.
+    /// Fetches a wave and records its visits in order.
     async fn wave(
         &self,
         cx: &RunContext,
         visitor: &Arc<Visitor>,
         frontier: &mut Frontier,
         wave: Vec<Visit>,
-        mut record: Record,
-    ) -> Result<(SplitWriter, Recorded), RunError> {
+        mut writer: WaveWriter,
+    ) -> Result<(SplitWriter, WaveRecord), RunError> {
         let counts = frontier.counts();
         cx.progress.total(counts.visited + counts.waiting);
-        let first = counts.visited == 0 && wave.iter().all(|visit| visit.kind == Kind::Page);
-        let (mut refusals, mut visited) = (Vec::new(), 0);
-        let mut fetching =
-            Fetching::new(visitor, &wave, self.concurrency.clamp(1, 1000), cx.bytes_in_flight / 2);
+        let first = counts.visited == 0 && wave.iter().all(|visit| visit.kind == VisitKind::Page);
+        let (mut failures, mut visited) = (Vec::new(), 0);
+        let mut fetcher =
+            WaveFetcher::new(visitor, &wave, self.concurrency.clamp(1, 1000), cx.bytes_in_flight / 2);
         for visit in &wave {
-            let found = fetching.next().await?;
-            if let Err(error) = &found {
-                super::reachable(&visitor.client, false)?;
-                refusals.push(format!("{}: {error}", visit.url));
+            let result = fetcher.next().await?;
+            if let Err(error) = &result {
+                super::check_reachable(&visitor.client, false)?;
+                failures.push(format!("{}: {error}", visit.url));
             }
-            record.visit(visit, found, frontier)?;
+            writer.record(visit, result, frontier)?;
             visited += 1;
-            cx.progress.done(u64::from(visit.kind == Kind::Page));
-            if record.is_full() {
+            cx.progress.done(u64::from(visit.kind == VisitKind::Page));
+            if writer.is_full() {
                 break;
             }
         }
-        if first && refusals.len() == wave.len() {
-            super::reachable(&visitor.client, true)?;
+        if first && failures.len() == wave.len() {
+            super::check_reachable(&visitor.client, true)?;
             return Err(RunError::user_with_hint(
-                format!("stage `{}`: no seed can be crawled: {}", cx.stage, refusals.join("; ")),
+                format!("stage `{}`: no seed can be crawled: {}", cx.stage, failures.join("; ")),
                 "check `seeds`, and the `http` options if the site is on a private network (`allow_private`)",
             ));
         }
         let visits = wave.into_iter().take(visited).map(|visit| {
-            let claimed = frontier.claimed(&visit).map(String::from);
-            (visit, claimed)
+            let canonical = frontier.canonical_of(&visit).map(String::from);
+            (visit, canonical)
         });
         let visits = visits.collect();
-        let found = frontier.end_wave().map_err(store)?;
-        let split = record.finish(&found)?;
-        Ok((split, Recorded { visits, found: found.into_keys().collect() }))
+        let found = frontier.end_wave().map_err(store_error)?;
+        let split = writer.finish(&found)?;
+        Ok((split, WaveRecord { visits, found: found.into_keys().collect() }))
     }
 }
 
-/// What a committed wave recorded.
-async fn recorded(cx: &RunContext, output: &Output, number: u64) -> Result<Recorded, RunError> {
+/// Reads the record of a committed wave.
+async fn read_wave(cx: &RunContext, output: &Output, number: u64) -> Result<WaveRecord, RunError> {
     if !output.is_done(number) {
         return Err(RunError::Internal(format!("wave {number} is not recorded")));
     }
     let wave = output.dataset().of_split(number);
-    let mut recorded = Recorded::default();
+    let mut record = WaveRecord::default();
     for (table, third) in [(VISITS, "canonical"), (FRONTIER, "found_on")] {
         let columns = ["url", "kind", "depth", third].map(ident);
         let frame = wave.frame(&cx.session, table).await?.select(columns)?;
         for batch in frame.collect().await? {
             let rows = rows(&batch)?;
             match table {
-                VISITS => recorded.visits.extend(rows),
-                _ => recorded.found.extend(rows.into_iter().map(|(visit, _)| visit)),
+                VISITS => record.visits.extend(rows),
+                _ => record.found.extend(rows.into_iter().map(|(visit, _)| visit)),
             }
         }
     }
-    Ok(recorded)
+    Ok(record)
 }
 
-/// Visits, and the last column.
+/// Visits, and the value of the fourth column.
 fn rows(batch: &RecordBatch) -> Result<Vec<(Visit, Option<String>)>, RunError> {
     let text = |column: usize| -> Result<_, RunError> {
-        Ok(cast(batch.column(column), &DataType::Utf8).map_err(engine)?.as_string::<i32>().clone())
+        Ok(cast(batch.column(column), &DataType::Utf8).map_err(arrow_error)?.as_string::<i32>().clone())
     };
     let (url, kind, last) = (text(0)?, text(1)?, text(3)?);
     let depth = batch.column(2).as_primitive::<Int32Type>();
     let row = |row: usize| {
         let visit = Visit {
-            kind: Kind::of_name(kind.value(row)),
+            kind: VisitKind::from_name(kind.value(row)),
             depth: depth.value(row).unsigned_abs(),
             url: url.value(row).into(),
         };

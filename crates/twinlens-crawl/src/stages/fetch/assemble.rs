@@ -1,4 +1,4 @@
-//! Rows and their images to batches.
+//! Assembles rows and their images into batches.
 
 use std::sync::Arc;
 
@@ -12,42 +12,42 @@ use arrow::datatypes::{DataType, Fields, SchemaRef};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::{RunError, rejects};
 
-use super::images::{Fetched, Refusal};
+use super::images::{FetchedImage, Rejection};
 use crate::net::Reservation;
 
-/// Rows of a batch.
-const ROWS: usize = 128;
-/// Bytes of images of a batch, about.
-const BYTES: usize = 4 << 20;
+/// Rows per batch.
+const BATCH_ROWS: usize = 128;
+/// Approximate bytes of images per batch.
+const BATCH_BYTES: usize = 4 << 20;
 
-/// Rows with the same URL, and what came of it.
-pub(super) struct Finished {
+/// Rows with the same URL, and the result of fetching it.
+pub(super) struct FinishedRows {
     pub(super) rows: Vec<u32>,
-    pub(super) image: Result<Fetched, Refusal>,
+    pub(super) image: Result<FetchedImage, Rejection>,
 }
 
-/// Gathers finished rows into batches of bounded size.
+/// Collects finished rows into batches of bounded size.
 pub(super) struct Assembler {
     stage: String,
     schema: SchemaRef,
     rows: Option<RecordBatch>,
     /// Finished rows, and the image of each.
-    pending: Vec<(u32, Arc<Result<Fetched, Refusal>>)>,
+    pending: Vec<(u32, Arc<Result<FetchedImage, Rejection>>)>,
     bytes: usize,
 }
 
 impl Assembler {
-    /// For batches of `schema`: the columns of the rows, the image columns, the reserved columns.
+    /// `schema` has the columns of the rows, the image columns and the reserved columns.
     pub(super) fn new(stage: &str, schema: SchemaRef) -> Self {
         Self { stage: stage.into(), schema, rows: None, pending: Vec::new(), bytes: 0 }
     }
 
-    /// Over the rows of a split.
-    pub(super) fn over(self, rows: RecordBatch) -> Self {
+    /// Sets the rows of the split.
+    pub(super) fn with_rows(self, rows: RecordBatch) -> Self {
         Self { rows: Some(rows), ..self }
     }
 
-    /// Rows that an earlier stage refused, as they are.
+    /// A batch of rows that an earlier stage rejected, unchanged.
     pub(super) fn pass_through(&self, rows: &[u32]) -> Result<Option<RecordBatch>, RunError> {
         if rows.is_empty() {
             return Ok(None);
@@ -57,16 +57,16 @@ impl Assembler {
         let images = contracts::image_columns();
         let column = |name: &str, kind: &DataType| match images.field_with_name(name) {
             Ok(_) => Ok(arrow::array::new_null_array(kind, rows.len())),
-            Err(_) => existing(&taken, name),
+            Err(_) => existing_column(&taken, name),
         };
         self.batch(column).map(Some)
     }
 
-    /// Adds rows; gives a batch when there is enough for one. Their bytes are no longer in flight:
-    /// a batch is bounded.
-    pub(super) fn add(&mut self, mut finished: Finished) -> Result<Option<RecordBatch>, RunError> {
+    /// Adds rows; returns a batch once it is full. The bytes no longer count as in flight, as the
+    /// size of a batch is bounded.
+    pub(super) fn add(&mut self, mut finished: FinishedRows) -> Result<Option<RecordBatch>, RunError> {
         if let Ok(fetched) = &mut finished.image {
-            fetched.held = Reservation::default();
+            fetched.reservation = Reservation::default();
         }
         let image = Arc::new(finished.image);
         let bytes = image.as_ref().as_ref().map_or(0, |fetched| fetched.image.bytes.len());
@@ -74,10 +74,10 @@ impl Assembler {
             self.pending.push((row, image.clone()));
             self.bytes += bytes;
         }
-        if self.pending.len() >= ROWS || self.bytes >= BYTES { self.finish() } else { Ok(None) }
+        if self.pending.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES { self.finish() } else { Ok(None) }
     }
 
-    /// The rows that are left.
+    /// The batch of the remaining rows.
     pub(super) fn finish(&mut self) -> Result<Option<RecordBatch>, RunError> {
         if self.pending.is_empty() {
             return Ok(None);
@@ -85,27 +85,29 @@ impl Assembler {
         let pending = std::mem::take(&mut self.pending);
         self.bytes = 0;
         let taken = self.take(&pending.iter().map(|(row, _)| *row).collect())?;
-        let images: Vec<Option<&Fetched>> =
+        let images: Vec<Option<&FetchedImage>> =
             pending.iter().map(|(_, image)| image.as_ref().as_ref().ok()).collect();
-        let refusal = |(_, image): &(u32, Arc<Result<Fetched, Refusal>>)| {
-            image.as_ref().as_ref().err().map(|refusal| (refusal.code, refusal.detail.clone()))
+        let rejection = |(_, image): &(u32, Arc<Result<FetchedImage, Rejection>>)| {
+            image.as_ref().as_ref().err().map(|rejection| (rejection.code, rejection.detail.clone()))
         };
-        let refusals: Vec<_> = pending.iter().map(refusal).collect();
+        let rejections: Vec<_> = pending.iter().map(rejection).collect();
         let column = |name: &str, _: &DataType| {
             if let Some(column) = image_column(name, &images) {
                 return Ok(column);
             }
             let text = |value: for<'a> fn(&'a (&'static str, String)) -> &'a str| -> ArrayRef {
-                Arc::new(refusals.iter().map(|refusal| refusal.as_ref().map(value)).collect::<StringArray>())
+                Arc::new(
+                    rejections.iter().map(|rejection| rejection.as_ref().map(value)).collect::<StringArray>(),
+                )
             };
             match name {
                 rejects::STAGE => {
-                    let stage = |refusal: &Option<_>| refusal.is_some().then_some(self.stage.as_str());
-                    Ok(Arc::new(refusals.iter().map(stage).collect::<StringArray>()))
+                    let stage = |rejection: &Option<_>| rejection.is_some().then_some(self.stage.as_str());
+                    Ok(Arc::new(rejections.iter().map(stage).collect::<StringArray>()))
                 }
                 rejects::CODE => Ok(text(|(code, _)| code)),
                 rejects::DETAIL => Ok(text(|(_, detail)| detail)),
-                other => existing(&taken, other),
+                other => existing_column(&taken, other),
             }
         };
         self.batch(column).map(Some)
@@ -113,7 +115,7 @@ impl Assembler {
 
     fn take(&self, indices: &UInt32Array) -> Result<RecordBatch, RunError> {
         let rows = self.rows.as_ref().ok_or_else(|| RunError::Internal("no rows to take from".into()))?;
-        take_record_batch(rows, indices).map_err(super::engine)
+        take_record_batch(rows, indices).map_err(super::arrow_error)
     }
 
     fn batch(
@@ -121,30 +123,30 @@ impl Assembler {
         column: impl Fn(&str, &DataType) -> Result<ArrayRef, RunError>,
     ) -> Result<RecordBatch, RunError> {
         let columns = self.schema.fields().iter().map(|field| column(field.name(), field.data_type()));
-        RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?).map_err(super::engine)
+        RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)
+            .map_err(super::arrow_error)
     }
 }
 
-fn existing(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError> {
+fn existing_column(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError> {
     rows.column_by_name(name)
         .cloned()
         .ok_or_else(|| RunError::Internal(format!("the rows have no column {name}")))
 }
 
 /// One of the contract's image columns; `None` for another name.
-fn image_column(name: &str, images: &[Option<&Fetched>]) -> Option<ArrayRef> {
-    let pixels = |of: fn(&Fetched) -> u32| -> ArrayRef {
+fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef> {
+    let pixels = |value_of: fn(&FetchedImage) -> u32| -> ArrayRef {
         let mut builder = Int32Builder::new();
-        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a
-        // side.
-        images
-            .iter()
-            .for_each(|image| builder.append_option(image.and_then(|image| i32::try_from(of(image)).ok())));
+        // The limit on pixels keeps sides far below 2^31.
+        images.iter().for_each(|image| {
+            builder.append_option(image.and_then(|image| i32::try_from(value_of(image)).ok()))
+        });
         Arc::new(builder.finish())
     };
-    let text = |of: fn(&Fetched) -> Option<&str>| -> ArrayRef {
+    let text = |value_of: fn(&FetchedImage) -> Option<&str>| -> ArrayRef {
         let mut builder = StringBuilder::new();
-        images.iter().for_each(|image| builder.append_option(image.and_then(of)));
+        images.iter().for_each(|image| builder.append_option(image.and_then(value_of)));
         Arc::new(builder.finish())
     };
     Some(match name {
@@ -162,15 +164,15 @@ fn image_column(name: &str, images: &[Option<&Fetched>]) -> Option<ArrayRef> {
         }
         "fetched_at" => {
             let mut builder = TimestampMicrosecondBuilder::new().with_timezone("UTC");
-            images.iter().for_each(|image| builder.append_option(image.map(|image| image.at)));
+            images.iter().for_each(|image| builder.append_option(image.map(|image| image.fetched_at)));
             Arc::new(builder.finish())
         }
         _ => return None,
     })
 }
 
-/// `struct<bytes, path>`; there is no path, as the bytes are here.
-fn image_structs(images: &[Option<&Fetched>]) -> ArrayRef {
+/// `struct<bytes, path>`. The path is null, because the bytes are present.
+fn image_structs(images: &[Option<&FetchedImage>]) -> ArrayRef {
     let (mut bytes, mut path) = (LargeBinaryBuilder::new(), StringBuilder::new());
     for image in images {
         bytes.append_option(image.map(|image| image.image.bytes.as_slice()));

@@ -1,4 +1,4 @@
-//! One URL to one stored image.
+//! From a URL to a stored image.
 
 use std::sync::Arc;
 
@@ -9,65 +9,66 @@ use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, RunContext, RunError};
 use url::Url;
 
-use crate::net::{Ask, ByteBudget, Client, Directives, FetchError, HttpOptions, Reply, Reservation, Why};
+use crate::net::{
+    ByteBudget, Client, Directives, FetchError, FetchErrorKind, HttpOptions, Request, Reservation, Response,
+};
 
-/// What becomes of an image.
 #[derive(Debug)]
-pub(super) struct Options {
+pub(super) struct ImageOptions {
     pub(super) limits: Limits,
     pub(super) resize: Resize,
     pub(super) encode: Encode,
     pub(super) concurrency: usize,
 }
 
-/// Fetches and decodes images: what all splits of a stage share.
+/// Fetches and decodes images; shared by all splits of a stage.
 #[derive(Debug)]
-pub(super) struct Images {
+pub(super) struct ImageFetcher {
     client: Client,
     product: String,
-    options: Arc<Options>,
+    options: Arc<ImageOptions>,
     pixels: ByteBudget,
-    /// Threads of their own: on the runtime's, work goes round among as many as there ever were,
-    /// and the allocator keeps the pages of large images for each.
+    /// A pool of its own: the blocking pool of the runtime has many threads, and the allocator
+    /// would keep memory of large images for each.
     decoders: rayon::ThreadPool,
     clock: Clock,
-    progress: Progressing,
+    progress: DebugProgress,
 }
 
 /// [`Progress`] has no `Debug`.
-struct Progressing(Progress);
+struct DebugProgress(Progress);
 
-impl std::fmt::Debug for Progressing {
+impl std::fmt::Debug for DebugProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")
     }
 }
 
-/// An image and the moment at which it came, in microseconds.
+/// A processed image and the time of the response, in microseconds.
 #[derive(Debug)]
-pub(super) struct Fetched {
+pub(super) struct FetchedImage {
     pub(super) image: ProcessedImage,
-    pub(super) at: i64,
-    /// The place of `image` in the byte budget, until it is in a batch.
-    pub(super) held: Reservation,
+    pub(super) fetched_at: i64,
+    /// The bytes of `image` in the budget, until it is in a batch.
+    pub(super) reservation: Reservation,
 }
 
-/// Why there is none: a code and the particulars.
+/// Why there is no image: reject code and details.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct Rejection {
     pub(super) code: &'static str,
     pub(super) detail: String,
 }
 
-impl Images {
-    pub(super) fn open(cx: &RunContext, http: &HttpOptions, options: Options) -> Result<Self, RunError> {
+impl ImageFetcher {
+    pub(super) fn open(cx: &RunContext, http: &HttpOptions, options: ImageOptions) -> Result<Self, RunError> {
         let half = cx.bytes_in_flight as u64 / 2;
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let decoders = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("decoder {number}"))
             .build()
-            .map_err(|error| RunError::Internal(format!("no threads to decode on: {error}")))?;
+            .map_err(|error| RunError::Internal(format!("cannot start decoder threads: {error}")))?;
         Ok(Self {
             client: super::super::client(cx, http, ByteBudget::new(half), options.concurrency)?,
             product: http.product().to_string(),
@@ -75,68 +76,71 @@ impl Images {
             decoders,
             options: Arc::new(options),
             clock: cx.clock,
-            progress: Progressing(cx.progress.clone()),
+            progress: DebugProgress(cx.progress.clone()),
         })
     }
 
-    /// An error when the network is taken to be down.
-    pub(super) fn reachable(&self, at_end: bool) -> Result<(), RunError> {
-        super::super::reachable(&self.client, at_end)
+    /// Fails if the network seems to be down.
+    pub(super) fn check_reachable(&self, at_end: bool) -> Result<(), RunError> {
+        super::super::check_reachable(&self.client, at_end)
     }
 
-    /// Fetches and processes one image.
-    pub(super) async fn get(&self, url: &str) -> Result<Fetched, Refusal> {
-        let reply = self.download(url).await.map_err(|error| {
+    pub(super) async fn get(&self, url: &str) -> Result<FetchedImage, Rejection> {
+        let response = self.download(url).await.map_err(|error| {
             let detail =
                 if url.is_empty() { error.detail.clone() } else { format!("{url}: {}", error.detail) };
-            Refusal { code: error.code(), detail }
+            Rejection { code: error.code(), detail }
         })?;
-        self.progress.0.bytes(reply.body.len() as u64);
-        let at = self.clock.micros();
-        let image = self.process(reply).await;
+        self.progress.0.bytes(response.body.len() as u64);
+        let fetched_at = self.clock.micros();
+        let image = self.process(response).await;
         image
-            .map(|(image, held)| Fetched { image, at, held })
-            .map_err(|error| Refusal { code: error.code(), detail: format!("{url}: {error}") })
+            .map(|(image, reservation)| FetchedImage { image, fetched_at, reservation })
+            .map_err(|error| Rejection { code: error.code(), detail: format!("{url}: {error}") })
     }
 
-    async fn download(&self, url: &str) -> Result<Reply, FetchError> {
+    async fn download(&self, url: &str) -> Result<Response, FetchError> {
         let url = match Url::parse(url) {
             Ok(url) => url,
-            Err(_) if url.is_empty() => return Err(FetchError::new(Why::BadUrl, "the row has no URL")),
-            Err(error) => return Err(FetchError::new(Why::BadUrl, error.to_string())),
+            Err(_) if url.is_empty() => {
+                return Err(FetchError::new(FetchErrorKind::BadUrl, "the row has no URL"));
+            }
+            Err(error) => return Err(FetchError::new(FetchErrorKind::BadUrl, error.to_string())),
         };
-        let check = |headers: &HeaderMap| match Directives::of_headers(headers, &self.product).opt_out {
-            Some(word) if self.client.options().opt_outs => Err(FetchError::new(Why::OptedOut, word)),
+        let check = |headers: &HeaderMap| match Directives::from_headers(headers, &self.product).opt_out {
+            Some(word) if self.client.options().opt_outs => {
+                Err(FetchError::new(FetchErrorKind::OptedOut, word))
+            }
             _ => Ok(()),
         };
-        let ask = Ask {
+        let request = Request {
             url: &url,
             accept: "image/webp,image/png,image/jpeg,image/*;q=0.5,*/*;q=0.1",
             max_bytes: self.options.limits.max_bytes,
-            cut: false,
-            follow: true,
-            robots: true,
-            conditions: None,
-            check: &check,
+            truncate: false,
+            follow_redirects: true,
+            obey_robots: true,
+            extra_headers: None,
+            check_headers: &check,
         };
-        self.client.get(ask).await
+        self.client.get(request).await
     }
 
-    async fn process(&self, mut reply: Reply) -> Result<(ProcessedImage, Reservation), ImageError> {
-        let header = probe(&reply.body, &self.options.limits)?;
-        let reserved = self.pixels.reserve(header.decode_bytes).await;
+    async fn process(&self, mut response: Response) -> Result<(ProcessedImage, Reservation), ImageError> {
+        let header = probe(&response.body, &self.options.limits)?;
+        let pixels = self.pixels.reserve(header.decode_bytes).await;
         let options = self.options.clone();
-        let (done, image) = oneshot::channel();
+        let (sender, image) = oneshot::channel();
         let work = move || {
-            let (_pixels, _open) = (reserved, reply.open);
-            let image = process(&reply.body, &options.limits, &options.resize, &options.encode)?;
-            // What is stored is smaller than what came, but for small images that are made larger.
-            reply.reserved.shrink(image.bytes.len() as u64);
-            Ok((image, reply.reserved))
+            let (_pixels, _permit) = (pixels, response.permit);
+            let image = process(&response.body, &options.limits, &options.resize, &options.encode)?;
+            // The stored image is usually smaller than the body.
+            response.reservation.shrink(image.bytes.len() as u64);
+            Ok((image, response.reservation))
         };
-        // Nobody waits any more when the run was stopped.
-        self.decoders.spawn(move || drop(done.send(work())));
-        // `process` catches panics; this is a pool that shuts down, and the row is not recorded.
+        // The receiver is gone if the run was stopped.
+        self.decoders.spawn(move || drop(sender.send(work())));
+        // `process` catches panics, so the pool is shutting down, and the row is not recorded.
         image.await.unwrap_or_else(|error| Err(ImageError::BadOptions(error.to_string())))
     }
 }

@@ -1,5 +1,5 @@
-//! Whether an image is the one that the list was made of: domains expire, and who buys them can
-//! serve what they like.
+//! Verifies that an image is the expected one: the new owner of an expired domain may serve
+//! anything.
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type, Schema};
@@ -8,22 +8,21 @@ use serde::{Deserialize, Serialize};
 use twinlens_image::ProcessedImage;
 use twinlens_pipeline::RunError;
 
-use super::engine;
-use super::images::Refusal;
+use super::arrow_error;
+use super::images::Rejection;
 
-/// The codes of images that are not what was expected.
+/// Reject codes of unexpected images.
 pub const CODES: &[&str] = &["sha256_mismatch", "phash_mismatch"];
 
-/// What is known of the images beforehand. Rows without a value are not verified.
+/// Columns with the expected hashes of images. Rows without a value are not verified.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verify {
-    /// The column with the SHA-256 of the body, in hexadecimal digits.
+    /// Column with the SHA-256 of the body, in hexadecimal.
     pub sha256: Option<String>,
-    /// The column with the perceptual hash: 64 bits as an integer, or 16 hexadecimal digits.
+    /// Column with the perceptual hash: a 64-bit integer, or 16 hexadecimal digits.
     pub phash: Option<String>,
-    /// Most bits in which the perceptual hash may differ; the same picture, stored again, differs
-    /// in few.
+    /// Maximum number of differing bits of the perceptual hash; re-encoding an image changes few.
     pub phash_distance: u32,
 }
 
@@ -33,19 +32,18 @@ impl Default for Verify {
     }
 }
 
-/// The names under which the columns travel beside the image columns, which may have the same
-/// names.
+/// Names of the columns within the stage; their own names may be those of image columns.
 const SHA256: &str = "_expected_sha256";
 const PHASH: &str = "_expected_phash";
 
 impl Verify {
-    /// The columns that are read, and the names under which they travel.
+    /// The columns to read, and their names within the stage.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let all = [(self.sha256.as_deref(), SHA256), (self.phash.as_deref(), PHASH)];
         all.into_iter().filter_map(|(column, name)| Some((column?, name)))
     }
 
-    /// What is wrong with the options, given the columns of the input.
+    /// What is wrong with the options for an input of this schema.
     pub(super) fn check(&self, schema: &Schema) -> Option<String> {
         let text =
             |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
@@ -53,12 +51,14 @@ impl Verify {
             match schema.field_with_name(column).map(|field| field.data_type()) {
                 Err(_) => {
                     return Some(format!(
-                        "`verify` names a column `{column}`, which the input does not have"
+                        "`verify` needs a column `{column}`, which the input does not have"
                     ));
                 }
                 Ok(kind) if text(kind) || (name == PHASH && *kind == DataType::Int64) => {}
                 Ok(kind) => {
-                    return Some(format!("the column `{column}` of `verify` holds {kind}, not a hash"));
+                    return Some(format!(
+                        "the column `{column}` of `verify` has type {kind}, which is not a hash"
+                    ));
                 }
             }
         }
@@ -66,49 +66,48 @@ impl Verify {
         (distance > 32).then(|| format!("`phash_distance` must be from 0 to 32 bits, not {distance}"))
     }
 
-    /// The expectations of the rows.
-    pub(super) fn of(&self, rows: &RecordBatch) -> Result<Expected, RunError> {
+    pub(super) fn expected_hashes(&self, rows: &RecordBatch) -> Result<ExpectedHashes, RunError> {
         let column = |name: &str| match rows.column_by_name(name) {
             None => Ok(None),
-            Some(column) => arrow::compute::cast(column, &DataType::Utf8).map(Some).map_err(engine),
+            Some(column) => arrow::compute::cast(column, &DataType::Utf8).map(Some).map_err(arrow_error),
         };
         let phash = match rows.column_by_name(PHASH) {
             Some(column) if *column.data_type() == DataType::Int64 => {
                 Some(column.as_primitive::<Int64Type>().clone())
             }
-            _ => column(PHASH)?.map(|digits| digits.as_string::<i32>().iter().map(hash_of).collect()),
+            _ => column(PHASH)?.map(|digits| digits.as_string::<i32>().iter().map(parse_phash).collect()),
         };
         let sha256 = column(SHA256)?.map(|column| column.as_string::<i32>().clone());
-        Ok(Expected { sha256, phash, distance: self.phash_distance })
+        Ok(ExpectedHashes { sha256, phash, distance: self.phash_distance })
     }
 }
 
-/// What is not a hash is one that no image has: the row is refused, and not waved through.
-fn hash_of(digits: Option<&str>) -> Option<i64> {
+/// A malformed hash becomes one that no image has, so that the row is rejected.
+fn parse_phash(digits: Option<&str>) -> Option<i64> {
     digits.map(|digits| u64::from_str_radix(digits, 16).unwrap_or(u64::MAX).cast_signed())
 }
 
-/// What is expected of the images of some rows.
-pub(super) struct Expected {
+/// The expected hashes of some rows.
+pub(super) struct ExpectedHashes {
     sha256: Option<StringArray>,
     phash: Option<Int64Array>,
     distance: u32,
 }
 
-impl Expected {
-    /// Why this image is not the one of that row.
-    pub(super) fn refuse(&self, row: u32, url: &str, image: &ProcessedImage) -> Option<Refusal> {
+impl ExpectedHashes {
+    /// Why the image does not match the row.
+    pub(super) fn mismatch(&self, row: u32, url: &str, image: &ProcessedImage) -> Option<Rejection> {
         let row = row as usize;
         let expected =
             self.sha256.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row));
         if let Some(expected) = expected.filter(|hash| !hash.eq_ignore_ascii_case(&image.sha256)) {
             let detail = format!("{url}: sha256 is {}, expected {expected}", image.sha256);
-            return Some(Refusal { code: "sha256_mismatch", detail });
+            return Some(Rejection { code: "sha256_mismatch", detail });
         }
         let expected =
             self.phash.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row))?;
         let distance = (expected ^ image.phash).count_ones();
-        (distance > self.distance).then(|| Refusal {
+        (distance > self.distance).then(|| Rejection {
             code: "phash_mismatch",
             detail: format!(
                 "{url}: the perceptual hash is {distance} bits from the expected {expected:016x}"

@@ -1,4 +1,4 @@
-//! The columns of samples, row by row.
+//! Builds batches of samples row by row.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
 use twinlens_image::ProcessedImage;
 
-/// Builds batches: texts, columns that are kept, the image columns, the reserved columns.
-pub(super) struct Columns {
+/// Columns: texts, kept columns, image columns, reserved columns.
+pub(super) struct SampleBatchBuilder {
     schema: SchemaRef,
     pub(super) rows: usize,
-    /// Bytes of the images so far.
+    /// Bytes of images so far.
     pub(super) bytes: usize,
     texts: Vec<StringBuilder>,
     data: LargeBinaryBuilder,
@@ -31,8 +31,8 @@ pub(super) struct Columns {
     reject: [StringBuilder; 3],
 }
 
-impl Columns {
-    /// For batches of `schema`, with so many columns that are kept.
+impl SampleBatchBuilder {
+    /// `kept` is the number of kept columns.
     pub(super) fn new(schema: &SchemaRef, kept: usize) -> Self {
         Self {
             schema: schema.clone(),
@@ -50,12 +50,13 @@ impl Columns {
         }
     }
 
-    /// Sets a text of the row that is ended by [`Columns::image`] or [`Columns::reject`].
+    /// Sets a text of the current row, which [`SampleBatchBuilder::image`] or
+    /// [`SampleBatchBuilder::reject`] ends.
     pub(super) fn text(&mut self, column: usize, value: Option<&str>) {
         self.texts[column].append_option(value);
     }
 
-    /// Ends a row with its image, which was of the `original` size where that is known.
+    /// Ends a row with its image. `original` is its size before resizing, if the JSON has it.
     pub(super) fn image(
         &mut self,
         path: &str,
@@ -64,8 +65,7 @@ impl Columns {
         sha256: Option<&str>,
         exif: Option<&str>,
     ) {
-        // Sizes of what was decoded: within the limit on pixels, which is far below 2^31 for a
-        // side.
+        // The limit on pixels keeps sides far below 2^31.
         let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
         let (width, height) = original.unwrap_or((side(image.original_width), side(image.original_height)));
         let sides = [side(image.width), side(image.height), width, height];
@@ -81,7 +81,7 @@ impl Columns {
         self.rows += 1;
     }
 
-    /// Ends a row as a reject; of its texts, the uid alone is set.
+    /// Ends a row as a reject, of which only the uid must be set.
     pub(super) fn reject(&mut self, stage: &str, code: &str, detail: &str) {
         self.texts[1..].iter_mut().for_each(StringBuilder::append_null);
         self.data.append_null();
@@ -96,7 +96,7 @@ impl Columns {
         self.rows += 1;
     }
 
-    /// The rows so far; none are left.
+    /// Takes the rows so far as a batch.
     pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;

@@ -1,5 +1,4 @@
-//! Samples: images that are here already, with their texts beside them. What the stages
-//! `webdataset` and `folder` share.
+//! Samples: local images with their captions. Shared by the stages `webdataset` and `folder`.
 
 mod columns;
 
@@ -12,41 +11,40 @@ pub(super) use twinlens_dataset::samples::{IMAGES, MAX_TEXT, Refusal};
 use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMode, probe, process};
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
-use self::columns::Columns;
+use self::columns::SampleBatchBuilder;
 use super::checks;
-use super::files::engine;
-use super::reading::Send;
+use super::files::arrow_error;
+use super::split_reader::BatchSink;
 use super::table::{CAPTION_NAMES, URL_NAMES};
 use crate::html;
 use crate::net::ByteBudget;
 use crate::pairs;
 
-/// Rows of a batch.
-const ROWS: usize = 128;
-/// Bytes of images of a batch, about.
-const BYTES: usize = 4 << 20;
+/// Rows per batch.
+const BATCH_ROWS: usize = 128;
+/// Approximate bytes of images per batch.
+const BATCH_BYTES: usize = 4 << 20;
 
-/// The codes of samples that are no pairs, beside those of [`twinlens_image::CODES`].
+/// Reject codes of samples, besides those of [`twinlens_image::CODES`].
 pub const CODES: &[&str] =
     &["no_image", "no_caption", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
 
-/// A part of a sample: there, not there, or refused.
-pub(super) type Part = Option<Result<Vec<u8>, Refusal>>;
+/// A part of a sample: present, missing, or rejected.
+pub(super) type SamplePart = Option<Result<Vec<u8>, Refusal>>;
 
-/// One sample, as it stands in its archive or folder.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
-    /// Where it is, for people, and in place of a URL: `00000.tar/000000012`.
-    pub(super) place: String,
-    /// The name of the image: the `path` of the image column.
+    /// Where it is, which serves as its URL: `00000.tar/000000012`.
+    pub(super) location: String,
+    /// The `path` in the image column.
     pub(super) path: String,
-    pub(super) image: Part,
-    pub(super) text: Part,
-    pub(super) json: Part,
+    pub(super) image: SamplePart,
+    pub(super) text: SamplePart,
+    pub(super) json: SamplePart,
 }
 
 /// The options that the stages share.
-pub(super) struct Options<'a> {
+pub(super) struct SampleOptions<'a> {
     pub(super) limits: &'a Located<Limits>,
     pub(super) resize: &'a Located<Resize>,
     pub(super) encode: &'a Located<Encode>,
@@ -54,33 +52,31 @@ pub(super) struct Options<'a> {
     pub(super) caption: Option<&'a str>,
 }
 
-impl Options<'_> {
-    /// What is wrong with them.
+impl SampleOptions<'_> {
     pub(super) fn faults(&self) -> Vec<Fault> {
-        let mut faults = checks::images(self.resize, self.encode, self.limits);
-        faults.extend(checks::kept(self.keep, &schema(&[])));
+        let mut faults = checks::image_faults(self.resize, self.encode, self.limits);
+        faults.extend(checks::keep_faults(self.keep, &schema(&[])));
         faults
     }
 
-    /// The schema of the stage's rows.
     pub(super) fn schema(&self) -> SchemaRef {
-        schema(&self.kept())
+        schema(&self.kept_columns())
     }
 
-    fn kept(&self) -> Vec<String> {
+    fn kept_columns(&self) -> Vec<String> {
         self.keep.iter().map(|name| name.value().clone()).collect()
     }
 
-    /// What turns samples into rows; the splits of a stage share its budgets.
-    pub(super) fn reader(&self, cx: &RunContext, kind: &'static str) -> Reader {
+    /// The splits of a stage share one reader and its budgets.
+    pub(super) fn reader(&self, cx: &RunContext, kind: &'static str) -> SampleReader {
         let half = cx.bytes_in_flight as u64 / 2;
-        Reader {
+        SampleReader {
             stage: cx.stage.clone(),
             kind,
             limits: self.limits.value().clone(),
             resize: self.resize.value().clone(),
             encode: self.encode.value().clone(),
-            keep: self.kept(),
+            keep: self.kept_columns(),
             caption: self.caption.map(String::from),
             schema: rejects::schema_with_reserved(&self.schema()),
             bodies: ByteBudget::new(half),
@@ -89,16 +85,16 @@ impl Options<'_> {
     }
 }
 
-/// Images are left as they are.
+/// The default `resize`: none.
 pub(super) fn no_resize() -> Located<Resize> {
     Located::nowhere(Resize { mode: ResizeMode::None, ..Resize::default() })
 }
-/// The original bytes are stored.
+/// The default `encode`: keep the original bytes.
 pub(super) fn original() -> Located<Encode> {
     Located::nowhere(Encode { format: Encoding::Keep, ..Encode::default() })
 }
 
-/// Texts, columns that are kept, images.
+/// Texts, kept columns, image columns.
 fn schema(keep: &[String]) -> SchemaRef {
     let texts = pairs::schema(keep);
     let fields: Vec<Field> = texts
@@ -110,11 +106,11 @@ fn schema(keep: &[String]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// From samples to rows. What all splits of a stage share.
+/// Turns samples into rows.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct SampleReader {
     stage: String,
-    /// The value of `text_source` where the JSON names none.
+    /// The `text_source`, unless the JSON has one.
     kind: &'static str,
     pub(super) limits: Limits,
     resize: Resize,
@@ -126,61 +122,61 @@ pub(super) struct Reader {
     pixels: ByteBudget,
 }
 
-/// What a row holds.
-struct Pair {
+struct ParsedSample {
     caption: String,
     json: Map<String, Value>,
     image: ProcessedImage,
 }
 
-impl Reader {
-    /// Turns samples into batches; returns whether all were wanted. `bytes` says how long a
-    /// sample's parts are. Blocks: runs on a thread of its own.
+impl SampleReader {
+    /// Turns samples into batches; returns whether all were consumed. `bytes` gives the total
+    /// length of a sample's parts. Blocks.
     pub(super) fn read<T>(
         &self,
         samples: impl Iterator<Item = T>,
         bytes: impl Fn(&T) -> u64,
         mut load: impl FnMut(T) -> Result<Sample, RunError>,
-        send: Send<'_>,
+        send: BatchSink<'_>,
     ) -> Result<bool, RunError> {
-        let mut columns = Columns::new(&self.schema, self.keep.len());
+        let mut columns = SampleBatchBuilder::new(&self.schema, self.keep.len());
         for sample in samples {
             let _reserved = futures::executor::block_on(self.bodies.reserve(bytes(&sample)));
             self.push(&mut columns, load(sample)?);
-            if (columns.rows >= ROWS || columns.bytes >= BYTES) && !send(columns.finish().map_err(engine)?) {
+            if (columns.rows >= BATCH_ROWS || columns.bytes >= BATCH_BYTES)
+                && !send(columns.finish().map_err(arrow_error)?)
+            {
                 return Ok(false);
             }
         }
-        Ok(columns.rows == 0 || send(columns.finish().map_err(engine)?))
+        Ok(columns.rows == 0 || send(columns.finish().map_err(arrow_error)?))
     }
 
-    fn push(&self, columns: &mut Columns, sample: Sample) {
-        let (place, path) = (sample.place.clone(), sample.path.clone());
+    fn push(&self, columns: &mut SampleBatchBuilder, sample: Sample) {
+        let (location, path) = (sample.location.clone(), sample.path.clone());
         match self.pair(sample) {
-            Ok(pair) => self.push_pair(columns, &place, &path, &pair),
+            Ok(pair) => self.push_pair(columns, &location, &path, &pair),
             Err((code, why)) => {
-                let detail = format!("{place}: {why}");
-                columns.text(0, Some(&pairs::uid(&place, &detail)));
+                let detail = format!("{location}: {why}");
+                columns.text(0, Some(&pairs::uid(&location, &detail)));
                 columns.reject(&self.stage, code, &detail);
             }
         }
     }
 
-    fn push_pair(&self, columns: &mut Columns, place: &str, path: &str, pair: &Pair) {
-        let text = |name: &str| pair.json.get(name).and_then(text_of);
+    fn push_pair(&self, columns: &mut SampleBatchBuilder, location: &str, path: &str, pair: &ParsedSample) {
+        let text = |name: &str| pair.json.get(name).and_then(value_text);
         let first = |names: &[&str]| names.iter().find_map(|name| text(name));
         let url = first(URL_NAMES);
-        let uid = pairs::uid(url.as_deref().unwrap_or(place), &pair.caption);
+        let uid = pairs::uid(url.as_deref().unwrap_or(location), &pair.caption);
         columns.text(0, Some(&uid));
         columns.text(1, url.as_deref());
         columns.text(2, Some(&pair.caption));
         columns.text(3, text("page_url").as_deref());
         columns.text(4, Some(text("text_source").as_deref().unwrap_or(self.kind)));
-        for (place, name) in self.keep.iter().enumerate() {
-            columns.text(5 + place, text(name).as_deref());
+        for (index, name) in self.keep.iter().enumerate() {
+            columns.text(5 + index, text(name).as_deref());
         }
-        // What the writer of the archive recorded of the image as it was fetched, before it was
-        // resized.
+        // What the writer of the archive recorded about the image before resizing it.
         let side = |name: &str| {
             pair.json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok())
         };
@@ -195,15 +191,14 @@ impl Reader {
         columns.image(path, &pair.image, original, sha256.as_deref(), exif.as_deref());
     }
 
-    /// The pair of a sample, or why there is none.
-    fn pair(&self, sample: Sample) -> Result<Pair, Refusal> {
+    fn pair(&self, sample: Sample) -> Result<ParsedSample, Refusal> {
         let json = match sample.json.transpose()? {
-            Some(bytes) => object(&bytes)?,
+            Some(bytes) => parse_json(&bytes)?,
             None => Map::new(),
         };
-        let text = sample.text.transpose()?.map(|bytes| html::decode_plain(&bytes).trim().to_string());
+        let text = sample.text.transpose()?.map(|bytes| html::decode_text(&bytes).trim().to_string());
         let bytes = sample.image.transpose()?.ok_or_else(|| ("no_image", "no image".to_string()))?;
-        let named = |name: &str| json.get(name).and_then(text_of);
+        let named = |name: &str| json.get(name).and_then(value_text);
         let caption = match &self.caption {
             Some(name) => named(name),
             None => text
@@ -216,18 +211,18 @@ impl Reader {
         let header = probe(&bytes, &self.limits).map_err(refused)?;
         let _reserved = futures::executor::block_on(self.pixels.reserve(header.decode_bytes));
         let image = process(&bytes, &self.limits, &self.resize, &self.encode).map_err(refused)?;
-        Ok(Pair { caption, json, image })
+        Ok(ParsedSample { caption, json, image })
     }
 }
 
-/// A JSON object; bytes that are not UTF-8 are taken as windows-1252.
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
+/// Parses a JSON object; bytes that are not UTF-8 are decoded as windows-1252.
+fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let malformed = |error: serde_json::Error| ("malformed_json", error.to_string());
-    serde_json::from_str(&html::decode_plain(bytes)).map_err(malformed)
+    serde_json::from_str(&html::decode_text(bytes)).map_err(malformed)
 }
 
-/// A value as text; null, and an empty text, are none.
-fn text_of(value: &Value) -> Option<String> {
+/// A value as text; `None` for null and empty strings.
+fn value_text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),

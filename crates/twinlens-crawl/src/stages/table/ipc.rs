@@ -1,5 +1,4 @@
-//! Rows of Arrow files: the file format (Feather 2 too), and the stream format, in which Hugging
-//! Face `datasets` keeps its tables.
+//! Reads Arrow files (including Feather 2) and streams, which Hugging Face `datasets` writes.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -11,19 +10,18 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use twinlens_pipeline::RunError;
 
-use super::super::files::engine;
-use super::super::reading::Send;
-use super::Reading;
-use super::parquet::damaged;
+use super::super::files::arrow_error;
+use super::super::split_reader::BatchSink;
+use super::TableSplit;
+use super::parquet::damaged_file;
 use super::rows::FileColumns;
-use crate::pairs::Rows;
+use crate::pairs::PairBatchBuilder;
 
-/// What the file format begins with.
+/// Magic bytes of the file format.
 const MAGIC: &[u8] = b"ARROW1";
-/// Rows that are turned into pairs at a time: a batch of a file may hold any number.
+/// Rows that are turned into pairs at a time: a batch in a file may have any length.
 const BATCH: usize = 4096;
 
-/// Batches in either format.
 enum Batches {
     File(FileReader<BufReader<File>>),
     Stream(StreamReader<BufReader<File>>),
@@ -36,11 +34,12 @@ impl Batches {
         let mut magic = Vec::new();
         file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
-        let opened = match magic == MAGIC {
-            true => FileReader::try_new(file, None).map(Self::File),
-            false => StreamReader::try_new(file, None).map(Self::Stream),
+        let opened = if magic == MAGIC {
+            FileReader::try_new(file, None).map(Self::File)
+        } else {
+            StreamReader::try_new(file, None).map(Self::Stream)
         };
-        opened.map_err(|error| damaged(path.display(), error))
+        opened.map_err(|error| damaged_file(path.display(), error))
     }
 
     fn schema(&self) -> SchemaRef {
@@ -62,31 +61,31 @@ impl Iterator for Batches {
     }
 }
 
-/// How many rows a file has: its batches are read, as neither format says.
+/// Counts the rows of a file by reading its batches, as neither format has the number.
 pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
     let mut rows = 0;
     for batch in Batches::open(path)? {
-        rows += batch.map_err(|error| damaged(path.display(), error))?.num_rows() as u64;
+        rows += batch.map_err(|error| damaged_file(path.display(), error))?.num_rows() as u64;
     }
     Ok(rows)
 }
 
-/// Reads a split; returns whether all of it was wanted.
-pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> {
-    let (path, split) = (reading.file.path(), &reading.split);
+/// Reads a split; returns whether all of it was consumed.
+pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (path, split) = (table.file.path(), &table.split);
     let batches = Batches::open(path)?;
-    let columns = FileColumns::of(reading, &batches.schema())?;
-    let mut rows = Rows::new(&reading.stage, &reading.wanted.keep);
+    let columns = FileColumns::new(table, &batches.schema())?;
+    let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
     let mut first = 0;
     for batch in batches {
-        let batch = batch.map_err(|error| damaged(&split.file, error))?;
+        let batch = batch.map_err(|error| damaged_file(&split.file, error))?;
         let end = first + batch.num_rows() as u64;
-        let mut number = split.start.max(first);
-        while number < split.end.min(end) {
-            let length = (split.end.min(end) - number).min(BATCH as u64);
-            let part = batch.slice((number - first) as usize, length as usize);
-            columns.push(&mut rows, &part, &mut number);
-            if !send(rows.finish().map_err(engine)?) {
+        let mut row = split.start.max(first);
+        while row < split.end.min(end) {
+            let length = (split.end.min(end) - row).min(BATCH as u64);
+            let part = batch.slice((row - first) as usize, length as usize);
+            columns.push_batch(&mut rows, &part, &mut row);
+            if !send(rows.finish().map_err(arrow_error)?) {
                 return Ok(false);
             }
         }

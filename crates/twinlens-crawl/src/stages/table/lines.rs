@@ -1,5 +1,5 @@
-//! Rows of CSV, TSV and JSONL files, whatever is in them: a row that cannot be read is one reject,
-//! and never takes memory without bound (a quote that is not closed, a line that does not end).
+//! Reads CSV, TSV and JSONL files. A malformed row is one reject and takes bounded memory (an
+//! unclosed quote, an endless line).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
@@ -8,39 +8,37 @@ use std::path::Path;
 use csv_core::ReadRecordResult;
 use twinlens_pipeline::RunError;
 
-use super::super::files::engine;
-use super::super::reading::Send;
-use super::rows::{Names, Values, headerless, push};
-use super::{Format, Reading, short};
-use crate::pairs::Rows;
+use super::super::files::arrow_error;
+use super::super::split_reader::BatchSink;
+use super::rows::{CandidateNames, RowValues, infer_header, push_row};
+use super::{Format, TableSplit, file_name};
+use crate::pairs::PairBatchBuilder;
 
 /// Longest row, in bytes.
 const MAX_ROW: usize = 1 << 20;
-/// Most fields of a row.
+/// Maximum number of fields in a row.
 const MAX_FIELDS: usize = 4096;
-/// Rows of a batch.
+/// Rows per batch.
 const BATCH: usize = 4096;
 
-/// A file that is read row by row.
-struct Reader<R> {
+struct RowReader<R> {
     input: R,
     format: Format,
     csv: csv_core::Reader,
-    /// Bytes that are read.
+    /// Bytes read so far.
     offset: u64,
-    /// The line on which the next row begins, from 1.
+    /// The line of the next row, from 1.
     line: u64,
     text: Vec<u8>,
     ends: Vec<usize>,
 }
 
-/// The line of a row, and how much of the text and of the ends is its; `None` for one that is too
-/// long.
+/// The line of a row, and the used lengths of `text` and `ends`; `None` if the row is too long.
 type Lengths = (u64, Option<(usize, usize)>);
-/// One row as it stands in the file. `None` for one that is too long.
-type Raw<'a> = Option<(&'a [u8], &'a [usize])>;
+/// Text of a row and the ends of its fields; `None` if the row is too long.
+type RawRow<'a> = Option<(&'a [u8], &'a [usize])>;
 
-impl<R: BufRead> Reader<R> {
+impl<R: BufRead> RowReader<R> {
     fn new(input: R, format: Format, offset: u64, line: u64) -> Self {
         let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
         let mut csv = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
@@ -48,11 +46,10 @@ impl<R: BufRead> Reader<R> {
         Self { input, format, csv, offset, line, text: vec![0; 4096], ends: vec![0; 64] }
     }
 
-    /// The next row: its line, and its text with the ends of its fields (JSONL: the line as one
-    /// field). Empty lines are no rows.
-    fn next(&mut self) -> io::Result<Option<(u64, Raw<'_>)>> {
-        let found = if self.format == Format::Jsonl { self.next_line()? } else { self.next_record()? };
-        Ok(found.map(|(line, raw)| (line, raw.map(|(text, ends)| (&self.text[..text], &self.ends[..ends])))))
+    /// The next row and its line; a line of JSONL is one field. Empty lines are skipped.
+    fn next(&mut self) -> io::Result<Option<(u64, RawRow<'_>)>> {
+        let row = if self.format == Format::Jsonl { self.next_line()? } else { self.next_record()? };
+        Ok(row.map(|(line, raw)| (line, raw.map(|(text, ends)| (&self.text[..text], &self.ends[..ends])))))
     }
 
     fn next_record(&mut self) -> io::Result<Option<Lengths>> {
@@ -74,7 +71,7 @@ impl<R: BufRead> Reader<R> {
                 ReadRecordResult::OutputEndsFull if self.ends.len() < MAX_FIELDS => {
                     self.ends.resize(self.ends.len() * 2, 0)
                 }
-                // The rest of the row is read over what there is of it.
+                // The row is too long: the rest overwrites what was read.
                 ReadRecordResult::OutputFull => (text, too_long) = (0, true),
                 ReadRecordResult::OutputEndsFull => (ends, too_long) = (0, true),
                 ReadRecordResult::Record => return Ok(Some((line, (!too_long).then_some((text, ends))))),
@@ -83,7 +80,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// Empty lines before a record; the parser would skip them too, but count them to the record.
+    /// Skips empty lines before a record. The parser would count them as part of it.
     fn skip_line_ends(&mut self) -> io::Result<()> {
         while let Some(byte @ (b'\n' | b'\r')) = self.input.fill_buf()?.first() {
             self.csv.set_line(self.csv.line() + u64::from(*byte == b'\n'));
@@ -130,8 +127,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The names of the columns; none for JSONL. A file without a header goes on at its first row,
-    /// which is read again.
+    /// Reads the column names; none for JSONL.
     fn header(&mut self) -> io::Result<Header> {
         if self.format == Format::Jsonl {
             return Ok(Header::default());
@@ -142,19 +138,19 @@ impl<R: BufRead> Reader<R> {
                 fields(text, ends).map(|field| String::from_utf8_lossy(field).trim().to_string()).collect()
             })
             .unwrap_or_default();
-        Ok(match headerless(&names) {
+        Ok(match infer_header(&names) {
             Some(names) => Header { names, is_row: true },
             None => Header { names, is_row: false },
         })
     }
 
-    /// The line on which the next row begins, or the empty lines before it.
-    fn next_begins(&self) -> u64 {
+    /// The line of the next row, or of the empty lines before it.
+    fn next_line_number(&self) -> u64 {
         if self.format == Format::Jsonl { self.line } else { self.csv.line() }
     }
 }
 
-/// The names of the columns, and whether the row that they were told by is itself one of the file.
+/// The names of the columns, and whether the first row is data.
 #[derive(Debug, Default)]
 struct Header {
     names: Vec<String>,
@@ -167,65 +163,69 @@ fn fields<'a>(text: &'a [u8], ends: &'a [usize]) -> impl Iterator<Item = &'a [u8
 }
 
 /// Opens a file at its first row.
-fn open(path: &Path, format: Format) -> Result<(Reader<BufReader<File>>, Vec<String>), RunError> {
+fn open(path: &Path, format: Format) -> Result<(RowReader<BufReader<File>>, Vec<String>), RunError> {
     let io = |error| RunError::io(path, error);
     let file = File::open(path).map_err(io)?;
-    let mut reader = Reader::new(BufReader::with_capacity(64 << 10, file), format, 0, 1);
+    let mut reader = RowReader::new(BufReader::with_capacity(64 << 10, file), format, 0, 1);
     let header = reader.header().map_err(io)?;
     if header.is_row {
-        reader = at(reader, format, 0, 1).map_err(io)?;
+        reader = reopen_at(reader, format, 0, 1).map_err(io)?;
     }
     Ok((reader, header.names))
 }
 
-/// A reader of the same file that goes on elsewhere.
-fn at(
-    reader: Reader<BufReader<File>>,
+/// Reopens the file of a reader at another position.
+fn reopen_at(
+    reader: RowReader<BufReader<File>>,
     format: Format,
     offset: u64,
     line: u64,
-) -> io::Result<Reader<BufReader<File>>> {
+) -> io::Result<RowReader<BufReader<File>>> {
     let mut file = reader.input.into_inner();
     file.seek(SeekFrom::Start(offset))?;
-    Ok(Reader::new(BufReader::with_capacity(64 << 10, file), format, offset, line))
+    Ok(RowReader::new(BufReader::with_capacity(64 << 10, file), format, offset, line))
 }
 
-/// How many rows a file has, and where every `every`th of them begins: byte and line.
-pub(super) fn places(path: &Path, format: Format, every: u64) -> Result<(u64, Vec<(u64, u64)>), RunError> {
+/// Counts the rows of a file, and returns the byte and line of every `every`th row.
+pub(super) fn index_rows(
+    path: &Path,
+    format: Format,
+    every: u64,
+) -> Result<(u64, Vec<(u64, u64)>), RunError> {
     let io = |error| RunError::io(path, error);
     let (mut reader, _) = open(path, format)?;
-    let (mut rows, mut places) = (0, Vec::new());
+    let (mut rows, mut positions) = (0, Vec::new());
     loop {
-        let place = (reader.offset, reader.next_begins());
+        let position = (reader.offset, reader.next_line_number());
         if reader.next().map_err(io)?.is_none() {
-            return Ok((rows, places));
+            return Ok((rows, positions));
         }
         if rows % every == 0 {
-            places.push(place);
+            positions.push(position);
         }
         rows += 1;
     }
 }
 
-/// Reads a split; returns whether all of it was wanted.
-pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> {
-    let (path, split) = (reading.file.path(), &reading.split);
+/// Reads a split; returns whether all of it was consumed.
+pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (path, split) = (table.file.path(), &table.split);
     let io = |error| RunError::io(path, error);
-    let (mut reader, header) = open(path, reading.format)?;
-    let columns = match reading.format {
+    let (mut reader, header) = open(path, table.format)?;
+    let columns = match table.format {
         Format::Jsonl => Vec::new(),
-        _ => reading.wanted.find(&header).map_err(|why| reading.fault(why))?,
+        _ => table.selection.resolve(&header).map_err(|why| table.error(why))?,
     };
-    let keys = reading.wanted.names();
+    let keys = table.selection.names();
     let mut number = split.start;
-    match reading.place {
+    match table.position {
         Some((offset, line)) => {
-            reader = at(reader, reading.format, offset, line).map_err(io)?;
+            reader = reopen_at(reader, table.format, offset, line).map_err(io)?;
         }
-        // Where the beginnings were not measured, the rows before are read and forgotten.
+        // Without an index, the rows before the split are read and skipped.
         None => number = 0,
     }
-    let mut rows = Rows::new(&reading.stage, &reading.wanted.keep);
+    let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
     while number < split.end {
         let Some((line, raw)) = reader.next().map_err(io)? else { break };
         number += 1;
@@ -234,24 +234,24 @@ pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> 
         }
         let values = match raw {
             None => Err(("row_too_long", format!("longer than {MAX_ROW} bytes or {MAX_FIELDS} fields"))),
-            Some((text, _)) if reading.format == Format::Jsonl => object(text, &keys),
-            Some((text, ends)) => record(text, ends, header.len(), &columns),
+            Some((text, _)) if table.format == Format::Jsonl => parse_object(text, &keys),
+            Some((text, ends)) => parse_record(text, ends, header.len(), &columns),
         };
-        push(&mut rows, values, &format!("{} row {}, line {line}", short(&split.file), number - 1));
-        if rows.len() >= BATCH && !send(rows.finish().map_err(engine)?) {
+        push_row(&mut rows, values, &format!("{} row {}, line {line}", file_name(&split.file), number - 1));
+        if rows.len() >= BATCH && !send(rows.finish().map_err(arrow_error)?) {
             return Ok(false);
         }
     }
-    Ok(rows.is_empty() || send(rows.finish().map_err(engine)?))
+    Ok(rows.is_empty() || send(rows.finish().map_err(arrow_error)?))
 }
 
-/// The wanted values of a CSV record.
-fn record(
+/// The selected values of a CSV record.
+fn parse_record(
     text: &[u8],
     ends: &[usize],
     columns: usize,
-    wanted: &[Option<usize>],
-) -> Result<Values, (&'static str, String)> {
+    selection: &[Option<usize>],
+) -> Result<RowValues, (&'static str, String)> {
     if ends.len() != columns {
         return Err(("malformed_row", format!("{} fields, but the header has {columns}", ends.len())));
     }
@@ -260,11 +260,14 @@ fn record(
         Ok(value) => Ok(Some(value.to_string())),
         Err(error) => Err(("not_utf8", format!("field {}: {error}", column + 1))),
     };
-    wanted.iter().map(|column| column.map_or(Ok(None), value)).collect()
+    selection.iter().map(|column| column.map_or(Ok(None), value)).collect()
 }
 
-/// The wanted values of a JSON object.
-fn object(text: &[u8], keys: &[(Names<'_>, bool)]) -> Result<Values, (&'static str, String)> {
+/// The selected values of a JSON object.
+fn parse_object(
+    text: &[u8],
+    keys: &[(CandidateNames<'_>, bool)],
+) -> Result<RowValues, (&'static str, String)> {
     use serde_json::Value;
     let object: serde_json::Map<String, Value> = match serde_json::from_slice(text) {
         Ok(object) => object,

@@ -1,4 +1,4 @@
-//! Rows of Parquet files.
+//! Reads Parquet files.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -8,49 +8,48 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use twinlens_pipeline::RunError;
 
-use super::super::files::engine;
-use super::super::reading::Send;
-use super::Reading;
+use super::super::files::arrow_error;
+use super::super::split_reader::BatchSink;
+use super::TableSplit;
 use super::rows::FileColumns;
-use crate::pairs::Rows;
+use crate::pairs::PairBatchBuilder;
 
-/// Rows of a batch.
+/// Rows per batch.
 const BATCH: usize = 4096;
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, RunError> {
     let file = File::open(path).map_err(|error| RunError::io(path, error))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(path.display(), error))
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged_file(path.display(), error))
 }
 
-pub(super) fn damaged(file: impl Display, error: impl Display) -> RunError {
-    RunError::user_with_hint(format!("{file}: {error}"), "restore the file, or take it out of `files`")
+pub(super) fn damaged_file(file: impl Display, error: impl Display) -> RunError {
+    RunError::user_with_hint(format!("{file}: {error}"), "restore the file, or remove it from `files`")
 }
 
-/// How many rows a file has.
 pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
     Ok(open(path)?.metadata().file_metadata().num_rows().unsigned_abs())
 }
 
-/// Reads a split; returns whether all of it was wanted.
-pub(super) fn read(reading: &Reading, send: Send<'_>) -> Result<bool, RunError> {
-    let (path, split) = (reading.file.path(), &reading.split);
+/// Reads a split; returns whether all of it was consumed.
+pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (path, split) = (table.file.path(), &table.split);
     let builder = open(path)?;
     let rows = builder.metadata().file_metadata().num_rows().unsigned_abs();
-    let columns = FileColumns::of(reading, builder.schema())?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.places());
+    let columns = FileColumns::new(table, builder.schema())?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.indices());
     let reader = builder
         .with_projection(mask)
         .with_offset(split.start as usize)
         .with_limit((split.end.min(rows) - split.start) as usize)
         .with_batch_size(BATCH)
         .build()
-        .map_err(|error| damaged(&split.file, error))?;
-    let mut rows = Rows::new(&reading.stage, &reading.wanted.keep);
-    let mut number = split.start;
+        .map_err(|error| damaged_file(&split.file, error))?;
+    let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
+    let mut row = split.start;
     for batch in reader {
-        let batch = batch.map_err(|error| damaged(&split.file, error))?;
-        columns.push(&mut rows, &batch, &mut number);
-        if !send(rows.finish().map_err(engine)?) {
+        let batch = batch.map_err(|error| damaged_file(&split.file, error))?;
+        columns.push_batch(&mut rows, &batch, &mut row);
+        if !send(rows.finish().map_err(arrow_error)?) {
             return Ok(false);
         }
     }

@@ -5,10 +5,10 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use twinlens_pipeline::RunError;
 
-use super::{Columns, Reading};
-use crate::pairs::{Row, Rows};
+use super::{Columns, TableSplit};
+use crate::pairs::{PairBatchBuilder, PairRow};
 
-/// Usual names of the URL's column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`),
+/// Usual names of the URL column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`),
 /// LAION (`URL`), Conceptual Captions on the hub, SBU, RedCaps, WIT (`image_url`), YFCC, Unsplash.
 pub(in super::super) const URLS: &[&str] = &[
     "url",
@@ -23,7 +23,7 @@ pub(in super::super) const URLS: &[&str] = &[
     "downloadurl",
     "image",
 ];
-/// Usual names of the caption's column, the likeliest first: img2dataset (`caption`), LAION
+/// Usual names of the caption column, the likeliest first: img2dataset (`caption`), LAION
 /// (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`), WIT (`caption_reference_description`).
 pub(in super::super) const CAPTIONS: &[&str] = &[
     "caption",
@@ -40,57 +40,60 @@ pub(in super::super) const CAPTIONS: &[&str] = &[
     "description",
 ];
 
-/// What is wanted of each row.
+/// The columns to read.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct ColumnSelection {
     pub(super) columns: Columns,
     pub(super) keep: Vec<String>,
 }
 
-/// Names under which a value is looked for; the first that is there counts.
-pub(super) type Names<'a> = Vec<&'a str>;
+/// Names to try for a column; the first that exists counts.
+pub(super) type CandidateNames<'a> = Vec<&'a str>;
 
-impl Wanted {
-    /// For each value of [`Values`], the names of its column, and whether it must be there.
-    pub(super) fn names(&self) -> Vec<(Names<'_>, bool)> {
-        fn of<'a>(name: &'a Option<String>, usual: &[&'static str], must: bool) -> (Names<'a>, bool) {
+impl ColumnSelection {
+    /// For each value of [`RowValues`], the names to try, and whether the column is required.
+    pub(super) fn names(&self) -> Vec<(CandidateNames<'_>, bool)> {
+        fn candidates<'a>(
+            name: &'a Option<String>,
+            usual: &[&'static str],
+            is_required: bool,
+        ) -> (CandidateNames<'a>, bool) {
             match name {
                 Some(name) => (vec![name.as_str()], true),
-                None => (usual.to_vec(), must),
+                None => (usual.to_vec(), is_required),
             }
         }
         let columns = &self.columns;
         let mut names = vec![
-            of(&columns.url, URLS, true),
-            of(&columns.caption, CAPTIONS, true),
-            of(&columns.page_url, &["page_url"], false),
-            of(&columns.text_source, &["text_source"], false),
+            candidates(&columns.url, URLS, true),
+            candidates(&columns.caption, CAPTIONS, true),
+            candidates(&columns.page_url, &["page_url"], false),
+            candidates(&columns.text_source, &["text_source"], false),
         ];
         names.extend(self.keep.iter().map(|name| (vec![name.as_str()], true)));
         names
     }
 
-    /// The place of each value among the columns of a file.
+    /// The index of each value's column in a file.
     ///
     /// # Errors
-    /// The column that is not there.
-    pub(super) fn find(&self, there: &[String]) -> Result<Vec<Option<usize>>, String> {
-        let place = |name: &str| there.iter().position(|column| column == name);
-        let find = |(names, must): (Names<'_>, bool)| match names.iter().find_map(|name| place(name)) {
-            None if must => {
+    /// Names the missing column.
+    pub(super) fn resolve(&self, columns: &[String]) -> Result<Vec<Option<usize>>, String> {
+        let index = |name: &&str| columns.iter().position(|column| column == name);
+        let resolve = |(names, is_required): (CandidateNames<'_>, bool)| match names.iter().find_map(index) {
+            None if is_required => {
                 let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-                Err(format!("no column {names}; there are: {}", there.join(", ")))
+                Err(format!("no column {names}; there are: {}", columns.join(", ")))
             }
-            place => Ok(place),
+            found => Ok(found),
         };
-        self.names().into_iter().map(find).collect()
+        self.names().into_iter().map(resolve).collect()
     }
 }
 
-/// Names for the columns of a file without a header, if its first row shows that it has none: a web
-/// address stands in it. Of two columns (CC3M: caption and URL; CC12M: URL and caption) the other
-/// one is the caption.
-pub(super) fn headerless(first: &[String]) -> Option<Vec<String>> {
+/// Names the columns of a file without a header, which is recognized by a URL in its first row. Of
+/// two columns (CC3M: caption and URL; CC12M: URL and caption) the other one is the caption.
+pub(super) fn infer_header(first: &[String]) -> Option<Vec<String>> {
     let is_url = |field: &String| field.starts_with("http://") || field.starts_with("https://");
     let url = first.iter().position(is_url)?;
     let name = |column: usize| match column {
@@ -101,61 +104,63 @@ pub(super) fn headerless(first: &[String]) -> Option<Vec<String>> {
     Some((0..first.len()).map(name).collect())
 }
 
-/// The values of one row: URL, caption, page, source of the text, then those that are kept.
-pub(super) type Values = Vec<Option<String>>;
+/// The values of one row: URL, caption, page, text source, then the kept columns.
+pub(super) type RowValues = Vec<Option<String>>;
 
-/// Adds a row: a pair when it has both URL and caption, else a reject with its place.
-pub(super) fn push(rows: &mut Rows, values: Result<Values, (&'static str, String)>, place: &str) {
+/// Adds a row: a pair if it has URL and caption, otherwise a reject with its location.
+pub(super) fn push_row(
+    rows: &mut PairBatchBuilder,
+    values: Result<RowValues, (&'static str, String)>,
+    location: &str,
+) {
     let empty = Vec::new();
-    let (values, mut refused) = match values {
+    let (values, mut reject) = match values {
         Ok(values) => (values, None),
-        Err((code, why)) => (empty, Some((code, format!("{place}: {why}")))),
+        Err((code, why)) => (empty, Some((code, format!("{location}: {why}")))),
     };
     let value =
         |index: usize| values.get(index).and_then(Option::as_deref).filter(|value| !value.trim().is_empty());
     let (url, caption) = (value(0).map(str::trim), value(1));
-    if refused.is_none() && url.is_none() {
-        refused = Some(("no_url", format!("{place}: no URL")));
-    } else if refused.is_none() && caption.is_none() {
-        refused = Some(("no_caption", format!("{place}: no caption")));
+    if reject.is_none() && url.is_none() {
+        reject = Some(("no_url", format!("{location}: no URL")));
+    } else if reject.is_none() && caption.is_none() {
+        reject = Some(("no_caption", format!("{location}: no caption")));
     }
-    rows.push(Row {
+    rows.push(PairRow {
         url,
         caption,
         page_url: value(2),
         text_source: Some(value(3).unwrap_or("table")),
-        more: values.get(4..).unwrap_or_default(),
-        refused: refused.as_ref().map(|(code, detail)| (*code, detail.as_str())),
+        extra: values.get(4..).unwrap_or_default(),
+        reject: reject.as_ref().map(|(code, detail)| (*code, detail.as_str())),
     });
 }
 
-/// Where the values of a row stand in the batches of a file.
+/// The selected columns of a file.
 pub(super) struct FileColumns<'a> {
     file: &'a str,
-    /// For each value of [`Values`], the place among the file's columns, and its name.
+    /// For each value of [`RowValues`], the index and name of its column.
     columns: Vec<Option<(usize, String)>>,
 }
 
 impl<'a> FileColumns<'a> {
-    /// The columns of a file with this schema.
-    ///
     /// # Errors
-    /// The user's: the column that is not there.
-    pub(super) fn of(reading: &'a Reading, schema: &Schema) -> Result<Self, RunError> {
-        let there: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let found = reading.wanted.find(&there).map_err(|why| reading.fault(why))?;
-        let named = |place: Option<usize>| place.map(|place| (place, there[place].clone()));
-        Ok(Self { file: &reading.file.name, columns: found.into_iter().map(named).collect() })
+    /// Names the missing column.
+    pub(super) fn new(table: &'a TableSplit, schema: &Schema) -> Result<Self, RunError> {
+        let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let found = table.selection.resolve(&columns).map_err(|why| table.error(why))?;
+        let named = |index: Option<usize>| index.map(|index| (index, columns[index].clone()));
+        Ok(Self { file: &table.file.name, columns: found.into_iter().map(named).collect() })
     }
 
-    /// The places of the columns that are read.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
-        self.columns.iter().flatten().map(|(place, _)| *place)
+    /// The indices of the columns to read.
+    pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
+        self.columns.iter().flatten().map(|(index, _)| *index)
     }
 
-    /// Adds the rows of a batch. `number` is that of the next row.
-    pub(super) fn push(&self, rows: &mut Rows, batch: &RecordBatch, number: &mut u64) {
-        // Values that are no text (bytes that are not UTF-8) become null, and so rejects.
+    /// Adds the rows of a batch. `number` is the number of the next row.
+    pub(super) fn push_batch(&self, rows: &mut PairBatchBuilder, batch: &RecordBatch, number: &mut u64) {
+        // Values that are not text (bytes that are not UTF-8) become null, and the row is rejected.
         let text =
             |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
         let texts = self.columns.iter().map(|column| column.as_ref().and_then(|(_, name)| text(name)));
@@ -165,8 +170,8 @@ impl<'a> FileColumns<'a> {
                 let column = column.as_string::<i32>();
                 column.is_valid(row).then(|| column.value(row).to_string())
             };
-            let values: Values = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
-            push(rows, Ok(values), &format!("{} row {number}", self.file));
+            let values: RowValues = columns.iter().map(|column| column.as_ref().and_then(value)).collect();
+            push_row(rows, Ok(values), &format!("{} row {number}", self.file));
             *number += 1;
         }
     }
@@ -177,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_columns_of_known_lists_are_recognised() {
+    fn columns_of_known_lists_are_found() {
         let lists = [
             ("LAION-400M", "SAMPLE_ID,URL,TEXT,HEIGHT,WIDTH,LICENSE,NSFW,similarity", "URL", "TEXT"),
             (
@@ -217,19 +222,19 @@ mod tests {
                 "caption_reference_description",
             ),
         ];
-        let wanted = Wanted { columns: Columns::default(), keep: Vec::new() };
+        let selection = ColumnSelection { columns: Columns::default(), keep: Vec::new() };
         for (list, header, url, caption) in lists {
             let header: Vec<String> = header.split(',').map(String::from).collect();
-            let found = wanted.find(&header).unwrap();
-            let name = |place: usize| found[place].map(|column| header[column].as_str());
+            let found = selection.resolve(&header).unwrap();
+            let name = |location: usize| found[location].map(|column| header[column].as_str());
             assert_eq!((name(0), name(1)), (Some(url), Some(caption)), "{list}");
         }
-        assert!(wanted.find(&["a".to_string()]).is_err());
+        assert!(selection.resolve(&["a".to_string()]).is_err());
     }
 
     #[test]
-    fn a_file_without_a_header_is_known_by_its_first_row() {
-        let names = |row: &str| headerless(&row.split('\t').map(String::from).collect::<Vec<_>>());
+    fn a_missing_header_is_recognized_by_the_first_row() {
+        let names = |row: &str| infer_header(&row.split('\t').map(String::from).collect::<Vec<_>>());
         let owned = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(names("a very typical bus station\thttp://a/b.jpg"), owned(&["caption", "url"]), "CC3M");
         assert_eq!(names("https://a/b.jpg\tMetal wall art"), owned(&["url", "caption"]), "CC12M");

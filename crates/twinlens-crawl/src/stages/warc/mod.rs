@@ -1,8 +1,8 @@
-//! The `warc` stage: image-text pairs out of web archives, the pages themselves (WARC) or what
-//! Common Crawl kept of them (WAT).
+//! The `warc` stage: extracts image-text pairs from web archives: pages (WARC), or the metadata
+//! that Common Crawl extracts from them (WAT).
 //!
-//! A file is a split. It is read as a stream, a record at a time; a record that is damaged, too
-//! long or not understood is one reject, with the file and the byte at which it begins.
+//! A file is a split. It is streamed record by record; a record that is damaged, too long or not
+//! understood is one reject, with the file and the byte offset.
 
 mod page;
 mod reader;
@@ -23,16 +23,16 @@ use twinlens_pipeline::{
     rejects,
 };
 
-use self::reader::{Damage, Item, Record, Records};
+use self::reader::{DamagedRecord, Item, Record, Records};
 use self::record::Header;
 use super::checks;
-use super::files::{self, Files, Readable, engine};
-use super::reading::{self, Send};
-use crate::html::{Captions, Reading, TextSource};
+use super::files::{self, FileOpener, InputFile, arrow_error};
+use super::split_reader::{self, BatchSink, SplitReader};
+use crate::html::{ExtractOptions, TextSource, TextSourceSet};
 use crate::net::HttpOptions;
-use crate::pairs::{self, Row, Rows};
+use crate::pairs::{self, PairBatchBuilder, PairRow};
 
-/// The codes of records that give no pairs.
+/// Reject codes of records.
 pub const CODES: &[&str] = &[
     "damaged_gzip",
     "truncated",
@@ -46,38 +46,37 @@ pub const CODES: &[&str] = &[
     "opted_out",
 ];
 
-/// Rows of a batch.
+/// Rows per batch.
 const BATCH: usize = 4096;
-/// How much of a file is read at a time, in bytes.
+/// Read buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Web archives.
+/// Reads web archives.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warc {
-    /// The files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; `*` and `?` in
-    /// the last part are patterns. Or URLs (http, https): each is copied, read, and taken away;
-    /// that one changed is not noticed.
+    /// Files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; the last path
+    /// component may contain the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read,
+    /// and deleted; changes on the server are not detected.
     files: Located<Vec<Located<String>>>,
-    /// The texts that are taken as captions. An archive of the kind WAT has `alt`, `title` and
-    /// `open-graph` alone.
+    /// Texts to use as captions. WAT files only have `alt`, `title` and `open-graph`.
     #[serde(default = "crate::html::default_captions")]
     captions: Vec<TextSource>,
     /// Obey X-Robots-Tag, robots meta tags and TDM reservations (noai, noimageai, noml, noindex,
     /// noimageindex).
     #[serde(default = "opt_outs")]
     opt_outs: bool,
-    /// Our name: what opt-outs that are for one robot address.
+    /// Our product token, which opt-outs may address.
     #[serde(default = "product")]
     product: String,
-    /// Longest record that is read, in bytes.
+    /// Longest record, in bytes.
     #[serde(default = "max_record_bytes")]
     max_record_bytes: u64,
-    /// How the network is used, where `files` are URLs.
-    #[serde(default = "super::nowhere::<HttpOptions>")]
+    /// HTTP settings for `files` that are URLs.
+    #[serde(default = "super::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     #[serde(skip)]
-    open: Files,
+    opener: FileOpener,
 }
 
 fn opt_outs() -> bool {
@@ -93,7 +92,7 @@ fn max_record_bytes() -> u64 {
 impl StageKind for Warc {
     const KIND: &'static str = "warc";
     const ABOUT: &'static str =
-        "Takes image-text pairs out of web archives: WARC and WAT files as Common Crawl publishes them.";
+        "Extracts image-text pairs from web archives: WARC and WAT files, as published by Common Crawl.";
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "warc"
@@ -109,13 +108,13 @@ impl Stage for Warc {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        files::watched(&self.files)
+        files::local_files(&self.files)
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http(&self.http);
-        faults.extend(files::faults(&self.files));
-        checks::tables(faults, || Tables::main(pairs::schema(&[])))
+        let mut faults = checks::http_faults(&self.http);
+        faults.extend(files::files_faults(&self.files));
+        checks::tables_or_faults(faults, || Tables::main(pairs::schema(&[])))
     }
 
     fn work(&self) -> Work<'_> {
@@ -126,103 +125,103 @@ impl Stage for Warc {
 #[async_trait]
 impl Source for Warc {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        files::splits(cx, &self.files)
+        files::file_splits(cx, &self.files)
     }
 
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let options = Options {
-            captions: Captions::of(&self.captions),
+        let options = WarcOptions {
+            captions: TextSourceSet::new(&self.captions),
             opt_outs: self.opt_outs,
             product: self.product.clone(),
             max_bytes: self.max_record_bytes,
         };
         let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
-        let file = self.open.open(cx, &self.http, split).await?;
-        reading::frame(cx, Archive { schema, stage: cx.stage.clone(), file, options })
+        let file = self.opener.open(cx, &self.http, split).await?;
+        split_reader::data_frame(cx, WarcSplit { schema, stage: cx.stage.clone(), file, options })
     }
 }
 
-/// What is taken out of records.
 #[derive(Debug, Clone)]
-struct Options {
-    captions: Captions,
+struct WarcOptions {
+    captions: TextSourceSet,
     opt_outs: bool,
     product: String,
     /// Longest block, and longest page, in bytes.
     max_bytes: u64,
 }
 
-impl Options {
-    fn reading(&self) -> Reading<'_> {
-        Reading { product: &self.product, captions: self.captions }
+impl WarcOptions {
+    fn extract_options(&self) -> ExtractOptions<'_> {
+        ExtractOptions { product: &self.product, captions: self.captions }
     }
 }
 
-/// One file, as it is read.
 #[derive(Debug)]
-struct Archive {
+struct WarcSplit {
     schema: SchemaRef,
     stage: String,
-    file: Readable,
-    options: Options,
+    file: InputFile,
+    options: WarcOptions,
 }
 
-impl reading::Reading for Archive {
+impl SplitReader for WarcSplit {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    fn read(&self, send: Send<'_>) -> Result<(), RunError> {
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let path = self.file.path();
         let io = |error| RunError::io(path, error);
         let file = BufReader::with_capacity(BUFFER, File::open(path).map_err(io)?);
         let named_gz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
-        let mut records = Records::new(file, named_gz, self.options.max_bytes, wanted).map_err(io)?;
-        let mut rows = Rows::new(&self.stage, &[]);
+        let mut records = Records::new(file, named_gz, self.options.max_bytes, may_hold_pairs).map_err(io)?;
+        let mut rows = PairBatchBuilder::new(&self.stage, &[]);
         while let Some(item) = records.next().map_err(io)? {
             self.push(&mut rows, item);
-            if rows.len() >= BATCH && !send(rows.finish().map_err(engine)?) {
+            if rows.len() >= BATCH && !send(rows.finish().map_err(arrow_error)?) {
                 return Ok(());
             }
         }
         if !rows.is_empty() {
-            send(rows.finish().map_err(engine)?);
+            send(rows.finish().map_err(arrow_error)?);
         }
-        self.file.served();
+        self.file.mark_read();
         Ok(())
     }
 }
 
-impl Archive {
-    /// Adds the pairs of a record, or the reject.
-    fn push(&self, rows: &mut Rows, item: Item) {
+impl WarcSplit {
+    /// Adds the pairs or the reject of a record.
+    fn push(&self, rows: &mut PairBatchBuilder, item: Item) {
         let (offset, target, read) = match item {
-            Item::Damaged(Damage { offset, code, detail }) => (offset, String::new(), Err((code, detail))),
+            Item::Damaged(DamagedRecord { offset, code, detail }) => {
+                (offset, String::new(), Err((code, detail)))
+            }
             Item::Record(record) => {
-                (record.offset, record.header.target().to_string(), pairs_of(&record, &self.options))
+                (record.offset, record.header.target().to_string(), read_record(&record, &self.options))
             }
         };
         match read {
             Ok(page) => page.pairs.iter().for_each(|pair| {
-                rows.push(Row {
+                rows.push(PairRow {
                     url: Some(&pair.image),
                     caption: Some(&pair.text),
                     page_url: Some(&page.url),
                     text_source: Some(pair.source.name()),
-                    ..Row::default()
+                    ..PairRow::default()
                 });
             }),
             Err((code, why)) => {
                 let detail = format!("{} byte {offset}: {why}", self.file.name);
                 let page_url = Some(target.as_str()).filter(|url| !url.is_empty());
-                rows.push(Row { page_url, refused: Some((code, &detail)), ..Row::default() });
+                rows.push(PairRow { page_url, reject: Some((code, &detail)), ..PairRow::default() });
             }
         }
     }
 }
 
-/// Records that may hold pairs: responses, bare pages, and the metadata that WAT files are made of.
-fn wanted(header: &Header) -> bool {
+/// Whether a record may hold pairs: responses, bare pages, and WAT metadata.
+fn may_hold_pairs(header: &Header) -> bool {
     match header.kind.as_str() {
         "response" => matches!(header.media_type().as_str(), "application/http" | ""),
         "resource" => matches!(header.media_type().as_str(), "text/html" | "application/xhtml+xml"),
@@ -231,7 +230,7 @@ fn wanted(header: &Header) -> bool {
     }
 }
 
-fn pairs_of(record: &Record, options: &Options) -> Result<page::Page, page::Refusal> {
+fn read_record(record: &Record, options: &WarcOptions) -> Result<page::Page, page::Rejection> {
     match record.header.kind.as_str() {
         "metadata" => wat::read(record.header.target(), &record.block, options),
         _ => page::read(record, options),

@@ -1,30 +1,30 @@
-//! An archived response to rows: decoded, read as a page, its opt-outs honoured.
+//! From an archived response to pairs, honouring opt-outs.
 
 use std::io::Read;
 
 use url::Url;
 
-use super::Options;
+use super::WarcOptions;
 use super::reader::Record;
 use super::record::{Fields, Response, media_type};
 use crate::html::{self, ImageText};
 use crate::net::Directives;
 
-/// What a record gives: the URL of its page, and pairs; none where the record is no page.
+/// URL and pairs of a page; empty if the record is not a page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) url: String,
     pub(super) pairs: Vec<ImageText>,
 }
 
-/// Why a record gives no pairs: a code and the particulars.
-pub(super) type Refusal = (&'static str, String);
+/// Why a record has no pairs: reject code and details.
+pub(super) type Rejection = (&'static str, String);
 
-/// A response, or a bare page (`resource`).
+/// Reads a response or a bare page (`resource`).
 ///
 /// # Errors
-/// Why its pairs cannot be taken, or are not ours to take.
-pub(super) fn read(record: &Record, options: &Options) -> Result<Page, Refusal> {
+/// The page cannot be read, or its owner opted out.
+pub(super) fn read(record: &Record, options: &WarcOptions) -> Result<Page, Rejection> {
     let header = &record.header;
     let (fields, body) = if header.kind == "resource" {
         (header.fields.clone(), &record.block[..])
@@ -40,32 +40,33 @@ pub(super) fn read(record: &Record, options: &Options) -> Result<Page, Refusal> 
         return Ok(Page::default());
     }
     let url = page_url(header.target())?;
-    let header_directives = directives(&fields, options);
-    let body = decoded(&fields, body, options.max_bytes)?;
+    let from_headers = header_directives(&fields, options);
+    let body = decode_body(&fields, body, options.max_bytes)?;
     let (text, _) = html::decode(&body, content_type);
-    let mut page = html::extract(&text, &url, &options.reading());
-    let opt_out = header_directives.opt_out.or(page.directives.opt_out.take());
+    let mut page = html::extract(&text, &url, &options.extract_options());
+    let opt_out = from_headers.opt_out.or(page.directives.opt_out.take());
     match opt_out.filter(|_| options.opt_outs) {
         Some(word) => Err(("opted_out", word)),
         None => Ok(Page { url: url.into(), pairs: page.pairs }),
     }
 }
 
-/// The URL of a page, in its normal form.
-pub(super) fn page_url(target: &str) -> Result<Url, Refusal> {
+/// The URL of a page without its fragment.
+pub(super) fn page_url(target: &str) -> Result<Url, Rejection> {
     match Url::parse(target) {
         Ok(mut url) if matches!(url.scheme(), "http" | "https") => {
             url.set_fragment(None);
             Ok(url)
         }
-        _ => {
-            Err(("bad_url", format!("`{}` is no web address", target.chars().take(200).collect::<String>())))
-        }
+        _ => Err((
+            "bad_url",
+            format!("`{}` is not an http(s) URL", target.chars().take(200).collect::<String>()),
+        )),
     }
 }
 
-/// What the headers say about the use of the page.
-fn directives(fields: &Fields, options: &Options) -> Directives {
+/// The directives in the headers.
+fn header_directives(fields: &Fields, options: &WarcOptions) -> Directives {
     let mut directives = Directives::default();
     for words in fields.all("x-robots-tag") {
         directives.add(words, &options.product, "X-Robots-Tag");
@@ -76,7 +77,7 @@ fn directives(fields: &Fields, options: &Options) -> Directives {
     directives
 }
 
-/// Whether the content type says so; where there is none, whether the body begins with a tag.
+/// Whether the content type is HTML, or is missing and the body begins with a tag.
 fn is_page(content_type: &str, body: &[u8]) -> bool {
     match media_type(content_type).as_str() {
         "text/html" | "application/xhtml+xml" => true,
@@ -85,12 +86,12 @@ fn is_page(content_type: &str, body: &[u8]) -> bool {
     }
 }
 
-/// The body without its codings. Common Crawl takes them off and says so in other fields; other
-/// archives keep them.
-fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refusal> {
+/// Decodes the transfer and content codings. Common Crawl has removed them and renamed their
+/// fields; other archives keep them.
+fn decode_body(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Rejection> {
     let chunked = fields.get("transfer-encoding").to_ascii_lowercase().contains("chunked");
-    // Some archives keep the field and not the chunks.
-    let body = if chunked { dechunked(body).unwrap_or_else(|| body.to_vec()) } else { body.to_vec() };
+    // Some archives keep the field but not the chunks.
+    let body = if chunked { join_chunks(body).unwrap_or_else(|| body.to_vec()) } else { body.to_vec() };
     let coding = fields.get("content-encoding").trim().to_ascii_lowercase();
     let mut decoded = Vec::new();
     let read = match coding.as_str() {
@@ -102,8 +103,7 @@ fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refu
         "deflate" => flate2::read::ZlibDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded),
         other => return Err(("content_encoding", format!("content coding `{other}`"))),
     };
-    // What is decoded before the damage, or before the archive cut the body, is a page as far as it
-    // goes.
+    // A damaged or truncated body is used as far as it could be decoded.
     match read {
         _ if decoded.len() as u64 > max_bytes => {
             Err(("too_many_bytes", format!("the page is longer than {max_bytes} bytes")))
@@ -113,9 +113,9 @@ fn decoded(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Refu
     }
 }
 
-/// A chunked body put together (RFC 9112, section 7.1); `None` for one that is not chunked. A last
-/// chunk may be cut.
-fn dechunked(body: &[u8]) -> Option<Vec<u8>> {
+/// Joins a chunked body (RFC 9112, section 7.1), whose last chunk may be truncated; `None` if it is
+/// not chunked.
+fn join_chunks(body: &[u8]) -> Option<Vec<u8>> {
     let (mut whole, mut rest) = (Vec::new(), body);
     loop {
         let end = memchr::memchr(b'\n', rest)?;
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_put_together() {
+    fn chunks_are_joined() {
         let cases: [(&[u8], Option<&[u8]>); 6] = [
             (b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", Some(b"abcde")),
             (b"3\nabc\n0\n", Some(b"abc")),
@@ -147,7 +147,7 @@ mod tests {
             (b"", None),
         ];
         for (body, expected) in cases {
-            assert_eq!(dechunked(body).as_deref(), expected, "{body:?}");
+            assert_eq!(join_chunks(body).as_deref(), expected, "{body:?}");
         }
     }
 }

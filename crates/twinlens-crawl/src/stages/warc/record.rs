@@ -1,17 +1,17 @@
-//! What stands at the head of a record (WARC 1.1, section 4) and of an HTTP response within one.
+//! Parses headers of records (WARC 1.1, section 4) and of HTTP responses within them.
 
 use std::io::{self, BufRead, Read};
 
-/// Longest head of a record or a response, in bytes.
+/// Longest header of a record or a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
-/// The fields of a head that are looked at, by their names in lower case.
+/// Header fields by their names in lower case.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads `name: value` lines; a line that begins with white space goes on with the one before.
-    /// Values that are not UTF-8 are taken as windows-1252.
+    /// Parses `name: value` lines; a line that begins with whitespace continues the previous one.
+    /// Values that are not UTF-8 are decoded as windows-1252.
     fn parse(lines: &[u8]) -> Self {
         let mut fields: Vec<(String, String)> = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {
@@ -34,7 +34,7 @@ impl Fields {
         Self(fields)
     }
 
-    /// The first value of a field, by its name in lower case; empty when there is none.
+    /// The first value of a field, by its name in lower case; empty if it is missing.
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
@@ -45,7 +45,6 @@ impl Fields {
     }
 }
 
-/// The head of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// `response`, `metadata`, ...
@@ -56,7 +55,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The URL that the record is about; some writers set it in angle brackets.
+    /// The URL of the record; some writers put it in angle brackets.
     pub(super) fn target(&self) -> &str {
         self.fields.get("warc-target-uri").trim_start_matches('<').trim_end_matches('>')
     }
@@ -72,42 +71,42 @@ pub(super) fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads the head of a record. The inner error says what is wrong with it.
+/// Reads the header of a record. The inner error says what is wrong with it.
 pub(super) fn header(input: &mut impl BufRead) -> io::Result<Result<Header, String>> {
-    let head = match head(input)? {
-        Ok(head) => head,
+    let block = match header_block(input)? {
+        Ok(block) => block,
         Err(why) => return Ok(Err(why)),
     };
-    if !head.starts_with(b"WARC/") {
+    if !block.starts_with(b"WARC/") {
         return Ok(Err("a record begins with `WARC/`".into()));
     }
-    let fields = Fields::parse(&head);
+    let fields = Fields::parse(&block);
     let length = fields.get("content-length");
     Ok(match (length.parse(), fields.get("warc-type").to_ascii_lowercase()) {
-        (Err(_), _) => Err(format!("Content-Length is `{}`", short(length))),
+        (Err(_), _) => Err(format!("Content-Length is `{}`", excerpt(length))),
         (_, kind) if kind.is_empty() => Err("no WARC-Type".into()),
         (Ok(length), kind) => Ok(Header { kind, length, fields }),
     })
 }
 
-/// Lines up to and without an empty one.
-fn head(input: &mut impl BufRead) -> io::Result<Result<Vec<u8>, String>> {
-    let mut head = Vec::new();
+/// Lines up to an empty one.
+fn header_block(input: &mut impl BufRead) -> io::Result<Result<Vec<u8>, String>> {
+    let mut header_block = Vec::new();
     loop {
-        let start = head.len();
+        let start = header_block.len();
         let room = (MAX_HEAD - start) as u64;
-        input.by_ref().take(room).read_until(b'\n', &mut head)?;
-        if head.last() != Some(&b'\n') {
-            return match head.len() < MAX_HEAD {
+        input.by_ref().take(room).read_until(b'\n', &mut header_block)?;
+        if header_block.last() != Some(&b'\n') {
+            return match header_block.len() < MAX_HEAD {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),
-                false => Ok(Err(format!("the head is longer than {MAX_HEAD} bytes"))),
+                false => Ok(Err(format!("the header is longer than {MAX_HEAD} bytes"))),
             };
         }
-        if matches!(&head[start..], b"\n" | b"\r\n") {
-            head.truncate(start);
-            return Ok(Ok(head));
+        if matches!(&header_block[start..], b"\n" | b"\r\n") {
+            header_block.truncate(start);
+            return Ok(Ok(header_block));
         }
-        if start == 0 && !head.starts_with(b"WARC/") {
+        if start == 0 && !header_block.starts_with(b"WARC/") {
             return Ok(Err("a record begins with `WARC/`".into()));
         }
     }
@@ -122,7 +121,7 @@ pub(super) struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// Takes a response apart (RFC 9112, section 2).
+    /// Parses a response (RFC 9112, section 2).
     ///
     /// # Errors
     /// What is wrong with it.
@@ -132,26 +131,26 @@ impl<'a> Response<'a> {
             .filter_map(|end| memchr::memmem::find(block, end).map(|at| (at, at + end.len())))
             .min();
         // A response without a body may lack the empty line.
-        let (head, body) = match end {
-            Some((head, body)) => (&block[..head], &block[body..]),
+        let (header_block, body) = match end {
+            Some((header_block, body)) => (&block[..header_block], &block[body..]),
             None => (block, &block[block.len()..]),
         };
-        if head.len() > MAX_HEAD {
-            return Err(format!("the head is longer than {MAX_HEAD} bytes"));
+        if header_block.len() > MAX_HEAD {
+            return Err(format!("the header is longer than {MAX_HEAD} bytes"));
         }
-        let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = header_block.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line);
         let mut words = line.split_ascii_whitespace();
         let status = match (words.next(), words.next().map(str::parse)) {
             (Some(version), Some(Ok(status))) if version.starts_with("HTTP/") => status,
-            _ => return Err(format!("the status line is `{}`", short(&line))),
+            _ => return Err(format!("the status line is `{}`", excerpt(&line))),
         };
-        Ok(Self { status, fields: Fields::parse(&head[head.len().min(line.len())..]), body })
+        Ok(Self { status, fields: Fields::parse(&header_block[header_block.len().min(line.len())..]), body })
     }
 }
 
-/// The beginning of a text, for a message.
-fn short(text: &str) -> String {
+/// The beginning of a text, for messages.
+fn excerpt(text: &str) -> String {
     text.trim().chars().take(60).collect()
 }
 
@@ -160,12 +159,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_read_as_they_are_written() {
+    fn record_headers_are_parsed() {
         let read = |text: &str| header(&mut text.as_bytes()).unwrap();
-        let found = read("WARC/1.0\r\nwarc-type: Response\r\nContent-Length:  12\r\nWARC-Target-URI: <http://a/>\r\nContent-Type: application/http;\r\n msgtype=response\r\n\r\nrest").unwrap();
-        assert_eq!((found.kind.as_str(), found.length, found.target()), ("response", 12, "http://a/"));
-        assert_eq!(found.media_type(), "application/http");
-        assert_eq!(found.fields.get("content-type"), "application/http; msgtype=response");
+        let parsed = read("WARC/1.0\r\nwarc-type: Response\r\nContent-Length:  12\r\nWARC-Target-URI: <http://a/>\r\nContent-Type: application/http;\r\n msgtype=response\r\n\r\nrest").unwrap();
+        assert_eq!((parsed.kind.as_str(), parsed.length, parsed.target()), ("response", 12, "http://a/"));
+        assert_eq!(parsed.media_type(), "application/http");
+        assert_eq!(parsed.fields.get("content-type"), "application/http; msgtype=response");
         let cases = [
             ("WARC/1.0\r\nWARC-Type: x\r\n\r\n", "Content-Length is ``"),
             ("WARC/1.0\r\nWARC-Type: x\r\nContent-Length: -1\r\n\r\n", "Content-Length is `-1`"),
@@ -182,11 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_taken_apart() {
-        let found =
+    fn responses_are_parsed() {
+        let parsed =
             Response::parse(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX: \xe9\r\n\r\n<p>\n\n").unwrap();
-        assert_eq!((found.status, found.body), (200, &b"<p>\n\n"[..]));
-        assert_eq!((found.fields.get("content-type"), found.fields.get("x")), ("text/html", "é"));
+        assert_eq!((parsed.status, parsed.body), (200, &b"<p>\n\n"[..]));
+        assert_eq!((parsed.fields.get("content-type"), parsed.fields.get("x")), ("text/html", "é"));
         assert_eq!(Response::parse(b"HTTP/1.0 404\n\n").unwrap().status, 404);
         assert_eq!(Response::parse(b"HTTP/1.0 204 No Content").unwrap().body, b"");
         for bad in [&b""[..], b"\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"<html>\xff"] {

@@ -1,11 +1,11 @@
-//! WAT records of Common Crawl: the links of a page as JSON, without the page.
+//! WAT records of Common Crawl: the links of a page as JSON.
 
 use serde::Deserialize;
 
-use super::Options;
-use super::page::{Page, Refusal, page_url};
+use super::WarcOptions;
+use super::page::{Page, Rejection, page_url};
 use super::record::media_type;
-use crate::html::{self, Found};
+use crate::html::{self, PageBuilder};
 use crate::net::Directives;
 
 #[derive(Deserialize)]
@@ -80,22 +80,22 @@ struct Link {
     title: Option<String>,
 }
 
-/// The images and texts of one record. `target` is the URL in the record's own head.
+/// Reads the images and texts of a record. `target` is the URL in its WARC header.
 ///
 /// # Errors
-/// Why its pairs cannot be taken, or are not ours to take.
-pub(super) fn read(target: &str, block: &[u8], options: &Options) -> Result<Page, Refusal> {
+/// The record cannot be read, or the owner of the page opted out.
+pub(super) fn read(target: &str, block: &[u8], options: &WarcOptions) -> Result<Page, Rejection> {
     let wat = parse(block)?;
     let Some(response) = wat.envelope.payload.and_then(|payload| payload.response) else {
         return Ok(Page::default());
     };
     let status = response.message.and_then(|message| message.status);
-    let kept = match status {
+    let is_success = match status {
         Some(serde_json::Value::String(status)) => matches!(status.as_str(), "200" | "203"),
         Some(serde_json::Value::Number(status)) => matches!(status.as_u64(), Some(200 | 203)),
         _ => true,
     };
-    let (Some(html), true) = (response.html, kept) else { return Ok(Page::default()) };
+    let (Some(html), true) = (response.html, is_success) else { return Ok(Page::default()) };
     let inner = wat.envelope.header.and_then(|header| header.target);
     let url = page_url(inner.as_deref().unwrap_or(target))?;
     let mut directives = Directives::default();
@@ -107,49 +107,49 @@ pub(super) fn read(target: &str, block: &[u8], options: &Options) -> Result<Page
             directives.opt_out.get_or_insert_with(|| "TDM-Reservation: 1".into());
         }
     }
-    let mut found = Found::new(options.captions);
+    let mut builder = PageBuilder::new(options.captions);
     if let Some(head) = html.head {
-        head.base.iter().for_each(|base| found.base(base));
+        head.base.iter().for_each(|base| builder.set_base(base));
         for meta in head.metas.into_iter().flatten() {
             if let (Some(name), Some(content)) = (meta.property.or(meta.name), meta.content) {
-                found.meta(&name, &content);
+                builder.add_meta(&name, &content);
             }
         }
     }
     for link in html.links.into_iter().flatten() {
         let attribute = link.path.as_deref().and_then(|path| path.strip_prefix("IMG@/"));
         if let (Some(attribute), Some(url)) = (attribute, link.url) {
-            found.image(&[(attribute, &url)], [link.alt.as_deref(), link.title.as_deref()]);
+            builder.add_image_attributes(&[(attribute, &url)], [link.alt.as_deref(), link.title.as_deref()]);
         }
     }
-    let mut page = found.assemble(&url, &options.product);
+    let mut page = builder.build(&url, &options.product);
     match directives.opt_out.or(page.directives.opt_out.take()).filter(|_| options.opt_outs) {
         Some(word) => Err(("opted_out", word)),
         None => Ok(Page { url: url.into(), pairs: page.pairs }),
     }
 }
 
-/// Whether a record is one of a WAT file.
+/// Whether this is the content type of a WAT record.
 pub(super) fn is_wat(content_type: &str) -> bool {
     media_type(content_type) == "application/json"
 }
 
-/// Bytes that are not UTF-8 are taken as windows-1252; half a surrogate pair, which some texts were
-/// cut to, becomes U+FFFD.
-fn parse(block: &[u8]) -> Result<Wat, Refusal> {
+/// Parses the JSON. Bytes that are not UTF-8 are decoded as windows-1252, and lone surrogates,
+/// which occur in truncated texts, become U+FFFD.
+fn parse(block: &[u8]) -> Result<Wat, Rejection> {
     let first = match serde_json::from_slice(block) {
         Ok(wat) => return Ok(wat),
         Err(error) => error,
     };
-    serde_json::from_str(&whole_surrogates(&html::decode_plain(block)))
+    serde_json::from_str(&replace_lone_surrogates(&html::decode_text(block)))
         .map_err(|_| ("malformed_json", first.to_string()))
 }
 
 /// Replaces escapes of lone surrogates (`\ud83d` without its second half).
-fn whole_surrogates(text: &str) -> String {
-    let (mut whole, mut rest) = (String::with_capacity(text.len()), text);
+fn replace_lone_surrogates(text: &str) -> String {
+    let (mut replaced, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find('\\') {
-        whole.push_str(&rest[..at]);
+        replaced.push_str(&rest[..at]);
         rest = &rest[at..];
         let unit = |text: &str| {
             text.strip_prefix("\\u")
@@ -159,7 +159,7 @@ fn whole_surrogates(text: &str) -> String {
         let length = match unit(rest) {
             Some(0xd800..=0xdbff) if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => 12,
             Some(0xd800..=0xdfff) => {
-                whole.push_str("\\ufffd");
+                replaced.push_str("\\ufffd");
                 rest = &rest[6..];
                 continue;
             }
@@ -167,11 +167,11 @@ fn whole_surrogates(text: &str) -> String {
             // An escape of one character, which may be a backslash.
             None => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
         };
-        whole.push_str(&rest[..length]);
+        replaced.push_str(&rest[..length]);
         rest = &rest[length..];
     }
-    whole.push_str(rest);
-    whole
+    replaced.push_str(rest);
+    replaced
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_surrogate_pair_is_replaced() {
+    fn lone_surrogates_are_replaced() {
         let cases = [
             (r#"a \ud83d\ude00 b"#, r#"a \ud83d\ude00 b"#),
             (r#"a \ud83d b"#, r#"a \ufffd b"#),
@@ -190,7 +190,7 @@ mod tests {
             (r#"\é"#, r#"\é"#),
         ];
         for (text, expected) in cases {
-            assert_eq!(whole_surrogates(text), expected);
+            assert_eq!(replace_lone_surrogates(text), expected);
         }
     }
 }

@@ -29,17 +29,17 @@ fn read_with(bytes: &[u8], named_gz: bool, buffer: usize, max: u64) -> Vec<Item>
     std::iter::from_fn(|| records.next().unwrap()).collect()
 }
 
-/// Targets of records, and codes of damaged ones with their places.
+/// Targets of records, and codes and offsets of damaged ones.
 fn read(bytes: &[u8]) -> Vec<String> {
-    let told = |item: &Item| match item {
+    let describe = |item: &Item| match item {
         Item::Record(record) => record.header.target().to_string(),
         Item::Damaged(damage) => format!("{} at {}", damage.code, damage.offset),
     };
-    read_with(bytes, false, 64, 1000).iter().map(told).collect()
+    read_with(bytes, false, 64, 1000).iter().map(describe).collect()
 }
 
 #[test]
-fn records_are_read_however_they_are_packed() {
+fn records_are_read_plain_and_compressed() {
     let records: Vec<Vec<u8>> = (0..3).map(|n| record(n, format!("block {n}").as_bytes())).collect();
     let expected = ["http://a/0", "http://a/1", "http://a/2"];
     let single: Vec<u8> = records.iter().flat_map(|record| member(record)).collect();
@@ -50,7 +50,7 @@ fn records_are_read_however_they_are_packed() {
 }
 
 #[test]
-fn records_that_are_not_wanted_or_too_long_are_read_past() {
+fn unwanted_and_too_long_records_are_skipped() {
     let request = String::from_utf8(record(9, b"request")).unwrap().replace("response", "request");
     for pack in [|bytes: &[u8]| bytes.to_vec(), member] {
         let parts =
@@ -65,7 +65,7 @@ fn records_that_are_not_wanted_or_too_long_are_read_past() {
 }
 
 #[test]
-fn damage_loses_its_own_record_alone() {
+fn damage_only_loses_its_record() {
     let parts = [record(0, b"one"), record(1, b"two"), record(2, b"three")];
     let plain = parts.concat();
     let start = parts[0].len();
@@ -89,19 +89,19 @@ fn damage_loses_its_own_record_alone() {
     let members: Vec<Vec<u8>> = parts.iter().map(|part| member(part)).collect();
     let start = members[0].len();
     for at in 0..members[1].len() {
-        // The time, the system and the extra flags of a member's head are nobody's.
+        // The time, system and extra flags in a member's header have no effect.
         if (4..10).contains(&at) {
             continue;
         }
         let mut bytes = members.concat();
         bytes[start + at] ^= 0x55;
-        let found = read(&bytes);
+        let items = read(&bytes);
         assert_eq!(
-            (found[0].as_str(), found[2].as_str()),
+            (items[0].as_str(), items[2].as_str()),
             ("http://a/0", "http://a/2"),
-            "byte {at}: {found:?}"
+            "byte {at}: {items:?}"
         );
-        assert!(found[1].ends_with(&format!(" at {start}")), "byte {at}: {found:?}");
+        assert!(items[1].ends_with(&format!(" at {start}")), "byte {at}: {items:?}");
     }
     let cut = members.concat();
     assert_eq!(read(&cut[..cut.len() - 3])[2], format!("truncated at {}", start + members[1].len()));
@@ -110,16 +110,16 @@ fn damage_loses_its_own_record_alone() {
 }
 
 #[test]
-fn the_name_tells_what_a_damaged_beginning_does_not() {
+fn the_name_decides_if_the_first_bytes_are_damaged() {
     let mut bytes = [member(&record(0, b"x")), member(&record(1, b"y"))].concat();
     bytes[0] = 0;
-    let found = read_with(&bytes, true, 16, 100);
-    assert!(matches!(&found[..], [Item::Damaged(_), Item::Record(_)]), "{found:?}");
+    let items = read_with(&bytes, true, 16, 100);
+    assert!(matches!(&items[..], [Item::Damaged(_), Item::Record(_)]), "{items:?}");
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600), buffer in 1usize..80, gz: bool) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), buffer in 1usize..80, gz: bool) {
         read_with(&bytes, gz, buffer, 100);
         let mut begun = if gz { GZIP.to_vec() } else { b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 20\r\n\r\n".to_vec() };
         begun.extend_from_slice(&bytes);
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_within_one_member_loses_one_record(
+    fn damage_in_one_member_loses_one_record(
         blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 2..6),
         which in any::<prop::sample::Index>(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
@@ -140,16 +140,16 @@ proptest! {
         for (at, byte) in damage {
             members[which][at.index(length)] = byte;
         }
-        let found = read_with(&members.concat(), true, buffer, 1000);
-        let kept: Vec<(String, &[u8])> = found.iter().filter_map(|item| match item {
+        let items = read_with(&members.concat(), true, buffer, 1000);
+        let kept: Vec<(String, &[u8])> = items.iter().filter_map(|item| match item {
             Item::Record(record) => Some((record.header.target().to_string(), &record.block[..])),
             Item::Damaged(_) => None,
         }).collect();
         for (n, block) in blocks.iter().enumerate() {
             let whole = kept.contains(&(format!("http://a/{n}"), &block[..]));
-            prop_assert!(whole || n == which, "record {n} is lost: {found:?}");
+            prop_assert!(whole || n == which, "record {n} is lost: {items:?}");
         }
-        // What is left of the damaged one is told, or nothing was damaged.
-        prop_assert!(kept.len() == blocks.len() || found.len() > kept.len());
+        // The damaged one is reported, or nothing was damaged.
+        prop_assert!(kept.len() == blocks.len() || items.len() > kept.len());
     }
 }

@@ -1,4 +1,4 @@
-//! Splits that are read by code that blocks, as streams of the engine.
+//! Runs blocking readers of splits as streams of the engine.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,28 +13,26 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use twinlens_pipeline::{RunContext, RunError};
 
-/// Takes a batch; `false` when nobody wants more: what is left is then not read.
-pub(super) type Send<'a> = &'a mut dyn FnMut(RecordBatch) -> bool;
+/// Takes a batch; returns `false` when no more are needed.
+pub(super) type BatchSink<'a> = &'a mut dyn FnMut(RecordBatch) -> bool;
 
-/// One split, as it is read.
-pub(super) trait Reading: Debug + std::marker::Send + Sync + 'static {
-    /// The columns of the batches.
+pub(super) trait SplitReader: Debug + Send + Sync + 'static {
     fn schema(&self) -> &SchemaRef;
 
-    /// Reads the split. Blocks: it runs on a thread of its own, a batch or two ahead of who wants
-    /// them.
-    fn read(&self, send: Send<'_>) -> Result<(), RunError>;
+    /// Reads the split. It may block: it runs on its own thread, a batch or two ahead of the
+    /// consumer.
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError>;
 }
 
-/// The rows of a split as a plan.
-pub(super) fn frame(cx: &RunContext, split: impl Reading) -> Result<DataFrame, RunError> {
+/// The rows of a split as a data frame.
+pub(super) fn data_frame(cx: &RunContext, split: impl SplitReader) -> Result<DataFrame, RunError> {
     let schema = split.schema().clone();
     let partition = Arc::new(Partition(Arc::new(split)));
     Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![partition])?))?)
 }
 
 #[derive(Debug)]
-struct Partition(Arc<dyn Reading>);
+struct Partition(Arc<dyn SplitReader>);
 
 impl PartitionStream for Partition {
     fn schema(&self) -> &SchemaRef {

@@ -1,20 +1,21 @@
-//! What was found on a page, from its HTML or from what an archive kept of it, before URLs are
-//! resolved (a `<base>` may come late).
+//! Collects what a page contains, from its HTML or from WAT metadata. URLs are resolved at the end,
+//! because `<base>` may come late.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use url::Url;
 
-use super::srcset::largest;
+use super::srcset::largest_candidate;
 use super::structured;
-use super::text::{collapse, unescape};
-use super::{Captions, ImageText, Page, TextSource, limits};
+use super::text::{collapse_whitespace, unescape_html};
+use super::{ImageText, Page, TextSource, TextSourceSet, limits};
 use crate::net::Directives;
 
-/// Attributes of an image that may hold its address, the likeliest first; where an image is loaded
-/// lazily, `src` is a placeholder. The sets are lists of which the largest is taken.
-const ADDRESSES: &[(&str, bool)] = &[
+/// Attributes that may hold the URL of an image, the likeliest first (`src` of a lazily loaded
+/// image is a placeholder), and whether they are `srcset` lists, of which the largest candidate
+/// counts.
+const URL_ATTRIBUTES: &[(&str, bool)] = &[
     ("data-src", false),
     ("data-original", false),
     ("data-lazy-src", false),
@@ -28,46 +29,43 @@ const ADDRESSES: &[(&str, bool)] = &[
     ("srcset", true),
 ];
 
-/// The address that an attribute of an image holds, and how likely it is the image's (less is
-/// likelier).
-pub(super) fn address<'a>(attribute: &str, value: &'a str) -> Option<(usize, &'a str)> {
-    let place = ADDRESSES.iter().position(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
-    let url = if ADDRESSES[place].1 { largest(value)? } else { value };
+/// The URL in an attribute of an image and its rank; a lower rank is likelier.
+pub(super) fn image_url<'a>(attribute: &str, value: &'a str) -> Option<(usize, &'a str)> {
+    let rank = URL_ATTRIBUTES.iter().position(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
+    let url = if URL_ATTRIBUTES[rank].1 { largest_candidate(value)? } else { value };
     let url = url.trim();
-    (!url.is_empty() && url.len() <= limits::URL).then_some((place, url))
+    (!url.is_empty() && url.len() <= limits::URL).then_some((rank, url))
 }
 
-/// An image.
 #[derive(Debug, Default)]
 pub(super) struct Image {
-    /// Where it may be, the likeliest first.
+    /// Possible URLs, the likeliest first.
     candidates: Vec<String>,
     alt: Option<String>,
     title: Option<String>,
     aria_label: Option<String>,
-    /// The figure and the block that it stands in.
+    /// Index of the enclosing figure and block.
     figure: Option<usize>,
     block: Option<usize>,
 }
 
-/// Texts by figure, or by block.
+/// Texts of figures or blocks, by index.
 #[derive(Debug, Default)]
 pub(super) struct Texts(Vec<String>);
 
 impl Texts {
-    /// Begins a text.
+    /// Starts a text and returns its index.
     pub(super) fn open(&mut self) -> usize {
         self.0.push(String::new());
         self.0.len() - 1
     }
 
-    /// Adds to a text; a little more than the longest caption is kept, so that one that is too long
-    /// is known as such.
+    /// Appends to a text. A little more than the longest caption is kept, so that a longer one is
+    /// recognized.
     pub(super) fn add(&mut self, which: usize, text: &str) {
         append(&mut self.0[which], text);
     }
 
-    /// Adds a whole text.
     fn push(&mut self, text: String) -> usize {
         self.0.push(text);
         self.0.len() - 1
@@ -78,57 +76,53 @@ impl Texts {
     }
 }
 
-/// Adds to a text of bounded length.
+/// Appends to a text of bounded length.
 fn append(to: &mut String, text: &str) {
-    const MOST: usize = 5 * limits::TEXT;
-    if to.len() <= MOST {
-        to.push_str(&text[..text.floor_char_boundary(MOST + 5 - to.len())]);
+    const MAX_BYTES: usize = 5 * limits::TEXT;
+    if to.len() <= MAX_BYTES {
+        to.push_str(&text[..text.floor_char_boundary(MAX_BYTES + 5 - to.len())]);
     }
 }
 
-/// The block that is open: its text so far, its images, and those of the blocks before it that had
-/// no text.
+/// The open block: its text so far, its images, and those of preceding blocks without text.
 #[derive(Debug, Default)]
 struct Block {
     text: String,
     images: Vec<usize>,
 }
 
-/// An image of Open Graph.
 #[derive(Debug, Default)]
-struct Graphed {
+struct OpenGraphImage {
     url: String,
     alt: Option<String>,
 }
 
-/// What was found.
 #[derive(Debug)]
-pub(crate) struct Found {
-    captions: Captions,
-    /// A limit was passed.
-    pub(super) cut: bool,
+pub(crate) struct PageBuilder {
+    captions: TextSourceSet,
+    /// A limit was exceeded.
+    pub(super) truncated: bool,
     base: Option<String>,
     canonical: Option<String>,
     images: Vec<Image>,
     links: Vec<String>,
-    /// Robots meta tags: for whom, and the words.
+    /// Meta tags: name and content.
     metas: Vec<(String, String)>,
     /// Captions by figure.
     pub(super) figures: Texts,
     blocks: Texts,
     block: Block,
-    graph: Vec<Graphed>,
-    graph_title: Option<String>,
+    open_graph: Vec<OpenGraphImage>,
+    open_graph_title: Option<String>,
     /// JSON-LD scripts.
     scripts: Vec<String>,
 }
 
-impl Found {
-    /// Nothing yet; `captions` are the texts that are wanted.
-    pub(crate) fn new(captions: Captions) -> Self {
+impl PageBuilder {
+    pub(crate) fn new(captions: TextSourceSet) -> Self {
         Self {
             captions,
-            cut: false,
+            truncated: false,
             base: None,
             canonical: None,
             images: Vec::new(),
@@ -137,31 +131,31 @@ impl Found {
             figures: Texts::default(),
             blocks: Texts::default(),
             block: Block::default(),
-            graph: Vec::new(),
-            graph_title: None,
+            open_graph: Vec::new(),
+            open_graph_title: None,
             scripts: Vec::new(),
         }
     }
 
-    /// The base of relative URLs; the first one counts.
-    pub(crate) fn base(&mut self, href: &str) {
+    /// Sets the base of relative URLs; the first one counts.
+    pub(crate) fn set_base(&mut self, href: &str) {
         if self.base.is_none() && href.len() <= limits::URL {
             self.base = Some(href.into());
         }
     }
 
-    /// The URL that the page gives as its own; the first one counts.
-    pub(super) fn canonical(&mut self, href: &str) {
+    /// Sets the canonical URL; the first one counts.
+    pub(super) fn set_canonical(&mut self, href: &str) {
         if self.canonical.is_none() && href.len() <= limits::URL {
             self.canonical = Some(href.trim().into());
         }
     }
 
-    /// A meta tag: its name or property, and its content.
-    pub(crate) fn meta(&mut self, name: &str, content: &str) {
+    /// Adds a meta tag by its name or property.
+    pub(crate) fn add_meta(&mut self, name: &str, content: &str) {
         let name = name.trim();
         if name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("og:")) {
-            return self.graphed(&name[3..].to_ascii_lowercase(), content);
+            return self.open_graph_property(&name[3..].to_ascii_lowercase(), content);
         }
         if self.metas.len() < 100 && name.len() < 100 {
             let content = content.chars().take(limits::URL).collect();
@@ -169,85 +163,85 @@ impl Found {
         }
     }
 
-    /// A property of Open Graph: those of an image follow its address.
-    fn graphed(&mut self, property: &str, content: &str) {
+    /// Adds an Open Graph property; those of an image follow its URL.
+    fn open_graph_property(&mut self, property: &str, content: &str) {
         let text = (content.len() <= 8 * limits::TEXT).then(|| content.to_string());
         match property {
             "image" | "image:url"
-                if self.graph.len() < limits::STRUCTURED && content.len() <= limits::URL =>
+                if self.open_graph.len() < limits::STRUCTURED && content.len() <= limits::URL =>
             {
-                self.graph.push(Graphed { url: content.trim().into(), alt: None });
+                self.open_graph.push(OpenGraphImage { url: content.trim().into(), alt: None });
             }
             "image:alt" => {
-                if let Some(image) = self.graph.last_mut() {
+                if let Some(image) = self.open_graph.last_mut() {
                     image.alt = text;
                 }
             }
-            "title" if self.graph_title.is_none() => self.graph_title = text,
+            "title" if self.open_graph_title.is_none() => self.open_graph_title = text,
             _ => {}
         }
     }
 
-    /// A JSON-LD script.
-    pub(super) fn script(&mut self, text: String) {
+    /// Adds a JSON-LD script.
+    pub(super) fn add_script(&mut self, text: String) {
         if self.scripts.len() < limits::SCRIPTS {
             self.scripts.push(text);
         }
     }
 
-    /// Whether JSON-LD is looked at.
+    /// Whether JSON-LD scripts are needed.
     pub(super) fn wants_scripts(&self) -> bool {
-        self.captions.has(TextSource::JsonLd)
+        self.captions.contains(TextSource::JsonLd)
     }
 
-    /// An image: attributes that may hold its address, and its `alt` and `title`.
-    pub(crate) fn image(&mut self, attributes: &[(&str, &str)], texts: [Option<&str>; 2]) {
+    /// Adds an image by the attributes that may hold its URL, and its `alt` and `title`.
+    pub(crate) fn add_image_attributes(&mut self, attributes: &[(&str, &str)], texts: [Option<&str>; 2]) {
         let mut candidates: Vec<_> =
-            attributes.iter().filter_map(|(name, value)| address(name, value)).collect();
-        candidates.sort_by_key(|(place, _)| *place);
+            attributes.iter().filter_map(|(name, value)| image_url(name, value)).collect();
+        candidates.sort_by_key(|(rank, _)| *rank);
         let candidates = candidates.into_iter().map(|(_, url)| url.to_string()).collect();
         let [alt, title] = texts;
-        self.image_of(candidates, [alt, title, None], None);
+        self.add_image(candidates, [alt, title, None], None);
     }
 
-    /// An image: where it may be, its `alt`, `title` and `aria-label`, and its figure.
-    pub(super) fn image_of(
+    /// Adds an image by its possible URLs, its `alt`, `title` and `aria-label`, and its figure.
+    pub(super) fn add_image(
         &mut self,
         candidates: Vec<String>,
         texts: [Option<&str>; 3],
         figure: Option<usize>,
     ) {
         if self.images.len() >= limits::IMAGES {
-            self.cut = true;
+            self.truncated = true;
             return;
         }
         let [alt, title, aria_label] =
             texts.map(|text| text.filter(|text| text.len() <= 8 * limits::TEXT).map(String::from));
-        if self.captions.has(TextSource::Surrounding) {
+        if self.captions.contains(TextSource::Surrounding) {
             self.block.images.push(self.images.len());
         }
         self.images.push(Image { candidates, alt, title, aria_label, figure, block: None });
     }
 
-    /// A link.
-    pub(super) fn link(&mut self, href: &str) {
+    pub(super) fn add_link(&mut self, href: &str) {
         if href.len() <= limits::URL {
-            match self.links.len() < limits::LINKS {
-                true => self.links.push(href.trim().into()),
-                false => self.cut = true,
+            if self.links.len() < limits::LINKS {
+                self.links.push(href.trim().into());
+            } else {
+                self.truncated = true;
             }
         }
     }
 
-    /// Text that is shown.
-    pub(super) fn text(&mut self, text: &str) {
-        if self.captions.has(TextSource::Surrounding) {
+    /// Adds visible text.
+    pub(super) fn add_text(&mut self, text: &str) {
+        if self.captions.contains(TextSource::Surrounding) {
             append(&mut self.block.text, text);
         }
     }
 
-    /// A block begins or ends: its text is that of its images. Images of a block without text wait
-    /// for the next one.
+    /// Ends a block, at the start or end tag of one. Its images get its text; images of a block
+    /// without text wait for the next block.
     pub(super) fn end_block(&mut self) {
         if self.block.images.is_empty() || self.block.text.trim().is_empty() {
             self.block.text.clear();
@@ -260,8 +254,8 @@ impl Found {
         }
     }
 
-    /// Resolves URLs and puts the pairs together. `product` is our name in robots meta tags.
-    pub(crate) fn assemble(mut self, page_url: &Url, product: &str) -> Page {
+    /// Resolves URLs and builds the pairs. `product` is our product token in robots meta tags.
+    pub(crate) fn build(mut self, page_url: &Url, product: &str) -> Page {
         self.end_block();
         let base = self.base.as_deref().and_then(|base| resolve(page_url, base));
         let base = base.as_ref().unwrap_or(page_url);
@@ -284,11 +278,12 @@ impl Found {
             .collect();
         let canonical =
             self.canonical.as_deref().filter(|href| !href.is_empty()).and_then(|href| resolve(base, href));
-        Page { pairs, links, canonical, directives, cut: self.cut }
+        Page { pairs, links, canonical, directives, truncated: self.truncated }
     }
 
     fn pairs(&self, base: &Url) -> Vec<ImageText> {
-        let (mut figures, mut blocks) = (Shared::new(&self.figures), Shared::new(&self.blocks));
+        let (mut figures, mut blocks) =
+            (SharedCaptions::new(&self.figures), SharedCaptions::new(&self.blocks));
         let mut pairs = Vec::new();
         for image in &self.images {
             let Some(url) = image.candidates.iter().find_map(|candidate| resolve(base, candidate)) else {
@@ -304,7 +299,7 @@ impl Found {
                 (TextSource::Surrounding, blocks.take(image.block)),
             ];
             let first = pairs.len();
-            for (source, text) in texts.into_iter().filter(|(source, _)| self.captions.has(*source)) {
+            for (source, text) in texts.into_iter().filter(|(source, _)| self.captions.contains(*source)) {
                 if let Some(text) =
                     text.filter(|text| pairs[first..].iter().all(|pair: &ImageText| pair.text != *text))
                 {
@@ -315,16 +310,16 @@ impl Found {
         pairs
     }
 
-    /// Adds the pairs of JSON-LD and Open Graph that say something new.
+    /// Adds those pairs of JSON-LD and Open Graph that are not in `pairs` yet.
     fn add_structured(&self, base: &Url, pairs: &mut Vec<ImageText>) {
         let mut found: Vec<(TextSource, String, String)> = Vec::new();
-        if self.captions.has(TextSource::JsonLd) {
-            let images = self.scripts.iter().flat_map(|script| structured::images(script));
+        if self.captions.contains(TextSource::JsonLd) {
+            let images = self.scripts.iter().flat_map(|script| structured::image_objects(script));
             found.extend(images.take(limits::STRUCTURED).map(|(url, text)| (TextSource::JsonLd, url, text)));
         }
-        if self.captions.has(TextSource::OpenGraph) {
-            let texts = self.graph.iter().filter_map(|image| {
-                let text = image.alt.as_ref().or(self.graph_title.as_ref())?;
+        if self.captions.contains(TextSource::OpenGraph) {
+            let texts = self.open_graph.iter().filter_map(|image| {
+                let text = image.alt.as_ref().or(self.open_graph_title.as_ref())?;
                 Some((TextSource::OpenGraph, image.url.clone(), text.clone()))
             });
             found.extend(texts);
@@ -345,32 +340,32 @@ impl Found {
     }
 }
 
-/// Captions that several images share, up to a limit.
-struct Shared {
+/// Captions that several images share, each used a limited number of times.
+struct SharedCaptions {
     captions: Vec<Option<Arc<str>>>,
-    taken: Vec<usize>,
+    uses: Vec<usize>,
 }
 
-impl Shared {
+impl SharedCaptions {
     fn new(texts: &Texts) -> Self {
         let captions = texts.captions();
-        Self { taken: vec![0; captions.len()], captions }
+        Self { uses: vec![0; captions.len()], captions }
     }
 
     fn take(&mut self, which: Option<usize>) -> Option<Arc<str>> {
         let which = which?;
-        self.taken[which] += 1;
-        self.captions[which].clone().filter(|_| self.taken[which] <= limits::FIGURE)
+        self.uses[which] += 1;
+        self.captions[which].clone().filter(|_| self.uses[which] <= limits::FIGURE)
     }
 }
 
-/// A text as a caption; `None` when nothing is left, or too much.
+/// Cleans a text as a caption; `None` if the result is empty or too long.
 fn caption_of(text: &str) -> Option<Arc<str>> {
-    let caption = collapse(&unescape(text));
+    let caption = collapse_whitespace(&unescape_html(text));
     (!caption.is_empty() && caption.chars().count() <= limits::TEXT).then(|| caption.into())
 }
 
-/// An http or https URL in its normal form, without fragment and without credentials.
+/// Resolves an http(s) URL, without fragment and credentials.
 fn resolve(base: &Url, reference: &str) -> Option<Url> {
     let mut url = base.join(reference).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     url.set_fragment(None);

@@ -1,4 +1,4 @@
-//! What a wave leaves in its split.
+//! Writes a wave into its split.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,35 +9,34 @@ use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::run::output::write_rows;
 use twinlens_pipeline::{RunContext, RunError};
 
-use super::visit::Visited;
-use super::{BAD_SITEMAP, FRONTIER, VISITS, frontier_schema, store, visits_schema};
-use crate::frontier::{Frontier, Kind, Visit};
+use super::visit::VisitResult;
+use super::{BAD_SITEMAP, FRONTIER, VISITS, frontier_schema, store_error, visits_schema};
+use crate::frontier::{Frontier, Visit, VisitKind};
 use crate::html::Page;
 use crate::net::FetchError;
-use crate::pairs::{Row, Rows};
+use crate::pairs::{PairBatchBuilder, PairRow};
 use crate::sitemap::Sitemap;
-use crate::stages::files::engine;
+use crate::stages::files::arrow_error;
 
-/// Rows that are gathered before they are written.
+/// Rows that are buffered before they are written.
 const BATCH: usize = 4096;
 
-/// What came of a visit.
 #[derive(Default)]
 struct Outcome {
     name: &'static str,
     redirect: Option<String>,
     pairs: usize,
     links: usize,
-    refused: Option<(&'static str, String)>,
+    reject: Option<(&'static str, String)>,
 }
 
-pub(super) struct Record {
+pub(super) struct WaveWriter {
     split: SplitWriter,
-    rows: Rows,
-    /// Pages that give the same URL as their own are one.
+    rows: PairBatchBuilder,
+    /// Only take pairs from the first page with a canonical URL.
     canonical: bool,
-    /// Rows that are still wanted: the crawl ends when there are so many.
-    wanted: Option<u64>,
+    /// Rows until the crawl ends; `None` if unlimited.
+    rows_left: Option<u64>,
     /// URL, kind, outcome, redirect, canonical.
     texts: [StringBuilder; 5],
     /// Depth, pairs, links.
@@ -45,44 +44,50 @@ pub(super) struct Record {
     progress: Progress,
 }
 
-impl Record {
-    pub(super) fn new(cx: &RunContext, split: SplitWriter, canonical: bool, wanted: Option<u64>) -> Self {
+impl WaveWriter {
+    pub(super) fn new(cx: &RunContext, split: SplitWriter, canonical: bool, rows_left: Option<u64>) -> Self {
         Self {
             split,
-            rows: Rows::new(&cx.stage, &[]),
+            rows: PairBatchBuilder::new(&cx.stage, &[]),
             canonical,
-            wanted,
+            rows_left,
             texts: std::array::from_fn(|_| StringBuilder::new()),
             numbers: std::array::from_fn(|_| Int32Builder::new()),
             progress: cx.progress.clone(),
         }
     }
 
-    /// Records one visit, and tells the frontier what it found.
-    pub(super) fn visit(
+    /// Records a visit and adds its finds to the frontier.
+    pub(super) fn record(
         &mut self,
         visit: &Visit,
-        found: Result<Visited, FetchError>,
+        found: Result<VisitResult, FetchError>,
         frontier: &mut Frontier,
     ) -> Result<(), RunError> {
         let mut outcome = match found {
-            Ok(Visited::Redirect(url)) => {
-                frontier.redirect(visit, &url).map_err(store)?;
+            Ok(VisitResult::Redirect(url)) => {
+                frontier.add_redirect(visit, &url).map_err(store_error)?;
                 Outcome { name: "redirect", redirect: Some(url.into()), ..Outcome::default() }
             }
-            Ok(Visited::Page { page, refused }) => self.page(visit, &page, refused, frontier)?,
-            Ok(Visited::Sitemap(sitemap)) => listed(visit, sitemap, frontier)?,
-            Ok(Visited::Robots(sitemaps)) => {
-                frontier.sitemaps(visit, &sitemaps).map_err(store)?;
+            Ok(VisitResult::Page { page, opt_out }) => self.record_page(visit, &page, opt_out, frontier)?,
+            Ok(VisitResult::Sitemap(sitemap)) => record_sitemap(visit, sitemap, frontier)?,
+            Ok(VisitResult::Robots(sitemaps)) => {
+                frontier.add_sitemaps(visit, &sitemaps).map_err(store_error)?;
                 Outcome { name: "robots", links: sitemaps.len(), ..Outcome::default() }
             }
-            // A host without a robots.txt lacks nothing.
-            Err(error) if visit.kind == Kind::Robots => Outcome { name: error.code(), ..Outcome::default() },
-            Err(error) => Outcome { refused: Some((error.code(), error.detail)), ..Outcome::default() },
+            // A host need not have a robots.txt.
+            Err(error) if visit.kind == VisitKind::Robots => {
+                Outcome { name: error.code(), ..Outcome::default() }
+            }
+            Err(error) => Outcome { reject: Some((error.code(), error.detail)), ..Outcome::default() },
         };
-        if let Some((code, detail)) = outcome.refused.take() {
+        if let Some((code, detail)) = outcome.reject.take() {
             outcome.name = code;
-            self.push(Row { page_url: Some(&visit.url), refused: Some((code, &detail)), ..Row::default() })?;
+            self.push(PairRow {
+                page_url: Some(&visit.url),
+                reject: Some((code, &detail)),
+                ..PairRow::default()
+            })?;
             self.progress.rejects(1);
         }
         let texts = [
@@ -90,80 +95,81 @@ impl Record {
             Some(visit.kind.name()),
             Some(outcome.name),
             outcome.redirect.as_deref(),
-            frontier.claimed(visit),
+            frontier.canonical_of(visit),
         ];
         self.texts.iter_mut().zip(texts).for_each(|(column, text)| column.append_option(text));
-        // Depths, and numbers of what is bounded for one page.
+        // Depth and per-page counts are bounded.
         let numbers = [visit.depth as usize, outcome.pairs, outcome.links];
         let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         self.numbers.iter_mut().zip(numbers).for_each(|(column, value)| column.append_value(number(value)));
         Ok(())
     }
 
-    fn page(
+    fn record_page(
         &mut self,
         visit: &Visit,
         page: &Page,
-        refused: Option<FetchError>,
+        reject: Option<FetchError>,
         frontier: &mut Frontier,
     ) -> Result<Outcome, RunError> {
         let first = match &page.canonical {
-            Some(own) if self.canonical && refused.is_none() => frontier.claim(visit, own).map_err(store)?,
+            Some(own) if self.canonical && reject.is_none() => {
+                frontier.claim_canonical(visit, own).map_err(store_error)?
+            }
             _ => true,
         };
         for pair in page.pairs.iter().filter(|_| first) {
-            self.push(Row {
+            self.push(PairRow {
                 url: Some(&pair.image),
                 caption: Some(&pair.text),
                 page_url: Some(&visit.url),
                 text_source: Some(pair.source.name()),
-                ..Row::default()
+                ..PairRow::default()
             })?;
         }
-        frontier.links(visit, &page.links).map_err(store)?;
+        frontier.add_links(visit, &page.links).map_err(store_error)?;
         Ok(Outcome {
             name: if first { "page" } else { "duplicate" },
             pairs: if first { page.pairs.len() } else { 0 },
             links: page.links.len(),
-            refused: refused.map(|error| (error.code(), error.detail)),
+            reject: reject.map(|error| (error.code(), error.detail)),
             ..Outcome::default()
         })
     }
 
-    /// Whether there are as many rows as are wanted.
     pub(super) fn is_full(&self) -> bool {
-        self.wanted == Some(0)
+        self.rows_left == Some(0)
     }
 
-    fn push(&mut self, row: Row<'_>) -> Result<(), RunError> {
+    fn push(&mut self, row: PairRow<'_>) -> Result<(), RunError> {
         if self.is_full() {
             return Ok(());
         }
-        self.wanted = self.wanted.map(|rows| rows - 1);
+        self.rows_left = self.rows_left.map(|rows| rows - 1);
         self.rows.push(row);
         self.split.count_rows_in(1);
         if self.rows.len() >= BATCH { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), RunError> {
-        let batch = self.rows.finish().map_err(engine)?;
+        let batch = self.rows.finish().map_err(arrow_error)?;
         if self.split.schema(MAIN).is_some() && batch.num_rows() > 0 {
             write_rows(&mut self.split, &batch)?;
         }
         Ok(())
     }
 
-    /// Writes what is left, the visits, and the URLs that were found (with the page of each).
+    /// Writes the remaining rows, the visits, and the URLs found (each with its page).
     pub(super) fn finish(mut self, found: &BTreeMap<Visit, String>) -> Result<SplitWriter, RunError> {
         self.flush()?;
-        // A wave without a row has come to an end all the same.
+        // A wave without rows must be counted too.
         self.split.count_rows_in(0);
         let [url, kind, outcome, redirect, canonical] =
             self.texts.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
         let [depth, pairs, links] =
             self.numbers.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
         let columns = vec![url, kind, depth, outcome, redirect, canonical, pairs, links];
-        let visits = RecordBatch::try_new(visits_schema(), columns).map_err(engine)?;
+        let visits = RecordBatch::try_new(visits_schema(), columns).map_err(arrow_error)?;
         self.split.write(VISITS, &visits)?;
         if !found.is_empty() {
             let (mut texts, mut depth) = ([(); 3].map(|()| StringBuilder::new()), Int32Builder::new());
@@ -174,20 +180,21 @@ impl Record {
             }
             let [url, kind, on] = texts.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
             let columns = vec![url, kind, Arc::new(depth.finish()) as ArrayRef, on];
-            self.split.write(FRONTIER, &RecordBatch::try_new(frontier_schema(), columns).map_err(engine)?)?;
+            self.split
+                .write(FRONTIER, &RecordBatch::try_new(frontier_schema(), columns).map_err(arrow_error)?)?;
         }
         Ok(self.split)
     }
 }
 
-/// Tells the frontier what a sitemap names.
-fn listed(visit: &Visit, sitemap: Sitemap, frontier: &mut Frontier) -> Result<Outcome, RunError> {
-    frontier.sitemaps(visit, &sitemap.sitemaps).map_err(store)?;
-    frontier.links(visit, &sitemap.pages).map_err(store)?;
+/// Adds the entries of a sitemap to the frontier.
+fn record_sitemap(visit: &Visit, sitemap: Sitemap, frontier: &mut Frontier) -> Result<Outcome, RunError> {
+    frontier.add_sitemaps(visit, &sitemap.sitemaps).map_err(store_error)?;
+    frontier.add_links(visit, &sitemap.pages).map_err(store_error)?;
     Ok(Outcome {
         name: "sitemap",
         links: sitemap.pages.len() + sitemap.sitemaps.len(),
-        refused: sitemap.fault.map(|fault| (BAD_SITEMAP, fault)),
+        reject: sitemap.error.map(|error| (BAD_SITEMAP, error)),
         ..Outcome::default()
     })
 }

@@ -1,11 +1,10 @@
-//! One URL of the many that name the same page.
+//! Normalizes page URLs.
 
 use url::Url;
 
-/// A URL without its fragment, without the parameters that are to be dropped (a star at the end
-/// stands for any ending), and without a query that is left empty. Scheme, host, port and path are
-/// in their normal form already (WHATWG URL).
-pub fn normal(url: &Url, drop_params: &[String]) -> Url {
+/// Removes the fragment, the parameters in `drop_params` (a final star matches any ending), and a
+/// query that this leaves empty. The URL parser has normalized the rest.
+pub fn normalize_url(url: &Url, drop_params: &[String]) -> Url {
     let mut url = url.clone();
     url.set_fragment(None);
     let Some(query) = url.query() else { return url };
@@ -29,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_name_the_page_is_dropped() {
+    fn fragments_and_tracking_parameters_are_dropped() {
         let drop = ["utm_*", "gclid", "fbclid"].map(String::from);
         let cases = [
             ("http://A.test:80/a/../b#c", "http://a.test/b"),
@@ -40,10 +39,10 @@ mod tests {
             ("http://a.test/?utm", "http://a.test/?utm"),
         ];
         for (url, expected) in cases {
-            assert_eq!(normal(&Url::parse(url).unwrap(), &drop).as_str(), expected, "{url}");
+            assert_eq!(normalize_url(&Url::parse(url).unwrap(), &drop).as_str(), expected, "{url}");
         }
         assert_eq!(
-            normal(&Url::parse("http://a.test/?gclid=1").unwrap(), &[]).as_str(),
+            normalize_url(&Url::parse("http://a.test/?gclid=1").unwrap(), &[]).as_str(),
             "http://a.test/?gclid=1"
         );
     }
