@@ -35,7 +35,7 @@ fn list() -> Result<List, Failure> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/queries/queries.parquet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let batches = runtime.block_on(async {
-        let frame = Dataset::of_parquet(&path)?.frame(&SessionContext::new(), MAIN).await?;
+        let frame = Dataset::from_parquet(&path)?.frame(&SessionContext::new(), MAIN).await?;
         Ok::<_, Failure>(frame.collect().await?)
     })?;
     let mut list = List { queries: Vec::new(), words: Vec::new() };

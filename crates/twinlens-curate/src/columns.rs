@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use twinlens_pipeline::Fault;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 /// The column `name`, or a fault that suggests similar names.
 pub(crate) fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a Field, Fault> {
     schema.field_with_name(name).map_err(|_| {
         let names = || schema.fields().iter().map(|field| field.name().as_str());
         let fault = Fault::at(span, format!("unknown column `{name}`"));
-        let fault = fault.label(format!("the columns are {}", listed(names())));
+        let fault = fault.label(format!("the columns are {}", list_names(names())));
         did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
     })
 }

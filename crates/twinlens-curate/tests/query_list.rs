@@ -32,7 +32,7 @@ async fn rows(dataset: &Dataset) -> RecordBatch {
 
 #[tokio::test]
 async fn the_committed_list_matches_its_documentation() {
-    let committed = rows(&Dataset::of_parquet(pipelines().join("queries/queries.parquet")).unwrap()).await;
+    let committed = rows(&Dataset::from_parquet(pipelines().join("queries/queries.parquet")).unwrap()).await;
     assert_eq!(committed.schema().fields(), contracts::queries().fields());
     let (ids, texts) = (committed["id"].as_primitive::<Int32Type>(), committed["text"].as_string::<i32>());
     assert!(ids.values().iter().copied().eq(0..500_000), "ids run from 0 without a gap");
@@ -84,6 +84,6 @@ async fn the_pipeline_makes_the_committed_list() {
     for test in &ran.tests {
         assert!(test.failure.is_none(), "{}: {:?}", test.that, test.failure);
     }
-    let committed = Dataset::of_parquet(pipelines().join("queries/queries.parquet")).unwrap();
+    let committed = Dataset::from_parquet(pipelines().join("queries/queries.parquet")).unwrap();
     assert!(rows(&ran.datasets[0]).await.columns() == rows(&committed).await.columns(), "the rows differ");
 }

@@ -1,8 +1,7 @@
-//! The card of an export: a README.md with the front matter of the Hugging Face hub, and what a
-//! reader asks of a dataset: how much there is, under which licences, from where, how it was made
-//! and what was left out, and how to know that it is whole.
+//! The card of an export: a README.md with the front matter of the Hugging Face hub, size, licences,
+//! origin, processing, rejected rows, and hashes of the files.
 //!
-//! All of it is counted from the dataset and its manifests: the card says nothing that they do not.
+//! Everything is computed from the dataset and its manifests.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,11 +21,11 @@ use crate::protocol::{Begin, State};
 use crate::storage::hex;
 use crate::types;
 
-/// The card's name.
+/// File name of the card.
 pub const FILE: &str = "README.md";
-/// Licences, domains and files that are listed.
-const LISTED: usize = 20;
-/// Licences that the hub knows by the name that is written here.
+/// Most listed licences, domains or files.
+const MAX_LISTED: usize = 20;
+/// Names of licences on the hub.
 const LICENCES: &[&str] = &[
     "apache-2.0",
     "bsd-3-clause",
@@ -58,26 +57,26 @@ const LICENCES: &[&str] = &[
     "pddl",
 ];
 
-/// What a stage did, for people: one line of a card's table.
+/// What a stage did: one row in the table of a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
-    /// The stage's name.
+pub struct StageSummary {
+    /// The name of the stage.
     pub stage: String,
     /// Its kind.
     pub kind: String,
-    /// Its options, as its recipe keeps them.
+    /// Its options, as in the recipe.
     pub options: Value,
-    /// Rows that came in, where they are counted.
+    /// Input rows, if counted.
     pub rows_in: Option<u64>,
-    /// Rows that it passed on.
+    /// Output rows.
     pub kept: Option<u64>,
-    /// Rows that it refused, by code.
+    /// Rejected rows by code.
     pub rejects: BTreeMap<String, u64>,
 }
 
-impl Made {
-    /// The stages of one dataset: those that are fused into its plan, and its own.
-    pub fn of(state: &State) -> Vec<Self> {
+impl StageSummary {
+    /// The stages of a dataset: those fused into its plan, and its own.
+    pub fn of_dataset(state: &State) -> Vec<Self> {
         let recipe = &state.begin.recipe;
         let stages = state.stages().into_iter().map(|rows| {
             let own = recipe.get("fused").and_then(|fused| fused.get(rows.stage)).unwrap_or(recipe);
@@ -93,8 +92,8 @@ impl Made {
         stages.collect()
     }
 
-    /// An export itself.
-    pub fn export(state: &State) -> Self {
+    /// The export itself.
+    fn of_export(state: &State) -> Self {
         let option = |name: &str| state.begin.recipe.pointer(&format!("/options/{name}")).cloned();
         let options = ["format", "where", "shard_bytes"]
             .map(|name| (name.to_string(), option(name).unwrap_or_default()));
@@ -110,27 +109,27 @@ impl Made {
         }
     }
 
-    /// The stages that led to an export, and itself: for the card of an export of it.
-    pub fn before(state: &State) -> Vec<Self> {
-        let before = state.begin.recipe.get("made_by").cloned().unwrap_or_default();
-        let mut made: Vec<Self> = serde_json::from_value(before).unwrap_or_default();
-        made.push(Self::export(state));
-        made
+    /// The stages that led to an export, and the export itself.
+    pub fn up_to_export(state: &State) -> Vec<Self> {
+        let made_by = state.begin.recipe.get("made_by").cloned().unwrap_or_default();
+        let mut stages: Vec<Self> = serde_json::from_value(made_by).unwrap_or_default();
+        stages.push(Self::of_export(state));
+        stages
     }
 }
 
-/// What is counted of the rows themselves.
+/// Counts over the rows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Pairs by licence, most first; `None` where there is no such column.
+    /// Pairs by licence, most frequent first; `None` without a `license` column.
     pub licences: Option<Vec<(Option<String>, u64)>>,
-    /// Pairs by the host of their page, most first: the first of them.
+    /// Pairs by the host of their page, the most frequent ones.
     pub domains: Vec<(Option<String>, u64)>,
-    /// How many hosts there are.
+    /// Number of hosts.
     pub hosts: u64,
 }
 
-/// Counts licences and page domains, in the memory of the session.
+/// Counts licences and page domains; `rows` brings the session.
 pub async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
     let schema = rows.schema().clone();
     let has = |name: &str| {
@@ -138,7 +137,7 @@ pub async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
     };
     let mut counts = Counts::default();
     if has("license") {
-        let groups = grouped(&rows, "license")?;
+        let groups = count_by(&rows, "license")?;
         counts.licences = Some(top(groups, usize::MAX).await?);
     }
     let pages: Vec<&str> = ["page_url", "url"].into_iter().filter(|name| has(name)).collect();
@@ -147,15 +146,15 @@ pub async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
             "regexp_match(lower(coalesce({}, null)), '^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]+)')[1]",
             pages.join(", ")
         );
-        let groups = grouped(&rows, &host)?;
+        let groups = count_by(&rows, &host)?;
         counts.hosts = groups.clone().filter(col("value").is_not_null())?.count().await? as u64;
-        counts.domains = top(groups, LISTED).await?;
+        counts.domains = top(groups, MAX_LISTED).await?;
     }
     Ok(counts)
 }
 
-/// The values of an expression, each with the number of its rows.
-fn grouped(rows: &DataFrame, value: &str) -> Result<DataFrame, DatasetError> {
+/// Counts the rows by the value of an expression.
+fn count_by(rows: &DataFrame, value: &str) -> Result<DataFrame, DatasetError> {
     let value = rows.parse_sql_expr(value)?.alias("value");
     Ok(rows.clone().select(vec![value])?.aggregate(vec![col("value")], vec![count(lit(1)).alias("rows")])?)
 }
@@ -175,26 +174,26 @@ async fn top(groups: DataFrame, most: usize) -> Result<Vec<(Option<String>, u64)
     Ok(found)
 }
 
-/// All that a card says.
+/// The contents of a card.
 pub struct Card<'a> {
     /// The name of the pipeline.
     pub pipeline: Option<&'a str>,
-    /// The dataset that was exported.
+    /// The exported dataset.
     pub source: &'a Begin,
-    /// Its columns.
+    /// The schema of its main table.
     pub schema: &'a Schema,
-    /// What the shards are.
+    /// The format of the shards.
     pub format: Format,
     /// The stages that made the dataset.
-    pub made_by: &'a [Made],
-    /// The export, all of whose files are committed.
+    pub made_by: &'a [StageSummary],
+    /// The export; all its files are committed.
     pub export: &'a State,
-    /// What is counted of the rows.
+    /// Counts over the rows.
     pub counts: &'a Counts,
 }
 
 impl Card<'_> {
-    /// The whole README.md.
+    /// The content of README.md.
     pub fn text(&self) -> String {
         let parts = [
             self.front_matter(),
@@ -215,7 +214,7 @@ impl Card<'_> {
         }
     }
 
-    /// What the hub reads. A string of JSON is one of YAML too.
+    /// The front matter for the hub. A JSON string is a valid YAML string.
     fn front_matter(&self) -> String {
         let (format, rows) = (self.format, kept(self.export));
         let licence = licence(self.counts);
@@ -250,7 +249,7 @@ impl Card<'_> {
              ```python\nfrom datasets import load_dataset\n\npairs = load_dataset({:?}, data_files={:?}, split=\"train\")\n```\n",
             cell(&self.name()),
             number(kept(self.export)),
-            amount(self.export),
+            size(self.export),
             self.format.name(),
             self.format.pattern(),
         )
@@ -271,19 +270,18 @@ impl Card<'_> {
 
     fn stages(&self) -> String {
         let mut text =
-            "## How it was made\n\nEvery row that came into a stage was kept, or rejected with a code.\n\n\
+            "## How it was made\n\nEvery input row of a stage was kept, or rejected with a code.\n\n\
                         | stage | kind | rows in | rejected | kept |\n|---|---|--:|---|--:|\n"
                 .to_string();
-        let export = Made::export(self.export);
-        for made in self.made_by.iter().chain([&export]) {
-            text += &line(made);
+        let export = StageSummary::of_export(self.export);
+        for stage in self.made_by.iter().chain([&export]) {
+            text += &table_row(stage);
         }
         text += "\nTheir options:\n\n```json\n";
-        for made in self.made_by.iter().chain([&export]) {
-            let name = Value::from(made.stage.as_str());
-            // A fence ends at three backticks, wherever they stand at the start of a line: one line
-            // cannot.
-            let _ = writeln!(text, "{{{name}: {}}}", made.options);
+        for stage in self.made_by.iter().chain([&export]) {
+            let name = Value::from(stage.stage.as_str());
+            // On one line, options cannot close the fence.
+            let _ = writeln!(text, "{{{name}: {}}}", stage.options);
         }
         text + "```\n"
     }
@@ -297,7 +295,7 @@ impl Card<'_> {
             }
             Some(licences) => {
                 text += "| licence | pairs |\n|---|--:|\n";
-                text += &listed(licences, "no licence is known", licences.len());
+                text += &list_counts(licences, "unknown", licences.len());
             }
         }
         text
@@ -308,15 +306,15 @@ impl Card<'_> {
             return String::new();
         }
         let mut text = "## Page domains with most pairs\n\n| domain | pairs |\n|---|--:|\n".to_string();
-        let unknown = self.counts.domains.iter().filter(|(host, _)| host.is_none()).count();
-        text += &listed(&self.counts.domains, "no domain", self.counts.hosts as usize + unknown);
+        let without_host = self.counts.domains.iter().filter(|(host, _)| host.is_none()).count();
+        text += &list_counts(&self.counts.domains, "none", self.counts.hosts as usize + without_host);
         text
     }
 
     fn hashes(&self) -> String {
         let mut text = format!(
-            "## Hashes\n\nThe SHA-256 of every file is in `manifest.jsonl`; of the list of all files in its order, each as a line of \
-             `sha256sum`, it is\n{}. `twinlens check` compares them.\n",
+            "## Hashes\n\nThe SHA-256 of every file is in `manifest.jsonl`. The SHA-256 of the list of all files in that order, \
+             in the format of `sha256sum`, is\n{}. `twinlens check` verifies them.\n",
             digest(self.export),
         );
         if !self.source.fingerprint.is_empty() {
@@ -327,35 +325,35 @@ impl Card<'_> {
             );
         }
         text += "\n| file | bytes | SHA-256 |\n|---|--:|---|\n";
-        for file in self.export.files().take(LISTED) {
+        for file in self.export.files().take(MAX_LISTED) {
             let _ = writeln!(text, "| {} | {} | `{}` |", code(&file.path), number(file.bytes), file.sha256);
         }
-        if let Some(more) = self.export.files().count().checked_sub(LISTED).filter(|more| *more > 0) {
+        if let Some(more) = self.export.files().count().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
             let _ = writeln!(text, "| and {} more | | |", number(more as u64));
         }
         text
     }
 }
 
-/// What a card says of an export that its manifest says too; those parts that `text` does not have.
-pub fn unclaimed(text: &str, export: &State) -> Vec<String> {
-    let claims = [amount(export), line(&Made::export(export)), digest(export)];
-    claims.into_iter().filter(|claim| !text.contains(claim)).collect()
+/// The facts that a card repeats from the manifest and that `text` lacks.
+pub fn missing_facts(text: &str, export: &State) -> Vec<String> {
+    let facts = [size(export), table_row(&StageSummary::of_export(export)), digest(export)];
+    facts.into_iter().filter(|fact| !text.contains(fact)).collect()
 }
 
 /// Rows of an export.
 fn kept(export: &State) -> u64 {
-    Made::export(export).kept.unwrap_or(0)
+    StageSummary::of_export(export).kept.unwrap_or(0)
 }
 
-/// How much there is in an export.
-fn amount(export: &State) -> String {
+/// The files and bytes of an export.
+fn size(export: &State) -> String {
     let files = export.files().count() as u64;
     let bytes: u64 = export.files().map(|file| file.bytes).sum();
     format!("in {} file{} of {} bytes", number(files), if files == 1 { "" } else { "s" }, number(bytes))
 }
 
-/// The hash of the list of an export's files.
+/// The hash of the list of files of an export.
 fn digest(export: &State) -> String {
     let mut all = Sha256::new();
     for file in export.files() {
@@ -364,28 +362,28 @@ fn digest(export: &State) -> String {
     code(&hex(&all.finalize()))
 }
 
-/// A stage as a line of the table.
-fn line(made: &Made) -> String {
+/// A stage as a row of the table.
+fn table_row(stage: &StageSummary) -> String {
     let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
     let rejects: Vec<String> =
-        made.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), self::code(code))).collect();
-    let (stage, kind, rejects) = (code(&made.stage), cell(&made.kind), rejects.join(", "));
-    format!("| {stage} | {kind} | {} | {rejects} | {} |\n", shown(made.rows_in), shown(made.kept))
+        stage.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), self::code(code))).collect();
+    let (name, kind, rejects) = (code(&stage.stage), cell(&stage.kind), rejects.join(", "));
+    format!("| {name} | {kind} | {} | {rejects} | {} |\n", shown(stage.rows_in), shown(stage.kept))
 }
 
-/// Lines of a table of values and their rows, at most [`LISTED`] of `all`.
-fn listed(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
+/// Table rows of values and their counts, at most [`MAX_LISTED`] of `all`.
+fn list_counts(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
     let mut text = String::new();
-    for (value, rows) in values.iter().take(LISTED) {
+    for (value, rows) in values.iter().take(MAX_LISTED) {
         let _ = writeln!(text, "| {} | {} |", value.as_deref().map_or(none.into(), cell), number(*rows));
     }
-    if let Some(more) = all.checked_sub(LISTED).filter(|more| *more > 0) {
+    if let Some(more) = all.checked_sub(MAX_LISTED).filter(|more| *more > 0) {
         let _ = writeln!(text, "| and {} more | |", number(more as u64));
     }
     text
 }
 
-/// The hub's word for the licence of all pairs.
+/// The hub's name for the licence of all pairs.
 fn licence(counts: &Counts) -> &'static str {
     match counts.licences.as_deref() {
         None | Some([] | [(None, _)]) => "unknown",
@@ -397,7 +395,7 @@ fn licence(counts: &Counts) -> &'static str {
     }
 }
 
-/// The hub's word for a number of rows.
+/// The hub's category for a number of rows.
 fn size_category(rows: u64) -> &'static str {
     match rows {
         0..1_000 => "n<1K",
@@ -414,7 +412,7 @@ fn size_category(rows: u64) -> &'static str {
     }
 }
 
-/// Text off the web in a cell of a table: on one line, and no markup.
+/// Escapes web text for a table cell: one line, no markup.
 fn cell(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
@@ -426,7 +424,7 @@ fn cell(text: &str) -> String {
     shown
 }
 
-/// A name as code.
+/// A name formatted as code.
 fn code(name: &str) -> String {
     let plain = |c: char| !c.is_control() && c != '`' && c != '|';
     if !name.is_empty() && name.chars().all(plain) { format!("`{name}`") } else { cell(name) }
@@ -450,7 +448,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hub_is_told_one_licence_if_there_is_one() {
+    fn the_front_matter_names_a_single_licence() {
         let some = |names: &[Option<&str>]| {
             let licences = names.iter().map(|name| (name.map(String::from), 3)).collect();
             let counts = Counts { licences: Some(licences), ..Counts::default() };
@@ -472,14 +470,14 @@ mod tests {
     }
 
     #[test]
-    fn text_off_the_web_is_no_markup() {
+    fn web_text_is_escaped() {
         assert_eq!(cell("a|b\n<img src=x> [x](y)"), "a\\|b \\<img src=x\\> \\[x\\](y)");
         assert_eq!(code("a`b"), "a\\`b");
         assert_eq!(code("a_b"), "`a_b`");
     }
 
     #[test]
-    fn sizes_are_the_hubs() {
+    fn size_categories_are_those_of_the_hub() {
         let cases = [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (400_000_000, "100M<n<1B")];
         for (rows, expected) in cases {
             assert_eq!(size_category(rows), expected);

@@ -1,12 +1,11 @@
 //! The datasets of a run as SQL tables.
 //!
-//! A dataset `wit` is the table `wit`; its other tables are `wit.rejects`, `wit.query_stats`, and
-//! also plain `query_stats` where only one dataset has one. A stage that was fused into another's
-//! plan is a view over that dataset: what it passed on is what came out at the end, and what a
-//! later stage rejected. The variants of a swept stage are tables by their own names, and one
-//! table, with the swept options as columns, under the name of the stage (`variants`). `rejects` is
-//! the ledger of all stages, and `funnel` counts for each stage the rows in, kept, and rejected by
-//! code.
+//! A dataset `wit` is the table `wit`; its other tables are `wit.rejects` and `wit.query_stats`, or
+//! just `query_stats` if only one dataset has that table. A stage that is fused into the plan of
+//! another is a view over that dataset: its output is the rows that reached the end and those that a
+//! later stage rejected. Variants of a swept stage are tables under their own names and, with the
+//! swept options as columns, one table under the name of the stage. `rejects` is the ledger of all
+//! stages, and `funnel` counts the rows in, kept, and rejected by code for each stage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,15 +26,15 @@ use crate::{MAIN, REJECTS, variants};
 
 /// Registers datasets, given in the order of their stages, in a session.
 pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {
-    // The stages of the file that have a side table, by its name.
-    let mut plain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    // The stages that have a side table, by the name of the table.
+    let mut side_tables: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for dataset in datasets {
         let stage = &dataset.state().begin.stage;
         add_schema(session, stage)?;
         for table in dataset.tables() {
-            session.register_table(name(stage, table), dataset.provider(session, table)?)?;
+            session.register_table(sql_name(stage, table), dataset.provider(session, table)?)?;
             if table != MAIN && table != REJECTS {
-                plain.entry(table).or_default().insert(dataset.state().begin.family());
+                side_tables.entry(table).or_default().insert(dataset.state().begin.family());
             }
         }
         for (fused, schema) in &dataset.state().begin.fused {
@@ -51,19 +50,19 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
                 .copied()
                 .filter(|member| member.tables().any(|other| other == table))
                 .collect();
-            // A dataset that is left of a stage of that name keeps it.
+            // A leftover dataset of a stage with this name takes precedence.
             if let Some(all) = variants::union(session, &with, table).await?
-                && !session.table_exist(name(family, table))?
+                && !session.table_exist(sql_name(family, table))?
             {
-                session.register_table(name(family, table), all.into_view())?;
+                session.register_table(sql_name(family, table), all.into_view())?;
             }
         }
     }
-    for (table, owners) in plain {
+    for (table, owners) in side_tables {
         if let Some(owner) = owners.first().filter(|_| owners.len() == 1)
             && !session.table_exist(quoted(table))?
         {
-            session.register_table(quoted(table), session.table_provider(name(owner, table)).await?)?;
+            session.register_table(quoted(table), session.table_provider(sql_name(owner, table)).await?)?;
         }
     }
     session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;
@@ -76,8 +75,8 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A table of a stage, as SQL writes it: the main one bears the stage's name.
-fn name(stage: &str, table: &str) -> String {
+/// The SQL name of a table of a stage; the main table has the name of the stage.
+fn sql_name(stage: &str, table: &str) -> String {
     match table {
         MAIN => quoted(stage),
         side => format!("{}.{}", quoted(stage), quoted(side)),
@@ -93,7 +92,7 @@ fn add_schema(session: &SessionContext, name: &str) -> Result<(), DatasetError> 
     Ok(())
 }
 
-/// What a fused stage passed on: rows that reached the end, and rows that a stage after it refused.
+/// The output of a fused stage: rows that reached the end, and rows that a later stage rejected.
 async fn fused_view(
     session: &SessionContext,
     dataset: &Dataset,
@@ -113,8 +112,7 @@ async fn fused_view(
     Ok(kept.union(later.select_columns(&names)?)?)
 }
 
-/// The schema of the table `rejects`: the columns of pairs that ledgers share, and the reserved
-/// ones.
+/// The schema of the table `rejects`: columns of pairs that ledgers share, then the reserved ones.
 pub fn rejects_schema() -> SchemaRef {
     let texts =
         ["uid", "url", "caption", "page_url"].map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
@@ -140,7 +138,7 @@ pub async fn all_rejects(session: &SessionContext, datasets: &[Dataset]) -> Resu
     Ok(all)
 }
 
-/// The schema of `funnel`.
+/// The schema of the table `funnel`.
 pub fn funnel_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("position", DataType::Int64, false),
@@ -150,7 +148,7 @@ pub fn funnel_schema() -> SchemaRef {
     ]))
 }
 
-/// For each stage, in order: the rows in, rejected (by code), and kept.
+/// The rows in, rejected by code, and kept, for each stage in order.
 pub fn funnel(datasets: &[Dataset]) -> Result<RecordBatch, DatasetError> {
     let (mut positions, mut stages, mut outcomes, mut rows) = (vec![], vec![], vec![], vec![]);
     let mut position = 0;

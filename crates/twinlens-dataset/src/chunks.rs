@@ -1,59 +1,59 @@
-//! Rows cut where the rows themselves say, wherever the batches end in which they come.
+//! Cuts rows into chunks that do not depend on the batches in which the rows arrive.
 //!
-//! Where the pages, row groups and shards of a file end depends on the single calls of its writer.
-//! A split that is made again by `retry`, or of which other rows were refused, has the same rows in
-//! other batches, and must still give the same bytes.
+//! The boundaries of pages, row groups and shards depend on the individual calls of the Parquet
+//! writer. A split that `retry` rebuilds has the same rows in different batches and must still give
+//! the same bytes.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::shard::is_pixels;
+use crate::shard::holds_image_bytes;
 
-/// Rows of a chunk, at most.
+/// Most rows of a chunk.
 const ROWS: usize = 8192;
-/// Bytes of images after which a chunk ends.
+/// Image bytes after which a chunk ends.
 const IMAGE_BYTES: usize = 1 << 20;
-/// Rows with images of a row group: readers that page through images (the hub's viewer) want about
+/// Rows with images per row group: readers that page through images (the hub's viewer) expect about
 /// a hundred.
 const GROUP_IMAGES: usize = 100;
 
-/// Rows that are written in one call.
+/// Rows that are written by one call of the Parquet writer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Chunk {
     pub(crate) rows: RecordBatch,
-    /// Whether the row group has as many images as it should.
+    /// Whether the row group is full.
     pub(crate) ends_group: bool,
 }
 
-/// Cuts the rows of one table into chunks: each ends with the row that makes it full.
+/// Cuts the rows of one table into chunks; a chunk ends with the row that fills it.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     schema: SchemaRef,
-    has_pixels: bool,
+    has_images: bool,
     pending: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
-    /// Rows with images since the last row group was ended.
+    /// Rows with images since the last row group ended.
     images: usize,
 }
 
 impl Chunks {
     pub(crate) fn new(schema: SchemaRef) -> Self {
-        let has_pixels = schema.fields().iter().any(|field| is_pixels(field.data_type()));
-        Self { schema, has_pixels, pending: Vec::new(), rows: 0, bytes: 0, images: 0 }
+        let has_images = schema.fields().iter().any(|field| holds_image_bytes(field.data_type()));
+        Self { schema, has_images, pending: Vec::new(), rows: 0, bytes: 0, images: 0 }
     }
 
-    /// Bytes of images that wait for their chunk to be full.
-    pub(crate) fn bytes(&self) -> usize {
+    /// Image bytes of the unfinished chunk.
+    pub(crate) fn pending_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes rows; gives the chunks that are full now.
+    /// Adds rows; returns the chunks that are now full.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<Vec<Chunk>, ArrowError> {
-        let mut sizes = vec![0; if self.has_pixels { batch.num_rows() } else { 0 }];
-        batch.columns().iter().for_each(|column| add_pixels(column, &mut sizes));
+        let mut sizes = vec![0; if self.has_images { batch.num_rows() } else { 0 }];
+        batch.columns().iter().for_each(|column| add_image_bytes(column, &mut sizes));
         let (mut full, mut start) = (Vec::new(), 0);
         for row in 0..batch.num_rows() {
             let size = sizes.get(row).copied().unwrap_or(0);
@@ -64,7 +64,7 @@ impl Chunks {
             if ends_group || self.rows >= ROWS || self.bytes >= IMAGE_BYTES {
                 self.pending.push(batch.slice(start, row + 1 - start));
                 start = row + 1;
-                full.extend(self.rest()?.map(|rows| Chunk { rows, ends_group }));
+                full.extend(self.take_rest()?.map(|rows| Chunk { rows, ends_group }));
                 if ends_group {
                     self.images = 0;
                 }
@@ -76,8 +76,8 @@ impl Chunks {
         Ok(full)
     }
 
-    /// The rows that are left, as the last chunk.
-    pub(crate) fn rest(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+    /// Returns the remaining rows as the last chunk.
+    pub(crate) fn take_rest(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
         (self.rows, self.bytes) = (0, 0);
         match std::mem::take(&mut self.pending).as_slice() {
             [] => Ok(None),
@@ -87,8 +87,8 @@ impl Chunks {
     }
 }
 
-/// Adds the bytes of each row's images.
-fn add_pixels(column: &dyn Array, sizes: &mut [usize]) {
+/// Adds the image bytes of each row of `column` to `sizes`.
+fn add_image_bytes(column: &dyn Array, sizes: &mut [usize]) {
     let mut add = |length: &dyn Fn(usize) -> usize| {
         for (row, size) in sizes.iter_mut().enumerate().filter(|(row, _)| column.is_valid(*row)) {
             *size += length(row);
@@ -99,7 +99,7 @@ fn add_pixels(column: &dyn Array, sizes: &mut [usize]) {
         DataType::LargeBinary => add(&|row| column.as_binary::<i64>().value(row).len()),
         DataType::BinaryView => add(&|row| column.as_binary_view().value(row).len()),
         DataType::Struct(_) => {
-            column.as_struct().columns().iter().for_each(|column| add_pixels(column, sizes));
+            column.as_struct().columns().iter().for_each(|column| add_image_bytes(column, sizes));
         }
         _ => {}
     }
@@ -126,7 +126,7 @@ mod tests {
         RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(pixels)]).unwrap()
     }
 
-    /// The chunks of all rows, given in batches that end at `ends`.
+    /// The chunks of all rows, pushed in batches that end at `ends`.
     fn chunks(sizes: &[usize], ends: &[usize]) -> Vec<Chunk> {
         let mut chunks = Chunks::new(rows(0..0, sizes).schema());
         let (mut cut, mut start) = (Vec::new(), 0);
@@ -136,14 +136,14 @@ mod tests {
                 start = end;
             }
         }
-        cut.extend(chunks.rest().unwrap().map(|rows| Chunk { rows, ends_group: false }));
+        cut.extend(chunks.take_rest().unwrap().map(|rows| Chunk { rows, ends_group: false }));
         cut
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn batches_do_not_matter(
+        fn chunks_do_not_depend_on_batches(
             sizes in prop::collection::vec(prop_oneof![4 => Just(0usize), 8 => 1usize..2_000, 1 => 300_000usize..1_500_000], 1..250),
             mut ends in prop::collection::vec(1usize..250, 0..12),
         ) {

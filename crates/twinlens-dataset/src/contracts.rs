@@ -1,15 +1,14 @@
 //! The contracts: schemas that stages agree on, published as files in `schemas/`.
 //!
-//! Names and types follow img2dataset, DataComp and the Hugging Face `Image` feature, so that a
-//! shard opens elsewhere. All columns are nullable: a contract says what a column is, and a table
-//! may hold fewer of them.
+//! Names and types follow img2dataset, DataComp and the Hugging Face `Image` feature, so that other
+//! tools can read the shards. All columns are nullable; a table may lack some of them.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-/// The version of a contract. A later one has columns more; an older one that was published can
-/// still be read, without them.
+/// The version of a contract. A later version adds columns; tables of an older version can still be
+/// read, without them.
 ///
 /// `accuracy` 2: `part`, `preprocess_hash`, `program`.
 pub fn version(name: &str) -> u32 {
@@ -41,13 +40,13 @@ fn schema(fields: Vec<(&str, DataType)>) -> SchemaRef {
     ))
 }
 
-/// A moment, in microseconds UTC.
+/// A point in time, in microseconds UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
 /// The Hugging Face `Image` feature: `struct<bytes: large_binary, path: string>`.
-/// Large, since a batch of images passes the 2 GiB that 32-bit offsets reach.
+/// Large, because a batch of images can exceed the 2 GiB that 32-bit offsets address.
 pub fn image() -> DataType {
     DataType::Struct(
         vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)]
@@ -60,15 +59,15 @@ pub fn int_list() -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Int32, true)))
 }
 
-/// What a source knows of a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url
+/// What is known about a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url
 /// and caption), `url`, `caption`, `page_url`, `text_source` (alt, title, figcaption, ...).
 pub fn pair_texts() -> SchemaRef {
     use DataType::Utf8;
     schema(vec![("uid", Utf8), ("url", Utf8), ("caption", Utf8), ("page_url", Utf8), ("text_source", Utf8)])
 }
 
-/// The columns that fetching adds: the image as it is stored, its size in pixels now and as it was,
-/// the SHA-256 of the original bytes, a perceptual hash, EXIF as JSON, and the moment.
+/// The columns that fetching adds: the stored image, its size in pixels and its original size, the
+/// SHA-256 of the original bytes, a perceptual hash, EXIF as JSON, and the time of fetching.
 pub fn image_columns() -> SchemaRef {
     use DataType::{Int32, Int64, Utf8};
     schema(vec![
@@ -84,7 +83,7 @@ pub fn image_columns() -> SchemaRef {
     ])
 }
 
-/// Image-text pairs, whole.
+/// Image-text pairs, with all columns.
 pub fn pairs() -> SchemaRef {
     let mut fields: Vec<_> = pair_texts().fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new("query_ids", int_list(), true)));
@@ -100,20 +99,20 @@ pub fn queries() -> SchemaRef {
     schema(vec![("id", Int32), ("text", Utf8), ("origin", Utf8), ("score", Float32)])
 }
 
-/// How often each query matched, what it contributed within its cap, and how many pairs with it
+/// How often each query matched, how many matches counted under its cap, and how many pairs with it
 /// were kept.
 pub fn query_stats() -> SchemaRef {
     use DataType::{Int32, Int64};
     schema(vec![("query_id", Int32), ("matched", Int64), ("contributed", Int64), ("kept", Int64)])
 }
 
-/// The reserved columns of the ledger; the columns of the rejected rows stand before them.
+/// The reserved columns of the ledger; the columns of the rejected rows precede them.
 pub fn rejects() -> SchemaRef {
     use DataType::{Int32, Utf8};
     schema(vec![("reject_stage", Utf8), ("reject_code", Utf8), ("reject_detail", Utf8), ("attempts", Int32)])
 }
 
-/// One row a logged training step.
+/// One row per logged training step.
 pub fn train_log() -> SchemaRef {
     use DataType::{Float32, Float64, Int64};
     schema(vec![
@@ -129,7 +128,7 @@ pub fn train_log() -> SchemaRef {
     ])
 }
 
-/// One row a metric of an evaluation inside a training, after `step`.
+/// One row per metric of an evaluation during training, after `step`.
 pub fn evaluations() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -146,9 +145,9 @@ pub fn evaluations() -> SchemaRef {
     ])
 }
 
-/// One row a metric of an evaluation: everything that is needed to know whether two numbers
-/// compare. `part` is `all`, or, where it was asked which examples were trained on, `clean` and
-/// `overlap` besides.
+/// One row per metric of an evaluation, with everything needed to decide whether two numbers are
+/// comparable. `part` is `all`; `clean` and `overlap` are added if the evaluation checks which
+/// examples were trained on.
 pub fn accuracy() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -176,7 +175,7 @@ pub fn accuracy() -> SchemaRef {
     ])
 }
 
-/// One row a class of an evaluation.
+/// One row per class of an evaluation.
 pub fn per_class() -> SchemaRef {
     use DataType::{Int32, Int64, Utf8};
     schema(vec![
@@ -189,7 +188,7 @@ pub fn per_class() -> SchemaRef {
     ])
 }
 
-/// One row an example of an evaluation; `example` is its uid.
+/// One row per example of an evaluation; `example` is its uid.
 pub fn predictions() -> SchemaRef {
     use DataType::{Float32, Int32, Utf8};
     schema(vec![
@@ -203,8 +202,8 @@ pub fn predictions() -> SchemaRef {
     ])
 }
 
-/// One row an evaluation set and prompt set: the expected calibration error, and the means of what
-/// it compares.
+/// One row per evaluation set and prompt set: the expected calibration error, and the mean
+/// confidence and accuracy that it compares.
 pub fn calibration() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -219,17 +218,17 @@ pub fn calibration() -> SchemaRef {
     ])
 }
 
-/// One row for each thing that makes the numbers of an evaluation set untrustworthy; `prompts` is
-/// null where it does not depend on them. `code` is of a closed list.
+/// One row per reason to distrust the numbers of an evaluation set; `prompts` is null if the reason
+/// does not depend on them. `code` comes from a closed list.
 pub fn warnings() -> SchemaRef {
     use DataType::{Float64, Utf8};
     schema(vec![("set", Utf8), ("prompts", Utf8), ("code", Utf8), ("detail", Utf8), ("value", Float64)])
 }
 
-/// One row a model of a fit of error over compute: `role` is fit (a point of it), held_out (one of
-/// the largest, left out of it) or predicted (not trained, or not evaluated); `error` is what was
-/// measured, `predicted` what the fit says, with its 95 % interval, and `within` whether the
-/// outcome lies in that. `gflops` are of one pair, forward; `compute` is what the fit is over.
+/// One row per model of a fit of error over compute: `role` is fit (a point of the fit), held_out
+/// (one of the largest, left out) or predicted (not trained or not evaluated); `error` is measured,
+/// `predicted` is given by the fit with its 95 % interval, and `within` says whether `error` lies in
+/// it. `gflops` is the forward pass of one pair; `compute` is the variable of the fit.
 pub fn scaling() -> SchemaRef {
     use DataType::{Boolean, Float64, Int64, Utf8};
     schema(vec![
@@ -251,10 +250,10 @@ pub fn scaling() -> SchemaRef {
     ])
 }
 
-/// One row a fit, error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training (of
-/// all pairs seen), `n` the points, `b_low` and `b_high` the 95 % interval of the exponent,
-/// `residual` the standard deviation of the points about the line in ln(error); `note` says why
-/// there is no fit.
+/// One row per fit of error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training
+/// (of all pairs seen), `n` the number of points, `b_low` and `b_high` the 95 % interval of the
+/// exponent, `residual` the standard deviation of the points from the line in ln(error); `note` says
+/// why there is no fit.
 pub fn scaling_fit() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![
@@ -275,24 +274,24 @@ pub fn scaling_fit() -> SchemaRef {
     ])
 }
 
-/// The key in a schema's metadata under which a training says how wide its model's embeddings are,
-/// before it has run.
+/// Metadata key in the schema of a training log: the width of the model's embeddings, known before
+/// the training runs.
 const EMBED_WIDTH: &str = "twinlens.embed_width";
 
-/// `schema` of the log of a training whose model gives embeddings of `width` numbers.
+/// Records in the schema of a training log that the model's embeddings have `width` numbers.
 pub fn with_embed_width(schema: SchemaRef, width: usize) -> SchemaRef {
     let mut metadata = schema.metadata().clone();
     metadata.insert(EMBED_WIDTH.into(), width.to_string());
     Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
 }
 
-/// How wide the embeddings are of the model whose log has this schema; `None` when it does not say.
+/// The width of the embeddings of the model whose training log has this schema; `None` if unknown.
 pub fn embed_width(schema: &Schema) -> Option<usize> {
     schema.metadata().get(EMBED_WIDTH)?.parse().ok()
 }
 
-/// Schema metadata that lets the Hugging Face hub show an `image` column as images; unchanged
-/// schema without one.
+/// Adds the metadata by which the Hugging Face hub shows an `image` column as images. A schema
+/// without images is returned unchanged.
 pub fn with_hub_features(schema: SchemaRef) -> SchemaRef {
     if !has_images(&schema) {
         return schema;
@@ -311,17 +310,16 @@ pub fn has_images(schema: &Schema) -> bool {
     schema.field_with_name("image").is_ok_and(|field| field.data_type() == &image())
 }
 
-/// `schema` as files say it. The hub's `Image` has 32-bit offsets, and a column with others is not
-/// taken for one, whatever the metadata say. They suffice there: what is read at a time is a row
-/// group, far below 2 GiB.
-pub fn in_files(schema: &Schema) -> SchemaRef {
-    replaced(schema, &image(), &hub_image())
+/// The schema to write to files. The hub's `Image` feature requires 32-bit offsets, whatever the
+/// metadata say. They suffice there: readers load one row group at a time, far below 2 GiB.
+pub fn file_schema(schema: &Schema) -> SchemaRef {
+    replace_type(schema, &image(), &hub_image())
 }
 
-/// `schema` as it is worked with, given what a file says: the inverse of [`in_files`], for files
-/// from elsewhere too.
-pub fn in_memory(schema: &Schema) -> SchemaRef {
-    replaced(schema, &hub_image(), &image())
+/// The schema to use in memory for a file: the inverse of [`file_schema`], also for files of other
+/// programs.
+pub fn memory_schema(schema: &Schema) -> SchemaRef {
+    replace_type(schema, &hub_image(), &image())
 }
 
 fn hub_image() -> DataType {
@@ -329,10 +327,13 @@ fn hub_image() -> DataType {
     DataType::Struct(fields.into_iter().collect())
 }
 
-fn replaced(schema: &Schema, from: &DataType, to: &DataType) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| match field.data_type() == from {
-        true => Arc::new(field.as_ref().clone().with_data_type(to.clone())),
-        false => field.clone(),
+fn replace_type(schema: &Schema, from: &DataType, to: &DataType) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        if field.data_type() == from {
+            Arc::new(field.as_ref().clone().with_data_type(to.clone()))
+        } else {
+            field.clone()
+        }
     });
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }

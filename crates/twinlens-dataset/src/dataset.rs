@@ -1,4 +1,4 @@
-//! A dataset to read: exactly what its manifest records.
+//! Reads datasets: exactly what their manifests record.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::shard::{conform, parquet_error};
 use crate::storage::shard::RemoteShard;
 use crate::storage::{Location, local};
 
-/// A dataset, as far as it is committed.
+/// The committed part of a dataset.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     location: Location,
@@ -36,14 +36,14 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a dataset's folder and checks that every recorded file has its recorded length.
+    /// Opens a dataset and checks that every recorded file has its recorded length.
     ///
     /// # Errors
-    /// A missing or damaged manifest, a missing or truncated file: each by name.
+    /// A missing or damaged manifest, a missing or truncated file, each with its name.
     pub fn open(location: impl Into<Location>) -> Result<Self, DatasetError> {
         let location = location.into();
         let state = manifest::read(&location)?.ok_or_else(|| DatasetError::NotReady {
-            path: location.shown(),
+            path: location.display_path(),
             why: "there is no dataset here".into(),
         })?;
         let dataset = Self::from_state(location, state);
@@ -51,8 +51,8 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// A single Parquet file as a dataset with one table.
-    pub fn of_parquet(file: impl Into<Location>) -> Result<Self, DatasetError> {
+    /// Opens a single Parquet file as a dataset with one table.
+    pub fn from_parquet(file: impl Into<Location>) -> Result<Self, DatasetError> {
         let location = file.into();
         let path = location.local_copy()?;
         let file = std::fs::File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
@@ -69,7 +69,7 @@ impl Dataset {
             recipe: serde_json::Value::Null,
             fused: Vec::new(),
             variant: None,
-            tables: [(MAIN.to_string(), contracts::in_memory(reader.schema()))].into(),
+            tables: [(MAIN.to_string(), contracts::memory_schema(reader.schema()))].into(),
         };
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
@@ -78,20 +78,20 @@ impl Dataset {
         Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
-    /// A dataset whose manifest has been read already.
+    /// A dataset whose manifest has already been read.
     pub fn from_state(location: Location, state: State) -> Self {
         Self { location, state: Arc::new(state) }
     }
 
     /// One committed split as a dataset of its own.
-    pub fn of_split(&self, split: u64) -> Self {
+    pub fn only_split(&self, split: u64) -> Self {
         let commits = self.state.commits.get(&split).map(|commit| (split, commit.clone()));
         let state = State { commits: commits.into_iter().collect(), ..State::clone(&self.state) };
         Self::from_state(self.location.clone(), state)
     }
 
     /// One shard as a dataset of its own.
-    pub fn of_shard(&self, shard: &FileEntry) -> Self {
+    pub fn only_shard(&self, shard: &FileEntry) -> Self {
         let commit = Commit { files: vec![shard.clone()], ..Commit::default() };
         let begin = self.state.begin.clone();
         let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
@@ -100,57 +100,57 @@ impl Dataset {
 
     fn check_lengths(&self) -> Result<(), DatasetError> {
         let listed = match self.location.as_local() {
-            // One request for all, where each costs a journey.
+            // One request for all files instead of one round trip each.
             None => Some(self.location.files("")?),
             Some(_) => None,
         };
         for file in self.state.files() {
             let location = self.location.join(&file.path);
-            let found = match &listed {
+            let length = match &listed {
                 Some(listed) => listed.get(&file.path).copied(),
                 None => location.stamp()?.map(|(bytes, _)| bytes),
             };
-            let why = match found {
+            let why = match length {
                 Some(bytes) if bytes == file.bytes => continue,
                 Some(bytes) => format!("{bytes} bytes, but the manifest records {}", file.bytes),
                 None => "it is missing, but the manifest records it".into(),
             };
-            return Err(DatasetError::DamagedFile { path: location.shown(), why });
+            return Err(DatasetError::DamagedFile { path: location.display_path(), why });
         }
         Ok(())
     }
 
-    /// Reads every recorded file and compares it with its hash. What is not as recorded.
+    /// Compares every recorded file with its recorded hash; returns the mismatches.
     pub fn verify(&self) -> Result<Vec<DatasetError>, DatasetError> {
-        let mut wrong = Vec::new();
+        let mut mismatches = Vec::new();
         for file in self.state.files() {
             let location = self.location.join(&file.path);
-            let copy = location.as_remote().map(|_| location.folder());
-            // An older copy would be compared with itself; and a whole dataset of copies may fit on
-            // no disk.
+            let copy = location.as_remote().map(|_| location.local_dir());
+            // A copy from earlier would hide damage in the store, and copies of a whole dataset may
+            // not fit on the disk.
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
             let (_, sha256) = local::digest(&location.local_copy()?)?;
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
             if sha256 != file.sha256 {
                 let why = format!("its SHA-256 is {sha256}, but the manifest records {}", file.sha256);
-                wrong.push(DatasetError::DamagedFile { path: location.shown(), why });
+                mismatches.push(DatasetError::DamagedFile { path: location.display_path(), why });
             }
         }
-        Ok(wrong)
+        Ok(mismatches)
     }
 
-    /// Where the dataset lies.
+    /// The folder of the dataset.
     pub fn location(&self) -> &Location {
         &self.location
     }
 
-    /// The local folder of the dataset: of a remote one, that of its copies; [`Dataset::artifact`]
-    /// puts what it is asked for there.
+    /// The local folder of the dataset. For a remote one, it holds the copies that
+    /// [`Dataset::artifact`] makes.
     pub fn dir(&self) -> PathBuf {
-        self.location.folder()
+        self.location.local_dir()
     }
 
-    /// What the manifest says.
+    /// The state by the manifest.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -163,7 +163,7 @@ impl Dataset {
     /// The schema of a table.
     pub fn schema(&self, table: &str) -> Result<SchemaRef, DatasetError> {
         self.state.begin.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
-            path: self.location.shown(),
+            path: self.location.display_path(),
             what: "table",
             name: table.into(),
             known: self.tables().collect::<Vec<_>>().join(", "),
@@ -180,14 +180,14 @@ impl Dataset {
         self.state.files().filter(move |file| file.table.as_deref() == Some(table))
     }
 
-    /// The local path of an artifact, after copying it there where the dataset is remote.
+    /// The local path of an artifact; a remote one is copied first.
     pub fn artifact(&self, name: &str) -> Result<PathBuf, DatasetError> {
         let artifacts = || self.state.files().filter(|file| file.table.is_none());
-        // The newest wins: a training commits its weights more than once.
+        // The last wins: a training commits its weights repeatedly.
         match artifacts().filter(|file| file.path == name).last() {
             Some(file) => self.location.join(&file.path).local_copy(),
             None => Err(DatasetError::Unknown {
-                path: self.location.shown(),
+                path: self.location.display_path(),
                 what: "artifact",
                 name: name.into(),
                 known: artifacts().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", "),
@@ -195,7 +195,7 @@ impl Dataset {
         }
     }
 
-    /// A table as one that SQL can name: it lists the recorded shards and nothing else.
+    /// A table for SQL that reads only the recorded shards.
     pub fn provider(
         &self,
         session: &SessionContext,
@@ -227,13 +227,13 @@ impl Dataset {
         Ok(Arc::new(ListingTable::try_new(config)?))
     }
 
-    /// A table as a plan; rows come in no particular order.
+    /// A table as a plan; the order of rows is unspecified.
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, DatasetError> {
         Ok(session.read_table(self.provider(session, table)?)?)
     }
 
-    /// Rows `start..end` of a table, counted over its shards in order, as a plan. This is how a
-    /// split is read.
+    /// Rows `start..end` of a table as a plan, counted over its shards in order. Splits are read this
+    /// way.
     pub fn range(
         &self,
         session: &SessionContext,
@@ -281,13 +281,15 @@ impl PartitionStream for ShardRange {
 
     fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (shard, bytes) = (self.shard.clone(), self.bytes);
-        let (path, schema, offset, limit) = (shard.shown(), self.schema.clone(), self.offset, self.limit);
+        let (path, schema, offset, limit) =
+            (shard.display_path(), self.schema.clone(), self.offset, self.limit);
         let external = |error: DatasetError| DataFusionError::External(Box::new(error));
-        let has_pixels = schema.fields().iter().any(|field| crate::shard::is_pixels(field.data_type()));
-        // A batch of pixels is bounded by its rows: row groups hold at most a hundred of them.
-        let batch_size = if has_pixels { 100 } else { cx.session_config().batch_size() };
+        let has_images =
+            schema.fields().iter().any(|field| crate::shard::holds_image_bytes(field.data_type()));
+        // Batches of images are bounded by rows: row groups hold at most a hundred.
+        let batch_size = if has_images { 100 } else { cx.session_config().batch_size() };
         let stream = futures::stream::once(async move {
-            let file = open(&shard, bytes).await.map_err(external)?;
+            let file = open_shard(&shard, bytes).await.map_err(external)?;
             let builder = ParquetRecordBatchStreamBuilder::new(file)
                 .await
                 .map_err(|error| external(parquet_error(&path, error)))?;
@@ -307,12 +309,15 @@ impl PartitionStream for ShardRange {
     }
 }
 
-/// A shard to read from, piece by piece.
-pub(crate) async fn open(shard: &Location, bytes: u64) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
+/// Opens a shard for reading by ranges.
+pub(crate) async fn open_shard(
+    shard: &Location,
+    bytes: u64,
+) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
     if let Some(remote) = shard.as_remote() {
         return Ok(Box::new(RemoteShard::new(remote.clone(), bytes)));
     }
-    let path = shard.folder();
+    let path = shard.local_dir();
     let file = tokio::fs::File::open(&path).await.map_err(|error| DatasetError::io(&path, error))?;
     Ok(Box::new(file))
 }

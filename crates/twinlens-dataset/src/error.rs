@@ -1,4 +1,4 @@
-//! What can go wrong with a dataset; every variant names the file.
+//! Errors of datasets; every variant names the file.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use parquet::errors::ParquetError;
 /// An error of a dataset on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    /// A line of the manifest is not what was written.
+    /// A line of the manifest is damaged.
     #[error("{path}:{line}: damaged manifest line: {why}")]
     DamagedManifest {
         /// The manifest.
         path: PathBuf,
-        /// Its line, from 1.
+        /// The line, from 1.
         line: usize,
         /// What is wrong with it.
         why: String,
     },
-    /// A recorded file is missing or has another length.
+    /// A recorded file is missing or has a different length.
     #[error("{path}: damaged: {why}")]
     DamagedFile {
         /// The shard or artifact.
@@ -27,7 +27,7 @@ pub enum DatasetError {
         /// What is wrong with it.
         why: String,
     },
-    /// A dataset without a manifest, or an unfinished one where a finished one is needed.
+    /// There is no dataset, or an incomplete one where a complete one is needed.
     #[error("{path}: {why}")]
     NotReady {
         /// The dataset's folder.
@@ -36,34 +36,34 @@ pub enum DatasetError {
         why: String,
     },
     /// A table or artifact that the dataset does not have.
-    #[error("{path}: no {what} `{name}`; there are: {known}")]
+    #[error("{path}: no {what} `{name}`; known: {known}")]
     Unknown {
         /// The dataset's folder.
         path: PathBuf,
         /// `table` or `artifact`.
         what: &'static str,
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// The names that exist.
         known: String,
     },
-    /// The system refused an operation on a file.
+    /// An operation on a file failed.
     #[error("{path}: {source}")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// An object store refused or failed.
+    /// A request to an object store failed.
     #[error("{path}: {source}")]
     Store {
         /// The URL.
         path: PathBuf,
-        /// What the store said.
+        /// The error of the store.
         source: object_store::Error,
     },
-    /// Text that names no place where a dataset can lie.
+    /// A text that is not a usable path or URL.
     #[error("{path}: {why}")]
     Location {
         /// The text.
@@ -71,18 +71,18 @@ pub enum DatasetError {
         /// What is wrong with it.
         why: String,
     },
-    /// Another writer has added to the same log.
-    #[error("{path}: another process writes this dataset")]
-    Taken {
-        /// The log.
+    /// Another process writes to the same dataset.
+    #[error("{path}: another process is writing this dataset")]
+    Locked {
+        /// The log or folder.
         path: PathBuf,
     },
-    /// What was asked for cannot be done with this dataset or folder.
+    /// The request cannot be carried out on this dataset or folder.
     #[error("{path}: {why}")]
     Refused {
         /// The dataset or folder.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         why: String,
         /// What to do about it.
         hint: String,
@@ -92,7 +92,7 @@ pub enum DatasetError {
     Parquet {
         /// The shard.
         path: PathBuf,
-        /// What the reader or writer said.
+        /// The error of the reader or writer.
         source: ParquetError,
     },
     /// A batch does not fit the table's schema.
@@ -100,7 +100,7 @@ pub enum DatasetError {
     Schema {
         /// The table.
         table: String,
-        /// What arrow said.
+        /// The error of Arrow.
         source: ArrowError,
     },
     /// The query engine failed.
@@ -121,15 +121,15 @@ impl DatasetError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::DamagedManifest { path, .. } => Some(format!(
-                "restore {} from a copy, or delete its folder: the next run makes the dataset again",
+                "restore {} from a copy, or delete its folder: the next run rebuilds the dataset",
                 path.display()
             )),
             Self::DamagedFile { path, .. } => Some(format!(
-                "restore {} from a copy, or delete the dataset's folder: the next run makes it again",
+                "restore {} from a copy, or delete the dataset's folder: the next run rebuilds it",
                 path.display()
             )),
             Self::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => Some(format!(
-                "make room on the disk that holds {}, then run the same command: it goes on where it stopped",
+                "free space on the disk that holds {}, then run the same command: it resumes where it stopped",
                 path.display()
             )),
             Self::Store { source: object_store::Error::PermissionDenied { .. }, .. }
@@ -137,7 +137,7 @@ impl DatasetError {
                 Some("check the store's keys in the environment (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, ...)".into())
             }
             Self::Refused { hint, .. } => Some(hint.clone()),
-            Self::Taken { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
+            Self::Locked { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 //! other formats.
 //!
 //! A dataset is a folder: `manifest.jsonl`, one folder of Parquet shards for each of its tables
-//! (`data` is the main one, `rejects` the ledger), and artifacts (files that are no tables).
+//! (`data` is the main one, `rejects` the ledger), and artifacts (files that are not tables).
 //! Invariants: only what the manifest records exists; a recorded file is never changed; nothing
 //! half-written is ever visible under its final name.
 

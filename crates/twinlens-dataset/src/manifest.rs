@@ -1,10 +1,9 @@
-//! The manifest as a log: one checked JSON line an entry. (In an object store, each line is an
-//! object of its own.)
+//! The manifest: a log of JSON lines with checksums, one per entry. (In an object store, each line
+//! is an object.)
 //!
 //! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A
-//! last line without a line feed is what a kill during an append leaves: it was never acknowledged,
-//! and is cut. Anything else that does not check is damage, and stops the run with the line's
-//! place.
+//! kill during an append leaves a last line without a line feed: it was never acknowledged and is
+//! cut off. Any other mismatch is damage and stops the run with the number of the line.
 
 use std::path::Path;
 
@@ -16,7 +15,7 @@ use crate::error::DatasetError;
 use crate::protocol::{Begin, Entry, State};
 use crate::storage::{self, Location};
 
-/// The manifest's name in a dataset's folder.
+/// Name of the manifest in a dataset's folder.
 pub const FILE: &str = "manifest.jsonl";
 
 #[derive(Serialize, Deserialize)]
@@ -26,56 +25,56 @@ struct Line<'a> {
     entry: &'a RawValue,
 }
 
-fn check(text: &str) -> String {
+fn checksum(text: &str) -> String {
     storage::hex(&Sha256::digest(text.as_bytes())[..8])
 }
 
-/// An entry as its line, with the line feed.
+/// Encodes an entry as a line, with the line feed.
 pub fn encode(entry: &Entry) -> Result<String, DatasetError> {
     let internal =
         |error: serde_json::Error| DatasetError::Protocol(format!("an entry cannot be written: {error}"));
     let raw = serde_json::value::to_raw_value(entry).map_err(internal)?;
-    let line = Line { check: check(raw.get()), entry: &raw };
+    let line = Line { check: checksum(raw.get()), entry: &raw };
     Ok(serde_json::to_string(&line).map_err(internal)? + "\n")
 }
 
-/// A line without its line feed as its entry.
+/// Decodes a line, given without its line feed.
 ///
 /// # Errors
-/// Why it is no line of a manifest.
+/// Why the line is invalid.
 pub fn decode(line: &str) -> Result<Entry, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    if line.check != check(line.entry.get()) {
-        return Err("the check sum does not match".into());
+    if line.check != checksum(line.entry.get()) {
+        return Err("the checksum does not match".into());
     }
     serde_json::from_str(line.entry.get()).map_err(|error| error.to_string())
 }
 
-/// Reads a manifest's bytes: its state, and the length of what is whole (what follows is a torn
-/// last line).
+/// Parses a manifest: its state, and the length in bytes of its complete lines (a torn last line may
+/// follow).
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
     let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let mut entries = Vec::new();
-    for (index, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
+    for (index, line) in bytes[..complete].split_inclusive(|&byte| byte == b'\n').enumerate() {
         let text = std::str::from_utf8(&line[..line.len() - 1])
             .map_err(|error| damaged(index + 1, error.to_string()))?;
         entries.push(decode(text).map_err(|why| damaged(index + 1, why))?);
     }
     let state = State::replay(entries).map_err(|(index, why)| damaged(index + 1, why))?;
-    Ok((state, whole))
+    Ok((state, complete))
 }
 
-/// Reads the manifest of a dataset. `None` when there is none.
+/// Reads the manifest of a dataset; `None` if there is none.
 pub fn read(dataset: &Location) -> Result<Option<State>, DatasetError> {
     let log = dataset.join(FILE);
     match log.read_log()? {
-        Some(bytes) => Ok(parse(&log.shown(), &bytes)?.0),
+        Some(bytes) => Ok(parse(&log.display_path(), &bytes)?.0),
         None => Ok(None),
     }
 }
 
-/// Whether there is a dataset, whole or begun.
+/// Whether there is a dataset, complete or not.
 pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
     match dataset.as_local() {
         Some(path) => Ok(path.join(FILE).exists()),
@@ -83,7 +82,7 @@ pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
     }
 }
 
-/// A manifest that is being written.
+/// A manifest open for writing.
 #[derive(Debug)]
 pub struct Manifest {
     log: Location,
@@ -99,26 +98,28 @@ impl Manifest {
         Ok(Self { log, state })
     }
 
-    /// Goes on with a dataset's manifest, after cutting a torn last line.
+    /// Opens the manifest of a dataset and cuts off a torn last line.
     pub fn resume(dataset: &Location) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
         let bytes = log.read_log()?.unwrap_or_default();
-        let (state, whole) = parse(&log.shown(), &bytes)?;
-        let state = state
-            .ok_or_else(|| DatasetError::NotReady { path: log.shown(), why: "empty manifest".into() })?;
-        if whole < bytes.len() {
-            log.cut_log(whole as u64)?;
+        let (state, complete) = parse(&log.display_path(), &bytes)?;
+        let state = state.ok_or_else(|| DatasetError::NotReady {
+            path: log.display_path(),
+            why: "empty manifest".into(),
+        })?;
+        if complete < bytes.len() {
+            log.truncate_log(complete as u64)?;
         }
         Ok(Self { log, state })
     }
 
-    /// What is recorded.
+    /// The recorded state.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Records an entry, durably. After an error the manifest must be read anew: its state may be
-    /// ahead of the file.
+    /// Records an entry durably. After an error the manifest must be reopened: its state may be ahead
+    /// of the file.
     pub fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
         let lines = self.state.lines();
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_cut_and_the_rest_goes_on() {
+    fn a_torn_last_line_is_cut_off_and_writing_resumes() {
         let dir = tempfile::tempdir().unwrap();
         manifest(dir.path());
         let path = dir.path().join(FILE);
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_is_named() {
+    fn a_damaged_line_is_reported_by_number() {
         let dir = tempfile::tempdir().unwrap();
         manifest(dir.path());
         let path = dir.path().join(FILE);
@@ -185,7 +186,7 @@ mod tests {
         fs::write(&path, text).unwrap();
         let error = read(&dir.path().into()).unwrap_err().to_string();
         assert!(
-            error.ends_with("manifest.jsonl:3: damaged manifest line: the check sum does not match"),
+            error.ends_with("manifest.jsonl:3: damaged manifest line: the checksum does not match"),
             "{error}"
         );
     }
@@ -197,7 +198,7 @@ mod tests {
         }
 
         #[test]
-        fn one_changed_byte_never_goes_unnoticed(at in 0usize..10_000, to in any::<u8>()) {
+        fn one_changed_byte_is_always_detected(at in 0usize..10_000, to in any::<u8>()) {
             let dir = tempfile::tempdir().unwrap();
             let state = manifest(dir.path()).state().clone();
             let path = dir.path().join(FILE);
@@ -205,8 +206,7 @@ mod tests {
             let at = at % bytes.len();
             prop_assume!(bytes[at] != to);
             bytes[at] = to;
-            // Either it is refused, or the changed byte was the last line feed, or it is white
-            // space that means nothing.
+            // It is refused unless the byte was the last line feed or insignificant white space.
             if let Ok((Some(read), whole)) = parse(&path, &bytes) {
                 prop_assert!(read == state || whole < bytes.len(), "byte {} -> {}", at, to);
             }

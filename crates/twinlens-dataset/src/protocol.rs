@@ -1,8 +1,8 @@
-//! The commit protocol as pure logic: what a list of manifest entries means. No I/O.
+//! The commit protocol: what a list of manifest entries means. No I/O.
 //!
-//! A manifest is one [`Begin`], then one [`Commit`] a split in the order of their numbers or any
-//! other, then one `Complete`. A split is committed once; after `Complete` only a [`Entry::Retry`]
-//! follows, which replaces a split whose rejects were tried again.
+//! A manifest is one [`Begin`], one [`Commit`] per split in any order, then one `Complete`. A split
+//! is committed once. Only [`Entry::Retry`] may follow `Complete`; it replaces a split whose rejects
+//! were retried.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ use crate::variants::Variant;
 /// The version of the manifest's format.
 pub const FORMAT: u32 = 1;
 
-/// The first entry: whose dataset this is.
+/// The first entry: what the dataset is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Begin {
     /// Version of the format.
     pub format: u32,
-    /// The place of the stage in its pipeline: datasets of a run are listed in this order.
+    /// Index of the stage in its pipeline: the datasets of a run are listed in this order.
     #[serde(default)]
     pub position: u64,
     /// The stage's name.
@@ -30,15 +30,15 @@ pub struct Begin {
     pub kind: String,
     /// Hash of the recipe.
     pub fingerprint: String,
-    /// What the dataset was made of: configuration, logic version, seed, the inputs' fingerprints.
-    /// Kept so that `plan` can say what changed, and a reader can trace every number.
+    /// What the dataset was made from: configuration, logic version, seed, fingerprints of the
+    /// inputs. `plan` compares it to say what changed, and a reader can trace every number.
     #[serde(default)]
     pub recipe: serde_json::Value,
-    /// The stages that this dataset holds besides: fused into its plan, first to last, and the
-    /// schemas of what they pass on.
+    /// The stages that are fused into the plan of this dataset, first to last, and their output
+    /// schemas.
     #[serde(default)]
     pub fused: Vec<(String, Schema)>,
-    /// Which variant of a swept stage it is.
+    /// The variant of a swept stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<Variant>,
     /// The dataset's tables by name, with their schemas.
@@ -46,7 +46,7 @@ pub struct Begin {
 }
 
 impl Begin {
-    /// The name that the pipeline file has for the stage.
+    /// The name of the stage in the pipeline file.
     pub fn family(&self) -> &str {
         self.variant.as_ref().map_or(&self.stage, |variant| &variant.of)
     }
@@ -70,11 +70,11 @@ pub struct FileEntry {
 /// One committed split.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
-    /// Number of the split, from 0.
+    /// Index of the split.
     pub split: u64,
-    /// What it was, for people.
+    /// A description for people.
     pub label: String,
-    /// Rows that came in, where the stage counts them.
+    /// Input rows, if the stage counts them.
     pub rows_in: Option<u64>,
     /// Its files, in order.
     pub files: Vec<FileEntry>,
@@ -88,7 +88,7 @@ impl Commit {
         self.files.iter().filter(|file| file.table.as_deref() == Some(table)).map(|file| file.rows).sum()
     }
 
-    /// Rejected rows, of all stages and codes.
+    /// Rejected rows over all stages and codes.
     pub fn rejected(&self) -> u64 {
         self.rejects.values().flat_map(BTreeMap::values).sum()
     }
@@ -98,63 +98,63 @@ impl Commit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
-    /// Whose dataset this is.
+    /// What the dataset is.
     Begin(Begin),
     /// A split is committed.
     Commit(Commit),
     /// Every split is committed.
     Complete {
-        /// How many splits there are.
+        /// Number of splits.
         splits: u64,
     },
-    /// Rejects of a split were tried again: this replaces its commit.
+    /// Rejects of a split were retried: replaces its commit.
     Retry(Commit),
 }
 
-/// What a stage did with its rows.
+/// Row counts of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageRows<'a> {
     /// The stage.
     pub stage: &'a str,
-    /// Rows that came in; `None` where they are not counted.
+    /// Input rows; `None` if not counted.
     pub rows_in: Option<u64>,
-    /// Rows that it passed on.
+    /// Output rows.
     pub kept: Option<u64>,
-    /// Rows that it refused, by code.
+    /// Rejected rows by code.
     pub rejects: BTreeMap<String, u64>,
 }
 
-/// What a manifest says.
+/// The state of a dataset by its manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    /// Whose dataset it is.
+    /// What the dataset is.
     pub begin: Begin,
-    /// Committed splits by number.
+    /// Committed splits by index.
     pub commits: BTreeMap<u64, Commit>,
     /// Whether every split is committed.
     pub complete: bool,
-    /// How often a split was replaced.
+    /// Number of replaced splits, each replacement counted.
     pub retries: u64,
 }
 
 /// What the next run does with a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// There is nothing, or only the remains of a dataset that was being deleted.
+    /// There is no dataset, or only the remains of a deleted one.
     Start,
-    /// It belongs to another configuration or other inputs: delete, then start.
+    /// It was made with another configuration or other inputs: delete, then start.
     Replace,
-    /// Some splits are done.
+    /// Some splits are committed.
     Resume,
-    /// All is done.
+    /// The dataset is complete.
     Reuse,
 }
 
 impl State {
-    /// Follows the entries. `Ok(None)` for none at all.
+    /// Replays the entries; `Ok(None)` if there are none.
     ///
     /// # Errors
-    /// The number of the entry (from 0) that breaks the protocol, and why.
+    /// The index of the entry that breaks the protocol, and the reason.
     pub fn replay(entries: Vec<Entry>) -> Result<Option<State>, (usize, String)> {
         let mut state: Option<State> = None;
         for (index, entry) in entries.into_iter().enumerate() {
@@ -176,10 +176,10 @@ impl State {
         Ok(state)
     }
 
-    /// Adds one entry after `begin`.
+    /// Applies one entry after `begin`.
     ///
     /// # Errors
-    /// Why the entry breaks the protocol.
+    /// How the entry breaks the protocol.
     pub fn apply(&mut self, entry: Entry) -> Result<(), String> {
         match entry {
             Entry::Retry(_) if !self.complete => Err("a `retry` before `complete`".into()),
@@ -210,7 +210,7 @@ impl State {
         }
     }
 
-    /// What to do, given the fingerprint of the stage as it is now.
+    /// What to do, given the current fingerprint of the stage.
     pub fn recovery(state: Option<&State>, fingerprint: &str) -> Recovery {
         match state {
             None => Recovery::Start,
@@ -220,7 +220,7 @@ impl State {
         }
     }
 
-    /// Lines of the manifest that says this.
+    /// Number of manifest lines of this state.
     pub fn lines(&self) -> usize {
         1 + self.commits.len() + usize::from(self.complete) + self.retries as usize
     }
@@ -230,7 +230,7 @@ impl State {
         self.commits.values().map(|commit| commit.rows(table)).sum()
     }
 
-    /// Rows that came in; `None` when a split did not count them.
+    /// Input rows; `None` if a split did not count them.
     pub fn rows_in(&self) -> Option<u64> {
         self.commits.values().map(|commit| commit.rows_in).sum()
     }
@@ -246,8 +246,7 @@ impl State {
         sum
     }
 
-    /// What each stage did with its rows: those that are fused into the dataset's plan, first to
-    /// last, and its own.
+    /// Row counts of each stage: those fused into the dataset's plan, first to last, then its own.
     pub fn stages(&self) -> Vec<StageRows<'_>> {
         let mut rejects = self.rejects();
         let mut left = self.rows_in();
@@ -261,7 +260,7 @@ impl State {
         rows.collect()
     }
 
-    /// Every recorded file, by split and then in the order in which it was written.
+    /// All recorded files, by split, then in the order of writing.
     pub fn files(&self) -> impl Iterator<Item = &FileEntry> {
         self.commits.values().flat_map(|commit| &commit.files)
     }
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_follows_from_the_entries() {
+    fn recovery_depends_on_entries_and_fingerprint() {
         let complete = Entry::Complete { splits: 2 };
         let cases = [
             ("nothing", vec![], Recovery::Start),
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_protocol_is_refused_with_the_entry() {
+    fn protocol_violations_name_the_entry() {
         let cases = [
             ("no begin", vec![commit(0)], 0),
             ("two begins", vec![begin("f"), begin("f")], 1),

@@ -1,4 +1,4 @@
-//! The training reader: rows of shards as batches, in order, from an exact position.
+//! Reads rows of shards as batches, in order, from an exact position.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,28 +15,27 @@ use crate::error::DatasetError;
 use crate::shard::{conform, parquet_error};
 use crate::storage::Location;
 
-/// Reads some columns of a table, shard by shard, without the query engine: for code on its own
-/// thread.
+/// Reads columns of a table shard by shard, without the query engine, for code on its own thread.
 #[derive(Debug)]
 pub struct ShardReader {
-    /// Each with the rows of it that are read.
+    /// Each with the range of rows to read.
     shards: Vec<(Location, Range<usize>)>,
     next: usize,
     columns: Vec<String>,
-    /// The table's; none where the dataset has no such table.
+    /// The schema of the table; `None` if the dataset has no such table.
     schema: Option<SchemaRef>,
     batch_rows: usize,
     open: Option<(PathBuf, ParquetRecordBatchReader)>,
 }
 
 impl ShardReader {
-    /// A reader of `columns` (those that a shard lacks are left out) in batches of at most
-    /// `batch_rows` rows.
+    /// Reads `columns` (those that a shard lacks are left out) in batches of at most `batch_rows`
+    /// rows.
     pub fn new(dataset: &Dataset, table: &str, columns: &[&str], batch_rows: usize) -> Self {
         Self::range(dataset, table, 0..u64::MAX, columns, batch_rows)
     }
 
-    /// As [`new`](Self::new), of some rows alone, counted over the table's shards in order.
+    /// Like [`new`](Self::new), for a range of rows, counted over the table's shards in order.
     pub fn range(
         dataset: &Dataset,
         table: &str,
@@ -83,8 +82,8 @@ impl ShardReader {
         Ok(true)
     }
 
-    /// A batch with the types of the table, which a file may say otherwise.
-    fn typed(&self, batch: &RecordBatch) -> Result<RecordBatch, DatasetError> {
+    /// Casts a batch to the types of the table, from which those of the file may differ.
+    fn cast_to_table(&self, batch: &RecordBatch) -> Result<RecordBatch, DatasetError> {
         let schema = batch.schema();
         let fields = schema.fields().iter().map(|field| {
             let table = self.schema.as_ref().and_then(|schema| schema.field_with_name(field.name()).ok());
@@ -97,7 +96,7 @@ impl ShardReader {
         loop {
             if let Some((path, reader)) = &mut self.open {
                 match reader.next() {
-                    Some(Ok(batch)) => return self.typed(&batch).map(Some),
+                    Some(Ok(batch)) => return self.cast_to_table(&batch).map(Some),
                     Some(Err(error)) => return Err(parquet_error(path, error.into())),
                     None => self.open = None,
                 }

@@ -1,5 +1,4 @@
-//! Some rows of one row group of a Parquet file: what a reader asks for that goes through the rows
-//! in an order of its own.
+//! Random access to rows of a Parquet file by row group, for readers with their own order.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use crate::error::DatasetError;
 use crate::shard::parquet_error;
 use crate::storage::Location;
 
-/// One Parquet file, its footer read. A file of an object store is copied first.
+/// A Parquet file whose footer has been read. A file of an object store is copied first.
 #[derive(Debug)]
 pub struct RowGroups {
     path: PathBuf,
@@ -34,19 +33,19 @@ impl RowGroups {
         Ok(Self { path, metadata })
     }
 
-    /// The columns, as the file says.
+    /// The schema stored in the file.
     pub fn schema(&self) -> &SchemaRef {
         self.metadata.schema()
     }
 
-    /// Rows and bytes (decompressed) of each row group.
+    /// Rows and decompressed bytes of each row group.
     pub fn sizes(&self) -> impl Iterator<Item = (u64, u64)> {
         let groups = self.metadata.metadata().row_groups().iter();
         groups.map(|group| (group.num_rows().max(0) as u64, group.total_byte_size().max(0) as u64))
     }
 
-    /// `rows` rows of row group `group` from its row `first` on. `columns` are names, or those of a
-    /// part of a struct (`image.bytes`); those that the file lacks are left out.
+    /// Reads `rows` rows of row group `group` from its row `first` on. `columns` are names or paths
+    /// (`image.bytes`); those that the file lacks are left out.
     ///
     /// # Errors
     /// `Parquet`, with the file's name.
@@ -58,8 +57,7 @@ impl RowGroups {
         columns: &[&str],
     ) -> Result<RecordBatch, DatasetError> {
         let failed = |error| parquet_error(&self.path, error);
-        // Opened again: a cloned handle has its position in common with those that other threads
-        // read by.
+        // Opened again: cloned handles share their position with other threads.
         let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());

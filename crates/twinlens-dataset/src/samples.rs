@@ -1,28 +1,29 @@
-//! The samples of a WebDataset: which members of a tar file share a key, and where their bytes are.
+//! The samples of a WebDataset tar file: which members share a key, and where their bytes are.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Seek};
 
-use crate::tar::{BLOCK, DAMAGED, Found, Member, Members, TRUNCATED};
+use crate::tar::{BLOCK, DAMAGED, Member, TRUNCATED, TarItem, TarReader};
 
-/// Longest text, and longest JSON, in bytes.
+/// Longest text or JSON member, in bytes.
 pub const MAX_TEXT: u64 = 1 << 20;
-/// Endings of images, in lower case. Those that cannot be decoded are refused by what they hold.
+/// File extensions of images, in lower case. Formats that cannot be decoded are refused later, by
+/// content.
 pub const IMAGES: &[&str] =
     &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "ppm"];
 
 /// Why a sample is refused: a code (`damaged_archive`, `truncated_archive`, `too_many_bytes`) and
-/// the particulars.
+/// details.
 pub type Refusal = (&'static str, String);
-/// A part of a sample: where its bytes are, as offset and length; or why they cannot be had.
+/// Offset and length of a member's content in bytes, or why it cannot be read.
 pub type Span = Result<(u64, u64), Refusal>;
 
 /// One sample: the members that share a key.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// What its members have in common: the name up to the first dot.
+    /// The common name of its members, up to the first dot.
     pub key: String,
-    /// The image's member, whole name.
+    /// Full name of the image member.
     pub path: String,
     /// The image.
     pub image: Option<Span>,
@@ -32,26 +33,26 @@ pub struct Entry {
     pub json: Option<Span>,
 }
 
-/// What is in a file.
+/// The contents of a tar file.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// Samples, in the order in which their first members stand.
+    /// Samples, ordered by their first member.
     pub entries: Vec<Entry>,
-    /// Places that cannot be read: the byte, and why.
+    /// Ranges that cannot be read: the offset in bytes, and why.
     pub damage: Vec<(u64, Refusal)>,
     keys: HashMap<String, usize>,
 }
 
-/// Reads the heads of a file of `length` bytes. `max_image` is the longest image, in bytes.
+/// Reads the headers of a tar file of `length` bytes. `max_image` is the longest image, in bytes.
 ///
 /// # Errors
-/// The system's, when the file cannot be read; what is damaged is in the result.
+/// Only I/O errors; damage is part of the result.
 pub fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u64) -> io::Result<Index> {
     let mut index = Index::default();
-    for found in Members::new(input, length) {
-        match found? {
-            Found::Member(member) => index.add(&member, max_image),
-            Found::Damage(damage) => index.damage.push((damage.at, (damage.code, damage.why))),
+    for item in TarReader::new(input, length) {
+        match item? {
+            TarItem::Member(member) => index.add(&member, max_image),
+            TarItem::Damage(damage) => index.damage.push((damage.offset, (damage.code, damage.detail))),
         }
     }
     Ok(index)
@@ -59,9 +60,9 @@ pub fn index<R: BufRead + Seek>(input: &mut R, length: u64, max_image: u64) -> i
 
 impl Index {
     fn add(&mut self, member: &Member, max_image: u64) {
-        let (name, data, size) = (member.name.as_str(), member.data, member.size);
+        let (name, offset, size) = (member.name.as_str(), member.offset, member.size);
         let base = name.rsplit('/').next().unwrap_or_default();
-        // As webdataset has it: the key ends at the first dot of the name without its folders.
+        // As in webdataset: the key ends at the first dot after the last `/`.
         let Some((stem, ending)) = base.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { return };
         let key = &name[..name.len() - base.len() + stem.len()];
         let ending = ending.to_ascii_lowercase();
@@ -70,12 +71,12 @@ impl Index {
             return;
         }
         let limit = if image { max_image } else { MAX_TEXT };
-        let span = match member.whole {
-            false => Err((TRUNCATED, format!("the file ends within {name}"))),
-            true if size > limit => {
-                Err(("too_many_bytes", format!("{name}: {size} bytes are more than the limit of {limit}")))
-            }
-            true => Ok((data, size)),
+        let span = if !member.is_complete {
+            Err((TRUNCATED, format!("the file ends within {name}")))
+        } else if size > limit {
+            Err(("too_many_bytes", format!("{name}: {size} bytes are more than the limit of {limit}")))
+        } else {
+            Ok((offset, size))
         };
         let place = *self.keys.entry(key.to_string()).or_insert_with(|| {
             self.entries.push(Entry { key: key.to_string(), ..Entry::default() });
@@ -88,8 +89,8 @@ impl Index {
             _ => &mut entry.image,
         };
         if part.is_some() {
-            let why = format!("{name}: {key} has a member of that kind already");
-            self.damage.push((data - BLOCK, (DAMAGED, why)));
+            let detail = format!("{name}: {key} already has a member of this kind");
+            self.damage.push((offset - BLOCK, (DAMAGED, detail)));
             return;
         }
         *part = Some(span);
@@ -112,14 +113,15 @@ mod tests {
         index(&mut io::BufReader::new(Cursor::new(bytes)), bytes.len() as u64, 1000).unwrap()
     }
 
+    /// Each key, and which of image, text and JSON can be read.
     fn keys(index: &Index) -> Vec<(&str, [bool; 3])> {
-        let there = |part: &Option<Span>| matches!(part, Some(Ok(_)));
-        let parts = |entry: &Entry| [&entry.image, &entry.text, &entry.json].map(there);
+        let is_readable = |part: &Option<Span>| matches!(part, Some(Ok(_)));
+        let parts = |entry: &Entry| [&entry.image, &entry.text, &entry.json].map(is_readable);
         index.entries.iter().map(|entry| (entry.key.as_str(), parts(entry))).collect()
     }
 
     #[test]
-    fn members_of_a_key_are_one_sample_in_any_order() {
+    fn members_with_one_key_form_one_sample_in_any_order() {
         let bytes = [
             member("./d/1.jpg", b"one"),
             member("d/2.txt", b"two"),
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_loses_its_own_member_alone() {
+    fn damage_loses_only_its_own_member() {
         let parts =
             [member("1.jpg", b"one"), member("2.jpg", &[7; 600]), member("3.jpg", b"x"), END.to_vec()];
         let mut bytes = parts.concat();

@@ -1,4 +1,4 @@
-//! Parquet shards: written in bounded row groups, rolled at a size, deterministic to the byte.
+//! Writes Parquet shards of bounded size with bounded row groups; the bytes are deterministic.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,7 +22,7 @@ use crate::error::DatasetError;
 use crate::protocol::FileEntry;
 use crate::storage::{self, local};
 
-/// Sizes that bound the memory of a writer.
+/// Sizes that bound shards, row groups and the memory of a writer.
 #[derive(Debug, Clone, Copy)]
 pub struct ShardLimits {
     /// A shard is closed when it has this many bytes.
@@ -33,7 +33,7 @@ pub struct ShardLimits {
     pub row_group_rows: usize,
 }
 
-/// Row groups of a shard: the format has no more than 32,767.
+/// Most row groups of a shard: the format allows 32,767.
 const MAX_ROW_GROUPS: usize = 10_000;
 
 impl Default for ShardLimits {
@@ -42,12 +42,12 @@ impl Default for ShardLimits {
     }
 }
 
-/// The name of a shard within its table's folder; `retry` is 0, or counts the times that its split
-/// was made again.
-pub fn name(split: u64, part: usize, retry: u64) -> String {
-    match retry {
-        0 => format!("{split:06}-{part:03}.parquet"),
-        retry => format!("{split:06}-{part:03}-r{retry}.parquet"),
+/// The file name of a shard; `retry` is 0 or the number of the retry that rebuilt its split.
+fn file_name(split: u64, part: usize, retry: u64) -> String {
+    if retry == 0 {
+        format!("{split:06}-{part:03}.parquet")
+    } else {
+        format!("{split:06}-{part:03}-r{retry}.parquet")
     }
 }
 
@@ -58,9 +58,9 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
         .set_max_row_group_bytes(Some(limits.row_group_bytes))
         .set_key_value_metadata(Some(vec![arrow_schema(schema)]))
         .set_created_by("twinlens".into());
-    for field in schema.fields().iter().filter(|field| is_pixels(field.data_type())) {
-        // Encoded images neither compress nor repeat, and statistics of pixels would copy them into
-        // the footer.
+    for field in schema.fields().iter().filter(|field| holds_image_bytes(field.data_type())) {
+        // Encoded images neither compress nor repeat, and statistics would copy them into the
+        // footer.
         let column = match field.data_type() {
             DataType::Struct(_) => ColumnPath::new(vec![field.name().clone(), "bytes".into()]),
             _ => ColumnPath::from(field.name().as_str()),
@@ -73,12 +73,12 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
     builder.build()
 }
 
-/// What a reader is told to make of the columns, in place of the types that they were written from.
+/// The Arrow schema that readers see, instead of the types in memory.
 fn arrow_schema(schema: &Schema) -> KeyValue {
-    KeyValue::new(ARROW_SCHEMA_META_KEY.into(), encode_arrow_schema(&contracts::in_files(schema)))
+    KeyValue::new(ARROW_SCHEMA_META_KEY.into(), encode_arrow_schema(&contracts::file_schema(schema)))
 }
 
-/// A writer of rows of `schema` into one Parquet file.
+/// Opens a writer of one Parquet file.
 pub(crate) fn parquet_writer<W: Write + Send>(
     out: W,
     schema: &SchemaRef,
@@ -90,16 +90,16 @@ pub(crate) fn parquet_writer<W: Write + Send>(
 }
 
 /// Whether a column holds image bytes: binary, or the Hugging Face struct of bytes and path.
-pub fn is_pixels(kind: &DataType) -> bool {
+pub fn holds_image_bytes(kind: &DataType) -> bool {
     match kind {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        DataType::Struct(fields) => fields.iter().any(|field| is_pixels(field.data_type())),
+        DataType::Struct(fields) => fields.iter().any(|field| holds_image_bytes(field.data_type())),
         _ => false,
     }
 }
 
-/// Makes a batch fit a table's schema: columns by name, cast where the type differs, null where one
-/// is missing.
+/// Fits a batch to the schema of a table: columns are matched by name, cast if the type differs, and
+/// null if missing.
 pub fn conform(table: &str, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DatasetError> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
@@ -117,7 +117,7 @@ pub fn conform(table: &str, batch: &RecordBatch, schema: &SchemaRef) -> Result<R
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(fail)
 }
 
-/// Writes one table of one split: as many shards as its bytes need.
+/// Writes one table of one split, in as many shards as its size requires.
 #[derive(Debug)]
 pub struct TableWriter {
     dataset: PathBuf,
@@ -133,7 +133,7 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    /// A writer that makes no file until the first row comes.
+    /// A writer that creates no file before the first row.
     pub fn new(dataset: &Path, table: &str, schema: SchemaRef, split: u64, limits: ShardLimits) -> Self {
         Self {
             dataset: dataset.into(),
@@ -149,14 +149,15 @@ impl TableWriter {
         }
     }
 
-    /// The files of a split that is made again get names of their own: a recorded file is never
+    /// Sets the number of the retry. It is part of the file names, because a recorded file is never
     /// changed.
-    pub fn retry(self, retry: u64) -> Self {
+    pub fn with_retry(self, retry: u64) -> Self {
         Self { retry, ..self }
     }
 
-    fn relative(&self) -> String {
-        format!("{}/{}", self.table, name(self.split, self.finished.len(), self.retry))
+    /// The path of the open shard, relative to the dataset.
+    fn relative_path(&self) -> String {
+        format!("{}/{}", self.table, file_name(self.split, self.finished.len(), self.retry))
     }
 
     /// Writes rows.
@@ -165,18 +166,18 @@ impl TableWriter {
             return Ok(());
         }
         let batch = conform(&self.table, batch, &self.schema)?;
-        for chunk in self.chunks.push(&batch).map_err(|source| self.mismatch(source))? {
+        for chunk in self.chunks.push(&batch).map_err(|source| self.schema_error(source))? {
             self.write_chunk(&chunk.rows, chunk.ends_group)?;
         }
         Ok(())
     }
 
-    fn mismatch(&self, source: ArrowError) -> DatasetError {
+    fn schema_error(&self, source: ArrowError) -> DatasetError {
         DatasetError::Schema { table: self.table.clone(), source }
     }
 
     fn write_chunk(&mut self, batch: &RecordBatch, ends_group: bool) -> Result<(), DatasetError> {
-        let path = self.dataset.join(self.relative());
+        let path = self.dataset.join(self.relative_path());
         let writer = match &mut self.open {
             Some(writer) => writer,
             None => {
@@ -198,16 +199,16 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Bytes of the open shard, those that are still in memory estimated.
+    /// Bytes of the open shard; those still in memory are estimated.
     pub fn open_bytes(&self) -> usize {
         let written =
             self.open.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size());
-        written + self.chunks.bytes()
+        written + self.chunks.pending_bytes()
     }
 
     fn close(&mut self) -> Result<(), DatasetError> {
         let Some(writer) = self.open.take() else { return Ok(()) };
-        let relative = self.relative();
+        let relative = self.relative_path();
         let path = self.dataset.join(&relative);
         writer.close().map_err(|error| parquet_error(&path, error))?;
         let (bytes, sha256) = local::digest(&storage::unfinished(&path))?;
@@ -222,9 +223,9 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Closes the last shard. The files still have their unfinished names.
+    /// Closes the last shard. The files keep their unfinished names.
     pub fn finish(mut self) -> Result<Vec<FileEntry>, DatasetError> {
-        if let Some(chunk) = self.chunks.rest().map_err(|source| self.mismatch(source))? {
+        if let Some(chunk) = self.chunks.take_rest().map_err(|source| self.schema_error(source))? {
             self.write_chunk(&chunk, false)?;
         }
         self.close()?;
@@ -232,8 +233,7 @@ impl TableWriter {
     }
 }
 
-/// A Parquet error as what it is underneath: a full disk must be told as a full disk, not as a bad
-/// shard.
+/// Unwraps I/O errors, so that a full disk is not reported as a bad shard.
 pub fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {

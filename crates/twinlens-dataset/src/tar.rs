@@ -1,89 +1,89 @@
-//! What stands where in a tar file (POSIX ustar, with the long names of pax and GNU): the heads
-//! alone are read.
+//! Lists the members of a tar file (POSIX ustar, with the long names of pax and GNU) by reading
+//! only the headers.
 //!
-//! A head that is damaged is found by its checksum, and the next sound one is searched for: its
-//! member is lost, and those after it are not.
+//! A damaged header is detected by its checksum. The reader then searches for the next valid one,
+//! so only the damaged member is lost.
 
 use std::io::{self, BufRead, Seek, SeekFrom};
 
-/// The unit of a tar file, in bytes.
+/// Size of a tar block, in bytes.
 pub const BLOCK: u64 = 512;
-/// Longest head of a long name, in bytes.
+/// Longest content of a long-name header, in bytes.
 const MAX_NAME: u64 = 64 << 10;
 
-/// A head is damaged, or says what cannot be.
+/// Code: a header is damaged or contradictory.
 pub const DAMAGED: &str = "damaged_archive";
-/// The file ends before it should.
+/// Code: the file is cut off.
 pub const TRUNCATED: &str = "truncated_archive";
 
-/// What stands at one place of a tar file.
+/// What [`TarReader`] yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum TarItem {
     /// A regular file.
     Member(Member),
-    /// Something that cannot be read.
+    /// A range that cannot be read.
     Damage(Damage),
 }
 
 /// A regular file of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its whole name, without `./` before it.
+    /// Full name, without a leading `./`.
     pub name: String,
-    /// Where its bytes begin.
-    pub data: u64,
-    /// How many bytes its head tells.
+    /// Offset of its content in the file, in bytes.
+    pub offset: u64,
+    /// Length of its content by the header, in bytes.
     pub size: u64,
-    /// Whether the archive holds all of them.
-    pub whole: bool,
+    /// Whether the archive holds the whole content.
+    pub is_complete: bool,
 }
 
-/// A place that cannot be read.
+/// A part of the archive that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// The byte.
-    pub at: u64,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
     /// [`DAMAGED`] or [`TRUNCATED`].
     pub code: &'static str,
-    /// The particulars.
-    pub why: String,
+    /// Details.
+    pub detail: String,
 }
 
-/// The members of an archive of `length` bytes, in order, and what is damaged between them. Memory
-/// holds one head.
+/// Iterates over the members of an archive in file order, and the damage between them. Holds one
+/// header in memory.
 #[derive(Debug)]
-pub struct Members<R> {
+pub struct TarReader<R> {
     input: R,
     length: u64,
     at: u64,
-    /// The last block was one of zeros: the end mark.
+    /// The last block was all zeros: the end marker.
     ended: bool,
     done: bool,
     long_name: Option<String>,
 }
 
-impl<R: BufRead + Seek> Members<R> {
-    /// Of an archive of `length` bytes.
+impl<R: BufRead + Seek> TarReader<R> {
+    /// Reads an archive of `length` bytes.
     pub fn new(input: R, length: u64) -> Self {
         Self { input, length, at: 0, ended: false, done: false, long_name: None }
     }
 
-    /// The archive, to read what a member holds.
+    /// Returns the input, to read the content of members.
     pub fn into_inner(self) -> R {
         self.input
     }
 
-    fn damage(at: u64, code: &'static str, why: &str) -> Found {
-        Found::Damage(Damage { at, code, why: why.into() })
+    fn damage(offset: u64, code: &'static str, detail: &str) -> TarItem {
+        TarItem::Damage(Damage { offset, code, detail: detail.into() })
     }
 
-    fn find(&mut self) -> io::Result<Option<Found>> {
+    fn next_item(&mut self) -> io::Result<Option<TarItem>> {
         while self.at < self.length {
             self.input.seek(SeekFrom::Start(self.at))?;
             let mut block = [0; BLOCK as usize];
             if self.length - self.at < BLOCK {
                 self.done = true;
-                return Ok(Some(Self::damage(self.at, TRUNCATED, "the file ends within a head")));
+                return Ok(Some(Self::damage(self.at, TRUNCATED, "the file ends within a header")));
             }
             self.input.read_exact(&mut block)?;
             if block == [0; BLOCK as usize] {
@@ -91,76 +91,76 @@ impl<R: BufRead + Seek> Members<R> {
                 continue;
             }
             self.ended = false;
-            let Some(head) = Head::of(&block) else {
+            let Some(header) = Header::parse(&block) else {
                 let at = self.at;
-                self.at = next_head(&mut self.input, at + BLOCK, self.length)?;
+                self.at = find_header(&mut self.input, at + BLOCK, self.length)?;
                 self.long_name = None;
-                return Ok(Some(Self::damage(at, DAMAGED, "the head of a member is damaged")));
+                return Ok(Some(Self::damage(at, DAMAGED, "the header of a member is damaged")));
             };
             let data = self.at + BLOCK;
-            let end = data.saturating_add(head.size);
+            let end = data.saturating_add(header.size);
             self.at = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
-            match head.kind {
-                b'x' | b'L' if head.size <= MAX_NAME && end <= self.length => {
-                    let mut text = vec![0; head.size as usize];
+            match header.kind {
+                b'x' | b'L' if header.size <= MAX_NAME && end <= self.length => {
+                    let mut text = vec![0; header.size as usize];
                     self.input.read_exact(&mut text)?;
-                    let name = if head.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) };
+                    let name = if header.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) };
                     self.long_name = name.or(self.long_name.take());
                 }
                 b'0' | 0 | b'7' => {
-                    let name = self.long_name.take().unwrap_or(head.name);
+                    let name = self.long_name.take().unwrap_or(header.name);
                     let name = name.trim_start_matches("./").to_string();
-                    // What would reach beyond all numbers is not whole either.
-                    let whole = end <= self.length && end < u64::MAX;
-                    return Ok(Some(Found::Member(Member { name, data, size: head.size, whole })));
+                    // A saturated end is out of range as well.
+                    let is_complete = end <= self.length && end < u64::MAX;
+                    let member = Member { name, offset: data, size: header.size, is_complete };
+                    return Ok(Some(TarItem::Member(member)));
                 }
                 _ => {}
             }
         }
         self.done = true;
-        // A writer that was killed: what was not written is not told.
-        let cut = || Self::damage(self.length, TRUNCATED, "the file ends without an end mark");
-        Ok((!self.ended).then(cut))
+        // The writer was killed: nothing says which members are missing.
+        let cut_off = || Self::damage(self.length, TRUNCATED, "the file ends without an end marker");
+        Ok((!self.ended).then(cut_off))
     }
 }
 
-impl<R: BufRead + Seek> Iterator for Members<R> {
-    type Item = io::Result<Found>;
+impl<R: BufRead + Seek> Iterator for TarReader<R> {
+    type Item = io::Result<TarItem>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        let found = self.find();
-        self.done |= found.is_err();
-        found.transpose()
+        let item = self.next_item();
+        self.done |= item.is_err();
+        item.transpose()
     }
 }
 
-/// The head of a member.
-struct Head {
+struct Header {
     name: String,
     size: u64,
     kind: u8,
 }
 
-impl Head {
+impl Header {
     /// `None` when the checksum is wrong.
-    fn of(block: &[u8; BLOCK as usize]) -> Option<Self> {
+    fn parse(block: &[u8; BLOCK as usize]) -> Option<Self> {
         let sum = |signed: bool| {
             block.iter().enumerate().fold(0i64, |sum, (at, byte)| {
-                // The checksum itself counts as spaces.
+                // The checksum field counts as spaces.
                 let byte = if (148..156).contains(&at) { b' ' } else { *byte };
                 sum + if signed { i64::from(byte as i8) } else { i64::from(byte) }
             })
         };
-        let told = i64::try_from(number(&block[148..156])?).ok()?;
-        if told != sum(false) && told != sum(true) {
+        let stored = i64::try_from(number(&block[148..156])?).ok()?;
+        if stored != sum(false) && stored != sum(true) {
             return None;
         }
         let mut name = c_string(&block[..100]);
         let prefix = c_string(&block[345..500]);
-        // GNU keeps times where ustar has the prefix.
+        // GNU stores times where ustar has the prefix.
         if &block[257..263] == b"ustar\0" && !prefix.is_empty() {
             name = format!("{prefix}/{name}");
         }
@@ -168,7 +168,7 @@ impl Head {
     }
 }
 
-/// A number in octal; or, where the first bit is set, in base 256.
+/// Parses a number in octal or, if the first bit is set, in base 256.
 fn number(field: &[u8]) -> Option<u64> {
     if field.first().is_some_and(|byte| byte & 0x80 != 0) {
         let (high, low) = field.split_at_checked(field.len().saturating_sub(8))?;
@@ -181,13 +181,13 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-/// A text up to its zero byte.
+/// The text before the first zero byte.
 fn c_string(field: &[u8]) -> String {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()
 }
 
-/// The `path` of a pax head: records of `length key=value` (POSIX.1-2017, pax).
+/// The `path` of a pax header: records of `length key=value` (POSIX.1-2017, pax).
 fn pax_path(mut text: &[u8]) -> Option<String> {
     loop {
         let space = text.iter().position(|byte| *byte == b' ')?;
@@ -200,19 +200,18 @@ fn pax_path(mut text: &[u8]) -> Option<String> {
     }
 }
 
-/// Where the next sound head stands, from `at` on.
-fn next_head<R: BufRead + Seek>(input: &mut R, mut at: u64, length: u64) -> io::Result<u64> {
+/// Offset of the first valid header at or after `at`.
+fn find_header<R: BufRead + Seek>(input: &mut R, mut at: u64, length: u64) -> io::Result<u64> {
     input.seek(SeekFrom::Start(at))?;
     let mut block = [0; BLOCK as usize];
     while at + BLOCK <= length {
         input.read_exact(&mut block)?;
-        // Old heads have no magic; without one, an image's bytes would be taken for a head once in
-        // a while.
-        if &block[257..262] == b"ustar" && Head::of(&block).is_some() {
+        // Without the magic, which old headers lack, image bytes could pass for a header.
+        if &block[257..262] == b"ustar" && Header::parse(&block).is_some() {
             return Ok(at);
         }
         at += BLOCK;
     }
-    // Not the end: that the file has no end mark is told.
+    // The caller then reports the missing end marker.
     Ok(length)
 }

@@ -1,8 +1,8 @@
-//! Variants: the datasets of one stage of a pipeline file that was swept over values of its
-//! options, or reads one that was.
+//! Variants: the datasets of a stage that is swept over values of its options, or that reads a swept
+//! stage.
 //!
-//! Each variant is a dataset of its own. Under the name that the file has for the stage they are
-//! one table: the rows of all, with a column for each swept option.
+//! Each variant is a separate dataset. Under the name of the stage in the pipeline file they form
+//! one table: the rows of all variants, with a column per swept option.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,44 +18,44 @@ use serde_json::Value;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 
-/// What a column of a swept option begins with.
+/// Prefix of the columns of swept options.
 pub const PREFIX: &str = "sweep_";
 
-/// Which variant of a stage this is.
+/// A variant of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {
     /// The stage's name in the pipeline file.
     pub of: String,
-    /// The swept options that it depends on, the earliest first, and their values.
+    /// The swept options that it depends on, upstream first, and their values.
     pub settings: Vec<Setting>,
 }
 
 /// The value of a swept option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// The stage that is swept, as the file names it.
+    /// The swept stage, by its name in the pipeline file.
     pub stage: String,
     /// The option.
     pub option: String,
-    /// What it is in this variant.
+    /// The value in this variant.
     pub value: Value,
 }
 
 impl Setting {
-    /// Whether it is of the same sweep over the same option.
+    /// Whether both belong to the same option of the same stage.
     pub fn same_axis(&self, other: &Setting) -> bool {
         (&self.stage, &self.option) == (&other.stage, &other.option)
     }
 }
 
 impl Variant {
-    /// The value of an option of a sweep.
+    /// The value of a swept option.
     fn value(&self, axis: &Setting) -> Option<&Value> {
         self.settings.iter().find(|setting| setting.same_axis(axis)).map(|setting| &setting.value)
     }
 }
 
-/// A column for a swept option.
+/// The column of a swept option.
 struct Column<'a> {
     name: String,
     kind: DataType,
@@ -63,7 +63,7 @@ struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// The value of this column in a variant; null where the variant does not depend on the option.
+    /// The value of this column in a variant; null if the variant does not depend on the option.
     fn value(&self, variant: &Variant) -> ScalarValue {
         let value = variant.value(self.axis);
         match self.kind {
@@ -78,8 +78,8 @@ impl Column<'_> {
     }
 }
 
-/// The columns of variants: `sweep_model`, or `sweep_clip_model` where two sweeps are over options
-/// of that name.
+/// The columns of variants: `sweep_model`, or `sweep_clip_model` if two swept options share the
+/// name.
 fn columns<'a>(variants: &[&'a Variant]) -> Vec<Column<'a>> {
     let mut axes: Vec<&Setting> = Vec::new();
     for setting in variants.iter().flat_map(|variant| &variant.settings) {
@@ -87,11 +87,12 @@ fn columns<'a>(variants: &[&'a Variant]) -> Vec<Column<'a>> {
             axes.push(setting);
         }
     }
-    let twice = |axis: &Setting| axes.iter().filter(|other| other.option == axis.option).count() > 1;
+    let is_ambiguous = |axis: &Setting| axes.iter().filter(|other| other.option == axis.option).count() > 1;
     let column = |&axis: &&'a Setting| {
-        let name = match twice(axis) {
-            true => format!("{PREFIX}{}_{}", axis.stage, axis.option),
-            false => format!("{PREFIX}{}", axis.option),
+        let name = if is_ambiguous(axis) {
+            format!("{PREFIX}{}_{}", axis.stage, axis.option)
+        } else {
+            format!("{PREFIX}{}", axis.option)
         };
         let values: Vec<&Value> = variants.iter().filter_map(|variant| variant.value(axis)).collect();
         let all = |test: fn(&Value) -> bool| values.iter().all(|value| test(value));
@@ -109,31 +110,31 @@ fn columns<'a>(variants: &[&'a Variant]) -> Vec<Column<'a>> {
     axes.iter().map(column).collect()
 }
 
-/// The fields that all of some schemas have, as the first has them.
-fn shared(schemas: &[SchemaRef]) -> Vec<Arc<Field>> {
+/// The fields that all schemas share, in the order of the first.
+fn common_fields(schemas: &[SchemaRef]) -> Vec<Arc<Field>> {
     let Some((first, rest)) = schemas.split_first() else { return Vec::new() };
-    let everywhere = |field: &&Arc<Field>| {
+    let is_common = |field: &&Arc<Field>| {
         let same = |schema: &SchemaRef| {
             schema.field_with_name(field.name()).is_ok_and(|other| other.data_type() == field.data_type())
         };
         rest.iter().all(same)
     };
-    first.fields().iter().filter(everywhere).cloned().collect()
+    first.fields().iter().filter(is_common).cloned().collect()
 }
 
-/// The schema of all variants as one table: the columns that every one has, then those of the swept
+/// The schema of all variants as one table: the columns that all share, then those of the swept
 /// options.
 pub fn schema(variants: &[(&Variant, SchemaRef)]) -> SchemaRef {
     let (which, schemas): (Vec<&Variant>, Vec<SchemaRef>) = variants.iter().cloned().unzip();
-    let own = columns(&which);
-    let taken: BTreeSet<&str> = own.iter().map(|column| column.name.as_str()).collect();
-    let mut fields = shared(&schemas);
+    let sweep = columns(&which);
+    let taken: BTreeSet<&str> = sweep.iter().map(|column| column.name.as_str()).collect();
+    let mut fields = common_fields(&schemas);
     fields.retain(|field| !taken.contains(field.name().as_str()));
-    fields.extend(own.iter().map(|column| Arc::new(Field::new(&column.name, column.kind.clone(), true))));
+    fields.extend(sweep.iter().map(|column| Arc::new(Field::new(&column.name, column.kind.clone(), true))));
     Arc::new(Schema::new(fields))
 }
 
-/// A table of all variants as one; `None` when no dataset is a variant.
+/// The union of a table over all variants; `None` if no dataset is a variant.
 pub async fn union(
     session: &SessionContext,
     datasets: &[&Dataset],
@@ -147,12 +148,12 @@ pub async fn union(
     }
     let schema = schema(&variants);
     let which: Vec<&Variant> = variants.iter().map(|(variant, _)| *variant).collect();
-    let own = columns(&which);
+    let sweep = columns(&which);
     let mut all: Option<DataFrame> = None;
     for dataset in datasets {
         let Some(variant) = &dataset.state().begin.variant else { continue };
         let value = |field: &Arc<Field>| -> Expr {
-            match own.iter().find(|column| &column.name == field.name()) {
+            match sweep.iter().find(|column| &column.name == field.name()) {
                 Some(column) => lit(column.value(variant)).alias(field.name()),
                 None => ident(field.name()),
             }
@@ -167,7 +168,7 @@ pub async fn union(
     Ok(all)
 }
 
-/// The variants among datasets by the stage that they are of, in the order of the datasets.
+/// Groups the variants among datasets by their stage, in the order of the datasets.
 pub fn families<'a>(datasets: impl IntoIterator<Item = &'a Dataset>) -> Vec<(&'a str, Vec<&'a Dataset>)> {
     let mut families: Vec<(&str, Vec<&Dataset>)> = Vec::new();
     for dataset in datasets {
@@ -206,12 +207,12 @@ mod tests {
             ("eval", "model", json!("x")),
         ]);
         let two = variant(&[("clip", "lr", json!(0.5)), ("clip", "model", json!({ "embed": 3 }))]);
-        let found = schema(&[
+        let merged = schema(&[
             (&one, fields(&["loss", "only_here", "sweep_lr"])),
             (&two, fields(&["sweep_lr", "loss"])),
         ]);
         let shown: Vec<String> =
-            found.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+            merged.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         assert_eq!(
             shown,
             ["loss Utf8", "sweep_lr Float64", "sweep_clip_model Utf8", "sweep_eval_model Utf8"]

@@ -1,7 +1,7 @@
-//! Writes a dataset split by split.
+//! Writes datasets split by split.
 //!
-//! A split's files are written under unfinished names, fsynced, renamed, and then recorded by one
-//! line of the manifest: a killed writer leaves nothing that a reader could see.
+//! The files of a split are written under unfinished names, fsynced, renamed, and recorded by one
+//! line of the manifest: a killed writer leaves nothing that a reader can see.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -16,24 +16,23 @@ use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State};
 use crate::shard::{ShardLimits, TableWriter};
 use crate::storage::{self, Location, local};
 
-/// The folder of a stage's own state (checkpoints): survives a kill, goes with the dataset.
+/// The folder of a stage's own state (checkpoints). It survives a kill and is deleted with the
+/// dataset.
 pub const WORK: &str = "work";
 
-/// A dataset that is being made. There is one writer at a time: the run directory's lock sees to
-/// it.
+/// A dataset open for writing. The lock of the run directory ensures a single writer.
 #[derive(Debug)]
 pub struct DatasetWriter {
     dir: Location,
     manifest: Manifest,
     limits: ShardLimits,
-    /// Splits are replaced, under this number, instead of added; 0 while the dataset is made.
+    /// Number of the retry that replaces splits; 0 while splits are added.
     retry: u64,
 }
 
 impl DatasetWriter {
-    /// Opens a dataset to make it or to go on making it. One of another fingerprint is deleted
-    /// first: its manifest before all else, so that a kill in between leaves nothing that could be
-    /// taken for a dataset.
+    /// Creates or resumes a dataset. A dataset with another fingerprint is deleted first, starting
+    /// with its manifest, so that a kill in between leaves nothing that looks like a dataset.
     pub fn open(dir: impl Into<Location>, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = dir.into();
         let state = manifest::read(&dir)?;
@@ -44,35 +43,34 @@ impl DatasetWriter {
             }
             Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
-        local::create_dir(&dir.folder())?;
+        local::create_dir(&dir.local_dir())?;
         let writer = Self { dir, manifest, limits, retry: 0 };
         writer.delete_unrecorded()?;
         Ok(writer)
     }
 
-    /// Opens a complete dataset to replace splits of it.
+    /// Opens a complete dataset to replace splits.
     pub fn open_to_retry(location: impl Into<Location>, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = location.into();
         let manifest = Manifest::resume(&dir)?;
-        local::create_dir(&dir.folder())?;
+        local::create_dir(&dir.local_dir())?;
         let retry = manifest.state().retries + 1;
         let writer = Self { dir, manifest, limits, retry };
         writer.delete_unrecorded()?;
         Ok(writer)
     }
 
-    /// Deletes what a killed writer left, and what was replaced: unfinished files, and finished
-    /// ones that are not recorded.
+    /// Deletes unfinished and unrecorded files, which a killed writer or a retry left behind.
     pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
-        let kept = |name: &str| {
+        let keep = |name: &str| {
             // In an object store the manifest is a folder.
             name.split('/').next() == Some(manifest::FILE) || recorded.contains(name)
         };
-        storage::keep_only(&self.dir, WORK, &kept)
+        storage::delete_except(&self.dir, WORK, &keep)
     }
 
-    /// What is recorded so far.
+    /// The recorded state.
     pub fn state(&self) -> &State {
         self.manifest.state()
     }
@@ -82,19 +80,19 @@ impl DatasetWriter {
         self.state().commits.contains_key(&split)
     }
 
-    /// Where the dataset lies.
+    /// The folder of the dataset.
     pub fn dir(&self) -> &Location {
         &self.dir
     }
 
-    /// The local folder for the stage's own state; made when it is first asked for.
+    /// The local folder for the stage's own state; created on first use.
     pub fn work_dir(&self) -> Result<PathBuf, DatasetError> {
-        let work = self.dir.folder().join(WORK);
+        let work = self.dir.local_dir().join(WORK);
         local::create_dir(&work)?;
         Ok(work)
     }
 
-    /// What is committed so far, to read.
+    /// The committed part, for reading.
     pub fn dataset(&self) -> Dataset {
         Dataset::from_state(self.dir.clone(), self.state().clone())
     }
@@ -104,13 +102,13 @@ impl DatasetWriter {
         self.splits().start(split, label)
     }
 
-    /// What starts splits, apart from the writer that records them: for several splits in flight.
+    /// Starts splits independently of the writer that records them, for concurrent splits.
     pub fn splits(&self) -> SplitStarter {
         let tables = self.state().begin.tables.clone();
         SplitStarter { dir: self.dir.clone(), tables, limits: self.limits, retry: self.retry }
     }
 
-    /// Records a finished split.
+    /// Records a published split.
     pub fn commit(&mut self, split: PublishedSplit) -> Result<(), DatasetError> {
         self.manifest.append(if self.retry == 0 { Entry::Commit(split.0) } else { Entry::Retry(split.0) })
     }
@@ -147,18 +145,18 @@ impl SplitStarter {
     }
 }
 
-/// A split whose files are durable under their final names, but not recorded yet.
+/// A split whose files are durable under their final names but not yet recorded.
 #[derive(Debug)]
 pub struct PublishedSplit(Commit);
 
 impl PublishedSplit {
-    /// What will be recorded.
+    /// The entry that will be recorded.
     pub fn commit(&self) -> &Commit {
         &self.0
     }
 }
 
-/// One split that is being written.
+/// A split open for writing.
 #[derive(Debug)]
 pub struct SplitWriter {
     dir: Location,
@@ -172,17 +170,19 @@ pub struct SplitWriter {
 }
 
 impl SplitWriter {
-    /// Writes rows of a table; columns are taken by name, cast, or null when missing.
+    /// Writes rows of a table; columns are matched by name, cast if the type differs, and null if
+    /// missing.
     pub fn write(&mut self, table: &str, batch: &RecordBatch) -> Result<(), DatasetError> {
         if !self.open.contains_key(table) {
             let schema = self.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {
-                path: self.dir.shown(),
+                path: self.dir.display_path(),
                 what: "table",
                 name: table.into(),
                 known: self.tables.keys().cloned().collect::<Vec<_>>().join(", "),
             })?;
-            let writer = TableWriter::new(&self.dir.folder(), table, schema, self.commit.split, self.limits);
-            self.open.insert(table.into(), writer.retry(self.retry));
+            let writer =
+                TableWriter::new(&self.dir.local_dir(), table, schema, self.commit.split, self.limits);
+            self.open.insert(table.into(), writer.with_retry(self.retry));
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
         match self.open.get_mut(table) {
@@ -196,36 +196,36 @@ impl SplitWriter {
         self.tables.get(table)
     }
 
-    /// Counts the rows that came in.
+    /// Counts input rows.
     pub fn count_rows_in(&mut self, rows: u64) {
         *self.commit.rows_in.get_or_insert(0) += rows;
     }
 
-    /// Counts a reject.
+    /// Counts rejected rows.
     pub fn count_rejects(&mut self, stage: &str, code: &str, rows: u64) {
         *self.commit.rejects.entry(stage.into()).or_default().entry(code.into()).or_default() += rows;
     }
 
-    /// Rows of a table that were written so far.
+    /// Rows of a table written so far.
     pub fn rows(&self, table: &str) -> u64 {
         self.written.get(table).copied().unwrap_or(0)
     }
 
-    /// Bytes of a table's open shard, about.
+    /// Approximate bytes of a table's open shard.
     pub fn open_bytes(&self, table: &str) -> usize {
         self.open.get(table).map_or(0, TableWriter::open_bytes)
     }
 
-    /// What will be recorded, so far as it is counted.
+    /// The counts so far.
     pub fn counts(&self) -> &Commit {
         &self.commit
     }
 
-    /// A path to which the caller writes an artifact (a file that is no table) before the split is
-    /// published.
+    /// Registers an artifact (a file that is not a table) and returns the path to write it to before
+    /// the split is published.
     pub fn artifact(&mut self, name: &str) -> PathBuf {
         self.artifacts.push(name.into());
-        storage::unfinished(&self.dir.folder().join(name))
+        storage::unfinished(&self.dir.local_dir().join(name))
     }
 
     /// Closes, fsyncs and renames the files. Record the result with [`DatasetWriter::commit`].
@@ -235,7 +235,7 @@ impl SplitWriter {
             files.extend(writer.finish()?);
         }
         for name in &self.artifacts {
-            let (bytes, sha256) = local::digest(&storage::unfinished(&self.dir.folder().join(name)))?;
+            let (bytes, sha256) = local::digest(&storage::unfinished(&self.dir.local_dir().join(name)))?;
             files.push(FileEntry { table: None, path: name.clone(), rows: 0, bytes, sha256 });
         }
         for file in &files {

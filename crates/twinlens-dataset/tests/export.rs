@@ -19,7 +19,7 @@ use arrow::ipc::reader::FileReader;
 use datafusion::prelude::SessionContext;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
-use twinlens_dataset::card::Made;
+use twinlens_dataset::card::StageSummary;
 use twinlens_dataset::export::{Export, Format, Outcome};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::shard::ShardLimits;
@@ -99,20 +99,20 @@ fn dataset(folder: &Path) -> Dataset {
     dataset
 }
 
-fn ending(bytes: &[u8]) -> &'static str {
+fn image_extension(bytes: &[u8]) -> &'static str {
     if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" }
 }
 
 fn export<'a>(dataset: &'a Dataset, format: Format, predicate: Option<&'a str>) -> Export<'a> {
     Export {
         dataset,
-        made_by: Made::of(dataset.state()),
+        made_by: StageSummary::of_dataset(dataset.state()),
         pipeline: Some("test".into()),
         format,
         predicate,
         shard_bytes: 150_000,
         fresh: false,
-        ending,
+        image_extension,
     }
 }
 
@@ -184,7 +184,7 @@ async fn what_is_exported_is_read_again_the_same() {
             let reader = FileReader::try_new(File::open(to.join(&file.path)).unwrap(), None).unwrap();
             // What the hub takes for an image.
             assert!(reader.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
-            assert_eq!(reader.schema().fields(), contracts::in_files(&schema()).fields());
+            assert_eq!(reader.schema().fields(), contracts::file_schema(&schema()).fields());
             batches.extend(
                 reader
                     .map(|batch| twinlens_dataset::shard::conform("t", &batch.unwrap(), &schema()).unwrap()),
@@ -210,9 +210,9 @@ fn shards_say_what_the_hub_takes_for_images() {
     for shard in dataset.shards(MAIN) {
         let file = File::open(folder.path().join(&shard.path)).unwrap();
         let said = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        assert_eq!(said.schema(), &contracts::in_files(&dataset.schema(MAIN).unwrap()));
+        assert_eq!(said.schema(), &contracts::file_schema(&dataset.schema(MAIN).unwrap()));
         assert!(said.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
-        assert_eq!(contracts::in_memory(said.schema()), dataset.schema(MAIN).unwrap());
+        assert_eq!(contracts::memory_schema(said.schema()), dataset.schema(MAIN).unwrap());
         // Readers that page through images want small row groups, and the index of their pages.
         for group in said.metadata().row_groups() {
             assert!(group.num_rows() <= 100);
@@ -322,7 +322,10 @@ async fn a_folder_with_other_things_is_left_alone() {
     let all = export(&dataset, Format::Arrow, None);
     fs::create_dir(&to).unwrap();
     fs::write(to.join("notes.txt"), "mine").unwrap();
-    assert_eq!(said(run(&all, &to, u64::MAX).await), "it holds `notes.txt`, which is no part of an export");
+    assert_eq!(
+        said(run(&all, &to, u64::MAX).await),
+        "it contains `notes.txt`, which is not part of an export"
+    );
     fs::remove_file(to.join("notes.txt")).unwrap();
     written(&all, &to).await;
     fs::write(to.join("README.md"), "my own words").unwrap();
@@ -331,7 +334,7 @@ async fn a_folder_with_other_things_is_left_alone() {
 
     let some = export(&dataset, Format::Arrow, Some(PREDICATE));
     let before = files(&to);
-    assert!(said(run(&some, &to, u64::MAX).await).starts_with("it holds another export"));
+    assert!(said(run(&some, &to, u64::MAX).await).starts_with("it contains an export of other rows"));
     fs::write(to.join("data/mine.arrow"), "mine").unwrap();
     let fresh = Export { fresh: true, ..export(&dataset, Format::Arrow, Some(PREDICATE)) };
     assert!(said(run(&fresh, &to, u64::MAX).await).contains("data/mine.arrow"));
@@ -341,18 +344,18 @@ async fn a_folder_with_other_things_is_left_alone() {
     assert_eq!(done.state().rejects()["export"]["filtered"], 1000 - expected(true).num_rows() as u64);
 
     let own = said(run(&all, &folder.path().join("images"), u64::MAX).await);
-    assert_eq!(own, "it holds the dataset of a stage, `images`");
+    assert_eq!(own, "it contains the dataset of the stage `images`");
     let wrong = export(&dataset, Format::Arrow, Some("widht > 3"));
     assert!(said(run(&wrong, &folder.path().join("new"), u64::MAX).await).contains("No field named widht"));
     let number = export(&dataset, Format::Arrow, Some("width + 3"));
     let said = said(run(&number, &folder.path().join("new"), u64::MAX).await);
-    assert_eq!(said, "--where width + 3: expected true or false, and it gives Int64");
+    assert_eq!(said, "--where width + 3: expected a condition, but the type is Int64");
     assert!(!folder.path().join("new").exists(), "nothing is made for an export that cannot be");
 
     // Another process holds the folder.
     let held = File::open(&to).unwrap();
     held.lock().unwrap();
-    assert!(matches!(run(&fresh, &to, u64::MAX).await, Err(DatasetError::Taken { .. })));
+    assert!(matches!(run(&fresh, &to, u64::MAX).await, Err(DatasetError::Locked { .. })));
 }
 
 #[tokio::test]
@@ -389,7 +392,7 @@ async fn the_card_says_what_is_there() {
         "| `images` | fetch | - |  | 1,000 |",
         "{\"images\": {\"resize\":64}}",
         "| CC-BY 4.0 | 300 |",
-        "| no licence is known | 300 |",
+        "| unknown | 300 |",
         "| host3.test | 86 |",
         &done.state().files().next().unwrap().sha256,
     ] {

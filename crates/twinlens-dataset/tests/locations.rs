@@ -1,4 +1,4 @@
-//! A dataset is the same wherever it lies: in a local folder or in an object store.
+//! Datasets are the same in a local folder and in an object store.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -54,7 +54,7 @@ fn add(writer: &mut DatasetWriter, split: u64) -> Result<(), DatasetError> {
     writer.commit(open.publish().unwrap())
 }
 
-/// A local folder, and a folder of a store in memory, each with all that belongs to it.
+/// A local folder and a folder of an in-memory store, each with its temporary folder.
 fn places() -> Vec<(Location, TempDir)> {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let root = "memory:///".parse().unwrap();
@@ -64,14 +64,14 @@ fn places() -> Vec<(Location, TempDir)> {
 }
 
 #[tokio::test]
-async fn what_is_written_in_one_place_is_written_in_the_other() {
+async fn local_and_remote_datasets_are_equal() {
     let mut logs = Vec::new();
     for (place, _folder) in places() {
         let place = place.join("pairs");
         assert!(!manifest::exists(&place).unwrap());
         let mut first = writer(&place, "f");
         add(&mut first, 1).unwrap();
-        // Killed here, with a split that was published and not recorded.
+        // Killed here, with a split that is published but not recorded.
         let mut lost = first.split(0, "split 0");
         lost.write(MAIN, &rows(7)).unwrap();
         lost.publish().unwrap();
@@ -96,7 +96,7 @@ async fn what_is_written_in_one_place_is_written_in_the_other() {
         assert_eq!(std::fs::read_to_string(note).unwrap(), "note 1");
         logs.push(place.join(manifest::FILE).read_log().unwrap().unwrap());
 
-        // Another fingerprint: all of it goes.
+        // Another fingerprint: everything is deleted.
         let third = writer(&place, "g");
         assert!(third.state().commits.is_empty());
         assert_eq!(place.files("work").unwrap().keys().filter(|name| name.ends_with(".parquet")).count(), 0);
@@ -105,18 +105,18 @@ async fn what_is_written_in_one_place_is_written_in_the_other() {
 }
 
 #[test]
-fn of_two_writers_in_a_store_the_second_is_refused() {
+fn a_second_writer_in_a_store_fails() {
     let (place, _folder) = places().remove(1);
     let (mut first, mut second) = (writer(&place, "f"), writer(&place, "f"));
     add(&mut first, 0).unwrap();
     let refused = add(&mut second, 1).unwrap_err();
-    assert!(matches!(refused, DatasetError::Taken { .. }), "{refused}");
+    assert!(matches!(refused, DatasetError::Locked { .. }), "{refused}");
     assert!(refused.hint().unwrap().contains("--dir"));
     assert_eq!(Dataset::open(&place).unwrap().state().commits.len(), 1);
 }
 
 #[tokio::test]
-async fn damage_in_a_store_is_named() {
+async fn damage_in_a_store_is_reported_by_name() {
     let (two, store) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
     let root = "memory:///".parse().unwrap();
     let place = Location::remote(store.clone(), root, "toy", two.path()).unwrap();
@@ -139,13 +139,13 @@ async fn damage_in_a_store_is_named() {
 }
 
 #[test]
-fn urls_that_cannot_be_opened_say_why() {
+fn invalid_urls_are_explained() {
     let scratch = Path::new("scratch");
-    let said = |url: &str| Location::parse(url, Path::new(""), scratch).unwrap_err().to_string();
-    assert!(said("ftp://host/x").contains("starts with one of s3, gs, az"), "{}", said("ftp://host/x"));
+    let error = |url: &str| Location::parse(url, Path::new(""), scratch).unwrap_err().to_string();
+    assert!(error("ftp://host/x").contains("starts with one of s3, gs, az"), "{}", error("ftp://host/x"));
     if cfg!(not(feature = "s3")) {
         assert_eq!(
-            said("s3://bucket/x"),
+            error("s3://bucket/x"),
             "s3://bucket/x: this program was built without `s3`; build it with `--features s3`"
         );
     }

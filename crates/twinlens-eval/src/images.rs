@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 use twinlens_model::Clip;
@@ -189,7 +189,7 @@ impl ImageSource {
             Self::Images(column) => column.as_str(),
             Self::Embeddings => EMBEDDING,
         };
-        let large = is_pixels(field.data_type()) || width(field.data_type()).is_some();
+        let large = holds_image_bytes(field.data_type()) || width(field.data_type()).is_some();
         !large || field.name() == looked_at
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::datatypes::Schema;
 use twinlens_dataset::SplitWriter;
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::run::output::write_rejects;
 
@@ -24,8 +24,9 @@ pub struct Entry {
 
 /// The columns of a batch without pixels.
 pub fn plain(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
-    let plain: Vec<usize> =
-        (0..batch.num_columns()).filter(|column| !is_pixels(batch.column(*column).data_type())).collect();
+    let plain: Vec<usize> = (0..batch.num_columns())
+        .filter(|column| !holds_image_bytes(batch.column(*column).data_type()))
+        .collect();
     Ok(batch.project(&plain)?)
 }
 

@@ -12,7 +12,7 @@ use twinlens_dataset::MAIN;
 use twinlens_image::{JPEG_DECODER, Preprocess};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
-use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
 
 use crate::error::EvalError;
@@ -125,7 +125,7 @@ pub fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputDat
 /// The files of a model outside the run, for the stage's fingerprint.
 pub fn files(model: &Input) -> Vec<Located<String>> {
     // What a name of the hub means does not change while it is in the cache.
-    if !model.is_path() || is_hub(model.name()) {
+    if !model.is_path() || is_hub_name(model.name()) {
         return Vec::new();
     }
     vec![Located::new(format!("{}/", model.name().trim_end_matches('/')), model.0.span())]

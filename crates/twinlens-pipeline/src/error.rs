@@ -1,4 +1,4 @@
-//! What can go wrong, and whose fault it is.
+//! Errors of pipeline files and of runs.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -6,61 +6,50 @@ use std::path::PathBuf;
 use datafusion::error::DataFusionError;
 use twinlens_dataset::DatasetError;
 
-/// Who has to act on an error; the binary turns it into the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// The user's mistake, or the world's (a bad file, a full disk, a dead network): exit 1.
-    User,
-    /// Ours: exit 2.
-    Ours,
-    /// Interrupted after a clean commit: exit 130.
-    Interrupted,
-}
-
-/// One thing that is wrong in a pipeline file.
+/// An error in a pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Bytes of the pipeline file that are wrong.
+    /// The faulty bytes of the pipeline file.
     pub span: Range<usize>,
-    /// Where `span` is a whole string value: the bytes of the string's content that are wrong. They
-    /// are found again in the file although quotes, escapes and `${name}` stand between.
+    /// If `span` is a string value: the faulty bytes of its content. They are mapped back to the file
+    /// through quotes, escapes and `${name}`.
     pub within: Option<Range<usize>>,
-    /// What is wrong, in one sentence without a full stop.
+    /// The error, in one sentence without a full stop.
     pub message: String,
-    /// What stands under the underlined place: what was expected there.
+    /// The text under the underlined range: what was expected there.
     pub label: String,
-    /// Other places that belong to it, with what is to be said there.
-    pub also: Box<[(Range<usize>, String)]>,
+    /// Related ranges, with their labels.
+    pub related: Box<[(Range<usize>, String)]>,
     /// What to do about it (`did you mean ...?`).
     pub hint: Option<Box<str>>,
 }
 
 impl Fault {
-    /// A fault at `span`.
+    /// An error at `span`.
     pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
             within: None,
             message: message.into(),
             label: String::new(),
-            also: Box::default(),
+            related: Box::default(),
             hint: None,
         }
     }
 
-    /// Narrows a fault about a string value to some bytes of its content.
+    /// Narrows an error in a string value to some bytes of its content.
     pub fn within(mut self, content: Range<usize>) -> Self {
         self.within = Some(content);
         self
     }
 
-    /// Says under the underlined place what was expected.
+    /// Sets the text under the underlined range.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Says what to do.
+    /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into().into_boxed_str());
         self
@@ -70,18 +59,18 @@ impl Fault {
 /// An error of a run or of one of its stages.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The user's mistake or the world's: a sentence, and what to do next.
+    /// An error that the user can resolve, or an external one (a bad file, a full disk, the network).
     #[error("{message}")]
     User {
-        /// What is wrong, naming the file, URL, shard or row.
+        /// The error, with the file, URL, shard or row.
         message: String,
         /// What to do next.
         hint: Option<String>,
     },
-    /// A broken invariant of ours.
+    /// A bug: an invariant does not hold.
     #[error("internal error: {0}")]
     Internal(String),
-    /// The run was asked to stop; everything committed stays.
+    /// The run was stopped on request; everything committed is kept.
     #[error("interrupted")]
     Interrupted,
     /// The query engine failed.
@@ -95,23 +84,23 @@ pub enum RunError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl RunError {
-    /// A mistake of the user's (or the world's).
+    /// A user or external error.
     pub fn user(message: impl Into<String>) -> Self {
         Self::User { message: message.into(), hint: None }
     }
 
-    /// A mistake of the user's and what to do about it.
+    /// A user or external error with a hint.
     pub fn user_with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::User { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// An I/O error with the file it happened to.
+    /// An I/O error with its file.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }

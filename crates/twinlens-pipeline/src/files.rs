@@ -1,5 +1,5 @@
-//! Files outside the run that options name: local paths, seen from the pipeline file, or URLs of
-//! object stores; `*` and `?` in the last part are patterns.
+//! Input files named by options: local paths relative to the pipeline file, or URLs of object stores;
+//! `*` and `?` in the last part are patterns.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,31 +11,31 @@ use twinlens_dataset::manifest;
 use twinlens_dataset::storage::{self, Location, is_url};
 
 use crate::error::RunError;
-use crate::hub::{Hub, is_hub};
+use crate::hub::{Hub, is_hub_name};
 
-/// Where what the options name is looked for.
+/// Resolves the paths, URLs and `hf://` names of options.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// The folder of the pipeline file.
     pub base: PathBuf,
     /// A local folder for copies of remote files.
     pub scratch: PathBuf,
-    /// What `hf://` names are looked for in.
+    /// Resolves `hf://` names.
     pub hub: Hub,
 }
 
 impl Files {
-    /// The place that an option names.
+    /// The location of a path or URL.
     pub fn location(&self, written: &str) -> Result<Location, RunError> {
         Ok(Location::parse(written, &self.base, &self.scratch)?)
     }
 
-    /// The files that a path, URL or pattern names, sorted.
+    /// The files that match a path, URL or pattern, sorted.
     ///
     /// # Errors
-    /// The user's, when there is none.
+    /// A user error if there is none.
     pub fn expand(&self, written: &str) -> Result<Vec<Location>, RunError> {
-        if is_hub(written) {
+        if is_hub_name(written) {
             return Ok(self.hub.files(written)?.into_iter().map(Location::from).collect());
         }
         let (folder, name) = match written.rsplit_once('/') {
@@ -44,85 +44,80 @@ impl Files {
         };
         if !name.contains(['*', '?']) {
             let location = self.location(written)?;
-            let here = location.as_local().is_some_and(Path::exists) || location.exists()?;
-            return match here {
-                true => Ok(vec![location]),
-                false => Err(RunError::user_with_hint(
-                    format!("{location} does not exist"),
-                    match is_url(written) {
-                        true => "look at the URL, and at the store's settings in the environment".into(),
-                        false => format!("`{written}` is relative to the folder of the pipeline file"),
-                    },
-                )),
+            if location.as_local().is_some_and(Path::exists) || location.exists()? {
+                return Ok(vec![location]);
+            }
+            let hint = if is_url(written) {
+                "check the URL and the settings of the store in the environment".into()
+            } else {
+                format!("`{written}` is relative to the folder of the pipeline file")
             };
+            return Err(RunError::user_with_hint(format!("{location} does not exist"), hint));
         }
         let folder = match folder {
             "" => Location::from(&self.base),
             written => self.location(written)?,
         };
-        let found: Vec<Location> = (folder.list()?.files.iter())
-            .filter(|found| matches(name.as_bytes(), found.as_bytes()))
+        let files: Vec<Location> = (folder.list()?.files.iter())
+            .filter(|file| matches(name.as_bytes(), file.as_bytes()))
             .map(|name| folder.join(name))
             .collect();
-        match found.is_empty() {
-            true => Err(RunError::user(format!("no file matches {}", folder.join(name)))),
-            false => Ok(found),
+        if files.is_empty() {
+            return Err(RunError::user(format!("no file matches {}", folder.join(name))));
         }
+        Ok(files)
     }
 
-    /// The local folder of a model: a path, or one of the hub, of which it has of each group of
-    /// `wanted` files the first that there is.
+    /// The local folder of a model, which may be an `hf://` name: then it contains, of each group of
+    /// `required` files, the first that exists.
     ///
     /// # Errors
-    /// The user's, where there is no such model.
-    pub fn model(&self, written: &str, wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
-        match is_hub(written) {
-            true => self.hub.model(written, wanted),
-            false => Ok(self.base.join(written)),
-        }
+    /// A user error if there is no such model.
+    pub fn model(&self, written: &str, required: &[&[&str]]) -> Result<PathBuf, RunError> {
+        if is_hub_name(written) { self.hub.model(written, required) } else { Ok(self.base.join(written)) }
     }
 
-    /// The name of a file in a recipe: as seen from the pipeline file, since the same run may be
-    /// started from another folder.
+    /// The name of a file in a recipe: relative to the pipeline file, so that it does not depend on
+    /// the working folder.
     pub fn name(&self, location: &Location) -> String {
-        let shown = location.shown();
-        shown.strip_prefix(&self.base).unwrap_or(&shown).display().to_string()
+        let path = location.display_path();
+        path.strip_prefix(&self.base).unwrap_or(&path).display().to_string()
     }
 }
 
-/// What changes when the content does: length and time of a file, the fingerprint of a dataset.
+/// A text that changes with the content: length and modification time of a file, or the fingerprint
+/// of a dataset.
 pub fn stamp(location: &Location) -> Result<String, RunError> {
     if let Some((bytes, changed)) = location.stamp()? {
         return Ok(format!("{bytes} bytes, changed {changed}"));
     }
     match manifest::read(location)? {
         Some(state) => Ok(state.begin.fingerprint),
-        None => Err(RunError::user(format!("{location} does not exist, or is no dataset"))),
+        None => Err(RunError::user(format!("{location} does not exist or is not a dataset"))),
     }
 }
 
-/// Files of a folder whose length and time are looked at, at the most; of those beyond, the names
-/// alone.
-const LOOKED_AT: u64 = 100_000;
+/// Most files of a folder whose length and time are read; of the others, only the names count.
+const MAX_STAT_FILES: u64 = 100_000;
 
-/// What changes when a local folder does, or one below it: a hash over the names of all that is in
-/// it, over the times of its folders, and over the lengths and times of its first [`LOOKED_AT`]
-/// files. Names cost no look at the file itself, and the time of a folder tells of a file that
-/// came, went, or was replaced; so a folder of millions is told in seconds. One folder's names are
-/// in memory at a time.
+/// A text that changes with the contents of a local folder: a hash over the names of all entries
+/// below it, the times of its folders, and the lengths and times of its first [`MAX_STAT_FILES`]
+/// files. Names need no access to the files, and the time of a folder changes when a file is added,
+/// removed or replaced, so that a folder of millions takes seconds. Memory holds the names of one
+/// folder at a time.
 ///
 /// # Errors
-/// The user's, when there is no such folder.
+/// A user error if there is no such folder.
 pub fn folder_stamp(location: &Location) -> Result<String, RunError> {
-    stamp_below(location, LOOKED_AT)
+    stamp_with_limit(location, MAX_STAT_FILES)
 }
 
-fn stamp_below(location: &Location, looked_at: u64) -> Result<String, RunError> {
+fn stamp_with_limit(location: &Location, max_stat_files: u64) -> Result<String, RunError> {
     let root = match location.as_local() {
         Some(path) if path.is_dir() => path,
-        Some(_) => return Err(RunError::user(format!("{location} is no folder"))),
+        Some(_) => return Err(RunError::user(format!("{location} is not a directory"))),
         None => {
-            return Err(RunError::user(format!("{location}: only a local folder can be read as a whole")));
+            return Err(RunError::user(format!("{location}: must be a local directory")));
         }
     };
     let (mut hash, mut open, mut files) = (Sha256::new(), vec![root.to_path_buf()], 0);
@@ -130,17 +125,17 @@ fn stamp_below(location: &Location, looked_at: u64) -> Result<String, RunError> 
         let io = |error| RunError::io(&folder, error);
         let mut entries = fs::read_dir(&folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
         entries.sort_by_key(fs::DirEntry::file_name);
-        add(&mut hash, folder.strip_prefix(root).unwrap_or(&folder).as_os_str());
+        add_name(&mut hash, folder.strip_prefix(root).unwrap_or(&folder).as_os_str());
         add_times(&mut hash, &folder);
         let mut folders = Vec::new();
         for entry in entries {
-            add(&mut hash, &entry.file_name());
-            // A link to a folder is no folder: it may lead back.
+            add_name(&mut hash, &entry.file_name());
+            // A link to a folder is not followed: it may point back.
             if entry.file_type().map_err(io)?.is_dir() {
                 folders.push(entry.path());
             } else {
                 files += 1;
-                if files <= looked_at {
+                if files <= max_stat_files {
                     add_times(&mut hash, &entry.path());
                 }
             }
@@ -150,13 +145,13 @@ fn stamp_below(location: &Location, looked_at: u64) -> Result<String, RunError> 
     Ok(format!("{files} files, {}", storage::hex(&hash.finalize()[..16])))
 }
 
-/// A name, with its length before it, so that no two lists of names give the same bytes.
-fn add(hash: &mut Sha256, name: &OsStr) {
+/// Hashes a name after its length, so that different lists of names differ in the hashed bytes.
+fn add_name(hash: &mut Sha256, name: &OsStr) {
     hash.update((name.len() as u64).to_le_bytes());
     hash.update(name.as_encoded_bytes());
 }
 
-/// Length and time of change; of what is gone, nothing.
+/// Hashes the length and modification time, unless the file is gone.
 fn add_times(hash: &mut Sha256, path: &Path) {
     let Ok(metadata) = fs::metadata(path) else { return };
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -165,8 +160,8 @@ fn add_times(hash: &mut Sha256, path: &Path) {
     hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
 }
 
-/// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Linear in time for
-/// each `*`.
+/// Whether a file name matches a pattern of `*` (any bytes) and `?` (one byte). Takes linear time per
+/// `*`.
 pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
@@ -197,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_another_when_anything_in_it_is() {
+    fn the_stamp_of_a_folder_changes_with_its_contents() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b");
         fs::create_dir_all(&deep).unwrap();
@@ -216,8 +211,8 @@ mod tests {
             assert!(!seen.contains(&stamp()));
             seen.push(stamp());
         }
-        // Beyond the files that are looked at, names still tell.
-        let few = || stamp_below(&dir.path().into(), 1).unwrap();
+        // Beyond the limit, only names count.
+        let few = || stamp_with_limit(&dir.path().into(), 1).unwrap();
         let before = few();
         fs::write(deep.join("3.txt"), "longer").unwrap();
         assert_eq!(few(), before);
@@ -227,7 +222,7 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), deep.join("back")).unwrap();
         assert_eq!(stamp().split(',').next(), Some("4 files"));
         let gone = folder_stamp(&dir.path().join("x").into()).unwrap_err().to_string();
-        assert!(gone.contains("is no folder"), "{gone}");
+        assert!(gone.contains("is not a directory"), "{gone}");
     }
 
     #[test]

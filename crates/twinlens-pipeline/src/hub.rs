@@ -23,13 +23,13 @@ const SCHEME: &str = "hf://";
 const REDIRECTS: usize = 5;
 
 /// Whether a text of the options names something of the hub.
-pub fn is_hub(written: &str) -> bool {
+pub fn is_hub_name(written: &str) -> bool {
     written.starts_with(SCHEME)
 }
 
 /// What a request gave.
 #[derive(Debug, Default, Clone)]
-pub struct Answer {
+pub struct HubResponse {
     /// The HTTP status.
     pub status: u16,
     /// `ETag`, or `X-Linked-Etag` where that is given: the name of a file's content.
@@ -41,13 +41,13 @@ pub struct Answer {
 }
 
 /// Who asks the hub.
-pub trait Client: fmt::Debug + Send + Sync {
+pub trait HubClient: fmt::Debug + Send + Sync {
     /// One GET, without following redirects; with `token` as a bearer. A body of status 200 is
     /// written to `into`, where that is given.
     ///
     /// # Errors
     /// What went wrong, in words.
-    fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<Answer, String>;
+    fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String>;
 }
 
 /// The hub, and the cache on this machine.
@@ -61,7 +61,7 @@ pub struct Hub {
     pub token: Option<String>,
     /// Who asks; `None`: nobody may (`HF_HUB_OFFLINE`), and what is not in the cache is not to be
     /// had.
-    pub client: Option<Arc<dyn Client>>,
+    pub client: Option<Arc<dyn HubClient>>,
 }
 
 /// What a name means.
@@ -373,21 +373,22 @@ mod tests {
     /// A hub in memory: answers by URL; and what was asked, with or without the token.
     #[derive(Debug, Default)]
     struct Made {
-        answers: BTreeMap<String, Answer>,
+        answers: BTreeMap<String, HubResponse>,
         asked: Mutex<Vec<(String, bool)>>,
     }
 
     impl Made {
         fn has(mut self, url: &str, status: u16, etag: &str, location: &str, body: &str) -> Self {
             let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-            let answer = Answer { status, etag: some(etag), location: some(location), body: body.into() };
+            let answer =
+                HubResponse { status, etag: some(etag), location: some(location), body: body.into() };
             self.answers.insert(url.into(), answer);
             self
         }
     }
 
-    impl Client for Made {
-        fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<Answer, String> {
+    impl HubClient for Made {
+        fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
             self.asked.lock().unwrap().push((url.into(), token.is_some()));
             let answer = self.answers.get(url).cloned().ok_or("no route")?;
             if let (200, Some(path)) = (answer.status, into) {
@@ -397,7 +398,7 @@ mod tests {
         }
     }
 
-    fn hub(cache: &Path, client: Option<Arc<dyn Client>>) -> Hub {
+    fn hub(cache: &Path, client: Option<Arc<dyn HubClient>>) -> Hub {
         Hub { cache: Some(cache.into()), endpoint: "http://hub".into(), token: Some("t".into()), client }
     }
 

@@ -23,7 +23,7 @@ pub mod stage;
 pub mod suggest;
 
 pub use context::{Clock, InputData, RunContext};
-pub use error::{Blame, Fault, RunError};
+pub use error::{Fault, RunError};
 pub use located::{Input, Located};
 pub use registry::Registry;
 pub use stage::{

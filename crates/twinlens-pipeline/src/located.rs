@@ -1,14 +1,13 @@
-//! Values that remember where in the pipeline file they stand.
+//! Values with their location in the pipeline file.
 
 use std::ops::{Deref, Range};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value of a pipeline file and its byte range in the text, for errors that point at it.
+/// A value of a pipeline file and its byte range, for errors that point at it.
 ///
-/// Serialises as the bare value, so that a fingerprint does not change when a comment is added
-/// above it.
+/// It serialises as the bare value, so that fingerprints do not depend on the location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
     value: T,
@@ -16,12 +15,12 @@ pub struct Located<T> {
 }
 
 impl<T> Located<T> {
-    /// A value that stands in no file (defaults, tests).
-    pub fn nowhere(value: T) -> Self {
+    /// A value that is not from a file (defaults, tests).
+    pub fn without_span(value: T) -> Self {
         Self { value, span: 0..0 }
     }
 
-    /// A value that stands at `span` (bytes) of the pipeline file.
+    /// A value at `span` (bytes) of the pipeline file.
     pub fn new(value: T, span: Range<usize>) -> Self {
         Self { value, span }
     }
@@ -31,12 +30,12 @@ impl<T> Located<T> {
         self.span.clone()
     }
 
-    /// The value alone.
+    /// The value.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// Whether the value is its type's default: what fingerprints leave out.
+    /// Whether the value is the default of its type, which fingerprints leave out.
     pub fn is_default(&self) -> bool
     where
         T: Default + PartialEq,
@@ -47,7 +46,7 @@ impl<T> Located<T> {
 
 impl<T: Default> Default for Located<T> {
     fn default() -> Self {
-        Self::nowhere(T::default())
+        Self::without_span(T::default())
     }
 }
 
@@ -87,8 +86,8 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
 /// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or
 /// dataset folder.
 ///
-/// A path is told by a `/` or the ending `.parquet`; it is relative to the folder of the pipeline
-/// file.
+/// It is a path if it contains `/` or ends in `.parquet`; a relative path starts at the folder of the
+/// pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Input(pub Located<String>);
@@ -99,17 +98,17 @@ impl Input {
         self.0.value()
     }
 
-    /// Whether this names a file or folder instead of a stage.
+    /// Whether this is a file or folder rather than a stage.
     pub fn is_path(&self) -> bool {
         self.name().contains('/') || self.name().ends_with(".parquet")
     }
 
-    /// The stage that is meant: what stands before the first dot. `None` for a path.
+    /// The stage: the part before the first dot. `None` for a path.
     pub fn stage(&self) -> Option<&str> {
         (!self.is_path()).then(|| self.name().split_once('.').map_or(self.name(), |(stage, _)| stage))
     }
 
-    /// The side table that is meant, where one is named (`wit.query_stats`).
+    /// The side table, if one is named (`wit.query_stats`).
     pub fn table(&self) -> Option<&str> {
         if self.is_path() { None } else { self.name().split_once('.').map(|(_, table)| table) }
     }

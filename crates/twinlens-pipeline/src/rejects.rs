@@ -1,8 +1,7 @@
-//! The reserved columns by which a row stage refuses a row without dropping it.
+//! The reserved columns by which a row stage rejects a row without dropping it.
 //!
-//! While plans run, every row carries `reject_stage`, `reject_code` and `reject_detail`, null as
-//! long as it is good. At the commit, rows whose `reject_code` is set go to the ledger and the
-//! others to the shards.
+//! In a plan every row has `reject_stage`, `reject_code` and `reject_detail`, null until it is
+//! rejected. At commit, rows with a `reject_code` go to the ledger and the others to the shards.
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
@@ -11,11 +10,11 @@ use datafusion::scalar::ScalarValue;
 
 use crate::error::RunError;
 
-/// The stage that refused the row.
+/// The stage that rejected the row.
 pub const STAGE: &str = "reject_stage";
-/// Why, from the stage's closed list of codes.
+/// The reason, from the stage's closed list of codes.
 pub const CODE: &str = "reject_code";
-/// The particulars: the URL's answer, the predicate, the twin that was kept.
+/// Details: the HTTP status, the predicate, the duplicate that was kept.
 pub const DETAIL: &str = "reject_detail";
 /// All reserved columns, in order.
 pub const RESERVED: [&str; 3] = [STAGE, CODE, DETAIL];
@@ -25,14 +24,14 @@ pub fn fields() -> [Field; 3] {
     RESERVED.map(|name| Field::new(name, DataType::Utf8, true))
 }
 
-/// `schema` with the reserved columns at its end.
+/// Appends the reserved columns to a schema.
 pub fn schema_with_reserved(schema: &Schema) -> SchemaRef {
     let mut all: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
     all.extend(fields());
     Schema::new_with_metadata(all, schema.metadata().clone()).into()
 }
 
-/// Adds the reserved columns, null, to rows that have none yet.
+/// Adds the reserved columns, all null, to rows without them.
 pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
     let mut frame = frame;
     for name in RESERVED {
@@ -41,21 +40,20 @@ pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
     Ok(frame)
 }
 
-/// Rejects, in the name of `stage`, the rows for which `refused` is true and which no stage refused
-/// before. `detail` may name columns.
+/// Rejects, on behalf of `stage`, the rows that match `condition` and are not rejected yet. `detail`
+/// may use columns.
 pub fn reject_where(
     frame: DataFrame,
     stage: &str,
-    refused: Expr,
+    condition: Expr,
     code: &str,
     detail: Expr,
 ) -> Result<DataFrame, RunError> {
-    let hit = col(CODE).is_null().and(refused.is_true());
+    let is_rejected = col(CODE).is_null().and(condition.is_true());
     let set = |name: &str, value: Expr| {
-        when(hit.clone(), cast(value, DataType::Utf8)).otherwise(ident(name)).map_err(RunError::from)
+        when(is_rejected.clone(), cast(value, DataType::Utf8)).otherwise(ident(name)).map_err(RunError::from)
     };
-    // All three at once: a `with_column` of the code alone would turn `hit` false for the two after
-    // it.
+    // All three at once: after setting the code alone, the condition would be false for the others.
     let mut columns: Vec<Expr> = (frame.schema().fields().iter())
         .filter(|field| !RESERVED.contains(&field.name().as_str()))
         .map(|field| ident(field.name()))

@@ -30,7 +30,7 @@ use futures::FutureExt;
 use crate::error::Fault;
 use crate::located::Located;
 use crate::stage::CheckContext;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;
@@ -282,7 +282,7 @@ fn sql_fault(
         let name = place.as_ref().and_then(|place| text.get(place.clone())).unwrap_or(name);
         let names = || tables.iter().map(|(name, _)| name.as_str());
         let found = fault(format!("unknown table `{name}`"), place.clone());
-        let found = found.label(format!("known are {}", listed(names())));
+        let found = found.label(format!("known: {}", list_names(names())));
         return did_you_mean(name, names()).into_iter().fold(found, Fault::hint);
     }
     if let Some(name) = message.strip_prefix("Invalid function '") {
@@ -300,7 +300,7 @@ fn sql_fault(
 fn unknown_column(fault: Fault, field: &Column, valid: &[Column]) -> Fault {
     let name = field.name();
     let names = || valid.iter().map(|column| column.name.as_str());
-    let fault = fault.label(format!("the columns are {}", listed(names())));
+    let fault = fault.label(format!("the columns are {}", list_names(names())));
     if let Some(other) = names().find(|known| *known != name && known.to_lowercase() == name.to_lowercase()) {
         return fault.hint(format!("names without quotes are lower-cased: write `\"{other}\"`"));
     }
@@ -401,14 +401,14 @@ mod tests {
             "starts_with(caption, 'a')",
             "true",
         ] {
-            context().predicate(&Located::nowhere(text.into()), &schema()).unwrap();
+            context().predicate(&Located::without_span(text.into()), &schema()).unwrap();
         }
     }
 
     #[test]
     fn an_expression_may_be_a_function_by_any_of_its_names() {
         for text in ["length(caption)", "char_length(caption)", "character_length(caption)", "width"] {
-            let (expr, kind) = context().expression(&Located::nowhere(text.into()), &schema()).unwrap();
+            let (expr, kind) = context().expression(&Located::without_span(text.into()), &schema()).unwrap();
             assert!(kind == DataType::Int32 && !matches!(expr, Expr::Alias(_)), "{text}");
         }
     }
@@ -440,7 +440,7 @@ mod tests {
             ("caption", "the predicate gives text, not true or false", "*", None),
         ];
         for (text, message, word, hint) in cases {
-            let fault = context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
+            let fault = context().predicate(&Located::without_span(text.into()), &schema()).unwrap_err();
             assert_eq!(told(text, fault), (message.into(), word.into(), hint.map(String::from)), "{text}");
         }
         for text in [
@@ -452,7 +452,7 @@ mod tests {
             "count(*) > 3",
             "exists (select 1)",
         ] {
-            context().predicate(&Located::nowhere(text.into()), &schema()).unwrap_err();
+            context().predicate(&Located::without_span(text.into()), &schema()).unwrap_err();
         }
     }
 
@@ -460,7 +460,7 @@ mod tests {
     fn a_query_is_planned_over_stages_and_side_tables() {
         let tables =
             [("pages".to_string(), schema()), ("pages.stats".into(), schema()), ("stats".into(), schema())];
-        let query = |text: &str| context().query(&Located::nowhere(text.into()), &tables);
+        let query = |text: &str| context().query(&Located::without_span(text.into()), &tables);
         let found = query(
             "select p.caption, count(*) as n from pages p join pages.stats s on p.width = s.width group by 1",
         )
@@ -495,14 +495,14 @@ mod tests {
     #[test]
     fn the_session_that_is_checked_with_gains_no_tables() {
         let context = context();
-        context.query(&Located::nowhere("select 1 from t".into()), &[("t".into(), schema())]).unwrap();
+        context.query(&Located::without_span("select 1 from t".into()), &[("t".into(), schema())]).unwrap();
         assert!(!context.session.table_exist("t").unwrap());
     }
 
     #[test]
     fn as_much_sql_as_is_allowed_does_not_overflow_the_stack() {
-        let check = |text: String| context().predicate(&Located::nowhere(text), &schema());
-        let query = |text: String| context().query(&Located::nowhere(text), &[("t".into(), schema())]);
+        let check = |text: String| context().predicate(&Located::without_span(text), &schema());
+        let query = |text: String| context().query(&Located::without_span(text), &[("t".into(), schema())]);
         check(vec!["width=1"; MAX_SQL_OPERATORS / 2].join(" or ")).unwrap();
         check(format!("width{} = 1", " + 1".repeat(MAX_SQL_OPERATORS - 1))).unwrap();
         // Of all chains these two nest the deepest frames.

@@ -1,10 +1,9 @@
-//! "Did you mean ...?": the name among the known ones that was probably meant.
+//! Suggestions for misspelled names: "did you mean ...?"
 
-/// The known name nearest to `written`, where one is near enough to be a slip of the keyboard.
+/// The known name nearest to `written`, if it is close enough to be a typo.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
-    // A third of the letters may differ; a name of one or two letters is never guessed except for
-    // its case.
+    // A third of the letters may differ. Of a name of one or two letters, only the case may.
     let allowed = lower.chars().count() / 3;
     (known.into_iter())
         .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
@@ -13,13 +12,13 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
         .map(|(_, name)| name)
 }
 
-/// The hint for a name that nobody knows: the nearest known one.
+/// The hint for an unknown name: the nearest known one.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     nearest(written, known).map(|name| format!("did you mean `{name}`?"))
 }
 
-/// `a, b, c`, in backquotes, cut after twelve.
-pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+/// Lists names in backquotes, at most twelve: `a`, `b`, `c`.
+pub fn list_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let all: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match all.len() {
         0 => "none".into(),
@@ -33,9 +32,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_guessed_and_another_word_is_not() {
+    fn typos_are_corrected_and_other_words_are_not() {
         let known = ["where", "input", "kind", "id"];
-        for (written, meant) in [
+        for (written, expected) in [
             ("wher", Some("where")),
             ("hwere", Some("where")),
             ("INPUT", Some("input")),
@@ -45,7 +44,7 @@ mod tests {
             ("x", None),
             ("", None),
         ] {
-            assert_eq!(nearest(written, known), meant, "{written}");
+            assert_eq!(nearest(written, known), expected, "{written}");
         }
     }
 }

@@ -16,7 +16,7 @@ use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{Clip, ClipConfig};
 use twinlens_pipeline::config::{self, Overrides, Pipeline};
 use twinlens_pipeline::files::Files;
-use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError};
 
@@ -39,7 +39,7 @@ pub fn command(args: &EvalArgs) -> Result<(), Failure> {
             Failure::user("Parquet does not go to a terminal").hint("pipe it on, or choose another --format")
         );
     }
-    let weights = match is_hub(&args.weights) {
+    let weights = match is_hub_name(&args.weights) {
         true => hub::open().model(&args.weights, &FOLDER_FILES)?,
         false => folder(&args.weights)?,
     };

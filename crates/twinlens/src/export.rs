@@ -9,7 +9,7 @@ use datafusion::prelude::SessionContext;
 use serde_json::json;
 use twinlens_dataset::MAIN;
 use twinlens_dataset::card;
-use twinlens_dataset::export::{Export, Format, Observe, Outcome};
+use twinlens_dataset::export::{Export, Format, Outcome, ProgressFn};
 use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, contracts, manifest};
 use twinlens_pipeline::RunError;
@@ -51,7 +51,7 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
         predicate: args.predicate.as_deref(),
         shard_bytes: args.shard_size as u64,
         fresh: args.fresh,
-        ending,
+        image_extension,
     };
     let cores = runtime::cores();
     let runtime = session::runtime(MEMORY, &std::env::temp_dir())?;
@@ -109,13 +109,13 @@ fn counts(dataset: &Dataset) -> (u64, u64) {
     (state.rows_in().unwrap_or(0) - left_out, left_out)
 }
 
-/// The ending of an image's file name.
-fn ending(image: &[u8]) -> &'static str {
+/// The file extension of an encoded image.
+fn image_extension(image: &[u8]) -> &'static str {
     twinlens_image::sniff(image).map_or("bin", twinlens_image::Format::extension)
 }
 
 /// Tells whoever watches how far it is, from when writing begins.
-fn observe(stage: &str, watcher: Arc<dyn Observer>) -> Observe {
+fn observe(stage: &str, watcher: Arc<dyn Observer>) -> ProgressFn {
     let (progress, begun) = (Progress::new(stage, watcher), AtomicBool::new(false));
     let stage = stage.to_string();
     Arc::new(move |done, total, bytes| {
@@ -161,7 +161,7 @@ impl Source {
             return Ok(Self { dataset, run, pipeline });
         }
         if place.exists()? {
-            return Ok(Self { dataset: Dataset::of_parquet(place)?, run: Vec::new(), pipeline: None });
+            return Ok(Self { dataset: Dataset::from_parquet(place)?, run: Vec::new(), pipeline: None });
         }
         Err(Failure::user(format!("{written} is no dataset and no run directory"))
             .hint("a dataset is a folder of a run directory: runs/NAME/STAGE"))

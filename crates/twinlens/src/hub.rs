@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION};
 use reqwest::redirect::Policy;
-use twinlens_pipeline::hub::{Answer, Client, Hub};
+use twinlens_pipeline::hub::{Hub, HubClient, HubResponse};
 
 use crate::env;
 
@@ -19,7 +19,7 @@ const MAX_BODY: usize = 64 << 20;
 
 /// The hub as the environment says. Nothing is asked yet.
 pub fn open() -> Hub {
-    let client: Option<Arc<dyn Client>> = if env::hub_offline() { None } else { Some(Arc::new(Http)) };
+    let client: Option<Arc<dyn HubClient>> = if env::hub_offline() { None } else { Some(Arc::new(Http)) };
     Hub { cache: env::hub_cache(), endpoint: env::hub_endpoint(), token: env::hub_token(), client }
 }
 
@@ -27,8 +27,8 @@ pub fn open() -> Hub {
 #[derive(Debug)]
 struct Http;
 
-impl Client for Http {
-    fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<Answer, String> {
+impl HubClient for Http {
+    fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
         let (url, token) = (url.to_owned(), token.map(String::from));
         let into = into.map(PathBuf::from);
         // A thread of its own: the caller's runtime must not be entered twice.
@@ -40,7 +40,7 @@ impl Client for Http {
     }
 }
 
-async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<Answer, String> {
+async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
     let client = reqwest::Client::builder()
         .redirect(Policy::none())
         .connect_timeout(SILENCE)
@@ -53,7 +53,7 @@ async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<Answ
     let mut response = request.send().await.map_err(told)?;
     let text = |headers: &HeaderMap, name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let headers = response.headers();
-    let mut answer = Answer {
+    let mut answer = HubResponse {
         status: response.status().as_u16(),
         etag: text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str())),
         location: text(headers, LOCATION.as_str()),
@@ -136,7 +136,7 @@ mod tests {
     fn a_model_comes_over_http_through_a_redirect() {
         let cache = tempfile::tempdir().unwrap();
         let (endpoint, served) = serve(4);
-        let client: Arc<dyn Client> = Arc::new(Http);
+        let client: Arc<dyn HubClient> = Arc::new(Http);
         let (cached, token) = (Some(cache.path().into()), Some("secret".into()));
         let hub = Hub { cache: cached, endpoint, token, client: Some(client) };
         let model = hub.model("hf://org/name", &[&["config.json"]]).unwrap();

@@ -14,8 +14,8 @@ use twinlens_eval::vectors::{MADE_BY, has_embeddings};
 use twinlens_eval::{Embed, EvalError, search};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
-use twinlens_pipeline::hub::is_hub;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::hub::is_hub_name;
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{RunError, StageKind, run};
 
 use crate::cli::{RowFormat, SearchArgs};
@@ -37,7 +37,7 @@ pub fn command(args: &SearchArgs) -> Result<(), Failure> {
     let all = datasets(&dir)?;
     let dataset = choose(&all, args.dataset.as_deref(), &dir)?;
     let folder = match &args.model {
-        Some(model) if is_hub(model) => hub::open().model(model, &FOLDER_FILES)?,
+        Some(model) if is_hub_name(model) => hub::open().model(model, &FOLDER_FILES)?,
         Some(model) => PathBuf::from(model),
         None => model_of(&all, dataset, &dir)?,
     };
@@ -76,7 +76,7 @@ fn failure(error: EvalError) -> Failure {
 /// The datasets of a run, or the one dataset or Parquet file that is named.
 fn datasets(dir: &Location) -> Result<Vec<Dataset>, Failure> {
     if dir.as_local().is_some_and(Path::is_file) {
-        return Ok(vec![Dataset::of_parquet(dir.clone())?]);
+        return Ok(vec![Dataset::from_parquet(dir.clone())?]);
     }
     if manifest::exists(dir)? {
         return Ok(vec![Dataset::open(dir.clone())?]);
@@ -98,7 +98,7 @@ fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result
     if let Some(named) = named {
         return able.iter().find(|dataset| name(dataset) == named).copied().ok_or_else(|| {
             let hint = did_you_mean(named, names());
-            let hint = hint.unwrap_or_else(|| format!("embeddings are in {}", listed(names())));
+            let hint = hint.unwrap_or_else(|| format!("embeddings are in {}", list_names(names())));
             Failure::user(format!("`{named}` is no dataset with embeddings in {dir}")).hint(hint)
         });
     }
@@ -110,7 +110,7 @@ fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result
             Err(Failure::user(format!("{dir} holds no embeddings")).hint("an `embed` stage makes them"))
         }
         _ => Err(Failure::user(format!("{dir} holds several datasets with embeddings"))
-            .hint(format!("choose one with --dataset: {}", listed(names())))),
+            .hint(format!("choose one with --dataset: {}", list_names(names())))),
     }
 }
 
@@ -132,12 +132,13 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
     };
     let option = embed.state().begin.recipe.pointer("/options/model").and_then(|model| model.as_str());
     let model = option.ok_or_else(|| unknown(format!("the manifest of `{}` names no model", name(embed))))?;
-    if is_hub(model) {
+    if is_hub_name(model) {
         return Ok(hub::open().model(model, &FOLDER_FILES)?);
     }
     if !model.contains('/') {
         // A stage of the run: beside the dataset, whether that or the run was named.
-        let beside = embed.location().shown().parent().map(|run| Location::from(run.join(model).as_path()));
+        let beside =
+            embed.location().display_path().parent().map(|run| Location::from(run.join(model).as_path()));
         let place = if manifest::exists(&dir.join(model))? { Some(dir.join(model)) } else { beside };
         let training = place.map(Dataset::open).transpose()?;
         let training = training.ok_or_else(|| unknown(format!("the training `{model}` is not here")))?;
@@ -170,7 +171,7 @@ fn check_columns(dataset: &Dataset, columns: Option<&[String]>) -> Result<(), Fa
     for column in columns.into_iter().flatten() {
         if schema.field_with_name(column).is_err() {
             let hint = did_you_mean(column, names())
-                .unwrap_or_else(|| format!("the columns are {}", listed(names())));
+                .unwrap_or_else(|| format!("the columns are {}", list_names(names())));
             return Err(Failure::user(format!("`{}` has no column `{column}`", name(dataset))).hint(hint));
         }
     }

@@ -60,5 +60,5 @@ fn check_reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
 
 /// The default of an option, which has no location in a file.
 fn default_option<T: Default>() -> Located<T> {
-    Located::nowhere(T::default())
+    Located::without_span(T::default())
 }

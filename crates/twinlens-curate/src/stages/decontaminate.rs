@@ -54,7 +54,7 @@ pub struct Decontaminate {
 }
 
 fn four() -> Located<u32> {
-    Located::nowhere(4)
+    Located::without_span(4)
 }
 
 /// The hashes of all images of the evaluation sets.

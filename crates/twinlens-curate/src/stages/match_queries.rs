@@ -51,7 +51,7 @@ pub struct Match {
 }
 
 fn caption() -> Located<String> {
-    Located::nowhere("caption".into())
+    Located::without_span("caption".into())
 }
 
 fn yes() -> bool {

@@ -36,7 +36,7 @@ pub(super) fn check() -> CheckContext {
 }
 
 pub(super) fn input(name: &str, schema: SchemaRef) -> InputTables {
-    InputTables { input: Input(Located::nowhere(name.into())), kind: None, schema: Some(schema) }
+    InputTables { input: Input(Located::without_span(name.into())), kind: None, schema: Some(schema) }
 }
 
 pub(super) fn context() -> RunContext {
@@ -112,7 +112,7 @@ pub(super) fn dataset(name: &str, rows: &RecordBatch) -> (InputData, TempDir) {
     let path = folder.path().join(&writer.finish().unwrap()[0].path);
     let finished = folder.path().join("table.parquet");
     std::fs::rename(twinlens_dataset::storage::unfinished(&path), &finished).unwrap();
-    let dataset = Dataset::of_parquet(&finished).unwrap();
+    let dataset = Dataset::from_parquet(&finished).unwrap();
     (InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }, folder)
 }
 

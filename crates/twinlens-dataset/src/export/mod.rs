@@ -1,10 +1,9 @@
-//! Datasets out: in shards of a target size as Parquet, as Arrow IPC, or as tar files, with a card.
+//! Exports datasets as shards of a target size in Parquet, Arrow IPC or tar files, with a card.
 //!
-//! An export is written by the protocol of every dataset: a shard (with the files beside it) is a
-//! split, which appears whole under its final name and is then recorded by one line of
-//! `manifest.jsonl`. `rows_in` of a split counts the rows of the source up to its last one, so that
-//! an export that was killed goes on with the row after. The bytes depend on the source and the
-//! options alone.
+//! An export follows the commit protocol of datasets: a shard (with its companion files) is a split,
+//! which appears whole under its final name and is then recorded by one line of `manifest.jsonl`.
+//! `rows_in` of a split counts the rows of the source up to its last one, so a killed export resumes
+//! with the next row. The bytes depend only on the source and the options.
 
 mod sink;
 mod source;
@@ -21,9 +20,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use self::sink::Sink;
-use self::source::{Read, Rows, Source};
-pub use self::webdataset::Ending;
-use crate::card::{self, Card, Made};
+use self::source::{ReadEnd, Rows, Source};
+pub use self::webdataset::ImageExtension;
+use crate::card::{self, Card, StageSummary};
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::protocol::{Begin, FORMAT, State};
@@ -32,18 +31,18 @@ use crate::storage::{self, Location, UNFINISHED, local};
 use crate::writer::{DatasetWriter, SplitWriter};
 use crate::{MAIN, contracts, manifest};
 
-/// The kind that an export's manifest names.
+/// The stage kind in the manifest of an export.
 pub const KIND: &str = "export";
-/// The code of the rows that the predicate leaves out.
+/// The reject code of rows that do not match the predicate.
 const FILTERED: &str = "filtered";
-/// The version of what is written: another one is another export.
+/// The version of the output, part of the fingerprint.
 const VERSION: u32 = 1;
 
-/// What the shards are.
+/// The format of the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Parquet, as datasets have it.
+    /// Parquet, as in datasets.
     Parquet,
     /// Arrow IPC files.
     Arrow,
@@ -52,7 +51,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Where the shards lie, as a pattern.
+    /// The glob pattern of the shards.
     pub fn pattern(self) -> &'static str {
         match self {
             Self::Parquet => "data/*.parquet",
@@ -61,7 +60,7 @@ impl Format {
         }
     }
 
-    /// The name, as the Hugging Face `datasets` package has it.
+    /// The name of the format in the Hugging Face `datasets` package.
     pub fn name(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
@@ -71,53 +70,51 @@ impl Format {
     }
 }
 
-/// What to export, and how.
+/// An export of a dataset.
 pub struct Export<'a> {
     /// A complete dataset; its main table is exported.
     pub dataset: &'a Dataset,
     /// The stages that made it, for the card.
-    pub made_by: Vec<Made>,
-    /// The name of the pipeline, where that is known.
+    pub made_by: Vec<StageSummary>,
+    /// The name of the pipeline, if known.
     pub pipeline: Option<String>,
-    /// What the shards are.
+    /// The format of the shards.
     pub format: Format,
-    /// Which rows: a SQL predicate over the columns.
+    /// A SQL predicate that selects rows.
     pub predicate: Option<&'a str>,
     /// A shard is closed when it has this many bytes.
     pub shard_bytes: u64,
-    /// Delete what an earlier export left.
+    /// Whether to replace an earlier export.
     pub fresh: bool,
-    /// Names what an image is.
-    pub ending: Ending,
+    /// Returns the file extension of an encoded image.
+    pub image_extension: ImageExtension,
 }
 
 /// How an export ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was there already.
+    /// It already exists.
     Unchanged(Dataset),
-    /// It is there now.
+    /// It was written.
     Written(Dataset),
-    /// It was asked to stop; what was committed is kept.
+    /// It was stopped on request; committed shards are kept.
     Interrupted,
 }
 
-/// What is told while it goes: the rows of the source that are done with, all of them, and the
-/// bytes that are written.
-pub type Observe = Arc<dyn Fn(u64, u64, u64) + Send + Sync>;
+/// Receives the processed rows of the source, all rows of the source, and the bytes written.
+pub type ProgressFn = Arc<dyn Fn(u64, u64, u64) + Send + Sync>;
 
 impl Export<'_> {
-    /// Writes the export to a folder, or goes on with it. `session` has the functions of the
+    /// Writes the export to a folder, or resumes it. `session` provides the functions of the
     /// predicate.
     ///
     /// # Errors
-    /// The user's: an unfinished dataset, a predicate that does not fit, a folder that holds other
-    /// things; and what the system says.
+    /// An incomplete dataset, an invalid predicate, a folder with other contents, and I/O errors.
     pub async fn run(
         &self,
         session: &SessionContext,
         to: &Location,
-        observe: Observe,
+        on_progress: ProgressFn,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Outcome, DatasetError> {
         let state = self.dataset.state();
@@ -127,30 +124,30 @@ impl Export<'_> {
         }
         let source = Source::new(self.dataset, session, self.predicate).await?;
         let schema = contracts::with_hub_features(self.dataset.schema(MAIN)?);
-        let sink = Sink::new(self.format, to, &schema, self.shard_bytes, self.ending)
+        let sink = Sink::new(self.format, to, &schema, self.shard_bytes, self.image_extension)
             .map_err(|(why, hint)| refused(self.dataset.location(), why, hint))?;
         let begin = self.begin(schema)?;
 
-        local::create_dir(&to.folder())?;
+        local::create_dir(&to.local_dir())?;
         let _lock = lock(to)?;
         if let Some(done) = self.prepare(to, &begin.fingerprint)? {
             return Ok(Outcome::Unchanged(done));
         }
-        // The writer closes shards where the sink says so.
+        // The sink decides when a shard is full.
         let limits = ShardLimits { shard_bytes: usize::MAX, ..ShardLimits::default() };
         let writer = DatasetWriter::open(to, begin, limits)?;
-        let shards = ShardWriter::new(writer, sink, self.dataset.rows(MAIN), observe);
+        let shards = ShardWriter::new(writer, sink, self.dataset.rows(MAIN), on_progress);
         let start = shards.position;
         let (send, receive) = channel(1);
         let writing = tokio::task::spawn_blocking(move || shards.write_all(receive));
         let read = source.read(start, &send, stop).await;
         drop(send);
-        // What went wrong while writing stopped the reading too.
-        let shards = writing.await.map_err(crashed)??;
-        if read? == Read::Stopped {
+        // An error while writing also stops reading, so it is the cause.
+        let shards = writing.await.map_err(panicked)??;
+        if read? == ReadEnd::Stopped {
             return Ok(Outcome::Interrupted);
         }
-        let mut writer = tokio::task::spawn_blocking(move || shards.end()).await.map_err(crashed)??;
+        let mut writer = tokio::task::spawn_blocking(move || shards.finish()).await.map_err(panicked)??;
         self.write_card(&source, to, writer.state()).await?;
         writer.complete()?;
         Ok(Outcome::Written(Dataset::open(to)?))
@@ -160,12 +157,13 @@ impl Export<'_> {
         let source = &self.dataset.state().begin;
         let mut files = Sha256::new();
         for file in self.dataset.shards(MAIN) {
-            files.update(match file.sha256.is_empty() {
-                true => local::digest(&self.dataset.location().join(&file.path).local_copy()?)?.1,
-                false => file.sha256.clone(),
+            files.update(if file.sha256.is_empty() {
+                local::digest(&self.dataset.location().join(&file.path).local_copy()?)?.1
+            } else {
+                file.sha256.clone()
             });
         }
-        let what = json!({
+        let options = json!({
             "version": VERSION,
             "format": self.format,
             "where": self.predicate,
@@ -177,7 +175,7 @@ impl Export<'_> {
                 "files": storage::hex(&files.finalize()),
             },
         });
-        let fingerprint = storage::hex(&Sha256::digest(what.to_string())[..16]);
+        let fingerprint = storage::hex(&Sha256::digest(options.to_string())[..16]);
         let tables = match self.format {
             Format::Parquet => [(MAIN.to_string(), schema)].into(),
             Format::Arrow | Format::WebDataset => Default::default(),
@@ -188,23 +186,23 @@ impl Export<'_> {
             stage: source.stage.clone(),
             kind: KIND.into(),
             fingerprint,
-            recipe: json!({ "kind": KIND, "options": what, "pipeline": self.pipeline, "made_by": self.made_by }),
+            recipe: json!({ "kind": KIND, "options": options, "pipeline": self.pipeline, "made_by": self.made_by }),
             fused: Vec::new(),
             variant: None,
             tables,
         })
     }
 
-    /// Looks at what is in the folder, and empties it for a fresh export. The export, if it is
-    /// there already.
+    /// Checks the contents of the folder, and clears it for a fresh export. Returns the export if it
+    /// is already complete.
     fn prepare(&self, to: &Location, fingerprint: &str) -> Result<Option<Dataset>, DatasetError> {
         let state = manifest::read(to)?;
         if let Some(state) = state.as_ref().filter(|state| state.begin.kind != KIND) {
-            let why = format!("it holds the dataset of a stage, `{}`", state.begin.stage);
+            let why = format!("it contains the dataset of the stage `{}`", state.begin.stage);
             return Err(refused(to, why, "choose an empty or new folder"));
         }
-        if let Some(name) = foreign(to, state.as_ref())? {
-            let why = format!("it holds `{name}`, which is no part of an export");
+        if let Some(name) = foreign_file(to, state.as_ref())? {
+            let why = format!("it contains `{name}`, which is not part of an export");
             return Err(refused(to, why, "choose an empty or new folder, or move that file away"));
         }
         if self.fresh {
@@ -213,7 +211,7 @@ impl Export<'_> {
         }
         match state {
             Some(state) if state.begin.fingerprint != fingerprint => {
-                let why = "it holds another export: of other rows, or with other options".to_string();
+                let why = "it contains an export of other rows or with other options".to_string();
                 Err(refused(to, why, "choose another folder, or replace it with --fresh"))
             }
             Some(state) if state.complete => Dataset::open(to).map(Some),
@@ -242,101 +240,98 @@ impl Export<'_> {
     }
 }
 
-/// What is not as an export claims: files that are not those that its manifest records, and a card
-/// that says other things of them. Reads all of it.
+/// Verifies all files of an export against its manifest and its card; returns the mismatches.
 pub fn check(export: &Dataset) -> Result<Vec<String>, DatasetError> {
-    let mut wrong: Vec<String> = export.verify()?.iter().map(ToString::to_string).collect();
+    let mut mismatches: Vec<String> = export.verify()?.iter().map(ToString::to_string).collect();
     if export.state().begin.kind == KIND {
         let file = export.location().join(card::FILE);
         let text = file.read()?.map(|text| String::from_utf8_lossy(&text).into_owned());
         match text {
-            None => wrong.push(format!("{file}: it is missing")),
-            Some(text) => wrong.extend(
-                card::unclaimed(&text, export.state())
+            None => mismatches.push(format!("{file}: it is missing")),
+            Some(text) => mismatches.extend(
+                card::missing_facts(&text, export.state())
                     .iter()
-                    .map(|claim| format!("{file}: it does not say `{}`", claim.trim())),
+                    .map(|fact| format!("{file}: it does not say `{}`", fact.trim())),
             ),
         }
     }
-    Ok(wrong)
+    Ok(mismatches)
 }
 
-/// The user's mistake, with what to do about it.
+/// A user error with a hint.
 fn refused(path: &Location, why: impl Into<String>, hint: impl Into<String>) -> DatasetError {
-    DatasetError::Refused { path: path.shown(), why: why.into(), hint: hint.into() }
+    DatasetError::Refused { path: path.display_path(), why: why.into(), hint: hint.into() }
 }
 
-/// A thread that panicked, after its message.
-fn crashed(error: tokio::task::JoinError) -> DatasetError {
+fn panicked(error: tokio::task::JoinError) -> DatasetError {
     DatasetError::Protocol(error.to_string())
 }
 
-/// Keeps other processes out for as long as it lives, however this one ends. (In an object store,
-/// the manifest refuses them.)
+/// Locks the folder against other processes while the handle lives. (In an object store, the manifest
+/// refuses a second writer.)
 fn lock(to: &Location) -> Result<File, DatasetError> {
-    let folder = to.folder();
+    let folder = to.local_dir();
     let fail = |error| DatasetError::io(&folder, error);
     let handle = File::open(&folder).map_err(fail)?;
     match handle.try_lock() {
         Ok(()) => Ok(handle),
-        Err(TryLockError::WouldBlock) => Err(DatasetError::Taken { path: to.shown() }),
+        Err(TryLockError::WouldBlock) => Err(DatasetError::Locked { path: to.display_path() }),
         Err(TryLockError::Error(error)) => Err(fail(error)),
     }
 }
 
-/// The first file of a folder that no export with this state can have left there.
-fn foreign(to: &Location, state: Option<&State>) -> Result<Option<String>, DatasetError> {
+/// The first file of a folder that an export with this state cannot have written.
+fn foreign_file(to: &Location, state: Option<&State>) -> Result<Option<String>, DatasetError> {
     let recorded: std::collections::HashSet<&str> =
         state.iter().flat_map(|state| state.files()).map(|file| file.path.as_str()).collect();
-    let ours = |name: &str| {
+    let is_own = |name: &str| {
         name.ends_with(UNFINISHED)
             // In an object store the manifest is a folder.
             || name.split('/').next() == Some(manifest::FILE)
             || recorded.contains(name)
             || state.is_some() && (name == card::FILE || is_shard(name))
     };
-    Ok(to.files("")?.into_keys().find(|name| !ours(name)))
+    Ok(to.files("")?.into_keys().find(|name| !is_own(name)))
 }
 
-/// Whether a name is that of a shard, or of what lies beside one: published, and not recorded
-/// before a kill.
+/// Whether a file is a shard or its companion: a kill may leave some published but unrecorded.
 fn is_shard(name: &str) -> bool {
     let name = name.strip_prefix("data/").unwrap_or(name);
-    let digits = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
-    digits.len() < name.len() && [".tar", ".parquet", ".arrow", "_stats.json"].contains(&digits)
+    let suffix = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    suffix.len() < name.len() && [".tar", ".parquet", ".arrow", "_stats.json"].contains(&suffix)
 }
 
-/// Rows to shards, on a thread where waiting for the disk is no harm.
+/// Writes rows to shards, on a thread that may block.
 struct ShardWriter {
     writer: DatasetWriter,
     sink: Sink,
-    /// Rows of the source that are committed, and all of them.
+    /// Committed rows of the source.
     position: u64,
+    /// All rows of the source.
     total: u64,
     bytes: u64,
     open: Option<OpenShard>,
-    observe: Observe,
+    on_progress: ProgressFn,
 }
 
 struct OpenShard {
     split: SplitWriter,
     rows: u64,
-    /// The place after its last row.
+    /// Index after its last row.
     end: u64,
 }
 
 impl ShardWriter {
-    fn new(writer: DatasetWriter, sink: Sink, total: u64, observe: Observe) -> Self {
+    fn new(writer: DatasetWriter, sink: Sink, total: u64, on_progress: ProgressFn) -> Self {
         let position = writer.state().rows_in().unwrap_or(0);
         let bytes = writer.state().files().map(|file| file.bytes).sum();
-        observe(position, total, bytes);
-        Self { writer, sink, position, total, bytes, open: None, observe }
+        on_progress(position, total, bytes);
+        Self { writer, sink, position, total, bytes, open: None, on_progress }
     }
 
-    /// Writes the rows that come.
     fn write_all(mut self, mut rows: Receiver<Rows>) -> Result<Self, DatasetError> {
         while let Some(mut rows) = rows.blocking_recv() {
-            while !rows.places.is_empty() {
+            while !rows.indices.is_empty() {
                 rows = rows.after(self.write(&rows)?);
             }
         }
@@ -354,8 +349,8 @@ impl ShardWriter {
         });
         let taken = self.sink.write(&mut open.split, &rows.batch)?;
         open.rows += taken as u64;
-        open.end = taken.checked_sub(1).map_or(open.end, |last| rows.places[last] + 1);
-        (self.observe)(open.end, self.total, self.bytes);
+        open.end = taken.checked_sub(1).map_or(open.end, |last| rows.indices[last] + 1);
+        (self.on_progress)(open.end, self.total, self.bytes);
         if self.sink.is_full(&open.split)? {
             let end = open.end;
             self.close(end)?;
@@ -363,7 +358,7 @@ impl ShardWriter {
         Ok(taken)
     }
 
-    /// Commits the open shard; the rows of the source up to `end` are done with.
+    /// Commits the open shard, which accounts for the rows of the source up to `end`.
     fn close(&mut self, end: u64) -> Result<(), DatasetError> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let rows_in = end - self.position;
@@ -376,12 +371,12 @@ impl ShardWriter {
         self.bytes += published.commit().files.iter().map(|file| file.bytes).sum::<u64>();
         self.writer.commit(published)?;
         self.position = end;
-        (self.observe)(end, self.total, self.bytes);
+        (self.on_progress)(end, self.total, self.bytes);
         Ok(())
     }
 
-    /// After the last row: what is left of the source was not picked.
-    fn end(mut self) -> Result<DatasetWriter, DatasetError> {
+    /// Commits the last shard; the remaining rows of the source did not match.
+    fn finish(mut self) -> Result<DatasetWriter, DatasetError> {
         if self.open.is_none() && self.position < self.total {
             let split = self.writer.split(self.writer.state().commits.len() as u64, "no more rows");
             self.open = Some(OpenShard { split, rows: 0, end: self.position });
@@ -396,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_shards_are_known() {
+    fn shards_are_recognised_by_name() {
         for name in
             ["00000.tar", "123456_stats.json", "00000.parquet", "data/000000-000.parquet", "data/00001.arrow"]
         {

@@ -1,4 +1,4 @@
-//! Where the rows of an export go: the shard that is being written, in one of the formats.
+//! Writes the rows of an export to shards of one of the formats.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek};
@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::FileWriter;
 
 use super::Format;
-use super::webdataset::{Ending, WebDataset};
+use super::webdataset::{ImageExtension, WebDataset};
 use crate::error::DatasetError;
 use crate::shard::conform;
 use crate::storage::{Location, local};
@@ -23,11 +23,11 @@ pub(super) struct Sink {
     shards: Shards,
 }
 
-/// A file that is being written, by its path.
+/// An open file and its path.
 type OpenArrow = (PathBuf, Box<FileWriter<BufWriter<File>>>);
 
 enum Shards {
-    /// A table of the dataset that the export is.
+    /// Shards of the main table of the exported dataset.
     Parquet,
     Arrow {
         schema: SchemaRef,
@@ -37,26 +37,28 @@ enum Shards {
 }
 
 impl Sink {
-    /// For rows of `schema`.
+    /// A sink for rows of `schema`.
     ///
     /// # Errors
-    /// The user's: why such rows cannot be written so, and what to do.
+    /// Why the format does not support such rows, and what to do.
     pub(super) fn new(
         format: Format,
         to: &Location,
         schema: &SchemaRef,
         shard_bytes: u64,
-        ending: Ending,
+        image_extension: ImageExtension,
     ) -> Result<Self, (String, String)> {
         let shards = match format {
             Format::Parquet => Shards::Parquet,
-            Format::Arrow => Shards::Arrow { schema: contracts::in_files(schema), open: None },
-            Format::WebDataset => Shards::WebDataset(Box::new(WebDataset::new(schema, shard_bytes, ending)?)),
+            Format::Arrow => Shards::Arrow { schema: contracts::file_schema(schema), open: None },
+            Format::WebDataset => {
+                Shards::WebDataset(Box::new(WebDataset::new(schema, shard_bytes, image_extension)?))
+            }
         };
         Ok(Self { to: to.clone(), shard_bytes, shards })
     }
 
-    /// Writes rows, at least one of them, until the shard is full; how many.
+    /// Writes rows, at least one, until the shard is full; returns how many.
     pub(super) fn write(
         &mut self,
         split: &mut SplitWriter,
@@ -76,7 +78,7 @@ impl Sink {
         Ok(rows.num_rows())
     }
 
-    /// Whether the open shard has as much as it should.
+    /// Whether the open shard has reached its size.
     pub(super) fn is_full(&mut self, split: &SplitWriter) -> Result<bool, DatasetError> {
         Ok(match &mut self.shards {
             Shards::Parquet => split.open_bytes(MAIN) as u64 >= self.shard_bytes,
@@ -89,7 +91,7 @@ impl Sink {
         })
     }
 
-    /// Ends the open shard; the split may be published then.
+    /// Closes the open shard, so that the split can be published.
     pub(super) fn finish(&mut self) -> Result<(), DatasetError> {
         match &mut self.shards {
             Shards::Parquet => Ok(()),
@@ -102,13 +104,13 @@ impl Sink {
     }
 }
 
-/// The file format of Arrow IPC, not compressed: what it holds can be mapped into memory.
+/// Opens an uncompressed Arrow IPC file, which readers can map into memory.
 fn begin_arrow(
     split: &mut SplitWriter,
     to: &Location,
     schema: &SchemaRef,
 ) -> Result<OpenArrow, DatasetError> {
-    local::create_dir(&to.folder().join(MAIN))?;
+    local::create_dir(&to.local_dir().join(MAIN))?;
     let path = split.artifact(&format!("{MAIN}/{:05}.arrow", split.counts().split));
     let file = File::create(&path).map_err(|error| DatasetError::io(&path, error))?;
     let writer = FileWriter::try_new(BufWriter::with_capacity(1 << 20, file), schema);
@@ -116,7 +118,7 @@ fn begin_arrow(
     Ok((path, Box::new(writer)))
 }
 
-/// An Arrow error as what it is underneath: a full disk must be told as a full disk.
+/// Unwraps I/O errors, so that a full disk is reported as such.
 fn ipc_error(path: &std::path::Path, error: arrow::error::ArrowError) -> DatasetError {
     match error {
         arrow::error::ArrowError::IoError(_, source) => DatasetError::io(path, source),

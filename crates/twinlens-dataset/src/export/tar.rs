@@ -1,30 +1,28 @@
-//! Writes tar files (POSIX ustar), as the `webdataset` package of Python writes them: the same
-//! heads, with the time 0.
+//! Writes tar files (POSIX ustar) with the headers of Python's `webdataset` package and time 0.
 
 use std::io::{self, Write};
 
-/// The unit of a tar file, in bytes.
+/// Size of a tar block, in bytes.
 const BLOCK: usize = 512;
-/// A tar file is a whole number of records of this many bytes.
+/// The length of a tar file is a multiple of this, in bytes.
 const RECORD: u64 = 10_240;
-/// The longest name that a head holds, in bytes.
+/// The longest name that a header holds, in bytes.
 const NAME: usize = 100;
-/// The longest member: eleven octal digits of bytes.
+/// The longest member, in bytes: eleven octal digits.
 const MEMBER: u64 = 1 << 33;
 
-/// A tar file that is being written.
+/// A tar file open for writing.
 pub(super) struct Tar<W> {
     out: W,
     written: u64,
 }
 
 impl<W: Write> Tar<W> {
-    /// An empty one.
     pub(super) fn new(out: W) -> Self {
         Self { out, written: 0 }
     }
 
-    /// Bytes so far.
+    /// Bytes written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.written
     }
@@ -32,14 +30,14 @@ impl<W: Write> Tar<W> {
     /// Adds a member.
     ///
     /// # Errors
-    /// What the system says; `InvalidInput` for a name or content that is too long.
+    /// I/O errors; `InvalidInput` for a name or content that is too long.
     pub(super) fn append(&mut self, name: &str, data: &[u8]) -> io::Result<()> {
-        self.write(&head(name, data.len() as u64)?)?;
+        self.write(&header(name, data.len() as u64)?)?;
         self.write(data)?;
         self.write(&[0; BLOCK][..data.len().next_multiple_of(BLOCK) - data.len()])
     }
 
-    /// Writes the end mark.
+    /// Writes the end marker.
     pub(super) fn finish(mut self) -> io::Result<W> {
         let end = (self.written + 2 * BLOCK as u64).next_multiple_of(RECORD);
         self.write(&vec![0; (end - self.written) as usize])?;
@@ -53,7 +51,7 @@ impl<W: Write> Tar<W> {
     }
 }
 
-fn head(name: &str, size: u64) -> io::Result<[u8; BLOCK]> {
+fn header(name: &str, size: u64) -> io::Result<[u8; BLOCK]> {
     if name.len() > NAME || size >= MEMBER {
         let why = format!("{name}: too long for a member of a tar file ({size} bytes)");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -67,7 +65,7 @@ fn head(name: &str, size: u64) -> io::Result<[u8; BLOCK]> {
     put(116, "0000000\0");
     put(124, &format!("{size:011o}\0"));
     put(136, "00000000000\0");
-    // The checksum counts as spaces in its own sum.
+    // The checksum field counts as spaces.
     put(148, "        ");
     put(156, "0");
     put(257, "ustar\x0000");
@@ -83,12 +81,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_is_the_one_that_python_writes() {
+    fn headers_equal_those_of_python() {
         // tarfile.TarInfo("000000000.jpg") with size 700, mode 0o444, uname and gname "bigdata",
         // mtime 0, as USTAR: its sum.
-        let head = head("000000000.jpg", 700).unwrap();
-        assert_eq!(&head[148..156], b"012240\0 ");
-        assert_eq!(&head[..14], b"000000000.jpg\0");
+        let header = header("000000000.jpg", 700).unwrap();
+        assert_eq!(&header[148..156], b"012240\0 ");
+        assert_eq!(&header[..14], b"000000000.jpg\0");
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! Tar files as img2dataset writes them: `00000.tar` with the members `{key}.jpg`, `{key}.json` and
-//! `{key}.txt`, and beside it `00000.parquet` with all columns but the pixels, and
+//! Writes tar files in the layout of img2dataset: `00000.tar` with the members `{key}.jpg`,
+//! `{key}.json` and `{key}.txt`, `00000.parquet` with all columns except the image, and
 //! `00000_stats.json`.
 //!
-//! A key is the number of the shard and of the row in it. Images are written as they are, under the
-//! ending of what they are. A row without an image stands in the Parquet file alone, as img2dataset
-//! has it.
+//! A key is the number of the shard and of the row in it. Images are copied unchanged; the extension
+//! follows their content. As in img2dataset, a row without an image is only in the Parquet file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,9 +27,9 @@ use crate::shard::{ShardLimits, parquet_error, parquet_writer};
 use crate::storage::Location;
 use crate::writer::SplitWriter;
 
-/// Rows of a shard at most: keys have four digits for the row.
+/// Most rows of a shard: keys have four digits for the row.
 pub(super) const ROWS: usize = 10_000;
-/// The columns that img2dataset adds, in its order; those of the contract are among them.
+/// The columns that img2dataset adds, in its order, including those of the contract.
 const ADDED: [&str; 9] = [
     "key",
     "status",
@@ -42,26 +41,25 @@ const ADDED: [&str; 9] = [
     "exif",
     "sha256",
 ];
-/// Those of them that are about the export and no column of a pair.
-const OWN: [&str; 3] = ["key", "status", "error_message"];
+/// Those that describe the export and are not columns of pairs.
+const RESERVED: [&str; 3] = ["key", "status", "error_message"];
 
 const SUCCESS: &str = "success";
 const FAILED: &str = "failed_to_download";
 const NO_IMAGE: &str = "no image";
 
-/// The ending of an image's file name, by its first bytes.
-pub type Ending = fn(&[u8]) -> &'static str;
+/// Returns the file extension of an encoded image.
+pub type ImageExtension = fn(&[u8]) -> &'static str;
 
-/// Writes rows to shards.
 pub(super) struct WebDataset {
-    ending: Ending,
+    image_extension: ImageExtension,
     shard_bytes: u64,
-    /// Of the Parquet files.
+    /// Schema of the Parquet files.
     columns: SchemaRef,
     open: Option<Open>,
 }
 
-/// The shard that is being written.
+/// The open shard.
 struct Open {
     number: u64,
     tar_path: PathBuf,
@@ -72,8 +70,8 @@ struct Open {
     stats: Stats,
 }
 
-/// What img2dataset says of a shard. The times are those between which its images were fetched, as
-/// far as that is known.
+/// The statistics that img2dataset writes per shard. The times span the fetching of its images, if
+/// known.
 #[derive(Default, Serialize)]
 struct Stats {
     count: u64,
@@ -89,27 +87,31 @@ struct Stats {
 }
 
 impl WebDataset {
-    /// A writer of rows of `schema`.
+    /// A writer for rows of `schema`.
     ///
     /// # Errors
-    /// The user's: why such rows cannot be written, and what to do.
-    pub(super) fn new(schema: &Schema, shard_bytes: u64, ending: Ending) -> Result<Self, (String, String)> {
+    /// Why the format does not support such rows, and what to do.
+    pub(super) fn new(
+        schema: &Schema,
+        shard_bytes: u64,
+        image_extension: ImageExtension,
+    ) -> Result<Self, (String, String)> {
         if !contracts::has_images(schema) {
             return Err((
-                "it has no images, and tar files are for those".into(),
+                "it has no images, which tar files need".into(),
                 "export a dataset after a `fetch` stage, or use --to parquet".into(),
             ));
         }
-        if let Some(name) = OWN.iter().find(|name| schema.field_with_name(name).is_ok()) {
+        if let Some(name) = RESERVED.iter().find(|name| schema.field_with_name(name).is_ok()) {
             return Err((
-                format!("its column `{name}` has the name of one that is written beside the tar files"),
+                format!("its column `{name}` conflicts with a column that the export adds"),
                 "rename or drop it with a `select` stage".into(),
             ));
         }
-        Ok(Self { ending, shard_bytes, columns: columns(schema), open: None })
+        Ok(Self { image_extension, shard_bytes, columns: columns(schema), open: None })
     }
 
-    /// Writes rows until the shard is full; how many.
+    /// Writes rows until the shard is full; returns how many.
     pub(super) fn write(
         &mut self,
         split: &mut SplitWriter,
@@ -135,12 +137,12 @@ impl WebDataset {
                 let image = images.value(taken);
                 let caption =
                     captions.filter(|column| column.is_valid(taken)).map_or("", |column| column.value(taken));
-                let ending = (self.ending)(image);
+                let extension = (self.image_extension)(image);
                 let mut members =
-                    [(ending, image), ("json", json.object(taken)), ("txt", caption.as_bytes())];
-                members.sort_by_key(|(ending, _)| *ending);
-                for (ending, data) in members {
-                    let name = format!("{}.{ending}", keys.value(taken));
+                    [(extension, image), ("json", json.object(taken)), ("txt", caption.as_bytes())];
+                members.sort_by_key(|(extension, _)| *extension);
+                for (extension, data) in members {
+                    let name = format!("{}.{extension}", keys.value(taken));
                     open.tar.append(&name, data).map_err(|error| DatasetError::io(&open.tar_path, error))?;
                 }
             }
@@ -153,18 +155,18 @@ impl WebDataset {
         Ok(taken)
     }
 
-    /// Whether the shard has as much as it should.
+    /// Whether the open shard has reached its size.
     pub(super) fn is_full(&self) -> bool {
         let full = |open: &Open| open.tar.bytes() >= self.shard_bytes || open.stats.count >= ROWS as u64;
         self.open.as_ref().is_some_and(full)
     }
 
-    /// Ends the shard.
+    /// Closes the open shard.
     pub(super) fn finish(&mut self) -> Result<(), DatasetError> {
         self.open.take().map_or(Ok(()), Open::finish)
     }
 
-    /// The rows as img2dataset has them: without pixels, with a key and a status.
+    /// The rows in the layout of img2dataset: without the image, with a key and a status.
     fn table(&self, open: &Open, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let valid = |row: usize| batch["image"].is_valid(row);
         let rows = 0..batch.num_rows();
@@ -189,8 +191,7 @@ impl WebDataset {
     }
 }
 
-/// Columns of the dataset that img2dataset would have been given besides, then caption and url,
-/// then what it adds.
+/// The columns in the order of img2dataset: additional ones, caption and url, then those that it adds.
 fn columns(schema: &Schema) -> SchemaRef {
     let pairs = contracts::pairs();
     let last = |name: &str| name == "caption" || name == "url";
@@ -209,7 +210,7 @@ fn columns(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The bytes of the images; null where there is none.
+/// The bytes of the images; null if there is no image.
 fn images(batch: &RecordBatch) -> Result<LargeBinaryArray, ArrowError> {
     let column = batch["image"].as_struct();
     let bytes = cast(&column.column(0).clone(), &DataType::LargeBinary)?;
@@ -223,7 +224,7 @@ impl Open {
         let number = split.counts().split;
         let [tar_path, parquet_path, stats_path] =
             [".tar", ".parquet", "_stats.json"].map(|ending| split.artifact(&format!("{number:05}{ending}")));
-        crate::storage::local::create_dir(&folder.folder())?;
+        crate::storage::local::create_dir(&folder.local_dir())?;
         let create = |path: &Path| File::create(path).map_err(|error| DatasetError::io(path, error));
         let tar = Tar::new(BufWriter::with_capacity(1 << 20, create(&tar_path)?));
         let parquet = parquet_writer(create(&parquet_path)?, columns, &ShardLimits::default())
@@ -262,18 +263,18 @@ impl Stats {
     }
 }
 
-/// JSON as Python's `json.dumps(.., indent=4)` lays it out.
+/// JSON in the layout of Python's `json.dumps(.., indent=4)`.
 fn pretty(value: &impl Serialize) -> Vec<u8> {
     let mut text = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"    "));
     match value.serialize(&mut serializer) {
         Ok(()) => text,
-        // Numbers and names, into memory.
+        // Cannot happen: numbers and names, written to memory.
         Err(_) => Vec::new(),
     }
 }
 
-/// Rows of a table as JSON objects, one after the other.
+/// Encodes rows of a table as JSON objects.
 struct Json<'a> {
     columns: Vec<(String, NullableEncoder<'a>)>,
     text: Vec<u8>,
@@ -289,7 +290,7 @@ impl<'a> Json<'a> {
         Ok(Self { columns: columns.collect::<Result<_, ArrowError>>()?, text: Vec::new() })
     }
 
-    /// All columns of a row, those that are null too.
+    /// All columns of a row, including those that are null.
     fn object(&mut self, row: usize) -> &[u8] {
         self.text.clear();
         let mut start = "{";
@@ -298,9 +299,10 @@ impl<'a> Json<'a> {
             self.text.extend_from_slice(b"\n    ");
             self.text.extend_from_slice(name.as_bytes());
             self.text.extend_from_slice(b": ");
-            match values.is_null(row) {
-                true => self.text.extend_from_slice(b"null"),
-                false => values.encode(row, &mut self.text),
+            if values.is_null(row) {
+                self.text.extend_from_slice(b"null");
+            } else {
+                values.encode(row, &mut self.text);
             }
             start = ",";
         }

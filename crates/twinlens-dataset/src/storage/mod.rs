@@ -1,8 +1,8 @@
-//! Where datasets lie: a local folder, or a folder of an object store (`s3://bucket/run`).
+//! Storage of datasets: a local folder, or a folder of an object store (`s3://bucket/run`).
 //!
-//! A [`Location`] is either; everything that a dataset does with files goes through it. Both keep
-//! the same promises: a file appears whole or not at all, a recorded file is never changed, and the
-//! log (the manifest) only grows.
+//! A [`Location`] is either; datasets access files only through it. Both guarantee that a file
+//! appears whole or not at all, that a recorded file is never changed, and that the log (the
+//! manifest) only grows.
 
 pub mod local;
 pub mod remote;
@@ -32,20 +32,20 @@ enum Place {
 }
 
 impl Location {
-    /// What a user wrote: the URL of an object store, or a local path, which starts at `base` when
-    /// it is relative. `scratch` is a local folder for copies of remote files and for files on
-    /// their way to the store.
+    /// Parses the URL of an object store or a local path; a relative path starts at `base`. `scratch`
+    /// is a local folder for copies of remote files and for files before their upload.
     ///
     /// # Errors
-    /// A URL that cannot be read, of an unknown scheme, or of one whose feature was not built in.
+    /// A malformed URL, or one with a scheme that is unknown or not built in.
     pub fn parse(written: &str, base: &Path, scratch: &Path) -> Result<Self, DatasetError> {
-        match is_url(written) {
-            true => Ok(Self(Place::Remote(Remote::parse(written, scratch)?))),
-            false => Ok(Self::from(base.join(written))),
+        if is_url(written) {
+            Ok(Self(Place::Remote(Remote::parse(written, scratch)?)))
+        } else {
+            Ok(Self::from(base.join(written)))
         }
     }
 
-    /// A folder or file of an object store that is open already; `root` is its URL.
+    /// A folder or file of an open object store; `root` is the URL of the store.
     pub fn remote(
         store: Arc<dyn ObjectStore>,
         root: Url,
@@ -55,7 +55,7 @@ impl Location {
         Ok(Self(Place::Remote(Remote::new(store, root, path, scratch)?)))
     }
 
-    /// What lies in this folder under a name (or several, parted by `/`).
+    /// Appends a name, or several separated by `/`.
     pub fn join(&self, name: &str) -> Self {
         Self(match &self.0 {
             Place::Local(path) => Place::Local(path.join(name)),
@@ -63,14 +63,14 @@ impl Location {
         })
     }
 
-    /// The name without the folders before it.
+    /// The last part of the name.
     pub fn name(&self) -> String {
-        let written = self.shown();
-        written.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        let path = self.display_path();
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// The path or URL as it is shown in messages.
-    pub fn shown(&self) -> PathBuf {
+    /// The path or URL, for messages.
+    pub fn display_path(&self) -> PathBuf {
         match &self.0 {
             Place::Local(path) => path.clone(),
             Place::Remote(remote) => remote.url().into(),
@@ -93,16 +93,16 @@ impl Location {
         }
     }
 
-    /// The local folder that belongs to this one: itself, or the one for copies of what the store
-    /// holds, and for files on their way there.
-    pub fn folder(&self) -> PathBuf {
+    /// The local path, or for an object store the path of local copies and of files before their
+    /// upload.
+    pub fn local_dir(&self) -> PathBuf {
         match &self.0 {
             Place::Local(path) => path.clone(),
             Place::Remote(remote) => remote.scratch(),
         }
     }
 
-    /// Whether a file (not a folder) is there.
+    /// Whether there is a file (not a folder).
     pub fn exists(&self) -> Result<bool, DatasetError> {
         match &self.0 {
             Place::Local(path) => Ok(path.is_file()),
@@ -110,8 +110,8 @@ impl Location {
         }
     }
 
-    /// Length in bytes, and a mark that differs when the content does (a time, or the store's tag);
-    /// `None` when there is no such file.
+    /// Length in bytes, and a version that changes with the content (modification time or ETag);
+    /// `None` if there is no such file.
     pub fn stamp(&self) -> Result<Option<(u64, String)>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::stamp(path),
@@ -119,7 +119,7 @@ impl Location {
         }
     }
 
-    /// A whole small file; `None` when there is none.
+    /// Reads a small file; `None` if there is none.
     pub fn read(&self) -> Result<Option<Vec<u8>>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::read(path),
@@ -127,7 +127,7 @@ impl Location {
         }
     }
 
-    /// Writes a whole small file durably.
+    /// Durably writes a small file.
     pub fn write(&self, content: &[u8]) -> Result<(), DatasetError> {
         match &self.0 {
             Place::Local(path) => local::write(path, content),
@@ -135,7 +135,7 @@ impl Location {
         }
     }
 
-    /// What is in this folder; nothing when it is not there.
+    /// The entries of this folder; empty if it does not exist.
     pub fn list(&self) -> Result<Listing, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::list(path),
@@ -143,8 +143,8 @@ impl Location {
         }
     }
 
-    /// All files below this folder with their lengths in bytes, by name relative to it; the folder
-    /// `except` is left out.
+    /// The lengths in bytes of all files below this folder, by relative name, except those in its
+    /// folder `except`.
     pub fn files(&self, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::files(path, except),
@@ -152,19 +152,19 @@ impl Location {
         }
     }
 
-    /// Makes an empty folder of it. What is there is deleted, its log before all else, so that a
-    /// kill in between leaves nothing that could be taken for a dataset.
+    /// Makes this an empty folder. Existing contents are deleted, the log first, so that a kill in
+    /// between leaves nothing that looks like a dataset.
     pub fn clear(&self, log: &str) -> Result<(), DatasetError> {
         self.remove(log)?;
-        local::create_dir(&self.folder())
+        local::create_dir(&self.local_dir())
     }
 
-    /// Deletes the folder, its log before all else.
+    /// Deletes the folder, its log first.
     pub fn remove(&self, log: &str) -> Result<(), DatasetError> {
         if let Place::Remote(remote) = &self.0 {
             remote.remove(log)?;
         }
-        let folder = self.folder();
+        let folder = self.local_dir();
         local::remove_file(&folder.join(log))?;
         if folder.exists() {
             local::sync_dir(&folder)?;
@@ -180,8 +180,8 @@ impl Location {
         }
     }
 
-    /// Gives the file that was written under its unfinished name in [`Location::folder`] its final
-    /// name, durably.
+    /// Durably publishes the file that was written under its unfinished name in
+    /// [`Location::local_dir`].
     pub fn publish(&self) -> Result<(), DatasetError> {
         match &self.0 {
             Place::Local(path) => local::publish(path),
@@ -189,7 +189,7 @@ impl Location {
         }
     }
 
-    /// A local file with this content: itself, or a copy.
+    /// The local path of this file, or of a local copy.
     pub fn local_copy(&self) -> Result<PathBuf, DatasetError> {
         match &self.0 {
             Place::Local(path) => Ok(path.clone()),
@@ -197,7 +197,7 @@ impl Location {
         }
     }
 
-    /// The bytes of a log; `None` when it was never begun.
+    /// Reads a log; `None` if there is none.
     pub fn read_log(&self) -> Result<Option<Vec<u8>>, DatasetError> {
         match &self.0 {
             Place::Local(path) => local::read(path),
@@ -205,7 +205,7 @@ impl Location {
         }
     }
 
-    /// Begins a log with its first line, durably.
+    /// Durably creates a log with its first line.
     pub fn begin_log(&self, line: &[u8]) -> Result<(), DatasetError> {
         match &self.0 {
             Place::Local(path) => local::write(path, line),
@@ -213,7 +213,7 @@ impl Location {
         }
     }
 
-    /// Adds a line after the `lines` that a log has, durably.
+    /// Durably appends a line to a log of `lines` lines.
     pub fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
         match &self.0 {
             Place::Local(path) => local::append(path, line),
@@ -221,16 +221,16 @@ impl Location {
         }
     }
 
-    /// Cuts what a kill left of a line at a log's end. An object store has no half lines.
-    pub fn cut_log(&self, whole: u64) -> Result<(), DatasetError> {
+    /// Truncates a log to `length` bytes, to remove a torn last line. An object store has none.
+    pub fn truncate_log(&self, length: u64) -> Result<(), DatasetError> {
         match &self.0 {
-            Place::Local(path) => local::cut(path, whole),
+            Place::Local(path) => local::truncate(path, length),
             Place::Remote(_) => Ok(()),
         }
     }
 }
 
-/// The names of what a folder holds, sorted.
+/// The entries of a folder by name, sorted.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Folders.
@@ -239,7 +239,7 @@ pub struct Listing {
     pub files: Vec<String>,
 }
 
-/// Whether a user's text is a URL and no path.
+/// Whether a text is a URL rather than a path.
 pub fn is_url(written: &str) -> bool {
     written.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
@@ -272,29 +272,29 @@ impl From<&Location> for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shown().display().fmt(f)
+        self.display_path().display().fmt(f)
     }
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shown().fmt(f)
+        self.display_path().fmt(f)
     }
 }
 
-/// Deletes the files of a local folder that are not named, and nothing in the folder `except`.
-pub(crate) fn keep_only(
+/// Deletes the files below a folder for which `keep` is false, except those in its folder `except`.
+pub(crate) fn delete_except(
     folder: &Location,
     except: &str,
-    kept: &dyn Fn(&str) -> bool,
+    keep: &dyn Fn(&str) -> bool,
 ) -> Result<(), DatasetError> {
     for name in folder.files(except)?.into_keys() {
-        if !kept(&name) {
+        if !keep(&name) {
             folder.join(&name).remove_file()?;
         }
     }
-    // What was on its way to the store when the writer was killed.
-    let scratch = folder.folder();
+    // Files whose upload a kill interrupted.
+    let scratch = folder.local_dir();
     if folder.as_remote().is_some() && scratch.exists() {
         for name in local::files(&scratch, except)?.into_keys() {
             fs::remove_file(scratch.join(&name))

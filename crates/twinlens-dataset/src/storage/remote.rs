@@ -1,10 +1,9 @@
-//! A folder of an object store.
+//! Files and folders of an object store.
 //!
-//! A file is one object, put whole: there is no half object to see. A log is a folder of objects,
-//! one a line, numbered in order; a line is put only where none is yet, so that of two writers of
-//! one dataset the second is refused. Local copies, and files on their way to the store, lie in a
-//! scratch folder; nothing in it is ever taken for the store's content unless its length is the
-//! same.
+//! A file is one object, which appears whole. A log is a folder of numbered objects, one per line; a
+//! line is put only if none is there yet, so a second writer of the same dataset fails. Local copies
+//! and files before their upload are in a scratch folder; a copy is used only if its length equals
+//! that of the object.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -26,9 +25,9 @@ use url::Url;
 use super::{Listing, local};
 use crate::error::DatasetError;
 
-/// Requests that are open at a time for the lines of one log.
+/// Concurrent requests for the lines of a log.
 const LOG_REQUESTS: usize = 16;
-/// Bytes of an upload's part, and of what is held of a file on its way.
+/// Bytes of a part of an upload, and of its buffer.
 const PART_BYTES: usize = 8 << 20;
 
 /// A file or folder of an object store.
@@ -38,11 +37,10 @@ pub struct Remote {
     key: Key,
 }
 
-/// An open store. It has a thread of its own, so that its files can be used from code that is not
-/// async, wherever that runs.
+/// An open store with its own thread, so that synchronous code can use it on any thread.
 struct Store {
     client: Arc<dyn ObjectStore>,
-    /// The URL of the bucket, without a slash at its end.
+    /// The URL of the bucket.
     root: Url,
     scratch: PathBuf,
     runtime: Option<Runtime>,
@@ -51,7 +49,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // The last owner may be async code, which must not wait.
+            // The last owner may be async code, which must not block.
             runtime.shutdown_background();
         }
     }
@@ -67,15 +65,18 @@ impl Remote {
     /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment,
     /// under the usual names.
     pub(super) fn parse(written: &str, scratch: &Path) -> Result<Self, DatasetError> {
-        let location = |why: String| DatasetError::Location { path: written.into(), why };
-        let url = Url::parse(written).map_err(|error| location(error.to_string()))?;
+        let invalid = |why: String| DatasetError::Location { path: written.into(), why };
+        let url = Url::parse(written).map_err(|error| invalid(error.to_string()))?;
         if let Some(feature) = missing_feature(url.scheme()) {
-            return Err(location(format!(
+            return Err(invalid(format!(
                 "this program was built without `{feature}`; build it with `--features {feature}`"
             )));
         }
         if !KNOWN.contains(&url.scheme()) {
-            return Err(location(format!("an object store's URL starts with one of {}", KNOWN.join(", "))));
+            return Err(invalid(format!(
+                "the URL of an object store starts with one of {}",
+                KNOWN.join(", ")
+            )));
         }
         let (client, key) = object_store::parse_url_opts(&url, settings(std::env::vars_os()))
             .map_err(|source| DatasetError::Store { path: written.into(), source })?;
@@ -96,7 +97,7 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|error| DatasetError::io(scratch, error))?;
-        // Two stores must not share copies.
+        // Stores must not share copies.
         let name = local::hex(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
         let store = Store { client, root, scratch: scratch.join(name), runtime: Some(runtime) };
         Ok(Self { store: Arc::new(store), key: Key::from(path) })
@@ -107,23 +108,23 @@ impl Remote {
         Self { store: self.store.clone(), key }
     }
 
-    /// The URL, as it is shown and as the engine names it.
+    /// The URL, for messages and for the query engine.
     pub fn url(&self) -> String {
         let root = self.store.root.as_str();
         format!("{}/{}", root.strip_suffix('/').unwrap_or(root), self.key)
     }
 
-    /// The URL of the store, without a path.
+    /// The URL of the store.
     pub fn root(&self) -> &Url {
         &self.store.root
     }
 
-    /// The store.
+    /// The client of the store.
     pub fn client(&self) -> Arc<dyn ObjectStore> {
         self.store.client.clone()
     }
 
-    /// The name in the store.
+    /// The path in the store.
     pub fn key(&self) -> &Key {
         &self.key
     }
@@ -132,8 +133,8 @@ impl Remote {
         self.store.scratch.join(self.key.as_ref())
     }
 
-    /// Waits for the store. The store's own thread does the work, so that a caller's runtime is
-    /// never entered twice.
+    /// Runs a request on the thread of the store and waits for it; the caller's runtime, if any, is
+    /// not entered again.
     fn wait<T, F>(&self, work: F) -> Result<T, DatasetError>
     where
         T: Send + 'static,
@@ -142,7 +143,7 @@ impl Remote {
         let (send, receive) = sync_channel(1);
         if let Some(runtime) = &self.store.runtime {
             runtime.spawn(async move {
-                // A caller that is gone misses nothing.
+                // The caller may be gone.
                 let _ = send.send(work.await);
             });
         }
@@ -159,7 +160,7 @@ impl Remote {
     fn head(&self) -> Result<Option<ObjectMeta>, DatasetError> {
         let (client, key) = (self.client(), self.key.clone());
         let options = GetOptions { head: true, ..GetOptions::default() };
-        self.wait(async move { found(client.get_opts(&key, options).await.map(|result| result.meta)) })
+        self.wait(async move { optional(client.get_opts(&key, options).await.map(|result| result.meta)) })
     }
 
     pub(super) fn length(&self) -> Result<Option<u64>, DatasetError> {
@@ -167,14 +168,15 @@ impl Remote {
     }
 
     pub(super) fn stamp(&self) -> Result<Option<(u64, String)>, DatasetError> {
-        let mark = |meta: &ObjectMeta| meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
-        Ok(self.head()?.map(|meta| (meta.size, mark(&meta))))
+        let version =
+            |meta: &ObjectMeta| meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        Ok(self.head()?.map(|meta| (meta.size, version(&meta))))
     }
 
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, DatasetError> {
         let (client, key) = (self.client(), self.key.clone());
         self.wait(async move {
-            match found(client.get_opts(&key, GetOptions::default()).await)? {
+            match optional(client.get_opts(&key, GetOptions::default()).await)? {
                 Some(result) => Ok(Some(result.bytes().await?.to_vec())),
                 None => Ok(None),
             }
@@ -219,12 +221,12 @@ impl Remote {
         })
     }
 
-    /// Deletes all below this folder: first its log, from the end, so that what is left at any
-    /// moment is a log or nothing.
+    /// Deletes all objects below this folder, first the lines of its log from the last to the first:
+    /// until it is empty, the log stays valid.
     pub(super) fn remove(&self, log: &str) -> Result<(), DatasetError> {
         let mut names: Vec<String> = self.files()?.into_keys().collect();
-        let line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
-        names.sort_by_key(|name| (!line(name), std::cmp::Reverse(name.clone())));
+        let is_log_line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
+        names.sort_by_key(|name| (!is_log_line(name), std::cmp::Reverse(name.clone())));
         names.iter().try_for_each(|name| self.join(name).remove_file())
     }
 
@@ -247,7 +249,7 @@ impl Remote {
             let mut file = tokio::fs::File::open(&path).await.map_err(fail)?;
             let mut upload = BufWriter::with_capacity(client, key, PART_BYTES).with_max_concurrency(2);
             if let Err(error) = tokio::io::copy(&mut file, &mut upload).await {
-                // Parts of an upload that is given up would be stored, and paid for, unseen.
+                // The parts of an abandoned upload would stay in the store, invisible and billed.
                 let _ = upload.abort().await;
                 return Err(fail(error));
             }
@@ -308,32 +310,30 @@ impl Remote {
     pub(super) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
         let place = self.join(&line_name(lines));
         match place.put(line, PutMode::Create) {
-            // A request that was answered by a lost connection is sent again: then it is our own
-            // line that is there already.
+            // After a lost connection the client retries, and finds our own line.
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })
                 if place.read()?.as_deref() == Some(line) =>
             {
                 Ok(())
             }
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. }) => {
-                Err(DatasetError::Taken { path: self.url().into() })
+                Err(DatasetError::Locked { path: self.url().into() })
             }
             other => other,
         }
     }
 }
 
-/// Schemes of object stores. `file` is a local folder used as a store.
+/// Supported schemes. `file` uses a local folder as a store.
 const KNOWN: &[&str] = &["s3", "gs", "az", "abfs", "abfss", "file"];
 
-/// The settings of stores among the environment's variables. Only those with the prefix of a store:
-/// the library also knows them without it, and a variable that is called `TOKEN` or `REGION` may be
-/// anybody's.
+/// The environment variables that configure stores. The library also accepts names without the
+/// prefix of a store, but a variable called `TOKEN` or `REGION` may belong to another program.
 fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
     let texts =
         variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let of_a_store = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
-    texts.filter(|(name, _)| of_a_store(name)).collect()
+    let has_prefix = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
+    texts.filter(|(name, _)| has_prefix(name)).collect()
 }
 
 fn missing_feature(scheme: &str) -> Option<&'static str> {
@@ -345,12 +345,12 @@ fn missing_feature(scheme: &str) -> Option<&'static str> {
     }
 }
 
-/// Names of a log's lines sort as their numbers do.
+/// The name of a line of a log; names sort like their numbers.
 fn line_name(number: usize) -> String {
     format!("{number:08}.json")
 }
 
-fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Error::NotFound { .. }) => Ok(None),
@@ -363,11 +363,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_those_with_a_stores_prefix() {
+    fn settings_have_the_prefix_of_a_store() {
         let variables =
             [("AWS_REGION", "eu-west-1"), ("TOKEN", "somebody's"), ("AZURE_STORAGE_ACCOUNT_NAME", "me")];
-        let found = settings(variables.map(|(name, value)| (name.into(), value.into())).into_iter());
-        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let settings = settings(variables.map(|(name, value)| (name.into(), value.into())).into_iter());
+        let names: Vec<&str> = settings.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["AWS_REGION", "AZURE_STORAGE_ACCOUNT_NAME"]);
     }
 }

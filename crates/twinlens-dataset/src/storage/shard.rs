@@ -1,4 +1,4 @@
-//! A Parquet file of an object store, read range by range.
+//! Reads ranges of Parquet files in an object store.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::remote::Remote;
 
-/// Reads one file of known length.
+/// Reads one Parquet file of known length.
 pub struct RemoteShard {
     remote: Remote,
     bytes: u64,
 }
 
 impl RemoteShard {
-    /// A reader of a file of `bytes` bytes.
+    /// A reader for a file of `bytes` bytes.
     pub fn new(remote: Remote, bytes: u64) -> Self {
         Self { remote, bytes }
     }
@@ -42,7 +42,7 @@ impl AsyncFileReader for RemoteShard {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         let (client, key) = (self.remote.client(), self.remote.key().clone());
         async move {
-            // The store joins ranges that lie close to each other into one request.
+            // The store merges adjacent ranges into one request.
             client.get_ranges(&key, &ranges).await.map_err(|error| ParquetError::External(Box::new(error)))
         }
         .boxed()

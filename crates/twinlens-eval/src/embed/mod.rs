@@ -14,10 +14,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
@@ -77,10 +77,10 @@ pub struct Embed {
 }
 
 fn batch_size() -> Located<usize> {
-    Located::nowhere(128)
+    Located::without_span(128)
 }
 fn split_rows() -> Located<u64> {
-    Located::nowhere(4096)
+    Located::without_span(4096)
 }
 
 impl StageKind for Embed {
@@ -138,7 +138,7 @@ impl Embed {
             added.push(Field::new(CLIP_SCORE, DataType::Float32, true));
         }
         let kept = from.fields().iter().filter(|field| {
-            !is_pixels(field.data_type()) && !added.iter().any(|added| added.name() == field.name())
+            !holds_image_bytes(field.data_type()) && !added.iter().any(|added| added.name() == field.name())
         });
         let fields: Vec<_> = kept.cloned().chain(added.iter().cloned().map(Arc::new)).collect();
         Arc::new(Schema::new_with_metadata(fields, from.metadata().clone()))
@@ -160,7 +160,7 @@ impl Embed {
                 let names = || schema.fields().iter().map(|field| field.name().as_str());
                 let fault =
                     Fault::at(captions.span(), format!("its input has no column `{}`", captions.value()));
-                let fault = fault.label(format!("the columns are {}", listed(names())));
+                let fault = fault.label(format!("the columns are {}", list_names(names())));
                 Some(did_you_mean(captions, names()).into_iter().fold(fault, Fault::hint))
             }
         }

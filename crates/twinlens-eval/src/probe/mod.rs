@@ -120,19 +120,19 @@ fn tasks() -> Vec<Task> {
     vec![Task::LinearProbe, Task::Knn, Task::FewShot]
 }
 fn neighbours() -> Located<usize> {
-    Located::nowhere(20)
+    Located::without_span(20)
 }
 fn shots() -> Located<Vec<usize>> {
-    Located::nowhere(vec![1, 2, 4, 8, 16])
+    Located::without_span(vec![1, 2, 4, 8, 16])
 }
 fn repeats() -> Located<usize> {
-    Located::nowhere(5)
+    Located::without_span(5)
 }
 fn validation_share() -> Located<f64> {
-    Located::nowhere(0.2)
+    Located::without_span(0.2)
 }
 fn max_examples() -> Located<usize> {
-    Located::nowhere(50_000)
+    Located::without_span(50_000)
 }
 
 /// What a probe says of a column of lists.

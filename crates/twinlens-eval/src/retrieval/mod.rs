@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
     StageKind, Tables, Work,
@@ -81,16 +81,16 @@ pub struct RetrievalSet {
 }
 
 fn template() -> Located<String> {
-    Located::nowhere("{}".into())
+    Located::without_span("{}".into())
 }
 fn ks() -> Located<Vec<usize>> {
-    Located::nowhere(vec![1, 5, 10])
+    Located::without_span(vec![1, 5, 10])
 }
 fn batch_size() -> Located<usize> {
-    Located::nowhere(128)
+    Located::without_span(128)
 }
 fn caption() -> Located<String> {
-    Located::nowhere("caption".into())
+    Located::without_span("caption".into())
 }
 
 impl StageKind for Retrieval {
@@ -128,7 +128,7 @@ impl Retrieval {
             Err(_) => {
                 let names = || schema.fields().iter().map(|field| field.name().as_str());
                 let fault = Fault::at(at, format!("`{}` has no column `{name}`", set.input.name()));
-                let fault = fault.label(format!("the columns are {}", listed(names())));
+                let fault = fault.label(format!("the columns are {}", list_names(names())));
                 Some(did_you_mean(name, names()).into_iter().fold(fault, Fault::hint))
             }
         }

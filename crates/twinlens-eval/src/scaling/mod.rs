@@ -51,7 +51,7 @@ pub struct Scaling {
 }
 
 fn one() -> Located<usize> {
-    Located::nowhere(1)
+    Located::without_span(1)
 }
 
 /// What is meant by compute, in GFLOP.

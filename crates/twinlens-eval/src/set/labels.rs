@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 use super::ClassFault;
 
@@ -194,7 +194,7 @@ fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::Fi
     found.ok_or_else(|| {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let hint = did_you_mean(column, names.iter().copied());
-        let hint = hint.unwrap_or_else(|| format!("its columns are {}", listed(names)));
+        let hint = hint.unwrap_or_else(|| format!("its columns are {}", list_names(names)));
         ClassFault { why: format!("its input has no column `{column}`"), hint: Some(hint) }
     })
 }

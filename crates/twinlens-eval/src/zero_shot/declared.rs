@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::shard::{ShardLimits, is_pixels};
+use twinlens_dataset::shard::{ShardLimits, holds_image_bytes};
 use twinlens_dataset::{Begin, DatasetWriter, MAIN, REJECTS, SplitWriter, contracts, protocol};
 use twinlens_image::Limits;
 use twinlens_pipeline::files::{folder_stamp, stamp};
@@ -79,7 +79,8 @@ pub async fn prepare(
         view: None,
         variants: vec![],
     };
-    let options = options(&set, Input(Located::nowhere(name)), &written.bound.classes, written.templates);
+    let options =
+        options(&set, Input(Located::without_span(name)), &written.bound.classes, written.templates);
     Ok(Prepared::Ready(Box::new(Ready { options, input, warnings: written.bound.warnings })))
 }
 
@@ -91,7 +92,7 @@ fn dataset(
     fingerprint: String,
 ) -> Result<Output, RunError> {
     let main = contracts::with_hub_features(sets::schema());
-    let plain = main.fields().iter().filter(|field| !is_pixels(field.data_type())).cloned();
+    let plain = main.fields().iter().filter(|field| !holds_image_bytes(field.data_type())).cloned();
     let ledger: Vec<_> = plain.chain(contracts::rejects().fields().iter().cloned()).collect();
     let ledger = std::sync::Arc::new(datafusion::arrow::datatypes::Schema::new(ledger));
     let begin = Begin {
@@ -116,7 +117,7 @@ fn dataset(
 }
 
 fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: Vec<String>) -> SetOptions {
-    let nowhere = |text: &str| Located::nowhere(text.to_string());
+    let nowhere = |text: &str| Located::without_span(text.to_string());
     let several = set.task == Task::MultiLabel;
     let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
     let with_synonyms = classes.iter().filter(|class| !class.synonyms.is_empty());
@@ -126,11 +127,11 @@ fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: V
         label: nowhere(if several { "labels" } else { "class_name" }),
         split: Some(set.split.clone()),
         image: None,
-        classes: (!several).then(|| Located::nowhere(ClassOptions::List(names.clone()))),
-        class_names: several.then(|| Located::nowhere(names)),
+        classes: (!several).then(|| Located::without_span(ClassOptions::List(names.clone()))),
+        class_names: several.then(|| Located::without_span(names)),
         names: Default::default(),
         synonyms: with_synonyms.map(|class| (class.name.clone(), class.synonyms.clone())).collect(),
-        templates: (!templates.is_empty()).then(|| Located::nowhere(templates)),
+        templates: (!templates.is_empty()).then(|| Located::without_span(templates)),
         main_metric: set.main_metric(),
         overlap_with: None,
     }

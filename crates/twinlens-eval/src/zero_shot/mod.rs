@@ -77,11 +77,11 @@ pub struct ZeroShot {
 
 fn default_prompts() -> Located<Vec<Located<PromptOptions>>> {
     let all = ["{}", "a photo of a {}.", crate::prompts::ENSEMBLE];
-    Located::nowhere(all.map(|text| Located::nowhere(PromptOptions::Text(text.into()))).to_vec())
+    Located::without_span(all.map(|text| Located::without_span(PromptOptions::Text(text.into()))).to_vec())
 }
 
 fn default_batch_size() -> Located<usize> {
-    Located::nowhere(128)
+    Located::without_span(128)
 }
 
 const PER_CLASS: &str = "per_class";

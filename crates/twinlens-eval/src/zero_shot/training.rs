@@ -42,7 +42,7 @@ pub struct InTraining {
 }
 
 fn class_names() -> Located<Vec<Located<PromptOptions>>> {
-    Located::nowhere(vec![Located::nowhere(PromptOptions::Text("{}".into()))])
+    Located::without_span(vec![Located::without_span(PromptOptions::Text("{}".into()))])
 }
 
 impl InTraining {
@@ -51,7 +51,7 @@ impl InTraining {
         let entry =
             |set: &SetOptions| Located::new(SetEntry::Described(Box::new(set.clone())), set.name.span());
         ZeroShot {
-            model: Input(Located::nowhere("./".into())),
+            model: Input(Located::without_span("./".into())),
             sets: Located::new(self.sets.iter().map(entry).collect(), self.sets.span()),
             data: None,
             prompts: self.prompts.clone(),

@@ -70,7 +70,7 @@ impl Place {
 
     fn open(&self, name: &str) -> Dataset {
         let path = self.path(name);
-        if path.is_file() { Dataset::of_parquet(path).unwrap() } else { Dataset::open(path).unwrap() }
+        if path.is_file() { Dataset::from_parquet(path).unwrap() } else { Dataset::open(path).unwrap() }
     }
 
     /// What `check` knows of the inputs, as if each were a stage.

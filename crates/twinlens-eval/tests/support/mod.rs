@@ -99,7 +99,7 @@ pub fn interrupted(cx: RunContext) -> RunContext {
 /// An input of that name: a Parquet file, or a dataset.
 pub fn input(cx: &RunContext, name: &str) -> InputData {
     let path = cx.path(name);
-    let dataset = if path.is_file() { Dataset::of_parquet(path) } else { Dataset::open(path) };
+    let dataset = if path.is_file() { Dataset::from_parquet(path) } else { Dataset::open(path) };
     let dataset = dataset.unwrap();
     InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }
 }

@@ -20,7 +20,7 @@ use crate::config::vars::{Filler, Overrides, SetVar, Vars, is_name};
 use crate::error::Fault;
 use crate::located::Located;
 use crate::registry::Registry;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// Keys at the top that are read apart from [`Head`].
 const PARTS: [&str; 4] = ["vars", "env", "stages", "tests"];
@@ -46,7 +46,7 @@ pub(crate) struct Head {
 }
 
 fn all() -> Located<f64> {
-    Located::nowhere(1.0)
+    Located::without_span(1.0)
 }
 
 /// Everything from the text to the checked pipeline.
@@ -210,7 +210,7 @@ fn set_path<'i>(
     if !stages.contains_key(*stage) {
         let names = || stages.keys().map(|key| key.get_ref().as_ref());
         let fault = Fault::at(place.clone(), format!("unknown stage `{stage}`"))
-            .label(format!("known are {}", listed(names())));
+            .label(format!("known: {}", list_names(names())));
         return Err(Box::new(did_you_mean(stage, names()).into_iter().fold(fault, Fault::hint)));
     }
     let Some(((place, last), between)) = options.split_last() else {
@@ -239,7 +239,7 @@ fn put<'i>(table: &mut DeTable<'i>, place: &Range<usize>, key: &'i str, value: S
 fn unused<'a>(var: &SetVar<'_>, used: impl Iterator<Item = &'a str> + Clone) -> Fault {
     let fault = Fault::at(var.place.clone(), format!("no `${{{}}}` stands in the pipeline", var.name));
     let known = used.clone().chain(SETTABLE);
-    let fault = fault.label(format!("variables that are used: {}", listed(used)));
+    let fault = fault.label(format!("variables that are used: {}", list_names(used)));
     fault.hint(
         did_you_mean(var.name, known)
             .unwrap_or_else(|| "to set a stage's option, write `stage.option=value`".into()),
@@ -268,7 +268,7 @@ fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut 
     let known = registry.sites();
     for site in head.sites.iter().filter(|site| !known.contains(&site.as_str())) {
         let fault = Fault::at(site.span(), format!("unknown site `{}`", site.value()))
-            .label(format!("known are {}", listed(known.iter().copied())));
+            .label(format!("known: {}", list_names(known.iter().copied())));
         faults.push(did_you_mean(site, known.iter().copied()).into_iter().fold(fault, Fault::hint));
     }
     Some(head)

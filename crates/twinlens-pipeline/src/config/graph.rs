@@ -12,7 +12,7 @@ use crate::error::Fault;
 use crate::located::Input;
 use crate::sql::find_word;
 use crate::stage::Work;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// The table of counts about the run itself.
 pub(crate) const FUNNEL: &str = "funnel";
@@ -92,7 +92,7 @@ impl Names<'_> {
                 let names: Vec<String> = several.iter().map(|owner| format!("{owner}.{stage}")).collect();
                 Err(Box::new(
                     Fault::at(0..0, format!("several stages have a table `{stage}`"))
-                        .label(format!("expected one of {}", listed(names.iter().map(String::as_str)))),
+                        .label(format!("expected one of {}", list_names(names.iter().map(String::as_str)))),
                 ))
             }
         }
@@ -126,7 +126,7 @@ impl Names<'_> {
         let known = || self.side[node].iter().copied().chain([REJECTS]);
         let stage = &self.drafts[node].family;
         let fault = Fault::at(0..0, format!("the stage `{stage}` has no table `{table}`"))
-            .label(format!("its side tables are {}", listed(known())));
+            .label(format!("its side tables are {}", list_names(known())));
         let meant = did_you_mean(table, known());
         Err(Box::new(meant.into_iter().fold(fault, Fault::hint)))
     }
@@ -153,7 +153,7 @@ impl Names<'_> {
         };
         let all = stages().chain(self.side.iter().flatten().copied()).chain([REJECTS, FUNNEL]);
         let fault = Fault::at(0..0, format!("unknown input `{stage}`"))
-            .label(format!("the stages are {}", listed(stages())));
+            .label(format!("the stages are {}", list_names(stages())));
         did_you_mean(stage, all).into_iter().fold(fault, Fault::hint)
     }
 }
@@ -224,6 +224,6 @@ fn cycle(nodes: &[usize], drafts: &[Draft<'_>], inputs: &[Option<Vec<Resolved>>]
     let mut fault = Fault::at(place, format!("stages wait for each other: {}", names.join(" <- ")))
         .label(label)
         .hint(hint);
-    fault.also = links.collect();
+    fault.related = links.collect();
     fault
 }

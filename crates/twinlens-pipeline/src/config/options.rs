@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::config::source::Strings;
 use crate::error::Fault;
-use crate::suggest::{did_you_mean, listed, nearest};
+use crate::suggest::{did_you_mean, list_names, nearest};
 
 /// What is known of a table beside its entries.
 pub(crate) struct Shape<'a> {
@@ -134,14 +134,14 @@ fn fault(path: &str, span: Range<usize>, message: &str, shape: &Shape<'_>) -> Fa
         let top = !path.contains(['.', '[']);
         let known: Vec<&str> = names.chain(shape.taken.iter().copied().filter(|_| top)).collect();
         let fault = Fault::at(span, format!("unknown option `{name}`"))
-            .label(format!("known are {}", listed(known.iter().copied())));
+            .label(format!("known: {}", list_names(known.iter().copied())));
         return did_you_mean(name, known).into_iter().fold(fault, Fault::hint);
     }
     if message.starts_with("unknown variant") {
         let name = names.next().unwrap_or_default();
         let known: Vec<&str> = names.collect();
         let fault = Fault::at(span, format!("unknown value `{name}` for `{path}`"));
-        let fault = fault.label(format!("expected {}", listed(known.iter().copied())));
+        let fault = fault.label(format!("expected {}", list_names(known.iter().copied())));
         return did_you_mean(name, known).into_iter().fold(fault, Fault::hint);
     }
     if let Some(name) = message.strip_prefix("missing field ") {

@@ -75,7 +75,7 @@ impl Report {
         let label = printable(&fault.label);
         let mut snippet = Snippet::source(text).path(path);
         snippet = snippet.annotation(primary(text, place).label((!label.is_empty()).then_some(label)));
-        for (span, note) in &fault.also {
+        for (span, note) in &fault.related {
             let (other, _, place) = self.source.part(span);
             if other == argument {
                 snippet = snippet.annotation(AnnotationKind::Context.span(place).label(printable(note)));

@@ -16,7 +16,7 @@ use crate::config::vars::article;
 use crate::error::Fault;
 use crate::registry::{Built, Kind, Registry};
 use crate::stage::Stage;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// Names that SQL over a run uses for something else.
 pub(crate) const RESERVED: [&str; 6] = ["data", "rejects", "funnel", "information_schema", "stages", "views"];
@@ -207,7 +207,7 @@ fn kind<'r>(
     let Some(value) = value else {
         faults.push(
             Fault::at(place.clone(), format!("the stage `{name}` has no `kind`"))
-                .label(format!("known kinds are {}", listed(names()))),
+                .label(format!("known kinds: {}", list_names(names()))),
         );
         return None;
     };
@@ -221,7 +221,7 @@ fn kind<'r>(
     let found = registry.kind(written);
     if found.is_none() {
         let fault = Fault::at(value.span(), format!("unknown kind of stage `{written}`"))
-            .label(format!("known are {}", listed(names())));
+            .label(format!("known: {}", list_names(names())));
         faults.push(did_you_mean(written, names()).into_iter().fold(fault, Fault::hint));
     }
     found

@@ -16,7 +16,7 @@ use twinlens_dataset::variants::{Setting, Variant};
 use crate::config::stages::Draft;
 use crate::config::vars::article;
 use crate::error::Fault;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// The most variants of a stage.
 pub(crate) const MAX_VARIANTS: usize = 1000;
@@ -71,13 +71,13 @@ pub(crate) fn axes<'i>(
         let names = || known.iter().map(String::as_str);
         if !known.contains(&name) {
             let fault = Fault::at(option.span(), format!("`{name}` is no option that can be swept"));
-            let fault = fault.label(format!("known are {}", listed(names())));
+            let fault = fault.label(format!("known: {}", list_names(names())));
             faults.push(did_you_mean(&name, names()).into_iter().fold(fault, Fault::hint));
             continue;
         }
         if let Some((key, _)) = given.get_key_value(name.as_str()) {
             let mut fault = Fault::at(option.span(), format!("`{name}` is given, and swept"));
-            fault.also = [(key.span(), "given here".to_string())].into();
+            fault.related = [(key.span(), "given here".to_string())].into();
             faults.push(fault.label("expected one of the two"));
             continue;
         }
@@ -214,7 +214,7 @@ pub(crate) fn expand<'r>(declared: Vec<Draft<'r>>, faults: &mut Vec<Fault>) -> V
         if let Some(first) = names.insert(&draft.name, draft) {
             let mut fault =
                 Fault::at(draft.place.clone(), format!("two variants would be called `{}`", draft.name));
-            fault.also = [(first.place.clone(), "the first".to_string())].into();
+            fault.related = [(first.place.clone(), "the first".to_string())].into();
             faults.push(fault.hint("give one of the values, or of the stages, another name"));
         }
     }

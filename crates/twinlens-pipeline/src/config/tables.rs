@@ -22,7 +22,7 @@ use crate::located::Located;
 use crate::registry::Registry;
 use crate::run::session;
 use crate::stage::{CheckContext, InputTables, Tables};
-use crate::suggest::listed;
+use crate::suggest::list_names;
 
 /// One table `[[tests]]`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -61,7 +61,7 @@ pub(crate) fn check(
         // Every way to get here has told why. Should one not have, a pipeline with a hole must
         // still not pass.
         let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
-        faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", listed(lost))));
+        faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
     }
     (nodes.into_iter().filter_map(Result::ok).collect(), tests)
 }
@@ -246,7 +246,7 @@ fn check_test(
     if test.expect == Expect::True && !boolean {
         let columns = schema.fields().iter().map(|field| field.name().as_str());
         return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column")
-            .label(format!("gives {}", listed(columns))));
+            .label(format!("gives {}", list_names(columns))));
     }
     Ok(())
 }

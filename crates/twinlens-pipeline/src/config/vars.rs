@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::source::{Piece, Source, Strings};
 use crate::error::Fault;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// What comes from outside the file: `--set` arguments as they were given (`name=value`), and the
 /// environment.
@@ -140,7 +140,7 @@ impl<'i> Vars<'i> {
         }
         let names = || self.known.keys().chain(&self.unset).map(String::as_str);
         let fault = Fault::at(place, format!("undefined variable `{name}`"))
-            .label(format!("known are {}", listed(names())));
+            .label(format!("known: {}", list_names(names())));
         fault.hint(did_you_mean(name, names()).unwrap_or_else(|| {
             format!("define it under `[vars]`, list it under `env`, or give `--set {name}=...`")
         }))

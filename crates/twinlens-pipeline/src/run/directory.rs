@@ -1,4 +1,4 @@
-//! The run directory: whose it is, and that one process at a time works in it.
+//! The run directory: it belongs to one pipeline, and one process at a time works in it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -20,26 +20,23 @@ struct Identity {
     pipeline: String,
 }
 
-/// A run directory that this process holds. The lock is the system's: it ends with the process,
-/// however that ends. (Of two machines that run in one directory of an object store, the manifests
-/// refuse the second.)
+/// A run directory locked by this process. The operating system releases the lock when the process
+/// ends. (If two machines share a directory of an object store, the manifests refuse the second.)
 #[derive(Debug)]
 pub struct RunDirectory {
     location: Location,
-    /// Where the lock and what the engine spills lie: the directory itself, or the local folder
-    /// that belongs to it.
+    /// The folder of the lock and of spilled data: the directory itself, or its local counterpart.
     local: PathBuf,
     _lock: File,
 }
 
 impl RunDirectory {
-    /// Opens (or makes) the directory for a pipeline.
+    /// Opens or creates the directory for a pipeline.
     ///
     /// # Errors
-    /// The user's: it belongs to another pipeline, holds other things, or another process works in
-    /// it.
+    /// It belongs to another pipeline, has other contents, or is locked by another process.
     pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
-        let local = location.folder();
+        let local = location.local_dir();
         fs::create_dir_all(&local).map_err(|error| RunError::io(&local, error))?;
         let lock = lock(&local, location)?;
         match identity(location)? {
@@ -69,7 +66,7 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// The folder for what the engine spills; emptied at every start.
+    /// The folder for data that the engine spills; emptied at every start.
     pub fn spill(&self) -> Result<PathBuf, RunError> {
         let spill = self.local.join(SPILL);
         local::remove_dir(&spill)?;
@@ -78,7 +75,7 @@ impl RunDirectory {
     }
 }
 
-/// The pipeline that a run directory belongs to; `None` when it is no run directory.
+/// The pipeline of a run directory; `None` if it is not a run directory.
 pub fn identity(location: &Location) -> Result<Option<String>, RunError> {
     let file = location.join(IDENTITY);
     let Some(text) = file.read()? else { return Ok(None) };
@@ -108,7 +105,7 @@ fn lock(folder: &Path, location: &Location) -> Result<File, RunError> {
             ));
         }
     }
-    // For the message above only: the lock itself is the system's.
+    // Only for the message above; the operating system holds the lock.
     open.set_len(0).and_then(|()| write!(open, "pid {}", std::process::id())).map_err(fail)?;
     Ok(open)
 }
@@ -116,16 +113,16 @@ fn lock(folder: &Path, location: &Location) -> Result<File, RunError> {
 fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
     let listing = location.list()?;
     let foreign = listing.files.iter().find(|name| *name != LOCK && !name.ends_with(UNFINISHED));
-    let mut strange = foreign.cloned();
+    let mut unexpected = foreign.cloned();
     for name in listing.folders {
         if name != SPILL && !manifest::exists(&location.join(&name))? {
-            strange = Some(name);
+            unexpected = Some(name);
         }
     }
-    match strange {
+    match unexpected {
         None => Ok(()),
         Some(name) => Err(RunError::user_with_hint(
-            format!("{location} is not empty and no run directory: it holds `{name}`"),
+            format!("{location} is not a run directory: it contains `{name}`"),
             "choose an empty or new directory with --dir",
         )),
     }

@@ -1,5 +1,4 @@
-//! What a run tells whoever watches it: events as they happen, and counters that may be read at any
-//! time.
+//! Events of a run, and counters that can be read at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,31 +9,31 @@ use serde::Serialize;
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A stage is complete already.
+    /// A stage is already complete.
     StageReused {
         /// The stage.
         stage: String,
         /// Rows of its main table.
         rows: u64,
     },
-    /// A stage begins or goes on.
+    /// A stage starts or resumes.
     StageStarted {
         /// The stage.
         stage: String,
         /// Its kind.
         kind: String,
-        /// The stages that are fused into its plan, before it.
+        /// The stages fused into its plan, in order.
         fused: Vec<String>,
-        /// Splits that earlier runs committed.
+        /// Splits committed by earlier runs.
         splits_done: u64,
     },
     /// A split is committed.
     SplitCommitted {
         /// The stage.
         stage: String,
-        /// Which split.
+        /// Index of the split.
         split: u64,
-        /// What it was.
+        /// A description for people.
         label: String,
         /// Rows of the main table.
         rows: u64,
@@ -58,7 +57,7 @@ pub enum Event {
         stage: String,
         /// The step, from 1.
         step: u64,
-        /// Steps in all.
+        /// All steps.
         steps: u64,
         /// The loss of the batch.
         loss: f32,
@@ -67,24 +66,24 @@ pub enum Event {
         /// Pairs per second.
         samples_per_second: f32,
     },
-    /// Something that the user should read, once.
+    /// A message for the user.
     Note {
         /// The stage.
         stage: String,
-        /// The sentence.
+        /// The text.
         message: String,
     },
 }
 
-/// Whoever watches a run: the progress display, a JSON log, a test.
+/// Observes a run: the progress display, a JSON log, a test.
 pub trait Observer: Send + Sync {
-    /// Is told of each event, from any thread; must be quick.
+    /// Receives each event, on any thread; must return quickly.
     fn event(&self, event: &Event);
-    /// Is given the counters of a stage when it starts.
+    /// Receives the counters of a stage when it starts.
     fn watch(&self, _stage: &str, _counters: Arc<Counters>) {}
 }
 
-/// Watches nothing.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 
@@ -97,15 +96,15 @@ impl Observer for Silent {
 pub struct Counters {
     /// Rows (or pages, or steps) that are done.
     pub done: AtomicU64,
-    /// How many there will be; 0 when it is not known.
+    /// The expected total; 0 if unknown.
     pub total: AtomicU64,
-    /// Rows that were rejected.
+    /// Rejected rows.
     pub rejects: AtomicU64,
-    /// Bytes that were read from the network or from disk.
+    /// Bytes read from the network or from disk.
     pub bytes: AtomicU64,
 }
 
-/// A stage's end of the counters and events.
+/// Reports the progress of one stage.
 #[derive(Clone)]
 pub struct Progress {
     /// The counters.
@@ -127,7 +126,7 @@ impl Progress {
         self.counters.done.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Says how many there will be.
+    /// Sets the expected total.
     pub fn total(&self, count: u64) {
         self.counters.total.store(count, Ordering::Relaxed);
     }
@@ -142,12 +141,12 @@ impl Progress {
         self.counters.bytes.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Tells of an event.
+    /// Sends an event.
     pub fn event(&self, event: Event) {
         self.observer.event(&event);
     }
 
-    /// Tells the user something, once.
+    /// Sends a message to the user.
     pub fn note(&self, message: impl Into<String>) {
         self.event(Event::Note { stage: self.stage.clone(), message: message.into() });
     }

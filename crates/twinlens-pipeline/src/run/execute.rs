@@ -7,7 +7,7 @@ use std::time::Duration;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::ident;
 use futures::{Stream, StreamExt};
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::{MAIN, SplitWriter};
 
 use crate::config::Node;
@@ -273,7 +273,7 @@ async fn next_within<T>(
 
 /// Whether a table holds images: its batches must be small.
 pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
-    schema.fields().iter().any(|field| is_pixels(field.data_type()))
+    schema.fields().iter().any(|field| holds_image_bytes(field.data_type()))
 }
 
 /// The ledger's schema for a table: its columns without pixels, and the reserved ones.
@@ -282,7 +282,9 @@ pub fn ledger_schema(
 ) -> datafusion::arrow::datatypes::SchemaRef {
     let reserved = twinlens_dataset::contracts::rejects();
     let columns = (table.fields().iter())
-        .filter(|field| !is_pixels(field.data_type()) && reserved.field_with_name(field.name()).is_err())
+        .filter(|field| {
+            !holds_image_bytes(field.data_type()) && reserved.field_with_name(field.name()).is_err()
+        })
         .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
     let fields: Vec<_> = columns.chain(reserved.fields().iter().cloned()).collect();
     Arc::new(datafusion::arrow::datatypes::Schema::new(fields))

@@ -4,6 +4,7 @@
 //! all else is made. Only one process works in a run directory at a time, and a killed one loses at
 //! most the splits in flight.
 
+pub mod data_tests;
 pub mod directory;
 pub mod events;
 pub mod execute;
@@ -13,7 +14,6 @@ pub mod plan;
 pub mod provenance;
 pub mod retry;
 pub mod session;
-pub mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::protocol::{Begin, FORMAT};
-use twinlens_dataset::shard::{ShardLimits, is_pixels};
+use twinlens_dataset::shard::{ShardLimits, holds_image_bytes};
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest, variants};
 
@@ -38,12 +38,12 @@ use crate::error::RunError;
 use crate::files::Files;
 use crate::hub::Hub;
 use crate::registry::Registry;
+use crate::run::data_tests::TestResult;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, execute, holds_pixels};
 use crate::run::output::Output;
 use crate::run::plan::{Decision, Unit};
-use crate::run::tests::TestResult;
 use crate::stage::Work;
 
 /// How a pipeline is run.
@@ -132,7 +132,7 @@ pub async fn run(
         None => {
             let session = session::plain(registry, settings.threads);
             catalog::register(&session, &datasets).await?;
-            tests::run(&session, &pipeline.tests).await?
+            data_tests::run(&session, &pipeline.tests).await?
         }
     };
     let too_many_rejects = too_many_rejects(&datasets, pipeline.max_reject_share);
@@ -307,7 +307,12 @@ impl Run<'_> {
                 Work::Rows(rows) => {
                     let computed = rows.computes();
                     let made = |field: &&Arc<Field>| computed.contains(field.name());
-                    node.tables.main.fields().iter().filter(made).any(|field| is_pixels(field.data_type()))
+                    node.tables
+                        .main
+                        .fields()
+                        .iter()
+                        .filter(made)
+                        .any(|field| holds_image_bytes(field.data_type()))
                 }
                 Work::Source(_) | Work::Job(_) => holds_pixels(&node.tables.main),
                 Work::Whole(_) => false,
@@ -358,7 +363,7 @@ impl Run<'_> {
             Resolved::Path(path) => {
                 let location = self.files.location(path)?;
                 let dataset = match location.exists()? {
-                    true => Dataset::of_parquet(location)?,
+                    true => Dataset::from_parquet(location)?,
                     false => Dataset::open(location)?,
                 };
                 Ok(Some((dataset, MAIN.into())))

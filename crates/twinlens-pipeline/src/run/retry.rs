@@ -162,7 +162,7 @@ impl Picked<'_> {
     /// The picked rows of a split: `uid`, and `attempts` so far. A row of which a twin was kept
     /// stays what it is.
     async fn rows(&self, step: &Step<'_>, split: u64) -> Result<DataFrame, RunError> {
-        let part = self.dataset.of_split(split);
+        let part = self.dataset.only_split(split);
         let ledger = part.frame(&step.cx.session, REJECTS).await?;
         for (table, found) in [
             ("its ledger", ledger.schema()),
@@ -220,7 +220,7 @@ impl Picked<'_> {
         fields.push(Field::new(ATTEMPTS, DataType::Int32, true));
         let made = made.join(as_key()?, JoinType::Inner, &[UID], &["retry_uid"], None)?;
         let made = made.with_column(ATTEMPTS, ident("retry_attempts") + lit(1))?;
-        let part = self.dataset.of_split(split);
+        let part = self.dataset.only_split(split);
         let kept = part.frame(session, MAIN).await?;
         let refused = part.frame(session, REJECTS).await?;
         let refused = refused.join(as_key()?, JoinType::LeftAnti, &[UID], &["retry_uid"], None)?;

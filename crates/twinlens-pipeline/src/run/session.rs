@@ -1,5 +1,5 @@
-//! The engine of a run: DataFusion with bounded memory, a spill folder, and every function of the
-//! registry.
+//! Sessions of the query engine: DataFusion with bounded memory, a spill folder and the functions of
+//! the registry.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::RunError;
 use crate::registry::Registry;
 
-/// Strings stay `Utf8`, so that the schemas of plans are those of the contracts.
+/// The configuration of a session. Strings stay `Utf8`, so that plans have the schemas of the
+/// contracts.
 pub fn config(threads: usize, batch_rows: usize) -> SessionConfig {
     let mut config = SessionConfig::new()
         .with_target_partitions(threads)
@@ -25,7 +26,7 @@ pub fn config(threads: usize, batch_rows: usize) -> SessionConfig {
     config
 }
 
-/// Memory and spill folder, shared by all sessions of a run.
+/// The memory pool and spill folder that all sessions of a run share.
 pub fn runtime(memory_bytes: usize, spill: &Path) -> Result<Arc<RuntimeEnv>, RunError> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.into()]));
     Ok(RuntimeEnvBuilder::new()
@@ -34,7 +35,7 @@ pub fn runtime(memory_bytes: usize, spill: &Path) -> Result<Arc<RuntimeEnv>, Run
         .build_arc()?)
 }
 
-/// A session on its own memory, for `check`, `sql` and tests.
+/// A session with unbounded memory, for `check`, `sql` and tests.
 pub fn plain(registry: &Registry, threads: usize) -> SessionContext {
     let session = SessionContext::new_with_config(config(threads, 8192));
     registry.install(&session);

@@ -166,7 +166,7 @@ impl Pairs {
                 }
             },
         };
-        let same = |(a, b): (&Location, &Location)| a.shown() == b.shown();
+        let same = |(a, b): (&Location, &Location)| a.display_path() == b.display_path();
         if shards.len() < known.shards.len() || !known.shards.iter().zip(&shards).all(same) {
             return Err(TrainError::Options(
                 "an input was made anew, or not in its order: it cannot be followed".into(),

@@ -10,9 +10,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use std::sync::Arc;
 use twinlens_dataset::DatasetError;
 use twinlens_dataset::row_groups::RowGroups;
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::storage::Location;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 /// One file.
 pub(crate) struct ParquetShard {
@@ -31,7 +31,7 @@ impl ParquetShard {
         kind(&name, &schema, &columns.caption)?;
         let image = match kind(&name, &schema, &columns.image)? {
             DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
-            other if is_pixels(other) => columns.image.clone(),
+            other if holds_image_bytes(other) => columns.image.clone(),
             other => {
                 let why = format!("{name}: the column `{}` is of type {other}", columns.image);
                 return Err(TrainError::Options(format!("{why}; images are struct<bytes, path> or binary")));
@@ -99,7 +99,7 @@ impl ParquetShard {
     ) -> Result<RecordBatch> {
         let schema = self.groups.schema();
         let kept = schema.fields().iter().filter(|field| {
-            !is_pixels(field.data_type()) && !reserved.iter().any(|(name, _)| name == field.name())
+            !holds_image_bytes(field.data_type()) && !reserved.iter().any(|(name, _)| name == field.name())
         });
         let names: Vec<&str> = kept.map(|field| field.name().as_str()).collect();
         let batch =
@@ -122,7 +122,7 @@ fn kind<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a DataType> 
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     schema.field_with_name(name).map(Field::data_type).map_err(|_| {
         let meant = did_you_mean(name, names()).map_or(String::new(), |meant| format!("; {meant}"));
-        TrainError::Options(format!("{file}: no column `{name}`; there are {}{meant}", listed(names())))
+        TrainError::Options(format!("{file}: no column `{name}`; there are {}{meant}", list_names(names())))
     })
 }
 

@@ -5,9 +5,9 @@ use crate::data::{Columns, Input as Source, Place};
 use datafusion::arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::shard::is_pixels;
+use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::storage::{Location, is_url};
-use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
 
 /// One of several inputs.
@@ -22,7 +22,7 @@ pub struct Weighted {
 }
 
 fn one() -> Located<f64> {
-    Located::nowhere(1.0)
+    Located::without_span(1.0)
 }
 
 /// Whether decoded images are kept.
@@ -53,14 +53,14 @@ impl Cache {
 /// has.
 pub fn is_files(input: &Input) -> bool {
     let name = input.name();
-    name.contains(['*', '?']) || name.ends_with(".tar") || is_hub(name)
+    name.contains(['*', '?']) || name.ends_with(".tar") || is_hub_name(name)
 }
 
 /// Whether a tokenizer is no stage and no dataset of an object store, but a folder here or on the
 /// hub.
 pub fn is_folder(tokenizer: &Input) -> bool {
     let name = tokenizer.name();
-    is_hub(name) || tokenizer.is_path() && !is_url(name)
+    is_hub_name(name) || tokenizer.is_path() && !is_url(name)
 }
 
 /// What is wrong with an input whose tables are known: its columns of captions and images.
@@ -78,7 +78,7 @@ pub fn faults(tables: &InputTables, caption: &Located<String>, image: &Located<S
 fn image_column(schema: &Schema, name: &str, span: std::ops::Range<usize>) -> Result<(), Fault> {
     match column(schema, name, span.clone()) {
         Ok(DataType::Struct(fields)) if fields.find("bytes").is_some() => Ok(()),
-        Ok(other) if is_pixels(other) => Ok(()),
+        Ok(other) if holds_image_bytes(other) => Ok(()),
         Ok(other) => {
             let fault = Fault::at(span, format!("the column `{name}` is of type {other}"));
             Err(fault.label("expected struct<bytes, path>, or binary"))

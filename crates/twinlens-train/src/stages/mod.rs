@@ -12,7 +12,7 @@ use datafusion::arrow::datatypes::{DataType, Schema};
 use std::ops::Range;
 use twinlens_model::{Clip, ModelError};
 use twinlens_pipeline::evaluation::Evaluation;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{Fault, Registry, RunError};
 
 pub use tokenizer::TokenizerStage;
@@ -29,7 +29,7 @@ fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a 
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     schema.field_with_name(name).map(|field| field.data_type()).map_err(|_| {
         let fault = Fault::at(span, format!("there is no column `{name}`"));
-        let fault = fault.label(format!("the columns are {}", listed(names())));
+        let fault = fault.label(format!("the columns are {}", list_names(names())));
         did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
     })
 }

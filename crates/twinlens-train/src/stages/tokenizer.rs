@@ -34,11 +34,11 @@ pub struct TokenizerStage {
 }
 
 fn caption() -> Located<String> {
-    Located::nowhere("caption".into())
+    Located::without_span("caption".into())
 }
 
 fn vocab_size() -> Located<usize> {
-    Located::nowhere(4096)
+    Located::without_span(4096)
 }
 
 impl StageKind for TokenizerStage {

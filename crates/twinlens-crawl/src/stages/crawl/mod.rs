@@ -368,7 +368,7 @@ async fn read_wave(cx: &RunContext, output: &Output, number: u64) -> Result<Wave
     if !output.is_done(number) {
         return Err(RunError::Internal(format!("wave {number} is not recorded")));
     }
-    let wave = output.dataset().of_split(number);
+    let wave = output.dataset().only_split(number);
     let mut record = WaveRecord::default();
     for (table, third) in [(VISITS, "canonical"), (FRONTIER, "found_on")] {
         let columns = ["url", "kind", "depth", third].map(ident);

@@ -87,11 +87,11 @@ impl SampleOptions<'_> {
 
 /// The default `resize`: none.
 pub(super) fn no_resize() -> Located<Resize> {
-    Located::nowhere(Resize { mode: ResizeMode::None, ..Resize::default() })
+    Located::without_span(Resize { mode: ResizeMode::None, ..Resize::default() })
 }
 /// The default `encode`: keep the original bytes.
 pub(super) fn original() -> Located<Encode> {
-    Located::nowhere(Encode { format: Encoding::Keep, ..Encode::default() })
+    Located::without_span(Encode { format: Encoding::Keep, ..Encode::default() })
 }
 
 /// Texts, kept columns, image columns.

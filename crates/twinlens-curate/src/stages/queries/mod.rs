@@ -126,11 +126,11 @@ pub struct Bigrams {
 }
 
 fn half_a_million() -> Located<u32> {
-    Located::nowhere(500_000)
+    Located::without_span(500_000)
 }
 
 fn papers_order() -> Located<Vec<Origin>> {
-    Located::nowhere(Origin::ALL.to_vec())
+    Located::without_span(Origin::ALL.to_vec())
 }
 
 fn hundred() -> u32 {

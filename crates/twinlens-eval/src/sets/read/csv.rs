@@ -9,7 +9,7 @@ use arrow::csv::reader::Format;
 use arrow::datatypes::{DataType, Field, Schema};
 use serde::Deserialize;
 use twinlens_image::Limits;
-use twinlens_pipeline::suggest::{did_you_mean, listed};
+use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 use super::raw::{Layout, png};
 use super::{Example, MALFORMED, SetFiles, Take, Truth, bytes_of, short, unpacked};
@@ -85,7 +85,7 @@ impl Csv {
     fn place(&self, columns: &[String], name: &str) -> Result<usize, EvalError> {
         columns.iter().position(|column| column == name).ok_or_else(|| {
             let hint = did_you_mean(name, columns.iter().map(String::as_str));
-            let has = listed(columns.iter().map(String::as_str));
+            let has = list_names(columns.iter().map(String::as_str));
             EvalError::set(&short(&self.path), format!("it has no column `{name}`; it has {has}"), hint)
         })
     }

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use twinlens_dataset::tar::DAMAGED;
 use twinlens_dataset::{Dataset, DatasetError, MAIN};
 use twinlens_image::Limits;
-use twinlens_pipeline::suggest::listed;
+use twinlens_pipeline::suggest::list_names;
 
 use super::{Example, MALFORMED, Reader, SetFiles, Take, Truth, io, short};
 use crate::error::EvalError;
@@ -94,7 +94,7 @@ impl Tables {
     /// Opens files.
     pub fn open(files: &[PathBuf], columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let damaged = |error: DatasetError| EvalError::set(set, error.to_string(), None);
-        let open = |path: &PathBuf| Ok((short(path), Dataset::of_parquet(path).map_err(damaged)?));
+        let open = |path: &PathBuf| Ok((short(path), Dataset::from_parquet(path).map_err(damaged)?));
         Self::of(files.iter().map(open).collect::<Result<_, EvalError>>()?, columns, set)
     }
 
@@ -102,7 +102,7 @@ impl Tables {
     pub fn of_dataset(folder: &Path, columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let dataset = Dataset::open(folder).map_err(|error| EvalError::set(set, error.to_string(), None))?;
         let shards =
-            dataset.shards(MAIN).map(|shard| (shard.path.clone(), dataset.of_shard(shard))).collect();
+            dataset.shards(MAIN).map(|shard| (shard.path.clone(), dataset.only_shard(shard))).collect();
         Self::of(shards, columns, set)
     }
 
@@ -114,12 +114,12 @@ impl Tables {
         let find = |names: &[String], what: &str| {
             let found = names.iter().find(|name| schema.field_with_name(name).is_ok());
             found.cloned().ok_or_else(|| {
-                let has = listed(schema.fields().iter().map(|field| field.name().as_str()));
+                let has = list_names(schema.fields().iter().map(|field| field.name().as_str()));
                 let why = format!("{file} has no column of {what}: it has {has}");
                 EvalError::set(
                     set,
                     why,
-                    Some(format!("known are {}", listed(names.iter().map(String::as_str)))),
+                    Some(format!("known: {}", list_names(names.iter().map(String::as_str)))),
                 )
             })
         };

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::tar::{Found, Member, Members, TRUNCATED};
+use twinlens_dataset::tar::{Member, TRUNCATED, TarItem, TarReader};
 use twinlens_image::Limits;
 
 use super::{Example, IMAGES, MALFORMED, SetFiles, TOO_MANY_BYTES, Take, Truth, io, npy};
@@ -121,24 +121,24 @@ impl SetFiles for WebDataset {
         };
         let length = file.metadata().map_err(io(&path))?.len();
         let (mut samples, mut keys, mut damage) = (Vec::new(), HashMap::new(), Vec::new());
-        let mut members = Members::new(BufReader::new(file), length);
+        let mut members = TarReader::new(BufReader::new(file), length);
         for found in &mut members {
             match found.map_err(io(&path))? {
-                Found::Member(member) => add(&mut samples, &mut keys, member),
-                Found::Damage(found) => damage.push(found),
+                TarItem::Member(member) => add(&mut samples, &mut keys, member),
+                TarItem::Damage(range) => damage.push(range),
             }
         }
         let mut file = members.into_inner().into_inner();
         let mut bytes_of = |member: &Member, limit: u64| -> Result<Result<Vec<u8>, Refusal>, EvalError> {
             let refuse = |code, detail| Ok(Err(Refusal { code, detail }));
-            if !member.whole {
+            if !member.is_complete {
                 return refuse(TRUNCATED, format!("the file ends within {}", member.name));
             }
             if member.size > limit {
                 return refuse(TOO_MANY_BYTES, format!("{}: {} bytes", member.name, member.size));
             }
             let mut bytes = vec![0; member.size as usize];
-            let read = file.seek(SeekFrom::Start(member.data)).and_then(|_| file.read_exact(&mut bytes));
+            let read = file.seek(SeekFrom::Start(member.offset)).and_then(|_| file.read_exact(&mut bytes));
             read.map_err(io(&path))?;
             Ok(Ok(bytes))
         };
@@ -158,7 +158,7 @@ impl SetFiles for WebDataset {
             take(Example { place, path: name, image, truth })?;
         }
         for found in damage {
-            take(refused(format!("{shard} byte {}", found.at), found.code, found.why))?;
+            take(refused(format!("{shard} byte {}", found.offset), found.code, found.detail))?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use twinlens_dataset::contracts;
 use twinlens_image::Augment;
 use twinlens_model::{Clip, ClipConfig, DeviceOption, Objective, Precision, TOKENIZER_FILE};
 use twinlens_pipeline::evaluation::{Evaluation, Never};
-use twinlens_pipeline::hub::is_hub;
+use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
     CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
@@ -194,22 +194,22 @@ pub enum ModelOption {
 }
 
 fn caption() -> Located<String> {
-    Located::nowhere("caption".into())
+    Located::without_span("caption".into())
 }
 fn image() -> Located<String> {
-    Located::nowhere("image".into())
+    Located::without_span("image".into())
 }
 fn follow() -> Located<bool> {
-    Located::nowhere(false)
+    Located::without_span(false)
 }
 fn shuffle_bytes() -> u64 {
     256 << 20
 }
 fn batch_size() -> Located<usize> {
-    Located::nowhere(128)
+    Located::without_span(128)
 }
 fn lr() -> Located<f64> {
-    Located::nowhere(1e-3)
+    Located::without_span(1e-3)
 }
 fn warmup() -> u64 {
     100
@@ -230,7 +230,7 @@ fn clip_grad_norm() -> f64 {
     1.0
 }
 fn random_crop() -> Located<f64> {
-    Located::nowhere(0.9)
+    Located::without_span(0.9)
 }
 fn checkpoint_every() -> u64 {
     250
@@ -341,7 +341,7 @@ impl<E: Evaluation<Clip>> Stage for Train<E> {
         let models =
             [folder(&self.tokenizer, TOKENIZER_FILE), self.from.as_ref().and_then(|from| folder(from, ""))];
         // What a name of the hub means does not change while it is in the cache.
-        files.chain(models.into_iter().flatten()).filter(|name| !is_hub(name)).collect()
+        files.chain(models.into_iter().flatten()).filter(|name| !is_hub_name(name)).collect()
     }
 
     fn follows(&self) -> bool {

@@ -1,5 +1,4 @@
-//! The `[[tests]]` of a pipeline: queries whose answer must hold on the finished run, for every
-//! row.
+//! Runs the `[[tests]]` of a pipeline: queries over the finished run with an expected result.
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
@@ -9,12 +8,12 @@ use datafusion::prelude::SessionContext;
 use crate::config::{Expect, Test};
 use crate::error::RunError;
 
-/// How a test went.
+/// The result of a test.
 #[derive(Debug, Clone)]
 pub struct TestResult {
-    /// What must hold.
+    /// The statement that the test checks.
     pub that: String,
-    /// `None` when it holds; else what was seen instead.
+    /// `None` if it holds; else the actual result.
     pub failure: Option<String>,
     /// The line of the test in the pipeline file.
     pub line: usize,
