@@ -1,10 +1,9 @@
-//! `hf://` names: models and datasets of the Hugging Face hub, by way of the cache that its own
-//! library keeps.
+//! `hf://` names: models and datasets of the Hugging Face Hub, through its local cache.
 //!
-//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and of a
-//! dataset a pattern of its files. The cache has the layout of `huggingface_hub`
-//! (`models--org--name/{refs,blobs,snapshots}`), so that what was downloaded by it is found here,
-//! and the other way round. Files appear in it whole.
+//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and for a
+//! dataset a pattern of files. The cache has the layout of `huggingface_hub`
+//! (`models--org--name/{refs,blobs,snapshots}`) and is shared with that library. Files appear in it
+//! whole.
 
 use std::fmt;
 use std::fs;
@@ -17,54 +16,53 @@ use twinlens_dataset::storage::{hex, local};
 
 use crate::error::RunError;
 
-/// What such a name begins with.
+/// Prefix of the names.
 const SCHEME: &str = "hf://";
-/// Redirects that are followed for a file.
-const REDIRECTS: usize = 5;
+/// Most redirects followed for a file.
+const MAX_REDIRECTS: usize = 5;
 
-/// Whether a text of the options names something of the hub.
+/// Whether an option's value is an `hf://` name.
 pub fn is_hub_name(written: &str) -> bool {
     written.starts_with(SCHEME)
 }
 
-/// What a request gave.
+/// The response of the hub.
 #[derive(Debug, Default, Clone)]
 pub struct HubResponse {
     /// The HTTP status.
     pub status: u16,
-    /// `ETag`, or `X-Linked-Etag` where that is given: the name of a file's content.
+    /// `X-Linked-Etag` if present, else `ETag`: identifies the content of a file.
     pub etag: Option<String>,
     /// `Location`.
     pub location: Option<String>,
-    /// The body, where it was not written to a file.
+    /// The body, unless it was written to a file.
     pub body: Vec<u8>,
 }
 
-/// Who asks the hub.
+/// Sends requests to the hub.
 pub trait HubClient: fmt::Debug + Send + Sync {
-    /// One GET, without following redirects; with `token` as a bearer. A body of status 200 is
-    /// written to `into`, where that is given.
+    /// Sends one GET request without following redirects, with `token` as bearer token. The body of a
+    /// response with status 200 is written to `into`, if given.
     ///
     /// # Errors
-    /// What went wrong, in words.
+    /// A description of the failure.
     fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String>;
 }
 
-/// The hub, and the cache on this machine.
+/// The hub and its local cache.
 #[derive(Debug, Clone, Default)]
 pub struct Hub {
-    /// The folder of the cache (`~/.cache/huggingface/hub`); `None`: there is none.
+    /// The folder of the cache (`~/.cache/huggingface/hub`), if there is one.
     pub cache: Option<PathBuf>,
-    /// Where the hub is: `https://huggingface.co`.
+    /// The URL of the hub: `https://huggingface.co`.
     pub endpoint: String,
-    /// For what is not public.
+    /// The access token for private and gated repositories.
     pub token: Option<String>,
-    /// Who asks; `None`: nobody may (`HF_HUB_OFFLINE`), and what is not in the cache is not to be
-    /// had.
+    /// `None` if offline (`HF_HUB_OFFLINE`): only the cache is used.
     pub client: Option<Arc<dyn HubClient>>,
 }
 
-/// What a name means.
+/// A parsed name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Name {
     /// `models` or `datasets`.
@@ -81,7 +79,7 @@ impl Name {
         let wrong = || {
             let hint = "a model is hf://org/name, a dataset hf://datasets/org/name or hf://datasets/org/name/data/*.parquet; \
                         @revision may follow the name";
-            RunError::user_with_hint(format!("`{written}` names nothing of the hub"), hint)
+            RunError::user_with_hint(format!("`{written}` is not a Hugging Face Hub address"), hint)
         };
         let rest = written.strip_prefix(SCHEME).ok_or_else(wrong)?;
         let (kind, rest) = match rest.strip_prefix("datasets/") {
@@ -92,28 +90,28 @@ impl Name {
         let (org, name) = parts.next().zip(parts.next()).ok_or_else(wrong)?;
         let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
         let path = parts.next().map(String::from);
-        // They become names of folders.
-        let plain = |text: &str| {
+        // They become folder names.
+        let is_plain = |text: &str| {
             !text.is_empty()
                 && !text.starts_with('.')
                 && !text.contains("--")
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         };
-        let good = plain(org) && plain(name) && plain(revision);
+        let valid = is_plain(org) && is_plain(name) && is_plain(revision);
         let safe = path.iter().flat_map(|path| path.split('/')).all(|part| !part.is_empty() && part != "..");
-        if !good || !safe || (kind == "models" && path.is_some()) {
+        if !valid || !safe || (kind == "models" && path.is_some()) {
             return Err(wrong());
         }
         Ok(Self { kind, id: format!("{org}/{name}"), revision: revision.into(), path })
     }
 
-    /// The folder in the cache.
-    fn folder(&self) -> String {
+    /// Its folder in the cache.
+    fn folder_name(&self) -> String {
         format!("{}--{}", self.kind, self.id.replace('/', "--"))
     }
 }
 
-/// What the hub says of a revision.
+/// The hub's description of a revision.
 #[derive(Deserialize)]
 struct Listing {
     sha: String,
@@ -125,27 +123,26 @@ struct Sibling {
     rfilename: String,
 }
 
-/// Where the files of one revision are.
+/// The files of one revision.
 struct Snapshot {
     folder: PathBuf,
-    /// The names of its files on the hub; `None` where only the cache was asked.
+    /// The names of its files on the hub; `None` if offline.
     files: Option<Vec<String>>,
 }
 
 impl Hub {
-    /// The local folder of a model (`hf://org/name`) that has of each group of `wanted` files the
-    /// first that there is. What the cache has is taken as it is, and nothing is asked.
+    /// The local folder of a model (`hf://org/name`), which contains, of each group of `required`
+    /// files, the first that exists. If the cache has them, no request is sent.
     ///
     /// # Errors
-    /// The user's: a name that is none, a file that the model does not have, one that is not in the
-    /// cache while offline.
-    pub fn model(&self, written: &str, wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
+    /// User errors: a malformed name, a missing file, or a file that is not cached while offline.
+    pub fn model(&self, written: &str, required: &[&[&str]]) -> Result<PathBuf, RunError> {
         let name = Name::parse(written)?;
         if name.kind != "models" {
-            return Err(RunError::user(format!("`{written}` is a dataset, where a model is wanted")));
+            return Err(RunError::user(format!("`{written}` is a dataset, but a model is required")));
         }
         let has =
-            |folder: &Path| wanted.iter().all(|group| group.iter().any(|file| folder.join(file).exists()));
+            |folder: &Path| required.iter().all(|group| group.iter().any(|file| folder.join(file).exists()));
         if let Some(snapshot) = self.cached(&name)?
             && has(&snapshot)
         {
@@ -153,8 +150,8 @@ impl Hub {
         }
         let Snapshot { folder, files } = self.snapshot(&name, written)?;
         let files = files.unwrap_or_default();
-        for group in wanted {
-            let Some(file) = group.iter().find(|file| files.iter().any(|there| there == *file)) else {
+        for group in required {
+            let Some(file) = group.iter().find(|file| files.iter().any(|name| name == *file)) else {
                 let hint = format!("it has {}", files.join(", "));
                 let message = format!("{written} has none of {}", group.join(", "));
                 return Err(RunError::user_with_hint(message, hint));
@@ -164,12 +161,12 @@ impl Hub {
         Ok(folder)
     }
 
-    /// The files of a dataset (`hf://datasets/org/name`, or a pattern below it), sorted; if no
-    /// pattern is given, its Parquet files, else its tar files. While offline, those that the cache
-    /// has.
+    /// The files of a dataset (`hf://datasets/org/name`, optionally with a pattern), sorted. Without a
+    /// pattern, its Parquet files or, if there are none, its tar files. While offline, only cached
+    /// files.
     ///
     /// # Errors
-    /// The user's: a name that is none, no such file, nothing in the cache while offline.
+    /// User errors: a malformed name, no such file, nothing cached while offline.
     pub fn files(&self, written: &str) -> Result<Vec<PathBuf>, RunError> {
         let name = Name::parse(written)?;
         if name.kind != "datasets" {
@@ -182,37 +179,37 @@ impl Hub {
             None => local::files(&folder, "")?.into_keys().collect(),
         };
         let matching = |pattern: &str| -> Vec<&String> {
-            let mut found: Vec<&String> = all
+            let mut files: Vec<&String> = all
                 .iter()
                 .filter(|file| crate::files::matches(pattern.as_bytes(), file.as_bytes()))
                 .collect();
-            found.sort();
-            found
+            files.sort();
+            files
         };
-        let found = match &name.path {
+        let files = match &name.path {
             Some(pattern) => matching(pattern),
             None => {
                 Some(matching("*.parquet")).filter(|f| !f.is_empty()).unwrap_or_else(|| matching("*.tar"))
             }
         };
-        if found.is_empty() {
-            let hint = "name a pattern of its files: hf://datasets/org/name/data/*.parquet";
+        if files.is_empty() {
+            let hint = "give a pattern of its files: hf://datasets/org/name/data/*.parquet";
             return Err(RunError::user_with_hint(
-                format!("{written} has no Parquet or tar file of that name"),
+                format!("{written} has no matching Parquet or tar file"),
                 hint,
             ));
         }
-        found.into_iter().map(|file| self.fetch(&name, &folder, file)).collect()
+        files.into_iter().map(|file| self.fetch(&name, &folder, file)).collect()
     }
 
     fn root(&self, name: &Name) -> Result<PathBuf, RunError> {
         let cache = self.cache.as_ref().ok_or_else(|| {
-            RunError::user_with_hint("there is no cache for files of the hub", "set HF_HOME to a folder")
+            RunError::user_with_hint("there is no folder for the hub's cache", "set HF_HOME to a folder")
         })?;
-        Ok(cache.join(name.folder()))
+        Ok(cache.join(name.folder_name()))
     }
 
-    /// The folder of a revision in the cache, if it is there.
+    /// The folder of a revision in the cache, if it exists.
     fn cached(&self, name: &Name) -> Result<Option<PathBuf>, RunError> {
         let root = self.root(name)?;
         let commit = local::read(&root.join("refs").join(&name.revision))?;
@@ -222,7 +219,7 @@ impl Hub {
         Ok(folder.is_dir().then_some(folder))
     }
 
-    /// Asks the hub what a revision is; or, while offline, the cache.
+    /// Looks up a revision on the hub or, while offline, in the cache.
     fn snapshot(&self, name: &Name, written: &str) -> Result<Snapshot, RunError> {
         let root = self.root(name)?;
         let Some(client) = &self.client else {
@@ -230,22 +227,27 @@ impl Hub {
                 Some(folder) => Ok(Snapshot { folder, files: None }),
                 None => Err(RunError::user_with_hint(
                     format!("{written} is not in the cache ({}), and HF_HUB_OFFLINE is set", root.display()),
-                    format!("unset it, or download it elsewhere: hf download {} and copy the cache", name.id),
+                    format!(
+                        "unset it, or run `hf download {}` on another machine and copy the cache",
+                        name.id
+                    ),
                 )),
             };
         };
         let url = format!("{}/api/{}/{}/revision/{}", self.endpoint, name.kind, name.id, name.revision);
-        let answer = client.get(&url, self.token.as_deref(), None).map_err(|why| unreachable(&url, &why))?;
-        if answer.status != 200 {
-            return Err(refused(written, &url, answer.status));
+        let response =
+            client.get(&url, self.token.as_deref(), None).map_err(|why| unreachable(&url, &why))?;
+        if response.status != 200 {
+            return Err(refused(written, &url, response.status));
         }
-        let damaged = |why: String| RunError::user(format!("{url}: the answer is no list of files: {why}"));
-        let listing: Listing = serde_json::from_slice(&answer.body).map_err(|e| damaged(e.to_string()))?;
-        let strange = |file: &str| file.starts_with('/') || file.split('/').any(|part| part == "..");
+        let damaged =
+            |why: String| RunError::user(format!("{url}: the response is not a list of files: {why}"));
+        let listing: Listing = serde_json::from_slice(&response.body).map_err(|e| damaged(e.to_string()))?;
+        let is_unsafe = |file: &str| file.starts_with('/') || file.split('/').any(|part| part == "..");
         let safe = listing.sha.chars().all(|c| c.is_ascii_hexdigit())
-            && !listing.siblings.iter().any(|file| strange(&file.rfilename));
+            && !listing.siblings.iter().any(|file| is_unsafe(&file.rfilename));
         if listing.sha.is_empty() || !safe {
-            return Err(damaged("it names strange files".into()));
+            return Err(damaged("it contains unsafe file names".into()));
         }
         let folder = root.join("snapshots").join(&listing.sha);
         local::create_dir(&folder)?;
@@ -256,7 +258,7 @@ impl Hub {
         })
     }
 
-    /// A file of a snapshot, downloaded where it is not there.
+    /// The path of a file of a snapshot, downloaded if missing.
     fn fetch(&self, name: &Name, folder: &Path, file: &str) -> Result<PathBuf, RunError> {
         let path = folder.join(file);
         if path.exists() {
@@ -266,7 +268,7 @@ impl Hub {
         let space = if name.kind == "datasets" { "datasets/" } else { "" };
         let first = format!("{}/{space}{}/resolve/{commit}/{file}", self.endpoint, name.id);
         let Some(client) = &self.client else {
-            let hint = "unset HF_HUB_OFFLINE, or put the file there";
+            let hint = "unset HF_HUB_OFFLINE, or copy the file there";
             return Err(RunError::user_with_hint(format!("{} is not in the cache", path.display()), hint));
         };
         let blobs = self.root(name)?.join("blobs");
@@ -274,13 +276,13 @@ impl Hub {
         let part =
             blobs.join(format!("{}.{}.incomplete", hex(&Sha256::digest(&first)[..16]), std::process::id()));
         let (mut url, mut etag, mut done) = (first.clone(), None, false);
-        for hop in 0..=REDIRECTS {
-            // The token is for the hub, and not for where it sends us.
+        for hop in 0..=MAX_REDIRECTS {
+            // The token is only for the hub, not for redirect targets.
             let token =
                 self.token.as_deref().filter(|_| hop == 0 || url.starts_with(&format!("{}/", self.endpoint)));
-            let answer = client.get(&url, token, Some(&part)).map_err(|why| unreachable(&url, &why))?;
-            etag = etag.or(answer.etag);
-            match (answer.status, answer.location) {
+            let response = client.get(&url, token, Some(&part)).map_err(|why| unreachable(&url, &why))?;
+            etag = etag.or(response.etag);
+            match (response.status, response.location) {
                 (200, _) => {
                     done = true;
                     break;
@@ -291,27 +293,26 @@ impl Hub {
             }
         }
         if !done {
-            return Err(unreachable(&first, "it redirects for ever"));
+            return Err(unreachable(&first, "too many redirects"));
         }
-        self.keep(&part, &blobs, etag.as_deref().unwrap_or_default(), &path, &first)?;
+        self.store(&part, &blobs, etag.as_deref().unwrap_or_default(), &path, &first)?;
         Ok(path)
     }
 
-    /// Gives a downloaded file its place: under the name of its content, and a link to it in the
-    /// snapshot.
-    fn keep(&self, part: &Path, blobs: &Path, etag: &str, path: &Path, url: &str) -> Result<(), RunError> {
+    /// Moves a downloaded file to its blob, named by content, and links it into the snapshot.
+    fn store(&self, part: &Path, blobs: &Path, etag: &str, path: &Path, url: &str) -> Result<(), RunError> {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let (_, sha256) = local::digest(part)?;
-        // Large files are named by their hash.
+        // The ETag of a large file is its SHA-256.
         if etag.len() == 64 && etag != sha256 {
             local::remove_file(part)?;
             return Err(RunError::user_with_hint(
-                format!("{url}: the content has the SHA-256 {sha256}, but the hub promised {etag}"),
+                format!("{url}: the content has the SHA-256 {sha256}, but the hub announced {etag}"),
                 "run again: the download was damaged",
             ));
         }
-        let named = !etag.is_empty() && etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        let blob = blobs.join(if named { etag } else { &sha256 });
+        let is_name = !etag.is_empty() && etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let blob = blobs.join(if is_name { etag } else { &sha256 });
         let io = |at: &Path| {
             let at = at.to_owned();
             move |error| RunError::io(at, error)
@@ -324,7 +325,7 @@ impl Hub {
     }
 }
 
-/// A link as `huggingface_hub` makes it, relative; where there are none, a copy.
+/// Makes a relative link, as `huggingface_hub` does; a copy where links are not supported.
 fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -348,18 +349,18 @@ fn origin(url: &str) -> &str {
 fn unreachable(url: &str, why: &str) -> RunError {
     RunError::user_with_hint(
         format!("{url}: {why}"),
-        "look at the network, and at HF_ENDPOINT; with HF_HUB_OFFLINE=1 only the cache is used",
+        "check the network and HF_ENDPOINT; with HF_HUB_OFFLINE=1 only the cache is used",
     )
 }
 
 fn refused(what: &str, url: &str, status: u16) -> RunError {
     let hint = match status {
-        401 | 403 => "it is not public: set HF_TOKEN, and accept its terms on its page",
-        404 => "look at the name and the revision",
-        429 => "the hub wants fewer requests: wait, or set HF_TOKEN",
+        401 | 403 => "it is not public: set HF_TOKEN and accept its terms on its page",
+        404 => "check the name and the revision",
+        429 => "too many requests: wait, or set HF_TOKEN",
         _ => "try again later",
     };
-    RunError::user_with_hint(format!("{what}: {url} answers {status}"), hint)
+    RunError::user_with_hint(format!("{what}: {url} returned status {status}"), hint)
 }
 
 #[cfg(test)]
@@ -370,31 +371,31 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A hub in memory: answers by URL; and what was asked, with or without the token.
+    /// A hub in memory: responses by URL, and the requests, each with whether it had the token.
     #[derive(Debug, Default)]
-    struct Made {
-        answers: BTreeMap<String, HubResponse>,
-        asked: Mutex<Vec<(String, bool)>>,
+    struct FakeHub {
+        responses: BTreeMap<String, HubResponse>,
+        requests: Mutex<Vec<(String, bool)>>,
     }
 
-    impl Made {
-        fn has(mut self, url: &str, status: u16, etag: &str, location: &str, body: &str) -> Self {
+    impl FakeHub {
+        fn with(mut self, url: &str, status: u16, etag: &str, location: &str, body: &str) -> Self {
             let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-            let answer =
+            let response =
                 HubResponse { status, etag: some(etag), location: some(location), body: body.into() };
-            self.answers.insert(url.into(), answer);
+            self.responses.insert(url.into(), response);
             self
         }
     }
 
-    impl HubClient for Made {
+    impl HubClient for FakeHub {
         fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
-            self.asked.lock().unwrap().push((url.into(), token.is_some()));
-            let answer = self.answers.get(url).cloned().ok_or("no route")?;
-            if let (200, Some(path)) = (answer.status, into) {
-                fs::write(path, &answer.body).unwrap();
+            self.requests.lock().unwrap().push((url.into(), token.is_some()));
+            let response = self.responses.get(url).cloned().ok_or("no route")?;
+            if let (200, Some(path)) = (response.status, into) {
+                fs::write(path, &response.body).unwrap();
             }
-            Ok(answer)
+            Ok(response)
         }
     }
 
@@ -402,26 +403,26 @@ mod tests {
         Hub { cache: Some(cache.into()), endpoint: "http://hub".into(), token: Some("t".into()), client }
     }
 
-    const WANTED: [&[&str]; 2] =
+    const REQUIRED: [&[&str]; 2] =
         [&["open_clip_config.json", "config.json"], &["model.safetensors", "pytorch_model.bin"]];
 
     #[test]
-    fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_own_library() {
+    fn models_are_downloaded_once_into_the_cache_of_the_hub() {
         let folder = tempfile::tempdir().unwrap();
         let weights = hex(&Sha256::digest("weights"));
         let listing = format!(
             r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}, {{"rfilename": "flax.msgpack"}}]}}"#
         );
         let at = format!("http://hub/org/name/resolve/{COMMIT}");
-        let made = Made::default()
-            .has("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
-            .has(&format!("{at}/config.json"), 307, "\"blob1\"", "/moved/config.json", "")
-            .has("http://hub/moved/config.json", 200, "\"other\"", "", "{}")
-            .has(&format!("{at}/model.safetensors"), 302, &format!("\"{weights}\""), "http://cdn/w", "")
-            .has("http://cdn/w", 200, "\"cdn\"", "", "weights");
-        let made = Arc::new(made);
-        let hub = hub(folder.path(), Some(made.clone()));
-        let model = hub.model("hf://org/name", &WANTED).unwrap();
+        let fake = FakeHub::default()
+            .with("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
+            .with(&format!("{at}/config.json"), 307, "\"blob1\"", "/moved/config.json", "")
+            .with("http://hub/moved/config.json", 200, "\"other\"", "", "{}")
+            .with(&format!("{at}/model.safetensors"), 302, &format!("\"{weights}\""), "http://cdn/w", "")
+            .with("http://cdn/w", 200, "\"cdn\"", "", "weights");
+        let fake = Arc::new(fake);
+        let hub = hub(folder.path(), Some(fake.clone()));
+        let model = hub.model("hf://org/name", &REQUIRED).unwrap();
         assert_eq!(model, folder.path().join("models--org--name/snapshots").join(COMMIT));
         assert_eq!(fs::read_to_string(model.join("config.json")).unwrap(), "{}");
         let root = folder.path().join("models--org--name");
@@ -431,17 +432,18 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
         #[cfg(unix)]
         assert_eq!(fs::read_link(model.join("config.json")).unwrap(), Path::new("../../blobs/blob1"));
-        let asked = std::mem::take(&mut *made.asked.lock().unwrap());
-        assert_eq!(asked.len(), 5);
-        assert!(asked.iter().all(|(url, token)| *token == url.starts_with("http://hub/")), "{asked:?}");
-        // The second time, and offline, nothing is asked.
-        assert_eq!(hub.model("hf://org/name", &WANTED).unwrap(), model);
-        assert_eq!(self::hub(folder.path(), None).model("hf://org/name@main", &WANTED).unwrap(), model);
+        let requests = std::mem::take(&mut *fake.requests.lock().unwrap());
+        assert_eq!(requests.len(), 5);
+        let tokens_stay = |(url, token): &(String, bool)| *token == url.starts_with("http://hub/");
+        assert!(requests.iter().all(tokens_stay), "{requests:?}");
+        // Once cached, and offline, no request is sent.
+        assert_eq!(hub.model("hf://org/name", &REQUIRED).unwrap(), model);
+        assert_eq!(self::hub(folder.path(), None).model("hf://org/name@main", &REQUIRED).unwrap(), model);
         assert_eq!(
-            self::hub(folder.path(), None).model(&format!("hf://org/name@{COMMIT}"), &WANTED).unwrap(),
+            self::hub(folder.path(), None).model(&format!("hf://org/name@{COMMIT}"), &REQUIRED).unwrap(),
             model
         );
-        assert!(made.asked.lock().unwrap().is_empty());
+        assert!(fake.requests.lock().unwrap().is_empty());
     }
 
     #[test]
@@ -450,13 +452,13 @@ mod tests {
         let files = ["data/b.parquet", "data/a.parquet", "README.md", "x.tar"];
         let listed: Vec<String> = files.iter().map(|file| format!(r#"{{"rfilename": "{file}"}}"#)).collect();
         let listing = format!(r#"{{"sha": "{COMMIT}", "siblings": [{}]}}"#, listed.join(","));
-        let mut made =
-            Made::default().has("http://hub/api/datasets/org/set/revision/v1", 200, "", "", &listing);
+        let mut fake =
+            FakeHub::default().with("http://hub/api/datasets/org/set/revision/v1", 200, "", "", &listing);
         for file in files {
-            made =
-                made.has(&format!("http://hub/datasets/org/set/resolve/{COMMIT}/{file}"), 200, "", "", file);
+            fake =
+                fake.with(&format!("http://hub/datasets/org/set/resolve/{COMMIT}/{file}"), 200, "", "", file);
         }
-        let online = hub(folder.path(), Some(Arc::new(made)));
+        let online = hub(folder.path(), Some(Arc::new(fake)));
         let names = |hub: &Hub, written: &str| -> Vec<String> {
             hub.files(written).unwrap().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
         };
@@ -467,39 +469,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_to_be_had_says_why_and_what_to_do() {
+    fn errors_say_why_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let listing = format!(
             r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}]}}"#
         );
-        let lying = "f".repeat(64);
-        let made = Made::default()
-            .has("http://hub/api/models/org/gated/revision/main", 401, "", "", "")
-            .has(
+        let wrong_hash = "f".repeat(64);
+        let fake = FakeHub::default()
+            .with("http://hub/api/models/org/gated/revision/main", 401, "", "", "")
+            .with(
                 "http://hub/api/models/org/odd/revision/main",
                 200,
                 "",
                 "",
                 r#"{"sha": "../x", "siblings": []}"#,
             )
-            .has("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
-            .has(&format!("http://hub/org/name/resolve/{COMMIT}/config.json"), 200, &lying, "", "{}");
-        let online = hub(folder.path(), Some(Arc::new(made)));
+            .with("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
+            .with(&format!("http://hub/org/name/resolve/{COMMIT}/config.json"), 200, &wrong_hash, "", "{}");
+        let online = hub(folder.path(), Some(Arc::new(fake)));
         let offline = hub(folder.path(), None);
         let cases: [(&Hub, &str, &str); 7] = [
             (&offline, "hf://org/name", "HF_HUB_OFFLINE is set"),
             (&online, "hf://org/gated", "set HF_TOKEN"),
-            (&online, "hf://org/odd", "strange files"),
-            (&online, "hf://org/gone", "look at the network"),
-            (&online, "hf://org/name", "but the hub promised"),
+            (&online, "hf://org/odd", "unsafe file names"),
+            (&online, "hf://org/gone", "check the network"),
+            (&online, "hf://org/name", "but the hub announced"),
             (&online, "hf://datasets/org/name", "is a dataset"),
-            (&online, "hf://../name", "names nothing of the hub"),
+            (&online, "hf://../name", "is not a Hugging Face Hub address"),
         ];
         for (hub, written, expected) in cases {
-            let error = hub.model(written, &WANTED).unwrap_err();
+            let error = hub.model(written, &REQUIRED).unwrap_err();
             let RunError::User { message, hint } = error else { panic!("{error}") };
-            let told = format!("{message} | {}", hint.unwrap_or_default());
-            assert!(told.contains(expected), "{written}: {told}");
+            let text = format!("{message} | {}", hint.unwrap_or_default());
+            assert!(text.contains(expected), "{written}: {text}");
         }
         let none = online.model("hf://org/name", &[&["nothing.bin"]]).unwrap_err().to_string();
         assert!(none.contains("has none of nothing.bin"), "{none}");

@@ -1,9 +1,7 @@
-//! SQL inside a pipeline file: planned without I/O, so that a wrong column is found by `check`, at
-//! its very place.
+//! SQL in pipeline files: planned without I/O, so that `check` finds a wrong column and points at it.
 //!
-//! DataFusion's errors become short [`Fault`]s. Where it says at which line and column of the query
-//! something is wrong (or where the name it complains of can be found in the text), the fault
-//! points there with [`Fault::within`].
+//! Errors of DataFusion become short [`Fault`]s. If the error has a position in the query, or if the
+//! name that it reports occurs in the text, the fault points there with [`Fault::within`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,28 +32,28 @@ use crate::suggest::{did_you_mean, list_names};
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;
-/// The most operators (`and`, `=`, `+`, `union`, ...) of one SQL text. The engine recurses into
-/// chains of operators, when it plans and when it runs: without a limit a generated predicate would
-/// overflow the stack, which ends the process without a word.
+/// Most operators (`and`, `=`, `+`, `union`, ...) of one SQL text. The engine recurses into chains of
+/// operators when it plans and when it runs: without a limit a generated predicate could overflow
+/// the stack, which kills the process without a message.
 pub const MAX_SQL_OPERATORS: usize = 150;
 
 impl CheckContext {
-    /// A condition on the rows of a table with that schema, planned without I/O: every column is
-    /// there, every function is known, the types fit, and the result is a boolean.
+    /// Plans a condition on the rows of a table with that schema, without I/O: every column exists,
+    /// every function is known, the types match, and the result is boolean.
     pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
         let (expr, data_type) = self.expression(text, schema)?;
         if data_type != DataType::Boolean && data_type != DataType::Null {
             return Err(Fault::at(
                 text.span(),
-                format!("the predicate gives {}, not true or false", named(&data_type)),
+                format!("the predicate is {}, not a condition", type_name(&data_type)),
             )
             .label("expected a condition, such as `width >= 64`"));
         }
         Ok(expr)
     }
 
-    /// A value computed from one row of a table with that schema, and its type; planned without
-    /// I/O.
+    /// Plans a value computed from one row of a table with that schema, without I/O; returns it with
+    /// its type.
     pub fn expression(&self, text: &Located<String>, schema: &Schema) -> Result<(Expr, DataType), Fault> {
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
@@ -67,27 +65,27 @@ impl CheckContext {
             let fault = Fault::at(text.span(), format!("unexpected `{}` after the expression", alias.value));
             return Err(find_word(text, &alias.value).map_or(fault.clone(), |place| fault.within(place)));
         }
-        // A function that goes by another name (`length`) gets an alias all the same.
+        // DataFusion adds an alias to a function that is called by another name (`length`).
         let expr = state.create_logical_expr_from_sql_expr(parsed, &columns);
         let expr = expr.map_err(|error| fault(&error))?.unalias();
-        let whole = |part: &Expr| {
+        let needs_all_rows = |part: &Expr| {
             Ok(matches!(part, Expr::AggregateFunction(_) | Expr::WindowFunction(_) | Expr::Exists(_))
                 || matches!(part, Expr::InSubquery(_) | Expr::ScalarSubquery(_)))
         };
-        if expr.exists(whole).map_err(|error| fault(&error))? {
+        if expr.exists(needs_all_rows).map_err(|error| fault(&error))? {
             return Err(Fault::at(text.span(), "an aggregate, window or subquery needs more than one row")
                 .label("expected an expression over the columns of a single row")
                 .hint("use a stage of kind `sql`"));
         }
         let physical = state.create_physical_expr(expr.clone(), &columns).map_err(|error| fault(&error))?;
         let data_type = physical.data_type(columns.as_arrow()).map_err(|error| fault(&error))?;
-        // A malformed regular expression, for one, shows only when it is used.
+        // Some errors, such as a malformed regular expression, appear only in evaluation.
         evaluate_on_nulls(physical.as_ref(), schema).map_err(|error| fault(&error))?;
         Ok((expr, data_type))
     }
 
-    /// The schema that a query gives over tables with those schemas; planned without I/O. A table's
-    /// name is a plain one (`accuracy`) or a side table's (`zero_shot.per_class`).
+    /// Plans a query over tables with those schemas, without I/O, and returns the schema of its
+    /// result. The name of a table may be qualified (`zero_shot.per_class`).
     pub fn query(&self, text: &Located<String>, tables: &[(String, SchemaRef)]) -> Result<SchemaRef, Fault> {
         check_size(text)?;
         let state = self.planner();
@@ -95,20 +93,17 @@ impl CheckContext {
         let session = SessionContext::new_with_state(state.clone());
         register_empty(&session, tables).map_err(|error| fault(&error))?;
         let state_of_tables = session.state();
-        let planned = guarded(|| match plan_query(text, &state_of_tables)? {
+        let planned = catch_panics(|| match plan_query(text, &state_of_tables)? {
             Some(plan) => state_of_tables.optimize(&plan).map(Some),
             None => Ok(None),
         });
         let Some(plan) = planned.map_err(|error| fault(&error))? else {
-            return Err(
-                Fault::at(text.span(), "this is no query").label("expected a single `select` statement")
-            );
+            return Err(Fault::at(text.span(), "not a query").label("expected a single `select` statement"));
         };
         Ok(plan.schema().inner().clone())
     }
 
-    /// The tables that a query reads, as `table` or `stage.table`, each once. The query is parsed,
-    /// not planned.
+    /// The distinct tables that a query reads, as `table` or `stage.table`. The query is only parsed.
     pub fn tables_in(&self, text: &Located<String>) -> Result<Vec<String>, Fault> {
         check_size(text)?;
         let state = self.planner();
@@ -119,7 +114,7 @@ impl CheckContext {
         Ok(tables.iter().map(|table| table.to_string().replace('"', "")).collect())
     }
 
-    /// A planner of its own that keeps the places of names in the text.
+    /// A separate planner that records the positions of names in the text.
     fn planner(&self) -> SessionState {
         let state = self.session.state();
         let mut config = state.config().clone().with_create_default_catalog_and_schema(true);
@@ -131,7 +126,7 @@ impl CheckContext {
     }
 }
 
-/// Refuses what the engine's recursion could not stand.
+/// Refuses texts that could overflow the stack of the engine.
 fn check_size(text: &Located<String>) -> Result<(), Fault> {
     let hint = "put long lists of values into a table, and join it in a stage of kind `sql`";
     if text.len() > MAX_SQL_BYTES {
@@ -139,7 +134,7 @@ fn check_size(text: &Located<String>) -> Result<(), Fault> {
             Fault::at(text.span(), format!("the SQL is longer than {MAX_SQL_BYTES} bytes")).hint(hint)
         );
     }
-    // A text that cannot be cut into tokens is refused by the parser before it recurses.
+    // The parser refuses a text without valid tokens before it recurses.
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize().unwrap_or_default();
     if tokens.iter().filter(|token| nests(token)).count() > MAX_SQL_OPERATORS {
         return Err(
@@ -149,7 +144,7 @@ fn check_size(text: &Located<String>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether a token can make the parsed text one level deeper without parentheses.
+/// Whether a token can add a level of nesting without parentheses.
 fn nests(token: &Token) -> bool {
     const WORDS: [&str; 16] = [
         "and",
@@ -193,7 +188,7 @@ fn evaluate_on_nulls(expr: &dyn PhysicalExpr, schema: &Schema) -> Result<(), Dat
     Ok(())
 }
 
-/// Tables without rows, so that a query can be planned.
+/// Registers tables without rows, for planning.
 fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> Result<(), DataFusionError> {
     let defaults = session.copied_config().options().catalog.clone();
     for (name, schema) in tables {
@@ -213,14 +208,14 @@ fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> R
     Ok(())
 }
 
-/// What `plan` gives. The engine's planner panics on a few texts (a scalar subquery without
-/// columns, `(select from t)`): those are the user's mistakes, too.
-fn guarded<T>(plan: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, DataFusionError> {
+/// Calls `plan`, and turns panics into errors: the engine's planner panics on some invalid texts (a
+/// scalar subquery without columns, `(select from t)`).
+fn catch_panics<T>(plan: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, DataFusionError> {
     let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(plan));
     planned.unwrap_or_else(|_| Err(DataFusionError::Plan("the engine cannot plan this SQL".into())))
 }
 
-/// The plan of a `select`; `None` when the text is some other statement.
+/// The plan of a `select`; `None` for any other statement.
 fn plan_query(text: &str, state: &SessionState) -> Result<Option<LogicalPlan>, DataFusionError> {
     let dialect = state.config().options().sql_parser.dialect;
     let statement = state.sql_to_statement(text, &dialect)?;
@@ -228,17 +223,17 @@ fn plan_query(text: &str, state: &SessionState) -> Result<Option<LogicalPlan>, D
     if !matches!(inner.as_ref(), SqlStatement::Query(_)) {
         return Ok(None);
     }
-    // Tables in memory answer at once: a planner that has to wait would be doing I/O.
+    // Tables in memory are ready at once: a planner that waits would be doing I/O.
     let plan = state.statement_to_plan(statement).now_or_never();
-    let plan = plan.ok_or_else(|| DataFusionError::Internal("planning waits for something".into()))??;
+    let plan = plan.ok_or_else(|| DataFusionError::Internal("planning is waiting for I/O".into()))??;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan)?;
     Ok(Some(plan))
 }
 
-/// What a person calls a type.
-fn named(data_type: &DataType) -> String {
+/// A readable name of a type.
+fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
         DataType::Boolean => "true or false".into(),
@@ -248,7 +243,7 @@ fn named(data_type: &DataType) -> String {
     }
 }
 
-/// Turns an error of the planner into a fault that points at the word it is about.
+/// Turns an error of the planner into a fault that points at the relevant word.
 fn sql_fault(
     text: &Located<String>,
     error: &DataFusionError,
@@ -307,13 +302,12 @@ fn unknown_column(fault: Fault, field: &Column, valid: &[Column]) -> Fault {
     did_you_mean(name, names()).into_iter().fold(fault, Fault::hint)
 }
 
-/// The first line of a message, without full stop.
+/// The first line of a message, without the full stop.
 fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']).to_string()
 }
 
-/// Takes ` at Line: 1, Column: 9` from the end of the parser's message, and its kind from the
-/// start.
+/// Splits ` at Line: 1, Column: 9` off the end of the parser's message, and drops its prefix.
 fn split_position(message: &str) -> (String, Option<(u64, u64)>) {
     let message = message.trim_start_matches("sql parser error: ");
     let parsed = message.rfind(" at Line: ").and_then(|at| {
@@ -341,7 +335,7 @@ fn bytes_of(text: &str, span: Span) -> Option<Range<usize>> {
     (start <= end).then_some(start..end)
 }
 
-/// The word (or the one character) that begins at a position.
+/// The word, or else the character, at a position.
 fn token_at(text: &str, line: u64, column: u64) -> Option<Range<usize>> {
     let start = offset(text, line, column)?;
     let rest = text.get(start..)?;
@@ -354,7 +348,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The first place where a name stands as a whole word.
+/// The first occurrence of a name as a whole word.
 pub(crate) fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
     if name.is_empty() {
         return None;
@@ -383,8 +377,8 @@ mod tests {
         ]))
     }
 
-    /// Message, the words pointed at, and the hint.
-    fn told(text: &str, fault: Fault) -> (String, String, Option<String>) {
+    /// The message, the marked words, and the hint.
+    fn parts(text: &str, fault: Fault) -> (String, String, Option<String>) {
         (
             fault.message,
             fault.within.map_or("*".into(), |place| text[place].to_string()),
@@ -393,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn good_predicates_pass() {
+    fn valid_predicates_pass() {
         for text in [
             "width >= 64",
             "char_length(caption) >= 5 and not regexp_like(caption, '^(image|photo)[ _-]?[0-9]*$', 'i')",
@@ -406,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_may_be_a_function_by_any_of_its_names() {
+    fn functions_may_be_called_by_any_of_their_names() {
         for text in ["length(caption)", "char_length(caption)", "character_length(caption)", "width"] {
             let (expr, kind) = context().expression(&Located::without_span(text.into()), &schema()).unwrap();
             assert!(kind == DataType::Int32 && !matches!(expr, Expr::Alias(_)), "{text}");
@@ -414,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_predicate_is_told_at_its_word() {
+    fn faults_of_predicates_point_at_the_word() {
         let cases = [
             (
                 "width > 3 and captoin = ''",
@@ -436,12 +430,12 @@ mod tests {
                 "char_lenght",
                 Some("did you mean `char_length`?"),
             ),
-            ("width", "the predicate gives an integer, not true or false", "*", None),
-            ("caption", "the predicate gives text, not true or false", "*", None),
+            ("width", "the predicate is an integer, not a condition", "*", None),
+            ("caption", "the predicate is text, not a condition", "*", None),
         ];
         for (text, message, word, hint) in cases {
             let fault = context().predicate(&Located::without_span(text.into()), &schema()).unwrap_err();
-            assert_eq!(told(text, fault), (message.into(), word.into(), hint.map(String::from)), "{text}");
+            assert_eq!(parts(text, fault), (message.into(), word.into(), hint.map(String::from)), "{text}");
         }
         for text in [
             "",
@@ -457,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_planned_over_stages_and_side_tables() {
+    fn queries_are_planned_over_stages_and_side_tables() {
         let tables =
             [("pages".to_string(), schema()), ("pages.stats".into(), schema()), ("stats".into(), schema())];
         let query = |text: &str| context().query(&Located::without_span(text.into()), &tables);
@@ -473,13 +467,13 @@ mod tests {
             ("select captoin from stats", "unknown column `captoin`", "captoin"),
             ("select caption from page", "unknown table `page`", "page"),
             ("select caption from pages.stat", "unknown table `pages.stat`", "pages.stat"),
-            ("drop table pages", "this is no query", "*"),
-            ("copy pages to 'x.csv'", "this is no query", "*"),
-            ("explain select 1", "this is no query", "*"),
+            ("drop table pages", "not a query", "*"),
+            ("copy pages to 'x.csv'", "not a query", "*"),
+            ("explain select 1", "not a query", "*"),
         ];
         for (text, message, word) in cases {
-            let (told_message, told_word, _) = told(text, query(text).unwrap_err());
-            assert_eq!((told_message.as_str(), told_word.as_str()), (message, word), "{text}");
+            let (actual_message, actual_word, _) = parts(text, query(text).unwrap_err());
+            assert_eq!((actual_message.as_str(), actual_word.as_str()), (message, word), "{text}");
         }
         for text in [
             "select (select from pages) > 0",
@@ -493,24 +487,24 @@ mod tests {
     }
 
     #[test]
-    fn the_session_that_is_checked_with_gains_no_tables() {
+    fn checking_adds_no_tables_to_the_session() {
         let context = context();
         context.query(&Located::without_span("select 1 from t".into()), &[("t".into(), schema())]).unwrap();
         assert!(!context.session.table_exist("t").unwrap());
     }
 
     #[test]
-    fn as_much_sql_as_is_allowed_does_not_overflow_the_stack() {
+    fn the_largest_allowed_sql_does_not_overflow_the_stack() {
         let check = |text: String| context().predicate(&Located::without_span(text), &schema());
         let query = |text: String| context().query(&Located::without_span(text), &[("t".into(), schema())]);
         check(vec!["width=1"; MAX_SQL_OPERATORS / 2].join(" or ")).unwrap();
         check(format!("width{} = 1", " + 1".repeat(MAX_SQL_OPERATORS - 1))).unwrap();
-        // Of all chains these two nest the deepest frames.
+        // These two chains nest the deepest frames.
         check(format!("width{} = 1", "::int".repeat(MAX_SQL_OPERATORS - 1))).unwrap();
         check(format!("width{}", " is null".repeat(MAX_SQL_OPERATORS))).unwrap();
         query(vec!["select width from t"; MAX_SQL_OPERATORS].join(" union all ")).unwrap();
         check(format!("width in ({}1)", "1, ".repeat(15_000))).unwrap();
-        for endless in [
+        for too_deep in [
             vec!["width=1"; 3000].join(" or "),
             format!("width{} = 1", "::int".repeat(9_000)),
             format!("{}1 = 1", "- ".repeat(30_000)),
@@ -521,7 +515,7 @@ mod tests {
             format!("{}caption{} = ''", "upper(".repeat(5_000), ")".repeat(5_000)),
             "1 = 1".to_string() + &" ".repeat(MAX_SQL_BYTES),
         ] {
-            check(endless).unwrap_err();
+            check(too_deep).unwrap_err();
         }
         query(format!("{}select 1{}", "select * from (".repeat(3_000), ")".repeat(3_000))).unwrap_err();
         query(format!("select 1{}", " union all select 1".repeat(3_000))).unwrap_err();

@@ -169,7 +169,7 @@ mod tests {
         for (query, message) in [
             ("select captoin from pages", "unknown column `captoin`"),
             ("select a.uid, b.uid from pages a, pages b", "two columns of the result are called `uid`"),
-            ("drop table pages", "this is no query"),
+            ("drop table pages", "not a query"),
             ("selec 1", ""),
         ] {
             let fault = tables(query).unwrap_err();
