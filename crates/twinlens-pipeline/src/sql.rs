@@ -236,7 +236,7 @@ fn plan_query(text: &str, state: &SessionState) -> Result<Option<LogicalPlan>, D
 fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
-        DataType::Boolean => "true or false".into(),
+        DataType::Boolean => "a boolean".into(),
         other if other.is_integer() => "an integer".into(),
         other if other.is_numeric() => "a number".into(),
         other => format!("a value of type {other}"),

@@ -1,5 +1,4 @@
-//! The top of a pipeline file: its keys, what `--set` changes, and the order in which the parts are
-//! checked.
+//! The top level of a pipeline file: its keys, `--set`, and the order in which the parts are checked.
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,18 +15,18 @@ use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
 use crate::config::sweep;
 use crate::config::tables;
-use crate::config::vars::{Filler, Overrides, SetVar, Vars, is_name};
+use crate::config::vars::{Expander, Overrides, SetVar, Vars, is_name};
 use crate::error::Fault;
 use crate::located::Located;
 use crate::registry::Registry;
 use crate::suggest::{did_you_mean, list_names};
 
-/// Keys at the top that are read apart from [`Head`].
+/// Keys at the top level that are not part of [`Head`].
 const PARTS: [&str; 4] = ["vars", "env", "stages", "tests"];
-/// Keys at the top that `--set` may change.
+/// Keys at the top level that `--set` may change.
 const SETTABLE: [&str; 3] = ["name", "seed", "max_reject_share"];
 
-/// The single values at the top of a pipeline file.
+/// The scalar keys at the top level of a pipeline file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Head {
@@ -49,7 +48,7 @@ fn all() -> Located<f64> {
     Located::without_span(1.0)
 }
 
-/// Everything from the text to the checked pipeline.
+/// Turns the text into the checked pipeline.
 pub(crate) fn read(
     path: &Path,
     source: &Source,
@@ -63,13 +62,14 @@ pub(crate) fn read(
     let set = apply_set(&mut root, vars.as_ref(), source, strings, &mut faults);
     let env = root.remove("env").map_or(vec![], |env| names(env, &mut faults));
     let vars = Vars::collect(vars.as_ref(), &env, &overrides.env, &set, &mut faults);
-    let mut filler = Filler { source, vars: &vars, strings, faults: &mut faults, used: Default::default() };
-    filler.table(&mut root);
-    let used = filler.used;
+    let mut expander =
+        Expander { source, vars: &vars, strings, faults: &mut faults, used: Default::default() };
+    expander.table(&mut root);
+    let used = expander.used;
     for var in set.iter().filter(|var| !used.contains(var.name)) {
         faults.push(unused(var, used.iter().map(String::as_str)));
     }
-    let told = std::mem::take(&mut faults);
+    let var_faults = std::mem::take(&mut faults);
     let stages = root.remove("stages");
     let tests = root.remove("tests");
     let head = head(root, strings, registry, &mut faults);
@@ -78,7 +78,7 @@ pub(crate) fn read(
     let graph = graph::resolve(&drafts, source, &mut faults);
     let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
     faults.retain(|fault| !strings.broken.contains(&fault.span.start));
-    faults.extend(told);
+    faults.extend(var_faults);
     match head {
         Some(head) if faults.is_empty() => Ok(Pipeline {
             name: head.name.value().clone(),
@@ -98,7 +98,7 @@ fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Fault>> {
     if errors.is_empty() {
         return Ok(table.into_inner());
     }
-    // After one slip the parser may stumble over the rest of the line.
+    // Further errors on the same line are usually consequences of the first.
     let mut faults: Vec<Fault> = Vec::new();
     for error in errors {
         let span = error.span().unwrap_or(0..0);
@@ -123,19 +123,21 @@ fn names(env: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> Vec<Spanned<Stri
     match Vec::<Spanned<String>>::deserialize(ValueDeserializer::from(env)) {
         Ok(names) => {
             for name in names.iter().filter(|name| !is_name(name.get_ref())) {
-                faults.push(Fault::at(name.span(), "a variable's name has letters, digits and `_` only"));
+                faults
+                    .push(Fault::at(name.span(), "the name of a variable has only letters, digits and `_`"));
             }
             names
         }
         Err(error) => {
-            let fault = Fault::at(error.span().unwrap_or(span), "`env` lists names of environment variables");
+            let fault =
+                Fault::at(error.span().unwrap_or(span), "`env` must list names of environment variables");
             faults.push(fault.label("expected an array of strings, such as `[\"HOME\"]`"));
             vec![]
         }
     }
 }
 
-/// Puts the values of `--set` into the tree; gives back those that name variables.
+/// Inserts the values of `--set` into the tree; returns those that set variables.
 fn apply_set<'i>(
     root: &mut DeTable<'i>,
     vars: Option<&Spanned<DeValue<'i>>>,
@@ -172,7 +174,7 @@ fn apply_set<'i>(
     set
 }
 
-/// A TOML value, or the text itself as a string.
+/// Parses a TOML value; any other text is a string.
 fn argument_value<'i>(text: &'i str, start: usize, strings: &mut Strings) -> Spanned<DeValue<'i>> {
     match DeValue::parse(text) {
         Ok(value) => {
@@ -185,7 +187,7 @@ fn argument_value<'i>(text: &'i str, start: usize, strings: &mut Strings) -> Spa
             value
         }
         Err(_) => {
-            strings.bare.insert(start);
+            strings.unquoted.insert(start);
             Spanned::new(start..start + text.len(), DeValue::String(text.into()))
         }
     }
@@ -205,7 +207,7 @@ fn set_path<'i>(
         DeValue::Table(stages) => Some(stages),
         _ => None,
     });
-    // Without stages there is a fault already.
+    // Missing stages are reported elsewhere.
     let (Some(stages), [(place, stage), options @ ..]) = (stages, keys) else { return Ok(()) };
     if !stages.contains_key(*stage) {
         let names = || stages.keys().map(|key| key.get_ref().as_ref());
@@ -214,7 +216,8 @@ fn set_path<'i>(
         return Err(Box::new(did_you_mean(stage, names()).into_iter().fold(fault, Fault::hint)));
     }
     let Some(((place, last), between)) = options.split_last() else {
-        let fault = Fault::at(place.clone(), "a whole stage cannot be set").label("expected `stage.option`");
+        let fault =
+            Fault::at(place.clone(), "`--set` cannot replace a stage").label("expected `stage.option`");
         return Err(Box::new(fault));
     };
     let mut table = stages;
@@ -223,23 +226,23 @@ fn set_path<'i>(
         let inner = inner.or_insert_with(|| Spanned::new(place.clone(), DeValue::Table(DeTable::new())));
         table = match inner.get_mut() {
             DeValue::Table(inner) => inner,
-            _ => return Err(Box::new(Fault::at(place.clone(), format!("`{key}` is no table")))),
+            _ => return Err(Box::new(Fault::at(place.clone(), format!("`{key}` is not a table")))),
         };
     }
     put(table, place, last, value);
     Ok(())
 }
 
-/// Replaces an entry; the new one's key stands in the argument too.
+/// Replaces an entry; its key gets the span in the argument.
 fn put<'i>(table: &mut DeTable<'i>, place: &Range<usize>, key: &'i str, value: Spanned<DeValue<'i>>) {
     table.remove(key);
     table.insert(Spanned::new(place.clone(), key.into()), value);
 }
 
 fn unused<'a>(var: &SetVar<'_>, used: impl Iterator<Item = &'a str> + Clone) -> Fault {
-    let fault = Fault::at(var.place.clone(), format!("no `${{{}}}` stands in the pipeline", var.name));
+    let fault = Fault::at(var.place.clone(), format!("the pipeline does not use `${{{}}}`", var.name));
     let known = used.clone().chain(SETTABLE);
-    let fault = fault.label(format!("variables that are used: {}", list_names(used)));
+    let fault = fault.label(format!("used variables: {}", list_names(used)));
     fault.hint(
         did_you_mean(var.name, known)
             .unwrap_or_else(|| "to set a stage's option, write `stage.option=value`".into()),
@@ -258,11 +261,11 @@ fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut 
     };
     let folder = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if head.name.is_empty() || head.name.starts_with(['.', '-']) || !head.name.chars().all(folder) {
-        let fault = Fault::at(head.name.span(), "the pipeline's name cannot be the name of a folder");
+        let fault = Fault::at(head.name.span(), "the name of the pipeline must be usable as a folder name");
         faults.push(fault.label("expected letters, digits, `_`, `-` and `.`"));
     }
     if !(0.0..=1.0).contains(head.max_reject_share.value()) {
-        let fault = Fault::at(head.max_reject_share.span(), "`max_reject_share` is a share of the rows");
+        let fault = Fault::at(head.max_reject_share.span(), "`max_reject_share` is a fraction of the rows");
         faults.push(fault.label("expected a number from 0 to 1"));
     }
     let known = registry.sites();

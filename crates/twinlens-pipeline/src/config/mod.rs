@@ -1,13 +1,11 @@
-//! Pipeline files: TOML to spanned tables to checked stages, without any I/O but reading the file
-//! itself.
+//! Pipeline files: from TOML to checked stages, without I/O except reading the file itself.
 //!
-//! The text is parsed to tables that know their places ([`source`]); `${name}` is filled into
-//! strings ([`vars`]); each stage's table becomes its struct ([`stages`], [`options`]), once for
-//! each combination of what it is swept over ([`sweep`]); names of inputs become edges and the
-//! stages are put in an order that can run ([`graph`]); each stage then checks itself against the
-//! schemas of its inputs, and the tests are planned over the tables of all ([`tables`]). Faults are
-//! collected all the way and told together ([`Report`]); what only follows from an earlier fault is
-//! not told.
+//! The text is parsed into tables with source positions ([`source`]); `${name}` is replaced in
+//! strings ([`vars`]); each stage's table becomes its options ([`stages`], [`options`]), once per
+//! combination of swept values ([`sweep`]); names of inputs become edges, and the stages are sorted
+//! ([`graph`]); each stage is checked against the schemas of its inputs, and the tests are planned
+//! over all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
+//! errors are suppressed.
 
 mod file;
 mod graph;
@@ -45,29 +43,29 @@ pub enum LoadError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file is no text.
-    #[error("the pipeline file {path} is no UTF-8 text: line {line} has a byte that does not belong")]
+    /// The file is not UTF-8.
+    #[error("the pipeline file {path} is not valid UTF-8: invalid byte on line {line}")]
     NotText {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
     },
-    /// The file is far larger than any pipeline.
+    /// The file is too large for a pipeline file.
     #[error("the pipeline file {path} is larger than {MAX_FILE_BYTES} bytes: is it a data file?")]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// The file was read, and something in it is wrong.
+    /// The file has errors.
     #[error(transparent)]
     Invalid(Box<Report>),
 }
 
-/// Reads and checks a pipeline file. Nothing else is read.
+/// Reads and checks a pipeline file. No other file is read.
 pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<Pipeline, LoadError> {
     let io = |source| LoadError::Io { path: path.into(), source };
     let mut bytes = Vec::new();
@@ -77,15 +75,15 @@ pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<P
         return Err(LoadError::TooLarge { path: path.into() });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
-        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         LoadError::NotText { path: path.into(), line }
     })?;
     check(path, &text, registry, overrides).map_err(|report| LoadError::Invalid(Box::new(report)))
 }
 
-/// Checks the text of a pipeline file; `path` is for messages, and relative paths start at its
-/// folder. Reads nothing.
+/// Checks the text of a pipeline file without I/O. `path` is for messages, and relative paths start
+/// at its folder.
 pub fn check(
     path: &Path,
     text: &str,

@@ -1,5 +1,4 @@
-//! All faults of a pipeline file, as a person reads them: place, source line, what was expected,
-//! what to do.
+//! Renders all errors of a pipeline file: position, source line, what was expected, what to do.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
@@ -10,10 +9,10 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use crate::config::source::{Source, Strings};
 use crate::error::Fault;
 
-/// The most faults that are shown.
-const SHOWN: usize = 50;
+/// Most errors shown.
+const MAX_SHOWN: usize = 50;
 
-/// What is wrong with a pipeline file: at least one fault, in the order of their places.
+/// The errors of a pipeline file: at least one, in the order of the file.
 pub struct Report {
     path: PathBuf,
     source: Source,
@@ -35,29 +34,29 @@ impl Report {
         Self { path: path.into(), source, faults }
     }
 
-    /// The faults; their spans are bytes of the file, or lie behind its end for `--set` arguments.
+    /// The errors. Their spans are bytes of the file, or beyond its end for `--set` arguments.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// The line and column (characters), both from 1, where a fault is; `None` where it is in a
-    /// `--set` argument.
+    /// The line and column (in characters) of an error, both from 1; `None` if it is in a `--set`
+    /// argument.
     pub fn position(&self, fault: &Fault) -> Option<(usize, usize)> {
         let (None, text, place) = self.source.part(&fault.span) else { return None };
         let line = text[..place.start].rsplit('\n').next().unwrap_or_default();
         Some((self.source.line(place.start), line.chars().count() + 1))
     }
 
-    /// The report as text, with colours when asked for.
+    /// The report as text, optionally with colours.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for fault in self.faults.iter().take(SHOWN) {
-            text.push_str(&self.one(fault, &renderer));
+        for fault in self.faults.iter().take(MAX_SHOWN) {
+            text.push_str(&self.render_fault(fault, &renderer));
             text.push_str("\n\n");
         }
-        if self.faults.len() > SHOWN {
-            text.push_str(&format!("... and {} more\n\n", self.faults.len() - SHOWN));
+        if self.faults.len() > MAX_SHOWN {
+            text.push_str(&format!("... and {} more\n\n", self.faults.len() - MAX_SHOWN));
         }
         let count = match self.faults.len() {
             1 => "1 error".to_string(),
@@ -66,7 +65,7 @@ impl Report {
         text + &format!("{count} in {}", printable(&self.path.display().to_string()))
     }
 
-    fn one(&self, fault: &Fault, renderer: &Renderer) -> String {
+    fn render_fault(&self, fault: &Fault, renderer: &Renderer) -> String {
         let (argument, text, place) = self.source.part(&fault.span);
         let path = match argument {
             None => printable(&self.path.display().to_string()),
@@ -89,14 +88,13 @@ impl Report {
     }
 }
 
-/// The underlined place. A value of several lines is underlined on its first alone: the rest says
-/// nothing more.
+/// The underlined range. Of a value over several lines, only the first is underlined.
 fn primary<'a>(text: &str, place: Range<usize>) -> annotate_snippets::Annotation<'a> {
     let end = text[place.clone()].find(['\n', '\r']).map_or(place.end, |length| place.start + length);
     AnnotationKind::Primary.span(place.start..end)
 }
 
-/// Without control characters: a pipeline file must not steer the terminal.
+/// Replaces control characters: a pipeline file must not control the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -1,6 +1,5 @@
-//! Where things stand: the text of a pipeline file and the `--set` arguments behind it in one
-//! address space of bytes, so that a fault in either has a place; and the way back from the content
-//! of a string to its characters in that text.
+//! Source positions: the text of a pipeline file, followed by the `--set` arguments, in one range of
+//! byte offsets, and the mapping from the content of a string back to that text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,7 +9,7 @@ use toml::de::DeValue;
 
 use crate::error::Fault;
 
-/// The file's text, then each `--set` argument behind a line break.
+/// The text of the file, then each `--set` argument after a line break.
 pub(crate) struct Source {
     text: String,
     file: usize,
@@ -33,13 +32,13 @@ impl Source {
         &self.text[..self.file]
     }
 
-    /// The arguments, with where each begins.
+    /// The arguments, each with its offset.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = (usize, &str)> {
         self.arguments.iter().map(|range| (range.start, &self.text[range.clone()]))
     }
 
-    /// The text that a place belongs to (`None`: the file; else the argument's number) and its
-    /// range there.
+    /// The text that contains a range (`None`: the file; else the index of the argument), and the
+    /// range in that text.
     pub(crate) fn part(&self, place: &Range<usize>) -> (Option<usize>, &str, Range<usize>) {
         let argument =
             self.arguments.iter().position(|range| range.start <= place.start && place.start <= range.end);
@@ -66,46 +65,40 @@ impl Source {
     }
 }
 
-/// A piece of a string that was filled in: where it stands in the result, and where it came from in
-/// the template.
+/// A piece of an expanded string: its range in the result and in the template.
 #[derive(Debug, Clone)]
 pub(crate) struct Piece {
     pub(crate) result: Range<usize>,
     pub(crate) template: Range<usize>,
-    /// Whether the piece is the template's own text, byte for byte, and not the value of a
-    /// variable.
-    pub(crate) copied: bool,
+    /// Whether the piece is literal text rather than the value of a variable.
+    pub(crate) is_literal: bool,
 }
 
-/// What is known of the strings of a pipeline file beside their values, by the byte where they
-/// begin.
+/// Facts about the strings of a pipeline file, by their start offset.
 #[derive(Default)]
 pub(crate) struct Strings {
-    /// Strings in which variables were filled.
-    pub(crate) filled: BTreeMap<usize, Vec<Piece>>,
-    /// Strings in which a variable could not be filled: what else is wrong with them only follows
-    /// from that.
+    /// Strings in which variables were expanded.
+    pub(crate) expanded: BTreeMap<usize, Vec<Piece>>,
+    /// Strings in which a variable could not be expanded: their other errors are follow-on errors.
     pub(crate) broken: BTreeSet<usize>,
-    /// Strings that stand in the text without quotes: values of `--set`.
-    pub(crate) bare: BTreeSet<usize>,
-    /// The text of numbers and booleans that came from a variable or from `--set`, and may have
-    /// been meant as strings.
+    /// Strings without quotes: values of `--set`.
+    pub(crate) unquoted: BTreeSet<usize>,
+    /// The text of numbers and booleans from a variable or `--set`, which may be meant as strings.
     pub(crate) texts: BTreeMap<usize, String>,
 }
 
 impl Strings {
-    /// The bytes of the text that a fault means.
+    /// The range of a fault in the text.
     pub(crate) fn place(&self, source: &Source, fault: &Fault) -> Range<usize> {
         let Some(within) = fault.within.clone() else { return fault.span.clone() };
-        let template = match self.filled.get(&fault.span.start) {
+        let template = match self.expanded.get(&fault.span.start) {
             Some(pieces) => to_template(pieces, &within),
             None => Some(within),
         };
         template.and_then(|within| self.content(source, &fault.span, within)).unwrap_or(fault.span.clone())
     }
 
-    /// The bytes of the text where some bytes of a string's content stand (before variables were
-    /// filled in).
+    /// Maps a range of a string's content, before expansion, to the text.
     pub(crate) fn content(
         &self,
         source: &Source,
@@ -113,7 +106,7 @@ impl Strings {
         within: Range<usize>,
     ) -> Option<Range<usize>> {
         let raw = source.raw(span)?;
-        if self.bare.contains(&span.start) {
+        if self.unquoted.contains(&span.start) {
             return (within.end <= raw.len()).then(|| span.start + within.start..span.start + within.end);
         }
         let offsets = offsets(raw)?;
@@ -121,26 +114,27 @@ impl Strings {
     }
 }
 
+/// Maps a range of an expanded string to its template.
 fn to_template(pieces: &[Piece], within: &Range<usize>) -> Option<Range<usize>> {
     let first =
         pieces.iter().find(|piece| piece.result.start <= within.start && within.start < piece.result.end);
     let last = pieces.iter().rfind(|piece| piece.result.start < within.end.max(within.start + 1));
     let (first, last) = (first.or(last)?, last?);
-    let start = if first.copied {
+    let start = if first.is_literal {
         first.template.start + (within.start - first.result.start)
     } else {
         first.template.start
     };
-    let end = match last.copied {
-        true => last.template.start + within.end.min(last.result.end).saturating_sub(last.result.start),
-        false => last.template.end,
+    let end = if last.is_literal {
+        last.template.start + within.end.min(last.result.end).saturating_sub(last.result.start)
+    } else {
+        last.template.end
     };
     Some(start..end.max(start))
 }
 
-/// For each byte of the content of a TOML string (and for its end) the byte of the quoted text it
-/// comes from. `None` when the text is no string, or decodes to something else than the parser
-/// says.
+/// For each byte of the content of a TOML string, and for its end, the offset in the quoted text.
+/// `None` if the text is not a string, or does not decode to the content that the parser gives.
 fn offsets(raw: &str) -> Option<Vec<usize>> {
     let quote = raw.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     let triple = raw.len() >= 6 && raw.starts_with([quote; 3].iter().collect::<String>().as_str());
@@ -160,10 +154,9 @@ fn offsets(raw: &str) -> Option<Vec<usize>> {
         };
         if let Some(decoded) = decoded {
             content.push(decoded);
-            // A character that is written as it stands maps byte for byte, an escape to its
-            // backslash.
-            let copied = decoded.len_utf8() == length && c != '\\';
-            places.extend((0..decoded.len_utf8()).map(|byte| edge + at + if copied { byte } else { 0 }));
+            // A literal character maps byte for byte, an escape to its backslash.
+            let is_literal = decoded.len_utf8() == length && c != '\\';
+            places.extend((0..decoded.len_utf8()).map(|byte| edge + at + if is_literal { byte } else { 0 }));
         }
         at += length;
     }
@@ -172,7 +165,7 @@ fn offsets(raw: &str) -> Option<Vec<usize>> {
     (parsed.get_ref().as_str() == Some(content.as_str())).then_some(places)
 }
 
-/// The character of an escape (`None`: a line break that is skipped) and its length in bytes.
+/// The character of an escape (`None` for a skipped line break) and its length in bytes.
 fn escape(text: &str) -> Option<(Option<char>, usize)> {
     let kind = text.chars().nth(1)?;
     let hex = |digits: usize| {
@@ -199,7 +192,7 @@ fn escape(text: &str) -> Option<(Option<char>, usize)> {
     }
 }
 
-/// A value with all its places moved: what was parsed from an argument stands behind the file.
+/// Shifts all spans of a value: those of an argument are beyond the end of the file.
 pub(crate) fn shifted(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
     let span = value.span().start + by..value.span().end + by;
     let moved = match value.into_inner() {
@@ -221,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_content_of_every_sort_of_string_is_found_in_the_text() {
+    fn the_content_of_all_kinds_of_strings_maps_to_the_text() {
         for raw in [
             "'width > wi and x'",
             "\"width > wi and x\"",

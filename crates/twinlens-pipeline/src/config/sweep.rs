@@ -1,9 +1,9 @@
-//! `[stages.NAME.sweep]`: a stage once for each combination of values of some of its options.
+//! `[stages.NAME.sweep]`: runs a stage once per combination of values of some of its options.
 //!
-//! A swept stage becomes *variants*, each with a name, a dataset and a fingerprint of its own. A
-//! stage that reads a swept one is made once for each of its variants, unless it gathers
-//! ([`crate::Stage::gathers`]): then it reads all of them as one table. Where two inputs come of
-//! the same sweep, the variants with the same values belong together.
+//! A swept stage becomes *variants*, each with its own name, dataset and fingerprint. A stage that
+//! reads a swept one gets one variant per variant of its input, unless it reads all of them as one
+//! table ([`crate::Stage::gathers`]). If two inputs depend on the same sweep, variants with equal
+//! values are matched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,10 +20,10 @@ use crate::suggest::{did_you_mean, list_names};
 
 /// The most variants of a stage.
 pub(crate) const MAX_VARIANTS: usize = 1000;
-/// The longest part of a name that is made of a value; a longer one gives its number instead.
-const LONGEST: usize = 32;
+/// The longest value used in a name; for a longer one, its index is used.
+const MAX_SLUG: usize = 32;
 
-/// An option that is swept, and its values.
+/// A swept option and its values.
 pub(crate) struct Axis<'i> {
     option: Spanned<toml::de::DeString<'i>>,
     values: Vec<Spanned<DeValue<'i>>>,
@@ -35,18 +35,18 @@ impl Axis<'_> {
     }
 }
 
-/// One combination of values: what goes into the stage's table, and what it is called.
+/// One combination of values.
 pub(crate) struct Choice<'i> {
     pub(crate) entries: Vec<(Spanned<toml::de::DeString<'i>>, Spanned<DeValue<'i>>)>,
     pub(crate) settings: Vec<Setting>,
     /// The parts of the variant's name.
     pub(crate) slugs: Vec<String>,
-    /// Where its last value stands.
+    /// The span of its last value.
     pub(crate) place: Range<usize>,
 }
 
-/// The axes of a `sweep` table; `known` are the options that the stage may have, `given` those that
-/// its own table gives.
+/// Parses a `sweep` table; `known` are the options of the stage's kind, `given` those in the table of
+/// the stage.
 pub(crate) fn axes<'i>(
     stage: &str,
     sweep: Spanned<DeValue<'i>>,
@@ -56,8 +56,9 @@ pub(crate) fn axes<'i>(
 ) -> Vec<Axis<'i>> {
     let span = sweep.span();
     let DeValue::Table(table) = sweep.into_inner() else {
-        faults
-            .push(Fault::at(span, "`sweep` is no table").label(format!("expected `[stages.{stage}.sweep]`")));
+        faults.push(
+            Fault::at(span, "`sweep` is not a table").label(format!("expected `[stages.{stage}.sweep]`")),
+        );
         return vec![];
     };
     let mut entries: Vec<_> = table.into_iter().collect();
@@ -70,15 +71,15 @@ pub(crate) fn axes<'i>(
         let name = option.get_ref().to_string();
         let names = || known.iter().map(String::as_str);
         if !known.contains(&name) {
-            let fault = Fault::at(option.span(), format!("`{name}` is no option that can be swept"));
+            let fault = Fault::at(option.span(), format!("`{name}` cannot be swept"));
             let fault = fault.label(format!("known: {}", list_names(names())));
             faults.push(did_you_mean(&name, names()).into_iter().fold(fault, Fault::hint));
             continue;
         }
         if let Some((key, _)) = given.get_key_value(name.as_str()) {
-            let mut fault = Fault::at(option.span(), format!("`{name}` is given, and swept"));
+            let mut fault = Fault::at(option.span(), format!("`{name}` is both given and swept"));
             fault.related = [(key.span(), "given here".to_string())].into();
-            faults.push(fault.label("expected one of the two"));
+            faults.push(fault.label("remove one of the two"));
             continue;
         }
         let (place, kind) = (values.span(), values.get_ref().type_str());
@@ -86,10 +87,12 @@ pub(crate) fn axes<'i>(
             DeValue::Array(values) if !values.is_empty() => {
                 axes.push(Axis { option, values: values.into_iter().collect() });
             }
-            DeValue::Array(_) => faults.push(Fault::at(place, format!("`{name}` is swept over no value"))),
+            DeValue::Array(_) => {
+                faults.push(Fault::at(place, format!("`{name}` is swept over an empty array")))
+            }
             _ => faults.push(
                 Fault::at(place, format!("`{name}` is swept over {}", article(kind)))
-                    .label("expected an array of the values that it takes"),
+                    .label("expected an array of values"),
             ),
         }
     }
@@ -104,14 +107,14 @@ pub(crate) fn axes<'i>(
     axes
 }
 
-/// Every combination, the last option changing fastest.
+/// All combinations; the last option changes fastest.
 pub(crate) fn choices<'i>(stage: &str, axes: &[Axis<'i>]) -> Vec<Choice<'i>> {
     let mut all = vec![Choice { entries: vec![], settings: vec![], slugs: vec![], place: 0..0 }];
     for axis in axes {
         let option = axis.option.get_ref().to_string();
         let values: Vec<Value> = axis.values.iter().map(|value| json(value.get_ref())).collect();
         let slugs = slugs(&option, &values);
-        let longer = |choice: &Choice<'i>| {
+        let extend = |choice: &Choice<'i>| {
             let one = |number: usize| {
                 let (value, place) = (values[number].clone(), axis.values[number].span());
                 let entry = (axis.option.clone(), axis.values[number].clone());
@@ -125,7 +128,7 @@ pub(crate) fn choices<'i>(stage: &str, axes: &[Axis<'i>]) -> Vec<Choice<'i>> {
             };
             (0..values.len()).map(one).collect::<Vec<_>>()
         };
-        all = all.iter().flat_map(longer).collect();
+        all = all.iter().flat_map(extend).collect();
     }
     all
 }
@@ -150,13 +153,12 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// The values of an option as parts of names: words as they are, other scalars behind the option's
-/// name; by their numbers, where that is too long, says nothing, or is another value's too. A value
-/// that is there twice keeps one name.
+/// The values of an option as parts of names: strings as words, other scalars after the name of the
+/// option. The index is used instead if that is empty, too long, or equal for different values.
 fn slugs(option: &str, values: &[Value]) -> Vec<String> {
     let named = |value: &Value| match value {
-        Value::String(text) => words(text),
-        Value::Number(_) | Value::Bool(_) => words(&format!("{option}_{value}")),
+        Value::String(text) => slug_of(text),
+        Value::Number(_) | Value::Bool(_) => slug_of(&format!("{option}_{value}")),
         _ => String::new(),
     };
     let names: Vec<String> = values.iter().map(named).collect();
@@ -165,7 +167,7 @@ fn slugs(option: &str, values: &[Value]) -> Vec<String> {
         (0..values.len()).any(same)
     };
     let slug = |number: usize| match names[number].as_str() {
-        name if name.is_empty() || name.len() > LONGEST || taken(number) => {
+        name if name.is_empty() || name.len() > MAX_SLUG || taken(number) => {
             format!("{option}_{}", number + 1)
         }
         name => name.to_owned(),
@@ -173,20 +175,20 @@ fn slugs(option: &str, values: &[Value]) -> Vec<String> {
     (0..values.len()).map(slug).collect()
 }
 
-/// Small letters and digits, what else there is as one `_`.
-fn words(text: &str) -> String {
+/// Lower-case letters and digits; other characters become a single `_`.
+fn slug_of(text: &str) -> String {
     let mut name = String::new();
     for c in text.to_lowercase().chars() {
-        match c.is_ascii_alphanumeric() {
-            true => name.push(c),
-            false if !name.is_empty() && !name.ends_with('_') => name.push('_'),
-            false => {}
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else if !name.is_empty() && !name.ends_with('_') {
+            name.push('_');
         }
     }
     name.trim_end_matches('_').into()
 }
 
-/// Makes each stage once for every variant of what it reads; then no two stages may have one name.
+/// Repeats each stage for every variant of its inputs; the resulting names must be unique.
 pub(crate) fn expand<'r>(declared: Vec<Draft<'r>>, faults: &mut Vec<Fault>) -> Vec<Draft<'r>> {
     if declared.iter().all(|draft| draft.variant.is_none()) {
         return declared;
@@ -214,14 +216,14 @@ pub(crate) fn expand<'r>(declared: Vec<Draft<'r>>, faults: &mut Vec<Fault>) -> V
         if let Some(first) = names.insert(&draft.name, draft) {
             let mut fault =
                 Fault::at(draft.place.clone(), format!("two variants would be called `{}`", draft.name));
-            fault.related = [(first.place.clone(), "the first".to_string())].into();
-            faults.push(fault.hint("give one of the values, or of the stages, another name"));
+            fault.related = [(first.place.clone(), "the first one".to_string())].into();
+            faults.push(fault.hint("rename one of the values or stages"));
         }
     }
     drafts
 }
 
-/// A variant of a stage: which of the declared drafts it is of, and the values that it depends on.
+/// A variant of a stage: the index of its declared draft, and the values that it depends on.
 #[derive(Clone)]
 struct Expanded {
     of: usize,
@@ -230,26 +232,26 @@ struct Expanded {
 }
 
 impl Expanded {
-    /// Both together; `None` where they disagree on an option of the same sweep.
-    fn with(&self, other: &Expanded) -> Option<Expanded> {
-        let mut both = self.clone();
+    /// Merges both; `None` if they differ in a swept option.
+    fn merge(&self, other: &Expanded) -> Option<Expanded> {
+        let mut merged = self.clone();
         for (setting, slug) in other.settings.iter().zip(&other.slugs) {
             match self.settings.iter().find(|own| own.same_axis(setting)) {
                 Some(own) if own.value != setting.value => return None,
                 Some(_) => {}
                 None => {
-                    both.settings.push(setting.clone());
-                    both.slugs.push(slug.clone());
+                    merged.settings.push(setting.clone());
+                    merged.slugs.push(slug.clone());
                 }
             }
         }
-        Some(both)
+        Some(merged)
     }
 }
 
 struct Families<'a, 'r> {
     declared: &'a [Draft<'r>],
-    /// The stages that have a side table, by its name.
+    /// The stages that have a side table, by the name of the table.
     sides: BTreeMap<&'static str, BTreeSet<&'a str>>,
 }
 
@@ -264,16 +266,16 @@ impl<'a, 'r> Families<'a, 'r> {
         Self { declared, sides }
     }
 
-    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or
-    /// what is unknown.
-    fn named(&self, name: &str) -> Option<&'a str> {
+    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or an
+    /// unknown name.
+    fn find_stage(&self, name: &str) -> Option<&'a str> {
         let stage =
             self.declared.iter().find(|draft| draft.family == name).map(|draft| draft.family.as_str());
         stage.or_else(|| self.sides.get(name).filter(|owners| owners.len() == 1)?.first().copied())
     }
 
-    /// The variants of a stage, after those of what it reads. In a cycle, which is told elsewhere,
-    /// a stage has its own alone.
+    /// Computes the variants of a stage, after those of its inputs. Cycles are reported elsewhere; a
+    /// stage in a cycle has only its own variants.
     fn expand(
         &self,
         family: &'a str,
@@ -294,21 +296,21 @@ impl<'a, 'r> Families<'a, 'r> {
                 .filter(|built| !built.stage.gathers())
                 .flat_map(|built| built.stage.inputs())
             {
-                let Some(before) = input.stage().and_then(|name| self.named(name)) else { continue };
+                let Some(before) = input.stage().and_then(|name| self.find_stage(name)) else { continue };
                 self.expand(before, above, done, faults);
                 let Some(variants) = done.get(before) else { continue };
                 found = found
                     .iter()
-                    .flat_map(|one| variants.iter().filter_map(move |other| one.with(other)))
+                    .flat_map(|one| variants.iter().filter_map(move |other| one.merge(other)))
                     .collect();
                 found.truncate(MAX_VARIANTS + 1);
             }
             let own = Expanded { of: index, settings: own, slugs: draft.slugs.clone() };
-            all.extend(found.iter().filter_map(|one| one.with(&own)));
+            all.extend(found.iter().filter_map(|one| one.merge(&own)));
             if all.len() > MAX_VARIANTS {
                 faults.push(Fault::at(
                     draft.place.clone(),
-                    format!("`{family}` would be made more than {MAX_VARIANTS} times, for the variants of what it reads"),
+                    format!("the variants of its inputs give `{family}` more than {MAX_VARIANTS} variants"),
                 ));
                 all.truncate(1);
                 break;
@@ -319,7 +321,7 @@ impl<'a, 'r> Families<'a, 'r> {
     }
 }
 
-/// Of the variants of a stage, the one that goes with a reader: it agrees in every value.
+/// The variant of an input that matches a reader: it agrees in every value.
 pub(crate) fn matching(reader: Option<&Variant>, variants: &[(usize, Option<&Variant>)]) -> Option<usize> {
     let settings = reader.map_or(&[][..], |variant| &variant.settings[..]);
     let agrees = |variant: &Variant| variant.settings.iter().all(|setting| settings.contains(setting));

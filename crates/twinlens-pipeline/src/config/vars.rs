@@ -1,8 +1,8 @@
-//! `${name}`: values filled in from `[vars]`, `--set` and listed environment variables.
+//! Expands `${name}` from `[vars]`, `--set` and listed environment variables.
 //!
-//! Only the strings of a parsed file are filled, never its text, so that a value can never become
-//! syntax. A string that is nothing but `"${name}"` takes the value's own type, so that `epochs =
-//! "${epochs}"` is a number.
+//! Only strings of the parsed file are expanded, so that a value can never become syntax. A string
+//! that consists of `"${name}"` takes the type of the value, so that `epochs = "${epochs}"` is a
+//! number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,17 +14,16 @@ use crate::config::source::{Piece, Source, Strings};
 use crate::error::Fault;
 use crate::suggest::{did_you_mean, list_names};
 
-/// What comes from outside the file: `--set` arguments as they were given (`name=value`), and the
-/// environment.
+/// External values: `--set` arguments (`name=value`) and the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// `epochs=3` sets a variable, `clip.epochs=3` an option of a stage, `seed=3` a key at the top.
+    /// `epochs=3` sets a variable, `clip.epochs=3` an option of a stage, `seed=3` a top-level key.
     pub set: Vec<String>,
-    /// The environment: only names that the file lists under `env` are ever looked up.
+    /// The environment; only names that the file lists under `env` are looked up.
     pub env: BTreeMap<String, String>,
 }
 
-/// The value of a variable, and how it is written.
+/// The value of a variable, and its text.
 #[derive(Debug, Clone)]
 pub(crate) struct Scalar<'i> {
     value: DeValue<'i>,
@@ -32,15 +31,14 @@ pub(crate) struct Scalar<'i> {
 }
 
 impl<'i> Scalar<'i> {
-    /// A value from outside: a number, boolean or date when it reads as one, else the string as it
-    /// is. Never more.
-    pub(crate) fn read(text: &'i str) -> Self {
-        let parsed = DeValue::parse(text).ok().and_then(|parsed| Self::of(parsed.get_ref()));
+    /// Parses an external value as a number, boolean or date, else as a plain string.
+    pub(crate) fn parse(text: &'i str) -> Self {
+        let parsed = DeValue::parse(text).ok().and_then(|parsed| Self::from_toml(parsed.get_ref()));
         parsed.unwrap_or_else(|| Self { value: DeValue::String(text.into()), text: text.into() })
     }
 
     /// `None` for an array or a table.
-    fn of(value: &DeValue<'i>) -> Option<Self> {
+    fn from_toml(value: &DeValue<'i>) -> Option<Self> {
         let text = match value {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => number.to_string(),
@@ -53,7 +51,7 @@ impl<'i> Scalar<'i> {
     }
 }
 
-/// All variables of a pipeline file.
+/// The variables of a pipeline file.
 #[derive(Debug, Default)]
 pub(crate) struct Vars<'i> {
     known: BTreeMap<String, Scalar<'i>>,
@@ -61,7 +59,7 @@ pub(crate) struct Vars<'i> {
     unset: BTreeSet<String>,
 }
 
-/// One `--set` argument that is no path: the variable's name, its place, its value.
+/// A `--set` argument that sets a variable.
 pub(crate) struct SetVar<'i> {
     pub(crate) name: &'i str,
     pub(crate) place: Range<usize>,
@@ -69,7 +67,7 @@ pub(crate) struct SetVar<'i> {
 }
 
 impl<'i> Vars<'i> {
-    /// `--set` goes before the environment, and that before `[vars]`.
+    /// `--set` takes precedence over the environment, which takes precedence over `[vars]`.
     pub(crate) fn collect(
         table: Option<&Spanned<DeValue<'i>>>,
         listed: &[Spanned<String>],
@@ -92,7 +90,7 @@ impl<'i> Vars<'i> {
         for name in listed {
             match env.get(name.get_ref().as_str()) {
                 Some(value) => {
-                    vars.known.insert(name.get_ref().clone(), Scalar::read(value));
+                    vars.known.insert(name.get_ref().clone(), Scalar::parse(value));
                 }
                 None => {
                     vars.unset.insert(name.get_ref().clone());
@@ -100,7 +98,7 @@ impl<'i> Vars<'i> {
             }
         }
         for var in set {
-            vars.known.insert(var.name.into(), Scalar::read(var.value));
+            vars.known.insert(var.name.into(), Scalar::parse(var.value));
         }
         vars
     }
@@ -112,12 +110,12 @@ impl<'i> Vars<'i> {
         faults: &mut Vec<Fault>,
     ) {
         if !is_name(name.get_ref()) {
-            faults.push(Fault::at(name.span(), "a variable's name has letters, digits and `_` only"));
+            faults.push(Fault::at(name.span(), "the name of a variable has only letters, digits and `_`"));
         }
-        let scalar = Scalar::of(value.get_ref());
+        let scalar = Scalar::from_toml(value.get_ref());
         if scalar.as_ref().is_some_and(|scalar| scalar.text.contains("${")) {
-            let fault = Fault::at(value.span(), "a variable cannot be made of others");
-            faults.push(fault.hint("fill both in where they are used: `\"${first}/${second}\"`"));
+            let fault = Fault::at(value.span(), "a variable cannot refer to other variables");
+            faults.push(fault.hint("combine them where they are used: `\"${first}/${second}\"`"));
         }
         match scalar {
             Some(scalar) => {
@@ -163,10 +161,10 @@ enum Part<'t> {
     Text(&'t str),
     Variable(&'t str),
     /// A `${` without a name and `}`.
-    Bad,
+    Malformed,
 }
 
-/// Splits a string at its `${name}`, with where each part stands; `$${` is a plain `${`.
+/// Splits a string into parts with their ranges; `$${` is a literal `${`.
 fn parts(template: &str) -> Vec<(Range<usize>, Part<'_>)> {
     let mut parts = Vec::new();
     let mut done = 0;
@@ -181,8 +179,8 @@ fn parts(template: &str) -> Vec<(Range<usize>, Part<'_>)> {
         parts.push((done..at, Part::Text(&template[done..at])));
         let length = template[at..].find('}').map(|length| length + 1);
         let name = length.map(|length| &template[at + 2..at + length - 1]).filter(|name| is_name(name));
-        // What follows a bad one may be good: only its `${` is skipped.
-        let (part, length) = name.map_or((Part::Bad, 2), |name| (Part::Variable(name), name.len() + 3));
+        // Of a malformed one, only the `${` is skipped: a valid one may follow.
+        let (part, length) = name.map_or((Part::Malformed, 2), |name| (Part::Variable(name), name.len() + 3));
         parts.push((at..at + length, part));
         done = at + length;
     }
@@ -190,17 +188,17 @@ fn parts(template: &str) -> Vec<(Range<usize>, Part<'_>)> {
     parts
 }
 
-/// Fills variables into the strings of a tree.
-pub(crate) struct Filler<'a, 'i> {
+/// Expands variables in the strings of a tree.
+pub(crate) struct Expander<'a, 'i> {
     pub(crate) source: &'a Source,
     pub(crate) vars: &'a Vars<'i>,
     pub(crate) strings: &'a mut Strings,
     pub(crate) faults: &'a mut Vec<Fault>,
-    /// The names that some string uses.
+    /// The variables in use.
     pub(crate) used: BTreeSet<String>,
 }
 
-impl<'i> Filler<'_, 'i> {
+impl<'i> Expander<'_, 'i> {
     pub(crate) fn table(&mut self, table: &mut DeTable<'i>) {
         for (_, value) in table.iter_mut() {
             self.value(value);
@@ -209,18 +207,18 @@ impl<'i> Filler<'_, 'i> {
 
     pub(crate) fn value(&mut self, value: &mut Spanned<DeValue<'i>>) {
         let span = value.span();
-        let filled = match value.get_mut() {
+        let expanded = match value.get_mut() {
             DeValue::Array(items) => return items.iter_mut().for_each(|item| self.value(item)),
             DeValue::Table(table) => return self.table(table),
-            // What `--set` gives is taken as it is.
+            // Values of `--set` are not expanded.
             DeValue::String(text) if text.contains("${") && span.start < self.source.file().len() => {
                 let text = text.to_string();
                 self.string(&text, &span)
             }
             _ => None,
         };
-        if let Some(filled) = filled {
-            *value.get_mut() = filled;
+        if let Some(expanded) = expanded {
+            *value.get_mut() = expanded;
         }
     }
 
@@ -229,7 +227,7 @@ impl<'i> Filler<'_, 'i> {
         let mut whole = None;
         for (place, part) in parts(template) {
             let start = result.len();
-            let copied = matches!(part, Part::Text(_));
+            let is_literal = matches!(part, Part::Text(_));
             match part {
                 Part::Text(text) => result.push_str(text),
                 Part::Variable(name) => {
@@ -242,14 +240,17 @@ impl<'i> Filler<'_, 'i> {
                         self.broken(span, unknown);
                     }
                 }
-                Part::Bad => {
+                Part::Malformed => {
                     let fault = Fault::at(self.exact(span, &place), "`${` without a name and `}`");
-                    self.broken(span, fault.label("expected `${name}`").hint("write `$${` for a plain `${`"));
+                    self.broken(
+                        span,
+                        fault.label("expected `${name}`").hint("write `$${` for a literal `${`"),
+                    );
                 }
             }
-            pieces.push(Piece { result: start..result.len(), template: place, copied });
+            pieces.push(Piece { result: start..result.len(), template: place, is_literal });
         }
-        self.strings.filled.insert(span.start, pieces);
+        self.strings.expanded.insert(span.start, pieces);
         if let Some(scalar) = whole
             && !scalar.value.is_str()
         {
