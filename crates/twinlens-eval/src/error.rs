@@ -1,43 +1,34 @@
-//! What can go wrong in an evaluation, and whose fault it is.
+//! Errors of evaluations.
 
 use arrow::error::ArrowError;
 use twinlens_dataset::DatasetError;
 use twinlens_model::ModelError;
 use twinlens_pipeline::RunError;
 
-/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// An evaluation set cannot be used as it is: the user's mistake.
+    /// User error: an evaluation set cannot be used as it is.
     #[error("evaluation set `{set}`: {why}")]
     Set {
-        /// The set.
         set: String,
-        /// What is wrong, naming the class, column, shard or row.
+        /// Names the class, column, shard or row.
         why: String,
-        /// What to do next.
         hint: Option<String>,
     },
-    /// The model gives embeddings that are not numbers: its training has diverged, or its file is
-    /// damaged.
+    /// An embedding is NaN or infinite: the training diverged, or the weights are damaged.
     #[error("{what} is not finite")]
-    NotFinite {
-        /// Which embedding.
-        what: String,
-    },
-    /// The model or tokenizer cannot be loaded or run.
+    NotFinite { what: String },
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A tensor operation failed: ours.
+    /// A tensor operation failed: a bug.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// Of the frame around the stage: an interruption, a dataset, the engine.
+    /// An interruption, or an error of a dataset or the query engine.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
 impl EvalError {
-    /// An evaluation set that cannot be used.
     pub fn set(set: &str, why: impl Into<String>, hint: Option<String>) -> Self {
         Self::Set { set: set.into(), why: why.into(), hint }
     }
@@ -64,7 +55,7 @@ impl From<EvalError> for RunError {
             }
             EvalError::NotFinite { .. } => RunError::user_with_hint(
                 error.to_string(),
-                "the training has diverged: look at `grad_norm` in its train_log, and lower its learning rate",
+                "the training diverged: look at `grad_norm` in its train_log, and lower the learning rate",
             ),
             EvalError::Model(ModelError::Tensor(error)) | EvalError::Tensor(error) => {
                 RunError::Internal(error.to_string())

@@ -1,4 +1,5 @@
-//! The examples of a set: read from shards in order, decoded in parallel, within a budget of bytes.
+//! Reads the examples of a set from its shards in order, and decodes their images in parallel
+//! within a byte budget.
 
 use std::ops::Range;
 
@@ -17,40 +18,36 @@ use twinlens_pipeline::{Located, RunContext};
 
 use crate::error::EvalError;
 use crate::model::Model;
-use crate::set::{ClassFault, check_image};
-use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_made_by, has_embeddings, width};
+use crate::set::{SetFault, check_image};
+use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_embedding_model, has_embeddings, width};
 
-/// Why an example was refused. The codes that are not of this list are those of
-/// [`twinlens_image::CODES`].
+/// Reject codes of examples, besides those of [`twinlens_image::CODES`].
 pub const REJECT_CODES: [&str; 4] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE, NO_EMBEDDING];
 /// The label is null.
 pub const NO_LABEL: &str = "no_label";
-/// The label is none of the set's classes.
+/// The label is not one of the set's classes.
 pub const UNKNOWN_LABEL: &str = "unknown_label";
 /// The image column is null, or holds a path without bytes.
 pub const NO_IMAGE: &str = "no_image";
 /// The embedding is null.
 pub const NO_EMBEDDING: &str = "no_embedding";
 
-/// An example that cannot be evaluated.
+/// Why an example cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// From a closed list.
+pub struct Reject {
     pub code: &'static str,
-    /// The particulars.
     pub detail: String,
 }
 
-/// Rows that follow one another in a table.
+/// Consecutive rows of a table.
 #[derive(Debug)]
 pub struct Chunk {
-    /// The rows.
     pub batch: RecordBatch,
-    /// The number of the first one in the table, from 0.
+    /// Index of the first row in the table.
     pub first: u64,
 }
 
-/// The rows of a table in the order of its shards.
+/// Iterates over the rows of a table in shard order.
 #[derive(Debug)]
 pub struct Examples<'a> {
     dataset: &'a Dataset,
@@ -60,32 +57,37 @@ pub struct Examples<'a> {
 }
 
 impl<'a> Examples<'a> {
-    /// Rows of `columns`, at most `most` at a time, and fewer where the rows are so large that a
-    /// chunk would pass `budget` bytes.
-    pub fn new(dataset: &'a Dataset, table: &'a str, columns: &[&str], most: usize, budget: usize) -> Self {
-        Self::range(dataset, table, 0..u64::MAX, columns, most, budget)
+    /// Reads `columns` in chunks of at most `max_rows` rows and about `budget` bytes.
+    pub fn new(
+        dataset: &'a Dataset,
+        table: &'a str,
+        columns: &[&str],
+        max_rows: usize,
+        budget: usize,
+    ) -> Self {
+        Self::range(dataset, table, 0..u64::MAX, columns, max_rows, budget)
     }
 
-    /// As [`new`](Self::new), of some rows alone.
+    /// As [`new`](Self::new), for a range of rows.
     pub fn range(
         dataset: &'a Dataset,
         table: &'a str,
         rows: Range<u64>,
         columns: &[&str],
-        most: usize,
+        max_rows: usize,
         budget: usize,
     ) -> Self {
         let next = rows.start;
         let (bytes, all) =
             dataset.shards(table).fold((0, 0), |(bytes, rows), file| (bytes + file.bytes, rows + file.rows));
         let row_bytes = bytes / all.max(1) + 1;
-        let fitting = usize::try_from(budget as u64 / row_bytes).unwrap_or(most);
-        let reader = ShardReader::range(dataset, table, rows, columns, fitting.clamp(1, most));
+        let within_budget = usize::try_from(budget as u64 / row_bytes).unwrap_or(max_rows);
+        let reader = ShardReader::range(dataset, table, rows, columns, within_budget.clamp(1, max_rows));
         Self { dataset, table, reader, next }
     }
 
-    /// Where a row of the table stands: `data/000003-000.parquet row 12`, counted from 0.
-    pub fn place(&self, row: u64) -> String {
+    /// Shard and row in it: `data/000003-000.parquet row 12`, counted from 0.
+    pub fn location(&self, row: u64) -> String {
         let mut first = 0;
         for shard in self.dataset.shards(self.table) {
             if row < first + shard.rows {
@@ -111,34 +113,33 @@ impl Iterator for Examples<'_> {
     }
 }
 
-/// What the image column of one row holds.
+/// The image of one row.
 #[derive(Debug)]
 pub struct Image {
-    /// SHA-256 of the bytes; of no bytes for a missing image.
+    /// SHA-256 of the encoded bytes; of the empty string if there is no image.
     pub digest: [u8; 32],
-    /// `[3, size, size]`, normalised, or the embedding where that is what the table holds; `None`
-    /// where nobody asked for it.
-    pub pixels: Option<Result<Vec<f32>, Refusal>>,
-    /// The perceptual hash, where it was asked for and the image can be decoded.
-    pub look: Option<u64>,
+    /// Normalised pixels `[3, size, size]`, or the stored embedding; `None` if the row is not
+    /// wanted.
+    pub pixels: Option<Result<Vec<f32>, Reject>>,
+    /// Perceptual hash, if requested and the image can be decoded.
+    pub phash: Option<u64>,
 }
 
-/// Where the images of a table are found.
+/// Where the images of a table come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageSource {
-    /// In a column in the Hugging Face layout: they are decoded and encoded.
+    /// A column in the Hugging Face layout, which is decoded and encoded.
     Images(String),
-    /// In an `embed` stage's columns: they have been encoded.
+    /// The embedding columns that an `embed` stage wrote.
     Embeddings,
 }
 
 impl ImageSource {
-    /// The source in a table: the image column that is named, else the column `image`, else
-    /// embeddings.
+    /// The image column `named`, else the column `image`, else the embeddings.
     ///
     /// # Errors
-    /// What is wrong with the column, when there are no embeddings either.
-    pub fn of(schema: &Schema, named: Option<&str>) -> Result<Self, ClassFault> {
+    /// What is wrong with the image column, if there are no embeddings either.
+    pub fn resolve(schema: &Schema, named: Option<&str>) -> Result<Self, SetFault> {
         let column = named.unwrap_or("image");
         match check_image(schema, column) {
             Ok(()) => Ok(Self::Images(column.into())),
@@ -147,30 +148,26 @@ impl ImageSource {
         }
     }
 
-    /// The images of some rows, those that are `wanted`: decoded, or as they were embedded by the
-    /// model `identity`.
+    /// The images of the `wanted` rows: decoded, or embedded earlier by the model `identity`.
     ///
     /// # Errors
-    /// What is wrong with the rows, and what to do: another model made the embeddings, or a shard
-    /// lacks the column.
+    /// Message and hint: another model made the embeddings, or a shard lacks the column.
     pub fn images(
         &self,
         batch: &RecordBatch,
         wanted: &[bool],
         identity: &str,
-        prepare: &Prepare<'_>,
+        options: &DecodeOptions<'_>,
     ) -> Result<Vec<Image>, (String, Option<String>)> {
         match self {
-            Self::Embeddings => stored(batch, wanted, identity),
-            Self::Images(column) => decode(batch, column, wanted, prepare)
+            Self::Embeddings => read_embeddings(batch, wanted, identity),
+            Self::Images(column) => decode_images(batch, column, wanted, options)
                 .ok_or_else(|| (format!("a shard lacks the image column `{column}`"), None)),
         }
     }
 
-    /// Embeddings `[n, embed]` of `n` of these images, whose values follow one another.
-    ///
-    /// # Errors
-    /// The model's.
+    /// Embeddings `[n, embed]` of `n` images; `values` are those of [`Image::pixels`],
+    /// concatenated.
     pub fn embed(&self, clip: &Clip, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
         let config = clip.config();
         Ok(match self {
@@ -182,82 +179,79 @@ impl ImageSource {
         })
     }
 
-    /// Whether a column has to be read: of those with pixels or vectors only the one that is looked
-    /// at.
-    pub fn reads(&self, field: &Field) -> bool {
-        let looked_at = match self {
+    /// Whether a column must be read: all but the pixels and vectors that are not used.
+    pub fn needs_column(&self, field: &Field) -> bool {
+        let used = match self {
             Self::Images(column) => column.as_str(),
             Self::Embeddings => EMBEDDING,
         };
         let large = holds_image_bytes(field.data_type()) || width(field.data_type()).is_some();
-        !large || field.name() == looked_at
+        !large || field.name() == used
     }
 }
 
-/// How images are made what the tower takes.
-pub struct Prepare<'a> {
-    /// Size and normalisation.
+/// How images are decoded.
+pub struct DecodeOptions<'a> {
     pub preprocess: &'a Preprocess,
-    /// What breaks them is refused undecoded.
+    /// An image beyond them is rejected before it is decoded.
     pub limits: &'a Limits,
-    /// Bytes of a pass: a quarter for encoded images, the rest for decoding them. (A single image
-    /// may pass it: the pixel limit bounds that.)
+    /// Bytes in memory: a quarter for encoded images, the rest for decoding. (A single image may
+    /// exceed it; `limits` bound that.)
     pub budget: usize,
-    /// Whether their perceptual hashes are wanted too.
-    pub look: bool,
+    /// Whether to compute perceptual hashes.
+    pub with_phash: bool,
 }
 
-impl<'a> Prepare<'a> {
-    /// As a model takes them, within what a stage may hold; without their perceptual hashes.
+impl<'a> DecodeOptions<'a> {
+    /// For a model, within the stage's memory budget, without perceptual hashes.
     pub fn new(model: &'a Model, limits: &'a Limits, cx: &RunContext) -> Self {
-        Self { preprocess: &model.preprocess, limits, budget: cx.bytes_in_flight, look: false }
+        Self { preprocess: &model.preprocess, limits, budget: cx.bytes_in_flight, with_phash: false }
     }
 }
 
-/// The limits that a stage was given, or the default ones.
-pub fn limits_of(given: Option<&Located<Limits>>) -> Limits {
+pub fn limits_or_default(given: Option<&Located<Limits>>) -> Limits {
     given.map(|limits| limits.value().clone()).unwrap_or_default()
 }
 
-/// The embeddings of some rows, those that are `wanted`, as [`decode`] gives pixels.
-fn stored(
+/// The stored embeddings of the `wanted` rows.
+fn read_embeddings(
     batch: &RecordBatch,
     wanted: &[bool],
     identity: &str,
 ) -> Result<Vec<Image>, (String, Option<String>)> {
-    check_made_by(batch, identity)?;
-    let vectors = Vectors::of(batch, EMBEDDING)
+    check_embedding_model(batch, identity)?;
+    let vectors = Vectors::from_column(batch, EMBEDDING)
         .ok_or_else(|| (format!("a shard lacks the column `{EMBEDDING}`"), None))?;
     let hashes = batch.column_by_name(IMAGE_HASH).and_then(|column| cast(column, &DataType::Utf8).ok());
     let hash = |row: usize| {
         let text = hashes.as_ref().map(|hashes| hashes.as_string::<i32>());
         text.filter(|text| text.is_valid(row)).and_then(|text| unhex(text.value(row)))
     };
-    let none = || Refusal { code: NO_EMBEDDING, detail: "the embedding is null".into() };
+    let none = || Reject { code: NO_EMBEDDING, detail: "the embedding is null".into() };
     let one = |row: usize| Image {
         digest: hash(row).unwrap_or_default(),
         pixels: wanted[row].then(|| vectors.get(row).map(<[f32]>::to_vec).ok_or_else(none)),
-        look: None,
+        phash: None,
     };
     Ok((0..batch.num_rows()).map(one).collect())
 }
 
-/// The bytes of a SHA-256 in hexadecimal digits.
+/// Parses a SHA-256 in hexadecimal.
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     (text.len() == 64).then_some(bytes)
 }
 
-/// Hashes the images of some rows and decodes those that are `wanted`, in parallel as far as memory
-/// allows. `None` for a column that is not in the Hugging Face layout.
-fn decode(
+/// Hashes all images and decodes the `wanted` ones, in parallel as far as the budget allows. `None`
+/// if the column is not in the Hugging Face layout.
+fn decode_images(
     batch: &RecordBatch,
     column: &str,
     wanted: &[bool],
-    &Prepare { preprocess, limits, budget, look }: &Prepare<'_>,
+    &DecodeOptions { preprocess, limits, budget, with_phash }: &DecodeOptions<'_>,
 ) -> Option<Vec<Image>> {
     let budget = budget - budget / 4;
     let structs = batch.column_by_name(column)?.as_struct_opt()?;
@@ -281,23 +275,21 @@ fn decode(
             Image {
                 digest: Sha256::digest(bytes.unwrap_or_default()).into(),
                 pixels: wanted[row].then(|| pixels(bytes, preprocess, limits)),
-                look: bytes.filter(|_| look && wanted[row]).and_then(|bytes| look_of(bytes, limits)),
+                phash: bytes.filter(|_| with_phash && wanted[row]).and_then(|bytes| hash(bytes, limits)),
             }
         }));
     }
     Some(images)
 }
 
-fn look_of(bytes: &[u8], limits: &Limits) -> Option<u64> {
+fn hash(bytes: &[u8], limits: &Limits) -> Option<u64> {
     let decoded = twinlens_image::decode(bytes, limits).ok()?;
     phash(&decoded.rgb).ok().map(|hash| hash as u64)
 }
 
-fn pixels(bytes: Option<&[u8]>, preprocess: &Preprocess, limits: &Limits) -> Result<Vec<f32>, Refusal> {
+fn pixels(bytes: Option<&[u8]>, preprocess: &Preprocess, limits: &Limits) -> Result<Vec<f32>, Reject> {
     let Some(bytes) = bytes else {
-        return Err(Refusal { code: NO_IMAGE, detail: "the row holds no image bytes".into() });
+        return Err(Reject { code: NO_IMAGE, detail: "the row holds no image bytes".into() });
     };
-    preprocess
-        .tensor(bytes, limits)
-        .map_err(|error| Refusal { code: error.code(), detail: error.to_string() })
+    preprocess.tensor(bytes, limits).map_err(|error| Reject { code: error.code(), detail: error.to_string() })
 }

@@ -1,4 +1,4 @@
-//! Refused rows on their way to the ledger of rejects.
+//! Writes rejected rows to the reject ledger.
 
 use std::sync::Arc;
 
@@ -11,26 +11,24 @@ use twinlens_pipeline::run::output::write_rejects;
 
 use crate::error::EvalError;
 
-/// One row of a batch that is refused.
+/// A rejected row of a batch.
 #[derive(Debug, Clone)]
-pub struct Entry {
-    /// The row.
+pub struct RejectedRow {
     pub row: u32,
-    /// From a closed list.
     pub code: &'static str,
-    /// The particulars, with the place.
+    /// Includes the location.
     pub detail: String,
 }
 
-/// The columns of a batch without pixels.
-pub fn plain(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
-    let plain: Vec<usize> = (0..batch.num_columns())
+/// The columns of a batch that hold no pixels.
+pub fn without_pixels(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
+    let kept: Vec<usize> = (0..batch.num_columns())
         .filter(|column| !holds_image_bytes(batch.column(*column).data_type()))
         .collect();
-    Ok(batch.project(&plain)?)
+    Ok(batch.project(&kept)?)
 }
 
-/// Some rows of a batch, which may have no columns.
+/// Takes rows of a batch, which may have no columns.
 pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, EvalError> {
     let columns = batch.columns().iter().map(|column| arrow::compute::take(column, rows, None));
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
@@ -38,23 +36,22 @@ pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, Eval
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
-/// Writes refused rows of a batch to the ledger of a split, in the name of `stage`, without their
-/// pixels.
+/// Writes rejected rows of a batch to the ledger of a split, without their pixels.
 pub fn write(
     split: &mut SplitWriter,
     stage: &str,
     batch: &RecordBatch,
-    refused: &[Entry],
+    rejected: &[RejectedRow],
 ) -> Result<(), EvalError> {
-    if refused.is_empty() {
+    if rejected.is_empty() {
         return Ok(());
     }
-    let rows = UInt32Array::from_iter_values(refused.iter().map(|entry| entry.row));
-    let taken = take(&plain(batch)?, &rows)?;
+    let rows = UInt32Array::from_iter_values(rejected.iter().map(|entry| entry.row));
+    let taken = take(&without_pixels(batch)?, &rows)?;
     let reserved = [
-        StringArray::from_iter_values(std::iter::repeat_n(stage, refused.len())),
-        StringArray::from_iter_values(refused.iter().map(|entry| entry.code)),
-        StringArray::from_iter_values(refused.iter().map(|entry| &entry.detail)),
+        StringArray::from_iter_values(std::iter::repeat_n(stage, rejected.len())),
+        StringArray::from_iter_values(rejected.iter().map(|entry| entry.code)),
+        StringArray::from_iter_values(rejected.iter().map(|entry| &entry.detail)),
     ];
     let mut fields: Vec<_> = taken.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.extend(rejects::fields());

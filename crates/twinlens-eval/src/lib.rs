@@ -1,9 +1,9 @@
 //! Evaluation: sets, prompts, zero-shot classification, metrics with intervals.
 //!
-//! What holds everywhere: labels are bound to class names in the data, never by order; every number
-//! carries its interval, its chance, its sample count, and hashes of what it was computed from;
-//! memory does not grow with the number of examples; an example that cannot be evaluated is a
-//! reject with its place, and is not counted in `n`.
+//! Invariants: labels are bound to class names in the data, never by position; every number carries
+//! its interval, its chance level, its sample count, and hashes of what it was computed from;
+//! memory does not grow with the number of examples; an example that cannot be evaluated is
+//! rejected with its location and not counted in `n`.
 
 pub mod embed;
 pub mod error;
@@ -32,7 +32,7 @@ pub use probe::Probe;
 pub use retrieval::Retrieval;
 pub use scaling::Scaling;
 pub use sets::EvaluationSet;
-pub use zero_shot::{InTraining, ZeroShot};
+pub use zero_shot::{InTrainingEvaluation, ZeroShot};
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {

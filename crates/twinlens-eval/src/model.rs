@@ -1,4 +1,4 @@
-//! The model under evaluation, and what the results say of it.
+//! The model under evaluation: loading, preprocessing, and the hashes that identify it.
 
 use std::path::{Path, PathBuf};
 
@@ -18,33 +18,28 @@ use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContex
 use crate::error::EvalError;
 use crate::prompts::hex;
 
-/// CLIP's vocabulary, in folders that have no tokenizer.json: packed as it was published, or not.
+/// CLIP's published vocabulary, compressed or not, for directories without tokenizer.json.
 const VOCABULARY_FILES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
 
-/// A model in memory.
 pub struct Model {
-    /// The stage that trained it, or the folder as the pipeline file has it.
+    /// The stage that trained it, or the path as written in the pipeline file.
     pub name: String,
-    /// Which state of the training it is; `None` for a folder.
+    /// The training step, such as `step 1200`; `None` for a directory.
     pub checkpoint: Option<String>,
-    /// The towers.
     pub clip: Clip,
-    /// Of the model's own folder.
     pub tokenizer: Tokenizer,
     /// SHA-256 of the weights.
     pub weights_hash: String,
-    /// Images to pixels, as the image tower takes them.
     pub preprocess: Preprocess,
-    /// SHA-256 of the preprocessing and of what decodes JPEG.
+    /// SHA-256 of the preprocessing and the name of the JPEG decoder.
     pub preprocess_hash: String,
 }
 
-/// Where a model computes, and in what.
 pub type Compute = (DeviceOption, Precision);
 
 impl Model {
-    /// Loads the model that an option names: a `train` stage among the inputs, a folder, or a model
-    /// of the hub.
+    /// Loads the model that an option names: a `train` stage among the inputs, a directory, or a
+    /// model on the Hugging Face Hub.
     pub async fn open(
         model: &Input,
         compute: Compute,
@@ -62,7 +57,7 @@ impl Model {
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
                 training.artifact(file)?;
             }
-            // Of a swept training: the variant.
+            // The variant, if the training is swept.
             let name = training.dataset.state().begin.stage.clone();
             (name, training.dataset.dir(), last_step(cx, training).await?)
         };
@@ -70,18 +65,15 @@ impl Model {
         tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
     }
 
-    /// Loads a folder: this program's own, Hugging Face's CLIPModel, or open_clip's, with its
-    /// tokenizer.
-    ///
-    /// # Errors
-    /// The user's, with the file's name.
+    /// Loads weights and tokenizer from a directory written by this program, Hugging Face
+    /// (`CLIPModel`) or open_clip.
     pub fn load(name: String, folder: &Path, (device, precision): Compute) -> Result<Self, EvalError> {
         let clip = Clip::load(folder)?.on(&device.open(precision)?, precision)?;
         let tokenizer = Tokenizer::load(&vocabulary(folder)?)?;
-        let (has, takes) = (tokenizer.vocab_size(), clip.config().text.vocab);
-        if has > takes {
+        let (tokens, vocab) = (tokenizer.vocab_size(), clip.config().text.vocab);
+        if tokens > vocab {
             let message = format!(
-                "{}: its tokenizer has {has} tokens, but the model was built for {takes}",
+                "{}: the tokenizer has {tokens} tokens, but the model was built for {vocab}",
                 folder.display()
             );
             let hint = "config.json, model.safetensors and tokenizer.json must come from the same training";
@@ -93,96 +85,95 @@ impl Model {
         Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
 
-    /// What embeddings of this model are marked with: two that differ in it do not compare.
+    /// Marks the embeddings of this model: embeddings of different identities are not comparable.
     pub fn identity(&self) -> String {
         format!("{}, {}", self.weights_hash, preprocessing(&self.preprocess))
     }
 }
 
-/// What is done to images before they go into the tower.
+/// The preprocessing in words, as it is hashed and stored.
 fn preprocessing(Preprocess { size, mean, std }: &Preprocess) -> String {
-    let list = |of: &[f32; 3]| of.map(|value| value.to_string()).join(" ");
+    let list = |values: &[f32; 3]| values.map(|value| value.to_string()).join(" ");
     format!("short side to {size} (bicubic), centre crop, mean {}, std {}", list(mean), list(std))
 }
 
-/// SHA-256 of what is done to images, and of what decodes JPEG.
+/// SHA-256 of the preprocessing and the name of the JPEG decoder.
 pub fn preprocess_hash(preprocessing: &str) -> String {
     hex(&Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
 }
 
-/// The dataset that an option names, among those that the stage was given.
-pub fn input<'a>(inputs: &'a [InputData], wanted: &Input) -> Result<&'a InputData, RunError> {
-    let found = InputData::find(inputs, wanted)?;
-    match found.view {
-        None => Ok(found),
+/// The dataset of the input that an option names.
+pub fn input<'a>(inputs: &'a [InputData], name: &Input) -> Result<&'a InputData, RunError> {
+    let input = InputData::find(inputs, name)?;
+    match input.view {
+        None => Ok(input),
         Some(_) => Err(RunError::user(format!(
-            "`{}` is computed from the run's own counts: it holds neither images nor a model",
-            wanted.name()
+            "`{}` is a view over the run's statistics: it holds neither images nor a model",
+            name.name()
         ))),
     }
 }
 
 /// The files of a model outside the run, for the stage's fingerprint.
-pub fn files(model: &Input) -> Vec<Located<String>> {
-    // What a name of the hub means does not change while it is in the cache.
+pub fn model_files(model: &Input) -> Vec<Located<String>> {
+    // A Hub model does not change while it is cached.
     if !model.is_path() || is_hub_name(model.name()) {
         return Vec::new();
     }
     vec![Located::new(format!("{}/", model.name().trim_end_matches('/')), model.0.span())]
 }
 
-/// What is wrong with where a model is to compute.
-pub fn compute_fault(device: &Located<DeviceOption>, precision: &Located<Precision>) -> Option<Fault> {
+pub fn check_compute(device: &Located<DeviceOption>, precision: &Located<Precision>) -> Option<Fault> {
     let error = device.check(**precision).err()?;
     let at = if device.is_default() { precision.span() } else { device.span() };
     Some(Fault::at(at, error.to_string()))
 }
 
-/// What is wrong with the option `model`.
-pub fn faults(model: &Input, inputs: &[InputTables]) -> Vec<Fault> {
+/// Checks the option `model`.
+pub fn check_model(model: &Input, inputs: &[InputTables]) -> Vec<Fault> {
     let name = model.name();
     let span = model.0.span();
     if let Some(table) = model.table() {
         let hint = format!("write `model = \"{}\"`", model.stage().unwrap_or(name));
         return vec![
-            Fault::at(span, format!("`{table}` is a table: a model is a whole training")).hint(hint),
+            Fault::at(span, format!("`{table}` is a table, but a model is a whole `train` stage")).hint(hint),
         ];
     }
     match inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.kind) {
         Some(kind) if kind != "train" => {
-            let fault = Fault::at(span, format!("`{name}` is a `{kind}` stage, which leaves no model"));
+            let fault =
+                Fault::at(span, format!("`{name}` is a `{kind}` stage, which does not produce a model"));
             vec![
                 fault
-                    .label("expected a `train` stage or a folder")
-                    .hint("a folder is told by a `/`: `./models/b32`"),
+                    .label("expected a `train` stage or a directory")
+                    .hint("a value is a path if it contains `/`: `./models/b32`"),
             ]
         }
         _ => Vec::new(),
     }
 }
 
-/// The file of a folder that makes tokens of texts.
+/// The tokenizer file of a model directory.
 fn vocabulary(folder: &Path) -> Result<PathBuf, RunError> {
     let names = [TOKENIZER_FILE].into_iter().chain(VOCABULARY_FILES);
     let found = names.map(|name| folder.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {
         RunError::user_with_hint(
-            format!("{}: there is neither {TOKENIZER_FILE} nor CLIP's vocabulary", folder.display()),
+            format!("{}: neither {TOKENIZER_FILE} nor CLIP's vocabulary exists here", folder.display()),
             format!(
-                "copy the tokenizer.json that was published with the model there, or {} out of the Python package open_clip",
+                "copy the tokenizer.json published with the model into it, or {} from the Python package open_clip",
                 VOCABULARY_FILES[0]
             ),
         )
     })
 }
 
-/// How the model's folder says that images are prepared: CLIP's way, where it says nothing. Its
-/// mean and spread may be others; a model that wants another interpolation or crop is refused,
-/// since its numbers would silently be lower.
+/// The preprocessing that the model directory declares; CLIP's if it declares none. Other means and
+/// standard deviations are honoured; another interpolation or crop is an error, since accuracies
+/// would silently be lower.
 fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
     let mut found = Preprocess::clip(size);
-    // The file, the object in it, the keys of mean and spread, and what else must be as CLIP has
-    // it.
+    // File, object in it, keys of mean and standard deviation, and values that must be CLIP's.
     type Place =
         (&'static str, Option<&'static str>, [&'static str; 2], &'static [(&'static str, &'static str)]);
     const PLACES: [Place; 2] = [
@@ -202,7 +193,7 @@ fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
         let Some(table) = within.map_or(Some(&json), |within| json.get(within)) else { continue };
         for (key, value) in fixed {
             if let Some(other) = table.get(key).map(Value::to_string).filter(|other| other != value) {
-                return Err(wrong(format!("`{key}` is {other}, but images are prepared with {value} alone")));
+                return Err(wrong(format!("`{key}` is {other}, but only {value} is supported")));
             }
         }
         for (key, to) in [(mean, &mut found.mean), (std, &mut found.std)] {
@@ -217,7 +208,7 @@ fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
     Ok(found)
 }
 
-/// `step 1200`: the last step in the log of the training.
+/// `step 1200`: the last step in the training log.
 async fn last_step(cx: &RunContext, training: &InputData) -> Result<Option<String>, RunError> {
     const STEP: &str = "step";
     if training.dataset.schema(MAIN)?.field_with_name(STEP).is_err() {
@@ -238,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_prepared_as_the_folder_says_or_not_at_all() {
+    fn preprocessing_follows_the_directory_or_is_refused() {
         let cases = [
             ("preprocessor_config.json", "{}", Ok(CLIP_MEAN)),
             (

@@ -15,7 +15,7 @@ use crate::error::EvalError;
 use crate::images::Examples;
 use crate::ledger::take;
 use crate::model::Model;
-use crate::vectors::{EMBEDDING, MADE_BY, Vectors, check_made_by, cosine};
+use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, Vectors, check_embedding_model, cosine};
 
 /// Rows that are read at a time.
 const ROWS: usize = 4096;
@@ -55,14 +55,15 @@ pub fn nearest(
     k: usize,
     columns: &[&str],
 ) -> Result<RecordBatch, EvalError> {
-    let read = [columns, &[EMBEDDING, MADE_BY][..]].concat();
+    let read = [columns, &[EMBEDDING, EMBEDDING_MODEL][..]].concat();
     let place = || dataset.dir().display().to_string();
     let mut best: Vec<(f32, RecordBatch)> = Vec::new();
     for chunk in Examples::new(dataset, table, &read, ROWS, usize::MAX) {
         let batch = chunk?.batch;
-        check_made_by(&batch, identity)
+        check_embedding_model(&batch, identity)
             .map_err(|(why, hint)| RunError::User { message: format!("{}: {why}", place()), hint })?;
-        let vectors = Vectors::of(&batch, EMBEDDING).filter(|vectors| vectors.width() == query.len());
+        let vectors =
+            Vectors::from_column(&batch, EMBEDDING).filter(|vectors| vectors.width() == query.len());
         let vectors = vectors.ok_or_else(|| {
             RunError::user(format!(
                 "{}: there is no column `{EMBEDDING}` of {} numbers",

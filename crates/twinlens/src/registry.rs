@@ -9,7 +9,7 @@ pub fn all() -> Registry {
     let mut registry = Registry::default();
     twinlens_crawl::register(&mut registry);
     twinlens_curate::register(&mut registry);
-    twinlens_train::register::<twinlens_eval::InTraining>(&mut registry);
+    twinlens_train::register::<twinlens_eval::InTrainingEvaluation>(&mut registry);
     twinlens_eval::register(&mut registry);
     registry.add_site(sites::GALLERY);
     registry

@@ -10,7 +10,7 @@ use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN, manifest};
 use twinlens_eval::model::Model;
-use twinlens_eval::vectors::{MADE_BY, has_embeddings};
+use twinlens_eval::vectors::{EMBEDDING_MODEL, has_embeddings};
 use twinlens_eval::{Embed, EvalError, search};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
@@ -158,10 +158,11 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
 
 /// The mark of a dataset's first row.
 fn made_by(dataset: &Dataset) -> Result<Option<String>, Failure> {
-    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[MADE_BY], 1).next().transpose()? else {
+    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[EMBEDDING_MODEL], 1).next().transpose()?
+    else {
         return Ok(None);
     };
-    let column = first.column_by_name(MADE_BY).and_then(|column| column.as_string_opt::<i32>());
+    let column = first.column_by_name(EMBEDDING_MODEL).and_then(|column| column.as_string_opt::<i32>());
     Ok(column.filter(|column| column.is_valid(0)).map(|column| column.value(0).to_string()))
 }
 

@@ -25,7 +25,7 @@ use twinlens_pipeline::{
 
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
-use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING};
+use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
 use pass::Pass;
 
 /// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep
@@ -128,7 +128,7 @@ impl Embed {
     fn schema(&self, from: &Schema, width: usize) -> SchemaRef {
         let mut added = vec![
             self.dtype.field(EMBEDDING, width),
-            Field::new(MADE_BY, DataType::Utf8, true),
+            Field::new(EMBEDDING_MODEL, DataType::Utf8, true),
             Field::new(IMAGE_HASH, DataType::Utf8, true),
         ];
         if self.text_embeddings {
@@ -174,16 +174,16 @@ impl Stage for Embed {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        model::files(&self.model)
+        model::model_files(&self.model)
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = model::faults(&self.model, inputs);
-        faults.extend(model::compute_fault(&self.device, &self.precision));
+        let mut faults = model::check_model(&self.model, inputs);
+        faults.extend(model::check_compute(&self.device, &self.precision));
         // What a file holds is known when it is opened: the contract, until then.
         let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
         let named = self.image.as_ref().map(|column| column.as_str());
-        match ImageSource::of(&schema, named) {
+        match ImageSource::resolve(&schema, named) {
             Ok(ImageSource::Images(_)) => {}
             Ok(ImageSource::Embeddings) => {
                 faults.push(inputs[0].fault("its input has no images, but embeddings"))

@@ -13,11 +13,13 @@ use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::Embed;
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, ImageSource, Prepare, limits_of};
+use crate::images::{Chunk, DecodeOptions, Examples, ImageSource, limits_or_default};
 use crate::ledger;
 use crate::model::Model;
 use crate::prompts::hex;
-use crate::vectors::{CLIP_SCORE, EMBEDDING, IMAGE_HASH, MADE_BY, TEXT_EMBEDDING, check_finite, cosine};
+use crate::vectors::{
+    CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING, check_finite, cosine,
+};
 
 /// One split on its way.
 pub struct Pass<'a> {
@@ -54,7 +56,7 @@ impl<'a> Pass<'a> {
         let (dataset, table) = (&self.input.dataset, &self.input.table);
         let schema = dataset.schema(table)?;
         let named = self.stage.image.as_ref().map(|column| column.as_str());
-        let source = match ImageSource::of(&schema, named) {
+        let source = match ImageSource::resolve(&schema, named) {
             Ok(source @ ImageSource::Images(_)) => source,
             Ok(ImageSource::Embeddings) => {
                 return Err(RunError::user(format!("`{}` has no images", self.input.name)).into());
@@ -67,7 +69,7 @@ impl<'a> Pass<'a> {
                 .into());
             }
         };
-        let read = schema.fields().iter().filter(|field| source.reads(field));
+        let read = schema.fields().iter().filter(|field| source.needs_column(field));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         let (most, budget) = (*self.stage.batch_size, self.cx.bytes_in_flight / 4);
         let mut examples = Examples::range(dataset, table, rows.clone(), &columns, most, budget);
@@ -99,8 +101,8 @@ impl<'a> Pass<'a> {
     ) -> Result<(), EvalError> {
         let batch = &chunk.batch;
         let wanted = vec![true; batch.num_rows()];
-        let limits = limits_of(self.stage.limits.as_ref());
-        let prepare = Prepare::new(self.model, &limits, self.cx);
+        let limits = limits_or_default(self.stage.limits.as_ref());
+        let prepare = DecodeOptions::new(self.model, &limits, self.cx);
         let images = source.images(batch, &wanted, &self.identity, &prepare);
         let images = images.map_err(|(why, hint)| RunError::User {
             message: format!("`{}`: {why}", self.input.name),
@@ -119,13 +121,14 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Some(Err(refusal)) => {
-                    let detail = format!("{}: {}", examples.place(chunk.first + row as u64), refusal.detail);
-                    refused.push(ledger::Entry { row: row as u32, code: refusal.code, detail });
+                    let detail =
+                        format!("{}: {}", examples.location(chunk.first + row as u64), refusal.detail);
+                    refused.push(ledger::RejectedRow { row: row as u32, code: refusal.code, detail });
                 }
                 None => {}
             }
         }
-        let rows = ledger::take(&ledger::plain(batch)?, &UInt32Array::from(kept))?;
+        let rows = ledger::take(&ledger::without_pixels(batch)?, &UInt32Array::from(kept))?;
         self.rows.push(with_column(&rows, IMAGE_HASH, Arc::new(StringArray::from(hashes)))?);
         self.cx.progress.rejects(refused.len() as u64);
         ledger::write(&mut self.split, &self.cx.stage, batch, &refused)?;
@@ -152,7 +155,7 @@ impl<'a> Pass<'a> {
         let (width, dtype) = (self.model.clip.config().embed, self.stage.dtype);
         let vectors = std::mem::take(&mut self.vectors);
         let made_by = StringArray::from_iter_values(std::iter::repeat_n(&self.identity, rows.num_rows()));
-        let mut added: Vec<(&str, ArrayRef)> = vec![(MADE_BY, Arc::new(made_by))];
+        let mut added: Vec<(&str, ArrayRef)> = vec![(EMBEDDING_MODEL, Arc::new(made_by))];
         if let Some(captions) = &self.stage.captions {
             let texts = self.texts(&rows, captions)?;
             let pairs = vectors.chunks_exact(width).zip(texts.chunks_exact(width));

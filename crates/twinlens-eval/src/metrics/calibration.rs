@@ -1,22 +1,21 @@
-//! Calibration: whether a model is right as often as it says.
+//! Calibration: whether confidence matches accuracy.
 //!
-//! Its confidence in an answer is the largest probability of the softmax over the classes, of
-//! similarities scaled as the model was trained. A model that says 0.8 should be right in 80 % of
-//! such cases.
+//! The confidence of a prediction is the largest softmax probability over the classes, of
+//! similarities scaled by the model's logit scale. Of the predictions with confidence 0.8, 80 %
+//! should be correct.
 
 use rand::Rng;
 use rand_distr::{Binomial, Distribution};
 
 use super::{Interval, REPLICATES, percentile};
 
-/// Bins of equal width into which confidences go.
+/// Confidence bins of equal width.
 pub const BINS: usize = 15;
 
-/// The probability that the softmax of `scale * similarities` gives to the class `best`, which has
-/// the highest.
+/// The softmax probability of `scale * similarities` for `best`, the class with the highest.
 pub fn confidence(similarities: &[f32], best: usize, scale: f32) -> f64 {
     let highest = similarities[best];
-    let sum: f64 = similarities.iter().map(|one| f64::from(scale * (one - highest)).exp()).sum();
+    let sum: f64 = similarities.iter().map(|value| f64::from(scale * (value - highest)).exp()).sum();
     sum.recip()
 }
 
@@ -27,15 +26,14 @@ struct Bin {
     confidence: f64,
 }
 
-/// Confidences and outcomes, in bins: memory does not grow with the examples.
+/// Confidences and outcomes in bins, in constant memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Calibration {
     bins: [Bin; BINS],
 }
 
 impl Calibration {
-    /// Counts an example. A confidence `c` goes into the bin `((b - 1) / 15, b / 15]` that holds
-    /// it.
+    /// Counts an example in the bin `((b - 1) / 15, b / 15]` that contains its confidence.
     pub fn add(&mut self, confidence: f64, correct: bool) {
         let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
         let bin = &mut self.bins[bin];
@@ -44,7 +42,6 @@ impl Calibration {
         bin.confidence += confidence;
     }
 
-    /// Examples.
     pub fn n(&self) -> u64 {
         self.bins.iter().map(|bin| bin.n).sum()
     }
@@ -55,32 +52,32 @@ impl Calibration {
         (n > 0).then(|| self.bins.iter().map(|bin| bin.confidence).sum::<f64>() / n as f64)
     }
 
-    /// The share of right answers; `None` without examples.
+    /// The share of correct predictions; `None` without examples.
     pub fn accuracy(&self) -> Option<f64> {
         let n = self.n();
         (n > 0).then(|| self.bins.iter().map(|bin| bin.correct).sum::<u64>() as f64 / n as f64)
     }
 
-    /// The expected calibration error: the mean over the examples of the distance, in the example's
-    /// bin, between the share of right answers and the mean confidence (M. P. Naeini et al., AAAI
-    /// 2015; C. Guo et al., ICML 2017, equation 5). `None` without examples.
+    /// The expected calibration error: the mean over the examples of the gap between accuracy and
+    /// mean confidence in the example's bin (M. P. Naeini et al., AAAI 2015; C. Guo et al., ICML
+    /// 2017, equation 5). `None` without examples.
     pub fn error(&self) -> Option<f64> {
         let n = self.n();
         let gap = |bin: &Bin| (bin.correct as f64 - bin.confidence).abs();
         (n > 0).then(|| self.bins.iter().map(gap).sum::<f64>() / n as f64)
     }
 
-    /// An interval of the error, for 95 % (of models drawn with a known error and 400 examples it
-    /// holds that error in 86 to 96 %); `None` without examples.
+    /// The 95 % interval of the error (for simulated models of known error and 400 examples it
+    /// covers that error in 86 to 96 %); `None` without examples.
     ///
-    /// The error cannot be negative, so that chance alone makes it larger: on few examples even a
-    /// perfect model shows one, and a bootstrap replicate shows more. The basic bootstrap interval
-    /// (A. Davison, D. Hinkley, Bootstrap Methods and their Application, 1997, section 5.2) turns
-    /// the replicates' excess around, and so takes it off. Where the error is no larger than what a
-    /// perfectly calibrated model of the same confidences shows in 19 of 20 draws (J. Bröcker, L.
-    /// Smith, Weather and Forecasting 22, 2007), the interval begins at 0. It always holds the
-    /// value. A replicate draws the examples' bins and outcomes; the mean confidence of a bin
-    /// stays.
+    /// The error cannot be negative, so that noise biases it upwards: on few examples even a
+    /// perfectly calibrated model shows an error, and a bootstrap replicate a larger one. The basic
+    /// bootstrap interval (A. Davison, D. Hinkley, Bootstrap Methods and their Application, 1997,
+    /// section 5.2) reflects the replicates around the value, which removes this bias. If the error
+    /// is no larger than the 95th percentile for a perfectly calibrated model of the same
+    /// confidences (J. Bröcker, L. Smith, Weather and Forecasting 22, 2007), the interval begins at
+    /// 0. It always contains the value. A replicate draws bins and outcomes; the mean confidence of
+    /// a bin is fixed.
     pub fn interval(&self, rng: &mut impl Rng) -> Option<Interval> {
         let error = self.error()?;
         let perfect = sorted(|| self.perfect(rng)?.error())?;
@@ -91,19 +88,18 @@ impl Calibration {
         Some(Interval { low: low.clamp(0.0, error), high: high.clamp(error, 1.0) })
     }
 
-    /// The same confidences with outcomes of a perfectly calibrated model. `None` never comes of
-    /// counts.
+    /// The same confidences with outcomes of a perfectly calibrated model. Never `None`.
     fn perfect(&self, rng: &mut impl Rng) -> Option<Self> {
         let mut drawn = self.clone();
         for bin in drawn.bins.iter_mut().filter(|bin| bin.n > 0) {
-            // Sums of shares that are 1 may pass it by a rounding.
+            // Rounding may push a mean of ones above 1.
             let share = (bin.confidence / bin.n as f64).min(1.0);
             bin.correct = Binomial::new(bin.n, share).ok()?.sample(rng);
         }
         Some(drawn)
     }
 
-    /// As many examples, drawn with replacement. `None` never comes of counts.
+    /// A resample with replacement. Never `None`.
     fn redraw(&self, rng: &mut impl Rng) -> Option<Self> {
         let mut drawn = Self::default();
         let (mut left, mut from) = (self.n(), self.n());
@@ -117,7 +113,7 @@ impl Calibration {
     }
 }
 
-/// As many draws as the bootstrap takes, sorted.
+/// [`REPLICATES`] draws, sorted.
 fn sorted(draw: impl FnMut() -> Option<f64>) -> Option<Vec<f64>> {
     let mut drawn = std::iter::repeat_with(draw).take(REPLICATES).collect::<Option<Vec<f64>>>()?;
     drawn.sort_by(f64::total_cmp);
@@ -158,12 +154,12 @@ mod tests {
         assert_eq!((calibration.accuracy(), calibration.n()), (Some(4.0 / 6.0), 6));
     }
 
-    /// Draws from models of known error again and again: how often the interval holds it.
+    /// Coverage on simulated models of known error.
     #[test]
-    fn the_interval_holds_the_truth() {
+    fn the_interval_covers_the_truth() {
         let mut rng = ChaCha8Rng::seed_from_u64(17);
         for (overconfident, truth) in [(0.0, 0.0), (0.07, 0.07), (0.2, 0.2)] {
-            let mut held = 0;
+            let mut covered = 0;
             for _ in 0..60 {
                 let mut calibration = Calibration::default();
                 for _ in 0..400 {
@@ -172,9 +168,9 @@ mod tests {
                 }
                 let (error, found) = (calibration.error().unwrap(), calibration.interval(&mut rng).unwrap());
                 assert!(found.low <= error && error <= found.high);
-                held += u32::from(found.low <= truth && truth <= found.high);
+                covered += u32::from(found.low <= truth && truth <= found.high);
             }
-            assert!(held >= 50, "{overconfident}: {held} of 60");
+            assert!(covered >= 50, "{overconfident}: {covered} of 60");
         }
     }
 }

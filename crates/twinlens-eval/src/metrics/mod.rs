@@ -1,8 +1,8 @@
-//! Accuracies and their intervals, in plain Rust.
+//! Accuracies and their confidence intervals.
 //!
-//! Everything is computed from a [`Tally`] (per class: examples and correct ones), so that an
-//! evaluation of any size needs memory for its classes alone. Small sets have wide errors: no
-//! accuracy leaves this crate without its interval and its chance.
+//! Most are computed from a [`Tally`] (examples and correct predictions per class), so that memory
+//! depends only on the number of classes. Small sets have wide errors: no accuracy leaves this
+//! crate without its interval and chance level.
 
 pub mod calibration;
 pub mod paired;
@@ -13,47 +13,43 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The 97.5 % quantile of the standard normal distribution: intervals hold 95 %.
+/// The 97.5 % quantile of the standard normal distribution, for 95 % intervals.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
-/// Replicates of the bootstrap: the ends of the interval are then known to about a twentieth of its
-/// width.
+/// Bootstrap replicates: enough to determine the ends of an interval to about 5 % of its width.
 pub const REPLICATES: usize = 2000;
 
-/// Classes with fewer examples are resampled together; see [`mean_per_class_interval`].
+/// Classes with fewer examples are pooled; see [`mean_per_class_interval`].
 pub const SMALL_CLASS: u64 = 5;
 
-/// A measure of a classification.
+/// A classification metric.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of the examples whose class has the highest score.
+    /// Share of examples whose class has the highest score.
     #[default]
     Top1,
-    /// Share of the examples whose class is among the five highest scores. Only where there are
-    /// more than five classes.
+    /// Share of examples whose class is among the five highest scores. Only for more than five
+    /// classes.
     Top5,
-    /// The mean over the classes that have examples of the share that is correct: rare classes
-    /// weigh as much as frequent ones.
+    /// Mean of the accuracies of the classes that have examples: rare classes weigh as much as
+    /// frequent ones.
     MeanPerClass,
-    /// Of two classes: how likely an example of the second scores higher than one of the first, by
-    /// the difference of their scores.
+    /// For two classes: area under the ROC curve of the difference of their scores.
     RocAuc,
-    /// Of sets with several classes an image: the mean over the classes of the average precision of
-    /// ranking all images by the class.
+    /// For multi-label sets: mean average precision over the classes.
     Map,
-    /// The same with the average precision of PASCAL VOC 2007: the mean of the best precision at
-    /// recalls of 0, 0.1, ..., 1.
+    /// For multi-label sets: mean of the 11-point average precision of PASCAL VOC 2007.
     #[serde(rename = "map_11_point")]
     Map11Point,
 }
 
 impl Metric {
-    /// Every metric, in the order in which they are reported.
+    /// In reporting order.
     pub const ALL: [Metric; 6] =
         [Metric::Top1, Metric::Top5, Metric::MeanPerClass, Metric::RocAuc, Metric::Map, Metric::Map11Point];
 
-    /// As it is written in tables and options.
+    /// The name in tables and options.
     pub fn name(self) -> &'static str {
         match self {
             Metric::Top1 => "top1",
@@ -65,8 +61,8 @@ impl Metric {
         }
     }
 
-    /// What guessing among `classes` classes reaches on average, whatever their frequencies; `None`
-    /// where it depends on them.
+    /// The expected value of random guessing among `classes` classes; `None` if it depends on class
+    /// frequencies.
     pub fn chance(self, classes: usize) -> Option<f64> {
         match self {
             Metric::Top1 | Metric::MeanPerClass => Some(1.0 / classes as f64),
@@ -76,17 +72,16 @@ impl Metric {
         }
     }
 
-    /// Whether it is computed from the order of all scores, not from counts.
-    pub fn ranks(self) -> bool {
+    /// Whether it is computed from the ranking of all scores, not from counts.
+    pub fn is_ranking(self) -> bool {
         matches!(self, Metric::RocAuc | Metric::Map | Metric::Map11Point)
     }
 
-    /// Whether it is one of sets with several classes an image.
     pub fn is_multi_label(self) -> bool {
         matches!(self, Metric::Map | Metric::Map11Point)
     }
 
-    /// Whether the metric says anything about `classes` classes of which each image has one.
+    /// Whether the metric applies to a single-label set of `classes` classes.
     pub fn applies(self, classes: usize) -> bool {
         match self {
             Metric::Top1 | Metric::MeanPerClass => true,
@@ -100,17 +95,15 @@ impl Metric {
 /// A 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
-    /// Its lower end.
     pub low: f64,
-    /// Its upper end.
     pub high: f64,
 }
 
-/// Wilson's score interval (E. B. Wilson, 1927) for `correct` of `n`; `None` when there are no
-/// examples or `correct` is not within 0..=n.
+/// Wilson's score interval (E. B. Wilson, 1927) for `correct` of `n`; `None` if `n` is 0 or
+/// `correct` is outside 0..=n.
 ///
-/// Unlike the normal approximation it stays within 0..=1 and does not shrink to a point when
-/// nothing or everything is correct.
+/// Unlike the normal approximation it stays within 0..=1 and does not shrink to a point when none
+/// or all are correct.
 pub fn wilson(correct: f64, n: f64) -> Option<Interval> {
     if !(n > 0.0 && (0.0..=n).contains(&correct)) {
         return None;
@@ -119,28 +112,28 @@ pub fn wilson(correct: f64, n: f64) -> Option<Interval> {
     let centre = share + z2 / (2.0 * n);
     let spread = Z95 * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z2 / n;
-    // Rounding would leave 1e-17 where the formula gives exactly 0 or 1.
+    // The formula gives exactly 0 or 1 here; rounding would not.
     let low = if correct == 0.0 { 0.0 } else { (centre - spread) / scale };
     let high = if correct == n { 1.0 } else { (centre + spread) / scale };
     Some(Interval { low, high })
 }
 
-/// The ids of the `k` highest scores, best first; of equal scores the lowest id comes first, so
-/// that a result does not depend on a sort's whims. One pass, `k` comparisons a class at worst.
+/// The ids of the `k` highest scores, best first; ties go to the lowest id. One pass, at most `k`
+/// comparisons per class.
 pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
     let mut top: Vec<usize> = Vec::with_capacity(k + 1);
     for (id, score) in scores.iter().enumerate() {
         if top.len() == k && top.last().is_none_or(|last| *score <= scores[*last]) {
             continue;
         }
-        let place = top.iter().position(|held| *score > scores[*held]).unwrap_or(top.len());
-        top.insert(place, id);
+        let at = top.iter().position(|other| *score > scores[*other]).unwrap_or(top.len());
+        top.insert(at, id);
         top.truncate(k);
     }
     top
 }
 
-/// What came of the examples, by class.
+/// Examples and correct predictions per class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tally {
     n: Vec<u64>,
@@ -149,48 +142,45 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// An empty tally of `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { n: vec![0; classes], correct: vec![0; classes], in_top5: 0 }
     }
 
-    /// Counts an example of class `label` for which [`top_k`] gave `ranked` (five ids, or all when
-    /// there are fewer).
+    /// Counts an example of class `label`; `ranked` is its [`top_k`] with `k` = 5.
     pub fn add(&mut self, label: usize, ranked: &[usize]) {
         self.n[label] += 1;
         self.correct[label] += u64::from(ranked.first() == Some(&label));
         self.in_top5 += u64::from(ranked.iter().take(5).any(|id| *id == label));
     }
 
-    /// Counts an example of several classes, each of which is right if it is among the `best`.
-    pub fn add_several(&mut self, labels: &[usize], best: &[usize]) {
+    /// Counts a multi-label example; a label is correct if it is among the `best`.
+    pub fn add_multi_label(&mut self, labels: &[usize], best: &[usize]) {
         for label in labels {
             self.n[*label] += 1;
             self.correct[*label] += u64::from(best.contains(label));
         }
     }
 
-    /// Examples of each class.
+    /// Examples per class.
     pub fn examples(&self) -> &[u64] {
         &self.n
     }
 
-    /// Correct ones of each class.
+    /// Correct predictions per class.
     pub fn correct(&self) -> &[u64] {
         &self.correct
     }
 
-    /// Examples of all classes.
     pub fn total(&self) -> u64 {
         self.n.iter().sum()
     }
 
+    /// `(examples, correct)` of the classes that have examples.
     fn seen(&self) -> impl Iterator<Item = (u64, u64)> {
         self.n.iter().copied().zip(self.correct.iter().copied()).filter(|(n, _)| *n > 0)
     }
 
-    /// The value of a metric; `None` without examples, and for those that need every score: see
-    /// [`ranking`].
+    /// The value of a metric; `None` without examples, and for [`ranking`] metrics.
     pub fn value(&self, metric: Metric) -> Option<f64> {
         let total = self.total();
         if total == 0 {
@@ -208,7 +198,7 @@ impl Tally {
     }
 
     /// The 95 % interval of a metric: Wilson's for shares of examples, a bootstrap for the mean per
-    /// class. `None` without examples.
+    /// class. `None` in the same cases as [`value`](Self::value).
     pub fn interval(&self, metric: Metric, rng: &mut impl Rng) -> Option<Interval> {
         let total = self.total() as f64;
         match metric {
@@ -220,32 +210,32 @@ impl Tally {
     }
 }
 
-/// The interval of the mean per class: the percentile interval of a stratified bootstrap, in which
-/// the examples of each class are drawn anew with replacement (B. Efron, R. Tibshirani, An
-/// Introduction to the Bootstrap, 1993).
+/// The interval of the mean per class: the percentile interval of a stratified bootstrap, which
+/// resamples the examples of each class with replacement (B. Efron, R. Tibshirani, An Introduction
+/// to the Bootstrap, 1993).
 ///
-/// By itself that would claim a certainty that is not there, in two cases:
-/// * a class of one example always draws that one again. Classes of fewer than [`SMALL_CLASS`]
-///   examples are therefore one
-///   stratum (the collapsed strata of survey sampling), from which as many classes are drawn as there are;
-/// * a class whose examples are all right, or all wrong, draws the same again. A model that always
-///   answers with one class
-///   would get an interval of no width. Such a stratum adds Wilson's interval instead, by the sum of the squared
-///   distances from the value (G. Zou, A. Donner, Statistics in Medicine 27, 2008).
+/// The plain bootstrap underestimates the uncertainty in two cases:
+/// * A class of one example always draws that example. Classes of fewer than [`SMALL_CLASS`]
+///   examples therefore form one stratum (the collapsed strata of survey sampling), from which whole
+///   classes are drawn.
+/// * A class whose examples are all correct, or all wrong, never varies; a model that always
+///   predicts one class would get an interval of width 0. Such a stratum contributes Wilson's
+///   interval instead, by the sum of the squared distances from the value (G. Zou, A. Donner,
+///   Statistics in Medicine 27, 2008).
 pub fn mean_per_class_interval(tally: &Tally, replicates: usize, rng: &mut impl Rng) -> Option<Interval> {
     let value = tally.value(Metric::MeanPerClass)?;
     let classes = tally.seen().count() as f64;
     let (large, small): (Vec<_>, Vec<_>) = tally.seen().partition(|(n, _)| *n >= SMALL_CLASS);
     let strata = large.into_iter().map(|class| vec![class]).chain((!small.is_empty()).then_some(small));
     let (uniform, mixed): (Vec<_>, Vec<_>) =
-        strata.partition(|stratum| matches!(total(stratum), (n, right) if right == 0 || right == n));
+        strata.partition(|stratum| matches!(total(stratum), (n, correct) if correct == 0 || correct == n));
     let drawn = bootstrap(&mixed, replicates, rng);
     let centre: f64 = mixed.iter().flatten().map(share).sum();
     let mut below = (centre - percentile(&drawn, 0.025)?).max(0.0).powi(2);
     let mut above = (percentile(&drawn, 0.975)? - centre).max(0.0).powi(2);
     for stratum in &uniform {
-        let (n, right) = total(stratum);
-        let (interval, share) = (wilson(right as f64, n as f64)?, right as f64 / n as f64);
+        let (n, correct) = total(stratum);
+        let (interval, share) = (wilson(correct as f64, n as f64)?, correct as f64 / n as f64);
         below += (stratum.len() as f64 * (share - interval.low)).powi(2);
         above += (stratum.len() as f64 * (interval.high - share)).powi(2);
     }
@@ -260,10 +250,10 @@ fn share((n, correct): &(u64, u64)) -> f64 {
 }
 
 fn total(stratum: &[(u64, u64)]) -> (u64, u64) {
-    stratum.iter().fold((0, 0), |(n, right), class| (n + class.0, right + class.1))
+    stratum.iter().fold((0, 0), |(n, correct), class| (n + class.0, correct + class.1))
 }
 
-/// Sums of the classes' shares over strata that are drawn anew, sorted.
+/// Sums of the classes' shares over resampled strata, sorted.
 fn bootstrap(strata: &[Vec<(u64, u64)>], replicates: usize, rng: &mut impl Rng) -> Vec<f64> {
     let mut draw = |stratum: &Vec<(u64, u64)>| match stratum[..] {
         [(n, correct)] => redraw(n, correct, rng),
@@ -274,17 +264,16 @@ fn bootstrap(strata: &[Vec<(u64, u64)>], replicates: usize, rng: &mut impl Rng) 
     sums
 }
 
-/// The share of correct ones among `n` examples that are drawn with replacement from `n`, of which
-/// `correct` are.
+/// The share of correct examples in a resample of `n` examples of which `correct` are correct.
 fn redraw(n: u64, correct: u64, rng: &mut impl Rng) -> f64 {
     (0..n).filter(|_| rng.random_range(0..n) < correct).count() as f64 / n as f64
 }
 
-/// The percentile of sorted values, linear between them; `None` of no values.
+/// The percentile of sorted values, linearly interpolated; `None` without values.
 fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
-    let place = share * sorted.len().checked_sub(1)? as f64;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    Some(below + (above - below) * place.fract())
+    let at = share * sorted.len().checked_sub(1)? as f64;
+    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    Some(below + (above - below) * at.fract())
 }
 
 #[cfg(test)]
@@ -330,7 +319,7 @@ mod tests {
     #[test]
     fn metrics_of_a_small_table_by_hand() {
         let mut tally = Tally::new(7);
-        // Class 0: one of two correct; class 1: wrong but in the top five; class 6: not even there.
+        // Class 0: one of two correct; class 1: wrong but in the top five; class 6: not even that.
         for (label, ranked) in
             [(0, [0, 1, 2, 3, 4]), (0, [1, 0, 2, 3, 4]), (1, [0, 2, 3, 4, 1]), (6, [0, 1, 2, 3, 4])]
         {
@@ -350,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_is_that_of_guessing() {
+    fn chance_levels() {
         let cases = [
             (Metric::Top1, 9, 1.0 / 9.0),
             (Metric::Top5, 20, 0.25),
@@ -366,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bootstrap_has_the_width_that_theory_gives() {
+    fn bootstrap_width_matches_theory() {
         // Standard error of the mean of k shares: sqrt(sum p (1 - p) / n) / k.
         let many_single: Vec<(u64, u64)> = (0..400).map(|class| (1, u64::from(class < 40))).collect();
         let cases = [
@@ -376,8 +365,8 @@ mod tests {
                 0.65,
                 (0.25_f64 / 100.0 + 0.16 / 100.0).sqrt() / 2.0,
             ),
-            ("one example a class", many_single, 0.1, (0.09_f64 / 400.0).sqrt()),
-            ("an empty class is left out", vec![(0, 0), (200, 50)], 0.25, (0.1875_f64 / 200.0).sqrt()),
+            ("one example per class", many_single, 0.1, (0.09_f64 / 400.0).sqrt()),
+            ("an empty class is excluded", vec![(0, 0), (200, 50)], 0.25, (0.1875_f64 / 200.0).sqrt()),
         ];
         for (name, classes, value, error) in cases {
             let found = tally(&classes).interval(Metric::MeanPerClass, &mut rng()).unwrap();
@@ -395,36 +384,36 @@ mod tests {
     }
 
     #[test]
-    fn all_right_or_all_wrong_is_not_certainty() {
+    fn all_correct_or_all_wrong_has_an_interval() {
         let interval =
             |classes: &[(u64, u64)]| tally(classes).interval(Metric::MeanPerClass, &mut rng()).unwrap();
         assert_eq!(interval(&[(10, 0)]), wilson(0.0, 10.0).unwrap());
         assert_eq!(interval(&[(10, 10)]), wilson(10.0, 10.0).unwrap());
-        // Forty names of one image each, none of them right: as forty examples.
+        // Forty classes of one image each, none correct: as forty examples.
         assert_eq!(interval(&[(1, 0); 40]), wilson(0.0, 40.0).unwrap());
-        // A model that always answers with the first of seven classes, by hand: Wilson's 0 of 10
-        // reaches to 0.2775.
-        let one_answer: Vec<(u64, u64)> = (0..7).map(|class| (10, if class == 0 { 10 } else { 0 })).collect();
-        let found = interval(&one_answer);
+        // A model that always predicts the first of seven classes: Wilson's interval of 0 in 10
+        // ends at 0.2775.
+        let one_prediction: Vec<(u64, u64)> =
+            (0..7).map(|class| (10, if class == 0 { 10 } else { 0 })).collect();
+        let found = interval(&one_prediction);
         assert!(close(found.low, (1.0 - 0.2775) / 7.0, 1e-4), "{found:?}");
         assert!(close(found.high, (1.0 + 6.0_f64.sqrt() * 0.2775) / 7.0, 1e-4), "{found:?}");
     }
 
-    /// Draws labels of known probabilities again and again: how often the interval holds the true
-    /// mean.
+    /// Coverage on simulated outcomes of known probability.
     #[test]
-    fn nineteen_of_twenty_intervals_hold_the_truth() {
+    fn intervals_cover_the_truth() {
         let mut rng = rng();
         let spread = |class: usize, of: usize| (class as f64 + 0.5) / of as f64;
         let groups: Vec<(u64, f64)> = (0..9).map(|class| (40, spread(class, 9) * 0.7)).collect();
         let names: Vec<(u64, f64)> =
             (0..300).map(|class| (1 + class % 3, spread(class as usize, 300).powi(4))).collect();
-        let one_answer: Vec<(u64, f64)> =
+        let one_prediction: Vec<(u64, f64)> =
             (0..9).map(|class| (10, if class == 4 { 0.98 } else { 0.02 })).collect();
-        for (name, classes) in [("groups", groups), ("names", names), ("one answer", one_answer)] {
+        for (name, classes) in [("groups", groups), ("names", names), ("one prediction", one_prediction)] {
             let truth =
                 classes.iter().map(|(_, probability)| probability).sum::<f64>() / classes.len() as f64;
-            let mut held = 0;
+            let mut covered = 0;
             for _ in 0..200 {
                 let drawn: Vec<(u64, u64)> = (classes.iter())
                     .map(|(n, probability)| {
@@ -432,17 +421,16 @@ mod tests {
                     })
                     .collect();
                 let found = mean_per_class_interval(&tally(&drawn), 200, &mut rng).unwrap();
-                held += u32::from(found.low <= truth && truth <= found.high);
+                covered += u32::from(found.low <= truth && truth <= found.high);
             }
-            assert!((180..=200).contains(&held), "{name}: {held} of 200");
+            assert!((180..=200).contains(&covered), "{name}: {covered} of 200");
         }
     }
 
     proptest! {
-        /// The one-pass selection against its plain twin, a stable sort; few distinct values make
-        /// many ties.
+        /// Reference implementation: a stable sort. Few distinct values make many ties.
         #[test]
-        fn top_k_is_what_a_stable_sort_gives(scores in prop::collection::vec(-3_i8..3, 0..40), k in 1_usize..8) {
+        fn top_k_matches_a_stable_sort(scores in prop::collection::vec(-3_i8..3, 0..40), k in 1_usize..8) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
             let mut sorted: Vec<usize> = (0..scores.len()).collect();
             sorted.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
@@ -451,7 +439,7 @@ mod tests {
         }
 
         #[test]
-        fn an_interval_holds_its_value(classes in prop::collection::vec((1_u64..30, 0.0..=1.0_f64), 1..12)) {
+        fn an_interval_contains_its_value(classes in prop::collection::vec((1_u64..30, 0.0..=1.0_f64), 1..12)) {
             let classes: Vec<(u64, u64)> = classes.into_iter().map(|(n, share)| (n, (n as f64 * share).round() as u64)).collect();
             let tally = tally(&classes);
             for metric in [Metric::Top1, Metric::MeanPerClass] {

@@ -1,8 +1,8 @@
-//! Two models, or two prompt sets, on the same examples: how much better one is, and whether that
-//! is more than luck.
+//! Paired comparison of two models, or two prompt sets, on the same examples: the size of the
+//! difference, and whether it is significant.
 //!
-//! Two accuracies whose intervals overlap may still differ for certain: on the same examples most
-//! of the luck is shared, and only those count on which the two disagree.
+//! Two accuracies may differ significantly although their intervals overlap: only the examples on
+//! which the two disagree carry information.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -14,35 +14,32 @@ use super::{Interval, percentile, wilson};
 /// Replicates of the paired bootstrap.
 pub const PAIRED_REPLICATES: usize = 10_000;
 
-/// What came of the examples in two evaluations, A and B.
+/// Outcomes of the same examples in two evaluations, A and B.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Paired {
-    /// Both are right.
+pub struct PairedCounts {
+    /// Both are correct.
     pub both: u64,
-    /// A alone is right.
+    /// Only A is correct.
     pub a_only: u64,
-    /// B alone is right.
+    /// Only B is correct.
     pub b_only: u64,
-    /// Neither is right.
+    /// Neither is correct.
     pub neither: u64,
 }
 
 /// How A compares to B.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Comparison {
-    /// A's share of right answers less B's.
+    /// Accuracy of A minus that of B.
     pub difference: f64,
     /// The 95 % interval of the difference.
     pub interval: Interval,
-    /// The chance of a difference at least as large, in either direction, were the two equally
-    /// good: McNemar's exact test.
+    /// Two-sided p-value of McNemar's exact test.
     pub p: f64,
-    /// Examples.
     pub n: u64,
 }
 
-impl Paired {
-    /// Counts an example.
+impl PairedCounts {
     pub fn add(&mut self, a: bool, b: bool) {
         *match (a, b) {
             (true, true) => &mut self.both,
@@ -52,7 +49,6 @@ impl Paired {
         } += 1;
     }
 
-    /// Adds the examples of another count.
     pub fn merge(&mut self, other: &Self) {
         self.both += other.both;
         self.a_only += other.a_only;
@@ -60,7 +56,6 @@ impl Paired {
         self.neither += other.neither;
     }
 
-    /// Examples.
     pub fn n(&self) -> u64 {
         self.both + self.a_only + self.b_only + self.neither
     }
@@ -68,18 +63,17 @@ impl Paired {
     /// The comparison; `None` without examples.
     ///
     /// The interval is the percentile interval of [`PAIRED_REPLICATES`] bootstrap replicates, each
-    /// of which draws the pairs anew with replacement (B. Efron, R. Tibshirani, An Introduction to
-    /// the Bootstrap, 1993). Of a drawn pair only its kind matters, so that a replicate is one draw
-    /// of the multinomial distribution of the four counts, the same as drawing row by row. The
-    /// random stream is seeded by the counts themselves: the same outcomes give the same interval,
-    /// in whatever order they came, and A against B is B against A with the sign turned.
+    /// of which resamples the pairs with replacement (B. Efron, R. Tibshirani, An Introduction to
+    /// the Bootstrap, 1993). Only the kind of a pair matters, so that a replicate is one draw from
+    /// the multinomial distribution of the four counts, which equals drawing row by row. The random
+    /// stream is seeded by the counts: the interval does not depend on the order of the rows, and B
+    /// against A is A against B with the sign flipped.
     ///
-    /// Where every replicate would be the same (no pair differs, or every pair in the same
-    /// direction) the bootstrap would claim a certainty that is not there. Then the interval is
-    /// that of Wilson for the pairs that might have differed, or agreed.
+    /// If no pair differs, or all differ in the same direction, every replicate would be the same;
+    /// the interval is then Wilson's for the share of pairs that might have differed, or agreed.
     ///
-    /// `p` is exact, not drawn: of the pairs that differ, in how many a fair coin would favour one
-    /// side at least so often. In small samples it is the more careful of the two.
+    /// `p` is exact: the probability that a fair coin favours one side at least as often among the
+    /// pairs that differ. In small samples it is the more conservative of the two.
     pub fn compare(&self) -> Option<Comparison> {
         let n = self.n();
         let (larger, smaller) = (self.a_only.max(self.b_only), self.a_only.min(self.b_only));
@@ -100,7 +94,7 @@ impl Paired {
     }
 }
 
-/// Differences of `count` replicates, sorted. `None` never comes of counts within `n`.
+/// Differences of `count` replicates, sorted. Never `None` for counts within `n`.
 fn replicates(n: u64, larger: u64, smaller: u64, count: usize) -> Option<Vec<f64>> {
     let mut seed = Sha256::new_with_prefix(b"twinlens paired bootstrap 1");
     [n, larger, smaller].iter().for_each(|part| seed.update(part.to_le_bytes()));
@@ -111,29 +105,28 @@ fn replicates(n: u64, larger: u64, smaller: u64, count: usize) -> Option<Vec<f64
     let mut drawn = Vec::with_capacity(count);
     for _ in 0..count {
         let differing = differing.sample(&mut rng);
-        let won = Binomial::new(differing, share).ok()?.sample(&mut rng);
-        drawn.push((2.0 * won as f64 - differing as f64) / n as f64);
+        let wins = Binomial::new(differing, share).ok()?.sample(&mut rng);
+        drawn.push((2.0 * wins as f64 - differing as f64) / n as f64);
     }
     drawn.sort_by(f64::total_cmp);
     Some(drawn)
 }
 
-/// The chance that of `larger + smaller` throws of a fair coin at least `larger` show the same side
-/// (Q. McNemar, Psychometrika 12, 1947, with the exact binomial distribution in place of its
-/// approximation).
+/// The probability that at least `larger` of `larger + smaller` tosses of a fair coin show the same
+/// side (Q. McNemar, Psychometrika 12, 1947, with the exact binomial distribution).
 fn sign_test(larger: u64, smaller: u64) -> f64 {
     if larger == smaller {
         return 1.0;
     }
-    let throws = (larger + smaller) as f64;
-    // The logarithm of `throws` over `smaller`: the binomial coefficient itself would overflow.
+    let tosses = (larger + smaller) as f64;
+    // The logarithm of `tosses` over `smaller`: the binomial coefficient itself would overflow.
     let ways: f64 = (1..=smaller).map(|i| ((larger + i) as f64 / i as f64).ln()).sum();
-    let mut term = (ways - throws * std::f64::consts::LN_2).exp();
+    let mut term = (ways - tosses * std::f64::consts::LN_2).exp();
     let mut tail = 0.0;
     let mut heads = larger as f64;
-    while heads <= throws && term > tail * 1e-17 {
+    while heads <= tosses && term > tail * 1e-17 {
         tail += term;
-        term *= (throws - heads) / (heads + 1.0);
+        term *= (tosses - heads) / (heads + 1.0);
         heads += 1.0;
     }
     (2.0 * tail).min(1.0)
@@ -145,13 +138,13 @@ mod tests {
 
     use super::*;
 
-    fn paired(both: u64, a_only: u64, b_only: u64, neither: u64) -> Paired {
-        Paired { both, a_only, b_only, neither }
+    fn paired(both: u64, a_only: u64, b_only: u64, neither: u64) -> PairedCounts {
+        PairedCounts { both, a_only, b_only, neither }
     }
 
-    /// The plain twin: every replicate draws rows, one by one.
+    /// Reference implementation: every replicate draws rows, one by one.
     #[test]
-    fn drawing_counts_is_drawing_rows() {
+    fn drawing_counts_equals_drawing_rows() {
         for counts in
             [paired(60, 30, 10, 50), paired(0, 3, 2, 15), paired(400, 5, 1, 94), paired(10, 20, 60, 10)]
         {
@@ -179,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_against_b_is_b_against_a_turned() {
+    fn swapping_a_and_b_flips_the_sign() {
         let (ab, ba) = (paired(60, 30, 10, 50).compare().unwrap(), paired(50, 10, 30, 60).compare().unwrap());
         assert_eq!((ab.difference, ab.p, ab.n), (-ba.difference, ba.p, ba.n));
         assert_eq!(ab.interval, Interval { low: -ba.interval.high, high: -ba.interval.low });
@@ -193,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_varies_is_not_certainty() {
-        assert_eq!(Paired::default().compare(), None);
+    fn outcomes_without_variance_have_an_interval() {
+        assert_eq!(PairedCounts::default().compare(), None);
         let upper = wilson(0.0, 20.0).unwrap().high;
         let same = paired(12, 0, 0, 8).compare().unwrap();
         assert_eq!(
@@ -207,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_test_gives_known_values() {
+    fn exact_test_matches_known_values() {
         // By hand, from the binomial coefficients of 2^m.
         let cases = [
             (5, 0, 2.0 / 32.0),
@@ -220,8 +213,7 @@ mod tests {
         for (larger, smaller, expected) in cases {
             assert!((sign_test(larger, smaller) - expected).abs() < 1e-12, "{larger} {smaller}");
         }
-        // Many: the normal distribution beyond 2 standard deviations, with half a throw for
-        // continuity.
+        // Many: the normal distribution beyond 2 standard deviations, with continuity correction.
         let p = sign_test(501_000, 499_000);
         assert!((p - 0.0456).abs() < 2e-4, "{p}");
         assert!(sign_test(900_000, 100) < 1e-300);

@@ -1,32 +1,28 @@
 //! Metrics of ranking examples by a score: average precision and ROC AUC.
 //!
-//! They need every score, not counts: five bytes an example and class. Examples of equal scores
-//! count as one step of the curve, so that a value does not depend on the order of the examples.
+//! They need every score: five bytes per example and class. Examples with equal scores are one step
+//! of the curve, so that a value does not depend on the order of the examples.
 
 use rand::Rng;
 
 use super::{Interval, Metric, REPLICATES, percentile};
 
-/// What is known of an example and a class.
+/// Whether an example belongs to a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// The class is not there.
     Absent,
-    /// It is there.
     Present,
-    /// Nobody decided: the example does not count for this class.
+    /// Not annotated: the example does not count for this class.
     Ignored,
 }
 
-/// The most steps that the bootstrap takes over all its replicates: a set of millions of scores
-/// gets fewer replicates.
-const STEPS: usize = 400_000_000;
-/// The fewest replicates.
-const FEWEST: usize = 200;
-/// Random rankings of which the chance of the 11-point precision is the mean.
+/// Bound on the work of the bootstrap: a set of millions of scores gets fewer replicates.
+const MAX_STEPS: usize = 400_000_000;
+const MIN_REPLICATES: usize = 200;
+/// Random rankings over which the chance level of the 11-point precision is averaged.
 const SHUFFLES: usize = 200;
 
-/// The scores of the examples for every class.
+/// The scores of all examples for every class.
 #[derive(Debug, Clone, Default)]
 pub struct Scores {
     /// By class, then by example.
@@ -34,21 +30,20 @@ pub struct Scores {
     truth: Vec<Vec<Presence>>,
 }
 
-/// One class, ranked: examples that count, best first.
-struct Ranked {
+/// The examples that count for a class, best first.
+struct RankedClass {
     order: Vec<u32>,
-    /// Whether the example at a place has the score of the one after it.
+    /// Whether an example has the same score as the next one.
     tied: Vec<bool>,
     present: Vec<bool>,
 }
 
 impl Scores {
-    /// Of no examples, for `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { scores: vec![Vec::new(); classes], truth: vec![Vec::new(); classes] }
     }
 
-    /// Adds an example: its score and what is known, by class.
+    /// Adds an example: score and presence for each class.
     pub fn add(&mut self, example: impl IntoIterator<Item = (f32, Presence)>) {
         for ((scores, truth), (score, presence)) in self.scores.iter_mut().zip(&mut self.truth).zip(example) {
             scores.push(score);
@@ -56,19 +51,19 @@ impl Scores {
         }
     }
 
-    /// Examples.
     pub fn examples(&self) -> usize {
         self.scores.first().map_or(0, Vec::len)
     }
 
-    /// Examples in which each class is there.
+    /// Positive examples per class.
     pub fn present(&self) -> Vec<u64> {
-        let count =
-            |truth: &Vec<Presence>| truth.iter().filter(|one| **one == Presence::Present).count() as u64;
+        let count = |truth: &Vec<Presence>| {
+            truth.iter().filter(|presence| **presence == Presence::Present).count() as u64
+        };
         self.truth.iter().map(count).collect()
     }
 
-    fn ranked(&self) -> Vec<Ranked> {
+    fn ranked(&self) -> Vec<RankedClass> {
         let rank = |(scores, truth): (&Vec<f32>, &Vec<Presence>)| {
             let mut order: Vec<u32> =
                 (0..scores.len() as u32).filter(|at| truth[*at as usize] != Presence::Ignored).collect();
@@ -76,15 +71,14 @@ impl Scores {
             let tied = |pair: &[u32]| scores[pair[0] as usize] == scores[pair[1] as usize];
             let tied = order.windows(2).map(tied).chain([false]).collect();
             let present = order.iter().map(|at| truth[*at as usize] == Presence::Present).collect();
-            Ranked { order, tied, present }
+            RankedClass { order, tied, present }
         };
         self.scores.iter().zip(&self.truth).map(rank).collect()
     }
 
-    /// The value of a metric, its 95 % interval (the percentile interval of a bootstrap over the
-    /// examples) and what guessing reaches. The mean over classes leaves out those that no example
-    /// has. `None` where the metric is undefined: for [`Metric::RocAuc`], of other than two classes
-    /// or of one that has no example.
+    /// The value of a metric, its 95 % interval (percentile bootstrap over the examples) and its
+    /// chance level. The mean over classes excludes those without a positive example. `None` if the
+    /// metric is undefined: for [`Metric::RocAuc`] unless there are two classes with examples.
     pub fn measure(&self, metric: Metric, rng: &mut impl Rng) -> Option<(f64, Interval, f64)> {
         let mut ranked = self.ranked();
         if metric == Metric::RocAuc {
@@ -93,16 +87,15 @@ impl Scores {
             }
             ranked.truncate(1);
         }
-        let whole = vec![1; self.examples()];
-        let value = mean(&ranked, &whole, metric)?;
+        let value = mean(&ranked, &vec![1; self.examples()], metric)?;
         let steps: usize = ranked.iter().map(|class| class.order.len()).sum::<usize>() + self.examples();
-        let replicates = (STEPS / steps.max(1)).clamp(FEWEST, REPLICATES);
+        let replicates = (MAX_STEPS / steps.max(1)).clamp(MIN_REPLICATES, REPLICATES);
         let mut drawn = Vec::with_capacity(replicates);
         let mut weights = vec![0_u32; self.examples()];
         for _ in 0..replicates {
             weights.fill(0);
             (0..weights.len()).for_each(|_| weights[rng.random_range(0..self.examples())] += 1);
-            // A draw without any example of a class says nothing of it.
+            // A class without a positive example in a draw is undefined there.
             drawn.extend(mean(&ranked, &weights, metric));
         }
         drawn.sort_by(f64::total_cmp);
@@ -113,13 +106,13 @@ impl Scores {
 }
 
 /// The mean over the classes that have examples; for the AUC, the one class.
-fn mean(ranked: &[Ranked], weights: &[u32], metric: Metric) -> Option<f64> {
+fn mean(ranked: &[RankedClass], weights: &[u32], metric: Metric) -> Option<f64> {
     let values: Vec<f64> = ranked.iter().filter_map(|class| class.value(weights, metric)).collect();
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-impl Ranked {
-    /// After each distinct score, from the best: `(present so far, absent so far)`, both weighted.
+impl RankedClass {
+    /// After each distinct score, from the best: weighted counts `(present so far, absent so far)`.
     fn steps(&self, weights: &[u32]) -> impl Iterator<Item = (f64, f64)> {
         let (mut present, mut absent) = (0_u64, 0_u64);
         (0..self.order.len()).filter_map(move |place| {
@@ -143,7 +136,7 @@ impl Ranked {
             Metric::RocAuc if positives > 0.0 && negatives > 0.0 => {
                 let (mut area, mut before) = (0.0, (0.0, 0.0));
                 for step in self.steps(weights) {
-                    // Trapezes: a pair of equal scores counts half.
+                    // Trapezoids: a pair of equal scores counts half.
                     area += (step.1 - before.1) * (step.0 + before.0) / 2.0;
                     before = step;
                 }
@@ -158,8 +151,7 @@ impl Ranked {
                 Some(sum / positives)
             }
             Metric::Map11Point if positives > 0.0 => {
-                // M. Everingham et al., International Journal of Computer Vision 88 (2010), section
-                // 4.2.
+                // M. Everingham et al., IJCV 88 (2010), section 4.2.
                 let mut best = [0.0_f64; 11];
                 for (present, absent) in self.steps(weights).filter(|step| step.0 + step.1 > 0.0) {
                     // Every recall up to this one is reached.
@@ -177,13 +169,13 @@ impl Ranked {
     }
 }
 
-/// What a random ranking reaches on average. Of the average precision, with `P` of `N` examples
-/// present: the place `k` holds a present one with probability `P / N`, and its precision is then
-/// `(1 + (k - 1) (P - 1) / (N - 1)) / k` on average.
-fn chance(ranked: &[Ranked], metric: Metric, rng: &mut impl Rng) -> Option<f64> {
+/// The expected value for a random ranking. Average precision with `P` positives among `N`: rank
+/// `k` holds a positive with probability `P / N`, and its expected precision is then `(1 + (k - 1)
+/// (P - 1) / (N - 1)) / k`.
+fn chance(ranked: &[RankedClass], metric: Metric, rng: &mut impl Rng) -> Option<f64> {
     let whole =
         vec![1; ranked.iter().flat_map(|class| &class.order).max().map_or(0, |most| *most as usize + 1)];
-    let of_class = |class: &Ranked| {
+    let expected = |class: &RankedClass| {
         let (positives, negatives) = class.totals(&whole);
         let n = positives + negatives;
         let harmonic: f64 = (1..=n as u64).map(|k| 1.0 / k as f64).sum();
@@ -193,22 +185,23 @@ fn chance(ranked: &[Ranked], metric: Metric, rng: &mut impl Rng) -> Option<f64> 
     match metric {
         Metric::RocAuc => Some(0.5),
         Metric::Map => {
-            let values: Vec<f64> = ranked.iter().filter_map(of_class).collect();
+            let values: Vec<f64> = ranked.iter().filter_map(expected).collect();
             Some(values.iter().sum::<f64>() / values.len() as f64)
         }
         _ => {
-            let shuffled = |class: &Ranked, rng: &mut dyn rand::RngCore| {
+            let shuffled = |class: &RankedClass, rng: &mut dyn rand::RngCore| {
                 let mut present = class.present.clone();
                 rand::seq::SliceRandom::shuffle(&mut present[..], rng);
-                Ranked { order: class.order.clone(), tied: vec![false; present.len()], present }
+                RankedClass { order: class.order.clone(), tied: vec![false; present.len()], present }
             };
-            let total: Vec<f64> = (0..SHUFFLES)
+            let values: Vec<f64> = (0..SHUFFLES)
                 .filter_map(|_| {
-                    let drawn: Vec<Ranked> = ranked.iter().map(|class| shuffled(class, &mut *rng)).collect();
+                    let drawn: Vec<RankedClass> =
+                        ranked.iter().map(|class| shuffled(class, &mut *rng)).collect();
                     mean(&drawn, &whole, metric)
                 })
                 .collect();
-            (!total.is_empty()).then(|| total.iter().sum::<f64>() / total.len() as f64)
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         }
     }
 }
@@ -261,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn auc_is_the_share_of_pairs_in_order() {
+    fn auc_is_the_share_of_correctly_ordered_pairs() {
         let (mut scores, mut pairs) = (Scores::new(2), (0.0, 0.0));
         let mut rng = rng();
         let examples: Vec<(f32, bool)> = (0..60)
@@ -272,11 +265,11 @@ mod tests {
             })
             .collect();
         for (score, present) in &examples {
-            let presence = |there: bool| if there { Present } else { Absent };
+            let presence = |present: bool| if present { Present } else { Absent };
             scores.add([(*score, presence(*present)), (-score, presence(!present))]);
         }
-        for (a, _) in examples.iter().filter(|one| one.1) {
-            for (b, _) in examples.iter().filter(|one| !one.1) {
+        for (a, _) in examples.iter().filter(|example| example.1) {
+            for (b, _) in examples.iter().filter(|example| !example.1) {
                 pairs.0 += if a > b {
                     1.0
                 } else if a == b {
@@ -296,13 +289,11 @@ mod tests {
         assert_eq!(Scores::new(3).measure(Metric::RocAuc, &mut rng), None);
     }
 
-    /// Random scores: the mean over many draws is the chance that is told, and the interval holds
-    /// the value that is known.
     #[test]
-    fn chance_is_what_random_scores_reach() {
+    fn chance_is_the_mean_of_random_scores() {
         let mut rng = rng();
         for metric in [Metric::Map, Metric::Map11Point] {
-            let (mut sum, mut told) = (0.0, 0.0);
+            let (mut sum, mut expected) = (0.0, 0.0);
             for _ in 0..300 {
                 let mut scores = Scores::new(2);
                 for at in 0..40 {
@@ -311,9 +302,9 @@ mod tests {
                 }
                 let ranked = scores.ranked();
                 sum += mean(&ranked, &[1; 40], metric).unwrap();
-                told = chance(&ranked, metric, &mut rng).unwrap();
+                expected = chance(&ranked, metric, &mut rng).unwrap();
             }
-            assert!((sum / 300.0 - told).abs() < 0.012, "{metric:?}: {} {told}", sum / 300.0);
+            assert!((sum / 300.0 - expected).abs() < 0.012, "{metric:?}: {} {expected}", sum / 300.0);
         }
     }
 }

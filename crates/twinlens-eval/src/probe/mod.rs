@@ -24,7 +24,7 @@ use twinlens_pipeline::{
 };
 
 use crate::metrics::Metric;
-use crate::set::{Labels, SetOptions, name_faults};
+use crate::set::{Labels, SetOptions, check_set_names};
 use crate::vectors::{EMBEDDING, has_embeddings};
 
 /// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the
@@ -89,7 +89,12 @@ impl ProbeSet {
 
     /// The set as zero-shot would read its training part.
     fn as_set(&self) -> SetOptions {
-        SetOptions::plain(self.name.clone(), self.train.clone(), self.label.clone(), self.class_names.clone())
+        SetOptions::labels_only(
+            self.name.clone(),
+            self.train.clone(),
+            self.label.clone(),
+            self.class_names.clone(),
+        )
     }
 }
 
@@ -186,7 +191,7 @@ impl Probe {
             }
             let names = set.class_names.as_ref().map(|names| names.as_slice());
             match Labels::new(&schema, &set.label, names) {
-                Ok(labels) if labels.several() => {
+                Ok(labels) if labels.is_multi_label() => {
                     faults.push(Fault::at(set.label.span(), format!("`{}`: {SEVERAL}", part.name())));
                 }
                 Ok(_) => {}
@@ -197,7 +202,7 @@ impl Probe {
             }
         }
         if let Some(metric) = &set.main_metric
-            && metric.value().ranks()
+            && metric.value().is_ranking()
         {
             let fault = Fault::at(metric.span(), format!("probes do not report `{}`", metric.name()));
             faults.push(fault.label("one of top1, top5, mean_per_class"));
@@ -222,7 +227,7 @@ impl Stage for Probe {
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.number_faults();
         let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
-        faults.extend(name_faults(self.sets.span(), names));
+        faults.extend(check_set_names(self.sets.span(), names));
         faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
         if !faults.is_empty() {
             return Err(faults);

@@ -16,8 +16,8 @@ use crate::ledger;
 use crate::metrics::{Metric, Tally, top_k};
 use crate::model::{input, preprocess_hash};
 use crate::prompts::{hex, list_hash};
-use crate::vectors::Made;
-use crate::zero_shot::tables::{self, Measured, Prediction, Provenance};
+use crate::vectors::EmbeddingOrigin;
+use crate::zero_shot::tables::{self, MetricRow, Prediction, Provenance};
 
 /// Does one task, and gives its split back, ready to be committed.
 pub fn run(
@@ -152,8 +152,8 @@ impl Pass<'_> {
                         examples.push((name_of(row), *class));
                     }
                     Err((code, detail)) => {
-                        let detail = format!("set `{set}`, {}: {detail}", places.place(row.number));
-                        refused.push(ledger::Entry { row: at as u32, code, detail });
+                        let detail = format!("set `{set}`, {}: {detail}", places.location(row.number));
+                        refused.push(ledger::RejectedRow { row: at as u32, code, detail });
                     }
                 }
             }
@@ -198,9 +198,9 @@ impl Pass<'_> {
         let measure = |metric: Metric| {
             let (value, interval) = (fitted.tally.value(metric)?, fitted.tally.interval(metric, &mut rng)?);
             let chance = metric.chance(classes.len())?;
-            Some(Measured { metric: metric.name().into(), value, interval, chance })
+            Some(MetricRow { metric: metric.name().into(), value, interval, chance })
         };
-        let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
+        let rows: Vec<MetricRow> = self.metrics().filter_map(measure).collect();
         let per_class = tables::per_class(set, &fitted.name, classes.names(), &fitted.tally)?;
         self.split.write(PER_CLASS, &per_class)?;
         self.accuracy(&fitted.name, fitted.tally.total(), &rows)
@@ -215,21 +215,21 @@ impl Pass<'_> {
                     drawings.iter().map(|fitted| fitted.tally.value(metric)).collect();
                 let (value, interval) = few_shot::mean(&values?, n)?;
                 let chance = metric.chance(self.source.classes.len())?;
-                Some(Measured { metric: metric.name().into(), value, interval, chance })
+                Some(MetricRow { metric: metric.name().into(), value, interval, chance })
             };
-            let rows: Vec<Measured> = self.metrics().filter_map(measure).collect();
+            let rows: Vec<MetricRow> = self.metrics().filter_map(measure).collect();
             self.accuracy(&drawings[0].name, n, &rows)?;
         }
         Ok(())
     }
 
-    fn accuracy(&mut self, name: &str, n: u64, rows: &[Measured]) -> Result<(), EvalError> {
+    fn accuracy(&mut self, name: &str, n: u64, rows: &[MetricRow]) -> Result<(), EvalError> {
         let set = self.source.set;
         if let Some(first) = rows.first() {
             let (of, task) = (set.name.value(), self.task.name());
-            self.source.cx.progress.note(format!("{of}, {task} ({name}): {}", first.told(n)));
+            self.source.cx.progress.note(format!("{of}, {task} ({name}): {}", first.summary(n)));
         }
-        let made = Made::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
+        let made = EmbeddingOrigin::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
         let from = Provenance {
             model: &made.model,
             checkpoint: None,

@@ -10,9 +10,9 @@ use crate::error::EvalError;
 use crate::images::Examples as Rows;
 use crate::images::{NO_EMBEDDING, NO_LABEL, UNKNOWN_LABEL};
 use crate::model::input;
-use crate::set::{ClassFault, Classes, Labels};
-use crate::vectors::{EMBEDDING, IMAGE_HASH, MADE_BY, Vectors, check_made_by};
-use crate::zero_shot::rows::classes;
+use crate::set::{Classes, Labels, SetFault};
+use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, Vectors, check_embedding_model};
+use crate::zero_shot::rows::read_classes;
 
 /// Rows that are read at a time.
 const ROWS: usize = 4096;
@@ -50,7 +50,7 @@ impl<'a> Source<'a> {
     ) -> Result<Self, EvalError> {
         let train = input(inputs, &set.train)?;
         let labels = labels(set, train)?;
-        let classes = classes(cx, &set.as_set(), inputs, train, &labels)?;
+        let classes = read_classes(cx, &set.as_set(), inputs, train, &labels)?;
         let made_by = made_by(set, train)?;
         Ok(Self { options, cx, inputs, set, classes, made_by })
     }
@@ -64,19 +64,20 @@ impl<'a> Source<'a> {
     ) -> Result<(), EvalError> {
         let data = input(self.inputs, part)?;
         let labels = labels(self.set, data)?;
-        let columns = ["uid", "url", "caption", "page_url", labels.column(), EMBEDDING, MADE_BY, IMAGE_HASH];
+        let columns =
+            ["uid", "url", "caption", "page_url", labels.column(), EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH];
         let mut chunks = Rows::new(&data.dataset, &data.table, &columns, ROWS, self.cx.bytes_in_flight);
         while let Some(chunk) = chunks.next().transpose()? {
             self.cx.check_cancelled()?;
             let batch = &chunk.batch;
-            check_made_by(batch, &self.made_by).map_err(|(why, _)| {
+            check_embedding_model(batch, &self.made_by).map_err(|(why, _)| {
                 let hint = "all parts of a set must be embedded by the same model".to_string();
                 EvalError::set(&self.set.name, format!("`{}`: {why}", part.name()), Some(hint))
             })?;
             let lacks = |column: &str| {
                 EvalError::set(&self.set.name, format!("`{}` has no column `{column}`", part.name()), None)
             };
-            let vectors = Vectors::of(batch, EMBEDDING).ok_or_else(|| lacks(EMBEDDING))?;
+            let vectors = Vectors::from_column(batch, EMBEDDING).ok_or_else(|| lacks(EMBEDDING))?;
             let column = batch.column_by_name(labels.column()).ok_or_else(|| lacks(labels.column()))?;
             let column = labels.read(column)?;
             let text = |name: &str, row: usize| {
@@ -157,9 +158,9 @@ fn labels(set: &ProbeSet, part: &InputData) -> Result<Labels, EvalError> {
     let schema = part.dataset.schema(&part.table)?;
     let names = set.class_names.as_ref().map(|names| names.as_slice());
     let refuse =
-        |fault: ClassFault| EvalError::set(&set.name, format!("`{}`: {}", part.name, fault.why), fault.hint);
+        |fault: SetFault| EvalError::set(&set.name, format!("`{}`: {}", part.name, fault.why), fault.hint);
     let labels = Labels::new(&schema, &set.label, names).map_err(refuse)?;
-    match labels.several() {
+    match labels.is_multi_label() {
         true => Err(EvalError::set(&set.name, SEVERAL, None)),
         false => Ok(labels),
     }
@@ -171,10 +172,11 @@ fn made_by(set: &ProbeSet, part: &InputData) -> Result<String, EvalError> {
         let hint = "put an `embed` stage before this one".to_string();
         EvalError::set(&set.name, format!("`{}` {why}", part.name), Some(hint))
     };
-    let first =
-        Rows::range(&part.dataset, &part.table, 0..1, &[MADE_BY], 1, usize::MAX).next().transpose()?;
+    let first = Rows::range(&part.dataset, &part.table, 0..1, &[EMBEDDING_MODEL], 1, usize::MAX)
+        .next()
+        .transpose()?;
     let first = first.ok_or_else(|| refuse("has no rows"))?.batch;
-    let column = first.column_by_name(MADE_BY).and_then(|column| column.as_string_opt::<i32>());
+    let column = first.column_by_name(EMBEDDING_MODEL).and_then(|column| column.as_string_opt::<i32>());
     let column = column.filter(|column| column.is_valid(0));
     Ok(column.ok_or_else(|| refuse("does not say which model made its embeddings"))?.value(0).to_string())
 }

@@ -1,8 +1,8 @@
-//! Text embeddings on disk, by a hash of the weights and of every prompt's tokens: new images cost
-//! no text.
+//! An on-disk cache of text embeddings, keyed by a hash of the weights and of every prompt's
+//! tokens.
 //!
-//! A file that is damaged, cut off, or another's is not there: what it should hold is computed
-//! again. The folder's size is bounded; what was used longest ago goes first.
+//! A damaged, truncated or foreign file is a cache miss. The size of the directory is bounded; the
+//! least recently used file is evicted first.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,28 +13,26 @@ use sha2::{Digest, Sha256};
 use super::hex;
 
 const MAGIC: &[u8; 8] = b"twltxt01";
-/// Bytes of a folder, at the most.
-const MOST: u64 = 256 << 20;
-const ENDING: &str = "embeddings";
+const MAX_BYTES: u64 = 256 << 20;
+const EXTENSION: &str = "embeddings";
 
-/// A folder of text embeddings.
 #[derive(Debug, Clone)]
 pub struct TextCache {
     folder: PathBuf,
-    most: u64,
+    max_bytes: u64,
 }
 
 impl TextCache {
-    /// In this folder, which is made when something is kept.
+    /// A cache in `folder`, which is created by the first [`put`](Self::put).
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_path_buf(), most: MOST }
+        Self { folder: folder.to_path_buf(), max_bytes: MAX_BYTES }
     }
 
     fn path(&self, key: &[u8; 32]) -> PathBuf {
-        self.folder.join(format!("{}.{ENDING}", hex(&key[..16])))
+        self.folder.join(format!("{}.{EXTENSION}", hex(&key[..16])))
     }
 
-    /// The rows that were kept under a key, if there are `rows` of them.
+    /// The embeddings stored under a key, if there are `rows` of them.
     pub fn get(&self, key: &[u8; 32], rows: usize) -> Option<Vec<Vec<f32>>> {
         let path = self.path(key);
         let bytes = fs::read(&path).ok()?;
@@ -52,20 +50,20 @@ impl TextCache {
             .chunks_exact(4)
             .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
             .collect();
-        // That it was used is all that the time says.
+        // The modification time records the last use.
         let _ =
             File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         Some(values.chunks_exact(width).map(<[f32]>::to_vec).collect())
     }
 
-    /// Keeps rows under a key. That they cannot be kept is no error: they are computed again.
+    /// Stores embeddings. Failures are ignored: the embeddings are computed again.
     pub fn put(&self, key: &[u8; 32], rows: &[Vec<f32>]) {
         let width = rows.first().map_or(0, Vec::len) as u32;
         let mut bytes = [&MAGIC[..], key, &width.to_le_bytes()].concat();
         bytes.extend(rows.iter().flatten().flat_map(|value| value.to_le_bytes()));
         let sum = Sha256::digest(&bytes);
         bytes.extend_from_slice(&sum);
-        if bytes.len() as u64 <= self.most {
+        if bytes.len() as u64 <= self.max_bytes {
             let _ = self.write(key, &bytes);
         }
     }
@@ -73,10 +71,10 @@ impl TextCache {
     fn write(&self, key: &[u8; 32], bytes: &[u8]) -> std::io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let path = self.path(key);
-        // Under a name of this process: two may keep the same at once.
-        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
-        fs::write(&unfinished, bytes)?;
-        fs::rename(&unfinished, &path)?;
+        // Two processes may write the same file at once.
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        fs::write(&temporary, bytes)?;
+        fs::rename(&temporary, &path)?;
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -86,7 +84,7 @@ impl TextCache {
         files.sort();
         let mut total: u64 = files.iter().map(|file| file.1).sum();
         for (_, size, old) in files {
-            if total > self.most && old != path {
+            if total > self.max_bytes && old != path {
                 fs::remove_file(&old)?;
                 total -= size;
             }
@@ -100,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_damaged_is_not_there_and_the_oldest_goes_first() {
+    fn damaged_files_are_misses_and_the_oldest_is_evicted() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = TextCache::new(&folder.path().join("texts"));
         let rows = vec![vec![0.5_f32, -1.0], vec![f32::MIN_POSITIVE, 3.0]];
@@ -123,7 +121,7 @@ mod tests {
         let long_ago = SystemTime::UNIX_EPOCH;
         cache.put(&b, &rows);
         File::options().append(true).open(cache.path(&b)).unwrap().set_modified(long_ago).unwrap();
-        cache.most = 2 * whole.len() as u64;
+        cache.max_bytes = 2 * whole.len() as u64;
         cache.put(&c, &rows);
         let kept = [a, b, c].map(|key| cache.get(&key, 2).is_some());
         assert_eq!(kept, [true, false, true]);

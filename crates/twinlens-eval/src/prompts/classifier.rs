@@ -1,5 +1,5 @@
-//! The text half of a zero-shot classifier: every name of every class in every template, encoded
-//! and averaged.
+//! The text side of a zero-shot classifier: every class name in every template, encoded and
+//! averaged.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,62 +12,54 @@ use twinlens_model::{Clip, Tokenizer};
 use super::{PromptSet, Space, TextCache, fill};
 use crate::error::EvalError;
 
-/// What encodes prompts.
+/// What is needed to encode prompts.
 #[derive(Clone, Copy)]
-pub struct Texts<'a> {
-    /// The model.
+pub struct TextEncoder<'a> {
     pub clip: &'a Clip,
-    /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// SHA-256 of its weights.
+    /// Key of the cache.
     pub weights_hash: &'a str,
-    /// Prompts in one forward pass.
+    /// Prompts per forward pass.
     pub batch: usize,
-    /// Where embeddings are kept.
     pub cache: Option<&'a TextCache>,
 }
 
-/// The text half of a zero-shot classifier.
+/// The text side of a zero-shot classifier.
 #[derive(Debug)]
 pub struct Classifier {
-    texts: ClassTexts,
-    /// The first two classes that no prompt tells apart (equal tokens), and how many classes have
-    /// such a twin before them.
-    pub twins: Option<(usize, usize, usize)>,
+    weights: ClassWeights,
+    /// The first two classes with equal tokens in all prompts, and the number of classes that equal
+    /// an earlier one.
+    pub duplicates: Option<(usize, usize, usize)>,
 }
 
-/// What stands for the classes.
 #[derive(Debug)]
-enum ClassTexts {
-    /// `[embed, classes]`, columns of length 1.
-    Embedded(Tensor),
-    /// `[embed, classes * templates]`, class by class, columns of length 1; what similarities are
-    /// multiplied by to give logits.
+enum ClassWeights {
+    /// `[embed, classes]`, unit columns.
+    PerClass(Tensor),
+    /// `[embed, classes * templates]`, class by class, unit columns; `scale` turns cosines into
+    /// logits.
     PerTemplate { weights: Tensor, templates: usize, scale: f64 },
-    /// `[prompts, context]`, class by class: of a model that embeds no texts, but says how likely
-    /// one is. The prompts of each class.
+    /// Token ids `[prompts, context]`, class by class, and the prompts of each class: for a model
+    /// that scores texts instead of embedding them.
     Tokens { ids: Tensor, of_class: Vec<Range<usize>> },
 }
 
 impl Classifier {
-    /// How well each class fits each image: `[images, classes]` of `embeddings` (`[images,
-    /// embed]`). Cosines; where probabilities are averaged, the mean over the templates of each
-    /// one's softmax; of a model that embeds no texts, the mean over the prompts of its scores,
-    /// which are logarithms of probabilities.
-    ///
-    /// # Errors
-    /// The model's.
+    /// Scores `[images, classes]` for `embeddings` `[images, embed]`: cosines; if probabilities are
+    /// averaged, the mean softmax over the templates; for a model that scores texts, the mean
+    /// log-probability over the prompts.
     pub fn scores(&self, clip: &Clip, embeddings: &Tensor) -> Result<Tensor, EvalError> {
-        match &self.texts {
-            ClassTexts::Embedded(weights) => Ok(embeddings.matmul(weights)?),
-            ClassTexts::PerTemplate { weights, templates, scale } => {
+        match &self.weights {
+            ClassWeights::PerClass(weights) => Ok(embeddings.matmul(weights)?),
+            ClassWeights::PerTemplate { weights, templates, scale } => {
                 let logits = (embeddings.matmul(weights)? * *scale)?;
                 let (images, columns) = logits.dims2()?;
                 let logits = logits.reshape((images, columns / templates, *templates))?;
                 let powers = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
                 Ok(powers.broadcast_div(&powers.sum_keepdim(1)?)?.mean(D::Minus1)?)
             }
-            ClassTexts::Tokens { ids, of_class } => {
+            ClassWeights::Tokens { ids, of_class } => {
                 let scores = clip.score(embeddings, ids)?;
                 let class = |span: &Range<usize>| scores.narrow(1, span.start, span.len())?.mean(1);
                 let classes = of_class.iter().map(class).collect::<Result<Vec<_>, _>>()?;
@@ -76,34 +68,33 @@ impl Classifier {
         }
     }
 
-    /// Of a classifier a template: `[embed, classes * templates]`, class by class, columns of
-    /// length 1, and how many templates.
+    /// If there is a classifier per template: weights `[embed, classes * templates]`, class by
+    /// class, with unit columns, and the number of templates.
     pub fn per_template(&self) -> Option<(&Tensor, usize)> {
-        match &self.texts {
-            ClassTexts::PerTemplate { weights, templates, .. } => Some((weights, *templates)),
+        match &self.weights {
+            ClassWeights::PerTemplate { weights, templates, .. } => Some((weights, *templates)),
             _ => None,
         }
     }
 
-    /// Whether the scores are probabilities already.
     pub fn gives_probabilities(&self) -> bool {
-        matches!(self.texts, ClassTexts::PerTemplate { .. })
+        matches!(self.weights, ClassWeights::PerTemplate { .. })
     }
 }
 
-/// The prompts of a classifier, in order: class by class, name by name, template by template.
+/// The prompts of a classifier, ordered by class, name and template.
 struct Prompts<'a> {
-    texts: Texts<'a>,
+    encoder: TextEncoder<'a>,
     set: &'a PromptSet,
-    /// Class and name.
+    /// Class id and name.
     names: Vec<(usize, &'a str)>,
 }
 
 impl<'a> Prompts<'a> {
-    fn new(texts: Texts<'a>, classes: &'a [Vec<String>], set: &'a PromptSet) -> Self {
+    fn new(encoder: TextEncoder<'a>, classes: &'a [Vec<String>], set: &'a PromptSet) -> Self {
         let named =
             |(class, names): (usize, &'a Vec<String>)| names.iter().map(move |name| (class, name.as_str()));
-        Self { texts, set, names: classes.iter().enumerate().flat_map(named).collect() }
+        Self { encoder, set, names: classes.iter().enumerate().flat_map(named).collect() }
     }
 
     fn count(&self) -> usize {
@@ -111,7 +102,7 @@ impl<'a> Prompts<'a> {
     }
 
     fn context(&self) -> usize {
-        self.texts.clip.config().text.context
+        self.encoder.clip.config().text.context
     }
 
     fn class(&self, prompt: usize) -> usize {
@@ -121,10 +112,10 @@ impl<'a> Prompts<'a> {
     fn tokens(&self, prompt: usize) -> Vec<u32> {
         let templates = &self.set.templates;
         let text = fill(&templates[prompt % templates.len()], self.names[prompt / templates.len()].1);
-        self.texts.tokenizer.encode(&text, self.context())
+        self.encoder.tokenizer.encode(&text, self.context())
     }
 
-    /// The row of the weights that a prompt adds to.
+    /// The row of the weights to which a prompt contributes.
     fn slot(&self, prompt: usize) -> usize {
         let templates = self.set.templates.len();
         match self.set.space {
@@ -133,11 +124,11 @@ impl<'a> Prompts<'a> {
         }
     }
 
-    /// A hash of all that the embeddings depend on (the weights, the tokens, and what is averaged),
-    /// and one of each class's tokens. One prompt is in memory at a time.
+    /// The cache key, which covers the weights, the tokens and what is averaged; and a hash of each
+    /// class's tokens.
     fn hashes(&self, classes: usize) -> ([u8; 32], Vec<u64>) {
         let mut key = Sha256::new_with_prefix(b"twinlens text embeddings 1");
-        key.update(self.texts.weights_hash);
+        key.update(self.encoder.weights_hash);
         let mut of_class = vec![DefaultHasher::new(); classes];
         for prompt in 0..self.count() {
             let tokens = self.tokens(prompt);
@@ -148,16 +139,15 @@ impl<'a> Prompts<'a> {
         (key.finalize().into(), of_class.iter().map(Hasher::finish).collect())
     }
 
-    /// The mean of the embeddings of each slot, of length 1: `[slots, embed]`. Each embedding is
-    /// brought to length 1 before, `batch` prompts a forward pass.
+    /// The normalised mean of the normalised embeddings of each slot: `[slots, embed]`.
     fn encode(&self, slots: usize) -> Result<Vec<Vec<f32>>, EvalError> {
         let (count, context) = (self.count(), self.context());
         let mut sums: Vec<Vec<f64>> = vec![Vec::new(); slots];
-        for first in (0..count).step_by(self.texts.batch.max(1)) {
-            let span = first..count.min(first + self.texts.batch.max(1));
+        for first in (0..count).step_by(self.encoder.batch.max(1)) {
+            let span = first..count.min(first + self.encoder.batch.max(1));
             let ids: Vec<u32> = span.clone().flat_map(|prompt| self.tokens(prompt)).collect();
             let ids = Tensor::from_vec(ids, (span.len(), context), &Device::Cpu)?;
-            for (prompt, embedding) in span.zip(self.texts.clip.encode_text(&ids)?.to_vec2::<f32>()?) {
+            for (prompt, embedding) in span.zip(self.encoder.clip.encode_text(&ids)?.to_vec2::<f32>()?) {
                 add_normalised(&mut sums[self.slot(prompt)], &embedding);
             }
         }
@@ -175,20 +165,16 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// Encodes every name of every class in every template, or takes what the cache has. Memory holds
-/// one batch and the result. For a model that embeds no texts, the tokens are kept.
-///
-/// # Errors
-/// The model's, and [`EvalError::NotFinite`] when an embedding is not a number.
-pub fn classifier(
-    texts: Texts<'_>,
+/// Encodes every class name in every template, or takes the embeddings from the cache.
+pub fn build_classifier(
+    encoder: TextEncoder<'_>,
     classes: &[Vec<String>],
     set: &PromptSet,
 ) -> Result<Classifier, EvalError> {
-    let prompts = Prompts::new(texts, classes, set);
+    let prompts = Prompts::new(encoder, classes, set);
     let (key, hashes) = prompts.hashes(classes.len());
-    let twins = twins(&hashes);
-    if !texts.clip.config().objective.embeds_texts() {
+    let duplicates = duplicates(&hashes);
+    if !encoder.clip.config().objective.embeds_texts() {
         let ids: Vec<u32> = (0..prompts.count()).flat_map(|prompt| prompts.tokens(prompt)).collect();
         let ids = Tensor::from_vec(ids, (prompts.count(), prompts.context()), &Device::Cpu)?;
         let mut of_class = vec![0..0; classes.len()];
@@ -196,15 +182,15 @@ pub fn classifier(
             let span: &mut Range<usize> = &mut of_class[prompts.class(prompt)];
             *span = if span.start == span.end { prompt..prompt + 1 } else { span.start..prompt + 1 };
         }
-        return Ok(Classifier { texts: ClassTexts::Tokens { ids, of_class }, twins });
+        return Ok(Classifier { weights: ClassWeights::Tokens { ids, of_class }, duplicates });
     }
     let templates = set.templates.len();
     let slots = if set.space == Space::Probability { classes.len() * templates } else { classes.len() };
-    let rows = match texts.cache.and_then(|cache| cache.get(&key, slots)) {
+    let rows = match encoder.cache.and_then(|cache| cache.get(&key, slots)) {
         Some(rows) => rows,
         None => {
             let rows = prompts.encode(slots)?;
-            if let Some(cache) = texts.cache {
+            if let Some(cache) = encoder.cache {
                 cache.put(&key, &rows);
             }
             rows
@@ -212,21 +198,21 @@ pub fn classifier(
     };
     let embed = rows.first().map_or(0, Vec::len);
     let weights = Tensor::from_vec(rows.concat(), (slots, embed), &Device::Cpu)?.t()?.contiguous()?;
-    let texts = match set.space {
-        Space::Embedding => ClassTexts::Embedded(weights),
+    let weights = match set.space {
+        Space::Embedding => ClassWeights::PerClass(weights),
         Space::Probability => {
-            let scale = f64::from(texts.clip.logit_scale().exp());
-            ClassTexts::PerTemplate { weights, templates, scale }
+            let scale = f64::from(encoder.clip.logit_scale().exp());
+            ClassWeights::PerTemplate { weights, templates, scale }
         }
     };
-    Ok(Classifier { texts, twins })
+    Ok(Classifier { weights, duplicates })
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// Adds an embedding of length 1 to a sum.
+/// Normalises an embedding and adds it to a sum.
 fn add_normalised(sum: &mut Vec<f64>, embedding: &[f32]) {
     let length = norm(embedding.iter().map(|value| f64::from(*value)));
     sum.resize(embedding.len(), 0.0);
@@ -235,12 +221,12 @@ fn add_normalised(sum: &mut Vec<f64>, embedding: &[f32]) {
     }
 }
 
-fn twins(hashes: &[u64]) -> Option<(usize, usize, usize)> {
+fn duplicates(hashes: &[u64]) -> Option<(usize, usize, usize)> {
     let mut seen = HashMap::new();
     let mut first = None;
     for (class, hash) in hashes.iter().enumerate() {
-        if let Some(twin) = seen.get(hash) {
-            let (a, b, count) = first.unwrap_or((*twin, class, 0));
+        if let Some(earlier) = seen.get(hash) {
+            let (a, b, count) = first.unwrap_or((*earlier, class, 0));
             first = Some((a, b, count + 1));
         } else {
             seen.insert(*hash, class);
@@ -255,7 +241,7 @@ mod tests {
 
     #[test]
     fn classes_with_equal_tokens_are_found() {
-        assert_eq!(twins(&[1, 2, 3]), None);
-        assert_eq!(twins(&[7, 2, 7, 2, 7]), Some((0, 2, 3)));
+        assert_eq!(duplicates(&[1, 2, 3]), None);
+        assert_eq!(duplicates(&[7, 2, 7, 2, 7]), Some((0, 2, 3)));
     }
 }

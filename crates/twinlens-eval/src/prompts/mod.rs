@@ -1,8 +1,7 @@
-//! Prompts: class names put into templates, encoded, and averaged in the space of embeddings or of
-//! probabilities.
+//! Prompts: class names in templates, encoded, and averaged as embeddings or as probabilities.
 //!
-//! A prompt set has a hash that stands in every row of results: templates that change silently make
-//! numbers that do not compare.
+//! The hash of the prompt set is part of every result row, since accuracies with different
+//! templates are not comparable.
 
 mod cache;
 mod classifier;
@@ -15,24 +14,22 @@ use sha2::{Digest, Sha256};
 use twinlens_pipeline::suggest::did_you_mean;
 
 pub use cache::TextCache;
-pub use classifier::{Classifier, Texts, classifier};
+pub use classifier::{Classifier, TextEncoder, build_classifier};
 
-/// The set's own templates, or general ones where it has none.
+/// The set's own templates; [`templates::GENERAL`] if it has none.
 pub const ENSEMBLE: &str = "ensemble";
-/// The set's own templates, or [`DEFAULT`] where it has none.
+/// The set's own templates; [`DEFAULT`] if it has none.
 pub const OWN: &str = "own";
 /// The 80 templates for ImageNet.
 pub const IMAGENET_80: &str = "imagenet-80";
-/// The template that is taken where nothing else is said.
 pub const DEFAULT: &str = "a photo of a {}.";
 
-/// The names of template sets.
-const NAMED: [&str; 3] = [ENSEMBLE, OWN, IMAGENET_80];
+const TEMPLATE_SETS: [&str; 3] = [ENSEMBLE, OWN, IMAGENET_80];
 
 const PLACEHOLDERS: [&str; 2] = ["{}", "{c}"];
 
-/// SHA-256 of a list of strings, as 64 hexadecimal digits. Each string goes in after its length in
-/// bytes (8 bytes, little-endian), so that `["a", "b"]` and `["ab"]` differ.
+/// SHA-256 of a list of strings in hexadecimal. Each string is preceded by its length in bytes
+/// (u64, little-endian), so that `["a", "b"]` and `["ab"]` differ.
 pub fn list_hash(list: &[String]) -> String {
     let mut hash = Sha256::new();
     for text in list {
@@ -47,40 +44,37 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the template has a place for the class name.
 pub fn has_placeholder(template: &str) -> bool {
     PLACEHOLDERS.iter().any(|place| template.contains(place))
 }
 
-/// The template with the class name in each of its places, `{}` or `{c}`. One pass: a class name
-/// may hold `{c}` itself.
+/// Replaces each `{}` and `{c}` by the class name, which may itself contain `{c}`.
 pub fn fill(template: &str, class: &str) -> String {
     let pieces = template.split("{}").map(|piece| piece.split("{c}").collect::<Vec<_>>().join(class));
     pieces.collect::<Vec<_>>().join(class)
 }
 
-/// In which space the prompts of a class are averaged.
+/// What is averaged over the prompts of a class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Space {
-    /// Their embeddings: one classifier, as the paper has it.
+    /// Their embeddings: one classifier, as in the paper.
     #[default]
     Embedding,
-    /// The probabilities of one classifier a template: dearer, and as a rule no better.
+    /// The probabilities of one classifier per template: more expensive, and rarely better.
     Probability,
 }
 
-/// Greedy forward selection of templates: the best one first, then each time the one that adds
-/// most, on a part of the set that the results then leave out.
+/// Greedy forward selection of templates on a held-out part of the set, which the results exclude.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// Templates that are chosen, at the most.
+    /// Maximum number of templates.
     pub most: usize,
-    /// The share of the examples on which they are chosen, drawn from the pipeline's seed; the
-    /// results are those of the others alone.
+    /// The share of examples used for selection, drawn by the pipeline's seed; results are computed
+    /// on the others.
     pub held_out: f64,
-    /// Of that share, so many examples are looked at, at the most.
+    /// Maximum number of examples used for selection.
     pub examples: usize,
 }
 
@@ -90,16 +84,14 @@ impl Default for Selection {
     }
 }
 
-/// Templates that are averaged, and the name they have in the results.
+/// Templates that are averaged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptSet {
-    /// In the `prompts` column.
+    /// The value of the `prompts` column.
     pub name: String,
     /// At least one; each with a placeholder.
     pub templates: Vec<String>,
-    /// Where they are averaged.
     pub space: Space,
-    /// Some of them are chosen.
     pub select: Option<Selection>,
 }
 
@@ -108,7 +100,7 @@ impl PromptSet {
         Self { name: name.into(), templates, space: Space::Embedding, select: None }
     }
 
-    /// SHA-256 of the templates in their order, and of the space where that is not the usual one.
+    /// SHA-256 of the templates in order, and of the space if it is not the default.
     pub fn hash(&self) -> String {
         match self.space {
             Space::Embedding => list_hash(&self.templates),
@@ -124,32 +116,32 @@ pub enum PromptOptions {
     /// A template (`a photo of a {}.`), or the name of a template set (`ensemble`, `own`,
     /// `imagenet-80`).
     Text(String),
-    /// A template set of one's own.
+    /// A custom template set.
     Own(TemplateSet),
 }
 
-/// A template set of one's own.
+/// A custom template set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateSet {
-    /// The name it has in the results.
+    /// The name of the template set in the results.
     pub name: String,
-    /// Templates with `{}` or `{c}` where the class name goes, and names of template sets
-    /// (`ensemble`, `own`, `imagenet-80`).
+    /// Templates with `{}` or `{c}` for the class name, and names of template sets (`ensemble`,
+    /// `own`, `imagenet-80`).
     pub templates: Vec<String>,
-    /// Whether embeddings or probabilities are averaged. [default: embedding]
+    /// Whether to average embeddings or probabilities. [default: embedding]
     #[serde(default)]
     pub space: Space,
-    /// Choose some of the templates on a part of the set.
+    /// Select some of the templates on a held-out part of the set.
     #[serde(default)]
     pub select: Option<Selection>,
 }
 
 impl<'de> Deserialize<'de> for PromptOptions {
-    // By hand: an untagged enum would answer every mistake with "did not match any variant".
+    // By hand: an untagged enum would report every mistake as "did not match any variant".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
+        struct PromptVisitor;
+        impl<'de> Visitor<'de> for PromptVisitor {
             type Value = PromptOptions;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a template (\"a photo of a {}.\"), \"ensemble\", or a table { name, templates }")
@@ -161,13 +153,12 @@ impl<'de> Deserialize<'de> for PromptOptions {
                 TemplateSet::deserialize(MapAccessDeserializer::new(map)).map(PromptOptions::Own)
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(PromptVisitor)
     }
 }
 
-/// The templates of a named set; `of_set` are the evaluation set's own. `None` for a name that
-/// nobody knows.
-fn named(name: &str, of_set: Option<&[String]>) -> Option<Vec<String>> {
+/// The templates of a named set; `of_set` are the evaluation set's own. `None` if unknown.
+fn template_set(name: &str, of_set: Option<&[String]>) -> Option<Vec<String>> {
     let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let own = || of_set.map(<[String]>::to_vec);
     match name {
@@ -179,26 +170,25 @@ fn named(name: &str, of_set: Option<&[String]>) -> Option<Vec<String>> {
 }
 
 impl PromptOptions {
-    /// The prompt set that is meant; `ensemble` and `own` are `of_set` where the evaluation set has
-    /// templates of its own.
+    /// The prompt set; `of_set` are the evaluation set's own templates.
     ///
     /// # Errors
-    /// What is wrong with it, and a hint.
+    /// Message and hint.
     pub fn resolve(&self, of_set: Option<&[String]>) -> Result<PromptSet, (String, Option<String>)> {
-        let expand = |text: &String| match named(text, of_set) {
+        let expand = |text: &String| match template_set(text, of_set) {
             Some(templates) => Ok(templates),
             None if has_placeholder(text) => Ok(vec![text.clone()]),
             None => {
-                let hint = did_you_mean(text, NAMED)
-                    .unwrap_or_else(|| "a template has `{}` where the class name goes".into());
+                let hint = did_you_mean(text, TEMPLATE_SETS)
+                    .unwrap_or_else(|| "a template contains `{}` for the class name".into());
                 Err((format!("`{text}` is neither a template nor a template set"), Some(hint)))
             }
         };
         let prompts = match self {
             Self::Text(text) => PromptSet::new(text, expand(text)?),
             Self::Own(TemplateSet { name, templates, space, select }) => {
-                let of = |(why, hint)| (format!("prompts `{name}`: {why}"), hint);
-                let lists = templates.iter().map(expand).collect::<Result<Vec<_>, _>>().map_err(of)?;
+                let context = |(why, hint)| (format!("prompts `{name}`: {why}"), hint);
+                let lists = templates.iter().map(expand).collect::<Result<Vec<_>, _>>().map_err(context)?;
                 let (space, select) = (*space, select.clone());
                 PromptSet { space, select, ..PromptSet::new(name, lists.concat()) }
             }
@@ -206,13 +196,13 @@ impl PromptOptions {
         let fault = |why: &str| Err((format!("prompts `{}`: {why}", prompts.name), None));
         if let Some(Selection { most, held_out, examples }) = &prompts.select {
             if *most == 0 || *examples == 0 {
-                return fault("`most` and `examples` are at least 1");
+                return fault("`most` and `examples` must be at least 1");
             }
             if !(*held_out > 0.0 && *held_out < 1.0) {
-                return fault("`held_out` is a share between 0 and 1");
+                return fault("`held_out` must be between 0 and 1");
             }
             if prompts.space == Space::Probability {
-                return fault("templates are selected for the mean of embeddings");
+                return fault("`select` requires `space = \"embedding\"`");
             }
         }
         match check_templates(&prompts.templates) {
@@ -222,16 +212,13 @@ impl PromptOptions {
     }
 }
 
-/// Checks that there are templates and that each has a place for the class name.
-///
-/// # Errors
-/// Says what is wrong.
+/// Checks that there are templates and that each has a placeholder.
 pub fn check_templates(templates: &[String]) -> Result<(), String> {
     if templates.is_empty() {
-        return Err("there is no template".into());
+        return Err("there are no templates".into());
     }
     match templates.iter().find(|template| !has_placeholder(template)) {
-        Some(template) => Err(format!("the template `{template}` has no `{{}}` where the class name goes")),
+        Some(template) => Err(format!("the template `{template}` has no `{{}}` for the class name")),
         None => Ok(()),
     }
 }
@@ -241,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn class_names_go_into_both_kinds_of_place() {
+    fn both_placeholders_are_filled() {
         let cases = [
             ("{}", "cat", "cat"),
             ("a photo of a {c}.", "cat", "a photo of a cat."),
@@ -254,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_resolve_or_say_what_is_wrong() {
+    fn prompts_resolve_or_are_refused() {
         let of_set = vec!["a photo of the digit {}.".to_string()];
         let text = |text: &str| PromptOptions::Text(text.into());
         assert_eq!(text("a {}").resolve(None).unwrap().templates, ["a {}"]);
@@ -274,12 +261,12 @@ mod tests {
         };
         assert_eq!(own(&["{}", "the {c}"]).unwrap().name, "mine");
         assert_eq!(own(&["{}", "imagenet-80"]).unwrap().templates.len(), 81);
-        assert!(own(&[]).unwrap_err().0.contains("no template"));
+        assert!(own(&[]).unwrap_err().0.contains("no templates"));
         assert!(own(&["{}", "a photo"]).unwrap_err().0.contains("`a photo`"));
     }
 
     #[test]
-    fn hashes_tell_lists_apart_and_order_too() {
+    fn hashes_depend_on_items_and_order() {
         let hash = |list: &[&str]| list_hash(&list.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(hash(&["a", "b"]), hash(&["a", "b"]));
         assert_eq!(hash(&["a"]).len(), 64);

@@ -1,7 +1,6 @@
-//! Template sets that have a name.
+//! Named template sets.
 
-/// General ones, for pictures of any kind: what `ensemble` stands for where a set gives none of its
-/// own.
+/// For images of any kind: the meaning of `ensemble` for a set without templates of its own.
 pub const GENERAL: [&str; 9] = [
     "{}",
     "a photo of a {}.",
@@ -14,8 +13,8 @@ pub const GENERAL: [&str; 9] = [
     "a {} on a plain background.",
 ];
 
-/// The 80 of A. Radford et al. for ImageNet (2021; in the order of the notebook that came with it,
-/// as open_clip has them too).
+/// The 80 ImageNet templates of A. Radford et al. (2021), in the order of their notebook and of
+/// open_clip.
 pub const IMAGENET: [&str; 80] = [
     "a bad photo of a {}.",
     "a photo of many {}.",

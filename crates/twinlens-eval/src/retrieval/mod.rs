@@ -27,7 +27,7 @@ use twinlens_pipeline::{
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
 use crate::prompts::check_templates;
-use crate::set::name_faults;
+use crate::set::check_set_names;
 
 /// Finds images by captions, and captions by images. Recall@k of captions that find their image is
 /// `image_retrieval_recall@k`; that of images that find at least one of their captions is
@@ -111,7 +111,7 @@ impl Retrieval {
         let Some(schema) = known.and_then(|input| input.schema.clone()) else { return Vec::new() };
         let named = set.image.as_ref().map(|column| column.as_str());
         let span = set.image.as_ref().map_or(set.input.0.span(), Located::span);
-        let image = ImageSource::of(&schema, named).err();
+        let image = ImageSource::resolve(&schema, named).err();
         let image = image.map(|found| found.hint.into_iter().fold(Fault::at(span, found.why), Fault::hint));
         image.into_iter().chain(Self::caption_fault(set, &schema)).collect()
     }
@@ -144,18 +144,18 @@ impl Stage for Retrieval {
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        model::files(&self.model)
+        model::model_files(&self.model)
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = model::faults(&self.model, inputs);
+        let mut faults = model::check_model(&self.model, inputs);
         let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
-        faults.extend(name_faults(self.sets.span(), names));
+        faults.extend(check_set_names(self.sets.span(), names));
         faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
         if let Err(why) = check_templates(std::slice::from_ref(&self.template)) {
             faults.push(Fault::at(self.template.span(), why));
         }
-        faults.extend(model::compute_fault(&self.device, &self.precision));
+        faults.extend(model::check_compute(&self.device, &self.precision));
         if *self.batch_size == 0 {
             faults.push(Fault::at(self.batch_size.span(), "`batch_size` is 0").label("at least 1"));
         }

@@ -12,13 +12,13 @@ use super::captions::Captions;
 use super::ranks::{Places, VectorFile, places};
 use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
-use crate::images::{Chunk, Examples, Image, ImageSource, Prepare, limits_of};
+use crate::images::{Chunk, DecodeOptions, Examples, Image, ImageSource, limits_or_default};
 use crate::ledger;
-use crate::metrics::retrieval::{Found, chance_of_any, chance_of_one};
+use crate::metrics::retrieval::{GroupedRecall, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
 use crate::prompts::{fill, hex, list_hash};
 use crate::vectors::check_finite;
-use crate::zero_shot::tables::{self, Measured, Provenance};
+use crate::zero_shot::tables::{self, MetricRow, Provenance};
 
 /// Evaluates a set, and gives its split back, ready to be committed.
 pub fn run(
@@ -34,8 +34,8 @@ pub fn run(
     let data = input(inputs, &set.input)?;
     let (schema, named) =
         (data.dataset.schema(&data.table)?, set.image.as_ref().map(|column| column.as_str()));
-    let source =
-        ImageSource::of(&schema, named).map_err(|fault| EvalError::set(&set.name, fault.why, fault.hint))?;
+    let source = ImageSource::resolve(&schema, named)
+        .map_err(|fault| EvalError::set(&set.name, fault.why, fault.hint))?;
     let width = model.clip.config().embed;
     let file = |name: &str| VectorFile::create(&work.join(name), width);
     let pass = Pass {
@@ -87,7 +87,7 @@ impl Pass<'_> {
     fn run(mut self, start: i64) -> Result<SplitWriter, EvalError> {
         let (dataset, table) = (&self.data.dataset, &self.data.table);
         let schema = dataset.schema(table)?;
-        let read = schema.fields().iter().filter(|field| self.source.reads(field));
+        let read = schema.fields().iter().filter(|field| self.source.needs_column(field));
         let columns: Vec<&str> = read.map(|field| field.name().as_str()).collect();
         let most = *self.options.batch_size;
         let mut examples = Examples::new(dataset, table, &columns, most, self.cx.bytes_in_flight / 4);
@@ -129,9 +129,9 @@ impl Pass<'_> {
             let pixels = match image.pixels {
                 Some(Ok(pixels)) => pixels,
                 Some(Err(refusal)) => {
-                    let place = examples.place(chunk.first + row as u64);
+                    let place = examples.location(chunk.first + row as u64);
                     let detail = format!("set `{}`, {place}: {}", self.set.name.value(), refusal.detail);
-                    refused.push(ledger::Entry { row: row as u32, code: refusal.code, detail });
+                    refused.push(ledger::RejectedRow { row: row as u32, code: refusal.code, detail });
                     continue;
                 }
                 None => continue,
@@ -169,8 +169,8 @@ impl Pass<'_> {
     }
 
     fn images_of(&self, chunk: &Chunk) -> Result<Vec<Image>, EvalError> {
-        let limits = limits_of(self.options.limits.as_ref());
-        let prepare = Prepare::new(self.model, &limits, self.cx);
+        let limits = limits_or_default(self.options.limits.as_ref());
+        let prepare = DecodeOptions::new(self.model, &limits, self.cx);
         let wanted = vec![true; chunk.batch.num_rows()];
         let images = self.source.images(&chunk.batch, &wanted, &self.identity, &prepare);
         images.map_err(|(why, hint)| self.refuse(why, hint))
@@ -210,7 +210,7 @@ impl Pass<'_> {
         {
             let mut rows = Vec::new();
             for k in ks.iter() {
-                let mut found = Found::default();
+                let mut found = GroupedRecall::default();
                 let mut hits: Vec<u64> = vec![0; self.images.len()];
                 let chance = if direction == "image" {
                     let texts = self.image_of_text.iter().zip(&places.of_texts);
@@ -226,7 +226,7 @@ impl Pass<'_> {
                 let (Some(value), Some(interval)) = (found.value(), found.interval(&mut rng)) else {
                     continue;
                 };
-                rows.push(Measured {
+                rows.push(MetricRow {
                     metric: format!("{direction}_retrieval_recall@{k}"),
                     value,
                     interval,
@@ -234,7 +234,7 @@ impl Pass<'_> {
                 });
             }
             if let Some(first) = rows.first() {
-                self.cx.progress.note(format!("{set}: {}", first.told(n)));
+                self.cx.progress.note(format!("{set}: {}", first.summary(n)));
             }
             let template: &String = &self.options.template;
             let from = Provenance {

@@ -156,7 +156,7 @@ fn blocks(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::retrieval::place;
+    use crate::metrics::retrieval::rank;
 
     #[test]
     fn places_are_those_of_the_plain_twin() {
@@ -179,13 +179,13 @@ mod tests {
         };
         for t in (0..m).step_by(97) {
             let row: Vec<f32> = (0..n).map(|i| dot(i, t)).collect();
-            assert_eq!(Some(found.of_texts[t] as usize), place(&row, |i| i == image_of_text[t]), "text {t}");
+            assert_eq!(Some(found.of_texts[t] as usize), rank(&row, |i| i == image_of_text[t]), "text {t}");
         }
         for i in (0..n).step_by(41).chain([9]) {
             let row: Vec<f32> = (0..m).map(|t| dot(i, t)).collect();
             assert_eq!(
                 found.of_images[i].map(|place| place as usize),
-                place(&row, |t| image_of_text[t] == i),
+                rank(&row, |t| image_of_text[t] == i),
                 "image {i}"
             );
         }

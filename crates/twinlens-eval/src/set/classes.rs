@@ -1,4 +1,4 @@
-//! The classes of a set: their ids, the labels that mean them, the names that go into prompts.
+//! The classes of a set: ids, labels in the data, and names in prompts.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,17 +6,14 @@ use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::prompts::list_hash;
 
-/// What is wrong with a list of classes, naming the class.
+/// What is wrong with the classes, labels or images of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClassFault {
-    /// The sentence.
+pub struct SetFault {
     pub why: String,
-    /// What to do next.
     pub hint: Option<String>,
 }
 
-/// The classes of a set: ids, the labels in the data that mean them, and the names that go into
-/// prompts.
+/// The classes of a set: ids, labels in the data, and names in prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classes {
     ids: HashMap<String, usize>,
@@ -25,35 +22,35 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Classes whose ids are the places in `labels`; `renames` gives some of them other names.
+    /// Classes whose ids are their positions in `labels`; `renames` maps labels to other names.
     ///
     /// # Errors
-    /// No class at all; an empty name; two classes of one name (compared after white space at the
-    /// ends is removed, as a tokenizer does not see it); a rename of a class that is not there.
-    pub fn new(labels: Vec<String>, renames: &BTreeMap<String, String>) -> Result<Self, ClassFault> {
-        let fault = |why: String, hint: Option<String>| Err(ClassFault { why, hint });
+    /// There are no classes; a name is empty; two names are equal (after trimming, since tokenizers
+    /// ignore white space at the ends); a renamed class does not exist.
+    pub fn new(labels: Vec<String>, renames: &BTreeMap<String, String>) -> Result<Self, SetFault> {
+        let fault = |why: String, hint: Option<String>| Err(SetFault { why, hint });
         if labels.is_empty() {
-            return fault("there are no classes: it has no labelled row".into(), None);
+            return fault("there are no classes: no row has a label".into(), None);
         }
         if let Some(name) = renames.keys().find(|name| !labels.contains(*name)) {
             let hint = did_you_mean(name, labels.iter().map(String::as_str));
-            return fault(format!("`names` renames the class `{name}`, which is not there"), hint);
+            return fault(format!("`names` renames the class `{name}`, which does not exist"), hint);
         }
         let mut seen: HashMap<String, &str> = HashMap::new();
         let mut names = Vec::with_capacity(labels.len());
         for (id, label) in labels.iter().enumerate() {
             let name = renames.get(label).unwrap_or(label).trim().to_string();
             if name.is_empty() {
-                let hint = "filter such rows out, or give the class a name in `names`";
+                let hint = "filter out such rows, or name the class in `names`";
                 return fault(
                     format!("the name of class {id} (label {label:?}) is empty"),
                     Some(hint.into()),
                 );
             }
-            if let Some(twin) = seen.insert(name.clone(), label) {
-                let hint = "a prompt must tell the senses apart: `names = { \"crane\" = \"crane (bird)\" }`";
+            if let Some(other) = seen.insert(name.clone(), label) {
+                let hint = "prompts must distinguish the senses: `names = { \"crane\" = \"crane (bird)\" }`";
                 return fault(
-                    format!("the class name `{name}` is there twice (labels {twin:?} and {label:?})"),
+                    format!("the class name `{name}` occurs twice (labels {other:?} and {label:?})"),
                     Some(hint.into()),
                 );
             }
@@ -64,21 +61,21 @@ impl Classes {
         Ok(Self { ids, names, synonyms })
     }
 
-    /// With further names of some classes, by label.
+    /// Adds synonyms, by label.
     ///
     /// # Errors
-    /// Names of a class that is not there, or an empty one.
-    pub fn with_synonyms(mut self, synonyms: &BTreeMap<String, Vec<String>>) -> Result<Self, ClassFault> {
+    /// A class does not exist, or a synonym is empty.
+    pub fn with_synonyms(mut self, synonyms: &BTreeMap<String, Vec<String>>) -> Result<Self, SetFault> {
         for (label, names) in synonyms {
             let Some(id) = self.id(label) else {
                 let hint = did_you_mean(label, self.ids.keys().map(String::as_str));
-                return Err(ClassFault {
-                    why: format!("`synonyms` name the class `{label}`, which is not there"),
+                return Err(SetFault {
+                    why: format!("`synonyms` names the class `{label}`, which does not exist"),
                     hint,
                 });
             };
             if names.iter().any(|name| name.trim().is_empty()) {
-                return Err(ClassFault {
+                return Err(SetFault {
                     why: format!("a synonym of the class `{label}` is empty"),
                     hint: None,
                 });
@@ -88,30 +85,29 @@ impl Classes {
         Ok(self)
     }
 
-    /// All names of each class, by id: that of the results comes first.
+    /// Name and synonyms of each class, by id.
     pub fn all_names(&self) -> Vec<Vec<String>> {
-        let all =
-            |(name, others): (&String, &Vec<String>)| std::iter::once(name).chain(others).cloned().collect();
+        let all = |(name, synonyms): (&String, &Vec<String>)| {
+            std::iter::once(name).chain(synonyms).cloned().collect()
+        };
         self.names.iter().zip(&self.synonyms).map(all).collect()
     }
 
-    /// The id of a label.
     pub fn id(&self, label: &str) -> Option<usize> {
         self.ids.get(label).copied()
     }
 
-    /// Names by id, as in prompts and results.
+    /// Names by id, without synonyms.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// How many there are.
     #[expect(clippy::len_without_is_empty, reason = "there is always at least one")]
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// SHA-256 of the names in the order of their ids; where there are synonyms, of those too.
+    /// SHA-256 of the names, and of the synonyms if there are any, by id.
     pub fn hash(&self) -> String {
         if self.synonyms.iter().all(Vec::is_empty) {
             return list_hash(&self.names);
@@ -119,6 +115,7 @@ impl Classes {
         list_hash(&self.all_names().iter().map(|names| list_hash(names)).collect::<Vec<_>>())
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_places_and_names_may_differ_from_labels() {
+    fn ids_are_positions_and_names_may_differ_from_labels() {
         let classes = Classes::new(
             strings(&["flags", "smileys-emotion"]),
             &renames(&[("smileys-emotion", "smileys & emotion")]),
@@ -147,35 +144,35 @@ mod tests {
     }
 
     #[test]
-    fn classes_that_cannot_be_told_apart_are_refused() {
+    fn classes_that_cannot_be_distinguished_are_refused() {
         let cases = [
             ("none", strings(&[]), renames(&[]), "no classes"),
-            ("twice", strings(&["crane", "dog", "crane"]), renames(&[]), "`crane` is there twice"),
+            ("twice", strings(&["crane", "dog", "crane"]), renames(&[]), "`crane` occurs twice"),
             (
                 "twice but for white space",
                 strings(&["crane", "crane "]),
                 renames(&[]),
-                "`crane` is there twice",
+                "`crane` occurs twice",
             ),
             (
                 "renamed onto another",
                 strings(&["crane", "bird"]),
                 renames(&[("bird", "crane")]),
-                "`crane` is there twice",
+                "`crane` occurs twice",
             ),
             ("empty", strings(&["dog", " "]), renames(&[]), "class 1 (label \" \") is empty"),
             (
-                "rename of nothing",
+                "rename of an unknown class",
                 strings(&["dog"]),
                 renames(&[("dgo", "hound")]),
-                "`dgo`, which is not there",
+                "`dgo`, which does not exist",
             ),
         ];
         for (name, labels, renames, expected) in cases {
             let fault = Classes::new(labels, &renames).unwrap_err();
             assert!(fault.why.contains(expected), "{name}: {fault:?}");
         }
-        let told_apart = Classes::new(strings(&["crane", "crane "]), &renames(&[("crane ", "crane (bird)")]));
-        assert_eq!(told_apart.unwrap().len(), 2);
+        let distinct = Classes::new(strings(&["crane", "crane "]), &renames(&[("crane ", "crane (bird)")]));
+        assert_eq!(distinct.unwrap().len(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! The columns of a set's table: labels, as class names or as integers that name them, and images.
+//! The label and image columns of a set's table.
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::cast;
@@ -6,29 +6,28 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
-use super::ClassFault;
+use super::SetFault;
 
-/// Reads the label column of a table: strings as they are, integers through the names of the
-/// classes.
+/// Reads a label column: strings as they are, integers as indices into the class names.
 #[derive(Debug, Clone)]
 pub struct Labels {
     column: String,
     class_names: Option<Vec<String>>,
-    several: bool,
+    multi_label: bool,
 }
 
 impl Labels {
-    /// A reader for a table of `schema`. `class_names` are those of the pipeline file; integer
-    /// labels without any take the ones that Hugging Face's `datasets` keeps in the schema.
+    /// A reader for a table of `schema`. `class_names` come from the pipeline file; for integer
+    /// labels they default to those that Hugging Face's `datasets` stores in the schema.
     ///
     /// # Errors
-    /// The column is missing, is neither string nor integer, or is of integers that nothing names.
-    pub fn new(schema: &Schema, column: &str, class_names: Option<&[String]>) -> Result<Self, ClassFault> {
-        let LabelKind { integer, several } = check_label(schema, column)?;
+    /// The column is missing, is neither string nor integer, or has integers without class names.
+    pub fn new(schema: &Schema, column: &str, class_names: Option<&[String]>) -> Result<Self, SetFault> {
+        let LabelKind { integer, multi_label } = check_label(schema, column)?;
         if !integer {
             return match class_names {
-                None => Ok(Self { column: column.into(), class_names: None, several }),
-                Some(_) => Err(ClassFault {
+                None => Ok(Self { column: column.into(), class_names: None, multi_label }),
+                Some(_) => Err(SetFault {
                     why: format!(
                         "`class_names` name integer labels, but the column `{column}` holds strings"
                     ),
@@ -37,28 +36,27 @@ impl Labels {
             };
         }
         match class_names.map(<[String]>::to_vec).or_else(|| hub_class_names(schema, column)) {
-            Some(names) => Ok(Self { column: column.into(), class_names: Some(names), several }),
-            None => Err(ClassFault {
+            Some(names) => Ok(Self { column: column.into(), class_names: Some(names), multi_label }),
+            None => Err(SetFault {
                 why: format!(
-                    "the labels in the column `{column}` are integers, and nothing says which classes they mean"
+                    "the labels in the column `{column}` are integers, and their class names are unknown"
                 ),
                 hint: Some("give `class_names = [\"name of label 0\", \"name of label 1\", ...]`".into()),
             }),
         }
     }
 
-    /// The class names of integer labels, by label.
+    /// The class names of integer labels.
     pub fn class_names(&self) -> Option<&[String]> {
         self.class_names.as_deref()
     }
 
     /// Whether an example may have several classes.
-    pub fn several(&self) -> bool {
-        self.several
+    pub fn is_multi_label(&self) -> bool {
+        self.multi_label
     }
 
-    /// The label of each row of a column that [`Labels::new`] accepted; of lists, that of each of
-    /// their items.
+    /// The labels of a column that [`Labels::new`] accepted; for a list column, those of all items.
     pub fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
         let items = match column.data_type() {
             DataType::List(_) => Some(column.as_list::<i32>().values()),
@@ -75,26 +73,24 @@ impl Labels {
         })
     }
 
-    /// The column's name.
     pub fn column(&self) -> &str {
         &self.column
     }
 }
 
-/// The labels of some rows.
+/// The labels of a batch.
 #[derive(Debug)]
 pub enum LabelColumn<'a> {
-    /// Class names.
     Names(StringArray),
-    /// Integers, and the names that they mean.
+    /// Indices into the class names.
     Numbers(Int64Array, &'a [String]),
 }
 
 impl LabelColumn<'_> {
-    /// The class name of a row, or what is there in its place: `Ok(None)` for null.
+    /// The class name of a row; `None` if null.
     ///
     /// # Errors
-    /// An integer outside the class names, as text.
+    /// The integer is outside the class names.
     pub fn get(&self, row: usize) -> Result<Option<&str>, String> {
         match self {
             Self::Names(names) => Ok(names.is_valid(row).then(|| names.value(row))),
@@ -109,9 +105,8 @@ impl LabelColumn<'_> {
     }
 }
 
-/// The items of a row of a list column, as a range of those that [`Labels::read`] reads; `None` for
-/// null.
-pub fn items_of(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
+/// The items of a row of a list column, as a range into [`Labels::read`]; `None` if null.
+pub fn list_items(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
     if column.is_null(row) {
         return None;
     }
@@ -128,22 +123,17 @@ pub fn items_of(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>>
     })
 }
 
-/// What a label column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelKind {
-    /// Integers, not names.
     pub integer: bool,
-    /// A list of them.
-    pub several: bool,
+    /// A list column.
+    pub multi_label: bool,
 }
 
-/// Checks that a table has a label column; says what it holds.
-///
-/// # Errors
-/// It is missing (did you mean ...?), or neither string nor integer, nor a list of one of them.
-pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, ClassFault> {
+/// Checks that a table has a label column: strings, integers, or lists of either.
+pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault> {
     let field = find(schema, column)?;
-    let (kind, several) = match field.data_type() {
+    let (kind, multi_label) = match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) => (item.data_type(), true),
         kind => (kind, false),
     };
@@ -153,21 +143,18 @@ pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, ClassFaul
     };
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            Ok(LabelKind { integer: false, several })
+            Ok(LabelKind { integer: false, multi_label })
         }
-        kind if kind.is_integer() => Ok(LabelKind { integer: true, several }),
-        kind => Err(ClassFault {
+        kind if kind.is_integer() => Ok(LabelKind { integer: true, multi_label }),
+        kind => Err(SetFault {
             why: format!("the label column `{column}` holds {kind}, not strings or integers"),
-            hint: Some("a label is the name of a class, or an integer that `class_names` names".into()),
+            hint: Some("a label is a class name, or an index into `class_names`".into()),
         }),
     }
 }
 
 /// Checks that a table has an image column in the Hugging Face layout.
-///
-/// # Errors
-/// It is missing (did you mean ...?), or no struct of bytes and path.
-pub fn check_image(schema: &Schema, column: &str) -> Result<(), ClassFault> {
+pub fn check_image(schema: &Schema, column: &str) -> Result<(), SetFault> {
     let field = find(schema, column)?;
     let has_bytes = match field.data_type() {
         DataType::Struct(parts) => parts.iter().any(|part| {
@@ -180,33 +167,34 @@ pub fn check_image(schema: &Schema, column: &str) -> Result<(), ClassFault> {
     if has_bytes {
         return Ok(());
     }
-    Err(ClassFault {
+    Err(SetFault {
         why: format!(
             "the image column `{column}` holds {}, not struct<bytes: binary, path: string>",
             field.data_type()
         ),
-        hint: Some("a `fetch` stage and Hugging Face's `datasets` both write such a column".into()),
+        hint: Some("`fetch` stages and Hugging Face's `datasets` write such a column".into()),
     })
 }
 
-fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::FieldRef, ClassFault> {
+fn find<'a>(schema: &'a Schema, column: &str) -> Result<&'a arrow::datatypes::FieldRef, SetFault> {
     let found = schema.fields().iter().find(|field| field.name() == column);
     found.ok_or_else(|| {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let hint = did_you_mean(column, names.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("its columns are {}", list_names(names)));
-        ClassFault { why: format!("its input has no column `{column}`"), hint: Some(hint) }
+        SetFault { why: format!("its input has no column `{column}`"), hint: Some(hint) }
     })
 }
 
-/// The names of a `ClassLabel` feature, or of a list of such labels, from the schema metadata that
-/// Hugging Face's `datasets` writes.
+/// The names of a `ClassLabel` feature, or of a list of them, in the schema metadata that Hugging
+/// Face's `datasets` writes.
 pub(crate) fn hub_class_names(schema: &Schema, column: &str) -> Option<Vec<String>> {
     let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
     let feature = metadata.get("info")?.get("features")?.get(column)?;
     let feature = feature.get("feature").unwrap_or(feature);
     serde_json::from_value(feature.get("names")?.clone()).ok()
 }
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -224,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn integer_labels_are_named_by_the_file_or_by_the_pipeline() {
+    fn integer_labels_take_names_from_the_file_or_the_pipeline() {
         let plain =
             schema(vec![("label", DataType::Int64), ("note", DataType::Float64), ("text", DataType::Utf8)]);
         let hub = r#"{"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}"#;
@@ -239,7 +227,7 @@ mod tests {
         let given = Labels::new(&tagged, "label", Some(&strings(&["a", "b", "c"]))).unwrap();
         assert_eq!(given.read(&column).unwrap().get(2), Ok(Some("c")));
         let faults = [
-            (Labels::new(&plain, "label", None).unwrap_err(), "nothing says"),
+            (Labels::new(&plain, "label", None).unwrap_err(), "class names are unknown"),
             (Labels::new(&plain, "note", None).unwrap_err(), "Float64"),
             (Labels::new(&plain, "txt", None).unwrap_err(), "no column `txt`"),
             (Labels::new(&plain, "text", Some(&strings(&["a"]))).unwrap_err(), "holds strings"),
@@ -250,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_column_is_a_struct_of_bytes() {
+    fn an_image_column_is_a_struct_with_bytes() {
         let struct_of =
             |name: &str, kind: DataType| DataType::Struct(vec![Field::new(name, kind, true)].into());
         let schema = schema(vec![

@@ -1,8 +1,8 @@
-//! Evaluation sets: images, and labels that are bound to class names in the data itself.
+//! Evaluation sets: images, and labels that the data binds to class names.
 //!
-//! A class id is a place in the sorted list of names that the data holds (or in a list that the
-//! pipeline gives); it never comes from the order of files or folders. Labels that silently mean
-//! another class are the commonest way to a wrong accuracy.
+//! A class id is a position in the sorted names in the data, or in a list in the pipeline file; it
+//! never depends on the order of files or directories. Labels that silently mean another class are
+//! the most common cause of a wrong accuracy.
 
 mod classes;
 mod labels;
@@ -17,27 +17,27 @@ use serde::{Deserialize, Deserializer, Serialize};
 use twinlens_pipeline::{Fault, Input, Located};
 
 use crate::metrics::Metric;
-pub use classes::{ClassFault, Classes};
+pub use classes::{Classes, SetFault};
 pub(crate) use labels::hub_class_names;
-pub use labels::{LabelColumn, LabelKind, Labels, check_image, check_label, items_of};
+pub use labels::{LabelColumn, LabelKind, Labels, check_image, check_label, list_items};
 
 /// One entry of the option `sets`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum SetEntry {
-    /// The name of a set that is declared (`twinlens sets` lists them), or the path of a file that
-    /// declares one, which ends in `.toml`. Its data are looked for in the folder `data`; a set
-    /// that is not there is skipped, with a warning.
+    /// The name of a declared set (`twinlens sets` lists them), or the path of a `.toml` file that
+    /// declares one. Its data are expected in the directory `data`; a set without data is skipped
+    /// with a warning.
     Declared(String),
     /// A set described here.
     Described(Box<SetOptions>),
 }
 
 impl<'de> Deserialize<'de> for SetEntry {
-    // By hand: an untagged enum would answer every mistake with "did not match any variant".
+    // By hand: an untagged enum would report every mistake as "did not match any variant".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
+        struct EntryVisitor;
+        impl<'de> Visitor<'de> for EntryVisitor {
             type Value = SetEntry;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("the name of a declared set, or a table { name, input, label, ... }")
@@ -50,12 +50,11 @@ impl<'de> Deserialize<'de> for SetEntry {
                 Ok(SetEntry::Described(Box::new(set)))
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(EntryVisitor)
     }
 }
 
 impl SetEntry {
-    /// The set that is described here.
     pub fn described(&self) -> Option<&SetOptions> {
         match self {
             Self::Described(set) => Some(set),
@@ -63,7 +62,6 @@ impl SetEntry {
         }
     }
 
-    /// As the option names it.
     pub fn name(&self) -> &str {
         match self {
             Self::Described(set) => set.name.value(),
@@ -72,59 +70,57 @@ impl SetEntry {
     }
 }
 
-/// One evaluation set, as the pipeline file describes it.
+/// An evaluation set that the pipeline file describes.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetOptions {
-    /// Its name in the results.
+    /// The name of the set in the results.
     pub name: Located<String>,
     /// The examples: a stage, or the path of a Parquet file or dataset, with an image column in the
     /// Hugging Face layout (`struct<bytes, path>`).
     pub input: Input,
-    /// The column that holds each example's class: its name, or an integer that `class_names`
-    /// names. Or a list of them: an example may then have several classes or none, and is scored by
+    /// The column with each example's class: a name, or an index into `class_names`. A list of them
+    /// makes the set multi-label: an example may have several classes or none, and is scored by
     /// ranking (`map`, `map_11_point`).
     pub label: Located<String>,
-    /// What the results call the part that is evaluated. [default: the input's name]
+    /// The name of the split in the results. [default: the input's name]
     #[serde(default)]
     pub split: Option<String>,
-    /// The column that holds the images. [default: image]
+    /// The image column. [default: image]
     #[serde(default)]
     pub image: Option<Located<String>>,
-    /// The classes among which is chosen: a list of names, whose order gives the class ids, or a
-    /// stage or file whose distinct values in a column of the label's name are taken, sorted.
-    /// [default: the distinct labels of the input, sorted]
+    /// The candidate classes: a list of names, whose order gives the class ids, or a stage or file
+    /// whose label column has them (distinct values, sorted). [default: the distinct labels of the
+    /// input, sorted]
     #[serde(default)]
     pub classes: Option<Located<ClassOptions>>,
-    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel`
-    /// names that Hugging Face's `datasets` writes into a Parquet file]
+    /// For integer labels: the names of labels 0, 1, and so on. [default: the `ClassLabel` names
+    /// that Hugging Face's `datasets` writes into a Parquet file]
     #[serde(default)]
     pub class_names: Option<Located<Vec<String>>>,
-    /// Other words for some classes in prompts and results: `{ "smileys-emotion" = "smileys &
-    /// emotion" }`.
+    /// Renames classes in prompts and results: `{ "smileys-emotion" = "smileys & emotion" }`.
     #[serde(default)]
     pub names: BTreeMap<String, String>,
-    /// Further names of some classes: a class's text embedding is the mean over all of its names.
-    /// `{ "happy" = ["smiling"] }`.
+    /// Synonyms of classes: `{ "happy" = ["smiling"] }`. The text embedding of a class is the mean
+    /// over all of its names.
     #[serde(default)]
     pub synonyms: BTreeMap<String, Vec<String>>,
-    /// The set's own templates, which `ensemble` and `own` then stand for.
+    /// The set's own templates, used for `ensemble` and `own`.
     #[serde(default)]
     pub templates: Option<Located<Vec<String>>>,
-    /// A stage or file whose images were trained on, with `sha256`, `phash` or both, as `fetch`
-    /// writes them: the results then say besides how the images do that it holds too (`overlap`),
-    /// and the others (`clean`).
+    /// A stage or file with the training images, with `sha256`, `phash` or both, as `fetch` writes
+    /// them: the results then also have rows for the images among them (`overlap`) and for the
+    /// others (`clean`).
     #[serde(default)]
     pub overlap_with: Option<Input>,
-    /// The metric that sums the set up: it comes first in the results, and is told when the set is
-    /// done. [default: top1, or map]
+    /// The main metric: it comes first in the results and in the log. [default: top1, or map]
     #[serde(default)]
     pub main_metric: Option<Metric>,
 }
 
 impl SetOptions {
-    /// A set without more than is needed to read its labels.
-    pub(crate) fn plain(
+    /// A set with the options needed to read its labels.
+    pub(crate) fn labels_only(
         name: Located<String>,
         input: Input,
         label: Located<String>,
@@ -146,12 +142,11 @@ impl SetOptions {
         }
     }
 
-    /// The name of the image column.
     pub fn image_column(&self) -> &str {
         self.image.as_ref().map_or("image", |column| column.value())
     }
 
-    /// The input that holds the classes, where it is another one.
+    /// The input with the classes, if it is another one.
     pub fn classes_input(&self) -> Option<Input> {
         let classes = self.classes.as_ref()?;
         match classes.value() {
@@ -172,10 +167,10 @@ pub enum ClassOptions {
 }
 
 impl<'de> Deserialize<'de> for ClassOptions {
-    // By hand: an untagged enum would answer every mistake with "did not match any variant".
+    // By hand: an untagged enum would report every mistake as "did not match any variant".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
+        struct ClassesVisitor;
+        impl<'de> Visitor<'de> for ClassesVisitor {
             type Value = ClassOptions;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a list of class names, or the name of a stage or file")
@@ -191,26 +186,25 @@ impl<'de> Deserialize<'de> for ClassOptions {
                 Ok(ClassOptions::List(list))
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(ClassesVisitor)
     }
 }
 
-/// What is wrong with the names of an option's sets, each with its place: one is empty, or there
-/// twice; or there are none.
-pub(crate) fn name_faults<'a>(
+/// Checks that the sets of an option have distinct, nonempty names, and that there are any.
+pub(crate) fn check_set_names<'a>(
     option: Range<usize>,
     names: impl Iterator<Item = (&'a str, Range<usize>)>,
 ) -> Vec<Fault> {
     let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
-    for (name, place) in names {
+    for (name, span) in names {
         if name.trim().is_empty() {
-            faults.push(Fault::at(place, "the evaluation set has an empty name"));
+            faults.push(Fault::at(span, "the evaluation set has an empty name"));
         } else if !seen.insert(name) {
-            faults.push(Fault::at(place, format!("there are two evaluation sets `{name}`")));
+            faults.push(Fault::at(span, format!("there are two evaluation sets `{name}`")));
         }
     }
     if seen.is_empty() && faults.is_empty() {
-        faults.push(Fault::at(option, "there is no evaluation set").label("at least one set"));
+        faults.push(Fault::at(option, "there are no evaluation sets").label("expected at least one"));
     }
     faults
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
 
-use crate::images::Refusal;
+use crate::images::Reject;
 
 /// The columns of every set: `uid`, `image`, `label` and `class_name` (of a classification),
 /// `labels` and `ignored_labels` (ids of the classes that are there, and of those that nobody
@@ -79,7 +79,7 @@ impl Rows {
     }
 
     /// Adds a row: a good one with its image, or a refused one.
-    pub fn push(&mut self, uid: &str, place: &str, path: &str, row: Result<(&[u8], Known<'_>), Refusal>) {
+    pub fn push(&mut self, uid: &str, place: &str, path: &str, row: Result<(&[u8], Known<'_>), Reject>) {
         self.uid.append_value(uid);
         self.place.append_value(place);
         let (image, known, refusal) = match row {

@@ -14,7 +14,7 @@ use super::found::unknown;
 use super::write::WARNINGS;
 use super::{CLASSES, classes_schema, declared, find, looked_at, open, schema, write};
 use crate::error::EvalError;
-use crate::images::limits_of;
+use crate::images::limits_or_default;
 use crate::trust::{SET_MISSING, Warning};
 use crate::zero_shot::tables;
 
@@ -108,7 +108,7 @@ impl Job for EvaluationSet {
             return output.commit(split).await;
         };
         let split = self.split.clone().unwrap_or_else(|| set.split.clone());
-        let limits = limits_of(self.limits.as_ref());
+        let limits = limits_or_default(self.limits.as_ref());
         let opened = {
             let (set, root) = (set.clone(), found.root.clone());
             let work = tokio::task::spawn_blocking(move || open(&set, &split, &root));

@@ -18,7 +18,7 @@ use super::names::{Bound, bind};
 use super::read::{self, Example, SetFiles, Truth};
 use super::{Declaration, Task};
 use crate::error::EvalError;
-use crate::images::{NO_LABEL, Refusal, UNKNOWN_LABEL};
+use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
 use crate::prompts::hex;
 use crate::zero_shot::tables;
 
@@ -156,17 +156,17 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// A good row, or why it is none: its image is known by its header, its label by the classes.
-    fn row(self, example: &'a Example) -> Result<(&'a [u8], Known<'a>), Refusal> {
+    fn row(self, example: &'a Example) -> Result<(&'a [u8], Known<'a>), Reject> {
         let image = example.image.as_deref().map_err(Clone::clone)?;
         let truth = example.truth.as_ref().map_err(Clone::clone)?;
         probe(image, self.limits)
-            .map_err(|error| Refusal { code: error.code(), detail: error.to_string() })?;
+            .map_err(|error| Reject { code: error.code(), detail: error.to_string() })?;
         Ok((image, self.known(truth)?))
     }
 
-    fn known(self, truth: &Truth) -> Result<Known<'a>, Refusal> {
+    fn known(self, truth: &Truth) -> Result<Known<'a>, Reject> {
         let mut known = Known::default();
-        let none = |why: &str| Err(Refusal { code: NO_LABEL, detail: why.into() });
+        let none = |why: &str| Err(Reject { code: NO_LABEL, detail: why.into() });
         match truth {
             Truth::Captions(texts) => match self.set.task {
                 Task::Retrieval if !texts.is_empty() => known.captions = Some(texts.clone()),
@@ -185,11 +185,11 @@ impl<'a> Judge<'a> {
                 [id] => known.class = Some(self.class(self.id(id)?)),
                 _ => {
                     let detail = format!("it has {} labels, but the set has one an image", present.len());
-                    return Err(Refusal { code: UNKNOWN_LABEL, detail });
+                    return Err(Reject { code: UNKNOWN_LABEL, detail });
                 }
             },
             Truth::Name(name) => {
-                let id = self.bound.id(name).ok_or_else(|| Refusal {
+                let id = self.bound.id(name).ok_or_else(|| Reject {
                     code: UNKNOWN_LABEL,
                     detail: format!("the label `{name}` is none of the {} classes", self.bound.classes.len()),
                 })?;
@@ -203,7 +203,7 @@ impl<'a> Judge<'a> {
         (id, &self.bound.classes[id as usize].name)
     }
 
-    fn ids(self, ids: &[i64]) -> Result<Vec<i32>, Refusal> {
+    fn ids(self, ids: &[i64]) -> Result<Vec<i32>, Reject> {
         let mut found = ids.iter().map(|id| self.id(*id)).collect::<Result<Vec<i32>, _>>()?;
         found.sort_unstable();
         found.dedup();
@@ -211,13 +211,10 @@ impl<'a> Judge<'a> {
     }
 
     /// An id within the classes.
-    fn id(self, id: i64) -> Result<i32, Refusal> {
+    fn id(self, id: i64) -> Result<i32, Reject> {
         let classes = self.bound.classes.len();
         i32::try_from(id).ok().filter(|id| usize::try_from(*id).is_ok_and(|id| id < classes)).ok_or_else(
-            || Refusal {
-                code: UNKNOWN_LABEL,
-                detail: format!("label {id} is outside the {classes} classes"),
-            },
+            || Reject { code: UNKNOWN_LABEL, detail: format!("label {id} is outside the {classes} classes") },
         )
     }
 }

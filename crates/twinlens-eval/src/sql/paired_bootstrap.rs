@@ -17,21 +17,21 @@ use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, Volatility, create_udaf};
 use datafusion::scalar::ScalarValue;
 
-use crate::metrics::paired::{Comparison, Paired};
+use crate::metrics::paired::{Comparison, PairedCounts};
 
 const NAME: &str = "paired_bootstrap";
 
 /// The aggregate, for a session to register: a struct of what [`Comparison`] says. Pairs with a
 /// null are left out; null when there are no pairs.
 ///
-/// The state is the four counts of [`Paired`], which add up: the result depends neither on the
-/// order of the rows nor on partitions, and memory not on their number.
+/// The state is the four counts of [`PairedCounts`], which add up: the result depends neither on
+/// the order of the rows nor on partitions, and memory not on their number.
 pub fn function() -> AggregateUDF {
     let accumulator = |args: AccumulatorArgs<'_>| -> Result<Box<dyn Accumulator>> {
         if args.is_distinct {
             return exec_err!("{NAME}(distinct ...) would compare the kinds of outcomes, not the examples");
         }
-        Ok(Box::<Paired>::default())
+        Ok(Box::<PairedCounts>::default())
     };
     let result = Arc::new(DataType::Struct(fields()));
     let state = Arc::new(vec![DataType::UInt64; 4]);
@@ -51,7 +51,7 @@ fn columns<const N: usize>(arrays: &[ArrayRef]) -> Result<&[ArrayRef; N]> {
     }
 }
 
-impl Accumulator for Paired {
+impl Accumulator for PairedCounts {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let [a, b]: [&BooleanArray; 2] = columns::<2>(values)?.each_ref().map(|column| column.as_boolean());
         for (a, b) in a.iter().zip(b) {
@@ -66,7 +66,7 @@ impl Accumulator for Paired {
         let counts = columns::<4>(states)?.each_ref().map(|column| column.as_primitive::<UInt64Type>());
         for row in 0..counts[0].len() {
             let [both, a_only, b_only, neither] = counts.map(|count| count.value(row));
-            self.merge(&Paired { both, a_only, b_only, neither });
+            self.merge(&PairedCounts { both, a_only, b_only, neither });
         }
         Ok(())
     }

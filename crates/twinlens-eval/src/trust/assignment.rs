@@ -1,17 +1,16 @@
-//! The assignment problem: which permutation of the columns gives the largest sum.
+//! The assignment problem: the permutation of the columns with the largest sum.
 
-/// The column that each of `n` rows is given, each column once, so that the sum of `weight(row,
-/// column)` is the largest there is; weights are finite. Shortest augmenting paths with potentials
-/// (H. W. Kuhn, 1955; R. Jonker, A. Volgenant, Computing 38, 1987): time `n`³ at worst, memory a
-/// few numbers a row.
+/// The column assigned to each of `n` rows, each column once, that maximises the sum of
+/// `weight(row, column)`; weights are finite. Shortest augmenting paths with potentials (H. W.
+/// Kuhn, 1955; R. Jonker, A. Volgenant, Computing 38, 1987): O(n³) time and O(n) memory.
 pub fn assign(n: usize, weight: impl Fn(usize, usize) -> f64) -> Vec<usize> {
     const NONE: usize = usize::MAX;
     let (mut of_row, mut of_column) = (vec![0.0; n], vec![0.0; n]);
     let mut row_of: Vec<usize> = vec![NONE; n];
     for start in 0..n {
-        // What it costs more than nothing to reach a column from `start`, and the column before it
-        // on that way.
-        let (mut reach, mut before, mut done) = (vec![f64::INFINITY; n], vec![NONE; n], vec![false; n]);
+        // The reduced cost of the shortest path from `start` to each column, and the column before
+        // it on that path.
+        let (mut cost_to, mut before, mut done) = (vec![f64::INFINITY; n], vec![NONE; n], vec![false; n]);
         let (mut row, mut column) = (start, NONE);
         loop {
             if column != NONE {
@@ -21,11 +20,11 @@ pub fn assign(n: usize, weight: impl Fn(usize, usize) -> f64) -> Vec<usize> {
             let (mut step, mut next) = (f64::INFINITY, NONE);
             for other in (0..n).filter(|other| !done[*other]) {
                 let cost = -weight(row, other) - of_row[row] - of_column[other];
-                if cost < reach[other] {
-                    (reach[other], before[other]) = (cost, column);
+                if cost < cost_to[other] {
+                    (cost_to[other], before[other]) = (cost, column);
                 }
-                if next == NONE || reach[other] < step {
-                    (step, next) = (reach[other], other);
+                if next == NONE || cost_to[other] < step {
+                    (step, next) = (cost_to[other], other);
                 }
             }
             of_row[start] += step;
@@ -34,7 +33,7 @@ pub fn assign(n: usize, weight: impl Fn(usize, usize) -> f64) -> Vec<usize> {
                     of_row[row_of[other]] += step;
                     of_column[other] -= step;
                 } else {
-                    reach[other] -= step;
+                    cost_to[other] -= step;
                 }
             }
             column = next;
@@ -42,7 +41,7 @@ pub fn assign(n: usize, weight: impl Fn(usize, usize) -> f64) -> Vec<usize> {
                 break;
             }
         }
-        // Every row on the way moves on by one column.
+        // Every row on the path moves to the next column.
         while before[column] != NONE {
             row_of[column] = row_of[before[column]];
             column = before[column];
@@ -68,7 +67,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plain twin: every permutation.
+        /// Reference implementation: try every permutation.
         #[test]
         fn no_permutation_has_a_larger_sum(n in 0_usize..7, weights in prop::collection::vec(0_u8..6, 49)) {
             let weight = |row: usize, column: usize| f64::from(weights[7 * row + column]);

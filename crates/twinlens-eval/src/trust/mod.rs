@@ -1,7 +1,6 @@
-//! What makes a number untrustworthy, found in the evaluation itself: rows of the table `warnings`.
+//! Warnings about results that should not be trusted: rows of the table `warnings`.
 //!
-//! A warning never stops an evaluation and never changes a number. Codes are of a closed list
-//! ([`CODES`]).
+//! A warning never stops an evaluation and never changes a number. Its code is one of [`CODES`].
 
 mod assignment;
 mod permuted;
@@ -11,34 +10,33 @@ use std::collections::BTreeMap;
 use crate::metrics::Interval;
 
 pub use assignment::assign;
-pub use permuted::{Confusion, GAIN, MAX_CLASSES, MIN_EXAMPLES, Permuted, RATIO};
+pub use permuted::{Confusion, GAIN, LabelPermutation, MAX_CLASSES, MIN_EXAMPLES, RATIO};
 
-/// Once other names are given to some classes, the model agrees with the labels: see [`Permuted`].
+/// The model agrees with the labels once some class names are exchanged: see [`LabelPermutation`].
 pub const LABELS_PERMUTED: &str = "labels_permuted";
-/// There are more than [`MAX_CLASSES`] classes: whether the labels look permuted was not looked at.
+/// The check for permuted labels was skipped: there are more than [`MAX_CLASSES`] classes.
 pub const PERMUTATION_NOT_CHECKED: &str = "permutation_not_checked";
-/// Names of several classes differ in case, white space and punctuation alone.
+/// Class names differ only in case, white space or punctuation.
 pub const DUPLICATE_NAME: &str = "duplicate_name";
-/// The name of a class has neither a letter nor a digit.
+/// A class name has neither a letter nor a digit.
 pub const EMPTY_NAME: &str = "empty_name";
-/// In these prompts classes have the same tokens: no model can tell them apart.
+/// Classes have the same tokens in these prompts: no model can distinguish them.
 pub const SAME_TOKENS: &str = "same_tokens";
-/// The whole interval of a metric lies below its chance.
+/// The whole interval of a metric lies below its chance level.
 pub const BELOW_CHANCE: &str = "below_chance";
-/// Classes have no example: they can be answered, but never rightly.
+/// Classes have no examples: predicting them is always wrong.
 pub const CLASS_WITHOUT_EXAMPLES: &str = "class_without_examples";
 
-/// The data of a set name their classes otherwise than its declaration does.
+/// The data of a set name its classes differently from its declaration.
 pub const CLASS_NAMES_DIFFER: &str = "class_names_differ";
-/// The data of a set are not there: it was skipped.
+/// A set was skipped because its data are missing.
 pub const SET_MISSING: &str = "set_missing";
-/// A set cannot be evaluated as it is: it was skipped.
+/// A set was skipped because it cannot be evaluated as it is.
 pub const SET_REFUSED: &str = "set_refused";
 
-/// Examples of the set are among the images that were trained on.
+/// Examples of the set are among the training images.
 pub const TRAINED_ON: &str = "trained_on";
 
-/// Every code of a warning.
 pub const CODES: [&str; 11] = [
     LABELS_PERMUTED,
     PERMUTATION_NOT_CHECKED,
@@ -53,30 +51,27 @@ pub const CODES: [&str; 11] = [
     TRAINED_ON,
 ];
 
-/// Names that a detail lists before it stops.
-const LISTED: usize = 5;
+/// Names that a detail lists in full.
+const MAX_LISTED: usize = 5;
 
-/// One thing that makes a number untrustworthy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Warning {
-    /// From [`CODES`].
     pub code: &'static str,
-    /// The particulars, naming the classes.
+    /// Names the classes.
     pub detail: String,
-    /// The number that was looked at, for [`LABELS_PERMUTED`] and [`BELOW_CHANCE`] a share, else a
-    /// count of classes.
+    /// The measured number: a share for [`LABELS_PERMUTED`], [`BELOW_CHANCE`] and [`TRAINED_ON`],
+    /// else a count of classes.
     pub value: f64,
 }
 
-/// The name as people read it: lower case, letters and digits alone, one space for anything
-/// between.
+/// Lower case, with each run of other characters than letters and digits replaced by one space.
 pub fn normalised(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Warnings of class names that people would not tell apart, or that say nothing.
+/// Warns of class names that look alike, or that are empty.
 pub fn names(names: &[String]) -> Vec<Warning> {
     let mut same: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for name in names {
@@ -84,36 +79,40 @@ pub fn names(names: &[String]) -> Vec<Warning> {
     }
     let empty = same.remove("").map(|empty| Warning {
         code: EMPTY_NAME,
-        detail: format!("{} without a letter or digit", quoted(&empty)),
+        detail: format!("class names without a letter or digit: {}", quoted(&empty)),
         value: empty.len() as f64,
     });
-    let twice = same.values().filter(|names| names.len() > 1).map(|names| Warning {
+    let duplicates = same.values().filter(|names| names.len() > 1).map(|names| Warning {
         code: DUPLICATE_NAME,
-        detail: format!("{} differ in case, spacing or punctuation alone", quoted(names)),
+        detail: format!("{} differ only in case, spacing or punctuation", quoted(names)),
         value: names.len() as f64,
     });
-    empty.into_iter().chain(twice).collect()
+    empty.into_iter().chain(duplicates).collect()
 }
 
-/// A warning of the classes that have no example; `examples` by class. Nothing where there are no
-/// examples at all.
+/// Warns of classes without examples, unless there are no examples at all; `examples` per class.
 pub fn without_examples(names: &[String], examples: &[u64]) -> Option<Warning> {
     let missing: Vec<&str> =
         names.iter().zip(examples).filter(|(_, n)| **n == 0).map(|(name, _)| name.as_str()).collect();
     (!missing.is_empty() && missing.len() < names.len()).then(|| Warning {
         code: CLASS_WITHOUT_EXAMPLES,
-        detail: format!("{} of {} classes have no example: {}", missing.len(), names.len(), quoted(&missing)),
+        detail: format!(
+            "{} of {} classes have no examples: {}",
+            missing.len(),
+            names.len(),
+            quoted(&missing)
+        ),
         value: missing.len() as f64,
     })
 }
 
-/// A warning of a metric whose whole interval lies below its chance: labels that mean something
-/// else, or a model that has learned the opposite.
+/// Warns of a metric whose whole interval lies below its chance level: the labels may mean
+/// something else.
 pub fn below_chance(metric: &str, value: f64, interval: Interval, chance: f64) -> Option<Warning> {
     (interval.high < chance).then(|| Warning {
         code: BELOW_CHANCE,
         detail: format!(
-            "{} is {:.2} % [{:.2}, {:.2}], below the {:.2} % of guessing",
+            "{} is {:.2} % [{:.2}, {:.2}], below the chance level of {:.2} %",
             metric,
             100.0 * value,
             100.0 * interval.low,
@@ -124,40 +123,40 @@ pub fn below_chance(metric: &str, value: f64, interval: Interval, chance: f64) -
     })
 }
 
-/// A warning of classes that a prompt set does not tell apart: the first two, and how many have
-/// such a twin before them.
-pub fn same_tokens(names: &[String], twins: Option<(usize, usize, usize)>) -> Option<Warning> {
-    let (a, b, count) = twins?;
+/// Warns of classes with equal tokens: `duplicates` are the first two, and the number of classes
+/// that equal an earlier one.
+pub fn same_tokens(names: &[String], duplicates: Option<(usize, usize, usize)>) -> Option<Warning> {
+    let (a, b, count) = duplicates?;
     Some(Warning {
         code: SAME_TOKENS,
         detail: format!(
-            "{count} classes have the tokens of one before them and cannot be told apart (first: `{}` and `{}`)",
+            "{count} classes have the same tokens as an earlier class and cannot be distinguished (first: `{}` and `{}`)",
             names[a], names[b]
         ),
         value: count as f64,
     })
 }
 
-/// A warning of labels that look permuted, or of too many classes to look. See [`Permuted`].
+/// Warns of labels that look permuted, or of too many classes to check. See [`LabelPermutation`].
 pub fn permuted(confusion: &Confusion, names: &[String]) -> Option<Warning> {
     if !confusion.is_checked() {
         return Some(Warning {
             code: PERMUTATION_NOT_CHECKED,
-            detail: format!("{} classes are too many to see whether the labels look permuted", names.len()),
+            detail: format!("{} classes are too many to check whether the labels are permuted", names.len()),
             value: names.len() as f64,
         });
     }
-    let found = confusion.permuted()?;
-    let pair = |(label, name): &(usize, usize)| format!("`{}` by `{}`", names[*label], names[*name]);
-    let mut pairs: Vec<String> = found.renamed.iter().take(LISTED).map(pair).collect();
-    if found.renamed.len() > LISTED {
-        pairs.push(format!("{} more", found.renamed.len() - LISTED));
+    let found = confusion.label_permutation()?;
+    let pair = |(label, name): &(usize, usize)| format!("`{}` as `{}`", names[*label], names[*name]);
+    let mut pairs: Vec<String> = found.renamed.iter().take(MAX_LISTED).map(pair).collect();
+    if found.renamed.len() > MAX_LISTED {
+        pairs.push(format!("{} more", found.renamed.len() - MAX_LISTED));
     }
     Some(Warning {
         code: LABELS_PERMUTED,
         detail: format!(
-            "the labels look permuted: some classes are right in {:.1} % of their examples, and in {:.1} % when they are called by \
-             other classes' names ({}). Is the list of classes in the order of the label ids?",
+            "the labels look permuted: some classes have an accuracy of {:.1} %, and of {:.1} % under the names of other classes ({}). \
+             Is the list of classes in the order of the label ids?",
             100.0 * found.labelled,
             100.0 * found.relabelled,
             pairs.join(", ")
@@ -167,8 +166,8 @@ pub fn permuted(confusion: &Confusion, names: &[String]) -> Option<Warning> {
 }
 
 fn quoted(names: &[&str]) -> String {
-    let first = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(LISTED) {
+    let first = names.iter().take(MAX_LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_LISTED) {
         0 => first,
         more => format!("{first} and {more} more"),
     }
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_people_would_not_tell_apart() {
+    fn class_names_that_look_alike() {
         let found =
             names(&strings(&["Sea_Lion", "sea lion", "sea-lion ", "lion", "?", "Äpfel", "äpfel!", "7"]));
         let codes: Vec<(&str, f64)> = found.iter().map(|warning| (warning.code, warning.value)).collect();
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_without_examples_are_counted_and_named() {
+    fn classes_without_examples_are_counted_and_listed() {
         let names = strings(&["a", "b", "c"]);
         let found = without_examples(&names, &[3, 0, 0]).unwrap();
         assert_eq!((found.code, found.value), (CLASS_WITHOUT_EXAMPLES, 2.0));
@@ -206,11 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn below_chance_is_the_whole_interval() {
+    fn below_chance_needs_the_whole_interval() {
         let warned = |high: f64| below_chance("top1", 0.02, Interval { low: 0.01, high }, 0.1);
         assert_eq!(warned(0.11), None);
         let found = warned(0.05).unwrap();
         assert_eq!((found.code, found.value), (BELOW_CHANCE, 0.02));
-        assert_eq!(found.detail, "top1 is 2.00 % [1.00, 5.00], below the 10.00 % of guessing");
+        assert_eq!(found.detail, "top1 is 2.00 % [1.00, 5.00], below the chance level of 10.00 %");
     }
 }

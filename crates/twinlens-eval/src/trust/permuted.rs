@@ -1,33 +1,30 @@
-//! Whether the labels look permuted: the class list is in another order than the label ids, or
-//! names are swapped.
+//! Detects permuted labels: the class list is in another order than the label ids, or names are
+//! swapped. This is the most common cause of a wrong accuracy.
 //!
-//! The commonest way to a wrong accuracy leaves a mark: the model is consistent, but under other
-//! names. The mark is found by giving each class the name that the model answers for it most (an
-//! assignment: each name once), and by checking on examples that were not used for that whether the
-//! model then agrees with the labels.
+//! The model is then consistent, but under other names. Each class is assigned the name that the
+//! model predicts for it most often (each name once), and held-out examples show whether the model
+//! agrees with the labels under the new names.
 
 use std::collections::HashMap;
 
 use super::assign;
 use crate::metrics::wilson;
 
-/// Over the classes that get another name, the mean share of right answers must rise by this much
-/// ...
+/// The mean accuracy of the renamed classes must rise by this much ...
 pub const GAIN: f64 = 0.25;
-/// ... and to at least so many times what it was, and the 95 % intervals of both shares must lie
-/// apart ...
+/// ... and by this factor, the 95 % intervals of both accuracies must not overlap ...
 pub const RATIO: f64 = 3.0;
-/// ... and there must be so many examples of those classes.
+/// ... and the renamed classes must have this many examples.
 pub const MIN_EXAMPLES: u64 = 20;
-/// The most classes for which this is looked at: time grows with their third power, at worst (for
-/// 2000, half a second, and ten seconds were each answered for each).
+/// The check is skipped for more classes: its time is cubic at worst (for 2000 classes, 0.5 s as a
+/// rule, and 10 s if every class is predicted for every other).
 pub const MAX_CLASSES: usize = 2000;
 
-/// How little is given for keeping a name: it decides where nothing else does.
+/// Weight of keeping a name: breaks ties.
 const KEEP: f64 = 1e-9;
 
-/// Which class was answered for which, in two halves: the examples of each class go to them in
-/// turn. Memory grows with the different pairs of classes, not with the examples.
+/// A confusion matrix in two halves, between which the examples of each class alternate. Memory
+/// grows with the distinct pairs of classes, not with the examples.
 #[derive(Debug, Clone)]
 pub struct Confusion {
     seen: Vec<u64>,
@@ -37,19 +34,19 @@ pub struct Confusion {
 
 /// Labels that look permuted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Permuted {
-    /// Class, and the class by whose name the model calls it: those that get another name from
-    /// either half and are then right for the most part, most examples first.
+pub struct LabelPermutation {
+    /// `(class, class whose name fits it)`, for classes that are mostly correct under the new name
+    /// on the other half; most examples first.
     pub renamed: Vec<(usize, usize)>,
-    /// Over the classes that get another name, the mean share of right answers as labelled.
+    /// Mean accuracy of the renamed classes as labelled.
     pub labelled: f64,
-    /// The same with the other names.
+    /// Their mean accuracy under the new names.
     pub relabelled: f64,
 }
 
-/// What the classes that get another name show on the other half.
+/// Outcomes of the renamed classes on the held-out half: sums of accuracies, and correct examples.
 #[derive(Debug, Default)]
-struct Shown {
+struct RenamedStats {
     classes: f64,
     examples: u64,
     labelled: (f64, u64),
@@ -57,17 +54,14 @@ struct Shown {
 }
 
 impl Confusion {
-    /// Nothing answered yet, of `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { seen: vec![0; classes], halves: Default::default() }
     }
 
-    /// Whether there are few enough classes to look.
     pub fn is_checked(&self) -> bool {
         self.seen.len() <= MAX_CLASSES
     }
 
-    /// Counts an example.
     pub fn add(&mut self, label: usize, predicted: usize) {
         if self.is_checked() {
             let half = (self.seen[label] % 2) as usize;
@@ -76,42 +70,42 @@ impl Confusion {
         self.seen[label] += 1;
     }
 
-    /// Whether the labels look permuted. Each half gives names that are judged on the other, so
-    /// that luck does not count as agreement; by [`GAIN`], [`RATIO`] and [`MIN_EXAMPLES`]. A model
-    /// that gives one answer whatever it sees gains nothing by another name.
-    pub fn permuted(&self) -> Option<Permuted> {
+    /// The permutation, if the labels look permuted by [`GAIN`], [`RATIO`] and [`MIN_EXAMPLES`].
+    /// Names are fitted on each half and tested on the other. A model that always predicts the same
+    /// class gains nothing from renaming.
+    pub fn label_permutation(&self) -> Option<LabelPermutation> {
         if !self.is_checked() {
             return None;
         }
-        let mut shown = Shown::default();
+        let mut stats = RenamedStats::default();
         let mut renamed: HashMap<(usize, usize), u64> = HashMap::new();
         for (fit, test) in [(0, 1), (1, 0)] {
-            self.judge(&self.names(fit), test, &mut shown, &mut renamed);
+            self.test_names(&self.fit_names(fit), test, &mut stats, &mut renamed);
         }
-        if shown.examples < MIN_EXAMPLES {
+        if stats.examples < MIN_EXAMPLES {
             return None;
         }
-        let (labelled, relabelled) = (shown.labelled.0 / shown.classes, shown.relabelled.0 / shown.classes);
-        let n = shown.examples as f64;
-        let apart = wilson(shown.relabelled.1 as f64, n)?.low > wilson(shown.labelled.1 as f64, n)?.high;
+        let (labelled, relabelled) = (stats.labelled.0 / stats.classes, stats.relabelled.0 / stats.classes);
+        let n = stats.examples as f64;
+        let apart = wilson(stats.relabelled.1 as f64, n)?.low > wilson(stats.labelled.1 as f64, n)?.high;
         if !apart || relabelled < labelled + GAIN || relabelled < RATIO * labelled {
             return None;
         }
         let mut renamed: Vec<_> = renamed.into_iter().collect();
-        renamed.sort_by_key(|(pair, right)| (std::cmp::Reverse(*right), *pair));
+        renamed.sort_by_key(|(pair, correct)| (std::cmp::Reverse(*correct), *pair));
         let renamed = renamed.into_iter().map(|(pair, _)| pair).collect();
-        Some(Permuted { renamed, labelled, relabelled })
+        Some(LabelPermutation { renamed, labelled, relabelled })
     }
 
-    /// The name that a half gives to each class: the assignment with the largest sum of the
-    /// classes' shares.
-    fn names(&self, half: usize) -> Vec<usize> {
+    /// The name that fits each class best on one half: the assignment with the largest sum of
+    /// accuracies.
+    fn fit_names(&self, half: usize) -> Vec<usize> {
         let mut examples = vec![0_u64; self.seen.len()];
         for ((label, _), count) in &self.halves[half] {
             examples[*label] += count;
         }
-        // A class without examples is no name for another: nothing says that it is not the right
-        // one.
+        // The name of a class without examples is not assigned to another class: it may be correct
+        // as it is.
         let share = |(label, predicted): (usize, usize), count: u64| match self.seen[predicted] {
             0 => 0.0,
             _ => count as f64 / examples[label] as f64,
@@ -126,15 +120,15 @@ impl Confusion {
                 others[*predicted][1] = others[*predicted][1].max(share);
             }
         }
-        // A class keeps its name where no exchange could gain: the best that it and the class that
-        // took its name could get is no more than what it has. Of a good model that leaves few to
-        // assign.
+        // A class keeps its name if no exchange can gain: the best shares that it and the class
+        // taking its name could get do not exceed its own. This leaves few classes for a good
+        // model.
         let open: Vec<usize> =
             (0..own.len()).filter(|class| own[*class] < others[*class][0] + others[*class][1]).collect();
-        let place: HashMap<usize, usize> = open.iter().enumerate().map(|(at, class)| (*class, at)).collect();
+        let index: HashMap<usize, usize> = open.iter().enumerate().map(|(at, class)| (*class, at)).collect();
         let mut weights = vec![0.0; open.len() * open.len()];
         for ((label, predicted), count) in &self.halves[half] {
-            if let (Some(row), Some(column)) = (place.get(label), place.get(predicted)) {
+            if let (Some(row), Some(column)) = (index.get(label), index.get(predicted)) {
                 weights[row * open.len() + column] = share((*label, *predicted), *count);
             }
         }
@@ -148,12 +142,12 @@ impl Confusion {
         names
     }
 
-    /// Adds what the classes with another name show on a half that did not give it.
-    fn judge(
+    /// Adds the outcomes of the renamed classes on the half that was not used for fitting.
+    fn test_names(
         &self,
         names: &[usize],
         half: usize,
-        shown: &mut Shown,
+        stats: &mut RenamedStats,
         renamed: &mut HashMap<(usize, usize), u64>,
     ) {
         let counts = &self.halves[half];
@@ -165,14 +159,14 @@ impl Confusion {
             names.iter().enumerate().filter(|(label, name)| label != *name && examples[*label] > 0)
         {
             let n = examples[label];
-            let right = |name: usize| counts.get(&(label, name)).copied().unwrap_or(0);
-            let (before, after) = (right(label), right(*name));
-            shown.classes += 1.0;
-            shown.examples += n;
-            shown.labelled.0 += before as f64 / n as f64;
-            shown.labelled.1 += before;
-            shown.relabelled.0 += after as f64 / n as f64;
-            shown.relabelled.1 += after;
+            let correct = |name: usize| counts.get(&(label, name)).copied().unwrap_or(0);
+            let (before, after) = (correct(label), correct(*name));
+            stats.classes += 1.0;
+            stats.examples += n;
+            stats.labelled.0 += before as f64 / n as f64;
+            stats.labelled.1 += before;
+            stats.relabelled.0 += after as f64 / n as f64;
+            stats.relabelled.1 += after;
             if 2 * after > n {
                 *renamed.entry((label, *name)).or_default() += after;
             }
@@ -187,60 +181,59 @@ mod tests {
 
     use super::*;
 
-    /// What a model that is right with probability `right`, and else answers anything, says of
-    /// `each` examples of every class, when the list of classes is read as `list`.
-    fn answers(list: &[usize], each: usize, right: f64) -> Option<Permuted> {
+    /// Simulates a model that is correct with probability `accuracy` and else predicts any class,
+    /// on `each` examples per class, with the class list permuted to `list`.
+    fn detect(list: &[usize], each: usize, accuracy: f64) -> Option<LabelPermutation> {
         let mut rng = ChaCha8Rng::seed_from_u64(17);
         let mut confusion = Confusion::new(list.len());
         for example in 0..each * list.len() {
             let class = example % list.len();
-            let predicted = if rng.random_bool(right) { class } else { rng.random_range(0..list.len()) };
+            let predicted = if rng.random_bool(accuracy) { class } else { rng.random_range(0..list.len()) };
             confusion.add(list[class], predicted);
         }
-        confusion.permuted()
+        confusion.label_permutation()
     }
 
     #[test]
-    fn a_permuted_list_is_found_and_an_honest_one_is_not() {
-        let honest: Vec<usize> = (0..37).collect();
+    fn a_permuted_list_is_found_and_a_correct_one_is_not() {
+        let correct: Vec<usize> = (0..37).collect();
         let shifted: Vec<usize> = (0..37).map(|class| (class + 1) % 37).collect();
-        let mut swapped = honest.clone();
+        let mut swapped = correct.clone();
         swapped.swap(3, 5);
-        for (right, each) in [(0.9, 20), (0.3, 40), (0.0, 40), (1.0, 1), (0.9, 2)] {
-            assert_eq!(answers(&honest, each, right), None, "{right} {each}");
+        for (accuracy, each) in [(0.9, 20), (0.3, 40), (0.0, 40), (1.0, 1), (0.9, 2)] {
+            assert_eq!(detect(&correct, each, accuracy), None, "{accuracy} {each}");
         }
-        let found = answers(&shifted, 20, 0.85).unwrap();
+        let found = detect(&shifted, 20, 0.85).unwrap();
         assert!(found.labelled < 0.02 && found.relabelled > 0.8, "{found:?}");
         assert_eq!(found.renamed.len(), 37);
         assert!(found.renamed.iter().all(|(label, name)| *label == (name + 1) % 37), "{found:?}");
-        // A model that is right in a third of the cases shows it, too; and two names that changed
-        // places.
-        assert!(answers(&shifted, 40, 0.35).is_some());
+        // Also found with a model of accuracy 0.35, and for two swapped names.
+        assert!(detect(&shifted, 40, 0.35).is_some());
         assert_eq!(
-            answers(&swapped, 20, 0.9).unwrap().renamed.iter().map(|(a, b)| a + b).collect::<Vec<_>>(),
+            detect(&swapped, 20, 0.9).unwrap().renamed.iter().map(|(a, b)| a + b).collect::<Vec<_>>(),
             [8, 8]
         );
         // Too few examples to be sure.
-        assert_eq!(answers(&[1, 0], 2, 1.0), None);
-        assert_eq!(answers(&shifted, 1, 1.0), None);
+        assert_eq!(detect(&[1, 0], 2, 1.0), None);
+        assert_eq!(detect(&shifted, 1, 1.0), None);
     }
 
     #[test]
-    fn a_model_with_one_answer_is_not_taken_for_a_permutation() {
-        // Balanced, of very different frequencies, and an answer that has no examples.
-        for (examples, answer) in [([40, 40, 40], 1), ([200, 10, 10], 2), ([60, 60, 0], 2)] {
+    fn a_constant_prediction_is_not_a_permutation() {
+        // Balanced, imbalanced, and predicting a class without examples.
+        for (examples, predicted) in [([40, 40, 40], 1), ([200, 10, 10], 2), ([60, 60, 0], 2)] {
             let mut confusion = Confusion::new(3);
             for (label, count) in examples.into_iter().enumerate() {
-                (0..count).for_each(|_| confusion.add(label, answer));
+                (0..count).for_each(|_| confusion.add(label, predicted));
             }
-            assert_eq!(confusion.permuted(), None, "{examples:?}");
+            assert_eq!(confusion.label_permutation(), None, "{examples:?}");
         }
     }
 
     #[test]
-    fn too_many_classes_are_not_looked_at() {
+    fn too_many_classes_are_not_checked() {
         let mut confusion = Confusion::new(MAX_CLASSES + 1);
         confusion.add(MAX_CLASSES, 0);
-        assert!(!confusion.is_checked() && confusion.permuted().is_none());
+        assert!(!confusion.is_checked() && confusion.label_permutation().is_none());
     }
 }

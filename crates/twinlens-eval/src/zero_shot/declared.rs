@@ -1,5 +1,5 @@
-//! Sets that are declared: their files are read into a dataset of the stage's own work folder, and
-//! are then a set like any other.
+//! Declared sets: their files are converted to a dataset in the stage's work directory, and are
+//! then evaluated like any other set.
 
 use std::path::PathBuf;
 
@@ -17,44 +17,41 @@ use crate::set::{ClassOptions, SetOptions};
 use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
 use crate::trust::{SET_MISSING, Warning};
 
-/// The folder, within the stage's work folder, of what is read.
+/// The directory of converted sets in the stage's work directory.
 pub const FOLDER: &str = "sets";
 
-/// What became of a declared set.
-pub enum Prepared {
-    /// It can be evaluated.
-    Ready(Box<Ready>),
-    /// Its data are not there.
+pub enum DeclaredSet {
+    Ready(Box<ConvertedSet>),
+    /// The data are missing.
     Missing(Warning),
 }
 
-/// A declared set as the stage takes one: its options, and its dataset.
-pub struct Ready {
+/// The options and the dataset of a declared set.
+pub struct ConvertedSet {
     pub options: SetOptions,
     pub input: InputData,
     pub warnings: Vec<Warning>,
 }
 
-/// Finds the data of the set that an option names, and reads them.
+/// Finds and converts the data of the set that an option names.
 ///
 /// # Errors
-/// The set cannot be used as it is, or the system's.
+/// [`RunError::User`] if the set cannot be used as it is.
 pub async fn prepare(
     cx: &RunContext,
-    written: &str,
+    name: &str,
     data: &str,
     limits: &Limits,
     work: PathBuf,
-) -> Result<Prepared, RunError> {
-    let set = sets::declared(&cx.files, written)?;
+) -> Result<DeclaredSet, RunError> {
+    let set = sets::declared(&cx.files, name)?;
     if set.task == Task::Retrieval {
-        let why = format!("`{}` is a retrieval set: it has no classes to choose among", set.name);
-        return Err(RunError::user_with_hint(why, "a `retrieval` stage evaluates it"));
+        let why = format!("`{}` is a retrieval set: it has no classes", set.name);
+        return Err(RunError::user_with_hint(why, "evaluate it with a `retrieval` stage"));
     }
     let Some(found) = sets::find(&set, &cx.path(data)) else {
-        let place = cx.path(data);
-        let detail = format!("its data are not in {}: {}", place.display(), set.how_to_get);
-        return Ok(Prepared::Missing(Warning { code: SET_MISSING, detail, value: 0.0 }));
+        let detail = format!("its data are not in {}: {}", cx.path(data).display(), set.how_to_get);
+        return Ok(DeclaredSet::Missing(Warning { code: SET_MISSING, detail, value: 0.0 }));
     };
     let opened = {
         let (set, root) = (set.clone(), found.root.clone());
@@ -81,10 +78,10 @@ pub async fn prepare(
     };
     let options =
         options(&set, Input(Located::without_span(name)), &written.bound.classes, written.templates);
-    Ok(Prepared::Ready(Box::new(Ready { options, input, warnings: written.bound.warnings })))
+    Ok(DeclaredSet::Ready(Box::new(ConvertedSet { options, input, warnings: written.bound.warnings })))
 }
 
-/// The dataset of a set, to be made or gone on with.
+/// Creates the dataset of a set, or opens it to resume.
 fn dataset(
     cx: &RunContext,
     set: &Declaration,
@@ -92,8 +89,8 @@ fn dataset(
     fingerprint: String,
 ) -> Result<Output, RunError> {
     let main = contracts::with_hub_features(sets::schema());
-    let plain = main.fields().iter().filter(|field| !holds_image_bytes(field.data_type())).cloned();
-    let ledger: Vec<_> = plain.chain(contracts::rejects().fields().iter().cloned()).collect();
+    let kept = main.fields().iter().filter(|field| !holds_image_bytes(field.data_type())).cloned();
+    let ledger: Vec<_> = kept.chain(contracts::rejects().fields().iter().cloned()).collect();
     let ledger = std::sync::Arc::new(datafusion::arrow::datatypes::Schema::new(ledger));
     let begin = Begin {
         format: protocol::FORMAT,
@@ -117,18 +114,18 @@ fn dataset(
 }
 
 fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: Vec<String>) -> SetOptions {
-    let nowhere = |text: &str| Located::without_span(text.to_string());
-    let several = set.task == Task::MultiLabel;
+    let option = |text: &str| Located::without_span(text.to_string());
+    let multi_label = set.task == Task::MultiLabel;
     let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
     let with_synonyms = classes.iter().filter(|class| !class.synonyms.is_empty());
     SetOptions {
-        name: nowhere(&set.name),
+        name: option(&set.name),
         input,
-        label: nowhere(if several { "labels" } else { "class_name" }),
+        label: option(if multi_label { "labels" } else { "class_name" }),
         split: Some(set.split.clone()),
         image: None,
-        classes: (!several).then(|| Located::without_span(ClassOptions::List(names.clone()))),
-        class_names: several.then(|| Located::without_span(names)),
+        classes: (!multi_label).then(|| Located::without_span(ClassOptions::List(names.clone()))),
+        class_names: multi_label.then(|| Located::without_span(names)),
         names: Default::default(),
         synonyms: with_synonyms.map(|class| (class.name.clone(), class.synonyms.clone())).collect(),
         templates: (!templates.is_empty()).then(|| Located::without_span(templates)),
@@ -137,11 +134,8 @@ fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: V
     }
 }
 
-/// Writes what was refused while the set was read into the ledger of its results.
-///
-/// # Errors
-/// A dataset that cannot be read, or a full disk.
-pub fn pass_on_rejects(input: &InputData, split: &mut SplitWriter) -> Result<(), RunError> {
+/// Copies the rejects of the conversion to the ledger of the results.
+pub fn copy_rejects(input: &InputData, split: &mut SplitWriter) -> Result<(), RunError> {
     let schema = input.dataset.schema(REJECTS)?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     for batch in ShardReader::new(&input.dataset, REJECTS, &columns, 1024) {

@@ -1,9 +1,8 @@
-//! The stage `zero-shot`: how well a model names what it was never trained to name.
+//! The stage `zero-shot`: classification by class names that the model was not trained on.
 //!
 //! Sets that share an input are evaluated in one pass over it, so that each image is decoded and
-//! encoded once whatever the number of sets and prompts; a set is one split, and a killed
-//! evaluation goes on with the sets that are not committed. A set that cannot be evaluated, or
-//! whose data are not there, is a warning and does not hold the others up.
+//! encoded once. A set is one split; a killed evaluation resumes with the sets that are not
+//! committed. A set that cannot be evaluated, or whose data are missing, is skipped with a warning.
 
 mod check;
 mod declared;
@@ -30,47 +29,47 @@ use twinlens_pipeline::{
 };
 
 use crate::error::EvalError;
-use crate::images::limits_of;
+use crate::images::limits_or_default;
 use crate::model::{self, Model, input};
 use crate::prompts::PromptOptions;
 use crate::set::{SetEntry, SetOptions};
 use crate::sets::looked_at;
 use crate::trust::{SET_REFUSED, Warning};
-use declared::{Prepared, Ready};
+use declared::{ConvertedSet, DeclaredSet};
 use pass::Pass;
-pub use training::InTraining;
+pub use training::InTrainingEvaluation;
 
-/// Classifies images by the nearest of their classes' names, put into prompts.
+/// Classifies images by the class name whose prompts are most similar.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroShot {
-    /// A `train` stage, or the path of a folder (`./models/b32`) with config.json,
-    /// model.safetensors and tokenizer.json, or a model of the Hugging Face hub
+    /// A `train` stage, the path of a directory (`./models/b32`) with config.json,
+    /// model.safetensors and tokenizer.json, or a model on the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
-    /// The evaluation sets: names of declared ones (`"cifar10"`, `"./mine.toml"`), and tables that
+    /// The evaluation sets: names of declared sets (`"cifar10"`, `"./mine.toml"`), and tables that
     /// describe others.
     sets: Located<Vec<Located<SetEntry>>>,
-    /// The folder with the data of declared sets: those of `cifar10` are looked for in
-    /// `cifar10.parquet` and in the folder `cifar10`.
+    /// The directory with the data of declared sets: those of `cifar10` are expected in
+    /// `cifar10.parquet` or in the directory `cifar10`.
     #[serde(default)]
     data: Option<Located<String>>,
-    /// Each is evaluated by itself: a template with `{}` or `{c}` where the class name goes;
-    /// `ensemble` for the mean over a set of general templates (or the evaluation set's own); or a
-    /// table `{ name, templates }`.
+    /// Prompt sets, each of which is evaluated separately: a template with `{}` or `{c}` for the
+    /// class name; `ensemble` for the mean over general templates (or the evaluation set's own); or
+    /// a table `{ name, templates }`.
     #[serde(default = "default_prompts")]
     prompts: Located<Vec<Located<PromptOptions>>>,
-    /// Images, or prompts, in one forward pass.
+    /// Images, or prompts, per forward pass.
     #[serde(default = "default_batch_size")]
     batch_size: Located<usize>,
-    /// Bounds on the images: what breaks them is rejected undecoded.
+    /// Limits on the images: an image beyond them is rejected before it is decoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
-    /// GPU where there is one.
+    /// Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`, the first GPU if
+    /// there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
-    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     precision: Located<Precision>,
 }
@@ -90,9 +89,8 @@ const CALIBRATION: &str = "calibration";
 const WARNINGS: &str = "warnings";
 
 impl ZeroShot {
-    /// The inputs of sets, then those of their classes, then the model where it is a stage: the
-    /// ledger has the columns of the first.
-    fn wiring(&self) -> Vec<Input> {
+    /// The inputs of the sets first, since the ledger has the columns of the first input.
+    fn input_options(&self) -> Vec<Input> {
         let examples = self.described().map(|set| set.input.clone());
         let classes = self.described().filter_map(SetOptions::classes_input);
         let training = self.described().filter_map(|set| set.overlap_with.clone());
@@ -106,23 +104,22 @@ impl ZeroShot {
             .collect()
     }
 
-    /// The sets that are described in the pipeline file.
     fn described(&self) -> impl Iterator<Item = &SetOptions> {
         self.sets.iter().filter_map(|set| set.described())
     }
 
     fn limits(&self) -> Limits {
-        limits_of(self.limits.as_ref())
+        limits_or_default(self.limits.as_ref())
     }
 }
 
 impl Stage for ZeroShot {
     fn inputs(&self) -> Vec<Input> {
-        self.wiring()
+        self.input_options()
     }
 
     fn files(&self) -> Vec<Located<String>> {
-        model::files(&self.model)
+        model::model_files(&self.model)
     }
 
     fn may_read(&self) -> Vec<String> {
@@ -153,7 +150,8 @@ impl Stage for ZeroShot {
 
 impl StageKind for ZeroShot {
     const KIND: &'static str = "zero-shot";
-    const ABOUT: &'static str = "Classifies the images of evaluation sets among class names put into prompts, and reports accuracies.";
+    const ABOUT: &'static str =
+        "Classifies the images of evaluation sets by class names in prompts, and reports accuracies.";
     const EXAMPLE: &'static str = r#"[stages.zero_shot]
 kind = "zero-shot"
 model = "clip"
@@ -168,29 +166,28 @@ prompts = ["{}", "a photo of a {}.", "ensemble"]
     const VERSION: u32 = 3;
 }
 
-/// A set on its way: its split, and what is asked of it.
-struct Task {
+/// A set to evaluate.
+struct SetTask {
     split: u64,
     options: SetOptions,
-    /// Its files were read for this evaluation: what was refused then belongs to the results.
+    /// It was converted for this evaluation: the rejects of the conversion belong to the results.
     declared: bool,
-    /// Of the set as it was read.
+    /// From the conversion.
     warnings: Vec<Warning>,
 }
 
-/// A set that is left out.
-struct Skipped {
+struct SkippedSet {
     split: u64,
     name: String,
     warning: Warning,
     hint: Option<String>,
 }
 
-/// Sets that are evaluated in one pass: they read the same column of the same input.
-fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
-    let mut groups: Vec<Vec<Task>> = Vec::new();
+/// Groups sets that read the same column of the same input, to evaluate each group in one pass.
+fn groups(tasks: Vec<SetTask>) -> Vec<Vec<SetTask>> {
+    let mut groups: Vec<Vec<SetTask>> = Vec::new();
     for task in tasks {
-        let same = |group: &&mut Vec<Task>| {
+        let same = |group: &&mut Vec<SetTask>| {
             let first = &group[0].options;
             first.input.name() == task.options.input.name()
                 && first.image_column() == task.options.image_column()
@@ -204,35 +201,35 @@ fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
 }
 
 impl ZeroShot {
-    /// The sets that are not committed, ready to be evaluated, and those that cannot be. Datasets
-    /// of declared ones join `inputs`.
+    /// The sets that are not committed yet: those to evaluate, and those to skip. Adds the datasets
+    /// of declared sets to `inputs`.
     async fn prepare(
         &self,
         cx: &RunContext,
         inputs: &mut Vec<InputData>,
         output: &Output,
-    ) -> Result<(Vec<Task>, Vec<Skipped>), RunError> {
+    ) -> Result<(Vec<SetTask>, Vec<SkippedSet>), RunError> {
         let (mut tasks, mut skipped) = (Vec::new(), Vec::new());
         for (split, entry) in (0..).zip(self.sets.iter()).filter(|(split, _)| !output.is_done(*split)) {
             let name = match entry.value() {
                 SetEntry::Described(set) => {
                     let (options, warnings) = (set.as_ref().clone(), Vec::new());
-                    tasks.push(Task { split, options, declared: false, warnings });
+                    tasks.push(SetTask { split, options, declared: false, warnings });
                     continue;
                 }
                 SetEntry::Declared(name) => name,
             };
             let data = self.data.as_ref().map_or("", |data| data.value());
-            let skip = |warning, hint| Skipped { split, name: name.clone(), warning, hint };
+            let skip = |warning, hint| SkippedSet { split, name: name.clone(), warning, hint };
             match declared::prepare(cx, name, data, &self.limits(), output.work_dir()?).await {
-                Ok(Prepared::Ready(ready)) => {
-                    let Ready { options, input, warnings } = *ready;
+                Ok(DeclaredSet::Ready(set)) => {
+                    let ConvertedSet { options, input, warnings } = *set;
                     inputs.push(input);
-                    tasks.push(Task { split, options, declared: true, warnings });
+                    tasks.push(SetTask { split, options, declared: true, warnings });
                 }
-                Ok(Prepared::Missing(warning)) => skipped.push(skip(warning, None)),
+                Ok(DeclaredSet::Missing(warning)) => skipped.push(skip(warning, None)),
                 Err(error) => {
-                    let (detail, hint) = refused(error)?;
+                    let (detail, hint) = user_error(error)?;
                     skipped.push(skip(Warning { code: SET_REFUSED, detail, value: 0.0 }, hint));
                 }
             }
@@ -241,28 +238,33 @@ impl ZeroShot {
     }
 }
 
-/// What a set says that cannot be evaluated; other errors end the evaluation.
-fn refused(error: RunError) -> Result<(String, Option<String>), RunError> {
+/// Message and hint of a user error, which skips a set; other errors stop the evaluation.
+fn user_error(error: RunError) -> Result<(String, Option<String>), RunError> {
     match error {
         RunError::User { message, hint } => Ok((message, hint)),
         other => Err(other),
     }
 }
 
-/// Records the sets that were left out, each as a split with a warning.
+/// Commits skipped sets, each as a split with a warning.
 ///
 /// # Errors
-/// None was evaluated: then nothing is recorded, and the first says why.
-async fn record(cx: &RunContext, skipped: Vec<Skipped>, output: &mut Output) -> Result<(), RunError> {
+/// No set was evaluated: nothing is committed, and the error is that of the first set.
+async fn record_skipped(
+    cx: &RunContext,
+    skipped: Vec<SkippedSet>,
+    output: &mut Output,
+) -> Result<(), RunError> {
     for set in &skipped {
         cx.progress.note(format!("set `{}` is skipped: {}", set.name, set.warning.detail));
     }
     if output.state().rows(twinlens_dataset::MAIN) == 0
         && let Some(first) = skipped.first()
     {
-        let message = match first.warning.detail.contains(&format!("`{}`", first.name)) {
-            true => first.warning.detail.clone(),
-            false => format!("evaluation set `{}`: {}", first.name, first.warning.detail),
+        let message = if first.warning.detail.contains(&format!("`{}`", first.name)) {
+            first.warning.detail.clone()
+        } else {
+            format!("evaluation set `{}`: {}", first.name, first.warning.detail)
         };
         return Err(RunError::User { message, hint: first.hint.clone() });
     }
@@ -294,32 +296,31 @@ impl Job for ZeroShot {
             let splits: Vec<SplitWriter> =
                 group.iter().map(|task| output.split(task.split, task.options.name.value())).collect();
             let (options, cx, all) = (self.clone(), cx.clone(), inputs.clone());
-            // Hours of arithmetic do not belong on the threads that answer Ctrl-C.
+            // Hours of computation must not block the threads that handle Ctrl-C.
             let work = tokio::task::spawn_blocking(move || {
                 let results = Pass::new(&options, &cx, &all, &open, group, splits)?.run()?;
                 Ok::<_, RunError>((open, results))
             });
-            let (back, results) = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
-            model = Some(back);
+            let (open, results) = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
+            model = Some(open);
             for (task, result) in results {
                 match result {
                     Ok(mut split) => {
                         if task.declared {
-                            declared::pass_on_rejects(input(&inputs, &task.options.input)?, &mut split)?;
+                            declared::copy_rejects(input(&inputs, &task.options.input)?, &mut split)?;
                         }
                         output.commit(split).await?;
                     }
                     Err(error) => {
-                        let (detail, hint) = refused(error.into())?;
+                        let (detail, hint) = user_error(error.into())?;
                         let warning = Warning { code: SET_REFUSED, detail, value: 0.0 };
                         let name = task.options.name.value().clone();
-                        skipped.push(Skipped { split: task.split, name, warning, hint });
+                        skipped.push(SkippedSet { split: task.split, name, warning, hint });
                     }
                 }
             }
         }
-        record(cx, skipped, output).await?;
-        // What was read of declared sets has served.
+        record_skipped(cx, skipped, output).await?;
         let work = output.work_dir()?.join(declared::FOLDER);
         match std::fs::remove_dir_all(&work) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RunError::io(&work, error)),

@@ -1,5 +1,5 @@
-//! Which examples were trained on: by the hash of the bytes, and by the perceptual hash (section 5
-//! of the paper).
+//! Overlap between examples and training images, by hash of the bytes and by perceptual hash
+//! (section 5 of the CLIP paper).
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,30 +13,30 @@ use crate::error::EvalError;
 use crate::prompts::hex;
 use crate::trust::{TRAINED_ON, Warning};
 
-/// Two images are taken to be the same if so many bits of their perceptual hashes differ, or fewer.
-pub const DISTANCE: u32 = 4;
-const BANDS: usize = DISTANCE as usize + 1;
+/// Images are duplicates if at most this many bits of their perceptual hashes differ.
+const MAX_DISTANCE: u32 = 4;
+const BANDS: usize = MAX_DISTANCE as usize + 1;
 const ROWS: usize = 8192;
 
 const SHA256: &str = "sha256";
 const PHASH: &str = "phash";
 
-/// The images that were trained on: 16 bytes of a SHA-256 and five places of a perceptual hash
-/// each.
+/// Hashes of the training images.
 #[derive(Debug, Default)]
-pub struct Training {
+pub struct TrainingHashes {
     name: String,
-    bytes: HashSet<[u8; 16]>,
-    /// By band: of two hashes that differ in as many bits as there are bands but one, a band is
-    /// equal.
+    /// The first 16 bytes of SHA-256 hashes.
+    sha256: HashSet<[u8; 16]>,
+    /// Perceptual hashes by band: two hashes that differ in fewer bits than there are bands have an
+    /// equal band.
     bands: [HashMap<u16, Vec<u64>>; BANDS],
 }
 
-/// How many examples of a set were found.
+/// Examples of a set among the training images.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    by_bytes: u64,
-    by_look: u64,
+    by_sha256: u64,
+    by_phash: u64,
 }
 
 fn band(hash: u64, band: usize) -> u16 {
@@ -44,8 +44,8 @@ fn band(hash: u64, band: usize) -> u16 {
     (hash >> (band * bits)) as u16 & ((1 << bits) - 1)
 }
 
-/// The first 16 bytes of a hash in hexadecimal digits.
-fn digits(text: &str) -> Option<[u8; 16]> {
+/// Parses the first 16 bytes of a hash in hexadecimal.
+fn hash_prefix(text: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
@@ -53,86 +53,89 @@ fn digits(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-impl Training {
-    /// Reads the hashes of a table.
-    ///
-    /// # Errors
-    /// It has neither `sha256` nor `phash`.
+impl TrainingHashes {
+    /// Reads the columns `sha256` and `phash` of a table, at least one of which must exist.
     pub fn open(input: &InputData, set: &str) -> Result<Self, EvalError> {
         let schema = input.dataset.schema(&input.table)?;
         let columns: Vec<&str> =
             [SHA256, PHASH].into_iter().filter(|name| schema.field_with_name(name).is_ok()).collect();
         if columns.is_empty() {
-            let why =
-                format!("`overlap_with` names `{}`, which has neither `sha256` nor `phash`", input.name);
+            let why = format!(
+                "`overlap_with` names `{}`, which has neither a column `sha256` nor `phash`",
+                input.name
+            );
             return Err(EvalError::set(set, why, Some("a `fetch` stage writes both".into())));
         }
         let mut training = Self { name: input.name.clone(), ..Self::default() };
         for batch in ShardReader::new(&input.dataset, &input.table, &columns, ROWS) {
             let batch = batch?;
             for row in 0..batch.num_rows() {
-                training.bytes.extend(sha256(&batch, row));
+                training.sha256.extend(sha256(&batch, row));
                 if let Some(hash) = phash(&batch, row) {
-                    for (at, places) in training.bands.iter_mut().enumerate() {
-                        places.entry(band(hash, at)).or_default().push(hash);
-                    }
+                    training.add_phash(hash);
                 }
             }
         }
         Ok(training)
     }
 
-    fn looks_like_one(&self, hash: u64) -> bool {
-        let near = |known: &u64| (known ^ hash).count_ones() <= DISTANCE;
+    fn add_phash(&mut self, hash: u64) {
+        for (at, hashes) in self.bands.iter_mut().enumerate() {
+            hashes.entry(band(hash, at)).or_default().push(hash);
+        }
+    }
+
+    fn contains_near(&self, hash: u64) -> bool {
+        let near = |known: &u64| (known ^ hash).count_ones() <= MAX_DISTANCE;
         self.bands
             .iter()
             .enumerate()
-            .any(|(at, places)| places.get(&band(hash, at)).is_some_and(|known| known.iter().any(near)))
+            .any(|(at, hashes)| hashes.get(&band(hash, at)).is_some_and(|known| known.iter().any(near)))
     }
 
-    /// Whether an example was trained on. Its own columns come first: an image that was resized has
-    /// other bytes now than it had.
-    pub fn holds(
+    /// Whether an example is a training image; counts it in `overlap`. Hashes in the example's own
+    /// columns take precedence: a resized image no longer has its original bytes.
+    pub fn contains(
         &self,
         batch: &RecordBatch,
         row: usize,
         digest: &[u8; 32],
-        look: Option<u64>,
-        found: &mut Overlap,
+        image_phash: Option<u64>,
+        overlap: &mut Overlap,
     ) -> bool {
-        let bytes = sha256(batch, row).or_else(|| digits(&hex(&digest[..16])));
-        if bytes.is_some_and(|bytes| self.bytes.contains(&bytes)) {
-            found.by_bytes += 1;
+        let bytes = sha256(batch, row).or_else(|| hash_prefix(&hex(&digest[..16])));
+        if bytes.is_some_and(|bytes| self.sha256.contains(&bytes)) {
+            overlap.by_sha256 += 1;
             return true;
         }
-        let looks = phash(batch, row).or(look).is_some_and(|hash| self.looks_like_one(hash));
-        found.by_look += u64::from(looks);
-        looks
+        let near = phash(batch, row).or(image_phash).is_some_and(|hash| self.contains_near(hash));
+        overlap.by_phash += u64::from(near);
+        near
     }
 
-    /// A warning of what was found among `total` examples.
-    pub fn warning(&self, found: &Overlap, total: u64) -> Option<Warning> {
-        let all = found.by_bytes + found.by_look;
+    /// Warns of an overlap among `total` examples.
+    pub fn warning(&self, overlap: &Overlap, total: u64) -> Option<Warning> {
+        let all = overlap.by_sha256 + overlap.by_phash;
         (all > 0).then(|| Warning {
             code: TRAINED_ON,
             detail: format!(
-                "{all} of {total} images are among those of `{}` ({} by their bytes, {} by their looks): the rows of the part `clean` \
-                 are without them",
-                self.name, found.by_bytes, found.by_look
+                "{all} of {total} images are among those of `{}` ({} by SHA-256, {} by perceptual hash): the rows of the part `clean` \
+                 exclude them",
+                self.name, overlap.by_sha256, overlap.by_phash
             ),
             value: all as f64 / total.max(1) as f64,
         })
     }
 }
 
-/// Whether the perceptual hash of a table's images must be computed.
-pub fn needs_look(batch: &RecordBatch) -> bool {
+/// Whether the perceptual hashes of the images must be computed.
+pub fn needs_phash(batch: &RecordBatch) -> bool {
     batch.column_by_name(PHASH).is_none()
 }
 
 fn sha256(batch: &RecordBatch, row: usize) -> Option<[u8; 16]> {
     let column = batch.column_by_name(SHA256)?.as_string_opt::<i32>()?;
-    column.is_valid(row).then(|| digits(column.value(row))).flatten()
+    column.is_valid(row).then(|| hash_prefix(column.value(row))).flatten()
 }
 
 fn phash(batch: &RecordBatch, row: usize) -> Option<u64> {
@@ -148,22 +151,18 @@ fn phash(batch: &RecordBatch, row: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// The bands against their plain twin, a look at every hash.
+    /// Reference implementation: compare with every hash.
     #[test]
     fn near_hashes_are_found_and_far_ones_are_not() {
-        let mut training = Training::default();
+        let mut training = TrainingHashes::default();
         let known: Vec<u64> = (1..60_u64).map(|seed| seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-        for hash in &known {
-            for (at, places) in training.bands.iter_mut().enumerate() {
-                places.entry(band(*hash, at)).or_default().push(*hash);
-            }
-        }
+        known.iter().for_each(|hash| training.add_phash(*hash));
         for (at, hash) in known.iter().enumerate() {
             for flipped in 0..8_u32 {
                 // Bits spread over the whole hash.
                 let changed = (0..flipped).fold(*hash, |hash, bit| hash ^ 1 << ((bit * 11 + at as u32) % 64));
-                let plain = known.iter().any(|known| (known ^ changed).count_ones() <= DISTANCE);
-                assert_eq!(training.looks_like_one(changed), plain, "{flipped} bits");
+                let plain = known.iter().any(|known| (known ^ changed).count_ones() <= MAX_DISTANCE);
+                assert_eq!(training.contains_near(changed), plain, "{flipped} bits");
             }
         }
     }

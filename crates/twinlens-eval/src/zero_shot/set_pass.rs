@@ -1,5 +1,4 @@
-//! One evaluation set on its way through a pass: its classes and classifiers, what has been
-//! counted, and at the end its results.
+//! One evaluation set in a pass: its classes, classifiers, counts, and finally its results.
 
 use arrow::array::RecordBatch;
 use candle_core::Tensor;
@@ -8,26 +7,25 @@ use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_model::Clip;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
-use super::overlap::{Overlap, Training};
-use super::rows::{Labelled, Rows, Truth, classes, refuse};
-use super::select::{HeldOut, Looking, select};
-use super::tables::{self, Measured, Prediction, Provenance};
+use super::overlap::{Overlap, TrainingHashes};
+use super::rows::{RowLabel, SetReader, Truth, read_classes, set_error};
+use super::select::{HeldOut, SelectionInput, select};
+use super::tables::{self, MetricRow, Prediction, Provenance};
 use super::variant::{Counts, Variant, measure};
-use super::{CALIBRATION, PER_CLASS, PREDICTIONS, Task, WARNINGS, ZeroShot};
+use super::{CALIBRATION, PER_CLASS, PREDICTIONS, SetTask, WARNINGS, ZeroShot};
 use crate::error::EvalError;
-use crate::images::{ImageSource, Refusal, UNKNOWN_LABEL};
+use crate::images::{ImageSource, Reject, UNKNOWN_LABEL};
 use crate::ledger;
 use crate::metrics::{Tally, top_k};
 use crate::model::{Model, input};
-use crate::prompts::{TextCache, Texts, classifier, hex};
-use crate::set::{ClassFault, Classes, Labels, SetOptions};
+use crate::prompts::{TextCache, TextEncoder, build_classifier, hex};
+use crate::set::{Classes, Labels, SetFault, SetOptions};
 use crate::trust::{self, Warning};
 use crate::vectors::check_finite;
 
-/// Best classes that are kept of an example.
-const BEST: usize = 5;
+/// Classes stored per prediction.
+const TOP: usize = 5;
 
-/// One evaluation set on its way through the pass.
 pub struct SetPass {
     pub options: SetOptions,
     labels: Labels,
@@ -35,35 +33,34 @@ pub struct SetPass {
     variants: Vec<Variant>,
     split: SplitWriter,
     hash: Sha256,
-    /// The images that were trained on, and how many of the set are among them.
-    pub training: Option<Training>,
+    pub training: Option<TrainingHashes>,
     overlap: Overlap,
     rows: u64,
-    refused: u64,
-    first_refusal: Option<String>,
-    unknown: u64,
-    /// Of the set, whatever the prompts.
+    rejected: u64,
+    first_reject: Option<String>,
+    unknown_labels: u64,
+    /// About the set, not about single prompt sets.
     warnings: Vec<Warning>,
-    /// What the model's similarities are multiplied by to give logits.
+    /// Turns cosines into logits, if the model has one.
     scale: Option<f32>,
 }
 
-/// A row of a chunk that a set refuses.
+/// A rejected row of a chunk.
 #[derive(Clone)]
-pub struct Refused {
+pub struct RejectedExample {
     pub row: u32,
-    pub refusal: Refusal,
+    pub reject: Reject,
     /// Shard, row, uid.
-    pub place: String,
+    pub location: String,
 }
 
-/// An example that waits for its batch to be full.
-pub struct Waiting {
-    pub example: String,
-    /// Its class in each set; `None` where that set refused it.
+/// An example of the next batch.
+pub struct PendingExample {
+    pub name: String,
+    /// For each set; `None` if the set rejects it.
     pub labels: Vec<Option<Truth>>,
-    /// Whether it is among the images that each set was told were trained on.
-    pub trained_on: Vec<bool>,
+    /// For each set, whether it is a training image.
+    pub in_training: Vec<bool>,
 }
 
 impl SetPass {
@@ -72,20 +69,20 @@ impl SetPass {
         cx: &RunContext,
         inputs: &[InputData],
         model: &Model,
-        task: &Task,
-        source: &Result<ImageSource, ClassFault>,
+        task: &SetTask,
+        source: &Result<ImageSource, SetFault>,
         split: SplitWriter,
     ) -> Result<Self, EvalError> {
         let set = &task.options;
         let own = input(inputs, &set.input)?;
         let schema = own.dataset.schema(&own.table)?;
         let class_names = set.class_names.as_ref().map(|names| names.as_slice());
-        let labels = Labels::new(&schema, set.label.value(), class_names).map_err(refuse(set))?;
-        let source = source.clone().map_err(refuse(set))?;
-        let classes = classes(cx, set, inputs, own, &labels)?;
+        let labels = Labels::new(&schema, set.label.value(), class_names).map_err(set_error(set))?;
+        let source = source.clone().map_err(set_error(set))?;
+        let classes = read_classes(cx, set, inputs, own, &labels)?;
         let names = classes.all_names();
         let cache = TextCache::new(&cx.files.scratch.join("texts"));
-        let texts = Texts {
+        let texts = TextEncoder {
             clip: &model.clip,
             tokenizer: &model.tokenizer,
             weights_hash: &model.weights_hash,
@@ -93,13 +90,13 @@ impl SetPass {
             cache: Some(&cache),
         };
         let of_set = set.templates.as_ref().map(|templates| templates.as_slice());
-        let rows = Rows { labels: &labels, classes: &classes, set };
+        let reader = SetReader { labels: &labels, classes: &classes, set };
         let training = match &set.overlap_with {
-            Some(_) if labels.several() => {
-                let why = "`overlap_with` is for sets of one class an image";
+            Some(_) if labels.is_multi_label() => {
+                let why = "`overlap_with` requires a single-label set";
                 return Err(EvalError::set(&set.name, why, None));
             }
-            Some(other) => Some(Training::open(input(inputs, other)?, &set.name)?),
+            Some(other) => Some(TrainingHashes::open(input(inputs, other)?, &set.name)?),
             None => None,
         };
         let mut variants = Vec::new();
@@ -110,29 +107,26 @@ impl SetPass {
             let start = cx.clock.micros();
             let mut held_out = None;
             if let Some(selection) = prompts.select.clone() {
-                if labels.several() {
-                    return Err(EvalError::set(
-                        &set.name,
-                        "templates are selected for one class an image",
-                        None,
-                    ));
+                if labels.is_multi_label() {
+                    return Err(EvalError::set(&set.name, "`select` requires a single-label set", None));
                 }
-                let looking = Looking {
+                let input = SelectionInput {
                     cx,
                     model,
-                    input: own,
+                    data: own,
                     source: &source,
                     limits: &options.limits(),
                     batch: *options.batch_size.value(),
-                    rows,
+                    reader,
                 };
-                prompts = select(&looking, texts, &set.name, &names, &prompts, &selection)?;
+                prompts = select(&input, texts, &set.name, &names, &prompts, &selection)?;
                 held_out = Some(HeldOut::new(cx, &set.name, selection.held_out));
             }
-            let classifier = classifier(texts, &names, &prompts)?;
+            let classifier = build_classifier(texts, &names, &prompts)?;
             let seconds = cx.clock.seconds_since(start);
-            let same_tokens = trust::same_tokens(classes.names(), classifier.twins);
-            let mut variant = Variant::new(prompts, classifier, classes.len(), labels.several(), seconds);
+            let same_tokens = trust::same_tokens(classes.names(), classifier.duplicates);
+            let mut variant =
+                Variant::new(prompts, classifier, classes.len(), labels.is_multi_label(), seconds);
             variant.held_out = held_out;
             variant.parts =
                 training.is_some().then(|| [Tally::new(classes.len()), Tally::new(classes.len())]);
@@ -159,32 +153,30 @@ impl SetPass {
             training,
             overlap: Overlap::default(),
             rows: 0,
-            refused: 0,
-            first_refusal: None,
-            unknown: 0,
+            rejected: 0,
+            first_reject: None,
+            unknown_labels: 0,
             warnings,
             scale,
         })
     }
 
-    /// The label of each row.
-    pub fn label(&self, batch: &RecordBatch) -> Result<Vec<Labelled>, EvalError> {
-        Rows { labels: &self.labels, classes: &self.classes, set: &self.options }.label(batch)
+    pub fn labels(&self, batch: &RecordBatch) -> Result<Vec<RowLabel>, EvalError> {
+        SetReader { labels: &self.labels, classes: &self.classes, set: &self.options }.labels(batch)
     }
 
-    /// Whether an example that is evaluated was trained on.
-    pub fn was_trained_on(
+    pub fn is_training_image(
         &mut self,
         batch: &RecordBatch,
         row: usize,
         digest: &[u8; 32],
-        look: Option<u64>,
+        phash: Option<u64>,
     ) -> bool {
         let training = self.training.as_ref();
-        training.is_some_and(|training| training.holds(batch, row, digest, look, &mut self.overlap))
+        training.is_some_and(|training| training.contains(batch, row, digest, phash, &mut self.overlap))
     }
 
-    /// Hashes a row into the set's identity: its image and its label, refused or not.
+    /// Adds image and label of a row to the set's hash, rejected or not.
     pub fn count_row(&mut self, image: &[u8; 32], label: &str) {
         self.rows += 1;
         self.hash.update(image);
@@ -192,62 +184,62 @@ impl SetPass {
         self.hash.update(label);
     }
 
-    /// Writes refused rows of a chunk to the ledger.
-    pub fn write_refused(
+    /// Writes rejected rows of a chunk to the ledger.
+    pub fn write_rejects(
         &mut self,
         stage: &str,
         batch: &RecordBatch,
-        refused: &[Refused],
+        rejected: &[RejectedExample],
     ) -> Result<(), EvalError> {
-        let Some(first) = refused.first() else { return Ok(()) };
-        self.refused += refused.len() as u64;
-        self.unknown += refused.iter().filter(|row| row.refusal.code == UNKNOWN_LABEL).count() as u64;
-        self.first_refusal.get_or_insert_with(|| format!("{}: {}", first.place, first.refusal.detail));
+        let Some(first) = rejected.first() else { return Ok(()) };
+        self.rejected += rejected.len() as u64;
+        self.unknown_labels += rejected.iter().filter(|row| row.reject.code == UNKNOWN_LABEL).count() as u64;
+        self.first_reject.get_or_insert_with(|| format!("{}: {}", first.location, first.reject.detail));
         let set = self.options.name.value();
-        let entry = |row: &Refused| ledger::Entry {
+        let entry = |row: &RejectedExample| ledger::RejectedRow {
             row: row.row,
-            code: row.refusal.code,
-            detail: format!("set `{set}`, {}: {}", row.place, row.refusal.detail),
+            code: row.reject.code,
+            detail: format!("set `{set}`, {}: {}", row.location, row.reject.detail),
         };
-        ledger::write(&mut self.split, stage, batch, &refused.iter().map(entry).collect::<Vec<_>>())
+        ledger::write(&mut self.split, stage, batch, &rejected.iter().map(entry).collect::<Vec<_>>())
     }
 
-    /// Scores a batch of images for every prompt set. `embeddings`: `[waiting, embed]`.
+    /// Scores a batch of images for all prompt sets. `embeddings`: `[pending, embed]`.
     pub fn score(
         &mut self,
         cx: &RunContext,
         clip: &Clip,
         index: usize,
-        waiting: &[Waiting],
+        pending: &[PendingExample],
         embeddings: &Tensor,
     ) -> Result<(), EvalError> {
         for variant in &mut self.variants {
             let start = cx.clock.micros();
             let scores = variant.classifier.scores(clip, embeddings)?.to_vec2::<f32>()?;
-            let mut rows = Vec::with_capacity(waiting.len());
-            for (example, scores) in waiting.iter().zip(&scores) {
+            let mut rows = Vec::with_capacity(pending.len());
+            for (example, scores) in pending.iter().zip(&scores) {
                 let Some(truth) = &example.labels[index] else { continue };
-                if variant.held_out.is_some_and(|held_out| held_out.holds(&example.example)) {
-                    variant.left_out += 1;
+                if variant.held_out.is_some_and(|held_out| held_out.contains(&example.name)) {
+                    variant.excluded += 1;
                     continue;
                 }
-                check_finite(scores, || format!("the image embedding of example {}", example.example))?;
-                let ranked = top_k(scores, BEST);
+                check_finite(scores, || format!("the image embedding of example {}", example.name))?;
+                let ranked = top_k(scores, TOP);
                 let label = match truth {
-                    Truth::One(label) => {
+                    Truth::Single(label) => {
                         variant.count(*label, scores, &ranked, self.scale);
                         if let Some(parts) = &mut variant.parts {
-                            parts[usize::from(example.trained_on[index])].add(*label, &ranked);
+                            parts[usize::from(example.in_training[index])].add(*label, &ranked);
                         }
                         Some(*label)
                     }
-                    Truth::Several { present, ignored } => {
-                        variant.count_several(present, ignored, scores);
+                    Truth::Multi { present, ignored } => {
+                        variant.count_multi_label(present, ignored, scores);
                         None
                     }
                 };
                 let score = ranked.first().map_or(f32::NAN, |best| scores[*best]);
-                rows.push(Prediction { example: &example.example, label, ranked, score });
+                rows.push(Prediction { example: &example.name, label, ranked, score });
             }
             let batch = tables::predictions(&self.options.name, &variant.prompts.name, &rows)?;
             self.split.write(PREDICTIONS, &batch)?;
@@ -256,7 +248,7 @@ impl SetPass {
         Ok(())
     }
 
-    /// Writes the results of a set whose every row has been seen.
+    /// Writes the results, after the last row.
     pub fn finish(
         mut self,
         cx: &RunContext,
@@ -265,32 +257,32 @@ impl SetPass {
     ) -> Result<SplitWriter, EvalError> {
         let name = self.options.name.value().clone();
         let (set_hash, classes_hash) = (hex(&self.hash.finalize()), self.classes.hash());
-        if self.unknown > 0 {
+        if self.unknown_labels > 0 {
             cx.progress.note(format!(
-                "set `{name}`: {} of {} rows have labels that are none of its classes",
-                self.unknown, self.rows
+                "set `{name}`: {} of {} rows have labels that are not among its classes",
+                self.unknown_labels, self.rows
             ));
         }
         for variant in &self.variants {
             let (tally, prompts) = (&variant.tally, variant.prompts.name.as_str());
             let n = variant.examples();
-            if n + variant.left_out + self.refused != self.rows {
-                let (refused, rows) = (self.refused, self.rows);
+            if n + variant.excluded + self.rejected != self.rows {
+                let (rejected, rows) = (self.rejected, self.rows);
                 return Err(RunError::Internal(format!(
-                    "set `{name}`: {rows} rows in, {n} evaluated, {refused} rejected"
+                    "set `{name}`: {rows} rows in, {n} evaluated, {rejected} rejected"
                 ))
                 .into());
             }
             let counts = Counts { tally, scores: variant.scores.as_ref() };
             let rows = measure(cx, &name, &self.options, variant, counts);
             let Some(first) = rows.first() else {
-                let why = match &self.first_refusal {
-                    Some(first) => format!("each of its {} rows was rejected; the first: {first}", self.rows),
+                let why = match &self.first_reject {
+                    Some(first) => format!("all of its {} rows were rejected; the first: {first}", self.rows),
                     None => "its input has no rows".into(),
                 };
                 return Err(EvalError::set(&name, why, None));
             };
-            cx.progress.note(format!("{name}, {prompts}: {}", first.told(n)));
+            cx.progress.note(format!("{name}, {prompts}: {}", first.summary(n)));
             let from = Provenance {
                 model: &model.name,
                 checkpoint: model.checkpoint.as_deref(),
@@ -326,13 +318,13 @@ impl SetPass {
             self.split.write(PER_CLASS, &classes)?;
             write_trust(cx, &mut self.split, &name, self.classes.names(), variant, &rows)?;
         }
-        // The same examples, whatever the prompts.
+        // All prompt sets have the same examples.
         let examples = self.variants.first().map_or(&[][..], |variant| variant.tally.examples());
         if let Some(warning) = trust::without_examples(self.classes.names(), examples) {
             warn(cx, &name, None, &warning);
             self.warnings.push(warning);
         }
-        let total = self.rows - self.refused;
+        let total = self.rows - self.rejected;
         let overlap = self.training.as_ref().and_then(|training| training.warning(&self.overlap, total));
         if let Some(warning) = overlap {
             warn(cx, &name, None, &warning);
@@ -343,36 +335,35 @@ impl SetPass {
     }
 }
 
-/// Writes what says whether the numbers of a prompt set are to be trusted: calibration, and
-/// warnings.
+/// Writes calibration and warnings of a prompt set.
 fn write_trust(
     cx: &RunContext,
     split: &mut SplitWriter,
     set: &str,
     names: &[String],
     variant: &Variant,
-    rows: &[Measured],
+    rows: &[MetricRow],
 ) -> Result<(), EvalError> {
     let prompts = variant.prompts.name.as_str();
-    let measured = &variant.calibration;
-    let interval = measured.interval(&mut cx.rng(&format!("calibration/{set}/{prompts}")));
-    if let Some(row) = tables::calibration(set, prompts, measured, interval)? {
+    let calibration = &variant.calibration;
+    let interval = calibration.interval(&mut cx.rng(&format!("calibration/{set}/{prompts}")));
+    if let Some(row) = tables::calibration(set, prompts, calibration, interval)? {
         split.write(CALIBRATION, &row)?;
     }
-    let found = suspicions(variant, names, rows);
-    found.iter().for_each(|warning| warn(cx, set, Some(prompts), warning));
-    let all = [&variant.warnings[..], &found].concat();
+    let warnings = result_warnings(variant, names, rows);
+    warnings.iter().for_each(|warning| warn(cx, set, Some(prompts), warning));
+    let all = [&variant.warnings[..], &warnings].concat();
     Ok(split.write(WARNINGS, &tables::warnings(set, Some(prompts), &all)?)?)
 }
 
-/// What the counts of a prompt set make suspicious.
-fn suspicions(variant: &Variant, names: &[String], rows: &[Measured]) -> Vec<Warning> {
+/// Warnings about the results of a prompt set.
+fn result_warnings(variant: &Variant, names: &[String], rows: &[MetricRow]) -> Vec<Warning> {
     let below =
         rows.iter().filter_map(|row| trust::below_chance(&row.metric, row.value, row.interval, row.chance));
     trust::permuted(&variant.confusion, names).into_iter().chain(below).collect()
 }
 
-/// Tells a warning while the evaluation goes on.
+/// Logs a warning.
 fn warn(cx: &RunContext, set: &str, prompts: Option<&str>, warning: &Warning) {
     let prompts = prompts.map(|prompts| format!(", prompts `{prompts}`")).unwrap_or_default();
     cx.progress.note(format!("set `{set}`{prompts}: {}", warning.detail));

@@ -1,4 +1,4 @@
-//! The rows of results, as record batches of the contracts.
+//! Rows of the result tables, as record batches of their contracts.
 
 use std::sync::Arc;
 
@@ -12,21 +12,20 @@ use crate::metrics::calibration::Calibration;
 use crate::metrics::{Interval, Tally};
 use crate::trust::Warning;
 
-fn same(value: &str, rows: usize) -> ArrayRef {
+fn repeated(value: &str, rows: usize) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
 }
 
-/// Every example.
+/// All examples.
 pub const ALL: &str = "all";
-/// Those that were not trained on.
+/// Examples that are not training images.
 pub const CLEAN: &str = "clean";
-/// Those that were.
+/// Examples that are training images.
 pub const OVERLAP: &str = "overlap";
 
-/// This program, in results.
 const PROGRAM: &str = concat!("twinlens ", env!("CARGO_PKG_VERSION"));
 
-/// What is the same in every row of a set and prompt set.
+/// The columns that are equal in all rows of a set and prompt set.
 #[derive(Debug, Clone)]
 pub struct Provenance<'a> {
     pub model: &'a str,
@@ -40,27 +39,26 @@ pub struct Provenance<'a> {
     pub prompts_hash: &'a str,
     pub weights_hash: &'a str,
     pub preprocess_hash: &'a str,
-    /// What matrix products were computed in, where that is known.
+    /// Of matrix products, if known.
     pub precision: Option<&'a str>,
-    /// Which of the examples: [`ALL`], [`CLEAN`] or [`OVERLAP`].
+    /// [`ALL`], [`CLEAN`] or [`OVERLAP`].
     pub part: &'a str,
     pub n: u64,
     pub seconds: f64,
 }
 
-/// One metric's row.
+/// The value of a metric.
 #[derive(Debug)]
-pub struct Measured {
-    /// As it is written in tables.
+pub struct MetricRow {
     pub metric: String,
     pub value: f64,
     pub interval: Interval,
     pub chance: f64,
 }
 
-impl Measured {
-    /// As it is told while a run goes on.
-    pub fn told(&self, n: u64) -> String {
+impl MetricRow {
+    /// For the log.
+    pub fn summary(&self, n: u64) -> String {
         let Self { metric, value, interval, chance } = self;
         let [value, low, high, chance] =
             [*value, interval.low, interval.high, *chance].map(|share| 100.0 * share);
@@ -69,10 +67,10 @@ impl Measured {
 }
 
 /// Rows of the accuracy contract.
-pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch, ArrowError> {
+pub fn accuracy(from: &Provenance<'_>, rows: &[MetricRow]) -> Result<RecordBatch, ArrowError> {
     let count = rows.len();
-    let same = |value: &str| same(value, count);
-    let floats = |value: fn(&Measured) -> f64| -> ArrayRef {
+    let same = |value: &str| repeated(value, count);
+    let floats = |value: fn(&MetricRow) -> f64| -> ArrayRef {
         Arc::new(Float64Array::from_iter_values(rows.iter().map(value)))
     };
     RecordBatch::try_from_iter([
@@ -100,7 +98,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[Measured]) -> Result<RecordBatch,
     ])
 }
 
-/// Rows of the per_class contract; `correct` counts the examples whose class has the highest score.
+/// Rows of the per_class contract.
 pub fn per_class(
     set: &str,
     prompts: &str,
@@ -111,8 +109,8 @@ pub fn per_class(
         Arc::new(Int64Array::from_iter_values(counts.iter().map(|count| *count as i64)))
     };
     RecordBatch::try_from_iter([
-        ("set", same(set, names.len())),
-        ("prompts", same(prompts, names.len())),
+        ("set", repeated(set, names.len())),
+        ("prompts", repeated(prompts, names.len())),
         ("class_id", Arc::new(Int32Array::from_iter_values(0..names.len() as i32)) as ArrayRef),
         ("class_name", Arc::new(StringArray::from_iter_values(names))),
         ("n", counts(tally.examples())),
@@ -120,7 +118,7 @@ pub fn per_class(
     ])
 }
 
-/// A row of the calibration contract; none without examples.
+/// A row of the calibration contract; `None` without examples.
 pub fn calibration(
     set: &str,
     prompts: &str,
@@ -130,8 +128,8 @@ pub fn calibration(
     let (Some(error), Some(interval)) = (measured.error(), interval) else { return Ok(None) };
     let float = |value: Option<f64>| -> ArrayRef { Arc::new(Float64Array::from(vec![value])) };
     RecordBatch::try_from_iter([
-        ("set", same(set, 1)),
-        ("prompts", same(prompts, 1)),
+        ("set", repeated(set, 1)),
+        ("prompts", repeated(prompts, 1)),
         ("error", float(Some(error))),
         ("ci_low", float(Some(interval.low))),
         ("ci_high", float(Some(interval.high))),
@@ -148,7 +146,7 @@ pub fn warnings(set: &str, prompts: Option<&str>, rows: &[Warning]) -> Result<Re
         Arc::new(StringArray::from_iter_values(rows.iter().map(text)))
     };
     RecordBatch::try_from_iter([
-        ("set", same(set, rows.len())),
+        ("set", repeated(set, rows.len())),
         ("prompts", Arc::new(StringArray::from(vec![prompts; rows.len()])) as ArrayRef),
         ("code", texts(|row| row.code)),
         ("detail", texts(|row| &row.detail)),
@@ -156,15 +154,15 @@ pub fn warnings(set: &str, prompts: Option<&str>, rows: &[Warning]) -> Result<Re
     ])
 }
 
-/// What the model said of one example.
+/// The prediction for one example.
 #[derive(Debug)]
 pub struct Prediction<'a> {
     pub example: &'a str,
-    /// `None` for one of several classes.
+    /// `None` in multi-label sets.
     pub label: Option<usize>,
-    /// Class ids, best first: five, or all when there are fewer.
+    /// The best five class ids, best first.
     pub ranked: Vec<usize>,
-    /// Cosine of the best one.
+    /// Of the best class.
     pub score: f32,
 }
 
@@ -178,8 +176,8 @@ pub fn predictions(set: &str, prompts: &str, rows: &[Prediction<'_>]) -> Result<
         Arc::new(Int32Array::from_iter(rows.iter().map(id)))
     };
     RecordBatch::try_from_iter([
-        ("set", same(set, rows.len())),
-        ("prompts", same(prompts, rows.len())),
+        ("set", repeated(set, rows.len())),
+        ("prompts", repeated(prompts, rows.len())),
         ("example", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.example))) as ArrayRef),
         ("label", ids(|row| row.label.map(|label| label as i32))),
         ("predicted", ids(|row| row.ranked.first().map(|id| *id as i32))),

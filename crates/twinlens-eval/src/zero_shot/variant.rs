@@ -1,10 +1,9 @@
-//! One prompt set of one evaluation set: its classifier, what has been counted, and the metrics
-//! that come of it.
+//! One prompt set of one evaluation set: classifier, counts and metrics.
 
 use twinlens_pipeline::RunContext;
 
 use super::select::HeldOut;
-use super::tables::Measured;
+use super::tables::MetricRow;
 use crate::metrics::calibration::{Calibration, confidence};
 use crate::metrics::ranking::{Presence, Scores};
 use crate::metrics::{Metric, Tally, top_k};
@@ -19,18 +18,16 @@ pub struct Variant {
     pub tally: Tally,
     pub confusion: Confusion,
     pub calibration: Calibration,
-    /// Every score, where a metric needs them all: of two classes, or of several classes an image.
+    /// All scores, for ranking metrics: in multi-label sets, or with two classes.
     pub scores: Option<Scores>,
-    /// An example may have several classes.
-    pub several: bool,
-    /// Examples that are left out, since the templates were chosen on them, and how many there
-    /// were.
+    pub multi_label: bool,
+    /// Examples used for template selection, which are excluded, and their number.
     pub held_out: Option<HeldOut>,
-    pub left_out: u64,
-    /// Of those that were not trained on, and of those that were.
+    pub excluded: u64,
+    /// Of clean and of overlapping examples.
     pub parts: Option<[Tally; 2]>,
     pub warnings: Vec<Warning>,
-    /// Seconds of encoding the prompts and of scoring.
+    /// Time for encoding the prompts and scoring.
     pub seconds: f64,
 }
 
@@ -39,12 +36,12 @@ impl Variant {
         prompts: PromptSet,
         classifier: Classifier,
         classes: usize,
-        several: bool,
+        multi_label: bool,
         seconds: f64,
     ) -> Self {
         let (tally, confusion) = (Tally::new(classes), Confusion::new(classes));
         let (calibration, warnings) = (Calibration::default(), Vec::new());
-        let scores = (several || classes == 2).then(|| Scores::new(classes));
+        let scores = (multi_label || classes == 2).then(|| Scores::new(classes));
         Self {
             prompts,
             classifier,
@@ -52,17 +49,16 @@ impl Variant {
             confusion,
             calibration,
             scores,
-            several,
+            multi_label,
             held_out: None,
-            left_out: 0,
+            excluded: 0,
             parts: None,
             warnings,
             seconds,
         }
     }
 
-    /// Counts an example of class `label`. `scale`: that of the model's similarities, where it was
-    /// trained with one.
+    /// Counts an example of class `label`. `scale` turns cosines into logits, if the model has one.
     pub fn count(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
         self.tally.add(label, ranked);
         if let (Some(all), [first, second]) = (&mut self.scores, cosines) {
@@ -78,52 +74,56 @@ impl Variant {
         }
     }
 
-    /// Counts an example of several classes. In the table `per_class` it is right for a class that
-    /// is there and among the highest scores, as many as there are classes in the example.
-    pub fn count_several(&mut self, present: &[usize], ignored: &[usize], cosines: &[f32]) {
-        let presence = |class: usize| match (present.contains(&class), ignored.contains(&class)) {
-            (true, _) => Presence::Present,
-            (false, true) => Presence::Ignored,
-            (false, false) => Presence::Absent,
+    /// Counts a multi-label example. In the table `per_class` a label is correct if it is among the
+    /// k highest scores, for an example with k labels.
+    pub fn count_multi_label(&mut self, present: &[usize], ignored: &[usize], cosines: &[f32]) {
+        let presence = |class: usize| {
+            if present.contains(&class) {
+                Presence::Present
+            } else if ignored.contains(&class) {
+                Presence::Ignored
+            } else {
+                Presence::Absent
+            }
         };
         if let Some(all) = &mut self.scores {
             all.add(cosines.iter().enumerate().map(|(class, score)| (*score, presence(class))));
         }
-        self.tally.add_several(present, &top_k(cosines, present.len().max(1)));
+        self.tally.add_multi_label(present, &top_k(cosines, present.len().max(1)));
     }
 
-    /// Examples that were counted.
+    /// Number of examples counted.
     pub fn examples(&self) -> u64 {
         match &self.scores {
-            Some(scores) if self.several => scores.examples() as u64,
+            Some(scores) if self.multi_label => scores.examples() as u64,
             _ => self.tally.total(),
         }
     }
 }
 
-/// What metrics are computed from.
 #[derive(Clone, Copy)]
 pub struct Counts<'a> {
     pub tally: &'a Tally,
     pub scores: Option<&'a Scores>,
 }
 
-/// Every metric that applies, the main one first; none without examples.
+/// All metrics that apply, the main one first; empty without examples.
 pub fn measure(
     cx: &RunContext,
     set: &str,
     options: &SetOptions,
     variant: &Variant,
     counts: Counts<'_>,
-) -> Vec<Measured> {
+) -> Vec<MetricRow> {
     let Counts { tally, scores } = counts;
     let classes = tally.examples().len();
-    let several = variant.several;
-    let main = options.main_metric.unwrap_or(if several { Metric::Map } else { Metric::Top1 });
+    let multi_label = variant.multi_label;
+    let main = options.main_metric.unwrap_or(if multi_label { Metric::Map } else { Metric::Top1 });
     let others = Metric::ALL.into_iter().filter(|metric| *metric != main);
-    let applies = |metric: &Metric| if several { metric.is_multi_label() } else { metric.applies(classes) };
+    let applies =
+        |metric: &Metric| if multi_label { metric.is_multi_label() } else { metric.applies(classes) };
     let metrics = std::iter::once(main).chain(others).filter(applies);
-    // A stream of its own for each row: another prompt set more must not move the intervals of the
+    // A separate stream for each prompt set: adding one must not change the intervals of the
     // others.
     let mut rng = cx.rng(&format!("bootstrap/{set}/{}", variant.prompts.name));
     let mut measured = |metric: Metric| {
@@ -131,7 +131,7 @@ pub fn measure(
             Metric::RocAuc | Metric::Map | Metric::Map11Point => scores?.measure(metric, &mut rng)?,
             _ => (tally.value(metric)?, tally.interval(metric, &mut rng)?, metric.chance(classes)?),
         };
-        Some(Measured { metric: metric.name().into(), value, interval, chance })
+        Some(MetricRow { metric: metric.name().into(), value, interval, chance })
     };
     metrics.filter_map(&mut measured).collect()
 }

@@ -41,7 +41,10 @@ async fn vectors_are_those_of_one_image_at_a_time() {
     );
     assert_eq!(rows.num_rows(), 50);
     let (clip, tokenizer) = place.clip();
-    let (image, text) = (Vectors::of(&rows, EMBEDDING).unwrap(), Vectors::of(&rows, TEXT_EMBEDDING).unwrap());
+    let (image, text) = (
+        Vectors::from_column(&rows, EMBEDDING).unwrap(),
+        Vectors::from_column(&rows, TEXT_EMBEDDING).unwrap(),
+    );
     let scores = rows.column_by_name("clip_score").unwrap().as_primitive::<Float32Type>();
     let captions = rows.column_by_name("caption").unwrap().as_string::<i32>();
     for row in 0..50 {
@@ -83,7 +86,8 @@ async fn half_precision_is_near() {
     let half = rows(&place.done::<Embed>("half", &half).await.unwrap()).await;
     let kind = half.column_by_name(EMBEDDING).unwrap().data_type().to_string();
     assert!(kind.contains("Float16"), "{kind}");
-    let (whole, half) = (Vectors::of(&whole, EMBEDDING).unwrap(), Vectors::of(&half, EMBEDDING).unwrap());
+    let (whole, half) =
+        (Vectors::from_column(&whole, EMBEDDING).unwrap(), Vectors::from_column(&half, EMBEDDING).unwrap());
     for row in 0..50 {
         assert!(cosine(whole.get(row).unwrap(), half.get(row).unwrap()) > 0.99999);
     }
@@ -151,7 +155,7 @@ async fn the_nearest_rows_are_found() {
     assert!((own[0] - 1.0).abs() < 1e-6 && own.is_sorted_by(|a, b| a >= b), "{own:?}");
     // Against all cosines.
     let rows = rows(&dataset).await;
-    let vectors = Vectors::of(&rows, EMBEDDING).unwrap();
+    let vectors = Vectors::from_column(&rows, EMBEDDING).unwrap();
     let mut all: Vec<(f32, usize)> =
         (0..50).map(|row| (cosine(&query, vectors.get(row).unwrap()) as f32, row)).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -1,5 +1,5 @@
-//! What the tests of stages share: images, models of random weights, and a folder in which a stage
-//! is run as a run would.
+//! Shared by the tests of stages: images, models with random weights, and running a stage in a
+//! directory.
 
 #![allow(dead_code, reason = "each test crate uses some of it")]
 
@@ -23,7 +23,7 @@ use twinlens_pipeline::{
     CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
 };
 
-/// A small image that no other seed gives.
+/// A small image, different for each seed.
 pub fn png(seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
         let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
@@ -34,7 +34,7 @@ pub fn png(seed: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A column in the Hugging Face layout.
+/// An image column in the Hugging Face layout.
 pub fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
     let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
     let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
@@ -51,10 +51,10 @@ pub fn write_parquet(path: &Path, batch: &RecordBatch) {
     writer.close().unwrap();
 }
 
-/// Numbers of an embedding.
+/// Width of an embedding.
 pub const WIDTH: usize = 12;
 
-/// A model of random weights for images of 16 pixels and 300 tokens.
+/// A model with random weights for images of 16 pixels and 300 tokens.
 pub fn save_model(folder: &Path, seed: u64) {
     let vision = VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
     let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
@@ -63,7 +63,6 @@ pub fn save_model(folder: &Path, seed: u64) {
     Clip::new(config, seed).unwrap().save(folder).unwrap();
 }
 
-/// What a stage in `folder` is run with.
 pub fn context(folder: &Path, stage: &str) -> RunContext {
     RunContext {
         stage: stage.into(),
@@ -79,7 +78,7 @@ pub fn context(folder: &Path, stage: &str) -> RunContext {
     }
 }
 
-/// Asks the run to stop as soon as a split is committed.
+/// Stops the run after the first committed split.
 struct StopAfterCommit(CancellationToken);
 
 impl Observer for StopAfterCommit {
@@ -90,13 +89,13 @@ impl Observer for StopAfterCommit {
     }
 }
 
-/// The same, but for a run that is interrupted after its first commit.
+/// The same context, interrupted after the first commit.
 pub fn interrupted(cx: RunContext) -> RunContext {
     let observer = Arc::new(StopAfterCommit(cx.cancel.clone()));
     RunContext { progress: Progress::new(&cx.stage, observer), ..cx }
 }
 
-/// An input of that name: a Parquet file, or a dataset.
+/// An input: a Parquet file, or a dataset.
 pub fn input(cx: &RunContext, name: &str) -> InputData {
     let path = cx.path(name);
     let dataset = if path.is_file() { Dataset::from_parquet(path) } else { Dataset::open(path) };
@@ -104,7 +103,7 @@ pub fn input(cx: &RunContext, name: &str) -> InputData {
     InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }
 }
 
-/// Runs a stage into the dataset `out`; what is committed there already stays.
+/// Runs a stage into the dataset `out`, resuming what is committed there.
 pub async fn run<S: StageKind>(
     cx: &RunContext,
     out: &str,
@@ -127,7 +126,7 @@ pub async fn run<S: StageKind>(
         variant: None,
         tables: schemas,
     };
-    let inputs: Vec<InputData> = stage.inputs().iter().map(|wanted| input(cx, wanted.name())).collect();
+    let inputs: Vec<InputData> = stage.inputs().iter().map(|option| input(cx, option.name())).collect();
     let writer = DatasetWriter::open(cx.path(out), begin, ShardLimits::default()).unwrap();
     let mut output = Output::new(&cx.stage, writer, cx.progress.clone());
     let Work::Job(job) = stage.work() else { panic!("a job") };
@@ -135,8 +134,7 @@ pub async fn run<S: StageKind>(
     Ok(output.dataset())
 }
 
-/// The answer to a query over a dataset's tables, whose main one is called `main`; in the order of
-/// the shards.
+/// The result of a query over a dataset's tables, in shard order; the main table is called `main`.
 pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
     let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for table in dataset.tables() {
@@ -153,7 +151,7 @@ pub fn content(dataset: &Dataset) -> Vec<(String, String)> {
     dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
 }
 
-/// A column of numbers.
+/// A column as numbers.
 pub fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
     let column = arrow::compute::cast(batch.column(column), &DataType::Float64).unwrap();
     column.as_primitive::<Float64Type>().iter().map(|value| value.unwrap_or(f64::NAN)).collect()

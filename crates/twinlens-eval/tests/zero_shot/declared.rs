@@ -1,4 +1,4 @@
-//! Sets that are declared: by name, and by a file of the user's.
+//! Declared sets: by name, and by a file of the user.
 
 use super::*;
 
@@ -17,7 +17,7 @@ prompts = ["{}", "own"]
 "#;
 
 #[tokio::test]
-async fn a_declared_set_is_evaluated_and_others_do_not_hold_it_up() {
+async fn unusable_declared_sets_are_skipped() {
     let bench = Bench::new();
     std::fs::create_dir_all(bench.path("sets/words")).unwrap();
     std::fs::copy(bench.path("test.parquet"), bench.path("sets/things.parquet")).unwrap();
@@ -27,7 +27,7 @@ async fn a_declared_set_is_evaluated_and_others_do_not_hold_it_up() {
         "classes = \"from the data\"\nclass_count = 7\ntemplates = [\"one {}\", \"two {}\"]",
     );
     declare(&bench, "twice", "classes = [\"a\", \"a\"]");
-    // Its folder holds nothing that can be read.
+    // Its directory has no readable data.
     declare(&bench, "words", "classes = [\"a\"]");
     std::fs::write(bench.path("sets/words/readme.txt"), "-").unwrap();
     let dataset = bench.evaluate("out", SETS).await.unwrap();
@@ -62,14 +62,14 @@ async fn a_declared_set_is_evaluated_and_others_do_not_hold_it_up() {
         assert_eq!((text(0, row).as_str(), text(1, row).as_str()), (set, code));
         assert!(text(2, row).contains(detail), "{}", text(2, row));
     }
-    // The damaged image is refused once as it is read, with its place; the missing ones too.
+    // Rejects of the conversion are in the ledger once per set.
     let ledger = sql(&dataset, "select reject_code, count(*) from rejects group by 1 order by 1").await;
     assert_eq!(
         ledger.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(),
         ["no_image", "no_label", "truncated"]
     );
     assert_eq!(ledger.column(1).as_primitive::<Int64Type>().values(), &[2, 2, 2]);
-    // Every set is a split: nothing is done again.
+    // Every set is a split and is not evaluated again.
     assert_eq!(dataset.state().commits.len(), 6);
     assert!(!bench.path("out").join("work").join("sets").exists());
     let again = bench.evaluate("out", SETS).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_declared_set_is_evaluated_and_others_do_not_hold_it_up() {
 }
 
 #[tokio::test]
-async fn where_no_set_can_be_evaluated_the_first_says_why() {
+async fn without_any_usable_set_the_first_reports_why() {
     let bench = Bench::new();
     let options = "model = \"./model\"\ndata = \"sets\"\nsets = [\"mnist\", \"cifar10\"]";
     let RunError::User { message, .. } = bench.evaluate("out", options).await.unwrap_err() else { panic!() };
@@ -85,7 +85,7 @@ async fn where_no_set_can_be_evaluated_the_first_says_why() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_is_found_without_io() {
+fn unknown_names_are_found_without_io() {
     let stage: ZeroShot =
         toml::from_str("model = \"./m\"\nsets = [\"cifar-10\", \"./own.toml\", \"mnist\", \"mnist\"]")
             .unwrap();
@@ -93,6 +93,6 @@ fn a_name_that_nobody_knows_is_found_without_io() {
     let faults = stage.tables(&check, &known(&stage, None)).unwrap_err();
     let hints: Vec<_> = faults.iter().filter_map(|fault| fault.hint.as_deref()).collect();
     assert!(hints.contains(&"did you mean `cifar10`?"), "{faults:?}");
-    assert_eq!(faults.iter().filter(|fault| fault.message.contains("nothing says where")).count(), 4);
+    assert_eq!(faults.iter().filter(|fault| fault.message.contains("needs the option `data`")).count(), 4);
     assert!(faults.iter().any(|fault| fault.message.contains("two evaluation sets `mnist`")));
 }

@@ -1,4 +1,4 @@
-//! The stage `zero-shot` from a TOML table to its tables, on a random model and generated images.
+//! The stage `zero-shot` from its options to its tables, on a random model and generated images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -29,7 +29,7 @@ use support::{content, context, floats, images, input, interrupted, png, save_mo
 const CLASSES: [&str; 7] = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"];
 const IMAGES: usize = 70;
 
-/// A folder with a model and an evaluation set in the Hugging Face layout: 70 good images of 7
+/// A directory with a model and an evaluation set in the Hugging Face layout: 70 good images of 7
 /// classes, a damaged one, one without a label, one without an image.
 struct Bench {
     folder: tempfile::TempDir,
@@ -75,8 +75,7 @@ impl Bench {
         context(self.folder.path(), "zero_shot")
     }
 
-    /// Runs the stage into the dataset `out`, as a run would; what is committed there already
-    /// stays.
+    /// Runs the stage into the dataset `out`, resuming what is committed there.
     async fn run(&self, cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
         let stage: ZeroShot = toml::from_str(options).unwrap();
         let known = known(&stage, None);
@@ -88,7 +87,7 @@ impl Bench {
     }
 }
 
-/// What `check` would know of the inputs: `schema` for stages, nothing for paths.
+/// The inputs as `check` knows them: `schema` for stages, none for paths.
 fn known(stage: &ZeroShot, schema: Option<&SchemaRef>) -> Vec<InputTables> {
     let known = |input: twinlens_pipeline::Input| {
         let kind = match input.name() {
@@ -117,17 +116,17 @@ batch_size = 16
 "#;
 
 #[tokio::test]
-async fn accuracies_are_what_the_other_tables_add_up_to() {
+async fn accuracies_agree_with_the_other_tables() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
-    // 4 prompts: 3 metrics over seven classes, 2 over three.
+    // 4 prompt sets: 3 metrics for seven classes, 2 for three.
     assert_eq!(
         (dataset.rows(MAIN), dataset.rows("per_class"), dataset.rows("predictions")),
         (20, 4 * 10, 4 * 100)
     );
-    let sums = sql(&dataset, "select a.set, a.n, sum(c.n) as examples, max(a.value * a.n) - sum(c.correct) as difference, max(p.right) - sum(c.correct) as other
+    let sums = sql(&dataset, "select a.set, a.n, sum(c.n) as examples, max(a.value * a.n) - sum(c.correct) as difference, max(p.correct) - sum(c.correct) as other
         from accuracy a join per_class c on a.set = c.set and a.prompts = c.prompts
-        join (select set, prompts, count(*) filter (where label = predicted) as right from predictions group by 1, 2) p on a.set = p.set and a.prompts = p.prompts
+        join (select set, prompts, count(*) filter (where label = predicted) as correct from predictions group by 1, 2) p on a.set = p.set and a.prompts = p.prompts
         where a.metric = 'top1' group by a.set, a.prompts, a.n order by a.set").await;
     assert_eq!(sums.num_rows(), 8);
     assert_eq!(
@@ -147,7 +146,7 @@ async fn accuracies_are_what_the_other_tables_add_up_to() {
         let expected = if metric == "top5" { 5.0 / classes } else { 1.0 / classes };
         assert!((chance[row] - expected).abs() < 1e-12, "{metric}");
         assert!(low[row] <= value[row] && value[row] <= high[row], "{metric}");
-        // The model is random and the labels have nothing to do with the images.
+        // The model is random, and the labels are unrelated to the images.
         assert!(
             low[row] <= chance[row] && chance[row] <= high[row],
             "{set} {metric}: {} in [{}, {}]",
@@ -156,8 +155,7 @@ async fn accuracies_are_what_the_other_tables_add_up_to() {
             high[row]
         );
     }
-    // The rows of one set lie in one shard, the main metric first; those of two sets come in any
-    // order.
+    // The rows of a set are in one shard, the main metric first.
     let first =
         "select metric, split, precision, model, checkpoint from accuracy where set = 'things' limit 1";
     let first = sql(&dataset, first).await;
@@ -178,17 +176,16 @@ async fn accuracies_are_what_the_other_tables_add_up_to() {
                 .value(0)
         })
         .collect();
-    // Both sets hold the same images under the same names, one in strings, one in integers.
+    // Both sets have the same images and labels, as strings and as integers.
     assert_eq!(counts, [1, 2, 4, 1, 256]);
 }
 
 #[tokio::test]
-async fn every_row_is_predicted_or_rejected_with_its_place() {
+async fn every_row_is_predicted_or_rejected_with_its_location() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
     let codes: Vec<(String, u64)> = dataset.state().rejects()["zero_shot"].clone().into_iter().collect();
-    // Twice (once a set): damaged, no image. `some` knows 30 of the 70 labels, and of the bad rows
-    // only the one without an image.
+    // Per set. `some` knows 30 of the 70 labels, and of the bad rows only the one without an image.
     let expected = [("no_image", 2), ("no_label", 2), ("truncated", 1), ("unknown_label", 41)];
     assert_eq!(codes, expected.map(|(code, rows)| (code.to_string(), rows)));
     let ledger =
@@ -202,18 +199,18 @@ async fn every_row_is_predicted_or_rejected_with_its_place() {
     assert_eq!(ledger.column(2).as_string::<i32>().value(0), "apple");
     let unknown =
         sql(&dataset, "select reject_detail from rejects where reject_code = 'unknown_label' limit 1").await;
-    assert!(unknown.column(0).as_string::<i32>().value(0).contains("`apple` is none of the classes"));
+    assert!(unknown.column(0).as_string::<i32>().value(0).contains("`apple` is not one of the classes"));
     let numbered =
         sql(&dataset, "select count(*) from predictions where example = '3' and set = 'things'").await;
     assert_eq!(
         numbered.column(0).as_primitive::<Int64Type>().value(0),
         4,
-        "a row without uid is known by its number"
+        "a row without uid is identified by its index"
     );
 }
 
 #[tokio::test]
-async fn predictions_are_those_of_one_image_and_one_prompt_at_a_time() {
+async fn predictions_match_one_image_and_one_prompt_at_a_time() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
     let predictions = sql(
@@ -250,7 +247,7 @@ async fn predictions_are_those_of_one_image_and_one_prompt_at_a_time() {
             classes.iter().map(|class| class.iter().zip(&image).map(|(a, b)| a * b).sum()).collect();
         let mut order: Vec<i32> = (0..7).collect();
         order.sort_by(|a, b| cosines[*b as usize].total_cmp(&cosines[*a as usize]));
-        // Where two cosines are as good as equal, rounding decides.
+        // Nearly equal cosines are ordered by rounding.
         let gap = (1..6)
             .map(|at| cosines[order[at - 1] as usize] - cosines[order[at] as usize])
             .fold(f32::MAX, f32::min);
@@ -264,7 +261,7 @@ async fn predictions_are_those_of_one_image_and_one_prompt_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes() {
+async fn an_interrupted_evaluation_resumes_to_the_same_bytes() {
     let bench = Bench::new();
     let batch = examples();
     let order = UInt32Array::from_iter_values((0..batch.num_rows() as u32).rev());
@@ -277,7 +274,7 @@ async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes()
     let parts = bench.evaluate("parts", &options).await.unwrap();
     assert_eq!(content(&parts), content(&whole));
     assert_eq!(whole.state().commits.len(), 2);
-    // Little memory means smaller chunks of rows, and the same batches for the model.
+    // Less memory means smaller chunks of rows, but the same batches for the model.
     let little = RunContext { bytes_in_flight: 2000, ..bench.cx() };
     let small = bench.run(&little, "small", &options).await.unwrap();
     assert_eq!(small.rows("predictions"), whole.rows("predictions"));
@@ -289,16 +286,16 @@ async fn an_interrupted_evaluation_goes_on_with_the_next_set_to_the_same_bytes()
 }
 
 #[tokio::test]
-async fn sets_that_cannot_be_evaluated_say_why() {
+async fn unusable_sets_report_why() {
     let bench = Bench::new();
     let few = bench.path("few.parquet");
     write_parquet(&few, &examples().slice(70, 3));
     write_parquet(&bench.path("none.parquet"), &examples().slice(0, 0));
     let cases = [
         (
-            "one name twice",
+            "a duplicate name",
             r#"input = "./test.parquet", label = "class", names = { "egg" = "fox" }"#,
-            "`bad`: the class name `fox` is there twice",
+            "`bad`: the class name `fox` occurs twice",
         ),
         (
             "an empty name",
@@ -306,14 +303,14 @@ async fn sets_that_cannot_be_evaluated_say_why() {
             "`bad`: the name of class 4",
         ),
         (
-            "a rename of nothing",
+            "a rename of an unknown class",
             r#"input = "./test.parquet", label = "class", names = { "appel" = "x" }"#,
             "did you mean `apple`?",
         ),
         ("no such column", r#"input = "./test.parquet", label = "clas""#, "did you mean `class`?"),
         ("numbers without names", r#"input = "./test.parquet", label = "number""#, "class_names"),
-        ("nothing usable", r#"input = "./few.parquet", label = "class""#, "each of its 3 rows was rejected"),
-        ("nothing at all", r#"input = "./none.parquet", label = "class""#, "there are no classes"),
+        ("no usable rows", r#"input = "./few.parquet", label = "class""#, "all of its 3 rows were rejected"),
+        ("no rows", r#"input = "./none.parquet", label = "class""#, "there are no classes"),
     ];
     for (name, set, expected) in cases {
         let options = format!("model = \"./model\"\nsets = [{{ name = \"bad\", {set} }}]");
@@ -341,7 +338,7 @@ async fn sets_that_cannot_be_evaluated_say_why() {
 }
 
 #[test]
-fn faults_of_the_options_are_found_without_io_and_all_at_once() {
+fn all_faults_of_the_options_are_found_without_io() {
     let schema = examples().schema();
     let faults = |options: &str| {
         let stage: ZeroShot = toml::from_str(options).unwrap();
@@ -361,18 +358,18 @@ fn faults_of_the_options_are_found_without_io_and_all_at_once() {
     let cases = [
         (set("label = \"clss\""), "\"clss\"", "did you mean `class`?"),
         (set("label = \"image\""), "\"image\"", "not strings or integers"),
-        (set("label = \"number\""), "\"number\"", "nothing says which classes"),
+        (set("label = \"number\""), "\"number\"", "class names are unknown"),
         (set("label = \"class\", image = \"imag\""), "\"imag\"", "did you mean `image`?"),
         (
             set("label = \"class\", classes = [\"a\", \"a\"]"),
             "[\"a\", \"a\"]",
-            "evaluation set `a`: the class name `a` is there twice",
+            "evaluation set `a`: the class name `a` occurs twice",
         ),
         (set("label = \"class\", templates = [\"a photo\"]"), "[\"a photo\"]", "`a photo` has no `{}`"),
         (
             "model = \"held_out\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]".into(),
             "\"held_out\"",
-            "leaves no model",
+            "does not produce a model",
         ),
         (
             "model = \"clip.train_log\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]"
@@ -380,7 +377,7 @@ fn faults_of_the_options_are_found_without_io_and_all_at_once() {
             "\"clip.train_log\"",
             "`model = \"clip\"`",
         ),
-        ("model = \"clip\"\nsets = []".into(), "[]", "no evaluation set"),
+        ("model = \"clip\"\nsets = []".into(), "[]", "no evaluation sets"),
         (
             format!("{}\nprompts = [\"ensembel\"]", set("label = \"class\"")),
             "\"ensembel\"",

@@ -1,4 +1,4 @@
-//! Several classes an image, two classes, and images that were trained on.
+//! Multi-label sets, sets of two classes, and overlap with the training images.
 
 use arrow::array::ListArray;
 use sha2::{Digest, Sha256};
@@ -7,7 +7,7 @@ use twinlens_image::{decode, phash};
 use super::*;
 
 #[tokio::test]
-async fn several_classes_an_image_are_scored_by_ranking() {
+async fn multi_label_sets_are_scored_by_ranking() {
     let bench = Bench::new();
     let bytes: Vec<Option<Vec<u8>>> = (0..30).map(|seed| Some(png(seed))).collect();
     let labels = |of: &dyn Fn(u32) -> Option<Vec<Option<i64>>>| -> ArrayRef {
@@ -35,8 +35,7 @@ async fn several_classes_an_image_are_scored_by_ranking() {
     for row in 0..2 {
         let [value, low, high, chance] = [0, 1, 2, 3].map(|column| floats(&rows, column)[row]);
         assert!(0.0 < low && low <= value && value <= high && high <= 1.0, "{value} [{low}, {high}]");
-        // A third of the pictures have a class, about; the labels have nothing to do with the
-        // model.
+        // About a third of the images have a class; the labels are unrelated to the model.
         assert!((0.25..0.6).contains(&chance) && low <= chance && chance <= high, "{chance}");
         assert_eq!(rows.column(5).as_primitive::<Int64Type>().value(row), 28);
     }
@@ -65,18 +64,17 @@ async fn two_classes_have_an_area_under_the_curve() {
 }
 
 #[tokio::test]
-async fn images_that_were_trained_on_are_reported_apart() {
+async fn training_images_are_reported_separately() {
     let bench = Bench::new();
-    // The first seven by their bytes, the next three by their looks, and others that are no
-    // examples.
+    // The first seven match by SHA-256, the next three by perceptual hash, the others not at all.
     let bytes = |seed: u32| png(seed);
     let hashes =
         (0..7).map(|seed| hex(&Sha256::digest(bytes(seed)))).chain(std::iter::repeat_n("0".repeat(64), 5));
-    let look = |seed: u32| phash(&decode(&bytes(seed), &Limits::default()).unwrap().rgb).unwrap();
-    let looks = (200..207).map(look).chain((7..10).map(look)).chain([look(207), look(208)]);
+    let phash = |seed: u32| phash(&decode(&bytes(seed), &Limits::default()).unwrap().rgb).unwrap();
+    let phashes = (200..207).map(phash).chain((7..10).map(phash)).chain([phash(207), phash(208)]);
     let batch = RecordBatch::try_from_iter([
         ("sha256", Arc::new(StringArray::from_iter_values(hashes)) as ArrayRef),
-        ("phash", Arc::new(Int64Array::from_iter_values(looks)) as ArrayRef),
+        ("phash", Arc::new(Int64Array::from_iter_values(phashes)) as ArrayRef),
     ]);
     write_parquet(&bench.path("train.parquet"), &batch.unwrap());
     let options = "model = \"./model\"\nprompts = [\"{}\"]\nsets = [{ name = \"s\", input = \"./test.parquet\", label = \"class\", overlap_with = \"./train.parquet\" }]";
@@ -86,12 +84,12 @@ async fn images_that_were_trained_on_are_reported_apart() {
     let parts: Vec<&str> = rows.column(0).as_string::<i32>().iter().flatten().collect();
     assert_eq!(parts, ["all", "clean", "overlap"]);
     let n = rows.column(1).as_primitive::<Int64Type>().values().to_vec();
-    // Two pictures may happen to look alike: at least those that were put there.
+    // At least those ten: others may have similar perceptual hashes by chance.
     assert!(n[0] == 70 && n[1] + n[2] == 70 && (10..40).contains(&n[2]), "{n:?}");
-    let right = floats(&rows, 2);
-    assert!((right[0] - right[1] - right[2]).abs() < 1e-9, "{right:?}");
+    let correct = floats(&rows, 2);
+    assert!((correct[0] - correct[1] - correct[2]).abs() < 1e-9, "{correct:?}");
     let warned = sql(&dataset, "select detail, value from warnings where code = 'trained_on'").await;
-    assert!(warned.column(0).as_string::<i32>().value(0).contains("7 by their bytes"));
+    assert!(warned.column(0).as_string::<i32>().value(0).contains("7 by SHA-256"));
     assert!((floats(&warned, 1)[0] - n[2] as f64 / 70.0).abs() < 1e-12);
 }
 

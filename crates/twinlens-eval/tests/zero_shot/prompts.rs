@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// The model's embedding of a text, of length 1.
+/// The normalised embedding of a text.
 fn text(clip: &Clip, tokenizer: &Tokenizer, prompt: &str) -> Vec<f32> {
     let ids = Tensor::from_vec(tokenizer.encode(prompt, 24), (1, 24), &Device::Cpu).unwrap();
     normal(clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0))
@@ -25,9 +25,9 @@ sets = [{ name = "s", input = "./test.parquet", label = "class", synonyms = { "e
 prompts = [{ name = "mean", templates = ["one {}", "{c}, drawn"] }, { name = "probable", templates = ["one {}", "{c}, drawn"], space = "probability" }]
 "#;
 
-/// Against plain arithmetic, one prompt at a time.
+/// Reference implementation: one prompt at a time.
 #[tokio::test]
-async fn names_and_templates_are_averaged_in_either_space() {
+async fn names_and_templates_are_averaged_in_both_spaces() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", OPTIONS).await.unwrap();
     let clip = Clip::load(&bench.path("model")).unwrap();
@@ -50,7 +50,7 @@ async fn names_and_templates_are_averaged_in_either_space() {
     let rows =
         sql(&dataset, "select prompts, score, predicted from predictions order by prompts, example").await;
     let score = rows.column(1).as_primitive::<arrow::datatypes::Float32Type>().values();
-    // In the order of their uids; the fourth has none and is known by its number.
+    // Ordered by uid; the fourth has none and is identified by its index.
     let mut order: Vec<(String, u32)> = (0..IMAGES as u32)
         .map(|row| (if row == 3 { "3".into() } else { format!("{row:032x}") }, row))
         .collect();
@@ -80,14 +80,14 @@ async fn names_and_templates_are_averaged_in_either_space() {
     }
     let hashes = sql(&dataset, "select count(distinct prompts_hash) from accuracy").await;
     assert_eq!(hashes.column(0).as_primitive::<Int64Type>().value(0), 2);
-    // Of probabilities, the confidence is the score itself.
+    // For probabilities, the confidence is the score itself.
     let calibration = sql(&dataset, "select confidence from calibration where prompts = 'probable'").await;
-    let stated = score[IMAGES..].iter().map(|score| f64::from(*score)).sum::<f64>() / IMAGES as f64;
-    assert!((floats(&calibration, 0)[0] - stated).abs() < 1e-6);
+    let confidence = score[IMAGES..].iter().map(|score| f64::from(*score)).sum::<f64>() / IMAGES as f64;
+    assert!((floats(&calibration, 0)[0] - confidence).abs() < 1e-6);
 }
 
 #[tokio::test]
-async fn text_embeddings_are_kept_and_damaged_ones_computed_again() {
+async fn text_embeddings_are_cached_and_damaged_files_replaced() {
     let bench = Bench::new();
     let first = bench.evaluate("first", OPTIONS).await.unwrap();
     let files = || {
@@ -96,22 +96,22 @@ async fn text_embeddings_are_kept_and_damaged_ones_computed_again() {
         files.sort();
         files
     };
-    let kept = files();
-    assert_eq!(kept.len(), 2);
-    let bytes: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let cached = files();
+    assert_eq!(cached.len(), 2);
+    let bytes: Vec<Vec<u8>> = cached.iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert_eq!(content(&bench.evaluate("second", OPTIONS).await.unwrap()), content(&first));
-    std::fs::write(&kept[0], b"damaged").unwrap();
-    std::fs::write(&kept[1], &bytes[1][..bytes[1].len() / 2]).unwrap();
+    std::fs::write(&cached[0], b"damaged").unwrap();
+    std::fs::write(&cached[1], &bytes[1][..bytes[1].len() / 2]).unwrap();
     assert_eq!(content(&bench.evaluate("third", OPTIONS).await.unwrap()), content(&first));
-    assert_eq!(kept.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), bytes);
-    // Another model has others.
+    assert_eq!(cached.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), bytes);
+    // Another model has other embeddings.
     save_model(&bench.path("model"), 6);
     bench.evaluate("other", OPTIONS).await.unwrap();
     assert_eq!(files().len(), 4);
 }
 
 #[tokio::test]
-async fn templates_are_chosen_on_a_part_that_the_results_leave_out() {
+async fn templates_are_selected_on_a_held_out_part() {
     let bench = Bench::new();
     let templates: Vec<String> =
         (0..12).map(|at| format!("\"{} {{}} {}\"", CLASSES[at % 7], CLASSES[(at * 3) % 7])).collect();

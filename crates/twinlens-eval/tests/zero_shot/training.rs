@@ -1,17 +1,17 @@
-//! Evaluation inside a training, against its plain twin: the stage on the same model.
+//! Evaluation during training, compared with the stage on the same model.
 
 use super::*;
-use twinlens_eval::InTraining;
+use twinlens_eval::InTrainingEvaluation;
 use twinlens_pipeline::evaluation::Evaluation;
 
 #[tokio::test]
-async fn a_training_measures_what_the_stage_measures() {
+async fn in_training_evaluation_matches_the_stage() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
     let query = "select value, chance, ci_low, n, set || prompts || metric as what from accuracy";
     let stage = sql(&dataset, query).await;
     let options = TWO_SETS.replace("model = \"./model\"", "every = 5");
-    let options: InTraining = toml::from_str(&options).unwrap();
+    let options: InTrainingEvaluation = toml::from_str(&options).unwrap();
     assert_eq!((options.every(), options.inputs().len()), (5, 1));
     assert!(options.faults(&[]).is_empty());
     let cx = bench.cx();
@@ -20,7 +20,7 @@ async fn a_training_measures_what_the_stage_measures() {
     let mut evaluator = options.open(&cx, &[input], &tokenizer).unwrap();
     let clip = Clip::load(&bench.path("model")).unwrap();
     let measured = evaluator.evaluate(&clip, 5).unwrap();
-    assert_eq!(measured, evaluator.evaluate(&clip, 5).unwrap(), "a function of model and step");
+    assert_eq!(measured, evaluator.evaluate(&clip, 5).unwrap(), "deterministic in model and step");
     assert_eq!((measured[0].set.as_str(), measured[0].metric.as_str()), ("things", "mean_per_class"));
 
     assert_eq!(measured.len(), stage.num_rows());
@@ -36,7 +36,7 @@ async fn a_training_measures_what_the_stage_measures() {
 
     cx.cancel.cancel();
     assert!(matches!(evaluator.evaluate(&clip, 5), Err(RunError::Interrupted)));
-    let wrong: InTraining = toml::from_str(
+    let wrong: InTrainingEvaluation = toml::from_str(
         "every = 0\nsets = [{ name = \"a\", input = \"./test.parquet\", label = \"class\" }]\nprompts = [\"photo\"]",
     )
     .unwrap();

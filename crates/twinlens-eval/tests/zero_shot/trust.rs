@@ -1,11 +1,11 @@
-//! What the stage says of numbers that are not to be trusted.
+//! Warnings and calibration.
 
 use std::io::Cursor;
 use std::path::Path;
 
 use super::*;
 
-/// Pictures that even a random model tells apart: dark ones, and bright ones.
+/// Dark and bright images, which even a random model distinguishes.
 fn shade(seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(16, 16, |x, y| {
         let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 27;
@@ -40,43 +40,44 @@ async fn warnings(dataset: &Dataset) -> Vec<(String, bool, String)> {
         .collect()
 }
 
-/// Labels that are the model's own answers, so that it is always right: then with two names changed
-/// over in the list of classes.
+/// The labels are the model's own predictions, so that it is always correct; then two names in the
+/// class list are swapped.
 #[tokio::test]
-async fn a_class_list_permuted_on_purpose_is_reported_as_permuted() {
+async fn a_permuted_class_list_is_reported() {
     let bench = Bench::new();
     let path = bench.path("set.parquet");
     write_set(&path, &(0..80).map(|seed| (seed, 0)).collect::<Vec<_>>());
     let mut found = None;
     for seed in 0..40 {
         save_model(&bench.path("model"), seed);
-        let dataset = bench.evaluate(&format!("answers {seed}"), &options(&CLASSES, "{}")).await.unwrap();
-        let answers = sql(&dataset, "select predicted from predictions order by cast(example as int)").await;
-        let answers = answers.column(0).as_primitive::<Int32Type>().values().to_vec();
+        let dataset = bench.evaluate(&format!("predictions {seed}"), &options(&CLASSES, "{}")).await.unwrap();
+        let predicted =
+            sql(&dataset, "select predicted from predictions order by cast(example as int)").await;
+        let predicted = predicted.column(0).as_primitive::<Int32Type>().values().to_vec();
         let mut counts: Vec<(usize, i32)> =
-            (0..7).map(|class| (answers.iter().filter(|answer| **answer == class).count(), class)).collect();
+            (0..7).map(|class| (predicted.iter().filter(|id| **id == class).count(), class)).collect();
         counts.sort_unstable();
         if counts[5].0 >= 25 {
-            found = Some((answers, counts[5].1, counts[6].1));
+            found = Some((predicted, counts[5].1, counts[6].1));
             break;
         }
     }
-    let (answers, a, b) = found.expect("a model that gives two answers");
-    let rows: Vec<(u32, i32)> = (0..80).zip(answers).filter(|(_, answer)| [a, b].contains(answer)).collect();
+    let (predicted, a, b) = found.expect("a model that predicts two classes");
+    let rows: Vec<(u32, i32)> = (0..80).zip(predicted).filter(|(_, class)| [a, b].contains(class)).collect();
     write_set(&path, &rows);
 
-    let honest = bench.evaluate("honest", &options(&CLASSES, "{}")).await.unwrap();
-    let value = sql(&honest, "select value from accuracy where metric = 'top1'").await;
+    let correct = bench.evaluate("correct", &options(&CLASSES, "{}")).await.unwrap();
+    let value = sql(&correct, "select value from accuracy where metric = 'top1'").await;
     assert_eq!(floats(&value, 0), [1.0]);
-    let found = warnings(&honest).await;
+    let found = warnings(&correct).await;
     assert!(matches!(&found[..], [(code, true, _)] if code == "class_without_examples"), "{found:?}");
 
     let mut list = CLASSES;
     list.swap(a as usize, b as usize);
     let other =
         CLASSES.iter().position(|name| *name != CLASSES[a as usize] && *name != CLASSES[b as usize]).unwrap();
-    let twin = format!("{{ \"{}\" = \"{}?\" }}", CLASSES[other], CLASSES[a as usize].to_uppercase());
-    let permuted = bench.evaluate("permuted", &options(&list, &twin)).await.unwrap();
+    let renames = format!("{{ \"{}\" = \"{}?\" }}", CLASSES[other], CLASSES[a as usize].to_uppercase());
+    let permuted = bench.evaluate("permuted", &options(&list, &renames)).await.unwrap();
     let found = warnings(&permuted).await;
     let mut codes: Vec<(&str, bool)> =
         found.iter().map(|(code, of_set, _)| (code.as_str(), *of_set)).collect();
@@ -90,16 +91,16 @@ async fn a_class_list_permuted_on_purpose_is_reported_as_permuted() {
     assert_eq!(codes, expected, "{found:?}");
     let detail = &found.last().unwrap().2;
     let pair =
-        |label: i32, name: i32| format!("`{}` by `{}`", CLASSES[label as usize], CLASSES[name as usize]);
+        |label: i32, name: i32| format!("`{}` as `{}`", CLASSES[label as usize], CLASSES[name as usize]);
     assert!(detail.contains(&pair(a, b)) && detail.contains(&pair(b, a)), "{detail}");
     assert!(found.iter().all(|(code, ..)| twinlens_eval::trust::CODES.contains(&code.as_str())));
 }
 
 #[tokio::test]
-async fn calibration_compares_the_confidence_with_the_accuracy() {
+async fn calibration_compares_confidence_with_accuracy() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
-    // A random model is bad, but no sign of labels that mean something else.
+    // A random model is no sign of wrong labels.
     assert_eq!(warnings(&dataset).await, []);
     let rows = sql(
         &dataset,
@@ -116,7 +117,7 @@ async fn calibration_compares_the_confidence_with_the_accuracy() {
             (accuracy[row] - value[row]).abs() < 1e-12 && (0.0..=1.0).contains(&confidence[row]),
             "{row}"
         );
-        // The triangle inequality: the bins cannot be better than their mean.
+        // Triangle inequality over the bins.
         assert!(error[row] >= (confidence[row] - accuracy[row]).abs() - 1e-9, "{row}");
     }
 }

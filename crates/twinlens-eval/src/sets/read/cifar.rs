@@ -8,7 +8,7 @@ use twinlens_image::Limits;
 use super::raw::{Layout, png};
 use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
 use crate::error::EvalError;
-use crate::images::Refusal;
+use crate::images::Reject;
 
 /// The files of a set; see [`Reader::Planes`](super::Reader).
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl SetFiles for Planes {
             if filled == 0 {
                 break;
             }
-            let cut = |detail: String| Refusal { code: TRUNCATED, detail };
+            let cut = |detail: String| Reject { code: TRUNCATED, detail };
             let whole = filled == record.len();
             let image = match whole {
                 true => png(&record[self.label_bytes..], self.side, self.side, layout),

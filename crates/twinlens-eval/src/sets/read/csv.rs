@@ -14,7 +14,7 @@ use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use super::raw::{Layout, png};
 use super::{Example, MALFORMED, SetFiles, Take, Truth, bytes_of, short, unpacked};
 use crate::error::EvalError;
-use crate::images::{NO_IMAGE, NO_LABEL, Refusal};
+use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
 /// Lines of a batch: where one is malformed, those of its batch are lost with it.
 const LINES: usize = 1;
@@ -90,8 +90,8 @@ impl Csv {
         })
     }
 
-    fn image(&self, value: Option<&str>, limits: &Limits) -> Result<Result<Vec<u8>, Refusal>, EvalError> {
-        let refuse = |code, detail: String| Ok(Err(Refusal { code, detail }));
+    fn image(&self, value: Option<&str>, limits: &Limits) -> Result<Result<Vec<u8>, Reject>, EvalError> {
+        let refuse = |code, detail: String| Ok(Err(Reject { code, detail }));
         let Some(value) = value else { return refuse(NO_IMAGE, "the line names no image".into()) };
         let Some(side) = self.options.side else { return bytes_of(&self.folder.join(value), limits) };
         let values: Result<Vec<u8>, _> = value.split_ascii_whitespace().map(str::parse).collect();
@@ -104,9 +104,9 @@ impl Csv {
         }
     }
 
-    fn truth(&self, value: Option<&str>) -> Result<Truth, Refusal> {
+    fn truth(&self, value: Option<&str>) -> Result<Truth, Reject> {
         let value = value.map(str::trim).filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| Refusal { code: NO_LABEL, detail: "the label is empty".into() })?;
+        let value = value.ok_or_else(|| Reject { code: NO_LABEL, detail: "the label is empty".into() })?;
         Ok(match value.parse::<i64>() {
             Ok(id) => Truth::Id(id - self.options.first_label),
             Err(_) => Truth::Name(value.into()),
@@ -139,7 +139,7 @@ impl SetFiles for Csv {
                 Ok(batch) => batch,
                 Err(error) => {
                     // Where a line is malformed, nothing says where the next one begins.
-                    let refusal = Refusal { code: MALFORMED, detail: error.to_string() };
+                    let refusal = Reject { code: MALFORMED, detail: error.to_string() };
                     let place = format!("{name} from line {line} on");
                     let (image, truth) = (Err(refusal.clone()), Err(refusal));
                     return take(Example { path: place.clone(), place, image, truth });

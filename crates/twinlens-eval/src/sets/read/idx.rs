@@ -8,7 +8,7 @@ use twinlens_image::Limits;
 use super::raw::{Layout, png};
 use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
 use crate::error::EvalError;
-use crate::images::Refusal;
+use crate::images::Reject;
 
 /// Two files, one of pixels and one of labels.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl SetFiles for Idx {
             let (mut label, whole) = ([0], fill(&mut images, &mut buffer) == buffer.len());
             let labelled = fill(&mut labels, &mut label) == 1;
             let place = format!("{name} image {at}");
-            let cut = |what: &str| Refusal {
+            let cut = |what: &str| Reject {
                 code: TRUNCATED,
                 detail: format!("the file of {what} ends after {at} of {count}"),
             };

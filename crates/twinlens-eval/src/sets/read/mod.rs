@@ -25,7 +25,7 @@ use twinlens_pipeline::RunError;
 
 use super::Declaration;
 use crate::error::EvalError;
-use crate::images::Refusal;
+use crate::images::Reject;
 
 pub use csv::CsvFile;
 
@@ -125,9 +125,9 @@ pub struct Example {
     /// The name of the image.
     pub path: String,
     /// Encoded bytes.
-    pub image: Result<Vec<u8>, Refusal>,
+    pub image: Result<Vec<u8>, Reject>,
     /// What is known of it.
-    pub truth: Result<Truth, Refusal>,
+    pub truth: Result<Truth, Reject>,
 }
 
 /// Takes the examples one by one.
@@ -224,12 +224,12 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
 }
 
 /// Reads a whole file that must not be longer than the limit.
-fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Refusal>, EvalError> {
+fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Reject>, EvalError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let detail = "the file is not there".into();
-            return Ok(Err(Refusal { code: crate::images::NO_IMAGE, detail }));
+            return Ok(Err(Reject { code: crate::images::NO_IMAGE, detail }));
         }
         Err(error) => return Err(io(path)(error)),
     };
@@ -237,7 +237,7 @@ fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Refusal>, Ev
     file.take(limits.max_bytes + 1).read_to_end(&mut bytes).map_err(io(path))?;
     Ok(match bytes.len() as u64 > limits.max_bytes {
         true => {
-            Err(Refusal { code: TOO_MANY_BYTES, detail: format!("longer than {} bytes", limits.max_bytes) })
+            Err(Reject { code: TOO_MANY_BYTES, detail: format!("longer than {} bytes", limits.max_bytes) })
         }
         false => Ok(bytes),
     })

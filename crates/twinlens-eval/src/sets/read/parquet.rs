@@ -15,7 +15,7 @@ use twinlens_pipeline::suggest::list_names;
 
 use super::{Example, MALFORMED, Reader, SetFiles, Take, Truth, io, short};
 use crate::error::EvalError;
-use crate::images::{Examples, NO_IMAGE, NO_LABEL, Refusal};
+use crate::images::{Examples, NO_IMAGE, NO_LABEL, Reject};
 use crate::set::hub_class_names;
 use crate::sets::{Declaration, Task};
 
@@ -171,7 +171,7 @@ impl SetFiles for Tables {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
                 Err(error) => {
-                    let refusal = Refusal { code: DAMAGED, detail: error.to_string() };
+                    let refusal = Reject { code: DAMAGED, detail: error.to_string() };
                     let (image, truth) = (Err(refusal.clone()), Err(refusal));
                     return take(Example { place: name.clone(), path: name.clone(), image, truth });
                 }
@@ -194,8 +194,8 @@ impl Tables {
         batch: &RecordBatch,
         row: usize,
         limits: &Limits,
-    ) -> (Result<Vec<u8>, Refusal>, Option<String>) {
-        let refuse = |detail: &str| Err(Refusal { code: NO_IMAGE, detail: detail.into() });
+    ) -> (Result<Vec<u8>, Reject>, Option<String>) {
+        let refuse = |detail: &str| Err(Reject { code: NO_IMAGE, detail: detail.into() });
         let Some(column) = batch.column_by_name(&self.image) else {
             return (refuse("the shard lacks the image column"), None);
         };
@@ -218,14 +218,14 @@ impl Tables {
         let bytes = bytes.value(0);
         match bytes.len() as u64 > limits.max_bytes {
             true => {
-                (Err(Refusal { code: super::TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path)
+                (Err(Reject { code: super::TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path)
             }
             false => (Ok(bytes.to_vec()), path),
         }
     }
 
-    fn truth(&self, batch: &RecordBatch, row: usize) -> Result<Truth, Refusal> {
-        let none = |detail: &str| Refusal { code: NO_LABEL, detail: detail.into() };
+    fn truth(&self, batch: &RecordBatch, row: usize) -> Result<Truth, Reject> {
+        let none = |detail: &str| Reject { code: NO_LABEL, detail: detail.into() };
         let column =
             batch.column_by_name(&self.truth).ok_or_else(|| none("the shard lacks the label column"))?;
         if column.is_null(row) {
@@ -237,7 +237,7 @@ impl Tables {
             DataType::LargeList(_) => Some(cell.as_list::<i64>().value(0)),
             _ => None,
         };
-        let malformed = || Refusal {
+        let malformed = || Reject {
             code: MALFORMED,
             detail: format!("a label of the type {} cannot be read", cell.data_type()),
         };

@@ -3,7 +3,7 @@
 
 use twinlens_image::{Format, Rgb, encode};
 
-use crate::images::Refusal;
+use crate::images::Reject;
 
 /// How values lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Layout {
 }
 
 /// A PNG of `height x width` pixels.
-pub fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec<u8>, Refusal> {
+pub fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec<u8>, Reject> {
     let (columns, area) = (width as usize, values.len() / if layout == Layout::Grey { 1 } else { 3 });
     let rows = height as usize;
     let pixels = match layout {
@@ -32,6 +32,6 @@ pub fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec
         }
     };
     let refused =
-        |error: twinlens_image::ImageError| Refusal { code: error.code(), detail: error.to_string() };
+        |error: twinlens_image::ImageError| Reject { code: error.code(), detail: error.to_string() };
     encode(&Rgb::new(width, height, pixels).map_err(refused)?, Format::Png, None).map_err(refused)
 }

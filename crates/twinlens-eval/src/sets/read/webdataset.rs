@@ -13,7 +13,7 @@ use twinlens_image::Limits;
 
 use super::{Example, IMAGES, MALFORMED, SetFiles, TOO_MANY_BYTES, Take, Truth, io, npy};
 use crate::error::EvalError;
-use crate::images::{NO_IMAGE, NO_LABEL, Refusal};
+use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
 /// How many shards there are.
 pub const SHARDS: &str = "nshards.txt";
@@ -108,8 +108,8 @@ impl SetFiles for WebDataset {
         let refused = |place: String, code: &'static str, detail: String| Example {
             path: place.clone(),
             place,
-            image: Err(Refusal { code, detail: detail.clone() }),
-            truth: Err(Refusal { code, detail }),
+            image: Err(Reject { code, detail: detail.clone() }),
+            truth: Err(Reject { code, detail }),
         };
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -129,8 +129,8 @@ impl SetFiles for WebDataset {
             }
         }
         let mut file = members.into_inner().into_inner();
-        let mut bytes_of = |member: &Member, limit: u64| -> Result<Result<Vec<u8>, Refusal>, EvalError> {
-            let refuse = |code, detail| Ok(Err(Refusal { code, detail }));
+        let mut bytes_of = |member: &Member, limit: u64| -> Result<Result<Vec<u8>, Reject>, EvalError> {
+            let refuse = |code, detail| Ok(Err(Reject { code, detail }));
             if !member.is_complete {
                 return refuse(TRUNCATED, format!("the file ends within {}", member.name));
             }
@@ -147,12 +147,12 @@ impl SetFiles for WebDataset {
             let name = sample.image.as_ref().map_or_else(|| place.clone(), |member| member.name.clone());
             let image = match &sample.image {
                 Some(member) => bytes_of(member, limits.max_bytes)?,
-                None => Err(Refusal { code: NO_IMAGE, detail: "the sample has no image".into() }),
+                None => Err(Reject { code: NO_IMAGE, detail: "the sample has no image".into() }),
             };
             let truth = match &sample.truth {
                 Some((kind, member)) => bytes_of(member, MAX_TEXT)?.and_then(|bytes| truth(*kind, &bytes)),
                 None => {
-                    Err(Refusal { code: NO_LABEL, detail: "the sample has neither cls, npy nor txt".into() })
+                    Err(Reject { code: NO_LABEL, detail: "the sample has neither cls, npy nor txt".into() })
                 }
             };
             take(Example { place, path: name, image, truth })?;
@@ -164,10 +164,10 @@ impl SetFiles for WebDataset {
     }
 }
 
-fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Refusal> {
+fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Reject> {
     let text = String::from_utf8_lossy(bytes);
     match kind {
-        Kind::Class => text.trim().parse().map(Truth::Id).map_err(|_| Refusal {
+        Kind::Class => text.trim().parse().map(Truth::Id).map_err(|_| Reject {
             code: MALFORMED,
             detail: format!(
                 "the label is no whole number: {:?}",
@@ -177,7 +177,7 @@ fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Refusal> {
         Kind::Vector => match npy::nonzero(bytes) {
             Ok(present) => Ok(Truth::Ids { present, ignored: Vec::new() }),
             Err(why) => {
-                Err(Refusal { code: MALFORMED, detail: format!("the labels are no NumPy array: {why}") })
+                Err(Reject { code: MALFORMED, detail: format!("the labels are no NumPy array: {why}") })
             }
         },
         Kind::Captions => {
