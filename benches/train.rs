@@ -144,7 +144,7 @@ fn run() -> Result<(), Failure> {
     let folder = std::env::var_os("TWINLENS_TRAIN").map(PathBuf::from);
     let steps: usize = std::env::var("TWINLENS_STEPS").map_or(Ok(20), |steps| steps.parse())?;
     let mut given = folder.as_deref().map_or_else(Given::drawn, Given::read)?;
-    given.clip.recompute(std::env::var_os("TWINLENS_RECOMPUTE").is_some_and(|value| value == "1"));
+    given.clip.set_recompute(std::env::var_os("TWINLENS_RECOMPUTE").is_some_and(|value| value == "1"));
     let steps = steps.max(WARM + 1);
     let (times, losses) = match std::env::var("TWINLENS_MICRO_BATCH") {
         Ok(micro_batch) => train_in_parts(&given, steps, micro_batch.parse()?)?,

@@ -68,7 +68,7 @@ impl Model {
     /// Loads weights and tokenizer from a directory written by this program, Hugging Face
     /// (`CLIPModel`) or open_clip.
     pub fn load(name: String, folder: &Path, (device, precision): Compute) -> Result<Self, EvalError> {
-        let clip = Clip::load(folder)?.on(&device.open(precision)?, precision)?;
+        let clip = Clip::load(folder)?.to_device(&device.open(precision)?, precision)?;
         let tokenizer = Tokenizer::load(&vocabulary(folder)?)?;
         let (tokens, vocab) = (tokenizer.vocab_size(), clip.config().text.vocab);
         if tokens > vocab {

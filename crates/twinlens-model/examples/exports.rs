@@ -64,7 +64,7 @@ fn main() -> Result<()> {
             ("pixels".to_owned(), pixels),
             ("ids".to_owned(), ids.to_dtype(candle_core::DType::I64)?),
         ]);
-        weights::write_whole(&dir.join("features.safetensors"), &weights::to_bytes(&features, None)?)?;
+        weights::write_atomically(&dir.join("features.safetensors"), &weights::to_bytes(&features, None)?)?;
     }
     Ok(())
 }

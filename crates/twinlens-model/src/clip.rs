@@ -50,10 +50,10 @@ impl Clip {
     pub fn new(config: ClipConfig, seed: u64) -> Result<Self> {
         config.check()?;
         let (variables, buffers) = (weights::fresh(&config, seed)?, weights::fresh_buffers(&config)?);
-        Ok(Self::of(config, variables, buffers))
+        Ok(Self::from_variables(config, variables, buffers))
     }
 
-    pub(crate) fn of(config: ClipConfig, variables: Variables, buffers: Variables) -> Self {
+    pub(crate) fn from_variables(config: ClipConfig, variables: Variables, buffers: Variables) -> Self {
         Self {
             config,
             variables,
@@ -78,16 +78,17 @@ impl Clip {
             };
             all.iter().map(one).collect()
         };
-        let mut replica = Self::of(self.config.clone(), copy(&self.variables)?, copy(&self.buffers)?);
+        let mut replica =
+            Self::from_variables(self.config.clone(), copy(&self.variables)?, copy(&self.buffers)?);
         (replica.device, replica.precision) = (self.device.clone(), self.precision);
         replica.frozen = self.frozen.clone();
-        replica.recompute(self.image_pool.recomputes());
+        replica.set_recompute(self.image_pool.recomputes());
         Ok(replica)
     }
 
     /// Whether training keeps the input alone of each transformer block, and computes the rest
     /// again on the way back: one more forward pass of each block. A ResNet keeps its activations.
-    pub fn recompute(&mut self, recompute: bool) {
+    pub fn set_recompute(&mut self, recompute: bool) {
         (self.image_pool, self.text_pool) = (Pool::new(recompute), Pool::new(recompute));
     }
 
@@ -105,7 +106,7 @@ impl Clip {
     ///
     /// # Errors
     /// When the device has no room.
-    pub fn on(self, device: &Device, precision: Precision) -> Result<Self> {
+    pub fn to_device(self, device: &Device, precision: Precision) -> Result<Self> {
         let moved = |variables: Variables| -> Result<Variables> {
             let move_one = |(name, v): (String, Var)| {
                 Ok((name, Var::from_tensor(&v.as_detached_tensor().to_device(device)?)?))
@@ -133,8 +134,8 @@ impl Clip {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let json =
             serde_json::to_string_pretty(&self.config).map_err(|e| ModelError::Config(e.to_string()))?;
-        weights::write_whole(&dir.join(CONFIG_FILE), format!("{json}\n").as_bytes())?;
-        weights::write_whole(&dir.join(WEIGHTS_FILE), &weights::to_bytes(&self.state(), None)?)
+        weights::write_atomically(&dir.join(CONFIG_FILE), format!("{json}\n").as_bytes())?;
+        weights::write_atomically(&dir.join(WEIGHTS_FILE), &weights::to_bytes(&self.state(), None)?)
     }
 
     /// The model's shape.

@@ -1,8 +1,8 @@
-//! Where a model computes, and in which precision.
+//! The device a model runs on, and its precision.
 //!
-//! On the CPU the fused operations run, in f32. On a GPU (feature `cuda`) the plain ones of
-//! [`crate::reference`] do, composed of candle's kernels, in f32 or mixed: weights, norms and the
-//! loss in f32, matrix products and convolutions in half precision.
+//! The CPU runs the fused operations, in f32. A GPU (feature `cuda`) runs the operations of
+//! [`crate::reference`], composed of candle's kernels, in f32 or mixed precision: weights, norms
+//! and the loss in f32, matrix products and convolutions in half precision.
 
 use crate::error::{ModelError, Result};
 use candle_core::{
@@ -12,11 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// Which device was asked for.
+/// The requested device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceOption {
-    /// The first GPU where the program was built for GPUs and finds one, else the CPU.
+    /// The first GPU if the program was built for GPUs and finds one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -26,36 +26,35 @@ pub enum DeviceOption {
 }
 
 impl DeviceOption {
-    /// Whether this program can compute there in `precision`, as far as that is known before a
-    /// device is looked for.
+    /// Checks that this build supports the device and `precision`, without opening the device.
     ///
     /// # Errors
-    /// `Device` for a GPU in a program built without, and for half precision without a GPU, where
+    /// `Device` for a GPU in a build without GPU support, and for half precision on the CPU, where
     /// it is slower than f32.
     pub fn check(self, precision: Precision) -> Result<()> {
         let built = candle_core::utils::cuda_is_available();
         if let (Self::Cuda(number), false) = (self, built) {
             return Err(ModelError::Device(format!(
-                "cuda:{number} is asked for, and this program was built without GPUs: build it with `--features cuda`, or take \
-                 \"cpu\" or \"auto\""
+                "cuda:{number} needs a program built with `--features cuda`; use \"cpu\" or \"auto\" instead"
             )));
         }
         let gpu = self != Self::Cpu && built;
         if gpu || precision.is_f32() { Ok(()) } else { Err(precision.on_cpu()) }
     }
 
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// As [`check`](Self::check), and when the GPU that is asked for cannot be used.
+    /// As [`check`](Self::check), and if the GPU cannot be used.
     pub fn open(self, precision: Precision) -> Result<Device> {
         self.check(precision)?;
         let device = match self {
             Self::Auto => Device::cuda_if_available(0).unwrap_or(Device::Cpu),
             Self::Cpu => Device::Cpu,
             Self::Cuda(number) => Device::new_cuda(number).map_err(|error| {
-                let hint = "`nvidia-smi` lists the GPUs that there are";
-                ModelError::Device(format!("cuda:{number} cannot be used ({error}); {hint}"))
+                ModelError::Device(format!(
+                    "cuda:{number} cannot be used ({error}); `nvidia-smi` lists the GPUs"
+                ))
             })?,
         };
         if device.is_cpu() && !precision.is_f32() { Err(precision.on_cpu()) } else { Ok(device) }
@@ -72,7 +71,7 @@ impl FromStr for DeviceOption {
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let number = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-                let unknown = || format!("no device is called `{name}`: \"auto\", \"cpu\" or \"cuda:0\"");
+                let unknown = || format!("unknown device `{name}`: expected \"auto\", \"cpu\" or \"cuda:0\"");
                 number.map(Self::Cuda).ok_or_else(unknown)
             }
         }
@@ -104,24 +103,24 @@ impl JsonSchema for DeviceOption {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "Where a model computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: a GPU where there is one.",
+            "description": "Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`: a GPU if there is one.",
             "type": "string",
         })
     }
 }
 
-/// What matrix products and convolutions are computed in. Weights, norms, softmax sums and losses
-/// are f32 throughout.
+/// Precision of matrix products and convolutions. Weights, norms, softmax sums and losses are
+/// always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32. On a GPU.
+    /// 16 bits with the range of f32. GPU only.
     Bf16,
-    /// 16 bits with more digits and less range; gradients are scaled by a fixed factor on their
-    /// way. On a GPU.
+    /// 16 bits with more precision and less range; gradients are scaled by a fixed factor on the
+    /// way. GPU only.
     F16,
 }
 
@@ -134,12 +133,12 @@ impl Precision {
         }
     }
 
-    /// As it is written in options and tables.
+    /// The name in options and tables.
     pub fn name(self) -> &'static str {
         self.dtype().as_str()
     }
 
-    /// Whether nothing else was asked for.
+    /// Whether this is f32, the default.
     pub fn is_f32(&self) -> bool {
         *self == Self::F32
     }
@@ -147,29 +146,29 @@ impl Precision {
     fn on_cpu(self) -> ModelError {
         let name = self.name();
         ModelError::Device(format!(
-            "{name} is for GPUs: on the CPU it is slower than f32 and saves nothing; take precision = \"f32\""
+            "precision {name} needs a GPU: on the CPU it is slower than f32 and saves nothing; use precision = \"f32\""
         ))
     }
 
-    /// By how much gradients are larger on their way through half-precision operations.
+    /// The factor on gradients inside half-precision operations.
     fn gradient_scale(self) -> f64 {
-        // Gradients of features are about 1 / batch; below 6e-8 f16 has nothing.
+        // Gradients of features are about 1 / batch; f16 underflows below 6e-8.
         if self == Self::F16 { 1024.0 } else { 1.0 }
     }
 }
 
-/// `x` itself, whose gradient is `scale` times that of the result.
+/// Returns `x`; its gradient is `scale` times that of the result.
 pub(crate) fn scale_gradient(x: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
     if scale == 1.0 { Ok(x.clone()) } else { x.contiguous()?.apply_op1(ScaleGradient(scale)) }
 }
 
 impl Precision {
-    /// A weight on its way into the operations; gradients come back in their true size.
+    /// Passes a weight into half-precision operations; unscales its gradient.
     pub(crate) fn enter(self, weight: &Tensor) -> candle_core::Result<Tensor> {
         scale_gradient(weight, 1.0 / self.gradient_scale())
     }
 
-    /// A result on its way out of them, in f32.
+    /// Passes a result out of half-precision operations as f32; scales its gradient.
     pub(crate) fn leave(self, x: &Tensor) -> candle_core::Result<Tensor> {
         scale_gradient(&x.to_dtype(DType::F32)?, self.gradient_scale())
     }
@@ -184,14 +183,14 @@ impl CustomOp1 for ScaleGradient {
 
     fn cpu_fwd(&self, x: &CpuStorage, at: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         if at.start_offset() != 0 {
-            bail!("scale_gradient takes whole tensors");
+            bail!("scale_gradient needs contiguous tensors");
         }
         Ok((x.try_clone(at)?, at.shape().clone()))
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, at: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
         if at.start_offset() != 0 {
-            bail!("scale_gradient takes whole tensors");
+            bail!("scale_gradient needs contiguous tensors");
         }
         Ok((x.try_clone(at)?, at.shape().clone()))
     }
@@ -206,13 +205,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_by_name() {
+    fn devices_are_parsed_and_opened() {
         for (name, device) in [
             ("auto", Ok(DeviceOption::Auto)),
             ("cpu", Ok(DeviceOption::Cpu)),
             ("cuda:1", Ok(DeviceOption::Cuda(1))),
             ("cuda", Ok(DeviceOption::Cuda(0))),
-            ("gpu", Err(r#"no device is called `gpu`: "auto", "cpu" or "cuda:0""#.to_owned())),
+            ("gpu", Err(r#"unknown device `gpu`: expected "auto", "cpu" or "cuda:0""#.to_owned())),
         ] {
             assert_eq!(name.parse::<DeviceOption>(), device);
         }
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_scaled_and_values_are_not() {
+    fn only_gradients_are_scaled() {
         let x = candle_core::Var::new(&[1f32, -2.0], &Device::Cpu).unwrap();
         let y = Precision::F16.leave(&(Precision::F16.enter(&x).unwrap() * 3.0).unwrap()).unwrap();
         assert_eq!(y.to_vec1::<f32>().unwrap(), [3.0, -6.0]);

@@ -1,58 +1,58 @@
-//! What can go wrong in a model, and whose fault it is.
+//! Errors of the model crate.
 
 use std::path::PathBuf;
 
 /// The result of this crate's functions.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
-/// An error of the model crate. Each says whose fault it is and what to do next.
+/// An error of the model crate.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The configuration does not describe a model that can be built.
     #[error("model configuration: {0}")]
     Config(String),
-    /// A name that is no preset.
-    #[error("no model preset is called `{name}`; there are: {known}")]
+    /// A name that is not a preset's.
+    #[error("unknown model preset `{name}`; known presets: {known}")]
     UnknownPreset {
-        /// The name that was asked for.
+        /// The unknown name.
         name: String,
-        /// The presets that exist, comma-separated.
+        /// The known presets, comma-separated.
         known: String,
     },
-    /// A tensor that the caller handed in has the wrong shape or type.
+    /// An argument has the wrong shape or type.
     #[error("{what}: expected {expected}, got {got}")]
     Input {
-        /// What was handed in.
+        /// Which argument.
         what: &'static str,
-        /// The shape and type that fit.
+        /// The expected shape and type.
         expected: String,
-        /// What came.
+        /// The shape and type of the argument.
         got: String,
     },
-    /// A weights file that does not belong to the configuration beside it.
+    /// A weights file that does not match the configuration.
     #[error("{path}: {problem}; the file and config.json must come from the same model", path = path.display())]
     Weights {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         problem: String,
     },
-    /// Weights that a model of another shape cannot start from.
+    /// Weights that do not match the model that should start from them.
     #[error("{path}: this model cannot start from these weights: {problem}; give both the same shape, or take fewer parts (`from_parts = [\"visual\"]`)", path = path.display())]
     Start {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         problem: String,
     },
-    /// A file or a model in a form that cannot be read or written.
+    /// A file that cannot be read, or a model that cannot be written in the given format.
     #[error("{path}: {problem}; {instead}", path = path.display())]
     Format {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
-        /// What to do or use instead.
+        /// What to do instead.
         instead: String,
     },
     /// A file that cannot be read or written.
@@ -60,22 +60,22 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A tokenizer file or a tokenizer's training that failed.
+    /// Reading or training a tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// A device that is not there, or that does not compute as asked.
+    /// A device that is not available, or does not support the precision.
     #[error("device: {0}")]
     Device(String),
-    /// An operation on tensors failed: a defect of ours, since inputs are checked before.
-    #[error("tensor operation failed (this is a defect, please report it): {0}")]
+    /// A tensor operation failed: a bug, since inputs are checked first.
+    #[error("tensor operation failed (this is a bug, please report it): {0}")]
     Tensor(#[from] candle_core::Error),
 }
 
 impl ModelError {
-    /// Wraps an I/O error with the file that it is about.
+    /// Adds the path to an I/O error.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -102,7 +102,7 @@ impl Clip {
     /// # Errors
     /// `Weights` when `other` has no such variables, or of other shapes, or computes something else
     /// with them.
-    pub fn adopt(&self, other: &Self, parts: Option<&[String]>, from: &Path) -> Result<()> {
+    pub fn copy_from(&self, other: &Self, parts: Option<&[String]>, from: &Path) -> Result<()> {
         let wanted = |name: &String| parts.is_none_or(|parts| any_covers(parts, name));
         let all = self.variables().iter().chain(self.buffers()).filter(|(name, _)| wanted(name));
         let mut found: Vec<(&Var, &Var)> = Vec::new();

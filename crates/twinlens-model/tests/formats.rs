@@ -1,6 +1,5 @@
-//! Models of transformers, open_clip and PyTorch, read and written: `formats/make_fixtures.py` made
-//! the files. That the other programs read what is written here is checked by
-//! `formats/check_exports.py`.
+//! Reading and writing models of transformers, open_clip and PyTorch. `formats/make_fixtures.py` made
+//! the files; `formats/check_exports.py` checks that the other programs read our exports.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -43,7 +42,7 @@ fn check(clip: &Clip, name: &str) {
 }
 
 #[test]
-fn models_of_other_programs_give_their_features() {
+fn models_of_other_programs_give_the_same_features() {
     check(&Clip::load(&file("hugging_face")).unwrap(), "hugging_face");
     check(&Clip::load(&file("open_clip")).unwrap(), "open_clip");
     for weights in ["checkpoint.pt", "state_dict.pt"] {
@@ -54,7 +53,7 @@ fn models_of_other_programs_give_their_features() {
 }
 
 #[test]
-fn what_is_written_is_what_was_there() {
+fn exported_models_load_unchanged() {
     let resnet =
         ClipConfig { text: small(Activation::Gelu).text, ..ClipConfig::preset("rn-tiny-32").unwrap() };
     let sigmoid = ClipConfig { objective: Objective::Sigmoid, ..small(Activation::Gelu) };
@@ -65,9 +64,9 @@ fn what_is_written_is_what_was_there() {
         let read = Clip::load(dir.path()).unwrap();
         assert_eq!((read.config(), read.weights_hash()), (clip.config(), clip.weights_hash()));
         let dir = tempfile::tempdir().unwrap();
-        let is_theirs = matches!(clip.config().vision, VisionConfig::Vit(_))
+        let is_supported = matches!(clip.config().vision, VisionConfig::Vit(_))
             && clip.config().objective == Objective::Contrastive;
-        if !is_theirs {
+        if !is_supported {
             let error = clip.export_hugging_face(dir.path()).unwrap_err().to_string();
             assert!(error.contains("open_clip's format"), "{error}");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -88,9 +87,9 @@ fn what_is_written_is_what_was_there() {
     assert!(caption.export_open_clip(dir.path()).unwrap_err().to_string().contains("Caption"));
 }
 
-/// Their own tensors come back bit for bit under their own names.
+/// A Hugging Face model is exported bit for bit, with the same tensor names.
 #[test]
-fn hugging_face_names_are_theirs() {
+fn hugging_face_models_survive_a_round_trip() {
     let dir = tempfile::tempdir().unwrap();
     Clip::load(&file("hugging_face")).unwrap().export_hugging_face(dir.path()).unwrap();
     let read =
@@ -103,7 +102,7 @@ fn hugging_face_names_are_theirs() {
 }
 
 #[test]
-fn what_cannot_be_read_says_what_to_use_instead() {
+fn errors_of_unreadable_files_say_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("empty.pt"), b"").unwrap();
@@ -128,7 +127,7 @@ fn what_cannot_be_read_says_what_to_use_instead() {
 }
 
 #[test]
-fn a_configuration_of_another_model_is_refused_by_its_key() {
+fn unsupported_configurations_are_refused_by_key() {
     let change = |folder: &str, name: &str, from: &str, to: &str| {
         let dir = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(file(folder)).unwrap() {

@@ -1,5 +1,5 @@
-//! The fused model against its plain twin in f64: values, and the gradient of every variable, for
-//! both image towers and every objective.
+//! The fused model against its reference implementation in f64: values, and the gradient of every
+//! variable, for both image towers and every objective.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -28,10 +28,10 @@ fn resnet(objective: Objective) -> ClipConfig {
     ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Activation::QuickGelu, objective) }
 }
 
-/// The variables, and with `buffers` the running statistics, in f64.
-fn twins(clip: &Clip) -> BTreeMap<String, Var> {
-    let twin = |v: &Var| Var::from_tensor(&v.to_dtype(DType::F64).unwrap().detach()).unwrap();
-    clip.variables().iter().chain(clip.buffers()).map(|(name, v)| (name.clone(), twin(v))).collect()
+/// The variables and running statistics in f64.
+fn reference_variables(clip: &Clip) -> BTreeMap<String, Var> {
+    let widen = |v: &Var| Var::from_tensor(&v.to_dtype(DType::F64).unwrap().detach()).unwrap();
+    clip.variables().iter().chain(clip.buffers()).map(|(name, v)| (name.clone(), widen(v))).collect()
 }
 
 fn check(config: ClipConfig, n: usize, tolerance: f64) {
@@ -40,8 +40,8 @@ fn check(config: ClipConfig, n: usize, tolerance: f64) {
     let config = clip.config();
     let (pixels, ids) = batch(config, n);
     let wide = pixels.to_dtype(DType::F64).unwrap();
-    let twins = twins(&clip);
-    let tensors = twins.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    let wide_variables = reference_variables(&clip);
+    let tensors = wide_variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
     let close = |a: &Tensor, b: &Tensor| distance(&values(a), &values(b), 1e-12) < tolerance / 10.0;
 
     let image = reference::encode_image(&tensors, config, &wide, true).unwrap();
@@ -58,39 +58,39 @@ fn check(config: ClipConfig, n: usize, tolerance: f64) {
     assert!(close(&fused, &loss), "{fused:?} {loss:?} {what}");
     let gradients = fused.backward().unwrap();
     for (name, variable) in clip.variables() {
-        let (got, want) = (gradients.get(variable).unwrap(), expected.get(&twins[name]).unwrap());
+        let (got, want) = (gradients.get(variable).unwrap(), expected.get(&wide_variables[name]).unwrap());
         let (got, mut want) = (values(got), values(want));
-        // The keys' bias moves all scores of a query alike: its gradient is 0 but for rounding.
+        // The keys' bias shifts all scores of a query equally, so its gradient is 0 up to rounding.
         let len = want.len();
-        let nothing = if name.ends_with("in_proj_bias") {
+        let zeros = if name.ends_with("in_proj_bias") {
             len / 3..2 * len / 3
         } else {
             0..if name.ends_with("k_proj.bias") { len } else { 0 }
         };
-        assert!(want[nothing.clone()].iter().all(|x| x.abs() < 1e-9), "{name}");
-        want[nothing].fill(0.0);
+        assert!(want[zeros.clone()].iter().all(|x| x.abs() < 1e-9), "{name}");
+        want[zeros].fill(0.0);
         let d = distance(&got, &want, 1e-2);
         assert!(d < tolerance, "{name}: {d} {what}");
     }
-    assert!(fused.backward().is_err(), "activations serve one backward pass");
+    assert!(fused.backward().is_err(), "backward can run only once");
 }
 
 #[test]
-fn the_fused_vision_transformer_is_its_plain_twin() {
+fn the_fused_vision_transformer_matches_the_reference() {
     for activation in [Activation::QuickGelu, Activation::Gelu] {
         check(vit(activation, Objective::Contrastive), 40, 2e-5);
     }
 }
 
 #[test]
-fn the_fused_resnet_is_its_plain_twin() {
-    // Few images: the more numbers go through a relu, the more lie so near to 0 that f32 and f64
-    // differ in their sign.
+fn the_fused_resnet_matches_the_reference() {
+    // Few images: with more inputs to relus, more are so close to 0 that their signs differ between f32
+    // and f64.
     check(resnet(Objective::Contrastive), 6, 1e-4);
 }
 
 #[test]
-fn the_fused_objectives_are_their_plain_twins() {
+fn the_fused_objectives_match_the_reference() {
     for objective in [Objective::Sigmoid, Objective::BagOfWords, Objective::Caption] {
         check(vit(Activation::Gelu, objective), 40, 2e-5);
     }
@@ -101,22 +101,22 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// What runs on a GPU, here on the CPU: the plain operations, in half precision, with masters and
-/// gradients in f32.
+/// The GPU's code path on the CPU: basic operations in half precision, with weights and gradients in
+/// f32.
 #[test]
-fn half_precision_is_near() {
+fn half_precision_is_close() {
     let both = &[Precision::Bf16, Precision::F16][..];
     for (config, precisions) in [
         (vit(Activation::Gelu, Objective::Contrastive), both),
         (vit(Activation::Gelu, Objective::Caption), both),
-        // candle's convolution on the CPU knows no bf16.
+        // candle's convolution on the CPU does not support bf16.
         (resnet(Objective::Sigmoid), &both[1..]),
         (resnet(Objective::BagOfWords), &both[1..]),
     ] {
         for &precision in precisions {
             let what = format!("{precision:?} {config:?}");
             let full = model(config.clone());
-            let half = model(config.clone()).on(&Device::Cpu, precision).unwrap();
+            let half = model(config.clone()).to_device(&Device::Cpu, precision).unwrap();
             let (pixels, ids) = batch(&config, 16);
             let [image, near] = [&full, &half].map(|clip| clip.encode_image(&pixels).unwrap());
             assert_eq!(near.dtype(), DType::F32);
@@ -129,10 +129,10 @@ fn half_precision_is_near() {
             let (gradients, near) = (loss.backward().unwrap(), near.backward().unwrap());
             let (mut all, mut all_near) = (Vec::new(), Vec::new());
             for (name, variable) in full.variables() {
-                let found = near.get(&half.variables()[name]).unwrap();
-                assert_eq!(found.dtype(), DType::F32);
+                let gradient = near.get(&half.variables()[name]).unwrap();
+                assert_eq!(gradient.dtype(), DType::F32);
                 all.extend(values(gradients.get(variable).unwrap()));
-                all_near.extend(values(found));
+                all_near.extend(values(gradient));
             }
             assert!(cosine(&all, &all_near) > 0.99, "{what}: {}", cosine(&all, &all_near));
             assert!(distance(&all_near, &all, 1e-12) < 0.2, "{what}");
@@ -144,7 +144,7 @@ fn half_precision_is_near() {
     }
 }
 
-/// Nothing cuts the graph: every variable of every small model and objective learns.
+/// Nothing cuts the graph: every variable of every small model and objective is trained.
 #[test]
 fn every_variable_receives_a_gradient() {
     let mut configs: Vec<ClipConfig> = Objective::ALL.into_iter().map(resnet).collect();
@@ -169,10 +169,9 @@ fn every_variable_receives_a_gradient() {
     }
 }
 
-/// Scores by definition: the loss of one pair alone is its negative score, for objectives that
-/// predict words.
+/// For objectives that predict words, the loss of a single pair is its negative score.
 #[test]
-fn scores_are_what_the_objective_says() {
+fn scores_match_the_loss_of_single_pairs() {
     for objective in [Objective::BagOfWords, Objective::Caption] {
         let clip = model(vit(Activation::Gelu, objective));
         let (pixels, ids) = batch(clip.config(), 5);
@@ -193,24 +192,23 @@ fn scores_are_what_the_objective_says() {
     }
 }
 
-/// Training moves the running statistics, looking does not; they are part of what is saved.
+/// Only training updates the running statistics, and they are saved with the model.
 #[test]
-fn running_statistics_move_in_training_alone() {
+fn only_training_updates_running_statistics() {
     let clip = model(resnet(Objective::Contrastive));
     let (pixels, ids) = batch(clip.config(), 8);
     let before = clip.weights_hash();
     let evaluated = values(&clip.encode_image(&pixels).unwrap());
-    let seen = values(&clip.image_features(&pixels, Pass::Preview).unwrap());
+    let previewed = values(&clip.image_features(&pixels, Pass::Preview).unwrap());
     assert_eq!(clip.weights_hash(), before);
-    assert!(distance(&evaluated, &seen, 1e-12) > 1e-3);
+    assert!(distance(&evaluated, &previewed, 1e-12) > 1e-3);
     for _ in 0..100 {
         clip.loss(&pixels, &ids).unwrap();
     }
     assert_ne!(clip.weights_hash(), before);
-    // After many batches the running statistics are those of the batch, but for the unbiased
-    // variance.
+    // After many updates the running statistics equal the batch's, except for the unbiased variance.
     let evaluated = values(&clip.encode_image(&pixels).unwrap());
-    assert!(distance(&evaluated, &seen, 1e-12) < 0.1);
+    assert!(distance(&evaluated, &previewed, 1e-12) < 0.1);
     let dir = tempfile::tempdir().unwrap();
     clip.save(dir.path()).unwrap();
     let read = Clip::load(dir.path()).unwrap();
@@ -237,7 +235,7 @@ fn results_do_not_depend_on_threads_or_on_what_ran_before() {
         let first = run(40);
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            // Another batch between leaves its numbers in the kept buffers.
+            // Another batch in between leaves its values in the reused buffers.
             assert_ne!(pool.install(|| run(23)), first);
             assert!(pool.install(|| run(40)) == first, "{threads} threads: {:?}", clip.config());
         }
@@ -256,7 +254,7 @@ fn evaluation_builds_no_graph() {
 }
 
 #[test]
-fn a_fresh_model_loses_about_the_logarithm_of_the_batch() {
+fn the_loss_of_a_fresh_model_is_about_ln_batch() {
     let clip = Clip::new(ClipConfig::preset("vit-tiny-48").unwrap(), 1).unwrap();
     let (pixels, ids) = batch(clip.config(), 64);
     let loss = clip.loss(&pixels, &ids).unwrap().to_scalar::<f32>().unwrap();
@@ -264,7 +262,7 @@ fn a_fresh_model_loses_about_the_logarithm_of_the_batch() {
 }
 
 #[test]
-fn files_hold_the_whole_model() {
+fn saved_models_load_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let clip = model(vit(Activation::Gelu, Objective::Contrastive));
     clip.save(dir.path()).unwrap();
@@ -286,7 +284,7 @@ fn files_hold_the_whole_model() {
 }
 
 #[test]
-fn wrong_inputs_are_named() {
+fn errors_name_the_wrong_input() {
     let clip = model(vit(Activation::Gelu, Objective::Contrastive));
     let (pixels, ids) = batch(clip.config(), 2);
     let error = |r: twinlens_model::Result<Tensor>| r.unwrap_err().to_string();

@@ -27,7 +27,7 @@ impl Fixture {
         Self(candle_core::safetensors::load_buffer(bytes, &Device::Cpu).unwrap().into_iter().collect())
     }
 
-    /// The tensors whose names begin so, by the rest of their names.
+    /// The tensors with this prefix, by the rest of their names.
     fn part(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let own =
             self.0.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())));
@@ -46,8 +46,7 @@ impl Fixture {
         values(&self.0[name])
     }
 
-    /// The model of this configuration with the fixture's weights, and without those that it has no
-    /// place for.
+    /// The model of this configuration with those of the fixture's weights that it has.
     fn model(&self, config: &ClipConfig) -> Clip {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_string(config).unwrap()).unwrap();
@@ -60,35 +59,34 @@ impl Fixture {
     }
 }
 
-/// Loss and gradients of the fused model in f32, and of the plain twin in f64, against the
-/// fixture's.
+/// Compares loss and gradients with the fixture's: of the fused model in f32, and of the reference in
+/// f64.
 fn check_gradients(clip: &Clip, fixture: &Fixture, loss: &str, gradients: &str) {
     let (pixels, ids, want) = (fixture.pixels(), fixture.ids(), fixture.values(loss)[0]);
-    let twins: BTreeMap<String, Var> = clip
+    let wide_variables: BTreeMap<String, Var> = clip
         .variables()
         .iter()
         .map(|(name, v)| (name.clone(), Var::from_tensor(&v.to_dtype(DType::F64).unwrap().detach()).unwrap()))
         .collect();
-    let tensors = twins.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
-    let plain =
-        reference::loss(&tensors, clip.config(), &pixels.to_dtype(DType::F64).unwrap(), &ids).unwrap();
+    let tensors = wide_variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    let wide = reference::loss(&tensors, clip.config(), &pixels.to_dtype(DType::F64).unwrap(), &ids).unwrap();
     let fused = clip.loss(&pixels, &ids).unwrap();
-    assert!((values(&plain)[0] - want).abs() < 1e-7 * want, "{loss}: {plain:?} {want}");
+    assert!((values(&wide)[0] - want).abs() < 1e-7 * want, "{loss}: {wide:?} {want}");
     assert!((values(&fused)[0] - want).abs() < 1e-5 * want, "{loss}: {fused:?} {want}");
 
-    let (plain, fused, expected) =
-        (plain.backward().unwrap(), fused.backward().unwrap(), fixture.part(gradients));
+    let (wide, fused, expected) =
+        (wide.backward().unwrap(), fused.backward().unwrap(), fixture.part(gradients));
     assert_eq!(expected.keys().collect::<Vec<_>>(), clip.variables().keys().collect::<Vec<_>>());
     let mut worst = (0.0_f64, 0.0_f64);
     for (name, variable) in clip.variables() {
         let want = values(&expected[name]);
-        let plain = distance(&values(plain.get(&twins[name]).unwrap()), &want, 1e-6);
-        // The keys' bias moves all scores of a query alike: its gradient is 0 but for rounding.
+        let wide = distance(&values(wide.get(&wide_variables[name]).unwrap()), &want, 1e-6);
+        // The keys' bias shifts all scores of a query equally, so its gradient is 0 up to rounding.
         let floor = if name.ends_with("k_proj.bias") { 1e-2 } else { 1e-4 };
         let fused = distance(&values(fused.get(variable).unwrap()), &want, floor);
-        assert!(plain < 1e-6, "{loss}, f64: {name}: {plain}");
+        assert!(wide < 1e-6, "{loss}, f64: {name}: {wide}");
         assert!(fused < 1e-4, "{loss}, f32: {name}: {fused}");
-        worst = (worst.0.max(plain), worst.1.max(fused));
+        worst = (worst.0.max(wide), worst.1.max(fused));
     }
     println!("{loss}: gradients within {:.1e} in f64, {:.1e} in f32", worst.0, worst.1);
 }
@@ -113,7 +111,7 @@ fn check_contrastive(config: &str, bytes: &[u8]) {
     assert!(100.0 * largest_difference(&values(&ours), &values(&cosines)) < 1e-3);
 
     for (name, moved) in fixture.part("weights/").into_iter().filter(|(name, _)| name.contains("running")) {
-        assert_eq!(values(&clip.buffers()[&name]), values(&moved), "{name}: moved too early");
+        assert_eq!(values(&clip.buffers()[&name]), values(&moved), "{name}: updated too early");
     }
     check_gradients(&clip, &fixture, "out/loss", "gradients/");
     let moved = fixture.part("moved/");
@@ -125,17 +123,17 @@ fn check_contrastive(config: &str, bytes: &[u8]) {
 }
 
 #[test]
-fn a_vision_transformer_is_open_clips() {
+fn the_vision_transformer_matches_open_clip() {
     check_contrastive(VIT, include_bytes!("parity/vit.safetensors"));
 }
 
 #[test]
-fn a_resnet_is_open_clips() {
+fn the_resnet_matches_open_clip() {
     check_contrastive(RESNET, include_bytes!("parity/resnet.safetensors"));
 }
 
 #[test]
-fn other_objectives_are_pytorchs() {
+fn other_objectives_match_pytorch() {
     let config: ClipConfig = serde_json::from_str(OBJECTIVES).unwrap();
     let fixture = Fixture::read(include_bytes!("parity/objectives.safetensors"));
     for (objective, name) in [
@@ -148,7 +146,7 @@ fn other_objectives_are_pytorchs() {
     }
 }
 
-/// AdamW as PyTorch has it, plainly, in f32 with f64 factors.
+/// PyTorch's AdamW, in f32 with f64 factors.
 struct AdamW {
     rate: f64,
     moments: BTreeMap<String, (Vec<f32>, Vec<f32>)>,
@@ -180,7 +178,7 @@ impl AdamW {
 /// 50 training steps from the same weights on the same batches (`parity/make_curves.py`): the loss
 /// of each within 1e-3.
 #[test]
-fn fifty_steps_of_training_are_open_clips() {
+fn fifty_training_steps_match_open_clip() {
     let curves: serde_json::Value = serde_json::from_str(include_str!("parity/curves.json")).unwrap();
     let towers = [
         ("vit", VIT, &include_bytes!("parity/vit.safetensors")[..]),

@@ -1,5 +1,4 @@
-//! A model in parts: batches whose rows are seen by shares, activations that are computed again,
-//! towers that are held fast or taken from another model.
+//! Shares of a batch, recomputed activations, and parts of models that are frozen or copied.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -28,8 +27,7 @@ fn resnet() -> ClipConfig {
     ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Objective::Contrastive) }
 }
 
-/// The shares of a batch, whatever its cuts, are the loss and the gradients that the fused
-/// operation gives.
+/// However a batch is split, its shares add up to the loss and the gradients of the fused operation.
 #[test]
 fn shares_add_up_to_the_loss() {
     const N: usize = 150;
@@ -87,24 +85,24 @@ fn step(clip: &Clip, n: usize) -> Vec<Option<Vec<u32>>> {
 }
 
 #[test]
-fn computing_again_gives_the_same_bits() {
+fn recomputed_activations_are_bit_identical() {
     for objective in [Objective::Contrastive, Objective::Caption] {
         let mut clip = model(vit(objective));
         let kept = step(&clip, 30);
-        clip.recompute(true);
+        clip.set_recompute(true);
         let (pixels, _) = batch(clip.config(), 40);
         for _ in 0..2 {
             assert!(step(&clip, 30) == kept, "{objective:?}");
-            // A pass without a graph between uses the same kept memory.
+            // A pass without a graph uses the same memory in between.
             clip.image_features(&pixels, Pass::Preview).unwrap();
         }
         assert!(step(&clip.replica().unwrap(), 30) == kept, "{objective:?}");
     }
 }
 
-/// What is frozen gets no gradient, and what is not gets the same as before.
+/// Frozen variables get no gradient, and the gradients of the others do not change.
 #[test]
-fn frozen_parts_have_no_gradient_and_leave_the_others_theirs() {
+fn only_frozen_parts_lose_their_gradients() {
     let bottom = [
         "visual.conv1",
         "visual.class_embedding",
@@ -114,7 +112,7 @@ fn frozen_parts_have_no_gradient_and_leave_the_others_theirs() {
         "visual.transformer.resblocks.1",
     ];
     let cases: [(ClipConfig, &[&str], Option<Tower>); 7] = [
-        // Blocks that nothing below learns are only evaluated.
+        // Blocks below the first trained one are only evaluated.
         (vit(Objective::Contrastive), &bottom, None),
         (vit(Objective::Contrastive), &["visual"], Some(Tower::Image)),
         (vit(Objective::Sigmoid), &["text", "logit_bias"], Some(Tower::Text)),
@@ -136,11 +134,11 @@ fn frozen_parts_have_no_gradient_and_leave_the_others_theirs() {
         let before = clip.buffers().values().map(|v| bits(v)).collect::<Vec<_>>();
         let frozen = step(&clip, 20);
         for ((name, free), frozen) in clip.variables().keys().zip(&free).zip(&frozen) {
-            let held = parts.iter().any(|part| twinlens_model::covers(part, name));
-            assert_eq!(frozen.is_none(), held, "{name} {parts:?}");
-            // A ResNet that is held fast is evaluated, which gives other features.
+            let is_frozen = parts.iter().any(|part| twinlens_model::covers(part, name));
+            assert_eq!(frozen.is_none(), is_frozen, "{name} {parts:?}");
+            // A frozen ResNet is evaluated, which gives other features.
             let same = clip.buffers().is_empty();
-            assert!(held || !same || frozen == free, "{name} {parts:?}");
+            assert!(is_frozen || !same || frozen == free, "{name} {parts:?}");
         }
         assert_eq!(clip.trainable().len(), frozen.iter().flatten().count() - 1);
         assert_eq!(clip.buffers().values().map(|v| bits(v)).collect::<Vec<_>>(), before);
@@ -161,26 +159,26 @@ fn frozen_parts_have_no_gradient_and_leave_the_others_theirs() {
 }
 
 #[test]
-fn a_model_starts_from_parts_of_another() {
+fn parts_are_copied_from_another_model() {
     let from = Path::new("b32");
     let (clip, other) =
         (Clip::new(vit(Objective::Contrastive), 1).unwrap(), model(vit(Objective::Contrastive)));
     let towers = ["visual".to_owned()];
-    clip.adopt(&other, Some(&towers), from).unwrap();
+    clip.copy_from(&other, Some(&towers), from).unwrap();
     for (name, variable) in clip.variables() {
         let same = bits(variable) == bits(&other.variables()[name]);
         assert_eq!(same, name.starts_with("visual."), "{name}");
     }
-    clip.adopt(&other, None, from).unwrap();
+    clip.copy_from(&other, None, from).unwrap();
     assert_eq!(clip.weights_hash(), other.weights_hash());
     let (net, trained) = (Clip::new(resnet(), 1).unwrap(), model(resnet()));
-    net.adopt(&trained, Some(&towers), from).unwrap();
+    net.copy_from(&trained, Some(&towers), from).unwrap();
     assert!(net.buffers().iter().all(|(name, v)| bits(v) == bits(&trained.buffers()[name])));
 
     let changed = |change: &dyn Fn(&mut ClipConfig)| {
         let mut config = vit(Objective::Contrastive);
         change(&mut config);
-        let error = Clip::new(config, 1).unwrap().adopt(&other, None, from).unwrap_err().to_string();
+        let error = Clip::new(config, 1).unwrap().copy_from(&other, None, from).unwrap_err().to_string();
         assert!(error.contains("b32") && error.contains("from_parts"), "{error}");
         error
     };

@@ -91,7 +91,7 @@ impl Checkpoints {
         let metadata = [("step", step.to_string()), ("run", self.run.clone()), ("measured", names)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
         let bytes = weights::to_bytes(&tensors, Some(HashMap::from(metadata)))?;
-        weights::write_whole(&self.dir.join(format!("step-{step:010}.safetensors")), &bytes)?;
+        weights::write_atomically(&self.dir.join(format!("step-{step:010}.safetensors")), &bytes)?;
         let files = self.files("step-")?;
         for old in &files[..files.len().saturating_sub(self.keep)] {
             std::fs::remove_file(old).map_err(TrainError::io(old))?;
@@ -156,7 +156,7 @@ impl Checkpoints {
     }
 
     fn write_weights(&self, clip: &Clip, path: &Path) -> Result<()> {
-        Ok(weights::write_whole(path, &weights::to_bytes(&clip.state(), None)?)?)
+        Ok(weights::write_atomically(path, &weights::to_bytes(&clip.state(), None)?)?)
     }
 
     /// The weights of the best step, by name.

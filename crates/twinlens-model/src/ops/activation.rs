@@ -4,14 +4,14 @@ use super::simd::{exp, vectorised};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What stands between the two feed-forward layers of a block.
+/// Activation between the two feed-forward layers of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// x sigmoid(1.702 x): OpenAI's weights and the paper's code.
+    /// x sigmoid(1.702 x), as in OpenAI's weights and the paper's code.
     #[default]
     QuickGelu,
-    /// x Phi(x), exact (erf): open_clip's own weights.
+    /// x Phi(x), exact (erf), as in open_clip's own weights.
     Gelu,
 }
 
@@ -40,8 +40,8 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Phi(x), the normal distribution, and its density: erf after Abramowitz and Stegun 7.1.26 (error
-/// under 1.5e-7), whose exp(-x^2 / 2) is the density's too.
+/// Phi(x), the normal distribution function, and its density. erf by Abramowitz and Stegun 7.1.26
+/// (error below 1.5e-7), which shares exp(-x^2 / 2) with the density.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let gauss = exp(-0.5 * x * x);
@@ -94,10 +94,10 @@ vectorised! {
 mod tests {
     use super::*;
 
-    /// Against the formulas in f64, the derivative by central differences.
+    /// Against the formulas in f64; derivatives by central differences.
     #[test]
-    fn values_and_slopes() {
-        // erf in f64 by its series, good on the range below.
+    fn values_and_derivatives_match_the_formulas() {
+        // erf in f64 by its series, accurate in the range below.
         fn erf(x: f64) -> f64 {
             let mut term = x;
             let mut total = x;

@@ -1,11 +1,11 @@
 //! Batch norm over rows of channels, with the relu that follows it in a residual network, on
 //! slices.
 //!
-//! y = gain (x - mean) / sqrt(var + eps) + bias, mean and variance over all rows of the batch
-//! (Ioffe and Szegedy 2015). In evaluation they are the running ones. relu's slope at 0 is 0, as in
-//! PyTorch (candle's is 1, which differs where a block's last gain starts at 0). What is added up
-//! over rows comes in parts, while the rows of a part are in the cache; parts are joined in order,
-//! in f64.
+//! y = gain (x - mean) / sqrt(var + eps) + bias, with mean and variance over all rows of the batch
+//! (Ioffe and Szegedy 2015, algorithm 1), or the running ones in evaluation. relu's derivative at 0
+//! is 0, as in PyTorch (candle's is 1, which matters where a block's last gain starts at 0). Sums
+//! over rows are computed in parts, while the rows of a part are in the cache, and parts are added
+//! in order, in f64.
 
 use super::simd::{add_rows, vectorised};
 
@@ -15,21 +15,21 @@ pub const EPS: f32 = 1e-5;
 /// Mean and variance of each channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    /// Means.
+    /// Mean of each channel.
     pub mean: Vec<f32>,
-    /// Variances: biased of a batch, unbiased where they run.
+    /// Variance of each channel: biased for a batch, unbiased for running statistics.
     pub variance: Vec<f32>,
 }
 
-/// Channels are repeated up to about this many numbers, so that loops over the few channels of a
-/// small model are long.
+/// Channel vectors are repeated up to about this length, so that the loops of a small model with
+/// few channels are long enough to vectorise.
 const WIDE: usize = 64;
 
 fn wide(channels: &[f32]) -> Vec<f32> {
     channels.repeat(WIDE.div_ceil(channels.len().max(1)).max(1))
 }
 
-/// The sums over the repetitions of each channel.
+/// Sums the repetitions of each channel.
 fn narrow(wide: &[f32], channels: usize) -> Vec<f32> {
     let mut sums = vec![0.0; channels];
     add_rows(&mut sums, wide);
@@ -37,7 +37,7 @@ fn narrow(wide: &[f32], channels: usize) -> Vec<f32> {
 }
 
 vectorised! {
-    /// Adds up `x - shift` and its square.
+    /// Accumulates `x - shift` and its square.
     fn add_moments<'a>(x: &'a [f32], shift: &'a [f32], sums: &'a mut [f32], squares: &'a mut [f32]) {
         for x in x.chunks(shift.len()) {
             for (((x, c), s), q) in x.iter().zip(shift).zip(sums.iter_mut()).zip(squares.iter_mut()) {
@@ -49,7 +49,7 @@ vectorised! {
     }
 }
 
-/// What some rows add to the statistics of a batch.
+/// The contribution of some rows to the statistics of a batch.
 pub struct Moments {
     rows: usize,
     shift: Vec<f32>,
@@ -58,8 +58,9 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Of `x` (`[rows, channels]`), around about its mean: far from 0 the digits are kept.
-    pub fn of(x: &[f32], channels: usize) -> Self {
+    /// Moments of `x` (`[rows, channels]`) about its approximate mean, which avoids cancellation
+    /// far from 0.
+    pub fn new(x: &[f32], channels: usize) -> Self {
         let rows = x.len() / channels;
         let mut shift = vec![0.0; channels];
         add_rows(&mut shift, x);
@@ -72,28 +73,28 @@ impl Moments {
 }
 
 impl Statistics {
-    /// Of all rows, from their parts (Chan, Golub and LeVeque 1979).
-    pub fn join(parts: &[Moments]) -> Self {
+    /// Merges the moments of parts of the rows (Chan, Golub and LeVeque 1979).
+    pub fn merge(parts: &[Moments]) -> Self {
         let channels = parts.first().map_or(0, |part| part.shift.len());
-        let joined = |channel: usize| {
+        let merge = |channel: usize| {
             let (mut rows, mut mean, mut squares) = (0.0, 0.0, 0.0);
             for part in parts {
                 let n = part.rows as f64;
                 let [shift, sum, square] =
                     [&part.shift, &part.sums, &part.squares].map(|v| f64::from(v[channel]));
-                let apart = shift + sum / n - mean;
-                squares += square - sum * sum / n + apart * apart * rows * n / (rows + n);
+                let delta = shift + sum / n - mean;
+                squares += square - sum * sum / n + delta * delta * rows * n / (rows + n);
                 rows += n;
-                mean += apart * n / rows;
+                mean += delta * n / rows;
             }
             (mean as f32, (squares / rows).max(0.0) as f32)
         };
-        let (mean, variance) = (0..channels).map(joined).unzip();
+        let (mean, variance) = (0..channels).map(merge).unzip();
         Self { mean, variance }
     }
 }
 
-/// A norm whose statistics are known; its vectors are repeated, see [`wide`].
+/// A batch norm with known statistics. Its vectors are repeated, see [`WIDE`].
 #[derive(Clone, Debug, Default)]
 pub struct Norm {
     channels: usize,
@@ -126,8 +127,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// `d` becomes 0 where the norm of `x` is not above 0; the sums of what is left, and of it
-    /// times `x - mean`.
+    /// Zeroes `d` where the norm of `x` is not positive; accumulates the remaining `d`, and `d (x -
+    /// mean)`.
     fn rectify_backward<'a>(x: &'a [f32], norm: &'a Norm, d: &'a mut [f32], sums: &'a mut [f32], products: &'a mut [f32]) {
         let n = norm.mean.len();
         for (x, d) in x.chunks(n).zip(d.chunks_mut(n)) {
@@ -145,7 +146,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `d` becomes 0 where `y` is.
+    /// Zeroes `d` where `y` is 0.
     fn mask<'a>(y: &'a [f32], d: &'a mut [f32]) {
         for (d, y) in d.iter_mut().zip(y) {
             *d = if *y > 0.0 { *d } else { 0.0 };
@@ -154,7 +155,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds up `d`, and `d (x - mean)`.
+    /// Accumulates `d` and `d (x - mean)`.
     fn add_products<'a>(d: &'a [f32], x: &'a [f32], mean: &'a [f32], sums: &'a mut [f32], products: &'a mut [f32]) {
         let n = mean.len();
         for (d, x) in d.chunks(n).zip(x.chunks(n)) {
@@ -169,7 +170,7 @@ vectorised! {
 }
 
 impl Norm {
-    /// By `statistics`.
+    /// Normalises by `statistics`.
     pub fn new(statistics: &Statistics, gain: &[f32], bias: &[f32]) -> Self {
         let scale = gain.iter().zip(&statistics.variance).map(|(g, v)| g / (v + EPS).sqrt());
         Self {
@@ -185,24 +186,25 @@ impl Norm {
         normalised(x, self, y, true);
     }
 
-    /// `y = max(norm(x) + other, 0)`; `other` is rows, or the norm of rows. `room` is overwritten.
+    /// `y = max(norm(x) + other, 0)`, where `other` is normalised by `norm` if given. `scratch` is
+    /// overwritten.
     pub fn rectified_sum(
         &self,
         x: &[f32],
         other: &[f32],
         norm: Option<&Self>,
-        room: &mut Vec<f32>,
+        scratch: &mut Vec<f32>,
         y: &mut [f32],
     ) {
         normalised(x, self, y, false);
         let Some(norm) = norm else { return add_rectified(other, y) };
-        room.resize(other.len(), 0.0);
-        normalised(other, norm, room, false);
-        add_rectified(room, y);
+        scratch.resize(other.len(), 0.0);
+        normalised(other, norm, scratch, false);
+        add_rectified(scratch, y);
     }
 
-    /// From the gradient of [`rectified`](Self::rectified) to that of the norm, in place; and its
-    /// sums.
+    /// Turns the gradient of [`rectified`](Self::rectified) into that of the norm, in place;
+    /// returns its sums.
     pub fn rectified_backward(&self, x: &[f32], d: &mut [f32]) -> Sums {
         let mut sums = Partial::new(self);
         for (x, d) in x.chunks(sums.numbers()).zip(d.chunks_mut(sums.numbers())) {
@@ -221,7 +223,8 @@ impl Norm {
     }
 }
 
-/// Sums of few rows in f32, of these in f64: what is added up is large beside its sum.
+/// Sums over few rows in f32, and sums of those in f64: the terms are large compared with their
+/// sum.
 struct Partial {
     d: Vec<f32>,
     products: Vec<f32>,
@@ -235,7 +238,7 @@ impl Partial {
         Self { d: wide(), products: wide(), total }
     }
 
-    /// Numbers that are added up in f32.
+    /// How many numbers are summed in f32.
     fn numbers(&self) -> usize {
         32 * self.d.len()
     }
@@ -253,19 +256,19 @@ impl Partial {
     }
 }
 
-/// `d` becomes 0 where `y`, which a relu gave, is 0.
+/// Zeroes `d` where `y`, the output of a relu, is 0.
 pub fn relu_backward(y: &[f32], d: &mut [f32]) {
     mask(y, d);
 }
 
-/// What some rows add to the gradient of a norm: the sums of `d` and of `d (x - mean)`.
+/// The contribution of some rows to the gradient of a norm: the sums of `d` and of `d (x - mean)`.
 pub struct Sums {
     d: Vec<f64>,
     products: Vec<f64>,
 }
 
-/// The gradient of a norm by the batch's statistics, once its sums are known: dx = scale (d -
-/// mean(d) - (x - mean) slope).
+/// The gradient of a norm with batch statistics, given its sums: dx = scale (d - mean(d) - (x -
+/// mean) slope).
 pub struct NormGradient {
     mean: Vec<f32>,
     scale: Vec<f32>,
@@ -286,8 +289,7 @@ vectorised! {
 }
 
 impl NormGradient {
-    /// From the sums over `rows` rows of a norm; the gradients of its gains and of its biases are
-    /// written.
+    /// From the sums over `rows` rows of a norm. Writes the gradients of its gains and biases.
     pub fn new(
         norm: &Norm,
         statistics: &Statistics,
@@ -314,8 +316,8 @@ impl NormGradient {
         }
     }
 
-    /// The gradient of the rows `x` from that of the norm.
-    pub fn rows(&self, d: &[f32], x: &[f32], dx: &mut [f32]) {
+    /// Turns the gradient of the norm of the rows `x` into theirs.
+    pub fn input_rows(&self, d: &[f32], x: &[f32], dx: &mut [f32]) {
         input_gradient(d, x, self, dx);
     }
 }

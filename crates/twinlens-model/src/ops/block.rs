@@ -1,9 +1,9 @@
 //! One residual attention block on slices: forward, and the gradient of everything.
 //!
 //! x + proj(attention(ln_1(x))), then + c_proj(act(c_fc(ln_2(.)))): pre-norm, as in CLIP's code. A
-//! block works on one chunk, a few whole sequences whose rows lie one after another and whose
-//! activations stay in the cache. The gradients of the weight matrices are sums over all chunks:
-//! see [`weight_gradients`].
+//! block works on one chunk: a few whole sequences with consecutive rows, whose activations fit in
+//! the cache. The gradients of the weight matrices are sums over all chunks, see
+//! [`weight_gradients`].
 
 use super::activation::Activation;
 use super::attention::Attention;
@@ -18,14 +18,14 @@ use std::ops::Range;
 pub struct BlockShape {
     /// Numbers in a token.
     pub width: usize,
-    /// Attention heads; `width` is a multiple.
+    /// Attention heads; divides `width`.
     pub heads: usize,
-    /// Between the two feed-forward layers.
+    /// Activation between the two feed-forward layers.
     pub activation: Activation,
 }
 
-/// A block's parameters, in the order in which they are packed: name, and shape in multiples of the
-/// width (0: no second dimension). Matrices are `[out, in]`, as in PyTorch.
+/// A block's parameters in packing order: name, and shape in multiples of the width (0: no second
+/// dimension). Matrices are `[out, in]`, as in PyTorch.
 pub const PARAMETERS: [(&str, usize, usize); 12] = [
     ("ln_1.weight", 1, 0),
     ("ln_1.bias", 1, 0),
@@ -73,35 +73,34 @@ impl BlockShape {
     }
 }
 
-/// The sequences of one chunk: their rows follow one another.
+/// The sequences of one chunk, with consecutive rows.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// Length and read position of each sequence.
     pub sequences: Vec<(usize, usize)>,
-    /// Whether a position sees only itself and those before it.
+    /// Whether a position attends only to itself and earlier ones.
     pub causal: bool,
-    /// Whether only the read position of each sequence goes on (the last block), or every row.
+    /// Whether only the read position of each sequence is output (the last block), or every row.
     pub pooled: bool,
 }
 
 impl Rows {
-    /// Rows that come in.
+    /// Input rows.
     pub fn rows_in(&self) -> usize {
         self.sequences.iter().map(|s| s.0).sum()
     }
 
-    /// Rows that go on.
+    /// Output rows.
     pub fn rows_out(&self) -> usize {
         if self.pooled { self.sequences.len() } else { self.rows_in() }
     }
 
-    /// For each sequence its attention, its rows that come in, its rows that go on, and its
-    /// attention weights.
+    /// For each sequence: its attention, input rows, output rows, and attention weights.
     fn attentions(
         &self,
         shape: BlockShape,
     ) -> impl Iterator<Item = (Attention, Range<usize>, Range<usize>, Range<usize>)> {
-        let (mut row, mut asked, mut weight) = (0, 0, 0);
+        let (mut row, mut query, mut weight) = (0, 0, 0);
         self.sequences.iter().map(move |&(len, read)| {
             let queries = if self.pooled { read..read + 1 } else { 0..len };
             let attention = Attention {
@@ -111,10 +110,11 @@ impl Rows {
                 queries: queries.clone(),
                 causal: self.causal,
             };
-            let found =
-                (row..row + len, asked..asked + queries.len(), weight..weight + attention.weights_len());
-            (row, asked, weight) = (found.0.end, found.1.end, found.2.end);
-            (attention, found.0, found.1, found.2)
+            let inputs = row..row + len;
+            let outputs = query..query + queries.len();
+            let weights = weight..weight + attention.weights_len();
+            (row, query, weight) = (inputs.end, outputs.end, weights.end);
+            (attention, inputs, outputs, weights)
         })
     }
 
@@ -123,7 +123,7 @@ impl Rows {
     }
 }
 
-/// What the forward pass of a block on one chunk leaves for the gradient.
+/// Activations of a block on one chunk, kept for the backward pass.
 #[derive(Default)]
 pub struct Saved {
     /// Input, `[rows in, width]`.
@@ -137,10 +137,10 @@ pub struct Saved {
     pre: Vec<f32>,
 }
 
-/// Room for what lives only within one block, and the gradients on their way back.
+/// Scratch memory of one block, and the gradients that pass between blocks.
 #[derive(Default)]
 pub struct Scratch {
-    /// Gradient of the block's output when [`backward`] is called, `[rows out, width]`.
+    /// Gradient of the block's output, set before [`backward`], `[rows out, width]`.
     pub d_out: Vec<f32>,
     /// Gradient of the block's input after [`backward`], `[rows in, width]`.
     pub d_in: Vec<f32>,
@@ -152,19 +152,18 @@ pub struct Scratch {
     d_rows: Vec<f32>,
     d_weights: Vec<f32>,
     d_qkv: Vec<f32>,
-    /// This chunk's part of the gradients of gains and biases, at their places among the parameters
-    /// without matrices.
+    /// This chunk's part of the gradients of gains and biases, packed in the order of [`VECTORS`].
     d_vectors: Vec<f32>,
 }
 
-/// Makes `buffer` `len` numbers long. What it held stays: callers overwrite it. Kept buffers cost
+/// Resizes `buffer` to `len` numbers without clearing it: callers overwrite it. Reused buffers cost
 /// no page faults.
 pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
 }
 
-/// Every row of `dst` becomes `bias`.
+/// Sets every row of `dst` to `bias`.
 fn fill_rows(dst: &mut [f32], bias: &[f32]) {
     for row in dst.chunks_exact_mut(bias.len()) {
         row.copy_from_slice(bias);
@@ -179,7 +178,7 @@ fn linear(y: &mut [f32], x: &[f32], w: &[f32], bias: &[f32]) {
     multiply_add(MatMut::new(y, rows, out), Mat::new(x, rows, inner), Mat::new(w, out, inner).t());
 }
 
-/// Gathers the rows that go on out of those that came in.
+/// Selects the output rows among the input rows.
 fn gather(rows: &Rows, width: usize, x: &[f32], out: &mut [f32]) {
     if !rows.pooled {
         return out.copy_from_slice(x);
@@ -214,9 +213,9 @@ pub fn forward(
 
     let attended = sized(&mut saved.attended, n_out * width);
     let weights = sized(&mut saved.weights, rows.weights_len(shape));
-    for (attention, row, asked, weight) in rows.attentions(shape) {
+    for (attention, row, out, weight) in rows.attentions(shape) {
         let qkv = &qkv[row.start * 3 * width..row.end * 3 * width];
-        attention.forward(qkv, &mut weights[weight], &mut attended[asked.start * width..asked.end * width]);
+        attention.forward(qkv, &mut weights[weight], &mut attended[out.start * width..out.end * width]);
     }
 
     let mid = sized(&mut saved.mid, n_out * width);
@@ -238,9 +237,8 @@ pub fn forward(
     simd::add(out, mid);
 }
 
-/// The gradient of the block on one chunk: from `scratch.d_out` to `scratch.d_in`.
-///
-/// Leaves in `scratch` what [`weight_gradients`] needs.
+/// The gradient of the block on one chunk, from `scratch.d_out` to `scratch.d_in`. Leaves in
+/// `scratch` what [`weight_gradients`] needs.
 pub fn backward(shape: BlockShape, params: &[f32], rows: &Rows, saved: &Saved, scratch: &mut Scratch) {
     let (width, hidden) = (shape.width, shape.hidden());
     let (n_in, n_out) = (rows.rows_in(), rows.rows_out());
@@ -296,9 +294,9 @@ pub fn backward(shape: BlockShape, params: &[f32], rows: &Rows, saved: &Saved, s
     );
     let d_qkv = sized(d_qkv, n_in * 3 * width);
     let d_weights = sized(d_weights, saved.weights.len());
-    for (attention, row, asked, weight) in rows.attentions(shape) {
+    for (attention, row, out, weight) in rows.attentions(shape) {
         let row = row.start * 3 * width..row.end * 3 * width;
-        let d_attended = &d_normed[asked.start * width..asked.end * width];
+        let d_attended = &d_normed[out.start * width..out.end * width];
         let (weights, d_weights) = (&saved.weights[weight.clone()], &mut d_weights[weight]);
         attention.backward(&saved.qkv[row.clone()], weights, d_attended, d_weights, &mut d_qkv[row]);
     }
@@ -316,7 +314,7 @@ pub fn backward(shape: BlockShape, params: &[f32], rows: &Rows, saved: &Saved, s
     layer_norm_backward(&saved.x, &saved.stats1, p[LN1_GAIN], d_normed, d_in, d_ln1_gain, d_ln1_bias);
 }
 
-/// The counterpart of [`gather`]: rows that did not go on get 0.
+/// The reverse of [`gather`]: rows that were not selected get 0.
 fn scatter(rows: &Rows, width: usize, out: &[f32], x: &mut [f32]) {
     if !rows.pooled {
         return x.copy_from_slice(out);
@@ -341,15 +339,15 @@ fn split_vectors(mut rest: &mut [f32], width: usize) -> [&mut [f32]; 8] {
     })
 }
 
-/// Numbers in one piece of a weight gradient: enough work for a thread, and many pieces for many
+/// Numbers in one piece of a weight gradient: enough work for a thread, and enough pieces for many
 /// threads.
 const PIECE: usize = 128 * 128;
 
-/// The gradients of a block's parameters, summed over its chunks, written to `grads` (packed as the
-/// parameters are).
+/// Writes the gradients of a block's parameters, summed over its chunks, to `grads`, packed like
+/// the parameters.
 ///
 /// Parallel over pieces of the result; each piece adds the chunks in order, so the sum does not
-/// depend on threads.
+/// depend on the number of threads.
 pub fn weight_gradients(shape: BlockShape, chunks: &[(&Saved, &Scratch)], grads: &mut [f32]) {
     let width = shape.width;
     let mut pieces: Vec<(usize, usize, &mut [f32])> = Vec::new();

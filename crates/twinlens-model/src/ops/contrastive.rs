@@ -1,17 +1,17 @@
-//! CLIP's loss as one operation: symmetric cross-entropy over all pairs of a batch.
+//! CLIP's loss as one operation: symmetric cross-entropy over all pairs of a batch (Radford et al.
+//! 2021, figure 3).
 //!
-//! With logits = exp(logit_scale) I T^T, the mean of the cross-entropies of rows (image to texts)
-//! and of columns (text to images) against the diagonal. The gradient is closed: G = (P_rows +
-//! P_columns - 2 1) / 2N, dI = s G T, dT = s G^T I, d logit_scale = sum(G logits).
+//! With logits = exp(logit_scale) I T^T, it is the mean of the cross-entropies of rows (image to
+//! texts) and columns (text to images) against the diagonal. The gradient has a closed form: G =
+//! (P_rows + P_columns - 2 1) / 2N, dI = s G T, dT = s G^T I, d logit_scale = sum(G logits).
 
 use super::matmul::{Mat, MatMut, multiply};
 use super::{f32_slice, with_f32};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
-/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for
-/// `logit_scale` (a scalar, the logarithm of the factor): a scalar. About ln n before anything is
-/// learned.
+/// The scalar loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair) for the
+/// scalar `logit_scale`, the logarithm of the factor on similarities. About ln n for a fresh model.
 pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
     if image.rank() != 2 || image.dims() != text.dims() {
         bail!("contrastive loss: images {:?}, texts {:?}", image.shape(), text.shape());
@@ -19,12 +19,12 @@ pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> 
     image.apply_op3(text, logit_scale, Contrastive { saved: Mutex::new(None) })
 }
 
-/// Keeps G and d logit_scale.
+/// Keeps G and d logit_scale for the backward pass.
 struct Contrastive {
     saved: Mutex<Option<(Vec<f32>, f32)>>,
 }
 
-/// ln sum exp, and the exponents' shift out of the way.
+/// ln sum exp, shifted against overflow.
 fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
     let top = values.clone().fold(f32::NEG_INFINITY, f32::max);
     top + values.map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
@@ -86,7 +86,7 @@ impl CustomOp3 for Contrastive {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((g, d_scale)) = saved else {
-            bail!("contrastive loss: one backward pass, and this is the second");
+            bail!("contrastive loss: backward can run only once");
         };
         let (n, embed) = image.dims2()?;
         let d_loss = d_loss.to_scalar::<f32>()?;

@@ -1,11 +1,11 @@
-//! Convolution by kernels of 1 x 1 and 3 x 3 of images whose channels lie together (`[side, side,
-//! channels]`), on slices.
+//! Convolution with 1 x 1 and 3 x 3 kernels of channels-last images (`[side, side, channels]`), on
+//! slices.
 //!
-//! No patches are copied out: in an image with a border of zeros, each row of a patch is one run of
-//! `3 channels` numbers, and a few pixels by one or two vectors of channels of the result are added
-//! up in registers over the runs. The gradient of the images is the convolution of the result's
-//! gradient with the kernel turned around; that of the kernel adds up runs times gradients. An
-//! order of additions is fixed by the sizes alone.
+//! No patches are copied: in an image with a border of zeros, each row of a patch is one run of `3
+//! channels` numbers, and the sums of a few output pixels by one or two vectors of output channels
+//! stay in registers over the runs. The gradient of the images is the convolution of the output's
+//! gradient with the flipped kernel; the kernel's gradient sums runs times gradients. The order of
+//! additions depends on the sizes alone.
 
 use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
@@ -16,33 +16,33 @@ use std::ops::Range;
 pub struct Conv {
     /// Side of the kernel: 1, or 3 with padding 1.
     pub kernel: usize,
-    /// Step between outputs; 1 where the kernel is.
+    /// Step between output pixels; 1 for a 1 x 1 kernel.
     pub stride: usize,
-    /// Side of the grid that comes in.
+    /// Side of the input grid.
     pub side: usize,
-    /// Channels in.
+    /// Input channels.
     pub channels: usize,
-    /// Channels out.
+    /// Output channels.
     pub out: usize,
 }
 
 impl Conv {
-    /// Side of the grid that goes out.
+    /// Side of the output grid.
     pub fn out_side(self) -> usize {
         self.side.div_ceil(self.stride)
     }
 
-    /// Pixels of the grid that goes out.
+    /// Pixels of the output grid.
     pub fn out_pixels(self) -> usize {
         self.out_side() * self.out_side()
     }
 
-    /// Numbers in an image that comes in.
+    /// Numbers in an input image.
     pub fn image_len(self) -> usize {
         self.side * self.side * self.channels
     }
 
-    /// Numbers in an image that goes out.
+    /// Numbers in an output image.
     pub fn out_len(self) -> usize {
         self.out_pixels() * self.out
     }
@@ -52,13 +52,13 @@ impl Conv {
         self.kernel * self.kernel * self.channels * self.out
     }
 
-    /// Zeros around the image.
+    /// Width of the border of zeros, in pixels.
     pub fn border(self) -> usize {
         self.kernel / 2
     }
 
-    /// The convolution that takes the gradient of the result to that of the image, for a stride of
-    /// 1; for any stride, how that gradient lies.
+    /// The convolution that turns the output's gradient into the image's, for stride 1; for any
+    /// stride, the layout of the output's gradient.
     pub fn back(self) -> Self {
         Self { stride: 1, side: self.out_side(), channels: self.out, out: self.channels, ..self }
     }
@@ -73,23 +73,23 @@ impl Conv {
         (self.side + 2 * self.border()) * self.pitch()
     }
 
-    /// Where each row of an image begins within the image with its border.
-    pub fn rows(self) -> impl Iterator<Item = usize> {
+    /// Start of each row of an image within the bordered image.
+    pub fn row_starts(self) -> impl Iterator<Item = usize> {
         (0..self.side).map(move |y| (y + self.border()) * self.pitch() + self.border() * self.channels)
     }
 
-    /// Where the patch of each pixel of the result begins, in `images` images with their borders.
-    pub fn patches(self, images: usize) -> Vec<usize> {
+    /// Start of the patch of each output pixel, in `images` bordered images.
+    pub fn patch_starts(self, images: usize) -> Vec<usize> {
         let side = self.out_side();
         let row = |image: usize, y: usize| image * self.bordered_len() + y * self.stride * self.pitch();
         let rows = (0..images).flat_map(|image| (0..side).map(move |y| row(image, y)));
         rows.flat_map(|row| (0..side).map(move |x| row + x * self.stride * self.channels)).collect()
     }
 
-    /// Where each pixel begins, in `images` images with their borders; for a stride of 1.
-    pub fn pixels(self, images: usize) -> Vec<usize> {
+    /// Start of each pixel, in `images` bordered images; for stride 1.
+    pub fn pixel_starts(self, images: usize) -> Vec<usize> {
         let centre = self.border() * (self.pitch() + self.channels);
-        self.patches(images).into_iter().map(|at| at + centre).collect()
+        self.patch_starts(images).into_iter().map(|at| at + centre).collect()
     }
 
     /// Numbers in a row of a patch.
@@ -98,8 +98,8 @@ impl Conv {
     }
 }
 
-/// A kernel as [`convolve`] takes it: blocks of so many channels of the result as two vectors hold
-/// (or one in the last, where that is enough), in each `[kernel, kernel, channels, lanes]`.
+/// A kernel packed for [`convolve`]: blocks of as many output channels as two vectors hold (the
+/// last block has one vector if that is enough), each `[kernel, kernel, channels, lanes]`.
 pub struct Packed {
     blocks: Vec<(usize, Vec<f32>)>,
 }
@@ -109,7 +109,7 @@ impl Packed {
         Self::for_vectors(Arch::new().dispatch(Lanes), conv, weight)
     }
 
-    /// For vectors of so many numbers.
+    /// Packs for vectors of `vector` numbers.
     fn for_vectors(vector: usize, conv: Conv, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
         let taps = conv.kernel * conv.kernel;
         let block = |first: usize| {
@@ -125,13 +125,13 @@ impl Packed {
         Self { blocks: (0..conv.out).step_by(2 * vector).map(block).collect() }
     }
 
-    /// `w` (`[out, channels, kernel, kernel]`) for the way forward.
+    /// Packs `w` (`[out, channels, kernel, kernel]`) for the forward pass.
     pub fn forward(conv: Conv, w: &[f32]) -> Self {
         let taps = conv.kernel * conv.kernel;
         Self::new(conv, |out, channel, tap| w[(out * conv.channels + channel) * taps + tap])
     }
 
-    /// `w` turned around, for [`Conv::back`].
+    /// Packs `w` flipped, for [`Conv::back`].
     pub fn back(conv: Conv, w: &[f32]) -> Self {
         let taps = conv.kernel * conv.kernel;
         Self::new(conv.back(), |channel, out, tap| w[(out * conv.channels + channel) * taps + taps - 1 - tap])
@@ -150,8 +150,8 @@ impl WithSimd for Lanes {
     }
 }
 
-/// The result's pixels (`y`, `[patches, out]`), whose patches begin `at` these places of `x`,
-/// images with their borders.
+/// Computes output pixels (`y`, `[patches, out]`) from the patches that start `at` these offsets of
+/// `x`, bordered images.
 pub fn convolve(conv: Conv, x: &[f32], at: &[usize], w: &Packed, y: &mut [f32]) {
     Arch::new().dispatch(Convolve { conv, x, at, w, y });
 }
@@ -171,7 +171,7 @@ impl WithSimd for Convolve<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let mut first = 0;
         for (lanes, w) in &self.w.blocks {
-            // Twelve sums: as many as hide the time that one takes, and as registers there are for.
+            // Twelve sums hide the latency of a multiply-add and still fit in the registers.
             if *lanes == S::F32_LANES {
                 self.block::<S, 12, 1>(simd, w, first);
             } else {
@@ -243,8 +243,8 @@ fn strip<S: Simd, const P: usize, const V: usize>(
     sums
 }
 
-/// Adds to `dw` (`[kernel, kernel, channels, out]`) the gradient of the kernel: patches that begin
-/// `at` these places of `x` and gradients of the result's pixels that begin at `d_at` of `d`.
+/// Adds the kernel's gradient to `dw` (`[kernel, kernel, channels, out]`), from patches that start
+/// `at` these offsets of `x` and gradients of output pixels that start at `d_at` of `d`.
 pub fn add_kernel_gradient(conv: Conv, x: &[f32], at: &[usize], d: &[f32], d_at: &[usize], dw: &mut [f32]) {
     Arch::new().dispatch(KernelGradient { conv, x, at, d, d_at, dw });
 }
@@ -277,8 +277,8 @@ impl WithSimd for KernelGradient<'_> {
 }
 
 impl KernelGradient<'_> {
-    /// `wide` columns of the kernel's gradient: their gradients of the result stay in the cache
-    /// while the patches go by.
+    /// `wide` columns of the kernel's gradient; their output gradients stay in the cache over all
+    /// patches.
     #[inline(always)]
     fn columns<S: Simd, const I: usize, const V: usize>(&mut self, simd: S, first: usize, wide: usize) {
         for row in 0..self.conv.kernel {
@@ -296,7 +296,7 @@ impl KernelGradient<'_> {
         }
     }
 
-    /// Adds the sums over all pixels of `I` numbers of a patch's row times `wide` channels of the
+    /// Adds the sums, over all pixels, of `I` numbers of a patch's row times `wide` channels of the
     /// gradient.
     #[inline(always)]
     fn add<S: Simd, const I: usize, const V: usize>(
@@ -310,12 +310,12 @@ impl KernelGradient<'_> {
         let (run, out) = (self.conv.run(), self.conv.out);
         let (x, d) = (&self.x[row * self.conv.pitch() + i..], &self.d[first..]);
         let sums = if wide == V * S::F32_LANES {
-            outer::<S, I, V>(simd, x, self.at, self.d_at, |at| {
+            outer_products::<S, I, V>(simd, x, self.at, self.d_at, |at| {
                 let (vectors, _) = S::as_simd_f32s(&d[at..][..V * S::F32_LANES]);
                 vectors.as_chunks::<V>().0[0]
             })
         } else {
-            outer::<S, I, V>(simd, x, self.at, self.d_at, |at| {
+            outer_products::<S, I, V>(simd, x, self.at, self.d_at, |at| {
                 let d = &d[at..][..wide];
                 let place = |v: usize| (v * S::F32_LANES).min(wide);
                 std::array::from_fn(|v| simd.partial_load_f32s(&d[place(v)..place(v + 1)]))
@@ -331,7 +331,7 @@ impl KernelGradient<'_> {
 
 /// The sums, over all pixels, of `I` numbers of a patch times `V` vectors of the gradient.
 #[inline(always)]
-fn outer<S: Simd, const I: usize, const V: usize>(
+fn outer_products<S: Simd, const I: usize, const V: usize>(
     simd: S,
     x: &[f32],
     at: &[usize],
@@ -351,8 +351,8 @@ fn outer<S: Simd, const I: usize, const V: usize>(
     sums
 }
 
-/// From `[kernel, kernel, channels, out]` to `[out, channels, kernel, kernel]`.
-pub fn kernel_as_stored(conv: Conv, dw: &[f32], stored: &mut [f32]) {
+/// Transposes `[kernel, kernel, channels, out]` to `[out, channels, kernel, kernel]`.
+pub fn store_kernel(conv: Conv, dw: &[f32], stored: &mut [f32]) {
     let taps = conv.kernel * conv.kernel;
     for (i, dw) in dw.chunks_exact(conv.out).enumerate() {
         let (tap, channel) = (i / conv.channels, i % conv.channels);
@@ -371,14 +371,14 @@ mod tests {
         (0..len).map(|i| ((i * step) % 17) as f32 - 8.0).collect()
     }
 
-    /// Small whole numbers: every order of additions has the same sums.
-    fn agrees<S: Simd>(simd: S) {
+    /// Compares with naive sums on small integers, where every order of additions is exact.
+    fn check<S: Simd>(simd: S) {
         let (vector, side, images) = (S::F32_LANES, 4, 3);
         for out in
             [1, vector - 1, vector, vector + 1, 2 * vector, 2 * vector + 3].into_iter().filter(|n| *n > 0)
         {
             let conv = Conv { kernel: 3, stride: 1, side, channels: 5, out };
-            let (at, run) = (conv.patches(images), conv.run());
+            let (at, run) = (conv.patch_starts(images), conv.run());
             let x = numbers(images * conv.bordered_len(), 7);
             let w = |out: usize, channel: usize, tap: usize| {
                 ((out * 3 + channel * 5 + tap * 7) % 11) as f32 - 5.0
@@ -413,20 +413,20 @@ mod tests {
     }
 
     #[test]
-    fn vectors_of_every_width_agree_with_plain_sums() {
-        struct Here;
-        impl WithSimd for Here {
+    fn vectors_of_every_width_agree_with_naive_sums() {
+        struct Check;
+        impl WithSimd for Check {
             type Output = ();
 
             fn with_simd<S: Simd>(self, simd: S) {
-                agrees(simd);
+                check(simd);
             }
         }
-        Arch::new().dispatch(Here);
-        agrees(Scalar);
+        Arch::new().dispatch(Check);
+        check(Scalar);
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = pulp::x86::V3::try_new() {
-            agrees(simd);
+            check(simd);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Prediction of words: a linear layer over the vocabulary and the cross-entropy of what it gives,
-//! as one operation.
+//! Word prediction: a linear layer over the vocabulary and its softmax cross-entropy, as one
+//! operation.
 //!
-//! Logits of all rows over all words would be the largest tensor of a training. They are made for a
-//! few rows at a time, and turned at once into the gradients of rows, weights and bias, which are
-//! all that is kept.
+//! Logits of all rows over all words would be the largest tensor in training. They are computed for
+//! a few rows at a time and turned into the gradients of rows, weights and bias at once; only those
+//! are kept.
 
 use super::linear::{bias_gradient, forward, input_gradient, weight_gradient};
 use super::{f32_slice, simd::vectorised, with_f32};
@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 
-/// Logits held at a time, about.
+/// About how many logits are held at a time.
 const LOGITS: usize = 1 << 22;
 
 /// Gradients of rows, weights and bias.
@@ -24,10 +24,10 @@ struct CrossEntropy {
 }
 
 /// The mean over rows of the cross-entropy between softmax(x w^T + bias) and the uniform
-/// distribution over each row's targets: a scalar. Rows without targets count for nothing.
+/// distribution over each row's targets: a scalar. Rows without targets are ignored.
 ///
-/// `x` is `[rows, width]`, `w` `[words, width]`, `bias` `[words]`; with one target a row this is
-/// the usual cross-entropy of classes.
+/// `x` is `[rows, width]`, `w` `[words, width]`, `bias` `[words]`. With one target per row this is
+/// the usual cross-entropy of a classifier.
 pub fn linear_cross_entropy(
     x: &Tensor,
     w: &Tensor,
@@ -44,7 +44,8 @@ pub fn linear_cross_entropy(
 }
 
 vectorised! {
-    /// The largest of a row, and the sum of the exponentials of what lies below it.
+    /// Replaces a row by its exponentials relative to its maximum; returns the maximum and their
+    /// sum.
     fn shifted_sum<'a>(row: &'a mut [f32]) -> (f32, f32) {
         let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
         for x in row.iter_mut() {
@@ -91,18 +92,19 @@ impl CrossEntropy {
     }
 }
 
-/// The loss of one row of logits, which become their gradient.
+/// The loss of one row of logits, which are replaced by their gradient.
 fn row_loss(row: &mut [f32], targets: &[u32], counted: f32) -> f64 {
     if targets.is_empty() {
         row.fill(0.0);
         return 0.0;
     }
     let share = 1.0 / targets.len() as f32;
-    let aimed: f64 = targets.iter().map(|&t| f64::from(row[t as usize])).sum::<f64>() * f64::from(share);
+    let target_logit: f64 =
+        targets.iter().map(|&t| f64::from(row[t as usize])).sum::<f64>() * f64::from(share);
     let (top, total) = shifted_sum(row);
     scale(row, 1.0 / (total * counted));
     targets.iter().for_each(|&t| row[t as usize] -= share / counted);
-    f64::from(top) + f64::from(total).ln() - aimed
+    f64::from(top) + f64::from(total).ln() - target_logit
 }
 
 impl CustomOp3 for CrossEntropy {
@@ -133,7 +135,7 @@ impl CustomOp3 for CrossEntropy {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some([mut dx, mut dw, mut db]) = saved else {
-            bail!("cross-entropy: one backward pass, and only in training");
+            bail!("cross-entropy: backward can run only once, and only in training");
         };
         let d = with_f32(d, |d| Ok(d[0]))?;
         if d != 1.0 {

@@ -1,7 +1,7 @@
-//! From pixels and from token ids to the rows that a transformer takes, as one operation each.
+//! Embeddings: from pixels and from token ids to a transformer's input rows, as one operation each.
 //!
-//! A patch embedding is a convolution whose stride is its kernel: patches are copied to rows and
-//! multiplied, which has a fast gradient where candle's convolution has a naive one.
+//! A patch embedding is a convolution whose stride equals its kernel. Patches are copied to rows
+//! and multiplied, which has a faster gradient than candle's convolution.
 
 use super::block::sized;
 use super::matmul::{Mat, MatMut, multiply_add};
@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
-/// Images embedded by one thread at a time.
+/// Images that one thread embeds at a time.
 const CHUNK_IMAGES: usize = 8;
 
 /// The sizes of a patch embedding.
@@ -40,8 +40,7 @@ impl PatchShape {
     }
 
     /// Numbers in the packed parameters: convolution `[width, 3, patch, patch]`, class token
-    /// `[width]`, positions `[tokens, width]`, gain and bias of the layer norm after them `[width]`
-    /// each.
+    /// `[width]`, positions `[tokens, width]`, gain and bias of the layer norm (`[width]` each).
     pub fn parameters_len(self) -> usize {
         self.width * (self.patch_len() + 1 + self.tokens() + 2)
     }
@@ -72,7 +71,7 @@ impl PatchShape {
         }
     }
 
-    /// Patches of the images of one chunk, and their rows before the layer norm.
+    /// Extracts the patches of a chunk's images and computes their rows before the layer norm.
     fn embed(self, pixels: &[f32], params: &[f32], patches: &mut Vec<f32>, rows: &mut [f32]) {
         let [conv, class, positions, ..] = self.split(params);
         let (width, inner, n) = (self.width, self.patch_len(), self.tokens() - 1);
@@ -96,8 +95,8 @@ impl PatchShape {
 
 struct PatchEmbed(PatchShape);
 
-/// `pixels` (`[batch, 3, image, image]`) to rows (`[batch * tokens, width]`): patches times the
-/// convolution, the class token before them, positions added, layer norm. Pixels get no gradient.
+/// Embeds `pixels` (`[batch, 3, image, image]`) as rows (`[batch * tokens, width]`): the class
+/// token and the projected patches, plus positions, then layer norm. Pixels get no gradient.
 pub fn patch_embed(pixels: &Tensor, params: &Tensor, shape: PatchShape, train: bool) -> Result<Tensor> {
     let (_, channels, height, width) = pixels.dims4()?;
     if (channels, height, width) != (3, shape.image, shape.image)
@@ -209,7 +208,7 @@ impl CustomOp2 for PatchEmbed {
     }
 }
 
-/// Token ids of a batch of texts, without what follows each end token.
+/// Token ids of a batch of texts, each up to its end token.
 #[derive(Clone, Debug)]
 pub struct Texts {
     /// The ids of all texts, one text after another.
@@ -219,8 +218,8 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// The texts one by one.
-    pub fn each(&self) -> impl Iterator<Item = &[u32]> {
+    /// The ids of each text.
+    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let mut rest = &self.ids[..];
         self.lens.iter().map(move |&len| {
             let (text, tail) = rest.split_at(len);
@@ -229,13 +228,13 @@ impl Texts {
         })
     }
 
-    /// The different ids of each text between its first and its last, in ascending order.
+    /// The distinct ids of each text between its first and its last, in ascending order.
     pub fn bags(&self) -> Vec<Vec<u32>> {
         let bag = |text: &[u32]| {
             let words = text.get(1..text.len() - 1).unwrap_or_default();
             BTreeSet::from_iter(words.iter().copied()).into_iter().collect()
         };
-        self.each().map(bag).collect()
+        self.iter().map(bag).collect()
     }
 }
 

@@ -1,8 +1,7 @@
 //! A linear layer over rows: y = x w^T + bias, and its gradient.
 //!
-//! candle's own costs a pass over the output for the bias, a transposed copy, and a serial sum for
-//! the bias's gradient. The slice functions also serve convolutions ([`super::conv`]) and
-//! classification ([`super::cross_entropy`]).
+//! candle's own needs an extra pass over the output for the bias, a transposed copy, and a serial
+//! sum for the bias's gradient. The slice functions also serve [`super::cross_entropy`].
 
 use super::matmul::{Mat, MatMut, multiply, multiply_add};
 use super::{f32_slice, simd, with_f32};
@@ -11,12 +10,12 @@ use rayon::prelude::*;
 
 /// Rows that one thread multiplies at a time.
 const ROWS: usize = 256;
-/// Rows whose part of a weight gradient is one sum.
+/// Rows whose contribution to a weight gradient is one partial sum.
 const GROUP: usize = 4096;
-/// Numbers of a weight gradient that one thread adds up at a time.
+/// Numbers of a weight gradient that one thread computes at a time.
 const PIECE: usize = 128 * 128;
 
-/// `y = x w^T`, plus `bias` where there is one: `x` `[rows, inner]`, `w` `[out, inner]`.
+/// `y = x w^T`, plus `bias` if given: `x` `[rows, inner]`, `w` `[out, inner]`.
 pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize) {
     let out = w.len() / inner;
     y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * inner)).for_each(|(y, x)| {
@@ -40,8 +39,8 @@ pub fn input_gradient(dx: &mut [f32], d: &[f32], w: &[f32], inner: usize) {
     });
 }
 
-/// `dw += d^T x`, in an order that does not depend on threads. A small matrix over many rows is
-/// summed in groups of rows, so that there is work for all threads.
+/// `dw += d^T x`, in an order that does not depend on the number of threads. A small matrix over
+/// many rows is summed in groups of rows, so that all threads have work.
 pub fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
     let (out, len) = (dw.len() / inner, dw.len());
     let rows = x.len() / inner;
@@ -68,7 +67,7 @@ pub fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
     parts.chunks_exact(len).for_each(|part| simd::add(dw, part));
 }
 
-/// `db += ` the sum of the rows of `d`.
+/// Adds the sum of the rows of `d` to `db`.
 pub fn bias_gradient(db: &mut [f32], d: &[f32]) {
     let out = db.len();
     let sums: Vec<Vec<f32>> = d

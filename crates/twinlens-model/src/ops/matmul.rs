@@ -1,9 +1,8 @@
-//! Matrix products on slices: the one place that calls the `gemm` kernel.
+//! Matrix products on slices: the only place that calls the `gemm` kernel.
 //!
-//! The kernel takes raw pointers. Here they are made from slices whose bounds are checked first, so
-//! that everything above is safe code. A product runs on the thread that calls it: work is split
-//! into fixed pieces by the caller, and a result therefore never depends on how many threads there
-//! are.
+//! The kernel takes raw pointers. They are made here, from slices whose bounds are checked first,
+//! so that all other code is safe. A product runs on the calling thread: callers split work into
+//! fixed pieces, so results never depend on the number of threads.
 
 /// A matrix in a slice, with a stride for rows and one for columns.
 #[derive(Clone, Copy)]
@@ -21,7 +20,7 @@ impl<'a> Mat<'a> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Row-major `[rows, cols]` whose rows lie `row_stride` numbers apart.
+    /// Row-major `[rows, cols]` whose rows start `row_stride` numbers apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride, col_stride: 1 }
@@ -39,7 +38,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Where a product goes: row-major, rows `row_stride` numbers apart.
+/// The destination of a product: row-major, rows `row_stride` numbers apart.
 pub struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize,
@@ -53,7 +52,7 @@ impl<'a> MatMut<'a> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Row-major `[rows, cols]` whose rows lie `row_stride` numbers apart.
+    /// Row-major `[rows, cols]` whose rows start `row_stride` numbers apart.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride }

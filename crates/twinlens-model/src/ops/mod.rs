@@ -1,11 +1,11 @@
-//! Operations with a gradient of their own: what candle has none for, or a slow one.
+//! Fused operations with gradients, where candle has no gradient or a slow one.
 //!
-//! Plain slices below ([`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`],
-//! [`conv`], [`batch_norm`], [`pairs`]), candle operations above ([`embed`], [`transformer`],
-//! [`trunk`], [`linear`], [`pool`], and the objectives' [`contrastive`], [`sigmoid`],
-//! [`cross_entropy`]). Every one runs on fixed pieces of its input and adds in a fixed order:
-//! results are the same bits whatever the threads. Each has a plain twin of candle's basic
-//! operations in [`crate::reference`], and tests that values and all gradients agree.
+//! [`matmul`], [`simd`], [`norm`], [`activation`], [`attention`], [`block`], [`conv`],
+//! [`batch_norm`] and [`pairs`] work on slices. On top of them are candle operations: [`embed`],
+//! [`transformer`], [`trunk`], [`linear`], [`pool`], and the losses [`contrastive`], [`sigmoid`]
+//! and [`cross_entropy`]. All work on fixed pieces of their input and add in a fixed order, so
+//! results are bit-identical for any number of threads. Each has a reference implementation in
+//! candle's basic operations ([`crate::reference`]); tests compare values and all gradients.
 
 pub mod activation;
 pub mod attention;
@@ -27,7 +27,7 @@ pub mod trunk;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
-/// The numbers of a contiguous f32 tensor.
+/// The values of a contiguous f32 tensor.
 fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("the fused operations take contiguous tensors");
@@ -35,7 +35,7 @@ fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// Calls `f` on the numbers of an f32 tensor in main memory.
+/// Calls `f` with the values of an f32 tensor in main memory.
 pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();

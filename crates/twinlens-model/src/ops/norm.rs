@@ -1,5 +1,5 @@
-//! Layer norm over rows: y = gain (x - mean) / sqrt(var + eps) + bias (Ba et al. 2016), and its
-//! gradient.
+//! Layer norm over rows, y = gain (x - mean) / sqrt(var + eps) + bias (Ba et al. 2016, section 3),
+//! and its gradient.
 
 use super::simd::{sum, vectorised};
 
@@ -20,7 +20,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// The normalised rows, from statistics that [`layer_norm_stats`] left.
+    /// Normalises rows by the statistics of [`layer_norm_stats`].
     pub fn layer_norm<'a>(x: &'a [f32], stats: &'a [f32], gain: &'a [f32], bias: &'a [f32], y: &'a mut [f32]) {
         let width = gain.len();
         for ((row, stat), out) in x.chunks_exact(width).zip(stats.chunks_exact(2)).zip(y.chunks_exact_mut(width)) {

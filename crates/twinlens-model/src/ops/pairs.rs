@@ -1,43 +1,45 @@
-//! The losses over all pairs of a batch, for some of its rows, without a graph: the loss's share,
-//! and the gradients of the rows' features in closed form.
+//! The losses over all pairs of a batch, restricted to some of its rows, without a graph: those
+//! rows' share of the loss, and the gradients of their features in closed form.
 //!
-//! Gradient-cached accumulation (Gao et al. 2021) and training on several ranks stand on it. The
-//! sums over rows are those of [`super::contrastive`] and [`super::sigmoid`], which are its fast
-//! twins where all rows are at hand; here logits are made for a few rows at a time and never kept,
-//! so that memory grows with the batch and not with its square.
+//! Gradient-cached accumulation (Gao et al. 2021) and training on several ranks build on it. The
+//! formulas are those of [`super::contrastive`] and [`super::sigmoid`], which are faster when one
+//! process has all rows. Here logits are computed for a few rows at a time and never kept, so
+//! memory grows linearly with the batch, not quadratically.
 
 use super::matmul::{Mat, MatMut, multiply};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows whose logits are held at a time by one thread.
+/// Rows whose logits one thread holds at a time.
 const ROWS: usize = 64;
 
-/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and the rows that are one's
-/// own.
+/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and a range of its rows.
 #[derive(Clone, Copy)]
 pub struct Pairs<'a> {
     pub image: &'a [f32],
     pub text: &'a [f32],
     pub embed: usize,
+    /// First row of the range.
     pub first: usize,
+    /// Rows in the range.
     pub rows: usize,
     /// The factor on the similarities.
     pub scale: f32,
 }
 
-/// One's own share of the loss, of the scalars' gradients, and the gradients of one's own features.
+/// The range's share of the loss and of the scalars' gradients, and the gradients of its features.
 #[derive(Default)]
 pub struct Shares {
     pub loss: f64,
     pub image: Vec<f32>,
     pub text: Vec<f32>,
-    /// Of the logarithm of the factor.
+    /// Gradient of `logit_scale`.
     pub scale: f64,
+    /// Gradient of `logit_bias`.
     pub bias: f64,
 }
 
-/// What one piece of rows, or one side, adds up to.
+/// Sums over some rows of one side (images or texts).
 #[derive(Default)]
 struct Side {
     features: Vec<f32>,
@@ -46,15 +48,15 @@ struct Side {
     bias: f64,
 }
 
-/// ln sum exp, and the exponents' shift out of the way.
+/// ln sum exp, shifted against overflow.
 fn log_sum_exp(values: &[f32]) -> f32 {
     let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     top + values.iter().map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
 }
 
 impl Pairs<'_> {
-    /// Calls `f` with the logits of a few own rows of `from` against all of `to` and with the rows'
-    /// numbers; pieces are the same whatever the threads.
+    /// Calls `f` for pieces of the range: with the row numbers, and the logits of these rows of
+    /// `from` against all of `to`. Pieces do not depend on the number of threads.
     fn pieces<R: Send>(
         &self,
         from: &[f32],
@@ -74,8 +76,8 @@ impl Pairs<'_> {
         own.par_chunks(ROWS * embed).enumerate().map(piece).collect()
     }
 
-    /// For each own image ln sum exp of its logits over all texts, and for each own text over all
-    /// images.
+    /// ln sum exp of the logits: for each image of the range over all texts, and for each text of
+    /// the range over all images.
     pub fn log_sums(&self) -> [Vec<f32>; 2] {
         let n = self.image.len() / self.embed;
         [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
@@ -84,8 +86,8 @@ impl Pairs<'_> {
         })
     }
 
-    /// One side: `gradient` turns a logit, given the two rows that it belongs to, into the gradient
-    /// of the loss by it and adds to the sums.
+    /// Sums over one side. `gradient` gets the two row numbers of a logit and the logit, adds to
+    /// the sums, and returns the gradient of the loss by the logit.
     fn side(
         &self,
         from: &[f32],
@@ -131,8 +133,8 @@ impl Pairs<'_> {
         };
         let image = side(self.image, self.text, images, texts);
         let text = side(self.text, self.image, texts, images);
-        // Each logit belongs to one image and to one text: the scale's gradient is the sum of one
-        // side.
+        // Each logit belongs to one image and one text, so one side alone gives the scale's
+        // gradient.
         let loss = image.loss + text.loss;
         Shares { loss, image: image.features, text: text.features, scale: image.scale, bias: 0.0 }
     }
@@ -146,8 +148,8 @@ impl Pairs<'_> {
                 let a = z * (f64::from(x) + f64::from(bias));
                 let small = (-a.abs()).exp();
                 side.loss += (small.ln_1p() + (-a).max(0.0)) / n;
-                let beyond = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
-                let g = -z * beyond / n;
+                let sigmoid = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
+                let g = -z * sigmoid / n;
                 side.scale += g * f64::from(x);
                 side.bias += g;
                 g as f32

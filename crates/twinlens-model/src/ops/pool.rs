@@ -1,4 +1,4 @@
-//! What a ResNet ends in: attention with one query.
+//! Attention with one query: the last layer of a ResNet (Radford et al. 2021, section 2.4).
 
 use super::simd::{exp, sum};
 use super::{f32_slice, with_f32};
@@ -108,9 +108,9 @@ impl CustomOp2 for QueryAttention {
         let (mut dq, mut dkv) = (vec![0.0; q.elem_count()], vec![0.0; kv.elem_count()]);
         let (width, image) = (self.width, kv.dim(1)? * 2 * self.width);
         let mut run = |q: &[f32], kv: &[f32], d: &[f32]| {
-            let given = q.par_chunks(width).zip(kv.par_chunks(image)).zip(d.par_chunks(width));
-            let made = dq.par_chunks_mut(width).zip(dkv.par_chunks_mut(image));
-            made.zip(given).for_each(|((dq, dkv), ((q, kv), d))| self.image_back(q, kv, d, dq, dkv));
+            let operands = q.par_chunks(width).zip(kv.par_chunks(image)).zip(d.par_chunks(width));
+            let gradients = dq.par_chunks_mut(width).zip(dkv.par_chunks_mut(image));
+            gradients.zip(operands).for_each(|((dq, dkv), ((q, kv), d))| self.image_back(q, kv, d, dq, dkv));
             Ok(())
         };
         with_f32(q, |q| with_f32(kv, |kv| with_f32(d, |d| run(q, kv, d))))?;

@@ -1,23 +1,23 @@
-//! SigLIP's loss as one operation: each pair of a batch is a yes or a no of its own (Zhai et al.
-//! 2023).
+//! SigLIP's loss as one operation: a binary classification of each image-text pair of a batch (Zhai
+//! et al. 2023, section 3.2).
 //!
 //! With logits = exp(logit_scale) I T^T + logit_bias and z = 1 on the diagonal, -1 elsewhere, the
-//! loss is the sum of -ln sigmoid(z logits) over all pairs, over n. Its gradient is closed: G = -z
-//! sigmoid(-z logits) / n, dI = s G T, dT = s G^T I, d logit_scale = sum(G (logits - bias)), d
-//! logit_bias = sum(G).
+//! loss is the sum of -ln sigmoid(z logits) over all pairs, divided by n. The gradient has a closed
+//! form: G = -z sigmoid(-z logits) / n, dI = s G T, dT = s G^T I, d logit_scale = sum(G (logits -
+//! bias)), d logit_bias = sum(G).
 
 use super::matmul::{Mat, MatMut, multiply};
 use super::{f32_slice, with_f32};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
-/// Keeps G, and the gradients of scale and bias.
+/// Keeps G and the gradients of scale and bias for the backward pass.
 struct Sigmoid {
     saved: Mutex<Option<(Vec<f32>, [f32; 2])>>,
 }
 
-/// The loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair), for
-/// `logit_scale` (the logarithm of the factor) and `logit_bias`, both scalars: a scalar.
+/// The scalar loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair) for the
+/// scalars `logit_scale` (the logarithm of the factor on similarities) and `logit_bias`.
 pub fn sigmoid_loss(
     image: &Tensor,
     text: &Tensor,
@@ -45,8 +45,8 @@ impl Sigmoid {
             let a = z * logit;
             let small = (-a.abs()).exp();
             loss += small.ln_1p() + (-a).max(0.0);
-            let beyond = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
-            let g = -z * beyond / n as f64;
+            let sigmoid = if a > 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
+            let g = -z * sigmoid / n as f64;
             d_scale += g * f64::from(*x);
             d_bias += g;
             *x = g as f32;
@@ -88,7 +88,7 @@ impl CustomOp3 for Sigmoid {
         d_loss: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some((g, d_both)) = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            bail!("sigmoid loss: one backward pass, and this is the second");
+            bail!("sigmoid loss: backward can run only once");
         };
         let (n, embed) = image.dims2()?;
         let d_loss = d_loss.to_scalar::<f32>()?;

@@ -1,10 +1,10 @@
-//! Loops that the compiler turns into the widest vectors of the machine it runs on.
+//! Loops compiled for the widest vectors of the machine they run on.
 //!
 //! A function declared with [`vectorised!`] is compiled once for each instruction set (AVX-512,
-//! AVX2 with FMA, the baseline) and picked at run time. Sums are kept in 16 partial sums, in an
-//! order that does not depend on the instruction set's width or on threads.
+//! AVX2 with FMA, the baseline), and one is selected at run time. Sums use 16 partial sums, in an
+//! order that does not depend on the instruction set or on threads.
 
-/// Compiles a function for each instruction set and picks one at run time.
+/// Compiles a function for each instruction set and selects one at run time.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident<'a>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -54,17 +54,17 @@ pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes[0] + total
 }
 
-/// e^x to a relative error of about 2e-7: x = n ln 2 + r, a polynomial in r, and n put into the
-/// exponent.
+/// e^x to a relative error of about 2e-7: x = n ln 2 + r, a polynomial in r, and n added to the
+/// exponent bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // Adding this pushes the fraction out of the mantissa: a rounding that vectorises.
+    // Adding this shifts the fraction out of the mantissa: rounding that vectorises.
     const ROUND: f32 = 12_582_912.0;
-    // Beyond these the result would leave the range of normal numbers.
+    // Beyond these the result is not a normal number.
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // ln 2 in two parts, the first exact in few bits, so that n ln 2 loses nothing.
+    // ln 2 in two parts, the first exact in few bits, so that n ln 2 is exact.
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     // Taylor coefficients adjusted on |r| <= ln(2) / 2 (minimax, degree 5 after 1 + r).

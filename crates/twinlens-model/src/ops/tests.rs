@@ -1,5 +1,5 @@
-//! Operations against candle's plain ones, where a whole model is too small to reach: pieces,
-//! groups, several chunks.
+//! Fused operations against candle's basic ones, at sizes that no small model reaches: several
+//! pieces, groups and chunks.
 
 use super::batch_norm::{Moments, Statistics};
 use super::conv::Conv;
@@ -27,24 +27,24 @@ fn close(got: &Tensor, want: &Tensor, what: &str, tolerance: f64) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let (got, want) = (numbers(got), numbers(want));
     let size = want.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let apart = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
-    assert!(apart <= tolerance * size + 1e-9, "{what}: {apart} of {size}");
+    let difference = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    assert!(difference <= tolerance * size + 1e-9, "{what}: {difference} of {size}");
 }
 
 type Call<'a> = &'a dyn Fn(&[&Tensor]) -> Result<Tensor>;
 
-/// Values, and the gradient of every operand for a random gradient of the result, of `fused` in f32
-/// and `plain` in f64.
-fn agree(what: &str, shapes: &[&[usize]], fused: Call<'_>, plain: Call<'_>) {
-    agree_within(what, shapes, fused, plain, 2e-6);
+/// Compares `fused` in f32 with `reference` in f64: values, and the gradient of every operand for a
+/// random gradient of the result.
+fn agree(what: &str, shapes: &[&[usize]], fused: Call<'_>, reference: Call<'_>) {
+    agree_within(what, shapes, fused, reference, 2e-6);
 }
 
-fn agree_within(what: &str, shapes: &[&[usize]], fused: Call<'_>, plain: Call<'_>, tolerance: f64) {
+fn agree_within(what: &str, shapes: &[&[usize]], fused: Call<'_>, reference: Call<'_>, tolerance: f64) {
     let operands: Vec<Var> = shapes.iter().zip(1..).map(|(shape, seed)| noise(shape, seed)).collect();
     let wide: Vec<Var> =
         operands.iter().map(|v| Var::from_tensor(&v.to_dtype(DType::F64).unwrap()).unwrap()).collect();
     let got = fused(&operands.iter().map(Var::as_tensor).collect::<Vec<_>>()).unwrap();
-    let want = plain(&wide.iter().map(Var::as_tensor).collect::<Vec<_>>()).unwrap();
+    let want = reference(&wide.iter().map(Var::as_tensor).collect::<Vec<_>>()).unwrap();
     close(&got, &want, what, tolerance);
     let weights = noise(want.dims(), 99);
     let weighted = |t: &Tensor| (t * weights.to_dtype(t.dtype())?)?.sum_all()?.backward();
@@ -55,8 +55,8 @@ fn agree_within(what: &str, shapes: &[&[usize]], fused: Call<'_>, plain: Call<'_
 }
 
 #[test]
-fn linear_layers_of_every_path() {
-    // One group of rows; several; a matrix so large that rows are one group again; more than two
+fn linear_layers_on_every_code_path() {
+    // One group of rows; several groups; a matrix so large that one group suffices; three
     // dimensions.
     for (x, w) in
         [(&[7, 5][..], [3, 5]), (&[9001, 24], [40, 24]), (&[5000, 512], [520, 512]), (&[3, 4, 6], [2, 6])]
@@ -68,9 +68,8 @@ fn linear_layers_of_every_path() {
     }
 }
 
-/// Convolution, norm by the batch and relu, in candle's operations, of images whose channels are
-/// apart.
-fn plain_layer(x: &Tensor, conv: Conv, params: &Tensor, relu: bool) -> Result<Tensor> {
+/// Convolution, batch norm and relu of channels-first images, in candle's operations.
+fn reference_layer(x: &Tensor, conv: Conv, params: &Tensor, relu: bool) -> Result<Tensor> {
     let Conv { kernel, stride, channels, out, .. } = conv;
     let w = params.narrow(0, 0, conv.weights_len())?.reshape((out, channels, kernel, kernel))?;
     let part = |i: usize| params.narrow(0, conv.weights_len() + i * out, out)?.reshape((1, out, 1, 1));
@@ -81,16 +80,16 @@ fn plain_layer(x: &Tensor, conv: Conv, params: &Tensor, relu: bool) -> Result<Te
     if relu { &y * y.gt(0.0)?.to_dtype(y.dtype())? } else { Ok(y) }
 }
 
-/// Odd counts of channels, of images in a tile, of pixels in a row; blocks with and without a
-/// convolution beside, pooled and not; several groups of images; a single pixel at the end.
+/// Odd numbers of channels, images in a tile and pixels in a row; blocks with and without a
+/// shortcut convolution, pooled and not; several groups of images; a single output pixel.
 #[test]
 fn residual_networks_of_odd_sizes() {
     let conv = |kernel, stride, side, channels, out| Conv { kernel, stride, side, channels, out };
-    let block = |side: usize, [input, inner, out]: [usize; 3], pooled: bool, beside: bool| {
+    let block = |side: usize, [input, inner, out]: [usize; 3], pooled: bool, has_shortcut: bool| {
         let half = if pooled { side / 2 } else { side };
         let main =
             [conv(1, 1, side, input, inner), conv(3, 1, side, inner, inner), conv(1, 1, half, inner, out)];
-        Block { main, beside: beside.then(|| conv(1, 1, half, input, out)), pooled }
+        Block { main, shortcut: has_shortcut.then(|| conv(1, 1, half, input, out)), pooled }
     };
     let small = Trunk {
         stem: vec![conv(3, 2, 8, 3, 5), conv(3, 1, 4, 5, 19)],
@@ -103,7 +102,7 @@ fn residual_networks_of_odd_sizes() {
     for (trunk, batch) in [(small, 37), (wide, 5)] {
         let size = trunk.stem[0].side;
         let len = trunk.parameters_len();
-        let plain = |o: &[&Tensor]| -> Result<Tensor> {
+        let reference = |o: &[&Tensor]| -> Result<Tensor> {
             let mut start = 0;
             let mut next = |conv: Conv| {
                 let len = conv.weights_len() + 2 * conv.out;
@@ -112,20 +111,20 @@ fn residual_networks_of_odd_sizes() {
             };
             let mut x = noise(&[batch, 3, size, size], 7).to_dtype(o[0].dtype())?;
             for &conv in &trunk.stem {
-                x = plain_layer(&x, conv, &next(conv)?, true)?;
+                x = reference_layer(&x, conv, &next(conv)?, true)?;
             }
             x = x.avg_pool2d(2)?;
             for block in &trunk.blocks {
                 let pooled = |x: &Tensor| if block.pooled { x.avg_pool2d(2) } else { Ok(x.clone()) };
                 let [first, second, third] = block.main;
-                let y = plain_layer(&x, first, &next(first)?, true)?;
-                let y = pooled(&plain_layer(&y, second, &next(second)?, true)?)?;
-                let y = plain_layer(&y, third, &next(third)?, false)?;
-                let beside = match block.beside {
-                    Some(conv) => plain_layer(&pooled(&x)?, conv, &next(conv)?, false)?,
+                let y = reference_layer(&x, first, &next(first)?, true)?;
+                let y = pooled(&reference_layer(&y, second, &next(second)?, true)?)?;
+                let y = reference_layer(&y, third, &next(third)?, false)?;
+                let shortcut = match block.shortcut {
+                    Some(conv) => reference_layer(&pooled(&x)?, conv, &next(conv)?, false)?,
                     None => x,
                 };
-                x = (y + beside)?.relu()?;
+                x = (y + shortcut)?.relu()?;
             }
             x.permute((0, 2, 3, 1))?.contiguous()
         };
@@ -133,7 +132,7 @@ fn residual_networks_of_odd_sizes() {
             let pixels = noise(&[batch, 3, size, size], 7).as_detached_tensor();
             Ok(resnet(&pixels, o[0], trunk.clone(), None, &Buffers::default(), true)?.0)
         };
-        agree_within(&format!("{trunk:?}"), &[&[len]], &fused, &plain, 1e-5);
+        agree_within(&format!("{trunk:?}"), &[&[len]], &fused, &reference, 1e-5);
         let wrong = noise(&[len + 1], 1);
         assert!(fused(&[&wrong]).is_err());
     }
@@ -141,11 +140,11 @@ fn residual_networks_of_odd_sizes() {
 
 /// A far mean: the variance is computed around it, not from sums of squares.
 #[test]
-fn batch_norm_keeps_its_digits_far_from_zero() {
+fn batch_norm_is_accurate_far_from_zero() {
     let x = (noise(&[4000, 2], 1).as_tensor() + 1000.0).unwrap();
     let rows = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let parts: Vec<Moments> = rows.chunks(2 * 300).map(|rows| Moments::of(rows, 2)).collect();
-    let statistics = Statistics::join(&parts);
+    let parts: Vec<Moments> = rows.chunks(2 * 300).map(|rows| Moments::new(rows, 2)).collect();
+    let statistics = Statistics::merge(&parts);
     let x = x.to_dtype(DType::F64).unwrap();
     let mean = x.mean_keepdim(0).unwrap();
     let variance = numbers(&x.broadcast_sub(&mean).unwrap().sqr().unwrap().mean(0).unwrap());
@@ -155,7 +154,7 @@ fn batch_norm_keeps_its_digits_far_from_zero() {
 }
 
 #[test]
-fn pooling_by_attention() {
+fn attention_pooling() {
     let (batch, tokens, heads, depth) = (4, 7, 3, 5);
     let width = heads * depth;
     let plain: Call<'_> = &|o| {
@@ -171,8 +170,8 @@ fn pooling_by_attention() {
 }
 
 #[test]
-fn words_are_predicted_in_pieces() {
-    // 90,000 words: 46 rows at a time.
+fn words_are_predicted_in_chunks_of_rows() {
+    // With 90,000 words, 46 rows at a time.
     for (rows, words) in [(5, 11), (101, 90_000)] {
         let bag = |row: usize| (0..row % 4).map(|i| (row * 7919 + i * 104_729) % words).collect::<Vec<_>>();
         let targets: Vec<Vec<u32>> =

@@ -1,10 +1,10 @@
-//! A whole stack of residual attention blocks as one operation of candle's graph.
+//! A stack of residual attention blocks as one operation of candle's graph.
 //!
-//! Candle pays a zero fill and an addition, on fresh memory and one thread, for each edge on which
-//! a gradient flows. One operation for the stack leaves two edges. Two more things are saved that
-//! would be multiplied in vain: positions after a text's end token (a causal mask hides them from
-//! all that is read), and, in the last block, every row but the one that is read. Both are exact:
-//! the plain twin in [`crate::reference`] computes all of it, and a test compares.
+//! For each graph edge with a gradient candle zero-fills fresh memory and adds to it, on one
+//! thread. One operation for the whole stack leaves two edges. It also skips rows without effect:
+//! positions after a text's end token (a causal mask hides them from everything that is read) and,
+//! in the last block, every row but the one that is read. Both are exact: the reference
+//! implementation in [`crate::reference`] computes all rows, and a test compares.
 
 use super::block::{self, BlockShape, Rows, Saved, Scratch};
 use super::{f32_slice, with_f32};
@@ -12,33 +12,34 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rows of a chunk, about: its activations at the width of small models fit in a core's own cache.
+/// About how many rows a chunk has: at the width of small models its activations fit in a core's
+/// cache.
 const CHUNK_ROWS: usize = 256;
 
-/// The sequences of a batch, whose rows follow one another.
+/// The sequences of a batch, with consecutive rows.
 #[derive(Clone, Debug)]
 pub struct Sequences {
     /// Length and read position of each.
     pub spans: Vec<(usize, usize)>,
-    /// Whether a position sees only itself and those before it.
+    /// Whether a position attends only to itself and earlier ones.
     pub causal: bool,
-    /// Whether each sequence is read at its read position alone, or every row.
+    /// Whether each sequence is read only at its read position, or at every row.
     pub pooled: bool,
 }
 
 impl Sequences {
-    /// `batch` sequences of `len` rows that are read at their first row.
+    /// `batch` sequences of `len` rows, read at their first row.
     pub fn uniform(batch: usize, len: usize) -> Self {
         Self { spans: vec![(len, 0); batch], causal: false, pooled: true }
     }
 
-    /// Causal sequences that are read at their last row.
+    /// Causal sequences, read at their last row.
     pub fn causal(lens: impl IntoIterator<Item = usize>) -> Self {
         Self { spans: lens.into_iter().map(|len| (len, len - 1)).collect(), causal: true, pooled: true }
     }
 
-    /// The same sequences, every row of which is read.
-    pub fn whole(self) -> Self {
+    /// The same sequences, read at every row.
+    pub fn unpooled(self) -> Self {
         Self { pooled: false, ..self }
     }
 
@@ -52,8 +53,8 @@ impl Sequences {
         if self.pooled { self.spans.len() } else { self.rows() }
     }
 
-    /// Whole sequences in groups of about [`CHUNK_ROWS`] rows: a function of the batch alone, not
-    /// of threads.
+    /// Groups of whole sequences with about [`CHUNK_ROWS`] rows. Depends on the batch alone, not on
+    /// threads.
     fn chunks(&self) -> Vec<Vec<(usize, usize)>> {
         let mut chunks = vec![Vec::new()];
         let mut rows = 0;
@@ -76,17 +77,17 @@ impl Sequences {
 struct Chunk {
     rows: Rows,
     layers: Vec<Saved>,
-    /// Inputs of the layers, where nothing else of them is kept.
+    /// Inputs of the layers, if activations are recomputed.
     inputs: Vec<Vec<f32>>,
     scratch: Scratch,
     out: Vec<f32>,
 }
 
-/// Activations kept from one step to the next: memory fresh from the system costs a page fault for
-/// every 4 KiB, which at these sizes takes longer than the arithmetic.
+/// Activation memory reused from step to step: fresh memory costs a page fault for every 4 KiB,
+/// which at these sizes takes longer than the arithmetic.
 ///
-/// A pool that recomputes keeps of each block its input alone, until the way back (Chen et al.
-/// 2016).
+/// A pool that recomputes keeps only the input of each block and recomputes its activations in the
+/// backward pass (Chen et al. 2016).
 #[derive(Clone, Default)]
 pub struct Pool {
     chunks: Arc<Mutex<Vec<Chunk>>>,
@@ -99,7 +100,7 @@ impl Pool {
         Self { chunks: Arc::default(), recompute }
     }
 
-    /// Whether activations are computed again on the way back.
+    /// Whether the backward pass recomputes activations.
     pub fn recomputes(&self) -> bool {
         self.recompute
     }
@@ -117,23 +118,22 @@ impl Pool {
     }
 }
 
-/// The stack; see the module.
 struct Transformer {
     shape: BlockShape,
     layers: usize,
     sequences: Sequences,
     pool: Pool,
-    /// Whether a gradient will be asked for.
+    /// Whether a backward pass will follow.
     train: bool,
     saved: Mutex<Option<Vec<Chunk>>>,
 }
 
-/// The stack on `x` (`[rows, width]`), read at each sequence's read position (`[sequences, width]`)
-/// or everywhere (`[rows, width]`).
+/// Applies the stack to `x` (`[rows, width]`). The result is read at each sequence's read position
+/// (`[sequences, width]`) or everywhere (`[rows, width]`).
 ///
-/// `params` holds the blocks' parameters one after another, each packed as [`block::PARAMETERS`]
-/// says. With `train` the activations are kept for one backward pass; without, no graph is built
-/// and a block's activations overwrite those of the block before.
+/// `params` holds the blocks' parameters in sequence, each packed in the order of
+/// [`block::PARAMETERS`]. With `train` the activations are kept for one backward pass; without, no
+/// graph is built and each block's activations overwrite those of the previous one.
 pub fn transformer(
     x: &Tensor,
     params: &Tensor,
@@ -157,7 +157,7 @@ impl Transformer {
     fn run_chunk(&self, chunk: &mut Chunk, x: &[f32], params: &[f32]) {
         let recompute = self.train && self.pool.recompute;
         let kept = if self.train && !recompute { self.layers } else { 1 };
-        // What a longer stack kept stays for the next: a pool also serves passes without a graph.
+        // The vectors never shrink: a pool also serves passes without a graph.
         chunk.layers.resize_with(kept.max(chunk.layers.len()), Saved::default);
         chunk.inputs.resize_with(if recompute { self.layers } else { chunk.inputs.len() }, Vec::new);
         block::sized(&mut chunk.layers[0].x, x.len()).copy_from_slice(x);
@@ -218,7 +218,7 @@ impl Transformer {
             chunks.par_iter_mut().for_each(|Chunk { rows, layers, inputs, scratch, out }| {
                 rows.pooled = self.sequences.pooled && layer + 1 == self.layers;
                 let saved = &mut layers[place];
-                // The last layer is the one that the forward pass left.
+                // The forward pass left the last layer's activations in place.
                 if self.pool.recompute && layer + 1 < self.layers {
                     block::sized(&mut saved.x, inputs[layer].len()).copy_from_slice(&inputs[layer]);
                     block::forward(self.shape, params, rows, saved, scratch, out);
@@ -265,7 +265,7 @@ impl CustomOp2 for Transformer {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grads = with_f32(params, |params| with_f32(d_out, |d_out| Ok(self.run_back(params, d_out))))?;
         let Some((d_x, d_params)) = grads else {
-            bail!("transformer: its activations serve one backward pass, and this is the second");
+            bail!("transformer: backward can run only once");
         };
         let d_x = Tensor::from_vec(d_x, x.shape(), x.device())?;
         Ok((Some(d_x), Some(Tensor::from_vec(d_params, params.shape(), params.device())?)))

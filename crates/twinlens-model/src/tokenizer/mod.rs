@@ -1,19 +1,19 @@
 //! Text to token ids: lower-cased byte-level BPE, in the format of a Hugging Face `tokenizer.json`
 //! or of CLIP's vocabulary file.
 //!
-//! Any text has ids, since the vocabulary holds all 256 bytes. As in CLIP, the start and end tokens
-//! are the two highest ids, the end token the highest: the model reads a text where its highest id
-//! stands.
+//! Any text can be encoded, since the vocabulary holds all 256 bytes. As in CLIP, start and end
+//! token have the two highest ids, the end token the highest: the model reads a text at its highest
+//! id.
 //!
-//! A vocabulary whose words end in `</w>` is CLIP's, whatever file it came in, and gets CLIP's
-//! cleaning ([`clean`]) in place of the file's normaliser: ids are then open_clip's, but for a
-//! caption that spells out a special token, which stays text here and would end the caption there.
+//! A vocabulary whose words end in `</w>` is CLIP's, whatever its file format, and uses CLIP's
+//! cleaning ([`clean`]) instead of the file's normaliser. Ids then equal open_clip's, except for a
+//! caption that spells out a special token: it stays text here and would end the caption there.
 
 mod clean;
 mod vocabulary;
 
 use crate::error::{ModelError, Result};
-use crate::weights::{hex, write_whole};
+use crate::weights::{hex, write_atomically};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,58 +29,58 @@ use tokenizers::{
     PreTokenizer, Trainer,
 };
 
-/// The tokenizer's file in a model's folder.
+/// File name of the tokenizer in a model directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// Fewest tokens: all bytes, start and end.
-const SMALLEST: usize = 258;
+/// Smallest vocabulary: all bytes, start and end.
+const MIN_VOCAB: usize = 258;
 
 /// A trained tokenizer.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// For CLIP's own: the file's normaliser, taken out since captions are cleaned before.
-    replaced: Option<Option<NormalizerWrapper>>,
+    /// For CLIP's vocabulary: the file's normaliser, which cleaning replaces.
+    replaced_normalizer: Option<Option<NormalizerWrapper>>,
     start: u32,
     end: u32,
 }
 
-fn failed(error: impl std::fmt::Display) -> ModelError {
+fn tokenizer_error(error: impl std::fmt::Display) -> ModelError {
     ModelError::Tokenizer(error.to_string())
 }
 
 fn normalizer() -> Result<Sequence> {
-    // White space collapsed, as in CLIP: captions come out of HTML.
-    let white_space = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(failed)?;
+    // Collapses white space, as CLIP does: captions come from HTML.
+    let white_space = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(tokenizer_error)?;
     Ok(Sequence::new(vec![NFC.into(), white_space.into(), Strip::new(true, true).into(), Lowercase.into()]))
 }
 
-/// Words with the space before them, also before the first, so that a word has the same ids
-/// wherever it stands.
+/// Words keep the space before them, and the first word gets one, so that a word has the same ids
+/// anywhere in a text.
 fn pre_tokenizer() -> ByteLevel {
     ByteLevel::new(true, true, true)
 }
 
 impl Tokenizer {
-    /// Learns at most `vocab_size` tokens (start and end included) from captions: a function of the
-    /// captions as a set with counts, whatever their order.
+    /// Learns at most `vocab_size` tokens (start and end included) from captions. The order of the
+    /// captions has no effect.
     ///
     /// # Errors
-    /// `Tokenizer` when `vocab_size` does not hold all bytes, start and end (258).
+    /// `Tokenizer` if `vocab_size` is below 258, which all bytes, start and end need.
     pub fn train(captions: impl Iterator<Item = String>, vocab_size: usize) -> Result<Self> {
-        if vocab_size < SMALLEST {
-            return Err(failed(format!(
-                "vocab_size is {vocab_size}; bytes, start and end alone are {SMALLEST}"
+        if vocab_size < MIN_VOCAB {
+            return Err(tokenizer_error(format!(
+                "vocab_size is {vocab_size}; it must be at least {MIN_VOCAB}: all bytes, start and end"
             )));
         }
         let (normalizer, pre_tokenizer) = (normalizer()?, pre_tokenizer());
         let mut words = BTreeMap::<String, usize>::new();
         for caption in captions {
             let mut text = NormalizedString::from(caption);
-            normalizer.normalize(&mut text).map_err(failed)?;
+            normalizer.normalize(&mut text).map_err(tokenizer_error)?;
             let mut parts = PreTokenizedString::from(text);
-            pre_tokenizer.pre_tokenize(&mut parts).map_err(failed)?;
+            pre_tokenizer.pre_tokenize(&mut parts).map_err(tokenizer_error)?;
             for (word, ..) in parts.get_splits(OffsetReferential::Original, OffsetType::None) {
                 match words.get_mut(word) {
                     Some(count) => *count += 1,
@@ -95,82 +95,88 @@ impl Tokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
         let repeated = words.iter().flat_map(|(word, &count)| std::iter::repeat_n(word.as_str(), count));
-        trainer.feed(repeated, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
+        trainer.feed(repeated, |word| Ok(vec![word.to_owned()])).map_err(tokenizer_error)?;
         let mut model = BPE::default();
-        trainer.train(&mut model).map_err(failed)?;
+        trainer.train(&mut model).map_err(tokenizer_error)?;
 
         let mut inner = tokenizers::Tokenizer::new(model);
-        inner.with_normalizer(Some(normalizer)).map_err(failed)?;
+        inner.with_normalizer(Some(normalizer)).map_err(tokenizer_error)?;
         inner.with_pre_tokenizer(Some(pre_tokenizer));
         inner.with_decoder(Some(pre_tokenizer));
         let special = [START, END].map(|token| AddedToken::from(token, true).normalized(false));
-        inner.add_special_tokens(special).map_err(failed)?;
-        Self::of(inner)
+        inner.add_special_tokens(special).map_err(tokenizer_error)?;
+        Self::new(inner)
     }
 
-    /// Reads a `tokenizer.json` that has start and end tokens named as CLIP names them, or CLIP's
-    /// vocabulary file (`bpe_simple_vocab_16e6.txt.gz`, also unpacked).
+    /// Reads a `tokenizer.json` with CLIP's start and end tokens, or CLIP's vocabulary file
+    /// (`bpe_simple_vocab_16e6.txt.gz`, or uncompressed).
     ///
     /// # Errors
-    /// `Io` or `Tokenizer`, with the file's name.
+    /// `Io` or `Tokenizer`, with the path.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(ModelError::io(path))?;
-        let named = |e: String| failed(format!("{}: {e}", path.display()));
+        let with_path = |e: String| tokenizer_error(format!("{}: {e}", path.display()));
         let inner = if bytes.trim_ascii_start().starts_with(b"{") {
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| named(e.to_string()))?
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| with_path(e.to_string()))?
         } else {
             vocabulary::parse(&bytes, path)?
         };
-        Self::of(inner).map_err(|e| named(e.to_string()))
+        Self::new(inner).map_err(|e| with_path(e.to_string()))
     }
 
-    fn of(mut inner: tokenizers::Tokenizer) -> Result<Self> {
+    fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         // A caption that spells out a special token must not become one.
         inner.set_encode_special_tokens(true);
-        let id =
-            |token: &str| inner.token_to_id(token).ok_or_else(|| failed(format!("it has no token {token}")));
+        let id = |token: &str| {
+            inner.token_to_id(token).ok_or_else(|| tokenizer_error(format!("token {token} is missing")))
+        };
         let (start, end) = (id(START)?, id(END)?);
         let size = inner.get_vocab_size(true);
         if end as usize + 1 != size {
-            return Err(failed(format!(
-                "{END} has id {end}, not the highest of {size}: texts are read at the highest id"
+            return Err(tokenizer_error(format!(
+                "{END} has id {end}, but must have the highest id of {size} tokens: the model reads a text there"
             )));
         }
         let suffix = match inner.get_model() {
             ModelWrapper::BPE(model) => model.end_of_word_suffix.as_deref(),
             _ => None,
         };
-        let mut replaced = None;
+        let mut replaced_normalizer = None;
         if suffix == Some(vocabulary::END_OF_WORD) {
-            replaced = Some(inner.get_normalizer().cloned());
-            inner.with_normalizer(None::<NormalizerWrapper>).map_err(failed)?;
+            replaced_normalizer = Some(inner.get_normalizer().cloned());
+            inner.with_normalizer(None::<NormalizerWrapper>).map_err(tokenizer_error)?;
         }
-        // Ids are cut and padded here.
-        inner.with_truncation(None).map_err(failed)?;
+        // `encode` truncates and pads.
+        inner.with_truncation(None).map_err(tokenizer_error)?;
         inner.with_padding(None);
-        Ok(Self { inner, replaced, start, end })
+        Ok(Self { inner, replaced_normalizer, start, end })
     }
 
     fn json(&self) -> Result<String> {
-        let Some(normalizer) = &self.replaced else { return self.inner.to_string(true).map_err(failed) };
-        let mut whole = self.inner.clone();
-        whole.with_normalizer(normalizer.clone()).map_err(failed)?;
-        whole.to_string(true).map_err(failed)
+        let mut file = self.inner.clone();
+        if let Some(normalizer) = &self.replaced_normalizer {
+            file.with_normalizer(normalizer.clone()).map_err(tokenizer_error)?;
+        }
+        file.to_string(true).map_err(tokenizer_error)
     }
 
-    /// Writes a `tokenizer.json`, whole or not at all. The same tokenizer gives the same bytes.
+    /// Writes a `tokenizer.json` atomically. The same tokenizer gives the same bytes.
     ///
     /// # Errors
-    /// `Io`, with the file's name.
+    /// `Io`, with the path.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_whole(path, self.json()?.as_bytes())
+        write_atomically(path, self.json()?.as_bytes())
     }
 
-    /// `context` ids: start, the text, end, and 0 for the rest. A text that is too long is cut, and
-    /// still ends in end.
+    /// Encodes a text as `context` ids: start, the text, end, then zeros. A longer text is
+    /// truncated before the end token.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
-        // The only failures are of the tokenizer's own truncation and padding, which are off.
-        let text = if self.replaced.is_some() { Cow::Owned(clean::clean(text)) } else { Cow::Borrowed(text) };
+        let text = if self.replaced_normalizer.is_some() {
+            Cow::Owned(clean::clean(text))
+        } else {
+            Cow::Borrowed(text)
+        };
+        // Fails only in the library's truncation and padding, which are off.
         let encoding = self.inner.encode_fast(&*text, false);
         let text = encoding.as_ref().map_or(&[][..], |e| e.get_ids());
         let mut ids = Vec::with_capacity(context);
@@ -181,12 +187,12 @@ impl Tokenizer {
         ids
     }
 
-    /// Ids run from 0 to this, exclusive.
+    /// The number of tokens; ids are below it.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Every token with its id, in the order of ids.
+    /// Every token with its id, ordered by id.
     pub fn tokens(&self) -> Vec<(u32, String)> {
         let mut tokens: Vec<_> =
             self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
@@ -194,10 +200,10 @@ impl Tokenizer {
         tokens
     }
 
-    /// SHA-256 of its file's bytes, in hexadecimal.
+    /// SHA-256 of the file that [`save`](Self::save) writes, in hexadecimal.
     ///
     /// # Errors
-    /// `Tokenizer` when it cannot be written out.
+    /// `Tokenizer` if it cannot be serialised.
     pub fn hash(&self) -> Result<String> {
         Ok(hex(&Sha256::digest(self.json()?)))
     }
@@ -219,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn training_is_a_function_of_the_captions() {
+    fn training_does_not_depend_on_the_order_of_captions() {
         let forward = Tokenizer::train(captions(), 400).unwrap();
         let backward = Tokenizer::train(captions().rev(), 400).unwrap();
         assert_eq!(forward.hash().unwrap(), backward.hash().unwrap());
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_start_end_pad_and_cut() {
+    fn ids_are_delimited_padded_and_truncated() {
         let tokenizer = Tokenizer::train(captions(), 400).unwrap();
         let (start, end) = (tokenizer.vocab_size() as u32 - 2, tokenizer.vocab_size() as u32 - 1);
         let ids = tokenizer.encode("grinning face", 8);
@@ -238,7 +244,7 @@ mod tests {
         assert_eq!(tokenizer.encode("", 4), [start, end, 0, 0]);
         let long = tokenizer.encode(&"face ".repeat(50), 8);
         assert_eq!((long[0], long[7]), (start, end));
-        // Spelled out, a special token is text; unseen bytes have ids; every id is inside the
+        // A spelled-out special token is text; unseen bytes have ids; every id is in the
         // vocabulary.
         for text in ["a <|endoftext|> b", "日本 \u{1F600} \0", "ﬁ\u{301}"] {
             let ids = tokenizer.encode(text, 64);
@@ -247,10 +253,10 @@ mod tests {
         }
     }
 
-    /// Captions with mojibake, references, emoji and CJK, whose ids open_clip's tokenizer gave
-    /// (`tests/tokenizer/make_fixtures.py`), by the first 3,000 merges of CLIP's vocabulary.
+    /// Captions with mojibake, entities, emoji and CJK; expected ids are from open_clip's tokenizer
+    /// (`tests/tokenizer/make_fixtures.py`) with the first 3,000 merges of CLIP's vocabulary.
     #[test]
-    fn clips_own_ids_are_open_clips() {
+    fn clip_vocabulary_gives_open_clips_ids() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizer");
         let tokenizer = Tokenizer::load(&folder.join("merges.txt.gz")).unwrap();
         assert_eq!(tokenizer.vocab_size(), 512 + 3000 + 2);
@@ -263,7 +269,7 @@ mod tests {
         for line in cases.lines() {
             let (caption, want): (String, Vec<u32>) = serde_json::from_str(line).unwrap();
             for tokenizer in [&tokenizer, &read] {
-                // The word `!` has id 0, as padding has: without both, what is left is in order.
+                // The word `!` has id 0, like padding: compare without both.
                 let mut ids = tokenizer.encode(&caption, 77);
                 ids.retain(|id| *id != 0);
                 assert_eq!(ids, want, "{caption:?}");
@@ -274,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_vocabulary_is_refused_by_its_name() {
+    fn errors_of_vocabulary_files_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("words.txt.gz");
         for (bytes, word) in [
@@ -290,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_all_of_it() {
+    fn a_saved_tokenizer_encodes_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::train(captions(), 400).unwrap();

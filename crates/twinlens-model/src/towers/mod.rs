@@ -62,7 +62,7 @@ impl Blocks<'_> {
         if !train || fixed == 0 || fixed == self.layers {
             return some(x, 0..self.layers, sequences, train && fixed == 0);
         }
-        let x = some(x, 0..fixed, sequences.clone().whole(), false)?;
+        let x = some(x, 0..fixed, sequences.clone().unpooled(), false)?;
         some(&x, fixed..self.layers, sequences, true)
     }
 }

@@ -112,7 +112,7 @@ impl Convolution {
 fn trunk(config: &ResNetConfig) -> Trunk {
     let block = |block: Bottleneck| Block {
         main: [0, 1, 2].map(|i| block.main[i].sizes()),
-        beside: block.downsample.as_ref().map(Convolution::sizes),
+        shortcut: block.downsample.as_ref().map(Convolution::sizes),
         pooled: block.pooled,
     };
     Trunk {

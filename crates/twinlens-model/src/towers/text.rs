@@ -70,7 +70,7 @@ pub fn next_tokens(
 ) -> Result<(Tensor, Vec<u32>)> {
     let mut inputs = Texts { ids: Vec::new(), lens: Vec::new() };
     let (mut targets, mut starts) = (Vec::new(), Vec::new());
-    for text in texts.each() {
+    for text in texts.iter() {
         starts.push(inputs.ids.len() as u32);
         // A text of one token has nothing to predict; it still takes a row, which predicts that
         // token.
@@ -79,7 +79,7 @@ pub fn next_tokens(
         inputs.lens.push(known);
         targets.extend_from_slice(&text[text.len() - known..]);
     }
-    let sequences = Sequences::causal(inputs.lens.iter().copied()).whole();
+    let sequences = Sequences::causal(inputs.lens.iter().copied()).unpooled();
     let image = image.matmul(reference::get(tensors, "caption.image_projection")?)?;
     let starts = Tensor::new(starts, image.device())?;
     let x = embed(tensors, inputs, train)?.index_add(&starts, &image, 0)?;

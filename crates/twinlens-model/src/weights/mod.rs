@@ -1,4 +1,4 @@
-//! Variables by name, in and out of safetensors, under the names that open_clip uses.
+//! Reads and writes variables as safetensors, under open_clip's names.
 
 mod foreign;
 
@@ -19,8 +19,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Variables in the order of their names: everything that walks over them does so in the same order
-/// on every run.
+/// Variables ordered by name, so that iteration has the same order in every run.
 pub type Variables = BTreeMap<String, Var>;
 
 /// Name and shape of every variable of a model.
@@ -182,28 +181,26 @@ pub fn take(
 /// # Errors
 /// `Io` or `Weights`, with the file's name.
 pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let damaged = |why: &dyn Display| ModelError::Weights {
+    let damaged = |cause: &dyn Display| ModelError::Weights {
         path: path.to_owned(),
-        problem: format!("not a safetensors file, or a damaged one ({why})"),
+        problem: format!("not a safetensors file, or damaged ({cause})"),
     };
-    // Tensor by tensor: the bytes of the file beside the tensors would take the memory twice, and
-    // the time to get it. Not mapped: a mapped file that another process cuts short would be a
-    // fault without an error.
+    // Tensor by tensor: reading the whole file first would take twice the memory. Not mapped: if
+    // another process truncates a mapped file, access faults instead of returning an error.
     let mut file = File::open(path).map_err(ModelError::io(path))?;
     let length = file.metadata().map_err(ModelError::io(path))?.len();
     let mut bytes = vec![0; 8];
     file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
     let header = bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     if header > length - 8 {
-        return Err(damaged(&format!("its header has {header} bytes, and the file {length}")));
+        return Err(damaged(&format!("a header of {header} bytes in a file of {length}")));
     }
     bytes.resize(header as usize, 0);
     file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
-    // Says of each tensor where it lies: one after the other, from the header on, each as long as
-    // its shape.
+    // Tensors follow the header without gaps, each as long as its shape says.
     let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
     if metadata.data_len() as u64 != length - 8 - header {
-        return Err(damaged(&format!("{} bytes of tensors in {length} bytes", metadata.data_len())));
+        return Err(damaged(&format!("{} bytes of tensors in a file of {length}", metadata.data_len())));
     }
     let mut tensors = HashMap::new();
     for name in metadata.offset_keys() {
@@ -217,7 +214,7 @@ pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     Ok(tensors)
 }
 
-/// The bytes of a safetensors file with these tensors: the same tensors give the same bytes.
+/// Serialises tensors as a safetensors file. The same tensors give the same bytes.
 pub fn to_bytes(
     tensors: &BTreeMap<String, Tensor>,
     metadata: Option<HashMap<String, String>>,
@@ -226,8 +223,8 @@ pub fn to_bytes(
         .map_err(|e| ModelError::Tensor(candle_core::Error::msg(format!("safetensors: {e}"))))
 }
 
-/// Writes a file so that it is seen whole or not at all, also after a power cut.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file atomically: readers see all of it or none, even after a power failure.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let part = path.with_extension("part");
     let mut file = File::create(&part).map_err(ModelError::io(&part))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ModelError::io(&part))?;
@@ -236,7 +233,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(ModelError::io(folder))
 }
 
-/// Little-endian values, some thousands at a time: one at a time, each would be a call.
+/// Hashes little-endian values in blocks, which is much faster than one call for each value.
 fn update(hasher: &mut Sha256, values: &[f32]) {
     let mut bytes = Vec::with_capacity(4 * 4096);
     for values in values.chunks(4096) {
@@ -246,7 +243,7 @@ fn update(hasher: &mut Sha256, values: &[f32]) {
     }
 }
 
-/// SHA-256, in hexadecimal, over names, shapes and little-endian values in the order given.
+/// SHA-256, in hexadecimal, of names, shapes and little-endian values in the given order.
 pub fn hash<'a>(variables: impl IntoIterator<Item = (&'a String, &'a Var)>) -> Result<String> {
     let mut hasher = Sha256::new();
     for (name, variable) in variables {

@@ -9,7 +9,7 @@ pub fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// |a - b| / |b|, both as vectors; a norm below the floor counts as the floor.
+/// |a - b| / max(|b|, floor) of vectors.
 pub fn distance(a: &[f64], b: &[f64], floor: f64) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
@@ -21,7 +21,7 @@ pub fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// Numbers in -1..1 without a pattern that a model could be symmetric in.
+/// Pseudo-random numbers in -1..1.
 pub fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
@@ -31,8 +31,8 @@ pub fn noise(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Pixels and token ids; texts of 2 tokens up to the whole context, whose end token is the last of
-/// the vocabulary.
+/// Pixels and token ids. Texts have 2 tokens up to the whole context; the end token is the last of the
+/// vocabulary.
 pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     let side = config.vision.image_size();
     let pixels = Tensor::from_vec(noise(n * 3 * side * side, 5), (n, 3, side, side), &Device::Cpu).unwrap();
@@ -49,8 +49,7 @@ pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     (pixels, Tensor::from_vec(ids.collect::<Vec<u32>>(), (n, context), &Device::Cpu).unwrap())
 }
 
-/// A model whose biases and gains are not those of the start, which would hide a gradient that is
-/// left out (or, where the last gain of a residual block is 0, be 0 themselves).
+/// A model with perturbed biases and gains: the initial zeros and ones would hide missing gradients.
 pub fn model(config: ClipConfig) -> Clip {
     let clip = Clip::new(config, 7).unwrap();
     for (i, (name, variable)) in clip.variables().iter().chain(clip.buffers()).enumerate() {

@@ -37,7 +37,7 @@ pub fn from_folder(
     parts: Option<&[String]>,
 ) -> Result<(), RunError> {
     let source = Clip::load(folder).map_err(model_error)?;
-    clip.adopt(&source, parts, folder).map_err(model_error)?;
+    clip.copy_from(&source, parts, folder).map_err(model_error)?;
     let of_texts = |name: &String| {
         Tower::of(name) == Some(Tower::Text) && parts.is_none_or(|parts| any_covers(parts, name))
     };

@@ -1,15 +1,15 @@
-//! From the gradient of the last grid to those of the parameters.
+//! The backward pass, from the gradient of the output grid to those of the parameters.
 
 use super::super::batch_norm::{NormGradient, Sums, relu_backward};
 use super::super::conv::Conv;
 use super::layer::{Layer, Sink, convolve_backward};
 use super::source::{Source, unpool};
-use super::{Block, Buffers, Parameters, ResNet, Saved, piece};
+use super::{Block, Buffers, Parameters, ResNet, Saved, piece_len};
 use rayon::prelude::*;
 use std::sync::PoisonError;
 
 impl ResNet {
-    /// The gradient of the parameters; `last` is the last grid, `d` its gradient.
+    /// The gradient of the parameters, from the output grid `last` and its gradient `d`.
     pub(super) fn run_back(&self, params: &[f32], last: &[f32], d: &[f32]) -> Option<Vec<f32>> {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let params_len = params.len();
@@ -24,7 +24,7 @@ impl ResNet {
         d_grid.copy_from_slice(d);
         let (mut out, mut end) = (last, saved.layers.len());
         for (block, grid) in self.trunk.blocks.iter().zip(&saved.grids).rev() {
-            let first = end - 3 - usize::from(block.beside.is_some());
+            let first = end - 3 - usize::from(block.shortcut.is_some());
             d_grid = back.block(block, first, grid, out, d_grid);
             (out, end) = (grid, first);
         }
@@ -46,8 +46,8 @@ struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// The gradient of one layer's parameters, and of its images; `d` is that of its norm, and its
-    /// sums.
+    /// The gradients of one layer's parameters and input, from the gradient `d` of its norm and the
+    /// sums of `d`.
     fn layer(
         &mut self,
         number: usize,
@@ -67,8 +67,8 @@ impl<'a> Backward<'a> {
         convolve_backward(p.conv, source, p.w, (layer, &gradient, d), sink, d_kernel)
     }
 
-    /// As [`layer`](Self::layer), where the images are those of layer `before`: returns the
-    /// gradient of that layer's norm.
+    /// [`layer`](Self::layer) where the input is the output of layer `before`: returns the gradient
+    /// of that layer's norm and its sums.
     fn chained(
         &mut self,
         number: usize,
@@ -77,29 +77,29 @@ impl<'a> Backward<'a> {
         d: &[f32],
         sums: &[Sums],
     ) -> (Vec<f32>, Vec<Sums>) {
-        let source = Source::of(&self.layers[before]).pooled(pooled);
+        let source = Source::normalised(&self.layers[before]).pooled(pooled);
         let mut d_before = self.buffers.take(source.kept.len());
         let sums = self.layer(number, source, d, sums, Some((&mut d_before, false)));
         (d_before, sums)
     }
 
-    /// From the gradient of a block's result (`out`) to that of what went in (`grid`).
+    /// Turns the gradient `d` of a block's output (`out`) into that of its input (`grid`).
     fn block(&mut self, block: &Block, first: usize, grid: &[f32], out: &[f32], mut d: Vec<f32>) -> Vec<f32> {
         let layers = self.layers;
-        let (third, beside) = (&layers[first + 2], block.beside.map(|_| &layers[first + 3]));
-        let piece = piece(block.main[2].out);
+        let (third, shortcut) = (&layers[first + 2], block.shortcut.map(|_| &layers[first + 3]));
+        let piece = piece_len(block.main[2].out);
         let pieces = d.par_chunks_mut(piece).zip(out.par_chunks(piece)).enumerate();
         let masked = pieces.map(|(i, (d, out))| {
             relu_backward(out, d);
             let sums = |layer: &Layer| layer.norm.sums(&layer.convolved[i * piece..][..d.len()], d);
-            (sums(third), beside.map(sums))
+            (sums(third), shortcut.map(sums))
         });
-        let (third_sums, beside_sums): (Vec<Sums>, Vec<Option<Sums>>) = masked.unzip();
+        let (third_sums, shortcut_sums): (Vec<Sums>, Vec<Option<Sums>>) = masked.unzip();
         let (d_second, second_sums) = self.chained(first + 2, first + 1, block.pooled, &d, &third_sums);
-        let mut d_grid = if beside.is_some() {
-            let sums: Vec<Sums> = beside_sums.into_iter().flatten().collect();
+        let mut d_grid = if shortcut.is_some() {
+            let sums: Vec<Sums> = shortcut_sums.into_iter().flatten().collect();
             let mut d_grid = self.buffers.take(grid.len());
-            let source = Source::plain(grid).pooled(block.pooled);
+            let source = Source::direct(grid).pooled(block.pooled);
             self.layer(first + 3, source, &d, &sums, Some((&mut d_grid, false)));
             self.buffers.put(d);
             d_grid
@@ -108,12 +108,12 @@ impl<'a> Backward<'a> {
         };
         let (d_first, first_sums) = self.chained(first + 1, first, false, &d_second, &second_sums);
         self.buffers.put(d_second);
-        self.layer(first, Source::plain(grid), &d_first, &first_sums, Some((&mut d_grid, true)));
+        self.layer(first, Source::direct(grid), &d_first, &first_sums, Some((&mut d_grid, true)));
         self.buffers.put(d_first);
         d_grid
     }
 
-    /// The stem, from the gradient of its averages.
+    /// The stem, from the gradient of its pooled output.
     fn stem(&mut self, pixels: &[f32], depth: usize, d_grid: Vec<f32>) {
         let layer = &self.layers[depth - 1];
         let conv = self.params[depth - 1].conv;
@@ -134,7 +134,7 @@ impl<'a> Backward<'a> {
             self.buffers.put(std::mem::replace(&mut d, before));
             sums = before_sums;
         }
-        self.layer(0, Source::plain(pixels), &d, &sums, None);
+        self.layer(0, Source::direct(pixels), &d, &sums, None);
         self.buffers.put(d);
     }
 }

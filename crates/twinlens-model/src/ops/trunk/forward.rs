@@ -1,14 +1,14 @@
-//! From pixels to the last grid.
+//! The forward pass, from pixels to the output grid.
 
 use super::super::batch_norm::{Norm, Statistics};
 use super::super::conv::Conv;
 use super::layer::{Layer, convolve};
 use super::source::Source;
-use super::{Block, Parameters, ResNet, Saved, piece};
+use super::{Block, Parameters, ResNet, Saved, piece_len};
 use rayon::prelude::*;
 use std::sync::PoisonError;
 
-/// From channels apart to channels together.
+/// Transposes channels-first images to channels-last.
 fn channels_last(images: &[f32], channels: usize, image_len: usize, out: &mut [f32]) {
     let pixels = image_len / channels;
     out.par_chunks_mut(image_len).zip(images.par_chunks(image_len)).for_each(|(out, image)| {
@@ -19,26 +19,26 @@ fn channels_last(images: &[f32], channels: usize, image_len: usize, out: &mut [f
 }
 
 impl ResNet {
-    /// The next layer.
+    /// Runs one layer.
     fn layer(&self, p: Parameters<'_>, number: usize, source: Source<'_>, batch: usize) -> Layer {
         let mut convolved = self.buffers.take(batch * p.conv.out_len());
         let moments = convolve(p.conv, source, p.w, &mut convolved);
         let statistics = match &self.fixed {
             Some(fixed) => fixed[number].clone(),
-            None => Statistics::join(&moments),
+            None => Statistics::merge(&moments),
         };
         let norm = Norm::new(&statistics, p.gain, p.bias);
         Layer { convolved, statistics, norm }
     }
 
-    /// What nobody will read again goes back, unless there will be a backward pass.
-    fn done(&self, buffer: &mut Vec<f32>) {
+    /// Returns a buffer that is not read again, unless a backward pass will read it.
+    fn release(&self, buffer: &mut Vec<f32>) {
         if !self.train {
             self.buffers.put(std::mem::take(buffer));
         }
     }
 
-    /// The last grid; what the backward pass needs is kept.
+    /// Computes the output grid, keeping what the backward pass needs.
     pub(super) fn run(&self, pixels: &[f32], params: &[f32]) -> Vec<f32> {
         let params = self.parameters(params);
         let first = self.trunk.stem[0];
@@ -48,11 +48,11 @@ impl ResNet {
         channels_last(pixels, first.channels, first.image_len(), &mut saved.pixels);
         let layers = &mut saved.layers;
         for (i, &parameters) in params.iter().enumerate().take(self.trunk.stem.len()) {
-            let source = layers.last().map_or_else(|| Source::plain(&saved.pixels), Source::of);
+            let source = layers.last().map_or_else(|| Source::direct(&saved.pixels), Source::normalised);
             let layer = self.layer(parameters, i, source, batch);
             match layers.last_mut() {
-                Some(before) => self.done(&mut before.convolved),
-                None => self.done(&mut saved.pixels),
+                Some(before) => self.release(&mut before.convolved),
+                None => self.release(&mut saved.pixels),
             }
             layers.push(layer);
         }
@@ -60,33 +60,33 @@ impl ResNet {
         for block in &self.trunk.blocks {
             let out = self.block(block, &params, layers, &grid, batch);
             let mut before = std::mem::replace(&mut grid, out);
-            self.done(&mut before);
+            self.release(&mut before);
             saved.grids.push(before);
         }
         let statistics = saved.layers.iter_mut().map(|layer| layer.statistics.clone()).collect();
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
+        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
         if self.train {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }
         grid
     }
 
-    /// The stem's last layer, averaged.
+    /// The stem's output after pooling.
     fn stem_pooled(&self, layers: &mut [Layer], batch: usize) -> Vec<f32> {
         let last = self.trunk.stem[self.trunk.stem.len() - 1];
         let grid =
             Conv { kernel: 1, stride: 1, side: last.out_side() / 2, channels: last.out, out: last.out };
         let mut out = self.buffers.take(batch * grid.image_len());
         if let Some(layer) = layers.last_mut() {
-            let source = Source::of(layer).pooled(true);
+            let source = Source::normalised(layer).pooled(true);
             let images = out.par_chunks_mut(grid.image_len()).enumerate();
             images.for_each_init(Default::default, |rows, (i, out)| source.image(grid, i, rows, out));
-            self.done(&mut layer.convolved);
+            self.release(&mut layer.convolved);
         }
         out
     }
 
-    /// One block on `grid`; its layers are added to `layers`.
+    /// Runs one block on `grid`, appending its layers to `layers`.
     fn block(
         &self,
         block: &Block,
@@ -96,29 +96,30 @@ impl ResNet {
         batch: usize,
     ) -> Vec<f32> {
         let number = layers.len();
-        let [first, second, third, beside] = [0, 1, 2, 3].map(|i| number + i);
-        layers.push(self.layer(params[first], first, Source::plain(grid), batch));
-        layers.push(self.layer(params[second], second, Source::of(&layers[first]), batch));
-        self.done(&mut layers[first].convolved);
+        let [first, second, third, shortcut] = [0, 1, 2, 3].map(|i| number + i);
+        layers.push(self.layer(params[first], first, Source::direct(grid), batch));
+        layers.push(self.layer(params[second], second, Source::normalised(&layers[first]), batch));
+        self.release(&mut layers[first].convolved);
         layers.push(self.layer(
             params[third],
             third,
-            Source::of(&layers[second]).pooled(block.pooled),
+            Source::normalised(&layers[second]).pooled(block.pooled),
             batch,
         ));
-        self.done(&mut layers[second].convolved);
-        if block.beside.is_some() {
-            layers.push(self.layer(params[beside], beside, Source::plain(grid).pooled(block.pooled), batch));
+        self.release(&mut layers[second].convolved);
+        if block.shortcut.is_some() {
+            let source = Source::direct(grid).pooled(block.pooled);
+            layers.push(self.layer(params[shortcut], shortcut, source, batch));
         }
-        let channels = block.main[2].out;
+        let piece = piece_len(block.main[2].out);
         let mut out = self.buffers.take(layers[third].convolved.len());
-        let (main, other) = (&layers[third], layers.get(beside));
+        let (main, other) = (&layers[third], layers.get(shortcut));
         let added = other.map_or(grid, |layer| &layer.convolved);
-        let pieces = out.par_chunks_mut(piece(channels)).zip(main.convolved.par_chunks(piece(channels)));
-        pieces.zip(added.par_chunks(piece(channels))).for_each_init(Vec::new, |room, ((out, x), added)| {
-            main.norm.rectified_sum(x, added, other.map(|layer| &layer.norm), room, out);
+        let pieces = out.par_chunks_mut(piece).zip(main.convolved.par_chunks(piece));
+        pieces.zip(added.par_chunks(piece)).for_each_init(Vec::new, |scratch, ((out, x), added)| {
+            main.norm.rectified_sum(x, added, other.map(|layer| &layer.norm), scratch, out);
         });
-        layers[third..].iter_mut().for_each(|layer| self.done(&mut layer.convolved));
+        layers[third..].iter_mut().for_each(|layer| self.release(&mut layer.convolved));
         out
     }
 }

@@ -1,9 +1,10 @@
-//! A whole ResNet, from pixels to the last grid, as one operation of candle's graph.
+//! A ResNet from pixels to the last grid as one operation of candle's graph.
 //!
-//! Of each layer only the convolution's output is kept: whoever reads it normalises, rectifies and
-//! averages on the way, a few images at a time that stay in the cache, and so does the backward
-//! pass. A layer is thus read once and written once, and the sums of its batch norm are taken while
-//! it is written. Work is split by the sizes alone: results are the same bits whatever the threads.
+//! Only the convolution's output of each layer is kept. Its readers, including the backward pass,
+//! normalise, rectify and average it on the fly, a few images at a time that stay in the cache.
+//! Each layer is thus read once and written once, and the sums of its batch norm are taken while it
+//! is written. The split of work depends on the sizes alone, so results are bit-identical for any
+//! number of threads.
 
 mod backward;
 mod buffers;
@@ -22,29 +23,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The convolutions of a ResNet, a batch norm after each.
 #[derive(Clone, Debug)]
 pub struct Trunk {
-    /// One after another on the pixels, each with a relu; then averages over squares of four
-    /// pixels.
+    /// Applied in turn to the pixels, each with a relu; followed by 2 x 2 average pooling.
     pub stem: Vec<Conv>,
     /// Residual blocks.
     pub blocks: Vec<Block>,
 }
 
-/// relu(main(x) + beside(x)).
+/// relu(main(x) + shortcut(x)).
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// One after another, with a relu between.
+    /// Applied in turn, with a relu between.
     pub main: [Conv; 3],
-    /// Beside them; without it x itself is added.
-    pub beside: Option<Conv>,
-    /// Whether averages over squares of four pixels are what the third convolution and the one
-    /// beside take.
+    /// Convolution of the shortcut; without it x itself is added.
+    pub shortcut: Option<Conv>,
+    /// Whether the inputs of the third convolution and of the shortcut are pooled (2 x 2 averages).
     pub pooled: bool,
 }
 
 impl Trunk {
     /// Every convolution, in the order of their parameters.
     pub fn convolutions(&self) -> impl Iterator<Item = Conv> {
-        let blocks = self.blocks.iter().flat_map(|b| b.main.iter().chain(&b.beside));
+        let blocks = self.blocks.iter().flat_map(|b| b.main.iter().chain(&b.shortcut));
         self.stem.iter().chain(blocks).copied()
     }
 
@@ -53,15 +52,15 @@ impl Trunk {
         self.convolutions().map(|c| c.weights_len() + 2 * c.out).sum()
     }
 
-    /// Side and channels of the last grid.
+    /// Side and channels of the output grid.
     fn last(&self) -> (usize, usize) {
         let last = self.blocks.last().map_or_else(|| self.stem[self.stem.len() - 1], |block| block.main[2]);
         (last.out_side(), last.out)
     }
 }
 
-/// Numbers that one thread works on at a time where nothing but rows matters, in whole rows.
-fn piece(channels: usize) -> usize {
+/// How many numbers one thread works on at a time in element-wise loops: whole rows.
+fn piece_len(channels: usize) -> usize {
     ((1 << 15) / channels).max(1) * channels
 }
 
@@ -74,12 +73,12 @@ struct Parameters<'a> {
     bias: &'a [f32],
 }
 
-/// What is kept for the backward pass.
+/// Activations kept for the backward pass.
 #[derive(Default)]
 struct Saved {
     pixels: Vec<f32>,
     layers: Vec<Layer>,
-    /// What goes into each block.
+    /// The input of each block.
     grids: Vec<Vec<f32>>,
 }
 
@@ -88,17 +87,18 @@ struct ResNet {
     buffers: Buffers,
     fixed: Option<Vec<Statistics>>,
     train: bool,
-    found: Arc<Mutex<Vec<Statistics>>>,
+    /// Output: the statistics of each norm.
+    statistics: Arc<Mutex<Vec<Statistics>>>,
     saved: Mutex<Option<Saved>>,
 }
 
-/// The last grid (`[batch, side, side, channels]`) for `pixels` (`[batch, 3, size, size]`), and the
-/// statistics of each norm.
+/// The output grid (`[batch, side, side, channels]`) for `pixels` (`[batch, 3, size, size]`), and
+/// the statistics of each norm.
 ///
-/// `params` holds of each convolution, in the order of [`Trunk::convolutions`], kernel (`[out,
-/// channels, kernel, kernel]`), gains and biases. Norms go by the batch, or by `fixed` statistics.
-/// With `train`, where anything is trained, what is needed is kept for one backward pass; without,
-/// no graph is built. Pixels get no gradient.
+/// `params` holds, for each convolution in the order of [`Trunk::convolutions`], its kernel (`[out,
+/// channels, kernel, kernel]`) and its norm's gains and biases. Norms use the batch's statistics,
+/// or `fixed` ones. With `train`, if any parameter is trained, activations are kept for one
+/// backward pass; without, no graph is built. Pixels get no gradient.
 pub fn resnet(
     pixels: &Tensor,
     params: &Tensor,
@@ -117,17 +117,17 @@ pub fn resnet(
         bail!("a ResNet on {:?} with {} parameters", pixels.shape(), params.elem_count());
     }
     let train = train && params.track_op();
-    let found = Arc::new(Mutex::new(Vec::new()));
+    let statistics = Arc::new(Mutex::new(Vec::new()));
     let op = ResNet {
         trunk,
         buffers: buffers.clone(),
         fixed,
         train,
-        found: found.clone(),
+        statistics: statistics.clone(),
         saved: Mutex::new(None),
     };
     let y = if train { pixels.apply_op2(params, op)? } else { pixels.apply_op2_no_bwd(params, &op)? };
-    let statistics = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    let statistics = std::mem::take(&mut *statistics.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((y, statistics))
 }
 
@@ -174,7 +174,7 @@ impl CustomOp2 for ResNet {
         let grads =
             with_f32(params, |params| with_f32(y, |y| with_f32(d, |d| Ok(self.run_back(params, y, d)))))?;
         let Some(grads) = grads else {
-            bail!("resnet: its activations serve one backward pass, and this is the second");
+            bail!("resnet: backward can run only once");
         };
         Ok((None, Some(Tensor::from_vec(grads, params.shape(), params.device())?)))
     }

@@ -1,5 +1,5 @@
-//! What a convolution takes: made from what is kept, a few images at a time, normalised, rectified
-//! and averaged on the way.
+//! The input of a convolution, computed a few images at a time from a kept activation by
+//! normalising, rectifying and pooling it.
 
 use super::super::batch_norm::Norm;
 use super::super::conv::Conv;
@@ -7,23 +7,25 @@ use super::super::simd::vectorised;
 use super::layer::Layer;
 use std::ops::Range;
 
-/// What a convolution takes, made from what is kept.
+/// The input of a convolution.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    /// `[batch, side, side, channels]`.
+    /// The kept activation, `[batch, side, side, channels]`.
     pub(super) kept: &'a [f32],
-    /// Normalised by this, then rectified.
+    /// Applied first, followed by a relu.
     pub(super) norm: Option<&'a Norm>,
-    /// Then averaged over squares of four pixels.
+    /// Whether 2 x 2 average pooling follows.
     pub(super) pooled: bool,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn plain(kept: &'a [f32]) -> Self {
+    /// The activation as it is.
+    pub(super) fn direct(kept: &'a [f32]) -> Self {
         Self { kept, norm: None, pooled: false }
     }
 
-    pub(super) fn of(layer: &'a Layer) -> Self {
+    /// The output of a layer: normalised and rectified.
+    pub(super) fn normalised(layer: &'a Layer) -> Self {
         Self { kept: &layer.convolved, norm: Some(&layer.norm), pooled: false }
     }
 
@@ -38,16 +40,16 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// One image, for `conv`, into its place within a border.
+    /// Writes one image for `conv` into a bordered image.
     pub(super) fn image(&self, conv: Conv, image: usize, rows: &mut [Vec<f32>; 2], out: &mut [f32]) {
         let line = conv.side * conv.channels;
         if !self.pooled {
             let kept = self.kept[image * conv.image_len()..].chunks_exact(line);
-            conv.rows().zip(kept).for_each(|(at, kept)| self.row(kept, &mut out[at..at + line]));
+            conv.row_starts().zip(kept).for_each(|(at, kept)| self.row(kept, &mut out[at..at + line]));
             return;
         }
         let kept = self.kept[image * 4 * conv.image_len()..].chunks_exact(4 * line);
-        for (at, kept) in conv.rows().zip(kept) {
+        for (at, kept) in conv.row_starts().zip(kept) {
             let mut halves = kept.chunks_exact(2 * line);
             for row in rows.iter_mut() {
                 row.resize(2 * line, 0.0);
@@ -57,33 +59,38 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Images one after another with their borders, for `conv`: in `room`, whose borders are 0, or
-    /// as they are kept.
-    pub(super) fn images<'b>(&'b self, conv: Conv, images: Range<usize>, room: &'b mut Room) -> &'b [f32] {
+    /// Consecutive bordered images for `conv`: in `scratch`, whose borders are 0, or the kept
+    /// activation itself.
+    pub(super) fn images<'b>(
+        &'b self,
+        conv: Conv,
+        images: Range<usize>,
+        scratch: &'b mut Scratch,
+    ) -> &'b [f32] {
         if self.norm.is_none() && !self.pooled && conv.border() == 0 {
             return &self.kept[images.start * conv.image_len()..images.end * conv.image_len()];
         }
-        for (image, out) in images.clone().zip(room.images.chunks_exact_mut(conv.bordered_len())) {
-            self.image(conv, image, &mut room.rows, out);
+        for (image, out) in images.clone().zip(scratch.images.chunks_exact_mut(conv.bordered_len())) {
+            self.image(conv, image, &mut scratch.rows, out);
         }
-        &room.images[..images.len() * conv.bordered_len()]
+        &scratch.images[..images.len() * conv.bordered_len()]
     }
 }
 
-/// Where a thread puts images together.
-pub(super) struct Room {
+/// Bordered images that a thread assembles.
+pub(super) struct Scratch {
     pub(super) images: Vec<f32>,
     rows: [Vec<f32>; 2],
 }
 
-impl Room {
+impl Scratch {
     pub(super) fn new(conv: Conv, images: usize) -> Self {
         Self { images: vec![0.0; images * conv.bordered_len()], rows: Default::default() }
     }
 }
 
 vectorised! {
-    /// The means of squares of four pixels of two rows.
+    /// 2 x 2 average pooling of two rows.
     fn average<'a>(first: &'a [f32], second: &'a [f32], channels: usize, out: &'a mut [f32]) {
         let pairs = first.chunks_exact(2 * channels).zip(second.chunks_exact(2 * channels));
         for ((first, second), out) in pairs.zip(out.chunks_exact_mut(channels)) {
@@ -108,7 +115,7 @@ vectorised! {
     }
 }
 
-/// The gradient of averages (`d`, of the size that `conv` takes) over squares of four pixels.
+/// The gradient of 2 x 2 average pooling, from `d`, which has the size of `conv`'s input.
 pub(super) fn unpool(conv: Conv, d: &[f32], out: &mut [f32]) {
     let line = conv.side * conv.channels;
     for (d, out) in d.chunks_exact(line).zip(out.chunks_exact_mut(4 * line)) {

@@ -23,8 +23,8 @@ const UPPER_COMMON: &str = "ÞΑ-ΩΆΈΉΊΌΎΏΪΫЁ-Я";
 const LOWER_COMMON: &str = "α-ωάέήίΰа-џ";
 const BOX: &str = "│┌┐┘├┤┬┼═-╬▀▄█▌▐░▒▓";
 
-/// Character sequences that hardly ever occur in correct text. Names in braces stand for the classes
-/// above.
+/// Character sequences that hardly ever occur in correct text. Names in braces stand for the
+/// classes above.
 const MOJIBAKE_PATTERNS: [&str; 37] = [
     "[{c1}]",
     "[{bad}{lower}{upper}{box}{start}{end}{currency}{numeric}{law}][{bad}]",

@@ -1,8 +1,8 @@
 //! The single-byte encodings that UTF-8 is mistaken for.
 //!
-//! The tables are those of Python's codecs. The Windows ones are "sloppy": an undefined byte decodes
-//! to the control character of the same number, as in browsers, and byte 0x1a stands for the
-//! replacement character, which careless programs write for such bytes.
+//! The tables are those of Python's codecs. The Windows ones are "sloppy": an undefined byte
+//! decodes to the control character of the same number, as in browsers, and byte 0x1a stands for
+//! the replacement character, which careless programs write for such bytes.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

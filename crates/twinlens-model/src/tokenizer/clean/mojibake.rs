@@ -50,7 +50,8 @@ fn undo_one_decoding(text: &str) -> Option<String> {
     if let Some(fixed) = fix_parts(text).filter(|fixed| fixed != text) {
         return Some(fixed);
     }
-    // What remains is Windows-1252 that was decoded as Latin-1. They differ only in control characters.
+    // What remains is Windows-1252 that was decoded as Latin-1. They differ only in control
+    // characters.
     Some(fix_controls(text).into_owned())
 }
 

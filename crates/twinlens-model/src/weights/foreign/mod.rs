@@ -87,7 +87,7 @@ impl Clip {
         let pickled = path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|p| e == *p));
         let found = if pickled { pickle::read(path)? } else { weights::read(path)? };
         let (variables, buffers) = weights::take(under_our_names(found, &config)?, &config, path)?;
-        Ok(Self::of(config, variables, buffers))
+        Ok(Self::from_variables(config, variables, buffers))
     }
 
     /// Writes a folder that Hugging Face's `CLIPModel.from_pretrained` reads.
@@ -101,7 +101,7 @@ impl Clip {
         write_json(&dir.join("preprocessor_config.json"), &hugging_face::preprocessor(self.config()))?;
         let tensors = hugging_face::to_tensors(self.state())?;
         let path = dir.join(hugging_face::WEIGHTS_FILES[0]);
-        weights::write_whole(&path, &weights::to_bytes(&tensors, metadata())?)
+        weights::write_atomically(&path, &weights::to_bytes(&tensors, metadata())?)
     }
 
     /// Writes a folder that open_clip reads as `local-dir:FOLDER`.
@@ -113,7 +113,7 @@ impl Clip {
         write_json(&dir.join(open_clip::CONFIG_FILE), &config)?;
         let tensors = open_clip::to_tensors(self.state())?;
         let path = dir.join(open_clip::WEIGHTS_FILES[0]);
-        weights::write_whole(&path, &weights::to_bytes(&tensors, metadata())?)
+        weights::write_atomically(&path, &weights::to_bytes(&tensors, metadata())?)
     }
 }
 
@@ -154,7 +154,7 @@ fn read_json(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    weights::write_whole(path, format!("{value:#}\n").as_bytes())
+    weights::write_atomically(path, format!("{value:#}\n").as_bytes())
 }
 
 /// A JSON table whose every key is asked for, so that none is passed over that means another model.

@@ -80,8 +80,8 @@ impl<E: Evaluation<Clip>> Run<E> {
         if let Some(freeze) = &stage.freeze {
             clip.freeze(&start::names(freeze)).map_err(model_error)?;
         }
-        clip.recompute(stage.recompute == Some(true));
-        clip.on(&device, *stage.precision).map_err(model_error)
+        clip.set_recompute(stage.recompute == Some(true));
+        clip.to_device(&device, *stage.precision).map_err(model_error)
     }
 
     /// `tokenizer` is its file.
