@@ -9,14 +9,15 @@ use std::path::Path;
 
 /// What each crate may stand on, among ours. Development dependencies may add the testkit, and the
 /// image and gallery crates for fixtures.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("twinlens-image", &[]),
-    ("twinlens-model", &[]),
+    ("twinlens-text", &[]),
+    ("twinlens-model", &["twinlens-text"]),
     ("twinlens-dataset", &[]),
     ("twinlens-gallery", &[]),
     ("twinlens-testkit", &[]),
     ("twinlens-pipeline", &["twinlens-dataset"]),
-    ("twinlens-crawl", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
+    ("twinlens-crawl", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-text"]),
     ("twinlens-curate", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
     ("twinlens-train", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
     ("twinlens-eval", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
@@ -38,8 +39,8 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 
 /// Crates that must not see the query engine: the matcher's and the model's tests need no
 /// DataFusion.
-const WITHOUT_ENGINE: [&str; 4] =
-    ["twinlens-image", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
+const WITHOUT_ENGINE: [&str; 5] =
+    ["twinlens-image", "twinlens-text", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
 
 fn dependencies(name: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("Cargo.toml");

@@ -5,9 +5,8 @@ use std::io::Read;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
+use twinlens_text::{decode_text, unescape_html};
 use url::Url;
-
-use crate::html;
 
 /// Longest sitemap after decompression, in bytes (the protocol's limit).
 pub const MAX_BYTES: u64 = 50 << 20;
@@ -34,7 +33,7 @@ impl Sitemap {
             Ok(plain) => plain,
             Err(error) => return Self { error: Some(error), ..Self::default() },
         };
-        let text = html::decode_text(&plain);
+        let text = decode_text(&plain);
         let text = text.trim_start();
         let error = if text.starts_with('<') { reader.xml(text).err() } else { reader.lines(text).err() };
         Self { error, ..reader.sitemap }
@@ -127,7 +126,7 @@ impl SitemapReader<'_> {
                         "url" => in_sitemap = false,
                         "loc" if !foreign => address = Some(String::new()),
                         "link" if feed => match tag.try_get_attribute("href") {
-                            Ok(Some(href)) => self.add(&html::unescape_html(&href.value), false)?,
+                            Ok(Some(href)) => self.add(&unescape_html(&href.value), false)?,
                             _ => address = Some(String::new()),
                         },
                         _ => {}
@@ -138,7 +137,7 @@ impl SitemapReader<'_> {
                 Event::GeneralRef(name) => add_text(&mut address, &format!("&{};", &*name)),
                 Event::End(_) => {
                     if let Some(address) = address.take() {
-                        self.add(&html::unescape_html(&address), in_sitemap)?;
+                        self.add(&unescape_html(&address), in_sitemap)?;
                     }
                 }
                 Event::Eof => break,

@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use twinlens_text::{collapse_whitespace, unescape_html};
 use url::Url;
 
 use super::srcset::largest_candidate;
 use super::structured;
-use super::text::{collapse_whitespace, unescape_html};
 use super::{ImageText, Page, TextSource, TextSourceSet, limits};
 use crate::net::Directives;
 

@@ -5,11 +5,9 @@
 //! ([`limits`]), and the work is linear in its length. No input panics.
 
 mod builder;
-mod charset;
 mod extract;
 mod srcset;
 mod structured;
-mod text;
 
 use std::sync::Arc;
 
@@ -18,9 +16,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub(crate) use builder::PageBuilder;
-pub use charset::{decode, decode_text};
 pub use extract::extract;
-pub use text::{collapse_whitespace, unescape_html};
 
 use crate::net::Directives;
 

@@ -6,10 +6,10 @@
 //! id.
 //!
 //! A vocabulary whose words end in `</w>` is CLIP's, whatever its file format, and uses CLIP's
-//! cleaning ([`clean`]) instead of the file's normaliser. Ids then equal open_clip's, except for a
-//! caption that spells out a special token: it stays text here and would end the caption there.
+//! cleaning ([`twinlens_text::clean_caption`]) instead of the file's normaliser. Ids then equal
+//! open_clip's, except for a caption that spells out a special token: it stays text here and would
+//! end the caption there.
 
-mod clean;
 mod vocabulary;
 
 use crate::error::{ModelError, Result};
@@ -172,7 +172,7 @@ impl Tokenizer {
     /// truncated before the end token.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
         let text = if self.replaced_normalizer.is_some() {
-            Cow::Owned(clean::clean(text))
+            Cow::Owned(twinlens_text::clean_caption(text))
         } else {
             Cow::Borrowed(text)
         };

@@ -3,7 +3,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::html::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet, collapse_whitespace};
+use crate::html::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet};
 use crate::net::Directives;
 
 fn page_with(html: &str, captions: &[TextSource]) -> Page {
@@ -277,7 +277,7 @@ fn hostile_pages_are_cheap() {
 proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), charset in "(utf-8|utf-16|koi8-r|)") {
-        let (text, _) = super::super::decode(&bytes, &format!("text/html; charset={charset}"));
+        let (text, _) = twinlens_text::decode_html(&bytes, &format!("text/html; charset={charset}"));
         page_with(&text, &TextSource::ALL);
     }
 
@@ -292,7 +292,7 @@ proptest! {
     ) {
         let page = page_with(&soup.concat(), &TextSource::ALL);
         for pair in &page.pairs {
-            prop_assert!(!pair.text.is_empty() && *pair.text == *collapse_whitespace(&pair.text));
+            prop_assert!(!pair.text.is_empty() && *pair.text == *twinlens_text::collapse_whitespace(&pair.text));
             prop_assert!(Url::parse(&pair.image).is_ok_and(|url| url.fragment().is_none()));
         }
     }

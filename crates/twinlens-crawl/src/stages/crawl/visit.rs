@@ -87,7 +87,7 @@ impl Visitor {
         let (body, reservation, captions) = (response.body, response.reservation, self.captions);
         let mut page = run_blocking(move || {
             let _reserved = reservation;
-            let (text, _) = html::decode(&body, &content_type);
+            let (text, _) = twinlens_text::decode_html(&body, &content_type);
             html::extract(&text, &url, &ExtractOptions { product: &product, captions })
         })
         .await?;

@@ -16,7 +16,6 @@ use super::checks;
 use super::files::arrow_error;
 use super::split_reader::BatchSink;
 use super::table::{CAPTION_NAMES, URL_NAMES};
-use crate::html;
 use crate::net::ByteBudget;
 use crate::pairs;
 
@@ -196,7 +195,8 @@ impl SampleReader {
             Some(bytes) => parse_json(&bytes)?,
             None => Map::new(),
         };
-        let text = sample.text.transpose()?.map(|bytes| html::decode_text(&bytes).trim().to_string());
+        let text =
+            sample.text.transpose()?.map(|bytes| twinlens_text::decode_text(&bytes).trim().to_string());
         let bytes = sample.image.transpose()?.ok_or_else(|| ("no_image", "no image".to_string()))?;
         let named = |name: &str| json.get(name).and_then(value_text);
         let caption = match &self.caption {
@@ -218,7 +218,7 @@ impl SampleReader {
 /// Parses a JSON object; bytes that are not UTF-8 are decoded as windows-1252.
 fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let malformed = |error: serde_json::Error| ("malformed_json", error.to_string());
-    serde_json::from_str(&html::decode_text(bytes)).map_err(malformed)
+    serde_json::from_str(&twinlens_text::decode_text(bytes)).map_err(malformed)
 }
 
 /// A value as text; `None` for null and empty strings.

@@ -42,7 +42,7 @@ pub(super) fn read(record: &Record, options: &WarcOptions) -> Result<Page, Rejec
     let url = page_url(header.target())?;
     let from_headers = header_directives(&fields, options);
     let body = decode_body(&fields, body, options.max_bytes)?;
-    let (text, _) = html::decode(&body, content_type);
+    let (text, _) = twinlens_text::decode_html(&body, content_type);
     let mut page = html::extract(&text, &url, &options.extract_options());
     let opt_out = from_headers.opt_out.or(page.directives.opt_out.take());
     match opt_out.filter(|_| options.opt_outs) {

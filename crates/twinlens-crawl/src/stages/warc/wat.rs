@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::WarcOptions;
 use super::page::{Page, Rejection, page_url};
 use super::record::media_type;
-use crate::html::{self, PageBuilder};
+use crate::html::PageBuilder;
 use crate::net::Directives;
 
 #[derive(Deserialize)]
@@ -141,7 +141,7 @@ fn parse(block: &[u8]) -> Result<Wat, Rejection> {
         Ok(wat) => return Ok(wat),
         Err(error) => error,
     };
-    serde_json::from_str(&replace_lone_surrogates(&html::decode_text(block)))
+    serde_json::from_str(&replace_lone_surrogates(&twinlens_text::decode_text(block)))
         .map_err(|_| ("malformed_json", first.to_string()))
 }
 

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// A single-byte encoding.
-pub struct Charset {
+pub(super) struct Charset {
     /// Whether byte 0x1a is the replacement character.
-    pub is_sloppy: bool,
+    pub(super) is_sloppy: bool,
     /// Whether a space may have been byte 0xa0. Not in Mac OS Roman, where a dash and a space would
     /// be confused.
-    pub may_alter_spaces: bool,
+    pub(super) may_alter_spaces: bool,
     /// Characters of bytes 0x80 to 0xff.
     high: Vec<char>,
     bytes: HashMap<char, u8>,
@@ -27,7 +27,7 @@ impl Charset {
     }
 
     /// Encodes the text; `None` if a character has no byte here.
-    pub fn encode(&self, text: &str) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self, text: &str) -> Option<Vec<u8>> {
         let byte = |c: char| match c {
             '\u{fffd}' if self.is_sloppy => Some(0x1a),
             '\u{1a}' if self.is_sloppy => None,
@@ -38,14 +38,14 @@ impl Charset {
     }
 
     /// The character of a byte above 0x7f.
-    pub fn decode_high(&self, byte: u8) -> char {
+    pub(super) fn decode_high(&self, byte: u8) -> char {
         self.high[byte as usize & 0x7f]
     }
 }
 
 /// In trial order: Latin-1; Windows 1252, 1251, 1250, 1253, 1254, 1257; ISO 8859-2; Mac OS Roman;
 /// code page 437.
-pub static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
+pub(super) static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
     let latin1: String = ('\u{80}'..='\u{ff}').collect();
     [
         Charset::new(&latin1, false),
@@ -62,9 +62,9 @@ pub static CHARSETS: LazyLock<[Charset; 10]> = LazyLock::new(|| {
 });
 
 /// Index of Windows-1252 in [`CHARSETS`].
-pub const CP1252: usize = 1;
+pub(super) const CP1252: usize = 1;
 /// How many of [`CHARSETS`] have an upper half similar to Latin-1's: those before ISO 8859-2.
-pub const LATIN_1_LIKE: usize = 7;
+pub(super) const LATIN_1_LIKE: usize = 7;
 
 // Characters of bytes 0x80 to 0xff.
 const WINDOWS_1252: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°±²³´µ¶·¸¹º»¼\

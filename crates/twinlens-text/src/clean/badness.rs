@@ -102,6 +102,6 @@ static MOJIBAKE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Whether any part of the text looks like mojibake.
-pub fn is_bad(text: &str) -> bool {
+pub(super) fn is_bad(text: &str) -> bool {
     MOJIBAKE.is_match(text)
 }

@@ -66,7 +66,7 @@ fn decode_reference(text: &str) -> Option<(String, usize)> {
 }
 
 /// Decodes every reference, including those without a semicolon.
-pub fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
@@ -96,7 +96,7 @@ static UPPERCASE_NAMES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 });
 
 /// Decodes only unambiguous references: complete, with a semicolon; upper-case names too.
-pub fn unescape_unambiguous(text: &str) -> String {
+pub(super) fn unescape_unambiguous(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {

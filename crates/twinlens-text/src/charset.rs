@@ -10,7 +10,7 @@ const PRESCAN: usize = 1024;
 /// Decodes a page by its byte order mark, else the charset in the `Content-Type` header, else a
 /// `<meta>`, else as UTF-8 if valid, else as windows-1252. Undecodable bytes become U+FFFD. Also
 /// returns the name of the charset.
-pub fn decode<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'static str) {
+pub fn decode_html<'a>(bytes: &'a [u8], content_type: &str) -> (Cow<'a, str>, &'static str) {
     let encoding = Encoding::for_bom(bytes).map(|(encoding, _)| encoding);
     let encoding = encoding.or_else(|| charset_label(content_type.as_bytes()).and_then(Encoding::for_label));
     let encoding = encoding.or_else(|| meta_charset(&bytes[..bytes.len().min(PRESCAN)]));
@@ -83,7 +83,7 @@ mod tests {
             (b"\xff\xfea\0b\0", "", "ab", "UTF-16LE"),
         ];
         for (bytes, content_type, text, name) in cases {
-            assert_eq!(decode(bytes, content_type), (text.into(), name), "{bytes:?} {content_type}");
+            assert_eq!(decode_html(bytes, content_type), (text.into(), name), "{bytes:?} {content_type}");
         }
     }
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_unknown_charset_is_ignored() {
-        assert_eq!(decode(b"na\xc3\xafve", "text/html; charset=klingon").1, "UTF-8");
-        assert_eq!(decode(b"<meta charset=><meta charset=koi8-r>", "").1, "KOI8-R");
+        assert_eq!(decode_html(b"na\xc3\xafve", "text/html; charset=klingon").1, "UTF-8");
+        assert_eq!(decode_html(b"<meta charset=><meta charset=koi8-r>", "").1, "KOI8-R");
     }
 }

@@ -22,7 +22,7 @@ static PATTERNS: LazyLock<[Regex; 2]> =
     LazyLock::new(|| [ALTERED, LOSSY].map(|pattern| Regex::new(pattern).expect("a valid pattern")));
 
 /// Undoes wrong decodings, however many were applied in turn.
-pub fn fix_encoding(text: &str) -> Cow<'_, str> {
+pub(super) fn fix_encoding(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     while !text.is_ascii() && is_bad(&text) {
         match undo_one_decoding(&text) {
@@ -56,7 +56,7 @@ fn undo_one_decoding(text: &str) -> Option<String> {
 }
 
 /// Replaces Latin-1's control characters with Windows-1252's characters for the same bytes.
-pub fn fix_controls(text: &str) -> Cow<'_, str> {
+pub(super) fn fix_controls(text: &str) -> Cow<'_, str> {
     let is_control = |c: char| ('\u{80}'..'\u{a0}').contains(&c);
     if !text.contains(is_control) {
         return Cow::Borrowed(text);

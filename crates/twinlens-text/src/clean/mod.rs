@@ -6,7 +6,7 @@
 
 mod badness;
 mod charsets;
-mod html;
+mod entities;
 mod mojibake;
 
 use std::borrow::Cow;
@@ -18,9 +18,9 @@ fn is_space(c: char) -> bool {
 }
 
 /// Cleans a caption exactly as open_clip's tokenizer does.
-pub fn clean(text: &str) -> String {
+pub fn clean_caption(text: &str) -> String {
     let text = fix_text(text);
-    let text = html::unescape(&html::unescape(&text));
+    let text = entities::unescape(&entities::unescape(&text));
     let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
     words.join(" ").to_lowercase()
 }
@@ -42,7 +42,7 @@ fn fix_line(line: &str, is_html: bool) -> String {
     let mut text = line.to_owned();
     loop {
         let unescaped =
-            if is_html { Cow::Borrowed(&*text) } else { Cow::Owned(html::unescape_unambiguous(&text)) };
+            if is_html { Cow::Borrowed(&*text) } else { Cow::Owned(entities::unescape_unambiguous(&text)) };
         let fixed = mojibake::fix_encoding(&unescaped);
         let fixed = mojibake::fix_controls(&fixed);
         let fixed = remove_controls(&remove_terminal_escapes(&fix_line_breaks(&fix_characters(&fixed))));

@@ -1,0 +1,12 @@
+//! Text from the web: detecting its charset, and cleaning it.
+//!
+//! HTML entities are decoded in two ways: [`unescape_html`] follows the HTML standard, for text of
+//! pages; [`clean_caption`] follows Python's `html.unescape`, so that token ids match open_clip's.
+
+mod charset;
+mod clean;
+mod html;
+
+pub use charset::{decode_html, decode_text};
+pub use clean::clean_caption;
+pub use html::{collapse_whitespace, unescape_html};
