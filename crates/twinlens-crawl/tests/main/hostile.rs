@@ -1,14 +1,11 @@
 //! The fetch stage against servers that fail in all known ways: every row gets the right code, and
 //! none is lost.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use support::{Lab, stage};
+use crate::support::{Lab, stage};
 use twinlens_image::{Encode, Limits, Resize, process};
 use twinlens_testkit::images::odd_images;
 use twinlens_testkit::web::{FAULTS, png};

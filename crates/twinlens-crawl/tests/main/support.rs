@@ -1,7 +1,5 @@
 //! Whole runs for tests: a [`Lab`] is a directory in which pipelines run, with the hosts they
 //! reach; a [`FinishedRun`] gives access to the results.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,13 +1,10 @@
 //! Whole runs of sources that read files: web archives, tar files, directories, published lists.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::support::{FinishedRun, Lab, faults, gzip, stage};
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
-use support::{FinishedRun, Lab, faults, gzip, stage};
 use twinlens_crawl::stages::{SAMPLE_CODES, WARC_CODES};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_pipeline::RunError;

@@ -1,6 +1,5 @@
 //! The frontier of a large crawl: neither the cost of adding URLs nor memory grows with the number
 //! of known URLs.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::time::Instant;
 

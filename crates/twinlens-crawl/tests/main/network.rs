@@ -1,6 +1,5 @@
 //! The HTTP client against a server that misbehaves in every way: each failure has its code, and
 //! none takes long.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::io;

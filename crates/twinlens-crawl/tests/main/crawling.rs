@@ -1,12 +1,9 @@
 //! Whole crawls: sitemaps, canonical URLs, optional captions, and a frontier that is older or newer
 //! than the commits after a kill.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
 
 use std::os::unix::fs::symlink;
 
-use support::{Lab, gzip, stage};
+use crate::support::{Lab, gzip, stage};
 use twinlens_dataset::writer::WORK;
 use twinlens_testkit::{Answer, Site, WebServer};
 
@@ -74,6 +71,11 @@ async fn sitemaps_canonical_urls_and_optional_captions() {
         "page | 2 | a.test/from-list.html | page | 0",
     ];
     assert_eq!(visits, expected);
+    for host in ["a.test", "maps.test"] {
+        let requests = web.requests();
+        let of_host = requests.iter().filter(|request| request.header("host") == Some(host));
+        assert_eq!(of_host.filter(|request| request.path == "/robots.txt").count(), 1, "{host}");
+    }
     let pairs = done.rows("select replace(url, 'http://a.test', ''), caption, text_source from pages order by url, text_source",
     )
     .await;

@@ -1,12 +1,9 @@
 //! Whole runs: what stages keep and reject, that nothing is lost, and that runs are reproducible.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use support::{FinishedRun, Lab, faults, registry, stage};
+use crate::support::{FinishedRun, Lab, faults, registry, stage};
 use twinlens_crawl::net::FetchErrorKind;
 use twinlens_crawl::stages::TABLE_CODES;
 use twinlens_dataset::Dataset;
@@ -90,7 +87,7 @@ async fn a_crawl_yields_pairs_and_rejects() {
         counts
     });
     assert!(requests.values().all(|count| *count == 1), "each page is requested once: {requests:?}");
-    assert!(!requests.contains_key("/private/x.html") && !twice.contains_key("/cat.png"));
+    assert!(!requests.contains_key("/private/x.html") && !requests.contains_key("/cat.png"));
 }
 
 #[tokio::test]

@@ -1,0 +1,10 @@
+//! The integration tests: one binary, so that it is linked once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod crawling;
+mod frontier;
+mod hostile;
+mod network;
+mod sources;
+mod stages;
+mod support;
