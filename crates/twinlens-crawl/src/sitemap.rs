@@ -9,25 +9,25 @@ use twinlens_text::{decode_text, unescape_html};
 use url::Url;
 
 /// Longest sitemap after decompression, in bytes (the protocol's limit).
-pub const MAX_BYTES: u64 = 50 << 20;
+pub(crate) const MAX_BYTES: u64 = 50 << 20;
 /// Maximum number of URLs in a sitemap (the protocol's limit).
-pub const MAX_URLS: usize = 50_000;
+pub(crate) const MAX_URLS: usize = 50_000;
 /// Longest URL, in bytes (the protocol's limit).
 const MAX_URL: usize = 2_048;
 /// Maximum total bytes of the URLs: they are kept in memory until their wave is recorded.
 const MAX_TOTAL: usize = 16 << 20;
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Sitemap {
-    pub pages: Vec<Url>,
-    pub sitemaps: Vec<Url>,
+pub(crate) struct Sitemap {
+    pub(crate) pages: Vec<Url>,
+    pub(crate) sitemaps: Vec<Url>,
     /// Why parsing stopped early or failed.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Sitemap {
     /// Parses a sitemap located at `base`. URLs before an error are kept.
-    pub fn parse(bytes: &[u8], base: &Url) -> Self {
+    pub(crate) fn parse(bytes: &[u8], base: &Url) -> Self {
         let mut reader = SitemapReader { sitemap: Self::default(), base, total: 0 };
         let plain = match decompressed(bytes) {
             Ok(plain) => plain,
@@ -40,15 +40,9 @@ impl Sitemap {
     }
 }
 
-/// The sitemaps listed in a robots.txt. RFC 9309 leaves the line to sitemaps.org.
-pub fn of_robots(text: &[u8], base: &Url) -> Vec<Url> {
-    let text = String::from_utf8_lossy(text);
-    let named = text.lines().filter_map(|line| {
-        let (name, value) = line.split('#').next()?.split_once(':')?;
-        // Cutting at a `#` only loses a fragment.
-        name.trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case("sitemap").then(|| value.trim())
-    });
-    named.filter_map(|url| resolve(base, url)).take(1000).collect()
+/// The sitemaps that a robots.txt lists, resolved against its URL.
+pub(crate) fn resolve_all(base: &Url, references: &[String]) -> Vec<Url> {
+    references.iter().filter_map(|reference| resolve(base, reference)).collect()
 }
 
 fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, String> {
@@ -235,16 +229,6 @@ mod tests {
         assert!(parse(&bomb).error.is_some_and(|error| error.starts_with("longer")));
     }
 
-    #[test]
-    fn robots_txt_lists_sitemaps() {
-        let text = b"\xef\xbb\xbfSitemap: http://a.test/one.xml\nUser-agent: *\nDisallow: /\n sitemap :/two.xml # the second\nSITEMAP: ftp://x/\nSitemapx: /no";
-        let urls = of_robots(text, &Url::parse("http://a.test/robots.txt").unwrap());
-        assert_eq!(
-            urls.iter().map(Url::as_str).collect::<Vec<_>>(),
-            ["http://a.test/one.xml", "http://a.test/two.xml"]
-        );
-    }
-
     proptest! {
         #[test]
         fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500), soup in proptest::collection::vec(prop_oneof![
@@ -253,7 +237,6 @@ mod tests {
         ], 0..60)) {
             parse(&bytes);
             parse(soup.concat().as_bytes());
-            of_robots(&bytes, &Url::parse("http://a.test/robots.txt").unwrap());
         }
     }
 }

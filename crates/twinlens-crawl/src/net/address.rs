@@ -41,7 +41,7 @@ const V6: &[([u16; 4], u32, &str)] = &[
 ];
 
 /// Why an address is not on the public internet; `None` if it is.
-pub fn non_public_reason(ip: IpAddr) -> Option<&'static str> {
+pub(super) fn non_public_reason(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => non_public_v4(ip),
         IpAddr::V6(ip) => non_public_v6(ip),
@@ -139,7 +139,7 @@ impl AllowEntry {
 
 /// Decides which addresses may be connected to.
 #[derive(Debug, Clone, Default)]
-pub struct AddressPolicy {
+pub(super) struct AddressPolicy {
     allowed: Vec<AllowEntry>,
     fixed: BTreeMap<String, SocketAddr>,
 }
@@ -149,18 +149,18 @@ impl AddressPolicy {
     ///
     /// # Errors
     /// Names the entry that is not a host, address or block.
-    pub fn new(allow_private: &[String], fixed: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
+    pub(super) fn new(allow_private: &[String], fixed: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
         let allowed = allow_private.iter().map(|text| AllowEntry::parse(text)).collect::<Result<_, _>>()?;
         let fixed = fixed.into_iter().map(|(host, addr)| (host.to_ascii_lowercase(), addr)).collect();
         Ok(Self { allowed, fixed })
     }
 
-    pub fn fixed_address(&self, host: &str) -> Option<SocketAddr> {
+    pub(super) fn fixed_address(&self, host: &str) -> Option<SocketAddr> {
         self.fixed.get(without_root_dot(host)).copied()
     }
 
     /// Whether a connection for `host` may go to `ip`.
-    pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), FetchError> {
+    pub(super) fn check(&self, host: &str, ip: IpAddr) -> Result<(), FetchError> {
         match non_public_reason(ip) {
             Some(why) if !self.allowed.iter().any(|allowed| allowed.covers(without_root_dot(host), ip)) => {
                 let detail = if host.trim_matches(['[', ']']) == ip.to_string() {
@@ -176,7 +176,7 @@ impl AddressPolicy {
 
     /// Checks a URL before its host is resolved. A literal address never reaches the resolver, so
     /// it is checked here.
-    pub fn check_url(&self, url: &Url) -> Result<(), FetchError> {
+    pub(super) fn check_url(&self, url: &Url) -> Result<(), FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::new(
                 FetchErrorKind::Scheme,

@@ -13,7 +13,7 @@ const MIN_FAILED_HOSTS: usize = 5;
 
 /// Counts which hosts could be reached. Hosts are identified by a hash.
 #[derive(Debug)]
-pub struct Breaker {
+pub(super) struct Breaker {
     max_rate: f64,
     recent: VecDeque<(u64, bool)>,
     any_reached: bool,
@@ -23,13 +23,13 @@ pub struct Breaker {
 impl Breaker {
     /// Trips when more than `max_rate` of the recent fetches could not reach their host; 1 never
     /// trips.
-    pub fn new(max_rate: f64) -> Self {
+    pub(super) fn new(max_rate: f64) -> Self {
         Self { max_rate, recent: VecDeque::new(), any_reached: false, tripped: None }
     }
 
     /// Records the outcome of one fetch after its retries. `failure` is the reason if the host
     /// could not be reached.
-    pub fn record(&mut self, host: u64, failure: Option<&str>) {
+    pub(super) fn record(&mut self, host: u64, failure: Option<&str>) {
         self.any_reached |= failure.is_none();
         self.recent.push_back((host, failure.is_some()));
         if self.recent.len() > WINDOW {
@@ -53,13 +53,13 @@ impl Breaker {
     }
 
     /// Why the network is taken to be down.
-    pub fn tripped(&self) -> Option<&str> {
+    pub(super) fn tripped(&self) -> Option<&str> {
         self.tripped.as_deref()
     }
 
     /// For use at the end of work too small to trip: whether none of several hosts was ever
     /// reached.
-    pub fn reached_no_host(&self) -> bool {
+    pub(super) fn reached_no_host(&self) -> bool {
         self.max_rate < 1.0 && !self.any_reached && self.failed_hosts() >= 3
     }
 }

@@ -10,31 +10,30 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
-};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Certificate, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::address::AddressPolicy;
+use super::body::read_body;
 use super::breaker::Breaker;
-use super::budget::{ByteBudget, Reservation};
+use super::budget::ByteBudget;
 use super::error::{FetchError, FetchErrorKind};
-use super::explain::{classify_body_error, classify_send_error, error_chain};
+use super::explain::{classify_send_error, error_chain};
+use super::headers::{check_content_coding, redirect_target, retry_after};
 use super::hosts::{Host, Hosts};
 use super::options::{HttpOptions, seconds};
+use super::request::{Request, Response};
 use super::resolve::{GuardedResolver, Lookup};
 use super::robots::{self, RobotsRules};
-use super::tdm::TdmRules;
+use super::tdm::{self, TdmRules};
 
 /// The pause before the first retry; it doubles with each.
 const BACK_OFF: Duration = Duration::from_millis(500);
 /// The longest pause that the server did not ask for.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
-/// First reservation for a body of unknown length, in bytes.
-const UNKNOWN_LENGTH: u64 = 64 << 10;
 
 /// What the client depends on.
 #[derive(Debug)]
@@ -50,43 +49,6 @@ pub struct ClientDeps {
     pub extra_certificates: Vec<Certificate>,
     /// Seed of the jitter between attempts.
     pub seed: u64,
-}
-
-#[derive(Clone, Copy)]
-pub struct Request<'a> {
-    pub url: &'a Url,
-    /// The `Accept` header.
-    pub accept: &'static str,
-    /// The longest body, in bytes.
-    pub max_bytes: u64,
-    /// Truncate a longer body instead of failing.
-    pub truncate: bool,
-    /// Follow redirects; otherwise [`Response::redirect`] is the target.
-    pub follow_redirects: bool,
-    /// Obey robots.txt and opt-outs, if the options do.
-    pub obey_robots: bool,
-    /// Conditions (`If-None-Match`, `If-Modified-Since`), which allow a [`Response::not_modified`];
-    /// or a `Range`, which allows a partial response with a `Content-Range`.
-    pub extra_headers: Option<&'a HeaderMap>,
-    /// Runs on the headers before the body is read.
-    pub check_headers: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
-}
-
-#[derive(Debug)]
-pub struct Response {
-    /// The URL after redirects.
-    pub url: Url,
-    pub headers: HeaderMap,
-    /// The target of a redirect that was not followed; the body is then empty.
-    pub redirect: Option<Url>,
-    /// The status was 304; the body is then empty.
-    pub not_modified: bool,
-    pub body: Vec<u8>,
-    /// The bytes of the body in the budget.
-    pub reservation: Reservation,
-    /// Counts towards [`ClientDeps::max_open`] until it is dropped, so that no more responses
-    /// arrive than can be processed.
-    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The HTTP client of one stage of one run.
@@ -156,12 +118,26 @@ impl Client {
     /// Fetches one URL, with retries.
     pub async fn get(&self, request: Request<'_>) -> Result<Response, FetchError> {
         let result = self.get_with_retries(request).await;
+        self.record_outcome(request.url, result.as_ref().err());
+        result
+    }
+
+    /// The sitemaps that a host's robots.txt lists, as written, and the URL that they are relative to.
+    ///
+    /// # Errors
+    /// Why robots.txt could not be fetched.
+    pub async fn robots_sitemaps(&self, url: &Url) -> Result<(Url, Vec<String>), FetchError> {
+        let rules = self.robots_rules(&self.hosts.get(url), url).await;
+        self.record_outcome(url, rules.as_ref().err());
+        rules?.sitemaps()
+    }
+
+    fn record_outcome(&self, url: &Url, error: Option<&FetchError>) {
         let mut host = DefaultHasher::new();
-        request.url.host_str().hash(&mut host);
-        let failure = result.as_ref().err().filter(|error| error.kind.is_unreachable());
+        url.host_str().hash(&mut host);
+        let failure = error.filter(|error| error.kind.is_unreachable());
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         breaker.record(host.finish(), failure.map(|error| error.detail.as_str()));
-        result
     }
 
     /// Why the network seems to be down, if it does. Call this after each failure, and with
@@ -176,7 +152,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn get_with_retries(&self, request: Request<'_>) -> Result<Response, FetchError> {
+    async fn get_with_retries(&self, request: Request<'_>) -> Result<Response, FetchError> {
         let mut jitter = DefaultHasher::new();
         request.url.as_str().hash(&mut jitter);
         let mut jitter = ChaCha8Rng::seed_from_u64(self.seed ^ jitter.finish());
@@ -227,12 +203,9 @@ impl Client {
         let ours = request.url.host_str().is_some_and(|host| self.policy.fixed_address(host).is_some());
         let mut delay = if ours { Duration::ZERO } else { seconds(self.options.delay) };
         if request.obey_robots && self.options.robots {
-            let robots_rules = self.robots_rules(&host, request.url).await?;
-            robots_rules.check(request.url).map_err(|why| match *robots_rules {
-                RobotsRules::Unavailable(_) => FetchError::new(FetchErrorKind::RobotsUnreachable, why),
-                _ => FetchError::new(FetchErrorKind::RobotsDisallowed, why),
-            })?;
-            delay = delay.max(robots_rules.delay());
+            let rules = self.robots_rules(&host, request.url).await?;
+            rules.check(request.url)?;
+            delay = delay.max(rules.delay());
         }
         let tdm_rules = if request.obey_robots && self.options.opt_outs {
             self.tdm_rules(&host, request.url).await
@@ -243,9 +216,8 @@ impl Client {
         // Only after the host's slot, so that requests waiting for a slow host do not block others.
         // The semaphore is never closed.
         let permit = self.open.clone().acquire_owned().await.ok();
-        let conditions = request.extra_headers.cloned().unwrap_or_default();
-        let sent =
-            self.http.get(request.url.clone()).header(ACCEPT, request.accept).headers(conditions).send();
+        let extra = request.extra_headers.cloned().unwrap_or_default();
+        let sent = self.http.get(request.url.clone()).header(ACCEPT, request.accept).headers(extra).send();
         let http = match timeout(seconds(self.options.headers_timeout), sent).await {
             Ok(http) => http.map_err(|error| classify_send_error(request.url, &error))?,
             Err(_) => {
@@ -267,32 +239,59 @@ impl Client {
                 return result.clone();
             }
         }
-        let result = self.fetch_robots(url).await;
+        // One byte more than is parsed, so that a longer file is recognized.
+        let max_bytes = robots::MAX_BYTES + 1;
+        let result = match self.get_file(url, robots::PATH, robots::ACCEPT, max_bytes, true).await {
+            Ok(response) => Ok(RobotsRules::parse(self.options.product(), &response.body, response.url)),
+            Err(error) => RobotsRules::from_error(error),
+        };
+        let result = result.map(Arc::new);
         *cached = Some((Instant::now(), result.clone()));
         result
     }
 
-    /// Boxed because a fetch awaits it.
-    fn fetch_robots<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<Arc<RobotsRules>, FetchError>> {
+    /// The TDM rules of a host, fetched if they are not cached.
+    async fn tdm_rules(&self, host: &Host, url: &Url) -> Arc<TdmRules> {
+        let mut cached = host.tdm_rules.lock().await;
+        if let Some((_, rules)) = cached.as_ref().filter(|(until, _)| Instant::now() < *until) {
+            return rules.clone();
+        }
+        let (rules, ttl) = match self.get_file(url, tdm::PATH, tdm::ACCEPT, tdm::MAX_BYTES, false).await {
+            Ok(response) => (TdmRules::parse(&response.body), robots::TTL),
+            // The host does not use the protocol. After a transient failure the file is fetched again
+            // soon.
+            Err(error) if !error.kind.is_transient() => (TdmRules::default(), robots::TTL),
+            Err(_) => (TdmRules::default(), robots::FAILURE_TTL),
+        };
+        let rules = Arc::new(rules);
+        *cached = Some((Instant::now() + ttl, rules.clone()));
+        rules
+    }
+
+    /// Fetches a file of the host of `url` that has rules for robots. Boxed because a fetch awaits it.
+    fn get_file<'a>(
+        &'a self,
+        url: &'a Url,
+        path: &'a str,
+        accept: &'static str,
+        max_bytes: u64,
+        truncate: bool,
+    ) -> BoxFuture<'a, Result<Response, FetchError>> {
         async move {
-            let bad =
-                |error: url::ParseError| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}"));
-            let robots = url.join("/robots.txt").map_err(bad)?;
-            let request = Request {
-                url: &robots,
-                accept: "text/plain, */*;q=0.5",
-                // One byte more than is parsed, so that a longer file is recognized.
-                max_bytes: robots::MAX_BYTES + 1,
-                truncate: true,
+            let file = url
+                .join(path)
+                .map_err(|error| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}")))?;
+            self.get_with_retries(Request {
+                url: &file,
+                accept,
+                max_bytes,
+                truncate,
                 follow_redirects: true,
                 obey_robots: false,
                 extra_headers: None,
                 check_headers: &|_| Ok(()),
-            };
-            match self.get_with_retries(request).await {
-                Ok(response) => Ok(Arc::new(RobotsRules::parse(self.options.product(), &response.body))),
-                Err(error) => rules_without_file(error).map(Arc::new),
-            }
+            })
+            .await
         }
         .boxed()
     }
@@ -306,188 +305,40 @@ impl Client {
     ) -> Result<Response, FetchError> {
         let (status, mut headers) = (http.status(), http.headers().clone());
         tdm_rules.annotate(request.url, &mut headers);
-        let empty = |headers, redirect, not_modified| Response {
-            url: request.url.clone(),
-            headers,
-            redirect,
-            not_modified,
-            body: Vec::new(),
-            reservation: Reservation::default(),
-            permit: None,
-        };
         if let 301 | 302 | 303 | 307 | 308 = status.as_u16() {
             let redirect = Some(redirect_target(request.url, &headers)?);
-            return Ok(empty(headers, redirect, false));
+            return Ok(Response { redirect, ..Response::empty(request.url, headers) });
         }
         if status == StatusCode::NOT_MODIFIED && request.extra_headers.is_some() {
-            return Ok(empty(headers, None, true));
+            return Ok(Response { not_modified: true, ..Response::empty(request.url, headers) });
         }
         let is_part = status == StatusCode::PARTIAL_CONTENT
-            && request.extra_headers.is_some_and(|conditions| conditions.contains_key(RANGE));
+            && request.extra_headers.is_some_and(|extra| extra.contains_key(RANGE));
         if !is_part && !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
-            let kind = FetchErrorKind::from_status(status.as_u16());
-            let mut error = FetchError::new(kind, format!("HTTP {}", status.as_u16()));
-            if matches!(status.as_u16(), 429 | 503) {
-                error.retry_after = retry_after(&headers);
-                if let Some(pause) =
-                    error.retry_after.filter(|pause| *pause <= seconds(self.options.max_retry_after))
-                {
-                    host.pause(pause);
-                }
-            }
-            return Err(error);
+            return Err(self.status_error(host, status.as_u16(), &headers));
         }
-        let coding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes).unwrap_or(b"identity");
-        if !coding.eq_ignore_ascii_case(b"identity") && !coding.is_empty() {
-            let detail =
-                format!("content coding `{}`, which was not requested", String::from_utf8_lossy(coding));
-            return Err(FetchError::new(FetchErrorKind::ContentEncoding, detail));
-        }
+        check_content_coding(&headers)?;
         (request.check_headers)(&headers)?;
-        let (body, reservation) = self.read_body(request, http).await?;
-        Ok(Response {
-            url: request.url.clone(),
-            headers,
-            redirect: None,
-            not_modified: false,
-            body,
-            reservation,
-            permit: None,
-        })
+        let (body, reservation) = read_body(http, &request, &self.options, &self.budget).await?;
+        Ok(Response { body, reservation, ..Response::empty(request.url, headers) })
     }
 
-    /// Reads a body within its limits; its bytes are reserved before they are read.
-    async fn read_body(
-        &self,
-        request: Request<'_>,
-        mut http: reqwest::Response,
-    ) -> Result<(Vec<u8>, Reservation), FetchError> {
-        let length = http.content_length();
-        let too_long = || {
-            FetchError::new(
-                FetchErrorKind::TooManyBytes,
-                format!("the body is longer than {} bytes", request.max_bytes),
-            )
-        };
-        if length.is_some_and(|length| length > request.max_bytes) && !request.truncate {
-            return Err(too_long());
-        }
-        let expected = length.unwrap_or(UNKNOWN_LENGTH).min(request.max_bytes);
-        let mut reservation = self.budget.reserve(expected).await;
-        let mut body = Vec::new();
-        let start = Instant::now();
-        let mut end = start + seconds(self.options.body_timeout);
-        let mut grace_end = start + seconds(self.options.min_rate_after);
-        loop {
-            // When the bytes so far fall below the minimum rate.
-            let slow =
-                grace_end + Duration::from_secs_f64(body.len() as f64 / self.options.min_rate.max(1) as f64);
-            let chunk = match timeout_at(end.min(slow), http.chunk()).await {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => break,
-                Ok(Err(error)) => return Err(classify_body_error(&error, body.len(), length)),
-                // Neither message has the byte count: rejects would differ from run to run.
-                Err(_) if slow < end => {
-                    let detail = format!("slower than {} bytes per second", self.options.min_rate);
-                    return Err(FetchError::new(FetchErrorKind::TooSlow, detail));
-                }
-                Err(_) => {
-                    let detail = format!("the body did not end within {} s", self.options.body_timeout);
-                    return Err(FetchError::new(FetchErrorKind::TimeoutBody, detail));
-                }
-            };
-            if length.is_none() {
-                let (waiting, needed) = (Instant::now(), (body.len() + chunk.len()) as u64);
-                // Doubles, as buffers do.
-                self.budget.grow(&mut reservation, needed.next_power_of_two().min(request.max_bytes)).await;
-                // Waiting for our own budget is not the server's fault.
-                (end, grace_end) = (end + waiting.elapsed(), grace_end + waiting.elapsed());
-            } else if body.capacity() == 0 {
-                // Only now that bytes arrived: a large announced length alone must not cost memory.
-                body.reserve_exact(expected as usize);
-            }
-            let room = (request.max_bytes as usize).saturating_sub(body.len());
-            if chunk.len() <= room {
-                body.extend_from_slice(&chunk);
-            } else if request.truncate {
-                body.extend_from_slice(&chunk[..room]);
-                break;
-            } else {
-                return Err(too_long());
+    /// The error of a status; a `Retry-After` delays all requests to the host.
+    fn status_error(&self, host: &Host, status: u16, headers: &HeaderMap) -> FetchError {
+        let mut error = FetchError::new(FetchErrorKind::from_status(status), format!("HTTP {status}"));
+        if matches!(status, 429 | 503) {
+            error.retry_after = retry_after(headers);
+            let limit = seconds(self.options.max_retry_after);
+            if let Some(pause) = error.retry_after.filter(|pause| *pause <= limit) {
+                host.pause(pause);
             }
         }
-        reservation.shrink(body.len() as u64);
-        Ok((body, reservation))
+        error
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("options", &self.options).finish_non_exhaustive()
-    }
-}
-
-/// The rules of a host whose robots.txt could not be fetched.
-fn rules_without_file(error: FetchError) -> Result<RobotsRules, FetchError> {
-    match error.kind {
-        // RFC 9309, sections 2.3.1.2 and 2.3.1.3: a missing file and too many redirects allow
-        // everything.
-        FetchErrorKind::HttpForbidden
-        | FetchErrorKind::HttpNotFound
-        | FetchErrorKind::HttpGone
-        | FetchErrorKind::HttpClientError
-        | FetchErrorKind::TooManyRedirects => Ok(RobotsRules::Absent),
-        // Section 2.3.1.4: a server error disallows everything.
-        FetchErrorKind::HttpServerError
-        | FetchErrorKind::HttpTooManyRequests
-        | FetchErrorKind::HttpUnexpected => {
-            Ok(RobotsRules::Unavailable(format!("robots.txt: {}", error.detail)))
-        }
-        // An unreachable host is reported as such.
-        _ => Err(FetchError { detail: format!("robots.txt: {}", error.detail), ..error }),
-    }
-}
-
-fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
-    let bad = |what: String| FetchError::new(FetchErrorKind::BadRedirect, what);
-    let location = headers.get(LOCATION).ok_or_else(|| bad("a redirect without a target".into()))?;
-    let location = String::from_utf8_lossy(location.as_bytes());
-    let mut target =
-        from.join(&location).map_err(|error| bad(format!("a redirect to `{location}`: {error}")))?;
-    target.set_fragment(None);
-    Ok(target)
-}
-
-/// Seconds, or a date relative to the server's own `Date`, so that clocks need not agree.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
-    Some(until.duration_since(now).unwrap_or(Duration::ZERO))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let of = |retry: &str, date: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, retry.parse().unwrap());
-            if let Some(date) = date {
-                headers.insert(DATE, date.parse().unwrap());
-            }
-            retry_after(&headers).map(|pause| pause.as_secs())
-        };
-        let date = Some("Sun, 06 Nov 1994 08:49:00 GMT");
-        assert_eq!(of("120", None), Some(120));
-        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT", date), Some(37));
-        assert_eq!(of("Sun, 06 Nov 1994 08:00:00 GMT", date), Some(0));
-        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT", None), None);
-        assert_eq!(of("soon", date), None);
     }
 }

@@ -16,22 +16,22 @@ use super::tdm::TdmRules;
 const MAX_HOSTS: usize = 4096;
 
 /// The result of fetching robots.txt, and when.
-pub(crate) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchError>)>;
+pub(super) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchError>)>;
 
 /// One origin (scheme, host, port).
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(super) struct Host {
     slots: Arc<Semaphore>,
     next_at: Mutex<Instant>,
     /// Locked while robots.txt is fetched, so that it is fetched once.
-    pub(crate) robots: tokio::sync::Mutex<CachedRobots>,
+    pub(super) robots: tokio::sync::Mutex<CachedRobots>,
     /// Locked while tdmrep.json is fetched. The rules, and when they expire.
-    pub(crate) tdm_rules: tokio::sync::Mutex<Option<(Instant, Arc<TdmRules>)>>,
+    pub(super) tdm_rules: tokio::sync::Mutex<Option<(Instant, Arc<TdmRules>)>>,
 }
 
 impl Host {
     /// Waits for a slot, and until `delay` has passed since the last request started.
-    pub(crate) async fn acquire(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn acquire(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
         let slot = self.slots.clone().acquire_owned().await.ok();
         let at = {
             let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// Delays all requests to the host, not only the one that got the `Retry-After`.
-    pub(crate) fn pause(&self, pause: Duration) {
+    pub(super) fn pause(&self, pause: Duration) {
         let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
         *next_at = (*next_at).max(Instant::now() + pause);
     }
@@ -55,18 +55,18 @@ impl Host {
 }
 
 #[derive(Debug)]
-pub(crate) struct Hosts {
+pub(super) struct Hosts {
     per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
 }
 
 impl Hosts {
     /// Allows at most `per_host` requests to a host at a time.
-    pub(crate) fn new(per_host: usize) -> Self {
+    pub(super) fn new(per_host: usize) -> Self {
         Self { per_host: per_host.max(1), hosts: Mutex::default() }
     }
 
-    pub(crate) fn get(&self, url: &Url) -> Arc<Host> {
+    pub(super) fn get(&self, url: &Url) -> Arc<Host> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if hosts.len() >= MAX_HOSTS {
             hosts.retain(|_, host| Arc::strong_count(host) > 1 || !host.is_idle());

@@ -6,22 +6,27 @@
 //! reserved before they are read.
 
 mod address;
+mod body;
 mod breaker;
 mod budget;
 mod client;
+mod directives;
 mod error;
 mod explain;
+mod headers;
 mod hosts;
 mod options;
+mod request;
 mod resolve;
 mod robots;
 mod robots_txt;
 mod tdm;
 
 pub use budget::{ByteBudget, Reservation};
-pub use client::{Client, ClientDeps, Request, Response};
+pub use client::{Client, ClientDeps};
+pub use directives::Directives;
 pub use error::{FetchError, FetchErrorKind};
 pub use options::HttpOptions;
+pub use request::{Request, Response};
 pub use resolve::{CachedLookup, Lookup, SystemLookup};
-pub use robots::Directives;
 pub(crate) use tdm::TDMREP_HEADER;

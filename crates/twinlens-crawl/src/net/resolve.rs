@@ -106,9 +106,9 @@ impl Lookup for CachedLookup {
 
 /// A resolver that returns only allowed addresses.
 #[derive(Debug, Clone)]
-pub(crate) struct GuardedResolver {
-    pub(crate) lookup: Arc<dyn Lookup>,
-    pub(crate) policy: Arc<AddressPolicy>,
+pub(super) struct GuardedResolver {
+    pub(super) lookup: Arc<dyn Lookup>,
+    pub(super) policy: Arc<AddressPolicy>,
 }
 
 impl GuardedResolver {
@@ -160,9 +160,10 @@ mod tests {
             let count = self.0.fetch_add(1, Ordering::SeqCst);
             async move {
                 tokio::task::yield_now().await;
-                match host.contains('!') {
-                    true => Err(io::Error::other(format!("no address at question {count}"))),
-                    false => Ok(vec![IpAddr::from([8, 8, 8, 8])]),
+                if host.contains('!') {
+                    Err(io::Error::other(format!("no address at lookup {count}")))
+                } else {
+                    Ok(vec![IpAddr::from([8, 8, 8, 8])])
                 }
             }
             .boxed()
@@ -176,7 +177,7 @@ mod tests {
         let cached = CachedLookup::with_ttls(inner.clone(), TTL, Duration::ZERO);
         let lookups = || counting.0.load(Ordering::SeqCst);
         let all = join_all((0..100).map(|_| cached.lookup("a.test".into()))).await;
-        assert!(all.iter().all(Result::is_ok) && lookups() == 1, "{} questions", lookups());
+        assert!(all.iter().all(Result::is_ok) && lookups() == 1, "{} lookups", lookups());
         assert!(
             cached.lookup("!.test".into()).await.is_err() && cached.lookup("!.test".into()).await.is_err()
         );
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(lookups(), 3, "failures expire sooner");
         let cached = CachedLookup::with_ttls(inner, Duration::ZERO, TTL);
         let all = join_all((0..100).map(|_| cached.lookup("!.test".into()))).await;
-        assert!(all.iter().all(Result::is_err) && lookups() == 4, "{} questions", lookups());
+        assert!(all.iter().all(Result::is_err) && lookups() == 4, "{} lookups", lookups());
         assert!(cached.lookup("a.test".into()).await.is_ok() && cached.lookup("a.test".into()).await.is_ok());
         assert_eq!(lookups(), 6, "an expired answer is looked up again");
     }

@@ -3,16 +3,19 @@
 
 use memchr::memmem;
 
+/// Maximum number of sitemaps that are kept.
+const MAX_SITEMAPS: usize = 1000;
+
 /// The rules in a robots.txt for one product.
 #[derive(Debug, Default)]
-pub struct RobotsTxt {
+pub(super) struct RobotsTxt {
     /// The longest pattern first, and `allow` before `disallow` of equal length: the first match
     /// wins.
     rules: Vec<Rule>,
     /// `crawl-delay`, in seconds.
-    pub delay: Option<f32>,
+    pub(super) delay: Option<f32>,
     /// The sitemaps it names, which address every robot.
-    pub sitemaps: Vec<String>,
+    pub(super) sitemaps: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ struct Group {
 
 impl RobotsTxt {
     /// Parses the groups that name `product`, or else those for `*`.
-    pub fn parse(product: &str, text: &[u8]) -> Self {
+    pub(super) fn parse(product: &str, text: &[u8]) -> Self {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let (mut our_rules, mut any_rules, mut sitemaps) = (None, Self::default(), Vec::new());
         let mut group = Group::default();
@@ -63,7 +66,9 @@ impl RobotsTxt {
                     continue;
                 }
                 b"sitemap" => {
-                    sitemaps.extend(std::str::from_utf8(value).ok().map(str::to_owned));
+                    if sitemaps.len() < MAX_SITEMAPS {
+                        sitemaps.push(String::from_utf8_lossy(value).into_owned());
+                    }
                     continue;
                 }
                 b"crawl-delay" => None,
@@ -97,7 +102,7 @@ impl RobotsTxt {
     }
 
     /// Whether a path (with its query) may be fetched. robots.txt itself is always allowed.
-    pub fn allows(&self, path: &str) -> bool {
+    pub(super) fn allows(&self, path: &str) -> bool {
         let path = normal_path(path);
         let rule = self.rules.iter().find(|rule| rule.pattern.matches(&path));
         path == b"/robots.txt" || rule.is_none_or(|rule| rule.allow)
@@ -255,6 +260,13 @@ mod tests {
         let text = "User-agent: *\nCrawl-delay: 2.5\n\nUser-agent: bad\nDisallow: /\n";
         check("x", text, &[("/", true)]);
         assert_eq!(RobotsTxt::parse("x", text.as_bytes()).delay, Some(2.5));
+    }
+
+    #[test]
+    fn sitemaps_are_listed_for_every_robot() {
+        let text = b"\xef\xbb\xbfSitemap: http://a.test/one.xml\nUser-agent: *\nDisallow: /\n \
+                     sitemap :/two.xml # the second\nSITEMAP: ftp://x/\nSitemapx: /no";
+        assert_eq!(RobotsTxt::parse("x", text).sitemaps, ["http://a.test/one.xml", "/two.xml", "ftp://x/"]);
     }
 
     #[test]

@@ -6,30 +6,22 @@
 //! and missing files reserve nothing. Response headers override the file, and a page's meta tags
 //! override both.
 
-use std::sync::Arc;
-
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
-use tokio::time::Instant;
 use url::{Position, Url};
 
-use super::client::{Client, Request, Response};
-use super::error::{FetchError, FetchErrorKind};
-use super::hosts::Host;
-use super::robots;
 use super::robots_txt::{Pattern, normal_path};
 
-const PATH: &str = "/.well-known/tdmrep.json";
+pub(super) const PATH: &str = "/.well-known/tdmrep.json";
+pub(super) const ACCEPT: &str = "application/json, */*;q=0.5";
 /// Longest file, in bytes.
-const MAX_BYTES: u64 = 500 << 10;
+pub(super) const MAX_BYTES: u64 = 500 << 10;
 /// Pseudo-header that the client adds to a response whose URL the host's file reserves.
 pub(crate) const TDMREP_HEADER: HeaderName = HeaderName::from_static("x-tdmrep-json");
 
 /// The rules of one host.
 #[derive(Debug, Default)]
-pub struct TdmRules(Vec<Rule>);
+pub(super) struct TdmRules(Vec<Rule>);
 
 #[derive(Debug)]
 struct Rule {
@@ -42,7 +34,7 @@ struct Rule {
 impl TdmRules {
     /// Parses a file. Rules without a location, or whose reservation is neither 1 nor 0, are
     /// ignored.
-    pub fn parse(text: &[u8]) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         match serde_json::from_slice(text) {
             Ok(Value::Array(rules)) => Self(rules.iter().filter_map(Rule::of).collect()),
@@ -51,7 +43,7 @@ impl TdmRules {
     }
 
     /// A description of the reservation if the use of the URL is reserved.
-    pub fn reserved(&self, url: &Url) -> Option<String> {
+    pub(super) fn reserved(&self, url: &Url) -> Option<String> {
         let path = normal_path(&url[Position::BeforePath..Position::AfterQuery]);
         let rule = self.0.iter().find(|rule| rule.location.matches(&path)).filter(|rule| rule.reserved)?;
         let policy = rule.policy.as_ref().map(|policy| format!(" (policy: {policy})")).unwrap_or_default();
@@ -82,47 +74,6 @@ impl Rule {
             |policy: &&str| policy.len() <= 500 && policy.bytes().all(|byte| byte.is_ascii_graphic());
         let policy = rule.get("tdm-policy").and_then(Value::as_str).filter(is_safe).map(String::from);
         Some(Self { location: Pattern::new(location.as_bytes()), reserved, policy })
-    }
-}
-
-impl Client {
-    /// The TDM rules of a host, fetched if they are not cached.
-    pub(super) async fn tdm_rules(&self, host: &Host, url: &Url) -> Arc<TdmRules> {
-        let mut cached = host.tdm_rules.lock().await;
-        if let Some((_, rules)) = cached.as_ref().filter(|(until, _)| Instant::now() < *until) {
-            return rules.clone();
-        }
-        let (rules, ttl) = match self.fetch_tdm_file(url).await {
-            Ok(response) => (TdmRules::parse(&response.body), robots::TTL),
-            // The host does not use the protocol. After a transient failure the file is fetched
-            // again soon.
-            Err(error) if !error.kind.is_transient() => (TdmRules::default(), robots::TTL),
-            Err(_) => (TdmRules::default(), robots::FAILURE_TTL),
-        };
-        let rules = Arc::new(rules);
-        *cached = Some((Instant::now() + ttl, rules.clone()));
-        rules
-    }
-
-    /// Boxed because a fetch awaits it.
-    fn fetch_tdm_file<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<Response, FetchError>> {
-        async move {
-            let bad =
-                |error: url::ParseError| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}"));
-            let file = url.join(PATH).map_err(bad)?;
-            let request = Request {
-                url: &file,
-                accept: "application/json, */*;q=0.5",
-                max_bytes: MAX_BYTES,
-                truncate: false,
-                follow_redirects: true,
-                obey_robots: false,
-                extra_headers: None,
-                check_headers: &|_| Ok(()),
-            };
-            self.get_with_retries(request).await
-        }
-        .boxed()
     }
 }
 

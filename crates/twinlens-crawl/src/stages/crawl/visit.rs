@@ -6,13 +6,8 @@ use url::Url;
 use super::cache::{Cache, CachedPage};
 use crate::frontier::{Visit, VisitKind};
 use crate::html::{self, ExtractOptions, Page, TextSourceSet};
-use crate::net::{
-    ByteBudget, Client, Directives, FetchError, FetchErrorKind, Request, Response, TDMREP_HEADER,
-};
+use crate::net::{ByteBudget, Client, Directives, FetchError, FetchErrorKind, Request, TDMREP_HEADER};
 use crate::sitemap::{self, Sitemap};
-
-/// How much of a robots.txt is parsed for sitemaps, in bytes.
-const MAX_ROBOTS: u64 = 500 << 10;
 
 pub(super) enum VisitResult {
     /// A page. If the owner opted out, `opt_out` is set and there are no pairs.
@@ -110,40 +105,28 @@ impl Visitor {
     }
 
     async fn sitemap(&self, url: Url) -> Result<VisitResult, FetchError> {
-        let accept = "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1";
-        let response = self.list(&url, accept, sitemap::MAX_BYTES, true).await?;
-        let sitemap_budget = self.sitemap_budget.reserve(sitemap::MAX_BYTES).await;
+        let request = Request {
+            url: &url,
+            accept: "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1",
+            max_bytes: sitemap::MAX_BYTES,
+            truncate: false,
+            follow_redirects: true,
+            obey_robots: true,
+            extra_headers: None,
+            check_headers: &|_| Ok(()),
+        };
+        let response = self.client.get(request).await?;
+        let budget = self.sitemap_budget.reserve(sitemap::MAX_BYTES).await;
         let read = move || {
-            let _reserved = (sitemap_budget, response.reservation);
+            let _reserved = (budget, response.reservation);
             Sitemap::parse(&response.body, &response.url)
         };
         Ok(VisitResult::Sitemap(run_blocking(read).await?))
     }
 
     async fn robots(&self, url: Url) -> Result<VisitResult, FetchError> {
-        let response = self.list(&url, "text/plain, */*;q=0.5", MAX_ROBOTS, false).await?;
-        Ok(VisitResult::Robots(sitemap::of_robots(&response.body, &response.url)))
-    }
-
-    async fn list(
-        &self,
-        url: &Url,
-        accept: &'static str,
-        max_bytes: u64,
-        robots: bool,
-    ) -> Result<Response, FetchError> {
-        // A longer robots.txt is truncated; a longer sitemap is an error.
-        let request = Request {
-            url,
-            accept,
-            max_bytes,
-            truncate: !robots,
-            follow_redirects: true,
-            obey_robots: robots,
-            extra_headers: None,
-            check_headers: &|_| Ok(()),
-        };
-        self.client.get(request).await
+        let (base, references) = self.client.robots_sitemaps(&url).await?;
+        Ok(VisitResult::Robots(sitemap::resolve_all(&base, &references)))
     }
 }
 
@@ -161,6 +144,6 @@ fn check_html(headers: &HeaderMap) -> Result<(), FetchError> {
     let kind = content_type(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
         "" | "text/html" | "application/xhtml+xml" => Ok(()),
-        _ => Err(FetchError::new(FetchErrorKind::ContentType, format!("content type `{kind}` is no page"))),
+        _ => Err(FetchError::new(FetchErrorKind::ContentType, format!("content type `{kind}` is not HTML"))),
     }
 }

@@ -1,0 +1,106 @@
+//! Reads bodies within their limits.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::budget::{ByteBudget, Reservation};
+use super::error::{FetchError, FetchErrorKind};
+use super::explain::classify_body_error;
+use super::options::{HttpOptions, seconds};
+use super::request::Request;
+
+/// First reservation for a body of unknown length, in bytes.
+const UNKNOWN_LENGTH: u64 = 64 << 10;
+
+/// Reads a body; its bytes are reserved before they are read.
+pub(super) async fn read_body(
+    http: reqwest::Response,
+    request: &Request<'_>,
+    options: &HttpOptions,
+    budget: &ByteBudget,
+) -> Result<(Vec<u8>, Reservation), FetchError> {
+    let (length, max_bytes) = (http.content_length(), request.max_bytes);
+    let too_long = || {
+        FetchError::new(FetchErrorKind::TooManyBytes, format!("the body is longer than {max_bytes} bytes"))
+    };
+    if length.is_some_and(|length| length > max_bytes) && !request.truncate {
+        return Err(too_long());
+    }
+    let expected = length.unwrap_or(UNKNOWN_LENGTH).min(max_bytes);
+    let mut reservation = budget.reserve(expected).await;
+    let mut body = Vec::new();
+    let mut chunks = Chunks::new(http, options);
+    while let Some(chunk) = chunks.next(body.len()).await? {
+        if length.is_none() {
+            let (waiting, needed) = (Instant::now(), (body.len() + chunk.len()) as u64);
+            // Doubles, as buffers do.
+            budget.grow(&mut reservation, needed.next_power_of_two().min(max_bytes)).await;
+            chunks.extend_limits(waiting.elapsed());
+        } else if body.capacity() == 0 {
+            // Only now that bytes arrived: a large announced length alone must not cost memory.
+            body.reserve_exact(expected as usize);
+        }
+        let room = (max_bytes as usize).saturating_sub(body.len());
+        if chunk.len() > room && !request.truncate {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            break;
+        }
+    }
+    reservation.shrink(body.len() as u64);
+    Ok((body, reservation))
+}
+
+/// The chunks of a body, within the time limit and above the minimum rate.
+struct Chunks<'a> {
+    http: reqwest::Response,
+    /// The announced length.
+    length: Option<u64>,
+    options: &'a HttpOptions,
+    end: Instant,
+    /// When the minimum rate starts to apply.
+    grace_end: Instant,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(http: reqwest::Response, options: &'a HttpOptions) -> Self {
+        let start = Instant::now();
+        Self {
+            length: http.content_length(),
+            http,
+            options,
+            end: start + seconds(options.body_timeout),
+            grace_end: start + seconds(options.min_rate_after),
+        }
+    }
+
+    /// The next chunk after `received` bytes.
+    async fn next(&mut self, received: usize) -> Result<Option<Bytes>, FetchError> {
+        // When the bytes so far fall below the minimum rate.
+        let slow = Duration::from_secs_f64(received as f64 / self.options.min_rate.max(1) as f64);
+        let slow = self.grace_end + slow;
+        // Neither message has the byte count: rejects would differ from run to run.
+        let (kind, detail) = match timeout_at(self.end.min(slow), self.http.chunk()).await {
+            Ok(chunk) => {
+                return chunk.map_err(|error| classify_body_error(&error, received, self.length));
+            }
+            Err(_) if slow < self.end => {
+                (FetchErrorKind::TooSlow, format!("slower than {} bytes per second", self.options.min_rate))
+            }
+            Err(_) => {
+                let limit = self.options.body_timeout;
+                (FetchErrorKind::TimeoutBody, format!("the body did not end within {limit} s"))
+            }
+        };
+        Err(FetchError::new(kind, detail))
+    }
+
+    /// Waiting for our own budget is not the server's fault.
+    fn extend_limits(&mut self, waited: Duration) {
+        (self.end, self.grace_end) = (self.end + waited, self.grace_end + waited);
+    }
+}

@@ -1,0 +1,60 @@
+//! What the client takes and returns.
+
+use reqwest::header::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+use url::Url;
+
+use super::budget::Reservation;
+use super::error::FetchError;
+
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub url: &'a Url,
+    /// The `Accept` header.
+    pub accept: &'static str,
+    /// The longest body, in bytes.
+    pub max_bytes: u64,
+    /// Truncate a longer body instead of failing.
+    pub truncate: bool,
+    /// Follow redirects; otherwise [`Response::redirect`] is the target.
+    pub follow_redirects: bool,
+    /// Obey robots.txt and opt-outs, if the options do.
+    pub obey_robots: bool,
+    /// Conditions (`If-None-Match`, `If-Modified-Since`), which allow a [`Response::not_modified`]; or
+    /// a `Range`, which allows a partial response with a `Content-Range`.
+    pub extra_headers: Option<&'a HeaderMap>,
+    /// Runs on the headers before the body is read.
+    pub check_headers: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
+}
+
+#[derive(Debug)]
+pub struct Response {
+    /// The URL after redirects.
+    pub url: Url,
+    pub headers: HeaderMap,
+    /// The target of a redirect that was not followed; the body is then empty.
+    pub redirect: Option<Url>,
+    /// The status was 304; the body is then empty.
+    pub not_modified: bool,
+    pub body: Vec<u8>,
+    /// The bytes of the body in the budget.
+    pub reservation: Reservation,
+    /// Counts towards [`ClientDeps::max_open`](super::ClientDeps::max_open) until it is dropped, so
+    /// that no more responses arrive than can be processed.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Response {
+    /// A response without a body.
+    pub(super) fn empty(url: &Url, headers: HeaderMap) -> Self {
+        Self {
+            url: url.clone(),
+            headers,
+            redirect: None,
+            not_modified: false,
+            body: Vec::new(),
+            reservation: Reservation::default(),
+            permit: None,
+        }
+    }
+}
