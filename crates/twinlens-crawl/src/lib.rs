@@ -8,10 +8,10 @@
 //! * [`stages`]: the kinds of stages.
 
 pub mod frontier;
-pub mod html;
+mod html;
 pub mod net;
-pub mod pairs;
-pub mod sitemap;
+mod pairs;
+mod sitemap;
 pub mod stages;
 
 use twinlens_pipeline::Registry;

@@ -11,7 +11,7 @@ use twinlens_pipeline::rejects;
 
 /// The uid of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte and the
 /// caption.
-pub fn uid(url: &str, caption: &str) -> String {
+pub(crate) fn uid(url: &str, caption: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(url);
     hash.update([0]);
@@ -21,21 +21,21 @@ pub fn uid(url: &str, caption: &str) -> String {
 
 /// One row of a source: a pair or a reject.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct PairRow<'a> {
-    pub url: Option<&'a str>,
-    pub caption: Option<&'a str>,
-    pub page_url: Option<&'a str>,
-    pub text_source: Option<&'a str>,
+pub(crate) struct PairRow<'a> {
+    pub(crate) url: Option<&'a str>,
+    pub(crate) caption: Option<&'a str>,
+    pub(crate) page_url: Option<&'a str>,
+    pub(crate) text_source: Option<&'a str>,
     /// Extra columns in the order of the builder's schema.
-    pub extra: &'a [Option<String>],
+    pub(crate) extra: &'a [Option<String>],
     /// Code and detail of a reject.
-    pub reject: Option<(&'a str, &'a str)>,
+    pub(crate) reject: Option<(&'a str, &'a str)>,
 }
 
 /// Builds batches of the contract's text columns, extra string columns, and the reserved reject
 /// columns.
 #[derive(Debug)]
-pub struct PairBatchBuilder {
+pub(crate) struct PairBatchBuilder {
     stage: String,
     schema: SchemaRef,
     columns: Vec<StringBuilder>,
@@ -44,27 +44,27 @@ pub struct PairBatchBuilder {
 
 impl PairBatchBuilder {
     /// `extra` are the columns besides the contract's.
-    pub fn new(stage: &str, extra: &[String]) -> Self {
+    pub(crate) fn new(stage: &str, extra: &[String]) -> Self {
         let schema = rejects::schema_with_reserved(&schema(extra));
         let columns = schema.fields().iter().map(|_| StringBuilder::new()).collect();
         Self { stage: stage.into(), schema, columns, rows: 0 }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    pub fn schema(&self) -> &SchemaRef {
+    pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     /// Adds a row. The uid of a reject is a hash of its page and its detail, which contains its
     /// location.
-    pub fn push(&mut self, row: PairRow<'_>) {
+    pub(crate) fn push(&mut self, row: PairRow<'_>) {
         let uid = match row.reject {
             None => uid(row.url.unwrap_or_default(), row.caption.unwrap_or_default()),
             Some((_, detail)) => uid(row.page_url.unwrap_or_default(), detail),
@@ -87,7 +87,7 @@ impl PairBatchBuilder {
     }
 
     /// Takes the rows so far as a batch.
-    pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
         let columns = self.columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         RecordBatch::try_new(self.schema.clone(), columns)
@@ -95,7 +95,7 @@ impl PairBatchBuilder {
 }
 
 /// The schema of a source: the contract's text columns and extra string columns.
-pub fn schema(extra: &[String]) -> SchemaRef {
+pub(crate) fn schema(extra: &[String]) -> SchemaRef {
     use arrow::datatypes::{DataType, Field, Schema};
     let texts = contracts::pair_texts();
     let mut fields: Vec<Field> = texts.fields().iter().map(|field| field.as_ref().clone()).collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::iter::Peekable;
 
-use super::Visit;
+use super::visit::Visit;
 
 /// A waiting page: depth and URL.
 pub(super) type PageKey = (u32, String);

@@ -11,6 +11,7 @@
 mod changes;
 mod normalize;
 mod store;
+mod visit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -20,6 +21,7 @@ use url::Url;
 
 pub(crate) use normalize::normalize_url;
 pub use store::{Counts, Store, StoreError};
+pub use visit::{Visit, VisitKind, WaveRecord};
 
 /// How far from its seeds a crawl goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
@@ -32,53 +34,6 @@ pub enum Scope {
     Subdomains,
     /// The directories of the seeds: `http://a.example/b/c.html` includes `http://a.example/b/...`.
     Prefix,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum VisitKind {
-    /// A robots.txt, for the sitemaps it lists.
-    Robots,
-    /// A list of pages or of sitemaps.
-    Sitemap,
-    Page,
-}
-
-impl VisitKind {
-    /// The value in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Robots => "robots",
-            Self::Sitemap => "sitemap",
-            Self::Page => "page",
-        }
-    }
-
-    /// The kind with this name; unknown names are pages.
-    pub fn from_name(name: &str) -> Self {
-        [Self::Robots, Self::Sitemap].into_iter().find(|kind| kind.name() == name).unwrap_or(Self::Page)
-    }
-
-    fn from_number(number: u8) -> Self {
-        [Self::Robots, Self::Sitemap].into_iter().find(|kind| *kind as u8 == number).unwrap_or(Self::Page)
-    }
-}
-
-/// Something to visit. The order is the crawl order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Visit {
-    pub kind: VisitKind,
-    /// For a page, the number of links from a seed; a redirect counts as none, and a sitemap as
-    /// one. For a sitemap, the number of sitemaps that lead to it.
-    pub depth: u32,
-    /// The normalized URL.
-    pub url: String,
-}
-
-impl Visit {
-    pub fn page(depth: u32, url: impl Into<String>) -> Self {
-        Self { kind: VisitKind::Page, depth, url: url.into() }
-    }
 }
 
 /// Limits of a crawl.
@@ -95,14 +50,6 @@ pub struct CrawlLimits {
     pub max_sitemaps: u64,
     /// Parameters to drop from URLs ([`normalize_url`]).
     pub drop_params: Vec<String>,
-}
-
-/// What a committed wave recorded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WaveRecord {
-    /// The visits, and the canonical URL of each that was not known before.
-    pub visits: Vec<(Visit, Option<String>)>,
-    pub found: Vec<Visit>,
 }
 
 /// What the current wave has found so far.

@@ -4,7 +4,7 @@ use url::Url;
 
 /// Removes the fragment, the parameters in `drop_params` (a final star matches any ending), and a
 /// query that this leaves empty. The URL parser has normalized the rest.
-pub fn normalize_url(url: &Url, drop_params: &[String]) -> Url {
+pub(crate) fn normalize_url(url: &Url, drop_params: &[String]) -> Url {
     let mut url = url.clone();
     url.set_fragment(None);
     let Some(query) = url.query() else { return url };

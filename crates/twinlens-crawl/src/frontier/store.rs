@@ -16,7 +16,7 @@ use redb::{
 use sha2::{Digest, Sha256};
 
 use super::changes::{Changes, PageKey, merge};
-use super::{Visit, VisitKind, WaveRecord};
+use super::visit::{Visit, VisitKind, WaveRecord};
 
 /// Waiting pages: depth and URL, in crawl order.
 const PAGES: TableDefinition<'_, (u32, &str), ()> = TableDefinition::new("pages");

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use twinlens_text::{collapse_whitespace, unescape_html};
 use url::Url;
 
+use super::page::{ImageText, Page, TextSource, TextSourceSet, limits};
 use super::srcset::largest_candidate;
 use super::structured;
-use super::{ImageText, Page, TextSource, TextSourceSet, limits};
 use crate::net::Directives;
 
 /// Attributes that may hold the URL of an image, the likeliest first (`src` of a lazily loaded

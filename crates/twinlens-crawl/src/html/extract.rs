@@ -11,13 +11,13 @@ use html5ever::{LocalName, local_name};
 use url::Url;
 
 use super::builder::{PageBuilder, image_url};
-use super::{ExtractOptions, Page, limits};
+use super::page::{ExtractOptions, Page, limits};
 
 /// Bytes fed to the tokenizer between checks of its progress.
 const CHUNK: usize = 16 << 10;
 
 /// Extracts pairs and links from a page.
-pub fn extract(html: &str, page_url: &Url, options: &ExtractOptions<'_>) -> Page {
+pub(crate) fn extract(html: &str, page_url: &Url, options: &ExtractOptions<'_>) -> Page {
     let sink = Sink(RefCell::new(PageParser::new(PageBuilder::new(options.captions))));
     let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
@@ -134,6 +134,11 @@ impl PageParser {
             }
             _ => self.block_boundary(&tag.name),
         }
+        self.enter_raw_text(tag)
+    }
+
+    /// Tells the tokenizer if the text of an element is not markup.
+    fn enter_raw_text(&mut self, tag: &Tag) -> TokenSinkResult<()> {
         let raw = match tag.name {
             local_name!("title") | local_name!("textarea") => RawKind::Rcdata,
             local_name!("style")

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::limits;
+use super::page::limits;
 
 /// URL and text of each `ImageObject` that has both, in document order. A script that is not JSON
 /// has none.

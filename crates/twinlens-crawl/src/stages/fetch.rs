@@ -41,8 +41,8 @@ use twinlens_pipeline::{
 use self::assemble::{Assembler, FinishedRows};
 use self::images::ImageFetcher;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
-use super::checks;
-use super::files::arrow_error;
+use super::common::arrow_error;
+use super::options;
 use crate::net::HttpOptions;
 
 /// Fetches the images of pairs.
@@ -52,17 +52,17 @@ pub struct Fetch {
     /// The pairs whose `url` is fetched.
     input: Input,
     /// How to resize images.
-    #[serde(default = "super::default_option::<Resize>")]
+    #[serde(default = "super::options::default_option::<Resize>")]
     resize: Located<Resize>,
     /// How to encode images.
-    #[serde(default = "super::default_option::<Encode>")]
+    #[serde(default = "super::options::default_option::<Encode>")]
     encode: Located<Encode>,
     /// Limits on the size of images.
-    #[serde(default = "super::default_option::<Limits>")]
+    #[serde(default = "super::options::default_option::<Limits>")]
     limits: Located<Limits>,
     /// Known hashes of the images. Others are rejected: the new owner of an expired domain may
     /// serve anything.
-    #[serde(default = "super::default_option::<Verify>")]
+    #[serde(default = "super::options::default_option::<Verify>")]
     verify: Located<Verify>,
     /// Maximum number of requests in flight, to all hosts together. Two splits are fetched at a
     /// time, so their rows are a limit too.
@@ -72,7 +72,7 @@ pub struct Fetch {
     #[serde(default = "split_rows")]
     split_rows: usize,
     /// HTTP settings.
-    #[serde(default = "super::default_option::<HttpOptions>")]
+    #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     /// The JPEG decoder of this build. It affects pixel values, so a dataset of another build is
     /// rebuilt.
@@ -114,8 +114,8 @@ impl Stage for Fetch {
     }
 
     fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http_faults(&self.http);
-        faults.extend(checks::image_faults(&self.resize, &self.encode, &self.limits));
+        let mut faults = options::http_faults(&self.http);
+        faults.extend(options::image_faults(&self.resize, &self.encode, &self.limits));
         let schema =
             inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pair_texts);
         let text =
@@ -129,7 +129,7 @@ impl Stage for Fetch {
         }
         let verify = self.verify.check(&schema);
         faults.extend(verify.map(|why| Fault::at(self.verify.span(), why)));
-        checks::tables_or_faults(faults, || Tables::main(with_images(&schema)))
+        options::tables_or_faults(faults, || Tables::main(with_images(&schema)))
     }
 
     fn work(&self) -> Work<'_> {

@@ -6,15 +6,12 @@ use tokio::sync::OnceCell;
 use twinlens_pipeline::stage::SourceSplit;
 use twinlens_pipeline::{Fault, Located, RunContext, RunError};
 
+use super::common::{file_name, is_url};
 use super::remote::{self, Download};
 use crate::net::{ByteBudget, Client, HttpOptions};
 
 /// Maximum number of simultaneous requests for downloads.
 const MAX_OPEN: usize = 16;
-
-pub(super) fn is_url(file: &str) -> bool {
-    file.starts_with("http://") || file.starts_with("https://")
-}
 
 /// The files that can be checked for changes before a run: those that are not URLs.
 pub(super) fn local_files(files: &[Located<String>]) -> Vec<Located<String>> {
@@ -69,8 +66,10 @@ impl FileOpener {
             return Ok(InputFile { name, path: PathBuf::from(&split.file), download: None });
         }
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);
-        let client =
-            self.client.get_or_try_init(|| async { super::client(cx, http, budget(), MAX_OPEN) }).await?;
+        let client = self
+            .client
+            .get_or_try_init(|| async { super::network::client(cx, http, budget(), MAX_OPEN) })
+            .await?;
         let download = remote::download(client, &split.file, &cx.files.scratch).await?;
         Ok(InputFile { name, path: download.path().into(), download: Some(download) })
     }
@@ -95,21 +94,4 @@ impl InputFile {
             download.mark_read();
         }
     }
-}
-
-pub(super) fn arrow_error(error: arrow::error::ArrowError) -> RunError {
-    RunError::Engine(error.into())
-}
-
-/// Runs blocking work outside the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
-}
-
-/// The last part of a path, or of a URL without its query.
-pub(super) fn file_name(path: &str) -> &str {
-    let path = if is_url(path) { path.split(['?', '#']).next().unwrap_or(path) } else { path };
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
 }

@@ -18,7 +18,7 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use super::checks;
+use super::options;
 use super::samples::{IMAGES, MAX_TEXT, Sample, SampleOptions, SamplePart, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 
@@ -37,7 +37,7 @@ pub struct Folder {
     #[serde(default)]
     keep: Vec<Located<String>>,
     /// Limits on the size of images.
-    #[serde(default = "super::default_option::<Limits>")]
+    #[serde(default = "super::options::default_option::<Limits>")]
     limits: Located<Limits>,
     /// How to resize images. Default: not at all.
     #[serde(default = "super::samples::no_resize")]
@@ -85,7 +85,7 @@ impl Stage for Folder {
         if self.folders.is_empty() {
             faults.push(Fault::at(self.folders.span(), "`folders` is empty: there is nothing to read"));
         }
-        checks::tables_or_faults(faults, || Tables::main(self.options().schema()))
+        options::tables_or_faults(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -145,7 +145,7 @@ impl Folder {
             }
             Ok::<_, RunError>(images)
         };
-        let images = super::files::blocking(list).await??;
+        let images = super::common::blocking(list).await??;
         Ok(Arc::new(ImageList { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
     }
 }

@@ -1,21 +1,19 @@
 //! The stages: sources of pairs ([`Crawl`], [`Warc`], [`Table`]), sources of pairs with images
 //! ([`WebDataset`], [`Folder`]), and [`Fetch`].
 
-mod checks;
+mod common;
 mod crawl;
 mod fetch;
 mod files;
 mod folder;
+mod network;
+mod options;
 mod remote;
 mod samples;
 mod split_reader;
 mod table;
 mod warc;
 mod webdataset;
-
-use std::sync::Arc;
-
-use twinlens_pipeline::{Located, RunContext, RunError};
 
 pub use crawl::Crawl;
 pub use fetch::{Fetch, VERIFY_CODES, Verify};
@@ -24,41 +22,3 @@ pub use samples::CODES as SAMPLE_CODES;
 pub use table::{CODES as TABLE_CODES, Table};
 pub use warc::{CODES as WARC_CODES, Warc};
 pub use webdataset::WebDataset;
-
-use crate::net::{ByteBudget, CachedLookup, Client, ClientDeps, HttpOptions, SystemLookup};
-
-/// The client of one stage of one run, with at most `max_open` requests in flight.
-fn client(
-    cx: &RunContext,
-    http: &HttpOptions,
-    budget: ByteBudget,
-    max_open: usize,
-) -> Result<Client, RunError> {
-    let deps = ClientDeps {
-        lookup: Arc::new(CachedLookup::new(Arc::new(SystemLookup))),
-        hosts: cx.hosts.as_ref().clone(),
-        budget,
-        max_open,
-        extra_certificates: Vec::new(),
-        seed: cx.seed_for("network"),
-    };
-    Client::new(http.clone(), deps)
-        .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
-}
-
-/// Fails if the network seems to be down, instead of rejecting every row.
-fn check_reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
-    match client.network_down(at_end) {
-        None => Ok(()),
-        Some(why) => Err(RunError::user_with_hint(
-            format!("the network seems to be down: {why}"),
-            "run the same command when it is up (the interrupted split was not committed); \
-             `http = { max_unreachable = 1.0 }` disables this check",
-        )),
-    }
-}
-
-/// The default of an option, which has no location in a file.
-fn default_option<T: Default>() -> Located<T> {
-    Located::without_span(T::default())
-}

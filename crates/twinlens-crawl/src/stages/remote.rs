@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use twinlens_pipeline::RunError;
 use url::Url;
 
-use super::files::{blocking, file_name};
+use super::common::{blocking, file_name};
 use crate::net::{Client, FetchError, FetchErrorKind, Request, Response};
 
 /// Bytes per request.
@@ -111,26 +111,39 @@ pub(super) async fn download(client: &Client, written: &str, folder: &Path) -> R
         if response.not_modified {
             return Ok(download);
         }
+        let Some(piece) = Piece::new(response, at, &download.progress) else {
+            download.progress = Progress::default();
+            return Err(failed(format!("the file changed, or the server sent a wrong range, at byte {at}")));
+        };
+        download = blocking(move || download.write_piece(piece)).await??;
+        if download.is_whole() {
+            return Ok(download);
+        }
+    }
+}
+
+/// A piece of a file.
+struct Piece {
+    start: u64,
+    bytes: Vec<u8>,
+    version: Option<String>,
+    /// Length of the whole file.
+    total: u64,
+}
+
+impl Piece {
+    /// `None` unless the response is the piece at byte `at` of the file in `progress`, or starts a file.
+    fn new(response: Response, at: u64, progress: &Progress) -> Option<Self> {
         let version = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
         let version = version.filter(|tag| tag.starts_with('"')).map(String::from);
         let range = response.headers.get(CONTENT_RANGE).map(|value| value.to_str().unwrap_or_default());
         let (start, total) = match range.map(parse_content_range) {
             // The server does not support ranges, or the file has changed: this is the whole file.
             None => (0, response.body.len() as u64),
-            Some(Some((start, total))) if start == at && !response.body.is_empty() => (start, total),
-            Some(_) => (u64::MAX, 0),
+            Some(range) => range.filter(|(start, _)| *start == at && !response.body.is_empty())?,
         };
-        let before = &download.progress;
-        let same = version == before.version && before.total == Some(total);
-        if start != 0 && (start != at || !same) {
-            download.progress = Progress::default();
-            return Err(failed(format!("the file changed, or the server sent a wrong range, at byte {at}")));
-        }
-        let piece = move || download.write_piece(start, &response.body, version, total);
-        download = blocking(piece).await??;
-        if download.is_whole() {
-            return Ok(download);
-        }
+        let continues = version == progress.version && progress.total == Some(total);
+        (start == 0 || continues).then_some(Self { start, bytes: response.body, version, total })
     }
 }
 
@@ -190,20 +203,18 @@ impl Download {
     }
 
     /// Writes a piece durably, and then the progress.
-    fn write_piece(
-        mut self,
-        start: u64,
-        piece: &[u8],
-        version: Option<String>,
-        total: u64,
-    ) -> Result<Self, RunError> {
+    fn write_piece(mut self, piece: Piece) -> Result<Self, RunError> {
         let mut file = &self.file;
-        let written = (file.set_len(start))
-            .and_then(|()| file.seek(SeekFrom::Start(start)))
-            .and_then(|_| file.write_all(piece))
+        let written = (file.set_len(piece.start))
+            .and_then(|()| file.seek(SeekFrom::Start(piece.start)))
+            .and_then(|_| file.write_all(&piece.bytes))
             .and_then(|()| file.sync_data());
         written.map_err(|error| RunError::io(&self.path, error))?;
-        self.progress = Progress { version, bytes: start + piece.len() as u64, total: Some(total) };
+        self.progress = Progress {
+            version: piece.version,
+            bytes: piece.start + piece.bytes.len() as u64,
+            total: Some(piece.total),
+        };
         let (text, path) = (serde_json::to_vec(&self.progress), progress_path(&self.path));
         let text = text.map_err(|error| RunError::Internal(error.to_string()))?;
         fs::write(&path, text).map_err(|error| RunError::io(&path, error))?;

@@ -4,6 +4,7 @@ mod ipc;
 mod lines;
 mod parquet;
 mod rows;
+mod split;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,10 +21,12 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use self::rows::ColumnSelection;
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
-use super::checks;
-use super::files::{self, FileOpener, InputFile, blocking, file_name};
+use self::rows::{ColumnSelection, Columns};
+use self::split::{Format, TableSplit};
+use super::common::{blocking, file_name, is_url};
+use super::files::{self, FileOpener};
+use super::options;
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 use crate::pairs;
@@ -31,50 +34,6 @@ use crate::pairs;
 /// Reject codes of rows.
 pub const CODES: &[&str] =
     &["no_url", "no_caption", "malformed_row", "malformed_json", "not_utf8", "row_too_long"];
-
-/// File formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Apache Parquet.
-    Parquet,
-    /// Apache Arrow IPC file or stream; Feather 2.
-    Arrow,
-    /// Comma-separated values with a header. There is no header if the first row contains a URL.
-    Csv,
-    /// Tab-separated values with a header, or without one, as CC3M and CC12M.
-    Tsv,
-    /// One JSON object per line.
-    Jsonl,
-}
-
-impl Format {
-    fn from_extension(file: &str) -> Option<Self> {
-        match file_name(file).rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
-            "parquet" => Some(Self::Parquet),
-            "arrow" | "feather" | "ipc" | "arrows" => Some(Self::Arrow),
-            "csv" => Some(Self::Csv),
-            "tsv" | "tab" => Some(Self::Tsv),
-            "jsonl" | "ndjson" => Some(Self::Jsonl),
-            _ => None,
-        }
-    }
-}
-
-/// Names of the columns. By default the usual names are tried: those of LAION, COYO, CC3M, CC12M,
-/// DataComp and img2dataset.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Columns {
-    /// The URL of the image.
-    pub url: Option<String>,
-    /// The caption.
-    pub caption: Option<String>,
-    /// The page that contains the image.
-    pub page_url: Option<String>,
-    /// Where on the page the caption was.
-    pub text_source: Option<String>,
-}
 
 /// Reads image URLs and captions from tables.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -97,7 +56,7 @@ pub struct Table {
     #[serde(default = "split_rows")]
     split_rows: usize,
     /// HTTP settings for `files` that are URLs.
-    #[serde(default = "super::default_option::<HttpOptions>")]
+    #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     #[serde(skip)]
     positions: OnceCell<Arc<SplitPositions>>,
@@ -133,7 +92,7 @@ impl Stage for Table {
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = files::files_faults(&self.files);
-        faults.extend(checks::http_faults(&self.http));
+        faults.extend(options::http_faults(&self.http));
         for file in self.files.iter() {
             if self.format.is_none() && Format::from_extension(file).is_none() {
                 let fault = Fault::at(
@@ -143,8 +102,8 @@ impl Stage for Table {
                 faults.push(fault.hint("set `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
             }
         }
-        faults.extend(checks::keep_faults(&self.keep, &contracts::pair_texts()));
-        checks::tables_or_faults(faults, || Tables::main(pairs::schema(&self.kept_columns())))
+        faults.extend(options::keep_faults(&self.keep, &contracts::pair_texts()));
+        options::tables_or_faults(faults, || Tables::main(pairs::schema(&self.kept_columns())))
     }
 
     fn work(&self) -> Work<'_> {
@@ -164,7 +123,7 @@ impl Source for Table {
         for whole in files::file_splits(cx, &self.files)? {
             cx.check_cancelled()?;
             // The rows of a URL are not known before its download.
-            if files::is_url(&whole.file) {
+            if is_url(&whole.file) {
                 splits.push(whole);
                 continue;
             }
@@ -226,17 +185,6 @@ impl Table {
     }
 }
 
-#[derive(Debug)]
-struct TableSplit {
-    schema: SchemaRef,
-    stage: String,
-    format: Format,
-    file: InputFile,
-    split: SourceSplit,
-    position: Option<(u64, u64)>,
-    selection: ColumnSelection,
-}
-
 impl SplitReader for TableSplit {
     fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -252,12 +200,5 @@ impl SplitReader for TableSplit {
             self.file.mark_read();
         }
         Ok(())
-    }
-}
-
-impl TableSplit {
-    /// A user error about the file.
-    fn error(&self, why: impl std::fmt::Display) -> RunError {
-        RunError::user(format!("{}: {why}", self.split.file))
     }
 }

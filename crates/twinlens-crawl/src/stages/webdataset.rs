@@ -20,8 +20,9 @@ use twinlens_pipeline::{
     CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
 };
 
-use super::checks;
+use super::common::is_url;
 use super::files::{self, FileOpener, InputFile};
+use super::options;
 use super::samples::{Sample, SampleOptions, SamplePart, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
@@ -41,7 +42,7 @@ pub struct WebDataset {
     #[serde(default)]
     keep: Vec<Located<String>>,
     /// Limits on the size of images.
-    #[serde(default = "super::default_option::<Limits>")]
+    #[serde(default = "super::options::default_option::<Limits>")]
     limits: Located<Limits>,
     /// How to resize images. Default: not at all.
     #[serde(default = "super::samples::no_resize")]
@@ -53,7 +54,7 @@ pub struct WebDataset {
     #[serde(default = "split_bytes")]
     split_bytes: u64,
     /// HTTP settings for `files` that are URLs.
-    #[serde(default = "super::default_option::<HttpOptions>")]
+    #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     /// Shared by the splits, with its byte budgets.
     #[serde(skip)]
@@ -90,13 +91,13 @@ impl Stage for WebDataset {
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
         let mut faults = self.options().faults();
-        faults.extend(checks::http_faults(&self.http));
+        faults.extend(options::http_faults(&self.http));
         faults.extend(files::files_faults(&self.files));
         for file in self.files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
             let fault = Fault::at(file.span(), "compressed tar files are not supported");
             faults.push(fault.hint("decompress the file: images are already compressed"));
         }
-        checks::tables_or_faults(faults, || Tables::main(self.options().schema()))
+        options::tables_or_faults(faults, || Tables::main(self.options().schema()))
     }
 
     fn work(&self) -> Work<'_> {
@@ -110,7 +111,7 @@ impl Source for WebDataset {
         let mut splits = Vec::new();
         for whole in files::file_splits(cx, &self.files)? {
             // A URL is one split.
-            let length = if files::is_url(&whole.file) {
+            let length = if is_url(&whole.file) {
                 0
             } else {
                 fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len()

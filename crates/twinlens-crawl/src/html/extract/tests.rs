@@ -3,7 +3,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::html::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet};
+use crate::html::page::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet};
 use crate::net::Directives;
 
 fn page_with(html: &str, captions: &[TextSource]) -> Page {

@@ -6,16 +6,13 @@
 
 mod cache;
 mod fetcher;
+mod tables;
 mod visit;
 mod writer;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use async_trait::async_trait;
-use datafusion::logical_expr::ident;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::SplitWriter;
@@ -27,23 +24,17 @@ use url::Url;
 
 use self::cache::Cache;
 use self::fetcher::WaveFetcher;
+use self::tables::{FRONTIER, VISITS, frontier_schema, read_wave, visits_schema};
 use self::visit::Visitor;
 use self::writer::WaveWriter;
-use super::checks;
-use super::files::arrow_error;
+use super::options;
 use crate::frontier::{CrawlLimits, Frontier, Scope, Store, StoreError, Visit, VisitKind, WaveRecord};
 use crate::html::{TextSource, TextSourceSet};
 use crate::net::{ByteBudget, HttpOptions};
 use crate::pairs;
 
-/// Side table of visits.
-const VISITS: &str = "visits";
-/// Side table of URLs found.
-const FRONTIER: &str = "frontier";
 /// File of the frontier in the stage's work directory.
 const STORE: &str = "frontier.redb";
-/// Reject code of an invalid sitemap; the other codes are those of [`crate::net::FetchErrorKind`].
-const BAD_SITEMAP: &str = "bad_sitemap";
 
 /// Crawls web pages for image-text pairs.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -101,7 +92,7 @@ pub struct Crawl {
     #[serde(default = "wave_pages")]
     wave_pages: usize,
     /// HTTP settings.
-    #[serde(default = "super::default_option::<HttpOptions>")]
+    #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
 }
 
@@ -148,7 +139,7 @@ impl Stage for Crawl {
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http_faults(&self.http);
+        let mut faults = options::http_faults(&self.http);
         for seed in self.seeds.iter().chain(&self.sitemaps) {
             if !Url::parse(seed).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
                 let fault = Fault::at(seed.span(), format!("`{}` is not an http(s) URL", seed.value()));
@@ -158,7 +149,7 @@ impl Stage for Crawl {
         if self.seeds.is_empty() {
             faults.push(Fault::at(self.seeds.span(), "`seeds` is empty: there is nothing to crawl"));
         }
-        checks::tables_or_faults(faults, || {
+        options::tables_or_faults(faults, || {
             Tables::main(pairs::schema(&[])).with(VISITS, visits_schema()).with(FRONTIER, frontier_schema())
         })
     }
@@ -168,41 +159,11 @@ impl Stage for Crawl {
     }
 }
 
-fn nullable_schema(columns: &[(&str, DataType)]) -> SchemaRef {
-    let field = |(name, kind): &(&str, DataType)| Field::new(*name, kind.clone(), true);
-    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
-}
-
-/// Visits. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of a page
-/// with the same canonical URL), `redirect`, `sitemap`, `robots`, or the reject code.
-fn visits_schema() -> SchemaRef {
-    nullable_schema(&[
-        ("url", DataType::Utf8),
-        ("kind", DataType::Utf8),
-        ("depth", DataType::Int32),
-        ("outcome", DataType::Utf8),
-        ("redirect", DataType::Utf8),
-        ("canonical", DataType::Utf8),
-        ("pairs", DataType::Int32),
-        ("links", DataType::Int32),
-    ])
-}
-
-/// The URLs found, each once, and where.
-fn frontier_schema() -> SchemaRef {
-    nullable_schema(&[
-        ("url", DataType::Utf8),
-        ("kind", DataType::Utf8),
-        ("depth", DataType::Int32),
-        ("found_on", DataType::Utf8),
-    ])
-}
-
 #[async_trait]
 impl Job for Crawl {
     async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
-        let client = super::client(cx, &self.http, budget, self.concurrency.max(1))?;
+        let client = super::network::client(cx, &self.http, budget, self.concurrency.max(1))?;
         let cache = self.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
         let captions = TextSourceSet::new(&self.captions);
         let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, captions, cache));
@@ -238,10 +199,10 @@ impl Crawl {
             cx.check_cancelled()?;
             let wave = match output.rows_wanted() {
                 Some(0) => Vec::new(),
-                _ => frontier.next_wave(self.wave_pages.max(1)).map_err(store_error)?,
+                _ => frontier.next_wave(self.wave_pages.max(1))?,
             };
             if wave.is_empty() {
-                return super::check_reachable(&visitor.client, true);
+                return super::network::check_reachable(&visitor.client, true);
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
@@ -254,7 +215,7 @@ impl Crawl {
                 cache.flush()?;
             }
             output.commit(split).await?;
-            frontier.record(&record).map_err(store_error)?;
+            frontier.record(&record)?;
         }
     }
 }
@@ -272,11 +233,13 @@ fn label(number: u64, wave: &[Visit]) -> String {
     }
 }
 
-fn store_error(error: StoreError) -> RunError {
-    RunError::user_with_hint(
-        error.to_string(),
-        "check disk space and permissions, or delete the file: it is rebuilt from the committed waves",
-    )
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Self::user_with_hint(
+            error.to_string(),
+            "check disk space and permissions, or delete the file: it is rebuilt from the committed waves",
+        )
+    }
 }
 
 impl Crawl {
@@ -293,7 +256,7 @@ impl Crawl {
         }
         for number in frontier.counts().waves.unwrap_or(0)..commits {
             cx.check_cancelled()?;
-            frontier.record(&read_wave(cx, output, number).await?).map_err(store_error)?;
+            frontier.record(&read_wave(cx, output, number).await?)?;
         }
         Ok(frontier)
     }
@@ -313,8 +276,8 @@ impl Crawl {
             drop_params: self.drop_params.clone(),
         };
         let (seeds, sitemaps) = (urls(&self.seeds)?, urls(&self.sitemaps)?);
-        let opened = Store::open(path).map_err(store_error)?;
-        Frontier::open(opened, limits, &seeds, &sitemaps, self.robots_sitemaps).map_err(store_error)
+        let opened = Store::open(path)?;
+        Ok(Frontier::open(opened, limits, &seeds, &sitemaps, self.robots_sitemaps)?)
     }
 
     /// Fetches a wave and records its visits in order.
@@ -335,7 +298,7 @@ impl Crawl {
         for visit in &wave {
             let result = fetcher.next().await?;
             if let Err(error) = &result {
-                super::check_reachable(&visitor.client, false)?;
+                super::network::check_reachable(&visitor.client, false)?;
                 failures.push(format!("{}: {error}", visit.url));
             }
             writer.record(visit, result, frontier)?;
@@ -346,7 +309,7 @@ impl Crawl {
             }
         }
         if first && failures.len() == wave.len() {
-            super::check_reachable(&visitor.client, true)?;
+            super::network::check_reachable(&visitor.client, true)?;
             return Err(RunError::user_with_hint(
                 format!("stage `{}`: no seed can be crawled: {}", cx.stage, failures.join("; ")),
                 "check `seeds`, and the `http` options if the site is on a private network (`allow_private`)",
@@ -357,47 +320,8 @@ impl Crawl {
             (visit, canonical)
         });
         let visits = visits.collect();
-        let found = frontier.end_wave().map_err(store_error)?;
+        let found = frontier.end_wave()?;
         let split = writer.finish(&found)?;
         Ok((split, WaveRecord { visits, found: found.into_keys().collect() }))
     }
-}
-
-/// Reads the record of a committed wave.
-async fn read_wave(cx: &RunContext, output: &Output, number: u64) -> Result<WaveRecord, RunError> {
-    if !output.is_done(number) {
-        return Err(RunError::Internal(format!("wave {number} is not recorded")));
-    }
-    let wave = output.dataset().only_split(number);
-    let mut record = WaveRecord::default();
-    for (table, third) in [(VISITS, "canonical"), (FRONTIER, "found_on")] {
-        let columns = ["url", "kind", "depth", third].map(ident);
-        let frame = wave.frame(&cx.session, table).await?.select(columns)?;
-        for batch in frame.collect().await? {
-            let rows = rows(&batch)?;
-            match table {
-                VISITS => record.visits.extend(rows),
-                _ => record.found.extend(rows.into_iter().map(|(visit, _)| visit)),
-            }
-        }
-    }
-    Ok(record)
-}
-
-/// Visits, and the value of the fourth column.
-fn rows(batch: &RecordBatch) -> Result<Vec<(Visit, Option<String>)>, RunError> {
-    let text = |column: usize| -> Result<_, RunError> {
-        Ok(cast(batch.column(column), &DataType::Utf8).map_err(arrow_error)?.as_string::<i32>().clone())
-    };
-    let (url, kind, last) = (text(0)?, text(1)?, text(3)?);
-    let depth = batch.column(2).as_primitive::<Int32Type>();
-    let row = |row: usize| {
-        let visit = Visit {
-            kind: VisitKind::from_name(kind.value(row)),
-            depth: depth.value(row).unsigned_abs(),
-            url: url.value(row).into(),
-        };
-        (visit, last.is_valid(row).then(|| last.value(row).to_string()))
-    };
-    Ok((0..batch.num_rows()).map(row).collect())
 }

@@ -9,15 +9,17 @@ use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::run::output::write_rows;
 use twinlens_pipeline::{RunContext, RunError};
 
+use super::tables::{FRONTIER, VISITS, frontier_schema, visits_schema};
 use super::visit::VisitResult;
-use super::{BAD_SITEMAP, FRONTIER, VISITS, frontier_schema, store_error, visits_schema};
 use crate::frontier::{Frontier, Visit, VisitKind};
 use crate::html::Page;
 use crate::net::FetchError;
 use crate::pairs::{PairBatchBuilder, PairRow};
 use crate::sitemap::Sitemap;
-use crate::stages::files::arrow_error;
+use crate::stages::common::arrow_error;
 
+/// Reject code of an invalid sitemap; the other codes are those of [`crate::net::FetchErrorKind`].
+const BAD_SITEMAP: &str = "bad_sitemap";
 /// Rows that are buffered before they are written.
 const BATCH: usize = 4096;
 
@@ -66,13 +68,13 @@ impl WaveWriter {
     ) -> Result<(), RunError> {
         let mut outcome = match found {
             Ok(VisitResult::Redirect(url)) => {
-                frontier.add_redirect(visit, &url).map_err(store_error)?;
+                frontier.add_redirect(visit, &url)?;
                 Outcome { name: "redirect", redirect: Some(url.into()), ..Outcome::default() }
             }
             Ok(VisitResult::Page { page, opt_out }) => self.record_page(visit, &page, opt_out, frontier)?,
             Ok(VisitResult::Sitemap(sitemap)) => record_sitemap(visit, sitemap, frontier)?,
             Ok(VisitResult::Robots(sitemaps)) => {
-                frontier.add_sitemaps(visit, &sitemaps).map_err(store_error)?;
+                frontier.add_sitemaps(visit, &sitemaps)?;
                 Outcome { name: "robots", links: sitemaps.len(), ..Outcome::default() }
             }
             // A host need not have a robots.txt.
@@ -113,9 +115,7 @@ impl WaveWriter {
         frontier: &mut Frontier,
     ) -> Result<Outcome, RunError> {
         let first = match &page.canonical {
-            Some(own) if self.canonical && reject.is_none() => {
-                frontier.claim_canonical(visit, own).map_err(store_error)?
-            }
+            Some(own) if self.canonical && reject.is_none() => frontier.claim_canonical(visit, own)?,
             _ => true,
         };
         for pair in page.pairs.iter().filter(|_| first) {
@@ -127,7 +127,7 @@ impl WaveWriter {
                 ..PairRow::default()
             })?;
         }
-        frontier.add_links(visit, &page.links).map_err(store_error)?;
+        frontier.add_links(visit, &page.links)?;
         Ok(Outcome {
             name: if first { "page" } else { "duplicate" },
             pairs: if first { page.pairs.len() } else { 0 },
@@ -189,8 +189,8 @@ impl WaveWriter {
 
 /// Adds the entries of a sitemap to the frontier.
 fn record_sitemap(visit: &Visit, sitemap: Sitemap, frontier: &mut Frontier) -> Result<Outcome, RunError> {
-    frontier.add_sitemaps(visit, &sitemap.sitemaps).map_err(store_error)?;
-    frontier.add_links(visit, &sitemap.pages).map_err(store_error)?;
+    frontier.add_sitemaps(visit, &sitemap.sitemaps)?;
+    frontier.add_links(visit, &sitemap.pages)?;
     Ok(Outcome {
         name: "sitemap",
         links: sitemap.pages.len() + sitemap.sitemaps.len(),

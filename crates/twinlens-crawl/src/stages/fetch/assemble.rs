@@ -14,6 +14,7 @@ use twinlens_pipeline::{RunError, rejects};
 
 use super::images::{FetchedImage, Rejection};
 use crate::net::Reservation;
+use crate::stages::common::arrow_error;
 
 /// Rows per batch.
 const BATCH_ROWS: usize = 128;
@@ -115,7 +116,7 @@ impl Assembler {
 
     fn take(&self, indices: &UInt32Array) -> Result<RecordBatch, RunError> {
         let rows = self.rows.as_ref().ok_or_else(|| RunError::Internal("no rows to take from".into()))?;
-        take_record_batch(rows, indices).map_err(super::arrow_error)
+        take_record_batch(rows, indices).map_err(arrow_error)
     }
 
     fn batch(
@@ -123,8 +124,7 @@ impl Assembler {
         column: impl Fn(&str, &DataType) -> Result<ArrayRef, RunError>,
     ) -> Result<RecordBatch, RunError> {
         let columns = self.schema.fields().iter().map(|field| column(field.name(), field.data_type()));
-        RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)
-            .map_err(super::arrow_error)
+        RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?).map_err(arrow_error)
     }
 }
 

@@ -70,7 +70,7 @@ impl ImageFetcher {
             .build()
             .map_err(|error| RunError::Internal(format!("cannot start decoder threads: {error}")))?;
         Ok(Self {
-            client: super::super::client(cx, http, ByteBudget::new(half), options.concurrency)?,
+            client: crate::stages::network::client(cx, http, ByteBudget::new(half), options.concurrency)?,
             product: http.product().to_string(),
             pixels: ByteBudget::new(half),
             decoders,
@@ -82,7 +82,7 @@ impl ImageFetcher {
 
     /// Fails if the network seems to be down.
     pub(super) fn check_reachable(&self, at_end: bool) -> Result<(), RunError> {
-        super::super::check_reachable(&self.client, at_end)
+        crate::stages::network::check_reachable(&self.client, at_end)
     }
 
     pub(super) async fn get(&self, url: &str) -> Result<FetchedImage, Rejection> {

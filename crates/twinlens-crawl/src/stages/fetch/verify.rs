@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use twinlens_image::ProcessedImage;
 use twinlens_pipeline::RunError;
 
-use super::arrow_error;
 use super::images::Rejection;
+use crate::stages::common::arrow_error;
 
 /// Reject codes of unexpected images.
 pub const CODES: &[&str] = &["sha256_mismatch", "phash_mismatch"];

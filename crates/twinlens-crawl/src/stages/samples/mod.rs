@@ -12,8 +12,8 @@ use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMod
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
 use self::columns::SampleBatchBuilder;
-use super::checks;
-use super::files::arrow_error;
+use super::common::arrow_error;
+use super::options;
 use super::split_reader::BatchSink;
 use super::table::{CAPTION_NAMES, URL_NAMES};
 use crate::net::ByteBudget;
@@ -53,8 +53,8 @@ pub(super) struct SampleOptions<'a> {
 
 impl SampleOptions<'_> {
     pub(super) fn faults(&self) -> Vec<Fault> {
-        let mut faults = checks::image_faults(self.resize, self.encode, self.limits);
-        faults.extend(checks::keep_faults(self.keep, &schema(&[])));
+        let mut faults = options::image_faults(self.resize, self.encode, self.limits);
+        faults.extend(options::keep_faults(self.keep, &schema(&[])));
         faults
     }
 

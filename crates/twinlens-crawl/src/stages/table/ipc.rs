@@ -10,12 +10,12 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use twinlens_pipeline::RunError;
 
-use super::super::files::arrow_error;
-use super::super::split_reader::BatchSink;
-use super::TableSplit;
 use super::parquet::damaged_file;
 use super::rows::FileColumns;
+use super::split::TableSplit;
 use crate::pairs::PairBatchBuilder;
+use crate::stages::common::arrow_error;
+use crate::stages::split_reader::BatchSink;
 
 /// Magic bytes of the file format.
 const MAGIC: &[u8] = b"ARROW1";
@@ -74,7 +74,8 @@ pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
 pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
     let (path, split) = (table.file.path(), &table.split);
     let batches = Batches::open(path)?;
-    let columns = FileColumns::new(table, &batches.schema())?;
+    let columns = FileColumns::new(&table.file.name, &table.selection, &batches.schema())
+        .map_err(|why| table.error(why))?;
     let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
     let mut first = 0;
     for batch in batches {

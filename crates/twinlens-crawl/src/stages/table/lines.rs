@@ -8,11 +8,11 @@ use std::path::Path;
 use csv_core::ReadRecordResult;
 use twinlens_pipeline::RunError;
 
-use super::super::files::arrow_error;
-use super::super::split_reader::BatchSink;
 use super::rows::{CandidateNames, RowValues, infer_header, push_row};
-use super::{Format, TableSplit, file_name};
+use super::split::{Format, TableSplit};
 use crate::pairs::PairBatchBuilder;
+use crate::stages::common::{arrow_error, file_name};
+use crate::stages::split_reader::BatchSink;
 
 /// Longest row, in bytes.
 const MAX_ROW: usize = 1 << 20;

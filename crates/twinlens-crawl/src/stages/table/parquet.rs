@@ -8,11 +8,11 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use twinlens_pipeline::RunError;
 
-use super::super::files::arrow_error;
-use super::super::split_reader::BatchSink;
-use super::TableSplit;
 use super::rows::FileColumns;
+use super::split::TableSplit;
 use crate::pairs::PairBatchBuilder;
+use crate::stages::common::arrow_error;
+use crate::stages::split_reader::BatchSink;
 
 /// Rows per batch.
 const BATCH: usize = 4096;
@@ -35,7 +35,8 @@ pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunE
     let (path, split) = (table.file.path(), &table.split);
     let builder = open(path)?;
     let rows = builder.metadata().file_metadata().num_rows().unsigned_abs();
-    let columns = FileColumns::new(table, builder.schema())?;
+    let columns = FileColumns::new(&table.file.name, &table.selection, builder.schema())
+        .map_err(|why| table.error(why))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.indices());
     let reader = builder
         .with_projection(mask)

@@ -3,9 +3,9 @@
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
-use twinlens_pipeline::RunError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Columns, TableSplit};
 use crate::pairs::{PairBatchBuilder, PairRow};
 
 /// Usual names of the URL column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`),
@@ -39,6 +39,21 @@ pub(in super::super) const CAPTIONS: &[&str] = &[
     "title",
     "description",
 ];
+
+/// Names of the columns. By default the usual names are tried: those of LAION, COYO, CC3M, CC12M,
+/// DataComp and img2dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Columns {
+    /// The URL of the image.
+    pub(super) url: Option<String>,
+    /// The caption.
+    pub(super) caption: Option<String>,
+    /// The page that contains the image.
+    pub(super) page_url: Option<String>,
+    /// Where on the page the caption was.
+    pub(super) text_source: Option<String>,
+}
 
 /// The columns to read.
 #[derive(Debug, Clone)]
@@ -146,11 +161,11 @@ pub(super) struct FileColumns<'a> {
 impl<'a> FileColumns<'a> {
     /// # Errors
     /// Names the missing column.
-    pub(super) fn new(table: &'a TableSplit, schema: &Schema) -> Result<Self, RunError> {
+    pub(super) fn new(file: &'a str, selection: &ColumnSelection, schema: &Schema) -> Result<Self, String> {
         let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let found = table.selection.resolve(&columns).map_err(|why| table.error(why))?;
+        let found = selection.resolve(&columns)?;
         let named = |index: Option<usize>| index.map(|index| (index, columns[index].clone()));
-        Ok(Self { file: &table.file.name, columns: found.into_iter().map(named).collect() })
+        Ok(Self { file, columns: found.into_iter().map(named).collect() })
     }
 
     /// The indices of the columns to read.

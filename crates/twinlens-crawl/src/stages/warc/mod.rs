@@ -23,12 +23,14 @@ use twinlens_pipeline::{
     rejects,
 };
 
+use self::page::WarcOptions;
 use self::reader::{DamagedRecord, Item, Record, Records};
 use self::record::Header;
-use super::checks;
-use super::files::{self, FileOpener, InputFile, arrow_error};
+use super::common::arrow_error;
+use super::files::{self, FileOpener, InputFile};
+use super::options;
 use super::split_reader::{self, BatchSink, SplitReader};
-use crate::html::{ExtractOptions, TextSource, TextSourceSet};
+use crate::html::{TextSource, TextSourceSet};
 use crate::net::HttpOptions;
 use crate::pairs::{self, PairBatchBuilder, PairRow};
 
@@ -73,7 +75,7 @@ pub struct Warc {
     #[serde(default = "max_record_bytes")]
     max_record_bytes: u64,
     /// HTTP settings for `files` that are URLs.
-    #[serde(default = "super::default_option::<HttpOptions>")]
+    #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
     #[serde(skip)]
     opener: FileOpener,
@@ -112,9 +114,9 @@ impl Stage for Warc {
     }
 
     fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = checks::http_faults(&self.http);
+        let mut faults = options::http_faults(&self.http);
         faults.extend(files::files_faults(&self.files));
-        checks::tables_or_faults(faults, || Tables::main(pairs::schema(&[])))
+        options::tables_or_faults(faults, || Tables::main(pairs::schema(&[])))
     }
 
     fn work(&self) -> Work<'_> {
@@ -138,21 +140,6 @@ impl Source for Warc {
         let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
         let file = self.opener.open(cx, &self.http, split).await?;
         split_reader::data_frame(cx, WarcSplit { schema, stage: cx.stage.clone(), file, options })
-    }
-}
-
-#[derive(Debug, Clone)]
-struct WarcOptions {
-    captions: TextSourceSet,
-    opt_outs: bool,
-    product: String,
-    /// Longest block, and longest page, in bytes.
-    max_bytes: u64,
-}
-
-impl WarcOptions {
-    fn extract_options(&self) -> ExtractOptions<'_> {
-        ExtractOptions { product: &self.product, captions: self.captions }
     }
 }
 

@@ -4,11 +4,25 @@ use std::io::Read;
 
 use url::Url;
 
-use super::WarcOptions;
 use super::reader::Record;
 use super::record::{Fields, Response, media_type};
-use crate::html::{self, ImageText};
+use crate::html::{self, ExtractOptions, ImageText, TextSourceSet};
 use crate::net::Directives;
+
+#[derive(Debug, Clone)]
+pub(super) struct WarcOptions {
+    pub(super) captions: TextSourceSet,
+    pub(super) opt_outs: bool,
+    pub(super) product: String,
+    /// Longest block, and longest page, in bytes.
+    pub(super) max_bytes: u64,
+}
+
+impl WarcOptions {
+    pub(super) fn extract_options(&self) -> ExtractOptions<'_> {
+        ExtractOptions { product: &self.product, captions: self.captions }
+    }
+}
 
 /// URL and pairs of a page; empty if the record is not a page.
 #[derive(Debug, Default, PartialEq, Eq)]

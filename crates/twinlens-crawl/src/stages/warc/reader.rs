@@ -211,13 +211,13 @@ impl<R: BufRead + Seek> Records<R> {
             input.consume(1);
             line_ends += 1;
         }
-        let item = match is_wanted {
-            false => None,
-            true if length > self.max_block => {
-                let detail = format!("{length} bytes are more than the limit of {}", self.max_block);
-                Some(Item::Damaged(DamagedRecord { offset, code: "record_too_long", detail }))
-            }
-            true => Some(Item::Record(Record { offset, header, block })),
+        let item = if !is_wanted {
+            None
+        } else if length > self.max_block {
+            let detail = format!("{length} bytes are more than the limit of {}", self.max_block);
+            Some(Item::Damaged(DamagedRecord { offset, code: "record_too_long", detail }))
+        } else {
+            Some(Item::Record(Record { offset, header, block }))
         };
         Ok((item, line_ends))
     }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read};
 
 /// Longest header of a record or a response, in bytes.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEADER: usize = 64 << 10;
 
 /// Header fields by their names in lower case.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -91,22 +91,22 @@ pub(super) fn header(input: &mut impl BufRead) -> io::Result<Result<Header, Stri
 
 /// Lines up to an empty one.
 fn header_block(input: &mut impl BufRead) -> io::Result<Result<Vec<u8>, String>> {
-    let mut header_block = Vec::new();
+    let mut block = Vec::new();
     loop {
-        let start = header_block.len();
-        let room = (MAX_HEAD - start) as u64;
-        input.by_ref().take(room).read_until(b'\n', &mut header_block)?;
-        if header_block.last() != Some(&b'\n') {
-            return match header_block.len() < MAX_HEAD {
-                true => Err(io::ErrorKind::UnexpectedEof.into()),
-                false => Ok(Err(format!("the header is longer than {MAX_HEAD} bytes"))),
-            };
+        let start = block.len();
+        let room = (MAX_HEADER - start) as u64;
+        input.by_ref().take(room).read_until(b'\n', &mut block)?;
+        if block.last() != Some(&b'\n') {
+            if block.len() < MAX_HEADER {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            return Ok(Err(format!("the header is longer than {MAX_HEADER} bytes")));
         }
-        if matches!(&header_block[start..], b"\n" | b"\r\n") {
-            header_block.truncate(start);
-            return Ok(Ok(header_block));
+        if matches!(&block[start..], b"\n" | b"\r\n") {
+            block.truncate(start);
+            return Ok(Ok(block));
         }
-        if start == 0 && !header_block.starts_with(b"WARC/") {
+        if start == 0 && !block.starts_with(b"WARC/") {
             return Ok(Err("a record begins with `WARC/`".into()));
         }
     }
@@ -131,21 +131,21 @@ impl<'a> Response<'a> {
             .filter_map(|end| memchr::memmem::find(block, end).map(|at| (at, at + end.len())))
             .min();
         // A response without a body may lack the empty line.
-        let (header_block, body) = match end {
-            Some((header_block, body)) => (&block[..header_block], &block[body..]),
+        let (head, body) = match end {
+            Some((head, body)) => (&block[..head], &block[body..]),
             None => (block, &block[block.len()..]),
         };
-        if header_block.len() > MAX_HEAD {
-            return Err(format!("the header is longer than {MAX_HEAD} bytes"));
+        if head.len() > MAX_HEADER {
+            return Err(format!("the header is longer than {MAX_HEADER} bytes"));
         }
-        let line = header_block.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line);
         let mut words = line.split_ascii_whitespace();
         let status = match (words.next(), words.next().map(str::parse)) {
             (Some(version), Some(Ok(status))) if version.starts_with("HTTP/") => status,
             _ => return Err(format!("the status line is `{}`", excerpt(&line))),
         };
-        Ok(Self { status, fields: Fields::parse(&header_block[header_block.len().min(line.len())..]), body })
+        Ok(Self { status, fields: Fields::parse(&head[head.len().min(line.len())..]), body })
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
         for (text, why) in cases {
             assert!(read(text).unwrap_err().contains(why), "{text}");
         }
-        let long = format!("WARC/1.0\r\nx: {}\r\n\r\n", "y".repeat(MAX_HEAD));
+        let long = format!("WARC/1.0\r\nx: {}\r\n\r\n", "y".repeat(MAX_HEADER));
         assert!(read(&long).unwrap_err().contains("longer"));
         let cut = header(&mut "WARC/1.0\r\nWARC-Ty".as_bytes()).unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);

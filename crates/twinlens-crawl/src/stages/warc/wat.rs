@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 
-use super::WarcOptions;
-use super::page::{Page, Rejection, page_url};
+use super::page::{Page, Rejection, WarcOptions, page_url};
 use super::record::media_type;
 use crate::html::PageBuilder;
 use crate::net::Directives;

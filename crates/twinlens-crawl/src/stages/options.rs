@@ -1,10 +1,15 @@
-//! Checks of options that several stages share. None does I/O.
+//! Options that several stages share: defaults and checks, none of which does I/O.
 
 use arrow::datatypes::Schema;
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::{Fault, Located, Tables, rejects};
 
 use crate::net::HttpOptions;
+
+/// The default of an option, which has no location in a file.
+pub(super) fn default_option<T: Default>() -> Located<T> {
+    Located::without_span(T::default())
+}
 
 /// Faults of an `http` table.
 pub(super) fn http_faults(http: &Located<HttpOptions>) -> Vec<Fault> {

@@ -1,0 +1,38 @@
+//! The HTTP client of a stage.
+
+use std::sync::Arc;
+
+use twinlens_pipeline::{RunContext, RunError};
+
+use crate::net::{ByteBudget, CachedLookup, Client, ClientDeps, HttpOptions, SystemLookup};
+
+/// The client of one stage of one run, with at most `max_open` requests in flight.
+pub(super) fn client(
+    cx: &RunContext,
+    http: &HttpOptions,
+    budget: ByteBudget,
+    max_open: usize,
+) -> Result<Client, RunError> {
+    let deps = ClientDeps {
+        lookup: Arc::new(CachedLookup::new(Arc::new(SystemLookup))),
+        hosts: cx.hosts.as_ref().clone(),
+        budget,
+        max_open,
+        extra_certificates: Vec::new(),
+        seed: cx.seed_for("network"),
+    };
+    Client::new(http.clone(), deps)
+        .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
+}
+
+/// Fails if the network seems to be down, instead of rejecting every row.
+pub(super) fn check_reachable(client: &Client, at_end: bool) -> Result<(), RunError> {
+    match client.network_down(at_end) {
+        None => Ok(()),
+        Some(why) => Err(RunError::user_with_hint(
+            format!("the network seems to be down: {why}"),
+            "run the same command when it is up (the interrupted split was not committed); \
+             `http = { max_unreachable = 1.0 }` disables this check",
+        )),
+    }
+}
