@@ -1,11 +1,11 @@
-//! `loader`: from shards to batches, with nothing trained on them.
+//! `loader`: from shards to batches, without training.
 //!
 //!     cargo bench -p twinlens-train --bench loader [--features turbojpeg]
 //!
-//! Without more, the images are drawn: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With
-//! `TWINLENS_LOADER=FOLDER`, they are those that `loader_peer.py` put there as `large.tar`,
-//! `large.parquet`, `small.tar` and `small.parquet`, and the lines printed are JSON for it.
-//! `TWINLENS_THREADS` is the number of threads that decode: 1 if nothing is said.
+//! By default, the images are synthetic: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With
+//! `TWINLENS_LOADER=DIR`, they are those that `loader_peer.py` wrote there as `large.tar`,
+//! `large.parquet`, `small.tar` and `small.parquet`. The output is one JSON per line.
+//! `TWINLENS_THREADS` is the number of decoding threads (default 1).
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use twinlens_image::{Format, JPEG_DECODER, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
-use twinlens_train::data::{Data, DataOptions, Input, Place};
-use twinlens_train::{AdamWOptions, Batches, TrainOptions};
+use twinlens_train::data::{Data, DataOptions, Input, Source};
+use twinlens_train::{AdamWOptions, BatchSource, TrainOptions};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -25,21 +25,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 128;
 const CONTEXT: usize = 32;
-/// Rounds over the images; the best counts.
+/// Epochs measured; the fastest counts.
 const ROUNDS: u64 = 4;
 
-/// Images of one kind: their name, and the side of the pixels that are made of them.
+/// Names of image sizes, and the side in pixels that the images are resized to.
 const KINDS: [(&str, usize); 2] = [("large", 224), ("small", 64)];
 
 fn main() -> Result<(), Failure> {
-    let given = std::env::var_os("TWINLENS_LOADER").map(PathBuf::from);
-    let drawn = tempfile::tempdir()?;
-    let folder = match &given {
+    let existing = std::env::var_os("TWINLENS_LOADER").map(PathBuf::from);
+    let temporary = tempfile::tempdir()?;
+    let folder = match &existing {
         Some(folder) => folder,
         None => {
-            draw(drawn.path(), "large", (1000, 800), 2 * BATCH)?;
-            draw(drawn.path(), "small", (96, 96), 16 * BATCH)?;
-            drawn.path()
+            write_tar(temporary.path(), "large", (1000, 800), 2 * BATCH)?;
+            write_tar(temporary.path(), "small", (96, 96), 16 * BATCH)?;
+            temporary.path()
         }
     };
     let threads: usize = std::env::var("TWINLENS_THREADS").map_or(Ok(1), |threads| threads.parse())?;
@@ -48,7 +48,7 @@ fn main() -> Result<(), Failure> {
             let file = folder.join(format!("{kind}.{ending}"));
             for cache in [false, true] {
                 if file.exists() {
-                    let rate = rate(&file, size, threads, cache, drawn.path())?;
+                    let rate = rate(&file, size, threads, cache, temporary.path())?;
                     let from = if cache { "cache" } else { ending };
                     println!(
                         r#"{{"images": "{kind}", "from": "{from}", "side": {size}, "threads": {threads}, "decoder": "{JPEG_DECODER}", "samples_per_second": {rate}}}"#
@@ -60,10 +60,9 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Samples a second over whole epochs: of each the time between the last batch of the one before
-/// and its own.
+/// Samples per second of the fastest epoch, timed from last batch to last batch.
 fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> Result<f64, Failure> {
-    let input = Input::new(Place::Files(vec![file.into()]));
+    let input = Input::new(Source::Files(vec![file.into()]));
     let tokenizer = Tokenizer::train((0..1000).map(|n| format!("a photograph of number {n}")), 1000)?;
     let options = DataOptions {
         shuffle_bytes: 256 << 20,
@@ -111,8 +110,8 @@ fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> R
     })
 }
 
-/// A tar file of drawn images with captions.
-fn draw(folder: &Path, name: &str, (width, height): (u32, u32), count: usize) -> Result<(), Failure> {
+/// Writes a tar file of synthetic images with captions.
+fn write_tar(folder: &Path, name: &str, (width, height): (u32, u32), count: usize) -> Result<(), Failure> {
     let mut bytes = Vec::new();
     for number in 0..count {
         let value = |x: u32, y: u32, c: u32| {

@@ -2,11 +2,12 @@
 //!
 //!     cargo bench --workspace --bench train
 //!
-//! Without more, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=FOLDER`,
-//! model and batches are those that `train_peer.py` made there (`config.json`, `model.safetensors`,
-//! `batches.safetensors`), and the last line printed is JSON for it. `TWINLENS_STEPS` is the number
-//! of steps. `TWINLENS_MICRO_BATCH` makes each in parts (forward and backward are then one), and
-//! `TWINLENS_RECOMPUTE=1` keeps fewer activations.
+//! By default, the model is `vit-tiny-64` and the pixels are noise. With `TWINLENS_TRAIN=DIR`,
+//! model and batches are those that `train_peer.py` wrote there (`config.json`,
+//! `model.safetensors`, `batches.safetensors`), and the last line of output is JSON for it.
+//! `TWINLENS_STEPS` is the number of steps. `TWINLENS_MICRO_BATCH` sets the micro-batch (forward
+//! and backward are then measured as one), and `TWINLENS_RECOMPUTE=1` enables gradient
+//! checkpointing.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,24 +18,24 @@ use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Local, Schedule, Ste
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// As in the program itself: pages are kept for the next step.
+/// As in the program itself: it keeps pages for the next step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// candle walks its graph recursively.
 const STACK_BYTES: usize = 256 << 20;
 const LR: f64 = 5e-4;
-/// Steps that warm caches up and are not counted.
+/// Steps that are not measured, because caches are cold.
 const WARM: usize = 2;
 
-/// A model and what it is shown, over and over: pixels `[batch, 3, size, size]` and ids `[batch,
+/// A model and its batches, which are repeated: pixels `[batch, 3, size, size]` and ids `[batch,
 /// context]`.
-struct Given {
+struct Setup {
     clip: Clip,
     batches: Vec<(Tensor, Tensor)>,
 }
 
-impl Given {
+impl Setup {
     fn read(folder: &Path) -> Result<Self, Failure> {
         let tensors = candle_core::safetensors::load(folder.join("batches.safetensors"), &Device::Cpu)?;
         let (pixels, ids) = (&tensors["pixels"], tensors["ids"].to_dtype(DType::U32)?);
@@ -43,7 +44,7 @@ impl Given {
         Ok(Self { clip: Clip::load(folder)?, batches })
     }
 
-    fn drawn() -> Result<Self, Failure> {
+    fn synthetic() -> Result<Self, Failure> {
         let config = ClipConfig::preset("vit-tiny-64")?;
         let (size, batch) = (config.vision.image_size(), 128);
         let pixels = Tensor::randn(0f32, 1.0, (batch, 3, size, size), &Device::Cpu)?;
@@ -63,46 +64,46 @@ impl Given {
     }
 }
 
-/// Seconds of the parts of one step.
+/// Seconds per phase of one step.
 struct Times {
     forward: f64,
     backward: f64,
     optimizer: f64,
 }
 
-/// Steps in parts of `micro_batch` pairs.
-fn train_in_parts(
-    given: &Given,
+/// Makes steps in micro-batches.
+fn train_in_micro_batches(
+    setup: &Setup,
     steps: usize,
     micro_batch: usize,
 ) -> Result<(Vec<Times>, Vec<f32>), Failure> {
-    let (clip, variables) = (&given.clip, given.clip.variables().clone());
+    let (clip, variables) = (&setup.clip, setup.clip.variables().clone());
     let schedule = Schedule { peak: LR, warmup: 0, steps: u64::MAX };
     let stepper = Stepper { clip, variables, ranks: &Local, micro_batch, schedule, stop: &|| false };
     let mut adam = AdamW::new(clip.variables(), AdamWOptions::default());
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        let (pixels, ids) = given.batches[step % given.batches.len()].clone();
+        let (pixels, ids) = setup.batches[step % setup.batches.len()].clone();
         let start = Instant::now();
-        let made =
-            stepper.step(&mut adam, &Batch { pixels, ids, epoch: 0.0 })?.ok_or("nobody asked to stop")?;
-        losses.push(made.loss as f32);
+        let batch = Batch { pixels, ids, epoch: 0.0 };
+        let step = stepper.step(&mut adam, &batch)?.ok_or("the step was abandoned")?;
+        losses.push(step.loss as f32);
         times.push(Times { forward: 0.0, backward: start.elapsed().as_secs_f64(), optimizer: 0.0 });
     }
     Ok((times, losses))
 }
 
-fn train(given: &Given, steps: usize) -> Result<(Vec<Times>, Vec<f32>), Failure> {
-    let clip = &given.clip;
+fn train(setup: &Setup, steps: usize) -> Result<(Vec<Times>, Vec<f32>), Failure> {
+    let clip = &setup.clip;
     let mut adam = AdamW::new(clip.variables(), AdamWOptions::default());
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        let (pixels, ids) = &given.batches[step % given.batches.len()];
+        let (pixels, ids) = &setup.batches[step % setup.batches.len()];
         let start = Instant::now();
         let loss = clip.loss(pixels, ids)?;
         losses.push(loss.to_scalar::<f32>()?);
         let forward = start.elapsed().as_secs_f64();
-        let gradients = Gradients::of(clip.variables(), &loss.backward()?)?;
+        let gradients = Gradients::from_store(clip.variables(), &loss.backward()?)?;
         drop(loss);
         let backward = start.elapsed().as_secs_f64();
         adam.step(clip.variables(), &gradients, LR).map_err(|error| format!("{error:?}"))?;
@@ -119,7 +120,7 @@ fn median(times: &[Times], of: impl Fn(&Times) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The matrix product's speed on this machine, in GFLOP/s: what a step could reach at most.
+/// The speed of a matrix product on this machine, in GFLOP/s: the upper limit for a step.
 fn matmul_gflops() -> Result<f64, Failure> {
     const SIDE: usize = 1536;
     let matrix = Tensor::randn(0f32, 1.0, (SIDE, SIDE), &Device::Cpu)?;
@@ -132,7 +133,7 @@ fn matmul_gflops() -> Result<f64, Failure> {
     Ok(2.0 * (SIDE as f64).powi(3) / times.into_iter().fold(f64::INFINITY, f64::min) / 1e9)
 }
 
-/// Peak resident memory in MiB; none where there is no /proc.
+/// Peak resident memory in MiB; NaN without /proc.
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -143,12 +144,12 @@ fn peak_mib() -> f64 {
 fn run() -> Result<(), Failure> {
     let folder = std::env::var_os("TWINLENS_TRAIN").map(PathBuf::from);
     let steps: usize = std::env::var("TWINLENS_STEPS").map_or(Ok(20), |steps| steps.parse())?;
-    let mut given = folder.as_deref().map_or_else(Given::drawn, Given::read)?;
-    given.clip.set_recompute(std::env::var_os("TWINLENS_RECOMPUTE").is_some_and(|value| value == "1"));
+    let mut setup = folder.as_deref().map_or_else(Setup::synthetic, Setup::read)?;
+    setup.clip.set_recompute(std::env::var_os("TWINLENS_RECOMPUTE").is_some_and(|value| value == "1"));
     let steps = steps.max(WARM + 1);
     let (times, losses) = match std::env::var("TWINLENS_MICRO_BATCH") {
-        Ok(micro_batch) => train_in_parts(&given, steps, micro_batch.parse()?)?,
-        Err(_) => train(&given, steps)?,
+        Ok(micro_batch) => train_in_micro_batches(&setup, steps, micro_batch.parse()?)?,
+        Err(_) => train(&setup, steps)?,
     };
     let peak = peak_mib();
     let times = &times[WARM..];
@@ -162,7 +163,7 @@ fn run() -> Result<(), Failure> {
     let gflops = matmul_gflops()?;
     println!(
         "forward {forward:.1} ms, backward {backward:.1} ms, optimiser {optimizer:.1} ms, step {step:.1} ms; \
-         peak memory {peak:.0} MiB; a matrix product makes {gflops:.0} GFLOP/s"
+         peak memory {peak:.0} MiB; matrix product {gflops:.0} GFLOP/s"
     );
     if folder.is_some() {
         let losses: Vec<String> = losses.iter().map(f32::to_string).collect();

@@ -1,12 +1,12 @@
-//! Checkpoints: everything that the rest of a training depends on, in one safetensors file.
+//! Checkpoints: the whole state of a training in one safetensors file.
 //!
-//! Weights and moments by name, the running mean of the weights, the log and the evaluations so
-//! far, and in the metadata the step and what training they belong to. The data and every random
-//! draw are functions of seed and step. A file is written beside, fsynced and renamed: it is whole
-//! or it is not there. The last few are kept.
+//! A checkpoint holds weights and moments by name, the moving average of the weights, the log and
+//! the evaluations so far; its metadata holds the step and an identifier of the training. Data and
+//! random draws depend only on seed and step. Files are written to a temporary name, fsynced and
+//! renamed, so no partial checkpoint is ever visible. Only the newest few are kept.
 //!
-//! Beside them lie weights alone: those of the best step, and of every so many steps. They too are
-//! functions of the training: one that goes on from a checkpoint before them writes the same again.
+//! The directory also holds weights without state: of the best step, and of every `keep_every`
+//! steps. A training that resumes from an earlier checkpoint writes the same files again.
 
 use crate::error::{Result, TrainError};
 use crate::log::{COLUMNS, LogRow};
@@ -19,22 +19,21 @@ use std::path::{Path, PathBuf};
 use twinlens_model::reference::Tensors;
 use twinlens_model::{Clip, weights};
 
-/// What changes from step to step, beside the weights.
-pub struct State {
-    /// The optimiser, and with it the step.
+/// The state of a training, besides the weights.
+pub struct TrainState {
+    /// The optimiser, which counts the steps.
     pub adam: AdamW,
-    /// The running mean of the weights, where one is kept.
+    /// The moving average of the weights, if enabled.
     pub ema: Option<Clip>,
-    /// A row a step.
+    /// One row per step.
     pub log: Vec<LogRow>,
-    /// What was measured on the way.
-    pub measured: Vec<Measurement>,
+    pub measurements: Vec<Measurement>,
 }
 
-/// The folder of one training's checkpoints.
+/// The directory of a training's checkpoints.
 pub struct Checkpoints {
     dir: PathBuf,
-    /// What training these belong to: options, data and model.
+    /// Identifies the training: its options, data and model.
     run: String,
     keep: usize,
 }
@@ -42,23 +41,23 @@ pub struct Checkpoints {
 const BEST: &str = "best.safetensors";
 
 impl Checkpoints {
-    /// Checkpoints in `dir`, which is created; the last `keep` stay. `run` names the training: a
-    /// checkpoint of another is refused.
+    /// Creates `dir`, which keeps the newest `keep` checkpoints. `run` identifies the training;
+    /// checkpoints of another training are rejected.
     ///
     /// # Errors
-    /// `Io` when the folder cannot be made.
+    /// `Io` if the directory cannot be created.
     pub fn new(dir: &Path, run: String, keep: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
         Ok(Self { dir: dir.to_owned(), run, keep: keep.max(1) })
     }
 
-    /// The files whose names begin with `start`, oldest first.
-    fn files(&self, start: &str) -> Result<Vec<PathBuf>> {
+    /// The files whose names begin with `prefix`, oldest first.
+    fn files(&self, prefix: &str) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))? {
             let path = entry.map_err(TrainError::io(&self.dir))?.path();
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with(start) && name.ends_with(".safetensors") {
+            if name.starts_with(prefix) && name.ends_with(".safetensors") {
                 files.push(path);
             }
         }
@@ -69,8 +68,8 @@ impl Checkpoints {
     /// Writes the state after `state.adam.step` steps.
     ///
     /// # Errors
-    /// `Io`, with the file's name.
-    pub fn save(&self, clip: &Clip, state: &State) -> Result<()> {
+    /// `Io`, with the path.
+    pub fn save(&self, clip: &Clip, state: &TrainState) -> Result<()> {
         let mut tensors = BTreeMap::new();
         let means = state.ema.iter().flat_map(Clip::state);
         let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
@@ -82,10 +81,10 @@ impl Checkpoints {
         }
         let rows: Vec<f64> = state.log.iter().flat_map(LogRow::to_numbers).collect();
         tensors.insert("log".into(), Tensor::from_vec(rows, (state.log.len(), COLUMNS), device)?);
-        let (names, numbers) = measure::to_parts(&state.measured);
+        let (names, numbers) = measure::to_parts(&state.measurements);
         tensors.insert(
             "measured".into(),
-            Tensor::from_vec(numbers, (state.measured.len(), measure::NUMBERS), device)?,
+            Tensor::from_vec(numbers, (state.measurements.len(), measure::NUMBERS), device)?,
         );
         let step = state.adam.step;
         let metadata = [("step", step.to_string()), ("run", self.run.clone()), ("measured", names)];
@@ -99,15 +98,15 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Puts the newest checkpoint into `clip` and `state`; nothing happens where there is none.
+    /// Restores `clip` and `state` from the newest checkpoint, if there is one.
     ///
     /// # Errors
-    /// `Checkpoint` when it is damaged or of another training.
-    pub fn restore(&self, clip: &Clip, state: &mut State) -> Result<()> {
+    /// `Checkpoint` if it is damaged or belongs to another training.
+    pub fn restore(&self, clip: &Clip, state: &mut TrainState) -> Result<()> {
         let Some(path) = self.files("step-")?.pop() else { return Ok(()) };
         let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
         let damaged = |problem: String| TrainError::Checkpoint { path: path.clone(), problem };
-        let broken = |e: &dyn std::fmt::Display| damaged(format!("not a checkpoint, or a damaged one ({e})"));
+        let broken = |e: &dyn std::fmt::Display| damaged(format!("not a checkpoint, or damaged ({e})"));
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         if metadata.get("run") != Some(&self.run) {
@@ -116,7 +115,7 @@ impl Checkpoints {
         let step = metadata
             .get("step")
             .and_then(|s| s.parse().ok())
-            .ok_or_else(|| damaged("it names no step".into()))?;
+            .ok_or_else(|| damaged("its step is missing".into()))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| broken(&e))?;
         let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         for (part, model) in [("weights", Some(clip)), ("ema", state.ema.as_ref())] {
@@ -134,23 +133,23 @@ impl Checkpoints {
         state.log = rows.collect::<Option<_>>().ok_or_else(|| damaged("its log is damaged".into()))?;
         let names = metadata.get("measured").map_or("[]", String::as_str);
         let numbers = get("measured".into())?.to_vec2::<f64>()?;
-        state.measured = measure::from_parts(names, &numbers)
+        state.measurements = measure::from_parts(names, &numbers)
             .ok_or_else(|| damaged("its evaluations are damaged".into()))?;
         Ok(())
     }
 
-    /// Writes the weights of the best step so far, in place of those before.
+    /// Writes the weights of the best step so far, replacing earlier ones.
     ///
     /// # Errors
-    /// `Io`, with the file's name.
+    /// `Io`, with the path.
     pub fn save_best(&self, clip: &Clip) -> Result<()> {
         self.write_weights(clip, &self.dir.join(BEST))
     }
 
-    /// Writes the weights of a step that are to stay.
+    /// Writes the weights of a step, to be kept permanently.
     ///
     /// # Errors
-    /// `Io`, with the file's name.
+    /// `Io`, with the path.
     pub fn save_kept(&self, clip: &Clip, step: u64) -> Result<()> {
         self.write_weights(clip, &self.dir.join(format!("kept-{step:010}.safetensors")))
     }
@@ -162,7 +161,7 @@ impl Checkpoints {
     /// The weights of the best step, by name.
     ///
     /// # Errors
-    /// `Io` or `Model` when they cannot be read.
+    /// `Io` or `Model` if they cannot be read.
     pub fn best(&self) -> Result<Tensors> {
         Ok(weights::read(&self.dir.join(BEST))?.into_iter().collect())
     }
@@ -170,7 +169,7 @@ impl Checkpoints {
     /// The files of [`save_kept`](Self::save_kept) with their steps, oldest first.
     ///
     /// # Errors
-    /// `Io`, with the folder's name.
+    /// `Io`, with the directory.
     pub fn kept(&self) -> Result<Vec<(u64, PathBuf)>> {
         let step = |path: &Path| path.file_stem()?.to_str()?.strip_prefix("kept-")?.parse().ok();
         Ok(self.files("kept-")?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())

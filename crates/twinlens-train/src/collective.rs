@@ -1,47 +1,46 @@
-//! What the ranks of a training say to one another: all of it on plain numbers, none of it in a
-//! graph.
+//! Collective operations between the ranks of a training, on plain numbers outside the graph.
 //!
 //! Every rank calls the same methods in the same order. Sums are made in the order of the ranks, so
-//! that all ranks hold the same bits afterwards. One machine needs [`Local`] or [`Threads`]; a
-//! library that passes messages between machines fits behind the same trait.
+//! that all ranks end up with the same bits. [`Local`] and [`Threads`] serve one machine; a message
+//! passing library can implement the same trait for several.
 
 use crate::error::{Result, TrainError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// One rank's end.
+/// The operations of one rank.
 pub trait Collective: Send + Sync {
-    /// Which rank this is, from 0.
+    /// This rank's number, from 0.
     fn rank(&self) -> usize;
 
-    /// How many ranks there are.
+    /// The number of ranks.
     fn size(&self) -> usize;
 
-    /// The values of all ranks (as many of each), those of rank 0 first.
+    /// Concatenates the values of all ranks (equally many of each), rank 0 first.
     ///
     /// # Errors
-    /// `Lost` when another rank is gone.
+    /// `RankExited` if another rank has exited.
     fn all_gather(&self, values: &[f32]) -> Result<Vec<f32>>;
 
     /// Replaces the values by their sums over all ranks.
     ///
     /// # Errors
-    /// `Lost` when another rank is gone.
+    /// `RankExited` if another rank has exited.
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()>;
 
     /// Replaces the values by those of rank 0.
     ///
     /// # Errors
-    /// `Lost` when another rank is gone.
+    /// `RankExited` if another rank has exited.
     fn broadcast(&self, values: &mut [f32]) -> Result<()>;
 
-    /// Returns when every rank has come here.
+    /// Waits until every rank has called it.
     ///
     /// # Errors
-    /// `Lost` when another rank is gone.
+    /// `RankExited` if another rank has exited.
     fn barrier(&self) -> Result<()>;
 }
 
-/// A training by itself.
+/// The only rank.
 #[derive(Clone, Copy, Debug)]
 pub struct Local;
 
@@ -71,8 +70,8 @@ impl Collective for Local {
     }
 }
 
-/// One of several ranks that are threads of this process. A rank that ends, for whatever reason,
-/// wakes those that wait for it.
+/// One of several ranks that are threads of this process. When a rank is dropped, the ranks that
+/// wait for it return an error.
 #[derive(Debug)]
 pub struct Threads {
     rank: usize,
@@ -85,19 +84,20 @@ struct Shared {
     changed: Condvar,
 }
 
-/// One exchange: every rank puts its values in, and takes all out when all are there.
+/// One exchange: every rank puts in its values and takes all values when they are complete.
 #[derive(Debug)]
 struct Round {
     values: Vec<Option<Arc<[f32]>>>,
-    /// Ranks that have taken all values of this round.
+    /// Ranks that have taken the values of this round.
     taken: usize,
-    gone: bool,
+    /// Whether a rank has exited.
+    exited: bool,
 }
 
 impl Threads {
-    /// The ends of `size` ranks.
+    /// Creates `size` ranks.
     pub fn new(size: usize) -> Vec<Self> {
-        let round = Round { values: vec![None; size], taken: 0, gone: false };
+        let round = Round { values: vec![None; size], taken: 0, exited: false };
         let shared = Arc::new(Shared { round: Mutex::new(round), changed: Condvar::new() });
         (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
     }
@@ -107,18 +107,18 @@ impl Threads {
         let Shared { round, changed } = &*self.shared;
         let wait = |round| changed.wait(round).unwrap_or_else(PoisonError::into_inner);
         let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
-        // A fast rank waits until the slow ones have taken what it brought to the round before.
-        while round.values[self.rank].is_some() && !round.gone {
+        // Waits until slower ranks have taken this rank's values of the previous round.
+        while round.values[self.rank].is_some() && !round.exited {
             round = wait(round);
         }
-        if round.gone {
-            return Err(TrainError::Lost);
+        if round.exited {
+            return Err(TrainError::RankExited);
         }
         round.values[self.rank] = Some(own.into());
         changed.notify_all();
         while round.values.iter().any(Option::is_none) {
-            if round.gone {
-                return Err(TrainError::Lost);
+            if round.exited {
+                return Err(TrainError::RankExited);
             }
             round = wait(round);
         }
@@ -135,7 +135,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).gone = true;
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).exited = true;
         self.shared.changed.notify_all();
     }
 }
@@ -177,8 +177,8 @@ impl Collective for Threads {
 mod tests {
     use super::*;
 
-    /// Runs `f` on every rank, and gives what each returned.
-    fn ranks<R: Send>(size: usize, f: impl Fn(Threads) -> R + Sync) -> Vec<R> {
+    /// Runs `f` on every rank and returns all results.
+    fn on_ranks<R: Send>(size: usize, f: impl Fn(Threads) -> R + Sync) -> Vec<R> {
         std::thread::scope(|scope| {
             let f = &f;
             let all: Vec<_> =
@@ -188,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn every_rank_gets_the_same() {
-        let results = ranks(4, |ranks| {
+    fn every_rank_gets_the_same_values() {
+        let results = on_ranks(4, |ranks| {
             let own = ranks.rank() as f32;
             let mut log = Vec::new();
-            // Many rounds, so that a fast rank meets a slow one's last.
+            // Many rounds, so that fast ranks overtake slow ones.
             for round in 0..200 {
                 let mut values = [own + round as f32, 1.0];
                 log.extend(ranks.all_gather(&values).unwrap());
@@ -210,8 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_ends_leaves_nobody_waiting() {
-        let results = ranks(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
-        assert!(results[1].is_ok() && matches!(results[0], Err(TrainError::Lost)) && results[2].is_err());
+    fn ranks_do_not_wait_for_one_that_exited() {
+        let results = on_ranks(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
+        assert!(
+            results[1].is_ok() && matches!(results[0], Err(TrainError::RankExited)) && results[2].is_err()
+        );
     }
 }

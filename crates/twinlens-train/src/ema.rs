@@ -1,19 +1,19 @@
-//! A running mean of the weights, which often evaluates better than the weights themselves (Polyak
-//! and Juditsky 1992).
+//! An exponential moving average of the weights, which often evaluates better than the weights
+//! themselves (Polyak and Juditsky 1992).
 //!
-//! mean += (1 - d) (weights - mean) after each step, with d = min(decay, (1 + step) / (10 + step)):
-//! at the start, when the weights are far from where they will be, the mean forgets faster (as in
-//! TensorFlow's ExponentialMovingAverage). Kept in f32, for running statistics too.
+//! mean += (1 - d) (weights - mean) after each step, with d = min(decay, (1 + step) / (10 + step)),
+//! so that the mean forgets the initial weights faster (as in TensorFlow's
+//! ExponentialMovingAverage). Computed in f32, also for running statistics.
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, bail};
 use rayon::prelude::*;
 use twinlens_model::Clip;
 
-/// Numbers that one thread changes at a time.
+/// Numbers that one thread updates at a time.
 const PIECE: usize = 16 * 1024;
 
 /// Moves `mean` towards `clip` after step `step`, counted from 1.
-pub fn follow(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
+pub fn update(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
     let decay = decay.min((1.0 + step as f64) / (10.0 + step as f64));
     let means = mean.variables().iter().chain(mean.buffers());
     for ((_, mean), (name, new)) in means.zip(clip.variables().iter().chain(clip.buffers())) {
@@ -22,7 +22,7 @@ pub fn follow(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
         }
         let new = new.as_detached_tensor();
         if mean.device().is_cpu() {
-            mean.inplace_op2(&new, &Follow((1.0 - decay) as f32))?;
+            mean.inplace_op2(&new, &EmaUpdate((1.0 - decay) as f32))?;
         } else {
             let old = mean.as_detached_tensor();
             mean.set(&(&old + ((new - &old)? * (1.0 - decay))?)?)?;
@@ -31,9 +31,10 @@ pub fn follow(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
     Ok(())
 }
 
-struct Follow(f32);
+/// The operation with its `1 - decay`.
+struct EmaUpdate(f32);
 
-impl InplaceOp2 for Follow {
+impl InplaceOp2 for EmaUpdate {
     fn name(&self) -> &'static str {
         "ema"
     }
@@ -46,11 +47,11 @@ impl InplaceOp2 for Follow {
         new_at: &Layout,
     ) -> Result<()> {
         let (CpuStorage::F32(mean), CpuStorage::F32(new)) = (mean, new) else {
-            bail!("the mean of weights is taken in f32");
+            bail!("the mean of weights needs f32 variables");
         };
         let (Some((m0, m1)), Some((n0, n1))) = (mean_at.contiguous_offsets(), new_at.contiguous_offsets())
         else {
-            bail!("the mean of weights takes contiguous variables");
+            bail!("the mean of weights needs contiguous variables");
         };
         let pieces = mean[m0..m1].par_chunks_mut(PIECE).zip(new[n0..n1].par_chunks(PIECE));
         pieces.for_each(|(mean, new)| mean.iter_mut().zip(new).for_each(|(m, n)| *m += self.0 * (n - *m)));
@@ -64,7 +65,7 @@ mod tests {
     use twinlens_model::ClipConfig;
 
     #[test]
-    fn the_mean_follows_by_its_formula() {
+    fn the_mean_is_updated_by_its_formula() {
         let clip = Clip::new(ClipConfig::preset("vit-tiny-48").unwrap(), 1).unwrap();
         let mean = clip.replica().unwrap();
         let scale = |clip: &Clip| f64::from(clip.logit_scale());
@@ -72,7 +73,7 @@ mod tests {
         for step in 1..=30 {
             let variable = &clip.variables()["logit_scale"];
             variable.set(&(variable.as_tensor() + 0.1).unwrap()).unwrap();
-            follow(&mean, &clip, 0.7, step).unwrap();
+            update(&mean, &clip, 0.7, step).unwrap();
             let decay = f64::min(0.7, (1.0 + step as f64) / (10.0 + step as f64));
             expected = decay * expected + (1.0 - decay) * scale(&clip);
         }

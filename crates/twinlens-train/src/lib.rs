@@ -1,4 +1,4 @@
-//! Optimiser, schedule, checkpoints, the training loop.
+//! Training of CLIP models: optimiser, schedule, checkpoints, training loop.
 
 mod checkpoint;
 mod collective;
@@ -7,14 +7,14 @@ mod ema;
 mod error;
 mod log;
 mod measure;
+mod monitor;
 mod optimizer;
 mod schedule;
 mod stages;
 mod step;
 mod trainer;
-mod watch;
 
-pub use checkpoint::{Checkpoints, State};
+pub use checkpoint::{Checkpoints, TrainState};
 pub use collective::{Collective, Local, Threads};
 pub use error::{Result, TrainError};
 pub use log::LogRow;
@@ -23,4 +23,4 @@ pub use optimizer::{AdamW, AdamWOptions, Gradients, Moments, StepError};
 pub use schedule::Schedule;
 pub use stages::{TokenizerStage, Train, register};
 pub use step::{Step, Stepper};
-pub use trainer::{Batch, Batches, Evaluate, Hooks, Outcome, TrainOptions, Trained, train};
+pub use trainer::{Batch, BatchSource, Evaluate, Hooks, Outcome, TrainOptions, TrainOutput, train};

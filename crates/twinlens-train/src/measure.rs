@@ -1,4 +1,4 @@
-//! What is measured of a model while it is trained: evaluation sets, and which step was the best.
+//! Results of evaluations during training.
 
 use serde::{Deserialize, Serialize};
 use twinlens_pipeline::evaluation::Measured;
@@ -6,29 +6,28 @@ use twinlens_pipeline::evaluation::Measured;
 /// One metric of one evaluation set at one step, as a row of the `evaluations` table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
-    /// The step after which it was measured.
+    /// The last step before the evaluation.
     pub step: u64,
-    /// What was measured.
-    pub what: Measured,
+    pub measured: Measured,
 }
 
-/// Numbers of a measurement in a checkpoint.
+/// Numbers per measurement in a checkpoint.
 pub const NUMBERS: usize = 6;
 
 #[derive(Serialize, Deserialize)]
 struct Names(String, String, String);
 
-/// Names as JSON and numbers as they are: a checkpoint keeps every bit of them.
+/// Names as JSON, and numbers that a checkpoint stores exactly.
 pub fn to_parts(all: &[Measurement]) -> (String, Vec<f64>) {
-    let names = all.iter().map(|m| &m.what);
-    let names: Vec<_> = names.map(|w| Names(w.set.clone(), w.prompts.clone(), w.metric.clone())).collect();
-    let numbers = all.iter().flat_map(|Measurement { step, what: w }| {
-        [*step as f64, w.value, w.ci_low, w.ci_high, w.chance, w.n as f64]
+    let names = all.iter().map(|m| &m.measured);
+    let names: Vec<_> = names.map(|m| Names(m.set.clone(), m.prompts.clone(), m.metric.clone())).collect();
+    let numbers = all.iter().flat_map(|Measurement { step, measured: m }| {
+        [*step as f64, m.value, m.ci_low, m.ci_high, m.chance, m.n as f64]
     });
     (serde_json::json!(names).to_string(), numbers.collect())
 }
 
-/// The counterpart of [`to_parts`]; `None` when they do not fit.
+/// The inverse of [`to_parts`]; `None` if names and numbers do not match.
 pub fn from_parts(names: &str, numbers: &[Vec<f64>]) -> Option<Vec<Measurement>> {
     let names: Vec<Names> = serde_json::from_str(names).ok()?;
     if names.len() != numbers.len() {
@@ -36,16 +35,16 @@ pub fn from_parts(names: &str, numbers: &[Vec<f64>]) -> Option<Vec<Measurement>>
     }
     let one = |(Names(set, prompts, metric), numbers): (Names, &Vec<f64>)| {
         let &[step, value, ci_low, ci_high, chance, n] = &numbers[..] else { return None };
-        let what = Measured { set, prompts, metric, value, ci_low, ci_high, chance, n: n as u64 };
-        Some(Measurement { step: step as u64, what })
+        let measured = Measured { set, prompts, metric, value, ci_low, ci_high, chance, n: n as u64 };
+        Some(Measurement { step: step as u64, measured })
     };
     names.into_iter().zip(numbers).map(one).collect()
 }
 
-/// The first metric at each step: by which steps are compared.
+/// The first metric of each step, by which steps are compared.
 pub fn by_step(all: &[Measurement]) -> impl Iterator<Item = (u64, f64)> {
     let first = |(i, m): &(usize, &Measurement)| *i == 0 || all[i - 1].step != m.step;
-    all.iter().enumerate().filter(first).map(|(_, m)| (m.step, m.what.value))
+    all.iter().enumerate().filter(first).map(|(_, m)| (m.step, m.measured.value))
 }
 
 #[cfg(test)]
@@ -56,7 +55,7 @@ mod tests {
     fn parts_keep_every_bit() {
         let one = |step, metric: &str, value| Measurement {
             step,
-            what: Measured {
+            measured: Measured {
                 set: "groups".into(),
                 prompts: "a \"{}\"".into(),
                 metric: metric.into(),

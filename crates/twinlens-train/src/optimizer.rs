@@ -1,8 +1,8 @@
-//! AdamW (Loshchilov and Hutter 2019) with named moments and groups of variables.
+//! AdamW (Loshchilov and Hutter 2019) with parameter groups.
 //!
-//! Variables are changed in place, in the order of their names, in f32. Decay is left out for
-//! gains, biases, and the temperature: everything of one dimension or none, as in open_clip. Each
-//! tower may have a learning rate of its own.
+//! Variables are updated in place, in the order of their names, in f32. Gains, biases and the
+//! temperature (everything with fewer than two dimensions) have no weight decay, as in open_clip.
+//! Each tower can have its own learning rate.
 
 use crate::error::{Result, TrainError};
 use candle_core::backprop::GradStore;
@@ -13,18 +13,17 @@ use std::sync::{Mutex, PoisonError};
 use twinlens_model::Tower;
 use twinlens_model::weights::Variables;
 
-/// The constants of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWOptions {
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
     /// Decoupled weight decay of variables with two dimensions or more.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm, where it is given.
+    /// Maximum global norm of the gradients.
     pub clip_grad_norm: Option<f64>,
     /// Factor on the learning rate of the image tower's variables.
     pub image_rate: f64,
@@ -33,7 +32,7 @@ pub struct AdamWOptions {
 }
 
 impl Default for AdamWOptions {
-    /// The paper's for vision transformers.
+    /// The paper's values for vision transformers.
     fn default() -> Self {
         Self {
             beta1: 0.9,
@@ -59,28 +58,28 @@ impl AdamWOptions {
     }
 }
 
-/// Gradients by the variable's name.
+/// Gradients by name of the variable.
 #[derive(Debug, Default)]
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// Those of one backward pass.
+    /// The gradients of one backward pass.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
-    pub fn of(variables: &Variables, found: &GradStore) -> candle_core::Result<Self> {
+    /// If a tensor cannot be read.
+    pub fn from_store(variables: &Variables, store: &GradStore) -> candle_core::Result<Self> {
         let mut gradients = Self::default();
-        gradients.add(variables, found)?;
+        gradients.add(variables, store)?;
         Ok(gradients)
     }
 
-    /// Adds those of another backward pass.
+    /// Adds the gradients of another backward pass.
     ///
     /// # Errors
-    /// When two do not fit.
-    pub fn add(&mut self, variables: &Variables, found: &GradStore) -> candle_core::Result<()> {
+    /// If shapes do not match.
+    pub fn add(&mut self, variables: &Variables, store: &GradStore) -> candle_core::Result<()> {
         for (name, variable) in variables {
-            let Some(more) = found.get(variable) else { continue };
+            let Some(more) = store.get(variable) else { continue };
             let sum = match self.0.get(name) {
                 Some(gradient) => (gradient + more)?,
                 None => more.clone(),
@@ -90,18 +89,15 @@ impl Gradients {
         Ok(())
     }
 
-    /// Sets one.
     pub fn insert(&mut self, name: &str, gradient: Tensor) {
         self.0.insert(name.to_owned(), gradient);
     }
 
-    /// The gradient of a variable.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }
 
-    /// Replaces all numbers by what `sum` makes of them, in the order of names, at most `bucket` at
-    /// a time.
+    /// Applies `sum` to all numbers in the order of names, at most `bucket` at a time.
     ///
     /// # Errors
     /// Those of `sum`.
@@ -121,33 +117,32 @@ impl Gradients {
     }
 }
 
-/// First and second moment of one variable, in the order of its values.
+/// First and second moments of one variable, in the order of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// Running mean of the gradient.
+    /// Moving average of the gradient.
     pub m: Vec<f32>,
-    /// Running mean of the squared gradient.
+    /// Moving average of the squared gradient.
     pub v: Vec<f32>,
 }
 
-/// The optimiser's state.
+/// The optimiser with its state.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     options: AdamWOptions,
-    /// Steps made.
+    /// Completed steps.
     pub step: u64,
-    /// Moments by the variable's name.
+    /// By name of the variable.
     pub moments: BTreeMap<String, Moments>,
-    /// Both moments of variables on a GPU, where they lie: newer than `moments` until
+    /// Both moments of variables on a GPU, kept there: newer than `moments` until
     /// [`AdamW::gather`].
     on_device: BTreeMap<String, [Tensor; 2]>,
 }
 
-/// Numbers that one thread changes at a time, and whose squares are added up before those of the
-/// next.
+/// Numbers that one thread updates at a time, and whose squares are summed separately.
 const PIECE: usize = 16 * 1024;
 
-/// One variable's change.
+/// The update of one variable.
 struct Update<'a> {
     moments: Mutex<&'a mut Moments>,
     options: AdamWOptions,
@@ -159,21 +154,20 @@ struct Update<'a> {
 }
 
 impl AdamW {
-    /// An optimiser without history for these variables.
+    /// An optimiser for these variables before the first step.
     pub fn new(variables: &Variables, options: AdamWOptions) -> Self {
         let fresh = |v: &Var| Moments { m: vec![0.0; v.elem_count()], v: vec![0.0; v.elem_count()] };
         let moments = variables.iter().map(|(name, v)| (name.clone(), fresh(v))).collect();
         Self { options, step: 0, moments, on_device: BTreeMap::new() }
     }
 
-    /// One step. Returns the global norm of the gradients, before they are scaled down.
+    /// Makes a step. Returns the global norm of the gradients before clipping.
     ///
     /// # Errors
-    /// `Diverged` (with what the caller fills in) when a gradient is missing or not finite; nothing
-    /// is changed then.
+    /// If a gradient is missing or not finite; then nothing has changed.
     pub fn step(&mut self, variables: &Variables, gradients: &Gradients, lr: f64) -> Result<f64, StepError> {
         let mut squares = 0.0;
-        let mut found = Vec::with_capacity(variables.len());
+        let mut checked = Vec::with_capacity(variables.len());
         for (name, variable) in variables {
             let Some(gradient) = gradients.get(name) else {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no gradient"))));
@@ -184,12 +178,12 @@ impl AdamW {
                 return Err(StepError::NotFinite { variable: name.clone(), value: square });
             }
             squares += square;
-            found.push((name, variable, gradient));
+            checked.push((name, variable, gradient));
         }
         let norm = squares.sqrt();
         let scale = self.options.clip_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         self.step += 1;
-        for (name, variable, gradient) in found {
+        for (name, variable, gradient) in checked {
             let Some(moments) = self.moments.get_mut(name) else {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no moments"))));
             };
@@ -206,16 +200,16 @@ impl AdamW {
                 variable.inplace_op2(&gradient, &update)?;
             } else {
                 let kept = self.on_device.remove(name);
-                self.on_device.insert(name.clone(), update.composed(variable, &gradient, kept)?);
+                self.on_device.insert(name.clone(), update.with_tensor_ops(variable, &gradient, kept)?);
             }
         }
         Ok(norm)
     }
 
-    /// Brings the moments of variables on a GPU to `moments`: to be called before they are read.
+    /// Copies the moments of variables on a GPU to `moments`. Call it before reading `moments`.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn gather(&mut self) -> Result<(), StepError> {
         for (name, [m, v]) in &self.on_device {
             let [m, v] = [m, v].map(|moment| moment.flatten_all()?.to_vec1());
@@ -225,14 +219,13 @@ impl AdamW {
     }
 }
 
-/// Why a step was not made.
+/// Why a step failed.
 #[derive(Debug)]
 pub enum StepError {
-    /// A gradient is infinite or no number.
+    /// A gradient is infinite or NaN.
     NotFinite {
-        /// The variable's name.
         variable: String,
-        /// The sum of its gradient's squares.
+        /// The sum of squares of its gradient.
         value: f64,
     },
     /// A defect.
@@ -259,7 +252,7 @@ impl From<StepError> for TrainError {
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("AdamW takes contiguous gradients"),
+        None => bail!("AdamW needs contiguous gradients"),
     }
 }
 
@@ -269,16 +262,16 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
         return Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?));
     };
     let squares = |piece: &[f32]| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
-    // Fixed pieces, added in order: the same bits whatever the threads.
+    // Fixed pieces added in order give the same bits for any number of threads.
     let pieces: Vec<f64> = numbers(storage, layout)?.par_chunks(PIECE).map(squares).collect();
     Ok(pieces.into_iter().sum())
 }
 
 impl Update<'_> {
-    /// The same step in candle's operations, wherever the variable lies: what the one below is held
-    /// to, and what a GPU runs. Takes and returns both moments; without, they are those of the last
-    /// checkpoint.
-    fn composed(
+    /// The same step in candle's operations, for any device: used on GPUs, and the reference for
+    /// the CPU implementation below. Takes and returns both moments; if `kept` is `None`, they are
+    /// those of the last checkpoint.
+    fn with_tensor_ops(
         &self,
         variable: &Var,
         gradient: &Tensor,
@@ -319,7 +312,7 @@ impl InplaceOp2 for Update<'_> {
         g_at: &Layout,
     ) -> candle_core::Result<()> {
         let (CpuStorage::F32(w), Some((start, end))) = (w, w_at.contiguous_offsets()) else {
-            bail!("AdamW changes contiguous f32 variables");
+            bail!("AdamW needs contiguous f32 variables");
         };
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         let Moments { m, v } = &mut **moments;
@@ -357,16 +350,17 @@ mod tests {
         .into()
     }
 
-    /// Gradients: of the bias 3 b, of the weight 3 w^2, at the values now.
+    /// The gradient of the bias is 3 b, that of the weight 3 w^2.
     fn gradients(variables: &Variables) -> Gradients {
         let cube = |v: &Var| v.as_tensor().sqr().unwrap().mul(v.as_tensor()).unwrap().sum_all().unwrap();
         let square = (variables["bias"].sqr().unwrap().sum_all().unwrap() * 1.5).unwrap();
-        Gradients::of(variables, &(square + cube(&variables["weight"])).unwrap().backward().unwrap()).unwrap()
+        Gradients::from_store(variables, &(square + cube(&variables["weight"])).unwrap().backward().unwrap())
+            .unwrap()
     }
 
-    /// The formula of `torch.optim.AdamW`, in f64, for three steps; the bias without decay.
+    /// The formula of `torch.optim.AdamW` in f64, for three steps; the bias has no decay.
     #[test]
-    fn steps_are_those_of_pytorch() {
+    fn steps_match_pytorch() {
         let variables = variables();
         let mut adam = AdamW::new(&variables, AdamWOptions::default());
         let mut expected: Vec<(f64, f64, f64, f64)> =
@@ -392,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn the_composed_step_is_the_same() {
-        let (fused, composed) = (variables(), variables());
+    fn tensor_ops_make_the_same_step() {
+        let (fused, by_ops) = (variables(), variables());
         let options = AdamWOptions::default();
         let mut adam = AdamW::new(&fused, options);
         let mut kept = BTreeMap::new();
         for step in 1..=3 {
-            let found = gradients(&composed);
-            for (name, variable) in &composed {
+            let found = gradients(&by_ops);
+            for (name, variable) in &by_ops {
                 let decay = if variable.rank() >= 2 { options.weight_decay } else { 0.0 };
                 let mut zero = Moments { m: vec![0.0; 4], v: vec![0.0; 4] };
                 zero.m.truncate(variable.elem_count());
@@ -409,7 +403,7 @@ mod tests {
                 let gradient = found.get(name).unwrap();
                 kept.insert(
                     name.clone(),
-                    update.composed(variable, gradient, kept.get(name).cloned()).unwrap(),
+                    update.with_tensor_ops(variable, gradient, kept.get(name).cloned()).unwrap(),
                 );
             }
             adam.step(&fused, &gradients(&fused), 0.01).unwrap();
@@ -421,7 +415,7 @@ mod tests {
             |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs() + 1e-9);
         for (name, variable) in &fused {
             let numbers = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let (got, want) = (numbers(&composed[name]), numbers(variable));
+            let (got, want) = (numbers(&by_ops[name]), numbers(variable));
             assert!(close(&got, &want), "{name}: {got:?} for {want:?}");
             let (got, want) = (&adam.moments[name], &moments[name]);
             assert!(close(&got.m, &want.m) && close(&got.v, &want.v), "{name}");
@@ -429,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_norm_is_global_and_clips() {
+    fn gradients_are_clipped_by_their_global_norm() {
         let variables = variables();
         let mut adam =
             AdamW::new(&variables, AdamWOptions { clip_grad_norm: Some(1.0), ..Default::default() });
@@ -440,9 +434,9 @@ mod tests {
         assert!((m - 0.1 * 27.0 / expected).abs() < 1e-6, "{m}");
     }
 
-    /// The first step of Adam without decay is the rate, whatever the gradient.
+    /// The first step of Adam without decay has the size of the learning rate, for any gradient.
     #[test]
-    fn towers_have_rates_of_their_own() {
+    fn towers_have_their_own_learning_rates() {
         let names = ["logit_scale", "ln_final.bias", "visual.ln_post.bias"];
         let one = || Var::from_slice(&[1f32], 1, &Device::Cpu).unwrap();
         let variables: Variables = names.map(|name| (name.to_owned(), one())).into();
@@ -457,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_add_up_and_are_reduced_in_pieces() {
+    fn gradients_are_added_and_reduced_in_buckets() {
         let variables = variables();
         let once = gradients(&variables);
         let store = (variables["bias"].sqr().unwrap().sum_all().unwrap()).backward().unwrap();
@@ -477,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_is_no_number_changes_nothing() {
+    fn a_nan_gradient_changes_nothing() {
         let variables = variables();
         variables["bias"].set(&Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap()).unwrap();
         let before = variables["weight"].to_vec2::<f32>().unwrap();

@@ -1,13 +1,13 @@
-//! The learning rate: linear warm-up, then half a cosine down to 0.
+//! The learning rate schedule.
 
-/// Learning rate of each step.
+/// Linear warm-up, then half a cosine down to 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     /// The highest rate.
     pub peak: f64,
     /// Steps of warm-up.
     pub warmup: u64,
-    /// All steps, the warm-up's included.
+    /// Total steps, including warm-up.
     pub steps: u64,
 }
 
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn up_and_down() {
+    fn rate_rises_linearly_and_falls_along_a_cosine() {
         let schedule = Schedule { peak: 2.0, warmup: 4, steps: 14 };
         let expected = [(0, 0.5), (3, 2.0), (4, 2.0), (9, 1.0), (14, 0.0), (99, 0.0)];
         for (step, rate) in expected {

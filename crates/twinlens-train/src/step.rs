@@ -1,11 +1,10 @@
-//! One step of a training on one rank: the gradients of a batch, whole or in parts, and what the
-//! optimiser makes of them.
+//! One training step on one rank: the gradients of a batch and the optimiser's update.
 //!
-//! A batch that is one part on one rank goes through [`Clip::loss`]. Otherwise each rank has its
-//! rows of the batch, in micro-batches, and the result is the same but for rounding, with two
-//! exceptions that are stated here: batch norm has the statistics of a micro-batch, not of the
-//! batch (in both passes the same ones), and the running statistics, which then move once a
-//! micro-batch, are averaged over ranks after the step.
+//! A batch that is a single micro-batch on one rank uses [`Clip::loss`]. Otherwise each rank
+//! processes its rows of the batch in micro-batches (gradient caching). The result is the same up
+//! to rounding, except that batch norm uses the statistics of a micro-batch (the same in both
+//! passes), and that running statistics are updated once per micro-batch and averaged over ranks
+//! after the step.
 
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
@@ -16,65 +15,62 @@ use candle_core::{Device, Tensor};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, Features, Pass, Tower};
 
-/// What a rank needs for its steps.
+/// Makes the steps of one rank.
 pub struct Stepper<'a> {
-    /// The rank's own replica.
+    /// The rank's replica.
     pub clip: &'a Clip,
-    /// The variables that are learned.
+    /// The trainable variables.
     pub variables: Variables,
-    /// The other ranks.
     pub ranks: &'a dyn Collective,
-    /// Pairs of a forward pass.
+    /// Pairs per forward pass.
     pub micro_batch: usize,
-    /// Learning rates.
     pub schedule: Schedule,
-    /// Whether to give the step up; asked on rank 0 alone.
+    /// Whether to abandon the step; checked on rank 0 only.
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// A step that was made.
+/// The numbers of a completed step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// The loss of the whole batch, before the step.
+    /// Loss of the whole batch, before the step.
     pub loss: f64,
-    /// Its learning rate.
     pub lr: f64,
     /// Global norm of the gradients, before clipping.
     pub grad_norm: f64,
 }
 
-/// Numbers that ranks add up at a time.
+/// Numbers per all-reduce.
 const BUCKET: usize = 1 << 22;
 
 impl Stepper<'_> {
-    /// A step on this rank's rows of a batch. `None` when it was given up: nothing has changed
-    /// then.
+    /// Makes a step on this rank's rows of a batch. `None` if it was abandoned, without side
+    /// effects.
     ///
     /// # Errors
-    /// `Diverged` when loss or gradients are no numbers; `before` is filled in by the caller.
+    /// `NotFinite` if loss or gradients are; the caller sets `previous_loss`.
     pub fn step(&self, adam: &mut AdamW, batch: &Batch) -> Result<Option<Step>> {
-        let running = self.running()?;
+        let running = self.running_statistics()?;
         let Some((loss, gradients)) = self.gradients(batch)? else {
-            self.set_running(&running)?;
+            self.set_running_statistics(&running)?;
             return Ok(None);
         };
         let lr = self.schedule.rate(adam.step);
         let step = adam.step + 1;
-        let diverged = |what: String, value: f64| TrainError::Diverged {
+        let not_finite = |what: String, value: f64| TrainError::NotFinite {
             step,
             what,
             value,
-            before: f64::NAN,
+            previous_loss: f64::NAN,
             lr,
             logit_scale: f64::from(self.clip.logit_scale()),
         };
         if !loss.is_finite() {
-            return Err(diverged("the loss".into(), loss));
+            return Err(not_finite("the loss".into(), loss));
         }
         let grad_norm = match adam.step(&self.variables, &gradients, lr) {
             Ok(norm) => norm,
             Err(StepError::NotFinite { variable, value }) => {
-                return Err(diverged(format!("the gradient of {variable}"), value));
+                return Err(not_finite(format!("the gradient of {variable}"), value));
             }
             Err(StepError::Tensor(error)) => return Err(error.into()),
         };
@@ -82,31 +78,34 @@ impl Stepper<'_> {
             self.clip.clamp_logit_scale()?;
         }
         if self.ranks.size() > 1 && !running.is_empty() {
-            let mut sums = self.running()?;
+            let mut sums = self.running_statistics()?;
             self.ranks.all_reduce_sum(&mut sums)?;
             let ranks = self.ranks.size() as f32;
             sums.iter_mut().for_each(|sum| *sum /= ranks);
-            self.set_running(&sums)?;
+            self.set_running_statistics(&sums)?;
         }
         Ok(Some(Step { loss, lr, grad_norm }))
     }
 
-    /// The loss of the whole batch and its gradients, the same on all ranks. `None` when the step
-    /// was given up.
+    /// The loss of the whole batch and its gradients, equal on all ranks. `None` if the step was
+    /// abandoned.
     pub fn gradients(&self, batch: &Batch) -> Result<Option<(f64, Gradients)>> {
         let rows = batch.ids.dim(0)?;
         if self.ranks.size() == 1 && self.micro_batch >= rows {
             let loss = self.clip.loss(&batch.pixels, &batch.ids)?;
             let value = f64::from(loss.to_scalar::<f32>()?);
-            // The graph, which holds every activation, ends with this function.
-            return Ok(Some((value, Gradients::of(&self.variables, &loss.backward()?)?)));
+            // Returning drops the graph, which holds every activation.
+            return Ok(Some((value, Gradients::from_store(&self.variables, &loss.backward()?)?)));
         }
         let micro = self.micro_batch.min(rows);
         let parts = (0..rows).step_by(micro).map(|first| batch.rows(first, micro.min(rows - first)));
         let parts: Vec<Batch> = parts.collect::<Result<_>>()?;
-        let compares = self.clip.config().objective.embeds_texts();
-        let found = if compares { self.compared(&parts)? } else { self.predicted(&parts)? };
-        let Some((loss, mut gradients)) = found else { return Ok(None) };
+        let share = if self.clip.config().objective.embeds_texts() {
+            self.embedding_gradients(&parts)?
+        } else {
+            self.prediction_gradients(&parts)?
+        };
+        let Some((loss, mut gradients)) = share else { return Ok(None) };
         let mut loss = [loss as f32];
         self.ranks.all_reduce_sum(&mut loss)?;
         if self.ranks.size() > 1 {
@@ -115,13 +114,12 @@ impl Stepper<'_> {
         Ok(Some((f64::from(loss[0]), gradients)))
     }
 
-    /// This rank's share of loss and gradients for an objective that compares pairs.
-    fn compared(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
-        // The first part keeps its graph; the others are seen twice. (A rank with one part sees
-        // nothing twice.)
+    /// This rank's share of loss and gradients for an objective that compares embeddings.
+    fn embedding_gradients(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+        // The first part keeps its graph; the other parts need a second forward pass.
         let mut features = Vec::with_capacity(parts.len());
         for (index, part) in parts.iter().enumerate() {
-            if self.given_up()? {
+            if self.should_stop()? {
                 return Ok(None);
             }
             let pass = if index == 0 { Pass::Train } else { Pass::Preview };
@@ -129,7 +127,7 @@ impl Stepper<'_> {
         }
         let gathered = |tower: usize| {
             let own: Vec<Tensor> = features.iter().map(|f: &[Tensor; 2]| f[tower].detach()).collect();
-            // Comparing is arithmetic for the CPU, wherever the towers are.
+            // The comparison runs on the CPU, whatever the device of the towers.
             self.gather(&Tensor::cat(&own, 0)?.to_device(&Device::Cpu)?)
         };
         let (image, text) = (gathered(0)?, gathered(1)?);
@@ -144,7 +142,7 @@ impl Stepper<'_> {
         let mut gradients = Gradients::default();
         let mut row = 0;
         for part in parts {
-            if row > 0 && self.given_up()? {
+            if row > 0 && self.should_stop()? {
                 return Ok(None);
             }
             let rows = part.ids.dim(0)?;
@@ -159,7 +157,7 @@ impl Stepper<'_> {
                 };
                 let gradient = [&share.image, &share.text][index].narrow(0, row, rows)?;
                 let gradient = gradient.to_device(features.device())?;
-                // A number whose gradient by the features is the loss's.
+                // A scalar with the same gradient with respect to the features as the loss.
                 let surrogate = (features * gradient)?.sum_all()?;
                 gradients.add(&self.variables, &surrogate.backward()?)?;
             }
@@ -180,7 +178,7 @@ impl Stepper<'_> {
         })
     }
 
-    /// The features of all ranks.
+    /// Gathers the features of all ranks.
     fn gather(&self, own: &Tensor) -> Result<Tensor> {
         if self.ranks.size() == 1 {
             return Ok(own.clone());
@@ -190,16 +188,16 @@ impl Stepper<'_> {
         Ok(Tensor::from_vec(all, (rows * self.ranks.size(), embed), own.device())?)
     }
 
-    /// This rank's share for an objective that predicts words: the mean of the parts' losses,
-    /// weighed by their predictions.
-    fn predicted(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+    /// This rank's share of loss and gradients for an objective that predicts words: the mean of
+    /// the parts' losses, weighted by their number of predictions.
+    fn prediction_gradients(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
         let counts = parts.iter().map(|part| Ok(self.clip.predictions(&part.ids)? as f32));
         let counts: Vec<f32> = counts.collect::<Result<_>>()?;
         let mut total = [counts.iter().sum::<f32>()];
         self.ranks.all_reduce_sum(&mut total)?;
         let (mut sum, mut gradients) = (0.0, Gradients::default());
         for (part, count) in parts.iter().zip(counts) {
-            if self.given_up()? {
+            if self.should_stop()? {
                 return Ok(None);
             }
             let loss = (self.clip.loss(&part.pixels, &part.ids)? * f64::from(count / total[0].max(1.0)))?;
@@ -209,20 +207,20 @@ impl Stepper<'_> {
         Ok(Some((sum, gradients)))
     }
 
-    /// Whether all ranks give the step up: all ask at the same place, and rank 0 answers.
-    fn given_up(&self) -> Result<bool> {
-        let mut answer = [if self.ranks.rank() == 0 && (self.stop)() { 1.0 } else { 0.0 }];
-        self.ranks.broadcast(&mut answer)?;
-        Ok(answer[0] > 0.0)
+    /// Whether to abandon the step. All ranks call it at the same point, and rank 0 decides.
+    fn should_stop(&self) -> Result<bool> {
+        let mut stop = [if self.ranks.rank() == 0 && (self.stop)() { 1.0 } else { 0.0 }];
+        self.ranks.broadcast(&mut stop)?;
+        Ok(stop[0] > 0.0)
     }
 
-    /// The running statistics, one after another.
-    fn running(&self) -> Result<Vec<f32>> {
+    /// All running statistics, concatenated.
+    fn running_statistics(&self) -> Result<Vec<f32>> {
         let buffers = self.clip.buffers().values();
         Ok(buffers.map(|b| b.to_vec1::<f32>()).collect::<candle_core::Result<Vec<_>>>()?.concat())
     }
 
-    fn set_running(&self, values: &[f32]) -> Result<()> {
+    fn set_running_statistics(&self, values: &[f32]) -> Result<()> {
         let mut rest = values;
         for buffer in self.clip.buffers().values() {
             let (own, tail) = rest.split_at(buffer.elem_count());

@@ -1,21 +1,20 @@
-//! The training loop: batches from a thread beside it, a step, a row of the log, now and then a
-//! checkpoint.
+//! The training loop: batches from another thread, steps, a log, evaluations and checkpoints.
 //!
-//! A training is a function of its options, its seed and its examples. Position in the data is the
-//! step number, and a checkpoint holds the rest, so that a run cut off anywhere and taken up again
-//! ends in the same bits. With several ranks, each has a replica of the model and makes the same
-//! steps; rank 0 alone keeps a log, measures and saves.
+//! A training is a function of its options, its seed and its data. The position in the data is the
+//! step number, and a checkpoint holds the rest, so that an interrupted and resumed run ends in the
+//! same bits. Each rank has a replica of the model and makes the same steps; only rank 0 logs,
+//! evaluates and saves.
 
-use crate::checkpoint::{Checkpoints, State};
+use crate::checkpoint::{Checkpoints, TrainState};
 use crate::collective::{Collective, Local, Threads};
 use crate::ema;
 use crate::error::{Result, TrainError};
 use crate::log::LogRow;
 use crate::measure::{self, Measurement};
+use crate::monitor::{self, Monitor};
 use crate::optimizer::{AdamW, AdamWOptions};
 use crate::schedule::Schedule;
 use crate::step::{Step, Stepper};
-use crate::watch::{self, Watch};
 use candle_core::Tensor;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -26,112 +25,105 @@ use twinlens_model::{Clip, Objective};
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
 
-/// How long to train, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
-    /// Steps in all.
     pub steps: u64,
-    /// Pairs of a step, all ranks together: among these each is told from the others.
+    /// Pairs per step over all ranks; the other captions of the batch are the negatives.
     pub batch_size: usize,
-    /// Pairs of a forward pass; `None` for all that a rank has.
+    /// Pairs per forward pass; `None` for all pairs of the rank.
     pub micro_batch: Option<usize>,
-    /// Threads that each hold a replica of the model and take an equal part of each batch.
+    /// Threads, each with a replica of the model and an equal part of each batch.
     pub ranks: usize,
     /// The highest learning rate.
     pub lr: f64,
     /// Steps of linear warm-up.
     pub warmup: u64,
-    /// The optimiser's constants.
     pub adamw: AdamWOptions,
-    /// How slowly the running mean of the weights forgets; `None` for no mean.
+    /// Decay of the moving average of the weights; `None` for no average.
     pub ema: Option<f64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Steps between weights that stay.
+    /// Steps between weights that are kept permanently.
     pub keep_every: Option<u64>,
-    /// Whether the weights of the best step are kept: by the evaluation, or else by the mean loss
-    /// of 100 steps.
+    /// Whether to keep the weights of the best step: by the first metric of the evaluation, or else
+    /// by the mean loss of 100 steps.
     pub keep_best: bool,
     /// Steps between evaluations.
     pub evaluate_every: Option<u64>,
-    /// Where the order of the data comes from.
+    /// Seed of the order of the data and of crops.
     pub seed: u64,
-    /// Each time an image is seen, a random square of at least this part of its area is cut out of
-    /// it and resized (the paper's only augmentation; 0.9 in open_clip). `None`: the image as it is
-    /// stored.
+    /// Minimum fraction of the area of random square crops (the paper's only augmentation; 0.9 in
+    /// open_clip). `None`: the central square.
     pub crop_min_area: Option<f64>,
-    /// Further changes to each look at an image.
     pub augment: Option<Augment>,
-    /// Bytes that batches made ahead may take; one batch is always made ahead.
+    /// Maximum size of prefetched batches, in bytes; at least one batch is prefetched.
     pub prefetch_bytes: usize,
 }
 
-/// What a finished training leaves, beside the weights of the last step in its model.
-pub struct Trained {
-    /// A row a step.
+/// The result of a finished training, besides the weights of the last step in the model.
+pub struct TrainOutput {
+    /// One row per step.
     pub log: Vec<LogRow>,
-    /// What was measured on the way.
-    pub measured: Vec<Measurement>,
-    /// The running mean of the weights, where one was kept.
+    pub measurements: Vec<Measurement>,
+    /// The moving average of the weights, if enabled.
     pub ema: Option<Clip>,
 }
 
 /// How a training ended.
 pub enum Outcome {
-    /// All steps are done.
-    Finished(Box<Trained>),
-    /// The caller asked to stop, and a checkpoint was written.
+    Finished(Box<TrainOutput>),
+    /// Stopped by [`Hooks::stop`], after writing a checkpoint.
     Stopped,
 }
 
-/// What measures a model after a step.
+/// Evaluates a model after a step.
 pub type Evaluate<'a> = dyn FnMut(&Clip, u64) -> Result<Vec<Measured>, RunError> + Send + 'a;
 
-/// The caller's part.
+/// The caller's callbacks.
 pub struct Hooks<'a> {
-    /// The time in microseconds since 1970.
+    /// Returns the time in microseconds since 1970.
     pub now: &'a (dyn Fn() -> i64 + Sync),
-    /// Whether to stop; asked between steps and between micro-batches. A step that was begun is
-    /// given up.
+    /// Whether to stop, checked between steps and between micro-batches. A step in progress is
+    /// abandoned.
     pub stop: &'a (dyn Fn() -> bool + Sync),
     /// Called after each step.
     pub observe: &'a mut (dyn FnMut(&LogRow) + Send),
-    /// Called every `evaluate_every` steps and after the last; [`RunError::Interrupted`] stops the
-    /// training.
+    /// Called every `evaluate_every` steps and after the last step; [`RunError::Interrupted`] stops
+    /// the training.
     pub evaluate: Option<&'a mut Evaluate<'a>>,
 }
 
-/// What a step is made on, or a rank's part of it.
+/// The input of a step, or a rank's part of it.
 pub struct Batch {
     /// Pixels `[batch, 3, size, size]`, normalised.
     pub pixels: Tensor,
     /// Token ids `[batch, context]`.
     pub ids: Tensor,
-    /// Epochs done after it, with fractions where the number of pairs is known.
+    /// Epochs after this batch; fractional if the number of pairs is known.
     pub epoch: f64,
 }
 
 impl Batch {
-    /// `len` of its rows, from `first` on.
+    /// The `len` rows from `first`.
     ///
     /// # Errors
-    /// When there are fewer.
+    /// If there are fewer.
     pub fn rows(&self, first: usize, len: usize) -> Result<Self> {
         let part = |tensor: &Tensor| tensor.narrow(0, first, len);
         Ok(Self { pixels: part(&self.pixels)?, ids: part(&self.ids)?, epoch: self.epoch })
     }
 }
 
-/// Where batches come from. The batch of a step is a function of the step, however often a training
-/// was interrupted.
-pub trait Batches: Sync {
-    /// Token ids of a caption.
+/// A source of batches. The batch of a step depends only on the step number, so that a training can
+/// resume anywhere.
+pub trait BatchSource: Sync {
+    /// Token ids per caption.
     fn context(&self) -> usize;
 
-    /// Makes the batches of `steps`, for towers of `size` pixels, until nobody takes them.
+    /// Sends the batches of `steps`, with images of `size` pixels, until the receiver is dropped.
     ///
     /// # Errors
-    /// Whatever is wrong with the data; `Interrupted`.
+    /// Errors of the data; `Interrupted`.
     fn run(
         &self,
         options: &TrainOptions,
@@ -140,31 +132,31 @@ pub trait Batches: Sync {
         send: &SyncSender<Batch>,
     ) -> Result<()>;
 
-    /// Ends a [`run`](Self::run) that waits for data, since nobody will take its batches.
+    /// Ends a [`run`](Self::run) that waits for data.
     fn stop(&self) {}
 }
 
-/// candle walks its graph recursively, deeper than a thread's usual stack goes.
+/// candle walks its graph recursively, which needs more than the default stack.
 const STACK_BYTES: usize = 256 << 20;
 
-/// Trains `clip` on `data`, from the newest checkpoint on if there is one.
+/// Trains `clip` on `data`, resuming from the newest checkpoint if there is one.
 ///
 /// # Errors
-/// `Diverged`, `Stuck` or `Relapsed` when training fails, `Checkpoint` or `Io` when files do,
-/// `Options` when the options fit no training on these examples.
+/// `NotFinite`, `NotConverging` or `Diverged` if training fails, `Checkpoint` or `Io` for files,
+/// `Options` if the options do not fit together or the data.
 pub fn train(
     clip: &Clip,
-    data: &dyn Batches,
+    data: &dyn BatchSource,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
     hooks: Hooks<'_>,
 ) -> Result<Outcome> {
     check(clip, data, options)?;
-    let mut state = State {
+    let mut state = TrainState {
         adam: AdamW::new(&clip.trainable(), options.adamw),
         ema: options.ema.map(|_| clip.replica()).transpose()?,
         log: Vec::new(),
-        measured: Vec::new(),
+        measurements: Vec::new(),
     };
     checkpoints.restore(clip, &mut state)?;
     let size = clip.config().vision.image_size();
@@ -174,62 +166,60 @@ pub fn train(
         let (send, receive) = sync_channel(ahead - 1);
         let first = state.adam.step;
         let producer = scope.spawn(move || data.run(options, size, first..options.steps, &send));
-        let outcome = on_ranks(clip, receive, options, checkpoints, state, hooks);
-        // Nobody takes batches any more: the producer ends too.
+        let outcome = train_on_ranks(clip, receive, options, checkpoints, state, hooks);
+        // The receiver is dropped, so the producer ends too.
         data.stop();
         let produced = producer.join().map_err(|_| TrainError::Panicked("data"))?;
         match outcome? {
             Some(outcome) => Ok(outcome),
-            // The data ended early: the reason is the producer's.
+            // The data ended early: the producer reports the cause.
             None => produced.and(Err(TrainError::Panicked("data"))),
         }
     })
 }
 
-/// Trains on all ranks, until they are done, or the data end (`None`).
-fn on_ranks(
+/// Trains on all ranks. `None` if the data ends before the steps do.
+fn train_on_ranks(
     clip: &Clip,
     batches: Receiver<Batch>,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
-    state: State,
+    state: TrainState,
     hooks: Hooks<'_>,
 ) -> Result<Option<Outcome>> {
     std::thread::scope(|scope| {
-        let mut ends = ends(options.ranks).into_iter();
-        let own = ends.next().ok_or(TrainError::Lost)?;
-        let (mut followers, mut others) = (Vec::new(), Vec::new());
-        for end in ends {
-            let (share, shares) = sync_channel(1);
-            others.push(share);
-            followers.push(follower(scope, clip.replica()?, state.adam.clone(), options, end, shares)?);
+        let mut collectives = collectives(options.ranks).into_iter();
+        let rank_0 = collectives.next().ok_or(TrainError::RankExited)?;
+        let (mut ranks, mut others) = (Vec::new(), Vec::new());
+        for rank in collectives {
+            let (send, receive) = sync_channel(1);
+            others.push(send);
+            ranks.push(spawn_rank(scope, clip.replica()?, state.adam.clone(), options, rank, receive)?);
         }
-        let feed = Feed { batches, others };
+        let batches = BatchSplitter { batches, others };
         let trainer = Builder::new().name("trainer".into()).stack_size(STACK_BYTES);
         let trainer = trainer.spawn_scoped(scope, move || {
-            let stepper = stepper(clip, options, &*own, hooks.stop);
-            Training { stepper, options, checkpoints, state, hooks }.run(feed)
+            let stepper = stepper(clip, options, &*rank_0, hooks.stop);
+            Training { stepper, options, checkpoints, state, hooks }.run(batches)
         });
-        // The trainer ends first: it drops its ends of all channels, and the other ranks then end
-        // too.
+        // The trainer ends first and drops its channels, which ends the other ranks.
         let trainer = trainer.map_err(TrainError::io("trainer thread"))?;
         let outcome = trainer.join().map_err(|_| TrainError::Panicked("training"))?;
-        let followed: Result<Vec<()>> =
-            followers.into_iter().map(|f| f.join().map_err(|_| TrainError::Panicked("training"))?).collect();
+        let ranks: Result<Vec<()>> =
+            ranks.into_iter().map(|r| r.join().map_err(|_| TrainError::Panicked("training"))?).collect();
         match outcome {
-            // The one that is lost knows why.
-            Err(TrainError::Lost) => followed.and(Err(TrainError::Lost)),
+            // The failing rank reports the cause.
+            Err(TrainError::RankExited) => ranks.and(Err(TrainError::RankExited)),
             outcome => outcome,
         }
     })
 }
 
-/// The ends of all ranks.
-fn ends(ranks: usize) -> Vec<Box<dyn Collective>> {
+fn collectives(ranks: usize) -> Vec<Box<dyn Collective>> {
     if ranks == 1 {
         return vec![Box::new(Local)];
     }
-    Threads::new(ranks).into_iter().map(|end| Box::new(end) as Box<dyn Collective>).collect()
+    Threads::new(ranks).into_iter().map(|rank| Box::new(rank) as Box<dyn Collective>).collect()
 }
 
 fn stepper<'a>(
@@ -249,113 +239,115 @@ fn stepper<'a>(
     }
 }
 
-/// A rank other than 0: makes the steps that rank 0 makes.
-fn follower<'scope, 'env>(
+/// Starts a rank other than 0, which makes the same steps as rank 0.
+fn spawn_rank<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     clip: Clip,
     mut adam: AdamW,
     options: &'env TrainOptions,
-    end: Box<dyn Collective>,
-    shares: Receiver<Batch>,
+    rank: Box<dyn Collective>,
+    batches: Receiver<Batch>,
 ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
     let run = move || {
-        let stepper = stepper(&clip, options, &*end, &|| false);
-        while let Ok(share) = shares.recv() {
-            if stepper.step(&mut adam, &share)?.is_none() {
+        let stepper = stepper(&clip, options, &*rank, &|| false);
+        while let Ok(batch) = batches.recv() {
+            if stepper.step(&mut adam, &batch)?.is_none() {
                 break;
             }
         }
         Ok(())
     };
-    let follower = Builder::new().name("rank".into()).stack_size(STACK_BYTES);
-    follower.spawn_scoped(scope, run).map_err(TrainError::io("rank thread"))
+    let thread = Builder::new().name("rank".into()).stack_size(STACK_BYTES);
+    thread.spawn_scoped(scope, run).map_err(TrainError::io("rank thread"))
 }
 
-fn check(clip: &Clip, data: &dyn Batches, options: &TrainOptions) -> Result<()> {
+fn check(clip: &Clip, data: &dyn BatchSource, options: &TrainOptions) -> Result<()> {
     let context = clip.config().text.context;
     let (batch, ranks) = (options.batch_size, options.ranks);
     let problem = if batch < 2 || options.steps == 0 {
-        format!("batch_size ({batch}) is at least 2 and steps ({}) at least 1", options.steps)
+        format!("batch_size ({batch}) must be at least 2 and steps ({}) at least 1", options.steps)
     } else if ranks == 0 || !batch.is_multiple_of(ranks) || options.micro_batch == Some(0) {
-        format!("batch_size ({batch}) is a multiple of ranks ({ranks}), and micro_batch at least 1")
+        format!("batch_size ({batch}) must be a multiple of ranks ({ranks}), and micro_batch at least 1")
     } else if data.context() != context {
-        format!("captions of {} tokens for a model of {context}", data.context())
+        format!("captions have {} tokens, but the model takes {context}", data.context())
     } else if !(options.lr > 0.0 && options.lr.is_finite()) {
-        format!("lr is {}", options.lr)
+        format!("lr must be a positive number, not {}", options.lr)
     } else {
         return Ok(());
     };
     Err(TrainError::Options(problem))
 }
 
-/// Batches on their way to the ranks.
-struct Feed {
+/// Splits batches between the ranks.
+struct BatchSplitter {
     batches: Receiver<Batch>,
-    /// To ranks 1, 2, and so on.
+    /// Of ranks 1, 2, and so on.
     others: Vec<SyncSender<Batch>>,
 }
 
-impl Feed {
-    /// Rank 0's rows of the next batch; the others get theirs. `None` when the data ends.
+impl BatchSplitter {
+    /// Returns rank 0's rows of the next batch and sends the others theirs. `None` when the data
+    /// ends.
     fn next(&self) -> Result<Option<Batch>> {
         let Ok(batch) = self.batches.recv() else { return Ok(None) };
         let rows = batch.ids.dim(0)? / (self.others.len() + 1);
         for (index, other) in self.others.iter().enumerate() {
-            // One that is gone is missed in the step.
+            // The step fails if the rank has exited.
             let _ = other.send(batch.rows((index + 1) * rows, rows)?);
         }
         batch.rows(0, rows).map(Some)
     }
 }
 
-/// What the trainer's thread owns.
+/// The state of the trainer's thread.
 struct Training<'a, 'h> {
     stepper: Stepper<'a>,
     options: &'a TrainOptions,
     checkpoints: &'a Checkpoints,
-    state: State,
+    state: TrainState,
     hooks: Hooks<'h>,
 }
 
-/// Whether something that is done every so many steps is due after `step`.
-fn due(step: u64, every: Option<u64>) -> bool {
+/// Whether something that happens every `every` steps is due after `step`.
+fn is_due(step: u64, every: Option<u64>) -> bool {
     step > 0 && every.is_some_and(|every| step.is_multiple_of(every.max(1)))
 }
 
 impl Training<'_, '_> {
-    /// `None` when the data ends before the steps do.
-    fn run(mut self, feed: Feed) -> Result<Option<Outcome>> {
-        // The step of the newest checkpoint; before the first step there is nothing to save.
+    /// `None` if the data ends before the steps do.
+    fn run(mut self, batches: BatchSplitter) -> Result<Option<Outcome>> {
+        // The step of the newest checkpoint; step 0 need not be saved.
         let mut saved = self.state.adam.step;
         loop {
             let step = self.state.adam.step;
-            if !self.measure(step)? {
-                return self.stopped(saved);
+            if !self.evaluate(step)? {
+                return self.stop(saved);
             }
-            self.keep(step)?;
+            self.keep_weights(step)?;
             if step == self.options.steps {
-                let State { log, measured, ema, .. } = self.state;
-                return Ok(Some(Outcome::Finished(Box::new(Trained { log, measured, ema }))));
+                let TrainState { log, measurements, ema, .. } = self.state;
+                return Ok(Some(Outcome::Finished(Box::new(TrainOutput { log, measurements, ema }))));
             }
-            if due(step, Some(self.options.checkpoint_every)) {
+            if is_due(step, Some(self.options.checkpoint_every)) {
                 self.save(&mut saved)?;
             }
             if (self.hooks.stop)() {
-                return self.stopped(saved);
+                return self.stop(saved);
             }
             let started = Instant::now();
-            let Some(batch) = feed.next()? else {
-                // The data may be waited for again: what was learned of what came is kept.
+            let Some(batch) = batches.next()? else {
+                // A later run may continue with more data.
                 self.save(&mut saved)?;
                 return Ok(None);
             };
-            let made = self.stepper.step(&mut self.state.adam, &batch);
-            let Some(made) = made.map_err(|error| self.explained(error))? else { return self.stopped(saved) };
-            self.done(made, batch.epoch, started)?;
+            let step = self.stepper.step(&mut self.state.adam, &batch);
+            let step = step.map_err(|error| self.with_previous_loss(error))?;
+            let Some(step) = step else { return self.stop(saved) };
+            self.record(step, batch.epoch, started)?;
         }
     }
 
-    /// Writes a checkpoint where the newest, of step `saved`, is older.
+    /// Writes a checkpoint unless the newest, of step `saved`, is of this step.
     fn save(&mut self, saved: &mut u64) -> Result<()> {
         let step = self.state.adam.step;
         if step != *saved {
@@ -366,25 +358,25 @@ impl Training<'_, '_> {
         Ok(())
     }
 
-    fn stopped(mut self, mut saved: u64) -> Result<Option<Outcome>> {
+    fn stop(mut self, mut saved: u64) -> Result<Option<Outcome>> {
         self.save(&mut saved)?;
         Ok(Some(Outcome::Stopped))
     }
 
-    /// An error with what the log knows of it.
-    fn explained(&self, mut error: TrainError) -> TrainError {
-        if let (TrainError::Diverged { before, .. }, Some(row)) = (&mut error, self.state.log.last()) {
-            *before = row.loss;
+    fn with_previous_loss(&self, mut error: TrainError) -> TrainError {
+        if let (TrainError::NotFinite { previous_loss, .. }, Some(row)) = (&mut error, self.state.log.last())
+        {
+            *previous_loss = row.loss;
         }
         error
     }
 
-    /// Writes a step down, and looks at how the training goes.
-    fn done(&mut self, Step { loss, lr, grad_norm }: Step, epoch: f64, started: Instant) -> Result<()> {
+    /// Logs a step and checks convergence.
+    fn record(&mut self, Step { loss, lr, grad_norm }: Step, epoch: f64, started: Instant) -> Result<()> {
         let (step, batch) = (self.state.adam.step, self.options.batch_size);
         let clip = self.stepper.clip;
         if let (Some(ema), Some(decay)) = (&self.state.ema, self.options.ema) {
-            ema::follow(ema, clip, decay, step)?;
+            ema::update(ema, clip, decay, step)?;
         }
         let row = LogRow {
             step,
@@ -399,29 +391,30 @@ impl Training<'_, '_> {
         };
         self.state.log.push(row);
         (self.hooks.observe)(&row);
-        // What chance gives is known of the contrastive loss alone.
+        // Only the contrastive loss has a known value for guessing.
         let known = clip.config().objective == Objective::Contrastive && batch >= 16;
         let chance = known.then(|| (batch as f64).ln());
-        Watch { warmup: self.options.warmup, chance }.check(&self.state.log)
+        Monitor { warmup: self.options.warmup, chance }.check(&self.state.log)
     }
 
-    /// The model that is measured and left: the running mean of the weights, where there is one.
+    /// The model to evaluate and keep: the moving average of the weights if enabled.
     fn model(&self) -> &Clip {
         self.state.ema.as_ref().unwrap_or(self.stepper.clip)
     }
 
-    /// Measures the model where that is due; false when it was asked to stop.
-    fn measure(&mut self, step: u64) -> Result<bool> {
+    /// Evaluates the model if due. False if asked to stop.
+    fn evaluate(&mut self, step: u64) -> Result<bool> {
         let every = self.options.evaluate_every;
-        let due = due(step, every) || (every.is_some() && step == self.options.steps);
+        let due = is_due(step, every) || (every.is_some() && step == self.options.steps);
         let model = self.state.ema.as_ref().unwrap_or(self.stepper.clip);
         let (Some(evaluate), true) = (&mut self.hooks.evaluate, due) else { return Ok(true) };
-        if self.state.measured.last().is_some_and(|m| m.step == step) {
+        if self.state.measurements.last().is_some_and(|m| m.step == step) {
             return Ok(true);
         }
         match evaluate(model, step) {
-            Ok(found) => {
-                self.state.measured.extend(found.into_iter().map(|what| Measurement { step, what }));
+            Ok(metrics) => {
+                let measurements = metrics.into_iter().map(|measured| Measurement { step, measured });
+                self.state.measurements.extend(measurements);
                 Ok(true)
             }
             Err(RunError::Interrupted) => Ok(false),
@@ -429,10 +422,10 @@ impl Training<'_, '_> {
         }
     }
 
-    /// Keeps weights that are to stay. Does the same again when the training goes on from this very
-    /// step.
-    fn keep(&self, step: u64) -> Result<()> {
-        if due(step, self.options.keep_every) {
+    /// Saves the weights of this step if they are to be kept. Harmless when repeated after a
+    /// resume.
+    fn keep_weights(&self, step: u64) -> Result<()> {
+        if is_due(step, self.options.keep_every) {
             self.checkpoints.save_kept(self.model(), step)?;
         }
         if self.options.keep_best && step > 0 && self.is_best(step) {
@@ -441,22 +434,23 @@ impl Training<'_, '_> {
         Ok(())
     }
 
-    /// Whether this step is better than all before it: by the first metric of the evaluation, or
+    /// Whether this step is better than all previous ones, by the first metric of the evaluation or
     /// else by the loss.
     fn is_best(&self, step: u64) -> bool {
         if self.options.evaluate_every.is_some() {
-            let mut before = f64::NEG_INFINITY;
-            for (at, value) in measure::by_step(&self.state.measured) {
+            let mut best = f64::NEG_INFINITY;
+            for (at, value) in measure::by_step(&self.state.measurements) {
                 if at == step {
-                    return value > before;
+                    return value > best;
                 }
-                before = before.max(value);
+                best = best.max(value);
             }
             return false;
         }
         let every = Some(self.options.checkpoint_every);
-        let loss = |step: u64| watch::recent_loss(&self.state.log[..step as usize]);
-        let better = |before: u64| loss(step) < loss(before);
-        (due(step, every) || step == self.options.steps) && (1..step).filter(|s| due(*s, every)).all(better)
+        let loss = |step: u64| monitor::recent_loss(&self.state.log[..step as usize]);
+        let is_better = |other: u64| loss(step) < loss(other);
+        let due = is_due(step, every) || step == self.options.steps;
+        due && (1..step).filter(|s| is_due(*s, every)).all(is_better)
     }
 }

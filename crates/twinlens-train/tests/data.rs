@@ -1,5 +1,4 @@
-//! Batches out of shards: every pair once an epoch, the same bits however they are made, what is
-//! refused told once.
+//! Batches from shards: every pair once per epoch, reproducible bits, and one reject per bad row.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -20,8 +19,8 @@ use twinlens_dataset::{Begin, DatasetWriter, MAIN};
 use twinlens_image::{Format, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
-use twinlens_train::data::{Columns, Data, DataOptions, Input, Place};
-use twinlens_train::{AdamWOptions, Batches, TrainError, TrainOptions};
+use twinlens_train::data::{Columns, Data, DataOptions, Input, Source};
+use twinlens_train::{AdamWOptions, BatchSource, TrainError, TrainOptions};
 
 const ROWS: usize = 60;
 const SIZE: usize = 16;
@@ -31,7 +30,7 @@ fn caption(row: usize) -> String {
     format!("picture {row}")
 }
 
-/// Row 7 has no caption, row 20 is cut off, row 33 has no image; all else are pairs.
+/// Row 7 has no caption, row 20 a truncated image, row 33 no image; all others are pairs.
 fn row(row: usize) -> (Option<String>, Option<Vec<u8>>) {
     let (width, height) = (24 + row % 3 * 8, 20 + row % 5 * 4);
     let pixels = (0..width * height * 3).map(|i| ((i * (row + 3)) >> 3) as u8).collect();
@@ -62,7 +61,7 @@ fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
     .unwrap()
 }
 
-/// Two Parquet files as the hub has them, in row groups of 8.
+/// Two Parquet files as on the hub, in row groups of 8.
 fn hub(folder: &Path) -> Input {
     let files = [(0..25), (25..ROWS)].into_iter().enumerate().map(|(number, rows)| {
         let path = folder.join(format!("train-{number}.parquet"));
@@ -74,10 +73,10 @@ fn hub(folder: &Path) -> Input {
         Location::from(path)
     });
     let columns = Columns { caption: "text".into(), ..Columns::default() };
-    Input { columns, ..Input::new(Place::Files(files.collect())) }
+    Input { columns, ..Input::new(Source::Files(files.collect())) }
 }
 
-/// A tar file as webdataset has it; every third caption stands in a JSON.
+/// A tar file as webdataset writes it; every third caption is in a JSON.
 fn webdataset(folder: &Path) -> Input {
     let mut bytes = Vec::new();
     for number in 0..ROWS {
@@ -96,10 +95,10 @@ fn webdataset(folder: &Path) -> Input {
     }
     bytes.extend(tar::END);
     std::fs::write(folder.join("00000.tar"), bytes).unwrap();
-    Input::new(Place::Files(vec![folder.join("00000.tar").into()]))
+    Input::new(Source::Files(vec![folder.join("00000.tar").into()]))
 }
 
-/// A dataset that is being made, in the folder `pairs`.
+/// A writer for a dataset in the directory `pairs`.
 fn writer(folder: &Path) -> DatasetWriter {
     let begin = Begin {
         format: 1,
@@ -123,7 +122,7 @@ fn commit(dataset: &mut DatasetWriter, split: u64, rows: std::ops::Range<usize>)
 
 fn growing(folder: &Path) -> Input {
     let columns = Columns { caption: "text".into(), ..Columns::default() };
-    Input { columns, ..Input::new(Place::Growing(folder.join("pairs").into(), MAIN.into())) }
+    Input { columns, ..Input::new(Source::Growing(folder.join("pairs").into(), MAIN.into())) }
 }
 
 fn tokenizer() -> Tokenizer {
@@ -151,57 +150,57 @@ fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
     }
 }
 
-/// How batches are made; nothing of it may change them.
+/// Settings that must not change batches.
 #[derive(Clone, Copy)]
-struct How {
+struct LoaderSettings {
     threads: usize,
     decode_bytes: usize,
     cache_bytes: u64,
 }
 
-const PLAIN: How = How { threads: 1, decode_bytes: 1 << 20, cache_bytes: 0 };
+const DEFAULT: LoaderSettings = LoaderSettings { threads: 1, decode_bytes: 1 << 20, cache_bytes: 0 };
 
-fn open(inputs: &[Input], how: How, batch: usize, work: &Path) -> Result<Data, TrainError> {
+fn open(inputs: &[Input], settings: LoaderSettings, batch: usize, work: &Path) -> Result<Data, TrainError> {
     let options = DataOptions {
-        // A few blocks of either kind.
+        // A few blocks of each format.
         shuffle_bytes: 60_000,
-        decode_bytes: how.decode_bytes,
-        threads: how.threads,
-        cache_bytes: how.cache_bytes,
+        decode_bytes: settings.decode_bytes,
+        threads: settings.threads,
+        cache_bytes: settings.cache_bytes,
     };
     let cancel = CancellationToken::new();
     Data::open(inputs.to_vec(), &tokenizer(), CONTEXT, batch, options, work, &cancel)
 }
 
-type Made = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
+type Batches = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
 
-/// Pixels, ids and epoch of each step from `first` on.
-fn batches(data: &Data, options: &TrainOptions, first: u64) -> Made {
+/// Pixels, ids and epoch of each step from `first`.
+fn batches(data: &Data, options: &TrainOptions, first: u64) -> Batches {
     let (send, receive) = sync_channel(1);
     std::thread::scope(|scope| {
         let run = scope.spawn(move || data.run(options, SIZE, first..options.steps, &send));
-        let made = receive.iter().map(|batch| {
+        let batches = receive.iter().map(|batch| {
             let pixels = batch.pixels.flatten_all().unwrap().to_vec1().unwrap();
             (pixels, batch.ids.to_vec2().unwrap(), batch.epoch)
         });
-        let made = made.collect();
+        let batches = batches.collect();
         run.join().unwrap().unwrap();
-        made
+        batches
     })
 }
 
-/// Code by row, told by the ledger.
-fn refused(data: &Data) -> Vec<(String, String)> {
+/// Row and code of each row of the ledger.
+fn rejects(data: &Data) -> Vec<(String, String)> {
     let mut rows = Vec::new();
-    data.write_refused("clip", |batch: &RecordBatch| {
+    data.write_rejects("clip", |batch: &RecordBatch| {
         let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
-        let who = if batch.column_by_name("uid").is_some() { text("uid") } else { text("reject_detail") };
+        let names = if batch.column_by_name("uid").is_some() { text("uid") } else { text("reject_detail") };
         let codes = text("reject_code");
         assert!(
             batch.column_by_name("image").is_none() && text("reject_stage").iter().all(|s| s == Some("clip"))
         );
         rows.extend(
-            who.iter().zip(&codes).map(|(who, code)| (who.unwrap().to_owned(), code.unwrap().to_owned())),
+            names.iter().zip(&codes).map(|(name, code)| (name.unwrap().to_owned(), code.unwrap().to_owned())),
         );
         Ok::<_, TrainError>(())
     })
@@ -210,13 +209,13 @@ fn refused(data: &Data) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_pair_is_seen_once_an_epoch_and_what_is_none_is_told_once() {
+fn every_pair_is_seen_once_per_epoch_and_bad_rows_are_rejected_once() {
     let names: HashMap<Vec<u32>, usize> =
         (0..ROWS).map(|row| (tokenizer().encode(&caption(row), CONTEXT), row)).collect();
     for (name, make) in [("hub", hub as fn(&Path) -> Input), ("webdataset", webdataset)] {
         let folder = tempfile::tempdir().unwrap();
-        let data = open(&[make(folder.path())], PLAIN, 8, &folder.path().join("work")).unwrap();
-        // In tar files it is seen before that there is no image.
+        let data = open(&[make(folder.path())], DEFAULT, 8, &folder.path().join("work")).unwrap();
+        // In tar files, a missing image is found while indexing.
         let late = if name == "hub" { vec![20, 33] } else { vec![20] };
         let pairs = 57 + late.len();
         assert_eq!(data.pairs() as usize, pairs);
@@ -227,8 +226,8 @@ fn every_pair_is_seen_once_an_epoch_and_what_is_none_is_told_once() {
             let mut times = BTreeMap::new();
             seen.iter().for_each(|row| *times.entry(*row).or_insert(0) += 1);
             assert!(!times.contains_key(&7) && late.iter().all(|row| !times.contains_key(row)));
-            // Others stand in for those that cannot be decoded, and one or two are put off into the
-            // next epoch.
+            // Others replace those that cannot be decoded, and a few are deferred to the next
+            // epoch.
             let missing =
                 (0..ROWS).filter(|row| ![7, 20, 33].contains(row) && !times.contains_key(row)).count();
             assert!(times.len() >= 53 && missing <= 4, "{name} epoch {epoch}: {times:?}");
@@ -238,41 +237,42 @@ fn every_pair_is_seen_once_an_epoch_and_what_is_none_is_told_once() {
             distinct.len() == 8 && pixels.iter().all(|value| value.is_finite() && value.abs() < 3.0)
         }));
         assert_eq!(made[7].2, 64.0 / pairs as f64);
-        let told = refused(&data);
-        let codes: Vec<&str> = told.iter().map(|(_, code)| code.as_str()).collect();
-        assert_eq!(codes, ["no_caption", "truncated", "no_image"], "{told:?}");
+        let rejected = rejects(&data);
+        let codes: Vec<&str> = rejected.iter().map(|(_, code)| code.as_str()).collect();
+        assert_eq!(codes, ["no_caption", "truncated", "no_image"], "{rejected:?}");
         let place =
             |row: usize| if name == "hub" { format!("{row:032x}") } else { format!("00000.tar/{row:04}") };
-        assert!(told.iter().zip([7, 20, 33]).all(|((who, _), row)| who.starts_with(&place(row))), "{told:?}");
+        let expected = [7, 20, 33].map(place);
+        let is_expected = |((name, _), place): (&(String, String), &String)| name.starts_with(place);
+        assert!(rejected.iter().zip(&expected).all(is_expected), "{rejected:?}");
     }
 }
 
 #[test]
-fn batches_are_the_same_however_they_are_made_and_wherever_they_begin() {
+fn batches_do_not_depend_on_settings_or_the_first_step() {
     let folder = tempfile::tempdir().unwrap();
     let inputs = [hub(folder.path()), Input { weight: 0.5, ..webdataset(folder.path()) }];
     let options = train_options(30, 8);
     let work = |name: &str| folder.path().join(name);
-    let data = open(&inputs, PLAIN, 8, &work("whole")).unwrap();
+    let data = open(&inputs, DEFAULT, 8, &work("whole")).unwrap();
     assert_eq!(data.pairs(), 59 + 29);
     let whole = batches(&data, &options, 0);
-    let told = refused(&data);
-    let hows = [
-        How { threads: 3, ..PLAIN },
-        How { decode_bytes: 1, threads: 2, ..PLAIN },
-        How { cache_bytes: u64::MAX, threads: 2, ..PLAIN },
-        How { cache_bytes: 20_000, ..PLAIN },
+    let expected = rejects(&data);
+    let all_settings = [
+        LoaderSettings { threads: 3, ..DEFAULT },
+        LoaderSettings { decode_bytes: 1, threads: 2, ..DEFAULT },
+        LoaderSettings { cache_bytes: u64::MAX, threads: 2, ..DEFAULT },
+        LoaderSettings { cache_bytes: 20_000, ..DEFAULT },
     ];
-    for (number, how) in hows.into_iter().enumerate() {
-        let data = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
+    for (number, settings) in all_settings.into_iter().enumerate() {
+        let data = open(&inputs, settings, 8, &work(&format!("settings-{number}"))).unwrap();
         assert!(batches(&data, &options, 0) == whole, "{number}");
-        assert_eq!(refused(&data), told);
-        // A training that was killed, and goes on in the same folder: what it refused is still
-        // known.
+        assert_eq!(rejects(&data), expected);
+        // A killed training resumes in the same directory and still knows its rejects.
         for first in [1, 7, 13, 29] {
-            let again = open(&inputs, how, 8, &work(&format!("how-{number}"))).unwrap();
+            let again = open(&inputs, settings, 8, &work(&format!("settings-{number}"))).unwrap();
             assert!(batches(&again, &options, first) == whole[first as usize..], "{number} from {first}");
-            assert_eq!(refused(&again), told);
+            assert_eq!(rejects(&again), expected);
         }
     }
     let other = batches(&data, &TrainOptions { seed: 12, ..options }, 0);
@@ -280,12 +280,12 @@ fn batches_are_the_same_however_they_are_made_and_wherever_they_begin() {
 }
 
 #[test]
-fn what_is_followed_while_it_grows_comes_as_it_does_afterwards() {
+fn a_followed_input_gives_the_same_batches_as_a_complete_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = writer(folder.path());
     commit(&mut dataset, 0, 0..12);
     let options = train_options(20, 8);
-    let data = open(&[growing(folder.path())], PLAIN, 8, &folder.path().join("live")).unwrap();
+    let data = open(&[growing(folder.path())], DEFAULT, 8, &folder.path().join("live")).unwrap();
     let live = std::thread::scope(|scope| {
         let live = scope.spawn(|| batches(&data, &options, 0));
         for (split, rows) in [(1, 12..30), (2, 30..31), (3, 31..ROWS)] {
@@ -296,28 +296,29 @@ fn what_is_followed_while_it_grows_comes_as_it_does_afterwards() {
         dataset.complete().unwrap();
         live.join().unwrap()
     });
-    let told = refused(&data);
-    assert_eq!(told.len(), 3);
-    let data = open(&[growing(folder.path())], PLAIN, 8, &folder.path().join("after")).unwrap();
+    let expected = rejects(&data);
+    assert_eq!(expected.len(), 3);
+    let data = open(&[growing(folder.path())], DEFAULT, 8, &folder.path().join("after")).unwrap();
     assert!(batches(&data, &options, 0) == live);
     assert!(batches(&data, &options, 9) == live[9..]);
-    assert_eq!(refused(&data), told);
+    assert_eq!(rejects(&data), expected);
     assert_eq!((live[0].2, live[19].2), (0.0, 2.0));
 }
 
 #[test]
-fn what_cannot_be_trained_on_says_why() {
+fn unusable_inputs_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
-    let few = open(&[hub(folder.path())], PLAIN, 100, &work).err().unwrap().to_string();
+    let few = open(&[hub(folder.path())], DEFAULT, 100, &work).err().unwrap().to_string();
     assert!(few.contains("59 pairs") && few.contains("batch_size"), "{few}");
     let columns = Columns { caption: "txet".into(), ..Columns::default() };
-    let wrong = open(&[Input { columns, ..hub(folder.path()) }], PLAIN, 8, &work).err().unwrap().to_string();
+    let wrong =
+        open(&[Input { columns, ..hub(folder.path()) }], DEFAULT, 8, &work).err().unwrap().to_string();
     assert!(
         wrong.contains("train-0.parquet: no column `txet`") && wrong.contains("did you mean `text`"),
         "{wrong}"
     );
-    let place = Place::Files(vec![folder.path().join("none.parquet").into()]);
-    let missing = open(&[Input::new(place)], PLAIN, 8, &work).err().unwrap();
+    let source = Source::Files(vec![folder.path().join("none.parquet").into()]);
+    let missing = open(&[Input::new(source)], DEFAULT, 8, &work).err().unwrap();
     assert!(missing.to_string().contains("none.parquet"), "{missing}");
 }

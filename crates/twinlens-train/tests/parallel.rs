@@ -1,5 +1,5 @@
-//! A batch in micro-batches and on several ranks: the same gradients and the same training as in
-//! one piece, also when it is cut off in the middle of a step.
+//! Micro-batches and ranks give the same gradients and the same training as a whole batch, also
+//! when a step is interrupted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -46,18 +46,18 @@ fn stepper<'a>(clip: &'a Clip, micro_batch: usize, ranks: &'a dyn Collective) ->
     Stepper { clip, variables: clip.trainable(), ranks, micro_batch, schedule, stop: &|| false }
 }
 
-/// Loss and gradients of the batch on so many ranks.
+/// Loss and gradients of the batch on `ranks` ranks.
 fn gradients(clip: &Clip, batch: &Batch, micro_batch: usize, ranks: usize) -> (f64, Gradients) {
     if ranks == 1 {
         return stepper(clip, micro_batch, &Local).gradients(batch).unwrap().unwrap();
     }
     let own = N / ranks;
     std::thread::scope(|scope| {
-        let of_rank = |end: Threads| {
-            let (clip, batch) = (clip.replica().unwrap(), batch.rows(end.rank() * own, own).unwrap());
-            scope.spawn(move || stepper(&clip, micro_batch, &end).gradients(&batch).unwrap().unwrap())
+        let start = |rank: Threads| {
+            let (clip, batch) = (clip.replica().unwrap(), batch.rows(rank.rank() * own, own).unwrap());
+            scope.spawn(move || stepper(&clip, micro_batch, &rank).gradients(&batch).unwrap().unwrap())
         };
-        let all: Vec<_> = Threads::new(ranks).into_iter().map(of_rank).collect();
+        let all: Vec<_> = Threads::new(ranks).into_iter().map(start).collect();
         let mut all: Vec<_> = all.into_iter().map(|rank| rank.join().unwrap()).collect();
         let first = all.swap_remove(0);
         for (loss, others) in all {
@@ -77,9 +77,10 @@ fn norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// |a - b| / |b| of all gradients as one vector, and the largest by variable; there a norm below the floor is rounding.
+/// |a - b| / |b| of all gradients as one vector, and the largest of any variable (norms below 1e-2 are
+/// rounding noise).
 fn distance(variables: &Variables, got: &Gradients, want: &Gradients) -> (f64, (f64, String)) {
-    let (mut apart, mut all, mut largest) = (Vec::new(), Vec::new(), (0.0, String::new()));
+    let (mut differences, mut all, mut largest) = (Vec::new(), Vec::new(), (0.0, String::new()));
     for name in variables.keys() {
         let (got, want) = (numbers(got, name), numbers(want, name));
         assert!(got.iter().all(|x| x.is_finite()) && got.iter().any(|x| *x != 0.0), "{name}");
@@ -88,18 +89,17 @@ fn distance(variables: &Variables, got: &Gradients, want: &Gradients) -> (f64, (
         if relative > largest.0 {
             largest = (relative, name.clone());
         }
-        apart.extend(own);
+        differences.extend(own);
         all.extend(want);
     }
-    (norm(&apart) / norm(&all), largest)
+    (norm(&differences) / norm(&all), largest)
 }
 
 const CUTS: [(usize, usize); 8] = [(8, 1), (5, 1), (1, 1), (16, 2), (16, 4), (3, 2), (2, 4), (1, 4)];
 
-/// Gradient caching in closed form: the gradients of the whole batch, for every objective and every
-/// variable.
+/// Gradient caching gives the gradients of the whole batch, for every objective and variable.
 #[test]
-fn parts_of_a_batch_have_the_gradients_of_the_whole() {
+fn micro_batches_and_ranks_give_the_gradients_of_the_whole_batch() {
     for objective in Objective::ALL {
         let clip = Clip::new(ClipConfig { objective, ..config() }, 3).unwrap();
         let batch = batch(clip.config());
@@ -114,12 +114,12 @@ fn parts_of_a_batch_have_the_gradients_of_the_whole() {
     }
 }
 
-/// With batch norm the plain twin is the graph of all parts, each normalised by itself.
+/// With batch norm, the reference is the graph of all micro-batches, each normalised separately.
 #[test]
-fn parts_of_a_batch_in_a_resnet_are_normalised_by_themselves() {
-    let (clip, twin) = (Clip::new(resnet(), 3).unwrap(), Clip::new(resnet(), 3).unwrap());
-    // At the start the last gain of each block is 0, and much of the gradient with it.
-    for model in [&clip, &twin] {
+fn micro_batches_of_a_resnet_are_normalised_separately() {
+    let (clip, reference) = (Clip::new(resnet(), 3).unwrap(), Clip::new(resnet(), 3).unwrap());
+    // Initially the last gain of each block is 0, and with it much of the gradient.
+    for model in [&clip, &reference] {
         for (_, gain) in model.variables().iter().filter(|(name, _)| name.ends_with("bn3.weight")) {
             gain.set(&gain.ones_like().unwrap()).unwrap();
         }
@@ -128,27 +128,28 @@ fn parts_of_a_batch_in_a_resnet_are_normalised_by_themselves() {
     let (loss, cached) = gradients(&clip, &batch, 6, 1);
     let parts: Vec<Batch> =
         [(0, 6), (6, 6), (12, 4)].into_iter().map(|(at, len)| batch.rows(at, len).unwrap()).collect();
-    let image: Vec<_> = parts.iter().map(|p| twin.image_features(&p.pixels, Pass::Train).unwrap()).collect();
-    let text = twin.text_features(&batch.ids, Pass::Train).unwrap();
-    let whole = twin.loss_of_features(&Tensor::cat(&image, 0).unwrap(), &text).unwrap();
+    let image: Vec<_> =
+        parts.iter().map(|p| reference.image_features(&p.pixels, Pass::Train).unwrap()).collect();
+    let text = reference.text_features(&batch.ids, Pass::Train).unwrap();
+    let whole = reference.loss_of_features(&Tensor::cat(&image, 0).unwrap(), &text).unwrap();
     assert!((f64::from(whole.to_scalar::<f32>().unwrap()) - loss).abs() < 1e-6 * loss);
-    let whole = Gradients::of(twin.variables(), &whole.backward().unwrap()).unwrap();
+    let whole = Gradients::from_store(reference.variables(), &whole.backward().unwrap()).unwrap();
     let (d, (largest, name)) = distance(clip.variables(), &cached, &whole);
-    // Queries of the attention pool have small differences of large numbers for a gradient.
+    // Gradients of the attention pool's queries are small differences of large numbers.
     assert!(d < 2e-6 && largest < 3e-5, "{d:e}, {name} {largest:e}");
-    // The statistics of the parts have moved the running ones in the same order.
+    // Running statistics were updated by the same micro-batches in the same order.
     for (name, running) in clip.buffers() {
         assert_eq!(
             running.to_vec1::<f32>().unwrap(),
-            twin.buffers()[name].to_vec1::<f32>().unwrap(),
+            reference.buffers()[name].to_vec1::<f32>().unwrap(),
             "{name}"
         );
     }
 }
 
-/// Trains in a new folder; asked to stop at the calls of `stop` whose numbers are in `cuts`, each
-/// time with a fresh model.
-fn trained(
+/// Trains in a new directory, interrupted at the calls of `stop` numbered in `cuts` and resumed
+/// with a new model each time.
+fn run_training(
     config: &ClipConfig,
     freeze: &[&str],
     options: &TrainOptions,
@@ -160,14 +161,14 @@ fn trained(
         let mut clip = Clip::new(config.clone(), 3).unwrap();
         clip.freeze(&freeze.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
-        let (asked, cut) = (AtomicUsize::new(1), cuts.next().copied());
-        let stop = || Some(asked.fetch_add(1, Relaxed)) == cut;
+        let (calls, cut) = (AtomicUsize::new(1), cuts.next().copied());
+        let stop = || Some(calls.fetch_add(1, Relaxed)) == cut;
         let hooks = Hooks { now: &|| 7, stop: &stop, observe: &mut |_| (), evaluate: None };
         match train(&clip, &COLOURS, options, &checkpoints, hooks).unwrap() {
-            Outcome::Finished(trained) => {
-                assert!(cuts.next().is_none(), "every cut was made");
-                let mean = trained.ema.as_ref().map_or_else(String::new, Clip::weights_hash);
-                let log = trained.log.into_iter().map(|row| LogRow { samples_per_second: 0.0, ..row });
+            Outcome::Finished(output) => {
+                assert!(cuts.next().is_none(), "not every interruption happened");
+                let mean = output.ema.as_ref().map_or_else(String::new, Clip::weights_hash);
+                let log = output.log.into_iter().map(|row| LogRow { samples_per_second: 0.0, ..row });
                 return (log.collect(), [clip.weights_hash(), mean]);
             }
             Outcome::Stopped => {}
@@ -176,11 +177,11 @@ fn trained(
 }
 
 #[test]
-fn ranks_and_micro_batches_train_alike() {
-    let (whole, _) = trained(&config(), &[], &options(8), &[]);
+fn ranks_and_micro_batches_give_the_same_training() {
+    let (whole, _) = run_training(&config(), &[], &options(8), &[]);
     for (micro_batch, ranks) in [(16, 2), (16, 4), (5, 1), (3, 2)] {
         let options = TrainOptions { micro_batch: Some(micro_batch), ranks, ..options(8) };
-        let (log, _) = trained(&config(), &[], &options, &[]);
+        let (log, _) = run_training(&config(), &[], &options, &[]);
         for (row, want) in log.iter().zip(&whole) {
             let close = |a: f64, b: f64| (a - b).abs() < 1e-6 * b.abs().max(1.0);
             let fits = close(row.loss, want.loss) && close(row.logit_scale, want.logit_scale);
@@ -189,10 +190,10 @@ fn ranks_and_micro_batches_train_alike() {
     }
 }
 
-/// A step of four micro-batches is given up in its midst, twice, and made again: with ranks, with a
-/// mean of the weights, with a tower held fast, with running statistics.
+/// Steps are abandoned between micro-batches and repeated: with ranks, with a moving average of the
+/// weights, with a frozen tower, with running statistics.
 #[test]
-fn a_step_that_was_given_up_leaves_no_trace() {
+fn an_abandoned_step_has_no_side_effects() {
     let cases: [(ClipConfig, &[&str], TrainOptions); 5] = [
         (config(), &[], TrainOptions { micro_batch: Some(4), ema: Some(0.9), ..options(6) }),
         (
@@ -209,9 +210,9 @@ fn a_step_that_was_given_up_leaves_no_trace() {
         ),
     ];
     for (config, freeze, options) in cases {
-        let (log, weights) = trained(&config, freeze, &options, &[]);
-        // Each call of `stop` is a place between micro-batches or between steps.
-        let (cut_log, cut_weights) = trained(&config, freeze, &options, &[3, 8, 13, 1, 6]);
+        let (log, weights) = run_training(&config, freeze, &options, &[]);
+        // `stop` is called between micro-batches and between steps.
+        let (cut_log, cut_weights) = run_training(&config, freeze, &options, &[3, 8, 13, 1, 6]);
         assert_eq!(cut_weights, weights, "{options:?}");
         assert_eq!(cut_log, log, "{options:?}");
         assert_eq!(options.ema.is_some(), weights[0] != weights[1] && !weights[1].is_empty());
@@ -219,7 +220,7 @@ fn a_step_that_was_given_up_leaves_no_trace() {
 }
 
 #[test]
-fn what_is_frozen_stays_as_it_was() {
+fn frozen_parts_do_not_change() {
     let fresh = Clip::new(config(), 3).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut clip = Clip::new(config(), 3).unwrap();
@@ -233,14 +234,14 @@ fn what_is_frozen_stays_as_it_was() {
         numbers.into_iter().map(f32::to_bits).collect()
     };
     for name in clip.variables().keys() {
-        let held = name.starts_with("visual.") || name.starts_with("transformer.resblocks.0.");
-        assert_eq!(bits(&clip, name) == bits(&fresh, name), held, "{name}");
+        let frozen = name.starts_with("visual.") || name.starts_with("transformer.resblocks.0.");
+        assert_eq!(bits(&clip, name) == bits(&fresh, name), frozen, "{name}");
     }
 }
 
-/// A rank that fails ends the training with its own word, and nobody waits for it.
+/// A failing rank ends the training with its own error, and no rank keeps waiting.
 #[test]
-fn failures_are_told_on_every_rank() {
+fn a_failing_rank_reports_its_error() {
     let dir = tempfile::tempdir().unwrap();
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
@@ -250,7 +251,7 @@ fn failures_are_told_on_every_rank() {
     };
     let wild = TrainOptions { lr: 1e30, warmup: 0, ranks: 4, ..options(20) };
     let error = run(wild);
-    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+    assert!(matches!(error, TrainError::NotFinite { .. }), "{error}");
     let error = run(TrainOptions { ranks: 3, ..options(20) });
     assert!(matches!(error, TrainError::Options(_)), "{error}");
 }

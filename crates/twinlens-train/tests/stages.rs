@@ -1,4 +1,4 @@
-//! The stages `tokenizer` and `train` from TOML tables to datasets, as a run uses them.
+//! The stages `tokenizer` and `train`, from TOML to datasets as in a run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -35,8 +35,7 @@ checkpoint_every = 2
 model = { embed = 8, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 8, width = 16, layers = 1, heads = 2 } }
 "#;
 
-/// 30 pairs that can be trained on, and after them a damaged image, one without an image, one
-/// without a caption.
+/// 30 usable pairs, then one with a damaged image, one without an image, and one without a caption.
 fn pairs() -> RecordBatch {
     let png = |seed: u32| {
         let pixels = (0..20 * 24 * 3).map(|i: u32| (i.wrapping_mul(seed + 3) >> 3) as u8).collect();
@@ -60,7 +59,7 @@ fn pairs() -> RecordBatch {
     .unwrap()
 }
 
-/// The dataset `name` with these tables, to go on writing.
+/// A writer for the dataset `name` with these tables.
 fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, SchemaRef>) -> DatasetWriter {
     let begin = Begin {
         format: 1,
@@ -76,7 +75,7 @@ fn writer(folder: &Path, name: &str, kind: &str, tables: BTreeMap<String, Schema
     DatasetWriter::open(folder.join(name), begin, ShardLimits::default()).unwrap()
 }
 
-/// Runs one stage into `folder/name`, as a run does.
+/// Runs one stage, with its output in `folder/name`.
 async fn run<K: StageKind>(
     folder: &Path,
     name: &str,
@@ -123,7 +122,7 @@ async fn run<K: StageKind>(
     Ok(output.dataset())
 }
 
-/// The tables' schemas, or all faults as text.
+/// The schemas of the tables, or all faults as text.
 fn check<K: StageKind>(stage: &K, inputs: Option<&[InputData]>) -> Result<Tables, String> {
     let known: Vec<InputTables> = (stage.inputs().into_iter().enumerate())
         .map(|(i, input)| InputTables {
@@ -145,7 +144,7 @@ fn check<K: StageKind>(stage: &K, inputs: Option<&[InputData]>) -> Result<Tables
     })
 }
 
-/// A folder with the datasets `pairs` and `words`.
+/// A directory with the datasets `pairs` and `words`.
 async fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let tables = [(MAIN.to_owned(), pairs().schema())].into();
@@ -169,7 +168,7 @@ async fn rows(dataset: &Dataset, table: &str) -> RecordBatch {
     arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
-/// Cancels a run at one step.
+/// Cancels a run at a step.
 struct StopAt(u64, CancellationToken);
 
 impl Observer for StopAt {
@@ -188,13 +187,13 @@ async fn a_tokenizer_is_a_table_and_a_file() {
     let table = rows(&dataset, MAIN).await;
     assert_eq!(table.num_rows(), tokenizer.vocab_size());
     let tokens = table.column(1).as_string::<i32>();
-    // Learned from all captions, the last shard's too; the null among them is no caption.
+    // Learned from all captions, including the last shard's; null is not a caption.
     assert!(tokens.iter().flatten().any(|token| token == "Ġpicture"));
     assert_eq!(tokens.value(tokens.len() - 1), "<|endoftext|>");
 }
 
 #[tokio::test]
-async fn training_goes_on_after_an_interruption_and_ends_in_the_same_bits() {
+async fn an_interrupted_training_ends_in_the_same_bits() {
     let mut weights = Vec::new();
     for stops in [&[][..], &[3, 8]] {
         let folder = prepared().await;
@@ -211,7 +210,7 @@ async fn training_goes_on_after_an_interruption_and_ends_in_the_same_bits() {
         let clip = Clip::load(&dataset.dir()).unwrap();
         let tokenizer = Tokenizer::load(&dataset.artifact(TOKENIZER_FILE).unwrap()).unwrap();
         assert_eq!(clip.config().text.vocab, tokenizer.vocab_size());
-        assert!(!dataset.dir().join("work").exists(), "checkpoints have served");
+        assert!(!dataset.dir().join("work").exists(), "checkpoints are deleted");
 
         let log = rows(&dataset, MAIN).await;
         assert_eq!(log.column(0).as_primitive::<Int64Type>().values().to_vec(), (1..=9).collect::<Vec<_>>());
@@ -233,35 +232,35 @@ fn faults_are_found_before_anything_runs() {
     };
     train(&[]).unwrap();
     let cases: [(&[(&str, &str)], &str); 23] = [
-        (&[("steps = 9", "")], "neither `epochs` nor `steps`"),
-        (&[("steps = 9", "steps = 9\nepochs = 2")], "both given"),
-        (&[("batch_size = 8", "batch_size = 1")], "a batch of one pair"),
+        (&[("steps = 9", "")], "neither `epochs` nor `steps` is set"),
+        (&[("steps = 9", "steps = 9\nepochs = 2")], "are both set"),
+        (&[("batch_size = 8", "batch_size = 1")], "the loss needs negatives"),
         (
             &[("heads = 2 }, text", "heads = 3 }, text")],
             "vision.width (16) is not a multiple of vision.heads (3)",
         ),
         (&[("batch_size = 8", "caption = \"captoin\"")], "did you mean `caption`?"),
         (&[("\"words\"", "\"pairs\"")], "expected a `tokenizer` stage"),
-        (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` is no positive number"),
-        (&[("steps = 9", "steps = 9\nranks = 3")], "do not share a batch equally"),
-        (&[("steps = 9", "steps = 9\nmicro_batch = 0")], "this is 0"),
-        (&[("steps = 9", "steps = 9\ntext_lr = 0")], "to hold a tower fast, `freeze` it"),
+        (&[("batch_size = 8", "lr = -1\nrandom_crop = 0")], "`lr` must be a positive number"),
+        (&[("steps = 9", "steps = 9\nranks = 3")], "`batch_size` must be a multiple of `ranks`"),
+        (&[("steps = 9", "steps = 9\nmicro_batch = 0")], "this must be at least 1"),
+        (&[("steps = 9", "steps = 9\ntext_lr = 0")], "to freeze a tower, use `freeze`"),
         (&[("steps = 9", "steps = 9\nema = 1.0")], "between 0 and 1"),
         (&[("steps = 9", "steps = 9\nfreeze = [\"visaul\"]")], "did you mean `visual`?"),
-        (&[("steps = 9", "steps = 9\nfrom_parts = [\"text\"]")], "`from_parts` without `from`"),
-        (&[("steps = 9", "steps = 9\nfrom = \"words\"")], "a `tokenizer` stage, which leaves no model"),
-        (&[("steps = 9", "steps = 9\nkeep_every = 0")], "`keep_every` is 0"),
+        (&[("steps = 9", "steps = 9\nfrom_parts = [\"text\"]")], "`from_parts` needs `from`"),
+        (&[("steps = 9", "steps = 9\nfrom = \"words\"")], "a `tokenizer` stage, which has no model"),
+        (&[("steps = 9", "steps = 9\nkeep_every = 0")], "`keep_every` must be at least 1"),
         (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 is for GPUs"),
         (&[("batch_size = 8", "augment = { hue = 0.7 }")], "`hue` must be from 0 to 0.5"),
         (&[("input = \"pairs\"", "")], "neither `input` nor `inputs`"),
-        (&[("batch_size = 8", "inputs = [{ input = \"pairs\" }]")], "`input` and `inputs` are both given"),
+        (&[("batch_size = 8", "inputs = [{ input = \"pairs\" }]")], "`input` and `inputs` are both set"),
         (
             &[("input = \"pairs\"", "inputs = [{ input = \"pairs\", weight = 0.0 }]")],
-            "`weight` is no positive",
+            "`weight` must be a positive",
         ),
         (&[("batch_size = 8", "image = \"uid\"")], "the column `uid` is of type Utf8"),
         (&[("steps = 9", "epochs = 9\nfollow = true")], "`follow` needs `steps`"),
-        (&[("input = \"pairs\"", "input = \"./x/*.tar\"\nfollow = true")], "only one stage can be followed"),
+        (&[("input = \"pairs\"", "input = \"./x/*.tar\"\nfollow = true")], "`follow` needs a single stage"),
     ];
     for (change, expected) in cases {
         let faults = train(change).unwrap_err();
@@ -300,7 +299,7 @@ fn parses<K: StageKind>(text: &str) {
     let _: K = toml::from_str(text).unwrap();
 }
 
-/// An evaluation that measures a number of the model itself, and stops when it is asked to.
+/// An evaluation that reports a number of the model itself, and can be interrupted.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Temperature {
@@ -346,16 +345,16 @@ impl Evaluator<Clip> for Thermometer {
             chance: 0.5,
             n: 1,
         };
-        // The best is step 4; what is compared is the first metric alone.
+        // Step 4 is the best by the first metric, which is the one compared.
         let distance = f64::from(clip.logit_scale());
         Ok(vec![one("nearness", 1.0 / (1.0 + step.abs_diff(4) as f64)), one("logit_scale", distance)])
     }
 }
 
-/// Every option at once, whole and cut off: at steps 4 and 9 the evaluation itself is asked to
-/// stop.
+/// Many options at once, uninterrupted and interrupted. At steps 4 and 9 the evaluation itself is
+/// interrupted.
 #[tokio::test]
-async fn a_mean_of_weights_kept_weights_and_measurements_are_left() {
+async fn moving_average_kept_weights_and_evaluations_are_written() {
     let options = format!(
         "{TRAIN}\nmicro_batch = 3\nranks = 2\nema = 0.9\nkeep_every = 4\nimage_lr = 1e-4\nrecompute = true\n\
          evaluate = {{ every = 4 }}\n"

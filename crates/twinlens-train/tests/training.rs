@@ -1,5 +1,4 @@
-//! Whole trainings of a small model: they learn, they go on where they were cut off, and they say
-//! when they fail.
+//! Trainings of a small model: they learn, resume after an interruption, and report failures.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -7,30 +6,30 @@ mod support;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use support::{COLOURS, Drawn, config, options, resnet};
+use support::{COLOURS, Synthetic, config, options, resnet};
 use twinlens_model::{Clip, ClipConfig, Objective};
 use twinlens_train::{
-    AdamW, Batches, Checkpoints, Hooks, LogRow, Outcome, State, TrainError, TrainOptions, train,
+    AdamW, BatchSource, Checkpoints, Hooks, LogRow, Outcome, TrainError, TrainOptions, TrainState, train,
 };
 
-/// Every image the same: nothing tells which caption is whose.
-const BLANK: Drawn = Drawn(|_, _, _| 0.5);
+/// All images are equal, so captions cannot be matched.
+const BLANK: Synthetic = Synthetic(|_, _, _| 0.5);
 
 fn run(dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     run_model(&config(), dir, options, cuts)
 }
 
-/// One run of a training, which is asked to stop after step `cut`.
-fn go(
+/// Runs a training, stopping after step `stop_after`.
+fn run_until(
     clip: &Clip,
-    data: &dyn Batches,
+    data: &dyn BatchSource,
     options: &TrainOptions,
     checkpoints: &Checkpoints,
-    cut: Option<u64>,
+    stop_after: Option<u64>,
 ) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let mut observe = |row: &LogRow| {
-        if cut == Some(row.step) {
+        if stop_after == Some(row.step) {
             stop.store(true, Relaxed);
         }
     };
@@ -38,14 +37,14 @@ fn go(
     train(clip, data, options, checkpoints, hooks)
 }
 
-/// Trains in `dir`, stopping after the steps in `cuts`, each time with a fresh model; log and
-/// weights at the end.
+/// Trains in `dir`, interrupted after the steps in `cuts` and resumed with a new model each time.
+/// Returns the log and a hash of the weights.
 fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u64]) -> (Vec<LogRow>, String) {
     let mut cuts = cuts.iter().copied();
     loop {
         let clip = Clip::new(config.clone(), 3).unwrap();
         let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-        match go(&clip, &COLOURS, options, &checkpoints, cuts.next()).unwrap() {
+        match run_until(&clip, &COLOURS, options, &checkpoints, cuts.next()).unwrap() {
             Outcome::Finished(trained) => return (trained.log, clip.weights_hash()),
             Outcome::Stopped => assert!(std::fs::read_dir(dir.join("checkpoints")).unwrap().count() <= 2),
         }
@@ -53,12 +52,12 @@ fn run_model(config: &ClipConfig, dir: &Path, options: &TrainOptions, cuts: &[u6
 }
 
 #[test]
-fn a_training_cut_off_anywhere_ends_in_the_same_bits() {
+fn an_interrupted_training_ends_in_the_same_bits() {
     let whole = tempfile::tempdir().unwrap();
     let (log, weights) = run(whole.path(), &options(20), &[]);
     assert_eq!(log.iter().map(|row| row.step).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
-    // 3 batches an epoch: cuts within an epoch, at its end, twice in a row, at a checkpoint, just
-    // before the end.
+    // 3 batches per epoch: interrupted within an epoch, at its end, several times in a row, at a
+    // checkpoint, and just before the end.
     for cuts in [&[1][..], &[3], &[4, 5, 6], &[7, 16], &[19]] {
         let dir = tempfile::tempdir().unwrap();
         let (cut_log, cut_weights) = run(dir.path(), &options(20), cuts);
@@ -74,17 +73,17 @@ fn a_training_cut_off_anywhere_ends_in_the_same_bits() {
 }
 
 #[test]
-fn a_resnet_cut_off_ends_in_the_same_bits() {
+fn an_interrupted_resnet_ends_in_the_same_bits() {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (_, weights) = run_model(&resnet(), whole.path(), &options(9), &[]);
     assert_eq!(run_model(&resnet(), cut.path(), &options(9), &[2, 6]).1, weights);
 }
 
 #[test]
-fn a_kill_between_checkpoints_loses_only_the_steps_since() {
+fn a_killed_training_resumes_from_the_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let (_, weights) = run(dir.path(), &options(14), &[]);
-    // What a kill after step 14 leaves: the checkpoint of step 12, and a half-written one that was
+    // The state after a kill at step 14: the checkpoint of step 12 and a partial file that was
     // never renamed.
     std::fs::write(dir.path().join("checkpoints/step-0000000014.part"), b"half").unwrap();
     let (log, again) = run(dir.path(), &options(14), &[]);
@@ -102,7 +101,7 @@ fn pairs_are_learned() {
 }
 
 #[test]
-fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
+fn every_objective_is_learned_and_resumes() {
     for objective in Objective::ALL {
         let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = ClipConfig { objective, ..config() };
@@ -115,21 +114,21 @@ fn every_objective_is_learned_and_goes_on_where_it_was_cut_off() {
     }
 }
 
-fn failure(dir: &Path, options: &TrainOptions, data: &dyn Batches) -> TrainError {
+fn failure(dir: &Path, options: &TrainOptions, data: &dyn BatchSource) -> TrainError {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.join("checkpoints"), "test".into(), 2).unwrap();
-    go(&clip, data, options, &checkpoints, None).err().unwrap()
+    run_until(&clip, data, options, &checkpoints, None).err().unwrap()
 }
 
 #[test]
-fn failures_say_what_was_seen() {
+fn failures_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let wild = TrainOptions { lr: 1e30, warmup: 0, ..options(20) };
-    assert!(matches!(failure(dir.path(), &wild, &COLOURS), TrainError::Diverged { step, .. } if step < 20));
+    assert!(matches!(failure(dir.path(), &wild, &COLOURS), TrainError::NotFinite { step, .. } if step < 20));
 
     let slow = TrainOptions { checkpoint_every: 10_000, ..options(700) };
     let error = failure(dir.path(), &slow, &BLANK);
-    assert!(matches!(error, TrainError::Stuck { step: 600, .. }), "{error}");
+    assert!(matches!(error, TrainError::NotConverging { step: 600, .. }), "{error}");
 
     let none = TrainOptions { batch_size: 1, ..options(1) };
     let error = failure(dir.path(), &none, &COLOURS).to_string();
@@ -137,7 +136,7 @@ fn failures_say_what_was_seen() {
 }
 
 #[test]
-fn a_checkpoint_that_is_damaged_or_of_another_training_is_named() {
+fn an_unusable_checkpoint_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = run(dir.path(), &options(6), &[]);
     assert_eq!(log.len(), 6);
@@ -145,7 +144,7 @@ fn a_checkpoint_that_is_damaged_or_of_another_training_is_named() {
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
     let clip = Clip::new(config(), 3).unwrap();
     let adam = AdamW::new(clip.variables(), options(1).adamw);
-    let mut state = State { adam, ema: None, log: vec![], measured: vec![] };
+    let mut state = TrainState { adam, ema: None, log: vec![], measurements: vec![] };
     let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000004") && error.contains("other options"), "{error}");
 

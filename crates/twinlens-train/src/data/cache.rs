@@ -1,8 +1,7 @@
-//! Images as the first step of decoding leaves them, in a file: what is seen again need not be
-//! decoded again.
+//! Caches decoded and resized images in a file, so that they are decoded once.
 //!
-//! It fills as images are decoded, and holds nothing that could not be made anew: it begins empty
-//! whenever a training begins or goes on, and what does not fit is decoded each time.
+//! The cache is empty when a training starts or resumes, and fills as images are decoded. Images
+//! that do not fit are decoded each time.
 
 use crate::error::{Result, TrainError};
 use std::collections::HashMap;
@@ -19,7 +18,7 @@ pub(crate) struct Example {
     pub(crate) ids: Vec<u32>,
 }
 
-/// Where a record is, and its size.
+/// The offset of a record, and the size of its image.
 #[derive(Clone, Copy)]
 struct Entry {
     at: u64,
@@ -27,32 +26,30 @@ struct Entry {
     height: u32,
 }
 
-/// The file.
 pub(crate) struct Cache {
     path: PathBuf,
     context: usize,
-    /// Most bytes of the file.
+    /// Maximum bytes of the file.
     limit: u64,
     written: Mutex<(File, u64)>,
     entries: Mutex<HashMap<(usize, u64), Entry>>,
 }
 
 impl Cache {
-    /// An empty cache of at most `limit` bytes in the file `path`; `context` token ids belong to an
-    /// image.
+    /// Creates an empty cache of at most `limit` bytes, with `context` token ids per image.
     pub(crate) fn create(path: &Path, context: usize, limit: u64) -> Result<Self> {
         let file = File::create(path).map_err(TrainError::io(path))?;
         let (written, entries) = (Mutex::new((file, 0)), Mutex::default());
         Ok(Self { path: path.to_owned(), context, limit, written, entries })
     }
 
-    /// Whether an image is here: row `row` of input `lane`.
-    pub(crate) fn has(&self, lane: usize, row: u64) -> bool {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(lane, row))
+    /// Whether row `row` of input `input` is cached.
+    pub(crate) fn contains(&self, input: usize, row: u64) -> bool {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(input, row))
     }
 
-    /// Keeps an image, if there is room.
-    pub(crate) fn put(&self, lane: usize, row: u64, example: &Example) -> Result<()> {
+    /// Adds an image if it fits.
+    pub(crate) fn put(&self, input: usize, row: u64, example: &Example) -> Result<()> {
         let (pixels, ids) = (example.image.pixels(), &example.ids);
         let mut record = Vec::with_capacity(pixels.len() + 4 * ids.len());
         record.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
@@ -66,13 +63,12 @@ impl Cache {
         written.1 += record.len() as u64;
         drop(written);
         let entry = Entry { at, width: example.image.width(), height: example.image.height() };
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert((lane, row), entry);
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert((input, row), entry);
         Ok(())
     }
 
-    /// An image that was kept.
-    pub(crate) fn get(&self, lane: usize, row: u64) -> Result<Option<Example>> {
-        let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&(lane, row)).copied();
+    pub(crate) fn get(&self, input: usize, row: u64) -> Result<Option<Example>> {
+        let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&(input, row)).copied();
         let Some(Entry { at, width, height }) = entry else { return Ok(None) };
         let ids = 4 * self.context;
         let mut record = vec![0; ids + 3 * width as usize * height as usize];

@@ -1,12 +1,14 @@
-//! Makes the batches of a plan: a thread an input reads windows ahead, others decode, and batches
-//! go out in order.
+//! Makes the sampled batches: one thread per input reads windows ahead, others decode, and batches
+//! are sent in order.
 
 use crate::data::Data;
 use crate::data::budget::Budget;
 use crate::data::cache::{Cache, Example};
-use crate::data::example::{Draws, Maker};
 use crate::data::pairs::{Encoded, Pairs};
-use crate::data::plan::{Blocks, Lane, Plan, Row, Slot, UNUSABLE, Window, Windows, stream};
+use crate::data::sampler::{
+    BatchSampler, Blocks, MIN_CAPTION_KEY, Row, Sampler, Slot, Window, Windows, random_stream,
+};
+use crate::data::transform::{Draws, ImageTransform};
 use crate::error::{Result, TrainError};
 use crate::trainer::{Batch, TrainOptions};
 use candle_core::{Device, Tensor};
@@ -17,30 +19,29 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Other pairs that are tried in place of one that cannot be decoded.
+/// Other pairs to try in place of one that cannot be decoded.
 const TRIES: usize = 1000;
 
-/// A window in memory: what was not to be had without reading. Rows by their number within the
-/// input.
-struct Loaded {
+/// A window in memory: the rows that are not cached, by number within the input.
+struct LoadedWindow {
     number: u64,
     rows: HashMap<u64, Encoded>,
 }
 
-/// What a feed holds of one input.
-struct Held {
-    windows: Receiver<Loaded>,
-    /// The window that was received last.
+/// The rows of one input in memory.
+struct InputBuffer {
+    windows: Receiver<LoadedWindow>,
+    /// The window received last.
     number: Option<u64>,
     rows: HashMap<u64, Encoded>,
 }
 
-/// The makers of batches.
+/// Makes batches.
 pub(crate) struct Feed<'a> {
     data: &'a Data,
     options: &'a TrainOptions,
     size: usize,
-    maker: Maker,
+    transform: ImageTransform,
     budget: Budget,
     cache: Option<Cache>,
     pool: rayon::ThreadPool,
@@ -49,8 +50,8 @@ pub(crate) struct Feed<'a> {
 impl<'a> Feed<'a> {
     pub(crate) fn new(data: &'a Data, options: &'a TrainOptions, size: usize) -> Result<Self> {
         let slots = options.steps.saturating_mul(options.batch_size as u64);
-        let again = data.follows() || slots > data.pairs();
-        let bytes = if again { data.options.cache_bytes } else { 0 };
+        let repeats = data.is_growing() || slots > data.pairs();
+        let bytes = if repeats { data.options.cache_bytes } else { 0 };
         let cache = match bytes {
             0 => None,
             bytes => Some(Cache::create(&data.work.join("decoded"), data.context, bytes)?),
@@ -59,146 +60,154 @@ impl<'a> Feed<'a> {
             .num_threads(data.options.threads.max(1))
             .thread_name(|number| format!("decode-{number}"))
             .build()
-            .map_err(|error| TrainError::Options(format!("threads for decoding: {error}")))?;
-        let (maker, budget) = (
-            Maker::new(size, options.crop_min_area, options.augment.clone()),
+            .map_err(|error| TrainError::Options(format!("cannot start decoding threads: {error}")))?;
+        let (transform, budget) = (
+            ImageTransform::new(size, options.crop_min_area, options.augment.clone()),
             Budget::new(data.options.decode_bytes),
         );
-        Ok(Self { data, options, size, maker, budget, cache, pool })
+        Ok(Self { data, options, size, transform, budget, cache, pool })
     }
 
-    /// Makes the batches of `steps` until nobody takes them.
+    /// Sends the batches of `steps` until the receiver is dropped.
     pub(crate) fn run(&self, steps: Range<u64>, send: &SyncSender<Batch>) -> Result<()> {
         let stop = &self.data.stop;
-        let inputs: Vec<_> = self.data.lanes.iter().map(|(pairs, _)| pairs.until(stop)).collect();
-        let mut plan = Plan::new(self.lanes(&inputs), self.options.batch_size);
-        // The position in the data is made anew: rows are counted, none is read.
+        let layouts: Vec<_> = self.data.inputs.iter().map(|(pairs, _)| pairs.layout(stop)).collect();
+        let mut sampler = BatchSampler::new(self.samplers(&layouts), self.options.batch_size);
+        // Restores the position in the data, without reading images.
         for _ in 0..steps.start {
-            plan.next()?;
+            sampler.next()?;
         }
         std::thread::scope(|scope| {
-            let (mut held, mut readers) = (Vec::new(), Vec::new());
-            for (number, lane) in plan.lanes.iter().enumerate() {
+            let (mut buffers, mut readers) = (Vec::new(), Vec::new());
+            for (input, one) in sampler.samplers.iter().enumerate() {
                 let (send, windows) = sync_channel(0);
-                held.push(Held { windows, number: None, rows: HashMap::new() });
-                let (open, next, blocks) = (lane.window.clone(), lane.windows.clone(), &inputs[number]);
-                readers.push(scope.spawn(move || self.read(number, blocks, open, next, &send)));
+                buffers.push(InputBuffer { windows, number: None, rows: HashMap::new() });
+                let (window, next, blocks) = (one.window.clone(), one.windows.clone(), &layouts[input]);
+                readers.push(scope.spawn(move || self.read(input, blocks, window, next, &send)));
             }
-            let made = self.make_all(&mut plan, steps, &mut held, send);
-            // Readers that wait for somebody to take a window, or for data to come, end.
+            let end = self.send_batches(&mut sampler, steps, &mut buffers, send);
+            // Ends readers that wait to send a window or for more data.
             stop.store(true, Ordering::Relaxed);
-            drop(held);
+            drop(buffers);
             let mut read = Ok(());
             for reader in readers {
                 read = read.and(reader.join().map_err(|_| TrainError::Panicked("data"))?);
             }
-            match made {
-                Ok(Made::All) => Ok(()),
-                // A reader ended first: the reason is its.
-                Ok(Made::NoWindow) => read.and(Err(TrainError::Panicked("data"))),
+            match end {
+                Ok(FeedEnd::Done) => Ok(()),
+                // The reader reports the cause.
+                Ok(FeedEnd::ReaderEnded) => read.and(Err(TrainError::Panicked("data"))),
                 Err(error) => Err(error),
             }
         })
     }
 
-    fn lanes<'b, B: Blocks>(&self, inputs: &'b [B]) -> Vec<Lane<'b>> {
+    fn samplers<'b, B: Blocks>(&self, layouts: &'b [B]) -> Vec<Sampler<'b>> {
         let weighted = |(pairs, weight): &(Pairs, f64)| pairs.usable() as f64 * weight;
-        let total: f64 = self.data.lanes.iter().map(weighted).sum();
-        let lane = |(number, (blocks, input)): (usize, (&'b B, &(Pairs, f64)))| {
-            let share = if self.data.lanes.len() == 1 { 1.0 } else { weighted(input) / total };
+        let total: f64 = self.data.inputs.iter().map(weighted).sum();
+        let sampler = |(number, (blocks, input)): (usize, (&'b B, &(Pairs, f64)))| {
+            let share = if self.data.inputs.len() == 1 { 1.0 } else { weighted(input) / total };
             let bytes = (self.data.options.shuffle_bytes as f64 * share) as u64;
-            // Each input has random numbers of its own.
-            let seed: u64 = stream(self.options.seed, "input", number as u64).random();
-            Lane::new(blocks as &dyn Blocks, Windows::new(seed, bytes, input.0.follows()), share)
+            // Each input has its own random stream.
+            let seed: u64 = random_stream(self.options.seed, "input", number as u64).random();
+            Sampler::new(blocks as &dyn Blocks, Windows::new(seed, bytes, input.0.is_growing()), share)
         };
-        inputs.iter().zip(&self.data.lanes).enumerate().map(lane).collect()
+        layouts.iter().zip(&self.data.inputs).enumerate().map(sampler).collect()
     }
 
-    /// Reads windows one after another, each when the one before it was taken.
+    /// Reads windows in sequence, each after the previous one was received. `window` is the first.
     fn read(
         &self,
-        lane: usize,
+        input: usize,
         blocks: &dyn Blocks,
-        open: Window,
+        window: Window,
         mut windows: Windows,
-        send: &SyncSender<Loaded>,
+        send: &SyncSender<LoadedWindow>,
     ) -> Result<()> {
-        let pairs = &self.data.lanes[lane].0;
-        let mut open = Some(open).filter(|window| !window.blocks.is_empty());
+        let pairs = &self.data.inputs[input].0;
+        let mut first = Some(window).filter(|window| !window.blocks.is_empty());
         loop {
-            let window = match open.take() {
+            let window = match first.take() {
                 Some(window) => window,
                 None => windows.next(blocks)?,
             };
             let mut rows = HashMap::new();
-            let mut in_order = window.blocks;
-            in_order.sort_by_key(|block| block.start);
-            for block in in_order {
+            let mut blocks_by_row = window.blocks;
+            blocks_by_row.sort_by_key(|block| block.start);
+            for block in blocks_by_row {
                 let keys = blocks.keys(&block)?;
                 let wanted = |row: u64| {
-                    let usable = keys.get((row - block.start) as usize).is_some_and(|key| *key >= UNUSABLE);
-                    usable && !self.is_known(lane, row)
+                    let usable =
+                        keys.get((row - block.start) as usize).is_some_and(|key| *key >= MIN_CAPTION_KEY);
+                    usable && !self.needs_no_read(input, row)
                 };
                 if (block.start..).take(keys.len()).any(wanted) {
                     rows.extend(pairs.read(&block, &wanted)?);
                 }
             }
-            if send.send(Loaded { number: window.number, rows }).is_err() {
+            if send.send(LoadedWindow { number: window.number, rows }).is_err() {
                 return Ok(());
             }
         }
     }
 
-    /// Whether a row can be made without its bytes, or not at all.
-    fn is_known(&self, lane: usize, row: u64) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.has(lane, row)) || self.data.refused.has(lane, row)
+    /// Whether a row is cached or rejected.
+    fn needs_no_read(&self, input: usize, row: u64) -> bool {
+        let is_cached = self.cache.as_ref().is_some_and(|cache| cache.contains(input, row));
+        is_cached || self.data.rejects.contains(input, row)
     }
 
-    fn make_all(
+    fn send_batches(
         &self,
-        plan: &mut Plan<'_>,
+        sampler: &mut BatchSampler<'_>,
         steps: Range<u64>,
-        held: &mut [Held],
+        buffers: &mut [InputBuffer],
         send: &SyncSender<Batch>,
-    ) -> Result<Made> {
+    ) -> Result<FeedEnd> {
         for step in steps {
-            let slots = plan.next()?;
-            for (number, lane) in plan.lanes.iter().enumerate() {
-                if !held[number].up_to(lane, slots.iter().filter(|slot| slot.lane == number)) {
-                    return Ok(Made::NoWindow);
+            let slots = sampler.next()?;
+            for (input, one) in sampler.samplers.iter().enumerate() {
+                if !buffers[input].advance(one, slots.iter().filter(|slot| slot.input == input)) {
+                    return Ok(FeedEnd::ReaderEnded);
                 }
             }
-            let batch = self.batch(step, plan, &slots, held)?;
+            let batch = self.batch(step, sampler, &slots, buffers)?;
             if send.send(batch).is_err() {
                 break;
             }
         }
-        Ok(Made::All)
+        Ok(FeedEnd::Done)
     }
 
-    fn batch(&self, step: u64, plan: &Plan<'_>, slots: &[Slot], held: &mut [Held]) -> Result<Batch> {
-        let (values, context) = (self.maker.values(), self.data.context);
-        let mut draws = stream(self.options.seed, "crop", step);
+    fn batch(
+        &self,
+        step: u64,
+        sampler: &BatchSampler<'_>,
+        slots: &[Slot],
+        buffers: &mut [InputBuffer],
+    ) -> Result<Batch> {
+        let (values, context) = (self.transform.values(), self.data.context);
+        let mut draws = random_stream(self.options.seed, "crop", step);
         let draws: Vec<Draws> = slots.iter().map(|_| std::array::from_fn(|_| draws.random())).collect();
         let bytes: Vec<Option<Encoded>> =
-            slots.iter().map(|slot| held[slot.lane].rows.remove(&slot.row.row)).collect();
+            slots.iter().map(|slot| buffers[slot.input].rows.remove(&slot.row.row)).collect();
         let mut pixels = vec![0.0; slots.len() * values];
-        let made: Vec<Option<Vec<u32>>> = self.pool.install(|| {
+        let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
             let jobs = slots.par_iter().zip(bytes).zip(&draws).zip(pixels.par_chunks_exact_mut(values));
             jobs.with_max_len(1)
-                .map(|(((slot, bytes), draws), out)| self.make(slot.lane, slot.row.row, bytes, *draws, out))
+                .map(|(((slot, bytes), draws), out)| self.make(slot.input, slot.row.row, bytes, *draws, out))
                 .collect::<Result<_>>()
         })?;
-        let mut substitutes = stream(self.options.seed, "substitute", step);
+        let mut substitutes = random_stream(self.options.seed, "substitute", step);
         let mut seen: HashSet<u64> = slots.iter().map(|slot| slot.row.key).collect();
         let mut ids = Vec::with_capacity(slots.len() * context);
-        for (place, made) in made.into_iter().enumerate() {
-            ids.extend(match made {
-                Some(made) => made,
+        for (place, example) in examples.into_iter().enumerate() {
+            ids.extend(match example {
+                Some(ids) => ids,
                 None => {
-                    let (lane, out) = (slots[place].lane, &mut pixels[place * values..][..values]);
-                    let rows = &plan.lanes[lane].rows;
-                    self.substitute(lane, rows, &mut substitutes, &mut seen, draws[place], out)?
+                    let (input, out) = (slots[place].input, &mut pixels[place * values..][..values]);
+                    let rows = &sampler.samplers[input].rows;
+                    self.substitute(input, rows, &mut substitutes, &mut seen, draws[place], out)?
                 }
             });
         }
@@ -207,19 +216,19 @@ impl<'a> Feed<'a> {
         Ok(Batch {
             pixels: Tensor::from_vec(pixels, (n, 3, self.size, self.size), &Device::Cpu)?,
             ids: Tensor::from_vec(ids, (n, context), &Device::Cpu)?,
-            // How many pairs there will be of an input that grows is not known: whole epochs are
-            // counted.
-            epoch: match self.data.follows() {
-                true => plan.lanes[0].window.epoch as f64,
-                false => seen / self.data.pairs() as f64,
+            // The final number of pairs of a growing input is unknown, so only whole epochs count.
+            epoch: if self.data.is_growing() {
+                sampler.samplers[0].window.epoch as f64
+            } else {
+                seen / self.data.pairs() as f64
             },
         })
     }
 
-    /// Makes another pair of the window in place of one that cannot be.
+    /// Makes another pair of the window in place of a rejected one.
     fn substitute(
         &self,
-        lane: usize,
+        input: usize,
         rows: &[Row],
         draws: &mut impl Rng,
         seen: &mut HashSet<u64>,
@@ -228,86 +237,86 @@ impl<'a> Feed<'a> {
     ) -> Result<Vec<u32>> {
         for tried in 0..if rows.is_empty() { 0 } else { TRIES } {
             let row = rows[draws.random_range(0..rows.len())];
-            // Where every caption of the window is in the batch, equal ones meet.
+            // If every caption of the window is in the batch, repeat one.
             if seen.contains(&row.key) && tried < TRIES / 2 {
                 continue;
             }
-            if let Some(ids) = self.make(lane, row.row, None, crop, out)? {
+            if let Some(ids) = self.make(input, row.row, None, crop, out)? {
                 seen.insert(row.key);
                 return Ok(ids);
             }
         }
-        let (_, (code, detail)) = self.data.refused.rows().pop_first().unwrap_or_default();
+        let (_, (code, detail)) = self.data.rejects.rows().pop_first().unwrap_or_default();
         Err(TrainError::Options(format!(
-            "none of {TRIES} images could be decoded; the first refused was so for {code}: {detail}"
+            "none of {TRIES} images could be decoded; the first was rejected with {code}: {detail}"
         )))
     }
 
-    /// The pixels of a row into `out`, and its token ids. `None` where the row is no pair, which is
-    /// then written down.
+    /// Writes the pixels of a row to `out` and returns its token ids. `None` if the row is
+    /// rejected, which is recorded.
     fn make(
         &self,
-        lane: usize,
+        input: usize,
         row: u64,
         bytes: Option<Encoded>,
         draws: Draws,
         out: &mut [f32],
     ) -> Result<Option<Vec<u32>>> {
         let data = self.data;
-        if data.refused.has(lane, row) {
+        if data.rejects.contains(input, row) {
             return Ok(None);
         }
-        let cached = self.cache.as_ref().map_or(Ok(None), |cache| cache.get(lane, row))?;
+        let cached = self.cache.as_ref().map_or(Ok(None), |cache| cache.get(input, row))?;
         let example = match cached {
             Some(example) => example,
             None => {
                 let Encoded { caption, image } = match bytes {
                     Some(bytes) => bytes,
-                    None => data.lanes[lane].0.read_row(row)?,
+                    None => data.inputs[input].0.read_row(row)?,
                 };
                 if image.is_empty() {
-                    data.refused.add(lane, row, "no_image", "")?;
+                    data.rejects.add(input, row, "no_image", "")?;
                     return Ok(None);
                 }
-                let image = match self.maker.shrink(&image, &self.budget) {
+                let image = match self.transform.decode(&image, &self.budget) {
                     Ok(image) => image,
                     Err(error) => {
-                        data.refused.add(lane, row, error.code(), &error.to_string())?;
+                        data.rejects.add(input, row, error.code(), &error.to_string())?;
                         return Ok(None);
                     }
                 };
                 let example = Example { image, ids: data.tokenizer.encode(&caption, data.context) };
                 if let Some(cache) = &self.cache {
-                    cache.put(lane, row, &example)?;
+                    cache.put(input, row, &example)?;
                 }
                 example
             }
         };
-        let filled = self.maker.fill(&example.image, draws, out);
-        filled.map_err(|error| TrainError::Options(error.to_string()))?;
+        let cropped = self.transform.crop_into(&example.image, draws, out);
+        cropped.map_err(|error| TrainError::Options(error.to_string()))?;
         Ok(Some(example.ids))
     }
 }
 
-/// How the making of batches ended.
-enum Made {
-    /// All were made, or nobody took them any more.
-    All,
-    /// A reader gave no more windows.
-    NoWindow,
+/// How the feed ended.
+enum FeedEnd {
+    /// All batches were sent, or the receiver was dropped.
+    Done,
+    /// A reader sent no more windows.
+    ReaderEnded,
 }
 
-impl Held {
-    /// Receives windows up to the one that `lane` has open; keeps of those before it what waits, or
-    /// is in this batch. False when no more come.
-    fn up_to<'s>(&mut self, lane: &Lane<'_>, batch: impl Iterator<Item = &'s Slot>) -> bool {
-        if self.number >= Some(lane.window.number) {
+impl InputBuffer {
+    /// Receives windows up to the current one of `sampler`. Of earlier windows, keeps rows that are
+    /// deferred or in this batch. False if the reader has ended.
+    fn advance<'s>(&mut self, sampler: &Sampler<'_>, batch: impl Iterator<Item = &'s Slot>) -> bool {
+        if self.number >= Some(sampler.window.number) {
             return true;
         }
-        let waiting = lane.put_off.iter().map(|row| row.row);
-        let kept: HashSet<u64> = waiting.chain(batch.map(|slot| slot.row.row)).collect();
-        while self.number < Some(lane.window.number) {
-            let Ok(Loaded { number, rows }) = self.windows.recv() else { return false };
+        let deferred = sampler.deferred.iter().map(|row| row.row);
+        let kept: HashSet<u64> = deferred.chain(batch.map(|slot| slot.row.row)).collect();
+        while self.number < Some(sampler.window.number) {
+            let Ok(LoadedWindow { number, rows }) = self.windows.recv() else { return false };
             self.rows.retain(|row, _| kept.contains(row));
             self.rows.extend(rows);
             self.number = Some(number);

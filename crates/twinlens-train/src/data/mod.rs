@@ -1,30 +1,31 @@
-//! The data of a training: batches out of shards, made beside the step.
+//! The data loader: batches from shards, prepared in other threads.
 //!
-//! Which pairs make a batch follows from the seed and from where the data are ([`plan`]); threads,
-//! budgets and the cache change when a batch is ready, not what is in it. A position in the data is
-//! a step number.
+//! The pairs of a batch depend only on the seed and the layout of the data ([`sampler`]); threads,
+//! budgets and the cache affect when a batch is ready, not its content. The position in the data is
+//! the step number.
 //!
-//! Memory holds at most two windows of encoded images (`shuffle_bytes` each), the pairs that were
-//! put off, the batches that are made ahead, and what is being decoded, which is reserved before.
+//! Memory holds at most two windows of encoded images (`shuffle_bytes` each), the deferred pairs,
+//! the prefetched batches, and images being decoded, whose memory is reserved first.
 //!
-//! A pair whose image cannot be decoded is found when it is first wanted. It is written down once
-//! ([`refused`]), and its place in every batch is taken by another pair of the same window, so that
-//! the other places stay as they are. At the end all rows that were refused go to the ledger: rows
-//! in = pairs trained on + rejects.
+//! An image that cannot be decoded is found when it is first used. It is recorded once
+//! ([`reject_log`]), and another pair of the same window takes its place in every batch, so that
+//! the other pairs do not move. At the end all rejected rows go to the ledger: rows in = pairs
+//! trained on
+//! + rejects.
 
 mod budget;
 mod cache;
-mod example;
+mod disk_vec;
 mod feed;
-mod numbers;
 mod pairs;
 mod parquet;
-pub(crate) mod plan;
-mod refused;
+mod reject_log;
+mod sampler;
+mod transform;
 mod webdataset;
 
 use crate::error::{Result, TrainError};
-use crate::trainer::{Batch, Batches, TrainOptions};
+use crate::trainer::{Batch, BatchSource, TrainOptions};
 use datafusion::arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -35,59 +36,58 @@ use tokio_util::sync::CancellationToken;
 use twinlens_model::Tokenizer;
 
 use pairs::{CODES, Pairs, too_few};
-pub use pairs::{Columns, Place};
-use refused::Refused;
+pub use pairs::{Columns, Source};
+use reject_log::RejectLog;
 
 /// One input of a training.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// Where it is.
-    pub place: Place,
-    /// Its columns.
+    pub source: Source,
     pub columns: Columns,
-    /// How often its pairs are seen in one epoch of the whole.
+    /// How often each pair is seen per epoch.
     pub weight: f64,
 }
 
 impl Input {
-    /// Pairs with the usual columns, each once an epoch.
-    pub fn new(place: Place) -> Self {
-        Self { place, columns: Columns::default(), weight: 1.0 }
+    /// An input with the default columns and weight 1.
+    pub fn new(source: Source) -> Self {
+        Self { source, columns: Columns::default(), weight: 1.0 }
     }
 }
 
-/// How data are read. None but `shuffle_bytes` changes what comes out.
+/// Options for reading. Only `shuffle_bytes` affects the batches.
 #[derive(Clone, Debug)]
 pub struct DataOptions {
-    /// Bytes of encoded images that are shuffled among each other.
+    /// Size of the shuffle window, in bytes of encoded images.
     pub shuffle_bytes: u64,
-    /// Bytes that decoding may hold.
+    /// Memory limit for decoding, in bytes.
     pub decode_bytes: usize,
-    /// Threads that decode.
+    /// Decoding threads.
     pub threads: usize,
-    /// Most bytes of the file of decoded images; 0: none.
+    /// Maximum size of the cache of decoded images, in bytes; 0 for no cache.
     pub cache_bytes: u64,
 }
 
 /// The data of one training.
 pub struct Data {
-    lanes: Vec<(Pairs, f64)>,
+    /// Inputs with their weights.
+    inputs: Vec<(Pairs, f64)>,
     tokenizer: Tokenizer,
     context: usize,
     options: DataOptions,
-    refused: Refused,
+    rejects: RejectLog,
     work: PathBuf,
-    /// Whether nobody wants batches any more.
+    /// Whether no more batches are needed.
     stop: AtomicBool,
 }
 
 impl Data {
-    /// Looks through the inputs for batches of `batch` pairs with captions of `context` tokens.
-    /// `work` is a folder of the training's own that survives a kill.
+    /// Scans the inputs for batches of `batch` pairs with captions of `context` tokens. `work` is a
+    /// directory of this training that survives a kill.
     ///
     /// # Errors
-    /// `Options` where columns are missing or there are fewer pairs than a batch; `Data` or `Io`
-    /// where files cannot be read; `Interrupted`.
+    /// `Options` if columns are missing or there are fewer pairs than a batch; `Data` or `Io` if
+    /// files cannot be read; `Interrupted`.
     pub fn open(
         inputs: Vec<Input>,
         tokenizer: &Tokenizer,
@@ -98,64 +98,64 @@ impl Data {
         cancel: &CancellationToken,
     ) -> Result<Self> {
         std::fs::create_dir_all(work).map_err(TrainError::io(work))?;
-        // Of several inputs, one may be small.
-        let least = if inputs.len() == 1 { batch } else { 1 };
-        let mut lanes = Vec::new();
-        for (lane, input) in inputs.into_iter().enumerate() {
-            let work = work.join(format!("input-{lane}"));
-            let Input { place, columns, weight } = input;
-            let pairs = Pairs::open(place, columns, tokenizer, context, least, &work, cancel.clone())?;
-            lanes.push((pairs, weight));
+        // One of several inputs may be smaller than a batch.
+        let min_pairs = if inputs.len() == 1 { batch } else { 1 };
+        let mut opened = Vec::new();
+        for (number, input) in inputs.into_iter().enumerate() {
+            let work = work.join(format!("input-{number}"));
+            let Input { source, columns, weight } = input;
+            let pairs = Pairs::open(source, columns, tokenizer, context, min_pairs, &work, cancel.clone())?;
+            opened.push((pairs, weight));
         }
-        let refused = Refused::open(&work.join("refused.jsonl"))?;
+        let rejects = RejectLog::open(&work.join("refused.jsonl"))?;
         let (tokenizer, work) = (tokenizer.clone(), work.to_owned());
         let stop = AtomicBool::new(false);
-        let data = Self { lanes, tokenizer, context, options, refused, work, stop };
-        let usable: u64 = data.lanes.iter().map(|(pairs, _)| pairs.usable()).sum();
-        if usable < batch as u64 && !data.follows() {
+        let data = Self { inputs: opened, tokenizer, context, options, rejects, work, stop };
+        let usable: u64 = data.inputs.iter().map(|(pairs, _)| pairs.usable()).sum();
+        if usable < batch as u64 && !data.is_growing() {
             return Err(too_few(usable, batch));
         }
         Ok(data)
     }
 
-    fn follows(&self) -> bool {
-        self.lanes.iter().any(|(pairs, _)| pairs.follows())
+    fn is_growing(&self) -> bool {
+        self.inputs.iter().any(|(pairs, _)| pairs.is_growing())
     }
 
-    /// Pairs of an epoch: those of each input times its weight. Of inputs that grow, those so far.
+    /// Pairs per epoch: the sum over inputs of pairs times weight. For growing inputs, so far.
     pub fn pairs(&self) -> u64 {
-        self.lanes.iter().map(|(pairs, weight)| pairs.usable() as f64 * weight).sum::<f64>().round() as u64
+        self.inputs.iter().map(|(pairs, weight)| pairs.usable() as f64 * weight).sum::<f64>().round() as u64
     }
 
-    /// Gives `write` the rows that were refused, by the stage `stage`, in the order of the inputs,
-    /// with the reserved columns. Waits for the end of an input that grows.
+    /// Passes the rejected rows to `write`, in the order of the inputs, with the reserved columns
+    /// for the stage `stage`. Waits until growing inputs are complete.
     ///
     /// # Errors
     /// Those of reading, and of `write`.
-    pub fn write_refused<E: From<TrainError>>(
+    pub fn write_rejects<E: From<TrainError>>(
         &self,
         stage: &str,
         mut write: impl FnMut(&RecordBatch) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let late = self.refused.rows();
-        for (lane, (pairs, _)) in self.lanes.iter().enumerate() {
+        let logged = self.rejects.rows();
+        for (input, (pairs, _)) in self.inputs.iter().enumerate() {
             for block in pairs.all_blocks()? {
                 let end = block.start + u64::from(block.rows);
-                let mut refused: BTreeMap<u64, (String, String)> = late
-                    .range((lane, block.start)..(lane, end))
-                    .map(|((_, row), why)| (*row, why.clone()))
+                let mut rejects: BTreeMap<u64, (String, String)> = logged
+                    .range((input, block.start)..(input, end))
+                    .map(|((_, row), reject)| (*row, reject.clone()))
                     .collect();
                 for (row, key) in (block.start..).zip(pairs.keys(&block)?) {
                     if let Some(code) = CODES.get(key as usize) {
-                        refused.insert(row, ((*code).into(), String::new()));
+                        rejects.insert(row, ((*code).into(), String::new()));
                     }
                 }
-                if refused.is_empty() {
+                if rejects.is_empty() {
                     continue;
                 }
-                let rows: Vec<u64> = refused.keys().copied().collect();
+                let rows: Vec<u64> = rejects.keys().copied().collect();
                 let stages = vec![stage.to_owned(); rows.len()];
-                let (codes, details) = refused.into_values().unzip();
+                let (codes, details) = rejects.into_values().unzip();
                 write(&pairs.ledger(&block, &rows, [stages, codes, details])?)?;
             }
         }
@@ -163,7 +163,7 @@ impl Data {
     }
 }
 
-impl Batches for Data {
+impl BatchSource for Data {
     fn context(&self) -> usize {
         self.context
     }

@@ -1,14 +1,13 @@
-//! One input of a training: shards of pairs, what is known of their rows, and their bytes.
+//! One input of a training: its shards, an index of their rows, and access to the pairs.
 //!
-//! Before the first step the captions of all rows are read once, and nothing else: a number that is
-//! equal where their tokens are is kept in a file. Images are read as they are needed. An input
-//! that grows while it is read (`follow`) is looked through shard by shard as its manifest records
-//! them.
+//! Before the first step only the captions of all rows are read, and a hash of each caption's
+//! tokens is kept in a file. Images are read when they are needed. An input that grows while it is
+//! read (`follow`) is indexed shard by shard as its manifest records them.
 
-use crate::data::numbers::Numbers;
+use crate::data::disk_vec::DiskVec;
 use crate::data::parquet::ParquetShard;
-use crate::data::plan::{Block, Blocks, Key, UNUSABLE};
-use crate::data::webdataset::{Spans, TarShard, code_number};
+use crate::data::sampler::{Block, Blocks, Key, MIN_CAPTION_KEY};
+use crate::data::webdataset::{Spans, TarShard, code_key};
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use rayon::prelude::*;
@@ -23,140 +22,136 @@ use twinlens_dataset::{Dataset, DatasetError, manifest};
 use twinlens_model::Tokenizer;
 use twinlens_pipeline::rejects::RESERVED;
 
-/// Why a row is no pair, by its key: all of them smaller than [`UNUSABLE`].
+/// Reject codes by key; all keys are smaller than [`MIN_CAPTION_KEY`].
 pub(crate) const CODES: [&str; 6] =
     ["no_caption", "no_image", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
-/// Bytes of a block, about: what is read in one go.
+/// Approximate bytes of a block, which is read at once.
 const BLOCK_BYTES: u64 = 8 << 20;
-/// Rows of a block of a tar file at the most.
+/// Maximum rows per block of a tar file.
 const TAR_ROWS: usize = 512;
-/// How often a growing input is looked at.
+/// How often a growing input is polled.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The columns of pairs (of tar files: the member of the JSON that is the caption).
+/// The columns of pairs. For tar files, `caption` is the member of the JSON.
 #[derive(Clone, Debug)]
 pub struct Columns {
-    /// Captions.
     pub caption: String,
-    /// Images: `struct<bytes, path>`, or binary.
+    /// A column of type `struct<bytes, path>` or binary.
     pub image: String,
-    /// Whether the user named the captions, so that the JSON of a sample goes before its text.
-    pub named: bool,
+    /// Whether the user set `caption`, so that a sample's JSON takes precedence over its text.
+    pub caption_is_explicit: bool,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        Self { caption: "caption".into(), image: "image".into(), named: false }
+        Self { caption: "caption".into(), image: "image".into(), caption_is_explicit: false }
     }
 }
 
-/// Where pairs are.
+/// A source of pairs.
 #[derive(Clone, Debug)]
-pub enum Place {
-    /// Parquet files, or tar files (by the ending `.tar`).
+pub enum Source {
+    /// Parquet or (with the extension `.tar`) tar files.
     Files(Vec<Location>),
-    /// A dataset of which this table's shards are committed while it is read.
+    /// A table of a dataset whose shards are still being committed.
     Growing(Location, String),
 }
 
-impl Place {
+impl Source {
     /// A table of a finished dataset.
     pub fn table(dataset: &Dataset, table: &str) -> Self {
         Self::Files(dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect())
     }
 }
 
-/// The bytes of a pair.
+/// A pair with its encoded image.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     pub(crate) caption: String,
-    /// Empty where there is none.
+    /// Empty if missing.
     pub(crate) image: Vec<u8>,
 }
 
-/// One shard, open.
+/// An open shard.
 enum Shard {
     Parquet(ParquetShard),
     Tar(TarShard),
 }
 
-/// What is known of the shards.
+/// The index of the shards read so far.
 #[derive(Default)]
-struct Known {
+struct Index {
     shards: Vec<Location>,
     blocks: Vec<Block>,
     rows: u64,
     usable: u64,
-    /// Whether there will be no more.
+    /// Whether there will be no more shards.
     complete: bool,
-    /// The shard that was opened last.
+    /// The most recently opened shard.
     open: Option<(u32, Arc<Shard>)>,
 }
 
 /// One input.
 pub(crate) struct Pairs {
-    place: Place,
+    source: Source,
     columns: Columns,
     tokenizer: Tokenizer,
     context: usize,
-    /// Fewer pairs than this make no batch.
-    least: usize,
+    min_pairs: usize,
     cancel: CancellationToken,
-    keys: Numbers,
-    spans: Numbers,
-    known: Mutex<Known>,
+    keys: DiskVec,
+    spans: DiskVec,
+    index: Mutex<Index>,
 }
 
 impl Pairs {
-    /// Looks through an input: what is there of one that grows, all of another. `work` is a folder
-    /// for what is found.
+    /// Indexes an input; of a growing one, the shards so far. `work` is a directory for the index.
     pub(crate) fn open(
-        place: Place,
+        source: Source,
         columns: Columns,
         tokenizer: &Tokenizer,
         context: usize,
-        least: usize,
+        min_pairs: usize,
         work: &Path,
         cancel: CancellationToken,
     ) -> Result<Self> {
         std::fs::create_dir_all(work).map_err(TrainError::io(work))?;
         let pairs = Self {
-            place,
+            source,
             columns,
             tokenizer: tokenizer.clone(),
             context,
-            least,
+            min_pairs,
             cancel,
-            keys: Numbers::create(&work.join("keys"))?,
-            spans: Numbers::create(&work.join("spans"))?,
-            known: Mutex::default(),
+            keys: DiskVec::create(&work.join("keys"))?,
+            spans: DiskVec::create(&work.join("spans"))?,
+            index: Mutex::default(),
         };
-        pairs.look(&mut pairs.known())?;
+        pairs.index_new_shards(&mut pairs.index())?;
         Ok(pairs)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Usable rows so far.
     pub(crate) fn usable(&self) -> u64 {
-        self.known().usable
+        self.index().usable
     }
 
-    /// Whether it still grows by its nature.
-    pub(crate) fn follows(&self) -> bool {
-        matches!(self.place, Place::Growing(..))
+    /// Whether it is followed while it grows.
+    pub(crate) fn is_growing(&self) -> bool {
+        matches!(self.source, Source::Growing(..))
     }
 
-    /// Looks through shards that are new.
-    fn look(&self, known: &mut Known) -> Result<()> {
-        if known.complete {
+    fn index_new_shards(&self, index: &mut Index) -> Result<()> {
+        if index.complete {
             return Ok(());
         }
-        let (shards, complete) = match &self.place {
-            Place::Files(files) => (files.clone(), true),
-            Place::Growing(location, table) => match manifest::read(location)? {
+        let (shards, complete) = match &self.source {
+            Source::Files(files) => (files.clone(), true),
+            Source::Growing(location, table) => match manifest::read(location)? {
                 None => (Vec::new(), false),
                 Some(state) => {
                     let complete = state.complete;
@@ -167,36 +162,36 @@ impl Pairs {
             },
         };
         let same = |(a, b): (&Location, &Location)| a.display_path() == b.display_path();
-        if shards.len() < known.shards.len() || !known.shards.iter().zip(&shards).all(same) {
+        if shards.len() < index.shards.len() || !index.shards.iter().zip(&shards).all(same) {
             return Err(TrainError::Options(
-                "an input was made anew, or not in its order: it cannot be followed".into(),
+                "an input was rebuilt or its shards changed order while it was followed; run the stage again"
+                    .into(),
             ));
         }
-        for shard in shards.into_iter().skip(known.shards.len()) {
+        for shard in shards.into_iter().skip(index.shards.len()) {
             if self.cancel.is_cancelled() {
                 return Err(TrainError::Interrupted);
             }
-            self.add(known, shard)?;
+            self.index_shard(index, shard)?;
         }
-        known.complete = complete;
+        index.complete = complete;
         Ok(())
     }
 
-    /// Waits until there is something that `found` finds, or the input is complete; or nobody wants
-    /// it any more.
-    fn wait<T>(&self, found: impl Fn(&Known) -> Option<T>, stop: &AtomicBool) -> Result<Option<T>> {
+    /// Waits until `find` returns something, or the input is complete (`None`), or `stop` is set.
+    fn wait<T>(&self, find: impl Fn(&Index) -> Option<T>, stop: &AtomicBool) -> Result<Option<T>> {
         loop {
-            let mut known = self.known();
-            if let Some(found) = found(&known) {
+            let mut index = self.index();
+            if let Some(found) = find(&index) {
                 return Ok(Some(found));
             }
-            if known.complete {
+            if index.complete {
                 return Ok(None);
             }
-            let before = known.shards.len();
-            self.look(&mut known)?;
-            if before == known.shards.len() && !known.complete {
-                drop(known);
+            let before = index.shards.len();
+            self.index_new_shards(&mut index)?;
+            if before == index.shards.len() && !index.complete {
+                drop(index);
                 std::thread::sleep(POLL);
             }
             if self.cancel.is_cancelled() || stop.load(Ordering::Relaxed) {
@@ -206,92 +201,99 @@ impl Pairs {
     }
 
     fn open_shard(&self, location: &Location) -> Result<Shard> {
-        Ok(match location.name().ends_with(".tar") {
-            true => Shard::Tar(TarShard::open(location, &self.columns)?),
-            false => Shard::Parquet(ParquetShard::open(location, &self.columns)?),
+        Ok(if location.name().ends_with(".tar") {
+            Shard::Tar(TarShard::open(location, &self.columns)?)
+        } else {
+            Shard::Parquet(ParquetShard::open(location, &self.columns)?)
         })
     }
 
     /// The shard of a block.
     fn shard(&self, block: &Block) -> Result<Arc<Shard>> {
-        let mut known = self.known();
-        if let Some((number, shard)) = &known.open
+        let index = self.index();
+        if let Some((number, shard)) = &index.open
             && *number == block.shard
         {
             return Ok(shard.clone());
         }
-        let location = known.shards[block.shard as usize].clone();
-        drop(known);
+        let location = index.shards[block.shard as usize].clone();
+        drop(index);
         let shard = Arc::new(self.open_shard(&location)?);
-        known = self.known();
-        known.open = Some((block.shard, shard.clone()));
+        self.index().open = Some((block.shard, shard.clone()));
         Ok(shard)
     }
 
     /// Reads the captions of a shard.
-    fn add(&self, known: &mut Known, location: Location) -> Result<()> {
-        let number = known.shards.len() as u32;
+    fn index_shard(&self, index: &mut Index, location: Location) -> Result<()> {
         match self.open_shard(&location)? {
-            Shard::Parquet(shard) => {
-                for (group, (rows, bytes)) in shard.sizes().into_iter().enumerate() {
-                    let captions = shard.captions(group, rows as usize)?;
-                    let captions: Vec<_> = captions.into_iter().map(|c| c.ok_or(CODES[0])).collect();
-                    self.push(known, &captions)?;
-                    let pieces = bytes.div_ceil(BLOCK_BYTES).clamp(1, rows.max(1));
-                    let ends = (0..=pieces).map(|piece| rows * piece / pieces);
-                    for (first, end) in ends.clone().zip(ends.skip(1)).filter(|(first, end)| first < end) {
-                        known.blocks.push(Block {
-                            shard: number,
-                            group: group as u32,
-                            first: first as u32,
-                            rows: (end - first) as u32,
-                            start: known.rows + first,
-                            bytes: bytes / pieces,
-                        });
-                    }
-                    known.rows += rows;
-                }
-            }
-            Shard::Tar(shard) => {
-                let samples = shard.samples()?;
-                let mut first = 0;
-                while first < samples.len() {
-                    let (mut end, mut bytes) = (first, 0);
-                    while end < samples.len() && end - first < TAR_ROWS && bytes < BLOCK_BYTES {
-                        bytes += samples[end].spans[1] + (samples[end].spans[3] >> 1);
-                        end += 1;
-                    }
-                    known.blocks.push(Block {
-                        shard: number,
-                        group: 0,
-                        first: first as u32,
-                        rows: (end - first) as u32,
-                        start: known.rows + first as u64,
-                        bytes,
-                    });
-                    first = end;
-                }
-                // The spans of an input's rows are in the order of its rows, so one of several
-                // formats has some of no use.
-                let rows = known.rows;
-                self.spans.skip_to(4 * rows)?;
-                self.spans.push(&samples.iter().flat_map(|sample| sample.spans).collect::<Vec<_>>())?;
-                let captions: Vec<_> = samples.into_iter().map(|sample| sample.caption).collect();
-                self.push(known, &captions)?;
-                known.rows += captions.len() as u64;
-            }
+            Shard::Parquet(shard) => self.index_parquet(index, &shard)?,
+            Shard::Tar(shard) => self.index_tar(index, &shard)?,
         }
-        known.shards.push(location);
+        index.shards.push(location);
         Ok(())
     }
 
-    fn push(&self, known: &mut Known, captions: &[std::result::Result<String, &'static str>]) -> Result<()> {
+    fn index_parquet(&self, index: &mut Index, shard: &ParquetShard) -> Result<()> {
+        for (group, (rows, bytes)) in shard.sizes().into_iter().enumerate() {
+            let captions = shard.captions(group, rows as usize)?;
+            let captions: Vec<_> = captions.into_iter().map(|c| c.ok_or(CODES[0])).collect();
+            self.push_keys(index, &captions)?;
+            let pieces = bytes.div_ceil(BLOCK_BYTES).clamp(1, rows.max(1));
+            let ends = (0..=pieces).map(|piece| rows * piece / pieces);
+            for (first, end) in ends.clone().zip(ends.skip(1)).filter(|(first, end)| first < end) {
+                index.blocks.push(Block {
+                    shard: index.shards.len() as u32,
+                    group: group as u32,
+                    first: first as u32,
+                    rows: (end - first) as u32,
+                    start: index.rows + first,
+                    bytes: bytes / pieces,
+                });
+            }
+            index.rows += rows;
+        }
+        Ok(())
+    }
+
+    fn index_tar(&self, index: &mut Index, shard: &TarShard) -> Result<()> {
+        let samples = shard.samples()?;
+        let mut first = 0;
+        while first < samples.len() {
+            let (mut end, mut bytes) = (first, 0);
+            while end < samples.len() && end - first < TAR_ROWS && bytes < BLOCK_BYTES {
+                bytes += samples[end].spans[1] + (samples[end].spans[3] >> 1);
+                end += 1;
+            }
+            index.blocks.push(Block {
+                shard: index.shards.len() as u32,
+                group: 0,
+                first: first as u32,
+                rows: (end - first) as u32,
+                start: index.rows + first as u64,
+                bytes,
+            });
+            first = end;
+        }
+        // Spans are indexed by the input's rows, so Parquet rows before this shard are padded.
+        self.spans.pad_to(4 * index.rows)?;
+        self.spans.push(&samples.iter().flat_map(|sample| sample.spans).collect::<Vec<_>>())?;
+        let captions: Vec<_> = samples.into_iter().map(|sample| sample.caption).collect();
+        self.push_keys(index, &captions)?;
+        index.rows += captions.len() as u64;
+        Ok(())
+    }
+
+    fn push_keys(
+        &self,
+        index: &mut Index,
+        captions: &[std::result::Result<String, &'static str>],
+    ) -> Result<()> {
         let key = |caption: &std::result::Result<String, &'static str>| match caption {
             Ok(caption) => caption_key(&self.tokenizer.encode(caption, self.context)),
-            Err(code) => code_number(code),
+            Err(code) => code_key(code),
         };
         let keys: Vec<Key> = captions.par_iter().map(key).collect();
-        known.usable += keys.iter().filter(|key| **key >= UNUSABLE).count() as u64;
+        index.usable += keys.iter().filter(|key| **key >= MIN_CAPTION_KEY).count() as u64;
         self.keys.push(&keys)
     }
 
@@ -307,13 +309,13 @@ impl Pairs {
         }
     }
 
-    /// One row.
     pub(crate) fn read_row(&self, row: u64) -> Result<Encoded> {
-        let known = self.known();
-        let after = known.blocks.partition_point(|block| block.start <= row);
-        let found = known.blocks[..after].last().copied();
-        drop(known);
-        let missing = || TrainError::Options(format!("row {row} of an input is gone: was it changed?"));
+        let index = self.index();
+        let after = index.blocks.partition_point(|block| block.start <= row);
+        let found = index.blocks[..after].last().copied();
+        drop(index);
+        let missing =
+            || TrainError::Options(format!("row {row} of an input is missing: did its files change?"));
         let block = found.ok_or_else(missing)?;
         Ok(self.read(&block, &|other| other == row)?.pop().ok_or_else(missing)?.1)
     }
@@ -325,17 +327,16 @@ impl Pairs {
 
     /// All blocks, once the input is complete.
     pub(crate) fn all_blocks(&self) -> Result<Vec<Block>> {
-        self.wait(|known| known.complete.then_some(()), &AtomicBool::new(false))?;
-        Ok(self.known().blocks.clone())
+        self.wait(|index| index.complete.then_some(()), &AtomicBool::new(false))?;
+        Ok(self.index().blocks.clone())
     }
 
-    /// What a plan sees of it, until `stop` is set.
-    pub(crate) fn until<'a>(&'a self, stop: &'a AtomicBool) -> Until<'a> {
-        Until { pairs: self, stop }
+    /// The layout of this input, which waits for more data until `stop` is set.
+    pub(crate) fn layout<'a>(&'a self, stop: &'a AtomicBool) -> Layout<'a> {
+        Layout { pairs: self, stop }
     }
 
-    /// Refused rows of a block for the ledger: `codes` and `details` of `rows`, by the stage
-    /// `stage`.
+    /// Rejected rows of a block for the ledger.
     pub(crate) fn ledger(
         &self,
         block: &Block,
@@ -348,11 +349,10 @@ impl Pairs {
                 return shard.ledger(block, rows, columns.collect());
             }
             Shard::Tar(shard) => {
-                let told = |(place, detail): (String, String)| match detail.is_empty() {
-                    true => place,
-                    false => format!("{place}: {detail}"),
+                let join = |(place, detail): (String, String)| {
+                    if detail.is_empty() { place } else { format!("{place}: {detail}") }
                 };
-                shard.places(block, rows)?.into_iter().zip(details).map(told).collect::<Vec<_>>()
+                shard.places(block, rows)?.into_iter().zip(details).map(join).collect::<Vec<_>>()
             }
         };
         let columns = [stages, codes, details].map(|c| Arc::new(StringArray::from(c)) as ArrayRef);
@@ -361,24 +361,24 @@ impl Pairs {
     }
 }
 
-/// An input as long as somebody wants it.
-pub(crate) struct Until<'a> {
+/// The layout of an input.
+pub(crate) struct Layout<'a> {
     pairs: &'a Pairs,
     stop: &'a AtomicBool,
 }
 
-impl Blocks for Until<'_> {
+impl Blocks for Layout<'_> {
     fn block(&self, number: usize) -> Result<Option<Block>> {
-        self.pairs.wait(|known| known.blocks.get(number).copied(), self.stop)
+        self.pairs.wait(|index| index.blocks.get(number).copied(), self.stop)
     }
 
     fn count(&self) -> Result<usize> {
-        self.pairs.wait(|known| known.complete.then_some(()), self.stop)?;
-        let (usable, least) = (self.pairs.usable(), self.pairs.least);
-        if usable < least as u64 {
-            return Err(too_few(usable, least));
+        self.pairs.wait(|index| index.complete.then_some(()), self.stop)?;
+        let (usable, min_pairs) = (self.pairs.usable(), self.pairs.min_pairs);
+        if usable < min_pairs as u64 {
+            return Err(too_few(usable, min_pairs));
         }
-        Ok(self.pairs.known().blocks.len())
+        Ok(self.pairs.index().blocks.len())
     }
 
     fn keys(&self, block: &Block) -> Result<Vec<Key>> {
@@ -386,19 +386,18 @@ impl Blocks for Until<'_> {
     }
 }
 
-/// The error of too few pairs for a batch.
 pub(crate) fn too_few(pairs: u64, batch: usize) -> TrainError {
     TrainError::Options(format!(
-        "there are {pairs} pairs and a batch is {batch}: lower batch_size, or look at why so few pairs are left"
+        "the input has {pairs} pairs, fewer than a batch of {batch}: lower batch_size, or check why so few pairs are left"
     ))
 }
 
-/// A number that is equal where captions are.
+/// A hash of a caption's tokens.
 fn caption_key(ids: &[u32]) -> Key {
     let mut hash = Sha256::new();
     ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
     let digest = hash.finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
-    u64::from_le_bytes(first).max(UNUSABLE)
+    u64::from_le_bytes(first).max(MIN_CAPTION_KEY)
 }

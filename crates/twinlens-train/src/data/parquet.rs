@@ -1,8 +1,8 @@
-//! Pairs out of Parquet: a column of captions, and one of images as the Hugging Face `Image`
-//! feature has it (`struct<bytes, path>`) or as plain bytes.
+//! Pairs from Parquet: a column of captions, and one of images as the Hugging Face `Image` feature
+//! (`struct<bytes, path>`) or as binary.
 
 use crate::data::pairs::{Columns, Encoded};
-use crate::data::plan::Block;
+use crate::data::sampler::Block;
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::{cast, take_record_batch};
@@ -14,38 +14,40 @@ use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::storage::Location;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
-/// One file.
+/// One Parquet file.
 pub(crate) struct ParquetShard {
     name: String,
     groups: RowGroups,
     columns: Columns,
-    /// The leaf that holds the images: `image.bytes`.
-    image: String,
+    /// Path of the column with the encoded images: `image.bytes`.
+    image_path: String,
 }
 
 impl ParquetShard {
-    /// Opens a file and looks for its columns.
+    /// Opens a file and checks its columns.
     pub(crate) fn open(shard: &Location, columns: &Columns) -> Result<Self> {
         let groups = RowGroups::open(shard)?;
         let (name, schema) = (shard.to_string(), groups.schema().clone());
-        kind(&name, &schema, &columns.caption)?;
-        let image = match kind(&name, &schema, &columns.image)? {
+        column_type(&name, &schema, &columns.caption)?;
+        let image_path = match column_type(&name, &schema, &columns.image)? {
             DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
             other if holds_image_bytes(other) => columns.image.clone(),
             other => {
-                let why = format!("{name}: the column `{}` is of type {other}", columns.image);
-                return Err(TrainError::Options(format!("{why}; images are struct<bytes, path> or binary")));
+                return Err(TrainError::Options(format!(
+                    "{name}: the column `{}` is of type {other}; expected struct<bytes, path> or binary",
+                    columns.image
+                )));
             }
         };
-        Ok(Self { name, groups, columns: columns.clone(), image })
+        Ok(Self { name, groups, columns: columns.clone(), image_path })
     }
 
-    /// Rows and bytes of the row groups.
+    /// Rows and bytes of each row group.
     pub(crate) fn sizes(&self) -> Vec<(u64, u64)> {
         self.groups.sizes().collect()
     }
 
-    /// The captions of a row group; what is blank is none.
+    /// The captions of a row group; `None` if blank.
     pub(crate) fn captions(&self, group: usize, rows: usize) -> Result<Vec<Option<String>>> {
         let batch = self.groups.read(group, 0, rows, &[&self.columns.caption])?;
         self.texts(&batch)
@@ -59,7 +61,7 @@ impl ParquetShard {
     }
 
     fn column<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
-        let missing = || TrainError::Options(format!("{}: the column `{name}` is gone", self.name));
+        let missing = || TrainError::Options(format!("{}: the column `{name}` is missing", self.name));
         batch.column_by_name(name).ok_or_else(missing)
     }
 
@@ -69,28 +71,28 @@ impl ParquetShard {
 
     /// The wanted rows of a block, with their numbers within the input.
     pub(crate) fn read(&self, block: &Block, wanted: &dyn Fn(u64) -> bool) -> Result<Vec<(u64, Encoded)>> {
-        let columns = [self.columns.caption.as_str(), &self.image];
+        let columns = [self.columns.caption.as_str(), &self.image_path];
         let batch =
             self.groups.read(block.group as usize, block.first as usize, block.rows as usize, &columns)?;
         let captions = self.texts(&batch)?;
         let mut images = self.column(&batch, &self.columns.image)?;
-        let whole = images.clone();
-        if let Some(parts) = whole.as_struct_opt() {
-            let missing = || TrainError::Options(format!("{}: no `{}`", self.name, self.image));
-            images = parts.column_by_name("bytes").ok_or_else(missing)?;
+        let column = images.clone();
+        if let Some(fields) = column.as_struct_opt() {
+            let missing = || TrainError::Options(format!("{}: no column `{}`", self.name, self.image_path));
+            images = fields.column_by_name("bytes").ok_or_else(missing)?;
         }
         let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| wanted(*row));
         Ok(rows
             .map(|(place, (row, caption))| {
-                let there = whole.is_valid(place) && images.is_valid(place);
-                let image = if there { bytes(images, place).to_vec() } else { Vec::new() };
+                let valid = column.is_valid(place) && images.is_valid(place);
+                let image = if valid { bytes(images, place).to_vec() } else { Vec::new() };
                 (row, Encoded { caption: caption.unwrap_or_default(), image })
             })
             .collect())
     }
 
-    /// Refused rows of a block for the ledger: their columns without pixels, and the reserved
-    /// columns `names` with `values`.
+    /// Rejected rows of a block for the ledger: their columns except images, and the reserved
+    /// columns.
     pub(crate) fn ledger(
         &self,
         block: &Block,
@@ -117,12 +119,15 @@ impl ParquetShard {
     }
 }
 
-/// The type of a column, or what there is instead.
-fn kind<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a DataType> {
+/// The type of a column, or an error that lists the columns.
+fn column_type<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a DataType> {
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     schema.field_with_name(name).map(Field::data_type).map_err(|_| {
         let meant = did_you_mean(name, names()).map_or(String::new(), |meant| format!("; {meant}"));
-        TrainError::Options(format!("{file}: no column `{name}`; there are {}{meant}", list_names(names())))
+        TrainError::Options(format!(
+            "{file}: no column `{name}`; the columns are {}{meant}",
+            list_names(names())
+        ))
     })
 }
 

@@ -1,8 +1,8 @@
-//! Pairs out of tar files, as `webdataset` and img2dataset write them: an image and a text (or a
-//! JSON with one) that share a key.
+//! Pairs from tar files as written by `webdataset` and img2dataset: an image and a text (or a JSON
+//! that contains one) with the same key.
 
 use crate::data::pairs::{CODES, Columns, Encoded};
-use crate::data::plan::Block;
+use crate::data::sampler::Block;
 use crate::error::{Result, TrainError};
 use serde_json::Value;
 use std::fs::File;
@@ -12,25 +12,25 @@ use twinlens_dataset::samples::{self, Entry, Span};
 use twinlens_dataset::storage::Location;
 use twinlens_image::Limits;
 
-/// Where the parts of a sample are: offset and length of the image, then of the text; a bit says
-/// whether the text is JSON.
+/// The positions of a sample's members: offset and length of the image, offset of the text, and the
+/// length of the text shifted left by one, with the lowest bit set if it is JSON.
 pub(crate) type Spans = [u64; 4];
 
-/// One file.
+/// One tar file.
 pub(crate) struct TarShard {
     name: String,
     path: PathBuf,
     columns: Columns,
 }
 
-/// A sample: why it is none, or its caption, and where its parts are.
+/// A sample: its caption or reject code, and the positions of its members.
 pub(crate) struct Sample {
     pub(crate) caption: std::result::Result<String, &'static str>,
     pub(crate) spans: Spans,
 }
 
 impl TarShard {
-    /// A file; one of an object store is copied.
+    /// Opens a file; a file in an object store is downloaded.
     pub(crate) fn open(shard: &Location, columns: &Columns) -> Result<Self> {
         Ok(Self { name: shard.name(), path: shard.local_copy()?, columns: columns.clone() })
     }
@@ -46,7 +46,7 @@ impl TarShard {
         index.map_err(TrainError::io(&self.path))
     }
 
-    /// Every sample, and after them a row for every place that is damaged.
+    /// All samples, followed by one rejected row per damaged place.
     pub(crate) fn samples(&self) -> Result<Vec<Sample>> {
         let index = self.index()?;
         let mut file = self.file()?;
@@ -60,20 +60,20 @@ impl TarShard {
     }
 
     fn sample(&self, entry: &Entry, file: &mut File) -> Result<Sample> {
-        let none =
+        let reject =
             |code: &'static str| -> Result<Sample> { Ok(Sample { caption: Err(code), spans: [0; 4] }) };
-        let there = |span: &Option<Span>| match span {
+        let member = |span: &Option<Span>| match span {
             None => Ok(None),
             Some(Ok(span)) => Ok(Some(*span)),
             Some(Err((code, _))) => Err(*code),
         };
-        let (image, text, json) = match (there(&entry.image), there(&entry.text), there(&entry.json)) {
-            (Err(code), ..) | (_, Err(code), _) | (_, _, Err(code)) => return none(code),
-            (Ok(None), ..) => return none("no_image"),
+        let (image, text, json) = match (member(&entry.image), member(&entry.text), member(&entry.json)) {
+            (Err(code), ..) | (_, Err(code), _) | (_, _, Err(code)) => return reject(code),
+            (Ok(None), ..) => return reject("no_image"),
             (Ok(Some(image)), Ok(text), Ok(json)) => (image, text, json),
         };
-        // The text comes first, unless a member of the JSON was asked for by name.
-        let text = text.filter(|_| !self.columns.named);
+        // The text takes precedence, unless the option names a member of the JSON.
+        let text = text.filter(|_| !self.columns.caption_is_explicit);
         for (span, is_json) in [(text, false), (json, true)] {
             let Some((at, length)) = span else { continue };
             let read = self.read_at(file, at, length)?;
@@ -83,20 +83,18 @@ impl TarShard {
                     return Ok(Sample { caption: Ok(caption), spans });
                 }
                 Ok(None) => {}
-                Err(code) => return none(code),
+                Err(code) => return reject(code),
             }
         }
-        none("no_caption")
+        reject("no_caption")
     }
 
     fn caption(&self, bytes: &[u8], is_json: bool) -> std::result::Result<Option<String>, &'static str> {
-        let text = match is_json {
-            false => String::from_utf8_lossy(bytes).into_owned(),
-            true => {
-                let json: Value = serde_json::from_slice(bytes).map_err(|_| "malformed_json")?;
-                let text = json.get(&self.columns.caption).and_then(Value::as_str);
-                text.unwrap_or_default().to_owned()
-            }
+        let text = if is_json {
+            let json: Value = serde_json::from_slice(bytes).map_err(|_| "malformed_json")?;
+            json.get(&self.columns.caption).and_then(Value::as_str).unwrap_or_default().to_owned()
+        } else {
+            String::from_utf8_lossy(bytes).into_owned()
         };
         Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
     }
@@ -126,14 +124,14 @@ impl TarShard {
         .collect()
     }
 
-    /// What rows of a block are, for the ledger: `00000.tar/000000012`.
+    /// Names of a block's rows for the ledger: `00000.tar/000000012`.
     pub(crate) fn places(&self, block: &Block, rows: &[u64]) -> Result<Vec<String>> {
         let index = self.index()?;
         let place = |row: &u64| {
             let sample = (row - block.start) as usize + block.first as usize;
             match (index.entries.get(sample), index.damage.get(sample.saturating_sub(index.entries.len()))) {
                 (Some(entry), _) => format!("{}/{}", self.name, entry.key),
-                (None, Some((at, (_, why)))) => format!("{} byte {at}: {why}", self.name),
+                (None, Some((at, (_, detail)))) => format!("{} byte {at}: {detail}", self.name),
                 (None, None) => self.name.clone(),
             }
         };
@@ -141,7 +139,7 @@ impl TarShard {
     }
 }
 
-/// The place of a code in the list of codes.
-pub(crate) fn code_number(code: &str) -> u64 {
+/// The index of a reject code, used as its key.
+pub(crate) fn code_key(code: &str) -> u64 {
     CODES.iter().position(|known| *known == code).unwrap_or(0) as u64
 }

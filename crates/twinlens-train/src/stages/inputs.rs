@@ -1,7 +1,7 @@
-//! What `train` reads: its options, their checks, and the places that they name.
+//! The inputs of `train`: options, checks, and resolution to files and datasets.
 
 use super::{column, text_column};
-use crate::data::{Columns, Input as Source, Place};
+use crate::data::{Columns, Input as TrainInput, Source};
 use datafusion::arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContex
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weighted {
-    /// As the option `input`.
+    /// Pairs, as in the option `input`.
     pub input: Input,
-    /// How often its pairs are seen in an epoch: with 2 twice as often as those of an input with 1.
+    /// How often each of its pairs is seen per epoch, relative to the other inputs.
     #[serde(default = "one")]
     pub weight: Located<f64>,
 }
@@ -25,21 +25,21 @@ fn one() -> Located<f64> {
     Located::without_span(1.0)
 }
 
-/// Whether decoded images are kept.
+/// Whether decoded images are cached in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cache {
-    /// Where pairs are seen more than once, up to 4 GiB.
+    /// If pairs are seen more than once, up to 4 GiB.
     #[default]
     Auto,
-    /// All of them.
+    /// All images.
     Decoded,
-    /// None.
+    /// No images.
     None,
 }
 
 impl Cache {
-    /// Most bytes of the file.
+    /// Maximum bytes of the file.
     pub fn bytes(self) -> u64 {
         match self {
             Self::Auto => 4 << 30,
@@ -49,21 +49,21 @@ impl Cache {
     }
 }
 
-/// Whether an input is no dataset but files by their names: a pattern, tar files, or what the hub
-/// has.
+/// Whether an input names files instead of a dataset: a pattern, a tar file, or a dataset of the
+/// hub.
 pub fn is_files(input: &Input) -> bool {
     let name = input.name();
     name.contains(['*', '?']) || name.ends_with(".tar") || is_hub_name(name)
 }
 
-/// Whether a tokenizer is no stage and no dataset of an object store, but a folder here or on the
-/// hub.
-pub fn is_folder(tokenizer: &Input) -> bool {
-    let name = tokenizer.name();
-    is_hub_name(name) || tokenizer.is_path() && !is_url(name)
+/// Whether an input names a local directory or a model of the hub, instead of a stage or a dataset
+/// in an object store.
+pub fn is_directory(input: &Input) -> bool {
+    let name = input.name();
+    is_hub_name(name) || input.is_path() && !is_url(name)
 }
 
-/// What is wrong with an input whose tables are known: its columns of captions and images.
+/// Faults of the caption and image columns of an input whose tables are known.
 pub fn faults(tables: &InputTables, caption: &Located<String>, image: &Located<String>) -> Vec<Fault> {
     let Some(schema) = &tables.schema else { return Vec::new() };
     let at = |option: &Located<String>| match option.span() {
@@ -81,49 +81,49 @@ fn image_column(schema: &Schema, name: &str, span: std::ops::Range<usize>) -> Re
         Ok(other) if holds_image_bytes(other) => Ok(()),
         Ok(other) => {
             let fault = Fault::at(span, format!("the column `{name}` is of type {other}"));
-            Err(fault.label("expected struct<bytes, path>, or binary"))
+            Err(fault.label("expected struct<bytes, path> or binary"))
         }
         Err(fault) => Err(fault.hint("put a `fetch` stage before this one")),
     }
 }
 
-/// Where the inputs are. `given` are the datasets among them, `grows` whether the first of them
-/// does.
-pub fn places(
+/// Resolves inputs. `datasets` are the opened datasets among them; `follow` reads them while they
+/// grow.
+pub fn resolve(
     cx: &RunContext,
-    wanted: &[(Input, f64)],
-    given: &[InputData],
-    grows: bool,
+    inputs: &[(Input, f64)],
+    datasets: &[InputData],
+    follow: bool,
     columns: &Columns,
-) -> Result<Vec<Source>, RunError> {
-    let place = |input: &Input| -> Result<Place, RunError> {
+) -> Result<Vec<TrainInput>, RunError> {
+    let source = |input: &Input| -> Result<Source, RunError> {
         if is_files(input) {
-            return Ok(Place::Files(files(cx, input.name())?));
+            return Ok(Source::Files(files(cx, input.name())?));
         }
-        let found = given.iter().find(|data| data.name == input.name() && data.view.is_none());
-        let missing = || RunError::user(format!("`{}` has no pairs to train on", input.name()));
+        let found = datasets.iter().find(|data| data.name == input.name() && data.view.is_none());
+        let missing = || RunError::user(format!("`{}` is not a dataset of pairs", input.name()));
         let data = found.ok_or_else(missing)?;
-        Ok(match grows {
-            true => Place::Growing(data.dataset.location().clone(), data.table.clone()),
-            false => Place::table(&data.dataset, &data.table),
+        Ok(if follow {
+            Source::Growing(data.dataset.location().clone(), data.table.clone())
+        } else {
+            Source::table(&data.dataset, &data.table)
         })
     };
-    let source = |(input, weight): &(Input, f64)| {
-        Ok(Source { place: place(input)?, columns: columns.clone(), weight: *weight })
+    let resolve = |(input, weight): &(Input, f64)| {
+        Ok(TrainInput { source: source(input)?, columns: columns.clone(), weight: *weight })
     };
-    wanted.iter().map(source).collect()
+    inputs.iter().map(resolve).collect()
 }
 
-/// The files of a pattern: all Parquet, or all tar.
+/// The files of a pattern, which must be Parquet or tar files.
 fn files(cx: &RunContext, pattern: &str) -> Result<Vec<Location>, RunError> {
     let files = cx.files.expand(pattern)?;
-    let strange =
-        files.iter().find(|file| ![".tar", ".parquet"].iter().any(|end| file.name().ends_with(end)));
-    match strange {
+    let other = files.iter().find(|file| ![".tar", ".parquet"].iter().any(|end| file.name().ends_with(end)));
+    match other {
         None => Ok(files),
         Some(file) => Err(RunError::user_with_hint(
             format!("{file} is neither Parquet nor a tar file"),
-            "let the pattern end in .parquet or .tar; decompress tar files, images are compressed already",
+            "end the pattern in .parquet or .tar; decompress tar files, since images are already compressed",
         )),
     }
 }

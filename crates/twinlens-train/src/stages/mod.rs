@@ -1,8 +1,7 @@
-//! The kinds of stages of this crate, `tokenizer` and `train`: thin wrappers around the plain
-//! parts.
+//! The stages `tokenizer` and `train`, as thin wrappers around the rest of the crate.
 
 mod inputs;
-mod results;
+mod output;
 mod start;
 mod tokenizer;
 mod train;
@@ -18,13 +17,13 @@ use twinlens_pipeline::{Fault, Registry, RunError};
 pub use tokenizer::TokenizerStage;
 pub use train::Train;
 
-/// Makes the kinds known; `E` is how models are evaluated while they are trained.
+/// Registers the stages. `E` evaluates models during training.
 pub fn register<E: Evaluation<Clip>>(registry: &mut Registry) {
     registry.add::<TokenizerStage>();
     registry.add::<Train<E>>();
 }
 
-/// The type of column `name`, or a fault at `span` that lists what there is.
+/// The type of column `name`, or a fault at `span` that lists the columns.
 fn column<'a>(schema: &'a Schema, name: &str, span: Range<usize>) -> Result<&'a DataType, Fault> {
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     schema.field_with_name(name).map(|field| field.data_type()).map_err(|_| {
@@ -66,7 +65,7 @@ fn train_error(error: TrainError) -> RunError {
         TrainError::Data(error) => RunError::Dataset(error),
         TrainError::Interrupted => RunError::Interrupted,
         TrainError::Tensor(error) => RunError::Internal(error.to_string()),
-        TrainError::Panicked(_) | TrainError::Lost => RunError::Internal(error.to_string()),
+        TrainError::Panicked(_) | TrainError::RankExited => RunError::Internal(error.to_string()),
         other => RunError::user(other.to_string()),
     }
 }
@@ -75,7 +74,7 @@ fn engine(error: datafusion::arrow::error::ArrowError) -> RunError {
     RunError::Engine(error.into())
 }
 
-/// Runs blocking work away from the engine's threads.
+/// Runs blocking work outside the engine's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
 ) -> Result<T, RunError> {

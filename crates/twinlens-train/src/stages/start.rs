@@ -1,4 +1,4 @@
-//! What a training starts from, and what it holds fast.
+//! The initial weights of a training, and which parts of the model are frozen.
 
 use super::model_error;
 use std::path::Path;
@@ -7,29 +7,29 @@ use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_cov
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{Fault, Located, RunError};
 
-/// The towers by name, as options name them.
+/// The names of the towers in options.
 const TOWERS: [&str; 2] = ["visual", "text"];
 
-/// What is wrong with a list of parts of a model.
+/// Faults of a list of parts of a model.
 pub fn faults(parts: &Located<Vec<Located<String>>>, config: &ClipConfig) -> Vec<Fault> {
     let names = shapes(config);
     let unknown = parts.iter().filter(|part| !names.keys().any(|name| covers(part, name)));
     unknown
         .map(|part| {
             let fault = Fault::at(part.span(), format!("the model has no part `{}`", part.value()));
-            let fault = fault.label("expected `visual`, `text`, or a variable's name up to a dot");
+            let fault =
+                fault.label("expected `visual`, `text`, or the start of a variable's name up to a dot");
             let known = TOWERS.into_iter().chain(names.keys().map(String::as_str));
             did_you_mean(part, known).into_iter().fold(fault, Fault::hint)
         })
         .collect()
 }
 
-/// The parts as plain names.
 pub fn names(parts: &Located<Vec<Located<String>>>) -> Vec<String> {
     parts.iter().map(|part| part.value().clone()).collect()
 }
 
-/// Sets `clip` to the weights of the model in `folder`, where `parts` cover them.
+/// Copies the weights of the model in `folder` to `clip`; with `parts`, only those.
 pub fn from_folder(
     clip: &Clip,
     tokenizer: &Tokenizer,
@@ -38,18 +38,18 @@ pub fn from_folder(
 ) -> Result<(), RunError> {
     let source = Clip::load(folder).map_err(model_error)?;
     clip.copy_from(&source, parts, folder).map_err(model_error)?;
-    let of_texts = |name: &String| {
+    let is_text = |name: &String| {
         Tower::of(name) == Some(Tower::Text) && parts.is_none_or(|parts| any_covers(parts, name))
     };
-    let theirs = folder.join(TOKENIZER_FILE);
-    if clip.variables().keys().any(of_texts) && theirs.exists() {
-        let theirs = Tokenizer::load(&theirs).map_err(model_error)?;
+    let path = folder.join(TOKENIZER_FILE);
+    if clip.variables().keys().any(is_text) && path.exists() {
+        let theirs = Tokenizer::load(&path).map_err(model_error)?;
         if theirs.hash().map_err(model_error)? != tokenizer.hash().map_err(model_error)? {
             let message = format!(
-                "{}: its text tower was trained with another tokenizer, whose ids mean other words",
+                "{}: its text tower was trained with another tokenizer, so token ids have other meanings",
                 folder.display()
             );
-            let hint = "give `tokenizer` the same folder or stage, or take the image tower alone: `from_parts = [\"visual\"]`";
+            let hint = "set `tokenizer` to the same directory or stage, or use only the image tower: `from_parts = [\"visual\"]`";
             return Err(RunError::user_with_hint(message, hint));
         }
     }

@@ -1,4 +1,4 @@
-//! `tokenizer`: byte-level BPE learned from captions.
+//! The stage `tokenizer`: byte-level BPE learned from captions.
 
 use super::{blocking, model_error, text_column};
 use async_trait::async_trait;
@@ -17,18 +17,18 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-/// Learns a tokenizer from captions. Its table lists the tokens; its file is a Hugging Face
-/// `tokenizer.json`.
+/// Learns a byte-level BPE tokenizer from captions. Its table lists the tokens; its file is a
+/// Hugging Face `tokenizer.json`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerStage {
     /// The captions to learn from.
     input: Input,
-    /// The column that holds them.
+    /// The column of captions.
     #[serde(default = "caption")]
     column: Located<String>,
-    /// The most tokens; all 256 bytes, the start and the end token are among them. Fewer come out
-    /// where the captions hold no more.
+    /// Maximum number of tokens, including all 256 bytes and the start and end tokens. There are
+    /// fewer if the captions are too few.
     #[serde(default = "vocab_size")]
     vocab_size: Located<usize>,
 }
@@ -63,8 +63,11 @@ impl Stage for TokenizerStage {
         let span = if self.column.span().is_empty() { self.input.0.span() } else { self.column.span() };
         faults.extend(text_column(&schema, &self.column, span).err());
         if *self.vocab_size < 258 {
-            let fault = Fault::at(self.vocab_size.span(), format!("{} tokens are too few", *self.vocab_size));
-            faults.push(fault.label("at least 258: all bytes, start and end"));
+            let fault = Fault::at(
+                self.vocab_size.span(),
+                format!("a vocabulary of {} tokens is too small", *self.vocab_size),
+            );
+            faults.push(fault.label("at least 258: all bytes, the start and the end token"));
         }
         if faults.is_empty() { Ok(Tables::main(tokens_schema())) } else { Err(faults) }
     }
@@ -95,7 +98,7 @@ impl Job for TokenizerStage {
         let [input, ..] = inputs else { return Err(RunError::Internal("tokenizer without input".into())) };
         let frame = input.frame(&cx.session).await?.select(vec![ident(self.column.as_str())])?;
         let mut stream = frame.execute_stream().await?;
-        // A few batches at a time: memory holds the distinct words, not the captions.
+        // The short channel bounds memory, which holds distinct words, not captions.
         let (send, mut receive) = tokio::sync::mpsc::channel::<RecordBatch>(2);
         let vocab_size = *self.vocab_size;
         let training = tokio::task::spawn_blocking(move || {

@@ -1,10 +1,10 @@
-//! A small model, and pairs that it can learn.
+//! A small model, and synthetic pairs that it can learn.
 
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::mpsc::SyncSender;
 use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig};
-use twinlens_train::{AdamWOptions, Batch, Batches, Result, TrainOptions};
+use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
 
 const PAIRS: u32 = 48;
 
@@ -18,7 +18,7 @@ pub fn config() -> ClipConfig {
     }
 }
 
-/// The same with a ResNet, whose running statistics a checkpoint has to hold.
+/// The same model with a ResNet, whose running statistics belong in checkpoints.
 pub fn resnet() -> ClipConfig {
     let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
     ClipConfig { vision: VisionConfig::ResNet(tower), ..config() }
@@ -45,11 +45,11 @@ pub fn options(steps: u64) -> TrainOptions {
     }
 }
 
-/// Pairs in memory: pixel (index of pair, place in `[size, size]`, channel) and two tokens of their
-/// own. Every batch is drawn anew.
-pub struct Drawn(pub fn(u32, usize, usize) -> f32);
+/// Synthetic pairs: pixels as a function of (pair, position in `[size, size]`, channel), and
+/// captions of two tokens.
+pub struct Synthetic(pub fn(u32, usize, usize) -> f32);
 
-impl Batches for Drawn {
+impl BatchSource for Synthetic {
     fn context(&self) -> usize {
         6
     }
@@ -63,7 +63,7 @@ impl Batches for Drawn {
     ) -> Result<()> {
         let n = options.batch_size;
         for step in steps {
-            // Consecutive pairs from a place that the step and the seed decide: distinct captions.
+            // Distinct pairs, starting at one that depends on step and seed.
             let first = (step * 29 + options.seed * 7) as u32;
             let pairs: Vec<u32> = (0..n as u32).map(|k| (first + k * 5) % PAIRS).collect();
             let pixel =
@@ -85,8 +85,8 @@ impl Batches for Drawn {
     }
 }
 
-/// Images of flat colours with a bright part, each with a caption of two tokens of its own.
-pub const COLOURS: Drawn = Drawn(|pair, at, channel| {
+/// Images of flat colours with a bright part.
+pub const COLOURS: Synthetic = Synthetic(|pair, at, channel| {
     let colour = [pair * 5, 250 - pair * 4, pair % 7 * 36][channel] as f32 / 64.0 - 2.0;
     if at as u32 / 400 == pair % 4 { 2.0 } else { colour }
 });

@@ -1,6 +1,6 @@
-//! `train`: a CLIP model out of pairs.
+//! The stage `train`: trains a CLIP model on pairs.
 
-mod faults;
+mod check;
 mod run;
 
 use super::inputs::{Cache, Weighted};
@@ -23,67 +23,64 @@ use twinlens_pipeline::{
     StageKind, Tables, Work,
 };
 
-/// Trains a CLIP model on pairs. Leaves `config.json`, `model.safetensors` (open_clip's names) and
-/// `tokenizer.json`; its table is the log, a row a step.
+/// Trains a CLIP model on pairs. Writes `config.json`, `model.safetensors` (open_clip's names) and
+/// `tokenizer.json`; its table is the log, one row per step.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Train")]
 pub struct Train<E = Never> {
-    /// The pairs, with images: a stage, the path of a dataset or of a Parquet file, or a pattern of
+    /// The pairs, with images: a stage, the path of a dataset or a Parquet file, a pattern of
     /// Parquet or tar files (`./cc12m/*.tar`), or `hf://datasets/org/name`. Either this or
     /// `inputs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Input>,
-    /// Several of them, each with a weight.
+    /// Several inputs, each with a weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<Weighted>,
-    /// The stage that made the tokenizer; or a folder that holds a `tokenizer.json` (`./clip/`), or
-    /// a model of the Hugging Face hub (`hf://openai/clip-vit-base-patch32`).
+    /// A `tokenizer` stage, a directory with a `tokenizer.json` (`./clip/`), or a model of the
+    /// Hugging Face Hub (`hf://openai/clip-vit-base-patch32`).
     tokenizer: Input,
-    /// The model's shape: the name of a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The
-    /// vocabulary's size is the tokenizer's.
+    /// The model's shape: a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The tokenizer
+    /// decides the size of the vocabulary.
     model: Located<ModelOption>,
-    /// What is optimised, where it is not what the model's shape says: `contrastive` (the paper's
-    /// choice), `sigmoid` (SigLIP), or what the paper's figure 2 compares with: `bag_of_words` and
-    /// `caption`.
+    /// Training objective: `contrastive` (the paper's), `sigmoid` (SigLIP), or the baselines of the
+    /// paper's figure 2, `bag_of_words` and `caption`. [default: that of the model's shape]
     #[serde(skip_serializing_if = "Option::is_none")]
     objective: Option<Objective>,
-    /// How often each pair is seen. Either this or `steps`.
+    /// Number of epochs. Either this or `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     epochs: Option<Located<f64>>,
-    /// How many steps are made.
+    /// Number of steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Located<u64>>,
-    /// The column of captions; of tar files, the member of the JSON that holds the caption where
-    /// there is no text, or before it where this option is given.
+    /// The column of captions. For tar files, the JSON member to use if a sample has no text; if
+    /// this option is set, it takes precedence over the text.
     #[serde(default = "caption")]
     caption: Located<String>,
-    /// The column of images: `struct<bytes, path>`, as the Hugging Face `Image`, or binary.
+    /// The column of images: `struct<bytes, path>` (Hugging Face `Image`) or binary.
     #[serde(default = "image")]
     image: Located<String>,
-    /// Bytes of encoded images that are shuffled among each other: whole pieces of shards come in a
-    /// random order, and so many bytes of them are mixed. What is smaller is shuffled as a whole.
+    /// Size of the shuffle window, in bytes of encoded images. Pieces of shards are read in random
+    /// order, and pairs are shuffled within the window. Smaller data is shuffled as a whole.
     #[serde(default = "shuffle_bytes")]
     shuffle_bytes: u64,
-    /// Whether decoded images are kept in a file for the next time they are seen. It changes the
-    /// time that training takes, and nothing else.
+    /// Whether to cache decoded images in a file for later epochs. It only affects speed.
     #[serde(default)]
     cache: Cache,
-    /// Whether training begins while the stage before it still runs, on the shards that it has
-    /// committed. The first epoch is then in the order of the commits. Needs `steps`.
+    /// Whether to start training while the input stage is still running, on the shards committed so
+    /// far. The first epoch then keeps the order of commits. Needs `steps`.
     #[serde(default = "follow")]
     follow: Located<bool>,
-    /// Pairs of a step. Each image is told from all other captions of its batch: larger is harder
-    /// and better.
+    /// Pairs per step; the other captions of the batch are the negatives.
     #[serde(default = "batch_size")]
     batch_size: Located<usize>,
     /// The highest learning rate.
     #[serde(default = "lr")]
     lr: Located<f64>,
-    /// Steps over which the learning rate rises to `lr`, before it falls along a cosine.
+    /// Steps of linear warm-up to `lr`; then the learning rate follows a cosine down to 0.
     #[serde(default = "warmup")]
     warmup: u64,
-    /// Decoupled weight decay, on all but gains, biases and the temperature.
+    /// Decoupled weight decay, except for gains, biases and the temperature.
     #[serde(default = "weight_decay")]
     weight_decay: f64,
     /// Decay of Adam's first moment.
@@ -92,80 +89,79 @@ pub struct Train<E = Never> {
     /// Decay of Adam's second moment.
     #[serde(default = "beta2")]
     beta2: f64,
-    /// Added to the root of Adam's second moment.
+    /// Added to the square root of Adam's second moment.
     #[serde(default = "eps")]
     eps: f64,
-    /// Gradients are scaled down to this global norm; 0 leaves them.
+    /// Maximum global norm of the gradients; 0 disables clipping.
     #[serde(default = "clip_grad_norm")]
     clip_grad_norm: f64,
-    /// Each time an image is seen, a random square of at least this part of its area is cut out and
-    /// resized; 1 sees images whole.
+    /// Minimum fraction of the image's area in the random square crop; 1 disables random crops.
     #[serde(default = "random_crop")]
     random_crop: Located<f64>,
-    /// Further random changes to each look at an image, for small data: `{ rotate = 10, hue = 0.1,
-    /// ... }`.
+    /// Further augmentation, for small data: `{ rotate = 10, hue = 0.1, ... }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     augment: Option<Located<Augment>>,
-    /// Steps between checkpoints: what a killed run does again.
+    /// Steps between checkpoints. A killed run repeats at most this many steps.
     #[serde(default = "checkpoint_every")]
     checkpoint_every: u64,
-    /// Checkpoints that are kept while training.
+    /// Number of checkpoints to keep during training.
     #[serde(default = "keep_checkpoints")]
     keep_checkpoints: usize,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
-    /// GPU where there is one.
+    /// Device: `cpu`, `cuda:0` (needs a build with `--features cuda`), or `auto` for the first GPU
+    /// if there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
-    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`. Weights and losses
-    /// are f32.
+    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`. Weights and losses are
+    /// f32.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     precision: Located<Precision>,
-    /// Pairs of a forward pass, where a whole batch does not fit in memory. All pairs of the batch
-    /// are compared all the same, for one more forward pass; a ResNet's batch norms see one
-    /// micro-batch at a time. [default: the whole batch]
+    /// Pairs per forward pass, if a whole batch does not fit in memory. The loss still compares all
+    /// pairs of the batch, at the cost of a second forward pass; the batch norms of a ResNet see
+    /// one micro-batch at a time. [default: the whole batch]
     #[serde(skip_serializing_if = "Option::is_none")]
     micro_batch: Option<Located<usize>>,
-    /// Threads that each hold a replica of the model and take an equal part of each batch.
+    /// Number of threads, each with a replica of the model and an equal part of each batch.
     /// [default: 1]
     #[serde(skip_serializing_if = "Option::is_none")]
     ranks: Option<Located<usize>>,
-    /// Keep the input alone of each transformer block, and compute the rest again on the way back:
-    /// less memory for more time. A ResNet, and whatever runs on a GPU, keeps all. [default: false]
+    /// Gradient checkpointing: keep only the inputs of transformer blocks and recompute the rest in
+    /// the backward pass. Needs less memory and more time. No effect on a ResNet or on a GPU.
+    /// [default: false]
     #[serde(skip_serializing_if = "Option::is_none")]
     recompute: Option<bool>,
-    /// The highest learning rate of the image tower, where it is another than `lr`.
+    /// The highest learning rate of the image tower. [default: `lr`]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_lr: Option<Located<f64>>,
-    /// The highest learning rate of the text tower, where it is another than `lr`.
+    /// The highest learning rate of the text tower. [default: `lr`]
     #[serde(skip_serializing_if = "Option::is_none")]
     text_lr: Option<Located<f64>>,
-    /// The weights to start from: a `train` stage, or the path of a folder (`./models/b32`) as this
-    /// program, Hugging Face or open_clip writes it, or a model of the Hugging Face hub
+    /// The weights to start from: a `train` stage, a directory written by this program, Hugging
+    /// Face or open_clip (`./models/b32`), or a model of the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<Input>,
-    /// What of `from` is taken: `visual` and `text` are the towers, anything else is a variable's
+    /// The parts of `from` to use: the towers `visual` and `text`, or the start of a variable's
     /// name up to a dot. [default: everything]
     #[serde(skip_serializing_if = "Option::is_none")]
     from_parts: Option<Located<Vec<Located<String>>>>,
-    /// What is not trained, named as in `from_parts`: `freeze = ["visual"]` with `from` is LiT.
+    /// Parts to freeze, named as in `from_parts`. `freeze = ["visual"]` with `from` is LiT.
     #[serde(skip_serializing_if = "Option::is_none")]
     freeze: Option<Located<Vec<Located<String>>>>,
-    /// How slowly a running mean of the weights forgets (0.999, say). With it, the mean is the
-    /// model that is evaluated and left; the weights of the last step lie beside it in
-    /// `last.safetensors`. [default: no mean]
+    /// Decay of an exponential moving average of the weights (such as 0.999). The average is then
+    /// the model that is evaluated and written; `last.safetensors` has the weights of the last
+    /// step. [default: no average]
     #[serde(skip_serializing_if = "Option::is_none")]
     ema: Option<Located<f64>>,
-    /// Steps between weights that are left beside the model, as `step-0000000500.safetensors`.
-    /// [default: none are]
+    /// Steps between weights to keep beside the model, as `step-0000000500.safetensors`.
+    /// [default: none]
     #[serde(skip_serializing_if = "Option::is_none")]
     keep_every: Option<Located<u64>>,
-    /// Which weights are the model: of the last step, or of the best by the first metric of
-    /// `evaluate`, or without it by the mean loss of 100 steps, looked at with each checkpoint.
-    /// [default: last]
+    /// Which weights to use: of the last step, or of the best step by the first metric of
+    /// `evaluate` (without `evaluate`: by the mean loss of 100 steps at each checkpoint). [default:
+    /// last]
     #[serde(skip_serializing_if = "Option::is_none")]
     weights: Option<Weights>,
-    /// Evaluation while training: its results are the side table `evaluations`.
+    /// Evaluation during training. Its results are the side table `evaluations`.
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluate: Option<E>,
 }
@@ -180,10 +176,10 @@ pub enum Weights {
     Best,
 }
 
-/// The side table of what was measured on the way.
+/// The side table of evaluations during training.
 const EVALUATIONS: &str = "evaluations";
 
-/// A preset's name, or the shape itself.
+/// A preset or a shape.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ModelOption {
@@ -239,7 +235,7 @@ fn keep_checkpoints() -> usize {
     2
 }
 
-/// Batches made ahead take at most this many bytes, also where the run allows more.
+/// Maximum bytes of prefetched batches, even if the run allows more.
 const PREFETCH_BYTES: usize = 64 << 20;
 
 impl<E: Evaluation<Clip>> Train<E> {
@@ -250,7 +246,7 @@ impl<E: Evaluation<Clip>> Train<E> {
                 did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint)
             })?,
             ModelOption::Shape(config) => {
-                // Its vocabulary is the tokenizer's, which is not known yet.
+                // The tokenizer, which decides the vocabulary, is not known yet.
                 let mut config = config.clone();
                 config.text.vocab = config.text.vocab.max(1);
                 config
@@ -261,12 +257,12 @@ impl<E: Evaluation<Clip>> Train<E> {
         Ok(config)
     }
 
-    /// What holds a tokenizer or a model: a stage, or a folder here or on the hub.
+    /// The inputs that hold a tokenizer or a model.
     fn models(&self) -> impl Iterator<Item = &Input> {
         [&self.tokenizer].into_iter().chain(&self.from)
     }
 
-    /// The inputs, each with its weight.
+    /// The inputs of pairs with their weights.
     fn pairs(&self) -> Vec<(Input, f64)> {
         let one = self.input.iter().map(|input| (input.clone(), 1.0));
         one.chain(self.inputs.iter().map(|several| (several.input.clone(), *several.weight))).collect()
@@ -324,7 +320,7 @@ epochs = 20
 impl<E: Evaluation<Clip>> Stage for Train<E> {
     fn inputs(&self) -> Vec<Input> {
         let pairs = self.pairs().into_iter().map(|(input, _)| input).filter(|input| !inputs::is_files(input));
-        let models = self.models().filter(|model| !inputs::is_folder(model)).cloned();
+        let models = self.models().filter(|model| !inputs::is_directory(model)).cloned();
         let evaluated = self.evaluate.iter().flat_map(Evaluation::inputs);
         let mut seen = BTreeSet::new();
         let all = pairs.chain(models).chain(evaluated);
@@ -334,13 +330,15 @@ impl<E: Evaluation<Clip>> Stage for Train<E> {
     fn files(&self) -> Vec<Located<String>> {
         let files = self.pairs().into_iter().map(|(input, _)| input.0);
         let files = files.filter(|name| inputs::is_files(&Input(name.clone())));
-        let folder = |input: &Input, of_it: &str| {
-            let name = format!("{}/{of_it}", input.name().trim_end_matches('/'));
-            inputs::is_folder(input).then(|| Located::new(name, input.0.span()))
+        let directory = |input: &Input, file: &str| {
+            let name = format!("{}/{file}", input.name().trim_end_matches('/'));
+            inputs::is_directory(input).then(|| Located::new(name, input.0.span()))
         };
-        let models =
-            [folder(&self.tokenizer, TOKENIZER_FILE), self.from.as_ref().and_then(|from| folder(from, ""))];
-        // What a name of the hub means does not change while it is in the cache.
+        let models = [
+            directory(&self.tokenizer, TOKENIZER_FILE),
+            self.from.as_ref().and_then(|from| directory(from, "")),
+        ];
+        // Files of the hub do not change while they are in the cache.
         files.chain(models.into_iter().flatten()).filter(|name| !is_hub_name(name)).collect()
     }
 
@@ -386,7 +384,7 @@ impl<E: Evaluation<Clip>> Job for Train<E> {
             let split = blocking(move || run.run(split)).await?;
             output.commit(split).await?;
         }
-        // Checkpoints and decoded images have served.
+        // Checkpoints and cached images are no longer needed.
         std::fs::remove_dir_all(&work).map_err(|error| RunError::io(work, error))
     }
 }

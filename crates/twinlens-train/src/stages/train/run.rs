@@ -1,10 +1,10 @@
-//! One training, on a thread of its own: from the options and the inputs to a filled split.
+//! Runs a training on its own thread: from options and inputs to a filled split.
 
 use super::{EVALUATIONS, Train};
 use crate::checkpoint::Checkpoints;
 use crate::data::{Columns, Data, DataOptions};
 use crate::log::LogRow;
-use crate::stages::results::{log_batch, measured_batch, write_model};
+use crate::stages::output::{evaluations_batch, log_batch, write_model};
 use crate::stages::{inputs, model_error, start, train_error};
 use crate::trainer::{Evaluate, Hooks, Outcome, TrainOptions, train};
 use sha2::{Digest, Sha256};
@@ -24,18 +24,18 @@ pub struct Run<E> {
     pub cx: RunContext,
     /// All inputs of the stage.
     pub inputs: Vec<InputData>,
-    /// The stage's own folder, which survives a kill.
+    /// The stage's work directory, which survives a kill.
     pub work: PathBuf,
 }
 
 impl<E: Evaluation<Clip>> Run<E> {
-    /// Trains, from the newest checkpoint on, and fills the split.
+    /// Trains, resuming from the newest checkpoint, and fills the split.
     pub fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
-        let file = self.folder(&self.stage.tokenizer, &[TOKENIZER_FILE], &[&[TOKENIZER_FILE]])?;
+        let file = self.directory(&self.stage.tokenizer, &[TOKENIZER_FILE], &[&[TOKENIZER_FILE]])?;
         let file = file.join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
         self.config.text.vocab = tokenizer.vocab_size();
-        let clip = self.start(&tokenizer)?;
+        let clip = self.initial_model(&tokenizer)?;
         let data = self.data(&tokenizer)?;
         let options = self.stage.options(&self.cx, data.pairs());
         let run = self.identity(&options, &tokenizer)?;
@@ -43,22 +43,22 @@ impl<E: Evaluation<Clip>> Run<E> {
         let checkpoints =
             Checkpoints::new(&checkpoints, run, self.stage.keep_checkpoints).map_err(train_error)?;
         let outcome = self.train(&clip, &data, &file, &options, &checkpoints)?;
-        let Outcome::Finished(trained) = outcome else { return Err(RunError::Interrupted) };
-        split.write(MAIN, &log_batch(&trained.log)?)?;
+        let Outcome::Finished(output) = outcome else { return Err(RunError::Interrupted) };
+        split.write(MAIN, &log_batch(&output.log)?)?;
         if self.stage.evaluate.is_some() {
-            split.write(EVALUATIONS, &measured_batch(&trained.measured, options.batch_size)?)?;
+            split.write(EVALUATIONS, &evaluations_batch(&output.measurements, options.batch_size)?)?;
         }
-        data.write_refused(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
+        data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
         let best = options.keep_best;
-        write_model(&clip, &trained, best, &tokenizer, &checkpoints, &self.work, &mut split)?;
+        write_model(&clip, &output, best, &tokenizer, &checkpoints, &self.work, &mut split)?;
         Ok(split)
     }
 
-    /// The local folder of a tokenizer or a model. A stage's holds `artifacts`; a folder, of each
-    /// group of `wanted` one.
-    fn folder(&self, input: &Input, artifacts: &[&str], wanted: &[&[&str]]) -> Result<PathBuf, RunError> {
-        if inputs::is_folder(input) {
-            return self.cx.files.model(input.name(), wanted);
+    /// The local directory of a tokenizer or a model. A stage must have all `artifacts`; a
+    /// directory, one of each group in `files`.
+    fn directory(&self, input: &Input, artifacts: &[&str], files: &[&[&str]]) -> Result<PathBuf, RunError> {
+        if inputs::is_directory(input) {
+            return self.cx.files.model(input.name(), files);
         }
         let stage = InputData::find(&self.inputs, input)?;
         for file in artifacts {
@@ -67,13 +67,13 @@ impl<E: Evaluation<Clip>> Run<E> {
         Ok(stage.dataset.dir())
     }
 
-    /// The model before the first step, where it is trained.
-    fn start(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
+    /// The model before the first step, on its device.
+    fn initial_model(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
         let stage = &self.stage;
         let device = stage.device.open(*stage.precision).map_err(model_error)?;
         let mut clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
         if let Some(from) = &stage.from {
-            let folder = self.folder(from, &[CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE], &FOLDER_FILES)?;
+            let folder = self.directory(from, &[CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE], &FOLDER_FILES)?;
             let parts = stage.from_parts.as_ref().map(start::names);
             start::from_folder(&clip, tokenizer, &folder, parts.as_deref())?;
         }
@@ -84,7 +84,7 @@ impl<E: Evaluation<Clip>> Run<E> {
         clip.to_device(&device, *stage.precision).map_err(model_error)
     }
 
-    /// `tokenizer` is its file.
+    /// `tokenizer` is the path of its file.
     fn train(
         &self,
         clip: &Clip,
@@ -137,9 +137,9 @@ impl<E: Evaluation<Clip>> Run<E> {
         let columns = Columns {
             caption: stage.caption.to_string(),
             image: stage.image.to_string(),
-            named: !stage.caption.span().is_empty(),
+            caption_is_explicit: !stage.caption.span().is_empty(),
         };
-        let inputs = inputs::places(cx, &stage.pairs(), &self.inputs, *stage.follow, &columns)?;
+        let inputs = inputs::resolve(cx, &stage.pairs(), &self.inputs, *stage.follow, &columns)?;
         let options = DataOptions {
             shuffle_bytes: stage.shuffle_bytes,
             decode_bytes: cx.bytes_in_flight,
@@ -151,8 +151,9 @@ impl<E: Evaluation<Clip>> Run<E> {
         data.map_err(train_error)
     }
 
-    /// What a checkpoint belongs to. The work folder goes with the stage's fingerprint, which
-    /// covers options and inputs; this catches a folder that was moved.
+    /// Identifies the training that checkpoints belong to. The work directory already belongs to
+    /// the stage's fingerprint, which covers options and inputs; this detects a directory that was
+    /// moved.
     fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
         let shuffled = self.stage.shuffle_bytes;

@@ -1,4 +1,4 @@
-//! What is wrong with the options of a training, as far as it is known before anything runs.
+//! Checks of the options of `train` before anything runs.
 
 use super::Train;
 use crate::stages::inputs::{self, Weighted};
@@ -9,7 +9,7 @@ use twinlens_pipeline::evaluation::Evaluation;
 use twinlens_pipeline::{Fault, InputTables, StageKind};
 
 impl<E: Evaluation<Clip>> Train<E> {
-    /// What is wrong with the options by themselves, and with the tables that they name.
+    /// Faults of the options and of the tables that they name.
     pub(super) fn faults(&self, inputs: &[InputTables]) -> Vec<Fault> {
         let mut faults = self.number_faults();
         match self.config() {
@@ -41,80 +41,94 @@ impl<E: Evaluation<Clip>> Train<E> {
             }
         };
         match (&self.epochs, &self.steps) {
-            (None, None) => expect(false, self.place(), "neither `epochs` nor `steps` is given", "how long?"),
+            (None, None) => {
+                expect(false, self.input_span(), "neither `epochs` nor `steps` is set", "set one of them")
+            }
             (Some(_), Some(steps)) => {
-                expect(false, steps.span(), "`epochs` and `steps` are both given", "one of them")
+                expect(false, steps.span(), "`epochs` and `steps` are both set", "remove one of them")
             }
             (Some(epochs), None) => {
                 let holds = epochs.value().is_finite() && **epochs > 0.0;
-                expect(holds, epochs.span(), "`epochs` is no positive number", "more than 0");
+                expect(holds, epochs.span(), "`epochs` must be a positive number", "not positive");
             }
-            (None, Some(steps)) => expect(**steps > 0, steps.span(), "`steps` is 0", "at least 1"),
+            (None, Some(steps)) => {
+                expect(**steps > 0, steps.span(), "`steps` must be at least 1", "this is 0")
+            }
         }
         match (&self.input, &self.inputs[..]) {
             (None, []) => expect(
                 false,
                 self.tokenizer.0.span(),
-                "neither `input` nor `inputs` is given",
-                "train on what?",
+                "neither `input` nor `inputs` is set",
+                "set one of them",
             ),
             (Some(input), [_, ..]) => {
-                expect(false, input.0.span(), "`input` and `inputs` are both given", "one of them")
+                expect(false, input.0.span(), "`input` and `inputs` are both set", "remove one of them")
             }
             _ => {}
         }
         for Weighted { weight, .. } in &self.inputs {
             let holds = weight.is_finite() && **weight > 0.0;
-            expect(holds, weight.span(), "`weight` is no positive number", "1 for each pair once an epoch");
+            expect(
+                holds,
+                weight.span(),
+                "`weight` must be a positive number",
+                "1 shows each pair once per epoch",
+            );
         }
         if *self.follow {
             let stage =
                 self.input.as_ref().is_some_and(|input| input.stage().is_some() && !inputs::is_files(input));
-            expect(stage, self.follow.span(), "only one stage can be followed", "`input` is to name it");
-            let label = "how many pairs there will be is not known when the training begins";
+            expect(
+                stage,
+                self.follow.span(),
+                "`follow` needs a single stage as `input`",
+                "set `input` to a stage",
+            );
+            let label = "the number of pairs is unknown when training starts";
             expect(self.steps.is_some(), self.follow.span(), "`follow` needs `steps`", label);
         }
         expect(
             *self.batch_size >= 2,
             self.batch_size.span(),
-            "a batch of one pair teaches nothing",
-            "at least 2",
+            "`batch_size` must be at least 2: the loss needs negatives",
+            "too small",
         );
         let lr = *self.lr;
-        expect(lr > 0.0 && lr.is_finite(), self.lr.span(), "`lr` is no positive number", "for instance 1e-3");
+        expect(lr > 0.0 && lr.is_finite(), self.lr.span(), "`lr` must be a positive number", "such as 1e-3");
         let crop = *self.random_crop;
         expect(
             crop > 0.0 && crop <= 1.0,
             self.random_crop.span(),
-            "`random_crop` is a part of the area",
-            "0.9, say",
+            "`random_crop` must be more than 0 and at most 1",
+            "a fraction of the area, such as 0.9",
         );
         for rate in self.image_lr.iter().chain(&self.text_lr) {
             let holds = **rate > 0.0 && rate.is_finite();
             expect(
                 holds,
                 rate.span(),
-                "the learning rate is no positive number",
-                "to hold a tower fast, `freeze` it",
+                "the learning rate must be a positive number",
+                "to freeze a tower, use `freeze`",
             );
         }
         for count in self.micro_batch.iter().chain(&self.ranks) {
-            expect(**count > 0, count.span(), "this is 0", "at least 1");
+            expect(**count > 0, count.span(), "this must be at least 1", "this is 0");
         }
         if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ***ranks > 0) {
             let holds = self.batch_size.is_multiple_of(**ranks);
             expect(
                 holds,
                 ranks.span(),
-                "the ranks do not share a batch equally",
-                "a divisor of `batch_size`",
+                "`batch_size` must be a multiple of `ranks`",
+                "not a divisor of `batch_size`",
             );
         }
         if let Some(ema) = &self.ema {
-            expect(**ema > 0.0 && **ema < 1.0, ema.span(), "`ema` is not between 0 and 1", "0.999, say");
+            expect(**ema > 0.0 && **ema < 1.0, ema.span(), "`ema` must be between 0 and 1", "such as 0.999");
         }
         if let Some(every) = &self.keep_every {
-            expect(**every > 0, every.span(), "`keep_every` is 0", "at least 1");
+            expect(**every > 0, every.span(), "`keep_every` must be at least 1", "this is 0");
         }
         if let Some(augment) = &self.augment
             && let Err(error) = augment.check()
@@ -124,26 +138,27 @@ impl<E: Evaluation<Clip>> Train<E> {
         faults
     }
 
-    /// What is wrong with what it starts from and what it holds fast.
+    /// Faults of `from`, `from_parts` and `freeze`.
     fn start_faults(&self, config: &ClipConfig, inputs: &[InputTables]) -> Vec<Fault> {
         let lists = self.from_parts.iter().chain(&self.freeze);
         let mut faults: Vec<Fault> = lists.flat_map(|parts| start::faults(parts, config)).collect();
         if let (Some(parts), None) = (&self.from_parts, &self.from) {
-            faults.push(Fault::at(parts.span(), "`from_parts` without `from`").label("parts of what?"));
+            faults.push(
+                Fault::at(parts.span(), "`from_parts` needs `from`").label("set `from`, or remove this"),
+            );
         }
         if let Some(from) = &self.from {
             let found = inputs.iter().find(|input| input.input.name() == from.name());
             if let Some(kind) = found.and_then(|input| input.kind).filter(|kind| *kind != Self::KIND) {
-                let fault =
-                    Fault::at(from.0.span(), format!("this is a `{kind}` stage, which leaves no model"));
-                faults.push(fault.label("expected a `train` stage or a folder"));
+                let fault = Fault::at(from.0.span(), format!("this is a `{kind}` stage, which has no model"));
+                faults.push(fault.label("expected a `train` stage or a directory"));
             }
         }
         faults
     }
 
-    /// Where a fault about all of it points: its first input.
-    fn place(&self) -> Range<usize> {
+    /// The span of the first input, for faults of the whole stage.
+    fn input_span(&self) -> Range<usize> {
         self.pairs().first().map_or(self.tokenizer.0.span(), |(input, _)| input.0.span())
     }
 }

@@ -1,10 +1,10 @@
-//! What a training leaves: its log and measurements as tables, its weights as files.
+//! The outputs of a training: log and evaluations as tables, weights as files.
 
 use super::{engine, model_error, train_error};
 use crate::checkpoint::Checkpoints;
 use crate::log::LogRow;
 use crate::measure::Measurement;
-use crate::trainer::Trained;
+use crate::trainer::TrainOutput;
 use datafusion::arrow::array::{
     ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
@@ -14,10 +14,10 @@ use twinlens_dataset::{SplitWriter, contracts};
 use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::RunError;
 
-/// The weights of the last step, where the model itself is their running mean.
+/// The weights of the last step, if the model is their moving average.
 pub const LAST_FILE: &str = "last.safetensors";
 
-/// The log as a batch of the contract `train_log`.
+/// The log by the contract `train_log`.
 pub fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
     let ints = |f: fn(&LogRow) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(log.iter().map(|r| f(r) as i64)))
@@ -40,37 +40,38 @@ pub fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
     RecordBatch::try_new(contracts::train_log(), columns).map_err(engine)
 }
 
-/// Measurements as a batch of the contract `evaluations`.
-pub fn measured_batch(measured: &[Measurement], batch_size: usize) -> Result<RecordBatch, RunError> {
+/// Evaluations by the contract `evaluations`.
+pub fn evaluations_batch(measurements: &[Measurement], batch_size: usize) -> Result<RecordBatch, RunError> {
     let ints = |f: &dyn Fn(&Measurement) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(measured.iter().map(|m| f(m) as i64)))
+        Arc::new(Int64Array::from_iter_values(measurements.iter().map(|m| f(m) as i64)))
     };
     let texts = |f: fn(&Measurement) -> &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(measured.iter().map(f)))
+        Arc::new(StringArray::from_iter_values(measurements.iter().map(f)))
     };
     let floats = |f: fn(&Measurement) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(measured.iter().map(f)))
+        Arc::new(Float64Array::from_iter_values(measurements.iter().map(f)))
     };
     let columns: Vec<ArrayRef> = vec![
         ints(&|m| m.step),
         ints(&|m| m.step * batch_size as u64),
-        texts(|m| &m.what.set),
-        texts(|m| &m.what.prompts),
-        texts(|m| &m.what.metric),
-        floats(|m| m.what.value),
-        floats(|m| m.what.ci_low),
-        floats(|m| m.what.ci_high),
-        floats(|m| m.what.chance),
-        ints(&|m| m.what.n),
+        texts(|m| &m.measured.set),
+        texts(|m| &m.measured.prompts),
+        texts(|m| &m.measured.metric),
+        floats(|m| m.measured.value),
+        floats(|m| m.measured.ci_low),
+        floats(|m| m.measured.ci_high),
+        floats(|m| m.measured.chance),
+        ints(&|m| m.measured.n),
     ];
     RecordBatch::try_new(contracts::evaluations(), columns).map_err(engine)
 }
 
-/// Writes the model and its tokenizer as artifacts of the split: the weights of the last step,
-/// their running mean where one was kept (the last step's beside it), or those of the best step.
+/// Writes the model and its tokenizer as artifacts of the split. The model has the weights of the
+/// last step, their moving average (then the last step's are a separate file), or those of the best
+/// step.
 pub fn write_model(
     clip: &Clip,
-    trained: &Trained,
+    output: &TrainOutput,
     best: bool,
     tokenizer: &Tokenizer,
     checkpoints: &Checkpoints,
@@ -83,11 +84,11 @@ pub fn write_model(
         let to = split.artifact(name);
         std::fs::rename(from, &to).map_err(|error| RunError::io(from, error))
     };
-    if trained.ema.is_some() {
+    if output.ema.is_some() {
         clip.save(&folder).map_err(model_error)?;
         publish(&folder.join(WEIGHTS_FILE), LAST_FILE)?;
     }
-    let model = trained.ema.as_ref().unwrap_or(clip);
+    let model = output.ema.as_ref().unwrap_or(clip);
     if best {
         let weights = checkpoints.best().map_err(train_error)?;
         model.set_state(&weights).map_err(model_error)?;

@@ -1,4 +1,4 @@
-//! Numbers of every row in a file: what would be too many for memory.
+//! Per-row numbers in a file, because they are too many for memory.
 
 use crate::error::{Result, TrainError};
 use std::fs::{File, OpenOptions};
@@ -6,21 +6,20 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// A list of numbers that grows at its end.
+/// A list of numbers in a file.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct DiskVec {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-impl Numbers {
-    /// A new list in the file `path`; one that is there is overwritten.
+impl DiskVec {
+    /// Creates an empty list, overwriting the file if it exists.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
         Ok(Self { path: path.to_owned(), file: Mutex::new(file.map_err(TrainError::io(path))?) })
     }
 
-    /// Adds numbers.
     pub(crate) fn push(&self, numbers: &[u64]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,14 +27,14 @@ impl Numbers {
         written.map_err(TrainError::io(&self.path))
     }
 
-    /// Fills up with zeros until there are `count` numbers.
-    pub(crate) fn skip_to(&self, count: u64) -> Result<()> {
+    /// Appends zeros until there are `count` numbers.
+    pub(crate) fn pad_to(&self, count: u64) -> Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let length = file.metadata().map(|metadata| metadata.len().max(8 * count));
         length.and_then(|length| file.set_len(length)).map_err(TrainError::io(&self.path))
     }
 
-    /// `count` numbers from place `start` on.
+    /// The `count` numbers from index `start`.
     pub(crate) fn read(&self, start: u64, count: usize) -> Result<Vec<u64>> {
         let mut bytes = vec![0; 8 * count];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
