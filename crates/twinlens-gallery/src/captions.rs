@@ -1,14 +1,13 @@
-//! The texts around an image, worded as variously as the web words them, chosen by a hash of the
-//! name.
+//! The texts around an image, in varied wordings chosen by a hash of the name.
 
 use crate::catalog::{Concept, Group, Variant};
 
-/// FNV-1a, 64 bits: the same choice on every machine and in every version.
+/// FNV-1a, 64 bits, so that choices are the same on every machine and in every version.
 pub(crate) fn hash(text: &str, salt: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ salt;
     let mixed =
         text.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    // The low bits of FNV follow the last byte too closely to be taken modulo a small number.
+    // The low bits of FNV depend too much on the last byte for a small modulus.
     mixed ^ mixed >> 32
 }
 
@@ -16,7 +15,7 @@ fn choose<T: Copy>(from: &[T], text: &str, salt: u64) -> T {
     from[(hash(text, salt) % from.len() as u64) as usize]
 }
 
-/// Name and group in a sentence: `food & drink: red apple`.
+/// Name and group: `food & drink: red apple`.
 pub(crate) fn figcaption(group: &Group, variant: &Variant) -> String {
     const TEMPLATES: [&str; 8] = [
         "{name} ({group})",
@@ -31,8 +30,7 @@ pub(crate) fn figcaption(group: &Group, variant: &Variant) -> String {
     fill(choose(&TEMPLATES, variant.name, 1), group, variant)
 }
 
-/// The `title` attribute: sometimes the shortcode, sometimes no more than the group, sometimes
-/// missing.
+/// The `title` attribute: a phrase, the shortcode, only the group, or missing.
 pub(crate) fn title(group: &Group, concept: &Concept, variant: &Variant) -> Option<String> {
     const TEMPLATES: [&str; 8] = [
         "",
@@ -51,7 +49,7 @@ pub(crate) fn title(group: &Group, concept: &Concept, variant: &Variant) -> Opti
     }
 }
 
-/// The alt text of a thumbnail on a category page: `None` is no attribute at all.
+/// The alt text of a thumbnail on a category page; `None` for no attribute.
 pub(crate) fn thumbnail_alt(concept: &Concept) -> Option<&'static str> {
     choose(
         &[None, Some(""), Some("image"), Some("icon"), Some("thumbnail"), Some(concept.name)],
@@ -67,7 +65,7 @@ fn fill(template: &str, group: &Group, variant: &Variant) -> String {
         .replace("{group}", &group.name())
 }
 
-/// `a red apple`; labels (`flag: Italy`) and plurals take none.
+/// `a red apple`; labels (`flag: Italy`) and plurals take no article.
 fn with_article(name: &str) -> String {
     if name.contains(':') || name.ends_with('s') || name.starts_with(|c: char| !c.is_ascii_lowercase()) {
         return name.to_owned();

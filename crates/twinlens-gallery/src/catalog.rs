@@ -1,13 +1,11 @@
-//! What there is to show: the images of `twemoji-assets` joined with the names and groups of
-//! `emojis`.
+//! The images of `twemoji-assets` with the names and groups of `emojis`.
 
 use twemoji_assets::png::PngTwemojiAsset;
 use unicode_normalization::UnicodeNormalization;
 
-/// All groups, in Unicode's order.
 #[derive(Debug)]
 pub struct Catalog {
-    /// The nine groups.
+    /// The nine groups, in Unicode's order.
     pub groups: Vec<Group>,
 }
 
@@ -18,29 +16,29 @@ pub struct Group {
     pub title: &'static str,
     /// As a path segment: `food-and-drink`.
     pub slug: String,
-    /// What is in it, in Unicode's order.
+    /// In Unicode's order.
     pub concepts: Vec<Concept>,
 }
 
-/// One thing that is depicted, with all its renderings.
+/// A depicted thing with its variants.
 #[derive(Debug)]
 pub struct Concept {
     /// The Unicode short name: `grinning face`.
     pub name: &'static str,
     /// As a path segment, unique within the group: `grinning-face`.
     pub slug: String,
-    /// The first shortcode, without colons, if there is one.
+    /// The first shortcode, without colons.
     pub shortcode: Option<&'static str>,
-    /// The default rendering first, then the skin tones.
+    /// The default variant, then the skin tones.
     pub variants: Vec<Variant>,
 }
 
-/// One image.
+/// An image of a concept.
 #[derive(Debug)]
 pub struct Variant {
     /// The full name: `waving hand: dark skin tone`.
     pub name: &'static str,
-    /// Code points in hex, joined by `-`: the stem of the image's file name.
+    /// Code points in hex, joined by `-`, as in the image's file name.
     pub code: String,
     /// The encoded image, 72 x 72 pixels.
     pub png: &'static [u8],
@@ -59,7 +57,7 @@ const GROUPS: [(emojis::Group, &str); 9] = [
 ];
 
 impl Catalog {
-    /// Joins the two packages. Emoji too new to have an image are left out.
+    /// Loads all emoji that have an image.
     pub fn load() -> Self {
         let groups = GROUPS.iter().map(|(group, title)| Group::load(*group, title)).collect();
         Self { groups }
@@ -75,7 +73,7 @@ impl Group {
     fn load(group: emojis::Group, title: &'static str) -> Self {
         let concepts = group
             .emojis()
-            // Besides the bases, the list holds their skin tones, which `Concept::load` collects.
+            // The list includes skin tones, which `Concept::load` collects.
             .filter(|emoji| matches!(emoji.skin_tone(), None | Some(emojis::SkinTone::Default)))
             .filter_map(Concept::load)
             .collect();
@@ -106,7 +104,7 @@ impl Concept {
 
 impl Variant {
     fn load(emoji: &'static emojis::Emoji) -> Option<Self> {
-        // Twemoji leaves the variation selector out of most names, Unicode's full names have it.
+        // Most of Twemoji's names omit the variation selector that Unicode's names have.
         let bare: String = emoji.as_str().chars().filter(|c| *c != '\u{fe0f}').collect();
         let asset =
             PngTwemojiAsset::from_emoji(emoji.as_str()).or_else(|| PngTwemojiAsset::from_emoji(&bare))?;
@@ -115,7 +113,7 @@ impl Variant {
     }
 }
 
-/// Lower-case ASCII letters and digits joined by `-`; accents dropped, `&`, `#` and `*` spelled
+/// Lower-case ASCII letters and digits joined by `-`, without accents; `&`, `#` and `*` are spelled
 /// out.
 fn slug(name: &str) -> String {
     let spelled =
@@ -134,7 +132,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn slugs_are_plain() {
+    fn slugs_are_ascii_words() {
         let cases = [
             ("Smileys & Emotion", "smileys-and-emotion"),
             ("keycap: #", "keycap-hash"),
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_collection_is_complete_and_unambiguous() {
+    fn the_catalog_is_complete_and_unambiguous() {
         let catalog = Catalog::load();
         let concepts: Vec<_> = catalog.concepts().collect();
         let variants = || concepts.iter().flat_map(|(_, concept)| &concept.variants);

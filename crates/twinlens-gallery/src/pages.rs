@@ -1,4 +1,4 @@
-//! The pages, as text. HTML of the hand-written sort: attributes in odd order, tags left open.
+//! The pages as HTML, with attributes in odd order and unclosed tags like hand-written pages.
 
 use std::fmt::Write;
 
@@ -8,18 +8,18 @@ use crate::catalog::{Catalog, Concept, Group, Variant};
 /// Thumbnails on one category page.
 pub(crate) const PER_PAGE: usize = 60;
 
-/// One in this many images is linked by an address that redirects to the real one.
+/// One in this many images is linked through a redirect.
 const MOVED: u64 = 97;
 
 pub(crate) const ROBOTS: &str = "# The gallery is open to all but for the part that is not.\n\
     User-agent: *\nDisallow: /private/\nAllow: /\n";
 
-/// Text for an element's content or a double-quoted attribute.
+/// Escapes text for an element's content or a double-quoted attribute.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The frame of every page: navigation, a logo, a footer with the licence that the images ask for.
+/// The layout of every page: navigation, a logo, a footer with the licence of the images.
 pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
@@ -37,7 +37,7 @@ pub(crate) fn index(catalog: &Catalog) -> String {
         let (slug, title, count) = (&group.slug, escape(group.title), group.concepts.len());
         let _ = writeln!(body, "<li><a href=\"/{slug}/\">{title}</a> ({count})");
     }
-    // The same pages again, as newsletters and share buttons link them.
+    // Links to the same pages in other forms, as newsletters and share buttons use them.
     body.push_str(
         "</ul>\n<p>Popular: <a href=\"/flags/?utm_source=home&amp;utm_medium=teaser\">flags</a>, \
          <A HREF=flags/#f>more flags</A>, <a href=\"./food-and-drink/?\">food</a>\n\
@@ -68,8 +68,8 @@ pub(crate) fn category_path(group: &Group, number: usize) -> String {
     if number == 1 { format!("/{}/", group.slug) } else { format!("/{}/page-{number}/", group.slug) }
 }
 
-/// Concept `at` of a group, with all its variants. Neighbours are linked by name only: every image
-/// here is of this concept.
+/// The page of concept `at` of a group. Neighbours are linked by name only, so that every image
+/// shows this concept.
 pub(crate) fn detail(group: &Group, at: usize) -> String {
     let concept = &group.concepts[at];
     let mut body = format!("<h1>{}</h1>\n", escape(concept.name));

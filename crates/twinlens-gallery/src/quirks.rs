@@ -1,28 +1,27 @@
-//! What goes wrong on the web, one row each. The page `/attic/` links them all, but for the
-//! forbidden part.
+//! Typical problems of the web, one row each. The page `/attic/` links to all but those under
+//! `/private/`.
 
 use std::time::Duration;
 
 use crate::pages::{escape, page};
 
-/// One address that does not behave.
+/// A URL that misbehaves.
 #[derive(Debug)]
 pub struct Quirk {
-    /// Its path.
     pub path: &'static str,
     /// What is wrong with it, and what a good crawler does.
-    pub what: &'static str,
-    pub(crate) reply: Reply,
+    pub description: &'static str,
+    pub(crate) response: QuirkResponse,
 }
 
-/// What the server does instead of serving a page or an image plainly.
+/// The response of a quirk.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) enum QuirkResponse {
     /// A redirect with this status.
-    To(u16, &'static str),
+    Redirect(u16, &'static str),
     /// A short HTML page with this status.
     Failure(u16),
-    /// A page in windows-1252.
+    /// A page encoded as windows-1252.
     Windows1252(&'static str),
     /// A page with a robots meta tag or header.
     Page { header: Option<(&'static str, &'static str)>, body: &'static str },
@@ -30,61 +29,59 @@ pub(crate) enum Reply {
     Image(Alteration),
 }
 
-/// What is done to the sample image on its way out.
+/// How the sample image is altered.
 #[derive(Debug)]
 pub(crate) enum Alteration {
-    /// Only the first half, with a content length to match.
-    CutInHalf,
-    /// The header declares this many pixels a side.
-    Declares(u32),
-    /// An HTML page under an image's name and content type.
+    /// Only the first half, with a matching content length.
+    FirstHalf,
+    /// The header declares this side, in pixels.
+    DeclaredSide(u32),
+    /// An HTML page with an image's name and content type.
     Html,
-    /// Another content type.
-    Typed(&'static str),
-    /// One more header.
+    ContentType(&'static str),
+    /// An additional header.
     Header(&'static str, &'static str),
-    /// Comes after this time.
-    Late(Duration),
-    /// The first request is answered 429 with `Retry-After: 1`.
+    Delay(Duration),
+    /// The first request gets status 429 with `Retry-After: 1`.
     BusyOnce,
 }
 
-/// Code points of the image that the image quirks alter.
+/// Code points of the sample image.
 pub(crate) const SAMPLE: &str = "1f4f7";
 
-use Alteration::{BusyOnce, CutInHalf, Declares, Header, Html, Late, Typed};
-use Reply::{Failure, Image, Page, To, Windows1252};
+use Alteration::{BusyOnce, ContentType, DeclaredSide, Delay, FirstHalf, Header, Html};
+use QuirkResponse::{Failure, Image, Page, Redirect, Windows1252};
 
-const fn quirk(path: &'static str, reply: Reply, what: &'static str) -> Quirk {
-    Quirk { path, what, reply }
+const fn quirk(path: &'static str, response: QuirkResponse, description: &'static str) -> Quirk {
+    Quirk { path, description, response }
 }
 
-/// The table of all quirks, but for those in the markup itself (see [`attic`]) and redirects under
-/// `/img/moved/`.
+/// All quirks, except those in the markup of `/attic/` and the redirects under `/img/moved/`. The
+/// descriptions are part of the served pages.
 pub const QUIRKS: &[Quirk] = &[
-    quirk("/attic/moved", To(302, "/food-and-drink/red-apple.html"), "a page that has moved: follow"),
+    quirk("/attic/moved", Redirect(302, "/food-and-drink/red-apple.html"), "a page that has moved: follow"),
     quirk(
         "/attic/moved-for-good",
-        To(301, "/attic/moved"),
+        Redirect(301, "/attic/moved"),
         "a redirect to a redirect: follow, within a limit",
     ),
-    quirk("/attic/loop", To(302, "/attic/loop-back"), "half of a redirect loop: give up"),
-    quirk("/attic/loop-back", To(302, "/attic/loop"), "the other half"),
+    quirk("/attic/loop", Redirect(302, "/attic/loop-back"), "half of a redirect loop: give up"),
+    quirk("/attic/loop-back", Redirect(302, "/attic/loop"), "the other half"),
     quirk("/attic/gone", Failure(404), "a page that is no more"),
     quirk("/attic/broken", Failure(500), "a page that never works: give up after the retries"),
     quirk("/img/gone.png", Failure(404), "an image that is no more"),
-    quirk("/img/late.png", Image(Late(Duration::from_secs(3))), "an image that comes after three seconds"),
+    quirk("/img/late.png", Image(Delay(Duration::from_secs(3))), "an image that comes after three seconds"),
     quirk("/img/busy.png", Image(BusyOnce), "429 with Retry-After on the first request: wait, and try again"),
-    quirk("/img/damaged.png", Image(CutInHalf), "half an image: refuse"),
+    quirk("/img/damaged.png", Image(FirstHalf), "half an image: refuse"),
     quirk(
         "/img/huge.png",
-        Image(Declares(30_000)),
+        Image(DeclaredSide(30_000)),
         "a small file that declares 900 megapixels: refuse by header",
     ),
     quirk("/img/page.png", Image(Html), "HTML served as image/png: refuse by the first bytes"),
     quirk(
         "/img/untyped.png",
-        Image(Typed("application/octet-stream")),
+        Image(ContentType("application/octet-stream")),
         "a good image of no content type: take",
     ),
     quirk(
@@ -127,10 +124,10 @@ pub const QUIRKS: &[Quirk] = &[
         Page { header: None, body: "<img src=\"/private/photo.png\" alt=\"another private photo\">" },
         "forbidden by robots.txt",
     ),
-    quirk("/private/photo.png", Image(Typed("image/png")), "forbidden by robots.txt"),
+    quirk("/private/photo.png", Image(ContentType("image/png")), "forbidden by robots.txt"),
 ];
 
-/// Markup that browsers forgive: captions here are still whole.
+/// Invalid markup that browsers tolerate; its captions are intact.
 const MARKUP: &str = "\
     <h2>Odd markup</h2>\n\
     <p><IMG SRC='/img/1f9c0.png' ALT='a wedge of cheese, in capitals'>\n\
@@ -144,15 +141,15 @@ const MARKUP: &str = "\
     <p><a href=\"http://elsewhere.twinlens.test/\">a neighbour</a> <a href=\"//elsewhere.twinlens.test/x\">and again</a>\n\
     <p><a href=\"http://[broken\">a broken address</a> <a href=\"\">nowhere</a> <b><i>unbalanced</b></i>\n";
 
-/// The page that links every quirk outside the forbidden part.
+/// The page that links to every quirk outside `/private/`.
 pub(crate) fn attic() -> String {
     let mut body = String::from("<h1>The attic</h1>\n<ul>\n");
     for quirk in QUIRKS.iter().filter(|quirk| !quirk.path.starts_with("/private/")) {
-        let (path, what) = (quirk.path, escape(quirk.what));
+        let (path, description) = (quirk.path, escape(quirk.description));
         body.push_str(&if path.ends_with(".png") {
-            format!("<li><img src=\"{path}\" alt=\"an old camera: {what}\">\n")
+            format!("<li><img src=\"{path}\" alt=\"an old camera: {description}\">\n")
         } else {
-            format!("<li><a href=\"{path}\">{what}</a>\n")
+            format!("<li><a href=\"{path}\">{description}</a>\n")
         });
     }
     body.push_str("</ul>\n");
@@ -160,8 +157,7 @@ pub(crate) fn attic() -> String {
     page("The attic", &body)
 }
 
-/// Text as windows-1252: Latin-1, and the few characters of the range 0x80 to 0x9f that the page
-/// uses.
+/// Encodes text as windows-1252: Latin-1 and the characters in 0x80..=0x9f that the page uses.
 pub(crate) fn windows_1252(text: &str) -> Vec<u8> {
     text.chars()
         .map(|c| match c {
@@ -172,8 +168,8 @@ pub(crate) fn windows_1252(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// A PNG whose header declares `side` x `side` pixels, with the header's checksum made good.
-pub(crate) fn declaring(png: &[u8], side: u32) -> Vec<u8> {
+/// Changes the size in a PNG's header to `side` x `side` pixels and updates the checksum.
+pub(crate) fn with_declared_side(png: &[u8], side: u32) -> Vec<u8> {
     let mut altered = png.to_vec();
     altered[16..20].copy_from_slice(&side.to_be_bytes());
     altered[20..24].copy_from_slice(&side.to_be_bytes());
@@ -182,8 +178,7 @@ pub(crate) fn declaring(png: &[u8], side: u32) -> Vec<u8> {
     altered
 }
 
-/// The checksum of PNG chunks (PNG specification, annex D), bit by bit: it is needed once, for 17
-/// bytes.
+/// The checksum of PNG chunks (PNG specification, annex D).
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(
@@ -198,15 +193,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_declared_size_is_the_only_change() {
-        // A header of 1 x 1 pixel, 8-bit RGB, with its right checksum.
+    fn with_declared_side_changes_size_and_checksum() {
+        // A header of 1 x 1 pixel, 8-bit RGB, with a correct checksum.
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0\x90\x77\x53\xde";
-        assert_eq!(declaring(png, 1), png);
-        assert_eq!(declaring(png, 30_000)[16..24], [0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);
+        assert_eq!(with_declared_side(png, 1), png);
+        assert_eq!(with_declared_side(png, 30_000)[16..24], [0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);
     }
 
     #[test]
-    fn windows_1252_has_one_byte_a_character() {
+    fn windows_1252_has_one_byte_per_character() {
         assert_eq!(windows_1252("ñ—’é"), [0xf1, 0x97, 0x92, 0xe9]);
     }
 }

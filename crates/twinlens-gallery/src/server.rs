@@ -1,4 +1,4 @@
-//! The site on a loopback port, for as long as its handle lives.
+//! Serves the site on a loopback port until its handle is dropped.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,21 +16,19 @@ use tokio::sync::oneshot;
 use crate::Catalog;
 use crate::site::Site;
 
-/// The gallery could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
-    /// No loopback port could be had: the fault of the machine (no loopback interface, no free
-    /// ports).
+    /// The machine has no loopback interface or no free port.
     #[error("the gallery cannot listen on 127.0.0.1: {0}")]
     Listen(#[from] std::io::Error),
 }
 
-/// The running site. Dropping it ends the server; answers under way are finished.
+/// The running site. Dropping it stops the server after answering requests in progress.
 #[derive(Debug)]
 pub struct Gallery {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    /// Dropped with the handle, which tells the server to end.
+    /// Dropped with the handle, which stops the server.
     _stop: oneshot::Sender<()>,
 }
 
@@ -40,15 +38,15 @@ struct Shared {
     requests: Mutex<BTreeMap<String, u64>>,
 }
 
-/// All unknown paths are counted as two, so that the counters stay bounded.
-fn unknown(path: &str) -> &'static str {
+/// Unknown paths share two counters, so that the number of counters is bounded.
+fn unknown_key(path: &str) -> &'static str {
     if path.starts_with("/private/") { "/private/(unknown)" } else { "(unknown)" }
 }
 
 impl Shared {
-    /// Counts a request; the number of requests before it.
+    /// Counts a request and returns the number of earlier ones.
     fn count(&self, path: &str) -> u64 {
-        let key = if self.site.knows(path) { path } else { unknown(path) };
+        let key = if self.site.contains(path) { path } else { unknown_key(path) };
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let count = requests.entry(key.to_owned()).or_default();
         *count += 1;
@@ -56,10 +54,10 @@ impl Shared {
     }
 }
 
-/// Opens the gallery on a free port of 127.0.0.1.
+/// Serves the gallery on a free port of 127.0.0.1.
 ///
 /// # Errors
-/// [`GalleryError::Listen`] when there is no port to be had.
+/// [`GalleryError::Listen`] if no port is free.
 pub async fn serve() -> Result<Gallery, GalleryError> {
     let shared = Arc::new(Shared { site: Site::build(), requests: Mutex::default() });
     let router = Router::new().fallback_service(get(answer).with_state(Arc::clone(&shared)));
@@ -67,17 +65,17 @@ pub async fn serve() -> Result<Gallery, GalleryError> {
     let addr = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
-        // An error here is the sender's drop: the sign to end.
+        // An error means that the handle was dropped.
         let _ = stopped.await;
     });
     tokio::spawn(server.into_future());
     Ok(Gallery { addr, shared, _stop: stop })
 }
 
-/// Serves GET; axum makes HEAD of it by leaving the body out.
+/// Answers GET; for HEAD, axum drops the body.
 async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
-    let asked_before = shared.count(uri.path()) > 0;
-    let answer = shared.site.answer(uri.path(), asked_before);
+    let is_repeated = shared.count(uri.path()) > 0;
+    let answer = shared.site.answer(uri.path(), is_repeated);
     if !answer.delay.is_zero() {
         tokio::time::sleep(answer.delay).await;
     }
@@ -86,20 +84,18 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     if let Some((name, value)) = answer.header {
         response = response.header(name, value);
     }
-    // Not reached: statuses and headers come from the quirks' table, whose answers are all asked
-    // for in a test.
+    // Cannot fail: a test requests all quirks, which are the source of statuses and headers.
     response
         .body(Body::from(answer.body))
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 impl Gallery {
-    /// Where [`crate::HOST`] is to be found.
+    /// The address of [`crate::HOST`].
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What is on show.
     pub fn catalog(&self) -> &Catalog {
         self.shared.site.catalog()
     }

@@ -1,13 +1,13 @@
-//! Path to answer: a pure table, built once.
+//! The table of paths and their answers.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::catalog::Catalog;
 use crate::pages::{self, PER_PAGE};
-use crate::quirks::{self, Alteration, QUIRKS, Reply, SAMPLE};
+use crate::quirks::{self, Alteration, QUIRKS, QuirkResponse, SAMPLE};
 
-/// What a path leads to.
+/// The content of a path.
 #[derive(Debug, Clone, Copy)]
 enum Route {
     Index,
@@ -18,13 +18,13 @@ enum Route {
     /// Group, concept.
     Detail(usize, usize),
     Image(&'static [u8]),
-    /// An image's former address; the real one has no `/moved`.
+    /// A redirect to the image's path without `/moved`.
     Moved,
     /// Index into [`QUIRKS`].
     Quirk(usize),
 }
 
-/// One answer, before it is put on the wire.
+/// An answer to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub status: u16,
@@ -45,13 +45,13 @@ impl Answer {
         Self { status, ..Self::ok(HTML, pages::page(title, &format!("<h1>{title}</h1>"))) }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.header = Some((name, value.into()));
         self
     }
 
-    fn to(status: u16, location: &str) -> Self {
-        Self::html(status, "This way").with("location", location)
+    fn redirect(status: u16, location: &str) -> Self {
+        Self::html(status, "This way").with_header("location", location)
     }
 }
 
@@ -84,7 +84,7 @@ impl Site {
         }
         let sample = match routes.get(&format!("/img/{SAMPLE}.png")) {
             Some(Route::Image(png)) => *png,
-            _ => &[], // a test holds that the sample is there
+            _ => &[], // a test checks that the sample exists
         };
         for (at, quirk) in QUIRKS.iter().enumerate() {
             routes.insert(quirk.path.to_owned(), Route::Quirk(at));
@@ -96,13 +96,12 @@ impl Site {
         &self.catalog
     }
 
-    pub fn knows(&self, path: &str) -> bool {
+    pub fn contains(&self, path: &str) -> bool {
         self.routes.contains_key(path)
     }
 
-    /// The answer to a path (without query). `asked_before`: whether this path was asked for
-    /// before, by anyone.
-    pub fn answer(&self, path: &str, asked_before: bool) -> Answer {
+    /// The answer to a path (without query). `is_repeated`: whether the path was requested before.
+    pub fn answer(&self, path: &str, is_repeated: bool) -> Answer {
         match self.routes.get(path) {
             None => Answer::html(404, "Not found"),
             Some(Route::Index) => Answer::ok(HTML, pages::index(&self.catalog)),
@@ -115,43 +114,45 @@ impl Site {
                 Answer::ok(HTML, pages::detail(&self.catalog.groups[*group], *concept))
             }
             Some(Route::Image(png)) => Answer::ok("image/png", *png),
-            Some(Route::Moved) => Answer::to(302, &path.replacen("/moved", "", 1)),
-            Some(Route::Quirk(at)) => self.quirk(&QUIRKS[*at].reply, asked_before),
+            Some(Route::Moved) => Answer::redirect(302, &path.replacen("/moved", "", 1)),
+            Some(Route::Quirk(at)) => self.quirk(&QUIRKS[*at].response, is_repeated),
         }
     }
 
-    fn quirk(&self, reply: &Reply, asked_before: bool) -> Answer {
-        match reply {
-            Reply::To(status, location) => Answer::to(*status, location),
-            Reply::Failure(status) => Answer::html(*status, "Sorry"),
-            Reply::Windows1252(body) => {
+    fn quirk(&self, response: &QuirkResponse, is_repeated: bool) -> Answer {
+        match response {
+            QuirkResponse::Redirect(status, location) => Answer::redirect(*status, location),
+            QuirkResponse::Failure(status) => Answer::html(*status, "Sorry"),
+            QuirkResponse::Windows1252(body) => {
                 let page = pages::page("Old text", body).replace("<meta charset=utf-8>", "");
                 Answer::ok("text/html; charset=windows-1252", quirks::windows_1252(&page))
             }
-            Reply::Page { header, body } => {
+            QuirkResponse::Page { header, body } => {
                 let answer = Answer::ok(HTML, pages::page("A page", body));
                 match header {
-                    Some((name, value)) => answer.with(name, *value),
+                    Some((name, value)) => answer.with_header(name, *value),
                     None => answer,
                 }
             }
-            Reply::Image(alteration) => self.altered(alteration, asked_before),
+            QuirkResponse::Image(alteration) => self.altered_sample(alteration, is_repeated),
         }
     }
 
-    fn altered(&self, alteration: &Alteration, asked_before: bool) -> Answer {
+    fn altered_sample(&self, alteration: &Alteration, is_repeated: bool) -> Answer {
         let image = Answer::ok("image/png", self.sample);
         match alteration {
-            Alteration::CutInHalf => Answer::ok("image/png", &self.sample[..self.sample.len() / 2]),
-            Alteration::Declares(side) => Answer::ok("image/png", quirks::declaring(self.sample, *side)),
+            Alteration::FirstHalf => Answer::ok("image/png", &self.sample[..self.sample.len() / 2]),
+            Alteration::DeclaredSide(side) => {
+                Answer::ok("image/png", quirks::with_declared_side(self.sample, *side))
+            }
             Alteration::Html => {
                 Answer { content_type: "image/png", ..Answer::html(200, "Hotlinking is forbidden") }
             }
-            Alteration::Typed(content_type) => Answer { content_type, ..image },
-            Alteration::Header(name, value) => image.with(name, *value),
-            Alteration::Late(delay) => Answer { delay: *delay, ..image },
-            Alteration::BusyOnce if asked_before => image,
-            Alteration::BusyOnce => Answer::html(429, "Too many requests").with("retry-after", "1"),
+            Alteration::ContentType(content_type) => Answer { content_type, ..image },
+            Alteration::Header(name, value) => image.with_header(name, *value),
+            Alteration::Delay(delay) => Answer { delay: *delay, ..image },
+            Alteration::BusyOnce if is_repeated => image,
+            Alteration::BusyOnce => Answer::html(429, "Too many requests").with_header("retry-after", "1"),
         }
     }
 }
