@@ -1,11 +1,10 @@
-//! `decode`: from the bytes of a JPEG of 1000 x 800 to what is stored, step by step, on one thread.
+//! `decode`: the steps from a JPEG of 1000 x 800 to a stored image, on one thread.
 //!
 //!     cargo bench -p twinlens-image --bench decode [--features turbojpeg]
 //!
-//! With the feature, JPEG is decoded by libjpeg-turbo, and at a half or a quarter of its size where
-//! that is enough. `items/s` are images. With `TWINLENS_IMAGES=FOLDER`, all that is measured is the
-//! whole way to 256 pixels of the JPEGs there, for `decode_peer.py`, which compares it with that of
-//! other programs.
+//! With the feature, libjpeg-turbo decodes JPEG, to a half or a quarter of the size if possible.
+//! `items/s` are images per second. With `TWINLENS_IMAGES=DIR`, only the processing of the JPEGs
+//! there to 256 pixels is measured, for `decode_peer.py`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,7 +17,7 @@ use twinlens_image::{
 
 fn main() -> std::io::Result<()> {
     match std::env::var_os("TWINLENS_IMAGES") {
-        Some(folder) => whole_way_of(Path::new(&folder)),
+        Some(folder) => process_all(Path::new(&folder)),
         None => {
             println!("JPEG by {}", twinlens_image::JPEG_DECODER);
             divan::main();
@@ -27,8 +26,8 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-/// Prints, as JSON, the least of five times for all JPEGs of a folder.
-fn whole_way_of(folder: &Path) -> std::io::Result<()> {
+/// Processes all JPEGs of a directory five times and prints the shortest time as JSON.
+fn process_all(folder: &Path) -> std::io::Result<()> {
     let mut paths: Vec<_> =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|name| name == "jpg"));
@@ -42,14 +41,14 @@ fn whole_way_of(folder: &Path) -> std::io::Result<()> {
     };
     let (refused, seconds) = (0..5)
         .map(turn)
-        .fold((0, f64::INFINITY), |(_, least), (refused, seconds)| (refused, least.min(seconds)));
+        .fold((0, f64::INFINITY), |(_, shortest), (refused, seconds)| (refused, shortest.min(seconds)));
     let (images, decoder) = (images.len(), twinlens_image::JPEG_DECODER);
     println!(r#"{{"images": {images}, "refused": {refused}, "seconds": {seconds}, "decoder": "{decoder}"}}"#);
     Ok(())
 }
 
-/// A picture with a spectrum like that of a photograph: noise in octaves, each at half the size and
-/// little less than half the strength.
+/// An image with a spectrum like that of a photograph: octaves of noise, each with half the size
+/// and 0.55 of the amplitude of the previous one.
 #[expect(clippy::expect_used, reason = "the size fits the values")]
 fn photograph(width: u32, height: u32) -> Rgb {
     let lattice = |x: u32, y: u32, seed: u32| {
@@ -87,26 +86,26 @@ fn limits() -> Limits {
 }
 
 #[divan::bench(args = [1, 2, 4])]
-fn jpeg_to_pixels_at_one_in(bencher: Bencher<'_, '_>, by: u32) {
+fn decode_jpeg_reduced_by(bencher: Bencher<'_, '_>, by: u32) {
     let bytes = jpeg();
     bencher.counter(ItemsCount::new(1u8)).bench(|| decode_reduced(black_box(&bytes), &limits(), by));
 }
 
 #[divan::bench(args = [Format::Png, Format::WebP])]
-fn lossless_to_pixels(bencher: Bencher<'_, '_>, format: Format) {
+fn decode_lossless(bencher: Bencher<'_, '_>, format: Format) {
     let bytes = encode(&photograph(1000, 800), format, None).unwrap_or_default();
     bencher.counter(ItemsCount::new(1u8)).bench(|| decode(black_box(&bytes), &limits()));
 }
 
 #[divan::bench(args = [64, 224, 256])]
-fn whole_way_to(bencher: Bencher<'_, '_>, size: u32) {
+fn process_to(bencher: Bencher<'_, '_>, size: u32) {
     let bytes = jpeg();
     let (resize, keep) = (Resize { size, ..Resize::default() }, Encode::default());
     bencher.counter(ItemsCount::new(1u8)).bench(|| process(black_box(&bytes), &limits(), &resize, &keep));
 }
 
 #[divan::bench]
-fn original_bytes_kept(bencher: Bencher<'_, '_>) {
+fn process_keeping_bytes(bencher: Bencher<'_, '_>) {
     let bytes = jpeg();
     let keep = Encode { format: Encoding::Keep, ..Encode::default() };
     bencher
@@ -121,7 +120,7 @@ fn resize_to_256(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
-fn resize_to_256_by_the_plain_twin(bencher: Bencher<'_, '_>) {
+fn resize_to_256_by_the_reference(bencher: Bencher<'_, '_>) {
     let image = photograph(1000, 800);
     bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic_reference(black_box(&image), 320, 256));
 }

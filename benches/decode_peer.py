@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Decoding beside Pillow and OpenCV: the same JPEGs, from bytes to a stored image whose shorter side is 256, on one core.
+"""Compares decoding with Pillow and OpenCV: the same JPEGs to stored images of 256 pixels, on one core.
 
     benches/decode_peer.py [--images FOLDER] [--turbojpeg]
 
-The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run. Every program decodes, resizes
-and encodes as JPEG of quality 95: Pillow bicubic with antialiasing as twinlens, once whole and once with its reduced
-decoding (`draft`); OpenCV as img2dataset uses it (area). twinlens hashes the image besides (SHA-256 and perceptual).
-Turns go round, the least of five counts. The table goes to target/bench/decode.arrow.
+The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run. Every
+program decodes, resizes the shorter side to 256 and encodes as JPEG of quality 95: Pillow with
+antialiased bicubic resizing like twinlens, at full size and with reduced decoding (`draft`); OpenCV
+with area resizing as in img2dataset. twinlens also computes hashes (SHA-256 and perceptual). The
+programs alternate, and the shortest of five times counts. The table is written to
+target/bench/decode.arrow.
 """
 
 import argparse
@@ -27,7 +29,7 @@ SIZE, QUALITY, TURNS = 256, 95, 5
 
 
 def photographs(folder):
-    """The bytes of the images, made where there are none."""
+    """The bytes of the images, which are made if missing."""
     if folder is None:
         sys.path.insert(0, str(ROOT / "benches" / "fetch"))
         import run
@@ -63,7 +65,7 @@ def by_opencv(data):
 
 
 def by_twinlens(folder, features):
-    """Seconds over all images, as the Rust side measures them: its own turns, the least of them."""
+    """Seconds for all images: the shortest time that the Rust benchmark measured."""
     bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-image", "--bench", "decode", *features]
     variables = {**os.environ, "TWINLENS_IMAGES": str(folder)}
     result = subprocess.run(bench, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE)
@@ -72,7 +74,7 @@ def by_twinlens(folder, features):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--images", type=pathlib.Path, help="a folder of .jpg files")
+    options.add_argument("--images", type=pathlib.Path, help="a directory of .jpg files")
     options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
     args = options.parse_args()
     environment.enter(OUT / "python-decode", PACKAGES)
@@ -85,17 +87,17 @@ def main():
     ours = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
     peers = {"Pillow": lambda data: by_pillow(data, False), "Pillow, draft": lambda data: by_pillow(data, True),
              "OpenCV": by_opencv}
-    least = dict.fromkeys(peers, float("inf"))
+    shortest = dict.fromkeys(peers, float("inf"))
     for _ in range(TURNS):
         for name, work in peers.items():
             start = time.perf_counter()
             for data in images:
                 work(data)
-            least[name] = min(least[name], time.perf_counter() - start)
+            shortest[name] = min(shortest[name], time.perf_counter() - start)
     again = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
     assert ours["refused"] == 0, "twinlens refuses some of the images"
     ours["seconds"] = min(ours["seconds"], again["seconds"])
-    rows = [(f"twinlens, {ours['decoder']}", ours["seconds"]), *least.items()]
+    rows = [(f"twinlens, {ours['decoder']}", ours["seconds"]), *shortest.items()]
     print(f"{len(images)} images of {sum(map(len, images)) // len(images)} bytes")
     for name, seconds in rows:
         each = 1000 * seconds / len(images)

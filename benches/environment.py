@@ -1,4 +1,4 @@
-"""The Python packages of a benchmark's peers, in a virtual environment of the benchmark's own."""
+"""Virtual environments with the Python packages of a benchmark's peers."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def enter(folder, packages):
-    """Runs the script again with the interpreter of an environment in `folder` that has the packages; makes it where there is none."""
+    """Restarts the script in the virtual environment `folder` with the packages, creating it if needed."""
     folder = Path(folder)
     python = folder / "bin" / "python"
     if not python.exists():

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""A zero-shot evaluation beside CLIP_benchmark and open_clip: the same weights, set and prompts, on the same CPU, in turns.
+"""Compares zero-shot evaluation with CLIP_benchmark and open_clip: same weights, set, prompts and CPU.
 
-    benches/eval_peer.py [--twinlens target/release/twinlens] [--images 1000] [--format jpeg] [--turns 3] [--models vit,resnet,vit-b-32] [--threads 2]
+    benches/eval_peer.py [--twinlens target/release/twinlens] [--images 1000] [--format jpeg] [--turns 3]
+                         [--models vit,resnet,vit-b-32] [--threads 2]
 
-The set is made: JPEG images of shapes in colours, in CLIP_benchmark's own layout (tar files). `vit` and `resnet` are small models
-that open_clip makes and that are trained for a minute, so that their predictions mean something; `vit-b-32` has open_clip's
-shape and random weights, and is there for its cost. Both programs read the same folder of weights.
+The set is synthetic: JPEG images of coloured shapes in CLIP_benchmark's layout (tar files). `vit` and
+`resnet` are small open_clip models trained for a minute, so that predictions are meaningful;
+`vit-b-32` has open_clip's shape with random weights, to measure its cost. Both programs read the same
+directory of weights.
 
-Each is measured as a user calls it, from the start of the process to its end: `clip_benchmark eval` with full precision
-(--no_amp; the better of 1 worker and of as many as there are threads), `twinlens eval` in a fresh run directory. Then only
-the prompts change: both are called again. The predictions on every example are compared: by the functions of CLIP_benchmark
-on one side, out of the run's table on the other. The medians over the turns count. The table goes to target/bench/eval.arrow.
+Whole commands are timed: `clip_benchmark eval` with full precision (--no_amp; the better of 1 worker
+and one per thread), and `twinlens eval` in a new run directory. Then both run again with other
+prompts only. All predictions are compared: those of CLIP_benchmark's functions with those in the
+run's table. The programs alternate, and medians over turns count. The table is written to
+target/bench/eval.arrow.
 """
 
 import argparse
@@ -33,8 +36,8 @@ import environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench" / "eval"
-# CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses; and it needs requests
-# without saying so.
+# CLIP_benchmark converts arrays of one element to numbers, which numpy 2.4 rejects, and does not
+# declare that it needs requests.
 PACKAGES = ["torch", "torchvision", "open_clip_torch", "clip-benchmark", "safetensors", "numpy<2.4", "pillow", "pyarrow", "requests"]
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
 SHARDS = os.cpu_count()
@@ -58,7 +61,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def picture(rng, label):
-    """An image of a class: a shape somewhere on a noisy ground, of any size and place."""
+    """An image of a class: a shape of random size and position on a noisy background."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -85,13 +88,13 @@ def picture(rng, label):
 
 
 def make_set(count, kind):
-    """The set in CLIP_benchmark's layout: once for each of its prompt files, once for twinlens."""
+    """Writes the set in CLIP_benchmark's layout, once per prompt file and once for twinlens."""
     folder = OUT / f"sets-{count}-{kind}"
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         rng = random.Random(17)
         (folder / "shapes" / "test").mkdir(parents=True)
-        # A shard for each worker, or webdataset refuses the second.
+        # webdataset needs at least one shard per worker.
         for shard in range(SHARDS):
             with tarfile.open(folder / "shapes" / "test" / f"{shard}.tar", "w") as tar:
                 for index in range(count * shard // SHARDS, count * (shard + 1) // SHARDS):
@@ -119,7 +122,7 @@ def make_set(count, kind):
 
 
 def make_model(name):
-    """A folder with open_clip's weights and configuration, and CLIP's vocabulary."""
+    """Writes a directory with open_clip's weights and configuration, and CLIP's vocabulary."""
     folder = OUT / f"model-{name}"
     if (folder / "open_clip_model.safetensors").exists():
         return folder
@@ -146,7 +149,7 @@ def make_model(name):
 
 
 def train(model, size, loss_of, tokenizer, steps=160, batch=64):
-    """A minute of training on other images of the same kind."""
+    """Trains for about a minute on other images of the same kind."""
     import torch
     from open_clip.transform import image_transform
 
@@ -170,7 +173,7 @@ def train(model, size, loss_of, tokenizer, steps=160, batch=64):
 
 
 def peer_predictions(model, data, threads):
-    """Logits of CLIP_benchmark's own functions: predictions, labels."""
+    """Predictions, labels and margins from CLIP_benchmark's functions."""
     import torch
     from clip_benchmark.datasets.builder import build_dataset
     from clip_benchmark.metrics import zeroshot_classification as zero_shot
@@ -266,7 +269,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--twinlens", type=pathlib.Path, default=ROOT / "target" / "release" / "twinlens")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--format", choices=["jpeg", "png"], default="jpeg", help="png: the same pixels, whoever decodes")
+    parser.add_argument("--format", choices=["jpeg", "png"], default="jpeg", help="png: pixels do not depend on the decoder")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--models", default="vit,resnet,vit-b-32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Loading beside webdataset and Pillow: the same images, from shards to batches of 128, on one core.
+"""Compares loading with webdataset and Pillow: from shards to batches of 128, on one core.
 
     benches/loader_peer.py [--images FOLDER] [--turbojpeg]
 
-The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run, for a model of 224 pixels; and the same
-at 96 pixels for one of 64. They are put into a tar file and into a Parquet file as the Hugging Face hub has it. webdataset shuffles,
-Pillow decodes, cuts a random square (90% of the area or more), resizes bicubically, and numpy normalises: what open_clip does, without the cost
-of torch. Once as it is, once with Pillow's reduced decoding (`draft`), which nobody uses there. twinlens also makes tokens of the captions. Every program
-is bound to the same core; turns go round, the best of each counts. The table goes to target/bench/loader.arrow.
+The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run, for a
+model of 224 pixels, and the same at 96 pixels for a model of 64. They are stored in a tar file and in
+a Parquet file as on the Hugging Face Hub. webdataset shuffles, Pillow decodes, crops a random square
+(at least 90% of the area) and resizes it, and numpy normalises: as open_clip does, but without torch.
+This is measured with full decoding and with Pillow's reduced decoding (`draft`), which open_clip does
+not use. twinlens also tokenizes the captions. The programs share one core and alternate; the best
+turn of each counts. The table is written to target/bench/loader.arrow.
 """
 
 import argparse
@@ -30,7 +32,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def shards(images, folder):
-    """`large` and `small` as tar and Parquet; captions are all different."""
+    """Writes `large` and `small` as tar and Parquet, with distinct captions."""
     import pyarrow
     import pyarrow.parquet
     import webdataset
@@ -41,8 +43,7 @@ def shards(images, folder):
         if (folder / f"{kind}.parquet").exists():
             continue
         rows = []
-        # Each comes often, or an epoch would be over before anything is measured; captions tell
-        # them apart.
+        # Images are repeated, or an epoch would be too short to measure; captions differ.
         for number in range(len(images) * (8 if kind == "large" else 32)):
             data = images[number % len(images)]
             if kind == "small":
@@ -62,7 +63,7 @@ def shards(images, folder):
 
 
 def by_webdataset(tar, side, draft):
-    """Samples a second over one epoch."""
+    """Samples per second over one epoch."""
     import random
 
     import numpy
@@ -104,7 +105,7 @@ def one_core():
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--images", type=pathlib.Path, help="a folder of .jpg files")
+    options.add_argument("--images", type=pathlib.Path, help="a directory of .jpg files")
     options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
     args = options.parse_args()
     environment.enter(OUT / "python-loader", PACKAGES)

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Matching beside pyahocorasick: the same captions, the same normal form, the same hits; how much faster?
+"""Compares matching with pyahocorasick on the same captions, and checks that the hits are equal.
 
     benches/match_peer.py [CAPTIONS]
 
-CAPTIONS is a text file with one caption a line. Without it, the definitions and example sentences of WordNet (Debian
-package wordnet-base, fetched by apt-get) serve. pyahocorasick and pyarrow are installed in a virtual environment under
-target/bench. Both programs search on one core; the automaton of pyahocorasick holds the queries in token form, and
-is given the captions in token form, so that it does nothing but search. The table goes to target/bench/match.arrow.
+CAPTIONS is a text file with one caption per line. The default is the definitions and example
+sentences of WordNet (Debian package wordnet-base, downloaded by apt-get). pyahocorasick and pyarrow
+are installed in a virtual environment under target/bench. Both programs search on one core.
+pyahocorasick gets queries and captions in token form, so that it only searches. The table is written
+to target/bench/match.arrow.
 """
 
 import os
@@ -24,7 +25,7 @@ PACKAGES = ["pyahocorasick==2.3.1", "pyarrow"]
 
 
 def wordnet_captions():
-    """The glosses of WordNet, cut at semicolons, quotation marks removed."""
+    """The glosses of WordNet, split at semicolons, without quotation marks."""
     path = OUT / "wordnet.txt"
     if not path.exists():
         fetch = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", "wordnet-base"]
@@ -64,14 +65,14 @@ def main():
     build = time.perf_counter() - start
 
     texts = (OUT / "captions.txt").read_text(encoding="utf-8").split("\n")
-    least = float("inf")
+    shortest = float("inf")
     for _ in range(3):
         start = time.perf_counter()
         found = [[numbers for _, numbers in automaton.iter(text)] for text in texts]
-        least = min(least, time.perf_counter() - start)
+        shortest = min(shortest, time.perf_counter() - start)
 
     hits = (OUT / "hits.txt").read_text().split("\n")[:-1]
-    assert len(hits) == len(texts), "as many lines of hits as captions"
+    assert len(hits) == len(texts), "hits and captions differ in number"
     for text, lists, hit in zip(texts, found, hits):
         expected = sorted({number for numbers in lists for number in numbers})
         if hit != ",".join(map(str, expected)):
@@ -82,12 +83,12 @@ def main():
     rows = [
         ("twinlens", "normalise and search", float(ours["normalise_and_search_s"])),
         ("twinlens", "search", float(ours["search_s"])),
-        ("pyahocorasick", "search", least),
+        ("pyahocorasick", "search", shortest),
     ]
     matches = sum(hit.count(",") + bool(hit) for hit in hits)
     print(f"{len(queries):,} queries, {count:,} captions of {int(ours['bytes']) / count:.0f} bytes, {matches:,} hits, identical")
     for engine, work, seconds in rows:
-        print(f"{engine:14} {work:22} {seconds:8.3f} s {count / seconds:12,.0f} captions/s {least / seconds:7.1f} x")
+        print(f"{engine:14} {work:22} {seconds:8.3f} s {count / seconds:12,.0f} captions/s {shortest / seconds:7.1f} x")
     print(f"ready: twinlens {float(ours['load_s']):.3f} s from its file ({float(ours['build_and_keep_s']):.2f} s to build "
           f"and keep, {int(ours['heap_bytes']) / 2**20:.0f} MiB), pyahocorasick {build:.2f} s")
     table = pyarrow.table({
@@ -96,7 +97,7 @@ def main():
         "captions": [count] * len(rows),
         "seconds": [row[2] for row in rows],
         "captions_per_second": [count / row[2] for row in rows],
-        "times_pyahocorasick": [least / row[2] for row in rows],
+        "times_pyahocorasick": [shortest / row[2] for row in rows],
     })
     pyarrow.feather.write_feather(table, str(OUT.parent / "match.arrow"), compression="uncompressed")
 

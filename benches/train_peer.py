@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""A training step beside PyTorch's: the same weights, batches, optimiser and threads, in turns.
+"""Compares a training step with PyTorch: same weights, batches, optimiser and threads, alternating.
 
-    benches/train_peer.py [--models vit resnet resnet-x3] [--texts full captions] [--turns 3] [--steps 22] [--threads 2] [--compile]
+    benches/train_peer.py [--models vit resnet resnet-x3] [--texts full captions] [--turns 3]
+                          [--steps 22] [--threads 2] [--compile]
 
-`vit` is 64 x 64 pixels, patches of 8, width 192, 6 layers in both towers, context 32, 8,192 tokens; `resnet` and `resnet-x3` are
-`rn-tiny-64` and `rn-tiny-64x3`. Batches are of 128. Each is measured twice: with texts that fill the context, and with texts as
-long as captions are (4 to 19 tokens), where twinlens computes the tokens that there are and PyTorch, as open_clip does, the whole
-context. A turn is a process; the median over turns of the median over steps counts. The loss curves must agree. The table goes to
-target/bench/train.arrow.
+`vit` has 64 x 64 pixels, patches of 8, width 192, 6 layers per tower, context 32 and 8,192 tokens;
+`resnet` and `resnet-x3` are `rn-tiny-64` and `rn-tiny-64x3`. Batches have 128 pairs. Each model is
+measured with texts that fill the context, and with texts as long as captions (4 to 19 tokens), where
+twinlens computes only the actual tokens and PyTorch, like open_clip, the whole context. Each turn is
+a process; the median over turns of the median over steps counts. The loss curves must agree. The
+table is written to target/bench/train.arrow.
 """
 
 import argparse
@@ -45,7 +47,7 @@ MODELS = {
 
 
 def model(name):
-    """CLIP in PyTorch's own modules, with open_clip's names and about its initial spreads."""
+    """CLIP from PyTorch's modules, with open_clip's names and about its initialisation."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -127,7 +129,7 @@ def model(name):
             return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
 
     class ModifiedResNet(nn.Module):
-        """The paper's: three convolutions for a stem, strides that are average pooling, attention for the last pooling."""
+        """The paper's ResNet: a stem of three convolutions, average pooling for strides, attention pooling."""
 
         def __init__(self, image_size, width, stages, heads):
             super().__init__()
@@ -175,7 +177,7 @@ def model(name):
 
 
 def make(folder, name, full):
-    """Weights and batches, for both programs."""
+    """Writes weights and batches for both programs."""
     import torch
     from safetensors.torch import save_file
 
@@ -235,15 +237,15 @@ def by_pytorch(folder, name, steps, threads, compiled, channels_last):
 
 
 def last_json(command, variables):
-    # Some machines' settings choose a slower library for one of the programs.
+    # Some machines set this, which slows down one of the programs.
     kept = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
     result = subprocess.run(command, cwd=ROOT, env={**kept, **variables}, check=True, stdout=subprocess.PIPE)
     return json.loads(result.stdout.decode().strip().splitlines()[-1])
 
 
 def gflop_of_a_step(name, folder):
-    """Multiplications and additions of a step's matrix products and convolutions, forward and twice as much backward, for
-    the tokens that there are, in GFLOP."""
+    """Operations of the matrix products and convolutions in a step, in GFLOP, for the actual tokens.
+    The backward pass counts as twice the forward pass."""
     import torch
     from safetensors.torch import load_file
     from torch.utils.flop_counter import FlopCounterMode
@@ -265,15 +267,15 @@ def gflop_of_a_step(name, folder):
 
 
 def measure(name, full, args):
-    """The rows of one model and one length of texts."""
+    """Measures one model with one length of texts; returns table rows."""
     folder = OUT / f"train-{name}-{'full' if full else 'captions'}"
     make(folder, name, full)
     bench = [os.environ.get("CARGO", "cargo"), "bench", "--workspace", "--bench", "train"]
     turn = [sys.executable, __file__, "--steps", str(args.steps), "--threads", str(args.threads), "--pytorch", str(folder), name]
-    given = {"TWINLENS_TRAIN": str(folder), "TWINLENS_STEPS": str(args.steps), "RAYON_NUM_THREADS": str(args.threads)}
-    # As long as the program keeps pages while it trains.
-    given["MIMALLOC_PURGE_DELAY"] = "5000"
-    programs = {"twinlens": (bench, given), "PyTorch": (turn, {})}
+    settings = {"TWINLENS_TRAIN": str(folder), "TWINLENS_STEPS": str(args.steps), "RAYON_NUM_THREADS": str(args.threads)}
+    # As the program sets it during training.
+    settings["MIMALLOC_PURGE_DELAY"] = "5000"
+    programs = {"twinlens": (bench, settings), "PyTorch": (turn, {})}
     if name != "vit":
         programs["PyTorch, channels last"] = (turn + ["--channels-last"], {})
     if args.compile:
@@ -283,9 +285,9 @@ def measure(name, full, args):
         for program, (command, variables) in programs.items():
             turns[program].append(last_json(command, variables))
     curves = [turns[program][0]["losses"] for program in ("twinlens", "PyTorch")]
-    apart = max(abs(a - b) for a, b in zip(*curves))
-    texts = "as long as the context" if full else "as long as captions are"
-    print(f"{name}, texts {texts}: {args.steps} steps, losses at most {apart:.1e} apart ({curves[0][0]:.4f} to {curves[0][-1]:.4f})")
+    difference = max(abs(a - b) for a, b in zip(*curves))
+    texts = "as long as the context" if full else "as long as captions"
+    print(f"{name}, texts {texts}: {args.steps} steps, losses differ by at most {difference:.1e} ({curves[0][0]:.4f} to {curves[0][-1]:.4f})")
     gflop = gflop_of_a_step(name, folder)
     reference = statistics.median(found["step_ms"] for found in turns["PyTorch"])
     rows = []
@@ -293,11 +295,11 @@ def measure(name, full, args):
         middle = {key: statistics.median(turn[key] for turn in found) for key in found[0] if key != "losses"}
         share = middle["step_ms"] / reference
         print(f"  {program:22} forward {middle['forward_ms']:7.1f}  backward {middle['backward_ms']:7.1f}  optimiser "
-              f"{middle['optimizer_ms']:5.1f}  step {middle['step_ms']:7.1f} ms  {share:.2f} of PyTorch's  peak {middle['peak_mib']:6.0f} MiB")
+              f"{middle['optimizer_ms']:5.1f}  step {middle['step_ms']:7.1f} ms  {share:.2f} of PyTorch  peak {middle['peak_mib']:6.0f} MiB")
         rows.append({"model": name, "texts": texts, "program": program, "share_of_pytorch": share, "gflop": gflop} | middle)
     reached, most = gflop / rows[0]["step_ms"] * 1000, rows[0]["matmul_gflops"]
-    print(f"  a step's products are {gflop:.0f} GFLOP: {reached:.0f} GFLOP/s of the {most:.0f} that a large product "
-          f"reaches ({100 * reached / most:.0f} %)", flush=True)
+    print(f"  a step has {gflop:.0f} GFLOP of matrix products: {reached:.0f} GFLOP/s, {100 * reached / most:.0f} % of "
+          f"the {most:.0f} GFLOP/s of a large product", flush=True)
     return rows
 
 
@@ -308,7 +310,7 @@ def main():
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     options.add_argument("--texts", nargs="+", choices=["full", "captions"], default=["full", "captions"])
-    options.add_argument("--compile", action="store_true", help="torch.compile beside it")
+    options.add_argument("--compile", action="store_true", help="also measure torch.compile")
     options.add_argument("--channels-last", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--pytorch", nargs=2, metavar=("FOLDER", "MODEL"), help=argparse.SUPPRESS)
     args = options.parse_args()

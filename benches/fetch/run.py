@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""twinlens against img2dataset: fetch, resize to 256, encode, write; the same list, the same server, one after the other.
+"""Compares fetching with img2dataset: fetch, resize to 256, encode, write; same list, same server.
 
     benches/fetch/run.py --twinlens target/release/twinlens [--rows 4000] [--work DIR]
 
-Makes a virtual environment in the work folder on its first run and installs img2dataset there. The images are about 1000 x 800:
-noise with the spectrum of photographs, edges, and a little grain, as JPEG of quality 85 (about 100 kB each). A server on
-loopback serves them from memory and takes a share of the same cores, the same for both. What is measured: wall time of the whole
-command, CPU seconds of it and all its children, and the highest sum of the proportional set sizes of its processes. The table goes
-to target/bench/fetch.arrow.
+The first run creates a virtual environment in the work directory and installs img2dataset there. The
+images are about 1000 x 800: noise with the spectrum of photographs, edges and a little grain, as JPEG
+of quality 85 (about 100 kB each). A server on loopback serves them from memory, on the same cores for
+both programs. Measured are the wall time of the whole command, CPU seconds including its children, and
+the peak of the summed proportional set sizes of its processes. The table is written to
+target/bench/fetch.arrow.
 """
 
 import argparse, json, os, resource, shutil, subprocess, sys, tempfile, threading, time
@@ -23,7 +24,7 @@ DISTINCT = 96
 
 
 def photograph(number, width=1000, height=800):
-    """A picture with a spectrum that falls as that of photographs does, some edges, some grain."""
+    """An image with a spectrum like that of photographs, some edges and some grain."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -52,13 +53,13 @@ def photographs(work):
     for number in range(DISTINCT):
         path = folder / f"{number}.jpg"
         if not path.exists():
-            # Sizes differ a little, as those of a crawl do.
+            # Sizes vary a little, as in a crawl.
             photograph(number, 960 + 16 * (number % 6), 760 + 16 * (number % 5)).save(path, quality=85)
     return [(folder / f"{number}.jpg").read_bytes() for number in range(DISTINCT)]
 
 
 def serve(work):
-    """The server: asyncio over plain sockets, the answers made beforehand."""
+    """Runs the server: asyncio over plain sockets, with prepared answers."""
     import asyncio
 
     head = b"HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n"
@@ -86,7 +87,7 @@ def serve(work):
 
 
 def tree(root):
-    """The process and all below it."""
+    """The process and all its descendants."""
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -104,7 +105,7 @@ def tree(root):
 
 
 def memory(process):
-    """The proportional set size, in bytes: pages that are shared are counted once."""
+    """The proportional set size in bytes, which counts shared pages once."""
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -180,7 +181,7 @@ def main():
     options.add_argument("--twinlens", type=Path, help="the release binary")
     options.add_argument("--rows", type=int, default=4000)
     options.add_argument("--repeat", type=int, default=1)
-    options.add_argument("--threads", type=int, nargs="+", default=[16, 64], help="img2dataset's thread_count; the best one counts")
+    options.add_argument("--threads", type=int, nargs="+", default=[16, 64], help="values of img2dataset's thread_count; the best counts")
     options.add_argument("--output", default="webdataset", help="img2dataset's output_format")
     options.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "twinlens-bench-fetch")
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -215,8 +216,8 @@ def main():
         server.kill()
     ours = max((one for one in results if one["program"] == "twinlens"), key=lambda one: one["images_per_second"])
     peer = max((one for one in results if one["program"] != "twinlens"), key=lambda one: one["images_per_second"])
-    print(f"\ntwinlens against {peer['program']}: {ours['images_per_second'] / peer['images_per_second']:.2f} times the images/s, "
-          f"{ours['cpu_ms_per_image'] / peer['cpu_ms_per_image']:.2f} of the CPU an image, "
+    print(f"\ntwinlens relative to {peer['program']}: {ours['images_per_second'] / peer['images_per_second']:.2f} times the images/s, "
+          f"{ours['cpu_ms_per_image'] / peer['cpu_ms_per_image']:.2f} of the CPU per image, "
           f"{ours['peak_bytes'] / peer['peak_bytes']:.2f} of the peak memory")
     import pyarrow
     import pyarrow.feather
