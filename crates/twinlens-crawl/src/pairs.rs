@@ -58,10 +58,6 @@ impl PairBatchBuilder {
         self.rows == 0
     }
 
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// Adds a row. The uid of a reject is a hash of its page and its detail, which contains its
     /// location.
     pub(crate) fn push(&mut self, row: PairRow<'_>) {

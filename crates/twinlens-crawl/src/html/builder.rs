@@ -100,8 +100,6 @@ struct OpenGraphImage {
 #[derive(Debug)]
 pub(crate) struct PageBuilder {
     captions: TextSourceSet,
-    /// A limit was exceeded.
-    pub(super) truncated: bool,
     base: Option<String>,
     canonical: Option<String>,
     images: Vec<Image>,
@@ -122,7 +120,6 @@ impl PageBuilder {
     pub(crate) fn new(captions: TextSourceSet) -> Self {
         Self {
             captions,
-            truncated: false,
             base: None,
             canonical: None,
             images: Vec::new(),
@@ -212,7 +209,6 @@ impl PageBuilder {
         figure: Option<usize>,
     ) {
         if self.images.len() >= limits::IMAGES {
-            self.truncated = true;
             return;
         }
         let [alt, title, aria_label] =
@@ -224,12 +220,8 @@ impl PageBuilder {
     }
 
     pub(super) fn add_link(&mut self, href: &str) {
-        if href.len() <= limits::URL {
-            if self.links.len() < limits::LINKS {
-                self.links.push(href.trim().into());
-            } else {
-                self.truncated = true;
-            }
+        if href.len() <= limits::URL && self.links.len() < limits::LINKS {
+            self.links.push(href.trim().into());
         }
     }
 
@@ -278,7 +270,7 @@ impl PageBuilder {
             .collect();
         let canonical =
             self.canonical.as_deref().filter(|href| !href.is_empty()).and_then(|href| resolve(base, href));
-        Page { pairs, links, canonical, directives, truncated: self.truncated }
+        Page { pairs, links, canonical, directives }
     }
 
     fn pairs(&self, base: &Url) -> Vec<ImageText> {

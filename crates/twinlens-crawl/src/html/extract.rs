@@ -40,9 +40,7 @@ pub(crate) fn extract(html: &str, page_url: &Url, options: &ExtractOptions<'_>) 
     if !truncated {
         tokenizer.end();
     }
-    let mut page = tokenizer.sink.0.into_inner().page;
-    page.truncated |= truncated;
-    page.build(page_url, options.product)
+    tokenizer.sink.0.into_inner().page.build(page_url, options.product)
 }
 
 #[derive(Debug)]

@@ -30,17 +30,6 @@ pub(crate) enum TextSource {
 }
 
 impl TextSource {
-    /// Every source, in the order of the pairs of an image.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Alt,
-        Self::Title,
-        Self::Figcaption,
-        Self::AriaLabel,
-        Self::Surrounding,
-        Self::JsonLd,
-        Self::OpenGraph,
-    ];
-
     /// The value of the `text_source` column.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -107,8 +96,6 @@ pub(crate) struct Page {
     pub(crate) canonical: Option<Url>,
     /// From robots meta tags.
     pub(crate) directives: Directives,
-    /// The page exceeded a limit and was not read to its end.
-    pub(crate) truncated: bool,
 }
 
 /// Bounds on what is extracted from one page.

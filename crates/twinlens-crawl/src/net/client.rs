@@ -122,7 +122,8 @@ impl Client {
         result
     }
 
-    /// The sitemaps that a host's robots.txt lists, as written, and the URL that they are relative to.
+    /// The sitemaps that a host's robots.txt lists, as written, and the URL that they are relative
+    /// to.
     ///
     /// # Errors
     /// Why robots.txt could not be fetched.
@@ -258,8 +259,8 @@ impl Client {
         }
         let (rules, ttl) = match self.get_file(url, tdm::PATH, tdm::ACCEPT, tdm::MAX_BYTES, false).await {
             Ok(response) => (TdmRules::parse(&response.body), robots::TTL),
-            // The host does not use the protocol. After a transient failure the file is fetched again
-            // soon.
+            // The host does not use the protocol. After a transient failure the file is fetched
+            // again soon.
             Err(error) if !error.kind.is_transient() => (TdmRules::default(), robots::TTL),
             Err(_) => (TdmRules::default(), robots::FAILURE_TTL),
         };
@@ -268,7 +269,8 @@ impl Client {
         rules
     }
 
-    /// Fetches a file of the host of `url` that has rules for robots. Boxed because a fetch awaits it.
+    /// Fetches a file of the host of `url` that has rules for robots. Boxed because a fetch awaits
+    /// it.
     fn get_file<'a>(
         &'a self,
         url: &'a Url,
@@ -281,17 +283,8 @@ impl Client {
             let file = url
                 .join(path)
                 .map_err(|error| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}")))?;
-            self.get_with_retries(Request {
-                url: &file,
-                accept,
-                max_bytes,
-                truncate,
-                follow_redirects: true,
-                obey_robots: false,
-                extra_headers: None,
-                check_headers: &|_| Ok(()),
-            })
-            .await
+            let request = Request { truncate, obey_robots: false, ..Request::new(&file, accept, max_bytes) };
+            self.get_with_retries(request).await
         }
         .boxed()
     }

@@ -1,4 +1,5 @@
-//! What a page or an image says about its use: X-Robots-Tag, robots meta tags, and TDM reservations.
+//! What a page or an image says about its use: X-Robots-Tag, robots meta tags, and TDM
+//! reservations.
 
 use reqwest::header::HeaderMap;
 

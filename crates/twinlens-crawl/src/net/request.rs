@@ -20,11 +20,27 @@ pub struct Request<'a> {
     pub follow_redirects: bool,
     /// Obey robots.txt and opt-outs, if the options do.
     pub obey_robots: bool,
-    /// Conditions (`If-None-Match`, `If-Modified-Since`), which allow a [`Response::not_modified`]; or
-    /// a `Range`, which allows a partial response with a `Content-Range`.
+    /// Conditions (`If-None-Match`, `If-Modified-Since`), which allow a [`Response::not_modified`];
+    /// or a `Range`, which allows a partial response with a `Content-Range`.
     pub extra_headers: Option<&'a HeaderMap>,
     /// Runs on the headers before the body is read.
     pub check_headers: &'a (dyn Fn(&HeaderMap) -> Result<(), FetchError> + Send + Sync),
+}
+
+impl<'a> Request<'a> {
+    /// A request that follows redirects and obeys robots.txt.
+    pub fn new(url: &'a Url, accept: &'static str, max_bytes: u64) -> Self {
+        Self {
+            url,
+            accept,
+            max_bytes,
+            truncate: false,
+            follow_redirects: true,
+            obey_robots: true,
+            extra_headers: None,
+            check_headers: &|_| Ok(()),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -132,7 +132,8 @@ struct Piece {
 }
 
 impl Piece {
-    /// `None` unless the response is the piece at byte `at` of the file in `progress`, or starts a file.
+    /// `None` unless the response is the piece at byte `at` of the file in `progress`, or starts a
+    /// file.
     fn new(response: Response, at: u64, progress: &Progress) -> Option<Self> {
         let version = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
         let version = version.filter(|tag| tag.starts_with('"')).map(String::from);
@@ -164,15 +165,10 @@ async fn request_piece(
         conditions.insert(if at == 0 { IF_NONE_MATCH } else { IF_RANGE }, value(version)?);
     }
     let request = Request {
-        url,
-        accept: "*/*",
-        max_bytes: PIECE_BYTES,
-        truncate: false,
-        follow_redirects: true,
         // The user named this file.
         obey_robots: false,
         extra_headers: Some(&conditions),
-        check_headers: &|_| Ok(()),
+        ..Request::new(url, "*/*", PIECE_BYTES)
     };
     client.get(request).await
 }

@@ -53,17 +53,7 @@ fn looking_up(options: HttpOptions, lookup: Arc<dyn Lookup>) -> Client {
 
 async fn get(client: &Client, url: &str) -> Result<Response, FetchError> {
     let url = Url::parse(url).unwrap();
-    let request = Request {
-        url: &url,
-        accept: "image/*",
-        max_bytes: 100_000,
-        truncate: false,
-        follow_redirects: true,
-        obey_robots: true,
-        extra_headers: None,
-        check_headers: &|_| Ok(()),
-    };
-    client.get(request).await
+    client.get(Request::new(&url, "image/*", 100_000)).await
 }
 
 #[tokio::test]

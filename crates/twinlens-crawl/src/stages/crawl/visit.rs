@@ -50,15 +50,11 @@ impl Visitor {
         let cached = self.cache.as_ref().and_then(|cache| cache.get(url.as_str()));
         let conditions = cached.as_ref().map(CachedPage::conditions);
         let request = Request {
-            url: &url,
-            accept: "text/html,application/xhtml+xml;q=0.9",
-            max_bytes: self.max_bytes,
-            truncate: false,
             // A redirect is a link: its target is visited once, however many pages lead to it.
             follow_redirects: false,
-            obey_robots: true,
             extra_headers: conditions.as_ref(),
             check_headers: &check_html,
+            ..Request::new(&url, "text/html,application/xhtml+xml;q=0.9", self.max_bytes)
         };
         let mut response = self.client.get(request).await?;
         if let Some(target) = response.redirect {
@@ -105,17 +101,8 @@ impl Visitor {
     }
 
     async fn sitemap(&self, url: Url) -> Result<VisitResult, FetchError> {
-        let request = Request {
-            url: &url,
-            accept: "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1",
-            max_bytes: sitemap::MAX_BYTES,
-            truncate: false,
-            follow_redirects: true,
-            obey_robots: true,
-            extra_headers: None,
-            check_headers: &|_| Ok(()),
-        };
-        let response = self.client.get(request).await?;
+        let accept = "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1";
+        let response = self.client.get(Request::new(&url, accept, sitemap::MAX_BYTES)).await?;
         let budget = self.sitemap_budget.reserve(sitemap::MAX_BYTES).await;
         let read = move || {
             let _reserved = (budget, response.reservation);

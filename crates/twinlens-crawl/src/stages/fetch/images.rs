@@ -113,16 +113,9 @@ impl ImageFetcher {
             }
             _ => Ok(()),
         };
-        let request = Request {
-            url: &url,
-            accept: "image/webp,image/png,image/jpeg,image/*;q=0.5,*/*;q=0.1",
-            max_bytes: self.options.limits.max_bytes,
-            truncate: false,
-            follow_redirects: true,
-            obey_robots: true,
-            extra_headers: None,
-            check_headers: &check,
-        };
+        let accept = "image/webp,image/png,image/jpeg,image/*;q=0.5,*/*;q=0.1";
+        let max_bytes = self.options.limits.max_bytes;
+        let request = Request { check_headers: &check, ..Request::new(&url, accept, max_bytes) };
         self.client.get(request).await
     }
 
