@@ -1,4 +1,4 @@
-//! Datasets out: what is written can be read again and is the same, whatever happened on the way.
+//! Exports can be read back unchanged, even after interruptions.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -34,7 +34,7 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// What stands for an image in row `row`: of many lengths, some longer than a page.
+/// The bytes of the image in row `row`, of various lengths, some longer than a page.
 fn image(row: i64) -> Vec<u8> {
     let kind: &[u8] = if row % 3 == 0 { b"\x89PNG" } else { b"\xff\xd8\xff" };
     let length = 40 + (row * row * 37 % 3000) as usize;
@@ -116,7 +116,7 @@ fn export<'a>(dataset: &'a Dataset, format: Format, predicate: Option<&'a str>) 
     }
 }
 
-/// Runs an export that is stopped after so many pieces.
+/// Runs an export that stops after `pieces` pieces.
 async fn run(export: &Export<'_>, to: &Path, pieces: u64) -> Result<Outcome, DatasetError> {
     let left = AtomicU64::new(pieces);
     let stop =
@@ -168,7 +168,7 @@ fn expected(predicate: bool) -> RecordBatch {
 }
 
 #[tokio::test]
-async fn what_is_exported_is_read_again_the_same() {
+async fn exports_can_be_read_back_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     for (name, predicate) in [("all", None), ("some", Some(PREDICATE))] {
@@ -182,7 +182,7 @@ async fn what_is_exported_is_read_again_the_same() {
         let mut batches = Vec::new();
         for file in arrow.state().files() {
             let reader = FileReader::try_new(File::open(to.join(&file.path)).unwrap(), None).unwrap();
-            // What the hub takes for an image.
+            // The hub's feature of images.
             assert!(reader.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
             assert_eq!(reader.schema().fields(), contracts::file_schema(&schema()).fields());
             batches.extend(
@@ -192,7 +192,7 @@ async fn what_is_exported_is_read_again_the_same() {
         }
         assert_eq!(concat_batches(&schema(), &batches).unwrap(), expected(predicate.is_some()));
 
-        // An export is a dataset: what is exported from it is the same again.
+        // An export is a dataset that can be exported again.
         let again = folder.path().join(format!("{name}-again"));
         assert_eq!(
             read(&written(&export(&parquet, Format::Parquet, None), &again).await),
@@ -201,20 +201,19 @@ async fn what_is_exported_is_read_again_the_same() {
     }
 }
 
-/// The hub takes a column for images by its type and its metadata, both; in memory the type is
-/// another one.
+/// The hub recognises image columns by both type and metadata; in memory the type differs.
 #[test]
-fn shards_say_what_the_hub_takes_for_images() {
+fn shards_have_the_image_feature_of_the_hub() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(folder.path());
     for shard in dataset.shards(MAIN) {
         let file = File::open(folder.path().join(&shard.path)).unwrap();
-        let said = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        assert_eq!(said.schema(), &contracts::file_schema(&dataset.schema(MAIN).unwrap()));
-        assert!(said.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
-        assert_eq!(contracts::memory_schema(said.schema()), dataset.schema(MAIN).unwrap());
-        // Readers that page through images want small row groups, and the index of their pages.
-        for group in said.metadata().row_groups() {
+        let shard = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(shard.schema(), &contracts::file_schema(&dataset.schema(MAIN).unwrap()));
+        assert!(shard.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
+        assert_eq!(contracts::memory_schema(shard.schema()), dataset.schema(MAIN).unwrap());
+        // Readers that page through images need small row groups and page indexes.
+        for group in shard.metadata().row_groups() {
             assert!(group.num_rows() <= 100);
             assert!(group.columns().iter().all(|column| column.offset_index_offset().is_some()));
             assert_eq!(
@@ -226,7 +225,7 @@ fn shards_say_what_the_hub_takes_for_images() {
 }
 
 #[tokio::test]
-async fn tar_files_are_those_of_img2dataset() {
+async fn tar_files_have_the_layout_of_img2dataset() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     let to = folder.path().join("tars");
@@ -261,7 +260,7 @@ async fn tar_files_are_those_of_img2dataset() {
     let key = table[0]["key"].as_string::<i32>().value(0);
     assert_eq!((key, &name[..9]), ("000010000", "000010000"));
 
-    // Rows without an image are counted, and stand in the Parquet file alone.
+    // Rows without an image are counted, and are only in the Parquet file.
     let (mut count, mut failed) = (0, 0);
     for shard in 0..export.state().commits.len() {
         let text = fs::read_to_string(to.join(format!("{shard:05}_stats.json"))).unwrap();
@@ -277,42 +276,41 @@ async fn tar_files_are_those_of_img2dataset() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Stopped wherever, an export goes on and writes the bytes that it would have written.
+    /// An export that is stopped anywhere resumes and writes the same bytes.
     #[test]
-    fn an_export_that_was_stopped_goes_on(stops in proptest::collection::vec(0u64..14, 1..4), format in 0usize..3, some: bool) {
+    fn a_stopped_export_resumes(stops in proptest::collection::vec(0u64..14, 1..4), format in 0usize..3, some: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset(&folder.path().join("images"));
         let format = [Format::Parquet, Format::Arrow, Format::WebDataset][format];
         let export = export(&dataset, format, some.then_some(PREDICATE));
         runtime.block_on(async {
-            let (calm, stormy) = (folder.path().join("calm"), folder.path().join("stormy"));
-            written(&export, &calm).await;
+            let (whole, resumed) = (folder.path().join("whole"), folder.path().join("resumed"));
+            written(&export, &whole).await;
             for pieces in stops {
-                if !matches!(run(&export, &stormy, pieces).await.unwrap(), Outcome::Interrupted) {
+                if !matches!(run(&export, &resumed, pieces).await.unwrap(), Outcome::Interrupted) {
                     break;
                 }
-                // What a killed process leaves besides: a shard that was published and not
-                // recorded.
-                fs::write(stormy.join("09999.tar"), "lost").unwrap();
-                fs::write(stormy.join("09999.parquet.unfinished"), "half").unwrap();
+                // A killed process may also leave an unrecorded shard and an unfinished file.
+                fs::write(resumed.join("09999.tar"), "lost").unwrap();
+                fs::write(resumed.join("09999.parquet.unfinished"), "half").unwrap();
             }
-            run(&export, &stormy, u64::MAX).await.unwrap();
-            let (calm, stormy) = (files(&calm), files(&stormy));
-            assert_eq!(calm.keys().collect::<Vec<_>>(), stormy.keys().collect::<Vec<_>>());
-            for (name, bytes) in &calm {
-                assert!(stormy[name] == *bytes, "{name} differs");
+            run(&export, &resumed, u64::MAX).await.unwrap();
+            let (whole, resumed) = (files(&whole), files(&resumed));
+            assert_eq!(whole.keys().collect::<Vec<_>>(), resumed.keys().collect::<Vec<_>>());
+            for (name, bytes) in &whole {
+                assert!(resumed[name] == *bytes, "{name} differs");
             }
         });
     }
 }
 
 #[tokio::test]
-async fn a_folder_with_other_things_is_left_alone() {
+async fn a_folder_with_other_contents_is_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     let to = folder.path().join("out");
-    let said = |outcome: Result<Outcome, DatasetError>| match outcome {
+    let message = |outcome: Result<Outcome, DatasetError>| match outcome {
         Err(error @ DatasetError::Refused { .. }) => {
             let text = error.to_string();
             text.split_once(": ").unwrap().1.to_string()
@@ -323,7 +321,7 @@ async fn a_folder_with_other_things_is_left_alone() {
     fs::create_dir(&to).unwrap();
     fs::write(to.join("notes.txt"), "mine").unwrap();
     assert_eq!(
-        said(run(&all, &to, u64::MAX).await),
+        message(run(&all, &to, u64::MAX).await),
         "it contains `notes.txt`, which is not part of an export"
     );
     fs::remove_file(to.join("notes.txt")).unwrap();
@@ -334,32 +332,34 @@ async fn a_folder_with_other_things_is_left_alone() {
 
     let some = export(&dataset, Format::Arrow, Some(PREDICATE));
     let before = files(&to);
-    assert!(said(run(&some, &to, u64::MAX).await).starts_with("it contains an export of other rows"));
+    assert!(message(run(&some, &to, u64::MAX).await).starts_with("it contains an export of other rows"));
     fs::write(to.join("data/mine.arrow"), "mine").unwrap();
     let fresh = Export { fresh: true, ..export(&dataset, Format::Arrow, Some(PREDICATE)) };
-    assert!(said(run(&fresh, &to, u64::MAX).await).contains("data/mine.arrow"));
+    assert!(message(run(&fresh, &to, u64::MAX).await).contains("data/mine.arrow"));
     fs::remove_file(to.join("data/mine.arrow")).unwrap();
     assert_eq!(files(&to), before);
     let done = written(&fresh, &to).await;
     assert_eq!(done.state().rejects()["export"]["filtered"], 1000 - expected(true).num_rows() as u64);
 
-    let own = said(run(&all, &folder.path().join("images"), u64::MAX).await);
+    let own = message(run(&all, &folder.path().join("images"), u64::MAX).await);
     assert_eq!(own, "it contains the dataset of the stage `images`");
     let wrong = export(&dataset, Format::Arrow, Some("widht > 3"));
-    assert!(said(run(&wrong, &folder.path().join("new"), u64::MAX).await).contains("No field named widht"));
+    assert!(
+        message(run(&wrong, &folder.path().join("new"), u64::MAX).await).contains("No field named widht")
+    );
     let number = export(&dataset, Format::Arrow, Some("width + 3"));
-    let said = said(run(&number, &folder.path().join("new"), u64::MAX).await);
-    assert_eq!(said, "--where width + 3: expected a condition, but the type is Int64");
-    assert!(!folder.path().join("new").exists(), "nothing is made for an export that cannot be");
+    let message = message(run(&number, &folder.path().join("new"), u64::MAX).await);
+    assert_eq!(message, "--where width + 3: expected a condition, but the type is Int64");
+    assert!(!folder.path().join("new").exists(), "an invalid export creates nothing");
 
-    // Another process holds the folder.
+    // Another process locks the folder.
     let held = File::open(&to).unwrap();
     held.lock().unwrap();
     assert!(matches!(run(&fresh, &to, u64::MAX).await, Err(DatasetError::Locked { .. })));
 }
 
 #[tokio::test]
-async fn damage_stops_an_export_with_its_name() {
+async fn damage_stops_an_export_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     let shard = dataset.shards(MAIN).nth(2).unwrap().path.clone();
@@ -371,13 +371,13 @@ async fn damage_stops_an_export_with_its_name() {
     let to = folder.path().join("out");
     let error = run(&export(&dataset, Format::WebDataset, None), &to, u64::MAX).await.unwrap_err();
     assert!(error.to_string().contains(&shard), "{error}");
-    // Nothing of it can be taken for the whole.
+    // Nothing looks like a complete export.
     assert!(!Dataset::open(&to).unwrap().state().complete);
     assert!(!to.join("README.md").exists());
 }
 
 #[tokio::test]
-async fn the_card_says_what_is_there() {
+async fn the_card_describes_the_export() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     let to = folder.path().join("out");
@@ -400,9 +400,9 @@ async fn the_card_says_what_is_there() {
     }
 }
 
-/// A dataset in an object store is exported to another folder of it, by the same bytes.
+/// An export to an object store has the same bytes as a local one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_may_lie_in_an_object_store() {
+async fn exports_may_be_in_an_object_store() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(&folder.path().join("images"));
     let local = folder.path().join("local");

@@ -1,4 +1,4 @@
-//! A stage that follows its input runs beside it.
+//! A stage that streams its input runs concurrently with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -31,8 +31,8 @@ fn batch(numbers: Vec<i64>) -> RecordBatch {
     RecordBatch::try_from_iter([("number", Arc::new(Int64Array::from(numbers)) as ArrayRef)]).unwrap()
 }
 
-/// Waits until there is such a file; false when the run should stop, or nothing came for long.
-async fn appears(cx: &RunContext, name: &str) -> bool {
+/// Waits until a file exists; false when the run is cancelled, or after a timeout.
+async fn wait_for(cx: &RunContext, name: &str) -> bool {
     for _ in 0..2000 {
         if cx.path(name).exists() {
             return true;
@@ -45,8 +45,7 @@ async fn appears(cx: &RunContext, name: &str) -> bool {
     false
 }
 
-/// Three splits of a number each. The second is not there before somebody has told to have seen the
-/// first.
+/// Three splits of one number each. The second is written only after a reader has seen the first.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 struct Drip {
     /// Wait.
@@ -84,14 +83,14 @@ impl Source for Drip {
         Ok((0..3).map(split).collect())
     }
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        if self.wait && split.start > 0 && !appears(cx, "seen").await {
+        if self.wait && split.start > 0 && !wait_for(cx, "seen").await {
             return Err(RunError::Interrupted);
         }
         rejects::with_reserved(cx.session.read_batch(batch(vec![split.start as i64]))?)
     }
 }
 
-/// Counts the shards of its first input until it is complete; fails at the first if it is told to.
+/// Counts the shards of its first input until it is complete; optionally fails at the first.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 struct Count {
     input: Input,
@@ -139,7 +138,7 @@ impl Job for Count {
             }
             if !state.commits.is_empty() {
                 if self.fail {
-                    return Err(RunError::user("it does not go on"));
+                    return Err(RunError::user("it failed"));
                 }
                 std::fs::write(cx.path("seen"), "").unwrap();
             }
@@ -179,29 +178,29 @@ wait = false
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stage_that_follows_sees_its_input_grow() {
+async fn a_streaming_stage_sees_its_input_grow() {
     let folder = tempfile::tempdir().unwrap();
-    // It would wait for ever, did the one not run beside the other, and the third before both.
+    // This would hang unless both stages ran concurrently, after the third.
     let outcome = run_in(folder.path(), STAGES).await.unwrap();
     let rows: Vec<u64> = outcome.datasets.iter().map(|dataset| dataset.rows(MAIN)).collect();
     assert!(outcome.datasets.iter().all(|dataset| dataset.state().complete));
-    // What it saw: at least one of three shards, and then all.
+    // It saw one or two of the three shards, and then all.
     assert!(rows[0] == 3 && rows[1] == 3 && rows[2] >= 2, "{rows:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_one_fails_the_other_is_stopped_and_goes_on_later() {
+async fn when_one_fails_the_other_stops_and_resumes_later() {
     let folder = tempfile::tempdir().unwrap();
     let error =
         run_in(folder.path(), &STAGES.replace("beside =", "fail = true\nbeside =")).await.unwrap_err();
-    assert_eq!(error.to_string(), "it does not go on");
+    assert_eq!(error.to_string(), "it failed");
     let state = manifest::read(&folder.path().join("run/drops").into()).unwrap().unwrap();
-    assert!(!state.complete && !state.commits.is_empty(), "what was committed stays");
+    assert!(!state.complete && !state.commits.is_empty(), "committed splits are kept");
     run_in(folder.path(), STAGES).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_needs_all_of_its_input_elsewhere_waits_for_it() {
+async fn a_stage_that_also_needs_the_whole_input_waits_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let stages = STAGES.replace("\"others\"", "\"drops\"").replace("wait = true", "wait = false");
     let outcome = run_in(folder.path(), &stages).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a pipeline file means, and what is said about every sort of mistake in one.
+//! The meaning of pipeline files, and the report for every kind of mistake.
 
 mod toys;
 
@@ -85,7 +85,7 @@ fn options<'a>(pipeline: &'a Pipeline, stage: &str) -> &'a serde_json::Value {
 }
 
 #[test]
-fn a_good_file_becomes_stages_in_an_order_that_runs() {
+fn a_valid_file_becomes_sorted_stages() {
     let pipeline = checked(GOOD, &[]).unwrap();
     let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
@@ -142,7 +142,7 @@ fn variables_become_values_and_never_syntax() {
     assert_eq!(options(&pipeline, "pages")["files"][0], json!("x'y/one.csv"));
 }
 
-/// A mistake by name: the file, and what `--set` gives.
+/// Mistakes: the name of the snapshot, the file, and the `--set` arguments.
 const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("typo_in_an_option", "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwher = 'width > 3'", &[]),
     ("typo_at_the_top", "sede = 3\n[stage.kept]\nkind = 'keep'", &[]),
@@ -249,12 +249,12 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn every_mistake_is_told_with_its_place() {
+fn every_mistake_is_reported_with_its_position() {
     for (name, text, set) in MISTAKES {
         let head = if text.starts_with("[stages.kept\n") || *name == "no_stages" {
             String::new()
         } else {
-            // Keys at the top first, then the source that the cases read.
+            // Top-level keys first, then the source that the cases read.
             "name = 'toy'\nenv = ['TWIN_UNSET']\n".into()
         };
         let pages = if *name == "no_stages" { "" } else { "\n[stages.pages]\nkind = 'list'\nfiles = []\n" };
@@ -269,14 +269,14 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
-fn colour_comes_only_when_asked_for_and_control_characters_never() {
+fn colour_is_optional_and_control_characters_are_removed() {
     let report = checked("name = 'toy'\n\"\\u001b[31m\" = 1", &[]).unwrap_err();
     assert!(!report.render(false).contains('\u{1b}'));
     assert!(report.render(true).contains('\u{1b}') && !report.render(true).contains("\u{1b}[31m`"));
 }
 
 #[test]
-fn loading_says_what_is_wrong_with_the_file_itself() {
+fn unreadable_files_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.toml");
     let loaded = |bytes: &[u8]| {
@@ -299,9 +299,9 @@ fn the_schema_describes_every_kind_and_option() {
 }
 
 #[test]
-fn the_options_of_a_kind_are_listed_from_its_struct() {
+fn options_are_documented_from_their_struct() {
     let registry = registry();
-    let told = |kind: &str| {
+    let described = |kind: &str| {
         let options = options_doc(registry.kind(kind).unwrap());
         options
             .iter()
@@ -314,7 +314,7 @@ fn the_options_of_a_kind_are_listed_from_its_struct() {
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        told("learn"),
+        described("learn"),
         [
             "input string None true | The pairs to learn from.",
             "epochs integer Some(Number(3)) false | How often all pairs are seen.",
@@ -322,15 +322,15 @@ fn the_options_of_a_kind_are_listed_from_its_struct() {
         ]
     );
     assert!(
-        told("keep")
+        described("keep")
             .contains(&"widths array of integer Some(Array []) false | Widths that are allowed.".to_string())
     );
-    let keep = told("keep");
+    let keep = described("keep");
     let resize = keep.iter().position(|option| option == "resize table None false | A box for the images.");
     assert!(keep[resize.unwrap() + 1].starts_with("resize."), "{keep:?}");
 }
 
-/// A good file with some bytes taken out, doubled or put in.
+/// A valid file with random edits.
 fn mutated() -> impl Strategy<Value = String> {
     let edit = (
         0..GOOD.len(),
@@ -359,7 +359,7 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-fn places_are_real(text: &str, set: &[&str]) {
+fn assert_valid_positions(text: &str, set: &[&str]) {
     if let Err(report) = checked(text, set) {
         let end = text.len() + set.iter().map(|argument| argument.len() + 1).sum::<usize>();
         for fault in report.faults() {
@@ -377,17 +377,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_it_panic(text in "\\PC{0,200}", set in "\\PC{0,30}") {
-        places_are_real(&text, &[&set]);
+    fn no_text_causes_a_panic(text in "\\PC{0,200}", set in "\\PC{0,30}") {
+        assert_valid_positions(&text, &[&set]);
     }
 
     #[test]
-    fn no_broken_file_makes_it_panic(text in mutated(), set in "(clip|kept|seed|epochs|a)[.=]?(epochs|where|resize.size)?=?[\\[{'\"a-z0-9>= ]{0,12}") {
-        places_are_real(&text, &[&set]);
+    fn no_broken_file_causes_a_panic(text in mutated(), set in "(clip|kept|seed|epochs|a)[.=]?(epochs|where|resize.size)?=?[\\[{'\"a-z0-9>= ]{0,12}") {
+        assert_valid_positions(&text, &[&set]);
     }
 
     #[test]
-    fn a_value_from_outside_never_becomes_syntax(value in "[\\PC\n\"'\\[\\]=#${}]{0,40}") {
+    fn external_values_never_become_syntax(value in "[\\PC\n\"'\\[\\]=#${}]{0,40}") {
         let mut outside = overrides(&[]);
         outside.env.insert("TWIN_NOTE".into(), value.clone());
         let argument = format!("quoted={value}");
@@ -397,10 +397,10 @@ proptest! {
         prop_assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
         let model = options(&pipeline, "clip")["model"].as_str().unwrap();
         let note = options(&pipeline, "kept")["note"].as_str().unwrap();
-        // A number or a quoted string may be read as one; anything else arrives as it is.
-        let read = toml::de::DeValue::parse(&value).is_ok() || toml::de::DeValue::parse(value.trim()).is_ok();
-        let whole = model.strip_suffix("-5") == Some(value.as_str()) && note == value.trim();
-        prop_assert!(read || whole, "{} became {} and {}", value, model, note);
+        // Numbers and quoted strings are parsed; anything else is kept as is.
+        let parsed = toml::de::DeValue::parse(&value).is_ok() || toml::de::DeValue::parse(value.trim()).is_ok();
+        let kept = model.strip_suffix("-5") == Some(value.as_str()) && note == value.trim();
+        prop_assert!(parsed || kept, "{} became {} and {}", value, model, note);
     }
 }
 
@@ -453,7 +453,7 @@ expect = "empty"
 "#;
 
 #[test]
-fn a_sweep_makes_variants_of_the_stage_and_of_what_reads_it() {
+fn a_sweep_gives_variants_of_the_stage_and_its_readers() {
     let pipeline = checked(SWEPT, &[]).unwrap();
     let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
     let clips = ["clip_rn_50_epochs_1", "clip_rn_50_epochs_9", "clip_vit_b_epochs_1", "clip_vit_b_epochs_9"];
@@ -490,7 +490,7 @@ fn a_sweep_makes_variants_of_the_stage_and_of_what_reads_it() {
 }
 
 #[test]
-fn what_comes_of_one_sweep_belongs_together() {
+fn variants_of_one_sweep_are_matched() {
     let joined = r#"
 name = "t"
 stages.pages = { kind = "list", sweep = { files = [["a"], ["b"]], max_rows = [1] } }
@@ -509,8 +509,8 @@ stages.other = { kind = "learn", input = "one_files_2_max_rows_1" }
 }
 
 #[test]
-fn a_bad_sweep_is_told_at_its_place() {
-    let told = |sweep: &str| {
+fn mistakes_in_a_sweep_are_reported_with_their_position() {
+    let report = |sweep: &str| {
         let text = format!(
             "name = \"t\"\n[stages.pages]\nkind = \"list\"\nfiles = [\"a\"]\n[stages.clip]\nkind = \"learn\"\ninput = \"pages\"\nepochs = 4\n{sweep}\n"
         );
@@ -522,11 +522,11 @@ fn a_bad_sweep_is_told_at_its_place() {
         "[stages.clip.sweep]\nmodle = [1]\nepochs = [1, 2]\nmodel = \"a\"\nseed = []",
         "[stages.clip.sweep]\nmodel = [\"a\", 3, \"A\"]\nseed = [-1]",
     ];
-    insta::assert_snapshot!(mistakes.map(told).join("\n"));
+    insta::assert_snapshot!(mistakes.map(report).join("\n"));
 }
 
 #[test]
-fn values_that_would_have_one_name_are_numbered() {
+fn values_with_equal_names_are_numbered() {
     let text = "name = \"t\"\n[stages.pages]\nkind = \"list\"\nfiles = [\"a\"]\n[stages.wide]\nkind = \"keep\"\ninput = \"pages\"\n\
                 [stages.wide.sweep]\nwhere = [\"width > 3\", \"width < 3\", \"width > 4\"]\n";
     let pipeline = checked(text, &[]).unwrap();

@@ -1,4 +1,4 @@
-//! Kinds of stages for the tests of pipeline files: one of each sort of work.
+//! Kinds of stages for the tests of pipeline files: one per kind of work.
 
 use std::sync::Arc;
 
