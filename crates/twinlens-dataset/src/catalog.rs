@@ -22,7 +22,8 @@ use datafusion::scalar::ScalarValue;
 use crate::contracts;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::{MAIN, REJECTS, variants};
+use crate::protocol::{MAIN, REJECTS};
+use crate::variants;
 
 /// Registers datasets, given in the order of their stages, in a session.
 pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {

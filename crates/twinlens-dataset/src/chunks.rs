@@ -9,7 +9,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::shard::holds_image_bytes;
+use crate::types::holds_image_bytes;
 
 /// Most rows of a chunk.
 const ROWS: usize = 8192;

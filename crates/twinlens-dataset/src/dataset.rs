@@ -17,15 +17,13 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::async_reader::AsyncFileReader;
 
-use crate::MAIN;
 use crate::contracts;
 use crate::error::DatasetError;
 use crate::manifest;
+use crate::protocol::MAIN;
 use crate::protocol::{Begin, Commit, FileEntry, State};
 use crate::shard::{conform, parquet_error};
-use crate::storage::shard::RemoteShard;
 use crate::storage::{Location, local};
 
 /// The committed part of a dataset.
@@ -108,7 +106,7 @@ impl Dataset {
             let location = self.location.join(&file.path);
             let length = match &listed {
                 Some(listed) => listed.get(&file.path).copied(),
-                None => location.stamp()?.map(|(bytes, _)| bytes),
+                None => location.stat()?.map(|(bytes, _)| bytes),
             };
             let why = match length {
                 Some(bytes) if bytes == file.bytes => continue,
@@ -125,7 +123,7 @@ impl Dataset {
         let mut mismatches = Vec::new();
         for file in self.state.files() {
             let location = self.location.join(&file.path);
-            let copy = location.as_remote().map(|_| location.local_dir());
+            let copy = location.as_local().is_none().then(|| location.local_path());
             // A copy from earlier would hide damage in the store, and copies of a whole dataset may
             // not fit on the disk.
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
@@ -147,7 +145,7 @@ impl Dataset {
     /// The local folder of the dataset. For a remote one, it holds the copies that
     /// [`Dataset::artifact`] makes.
     pub fn dir(&self) -> PathBuf {
-        self.location.local_dir()
+        self.location.local_path()
     }
 
     /// The state by the manifest.
@@ -204,18 +202,7 @@ impl Dataset {
         let schema = self.schema(table)?;
         let mut urls = Vec::new();
         for shard in self.shards(table) {
-            let shard = self.location.join(&shard.path);
-            let url = match (shard.as_remote(), shard.as_local()) {
-                (Some(remote), _) => {
-                    session.register_object_store(remote.root(), remote.client());
-                    remote.url()
-                }
-                (_, Some(path)) => {
-                    let path = path.canonicalize().map_err(|error| DatasetError::io(path, error))?;
-                    path.to_string_lossy().into_owned()
-                }
-                (None, None) => continue,
-            };
+            let url = self.location.join(&shard.path).register(session)?;
             urls.push(ListingTableUrl::parse(url)?);
         }
         if urls.is_empty() {
@@ -285,11 +272,11 @@ impl PartitionStream for ShardRange {
             (shard.display_path(), self.schema.clone(), self.offset, self.limit);
         let external = |error: DatasetError| DataFusionError::External(Box::new(error));
         let has_images =
-            schema.fields().iter().any(|field| crate::shard::holds_image_bytes(field.data_type()));
+            schema.fields().iter().any(|field| crate::types::holds_image_bytes(field.data_type()));
         // Batches of images are bounded by rows: row groups hold at most a hundred.
         let batch_size = if has_images { 100 } else { cx.session_config().batch_size() };
         let stream = futures::stream::once(async move {
-            let file = open_shard(&shard, bytes).await.map_err(external)?;
+            let file = shard.open_parquet(bytes).await.map_err(external)?;
             let builder = ParquetRecordBatchStreamBuilder::new(file)
                 .await
                 .map_err(|error| external(parquet_error(&path, error)))?;
@@ -307,17 +294,4 @@ impl PartitionStream for ShardRange {
         .try_flatten();
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream))
     }
-}
-
-/// Opens a shard for reading by ranges.
-pub(crate) async fn open_shard(
-    shard: &Location,
-    bytes: u64,
-) -> Result<Box<dyn AsyncFileReader>, DatasetError> {
-    if let Some(remote) = shard.as_remote() {
-        return Ok(Box::new(RemoteShard::new(remote.clone(), bytes)));
-    }
-    let path = shard.local_dir();
-    let file = tokio::fs::File::open(&path).await.map_err(|error| DatasetError::io(&path, error))?;
-    Ok(Box::new(file))
 }

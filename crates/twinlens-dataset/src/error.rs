@@ -117,6 +117,11 @@ impl DatasetError {
         Self::Io { path: path.into(), source }
     }
 
+    /// A request that cannot be carried out, with the reason and a hint.
+    pub fn refused(path: impl Into<PathBuf>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { path: path.into(), why: why.into(), hint: hint.into() }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

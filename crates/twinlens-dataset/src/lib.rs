@@ -8,7 +8,6 @@
 
 #![warn(missing_docs)]
 
-pub mod card;
 pub mod catalog;
 mod chunks;
 pub mod contracts;
@@ -29,10 +28,5 @@ pub mod writer;
 
 pub use dataset::Dataset;
 pub use error::DatasetError;
-pub use protocol::{Begin, Commit, Entry, FileEntry};
+pub use protocol::{Begin, Commit, Entry, FileEntry, MAIN, REJECTS};
 pub use writer::{DatasetWriter, SplitWriter};
-
-/// The main table of a dataset: its folder, and its name in manifests.
-pub const MAIN: &str = "data";
-/// The ledger of rejects: its folder, and its name in manifests.
-pub const REJECTS: &str = "rejects";

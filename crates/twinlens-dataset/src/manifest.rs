@@ -93,7 +93,7 @@ impl Manifest {
     /// Starts a dataset's manifest, durably.
     pub fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
-        log.begin_log(encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
+        log.append_log(0, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
         let state = State { begin, commits: Default::default(), complete: false, retries: 0 };
         Ok(Self { log, state })
     }

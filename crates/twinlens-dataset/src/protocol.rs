@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::MAIN;
 use crate::error::DatasetError;
-use crate::variants::Variant;
 
+/// The main table of a dataset: its folder, and its name in manifests.
+pub const MAIN: &str = "data";
+/// The ledger of rejects: its folder, and its name in manifests.
+pub const REJECTS: &str = "rejects";
 /// The version of the manifest's format.
 pub const FORMAT: u32 = 1;
 
@@ -49,6 +51,40 @@ impl Begin {
     /// The name of the stage in the pipeline file.
     pub fn family(&self) -> &str {
         self.variant.as_ref().map_or(&self.stage, |variant| &variant.of)
+    }
+}
+
+/// A variant of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variant {
+    /// The stage's name in the pipeline file.
+    pub of: String,
+    /// The swept options that it depends on, upstream first, and their values.
+    pub settings: Vec<Setting>,
+}
+
+/// The value of a swept option.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The swept stage, by its name in the pipeline file.
+    pub stage: String,
+    /// The option.
+    pub option: String,
+    /// The value in this variant.
+    pub value: serde_json::Value,
+}
+
+impl Setting {
+    /// Whether both belong to the same option of the same stage.
+    pub fn same_axis(&self, other: &Setting) -> bool {
+        (&self.stage, &self.option) == (&other.stage, &other.option)
+    }
+}
+
+impl Variant {
+    /// The value of a swept option.
+    pub(crate) fn value(&self, axis: &Setting) -> Option<&serde_json::Value> {
+        self.settings.iter().find(|setting| setting.same_axis(axis)).map(|setting| &setting.value)
     }
 }
 

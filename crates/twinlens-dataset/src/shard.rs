@@ -20,7 +20,8 @@ use crate::chunks::Chunks;
 use crate::contracts;
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
-use crate::storage::{self, local};
+use crate::storage::{local, unfinished};
+use crate::types::holds_image_bytes;
 
 /// Sizes that bound shards, row groups and the memory of a writer.
 #[derive(Debug, Clone, Copy)]
@@ -87,15 +88,6 @@ pub(crate) fn parquet_writer<W: Write + Send>(
     let options =
         ArrowWriterOptions::new().with_properties(properties(schema, limits)).with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(out, schema.clone(), options)
-}
-
-/// Whether a column holds image bytes: binary, or the Hugging Face struct of bytes and path.
-pub fn holds_image_bytes(kind: &DataType) -> bool {
-    match kind {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        DataType::Struct(fields) => fields.iter().any(|field| holds_image_bytes(field.data_type())),
-        _ => false,
-    }
 }
 
 /// Fits a batch to the schema of a table: columns are matched by name, cast if the type differs, and
@@ -182,7 +174,7 @@ impl TableWriter {
             Some(writer) => writer,
             None => {
                 local::create_dir(&self.dataset.join(&self.table))?;
-                let temporary = storage::unfinished(&path);
+                let temporary = unfinished(&path);
                 let file = File::create(&temporary).map_err(|error| DatasetError::io(&temporary, error))?;
                 let writer = parquet_writer(file, &self.schema, &self.limits)
                     .map_err(|error| parquet_error(&path, error))?;
@@ -211,7 +203,7 @@ impl TableWriter {
         let relative = self.relative_path();
         let path = self.dataset.join(&relative);
         writer.close().map_err(|error| parquet_error(&path, error))?;
-        let (bytes, sha256) = local::digest(&storage::unfinished(&path))?;
+        let (bytes, sha256) = local::digest(&unfinished(&path))?;
         let rows = std::mem::take(&mut self.open_rows);
         self.finished.push(FileEntry {
             table: Some(self.table.clone()),

@@ -1,4 +1,4 @@
-//! The names of column types, as Arrow and the Hugging Face hub write them.
+//! Types of columns: their names, as in Arrow and on the Hugging Face hub, and which hold images.
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
@@ -22,6 +22,15 @@ pub fn name(kind: &DataType) -> String {
         Timestamp(unit, Some(zone)) => format!("timestamp[{}, tz={zone}]", time_unit(unit)),
         // Int32, Float64, Date32, Binary ...: Arrow's own name in lower case.
         other => other.to_string().to_lowercase(),
+    }
+}
+
+/// Whether a column holds image bytes: binary, or the Hugging Face struct of bytes and path.
+pub fn holds_image_bytes(kind: &DataType) -> bool {
+    match kind {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
+        DataType::Struct(fields) => fields.iter().any(|field| holds_image_bytes(field.data_type())),
+        _ => false,
     }
 }
 

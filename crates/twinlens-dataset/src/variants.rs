@@ -12,48 +12,14 @@ use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
+use crate::protocol::{Setting, Variant};
 
 /// Prefix of the columns of swept options.
 pub const PREFIX: &str = "sweep_";
-
-/// A variant of a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Variant {
-    /// The stage's name in the pipeline file.
-    pub of: String,
-    /// The swept options that it depends on, upstream first, and their values.
-    pub settings: Vec<Setting>,
-}
-
-/// The value of a swept option.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setting {
-    /// The swept stage, by its name in the pipeline file.
-    pub stage: String,
-    /// The option.
-    pub option: String,
-    /// The value in this variant.
-    pub value: Value,
-}
-
-impl Setting {
-    /// Whether both belong to the same option of the same stage.
-    pub fn same_axis(&self, other: &Setting) -> bool {
-        (&self.stage, &self.option) == (&other.stage, &other.option)
-    }
-}
-
-impl Variant {
-    /// The value of a swept option.
-    fn value(&self, axis: &Setting) -> Option<&Value> {
-        self.settings.iter().find(|setting| setting.same_axis(axis)).map(|setting| &setting.value)
-    }
-}
 
 /// The column of a swept option.
 struct Column<'a> {

@@ -14,7 +14,7 @@ use crate::error::DatasetError;
 use crate::manifest::{self, Manifest};
 use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State};
 use crate::shard::{ShardLimits, TableWriter};
-use crate::storage::{self, Location, local};
+use crate::storage::{Location, local, unfinished};
 
 /// The folder of a stage's own state (checkpoints). It survives a kill and is deleted with the
 /// dataset.
@@ -43,7 +43,7 @@ impl DatasetWriter {
             }
             Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
-        local::create_dir(&dir.local_dir())?;
+        local::create_dir(&dir.local_path())?;
         let writer = Self { dir, manifest, limits, retry: 0 };
         writer.delete_unrecorded()?;
         Ok(writer)
@@ -53,7 +53,7 @@ impl DatasetWriter {
     pub fn open_to_retry(location: impl Into<Location>, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = location.into();
         let manifest = Manifest::resume(&dir)?;
-        local::create_dir(&dir.local_dir())?;
+        local::create_dir(&dir.local_path())?;
         let retry = manifest.state().retries + 1;
         let writer = Self { dir, manifest, limits, retry };
         writer.delete_unrecorded()?;
@@ -67,7 +67,7 @@ impl DatasetWriter {
             // In an object store the manifest is a folder.
             name.split('/').next() == Some(manifest::FILE) || recorded.contains(name)
         };
-        storage::delete_except(&self.dir, WORK, &keep)
+        self.dir.delete_except(WORK, &keep)
     }
 
     /// The recorded state.
@@ -87,7 +87,7 @@ impl DatasetWriter {
 
     /// The local folder for the stage's own state; created on first use.
     pub fn work_dir(&self) -> Result<PathBuf, DatasetError> {
-        let work = self.dir.local_dir().join(WORK);
+        let work = self.dir.local_path().join(WORK);
         local::create_dir(&work)?;
         Ok(work)
     }
@@ -181,7 +181,7 @@ impl SplitWriter {
                 known: self.tables.keys().cloned().collect::<Vec<_>>().join(", "),
             })?;
             let writer =
-                TableWriter::new(&self.dir.local_dir(), table, schema, self.commit.split, self.limits);
+                TableWriter::new(&self.dir.local_path(), table, schema, self.commit.split, self.limits);
             self.open.insert(table.into(), writer.with_retry(self.retry));
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
@@ -225,7 +225,7 @@ impl SplitWriter {
     /// the split is published.
     pub fn artifact(&mut self, name: &str) -> PathBuf {
         self.artifacts.push(name.into());
-        storage::unfinished(&self.dir.local_dir().join(name))
+        unfinished(&self.dir.local_path().join(name))
     }
 
     /// Closes, fsyncs and renames the files. Record the result with [`DatasetWriter::commit`].
@@ -235,7 +235,7 @@ impl SplitWriter {
             files.extend(writer.finish()?);
         }
         for name in &self.artifacts {
-            let (bytes, sha256) = local::digest(&storage::unfinished(&self.dir.local_dir().join(name)))?;
+            let (bytes, sha256) = local::digest(&unfinished(&self.dir.local_path().join(name)))?;
             files.push(FileEntry { table: None, path: name.clone(), rows: 0, bytes, sha256 });
         }
         for file in &files {

@@ -132,7 +132,7 @@ async fn damage_in_a_store_is_reported_by_name() {
     let error = Dataset::open(&place).unwrap_err().to_string();
     assert!(error.starts_with("memory:///toy/data/000000-000.parquet: damaged: 5 bytes, but"), "{error}");
 
-    place.join("manifest.jsonl/00000001.json").remove_file().unwrap();
+    place.join("manifest.jsonl/00000001.json").delete().unwrap();
     let error = Dataset::open(&place).unwrap_err().to_string();
     let expected = "memory:///toy/manifest.jsonl:2: damaged manifest line: 00000001.json is missing";
     assert_eq!(error, expected);

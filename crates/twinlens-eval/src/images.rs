@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::shard::holds_image_bytes;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 use twinlens_model::Clip;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::datatypes::Schema;
 use twinlens_dataset::SplitWriter;
-use twinlens_dataset::shard::holds_image_bytes;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::run::output::write_rejects;
 

@@ -88,7 +88,7 @@ impl Files {
 /// A text that changes with the content: length and modification time of a file, or the fingerprint
 /// of a dataset.
 pub fn stamp(location: &Location) -> Result<String, RunError> {
-    if let Some((bytes, changed)) = location.stamp()? {
+    if let Some((bytes, changed)) = location.stat()? {
         return Ok(format!("{bytes} bytes, changed {changed}"));
     }
     match manifest::read(location)? {

@@ -8,8 +8,7 @@ use std::time::Instant;
 use datafusion::prelude::SessionContext;
 use serde_json::json;
 use twinlens_dataset::MAIN;
-use twinlens_dataset::card;
-use twinlens_dataset::export::{Export, Format, Outcome, ProgressFn};
+use twinlens_dataset::export::{CARD_FILE, Export, Format, Outcome, ProgressFn};
 use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, contracts, manifest};
 use twinlens_pipeline::RunError;
@@ -97,7 +96,7 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
     if left_out > 0 {
         summary += &format!("; {} left out by --where", counted(left_out, "row"));
     }
-    summary += &format!("\nits card: {}", quoted(&to.join(card::FILE).to_string()));
+    summary += &format!("\nits card: {}", quoted(&to.join(CARD_FILE).to_string()));
     done.watcher.sum_up(&summary);
     Ok(())
 }

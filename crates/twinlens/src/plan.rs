@@ -5,8 +5,8 @@ mod graph;
 use std::io::Write;
 
 use serde::Serialize;
+use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::types;
-use twinlens_dataset::variants::Variant;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;

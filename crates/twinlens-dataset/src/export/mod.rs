@@ -5,6 +5,8 @@
 //! `rows_in` of a split counts the rows of the source up to its last one, so a killed export resumes
 //! with the next row. The bytes depend only on the source and the options.
 
+mod card;
+mod format;
 mod sink;
 mod source;
 mod tar;
@@ -14,61 +16,29 @@ use std::fs::{File, TryLockError};
 use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, channel};
 
+use self::card::Card;
+pub use self::card::{FILE as CARD_FILE, StageSummary};
+pub use self::format::{Format, KIND};
 use self::sink::Sink;
 use self::source::{ReadEnd, Rows, Source};
 pub use self::webdataset::ImageExtension;
-use crate::card::{self, Card, StageSummary};
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
+use crate::protocol::MAIN;
 use crate::protocol::{Begin, FORMAT, State};
 use crate::shard::ShardLimits;
 use crate::storage::{self, Location, UNFINISHED, local};
 use crate::writer::{DatasetWriter, SplitWriter};
-use crate::{MAIN, contracts, manifest};
+use crate::{contracts, manifest};
 
-/// The stage kind in the manifest of an export.
-pub const KIND: &str = "export";
 /// The reject code of rows that do not match the predicate.
 const FILTERED: &str = "filtered";
 /// The version of the output, part of the fingerprint.
 const VERSION: u32 = 1;
-
-/// The format of the shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Parquet, as in datasets.
-    Parquet,
-    /// Arrow IPC files.
-    Arrow,
-    /// Tar files of images and texts, as img2dataset writes them.
-    WebDataset,
-}
-
-impl Format {
-    /// The glob pattern of the shards.
-    pub fn pattern(self) -> &'static str {
-        match self {
-            Self::Parquet => "data/*.parquet",
-            Self::Arrow => "data/*.arrow",
-            Self::WebDataset => "*.tar",
-        }
-    }
-
-    /// The name of the format in the Hugging Face `datasets` package.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Parquet => "parquet",
-            Self::Arrow => "arrow",
-            Self::WebDataset => "webdataset",
-        }
-    }
-}
 
 /// An export of a dataset.
 pub struct Export<'a> {
@@ -120,15 +90,19 @@ impl Export<'_> {
         let state = self.dataset.state();
         if !state.complete {
             let why = format!("the dataset of `{}` is not complete", state.begin.stage);
-            return Err(refused(self.dataset.location(), why, "run its pipeline to the end first"));
+            return Err(DatasetError::refused(
+                self.dataset.location(),
+                why,
+                "run its pipeline to the end first",
+            ));
         }
         let source = Source::new(self.dataset, session, self.predicate).await?;
         let schema = contracts::with_hub_features(self.dataset.schema(MAIN)?);
         let sink = Sink::new(self.format, to, &schema, self.shard_bytes, self.image_extension)
-            .map_err(|(why, hint)| refused(self.dataset.location(), why, hint))?;
+            .map_err(|(why, hint)| DatasetError::refused(self.dataset.location(), why, hint))?;
         let begin = self.begin(schema)?;
 
-        local::create_dir(&to.local_dir())?;
+        local::create_dir(&to.local_path())?;
         let _lock = lock(to)?;
         if let Some(done) = self.prepare(to, &begin.fingerprint)? {
             return Ok(Outcome::Unchanged(done));
@@ -199,11 +173,15 @@ impl Export<'_> {
         let state = manifest::read(to)?;
         if let Some(state) = state.as_ref().filter(|state| state.begin.kind != KIND) {
             let why = format!("it contains the dataset of the stage `{}`", state.begin.stage);
-            return Err(refused(to, why, "choose an empty or new folder"));
+            return Err(DatasetError::refused(to, why, "choose an empty or new folder"));
         }
         if let Some(name) = foreign_file(to, state.as_ref())? {
             let why = format!("it contains `{name}`, which is not part of an export");
-            return Err(refused(to, why, "choose an empty or new folder, or move that file away"));
+            return Err(DatasetError::refused(
+                to,
+                why,
+                "choose an empty or new folder, or move that file away",
+            ));
         }
         if self.fresh {
             to.clear(manifest::FILE)?;
@@ -212,7 +190,7 @@ impl Export<'_> {
         match state {
             Some(state) if state.begin.fingerprint != fingerprint => {
                 let why = "it contains an export of other rows or with other options".to_string();
-                Err(refused(to, why, "choose another folder, or replace it with --fresh"))
+                Err(DatasetError::refused(to, why, "choose another folder, or replace it with --fresh"))
             }
             Some(state) if state.complete => Dataset::open(to).map(Some),
             _ => Ok(None),
@@ -258,11 +236,6 @@ pub fn check(export: &Dataset) -> Result<Vec<String>, DatasetError> {
     Ok(mismatches)
 }
 
-/// A user error with a hint.
-fn refused(path: &Location, why: impl Into<String>, hint: impl Into<String>) -> DatasetError {
-    DatasetError::Refused { path: path.display_path(), why: why.into(), hint: hint.into() }
-}
-
 fn panicked(error: tokio::task::JoinError) -> DatasetError {
     DatasetError::Protocol(error.to_string())
 }
@@ -270,7 +243,7 @@ fn panicked(error: tokio::task::JoinError) -> DatasetError {
 /// Locks the folder against other processes while the handle lives. (In an object store, the manifest
 /// refuses a second writer.)
 fn lock(to: &Location) -> Result<File, DatasetError> {
-    let folder = to.local_dir();
+    let folder = to.local_path();
     let fail = |error| DatasetError::io(&folder, error);
     let handle = File::open(&folder).map_err(fail)?;
     match handle.try_lock() {

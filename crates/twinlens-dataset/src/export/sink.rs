@@ -8,13 +8,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::FileWriter;
 
-use super::Format;
+use super::format::Format;
 use super::webdataset::{ImageExtension, WebDataset};
+use crate::contracts;
 use crate::error::DatasetError;
+use crate::protocol::MAIN;
 use crate::shard::conform;
 use crate::storage::{Location, local};
 use crate::writer::SplitWriter;
-use crate::{MAIN, contracts};
 
 /// Writes rows to the open shard of a split, and says when that is full.
 pub(super) struct Sink {
@@ -110,7 +111,7 @@ fn begin_arrow(
     to: &Location,
     schema: &SchemaRef,
 ) -> Result<OpenArrow, DatasetError> {
-    local::create_dir(&to.local_dir().join(MAIN))?;
+    local::create_dir(&to.local_path().join(MAIN))?;
     let path = split.artifact(&format!("{MAIN}/{:05}.arrow", split.counts().split));
     let file = File::create(&path).map_err(|error| DatasetError::io(&path, error))?;
     let writer = FileWriter::try_new(BufWriter::with_capacity(1 << 20, file), schema);

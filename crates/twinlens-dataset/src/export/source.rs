@@ -18,12 +18,12 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowS
 use parquet::file::metadata::PageIndexPolicy;
 use tokio::sync::mpsc::Sender;
 
-use super::refused;
-use crate::MAIN;
-use crate::dataset::{Dataset, open_shard};
+use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
-use crate::shard::{conform, holds_image_bytes, parquet_error};
+use crate::protocol::MAIN;
+use crate::shard::{conform, parquet_error};
+use crate::types::holds_image_bytes;
 
 /// Rows of a piece with images: as many as a row group has.
 const IMAGE_ROWS: usize = 100;
@@ -84,7 +84,7 @@ impl<'a> Source<'a> {
             checked.map_err(|why| {
                 let names = source.schema.fields().iter().map(|field| field.name().as_str());
                 let hint = format!("the columns are {}", names.collect::<Vec<_>>().join(", "));
-                refused(dataset.location(), format!("--where {predicate}: {why}"), hint)
+                DatasetError::refused(dataset.location(), format!("--where {predicate}: {why}"), hint)
             })?;
         }
         Ok(source)
@@ -157,7 +157,7 @@ impl<'a> Source<'a> {
         let path = location.display_path();
         let fail = |error| parquet_error(&path, error);
         let matching = self.matching(shard).await?;
-        let mut file = open_shard(&location, shard.bytes).await?;
+        let mut file = location.open_parquet(shard.bytes).await?;
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata = ArrowReaderMetadata::load_async(&mut file, options).await.map_err(fail)?;
         let has_images = self.schema.fields().iter().any(|field| holds_image_bytes(field.data_type()));
@@ -173,7 +173,7 @@ impl<'a> Source<'a> {
             if indices.last().is_none_or(|last| *last < start) {
                 continue;
             }
-            let file = open_shard(&location, shard.bytes).await?;
+            let file = location.open_parquet(shard.bytes).await?;
             let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata.clone())
                 .with_row_groups(vec![group])
                 .with_batch_size(if has_images { IMAGE_ROWS } else { ROWS });

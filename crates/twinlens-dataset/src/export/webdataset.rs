@@ -224,7 +224,7 @@ impl Open {
         let number = split.counts().split;
         let [tar_path, parquet_path, stats_path] =
             [".tar", ".parquet", "_stats.json"].map(|ending| split.artifact(&format!("{number:05}{ending}")));
-        crate::storage::local::create_dir(&folder.local_dir())?;
+        crate::storage::local::create_dir(&folder.local_path())?;
         let create = |path: &Path| File::create(path).map_err(|error| DatasetError::io(path, error));
         let tar = Tar::new(BufWriter::with_capacity(1 << 20, create(&tar_path)?));
         let parquet = parquet_writer(create(&parquet_path)?, columns, &ShardLimits::default())

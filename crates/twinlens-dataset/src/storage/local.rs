@@ -8,9 +8,12 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use datafusion::prelude::SessionContext;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 
-use super::Listing;
+use super::store::{Listing, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// Suffix of unfinished files. They are never read, and are deleted when a dataset is opened for
@@ -71,7 +74,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
 }
 
 /// Length in bytes and modification time of a file; `None` if there is none.
-pub fn stamp(path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
+pub fn stat(path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Ok(None),
         Ok(metadata) => metadata,
@@ -159,6 +162,15 @@ pub fn remove_dir(path: &Path) -> Result<(), DatasetError> {
     }
 }
 
+/// Deletes a folder, its log first.
+pub(super) fn delete_folder(folder: &Path, log: &str) -> Result<(), DatasetError> {
+    remove_file(&folder.join(log))?;
+    if folder.exists() {
+        sync_dir(folder)?;
+    }
+    remove_dir(folder)
+}
+
 /// Length in bytes and SHA-256 (hexadecimal) of a file.
 pub fn digest(path: &Path) -> Result<(u64, String), DatasetError> {
     let fail = |error| DatasetError::io(path, error);
@@ -177,4 +189,92 @@ pub fn digest(path: &Path) -> Result<(u64, String), DatasetError> {
 /// Lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The local file system.
+#[derive(Debug)]
+pub(super) struct LocalStore;
+
+impl Store for LocalStore {
+    fn join(&self, folder: &Path, name: &str) -> PathBuf {
+        folder.join(name)
+    }
+
+    fn display_path(&self, path: &Path) -> PathBuf {
+        path.into()
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn local_path(&self, path: &Path) -> PathBuf {
+        path.into()
+    }
+
+    fn stat(&self, path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
+        stat(path)
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
+        read(path)
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> Result<(), DatasetError> {
+        write(path, content)
+    }
+
+    fn publish(&self, path: &Path) -> Result<(), DatasetError> {
+        publish(path)
+    }
+
+    fn local_copy(&self, path: &Path) -> Result<PathBuf, DatasetError> {
+        Ok(path.into())
+    }
+
+    fn delete(&self, path: &Path) -> Result<(), DatasetError> {
+        remove_file(path)
+    }
+
+    fn list(&self, folder: &Path) -> Result<Listing, DatasetError> {
+        list(folder)
+    }
+
+    fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
+        files(folder, except)
+    }
+
+    fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
+        delete_folder(folder, log)
+    }
+
+    fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
+        read(path)
+    }
+
+    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
+        if lines == 0 { write(path, line) } else { append(path, line) }
+    }
+
+    fn truncate_log(&self, path: &Path, length: u64) -> Result<(), DatasetError> {
+        truncate(path, length)
+    }
+
+    fn open_parquet(
+        &self,
+        path: &Path,
+        _bytes: u64,
+    ) -> BoxFuture<'static, Result<ParquetFile, DatasetError>> {
+        let path = path.to_path_buf();
+        async move {
+            let file = tokio::fs::File::open(&path).await.map_err(|error| DatasetError::io(&path, error))?;
+            Ok(Box::new(file) as ParquetFile)
+        }
+        .boxed()
+    }
+
+    fn register(&self, path: &Path, _session: &SessionContext) -> Result<String, DatasetError> {
+        let path = path.canonicalize().map_err(|error| DatasetError::io(path, error))?;
+        Ok(path.to_string_lossy().into_owned())
+    }
 }

@@ -14,15 +14,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use futures::{StreamExt, TryStreamExt};
+use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::buffered::BufWriter;
-use object_store::path::Path as Key;
+use object_store::path::{Path as Key, PathPart};
 use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::{Listing, local};
+use super::local;
+use super::ranges::RemoteFile;
+use super::store::{Listing, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// Concurrent requests for the lines of a log.
@@ -30,15 +34,8 @@ const LOG_REQUESTS: usize = 16;
 /// Bytes of a part of an upload, and of its buffer.
 const PART_BYTES: usize = 8 << 20;
 
-/// A file or folder of an object store.
-#[derive(Clone)]
-pub struct Remote {
-    store: Arc<Store>,
-    key: Key,
-}
-
-/// An open store with its own thread, so that synchronous code can use it on any thread.
-struct Store {
+/// An open object store with its own thread, so that synchronous code can use it on any thread.
+pub(super) struct RemoteStore {
     client: Arc<dyn ObjectStore>,
     /// The URL of the bucket.
     root: Url,
@@ -46,7 +43,7 @@ struct Store {
     runtime: Option<Runtime>,
 }
 
-impl Drop for Store {
+impl Drop for RemoteStore {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // The last owner may be async code, which must not block.
@@ -55,16 +52,16 @@ impl Drop for Store {
     }
 }
 
-impl fmt::Debug for Remote {
+impl fmt::Debug for RemoteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url())
+        f.write_str(self.root.as_str())
     }
 }
 
-impl Remote {
+impl RemoteStore {
     /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment,
     /// under the usual names.
-    pub(super) fn parse(written: &str, scratch: &Path) -> Result<Self, DatasetError> {
+    pub(super) fn parse(written: &str, scratch: &Path) -> Result<(Self, PathBuf), DatasetError> {
         let invalid = |why: String| DatasetError::Location { path: written.into(), why };
         let url = Url::parse(written).map_err(|error| invalid(error.to_string()))?;
         if let Some(feature) = missing_feature(url.scheme()) {
@@ -82,15 +79,12 @@ impl Remote {
             .map_err(|source| DatasetError::Store { path: written.into(), source })?;
         let mut root = url;
         root.set_path("");
-        Self::new(client.into(), root, key.as_ref(), scratch)
+        let store = Self::new(client.into(), root, scratch)?;
+        let path = store.join(Path::new(""), key.as_ref());
+        Ok((store, path))
     }
 
-    pub(super) fn new(
-        client: Arc<dyn ObjectStore>,
-        root: Url,
-        path: &str,
-        scratch: &Path,
-    ) -> Result<Self, DatasetError> {
+    pub(super) fn new(client: Arc<dyn ObjectStore>, root: Url, scratch: &Path) -> Result<Self, DatasetError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("object-store")
@@ -99,83 +93,79 @@ impl Remote {
             .map_err(|error| DatasetError::io(scratch, error))?;
         // Stores must not share copies.
         let name = local::hex(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
-        let store = Store { client, root, scratch: scratch.join(name), runtime: Some(runtime) };
-        Ok(Self { store: Arc::new(store), key: Key::from(path) })
-    }
-
-    pub(super) fn join(&self, name: &str) -> Self {
-        let key = name.split('/').fold(self.key.clone(), |key, part| key.join(part));
-        Self { store: self.store.clone(), key }
+        Ok(Self { client, root, scratch: scratch.join(name), runtime: Some(runtime) })
     }
 
     /// The URL, for messages and for the query engine.
-    pub fn url(&self) -> String {
-        let root = self.store.root.as_str();
-        format!("{}/{}", root.strip_suffix('/').unwrap_or(root), self.key)
+    fn url(&self, path: &Path) -> String {
+        let root = self.root.as_str();
+        format!("{}/{}", root.strip_suffix('/').unwrap_or(root), path.display())
     }
 
-    /// The URL of the store.
-    pub fn root(&self) -> &Url {
-        &self.store.root
+    fn put(&self, path: &Path, content: &[u8], mode: PutMode) -> Result<(), DatasetError> {
+        let (client, key, payload) = (self.client.clone(), key(path), PutPayload::from(content.to_vec()));
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.wait(path, async move { client.put_opts(&key, payload, options).await.map(|_| ()) })
     }
 
-    /// The client of the store.
-    pub fn client(&self) -> Arc<dyn ObjectStore> {
-        self.store.client.clone()
-    }
-
-    /// The path in the store.
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    pub(super) fn scratch(&self) -> PathBuf {
-        self.store.scratch.join(self.key.as_ref())
+    fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, DatasetError> {
+        let (client, key) = (self.client.clone(), key(path));
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        self.wait(
+            path,
+            async move { optional(client.get_opts(&key, options).await.map(|result| result.meta)) },
+        )
     }
 
     /// Runs a request on the thread of the store and waits for it; the caller's runtime, if any, is
     /// not entered again.
-    fn wait<T, F>(&self, work: F) -> Result<T, DatasetError>
+    fn wait<T, F>(&self, path: &Path, work: F) -> Result<T, DatasetError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let (send, receive) = sync_channel(1);
-        if let Some(runtime) = &self.store.runtime {
+        if let Some(runtime) = &self.runtime {
             runtime.spawn(async move {
                 // The caller may be gone.
                 let _ = send.send(work.await);
             });
         }
         match receive.recv() {
-            Ok(done) => done.map_err(|source| self.error(source)),
-            Err(_) => Err(DatasetError::Protocol(format!("{}: the store's thread is gone", self.url()))),
+            Ok(done) => done.map_err(|source| DatasetError::Store { path: self.display_path(path), source }),
+            Err(_) => Err(DatasetError::Protocol(format!("{}: the store's thread is gone", self.url(path)))),
         }
     }
+}
 
-    fn error(&self, source: Error) -> DatasetError {
-        DatasetError::Store { path: self.url().into(), source }
+impl Store for RemoteStore {
+    fn join(&self, folder: &Path, name: &str) -> PathBuf {
+        let names = name.split('/').filter(|part| !part.is_empty()).map(PathPart::from);
+        let joined: Key = key(folder).parts().chain(names).collect();
+        joined.as_ref().into()
     }
 
-    fn head(&self) -> Result<Option<ObjectMeta>, DatasetError> {
-        let (client, key) = (self.client(), self.key.clone());
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        self.wait(async move { optional(client.get_opts(&key, options).await.map(|result| result.meta)) })
+    fn display_path(&self, path: &Path) -> PathBuf {
+        self.url(path).into()
     }
 
-    pub(super) fn length(&self) -> Result<Option<u64>, DatasetError> {
-        Ok(self.head()?.map(|meta| meta.size))
+    fn is_local(&self) -> bool {
+        false
     }
 
-    pub(super) fn stamp(&self) -> Result<Option<(u64, String)>, DatasetError> {
+    fn local_path(&self, path: &Path) -> PathBuf {
+        self.scratch.join(path)
+    }
+
+    fn stat(&self, path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
         let version =
             |meta: &ObjectMeta| meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
-        Ok(self.head()?.map(|meta| (meta.size, version(&meta))))
+        Ok(self.head(path)?.map(|meta| (meta.size, version(&meta))))
     }
 
-    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, DatasetError> {
-        let (client, key) = (self.client(), self.key.clone());
-        self.wait(async move {
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
+        let (client, key) = (self.client.clone(), key(path));
+        self.wait(path, async move {
             match optional(client.get_opts(&key, GetOptions::default()).await)? {
                 Some(result) => Ok(Some(result.bytes().await?.to_vec())),
                 None => Ok(None),
@@ -183,19 +173,13 @@ impl Remote {
         })
     }
 
-    pub(super) fn write(&self, content: &[u8]) -> Result<(), DatasetError> {
-        self.put(content, PutMode::Overwrite)
+    fn write(&self, path: &Path, content: &[u8]) -> Result<(), DatasetError> {
+        self.put(path, content, PutMode::Overwrite)
     }
 
-    fn put(&self, content: &[u8], mode: PutMode) -> Result<(), DatasetError> {
-        let (client, key, payload) = (self.client(), self.key.clone(), PutPayload::from(content.to_vec()));
-        let options = PutOptions { mode, ..PutOptions::default() };
-        self.wait(async move { client.put_opts(&key, payload, options).await.map(|_| ()) })
-    }
-
-    pub(super) fn list(&self) -> Result<Listing, DatasetError> {
-        let (client, key) = (self.client(), self.key.clone());
-        let mut listing = self.wait(async move {
+    fn list(&self, folder: &Path) -> Result<Listing, DatasetError> {
+        let (client, key) = (self.client.clone(), key(folder));
+        let mut listing = self.wait(folder, async move {
             let listed = client.list_with_delimiter(Some(&key)).await?;
             let name = |key: Key| key.filename().map(ToString::to_string);
             Ok(Listing {
@@ -208,31 +192,31 @@ impl Remote {
         Ok(listing)
     }
 
-    pub(super) fn files(&self) -> Result<BTreeMap<String, u64>, DatasetError> {
-        let (client, key) = (self.client(), self.key.clone());
-        self.wait(async move {
+    fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
+        let (client, key, except) = (self.client.clone(), key(folder), format!("{except}/"));
+        self.wait(folder, async move {
             let within = key.clone();
             let name = move |meta: ObjectMeta| {
                 let parts = meta.location.prefix_match(&within)?.map(|part| part.as_ref().to_string());
                 Some((parts.collect::<Vec<_>>().join("/"), meta.size))
             };
             let listed: Vec<ObjectMeta> = client.list(Some(&key)).try_collect().await?;
-            Ok(listed.into_iter().filter_map(name).collect())
+            Ok(listed.into_iter().filter_map(name).filter(|(name, _)| !name.starts_with(&except)).collect())
         })
     }
 
-    /// Deletes all objects below this folder, first the lines of its log from the last to the first:
-    /// until it is empty, the log stays valid.
-    pub(super) fn remove(&self, log: &str) -> Result<(), DatasetError> {
-        let mut names: Vec<String> = self.files()?.into_keys().collect();
+    fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
+        // First the lines of the log, from the last to the first: until it is empty, it stays valid.
+        let mut names: Vec<String> = self.files(folder, "")?.into_keys().collect();
         let is_log_line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
         names.sort_by_key(|name| (!is_log_line(name), std::cmp::Reverse(name.clone())));
-        names.iter().try_for_each(|name| self.join(name).remove_file())
+        names.iter().try_for_each(|name| self.delete(&self.join(folder, name)))?;
+        local::delete_folder(&self.local_path(folder), log)
     }
 
-    pub(super) fn remove_file(&self) -> Result<(), DatasetError> {
-        let (client, key) = (self.client(), self.key.clone());
-        self.wait(async move {
+    fn delete(&self, path: &Path) -> Result<(), DatasetError> {
+        let (client, key) = (self.client.clone(), key(path));
+        self.wait(path, async move {
             let one = futures::stream::iter([Ok(key)]).boxed();
             match client.delete_stream(one).try_collect::<Vec<_>>().await {
                 Err(error) if !matches!(error, Error::NotFound { .. }) => Err(error),
@@ -241,12 +225,12 @@ impl Remote {
         })
     }
 
-    pub(super) fn publish(&self) -> Result<(), DatasetError> {
-        let from = local::unfinished(&self.scratch());
-        let (client, key, path) = (self.client(), self.key.clone(), from.clone());
-        self.wait(async move {
+    fn publish(&self, path: &Path) -> Result<(), DatasetError> {
+        let from = local::unfinished(&self.local_path(path));
+        let (client, key, local) = (self.client.clone(), key(path), from.clone());
+        self.wait(path, async move {
             let fail = |source: std::io::Error| Error::Generic { store: "upload", source: Box::new(source) };
-            let mut file = tokio::fs::File::open(&path).await.map_err(fail)?;
+            let mut file = tokio::fs::File::open(&local).await.map_err(fail)?;
             let mut upload = BufWriter::with_capacity(client, key, PART_BYTES).with_max_concurrency(2);
             if let Err(error) = tokio::io::copy(&mut file, &mut upload).await {
                 // The parts of an abandoned upload would stay in the store, invisible and billed.
@@ -258,20 +242,20 @@ impl Remote {
         local::remove_file(&from)
     }
 
-    pub(super) fn local_copy(&self) -> Result<PathBuf, DatasetError> {
-        let path = self.scratch();
-        let meta = self.head()?.ok_or_else(|| DatasetError::DamagedFile {
-            path: self.url().into(),
+    fn local_copy(&self, path: &Path) -> Result<PathBuf, DatasetError> {
+        let copy = self.local_path(path);
+        let meta = self.head(path)?.ok_or_else(|| DatasetError::DamagedFile {
+            path: self.display_path(path),
             why: "it is missing".into(),
         })?;
-        if fs::metadata(&path).is_ok_and(|found| found.len() == meta.size) {
-            return Ok(path);
+        if fs::metadata(&copy).is_ok_and(|copy| copy.len() == meta.size) {
+            return Ok(copy);
         }
-        if let Some(folder) = path.parent() {
+        if let Some(folder) = copy.parent() {
             local::create_dir(folder)?;
         }
-        let (client, key, to) = (self.client(), self.key.clone(), local::unfinished(&path));
-        self.wait(async move {
+        let (client, key, to) = (self.client.clone(), key(path), local::unfinished(&copy));
+        self.wait(path, async move {
             let fail =
                 |source: std::io::Error| Error::Generic { store: "download", source: Box::new(source) };
             let mut file = tokio::fs::File::create(&to).await.map_err(fail)?;
@@ -281,23 +265,23 @@ impl Remote {
             }
             file.flush().await.map_err(fail)
         })?;
-        local::publish(&path)?;
-        Ok(path)
+        local::publish(&copy)?;
+        Ok(copy)
     }
 
-    pub(super) fn read_log(&self) -> Result<Option<Vec<u8>>, DatasetError> {
-        let names = self.list()?.files;
+    fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
+        let names = self.list(path)?.files;
         for (number, name) in names.iter().enumerate() {
             if *name != line_name(number) {
                 return Err(DatasetError::DamagedManifest {
-                    path: self.url().into(),
+                    path: self.display_path(path),
                     line: number + 1,
                     why: format!("{} is missing", line_name(number)),
                 });
             }
         }
-        let (client, key) = (self.client(), self.key.clone());
-        let lines: Vec<_> = self.wait(async move {
+        let (client, key) = (self.client.clone(), key(path));
+        let lines: Vec<_> = self.wait(path, async move {
             let get = |name: String| {
                 let (client, key) = (client.clone(), key.clone().join(name));
                 async move { client.get_opts(&key, GetOptions::default()).await?.bytes().await }
@@ -307,21 +291,42 @@ impl Remote {
         Ok((!lines.is_empty()).then(|| lines.concat()))
     }
 
-    pub(super) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
-        let place = self.join(&line_name(lines));
-        match place.put(line, PutMode::Create) {
+    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
+        let object = self.join(path, &line_name(lines));
+        match self.put(&object, line, PutMode::Create) {
             // After a lost connection the client retries, and finds our own line.
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })
-                if place.read()?.as_deref() == Some(line) =>
+                if self.read(&object)?.as_deref() == Some(line) =>
             {
                 Ok(())
             }
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. }) => {
-                Err(DatasetError::Locked { path: self.url().into() })
+                Err(DatasetError::Locked { path: self.display_path(path) })
             }
             other => other,
         }
     }
+
+    fn truncate_log(&self, _path: &Path, _length: u64) -> Result<(), DatasetError> {
+        // Lines are objects, which are never torn.
+        Ok(())
+    }
+
+    fn open_parquet(&self, path: &Path, bytes: u64) -> BoxFuture<'static, Result<ParquetFile, DatasetError>> {
+        let file = RemoteFile::new(self.client.clone(), key(path), bytes);
+        async move { Ok(Box::new(file) as ParquetFile) }.boxed()
+    }
+
+    fn register(&self, path: &Path, session: &SessionContext) -> Result<String, DatasetError> {
+        session.register_object_store(&self.root, self.client.clone());
+        Ok(self.url(path))
+    }
+}
+
+/// The key of a path, which is already encoded.
+fn key(path: &Path) -> Key {
+    let text = path.to_string_lossy();
+    Key::parse(&text).unwrap_or_else(|_| Key::from(text.as_ref()))
 }
 
 /// Supported schemes. `file` uses a local folder as a store.

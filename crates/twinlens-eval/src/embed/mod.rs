@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
-use twinlens_dataset::shard::holds_image_bytes;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
 use twinlens_pipeline::suggest::{did_you_mean, list_names};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::shard::{ShardLimits, holds_image_bytes};
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Begin, DatasetWriter, MAIN, REJECTS, SplitWriter, contracts, protocol};
 use twinlens_image::Limits;
 use twinlens_pipeline::files::{folder_stamp, stamp};

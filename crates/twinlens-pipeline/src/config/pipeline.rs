@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use twinlens_dataset::contracts;
-use twinlens_dataset::variants::Variant;
+use twinlens_dataset::protocol::Variant;
 
 use crate::run::execute::ledger_schema;
 use crate::stage::{Stage, Tables, Work};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
-use twinlens_dataset::variants::Variant;
+use twinlens_dataset::protocol::Variant;
 
 use crate::config::options::{Shape, build};
 use crate::config::schema::{option_names, required};

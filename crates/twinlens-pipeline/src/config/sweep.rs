@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use twinlens_dataset::variants::{Setting, Variant};
+use twinlens_dataset::protocol::{Setting, Variant};
 
 use crate::config::stages::Draft;
 use crate::config::vars::article;

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeValue;
-use twinlens_dataset::variants::{self, Variant};
+use twinlens_dataset::protocol::Variant;
+use twinlens_dataset::variants;
 use twinlens_dataset::{MAIN, REJECTS, catalog};
 
 use crate::config::graph::{FUNNEL, Graph, place_of};

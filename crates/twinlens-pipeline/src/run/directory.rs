@@ -36,7 +36,7 @@ impl RunDirectory {
     /// # Errors
     /// It belongs to another pipeline, has other contents, or is locked by another process.
     pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
-        let local = location.local_dir();
+        let local = location.local_path();
         fs::create_dir_all(&local).map_err(|error| RunError::io(&local, error))?;
         let lock = lock(&local, location)?;
         match identity(location)? {
@@ -61,7 +61,7 @@ impl RunDirectory {
     /// Deletes every dataset, for `--fresh`.
     pub fn clear(&self) -> Result<(), RunError> {
         for name in self.location.list()?.folders {
-            self.location.join(&name).remove(manifest::FILE)?;
+            self.location.join(&name).delete_folder(manifest::FILE)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::ident;
 use futures::{Stream, StreamExt};
-use twinlens_dataset::shard::holds_image_bytes;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{MAIN, SplitWriter};
 
 use crate::config::Node;

@@ -65,7 +65,7 @@ pub fn recipes(
             let location = files.location(name.trim_end_matches('/'))?;
             let stamp = match (name.ends_with('/'), location.as_local()) {
                 (true, Some(path)) if path.is_dir() => files::folder_stamp(&location)?,
-                (false, _) if location.stamp()?.is_some() => files::stamp(&location)?,
+                (false, _) if location.stat()?.is_some() => files::stamp(&location)?,
                 _ => "not there".into(),
             };
             let end = if name.ends_with('/') { "/" } else { "" };

@@ -28,8 +28,9 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::protocol::{Begin, FORMAT};
-use twinlens_dataset::shard::{ShardLimits, holds_image_bytes};
+use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest, variants};
 
 use crate::config::{Node, Pipeline, Resolved};

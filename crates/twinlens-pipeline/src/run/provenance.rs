@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use twinlens_dataset::card::StageSummary;
+use twinlens_dataset::export::StageSummary;
 use twinlens_dataset::protocol::State;
 use twinlens_dataset::{Dataset, export};
 

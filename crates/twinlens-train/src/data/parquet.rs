@@ -10,8 +10,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use std::sync::Arc;
 use twinlens_dataset::DatasetError;
 use twinlens_dataset::row_groups::RowGroups;
-use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::storage::Location;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 /// One Parquet file.

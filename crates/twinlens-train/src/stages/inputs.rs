@@ -5,8 +5,8 @@ use crate::data::{Columns, Input as TrainInput, Source};
 use datafusion::arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::shard::holds_image_bytes;
 use twinlens_dataset::storage::{Location, is_url};
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
 

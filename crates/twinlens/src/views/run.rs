@@ -1,7 +1,7 @@
 //! What a run has for the views: its tables by what they hold, wherever they come from.
 
 use serde_json::Value;
-use twinlens_dataset::variants::Variant;
+use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::{Dataset, MAIN};
 
 /// Columns by which a table of accuracies is known.

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::format::{Format, KIND};
 use crate::error::DatasetError;
-use crate::export::Format;
 use crate::protocol::{Begin, State};
 use crate::storage::hex;
 use crate::types;
@@ -101,7 +101,7 @@ impl StageSummary {
         let rows_in = state.rows_in();
         Self {
             stage: "export".into(),
-            kind: crate::export::KIND.into(),
+            kind: KIND.into(),
             options: Value::Object(options.into_iter().collect()),
             rows_in,
             kept: rows_in.map(|rows| rows - rejects.values().sum::<u64>()),

@@ -6,30 +6,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use super::remote::Remote;
-
 /// Reads one Parquet file of known length.
-pub struct RemoteShard {
-    remote: Remote,
+pub(super) struct RemoteFile {
+    client: Arc<dyn ObjectStore>,
+    key: Key,
     bytes: u64,
 }
 
-impl RemoteShard {
+impl RemoteFile {
     /// A reader for a file of `bytes` bytes.
-    pub fn new(remote: Remote, bytes: u64) -> Self {
-        Self { remote, bytes }
+    pub(super) fn new(client: Arc<dyn ObjectStore>, key: Key, bytes: u64) -> Self {
+        Self { client, key, bytes }
     }
 }
 
-impl AsyncFileReader for RemoteShard {
+impl AsyncFileReader for RemoteFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
-        let (client, key) = (self.remote.client(), self.remote.key().clone());
+        let (client, key) = (self.client.clone(), self.key.clone());
         let external = |error| ParquetError::External(Box::new(error));
         async move {
             let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
@@ -40,7 +40,7 @@ impl AsyncFileReader for RemoteShard {
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        let (client, key) = (self.remote.client(), self.remote.key().clone());
+        let (client, key) = (self.client.clone(), self.key.clone());
         async move {
             // The store merges adjacent ranges into one request.
             client.get_ranges(&key, &ranges).await.map_err(|error| ParquetError::External(Box::new(error)))

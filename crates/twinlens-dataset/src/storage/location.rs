@@ -1,0 +1,231 @@
+//! The location of a file or folder in a store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::prelude::SessionContext;
+use object_store::ObjectStore;
+use url::Url;
+
+use super::local::{self, LocalStore};
+use super::remote::RemoteStore;
+use super::store::{Listing, ParquetFile, Store};
+use crate::error::DatasetError;
+
+/// A file or folder of a [`Store`].
+#[derive(Clone)]
+pub struct Location {
+    store: Arc<dyn Store>,
+    path: PathBuf,
+}
+
+impl Location {
+    /// Parses the URL of an object store or a local path; a relative path starts at `base`. `scratch`
+    /// is a local folder for copies of remote files and for files before their upload.
+    ///
+    /// # Errors
+    /// A malformed URL, or one with a scheme that is unknown or not built in.
+    pub fn parse(written: &str, base: &Path, scratch: &Path) -> Result<Self, DatasetError> {
+        if is_url(written) {
+            let (store, path) = RemoteStore::parse(written, scratch)?;
+            Ok(Self { store: Arc::new(store), path })
+        } else {
+            Ok(Self::from(base.join(written)))
+        }
+    }
+
+    /// A folder or file of an open object store; `root` is the URL of the store.
+    pub fn remote(
+        store: Arc<dyn ObjectStore>,
+        root: Url,
+        path: &str,
+        scratch: &Path,
+    ) -> Result<Self, DatasetError> {
+        let store = RemoteStore::new(store, root, scratch)?;
+        let path = store.join(Path::new(""), path);
+        Ok(Self { store: Arc::new(store), path })
+    }
+
+    /// Appends a name, or several separated by `/`.
+    pub fn join(&self, name: &str) -> Self {
+        Self { store: self.store.clone(), path: self.store.join(&self.path, name) }
+    }
+
+    /// The last part of the name.
+    pub fn name(&self) -> String {
+        let path = self.display_path();
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// The path or URL, for messages.
+    pub fn display_path(&self) -> PathBuf {
+        self.store.display_path(&self.path)
+    }
+
+    /// The local path; `None` in an object store.
+    pub fn as_local(&self) -> Option<&Path> {
+        self.store.is_local().then_some(&self.path)
+    }
+
+    /// The local path, or for an object store the path of local copies and of files before their
+    /// upload.
+    pub fn local_path(&self) -> PathBuf {
+        self.store.local_path(&self.path)
+    }
+
+    /// Whether there is a file (not a folder).
+    pub fn exists(&self) -> Result<bool, DatasetError> {
+        Ok(self.stat()?.is_some())
+    }
+
+    /// Length in bytes, and a version that changes with the content (modification time or ETag);
+    /// `None` if there is no such file.
+    pub fn stat(&self) -> Result<Option<(u64, String)>, DatasetError> {
+        self.store.stat(&self.path)
+    }
+
+    /// Reads a small file; `None` if there is none.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, DatasetError> {
+        self.store.read(&self.path)
+    }
+
+    /// Durably writes a small file.
+    pub fn write(&self, content: &[u8]) -> Result<(), DatasetError> {
+        self.store.write(&self.path, content)
+    }
+
+    /// Durably publishes the file that was written under its unfinished name at
+    /// [`Location::local_path`].
+    pub fn publish(&self) -> Result<(), DatasetError> {
+        self.store.publish(&self.path)
+    }
+
+    /// The local path of this file, after copying a remote one.
+    pub fn local_copy(&self) -> Result<PathBuf, DatasetError> {
+        self.store.local_copy(&self.path)
+    }
+
+    /// Deletes this file, if it exists.
+    pub fn delete(&self) -> Result<(), DatasetError> {
+        self.store.delete(&self.path)
+    }
+
+    /// The entries of this folder; empty if it does not exist.
+    pub fn list(&self) -> Result<Listing, DatasetError> {
+        self.store.list(&self.path)
+    }
+
+    /// The lengths in bytes of all files below this folder, by relative name, except those in its
+    /// folder `except`.
+    pub fn files(&self, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
+        self.store.files(&self.path, except)
+    }
+
+    /// Deletes this folder, its log first, so that a kill in between leaves nothing that looks like
+    /// a dataset.
+    pub fn delete_folder(&self, log: &str) -> Result<(), DatasetError> {
+        self.store.delete_folder(&self.path, log)
+    }
+
+    /// Makes this an empty folder; existing contents are deleted, the log first.
+    pub fn clear(&self, log: &str) -> Result<(), DatasetError> {
+        self.delete_folder(log)?;
+        local::create_dir(&self.local_path())
+    }
+
+    /// Deletes the files below this folder for which `keep` is false, except those in its folder
+    /// `except`.
+    pub(crate) fn delete_except(
+        &self,
+        except: &str,
+        keep: &dyn Fn(&str) -> bool,
+    ) -> Result<(), DatasetError> {
+        for name in self.files(except)?.into_keys().filter(|name| !keep(name)) {
+            self.join(&name).delete()?;
+        }
+        // Files whose upload a kill interrupted, and copies.
+        let scratch = self.local_path();
+        if !self.store.is_local() && scratch.exists() {
+            for name in local::files(&scratch, except)?.into_keys() {
+                local::remove_file(&scratch.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a log; `None` if there is none.
+    pub fn read_log(&self) -> Result<Option<Vec<u8>>, DatasetError> {
+        self.store.read_log(&self.path)
+    }
+
+    /// Durably appends a line to a log of `lines` lines. The first line creates the log.
+    pub(crate) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
+        self.store.append_log(&self.path, lines, line)
+    }
+
+    /// Truncates a log to `length` bytes, to remove a torn last line.
+    pub(crate) fn truncate_log(&self, length: u64) -> Result<(), DatasetError> {
+        self.store.truncate_log(&self.path, length)
+    }
+
+    /// Opens this Parquet file of `bytes` bytes for reading by ranges.
+    pub(crate) async fn open_parquet(&self, bytes: u64) -> Result<ParquetFile, DatasetError> {
+        self.store.open_parquet(&self.path, bytes).await
+    }
+
+    /// Registers the store in a session of the query engine; returns the URL of this file there.
+    pub(crate) fn register(&self, session: &SessionContext) -> Result<String, DatasetError> {
+        self.store.register(&self.path, session)
+    }
+}
+
+/// Whether a text is a URL rather than a path.
+pub fn is_url(written: &str) -> bool {
+    written.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
+    })
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Self { store: Arc::new(LocalStore), path }
+    }
+}
+
+impl From<&Path> for Location {
+    fn from(path: &Path) -> Self {
+        path.to_path_buf().into()
+    }
+}
+
+impl From<&PathBuf> for Location {
+    fn from(path: &PathBuf) -> Self {
+        path.clone().into()
+    }
+}
+
+impl From<&Location> for Location {
+    fn from(location: &Location) -> Self {
+        location.clone()
+    }
+}
+
+impl From<&Location> for PathBuf {
+    fn from(location: &Location) -> Self {
+        location.display_path()
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.display_path().display().fmt(f)
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.display_path().fmt(f)
+    }
+}

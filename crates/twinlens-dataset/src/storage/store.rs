@@ -1,0 +1,75 @@
+//! The interface of a store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
+use parquet::arrow::async_reader::AsyncFileReader;
+
+use crate::error::DatasetError;
+
+/// A Parquet file open for reading by ranges.
+pub type ParquetFile = Box<dyn AsyncFileReader>;
+
+/// Stores files by path: the local file system, or an object store.
+///
+/// Every implementation guarantees that a file appears whole or not at all, and that a log only
+/// grows.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The path of `name` (or of several names separated by `/`) in a folder.
+    fn join(&self, folder: &Path, name: &str) -> PathBuf;
+    /// The path or URL, for messages.
+    fn display_path(&self, path: &Path) -> PathBuf;
+    /// Whether paths are those of the local file system.
+    fn is_local(&self) -> bool;
+    /// The local path, or for a remote store the path of local copies and of files before their
+    /// upload.
+    fn local_path(&self, path: &Path) -> PathBuf;
+
+    /// Length in bytes, and a version that changes with the content (modification time or ETag);
+    /// `None` if there is no such file.
+    fn stat(&self, path: &Path) -> Result<Option<(u64, String)>, DatasetError>;
+    /// Reads a small file; `None` if there is none.
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError>;
+    /// Durably writes a small file.
+    fn write(&self, path: &Path, content: &[u8]) -> Result<(), DatasetError>;
+    /// Durably publishes the file that was written under its unfinished name at
+    /// [`local_path`](Self::local_path).
+    fn publish(&self, path: &Path) -> Result<(), DatasetError>;
+    /// The local path of the file, after copying a remote one.
+    fn local_copy(&self, path: &Path) -> Result<PathBuf, DatasetError>;
+    /// Deletes a file, if it exists.
+    fn delete(&self, path: &Path) -> Result<(), DatasetError>;
+
+    /// The entries of a folder; empty if it does not exist.
+    fn list(&self, folder: &Path) -> Result<Listing, DatasetError>;
+    /// The lengths in bytes of all files below a folder, by relative name, except those in its
+    /// folder `except`.
+    fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError>;
+    /// Deletes a folder, its log first, so that a kill in between leaves nothing that looks like a
+    /// dataset.
+    fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError>;
+
+    /// Reads a log; `None` if there is none.
+    fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError>;
+    /// Durably appends a line to a log of `lines` lines. The first line creates the log.
+    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError>;
+    /// Truncates a log to `length` bytes, to remove a torn last line.
+    fn truncate_log(&self, path: &Path, length: u64) -> Result<(), DatasetError>;
+
+    /// Opens a Parquet file of `bytes` bytes.
+    fn open_parquet(&self, path: &Path, bytes: u64) -> BoxFuture<'static, Result<ParquetFile, DatasetError>>;
+    /// Registers the store in a session of the query engine; returns the URL of the file there.
+    fn register(&self, path: &Path, session: &SessionContext) -> Result<String, DatasetError>;
+}
+
+/// The entries of a folder by name, sorted.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Folders.
+    pub folders: Vec<String>,
+    /// Files.
+    pub files: Vec<String>,
+}
