@@ -16,7 +16,7 @@ pub(crate) fn uid(url: &str, caption: &str) -> String {
     hash.update(url);
     hash.update([0]);
     hash.update(caption);
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash.finalize()[..16])
 }
 
 /// One row of a source: a pair or a reject.

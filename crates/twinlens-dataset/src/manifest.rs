@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::protocol::{Begin, Entry, State};
-use crate::storage::{self, Location};
+use crate::storage::Location;
 
 /// Name of the manifest in a dataset's folder.
 pub const FILE: &str = "manifest.jsonl";
@@ -26,7 +26,7 @@ struct Line<'a> {
 }
 
 fn checksum(text: &str) -> String {
-    storage::hex(&Sha256::digest(text.as_bytes())[..8])
+    hex::encode(&Sha256::digest(text.as_bytes())[..8])
 }
 
 /// Encodes an entry as a line, with the line feed.

@@ -239,10 +239,8 @@ fn read_embeddings(
 /// Parses a SHA-256 in hexadecimal.
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    (text.len() == 64).then_some(bytes)
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Hashes all images and decodes the `wanted` ones, in parallel as far as the budget allows. `None`

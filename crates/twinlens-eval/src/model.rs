@@ -16,7 +16,6 @@ use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
 
 use crate::error::EvalError;
-use crate::prompts::hex;
 
 /// CLIP's published vocabulary, compressed or not, for directories without tokenizer.json.
 const VOCABULARY_FILES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
@@ -50,8 +49,8 @@ impl Model {
             let name = model.name().to_string();
             let (files, written) = (cx.files.clone(), name.clone());
             let open = move || files.model(&written, &FOLDER_FILES);
-            let opened = tokio::task::spawn_blocking(open).await;
-            (name, opened.map_err(|error| RunError::Internal(error.to_string()))??, None)
+            let opened = twinlens_pipeline::blocking(open).await;
+            (name, opened??, None)
         } else {
             let training = input(inputs, model)?;
             for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
@@ -62,7 +61,7 @@ impl Model {
             (name, training.dataset.dir(), last_step(cx, training).await?)
         };
         let load = move || Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder, compute)? });
-        tokio::task::spawn_blocking(load).await.map_err(|error| RunError::Internal(error.to_string()))?
+        twinlens_pipeline::blocking(load).await?
     }
 
     /// Loads weights and tokenizer from a directory written by this program, Hugging Face
@@ -99,7 +98,7 @@ fn preprocessing(Preprocess { size, mean, std }: &Preprocess) -> String {
 
 /// SHA-256 of the preprocessing and the name of the JPEG decoder.
 pub fn preprocess_hash(preprocessing: &str) -> String {
-    hex(&Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
+    hex::encode(Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
 }
 
 /// The dataset of the input that an option names.

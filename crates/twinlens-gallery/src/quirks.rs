@@ -173,19 +173,9 @@ pub(crate) fn with_declared_side(png: &[u8], side: u32) -> Vec<u8> {
     let mut altered = png.to_vec();
     altered[16..20].copy_from_slice(&side.to_be_bytes());
     altered[20..24].copy_from_slice(&side.to_be_bytes());
-    let checksum = crc32(&altered[12..29]);
+    let checksum = crc32fast::hash(&altered[12..29]);
     altered[29..33].copy_from_slice(&checksum.to_be_bytes());
     altered
-}
-
-/// The checksum of PNG chunks (PNG specification, annex D).
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 },
-        )
-    })
 }
 
 #[cfg(test)]

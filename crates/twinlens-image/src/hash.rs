@@ -8,12 +8,7 @@ use crate::{ImageError, Rgb, resize_bicubic};
 
 /// SHA-256 as 64 lower-case hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[nibble as usize]));
-        }
-        text
-    })
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Side of the resized image.

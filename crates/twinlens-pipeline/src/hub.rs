@@ -10,9 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use glob::Pattern;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use twinlens_dataset::storage::{hex, local};
+use twinlens_dataset::storage::local;
 
 use crate::error::RunError;
 
@@ -179,10 +180,8 @@ impl Hub {
             None => local::files(&folder, "")?.into_keys().collect(),
         };
         let matching = |pattern: &str| -> Vec<&String> {
-            let mut files: Vec<&String> = all
-                .iter()
-                .filter(|file| crate::files::matches(pattern.as_bytes(), file.as_bytes()))
-                .collect();
+            let pattern = file_pattern(pattern);
+            let mut files: Vec<&String> = all.iter().filter(|file| pattern.matches(file)).collect();
             files.sort();
             files
         };
@@ -273,8 +272,11 @@ impl Hub {
         };
         let blobs = self.root(name)?.join("blobs");
         local::create_dir(&blobs)?;
-        let part =
-            blobs.join(format!("{}.{}.incomplete", hex(&Sha256::digest(&first)[..16]), std::process::id()));
+        let part = blobs.join(format!(
+            "{}.{}.incomplete",
+            hex::encode(&Sha256::digest(&first)[..16]),
+            std::process::id()
+        ));
         let (mut url, mut etag, mut done) = (first.clone(), None, false);
         for hop in 0..=MAX_REDIRECTS {
             // The token is only for the hub, not for redirect targets.
@@ -325,6 +327,16 @@ impl Hub {
     }
 }
 
+/// A pattern of file names in which `*` matches any text and `?` one character; brackets are literal.
+pub(crate) fn file_pattern(text: &str) -> Pattern {
+    let mut pattern = text.replace('[', "[[]");
+    while pattern.contains("**") {
+        pattern = pattern.replace("**", "*");
+    }
+    // Without brackets and `**`, every pattern is valid.
+    Pattern::new(&pattern).unwrap_or_default()
+}
+
 /// Makes a relative link, as `huggingface_hub` does; a copy where links are not supported.
 fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
@@ -369,6 +381,16 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;
 
+    #[test]
+    fn patterns_match_whole_names() {
+        let cases = [("*.csv", "a.csv", true), ("a?.csv", "ab.csv", true), ("a?.csv", "a.csv", false)];
+        let more = [("*", "", true), ("a*b*c", "aXbYbZc", true), ("a*b", "abc", false), ("**x", "x", true)];
+        let literal = [("[a]*", "[a]b", true), ("[a]*", "ab", false), ("*.tar", "a/b.tar", true)];
+        for (pattern, name, expected) in cases.into_iter().chain(more).chain(literal) {
+            assert_eq!(file_pattern(pattern).matches(name), expected, "{pattern} {name}");
+        }
+    }
+
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     /// A hub in memory: responses by URL, and the requests, each with whether it had the token.
@@ -409,7 +431,7 @@ mod tests {
     #[test]
     fn models_are_downloaded_once_into_the_cache_of_the_hub() {
         let folder = tempfile::tempdir().unwrap();
-        let weights = hex(&Sha256::digest("weights"));
+        let weights = hex::encode(Sha256::digest("weights"));
         let listing = format!(
             r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}, {{"rfilename": "flax.msgpack"}}]}}"#
         );

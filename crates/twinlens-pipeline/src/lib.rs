@@ -8,6 +8,7 @@
 
 #![warn(missing_docs)]
 
+mod blocking;
 pub mod config;
 pub mod context;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod sql;
 pub mod stage;
 pub mod suggest;
 
+pub use blocking::blocking;
 pub use context::{Clock, InputData, RunContext};
 pub use error::{Fault, RunError};
 pub use located::{Input, Located};

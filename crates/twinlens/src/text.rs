@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+pub use twinlens_dataset::export::thousands as count;
+
 use crate::env;
 
 /// Colours, where they are wanted.
@@ -63,19 +65,6 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
         }
     }
     shown
-}
-
-/// `12,345`.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// `1 row`, `12,345 rows`.

@@ -10,13 +10,6 @@ pub(super) fn arrow_error(error: arrow::error::ArrowError) -> RunError {
     RunError::Engine(error.into())
 }
 
-/// Runs blocking work outside the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
-}
-
 /// The last part of a path, or of a URL without its query.
 pub(super) fn file_name(path: &str) -> &str {
     let path = if is_url(path) { path.split(['?', '#']).next().unwrap_or(path) } else { path };

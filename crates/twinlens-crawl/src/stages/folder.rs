@@ -145,7 +145,7 @@ impl Folder {
             }
             Ok::<_, RunError>(images)
         };
-        let images = super::common::blocking(list).await??;
+        let images = twinlens_pipeline::blocking(list).await??;
         Ok(Arc::new(ImageList { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
     }
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use twinlens_pipeline::RunError;
 use url::Url;
 
-use super::common::{blocking, file_name};
+use super::common::file_name;
 use crate::net::{Client, FetchError, FetchErrorKind, Request, Response};
 
 /// Bytes per request.
@@ -115,7 +115,7 @@ pub(super) async fn download(client: &Client, written: &str, folder: &Path) -> R
             download.progress = Progress::default();
             return Err(failed(format!("the file changed, or the server sent a wrong range, at byte {at}")));
         };
-        download = blocking(move || download.write_piece(piece)).await??;
+        download = twinlens_pipeline::blocking(move || download.write_piece(piece)).await??;
         if download.is_whole() {
             return Ok(download);
         }
@@ -177,7 +177,7 @@ impl Download {
     /// Opens an unused download of the file, or starts a new one.
     fn open(written: &str, folder: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(folder).map_err(|error| RunError::io(folder, error))?;
-        let hash: String = Sha256::digest(written)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&Sha256::digest(written)[..8]);
         let mut number = 0;
         let (path, file) = loop {
             let path = folder.join(format!("{hash}-{number}-{}", file_name(written)));

@@ -24,7 +24,7 @@ use twinlens_pipeline::{
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
 use self::rows::{ColumnSelection, Columns};
 use self::split::{Format, TableSplit};
-use super::common::{blocking, file_name, is_url};
+use super::common::{file_name, is_url};
 use super::files::{self, FileOpener};
 use super::options;
 use super::split_reader::{self, BatchSink, SplitReader};
@@ -134,7 +134,7 @@ impl Source for Table {
                 Format::Arrow => ipc::rows(path.as_ref()).map(|total| (total, Vec::new())),
                 _ => lines::index_rows(path.as_ref(), format, rows),
             };
-            let (total, starts) = blocking(measure).await??;
+            let (total, starts) = twinlens_pipeline::blocking(measure).await??;
             let split = |start: u64| {
                 let end = total.min(start + rows);
                 let label = format!("{} rows {start}..{end}", file_name(&name));

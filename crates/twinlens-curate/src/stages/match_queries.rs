@@ -136,8 +136,7 @@ impl Match {
         let queries = read_list(&cx.session, list).await?;
         let (path, normalizer) = (self.cache_path(list), Normalizer { fold_case: self.fold_case });
         let make = move || Matcher::cached(&path, &queries, normalizer);
-        let made =
-            tokio::task::spawn_blocking(make).await.map_err(|error| RunError::Internal(error.to_string()))?;
+        let made = twinlens_pipeline::blocking(make).await?;
         let (matcher, outcome) = made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
         if let CacheOutcome::NotSaved(why) = outcome {
             cx.progress.note(format!("the matcher of {} cannot be saved for the next run: {why}", list.name));

@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 use super::format::{Format, KIND};
 use crate::error::DatasetError;
 use crate::protocol::{Begin, State};
-use crate::storage::hex;
 use crate::types;
 
 /// File name of the card.
@@ -248,7 +247,7 @@ impl Card<'_> {
             "# {}\n\n{} {what} {}, exported from {from}.\n\n\
              ```python\nfrom datasets import load_dataset\n\npairs = load_dataset({:?}, data_files={:?}, split=\"train\")\n```\n",
             cell(&self.name()),
-            number(kept(self.export)),
+            thousands(kept(self.export)),
             size(self.export),
             self.format.name(),
             self.format.pattern(),
@@ -326,10 +325,11 @@ impl Card<'_> {
         }
         text += "\n| file | bytes | SHA-256 |\n|---|--:|---|\n";
         for file in self.export.files().take(MAX_LISTED) {
-            let _ = writeln!(text, "| {} | {} | `{}` |", code(&file.path), number(file.bytes), file.sha256);
+            let _ =
+                writeln!(text, "| {} | {} | `{}` |", code(&file.path), thousands(file.bytes), file.sha256);
         }
         if let Some(more) = self.export.files().count().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
-            let _ = writeln!(text, "| and {} more | | |", number(more as u64));
+            let _ = writeln!(text, "| and {} more | | |", thousands(more as u64));
         }
         text
     }
@@ -350,7 +350,7 @@ fn kept(export: &State) -> u64 {
 fn size(export: &State) -> String {
     let files = export.files().count() as u64;
     let bytes: u64 = export.files().map(|file| file.bytes).sum();
-    format!("in {} file{} of {} bytes", number(files), if files == 1 { "" } else { "s" }, number(bytes))
+    format!("in {} file{} of {} bytes", thousands(files), if files == 1 { "" } else { "s" }, thousands(bytes))
 }
 
 /// The hash of the list of files of an export.
@@ -359,14 +359,17 @@ fn digest(export: &State) -> String {
     for file in export.files() {
         all.update(format!("{}  {}\n", file.sha256, file.path));
     }
-    code(&hex(&all.finalize()))
+    code(&hex::encode(all.finalize()))
 }
 
 /// A stage as a row of the table.
 fn table_row(stage: &StageSummary) -> String {
-    let shown = |rows: Option<u64>| rows.map_or("-".into(), number);
-    let rejects: Vec<String> =
-        stage.rejects.iter().map(|(code, rows)| format!("{} {}", number(*rows), self::code(code))).collect();
+    let shown = |rows: Option<u64>| rows.map_or("-".into(), thousands);
+    let rejects: Vec<String> = stage
+        .rejects
+        .iter()
+        .map(|(code, rows)| format!("{} {}", thousands(*rows), self::code(code)))
+        .collect();
     let (name, kind, rejects) = (code(&stage.stage), cell(&stage.kind), rejects.join(", "));
     format!("| {name} | {kind} | {} | {rejects} | {} |\n", shown(stage.rows_in), shown(stage.kept))
 }
@@ -375,10 +378,10 @@ fn table_row(stage: &StageSummary) -> String {
 fn list_counts(values: &[(Option<String>, u64)], none: &str, all: usize) -> String {
     let mut text = String::new();
     for (value, rows) in values.iter().take(MAX_LISTED) {
-        let _ = writeln!(text, "| {} | {} |", value.as_deref().map_or(none.into(), cell), number(*rows));
+        let _ = writeln!(text, "| {} | {} |", value.as_deref().map_or(none.into(), cell), thousands(*rows));
     }
     if let Some(more) = all.checked_sub(MAX_LISTED).filter(|more| *more > 0) {
-        let _ = writeln!(text, "| and {} more | |", number(more as u64));
+        let _ = writeln!(text, "| and {} more | |", thousands(more as u64));
     }
     text
 }
@@ -430,8 +433,8 @@ fn code(name: &str) -> String {
     if !name.is_empty() && name.chars().all(plain) { format!("`{name}`") } else { cell(name) }
 }
 
-/// `12,345`.
-fn number(number: u64) -> String {
+/// A number with thousands separators: `12,345`.
+pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use self::card::Card;
-pub use self::card::{FILE as CARD_FILE, StageSummary};
+pub use self::card::{FILE as CARD_FILE, StageSummary, thousands};
 pub use self::format::{Format, KIND};
 use self::sink::Sink;
 use self::source::{ReadEnd, Rows, Source};
@@ -31,7 +31,7 @@ use crate::error::DatasetError;
 use crate::protocol::MAIN;
 use crate::protocol::{Begin, FORMAT, State};
 use crate::shard::ShardLimits;
-use crate::storage::{self, Location, UNFINISHED, local};
+use crate::storage::{Location, UNFINISHED, local};
 use crate::writer::{DatasetWriter, SplitWriter};
 use crate::{contracts, manifest};
 
@@ -146,10 +146,10 @@ impl Export<'_> {
                 "stage": source.stage,
                 "kind": source.kind,
                 "fingerprint": source.fingerprint,
-                "files": storage::hex(&files.finalize()),
+                "files": hex::encode(files.finalize()),
             },
         });
-        let fingerprint = storage::hex(&Sha256::digest(options.to_string())[..16]);
+        let fingerprint = hex::encode(&Sha256::digest(options.to_string())[..16]);
         let tables = match self.format {
             Format::Parquet => [(MAIN.to_string(), schema)].into(),
             Format::Arrow | Format::WebDataset => Default::default(),

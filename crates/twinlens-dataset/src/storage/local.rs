@@ -179,16 +179,11 @@ pub fn digest(path: &Path) -> Result<(u64, String), DatasetError> {
     loop {
         let read = file.read(&mut piece).map_err(fail)?;
         if read == 0 {
-            return Ok((length, hex(&hash.finalize())));
+            return Ok((length, hex::encode(hash.finalize())));
         }
         hash.update(&piece[..read]);
         length += read as u64;
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The local file system.

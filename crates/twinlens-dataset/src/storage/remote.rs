@@ -92,7 +92,7 @@ impl RemoteStore {
             .build()
             .map_err(|error| DatasetError::io(scratch, error))?;
         // Stores must not share copies.
-        let name = local::hex(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
+        let name = hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
         Ok(Self { client, root, scratch: scratch.join(name), runtime: Some(runtime) })
     }
 

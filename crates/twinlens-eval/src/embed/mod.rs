@@ -262,12 +262,12 @@ impl Job for Embed {
                 output.split(number, format!("{} rows {}..{}", self.input.name(), range.start, range.end));
             let (stage, cx, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
             // Hours of arithmetic do not belong on the threads that answer Ctrl-C.
-            let work = tokio::task::spawn_blocking(move || {
+            let work = twinlens_pipeline::blocking(move || {
                 let split =
                     Pass::new(&stage, &cx, input(&inputs, &stage.input)?, &model, split).run(range)?;
                 Ok::<_, RunError>((model, split))
             });
-            let (back, split) = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
+            let (back, split) = work.await??;
             model = back;
             output.commit(split).await?;
         }

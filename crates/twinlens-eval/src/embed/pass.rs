@@ -16,7 +16,6 @@ use crate::error::EvalError;
 use crate::images::{Chunk, DecodeOptions, Examples, ImageSource, limits_or_default};
 use crate::ledger;
 use crate::model::Model;
-use crate::prompts::hex;
 use crate::vectors::{
     CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING, check_finite, cosine,
 };
@@ -113,7 +112,7 @@ impl<'a> Pass<'a> {
             match image.pixels {
                 Some(Ok(pixels)) => {
                     kept.push(row as u32);
-                    hashes.push(hex(&image.digest));
+                    hashes.push(hex::encode(image.digest));
                     self.pixels.extend(pixels);
                     self.waiting += 1;
                     if self.waiting == *self.stage.batch_size {

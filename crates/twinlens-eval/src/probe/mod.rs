@@ -257,8 +257,8 @@ impl Job for Probe {
             let split = output.split(number(set, task), label);
             let (options, cx2, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
             let work = move || pass::run(&options, &cx2, &inputs, &options.sets[set], task, split);
-            let work = tokio::task::spawn_blocking(work).await;
-            let split = work.map_err(|error| RunError::Internal(error.to_string()))??;
+            let work = twinlens_pipeline::blocking(work).await;
+            let split = work??;
             output.commit(split).await?;
             cx.progress.done(1);
         }

@@ -15,7 +15,7 @@ use crate::error::EvalError;
 use crate::ledger;
 use crate::metrics::{Metric, Tally, top_k};
 use crate::model::{input, preprocess_hash};
-use crate::prompts::{hex, list_hash};
+use crate::prompts::list_hash;
 use crate::vectors::EmbeddingOrigin;
 use crate::zero_shot::tables::{self, MetricRow, Prediction, Provenance};
 
@@ -237,7 +237,7 @@ impl Pass<'_> {
             split: set.test.name(),
             task: self.task.name(),
             prompts: name,
-            set_hash: &hex(&self.hash.clone().finalize()),
+            set_hash: &hex::encode(self.hash.clone().finalize()),
             classes_hash: &self.source.classes.hash(),
             prompts_hash: &list_hash(&[name.to_string()]),
             weights_hash: &made.weights,

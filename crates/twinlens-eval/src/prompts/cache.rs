@@ -10,8 +10,6 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::hex;
-
 const MAGIC: &[u8; 8] = b"twltxt01";
 const MAX_BYTES: u64 = 256 << 20;
 const EXTENSION: &str = "embeddings";
@@ -29,7 +27,7 @@ impl TextCache {
     }
 
     fn path(&self, key: &[u8; 32]) -> PathBuf {
-        self.folder.join(format!("{}.{EXTENSION}", hex(&key[..16])))
+        self.folder.join(format!("{}.{EXTENSION}", hex::encode(&key[..16])))
     }
 
     /// The embeddings stored under a key, if there are `rows` of them.

@@ -200,11 +200,11 @@ impl Job for Retrieval {
         for set in pending {
             let split = output.split(set as u64, self.sets[set].name.value());
             let (options, cx, inputs, work) = (self.clone(), cx.clone(), inputs.to_vec(), work.clone());
-            let done = tokio::task::spawn_blocking(move || {
+            let done = twinlens_pipeline::blocking(move || {
                 let split = pass::run(&options, &cx, &inputs, &model, &options.sets[set], &work, split)?;
                 Ok::<_, RunError>((model, split))
             });
-            let (back, split) = done.await.map_err(|error| RunError::Internal(error.to_string()))??;
+            let (back, split) = done.await??;
             model = back;
             output.commit(split).await?;
         }

@@ -16,7 +16,7 @@ use crate::images::{Chunk, DecodeOptions, Examples, Image, ImageSource, limits_o
 use crate::ledger;
 use crate::metrics::retrieval::{GroupedRecall, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
-use crate::prompts::{fill, hex, list_hash};
+use crate::prompts::{fill, list_hash};
 use crate::vectors::check_finite;
 use crate::zero_shot::tables::{self, MetricRow, Provenance};
 
@@ -244,8 +244,8 @@ impl Pass<'_> {
                 split: self.set.input.name(),
                 task: "retrieval",
                 prompts: template,
-                set_hash: &hex(&self.hash.clone().finalize()),
-                classes_hash: &hex(&self.candidates.clone().finalize()),
+                set_hash: &hex::encode(self.hash.clone().finalize()),
+                classes_hash: &hex::encode(self.candidates.clone().finalize()),
                 prompts_hash: &list_hash(std::slice::from_ref(template)),
                 weights_hash: &self.model.weights_hash,
                 preprocess_hash: &self.model.preprocess_hash,

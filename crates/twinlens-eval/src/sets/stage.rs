@@ -111,8 +111,8 @@ impl Job for EvaluationSet {
         let limits = limits_or_default(self.limits.as_ref());
         let opened = {
             let (set, root) = (set.clone(), found.root.clone());
-            let work = tokio::task::spawn_blocking(move || open(&set, &split, &root));
-            work.await.map_err(|error| RunError::Internal(error.to_string()))??
+            let work = twinlens_pipeline::blocking(move || open(&set, &split, &root));
+            work.await??
         };
         for warning in &opened.written().bound.warnings {
             cx.progress.note(format!("set `{}`: {}", set.name, warning.detail));

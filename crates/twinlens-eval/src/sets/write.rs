@@ -19,7 +19,6 @@ use super::read::{self, Example, SetFiles, Truth};
 use super::{Declaration, Task};
 use crate::error::EvalError;
 use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
-use crate::prompts::hex;
 use crate::zero_shot::tables;
 
 /// The table of a set's classes.
@@ -104,14 +103,14 @@ pub async fn write(
         let split = output.split(part as u64, label);
         let (files, set, bound) = (opened.files.clone(), opened.set.clone(), opened.bound.clone());
         let (cx, limits) = (cx.clone(), limits.clone());
-        let work = tokio::task::spawn_blocking(move || -> Result<SplitWriter, RunError> {
+        let work = twinlens_pipeline::blocking(move || -> Result<SplitWriter, RunError> {
             let rows = Rows::new(&cx.stage);
             let judge = Judge { set: &set, bound: &bound, limits: &limits };
             let mut writer = Part { cx: &cx, judge, rows, split, total: 0 };
             files.read(part, &limits, &mut |example| writer.push(&example))?;
             writer.finish()
         });
-        let split = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
+        let split = work.await??;
         output.commit(split).await?;
     }
     if !output.is_done(classes) {
@@ -230,7 +229,7 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn push(&mut self, example: &Example) -> Result<(), EvalError> {
-        let uid = hex(&Sha256::digest(format!("{}\0{}", self.judge.set.name, example.place))[..16]);
+        let uid = hex::encode(&Sha256::digest(format!("{}\0{}", self.judge.set.name, example.place))[..16]);
         let row = self.judge.row(example);
         self.rows.push(&uid, &example.place, &example.path, row);
         self.total += 1;

@@ -13,7 +13,6 @@ use twinlens_pipeline::files::{folder_stamp, stamp};
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{Input, InputData, Located, Output, RunContext, RunError};
 
-use crate::prompts::hex;
 use crate::set::{ClassOptions, SetOptions};
 use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
 use crate::trust::{SET_MISSING, Warning};
@@ -56,12 +55,12 @@ pub async fn prepare(
     };
     let opened = {
         let (set, root) = (set.clone(), found.root.clone());
-        let open = tokio::task::spawn_blocking(move || sets::open(&set, &set.split, &root));
-        open.await.map_err(|error| RunError::Internal(error.to_string()))??
+        let open = twinlens_pipeline::blocking(move || sets::open(&set, &set.split, &root));
+        open.await??
     };
     let location = found.root.clone().into();
     let stamp = if found.root.is_dir() { folder_stamp(&location)? } else { stamp(&location)? };
-    let fingerprint = hex(&Sha256::digest(format!("{set:?} {limits:?} {stamp}"))[..16]);
+    let fingerprint = hex::encode(&Sha256::digest(format!("{set:?} {limits:?} {stamp}"))[..16]);
     let folder = work.join(FOLDER).join(&set.name);
     let mut output = dataset(cx, &set, folder, fingerprint)?;
     if !output.state().complete {

@@ -297,11 +297,11 @@ impl Job for ZeroShot {
                 group.iter().map(|task| output.split(task.split, task.options.name.value())).collect();
             let (options, cx, all) = (self.clone(), cx.clone(), inputs.clone());
             // Hours of computation must not block the threads that handle Ctrl-C.
-            let work = tokio::task::spawn_blocking(move || {
+            let work = twinlens_pipeline::blocking(move || {
                 let results = Pass::new(&options, &cx, &all, &open, group, splits)?.run()?;
                 Ok::<_, RunError>((open, results))
             });
-            let (open, results) = work.await.map_err(|error| RunError::Internal(error.to_string()))??;
+            let (open, results) = work.await??;
             model = Some(open);
             for (task, result) in results {
                 match result {

@@ -10,7 +10,6 @@ use twinlens_dataset::reader::ShardReader;
 use twinlens_pipeline::InputData;
 
 use crate::error::EvalError;
-use crate::prompts::hex;
 use crate::trust::{TRAINED_ON, Warning};
 
 /// Images are duplicates if at most this many bits of their perceptual hashes differ.
@@ -47,9 +46,7 @@ fn band(hash: u64, band: usize) -> u16 {
 /// Parses the first 16 bytes of a hash in hexadecimal.
 fn hash_prefix(text: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
+    hex::decode_to_slice(text.get(..32)?, &mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -103,7 +100,7 @@ impl TrainingHashes {
         image_phash: Option<u64>,
         overlap: &mut Overlap,
     ) -> bool {
-        let bytes = sha256(batch, row).or_else(|| hash_prefix(&hex(&digest[..16])));
+        let bytes = sha256(batch, row).or_else(|| hash_prefix(&hex::encode(&digest[..16])));
         if bytes.is_some_and(|bytes| self.sha256.contains(&bytes)) {
             overlap.by_sha256 += 1;
             return true;

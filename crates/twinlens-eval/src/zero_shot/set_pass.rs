@@ -18,7 +18,7 @@ use crate::images::{ImageSource, Reject, UNKNOWN_LABEL};
 use crate::ledger;
 use crate::metrics::{Tally, top_k};
 use crate::model::{Model, input};
-use crate::prompts::{TextCache, TextEncoder, build_classifier, hex};
+use crate::prompts::{TextCache, TextEncoder, build_classifier};
 use crate::set::{Classes, Labels, SetFault, SetOptions};
 use crate::trust::{self, Warning};
 use crate::vectors::check_finite;
@@ -256,7 +256,7 @@ impl SetPass {
         image_seconds: f64,
     ) -> Result<SplitWriter, EvalError> {
         let name = self.options.name.value().clone();
-        let (set_hash, classes_hash) = (hex(&self.hash.finalize()), self.classes.hash());
+        let (set_hash, classes_hash) = (hex::encode(self.hash.finalize()), self.classes.hash());
         if self.unknown_labels > 0 {
             cx.progress.note(format!(
                 "set `{name}`: {} of {} rows have labels that are not among its classes",

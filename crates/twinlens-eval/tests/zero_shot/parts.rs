@@ -68,8 +68,9 @@ async fn training_images_are_reported_separately() {
     let bench = Bench::new();
     // The first seven match by SHA-256, the next three by perceptual hash, the others not at all.
     let bytes = |seed: u32| png(seed);
-    let hashes =
-        (0..7).map(|seed| hex(&Sha256::digest(bytes(seed)))).chain(std::iter::repeat_n("0".repeat(64), 5));
+    let hashes = (0..7)
+        .map(|seed| hex::encode(Sha256::digest(bytes(seed))))
+        .chain(std::iter::repeat_n("0".repeat(64), 5));
     let phash = |seed: u32| phash(&decode(&bytes(seed), &Limits::default()).unwrap().rgb).unwrap();
     let phashes = (200..207).map(phash).chain((7..10).map(phash)).chain([phash(207), phash(208)]);
     let batch = RecordBatch::try_from_iter([
@@ -91,8 +92,4 @@ async fn training_images_are_reported_separately() {
     let warned = sql(&dataset, "select detail, value from warnings where code = 'trained_on'").await;
     assert!(warned.column(0).as_string::<i32>().value(0).contains("7 by SHA-256"));
     assert!((floats(&warned, 1)[0] - n[2] as f64 / 70.0).abs() < 1e-12);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

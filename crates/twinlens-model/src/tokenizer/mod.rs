@@ -13,7 +13,7 @@
 mod vocabulary;
 
 use crate::error::{ModelError, Result};
-use crate::weights::{hex, write_atomically};
+use crate::weights::write_atomically;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ impl Tokenizer {
     /// # Errors
     /// `Tokenizer` if it cannot be serialised.
     pub fn hash(&self) -> Result<String> {
-        Ok(hex(&Sha256::digest(self.json()?)))
+        Ok(hex::encode(Sha256::digest(self.json()?)))
     }
 }
 

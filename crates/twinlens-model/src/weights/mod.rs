@@ -255,10 +255,5 @@ pub fn hash<'a>(variables: impl IntoIterator<Item = (&'a String, &'a Var)>) -> R
             _ => update(&mut hasher, &flat.to_vec1::<f32>()?),
         }
     }
-    Ok(hex(&hasher.finalize()))
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Ok(hex::encode(hasher.finalize()))
 }

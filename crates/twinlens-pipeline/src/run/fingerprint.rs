@@ -86,7 +86,7 @@ pub fn recipes(
             recipe.insert("variant_of".into(), json!(variant));
         }
         let value = sorted(value);
-        let fingerprint = storage::hex(&Sha256::digest(value.to_string())[..16]);
+        let fingerprint = hex::encode(&Sha256::digest(value.to_string())[..16]);
         recipes.push(Recipe { value, fingerprint });
     }
     Ok(recipes)

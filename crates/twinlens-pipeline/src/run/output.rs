@@ -14,6 +14,7 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
+use crate::blocking::blocking;
 use crate::error::RunError;
 use crate::rejects;
 use crate::run::events::{Event, Progress};
@@ -116,13 +117,6 @@ impl Output {
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, RunError> {
         Ok(self.dataset().frame(session, table).await?)
     }
-}
-
-/// Runs file work away from the async threads; a panic there becomes an error here.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
 }
 
 /// Writes a plan's rows into a table of a split. Returns the split, and the rows that were written.

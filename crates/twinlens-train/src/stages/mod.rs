@@ -73,10 +73,3 @@ fn train_error(error: TrainError) -> RunError {
 fn engine(error: datafusion::arrow::error::ArrowError) -> RunError {
     RunError::Engine(error.into())
 }
-
-/// Runs blocking work outside the engine's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
-) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))?
-}

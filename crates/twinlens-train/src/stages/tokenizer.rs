@@ -1,6 +1,6 @@
 //! The stage `tokenizer`: byte-level BPE learned from captions.
 
-use super::{blocking, model_error, text_column};
+use super::{model_error, text_column};
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
@@ -123,12 +123,12 @@ impl Job for TokenizerStage {
             training.await.map_err(|e| RunError::Internal(e.to_string()))?.map_err(model_error)?;
         cx.check_cancelled()?;
         let mut split = output.split(0, "tokens");
-        let split = blocking(move || {
+        let write = move || -> Result<_, RunError> {
             split.write(MAIN, &tokens(&tokenizer)?)?;
             tokenizer.save(&split.artifact(TOKENIZER_FILE)).map_err(model_error)?;
             Ok(split)
-        })
-        .await?;
+        };
+        let split = twinlens_pipeline::blocking(write).await??;
         output.commit(split).await
     }
 }

@@ -255,8 +255,8 @@ impl Whole for Queries {
         _: &[InputData],
     ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
         let (stage, context) = (self.clone(), cx.clone());
-        let built = tokio::task::spawn_blocking(move || stage.build(&context)).await;
-        let (list, notes) = built.map_err(|error| RunError::Internal(error.to_string()))??;
+        let built = twinlens_pipeline::blocking(move || stage.build(&context)).await;
+        let (list, notes) = built??;
         notes.into_iter().for_each(|note| cx.progress.note(note));
         cx.progress.note(summary(&list));
         Ok(vec![("data", cx.session.read_batch(batch(&list)?)?)])

@@ -3,8 +3,8 @@
 mod check;
 mod run;
 
+use super::inputs;
 use super::inputs::{Cache, Weighted};
-use super::{blocking, inputs};
 use crate::optimizer::AdamWOptions;
 use crate::trainer::TrainOptions;
 use async_trait::async_trait;
@@ -381,7 +381,7 @@ impl<E: Evaluation<Clip>> Job for Train<E> {
                 work: work.clone(),
             };
             let split = output.split(0, "model and log");
-            let split = blocking(move || run.run(split)).await?;
+            let split = twinlens_pipeline::blocking(move || run.run(split)).await??;
             output.commit(split).await?;
         }
         // Checkpoints and cached images are no longer needed.

@@ -158,6 +158,6 @@ impl<E: Evaluation<Clip>> Run<E> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
         let shuffled = self.stage.shuffle_bytes;
         let identity = format!("{options:?}/{shuffled}/{:?}/{tokenizer}", self.config);
-        Ok(Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex::encode(Sha256::digest(identity)))
     }
 }
