@@ -1,7 +1,5 @@
 //! Datasets are the same in a local folder and in an object store.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::path::Path;
 use std::sync::Arc;
 

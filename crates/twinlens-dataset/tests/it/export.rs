@@ -1,7 +1,5 @@
 //! Exports can be read back unchanged, even after interruptions.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,0 +1,6 @@
+//! Datasets as other crates use them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod export;
+mod locations;
