@@ -1,8 +1,7 @@
 //! The `folder` stage: images in directories, each with its caption in a file of the same name with
 //! another extension.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use twinlens_dataset::samples::{list_images, read_sample};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
@@ -19,7 +19,7 @@ use twinlens_pipeline::{
 };
 
 use super::options;
-use super::samples::{IMAGES, MAX_TEXT, Sample, SampleOptions, SamplePart, SampleReader};
+use super::samples::{SampleOptions, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 
 /// Reads directories of images with their captions.
@@ -141,40 +141,17 @@ impl Folder {
             for folder in &folders {
                 // Names start with the directory itself, so that they do not depend on where it is.
                 let parent = folder.parent().unwrap_or(Path::new("")).to_path_buf();
-                list_images(folder, &parent, &mut images)?;
+                images.extend(list_images(folder)?.into_iter().map(|path| {
+                    let name =
+                        path.strip_prefix(&parent).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+                    (path, name)
+                }));
             }
             Ok::<_, RunError>(images)
         };
         let images = twinlens_pipeline::blocking(list).await??;
         Ok(Arc::new(ImageList { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
     }
-}
-
-/// Adds the images of a directory and its subdirectories, ordered by name. Symbolic links to
-/// directories are not followed: they may form cycles.
-fn list_images(folder: &Path, parent: &Path, images: &mut Vec<(PathBuf, String)>) -> Result<(), RunError> {
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        let io = |error| RunError::io(&folder, error);
-        let mut entries = fs::read_dir(&folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        let mut folders = Vec::new();
-        for entry in entries {
-            let path = entry.path();
-            if entry.file_type().map_err(io)?.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(is_image) {
-                let name = path.strip_prefix(parent).unwrap_or(&path).to_string_lossy().replace('\\', "/");
-                images.push((path, name));
-            }
-        }
-        open.extend(folders.into_iter().rev());
-    }
-    Ok(())
-}
-
-fn is_image(ending: &std::ffi::OsStr) -> bool {
-    ending.to_str().is_some_and(|ending| IMAGES.contains(&ending.to_ascii_lowercase().as_str()))
 }
 
 #[derive(Debug)]
@@ -197,36 +174,9 @@ impl SplitReader for FolderSplit {
         reader.read(
             images.iter(),
             |(path, _)| size(path).min(max_image),
-            |(path, name)| {
-                Ok(Sample {
-                    location: name.clone(),
-                    path: name.clone(),
-                    image: Some(
-                        read_part(path, max_image)?.unwrap_or_else(|| {
-                            Err(("no_image", "the file was deleted during the run".into()))
-                        }),
-                    ),
-                    text: read_part(&path.with_extension("txt"), MAX_TEXT)?,
-                    json: read_part(&path.with_extension("json"), MAX_TEXT)?,
-                })
-            },
+            |(path, name)| Ok(read_sample(path, name, max_image)?),
             send,
         )?;
         Ok(())
     }
-}
-
-/// The bytes of a file, if it exists.
-fn read_part(path: &Path, limit: u64) -> Result<SamplePart, RunError> {
-    let io = |error| RunError::io(path, error);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
-    let is_too_long = bytes.len() as u64 > limit;
-    let too_long = || ("too_many_bytes", format!("longer than {limit} bytes"));
-    Ok(Some(if is_too_long { Err(too_long()) } else { Ok(bytes) }))
 }

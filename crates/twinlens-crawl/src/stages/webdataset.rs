@@ -3,8 +3,7 @@
 //! A split is an equal share of the samples in a file. Each split reads all tar headers, which is
 //! fast, and then its own samples one by one.
 
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::fs;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -13,7 +12,7 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
-use twinlens_dataset::samples::{self, Entry, Span};
+use twinlens_dataset::samples::{Entry, Index, Role, Sample, TarSamples};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
@@ -23,7 +22,7 @@ use twinlens_pipeline::{
 use super::common::is_url;
 use super::files::{self, FileOpener, InputFile};
 use super::options;
-use super::samples::{Sample, SampleOptions, SamplePart, SampleReader};
+use super::samples::{SampleOptions, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
@@ -166,12 +165,8 @@ impl SplitReader for TarSplit {
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let (path, name) = (self.file.path(), &self.file.name);
-        let io = |error| RunError::io(path, error);
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let mut file = BufReader::new(file);
-        let samples::Index { entries, damage, .. } =
-            samples::index(&mut file, length, self.reader.limits.max_bytes).map_err(io)?;
+        let mut file = TarSamples::open(path)?;
+        let Index { entries, damage, .. } = file.index(self.reader.limits.max_bytes, Role::PAIR)?;
         let (part, parts, total) = (self.part, self.parts, entries.len() as u64);
         let boundary = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
         let own = entries.into_iter().take(boundary(part + 1)).skip(boundary(part));
@@ -180,37 +175,14 @@ impl SplitReader for TarSplit {
             let location = format!("{name} byte {at}");
             TarItem::Damage(Sample { location, image: Some(Err(refusal)), ..Sample::default() })
         });
-        let mut file = file.into_inner();
-        let mut read_span = |span: Option<Span>| -> Result<SamplePart, RunError> {
-            Ok(match span {
-                None => None,
-                Some(Err(refusal)) => Some(Err(refusal)),
-                Some(Ok((at, size))) => {
-                    let mut bytes = vec![0; size as usize];
-                    file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes)).map_err(io)?;
-                    Some(Ok(bytes))
-                }
-            })
-        };
         let is_complete = self.reader.read(
             own.map(TarItem::Entry).chain(damage),
             |item| match item {
-                TarItem::Entry(entry) => {
-                    let size = |span: &Option<Span>| {
-                        span.as_ref().and_then(|span| span.as_ref().ok()).map_or(0, |span| span.1)
-                    };
-                    size(&entry.image) + size(&entry.text) + size(&entry.json)
-                }
+                TarItem::Entry(entry) => entry.bytes(),
                 TarItem::Damage(_) => 0,
             },
             |item| match item {
-                TarItem::Entry(entry) => Ok(Sample {
-                    location: format!("{name}/{}", entry.key),
-                    path: entry.path,
-                    image: read_span(entry.image)?,
-                    text: read_span(entry.text)?,
-                    json: read_span(entry.json)?,
-                }),
+                TarItem::Entry(entry) => Ok(file.sample(name, entry)?),
                 TarItem::Damage(sample) => Ok(sample),
             },
             send,

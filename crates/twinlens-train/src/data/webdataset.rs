@@ -3,12 +3,10 @@
 
 use crate::data::pairs::{CODES, Columns, Encoded};
 use crate::data::sampler::Block;
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 use serde_json::Value;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use twinlens_dataset::samples::{self, Entry, Span};
+use twinlens_dataset::samples::{Entry, Index, Role, Span, TarSamples};
 use twinlens_dataset::storage::Location;
 use twinlens_image::Limits;
 
@@ -35,15 +33,12 @@ impl TarShard {
         Ok(Self { name: shard.name(), path: shard.local_copy()?, columns: columns.clone() })
     }
 
-    fn file(&self) -> Result<File> {
-        File::open(&self.path).map_err(TrainError::io(&self.path))
+    fn file(&self) -> Result<TarSamples> {
+        Ok(TarSamples::open(&self.path)?)
     }
 
-    fn index(&self) -> Result<samples::Index> {
-        let file = self.file()?;
-        let length = file.metadata().map_err(TrainError::io(&self.path))?.len();
-        let index = samples::index(&mut BufReader::new(file), length, Limits::default().max_bytes);
-        index.map_err(TrainError::io(&self.path))
+    fn index(&self) -> Result<Index> {
+        Ok(self.file()?.index(Limits::default().max_bytes, Role::PAIR)?)
     }
 
     /// All samples, followed by one rejected row per damaged place.
@@ -59,7 +54,7 @@ impl TarShard {
         Ok(samples)
     }
 
-    fn sample(&self, entry: &Entry, file: &mut File) -> Result<Sample> {
+    fn sample(&self, entry: &Entry, file: &mut TarSamples) -> Result<Sample> {
         let reject =
             |code: &'static str| -> Result<Sample> { Ok(Sample { caption: Err(code), spans: [0; 4] }) };
         let member = |span: &Option<Span>| match span {
@@ -76,7 +71,7 @@ impl TarShard {
         let text = text.filter(|_| !self.columns.caption_is_explicit);
         for (span, is_json) in [(text, false), (json, true)] {
             let Some((at, length)) = span else { continue };
-            let read = self.read_at(file, at, length)?;
+            let read = file.read(at, length)?;
             match self.caption(&read, is_json) {
                 Ok(Some(caption)) => {
                     let spans = [image.0, image.1, at, length << 1 | u64::from(is_json)];
@@ -99,13 +94,6 @@ impl TarShard {
         Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
     }
 
-    fn read_at(&self, file: &mut File, at: u64, length: u64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; length as usize];
-        let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(TrainError::io(&self.path))?;
-        Ok(bytes)
-    }
-
     /// The wanted rows of a block, with their numbers within the input.
     pub(crate) fn read(
         &self,
@@ -116,8 +104,8 @@ impl TarShard {
         let mut file = self.file()?;
         let rows = (block.start..).zip(spans).filter(|(row, _)| wanted(*row));
         rows.map(|(row, [image, length, text, text_length])| {
-            let image = self.read_at(&mut file, *image, *length)?;
-            let text = self.read_at(&mut file, *text, text_length >> 1)?;
+            let image = file.read(*image, *length)?;
+            let text = file.read(*text, text_length >> 1)?;
             let caption = self.caption(&text, text_length & 1 == 1).ok().flatten().unwrap_or_default();
             Ok((row, Encoded { caption, image }))
         })

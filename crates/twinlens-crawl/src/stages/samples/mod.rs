@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts;
-pub(super) use twinlens_dataset::samples::{IMAGES, MAX_TEXT, Refusal};
+use twinlens_dataset::samples::{Refusal, Sample};
 use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMode, probe, process};
 use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
 
@@ -27,20 +27,6 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Reject codes of samples, besides those of [`twinlens_image::CODES`].
 pub const CODES: &[&str] =
     &["no_image", "no_caption", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
-
-/// A part of a sample: present, missing, or rejected.
-pub(super) type SamplePart = Option<Result<Vec<u8>, Refusal>>;
-
-#[derive(Debug, Default)]
-pub(super) struct Sample {
-    /// Where it is, which serves as its URL: `00000.tar/000000012`.
-    pub(super) location: String,
-    /// The `path` in the image column.
-    pub(super) path: String,
-    pub(super) image: SamplePart,
-    pub(super) text: SamplePart,
-    pub(super) json: SamplePart,
-}
 
 /// The options that the stages share.
 pub(super) struct SampleOptions<'a> {

@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use twinlens_dataset::samples::{is_image, list_images};
 use twinlens_image::Limits;
 
-use super::{Example, SetFiles, Take, Truth, bytes_of, io, is_image, short};
+use super::{Example, SetFiles, Take, Truth, bytes_of, io, short};
 use crate::error::EvalError;
 
 /// The file that names the classes, by label id.
@@ -70,22 +71,8 @@ impl Folder {
         };
         let mut images = Vec::new();
         for (class, name) in ids.into_iter().zip(&folders) {
-            let mut open = vec![PathBuf::from(name)];
-            while let Some(folder) = open.pop() {
-                let path = root.join(&folder);
-                let mut entries: Vec<_> = fs::read_dir(&path)
-                    .and_then(|entries| entries.collect::<Result<_, _>>())
-                    .map_err(io(&path))?;
-                entries.sort_by_key(fs::DirEntry::file_name);
-                for entry in entries {
-                    let below = folder.join(entry.file_name());
-                    // A link to a folder may lead back.
-                    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                        open.push(below);
-                    } else if is_image(&below) {
-                        images.push((class, below));
-                    }
-                }
+            for path in list_images(&root.join(name))? {
+                images.push((class, path.strip_prefix(root).unwrap_or(&path).to_path_buf()));
             }
         }
         Ok(Self { root: root.to_path_buf(), names, images })

@@ -20,6 +20,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use twinlens_dataset::samples;
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
@@ -34,10 +35,7 @@ pub const TRUNCATED: &str = twinlens_dataset::tar::TRUNCATED;
 /// A text of the set cannot be read: a line of a CSV, a label that is no number.
 pub const MALFORMED: &str = "malformed_text";
 /// Longer than the limit of bytes.
-pub const TOO_MANY_BYTES: &str = "too_many_bytes";
-
-/// Endings of images, in lower case. What they hold decides whether they can be decoded.
-const IMAGES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"];
+pub const TOO_MANY_BYTES: &str = samples::TOO_MANY_BYTES;
 
 /// How the files of a set lie as their authors give them out; paths are relative to the set's
 /// folder, and `{split}` in them is the split.
@@ -225,21 +223,9 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
 
 /// Reads a whole file that must not be longer than the limit.
 fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Reject>, EvalError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let detail = "the file is not there".into();
-            return Ok(Err(Reject { code: crate::images::NO_IMAGE, detail }));
-        }
-        Err(error) => return Err(io(path)(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(limits.max_bytes + 1).read_to_end(&mut bytes).map_err(io(path))?;
-    Ok(match bytes.len() as u64 > limits.max_bytes {
-        true => {
-            Err(Reject { code: TOO_MANY_BYTES, detail: format!("longer than {} bytes", limits.max_bytes) })
-        }
-        false => Ok(bytes),
+    Ok(match samples::read_part(path, limits.max_bytes)? {
+        Some(bytes) => bytes.map_err(|(code, detail)| Reject { code, detail }),
+        None => Err(Reject { code: crate::images::NO_IMAGE, detail: "the file is not there".into() }),
     })
 }
 
@@ -276,10 +262,4 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> usize {
 /// The file's name without its folders.
 fn short(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Whether a file's ending is that of an image.
-fn is_image(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-    ending.is_some_and(|ending| IMAGES.contains(&ending.as_str()))
 }

@@ -3,22 +3,21 @@
 //! is an image and `cls` (a label id), `npy` (a vector of classes) or `txt` (a caption a line) of
 //! the same key.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::tar::{Member, TRUNCATED, TarItem, TarReader};
+use twinlens_dataset::samples::{self, Index, Role, TarSamples};
+use twinlens_dataset::tar::TRUNCATED;
 use twinlens_image::Limits;
 
-use super::{Example, IMAGES, MALFORMED, SetFiles, TOO_MANY_BYTES, Take, Truth, io, npy};
+use super::{Example, MALFORMED, SetFiles, Take, Truth, io, npy};
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
 /// How many shards there are.
 pub const SHARDS: &str = "nshards.txt";
-/// Longest text or label, in bytes.
-const MAX_TEXT: u64 = 1 << 20;
+/// The members that are read.
+const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text];
 
 /// The shards of one split.
 #[derive(Debug)]
@@ -51,42 +50,11 @@ impl WebDataset {
     }
 }
 
-/// A sample of a shard: where its parts are.
-#[derive(Debug, Default)]
-struct Sample {
-    key: String,
-    image: Option<Member>,
-    truth: Option<(Kind, Member)>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Class,
     Vector,
     Captions,
-}
-
-/// Adds a member to the sample of its key; what is no part of one is passed over.
-fn add(samples: &mut Vec<Sample>, keys: &mut HashMap<String, usize>, member: Member) {
-    let base = member.name.rsplit('/').next().unwrap_or_default();
-    let Some((stem, ending)) = base.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { return };
-    let key = member.name[..member.name.len() - base.len() + stem.len()].to_string();
-    let ending = ending.to_ascii_lowercase();
-    let kind = match ending.as_str() {
-        "cls" => Some(Kind::Class),
-        "npy" => Some(Kind::Vector),
-        "txt" => Some(Kind::Captions),
-        image if IMAGES.contains(&image) => None,
-        _ => return,
-    };
-    let place = *keys.entry(key.clone()).or_insert_with(|| {
-        samples.push(Sample { key, ..Sample::default() });
-        samples.len() - 1
-    });
-    match kind {
-        None => samples[place].image.get_or_insert(member),
-        Some(kind) => &mut samples[place].truth.get_or_insert((kind, member)).1,
-    };
 }
 
 impl SetFiles for WebDataset {
@@ -111,57 +79,41 @@ impl SetFiles for WebDataset {
             image: Err(Reject { code, detail: detail.clone() }),
             truth: Err(Reject { code, detail }),
         };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let why = format!("the shard is not there, although {SHARDS} says so");
-                return take(refused(shard, TRUNCATED, why));
-            }
-            Err(error) => return Err(io(&path)(error)),
-        };
-        let length = file.metadata().map_err(io(&path))?.len();
-        let (mut samples, mut keys, mut damage) = (Vec::new(), HashMap::new(), Vec::new());
-        let mut members = TarReader::new(BufReader::new(file), length);
-        for found in &mut members {
-            match found.map_err(io(&path))? {
-                TarItem::Member(member) => add(&mut samples, &mut keys, member),
-                TarItem::Damage(range) => damage.push(range),
-            }
+        if !path.exists() {
+            let why = format!("the shard is not there, although {SHARDS} says so");
+            return take(refused(shard, TRUNCATED, why));
         }
-        let mut file = members.into_inner().into_inner();
-        let mut bytes_of = |member: &Member, limit: u64| -> Result<Result<Vec<u8>, Reject>, EvalError> {
-            let refuse = |code, detail| Ok(Err(Reject { code, detail }));
-            if !member.is_complete {
-                return refuse(TRUNCATED, format!("the file ends within {}", member.name));
-            }
-            if member.size > limit {
-                return refuse(TOO_MANY_BYTES, format!("{}: {} bytes", member.name, member.size));
-            }
-            let mut bytes = vec![0; member.size as usize];
-            let read = file.seek(SeekFrom::Start(member.offset)).and_then(|_| file.read_exact(&mut bytes));
-            read.map_err(io(&path))?;
-            Ok(Ok(bytes))
-        };
-        for sample in samples {
-            let place = format!("{shard}/{}", sample.key);
-            let name = sample.image.as_ref().map_or_else(|| place.clone(), |member| member.name.clone());
-            let image = match &sample.image {
-                Some(member) => bytes_of(member, limits.max_bytes)?,
+        let mut file = TarSamples::open(&path)?;
+        let Index { entries, damage, .. } = file.index(limits.max_bytes, ROLES)?;
+        for entry in entries {
+            let place = format!("{shard}/{}", entry.key);
+            let image = match file.part(entry.image)? {
+                Some(bytes) => bytes.map_err(reject),
                 None => Err(Reject { code: NO_IMAGE, detail: "the sample has no image".into() }),
             };
-            let truth = match &sample.truth {
-                Some((kind, member)) => bytes_of(member, MAX_TEXT)?.and_then(|bytes| truth(*kind, &bytes)),
+            let label =
+                [(Kind::Class, entry.class), (Kind::Vector, entry.vector), (Kind::Captions, entry.text)];
+            let truth = match label.into_iter().find(|(_, span)| span.is_some()) {
+                Some((kind, span)) => {
+                    let bytes = file.part(span)?.unwrap_or(Ok(Vec::new()));
+                    bytes.map_err(reject).and_then(|bytes| truth(kind, &bytes))
+                }
                 None => {
                     Err(Reject { code: NO_LABEL, detail: "the sample has neither cls, npy nor txt".into() })
                 }
             };
-            take(Example { place, path: name, image, truth })?;
+            let path = if entry.path.is_empty() { place.clone() } else { entry.path };
+            take(Example { place, path, image, truth })?;
         }
-        for found in damage {
-            take(refused(format!("{shard} byte {}", found.offset), found.code, found.detail))?;
+        for (offset, (code, detail)) in damage {
+            take(refused(format!("{shard} byte {offset}"), code, detail))?;
         }
         Ok(())
     }
+}
+
+fn reject((code, detail): samples::Refusal) -> Reject {
+    Reject { code, detail }
 }
 
 fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Reject> {
