@@ -21,7 +21,7 @@ pub mod row_groups;
 pub mod samples;
 pub mod shard;
 pub mod storage;
-pub mod tar;
+mod tar;
 pub mod types;
 pub mod variants;
 pub mod writer;

@@ -52,7 +52,7 @@ pub fn decode(line: &str) -> Result<Entry, String> {
 
 /// Parses a manifest: its state, and the length in bytes of its complete lines (a torn last line may
 /// follow).
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
     let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
     let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let mut entries = Vec::new();
@@ -84,14 +84,14 @@ pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
 
 /// A manifest open for writing.
 #[derive(Debug)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     log: Location,
     state: State,
 }
 
 impl Manifest {
     /// Starts a dataset's manifest, durably.
-    pub fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
+    pub(crate) fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
         log.append_log(0, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
         let state = State { begin, commits: Default::default(), complete: false, retries: 0 };
@@ -99,7 +99,7 @@ impl Manifest {
     }
 
     /// Opens the manifest of a dataset and cuts off a torn last line.
-    pub fn resume(dataset: &Location) -> Result<Self, DatasetError> {
+    pub(crate) fn resume(dataset: &Location) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
         let bytes = log.read_log()?.unwrap_or_default();
         let (state, complete) = parse(&log.display_path(), &bytes)?;
@@ -114,13 +114,13 @@ impl Manifest {
     }
 
     /// The recorded state.
-    pub fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         &self.state
     }
 
     /// Records an entry durably. After an error the manifest must be reopened: its state may be ahead
     /// of the file.
-    pub fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
+    pub(crate) fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
         let lines = self.state.lines();
         self.state.apply(entry).map_err(DatasetError::Protocol)?;

@@ -7,10 +7,11 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
-use crate::tar::{BLOCK, DAMAGED, Member, TRUNCATED, TarItem, TarReader};
+use crate::tar::{BLOCK, Member, TarItem, TarReader};
+pub use crate::tar::{DAMAGED, TRUNCATED};
 
 /// Longest file of a sample other than the image, in bytes.
-pub const MAX_TEXT: u64 = 1 << 20;
+const MAX_TEXT: u64 = 1 << 20;
 /// Code: a file is longer than its limit.
 pub const TOO_MANY_BYTES: &str = "too_many_bytes";
 /// File extensions of images, in lower case. Formats that cannot be decoded are refused later, by

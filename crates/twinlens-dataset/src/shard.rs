@@ -143,7 +143,7 @@ impl TableWriter {
 
     /// Sets the number of the retry. It is part of the file names, because a recorded file is never
     /// changed.
-    pub fn with_retry(self, retry: u64) -> Self {
+    pub(crate) fn with_retry(self, retry: u64) -> Self {
         Self { retry, ..self }
     }
 
@@ -192,7 +192,7 @@ impl TableWriter {
     }
 
     /// Bytes of the open shard; those still in memory are estimated.
-    pub fn open_bytes(&self) -> usize {
+    pub(crate) fn open_bytes(&self) -> usize {
         let written =
             self.open.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size());
         written + self.chunks.pending_bytes()
@@ -226,7 +226,7 @@ impl TableWriter {
 }
 
 /// Unwraps I/O errors, so that a full disk is not reported as a bad shard.
-pub fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
+pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
             Ok(io) => DatasetError::io(path, *io),

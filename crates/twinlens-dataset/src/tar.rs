@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, Seek, SeekFrom};
 
 /// Size of a tar block, in bytes.
-pub const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 /// Longest content of a long-name header, in bytes.
 const MAX_NAME: u64 = 64 << 10;
 
@@ -18,7 +18,7 @@ pub const TRUNCATED: &str = "truncated_archive";
 
 /// What [`TarReader`] yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TarItem {
+pub(crate) enum TarItem {
     /// A regular file.
     Member(Member),
     /// A range that cannot be read.
@@ -27,32 +27,32 @@ pub enum TarItem {
 
 /// A regular file of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// Full name, without a leading `./`.
-    pub name: String,
+    pub(crate) name: String,
     /// Offset of its content in the file, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Length of its content by the header, in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Whether the archive holds the whole content.
-    pub is_complete: bool,
+    pub(crate) is_complete: bool,
 }
 
 /// A part of the archive that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
+pub(crate) struct Damage {
     /// Offset in the file, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// [`DAMAGED`] or [`TRUNCATED`].
-    pub code: &'static str,
+    pub(crate) code: &'static str,
     /// Details.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// Iterates over the members of an archive in file order, and the damage between them. Holds one
 /// header in memory.
 #[derive(Debug)]
-pub struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     input: R,
     length: u64,
     at: u64,
@@ -64,13 +64,8 @@ pub struct TarReader<R> {
 
 impl<R: BufRead + Seek> TarReader<R> {
     /// Reads an archive of `length` bytes.
-    pub fn new(input: R, length: u64) -> Self {
+    pub(crate) fn new(input: R, length: u64) -> Self {
         Self { input, length, at: 0, ended: false, done: false, long_name: None }
-    }
-
-    /// Returns the input, to read the content of members.
-    pub fn into_inner(self) -> R {
-        self.input
     }
 
     fn damage(offset: u64, code: &'static str, detail: &str) -> TarItem {

@@ -19,7 +19,7 @@ use crate::error::DatasetError;
 use crate::protocol::{Setting, Variant};
 
 /// Prefix of the columns of swept options.
-pub const PREFIX: &str = "sweep_";
+const PREFIX: &str = "sweep_";
 
 /// The column of a swept option.
 struct Column<'a> {

@@ -212,7 +212,7 @@ impl SplitWriter {
     }
 
     /// Approximate bytes of a table's open shard.
-    pub fn open_bytes(&self, table: &str) -> usize {
+    pub(crate) fn open_bytes(&self, table: &str) -> usize {
         self.open.get(table).map_or(0, TableWriter::open_bytes)
     }
 

@@ -119,7 +119,7 @@ impl StageSummary {
 
 /// Counts over the rows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Pairs by licence, most frequent first; `None` without a `license` column.
     pub licences: Option<Vec<(Option<String>, u64)>>,
     /// Pairs by the host of their page, the most frequent ones.
@@ -129,7 +129,7 @@ pub struct Counts {
 }
 
 /// Counts licences and page domains; `rows` brings the session.
-pub async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
+pub(super) async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
     let schema = rows.schema().clone();
     let has = |name: &str| {
         schema.field_with_unqualified_name(name).is_ok_and(|field| field.data_type() == &DataType::Utf8)
@@ -174,7 +174,7 @@ async fn top(groups: DataFrame, most: usize) -> Result<Vec<(Option<String>, u64)
 }
 
 /// The contents of a card.
-pub struct Card<'a> {
+pub(super) struct Card<'a> {
     /// The name of the pipeline.
     pub pipeline: Option<&'a str>,
     /// The exported dataset.
@@ -193,7 +193,7 @@ pub struct Card<'a> {
 
 impl Card<'_> {
     /// The content of README.md.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let parts = [
             self.front_matter(),
             self.summary(),
@@ -336,7 +336,7 @@ impl Card<'_> {
 }
 
 /// The facts that a card repeats from the manifest and that `text` lacks.
-pub fn missing_facts(text: &str, export: &State) -> Vec<String> {
+pub(super) fn missing_facts(text: &str, export: &State) -> Vec<String> {
     let facts = [size(export), table_row(&StageSummary::of_export(export)), digest(export)];
     facts.into_iter().filter(|fact| !text.contains(fact)).collect()
 }

@@ -33,7 +33,7 @@ pub fn create_dir(path: &Path) -> Result<(), DatasetError> {
 }
 
 /// Makes the entries of a folder survive a power failure.
-pub fn sync_dir(path: &Path) -> Result<(), DatasetError> {
+fn sync_dir(path: &Path) -> Result<(), DatasetError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| DatasetError::io(path, error))
 }
 
@@ -74,7 +74,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
 }
 
 /// Length in bytes and modification time of a file; `None` if there is none.
-pub fn stat(path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
+pub(super) fn stat(path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Ok(None),
         Ok(metadata) => metadata,
@@ -124,7 +124,7 @@ pub fn files(folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, Datas
 }
 
 /// Durably truncates a file to `length` bytes.
-pub fn truncate(path: &Path, length: u64) -> Result<(), DatasetError> {
+pub(super) fn truncate(path: &Path, length: u64) -> Result<(), DatasetError> {
     let truncated = OpenOptions::new().write(true).open(path).and_then(|file| {
         file.set_len(length)?;
         file.sync_all()
@@ -134,7 +134,7 @@ pub fn truncate(path: &Path, length: u64) -> Result<(), DatasetError> {
 
 /// Appends to a file and fsyncs it. If the write fails half-way (a full disk), the partial data are
 /// removed again.
-pub fn append(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
+pub(super) fn append(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
     let fail = |error| DatasetError::io(path, error);
     let mut file = OpenOptions::new().append(true).open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();

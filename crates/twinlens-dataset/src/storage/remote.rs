@@ -142,7 +142,7 @@ impl Store for RemoteStore {
     fn join(&self, folder: &Path, name: &str) -> PathBuf {
         let names = name.split('/').filter(|part| !part.is_empty()).map(PathPart::from);
         let joined: Key = key(folder).parts().chain(names).collect();
-        joined.as_ref().into()
+        joined.to_string().into()
     }
 
     fn display_path(&self, path: &Path) -> PathBuf {

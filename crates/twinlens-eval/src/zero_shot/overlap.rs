@@ -100,7 +100,7 @@ impl TrainingHashes {
         image_phash: Option<u64>,
         overlap: &mut Overlap,
     ) -> bool {
-        let bytes = sha256(batch, row).or_else(|| hash_prefix(&hex::encode(&digest[..16])));
+        let bytes = sha256(batch, row).or_else(|| digest[..16].try_into().ok());
         if bytes.is_some_and(|bytes| self.sha256.contains(&bytes)) {
             overlap.by_sha256 += 1;
             return true;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use twinlens_dataset::storage;
 
 use crate::config::{Pipeline, Resolved};
 use crate::error::RunError;

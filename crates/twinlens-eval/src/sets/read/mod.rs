@@ -31,7 +31,7 @@ use crate::images::Reject;
 pub use csv::CsvFile;
 
 /// The file ends before it should.
-pub const TRUNCATED: &str = twinlens_dataset::tar::TRUNCATED;
+pub const TRUNCATED: &str = samples::TRUNCATED;
 /// A text of the set cannot be read: a line of a CSV, a label that is no number.
 pub const MALFORMED: &str = "malformed_text";
 /// Longer than the limit of bytes.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type};
-use twinlens_dataset::tar::DAMAGED;
+use twinlens_dataset::samples::DAMAGED;
 use twinlens_dataset::{Dataset, DatasetError, MAIN};
 use twinlens_image::Limits;
 use twinlens_pipeline::suggest::list_names;

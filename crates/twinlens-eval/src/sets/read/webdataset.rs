@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use twinlens_dataset::samples::TRUNCATED;
 use twinlens_dataset::samples::{self, Index, Role, TarSamples};
-use twinlens_dataset::tar::TRUNCATED;
 use twinlens_image::Limits;
 
 use super::{Example, MALFORMED, SetFiles, Take, Truth, io, npy};
