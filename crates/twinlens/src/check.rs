@@ -1,5 +1,5 @@
-//! `twinlens check`: whether a pipeline file is right, without any I/O but reading it; or whether a
-//! dataset is what it claims to be.
+//! `twinlens check`: validates a pipeline file without reading its inputs, or a dataset against its
+//! manifest.
 
 use std::io::Write;
 
@@ -13,12 +13,11 @@ use crate::registry;
 use crate::run;
 use crate::text::{bytes, counted};
 
-/// Prints `ok`, or fails with the report.
-pub fn command(args: &CheckArgs) -> Result<(), Failure> {
-    let written = args.pipeline.to_string_lossy();
-    let place = run::location(&written)?;
-    if is_url(&written) || args.pipeline.is_dir() {
-        return dataset(&Dataset::open(place)?);
+pub fn execute(args: &CheckArgs) -> Result<(), Failure> {
+    let path = args.pipeline.to_string_lossy();
+    let location = run::parse_location(&path)?;
+    if is_url(&path) || args.pipeline.is_dir() {
+        return check_dataset(&Dataset::open(location)?);
     }
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
     let mut text = format!("ok: {}", counted(pipeline.nodes.len() as u64, "stage"));
@@ -28,13 +27,13 @@ pub fn command(args: &CheckArgs) -> Result<(), Failure> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
-/// Prints `ok`, or fails with all that is not as recorded.
-fn dataset(dataset: &Dataset) -> Result<(), Failure> {
-    let wrong = export::check(dataset)?;
+/// Fails with everything that differs from the manifest or the card.
+fn check_dataset(dataset: &Dataset) -> Result<(), Failure> {
+    let faults = export::check(dataset)?;
     let state = dataset.state();
-    if !wrong.is_empty() {
+    if !faults.is_empty() {
         return Err(
-            Failure::user(wrong.join("\n")).hint("restore what is damaged from a copy, or make it again")
+            Failure::user(faults.join("\n")).hint("restore the damaged files from a copy, or export again")
         );
     }
     let size = state.files().map(|file| file.bytes).sum();

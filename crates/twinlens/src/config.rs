@@ -1,4 +1,4 @@
-//! Reads and checks the pipeline file that a command names.
+//! Loading of pipeline files.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::env;
 use crate::errors::Failure;
 use crate::text::Paint;
 
-/// The checked pipeline, or the report of all that is wrong with it.
+/// Reads and checks a pipeline file; the error reports all faults.
 pub fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
     let overrides = Overrides { set: set.to_vec(), env: env::all() };
     config::load(path, registry, &overrides).map_err(|error| match error {

@@ -1,7 +1,7 @@
-//! `twinlens eval`: anybody's weights on evaluation sets, without a pipeline file.
+//! `twinlens eval`: evaluates weights on evaluation sets, without a pipeline file.
 //!
-//! A pipeline is made in memory (each set is read, embedded, and scored) and run as any other: what
-//! is interrupted goes on, what has not changed is not made again. So new prompts cost no image.
+//! It builds a pipeline in memory that reads, embeds and scores each set, and runs it like any
+//! other: it can be resumed, and new prompts reuse the embeddings.
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, IsTerminal};
@@ -22,68 +22,67 @@ use twinlens_pipeline::{Registry, RunError};
 
 use crate::cli::{EvalArgs, RowFormat};
 use crate::errors::Failure;
-use crate::run::{quoted, settings, watched};
+use crate::run::{run_watched, settings, shell_quote};
 use crate::sql::rows::RowWriter;
 use crate::text::{Paint, counted, seconds};
 use crate::{env, hub, registry};
 
-/// What `--sets` calls all that are declared.
+/// The value of `--sets` for all declared sets.
 const ALL: &str = "all";
-/// The stage whose table is printed.
+/// The stage whose table is printed at the end.
 const RESULTS: &str = "results";
 
-/// Evaluates, or goes on with it, and prints the table.
-pub fn command(args: &EvalArgs) -> Result<(), Failure> {
+pub fn execute(args: &EvalArgs) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
-        return Err(
-            Failure::user("Parquet does not go to a terminal").hint("pipe it on, or choose another --format")
-        );
+        return Err(Failure::user("cannot write Parquet to a terminal")
+            .hint("redirect it, or choose another --format"));
     }
-    let weights = match is_hub_name(&args.weights) {
-        true => hub::open().model(&args.weights, &FOLDER_FILES)?,
-        false => folder(&args.weights)?,
+    let weights = if is_hub_name(&args.weights) {
+        hub::open().model(&args.weights, &FOLDER_FILES)?
+    } else {
+        absolute_dir(&args.weights)?
     };
     let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
     let prompts = prompts(&args.prompts)?;
-    let (found, missing) = find(args)?;
+    let (sets, missing) = find_sets(args)?;
     let registry = registry::all();
-    let text = pipeline(args, &prompts, &weights, &config, &found)?;
+    let text = pipeline(args, &prompts, &weights, &config, &sets)?;
     let pipeline = check(&text, &registry)?;
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(&args.weights));
     let settings = Settings { fresh: args.fresh, ..settings(&args.engine, Some(&dir), &pipeline)? };
-    let done = watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+    let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
     })?;
     done.watcher.end(&json!({
-        "event": "run_finished", "seconds": done.time.as_secs_f64(), "sets": found.len(),
+        "event": "run_finished", "seconds": done.time.as_secs_f64(), "sets": sets.len(),
         "missing": missing.iter().map(|set| &set.name).collect::<Vec<_>>(),
     }));
     print(&Dataset::open(settings.dir.join(RESULTS))?, args.format)?;
-    done.watcher.sum_up(&summary(args, &found, &missing, &settings, seconds(done.time)));
+    done.watcher.print_summary(&summary(args, &sets, &missing, &settings, seconds(done.time)));
     Ok(())
 }
 
-/// The folder in which the command was given.
-fn here_dir() -> Result<PathBuf, Failure> {
+fn current_dir() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| Failure::io(".", error))
 }
 
-/// A folder, as a pipeline may name it from anywhere.
-fn folder(written: &str) -> Result<PathBuf, Failure> {
-    let path = Path::new(written);
-    let found = path.canonicalize().map_err(|error| Failure::io(path, error))?;
-    match found.is_dir() {
-        true => Ok(found),
-        false => Err(Failure::user(format!("{written} is no folder"))
-            .hint("name the folder that holds config.json and the weights")),
+/// The absolute path of a directory.
+fn absolute_dir(text: &str) -> Result<PathBuf, Failure> {
+    let path = Path::new(text);
+    let absolute = path.canonicalize().map_err(|error| Failure::io(path, error))?;
+    if absolute.is_dir() {
+        Ok(absolute)
+    } else {
+        Err(Failure::user(format!("{text} is not a directory"))
+            .hint("name the directory that holds config.json and the weights"))
     }
 }
 
-/// The prompts as the `zero-shot` stage takes them: templates, names of template sets, and template
-/// sets out of files.
-fn prompts(written: &[String]) -> Result<Vec<PromptOptions>, Failure> {
+/// The value of `--prompts` as options of a `zero-shot` stage: templates, names of template sets,
+/// and template sets from files.
+fn prompts(args: &[String]) -> Result<Vec<PromptOptions>, Failure> {
     let mut all = Vec::new();
-    for text in written {
+    for text in args {
         let options = match text.strip_prefix('@') {
             None => PromptOptions::Text(text.clone()),
             Some(file) => {
@@ -105,7 +104,6 @@ fn prompts(written: &[String]) -> Result<Vec<PromptOptions>, Failure> {
     Ok(all)
 }
 
-/// Prompts as TOML writes them.
 fn prompt(options: &PromptOptions) -> String {
     match options {
         PromptOptions::Text(text) => string(text),
@@ -115,27 +113,27 @@ fn prompt(options: &PromptOptions) -> String {
     }
 }
 
-/// A set whose data are there.
-struct Here {
-    /// As `--sets` names it.
-    written: String,
+/// A set whose data exist.
+struct AvailableSet {
+    /// The name or file in `--sets`.
+    name: String,
     set: Declaration,
     root: PathBuf,
-    /// The name of its stages.
+    /// The name of its stage.
     stage: String,
 }
 
-/// The sets that are asked for and there, and those that are not there.
-fn find(args: &EvalArgs) -> Result<(Vec<Here>, Vec<Declaration>), Failure> {
-    let files = Files { base: here_dir()?, scratch: env::cache_dir(), hub: hub::open() };
+/// The requested sets whose data exist, and those whose data do not.
+fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), Failure> {
+    let files = Files { base: current_dir()?, scratch: env::cache_dir(), hub: hub::open() };
     let all = args.sets.iter().any(|name| name == ALL);
     let names: Vec<String> =
         if all { catalog::names().map(String::from).collect() } else { args.sets.clone() };
-    let data = folder(&args.data)?;
-    let (mut here, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for written in names {
-        let set = sets::declared(&files, &written).map_err(Failure::from)?;
-        let Some(found) = sets::find(&set, &data) else {
+    let data = absolute_dir(&args.data)?;
+    let (mut available, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for name in names {
+        let set = sets::declared(&files, &name).map_err(Failure::from)?;
+        let Some(data) = sets::find(&set, &data) else {
             missing.push(set);
             continue;
         };
@@ -147,19 +145,19 @@ fn find(args: &EvalArgs) -> Result<(Vec<Here>, Vec<Declaration>), Failure> {
         while !stages.insert(stage.clone()) {
             stage.push('_');
         }
-        here.push(Here { written, set, root: found.root, stage });
+        available.push(AvailableSet { name, set, root: data.root, stage });
     }
-    if here.is_empty() {
+    if available.is_empty() {
         let failure = Failure::user(format!("no evaluation set is in {}", args.data));
         return Err(failure.hint(match &missing[..] {
             [one] => one.how_to_get.clone(),
-            _ => "`twinlens sets NAME` says how to get one".into(),
+            _ => "`twinlens sets NAME` describes how to download one".into(),
         }));
     }
-    Ok((here, missing))
+    Ok((available, missing))
 }
 
-/// A string as TOML writes it: JSON's are a part of TOML's.
+/// A TOML string: JSON strings are valid in TOML.
 fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -169,26 +167,25 @@ fn strings<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
     format!("[{}]", all.join(", "))
 }
 
-/// The pipeline file.
 fn pipeline(
     args: &EvalArgs,
     prompts: &[PromptOptions],
     weights: &Path,
     config: &ClipConfig,
-    sets: &[Here],
+    sets: &[AvailableSet],
 ) -> Result<String, Failure> {
     let model = string(&format!("{}/", weights.display()));
-    let data = string(&format!("{}/", folder(&args.data)?.display()));
+    let data = string(&format!("{}/", absolute_dir(&args.data)?.display()));
     let mut text = "name = \"eval\"\n".to_string();
     let (mut classified, mut retrieved) = (Vec::new(), Vec::new());
-    for here in sets {
-        let Here { written, set, stage, .. } = here;
-        // A file of the user's, as it is named from here; other names are those of declared sets.
-        let written = match written.ends_with(".toml") {
-            true => string(&here_dir()?.join(written).display().to_string()),
-            false => string(written),
+    for available in sets {
+        let AvailableSet { name, set, stage, .. } = available;
+        let name = if name.ends_with(".toml") {
+            string(&current_dir()?.join(name).display().to_string())
+        } else {
+            string(name)
         };
-        text += &format!("\n[stages.{stage}]\nkind = \"evaluation-set\"\nset = {written}\ndata = {data}\n");
+        text += &format!("\n[stages.{stage}]\nkind = \"evaluation-set\"\nset = {name}\ndata = {data}\n");
         text += &format!(
             "\n[stages.{stage}_vectors]\nkind = \"embed\"\ninput = \"{stage}\"\nmodel = {model}\nwidth = {}\nbatch_size = {}\n",
             config.embed, args.batch_size
@@ -198,7 +195,7 @@ fn pipeline(
                 "{{ name = {}, input = \"{stage}_vectors\", captions = \"captions\" }}",
                 string(&set.name)
             )),
-            Task::Classification | Task::MultiLabel => classified.push(classification(here)?),
+            Task::Classification | Task::MultiLabel => classified.push(classification(available)?),
         }
     }
     let mut results = Vec::new();
@@ -228,22 +225,22 @@ fn pipeline(
     Ok(text)
 }
 
-/// A set as a `zero-shot` stage takes it: its classes as its own data bind them.
-fn classification(here: &Here) -> Result<String, Failure> {
-    let set = &here.set;
+/// A set as an option of a `zero-shot` stage, with the classes bound by its data.
+fn classification(available: &AvailableSet) -> Result<String, Failure> {
+    let set = &available.set;
     let opened =
-        sets::open(set, &set.split, &here.root).map_err(|error| Failure::from(RunError::from(error)))?;
+        sets::open(set, &set.split, &available.root).map_err(|error| Failure::from(RunError::from(error)))?;
     let written = opened.written();
     let classes = &written.bound.classes;
-    let several = set.task == Task::MultiLabel;
+    let multi_label = set.task == Task::MultiLabel;
     let mut options = vec![
         format!("name = {}", string(&set.name)),
-        format!("input = \"{}_vectors\"", here.stage),
+        format!("input = \"{}_vectors\"", available.stage),
         format!("split = {}", string(&set.split)),
-        format!("label = \"{}\"", if several { "labels" } else { "class_name" }),
+        format!("label = \"{}\"", if multi_label { "labels" } else { "class_name" }),
         format!(
             "{} = {}",
-            if several { "class_names" } else { "classes" },
+            if multi_label { "class_names" } else { "classes" },
             strings(classes.iter().map(|class| &class.name))
         ),
     ];
@@ -263,16 +260,16 @@ fn classification(here: &Here) -> Result<String, Failure> {
     Ok(format!("{{ {} }}", options.join(", ")))
 }
 
-/// The checked pipeline. What the command line may get wrong has been looked at: a fault here is
-/// ours, and shows the text.
+/// The checked pipeline. Arguments were checked before, so an error here is a bug, and shows the
+/// text.
 fn check(text: &str, registry: &Registry) -> Result<Pipeline, Failure> {
-    let path = here_dir()?.join("eval.toml");
+    let path = current_dir()?.join("eval.toml");
     config::check(&path, text, registry, &Overrides::default())
         .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))
 }
 
-fn default_dir(written: &str) -> String {
-    let name = Path::new(written).file_name().map(|name| name.to_string_lossy().into_owned());
+fn default_dir(weights: &str) -> String {
+    let name = Path::new(weights).file_name().map(|name| name.to_string_lossy().into_owned());
     format!("runs/eval-{}", name.as_deref().unwrap_or("model"))
 }
 
@@ -288,17 +285,17 @@ fn print(results: &Dataset, format: RowFormat) -> Result<(), Failure> {
 
 fn summary(
     args: &EvalArgs,
-    found: &[Here],
+    sets: &[AvailableSet],
     missing: &[Declaration],
     settings: &Settings,
     time: String,
 ) -> String {
-    let mut text = format!("{} in {time}", counted(found.len() as u64, "set"));
+    let mut text = format!("{} in {time}", counted(sets.len() as u64, "set"));
     if args.sets.iter().any(|name| name == ALL) {
         let names: Vec<&str> = missing.iter().map(|set| set.name.as_str()).collect();
         if !names.is_empty() {
             text += &format!(
-                "\nnot in {}: {} (`twinlens sets NAME` says how to get one)",
+                "\nnot in {}: {} (`twinlens sets NAME` describes how to download one)",
                 args.data,
                 names.join(", ")
             );
@@ -308,5 +305,5 @@ fn summary(
             text += &format!("\nnot in {}: {}: {}", args.data, set.name, set.how_to_get);
         }
     }
-    text + &format!("\nto query it: twinlens sql {}", quoted(&settings.dir.to_string()))
+    text + &format!("\nquery it with: twinlens sql {}", shell_quote(&settings.dir.to_string()))
 }

@@ -1,4 +1,4 @@
-//! `twinlens export`: a dataset in another format, with a card.
+//! `twinlens export`: writes a dataset in another format, with a card.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use twinlens_pipeline::run::{self, directory, session};
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::errors::Failure;
 use crate::progress::Watcher;
-use crate::run::{location, quoted, supervised};
+use crate::run::{parse_location, run_supervised, shell_quote};
 use crate::text::{bytes, counted, seconds};
 use crate::{registry, runtime};
 
-/// Memory in which the card's domains are counted; beyond it they spill to disk.
+/// Memory limit for counting the card's domains, beyond which DataFusion spills to disk.
 const MEMORY: usize = 512 << 20;
 
 impl From<ExportFormat> for Format {
@@ -36,11 +36,10 @@ impl From<ExportFormat> for Format {
     }
 }
 
-/// Exports, or goes on with it, and says what is there.
-pub fn command(args: &ExportArgs) -> Result<(), Failure> {
+pub fn execute(args: &ExportArgs) -> Result<(), Failure> {
     let source = Source::find(&args.source)?;
-    let to = location(&args.dir)?;
-    refuse_within(&args.dir)?;
+    let to = parse_location(&args.dir)?;
+    refuse_inside_dataset(&args.dir)?;
     let stage = source.dataset.state().begin.stage.clone();
     let export = Export {
         dataset: &source.dataset,
@@ -58,7 +57,7 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
     registry::all().install(&session);
 
     let watcher = Watcher::new(args.progress, args.log_format, [stage.as_str()].into_iter());
-    let done = supervised(watcher, cores, async |watcher, cancel| {
+    let done = run_supervised(watcher, cores, async |watcher, cancel| {
         let started = Instant::now();
         let observe = observe(&stage, watcher.clone());
         let stop = || cancel.is_cancelled();
@@ -68,22 +67,19 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
             Outcome::Interrupted => return Err(RunError::Interrupted.into()),
         };
         let (rows, _) = counts(&dataset);
-        watcher.event(&match written {
-            true => Event::StageFinished {
-                stage: stage.clone(),
-                rows,
-                rejects: 0,
-                seconds: started.elapsed().as_secs_f64(),
-            },
-            false => Event::StageReused { stage: stage.clone(), rows },
+        let (stage, seconds) = (stage.clone(), started.elapsed().as_secs_f64());
+        watcher.event(&if written {
+            Event::StageFinished { stage, rows, rejects: 0, seconds }
+        } else {
+            Event::StageReused { stage, rows }
         });
         Ok(dataset)
     })?;
-    let (rows, left_out) = counts(&done.value);
+    let (rows, excluded) = counts(&done.value);
     let files = done.value.state().files().count() as u64;
     let size: u64 = done.value.state().files().map(|file| file.bytes).sum();
     done.watcher.end(&json!({
-        "event": "export_finished", "rows": rows, "left_out": left_out, "files": files, "bytes": size,
+        "event": "export_finished", "rows": rows, "left_out": excluded, "files": files, "bytes": size,
         "seconds": done.time.as_secs_f64(),
     }));
     let mut summary = format!(
@@ -93,32 +89,32 @@ pub fn command(args: &ExportArgs) -> Result<(), Failure> {
         bytes(size),
         seconds(done.time)
     );
-    if left_out > 0 {
-        summary += &format!("; {} left out by --where", counted(left_out, "row"));
+    if excluded > 0 {
+        summary += &format!("; {} excluded by --where", counted(excluded, "row"));
     }
-    summary += &format!("\nits card: {}", quoted(&to.join(CARD_FILE).to_string()));
-    done.watcher.sum_up(&summary);
+    summary += &format!("\ndataset card: {}", shell_quote(&to.join(CARD_FILE).to_string()));
+    done.watcher.print_summary(&summary);
     Ok(())
 }
 
-/// Rows of an export, and those that its predicate left out.
+/// Rows of an export, and rows that the predicate excluded.
 fn counts(dataset: &Dataset) -> (u64, u64) {
     let state = dataset.state();
-    let left_out = state.commits.values().map(|commit| commit.rejected()).sum();
-    (state.rows_in().unwrap_or(0) - left_out, left_out)
+    let excluded = state.commits.values().map(|commit| commit.rejected()).sum();
+    (state.rows_in().unwrap_or(0) - excluded, excluded)
 }
 
-/// The file extension of an encoded image.
+/// The extension of an image's file name.
 fn image_extension(image: &[u8]) -> &'static str {
     twinlens_image::sniff(image).map_or("bin", twinlens_image::Format::extension)
 }
 
-/// Tells whoever watches how far it is, from when writing begins.
+/// Reports progress to the watcher, from the first write on.
 fn observe(stage: &str, watcher: Arc<dyn Observer>) -> ProgressFn {
-    let (progress, begun) = (Progress::new(stage, watcher), AtomicBool::new(false));
+    let (progress, started) = (Progress::new(stage, watcher), AtomicBool::new(false));
     let stage = stage.to_string();
     Arc::new(move |done, total, bytes| {
-        if !begun.swap(true, Ordering::Relaxed) {
+        if !started.swap(true, Ordering::Relaxed) {
             progress.total(total);
             let (stage, kind) = (stage.clone(), twinlens_dataset::export::KIND.to_string());
             progress.event(Event::StageStarted { stage, kind, fused: Vec::new(), splits_done: 0 });
@@ -128,85 +124,84 @@ fn observe(stage: &str, watcher: Arc<dyn Observer>) -> ProgressFn {
     })
 }
 
-/// What is exported.
+/// The dataset to export.
 struct Source {
     dataset: Dataset,
-    /// The datasets of its run, itself among them; none when it lies in no run.
+    /// All datasets of its run, if it is in one.
     run: Vec<Dataset>,
     pipeline: Option<String>,
 }
 
 impl Source {
-    fn find(written: &str) -> Result<Self, Failure> {
-        let place = location(written)?;
-        if let Some(pipeline) = directory::identity(&place)? {
-            let run = run::datasets(&place)?;
-            return Ok(Self { dataset: with_images(&place, &run)?, run, pipeline: Some(pipeline) });
+    fn find(text: &str) -> Result<Self, Failure> {
+        let location = parse_location(text)?;
+        if let Some(pipeline) = directory::identity(&location)? {
+            let run = run::datasets(&location)?;
+            return Ok(Self { dataset: with_images(&location, &run)?, run, pipeline: Some(pipeline) });
         }
-        if manifest::exists(&place)? {
-            let dataset = Dataset::open(place)?;
-            let above = above(written).into_iter().next().map(|above| location(&above)).transpose()?;
-            let pipeline = match &above {
-                Some(above) => directory::identity(above)?,
+        if manifest::exists(&location)? {
+            let dataset = Dataset::open(location)?;
+            let parent = parents(text).first().map(|parent| parse_location(parent)).transpose()?;
+            let pipeline = match &parent {
+                Some(parent) => directory::identity(parent)?,
                 None => None,
             };
-            let run = match &above {
-                Some(above) if pipeline.is_some() => run::datasets(above)?,
+            let run = match &parent {
+                Some(parent) if pipeline.is_some() => run::datasets(parent)?,
                 _ => Vec::new(),
             };
-            // An export carries the name with it.
-            let carried = dataset.state().begin.recipe.get("pipeline").and_then(|name| name.as_str());
-            let pipeline = pipeline.or(carried.map(String::from));
+            // An export records the name of its pipeline.
+            let recorded = dataset.state().begin.recipe.get("pipeline").and_then(|name| name.as_str());
+            let pipeline = pipeline.or(recorded.map(String::from));
             return Ok(Self { dataset, run, pipeline });
         }
-        if place.exists()? {
-            return Ok(Self { dataset: Dataset::from_parquet(place)?, run: Vec::new(), pipeline: None });
+        if location.exists()? {
+            return Ok(Self { dataset: Dataset::from_parquet(location)?, run: Vec::new(), pipeline: None });
         }
-        Err(Failure::user(format!("{written} is no dataset and no run directory"))
-            .hint("a dataset is a folder of a run directory: runs/NAME/STAGE"))
+        Err(Failure::user(format!("{text} is neither a dataset nor a run directory"))
+            .hint("a dataset is a subdirectory of a run directory: runs/NAME/STAGE"))
     }
 }
 
-/// The one dataset of a run that has images.
-fn with_images(place: &Location, run: &[Dataset]) -> Result<Dataset, Failure> {
+/// The only dataset of a run that has images.
+fn with_images(dir: &Location, run: &[Dataset]) -> Result<Dataset, Failure> {
     let images =
         run.iter().filter(|dataset| dataset.schema(MAIN).is_ok_and(|schema| contracts::has_images(&schema)));
     match &images.collect::<Vec<_>>()[..] {
         [one] => Ok(Dataset::clone(one)),
-        [] => Err(Failure::user(format!("no dataset in {place} has images"))
-            .hint("name one with its folder: runs/NAME/STAGE")),
+        [] => {
+            Err(Failure::user(format!("no dataset in {dir} has images"))
+                .hint("name a dataset: runs/NAME/STAGE"))
+        }
         several => {
             let names: Vec<String> =
-                several.iter().map(|dataset| quoted(&dataset.location().to_string())).collect();
-            Err(Failure::user(format!("{} datasets in {place} have images", several.len()))
+                several.iter().map(|dataset| shell_quote(&dataset.location().to_string())).collect();
+            Err(Failure::user(format!("{} datasets in {dir} have images", several.len()))
                 .hint(format!("name one: {}", names.join(", "))))
         }
     }
 }
 
-/// The folders above a path or URL, nearest first.
-fn above(written: &str) -> Vec<String> {
-    if is_url(written) {
-        let ends = written.trim_end_matches('/').rmatch_indices('/').map(|(at, _)| &written[..at]);
-        return ends
-            .take_while(|folder| !folder.ends_with('/') && !folder.ends_with(':'))
+/// The parents of a path or URL, nearest first.
+fn parents(text: &str) -> Vec<String> {
+    if is_url(text) {
+        let parents = text.trim_end_matches('/').rmatch_indices('/').map(|(at, _)| &text[..at]);
+        return parents
+            .take_while(|parent| !parent.ends_with('/') && !parent.ends_with(':'))
             .map(String::from)
             .collect();
     }
-    let path = std::path::absolute(Path::new(written)).unwrap_or_else(|_| written.into());
-    path.ancestors().skip(1).map(|folder| folder.to_string_lossy().into_owned()).collect()
+    let path = std::path::absolute(Path::new(text)).unwrap_or_else(|_| text.into());
+    path.ancestors().skip(1).map(|parent| parent.to_string_lossy().into_owned()).collect()
 }
 
-/// Refuses a folder within a run directory or a dataset: a run would take it for its own, and
-/// delete it.
-fn refuse_within(written: &str) -> Result<(), Failure> {
-    for folder in above(written) {
-        let place = location(&folder)?;
-        if directory::identity(&place)?.is_some() || manifest::exists(&place)? {
-            return Err(Failure::user(format!(
-                "{written} lies in {folder}, which holds datasets of its own"
-            ))
-            .hint("choose a folder outside of it"));
+/// Refuses a directory inside a run directory or a dataset: a run would delete it.
+fn refuse_inside_dataset(text: &str) -> Result<(), Failure> {
+    for parent in parents(text) {
+        let location = parse_location(&parent)?;
+        if directory::identity(&location)?.is_some() || manifest::exists(&location)? {
+            return Err(Failure::user(format!("{text} is inside {parent}, which holds other datasets"))
+                .hint("choose a directory outside of it"));
         }
     }
     Ok(())
@@ -217,12 +212,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_above_are_found_in_paths_and_urls() {
+    fn paths_and_urls_have_parents() {
         assert_eq!(
-            above("s3://bucket/runs/quick/images/"),
+            parents("s3://bucket/runs/quick/images/"),
             ["s3://bucket/runs/quick", "s3://bucket/runs", "s3://bucket"]
         );
-        assert_eq!(above("/a/b"), ["/a", "/"]);
-        assert!(above("out").len() > 1);
+        assert_eq!(parents("/a/b"), ["/a", "/"]);
+        assert!(parents("out").len() > 1);
     }
 }

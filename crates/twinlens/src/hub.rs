@@ -1,4 +1,4 @@
-//! The Hugging Face hub over HTTP, for `hf://` names.
+//! HTTP client of the Hugging Face Hub, for `hf://` addresses.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,18 +12,18 @@ use twinlens_pipeline::hub::{Hub, HubClient, HubResponse};
 
 use crate::env;
 
-/// How long the hub may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Longest answer that is kept in memory, in bytes: a list of some hundred thousand files.
+/// For connecting and between two reads.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest response that is kept in memory, in bytes: a list of some hundred thousand files.
 const MAX_BODY: usize = 64 << 20;
 
-/// The hub as the environment says. Nothing is asked yet.
+/// The Hub as configured by the environment. Sends no request.
 pub fn open() -> Hub {
     let client: Option<Arc<dyn HubClient>> = if env::hub_offline() { None } else { Some(Arc::new(Http)) };
     Hub { cache: env::hub_cache(), endpoint: env::hub_endpoint(), token: env::hub_token(), client }
 }
 
-/// A client for each request: they are few, and most runs make none.
+/// Creates a client per request: requests are few, and most runs send none.
 #[derive(Debug)]
 struct Http;
 
@@ -31,26 +31,26 @@ impl HubClient for Http {
     fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
         let (url, token) = (url.to_owned(), token.map(String::from));
         let into = into.map(PathBuf::from);
-        // A thread of its own: the caller's runtime must not be entered twice.
+        // A new thread, because a Tokio runtime cannot be entered from another one.
         let work = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(|error| error.to_string())?.block_on(get(&url, token.as_deref(), into.as_deref()))
         });
-        work.join().map_err(|_| "the client panicked (this is a defect, please report it)".to_owned())?
+        work.join().map_err(|_| "the client panicked (this is a bug, please report it)".to_owned())?
     }
 }
 
 async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
     let client = reqwest::Client::builder()
         .redirect(Policy::none())
-        .connect_timeout(SILENCE)
-        .read_timeout(SILENCE)
+        .connect_timeout(TIMEOUT)
+        .read_timeout(TIMEOUT)
         .user_agent(concat!("twinlens/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(told)?;
+        .map_err(with_sources)?;
     let request = client.get(url).header(ACCEPT_ENCODING, "identity");
     let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
-    let mut response = request.send().await.map_err(told)?;
+    let mut response = request.send().await.map_err(with_sources)?;
     let text = |headers: &HeaderMap, name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let headers = response.headers();
     let mut answer = HubResponse {
@@ -63,10 +63,12 @@ async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubR
         Some(path) => Some(File::create(path).map_err(|error| format!("{}: {error}", path.display()))?),
         None => None,
     };
-    while let Some(piece) = response.chunk().await.map_err(told)? {
+    while let Some(piece) = response.chunk().await.map_err(with_sources)? {
         match &mut file {
             Some(file) => file.write_all(&piece).map_err(|error| error.to_string())?,
-            None if answer.body.len() + piece.len() > MAX_BODY => return Err("the answer is too long".into()),
+            None if answer.body.len() + piece.len() > MAX_BODY => {
+                return Err("the response is too long".into());
+            }
             None => answer.body.extend_from_slice(&piece),
         }
     }
@@ -74,8 +76,8 @@ async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubR
     Ok(answer)
 }
 
-/// An error with what is behind it.
-fn told(error: reqwest::Error) -> String {
+/// An error with its sources.
+fn with_sources(error: reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {
@@ -94,8 +96,8 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A hub on loopback that answers `requests` requests; what was asked of it, and with what
-    /// token.
+    /// A Hub on loopback that answers a number of requests and returns their paths, marked where
+    /// they bore the token.
     fn serve(requests: usize) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -111,7 +113,7 @@ mod tests {
             _ => ("404 Not Found", String::new(), "no".into()),
         };
         let served = std::thread::spawn(move || {
-            let mut asked = Vec::new();
+            let mut requested = Vec::new();
             for stream in listener.incoming().take(requests) {
                 let mut stream = stream.unwrap();
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
@@ -125,15 +127,15 @@ mod tests {
                     "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
                 )
                 .unwrap();
-                asked.push(format!("{path}{}", if token { " with the token" } else { "" }));
+                requested.push(format!("{path}{}", if token { " with the token" } else { "" }));
             }
-            asked
+            requested
         });
         (endpoint, served)
     }
 
     #[test]
-    fn a_model_comes_over_http_through_a_redirect() {
+    fn models_are_downloaded_through_a_redirect() {
         let cache = tempfile::tempdir().unwrap();
         let (endpoint, served) = serve(4);
         let client: Arc<dyn HubClient> = Arc::new(Http);

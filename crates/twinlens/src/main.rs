@@ -1,5 +1,5 @@
-//! The twinlens command: verbs, progress, output. It registers every kind of stage; nothing else
-//! knows all of them.
+//! The `twinlens` command: subcommands, progress and output. Only this crate registers every kind
+//! of stage.
 
 mod allocator;
 mod check;
@@ -36,26 +36,25 @@ use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs};
 use errors::{Exit, Failure};
 
 fn main() {
-    allocator::set_up();
+    allocator::init();
     twinlens_image::silence_decoder_panics();
-    // On a thread with a stack of our own size; and a panic there, after its message, is our fault
-    // and no mistake of the user's.
-    let command =
-        std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES).spawn(command);
-    let exit = match command.map(std::thread::JoinHandle::join) {
+    // A thread of its own gets the stack size that deep queries need; a panic there is an internal
+    // error.
+    let thread = std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES);
+    let exit = match thread.spawn(run_command).map(std::thread::JoinHandle::join) {
         Ok(Ok(exit)) => exit,
-        Ok(Err(_)) | Err(_) => Exit::Ours as i32,
+        Ok(Err(_)) | Err(_) => Exit::Internal as i32,
     };
-    // Work that was left behind on blocking threads is not waited for.
+    // Do not wait for blocking threads.
     std::process::exit(exit)
 }
 
-/// Does what the command line asks for; its exit code.
-fn command() -> i32 {
+/// Runs the command line and returns the exit code.
+fn run_command() -> i32 {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help goes to stdout, mistakes to stderr; whoever does not listen misses it.
+            // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report it.
             let _ = error.print();
             return if error.use_stderr() { Exit::User as i32 } else { 0 };
         }
@@ -70,7 +69,7 @@ fn command() -> i32 {
     match dispatch(&command) {
         Ok(()) => 0,
         Err(failure) => {
-            failure.tell(format);
+            failure.print(format);
             failure.exit as i32
         }
     }
@@ -78,19 +77,19 @@ fn command() -> i32 {
 
 fn dispatch(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Run(args) => run::command(args),
-        Command::Check(args) => check::command(args),
-        Command::Plan(args) => plan::command(args),
-        Command::Status(args) => status::command(args),
-        Command::Retry(args) => retry::command(args),
-        Command::Sql(args) => sql::command(args),
-        Command::Report(args) => report::command(args),
-        Command::Eval(args) => eval::command(args),
-        Command::Search(args) => search::command(args),
-        Command::Export(args) => export::command(args),
-        Command::Stages(args) => stages::command(args),
-        Command::Sets(args) => sets::command(args),
-        Command::Model(command) => model::command(command),
-        Command::Schema(args) => schema::command(args),
+        Command::Run(args) => run::execute(args),
+        Command::Check(args) => check::execute(args),
+        Command::Plan(args) => plan::execute(args),
+        Command::Status(args) => status::execute(args),
+        Command::Retry(args) => retry::execute(args),
+        Command::Sql(args) => sql::execute(args),
+        Command::Report(args) => report::execute(args),
+        Command::Eval(args) => eval::execute(args),
+        Command::Search(args) => search::execute(args),
+        Command::Export(args) => export::execute(args),
+        Command::Stages(args) => stages::execute(args),
+        Command::Sets(args) => sets::execute(args),
+        Command::Model(command) => model::execute(command),
+        Command::Schema(args) => schema::execute(args),
     }
 }

@@ -1,4 +1,4 @@
-//! `twinlens model`: the shapes that have a name, and what they cost.
+//! `twinlens model`: named model configurations with their parameters and FLOPs.
 
 use std::io::Write;
 
@@ -9,8 +9,7 @@ use crate::cli::ModelCommand;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-/// Lists the models, or prints the shape of one.
-pub fn command(command: &ModelCommand) -> Result<(), Failure> {
+pub fn execute(command: &ModelCommand) -> Result<(), Failure> {
     match command {
         ModelCommand::List => list(),
         ModelCommand::Show { name } => show(name),
@@ -19,12 +18,12 @@ pub fn command(command: &ModelCommand) -> Result<(), Failure> {
 
 fn list() -> Result<(), Failure> {
     let names =
-        ["model", "pixels", "embed", "image M", "text M", "parameters M", "image GFLOP", "GFLOP a pair"];
+        ["model", "pixels", "embed", "image M", "text M", "parameters M", "image GFLOP", "GFLOP per pair"];
     let right = [false, true, true, true, true, true, true, true];
-    let mut table = TableWriter::of_text(std::io::stdout().lock(), &names, &right);
+    let mut table = TableWriter::with_columns(std::io::stdout().lock(), &names, &right);
     for CatalogEntry { name, config, profile, .. } in catalog() {
         let millions = |count: u64| format!("{:.2}", count as f64 / 1e6);
-        // Three digits, for models from a toy to the largest.
+        // Three significant digits at all sizes.
         let giga = |flops: u64| match flops as f64 / 1e9 {
             large if large >= 10.0 => format!("{large:.1}"),
             small => format!("{small:.3}"),

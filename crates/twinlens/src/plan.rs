@@ -1,4 +1,4 @@
-//! `twinlens plan`: the stages, what tables they leave, and what a run would do with each and why.
+//! `twinlens plan`: the stages, their tables, and what a run would do with each and why.
 
 mod graph;
 
@@ -17,8 +17,7 @@ use crate::errors::Failure;
 use crate::text::counted;
 use crate::{config, env, hub, registry, run};
 
-/// Prints the plan.
-pub fn command(args: &PlanArgs) -> Result<(), Failure> {
+pub fn execute(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
     let dir = run::directory(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
@@ -33,8 +32,8 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
         PlanFormat::Mermaid => graph::mermaid(&stages),
         PlanFormat::Dot => graph::dot(&stages),
         PlanFormat::Json => {
-            let json =
-                serde_json::to_string_pretty(&stages).map_err(|error| Failure::ours(error.to_string()))?;
+            let json = serde_json::to_string_pretty(&stages)
+                .map_err(|error| Failure::internal(error.to_string()))?;
             json + "\n"
         }
     };
@@ -43,20 +42,18 @@ pub fn command(args: &PlanArgs) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// One stage of the plan, as it is shown.
 #[derive(Debug, Serialize)]
-struct Shown {
+struct StagePlan {
     stage: String,
     kind: &'static str,
-    /// Of a variant: the swept options that it depends on, and their values.
+    /// The sweep options that the stage depends on, and their values.
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<Variant>,
-    inputs: Vec<Read>,
-    /// What an option of one word stands for.
+    inputs: Vec<Input>,
+    /// What presets expand to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stands_for: Vec<String>,
-    /// The stage whose dataset holds this one's rows: itself, or the last of the plan that it is
-    /// fused into.
+    /// The stage whose dataset holds this one's rows: itself, or the one that it is fused into.
     dataset: String,
     #[serde(flatten)]
     decision: Decision,
@@ -64,20 +61,20 @@ struct Shown {
     side_tables: Vec<&'static str>,
 }
 
-impl Shown {
+impl StagePlan {
     fn is_fused(&self) -> bool {
         self.stage != self.dataset
     }
 }
 
-/// An input: as written, and the stages it comes from (none for a file, many for `funnel`).
+/// An input: its name, and the stages it comes from (none for a file, many for `funnel`).
 #[derive(Debug, Serialize)]
-struct Read {
+struct Input {
     input: String,
     stages: Vec<String>,
 }
 
-impl Read {
+impl Input {
     /// The stage that the input names.
     fn stage(&self) -> Option<&str> {
         let named = |stage: &&String| self.input.split('.').next() == Some(stage.as_str());
@@ -92,9 +89,9 @@ struct Column {
     kind: String,
 }
 
-/// The stages of the plan in their order.
-fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
-    let mut stages: Vec<(usize, Shown)> = Vec::new();
+/// The stages in the order of the pipeline.
+fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<StagePlan> {
+    let mut stages: Vec<(usize, StagePlan)> = Vec::new();
     for unit in units {
         for &index in &unit.nodes {
             let node = &pipeline.nodes[index];
@@ -102,14 +99,14 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
             let columns = node.tables.main.fields().iter();
             stages.push((
                 index,
-                Shown {
+                StagePlan {
                     stage: node.name.clone(),
                     kind: node.kind,
                     variant: node.variant.clone(),
                     inputs: inputs
                         .iter()
                         .zip(&node.inputs)
-                        .map(|(input, resolved)| read(pipeline, input.name(), resolved))
+                        .map(|(input, resolved)| describe_input(pipeline, input.name(), resolved))
                         .collect(),
                     stands_for: node.stage.stands_for(),
                     dataset: pipeline.nodes[unit.last()].name.clone(),
@@ -126,37 +123,36 @@ fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<Shown> {
     stages.into_iter().map(|(_, stage)| stage).collect()
 }
 
-fn read(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Read {
+fn describe_input(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Input {
     let stages: Vec<String> =
         resolved.nodes().iter().map(|node| pipeline.nodes[*node].name.clone()).collect();
-    // Of a swept stage: the variant that is read, by its own name.
+    // For a swept stage, name the variant.
     let input = match (resolved, stages.first(), input.split_once('.')) {
-        (Resolved::Stage { .. }, Some(stage), None) if named(pipeline, input) => stage.clone(),
+        (Resolved::Stage { .. }, Some(stage), None) if is_stage(pipeline, input) => stage.clone(),
         (Resolved::Stage { .. }, Some(stage), Some((_, table))) => format!("{stage}.{table}"),
         _ => input.into(),
     };
-    Read { input, stages }
+    Input { input, stages }
 }
 
-/// Whether a name is that of a stage, and not of a side table.
-fn named(pipeline: &Pipeline, name: &str) -> bool {
+/// Whether a name is a stage, not a side table.
+fn is_stage(pipeline: &Pipeline, name: &str) -> bool {
     pipeline.nodes.iter().any(|node| node.family() == name)
 }
 
-/// What will be done, for people.
-fn decision(stage: &Shown) -> String {
+fn decision(stage: &StagePlan) -> String {
     if stage.is_fused() {
-        return format!("in one plan with {}", stage.dataset);
+        return format!("fused into {}", stage.dataset);
     }
     match &stage.decision {
         Decision::Reuse { rows } => format!("reuse: {}", counted(*rows, "row")),
-        Decision::Resume { splits } => format!("go on: {} done", counted(*splits, "split")),
+        Decision::Resume { splits } => format!("resume: {} done", counted(*splits, "split")),
         Decision::Run { why } => format!("run: {why}"),
     }
 }
 
-fn text(stages: &[Shown]) -> String {
-    let width = |text: fn(&Shown) -> usize| stages.iter().map(text).max().unwrap_or(0);
+fn text(stages: &[StagePlan]) -> String {
+    let width = |text: fn(&StagePlan) -> usize| stages.iter().map(text).max().unwrap_or(0);
     let (names, kinds) = (width(|stage| stage.stage.len()), width(|stage| stage.kind.len()));
     let mut text = String::new();
     for stage in stages {
@@ -174,36 +170,36 @@ fn text(stages: &[Shown]) -> String {
         }
         text += &wrapped(&columns(stage, stages), names + 4);
         if !stage.side_tables.is_empty() {
-            text += &format!("{:names$}    and the tables {}\n", "", stage.side_tables.join(", "));
+            text += &format!("{:names$}    side tables {}\n", "", stage.side_tables.join(", "));
         }
     }
-    let (mut reused, mut resumed, mut made) = (0, 0, 0);
+    let (mut reused, mut resumed, mut built) = (0, 0, 0);
     for stage in stages.iter().filter(|stage| !stage.is_fused()) {
         match stage.decision {
             Decision::Reuse { .. } => reused += 1,
             Decision::Resume { .. } => resumed += 1,
-            Decision::Run { .. } => made += 1,
+            Decision::Run { .. } => built += 1,
         }
     }
     text + &format!(
-        "\n{}: {made} to make, {resumed} to go on with, {reused} to reuse\n",
-        counted(reused + resumed + made, "dataset")
+        "\n{}: {built} to build, {resumed} to resume, {reused} to reuse\n",
+        counted(reused + resumed + built, "dataset")
     )
 }
 
-/// The columns of a stage; those of the table that it reads first, where it has all of them, by
-/// that table's name.
-fn columns(stage: &Shown, stages: &[Shown]) -> Vec<String> {
+/// The columns of a stage. If it has all columns of its first input, those are summarised by the
+/// input's name.
+fn columns(stage: &StagePlan, stages: &[StagePlan]) -> Vec<String> {
     let first = stage.inputs.first().filter(|read| read.stage() == Some(&read.input));
     let before = first.and_then(|read| stages.iter().find(|stage| stage.stage == read.input));
     let before = before.filter(|before| before.columns.iter().all(|column| stage.columns.contains(column)));
     let known = |column: &&Column| before.is_some_and(|before| before.columns.contains(column));
     let own = stage.columns.iter().filter(|column| !known(column));
-    let all = before.map(|before| format!("the columns of {}", before.stage));
+    let all = before.map(|before| format!("all columns of {}", before.stage));
     all.into_iter().chain(own.map(|column| format!("{} {}", column.name, column.kind))).collect()
 }
 
-/// Items with commas between, in lines of at most a hundred columns.
+/// Items separated by commas, in lines of at most 100 columns.
 fn wrapped(items: &[String], indent: usize) -> String {
     let mut text = String::new();
     let mut line = String::new();

@@ -1,10 +1,10 @@
-//! Every kind of stage, every SQL function and every web site that the program offers.
+//! All built-in kinds of stages, SQL functions and web sites.
 
 use twinlens_pipeline::Registry;
 
 use crate::sites;
 
-/// All of them, from all crates.
+/// The registry with everything built in.
 pub fn all() -> Registry {
     let mut registry = Registry::default();
     twinlens_crawl::register(&mut registry);

@@ -1,4 +1,4 @@
-//! `twinlens retry`: tries rejected rows again.
+//! `twinlens retry`: processes rejected rows again.
 
 use serde_json::json;
 use twinlens_pipeline::run::retry::{Retried, retry};
@@ -8,24 +8,23 @@ use crate::errors::Failure;
 use crate::text::{count, counted};
 use crate::{config, registry, run};
 
-/// Tries the rejects again that the predicate picks, and says what came of them.
-pub fn command(args: &RetryArgs) -> Result<(), Failure> {
+pub fn execute(args: &RetryArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
     let settings = run::settings(&args.engine, args.dir.as_deref(), &pipeline)?;
-    let which = (args.stage.as_str(), args.predicate.as_str());
-    let done = run::watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
-        Ok(retry(&pipeline, &registry, settings, watcher, cancel, which).await?)
+    let selection = (args.stage.as_str(), args.predicate.as_str());
+    let done = run::run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+        Ok(retry(&pipeline, &registry, settings, watcher, cancel, selection).await?)
     })?;
     let Retried { dataset, picked, before, after } = done.value;
     done.watcher.end(&json!({
         "event": "retry_finished", "dataset": dataset, "picked": picked, "rows_before": before, "rows_after": after,
     }));
     let rows = format!("{dataset}: {} -> {} rows", count(before), count(after));
-    done.watcher.sum_up(&match picked {
-        0 => format!("no reject of `{}` is picked by {}", args.stage, args.predicate),
+    done.watcher.print_summary(&match picked {
+        0 => format!("no reject of `{}` matches {}", args.stage, args.predicate),
         picked => format!(
-            "{} tried again; {rows}\nto make again what depends on it: twinlens run",
+            "{} retried; {rows}\nrebuild the stages after it with: twinlens run",
             counted(picked, "reject")
         ),
     });

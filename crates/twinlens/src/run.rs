@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const RESULT_ROWS: u64 = 100;
 
 /// Runs a pipeline, or goes on with it.
-pub fn command(args: &RunArgs) -> Result<(), Failure> {
+pub fn execute(args: &RunArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
     let settings = Settings {
@@ -37,7 +37,7 @@ pub fn command(args: &RunArgs) -> Result<(), Failure> {
         max_rows: args.max_rows,
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
     };
-    let done = watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
+    let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
     })?;
     end(&pipeline, &settings, &done.value, &done.watcher, done.time)
@@ -62,7 +62,7 @@ pub fn watched<T>(
 ) -> Result<Done<T>, Failure> {
     let names = pipeline.nodes.iter().map(|node| node.name.as_str());
     let watcher = Watcher::new(engine.progress, engine.log_format, names);
-    supervised(watcher, settings.threads, async |watcher, cancel| {
+    run_supervised(watcher, settings.threads, async |watcher, cancel| {
         let sites = sites::open(&pipeline.sites).await?;
         let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
         work(&settings, watcher, cancel).await
@@ -88,7 +88,7 @@ pub fn supervised<T>(
         Ok(value) => Ok(Done { value, watcher, time: started.elapsed() }),
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
-            if let (Some(stage), Exit::User | Exit::Ours) = (watcher.running(), failure.exit) {
+            if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
                 failure.message = format!("stage `{stage}`: {}", failure.message);
             }
             if watcher.work_began() {
@@ -102,13 +102,13 @@ pub fn supervised<T>(
 /// The run directory that is meant when none is named.
 pub fn directory(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
     match dir {
-        Some(written) => location(written),
+        Some(written) => parse_location(written),
         None => Ok(Path::new("runs").join(&pipeline.name).into()),
     }
 }
 
 /// A path or URL of the command line.
-pub fn location(written: &str) -> Result<Location, Failure> {
+pub fn parse_location(written: &str) -> Result<Location, Failure> {
     Ok(Location::parse(written, Path::new(""), &env::cache_dir())?)
 }
 
@@ -143,7 +143,7 @@ fn end(
     if !outcome.tests.is_empty() {
         summary += &format!("; {passed}/{} tests passed", outcome.tests.len());
     }
-    summary += &format!("\nto query it: twinlens sql {}", quoted(&settings.dir.to_string()));
+    summary += &format!("\nto query it: twinlens sql {}", shell_quote(&settings.dir.to_string()));
     let event = json!({
         "event": "run_finished", "seconds": time.as_secs_f64(), "tests": outcome.tests.len(), "tests_passed": passed,
         "too_many_rejects": outcome.too_many_rejects,
@@ -151,7 +151,7 @@ fn end(
     // The live lines go before the tables come, and the summary stands below them.
     watcher.end(&event);
     print_results(pipeline, outcome)?;
-    watcher.sum_up(&summary);
+    watcher.print_summary(&summary);
     verdict(pipeline, settings, outcome)
 }
 
@@ -179,7 +179,7 @@ fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Resul
                 stages.join(", ")
             );
             Err(Failure::rejects(message)
-                .hint(format!("see why: twinlens status {}", quoted(&settings.dir.to_string()))))
+                .hint(format!("see why: twinlens status {}", shell_quote(&settings.dir.to_string()))))
         }
     }
 }
@@ -229,11 +229,11 @@ fn print_table(mut out: &mut impl Write, dataset: &Dataset) -> Result<(), Failur
 /// The command that was given, without what must not be repeated.
 fn resume_command(given: impl Iterator<Item = OsString>) -> String {
     let words = given.map(|word| word.to_string_lossy().into_owned()).filter(|word| word != "--fresh");
-    words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+    words.map(|word| shell_quote(&word)).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell must be given it.
-pub fn quoted(word: &str) -> String {
+pub fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.into()

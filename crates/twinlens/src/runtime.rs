@@ -1,19 +1,19 @@
-//! The threads that the engine works on.
+//! The Tokio runtime.
 
 use std::future::Future;
 
 use crate::errors::Failure;
 
-/// Deep expressions are planned and optimised by recursion.
+/// DataFusion plans and optimises deep expressions by recursion.
 pub const STACK_BYTES: usize = 16 << 20;
 
-/// Cores that this process may use.
+/// The number of cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs `work` on `threads` threads (else one a core). Blocking work that was left behind is not
-/// waited for.
+/// Runs `work` on `threads` threads (default: one per core). Does not wait for blocking tasks that
+/// are still running.
 pub fn block_on<T>(
     threads: Option<usize>,
     work: impl Future<Output = Result<T, Failure>>,
@@ -23,8 +23,8 @@ pub fn block_on<T>(
         .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
-        .map_err(|error| Failure::user(format!("no threads: {error}")))?;
-    let done = runtime.block_on(work);
+        .map_err(|error| Failure::user(format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(work);
     runtime.shutdown_background();
-    done
+    result
 }

@@ -21,7 +21,7 @@ use crate::{registry, views};
 const PIPELINE: &str = "pipeline";
 
 /// Lists, prints or writes the published schemas.
-pub fn command(args: &SchemaArgs) -> Result<(), Failure> {
+pub fn execute(args: &SchemaArgs) -> Result<(), Failure> {
     match (&args.name, &args.write) {
         (_, Some(dir)) => write_all(dir),
         (Some(name), None) if name == views::SCHEMA => explain_views(),
@@ -112,6 +112,6 @@ fn contract<'a>(name: &'a str, schema: &'a Schema) -> Contract<'a> {
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::ours(error.to_string()))?;
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::internal(error.to_string()))?;
     Ok(text + "\n")
 }

@@ -1,6 +1,6 @@
-//! `twinlens search`: the images of a run that are nearest to a text or to another image.
+//! `twinlens search`: the images of a run that are nearest to a text or another image.
 //!
-//! Which embeddings are searched, and which model made them, is found in the manifests.
+//! The embeddings to search and their model are found through the manifests.
 
 use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -23,17 +23,15 @@ use crate::errors::Failure;
 use crate::hub;
 use crate::sql::rows::RowWriter;
 
-/// What is shown of a row where nobody says otherwise: of these, the columns that there are.
-const COLUMNS: [&str; 6] = ["caption", "class_name", "label", "url", "page_url", "uid"];
+/// The columns that are shown by default, if they exist.
+const DEFAULT_COLUMNS: [&str; 6] = ["caption", "class_name", "label", "url", "page_url", "uid"];
 
-/// Finds and prints.
-pub fn command(args: &SearchArgs) -> Result<(), Failure> {
+pub fn execute(args: &SearchArgs) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
-        return Err(
-            Failure::user("Parquet does not go to a terminal").hint("pipe it on, or choose another --format")
-        );
+        return Err(Failure::user("cannot write Parquet to a terminal")
+            .hint("redirect it, or choose another --format"));
     }
-    let dir = crate::run::location(&args.dir)?;
+    let dir = crate::run::parse_location(&args.dir)?;
     let all = datasets(&dir)?;
     let dataset = choose(&all, args.dataset.as_deref(), &dir)?;
     let folder = match &args.model {
@@ -51,11 +49,13 @@ pub fn command(args: &SearchArgs) -> Result<(), Failure> {
             })?
         }
         (None, Some(text)) => search::text(&model, text).map_err(failure)?,
-        (None, None) => return Err(Failure::user("search for what?").hint("give a text, or --image FILE")),
+        (None, None) => {
+            return Err(Failure::user("no text to search for").hint("give a text, or --image FILE"));
+        }
     };
     let columns: Vec<&str> = match &args.columns {
         Some(columns) => columns.iter().map(String::as_str).collect(),
-        None => COLUMNS.to_vec(),
+        None => DEFAULT_COLUMNS.to_vec(),
     };
     check_columns(dataset, args.columns.as_deref())?;
     let k = usize::from(args.top);
@@ -73,7 +73,7 @@ fn failure(error: EvalError) -> Failure {
     RunError::from(error).into()
 }
 
-/// The datasets of a run, or the one dataset or Parquet file that is named.
+/// The datasets of a run directory; or a single dataset or Parquet file.
 fn datasets(dir: &Location) -> Result<Vec<Dataset>, Failure> {
     if dir.as_local().is_some_and(Path::is_file) {
         return Ok(vec![Dataset::from_parquet(dir.clone())?]);
@@ -81,7 +81,7 @@ fn datasets(dir: &Location) -> Result<Vec<Dataset>, Failure> {
     if manifest::exists(dir)? {
         return Ok(vec![Dataset::open(dir.clone())?]);
     }
-    crate::status::belongs_to(dir)?;
+    crate::status::pipeline_of(dir)?;
     Ok(run::datasets(dir)?)
 }
 
@@ -89,46 +89,51 @@ fn name(dataset: &Dataset) -> &str {
     &dataset.state().begin.stage
 }
 
-/// The dataset to search: the one that is named, or the one that has embeddings; of several, the
-/// one that an `embed` stage made.
+/// The dataset to search: the named one, or the only one that has embeddings, or the only one of an
+/// `embed` stage.
 fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result<&'a Dataset, Failure> {
-    let holds = |dataset: &&Dataset| dataset.schema(MAIN).is_ok_and(|schema| has_embeddings(&schema));
-    let able: Vec<&Dataset> = all.iter().filter(holds).collect();
-    let names = || able.iter().map(|dataset| name(dataset));
+    let embedded = |dataset: &&Dataset| dataset.schema(MAIN).is_ok_and(|schema| has_embeddings(&schema));
+    let candidates: Vec<&Dataset> = all.iter().filter(embedded).collect();
+    let names = || candidates.iter().map(|dataset| name(dataset));
     if let Some(named) = named {
-        return able.iter().find(|dataset| name(dataset) == named).copied().ok_or_else(|| {
+        return candidates.iter().find(|dataset| name(dataset) == named).copied().ok_or_else(|| {
             let hint = did_you_mean(named, names());
             let hint = hint.unwrap_or_else(|| format!("embeddings are in {}", list_names(names())));
-            Failure::user(format!("`{named}` is no dataset with embeddings in {dir}")).hint(hint)
+            Failure::user(format!("`{named}` is not a dataset with embeddings in {dir}")).hint(hint)
         });
     }
-    let made: Vec<&Dataset> =
-        able.iter().filter(|dataset| dataset.state().begin.kind == Embed::KIND).copied().collect();
-    match (&able[..], &made[..]) {
+    let of_embed_stages: Vec<&Dataset> =
+        candidates.iter().filter(|dataset| dataset.state().begin.kind == Embed::KIND).copied().collect();
+    match (&candidates[..], &of_embed_stages[..]) {
         ([one], _) | (_, [one]) => Ok(*one),
         ([], _) => {
-            Err(Failure::user(format!("{dir} holds no embeddings")).hint("an `embed` stage makes them"))
+            Err(Failure::user(format!("{dir} has no embeddings"))
+                .hint("add an `embed` stage to the pipeline"))
         }
-        _ => Err(Failure::user(format!("{dir} holds several datasets with embeddings"))
+        _ => Err(Failure::user(format!("{dir} has several datasets with embeddings"))
             .hint(format!("choose one with --dataset: {}", list_names(names())))),
     }
 }
 
-/// The folder of the model that made a dataset's embeddings: that of the `embed` stage whose
-/// embeddings bear the same mark.
+/// The directory of the model of a dataset's embeddings: that of the `embed` stage whose embeddings
+/// have the same model identity.
 fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBuf, Failure> {
-    let unknown = |why: String| Failure::user(why).hint("name its folder with --model");
-    let mark = made_by(dataset)?;
+    let unknown =
+        |message: String| Failure::user(message).hint("name the directory of the model with --model");
+    let identity = model_identity(dataset)?;
     let mut embeds = all.iter().filter(|other| other.state().begin.kind == Embed::KIND);
     let mut found = None;
     for other in &mut embeds {
-        if name(other) == name(dataset) || (mark.is_some() && made_by(other)? == mark) {
+        if name(other) == name(dataset) || (identity.is_some() && model_identity(other)? == identity) {
             found = Some(other);
             break;
         }
     }
     let Some(embed) = found else {
-        return Err(unknown(format!("no `embed` stage here made the embeddings of `{}`", name(dataset))));
+        return Err(unknown(format!(
+            "no `embed` stage of this run produced the embeddings of `{}`",
+            name(dataset)
+        )));
     };
     let option = embed.state().begin.recipe.pointer("/options/model").and_then(|model| model.as_str());
     let model = option.ok_or_else(|| unknown(format!("the manifest of `{}` names no model", name(embed))))?;
@@ -136,12 +141,12 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
         return Ok(hub::open().model(model, &FOLDER_FILES)?);
     }
     if !model.contains('/') {
-        // A stage of the run: beside the dataset, whether that or the run was named.
-        let beside =
-            embed.location().display_path().parent().map(|run| Location::from(run.join(model).as_path()));
-        let place = if manifest::exists(&dir.join(model))? { Some(dir.join(model)) } else { beside };
-        let training = place.map(Dataset::open).transpose()?;
-        let training = training.ok_or_else(|| unknown(format!("the training `{model}` is not here")))?;
+        // A stage of the same run as the dataset.
+        let sibling = embed.location().display_path().parent().map(|run| Location::from(run.join(model).as_path()));
+        let location = if manifest::exists(&dir.join(model))? { Some(dir.join(model)) } else { sibling };
+        let training = location.map(Dataset::open).transpose()?;
+        let training =
+            training.ok_or_else(|| unknown(format!("the training `{model}` is not in this run")))?;
         for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
             training.artifact(file)?;
         }
@@ -152,14 +157,13 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
         return Ok(path);
     }
     Err(unknown(format!(
-        "the model `{model}` is not there as seen from here: the path is relative to the pipeline file"
+        "the model `{model}` does not exist relative to the current directory; the path in the pipeline is relative to its file"
     )))
 }
 
-/// The mark of a dataset's first row.
-fn made_by(dataset: &Dataset) -> Result<Option<String>, Failure> {
-    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[EMBEDDING_MODEL], 1).next().transpose()?
-    else {
+/// The model identity in the first row of a dataset.
+fn model_identity(dataset: &Dataset) -> Result<Option<String>, Failure> {
+    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[EMBEDDING_MODEL], 1).next().transpose()? else {
         return Ok(None);
     };
     let column = first.column_by_name(EMBEDDING_MODEL).and_then(|column| column.as_string_opt::<i32>());

@@ -10,7 +10,7 @@ use crate::errors::Failure;
 use crate::table::TableWriter;
 
 /// Lists the sets, or tells of one.
-pub fn command(args: &SetsArgs) -> Result<(), Failure> {
+pub fn execute(args: &SetsArgs) -> Result<(), Failure> {
     match &args.name {
         None => list(args.data.as_deref()),
         Some(name) => {
@@ -38,7 +38,7 @@ fn list(data: Option<&Path>) -> Result<(), Failure> {
         names.push("data");
         right.push(false);
     }
-    let mut table = TableWriter::of_text(std::io::stdout().lock(), &names, &right);
+    let mut table = TableWriter::with_columns(std::io::stdout().lock(), &names, &right);
     for set in catalog::all().map_err(Failure::user)? {
         let mut row = vec![
             set.name.clone(),

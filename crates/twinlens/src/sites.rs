@@ -32,7 +32,7 @@ pub async fn open(names: &[String]) -> Result<Sites, Failure> {
                 gallery = Some(site);
             }
             // `check` has refused every other name.
-            other => return Err(Failure::ours(format!("the site `{other}` has no server"))),
+            other => return Err(Failure::internal(format!("the site `{other}` has no server"))),
         }
     }
     Ok(Sites { hosts: Arc::new(hosts), _gallery: gallery })

@@ -13,7 +13,7 @@ use crate::errors::Failure;
 use crate::registry;
 
 /// Lists the kinds, or explains one.
-pub fn command(args: &StagesArgs) -> Result<(), Failure> {
+pub fn execute(args: &StagesArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let mut out = std::io::stdout().lock();
     let Some(name) = &args.kind else {

@@ -15,7 +15,7 @@ use crate::text::{bytes, count};
 ///
 /// # Errors
 /// The user's: it is no run directory.
-pub fn belongs_to(dir: &Location) -> Result<String, Failure> {
+pub fn pipeline_of(dir: &Location) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
         let missing = dir.as_local().is_some_and(|path| !path.exists());
         let what = if missing { "does not exist" } else { "is no run directory" };
@@ -25,9 +25,9 @@ pub fn belongs_to(dir: &Location) -> Result<String, Failure> {
 }
 
 /// Prints datasets, rejects by code, and the sum of each dataset.
-pub fn command(args: &StatusArgs) -> Result<(), Failure> {
-    let dir = crate::run::location(&args.dir)?;
-    let pipeline = belongs_to(&dir)?;
+pub fn execute(args: &StatusArgs) -> Result<(), Failure> {
+    let dir = crate::run::parse_location(&args.dir)?;
+    let pipeline = pipeline_of(&dir)?;
     let datasets = run::datasets(&dir)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "pipeline {pipeline} in {dir}\n")?;
@@ -42,7 +42,7 @@ pub fn command(args: &StatusArgs) -> Result<(), Failure> {
     if broken.is_empty() {
         return Ok(());
     }
-    Err(Failure::ours(format!("rows in are not rows kept and rejected: {}", broken.join(", "))))
+    Err(Failure::internal(format!("rows in are not rows kept and rejected: {}", broken.join(", "))))
 }
 
 fn name(dataset: &Dataset) -> &str {
@@ -97,7 +97,8 @@ fn sum(dataset: &Dataset) -> Sum {
 
 fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
     let names = ["dataset", "kind", "state", "rows in", "kept", "rejected", "sum", "size"];
-    let mut table = TableWriter::of_text(out, &names, &[false, false, false, true, true, true, false, true]);
+    let mut table =
+        TableWriter::with_columns(out, &names, &[false, false, false, true, true, true, false, true]);
     for dataset in datasets {
         let state = dataset.state();
         let splits = state.commits.len();
@@ -132,7 +133,8 @@ fn print_rejects(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failu
         return Ok(());
     }
     writeln!(out)?;
-    let mut table = TableWriter::of_text(out, &["stage", "rejected because", "rows"], &[false, false, true]);
+    let mut table =
+        TableWriter::with_columns(out, &["stage", "rejected because", "rows"], &[false, false, true]);
     for row in rows {
         table.row(row)?;
     }

@@ -51,7 +51,7 @@ impl<W: Write> TableWriter<W> {
     }
 
     /// A table of text.
-    pub fn of_text(out: W, names: &[&str], right: &[bool]) -> Self {
+    pub fn with_columns(out: W, names: &[&str], right: &[bool]) -> Self {
         Self {
             out,
             names: names.iter().map(ToString::to_string).collect(),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn later_rows_stream_with_the_widths_of_the_first() {
-        let mut table = TableWriter::of_text(Vec::new(), &["n", "x"], &[true, false]);
+        let mut table = TableWriter::with_columns(Vec::new(), &["n", "x"], &[true, false]);
         for row in 0..ROWS_FOR_WIDTHS {
             table.row(vec![row.to_string(), "-".into()]).unwrap();
         }

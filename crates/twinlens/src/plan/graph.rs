@@ -1,23 +1,22 @@
-//! A plan as a graph, for Mermaid and Graphviz. Stages that make one dataset stand in one box.
+//! A plan as a graph for Mermaid and Graphviz. Fused stages are in one box.
 
 use std::collections::BTreeMap;
 
-use super::{Shown, decision};
+use super::{StagePlan, decision};
 use twinlens_pipeline::run::plan::Decision;
 
-/// The stages of each dataset, in order, with their numbers.
-fn boxes(stages: &[Shown]) -> BTreeMap<usize, Vec<(usize, &Shown)>> {
+/// The stages of each dataset, in order, with their node numbers.
+fn boxes(stages: &[StagePlan]) -> BTreeMap<usize, Vec<(usize, &StagePlan)>> {
     let place = |name: &str| stages.iter().position(|stage| stage.stage == name).unwrap_or(stages.len());
-    let mut boxes: BTreeMap<usize, Vec<(usize, &Shown)>> = BTreeMap::new();
+    let mut boxes: BTreeMap<usize, Vec<(usize, &StagePlan)>> = BTreeMap::new();
     for (number, stage) in stages.iter().enumerate() {
         boxes.entry(place(&stage.dataset)).or_default().push((number, stage));
     }
     boxes
 }
 
-/// Number of the stage that is read, number of the reader, and what is read where it is not the
-/// stage's main table.
-fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
+/// Source node, target node, and the name of the table if it is not the source's main table.
+fn edges(stages: &[StagePlan]) -> Vec<(usize, usize, Option<&str>)> {
     let mut edges = Vec::new();
     for (to, stage) in stages.iter().enumerate() {
         for read in &stage.inputs {
@@ -31,16 +30,15 @@ fn edges(stages: &[Shown]) -> Vec<(usize, usize, Option<&str>)> {
     edges
 }
 
-/// What is read and is no stage (files, and `funnel`): a number beyond those of the stages, its
-/// name, the number of the reader.
-fn others(stages: &[Shown]) -> Vec<(usize, &str, usize)> {
+/// Inputs that are not stages (files and `funnel`): node number, name, target node.
+fn external_inputs(stages: &[StagePlan]) -> Vec<(usize, &str, usize)> {
     let read =
         stages.iter().enumerate().flat_map(|(to, stage)| stage.inputs.iter().map(move |read| (read, to)));
-    let others = read.filter(|(read, _)| read.stage().is_none());
-    others.enumerate().map(|(index, (read, to))| (stages.len() + index, read.input.as_str(), to)).collect()
+    let external = read.filter(|(read, _)| read.stage().is_none());
+    external.enumerate().map(|(index, (read, to))| (stages.len() + index, read.input.as_str(), to)).collect()
 }
 
-fn class(stage: &Shown) -> &'static str {
+fn class(stage: &StagePlan) -> &'static str {
     match stage.decision {
         Decision::Reuse { .. } => "reuse",
         Decision::Resume { .. } => "resume",
@@ -49,7 +47,7 @@ fn class(stage: &Shown) -> &'static str {
 }
 
 /// A Mermaid flowchart.
-pub fn mermaid(stages: &[Shown]) -> String {
+pub fn mermaid(stages: &[StagePlan]) -> String {
     let quoted = |text: &str| {
         text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
     };
@@ -72,21 +70,21 @@ pub fn mermaid(stages: &[Shown]) -> String {
             text += "  end\n";
         }
     }
-    for (number, name, _) in others(stages) {
+    for (number, name, _) in external_inputs(stages) {
         text += &format!("  s{number}[(\"{}\")]\n", quoted(name));
     }
     for (from, to, label) in edges(stages) {
         let label = label.map(|label| format!("|\"{}\"|", quoted(label))).unwrap_or_default();
         text += &format!("  s{from} -->{label} s{to}\n");
     }
-    for (number, _, to) in others(stages) {
+    for (number, _, to) in external_inputs(stages) {
         text += &format!("  s{number} --> s{to}\n");
     }
     text + "  classDef reuse fill:#dfd,stroke:#393\n  classDef resume fill:#ffd,stroke:#993\n  classDef run fill:#ddf,stroke:#339\n"
 }
 
 /// A Graphviz digraph.
-pub fn dot(stages: &[Shown]) -> String {
+pub fn dot(stages: &[StagePlan]) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut text = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, style=filled];\n");
     for (last, members) in boxes(stages) {
@@ -111,14 +109,14 @@ pub fn dot(stages: &[Shown]) -> String {
             text += "  }\n";
         }
     }
-    for (number, name, _) in others(stages) {
+    for (number, name, _) in external_inputs(stages) {
         text += &format!("  s{number} [label=\"{}\", shape=cylinder, style=solid];\n", quoted(name));
     }
     for (from, to, label) in edges(stages) {
         let label = label.map(|label| format!(" [label=\"{}\"]", quoted(label))).unwrap_or_default();
         text += &format!("  s{from} -> s{to}{label};\n");
     }
-    for (number, _, to) in others(stages) {
+    for (number, _, to) in external_inputs(stages) {
         text += &format!("  s{number} -> s{to};\n");
     }
     text + "}\n"

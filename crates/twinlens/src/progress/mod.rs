@@ -89,7 +89,7 @@ impl Watcher {
     }
 
     /// Says the last words of a run, which a log has had as an event already.
-    pub fn sum_up(&self, sentences: &str) {
+    pub fn print_summary(&self, sentences: &str) {
         if !matches!(self.display, Display::Json) {
             print(sentences);
         }

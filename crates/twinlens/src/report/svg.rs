@@ -1,4 +1,4 @@
-//! Charts as SVG. Colours are names for the page's style sheet, which replaces them by its own.
+//! Draws charts as SVG. The style sheet of the page replaces the colours.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::ask::number;
 use super::model::{Axis, Bar, Bars, Lines, Plot, Point, Shape};
+use super::query::number;
 use crate::errors::Failure;
 
 const INK: RGBColor = RGBColor(0x11, 0x11, 0x11);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 const CARD: RGBColor = RGBColor(0xf5, 0xf5, 0xf7);
-/// For series: told apart also by those who see no red or green.
+/// Series colours, distinguishable with colour blindness.
 const SERIES: [RGBColor; 8] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -27,30 +27,27 @@ const SERIES: [RGBColor; 8] = [
     RGBColor(0x66, 0x66, 0x66),
 ];
 const WIDTH: u32 = 860;
-/// Of a chart with two axes.
+/// Height of a chart with two axes.
 const HEIGHT: u32 = 380;
-/// Of a bar with its space.
+/// Height of a bar with its margin.
 const ROW: i32 = 24;
-/// Where bars begin, and what is left for their numbers.
+/// Width of the labels left of the bars, and of the numbers right of them.
 const LABELS: i32 = 330;
 const NUMBERS: i32 = 100;
-/// Characters of a label.
-const LABEL: usize = 48;
+/// Longer labels are truncated to this many characters.
+const MAX_LABEL: usize = 48;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A chart, without the element around it.
-pub struct Drawn {
-    /// Its size, in units of its own.
+/// The content of an `<svg>` element.
+pub struct Drawing {
+    /// Width and height of the view box.
     pub width: u32,
-    /// Its size, in units of its own.
     pub height: u32,
-    /// The elements.
     pub content: String,
 }
 
-/// Draws a chart.
-pub fn draw(plot: &Plot) -> Result<Drawn, Failure> {
+pub fn draw(plot: &Plot) -> Result<Drawing, Failure> {
     let height = match plot {
         Plot::Bars(bars) => {
             (bars.bars.len() as u32 * ROW as u32) + 70 + if bars.marks.is_empty() { 0 } else { 20 }
@@ -66,22 +63,22 @@ pub fn draw(plot: &Plot) -> Result<Drawn, Failure> {
         };
         drawn
             .and_then(|()| Ok(area.present()?))
-            .map_err(|error| Failure::ours(format!("a chart: {error}")))?;
+            .map_err(|error| Failure::internal(format!("cannot draw a chart: {error}")))?;
     }
-    // The page gives it an element with a text for those who do not see it.
+    // The page adds an element with a text alternative.
     let content = text.split_once('>').map_or("", |(_, rest)| rest).trim_start();
     let content = content.trim_end().trim_end_matches("</svg>").to_string();
-    Ok(Drawn { width: WIDTH, height, content })
+    Ok(Drawing { width: WIDTH, height, content })
 }
 
-type Done = Result<(), Box<dyn std::error::Error>>;
+type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
 fn style<'a>(size: i32, anchor: HPos) -> TextStyle<'a> {
     let pos = Pos::new(anchor, VPos::Center);
     ("sans-serif", size).into_font().color(&INK).pos(pos)
 }
 
-/// Round steps of a range, about five.
+/// About five round values of a range.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let raw = (high - low) / 5.0;
     if raw <= 0.0 || !raw.is_finite() {
@@ -90,27 +87,29 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     let ten = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|by| by * ten).into_iter().find(|step| *step >= raw).unwrap_or(raw);
     let first = ((low / step).ceil() as i64).clamp(-(1 << 53), 1 << 53);
-    // Of numbers so large that a step more is the same number there would be no end.
+    // At most eleven: for huge numbers, adding a step may not change the number.
     (0..=10).map(|at| (first + at) as f64 * step).take_while(|at| *at <= high + step * 1e-9).collect()
 }
 
-/// A number without the zeros behind its point.
-fn round(value: f64) -> String {
+/// A number without trailing zeros after the decimal point.
+fn tick_label(value: f64) -> String {
     let text = number(Some(value));
-    match text.contains('.') && !text.contains('e') {
-        true => text.trim_end_matches('0').trim_end_matches('.').into(),
-        false => text,
+    if text.contains('.') && !text.contains('e') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
     }
 }
 
-fn shortened(text: &str) -> String {
-    match text.chars().count() > LABEL {
-        true => text.chars().take(LABEL - 1).chain(['…']).collect(),
-        false => text.into(),
+fn truncate(text: &str) -> String {
+    if text.chars().count() > MAX_LABEL {
+        text.chars().take(MAX_LABEL - 1).chain(['…']).collect()
+    } else {
+        text.into()
     }
 }
 
-fn bars(area: &Area<'_>, chart: &Bars) -> Done {
+fn bars(area: &Area<'_>, chart: &Bars) -> DrawResult {
     let all = chart.bars.iter().flat_map(|bar: &Bar| {
         let ends = bar.interval.map_or([bar.value; 2], |(low, high)| [low, high]);
         bar.marks.iter().flatten().copied().chain(ends).chain([bar.value])
@@ -123,14 +122,14 @@ fn bars(area: &Area<'_>, chart: &Bars) -> Done {
     for tick in ticks(low, high) {
         let line = [(x(tick), top), (x(tick), bottom)];
         area.draw(&PathElement::new(line, GRID.stroke_width(1)))?;
-        area.draw(&Text::new(round(tick), (x(tick), bottom + 12), style(14, HPos::Center)))?;
+        area.draw(&Text::new(tick_label(tick), (x(tick), bottom + 12), style(14, HPos::Center)))?;
     }
     let middle = (left + right) / 2;
     area.draw(&Text::new(chart.unit, (middle, bottom + 34), style(15, HPos::Center)))?;
     for (index, bar) in chart.bars.iter().enumerate() {
         let y = top + index as i32 * ROW;
         let centre = y + ROW / 2;
-        area.draw(&Text::new(shortened(&bar.label), (left - 8, centre), style(15, HPos::Right)))?;
+        area.draw(&Text::new(truncate(&bar.label), (left - 8, centre), style(15, HPos::Right)))?;
         let (from, to) = (x(0f64.max(low)).min(x(bar.value)), x(0f64.max(low)).max(x(bar.value)));
         area.draw(&Rectangle::new([(from, y + 4), (to.max(from + 1), y + ROW - 4)], SERIES[0].filled()))?;
         if let Some((low, high)) = bar.interval {
@@ -157,19 +156,18 @@ fn bars(area: &Area<'_>, chart: &Bars) -> Done {
     Ok(())
 }
 
-/// A value on an axis: its logarithm, where equal steps are equal factors. None where it has no
-/// place.
-fn place(axis: &Axis, value: f64) -> Option<f64> {
-    let placed = if axis.log { value.log10() } else { value };
-    placed.is_finite().then_some(placed)
+/// The position of a value on an axis: its logarithm on a logarithmic one. `None` if it has none.
+fn position(axis: &Axis, value: f64) -> Option<f64> {
+    let position = if axis.is_log { value.log10() } else { value };
+    position.is_finite().then_some(position)
 }
 
-/// The places of an axis that are named: round values, of a logarithmic one those of each power of
-/// ten.
-fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
-    // Powers of ten, or of them and their doubles and fives; of very many powers some.
+/// The labelled positions of an axis: round values, or round values of each power of ten on a
+/// logarithmic axis.
+fn axis_ticks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
+    // Powers of ten, with 2 and 5 times them on short axes.
     let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-    if !axis.log || high - low > 9.0 {
+    if !axis.is_log || high - low > 9.0 {
         return ticks(low, high);
     }
     let powers = low.floor() as i32..=high.ceil() as i32;
@@ -178,13 +176,13 @@ fn marks(axis: &Axis, low: f64, high: f64) -> Vec<f64> {
     if round.len() > 1 { round } else { ticks(low, high) }
 }
 
-/// A range of numbers of which some are named.
-struct Marked {
+/// A range with given ticks.
+struct TickedRange {
     range: RangedCoordf64,
-    marks: Vec<f64>,
+    ticks: Vec<f64>,
 }
 
-impl Ranged for Marked {
+impl Ranged for TickedRange {
     type FormatOption = DefaultFormatting;
     type ValueType = f64;
 
@@ -193,7 +191,7 @@ impl Ranged for Marked {
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.marks.clone()
+        self.ticks.clone()
     }
 
     fn range(&self) -> Range<f64> {
@@ -201,44 +199,44 @@ impl Ranged for Marked {
     }
 }
 
-fn range(values: impl Iterator<Item = f64>, log: bool) -> (f64, f64) {
+fn axis_range(values: impl Iterator<Item = f64>, is_log: bool) -> (f64, f64) {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if !low.is_finite() {
         return (0.0, 1.0);
     }
-    let space = if high > low { (high - low) * 0.05 } else { 0.5 };
-    // Nothing is below 0 that is counted from there.
-    let low_end = if !log && low >= 0.0 { 0.0 } else { low - space };
-    (low_end, high + space)
+    let margin = if high > low { (high - low) * 0.05 } else { 0.5 };
+    // Axes of non-negative values start at 0.
+    let low_end = if !is_log && low >= 0.0 { 0.0 } else { low - margin };
+    (low_end, high + margin)
 }
 
-/// The values of a shape, each with the ends of its interval.
-fn heights(shape: &Shape) -> Vec<(f64, f64)> {
+/// All points of a shape, including the ends of intervals.
+fn extent(shape: &Shape) -> Vec<(f64, f64)> {
     match shape {
         Shape::Line(points) => points.clone(),
         Shape::Band(points) => points.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]).collect(),
-        Shape::Points { at, .. } => {
+        Shape::Points { points, .. } => {
             let ends = |point: &Point| match point.interval {
                 Some((low, high)) => vec![(point.x, low), (point.x, point.y), (point.x, high)],
                 None => vec![(point.x, point.y)],
             };
-            at.iter().flat_map(ends).collect()
+            points.iter().flat_map(ends).collect()
         }
     }
 }
 
-fn lines(area: &Area<'_>, chart: &Lines) -> Done {
+fn lines(area: &Area<'_>, chart: &Lines) -> DrawResult {
     let (x, y) = (&chart.x, &chart.y);
-    let all: Vec<(f64, f64)> = chart.series.iter().flat_map(|series| heights(&series.shape)).collect();
-    let (left, right) = range(all.iter().filter_map(|point| place(x, point.0)), x.log);
-    let (low, high) = range(all.iter().filter_map(|point| place(y, point.1)), y.log);
+    let all: Vec<(f64, f64)> = chart.series.iter().flat_map(|series| extent(&series.shape)).collect();
+    let (left, right) = axis_range(all.iter().filter_map(|point| position(x, point.0)), x.is_log);
+    let (low, high) = axis_range(all.iter().filter_map(|point| position(y, point.1)), y.is_log);
     let mut picture =
         ChartBuilder::on(area).margin(14).x_label_area_size(46).y_label_area_size(72).build_cartesian_2d(
-            Marked { range: (left..right).into(), marks: marks(x, left, right) },
-            Marked { range: (low..high).into(), marks: marks(y, low, high) },
+            TickedRange { range: (left..right).into(), ticks: axis_ticks(x, left, right) },
+            TickedRange { range: (low..high).into(), ticks: axis_ticks(y, low, high) },
         )?;
-    let shown = |axis: &Axis, value: f64| round(if axis.log { 10f64.powf(value) } else { value });
+    let shown = |axis: &Axis, value: f64| tick_label(if axis.is_log { 10f64.powf(value) } else { value });
     picture
         .configure_mesh()
         .x_desc(x.label)
@@ -251,39 +249,38 @@ fn lines(area: &Area<'_>, chart: &Lines) -> Done {
         .x_label_formatter(&|value| shown(x, *value))
         .y_label_formatter(&|value| shown(y, *value))
         .draw()?;
-    let at = |point: (f64, f64)| Some((place(x, point.0)?, place(y, point.1)?));
+    let at = |point: (f64, f64)| Some((position(x, point.0)?, position(y, point.1)?));
     for (index, series) in chart.series.iter().enumerate() {
         let colour = SERIES[index % SERIES.len()];
-        let drawn =
-            match &series.shape {
-                Shape::Line(points) => {
-                    let points: Vec<(f64, f64)> = points.iter().copied().filter_map(at).collect();
-                    picture.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-                }
-                Shape::Band(points) => {
-                    let lows = points.iter().filter_map(|(x, low, _)| at((*x, *low)));
-                    let highs = points.iter().rev().filter_map(|(x, _, high)| at((*x, *high)));
-                    let around: Vec<(f64, f64)> = lows.chain(highs).collect();
-                    picture.draw_series([Polygon::new(around, colour.mix(0.18))])?
-                }
-                Shape::Points { at: points, hollow } => {
-                    let ends = points.iter().filter_map(|point| {
-                        let (low, high) = point.interval?;
-                        Some(PathElement::new(
-                            [at((point.x, low))?, at((point.x, high))?],
-                            colour.stroke_width(1),
-                        ))
-                    });
-                    picture.draw_series(ends)?;
-                    let fill = if *hollow { CARD.filled() } else { colour.mix(0.75).filled() };
-                    let places: Vec<(f64, f64)> =
-                        points.iter().filter_map(|point| at((point.x, point.y))).collect();
-                    picture.draw_series(places.iter().map(|place| Circle::new(*place, 4, fill)))?;
-                    picture.draw_series(places.iter().map(|place| {
-                        Circle::new(*place, 4, colour.stroke_width(if *hollow { 2 } else { 1 }))
-                    }))?
-                }
-            };
+        let drawn = match &series.shape {
+            Shape::Line(points) => {
+                let points: Vec<(f64, f64)> = points.iter().copied().filter_map(at).collect();
+                picture.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            }
+            Shape::Band(points) => {
+                let lows = points.iter().filter_map(|(x, low, _)| at((*x, *low)));
+                let highs = points.iter().rev().filter_map(|(x, _, high)| at((*x, *high)));
+                let around: Vec<(f64, f64)> = lows.chain(highs).collect();
+                picture.draw_series([Polygon::new(around, colour.mix(0.18))])?
+            }
+            Shape::Points { points, hollow } => {
+                let ends = points.iter().filter_map(|point| {
+                    let (low, high) = point.interval?;
+                    Some(PathElement::new(
+                        [at((point.x, low))?, at((point.x, high))?],
+                        colour.stroke_width(1),
+                    ))
+                });
+                picture.draw_series(ends)?;
+                let fill = if *hollow { CARD.filled() } else { colour.mix(0.75).filled() };
+                let centres: Vec<(f64, f64)> =
+                    points.iter().filter_map(|point| at((point.x, point.y))).collect();
+                picture.draw_series(centres.iter().map(|centre| Circle::new(*centre, 4, fill)))?;
+                picture.draw_series(centres.iter().map(|centre| {
+                    Circle::new(*centre, 4, colour.stroke_width(if *hollow { 2 } else { 1 }))
+                }))?
+            }
+        };
         let key = colour.mix(if matches!(series.shape, Shape::Band(_)) { 0.4 } else { 1.0 });
         drawn
             .label(series.name.clone())
@@ -307,7 +304,7 @@ mod tests {
     use crate::report::model::Series;
 
     #[test]
-    fn steps_are_round() {
+    fn ticks_are_round() {
         for (low, high, expected) in [
             (0.0, 1.0, vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
             (-3.0, 7.0, vec![-2.0, 0.0, 2.0, 4.0, 6.0]),
@@ -323,22 +320,28 @@ mod tests {
         }
     }
 
-    /// Numbers of every sort, and of no sort, make a chart or an empty one, and never a panic.
+    /// Extreme and non-finite numbers must not panic.
     #[test]
-    fn odd_numbers_are_drawn() {
-        let odd = [0.0, -1.0, 1e-300, 1e300, f64::NAN, f64::INFINITY, 5.0];
-        for log in [false, true] {
-            let axis = || Axis { label: "a", log };
+    fn extreme_numbers_are_drawn() {
+        let extreme = [0.0, -1.0, 1e-300, 1e300, f64::NAN, f64::INFINITY, 5.0];
+        for is_log in [false, true] {
+            let axis = || Axis { label: "a", is_log };
             let series = vec![
-                Series { name: "<line>".into(), shape: Shape::Line(odd.iter().map(|x| (*x, *x)).collect()) },
+                Series {
+                    name: "<line>".into(),
+                    shape: Shape::Line(extreme.iter().map(|x| (*x, *x)).collect()),
+                },
                 Series {
                     name: "band".into(),
-                    shape: Shape::Band(odd.iter().map(|x| (*x, *x, *x)).collect()),
+                    shape: Shape::Band(extreme.iter().map(|x| (*x, *x, *x)).collect()),
                 },
                 Series {
                     name: "points".into(),
                     shape: Shape::Points {
-                        at: odd.iter().map(|x| Point { x: *x, y: 1.0, interval: Some((0.0, *x)) }).collect(),
+                        at: extreme
+                            .iter()
+                            .map(|x| Point { x: *x, y: 1.0, interval: Some((0.0, *x)) })
+                            .collect(),
                         hollow: true,
                     },
                 },
@@ -351,8 +354,8 @@ mod tests {
             );
         }
         draw(&Plot::Lines(Lines {
-            x: Axis { label: "", log: true },
-            y: Axis { label: "", log: false },
+            x: Axis { label: "", is_log: true },
+            y: Axis { label: "", is_log: false },
             series: vec![],
         }))
         .unwrap();

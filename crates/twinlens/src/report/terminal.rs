@@ -1,4 +1,4 @@
-//! A report in a terminal: bars of text, small curves, tables; images stay in the page.
+//! Renders a report as text: bars, sparklines and tables, without images.
 
 use std::io::Write;
 
@@ -7,18 +7,17 @@ use crate::errors::Failure;
 use crate::table::TableWriter;
 use crate::text::one_line;
 
-/// Columns of a bar, of a curve, and of a label.
+/// Columns of a bar, a sparkline and a label.
 const BAR: usize = 40;
-const CURVE: usize = 60;
+const SPARKLINE: usize = 60;
 const LABEL: usize = 44;
-/// Rows of a table.
-const ROWS: usize = 15;
+/// Longer tables are cut to this many rows.
+const MAX_ROWS: usize = 15;
 
-/// Prints a report.
 pub fn print(report: &Report, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{}\n", one_line(&report.title))?;
     for fact in &report.summary {
-        writeln!(out, "{:6} {}: {}", fact.name, one_line(&fact.value), one_line(&fact.about))?;
+        writeln!(out, "{:6} {}: {}", fact.name, one_line(&fact.value), one_line(&fact.explanation))?;
     }
     for section in &report.sections {
         writeln!(out, "\n{}\n{}", section.title, "-".repeat(section.title.len()))?;
@@ -29,13 +28,12 @@ pub fn print(report: &Report, out: &mut impl Write) -> Result<(), Failure> {
                 Block::Chart { chart, numbers } => self::chart(chart, numbers, out)?,
                 Block::Pictures(pictures) => {
                     for picture in pictures {
-                        let word = if picture.right { "right" } else { "wrong" };
-                        let said = if picture.right {
-                            String::new()
+                        let label = one_line(&picture.label);
+                        if picture.is_correct {
+                            writeln!(out, "  correct: {label}")?;
                         } else {
-                            format!(", taken for {}", picture.predicted)
-                        };
-                        writeln!(out, "  {word}: {}{}", one_line(&picture.label), one_line(&said))?;
+                            writeln!(out, "  wrong: {label}, predicted {}", one_line(&picture.predicted))?;
+                        }
                     }
                 }
             }
@@ -49,9 +47,9 @@ fn chart(chart: &Chart, numbers: &Table, out: &mut impl Write) -> Result<(), Fai
     match &chart.plot {
         Plot::Bars(bars) => self::bars(bars, out),
         Plot::Lines(lines) if lines.series.iter().all(|series| matches!(series.shape, Shape::Line(_))) => {
-            curves(lines, out)
+            sparklines(lines, out)
         }
-        // Points over two axes say nothing in so few characters.
+        // Scatter plots are unreadable in so few characters.
         Plot::Lines(_) => {
             writeln!(out, "{}", one_line(&chart.alt))?;
             table(numbers, out)
@@ -59,7 +57,7 @@ fn chart(chart: &Chart, numbers: &Table, out: &mut impl Write) -> Result<(), Fai
     }
 }
 
-/// Blocks and eighths of them.
+/// A bar with a resolution of an eighth of a character.
 fn bar(share: f64) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = (share.clamp(0.0, 1.0) * (BAR * 8) as f64).round() as usize;
@@ -75,16 +73,16 @@ fn bars(chart: &Bars, out: &mut impl Write) -> Result<(), Failure> {
     let short = |text: &str| one_line(text).chars().take(LABEL).collect::<String>();
     let width = chart.bars.iter().map(|bar| short(&bar.label).chars().count()).max().unwrap_or(0);
     let numbers = chart.bars.iter().map(|bar| bar.text.chars().count()).max().unwrap_or(0);
-    for one in &chart.bars {
-        let share = if most > 0.0 { one.value.abs() / most } else { 0.0 };
-        let sign = if one.value < 0.0 { "-" } else { " " };
-        writeln!(out, "  {:width$}  {:>numbers$} {sign}{}", short(&one.label), one.text, bar(share))?;
+    for row in &chart.bars {
+        let share = if most > 0.0 { row.value.abs() / most } else { 0.0 };
+        let sign = if row.value < 0.0 { "-" } else { " " };
+        writeln!(out, "  {:width$}  {:>numbers$} {sign}{}", short(&row.label), row.text, bar(share))?;
     }
     Ok(())
 }
 
-/// One line of blocks for each series, all on one scale.
-fn curves(chart: &Lines, out: &mut impl Write) -> Result<(), Failure> {
+/// A sparkline per series, all on the same scale.
+fn sparklines(chart: &Lines, out: &mut impl Write) -> Result<(), Failure> {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let lines: Vec<(&str, Vec<f64>)> = (chart.series.iter())
         .filter_map(|series| match &series.shape {
@@ -98,7 +96,7 @@ fn curves(chart: &Lines, out: &mut impl Write) -> Result<(), Failure> {
     let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, values) in lines {
-        let count = values.len().min(CURVE);
+        let count = values.len().min(SPARKLINE);
         let level = |at: usize| {
             let value = values[at * values.len() / count.max(1)];
             let share = if high > low { (value - low) / (high - low) } else { 0.0 };
@@ -107,7 +105,7 @@ fn curves(chart: &Lines, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "  {name:width$}  {}", (0..count).map(level).collect::<String>())?;
     }
     if low.is_finite() {
-        let (low, high) = (super::ask::number(Some(low)), super::ask::number(Some(high)));
+        let (low, high) = (super::query::number(Some(low)), super::query::number(Some(high)));
         writeln!(out, "  {} from {low} to {high}, over {}", chart.y.label, chart.x.label)?;
     }
     Ok(())
@@ -117,12 +115,12 @@ fn table(table: &Table, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{}\n", one_line(&table.caption))?;
     let names: Vec<&str> = table.head.iter().map(|(name, _)| *name).collect();
     let right: Vec<bool> = table.head.iter().map(|(_, right)| *right).collect();
-    let mut rows = TableWriter::of_text(&mut *out, &names, &right);
-    for row in table.rows.iter().take(ROWS) {
+    let mut rows = TableWriter::with_columns(&mut *out, &names, &right);
+    for row in table.rows.iter().take(MAX_ROWS) {
         rows.row(row.iter().map(|cell| one_line(cell)).collect())?;
     }
     rows.finish()?;
-    let more = table.more + table.rows.len().saturating_sub(ROWS);
+    let more = table.more + table.rows.len().saturating_sub(MAX_ROWS);
     if more > 0 {
         writeln!(out, "... and {more} more")?;
     }
@@ -134,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_has_eighths() {
+    fn bars_have_eighths() {
         assert_eq!(
             (bar(0.0), bar(1.0).chars().count(), bar(0.5 + 1.0 / 320.0)),
             (String::new(), BAR, "█".repeat(20) + "▏")

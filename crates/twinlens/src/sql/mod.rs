@@ -1,8 +1,7 @@
-//! `twinlens sql`: the datasets of a run as tables, for one query, for queries on stdin, or at a
-//! prompt.
+//! `twinlens sql`: queries the datasets of a run, with an argument, queries on stdin, or a prompt.
 //!
-//! Manifests are only read, so that a run may go on meanwhile: a reader sees what was committed
-//! when it began.
+//! Manifests are only read, so this works while a run is in progress: a reader sees what was
+//! committed when it started.
 
 mod prompt;
 pub mod rows;
@@ -12,7 +11,6 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-use datafusion::arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -31,13 +29,12 @@ use crate::{runtime, views};
 use rows::{Out, RowWriter};
 use runs::Runs;
 
-/// Answers queries about a run.
-pub fn command(args: &SqlArgs) -> Result<(), Failure> {
-    let by_ending = args.output.as_deref().and_then(format_of);
-    let format = args.format.or(by_ending).unwrap_or(RowFormat::Table);
+pub fn execute(args: &SqlArgs) -> Result<(), Failure> {
+    let by_extension = args.output.as_deref().and_then(format_of);
+    let format = args.format.or(by_extension).unwrap_or(RowFormat::Table);
     let interactive = args.query.is_none() && !args.views && std::io::stdin().is_terminal();
     if format == RowFormat::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
-        return Err(Failure::user("Parquet does not go to a terminal").hint("add `-o FILE`, or pipe it on"));
+        return Err(Failure::user("cannot write Parquet to a terminal").hint("add `-o FILE`, or redirect it"));
     }
     runtime::block_on(None, async {
         let runs = Runs::new(&args.dir, &args.with)?;
@@ -50,13 +47,13 @@ pub fn command(args: &SqlArgs) -> Result<(), Failure> {
         }
         let queries = match &args.query {
             Some(query) => query.clone(),
-            None => stdin()?,
+            None => read_stdin()?,
         };
-        answer_all(&session, &queries, format, args.output.as_deref()).await
+        run_queries(&session, &queries, format, args.output.as_deref()).await
     })
 }
 
-fn stdin() -> Result<String, Failure> {
+fn read_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| Failure::user(format!("stdin: {error}")))?;
     Ok(text)
@@ -71,22 +68,22 @@ fn format_of(path: &Path) -> Option<RowFormat> {
     }
 }
 
-/// Prints the views, and which of them the run has the tables for.
+/// Prints the views, and whether the run has their tables.
 fn list_views(session: &SessionContext) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for view in views::ALL {
-        let there = session.table_exist(format!("{}.{}", views::SCHEMA, view.name))?;
-        out.write_all(view.explained().as_bytes())?;
-        if !there {
-            writeln!(out, "  not in this run: it needs {}", view.needs)?;
+        let exists = session.table_exist(format!("{}.{}", views::SCHEMA, view.name))?;
+        out.write_all(view.help().as_bytes())?;
+        if !exists {
+            writeln!(out, "  not available in this run: needs {}", view.needs)?;
         }
         writeln!(out)?;
     }
     Ok(out.flush()?)
 }
 
-/// Answers queries one after another. Into a file: it appears when all of it is written.
-async fn answer_all(
+/// Runs queries one after another. An output file appears only when it is complete.
+async fn run_queries(
     session: &SessionContext,
     queries: &str,
     format: RowFormat,
@@ -94,15 +91,16 @@ async fn answer_all(
 ) -> Result<(), Failure> {
     let statements = parse(queries)?;
     if statements.len() != 1 && (format == RowFormat::Parquet || output.is_some()) {
-        return Err(Failure::user(format!("expected one query for one file, got {}", statements.len())));
+        return Err(Failure::user(format!("expected one query per file, got {}", statements.len())));
     }
     for (index, statement) in statements.into_iter().enumerate() {
-        let stream = answer(session, statement).await?;
-        let parted = index > 0 && format == RowFormat::Table && !stream.schema().fields().is_empty();
+        let stream = start(session, statement).await?;
+        let needs_blank_line =
+            index > 0 && format == RowFormat::Table && !stream.schema().fields().is_empty();
         match output {
             None => {
-                if parted {
-                    say(&mut std::io::stdout(), "\n")?;
+                if needs_blank_line {
+                    write_now(&mut std::io::stdout(), "\n")?;
                 }
                 write_rows(stream, format, stdout()).await?;
             }
@@ -121,7 +119,7 @@ async fn write_file(
     let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
     let written = write_rows(stream, format, Box::new(BufWriter::new(file))).await;
     if let Err(failure) = written {
-        // What is left of it is of no use; the failure says why.
+        // Best effort: the failure itself is reported.
         let _ = std::fs::remove_file(&temporary);
         return Err(failure);
     }
@@ -137,7 +135,7 @@ async fn write_rows(
     format: RowFormat,
     out: Out,
 ) -> Result<(), Failure> {
-    // A statement that gives no rows (`create view`, `set`).
+    // Statements without rows (`create view`, `set`).
     if stream.schema().fields().is_empty() {
         while let Some(batch) = stream.next().await {
             batch?;
@@ -151,7 +149,6 @@ async fn write_rows(
     writer.finish()
 }
 
-/// The statements of a text.
 fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
     match DFParser::parse_sql(queries) {
         Ok(statements) if statements.is_empty() => Err(Failure::user("expected a query, got none")),
@@ -160,30 +157,26 @@ fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
     }
 }
 
-/// Plans a statement and starts it. What would write files is refused: datasets are never changed
-/// from here.
-async fn answer(
-    session: &SessionContext,
-    statement: Statement,
-) -> Result<SendableRecordBatchStream, Failure> {
+/// Plans and starts a statement. Statements that write files are refused.
+async fn start(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, Failure> {
     let started = async {
         let plan = session.state().statement_to_plan(statement).await?;
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan)?;
         session.execute_logical_plan(plan).await?.execute_stream().await
     };
-    // The engine's planner panics on a few texts, such as a scalar subquery without columns.
+    // DataFusion's planner panics on a few queries, such as a scalar subquery without columns.
     let started = std::panic::AssertUnwindSafe(started).catch_unwind().await;
     let started =
-        started.unwrap_or_else(|_| Err(DataFusionError::Plan("the engine cannot plan this SQL".into())));
+        started.unwrap_or_else(|_| Err(DataFusionError::Plan("DataFusion cannot plan this query".into())));
     started.map_err(|error| with_hint(session, error.into()))
 }
 
-/// The engine suggests columns, but not tables.
+/// Suggests table names; DataFusion itself suggests columns.
 fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
     let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
     let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
     let name = name.rsplit('.').next().unwrap_or(name).to_string();
-    if let Some(needs) = views::missing(&name) {
+    if let Some(needs) = views::missing_reason(&name) {
         return failure.hint(needs);
     }
     let known = table_names(session);
@@ -193,7 +186,7 @@ fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
     }
 }
 
-/// The tables that a query may name, as it must write them.
+/// All tables, quoted as necessary.
 fn table_names(session: &SessionContext) -> Vec<String> {
     let Some(catalog) = session.catalog("datafusion") else { return Vec::new() };
     let mut names = Vec::new();
@@ -209,14 +202,14 @@ fn table_names(session: &SessionContext) -> Vec<String> {
     names
 }
 
-/// A name as SQL must write it.
+/// Quotes an identifier, if necessary.
 fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain { name.into() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
-/// Rows of each dataset's tables, by the names that queries use.
+/// Row counts by table name.
 fn row_counts(dir: &Location) -> Result<std::collections::BTreeMap<String, u64>, Failure> {
     let mut counts = std::collections::BTreeMap::new();
     for dataset in run::datasets(dir)? {
@@ -229,13 +222,8 @@ fn row_counts(dir: &Location) -> Result<std::collections::BTreeMap<String, u64>,
     Ok(counts)
 }
 
-/// Whether CSV can write values of this type: it has no word for nested ones.
-fn is_nested(kind: &DataType) -> bool {
-    kind.is_nested()
-}
-
-/// Writes all of it, now.
-fn say(out: &mut impl Write, text: &str) -> Result<(), Failure> {
+/// Writes and flushes.
+fn write_now(out: &mut impl Write, text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
@@ -245,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ending_says_the_format() {
+    fn the_extension_sets_the_format() {
         let cases = [
             ("a.csv", Some(RowFormat::Csv)),
             ("a.b.jsonl", Some(RowFormat::Json)),
@@ -259,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted_where_sql_needs_it() {
+    fn identifiers_are_quoted_if_necessary() {
         for (name, expected) in
             [("wit", "wit"), ("zero_shot2", "zero_shot2"), ("zero-shot", "\"zero-shot\""), ("Wit", "\"Wit\"")]
         {
@@ -268,16 +256,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_written_from_a_query() {
+    async fn queries_cannot_write() {
         let session = SessionContext::new();
         for sql in ["copy (select 1) to 'x.csv'", "insert into t select 1"] {
             let statement = parse(sql).unwrap().remove(0);
-            assert!(answer(&session, statement).await.is_err(), "{sql}");
+            assert!(start(&session, statement).await.is_err(), "{sql}");
         }
         let several = parse("create view v as select 1 as one; select one + 1 from v").unwrap();
         assert_eq!(several.len(), 2);
         for statement in several {
-            answer(&session, statement).await.unwrap();
+            start(&session, statement).await.unwrap();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The SQL prompt: lines until `;`, history, names completed, and a few commands that begin with
-//! `\`.
+//! The SQL prompt: multi-line queries that end with `;`, history, completion, and a few commands
+//! that start with `\`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rustyline::{Config, Context, Editor, Helper};
 use tokio::sync::Notify;
 
 use super::runs::Runs;
-use super::{answer, parse, row_counts, say, stdout, table_names, write_rows};
+use super::{parse, row_counts, start, stdout, table_names, write_now, write_rows};
 use crate::cli::{LogFormat, RowFormat};
 use crate::env;
 use crate::errors::{Exit, Failure};
@@ -25,36 +25,38 @@ use crate::text::count;
 use twinlens_dataset::types;
 
 const HELP: &str = "\
-End a query with `;`. Ctrl-C stops it.
-  \\d        the tables
-  \\d TABLE  its columns
-  \\r        read the run directory again (while a run is going on)
-  \\q        leave
+End a query with `;`. Ctrl-C cancels it.
+  \\d        list tables
+  \\d TABLE  list columns
+  \\r        reload the run directory (while a run is in progress)
+  \\q        quit
 ";
 
-/// Answers queries until the user leaves.
 pub async fn run(runs: &Runs, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
-        .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
+        .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
     let mut prompt = Prompt { runs, session, format, interrupts };
     let config = Config::builder().max_history_size(10_000).map_err(terminal)?.auto_add_history(true).build();
     let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     let history = history_file();
     if let Some(history) = &history {
-        // There is none at first.
+        // The file may not exist yet.
         let _ = editor.load_history(history);
     }
-    say(&mut std::io::stderr(), "Queries end with `;`. \\d lists the tables, \\? helps, \\q leaves.\n")?;
+    write_now(
+        &mut std::io::stderr(),
+        "End queries with `;`. \\d lists tables, \\? shows help, \\q quits.\n",
+    )?;
     loop {
         editor.set_helper(Some(Names(prompt.names())));
         match editor.readline("twinlens> ") {
             Ok(line) if matches!(line.trim(), "\\q" | "exit" | "quit" | "exit;" | "quit;") => break,
-            Ok(line) => match prompt.answer(line.trim()).await {
+            Ok(line) => match prompt.run_line(line.trim()).await {
                 Err(failure) if failure.exit == Exit::Quiet => break,
-                Err(failure) => failure.tell(LogFormat::Text),
+                Err(failure) => failure.print(LogFormat::Text),
                 Ok(()) => {}
             },
-            // Ctrl-C leaves the line, Ctrl-D the prompt.
+            // Ctrl-C discards the line, Ctrl-D ends the prompt.
             Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(terminal(error)),
@@ -63,13 +65,14 @@ pub async fn run(runs: &Runs, session: SessionContext, format: RowFormat) -> Res
     if let Some(history) = &history
         && let Err(error) = editor.save_history(history)
     {
-        say(&mut std::io::stderr(), &format!("the history is not kept: {}: {error}\n", history.display()))?;
+        let message = format!("cannot save the history: {}: {error}\n", history.display());
+        write_now(&mut std::io::stderr(), &message)?;
     }
     Ok(())
 }
 
 fn terminal(error: ReadlineError) -> Failure {
-    Failure::user(format!("the terminal cannot be read: {error}"))
+    Failure::user(format!("cannot read the terminal: {error}"))
         .hint("give the query as an argument or on stdin")
 }
 
@@ -87,7 +90,7 @@ struct Prompt<'a> {
 }
 
 impl Prompt<'_> {
-    async fn answer(&mut self, line: &str) -> Result<(), Failure> {
+    async fn run_line(&mut self, line: &str) -> Result<(), Failure> {
         match line.strip_prefix('\\') {
             None if line.is_empty() => Ok(()),
             None => self.query(line).await,
@@ -98,33 +101,33 @@ impl Prompt<'_> {
                     self.session = self.runs.open().await?;
                     Ok(())
                 }
-                _ => say(&mut std::io::stderr(), HELP),
+                _ => write_now(&mut std::io::stderr(), HELP),
             },
         }
     }
 
     async fn query(&self, text: &str) -> Result<(), Failure> {
         let (session, text, format) = (self.session.clone(), text.to_string(), self.format);
-        // In a task of its own: a plan that computes for long without a pause would not let Ctrl-C
-        // through here. Such a plan goes on in the background until it pauses, or the prompt ends.
+        // A separate task, because a plan that computes for long without yielding would block
+        // Ctrl-C here. It continues in the background until it yields or the prompt ends.
         let mut work = tokio::spawn(async move {
             for statement in parse(&text)? {
-                write_rows(answer(&session, statement).await?, format, stdout()).await?;
+                write_rows(start(&session, statement).await?, format, stdout()).await?;
             }
             Ok(())
         });
         tokio::select! {
-            done = &mut work => done.unwrap_or_else(|panic| Err(Failure::ours(panic.to_string()))),
+            done = &mut work => done.unwrap_or_else(|panic| Err(Failure::internal(panic.to_string()))),
             () = self.interrupts.notified() => {
                 work.abort();
-                say(&mut std::io::stderr(), "stopped\n")
+                write_now(&mut std::io::stderr(), "cancelled\n")
             }
         }
     }
 
     fn tables(&self) -> Result<(), Failure> {
         let counts = row_counts(&self.runs.dir)?;
-        let mut table = TableWriter::of_text(stdout(), &["table", "rows"], &[false, true]);
+        let mut table = TableWriter::with_columns(stdout(), &["table", "rows"], &[false, true]);
         for name in table_names(&self.session) {
             let rows = counts.get(&name).map(|rows| count(*rows)).unwrap_or_default();
             table.row(vec![name, rows])?;
@@ -136,7 +139,7 @@ impl Prompt<'_> {
     async fn columns(&self, name: &str) -> Result<(), Failure> {
         let frame =
             self.session.table(name).await.map_err(|error| super::with_hint(&self.session, error.into()))?;
-        let mut table = TableWriter::of_text(stdout(), &["column", "type"], &[false, false]);
+        let mut table = TableWriter::with_columns(stdout(), &["column", "type"], &[false, false]);
         for field in frame.schema().fields() {
             table.row(vec![super::ident(field.name()), types::name(field.data_type())])?;
         }
@@ -144,13 +147,13 @@ impl Prompt<'_> {
         Ok(())
     }
 
-    /// What Tab completes: tables, and their columns.
+    /// Tables and columns, for completion.
     fn names(&self) -> Vec<String> {
         let mut names = table_names(&self.session);
         if let Some(public) = self.session.catalog("datafusion").and_then(|catalog| catalog.schema("public"))
         {
             for table in public.table_names() {
-                // Every table is registered already: the answer is there at once.
+                // All tables are in memory, so this future is ready at once.
                 if let Some(Ok(Some(table))) = futures::FutureExt::now_or_never(public.table(&table)) {
                     names.extend(table.schema().fields().iter().map(|field| super::ident(field.name())));
                 }
@@ -162,7 +165,7 @@ impl Prompt<'_> {
     }
 }
 
-/// Completes names, and waits for the `;`.
+/// Completes names, and continues input until `;`.
 struct Names(Vec<String>);
 
 impl Completer for Names {
@@ -174,18 +177,18 @@ impl Completer for Names {
             .rfind(|c| !part(c))
             .map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
         let word = &line[start..at];
-        let fitting = self.0.iter().filter(|name| !word.is_empty() && name.starts_with(word)).cloned();
-        Ok((start, fitting.collect()))
+        let matching = self.0.iter().filter(|name| !word.is_empty() && name.starts_with(word)).cloned();
+        Ok((start, matching.collect()))
     }
 }
 
 impl Validator for Names {
     fn validate(&self, cx: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if is_whole(cx.input()) { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+        Ok(if is_complete(cx.input()) { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
     }
 }
 
-fn is_whole(input: &str) -> bool {
+fn is_complete(input: &str) -> bool {
     let input = input.trim();
     input.is_empty() || input.starts_with('\\') || input.ends_with(';') || matches!(input, "exit" | "quit")
 }
@@ -201,16 +204,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_ends_with_its_semicolon() {
-        for (input, whole) in
+    fn queries_end_with_a_semicolon() {
+        for (input, expected) in
             [("select 1", false), ("select 1\n;", true), ("\\d wit", true), ("", true), ("quit", true)]
         {
-            assert_eq!(is_whole(input), whole, "{input}");
+            assert_eq!(is_complete(input), expected, "{input}");
         }
     }
 
     #[test]
-    fn names_are_completed_from_their_first_letters() {
+    fn names_are_completed_by_prefix() {
         let names = Names(vec!["caption".into(), "wit".into(), "wit.rejects".into()]);
         let history = FileHistory::new();
         let complete = |line: &str| names.complete(line, line.len(), &Context::new(&history)).unwrap();

@@ -1,4 +1,4 @@
-//! Rows as a table, CSV, JSON lines or Parquet, batch by batch.
+//! Writes rows as a table, CSV, JSON lines or Parquet, batch by batch.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -20,26 +20,21 @@ use crate::cli::RowFormat;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-/// Where rows go.
 pub type Out = Box<dyn Write + Send>;
 
-/// A row group of a Parquet file is closed at this size, so that images do not pile up in memory.
+/// Parquet row groups are closed at this size, so that images do not pile up in memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Writes the rows of one query.
 pub enum RowWriter {
-    /// Aligned columns.
     Table(TableWriter<Out>),
-    /// CSV; the header was written.
+    /// The header is already written.
     Csv(Out),
-    /// One object a line.
     Json(Out),
-    /// One file.
     Parquet(Box<ArrowWriter<Out>>),
 }
 
 impl RowWriter {
-    /// A writer of rows of `schema`.
     pub fn new(format: RowFormat, mut out: Out, schema: &SchemaRef) -> Result<Self, Failure> {
         Ok(match format {
             RowFormat::Table => Self::Table(TableWriter::new(out, schema)),
@@ -61,7 +56,6 @@ impl RowWriter {
         })
     }
 
-    /// Writes a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
         match self {
             Self::Table(table) => table.batch(batch)?,
@@ -72,7 +66,6 @@ impl RowWriter {
         Ok(())
     }
 
-    /// Writes what is held back.
     pub fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Table(table) => drop(table.finish()?),
@@ -87,7 +80,7 @@ fn arrow(error: ArrowError) -> Failure {
     DataFusionError::from(error).into()
 }
 
-/// A closed pipe is no failure, so what the system said is looked for inside.
+/// Unwraps I/O errors, because a closed pipe is not a failure.
 fn parquet(error: ParquetError) -> Failure {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
@@ -107,18 +100,18 @@ fn json_text(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 }
 
 fn csv_text(batch: &RecordBatch, header: bool) -> Result<Vec<u8>, ArrowError> {
-    let batch = flattened(batch)?;
+    let batch = flatten(batch)?;
     let mut writer = csv::WriterBuilder::new().with_header(header).build(Vec::new());
     writer.write(&batch)?;
     Ok(writer.into_inner())
 }
 
-/// CSV has no word for lists and structs: they are written as JSON.
-fn flattened(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+/// Converts lists and structs, which CSV cannot represent, to JSON.
+fn flatten(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if super::is_nested(field.data_type()) {
+        if field.data_type().is_nested() {
             fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
             columns.push(as_json(field, column)?);
         } else {
@@ -172,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_a_line_a_row_and_says_null() {
+    fn json_has_one_row_per_line_and_explicit_nulls() {
         let text = String::from_utf8(json_text(&batch()).unwrap()).unwrap();
         let rows: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -1,8 +1,8 @@
-//! The tables of one run, and of others beside it.
+//! A SQL session over one or several runs.
 //!
-//! The first run's tables have their plain names. Those of a run given as `--with NAME=DIR` are
-//! `NAME.table` and `NAME.stage.side_table`; `runs.VIEW` is a view over all of them, with the run
-//! in its first column.
+//! Tables of the first run have unqualified names. Tables of a run given as `--with NAME=DIR` are
+//! `NAME.table` and `NAME.stage.side_table`; `runs.VIEW` is the union of a view over all runs, with
+//! the name of the run in its first column.
 
 use std::sync::Arc;
 
@@ -17,75 +17,71 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::run::{self, session};
 
-use super::ident as written;
+use super::ident as quote_ident;
 use crate::errors::Failure;
 use crate::{registry, runtime, status, views};
 
-/// The catalog and the schema of the tables that have plain names.
+/// Catalog and schema of unqualified names.
 const CATALOG: &str = "datafusion";
 const PUBLIC: &str = "public";
-/// The schema of views over all runs, and the column that says which.
+/// The schema of views over all runs, and their column with the name of the run.
 const RUNS: &str = "runs";
 const RUN: &str = "run";
 
-/// A run, and others by name.
 #[derive(Debug, Clone)]
 pub struct Runs {
-    /// The first.
     pub dir: Location,
-    /// The others.
+    /// Other runs by name.
     pub with: Vec<(String, Location)>,
 }
 
-/// `NAME=DIR`.
-pub fn named(text: &str) -> Result<(String, String), String> {
+/// Parses `NAME=DIR`.
+pub fn parse_named(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, dir)) if written(name) == name && !dir.is_empty() => Ok((name.into(), dir.into())),
-        _ => Err("expected NAME=DIR, the name of small letters, digits and `_`".into()),
+        Some((name, dir)) if quote_ident(name) == name && !dir.is_empty() => Ok((name.into(), dir.into())),
+        _ => Err("expected NAME=DIR, where NAME has only lower-case letters, digits and `_`".into()),
     }
 }
 
 impl Runs {
-    /// The directories that the arguments name.
     pub fn new(dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
-        let dir = crate::run::location(dir)?;
-        let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::run::location(dir)?)));
+        let dir = crate::run::parse_location(dir)?;
+        let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::run::parse_location(dir)?)));
         Ok(Self { dir, with: with.collect::<Result<_, Failure>>()? })
     }
 
-    /// A session in which every dataset and every view of the runs is a table.
+    /// Opens a session in which every dataset and every view of the runs is a table.
     pub async fn open(&self) -> Result<SessionContext, Failure> {
-        let pipeline = status::belongs_to(&self.dir)?;
+        let pipeline = status::pipeline_of(&self.dir)?;
         let session = session::plain(&registry::all(), runtime::cores());
-        fill(&session, &run::datasets(&self.dir)?).await?;
+        register_run(&session, &run::datasets(&self.dir)?).await?;
         if self.with.is_empty() {
             return Ok(session);
         }
         let mut all = vec![(pipeline, session.clone())];
         for (name, dir) in &self.with {
-            if taken(&session, name) || all.iter().any(|(other, _)| other == name) {
-                let message = format!("--with {name}=...: the first run has a table of that name");
+            if is_taken(&session, name) || all.iter().any(|(other, _)| other == name) {
+                let message = format!("--with {name}=...: the first run already has a table `{name}`");
                 return Err(Failure::user(message).hint("choose another name for the other run"));
             }
-            status::belongs_to(dir)?;
-            let beside = beside(&session);
-            fill(&beside, &run::datasets(dir)?).await?;
-            copy(&beside, &session, name).await?;
-            all.push((name.clone(), beside));
+            status::pipeline_of(dir)?;
+            let other = empty_copy(&session);
+            register_run(&other, &run::datasets(dir)?).await?;
+            copy_tables(&other, &session, name).await?;
+            all.push((name.clone(), other));
         }
-        together(&session, &all).await?;
+        register_unions(&session, &all).await?;
         Ok(session)
     }
 }
 
-/// Registers the tables and views of a run.
-async fn fill(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
+async fn register_run(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
     catalog::register(session, datasets).await?;
     views::register(session, datasets).await
 }
 
-/// A session with the functions and the memory of another, and no tables.
-fn beside(session: &SessionContext) -> SessionContext {
+/// A session with the same functions and memory pool, without tables.
+fn empty_copy(session: &SessionContext) -> SessionContext {
     let config = session.copied_config().with_create_default_catalog_and_schema(true);
     let state = SessionStateBuilder::new_from_existing(session.state())
         .with_config(config)
@@ -94,14 +90,14 @@ fn beside(session: &SessionContext) -> SessionContext {
     SessionContext::new_with_state(state)
 }
 
-/// Whether a name means something in the session already.
-fn taken(session: &SessionContext, name: &str) -> bool {
+/// Whether a name is already used in the session.
+fn is_taken(session: &SessionContext, name: &str) -> bool {
     let schemas = session.catalog(CATALOG).map(|catalog| catalog.schema_names()).unwrap_or_default();
     name == RUNS || schemas.iter().any(|schema| schema == name) || session.table_exist(name).unwrap_or(true)
 }
 
-/// Makes the tables of one session those of another, under a name.
-async fn copy(from: &SessionContext, to: &SessionContext, name: &str) -> Result<(), Failure> {
+/// Copies the tables of a session to another one, qualified by `name`.
+async fn copy_tables(from: &SessionContext, to: &SessionContext, name: &str) -> Result<(), Failure> {
     let (Some(source), Some(target)) = (from.catalog(CATALOG), to.catalog(CATALOG)) else { return Ok(()) };
     let side = Arc::new(MemoryCatalogProvider::new());
     for schema in source.schema_names().iter().filter(|schema| *schema != "information_schema") {
@@ -121,8 +117,8 @@ async fn copy(from: &SessionContext, to: &SessionContext, name: &str) -> Result<
     Ok(())
 }
 
-/// The views over all runs, as far as any has them.
-async fn together(session: &SessionContext, all: &[(String, SessionContext)]) -> Result<(), Failure> {
+/// Registers the union of each view over the runs that have it.
+async fn register_unions(session: &SessionContext, all: &[(String, SessionContext)]) -> Result<(), Failure> {
     if let Some(catalog) = session.catalog(CATALOG) {
         catalog.register_schema(RUNS, Arc::new(MemorySchemaProvider::new()))?;
     }
@@ -133,13 +129,13 @@ async fn together(session: &SessionContext, all: &[(String, SessionContext)]) ->
             if !run.table_exist(table.as_str())? {
                 continue;
             }
-            let one = session.read_table(run.table_provider(table.as_str()).await?)?;
+            let frame = session.read_table(run.table_provider(table.as_str()).await?)?;
             let columns = view.columns.iter().map(|(column, _)| ident(*column));
-            let one =
-                one.select([lit(name.as_str()).alias(RUN)].into_iter().chain(columns).collect::<Vec<_>>())?;
+            let frame = frame
+                .select([lit(name.as_str()).alias(RUN)].into_iter().chain(columns).collect::<Vec<_>>())?;
             rows = Some(match rows {
-                Some(before) => before.union(one)?,
-                None => one,
+                Some(before) => before.union(frame)?,
+                None => frame,
             });
         }
         if let Some(rows) = rows {

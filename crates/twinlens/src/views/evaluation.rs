@@ -2,33 +2,32 @@
 
 use super::run::{Run, Table, literal};
 
-/// The prompts that others are compared with: the bare name.
+/// The baseline prompts: the bare class name.
 const BARE: &str = "{}";
-/// The part of a set that is all of it.
+/// The part that is the whole set.
 const WHOLE: &str = "all";
 
-/// Queries put together.
+/// The union of queries; `None` if there are none.
 pub fn union(queries: Vec<String>) -> Option<String> {
     (!queries.is_empty()).then(|| queries.join("\nunion all\n"))
 }
 
-/// All accuracies, with the stage that they are of.
+/// All accuracies with their stages.
 fn accuracies(run: &Run<'_>) -> Option<String> {
     let one = |table: &Table<'_>| {
         format!(
             "select {} as stage, model, {}, set, {}, coalesce({}, '{WHOLE}') as part, task, prompts, metric, value, ci_low,
     ci_high, chance, n from {}",
             literal(table.stage()),
-            table.column("checkpoint", "varchar"),
-            table.column("split", "varchar"),
-            table.value("part", "varchar"),
+            table.aliased_column("checkpoint", "varchar"),
+            table.aliased_column("split", "varchar"),
+            table.column_or_null("part", "varchar"),
             table.sql()
         )
     };
     union(run.accuracies().iter().map(one).collect())
 }
 
-/// `leaderboard`.
 pub fn leaderboard(run: &Run<'_>) -> Option<String> {
     Some(format!(
         "select set, task, metric, rank() over (partition by set, part, task, metric order by value desc) as rank,
@@ -38,7 +37,7 @@ from ({})",
     ))
 }
 
-/// Predictions with whether they are right.
+/// Predictions, and whether they are correct.
 fn answers(table: &Table<'_>) -> String {
     let stage = literal(table.stage());
     format!(
@@ -47,7 +46,6 @@ fn answers(table: &Table<'_>) -> String {
     )
 }
 
-/// `prompt_gain`.
 pub fn prompt_gain(run: &Run<'_>) -> Option<String> {
     let bare = literal(BARE);
     let (compared, low, high, p) = match union(run.predictions().iter().map(answers).collect()) {
@@ -67,11 +65,10 @@ compared as (
         ),
         None => (String::new(), "cast(null as double)", "cast(null as double)", "cast(null as double)"),
     };
-    let join = match compared.is_empty() {
-        true => "",
-        false => {
-            "left join compared c on a.stage = c.stage and a.set = c.set and a.prompts = c.prompts and a.metric = c.metric and a.part = 'all'"
-        }
+    let join = if compared.is_empty() {
+        ""
+    } else {
+        "left join compared c on a.stage = c.stage and a.set = c.set and a.prompts = c.prompts and a.metric = c.metric and a.part = 'all'"
     };
     Some(format!(
         "with accuracies as ({}){compared}
@@ -86,7 +83,6 @@ where a.prompts <> {bare} and b.prompts = {bare}",
     ))
 }
 
-/// `confusions`.
 pub fn confusions(run: &Run<'_>) -> Option<String> {
     let one = |table: &Table<'_>| {
         let classes = run.classes_of(table)?;

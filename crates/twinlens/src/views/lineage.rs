@@ -1,19 +1,19 @@
-//! Views that lead from a class to the queries that name it, the training pairs that matched them,
-//! and the pages of these.
+//! Views from classes to queries in their names, to training pairs that matched these, and to their
+//! pages.
 //!
-//! A query names a class when the matcher would find it in the class's name: of "red apple" these
-//! are "red", "apple" and, as the whole name, "red apple".
+//! A query belongs to a class if the matcher finds it in the class name: for "red apple" these are
+//! "red", "apple" and "red apple".
 
 use std::collections::BTreeSet;
 
 use super::evaluation::union;
 use super::run::{Run, Table, literal};
 
-/// Words and punctuation marks of the longest query that is looked for. A phrase of the paper's
-/// list has two words; a title rarely has more.
-const LONGEST: usize = 8;
+/// The longest queries considered, in words and punctuation marks. A phrase of the paper's list has
+/// two words, and titles rarely have more than eight.
+const MAX_WORDS: usize = 8;
 
-/// Classes with the evaluation that they are of, and which pairs its model was trained on.
+/// Classes with their evaluation and the training pairs of its model.
 fn classes(run: &Run<'_>) -> Option<String> {
     let one = |table: &Table<'_>| {
         let pairs = run.pairs_of(table, &["query_ids"])?;
@@ -29,8 +29,8 @@ fn classes(run: &Run<'_>) -> Option<String> {
     union(run.per_class().iter().filter_map(one).collect())
 }
 
-/// The training pairs of all evaluations, each table once.
-fn pairs<'a>(run: &Run<'a>) -> Vec<(String, Table<'a>)> {
+/// The training pairs of all evaluations, without duplicates.
+fn training_pairs<'a>(run: &Run<'a>) -> Vec<(String, Table<'a>)> {
     let mut seen = BTreeSet::new();
     let tables = run.per_class();
     let found = tables.iter().filter_map(|table| run.pairs_of(table, &["query_ids"]));
@@ -62,16 +62,15 @@ fn class_queries(run: &Run<'_>) -> Option<String> {
 )",
         classes = classes(run)?,
         texts = run.query_texts()?,
-        more = LONGEST - 1,
+        more = MAX_WORDS - 1,
     ))
 }
 
-/// `class_support`.
 pub fn class_support(run: &Run<'_>) -> Option<String> {
     let one = |(name, table): &(String, Table<'_>)| {
         format!("select {} as pairs, uid, unnest(query_ids) as query_id from {}", literal(name), table.sql())
     };
-    let matched = union(pairs(run).iter().map(one).collect())?;
+    let matched = union(training_pairs(run).iter().map(one).collect())?;
     Some(format!(
         "{shared}, matched as (
 {matched}
@@ -88,10 +87,9 @@ from classes left join support using (pairs, class_name)",
     ))
 }
 
-/// `lineage`.
 pub fn lineage(run: &Run<'_>) -> Option<String> {
     let one = |(name, table): &(String, Table<'_>)| {
-        let column = |name: &str| table.column(name, "varchar");
+        let column = |name: &str| table.aliased_column(name, "varchar");
         format!(
             "select {} as pairs, uid, caption, {}, {}, unnest(query_ids) as query_id from {}",
             literal(name),
@@ -100,18 +98,18 @@ pub fn lineage(run: &Run<'_>) -> Option<String> {
             table.sql()
         )
     };
-    let matched = union(pairs(run).iter().map(one).collect())?;
+    let matched = union(training_pairs(run).iter().map(one).collect())?;
     Some(format!(
         "{shared}, matched as (
 {matched}
-), taught as (
+), supporting as (
     select pairs, class_name, query_id, query, whole_name, uid, caption, url, page_url
     from class_queries join matched using (query_id)
 ), listed as (
     select distinct stage, model, pairs, set, class_id, class_name from classes
 )
 select stage, model, set, class_id, class_name, query_id, query, whole_name, uid, caption, url, page_url
-from listed left join taught using (pairs, class_name)",
+from listed left join supporting using (pairs, class_name)",
         shared = class_queries(run)?,
     ))
 }

@@ -1,8 +1,7 @@
-//! Views over a run: the questions that everybody asks, as tables.
+//! SQL views over a run.
 //!
-//! A view is made of the tables that have the columns of its contract, whatever their stages are
-//! called; it is there only when they are. It is `views.NAME`, and plain `NAME` where no stage has
-//! that name.
+//! A view reads the tables that have certain columns, whatever their stages are called, and exists
+//! only if they do. Its name is `views.NAME`, and also `NAME` if no stage has that name.
 
 mod evaluation;
 mod lineage;
@@ -23,123 +22,119 @@ use twinlens_dataset::Dataset;
 use crate::errors::Failure;
 pub use run::{Run, Table, literal};
 
-/// The schema in which all views stand.
+/// The schema of all views.
 pub const SCHEMA: &str = "views";
 
-/// What there is to be known of a view.
 pub struct View {
-    /// Its name.
     pub name: &'static str,
-    /// What it is, in a sentence.
-    pub about: &'static str,
-    /// What a run must have for it.
+    pub summary: &'static str,
+    /// What a run must have for the view to exist.
     pub needs: &'static str,
-    /// Its columns, and what they mean.
+    /// Names and descriptions.
     pub columns: &'static [(&'static str, &'static str)],
-    made_of: Made,
+    source: Source,
 }
 
-/// What a view is made of.
-enum Made {
-    /// A query over the tables of a run; none where it lacks them.
+enum Source {
+    /// A query over the tables of a run; `None` if tables are missing.
     Query(fn(&Run<'_>) -> Option<String>),
-    /// A table of the program's own.
+    /// The built-in table of published accuracies.
     Published,
     /// A table that every run has.
-    Always,
+    System,
 }
 
 impl View {
-    /// Its name, what it is and its columns, for people.
-    pub fn explained(&self) -> String {
+    /// Name, summary and columns.
+    pub fn help(&self) -> String {
         let width = self.columns.iter().map(|(column, _)| column.len()).max().unwrap_or(0);
-        let columns = self.columns.iter().map(|(column, about)| format!("  {column:width$}  {about}\n"));
-        format!("{}: {}\n{}", self.name, self.about, columns.collect::<String>())
+        let columns = self.columns.iter().map(|(column, text)| format!("  {column:width$}  {text}\n"));
+        format!("{}: {}\n{}", self.name, self.summary, columns.collect::<String>())
     }
 
-    /// What it needs, for people.
-    pub fn needed(&self) -> String {
-        match self.made_of {
-            Made::Query(_) => format!("  needs {}\n", self.needs),
-            Made::Published | Made::Always => String::new(),
+    /// What the view needs, if it does not always exist.
+    pub fn requirements(&self) -> String {
+        match self.source {
+            Source::Query(_) => format!("  needs {}\n", self.needs),
+            Source::Published | Source::System => String::new(),
         }
     }
 }
 
-const STAGE: (&str, &str) = ("stage", "the evaluation");
-const MODEL: (&str, &str) = ("model", "the stage that trained it, or its folder");
+const STAGE: (&str, &str) = ("stage", "the evaluation stage");
+const MODEL: (&str, &str) = ("model", "the stage that trained the model, or its directory");
 const SET: (&str, &str) = ("set", "the evaluation set");
-const PROMPTS: (&str, &str) = ("prompts", "the prompts that class names were put into");
-const N: (&str, &str) = ("n", "examples");
-const PART: (&str, &str) = ("part", "all, or the part of the set that training did not see");
+const PROMPTS: (&str, &str) = ("prompts", "the prompt templates");
+const N: (&str, &str) = ("n", "number of examples");
+const PART: (&str, &str) = ("part", "all, or the part of the set that was not in the training data");
 
 /// All views.
 pub const ALL: &[View] = &[
     View {
         name: "leaderboard",
-        about: "Every accuracy of the run, ranked within its set and metric",
-        needs: "a table of accuracies, as a `zero-shot` stage leaves",
+        summary: "Every accuracy of the run, ranked within its set and metric",
+        needs: "a table of accuracies, such as that of a `zero-shot` stage",
         columns: &[
             SET,
             ("task", "zero-shot, linear-probe, retrieval"),
-            ("metric", "what is measured"),
-            ("rank", "1 is the best of this set, task and metric"),
+            ("metric", "the metric"),
+            ("rank", "1 is the best for this set, task and metric"),
             MODEL,
             PROMPTS,
             ("value", "the accuracy"),
-            ("ci_low", "the lower end of its 95 % interval"),
-            ("ci_high", "the upper end"),
-            ("chance", "what guessing gets"),
+            ("ci_low", "lower end of the 95 % confidence interval"),
+            ("ci_high", "upper end"),
+            ("chance", "the accuracy of guessing"),
             ("times_chance", "value / chance"),
             N,
             PART,
             STAGE,
-            ("checkpoint", "the state of the training"),
+            ("checkpoint", "the checkpoint of the training"),
             ("split", "train, test, ..."),
         ],
-        made_of: Made::Query(evaluation::leaderboard),
+        source: Source::Query(evaluation::leaderboard),
     },
     View {
         name: "prompt_gain",
-        about: "What prompts gain over the bare class name, with a paired interval where single predictions are kept",
-        needs: "a table of accuracies with the prompts `{}` among others",
+        summary: "Gain of prompts over the bare class name, with a paired interval if predictions are stored",
+        needs: "a table of accuracies with the prompts `{}` and others",
         columns: &[
             STAGE,
             MODEL,
             SET,
-            ("metric", "what is measured"),
+            ("metric", "the metric"),
             PROMPTS,
             ("value", "the accuracy with these prompts"),
-            ("bare", "the accuracy with the name alone"),
+            ("bare", "the accuracy with the bare class name"),
             ("gain", "value - bare"),
-            ("gain_low", "the lower end of its 95 % interval on the same examples; of top1 alone"),
-            ("gain_high", "the upper end"),
-            ("p", "the chance of such a gain or loss, were the two equally good (McNemar)"),
+            ("gain_low", "lower end of the paired 95 % interval; only for top1"),
+            ("gain_high", "upper end"),
+            ("p", "p-value (McNemar)"),
             N,
             PART,
         ],
-        made_of: Made::Query(evaluation::prompt_gain),
+        source: Source::Query(evaluation::prompt_gain),
     },
     View {
         name: "confusions",
-        about: "Which class was taken for which other, and how often",
-        needs: "tables of predictions and of classes, as a `zero-shot` stage leaves",
+        summary: "How often one class was predicted as another",
+        needs: "tables of predictions and classes, such as those of a `zero-shot` stage",
         columns: &[
             STAGE,
             MODEL,
             SET,
             PROMPTS,
-            ("class_name", "what it is"),
-            ("predicted_name", "what it was taken for"),
-            ("times", "how many examples"),
-            ("of_examples", "of how many of the class"),
+            ("class_name", "the true class"),
+            ("predicted_name", "the predicted class"),
+            ("times", "number of such examples"),
+            ("of_examples", "number of examples of the class"),
         ],
-        made_of: Made::Query(evaluation::confusions),
+        source: Source::Query(evaluation::confusions),
     },
     View {
         name: "class_support",
-        about: "Each class's accuracy beside the training pairs whose matched queries name it",
-        needs: "a table of classes, the training of the model on pairs with `query_ids`, and the texts of queries (`queries = ...` of a `balance` stage, or a `queries` stage)",
+        summary: "Accuracy of each class, and training pairs that matched queries in its name",
+        needs: "a table of classes, a model trained on pairs with `query_ids`, and the texts of queries (`queries = ...` of a `balance` stage, or a `queries` stage)",
         columns: &[
             STAGE,
             MODEL,
@@ -148,82 +143,81 @@ pub const ALL: &[View] = &[
             ("class_id", "the label"),
             ("class_name", "the class"),
             N,
-            ("correct", "examples that were right"),
+            ("correct", "number of correct predictions"),
             ("accuracy", "correct / n"),
-            ("ci_low", "the lower end of its 95 % interval (Wilson)"),
-            ("ci_high", "the upper end"),
-            ("training_pairs", "pairs that matched a query which is the whole name"),
-            ("related_pairs", "pairs that matched a query which is some words of the name"),
+            ("ci_low", "lower end of the 95 % confidence interval (Wilson)"),
+            ("ci_high", "upper end"),
+            ("training_pairs", "pairs that matched the whole name"),
+            ("related_pairs", "pairs that matched a part of the name"),
         ],
-        made_of: Made::Query(lineage::class_support),
+        source: Source::Query(lineage::class_support),
     },
     View {
         name: "lineage",
-        about: "From a class to the queries that name it, the training pairs that matched them, and their pages; a class without any has one row of nulls",
+        summary: "From classes to queries in their names, training pairs that matched these, and their pages; a class without pairs has one row with nulls",
         needs: "what `class_support` needs",
         columns: &[
             STAGE,
             MODEL,
             SET,
-            ("class_id", "the label; of a prediction: its `label` or `predicted`"),
+            ("class_id", "the label; joins with `label` or `predicted` of predictions"),
             ("class_name", "the class"),
-            ("query_id", "a query that is some words of the name"),
+            ("query_id", "a query that is part of the name"),
             ("query", "its text"),
-            ("whole_name", "whether it is the whole name"),
-            ("uid", "a training pair that matched it"),
-            ("caption", "its caption"),
-            ("url", "its image"),
-            ("page_url", "the page that it was found on"),
+            ("whole_name", "whether the query is the whole name"),
+            ("uid", "a training pair that matched the query"),
+            ("caption", "the caption of the pair"),
+            ("url", "the URL of the image"),
+            ("page_url", "the page on which the pair was found"),
         ],
-        made_of: Made::Query(lineage::lineage),
+        source: Source::Query(lineage::lineage),
     },
     View {
         name: "funnel",
-        about: "The rows that each stage was given, kept, and refused by code",
+        summary: "Input rows, kept rows and rejects by code of each stage",
         needs: "nothing",
         columns: &[
             ("position", "the order of the stages"),
             ("stage", "the stage"),
-            ("outcome", "in, kept, or the code of a reject"),
-            ("rows", "how many"),
+            ("outcome", "in, kept, or a reject code"),
+            ("rows", "number of rows"),
         ],
-        made_of: Made::Always,
+        source: Source::System,
     },
     View {
         name: "published",
-        about: "Known zero-shot accuracies of OpenAI's and open_clip's models",
+        summary: "Published zero-shot accuracies of OpenAI's and open_clip's models",
         needs: "nothing",
         columns: &[
-            ("model", "the shape, as `twinlens model list` names it"),
-            ("weights", "whose weights, or what they were trained on"),
+            ("model", "the name of the configuration, as in `twinlens model list`"),
+            ("weights", "publisher or training data of the weights"),
             SET,
-            ("metric", "what is measured"),
+            ("metric", "the metric"),
             ("value", "the accuracy"),
-            ("source", "where it is published"),
+            ("source", "the publication"),
         ],
-        made_of: Made::Published,
+        source: Source::Published,
     },
 ];
 
-/// The view of that name.
 pub fn named(name: &str) -> Option<&'static View> {
     ALL.iter().find(|view| view.name == name)
 }
 
-/// Adds the views that a run has the tables for to its session.
+/// Registers the views for which the run has the tables.
 pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
     if let Some(catalog) = session.catalog("datafusion") {
         catalog.register_schema(SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
     }
     let run = Run::new(datasets);
     for view in ALL {
-        let table: Arc<dyn TableProvider> = match view.made_of {
-            Made::Query(query) => match query(&run) {
+        let table: Arc<dyn TableProvider> = match view.source {
+            Source::Query(query) => match query(&run) {
                 Some(query) => session.sql(&query).await?.into_view(),
                 None => continue,
             },
-            Made::Published => published()?,
-            Made::Always => session.table_provider(view.name).await?,
+            Source::Published => published()?,
+            Source::System => session.table_provider(view.name).await?,
         };
         session.register_table(format!("{SCHEMA}.{}", view.name), table.clone())?;
         if !session.table_exist(view.name)? {
@@ -243,8 +237,8 @@ fn published() -> Result<Arc<dyn TableProvider>, DataFusionError> {
     Ok(Arc::new(MemTable::try_new(schema, vec![batches])?))
 }
 
-/// Why a table of that name is not there, where it is that of a view.
-pub fn missing(name: &str) -> Option<String> {
+/// Why a view is missing, if `name` is a view.
+pub fn missing_reason(name: &str) -> Option<String> {
     let view = named(name)?;
     Some(format!("the view `{name}` needs {}", view.needs))
 }

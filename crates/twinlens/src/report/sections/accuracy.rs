@@ -1,23 +1,22 @@
-//! Accuracies beside chance and what is published, what prompts gain, and what makes numbers
-//! untrustworthy.
+//! Accuracies beside chance and published values, gain from prompts, and warnings.
 
 use std::collections::BTreeMap;
 
-use super::super::ask::{ask, has, interval, number, percent};
 use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
-use super::Source;
+use super::super::query::{has_view, interval, number, percent, query};
+use super::ReportData;
 use crate::errors::Failure;
 
-/// Bars of a chart.
-const BARS: usize = 40;
+/// At most this many bars per chart.
+const MAX_BARS: usize = 40;
 
-pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("accuracy", "How good it is");
-    if !has(source.session, "leaderboard")? {
-        return Ok(Section::without(id, title, "This run has no evaluation."));
+pub async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("accuracy", "Accuracy");
+    if !has_view(data.session, "leaderboard")? {
+        return Ok(Section::empty(id, title, "This run has no evaluation."));
     }
-    let rows = ask(
-        source.session,
+    let rows = query(
+        data.session,
         "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as shown, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
                 p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
          from views.leaderboard l
@@ -29,7 +28,7 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
     )
     .await?;
     let mut table = Table {
-        caption: "Accuracies with their 95 % intervals, beside chance and the best published value of OpenAI's models".into(),
+        caption: "Accuracies with 95 % confidence intervals, beside chance and the best published value of OpenAI's models".into(),
         head: vec![
             ("set", false), ("metric", false), ("model", false), ("prompts", false), ("value", true), ("95 % interval", true),
             ("chance", true), ("times chance", true), ("n", true), ("published", true), ("by", false),
@@ -69,18 +68,18 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
         bars.push((row.text("shown"), row.text("metric"), bar));
     }
     let all = bars.len();
-    let mut bars = fewer(bars);
+    let mut bars = main_metrics(bars);
     let best = bars.iter().max_by(|a, b| a.value.total_cmp(&b.value));
     let alt = match best {
         Some(best) => {
-            format!("{all} accuracies; the highest of the chart is {} of {}.", best.text, best.label)
+            format!("{all} accuracies; the highest in the chart is {} ({}).", best.text, best.label)
         }
         None => "No accuracy.".into(),
     };
     let published = bars.iter().any(|bar| bar.marks[1].is_some());
     let marks = if published { vec!["chance", "published"] } else { vec!["chance"] };
-    bars.truncate(BARS);
-    let left_out = all - bars.len();
+    bars.truncate(MAX_BARS);
+    let omitted = all - bars.len();
     let mut blocks = vec![Block::Chart {
         chart: Chart {
             title: "Accuracy by set, metric, model and prompts".into(),
@@ -89,19 +88,19 @@ pub async fn accuracies(source: &Source<'_>) -> Result<Section, Failure> {
         },
         numbers: table,
     }];
-    if left_out > 0 {
-        blocks.push(Block::Text(format!("The chart leaves out {left_out} more; the numbers have all.")));
+    if omitted > 0 {
+        blocks.push(Block::Text(format!("The chart omits {omitted} accuracies; the table has all.")));
     }
     if !published {
-        blocks.push(Block::Text("No published value is of one of these sets.".into()));
+        blocks.push(Block::Text("There are no published values for these sets.".into()));
     }
     Ok(Section { id, title, blocks })
 }
 
-/// The bars of a chart, each with its set and metric: where they are too many, those of one metric
-/// a set, `top1` where there is it.
-fn fewer(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
-    let many = bars.len() > BARS;
+/// Reduces bars, given with their set and metric, to one metric per set if there are too many:
+/// `top1`, if it exists.
+fn main_metrics(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
+    let too_many = bars.len() > MAX_BARS;
     let mut main: BTreeMap<String, String> = BTreeMap::new();
     for (set, metric, _) in &bars {
         let of_set = main.entry(set.clone()).or_insert_with(|| metric.clone());
@@ -109,31 +108,41 @@ fn fewer(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
             of_set.clone_from(metric);
         }
     }
-    let shown = bars.into_iter().filter(|(set, metric, _)| !many || main.get(set) == Some(metric));
+    let shown = bars.into_iter().filter(|(set, metric, _)| !too_many || main.get(set) == Some(metric));
     shown.map(|(_, _, bar)| bar).collect()
 }
 
-pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("prompts", "What prompts gain");
-    let why = "No set was evaluated with the bare name (`{}`) and other prompts.";
-    if !has(source.session, "prompt_gain")? {
-        return Ok(Section::without(id, title, why));
+pub async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("prompts", "Gain from prompts");
+    let why = "No set was evaluated with the bare class name (`{}`) and other prompts.";
+    if !has_view(data.session, "prompt_gain")? {
+        return Ok(Section::empty(id, title, why));
     }
-    let rows = ask(
-        source.session,
+    let rows = query(
+        data.session,
         "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain where part = 'all'
          order by set, metric, model, gain desc, prompts",
     )
     .await?;
     if rows.is_empty() {
-        return Ok(Section::without(id, title, why));
+        return Ok(Section::empty(id, title, why));
     }
     let points = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:+.1}", 100.0 * value));
     let mut table = Table {
-        caption: "Gain over the bare name in points; where there is an interval, it is of the same examples (paired)".into(),
+        caption:
+            "Gain over the bare class name in percentage points; intervals are paired over the same examples"
+                .into(),
         head: vec![
-            ("set", false), ("metric", false), ("model", false), ("prompts", false), ("bare", true), ("value", true), ("gain", true),
-            ("from", true), ("to", true), ("p", true),
+            ("set", false),
+            ("metric", false),
+            ("model", false),
+            ("prompts", false),
+            ("bare", true),
+            ("value", true),
+            ("gain", true),
+            ("from", true),
+            ("to", true),
+            ("p", true),
         ],
         ..Table::default()
     };
@@ -168,18 +177,21 @@ pub async fn gains(source: &Source<'_>) -> Result<Section, Failure> {
         };
         bars.push((row.text("set"), row.text("metric"), bar));
     }
-    let mut bars = fewer(bars);
-    let better = bars.iter().filter(|bar| bar.interval.is_some_and(|(low, _)| low > 0.0)).count();
-    let worse = bars.iter().filter(|bar| bar.interval.is_some_and(|(_, high)| high < 0.0)).count();
-    let alt = format!("{} gains in points; {better} are surely above 0, {worse} surely below.", bars.len());
-    bars.truncate(BARS);
-    let plot = Plot::Bars(Bars { unit: "points over the bare name", bars, marks: vec![] });
+    let mut bars = main_metrics(bars);
+    let higher = bars.iter().filter(|bar| bar.interval.is_some_and(|(low, _)| low > 0.0)).count();
+    let lower = bars.iter().filter(|bar| bar.interval.is_some_and(|(_, high)| high < 0.0)).count();
+    let alt = format!(
+        "{} gains in percentage points; {higher} are significantly above 0, {lower} below.",
+        bars.len()
+    );
+    bars.truncate(MAX_BARS);
+    let plot = Plot::Bars(Bars { unit: "percentage points over the bare class name", bars, marks: vec![] });
     let chart = Chart { title: "Gain over the bare class name".into(), alt, plot };
     Ok(Section { id, title, blocks: vec![Block::Chart { chart, numbers: table }] })
 }
 
-pub async fn warnings(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("warnings", "What to distrust");
+pub async fn warnings(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("warnings", "Warnings");
     let mut table = Table {
         caption: "Warnings of the evaluations".into(),
         head: vec![
@@ -192,10 +204,10 @@ pub async fn warnings(source: &Source<'_>) -> Result<Section, Failure> {
         ],
         ..Table::default()
     };
-    let tables = source.tables_with(&["set", "code", "detail", "value"]);
+    let tables = data.tables_with(&["set", "code", "detail", "value"]);
     for (stage, name) in &tables {
         for row in
-            ask(source.session, &format!("select * from {name} order by set, code, detail")).await?.iter()
+            query(data.session, &format!("select * from {name} order by set, code, detail")).await?.iter()
         {
             table.rows.push(vec![
                 stage.clone(),
@@ -209,11 +221,11 @@ pub async fn warnings(source: &Source<'_>) -> Result<Section, Failure> {
     }
     if table.rows.is_empty() {
         let why = if tables.is_empty() {
-            "No stage of this run looks for faults of its sets."
+            "No stage of this run checks its sets."
         } else {
-            "The evaluations gave no warning."
+            "There are no warnings."
         };
-        return Ok(Section::without(id, title, why));
+        return Ok(Section::empty(id, title, why));
     }
     Ok(Section { id, title, blocks: vec![table.at_most(100).open()] })
 }

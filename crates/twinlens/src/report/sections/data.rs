@@ -1,31 +1,31 @@
-//! Where the rows went, and what the cap did to the queries.
+//! Rows and rejects per stage, and query balancing.
 
-use super::super::ask::ask;
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::Source;
+use super::super::query::query;
+use super::ReportData;
 use crate::errors::Failure;
 use crate::text::count;
 
-pub async fn funnel(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("funnel", "Where the rows went");
-    let rows = ask(source.session, "select stage, outcome, rows from views.funnel order by position").await?;
-    let mut refused = Table {
-        caption: "Rows refused by a stage, and why".into(),
-        head: vec![("stage", false), ("reason", false), ("rows", true)],
+pub async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("funnel", "Rows per stage");
+    let rows = query(data.session, "select stage, outcome, rows from views.funnel order by position").await?;
+    let mut rejected = Table {
+        caption: "Rejected rows".into(),
+        head: vec![("stage", false), ("reject code", false), ("rows", true)],
         ..Table::default()
     };
     let mut kept = Table {
-        caption: "Rows that each stage kept".into(),
+        caption: "Rows kept by each stage".into(),
         head: vec![("stage", false), ("rows in", true), ("rows kept", true)],
         ..Table::default()
     };
-    let (mut bars, mut given) = (Vec::new(), None);
+    let (mut bars, mut rows_in) = (Vec::new(), None);
     for row in rows.iter() {
         let (stage, outcome, rows) = (row.text("stage"), row.text("outcome"), row.count("rows"));
         match outcome.as_str() {
-            "in" => given = Some(rows),
+            "in" => rows_in = Some(rows),
             "kept" => {
-                kept.rows.push(vec![stage.clone(), given.take().map_or("-".into(), count), count(rows)]);
+                kept.rows.push(vec![stage.clone(), rows_in.take().map_or("-".into(), count), count(rows)]);
                 bars.push(Bar {
                     label: stage,
                     value: rows as f64,
@@ -34,44 +34,45 @@ pub async fn funnel(source: &Source<'_>) -> Result<Section, Failure> {
                     text: count(rows),
                 });
             }
-            _ => refused.rows.push(vec![stage, outcome, count(rows)]),
+            _ => rejected.rows.push(vec![stage, outcome, count(rows)]),
         }
     }
     if bars.is_empty() {
-        return Ok(Section::without(id, title, "No stage has made rows yet."));
+        return Ok(Section::empty(id, title, "No stage has finished yet."));
     }
     let alt = format!(
-        "From {} rows of {} to {} of {}.",
+        "From {} rows of {} to {} rows of {}.",
         bars[0].text,
         bars[0].label,
         bars[bars.len() - 1].text,
         bars[bars.len() - 1].label
     );
     let chart = Chart {
-        title: "Rows that each stage kept, in the order of the stages".into(),
+        title: "Rows kept by each stage, in pipeline order".into(),
         alt,
         plot: Plot::Bars(Bars { unit: "rows", bars, marks: vec![] }),
     };
     let mut blocks = vec![Block::Chart { chart, numbers: kept }];
-    match refused.rows.is_empty() {
-        true => blocks.push(Block::Text("No row was refused.".into())),
-        false => blocks.push(refused.open()),
-    }
+    blocks.push(if rejected.rows.is_empty() {
+        Block::Text("No row was rejected.".into())
+    } else {
+        rejected.open()
+    });
     Ok(Section { id, title, blocks })
 }
 
-pub async fn balance(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("balance", "How queries were balanced");
+pub async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("balance", "Query balancing");
     let mut blocks = Vec::new();
-    for (stage, name) in source.tables_with(&["rank", "matched", "matched_upto", "contributed_upto"]) {
-        let rows = ask(source.session, &format!("select * from {name} order by rank")).await?;
+    for (stage, name) in data.tables_with(&["rank", "matched", "matched_upto", "contributed_upto"]) {
+        let rows = query(data.session, &format!("select * from {name} order by rank")).await?;
         let mut table = Table {
-            caption: format!("What the most frequent queries match and contribute together ({stage})"),
+            caption: format!("Cumulative matches and contributions of the most frequent queries ({stage})"),
             head: vec![
                 ("queries", true),
-                ("matches of the last", true),
-                ("matches of all", true),
-                ("contributed by all", true),
+                ("matches of the last query", true),
+                ("cumulative matches", true),
+                ("cumulative contributions", true),
             ],
             ..Table::default()
         };
@@ -88,7 +89,7 @@ pub async fn balance(source: &Source<'_>) -> Result<Section, Failure> {
         };
         let half = matched.iter().find(|(_, upto)| *upto >= last.1 / 2.0).map_or(last.0, |(rank, _)| *rank);
         let alt = format!(
-            "{} queries match {} times; the {} most frequent have half of it. Within the cap all contribute {}.",
+            "{} queries have {} matches; the {} most frequent queries have half of them. Capped, they contribute {}.",
             count(last.0 as u64),
             count(last.1 as u64),
             count(half as u64),
@@ -96,23 +97,23 @@ pub async fn balance(source: &Source<'_>) -> Result<Section, Failure> {
         );
         let line = |name: &str, points| Series { name: name.into(), shape: Shape::Line(points) };
         let plot = Plot::Lines(Lines {
-            x: Axis { label: "queries, the most frequent first", log: true },
-            y: Axis { label: "pairs of all queries so far", log: false },
+            x: Axis { label: "queries, most frequent first", is_log: true },
+            y: Axis { label: "cumulative pairs", is_log: false },
             series: vec![line("matched", matched), line("contributed", contributed)],
         });
         blocks.push(Block::Chart {
-            chart: Chart { title: format!("Head and tail of the queries: {stage}"), alt, plot },
+            chart: Chart { title: format!("Head and tail queries: {stage}"), alt, plot },
             numbers: table,
         });
     }
-    let cut = source.tables_with(&["query", "matched", "contributed"]);
-    for (stage, name) in cut {
+    let capped = data.tables_with(&["query", "matched", "contributed"]);
+    for (stage, name) in capped {
         let query = format!(
             "select query, matched, contributed from {name} where matched > contributed order by matched desc, query limit 10"
         );
-        let rows = ask(source.session, &query).await?;
+        let rows = query(data.session, &query).await?;
         let table = Table {
-            caption: format!("The queries that the cap cut most ({stage})"),
+            caption: format!("Queries most reduced by the cap ({stage})"),
             head: vec![("query", false), ("matched", true), ("contributed", true)],
             rows: rows
                 .iter()
@@ -127,7 +128,7 @@ pub async fn balance(source: &Source<'_>) -> Result<Section, Failure> {
         }
     }
     if blocks.is_empty() {
-        return Ok(Section::without(id, title, "No stage of this run balances queries."));
+        return Ok(Section::empty(id, title, "This run has no `balance` stage."));
     }
     Ok(Section { id, title, blocks })
 }

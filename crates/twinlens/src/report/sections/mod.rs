@@ -1,4 +1,4 @@
-//! The parts of a report, each from a few queries.
+//! The sections of a report, each from a few queries.
 
 mod accuracy;
 mod classes;
@@ -16,38 +16,34 @@ use super::model::{Report, Section};
 use crate::errors::Failure;
 use crate::views::Run;
 
-/// What the parts are made from.
-pub struct Source<'a> {
-    /// Every dataset and view as a table.
+pub struct ReportData<'a> {
+    /// Every dataset and view is a table in it.
     pub session: &'a SessionContext,
-    /// The datasets of the run.
     pub datasets: &'a [Dataset],
 }
 
-/// The report of a run.
-pub async fn report(title: String, source: &Source<'_>) -> Result<Report, Failure> {
+pub async fn report(title: String, data: &ReportData<'_>) -> Result<Report, Failure> {
     let sections: Vec<Section> = vec![
-        accuracy::accuracies(source).await?,
-        accuracy::gains(source).await?,
-        samples::samples(source).await?,
-        classes::confusions(source).await?,
-        classes::support(source).await?,
-        training::losses(source).await?,
-        data::funnel(source).await?,
-        data::balance(source).await?,
-        scaling::scaling(source).await?,
-        accuracy::warnings(source).await?,
-        settings::hashes(source).await?,
-        settings::settings(source),
+        accuracy::accuracies(data).await?,
+        accuracy::gains(data).await?,
+        samples::samples(data).await?,
+        classes::confusions(data).await?,
+        classes::support(data).await?,
+        training::losses(data).await?,
+        data::funnel(data).await?,
+        data::balance(data).await?,
+        scaling::scaling(data).await?,
+        accuracy::warnings(data).await?,
+        settings::hashes(data).await?,
+        settings::settings(data),
     ];
-    Ok(Report { title, summary: summary::summary(source).await?, sections })
+    Ok(Report { title, summary: summary::summary(data).await?, sections })
 }
 
-impl Source<'_> {
-    /// The tables that have these columns, with the stage that each is of; those of queries are
-    /// left out.
+impl ReportData<'_> {
+    /// Stage and SQL name of each table that has these columns, except results of `sql` stages.
     fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
-        let tables = Run::new(self.datasets).with(columns).into_iter();
+        let tables = Run::new(self.datasets).tables_with(columns).into_iter();
         tables.map(|table| (table.stage().to_string(), table.sql())).collect()
     }
 }

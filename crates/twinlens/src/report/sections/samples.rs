@@ -1,52 +1,47 @@
-//! Images with what the model says of them: some that it has right and some that it has wrong,
-//! drawn by their hashes.
+//! Sample images with correct and wrong predictions, chosen by their hashes.
 
 use serde_json::Value;
 use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
 
-use super::super::ask::{Row, ask};
 use super::super::model::{Block, Picture, Section};
-use super::Source;
+use super::super::query::{Row, query};
+use super::ReportData;
 use crate::errors::Failure;
 use crate::views::{Table, literal};
 
-/// Images of each sort, right and wrong, of a set; and sets.
+/// Images per set, both correct and wrong.
 const EACH: usize = 6;
-const SETS: usize = 4;
-/// Pixels of their shorter side.
+const MAX_SETS: usize = 4;
+/// Pixels of the shorter side.
 const SIDE: u32 = 96;
 
-pub async fn samples(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("samples", "What it says of images");
+pub async fn samples(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("samples", "Sample predictions");
     let mut blocks = Vec::new();
-    for dataset in source.datasets {
+    for dataset in data.datasets {
         if dataset.schema("predictions").is_err() || dataset.schema("per_class").is_err() {
             continue;
         }
         for (set, input) in sets(dataset) {
-            if blocks.len() >= 2 * SETS {
+            if blocks.len() >= 2 * MAX_SETS {
                 break;
             }
-            let Some(images) = images(source.datasets, &input) else { continue };
+            let Some(images) = images(data.datasets, &input) else { continue };
             let pictures = pictures(source, dataset, &set, &images).await?;
             if !pictures.is_empty() {
-                blocks.push(Block::Text(format!("Of the set {set}, by {}:", dataset.state().begin.stage)));
+                blocks.push(Block::Text(format!("Set {set}, stage {}:", dataset.state().begin.stage)));
                 blocks.push(Block::Pictures(pictures));
             }
         }
     }
     if blocks.is_empty() {
-        return Ok(Section::without(
-            id,
-            title,
-            "This run holds no images together with predictions of them.",
-        ));
+        return Ok(Section::empty(id, title, "This run has no images with predictions."));
     }
     Ok(Section { id, title, blocks })
 }
 
-/// The evaluation sets of a dataset's stage, and the inputs that they are read from.
+/// Name and input of each evaluation set of a stage.
 fn sets(dataset: &Dataset) -> Vec<(String, String)> {
     let sets =
         dataset.state().begin.recipe.get("options").and_then(|options| options.get("sets")?.as_array());
@@ -63,7 +58,7 @@ fn images(datasets: &[Dataset], input: &str) -> Option<String> {
 }
 
 async fn pictures(
-    source: &Source<'_>,
+    data: &ReportData<'_>,
     dataset: &Dataset,
     set: &str,
     images: &str,
@@ -85,16 +80,22 @@ async fn pictures(
         join {classes} d on d.set = {set} and d.prompts = drawn.prompts and d.class_id = drawn.predicted
         where drawn.place <= {EACH} order by drawn.label <> drawn.predicted, drawn.place"
     );
-    let rows = ask(source.session, &query).await?;
+    let rows = query(data.session, &query).await?;
     Ok(rows.iter().filter_map(|row| picture(&row)).collect())
 }
 
-/// A small copy of the image; none of one that cannot be decoded.
+/// A thumbnail with its prediction; `None` if the image cannot be decoded.
 fn picture(row: &Row<'_>) -> Option<Picture> {
     let resize = Resize { size: SIDE, mode: ResizeMode::Shortest, ..Resize::default() };
     let encode = Encode { format: Encoding::Png, quality: None };
-    let small = process(&row.bytes("bytes")?, &Limits::default(), &resize, &encode).ok()?;
+    let thumbnail = process(&row.bytes("bytes")?, &Limits::default(), &resize, &encode).ok()?;
     let (label, predicted) = (row.text("class_name"), row.text("predicted_name"));
-    let right = label == predicted;
-    Some(Picture { png: small.bytes, alt: format!("An image of the class {label}"), label, predicted, right })
+    let is_correct = label == predicted;
+    Some(Picture {
+        png: thumbnail.bytes,
+        alt: format!("An image of the class {label}"),
+        label,
+        predicted,
+        is_correct,
+    })
 }

@@ -1,24 +1,23 @@
-//! How the error falls with compute, and what the largest models were predicted to do.
+//! Scaling fits: error by compute, and predictions for held-out models.
 
-use super::super::ask::{Row, Rows, ask, interval, number, percent};
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
-use super::Source;
+use super::super::query::{Row, Rows, interval, number, percent, query};
+use super::ReportData;
 use crate::errors::Failure;
 use crate::views::literal;
 
-/// Charts that are shown.
-const CHARTS: usize = 6;
+const MAX_CHARTS: usize = 6;
 
-pub async fn scaling(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("scaling", "How the error falls with compute");
+pub async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("scaling", "Scaling");
     let mut blocks = Vec::new();
-    let mut left_out = 0;
-    for (stage, name) in source.tables_with(&["compute", "role", "error", "predicted", "predicted_low"]) {
+    let mut omitted = 0;
+    for (stage, name) in data.tables_with(&["compute", "role", "error", "predicted", "predicted_low"]) {
         let groups =
             format!("select distinct set, prompts, metric from {name} order by set, metric, prompts");
-        for group in ask(source.session, &groups).await?.iter() {
-            if blocks.len() >= CHARTS {
-                left_out += 1;
+        for group in query(data.session, &groups).await?.iter() {
+            if blocks.len() >= MAX_CHARTS {
+                omitted += 1;
                 continue;
             }
             let key = ["set", "prompts", "metric"].map(|column| group.text(column));
@@ -28,36 +27,35 @@ pub async fn scaling(source: &Source<'_>) -> Result<Section, Failure> {
                 literal(&key[1]),
                 literal(&key[2])
             );
-            let rows = ask(source.session, &query).await?;
+            let rows = query(data.session, &query).await?;
             blocks.push(chart(&stage, &key, &rows));
         }
     }
     if blocks.is_empty() {
-        return Ok(Section::without(id, title, "This run has no `scaling` stage."));
+        return Ok(Section::empty(id, title, "This run has no `scaling` stage."));
     }
-    if left_out > 0 {
-        blocks.push(Block::Text(format!(
-            "{left_out} more fits are in the tables `scaling` and `scaling_fit`."
-        )));
+    if omitted > 0 {
+        blocks
+            .push(Block::Text(format!("{omitted} more fits are in the tables `scaling` and `scaling_fit`.")));
     }
     Ok(Section { id, title, blocks })
 }
 
 fn chart(stage: &str, [set, prompts, metric]: &[String; 3], rows: &Rows) -> Block {
     let mut table = Table {
-        caption: format!("{stage}: the error on {set} ({metric}, prompts {prompts}) and what the fit says"),
+        caption: format!("{stage}: error on {set} ({metric}, prompts {prompts}) and fit"),
         head: vec![
             ("model", false),
             ("compute (GFLOP)", true),
-            ("was", false),
+            ("role", false),
             ("error", true),
             ("predicted", true),
             ("95 % interval", true),
-            ("within", false),
+            ("within interval", false),
         ],
         ..Table::default()
     };
-    let (mut line, mut band, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut line, mut band, mut predictions) = (Vec::new(), Vec::new(), Vec::new());
     let (mut fitted, mut other) = (Vec::new(), Vec::new());
     for row in rows.iter() {
         let role = row.text("role");
@@ -85,32 +83,38 @@ fn chart(stage: &str, [set, prompts, metric]: &[String; 3], rows: &Rows) -> Bloc
             fitted.extend(point);
         } else {
             other.extend(point);
-            told.push(format!(
-                "{} was predicted to have an error of {} ({interval}); it {}.",
+            predictions.push(format!(
+                "{} has a predicted error of {} ({interval}) and {}.",
                 row.text("model"),
                 percent(row.number("predicted")),
-                row.number("error")
-                    .map_or("is not trained yet".into(), |error| format!("has {}", percent(Some(error))))
+                row.number("error").map_or("is not trained yet".into(), |error| format!(
+                    "an error of {}",
+                    percent(Some(error))
+                ))
             ));
         }
     }
     let mut series = Vec::new();
     if !band.is_empty() {
-        series.push(Series { name: "95 % interval of a prediction".into(), shape: Shape::Band(band) });
+        series.push(Series { name: "95 % prediction interval".into(), shape: Shape::Band(band) });
     }
     series.push(Series { name: "fit".into(), shape: Shape::Line(line) });
-    series.push(Series { name: "fitted models".into(), shape: Shape::Points { at: fitted, hollow: false } });
+    series.push(Series {
+        name: "fitted models".into(),
+        shape: Shape::Points { points: fitted, hollow: false },
+    });
     if !other.is_empty() {
-        series.push(Series { name: "held out".into(), shape: Shape::Points { at: other, hollow: true } });
+        series.push(Series { name: "held out".into(), shape: Shape::Points { points: other, hollow: true } });
     }
     let plot = Plot::Lines(Lines {
-        x: Axis { label: "compute (GFLOP)", log: true },
-        y: Axis { label: "error", log: true },
+        x: Axis { label: "compute (GFLOP)", is_log: true },
+        y: Axis { label: "error", is_log: true },
         series,
     });
-    let alt = match told.is_empty() {
-        true => format!("The error of {} models over their compute.", table.rows.len()),
-        false => told.join(" "),
+    let alt = if predictions.is_empty() {
+        format!("Error of {} models by compute.", table.rows.len())
+    } else {
+        predictions.join(" ")
     };
     Block::Chart { chart: Chart { title: table.caption.clone(), alt, plot }, numbers: table }
 }

@@ -1,26 +1,26 @@
-//! What the numbers are of: hashes of what was evaluated, and the options of every stage.
+//! Hashes of the evaluations, and the options of every stage.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::super::ask::ask;
 use super::super::model::{Block, Section, Table};
-use super::Source;
+use super::super::query::query;
+use super::ReportData;
 use crate::errors::Failure;
 use crate::text::count;
 use twinlens_dataset::{Dataset, MAIN};
 
-/// Characters of a hash that tell it from others.
+/// Hashes are truncated to this many characters.
 const HASH: usize = 12;
 
-pub async fn hashes(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("hashes", "What the numbers are of");
+pub async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("hashes", "Hashes");
     let columns = ["set_hash", "classes_hash", "prompts_hash", "weights_hash"];
     let needed = [&["model", "set", "prompts", "metric", "n", "value"], &columns[..]].concat();
     let mut table = Table {
         caption: format!(
-            "The first {HASH} digits of the hashes: two accuracies compare when those of set, classes and prompts are the same"
+            "The first {HASH} digits of each hash: two accuracies are comparable if set, classes and prompts have the same hashes"
         ),
         head: vec![
             ("model", false),
@@ -34,12 +34,12 @@ pub async fn hashes(source: &Source<'_>) -> Result<Section, Failure> {
         ],
         ..Table::default()
     };
-    for (_, name) in source.tables_with(&needed) {
+    for (_, name) in data.tables_with(&needed) {
         let query = format!(
             "select distinct model, set, prompts, n, {} from {name} order by 1, 2, 3",
             columns.join(", ")
         );
-        for row in ask(source.session, &query).await?.iter() {
+        for row in query(data.session, &query).await?.iter() {
             let mut cells =
                 vec![row.text("model"), row.text("set"), row.text("prompts"), count(row.count("n"))];
             cells.extend(columns.map(|column| row.text(column).chars().take(HASH).collect()));
@@ -47,17 +47,15 @@ pub async fn hashes(source: &Source<'_>) -> Result<Section, Failure> {
         }
     }
     if table.rows.is_empty() {
-        return Ok(Section::without(id, title, "This run has no evaluation."));
+        return Ok(Section::empty(id, title, "This run has no evaluation."));
     }
     Ok(Section { id, title, blocks: vec![table.at_most(200).folded()] })
 }
 
-pub fn settings(source: &Source<'_>) -> Section {
-    let (id, title) = ("settings", "The settings");
+pub fn settings(data: &ReportData<'_>) -> Section {
+    let (id, title) = ("settings", "Settings");
     let mut table = Table {
-        caption:
-            "Every dataset, the options of its stage (of stages in one plan: of all), and its fingerprint"
-                .into(),
+        caption: "Options of every stage, and fingerprints of the datasets".into(),
         head: vec![
             ("stage", false),
             ("kind", false),
@@ -67,12 +65,12 @@ pub fn settings(source: &Source<'_>) -> Section {
         ],
         ..Table::default()
     };
-    for dataset in source.datasets {
+    for dataset in data.datasets {
         let begin = &dataset.state().begin;
         let fused = begin.recipe.get("fused").and_then(Value::as_object);
         for (name, recipe) in fused.into_iter().flatten() {
             let kind = recipe.get("kind").and_then(Value::as_str).unwrap_or_default();
-            let with = format!("in one plan with {}", begin.stage);
+            let with = format!("fused into {}", begin.stage);
             table.rows.push(vec![name.clone(), kind.into(), "-".into(), options(recipe), with]);
         }
         table.rows.push(vec![
@@ -84,22 +82,22 @@ pub fn settings(source: &Source<'_>) -> Section {
         ]);
     }
     if table.rows.is_empty() {
-        return Section::without(id, title, "This run has no datasets yet.");
+        return Section::empty(id, title, "This run has no datasets yet.");
     }
-    // A stage may have a seed of its own.
+    // A stage may have its own seed.
     let seed = |dataset: &Dataset| dataset.state().begin.recipe.get("seed")?.as_u64();
-    let seeds: BTreeSet<u64> = source.datasets.iter().filter_map(seed).collect();
+    let seeds: BTreeSet<u64> = data.datasets.iter().filter_map(seed).collect();
     let listed: Vec<String> = seeds.iter().map(u64::to_string).collect();
     let listed = listed.join(" and ");
     let seed = match seeds.len() {
         0 => None,
-        1 => Some(Block::Text(format!("Everything drawn at random comes from the seed {listed}."))),
-        _ => Some(Block::Text(format!("What is drawn at random comes from the seeds {listed}."))),
+        1 => Some(Block::Text(format!("Seed: {listed}."))),
+        _ => Some(Block::Text(format!("Seeds: {listed}."))),
     };
     Section { id, title, blocks: seed.into_iter().chain([table.folded()]).collect() }
 }
 
-/// Options on one line, without those that are null.
+/// Options on one line, except null ones.
 fn options(recipe: &Value) -> String {
     let options = recipe.get("options").and_then(Value::as_object);
     let given = options.into_iter().flatten().filter(|(_, value)| !value.is_null());

@@ -1,57 +1,57 @@
-//! The head of the report: what was built, how good it is, where it fails.
+//! The facts at the head of the report.
 
-use super::super::ask::{ask, has, interval, number, percent};
 use super::super::model::Fact;
-use super::Source;
+use super::super::query::{has_view, interval, number, percent, query};
+use super::ReportData;
 use crate::errors::Failure;
 use crate::text::{count, counted};
 use twinlens_dataset::MAIN;
 
-pub async fn summary(source: &Source<'_>) -> Result<Vec<Fact>, Failure> {
+pub async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure> {
     let mut facts = Vec::new();
-    facts.extend(built(source));
-    if has(source.session, "leaderboard")? {
-        facts.extend(best(source).await?);
+    facts.extend(built(data));
+    if has_view(data.session, "leaderboard")? {
+        facts.extend(best(data).await?);
     }
-    facts.extend(worst(source).await?);
+    facts.extend(worst(data).await?);
     Ok(facts)
 }
 
-/// The first pairs, the last that were trained on, and the trainings.
-fn built(source: &Source<'_>) -> Option<Fact> {
+/// Pairs, stored images and trained models.
+fn built(data: &ReportData<'_>) -> Option<Fact> {
     let pairs = |columns: &[&str]| -> Vec<u64> {
         let has = |dataset: &&twinlens_dataset::Dataset| {
             dataset
                 .schema(MAIN)
                 .is_ok_and(|schema| columns.iter().all(|column| schema.field_with_name(column).is_ok()))
         };
-        source.datasets.iter().filter(has).map(|dataset| dataset.rows(MAIN)).collect()
+        data.datasets.iter().filter(has).map(|dataset| dataset.rows(MAIN)).collect()
     };
-    let found = pairs(&["uid", "url", "caption"]);
-    let (first, images) = (*found.first()?, pairs(&["uid", "caption", "image"]));
-    let trainings = source.datasets.iter().filter(|dataset| dataset.state().begin.kind == "train").count();
-    let about = match (images.first(), trainings) {
-        (Some(images), 0) => format!("found, and {} images of them stored", count(*images)),
-        (Some(images), 1) => format!("found; {} images stored, one model trained", count(*images)),
-        (Some(images), more) => format!("found; {} images stored, {more} models trained", count(*images)),
+    let candidates = pairs(&["uid", "url", "caption"]);
+    let (first, images) = (*candidates.first()?, pairs(&["uid", "caption", "image"]));
+    let trainings = data.datasets.iter().filter(|dataset| dataset.state().begin.kind == "train").count();
+    let explanation = match (images.first(), trainings) {
+        (Some(images), 0) => format!("found, {} images stored", count(*images)),
+        (Some(images), 1) => format!("found, {} images stored, one model trained", count(*images)),
+        (Some(images), more) => format!("found, {} images stored, {more} models trained", count(*images)),
         (None, _) => "found".into(),
     };
-    Some(Fact { name: "Built", value: counted(first, "pair"), about })
+    Some(Fact { name: "Data", value: counted(first, "pair"), explanation })
 }
 
-/// The accuracy that is the most times chance.
-async fn best(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
-    let rows = ask(
-        source.session,
+/// The accuracy with the highest ratio to chance.
+async fn best(data: &ReportData<'_>) -> Result<Option<Fact>, Failure> {
+    let rows = query(
+        data.session,
         "select * from views.leaderboard where metric in ('top1', 'mean_per_class') and chance > 0 and part = 'all'
          order by times_chance desc, set, metric, model, prompts limit 1",
     )
     .await?;
     Ok(rows.iter().next().map(|row| Fact {
-        name: "Good",
+        name: "Best",
         value: percent(row.number("value")),
-        about: format!(
-            "{} on {} among {} examples ({}): {} times chance",
+        explanation: format!(
+            "{} on {}, {} examples ({}): {} times chance",
             row.text("metric"),
             row.text("set"),
             count(row.count("n")),
@@ -61,17 +61,17 @@ async fn best(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
     }))
 }
 
-/// The classes of which nothing was right.
-async fn worst(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
+/// The set with the highest share of classes without a correct prediction.
+async fn worst(data: &ReportData<'_>) -> Result<Option<Fact>, Failure> {
     let mut worst: Option<(f64, Fact)> = None;
-    for (_, name) in source.tables_with(&["set", "prompts", "class_id", "class_name", "n", "correct"]) {
+    for (_, name) in data.tables_with(&["set", "prompts", "class_id", "class_name", "n", "correct"]) {
         let query = format!(
             "select set, prompts, sum(case when correct = 0 then 1 else 0 end) as never, count(*) as classes from {name}
              where n > 0 group by set, prompts order by set, sum(correct) desc, prompts"
         );
         let mut seen = Vec::new();
-        for row in ask(source.session, &query).await?.iter() {
-            // With the prompts that do best.
+        for row in query(data.session, &query).await?.iter() {
+            // The first row of each set has the best prompts.
             if seen.contains(&row.text("set")) {
                 continue;
             }
@@ -82,12 +82,12 @@ async fn worst(source: &Source<'_>) -> Result<Option<Fact>, Failure> {
                 continue;
             }
             let value = format!("{} of {} classes", count(never), count(classes));
-            let about = format!(
-                "of {} have no right example, with the prompts {}",
+            let explanation = format!(
+                "of {} have no correct prediction, with the prompts {}",
                 row.text("set"),
                 row.text("prompts")
             );
-            worst = Some((share, Fact { name: "Fails", value, about }));
+            worst = Some((share, Fact { name: "Worst", value, explanation }));
         }
     }
     Ok(worst.map(|(_, fact)| fact))

@@ -1,18 +1,18 @@
-//! How the loss fell.
+//! Training losses.
 
-use super::super::ask::{ask, number};
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::Source;
+use super::super::query::{number, query};
+use super::ReportData;
 use crate::errors::Failure;
 use crate::text::count;
 
-/// Trainings that are shown, and points of each.
-const TRAININGS: usize = 10;
+/// Limits of the chart: trainings, and points of each.
+const MAX_TRAININGS: usize = 10;
 const POINTS: u64 = 200;
 
-pub async fn losses(source: &Source<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("training", "How it was trained");
-    let tables = source.tables_with(&["step", "samples_seen", "loss", "lr"]);
+pub async fn losses(data: &ReportData<'_>) -> Result<Section, Failure> {
+    let (id, title) = ("training", "Training");
+    let tables = data.tables_with(&["step", "samples_seen", "loss", "lr"]);
     let mut table = Table {
         caption: "Trainings".into(),
         head: vec![
@@ -25,13 +25,13 @@ pub async fn losses(source: &Source<'_>) -> Result<Section, Failure> {
         ..Table::default()
     };
     let mut series = Vec::new();
-    for (stage, name) in tables.iter().take(TRAININGS) {
-        // The mean of a few steps each: one is noise.
+    for (stage, name) in tables.iter().take(MAX_TRAININGS) {
+        // Averages over a few steps, because the loss of a single step is noisy.
         let query = format!(
             "select max(samples_seen) as seen, avg(loss) as loss, max(step) as step from {name}
              group by floor((step - 1) * {POINTS} / (select greatest(max(step), {POINTS}) from {name})) order by 1"
         );
-        let rows = ask(source.session, &query).await?;
+        let rows = query(data.session, &query).await?;
         let points: Vec<(f64, f64)> =
             rows.iter().filter_map(|row| Some((row.number("seen")?, row.number("loss")?))).collect();
         let Some((first, last)) = points.first().zip(points.last()) else { continue };
@@ -46,24 +46,24 @@ pub async fn losses(source: &Source<'_>) -> Result<Section, Failure> {
         series.push(Series { name: stage.clone(), shape: Shape::Line(points) });
     }
     if series.is_empty() {
-        return Ok(Section::without(id, title, "This run has no training."));
+        return Ok(Section::empty(id, title, "This run has no training."));
     }
     let alt = table
         .rows
         .iter()
         .map(|row| format!("{}: from {} to {} after {} pairs.", row[0], row[3], row[4], row[2]));
     let chart = Chart {
-        title: "Loss over the pairs seen".into(),
+        title: "Loss by pairs seen".into(),
         alt: alt.collect::<Vec<_>>().join(" "),
         plot: Plot::Lines(Lines {
-            x: Axis { label: "pairs seen", log: false },
-            y: Axis { label: "loss", log: false },
+            x: Axis { label: "pairs seen", is_log: false },
+            y: Axis { label: "loss", is_log: false },
             series,
         }),
     };
     let mut blocks = vec![Block::Chart { chart, numbers: table }];
-    if tables.len() > TRAININGS {
-        blocks.push(Block::Text(format!("{} more trainings are left out.", tables.len() - TRAININGS)));
+    if tables.len() > MAX_TRAININGS {
+        blocks.push(Block::Text(format!("{} more trainings are omitted.", tables.len() - MAX_TRAININGS)));
     }
     Ok(Section { id, title, blocks })
 }

@@ -1,4 +1,4 @@
-//! Queries whose rows are few, as values.
+//! Queries with few result rows, and formatting of their values.
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
@@ -8,35 +8,30 @@ use datafusion::prelude::SessionContext;
 use crate::errors::Failure;
 use crate::views;
 
-/// The rows of a query.
 #[derive(Default)]
 pub struct Rows {
     batches: Vec<RecordBatch>,
 }
 
-/// One of them.
 pub struct Row<'a> {
     batch: &'a RecordBatch,
     row: usize,
 }
 
-/// The rows of a query.
-pub async fn ask(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
+pub async fn query(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
     Ok(Rows { batches: session.sql(query).await?.collect().await? })
 }
 
-/// Whether the run has what a view needs.
-pub fn has(session: &SessionContext, view: &str) -> Result<bool, Failure> {
+/// Whether the run has the tables that a view needs.
+pub fn has_view(session: &SessionContext, view: &str) -> Result<bool, Failure> {
     Ok(session.table_exist(format!("{}.{view}", views::SCHEMA))?)
 }
 
 impl Rows {
-    /// All rows.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| Row { batch, row }))
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.batches.iter().all(|batch| batch.num_rows() == 0)
     }
@@ -48,31 +43,30 @@ impl Row<'_> {
         cast(&value, kind).ok().filter(|value| !value.is_null(0))
     }
 
-    /// A value as text; empty where it is null.
+    /// A value as text; empty if it is null.
     pub fn text(&self, column: &str) -> String {
         let value = self.value(column, &DataType::Utf8);
         value.map(|value| value.as_string::<i32>().value(0).to_string()).unwrap_or_default()
     }
 
-    /// A value as a number.
+    /// A finite number.
     pub fn number(&self, column: &str) -> Option<f64> {
         let value = self.value(column, &DataType::Float64)?;
         Some(value.as_primitive::<Float64Type>().value(0)).filter(|value| value.is_finite())
     }
 
-    /// A number that is 0 where it is null.
+    /// A count; 0 if it is null.
     pub fn count(&self, column: &str) -> u64 {
         self.number(column).map_or(0, |value| value.max(0.0) as u64)
     }
 
-    /// Bytes.
     pub fn bytes(&self, column: &str) -> Option<Vec<u8>> {
         let value = self.value(column, &DataType::LargeBinary)?;
         Some(value.as_binary::<i64>().value(0).to_vec())
     }
 }
 
-/// A number with three digits that matter, or `-`.
+/// A number with three significant digits, or `-`.
 pub fn number(value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match value.abs() {
@@ -85,12 +79,12 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// A share as a percentage, or `-`.
+/// A fraction as a percentage, or `-`.
 pub fn percent(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{:.1}%", 100.0 * value))
 }
 
-/// An interval of shares.
+/// An interval of fractions as percentages, or `-`.
 pub fn interval(low: Option<f64>, high: Option<f64>) -> String {
     match (low, high) {
         (Some(low), Some(high)) => format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
