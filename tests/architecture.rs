@@ -1,15 +1,15 @@
 //! The direction of dependencies between the crates, read from their manifests, and between the files
 //! of a crate, read from their imports.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// What each crate may stand on, among ours. Development dependencies may add the testkit, and the
-/// image and gallery crates for fixtures.
-const MAY_USE: [(&str, &[&str]); 12] = [
+/// The workspace crates that each crate may depend on. Development dependencies may add the testkit,
+/// and the image and gallery crates for fixtures.
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),
     ("twinlens-model", &["twinlens-text"]),
@@ -37,8 +37,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Crates that must not see the query engine: the matcher's and the model's tests need no
-/// DataFusion.
+/// Crates that must not depend on the query engine, so that their tests build quickly.
 const WITHOUT_ENGINE: [&str; 5] =
     ["twinlens-image", "twinlens-text", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
 
@@ -51,8 +50,8 @@ fn dependencies(name: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn no_arrow_runs_up_or_sideways() {
-    for (name, allowed) in MAY_USE {
+fn dependencies_point_downwards() {
+    for (name, allowed) in ALLOWED {
         for dependency in dependencies(name).iter().filter(|other| other.starts_with("twinlens")) {
             assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
         }
@@ -60,18 +59,18 @@ fn no_arrow_runs_up_or_sideways() {
 }
 
 #[test]
-fn every_crate_is_in_the_table() {
+fn every_crate_is_listed() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let found: BTreeSet<String> = fs::read_dir(crates)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
-    let known: BTreeSet<String> = MAY_USE.iter().map(|(name, _)| name.to_string()).collect();
+    let known: BTreeSet<String> = ALLOWED.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(found, known);
 }
 
 #[test]
-fn the_ground_floor_does_not_see_the_engine() {
+fn base_crates_do_not_depend_on_the_engine() {
     for name in WITHOUT_ENGINE {
         for engine in ["datafusion", "arrow", "parquet"] {
             assert!(!dependencies(name).contains(engine), "{name} must not depend on {engine}");

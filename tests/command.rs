@@ -1,4 +1,4 @@
-//! The command line, as a user meets it: what is printed where, what is made again and why, and the
+//! The command line as the user sees it: output on stdout and stderr, what is rebuilt and why, and
 //! exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -66,7 +66,7 @@ sql = "select uid from slim where lang <> 'en'"
 expect = "empty"
 "#;
 
-/// The place of most tests here.
+/// A directory with the pipeline of most tests here.
 fn fruit() -> Place {
     let place = Place::new();
     place.write("pairs.csv", PAIRS);
@@ -74,7 +74,7 @@ fn fruit() -> Place {
     place
 }
 
-/// The exit code, stdout and stderr of a call.
+/// Exit code, stdout and stderr of a call.
 fn call(place: &Place, args: &[&str]) -> String {
     shown(&place.output(args))
 }
@@ -88,7 +88,7 @@ fn shown(output: &Output) -> String {
     format!("exit {code}\n{}{}", part("stdout", &output.stdout), part("stderr", &output.stderr))
 }
 
-/// Compares with a snapshot in which what changes from call to call has a name.
+/// Compares with a snapshot in which volatile parts are replaced.
 macro_rules! assert_call {
     ($name:literal, $text:expr) => {
         insta::with_settings!({
@@ -105,7 +105,7 @@ macro_rules! assert_call {
 }
 
 #[test]
-fn check_says_ok_or_all_that_is_wrong() {
+fn check_reports_all_errors_at_once() {
     let place = fruit();
     assert_call!("check_ok", call(&place, &["check", "fruit.toml"]));
     let wrong = FRUIT
@@ -129,7 +129,7 @@ fn models_are_listed_with_their_cost() {
 }
 
 #[test]
-fn plan_says_what_a_run_will_do() {
+fn plan_shows_what_a_run_will_do() {
     let place = fruit();
     assert_call!("plan_table", call(&place, &["plan", "fruit.toml"]));
     assert_call!("plan_mermaid", call(&place, &["plan", "fruit.toml", "--format", "mermaid"]));
@@ -150,13 +150,13 @@ fn plan_says_what_a_run_will_do() {
 }
 
 #[test]
-fn a_run_is_reused_and_made_again_from_what_changed() {
+fn only_changed_stages_are_rebuilt() {
     let place = fruit();
     assert_call!("run_first", call(&place, &["run", "fruit.toml"]));
     assert_call!("run_again", call(&place, &["run", "fruit.toml"]));
     let slim = fs::read(place.path("runs/fruit/slim/manifest.jsonl")).unwrap();
 
-    // What `plan` says of a changed option is what `run` then does.
+    // `run` does what `plan` announced for a changed option.
     place.write("fruit.toml", &FRUIT.replace("order by words\"", "order by words desc\""));
     assert_call!("plan_query_changed", call(&place, &["plan", "fruit.toml"]));
     assert_call!("run_query_changed", call(&place, &["run", "fruit.toml"]));
@@ -167,7 +167,7 @@ fn a_run_is_reused_and_made_again_from_what_changed() {
 }
 
 #[test]
-fn a_run_goes_only_as_far_as_it_is_asked_to() {
+fn runs_can_be_limited() {
     let place = fruit();
     assert_call!("run_until", call(&place, &["run", "fruit.toml", "--until", "english", "--dir", "here"]));
     assert!(!place.path("here/slim").exists() && !place.path("runs").exists());
@@ -185,7 +185,7 @@ fn a_failed_test_and_too_many_rejects_have_their_exit_codes() {
 }
 
 #[test]
-fn errors_of_a_run_say_what_to_do() {
+fn errors_of_a_run_have_hints() {
     let place = fruit();
     place.write("division.toml", &FRUIT.replace("avg(char_length(caption))", "1 / (count(*) - count(*))"));
     assert_call!("run_query_fails", call(&place, &["run", "division.toml", "--threads", "1"]));
@@ -194,7 +194,7 @@ fn errors_of_a_run_say_what_to_do() {
 }
 
 #[test]
-fn the_log_is_json_when_it_is_asked_for() {
+fn the_log_can_be_json() {
     let place = fruit();
     let output = place.output(&["run", "fruit.toml", "--log-format", "json", "--until", "slim"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -212,7 +212,7 @@ fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
     assert_call!("run_other_pipeline", call(&place, &["run", "other.toml", "--dir", "here"]));
     assert_call!("plan_other_pipeline", call(&place, &["plan", "other.toml", "--dir", "here"]));
 
-    // The lock is the system's: whoever holds it, it ends with that process.
+    // The operating system releases the lock when the process ends.
     let lock = fs::File::options().read(true).write(true).open(place.path("here/lock")).unwrap();
     lock.lock().unwrap();
     assert_call!("run_locked", call(&place, &["run", "fruit.toml", "--dir", "here"]));
@@ -224,7 +224,7 @@ fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
     assert_call!("run_foreign_dir", call(&place, &["run", "fruit.toml", "--dir", "mine"]));
 }
 
-/// Parquet files below a folder, by name, with their bytes.
+/// Contents of the Parquet files below a directory, by path.
 fn shards(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (std::collections::BTreeMap::new(), vec![folder.to_path_buf()]);
     while let Some(within) = folders.pop() {
@@ -240,7 +240,7 @@ fn shards(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// A local folder stands in for the store, behind the same interface.
+/// A `file://` URL uses the same interface as an object store.
 #[test]
 fn a_run_in_an_object_store_is_the_same() {
     let place = fruit();
@@ -261,7 +261,7 @@ fn a_run_in_an_object_store_is_the_same() {
     for part in ["a.csv", "b.csv"] {
         place.write(&format!("lists/{part}"), PAIRS);
     }
-    // Datasets and lists of a store are inputs too.
+    // Datasets and lists in an object store can be inputs.
     place.write(
         "reader.toml",
         &format!(
@@ -292,7 +292,7 @@ fn status_accounts_for_every_row() {
 }
 
 #[test]
-fn a_lost_row_is_seen() {
+fn a_lost_row_is_reported() {
     let place = fruit();
     place.output(&["run", "fruit.toml"]);
     let manifest = place.path("runs/fruit/slim/manifest.jsonl");
@@ -304,7 +304,7 @@ fn a_lost_row_is_seen() {
     assert_call!("status_lost_row", call(&place, &["status", "runs/fruit"]));
 }
 
-/// Changes the entries of a manifest, with check sums that are right.
+/// Changes the entries of a manifest and updates their checksums.
 fn rewrite(manifest: &Path, change: impl Fn(&mut serde_json::Value)) {
     use twinlens_dataset::manifest::{decode, encode};
     let text = fs::read_to_string(manifest).unwrap();
@@ -323,7 +323,7 @@ fn every_dataset_is_a_table() {
     place.output(&["run", "fruit.toml"]);
     let sql = |args: &[&str]| call(&place, &[&["sql", "runs/fruit"], args].concat());
     assert_call!("sql_table", sql(&["select caption, words from slim order by words, caption"]));
-    // A stage that was fused into another's plan is a table too, and so are its rejects.
+    // Fused stages and their rejects are tables, too.
     assert_call!(
         "sql_fused",
         sql(&[
@@ -346,7 +346,7 @@ fn every_dataset_is_a_table() {
 }
 
 #[test]
-fn queries_may_come_from_stdin_and_go_to_a_file() {
+fn queries_are_read_from_stdin_and_written_to_a_file() {
     let place = fruit();
     place.output(&["run", "fruit.toml", "--until", "slim"]);
     let queries = place.path("queries.sql");
@@ -369,7 +369,7 @@ fn queries_may_come_from_stdin_and_go_to_a_file() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let place = fruit();
     place.output(&["run", "fruit.toml", "--until", "slim"]);
     let many = "select a.value, b.value from generate_series(1, 2000) a, generate_series(1, 2000) b";
@@ -383,7 +383,7 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn kinds_are_listed_and_explained() {
+fn kinds_of_stages_are_documented() {
     let place = fruit();
     let list = place.output(&["stages"]).stdout;
     let list = String::from_utf8(list).unwrap();
@@ -401,7 +401,7 @@ fn kinds_are_listed_and_explained() {
 }
 
 #[test]
-fn evaluation_sets_are_listed_and_told() {
+fn evaluation_sets_are_documented() {
     let place = fruit();
     place.write("sets/wds_cifar10/test/nshards.txt", "0");
     assert_call!("sets", call(&place, &["sets", "--data", "sets"]));
@@ -411,7 +411,7 @@ fn evaluation_sets_are_listed_and_told() {
 }
 
 #[test]
-fn the_published_schemas_are_those_of_the_code() {
+fn the_published_schemas_are_current() {
     let place = fruit();
     assert_eq!(place.output(&["schema", "--write", "schemas"]).status.code(), Some(0));
     let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas");
@@ -436,7 +436,7 @@ fn the_published_schemas_are_those_of_the_code() {
 }
 
 #[test]
-fn slips_on_the_command_line_are_answered() {
+fn usage_errors_have_suggestions() {
     let place = fruit();
     assert_call!("usage_unknown_verb", call(&place, &["rum", "fruit.toml"]));
     assert_call!("usage_unknown_option", call(&place, &["run", "fruit.toml", "--untli", "slim"]));
@@ -444,10 +444,10 @@ fn slips_on_the_command_line_are_answered() {
     assert_call!("help_run", call(&place, &["run", "--help"]));
 }
 
-/// The first Ctrl-C stops after a clean commit, and the command that is then printed goes on.
+/// The first Ctrl-C stops after a clean commit and prints the command that resumes the run.
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_goes_on() {
+fn an_interrupted_run_resumes() {
     let place = fruit();
     let slow = FRUIT.replace("files = [\"pairs.csv\"]", "files = [\"many.csv\"]\nsplit_rows = 500").replace(
         "sql = \"select uid from slim where lang <> 'en'\"",
@@ -470,9 +470,9 @@ fn an_interrupted_run_goes_on() {
     assert!(resume.ends_with("run slow.toml --log-format json"), "{last}");
 
     let plan = call(&place, &["plan", "slow.toml"]);
-    assert!(plan.contains("go on: "), "{plan}");
-    let goes_on = Command::new("sh").args(["-c", resume]).current_dir(place.folder()).output().unwrap();
-    assert_eq!(goes_on.status.code(), Some(0), "{}", shown(&goes_on));
+    assert!(plan.contains("resume: "), "{plan}");
+    let resumed = Command::new("sh").args(["-c", resume]).current_dir(place.folder()).output().unwrap();
+    assert_eq!(resumed.status.code(), Some(0), "{}", shown(&resumed));
     let count = place.output(&[
         "sql",
         "runs/fruit",
@@ -483,7 +483,7 @@ fn an_interrupted_run_goes_on() {
     assert_eq!(String::from_utf8(count.stdout).unwrap(), "n,rows\n200000,200000\n");
 }
 
-/// Waits until a folder holds so many files.
+/// Waits until a directory has this many files.
 #[cfg(unix)]
 fn wait_for(dir: &Path, files: usize) {
     let enough = || fs::read_dir(dir).is_ok_and(|entries| entries.count() >= files);
@@ -493,5 +493,5 @@ fn wait_for(dir: &Path, files: usize) {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    panic!("{} does not fill", dir.display());
+    panic!("{} does not get {files} files", dir.display());
 }

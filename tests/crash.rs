@@ -1,9 +1,9 @@
-//! `kill -9` at random moments: what is there after the last run is, byte for byte, what an
-//! uninterrupted run leaves.
+//! `kill -9` at random times: after the last run, the files are byte-identical to those of an
+//! uninterrupted run.
 //!
-//! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI does.
+//! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,8 +15,7 @@ mod support;
 
 use support::{Place, stderr};
 
-/// Crawl to shards over the built-in site: every sort of split, and every quirk of the web that the
-/// site has.
+/// From crawl to shards over the built-in site, with all kinds of splits.
 const SHARDS: &str = r#"
 name = "crash"
 seed = 7
@@ -44,30 +43,29 @@ resize = { size = 32, mode = "shortest" }
 split_rows = 40
 "#;
 
-/// A run of the place's pipeline into `dir`.
+/// Runs the pipeline in `dir`.
 fn twinlens(place: &Place, dir: &str) -> Command {
     let mut command = place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", dir]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
-fn run_to_the_end(place: &Place, dir: &str) -> Duration {
+fn run_to_completion(place: &Place, dir: &str) -> Duration {
     let started = Instant::now();
     let output = twinlens(place, dir).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     started.elapsed()
 }
 
-/// Every shard and artifact of a run by its path, with its bytes. Manifests hold the same facts,
-/// and what is left in the work folder is nobody's dataset.
+/// Contents of every shard and artifact of a run, by path. Manifests contain times, and the work
+/// directory belongs to no dataset.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut files, mut folders) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            // The log of a training holds its measured speed, which is never the same twice; its
-            // weights are compared.
+            // The log of a training contains measured speeds; its weights are compared.
             if path.ends_with("clip/data") {
                 continue;
             }
@@ -91,10 +89,10 @@ fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, 
     }
 }
 
-/// A small generator of moments, so that a failure can be repeated: splitmix64.
-struct Moments(u64);
+/// Reproducible random times (splitmix64).
+struct RandomTimes(u64);
 
-impl Moments {
+impl RandomTimes {
     fn next(&mut self, most: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -104,15 +102,15 @@ impl Moments {
     }
 }
 
-fn kill_after(mut child: Child, moment: Duration) -> bool {
+fn kill_after(mut child: Child, delay: Duration) -> bool {
     let started = Instant::now();
-    while started.elapsed() < moment {
+    while started.elapsed() < delay {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    // On Unix this is SIGKILL: nothing in the process gets to tidy up.
+    // SIGKILL on Unix: the process cannot clean up.
     child.kill().unwrap();
     child.wait().unwrap();
     true
@@ -121,27 +119,27 @@ fn kill_after(mut child: Child, moment: Duration) -> bool {
 fn killed_and_resumed(pipeline: &str, kills: usize) {
     let place = Place::new();
     place.write("pipeline.toml", pipeline);
-    let whole = run_to_the_end(&place, "calm");
-    let expected = content(&place.path("calm"));
+    let whole = run_to_completion(&place, "reference");
+    let expected = content(&place.path("reference"));
     assert!(!expected.is_empty());
 
-    let mut moments = Moments(20_261_123);
+    let mut times = RandomTimes(20_261_123);
     let (mut killed, mut round) = (0, 0);
     while killed < kills {
-        let stormy = format!("stormy-{round}");
-        // A run that is killed goes on a little further each time, until one comes to its end.
+        let dir = format!("killed-{round}");
+        // Each killed run gets a little further, until one finishes.
         let before = killed;
         loop {
-            if !kill_after(twinlens(&place, &stormy).spawn().unwrap(), moments.next(whole)) {
+            if !kill_after(twinlens(&place, &dir).spawn().unwrap(), times.next(whole)) {
                 break;
             }
             killed += 1;
         }
-        run_to_the_end(&place, &stormy);
-        assert_same(&expected, &content(&place.path(&stormy)));
-        fs::remove_dir_all(place.path(&stormy)).unwrap();
+        run_to_completion(&place, &dir);
+        assert_same(&expected, &content(&place.path(&dir)));
+        fs::remove_dir_all(place.path(&dir)).unwrap();
         round += 1;
-        assert!(killed > before || round < 200, "the runs end before they can be killed");
+        assert!(killed > before || round < 200, "the runs finish before they can be killed");
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a stranger's disk does: full, truncated, damaged, unreadable. The error names the file and
-//! what to do, and after mending, `run` goes on.
+//! Full disks, truncated, damaged and unreadable files: the error names the file and what to do, and
+//! after a repair `run` resumes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ kind = "sql"
 query = "select count(*) as rows from long"
 "#;
 
-/// A folder with a list of so many rows, and the pipeline.
+/// A directory with a list of `rows` rows and the pipeline.
 fn site(rows: usize) -> Place {
     let place = Place::new();
     let mut csv = String::from("url,caption\n");
@@ -47,11 +47,11 @@ fn run(site: &Place) -> Output {
 }
 
 #[track_caller]
-fn assert_fails(output: &Output, code: i32, told: &[&str]) {
+fn assert_fails(output: &Output, code: i32, messages: &[&str]) {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
-    for part in told {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    for message in messages {
+        assert!(text.contains(message), "`{message}` is not in:\n{text}");
     }
     assert!(!text.contains("panicked"), "{text}");
 }
@@ -68,7 +68,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[test]
-fn a_truncated_shard_is_named_and_can_be_made_again() {
+fn a_truncated_shard_is_named_and_can_be_rebuilt() {
     let site = site(500);
     assert_succeeds(&run(&site));
     edit(&site.path("run/long/data/000000-000.parquet"), |bytes| bytes.truncate(bytes.len() / 2));
@@ -96,14 +96,13 @@ fn an_unreadable_source_is_named() {
     let pipeline = PIPELINE.replace("captions.csv", "captions.parquet");
     fs::write(site.path("pipeline.toml"), pipeline).unwrap();
     assert_fails(&run(&site), 1, &["captions.parquet", "does not exist"]);
-    fs::write(site.path("captions.parquet"), b"PAR1 this is no Parquet file PAR1").unwrap();
+    fs::write(site.path("captions.parquet"), b"PAR1 this is not a Parquet file PAR1").unwrap();
     assert_fails(&run(&site), 1, &["captions.parquet"]);
 }
 
-/// A disk of 600 KB in a mount namespace of its own: it fills up, is made larger, and the run goes
-/// on.
+/// A disk of 600 KB in a separate mount namespace: it fills up, is enlarged, and the run resumes.
 #[test]
-fn a_full_disk_is_told_and_the_run_goes_on_after_room_is_made() {
+fn a_full_disk_is_reported_and_the_run_resumes_when_there_is_space() {
     let site = site(60_000);
     fs::create_dir(site.path("run")).unwrap();
     let script = r#"
@@ -122,8 +121,8 @@ fn a_full_disk_is_told_and_the_run_goes_on_after_room_is_made() {
         .output()
         .unwrap();
     let text = stderr(&output);
-    assert_ne!(output.status.code(), Some(77), "no tmpfs can be mounted here: {text}");
-    assert!(text.contains("make room on the disk"), "{text}");
+    assert_ne!(output.status.code(), Some(77), "cannot mount a tmpfs: {text}");
+    assert!(text.contains("free some disk space"), "{text}");
     assert!(text.contains("first: 1\n"), "{text}");
     assert!(text.contains("second: 0\n"), "{text}");
 }

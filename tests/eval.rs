@@ -1,7 +1,6 @@
-//! `twinlens eval` and `twinlens search` on a model of random weights: what is made once is not
-//! made again, and what is found is told.
+//! `twinlens eval` and `twinlens search` with a model of random weights.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod support;
 
@@ -13,7 +12,7 @@ use twinlens_model::{
     Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
 };
 
-/// Two classes of emoji as a set of the user's own, and a model.
+/// A user-defined set of two classes of emoji, and a model.
 fn place() -> Place {
     let place = Place::new();
     let catalog = Catalog::load();
@@ -63,7 +62,7 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn new_prompts_cost_no_image_and_images_are_found() {
+fn new_prompts_reuse_embeddings_and_images_are_found() {
     let place = place();
     let first = place.output(&with(&["--prompts", "{}", "--prompts", "own", "--format", "csv"]));
     assert!(first.status.success(), "{}", stderr(&first));
@@ -75,14 +74,13 @@ fn new_prompts_cost_no_image_and_images_are_found() {
     let manifest = || fs::read(place.path("out/emoji_vectors/manifest.jsonl")).unwrap();
     let (before, began) = (manifest(), stderr(&first));
     assert!(began.contains("emoji_vectors") && began.contains("zero_shot"), "{began}");
-    // Other prompts, out of a file: the embeddings stay as they are, whatever has become of the
-    // images.
+    // Other prompts, from a file: the embeddings are reused.
     place.write("mine.txt", "a {c}\n\nthe {c}\n");
     let second = place.output(&with(&["--prompts", "@mine.txt", "--format", "csv"]));
     assert!(second.status.success(), "{}", stderr(&second));
     assert_eq!(stdout(&second).lines().filter(|row| row.contains(",mine,top1,")).count(), 1);
     assert_eq!(manifest(), before);
-    // The same again: everything is reused, and the table is the same.
+    // The same command again: everything is reused, and the table is the same.
     let third = place.output(&with(&["--prompts", "@mine.txt", "--format", "csv"]));
     assert_eq!(stdout(&third), stdout(&second));
 
@@ -115,7 +113,7 @@ fn new_prompts_cost_no_image_and_images_are_found() {
 }
 
 #[test]
-fn mistakes_are_told_with_what_to_do() {
+fn user_errors_have_hints() {
     let place = place();
     let fails = |args: &[&str], expected: &str| {
         let output = place.output(args);
@@ -134,8 +132,8 @@ fn mistakes_are_told_with_what_to_do() {
     fails(&["search", "out", "a flag", "--columns", "plaec"], "did you mean `place`?");
     fails(&["search", "out", "--image", "data/emoji/flags/broken.png"], "broken.png");
     fails(&["search", "out"], "required");
-    fails(&["search", "model", "a flag"], "is no run directory");
-    // A set beside one that is not there.
+    fails(&["search", "model", "a flag"], "is not a run directory");
+    // A set that exists, and one that does not.
     let sets = "./emoji.toml,cifar10";
     let both = place.done(&[
         "eval",
@@ -154,7 +152,7 @@ fn mistakes_are_told_with_what_to_do() {
 }
 
 #[test]
-fn a_filter_may_use_the_score_of_a_model_of_the_same_run() {
+fn filters_can_use_scores_of_a_model_of_the_same_run() {
     let place = Place::new();
     place.write("pairs.csv", "url,caption\nhttp://a.example/1.png,a flag\n");
     let pipeline = r#"

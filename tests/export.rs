@@ -1,7 +1,6 @@
-//! Datasets out, as a user meets them: what is said and refused, what can be read again, and what a
-//! kill leaves.
+//! Exports: messages, refusals, reading exports again, and kills.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +13,7 @@ mod support;
 use support::{Place, stderr};
 use twinlens_testkit::web::png;
 
-/// Photos with their texts, of which one is no image and some captions are short.
+/// Photos with captions; one file is not an image, and some captions are short.
 const PIPELINE: &str = r#"name = "photos"
 seed = 3
 
@@ -42,13 +41,13 @@ drop = ["image"]
 
 const PHOTOS: usize = 120;
 
-/// A folder in which the pipeline has run.
-fn photographed() -> Place {
+/// A directory in which the pipeline has run.
+fn finished_run() -> Place {
     let place = Place::new();
     fs::create_dir(place.path("photos")).unwrap();
     for photo in 0..PHOTOS {
         let file = |ending: &str| place.path(&format!("photos/{photo:03}.{ending}"));
-        // A decoder stops at the end mark: what follows makes files of the size of photographs.
+        // Decoders ignore trailing bytes; these make the files as large as photos.
         let mut image = png(16 + photo as u32 % 9, 16);
         image.extend((0..60_000 + photo * 500).map(|at| (at * at / 7 + photo) as u8));
         fs::write(file("png"), if photo == 7 { b"no image".to_vec() } else { image }).unwrap();
@@ -70,7 +69,7 @@ fn photographed() -> Place {
     place
 }
 
-/// The exit code of a call that prints nothing to stdout, and what it says.
+/// Exit code and stderr of a call that prints nothing to stdout.
 fn call(place: &Place, args: &[&str]) -> String {
     let output = place.output(args);
     assert!(output.stdout.is_empty());
@@ -78,11 +77,11 @@ fn call(place: &Place, args: &[&str]) -> String {
     format!("exit {code}\n{}", stderr(&output)).replace(&place.folder().display().to_string(), "[here]")
 }
 
-/// All files of a folder, by name.
+/// Contents of all files of a directory, by path.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_path_buf()]);
     while let Some(within) = folders.pop() {
-        // What was killed at once has made no folder.
+        // A process that was killed early has not created the directory.
         for entry in fs::read_dir(within).into_iter().flatten() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
@@ -96,7 +95,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-macro_rules! assert_said {
+macro_rules! assert_message {
     ($name:literal, $text:expr) => {
         insta::with_settings!({
             filters => vec![
@@ -113,60 +112,60 @@ macro_rules! assert_said {
 }
 
 #[test]
-fn an_export_says_what_it_did_and_what_it_will_not_do() {
-    let place = photographed();
+fn exports_are_reported_or_refused_with_hints() {
+    let place = finished_run();
     let to = |format: &str, more: &[&str]| {
         call(
             &place,
             &[&["export", "runs/photos/few", "out", "--to", format, "--shard-size", "2MB"], more].concat(),
         )
     };
-    assert_said!("said", to("webdataset", &[]));
-    assert_said!("said_again", to("webdataset", &[]));
-    assert_said!("said_other_options", to("webdataset", &["--where", "width > 20"]));
-    assert_said!("said_fresh", to("webdataset", &["--where", "width > 20", "--fresh"]));
-    assert_said!("card", fs::read_to_string(place.path("out/README.md")).unwrap());
+    assert_message!("said", to("webdataset", &[]));
+    assert_message!("said_again", to("webdataset", &[]));
+    assert_message!("said_other_options", to("webdataset", &["--where", "width > 20"]));
+    assert_message!("said_fresh", to("webdataset", &["--where", "width > 20", "--fresh"]));
+    assert_message!("card", fs::read_to_string(place.path("out/README.md")).unwrap());
     fs::write(place.path("out/notes.txt"), "mine").unwrap();
-    assert_said!("said_foreign", to("webdataset", &["--fresh"]));
+    assert_message!("said_foreign", to("webdataset", &["--fresh"]));
     assert_eq!(fs::read_to_string(place.path("out/notes.txt")).unwrap(), "mine");
 
     let export = |source: &str, dir: &str, more: &[&str]| {
         call(&place, &[&["export", source, dir, "--to"], more].concat())
     };
-    assert_said!("said_which", export("runs/photos", "new", &["parquet"]));
-    assert_said!("said_no_images", export("runs/photos/texts", "new", &["webdataset"]));
-    assert_said!("said_no_dataset", export("photos", "new", &["parquet"]));
-    assert_said!("said_column", export("runs/photos/few", "new", &["parquet", "--where", "widht > 20"]));
-    assert_said!("said_within", export("runs/photos/few", "runs/photos/out", &["parquet"]));
+    assert_message!("said_which", export("runs/photos", "new", &["parquet"]));
+    assert_message!("said_no_images", export("runs/photos/texts", "new", &["webdataset"]));
+    assert_message!("said_no_dataset", export("photos", "new", &["parquet"]));
+    assert_message!("said_column", export("runs/photos/few", "new", &["parquet", "--where", "widht > 20"]));
+    assert_message!("said_within", export("runs/photos/few", "runs/photos/out", &["parquet"]));
     assert!(!place.path("new").exists() && !place.path("runs/photos/out").exists());
     let help = place.output(&["export", "--help"]);
-    assert_said!("help", String::from_utf8(help.stdout).unwrap());
+    assert_message!("help", String::from_utf8(help.stdout).unwrap());
 }
 
 #[test]
-fn an_export_can_be_checked_against_what_it_claims() {
-    let place = photographed();
+fn exports_can_be_checked() {
+    let place = finished_run();
     place.done(&["export", "runs/photos/few", "out", "--to", "webdataset", "--shard-size", "2MB"]);
     let checked = place.done(&["check", "out"]);
     assert!(checked.starts_with("ok: 12 files, "), "{checked}");
     assert!(place.done(&["check", "runs/photos/few"]).starts_with("ok: "));
 
-    // One byte of an image, which no length tells; and a card that somebody improved.
+    // A flipped bit in an image, and an edited card.
     let tar = place.path("out/00001.tar");
     let mut bytes = fs::read(&tar).unwrap();
     bytes[700] ^= 1;
     fs::write(&tar, bytes).unwrap();
     let card = fs::read_to_string(place.path("out/README.md")).unwrap();
     fs::write(place.path("out/README.md"), card.replace("| 83 |", "| 8,300 |")).unwrap();
-    assert_said!("check_damaged", call(&place, &["check", "out"]));
+    assert_message!("check_damaged", call(&place, &["check", "out"]));
     fs::remove_file(tar).unwrap();
-    assert_said!("check_missing", call(&place, &["check", "out"]));
-    assert_said!("check_no_dataset", call(&place, &["check", "photos"]));
+    assert_message!("check_missing", call(&place, &["check", "out"]));
+    assert_message!("check_no_dataset", call(&place, &["check", "photos"]));
 }
 
 #[test]
-fn tar_files_are_read_again_as_what_they_were() {
-    let place = photographed();
+fn tar_exports_round_trip() {
+    let place = finished_run();
     place.done(&["export", "runs/photos/long", "tars", "--to", "webdataset", "--shard-size", "1MB"]);
     assert!(place.path("tars/00005.tar").exists());
     place.write("again.toml", "name = \"again\"\n[stages.again]\nkind = \"webdataset\"\nfiles = [\"tars/*.tar\"]\nkeep = [\"license\", \"rating\"]\n");
@@ -187,14 +186,14 @@ fn tar_files_are_read_again_as_what_they_were() {
 }
 
 #[test]
-fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
-    let place = photographed();
+fn parquet_exports_are_inputs_of_pipelines_and_exports() {
+    let place = finished_run();
     place.done(&["export", "runs/photos/long", "parquet", "--to", "parquet", "--where", "width > 20"]);
     place.done(&["export", "parquet", "tars", "--to", "webdataset"]);
     place.done(&["export", "runs/photos/long", "direct", "--to", "webdataset", "--where", "width > 20"]);
     let (tars, direct) = (files(&place.path("tars")), files(&place.path("direct")));
     assert!(tars["00000.tar"] == direct["00000.tar"] && tars["00000.parquet"] == direct["00000.parquet"]);
-    // The card of the second names the stages before the first.
+    // The card of the second export names the stages before the first.
     let card = String::from_utf8(tars["README.md"].clone()).unwrap();
     assert!(card.contains("12 `too_short`") && card.matches("| export |").count() == 2, "{card}");
 
@@ -211,24 +210,24 @@ fn a_parquet_export_is_an_input_of_pipelines_and_of_exports() {
 }
 
 #[test]
-fn an_export_survives_kill_nine_byte_for_byte() {
-    let place = photographed();
+fn killed_exports_resume_byte_for_byte() {
+    let place = finished_run();
     for format in ["webdataset", "parquet", "arrow"] {
-        let calm = format!("calm-{format}");
+        let reference = format!("reference-{format}");
         fn args<'a>(dir: &'a str, format: &'a str) -> [&'a str; 7] {
             ["export", "runs/photos/long", dir, "--to", format, "--shard-size", "1MB"]
         }
         let started = Instant::now();
-        place.done(&args(&calm, format));
+        place.done(&args(&reference, format));
         let whole = started.elapsed();
-        let expected = files(&place.path(&calm));
+        let expected = files(&place.path(&reference));
         let (mut killed, mut round) = (0, 0u32);
         while killed < 6 {
-            assert!(round < 100, "exports end before they can be killed");
-            let stormy = format!("stormy-{format}-{round}");
-            // Moments that are spread over the time that it takes.
+            assert!(round < 100, "exports finish before they can be killed");
+            let dir = format!("killed-{format}-{round}");
+            // Times spread over the duration of an export.
             for part in [3, 5, 7] {
-                let mut child = place.command(&args(&stormy, format)).stderr(Stdio::null()).spawn().unwrap();
+                let mut child = place.command(&args(&dir, format)).stderr(Stdio::null()).spawn().unwrap();
                 std::thread::sleep(
                     whole.mul_f64(f64::from((part * (round + 3)) % 16) / 16.0).max(Duration::from_millis(1)),
                 );
@@ -237,16 +236,16 @@ fn an_export_survives_kill_nine_byte_for_byte() {
                     killed += 1;
                 }
                 child.wait().unwrap();
-                let there = files(&place.path(&stormy));
-                for (name, bytes) in there
+                let present = files(&place.path(&dir));
+                for (name, bytes) in present
                     .iter()
                     .filter(|(name, _)| !name.ends_with(".unfinished") && !name.ends_with(".jsonl"))
                 {
                     assert!(expected[name] == *bytes, "{name} is half-written");
                 }
             }
-            place.done(&args(&stormy, format));
-            let found = files(&place.path(&stormy));
+            place.done(&args(&dir, format));
+            let found = files(&place.path(&dir));
             assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
             assert!(expected.iter().all(|(name, bytes)| found[name] == *bytes), "{format}: bytes differ");
             round += 1;

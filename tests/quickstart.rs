@@ -1,7 +1,7 @@
-//! The quickstart as a stranger runs it, with one epoch: every stage, the tables at the end, the
-//! second run, a changed option.
+//! The quickstart with one epoch: every stage, the tables at the end, a second run, and a changed
+//! option.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn twinlens(args: &[&str]) -> Output {
     output
 }
 
-/// What the plan says of each stage: its decision.
+/// The decision of the plan for each stage.
 fn decisions(dir: &str, more: &[&str]) -> Vec<(String, String)> {
     let file = pipeline().display().to_string();
     let args = [&["plan", &file, "--dir", dir, "--set", "epochs=1", "--format", "json"], more].concat();
@@ -32,7 +32,7 @@ fn decisions(dir: &str, more: &[&str]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_quickstart_ends_in_its_tables_and_is_then_reused() {
+fn the_quickstart_prints_its_tables_and_is_then_reused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("run").display().to_string();
     let file = pipeline().display().to_string();
@@ -51,23 +51,23 @@ fn the_quickstart_ends_in_its_tables_and_is_then_reused() {
 
     let second = twinlens(&run);
     assert_eq!(stdout(&second), tables);
-    let told = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(told.contains("(reused)"), "{told}");
-    let again = |decisions: &[(String, String)]| -> Vec<String> {
+    let log = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(log.contains("(reused)"), "{log}");
+    let rebuilt = |decisions: &[(String, String)]| -> Vec<String> {
         decisions.iter().filter(|(_, decision)| decision == "run").map(|(stage, _)| stage.clone()).collect()
     };
-    assert_eq!(again(&decisions(&dir, &[])), Vec::<String>::new());
+    assert_eq!(rebuilt(&decisions(&dir, &[])), Vec::<String>::new());
 
-    // One option of one stage: that stage and those after it.
+    // A changed option rebuilds its stage and those after it.
     let changed = ["--set", "stages.zero_shot.batch_size=64"];
-    assert_eq!(again(&decisions(&dir, &changed)), ["zero_shot", "accuracy", "funnel_of_rows", "support"]);
+    assert_eq!(rebuilt(&decisions(&dir, &changed)), ["zero_shot", "accuracy", "funnel_of_rows", "support"]);
 
     the_ten_questions_have_answers(&dir);
-    every_view_has_the_columns_that_it_says(&dir);
-    the_report_is_a_page_that_needs_nothing_else(&dir);
+    views_have_their_documented_columns(&dir);
+    the_report_is_self_contained(&dir);
 }
 
-/// Each of the guide's ten queries has rows.
+/// Each of the guide's ten queries returns rows.
 fn the_ten_questions_have_answers(dir: &str) {
     let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sql.md")).unwrap();
     let (_, section) = guide.split_once("## Ten questions\n").unwrap();
@@ -81,21 +81,22 @@ fn the_ten_questions_have_answers(dir: &str) {
     }
 }
 
-fn every_view_has_the_columns_that_it_says(dir: &str) {
-    let told = stdout(&twinlens(&["sql", dir, "--views"]));
-    assert!(!told.contains("not in this run"), "{told}");
-    for view in told.split("\n\n").filter(|view| !view.trim().is_empty()) {
+fn views_have_their_documented_columns(dir: &str) {
+    let help = stdout(&twinlens(&["sql", dir, "--views"]));
+    assert!(!help.contains("not available"), "{help}");
+    for view in help.split("\n\n").filter(|view| !view.trim().is_empty()) {
         let (head, columns) = view.trim().split_once('\n').unwrap();
         let name = head.split(':').next().unwrap();
-        let said: Vec<&str> = columns.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+        let documented: Vec<&str> =
+            columns.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
         let query = format!("select * from views.{name} limit 1");
         let rows = stdout(&twinlens(&["sql", dir, "--format", "csv", &query]));
-        assert_eq!(rows.lines().next().unwrap().split(',').collect::<Vec<_>>(), said, "{name}");
+        assert_eq!(rows.lines().next().unwrap().split(',').collect::<Vec<_>>(), documented, "{name}");
         assert!(rows.lines().count() > 1, "the view {name} has no rows");
     }
 }
 
-fn the_report_is_a_page_that_needs_nothing_else(dir: &str) {
+fn the_report_is_self_contained(dir: &str) {
     let once = stdout(&twinlens(&["report", dir, "-o", "-"]));
     page::check(&once);
     for part in
@@ -105,7 +106,7 @@ fn the_report_is_a_page_that_needs_nothing_else(dir: &str) {
         let section = section.split("</section>").next().unwrap();
         assert!(
             section.contains("<table>") || section.contains("<img "),
-            "the part {part} shows nothing:\n{section}"
+            "the section {part} is empty:\n{section}"
         );
     }
     assert!(once.contains("This run has no `scaling` stage."));
@@ -115,11 +116,11 @@ fn the_report_is_a_page_that_needs_nothing_else(dir: &str) {
     assert_eq!(fs::read_to_string(&file).unwrap(), once, "the same run gives the same bytes");
     match page::browser() {
         Some(browser) => page::open(&browser, &file, &Path::new(dir).join("../profile")),
-        None => eprintln!("there is no chromium here: the page was not opened in a browser"),
+        None => eprintln!("no browser found: the page was not opened"),
     }
     let terminal = stdout(&twinlens(&["report", dir, "--terminal"]));
     assert!(
-        terminal.contains("How good it is") && terminal.contains('█') && !terminal.contains('\u{1b}'),
+        terminal.contains("Accuracy") && terminal.contains('█') && !terminal.contains('\u{1b}'),
         "{terminal}"
     );
 }

@@ -1,7 +1,7 @@
-//! What a failing server cost is got back: after `retry` a run equals one without faults, shard for
-//! shard.
+//! After failures of a server and a `retry`, the shards are the same as those of a run without
+//! failures.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,12 +12,12 @@ mod support;
 use support::Place;
 use twinlens_testkit::web::{Answer, Faults, Site, WebServer, png};
 
-/// Rows of the run; as many as one likes where the environment says so.
+/// Rows of the run, which can be set by an environment variable.
 fn rows() -> usize {
     std::env::var("TWINLENS_HOSTILE_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(600)
 }
 
-/// The main shards of a dataset by split and part, whatever they are called.
+/// The main shards of a dataset by split and part.
 fn shards(folder: PathBuf) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder.join("data")).unwrap().map(|entry| entry.unwrap());
     let name = |file: &fs::DirEntry| file.file_name().to_string_lossy()[..10].to_string();
@@ -25,10 +25,10 @@ fn shards(folder: PathBuf) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn what_failed_is_tried_again_and_nothing_else() {
+fn only_failed_rows_are_retried() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (rows, faults) = (rows(), Faults { one_in: 5, seed: 3 });
-    // Almost every split waits for a server that does not answer: of many rows, few of them.
+    // Almost every split waits for a timeout, so there are few splits even with many rows.
     let split_rows = 100.max(rows / 50);
     let image = png(24, 16);
     let site = Site::new()
@@ -76,8 +76,8 @@ fn what_failed_is_tried_again_and_nothing_else() {
         [failed.to_string()]
     );
 
-    // One kind of failure while the server still fails: the attempts are counted, and no other row
-    // is asked for.
+    // Retry one kind of failure while the server still fails: the attempts are counted, and no other
+    // row is requested.
     let missing =
         place.ask("failing", "select count(*) from images.rejects where reject_code = 'http_not_found'");
     let before = web.paths().len();
@@ -90,31 +90,31 @@ fn what_failed_is_tried_again_and_nothing_else() {
         "--where",
         "reject_code = 'http_not_found'",
     ]);
-    let asked = web.paths().split_off(before);
-    assert_eq!(asked.iter().filter(|path| path.ends_with(".png")).count().to_string(), missing[0]);
+    let requested = web.paths().split_off(before);
+    assert_eq!(requested.iter().filter(|path| path.ends_with(".png")).count().to_string(), missing[0]);
     let attempts =
         "select attempts, count(*) from images.rejects where reject_code = 'http_not_found' group by 1";
     assert_eq!(place.ask("failing", attempts), [format!("2,{}", missing[0])]);
 
     web.disable_faults();
-    // Without the commas of large numbers.
-    let said = place.done(&["retry", "again.toml", "images", "--dir", "failing"]).replace(',', "");
+    // Without thousands separators.
+    let output = place.done(&["retry", "again.toml", "images", "--dir", "failing"]).replace(',', "");
     assert!(
-        said.contains(&format!(
-            "{failed} rejects tried again; images: {} -> {} rows",
+        output.contains(&format!(
+            "{failed} rejects retried; images: {} -> {} rows",
             rows - 1 - failed,
             rows - 1
         )),
-        "{said}"
+        "{output}"
     );
     assert_eq!(
         place.ask("failing", "select reject_stage, count(*) from images.rejects group by 1"),
         ["short,1"]
     );
     let nothing = place.done(&["retry", "again.toml", "images", "--dir", "failing"]);
-    assert!(nothing.contains("no reject of `images` is picked by true"), "{nothing}");
+    assert!(nothing.contains("no reject of `images` matches true"), "{nothing}");
 
-    // What was made of the dataset before is stale, and `plan` says so.
+    // The stages after the dataset are out of date, and `plan` shows it.
     let plan = place.done(&["plan", "again.toml", "--dir", "failing"]);
     assert!(plan.contains("input `images` changed"), "{plan}");
     place.done(&["run", "again.toml", "--dir", "failing"]);
@@ -122,31 +122,31 @@ fn what_failed_is_tried_again_and_nothing_else() {
 
     place.done(&["run", "again.toml", "--dir", "healthy"]);
     let images = |dir: &str| shards(place.path(dir).join("images"));
-    assert!(images("failing") == images("healthy"), "the shards are the same");
+    assert!(images("failing") == images("healthy"), "the shards differ");
     let status = place.done(&["status", "failing"]);
-    assert!(!status.contains("broken"), "{status}");
+    assert!(!status.contains("NOT ok"), "{status}");
 }
 
 #[test]
-fn mistakes_of_a_retry_say_what_to_do() {
+fn user_errors_have_hints() {
     let place = Place::new();
     place.write("list.csv", "url,caption\nhttp://img.test/a.png,an image\n,no address\n");
     let pipeline = "name = 'small'\n[stages.list]\nkind = 'table'\nfiles = ['list.csv']\n\
                     [stages.long]\nkind = 'filter'\ninput = 'list'\nwhere = 'char_length(caption) > 20'\n";
     place.write("small.toml", pipeline);
-    let mistake = |args: &[&str]| {
+    let error_of = |args: &[&str]| {
         let output = place.output(args);
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
     };
-    let early = mistake(&["retry", "small.toml", "long"]);
+    let early = error_of(&["retry", "small.toml", "long"]);
     assert!(
         early.contains("is not complete and current") && early.contains("run the pipeline first"),
         "{early}"
     );
     place.done(&["run", "small.toml"]);
-    let unknown = mistake(&["retry", "small.toml", "lang"]);
+    let unknown = error_of(&["retry", "small.toml", "lang"]);
     assert!(unknown.contains("no stage `lang`") && unknown.contains("list, long"), "{unknown}");
-    let source = mistake(&["retry", "small.toml", "list"]);
+    let source = error_of(&["retry", "small.toml", "list"]);
     assert!(source.contains("makes its rows itself"), "{source}");
 }

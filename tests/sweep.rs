@@ -1,7 +1,6 @@
-//! A swept stage as a user has it: a dataset for each variant, one table in SQL, and only what
-//! changed is made again.
+//! Sweeps: one dataset per variant, one table in SQL, and only changed variants are rebuilt.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod support;
 
@@ -48,8 +47,8 @@ fn place() -> Place {
 #[test]
 fn variants_are_datasets_and_one_table() {
     let place = place();
-    let told = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never"]);
-    assert!(told.contains("6 datasets") && told.contains("1/1 tests passed"), "{told}");
+    let log = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never"]);
+    assert!(log.contains("6 datasets") && log.contains("1/1 tests passed"), "{log}");
     let counts = place.ask("run", "select rows, shortest from counts");
     assert_eq!(counts, ["3,5", "2,10"]);
     let all = place
@@ -63,26 +62,26 @@ fn variants_are_datasets_and_one_table() {
     let plan = stdout(&place.output(&["plan", "p.toml", "--dir", "run"]));
     insta::assert_snapshot!(plan);
 
-    // Another value: its variants, and what gathers them. The others are what they were.
+    // Another value: its variants, and the stages that read all variants, are rebuilt.
     let more = PIPELINE.replace(
         "\"char_length(caption) >= 9\"",
         "\"char_length(caption) >= 9\", \"char_length(caption) >= 12\"",
     );
     place.write("p.toml", &more);
     let plan = place.output(&["plan", "p.toml", "--dir", "run"]);
-    assert!(stdout(&plan).contains("3 to make"), "{}", stdout(&plan));
+    assert!(stdout(&plan).contains("3 to build"), "{}", stdout(&plan));
     place.write("p.toml", &more.replace("= 2 from long", "= 3 from long"));
-    let told = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never"]);
-    assert_eq!(told.matches("(reused)").count(), 5, "{told}");
+    let log = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never"]);
+    assert_eq!(log.matches("(reused)").count(), 5, "{log}");
     assert_eq!(place.ask("run", "select rows from counts"), ["3", "2", "1"]);
 }
 
 #[test]
 fn a_run_can_stop_after_all_variants_of_a_stage() {
     let place = place();
-    let told = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never", "--until", "long"]);
-    assert!(told.contains("3 datasets") && !told.contains("shown"), "{told}");
-    let told = place.done(&[
+    let log = place.done(&["run", "p.toml", "--dir", "run", "--progress", "never", "--until", "long"]);
+    assert!(log.contains("3 datasets") && !log.contains("shown"), "{log}");
+    let log = place.done(&[
         "run",
         "p.toml",
         "--dir",
@@ -92,11 +91,11 @@ fn a_run_can_stop_after_all_variants_of_a_stage() {
         "--until",
         "shown_char_length_caption_4",
     ]);
-    assert!(told.contains("long_char_length_caption_4") && !told.contains("caption_9"), "{told}");
+    assert!(log.contains("long_char_length_caption_4") && !log.contains("caption_9"), "{log}");
 }
 
 #[test]
-fn another_run_stands_beside_under_its_name() {
+fn several_runs_can_be_queried_together() {
     let place = place();
     place.done(&["run", "p.toml", "--dir", "run", "--progress", "never"]);
     place.write("p.toml", &PIPELINE.replace(">= 4", ">= 1"));
@@ -117,12 +116,12 @@ fn another_run_stands_beside_under_its_name() {
     );
     let failed = place.output(&["sql", "run", "--with", "long=later", "select 1"]);
     assert!(
-        !failed.status.success() && stderr(&failed).contains("has a table of that name"),
+        !failed.status.success() && stderr(&failed).contains("already has a table `long`"),
         "{}",
         stderr(&failed)
     );
     let missing = place.output(&["sql", "run", "select * from class_support"]);
     assert!(stderr(&missing).contains("hint: the view `class_support` needs"), "{}", stderr(&missing));
     let views = stdout(&place.output(&["sql", "run", "--views"]));
-    assert!(views.contains("leaderboard: ") && views.contains("not in this run: it needs"), "{views}");
+    assert!(views.contains("leaderboard: ") && views.contains("not available in this run: needs"), "{views}");
 }

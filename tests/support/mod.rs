@@ -1,7 +1,7 @@
-//! A folder of a test's own, in which the program is called as a user calls it.
+//! A temporary directory in which tests run the program.
 
-#![allow(dead_code, reason = "each test uses its part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, reason = "not every test uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 pub mod page;
 
@@ -11,36 +11,31 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// A folder that is gone with the test.
+/// A directory that is deleted at the end of the test.
 pub struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    /// An empty folder.
     pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// The folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Writes a file.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    /// A call of the program in the folder, with nothing of the environment that it runs in, at one
-    /// moment in time.
+    /// A call of the program in the directory, with an empty environment and a fixed clock.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
         command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
@@ -48,12 +43,11 @@ impl Place {
         command
     }
 
-    /// What a call gives.
     pub fn output(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
-    /// What a call that succeeds prints, to stdout and stderr.
+    /// stdout and stderr of a successful call.
     #[track_caller]
     pub fn done(&self, args: &[&str]) -> String {
         let output = self.output(args);
@@ -70,12 +64,10 @@ impl Place {
     }
 }
 
-/// What was printed to stdout.
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What was printed to stderr.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

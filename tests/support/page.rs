@@ -1,13 +1,12 @@
-//! What must hold of a page that is read from disk, by eyes, by a screen reader, by keys.
+//! Checks of report pages: self-contained, well-formed and accessible.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Elements that have no end.
+/// Elements without a closing tag.
 const VOID: [&str; 3] = ["meta", "img", "br"];
 
-/// An opening tag: its name and attributes.
 struct Tag<'a> {
     name: &'a str,
     attributes: &'a str,
@@ -20,14 +19,14 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// Every opening tag, after a check that the elements are closed in their order.
+/// Every opening tag. Panics if elements are not properly nested.
 fn tags(html: &str) -> Vec<Tag<'_>> {
     let (head, body) = html.split_once("<style>").unwrap();
     let (_, rest) = body.split_once("</style>").unwrap();
     let (mut open, mut tags) = (Vec::new(), Vec::new());
     for part in [head, rest] {
         for piece in part.split('<').skip(1) {
-            let (tag, _) = piece.split_once('>').unwrap_or_else(|| panic!("`<{piece}` has no end"));
+            let (tag, _) = piece.split_once('>').unwrap_or_else(|| panic!("`<{piece}` is not closed"));
             if tag.starts_with('!') {
                 continue;
             }
@@ -47,13 +46,13 @@ fn tags(html: &str) -> Vec<Tag<'_>> {
     tags
 }
 
-/// The page needs nothing from elsewhere, is nested well, and can be read without seeing it.
+/// Panics if the page has external resources, is not well-formed, or is not accessible.
 pub fn check(html: &str) {
     let tags = tags(html);
     let of = |name: &str| tags.iter().filter(|tag| tag.name == name).collect::<Vec<_>>();
     assert!(html.starts_with("<!doctype html>\n<html lang=\"en\">"));
     for name in ["script", "link", "iframe", "object", "use", "image"] {
-        assert!(of(name).is_empty(), "<{name}> in a page that needs nothing else");
+        assert!(of(name).is_empty(), "<{name}> in a self-contained page");
     }
     for tag in &tags {
         for name in ["src", "href", "srcset", "action", "data", "poster", "xlink:href"] {
@@ -83,7 +82,7 @@ pub fn check(html: &str) {
         let to = tag.get("href").and_then(|href| href.strip_prefix('#'));
         for id in to.into_iter().chain(tag.get("aria-labelledby").into_iter().flat_map(|ids| ids.split(' ')))
         {
-            assert!(ids.contains(id), "nothing has the id {id}");
+            assert!(ids.contains(id), "no element has the id {id}");
         }
     }
     assert!(of("img").iter().all(|img| img.get("alt").is_some_and(|alt| !alt.is_empty())));
@@ -94,11 +93,11 @@ pub fn check(html: &str) {
     assert_eq!(of("section").len(), of("h2").len());
     assert_eq!(of("table").len(), of("caption").len());
     assert!(of("th").iter().all(|th| th.get("scope").is_some()));
-    // A figure has its numbers beside it.
+    // Every figure is followed by a table with its numbers.
     assert!(html.matches("</figure>\n<details>").count() == of("figure").len());
 }
 
-/// The browser of this machine, where there is one.
+/// An installed browser.
 pub fn browser() -> Option<PathBuf> {
     ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
@@ -106,8 +105,7 @@ pub fn browser() -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// Opens a page from disk in a browser without network: it must come out whole, and nothing may be
-/// complained of.
+/// Opens a page in a browser without network: all of it must render, without console messages.
 pub fn open(browser: &Path, page: &Path, profile: &Path) {
     let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr"]);
@@ -115,8 +113,8 @@ pub fn open(browser: &Path, page: &Path, profile: &Path) {
         .arg("--host-resolver-rules=MAP * ~NOTFOUND")
         .arg(format!("--user-data-dir={}", profile.display()));
     let output = command.arg(format!("file://{}", page.display())).output().unwrap();
-    let (dom, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!told.contains("CONSOLE"), "{told}");
+    let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!log.contains("CONSOLE"), "{log}");
     let sections = std::fs::read_to_string(page).unwrap().matches("<section ").count();
-    assert_eq!(dom.matches("<section ").count(), sections, "{told}");
+    assert_eq!(dom.matches("<section ").count(), sections, "{log}");
 }

@@ -54,11 +54,11 @@ pub fn execute(args: &EvalArgs) -> Result<(), Failure> {
         Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
     })?;
     done.watcher.end(&json!({
-        "event": "run_finished", "seconds": done.time.as_secs_f64(), "sets": sets.len(),
+        "event": "run_finished", "seconds": done.elapsed.as_secs_f64(), "sets": sets.len(),
         "missing": missing.iter().map(|set| &set.name).collect::<Vec<_>>(),
     }));
     print(&Dataset::open(settings.dir.join(RESULTS))?, args.format)?;
-    done.watcher.print_summary(&summary(args, &sets, &missing, &settings, seconds(done.time)));
+    done.watcher.print_summary(&summary(args, &sets, &missing, &settings, seconds(done.elapsed)));
     Ok(())
 }
 

@@ -80,14 +80,14 @@ pub fn execute(args: &ExportArgs) -> Result<(), Failure> {
     let size: u64 = done.value.state().files().map(|file| file.bytes).sum();
     done.watcher.end(&json!({
         "event": "export_finished", "rows": rows, "left_out": excluded, "files": files, "bytes": size,
-        "seconds": done.time.as_secs_f64(),
+        "seconds": done.elapsed.as_secs_f64(),
     }));
     let mut summary = format!(
         "{} in {}, {}, in {}",
         counted(rows, "row"),
         counted(files, "file"),
         bytes(size),
-        seconds(done.time)
+        seconds(done.elapsed)
     );
     if excluded > 0 {
         summary += &format!("; {} excluded by --where", counted(excluded, "row"));

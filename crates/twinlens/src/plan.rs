@@ -19,7 +19,7 @@ use crate::{config, env, hub, registry, run};
 
 pub fn execute(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
-    let dir = run::directory(args.dir.as_deref(), &pipeline)?;
+    let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));

@@ -1,4 +1,4 @@
-//! `twinlens run`: executes a pipeline, tells how it goes, and prints its result tables.
+//! `twinlens run`: executes a pipeline, shows progress and prints the result tables.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,12 +22,11 @@ use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
 use crate::{config, env, hub, registry, runtime, signals, sites};
 
-/// How long splits in flight may go on after the first Ctrl-C.
+/// How long splits in flight may continue after the first Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
-/// Rows of a result table that are printed at the end of a run.
+/// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
-/// Runs a pipeline, or goes on with it.
 pub fn execute(args: &RunArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
@@ -40,26 +39,23 @@ pub fn execute(args: &RunArgs) -> Result<(), Failure> {
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
     })?;
-    end(&pipeline, &settings, &done.value, &done.watcher, done.time)
+    finish(&pipeline, &settings, &done.value, &done.watcher, done.elapsed)
 }
 
-/// Work that was watched to its end.
-pub struct Done<T> {
-    /// What came of it.
+/// The result of supervised work.
+pub struct Completed<T> {
     pub value: T,
-    /// Whoever watched: shows the end.
     pub watcher: Arc<Watcher>,
-    /// How long it took.
-    pub time: Duration,
+    pub elapsed: Duration,
 }
 
-/// Does work of a pipeline on the engine's threads, with its sites up.
+/// Like [`run_supervised`], with the pipeline's sites being served.
 pub fn watched<T>(
     pipeline: &Pipeline,
     settings: &Settings,
     engine: &EngineArgs,
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
-) -> Result<Done<T>, Failure> {
+) -> Result<Completed<T>, Failure> {
     let names = pipeline.nodes.iter().map(|node| node.name.as_str());
     let watcher = Watcher::new(engine.progress, engine.log_format, names);
     run_supervised(watcher, settings.threads, async |watcher, cancel| {
@@ -69,29 +65,29 @@ pub fn watched<T>(
     })
 }
 
-/// Does work on so many threads, with progress on stderr, until it is done or Ctrl-C stops it.
+/// Does work on `threads` threads, with progress on stderr, until it ends or Ctrl-C stops it.
 pub fn supervised<T>(
     watcher: Watcher,
     threads: usize,
     work: impl AsyncFnOnce(Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
-) -> Result<Done<T>, Failure> {
+) -> Result<Completed<T>, Failure> {
     let watcher = Arc::new(watcher);
     let cancel = CancellationToken::new();
-    let told = watcher.clone();
+    let notified = watcher.clone();
     signals::stop(cancel.clone(), move || {
-        told.say("stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once");
+        notified.message("stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once");
     })
-    .map_err(|error| Failure::user(format!("signals cannot be watched: {error}")))?;
+    .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
 
     let started = Instant::now();
     match runtime::block_on(Some(threads), work(watcher.clone(), cancel)) {
-        Ok(value) => Ok(Done { value, watcher, time: started.elapsed() }),
+        Ok(value) => Ok(Completed { value, watcher, elapsed: started.elapsed() }),
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
             if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
                 failure.message = format!("stage `{stage}`: {}", failure.message);
             }
-            if watcher.work_began() {
+            if watcher.has_started() {
                 failure.resume = Some(resume_command(std::env::args_os()));
             }
             Err(failure)
@@ -99,23 +95,22 @@ pub fn supervised<T>(
     }
 }
 
-/// The run directory that is meant when none is named.
-pub fn directory(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
+/// The run directory: `dir`, or the default for the pipeline.
+pub fn run_dir(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
     match dir {
-        Some(written) => parse_location(written),
+        Some(dir) => parse_location(dir),
         None => Ok(Path::new("runs").join(&pipeline.name).into()),
     }
 }
 
 /// A path or URL of the command line.
-pub fn parse_location(written: &str) -> Result<Location, Failure> {
-    Ok(Location::parse(written, Path::new(""), &env::cache_dir())?)
+pub fn parse_location(text: &str) -> Result<Location, Failure> {
+    Ok(Location::parse(text, Path::new(""), &env::cache_dir())?)
 }
 
-/// The settings of a whole run.
 pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> Result<Settings, Failure> {
     Ok(Settings {
-        dir: directory(dir, pipeline)?,
+        dir: run_dir(dir, pipeline)?,
         scratch: env::cache_dir(),
         hub: hub::open(),
         fresh: false,
@@ -130,37 +125,38 @@ pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> 
     })
 }
 
-/// The tables, the tests, the summary.
-fn end(
+/// Prints the tables and the summary, and fails if a test failed.
+fn finish(
     pipeline: &Pipeline,
     settings: &Settings,
     outcome: &Outcome,
     watcher: &Watcher,
-    time: Duration,
+    elapsed: Duration,
 ) -> Result<(), Failure> {
     let passed = outcome.tests.iter().filter(|test| test.failure.is_none()).count();
-    let mut summary = format!("{} in {}", counted(outcome.datasets.len() as u64, "dataset"), seconds(time));
+    let mut summary =
+        format!("{} in {}", counted(outcome.datasets.len() as u64, "dataset"), seconds(elapsed));
     if !outcome.tests.is_empty() {
         summary += &format!("; {passed}/{} tests passed", outcome.tests.len());
     }
-    summary += &format!("\nto query it: twinlens sql {}", shell_quote(&settings.dir.to_string()));
+    summary += &format!("\nquery it with: twinlens sql {}", shell_quote(&settings.dir.to_string()));
     let event = json!({
-        "event": "run_finished", "seconds": time.as_secs_f64(), "tests": outcome.tests.len(), "tests_passed": passed,
+        "event": "run_finished", "seconds": elapsed.as_secs_f64(), "tests": outcome.tests.len(), "tests_passed": passed,
         "too_many_rejects": outcome.too_many_rejects,
     });
-    // The live lines go before the tables come, and the summary stands below them.
+    // Progress lines are removed before the tables are printed.
     watcher.end(&event);
     print_results(pipeline, outcome)?;
     watcher.print_summary(&summary);
-    verdict(pipeline, settings, outcome)
+    check_outcome(pipeline, settings, outcome)
 }
 
-fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Result<(), Failure> {
+fn check_outcome(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Result<(), Failure> {
     let failed: Vec<String> = (outcome.tests.iter())
         .filter_map(|test| Some((test, test.failure.as_ref()?)))
         .map(|(test, failure)| {
             format!(
-                "the test \"{}\" failed\n  --> {}:{}\n{failure}",
+                "test \"{}\" failed\n  --> {}:{}\n{failure}",
                 test.that,
                 pipeline.path.display(),
                 test.line
@@ -178,8 +174,10 @@ fn verdict(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Resul
                 "more rows were rejected than max_reject_share = {share} allows: {}",
                 stages.join(", ")
             );
-            Err(Failure::rejects(message)
-                .hint(format!("see why: twinlens status {}", shell_quote(&settings.dir.to_string()))))
+            Err(Failure::rejects(message).hint(format!(
+                "see the reasons with: twinlens status {}",
+                shell_quote(&settings.dir.to_string())
+            )))
         }
     }
 }
@@ -197,14 +195,14 @@ fn print_results(pipeline: &Pipeline, outcome: &Outcome) -> Result<(), Failure> 
     Ok(out.flush()?)
 }
 
-/// Whether another stage reads this one by its name.
+/// Whether another stage names this one as an input.
 fn is_read(pipeline: &Pipeline, index: usize) -> bool {
     let reads =
         |input: &Resolved| !matches!(input, Resolved::System { .. }) && input.nodes().contains(&index);
     pipeline.nodes.iter().any(|node| node.inputs.iter().any(reads))
 }
 
-/// The rows in the order in which the query gave them.
+/// Prints rows in the order of the query.
 fn print_table(mut out: &mut impl Write, dataset: &Dataset) -> Result<(), Failure> {
     let schema = dataset.schema(MAIN)?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -226,13 +224,13 @@ fn print_table(mut out: &mut impl Write, dataset: &Dataset) -> Result<(), Failur
     Ok(())
 }
 
-/// The command that was given, without what must not be repeated.
-fn resume_command(given: impl Iterator<Item = OsString>) -> String {
-    let words = given.map(|word| word.to_string_lossy().into_owned()).filter(|word| word != "--fresh");
+/// The command line without `--fresh`.
+fn resume_command(args: impl Iterator<Item = OsString>) -> String {
+    let words = args.map(|word| word.to_string_lossy().into_owned()).filter(|word| word != "--fresh");
     words.map(|word| shell_quote(&word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a shell must be given it.
+/// Quotes a word for a POSIX shell, if necessary.
 pub fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -247,9 +245,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_that_goes_on_is_the_one_that_was_given() {
-        let given = ["./twinlens", "run", "my pipe.toml", "--fresh", "--set", "where=a = 'b'"];
-        let words = given.map(OsString::from);
+    fn the_resume_command_is_the_command_without_fresh() {
+        let args = ["./twinlens", "run", "my pipe.toml", "--fresh", "--set", "where=a = 'b'"];
+        let words = args.map(OsString::from);
         assert_eq!(
             resume_command(words.into_iter()),
             r"./twinlens run 'my pipe.toml' --set 'where=a = '\''b'\'''"

@@ -1,4 +1,4 @@
-//! `twinlens schema`: the contracts and the JSON Schema of pipeline files, as they are published in
+//! `twinlens schema`: the table contracts and the JSON Schema of pipeline files, as published in
 //! `schemas/`.
 
 use std::io::Write;
@@ -20,7 +20,6 @@ use crate::{registry, views};
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";
 
-/// Lists, prints or writes the published schemas.
 pub fn execute(args: &SchemaArgs) -> Result<(), Failure> {
     match (&args.name, &args.write) {
         (_, Some(dir)) => write_all(dir),
@@ -38,24 +37,25 @@ fn list() -> Result<(), Failure> {
         writeln!(out, "{name:width$}  {}", counted(schema.fields().len() as u64, "column"))?;
     }
     writeln!(out, "{PIPELINE:width$}  the JSON Schema of pipeline files")?;
-    writeln!(out, "{:width$}  the views that SQL has over a run", views::SCHEMA)?;
+    writeln!(out, "{:width$}  the SQL views over a run", views::SCHEMA)?;
     Ok(out.flush()?)
 }
 
 fn explain_views() -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    let texts: Vec<String> = views::ALL.iter().map(|view| view.explained() + &view.needed()).collect();
+    let texts: Vec<String> = views::ALL.iter().map(|view| view.help() + &view.requirements()).collect();
     out.write_all(texts.join("\n").as_bytes())?;
     Ok(out.flush()?)
 }
 
 fn print(name: &str) -> Result<(), Failure> {
-    let Some(text) = published()?.into_iter().find(|one| one.name == name).map(|one| one.text) else {
+    let Some(text) = published()?.into_iter().find(|schema| schema.name == name).map(|schema| schema.text)
+    else {
         let known: Vec<&str> =
             contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE, views::SCHEMA]).collect();
         let hint = did_you_mean(name, known.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("the schemas are {}", known.join(", ")));
-        return Err(Failure::user(format!("there is no schema `{name}`")).hint(hint));
+        return Err(Failure::user(format!("unknown schema `{name}`")).hint(hint));
     };
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;

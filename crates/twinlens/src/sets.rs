@@ -1,4 +1,4 @@
-//! `twinlens sets`: the evaluation sets that are declared, and what one of them is.
+//! `twinlens sets`: lists the evaluation sets, or describes one.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,23 +9,23 @@ use crate::cli::SetsArgs;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-/// Lists the sets, or tells of one.
 pub fn execute(args: &SetsArgs) -> Result<(), Failure> {
     match &args.name {
         None => list(args.data.as_deref()),
         Some(name) => {
-            let set = match name.ends_with(".toml") {
-                true => own(Path::new(name))?,
-                false => catalog::named(name).map_err(|(why, hint)| Failure::user(why).hint(hint))?,
+            let set = if name.ends_with(".toml") {
+                load(Path::new(name))?
+            } else {
+                catalog::named(name).map_err(|(why, hint)| Failure::user(why).hint(hint))?
             };
             let mut out = std::io::stdout().lock();
-            out.write_all(told(&set, args.data.as_deref()).as_bytes())?;
+            out.write_all(describe(&set, args.data.as_deref()).as_bytes())?;
             Ok(out.flush()?)
         }
     }
 }
 
-fn own(path: &Path) -> Result<Declaration, Failure> {
+fn load(path: &Path) -> Result<Declaration, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::user(format!("{}: {error}", path.display())))?;
     Declaration::parse(&text).map_err(|why| Failure::user(format!("{}: {why}", path.display())))
@@ -50,7 +50,7 @@ fn list(data: Option<&Path>) -> Result<(), Failure> {
             set.splits.get(&set.split).map_or(String::new(), u64::to_string),
             set.licence.clone(),
         ];
-        row.extend(data.map(|data| place(&set, data)));
+        row.extend(data.map(|data| location(&set, data)));
         table.row(row)?;
     }
     drop(table.finish()?);
@@ -61,27 +61,27 @@ fn chance(set: &Declaration) -> String {
     set.chance().map_or(String::new(), |chance| format!("{chance:.4}"))
 }
 
-/// Where a set lies, or that it does not.
-fn place(set: &Declaration, data: &Path) -> String {
-    find(set, data).map_or("not there".into(), |found| found.root.display().to_string())
+/// The directory of a set, or `not found`.
+fn location(set: &Declaration, data: &Path) -> String {
+    find(set, data).map_or("not found".into(), |found| found.root.display().to_string())
 }
 
-fn told(set: &Declaration, data: Option<&Path>) -> String {
+fn describe(set: &Declaration, data: Option<&Path>) -> String {
     let mut text = format!("{}: {}\n\n", set.name, set.title);
     let mut line = |name: &str, value: &str| text += &format!("  {name:<10}  {value}\n");
     line("task", set.task.name());
     line("metric", &set.metric);
     match set.chance() {
         Some(_) => line("chance", &chance(set)),
-        None => line("chance", "depends on the data, and comes with the results"),
+        None => line("chance", "depends on the data; reported with the results"),
     }
     let splits: Vec<String> = set.splits.iter().map(|(name, images)| format!("{name} {images}")).collect();
     line("split", &format!("{} (published: {})", set.split, splits.join(", ")));
     line("licence", &set.licence);
     line("source", &set.source);
-    line("to have it", &set.how_to_get);
+    line("download", &set.how_to_get);
     if let Some(data) = data {
-        line("data", &place(set, data));
+        line("data", &location(set, data));
     }
     if !set.templates.is_empty() {
         text += "\ntemplates\n";
@@ -98,7 +98,7 @@ fn told(set: &Declaration, data: Option<&Path>) -> String {
         (None, Task::Retrieval) => {}
         (None, _) => {
             let count = set.class_count().map_or(String::new(), |count| format!("{count} "));
-            text += &format!("\nclasses\n  {count}of them, as the data name them\n");
+            text += &format!("\nclasses\n  {count}classes, named by the data\n");
         }
     }
     text

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM, on a thread of their own: work that does not pause cannot keep them waiting.
+//! Ctrl-C and SIGTERM, handled on their own thread, so that blocking work cannot delay them.
 
 use std::io;
 use std::sync::Arc;
@@ -9,39 +9,38 @@ use tokio_util::sync::CancellationToken;
 
 use crate::errors::Exit;
 
-/// What was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
+enum Signal {
     Interrupt,
     #[cfg(unix)]
     Terminate,
 }
 
-/// The first signal asks the run to stop, and `told` is called; the second ends the process.
+/// The first signal calls `on_stop` and cancels the token; the second ends the process.
 ///
 /// # Errors
-/// The system refuses to deliver signals.
-pub fn stop(cancel: CancellationToken, told: impl Fn() + Send + 'static) -> io::Result<()> {
+/// Signal handlers cannot be installed.
+pub fn stop(cancel: CancellationToken, on_stop: impl Fn() + Send + 'static) -> io::Result<()> {
     listen(move |_| {
         if cancel.is_cancelled() {
             exit();
         }
-        told();
+        on_stop();
         cancel.cancel();
     })
 }
 
-/// Wakes whoever waits at each Ctrl-C; SIGTERM ends the process.
+/// Notifies all waiters at each Ctrl-C; SIGTERM ends the process.
 ///
 /// # Errors
-/// The system refuses to deliver signals.
+/// Signal handlers cannot be installed.
 pub fn interrupts() -> io::Result<Arc<Notify>> {
     let interrupted = Arc::new(Notify::new());
     let waiters = interrupted.clone();
-    listen(move |sent| match sent {
-        Sent::Interrupt => waiters.notify_waiters(),
+    listen(move |signal| match signal {
+        Signal::Interrupt => waiters.notify_waiters(),
         #[cfg(unix)]
-        Sent::Terminate => exit(),
+        Signal::Terminate => exit(),
     })?;
     Ok(interrupted)
 }
@@ -50,26 +49,26 @@ fn exit() -> ! {
     std::process::exit(Exit::Interrupted as i32)
 }
 
-/// Returns when signals are watched for.
-fn listen(mut act: impl FnMut(Sent) + Send + 'static) -> io::Result<()> {
-    let (ready, watching) = mpsc::channel();
+/// Returns once the handlers are installed.
+fn listen(mut act: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    let (ready, installed) = mpsc::channel();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-        let watched: io::Result<()> = runtime.and_then(|runtime| {
+        let listened: io::Result<()> = runtime.and_then(|runtime| {
             runtime.block_on(async {
                 let mut signals = Signals::new()?;
-                // The receiver waits for exactly this.
+                // The receiver is waiting below.
                 let _ = ready.send(Ok(()));
                 loop {
                     act(signals.next().await);
                 }
             })
         });
-        if let Err(error) = watched {
+        if let Err(error) = listened {
             let _ = ready.send(Err(error));
         }
     })?;
-    watching.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that watches for signals ended")))
+    installed.recv().unwrap_or_else(|_| Err(io::Error::other("the signal thread ended")))
 }
 
 #[cfg(unix)]
@@ -85,10 +84,10 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) -> Sent {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => Sent::Interrupt,
-            _ = self.terminate.recv() => Sent::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
         }
     }
 }
@@ -102,10 +101,10 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> Sent {
+    async fn next(&mut self) -> Signal {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        Sent::Interrupt
+        Signal::Interrupt
     }
 }

@@ -1,5 +1,4 @@
-//! Web sites of the program's own that a pipeline may ask for (`sites = ["gallery"]`), served on
-//! loopback during a run.
+//! Built-in web sites (`sites = ["gallery"]`), served on loopback during a run.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,17 +8,16 @@ use twinlens_gallery::Gallery;
 
 use crate::errors::Failure;
 
-/// The name by which a pipeline file asks for the gallery.
 pub const GALLERY: &str = "gallery";
 
-/// The sites that a run serves; dropping this ends them.
+/// Running sites; dropping this stops them.
 pub struct Sites {
-    /// Host name to address.
+    /// Addresses by host name.
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     _gallery: Option<Gallery>,
 }
 
-/// Opens the sites of that name.
+/// Starts sites by name.
 pub async fn open(names: &[String]) -> Result<Sites, Failure> {
     let mut hosts = BTreeMap::new();
     let mut gallery = None;
@@ -31,7 +29,7 @@ pub async fn open(names: &[String]) -> Result<Sites, Failure> {
                 hosts.insert(twinlens_gallery::HOST.to_string(), site.addr());
                 gallery = Some(site);
             }
-            // `check` has refused every other name.
+            // `check` refuses every other name.
             other => return Err(Failure::internal(format!("the site `{other}` has no server"))),
         }
     }

@@ -1,5 +1,4 @@
-//! `twinlens stages`: the kinds of stages, and the options of one. All of it comes from the code of
-//! the kind.
+//! `twinlens stages`: lists the kinds of stages, or the options of one.
 
 use std::io::Write;
 
@@ -12,14 +11,13 @@ use crate::cli::StagesArgs;
 use crate::errors::Failure;
 use crate::registry;
 
-/// Lists the kinds, or explains one.
 pub fn execute(args: &StagesArgs) -> Result<(), Failure> {
     let registry = registry::all();
     let mut out = std::io::stdout().lock();
     let Some(name) = &args.kind else {
         let width = registry.kinds().map(|kind| kind.name.len()).max().unwrap_or(0);
         for kind in registry.kinds() {
-            writeln!(out, "{:width$}  {}", kind.name, about(kind))?;
+            writeln!(out, "{:width$}  {}", kind.name, summary(kind))?;
         }
         return Ok(out.flush()?);
     };
@@ -27,36 +25,37 @@ pub fn execute(args: &StagesArgs) -> Result<(), Failure> {
         let known: Vec<&str> = registry.kinds().map(|kind| kind.name).collect();
         let hint = did_you_mean(name, known.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("the kinds are {}", known.join(", ")));
-        return Err(Failure::user(format!("there is no kind of stage `{name}`")).hint(hint));
+        return Err(Failure::user(format!("unknown kind of stage `{name}`")).hint(hint));
     };
-    out.write_all(explained(kind).as_bytes())?;
+    out.write_all(help(kind).as_bytes())?;
     Ok(out.flush()?)
 }
 
-fn about(kind: &Kind) -> &str {
+fn summary(kind: &Kind) -> &str {
     kind.about.trim_end_matches('.')
 }
 
-fn explained(kind: &Kind) -> String {
-    let mut text = format!("{}: {}\n\noptions\n", kind.name, about(kind));
+fn help(kind: &Kind) -> String {
+    let mut text = format!("{}: {}\n\noptions\n", kind.name, summary(kind));
     for option in options_doc(kind) {
-        text += &explained_option(&option);
+        text += &option_help(&option);
     }
-    text += "  rejects = \"keep\" | \"count\"\n      Whether refused rows are kept in the ledger, or only counted. [default: \"keep\"]\n";
-    text += "  seed = integer\n      Where what the stage draws at random comes from. [default: the pipeline's seed]\n";
-    text += "  sweep = table\n      Options, each with an array of values: the stage is made once for each combination, and so is what reads it.\n";
+    text += "  rejects = \"keep\" | \"count\"\n      Whether rejected rows are kept in the ledger, or only counted. [default: \"keep\"]\n";
+    text +=
+        "  seed = integer\n      Seed of everything random in the stage. [default: the pipeline's seed]\n";
+    text += "  sweep = table\n      Options, each with an array of values: the stage and those that read it run once per combination.\n";
     text + "\nexample\n" + &kind.example.trim().lines().map(|line| format!("  {line}\n")).collect::<String>()
 }
 
-fn explained_option(option: &OptionDoc) -> String {
-    let mut about = option.description.replace('\n', " ");
+fn option_help(option: &OptionDoc) -> String {
+    let mut text = option.description.replace('\n', " ");
     if option.required {
-        about += " [required]";
+        text += " [required]";
     }
     if let Some(default) = &option.default {
-        about += &format!(" [default: {}]", toml_like(default));
+        text += &format!(" [default: {}]", to_toml(default));
     }
-    let lines = wrapped(about.trim(), 94);
+    let lines = wrapped(text.trim(), 94);
     format!(
         "  {} = {}\n{}",
         option.name,
@@ -65,14 +64,14 @@ fn explained_option(option: &OptionDoc) -> String {
     )
 }
 
-/// A value as a pipeline file writes it.
-fn toml_like(value: &Value) -> String {
+/// A value in TOML syntax, on one line.
+fn to_toml(value: &Value) -> String {
     match value {
-        Value::Array(items) => format!("[{}]", items.iter().map(toml_like).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!("[{}]", items.iter().map(to_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(entries) => {
             let given = entries.iter().filter(|(_, value)| !value.is_null());
             let entries: Vec<String> =
-                given.map(|(key, value)| format!("{key} = {}", toml_like(value))).collect();
+                given.map(|(key, value)| format!("{key} = {}", to_toml(value))).collect();
             format!("{{ {} }}", entries.join(", "))
         }
         other => other.to_string(),
@@ -98,18 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_option_is_explained() {
+    fn options_are_explained() {
         let option = OptionDoc {
             name: "resize".into(),
             r#type: "table".into(),
             default: Some(serde_json::json!({ "size": 96, "mode": "shortest", "upscale": null })),
             required: false,
-            description: format!("To what size\nimages are brought. {}", "word ".repeat(15)),
+            description: format!("The size to which\nimages are scaled. {}", "word ".repeat(15)),
         };
         let expected = "  resize = table
-      To what size images are brought. word word word word word word word word word word word word
-      word word word [default: { mode = \"shortest\", size = 96 }]
+      The size to which images are scaled. word word word word word word word word word word word
+      word word word word [default: { mode = \"shortest\", size = 96 }]
 ";
-        assert_eq!(explained_option(&option), expected);
+        assert_eq!(option_help(&option), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! `twinlens status`: what a run directory holds, and whether every row is accounted for.
+//! `twinlens status`: the datasets of a run directory, and whether every row is accounted for.
 
 use std::io::Write;
 
@@ -14,17 +14,16 @@ use crate::text::{bytes, count};
 /// The pipeline that a run directory belongs to.
 ///
 /// # Errors
-/// The user's: it is no run directory.
+/// It is not a run directory.
 pub fn pipeline_of(dir: &Location) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
         let missing = dir.as_local().is_some_and(|path| !path.exists());
-        let what = if missing { "does not exist" } else { "is no run directory" };
+        let what = if missing { "does not exist" } else { "is not a run directory" };
         Failure::user(format!("{dir} {what}"))
-            .hint("`twinlens run` makes one, in runs/<name of the pipeline> or where --dir says")
+            .hint("`twinlens run` creates one: runs/<name of the pipeline>, or the value of --dir")
     })
 }
 
-/// Prints datasets, rejects by code, and the sum of each dataset.
 pub fn execute(args: &StatusArgs) -> Result<(), Failure> {
     let dir = crate::run::parse_location(&args.dir)?;
     let pipeline = pipeline_of(&dir)?;
@@ -38,36 +37,32 @@ pub fn execute(args: &StatusArgs) -> Result<(), Failure> {
     print_datasets(&mut out, &datasets)?;
     print_rejects(&mut out, &datasets)?;
     out.flush()?;
-    let broken: Vec<&str> = datasets.iter().filter(|dataset| !sum(dataset).holds()).map(name).collect();
+    let is_broken = |dataset: &&Dataset| matches!(balance(dataset), Balance::Broken);
+    let broken: Vec<&str> = datasets.iter().filter(is_broken).map(name).collect();
     if broken.is_empty() {
         return Ok(());
     }
-    Err(Failure::internal(format!("rows in are not rows kept and rejected: {}", broken.join(", "))))
+    Err(Failure::internal(format!("rows in differ from rows kept plus rejected: {}", broken.join(", "))))
 }
 
 fn name(dataset: &Dataset) -> &str {
     &dataset.state().begin.stage
 }
 
-/// Rows in = rows kept + rows rejected.
-enum Sum {
-    Holds,
+/// Whether rows in = rows kept + rows rejected.
+enum Balance {
+    Ok,
     Broken,
-    /// The stage does not turn rows into rows (a query, a training), or does not count what comes
-    /// in.
-    NotMeant,
+    /// The stage does not map rows to rows (a query, a training), or does not count its input.
+    NotApplicable,
 }
 
-impl Sum {
-    fn holds(&self) -> bool {
-        !matches!(self, Sum::Broken)
-    }
-
-    fn word(&self) -> &'static str {
+impl Balance {
+    fn label(&self) -> &'static str {
         match self {
-            Sum::Holds => "ok",
-            Sum::Broken => "NOT ok",
-            Sum::NotMeant => "-",
+            Balance::Ok => "ok",
+            Balance::Broken => "NOT ok",
+            Balance::NotApplicable => "-",
         }
     }
 }
@@ -76,22 +71,21 @@ fn rejected(dataset: &Dataset) -> u64 {
     dataset.state().commits.values().map(|commit| commit.rejected()).sum()
 }
 
-/// Rows that came in; `None` where the stage does not turn rows into rows, or does not count them.
+/// Input rows; `None` if the stage does not map rows to rows, or does not count them.
 fn rows_in(dataset: &Dataset) -> Option<u64> {
     let state = dataset.state();
-    // A stage that must account for its rows has a ledger, unless it only counts its rejects; a
-    // query has none.
+    // Row stages have a ledger unless they only count rejects; queries have none.
     let only_counts =
         state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
-    let accounts = state.begin.tables.contains_key(REJECTS) || only_counts;
-    state.rows_in().filter(|_| accounts && !state.commits.is_empty())
+    let is_row_stage = state.begin.tables.contains_key(REJECTS) || only_counts;
+    state.rows_in().filter(|_| is_row_stage && !state.commits.is_empty())
 }
 
-fn sum(dataset: &Dataset) -> Sum {
+fn balance(dataset: &Dataset) -> Balance {
     match rows_in(dataset) {
-        Some(rows) if rows == dataset.rows(MAIN) + rejected(dataset) => Sum::Holds,
-        Some(_) => Sum::Broken,
-        None => Sum::NotMeant,
+        Some(rows) if rows == dataset.rows(MAIN) + rejected(dataset) => Balance::Ok,
+        Some(_) => Balance::Broken,
+        None => Balance::NotApplicable,
     }
 }
 
@@ -110,7 +104,7 @@ fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Fail
             rows_in(dataset).map_or("-".into(), count),
             count(dataset.rows(MAIN)),
             count(rejected(dataset)),
-            sum(dataset).word().into(),
+            balance(dataset).label().into(),
             bytes(state.files().map(|file| file.bytes).sum()),
         ])?;
     }
@@ -133,8 +127,7 @@ fn print_rejects(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failu
         return Ok(());
     }
     writeln!(out)?;
-    let mut table =
-        TableWriter::with_columns(out, &["stage", "rejected because", "rows"], &[false, false, true]);
+    let mut table = TableWriter::with_columns(out, &["stage", "reject code", "rows"], &[false, false, true]);
     for row in rows {
         table.row(row)?;
     }

@@ -1,8 +1,8 @@
-//! Rows as aligned columns for people.
+//! Prints rows as aligned columns.
 //!
-//! The first rows set the widths; what follows streams, so that memory does not grow with the
-//! result. Values that are long are cut, bytes are shown as their size, and nothing that comes off
-//! the web can command the terminal.
+//! The first rows set the widths and later ones stream, so that memory does not grow with the
+//! result. Long values are truncated, bytes are shown as their size, and control characters are
+//! escaped.
 
 use std::io::{self, Write};
 
@@ -14,23 +14,21 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::text::{bytes, one_line};
 
-/// Rows that are held back to set the widths of the columns.
+/// The first rows, which set the widths of the columns.
 const ROWS_FOR_WIDTHS: usize = 1000;
-/// The widest value that is shown whole, in columns of the terminal.
-const WIDEST: usize = 60;
+/// In columns of the terminal; longer values are truncated.
+const MAX_WIDTH: usize = 60;
 
-/// Writes rows as aligned columns.
 pub struct TableWriter<W> {
     out: W,
     names: Vec<String>,
-    right: Vec<bool>,
-    /// Columns of numbers with decimals: all their values get as many.
+    align_right: Vec<bool>,
+    /// Columns of floats: all values of one get the same number of decimals.
     floats: Vec<bool>,
-    held: Vec<Vec<String>>,
+    pending: Vec<Vec<String>>,
     layout: Option<Layout>,
 }
 
-/// How columns are laid out.
 struct Layout {
     widths: Vec<usize>,
     decimals: Vec<usize>,
@@ -42,73 +40,71 @@ impl<W: Write> TableWriter<W> {
         let fields = schema.fields();
         Self {
             out,
-            names: fields.iter().map(|field| shortened(&one_line(field.name()))).collect(),
-            right: fields.iter().map(|field| field.data_type().is_numeric()).collect(),
+            names: fields.iter().map(|field| truncate(&one_line(field.name()))).collect(),
+            align_right: fields.iter().map(|field| field.data_type().is_numeric()).collect(),
             floats: fields.iter().map(|field| field.data_type().is_floating()).collect(),
-            held: Vec::new(),
+            pending: Vec::new(),
             layout: None,
         }
     }
 
-    /// A table of text.
-    pub fn with_columns(out: W, names: &[&str], right: &[bool]) -> Self {
+    /// A table of text cells.
+    pub fn with_columns(out: W, names: &[&str], align_right: &[bool]) -> Self {
         Self {
             out,
             names: names.iter().map(ToString::to_string).collect(),
-            right: right.into(),
+            align_right: align_right.into(),
             floats: vec![false; names.len()],
-            held: Vec::new(),
+            pending: Vec::new(),
             layout: None,
         }
     }
 
-    /// Adds a row of text.
     pub fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
         if let Some(layout) = &self.layout {
-            return write_row(&mut self.out, &layout.padded(cells), &layout.widths, &self.right);
+            return write_row(&mut self.out, &layout.pad_decimals(cells), &layout.widths, &self.align_right);
         }
-        self.held.push(cells);
-        if self.held.len() >= ROWS_FOR_WIDTHS { self.release() } else { Ok(()) }
+        self.pending.push(cells);
+        if self.pending.len() >= ROWS_FOR_WIDTHS { self.write_pending() } else { Ok(()) }
     }
 
-    /// Adds the rows of a batch.
     pub fn batch(&mut self, batch: &RecordBatch) -> io::Result<()> {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().map(|column| match cell(column, row) {
-                Ok(text) => shortened(&one_line(&text)),
-                Err(error) => shortened(&one_line(&format!("({error})"))),
+                Ok(text) => truncate(&one_line(&text)),
+                Err(error) => truncate(&one_line(&format!("({error})"))),
             });
             self.row(cells.collect())?;
         }
         Ok(())
     }
 
-    /// Writes what is held back.
+    /// Writes pending rows.
     pub fn finish(mut self) -> io::Result<W> {
         if self.layout.is_none() {
-            self.release()?;
+            self.write_pending()?;
         }
         self.out.flush()?;
         Ok(self.out)
     }
 
-    fn release(&mut self) -> io::Result<()> {
-        let held = std::mem::take(&mut self.held);
-        let decimals = self.floats.iter().enumerate().map(|(column, float)| match float {
-            true => held.iter().filter_map(|row| decimals(&row[column])).max().unwrap_or(0),
-            false => 0,
+    fn write_pending(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let decimals = self.floats.iter().enumerate().map(|(column, is_float)| {
+            let cells = pending.iter().filter(|_| *is_float).filter_map(|row| decimals(&row[column]));
+            cells.max().unwrap_or(0)
         });
         let mut layout = Layout { widths: Vec::new(), decimals: decimals.collect() };
-        let held: Vec<Vec<String>> = held.into_iter().map(|row| layout.padded(row)).collect();
+        let rows: Vec<Vec<String>> = pending.into_iter().map(|row| layout.pad_decimals(row)).collect();
         for (column, name) in self.names.iter().enumerate() {
-            let widest = held.iter().map(|row| row[column].width()).max();
+            let widest = rows.iter().map(|row| row[column].width()).max();
             layout.widths.push(name.width().max(widest.unwrap_or(0)));
         }
-        write_row(&mut self.out, &self.names, &layout.widths, &self.right)?;
+        write_row(&mut self.out, &self.names, &layout.widths, &self.align_right)?;
         let rule: Vec<String> = layout.widths.iter().map(|width| "-".repeat(*width)).collect();
-        write_row(&mut self.out, &rule, &layout.widths, &self.right)?;
-        for row in held {
-            write_row(&mut self.out, &row, &layout.widths, &self.right)?;
+        write_row(&mut self.out, &rule, &layout.widths, &self.align_right)?;
+        for row in rows {
+            write_row(&mut self.out, &row, &layout.widths, &self.align_right)?;
         }
         self.layout = Some(layout);
         Ok(())
@@ -116,20 +112,19 @@ impl<W: Write> TableWriter<W> {
 }
 
 impl Layout {
-    /// A row whose numbers have the decimals of their columns.
-    fn padded(&self, mut row: Vec<String>) -> Vec<String> {
-        for (cell, &wanted) in row.iter_mut().zip(&self.decimals).filter(|(_, wanted)| **wanted > 0) {
-            if let Some(found) = decimals(cell) {
-                *cell += if found == 0 { "." } else { "" };
-                *cell += &"0".repeat(wanted.saturating_sub(found));
+    /// Gives all numbers of a column the same number of decimals.
+    fn pad_decimals(&self, mut row: Vec<String>) -> Vec<String> {
+        for (cell, &target) in row.iter_mut().zip(&self.decimals).filter(|(_, target)| **target > 0) {
+            if let Some(digits) = decimals(cell) {
+                *cell += if digits == 0 { "." } else { "" };
+                *cell += &"0".repeat(target.saturating_sub(digits));
             }
         }
         row
     }
 }
 
-/// Digits after the point of a plain number; `None` for `null`, `NaN`, and numbers with an
-/// exponent.
+/// Digits after the decimal point; `None` for `null`, `NaN` and numbers with an exponent.
 fn decimals(cell: &str) -> Option<usize> {
     let digits = cell.strip_prefix('-').unwrap_or(cell);
     if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit() || c == '.') {
@@ -138,9 +133,14 @@ fn decimals(cell: &str) -> Option<usize> {
     Some(digits.split_once('.').map_or(0, |(_, after)| after.len()))
 }
 
-fn write_row(out: &mut impl Write, cells: &[String], widths: &[usize], right: &[bool]) -> io::Result<()> {
+fn write_row(
+    out: &mut impl Write,
+    cells: &[String],
+    widths: &[usize],
+    align_right: &[bool],
+) -> io::Result<()> {
     let mut line = String::new();
-    for ((cell, width), right) in cells.iter().zip(widths).zip(right) {
+    for ((cell, width), right) in cells.iter().zip(widths).zip(align_right) {
         let space = " ".repeat(width.saturating_sub(cell.width()));
         if !line.is_empty() {
             line += "  ";
@@ -156,20 +156,18 @@ fn write_row(out: &mut impl Write, cells: &[String], widths: &[usize], right: &[
     writeln!(out, "{}", line.trim_end())
 }
 
-/// Cut to [`WIDEST`] columns.
-fn shortened(text: &str) -> String {
-    if text.width() <= WIDEST {
+fn truncate(text: &str) -> String {
+    if text.width() <= MAX_WIDTH {
         return text.into();
     }
     let mut width = 0;
     let head = text.chars().take_while(|c| {
         width += c.width().unwrap_or(0);
-        width <= WIDEST - 3
+        width <= MAX_WIDTH - 3
     });
     head.collect::<String>() + "..."
 }
 
-/// One value for people.
 fn cell(column: &dyn Array, row: usize) -> Result<String, ArrowError> {
     if column.is_null(row) {
         return Ok("null".into());
@@ -193,7 +191,7 @@ fn cell(column: &dyn Array, row: usize) -> Result<String, ArrowError> {
     })
 }
 
-/// At most four decimals where that says enough, the exponent where it does not.
+/// At most four decimals, or an exponent for very small and very large numbers.
 fn float(value: f64) -> String {
     let size = value.abs();
     let plain = match size {
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_aligned_cut_and_harmless() {
+    fn values_are_aligned_truncated_and_escaped() {
         let pixels: ArrayRef =
             Arc::new(LargeBinaryArray::from_opt_vec(vec![Some(&[0; 2048]), None, Some(b"x")]));
         let image =

@@ -1,4 +1,4 @@
-//! Text for people: colours, counts, times, and what is safe to show on a terminal.
+//! Formatting for the terminal: colours, counts, durations, sizes, and escaping.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,33 +7,29 @@ pub use twinlens_dataset::export::thousands as count;
 
 use crate::env;
 
-/// Colours, where they are wanted.
+/// Colours, if they are enabled.
 #[derive(Debug, Clone, Copy)]
 pub struct Paint(bool);
 
 impl Paint {
-    /// For stderr: colours on a terminal, unless `NO_COLOR` is set.
+    /// Colours if stderr is a terminal and `NO_COLOR` is not set.
     pub fn stderr() -> Self {
         Self(std::io::stderr().is_terminal() && !env::no_color())
     }
 
-    /// No colours.
     #[cfg(test)]
     pub fn plain() -> Self {
         Self(false)
     }
 
-    /// Whether there are colours.
     pub fn is_on(self) -> bool {
         self.0
     }
 
-    /// Bold.
     pub fn bold(self, text: &str) -> String {
         self.with("1", text)
     }
 
-    /// Bold and red: something is wrong.
     pub fn bold_red(self, text: &str) -> String {
         self.with("1;31", text)
     }
@@ -43,13 +39,12 @@ impl Paint {
     }
 }
 
-/// `text` without control characters: a caption or URL off the web must not command the terminal.
-/// Line feeds stay.
+/// Escapes control characters except line feeds: text from the web must not control the terminal.
 pub fn printable(text: &str) -> String {
     escaped(text, |c| c == '\n')
 }
 
-/// `text` on one line, without control characters.
+/// Escapes control characters and line feeds.
 pub fn one_line(text: &str) -> String {
     escaped(text, |_| false)
 }
@@ -58,7 +53,7 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // Besides the control characters: those that change the direction of what follows.
+            // Bidirectional controls reorder the text after them.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_default()),
             c if c.is_control() && !keep(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
@@ -102,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_formatted() {
         assert_eq!(["0", "999", "1,000", "1,234,567"], [0, 999, 1000, 1_234_567].map(count)[..]);
         assert_eq!(["1 row", "2 rows"], [1, 2].map(|rows| counted(rows, "row"))[..]);
         assert_eq!(
@@ -113,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_terminal_takes_no_orders_from_the_web() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\x1b]0;x\x07\nb\u{202e}"), "a\\u{1b}]0;x\\u{7}\nb\\u{202e}");
         assert_eq!(one_line("two\nlines"), "two\\nlines");
         assert_eq!(one_line("naïve 猫 🐈"), "naïve 猫 🐈");

@@ -1,5 +1,4 @@
-//! The live line of a running stage: what is done, how fast, and how long it will take. No terminal
-//! in here.
+//! The text of the progress line of a running stage: rows done, speed, time left.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,15 +9,14 @@ use twinlens_pipeline::run::events::{Counters, Event};
 
 use crate::text::{bytes, count, counted, seconds};
 
-/// The speed is that of the last so many seconds.
+/// Speed is measured over this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A running stage.
 pub struct Line {
-    /// What is counted: a row, a page.
+    /// `row` or `page`.
     unit: &'static str,
     counters: Arc<Counters>,
-    /// What was done when: the oldest is at most [`WINDOW`] old.
+    /// Rows done at each time; the oldest sample is at most [`WINDOW`] old.
     samples: VecDeque<(Instant, u64)>,
     training: Option<Training>,
 }
@@ -32,20 +30,17 @@ struct Training {
 }
 
 impl Line {
-    /// The line of a stage with these counters.
     pub fn new(counters: Arc<Counters>, now: Instant) -> Self {
         let done = counters.done.load(Ordering::Relaxed);
         Self { unit: "row", counters, samples: [(now, done)].into(), training: None }
     }
 
-    /// Takes note of the kind of the stage, and of a step of a training.
     pub fn event(&mut self, event: &Event) {
         match event {
             Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
                 if self.training.is_none() {
-                    // What was counted before are rows; and a training that goes on does not begin
-                    // at step 0.
+                    // Earlier samples counted rows, and a resumed training does not start at step 0.
                     self.samples.clear();
                 }
                 self.training = Some(Training { step, steps, loss, lr, samples_per_second });
@@ -54,7 +49,6 @@ impl Line {
         }
     }
 
-    /// The text of the line.
     pub fn text(&mut self, now: Instant) -> String {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (mut done, mut total) = (read(&self.counters.done), read(&self.counters.total));
@@ -91,7 +85,7 @@ impl Line {
         parts.join("  ")
     }
 
-    /// Rows (or steps) a second, over the last seconds.
+    /// Rows (or steps) per second over [`WINDOW`].
     fn speed(&mut self, now: Instant, done: u64) -> f64 {
         self.samples.push_back((now, done));
         while self.samples.len() > 2 && now.duration_since(self.samples[1].0) > WINDOW {
@@ -108,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_tells_speed_and_time_left() {
+    fn speed_and_time_left_are_shown() {
         let counters = Arc::new(Counters::default());
         let start = Instant::now();
         let mut line = Line::new(counters.clone(), start);
@@ -119,7 +113,7 @@ mod tests {
         counters.rejects.store(1, Ordering::Relaxed);
         let text = line.text(start + Duration::from_secs(10));
         assert_eq!(text, "1,000/3,000 rows  100/s  5.0 MiB  1 reject  20.0s left");
-        // The speed is the recent one: nothing happened for twenty seconds.
+        // Nothing happened for twenty seconds: the speed is 0.
         for second in 11..=30 {
             line.text(start + Duration::from_secs(second));
         }
@@ -134,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_training_tells_its_loss() {
+    fn training_shows_its_loss() {
         let start = Instant::now();
         let mut line = Line::new(Arc::new(Counters::default()), start);
         let step = |step| Event::TrainStep {

@@ -1,4 +1,4 @@
-//! Live lines on a terminal: one for each running stage, drawn ten times a second.
+//! Progress lines on a terminal: one per running stage, drawn ten times per second.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,16 +11,16 @@ use super::line::Line;
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// The live lines.
+/// Progress lines.
 pub struct Live {
     bars: MultiProgress,
-    names: usize,
+    name_width: usize,
     running: Arc<Mutex<BTreeMap<String, Running>>>,
 }
 
 struct Running {
     line: Line,
-    /// Drawn once the stage has started.
+    /// Set when the stage starts.
     bar: Option<ProgressBar>,
 }
 
@@ -29,22 +29,19 @@ fn locked(running: &Mutex<BTreeMap<String, Running>>) -> MutexGuard<'_, BTreeMap
 }
 
 impl Live {
-    /// No lines yet; names are padded to `names` columns.
-    pub fn new(names: usize) -> Self {
+    pub fn new(name_width: usize) -> Self {
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let weak = Arc::downgrade(&running);
-        // Ends with the display.
+        // Ends when `running` is dropped.
         std::thread::spawn(move || draw(&weak));
-        Self { bars: MultiProgress::new(), names, running }
+        Self { bars: MultiProgress::new(), name_width, running }
     }
 
-    /// Knows the counters of a stage from now on.
     pub fn watch(&self, stage: &str, counters: Arc<Counters>) {
         let line = Line::new(counters, Instant::now());
         locked(&self.running).insert(stage.into(), Running { line, bar: None });
     }
 
-    /// Follows a stage from its start to its end.
     pub fn event(&self, event: &Event) {
         match event {
             Event::StageStarted { stage, .. } => {
@@ -68,13 +65,13 @@ impl Live {
         }
     }
 
-    /// Prints a line above the live ones.
+    /// Prints a line above the progress lines.
     pub fn print(&self, line: &str) {
-        // Nobody is left to be told when the terminal is gone.
+        // If the terminal is gone, there is nowhere left to report it.
         let _ = self.bars.println(line);
     }
 
-    /// Takes the live lines away.
+    /// Removes all progress lines.
     pub fn close(&self) {
         for (_, running) in std::mem::take(&mut *locked(&self.running)) {
             if let Some(bar) = running.bar {
@@ -84,8 +81,8 @@ impl Live {
     }
 
     fn bar(&self, stage: &str) -> ProgressBar {
-        let bar = ProgressBar::no_length().with_prefix(format!("{stage:width$}", width = self.names));
-        // The template is a constant that is right; the default serves if it ever is not.
+        let bar = ProgressBar::no_length().with_prefix(format!("{stage:width$}", width = self.name_width));
+        // The template is a valid constant; if it were not, the default style would do.
         match ProgressStyle::with_template("{prefix}  {wide_msg}") {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,

@@ -1,5 +1,5 @@
-//! What a run shows on stderr while it goes: live lines on a terminal, a line a finished stage
-//! elsewhere, or JSON.
+//! Progress of a run on stderr: progress lines on a terminal, otherwise one line per finished
+//! stage, or JSON.
 
 mod line;
 mod live;
@@ -13,18 +13,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use twinlens_pipeline::run::events::{Counters, Event, Observer};
 
-use crate::allocator::Pages;
+use crate::allocator::PurgeDelay;
 use crate::cli::{LogFormat, ProgressMode};
 use crate::text::{counted, one_line, printable, seconds};
 
-/// Watches a run for the user.
+/// Shows the events of a run to the user.
 pub struct Watcher {
     display: Display,
-    /// Width of the column of stage names.
-    names: usize,
-    work_began: AtomicBool,
-    pages: Pages,
-    /// For each running stage, those that are fused into its plan.
+    name_width: usize,
+    has_started: AtomicBool,
+    purge_delay: PurgeDelay,
+    /// The running stages, each with those that are fused into it.
     fused: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
@@ -35,32 +34,30 @@ enum Display {
 }
 
 impl Watcher {
-    /// A watcher of a run of stages with these names.
     pub fn new<'a>(mode: ProgressMode, format: LogFormat, stages: impl Iterator<Item = &'a str>) -> Self {
-        let names = stages.map(|name| name.chars().count()).max().unwrap_or(0);
+        let name_width = stages.map(|name| name.chars().count()).max().unwrap_or(0);
         let display = match (format, mode) {
             (LogFormat::Json, _) => Display::Json,
             (_, ProgressMode::Auto) if std::io::stderr().is_terminal() => {
-                Display::Live(live::Live::new(names))
+                Display::Live(live::Live::new(name_width))
             }
             _ => Display::Lines,
         };
         Self {
             display,
-            names,
-            work_began: AtomicBool::new(false),
-            pages: Pages::default(),
+            name_width,
+            has_started: AtomicBool::new(false),
+            purge_delay: PurgeDelay::default(),
             fused: Mutex::default(),
         }
     }
 
-    /// Whether any stage began or went on: there is something to go on with.
-    pub fn work_began(&self) -> bool {
-        self.work_began.load(Ordering::Relaxed)
+    /// Whether any stage started, so that there is something to resume.
+    pub fn has_started(&self) -> bool {
+        self.has_started.load(Ordering::Relaxed)
     }
 
-    /// The stage that has started and not ended: where an error happened. None where several ran
-    /// beside each other.
+    /// The running stage, for error messages. `None` if several are running.
     pub fn running(&self) -> Option<String> {
         let running = self.fused();
         running.keys().next().filter(|_| running.len() == 1).cloned()
@@ -70,8 +67,8 @@ impl Watcher {
         self.fused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says something to the user, above the live lines.
-    pub fn say(&self, line: &str) {
+    /// Prints a line above the progress lines.
+    pub fn message(&self, line: &str) {
         match &self.display {
             Display::Live(live) => live.print(line),
             Display::Lines => print(line),
@@ -79,7 +76,7 @@ impl Watcher {
         }
     }
 
-    /// Takes the live lines away at the end of a run; a log gets `event`.
+    /// Removes the progress lines; a JSON log gets `event`.
     pub fn end(&self, event: &impl Serialize) {
         match &self.display {
             Display::Live(live) => live.close(),
@@ -88,26 +85,26 @@ impl Watcher {
         }
     }
 
-    /// Says the last words of a run, which a log has had as an event already.
-    pub fn print_summary(&self, sentences: &str) {
+    /// Prints the summary of a run, unless the log is JSON, which had it as an event.
+    pub fn print_summary(&self, text: &str) {
         if !matches!(self.display, Display::Json) {
-            print(sentences);
+            print(text);
         }
     }
 }
 
 impl Observer for Watcher {
     fn event(&self, event: &Event) {
-        self.pages.event(event);
+        self.purge_delay.event(event);
         if let Event::StageStarted { stage, fused, .. } = event {
-            self.work_began.store(true, Ordering::Relaxed);
+            self.has_started.store(true, Ordering::Relaxed);
             self.fused().insert(stage.clone(), fused.clone());
         }
         let line = match event {
             Event::StageFinished { stage, .. } => {
-                told(event, self.names, &self.fused().remove(stage).unwrap_or_default())
+                event_line(event, self.name_width, &self.fused().remove(stage).unwrap_or_default())
             }
-            _ => told(event, self.names, &[]),
+            _ => event_line(event, self.name_width, &[]),
         };
         match &self.display {
             Display::Json => json(event),
@@ -127,12 +124,12 @@ impl Observer for Watcher {
 }
 
 fn print(line: &str) {
-    // Nobody is left to be told when stderr fails.
+    // If stderr fails, there is nowhere left to report it.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 #[derive(Serialize)]
-struct Stamped<'a, T> {
+struct Timestamped<'a, T> {
     #[serde(flatten)]
     event: &'a T,
     /// Seconds since 1970.
@@ -141,20 +138,19 @@ struct Stamped<'a, T> {
 
 fn json(event: &impl Serialize) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    if let Ok(line) = serde_json::to_string(&Stamped { event, time }) {
+    if let Ok(line) = serde_json::to_string(&Timestamped { event, time }) {
         print(&line);
     }
 }
 
-/// The line that stays of an event, where there is one; `fused` are the stages before the one that
-/// it tells of.
-fn told(event: &Event, names: usize, fused: &[String]) -> Option<String> {
+/// The permanent line of an event, if it has one; `fused` are the stages fused into the event's.
+fn event_line(event: &Event, name_width: usize, fused: &[String]) -> Option<String> {
     match event {
         Event::StageReused { stage, rows } => {
-            Some(format!("{stage:names$}  {}  (reused)", counted(*rows, "row")))
+            Some(format!("{stage:name_width$}  {}  (reused)", counted(*rows, "row")))
         }
         Event::StageFinished { stage, rows, rejects, seconds: time } => {
-            let mut line = format!("{stage:names$}  {}", counted(*rows, "row"));
+            let mut line = format!("{stage:name_width$}  {}", counted(*rows, "row"));
             if *rejects > 0 {
                 line += &format!("  {}", counted(*rejects, "reject"));
             }
@@ -174,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stays_of_an_event() {
+    fn finished_stages_and_notes_have_lines() {
         let stage = || "wit".to_string();
         let cases = [
             (Event::StageReused { stage: stage(), rows: 3412 }, Some("wit     3,412 rows  (reused)")),
@@ -190,10 +186,10 @@ mod tests {
             (Event::StageStarted { stage: stage(), kind: "k".into(), fused: vec![], splits_done: 0 }, None),
         ];
         for (event, expected) in cases {
-            assert_eq!(told(&event, 6, &[]).as_deref(), expected, "{event:?}");
+            assert_eq!(event_line(&event, 6, &[]).as_deref(), expected, "{event:?}");
         }
         let event = Event::StageFinished { stage: stage(), rows: 0, rejects: 0, seconds: 0.0 };
-        let line = told(&event, 3, &["pairs".into(), "long".into()]);
+        let line = event_line(&event, 3, &["pairs".into(), "long".into()]);
         assert_eq!(line.as_deref(), Some("wit  0 rows  0.0s  (with pairs, long)"));
     }
 }
