@@ -181,7 +181,7 @@ pub struct SqlArgs {
     pub query: Option<String>,
     /// Another run, whose tables are NAME.table; `runs.leaderboard` and so on are views over all
     /// runs; may be repeated
-    #[arg(long, value_name = "NAME=DIR", value_parser = crate::sql::runs::parse_named)]
+    #[arg(long, value_name = "NAME=DIR", value_parser = crate::syntax::parse_named)]
     pub with: Vec<(String, String)>,
     /// List the views, their columns, and whether this run has them
     #[arg(long, conflicts_with_all = ["query", "format", "output"])]

@@ -8,8 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlens_pipeline::Clock;
 
-use crate::errors::Failure;
-
 /// Seconds since 1970: fixes the clock, so that a run is reproducible byte for byte
 /// (reproducible-builds.org).
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -41,15 +39,18 @@ pub fn all() -> BTreeMap<String, String> {
 }
 
 /// The clock of a run.
-pub fn clock() -> Result<Clock, Failure> {
+///
+/// # Errors
+/// The message for the user, if the variable is not a whole number.
+pub fn clock() -> Result<Clock, String> {
     match std::env::var_os(SOURCE_DATE_EPOCH) {
         None => Ok(Clock::System),
         Some(text) => match parse_epoch(&text) {
             Some(time) => Ok(Clock::Fixed(time)),
-            None => Err(Failure::user(format!(
+            None => Err(format!(
                 "{SOURCE_DATE_EPOCH}={} is not a whole number of seconds",
                 text.to_string_lossy()
-            ))),
+            )),
         },
     }
 }

@@ -26,6 +26,7 @@ mod sites;
 mod sql;
 mod stages;
 mod status;
+mod syntax;
 mod table;
 mod text;
 mod views;

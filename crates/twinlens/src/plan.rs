@@ -1,21 +1,19 @@
 //! `twinlens plan`: the stages, their tables, and what a run would do with each and why.
 
 mod graph;
+mod stages;
 
 use std::io::Write;
 
-use serde::Serialize;
-use twinlens_dataset::protocol::Variant;
-use twinlens_dataset::types;
-use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
-use twinlens_pipeline::run::plan::{self, Decision, Unit};
+use twinlens_pipeline::run::plan::{self, Decision};
 
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
 use crate::{config, env, hub, registry, run};
+use stages::{Column, StagePlan, decision, stages};
 
 pub fn execute(args: &PlanArgs) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
@@ -40,115 +38,6 @@ pub fn execute(args: &PlanArgs) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
-}
-
-#[derive(Debug, Serialize)]
-struct StagePlan {
-    stage: String,
-    kind: &'static str,
-    /// The sweep options that the stage depends on, and their values.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    variant: Option<Variant>,
-    inputs: Vec<Input>,
-    /// What presets expand to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    stands_for: Vec<String>,
-    /// The stage whose dataset holds this one's rows: itself, or the one that it is fused into.
-    dataset: String,
-    #[serde(flatten)]
-    decision: Decision,
-    columns: Vec<Column>,
-    side_tables: Vec<&'static str>,
-}
-
-impl StagePlan {
-    fn is_fused(&self) -> bool {
-        self.stage != self.dataset
-    }
-}
-
-/// An input: its name, and the stages it comes from (none for a file, many for `funnel`).
-#[derive(Debug, Serialize)]
-struct Input {
-    input: String,
-    stages: Vec<String>,
-}
-
-impl Input {
-    /// The stage that the input names.
-    fn stage(&self) -> Option<&str> {
-        let named = |stage: &&String| self.input.split('.').next() == Some(stage.as_str());
-        self.stages.iter().find(named).map(String::as_str)
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Column {
-    name: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// The stages in the order of the pipeline.
-fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<StagePlan> {
-    let mut stages: Vec<(usize, StagePlan)> = Vec::new();
-    for unit in units {
-        for &index in &unit.nodes {
-            let node = &pipeline.nodes[index];
-            let inputs = node.stage.inputs();
-            let columns = node.tables.main.fields().iter();
-            stages.push((
-                index,
-                StagePlan {
-                    stage: node.name.clone(),
-                    kind: node.kind,
-                    variant: node.variant.clone(),
-                    inputs: inputs
-                        .iter()
-                        .zip(&node.inputs)
-                        .map(|(input, resolved)| describe_input(pipeline, input.name(), resolved))
-                        .collect(),
-                    stands_for: node.stage.stands_for(),
-                    dataset: pipeline.nodes[unit.last()].name.clone(),
-                    decision: unit.decision.clone(),
-                    columns: columns
-                        .map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) })
-                        .collect(),
-                    side_tables: node.tables.side.keys().copied().collect(),
-                },
-            ));
-        }
-    }
-    stages.sort_by_key(|(index, _)| *index);
-    stages.into_iter().map(|(_, stage)| stage).collect()
-}
-
-fn describe_input(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Input {
-    let stages: Vec<String> =
-        resolved.nodes().iter().map(|node| pipeline.nodes[*node].name.clone()).collect();
-    // For a swept stage, name the variant.
-    let input = match (resolved, stages.first(), input.split_once('.')) {
-        (Resolved::Stage { .. }, Some(stage), None) if is_stage(pipeline, input) => stage.clone(),
-        (Resolved::Stage { .. }, Some(stage), Some((_, table))) => format!("{stage}.{table}"),
-        _ => input.into(),
-    };
-    Input { input, stages }
-}
-
-/// Whether a name is a stage, not a side table.
-fn is_stage(pipeline: &Pipeline, name: &str) -> bool {
-    pipeline.nodes.iter().any(|node| node.family() == name)
-}
-
-fn decision(stage: &StagePlan) -> String {
-    if stage.is_fused() {
-        return format!("fused into {}", stage.dataset);
-    }
-    match &stage.decision {
-        Decision::Reuse { rows } => format!("reuse: {}", counted(*rows, "row")),
-        Decision::Resume { splits } => format!("resume: {} done", counted(*splits, "split")),
-        Decision::Run { why } => format!("run: {why}"),
-    }
 }
 
 fn text(stages: &[StagePlan]) -> String {

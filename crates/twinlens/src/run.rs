@@ -120,7 +120,7 @@ pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> 
         memory_bytes: engine.memory,
         bytes_in_flight: engine.bytes_in_flight,
         grace: GRACE,
-        clock: env::clock()?,
+        clock: env::clock().map_err(Failure::user)?,
         hosts: Arc::default(),
     })
 }

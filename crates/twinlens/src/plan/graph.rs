@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{StagePlan, decision};
+use super::stages::{StagePlan, decision};
 use twinlens_pipeline::run::plan::Decision;
 
 /// The stages of each dataset, in order, with their node numbers.

@@ -4,9 +4,24 @@ use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::prelude::SessionContext;
+use twinlens_dataset::Dataset;
 
 use crate::errors::Failure;
 use crate::views;
+
+pub struct ReportData<'a> {
+    /// Every dataset and view is a table in it.
+    pub session: &'a SessionContext,
+    pub datasets: &'a [Dataset],
+}
+
+impl ReportData<'_> {
+    /// Stage and SQL name of each table that has these columns, except results of `sql` stages.
+    pub fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
+        let tables = views::Run::new(self.datasets).tables_with(columns).into_iter();
+        tables.map(|table| (table.stage().to_string(), table.sql())).collect()
+    }
+}
 
 #[derive(Default)]
 pub struct Rows {

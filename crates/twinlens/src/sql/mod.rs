@@ -4,6 +4,7 @@
 //! committed when it started.
 
 mod prompt;
+mod query;
 pub mod rows;
 pub mod runs;
 
@@ -11,22 +12,14 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::{DFParser, Statement};
-use futures::FutureExt;
-use futures::StreamExt;
-use twinlens_dataset::MAIN;
-use twinlens_dataset::storage::{Location, local};
-use twinlens_pipeline::run;
-use twinlens_pipeline::suggest::did_you_mean;
+use twinlens_dataset::storage::local;
 
 use crate::cli::{RowFormat, SqlArgs};
 use crate::errors::Failure;
 use crate::{runtime, views};
-use rows::{Out, RowWriter};
+use query::{parse, start, stdout, write_now, write_rows};
 use runs::Runs;
 
 pub fn execute(args: &SqlArgs) -> Result<(), Failure> {
@@ -126,108 +119,6 @@ async fn write_file(
     Ok(local::publish(path)?)
 }
 
-fn stdout() -> Out {
-    Box::new(BufWriter::new(std::io::stdout()))
-}
-
-async fn write_rows(
-    mut stream: SendableRecordBatchStream,
-    format: RowFormat,
-    out: Out,
-) -> Result<(), Failure> {
-    // Statements without rows (`create view`, `set`).
-    if stream.schema().fields().is_empty() {
-        while let Some(batch) = stream.next().await {
-            batch?;
-        }
-        return Ok(());
-    }
-    let mut writer = RowWriter::new(format, out, &stream.schema())?;
-    while let Some(batch) = stream.next().await {
-        writer.write(&batch?)?;
-    }
-    writer.finish()
-}
-
-fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
-    match DFParser::parse_sql(queries) {
-        Ok(statements) if statements.is_empty() => Err(Failure::user("expected a query, got none")),
-        Ok(statements) => Ok(statements.into()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Plans and starts a statement. Statements that write files are refused.
-async fn start(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, Failure> {
-    let started = async {
-        let plan = session.state().statement_to_plan(statement).await?;
-        SQLOptions::new().with_allow_dml(false).verify_plan(&plan)?;
-        session.execute_logical_plan(plan).await?.execute_stream().await
-    };
-    // DataFusion's planner panics on a few queries, such as a scalar subquery without columns.
-    let started = std::panic::AssertUnwindSafe(started).catch_unwind().await;
-    let started =
-        started.unwrap_or_else(|_| Err(DataFusionError::Plan("DataFusion cannot plan this query".into())));
-    started.map_err(|error| with_hint(session, error.into()))
-}
-
-/// Suggests table names; DataFusion itself suggests columns.
-fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
-    let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
-    let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
-    let name = name.rsplit('.').next().unwrap_or(name).to_string();
-    if let Some(needs) = views::missing_reason(&name) {
-        return failure.hint(needs);
-    }
-    let known = table_names(session);
-    match did_you_mean(&name, known.iter().map(String::as_str)) {
-        Some(hint) => failure.hint(hint),
-        None => failure.hint(format!("the tables are {}", known.join(", "))),
-    }
-}
-
-/// All tables, quoted as necessary.
-fn table_names(session: &SessionContext) -> Vec<String> {
-    let Some(catalog) = session.catalog("datafusion") else { return Vec::new() };
-    let mut names = Vec::new();
-    for schema in catalog.schema_names() {
-        let tables = catalog.schema(&schema).map(|schema| schema.table_names()).unwrap_or_default();
-        match schema.as_str() {
-            "information_schema" => {}
-            "public" => names.extend(tables.iter().map(|table| ident(table))),
-            stage => names.extend(tables.iter().map(|table| format!("{}.{}", ident(stage), ident(table)))),
-        }
-    }
-    names.sort();
-    names
-}
-
-/// Quotes an identifier, if necessary.
-fn ident(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.into() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
-}
-
-/// Row counts by table name.
-fn row_counts(dir: &Location) -> Result<std::collections::BTreeMap<String, u64>, Failure> {
-    let mut counts = std::collections::BTreeMap::new();
-    for dataset in run::datasets(dir)? {
-        let stage = ident(&dataset.state().begin.stage);
-        for table in dataset.tables() {
-            let name = if table == MAIN { stage.clone() } else { format!("{stage}.{}", ident(table)) };
-            counts.insert(name, dataset.rows(table));
-        }
-    }
-    Ok(counts)
-}
-
-/// Writes and flushes.
-fn write_now(out: &mut impl Write, text: &str) -> Result<(), Failure> {
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,29 +134,6 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(format_of(Path::new(path)), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn identifiers_are_quoted_if_necessary() {
-        for (name, expected) in
-            [("wit", "wit"), ("zero_shot2", "zero_shot2"), ("zero-shot", "\"zero-shot\""), ("Wit", "\"Wit\"")]
-        {
-            assert_eq!(ident(name), expected);
-        }
-    }
-
-    #[tokio::test]
-    async fn queries_cannot_write() {
-        let session = SessionContext::new();
-        for sql in ["copy (select 1) to 'x.csv'", "insert into t select 1"] {
-            let statement = parse(sql).unwrap().remove(0);
-            assert!(start(&session, statement).await.is_err(), "{sql}");
-        }
-        let several = parse("create view v as select 1 as one; select one + 1 from v").unwrap();
-        assert_eq!(several.len(), 2);
-        for statement in several {
-            start(&session, statement).await.unwrap();
         }
     }
 }

@@ -14,12 +14,13 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 use tokio::sync::Notify;
 
+use super::query::{parse, row_counts, start, stdout, table_names, with_hint, write_now, write_rows};
 use super::runs::Runs;
-use super::{parse, row_counts, start, stdout, table_names, write_now, write_rows};
 use crate::cli::{LogFormat, RowFormat};
 use crate::env;
 use crate::errors::{Exit, Failure};
 use crate::signals;
+use crate::syntax::ident;
 use crate::table::TableWriter;
 use crate::text::count;
 use twinlens_dataset::types;
@@ -137,11 +138,10 @@ impl Prompt<'_> {
     }
 
     async fn columns(&self, name: &str) -> Result<(), Failure> {
-        let frame =
-            self.session.table(name).await.map_err(|error| super::with_hint(&self.session, error.into()))?;
+        let frame = self.session.table(name).await.map_err(|error| with_hint(&self.session, error.into()))?;
         let mut table = TableWriter::with_columns(stdout(), &["column", "type"], &[false, false]);
         for field in frame.schema().fields() {
-            table.row(vec![super::ident(field.name()), types::name(field.data_type())])?;
+            table.row(vec![ident(field.name()), types::name(field.data_type())])?;
         }
         table.finish()?;
         Ok(())
@@ -155,7 +155,7 @@ impl Prompt<'_> {
             for table in public.table_names() {
                 // All tables are in memory, so this future is ready at once.
                 if let Some(Ok(Some(table))) = futures::FutureExt::now_or_never(public.table(&table)) {
-                    names.extend(table.schema().fields().iter().map(|field| super::ident(field.name())));
+                    names.extend(table.schema().fields().iter().map(|field| ident(field.name())));
                 }
             }
         }

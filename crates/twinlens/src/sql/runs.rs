@@ -17,7 +17,6 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::run::{self, session};
 
-use super::ident as quote_ident;
 use crate::errors::Failure;
 use crate::{registry, runtime, status, views};
 
@@ -33,14 +32,6 @@ pub struct Runs {
     pub dir: Location,
     /// Other runs by name.
     pub with: Vec<(String, Location)>,
-}
-
-/// Parses `NAME=DIR`.
-pub fn parse_named(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, dir)) if quote_ident(name) == name && !dir.is_empty() => Ok((name.into(), dir.into())),
-        _ => Err("expected NAME=DIR, where NAME has only lower-case letters, digits and `_`".into()),
-    }
 }
 
 impl Runs {

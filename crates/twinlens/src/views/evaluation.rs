@@ -1,6 +1,7 @@
 //! Views over accuracies and predictions.
 
-use super::run::{Run, Table, literal};
+use super::run::{Run, Table};
+use crate::syntax::literal;
 
 /// The baseline prompts: the bare class name.
 const BARE: &str = "{}";

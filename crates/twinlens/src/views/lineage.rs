@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use super::evaluation::union;
-use super::run::{Run, Table, literal};
+use super::run::{Run, Table};
+use crate::syntax::literal;
 
 /// The longest queries considered, in words and punctuation marks. A phrase of the paper's list has
 /// two words, and titles rarely have more than eight.

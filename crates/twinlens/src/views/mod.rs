@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 use twinlens_dataset::Dataset;
 
 use crate::errors::Failure;
-pub use run::{Run, Table, literal};
+pub use run::{Run, Table};
 
 /// The schema of all views.
 pub const SCHEMA: &str = "views";

@@ -4,6 +4,8 @@ use serde_json::Value;
 use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::{Dataset, MAIN};
 
+use crate::syntax::quoted;
+
 /// Columns that identify a table of accuracies.
 const ACCURACY: &[&str] = &[
     "model",
@@ -61,16 +63,6 @@ impl<'a> Table<'a> {
     pub fn aliased_column(&self, name: &str, kind: &str) -> String {
         format!("{} as {}", self.column_or_null(name, kind), quoted(name))
     }
-}
-
-/// A quoted SQL identifier.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A SQL string literal.
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 impl<'a> Run<'a> {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
-use super::super::query::{has_view, interval, number, percent, query};
-use super::ReportData;
+use super::super::query::{ReportData, has_view, interval, number, percent, query};
 use crate::errors::Failure;
 
 /// At most this many bars per chart.

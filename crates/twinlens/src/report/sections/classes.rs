@@ -1,11 +1,10 @@
 //! Confusions between classes, and accuracy by training support per class.
 
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
-use super::super::query::{Rows, has_view, interval, percent, query};
-use super::ReportData;
+use super::super::query::{ReportData, Rows, has_view, interval, percent, query};
 use crate::errors::Failure;
+use crate::syntax::literal;
 use crate::text::count;
-use crate::views::literal;
 
 /// At most this many confusions per set.
 const MAX_CONFUSIONS: usize = 15;

@@ -1,8 +1,7 @@
 //! Rows and rejects per stage, and query balancing.
 
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::super::query::query;
-use super::ReportData;
+use super::super::query::{ReportData, query};
 use crate::errors::Failure;
 use crate::text::count;
 

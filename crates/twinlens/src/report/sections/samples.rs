@@ -5,10 +5,10 @@ use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
 
 use super::super::model::{Block, Picture, Section};
-use super::super::query::{Row, query};
-use super::ReportData;
+use super::super::query::{ReportData, Row, query};
 use crate::errors::Failure;
-use crate::views::{Table, literal};
+use crate::syntax::literal;
+use crate::views::Table;
 
 /// Images per set, both correct and wrong.
 const EACH: usize = 6;

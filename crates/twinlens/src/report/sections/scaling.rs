@@ -1,10 +1,9 @@
 //! Scaling fits: error by compute, and predictions for held-out models.
 
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
-use super::super::query::{Row, Rows, interval, number, percent, query};
-use super::ReportData;
+use super::super::query::{ReportData, Row, Rows, interval, number, percent, query};
 use crate::errors::Failure;
-use crate::views::literal;
+use crate::syntax::literal;
 
 const MAX_CHARTS: usize = 6;
 

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::super::model::{Block, Section, Table};
-use super::super::query::query;
-use super::ReportData;
+use super::super::query::{ReportData, query};
 use crate::errors::Failure;
 use crate::text::count;
 use twinlens_dataset::{Dataset, MAIN};

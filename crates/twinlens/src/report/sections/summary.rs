@@ -1,8 +1,7 @@
 //! The facts at the head of the report.
 
 use super::super::model::Fact;
-use super::super::query::{has_view, interval, number, percent, query};
-use super::ReportData;
+use super::super::query::{ReportData, has_view, interval, number, percent, query};
 use crate::errors::Failure;
 use crate::text::{count, counted};
 use twinlens_dataset::MAIN;

@@ -1,8 +1,7 @@
 //! Training losses.
 
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::super::query::{number, query};
-use super::ReportData;
+use super::super::query::{ReportData, number, query};
 use crate::errors::Failure;
 use crate::text::count;
 
