@@ -1,4 +1,4 @@
-//! The global allocator: mimalloc with a purge delay that depends on the work.
+//! Options of the allocator, mimalloc: a purge delay that depends on the work.
 //!
 //! glibc returns the large, short-lived buffers of a training step to the system each time; with
 //! mimalloc a step takes two thirds of the time. mimalloc's default delay is one second, in which a
@@ -12,9 +12,6 @@ use std::ffi::{c_int, c_long};
 use std::sync::{Mutex, PoisonError};
 
 use twinlens_pipeline::run::events::Event;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `mi_option_purge_delay` of mimalloc 3: milliseconds before free pages are returned to the
 /// system. The binding has no name for it.

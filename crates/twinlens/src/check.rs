@@ -5,21 +5,21 @@ use std::io::Write;
 
 use twinlens_dataset::storage::is_url;
 use twinlens_dataset::{Dataset, export};
+use twinlens_pipeline::Registry;
 
 use crate::cli::CheckArgs;
 use crate::config;
 use crate::errors::Failure;
-use crate::registry;
 use crate::run;
 use crate::text::{bytes, counted};
 
-pub fn execute(args: &CheckArgs) -> Result<(), Failure> {
+pub fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failure> {
     let path = args.pipeline.to_string_lossy();
     let location = run::parse_location(&path)?;
     if is_url(&path) || args.pipeline.is_dir() {
         return check_dataset(&Dataset::open(location)?);
     }
-    let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
+    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
     let mut text = format!("ok: {}", counted(pipeline.nodes.len() as u64, "stage"));
     if !pipeline.tests.is_empty() {
         text += &format!(", {}", counted(pipeline.tests.len() as u64, "test"));

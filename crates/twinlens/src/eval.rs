@@ -25,14 +25,14 @@ use crate::errors::Failure;
 use crate::run::{run_watched, settings, shell_quote};
 use crate::sql::rows::RowWriter;
 use crate::text::{Paint, counted, seconds};
-use crate::{env, hub, registry};
+use crate::{env, hub};
 
 /// The value of `--sets` for all declared sets.
 const ALL: &str = "all";
 /// The stage whose table is printed at the end.
 const RESULTS: &str = "results";
 
-pub fn execute(args: &EvalArgs) -> Result<(), Failure> {
+pub fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
         return Err(Failure::user("cannot write Parquet to a terminal")
             .hint("redirect it, or choose another --format"));
@@ -45,13 +45,12 @@ pub fn execute(args: &EvalArgs) -> Result<(), Failure> {
     let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
     let prompts = prompts(&args.prompts)?;
     let (sets, missing) = find_sets(args)?;
-    let registry = registry::all();
     let text = pipeline(args, &prompts, &weights, &config, &sets)?;
-    let pipeline = check(&text, &registry)?;
+    let pipeline = check(&text, registry)?;
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(&args.weights));
     let settings = Settings { fresh: args.fresh, ..settings(&args.engine, Some(&dir), &pipeline)? };
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
-        Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
+        Ok(run::run(&pipeline, registry, settings, watcher, cancel).await?)
     })?;
     done.watcher.end(&json!({
         "event": "run_finished", "seconds": done.elapsed.as_secs_f64(), "sets": sets.len(),

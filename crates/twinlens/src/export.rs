@@ -11,17 +11,17 @@ use twinlens_dataset::MAIN;
 use twinlens_dataset::export::{CARD_FILE, Export, Format, Outcome, ProgressFn};
 use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, contracts, manifest};
-use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::events::{Event, Observer, Progress};
 use twinlens_pipeline::run::provenance::provenance;
 use twinlens_pipeline::run::{self, directory, session};
+use twinlens_pipeline::{Registry, RunError};
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::errors::Failure;
 use crate::progress::Watcher;
 use crate::run::{parse_location, run_supervised, shell_quote};
+use crate::runtime;
 use crate::text::{bytes, counted, seconds};
-use crate::{registry, runtime};
 
 /// Memory limit for counting the card's domains, beyond which DataFusion spills to disk.
 const MEMORY: usize = 512 << 20;
@@ -36,7 +36,7 @@ impl From<ExportFormat> for Format {
     }
 }
 
-pub fn execute(args: &ExportArgs) -> Result<(), Failure> {
+pub fn execute(args: &ExportArgs, registry: &Registry) -> Result<(), Failure> {
     let source = Source::find(&args.source)?;
     let to = parse_location(&args.dir)?;
     refuse_inside_dataset(&args.dir)?;
@@ -54,7 +54,7 @@ pub fn execute(args: &ExportArgs) -> Result<(), Failure> {
     let cores = runtime::cores();
     let runtime = session::runtime(MEMORY, &std::env::temp_dir())?;
     let session = SessionContext::new_with_config_rt(session::config(cores, 8192), runtime);
-    registry::all().install(&session);
+    registry.install(&session);
 
     let watcher = Watcher::new(args.progress, args.log_format, [stage.as_str()].into_iter());
     let done = run_supervised(watcher, cores, async |watcher, cancel| {

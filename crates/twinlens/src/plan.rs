@@ -5,6 +5,7 @@ mod stages;
 
 use std::io::Write;
 
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
 use twinlens_pipeline::run::plan::{self, Decision};
@@ -12,11 +13,11 @@ use twinlens_pipeline::run::plan::{self, Decision};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, env, hub, registry, run};
+use crate::{config, env, hub, run};
 use stages::{Column, StagePlan, decision, stages};
 
-pub fn execute(args: &PlanArgs) -> Result<(), Failure> {
-    let pipeline = config::load(&args.pipeline, &registry::all(), &args.set.values)?;
+pub fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
+    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
     let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);

@@ -1,20 +1,20 @@
 //! `twinlens retry`: processes rejected rows again.
 
 use serde_json::json;
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::run::retry::{Retried, retry};
 
 use crate::cli::RetryArgs;
 use crate::errors::Failure;
 use crate::text::{count, counted};
-use crate::{config, registry, run};
+use crate::{config, run};
 
-pub fn execute(args: &RetryArgs) -> Result<(), Failure> {
-    let registry = registry::all();
-    let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
+pub fn execute(args: &RetryArgs, registry: &Registry) -> Result<(), Failure> {
+    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
     let settings = run::settings(&args.engine, args.dir.as_deref(), &pipeline)?;
     let selection = (args.stage.as_str(), args.predicate.as_str());
     let done = run::run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
-        Ok(retry(&pipeline, &registry, settings, watcher, cancel, selection).await?)
+        Ok(retry(&pipeline, registry, settings, watcher, cancel, selection).await?)
     })?;
     let Retried { dataset, picked, before, after } = done.value;
     done.watcher.end(&json!({

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN};
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::{self, Outcome, Settings};
@@ -20,16 +21,15 @@ use crate::errors::{Exit, Failure};
 use crate::progress::Watcher;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
-use crate::{config, env, hub, registry, runtime, signals, sites};
+use crate::{config, env, hub, runtime, signals, sites};
 
 /// How long splits in flight may continue after the first Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
-pub fn execute(args: &RunArgs) -> Result<(), Failure> {
-    let registry = registry::all();
-    let pipeline = config::load(&args.pipeline, &registry, &args.set.values)?;
+pub fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
+    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
     let settings = Settings {
         fresh: args.fresh,
         until: args.until.clone(),
@@ -37,7 +37,7 @@ pub fn execute(args: &RunArgs) -> Result<(), Failure> {
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
     };
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
-        Ok(run::run(&pipeline, &registry, settings, watcher, cancel).await?)
+        Ok(run::run(&pipeline, registry, settings, watcher, cancel).await?)
     })?;
     finish(&pipeline, &settings, &done.value, &done.watcher, done.elapsed)
 }

@@ -9,22 +9,23 @@ use serde::Serialize;
 use twinlens_dataset::contracts;
 use twinlens_dataset::storage::local;
 use twinlens_dataset::types;
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config;
 use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::SchemaArgs;
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{registry, views};
+use crate::views;
 
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";
 
-pub fn execute(args: &SchemaArgs) -> Result<(), Failure> {
+pub fn execute(args: &SchemaArgs, registry: &Registry) -> Result<(), Failure> {
     match (&args.name, &args.write) {
-        (_, Some(dir)) => write_all(dir),
+        (_, Some(dir)) => write_all(dir, registry),
         (Some(name), None) if name == views::SCHEMA => explain_views(),
-        (Some(name), None) => print(name),
+        (Some(name), None) => print(name, registry),
         (None, None) => list(),
     }
 }
@@ -48,8 +49,9 @@ fn explain_views() -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn print(name: &str) -> Result<(), Failure> {
-    let Some(text) = published()?.into_iter().find(|schema| schema.name == name).map(|schema| schema.text)
+fn print(name: &str, registry: &Registry) -> Result<(), Failure> {
+    let Some(text) =
+        published(registry)?.into_iter().find(|schema| schema.name == name).map(|schema| schema.text)
     else {
         let known: Vec<&str> =
             contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE, views::SCHEMA]).collect();
@@ -62,8 +64,8 @@ fn print(name: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn write_all(dir: &Path) -> Result<(), Failure> {
-    for schema in published()? {
+fn write_all(dir: &Path, registry: &Registry) -> Result<(), Failure> {
+    for schema in published(registry)? {
         let path = dir.join(schema.file);
         local::write(&path, schema.text.as_bytes())?;
         writeln!(std::io::stderr(), "{}", path.display())?;
@@ -77,12 +79,12 @@ struct Published {
     text: String,
 }
 
-fn published() -> Result<Vec<Published>, Failure> {
+fn published(registry: &Registry) -> Result<Vec<Published>, Failure> {
     let mut all = Vec::new();
     for (name, schema) in contracts::all() {
         all.push(Published { name, file: format!("{name}.json"), text: pretty(&contract(name, &schema))? });
     }
-    let text = pretty(&config::json_schema(&registry::all()))?;
+    let text = pretty(&config::json_schema(registry))?;
     all.push(Published { name: PIPELINE, file: "pipeline.schema.json".into(), text });
     Ok(all)
 }

@@ -3,16 +3,15 @@
 use std::io::Write;
 
 use serde_json::Value;
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{OptionDoc, options_doc};
 use twinlens_pipeline::registry::Kind;
 use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::StagesArgs;
 use crate::errors::Failure;
-use crate::registry;
 
-pub fn execute(args: &StagesArgs) -> Result<(), Failure> {
-    let registry = registry::all();
+pub fn execute(args: &StagesArgs, registry: &Registry) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let Some(name) = &args.kind else {
         let width = registry.kinds().map(|kind| kind.name.len()).max().unwrap_or(0);

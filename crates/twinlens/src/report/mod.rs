@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use twinlens_dataset::storage::{Location, local};
-use twinlens_pipeline::run;
+use twinlens_pipeline::{Registry, run};
 
 use crate::cli::ReportArgs;
 use crate::errors::Failure;
@@ -25,8 +25,8 @@ use crate::{runtime, status};
 /// The file name of the page in the run directory.
 const PAGE: &str = "report.html";
 
-pub fn execute(args: &ReportArgs) -> Result<(), Failure> {
-    let runs = Runs::new(&args.dir, &[])?;
+pub fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Failure> {
+    let runs = Runs::new(registry, &args.dir, &[])?;
     let report = runtime::block_on(None, async {
         let title = status::pipeline_of(&runs.dir)?;
         let session = runs.open().await?;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 use twinlens_dataset::storage::local;
+use twinlens_pipeline::Registry;
 
 use crate::cli::{RowFormat, SqlArgs};
 use crate::errors::Failure;
@@ -22,7 +23,7 @@ use crate::{runtime, views};
 use query::{parse, start, stdout, write_now, write_rows};
 use runs::Runs;
 
-pub fn execute(args: &SqlArgs) -> Result<(), Failure> {
+pub fn execute(args: &SqlArgs, registry: &Registry) -> Result<(), Failure> {
     let by_extension = args.output.as_deref().and_then(format_of);
     let format = args.format.or(by_extension).unwrap_or(RowFormat::Table);
     let interactive = args.query.is_none() && !args.views && std::io::stdin().is_terminal();
@@ -30,7 +31,7 @@ pub fn execute(args: &SqlArgs) -> Result<(), Failure> {
         return Err(Failure::user("cannot write Parquet to a terminal").hint("add `-o FILE`, or redirect it"));
     }
     runtime::block_on(None, async {
-        let runs = Runs::new(&args.dir, &args.with)?;
+        let runs = Runs::new(registry, &args.dir, &args.with)?;
         let session = runs.open().await?;
         if args.views {
             return list_views(&session);

@@ -33,7 +33,7 @@ End a query with `;`. Ctrl-C cancels it.
   \\q        quit
 ";
 
-pub async fn run(runs: &Runs, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+pub async fn run(runs: &Runs<'_>, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
         .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
     let mut prompt = Prompt { runs, session, format, interrupts };
@@ -84,7 +84,7 @@ fn history_file() -> Option<PathBuf> {
 }
 
 struct Prompt<'a> {
-    runs: &'a Runs,
+    runs: &'a Runs<'a>,
     session: SessionContext,
     format: RowFormat,
     interrupts: Arc<Notify>,

@@ -15,10 +15,11 @@ use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, catalog};
+use twinlens_pipeline::Registry;
 use twinlens_pipeline::run::{self, session};
 
 use crate::errors::Failure;
-use crate::{registry, runtime, status, views};
+use crate::{runtime, status, views};
 
 /// Catalog and schema of unqualified names.
 const CATALOG: &str = "datafusion";
@@ -27,24 +28,24 @@ const PUBLIC: &str = "public";
 const RUNS: &str = "runs";
 const RUN: &str = "run";
 
-#[derive(Debug, Clone)]
-pub struct Runs {
+pub struct Runs<'a> {
+    registry: &'a Registry,
     pub dir: Location,
     /// Other runs by name.
     pub with: Vec<(String, Location)>,
 }
 
-impl Runs {
-    pub fn new(dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
+impl<'a> Runs<'a> {
+    pub fn new(registry: &'a Registry, dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
         let dir = crate::run::parse_location(dir)?;
         let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::run::parse_location(dir)?)));
-        Ok(Self { dir, with: with.collect::<Result<_, Failure>>()? })
+        Ok(Self { registry, dir, with: with.collect::<Result<_, Failure>>()? })
     }
 
     /// Opens a session in which every dataset and every view of the runs is a table.
     pub async fn open(&self) -> Result<SessionContext, Failure> {
         let pipeline = status::pipeline_of(&self.dir)?;
-        let session = session::plain(&registry::all(), runtime::cores());
+        let session = session::plain(self.registry, runtime::cores());
         register_run(&session, &run::datasets(&self.dir)?).await?;
         if self.with.is_empty() {
             return Ok(session);

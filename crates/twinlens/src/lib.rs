@@ -1,0 +1,127 @@
+//! The `twinlens` command as a library.
+//!
+//! A program with stages of its own registers them and calls [`main`], which is the whole command:
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     let mut registry = twinlens::registry();
+//!     registry.add_site("example");
+//!     twinlens::main(registry)
+//! }
+//! ```
+//!
+//! The traits of stages and the registry are in [`pipeline`], table contracts in [`dataset`]. Training
+//! and fetching are faster with [`Allocator`] as the `#[global_allocator]` of the program.
+
+mod allocator;
+mod check;
+mod cli;
+mod config;
+mod env;
+mod errors;
+mod eval;
+mod export;
+mod hub;
+mod model;
+mod plan;
+mod progress;
+mod report;
+mod retry;
+mod run;
+mod runtime;
+mod schema;
+mod search;
+mod sets;
+mod signals;
+mod sites;
+mod sql;
+mod stages;
+mod status;
+mod syntax;
+mod table;
+mod text;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+/// The allocator of the `twinlens` binary.
+pub use mimalloc::MiMalloc as Allocator;
+pub use twinlens_dataset as dataset;
+pub use twinlens_pipeline as pipeline;
+pub use twinlens_pipeline::Registry;
+
+use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs};
+use errors::{Exit, Failure};
+
+/// All built-in kinds of stages, SQL functions and web sites.
+pub fn registry() -> Registry {
+    let mut registry = Registry::default();
+    twinlens_crawl::register(&mut registry);
+    twinlens_curate::register(&mut registry);
+    twinlens_train::register::<twinlens_eval::InTrainingEvaluation>(&mut registry);
+    twinlens_eval::register(&mut registry);
+    registry.add_site(sites::GALLERY);
+    registry
+}
+
+/// Runs the command line of this process and returns its exit code.
+///
+/// Sets process-wide state: the panic hook, signal handlers, and options of the allocator. Call it
+/// once, before other threads start, and return its result from `main`.
+pub fn main(registry: Registry) -> ExitCode {
+    allocator::init();
+    twinlens_image::silence_decoder_panics();
+    // A thread of its own gets the stack size that deep queries need; a panic there is an internal
+    // error. Blocking threads that are still running at the end are not waited for.
+    let thread = std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES);
+    let exit = thread.spawn(move || run_command(&registry)).map(std::thread::JoinHandle::join);
+    ExitCode::from(match exit {
+        Ok(Ok(exit)) => exit,
+        Ok(Err(_)) | Err(_) => Exit::Internal as u8,
+    })
+}
+
+fn run_command(registry: &Registry) -> u8 {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::User as u8 } else { 0 };
+        }
+    };
+    let format = match &command {
+        Command::Run(RunArgs { engine, .. })
+        | Command::Retry(RetryArgs { engine, .. })
+        | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
+        Command::Export(ExportArgs { log_format, .. }) => *log_format,
+        _ => LogFormat::Text,
+    };
+    match dispatch(&command, registry) {
+        Ok(()) => 0,
+        Err(failure) => {
+            failure.print(format);
+            failure.exit as u8
+        }
+    }
+}
+
+fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::execute(args, registry),
+        Command::Check(args) => check::execute(args, registry),
+        Command::Plan(args) => plan::execute(args, registry),
+        Command::Status(args) => status::execute(args),
+        Command::Retry(args) => retry::execute(args, registry),
+        Command::Sql(args) => sql::execute(args, registry),
+        Command::Report(args) => report::execute(args, registry),
+        Command::Eval(args) => eval::execute(args, registry),
+        Command::Search(args) => search::execute(args),
+        Command::Export(args) => export::execute(args, registry),
+        Command::Stages(args) => stages::execute(args, registry),
+        Command::Sets(args) => sets::execute(args),
+        Command::Model(command) => model::execute(command),
+        Command::Schema(args) => schema::execute(args, registry),
+    }
+}
