@@ -1,8 +1,6 @@
 //! The direction of dependencies between the crates, read from their manifests, and between the files
 //! of a crate, read from their imports.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

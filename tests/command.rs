@@ -1,14 +1,10 @@
 //! The command line as the user sees it: output on stdout and stderr, what is rebuilt and why, and
 //! exit codes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 /// Ten pairs: one caption is too short, one row has no URL.
 const PAIRS: &str = "\

@@ -1,9 +1,7 @@
 //! `kill -9` at random times: after the last run, the files are byte-identical to those of an
 //! uninterrupted run.
 //!
-//! `TWINLENS_KILLS=500 cargo test --test crash` kills more often than CI.
-
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+//! `TWINLENS_KILLS=500 cargo test -p twinlens --test main crash::` kills more often than CI.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-mod support;
-
-use support::{Place, stderr};
+use crate::support::{Place, stderr};
 
 /// From crawl to shards over the built-in site, with all kinds of splits.
 const SHARDS: &str = r#"

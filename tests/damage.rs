@@ -1,15 +1,11 @@
 //! Full disks, truncated, damaged and unreadable files: the error names the file and what to do, and
 //! after a repair `run` resumes.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-mod support;
-
-use support::{Place, stderr};
+use crate::support::{Place, stderr};
 
 const PIPELINE: &str = r#"
 name = "damage"

@@ -1,16 +1,13 @@
 //! `twinlens eval` and `twinlens search` with a model of random weights.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
-mod support;
-
 use std::fs;
 
-use support::{Place, stderr, stdout};
 use twinlens_gallery::Catalog;
 use twinlens_model::{
     Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
 };
+
+use crate::support::{Place, stderr, stdout};
 
 /// A user-defined set of two classes of emoji, and a model.
 fn place() -> Place {

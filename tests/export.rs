@@ -1,17 +1,14 @@
 //! Exports: messages, refusals, reading exports again, and kills.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-mod support;
-
-use support::{Place, stderr};
 use twinlens_testkit::web::png;
+
+use crate::support::{Place, stderr};
 
 /// Photos with captions; one file is not an image, and some captions are short.
 const PIPELINE: &str = r#"name = "photos"

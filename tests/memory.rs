@@ -4,16 +4,13 @@
 //! list without images. Peak memory varies by 10 % with the allocator's state, so the test compares
 //! the minimum over several runs.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
-mod support;
-
-use support::Place;
 use twinlens_testkit::web::{Site, WebServer};
+
+use crate::support::Place;
 
 const ROWS: usize = 4_000;
 

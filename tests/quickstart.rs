@@ -1,15 +1,11 @@
 //! The quickstart with one epoch: every stage, the tables at the end, a second run, and a changed
 //! option.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-mod support;
-
-use support::{page, stdout};
+use crate::support::{page, stdout};
 
 fn pipeline() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml")

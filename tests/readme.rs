@@ -1,7 +1,5 @@
 //! The pipelines in the README are valid.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,16 +1,13 @@
 //! After failures of a server and a `retry`, the shards are the same as those of a run without
 //! failures.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-mod support;
-
-use support::Place;
 use twinlens_testkit::web::{Answer, Faults, Site, WebServer, png};
+
+use crate::support::Place;
 
 /// Rows of the run, which can be set by an environment variable.
 fn rows() -> usize {

@@ -1,10 +1,6 @@
 //! Sweeps: one dataset per variant, one table in SQL, and only changed variants are rebuilt.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
-mod support;
-
-use support::{Place, stderr, stdout};
+use crate::support::{Place, stderr, stdout};
 
 const PIPELINE: &str = r#"
 name = "swept"

@@ -1,8 +1,5 @@
 //! A temporary directory in which tests run the program.
 
-#![allow(dead_code, reason = "not every test uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 pub mod page;
 
 use std::fs;

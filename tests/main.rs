@@ -1,0 +1,16 @@
+//! Tests of the `twinlens` command, in one binary, because linking it takes long.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+mod architecture;
+mod command;
+mod crash;
+mod damage;
+mod eval;
+mod export;
+mod memory;
+mod quickstart;
+mod readme;
+mod retry;
+mod support;
+mod sweep;
