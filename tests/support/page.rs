@@ -50,7 +50,7 @@ fn tags(html: &str) -> Vec<Tag<'_>> {
 pub fn check(html: &str) {
     let tags = tags(html);
     let of = |name: &str| tags.iter().filter(|tag| tag.name == name).collect::<Vec<_>>();
-    assert!(html.starts_with("<!doctype html>\n<html lang=\"en\">"));
+    assert!(html.starts_with("<!DOCTYPE html><html lang=\"en\">"));
     for name in ["script", "link", "iframe", "object", "use", "image"] {
         assert!(of(name).is_empty(), "<{name}> in a self-contained page");
     }
@@ -94,7 +94,7 @@ pub fn check(html: &str) {
     assert_eq!(of("table").len(), of("caption").len());
     assert!(of("th").iter().all(|th| th.get("scope").is_some()));
     // Every figure is followed by a table with its numbers.
-    assert!(html.matches("</figure>\n<details>").count() == of("figure").len());
+    assert!(html.matches("</figure><details>").count() == of("figure").len());
 }
 
 /// An installed browser.
