@@ -201,6 +201,30 @@ fn the_log_can_be_json() {
 }
 
 #[test]
+fn log_messages_are_filtered_by_the_environment() {
+    let place = fruit();
+    let log = |filter: &str, args: &[&str]| {
+        let output = place.command(args).env("TWINLENS_LOG", filter).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let run = ["run", "fruit.toml", "--fresh", "--until", "slim"];
+    let (code, text) = log("twinlens_pipeline=debug,warn", &run);
+    assert_eq!(code, Some(0), "{text}");
+    let committed = text.lines().find(|line| line.contains("committed")).unwrap();
+    assert!(
+        committed.contains("DEBUG run{pipeline=fruit") && committed.contains("stage{name=english"),
+        "{text}"
+    );
+    assert!(text.contains("english  6 rows  4 rejects"), "{text}");
+    let (_, json) = log("twinlens=info", &[&run[..], &["--log-format", "json"]].concat());
+    for line in json.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    let (code, text) = log("twinlens_crawl=loud", &run);
+    assert!(code == Some(1) && text.contains("error: TWINLENS_LOG=twinlens_crawl=loud: "), "{text}");
+}
+
+#[test]
 fn the_run_directory_belongs_to_one_pipeline_and_one_process() {
     let place = fruit();
     place.output(&["run", "fruit.toml", "--dir", "here", "--until", "slim"]);

@@ -11,6 +11,9 @@ use twinlens_pipeline::Clock;
 /// Seconds since 1970: fixes the clock, so that a run is reproducible byte for byte
 /// (reproducible-builds.org).
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Which log messages go to stderr, in the syntax of `RUST_LOG`: `debug`,
+/// `twinlens_crawl=debug,info`.
+pub const TWINLENS_LOG: &str = "TWINLENS_LOG";
 /// Not empty: no colours (no-color.org).
 const NO_COLOR: &str = "NO_COLOR";
 /// The history of the SQL prompt is in `twinlens/` below it.
@@ -58,6 +61,10 @@ pub fn clock() -> Result<Clock, String> {
 fn parse_epoch(text: &OsString) -> Option<SystemTime> {
     let seconds: u64 = text.to_str()?.parse().ok()?;
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+pub fn log_filter() -> Option<String> {
+    non_empty(TWINLENS_LOG)
 }
 
 pub fn no_color() -> bool {

@@ -22,6 +22,7 @@ mod errors;
 mod eval;
 mod export;
 mod hub;
+mod logging;
 mod model;
 mod plan;
 mod progress;
@@ -98,7 +99,7 @@ fn run_command(registry: &Registry) -> u8 {
         Command::Export(ExportArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
-    match dispatch(&command, registry) {
+    match logging::init(format).and_then(|()| dispatch(&command, registry)) {
         Ok(()) => 0,
         Err(failure) => {
             failure.print(format);

@@ -14,6 +14,7 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Certificate, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 use url::Url;
 
 use super::address::AddressPolicy;
@@ -117,7 +118,13 @@ impl Client {
 
     /// Fetches one URL, with retries.
     pub async fn get(&self, request: Request<'_>) -> Result<Response, FetchError> {
+        let started = Instant::now();
         let result = self.get_with_retries(request).await;
+        let seconds = started.elapsed().as_secs_f64();
+        match &result {
+            Ok(response) => debug!(url = %request.url, bytes = response.body.len(), seconds, "fetched"),
+            Err(error) => debug!(url = %request.url, %error, seconds, "failed"),
+        }
         self.record_outcome(request.url, result.as_ref().err());
         result
     }

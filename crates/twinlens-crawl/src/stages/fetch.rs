@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc::Sender;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 use twinlens_dataset::contracts;
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
@@ -239,7 +240,7 @@ async fn fetch_split(
         let images = images.clone();
         // A task of its own, so that timeouts do not run while a batch waits for its reader.
         let fetch = async move { (images.get(&url).await, url) };
-        let task = AbortOnDropHandle::new(tokio::spawn(fetch));
+        let task = AbortOnDropHandle::new(tokio::spawn(fetch.in_current_span()));
         async move { (rows, task.await) }
     });
     // All rows of the split at once: the client bounds requests and bytes, and a slow host only

@@ -7,6 +7,7 @@ use std::time::Duration;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::ident;
 use futures::{Stream, StreamExt};
+use tracing::{Instrument, debug_span};
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{MAIN, SplitWriter};
 
@@ -69,14 +70,17 @@ async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Resul
     let starter = output.starter();
     let run = |split: u64| {
         let (start, end) = (split * size, total.min((split + 1) * size));
-        let writer = starter.start(split, format!("{} rows {start}..{end}", input.name));
-        async move {
+        let label = format!("{} rows {start}..{end}", input.name);
+        let span = debug_span!("split", number = split, %label);
+        let writer = starter.start(split, label);
+        let work = async move {
             let frame = input.dataset.range(&head.cx.session, &input.table, start, end)?;
             let frame = chain(rejects::with_reserved(frame)?, steps, 1).await?;
             let writer = write_sorted(writer, frame, &head.cx.progress).await?;
             conserved(&writer, end - start)?;
             Ok(writer)
-        }
+        };
+        work.instrument(span)
     };
     in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
 }
@@ -111,11 +115,13 @@ async fn sourced(
     let pending: Vec<usize> = (0..splits.len()).filter(|&split| !output.is_done(split as u64)).collect();
     let run = |number: usize| {
         let split = &splits[number];
+        let span = debug_span!("split", number, label = %split.label);
         let writer = starter.start(number as u64, split.label.clone());
-        async move {
+        let work = async move {
             let frame = source.read(&head.cx, split).await?;
             source_split(writer, frame, head, rest).await
-        }
+        };
+        work.instrument(span)
     };
     in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
 }

@@ -27,6 +27,7 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info, info_span};
 use twinlens_dataset::protocol::{Begin, FORMAT};
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
@@ -126,7 +127,7 @@ pub async fn run(
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
-    run.units(&units).await?;
+    run.units(&units).instrument(info_span!("run", pipeline = %pipeline.name, dir = %settings.dir)).await?;
     let datasets = open_all(&settings.dir, &units, pipeline)?;
     let tests = match settings.until {
         Some(_) => Vec::new(),
@@ -187,7 +188,7 @@ impl Run<'_> {
     async fn units(&self, units: &[Unit]) -> Result<(), RunError> {
         for group in plan::groups(self.pipeline, units) {
             match group[..] {
-                [one] => self.unit(&units[one], &self.cancel).await?,
+                [one] => self.traced_unit(&units[one], &self.cancel).await?,
                 _ => self.together(group.iter().map(|&unit| &units[unit])).await?,
             }
         }
@@ -198,7 +199,7 @@ impl Run<'_> {
     async fn together(&self, units: impl Iterator<Item = &Unit>) -> Result<(), RunError> {
         let cancel = self.cancel.child_token();
         let runs = units.map(async |unit| {
-            let done = self.unit(unit, &cancel).await;
+            let done = self.traced_unit(unit, &cancel).await;
             if done.is_err() {
                 cancel.cancel();
             }
@@ -211,11 +212,17 @@ impl Run<'_> {
         failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
     }
 
+    async fn traced_unit(&self, unit: &Unit, cancel: &CancellationToken) -> Result<(), RunError> {
+        let node = &self.pipeline.nodes[unit.last()];
+        self.unit(unit, cancel).instrument(info_span!("stage", name = %node.name, kind = node.kind)).await
+    }
+
     async fn unit(&self, unit: &Unit, cancel: &CancellationToken) -> Result<(), RunError> {
         let node = &self.pipeline.nodes[unit.last()];
         let dir = self.settings.dir.join(&node.name);
         if let Decision::Reuse { rows } = unit.decision {
             Dataset::open(dir)?;
+            info!(rows, "reused");
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
             return Ok(());
         }
@@ -225,6 +232,7 @@ impl Run<'_> {
         let started = Instant::now();
         let progress = Progress::new(&node.name, self.observer.clone());
         let writer = DatasetWriter::open(dir, self.begin(unit), ShardLimits::default())?;
+        debug!(splits_done = writer.state().commits.len(), "started");
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
             kind: node.kind.into(),
@@ -240,12 +248,10 @@ impl Run<'_> {
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         execute(&steps, &mut output, &limits).await?;
         let state = output.state();
-        self.observer.event(&Event::StageFinished {
-            stage: node.name.clone(),
-            rows: state.rows(MAIN),
-            rejects: state.rejects().values().flat_map(BTreeMap::values).sum(),
-            seconds: started.elapsed().as_secs_f64(),
-        });
+        let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
+        let rejects = state.rejects().values().flat_map(BTreeMap::values).sum();
+        info!(rows, rejects, seconds, "finished");
+        self.observer.event(&Event::StageFinished { stage: node.name.clone(), rows, rejects, seconds });
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
+use tracing::debug;
 use twinlens_dataset::protocol::State;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
@@ -92,12 +93,14 @@ impl Output {
     pub fn record(&mut self, split: PublishedSplit) -> Result<(), RunError> {
         let commit = split.commit().clone();
         self.writer.commit(split)?;
+        let (rows, rejects) = (commit.rows(MAIN), commit.rejected());
+        debug!(split = commit.split, label = %commit.label, rows, rejects, "committed");
         self.progress.event(Event::SplitCommitted {
             stage: self.stage.clone(),
             split: commit.split,
             label: commit.label.clone(),
-            rows: commit.rows(MAIN),
-            rejects: commit.rejected(),
+            rows,
+            rejects,
         });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Progress lines on a terminal: one per running stage, drawn ten times per second.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -11,9 +11,14 @@ use super::line::Line;
 
 const TICK: Duration = Duration::from_millis(100);
 
+/// The progress lines of this process, of which there is at most one terminal.
+pub fn bars() -> &'static MultiProgress {
+    static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+    &BARS
+}
+
 /// Progress lines.
 pub struct Live {
-    bars: MultiProgress,
     name_width: usize,
     running: Arc<Mutex<BTreeMap<String, Running>>>,
 }
@@ -34,7 +39,7 @@ impl Live {
         let weak = Arc::downgrade(&running);
         // Ends when `running` is dropped.
         std::thread::spawn(move || draw(&weak));
-        Self { bars: MultiProgress::new(), name_width, running }
+        Self { name_width, running }
     }
 
     pub fn watch(&self, stage: &str, counters: Arc<Counters>) {
@@ -47,7 +52,7 @@ impl Live {
             Event::StageStarted { stage, .. } => {
                 if let Some(running) = locked(&self.running).get_mut(stage) {
                     running.line.event(event);
-                    running.bar = Some(self.bars.add(self.bar(stage)));
+                    running.bar = Some(bars().add(self.bar(stage)));
                 }
             }
             Event::TrainStep { stage, .. } => {
@@ -68,7 +73,7 @@ impl Live {
     /// Prints a line above the progress lines.
     pub fn print(&self, line: &str) {
         // If the terminal is gone, there is nowhere left to report it.
-        let _ = self.bars.println(line);
+        let _ = bars().println(line);
     }
 
     /// Removes all progress lines.

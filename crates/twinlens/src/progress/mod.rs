@@ -4,6 +4,8 @@
 mod line;
 mod live;
 
+pub use live::bars;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

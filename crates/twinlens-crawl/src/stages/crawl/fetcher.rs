@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 use twinlens_pipeline::RunError;
 use url::Url;
 
@@ -85,7 +86,9 @@ impl<'a> WaveFetcher<'a> {
         };
         let (visitor, visit) = (self.visitor.clone(), self.wave[index].clone());
         // A task of its own, so that timeouts do not run while another page is written.
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { visitor.visit(&visit).await }));
+        let task = AbortOnDropHandle::new(tokio::spawn(
+            async move { visitor.visit(&visit).await }.in_current_span(),
+        ));
         self.running.push(Box::pin(async move { (index, task.await) }));
         true
     }
