@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::docs::{pages, snippets};
 use crate::support::{page, stdout};
 
 fn pipeline() -> PathBuf {
@@ -58,22 +59,25 @@ fn the_quickstart_prints_its_tables_and_is_then_reused() {
     let changed = ["--set", "stages.zero_shot.batch_size=64"];
     assert_eq!(rebuilt(&decisions(&dir, &changed)), ["zero_shot", "accuracy", "funnel_of_rows", "support"]);
 
-    the_ten_questions_have_answers(&dir);
+    the_queries_of_the_guide_have_answers(&dir);
     views_have_their_documented_columns(&dir);
     the_report_is_self_contained(&dir);
 }
 
-/// Each of the guide's ten queries returns rows.
-fn the_ten_questions_have_answers(dir: &str) {
-    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sql.md")).unwrap();
-    let (_, section) = guide.split_once("## Ten questions\n").unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));
-    let queries: Vec<&str> = blocks.map(|(query, _)| query).collect();
-    assert_eq!(queries.len(), 10);
-    for query in queries {
-        let rows = stdout(&twinlens(&["sql", dir, "--format", "csv", query]));
-        assert!(rows.lines().count() > 1, "{query}\n{rows}");
+/// The queries of the guide work, and each of the ten questions has an answer.
+fn the_queries_of_the_guide_have_answers(dir: &str) {
+    for (name, page) in pages() {
+        let (before, section) = page.split_once("## Ten questions\n").unwrap_or((&page, ""));
+        let (section, after) = section.split_once("\n## ").unwrap_or((section, ""));
+        for query in snippets(before, "sql").into_iter().chain(snippets(after, "sql")) {
+            twinlens(&["sql", dir, &query]);
+        }
+        let questions = snippets(section, "sql");
+        assert_eq!(questions.len(), if name == "sql.md" { 10 } else { 0 }, "{name}");
+        for query in questions {
+            let rows = stdout(&twinlens(&["sql", dir, "--format", "csv", &query]));
+            assert!(rows.lines().count() > 1, "{query}\n{rows}");
+        }
     }
 }
 

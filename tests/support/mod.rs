@@ -1,5 +1,6 @@
 //! A temporary directory in which tests run the program.
 
+pub mod docs;
 pub mod page;
 
 use std::fs;

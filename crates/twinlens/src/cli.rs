@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// which can be queried with SQL. An interrupted run resumes where it stopped, and unchanged stages
 /// are not rebuilt.
 #[derive(Debug, Parser)]
-#[command(name = "twinlens", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "twinlens", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -39,6 +39,7 @@ pub enum Command {
     #[command(subcommand)]
     Model(ModelCommand),
     Schema(SchemaArgs),
+    Help(HelpArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -355,6 +356,16 @@ pub struct SchemaArgs {
     /// Write all schemas to this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
+}
+
+/// Shows a page of the guide, or the help text of a command
+///
+/// Without NAME, it lists the subjects of the guide and the commands.
+#[derive(Debug, Args)]
+pub struct HelpArgs {
+    /// A subject or a command
+    #[arg(value_name = "NAME")]
+    pub subject: Option<String>,
 }
 
 #[derive(Debug, Args)]

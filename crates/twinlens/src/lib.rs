@@ -21,6 +21,7 @@ mod env;
 mod errors;
 mod eval;
 mod export;
+mod help;
 mod hub;
 mod logging;
 mod model;
@@ -124,5 +125,6 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
         Command::Sets(args) => sets::execute(args),
         Command::Model(command) => model::execute(command),
         Command::Schema(args) => schema::execute(args, registry),
+        Command::Help(args) => help::execute(args),
     }
 }

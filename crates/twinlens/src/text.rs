@@ -17,6 +17,16 @@ impl Paint {
         Self(std::io::stderr().is_terminal() && !env::no_color())
     }
 
+    /// Colours if stdout is a terminal and `NO_COLOR` is not set.
+    pub fn stdout() -> Self {
+        Self(std::io::stdout().is_terminal() && !env::no_color())
+    }
+
+    #[cfg(test)]
+    pub fn colours() -> Self {
+        Self(true)
+    }
+
     #[cfg(test)]
     pub fn plain() -> Self {
         Self(false)
