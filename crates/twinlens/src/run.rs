@@ -50,7 +50,7 @@ pub struct Completed<T> {
 }
 
 /// Like [`run_supervised`], with the pipeline's sites being served.
-pub fn watched<T>(
+pub fn run_watched<T>(
     pipeline: &Pipeline,
     settings: &Settings,
     engine: &EngineArgs,
@@ -66,7 +66,7 @@ pub fn watched<T>(
 }
 
 /// Does work on `threads` threads, with progress on stderr, until it ends or Ctrl-C stops it.
-pub fn supervised<T>(
+pub fn run_supervised<T>(
     watcher: Watcher,
     threads: usize,
     work: impl AsyncFnOnce(Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,

@@ -142,7 +142,8 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
     }
     if !model.contains('/') {
         // A stage of the same run as the dataset.
-        let sibling = embed.location().display_path().parent().map(|run| Location::from(run.join(model).as_path()));
+        let sibling =
+            embed.location().display_path().parent().map(|run| Location::from(run.join(model).as_path()));
         let location = if manifest::exists(&dir.join(model))? { Some(dir.join(model)) } else { sibling };
         let training = location.map(Dataset::open).transpose()?;
         let training =
@@ -163,7 +164,8 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
 
 /// The model identity in the first row of a dataset.
 fn model_identity(dataset: &Dataset) -> Result<Option<String>, Failure> {
-    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[EMBEDDING_MODEL], 1).next().transpose()? else {
+    let Some(first) = ShardReader::range(dataset, MAIN, 0..1, &[EMBEDDING_MODEL], 1).next().transpose()?
+    else {
         return Ok(None);
     };
     let column = first.column_by_name(EMBEDDING_MODEL).and_then(|column| column.as_string_opt::<i32>());

@@ -1,8 +1,8 @@
 //! What a plan shows of each stage.
 
 use serde::Serialize;
-use twinlens_dataset::types;
 use twinlens_dataset::protocol::Variant;
+use twinlens_dataset::types;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::plan::{Decision, Unit};
 

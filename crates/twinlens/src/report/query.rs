@@ -33,7 +33,7 @@ pub struct Row<'a> {
     row: usize,
 }
 
-pub async fn query(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
+pub async fn fetch_rows(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
     Ok(Rows { batches: session.sql(query).await?.collect().await? })
 }
 

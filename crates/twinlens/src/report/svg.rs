@@ -338,7 +338,7 @@ mod tests {
                 Series {
                     name: "points".into(),
                     shape: Shape::Points {
-                        at: extreme
+                        points: extreme
                             .iter()
                             .map(|x| Point { x: *x, y: 1.0, interval: Some((0.0, *x)) })
                             .collect(),

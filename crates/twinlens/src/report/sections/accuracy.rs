@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
-use super::super::query::{ReportData, has_view, interval, number, percent, query};
+use super::super::query::{ReportData, fetch_rows, has_view, interval, number, percent};
 use crate::errors::Failure;
 
 /// At most this many bars per chart.
@@ -14,7 +14,7 @@ pub async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure> {
     if !has_view(data.session, "leaderboard")? {
         return Ok(Section::empty(id, title, "This run has no evaluation."));
     }
-    let rows = query(
+    let rows = fetch_rows(
         data.session,
         "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as shown, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
                 p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
@@ -117,7 +117,7 @@ pub async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
     if !has_view(data.session, "prompt_gain")? {
         return Ok(Section::empty(id, title, why));
     }
-    let rows = query(
+    let rows = fetch_rows(
         data.session,
         "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain where part = 'all'
          order by set, metric, model, gain desc, prompts",
@@ -205,8 +205,9 @@ pub async fn warnings(data: &ReportData<'_>) -> Result<Section, Failure> {
     };
     let tables = data.tables_with(&["set", "code", "detail", "value"]);
     for (stage, name) in &tables {
-        for row in
-            query(data.session, &format!("select * from {name} order by set, code, detail")).await?.iter()
+        for row in fetch_rows(data.session, &format!("select * from {name} order by set, code, detail"))
+            .await?
+            .iter()
         {
             table.rows.push(vec![
                 stage.clone(),

@@ -1,7 +1,7 @@
 //! Confusions between classes, and accuracy by training support per class.
 
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
-use super::super::query::{ReportData, Rows, has_view, interval, percent, query};
+use super::super::query::{ReportData, Rows, fetch_rows, has_view, interval, percent};
 use crate::errors::Failure;
 use crate::syntax::literal;
 use crate::text::count;
@@ -16,7 +16,7 @@ async fn best_evaluations(data: &ReportData<'_>) -> Result<Rows, Failure> {
             select stage, model, set, prompts, row_number() over (partition by set order by value desc, model, prompts) as place
             from views.leaderboard where metric = 'top1' and part = 'all'
         ) where place = 1 order by set";
-    query(data.session, query).await
+    fetch_rows(data.session, query).await
 }
 
 pub async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
@@ -40,7 +40,7 @@ pub async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
             ..Table::default()
         };
         let mut bars = Vec::new();
-        for row in query(data.session, &query).await?.iter() {
+        for row in fetch_rows(data.session, &query).await?.iter() {
             let (times, of) = (row.count("times"), row.count("of_examples"));
             table.rows.push(vec![
                 row.text("class_name"),
@@ -90,7 +90,7 @@ pub async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
             literal(&set),
             literal(&prompts)
         );
-        let rows = query(data.session, &query).await?;
+        let rows = fetch_rows(data.session, &query).await?;
         if rows.is_empty() {
             continue;
         }
@@ -133,7 +133,10 @@ pub async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
             table.rows.len()
         );
         let plot = Plot::Lines(Lines {
-            x: Axis { label: "training pairs with part of the class name (no pairs: far left)", log: true },
+            x: Axis {
+                label: "training pairs with part of the class name (no pairs: far left)",
+                is_log: true,
+            },
             y: Axis { label: "accuracy", is_log: false },
             series: vec![Series {
                 name: "classes".into(),

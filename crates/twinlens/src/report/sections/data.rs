@@ -1,13 +1,14 @@
 //! Rows and rejects per stage, and query balancing.
 
 use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::super::query::{ReportData, query};
+use super::super::query::{ReportData, fetch_rows};
 use crate::errors::Failure;
 use crate::text::count;
 
 pub async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("funnel", "Rows per stage");
-    let rows = query(data.session, "select stage, outcome, rows from views.funnel order by position").await?;
+    let rows =
+        fetch_rows(data.session, "select stage, outcome, rows from views.funnel order by position").await?;
     let mut rejected = Table {
         caption: "Rejected rows".into(),
         head: vec![("stage", false), ("reject code", false), ("rows", true)],
@@ -64,7 +65,7 @@ pub async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("balance", "Query balancing");
     let mut blocks = Vec::new();
     for (stage, name) in data.tables_with(&["rank", "matched", "matched_upto", "contributed_upto"]) {
-        let rows = query(data.session, &format!("select * from {name} order by rank")).await?;
+        let rows = fetch_rows(data.session, &format!("select * from {name} order by rank")).await?;
         let mut table = Table {
             caption: format!("Cumulative matches and contributions of the most frequent queries ({stage})"),
             head: vec![
@@ -110,7 +111,7 @@ pub async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
         let query = format!(
             "select query, matched, contributed from {name} where matched > contributed order by matched desc, query limit 10"
         );
-        let rows = query(data.session, &query).await?;
+        let rows = fetch_rows(data.session, &query).await?;
         let table = Table {
             caption: format!("Queries most reduced by the cap ({stage})"),
             head: vec![("query", false), ("matched", true), ("contributed", true)],

@@ -5,7 +5,7 @@ use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
 
 use super::super::model::{Block, Picture, Section};
-use super::super::query::{ReportData, Row, query};
+use super::super::query::{ReportData, Row, fetch_rows};
 use crate::errors::Failure;
 use crate::syntax::literal;
 use crate::views::Table;
@@ -28,7 +28,7 @@ pub async fn samples(data: &ReportData<'_>) -> Result<Section, Failure> {
                 break;
             }
             let Some(images) = images(data.datasets, &input) else { continue };
-            let pictures = pictures(source, dataset, &set, &images).await?;
+            let pictures = pictures(data, dataset, &set, &images).await?;
             if !pictures.is_empty() {
                 blocks.push(Block::Text(format!("Set {set}, stage {}:", dataset.state().begin.stage)));
                 blocks.push(Block::Pictures(pictures));
@@ -80,7 +80,7 @@ async fn pictures(
         join {classes} d on d.set = {set} and d.prompts = drawn.prompts and d.class_id = drawn.predicted
         where drawn.place <= {EACH} order by drawn.label <> drawn.predicted, drawn.place"
     );
-    let rows = query(data.session, &query).await?;
+    let rows = fetch_rows(data.session, &query).await?;
     Ok(rows.iter().filter_map(|row| picture(&row)).collect())
 }
 

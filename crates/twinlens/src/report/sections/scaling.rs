@@ -1,7 +1,7 @@
 //! Scaling fits: error by compute, and predictions for held-out models.
 
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Point, Section, Series, Shape, Table};
-use super::super::query::{ReportData, Row, Rows, interval, number, percent, query};
+use super::super::query::{ReportData, Row, Rows, fetch_rows, interval, number, percent};
 use crate::errors::Failure;
 use crate::syntax::literal;
 
@@ -14,7 +14,7 @@ pub async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
     for (stage, name) in data.tables_with(&["compute", "role", "error", "predicted", "predicted_low"]) {
         let groups =
             format!("select distinct set, prompts, metric from {name} order by set, metric, prompts");
-        for group in query(data.session, &groups).await?.iter() {
+        for group in fetch_rows(data.session, &groups).await?.iter() {
             if blocks.len() >= MAX_CHARTS {
                 omitted += 1;
                 continue;
@@ -26,7 +26,7 @@ pub async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
                 literal(&key[1]),
                 literal(&key[2])
             );
-            let rows = query(data.session, &query).await?;
+            let rows = fetch_rows(data.session, &query).await?;
             blocks.push(chart(&stage, &key, &rows));
         }
     }

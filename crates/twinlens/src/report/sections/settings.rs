@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::super::model::{Block, Section, Table};
-use super::super::query::{ReportData, query};
+use super::super::query::{ReportData, fetch_rows};
 use crate::errors::Failure;
 use crate::text::count;
 use twinlens_dataset::{Dataset, MAIN};
@@ -38,7 +38,7 @@ pub async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
             "select distinct model, set, prompts, n, {} from {name} order by 1, 2, 3",
             columns.join(", ")
         );
-        for row in query(data.session, &query).await?.iter() {
+        for row in fetch_rows(data.session, &query).await?.iter() {
             let mut cells =
                 vec![row.text("model"), row.text("set"), row.text("prompts"), count(row.count("n"))];
             cells.extend(columns.map(|column| row.text(column).chars().take(HASH).collect()));

@@ -1,7 +1,7 @@
 //! The facts at the head of the report.
 
 use super::super::model::Fact;
-use super::super::query::{ReportData, has_view, interval, number, percent, query};
+use super::super::query::{ReportData, fetch_rows, has_view, interval, number, percent};
 use crate::errors::Failure;
 use crate::text::{count, counted};
 use twinlens_dataset::MAIN;
@@ -40,7 +40,7 @@ fn built(data: &ReportData<'_>) -> Option<Fact> {
 
 /// The accuracy with the highest ratio to chance.
 async fn best(data: &ReportData<'_>) -> Result<Option<Fact>, Failure> {
-    let rows = query(
+    let rows = fetch_rows(
         data.session,
         "select * from views.leaderboard where metric in ('top1', 'mean_per_class') and chance > 0 and part = 'all'
          order by times_chance desc, set, metric, model, prompts limit 1",
@@ -69,7 +69,7 @@ async fn worst(data: &ReportData<'_>) -> Result<Option<Fact>, Failure> {
              where n > 0 group by set, prompts order by set, sum(correct) desc, prompts"
         );
         let mut seen = Vec::new();
-        for row in query(data.session, &query).await?.iter() {
+        for row in fetch_rows(data.session, &query).await?.iter() {
             // The first row of each set has the best prompts.
             if seen.contains(&row.text("set")) {
                 continue;

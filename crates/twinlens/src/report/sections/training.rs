@@ -1,7 +1,7 @@
 //! Training losses.
 
 use super::super::model::{Axis, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
-use super::super::query::{ReportData, number, query};
+use super::super::query::{ReportData, fetch_rows, number};
 use crate::errors::Failure;
 use crate::text::count;
 
@@ -30,7 +30,7 @@ pub async fn losses(data: &ReportData<'_>) -> Result<Section, Failure> {
             "select max(samples_seen) as seen, avg(loss) as loss, max(step) as step from {name}
              group by floor((step - 1) * {POINTS} / (select greatest(max(step), {POINTS}) from {name})) order by 1"
         );
-        let rows = query(data.session, &query).await?;
+        let rows = fetch_rows(data.session, &query).await?;
         let points: Vec<(f64, f64)> =
             rows.iter().filter_map(|row| Some((row.number("seen")?, row.number("loss")?))).collect();
         let Some((first, last)) = points.first().zip(points.last()) else { continue };
