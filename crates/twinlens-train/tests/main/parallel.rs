@@ -1,13 +1,9 @@
 //! Micro-batches and ranks give the same gradients and the same training as a whole batch, also
 //! when a step is interrupted.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
-
+use crate::support::{COLOURS, config, options, resnet};
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use support::{COLOURS, config, options, resnet};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, ClipConfig, Objective, Pass};
 use twinlens_train::{

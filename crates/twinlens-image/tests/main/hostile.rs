@@ -1,15 +1,8 @@
 //! Hostile and damaged input is rejected with the right code, without panics.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::PathBuf;
-
+use crate::fixture;
 use proptest::prelude::*;
 use twinlens_image::{CODES, Encode, Encoding, Format, Limits, Resize, decode, probe, process, sha256_hex};
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// scene.png with another declared size. Its checksum is then wrong, but the size must be rejected
 /// first.

@@ -1,12 +1,8 @@
 //! Trainings of a small model: they learn, resume after an interruption, and report failures.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
-
+use crate::support::{COLOURS, Synthetic, config, options, resnet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use support::{COLOURS, Synthetic, config, options, resnet};
 use twinlens_model::{Clip, ClipConfig, Objective};
 use twinlens_train::{
     AdamW, BatchSource, Checkpoints, Hooks, LogRow, Outcome, TrainError, TrainOptions, TrainState, train,

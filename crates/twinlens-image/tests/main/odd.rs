@@ -1,5 +1,4 @@
 //! Every odd image of the testkit gets its reject code, quickly and with little memory.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! Batches from shards: every pair once per epoch, reproducible bits, and one reject per bad row.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! The stages `tokenizer` and `train`, from TOML to datasets as in a run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

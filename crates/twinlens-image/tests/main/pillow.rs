@@ -1,16 +1,9 @@
 //! Resizing and decoding agree with Pillow (`fixtures/make.py`), and the fast resize with the
 //! reference implementation.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::PathBuf;
-
+use crate::fixture;
 use proptest::prelude::*;
 use twinlens_image::{Limits, Preprocess, Rgb, decode, resize_bicubic, resize_bicubic_reference};
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 fn scene() -> Rgb {
     decode(&fixture("scene.png"), &Limits::default()).unwrap().rgb

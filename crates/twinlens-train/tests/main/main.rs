@@ -1,0 +1,8 @@
+//! The integration tests: one binary, so that it is linked once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod data;
+mod parallel;
+mod stages;
+mod support;
+mod training;
