@@ -6,14 +6,7 @@
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
-/// The colour model of the stored values, before conversion to three channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    Rgb,
-    Grey,
-    /// CMYK or YCCK, converted by simple arithmetic, so that the profile no longer applies.
-    Cmyk,
-}
+use crate::raw::ColourModel;
 
 /// Longer profiles are ignored, in bytes. Real profiles with tables have up to about 3 MB.
 const MAX_PROFILE: usize = 4 << 20;
@@ -21,15 +14,15 @@ const MAX_PROFILE: usize = 4 << 20;
 const MAX_SRGB_DIFFERENCE: u8 = 2;
 
 /// Converts RGB pixels, of shape `[pixels, 3]`, from the profile's colours to sRGB.
-pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], stored: Stored) -> Vec<u8> {
+pub(crate) fn to_srgb(pixels: Vec<u8>, profile: &[u8], model: ColourModel) -> Vec<u8> {
     if profile.len() > MAX_PROFILE {
         return pixels;
     }
-    let converted = match stored {
-        Stored::Cmyk => None,
-        Stored::Rgb => convert_rgb(&pixels, profile),
+    let converted = match model {
+        ColourModel::Cmyk => None,
+        ColourModel::Rgb => convert_rgb(&pixels, profile),
         // Grey images with an RGB profile are common: scanners and editors always write one.
-        Stored::Grey => grey_curve(profile)
+        ColourModel::Grey => grey_curve(profile)
             .map(|curve| map_grey(&pixels, &curve))
             .or_else(|| convert_rgb(&pixels, profile)),
     };
@@ -93,21 +86,21 @@ mod tests {
     #[test]
     fn wide_gamuts_are_converted_and_srgb_is_unchanged() {
         let pixels = vec![255, 0, 0, 0, 255, 0, 128, 128, 128, 255, 255, 255];
-        assert_eq!(to_srgb(pixels.clone(), &encoded(&ColorProfile::new_srgb()), Stored::Rgb), pixels);
+        assert_eq!(to_srgb(pixels.clone(), &encoded(&ColorProfile::new_srgb()), ColourModel::Rgb), pixels);
         let p3 = encoded(&ColorProfile::new_display_p3());
         // Inside both gamuts: by the matrices of the standards, (180, 100, 60) is (192.5, 94.7,
         // 48.9).
-        let seen = to_srgb(vec![180, 100, 60, 128, 128, 128, 255, 255, 255], &p3, Stored::Rgb);
+        let seen = to_srgb(vec![180, 100, 60, 128, 128, 128, 255, 255, 255], &p3, ColourModel::Rgb);
         for (value, expected) in seen.iter().zip([193_u8, 95, 49, 128, 128, 128, 255, 255, 255]) {
             assert!(value.abs_diff(expected) <= 1, "{seen:?}");
         }
-        assert_eq!(to_srgb(pixels.clone(), &p3, Stored::Cmyk), pixels, "CMYK is already converted");
+        assert_eq!(to_srgb(pixels.clone(), &p3, ColourModel::Cmyk), pixels, "CMYK is already converted");
     }
 
     #[test]
     fn a_grey_profile_is_a_curve() {
         let linear = encoded(&ColorProfile::new_gray_with_gamma(1.0));
-        let seen = to_srgb(vec![0, 0, 0, 55, 55, 55, 255, 255, 255], &linear, Stored::Grey);
+        let seen = to_srgb(vec![0, 0, 0, 55, 55, 55, 255, 255, 255], &linear, ColourModel::Grey);
         // sRGB of 55/255 of the light: 1.055 x^(1/2.4) - 0.055 = 0.507.
         assert!(seen[3].abs_diff(129) <= 2 && seen[3] == seen[4] && seen[4] == seen[5], "{seen:?}");
         assert_eq!((seen[0], seen[6]), (0, 255));
@@ -119,7 +112,12 @@ mod tests {
         let p3 = encoded(&ColorProfile::new_display_p3());
         let cases = [vec![], vec![0; 200], p3[..p3.len() / 2].to_vec(), vec![0xff; MAX_PROFILE + 1]];
         for profile in cases {
-            assert_eq!(to_srgb(pixels.clone(), &profile, Stored::Rgb), pixels, "{} bytes", profile.len());
+            assert_eq!(
+                to_srgb(pixels.clone(), &profile, ColourModel::Rgb),
+                pixels,
+                "{} bytes",
+                profile.len()
+            );
         }
     }
 }

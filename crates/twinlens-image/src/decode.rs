@@ -6,8 +6,9 @@ use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, RgbImage};
 
-use crate::colour::{Stored, to_srgb};
+use crate::colour::to_srgb;
 use crate::guard::catch_decoder_panic;
+use crate::raw::{ColourModel, RawImage};
 use crate::{Format, Header, ImageError, Limits, Rgb, exif, jpeg, probe};
 
 /// A decoded image.
@@ -57,21 +58,10 @@ pub(crate) fn decode_probed(bytes: &[u8], header: &Header, by: u32) -> Result<De
     })
 }
 
-/// The output of a format's decoder, before colour conversion and orientation.
-pub(crate) struct Raw {
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    /// RGB, of shape `[height, width, 3]`, as stored.
-    pub(crate) pixels: Vec<u8>,
-    pub(crate) stored: Stored,
-    pub(crate) icc: Option<Vec<u8>>,
-    pub(crate) exif: Option<Vec<u8>>,
-}
-
 /// Converts colours to sRGB and turns the image upright.
-fn finish(raw: Raw, header: &Header) -> Result<DecodedImage, ImageError> {
+fn finish(raw: RawImage, header: &Header) -> Result<DecodedImage, ImageError> {
     let pixels = match &raw.icc {
-        Some(profile) => to_srgb(raw.pixels, profile, raw.stored),
+        Some(profile) => to_srgb(raw.pixels, profile, raw.colour_model),
         None => raw.pixels,
     };
     // Damaged metadata must not reject good pixels.
@@ -102,13 +92,13 @@ fn finish(raw: Raw, header: &Header) -> Result<DecodedImage, ImageError> {
     })
 }
 
-fn png(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+fn png(bytes: &[u8], header: &Header) -> Result<RawImage, ImageError> {
     let bounds = decoder_limits(header);
     let decoder = PngDecoder::with_limits(Cursor::new(bytes), bounds.clone());
     run(decoder.map_err(|error| decoder_error(header.format, error))?, header, bounds)
 }
 
-fn webp(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+fn webp(bytes: &[u8], header: &Header) -> Result<RawImage, ImageError> {
     let decoder = WebPDecoder::new(Cursor::new(bytes));
     run(decoder.map_err(|error| decoder_error(header.format, error))?, header, decoder_limits(header))
 }
@@ -123,7 +113,11 @@ fn decoder_limits(header: &Header) -> image::Limits {
     limits
 }
 
-fn run(mut decoder: impl ImageDecoder, header: &Header, bounds: image::Limits) -> Result<Raw, ImageError> {
+fn run(
+    mut decoder: impl ImageDecoder,
+    header: &Header,
+    bounds: image::Limits,
+) -> Result<RawImage, ImageError> {
     let failed = |error| decoder_error(header.format, error);
     if decoder.dimensions() != (header.width, header.height) {
         let reason = format!("the decoder sees {:?} pixels, the header says otherwise", decoder.dimensions());
@@ -132,18 +126,18 @@ fn run(mut decoder: impl ImageDecoder, header: &Header, bounds: image::Limits) -
     decoder.set_limits(bounds).map_err(failed)?;
     // Damaged metadata must not reject good pixels.
     let (icc, exif) = (decoder.icc_profile().ok().flatten(), decoder.exif_metadata().ok().flatten());
-    let stored = match decoder.original_color_type() {
+    let colour_model = match decoder.original_color_type() {
         ExtendedColorType::L1
         | ExtendedColorType::L2
         | ExtendedColorType::L4
         | ExtendedColorType::L8
         | ExtendedColorType::L16
         | ExtendedColorType::La8
-        | ExtendedColorType::La16 => Stored::Grey,
-        _ => Stored::Rgb,
+        | ExtendedColorType::La16 => ColourModel::Grey,
+        _ => ColourModel::Rgb,
     };
     let pixels = flatten(DynamicImage::from_decoder(decoder).map_err(failed)?);
-    Ok(Raw { width: header.width, height: header.height, pixels, stored, icc, exif })
+    Ok(RawImage { width: header.width, height: header.height, pixels, colour_model, icc, exif })
 }
 
 /// Converts any colour type to RGB8, compositing alpha onto white.

@@ -9,8 +9,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::colour::Stored;
-use crate::decode::Raw;
+use crate::limits::MAX_SCANS;
+use crate::raw::{ColourModel, RawImage};
 use crate::{Format, Header, ImageError};
 
 /// The JPEG library of this build. Pixel values depend on it, so datasets record it in their
@@ -22,40 +22,36 @@ pub const JPEG_DECODER: &str = "zune-jpeg";
 #[cfg(feature = "turbojpeg")]
 pub const JPEG_DECODER: &str = "libjpeg-turbo, scaled";
 
-/// Maximum number of scans of a progressive image. Each is a pass over all coefficients, and a
-/// small file can have thousands.
-pub(crate) const MAX_SCANS: usize = 100;
-
 /// Decodes at 1/`by` (1, 2, 4 or 8) of the size if this build's decoder supports it, otherwise at
 /// full size.
-pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<Raw, ImageError> {
+pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<RawImage, ImageError> {
     #[cfg(feature = "turbojpeg")]
     if let Some((width, height, pixels)) = crate::turbo::decode(bytes, header, by) {
         let (_, raw) = open(bytes, header)?;
-        return Ok(Raw { width, height, pixels, ..raw });
+        return Ok(RawImage { width, height, pixels, ..raw });
     }
     let _full_size = by;
     decode_zune(bytes, header)
 }
 
 /// Decodes at full size with `zune-jpeg`.
-fn decode_zune(bytes: &[u8], header: &Header) -> Result<Raw, ImageError> {
+fn decode_zune(bytes: &[u8], header: &Header) -> Result<RawImage, ImageError> {
     let terminated = with_invalid_code_at_end(&bytes[..header.end.min(bytes.len())]);
     let (mut decoder, raw) = open(&terminated, header)?;
-    let grey = raw.stored == Stored::Grey;
+    let grey = raw.colour_model == ColourModel::Grey;
     let target = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options(header).set_strict_mode(true).jpeg_set_out_colorspace(target));
     let mut pixels = decoder.decode().map_err(error)?;
     if grey {
         pixels = pixels.into_iter().flat_map(|value| [value; 3]).collect();
     }
-    Ok(Raw { pixels, ..raw })
+    Ok(RawImage { pixels, ..raw })
 }
 
 type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
 
 /// A decoder that has read the headers, and their content.
-fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, Raw), ImageError> {
+fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, RawImage), ImageError> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(header));
     decoder.decode_headers().map_err(error)?;
     let (width, height) = (header.width, header.height);
@@ -64,13 +60,13 @@ fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<(Decoder<'a>, Raw), Imag
         let reason = format!("the decoder sees {seen:?} pixels, the header says otherwise");
         return Err(ImageError::DecodeFailed { format: Format::Jpeg, reason });
     }
-    let stored = match decoder.input_colorspace() {
-        Some(ColorSpace::Luma) => Stored::Grey,
-        Some(ColorSpace::CMYK | ColorSpace::YCCK) => Stored::Cmyk,
-        _ => Stored::Rgb,
+    let colour_model = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => ColourModel::Grey,
+        Some(ColorSpace::CMYK | ColorSpace::YCCK) => ColourModel::Cmyk,
+        _ => ColourModel::Rgb,
     };
     let (icc, exif) = (decoder.icc_profile(), decoder.exif().cloned());
-    Ok((decoder, Raw { width, height, pixels: Vec::new(), stored, icc, exif }))
+    Ok((decoder, RawImage { width, height, pixels: Vec::new(), colour_model, icc, exif }))
 }
 
 fn options(header: &Header) -> DecoderOptions {
@@ -135,7 +131,8 @@ mod tests {
             let bytes = encode(&picture(width, height), Format::Jpeg, Some(85)).unwrap();
             let header = probe(&bytes, &Limits::default()).unwrap();
             let (turbo, zune) = (decode(&bytes, &header, 1).unwrap(), decode_zune(&bytes, &header).unwrap());
-            assert_eq!((turbo.width, turbo.height, turbo.stored), (zune.width, zune.height, zune.stored));
+            assert_eq!((turbo.width, turbo.height), (zune.width, zune.height));
+            assert_eq!(turbo.colour_model, zune.colour_model);
             let (max, mean) = difference(&turbo.pixels, &zune.pixels);
             assert!(max <= 16 && mean < 0.5, "{width} x {height}: max {max}, mean {mean}");
         }
@@ -145,7 +142,7 @@ mod tests {
     fn a_reduced_image_matches_the_full_one_after_resizing() {
         let bytes = encode(&picture(1001, 803), Format::Jpeg, Some(85)).unwrap();
         let header = probe(&bytes, &Limits::default()).unwrap();
-        let rgb = |raw: Raw| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
+        let rgb = |raw: RawImage| Rgb::new(raw.width, raw.height, raw.pixels).unwrap();
         let whole = rgb(decode_zune(&bytes, &header).unwrap());
         // At an eighth, only 126 columns are resized to 100, so the difference is larger.
         for (by, bound) in [(2, 3.0), (4, 3.0), (8, 6.0)] {

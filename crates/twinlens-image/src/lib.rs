@@ -48,6 +48,7 @@ mod jpeg;
 mod limits;
 mod preprocess;
 mod process;
+mod raw;
 mod resize;
 mod rgb;
 mod sniff;

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::ImageError;
 
+/// Maximum number of scans of a progressive JPEG. Each is a pass over all coefficients, and a small
+/// file can have thousands.
+pub(crate) const MAX_SCANS: usize = 100;
+
 /// Limits on one image. All are checked against the encoded bytes and the header, before decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

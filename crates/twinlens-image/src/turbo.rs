@@ -3,7 +3,7 @@
 
 use turbojpeg::{Colorspace, Compressor, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp};
 
-use crate::jpeg::MAX_SCANS;
+use crate::limits::MAX_SCANS;
 use crate::{Header, Rgb};
 
 /// Width, height and RGB pixels at 1/`by` of the size (rounded up). `None` for images that

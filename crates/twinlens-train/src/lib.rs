@@ -1,5 +1,6 @@
 //! Training of CLIP models: optimiser, schedule, checkpoints, training loop.
 
+mod batch;
 mod checkpoint;
 mod collective;
 pub mod data;
@@ -9,18 +10,21 @@ mod log;
 mod measure;
 mod monitor;
 mod optimizer;
+mod options;
 mod schedule;
 mod stages;
 mod step;
 mod trainer;
 
+pub use batch::{Batch, BatchSource};
 pub use checkpoint::{Checkpoints, TrainState};
 pub use collective::{Collective, Local, Threads};
 pub use error::{Result, TrainError};
 pub use log::LogRow;
 pub use measure::Measurement;
 pub use optimizer::{AdamW, AdamWOptions, Gradients, Moments, StepError};
+pub use options::TrainOptions;
 pub use schedule::Schedule;
 pub use stages::{TokenizerStage, Train, register};
 pub use step::{Step, Stepper};
-pub use trainer::{Batch, BatchSource, Evaluate, Hooks, Outcome, TrainOptions, TrainOutput, train};
+pub use trainer::{Evaluate, Hooks, Outcome, TrainOutput, train};

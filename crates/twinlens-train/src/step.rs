@@ -6,11 +6,11 @@
 //! passes), and that running statistics are updated once per micro-batch and averaged over ranks
 //! after the step.
 
+use crate::batch::Batch;
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, Gradients, StepError};
 use crate::schedule::Schedule;
-use crate::trainer::Batch;
 use candle_core::{Device, Tensor};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, Features, Pass, Tower};

@@ -5,6 +5,7 @@
 //! same bits. Each rank has a replica of the model and makes the same steps; only rank 0 logs,
 //! evaluates and saves.
 
+use crate::batch::{Batch, BatchSource};
 use crate::checkpoint::{Checkpoints, TrainState};
 use crate::collective::{Collective, Local, Threads};
 use crate::ema;
@@ -12,53 +13,16 @@ use crate::error::{Result, TrainError};
 use crate::log::LogRow;
 use crate::measure::{self, Measurement};
 use crate::monitor::{self, Monitor};
-use crate::optimizer::{AdamW, AdamWOptions};
+use crate::optimizer::AdamW;
+use crate::options::TrainOptions;
 use crate::schedule::Schedule;
 use crate::step::{Step, Stepper};
-use candle_core::Tensor;
-use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Instant;
-use twinlens_image::Augment;
 use twinlens_model::{Clip, Objective};
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainOptions {
-    pub steps: u64,
-    /// Pairs per step over all ranks; the other captions of the batch are the negatives.
-    pub batch_size: usize,
-    /// Pairs per forward pass; `None` for all pairs of the rank.
-    pub micro_batch: Option<usize>,
-    /// Threads, each with a replica of the model and an equal part of each batch.
-    pub ranks: usize,
-    /// The highest learning rate.
-    pub lr: f64,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    pub adamw: AdamWOptions,
-    /// Decay of the moving average of the weights; `None` for no average.
-    pub ema: Option<f64>,
-    /// Steps between checkpoints.
-    pub checkpoint_every: u64,
-    /// Steps between weights that are kept permanently.
-    pub keep_every: Option<u64>,
-    /// Whether to keep the weights of the best step: by the first metric of the evaluation, or else
-    /// by the mean loss of 100 steps.
-    pub keep_best: bool,
-    /// Steps between evaluations.
-    pub evaluate_every: Option<u64>,
-    /// Seed of the order of the data and of crops.
-    pub seed: u64,
-    /// Minimum fraction of the area of random square crops (the paper's only augmentation; 0.9 in
-    /// open_clip). `None`: the central square.
-    pub crop_min_area: Option<f64>,
-    pub augment: Option<Augment>,
-    /// Maximum size of prefetched batches, in bytes; at least one batch is prefetched.
-    pub prefetch_bytes: usize,
-}
 
 /// The result of a finished training, besides the weights of the last step in the model.
 pub struct TrainOutput {
@@ -91,49 +55,6 @@ pub struct Hooks<'a> {
     /// Called every `evaluate_every` steps and after the last step; [`RunError::Interrupted`] stops
     /// the training.
     pub evaluate: Option<&'a mut Evaluate<'a>>,
-}
-
-/// The input of a step, or a rank's part of it.
-pub struct Batch {
-    /// Pixels `[batch, 3, size, size]`, normalised.
-    pub pixels: Tensor,
-    /// Token ids `[batch, context]`.
-    pub ids: Tensor,
-    /// Epochs after this batch; fractional if the number of pairs is known.
-    pub epoch: f64,
-}
-
-impl Batch {
-    /// The `len` rows from `first`.
-    ///
-    /// # Errors
-    /// If there are fewer.
-    pub fn rows(&self, first: usize, len: usize) -> Result<Self> {
-        let part = |tensor: &Tensor| tensor.narrow(0, first, len);
-        Ok(Self { pixels: part(&self.pixels)?, ids: part(&self.ids)?, epoch: self.epoch })
-    }
-}
-
-/// A source of batches. The batch of a step depends only on the step number, so that a training can
-/// resume anywhere.
-pub trait BatchSource: Sync {
-    /// Token ids per caption.
-    fn context(&self) -> usize;
-
-    /// Sends the batches of `steps`, with images of `size` pixels, until the receiver is dropped.
-    ///
-    /// # Errors
-    /// Errors of the data; `Interrupted`.
-    fn run(
-        &self,
-        options: &TrainOptions,
-        size: usize,
-        steps: Range<u64>,
-        send: &SyncSender<Batch>,
-    ) -> Result<()>;
-
-    /// Ends a [`run`](Self::run) that waits for data.
-    fn stop(&self) {}
 }
 
 /// candle walks its graph recursively, which needs more than the default stack.

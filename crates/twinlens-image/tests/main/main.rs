@@ -6,6 +6,8 @@ use std::path::PathBuf;
 mod hostile;
 mod odd;
 mod pillow;
+#[cfg(feature = "libwebp")]
+mod webp;
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);

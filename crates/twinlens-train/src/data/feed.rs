@@ -1,16 +1,18 @@
 //! Makes the sampled batches: one thread per input reads windows ahead, others decode, and batches
 //! are sent in order.
 
-use crate::data::Data;
+use crate::batch::{Batch, BatchSource};
 use crate::data::budget::Budget;
 use crate::data::cache::{Cache, Example};
-use crate::data::pairs::{Encoded, Pairs};
+use crate::data::loader::Data;
+use crate::data::pair::EncodedPair;
+use crate::data::pairs::Pairs;
 use crate::data::sampler::{
     BatchSampler, Blocks, MIN_CAPTION_KEY, Row, Sampler, Slot, Window, Windows, random_stream,
 };
 use crate::data::transform::{Draws, ImageTransform};
 use crate::error::{Result, TrainError};
-use crate::trainer::{Batch, TrainOptions};
+use crate::options::TrainOptions;
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rayon::prelude::*;
@@ -25,7 +27,7 @@ const TRIES: usize = 1000;
 /// A window in memory: the rows that are not cached, by number within the input.
 struct LoadedWindow {
     number: u64,
-    rows: HashMap<u64, Encoded>,
+    rows: HashMap<u64, EncodedPair>,
 }
 
 /// The rows of one input in memory.
@@ -33,7 +35,7 @@ struct InputBuffer {
     windows: Receiver<LoadedWindow>,
     /// The window received last.
     number: Option<u64>,
-    rows: HashMap<u64, Encoded>,
+    rows: HashMap<u64, EncodedPair>,
 }
 
 /// Makes batches.
@@ -189,7 +191,7 @@ impl<'a> Feed<'a> {
         let (values, context) = (self.transform.values(), self.data.context);
         let mut draws = random_stream(self.options.seed, "crop", step);
         let draws: Vec<Draws> = slots.iter().map(|_| std::array::from_fn(|_| draws.random())).collect();
-        let bytes: Vec<Option<Encoded>> =
+        let bytes: Vec<Option<EncodedPair>> =
             slots.iter().map(|slot| buffers[slot.input].rows.remove(&slot.row.row)).collect();
         let mut pixels = vec![0.0; slots.len() * values];
         let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
@@ -258,7 +260,7 @@ impl<'a> Feed<'a> {
         &self,
         input: usize,
         row: u64,
-        bytes: Option<Encoded>,
+        bytes: Option<EncodedPair>,
         draws: Draws,
         out: &mut [f32],
     ) -> Result<Option<Vec<u32>>> {
@@ -270,7 +272,7 @@ impl<'a> Feed<'a> {
         let example = match cached {
             Some(example) => example,
             None => {
-                let Encoded { caption, image } = match bytes {
+                let EncodedPair { caption, image } = match bytes {
                     Some(bytes) => bytes,
                     None => data.inputs[input].0.read_row(row)?,
                 };
@@ -295,6 +297,26 @@ impl<'a> Feed<'a> {
         let cropped = self.transform.crop_into(&example.image, draws, out);
         cropped.map_err(|error| TrainError::Options(error.to_string()))?;
         Ok(Some(example.ids))
+    }
+}
+
+impl BatchSource for Data {
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn run(
+        &self,
+        options: &TrainOptions,
+        size: usize,
+        steps: Range<u64>,
+        send: &SyncSender<Batch>,
+    ) -> Result<()> {
+        Feed::new(self, options, size)?.run(steps, send)
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,14 +9,15 @@
 //!
 //! An image that cannot be decoded is found when it is first used. It is recorded once
 //! ([`reject_log`]), and another pair of the same window takes its place in every batch, so that
-//! the other pairs do not move. At the end all rejected rows go to the ledger: rows in = pairs
-//! trained on
-//! + rejects.
+//! the other pairs do not move. At the end all rejected rows go to the ledger, so every input row
+//! is either trained on or rejected.
 
 mod budget;
 mod cache;
 mod disk_vec;
 mod feed;
+mod loader;
+mod pair;
 mod pairs;
 mod parquet;
 mod reject_log;
@@ -24,161 +25,6 @@ mod sampler;
 mod transform;
 mod webdataset;
 
-use crate::error::{Result, TrainError};
-use crate::trainer::{Batch, BatchSource, TrainOptions};
-use datafusion::arrow::array::RecordBatch;
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
-use tokio_util::sync::CancellationToken;
-use twinlens_model::Tokenizer;
-
-use pairs::{CODES, Pairs, too_few};
-pub use pairs::{Columns, Source};
-use reject_log::RejectLog;
-
-/// One input of a training.
-#[derive(Clone, Debug)]
-pub struct Input {
-    pub source: Source,
-    pub columns: Columns,
-    /// How often each pair is seen per epoch.
-    pub weight: f64,
-}
-
-impl Input {
-    /// An input with the default columns and weight 1.
-    pub fn new(source: Source) -> Self {
-        Self { source, columns: Columns::default(), weight: 1.0 }
-    }
-}
-
-/// Options for reading. Only `shuffle_bytes` affects the batches.
-#[derive(Clone, Debug)]
-pub struct DataOptions {
-    /// Size of the shuffle window, in bytes of encoded images.
-    pub shuffle_bytes: u64,
-    /// Memory limit for decoding, in bytes.
-    pub decode_bytes: usize,
-    /// Decoding threads.
-    pub threads: usize,
-    /// Maximum size of the cache of decoded images, in bytes; 0 for no cache.
-    pub cache_bytes: u64,
-}
-
-/// The data of one training.
-pub struct Data {
-    /// Inputs with their weights.
-    inputs: Vec<(Pairs, f64)>,
-    tokenizer: Tokenizer,
-    context: usize,
-    options: DataOptions,
-    rejects: RejectLog,
-    work: PathBuf,
-    /// Whether no more batches are needed.
-    stop: AtomicBool,
-}
-
-impl Data {
-    /// Scans the inputs for batches of `batch` pairs with captions of `context` tokens. `work` is a
-    /// directory of this training that survives a kill.
-    ///
-    /// # Errors
-    /// `Options` if columns are missing or there are fewer pairs than a batch; `Data` or `Io` if
-    /// files cannot be read; `Interrupted`.
-    pub fn open(
-        inputs: Vec<Input>,
-        tokenizer: &Tokenizer,
-        context: usize,
-        batch: usize,
-        options: DataOptions,
-        work: &Path,
-        cancel: &CancellationToken,
-    ) -> Result<Self> {
-        std::fs::create_dir_all(work).map_err(TrainError::io(work))?;
-        // One of several inputs may be smaller than a batch.
-        let min_pairs = if inputs.len() == 1 { batch } else { 1 };
-        let mut opened = Vec::new();
-        for (number, input) in inputs.into_iter().enumerate() {
-            let work = work.join(format!("input-{number}"));
-            let Input { source, columns, weight } = input;
-            let pairs = Pairs::open(source, columns, tokenizer, context, min_pairs, &work, cancel.clone())?;
-            opened.push((pairs, weight));
-        }
-        let rejects = RejectLog::open(&work.join("refused.jsonl"))?;
-        let (tokenizer, work) = (tokenizer.clone(), work.to_owned());
-        let stop = AtomicBool::new(false);
-        let data = Self { inputs: opened, tokenizer, context, options, rejects, work, stop };
-        let usable: u64 = data.inputs.iter().map(|(pairs, _)| pairs.usable()).sum();
-        if usable < batch as u64 && !data.is_growing() {
-            return Err(too_few(usable, batch));
-        }
-        Ok(data)
-    }
-
-    fn is_growing(&self) -> bool {
-        self.inputs.iter().any(|(pairs, _)| pairs.is_growing())
-    }
-
-    /// Pairs per epoch: the sum over inputs of pairs times weight. For growing inputs, so far.
-    pub fn pairs(&self) -> u64 {
-        self.inputs.iter().map(|(pairs, weight)| pairs.usable() as f64 * weight).sum::<f64>().round() as u64
-    }
-
-    /// Passes the rejected rows to `write`, in the order of the inputs, with the reserved columns
-    /// for the stage `stage`. Waits until growing inputs are complete.
-    ///
-    /// # Errors
-    /// Those of reading, and of `write`.
-    pub fn write_rejects<E: From<TrainError>>(
-        &self,
-        stage: &str,
-        mut write: impl FnMut(&RecordBatch) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let logged = self.rejects.rows();
-        for (input, (pairs, _)) in self.inputs.iter().enumerate() {
-            for block in pairs.all_blocks()? {
-                let end = block.start + u64::from(block.rows);
-                let mut rejects: BTreeMap<u64, (String, String)> = logged
-                    .range((input, block.start)..(input, end))
-                    .map(|((_, row), reject)| (*row, reject.clone()))
-                    .collect();
-                for (row, key) in (block.start..).zip(pairs.keys(&block)?) {
-                    if let Some(code) = CODES.get(key as usize) {
-                        rejects.insert(row, ((*code).into(), String::new()));
-                    }
-                }
-                if rejects.is_empty() {
-                    continue;
-                }
-                let rows: Vec<u64> = rejects.keys().copied().collect();
-                let stages = vec![stage.to_owned(); rows.len()];
-                let (codes, details) = rejects.into_values().unzip();
-                write(&pairs.ledger(&block, &rows, [stages, codes, details])?)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl BatchSource for Data {
-    fn context(&self) -> usize {
-        self.context
-    }
-
-    fn run(
-        &self,
-        options: &TrainOptions,
-        size: usize,
-        steps: Range<u64>,
-        send: &SyncSender<Batch>,
-    ) -> Result<()> {
-        feed::Feed::new(self, options, size)?.run(steps, send)
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
+pub use loader::{Data, DataOptions, Input};
+pub use pair::Columns;
+pub use pairs::Source;

@@ -5,9 +5,10 @@
 //! read (`follow`) is indexed shard by shard as its manifest records them.
 
 use crate::data::disk_vec::DiskVec;
+use crate::data::pair::{CODES, Columns, EncodedPair, code_key};
 use crate::data::parquet::ParquetShard;
 use crate::data::sampler::{Block, Blocks, Key, MIN_CAPTION_KEY};
-use crate::data::webdataset::{Spans, TarShard, code_key};
+use crate::data::webdataset::{Spans, TarShard};
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use rayon::prelude::*;
@@ -22,31 +23,12 @@ use twinlens_dataset::{Dataset, DatasetError, manifest};
 use twinlens_model::Tokenizer;
 use twinlens_pipeline::rejects::RESERVED;
 
-/// Reject codes by key; all keys are smaller than [`MIN_CAPTION_KEY`].
-pub(crate) const CODES: [&str; 6] =
-    ["no_caption", "no_image", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
 /// Approximate bytes of a block, which is read at once.
 const BLOCK_BYTES: u64 = 8 << 20;
 /// Maximum rows per block of a tar file.
 const TAR_ROWS: usize = 512;
 /// How often a growing input is polled.
 const POLL: Duration = Duration::from_millis(200);
-
-/// The columns of pairs. For tar files, `caption` is the member of the JSON.
-#[derive(Clone, Debug)]
-pub struct Columns {
-    pub caption: String,
-    /// A column of type `struct<bytes, path>` or binary.
-    pub image: String,
-    /// Whether the user set `caption`, so that a sample's JSON takes precedence over its text.
-    pub caption_is_explicit: bool,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self { caption: "caption".into(), image: "image".into(), caption_is_explicit: false }
-    }
-}
 
 /// A source of pairs.
 #[derive(Clone, Debug)]
@@ -62,14 +44,6 @@ impl Source {
     pub fn table(dataset: &Dataset, table: &str) -> Self {
         Self::Files(dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect())
     }
-}
-
-/// A pair with its encoded image.
-#[derive(Debug, Default)]
-pub(crate) struct Encoded {
-    pub(crate) caption: String,
-    /// Empty if missing.
-    pub(crate) image: Vec<u8>,
 }
 
 /// An open shard.
@@ -298,7 +272,11 @@ impl Pairs {
     }
 
     /// The wanted rows of a block.
-    pub(crate) fn read(&self, block: &Block, wanted: &dyn Fn(u64) -> bool) -> Result<Vec<(u64, Encoded)>> {
+    pub(crate) fn read(
+        &self,
+        block: &Block,
+        wanted: &dyn Fn(u64) -> bool,
+    ) -> Result<Vec<(u64, EncodedPair)>> {
         match &*self.shard(block)? {
             Shard::Parquet(shard) => shard.read(block, wanted),
             Shard::Tar(shard) => {
@@ -309,7 +287,7 @@ impl Pairs {
         }
     }
 
-    pub(crate) fn read_row(&self, row: u64) -> Result<Encoded> {
+    pub(crate) fn read_row(&self, row: u64) -> Result<EncodedPair> {
         let index = self.index();
         let after = index.blocks.partition_point(|block| block.start <= row);
         let found = index.blocks[..after].last().copied();

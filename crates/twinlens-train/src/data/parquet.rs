@@ -1,7 +1,7 @@
 //! Pairs from Parquet: a column of captions, and one of images as the Hugging Face `Image` feature
 //! (`struct<bytes, path>`) or as binary.
 
-use crate::data::pairs::{Columns, Encoded};
+use crate::data::pair::{Columns, EncodedPair};
 use crate::data::sampler::Block;
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
@@ -70,7 +70,11 @@ impl ParquetShard {
     }
 
     /// The wanted rows of a block, with their numbers within the input.
-    pub(crate) fn read(&self, block: &Block, wanted: &dyn Fn(u64) -> bool) -> Result<Vec<(u64, Encoded)>> {
+    pub(crate) fn read(
+        &self,
+        block: &Block,
+        wanted: &dyn Fn(u64) -> bool,
+    ) -> Result<Vec<(u64, EncodedPair)>> {
         let columns = [self.columns.caption.as_str(), &self.image_path];
         let batch =
             self.groups.read(block.group as usize, block.first as usize, block.rows as usize, &columns)?;
@@ -86,7 +90,7 @@ impl ParquetShard {
             .map(|(place, (row, caption))| {
                 let valid = column.is_valid(place) && images.is_valid(place);
                 let image = if valid { bytes(images, place).to_vec() } else { Vec::new() };
-                (row, Encoded { caption: caption.unwrap_or_default(), image })
+                (row, EncodedPair { caption: caption.unwrap_or_default(), image })
             })
             .collect())
     }

@@ -1,7 +1,7 @@
 //! Pairs from tar files as written by `webdataset` and img2dataset: an image and a text (or a JSON
 //! that contains one) with the same key.
 
-use crate::data::pairs::{CODES, Columns, Encoded};
+use crate::data::pair::{Columns, EncodedPair};
 use crate::data::sampler::Block;
 use crate::error::Result;
 use serde_json::Value;
@@ -100,14 +100,14 @@ impl TarShard {
         block: &Block,
         spans: &[Spans],
         wanted: &dyn Fn(u64) -> bool,
-    ) -> Result<Vec<(u64, Encoded)>> {
+    ) -> Result<Vec<(u64, EncodedPair)>> {
         let mut file = self.file()?;
         let rows = (block.start..).zip(spans).filter(|(row, _)| wanted(*row));
         rows.map(|(row, [image, length, text, text_length])| {
             let image = file.read(*image, *length)?;
             let text = file.read(*text, text_length >> 1)?;
             let caption = self.caption(&text, text_length & 1 == 1).ok().flatten().unwrap_or_default();
-            Ok((row, Encoded { caption, image }))
+            Ok((row, EncodedPair { caption, image }))
         })
         .collect()
     }
@@ -125,9 +125,4 @@ impl TarShard {
         };
         Ok(rows.iter().map(place).collect())
     }
-}
-
-/// The index of a reject code, used as its key.
-pub(crate) fn code_key(code: &str) -> u64 {
-    CODES.iter().position(|known| *known == code).unwrap_or(0) as u64
 }

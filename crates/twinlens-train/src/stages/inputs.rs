@@ -1,6 +1,6 @@
 //! The inputs of `train`: options, checks, and resolution to files and datasets.
 
-use super::{column, text_column};
+use super::columns::{column, text_column};
 use crate::data::{Columns, Input as TrainInput, Source};
 use datafusion::arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;

@@ -1,6 +1,6 @@
 //! The outputs of a training: log and evaluations as tables, weights as files.
 
-use super::{engine, model_error, train_error};
+use super::errors::{engine, model_error, train_error};
 use crate::checkpoint::Checkpoints;
 use crate::log::LogRow;
 use crate::measure::Measurement;

@@ -1,6 +1,6 @@
 //! The initial weights of a training, and which parts of the model are frozen.
 
-use super::model_error;
+use super::errors::model_error;
 use std::path::Path;
 use twinlens_model::weights::shapes;
 use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_covers, covers};

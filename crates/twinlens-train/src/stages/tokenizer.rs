@@ -1,6 +1,7 @@
 //! The stage `tokenizer`: byte-level BPE learned from captions.
 
-use super::{model_error, text_column};
+use super::columns::text_column;
+use super::errors::model_error;
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;

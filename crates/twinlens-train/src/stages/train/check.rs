@@ -1,6 +1,6 @@
 //! Checks of the options of `train` before anything runs.
 
-use super::Train;
+use super::options::Train;
 use crate::stages::inputs::{self, Weighted};
 use crate::stages::start;
 use std::ops::Range;

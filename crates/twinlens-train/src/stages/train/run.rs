@@ -1,12 +1,14 @@
 //! Runs a training on its own thread: from options and inputs to a filled split.
 
-use super::{EVALUATIONS, Train};
+use super::options::Train;
 use crate::checkpoint::Checkpoints;
 use crate::data::{Columns, Data, DataOptions};
 use crate::log::LogRow;
+use crate::options::TrainOptions;
+use crate::stages::errors::{model_error, train_error};
 use crate::stages::output::{evaluations_batch, log_batch, write_model};
-use crate::stages::{inputs, model_error, start, train_error};
-use crate::trainer::{Evaluate, Hooks, Outcome, TrainOptions, train};
+use crate::stages::{inputs, start};
+use crate::trainer::{Evaluate, Hooks, Outcome, train};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use twinlens_dataset::{MAIN, SplitWriter};
@@ -16,6 +18,9 @@ use twinlens_pipeline::evaluation::{Evaluation, Measured};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{Input, InputData, RunContext, RunError};
+
+/// The side table of evaluations during training.
+pub const EVALUATIONS: &str = "evaluations";
 
 /// A training that is about to run.
 pub struct Run<E> {

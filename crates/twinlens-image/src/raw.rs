@@ -1,0 +1,21 @@
+//! The common output of the decoders.
+
+/// A decoded image before colour conversion and orientation.
+pub(crate) struct RawImage {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// RGB, of shape `[height, width, 3]`, as stored.
+    pub(crate) pixels: Vec<u8>,
+    pub(crate) colour_model: ColourModel,
+    pub(crate) icc: Option<Vec<u8>>,
+    pub(crate) exif: Option<Vec<u8>>,
+}
+
+/// The colour model of the stored values, before conversion to three channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ColourModel {
+    Rgb,
+    Grey,
+    /// CMYK or YCCK, converted by simple arithmetic, so that the profile no longer applies.
+    Cmyk,
+}

@@ -1,0 +1,290 @@
+//! The options of `train`.
+
+use crate::optimizer::AdamWOptions;
+use crate::options::TrainOptions;
+use crate::stages::inputs::{Cache, Weighted};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twinlens_image::Augment;
+use twinlens_model::{Clip, ClipConfig, DeviceOption, Objective, Precision};
+use twinlens_pipeline::evaluation::{Evaluation, Never};
+use twinlens_pipeline::suggest::did_you_mean;
+use twinlens_pipeline::{Fault, Input, Located, RunContext};
+
+/// Trains a CLIP model on pairs. Writes `config.json`, `model.safetensors` (open_clip's names) and
+/// `tokenizer.json`; its table is the log, one row per step.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Train")]
+pub struct Train<E = Never> {
+    /// The pairs, with images: a stage, the path of a dataset or a Parquet file, a pattern of
+    /// Parquet or tar files (`./cc12m/*.tar`), or `hf://datasets/org/name`. Either this or
+    /// `inputs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) input: Option<Input>,
+    /// Several inputs, each with a weight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inputs: Vec<Weighted>,
+    /// A `tokenizer` stage, a directory with a `tokenizer.json` (`./clip/`), or a model of the
+    /// Hugging Face Hub (`hf://openai/clip-vit-base-patch32`).
+    pub(super) tokenizer: Input,
+    /// The model's shape: a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The tokenizer
+    /// decides the size of the vocabulary.
+    pub(super) model: Located<ModelOption>,
+    /// Training objective: `contrastive` (the paper's), `sigmoid` (SigLIP), or the baselines of the
+    /// paper's figure 2, `bag_of_words` and `caption`. [default: that of the model's shape]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) objective: Option<Objective>,
+    /// Number of epochs. Either this or `steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epochs: Option<Located<f64>>,
+    /// Number of steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) steps: Option<Located<u64>>,
+    /// The column of captions. For tar files, the JSON member to use if a sample has no text; if
+    /// this option is set, it takes precedence over the text.
+    #[serde(default = "caption")]
+    pub(super) caption: Located<String>,
+    /// The column of images: `struct<bytes, path>` (Hugging Face `Image`) or binary.
+    #[serde(default = "image")]
+    pub(super) image: Located<String>,
+    /// Size of the shuffle window, in bytes of encoded images. Pieces of shards are read in random
+    /// order, and pairs are shuffled within the window. Smaller data is shuffled as a whole.
+    #[serde(default = "shuffle_bytes")]
+    pub(super) shuffle_bytes: u64,
+    /// Whether to cache decoded images in a file for later epochs. It only affects speed.
+    #[serde(default)]
+    pub(super) cache: Cache,
+    /// Whether to start training while the input stage is still running, on the shards committed so
+    /// far. The first epoch then keeps the order of commits. Needs `steps`.
+    #[serde(default = "follow")]
+    pub(super) follow: Located<bool>,
+    /// Pairs per step; the other captions of the batch are the negatives.
+    #[serde(default = "batch_size")]
+    pub(super) batch_size: Located<usize>,
+    /// The highest learning rate.
+    #[serde(default = "lr")]
+    pub(super) lr: Located<f64>,
+    /// Steps of linear warm-up to `lr`; then the learning rate follows a cosine down to 0.
+    #[serde(default = "warmup")]
+    pub(super) warmup: u64,
+    /// Decoupled weight decay, except for gains, biases and the temperature.
+    #[serde(default = "weight_decay")]
+    pub(super) weight_decay: f64,
+    /// Decay of Adam's first moment.
+    #[serde(default = "beta1")]
+    pub(super) beta1: f64,
+    /// Decay of Adam's second moment.
+    #[serde(default = "beta2")]
+    pub(super) beta2: f64,
+    /// Added to the square root of Adam's second moment.
+    #[serde(default = "eps")]
+    pub(super) eps: f64,
+    /// Maximum global norm of the gradients; 0 disables clipping.
+    #[serde(default = "clip_grad_norm")]
+    pub(super) clip_grad_norm: f64,
+    /// Minimum fraction of the image's area in the random square crop; 1 disables random crops.
+    #[serde(default = "random_crop")]
+    pub(super) random_crop: Located<f64>,
+    /// Further augmentation, for small data: `{ rotate = 10, hue = 0.1, ... }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) augment: Option<Located<Augment>>,
+    /// Steps between checkpoints. A killed run repeats at most this many steps.
+    #[serde(default = "checkpoint_every")]
+    pub(super) checkpoint_every: u64,
+    /// Number of checkpoints to keep during training.
+    #[serde(default = "keep_checkpoints")]
+    pub(super) keep_checkpoints: usize,
+    /// Device: `cpu`, `cuda:0` (needs a build with `--features cuda`), or `auto` for the first GPU
+    /// if there is one.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    pub(super) device: Located<DeviceOption>,
+    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`. Weights and losses are
+    /// f32.
+    #[serde(default, skip_serializing_if = "Located::is_default")]
+    pub(super) precision: Located<Precision>,
+    /// Pairs per forward pass, if a whole batch does not fit in memory. The loss still compares all
+    /// pairs of the batch, at the cost of a second forward pass; the batch norms of a ResNet see
+    /// one micro-batch at a time. [default: the whole batch]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) micro_batch: Option<Located<usize>>,
+    /// Number of threads, each with a replica of the model and an equal part of each batch.
+    /// [default: 1]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ranks: Option<Located<usize>>,
+    /// Gradient checkpointing: keep only the inputs of transformer blocks and recompute the rest in
+    /// the backward pass. Needs less memory and more time. No effect on a ResNet or on a GPU.
+    /// [default: false]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) recompute: Option<bool>,
+    /// The highest learning rate of the image tower. [default: `lr`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) image_lr: Option<Located<f64>>,
+    /// The highest learning rate of the text tower. [default: `lr`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) text_lr: Option<Located<f64>>,
+    /// The weights to start from: a `train` stage, a directory written by this program, Hugging
+    /// Face or open_clip (`./models/b32`), or a model of the Hugging Face Hub
+    /// (`hf://openai/clip-vit-base-patch32`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<Input>,
+    /// The parts of `from` to use: the towers `visual` and `text`, or the start of a variable's
+    /// name up to a dot. [default: everything]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from_parts: Option<Located<Vec<Located<String>>>>,
+    /// Parts to freeze, named as in `from_parts`. `freeze = ["visual"]` with `from` is LiT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) freeze: Option<Located<Vec<Located<String>>>>,
+    /// Decay of an exponential moving average of the weights (such as 0.999). The average is then
+    /// the model that is evaluated and written; `last.safetensors` has the weights of the last
+    /// step. [default: no average]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ema: Option<Located<f64>>,
+    /// Steps between weights to keep beside the model, as `step-0000000500.safetensors`.
+    /// [default: none]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keep_every: Option<Located<u64>>,
+    /// Which weights to use: of the last step, or of the best step by the first metric of
+    /// `evaluate` (without `evaluate`: by the mean loss of 100 steps at each checkpoint). [default:
+    /// last]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) weights: Option<Weights>,
+    /// Evaluation during training. Its results are the side table `evaluations`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) evaluate: Option<E>,
+}
+
+/// Which weights a training leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// Those of the last step.
+    Last,
+    /// Those of the best step.
+    Best,
+}
+
+/// A preset or a shape.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ModelOption {
+    /// The name of a preset.
+    Preset(String),
+    /// The shape.
+    Shape(ClipConfig),
+}
+
+fn caption() -> Located<String> {
+    Located::without_span("caption".into())
+}
+fn image() -> Located<String> {
+    Located::without_span("image".into())
+}
+fn follow() -> Located<bool> {
+    Located::without_span(false)
+}
+fn shuffle_bytes() -> u64 {
+    256 << 20
+}
+fn batch_size() -> Located<usize> {
+    Located::without_span(128)
+}
+fn lr() -> Located<f64> {
+    Located::without_span(1e-3)
+}
+fn warmup() -> u64 {
+    100
+}
+fn weight_decay() -> f64 {
+    0.2
+}
+fn beta1() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.98
+}
+fn eps() -> f64 {
+    1e-6
+}
+fn clip_grad_norm() -> f64 {
+    1.0
+}
+fn random_crop() -> Located<f64> {
+    Located::without_span(0.9)
+}
+fn checkpoint_every() -> u64 {
+    250
+}
+fn keep_checkpoints() -> usize {
+    2
+}
+
+/// Maximum bytes of prefetched batches, even if the run allows more.
+const PREFETCH_BYTES: usize = 64 << 20;
+
+impl<E: Evaluation<Clip>> Train<E> {
+    pub(super) fn config(&self) -> Result<ClipConfig, Fault> {
+        let mut config = match self.model.value() {
+            ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
+                let fault = Fault::at(self.model.span(), error.to_string());
+                did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint)
+            })?,
+            ModelOption::Shape(config) => {
+                // The tokenizer, which decides the vocabulary, is not known yet.
+                let mut config = config.clone();
+                config.text.vocab = config.text.vocab.max(1);
+                config
+            }
+        };
+        config.objective = self.objective.unwrap_or(config.objective);
+        config.check().map_err(|error| Fault::at(self.model.span(), error.to_string()))?;
+        Ok(config)
+    }
+
+    /// The inputs that hold a tokenizer or a model.
+    pub(super) fn models(&self) -> impl Iterator<Item = &Input> {
+        [&self.tokenizer].into_iter().chain(&self.from)
+    }
+
+    /// The inputs of pairs with their weights.
+    pub(super) fn pairs(&self) -> Vec<(Input, f64)> {
+        let one = self.input.iter().map(|input| (input.clone(), 1.0));
+        one.chain(self.inputs.iter().map(|several| (several.input.clone(), *several.weight))).collect()
+    }
+
+    pub(super) fn options(&self, cx: &RunContext, pairs: u64) -> TrainOptions {
+        let per_epoch = pairs as f64 / *self.batch_size as f64;
+        let steps = match (&self.steps, &self.epochs) {
+            (Some(steps), _) => **steps,
+            (None, epochs) => (epochs.as_ref().map_or(1.0, |e| **e) * per_epoch).ceil().max(1.0) as u64,
+        };
+        let rate = |own: &Option<Located<f64>>| own.as_ref().map_or(1.0, |own| **own / *self.lr);
+        TrainOptions {
+            steps,
+            batch_size: *self.batch_size,
+            micro_batch: self.micro_batch.as_ref().map(|count| **count),
+            ranks: self.ranks.as_ref().map_or(1, |count| **count),
+            lr: *self.lr,
+            warmup: self.warmup.min(steps / 2),
+            adamw: AdamWOptions {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                weight_decay: self.weight_decay,
+                clip_grad_norm: (self.clip_grad_norm > 0.0).then_some(self.clip_grad_norm),
+                image_rate: rate(&self.image_lr),
+                text_rate: rate(&self.text_lr),
+            },
+            ema: self.ema.as_ref().map(|decay| **decay),
+            checkpoint_every: self.checkpoint_every,
+            keep_every: self.keep_every.as_ref().map(|every| **every),
+            keep_best: self.weights == Some(Weights::Best),
+            evaluate_every: self.evaluate.as_ref().map(Evaluation::every),
+            seed: cx.seed_for("order"),
+            crop_min_area: (*self.random_crop < 1.0).then_some(*self.random_crop),
+            augment: self.augment.as_ref().map(|augment| augment.value().clone()),
+            prefetch_bytes: cx.bytes_in_flight.min(PREFETCH_BYTES),
+        }
+    }
+}
