@@ -27,11 +27,11 @@ enum Route {
 /// An answer to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
-    pub status: u16,
-    pub content_type: &'static str,
-    pub header: Option<(&'static str, String)>,
-    pub body: Vec<u8>,
-    pub delay: Duration,
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) header: Option<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) delay: Duration,
 }
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -63,7 +63,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let catalog = Catalog::load();
         let mut routes = HashMap::new();
         for (path, route) in [("/", Route::Index), ("/robots.txt", Route::Robots), ("/attic/", Route::Attic)]
@@ -92,16 +92,16 @@ impl Site {
         Self { catalog, routes, sample }
     }
 
-    pub fn catalog(&self) -> &Catalog {
+    pub(crate) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    pub fn contains(&self, path: &str) -> bool {
+    pub(crate) fn contains(&self, path: &str) -> bool {
         self.routes.contains_key(path)
     }
 
     /// The answer to a path (without query). `is_repeated`: whether the path was requested before.
-    pub fn answer(&self, path: &str, is_repeated: bool) -> Answer {
+    pub(crate) fn answer(&self, path: &str, is_repeated: bool) -> Answer {
         match self.routes.get(path) {
             None => Answer::html(404, "Not found"),
             Some(Route::Index) => Answer::ok(HTML, pages::index(&self.catalog)),

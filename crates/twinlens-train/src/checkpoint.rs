@@ -69,7 +69,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io`, with the path.
-    pub fn save(&self, clip: &Clip, state: &TrainState) -> Result<()> {
+    pub(crate) fn save(&self, clip: &Clip, state: &TrainState) -> Result<()> {
         let mut tensors = BTreeMap::new();
         let means = state.ema.iter().flat_map(Clip::state);
         let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
@@ -142,7 +142,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io`, with the path.
-    pub fn save_best(&self, clip: &Clip) -> Result<()> {
+    pub(crate) fn save_best(&self, clip: &Clip) -> Result<()> {
         self.write_weights(clip, &self.dir.join(BEST))
     }
 
@@ -150,7 +150,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io`, with the path.
-    pub fn save_kept(&self, clip: &Clip, step: u64) -> Result<()> {
+    pub(crate) fn save_kept(&self, clip: &Clip, step: u64) -> Result<()> {
         self.write_weights(clip, &self.dir.join(format!("kept-{step:010}.safetensors")))
     }
 
@@ -162,7 +162,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io` or `Model` if they cannot be read.
-    pub fn best(&self) -> Result<Tensors> {
+    pub(crate) fn best(&self) -> Result<Tensors> {
         Ok(weights::read(&self.dir.join(BEST))?.into_iter().collect())
     }
 
@@ -170,7 +170,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io`, with the directory.
-    pub fn kept(&self) -> Result<Vec<(u64, PathBuf)>> {
+    pub(crate) fn kept(&self) -> Result<Vec<(u64, PathBuf)>> {
         let step = |path: &Path| path.file_stem()?.to_str()?.strip_prefix("kept-")?.parse().ok();
         Ok(self.files("kept-")?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
     }

@@ -13,7 +13,7 @@ use twinlens_model::Clip;
 const PIECE: usize = 16 * 1024;
 
 /// Moves `mean` towards `clip` after step `step`, counted from 1.
-pub fn update(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
+pub(crate) fn update(mean: &Clip, clip: &Clip, decay: f64, step: u64) -> Result<()> {
     let decay = decay.min((1.0 + step as f64) / (10.0 + step as f64));
     let means = mean.variables().iter().chain(mean.buffers());
     for ((_, mean), (name, new)) in means.zip(clip.variables().iter().chain(clip.buffers())) {

@@ -22,11 +22,11 @@ pub struct LogRow {
 }
 
 /// Numbers per row in a checkpoint.
-pub const COLUMNS: usize = 9;
+pub(crate) const COLUMNS: usize = 9;
 
 impl LogRow {
     /// The row as numbers; all are exact as f64.
-    pub fn to_numbers(&self) -> [f64; COLUMNS] {
+    pub(crate) fn to_numbers(&self) -> [f64; COLUMNS] {
         [
             self.step as f64,
             self.samples_seen as f64,
@@ -41,7 +41,7 @@ impl LogRow {
     }
 
     /// The inverse of [`to_numbers`](Self::to_numbers); `None` if their count is wrong.
-    pub fn from_numbers(numbers: &[f64]) -> Option<Self> {
+    pub(crate) fn from_numbers(numbers: &[f64]) -> Option<Self> {
         let &[step, samples_seen, epoch, loss, lr, logit_scale, grad_norm, samples_per_second, wall] =
             numbers
         else {

@@ -12,13 +12,13 @@ pub struct Measurement {
 }
 
 /// Numbers per measurement in a checkpoint.
-pub const NUMBERS: usize = 6;
+pub(crate) const NUMBERS: usize = 6;
 
 #[derive(Serialize, Deserialize)]
 struct Names(String, String, String);
 
 /// Names as JSON, and numbers that a checkpoint stores exactly.
-pub fn to_parts(all: &[Measurement]) -> (String, Vec<f64>) {
+pub(crate) fn to_parts(all: &[Measurement]) -> (String, Vec<f64>) {
     let names = all.iter().map(|m| &m.measured);
     let names: Vec<_> = names.map(|m| Names(m.set.clone(), m.prompts.clone(), m.metric.clone())).collect();
     let numbers = all.iter().flat_map(|Measurement { step, measured: m }| {
@@ -28,7 +28,7 @@ pub fn to_parts(all: &[Measurement]) -> (String, Vec<f64>) {
 }
 
 /// The inverse of [`to_parts`]; `None` if names and numbers do not match.
-pub fn from_parts(names: &str, numbers: &[Vec<f64>]) -> Option<Vec<Measurement>> {
+pub(crate) fn from_parts(names: &str, numbers: &[Vec<f64>]) -> Option<Vec<Measurement>> {
     let names: Vec<Names> = serde_json::from_str(names).ok()?;
     if names.len() != numbers.len() {
         return None;
@@ -42,7 +42,7 @@ pub fn from_parts(names: &str, numbers: &[Vec<f64>]) -> Option<Vec<Measurement>>
 }
 
 /// The first metric of each step, by which steps are compared.
-pub fn by_step(all: &[Measurement]) -> impl Iterator<Item = (u64, f64)> {
+pub(crate) fn by_step(all: &[Measurement]) -> impl Iterator<Item = (u64, f64)> {
     let first = |(i, m): &(usize, &Measurement)| *i == 0 || all[i - 1].step != m.step;
     all.iter().enumerate().filter(first).map(|(_, m)| (m.step, m.measured.value))
 }

@@ -4,14 +4,14 @@ use crate::error::{Result, TrainError};
 use crate::log::LogRow;
 
 /// Steps over which the loss is averaged.
-pub const WINDOW: usize = 100;
+pub(crate) const WINDOW: usize = 100;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Monitor {
+pub(crate) struct Monitor {
     /// Steps of warm-up.
-    pub warmup: u64,
+    pub(crate) warmup: u64,
     /// The loss of guessing, if known.
-    pub chance: Option<f64>,
+    pub(crate) chance: Option<f64>,
 }
 
 fn mean(rows: &[LogRow]) -> f64 {
@@ -19,7 +19,7 @@ fn mean(rows: &[LogRow]) -> f64 {
 }
 
 /// The mean loss of the last window. The log must not be empty.
-pub fn recent_loss(log: &[LogRow]) -> f64 {
+pub(crate) fn recent_loss(log: &[LogRow]) -> f64 {
     mean(&log[log.len().saturating_sub(WINDOW)..])
 }
 
@@ -29,7 +29,7 @@ impl Monitor {
     /// # Errors
     /// `NotConverging` if the loss is that of guessing after enough steps to learn; `Diverged` if
     /// it fell and is now as high as at the start.
-    pub fn check(&self, log: &[LogRow]) -> Result<()> {
+    pub(crate) fn check(&self, log: &[LogRow]) -> Result<()> {
         let step = log.len() as u64;
         if !log.len().is_multiple_of(WINDOW) || log.is_empty() {
             return Ok(());

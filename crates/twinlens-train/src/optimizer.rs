@@ -77,7 +77,7 @@ impl Gradients {
     ///
     /// # Errors
     /// If shapes do not match.
-    pub fn add(&mut self, variables: &Variables, store: &GradStore) -> candle_core::Result<()> {
+    pub(crate) fn add(&mut self, variables: &Variables, store: &GradStore) -> candle_core::Result<()> {
         for (name, variable) in variables {
             let Some(more) = store.get(variable) else { continue };
             let sum = match self.0.get(name) {
@@ -89,7 +89,7 @@ impl Gradients {
         Ok(())
     }
 
-    pub fn insert(&mut self, name: &str, gradient: Tensor) {
+    pub(crate) fn insert(&mut self, name: &str, gradient: Tensor) {
         self.0.insert(name.to_owned(), gradient);
     }
 
@@ -101,7 +101,7 @@ impl Gradients {
     ///
     /// # Errors
     /// Those of `sum`.
-    pub fn reduce(&mut self, bucket: usize, sum: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
+    pub(crate) fn reduce(&mut self, bucket: usize, sum: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
         let mut flat = Vec::with_capacity(self.0.values().map(Tensor::elem_count).sum());
         for gradient in self.0.values() {
             flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
@@ -210,7 +210,7 @@ impl AdamW {
     ///
     /// # Errors
     /// If a tensor cannot be read.
-    pub fn gather(&mut self) -> Result<(), StepError> {
+    pub(crate) fn gather(&mut self) -> Result<(), StepError> {
         for (name, [m, v]) in &self.on_device {
             let [m, v] = [m, v].map(|moment| moment.flatten_all()?.to_vec1());
             self.moments.insert(name.clone(), Moments { m: m?, v: v? });

@@ -138,13 +138,13 @@ impl<'a> Feed<'a> {
             blocks_by_row.sort_by_key(|block| block.start);
             for block in blocks_by_row {
                 let keys = blocks.keys(&block)?;
-                let wanted = |row: u64| {
+                let selected = |row: u64| {
                     let usable =
                         keys.get((row - block.start) as usize).is_some_and(|key| *key >= MIN_CAPTION_KEY);
                     usable && !self.needs_no_read(input, row)
                 };
-                if (block.start..).take(keys.len()).any(wanted) {
-                    rows.extend(pairs.read(&block, &wanted)?);
+                if (block.start..).take(keys.len()).any(selected) {
+                    rows.extend(pairs.read(&block, &selected)?);
                 }
             }
             if send.send(LoadedWindow { number: window.number, rows }).is_err() {

@@ -271,18 +271,18 @@ impl Pairs {
         self.keys.push(&keys)
     }
 
-    /// The wanted rows of a block.
+    /// The selected rows of a block.
     pub(crate) fn read(
         &self,
         block: &Block,
-        wanted: &dyn Fn(u64) -> bool,
+        selected: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<(u64, EncodedPair)>> {
         match &*self.shard(block)? {
-            Shard::Parquet(shard) => shard.read(block, wanted),
+            Shard::Parquet(shard) => shard.read(block, selected),
             Shard::Tar(shard) => {
                 let spans = self.spans.read(4 * block.start, 4 * block.rows as usize)?;
                 let spans: Vec<Spans> = spans.chunks_exact(4).map(|s| [s[0], s[1], s[2], s[3]]).collect();
-                shard.read(block, &spans, wanted)
+                shard.read(block, &spans, selected)
             }
         }
     }

@@ -69,11 +69,11 @@ impl ParquetShard {
         DatasetError::Schema { table: self.name.clone(), source }.into()
     }
 
-    /// The wanted rows of a block, with their numbers within the input.
+    /// The selected rows of a block, with their numbers within the input.
     pub(crate) fn read(
         &self,
         block: &Block,
-        wanted: &dyn Fn(u64) -> bool,
+        selected: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<(u64, EncodedPair)>> {
         let columns = [self.columns.caption.as_str(), &self.image_path];
         let batch =
@@ -85,7 +85,7 @@ impl ParquetShard {
             let missing = || TrainError::Options(format!("{}: no column `{}`", self.name, self.image_path));
             images = fields.column_by_name("bytes").ok_or_else(missing)?;
         }
-        let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| wanted(*row));
+        let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| selected(*row));
         Ok(rows
             .map(|(place, (row, caption))| {
                 let valid = column.is_valid(place) && images.is_valid(place);

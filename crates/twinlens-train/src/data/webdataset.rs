@@ -94,15 +94,15 @@ impl TarShard {
         Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
     }
 
-    /// The wanted rows of a block, with their numbers within the input.
+    /// The selected rows of a block, with their numbers within the input.
     pub(crate) fn read(
         &self,
         block: &Block,
         spans: &[Spans],
-        wanted: &dyn Fn(u64) -> bool,
+        selected: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<(u64, EncodedPair)>> {
         let mut file = self.file()?;
-        let rows = (block.start..).zip(spans).filter(|(row, _)| wanted(*row));
+        let rows = (block.start..).zip(spans).filter(|(row, _)| selected(*row));
         rows.map(|(row, [image, length, text, text_length])| {
             let image = file.read(*image, *length)?;
             let text = file.read(*text, text_length >> 1)?;

@@ -13,12 +13,12 @@ use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContex
 /// One of several inputs.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Weighted {
+pub(crate) struct Weighted {
     /// Pairs, as in the option `input`.
-    pub input: Input,
+    pub(crate) input: Input,
     /// How often each of its pairs is seen per epoch, relative to the other inputs.
     #[serde(default = "one")]
-    pub weight: Located<f64>,
+    pub(crate) weight: Located<f64>,
 }
 
 fn one() -> Located<f64> {
@@ -28,7 +28,7 @@ fn one() -> Located<f64> {
 /// Whether decoded images are cached in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Cache {
+pub(crate) enum Cache {
     /// If pairs are seen more than once, up to 4 GiB.
     #[default]
     Auto,
@@ -40,7 +40,7 @@ pub enum Cache {
 
 impl Cache {
     /// Maximum bytes of the file.
-    pub fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> u64 {
         match self {
             Self::Auto => 4 << 30,
             Self::Decoded => u64::MAX,
@@ -51,20 +51,20 @@ impl Cache {
 
 /// Whether an input names files instead of a dataset: a pattern, a tar file, or a dataset of the
 /// hub.
-pub fn is_files(input: &Input) -> bool {
+pub(crate) fn is_files(input: &Input) -> bool {
     let name = input.name();
     name.contains(['*', '?']) || name.ends_with(".tar") || is_hub_name(name)
 }
 
 /// Whether an input names a local directory or a model of the hub, instead of a stage or a dataset
 /// in an object store.
-pub fn is_directory(input: &Input) -> bool {
+pub(crate) fn is_directory(input: &Input) -> bool {
     let name = input.name();
     is_hub_name(name) || input.is_path() && !is_url(name)
 }
 
 /// Faults of the caption and image columns of an input whose tables are known.
-pub fn faults(tables: &InputTables, caption: &Located<String>, image: &Located<String>) -> Vec<Fault> {
+pub(crate) fn faults(tables: &InputTables, caption: &Located<String>, image: &Located<String>) -> Vec<Fault> {
     let Some(schema) = &tables.schema else { return Vec::new() };
     let at = |option: &Located<String>| match option.span() {
         span if span.is_empty() => tables.input.0.span(),
@@ -89,7 +89,7 @@ fn image_column(schema: &Schema, name: &str, span: std::ops::Range<usize>) -> Re
 
 /// Resolves inputs. `datasets` are the opened datasets among them; `follow` reads them while they
 /// grow.
-pub fn resolve(
+pub(crate) fn resolve(
     cx: &RunContext,
     inputs: &[(Input, f64)],
     datasets: &[InputData],

@@ -15,10 +15,10 @@ use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE}
 use twinlens_pipeline::RunError;
 
 /// The weights of the last step, if the model is their moving average.
-pub const LAST_FILE: &str = "last.safetensors";
+pub(crate) const LAST_FILE: &str = "last.safetensors";
 
 /// The log by the contract `train_log`.
-pub fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
+pub(crate) fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
     let ints = |f: fn(&LogRow) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(log.iter().map(|r| f(r) as i64)))
     };
@@ -41,7 +41,10 @@ pub fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
 }
 
 /// Evaluations by the contract `evaluations`.
-pub fn evaluations_batch(measurements: &[Measurement], batch_size: usize) -> Result<RecordBatch, RunError> {
+pub(crate) fn evaluations_batch(
+    measurements: &[Measurement],
+    batch_size: usize,
+) -> Result<RecordBatch, RunError> {
     let ints = |f: &dyn Fn(&Measurement) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(measurements.iter().map(|m| f(m) as i64)))
     };
@@ -69,7 +72,7 @@ pub fn evaluations_batch(measurements: &[Measurement], batch_size: usize) -> Res
 /// Writes the model and its tokenizer as artifacts of the split. The model has the weights of the
 /// last step, their moving average (then the last step's are a separate file), or those of the best
 /// step.
-pub fn write_model(
+pub(crate) fn write_model(
     clip: &Clip,
     output: &TrainOutput,
     best: bool,

@@ -11,7 +11,7 @@ use twinlens_pipeline::{Fault, Located, RunError};
 const TOWERS: [&str; 2] = ["visual", "text"];
 
 /// Faults of a list of parts of a model.
-pub fn faults(parts: &Located<Vec<Located<String>>>, config: &ClipConfig) -> Vec<Fault> {
+pub(crate) fn faults(parts: &Located<Vec<Located<String>>>, config: &ClipConfig) -> Vec<Fault> {
     let names = shapes(config);
     let unknown = parts.iter().filter(|part| !names.keys().any(|name| covers(part, name)));
     unknown
@@ -25,12 +25,12 @@ pub fn faults(parts: &Located<Vec<Located<String>>>, config: &ClipConfig) -> Vec
         .collect()
 }
 
-pub fn names(parts: &Located<Vec<Located<String>>>) -> Vec<String> {
+pub(crate) fn names(parts: &Located<Vec<Located<String>>>) -> Vec<String> {
     parts.iter().map(|part| part.value().clone()).collect()
 }
 
 /// Copies the weights of the model in `folder` to `clip`; with `parts`, only those.
-pub fn from_folder(
+pub(crate) fn from_folder(
     clip: &Clip,
     tokenizer: &Tokenizer,
     folder: &Path,

@@ -157,7 +157,7 @@ pub struct Train<E = Never> {
 /// Which weights a training leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Weights {
+pub(crate) enum Weights {
     /// Those of the last step.
     Last,
     /// Those of the best step.
@@ -167,7 +167,7 @@ pub enum Weights {
 /// A preset or a shape.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum ModelOption {
+pub(crate) enum ModelOption {
     /// The name of a preset.
     Preset(String),
     /// The shape.

@@ -20,22 +20,22 @@ use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{Input, InputData, RunContext, RunError};
 
 /// The side table of evaluations during training.
-pub const EVALUATIONS: &str = "evaluations";
+pub(crate) const EVALUATIONS: &str = "evaluations";
 
 /// A training that is about to run.
-pub struct Run<E> {
-    pub stage: Train<E>,
-    pub config: ClipConfig,
-    pub cx: RunContext,
+pub(crate) struct Run<E> {
+    pub(crate) stage: Train<E>,
+    pub(crate) config: ClipConfig,
+    pub(crate) cx: RunContext,
     /// All inputs of the stage.
-    pub inputs: Vec<InputData>,
+    pub(crate) inputs: Vec<InputData>,
     /// The stage's work directory, which survives a kill.
-    pub work: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 impl<E: Evaluation<Clip>> Run<E> {
     /// Trains, resuming from the newest checkpoint, and fills the split.
-    pub fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
+    pub(crate) fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
         let file = self.directory(&self.stage.tokenizer, &[TOKENIZER_FILE], &[&[TOKENIZER_FILE]])?;
         let file = file.join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
