@@ -234,7 +234,7 @@ mod tests {
         for (text, part) in [
             (&DUMP[..cut], "after 1 pages: the file ends without `</mediawiki>`"),
             ("", "after 0 pages"),
-            ("<mediawiki><page></title></mediawiki>", "dump.xml: byte"),
+            ("<mediawiki><page></title></mediawiki>", "dump.xml: at byte"),
             ("<mediawiki><title>&nbsp;</title></mediawiki>", "unknown entity &nbsp;"),
         ] {
             std::fs::write(&path, text).unwrap();
