@@ -1,12 +1,15 @@
 //! `match`: the speed of query matching on one core.
 //!
-//!     cargo bench -p twinlens-curate --bench match
+//!     cargo bench -p twinlens-curate --bench match [-- compare]
+//!
+//! With `compare` it prints a table of the matcher beside the automata of daachorse.
 //!
 //! The list is `pipelines/queries/queries.parquet` (500,000 queries). The captions are the lines of
 //! the file that `TWINLENS_CAPTIONS` names; without it, 50,000 are drawn from the list's words by
 //! their frequency in English. With `TWINLENS_MATCH_EXPORT=FOLDER` nothing is printed: the texts,
 //! the hits and the times go to files there, for the comparison in `match_peer.py`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -190,7 +193,100 @@ fn export(folder: &Path) -> Result<(), Failure> {
     Ok(std::fs::write(folder.join("times.txt"), times)?)
 }
 
+/// What a way of searching costs, for one row of the table.
+struct Costs {
+    build: f64,
+    load: f64,
+    file: usize,
+    heap: usize,
+    search: f64,
+    hits: usize,
+}
+
+/// Texts in token form, and the ids of the queries of each distinct one.
+fn patterns() -> (Vec<String>, Vec<Vec<i32>>) {
+    let mut patterns: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    for (id, text) in &GIVEN.0.queries {
+        patterns.entry(Normalizer::default().tokens(text)).or_default().push(*id);
+    }
+    patterns.remove("");
+    patterns.into_iter().unzip()
+}
+
+/// The matcher beside the automata of daachorse. All search the same tokens, and give the ids of a
+/// caption sorted and once each.
+fn compare() -> Result<(), Failure> {
+    let texts: Vec<String> = GIVEN.1.iter().map(|text| Normalizer::default().tokens(text)).collect();
+    let (patterns, ids) = patterns();
+    let start = Instant::now();
+    let matcher = build();
+    let build_seconds = start.elapsed().as_secs_f64();
+    let file = std::env::temp_dir().join(format!("twinlens-compare-{}.matcher", std::process::id()));
+    let cached = || Matcher::cached(&file, &GIVEN.0.queries, Normalizer::default());
+    drop(cached()?);
+    let trie = Costs {
+        build: build_seconds,
+        load: least(|| drop(cached())),
+        file: std::fs::metadata(&file)?.len() as usize,
+        heap: matcher.heap_bytes(),
+        search: least(|| {
+            divan::black_box(search(&matcher, &texts));
+        }),
+        hits: search(&matcher, &texts),
+    };
+    std::fs::remove_file(&file)?;
+    macro_rules! automaton {
+        ($kind:ident) => {{
+            let start = Instant::now();
+            let automaton = daachorse::$kind::<u32>::new(&patterns).map_err(|error| error.to_string())?;
+            let build = start.elapsed().as_secs_f64();
+            let bytes = automaton.serialize();
+            let found = || {
+                let (mut found, mut hits) = (Vec::new(), 0);
+                for text in &texts {
+                    found.clear();
+                    let matches = automaton.find_overlapping_iter(text);
+                    matches.for_each(|hit| found.extend_from_slice(&ids[hit.value() as usize]));
+                    found.sort_unstable();
+                    found.dedup();
+                    hits += found.len();
+                }
+                hits
+            };
+            Costs {
+                build,
+                load: least(|| drop(daachorse::$kind::<u32>::deserialize(&bytes))),
+                file: bytes.len(),
+                heap: automaton.heap_bytes() + ids.iter().map(|ids| 24 + 4 * ids.capacity()).sum::<usize>(),
+                search: least(|| {
+                    divan::black_box(found());
+                }),
+                hits: found(),
+            }
+        }};
+    }
+    let all = [
+        ("matcher", trie),
+        ("daachorse bytewise", automaton!(DoubleArrayAhoCorasick)),
+        ("daachorse charwise", automaton!(CharwiseDoubleArrayAhoCorasick)),
+    ];
+    println!("| | build s | load s | file MiB | heap MiB | search us/caption | hits |");
+    println!("|---|---|---|---|---|---|---|");
+    for (name, costs) in all {
+        let (file, heap) = (costs.file as f64 / 1048576.0, costs.heap as f64 / 1048576.0);
+        let search = costs.search * 1e6 / texts.len() as f64;
+        println!(
+            "| {name} | {:.2} | {:.3} | {file:.1} | {heap:.1} | {search:.2} | {} |",
+            costs.build, costs.load, costs.hits
+        );
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Failure> {
+    if std::env::args().any(|argument| argument == "compare") {
+        return compare();
+    }
     match std::env::var_os("TWINLENS_MATCH_EXPORT") {
         Some(folder) => export(&PathBuf::from(folder)),
         None => {

@@ -10,6 +10,7 @@ mod docs;
 mod eval;
 mod export;
 mod memory;
+mod programs;
 mod quickstart;
 mod retry;
 mod support;

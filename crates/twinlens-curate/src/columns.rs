@@ -39,3 +39,8 @@ pub(crate) fn is_text(kind: &DataType) -> bool {
 pub(crate) fn is_int_list(kind: &DataType) -> bool {
     matches!(kind, DataType::List(item) | DataType::LargeList(item) if item.data_type() == &DataType::Int32)
 }
+
+/// Whether rows can be sorted by a column of this type.
+pub(crate) fn is_sortable(kind: &DataType) -> bool {
+    kind.is_primitive() || is_text(kind) || kind == &DataType::Boolean
+}

@@ -29,7 +29,7 @@ use twinlens_pipeline::{
     Tables, Whole, Work,
 };
 
-use crate::columns::{column, is_text, require};
+use crate::columns::{column, is_sortable, is_text, require};
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
@@ -104,10 +104,6 @@ impl Stage for Dedup {
     fn work(&self) -> Work<'_> {
         Work::Whole(self)
     }
-}
-
-fn is_sortable(kind: &DataType) -> bool {
-    kind.is_primitive() || is_text(kind) || kind == &DataType::Boolean
 }
 
 impl Dedup {

@@ -1,6 +1,7 @@
 //! The stage kinds of this crate.
 
 mod balance;
+mod command;
 mod decontaminate;
 mod dedup;
 mod filter;
@@ -13,6 +14,7 @@ mod sql;
 mod testing;
 
 pub use balance::Balance;
+pub use command::Command;
 pub use decontaminate::Decontaminate;
 pub use dedup::Dedup;
 pub use filter::Filter;
@@ -30,6 +32,7 @@ use twinlens_pipeline::{InputTables, Registry};
 /// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
     registry.add::<Balance>();
+    registry.add::<Command>();
     registry.add::<Decontaminate>();
     registry.add::<Dedup>();
     registry.add::<Filter>();
