@@ -3,9 +3,7 @@
 use std::fs;
 
 use twinlens_gallery::Catalog;
-use twinlens_model::{
-    Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VisionConfig, VitConfig,
-};
+use twinlens_model::{Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VitConfig};
 
 use crate::support::{Place, stderr, stdout};
 
@@ -38,14 +36,14 @@ how_to_get = "it is made by a test"
     fs::create_dir(&model).unwrap();
     let captions = ["a photo of a flag", "an emoji of food or drink"].map(String::from);
     Tokenizer::train(captions.into_iter(), 300).unwrap().save(&model.join(TOKENIZER_FILE)).unwrap();
-    let vision = VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
+    let vision = VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 }.into();
     let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
     let config = ClipConfig {
         embed: 8,
         vision,
         text,
         activation: Default::default(),
-        objective: Objective::Contrastive,
+        objective: Objective::CONTRASTIVE,
     };
     Clip::new(config, 5).unwrap().save(&model).unwrap();
     place

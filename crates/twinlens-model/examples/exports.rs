@@ -6,7 +6,7 @@
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use twinlens_model::{Activation, Clip, ClipConfig, Objective, Result, VisionConfig, weights};
+use twinlens_model::{Activation, Clip, ClipConfig, Objective, Result, VitConfig, weights};
 
 fn small(preset: &str, activation: Activation, objective: Objective) -> Result<ClipConfig> {
     let mut config = ClipConfig { activation, objective, ..ClipConfig::preset(preset)? };
@@ -18,7 +18,7 @@ fn models(presets: &[String]) -> Result<Vec<(String, ClipConfig)>> {
     if !presets.is_empty() {
         return presets.iter().map(|name| Ok((name.clone(), ClipConfig::preset(name)?))).collect();
     }
-    let (contrastive, sigmoid) = (Objective::Contrastive, Objective::Sigmoid);
+    let (contrastive, sigmoid) = (Objective::CONTRASTIVE, Objective::SIGMOID);
     Ok(vec![
         ("vit-quick-gelu".into(), small("vit-tiny-48", Activation::QuickGelu, contrastive)?),
         ("vit-gelu".into(), small("vit-tiny-64", Activation::Gelu, contrastive)?),
@@ -53,8 +53,8 @@ fn main() -> Result<()> {
         let (theirs, others) = (dir.join("open_clip"), dir.join("hugging_face"));
         made(&theirs)?;
         clip.export_open_clip(&theirs)?;
-        let is_vit = matches!(clip.config().vision, VisionConfig::Vit(_));
-        if is_vit && clip.config().objective == Objective::Contrastive {
+        let is_vit = clip.config().vision.downcast_ref::<VitConfig>().is_some();
+        if is_vit && clip.config().objective == Objective::CONTRASTIVE {
             made(&others)?;
             clip.export_hugging_face(&others)?;
         }

@@ -5,6 +5,7 @@
 //! and the loss in f32, matrix products and convolutions in half precision.
 
 use crate::error::{ModelError, Result};
+use crate::ops::reference::Tensors;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, backend::BackendStorage, bail,
 };
@@ -166,6 +167,15 @@ impl Precision {
     /// Passes a weight into half-precision operations; unscales its gradient.
     pub(crate) fn enter(self, weight: &Tensor) -> candle_core::Result<Tensor> {
         scale_gradient(weight, 1.0 / self.gradient_scale())
+    }
+
+    /// Passes all weights that are trained into half-precision operations.
+    pub(crate) fn enter_all(self, tensors: &Tensors) -> candle_core::Result<Tensors> {
+        let enter = |(name, tensor): (&String, &Tensor)| {
+            let tensor = if tensor.track_op() { self.enter(tensor)? } else { tensor.clone() };
+            Ok((name.clone(), tensor))
+        };
+        tensors.iter().map(enter).collect()
     }
 
     /// Passes a result out of half-precision operations as f32; scales its gradient.

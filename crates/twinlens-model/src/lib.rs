@@ -1,9 +1,14 @@
 //! CLIP towers, objectives, tokenizer, weights in and out, fused operations with backward.
 //!
 //! A [`Clip`] is an image tower (a vision transformer or the paper's ResNet) and a causal text
-//! transformer whose features share a space (Radford et al. 2021), or that predict words, in
-//! candle, on the CPU or (feature `cuda`) a GPU. Weights carry open_clip's names. On the CPU
-//! results are the same bits whatever the number of threads.
+//! transformer, trained for one of several objectives: to embed images and texts in one space
+//! (Radford et al. 2021), or to predict words. It runs in candle, on the CPU or (feature `cuda`) a
+//! GPU. Weights have open_clip's names. Results on the CPU are bit-identical for any number of
+//! threads.
+//!
+//! To add an objective, implement the traits of `objectives/kind.rs` in a file and list it in
+//! `objectives/mod.rs`. To add an image tower, implement the trait of `towers/image.rs` in a file
+//! and list it in `towers/vision.rs`.
 
 #![warn(missing_docs)]
 
@@ -11,27 +16,31 @@ mod clip;
 mod compute;
 mod config;
 mod error;
-mod init;
-mod objective;
+mod files;
+mod forward;
+mod objectives;
 mod ops;
 mod parts;
-mod plain;
 pub mod reference;
-mod score;
 mod shares;
 mod tokenizer;
 mod towers;
+mod variables;
 pub mod weights;
 
-pub use clip::{CONFIG_FILE, Clip, WEIGHTS_FILE};
+pub use clip::Clip;
 pub use compute::{DeviceOption, Precision};
-pub use config::{
-    CatalogEntry, ClipConfig, Profile, ResNetConfig, TextConfig, VisionConfig, VitConfig, catalog,
-};
+pub use config::{CatalogEntry, ClipConfig, Profile, catalog};
 pub use error::{ModelError, Result};
-pub use objective::Objective;
+pub use files::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+pub use objectives::Objective;
 pub use ops::activation::Activation;
-pub use parts::{Tower, any_covers, covers};
+pub use parts::{any_covers, covers};
 pub use shares::{Features, Share};
-pub use tokenizer::{TOKENIZER_FILE, Tokenizer};
-pub use towers::Pass;
+pub use tokenizer::Tokenizer;
+pub use towers::Tower;
+pub use towers::image::Pass;
+pub use towers::resnet::ResNetConfig;
+pub use towers::text::TextConfig;
+pub use towers::vision::VisionConfig;
+pub use towers::vit::VitConfig;

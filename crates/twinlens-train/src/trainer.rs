@@ -20,7 +20,7 @@ use crate::step::{Step, Stepper};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Instant;
-use twinlens_model::{Clip, Objective};
+use twinlens_model::Clip;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
 
@@ -312,9 +312,7 @@ impl Training<'_, '_> {
         };
         self.state.log.push(row);
         (self.hooks.observe)(&row);
-        // Only the contrastive loss has a known value for guessing.
-        let known = clip.config().objective == Objective::Contrastive && batch >= 16;
-        let chance = known.then(|| (batch as f64).ln());
+        let chance = clip.config().objective.chance_loss(batch).filter(|_| batch >= 16);
         Monitor { warmup: self.options.warmup, chance }.check(&self.state.log)
     }
 

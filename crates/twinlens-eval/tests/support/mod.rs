@@ -16,7 +16,7 @@ use parquet::arrow::ArrowWriter;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS};
-use twinlens_model::{Clip, ClipConfig, Objective, TextConfig, VisionConfig, VitConfig};
+use twinlens_model::{Clip, ClipConfig, Objective, TextConfig, VitConfig};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
@@ -56,9 +56,9 @@ pub const WIDTH: usize = 12;
 
 /// A model with random weights for images of 16 pixels and 300 tokens.
 pub fn save_model(folder: &Path, seed: u64) {
-    let vision = VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 });
+    let vision = VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 }.into();
     let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
-    let (activation, objective) = (Default::default(), Objective::Contrastive);
+    let (activation, objective) = (Default::default(), Objective::CONTRASTIVE);
     let config = ClipConfig { embed: WIDTH, vision, text, activation, objective };
     Clip::new(config, seed).unwrap().save(folder).unwrap();
 }

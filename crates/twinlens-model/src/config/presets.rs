@@ -1,9 +1,13 @@
 //! Named shapes: the nine models of the paper, and a tiny series that trains on a few CPU cores.
 
-use super::{ClipConfig, Profile, ResNetConfig, TextConfig, VisionConfig, VitConfig};
+use super::profile::Profile;
+use super::shape::ClipConfig;
 use crate::error::{ModelError, Result};
-use crate::objective::Objective;
+use crate::objectives::Objective;
 use crate::ops::activation::Activation;
+use crate::towers::resnet::ResNetConfig;
+use crate::towers::text::TextConfig;
+use crate::towers::vit::VitConfig;
 
 /// An image tower of the tables below.
 enum Tower {
@@ -14,7 +18,7 @@ enum Tower {
 }
 use Tower::{ResNet, Vit};
 
-/// Name, embed, image tower, and `[context, vocabulary, width, layers, heads]` of the text tower.
+/// Name, embed, image tower, and `[context, vocab, width, layers, heads]` of the text tower.
 type Preset = (&'static str, usize, Tower, [usize; 5]);
 
 /// Context and vocabulary of all nine; 12 layers, heads of 64.
@@ -35,8 +39,8 @@ const PAPER: [Preset; 9] = [
     ("vit-l-14-336", 768, Vit([336, 14, 1024, 24, 16]), paper_text(768)),
 ];
 
-/// As in the paper, the text towers grow in width alone, and the ResNets in width, depth and pixels
-/// together; `x3` is about three times the arithmetic of `rn-tiny-64`.
+/// As in the paper, text towers grow only in width, and ResNets in width, depth and image size
+/// together. `x3` needs about three times the arithmetic of `rn-tiny-64`.
 const TINY: [Preset; 9] = [
     ("rn-tiny-32", 128, ResNet([32, 16, 8], [1, 1, 1, 1]), [32, 4096, 96, 2, 3]),
     ("rn-tiny-64", 128, ResNet([64, 16, 8], [1, 1, 1, 1]), [32, 8192, 128, 2, 4]),
@@ -52,23 +56,23 @@ const TINY: [Preset; 9] = [
 fn config(&(_, embed, ref tower, text): &Preset) -> ClipConfig {
     let vision = match *tower {
         Vit([image_size, patch, width, layers, heads]) => {
-            VisionConfig::Vit(VitConfig { image_size, patch, width, layers, heads })
+            VitConfig { image_size, patch, width, layers, heads }.into()
         }
         ResNet([image_size, width, heads], stages) => {
-            VisionConfig::ResNet(ResNetConfig { image_size, width, stages, heads })
+            ResNetConfig { image_size, width, stages, heads }.into()
         }
     };
     let [context, vocab, width, layers, heads] = text;
     let text = TextConfig { context, vocab, width, layers, heads };
-    ClipConfig { embed, vision, text, activation: Activation::QuickGelu, objective: Objective::Contrastive }
+    ClipConfig { embed, vision, text, activation: Activation::QuickGelu, objective: Objective::CONTRASTIVE }
 }
 
-/// A named shape with what it costs.
+/// A named shape and its cost.
 #[derive(Clone, Debug)]
 pub struct CatalogEntry {
-    /// The name to ask for it by.
+    /// The preset's name.
     pub name: &'static str,
-    /// Whether it is one of the paper's nine.
+    /// Whether it is one of the paper's nine models.
     pub paper: bool,
     /// The shape.
     pub config: ClipConfig,
@@ -76,8 +80,7 @@ pub struct CatalogEntry {
     pub profile: Profile,
 }
 
-/// Every named shape: the tiny series first, then the paper's, each from small to large as listed
-/// in the paper.
+/// Every named shape: the tiny series, then the paper's models, each from small to large.
 pub fn catalog() -> Vec<CatalogEntry> {
     let entry = |paper: bool| {
         move |preset: &Preset| {
@@ -89,15 +92,15 @@ pub fn catalog() -> Vec<CatalogEntry> {
 }
 
 impl ClipConfig {
-    /// A named shape. The paper's spelling does too: `RN50x4`, `ViT-L/14@336`.
+    /// A named shape. The paper's spelling works too: `RN50x4`, `ViT-L/14@336`.
     ///
     /// # Errors
-    /// `UnknownPreset`, which lists those that exist.
+    /// `UnknownPreset`, which lists the known names.
     pub fn preset(name: &str) -> Result<Self> {
-        let plain = name.to_ascii_lowercase().replace(['/', '@', '_'], "-");
-        let found = TINY.iter().chain(&PAPER).find(|preset| preset.0 == plain);
+        let normalised = name.to_ascii_lowercase().replace(['/', '@', '_'], "-");
+        let preset = TINY.iter().chain(&PAPER).find(|preset| preset.0 == normalised);
         let unknown = || ModelError::UnknownPreset { name: name.into(), known: Self::presets().join(", ") };
-        found.map(config).ok_or_else(unknown)
+        preset.map(config).ok_or_else(unknown)
     }
 
     /// The names of all presets.
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_can_be_built_and_survive_json() {
+    fn presets_are_valid_and_survive_json() {
         for name in ClipConfig::presets() {
             let config = ClipConfig::preset(name).unwrap();
             config.check().unwrap();
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tiny_series_spans_fifty_times_in_arithmetic() {
+    fn the_tiny_series_spans_a_factor_of_fifty_in_arithmetic() {
         for (tower, least) in [("rn-tiny", 5), ("vit-tiny", 4)] {
             let entries = catalog().into_iter().filter(|e| e.name.starts_with(tower));
             let flops: Vec<u64> = entries

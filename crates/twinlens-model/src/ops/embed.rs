@@ -218,6 +218,18 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// Cuts each text after its first highest id, its end token: with a causal mask, later tokens have
+    /// no effect.
+    pub fn until_end(ids: &[Vec<u32>]) -> Self {
+        let mut texts = Self { ids: Vec::new(), lens: Vec::with_capacity(ids.len()) };
+        for row in ids {
+            let end = row.iter().enumerate().fold(0, |best, (i, id)| if *id > row[best] { i } else { best });
+            texts.ids.extend_from_slice(&row[..=end]);
+            texts.lens.push(end + 1);
+        }
+        texts
+    }
+
     /// The ids of each text.
     pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let mut rest = &self.ids[..];

@@ -20,6 +20,7 @@ pub mod matmul;
 pub mod norm;
 pub mod pairs;
 pub mod pool;
+pub mod reference;
 pub mod sigmoid;
 pub mod simd;
 pub mod transformer;

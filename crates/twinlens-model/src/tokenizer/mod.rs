@@ -10,11 +10,13 @@
 //! open_clip's, except for a caption that spells out a special token: it stays text here and would
 //! end the caption there.
 
+mod special;
 mod vocabulary;
 
 use crate::error::{ModelError, Result};
-use crate::weights::write_atomically;
+use crate::files::write_atomically;
 use sha2::{Digest, Sha256};
+use special::{END, START, tokenizer_error};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,10 +31,6 @@ use tokenizers::{
     PreTokenizer, Trainer,
 };
 
-/// File name of the tokenizer in a model directory.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
 /// Smallest vocabulary: all bytes, start and end.
 const MIN_VOCAB: usize = 258;
 
@@ -44,10 +42,6 @@ pub struct Tokenizer {
     replaced_normalizer: Option<Option<NormalizerWrapper>>,
     start: u32,
     end: u32,
-}
-
-fn tokenizer_error(error: impl std::fmt::Display) -> ModelError {
-    ModelError::Tokenizer(error.to_string())
 }
 
 fn normalizer() -> Result<Sequence> {
@@ -212,6 +206,7 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::TOKENIZER_FILE;
 
     fn captions() -> impl DoubleEndedIterator<Item = String> {
         let words = [

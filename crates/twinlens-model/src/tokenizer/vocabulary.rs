@@ -4,7 +4,7 @@
 //! The file holds one merge per line. Ids in order: the 256 bytes, the 256 bytes at the end of a
 //! word, the result of each merge, start, end. A byte is written as a printable character.
 
-use super::{END, START, tokenizer_error};
+use super::special::{END, START, tokenizer_error};
 use crate::error::Result;
 use flate2::read::GzDecoder;
 use std::io::Read;

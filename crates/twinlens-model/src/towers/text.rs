@@ -1,87 +1,148 @@
-//! The text transformer: as CLIP's text tower, and as the language model that writes captions.
+//! The text transformer: CLIP's text tower, and the language model that writes captions.
 
-use super::Blocks;
-use crate::config::TextConfig;
+use super::blocks::{self, BlockInit, Blocks};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{Texts, text_embed};
+use crate::ops::reference::{self, Tensors, get, like};
 use crate::ops::transformer::{Pool, Sequences};
-use crate::reference::{self, Tensors};
-use candle_core::{Result, Tensor};
+use crate::variables::{Declarations, Init};
+use candle_core::{D, DType, Result, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// Each text up to its first highest id: under a causal mask nothing behind it can reach what is
-/// read there.
-pub fn until_end(ids: &[Vec<u32>]) -> Texts {
-    let mut texts = Texts { ids: Vec::new(), lens: Vec::with_capacity(ids.len()) };
-    for row in ids {
-        let end = row.iter().enumerate().fold(0, |best, (i, id)| if *id > row[best] { i } else { best });
-        texts.ids.extend_from_slice(&row[..=end]);
-        texts.lens.push(end + 1);
+const STACK: &str = "transformer";
+
+/// The shape of a causal text transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextConfig {
+    /// Most tokens of a text, start and end included.
+    pub context: usize,
+    /// Token ids run from 0 to this, exclusive. The `train` stage takes it from the tokenizer.
+    #[serde(default)]
+    pub vocab: usize,
+    /// Numbers in a token.
+    pub width: usize,
+    /// Residual attention blocks.
+    pub layers: usize,
+    /// Attention heads; divides `width`.
+    pub heads: usize,
+}
+
+impl TextConfig {
+    /// Declares embeddings, blocks and the final norm, as CLIP's code initialises them.
+    pub(crate) fn declare(&self, variables: &mut Declarations) {
+        let width = self.width as f64;
+        variables.add("token_embedding.weight", &[self.vocab, self.width], Init::Normal(0.02));
+        variables.add("positional_embedding", &[self.context, self.width], Init::Normal(0.01));
+        variables.add_norm("ln_final", self.width);
+        let residual = Init::Normal(width.powf(-0.5) * (2.0 * self.layers as f64).powf(-0.5));
+        let init = BlockInit {
+            qkv: Init::normal_fan_in(self.width),
+            attention_out: residual,
+            feed_forward_in: Init::normal_fan_in(2 * self.width),
+            feed_forward_out: residual,
+        };
+        blocks::declare(variables, STACK, self.width, self.layers, &init);
     }
-    texts
-}
 
-fn stack(
-    config: &TextConfig,
-    activation: Activation,
-    tensors: &Tensors,
-    x: &Tensor,
-    sequences: Sequences,
-    pool: &Pool,
-    train: bool,
-) -> Result<Tensor> {
-    let shape = BlockShape { width: config.width, heads: config.heads, activation };
-    let blocks = Blocks { tower: "transformer", layers: config.layers, shape, tensors, pool };
-    let x = blocks.run(x, sequences, train)?;
-    reference::layer_norm(&x, tensors, "ln_final")
-}
-
-fn embed(tensors: &Tensors, texts: Texts, train: bool) -> Result<Tensor> {
-    let table = reference::get(tensors, "token_embedding.weight")?;
-    text_embed(table, reference::get(tensors, "positional_embedding")?, texts, train)
-}
-
-/// Features `[texts, embed]`, of any length.
-pub fn features(
-    config: &TextConfig,
-    activation: Activation,
-    tensors: &Tensors,
-    texts: Texts,
-    pool: &Pool,
-    train: bool,
-) -> Result<Tensor> {
-    let sequences = Sequences::causal(texts.lens.iter().copied());
-    let x = embed(tensors, texts, train)?;
-    let x = stack(config, activation, tensors, &x, sequences, pool, train)?;
-    x.matmul(reference::get(tensors, "text_projection")?)
-}
-
-/// What the language model knows before each word but the first: rows `[all tokens - texts,
-/// width]`, and beside each row the token that follows. The image's features (`[texts, embed]`),
-/// projected, are added to each text's start token.
-pub fn next_tokens(
-    config: &TextConfig,
-    activation: Activation,
-    tensors: &Tensors,
-    image: &Tensor,
-    texts: &Texts,
-    pool: &Pool,
-    train: bool,
-) -> Result<(Tensor, Vec<u32>)> {
-    let mut inputs = Texts { ids: Vec::new(), lens: Vec::new() };
-    let (mut targets, mut starts) = (Vec::new(), Vec::new());
-    for text in texts.iter() {
-        starts.push(inputs.ids.len() as u32);
-        // A text of one token has nothing to predict; it still takes a row, which predicts that
-        // token.
-        let known = text.len().max(2) - 1;
-        inputs.ids.extend_from_slice(&text[..known]);
-        inputs.lens.push(known);
-        targets.extend_from_slice(&text[text.len() - known..]);
+    /// Declares the projection to features of `embed` numbers.
+    pub(crate) fn declare_projection(&self, variables: &mut Declarations, embed: usize) {
+        variables.add("text_projection", &[self.width, embed], Init::normal_fan_in(self.width));
     }
-    let sequences = Sequences::causal(inputs.lens.iter().copied()).unpooled();
-    let image = image.matmul(reference::get(tensors, "caption.image_projection")?)?;
-    let starts = Tensor::new(starts, image.device())?;
-    let x = embed(tensors, inputs, train)?.index_add(&starts, &image, 0)?;
-    Ok((stack(config, activation, tensors, &x, sequences, pool, train)?, targets))
+
+    /// Operations (additions and multiplications) of the blocks over one text of full length.
+    pub(crate) fn flops(&self) -> usize {
+        blocks::flops(self.width, self.layers, self.context)
+    }
+}
+
+/// A text transformer with its variables and memory.
+#[derive(Clone, Copy)]
+pub struct TextTower<'a> {
+    pub config: &'a TextConfig,
+    pub activation: Activation,
+    /// The variables, attached to the graph if they are trained.
+    pub tensors: &'a Tensors,
+    pub pool: &'a Pool,
+}
+
+impl TextTower<'_> {
+    fn embed(&self, texts: Texts, train: bool) -> Result<Tensor> {
+        let table = get(self.tensors, "token_embedding.weight")?;
+        text_embed(table, get(self.tensors, "positional_embedding")?, texts, train)
+    }
+
+    fn stack(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
+        let TextConfig { width, heads, layers, .. } = *self.config;
+        let shape = BlockShape { width, heads, activation: self.activation };
+        let blocks = Blocks { stack: STACK, layers, shape, tensors: self.tensors, pool: self.pool };
+        reference::layer_norm(&blocks.run(x, sequences, train)?, self.tensors, "ln_final")
+    }
+
+    /// Features `[texts, embed]` of any length.
+    pub fn features(&self, texts: Texts, train: bool) -> Result<Tensor> {
+        let sequences = Sequences::causal(texts.lens.iter().copied());
+        let x = self.stack(&self.embed(texts, train)?, sequences, train)?;
+        x.matmul(get(self.tensors, "text_projection")?)
+    }
+
+    /// The language model's state before each word but the first (`[all tokens - texts, width]`), and
+    /// the token that follows each. The projected `image` features (`[texts, embed]`) are added to
+    /// each text's start token.
+    pub fn next_tokens(&self, image: &Tensor, texts: &Texts, train: bool) -> Result<(Tensor, Vec<u32>)> {
+        let mut inputs = Texts { ids: Vec::new(), lens: Vec::new() };
+        let (mut targets, mut starts) = (Vec::new(), Vec::new());
+        for text in texts.iter() {
+            starts.push(inputs.ids.len() as u32);
+            // A text of one token has nothing to predict; its row predicts that token.
+            let known = text.len().max(2) - 1;
+            inputs.ids.extend_from_slice(&text[..known]);
+            inputs.lens.push(known);
+            targets.extend_from_slice(&text[text.len() - known..]);
+        }
+        let sequences = Sequences::causal(inputs.lens.iter().copied()).unpooled();
+        let image = image.matmul(get(self.tensors, "caption.image_projection")?)?;
+        let starts = Tensor::new(starts, image.device())?;
+        let x = self.embed(inputs, train)?.index_add(&starts, &image, 0)?;
+        Ok((self.stack(&x, sequences, train)?, targets))
+    }
+
+    /// The embeddings of token `ids` (`[batch, context]`), `[batch, context, width]`, as `dtype`; in
+    /// candle's basic operations.
+    pub fn reference_embed(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        let (batch, context) = ids.dims2()?;
+        let x = get(self.tensors, "token_embedding.weight")?.index_select(&ids.flatten_all()?, 0)?;
+        x.reshape((batch, context, self.config.width))?.to_dtype(dtype)
+    }
+
+    /// Adds positions to embedded tokens (`[batch, context, width]`) and applies the blocks; in
+    /// candle's basic operations.
+    pub fn reference_stack(&self, x: &Tensor) -> Result<Tensor> {
+        let context = x.dim(1)?;
+        let positions = get(self.tensors, "positional_embedding")?.narrow(0, 0, context)?;
+        let mut x = x.broadcast_add(&like(&positions, x)?)?;
+        let mask = |row: usize, column: usize| if column > row { f64::NEG_INFINITY } else { 0.0 };
+        let mask: Vec<f64> = (0..context).flat_map(|r| (0..context).map(move |c| mask(r, c))).collect();
+        let mask = Tensor::from_vec(mask, (context, context), x.device())?.to_dtype(x.dtype())?;
+        for layer in 0..self.config.layers {
+            let name = format!("{STACK}.resblocks.{layer}");
+            x = reference::block(&x, self.tensors, &name, self.config.heads, Some(&mask), self.activation)?;
+        }
+        Ok(x)
+    }
+
+    /// Features `[texts, embed]` of any length of token `ids` (`[texts, context]`), computed as
+    /// `dtype` in candle's basic operations.
+    pub fn reference_features(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        let (batch, context) = ids.dims2()?;
+        let x = self.reference_stack(&self.reference_embed(ids, dtype)?)?;
+        let ends = ids.to_dtype(DType::F32)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let ends: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * context) as u32 + end).collect();
+        let ends = Tensor::new(ends, ids.device())?;
+        let x = x.reshape((batch * context, self.config.width))?.index_select(&ends, 0)?;
+        let projection = like(get(self.tensors, "text_projection")?, &x)?;
+        reference::layer_norm(&x, self.tensors, "ln_final")?.matmul(&projection)
+    }
 }

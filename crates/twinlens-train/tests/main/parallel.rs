@@ -96,7 +96,7 @@ const CUTS: [(usize, usize); 8] = [(8, 1), (5, 1), (1, 1), (16, 2), (16, 4), (3,
 /// Gradient caching gives the gradients of the whole batch, for every objective and variable.
 #[test]
 fn micro_batches_and_ranks_give_the_gradients_of_the_whole_batch() {
-    for objective in Objective::ALL {
+    for &objective in Objective::ALL {
         let clip = Clip::new(ClipConfig { objective, ..config() }, 3).unwrap();
         let batch = batch(clip.config());
         let (loss, whole) = gradients(&clip, &batch, N, 1);
@@ -200,7 +200,7 @@ fn an_abandoned_step_has_no_side_effects() {
         (resnet(), &[], TrainOptions { micro_batch: Some(4), ema: Some(0.9), ..options(5) }),
         (resnet(), &[], TrainOptions { micro_batch: Some(2), ranks: 2, ..options(5) }),
         (
-            ClipConfig { objective: Objective::Caption, ..config() },
+            ClipConfig { objective: Objective::CAPTION, ..config() },
             &[],
             TrainOptions { micro_batch: Some(3), ranks: 2, ..options(5) },
         ),

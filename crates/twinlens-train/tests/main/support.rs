@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::mpsc::SyncSender;
-use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VisionConfig, VitConfig};
+use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VitConfig};
 use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
 
 const PAIRS: u32 = 48;
@@ -11,17 +11,17 @@ const PAIRS: u32 = 48;
 pub fn config() -> ClipConfig {
     ClipConfig {
         embed: 16,
-        vision: VisionConfig::Vit(VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }),
+        vision: VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }.into(),
         text: TextConfig { context: 6, vocab: 64, width: 32, layers: 2, heads: 2 },
         activation: Activation::QuickGelu,
-        objective: Objective::Contrastive,
+        objective: Objective::CONTRASTIVE,
     }
 }
 
 /// The same model with a ResNet, whose running statistics belong in checkpoints.
 pub fn resnet() -> ClipConfig {
     let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
-    ClipConfig { vision: VisionConfig::ResNet(tower), ..config() }
+    ClipConfig { vision: tower.into(), ..config() }
 }
 
 pub fn options(steps: u64) -> TrainOptions {

@@ -98,7 +98,7 @@ fn pairs_are_learned() {
 
 #[test]
 fn every_objective_is_learned_and_resumes() {
-    for objective in Objective::ALL {
+    for &objective in Objective::ALL {
         let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = ClipConfig { objective, ..config() };
         let options = TrainOptions { checkpoint_every: 50, ..options(120) };

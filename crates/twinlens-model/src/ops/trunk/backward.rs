@@ -77,7 +77,7 @@ impl<'a> Backward<'a> {
         d: &[f32],
         sums: &[Sums],
     ) -> (Vec<f32>, Vec<Sums>) {
-        let source = Source::normalised(&self.layers[before]).pooled(pooled);
+        let source = self.layers[before].output().pooled(pooled);
         let mut d_before = self.buffers.take(source.kept.len());
         let sums = self.layer(number, source, d, sums, Some((&mut d_before, false)));
         (d_before, sums)

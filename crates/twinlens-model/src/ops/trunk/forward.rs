@@ -48,7 +48,7 @@ impl ResNet {
         channels_last(pixels, first.channels, first.image_len(), &mut saved.pixels);
         let layers = &mut saved.layers;
         for (i, &parameters) in params.iter().enumerate().take(self.trunk.stem.len()) {
-            let source = layers.last().map_or_else(|| Source::direct(&saved.pixels), Source::normalised);
+            let source = layers.last().map_or_else(|| Source::direct(&saved.pixels), Layer::output);
             let layer = self.layer(parameters, i, source, batch);
             match layers.last_mut() {
                 Some(before) => self.release(&mut before.convolved),
@@ -78,7 +78,7 @@ impl ResNet {
             Conv { kernel: 1, stride: 1, side: last.out_side() / 2, channels: last.out, out: last.out };
         let mut out = self.buffers.take(batch * grid.image_len());
         if let Some(layer) = layers.last_mut() {
-            let source = Source::normalised(layer).pooled(true);
+            let source = layer.output().pooled(true);
             let images = out.par_chunks_mut(grid.image_len()).enumerate();
             images.for_each_init(Default::default, |rows, (i, out)| source.image(grid, i, rows, out));
             self.release(&mut layer.convolved);
@@ -98,14 +98,9 @@ impl ResNet {
         let number = layers.len();
         let [first, second, third, shortcut] = [0, 1, 2, 3].map(|i| number + i);
         layers.push(self.layer(params[first], first, Source::direct(grid), batch));
-        layers.push(self.layer(params[second], second, Source::normalised(&layers[first]), batch));
+        layers.push(self.layer(params[second], second, layers[first].output(), batch));
         self.release(&mut layers[first].convolved);
-        layers.push(self.layer(
-            params[third],
-            third,
-            Source::normalised(&layers[second]).pooled(block.pooled),
-            batch,
-        ));
+        layers.push(self.layer(params[third], third, layers[second].output().pooled(block.pooled), batch));
         self.release(&mut layers[second].convolved);
         if block.shortcut.is_some() {
             let source = Source::direct(grid).pooled(block.pooled);

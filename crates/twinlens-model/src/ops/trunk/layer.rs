@@ -25,6 +25,13 @@ pub(super) struct Layer {
     pub(super) norm: Norm,
 }
 
+impl Layer {
+    /// The layer's output, normalised and rectified, as the input of the next.
+    pub(super) fn output(&self) -> Source<'_> {
+        Source { kept: &self.convolved, norm: Some(&self.norm), pooled: false }
+    }
+}
+
 /// Convolves the whole batch; returns the moments of each tile.
 pub(super) fn convolve(conv: Conv, source: Source<'_>, w: &[f32], y: &mut [f32]) -> Vec<Moments> {
     let tile = tile_images(conv, y.len() / conv.out_len());

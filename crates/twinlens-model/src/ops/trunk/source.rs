@@ -4,7 +4,6 @@
 use super::super::batch_norm::Norm;
 use super::super::conv::Conv;
 use super::super::simd::vectorised;
-use super::layer::Layer;
 use std::ops::Range;
 
 /// The input of a convolution.
@@ -22,11 +21,6 @@ impl<'a> Source<'a> {
     /// The activation as it is.
     pub(super) fn direct(kept: &'a [f32]) -> Self {
         Self { kept, norm: None, pooled: false }
-    }
-
-    /// The output of a layer: normalised and rectified.
-    pub(super) fn normalised(layer: &'a Layer) -> Self {
-        Self { kept: &layer.convolved, norm: Some(&layer.norm), pooled: false }
     }
 
     pub(super) fn pooled(self, pooled: bool) -> Self {

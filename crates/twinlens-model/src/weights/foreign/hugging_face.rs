@@ -1,30 +1,33 @@
-//! Hugging Face's CLIPModel: a vision transformer and a text transformer, queries, keys and values
-//! in matrices of their own, projections the other way round.
+//! Hugging Face's CLIPModel: a vision transformer and a text transformer, with separate matrices for
+//! queries, keys and values, and transposed projections.
 
-use super::{MEAN, Named, STD, Table};
-use crate::config::{ClipConfig, TextConfig, VisionConfig, VitConfig};
+use super::table::{MEAN, STD, Table};
+use crate::config::ClipConfig;
 use crate::error::{ModelError, Result};
-use crate::objective::Objective;
+use crate::objectives::Objective;
 use crate::ops::activation::Activation;
-use crate::weights::shapes;
+use crate::ops::reference::Tensors;
+use crate::towers::text::TextConfig;
+use crate::towers::vit::VitConfig;
+use crate::weights::state::shapes;
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// The weights' file: the first is written, the others are read where it is not there.
+/// File names of the weights: the first is written, the second is read if the first is missing.
 pub const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
-/// How one of our tensors lies there.
-enum Place {
+/// How CLIPModel stores one of our tensors.
+enum Stored {
     Same(String),
     Transposed(String),
-    /// In thirds, one below the other.
+    /// As three tensors of equal height.
     Thirds([String; 3]),
 }
 
-/// Where our tensor `name` is there; `None` for what CLIPModel has not.
-fn place(name: &str) -> Option<Place> {
+/// Where CLIPModel stores tensor `name`; `None` if it has no such tensor.
+fn stored(name: &str) -> Option<Stored> {
     let blocks = [
         ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
         ("transformer.resblocks.", "text_model.encoder.layers."),
@@ -35,7 +38,7 @@ fn place(name: &str) -> Option<Place> {
         };
         if let Some(end) = part.strip_prefix("attn.in_proj_") {
             let third = |p: &str| format!("{theirs}{layer}.self_attn.{p}_proj.{end}");
-            return Some(Place::Thirds(["q", "k", "v"].map(third)));
+            return Some(Stored::Thirds(["q", "k", "v"].map(third)));
         }
         let renamed = [
             ("attn.", "self_attn."),
@@ -45,7 +48,7 @@ fn place(name: &str) -> Option<Place> {
             ("mlp.c_proj.", "mlp.fc2."),
         ];
         let (from, to) = renamed.iter().find(|(from, _)| part.starts_with(from))?;
-        return Some(Place::Same(format!("{theirs}{layer}.{to}{}", &part[from.len()..])));
+        return Some(Stored::Same(format!("{theirs}{layer}.{to}{}", &part[from.len()..])));
     }
     let same = [
         ("visual.conv1.", "vision_model.embeddings.patch_embedding."),
@@ -59,49 +62,49 @@ fn place(name: &str) -> Option<Place> {
         ("logit_scale", "logit_scale"),
     ];
     match name {
-        "visual.proj" => Some(Place::Transposed("visual_projection.weight".into())),
-        "text_projection" => Some(Place::Transposed("text_projection.weight".into())),
+        "visual.proj" => Some(Stored::Transposed("visual_projection.weight".into())),
+        "text_projection" => Some(Stored::Transposed("text_projection.weight".into())),
         _ => {
             let (from, to) = same.iter().find(|(from, _)| name.starts_with(from))?;
-            Some(Place::Same(format!("{to}{}", &name[from.len()..])))
+            Some(Stored::Same(format!("{to}{}", &name[from.len()..])))
         }
     }
 }
 
-/// Their tensors under our names; what has no place keeps its name, and is then refused by it.
+/// Converts CLIPModel's tensors to ours. Unknown ones keep their names, by which they are refused later.
 pub fn from_tensors(
-    mut found: HashMap<String, Tensor>,
+    mut theirs: HashMap<String, Tensor>,
     config: &ClipConfig,
 ) -> Result<HashMap<String, Tensor>> {
     let mut tensors = HashMap::new();
     for name in shapes(config).into_keys() {
-        let tensor = match place(&name) {
+        let tensor = match stored(&name) {
             None => None,
-            Some(Place::Same(theirs)) => found.remove(&theirs),
-            Some(Place::Transposed(theirs)) => match found.remove(&theirs) {
+            Some(Stored::Same(name)) => theirs.remove(&name),
+            Some(Stored::Transposed(name)) => match theirs.remove(&name) {
                 Some(tensor) if tensor.rank() == 2 => Some(tensor.t()?.contiguous()?),
                 other => other,
             },
-            Some(Place::Thirds(theirs)) => {
-                let thirds: Vec<Tensor> = theirs.iter().filter_map(|name| found.remove(name)).collect();
+            Some(Stored::Thirds(names)) => {
+                let thirds: Vec<Tensor> = names.iter().filter_map(|name| theirs.remove(name)).collect();
                 if thirds.len() == 3 { Tensor::cat(&thirds, 0).ok() } else { None }
             }
         };
         tensors.extend(tensor.map(|tensor| (name, tensor)));
     }
-    tensors.extend(found);
+    tensors.extend(theirs);
     Ok(tensors)
 }
 
-/// Our tensors under their names.
-pub fn to_tensors(state: Named) -> Result<Named> {
-    let mut tensors = Named::new();
+/// Converts our tensors to CLIPModel's.
+pub fn to_tensors(state: Tensors) -> Result<Tensors> {
+    let mut tensors = Tensors::new();
     for (name, tensor) in state {
-        match place(&name) {
+        match stored(&name) {
             None => {}
-            Some(Place::Same(theirs)) => _ = tensors.insert(theirs, tensor),
-            Some(Place::Transposed(theirs)) => _ = tensors.insert(theirs, tensor.t()?.contiguous()?),
-            Some(Place::Thirds(theirs)) => {
+            Some(Stored::Same(theirs)) => _ = tensors.insert(theirs, tensor),
+            Some(Stored::Transposed(theirs)) => _ = tensors.insert(theirs, tensor.t()?.contiguous()?),
+            Some(Stored::Thirds(theirs)) => {
                 for (third, name) in tensor.chunk(3, 0)?.into_iter().zip(theirs) {
                     tensors.insert(name, third.contiguous()?);
                 }
@@ -111,8 +114,8 @@ pub fn to_tensors(state: Named) -> Result<Named> {
     Ok(tensors)
 }
 
-/// What both towers have in common, transformers' defaults for what is left out: width, layers,
-/// heads and activation.
+/// Reads the settings that both towers share, with transformers' defaults: width, layers, heads and
+/// activation.
 fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Activation)> {
     let [width, layers, heads] = defaults;
     let width = table.number("hidden_size", Some(width))?;
@@ -124,7 +127,7 @@ fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Act
         return Err(table.wrong("intermediate_size", &format!("is {hidden}, not 4 times {width}")));
     }
     table.only("layer_norm_eps", &json!(1e-5))?;
-    let activation = match table.map.remove("hidden_act") {
+    let activation = match table.take("hidden_act") {
         None => Activation::QuickGelu,
         Some(Value::String(name)) if name == "quick_gelu" => Activation::QuickGelu,
         Some(Value::String(name)) if name == "gelu" => Activation::Gelu,
@@ -135,11 +138,11 @@ fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Act
     Ok(([width, layers, heads], activation))
 }
 
-/// The shape that a `config.json` describes. Keys beyond those of the shape are many there, and of
-/// no effect on weights.
-pub fn config(json: &Map<String, Value>, path: &Path) -> Result<ClipConfig> {
-    let mut table = Table { path, name: "", map: json.clone() };
-    if table.map.get("model_type").is_some_and(|kind| kind != "clip") {
+/// The shape that a `config.json` describes. Its many other keys have no effect on features and are
+/// ignored.
+pub fn config(json: Map<String, Value>, path: &Path) -> Result<ClipConfig> {
+    let mut table = Table::new(path, json);
+    if table.take("model_type").is_some_and(|kind| kind != "clip") {
         return Err(table.wrong("model_type", "is not \"clip\""));
     }
     let embed = table.number("projection_dim", Some(512))?;
@@ -147,35 +150,36 @@ pub fn config(json: &Map<String, Value>, path: &Path) -> Result<ClipConfig> {
     let ([width, layers, heads], activation) = tower(&mut text, [512, 12, 8])?;
     let context = text.number("max_position_embeddings", Some(77))?;
     let vocab = text.number("vocab_size", Some(49_408))?;
-    // 2 is the end token of the first files published, which transformers reads as "the highest id"
-    // too.
+    // The first published files say 2, which transformers also takes to mean the highest id.
     let end = text.number("eos_token_id", Some(vocab.max(1) - 1))?;
     if end != 2 && end + 1 != vocab {
         return Err(text
-            .wrong("eos_token_id", &format!("is {end}; texts are read at their highest id, {}", vocab - 1)));
+            .wrong("eos_token_id", &format!("is {end}; only the highest id, {}, is supported", vocab - 1)));
     }
     let text = TextConfig { context, vocab, width, layers, heads };
     let ([width, layers, heads], other) = tower(&mut vision, [768, 12, 12])?;
     if other != activation {
-        return Err(vision.wrong("hidden_act", "is not that of text_config"));
+        return Err(vision.wrong("hidden_act", "differs from text_config.hidden_act"));
     }
     vision.only("num_channels", &json!(3))?;
     let image_size = vision.number("image_size", Some(224))?;
     let patch = vision.number("patch_size", Some(32))?;
-    let vision = VisionConfig::Vit(VitConfig { image_size, patch, width, layers, heads });
-    Ok(ClipConfig { embed, vision, text, activation, objective: Objective::Contrastive })
+    let vision = VitConfig { image_size, patch, width, layers, heads }.into();
+    Ok(ClipConfig { embed, vision, text, activation, objective: Objective::CONTRASTIVE })
 }
 
 /// The `config.json` of the same model.
 pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
-    let refused = |problem: &str| ModelError::Format {
+    let unsupported = |what: &str| ModelError::Format {
         path: dir.to_owned(),
-        problem: format!("transformers' CLIPModel {problem}"),
-        instead: "open_clip's format and this program's own hold it".into(),
+        problem: format!("transformers' CLIPModel does not support {what}"),
+        instead: "use open_clip's format or this program's own".into(),
     };
-    let VisionConfig::Vit(v) = &config.vision else { return Err(refused("has no ResNet")) };
-    if config.objective != Objective::Contrastive {
-        return Err(refused(&format!("has not the objective {:?}", config.objective)));
+    let Some(v) = config.vision.downcast_ref::<VitConfig>() else {
+        return Err(unsupported("image towers other than the vision transformer"));
+    };
+    if config.objective != Objective::CONTRASTIVE {
+        return Err(unsupported(&format!("the objective {}", config.objective.name())));
     }
     let t = &config.text;
     let activation = match config.activation {

@@ -1,18 +1,23 @@
-//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. Its names are
-//! also this program's.
+//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. This program uses
+//! its tensor names.
 
-use super::{MEAN, Named, STD, Table, read_json};
-use crate::config::{ClipConfig, ResNetConfig, TextConfig, VisionConfig, VitConfig};
+use super::table::{MEAN, STD, Table, read_json};
+use crate::config::ClipConfig;
 use crate::error::{ModelError, Result};
-use crate::objective::Objective;
+use crate::objectives::Objective;
 use crate::ops::activation::Activation;
+use crate::ops::reference::Tensors;
+use crate::towers::resnet::ResNetConfig;
+use crate::towers::text::TextConfig;
+use crate::towers::vision::VisionConfig;
+use crate::towers::vit::VitConfig;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The configuration's file.
+/// File name of the configuration.
 pub const CONFIG_FILE: &str = "open_clip_config.json";
-/// The weights' file: the first is written, the others are read where it is not there.
+/// File names of the weights: the first is written, the second is read if the first is missing.
 pub const WEIGHTS_FILES: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 
 /// The shape that an open_clip configuration describes.
@@ -21,14 +26,13 @@ pub fn config(path: &Path) -> Result<ClipConfig> {
     if let Some(Value::Object(inner)) = map.remove("model_cfg") {
         map = inner;
     }
-    let mut table = Table { path, name: "", map };
+    let mut table = Table::new(path, map);
     let embed = table.number("embed_dim", None)?;
     let quick = table.flag("quick_gelu")?;
-    let objective =
-        if table.map.contains_key("init_logit_bias") { Objective::Sigmoid } else { Objective::Contrastive };
+    let objective = objective(&table);
     let mut text = table.table("text_cfg")?;
     let mut vision = table.table("vision_cfg")?;
-    table.pass_over(&[
+    table.ignore(&[
         "custom_text",
         "init_logit_bias",
         "init_logit_scale",
@@ -46,7 +50,7 @@ pub fn config(path: &Path) -> Result<ClipConfig> {
         heads: text.number("heads", Some(8))?,
     };
     text.only("mlp_ratio", &json!(4.0))?;
-    text.pass_over(&["hf_tokenizer_name", "tokenizer_kwargs"]);
+    text.ignore(&["hf_tokenizer_name", "tokenizer_kwargs"]);
     text.end()?;
 
     let vision = self::vision(&mut vision).and_then(|tower| vision.end().map(|()| tower))?;
@@ -58,48 +62,48 @@ fn vision(table: &mut Table<'_>) -> Result<VisionConfig> {
     let image_size = table.number("image_size", Some(224))?;
     let head = table.number("head_width", Some(64))?.max(1);
     table.only("mlp_ratio", &json!(4.0))?;
-    table.pass_over(&["patch_dropout"]);
-    if let Some(Value::Array(stages)) = table.map.get("layers") {
+    table.ignore(&["patch_dropout"]);
+    let layers = table.take("layers");
+    if let Some(Value::Array(stages)) = layers {
         let stages: Vec<usize> = stages.iter().filter_map(Value::as_u64).map(|n| n as usize).collect();
-        let stages = stages.try_into().map_err(|_| table.wrong("layers", "is not of four stages"))?;
-        table.pass_over(&["layers", "patch_size"]);
+        let stages = stages.try_into().map_err(|_| table.wrong("layers", "must have four stages"))?;
+        table.ignore(&["patch_size"]);
         let width = table.number("width", Some(64))?;
-        return Ok(VisionConfig::ResNet(ResNetConfig {
-            image_size,
-            width,
-            stages,
-            heads: 32 * width / head,
-        }));
+        return Ok(ResNetConfig { image_size, width, stages, heads: 32 * width / head }.into());
     }
     let width = table.number("width", Some(768))?;
-    Ok(VisionConfig::Vit(VitConfig {
-        image_size,
-        patch: table.number("patch_size", Some(16))?,
-        width,
-        layers: table.number("layers", Some(12))?,
-        heads: width / head,
-    }))
+    let patch = table.number("patch_size", Some(16))?;
+    let layers = match layers {
+        None | Some(Value::Null) => 12,
+        Some(layers) => {
+            layers.as_u64().ok_or_else(|| table.wrong("layers", "is neither a whole number nor a list"))?
+                as usize
+        }
+    };
+    Ok(VitConfig { image_size, patch, width, layers, heads: width / head }.into())
 }
 
-/// What open_clip builds the same model from.
-pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
-    if !config.objective.embeds_texts() {
-        return Err(ModelError::Format {
-            path: dir.to_owned(),
-            problem: format!("open_clip has no model with the objective {:?}", config.objective),
-            instead: "this program's own folder holds it".into(),
-        });
-    }
-    let vision = match &config.vision {
-        VisionConfig::Vit(v) => json!({
-            "image_size": v.image_size, "layers": v.layers, "width": v.width, "patch_size": v.patch,
-            "head_width": v.width / v.heads,
-        }),
-        VisionConfig::ResNet(r) => json!({
-            "image_size": r.image_size, "layers": r.stages, "width": r.width, "patch_size": null,
-            "head_width": r.features() / r.heads,
-        }),
+/// The objective all of whose settings are present; of several, the one with the most.
+fn objective(table: &Table<'_>) -> Objective {
+    let settings = |objective: &Objective| {
+        let settings = objective.kind().open_clip_settings()?;
+        settings.iter().all(|(key, _)| table.contains(key)).then_some(settings.len())
     };
+    Objective::ALL.iter().copied().max_by_key(settings).unwrap_or_default()
+}
+
+/// The configuration from which open_clip builds the same model.
+pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
+    let unsupported = |what: String| ModelError::Format {
+        path: dir.to_owned(),
+        problem: format!("open_clip does not support {what}"),
+        instead: "use this program's own format".into(),
+    };
+    let (objective, tower) = (config.objective.kind(), config.vision.tower());
+    let settings = objective.open_clip_settings();
+    let settings = settings.ok_or_else(|| unsupported(format!("the objective {}", objective.name())))?;
+    let vision = tower.to_open_clip();
+    let vision = vision.ok_or_else(|| unsupported(format!("the image tower {}", tower.kind().name)))?;
     let t = &config.text;
     let mut model = json!({
         "embed_dim": config.embed,
@@ -109,16 +113,16 @@ pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
             "context_length": t.context, "vocab_size": t.vocab, "width": t.width, "heads": t.heads, "layers": t.layers,
         },
     });
-    if config.objective == Objective::Sigmoid {
-        model["init_logit_bias"] = json!(-10);
+    for (key, value) in settings {
+        model[key] = value;
     }
     let preprocess =
         json!({ "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest" });
     Ok(json!({ "model_cfg": model, "preprocess_cfg": preprocess }))
 }
 
-/// The tensors that open_clip expects: ours, and a counter of batches for each batch norm.
-pub fn to_tensors(mut state: Named) -> Result<Named> {
+/// Adds the tensors that open_clip expects besides ours: a batch counter for each batch norm.
+pub fn to_tensors(mut state: Tensors) -> Result<Tensors> {
     let norms = state.keys().filter_map(|name| name.strip_suffix(".running_mean"));
     for name in norms.map(|norm| format!("{norm}.num_batches_tracked")).collect::<Vec<_>>() {
         state.insert(name, Tensor::new(0i64, &Device::Cpu)?);

@@ -1,22 +1,17 @@
 //! The fused model against its reference implementation in f64: values, and the gradient of every
 //! variable, for both image towers and every objective.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod common;
-
+use crate::common::{batch, distance, model, values};
 use candle_core::{DType, Device, Tensor, Var};
-use common::{batch, distance, model, values};
 use std::collections::BTreeMap;
 use twinlens_model::{
-    Activation, Clip, ClipConfig, Objective, Pass, Precision, ResNetConfig, TextConfig, VisionConfig,
-    VitConfig, reference,
+    Activation, Clip, ClipConfig, Objective, Pass, Precision, ResNetConfig, TextConfig, VitConfig, reference,
 };
 
 fn vit(activation: Activation, objective: Objective) -> ClipConfig {
     ClipConfig {
         embed: 24,
-        vision: VisionConfig::Vit(VitConfig { image_size: 20, patch: 4, width: 32, layers: 3, heads: 2 }),
+        vision: VitConfig { image_size: 20, patch: 4, width: 32, layers: 3, heads: 2 }.into(),
         text: TextConfig { context: 12, vocab: 50, width: 48, layers: 2, heads: 3 },
         activation,
         objective,
@@ -25,7 +20,7 @@ fn vit(activation: Activation, objective: Objective) -> ClipConfig {
 
 fn resnet(objective: Objective) -> ClipConfig {
     let tower = ResNetConfig { image_size: 64, width: 6, stages: [1, 2, 1, 1], heads: 3 };
-    ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Activation::QuickGelu, objective) }
+    ClipConfig { vision: tower.into(), ..vit(Activation::QuickGelu, objective) }
 }
 
 /// The variables and running statistics in f64.
@@ -78,7 +73,7 @@ fn check(config: ClipConfig, n: usize, tolerance: f64) {
 #[test]
 fn the_fused_vision_transformer_matches_the_reference() {
     for activation in [Activation::QuickGelu, Activation::Gelu] {
-        check(vit(activation, Objective::Contrastive), 40, 2e-5);
+        check(vit(activation, Objective::CONTRASTIVE), 40, 2e-5);
     }
 }
 
@@ -86,12 +81,12 @@ fn the_fused_vision_transformer_matches_the_reference() {
 fn the_fused_resnet_matches_the_reference() {
     // Few images: with more inputs to relus, more are so close to 0 that their signs differ between f32
     // and f64.
-    check(resnet(Objective::Contrastive), 6, 1e-4);
+    check(resnet(Objective::CONTRASTIVE), 6, 1e-4);
 }
 
 #[test]
 fn the_fused_objectives_match_the_reference() {
-    for objective in [Objective::Sigmoid, Objective::BagOfWords, Objective::Caption] {
+    for objective in [Objective::SIGMOID, Objective::BAG_OF_WORDS, Objective::CAPTION] {
         check(vit(Activation::Gelu, objective), 40, 2e-5);
     }
 }
@@ -107,11 +102,11 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 fn half_precision_is_close() {
     let both = &[Precision::Bf16, Precision::F16][..];
     for (config, precisions) in [
-        (vit(Activation::Gelu, Objective::Contrastive), both),
-        (vit(Activation::Gelu, Objective::Caption), both),
+        (vit(Activation::Gelu, Objective::CONTRASTIVE), both),
+        (vit(Activation::Gelu, Objective::CAPTION), both),
         // candle's convolution on the CPU does not support bf16.
-        (resnet(Objective::Sigmoid), &both[1..]),
-        (resnet(Objective::BagOfWords), &both[1..]),
+        (resnet(Objective::SIGMOID), &both[1..]),
+        (resnet(Objective::BAG_OF_WORDS), &both[1..]),
     ] {
         for &precision in precisions {
             let what = format!("{precision:?} {config:?}");
@@ -147,8 +142,8 @@ fn half_precision_is_close() {
 /// Nothing cuts the graph: every variable of every small model and objective is trained.
 #[test]
 fn every_variable_receives_a_gradient() {
-    let mut configs: Vec<ClipConfig> = Objective::ALL.into_iter().map(resnet).collect();
-    configs.extend(Objective::ALL.map(|objective| vit(Activation::Gelu, objective)));
+    let mut configs: Vec<ClipConfig> = Objective::ALL.iter().copied().map(resnet).collect();
+    configs.extend(Objective::ALL.iter().map(|&objective| vit(Activation::Gelu, objective)));
     let tiny = ClipConfig::presets().into_iter().filter(|name| name.contains("tiny"));
     configs.extend(tiny.map(|name| {
         let mut config = ClipConfig::preset(name).unwrap();
@@ -172,7 +167,7 @@ fn every_variable_receives_a_gradient() {
 /// For objectives that predict words, the loss of a single pair is its negative score.
 #[test]
 fn scores_match_the_loss_of_single_pairs() {
-    for objective in [Objective::BagOfWords, Objective::Caption] {
+    for objective in [Objective::BAG_OF_WORDS, Objective::CAPTION] {
         let clip = model(vit(Activation::Gelu, objective));
         let (pixels, ids) = batch(clip.config(), 5);
         let scores = clip.score(&clip.encode_image(&pixels).unwrap(), &ids).unwrap();
@@ -183,7 +178,7 @@ fn scores_match_the_loss_of_single_pairs() {
                 let loss = values(&clip.loss(&image, &text).unwrap())[0];
                 // j words and the end token are predicted; the caption's loss is the mean over
                 // them.
-                let predictions = if objective == Objective::Caption { (j + 1) as f64 } else { 1.0 };
+                let predictions = if objective == Objective::CAPTION { (j + 1) as f64 } else { 1.0 };
                 let score = f64::from(scores.get(i).unwrap().get(j).unwrap().to_scalar::<f32>().unwrap());
                 assert!((score + loss * predictions).abs() < 1e-4, "{objective:?} {i} {j}: {score} {loss}");
             }
@@ -195,7 +190,7 @@ fn scores_match_the_loss_of_single_pairs() {
 /// Only training updates the running statistics, and they are saved with the model.
 #[test]
 fn only_training_updates_running_statistics() {
-    let clip = model(resnet(Objective::Contrastive));
+    let clip = model(resnet(Objective::CONTRASTIVE));
     let (pixels, ids) = batch(clip.config(), 8);
     let before = clip.weights_hash();
     let evaluated = values(&clip.encode_image(&pixels).unwrap());
@@ -219,9 +214,9 @@ fn only_training_updates_running_statistics() {
 #[test]
 fn results_do_not_depend_on_threads_or_on_what_ran_before() {
     for config in [
-        vit(Activation::QuickGelu, Objective::Caption),
-        vit(Activation::Gelu, Objective::Contrastive),
-        resnet(Objective::BagOfWords),
+        vit(Activation::QuickGelu, Objective::CAPTION),
+        vit(Activation::Gelu, Objective::CONTRASTIVE),
+        resnet(Objective::BAG_OF_WORDS),
     ] {
         let clip = model(config);
         let run = |n: usize| {
@@ -244,7 +239,7 @@ fn results_do_not_depend_on_threads_or_on_what_ran_before() {
 
 #[test]
 fn evaluation_builds_no_graph() {
-    let clip = model(vit(Activation::QuickGelu, Objective::Contrastive));
+    let clip = model(vit(Activation::QuickGelu, Objective::CONTRASTIVE));
     let (pixels, ids) = batch(clip.config(), 3);
     for features in [clip.encode_image(&pixels).unwrap(), clip.encode_text(&ids).unwrap()] {
         assert!(features.sorted_nodes().is_empty(), "a variable is reachable");
@@ -264,7 +259,7 @@ fn the_loss_of_a_fresh_model_is_about_ln_batch() {
 #[test]
 fn saved_models_load_unchanged() {
     let dir = tempfile::tempdir().unwrap();
-    let clip = model(vit(Activation::Gelu, Objective::Contrastive));
+    let clip = model(vit(Activation::Gelu, Objective::CONTRASTIVE));
     clip.save(dir.path()).unwrap();
     let read = Clip::load(dir.path()).unwrap();
     assert_eq!((read.config(), read.weights_hash()), (clip.config(), clip.weights_hash()));
@@ -285,7 +280,7 @@ fn saved_models_load_unchanged() {
 
 #[test]
 fn errors_name_the_wrong_input() {
-    let clip = model(vit(Activation::Gelu, Objective::Contrastive));
+    let clip = model(vit(Activation::Gelu, Objective::CONTRASTIVE));
     let (pixels, ids) = batch(clip.config(), 2);
     let error = |r: twinlens_model::Result<Tensor>| r.unwrap_err().to_string();
     assert!(error(clip.encode_image(&pixels.narrow(2, 0, 8).unwrap())).contains("[batch, 3, 20, 20]"));

@@ -1,6 +1,4 @@
-//! What the tests share: distances, noise, batches.
-
-#![allow(dead_code, reason = "each test uses its part")]
+//! Distances, noise, batches and models for tests.
 
 use candle_core::{DType, Device, Tensor};
 use twinlens_model::{Clip, ClipConfig};

@@ -1,12 +1,8 @@
 //! The model against open_clip and PyTorch: features, logits, losses, running statistics and the
 //! gradient of every parameter, from `parity/make_fixtures.py`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod common;
-
+use crate::common::{distance, largest_difference, values};
 use candle_core::{DType, Device, Tensor, Var};
-use common::{distance, largest_difference, values};
 use std::collections::BTreeMap;
 use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, Objective, WEIGHTS_FILE, reference, weights};
 
@@ -124,22 +120,22 @@ fn check_contrastive(config: &str, bytes: &[u8]) {
 
 #[test]
 fn the_vision_transformer_matches_open_clip() {
-    check_contrastive(VIT, include_bytes!("parity/vit.safetensors"));
+    check_contrastive(VIT, include_bytes!("../parity/vit.safetensors"));
 }
 
 #[test]
 fn the_resnet_matches_open_clip() {
-    check_contrastive(RESNET, include_bytes!("parity/resnet.safetensors"));
+    check_contrastive(RESNET, include_bytes!("../parity/resnet.safetensors"));
 }
 
 #[test]
 fn other_objectives_match_pytorch() {
     let config: ClipConfig = serde_json::from_str(OBJECTIVES).unwrap();
-    let fixture = Fixture::read(include_bytes!("parity/objectives.safetensors"));
+    let fixture = Fixture::read(include_bytes!("../parity/objectives.safetensors"));
     for (objective, name) in [
-        (Objective::Sigmoid, "sigmoid"),
-        (Objective::BagOfWords, "bag_of_words"),
-        (Objective::Caption, "caption"),
+        (Objective::SIGMOID, "sigmoid"),
+        (Objective::BAG_OF_WORDS, "bag_of_words"),
+        (Objective::CAPTION, "caption"),
     ] {
         let clip = fixture.model(&ClipConfig { objective, ..config.clone() });
         check_gradients(&clip, &fixture, &format!("{name}/loss"), &format!("{name}/gradients/"));
@@ -179,16 +175,16 @@ impl AdamW {
 /// of each within 1e-3.
 #[test]
 fn fifty_training_steps_match_open_clip() {
-    let curves: serde_json::Value = serde_json::from_str(include_str!("parity/curves.json")).unwrap();
+    let curves: serde_json::Value = serde_json::from_str(include_str!("../parity/curves.json")).unwrap();
     let towers = [
-        ("vit", VIT, &include_bytes!("parity/vit.safetensors")[..]),
-        ("resnet", RESNET, &include_bytes!("parity/resnet.safetensors")[..]),
+        ("vit", VIT, &include_bytes!("../parity/vit.safetensors")[..]),
+        ("resnet", RESNET, &include_bytes!("../parity/resnet.safetensors")[..]),
     ];
     for (name, config, bytes) in towers {
         let clip = Fixture::read(bytes).model(&serde_json::from_str(config).unwrap());
         let (pairs, side) = (12, clip.config().vision.image_size());
         let batch = |number: usize| {
-            let pixels = common::noise(pairs * 3 * side * side, 100 + number as u32);
+            let pixels = crate::common::noise(pairs * 3 * side * side, 100 + number as u32);
             let id = move |pair: usize, t: usize| match t {
                 0 => 18,
                 t if t <= pair % 5 => ((number * 5 + pair * t) % 18) as u32,

@@ -1,21 +1,16 @@
 //! Shares of a batch, recomputed activations, and parts of models that are frozen or copied.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod common;
-
+use crate::common::{batch, distance, model, values};
 use candle_core::{Device, Tensor, Var};
-use common::{batch, distance, model, values};
 use std::path::Path;
 use twinlens_model::{
-    Activation, Clip, ClipConfig, Features, Objective, Pass, ResNetConfig, TextConfig, Tower, VisionConfig,
-    VitConfig,
+    Activation, Clip, ClipConfig, Features, Objective, Pass, ResNetConfig, TextConfig, Tower, VitConfig,
 };
 
 fn vit(objective: Objective) -> ClipConfig {
     ClipConfig {
         embed: 24,
-        vision: VisionConfig::Vit(VitConfig { image_size: 20, patch: 4, width: 32, layers: 3, heads: 2 }),
+        vision: VitConfig { image_size: 20, patch: 4, width: 32, layers: 3, heads: 2 }.into(),
         text: TextConfig { context: 12, vocab: 50, width: 48, layers: 2, heads: 3 },
         activation: Activation::QuickGelu,
         objective,
@@ -24,14 +19,14 @@ fn vit(objective: Objective) -> ClipConfig {
 
 fn resnet() -> ClipConfig {
     let tower = ResNetConfig { image_size: 64, width: 6, stages: [1, 2, 1, 1], heads: 3 };
-    ClipConfig { vision: VisionConfig::ResNet(tower), ..vit(Objective::Contrastive) }
+    ClipConfig { vision: tower.into(), ..vit(Objective::CONTRASTIVE) }
 }
 
 /// However a batch is split, its shares add up to the loss and the gradients of the fused operation.
 #[test]
 fn shares_add_up_to_the_loss() {
     const N: usize = 150;
-    for objective in [Objective::Contrastive, Objective::Sigmoid] {
+    for objective in [Objective::CONTRASTIVE, Objective::SIGMOID] {
         let clip = model(vit(objective));
         let (pixels, ids) = batch(clip.config(), N);
         let image = Var::from_tensor(&clip.encode_image(&pixels).unwrap()).unwrap();
@@ -65,7 +60,7 @@ fn shares_add_up_to_the_loss() {
             }
         }
     }
-    let words = model(vit(Objective::Caption));
+    let words = model(vit(Objective::CAPTION));
     let (image, text) = (Tensor::zeros((3, 24), candle_core::DType::F32, &Device::Cpu).unwrap(), 3);
     let features = Features { image: &image, text: &image, own: 0..text };
     assert!(words.log_sums(&features).unwrap_err().to_string().contains("objective"));
@@ -86,7 +81,7 @@ fn step(clip: &Clip, n: usize) -> Vec<Option<Vec<u32>>> {
 
 #[test]
 fn recomputed_activations_are_bit_identical() {
-    for objective in [Objective::Contrastive, Objective::Caption] {
+    for objective in [Objective::CONTRASTIVE, Objective::CAPTION] {
         let mut clip = model(vit(objective));
         let kept = step(&clip, 30);
         clip.set_recompute(true);
@@ -113,16 +108,16 @@ fn only_frozen_parts_lose_their_gradients() {
     ];
     let cases: [(ClipConfig, &[&str], Option<Tower>); 7] = [
         // Blocks below the first trained one are only evaluated.
-        (vit(Objective::Contrastive), &bottom, None),
-        (vit(Objective::Contrastive), &["visual"], Some(Tower::Image)),
-        (vit(Objective::Sigmoid), &["text", "logit_bias"], Some(Tower::Text)),
+        (vit(Objective::CONTRASTIVE), &bottom, None),
+        (vit(Objective::CONTRASTIVE), &["visual"], Some(Tower::Image)),
+        (vit(Objective::SIGMOID), &["text", "logit_bias"], Some(Tower::Text)),
         (
-            vit(Objective::Contrastive),
+            vit(Objective::CONTRASTIVE),
             &["logit_scale", "visual.conv1", "visual.transformer.resblocks.0"],
             None,
         ),
-        (vit(Objective::BagOfWords), &["visual"], Some(Tower::Image)),
-        (vit(Objective::Caption), &["text"], Some(Tower::Text)),
+        (vit(Objective::BAG_OF_WORDS), &["visual"], Some(Tower::Image)),
+        (vit(Objective::CAPTION), &["text"], Some(Tower::Text)),
         (resnet(), &["visual"], Some(Tower::Image)),
     ];
     for (config, parts, tower) in cases {
@@ -149,7 +144,7 @@ fn only_frozen_parts_lose_their_gradients() {
     let mut clip = model(resnet());
     let names: Vec<String> = clip.variables().keys().cloned().collect();
     for (parts, expected) in [
-        (&["visual.layer1".to_owned()][..], "frozen whole"),
+        (&["visual.layer1".to_owned()][..], "frozen as a whole"),
         (&["vision".to_owned()], "no variable of this model is part of `vision`"),
         (&names, "nothing is left"),
     ] {
@@ -162,7 +157,7 @@ fn only_frozen_parts_lose_their_gradients() {
 fn parts_are_copied_from_another_model() {
     let from = Path::new("b32");
     let (clip, other) =
-        (Clip::new(vit(Objective::Contrastive), 1).unwrap(), model(vit(Objective::Contrastive)));
+        (Clip::new(vit(Objective::CONTRASTIVE), 1).unwrap(), model(vit(Objective::CONTRASTIVE)));
     let towers = ["visual".to_owned()];
     clip.copy_from(&other, Some(&towers), from).unwrap();
     for (name, variable) in clip.variables() {
@@ -176,17 +171,17 @@ fn parts_are_copied_from_another_model() {
     assert!(net.buffers().iter().all(|(name, v)| bits(v) == bits(&trained.buffers()[name])));
 
     let changed = |change: &dyn Fn(&mut ClipConfig)| {
-        let mut config = vit(Objective::Contrastive);
+        let mut config = vit(Objective::CONTRASTIVE);
         change(&mut config);
         let error = Clip::new(config, 1).unwrap().copy_from(&other, None, from).unwrap_err().to_string();
         assert!(error.contains("b32") && error.contains("from_parts"), "{error}");
         error
     };
     let vocab = changed(&|config| config.text.vocab = 60);
-    assert!(vocab.contains("`token_embedding.weight` is [50, 48] there, and [60, 48] here"), "{vocab}");
-    assert!(changed(&|config| config.text.heads = 2).contains("3 heads, and this one 2"));
+    assert!(vocab.contains("`token_embedding.weight` has shape [50, 48] there and [60, 48] here"), "{vocab}");
+    assert!(changed(&|config| config.text.heads = 2).contains("3 heads there and 2 here"));
     assert!(changed(&|config| config.activation = Activation::Gelu).contains("QuickGelu"));
-    assert!(changed(&|config| config.objective = Objective::Sigmoid).contains("it has no `logit_bias`"));
+    assert!(changed(&|config| config.objective = Objective::SIGMOID).contains("`logit_bias` is missing"));
     let deep = changed(&|config| config.text.layers = 3);
-    assert!(deep.contains("it has no `transformer.resblocks.2") && deep.contains("and 9 more"), "{deep}");
+    assert!(deep.contains("`transformer.resblocks.2") && deep.contains("and 9 more"), "{deep}");
 }
