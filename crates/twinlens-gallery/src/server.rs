@@ -13,7 +13,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::Catalog;
+use crate::catalog::Catalog;
 use crate::site::Site;
 
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageError, Rgb};
+use crate::error::ImageError;
+use crate::rgb::Rgb;
 
 /// Strengths of the random changes; the default of each is 0 (off).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

@@ -8,7 +8,8 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-use crate::{ImageError, Rgb};
+use crate::error::ImageError;
+use crate::rgb::Rgb;
 
 /// Resizes to exactly `width` x `height` (SIMD). Its weights are coarser than those of
 /// [`resize_bicubic_reference`]: most values are equal, none differs by more than 2.

@@ -7,9 +7,14 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, RgbImage};
 
 use crate::colour::to_srgb;
+use crate::error::ImageError;
 use crate::guard::catch_decoder_panic;
+use crate::header::{Header, probe};
+use crate::limits::Limits;
 use crate::raw::{ColourModel, RawImage};
-use crate::{Format, Header, ImageError, Limits, Rgb, exif, jpeg, probe};
+use crate::rgb::Rgb;
+use crate::sniff::Format;
+use crate::{exif, jpeg};
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]

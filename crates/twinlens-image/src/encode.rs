@@ -7,7 +7,9 @@ use jpeg_encoder::{ColorType, Encoder as JpegEncoder, SamplingFactor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Format, ImageError, Rgb};
+use crate::error::ImageError;
+use crate::rgb::Rgb;
+use crate::sniff::Format;
 
 /// The format of stored images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -126,38 +128,8 @@ fn jpeg_in_rust(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), Strin
     encoder.encode(rgb.pixels(), width, height, ColorType::Rgb).map_err(|error| error.to_string())
 }
 
-#[cfg(all(test, feature = "turbojpeg"))]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-    use zune_jpeg::{JpegDecoder, zune_core::bytestream::ZCursor};
-
-    #[test]
-    fn both_encoders_agree() {
-        let pixels = (0..120 * 90_u32).flat_map(|at| {
-            let (x, y) = (at % 120, at / 120);
-            [(x * 2) as u8, (y * 2 + x / 9) as u8, ((x + y) * 3 / 2 % 256) as u8]
-        });
-        let image = Rgb::new(120, 90, pixels.collect()).unwrap();
-        let (mut fast, mut plain) = (Vec::new(), Vec::new());
-        jpeg(&image, 95, &mut fast).unwrap();
-        jpeg_in_rust(&image, 95, &mut plain).unwrap();
-        let seen = |bytes: &[u8]| JpegDecoder::new(ZCursor::new(bytes)).decode().unwrap();
-        let (fast_seen, plain_seen) = (seen(&fast), seen(&plain));
-        let sum: u32 = fast_seen.iter().zip(&plain_seen).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
-        let mean = f64::from(sum) / fast_seen.len() as f64;
-        assert!(mean < 1.0, "mean difference {mean}");
-        assert!(
-            fast.len().abs_diff(plain.len()) * 10 < plain.len(),
-            "{} and {} bytes",
-            fast.len(),
-            plain.len()
-        );
-    }
-}
-
 #[cfg(test)]
-mod options {
+mod tests {
     use super::*;
 
     #[test]
@@ -182,5 +154,30 @@ mod options {
                 "{format:?}: {found}"
             );
         }
+    }
+
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn both_encoders_agree() {
+        use zune_jpeg::{JpegDecoder, zune_core::bytestream::ZCursor};
+        let pixels = (0..120 * 90_u32).flat_map(|at| {
+            let (x, y) = (at % 120, at / 120);
+            [(x * 2) as u8, (y * 2 + x / 9) as u8, ((x + y) * 3 / 2 % 256) as u8]
+        });
+        let image = Rgb::new(120, 90, pixels.collect()).unwrap();
+        let (mut fast, mut plain) = (Vec::new(), Vec::new());
+        jpeg(&image, 95, &mut fast).unwrap();
+        jpeg_in_rust(&image, 95, &mut plain).unwrap();
+        let seen = |bytes: &[u8]| JpegDecoder::new(ZCursor::new(bytes)).decode().unwrap();
+        let (fast_seen, plain_seen) = (seen(&fast), seen(&plain));
+        let sum: u32 = fast_seen.iter().zip(&plain_seen).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+        let mean = f64::from(sum) / fast_seen.len() as f64;
+        assert!(mean < 1.0, "mean difference {mean}");
+        assert!(
+            fast.len().abs_diff(plain.len()) * 10 < plain.len(),
+            "{} and {} bytes",
+            fast.len(),
+            plain.len()
+        );
     }
 }

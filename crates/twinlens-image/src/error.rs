@@ -1,6 +1,6 @@
 //! Reasons to reject an image, each with a stable machine-readable code.
 
-use crate::Format;
+use crate::sniff::Format;
 
 /// Every code that [`ImageError::code`] can return, in the order of the checks.
 pub const CODES: &[&str] = &[

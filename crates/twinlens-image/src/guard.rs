@@ -5,7 +5,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 
-use crate::{Format, ImageError};
+use crate::error::ImageError;
+use crate::sniff::Format;
 
 thread_local! {
     /// Whether this thread is inside a decoder whose panics are caught.

@@ -4,7 +4,9 @@ use std::f64::consts::PI;
 
 use sha2::{Digest, Sha256};
 
-use crate::{ImageError, Rgb, resize_bicubic};
+use crate::bicubic::resize_bicubic;
+use crate::error::ImageError;
+use crate::rgb::Rgb;
 
 /// SHA-256 as 64 lower-case hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

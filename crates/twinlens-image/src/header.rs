@@ -4,7 +4,9 @@
 //! a truncated JPEG (they fill it up with grey). So this module walks the container of each format
 //! to its end marker.
 
-use crate::{Format, ImageError, Limits, sniff};
+use crate::error::ImageError;
+use crate::limits::Limits;
+use crate::sniff::{Format, sniff};
 
 /// The declared properties of an encoded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

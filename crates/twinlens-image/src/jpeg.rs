@@ -9,9 +9,11 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use crate::error::ImageError;
+use crate::header::Header;
 use crate::limits::MAX_SCANS;
 use crate::raw::{ColourModel, RawImage};
-use crate::{Format, Header, ImageError};
+use crate::sniff::Format;
 
 /// The JPEG library of this build. Pixel values depend on it, so datasets record it in their
 /// recipes.
@@ -99,11 +101,16 @@ fn error(error: DecodeErrors) -> ImageError {
     }
 }
 
-#[cfg(all(test, feature = "turbojpeg"))]
-#[allow(clippy::unwrap_used, reason = "tests")]
+#[cfg(feature = "turbojpeg")]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, Rgb, encode, phash, probe, resize_bicubic};
+    use crate::bicubic::resize_bicubic;
+    use crate::encode::encode;
+    use crate::hash::phash;
+    use crate::header::probe;
+    use crate::limits::Limits;
+    use crate::rgb::Rgb;
 
     /// Waves whose amplitude falls with their frequency, edges, and grain.
     fn picture(width: u32, height: u32) -> Rgb {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ImageError;
+use crate::error::ImageError;
 
 /// Maximum number of scans of a progressive JPEG. Each is a pass over all coefficients, and a small
 /// file can have thousands.

@@ -1,6 +1,10 @@
 //! Turns images into the input of a CLIP image tower: a square crop, normalised per channel.
 
-use crate::{ImageError, Limits, Rgb, decode, resize_bicubic};
+use crate::bicubic::resize_bicubic;
+use crate::decode::decode;
+use crate::error::ImageError;
+use crate::limits::Limits;
+use crate::rgb::Rgb;
 
 /// Mean of each channel, in 0..1, over CLIP's training images (published with its weights).
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];

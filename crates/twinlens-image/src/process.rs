@@ -1,7 +1,13 @@
 //! The image processing of the fetch stage: one function from a body to the stored image.
 
 use crate::decode::decode_probed;
-use crate::{Encode, Encoding, Format, ImageError, Limits, Resize, encode, phash, probe, sha256_hex};
+use crate::encode::{Encode, Encoding, encode};
+use crate::error::ImageError;
+use crate::hash::{phash, sha256_hex};
+use crate::header::probe;
+use crate::limits::Limits;
+use crate::resize::Resize;
+use crate::sniff::Format;
 
 /// An image ready to be stored, and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageError, Rgb, resize_bicubic};
+use crate::bicubic::resize_bicubic;
+use crate::error::ImageError;
+use crate::rgb::Rgb;
 
 /// Which side becomes `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

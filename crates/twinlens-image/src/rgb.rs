@@ -1,6 +1,6 @@
 //! The pixel buffer of this crate: 8-bit RGB, rows from top to bottom, upright.
 
-use crate::ImageError;
+use crate::error::ImageError;
 
 /// An upright 8-bit RGB image. `pixels` has shape `[height, width, 3]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 
 use turbojpeg::{Colorspace, Compressor, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp};
 
+use crate::header::Header;
 use crate::limits::MAX_SCANS;
-use crate::{Header, Rgb};
+use crate::rgb::Rgb;
 
 /// Width, height and RGB pixels at 1/`by` of the size (rounded up). `None` for images that
 /// libjpeg-turbo does not support or finds damaged: then `zune-jpeg` decides, so that both builds
