@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Every kind of image tower. To add one, write its file and list it here.
-static KINDS: [&TowerKind; 2] = [&vit::KIND, &resnet::KIND];
+static KINDS: &[&TowerKind] = &[&vit::KIND, &resnet::KIND];
 
 /// An image tower and its sizes.
 ///
@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for VisionConfig {
             None => KINDS.iter().find(|kind| kind.is_implied_by(&settings)),
             Some(name) => KINDS.iter().find(|kind| name == kind.name),
         };
-        let names = || KINDS.map(|kind| kind.name).join(", ");
+        let names = || KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
         let kind = kind.ok_or_else(|| D::Error::custom(format!("`kind` must be one of: {}", names())))?;
         (kind.read)(settings).map(Self).map_err(D::Error::custom)
     }
@@ -86,7 +86,7 @@ impl JsonSchema for VisionConfig {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let schemas = KINDS.map(|kind| (kind.schema)(kind, generator));
+        let schemas: Vec<Schema> = KINDS.iter().map(|kind| (kind.schema)(kind, generator)).collect();
         json_schema!({ "description": "The shape of an image tower.", "anyOf": schemas })
     }
 }
