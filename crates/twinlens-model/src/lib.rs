@@ -8,7 +8,7 @@
 //!
 //! To add an objective, implement the traits of `objectives/kind.rs` in a file and list it in
 //! `objectives/mod.rs`. To add an image tower, implement the trait of `towers/image.rs` in a file
-//! and list it in `towers/vision.rs`.
+//! and list it in `towers/mod.rs`.
 
 #![warn(missing_docs)]
 

@@ -11,7 +11,7 @@ use crate::variables::{Declarations, Init};
 use candle_core::{D, Result, Tensor};
 use std::collections::BTreeSet;
 
-pub struct BagOfWords;
+pub(super) struct BagOfWords;
 
 impl ObjectiveKind for BagOfWords {
     fn name(&self) -> &'static str {

@@ -13,7 +13,7 @@ use candle_core::{D, DType, Result, Tensor};
 const LOGITS: usize = 1 << 22;
 const REFERENCE_LOGITS: usize = 1 << 26;
 
-pub struct Caption;
+pub(super) struct Caption;
 
 impl ObjectiveKind for Caption {
     fn name(&self) -> &'static str {

@@ -12,7 +12,7 @@ use serde_json::Value;
 /// The initial `logit_scale`: ln(1 / 0.07).
 const LOGIT_SCALE: f32 = 2.659_26;
 
-pub struct Contrastive;
+pub(super) struct Contrastive;
 
 impl ObjectiveKind for Contrastive {
     fn name(&self) -> &'static str {

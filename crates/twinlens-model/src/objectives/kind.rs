@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor};
 use serde_json::Value;
 
 /// What a model is trained to do, and the variables that it needs for it.
-pub trait ObjectiveKind: Sync {
+pub(crate) trait ObjectiveKind: Sync {
     /// The name in configurations.
     fn name(&self) -> &'static str;
 
@@ -38,7 +38,7 @@ pub trait ObjectiveKind: Sync {
 }
 
 /// The two families of objectives.
-pub enum Family<'a> {
+pub(crate) enum Family<'a> {
     /// Images and texts are embedded in one space.
     Pairs(&'a dyn PairObjective),
     /// Texts are predicted from image features.
@@ -47,7 +47,7 @@ pub enum Family<'a> {
 
 /// An objective that compares unit-length features of images and texts (`[n, embed]`, row i of each
 /// a pair). Its `logit_scale`, and its `logit_bias` if it has one, are scalars among `tensors`.
-pub trait PairObjective {
+pub(crate) trait PairObjective {
     /// The scalar loss, as a fused operation on the CPU.
     fn loss(&self, image: &Tensor, text: &Tensor, tensors: &Tensors) -> Result<Tensor>;
 
@@ -71,7 +71,7 @@ pub trait PairObjective {
 }
 
 /// What an objective that predicts words computes with.
-pub struct WordContext<'a> {
+pub(crate) struct WordContext<'a> {
     pub text: TextTower<'a>,
     pub embed: usize,
     /// The precision of matrix products in basic operations.
@@ -79,7 +79,7 @@ pub struct WordContext<'a> {
 }
 
 /// An objective that predicts the words of a text from image features (`[n, embed]`, any length).
-pub trait WordObjective {
+pub(crate) trait WordObjective {
     /// How many predictions the loss of these texts is the mean of.
     fn predictions(&self, texts: &Texts) -> usize;
 
@@ -104,7 +104,7 @@ pub trait WordObjective {
 }
 
 /// ln sum exp of a row of logits.
-pub fn log_sum_exp(row: &[f32]) -> f32 {
+pub(crate) fn log_sum_exp(row: &[f32]) -> f32 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     top + row.iter().map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
 }

@@ -3,7 +3,7 @@
 mod bag_of_words;
 mod caption;
 mod contrastive;
-pub mod kind;
+pub(crate) mod kind;
 mod sigmoid;
 
 use kind::{Family, ObjectiveKind};

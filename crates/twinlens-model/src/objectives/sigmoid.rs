@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// The initial `logit_bias`, as in the paper.
 const LOGIT_BIAS: f32 = -10.0;
 
-pub struct Sigmoid;
+pub(super) struct Sigmoid;
 
 impl ObjectiveKind for Sigmoid {
     fn name(&self) -> &'static str {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// The sizes of one sequence's attention.
 #[derive(Clone, Debug)]
-pub struct Attention {
+pub(crate) struct Attention {
     /// Numbers in a token, over all heads.
     pub width: usize,
     /// Heads; divides `width`.
@@ -25,7 +25,7 @@ pub struct Attention {
 
 impl Attention {
     /// Numbers in the attention weights, `[heads, queries, len]`.
-    pub fn weights_len(&self) -> usize {
+    pub(crate) fn weights_len(&self) -> usize {
         self.heads * self.queries.len() * self.len
     }
 
@@ -50,7 +50,7 @@ impl Attention {
 
     /// From `qkv` (`[len, 3 width]`) to `out` (`[queries, width]`); writes the attention weights,
     /// which the gradient needs.
-    pub fn forward(&self, qkv: &[f32], weights: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn forward(&self, qkv: &[f32], weights: &mut [f32], out: &mut [f32]) {
         let (queries, depth) = (self.queries.len(), self.width / self.heads);
         for (head, weights) in weights.chunks_exact_mut(queries * self.len).enumerate() {
             let scores = MatMut::new(weights, queries, self.len);
@@ -65,7 +65,7 @@ impl Attention {
 
     /// The gradient with respect to `qkv`, from `d_out` (`[queries, width]`). `d_weights` is
     /// scratch of [`weights_len`](Self::weights_len) numbers; `d_qkv` is overwritten.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         qkv: &[f32],
         weights: &[f32],

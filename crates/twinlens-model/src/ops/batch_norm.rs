@@ -10,11 +10,11 @@
 use super::simd::{add_rows, vectorised};
 
 /// Added to the variance, as in PyTorch.
-pub const EPS: f32 = 1e-5;
+pub(crate) const EPS: f32 = 1e-5;
 
 /// Mean and variance of each channel.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     /// Mean of each channel.
     pub mean: Vec<f32>,
     /// Variance of each channel: biased for a batch, unbiased for running statistics.
@@ -50,7 +50,7 @@ vectorised! {
 }
 
 /// The contribution of some rows to the statistics of a batch.
-pub struct Moments {
+pub(crate) struct Moments {
     rows: usize,
     shift: Vec<f32>,
     sums: Vec<f32>,
@@ -60,7 +60,7 @@ pub struct Moments {
 impl Moments {
     /// Moments of `x` (`[rows, channels]`) about its approximate mean, which avoids cancellation
     /// far from 0.
-    pub fn new(x: &[f32], channels: usize) -> Self {
+    pub(crate) fn new(x: &[f32], channels: usize) -> Self {
         let rows = x.len() / channels;
         let mut shift = vec![0.0; channels];
         add_rows(&mut shift, x);
@@ -74,7 +74,7 @@ impl Moments {
 
 impl Statistics {
     /// Merges the moments of parts of the rows (Chan, Golub and LeVeque 1979).
-    pub fn merge(parts: &[Moments]) -> Self {
+    pub(crate) fn merge(parts: &[Moments]) -> Self {
         let channels = parts.first().map_or(0, |part| part.shift.len());
         let merge = |channel: usize| {
             let (mut rows, mut mean, mut squares) = (0.0, 0.0, 0.0);
@@ -96,7 +96,7 @@ impl Statistics {
 
 /// A batch norm with known statistics. Its vectors are repeated, see [`WIDE`].
 #[derive(Clone, Debug, Default)]
-pub struct Norm {
+pub(crate) struct Norm {
     channels: usize,
     mean: Vec<f32>,
     scale: Vec<f32>,
@@ -171,7 +171,7 @@ vectorised! {
 
 impl Norm {
     /// Normalises by `statistics`.
-    pub fn new(statistics: &Statistics, gain: &[f32], bias: &[f32]) -> Self {
+    pub(crate) fn new(statistics: &Statistics, gain: &[f32], bias: &[f32]) -> Self {
         let scale = gain.iter().zip(&statistics.variance).map(|(g, v)| g / (v + EPS).sqrt());
         Self {
             channels: gain.len(),
@@ -182,13 +182,13 @@ impl Norm {
     }
 
     /// `y = max(norm(x), 0)`.
-    pub fn rectified(&self, x: &[f32], y: &mut [f32]) {
+    pub(crate) fn rectified(&self, x: &[f32], y: &mut [f32]) {
         normalised(x, self, y, true);
     }
 
     /// `y = max(norm(x) + other, 0)`, where `other` is normalised by `norm` if given. `scratch` is
     /// overwritten.
-    pub fn rectified_sum(
+    pub(crate) fn rectified_sum(
         &self,
         x: &[f32],
         other: &[f32],
@@ -205,7 +205,7 @@ impl Norm {
 
     /// Turns the gradient of [`rectified`](Self::rectified) into that of the norm, in place;
     /// returns its sums.
-    pub fn rectified_backward(&self, x: &[f32], d: &mut [f32]) -> Sums {
+    pub(crate) fn rectified_backward(&self, x: &[f32], d: &mut [f32]) -> Sums {
         let mut sums = Partial::new(self);
         for (x, d) in x.chunks(sums.numbers()).zip(d.chunks_mut(sums.numbers())) {
             sums.add(|sums, products| rectify_backward(x, self, d, sums, products));
@@ -214,7 +214,7 @@ impl Norm {
     }
 
     /// The sums of a gradient `d` of the norm of `x`.
-    pub fn sums(&self, x: &[f32], d: &[f32]) -> Sums {
+    pub(crate) fn sums(&self, x: &[f32], d: &[f32]) -> Sums {
         let mut sums = Partial::new(self);
         for (x, d) in x.chunks(sums.numbers()).zip(d.chunks(sums.numbers())) {
             sums.add(|sums, products| add_products(d, x, &self.mean, sums, products));
@@ -257,19 +257,19 @@ impl Partial {
 }
 
 /// Zeroes `d` where `y`, the output of a relu, is 0.
-pub fn relu_backward(y: &[f32], d: &mut [f32]) {
+pub(crate) fn relu_backward(y: &[f32], d: &mut [f32]) {
     mask(y, d);
 }
 
 /// The contribution of some rows to the gradient of a norm: the sums of `d` and of `d (x - mean)`.
-pub struct Sums {
+pub(crate) struct Sums {
     d: Vec<f64>,
     products: Vec<f64>,
 }
 
 /// The gradient of a norm with batch statistics, given its sums: dx = scale (d - mean(d) - (x -
 /// mean) slope).
-pub struct NormGradient {
+pub(crate) struct NormGradient {
     mean: Vec<f32>,
     scale: Vec<f32>,
     mean_d: Vec<f32>,
@@ -290,7 +290,7 @@ vectorised! {
 
 impl NormGradient {
     /// From the sums over `rows` rows of a norm. Writes the gradients of its gains and biases.
-    pub fn new(
+    pub(crate) fn new(
         norm: &Norm,
         statistics: &Statistics,
         rows: usize,
@@ -317,7 +317,7 @@ impl NormGradient {
     }
 
     /// Turns the gradient of the norm of the rows `x` into theirs.
-    pub fn input_rows(&self, d: &[f32], x: &[f32], dx: &mut [f32]) {
+    pub(crate) fn input_rows(&self, d: &[f32], x: &[f32], dx: &mut [f32]) {
         input_gradient(d, x, self, dx);
     }
 }

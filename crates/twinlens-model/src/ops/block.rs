@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// The sizes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockShape {
+pub(crate) struct BlockShape {
     /// Numbers in a token.
     pub width: usize,
     /// Attention heads; divides `width`.
@@ -26,7 +26,7 @@ pub struct BlockShape {
 
 /// A block's parameters in packing order: name, and shape in multiples of the width (0: no second
 /// dimension). Matrices are `[out, in]`, as in PyTorch.
-pub const PARAMETERS: [(&str, usize, usize); 12] = [
+pub(crate) const PARAMETERS: [(&str, usize, usize); 12] = [
     ("ln_1.weight", 1, 0),
     ("ln_1.bias", 1, 0),
     ("attn.in_proj_weight", 3, 1),
@@ -64,7 +64,7 @@ impl BlockShape {
     }
 
     /// Numbers in all parameters of a block.
-    pub fn parameters_len(self) -> usize {
+    pub(crate) fn parameters_len(self) -> usize {
         12 * self.width * self.width + 13 * self.width
     }
 
@@ -75,7 +75,7 @@ impl BlockShape {
 
 /// The sequences of one chunk, with consecutive rows.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub(crate) struct Rows {
     /// Length and read position of each sequence.
     pub sequences: Vec<(usize, usize)>,
     /// Whether a position attends only to itself and earlier ones.
@@ -86,12 +86,12 @@ pub struct Rows {
 
 impl Rows {
     /// Input rows.
-    pub fn rows_in(&self) -> usize {
+    pub(crate) fn rows_in(&self) -> usize {
         self.sequences.iter().map(|s| s.0).sum()
     }
 
     /// Output rows.
-    pub fn rows_out(&self) -> usize {
+    pub(crate) fn rows_out(&self) -> usize {
         if self.pooled { self.sequences.len() } else { self.rows_in() }
     }
 
@@ -125,7 +125,7 @@ impl Rows {
 
 /// Activations of a block on one chunk, kept for the backward pass.
 #[derive(Default)]
-pub struct Saved {
+pub(crate) struct Saved {
     /// Input, `[rows in, width]`.
     pub x: Vec<f32>,
     stats1: Vec<f32>,
@@ -139,7 +139,7 @@ pub struct Saved {
 
 /// Scratch memory of one block, and the gradients that pass between blocks.
 #[derive(Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     /// Gradient of the block's output, set before [`backward`], `[rows out, width]`.
     pub d_out: Vec<f32>,
     /// Gradient of the block's input after [`backward`], `[rows in, width]`.
@@ -158,7 +158,7 @@ pub struct Scratch {
 
 /// Resizes `buffer` to `len` numbers without clearing it: callers overwrite it. Reused buffers cost
 /// no page faults.
-pub fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
 }
@@ -192,7 +192,7 @@ fn gather(rows: &Rows, width: usize, x: &[f32], out: &mut [f32]) {
 }
 
 /// The block on one chunk: from `saved.x` to `out` (`[rows out, width]`).
-pub fn forward(
+pub(crate) fn forward(
     shape: BlockShape,
     params: &[f32],
     rows: &Rows,
@@ -239,7 +239,7 @@ pub fn forward(
 
 /// The gradient of the block on one chunk, from `scratch.d_out` to `scratch.d_in`. Leaves in
 /// `scratch` what [`weight_gradients`] needs.
-pub fn backward(shape: BlockShape, params: &[f32], rows: &Rows, saved: &Saved, scratch: &mut Scratch) {
+pub(crate) fn backward(shape: BlockShape, params: &[f32], rows: &Rows, saved: &Saved, scratch: &mut Scratch) {
     let (width, hidden) = (shape.width, shape.hidden());
     let (n_in, n_out) = (rows.rows_in(), rows.rows_out());
     let p = shape.ranges().map(|r| &params[r]);
@@ -348,7 +348,7 @@ const PIECE: usize = 128 * 128;
 ///
 /// Parallel over pieces of the result; each piece adds the chunks in order, so the sum does not
 /// depend on the number of threads.
-pub fn weight_gradients(shape: BlockShape, chunks: &[(&Saved, &Scratch)], grads: &mut [f32]) {
+pub(crate) fn weight_gradients(shape: BlockShape, chunks: &[(&Saved, &Scratch)], grads: &mut [f32]) {
     let width = shape.width;
     let mut pieces: Vec<(usize, usize, &mut [f32])> = Vec::new();
     let mut rest = grads;

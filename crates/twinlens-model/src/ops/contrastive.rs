@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The scalar loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair) for the
 /// scalar `logit_scale`, the logarithm of the factor on similarities. About ln n for a fresh model.
-pub fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
+pub(crate) fn contrastive_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
     if image.rank() != 2 || image.dims() != text.dims() {
         bail!("contrastive loss: images {:?}, texts {:?}", image.shape(), text.shape());
     }

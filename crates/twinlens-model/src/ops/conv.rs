@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conv {
+pub(crate) struct Conv {
     /// Side of the kernel: 1, or 3 with padding 1.
     pub kernel: usize,
     /// Step between output pixels; 1 for a 1 x 1 kernel.
@@ -28,38 +28,38 @@ pub struct Conv {
 
 impl Conv {
     /// Side of the output grid.
-    pub fn out_side(self) -> usize {
+    pub(crate) fn out_side(self) -> usize {
         self.side.div_ceil(self.stride)
     }
 
     /// Pixels of the output grid.
-    pub fn out_pixels(self) -> usize {
+    pub(crate) fn out_pixels(self) -> usize {
         self.out_side() * self.out_side()
     }
 
     /// Numbers in an input image.
-    pub fn image_len(self) -> usize {
+    pub(crate) fn image_len(self) -> usize {
         self.side * self.side * self.channels
     }
 
     /// Numbers in an output image.
-    pub fn out_len(self) -> usize {
+    pub(crate) fn out_len(self) -> usize {
         self.out_pixels() * self.out
     }
 
     /// Numbers in the kernel, `[out, channels, kernel, kernel]`.
-    pub fn weights_len(self) -> usize {
+    pub(crate) fn weights_len(self) -> usize {
         self.kernel * self.kernel * self.channels * self.out
     }
 
     /// Width of the border of zeros, in pixels.
-    pub fn border(self) -> usize {
+    pub(crate) fn border(self) -> usize {
         self.kernel / 2
     }
 
     /// The convolution that turns the output's gradient into the image's, for stride 1; for any
     /// stride, the layout of the output's gradient.
-    pub fn back(self) -> Self {
+    pub(crate) fn back(self) -> Self {
         Self { stride: 1, side: self.out_side(), channels: self.out, out: self.channels, ..self }
     }
 
@@ -69,17 +69,17 @@ impl Conv {
     }
 
     /// Numbers in an image with its border.
-    pub fn bordered_len(self) -> usize {
+    pub(crate) fn bordered_len(self) -> usize {
         (self.side + 2 * self.border()) * self.pitch()
     }
 
     /// Start of each row of an image within the bordered image.
-    pub fn row_starts(self) -> impl Iterator<Item = usize> {
+    pub(crate) fn row_starts(self) -> impl Iterator<Item = usize> {
         (0..self.side).map(move |y| (y + self.border()) * self.pitch() + self.border() * self.channels)
     }
 
     /// Start of the patch of each output pixel, in `images` bordered images.
-    pub fn patch_starts(self, images: usize) -> Vec<usize> {
+    pub(crate) fn patch_starts(self, images: usize) -> Vec<usize> {
         let side = self.out_side();
         let row = |image: usize, y: usize| image * self.bordered_len() + y * self.stride * self.pitch();
         let rows = (0..images).flat_map(|image| (0..side).map(move |y| row(image, y)));
@@ -87,7 +87,7 @@ impl Conv {
     }
 
     /// Start of each pixel, in `images` bordered images; for stride 1.
-    pub fn pixel_starts(self, images: usize) -> Vec<usize> {
+    pub(crate) fn pixel_starts(self, images: usize) -> Vec<usize> {
         let centre = self.border() * (self.pitch() + self.channels);
         self.patch_starts(images).into_iter().map(|at| at + centre).collect()
     }
@@ -100,7 +100,7 @@ impl Conv {
 
 /// A kernel packed for [`convolve`]: blocks of as many output channels as two vectors hold (the
 /// last block has one vector if that is enough), each `[kernel, kernel, channels, lanes]`.
-pub struct Packed {
+pub(crate) struct Packed {
     blocks: Vec<(usize, Vec<f32>)>,
 }
 
@@ -126,13 +126,13 @@ impl Packed {
     }
 
     /// Packs `w` (`[out, channels, kernel, kernel]`) for the forward pass.
-    pub fn forward(conv: Conv, w: &[f32]) -> Self {
+    pub(crate) fn forward(conv: Conv, w: &[f32]) -> Self {
         let taps = conv.kernel * conv.kernel;
         Self::new(conv, |out, channel, tap| w[(out * conv.channels + channel) * taps + tap])
     }
 
     /// Packs `w` flipped, for [`Conv::back`].
-    pub fn back(conv: Conv, w: &[f32]) -> Self {
+    pub(crate) fn back(conv: Conv, w: &[f32]) -> Self {
         let taps = conv.kernel * conv.kernel;
         Self::new(conv.back(), |channel, out, tap| w[(out * conv.channels + channel) * taps + taps - 1 - tap])
     }
@@ -152,7 +152,7 @@ impl WithSimd for Lanes {
 
 /// Computes output pixels (`y`, `[patches, out]`) from the patches that start `at` these offsets of
 /// `x`, bordered images.
-pub fn convolve(conv: Conv, x: &[f32], at: &[usize], w: &Packed, y: &mut [f32]) {
+pub(crate) fn convolve(conv: Conv, x: &[f32], at: &[usize], w: &Packed, y: &mut [f32]) {
     Arch::new().dispatch(Convolve { conv, x, at, w, y });
 }
 
@@ -245,7 +245,14 @@ fn strip<S: Simd, const P: usize, const V: usize>(
 
 /// Adds the kernel's gradient to `dw` (`[kernel, kernel, channels, out]`), from patches that start
 /// `at` these offsets of `x` and gradients of output pixels that start at `d_at` of `d`.
-pub fn add_kernel_gradient(conv: Conv, x: &[f32], at: &[usize], d: &[f32], d_at: &[usize], dw: &mut [f32]) {
+pub(crate) fn add_kernel_gradient(
+    conv: Conv,
+    x: &[f32],
+    at: &[usize],
+    d: &[f32],
+    d_at: &[usize],
+    dw: &mut [f32],
+) {
     Arch::new().dispatch(KernelGradient { conv, x, at, d, d_at, dw });
 }
 
@@ -352,7 +359,7 @@ fn outer_products<S: Simd, const I: usize, const V: usize>(
 }
 
 /// Transposes `[kernel, kernel, channels, out]` to `[out, channels, kernel, kernel]`.
-pub fn store_kernel(conv: Conv, dw: &[f32], stored: &mut [f32]) {
+pub(crate) fn store_kernel(conv: Conv, dw: &[f32], stored: &mut [f32]) {
     let taps = conv.kernel * conv.kernel;
     for (i, dw) in dw.chunks_exact(conv.out).enumerate() {
         let (tap, channel) = (i / conv.channels, i % conv.channels);

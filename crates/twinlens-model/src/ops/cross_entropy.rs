@@ -28,7 +28,7 @@ struct CrossEntropy {
 ///
 /// `x` is `[rows, width]`, `w` `[words, width]`, `bias` `[words]`. With one target per row this is
 /// the usual cross-entropy of a classifier.
-pub fn linear_cross_entropy(
+pub(crate) fn linear_cross_entropy(
     x: &Tensor,
     w: &Tensor,
     bias: &Tensor,

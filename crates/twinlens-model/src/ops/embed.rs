@@ -16,7 +16,7 @@ const CHUNK_IMAGES: usize = 8;
 
 /// The sizes of a patch embedding.
 #[derive(Clone, Copy, Debug)]
-pub struct PatchShape {
+pub(crate) struct PatchShape {
     /// Side of the image, in pixels.
     pub image: usize,
     /// Side of a patch, in pixels.
@@ -31,7 +31,7 @@ impl PatchShape {
     }
 
     /// Rows of an image: the class token and its patches.
-    pub fn tokens(self) -> usize {
+    pub(crate) fn tokens(self) -> usize {
         self.grid() * self.grid() + 1
     }
 
@@ -41,7 +41,7 @@ impl PatchShape {
 
     /// Numbers in the packed parameters: convolution `[width, 3, patch, patch]`, class token
     /// `[width]`, positions `[tokens, width]`, gain and bias of the layer norm (`[width]` each).
-    pub fn parameters_len(self) -> usize {
+    pub(crate) fn parameters_len(self) -> usize {
         self.width * (self.patch_len() + 1 + self.tokens() + 2)
     }
 
@@ -97,7 +97,12 @@ struct PatchEmbed(PatchShape);
 
 /// Embeds `pixels` (`[batch, 3, image, image]`) as rows (`[batch * tokens, width]`): the class
 /// token and the projected patches, plus positions, then layer norm. Pixels get no gradient.
-pub fn patch_embed(pixels: &Tensor, params: &Tensor, shape: PatchShape, train: bool) -> Result<Tensor> {
+pub(crate) fn patch_embed(
+    pixels: &Tensor,
+    params: &Tensor,
+    shape: PatchShape,
+    train: bool,
+) -> Result<Tensor> {
     let (_, channels, height, width) = pixels.dims4()?;
     if (channels, height, width) != (3, shape.image, shape.image)
         || params.elem_count() != shape.parameters_len()
@@ -210,7 +215,7 @@ impl CustomOp2 for PatchEmbed {
 
 /// Token ids of a batch of texts, each up to its end token.
 #[derive(Clone, Debug)]
-pub struct Texts {
+pub(crate) struct Texts {
     /// The ids of all texts, one text after another.
     pub ids: Vec<u32>,
     /// Tokens of each text.
@@ -220,7 +225,7 @@ pub struct Texts {
 impl Texts {
     /// Cuts each text after its first highest id, its end token: with a causal mask, later tokens have
     /// no effect.
-    pub fn until_end(ids: &[Vec<u32>]) -> Self {
+    pub(crate) fn until_end(ids: &[Vec<u32>]) -> Self {
         let mut texts = Self { ids: Vec::new(), lens: Vec::with_capacity(ids.len()) };
         for row in ids {
             let end = row.iter().enumerate().fold(0, |best, (i, id)| if *id > row[best] { i } else { best });
@@ -231,7 +236,7 @@ impl Texts {
     }
 
     /// The ids of each text.
-    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let mut rest = &self.ids[..];
         self.lens.iter().map(move |&len| {
             let (text, tail) = rest.split_at(len);
@@ -241,7 +246,7 @@ impl Texts {
     }
 
     /// The distinct ids of each text between its first and its last, in ascending order.
-    pub fn bags(&self) -> Vec<Vec<u32>> {
+    pub(crate) fn bags(&self) -> Vec<Vec<u32>> {
         let bag = |text: &[u32]| {
             let words = text.get(1..text.len() - 1).unwrap_or_default();
             BTreeSet::from_iter(words.iter().copied()).into_iter().collect()
@@ -254,7 +259,7 @@ struct TextEmbed(Texts);
 
 /// Rows of the texts' tokens (`[tokens, width]`): `table` (`[vocabulary, width]`) at each id, plus
 /// `positions` (`[context, width]`).
-pub fn text_embed(table: &Tensor, positions: &Tensor, texts: Texts, train: bool) -> Result<Tensor> {
+pub(crate) fn text_embed(table: &Tensor, positions: &Tensor, texts: Texts, train: bool) -> Result<Tensor> {
     let ((vocabulary, _), (context, _)) = (table.dims2()?, positions.dims2()?);
     let longest = texts.lens.iter().copied().max().unwrap_or(0);
     if texts.ids.iter().any(|&id| id as usize >= vocabulary) || longest > context {

@@ -16,7 +16,7 @@ const GROUP: usize = 4096;
 const PIECE: usize = 128 * 128;
 
 /// `y = x w^T`, plus `bias` if given: `x` `[rows, inner]`, `w` `[out, inner]`.
-pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize) {
+pub(crate) fn forward(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize) {
     let out = w.len() / inner;
     y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * inner)).for_each(|(y, x)| {
         let (rows, w) = (x.len() / inner, Mat::new(w, out, inner).t());
@@ -31,7 +31,7 @@ pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner:
 }
 
 /// `dx = d w`.
-pub fn input_gradient(dx: &mut [f32], d: &[f32], w: &[f32], inner: usize) {
+pub(crate) fn input_gradient(dx: &mut [f32], d: &[f32], w: &[f32], inner: usize) {
     let out = w.len() / inner;
     dx.par_chunks_mut(ROWS * inner).zip(d.par_chunks(ROWS * out)).for_each(|(dx, d)| {
         let rows = d.len() / out;
@@ -41,7 +41,7 @@ pub fn input_gradient(dx: &mut [f32], d: &[f32], w: &[f32], inner: usize) {
 
 /// `dw += d^T x`, in an order that does not depend on the number of threads. A small matrix over
 /// many rows is summed in groups of rows, so that all threads have work.
-pub fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
+pub(crate) fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
     let (out, len) = (dw.len() / inner, dw.len());
     let rows = x.len() / inner;
     let groups = if len >= 16 * PIECE { 1 } else { rows.div_ceil(GROUP).max(1) };
@@ -68,7 +68,7 @@ pub fn weight_gradient(dw: &mut [f32], d: &[f32], x: &[f32], inner: usize) {
 }
 
 /// Adds the sum of the rows of `d` to `db`.
-pub fn bias_gradient(db: &mut [f32], d: &[f32]) {
+pub(crate) fn bias_gradient(db: &mut [f32], d: &[f32]) {
     let out = db.len();
     let sums: Vec<Vec<f32>> = d
         .par_chunks(GROUP * out)
@@ -86,7 +86,7 @@ struct Linear;
 
 /// `x w^T + bias` over the last dimension of `x` (`[.., inner]`), `w` `[out, inner]`, `bias`
 /// `[out]`.
-pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out, inner) = w.dims2()?;
     if x.dims().last() != Some(&inner) || bias.is_some_and(|b| b.dims() != [out]) {
         bail!("linear: {:?} times {:?}", x.shape(), w.shape());

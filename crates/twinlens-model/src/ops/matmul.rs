@@ -6,7 +6,7 @@
 
 /// A matrix in a slice, with a stride for rows and one for columns.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
+pub(crate) struct Mat<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -16,18 +16,18 @@ pub struct Mat<'a> {
 
 impl<'a> Mat<'a> {
     /// Row-major `[rows, cols]`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
     /// Row-major `[rows, cols]` whose rows start `row_stride` numbers apart.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
     /// The transpose, without a copy.
-    pub fn t(self) -> Self {
+    pub(crate) fn t(self) -> Self {
         Self {
             rows: self.cols,
             cols: self.rows,
@@ -39,7 +39,7 @@ impl<'a> Mat<'a> {
 }
 
 /// The destination of a product: row-major, rows `row_stride` numbers apart.
-pub struct MatMut<'a> {
+pub(crate) struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize,
     cols: usize,
@@ -48,12 +48,12 @@ pub struct MatMut<'a> {
 
 impl<'a> MatMut<'a> {
     /// Row-major `[rows, cols]`.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
     /// Row-major `[rows, cols]` whose rows start `row_stride` numbers apart.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride }
     }
@@ -67,12 +67,12 @@ fn check(len: usize, rows: usize, cols: usize, row_stride: usize) {
 }
 
 /// `dst = scale * a b`.
-pub fn multiply(dst: MatMut<'_>, scale: f32, a: Mat<'_>, b: Mat<'_>) {
+pub(crate) fn multiply(dst: MatMut<'_>, scale: f32, a: Mat<'_>, b: Mat<'_>) {
     product(dst, false, scale, a, b);
 }
 
 /// `dst += a b`.
-pub fn multiply_add(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
+pub(crate) fn multiply_add(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
     product(dst, true, 1.0, a, b);
 }
 

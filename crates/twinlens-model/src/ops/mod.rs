@@ -7,24 +7,24 @@
 //! results are bit-identical for any number of threads. Each has a reference implementation in
 //! candle's basic operations ([`crate::reference`]); tests compare values and all gradients.
 
-pub mod activation;
-pub mod attention;
-pub mod batch_norm;
-pub mod block;
-pub mod contrastive;
-pub mod conv;
-pub mod cross_entropy;
-pub mod embed;
-pub mod linear;
-pub mod matmul;
-pub mod norm;
-pub mod pairs;
-pub mod pool;
-pub mod reference;
-pub mod sigmoid;
-pub mod simd;
-pub mod transformer;
-pub mod trunk;
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod batch_norm;
+pub(crate) mod block;
+pub(crate) mod contrastive;
+pub(crate) mod conv;
+pub(crate) mod cross_entropy;
+pub(crate) mod embed;
+pub(crate) mod linear;
+pub(crate) mod matmul;
+pub(crate) mod norm;
+pub(crate) mod pairs;
+pub(crate) mod pool;
+pub(crate) mod reference;
+pub(crate) mod sigmoid;
+pub(crate) mod simd;
+pub(crate) mod transformer;
+pub(crate) mod trunk;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 

@@ -4,12 +4,12 @@
 use super::simd::{sum, vectorised};
 
 /// Added to the variance, as in PyTorch.
-pub const EPS: f32 = 1e-5;
+pub(crate) const EPS: f32 = 1e-5;
 
 vectorised! {
     /// Mean and 1 / sqrt(var + eps) of each row of `x` (`[rows, width]`), written as pairs to
     /// `stats` (`[rows, 2]`).
-    pub fn layer_norm_stats<'a>(x: &'a [f32], width: usize, stats: &'a mut [f32]) {
+    pub(crate) fn layer_norm_stats<'a>(x: &'a [f32], width: usize, stats: &'a mut [f32]) {
         for (row, stat) in x.chunks_exact(width).zip(stats.chunks_exact_mut(2)) {
             let mean = sum(width, |i| row[i]) / width as f32;
             let variance = sum(width, |i| (row[i] - mean) * (row[i] - mean)) / width as f32;
@@ -21,7 +21,7 @@ vectorised! {
 
 vectorised! {
     /// Normalises rows by the statistics of [`layer_norm_stats`].
-    pub fn layer_norm<'a>(x: &'a [f32], stats: &'a [f32], gain: &'a [f32], bias: &'a [f32], y: &'a mut [f32]) {
+    pub(crate) fn layer_norm<'a>(x: &'a [f32], stats: &'a [f32], gain: &'a [f32], bias: &'a [f32], y: &'a mut [f32]) {
         let width = gain.len();
         for ((row, stat), out) in x.chunks_exact(width).zip(stats.chunks_exact(2)).zip(y.chunks_exact_mut(width)) {
             let (mean, scale) = (stat[0], stat[1]);
@@ -37,7 +37,7 @@ vectorised! {
     ///
     /// With z the normalised row and e = dy * gain: dx = (e - mean(e) - z mean(e z)) / sqrt(var +
     /// eps).
-    pub fn layer_norm_backward<'a>(
+    pub(crate) fn layer_norm_backward<'a>(
         x: &'a [f32], stats: &'a [f32], gain: &'a [f32], dy: &'a [f32],
         dx: &'a mut [f32], dgain: &'a mut [f32], dbias: &'a mut [f32],
     ) {

@@ -15,7 +15,7 @@ const ROWS: usize = 64;
 
 /// Features of a whole batch (`[n, embed]` each, row i of both a pair), and a range of its rows.
 #[derive(Clone, Copy)]
-pub struct Pairs<'a> {
+pub(crate) struct Pairs<'a> {
     pub image: &'a [f32],
     pub text: &'a [f32],
     pub embed: usize,
@@ -29,7 +29,7 @@ pub struct Pairs<'a> {
 
 /// The range's share of the loss and of the scalars' gradients, and the gradients of its features.
 #[derive(Default)]
-pub struct Shares {
+pub(crate) struct Shares {
     pub loss: f64,
     pub image: Vec<f32>,
     pub text: Vec<f32>,
@@ -78,7 +78,7 @@ impl Pairs<'_> {
 
     /// ln sum exp of the logits: for each image of the range over all texts, and for each text of
     /// the range over all images.
-    pub fn log_sums(&self) -> [Vec<f32>; 2] {
+    pub(crate) fn log_sums(&self) -> [Vec<f32>; 2] {
         let n = self.image.len() / self.embed;
         [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
             let sums = |_, logits: &mut [f32]| logits.chunks_exact(n).map(log_sum_exp).collect::<Vec<_>>();
@@ -118,7 +118,7 @@ impl Pairs<'_> {
 
     /// The symmetric cross-entropy, given [`log_sums`](Self::log_sums) of all images and of all
     /// texts.
-    pub fn contrastive(&self, images: &[f32], texts: &[f32]) -> Shares {
+    pub(crate) fn contrastive(&self, images: &[f32], texts: &[f32]) -> Shares {
         let half = 0.5 / images.len() as f32;
         let side = |from, to, own: &[f32], other: &[f32]| {
             self.side(from, to, |i, j, x, side| {
@@ -140,7 +140,7 @@ impl Pairs<'_> {
     }
 
     /// SigLIP's loss, with `bias` on the logits.
-    pub fn sigmoid(&self, bias: f32) -> Shares {
+    pub(crate) fn sigmoid(&self, bias: f32) -> Shares {
         let n = (self.image.len() / self.embed) as f64;
         let side = |from, to| {
             self.side(from, to, |i, j, x, side| {

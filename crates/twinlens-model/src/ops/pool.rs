@@ -13,7 +13,7 @@ struct QueryAttention {
 
 /// softmax(q K^T / sqrt(d)) V for each head: `q` (`[batch, width]`), `kv` (`[batch, tokens, 2
 /// width]`: keys, then values); `[batch, width]`.
-pub fn query_attention(q: &Tensor, kv: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn query_attention(q: &Tensor, kv: &Tensor, heads: usize) -> Result<Tensor> {
     let ((batch, width), (images, _, both)) = (q.dims2()?, kv.dims3()?);
     if batch != images || both != 2 * width || heads == 0 || width % heads != 0 {
         bail!("attention of {:?} over {:?} with {heads} heads", q.shape(), kv.shape());

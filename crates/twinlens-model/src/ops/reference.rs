@@ -20,17 +20,17 @@ pub fn get<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
 }
 
 /// `weight` in the type of `x`.
-pub fn like(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn like(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     weight.to_dtype(x.dtype())
 }
 
 /// `x` widened to f32 if it is in half precision, as norms need it.
-pub fn widened(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn widened(x: &Tensor) -> Result<Tensor> {
     if matches!(x.dtype(), DType::BF16 | DType::F16) { x.to_dtype(DType::F32) } else { Ok(x.clone()) }
 }
 
 /// Layer norm of the last dimension with `{name}.weight` and `{name}.bias`.
-pub fn layer_norm(x: &Tensor, tensors: &Tensors, name: &str) -> Result<Tensor> {
+pub(crate) fn layer_norm(x: &Tensor, tensors: &Tensors, name: &str) -> Result<Tensor> {
     let wide = widened(x)?;
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
     let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(EPS))?.sqrt()?;
@@ -44,7 +44,7 @@ pub fn normalise(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `x w^T` over the last dimension of `x` (`[.., in]`), as one product of all rows.
-pub fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+pub(crate) fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (out, inner) = w.dims2()?;
     let rows = x.contiguous()?.reshape(((), inner))?.matmul(&like(w, x)?.t()?)?;
     let mut shape = x.dims().to_vec();
@@ -55,7 +55,7 @@ pub fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 }
 
 /// `x w^T + bias` over the last dimension of `x` (`[.., in]`).
-pub fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
     project(x, w)?.broadcast_add(&like(bias, x)?)
 }
 
@@ -92,7 +92,7 @@ fn supports_flash_attention(qkv: &Tensor, depth: usize) -> bool {
 }
 
 /// A residual attention block on `x` (`[batch, len, width]`).
-pub fn block(
+pub(crate) fn block(
     x: &Tensor,
     tensors: &Tensors,
     name: &str,

@@ -18,7 +18,7 @@ struct Sigmoid {
 
 /// The scalar loss of `image` and `text` (`[n, embed]`, unit length, row i of each a pair) for the
 /// scalars `logit_scale` (the logarithm of the factor on similarities) and `logit_bias`.
-pub fn sigmoid_loss(
+pub(crate) fn sigmoid_loss(
     image: &Tensor,
     text: &Tensor,
     logit_scale: &Tensor,

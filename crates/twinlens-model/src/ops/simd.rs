@@ -32,7 +32,7 @@ const LANES: usize = 16;
 
 /// Sum of `f(i)` over `0..len` in 16 partial sums.
 #[inline(always)]
-pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let whole = len - len % LANES;
     for start in (0..whole).step_by(LANES) {
@@ -57,7 +57,7 @@ pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 /// e^x to a relative error of about 2e-7: x = n ln 2 + r, a polynomial in r, and n added to the
 /// exponent bits.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding this shifts the fraction out of the mantissa: rounding that vectorises.
     const ROUND: f32 = 12_582_912.0;
     // Beyond these the result is not a normal number.
@@ -79,7 +79,7 @@ pub fn exp(x: f32) -> f32 {
 
 vectorised! {
     /// `dst[i] += src[i]`.
-    pub fn add<'a>(dst: &'a mut [f32], src: &'a [f32]) {
+    pub(crate) fn add<'a>(dst: &'a mut [f32], src: &'a [f32]) {
         for (d, s) in dst.iter_mut().zip(src) {
             *d += s;
         }
@@ -88,7 +88,7 @@ vectorised! {
 
 vectorised! {
     /// Adds every row of `rows` (`[n, sums.len()]`) to `sums`, first row first.
-    pub fn add_rows<'a>(sums: &'a mut [f32], rows: &'a [f32]) {
+    pub(crate) fn add_rows<'a>(sums: &'a mut [f32], rows: &'a [f32]) {
         for row in rows.chunks_exact(sums.len()) {
             for (s, x) in sums.iter_mut().zip(row) {
                 *s += x;

@@ -18,7 +18,7 @@ const CHUNK_ROWS: usize = 256;
 
 /// The sequences of a batch, with consecutive rows.
 #[derive(Clone, Debug)]
-pub struct Sequences {
+pub(crate) struct Sequences {
     /// Length and read position of each.
     pub spans: Vec<(usize, usize)>,
     /// Whether a position attends only to itself and earlier ones.
@@ -29,22 +29,22 @@ pub struct Sequences {
 
 impl Sequences {
     /// `batch` sequences of `len` rows, read at their first row.
-    pub fn uniform(batch: usize, len: usize) -> Self {
+    pub(crate) fn uniform(batch: usize, len: usize) -> Self {
         Self { spans: vec![(len, 0); batch], causal: false, pooled: true }
     }
 
     /// Causal sequences, read at their last row.
-    pub fn causal(lens: impl IntoIterator<Item = usize>) -> Self {
+    pub(crate) fn causal(lens: impl IntoIterator<Item = usize>) -> Self {
         Self { spans: lens.into_iter().map(|len| (len, len - 1)).collect(), causal: true, pooled: true }
     }
 
     /// The same sequences, read at every row.
-    pub fn unpooled(self) -> Self {
+    pub(crate) fn unpooled(self) -> Self {
         Self { pooled: false, ..self }
     }
 
     /// All rows.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.spans.iter().map(|s| s.0).sum()
     }
 
@@ -134,7 +134,7 @@ struct Transformer {
 /// `params` holds the blocks' parameters in sequence, each packed in the order of
 /// [`block::PARAMETERS`]. With `train` the activations are kept for one backward pass; without, no
 /// graph is built and each block's activations overwrite those of the previous one.
-pub fn transformer(
+pub(crate) fn transformer(
     x: &Tensor,
     params: &Tensor,
     shape: BlockShape,

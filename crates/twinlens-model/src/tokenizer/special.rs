@@ -2,9 +2,9 @@
 
 use crate::error::ModelError;
 
-pub const START: &str = "<|startoftext|>";
-pub const END: &str = "<|endoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 
-pub fn tokenizer_error(error: impl std::fmt::Display) -> ModelError {
+pub(super) fn tokenizer_error(error: impl std::fmt::Display) -> ModelError {
     ModelError::Tokenizer(error.to_string())
 }

@@ -18,7 +18,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 /// Marks the end of a word.
-pub const END_OF_WORD: &str = "</w>";
+pub(super) const END_OF_WORD: &str = "</w>";
 /// How many of the file's 262,144 merges CLIP uses: as its code computes it, 49,152 less 256 bytes
 /// and two special tokens.
 const MERGES: usize = 49_152 - 256 - 2;
@@ -40,7 +40,7 @@ fn byte_characters() -> Vec<char> {
 ///
 /// # Errors
 /// `Tokenizer` if it is not such a file.
-pub fn parse(file: &[u8], path: &Path) -> Result<Tokenizer> {
+pub(super) fn parse(file: &[u8], path: &Path) -> Result<Tokenizer> {
     let error = |problem: String| tokenizer_error(format!("{}: {problem}", path.display()));
     let mut text = String::new();
     let read = if file.starts_with(&[0x1f, 0x8b]) {

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use std::ops::Range;
 
 /// Initial distributions of a block's matrices.
-pub struct BlockInit {
+pub(super) struct BlockInit {
     pub qkv: Init,
     pub attention_out: Init,
     pub feed_forward_in: Init,
@@ -16,7 +16,13 @@ pub struct BlockInit {
 }
 
 /// Declares the variables of `layers` blocks named `{stack}.resblocks.{layer}`.
-pub fn declare(variables: &mut Declarations, stack: &str, width: usize, layers: usize, init: &BlockInit) {
+pub(super) fn declare(
+    variables: &mut Declarations,
+    stack: &str,
+    width: usize,
+    layers: usize,
+    init: &BlockInit,
+) {
     let (one, zero) = (Init::ONE, Init::ZERO);
     let (bias_in, bias_out) = (Init::uniform_fan_in(width), Init::uniform_fan_in(4 * width));
     // In the order of `PARAMETERS`. Biases are PyTorch's defaults: its attention starts without.
@@ -33,12 +39,12 @@ pub fn declare(variables: &mut Declarations, stack: &str, width: usize, layers: 
 }
 
 /// Operations (additions and multiplications) of a stack over one sequence of `tokens`.
-pub fn flops(width: usize, layers: usize, tokens: usize) -> usize {
+pub(super) fn flops(width: usize, layers: usize, tokens: usize) -> usize {
     layers * (2 * 12 * width * width * tokens + 4 * tokens * tokens * width)
 }
 
 /// A stack with its parameters and its memory.
-pub struct Blocks<'a> {
+pub(super) struct Blocks<'a> {
     pub stack: &'a str,
     pub layers: usize,
     pub shape: BlockShape,
@@ -61,7 +67,7 @@ impl Blocks<'_> {
 
     /// Applies the stack to `x` (`[rows, width]`). In training, the leading layers are only evaluated
     /// if neither they nor anything before them is trained.
-    pub fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
+    pub(super) fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
         let is_trained = |layer: usize| {
             self.names(layer..layer + 1).any(|name| self.tensors.get(&name).is_some_and(Tensor::track_op))
         };
@@ -76,7 +82,7 @@ impl Blocks<'_> {
 }
 
 /// Concatenates tensors into a flat one, as the fused operations take them; gradients flow back.
-pub fn pack(tensors: &Tensors, names: impl Iterator<Item = String>) -> Result<Tensor> {
+pub(super) fn pack(tensors: &Tensors, names: impl Iterator<Item = String>) -> Result<Tensor> {
     let parts = names.map(|name| get(tensors, &name)?.flatten_all());
     Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
 }

@@ -1,11 +1,14 @@
 //! The towers: from pixels and token ids to features.
 
 mod blocks;
-pub mod image;
-pub mod resnet;
-pub mod text;
-pub mod vision;
-pub mod vit;
+pub(crate) mod image;
+pub(crate) mod resnet;
+pub(crate) mod text;
+pub(crate) mod vision;
+pub(crate) mod vit;
+
+/// Every kind of image tower. To add one, write its file and list it here.
+static KINDS: &[&image::TowerKind] = &[&vit::KIND, &resnet::KIND];
 
 /// One of the two encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 /// Weight of a new batch in the running statistics, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
 
-pub static KIND: TowerKind = TowerKind::new::<ResNetConfig>(
+pub(crate) static KIND: TowerKind = TowerKind::new::<ResNetConfig>(
     "resnet",
     "The paper's ResNet: a stem of three convolutions, average pooling before each stride, attention pooling at the end.",
     Some(|settings| settings.contains_key("stages")),

@@ -60,7 +60,7 @@ impl TextConfig {
 
 /// A text transformer with its variables and memory.
 #[derive(Clone, Copy)]
-pub struct TextTower<'a> {
+pub(crate) struct TextTower<'a> {
     pub config: &'a TextConfig,
     pub activation: Activation,
     /// The variables, attached to the graph if they are trained.
@@ -82,7 +82,7 @@ impl TextTower<'_> {
     }
 
     /// Features `[texts, embed]` of any length.
-    pub fn features(&self, texts: Texts, train: bool) -> Result<Tensor> {
+    pub(crate) fn features(&self, texts: Texts, train: bool) -> Result<Tensor> {
         let sequences = Sequences::causal(texts.lens.iter().copied());
         let x = self.stack(&self.embed(texts, train)?, sequences, train)?;
         x.matmul(get(self.tensors, "text_projection")?)
@@ -91,7 +91,12 @@ impl TextTower<'_> {
     /// The language model's state before each word but the first (`[all tokens - texts, width]`), and
     /// the token that follows each. The projected `image` features (`[texts, embed]`) are added to
     /// each text's start token.
-    pub fn next_tokens(&self, image: &Tensor, texts: &Texts, train: bool) -> Result<(Tensor, Vec<u32>)> {
+    pub(crate) fn next_tokens(
+        &self,
+        image: &Tensor,
+        texts: &Texts,
+        train: bool,
+    ) -> Result<(Tensor, Vec<u32>)> {
         let mut inputs = Texts { ids: Vec::new(), lens: Vec::new() };
         let (mut targets, mut starts) = (Vec::new(), Vec::new());
         for text in texts.iter() {
@@ -111,7 +116,7 @@ impl TextTower<'_> {
 
     /// The embeddings of token `ids` (`[batch, context]`), `[batch, context, width]`, as `dtype`; in
     /// candle's basic operations.
-    pub fn reference_embed(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    pub(crate) fn reference_embed(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, context) = ids.dims2()?;
         let x = get(self.tensors, "token_embedding.weight")?.index_select(&ids.flatten_all()?, 0)?;
         x.reshape((batch, context, self.config.width))?.to_dtype(dtype)
@@ -119,7 +124,7 @@ impl TextTower<'_> {
 
     /// Adds positions to embedded tokens (`[batch, context, width]`) and applies the blocks; in
     /// candle's basic operations.
-    pub fn reference_stack(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn reference_stack(&self, x: &Tensor) -> Result<Tensor> {
         let context = x.dim(1)?;
         let positions = get(self.tensors, "positional_embedding")?.narrow(0, 0, context)?;
         let mut x = x.broadcast_add(&like(&positions, x)?)?;
@@ -135,7 +140,7 @@ impl TextTower<'_> {
 
     /// Features `[texts, embed]` of any length of token `ids` (`[texts, context]`), computed as
     /// `dtype` in candle's basic operations.
-    pub fn reference_features(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    pub(crate) fn reference_features(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, context) = ids.dims2()?;
         let x = self.reference_stack(&self.reference_embed(ids, dtype)?)?;
         let ends = ids.to_dtype(DType::F32)?.argmax(D::Minus1)?.to_vec1::<u32>()?;

@@ -1,7 +1,7 @@
-//! The registered image towers, and the configuration that selects one.
+//! The configuration that selects one of the registered image towers.
 
-use super::image::{ImageTower, TowerKind};
-use super::{resnet, vit};
+use super::KINDS;
+use super::image::ImageTower;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,9 +9,6 @@ use serde_json::{Map, Value};
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
-
-/// Every kind of image tower. To add one, write its file and list it here.
-static KINDS: &[&TowerKind] = &[&vit::KIND, &resnet::KIND];
 
 /// An image tower and its sizes.
 ///

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const STACK: &str = "visual.transformer";
 
-pub static KIND: TowerKind = TowerKind::new::<VitConfig>(
+pub(crate) static KIND: TowerKind = TowerKind::new::<VitConfig>(
     "vit",
     "A vision transformer.",
     Some(|settings| !settings.contains_key("stages")),

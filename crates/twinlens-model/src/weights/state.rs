@@ -20,7 +20,7 @@ pub fn buffers(config: &ClipConfig) -> BTreeMap<String, usize> {
 }
 
 /// Fresh variables.
-pub fn fresh(config: &ClipConfig, seed: u64) -> Result<Variables> {
+pub(crate) fn fresh(config: &ClipConfig, seed: u64) -> Result<Variables> {
     let [image, others] = config.declarations();
     let mut variables = image.create(seed)?;
     variables.extend(others.create(seed)?);
@@ -28,7 +28,7 @@ pub fn fresh(config: &ClipConfig, seed: u64) -> Result<Variables> {
 }
 
 /// Fresh buffers: mean 0, variance 1.
-pub fn fresh_buffers(config: &ClipConfig) -> Result<Variables> {
+pub(crate) fn fresh_buffers(config: &ClipConfig) -> Result<Variables> {
     let buffer = |(name, len): (String, usize)| {
         let value = if name.ends_with("running_var") { 1f32 } else { 0.0 };
         Ok((name, Var::from_vec(vec![value; len], len, &Device::Cpu)?))
@@ -41,7 +41,7 @@ pub fn fresh_buffers(config: &ClipConfig) -> Result<Variables> {
 ///
 /// # Errors
 /// `Weights`, with the names that are missing, unknown, or have another shape.
-pub fn take(
+pub(super) fn take(
     mut tensors: HashMap<String, Tensor>,
     config: &ClipConfig,
     path: &Path,

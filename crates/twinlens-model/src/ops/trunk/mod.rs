@@ -15,14 +15,14 @@ mod source;
 use super::batch_norm::Statistics;
 use super::conv::Conv;
 use super::{f32_slice, with_f32};
-pub use buffers::Buffers;
+pub(crate) use buffers::Buffers;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use layer::Layer;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The convolutions of a ResNet, a batch norm after each.
 #[derive(Clone, Debug)]
-pub struct Trunk {
+pub(crate) struct Trunk {
     /// Applied in turn to the pixels, each with a relu; followed by 2 x 2 average pooling.
     pub stem: Vec<Conv>,
     /// Residual blocks.
@@ -31,7 +31,7 @@ pub struct Trunk {
 
 /// relu(main(x) + shortcut(x)).
 #[derive(Clone, Debug)]
-pub struct Block {
+pub(crate) struct Block {
     /// Applied in turn, with a relu between.
     pub main: [Conv; 3],
     /// Convolution of the shortcut; without it x itself is added.
@@ -42,13 +42,13 @@ pub struct Block {
 
 impl Trunk {
     /// Every convolution, in the order of their parameters.
-    pub fn convolutions(&self) -> impl Iterator<Item = Conv> {
+    pub(crate) fn convolutions(&self) -> impl Iterator<Item = Conv> {
         let blocks = self.blocks.iter().flat_map(|b| b.main.iter().chain(&b.shortcut));
         self.stem.iter().chain(blocks).copied()
     }
 
     /// Numbers in all parameters.
-    pub fn parameters_len(&self) -> usize {
+    pub(crate) fn parameters_len(&self) -> usize {
         self.convolutions().map(|c| c.weights_len() + 2 * c.out).sum()
     }
 
@@ -99,7 +99,7 @@ struct ResNet {
 /// channels, kernel, kernel]`) and its norm's gains and biases. Norms use the batch's statistics,
 /// or `fixed` ones. With `train`, if any parameter is trained, activations are kept for one
 /// backward pass; without, no graph is built. Pixels get no gradient.
-pub fn resnet(
+pub(crate) fn resnet(
     pixels: &Tensor,
     params: &Tensor,
     trunk: Trunk,

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// File names of the weights: the first is written, the second is read if the first is missing.
-pub const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+pub(super) const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// How CLIPModel stores one of our tensors.
 enum Stored {
@@ -72,7 +72,7 @@ fn stored(name: &str) -> Option<Stored> {
 }
 
 /// Converts CLIPModel's tensors to ours. Unknown ones keep their names, by which they are refused later.
-pub fn from_tensors(
+pub(super) fn from_tensors(
     mut theirs: HashMap<String, Tensor>,
     config: &ClipConfig,
 ) -> Result<HashMap<String, Tensor>> {
@@ -97,7 +97,7 @@ pub fn from_tensors(
 }
 
 /// Converts our tensors to CLIPModel's.
-pub fn to_tensors(state: Tensors) -> Result<Tensors> {
+pub(super) fn to_tensors(state: Tensors) -> Result<Tensors> {
     let mut tensors = Tensors::new();
     for (name, tensor) in state {
         match stored(&name) {
@@ -140,7 +140,7 @@ fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Act
 
 /// The shape that a `config.json` describes. Its many other keys have no effect on features and are
 /// ignored.
-pub fn config(json: Map<String, Value>, path: &Path) -> Result<ClipConfig> {
+pub(super) fn config(json: Map<String, Value>, path: &Path) -> Result<ClipConfig> {
     let mut table = Table::new(path, json);
     if table.take("model_type").is_some_and(|kind| kind != "clip") {
         return Err(table.wrong("model_type", "is not \"clip\""));
@@ -169,7 +169,7 @@ pub fn config(json: Map<String, Value>, path: &Path) -> Result<ClipConfig> {
 }
 
 /// The `config.json` of the same model.
-pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
+pub(super) fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
     let unsupported = |what: &str| ModelError::Format {
         path: dir.to_owned(),
         problem: format!("transformers' CLIPModel does not support {what}"),
@@ -209,7 +209,7 @@ pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
 }
 
 /// The `preprocessor_config.json` of the same model.
-pub fn preprocessor(config: &ClipConfig) -> Value {
+pub(super) fn preprocessor(config: &ClipConfig) -> Value {
     let size = config.vision.image_size();
     json!({
         "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": true,

@@ -43,7 +43,7 @@ const IGNORED: [&str; 7] = [
 ];
 
 /// Reads the configuration in a model directory; returns it and the path of the weights.
-pub fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
+pub(crate) fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
     let path = dir.join(CONFIG_FILE);
     let open_clip_path = dir.join(open_clip::CONFIG_FILE);
     if !path.exists() && open_clip_path.exists() {
@@ -60,7 +60,7 @@ pub fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
 }
 
 /// Reads the variables and buffers of `config` from a weights file.
-pub fn read(path: &Path, config: &ClipConfig) -> Result<(Variables, Variables)> {
+pub(crate) fn read(path: &Path, config: &ClipConfig) -> Result<(Variables, Variables)> {
     config.check()?;
     let is_pickle = path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|p| e == *p));
     let tensors = if is_pickle { pickle::read(path)? } else { tensors::read(path)? };
@@ -68,7 +68,7 @@ pub fn read(path: &Path, config: &ClipConfig) -> Result<(Variables, Variables)> 
 }
 
 /// Writes a directory that Hugging Face's `CLIPModel.from_pretrained` reads.
-pub fn export_hugging_face(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
+pub(crate) fn export_hugging_face(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
     let json = hugging_face::to_config(config, dir)?;
     write_json(&dir.join(CONFIG_FILE), &json)?;
     write_json(&dir.join("preprocessor_config.json"), &hugging_face::preprocessor(config))?;
@@ -76,7 +76,7 @@ pub fn export_hugging_face(dir: &Path, config: &ClipConfig, state: Tensors) -> R
 }
 
 /// Writes a directory that open_clip reads as `local-dir:DIR`.
-pub fn export_open_clip(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
+pub(crate) fn export_open_clip(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
     write_json(&dir.join(open_clip::CONFIG_FILE), &open_clip::to_config(config, dir)?)?;
     write_weights(&dir.join(open_clip::WEIGHTS_FILES[0]), &open_clip::to_tensors(state)?)
 }

@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// File name of the configuration.
-pub const CONFIG_FILE: &str = "open_clip_config.json";
+pub(super) const CONFIG_FILE: &str = "open_clip_config.json";
 /// File names of the weights: the first is written, the second is read if the first is missing.
-pub const WEIGHTS_FILES: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
+pub(super) const WEIGHTS_FILES: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 
 /// The shape that an open_clip configuration describes.
-pub fn config(path: &Path) -> Result<ClipConfig> {
+pub(super) fn config(path: &Path) -> Result<ClipConfig> {
     let mut map = read_json(path)?;
     if let Some(Value::Object(inner)) = map.remove("model_cfg") {
         map = inner;
@@ -93,7 +93,7 @@ fn objective(table: &Table<'_>) -> Objective {
 }
 
 /// The configuration from which open_clip builds the same model.
-pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
+pub(super) fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
     let unsupported = |what: String| ModelError::Format {
         path: dir.to_owned(),
         problem: format!("open_clip does not support {what}"),
@@ -122,7 +122,7 @@ pub fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
 }
 
 /// Adds the tensors that open_clip expects besides ours: a batch counter for each batch norm.
-pub fn to_tensors(mut state: Tensors) -> Result<Tensors> {
+pub(super) fn to_tensors(mut state: Tensors) -> Result<Tensors> {
     let norms = state.keys().filter_map(|name| name.strip_suffix(".running_mean"));
     for name in norms.map(|norm| format!("{norm}.num_batches_tracked")).collect::<Vec<_>>() {
         state.insert(name, Tensor::new(0i64, &Device::Cpu)?);

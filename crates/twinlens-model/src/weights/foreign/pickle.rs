@@ -12,7 +12,7 @@ use std::path::Path;
 /// # Errors
 /// `Io`, or `Format` if there is none: OpenAI publishes TorchScript, which has the same file
 /// suffix.
-pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
+pub(super) fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     if std::fs::metadata(path).map_err(ModelError::io(path))?.len() == 0 {
         return Err(unreadable(path, "the file is empty".into(), "download it again"));
     }

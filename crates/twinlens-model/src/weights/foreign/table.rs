@@ -5,18 +5,18 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Mean of each channel that every CLIP model subtracts from its pixels.
-pub const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(super) const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel that every CLIP model divides its pixels by.
-pub const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub(super) const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Reads a JSON object.
-pub fn read_json(path: &Path) -> Result<Map<String, Value>> {
+pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>> {
     let json = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
     serde_json::from_str(&json).map_err(|e| ModelError::Config(format!("{}: {e}", path.display())))
 }
 
 /// A JSON object whose every key must be read, so that no key of an unsupported model goes unnoticed.
-pub struct Table<'a> {
+pub(super) struct Table<'a> {
     path: &'a Path,
     name: &'static str,
     map: Map<String, Value>,
@@ -24,35 +24,35 @@ pub struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The whole file.
-    pub fn new(path: &'a Path, map: Map<String, Value>) -> Self {
+    pub(super) fn new(path: &'a Path, map: Map<String, Value>) -> Self {
         Self { path, name: "", map }
     }
 
     /// An error about a key.
-    pub fn wrong(&self, key: &str, problem: &str) -> ModelError {
+    pub(super) fn wrong(&self, key: &str, problem: &str) -> ModelError {
         let dot = if self.name.is_empty() { "" } else { "." };
         ModelError::Config(format!("{}: {}{dot}{key} {problem}", self.path.display(), self.name))
     }
 
     /// Takes a nested object.
-    pub fn table(&mut self, name: &'static str) -> Result<Table<'a>> {
+    pub(super) fn table(&mut self, name: &'static str) -> Result<Table<'a>> {
         match self.map.remove(name) {
             Some(Value::Object(map)) => Ok(Table { path: self.path, name, map }),
             _ => Err(self.wrong(name, "is missing, or not an object")),
         }
     }
 
-    pub fn contains(&self, key: &str) -> bool {
+    pub(super) fn contains(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
     /// Takes a value without checking it.
-    pub fn take(&mut self, key: &str) -> Option<Value> {
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key)
     }
 
     /// Takes a whole number, with its default if it may be left out.
-    pub fn number(&mut self, key: &str, default: Option<usize>) -> Result<usize> {
+    pub(super) fn number(&mut self, key: &str, default: Option<usize>) -> Result<usize> {
         let number = match self.map.remove(key) {
             None | Some(Value::Null) => default,
             Some(value) => value.as_u64().map(|n| n as usize),
@@ -61,7 +61,7 @@ impl<'a> Table<'a> {
     }
 
     /// Takes a boolean, false by default.
-    pub fn flag(&mut self, key: &str) -> Result<bool> {
+    pub(super) fn flag(&mut self, key: &str) -> Result<bool> {
         match self.map.remove(key) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(value)) => Ok(value),
@@ -70,7 +70,7 @@ impl<'a> Table<'a> {
     }
 
     /// Takes a value that, if given, must be the only one supported here.
-    pub fn only(&mut self, key: &str, value: &Value) -> Result<()> {
+    pub(super) fn only(&mut self, key: &str, value: &Value) -> Result<()> {
         let is_same = |given: &Value| match (given.as_f64(), value.as_f64()) {
             (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * b.abs(),
             _ => given == value,
@@ -83,12 +83,12 @@ impl<'a> Table<'a> {
     }
 
     /// Ignores keys without effect on the features.
-    pub fn ignore(&mut self, keys: &[&str]) {
+    pub(super) fn ignore(&mut self, keys: &[&str]) {
         keys.iter().for_each(|key| _ = self.map.remove(*key));
     }
 
     /// Refuses keys that were not read.
-    pub fn end(self) -> Result<()> {
+    pub(super) fn end(self) -> Result<()> {
         match self.map.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((key, value)) => Err(self.wrong(key, &format!("({value}) belongs to an unsupported model"))),
