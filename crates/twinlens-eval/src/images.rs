@@ -14,7 +14,7 @@ use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetError};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 use twinlens_model::Clip;
-use twinlens_pipeline::{Located, RunContext};
+use twinlens_pipeline::RunContext;
 
 use crate::error::EvalError;
 use crate::model::Model;
@@ -181,16 +181,21 @@ impl ImageSource {
 
     /// Whether a column must be read: all but the pixels and vectors that are not used.
     pub fn needs_column(&self, field: &Field) -> bool {
-        let used = match self {
-            Self::Images(column) => column.as_str(),
-            Self::Embeddings => EMBEDDING,
-        };
         let large = holds_image_bytes(field.data_type()) || width(field.data_type()).is_some();
-        !large || field.name() == used
+        !large || field.name() == self.column()
+    }
+
+    /// The column with pixels or vectors.
+    pub fn column(&self) -> &str {
+        match self {
+            Self::Images(column) => column,
+            Self::Embeddings => EMBEDDING,
+        }
     }
 }
 
 /// How images are decoded.
+#[derive(Clone, Copy)]
 pub struct DecodeOptions<'a> {
     pub preprocess: &'a Preprocess,
     /// An image beyond them is rejected before it is decoded.
@@ -209,8 +214,36 @@ impl<'a> DecodeOptions<'a> {
     }
 }
 
-pub fn limits_or_default(given: Option<&Located<Limits>>) -> Limits {
-    given.map(|limits| limits.value().clone()).unwrap_or_default()
+/// Turns the images of a table into embeddings.
+pub struct ImageEncoder<'a> {
+    pub clip: &'a Clip,
+    pub source: &'a ImageSource,
+    /// The identity that stored embeddings must have.
+    pub identity: String,
+    pub decode: DecodeOptions<'a>,
+}
+
+impl<'a> ImageEncoder<'a> {
+    pub fn new(model: &'a Model, source: &'a ImageSource, limits: &'a Limits, cx: &RunContext) -> Self {
+        let decode = DecodeOptions::new(model, limits, cx);
+        Self { clip: &model.clip, source, identity: model.identity(), decode }
+    }
+
+    /// As [`ImageSource::images`].
+    pub fn read(
+        &self,
+        batch: &RecordBatch,
+        wanted: &[bool],
+        with_phash: bool,
+    ) -> Result<Vec<Image>, (String, Option<String>)> {
+        let decode = DecodeOptions { with_phash, ..self.decode };
+        self.source.images(batch, wanted, &self.identity, &decode)
+    }
+
+    /// As [`ImageSource::embed`].
+    pub fn embed(&self, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
+        self.source.embed(self.clip, values, n)
+    }
 }
 
 /// The stored embeddings of the `wanted` rows.

@@ -5,18 +5,23 @@
 //! memory does not grow with the number of examples; an example that cannot be evaluated is
 //! rejected with its location and not counted in `n`.
 
+mod classify;
 pub mod embed;
 pub mod error;
 mod images;
+mod in_training;
 mod ledger;
 pub mod metrics;
 pub mod model;
+mod options;
 pub mod probe;
 pub mod prompts;
+mod results;
 pub mod retrieval;
 pub mod scaling;
 pub mod search;
 pub mod set;
+mod set_reader;
 pub mod sets;
 pub mod sql;
 pub mod trust;
@@ -28,11 +33,12 @@ use twinlens_pipeline::Registry;
 pub use embed::Embed;
 pub use error::EvalError;
 pub use images::REJECT_CODES;
+pub use in_training::InTrainingEvaluation;
 pub use probe::Probe;
 pub use retrieval::Retrieval;
 pub use scaling::Scaling;
 pub use sets::EvaluationSet;
-pub use zero_shot::{InTrainingEvaluation, ZeroShot};
+pub use zero_shot::ZeroShot;
 
 /// Adds the stage kinds and SQL functions of this crate.
 pub fn register(registry: &mut Registry) {

@@ -25,6 +25,7 @@ use twinlens_pipeline::{
 
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
+use crate::options::{check_limits, check_positive};
 use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
 use pass::Pass;
 
@@ -194,19 +195,9 @@ impl Stage for Embed {
             }
         }
         faults.extend(self.caption_fault(&schema));
-        for (zero, span, name) in [
-            (*self.batch_size == 0, self.batch_size.span(), "batch_size"),
-            (*self.split_rows == 0, self.split_rows.span(), "split_rows"),
-        ] {
-            if zero {
-                faults.push(Fault::at(span, format!("`{name}` is 0")).label("at least 1"));
-            }
-        }
-        if let Some(limits) = &self.limits
-            && let Err(error) = limits.check()
-        {
-            faults.push(Fault::at(limits.span(), error.to_string()));
-        }
+        faults.extend(check_positive("batch_size", &self.batch_size));
+        faults.extend(check_positive("split_rows", &self.split_rows));
+        faults.extend(check_limits(self.limits.as_ref()));
         match self.width(inputs) {
             Ok(width) if faults.is_empty() => Ok(Tables::main(self.schema(&schema, width))),
             Ok(_) => Err(faults),

@@ -13,9 +13,11 @@ use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::Embed;
 use crate::error::EvalError;
-use crate::images::{Chunk, DecodeOptions, Examples, ImageSource, limits_or_default};
+use crate::images::{Chunk, DecodeOptions, Examples, ImageSource};
 use crate::ledger;
 use crate::model::Model;
+use crate::options::limits_or_default;
+
 use crate::vectors::{
     CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING, check_finite, cosine,
 };

@@ -24,6 +24,7 @@ use twinlens_pipeline::{
 };
 
 use crate::metrics::Metric;
+use crate::results::{PER_CLASS, PREDICTIONS};
 use crate::set::{Labels, SetOptions, check_set_names};
 use crate::vectors::{EMBEDDING, has_embeddings};
 
@@ -142,8 +143,6 @@ fn max_examples() -> Located<usize> {
 
 /// What a probe says of a column of lists.
 const SEVERAL: &str = "probes are of sets with one class an image";
-const PER_CLASS: &str = "per_class";
-const PREDICTIONS: &str = "predictions";
 
 impl StageKind for Probe {
     const KIND: &'static str = "probe";

@@ -1,7 +1,7 @@
 //! One task of one set: training examples in, classifiers fitted, test examples counted.
 
 use sha2::{Digest, Sha256};
-use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::few_shot;
@@ -10,14 +10,14 @@ use super::logistic::{Examples, Linear};
 use super::neighbours::Neighbours;
 use super::source::{Row, Source};
 use super::sweep;
-use super::{PER_CLASS, PREDICTIONS, Probe, ProbeSet, Task};
+use super::{Probe, ProbeSet, Task};
 use crate::error::EvalError;
-use crate::ledger;
+use crate::ledger::RejectedRow;
 use crate::metrics::{Metric, Tally, top_k};
 use crate::model::{input, preprocess_hash};
 use crate::prompts::list_hash;
+use crate::results::{ALL, MetricRow, Prediction, Provenance, ResultWriter};
 use crate::vectors::EmbeddingOrigin;
-use crate::zero_shot::tables::{self, MetricRow, Prediction, Provenance};
 
 /// Does one task, and gives its split back, ready to be committed.
 pub fn run(
@@ -30,15 +30,16 @@ pub fn run(
 ) -> Result<SplitWriter, RunError> {
     let start = cx.clock.micros();
     let source = Source::open(options, cx, inputs, set)?;
-    let mut pass =
-        Pass { source, task, split, start, hash: Sha256::new_with_prefix(b"twinlens evaluation set 1") };
+    let results = ResultWriter::new(&set.name, split);
+    let hash = Sha256::new_with_prefix(b"twinlens evaluation set 1");
+    let mut pass = Pass { source, task, results, start, hash };
     let mut fitted = pass.fit()?;
     pass.test(&mut fitted)?;
     match task {
         Task::FewShot => pass.write_curve(&fitted)?,
         Task::LinearProbe | Task::Knn => fitted.iter().try_for_each(|fitted| pass.write(fitted))?,
     }
-    Ok(pass.split)
+    Ok(pass.results.into_split())
 }
 
 /// What is fitted, and the name it has in the results.
@@ -66,7 +67,7 @@ impl Classifier {
 struct Pass<'a> {
     source: Source<'a>,
     task: Task,
-    split: SplitWriter,
+    results: ResultWriter,
     start: i64,
     /// Of the test examples: their images and labels.
     hash: Sha256,
@@ -138,8 +139,8 @@ impl Pass<'_> {
     /// Counts the test examples; writes predictions (of a curve none: they would be as many as
     /// there are drawings) and refused rows.
     fn test(&mut self, fitted: &mut [Fitted]) -> Result<(), EvalError> {
-        let Self { source, task, split, hash, .. } = self;
-        let (set, stage, classes) = (source.set.name.value(), &source.cx.stage, source.classes.len());
+        let Self { source, task, results, hash, .. } = self;
+        let (set, classes) = (source.set.name.value(), source.classes.len());
         let mut n = 0;
         source.rows(&source.set.test, |rows, batch, places| {
             let (mut values, mut examples, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -153,12 +154,12 @@ impl Pass<'_> {
                     }
                     Err((code, detail)) => {
                         let detail = format!("set `{set}`, {}: {detail}", places.location(row.number));
-                        refused.push(ledger::RejectedRow { row: at as u32, code, detail });
+                        refused.push(RejectedRow { row: at as u32, code, detail });
                     }
                 }
             }
             n += examples.len();
-            ledger::write(split, stage, batch, &refused)?;
+            results.rejects(source.cx, batch, &refused)?;
             for fitted in fitted.iter_mut() {
                 let scores = fitted.classifier.scores(&values)?;
                 let mut predictions = Vec::with_capacity(examples.len());
@@ -170,7 +171,7 @@ impl Pass<'_> {
                     predictions.push(Prediction { example, label: Some(*label), ranked, score });
                 }
                 if *task != Task::FewShot {
-                    split.write(PREDICTIONS, &tables::predictions(set, &fitted.name, &predictions)?)?;
+                    results.predictions(&fitted.name, &predictions)?;
                 }
             }
             Ok(())
@@ -201,8 +202,7 @@ impl Pass<'_> {
             Some(MetricRow { metric: metric.name().into(), value, interval, chance })
         };
         let rows: Vec<MetricRow> = self.metrics().filter_map(measure).collect();
-        let per_class = tables::per_class(set, &fitted.name, classes.names(), &fitted.tally)?;
-        self.split.write(PER_CLASS, &per_class)?;
+        self.results.per_class(&fitted.name, classes.names(), &fitted.tally)?;
         self.accuracy(&fitted.name, fitted.tally.total(), &rows)
     }
 
@@ -233,7 +233,6 @@ impl Pass<'_> {
         let from = Provenance {
             model: &made.model,
             checkpoint: None,
-            set: set.name.value(),
             split: set.test.name(),
             task: self.task.name(),
             prompts: name,
@@ -243,11 +242,11 @@ impl Pass<'_> {
             weights_hash: &made.weights,
             preprocess_hash: &preprocess_hash(&made.preprocessing),
             precision: made.precision.as_deref(),
-            part: tables::ALL,
+            part: ALL,
             n,
             seconds: self.source.cx.clock.seconds_since(self.start),
         };
-        Ok(self.split.write(MAIN, &tables::accuracy(&from, rows)?)?)
+        self.results.accuracy(&from, rows)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::images::Examples as Rows;
 use crate::images::{NO_EMBEDDING, NO_LABEL, UNKNOWN_LABEL};
 use crate::model::input;
 use crate::set::{Classes, Labels, SetFault};
+use crate::set_reader::read_classes;
 use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, Vectors, check_embedding_model};
-use crate::zero_shot::rows::read_classes;
 
 /// Rows that are read at a time.
 const ROWS: usize = 4096;

@@ -26,6 +26,7 @@ use twinlens_pipeline::{
 
 use crate::images::ImageSource;
 use crate::model::{self, Model, input};
+use crate::options::{check_limits, check_positive};
 use crate::prompts::check_templates;
 use crate::set::check_set_names;
 
@@ -156,19 +157,13 @@ impl Stage for Retrieval {
             faults.push(Fault::at(self.template.span(), why));
         }
         faults.extend(model::check_compute(&self.device, &self.precision));
-        if *self.batch_size == 0 {
-            faults.push(Fault::at(self.batch_size.span(), "`batch_size` is 0").label("at least 1"));
-        }
+        faults.extend(check_positive("batch_size", &self.batch_size));
         if self.ks.iter().min().is_none_or(|least| *least == 0) {
             faults.push(
                 Fault::at(self.ks.span(), "`ks` are places from 1 on").label("for instance [1, 5, 10]"),
             );
         }
-        if let Some(limits) = &self.limits
-            && let Err(error) = limits.check()
-        {
-            faults.push(Fault::at(limits.span(), error.to_string()));
-        }
+        faults.extend(check_limits(self.limits.as_ref()));
         if faults.is_empty() { Ok(Tables::main(contracts::accuracy())) } else { Err(faults) }
     }
 

@@ -5,20 +5,21 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
-use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
 use super::captions::Captions;
 use super::ranks::{Places, VectorFile, places};
 use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
-use crate::images::{Chunk, DecodeOptions, Examples, Image, ImageSource, limits_or_default};
-use crate::ledger;
+use crate::images::{Chunk, DecodeOptions, Examples, Image, ImageSource};
+use crate::ledger::RejectedRow;
 use crate::metrics::retrieval::{GroupedRecall, chance_of_any, chance_of_one};
 use crate::model::{Model, input};
+use crate::options::limits_or_default;
 use crate::prompts::{fill, list_hash};
+use crate::results::{ALL, MetricRow, Provenance, ResultWriter};
 use crate::vectors::check_finite;
-use crate::zero_shot::tables::{self, MetricRow, Provenance};
 
 /// Evaluates a set, and gives its split back, ready to be committed.
 pub fn run(
@@ -45,7 +46,7 @@ pub fn run(
         model,
         set,
         source,
-        split,
+        results: ResultWriter::new(&set.name, split),
         identity: model.identity(),
         images: file("images.f32")?,
         texts: file("texts.f32")?,
@@ -66,7 +67,7 @@ struct Pass<'a> {
     model: &'a Model,
     set: &'a RetrievalSet,
     source: ImageSource,
-    split: SplitWriter,
+    results: ResultWriter,
     identity: String,
     images: VectorFile,
     texts: VectorFile,
@@ -104,7 +105,7 @@ impl Pass<'_> {
         let found =
             places(&mut self.images, &mut self.texts, &self.image_of_text, || Ok(cx.check_cancelled()?))?;
         self.write(&found, start)?;
-        Ok(self.split)
+        Ok(self.results.into_split())
     }
 
     fn refuse(&self, why: String, hint: Option<String>) -> EvalError {
@@ -131,7 +132,7 @@ impl Pass<'_> {
                 Some(Err(refusal)) => {
                     let place = examples.location(chunk.first + row as u64);
                     let detail = format!("set `{}`, {place}: {}", self.set.name.value(), refusal.detail);
-                    refused.push(ledger::RejectedRow { row: row as u32, code: refusal.code, detail });
+                    refused.push(RejectedRow { row: row as u32, code: refusal.code, detail });
                     continue;
                 }
                 None => continue,
@@ -152,7 +153,7 @@ impl Pass<'_> {
             }
         }
         self.cx.progress.rejects(refused.len() as u64);
-        ledger::write(&mut self.split, &self.cx.stage, batch, &refused)?;
+        self.results.rejects(self.cx, batch, &refused)?;
         self.cx.progress.done(batch.num_rows() as u64);
         Ok(())
     }
@@ -240,7 +241,6 @@ impl Pass<'_> {
             let from = Provenance {
                 model: &self.model.name,
                 checkpoint: self.model.checkpoint.as_deref(),
-                set,
                 split: self.set.input.name(),
                 task: "retrieval",
                 prompts: template,
@@ -250,11 +250,11 @@ impl Pass<'_> {
                 weights_hash: &self.model.weights_hash,
                 preprocess_hash: &self.model.preprocess_hash,
                 precision: Some(self.model.clip.precision().name()),
-                part: tables::ALL,
+                part: ALL,
                 n,
                 seconds: self.cx.clock.seconds_since(start),
             };
-            self.split.write(MAIN, &tables::accuracy(&from, &rows)?)?;
+            self.results.accuracy(&from, &rows)?;
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! The classes of a set: ids, labels in the data, and names in prompts.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
+use twinlens_pipeline::Fault;
 use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::prompts::list_hash;
@@ -11,6 +13,13 @@ use crate::prompts::list_hash;
 pub struct SetFault {
     pub why: String,
     pub hint: Option<String>,
+}
+
+impl SetFault {
+    /// The fault of an option.
+    pub fn at(self, span: Range<usize>) -> Fault {
+        self.hint.into_iter().fold(Fault::at(span, self.why), Fault::hint)
+    }
 }
 
 /// The classes of a set: ids, labels in the data, and names in prompts.

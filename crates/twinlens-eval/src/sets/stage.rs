@@ -11,12 +11,10 @@ use twinlens_pipeline::{
 };
 
 use super::found::unknown;
-use super::write::WARNINGS;
 use super::{CLASSES, classes_schema, declared, find, looked_at, open, schema, write};
-use crate::error::EvalError;
-use crate::images::limits_or_default;
+use crate::options::{check_limits, limits_or_default};
+use crate::results::{ResultWriter, WARNINGS};
 use crate::trust::{SET_MISSING, Warning};
-use crate::zero_shot::tables;
 
 /// Reads the images and labels of an evaluation set that is declared.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -57,11 +55,7 @@ impl Stage for EvaluationSet {
         if let Some((why, hint)) = unknown(&self.set) {
             faults.push(Fault::at(self.set.span(), why).hint(hint));
         }
-        if let Some(limits) = &self.limits
-            && let Err(error) = limits.check()
-        {
-            faults.push(Fault::at(limits.span(), error.to_string()));
-        }
+        faults.extend(check_limits(self.limits.as_ref()));
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -103,9 +97,9 @@ impl Job for EvaluationSet {
             split.count_rows_in(0);
             let warning =
                 Warning { code: SET_MISSING, detail: format!("{why}: {}", set.how_to_get), value: 0.0 };
-            split
-                .write(WARNINGS, &tables::warnings(&set.name, None, &[warning]).map_err(EvalError::from)?)?;
-            return output.commit(split).await;
+            let mut results = ResultWriter::new(&set.name, split);
+            results.warnings(None, &[warning])?;
+            return output.commit(results.into_split()).await;
         };
         let split = self.split.clone().unwrap_or_else(|| set.split.clone());
         let limits = limits_or_default(self.limits.as_ref());

@@ -19,12 +19,11 @@ use super::read::{self, Example, SetFiles, Truth};
 use super::{Declaration, Task};
 use crate::error::EvalError;
 use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
-use crate::zero_shot::tables;
+
+use crate::results::ResultWriter;
 
 /// The table of a set's classes.
 pub const CLASSES: &str = "classes";
-/// The table of what makes its numbers untrustworthy.
-pub const WARNINGS: &str = "warnings";
 
 /// Rows of a batch, and bytes of its images, about.
 const ROWS: usize = 128;
@@ -119,11 +118,9 @@ pub async fn write(
         split.count_rows_in(0);
         let rows = classes_batch(&opened.bound).map_err(EvalError::from)?;
         split.write(CLASSES, &rows)?;
-        split.write(
-            WARNINGS,
-            &tables::warnings(&opened.set.name, None, &opened.bound.warnings).map_err(EvalError::from)?,
-        )?;
-        output.commit(split).await?;
+        let mut results = ResultWriter::new(&opened.set.name, split);
+        results.warnings(None, &opened.bound.warnings)?;
+        output.commit(results.into_split()).await?;
     }
     Ok(())
 }

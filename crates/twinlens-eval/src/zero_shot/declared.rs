@@ -13,6 +13,7 @@ use twinlens_pipeline::files::{folder_stamp, stamp};
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{Input, InputData, Located, Output, RunContext, RunError};
 
+use crate::results::WARNINGS;
 use crate::set::{ClassOptions, SetOptions};
 use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
 use crate::trust::{SET_MISSING, Warning};
@@ -105,7 +106,7 @@ fn dataset(
             (MAIN.to_string(), main),
             (REJECTS.to_string(), ledger),
             (CLASSES.to_string(), sets::classes_schema()),
-            (super::WARNINGS.to_string(), contracts::warnings()),
+            (WARNINGS.to_string(), contracts::warnings()),
         ]
         .into(),
     };

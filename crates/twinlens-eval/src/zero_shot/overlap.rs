@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_pipeline::InputData;
 
+use crate::classify::Row;
 use crate::error::EvalError;
 use crate::trust::{TRAINED_ON, Warning};
 
@@ -92,20 +93,13 @@ impl TrainingHashes {
 
     /// Whether an example is a training image; counts it in `overlap`. Hashes in the example's own
     /// columns take precedence: a resized image no longer has its original bytes.
-    pub fn contains(
-        &self,
-        batch: &RecordBatch,
-        row: usize,
-        digest: &[u8; 32],
-        image_phash: Option<u64>,
-        overlap: &mut Overlap,
-    ) -> bool {
-        let bytes = sha256(batch, row).or_else(|| digest[..16].try_into().ok());
+    pub fn contains(&self, &Row { batch, row, image, .. }: &Row<'_>, overlap: &mut Overlap) -> bool {
+        let bytes = sha256(batch, row).or_else(|| image.digest[..16].try_into().ok());
         if bytes.is_some_and(|bytes| self.sha256.contains(&bytes)) {
             overlap.by_sha256 += 1;
             return true;
         }
-        let near = phash(batch, row).or(image_phash).is_some_and(|hash| self.contains_near(hash));
+        let near = phash(batch, row).or(image.phash).is_some_and(|hash| self.contains_near(hash));
         overlap.by_phash += u64::from(near);
         near
     }

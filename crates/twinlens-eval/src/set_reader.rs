@@ -1,4 +1,4 @@
-//! Reads the classes of a set and the label of each row.
+//! A set ready to be read: its classes, and the label of each row.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use twinlens_pipeline::{InputData, RunContext};
 use crate::error::EvalError;
 use crate::images::{Examples, NO_LABEL, Reject, UNKNOWN_LABEL};
 use crate::model::input;
+use crate::prompts::{PromptOptions, PromptSet};
 use crate::set::{ClassOptions, Classes, LabelColumn, Labels, SetFault, SetOptions, list_items};
 
 const LABEL_ROWS: usize = 8192;
@@ -99,21 +100,39 @@ pub fn read_classes(
     classes.with_synonyms(&set.synonyms).map_err(set_error(set))
 }
 
-/// Reads the labels of a set's rows.
-#[derive(Clone, Copy)]
-pub struct SetReader<'a> {
-    pub labels: &'a Labels,
-    pub classes: &'a Classes,
-    pub set: &'a SetOptions,
+/// A set whose label column and classes are known.
+pub struct SetReader {
+    pub options: SetOptions,
+    pub labels: Labels,
+    pub classes: Classes,
 }
 
-impl SetReader<'_> {
+impl SetReader {
+    /// Reads the schema of the set's input and the classes.
+    pub fn open(cx: &RunContext, inputs: &[InputData], set: &SetOptions) -> Result<Self, EvalError> {
+        let own = input(inputs, &set.input)?;
+        let schema = own.dataset.schema(&own.table)?;
+        let class_names = set.class_names.as_ref().map(|names| names.as_slice());
+        let labels = Labels::new(&schema, set.label.value(), class_names).map_err(set_error(set))?;
+        let classes = read_classes(cx, set, inputs, own, &labels)?;
+        Ok(Self { options: set.clone(), labels, classes })
+    }
+
+    pub fn name(&self) -> &str {
+        self.options.name.value()
+    }
+
+    /// The prompt set of an option, with the set's own templates if it names them.
+    pub fn resolve(&self, prompts: &PromptOptions) -> Result<PromptSet, EvalError> {
+        let own = self.options.templates.as_ref().map(|templates| templates.as_slice());
+        prompts.resolve(own).map_err(|(why, hint)| EvalError::set(self.name(), why, hint))
+    }
+
     pub fn labels(&self, batch: &RecordBatch) -> Result<Vec<RowLabel>, EvalError> {
         let name = self.labels.column();
         let column = batch.column_by_name(name);
-        let column = column.ok_or_else(|| {
-            EvalError::set(&self.set.name, format!("a shard lacks the column `{name}`"), None)
-        })?;
+        let column = column
+            .ok_or_else(|| EvalError::set(self.name(), format!("a shard lacks the column `{name}`"), None))?;
         let read = self.labels.read(column)?;
         let ignored = batch.column_by_name(IGNORED).filter(|_| self.labels.is_multi_label());
         let ignored_read = ignored.map(|column| self.labels.read(column)).transpose()?;

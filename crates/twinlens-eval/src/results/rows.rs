@@ -30,7 +30,6 @@ const PROGRAM: &str = concat!("twinlens ", env!("CARGO_PKG_VERSION"));
 pub struct Provenance<'a> {
     pub model: &'a str,
     pub checkpoint: Option<&'a str>,
-    pub set: &'a str,
     pub split: &'a str,
     pub task: &'a str,
     pub prompts: &'a str,
@@ -67,7 +66,11 @@ impl MetricRow {
 }
 
 /// Rows of the accuracy contract.
-pub fn accuracy(from: &Provenance<'_>, rows: &[MetricRow]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn accuracy(
+    set: &str,
+    from: &Provenance<'_>,
+    rows: &[MetricRow],
+) -> Result<RecordBatch, ArrowError> {
     let count = rows.len();
     let same = |value: &str| repeated(value, count);
     let floats = |value: fn(&MetricRow) -> f64| -> ArrayRef {
@@ -76,7 +79,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[MetricRow]) -> Result<RecordBatch
     RecordBatch::try_from_iter([
         ("model", same(from.model)),
         ("checkpoint", Arc::new(StringArray::from(vec![from.checkpoint; count])) as ArrayRef),
-        ("set", same(from.set)),
+        ("set", same(set)),
         ("split", same(from.split)),
         ("part", same(from.part)),
         ("task", same(from.task)),
@@ -99,7 +102,7 @@ pub fn accuracy(from: &Provenance<'_>, rows: &[MetricRow]) -> Result<RecordBatch
 }
 
 /// Rows of the per_class contract.
-pub fn per_class(
+pub(super) fn per_class(
     set: &str,
     prompts: &str,
     names: &[String],
@@ -119,7 +122,7 @@ pub fn per_class(
 }
 
 /// A row of the calibration contract; `None` without examples.
-pub fn calibration(
+pub(super) fn calibration(
     set: &str,
     prompts: &str,
     measured: &Calibration,
@@ -141,7 +144,11 @@ pub fn calibration(
 }
 
 /// Rows of the warnings contract.
-pub fn warnings(set: &str, prompts: Option<&str>, rows: &[Warning]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn warnings(
+    set: &str,
+    prompts: Option<&str>,
+    rows: &[Warning],
+) -> Result<RecordBatch, ArrowError> {
     let texts = |text: fn(&Warning) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(text)))
     };
@@ -167,7 +174,11 @@ pub struct Prediction<'a> {
 }
 
 /// Rows of the predictions contract.
-pub fn predictions(set: &str, prompts: &str, rows: &[Prediction<'_>]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn predictions(
+    set: &str,
+    prompts: &str,
+    rows: &[Prediction<'_>],
+) -> Result<RecordBatch, ArrowError> {
     let mut top5 = ListBuilder::new(Int32Builder::new());
     for row in rows {
         top5.append_value(row.ranked.iter().map(|id| Some(*id as i32)));

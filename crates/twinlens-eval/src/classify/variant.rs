@@ -2,13 +2,15 @@
 
 use twinlens_pipeline::RunContext;
 
-use super::select::HeldOut;
-use super::tables::MetricRow;
+use super::held_out::HeldOut;
+use crate::error::EvalError;
 use crate::metrics::calibration::{Calibration, confidence};
 use crate::metrics::ranking::{Presence, Scores};
 use crate::metrics::{Metric, Tally, top_k};
-use crate::prompts::{Classifier, PromptSet};
+use crate::prompts::{Classifier, PromptSet, TextEncoder, build_classifier};
+use crate::results::MetricRow;
 use crate::set::SetOptions;
+use crate::set_reader::{SetReader, Truth};
 use crate::trust::{Confusion, Warning};
 
 /// One prompt set of one evaluation set.
@@ -32,34 +34,42 @@ pub struct Variant {
 }
 
 impl Variant {
-    pub fn new(
-        prompts: PromptSet,
-        classifier: Classifier,
-        classes: usize,
-        multi_label: bool,
-        seconds: f64,
-    ) -> Self {
-        let (tally, confusion) = (Tally::new(classes), Confusion::new(classes));
-        let (calibration, warnings) = (Calibration::default(), Vec::new());
-        let scores = (multi_label || classes == 2).then(|| Scores::new(classes));
-        Self {
+    /// Encodes the prompts of a set.
+    pub fn new(reader: &SetReader, prompts: PromptSet, texts: TextEncoder<'_>) -> Result<Self, EvalError> {
+        let classes = reader.classes.len();
+        let multi_label = reader.labels.is_multi_label();
+        Ok(Self {
+            classifier: build_classifier(texts, &reader.classes.all_names(), &prompts)?,
             prompts,
-            classifier,
-            tally,
-            confusion,
-            calibration,
-            scores,
+            tally: Tally::new(classes),
+            confusion: Confusion::new(classes),
+            calibration: Calibration::default(),
+            scores: (multi_label || classes == 2).then(|| Scores::new(classes)),
             multi_label,
             held_out: None,
             excluded: 0,
             parts: None,
-            warnings,
-            seconds,
+            warnings: Vec::new(),
+            seconds: 0.0,
+        })
+    }
+
+    /// Whether an example was used for template selection; counts it if so.
+    pub fn excludes(&mut self, example: &str) -> bool {
+        let excluded = self.held_out.is_some_and(|held_out| held_out.contains(example));
+        self.excluded += u64::from(excluded);
+        excluded
+    }
+
+    /// Counts an example. `scale` turns cosines into logits, if the model has one.
+    pub fn count(&mut self, truth: &Truth, scores: &[f32], ranked: &[usize], scale: Option<f32>) {
+        match truth {
+            Truth::Single(label) => self.count_single(*label, scores, ranked, scale),
+            Truth::Multi { present, ignored } => self.count_multi_label(present, ignored, scores),
         }
     }
 
-    /// Counts an example of class `label`. `scale` turns cosines into logits, if the model has one.
-    pub fn count(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
+    fn count_single(&mut self, label: usize, cosines: &[f32], ranked: &[usize], scale: Option<f32>) {
         self.tally.add(label, ranked);
         if let (Some(all), [first, second]) = (&mut self.scores, cosines) {
             let presence = |class: usize| if class == label { Presence::Present } else { Presence::Absent };
@@ -74,9 +84,9 @@ impl Variant {
         }
     }
 
-    /// Counts a multi-label example. In the table `per_class` a label is correct if it is among the
+    /// In the table `per_class` a label is correct if it is among the
     /// k highest scores, for an example with k labels.
-    pub fn count_multi_label(&mut self, present: &[usize], ignored: &[usize], cosines: &[f32]) {
+    fn count_multi_label(&mut self, present: &[usize], ignored: &[usize], cosines: &[f32]) {
         let presence = |class: usize| {
             if present.contains(&class) {
                 Presence::Present

@@ -1,0 +1,82 @@
+//! The tables that evaluations write: their names, rows and writer. The contracts themselves are
+//! those of [`twinlens_dataset::contracts`].
+
+mod rows;
+
+use arrow::array::RecordBatch;
+use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_pipeline::RunContext;
+
+use crate::error::EvalError;
+use crate::ledger::{self, RejectedRow};
+use crate::metrics::calibration::Calibration;
+use crate::metrics::{Interval, Tally};
+use crate::trust::Warning;
+pub use rows::{ALL, CLEAN, MetricRow, OVERLAP, Prediction, Provenance};
+
+/// Side tables.
+pub const PER_CLASS: &str = "per_class";
+pub const PREDICTIONS: &str = "predictions";
+pub const CALIBRATION: &str = "calibration";
+pub const WARNINGS: &str = "warnings";
+
+/// Writes the results of one set to its split.
+pub struct ResultWriter {
+    set: String,
+    split: SplitWriter,
+}
+
+impl ResultWriter {
+    pub fn new(set: &str, split: SplitWriter) -> Self {
+        Self { set: set.into(), split }
+    }
+
+    /// The split, ready to be committed.
+    pub fn into_split(self) -> SplitWriter {
+        self.split
+    }
+
+    /// Rows of the main table.
+    pub fn accuracy(&mut self, from: &Provenance<'_>, rows: &[MetricRow]) -> Result<(), EvalError> {
+        self.write(MAIN, rows::accuracy(&self.set, from, rows)?)
+    }
+
+    pub fn per_class(&mut self, prompts: &str, names: &[String], tally: &Tally) -> Result<(), EvalError> {
+        self.write(PER_CLASS, rows::per_class(&self.set, prompts, names, tally)?)
+    }
+
+    pub fn predictions(&mut self, prompts: &str, rows: &[Prediction<'_>]) -> Result<(), EvalError> {
+        self.write(PREDICTIONS, rows::predictions(&self.set, prompts, rows)?)
+    }
+
+    /// Writes nothing without examples.
+    pub fn calibration(
+        &mut self,
+        prompts: &str,
+        calibration: &Calibration,
+        interval: Option<Interval>,
+    ) -> Result<(), EvalError> {
+        match rows::calibration(&self.set, prompts, calibration, interval)? {
+            Some(row) => self.write(CALIBRATION, row),
+            None => Ok(()),
+        }
+    }
+
+    pub fn warnings(&mut self, prompts: Option<&str>, warnings: &[Warning]) -> Result<(), EvalError> {
+        self.write(WARNINGS, rows::warnings(&self.set, prompts, warnings)?)
+    }
+
+    /// Rejected rows of a batch of the input.
+    pub fn rejects(
+        &mut self,
+        cx: &RunContext,
+        batch: &RecordBatch,
+        rejected: &[RejectedRow],
+    ) -> Result<(), EvalError> {
+        ledger::write(&mut self.split, &cx.stage, batch, rejected)
+    }
+
+    fn write(&mut self, table: &str, batch: RecordBatch) -> Result<(), EvalError> {
+        Ok(self.split.write(table, &batch)?)
+    }
+}
