@@ -75,9 +75,9 @@ impl Clip {
         Ok(replica)
     }
 
-    /// Sets whether training keeps only the input of each transformer block and recomputes the other
-    /// activations in the backward pass, at the cost of one more forward pass. A ResNet always keeps
-    /// its activations.
+    /// Sets whether training keeps only the input of each transformer block and recomputes the
+    /// other activations in the backward pass, at the cost of one more forward pass. A ResNet
+    /// always keeps its activations.
     pub fn set_recompute(&mut self, recompute: bool) {
         (self.image_memory.pool, self.text_pool) = (Pool::new(recompute), Pool::new(recompute));
     }
@@ -91,8 +91,9 @@ impl Clip {
         self.frozen.contains(variable)
     }
 
-    /// Moves the model to `device`, to compute in `precision`. On a GPU, and in half precision, it uses
-    /// the operations of [`reference`](crate::reference), with the same results up to rounding.
+    /// Moves the model to `device`, to compute in `precision`. On a GPU, and in half precision, it
+    /// uses the operations of [`reference`](crate::reference), with the same results up to
+    /// rounding.
     ///
     /// # Errors
     /// If the device is out of memory.
@@ -147,8 +148,8 @@ impl Clip {
     /// Writes a directory that Hugging Face's `CLIPModel.from_pretrained` reads.
     ///
     /// # Errors
-    /// `Format` if transformers has no such model: image towers other than the vision transformer, and
-    /// objectives other than contrastive. `Io`.
+    /// `Format` if transformers has no such model: image towers other than the vision transformer,
+    /// and objectives other than contrastive. `Io`.
     pub fn export_hugging_face(&self, dir: &Path) -> Result<()> {
         foreign::export_hugging_face(dir, &self.config, self.state())
     }

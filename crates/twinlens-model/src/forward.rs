@@ -11,8 +11,8 @@ use crate::towers::text::TextTower;
 use candle_core::{DType, Device, Tensor};
 
 impl Clip {
-    /// Whether the model computes in basic operations instead of the fused ones, which are for f32 on
-    /// the CPU.
+    /// Whether the model computes in basic operations instead of the fused ones, which are for f32
+    /// on the CPU.
     fn uses_reference(&self) -> bool {
         !self.device().is_cpu() || !self.precision().is_f32()
     }
@@ -32,9 +32,9 @@ impl Clip {
         WordContext { text, embed: self.config().embed, precision: self.precision() }
     }
 
-    /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by channel),
-    /// of unit length if the objective embeds texts too. In main memory, wherever the model is. Builds
-    /// no graph.
+    /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by
+    /// channel), of unit length if the objective embeds texts too. In main memory, wherever the
+    /// model is. Builds no graph.
     ///
     /// # Errors
     /// `Input` if shape or type do not match the configuration.
@@ -42,8 +42,9 @@ impl Clip {
         Ok(self.image_features(pixels, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
-    /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read at
-    /// each text's highest id: its end token. In main memory, wherever the model is. Builds no graph.
+    /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read
+    /// at each text's highest id: its end token. In main memory, wherever the model is. Builds no
+    /// graph.
     ///
     /// # Errors
     /// `Input` if shape, type or an id do not match the configuration, or the objective embeds no
@@ -165,12 +166,12 @@ impl Clip {
         Ok(reference::normalise(&features)?)
     }
 
-    /// Scores of every text (`ids`, `[texts, up to context]`, u32) for every image, given its features
-    /// (`[images, embed]`, from [`encode_image`](Self::encode_image)): `[images, texts]`. Higher is
-    /// better; only scores of the same image are comparable.
+    /// Scores of every text (`ids`, `[texts, up to context]`, u32) for every image, given its
+    /// features (`[images, embed]`, from [`encode_image`](Self::encode_image)): `[images, texts]`.
+    /// Higher is better; only scores of the same image are comparable.
     ///
-    /// Contrastive and sigmoid: the scaled similarity. Bag of words: the mean log probability of the
-    /// words. Caption: the log probability of the caption.
+    /// Contrastive and sigmoid: the scaled similarity. Bag of words: the mean log probability of
+    /// the words. Caption: the log probability of the caption.
     ///
     /// # Errors
     /// `Input` if a shape or an id does not match the configuration.

@@ -6,8 +6,8 @@ use crate::towers::Tower;
 use candle_core::Var;
 use std::path::Path;
 
-/// Whether a part covers a variable: `visual` and `text` are the towers; anything else is a variable's
-/// name (`logit_scale`), or its beginning up to a dot (`transformer.resblocks.0`).
+/// Whether a part covers a variable: `visual` and `text` are the towers; anything else is a
+/// variable's name (`logit_scale`), or its beginning up to a dot (`transformer.resblocks.0`).
 pub fn covers(part: &str, variable: &str) -> bool {
     match part {
         "visual" => Tower::of(variable) == Some(Tower::Image),
@@ -22,13 +22,13 @@ pub fn any_covers(parts: &[String], variable: &str) -> bool {
 }
 
 impl Clip {
-    /// Freezes the variables of these parts (see [`covers`]): training passes compute no gradient for
-    /// them. A completely frozen tower is only evaluated, with running statistics in its batch norms
-    /// (LiT, Zhai et al. 2022).
+    /// Freezes the variables of these parts (see [`covers`]): training passes compute no gradient
+    /// for them. A completely frozen tower is only evaluated, with running statistics in its batch
+    /// norms (LiT, Zhai et al. 2022).
     ///
     /// # Errors
-    /// `Config` if a part is unknown, if nothing is left to train, or for a part of a tower with batch
-    /// norms.
+    /// `Config` if a part is unknown, if nothing is left to train, or for a part of a tower with
+    /// batch norms.
     pub fn freeze(&mut self, parts: &[String]) -> Result<()> {
         let names = || self.variables().keys();
         if let Some(part) = parts.iter().find(|part| !names().any(|name| covers(part, name))) {
@@ -57,8 +57,8 @@ impl Clip {
         Ok(())
     }
 
-    /// Copies the variables and running statistics of `parts` (all if `None`) from `other`, which was
-    /// read from `path`.
+    /// Copies the variables and running statistics of `parts` (all if `None`) from `other`, which
+    /// was read from `path`.
     ///
     /// # Errors
     /// `Start` if `other` lacks such variables, has other shapes, or uses them differently.

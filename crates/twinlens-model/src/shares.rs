@@ -2,9 +2,9 @@
 //!
 //! For objectives that compare pairs: compute the features of every part without a graph; from all
 //! features, compute the gradient of some rows' features in closed form; then run each part again
-//! with its graph and start its backward pass from that gradient. For objectives that predict words:
-//! the mean of the parts' losses, weighted by their predictions. [`Clip::loss`] of the whole batch is
-//! the reference of both.
+//! with its graph and start its backward pass from that gradient. For objectives that predict
+//! words: the mean of the parts' losses, weighted by their predictions. [`Clip::loss`] of the whole
+//! batch is the reference of both.
 
 use crate::clip::Clip;
 use crate::error::{ModelError, Result};
@@ -83,8 +83,8 @@ impl Clip {
         })?)
     }
 
-    /// How many predictions the loss of these texts is the mean of, which weights the loss of a part
-    /// of a batch. 0 if the objective compares pairs.
+    /// How many predictions the loss of these texts is the mean of, which weights the loss of a
+    /// part of a batch. 0 if the objective compares pairs.
     ///
     /// # Errors
     /// `Input` if shape, type or an id do not match the configuration.

@@ -1,7 +1,8 @@
 //! Variables as towers and objectives declare them: name, shape and initial distribution.
 //!
-//! Each variable draws its initial values from a random stream of its own, which depends on the seed
-//! and the name alone. Distributions are those of CLIP's code, and PyTorch's defaults elsewhere.
+//! Each variable draws its initial values from a random stream of its own, which depends on the
+//! seed and the name alone. Distributions are those of CLIP's code, and PyTorch's defaults
+//! elsewhere.
 
 use crate::error::Result;
 use candle_core::{Device, Var};

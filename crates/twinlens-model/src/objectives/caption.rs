@@ -135,8 +135,8 @@ fn log_softmax(text: TextTower<'_>, image: &Tensor, ids: &Tensor) -> Result<Tens
     candle_nn::ops::log_softmax(&widened(&logits)?, D::Minus1)
 }
 
-/// For each position of `ids` (`[n, context]`) the next token, and 1 if it counts, which is up to the
-/// end token, else 0. Of a text of one token, that token counts.
+/// For each position of `ids` (`[n, context]`) the next token, and 1 if it counts, which is up to
+/// the end token, else 0. Of a text of one token, that token counts.
 fn next_tokens(ids: &Tensor) -> Result<(Tensor, Tensor)> {
     let (n, context) = ids.dims2()?;
     let (mut tokens, mut is_counted) = (vec![0u32; n * context], vec![0f32; n * context]);

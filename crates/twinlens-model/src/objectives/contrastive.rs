@@ -1,4 +1,5 @@
-//! CLIP's objective: symmetric cross-entropy over the pairs of a batch (Radford et al. 2021, figure 3).
+//! CLIP's objective: symmetric cross-entropy over the pairs of a batch (Radford et al. 2021, figure
+//! 3).
 
 use super::kind::{Family, ObjectiveKind, PairObjective};
 use crate::ops::contrastive::contrastive_loss;

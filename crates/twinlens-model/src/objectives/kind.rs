@@ -86,8 +86,8 @@ pub(crate) trait WordObjective {
     /// The scalar loss of images and their texts, in fused operations on the CPU.
     fn loss(&self, cx: &WordContext<'_>, image: &Tensor, texts: &Texts) -> Result<Tensor>;
 
-    /// The scalar loss of images and the token `ids` (`[n, context]`) of their texts, in candle's basic
-    /// operations.
+    /// The scalar loss of images and the token `ids` (`[n, context]`) of their texts, in candle's
+    /// basic operations.
     fn reference_loss(&self, cx: &WordContext<'_>, image: &Tensor, ids: &Tensor) -> Result<Tensor>;
 
     /// Scores of every text for every image, row by row; higher is better.

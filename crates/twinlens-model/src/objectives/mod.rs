@@ -14,8 +14,8 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a model is trained to do. Figure 2 of the paper compares contrastive learning, a bag of words
-/// and captioning.
+/// What a model is trained to do. Figure 2 of the paper compares contrastive learning, a bag of
+/// words and captioning.
 #[derive(Clone, Copy)]
 pub struct Objective(&'static dyn ObjectiveKind);
 

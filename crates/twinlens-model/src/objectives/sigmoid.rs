@@ -1,4 +1,5 @@
-//! SigLIP's objective: a binary classification of each image-text pair of a batch (Zhai et al. 2023).
+//! SigLIP's objective: a binary classification of each image-text pair of a batch (Zhai et al.
+//! 2023).
 
 use super::kind::{Family, ObjectiveKind, PairObjective};
 use crate::ops::pairs::{Pairs, Shares};

@@ -223,8 +223,8 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// Cuts each text after its first highest id, its end token: with a causal mask, later tokens have
-    /// no effect.
+    /// Cuts each text after its first highest id, its end token: with a causal mask, later tokens
+    /// have no effect.
     pub(crate) fn until_end(ids: &[Vec<u32>]) -> Self {
         let mut texts = Self { ids: Vec::new(), lens: Vec::with_capacity(ids.len()) };
         for row in ids {

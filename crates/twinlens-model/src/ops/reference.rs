@@ -83,8 +83,8 @@ fn attention(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor
         .reshape((batch, len, width))
 }
 
-/// Whether `candle-flash-attn` supports the case: it has no gradient, and is limited to half precision
-/// and some depths.
+/// Whether `candle-flash-attn` supports the case: it has no gradient, and is limited to half
+/// precision and some depths.
 #[cfg(feature = "flash-attn")]
 fn supports_flash_attention(qkv: &Tensor, depth: usize) -> bool {
     let half = matches!(qkv.dtype(), DType::BF16 | DType::F16);

@@ -65,8 +65,8 @@ impl Blocks<'_> {
         transformer(x, &pack(self.tensors, self.names(layers))?, self.shape, s, self.pool, train)
     }
 
-    /// Applies the stack to `x` (`[rows, width]`). In training, the leading layers are only evaluated
-    /// if neither they nor anything before them is trained.
+    /// Applies the stack to `x` (`[rows, width]`). In training, the leading layers are only
+    /// evaluated if neither they nor anything before them is trained.
     pub(super) fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
         let is_trained = |layer: usize| {
             self.names(layer..layer + 1).any(|name| self.tensors.get(&name).is_some_and(Tensor::track_op))

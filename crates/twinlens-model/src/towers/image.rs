@@ -90,7 +90,8 @@ pub trait ImageTower: Any + Debug + Send + Sync {
         norms: Norms<'_>,
     ) -> Result<Tensor>;
 
-    /// Updates the running statistics with those that [`Norms::Batch`] collected over `batch` images.
+    /// Updates the running statistics with those that [`Norms::Batch`] collected over `batch`
+    /// images.
     fn update_running(&self, _running: &Variables, _statistics: &[[Tensor; 2]], _batch: usize) -> Result<()> {
         Ok(())
     }

@@ -20,8 +20,8 @@ pub enum Tower {
 }
 
 impl Tower {
-    /// The tower that a variable belongs to. The temperature and the layers that predict words belong
-    /// to none.
+    /// The tower that a variable belongs to. The temperature and the layers that predict words
+    /// belong to none.
     pub fn of(variable: &str) -> Option<Self> {
         let text = ["transformer.", "token_embedding.", "ln_final."];
         if variable.starts_with("visual.") {

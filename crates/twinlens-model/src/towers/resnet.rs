@@ -1,9 +1,9 @@
 //! The paper's ResNet: the tower and its layers by name and size.
 //!
 //! ResNet-D (He et al. 2019) with a stem of three convolutions, and average pooling instead of max
-//! pooling. Every stride is an average pooling before a convolution (Zhang 2019), and the last layer
-//! is attention with the mean as its query (Radford et al. 2021, section 2.4). All but that layer is
-//! one operation, see [`crate::ops::trunk`].
+//! pooling. Every stride is an average pooling before a convolution (Zhang 2019), and the last
+//! layer is attention with the mean as its query (Radford et al. 2021, section 2.4). All but that
+//! layer is one operation, see [`crate::ops::trunk`].
 
 use super::blocks::pack;
 use super::image::{ImageTower, Pass, TowerContext, TowerKind};

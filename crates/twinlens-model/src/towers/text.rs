@@ -88,9 +88,9 @@ impl TextTower<'_> {
         x.matmul(get(self.tensors, "text_projection")?)
     }
 
-    /// The language model's state before each word but the first (`[all tokens - texts, width]`), and
-    /// the token that follows each. The projected `image` features (`[texts, embed]`) are added to
-    /// each text's start token.
+    /// The language model's state before each word but the first (`[all tokens - texts, width]`),
+    /// and the token that follows each. The projected `image` features (`[texts, embed]`) are added
+    /// to each text's start token.
     pub(crate) fn next_tokens(
         &self,
         image: &Tensor,
@@ -114,8 +114,8 @@ impl TextTower<'_> {
         Ok((self.stack(&x, sequences, train)?, targets))
     }
 
-    /// The embeddings of token `ids` (`[batch, context]`), `[batch, context, width]`, as `dtype`; in
-    /// candle's basic operations.
+    /// The embeddings of token `ids` (`[batch, context]`), `[batch, context, width]`, as `dtype`;
+    /// in candle's basic operations.
     pub(crate) fn reference_embed(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, context) = ids.dims2()?;
         let x = get(self.tensors, "token_embedding.weight")?.index_select(&ids.flatten_all()?, 0)?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 /// An image tower and its sizes.
 ///
-/// In a configuration, the key `kind` names the tower; it is left out for the vision transformer and
-/// for the ResNet, which has the key `stages`.
+/// In a configuration, the key `kind` names the tower; it is left out for the vision transformer
+/// and for the ResNet, which has the key `stages`.
 #[derive(Clone, Debug)]
 pub struct VisionConfig(Arc<dyn ImageTower>);
 

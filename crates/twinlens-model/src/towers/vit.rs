@@ -1,4 +1,5 @@
-//! The vision transformer (Dosovitskiy et al. 2020), with a layer norm before its blocks as in CLIP.
+//! The vision transformer (Dosovitskiy et al. 2020), with a layer norm before its blocks as in
+//! CLIP.
 
 use super::blocks::{self, BlockInit, Blocks, pack};
 use super::image::{ImageTower, TowerContext, TowerKind};

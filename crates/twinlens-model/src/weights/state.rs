@@ -36,8 +36,8 @@ pub(crate) fn fresh_buffers(config: &ClipConfig) -> Result<Variables> {
     buffers(config).into_iter().map(buffer).collect()
 }
 
-/// Takes the variables and buffers of `config` from `tensors`, which were read from `path`; widens half
-/// precision to f32.
+/// Takes the variables and buffers of `config` from `tensors`, which were read from `path`; widens
+/// half precision to f32.
 ///
 /// # Errors
 /// `Weights`, with the names that are missing, unknown, or have another shape.

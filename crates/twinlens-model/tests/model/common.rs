@@ -29,8 +29,8 @@ pub fn noise(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Pixels and token ids. Texts have 2 tokens up to the whole context; the end token is the last of the
-/// vocabulary.
+/// Pixels and token ids. Texts have 2 tokens up to the whole context; the end token is the last of
+/// the vocabulary.
 pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     let side = config.vision.image_size();
     let pixels = Tensor::from_vec(noise(n * 3 * side * side, 5), (n, 3, side, side), &Device::Cpu).unwrap();
@@ -47,7 +47,8 @@ pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     (pixels, Tensor::from_vec(ids.collect::<Vec<u32>>(), (n, context), &Device::Cpu).unwrap())
 }
 
-/// A model with perturbed biases and gains: the initial zeros and ones would hide missing gradients.
+/// A model with perturbed biases and gains: the initial zeros and ones would hide missing
+/// gradients.
 pub fn model(config: ClipConfig) -> Clip {
     let clip = Clip::new(config, 7).unwrap();
     for (i, (name, variable)) in clip.variables().iter().chain(clip.buffers()).enumerate() {

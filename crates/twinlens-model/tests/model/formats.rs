@@ -1,5 +1,5 @@
-//! Reading and writing models of transformers, open_clip and PyTorch. `formats/make_fixtures.py` made
-//! the files; `formats/check_exports.py` checks that the other programs read our exports.
+//! Reading and writing models of transformers, open_clip and PyTorch. `formats/make_fixtures.py`
+//! made the files; `formats/check_exports.py` checks that the other programs read our exports.
 
 use crate::common::{batch, largest_difference, model, values};
 use candle_core::{DType, Device, Tensor};

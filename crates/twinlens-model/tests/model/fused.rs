@@ -79,8 +79,8 @@ fn the_fused_vision_transformer_matches_the_reference() {
 
 #[test]
 fn the_fused_resnet_matches_the_reference() {
-    // Few images: with more inputs to relus, more are so close to 0 that their signs differ between f32
-    // and f64.
+    // Few images: with more inputs to relus, more are so close to 0 that their signs differ between
+    // f32 and f64.
     check(resnet(Objective::CONTRASTIVE), 6, 1e-4);
 }
 
@@ -96,8 +96,8 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The GPU's code path on the CPU: basic operations in half precision, with weights and gradients in
-/// f32.
+/// The GPU's code path on the CPU: basic operations in half precision, with weights and gradients
+/// in f32.
 #[test]
 fn half_precision_is_close() {
     let both = &[Precision::Bf16, Precision::F16][..];
@@ -201,7 +201,8 @@ fn only_training_updates_running_statistics() {
         clip.loss(&pixels, &ids).unwrap();
     }
     assert_ne!(clip.weights_hash(), before);
-    // After many updates the running statistics equal the batch's, except for the unbiased variance.
+    // After many updates the running statistics equal the batch's, except for the unbiased
+    // variance.
     let evaluated = values(&clip.encode_image(&pixels).unwrap());
     assert!(distance(&evaluated, &previewed, 1e-12) < 0.1);
     let dir = tempfile::tempdir().unwrap();

@@ -55,8 +55,8 @@ impl Fixture {
     }
 }
 
-/// Compares loss and gradients with the fixture's: of the fused model in f32, and of the reference in
-/// f64.
+/// Compares loss and gradients with the fixture's: of the fused model in f32, and of the reference
+/// in f64.
 fn check_gradients(clip: &Clip, fixture: &Fixture, loss: &str, gradients: &str) {
     let (pixels, ids, want) = (fixture.pixels(), fixture.ids(), fixture.values(loss)[0]);
     let wide_variables: BTreeMap<String, Var> = clip

@@ -22,7 +22,8 @@ fn resnet() -> ClipConfig {
     ClipConfig { vision: tower.into(), ..vit(Objective::CONTRASTIVE) }
 }
 
-/// However a batch is split, its shares add up to the loss and the gradients of the fused operation.
+/// However a batch is split, its shares add up to the loss and the gradients of the fused
+/// operation.
 #[test]
 fn shares_add_up_to_the_loss() {
     const N: usize = 150;

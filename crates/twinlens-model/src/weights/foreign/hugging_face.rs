@@ -1,5 +1,5 @@
-//! Hugging Face's CLIPModel: a vision transformer and a text transformer, with separate matrices for
-//! queries, keys and values, and transposed projections.
+//! Hugging Face's CLIPModel: a vision transformer and a text transformer, with separate matrices
+//! for queries, keys and values, and transposed projections.
 
 use super::table::{MEAN, STD, Table};
 use crate::config::ClipConfig;
@@ -71,7 +71,8 @@ fn stored(name: &str) -> Option<Stored> {
     }
 }
 
-/// Converts CLIPModel's tensors to ours. Unknown ones keep their names, by which they are refused later.
+/// Converts CLIPModel's tensors to ours. Unknown ones keep their names, by which they are refused
+/// later.
 pub(super) fn from_tensors(
     mut theirs: HashMap<String, Tensor>,
     config: &ClipConfig,

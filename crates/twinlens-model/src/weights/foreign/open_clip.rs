@@ -1,5 +1,5 @@
-//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. This program uses
-//! its tensor names.
+//! open_clip's folders: `open_clip_config.json` and `open_clip_model.safetensors`. This program
+//! uses its tensor names.
 
 use super::table::{MEAN, STD, Table, read_json};
 use crate::config::ClipConfig;

@@ -15,7 +15,8 @@ pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_str(&json).map_err(|e| ModelError::Config(format!("{}: {e}", path.display())))
 }
 
-/// A JSON object whose every key must be read, so that no key of an unsupported model goes unnoticed.
+/// A JSON object whose every key must be read, so that no key of an unsupported model goes
+/// unnoticed.
 pub(super) struct Table<'a> {
     path: &'a Path,
     name: &'static str,
