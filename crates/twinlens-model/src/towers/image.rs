@@ -102,6 +102,9 @@ pub trait ImageTower: Any + Debug + Send + Sync {
     }
 }
 
+type Recognise = fn(&Map<String, Value>) -> bool;
+type ReadTower = fn(Map<String, Value>) -> std::result::Result<Arc<dyn ImageTower>, serde_json::Error>;
+
 /// A kind of image tower as configurations name it.
 pub struct TowerKind {
     /// The value of the key `kind`.
@@ -109,8 +112,8 @@ pub struct TowerKind {
     /// One line for the schema.
     pub summary: &'static str,
     /// Recognises a configuration that leaves `kind` out, by its keys.
-    pub is_implied_by: Option<fn(&Map<String, Value>) -> bool>,
-    pub read: fn(Map<String, Value>) -> std::result::Result<Arc<dyn ImageTower>, serde_json::Error>,
+    pub is_implied_by: Option<Recognise>,
+    pub read: ReadTower,
     pub schema: fn(&TowerKind, &mut SchemaGenerator) -> Schema,
 }
 
@@ -119,7 +122,7 @@ impl TowerKind {
     pub const fn new<T: ImageTower + DeserializeOwned + JsonSchema>(
         name: &'static str,
         summary: &'static str,
-        is_implied_by: Option<fn(&Map<String, Value>) -> bool>,
+        is_implied_by: Option<Recognise>,
     ) -> Self {
         Self {
             name,
