@@ -23,7 +23,8 @@ use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::storage::unfinished;
 use twinlens_dataset::{MAIN, contracts};
 use twinlens_pipeline::Registry;
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Settings};
 
@@ -94,8 +95,9 @@ async fn balance(folder: &Path, limit: &str) -> Result<f64, Failure> {
     std::fs::write(&file, pipeline)?;
     let mut registry = Registry::default();
     twinlens_curate::register(&mut registry);
-    let pipeline =
-        config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
+    let files = Files::in_folder(folder);
+    let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::of(&files))
+        .map_err(|error| error.to_string())?;
     let settings = Settings {
         threads: THREADS,
         memory_bytes: POOL,

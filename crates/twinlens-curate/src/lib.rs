@@ -4,7 +4,6 @@
 //! are plain Rust with tests of their own; the stages are thin wrappers around them.
 
 pub mod balance;
-mod columns;
 pub mod error;
 mod functions;
 pub mod matcher;

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::{ShardLimits, TableWriter, conform};
 use twinlens_dataset::{Dataset, catalog, contracts, storage};
 use twinlens_pipeline::Registry;
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Outcome, Settings, session};
 
@@ -105,8 +106,10 @@ async fn run(folder: &Path, rows: &[[String; 3]], threads: usize) -> (Outcome, R
     std::fs::write(&file, PIPELINE).unwrap();
     let mut registry = Registry::default();
     twinlens_curate::register(&mut registry);
-    let pipeline =
-        config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
+    let files = Files::in_folder(folder);
+    let schemas = InputSchemas::of(&files);
+    let pipeline = config::load(&file, &registry, &Overrides::default(), &schemas)
+        .unwrap_or_else(|error| panic!("{error}"));
     let settings =
         Settings { threads, memory_bytes: 64 << 20, bytes_in_flight: 1 << 20, ..Settings::in_folder(folder) };
     let outcome =

@@ -15,7 +15,7 @@ use twinlens_curate::matcher::Matcher;
 use twinlens_curate::text::Normalizer;
 use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_pipeline::Registry;
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Settings};
 
@@ -72,8 +72,8 @@ async fn the_pipeline_makes_the_committed_list() {
     twinlens_curate::register(&mut registry);
     let folder = tempfile::tempdir().unwrap();
     let file = pipelines().join("queries.toml");
-    let pipeline =
-        config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
+    let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::none())
+        .unwrap_or_else(|error| panic!("{error}"));
     assert!(pipeline.node("queries").is_some() && !pipeline.tests.is_empty());
     if std::env::var_os("TWINLENS_QUERY_SOURCES").is_none() {
         return;

@@ -15,6 +15,10 @@ pub fn version(name: &str) -> u32 {
     if name == "accuracy" { 2 } else { 1 }
 }
 
+/// The columns by which the rows of a shard are ordered, as far as a table has them: pages that show
+/// the same pair, and their texts, are put in order after its `uid`.
+pub const ROW_ORDER: [&str; 5] = ["uid", "page_url", "text_source", "query_id", "id"];
+
 /// Every contract by name.
 pub fn all() -> Vec<(&'static str, SchemaRef)> {
     vec![

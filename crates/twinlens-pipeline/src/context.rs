@@ -18,7 +18,7 @@ use twinlens_dataset::Dataset;
 
 use crate::error::RunError;
 use crate::files::Files;
-use crate::located::Input;
+use crate::ports::TableInput;
 use crate::run::events::Progress;
 
 /// The time of day, passed in so that a run can be repeated byte for byte.
@@ -112,6 +112,25 @@ impl RunContext {
     }
 }
 
+/// The tables that a running stage reads, by the handles that it got when it was planned.
+#[derive(Clone)]
+pub struct Inputs(Arc<[InputData]>);
+
+impl Inputs {
+    /// The tables in the order of their declaration: for tests of a running stage.
+    pub fn new(tables: Vec<InputData>) -> Self {
+        Self(tables.into())
+    }
+
+    /// The table of a handle.
+    ///
+    /// # Panics
+    /// The handle is that of another stage: the runner opens every table that a stage declares.
+    pub fn get(&self, input: &TableInput) -> &InputData {
+        &self.0[input.table]
+    }
+}
+
 /// One finished input of a stage.
 #[derive(Clone)]
 pub struct InputData {
@@ -130,13 +149,6 @@ pub struct InputData {
 }
 
 impl InputData {
-    /// The one among those that the stage was given that an option names.
-    pub fn find<'a>(inputs: &'a [Self], wanted: &Input) -> Result<&'a Self, RunError> {
-        inputs.iter().find(|input| input.name == wanted.name()).ok_or_else(|| {
-            RunError::Internal(format!("the input `{}` was not passed to the stage", wanted.name()))
-        })
-    }
-
     /// The table that the option names, as a plan.
     pub async fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
         if let Some(view) = &self.view {

@@ -1,33 +1,30 @@
-//! Evaluation inside another stage: the seam between a training and whoever can measure what it
-//! makes.
+//! Evaluation inside another stage: the seam between a training and whoever can measure the model
+//! that it makes.
 //!
-//! Neither crate knows the other. The options of the evaluation are a type that the training is
-//! given as a parameter, with their own checks; `M` is the model.
+//! Neither crate knows the other. The options of the evaluation are a type parameter of the
+//! training; `M` is the model.
 
-use std::fmt::Debug;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::context::{InputData, RunContext};
-use crate::error::{Fault, RunError};
-use crate::located::Input;
-use crate::stage::InputTables;
+use crate::context::{Inputs, RunContext};
+use crate::error::RunError;
+use crate::ports::Ports;
 
 /// Options of an evaluation, as they stand in the table of the stage that trains.
-pub trait Evaluation<M>:
-    Debug + Clone + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
-{
+pub trait Evaluation<M>: Clone + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// Declares what it reads, and checks the options. `None` only after a fault has been reported,
+    /// as in [`crate::StageKind::plan`].
+    fn plan(self, ports: &mut Ports<'_>) -> Option<Box<dyn PlannedEvaluation<M>>>;
+}
+
+/// An evaluation whose inputs are declared.
+pub trait PlannedEvaluation<M>: Send + Sync {
     /// Steps between evaluations; the last step is evaluated too.
     fn every(&self) -> u64;
-
-    /// What it reads: becomes part of the stage's inputs.
-    fn inputs(&self) -> Vec<Input>;
-
-    /// Everything that is wrong with the options, without I/O. `inputs` are those of the stage.
-    fn faults(&self, inputs: &[InputTables]) -> Vec<Fault>;
 
     /// Prepares the evaluations; `tokenizer` is the file of the model's tokenizer. Blocking.
     ///
@@ -36,7 +33,7 @@ pub trait Evaluation<M>:
     fn open(
         &self,
         cx: &RunContext,
-        inputs: &[InputData],
+        inputs: &Inputs,
         tokenizer: &Path,
     ) -> Result<Box<dyn Evaluator<M>>, RunError>;
 }
@@ -77,19 +74,7 @@ pub struct Measured {
 pub enum Never {}
 
 impl<M> Evaluation<M> for Never {
-    fn every(&self) -> u64 {
-        match *self {}
-    }
-
-    fn inputs(&self) -> Vec<Input> {
-        match *self {}
-    }
-
-    fn faults(&self, _: &[InputTables]) -> Vec<Fault> {
-        match *self {}
-    }
-
-    fn open(&self, _: &RunContext, _: &[InputData], _: &Path) -> Result<Box<dyn Evaluator<M>>, RunError> {
-        match *self {}
+    fn plan(self, _: &mut Ports<'_>) -> Option<Box<dyn PlannedEvaluation<M>>> {
+        match self {}
     }
 }

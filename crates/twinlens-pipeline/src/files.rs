@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
-use twinlens_dataset::manifest;
 use twinlens_dataset::storage::{Location, is_url};
+use twinlens_dataset::{Dataset, manifest};
 
 use crate::error::RunError;
 use crate::hub::{Hub, file_pattern, is_hub_name};
@@ -25,6 +25,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Files beside a pipeline file in `folder`, with copies below it, and no hub but the default.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { base: folder.into(), scratch: folder.join("scratch"), hub: Hub::default() }
+    }
+
     /// The location of a path or URL.
     pub fn location(&self, written: &str) -> Result<Location, RunError> {
         Ok(Location::parse(written, &self.base, &self.scratch)?)
@@ -76,6 +81,15 @@ impl Files {
     /// A user error if there is no such model.
     pub fn model(&self, written: &str, required: &[&[&str]]) -> Result<PathBuf, RunError> {
         if is_hub_name(written) { self.hub.model(written, required) } else { Ok(self.base.join(written)) }
+    }
+
+    /// The Parquet file or dataset that a pipeline names as an input.
+    ///
+    /// # Errors
+    /// The user's, if there is none.
+    pub fn dataset(&self, written: &str) -> Result<Dataset, RunError> {
+        let location = self.location(written)?;
+        Ok(if location.exists()? { Dataset::from_parquet(location)? } else { Dataset::open(location)? })
     }
 
     /// The name of a file in a recipe: relative to the pipeline file, so that it does not depend on

@@ -2,13 +2,14 @@
 //! events.
 //!
 //! A pipeline file becomes a [`config::Pipeline`] (checked, no I/O), which [`run`] executes stage
-//! by stage in a run directory. What a stage is, and what it is given, is in [`stage`]; the kinds
+//! by stage in a run directory. What a stage is, is in [`stage`]; what it declares, in [`ports`]; the kinds
 //! live in other crates and are passed in as a [`Registry`]: nothing here knows any of them, and
 //! there is no process-wide state.
 
 #![warn(missing_docs)]
 
 mod blocking;
+pub mod columns;
 pub mod config;
 pub mod context;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod evaluation;
 pub mod files;
 pub mod hub;
 pub mod located;
+pub mod ports;
 pub mod registry;
 pub mod rejects;
 pub mod run;
@@ -24,10 +26,10 @@ pub mod stage;
 pub mod suggest;
 
 pub use blocking::blocking;
-pub use context::{Clock, InputData, RunContext};
+pub use columns::{ColumnName, ColumnType, Required};
+pub use context::{Clock, InputData, Inputs, RunContext};
 pub use error::{Fault, RunError};
 pub use located::{Input, Located};
+pub use ports::{ArtifactInput, Port, Ports, RowsInput, TableInput};
 pub use registry::Registry;
-pub use stage::{
-    CheckContext, InputTables, Job, Output, Rows, Source, Stage, StageKind, Tables, Whole, Work,
-};
+pub use stage::{Frames, Job, Output, Product, Query, Rows, SortKey, Source, StageKind, Whole, Work};

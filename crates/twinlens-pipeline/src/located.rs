@@ -5,6 +5,8 @@ use std::ops::{Deref, Range};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::error::Fault;
+
 /// A value of a pipeline file and its byte range, for errors that point at it.
 ///
 /// It serialises as the bare value, so that fingerprints do not depend on the location.
@@ -93,6 +95,16 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
 pub struct Input(pub Located<String>);
 
 impl Input {
+    /// The byte range in the pipeline file.
+    pub fn span(&self) -> Range<usize> {
+        self.0.span()
+    }
+
+    /// A fault that points at the place where this input is named.
+    pub fn fault(&self, message: impl Into<String>) -> Fault {
+        Fault::at(self.span(), message)
+    }
+
     /// The text as written.
     pub fn name(&self) -> &str {
         self.0.value()

@@ -2,39 +2,77 @@
 //! never a global.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::prelude::SessionContext;
+use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::stage::{Stage, StageKind};
+use crate::ports::{KnownInput, Planned, Ports};
+use crate::sql::SqlPlanner;
+use crate::stage::{Product, StageKind, Work};
 
-/// A stage built from its table, with what the fingerprint needs of it.
+/// The options of a stage, read from its table.
 #[derive(Clone)]
-pub struct Built {
-    /// The stage: one for all variants that differ in their inputs alone.
-    pub stage: Arc<dyn Stage>,
-    /// Its options with every default filled in.
-    pub options: serde_json::Value,
+pub(crate) struct Built {
+    /// With every default filled in: what the fingerprint is made of.
+    pub(crate) options: Value,
+    kind: &'static str,
+    plan: Arc<dyn Fn(&mut Ports<'_>) -> Option<Work> + Send + Sync>,
 }
 
-type Build = fn(toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error>;
+impl Built {
+    /// Plans the stage. `known` are its inputs in the order of their declaration; `None` when only
+    /// the declarations are wanted.
+    pub(crate) fn plan(&self, sql: &SqlPlanner, known: Option<&[KnownInput]>) -> Planned {
+        Ports::plan(sql, known, self.kind, &*self.plan)
+    }
+}
+
+impl Debug for Built {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.options)
+    }
+}
 
 /// One kind of stage.
 pub struct Kind {
     /// The value of `kind`.
     pub name: &'static str,
-    /// What it does, in one sentence.
-    pub about: &'static str,
     /// A TOML table that shows it.
     pub example: &'static str,
     /// The version of its logic.
     pub version: u32,
-    /// Builds one from its table.
-    pub build: Build,
+    /// What it makes.
+    pub product: Product,
+    pub(crate) build: fn(toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error>,
     /// The JSON Schema of its options, with the definitions of the types they are made of.
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Kind {
+    /// The JSON Schema of its options alone.
+    pub(crate) fn own_schema(&self) -> Value {
+        (self.schema)(&mut SchemaSettings::draft2020_12().into_generator()).to_value()
+    }
+
+    /// What it does: the doc comment of its options.
+    pub fn about(&self) -> String {
+        self.own_schema()["description"].as_str().unwrap_or_default().replace('\n', " ")
+    }
+
+    /// What it does, in one sentence.
+    pub fn summary(&self) -> String {
+        let about = self.about();
+        match about.split_once(". ") {
+            Some((first, _)) => format!("{first}."),
+            None => about,
+        }
+    }
 }
 
 /// Every kind of stage, every SQL function and every web site of a program.
@@ -47,17 +85,28 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// This registry with another kind of stage.
+    pub fn with<K: StageKind>(mut self) -> Self {
+        self.add::<K>();
+        self
+    }
+
     /// Adds a kind of stage.
     pub fn add<K: StageKind>(&mut self) {
         let kind = Kind {
-            name: K::KIND,
-            about: K::ABOUT,
+            name: K::NAME,
             example: K::EXAMPLE,
             version: K::VERSION,
+            product: K::PRODUCT,
             build: build::<K>,
-            schema: |generator| generator.root_schema_for::<K>(),
+            schema: |generator| generator.root_schema_for::<K::Options>(),
         };
-        self.kinds.insert(K::KIND, kind);
+        self.kinds.insert(K::NAME, kind);
+    }
+
+    /// What the kind of that name makes: of a dataset's manifest, which may be of another program.
+    pub fn product(&self, kind: &str) -> Option<Product> {
+        self.kind(kind).map(|kind| kind.product)
     }
 
     /// Adds a scalar SQL function.
@@ -102,8 +151,9 @@ impl Registry {
 }
 
 fn build<K: StageKind>(table: toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error> {
-    let stage = K::deserialize(table)?;
-    let options =
-        serde_json::to_value(&stage).map_err(|error| serde::de::Error::custom(error.to_string()))?;
-    Ok(Built { stage: Arc::new(stage), options })
+    let options = K::Options::deserialize(table)?;
+    let value =
+        serde_json::to_value(&options).map_err(|error| serde::de::Error::custom(error.to_string()))?;
+    let plan = move |ports: &mut Ports<'_>| K::plan(options.clone(), ports);
+    Ok(Built { options: value, kind: K::NAME, plan: Arc::new(plan) })
 }

@@ -29,8 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use futures::FutureExt;
 
 use crate::error::Fault;
-use crate::located::Located;
-use crate::stage::CheckContext;
+use crate::located::{Input, Located};
 use crate::suggest::{did_you_mean, list_names};
 
 /// The longest SQL text of a pipeline file, in bytes.
@@ -40,7 +39,22 @@ pub const MAX_SQL_BYTES: usize = 64 * 1024;
 /// overflow the stack, which kills the process without a message.
 pub const MAX_SQL_OPERATORS: usize = 150;
 
-impl CheckContext {
+/// Plans SQL with the functions of a registry, and without data.
+pub(crate) struct SqlPlanner {
+    /// A session with the functions and no tables.
+    pub(crate) session: SessionContext,
+}
+
+impl SqlPlanner {
+    /// Checks that a text is one SQL expression. Nothing is known of the columns that it names.
+    pub fn syntax(&self, text: &Located<String>) -> Result<(), Fault> {
+        check_size(text)?;
+        let state = self.planner();
+        let dialect = state.config().options().sql_parser.dialect;
+        let parsed = state.sql_to_expr_with_alias(text, &dialect);
+        parsed.map(drop).map_err(|error| sql_fault(text, &error, &state, &[]))
+    }
+
     /// Plans a condition on the rows of a table with that schema, without I/O: every column exists,
     /// every function is known, the types match, and the result is boolean.
     pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
@@ -196,20 +210,29 @@ fn evaluate_on_nulls(expr: &dyn PhysicalExpr, schema: &Schema) -> Result<(), Dat
 fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> Result<(), DataFusionError> {
     let defaults = session.copied_config().options().catalog.clone();
     for (name, schema) in tables {
-        let table = match name.split_once('.') {
-            None => TableReference::bare(name.as_str()),
-            Some((stage, side)) => {
-                if let Some(catalog) = session.catalog(&defaults.default_catalog)
-                    && catalog.schema(stage).is_none()
-                {
-                    catalog.register_schema(stage, Arc::new(MemorySchemaProvider::new()))?;
-                }
-                TableReference::partial(stage, side)
+        for table in table_references(name) {
+            if let Some(catalog) = session.catalog(&defaults.default_catalog)
+                && let Some(stage) = table.schema().filter(|stage| catalog.schema(stage).is_none())
+            {
+                catalog.register_schema(stage, Arc::new(MemorySchemaProvider::new()))?;
             }
-        };
-        session.register_table(table, Arc::new(EmptyTable::new(schema.clone())))?;
+            session.register_table(table, Arc::new(EmptyTable::new(schema.clone())))?;
+        }
     }
     Ok(())
+}
+
+/// What SQL calls the table of an input: `pages`, `wit.query_stats`. The name of a file has a dot of
+/// its own: it may be written with quotes or without.
+pub fn table_references(name: &str) -> Vec<TableReference> {
+    let mut all = Vec::new();
+    if let Some((stage, side)) = name.split_once('.') {
+        all.push(TableReference::partial(stage, side));
+    }
+    if all.is_empty() || Input(Located::without_span(name.into())).is_path() {
+        all.push(TableReference::bare(name));
+    }
+    all
 }
 
 /// Calls `plan`, and turns panics into errors: the engine's planner panics on some invalid texts (a
@@ -403,8 +426,8 @@ mod tests {
     use super::*;
     use datafusion::arrow::datatypes::Field;
 
-    fn context() -> CheckContext {
-        CheckContext { session: SessionContext::new() }
+    fn context() -> SqlPlanner {
+        SqlPlanner { session: SessionContext::new() }
     }
 
     fn schema() -> SchemaRef {

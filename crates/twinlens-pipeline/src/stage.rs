@@ -1,233 +1,279 @@
 //! What a stage is.
 //!
-//! A kind of stage is one struct: its fields are the options in the TOML table (`serde` with
-//! `deny_unknown_fields`, `schemars` for the editor's completion), and it implements [`Stage`]
-//! (object safe: what the graph needs) and [`StageKind`] (the constants). A stage is pure until it
-//! is run: building and checking one never does I/O.
+//! A kind of stage implements [`StageKind`]. Its options are plain data, read from the stage's TOML
+//! table; [`StageKind::plan`] turns them into the object that runs. `plan` does no I/O: it declares
+//! inputs, files and tables through [`Ports`], which collect every fault with its place. It is
+//! called twice: first without any schema, to learn what the stage reads, then in the order of the
+//! graph with the schemas of its inputs.
 //!
-//! There are four sorts of [`Work`]: [`Rows`] (a row in, a row or a reject out; fused with its
-//! neighbours into one plan), [`Source`] (rows out of nothing, in splits), [`Whole`] (one plan over
-//! all of the input) and [`Job`] (all else: a crawl, a training, an evaluation; commits by itself).
+//! There are five sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
+//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Whole`] (each row becomes
+//! a row or a reject, but all of them are needed at once), [`Query`] (tables computed from tables)
+//! and [`Job`] (everything else: a crawl, a training, an evaluation; it commits by itself).
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::dataframe::DataFrame;
-use datafusion::prelude::SessionContext;
 use schemars::JsonSchema;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::context::{InputData, RunContext};
-use crate::error::{Fault, RunError};
-use crate::located::{Input, Located};
+use crate::context::{InputData, Inputs, RunContext};
+use crate::error::RunError;
+use crate::ports::Ports;
 pub use crate::run::output::Output;
 
-/// The tables that a stage leaves: the main one and its side tables (`query_stats`, `per_class`).
-/// `rejects` is not named here: the runner adds it.
-#[derive(Debug, Clone)]
-pub struct Tables {
-    /// Schema of the main table, which bears the stage's name in SQL.
-    pub main: SchemaRef,
-    /// Schemas of the side tables by name.
-    pub side: BTreeMap<&'static str, SchemaRef>,
-}
-
-impl Tables {
-    /// A main table alone.
-    pub fn main(main: SchemaRef) -> Self {
-        Self { main, side: BTreeMap::new() }
-    }
-
-    /// Adds a side table.
-    pub fn with(mut self, name: &'static str, schema: SchemaRef) -> Self {
-        self.side.insert(name, schema);
-        self
-    }
-}
-
-/// What `check` knows of one input.
-#[derive(Debug, Clone)]
-pub struct InputTables {
-    /// As written in the file.
-    pub input: Input,
-    /// The kind of the stage that is named; `None` for a path.
-    pub kind: Option<&'static str>,
-    /// The schema of the table that is named. `None` for a path, whose schema is known only when
-    /// the file is opened.
-    pub schema: Option<SchemaRef>,
-}
-
-impl InputTables {
-    /// A fault that points at the place where this input is named.
-    pub fn fault(&self, message: impl Into<String>) -> Fault {
-        Fault::at(self.input.0.span(), message)
-    }
-}
-
-/// What a stage may use to check itself: a planner that knows every function, and no data.
-pub struct CheckContext {
-    /// A session with the functions of the registry and no tables.
-    pub session: SessionContext,
-}
-
-/// One node of a pipeline, built from its TOML table.
-pub trait Stage: Debug + Send + Sync {
-    /// The stages or files that this one reads, in a fixed order; [`Stage::tables`] and the work
-    /// get them in that order. For [`Rows`] the first one is the stream that is transformed.
-    fn inputs(&self) -> Vec<Input>;
-
-    /// Files outside the run that this stage reads (relative to the pipeline file; globs allowed; a
-    /// name that ends in `/` is a local folder with all that is below it): size and time of change
-    /// are part of the fingerprint, and a missing one is reported before anything runs.
-    fn files(&self) -> Vec<Located<String>> {
-        Vec::new()
-    }
-
-    /// Files and folders like those of [`Stage::files`] that this stage reads where they are there,
-    /// and does without where they are not: one that comes, goes or changes is part of the
-    /// fingerprint. Names, no patterns.
-    fn may_read(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Names of the side tables, known before any schema is.
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// What an option of one word stands for (a preset), a line each: `plan` shows it.
-    fn stands_for(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Whether it reads the variants of a swept stage as one table with their values as columns,
-    /// instead of being made once for each.
-    fn gathers(&self) -> bool {
-        matches!(self.work(), Work::Whole(whole) if !whole.conserves())
-    }
-
-    /// Whether the stage may begin while its first input is still being made: it then reads what is
-    /// committed, waits for more, and knows by the manifest when there will be no more. The runner
-    /// starts it beside that input, where its other inputs allow it.
-    fn follows(&self) -> bool {
-        false
-    }
-
-    /// Checks the options against the inputs and says what tables come out. No I/O. All faults at
-    /// once.
-    fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>>;
-
-    /// What is done when it runs.
-    fn work(&self) -> Work<'_>;
-}
-
-/// A kind of stage, as the registry knows it.
-pub trait StageKind: Stage + DeserializeOwned + Serialize + JsonSchema + Sized + 'static {
+/// A kind of stage.
+pub trait StageKind: 'static {
+    /// The options in the stage's TOML table: plain data. The doc comment of this type is the help
+    /// text of the kind, its first sentence the summary.
+    type Options: Clone + DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static;
     /// The value of `kind` in the TOML table.
-    const KIND: &'static str;
-    /// What it does, in one sentence.
-    const ABOUT: &'static str;
-    /// A TOML table `[stages.NAME]` that a test parses.
-    const EXAMPLE: &'static str;
-    /// The version of the stage's logic: raise it when the same options and input give another
+    const NAME: &'static str;
+    /// The version of the stage's logic: raise it when the same options and inputs give another
     /// output.
     const VERSION: u32;
+    /// A TOML table `[stages.NAME]`, which a test checks.
+    const EXAMPLE: &'static str;
+    /// What the stage makes beside its tables.
+    const PRODUCT: Product = Product::Table;
+
+    /// Declares what the stage reads and leaves, checks the options, and makes the object that
+    /// runs. Pure: no I/O. Returns `None` only after a fault has been reported; a schema that is
+    /// not known (yet) is no fault.
+    fn plan(options: Self::Options, ports: &mut Ports<'_>) -> Option<Work>;
 }
 
-/// The sorts of work.
-#[derive(Clone, Copy)]
-pub enum Work<'a> {
+/// What a kind of stage makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// Tables.
+    Table,
+    /// The answer to a question about the run: it may read the tables `funnel` and `rejects`, and
+    /// is shown when the run ends.
+    Report,
+    /// A model.
+    Model,
+    /// A tokenizer.
+    Tokenizer,
+}
+
+impl Display for Product {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Product::Table => "table",
+            Product::Report => "report",
+            Product::Model => "model",
+            Product::Tokenizer => "tokenizer",
+        })
+    }
+}
+
+/// The order of the rows in the shards of a stage's main table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SortKey {
+    /// As the stage gives them. A plan then runs on one thread, so that the order repeats.
+    #[default]
+    AsGiven,
+    /// By these columns, as far as the table has them. If it lacks the first one, its own first
+    /// column comes first.
+    Columns(Vec<String>),
+}
+
+impl SortKey {
+    /// The order by some columns.
+    pub fn columns<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self::Columns(names.into_iter().map(Into::into).collect())
+    }
+}
+
+/// What a stage does when it runs.
+pub enum Work {
     /// Row by row; fusable.
-    Rows(&'a dyn Rows),
+    Rows(Box<dyn Rows>),
     /// Rows out of files, in splits; the head of a fused plan.
-    Source(&'a dyn Source),
-    /// One plan over whole inputs.
-    Whole(&'a dyn Whole),
+    Source(ErasedSource),
+    /// One plan over all rows of its input.
+    Whole(Box<dyn Whole>),
+    /// One plan over whole tables.
+    Query(Box<dyn Query>),
     /// Anything else.
-    Job(&'a dyn Job),
+    Job(Box<dyn Job>),
 }
 
-/// A stage that turns each row into a row or a reject. Never drops a row: it sets the reserved
+impl Work {
+    /// A row stage.
+    pub fn rows(rows: impl Rows + 'static) -> Self {
+        Work::Rows(Box::new(rows))
+    }
+
+    /// A source.
+    pub fn source(source: impl Source + 'static) -> Self {
+        Work::Source(ErasedSource(Box::new(Erased(source))))
+    }
+
+    /// A stage over all rows of its input.
+    pub fn whole(whole: impl Whole + 'static) -> Self {
+        Work::Whole(Box::new(whole))
+    }
+
+    /// A query over whole tables.
+    pub fn query(query: impl Query + 'static) -> Self {
+        Work::Query(Box::new(query))
+    }
+
+    /// A job.
+    pub fn job(job: impl Job + 'static) -> Self {
+        Work::Job(Box::new(job))
+    }
+}
+
+impl Debug for Work {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Work::Rows(_) => "Rows",
+            Work::Source(_) => "Source",
+            Work::Whole(_) => "Whole",
+            Work::Query(_) => "Query",
+            Work::Job(_) => "Job",
+        })
+    }
+}
+
+/// A stage that turns each row into a row or a reject. It never drops a row: it sets the reserved
 /// columns with [`crate::rejects::reject_where`] (or fills them itself) and passes rows that are
-/// already rejected through untouched. Rows in = rows out, for every split: the runner checks the
-/// sum.
+/// already rejected through untouched. The runner checks for every split that rows in = rows out +
+/// rejects.
 #[async_trait]
 pub trait Rows: Send + Sync {
-    /// The most rows of a split, where the stage needs small ones (fetching: what is redone after a
-    /// crash).
-    fn split_rows(&self) -> Option<usize> {
-        None
-    }
-
-    /// The columns that the stage computes. Where its input has one of that name, the values are
-    /// replaced, and the stage before it is not fused: its own rows could no longer be read back.
-    fn computes(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// The plan. `input` has the input's columns and the reserved columns of [`crate::rejects`]; so
-    /// must the result. `others` are the inputs after the first.
-    async fn plan(
+    /// The plan. `rows` are those of [`Ports::rows`], with the reserved columns of
+    /// [`crate::rejects`]; so must the result be.
+    async fn transform(
         &self,
         cx: &RunContext,
-        input: DataFrame,
-        others: &[InputData],
+        rows: DataFrame,
+        inputs: &Inputs,
     ) -> Result<DataFrame, RunError>;
-}
-
-/// One split of a source, as the source itself describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceSplit {
-    /// For people: `captions.csv rows 0..10000`.
-    pub label: String,
-    /// What to read: indices that only the source understands.
-    pub file: String,
-    /// First row.
-    pub start: u64,
-    /// Row after the last; `u64::MAX` for the end of the file.
-    pub end: u64,
 }
 
 /// A stage whose rows come out of files.
 #[async_trait]
 pub trait Source: Send + Sync {
+    /// What to read for one split: it is serialised and may be read by another process. Its text
+    /// names it for people: `captions.csv rows 0..10000`.
+    type Split: Serialize + DeserializeOwned + Display + Send + Sync;
+
     /// All splits, in a fixed order: the same files give the same splits, so that a resumed run
     /// knows what is done.
-    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError>;
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<Self::Split>, RunError>;
 
-    /// The rows of one split: the columns of [`Stage::tables`] and the reserved columns of
-    /// [`crate::rejects`] (add them with [`crate::rejects::with_reserved`]); a row that cannot be
+    /// The rows of one split: the columns of the output and the reserved columns of
+    /// [`crate::rejects`] (add them with [`crate::rejects::with_reserved`]). A row that cannot be
     /// read is a reject.
+    async fn read(&self, cx: &RunContext, split: &Self::Split) -> Result<DataFrame, RunError>;
+}
+
+/// A stage that needs all rows of its input at once. Each of them becomes a row or a reject, as in
+/// [`Rows`].
+#[async_trait]
+pub trait Whole: Send + Sync {
+    /// The tables. `input` is that of [`Ports::rows`]; the main table has the reserved columns of
+    /// [`crate::rejects`]. The plans may spill; they run one after another, so cache nothing large.
+    async fn tables(&self, cx: &RunContext, input: &InputData, inputs: &Inputs) -> Result<Frames, RunError>;
+}
+
+/// A stage that computes tables from tables. It has no rejects, and nobody knows before how many
+/// rows it gives.
+#[async_trait]
+pub trait Query: Send + Sync {
+    /// The tables. The plans run one after another.
+    async fn tables(&self, cx: &RunContext, inputs: &Inputs) -> Result<Frames, RunError>;
+}
+
+/// A stage that is not a plan: it reads its inputs and commits through [`Output`].
+#[async_trait]
+pub trait Job: Send + Sync {
+    /// Runs or resumes: `output` knows which splits are committed, and has a work folder that
+    /// survives a kill. Returns [`RunError::Interrupted`] soon after `cx.cancel` fires, with
+    /// everything worth keeping saved.
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError>;
+}
+
+/// The plans of a stage's tables.
+#[derive(Debug)]
+pub struct Frames {
+    pub(crate) main: DataFrame,
+    pub(crate) side: Vec<(&'static str, DataFrame)>,
+}
+
+impl Frames {
+    /// The main table alone.
+    pub fn main(main: DataFrame) -> Self {
+        Self { main, side: Vec::new() }
+    }
+
+    /// The rows of the main table: for tests of a running stage.
+    pub async fn main_table(self) -> Result<Vec<RecordBatch>, RunError> {
+        Ok(self.main.collect().await?)
+    }
+
+    /// Adds a side table. Its rows are written in the order in which the plan gives them.
+    pub fn with(mut self, name: &'static str, frame: DataFrame) -> Self {
+        self.side.push((name, frame));
+        self
+    }
+}
+
+/// A split of a source whose type is erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSplit {
+    /// Names it for people.
+    pub label: String,
+    /// The source's own description.
+    pub value: Value,
+}
+
+/// A [`Source`] whose type of splits is erased.
+pub struct ErasedSource(Box<dyn AnySource>);
+
+impl ErasedSource {
+    /// All splits, in a fixed order.
+    pub async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
+        self.0.splits(cx).await
+    }
+
+    /// The rows of one split.
+    pub async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
+        self.0.read(cx, split).await
+    }
+}
+
+#[async_trait]
+trait AnySource: Send + Sync {
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError>;
     async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError>;
 }
 
-/// A stage that needs all of its input at once.
+struct Erased<S>(S);
+
 #[async_trait]
-pub trait Whole: Send + Sync {
-    /// Whether rows in = rows out + rejects must hold (dedup, balance), or not (sql).
-    fn conserves(&self) -> bool {
-        true
+impl<S: Source> AnySource for Erased<S> {
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
+        let splits =
+            self.0.splits(cx).await?.into_iter().map(|split| {
+                Ok(SourceSplit { label: split.to_string(), value: serde_json::to_value(&split)? })
+            });
+        splits.collect::<serde_json::Result<_>>().map_err(not_a_split)
     }
 
-    /// The tables: `("data", main)`, then side tables by name, and `("rejects", ..)` when there are
-    /// any: the input's columns and the reserved columns. The plans may spill; they run one after
-    /// another, so cache nothing large.
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError>;
+    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
+        self.0.read(cx, &S::Split::deserialize(&split.value).map_err(not_a_split)?).await
+    }
 }
 
-/// A stage that does something else than a plan: it reads its inputs and commits through
-/// [`Output`].
-#[async_trait]
-pub trait Job: Send + Sync {
-    /// Runs, or goes on: `output` knows which splits are committed, and has a work folder that
-    /// survives a kill. Returns [`RunError::Interrupted`] soon after `cx.cancel` fires, with
-    /// everything worth keeping saved.
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError>;
+fn not_a_split(error: serde_json::Error) -> RunError {
+    RunError::Internal(format!("the description of a split cannot be serialised: {error}"))
 }

@@ -14,13 +14,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{MAIN, manifest};
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Outcome, Settings};
-use twinlens_pipeline::stage::{Source, SourceSplit};
 use twinlens_pipeline::{
-    CheckContext, Clock, Fault, Input, InputData, InputTables, Job, Output, Registry, RunContext, RunError,
-    Stage, StageKind, Tables, Work, rejects,
+    Clock, Input, Inputs, Job, Output, Ports, Registry, RunContext, RunError, SortKey, Source, StageKind,
+    TableInput, Work, rejects,
 };
 
 fn numbers() -> SchemaRef {
@@ -46,90 +45,77 @@ async fn wait_for(cx: &RunContext, name: &str) -> bool {
 }
 
 /// Three splits of one number each. The second is written only after a reader has seen the first.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 struct Drip {
     /// Wait.
     wait: bool,
 }
 
-impl Stage for Drip {
-    fn inputs(&self) -> Vec<Input> {
-        vec![]
-    }
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        Ok(Tables::main(numbers()))
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
-    }
-}
-
 impl StageKind for Drip {
-    const KIND: &'static str = "drip";
-    const ABOUT: &'static str = "Drips.";
+    type Options = Self;
+    const NAME: &'static str = "drip";
     const EXAMPLE: &'static str = "[stages.drops]\nkind = \"drip\"\nwait = true";
     const VERSION: u32 = 1;
+
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        ports.output(numbers(), SortKey::columns(["number"]));
+        Some(Work::source(options))
+    }
 }
 
 #[async_trait]
 impl Source for Drip {
-    async fn splits(&self, _: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        let split = |number| SourceSplit {
-            label: "drop".into(),
-            file: String::new(),
-            start: number,
-            end: number + 1,
-        };
-        Ok((0..3).map(split).collect())
+    type Split = i64;
+    async fn splits(&self, _: &RunContext) -> Result<Vec<i64>, RunError> {
+        Ok((0..3).collect())
     }
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        if self.wait && split.start > 0 && !wait_for(cx, "seen").await {
+    async fn read(&self, cx: &RunContext, split: &i64) -> Result<DataFrame, RunError> {
+        if self.wait && *split > 0 && !wait_for(cx, "seen").await {
             return Err(RunError::Interrupted);
         }
-        rejects::with_reserved(cx.session.read_batch(batch(vec![split.start as i64]))?)
+        rejects::with_reserved(cx.session.read_batch(batch(vec![*split]))?)
     }
 }
 
 /// Counts the shards of its first input until it is complete; optionally fails at the first.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-struct Count {
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+struct CountOptions {
     input: Input,
     beside: Input,
     #[serde(default)]
     fail: bool,
 }
 
-impl Stage for Count {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone(), self.beside.clone()]
-    }
-    fn follows(&self) -> bool {
-        true
-    }
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        Ok(Tables::main(numbers()))
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
+struct Count {
+    input: TableInput,
+    beside: TableInput,
+    fail: bool,
 }
 
 impl StageKind for Count {
-    const KIND: &'static str = "count";
-    const ABOUT: &'static str = "Counts.";
+    type Options = CountOptions;
+    const NAME: &'static str = "count";
     const EXAMPLE: &'static str =
         "[stages.counted]\nkind = \"count\"\ninput = \"drops\"\nbeside = \"others\"";
     const VERSION: u32 = 1;
+
+    fn plan(options: CountOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.table(&options.input);
+        ports.streams_input(&input);
+        let beside = ports.table(&options.beside);
+        ports.output(numbers(), SortKey::AsGiven);
+        Some(Work::job(Count { input, beside, fail: options.fail }))
+    }
 }
 
 #[async_trait]
 impl Job for Count {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
-        assert_eq!(inputs[1].rows(), 3, "its other inputs are complete");
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
+        assert_eq!(inputs.get(&self.beside).rows(), 3, "its other inputs are complete");
         let mut seen = Vec::new();
         loop {
             cx.check_cancelled()?;
-            let state = manifest::read(inputs[0].dataset.location())?.unwrap();
+            let state = manifest::read(inputs.get(&self.input).dataset.location())?.unwrap();
             if seen.last() != Some(&(state.commits.len() as i64)) {
                 seen.push(state.commits.len() as i64);
             }
@@ -151,13 +137,11 @@ impl Job for Count {
 }
 
 async fn run_in(folder: &Path, stages: &str) -> Result<Outcome, RunError> {
-    let mut registry = Registry::default();
-    registry.add::<Drip>();
-    registry.add::<Count>();
+    let registry = Registry::default().with::<Drip>().with::<Count>();
     let file = folder.join("pipeline.toml");
     std::fs::write(&file, format!("name = \"test\"\n{stages}")).unwrap();
-    let pipeline =
-        config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error:#?}"));
+    let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::none())
+        .unwrap_or_else(|error| panic!("{error:#?}"));
     let settings = Settings { clock: Clock::Fixed(UNIX_EPOCH), ..Settings::in_folder(folder) };
     run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
 }

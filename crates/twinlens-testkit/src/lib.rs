@@ -1,6 +1,8 @@
 //! A misbehaving web server, damaged images and tar files, for tests only.
 
 pub mod images;
+#[cfg(feature = "stage")]
+pub mod stage;
 pub mod tar;
 pub mod web;
 

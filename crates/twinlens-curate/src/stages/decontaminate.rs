@@ -17,14 +17,14 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_image::{Limits, decode, phash, sha256_hex};
 use twinlens_pipeline::rejects::reject_where;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    ColumnType, Fault, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError,
+    SortKey, StageKind, TableInput, Work,
 };
 
-use crate::columns::{is_text, require};
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
@@ -35,9 +35,9 @@ const PHASH: &str = "phash";
 const IMAGE: &str = "image";
 
 /// Rejects rows whose image is, or nearly is, in an evaluation set; the rejects name the set.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Decontaminate {
+pub struct DecontaminateOptions {
     /// Rows with `sha256`, `phash` or both, as `fetch` writes them.
     input: Input,
     /// The evaluation sets: stages, Parquet files or datasets with `sha256` and `phash`, or with
@@ -47,9 +47,13 @@ pub struct Decontaminate {
     /// 12).
     #[serde(default = "four")]
     distance: Located<u32>,
+}
+
+/// `decontaminate` as it runs.
+pub struct Decontaminate {
+    against: Vec<TableInput>,
+    distance: u32,
     /// The hashes of the sets and the identity of these sets: read once, not for every split.
-    #[serde(skip)]
-    #[schemars(skip)]
     hashes: Mutex<Option<(String, Arc<SetHashes>)>>,
 }
 
@@ -90,78 +94,66 @@ impl SetHashes {
     }
 }
 
+/// Which of the columns by which images are compared a table has.
+fn hashes_of(schema: &Schema) -> (bool, bool) {
+    let has = |name: &str, kind: ColumnType| {
+        schema.field_with_name(name).is_ok_and(|field| kind.accepts(field.data_type()))
+    };
+    (has(SHA256, ColumnType::Text), has(PHASH, ColumnType::Int64))
+}
+
 impl StageKind for Decontaminate {
-    const KIND: &'static str = "decontaminate";
-    const ABOUT: &'static str =
-        "Rejects rows whose image is, or nearly is, in an evaluation set; the rejects name the set";
+    type Options = DecontaminateOptions;
+    const NAME: &'static str = "decontaminate";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"[stages.clean]
 kind = "decontaminate"
 input = "images"
 against = ["sets/fashion-mnist.parquet", "sets/iso-flags.parquet"]
 distance = 4
 "#;
-    const VERSION: u32 = 1;
-}
 
-/// Whether a table has the columns `sha256` and `phash`.
-fn hashes_of(schema: &Schema) -> (bool, bool) {
-    let has = |name: &str, fits: fn(&DataType) -> bool| {
-        schema.field_with_name(name).is_ok_and(|field| fits(field.data_type()))
-    };
-    (has(SHA256, is_text), has(PHASH, |kind| kind == &DataType::Int64))
-}
-
-impl Stage for Decontaminate {
-    fn inputs(&self) -> Vec<Input> {
-        [&self.input].into_iter().chain(&self.against).cloned().collect()
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = super::known_schema(&inputs[0]);
-        let mut faults = Vec::new();
-        if hashes_of(&schema) == (false, false) {
-            let fault =
-                inputs[0].fault("the rows have neither `sha256` (text) nor `phash` (64-bit integers)");
-            faults.push(fault.hint("put a `fetch` stage before this one"));
+    fn plan(options: DecontaminateOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        let schema = ports.schema(&input);
+        if schema.as_ref().is_some_and(|schema| hashes_of(schema) == (false, false)) {
+            let message = "the rows have neither `sha256` (text) nor `phash` (64-bit integers)";
+            ports.fault(options.input.fault(message).hint("put a `fetch` stage before this one"));
         }
-        if self.against.is_empty() {
-            let fault = inputs[0].fault("no evaluation set is given");
-            faults.push(fault.hint("add `against = [\"sets/test.parquet\"]`"));
+        ports.output(schema, SortKey::columns(ROW_ORDER));
+        if options.against.is_empty() {
+            let fault = options.input.fault("no evaluation set is given");
+            ports.fault(fault.hint("add `against = [\"sets/test.parquet\"]`"));
         }
-        if *self.distance.value() > MAX_DISTANCE {
-            let message = format!("a distance of {} bits is too large", self.distance.value());
-            faults.push(
-                Fault::at(self.distance.span(), message).label(format!("expected 0 to {MAX_DISTANCE}")),
-            );
+        if *options.distance.value() > MAX_DISTANCE {
+            let message = format!("a distance of {} bits is too large", options.distance.value());
+            let fault = Fault::at(options.distance.span(), message);
+            ports.fault(fault.label(format!("expected 0 to {MAX_DISTANCE}")));
         }
-        for set in &inputs[1..] {
-            if let Some(schema) = &set.schema
-                && hashes_of(schema) != (true, true)
-            {
-                let is_image = |kind: &DataType| kind == &twinlens_dataset::contracts::image();
-                let missing = require(schema, IMAGE, "images", is_image, set.input.0.span());
+        let mut against = Vec::new();
+        for set in &options.against {
+            let set = ports.table(set);
+            if ports.schema(&set).is_some_and(|schema| hashes_of(&schema) != (true, true)) {
                 let hint = "a set needs `sha256` and `phash`, or images";
-                faults.extend(missing.map_err(|fault| fault.hint(hint)).err());
+                ports.column(&set, IMAGE, ColumnType::EncodedImage, Required::Hint(hint));
             }
+            against.push(set);
         }
-        if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Rows(self)
+        let distance = *options.distance.value();
+        Some(Work::rows(Decontaminate { against, distance, known: Mutex::default() }))
     }
 }
 
 #[async_trait]
 impl Rows for Decontaminate {
-    async fn plan(
+    async fn transform(
         &self,
         cx: &RunContext,
-        input: DataFrame,
-        sets: &[InputData],
+        rows: DataFrame,
+        inputs: &Inputs,
     ) -> Result<DataFrame, RunError> {
-        let known = self.set_hashes(cx, sets).await?;
-        let (by_file, by_image) = hashes_of(input.schema().as_arrow());
+        let known = self.set_hashes(cx, inputs).await?;
+        let (by_file, by_image) = hashes_of(rows.schema().as_arrow());
         let column = |there: bool, name: &str, kind| {
             if there { Ok(ident(name)) } else { ScalarValue::try_new_null(&kind).map(lit) }
         };
@@ -172,7 +164,7 @@ impl Rows for Decontaminate {
             let found = files.iter().zip(images).map(|(file, image)| known.find(file, image));
             Ok(Arc::new(found.collect::<StringArray>()))
         });
-        let frame = input.with_column(FOUND, found)?;
+        let frame = rows.with_column(FOUND, found)?;
         let refused = ident(FOUND).is_not_null();
         Ok(reject_where(frame, &cx.stage, refused, CONTAMINATED, ident(FOUND))?.drop_columns(&[FOUND])?)
     }
@@ -182,8 +174,9 @@ impl Rows for Decontaminate {
 const FOUND: &str = "__evaluation_set";
 
 impl Decontaminate {
-    async fn set_hashes(&self, cx: &RunContext, sets: &[InputData]) -> Result<Arc<SetHashes>, RunError> {
-        let shards = |set: &InputData| {
+    async fn set_hashes(&self, cx: &RunContext, inputs: &Inputs) -> Result<Arc<SetHashes>, RunError> {
+        let sets: Vec<&InputData> = self.against.iter().map(|set| inputs.get(set)).collect();
+        let shards = |set: &&InputData| {
             let shards = set.dataset.shards(&set.table).map(|s| format!("{} {}", s.path, s.bytes));
             let shards = shards.collect::<Vec<_>>().join(" ");
             format!("{} {} {shards}", set.dataset.dir().display(), set.dataset.state().begin.fingerprint)
@@ -200,7 +193,7 @@ impl Decontaminate {
         let mut known = SetHashes {
             sets: sets.iter().map(|set| set.name.clone()).collect(),
             files: HashMap::new(),
-            images: NearIndex::new(*self.distance.value()),
+            images: NearIndex::new(self.distance),
             of_image: HashMap::new(),
         };
         for (number, set) in sets.iter().enumerate() {
@@ -310,49 +303,44 @@ mod tests {
 
     #[tokio::test]
     async fn rejects_name_the_evaluation_set() {
-        let stage: Decontaminate =
-            parse("input = \"images\"\nagainst = [\"flags\", \"digits\"]\ndistance = 3");
         let broken = b"not an image".to_vec();
-        let sets = [("flags", set(&[picture(3, 1)])), ("digits", set(&[picture(7, 1), broken.clone()]))];
+        let (flags, digits) = (set(&[picture(3, 1)]), set(&[picture(7, 1), broken.clone()]));
         let given =
             rows(&[("a", picture(3, 1)), ("b", picture(7, 2)), ("c", broken), ("d", picture(900, 1))]);
-        let found = rows_of(&stage, &given, &sets, &["uid", "reject_code", "reject_detail"]).await;
-        assert_eq!(found[0], "a|in_evaluation_set|flags: the same file");
+        let options =
+            "input = \"images.parquet\"\nagainst = [\"flags.parquet\", \"digits.parquet\"]\ndistance = 3";
+        let stage = stage("decontaminate", options).table("images", &given);
+        let made = stage.table("flags", &flags).table("digits", &digits).run().await.unwrap();
+        let found = made.rows(&["uid", "reject_code", "reject_detail"]);
+        assert_eq!(found[0], "a|in_evaluation_set|flags.parquet: the same file");
         assert!(
-            found[1].starts_with("b|in_evaluation_set|digits: ") && found[1].contains(" bits from "),
+            found[1].starts_with("b|in_evaluation_set|digits.parquet: ") && found[1].contains(" bits from "),
             "{found:?}"
         );
-        assert_eq!(found[2..], ["c|in_evaluation_set|digits: the same file", "d||"]);
+        assert_eq!(found[2..], ["c|in_evaluation_set|digits.parquet: the same file", "d||"]);
     }
 
     #[tokio::test]
     async fn sets_may_have_hashes_instead_of_images() {
-        let stage: Decontaminate = parse("input = \"images\"\nagainst = [\"flags\"]\ndistance = 0");
-        let sets = [("flags", rows(&[("x", picture(3, 1))]))];
+        let options = "input = \"images.parquet\"\nagainst = [\"flags.parquet\"]\ndistance = 0";
         let given = hashed(&[
             ("a", phash(&decode(&picture(3, 1), &Limits::default()).unwrap().rgb).ok()),
             ("b", None),
         ]);
-        let found = rows_of(&stage, &given, &sets, &["uid", "reject_code"]).await;
-        assert_eq!(found, ["a|in_evaluation_set", "b|"]);
+        let stage = stage("decontaminate", options).table("images", &given);
+        let made = stage.table("flags", &rows(&[("x", picture(3, 1))])).run().await.unwrap();
+        assert_eq!(made.rows(&["uid", "reject_code"]), ["a|in_evaluation_set", "b|"]);
     }
 
     #[test]
     fn inputs_are_checked() {
-        let stage: Decontaminate = parse("input = \"pages\"\nagainst = [\"texts\"]\ndistance = 20");
-        let inputs = [input("pages", contracts::pair_texts()), input("texts", contracts::pair_texts())];
-        let faults = stage.tables(&check(), &inputs).unwrap_err();
-        let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
-        assert!(
-            messages[0].contains("neither `sha256`") && messages[1].contains("too large"),
-            "{messages:?}"
-        );
-        assert_eq!(messages[2], "unknown column `image`");
-        let stage: Decontaminate = parse("input = \"images\"\nagainst = []");
-        assert!(
-            stage.tables(&check(), &[input("images", contracts::pairs())]).unwrap_err()[0]
-                .message
-                .contains("no evaluation set")
-        );
+        let faults = |options: &str| {
+            let stage = stage("decontaminate", &format!("input = \"pages.parquet\"\n{options}"));
+            stage.table("pages", &pairs(&[])).faults()
+        };
+        let found = faults("against = [\"./pages.parquet\"]\ndistance = 20");
+        assert!(found[0].contains("neither `sha256`") && found[2].contains("too large"), "{found:?}");
+        assert!(found[1].contains("`./pages.parquet` has no column `image`"), "{found:?}");
+        assert!(faults("against = []").iter().any(|fault| fault.contains("no evaluation set")));
     }
 }

@@ -23,13 +23,13 @@ use datafusion::logical_expr::{Expr, ExprFunctionExt, cast, ident, lit};
 use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::rejects::{RESERVED, reject_where, with_reserved};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
-    Tables, Whole, Work,
+    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
+    SortKey, StageKind, Whole, Work,
 };
 
-use crate::columns::{column, is_sortable, is_text, require};
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
@@ -43,9 +43,9 @@ const TOO_FREQUENT: &str = "too_frequent";
 /// Keeps, of the rows that are equal in the given columns, the one with the smallest uid; the
 /// others become rejects. With `more_than`, rejects all rows of a value that occurs too often; with
 /// `distance`, near-equal images too.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Dedup {
+pub struct DedupOptions {
     /// The rows to compare.
     input: Input,
     /// The columns that make two rows duplicates when they are all equal: `["url"]`, `["url",
@@ -61,80 +61,79 @@ pub struct Dedup {
     distance: Option<Located<u32>>,
 }
 
+/// `dedup` as it runs.
+pub struct Dedup {
+    by: Vec<String>,
+    more_than: Option<u64>,
+    distance: Option<u32>,
+}
+
 impl StageKind for Dedup {
-    const KIND: &'static str = "dedup";
-    const ABOUT: &'static str = "Keeps, of rows that are equal in the given columns, the one with the smallest uid; the others become rejects";
+    type Options = DedupOptions;
+    const NAME: &'static str = "dedup";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"[stages.unique]
 kind = "dedup"
 input = "pages"
 by = ["url", "caption"]
 "#;
-    const VERSION: u32 = 1;
+
+    fn plan(options: DedupOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        ports.output(ports.schema(&input), SortKey::columns(ROW_ORDER));
+        ports.text(&input, "uid", Required::Yes);
+        let comparable = ColumnType::Other("text, a number, a timestamp or a boolean", is_sortable);
+        let kinds: Vec<_> =
+            options.by.iter().map(|by| ports.column(&input, by, comparable, Required::Yes)).collect();
+        if options.by.is_empty() {
+            let fault = options.input.fault("`by` names no columns to compare");
+            ports.fault(fault.hint("add `by = [\"url\"]`"));
+        }
+        if let Some(more_than) = options.more_than.as_ref().filter(|more_than| *more_than.value() == 0) {
+            let fault = Fault::at(more_than.span(), "every row would be rejected");
+            ports.fault(fault.label("expected at least 1"));
+        }
+        if let Some(distance) = &options.distance {
+            let by = match &kinds[..] {
+                [by] => by.as_ref(),
+                _ => None,
+            };
+            let other = options.by.len() != 1 || by.is_some_and(|by| by != &DataType::Int64);
+            check_distance(distance, options.more_than.as_ref(), other, ports);
+        }
+        Some(Work::whole(Dedup {
+            by: options.by.iter().map(|by| by.value().clone()).collect(),
+            more_than: options.more_than.map(|more_than| *more_than.value()),
+            distance: options.distance.map(|distance| *distance.value()),
+        }))
+    }
 }
 
-impl Stage for Dedup {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
+/// `other` is whether rows are compared by anything but one column of 64-bit integers.
+fn check_distance(
+    distance: &Located<u32>,
+    more_than: Option<&Located<u64>>,
+    other: bool,
+    ports: &mut Ports<'_>,
+) {
+    if let Some(more_than) = more_than {
+        ports.fault(Fault::at(more_than.span(), "`more_than` and `distance` cannot be combined"));
     }
+    if *distance.value() > MAX_DISTANCE {
+        let message = format!("a distance of {} bits is too large", distance.value());
+        ports.fault(Fault::at(distance.span(), message).label(format!("expected 0 to {MAX_DISTANCE}")));
+    }
+    if other {
+        let message = "`distance` needs `by` to name one column of 64-bit integers";
+        ports.fault(Fault::at(distance.span(), message).hint("write `by = [\"phash\"]`"));
+    }
+}
 
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = super::known_schema(&inputs[0]);
-        let mut faults: Vec<Fault> =
-            require(&schema, "uid", "text", is_text, self.input.0.span()).err().into_iter().collect();
-        for by in &self.by {
-            match column(&schema, by, by.span()) {
-                Ok(field) if is_sortable(field.data_type()) => {}
-                Ok(field) => faults.push(
-                    Fault::at(
-                        by.span(),
-                        format!("rows cannot be compared by `{}`, of type {}", by.value(), field.data_type()),
-                    )
-                    .label("expected text, a number, a timestamp or a boolean"),
-                ),
-                Err(fault) => faults.push(fault),
-            }
-        }
-        if self.by.is_empty() {
-            faults.push(inputs[0].fault("`by` names no columns to compare").hint("add `by = [\"url\"]`"));
-        }
-        faults.extend(self.faults_of_limits(&schema));
-        if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Whole(self)
-    }
+fn is_sortable(kind: &DataType) -> bool {
+    kind.is_primitive() || ColumnType::Text.accepts(kind) || kind == &DataType::Boolean
 }
 
 impl Dedup {
-    fn faults_of_limits(&self, schema: &datafusion::arrow::datatypes::Schema) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if let Some(more_than) = self.more_than.as_ref().filter(|more_than| *more_than.value() == 0) {
-            faults.push(
-                Fault::at(more_than.span(), "every row would be rejected").label("expected at least 1"),
-            );
-        }
-        if let Some(distance) = &self.distance {
-            let fault = |message: String| Fault::at(distance.span(), message);
-            if let Some(more_than) = &self.more_than {
-                faults.push(Fault::at(more_than.span(), "`more_than` and `distance` cannot be combined"));
-            }
-            if *distance.value() > MAX_DISTANCE {
-                let message = format!("a distance of {} bits is too large", distance.value());
-                faults.push(fault(message).label(format!("expected 0 to {MAX_DISTANCE}")));
-            }
-            let by = match &self.by[..] {
-                [by] => schema.field_with_name(by).ok(),
-                _ => None,
-            };
-            if self.by.len() != 1 || by.is_some_and(|field| field.data_type() != &DataType::Int64) {
-                let message = "`distance` needs `by` to name one column of 64-bit integers";
-                faults.push(fault(message.into()).hint("write `by = [\"phash\"]`"));
-            }
-        }
-        faults
-    }
-
     /// All rows; of those that are equal in `keys`, all but the first are rejected.
     fn reject_equal(
         &self,
@@ -248,24 +247,20 @@ async fn near_duplicates(
 
 #[async_trait]
 impl Whole for Dedup {
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let input = inputs.first().ok_or_else(|| RunError::Internal("dedup without input".into()))?;
+    async fn tables(&self, cx: &RunContext, input: &InputData, _: &Inputs) -> Result<Frames, RunError> {
         let frame = input.frame(&cx.session).await?;
-        let keys: Vec<Expr> = self.by.iter().map(|by| ident(by.as_str())).collect();
+        let keys: Vec<Expr> = self.by.iter().map(ident).collect();
         let names: Vec<Expr> = frame.schema().fields().iter().map(|field| ident(field.name())).collect();
         let decided = match (&self.more_than, &self.distance, &keys[..]) {
-            (Some(most), ..) => self.reject_frequent(cx, frame, &keys, *most.value())?,
+            (Some(most), ..) => self.reject_frequent(cx, frame, &keys, *most)?,
             (None, Some(distance), [key]) => {
-                let near = near_duplicates(cx, &frame, key, *distance.value()).await?;
+                let near = near_duplicates(cx, &frame, key, *distance).await?;
                 self.reject_equal(cx, frame, &keys, Some(near))?
             }
             _ => self.reject_equal(cx, frame, &keys, None)?,
         };
-        Ok(vec![("data", decided.select(names.into_iter().chain(RESERVED.map(ident)).collect::<Vec<_>>())?)])
+        let columns: Vec<_> = names.into_iter().chain(RESERVED.map(ident)).collect();
+        Ok(Frames::main(decided.select(columns)?))
     }
 }
 
@@ -277,14 +272,15 @@ const NEAR: &str = "__dedup_near";
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
-    use super::*;
-    use std::collections::BTreeMap;
+    use datafusion::arrow::array::RecordBatch;
     use twinlens_dataset::contracts;
+
+    fn dedup(options: &str, rows: &RecordBatch) -> StageTest {
+        stage("dedup", &format!("input = \"rows.parquet\"\n{options}")).table("rows", rows)
+    }
 
     #[tokio::test]
     async fn the_smallest_uid_is_kept() {
-        let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]");
-        let columns = BTreeMap::from([("data", vec!["uid", "caption", "reject_code", "reject_detail"])]);
         // "\0" stands for null, which is never a duplicate.
         let mut rows = vec![
             ("c", "dog"),
@@ -306,16 +302,13 @@ mod tests {
         ];
         for _ in 0..rows.len() {
             rows.rotate_left(1);
-            let mut found = whole(&stage, &[("pages", pairs(&rows))], &columns).await.remove("data").unwrap();
-            found.sort();
-            assert_eq!(found, expected);
+            let made = dedup("by = [\"caption\"]", &pairs(&rows)).run().await.unwrap();
+            assert_eq!(made.rows(&["uid", "caption", "reject_code", "reject_detail"]), expected);
         }
     }
 
     #[tokio::test]
     async fn frequent_captions_are_rejected() {
-        let stage: Dedup = parse("input = \"pages\"\nby = [\"caption\"]\nmore_than = 2");
-        let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
         let rows = [
             ("a", "x"),
             ("b", "x"),
@@ -326,10 +319,10 @@ mod tests {
             ("g", "\0"),
             ("h", "\0"),
         ];
-        let found = whole(&stage, &[("pages", pairs(&rows))], &columns).await;
+        let made = dedup("by = [\"caption\"]\nmore_than = 2", &pairs(&rows)).run().await.unwrap();
         let frequent = |uid: &str| format!("{uid}|too_frequent|3 rows have it");
         assert_eq!(
-            found["data"],
+            made.rows(&["uid", "reject_code", "reject_detail"]),
             [
                 "a||".into(),
                 "b||".into(),
@@ -345,8 +338,6 @@ mod tests {
 
     #[tokio::test]
     async fn near_duplicates_leave_the_first() {
-        let stage: Dedup = parse("input = \"images\"\nby = [\"phash\"]\ndistance = 2");
-        let columns = BTreeMap::from([("data", vec!["uid", "reject_code", "reject_detail"])]);
         // b is near a; c is near b, which is rejected, but not near a; d equals b; e is far; f
         // equals e; g has no hash.
         let mut rows = vec![
@@ -369,26 +360,20 @@ mod tests {
         ];
         for _ in 0..rows.len() {
             rows.rotate_left(1);
-            let found = whole(&stage, &[("images", hashed(&rows))], &columns).await;
-            assert_eq!(found["data"], expected);
+            let made = dedup("by = [\"phash\"]\ndistance = 2", &hashed(&rows)).run().await.unwrap();
+            assert_eq!(made.rows(&["uid", "reject_code", "reject_detail"]), expected);
         }
     }
 
     #[test]
     fn options_are_checked() {
-        let faults = |toml: &str| {
-            let faults =
-                parse::<Dedup>(toml).tables(&check(), &[input("pages", contracts::pairs())]).unwrap_err();
-            faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ")
-        };
-        assert!(faults("input = \"pages\"\nby = []").contains("names no columns"));
-        let found = faults("input = \"pages\"\nby = [\"image\", \"ulr\"]");
-        assert!(
-            found.contains("cannot be compared by `image`") && found.contains("unknown column `ulr`"),
-            "{found}"
-        );
-        assert!(faults("input = \"pages\"\nby = [\"url\"]\nmore_than = 0").contains("every row"));
-        let found = faults("input = \"pages\"\nby = [\"url\"]\ndistance = 13\nmore_than = 1");
+        let rows = RecordBatch::new_empty(contracts::pairs());
+        let faults = |options: &str| dedup(options, &rows).faults().join("; ");
+        assert!(faults("by = []").contains("names no columns"));
+        let found = faults("by = [\"image\", \"ulr\"]");
+        assert!(found.contains("the column `image`") && found.contains("no column `ulr`"), "{found}");
+        assert!(faults("by = [\"url\"]\nmore_than = 0").contains("every row"));
+        let found = faults("by = [\"url\"]\ndistance = 13\nmore_than = 1");
         for part in ["cannot be combined", "too large", "64-bit integers"] {
             assert!(found.contains(part), "{found}");
         }

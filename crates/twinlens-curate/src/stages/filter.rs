@@ -9,23 +9,23 @@ use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, ident, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::rejects::reject_where;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    ColumnName, Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey,
+    StageKind, Work,
 };
 
 use super::presets::{self, Preset};
-use crate::columns::{is_text, require};
 use crate::error::CurateError;
 use crate::functions::{call, strings};
 use crate::matcher::{Matcher, Scratch};
 use crate::text::Normalizer;
 
 /// Keeps the rows that satisfy SQL predicates; the others become rejects.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Filter {
+pub struct FilterOptions {
     /// The rows to filter.
     input: Input,
     /// A SQL predicate over the input's columns. A row is kept if it is true; false and null refuse
@@ -48,7 +48,7 @@ pub struct Filter {
 }
 
 /// A predicate with a name of its own in the ledger.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The code of the rows that it refuses: lower-case letters, digits and `_`.
@@ -56,6 +56,14 @@ pub struct Rule {
     /// The SQL predicate that a row must satisfy.
     #[serde(rename = "where")]
     predicate: Located<String>,
+}
+
+/// `filter` as it runs.
+pub struct Filter {
+    blocked_words: Option<Located<String>>,
+    preset: Option<Preset>,
+    /// Codes and predicates, in the order in which they apply.
+    rules: Vec<(String, Located<String>)>,
 }
 
 /// The code of rows that `where` refuses.
@@ -67,87 +75,68 @@ const CAPTION: &str = "caption";
 /// A column that lives within the plan.
 const FOUND: &str = "__blocked_word";
 
-impl Filter {
-    /// The predicates that the file has, with their codes, in the order in which they apply.
-    fn predicates(&self) -> impl Iterator<Item = (&str, &Located<String>)> {
-        let rules = self.rules.iter().map(|rule| (rule.code.as_str(), &rule.predicate));
-        rules.chain(self.predicate.iter().map(|predicate| (FILTERED, predicate)))
-    }
-}
-
 impl StageKind for Filter {
-    const KIND: &'static str = "filter";
-    const ABOUT: &'static str = "Keeps the rows that satisfy SQL predicates; the others become rejects";
+    type Options = FilterOptions;
+    const NAME: &'static str = "filter";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"[stages.candidates]
 kind = "filter"
 input = "pages"
 where = "not is_boilerplate(caption) and language(caption) = 'en'"
 rules = [{ code = "too_short", where = "char_length(caption) >= 5" }]
 "#;
-    const VERSION: u32 = 1;
+
+    fn plan(options: FilterOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        ports.output(ports.schema(&input), SortKey::columns(ROW_ORDER));
+        if options.predicate.is_none()
+            && options.rules.is_empty()
+            && options.preset.is_none()
+            && options.blocked_words.is_none()
+        {
+            let fault = options.input.fault("this filter has no predicate");
+            ports.fault(fault.hint("add `where = \"...\"` or `rules`"));
+        }
+        if let Some(words) = &options.blocked_words {
+            ports.file(words);
+            ports.text(&input, ColumnName::at(CAPTION, words.span()), Required::Yes);
+        }
+        if let Some(preset) = &options.preset {
+            preset.value().check(ports, &input, preset.span());
+            preset.value().conditions().into_iter().for_each(|condition| ports.note(condition));
+        }
+        for code in options.rules.iter().map(|rule| &rule.code).filter(|code| !is_code(code)) {
+            let message = format!("`{}` cannot be a reject code", code.value());
+            ports.fault(Fault::at(code.span(), message).label("expected lower-case letters, digits and `_`"));
+        }
+        let rules = options.rules.into_iter().map(|rule| (rule.code.value().clone(), rule.predicate));
+        let last = options.predicate.into_iter().map(|predicate| (FILTERED.to_string(), predicate));
+        let rules: Vec<_> = rules.chain(last).collect();
+        for (_, predicate) in &rules {
+            ports.predicate(predicate, &input);
+        }
+        let (preset, blocked_words) = (options.preset.map(|preset| *preset.value()), options.blocked_words);
+        Some(Work::rows(Filter { blocked_words, preset, rules }))
+    }
 }
 
-impl Stage for Filter {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        self.blocked_words.iter().cloned().collect()
-    }
-
-    fn stands_for(&self) -> Vec<String> {
-        self.preset.iter().flat_map(|preset| preset.value().conditions()).collect()
-    }
-
-    fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = super::known_schema(&inputs[0]);
-        let mut faults = Vec::new();
-        for code in self.rules.iter().map(|rule| &rule.code) {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            if code.is_empty() || !code.chars().all(plain) {
-                faults.push(
-                    Fault::at(code.span(), format!("`{}` cannot be a reject's code", code.value()))
-                        .label("expected lower-case letters, digits and `_`"),
-                );
-            }
-        }
-        if self.predicates().next().is_none() && self.preset.is_none() && self.blocked_words.is_none() {
-            faults.push(
-                inputs[0].fault("this filter has no predicate").hint("add `where = \"...\"` or `rules`"),
-            );
-        }
-        if let Some(preset) = &self.preset {
-            faults.extend(preset.value().faults(&schema, preset.span()));
-        }
-        if let Some(words) = &self.blocked_words {
-            faults.extend(require(&schema, CAPTION, "text", is_text, words.span()).err());
-        }
-        let checks = self.predicates().map(|(_, predicate)| cx.predicate(predicate, &schema));
-        faults.extend(checks.filter_map(Result::err));
-        if faults.is_empty() { Ok(Tables::main(schema)) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Rows(self)
-    }
+fn is_code(code: &str) -> bool {
+    !code.is_empty() && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 #[async_trait]
 impl Rows for Filter {
-    async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
-        let mut frame = input;
+    async fn transform(&self, cx: &RunContext, rows: DataFrame, _: &Inputs) -> Result<DataFrame, RunError> {
+        let mut frame = rows;
         if let Some(words) = &self.blocked_words {
-            let found = blocked_word(cx, words)?;
-            frame = frame.with_column(FOUND, found)?;
+            frame = frame.with_column(FOUND, blocked_word(cx, words)?)?;
             let refused = ident(FOUND).is_not_null();
             frame = reject_where(frame, &cx.stage, refused, BLOCKED, ident(FOUND))?.drop_columns(&[FOUND])?;
         }
-        let preset = self.preset.as_ref().map(|preset| preset.value().rules(frame.schema().as_arrow()));
-        let preset = preset.unwrap_or_default();
+        let preset = self.preset.map(|preset| preset.rules(frame.schema().as_arrow())).unwrap_or_default();
         let preset = preset.iter().map(|(code, predicate)| (*code, predicate.as_str()));
-        let written = self.predicates().map(|(code, predicate)| (code, predicate.as_str()));
-        for (code, predicate) in preset.chain(written) {
+        let rules = self.rules.iter().map(|(code, predicate)| (code.as_str(), predicate.as_str()));
+        for (code, predicate) in preset.chain(rules) {
             let kept = frame.parse_sql_expr(predicate)?;
             frame = reject_where(frame, &cx.stage, kept.is_not_true(), code, lit(predicate))?;
         }
@@ -180,20 +169,20 @@ fn blocked_word(cx: &RunContext, file: &Located<String>) -> Result<Expr, RunErro
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
-    use super::*;
 
     #[tokio::test]
     async fn rows_end_kept_or_rejected() {
-        let filter: Filter = parse(
-            r#"input = "pages"
+        let pages =
+            pairs(&[("a", "Image one"), ("b", "dog"), ("c", "a white dog"), ("d", "elephant"), ("e", "\0")]);
+        let filter = stage(
+            "filter",
+            r#"input = "pages.parquet"
             where = "not regexp_like(caption, '^image', 'i')"
             rules = [{ code = "too_short", where = "char_length(caption) >= 5" }, { code = "no_word", where = "word_count(caption) > 1" }]"#,
         );
-        let pairs =
-            pairs(&[("a", "Image one"), ("b", "dog"), ("c", "a white dog"), ("d", "elephant"), ("e", "\0")]);
-        let found = rows(&filter, &pairs, &[]).await;
+        let made = filter.table("pages", &pages).run().await.unwrap();
         assert_eq!(
-            found,
+            made.rows(&["uid", "caption", "reject_code", "reject_detail"]),
             [
                 "a|Image one|filtered|not regexp_like(caption, '^image', 'i')",
                 "b|dog|too_short|char_length(caption) >= 5",
@@ -206,33 +195,34 @@ mod tests {
 
     #[tokio::test]
     async fn blocked_words_are_whole_words() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("words.txt"), "nude\n\ntop secret\n").unwrap();
-        let filter: Filter = parse("input = \"pages\"\nblocked_words = \"words.txt\"");
-        let cx = at(folder.path());
-        let pairs =
+        let pages =
             pairs(&[("a", "Top  SECRET plans"), ("b", "denuded hills"), ("c", "\0"), ("d", "a nude")]);
-        let frame = filter.plan(&cx, reserved(&cx, &pairs), &[]).await.unwrap();
-        let mut found = lines(frame, &["uid", "reject_code", "reject_detail"]).await;
-        found.sort();
-        assert_eq!(found, ["a|blocked_word|top secret", "b||", "c||", "d|blocked_word|nude"]);
-        let nowhere = at(&folder.path().join("x"));
-        let error = filter.plan(&nowhere, reserved(&nowhere, &pairs), &[]).await.err().unwrap();
+        let filter = stage("filter", "input = \"pages.parquet\"\nblocked_words = \"words.txt\"");
+        let filter = filter.table("pages", &pages);
+        let error = filter.run().await.err().unwrap();
         assert!(error.to_string().contains("words.txt"), "{error}");
+        let made = filter.file("words.txt", "nude\n\ntop secret\n").run().await.unwrap();
+        assert_eq!(
+            made.rows(&["uid", "reject_code", "reject_detail"]),
+            ["a|blocked_word|top secret", "b||", "c||", "d|blocked_word|nude"]
+        );
     }
 
     #[test]
     fn mistakes_are_found_before_it_runs() {
-        let pages = [input("pages", twinlens_dataset::contracts::pair_texts())];
-        let faults = |toml: &str| parse::<Filter>(toml).tables(&check(), &pages).map(|_| ()).unwrap_err();
-        let text = "input = \"pages\"\nwhere = \"captoin = ''\"\nrules = [{ code = \"Bad\", where = \"width > 3\" }]";
-        let found = faults(text);
-        let at = |fault: &Fault| &text[fault.span.clone()];
-        assert_eq!(
-            found.iter().map(at).collect::<Vec<_>>(),
-            ["\"Bad\"", "\"width > 3\"", "\"captoin = ''\""]
+        let faults = |options: &str| stage("filter", options).table("pages", &pairs(&[])).faults();
+        let found = faults(
+            "input = \"pages.parquet\"\nwhere = \"captoin = ''\"\nrules = [{ code = \"Bad\", where = \"width > 3\" }]",
         );
-        assert_eq!(found[2].hint.as_deref(), Some("did you mean `caption`?"));
-        assert!(faults("input = \"pages\"")[0].message.contains("no predicate"));
+        assert_eq!(
+            found,
+            [
+                "captoin: unknown column `captoin` (did you mean `caption`?)",
+                "\"Bad\": `Bad` cannot be a reject code",
+                "width: unknown column `width`",
+            ]
+        );
+        let expected = "\"pages.parquet\": this filter has no predicate (add `where = \"...\"` or `rules`)";
+        assert_eq!(faults("input = \"pages.parquet\""), [expected]);
     }
 }

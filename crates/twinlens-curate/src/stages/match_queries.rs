@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray, Int32Builder, ListBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Int32Type};
+use datafusion::arrow::datatypes::{Field, Int32Type};
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, col, ident, lit, when};
 use datafusion::prelude::SessionContext;
@@ -13,14 +13,13 @@ use datafusion::scalar::ScalarValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use twinlens_dataset::contracts;
+use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{CODE, reject_where};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    ColumnType, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey,
+    StageKind, TableInput, Work,
 };
 
-use crate::columns::{is_text, require};
 use crate::functions::{call, strings};
 use crate::matcher::{CacheOutcome, Matcher, Scratch};
 use crate::text::Normalizer;
@@ -31,9 +30,9 @@ const QUERY_IDS: &str = "query_ids";
 
 /// Finds all queries that occur in each caption as whole words; captions without any become
 /// rejects.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Match {
+pub struct MatchOptions {
     /// The rows to search; `query_ids` is added to them.
     input: Input,
     /// The query list: a table with the columns `id` and `text`.
@@ -44,9 +43,14 @@ pub struct Match {
     /// Whether case is ignored: "Dog" matches the query "dog".
     #[serde(default = "yes")]
     fold_case: bool,
+}
+
+/// `match` as it runs.
+pub struct Match {
+    queries: TableInput,
+    column: String,
+    fold_case: bool,
     /// The matcher and the identity of its list: built once, not for every split.
-    #[serde(skip)]
-    #[schemars(skip)]
     ready: Mutex<Option<(String, Arc<Matcher>)>>,
 }
 
@@ -59,63 +63,49 @@ fn yes() -> bool {
 }
 
 impl StageKind for Match {
-    const KIND: &'static str = "match";
-    const ABOUT: &'static str =
-        "Finds the queries that occur in each caption; captions without any become rejects";
+    type Options = MatchOptions;
+    const NAME: &'static str = "match";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"[stages.matched]
 kind = "match"
 input = "pages"
 queries = "queries/queries.parquet"
 "#;
-    const VERSION: u32 = 1;
-}
 
-impl Stage for Match {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone(), self.queries.clone()]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = super::known_schema(&inputs[0]);
-        let at = if self.column.span().is_empty() { self.input.0.span() } else { self.column.span() };
-        let list = inputs[1].schema.clone().unwrap_or_else(contracts::queries);
-        let checks = [
-            require(&schema, &self.column, "text", is_text, at),
-            require(&list, "id", "32-bit integers", |kind| kind == &DataType::Int32, self.queries.0.span()),
-            require(&list, "text", "text", is_text, self.queries.0.span()),
-        ];
-        let faults: Vec<Fault> = checks.into_iter().filter_map(Result::err).collect();
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        Ok(Tables::main(super::with_field(&schema, Field::new(QUERY_IDS, contracts::int_list(), true))))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Rows(self)
+    fn plan(options: MatchOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        let queries = ports.table(&options.queries);
+        let ids = Field::new(QUERY_IDS, contracts::int_list(), true);
+        let schema = ports.schema(&input).map(|schema| super::with_field(&schema, ids));
+        ports.output(schema, SortKey::columns(ROW_ORDER));
+        ports.computes(QUERY_IDS);
+        ports.text(&input, &options.column, Required::Yes);
+        ports.column(&queries, "id", ColumnType::Int32, Required::Yes);
+        ports.text(&queries, "text", Required::Yes);
+        Some(Work::rows(Match {
+            queries,
+            column: options.column.value().clone(),
+            fold_case: options.fold_case,
+            ready: Mutex::default(),
+        }))
     }
 }
 
 #[async_trait]
 impl Rows for Match {
-    fn computes(&self) -> Vec<String> {
-        vec![QUERY_IDS.into()]
-    }
-
-    async fn plan(
+    async fn transform(
         &self,
         cx: &RunContext,
-        input: DataFrame,
-        others: &[InputData],
+        rows: DataFrame,
+        inputs: &Inputs,
     ) -> Result<DataFrame, RunError> {
-        let list = others.first().ok_or_else(|| RunError::Internal("match without its query list".into()))?;
-        let matcher = self.matcher(cx, list).await?;
-        let known = input.schema().has_column_with_unqualified_name(QUERY_IDS);
+        let matcher = self.matcher(cx, inputs.get(&self.queries)).await?;
+        let known = rows.schema().has_column_with_unqualified_name(QUERY_IDS);
         let before =
             if known { ident(QUERY_IDS) } else { lit(ScalarValue::try_new_null(&contracts::int_list())?) };
         let found =
             when(col(CODE).is_null(), matches(matcher, ident(self.column.as_str()))).otherwise(before)?;
-        let frame = input.with_column(QUERY_IDS, found)?;
+        let frame = rows.with_column(QUERY_IDS, found)?;
         reject_where(frame, &cx.stage, ident(QUERY_IDS).is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))
     }
 }
@@ -198,31 +188,35 @@ fn matches(matcher: Arc<Matcher>, text: Expr) -> Expr {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
-    use super::*;
+    use datafusion::arrow::array::RecordBatch;
+    use twinlens_dataset::contracts;
 
     #[tokio::test]
     async fn rows_get_their_queries_or_are_rejected() {
-        let stage: Match = parse("input = \"pages\"\nqueries = \"queries\"");
         let list = queries(&[(7, "St. Louis"), (3, "arch"), (5, "the arch")]);
         let pairs = pairs(&[("a", "The Arch, St. Louis"), ("b", "archery"), ("c", "\0"), ("d", "ARCH!")]);
+        let stage = stage("match", "input = \"pages.parquet\"\nqueries = \"queries.parquet\"");
+        let stage = stage.table("pages", &pairs).table("queries", &list);
+        let made = stage.run().await.unwrap();
         assert_eq!(
-            rows_of(&stage, &pairs, &[("queries", list)], &["uid", "query_ids", "reject_code"]).await,
-            ["a|[3, 5, 7]|", "b||no_query", "c||no_query", "d|[3]|",]
+            made.rows(&["uid", "query_ids", "reject_code"]),
+            ["a|[3, 5, 7]|", "b||no_query", "c||no_query", "d|[3]|"]
         );
-        // The matcher is reused for the next split.
-        assert!(stage.ready.lock().await.is_some());
+        assert!(stage.path("queries.parquet.folded.matcher").exists(), "it is kept for the next run");
     }
 
     #[test]
     fn inputs_are_checked() {
-        let stage: Match = parse("input = \"pages\"\nqueries = \"lists\"\ncolumn = \"alt\"");
-        let inputs = [input("pages", contracts::pair_texts()), input("lists", contracts::per_class())];
-        let faults = stage.tables(&check(), &inputs).unwrap_err();
-        let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
-        assert_eq!(messages, ["unknown column `alt`", "unknown column `id`", "unknown column `text`"]);
-        let stage: Match = parse("input = \"pages\"\nqueries = \"list.parquet\"");
-        let inputs =
-            [input("pages", contracts::pair_texts()), InputTables { schema: None, ..inputs[1].clone() }];
-        assert!(stage.tables(&check(), &inputs).unwrap().main.field_with_name("query_ids").is_ok());
+        let options = "input = \"pages.parquet\"\nqueries = \"lists.parquet\"\ncolumn = \"alt\"";
+        let lists = RecordBatch::new_empty(contracts::per_class());
+        let stage = stage("match", options).table("pages", &pairs(&[])).table("lists", &lists);
+        assert_eq!(
+            stage.faults(),
+            [
+                "\"lists.parquet\": `lists.parquet` has no column `id`",
+                "\"lists.parquet\": `lists.parquet` has no column `text`",
+                "\"alt\": `pages.parquet` has no column `alt`",
+            ]
+        );
     }
 }

@@ -26,8 +26,7 @@ pub use sql::Sql;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use twinlens_dataset::contracts;
-use twinlens_pipeline::{InputTables, Registry};
+use twinlens_pipeline::Registry;
 
 /// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
@@ -51,10 +50,4 @@ fn with_field(schema: &Schema, field: Field) -> SchemaRef {
         None => fields.push(Arc::new(field)),
     }
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
-}
-
-/// The schema of an input of pairs. A file is opened only when the stage runs, so the contract
-/// stands in for its schema.
-fn known_schema(input: &InputTables) -> SchemaRef {
-    input.schema.clone().unwrap_or_else(contracts::pairs)
 }

@@ -11,9 +11,7 @@ use datafusion::arrow::datatypes::Schema;
 use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
-use twinlens_pipeline::{Fault, Located};
-
-use crate::columns::{column, is_text, require};
+use twinlens_pipeline::{ColumnName, ColumnType, Located, Ports, Required, RowsInput};
 
 /// The filter of a published dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -79,17 +77,17 @@ impl Preset {
         self.definition().iter().map(|(code, sql)| (*code, adapted(sql))).collect()
     }
 
-    /// Faults for the columns that a table lacks.
-    pub(super) fn faults(self, schema: &Schema, span: Range<usize>) -> Vec<Fault> {
+    /// Requires the columns that this preset looks at.
+    pub(super) fn check(self, ports: &mut Ports<'_>, input: &RowsInput, span: Range<usize>) {
         let hint = "this preset needs captions and image sizes: put it after a `fetch` stage";
-        let size = |name: &'static str| {
-            let original = column(schema, name, span.clone()).is_ok();
-            let name = if original { name } else { &name["original_".len()..] };
-            require(schema, name, "a number", |kind| kind.is_numeric(), span.clone())
-        };
-        let caption = require(schema, "caption", "text", is_text, span.clone());
-        let checks = [caption, size("original_width"), size("original_height")];
-        checks.into_iter().filter_map(|check| check.map_err(|fault| fault.hint(hint)).err()).collect()
+        let has = |name: &str| ports.schema(input).is_some_and(|schema| schema.field_with_name(name).is_ok());
+        let size = |name: &'static str| if has(name) { name } else { &name["original_".len()..] };
+        let sizes = ["original_width", "original_height"].map(size);
+        ports.text(input, ColumnName::at("caption", span.clone()), Required::Hint(hint));
+        for name in sizes {
+            let column = ColumnName::at(name, span.clone());
+            ports.column(input, column, ColumnType::Number, Required::Hint(hint));
+        }
     }
 }
 
@@ -108,12 +106,9 @@ pub(super) fn listed<S: Serializer>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Filter;
     use super::super::testing::*;
     use datafusion::arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
     use std::sync::Arc;
-    use twinlens_dataset::contracts;
-    use twinlens_pipeline::Stage;
 
     fn images(rows: &[(&str, &str, i32, i32)], names: [&str; 2]) -> RecordBatch {
         let columns: Vec<(&str, ArrayRef)> = vec![
@@ -123,6 +118,11 @@ mod tests {
             (names[1], Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.3)))),
         ];
         RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn filter(preset: &str, rows: &RecordBatch) -> StageTest {
+        let options = format!("input = \"images.parquet\"\npreset = \"{preset}\"");
+        stage("filter", &options).table("images", rows)
     }
 
     #[tokio::test]
@@ -149,27 +149,29 @@ mod tests {
             ("laion", ["", "", "", "", "", "", "too_short"]),
         ] {
             for names in [["original_width", "original_height"], ["width", "height"]] {
-                let filter: Filter = parse(&format!("input = \"images\"\npreset = \"{preset}\""));
-                let found = rows_of(&filter, &images(&rows, names), &[], &["reject_code", "uid"]).await;
+                let made = filter(preset, &images(&rows, names)).run().await.unwrap();
+                let found = made.rows(&["reject_code", "uid"]);
                 let mut expected: Vec<String> =
                     rows.iter().zip(expected).map(|(row, code)| format!("{code}|{}", row.0)).collect();
                 expected.sort();
                 assert_eq!(found, expected, "{preset}");
             }
         }
-        let laion: Filter = parse("input = \"images\"\npreset = \"laion\"");
         let large = images(&[("a", "a dog", 20_000, 20_000)], ["width", "height"]);
-        assert_eq!(rows_of(&laion, &large, &[], &["reject_code"]).await, ["large_image"]);
+        let made = filter("laion", &large).run().await.unwrap();
+        assert_eq!(made.rows(&["reject_code"]), ["large_image"]);
     }
 
     #[test]
     fn missing_columns_are_faults_and_conditions_are_listed() {
-        let filter: Filter = parse("input = \"pages\"\npreset = \"coyo\"");
-        let faults = filter.tables(&check(), &[input("pages", contracts::pair_texts())]).unwrap_err();
-        let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
-        assert_eq!(messages, ["unknown column `width`", "unknown column `height`"]);
-        assert!(filter.tables(&check(), &[input("images", contracts::pairs())]).is_ok());
-        let listed = toml::to_string(&filter).unwrap();
-        assert!(listed.contains("few_words = \"word_count(caption) >= 3\""), "{listed}");
+        let faults = filter("coyo", &pairs(&[])).faults();
+        let hint = "this preset needs captions and image sizes: put it after a `fetch` stage";
+        let missing = |name: &str| format!("\"coyo\": `images.parquet` has no column `{name}` ({hint})");
+        assert_eq!(faults, ["width", "height"].map(missing));
+        let filter = filter("coyo", &images(&[], ["width", "height"]));
+        let pipeline = filter.check().unwrap();
+        let (node, condition) = (&pipeline.nodes[0], "word_count(caption) >= 3");
+        assert_eq!(node.options["preset"]["few_words"], condition);
+        assert_eq!(node.plan.notes[0], format!("few_words: {condition}"));
     }
 }

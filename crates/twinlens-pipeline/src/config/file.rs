@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::config::InputSchemas;
 use crate::config::graph;
 use crate::config::options::{Shape, build};
 use crate::config::pipeline::Pipeline;
@@ -19,7 +20,9 @@ use crate::config::vars::{Expander, Overrides, SetVar, Vars, is_name};
 use crate::error::Fault;
 use crate::located::Located;
 use crate::registry::Registry;
-use crate::suggest::{did_you_mean, list_names};
+use crate::run::session;
+use crate::sql::SqlPlanner;
+use crate::suggest::{did_you_mean, listed};
 
 /// Keys at the top level that are not part of [`Head`].
 const PARTS: [&str; 4] = ["vars", "env", "stages", "tests"];
@@ -55,6 +58,7 @@ pub(crate) fn read(
     strings: &mut Strings,
     registry: &Registry,
     overrides: &Overrides,
+    schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Vec<Fault>> {
     let mut root = parse(source)?;
     let mut faults = Vec::new();
@@ -73,10 +77,13 @@ pub(crate) fn read(
     let stages = root.remove("stages");
     let tests = root.remove("tests");
     let head = head(root, strings, registry, &mut faults);
-    let drafts = stages::drafts(stages, registry, strings, &mut faults);
-    let drafts = sweep::expand(drafts, &mut faults);
-    let graph = graph::resolve(&drafts, source, &mut faults);
-    let (nodes, tests) = tables::check(drafts, graph, tests, source, strings, registry, &mut faults);
+    let sql = SqlPlanner { session: session::plain(registry, 1) };
+    let cx = stages::Context { registry, strings, sql: &sql };
+    let drafts = stages::drafts(stages, &cx, &mut faults);
+    let drafts = sweep::expand(drafts, &sql, &mut faults);
+    let graph = graph::resolve(&drafts, source, &sql, &mut faults);
+    let cx = tables::Context { source, strings, sql: &sql, schemas };
+    let (nodes, tests) = cx.check(drafts, graph, tests, &mut faults);
     faults.retain(|fault| !strings.broken.contains(&fault.span.start));
     faults.extend(var_faults);
     match head {
@@ -250,8 +257,8 @@ fn unused<'a>(var: &SetVar<'_>, used: impl Iterator<Item = &'a str> + Clone) -> 
 }
 
 fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Head> {
-    let required = ["name".to_string()];
-    let shape = Shape { what: "the pipeline", header: 0..0, required: &required, taken: &PARTS };
+    let schema = schemars::schema_for!(Head).to_value();
+    let shape = Shape { what: "the pipeline", header: 0..0, schema: &schema, swept: &[], taken: &PARTS };
     let head = match build(root, &shape, strings, Head::deserialize) {
         Ok(head) => head,
         Err(found) => {

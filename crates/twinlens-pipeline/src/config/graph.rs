@@ -10,9 +10,9 @@ use crate::config::stages::Draft;
 use crate::config::sweep;
 use crate::error::Fault;
 use crate::located::Input;
-use crate::sql::find_word;
-use crate::stage::Work;
-use crate::suggest::{did_you_mean, list_names};
+use crate::ports::InputPort;
+use crate::sql::{SqlPlanner, find_word};
+use crate::suggest::{did_you_mean, listed};
 
 /// The table of counts about the run itself.
 pub(crate) const FUNNEL: &str = "funnel";
@@ -28,17 +28,19 @@ pub(crate) struct Graph {
 }
 
 /// Looks up every input, and orders the stages.
-pub(crate) fn resolve(drafts: &[Draft<'_>], source: &Source, faults: &mut Vec<Fault>) -> Graph {
-    let names = Names { drafts, side: drafts.iter().map(Draft::side_tables).collect() };
+pub(crate) fn resolve(
+    drafts: &[Draft<'_>],
+    source: &Source,
+    sql: &SqlPlanner,
+    faults: &mut Vec<Fault>,
+) -> Graph {
+    let names = Names { drafts, side: drafts.iter().map(|draft| draft.side_tables(sql)).collect() };
     let mut inputs = Vec::new();
     for (index, draft) in drafts.iter().enumerate() {
-        inputs.push(draft.built.as_ref().and_then(|built| {
-            let found = built.stage.inputs().into_iter().map(|input| {
-                let place = place_of(source, &input);
-                names
-                    .resolve(index, &input)
-                    .map_err(|fault| faults.push(Fault { span: place, ..*fault }))
-                    .ok()
+        inputs.push(draft.options.as_ref().and_then(|_| {
+            let found = draft.inputs().iter().map(|port| {
+                let place = place_of(source, &port.input);
+                names.resolve(index, port).map_err(|fault| faults.push(Fault { span: place, ..*fault })).ok()
             });
             // All of them, not up to the first that is unknown.
             found.collect::<Vec<_>>().into_iter().collect()
@@ -66,13 +68,14 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn resolve(&self, reader: usize, input: &Input) -> Result<Resolved, Box<Fault>> {
+    fn resolve(&self, reader: usize, port: &InputPort) -> Result<Resolved, Box<Fault>> {
+        let (input, all) = (&port.input, port.all_variants);
         let Some(stage) = input.stage() else {
             return Ok(Resolved::Path(input.name().into()));
         };
         let family: Vec<usize> = self.of(|draft| draft.family == stage);
         if !family.is_empty() {
-            return self.variant(reader, &family, self.table_of(family[0], input)?);
+            return self.variant(reader, &family, self.table_of(family[0], input)?, all);
         }
         // One variant, by its own name.
         if let Some(node) = self.drafts.iter().position(|draft| draft.name == stage) {
@@ -86,7 +89,7 @@ impl Names<'_> {
         let mut owners: Vec<&str> = nodes.iter().map(|node| self.drafts[*node].family.as_str()).collect();
         owners.dedup();
         match (owners.as_slice(), input.table()) {
-            ([_], None) => self.variant(reader, &nodes, stage),
+            ([_], None) => self.variant(reader, &nodes, stage, all),
             ([], _) | (_, Some(_)) => Err(Box::new(self.unknown(stage))),
             (several, None) => {
                 let names: Vec<String> = several.iter().map(|owner| format!("{owner}.{stage}")).collect();
@@ -102,13 +105,18 @@ impl Names<'_> {
         (0..self.drafts.len()).filter(|node| test(&self.drafts[*node])).collect()
     }
 
-    /// A table of those variants of a stage that the reader is for: of all, where it gathers.
-    fn variant(&self, reader: usize, nodes: &[usize], table: &str) -> Result<Resolved, Box<Fault>> {
+    /// A table of the variant of a stage that goes with the reader; or of all of them.
+    fn variant(
+        &self,
+        reader: usize,
+        nodes: &[usize],
+        table: &str,
+        all: bool,
+    ) -> Result<Resolved, Box<Fault>> {
         let of = |node: &usize| (*node, self.drafts[*node].variant.as_ref());
         let variants: Vec<_> = nodes.iter().map(of).collect();
         let swept = variants.iter().any(|(_, variant)| variant.is_some());
-        let gathers = self.drafts[reader].built.as_ref().is_some_and(|built| built.stage.gathers());
-        if swept && gathers {
+        if swept && all {
             return Ok(Resolved::Variants { nodes: nodes.into(), table: table.into() });
         }
         match sweep::matching(self.drafts[reader].variant.as_ref(), &variants) {
@@ -119,7 +127,7 @@ impl Names<'_> {
 
     fn table_of<'t>(&self, node: usize, input: &'t Input) -> Result<&'t str, Box<Fault>> {
         let table = input.table().unwrap_or(MAIN);
-        let broken = self.drafts[node].built.is_none();
+        let broken = self.drafts[node].options.is_none();
         if broken || table == MAIN || table == REJECTS || self.side[node].contains(&table) {
             return Ok(table);
         }
@@ -131,17 +139,13 @@ impl Names<'_> {
         Err(Box::new(meant.into_iter().fold(fault, Fault::hint)))
     }
 
-    /// `funnel` and `rejects`: for stages that report on others, and tell of no row of their own.
+    /// `funnel` and `rejects`: for stages that report on others.
     fn system(&self, reader: usize, table: &str) -> Result<Resolved, Box<Fault>> {
-        let reports = |node: usize| {
-            let built = self.drafts[node].built.as_ref();
-            built.is_some_and(|built| matches!(built.stage.work(), Work::Whole(whole) if !whole.conserves()))
-        };
-        if !reports(reader) {
+        if !self.drafts[reader].is_report() {
             let fault = Fault::at(0..0, format!("`{table}` is made of all stages: only a query may read it"));
             return Err(Box::new(fault.hint(format!("name one stage: `stage.{REJECTS}`"))));
         }
-        let nodes = (0..reader).filter(|node| !reports(*node)).collect();
+        let nodes = (0..reader).filter(|node| !self.drafts[*node].is_query()).collect();
         Ok(Resolved::System { table: table.into(), nodes })
     }
 
@@ -210,8 +214,8 @@ fn cycle(nodes: &[usize], drafts: &[Draft<'_>], inputs: &[Option<Vec<Resolved>>]
                 .iter()
                 .flatten()
                 .position(|input| before(Some(&vec![input.clone()])).contains(next));
-            let written = link.and_then(|link| draft.built.as_ref()?.stage.inputs().into_iter().nth(link));
-            let place = written.map_or(draft.place.clone(), |input| place_of(source, &input));
+            let written = link.and_then(|link| draft.inputs().get(link));
+            let place = written.map_or(draft.place.clone(), |port| place_of(source, &port.input));
             (place, format!("`{}` reads `{}`", draft.name, drafts[*next].name))
         })
         .collect();

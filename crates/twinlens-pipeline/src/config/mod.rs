@@ -3,8 +3,8 @@
 //! The text is parsed into tables with source positions ([`source`]); `${name}` is replaced in
 //! strings ([`vars`]); each stage's table becomes its options ([`stages`], [`options`]), once per
 //! combination of swept values ([`sweep`]); names of inputs become edges, and the stages are sorted
-//! ([`graph`]); each stage is checked against the schemas of its inputs, and the tests are planned
-//! over all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
+//! ([`graph`]); each stage is planned with the schemas of its inputs, and the tests are planned over
+//! all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
 //! errors are suppressed.
 
 mod file;
@@ -24,11 +24,16 @@ mod vars;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use pipeline::{Expect, Node, Pipeline, Resolved, Test};
+use datafusion::arrow::datatypes::SchemaRef;
+use twinlens_dataset::MAIN;
+
+pub use pipeline::{Expect, Node, NodeInput, Pipeline, Resolved, Test};
 pub use report::Report;
 pub use schema::{OptionDoc, json_schema, options_doc};
 pub use vars::Overrides;
 
+use crate::error::RunError;
+use crate::files::Files;
 use crate::registry::Registry;
 use source::{Source, Strings};
 
@@ -65,8 +70,37 @@ pub enum LoadError {
     Invalid(Box<Report>),
 }
 
-/// Reads and checks a pipeline file. No other file is read.
-pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<Pipeline, LoadError> {
+/// What is known of the files and datasets that a pipeline names as inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct InputSchemas<'a>(Option<&'a Files>);
+
+impl<'a> InputSchemas<'a> {
+    /// Nothing, and nothing is assumed about them: what depends on their columns is not checked.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// They are opened (the footer of a Parquet file, the manifest of a dataset): what depends on
+    /// their columns is checked before anything runs.
+    pub fn of(files: &'a Files) -> Self {
+        Self(Some(files))
+    }
+
+    /// The columns of one; `None` if it is not to be opened.
+    fn get(&self, path: &str) -> Result<Option<SchemaRef>, RunError> {
+        let Some(files) = self.0 else { return Ok(None) };
+        Ok(Some(files.dataset(path)?.schema(MAIN)?))
+    }
+}
+
+/// Reads and checks a pipeline file. Of the files that it names, those are read that `schemas`
+/// needs.
+pub fn load(
+    path: &Path,
+    registry: &Registry,
+    overrides: &Overrides,
+    schemas: &InputSchemas<'_>,
+) -> Result<Pipeline, LoadError> {
     let io = |source| LoadError::Io { path: path.into(), source };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(io)?;
@@ -79,20 +113,21 @@ pub fn load(path: &Path, registry: &Registry, overrides: &Overrides) -> Result<P
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         LoadError::NotText { path: path.into(), line }
     })?;
-    check(path, &text, registry, overrides).map_err(|report| LoadError::Invalid(Box::new(report)))
+    check(path, &text, registry, overrides, schemas).map_err(|report| LoadError::Invalid(Box::new(report)))
 }
 
-/// Checks the text of a pipeline file without I/O. `path` is for messages, and relative paths start
-/// at its folder.
+/// Checks the text of a pipeline file. `path` is for messages, and relative paths start at its
+/// folder.
 pub fn check(
     path: &Path,
     text: &str,
     registry: &Registry,
     overrides: &Overrides,
+    schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Report> {
     let source = Source::new(text, &overrides.set);
     let mut strings = Strings::default();
-    match file::read(path, &source, &mut strings, registry, overrides) {
+    match file::read(path, &source, &mut strings, registry, overrides, schemas) {
         Ok(pipeline) => Ok(pipeline),
         Err(faults) => Err(Report::new(path, source, &strings, faults)),
     }

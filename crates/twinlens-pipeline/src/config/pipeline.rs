@@ -1,16 +1,17 @@
 //! A checked pipeline: what the TOML file means once nothing is wrong with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use twinlens_dataset::contracts;
 use twinlens_dataset::protocol::Variant;
+use twinlens_dataset::{MAIN, REJECTS};
 
-use crate::run::execute::ledger_schema;
-use crate::stage::{Stage, Tables, Work};
+use crate::error::RunError;
+use crate::located::Input;
+use crate::ports::Plan;
+use crate::stage::{Product, Work};
 
 /// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in
 /// which they can run.
@@ -59,16 +60,27 @@ pub struct Node {
     pub kind: &'static str,
     /// The version of the kind's logic.
     pub version: u32,
-    /// The stage.
-    pub stage: Arc<dyn Stage>,
+    /// What the kind makes.
+    pub product: Product,
     /// Its options with every default filled in: what the fingerprint is made of.
     pub options: serde_json::Value,
-    /// Its inputs, in the order of [`Stage::inputs`].
-    pub inputs: Vec<Resolved>,
-    /// The tables it leaves.
-    pub tables: Tables,
+    /// What it declared.
+    pub plan: Plan,
+    /// What it does when it runs.
+    pub work: Work,
+    /// Its inputs, in the order of [`Plan::inputs`].
+    pub inputs: Vec<NodeInput>,
     /// `rejects = "keep"` (true) or `"count"`.
     pub keep_rejects: bool,
+}
+
+/// An input of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInput {
+    /// As written in the pipeline file.
+    pub input: Input,
+    /// What it means.
+    pub resolved: Resolved,
 }
 
 impl Node {
@@ -77,24 +89,41 @@ impl Node {
         self.variant.as_ref().map_or(&self.name, |variant| &variant.of)
     }
 
-    /// The schema of the stage's ledger of rejects; `None` when it keeps none.
-    pub fn ledger(&self) -> Option<SchemaRef> {
-        if self.keep_rejects {
-            ledger(self.stage.work(), &self.tables.main, self.inputs.is_empty())
-        } else {
-            None
-        }
+    /// The tables that it leaves: the main one, the side tables and the ledger, with their schemas.
+    /// A schema is `None` where it depends on an input that has not been opened.
+    pub fn tables(&self) -> impl Iterator<Item = (&'static str, Option<SchemaRef>)> {
+        tables(&self.plan, self.keep_rejects)
+    }
+
+    /// The schema of the main table.
+    ///
+    /// # Errors
+    /// Ours: the pipeline was loaded without the schemas of its inputs.
+    pub fn main(&self) -> Result<&SchemaRef, RunError> {
+        let unknown = || format!("the columns of `{}` are not known: its inputs were not opened", self.name);
+        self.plan.main.as_ref().ok_or_else(|| RunError::Internal(unknown()))
+    }
+
+    /// The input whose rows it turns into its own.
+    pub(crate) fn rows_input(&self) -> Option<&NodeInput> {
+        self.inputs.get(self.plan.rows?)
+    }
+
+    /// The inputs that it reads as tables, in the order of their handles.
+    pub(crate) fn table_inputs(&self) -> impl Iterator<Item = &NodeInput> {
+        let inputs = self.inputs.iter().enumerate();
+        inputs.filter(|(port, _)| Some(*port) != self.plan.rows).map(|(_, input)| input)
     }
 }
 
-/// The schema of the ledger of a stage with that work and main table; `None` when it rejects no
-/// rows.
-pub(crate) fn ledger(work: Work<'_>, main: &Schema, no_inputs: bool) -> Option<SchemaRef> {
-    match work {
-        Work::Whole(whole) if !whole.conserves() => None,
-        Work::Job(_) if !no_inputs => Some(ledger_schema(&contracts::pair_texts())),
-        _ => Some(ledger_schema(main)),
-    }
+/// The tables of a stage that declared `plan`.
+pub(crate) fn tables(
+    plan: &Plan,
+    keep_rejects: bool,
+) -> impl Iterator<Item = (&'static str, Option<SchemaRef>)> {
+    let side = plan.side.iter().map(|(name, schema)| (*name, schema.clone()));
+    let ledger = plan.ledger.clone().filter(|_| keep_rejects).map(|schema| (REJECTS, schema));
+    [(MAIN, plan.main.clone())].into_iter().chain(side).chain(ledger)
 }
 
 /// What an input's name means.

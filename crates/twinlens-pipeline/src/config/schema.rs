@@ -124,11 +124,11 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     table.remove("$schema");
     table.remove("$defs");
     table.insert("title".into(), kind.name.into());
-    table.insert("description".into(), kind.about.into());
+    table.insert("description".into(), kind.about().into());
     table.insert("type".into(), "object".into());
     table.insert("additionalProperties".into(), false.into());
     let properties = table.entry("properties").or_insert_with(|| json!({}));
-    properties["kind"] = json!({ "description": kind.about, "const": kind.name });
+    properties["kind"] = json!({ "description": kind.summary(), "const": kind.name });
     properties["rejects"] = json!({
         "description": "What becomes of the rows that the stage refuses: kept in its ledger, or only counted.",
         "enum": ["keep", "count"],
@@ -156,19 +156,9 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     schema
 }
 
-/// The JSON Schema of one kind's options.
-fn own_schema(kind: &Kind) -> Value {
-    object((kind.schema)(&mut SchemaSettings::draft2020_12().into_generator()))
-}
-
-/// The options that a stage of that kind must have.
-pub(crate) fn required(kind: &Kind) -> Vec<String> {
-    names(&own_schema(kind)["required"])
-}
-
 /// The options that a stage of that kind may have.
 pub(crate) fn option_names(kind: &Kind) -> Vec<String> {
-    own_schema(kind)["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
+    kind.own_schema()["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
 }
 
 fn names(value: &Value) -> Vec<String> {
@@ -178,7 +168,7 @@ fn names(value: &Value) -> Vec<String> {
 /// The options of a kind: those that are needed first, then by name; after a table those inside it,
 /// as `resize.size` or, in an array of tables, `rules[].code`.
 pub fn options_doc(kind: &Kind) -> Vec<OptionDoc> {
-    let schema = own_schema(kind);
+    let schema = kind.own_schema();
     let definitions = schema["$defs"].as_object().cloned().unwrap_or_default();
     options_of(&schema, "", &definitions)
 }

@@ -1,4 +1,4 @@
-//! The tables under `[stages]`, each built into the struct of its kind.
+//! The tables under `[stages]`: each becomes the options of its kind, and a first plan.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,14 +9,16 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use twinlens_dataset::protocol::Variant;
 
 use crate::config::options::{Shape, build};
-use crate::config::schema::{option_names, required};
+use crate::config::schema::option_names;
 use crate::config::source::Strings;
 use crate::config::sweep::{self, Choice};
 use crate::config::vars::article;
 use crate::error::Fault;
+use crate::ports::{InputPort, Planned};
 use crate::registry::{Built, Kind, Registry};
-use crate::stage::Stage;
-use crate::suggest::{did_you_mean, list_names};
+use crate::sql::SqlPlanner;
+use crate::stage::{Product, Work};
+use crate::suggest::{did_you_mean, listed};
 
 /// Names that SQL over a run uses for something else.
 pub(crate) const RESERVED: [&str; 6] = ["data", "rejects", "funnel", "information_schema", "stages", "views"];
@@ -38,27 +40,54 @@ pub(crate) struct Draft<'r> {
     pub(crate) place: Range<usize>,
     /// `None` when there is no such kind.
     pub(crate) kind: Option<&'r Kind>,
-    /// `None` when something is wrong with it, which is told already.
-    pub(crate) built: Option<Built>,
+    /// `None` if something is wrong with its options, which has been reported.
+    pub(crate) options: Option<DraftOptions>,
     pub(crate) keep_rejects: bool,
     /// Instead of the pipeline's.
     pub(crate) seed: Option<u64>,
 }
 
 impl Draft<'_> {
-    /// The side tables that it will have; also when its own options are wrong, so that those who
-    /// read them are not blamed.
-    pub(crate) fn side_tables(&self) -> Vec<&'static str> {
-        match (&self.built, self.kind) {
-            (Some(built), _) => built.stage.side_tables().to_vec(),
-            (None, Some(kind)) => example(kind).map_or(vec![], |stage| stage.side_tables().to_vec()),
+    /// The side tables that it will have: those of the kind's example if its own options are wrong,
+    /// so that their readers are not blamed.
+    pub(crate) fn side_tables(&self, sql: &SqlPlanner) -> Vec<&'static str> {
+        match (&self.options, self.kind) {
+            (Some(options), _) => options.first.plan.side.keys().copied().collect(),
+            (None, Some(kind)) => {
+                let example = example(kind).map(|built| built.plan(sql, None));
+                example.map_or(vec![], |planned| planned.plan.side.into_keys().collect())
+            }
             (None, None) => vec![],
         }
     }
+
+    /// What it reads, as far as its options are right.
+    pub(crate) fn inputs(&self) -> &[InputPort] {
+        self.options.as_ref().map_or(&[], |options| &options.first.plan.inputs)
+    }
+
+    /// Whether its tables are computed from others, so that it is no part of what `funnel` and
+    /// `rejects` report.
+    pub(crate) fn is_query(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| matches!(options.first.work, Some(Work::Query(_))))
+    }
+
+    /// Whether it may read `funnel` and `rejects`.
+    pub(crate) fn is_report(&self) -> bool {
+        self.kind.is_some_and(|kind| kind.product == Product::Report)
+    }
+}
+
+/// The options of a draft.
+#[derive(Clone)]
+pub(crate) struct DraftOptions {
+    pub(crate) built: Built,
+    /// Planned without any schema.
+    pub(crate) first: Arc<Planned>,
 }
 
 /// The stage that a kind gives as its example.
-fn example(kind: &Kind) -> Option<Arc<dyn Stage>> {
+fn example(kind: &Kind) -> Option<Built> {
     let mut root = DeTable::parse(kind.example).ok()?.into_inner();
     let DeValue::Table(stages) = root.remove("stages")?.into_inner() else { return None };
     let (_, stage) = stages.into_iter().next()?;
@@ -67,15 +96,14 @@ fn example(kind: &Kind) -> Option<Arc<dyn Stage>> {
     for common in COMMON {
         table.remove(common);
     }
-    (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok().map(|built| built.stage)
+    (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok()
 }
 
 /// All stages, in the order of the file; one that is swept once for each combination of its own
 /// values.
 pub(crate) fn drafts<'r>(
     stages: Option<Spanned<DeValue<'_>>>,
-    registry: &'r Registry,
-    strings: &Strings,
+    cx: &Context<'r, '_>,
     faults: &mut Vec<Fault>,
 ) -> Vec<Draft<'r>> {
     let (span, stages) = match stages.map(|stages| (stages.span(), stages.into_inner())) {
@@ -93,16 +121,22 @@ pub(crate) fn drafts<'r>(
     entries.sort_by_key(|(name, _)| name.span().start);
     entries
         .into_iter()
-        .flat_map(|(name, value)| stage(name.get_ref(), name.span(), value, registry, strings, faults))
+        .flat_map(|(name, value)| stage(name.get_ref(), name.span(), value, cx, faults))
         .collect()
+}
+
+/// What stages are built with.
+pub(crate) struct Context<'r, 'a> {
+    pub(crate) registry: &'r Registry,
+    pub(crate) strings: &'a Strings,
+    pub(crate) sql: &'a SqlPlanner,
 }
 
 fn stage<'r>(
     name: &str,
     place: Range<usize>,
     value: Spanned<DeValue<'_>>,
-    registry: &'r Registry,
-    strings: &Strings,
+    cx: &Context<'r, '_>,
     faults: &mut Vec<Fault>,
 ) -> Vec<Draft<'r>> {
     check_name(name, &place, faults);
@@ -113,7 +147,7 @@ fn stage<'r>(
         slugs: vec![],
         place: place.clone(),
         kind: None,
-        built: None,
+        options: None,
         keep_rejects: true,
         seed: None,
     };
@@ -127,19 +161,19 @@ fn stage<'r>(
     };
     let rejects = table.remove("rejects").map(|rejects| keep_rejects(rejects, faults));
     draft.keep_rejects = rejects.unwrap_or(true);
-    draft.kind = kind(name, &place, table.remove("kind"), registry, faults);
+    draft.kind = kind(name, &place, table.remove("kind"), cx.registry, faults);
     let Some(kind) = draft.kind else { return vec![draft] };
     let axes = table.remove("sweep").map(|sweep| {
         let known: Vec<String> = option_names(kind).into_iter().chain([SEED.to_string()]).collect();
         sweep::axes(name, sweep, &known, &table, faults)
     });
     let what = format!("the stage `{name}`");
-    let mut required = required(kind);
-    // What is swept and could not be used has been told.
-    required.retain(|option| !axes.iter().flatten().any(|axis| axis.is_over(option)));
-    let shape = Shape { what: &what, header: place, required: &required, taken: &COMMON };
-    let choices = sweep::choices(name, axes.as_deref().unwrap_or_default());
-    let variant = |choice| variant(&draft, kind, choice, table.clone(), &shape, strings, faults);
+    let axes = axes.unwrap_or_default();
+    let swept: Vec<String> = axes.iter().map(|axis| axis.name().to_string()).collect();
+    let schema = kind.own_schema();
+    let shape = Shape { what: &what, header: place, schema: &schema, swept: &swept, taken: &COMMON };
+    let choices = sweep::choices(name, &axes);
+    let variant = |choice| variant(&draft, kind, choice, table.clone(), &shape, cx, faults);
     choices.into_iter().map(variant).collect()
 }
 
@@ -150,7 +184,7 @@ fn variant<'i, 'r>(
     choice: Choice<'i>,
     mut table: DeTable<'i>,
     shape: &Shape<'_>,
-    strings: &Strings,
+    cx: &Context<'r, '_>,
     faults: &mut Vec<Fault>,
 ) -> Draft<'r> {
     let mut draft = stage.clone();
@@ -160,8 +194,11 @@ fn variant<'i, 'r>(
     }
     table.extend(choice.entries);
     draft.seed = table.remove(SEED).and_then(|seed| self::seed(seed, faults));
-    match build(table, shape, strings, |table| (kind.build)(table)) {
-        Ok(built) => draft.built = Some(built),
+    match build(table, shape, cx.strings, |table| (kind.build)(table)) {
+        Ok(built) => {
+            let first = Arc::new(built.plan(cx.sql, None));
+            draft.options = Some(DraftOptions { built, first });
+        }
         Err(found) => faults.extend(found),
     }
     draft

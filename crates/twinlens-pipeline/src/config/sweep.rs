@@ -2,8 +2,8 @@
 //!
 //! A swept stage becomes *variants*, each with its own name, dataset and fingerprint. A stage that
 //! reads a swept one gets one variant per variant of its input, unless it reads all of them as one
-//! table ([`crate::Stage::gathers`]). If two inputs depend on the same sweep, variants with equal
-//! values are matched.
+//! table ([`crate::Ports::reads_all_variants`]). If two inputs depend on the same sweep, variants
+//! with equal values are matched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,7 +16,8 @@ use twinlens_dataset::protocol::{Setting, Variant};
 use crate::config::stages::Draft;
 use crate::config::vars::article;
 use crate::error::Fault;
-use crate::suggest::{did_you_mean, list_names};
+use crate::sql::SqlPlanner;
+use crate::suggest::{did_you_mean, listed};
 
 /// The most variants of a stage.
 pub(crate) const MAX_VARIANTS: usize = 1000;
@@ -30,8 +31,8 @@ pub(crate) struct Axis<'i> {
 }
 
 impl Axis<'_> {
-    pub(crate) fn is_over(&self, option: &str) -> bool {
-        self.option.get_ref().as_ref() == option
+    pub(crate) fn name(&self) -> &str {
+        self.option.get_ref()
     }
 }
 
@@ -189,11 +190,15 @@ fn slug_of(text: &str) -> String {
 }
 
 /// Repeats each stage for every variant of its inputs; the resulting names must be unique.
-pub(crate) fn expand<'r>(declared: Vec<Draft<'r>>, faults: &mut Vec<Fault>) -> Vec<Draft<'r>> {
+pub(crate) fn expand<'r>(
+    declared: Vec<Draft<'r>>,
+    sql: &SqlPlanner,
+    faults: &mut Vec<Fault>,
+) -> Vec<Draft<'r>> {
     if declared.iter().all(|draft| draft.variant.is_none()) {
         return declared;
     }
-    let families = Families::new(&declared);
+    let families = Families::new(&declared, sql);
     let mut expanded: BTreeMap<String, Vec<Expanded>> = BTreeMap::new();
     for draft in &declared {
         families.expand(&draft.family, &mut BTreeSet::new(), &mut expanded, faults);
@@ -256,10 +261,10 @@ struct Families<'a, 'r> {
 }
 
 impl<'a, 'r> Families<'a, 'r> {
-    fn new(declared: &'a [Draft<'r>]) -> Self {
+    fn new(declared: &'a [Draft<'r>], sql: &SqlPlanner) -> Self {
         let mut sides: BTreeMap<&'static str, BTreeSet<&'a str>> = BTreeMap::new();
         for draft in declared {
-            for side in draft.side_tables() {
+            for side in draft.side_tables(sql) {
                 sides.entry(side).or_default().insert(&draft.family);
             }
         }
@@ -290,13 +295,10 @@ impl<'a, 'r> Families<'a, 'r> {
         for (index, draft) in self.declared.iter().enumerate().filter(|(_, draft)| draft.family == family) {
             let own = draft.variant.as_ref().map_or(vec![], |variant| variant.settings.clone());
             let mut found = vec![Expanded { of: index, settings: vec![], slugs: vec![] }];
-            for input in draft
-                .built
-                .iter()
-                .filter(|built| !built.stage.gathers())
-                .flat_map(|built| built.stage.inputs())
-            {
-                let Some(before) = input.stage().and_then(|name| self.find_stage(name)) else { continue };
+            for port in draft.inputs().iter().filter(|port| !port.all_variants) {
+                let Some(before) = port.input.stage().and_then(|name| self.find_stage(name)) else {
+                    continue;
+                };
                 self.expand(before, above, done, faults);
                 let Some(variants) = done.get(before) else { continue };
                 found = found

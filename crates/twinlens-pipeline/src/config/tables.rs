@@ -1,5 +1,4 @@
-//! Schemas: each stage checks itself against those of its inputs, and the tests are planned over
-//! the tables of all.
+//! Schemas: each stage is planned with those of its inputs, and the tests over the tables of all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,16 +12,17 @@ use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::variants;
 use twinlens_dataset::{MAIN, REJECTS, catalog};
 
+use crate::config::InputSchemas;
 use crate::config::graph::{FUNNEL, Graph, place_of};
 use crate::config::options::{Shape, build};
-use crate::config::pipeline::{Expect, Node, Resolved, Test, ledger};
+use crate::config::pipeline::{Expect, Node, NodeInput, Resolved, Test, tables};
 use crate::config::source::{Source, Strings};
 use crate::config::stages::Draft;
-use crate::error::Fault;
+use crate::error::{Fault, RunError};
 use crate::located::Located;
-use crate::registry::Registry;
-use crate::run::session;
-use crate::stage::{CheckContext, InputTables, Tables};
+use crate::ports::{KnownInput, Plan};
+use crate::sql::SqlPlanner;
+use crate::stage::Work;
 use crate::suggest::list_names;
 
 /// One table `[[tests]]`.
@@ -37,96 +37,142 @@ pub(crate) struct TestTable {
     expect: Expect,
 }
 
-/// Checks every stage in order, then the tests. What cannot be checked because of an earlier fault
-/// is left out.
-pub(crate) fn check(
-    drafts: Vec<Draft<'_>>,
-    graph: Graph,
-    tests: Option<Spanned<DeValue<'_>>>,
-    source: &Source,
-    strings: &Strings,
-    registry: &Registry,
-    faults: &mut Vec<Fault>,
-) -> (Vec<Node>, Vec<Test>) {
-    let cx = CheckContext { session: session::plain(registry, 1) };
-    let mut tables: Vec<Option<Tables>> = drafts.iter().map(|_| None).collect();
-    for &index in &graph.order {
-        match check_stage(index, &drafts, &graph, &tables, &cx, source) {
-            Ok(found) => tables[index] = Some(found),
-            Err(found) => faults.extend(found),
-        }
-    }
-    let nodes = nodes(drafts, &graph, tables);
-    let tests = check_tests(tests, &nodes, source, strings, &cx, faults);
-    if faults.is_empty() && nodes.iter().any(Result::is_err) {
-        // Every way to get here has told why. Should one not have, a pipeline with a hole must
-        // still not pass.
-        let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
-        faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
-    }
-    (nodes.into_iter().filter_map(Result::ok).collect(), tests)
+/// What stages and tests are checked with.
+pub(crate) struct Context<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) strings: &'a Strings,
+    pub(crate) sql: &'a SqlPlanner,
+    pub(crate) schemas: &'a InputSchemas<'a>,
 }
 
-fn check_stage(
-    index: usize,
-    drafts: &[Draft<'_>],
-    graph: &Graph,
-    tables: &[Option<Tables>],
-    cx: &CheckContext,
-    source: &Source,
-) -> Result<Tables, Vec<Fault>> {
-    // What is not there has been told already.
-    let (Some(built), Some(resolved)) = (&drafts[index].built, &graph.inputs[index]) else {
-        return Err(vec![]);
-    };
-    let (mut inputs, mut faults) = (Vec::new(), Vec::new());
-    for (input, resolved) in built.stage.inputs().into_iter().zip(resolved) {
-        let (kind, schema) = match resolved {
-            Resolved::Path(_) => (None, None),
-            Resolved::System { table, .. } => (None, Some(system_schema(table))),
-            Resolved::Stage { table, .. } | Resolved::Variants { table, .. } => {
-                let mut found = Vec::new();
-                for &node in resolved.nodes() {
-                    let Some(tables) = &tables[node] else { return Err(vec![]) };
-                    let no_inputs = graph.inputs[node].as_ref().is_some_and(Vec::is_empty);
-                    found.push((
-                        drafts[node].variant.as_ref(),
-                        table_schema(&drafts[node], tables, table, no_inputs),
-                    ));
-                }
-                let draft = &drafts[resolved.nodes()[0]];
-                let schema = match resolved {
-                    Resolved::Stage { .. } => found.pop().and_then(|(_, schema)| schema),
-                    _ => together(found),
-                };
-                if schema.is_none() {
-                    faults.push(no_table(draft, table, place_of(source, &input)));
-                }
-                (draft.kind.map(|kind| kind.name), schema)
-            }
-        };
-        inputs.push(InputTables { input, kind, schema });
+/// A schema, or `None` if it depends on an input that has not been opened.
+type Columns = Option<SchemaRef>;
+
+impl Context<'_> {
+    /// Plans every stage in order, then the tests. What cannot be checked because of an earlier
+    /// fault is left out.
+    pub(crate) fn check(
+        &self,
+        drafts: Vec<Draft<'_>>,
+        graph: Graph,
+        tests: Option<Spanned<DeValue<'_>>>,
+        faults: &mut Vec<Fault>,
+    ) -> (Vec<Node>, Vec<Test>) {
+        let mut planned: Vec<Option<(Plan, Work)>> = drafts.iter().map(|_| None).collect();
+        for &index in &graph.order {
+            planned[index] = self.plan(index, &drafts, &graph, &planned, faults);
+        }
+        // A stage that was not reached has faults of its own options at the most.
+        for index in (0..drafts.len()).filter(|index| !graph.order.contains(index)) {
+            faults.extend(first_faults(&drafts[index]));
+        }
+        let nodes = nodes(drafts, &graph, planned);
+        let tests = self.tests(tests, &nodes, faults);
+        if faults.is_empty() && nodes.iter().any(Result::is_err) {
+            // Every way to get here has reported a fault. Should one not have, a pipeline with a hole
+            // must still not pass.
+            let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
+            faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
+        }
+        (nodes.into_iter().filter_map(Result::ok).collect(), tests)
     }
-    if faults.is_empty() { built.stage.tables(cx, &inputs) } else { Err(faults) }
+
+    /// Plans a stage with the schemas of its inputs; without them, where one of these failed.
+    fn plan(
+        &self,
+        index: usize,
+        drafts: &[Draft<'_>],
+        graph: &Graph,
+        planned: &[Option<(Plan, Work)>],
+        faults: &mut Vec<Fault>,
+    ) -> Option<(Plan, Work)> {
+        let draft = &drafts[index];
+        let Some(known) = self.known_inputs(index, drafts, graph, planned, faults) else {
+            faults.extend(first_faults(draft));
+            return None;
+        };
+        let planned = draft.options.as_ref()?.built.plan(self.sql, Some(&known));
+        let good = planned.faults.is_empty();
+        faults.extend(placed(draft, planned.faults));
+        planned.work.filter(|_| good).map(|work| (planned.plan, work))
+    }
+
+    /// What is known of a stage's inputs; `None` if one of them is missing or failed.
+    fn known_inputs(
+        &self,
+        index: usize,
+        drafts: &[Draft<'_>],
+        graph: &Graph,
+        planned: &[Option<(Plan, Work)>],
+        faults: &mut Vec<Fault>,
+    ) -> Option<Vec<KnownInput>> {
+        let inputs = drafts[index].inputs().iter().zip(graph.inputs[index].as_ref()?);
+        // All of them, not up to the first that is wrong.
+        let known: Vec<Option<KnownInput>> = inputs
+            .map(|(port, resolved)| {
+                let place = || place_of(self.source, &port.input);
+                match resolved {
+                    Resolved::Path(path) => self.file(path, place()).map_err(|fault| faults.push(fault)).ok(),
+                    Resolved::System { table, .. } => {
+                        Some(KnownInput { schema: Some(system_schema(table)), maker: None })
+                    }
+                    Resolved::Stage { table, .. } | Resolved::Variants { table, .. } => {
+                        let mut found = Vec::new();
+                        for &node in resolved.nodes() {
+                            let (plan, _) = planned[node].as_ref()?;
+                            let columns = tables(plan, drafts[node].keep_rejects)
+                                .find_map(|(name, columns)| (name == table).then_some(columns));
+                            let Some(columns) = columns else {
+                                faults.push(no_table(&drafts[node], table, place()));
+                                return None;
+                            };
+                            found.push((drafts[node].variant.as_ref(), columns));
+                        }
+                        let schema = match resolved {
+                            Resolved::Stage { .. } => found.pop().and_then(|(_, columns)| columns),
+                            _ => together(found),
+                        };
+                        let kind = drafts[resolved.nodes()[0]].kind;
+                        Some(KnownInput { schema, maker: kind.map(|kind| (kind.name, kind.product)) })
+                    }
+                }
+            })
+            .collect();
+        known.into_iter().collect()
+    }
+
+    /// What is known of a file or dataset outside the run.
+    fn file(&self, path: &str, place: Range<usize>) -> Result<KnownInput, Fault> {
+        match self.schemas.get(path) {
+            Ok(schema) => Ok(KnownInput { schema, maker: None }),
+            Err(RunError::User { message, hint }) => {
+                let fault = Fault::at(place, message);
+                Err(hint.into_iter().fold(fault, Fault::hint))
+            }
+            Err(error) => Err(Fault::at(place, error.to_string())),
+        }
+    }
+}
+
+/// The faults of a stage's options that do not depend on its inputs.
+fn first_faults(draft: &Draft<'_>) -> impl Iterator<Item = Fault> {
+    placed(draft, draft.options.iter().flat_map(|options| options.first.faults.clone()))
+}
+
+/// Faults with a place: that of the stage, for what is written nowhere (a default).
+fn placed(draft: &Draft<'_>, faults: impl IntoIterator<Item = Fault>) -> impl Iterator<Item = Fault> {
+    faults.into_iter().map(|fault| match fault.span.is_empty() {
+        true => Fault { span: draft.place.clone(), ..fault },
+        false => fault,
+    })
 }
 
 fn system_schema(table: &str) -> SchemaRef {
     if table == REJECTS { catalog::rejects_schema() } else { catalog::funnel_schema() }
 }
 
-/// The schema of a table of a stage that checked out; `None` when it does not have that table after
-/// all.
-fn table_schema(draft: &Draft<'_>, tables: &Tables, table: &str, no_inputs: bool) -> Option<SchemaRef> {
-    match table {
-        MAIN => Some(tables.main.clone()),
-        REJECTS if !draft.keep_rejects => None,
-        REJECTS => ledger(draft.built.as_ref()?.stage.work(), &tables.main, no_inputs),
-        side => tables.side.get(side).cloned(),
-    }
-}
-
-/// The schema of a table of all variants; `None` where one of them does not have it.
-fn together(found: Vec<(Option<&Variant>, Option<SchemaRef>)>) -> Option<SchemaRef> {
+/// The columns of a table of all variants.
+fn together(found: Vec<(Option<&Variant>, Columns)>) -> Columns {
     let found = found.into_iter().map(|(variant, schema)| Some((variant?, schema?)));
     Some(variants::schema(&found.collect::<Option<Vec<_>>>()?))
 }
@@ -145,7 +191,7 @@ fn no_table(draft: &Draft<'_>, table: &str, place: Range<usize>) -> Fault {
 fn nodes(
     drafts: Vec<Draft<'_>>,
     graph: &Graph,
-    mut tables: Vec<Option<Tables>>,
+    mut planned: Vec<Option<(Plan, Work)>>,
 ) -> Vec<Result<Node, String>> {
     let places: BTreeMap<usize, usize> =
         graph.order.iter().enumerate().map(|(to, from)| (*from, to)).collect();
@@ -169,20 +215,22 @@ fn nodes(
     let mut nodes: Vec<Result<Node, String>> = Vec::new();
     for &index in &graph.order {
         let Some(draft) = drafts[index].take() else { continue };
-        let inputs = graph.inputs[index]
-            .as_ref()
-            .and_then(|inputs| inputs.iter().map(moved).collect::<Option<Vec<_>>>());
-        nodes.push(match (draft.built, draft.kind, tables[index].take(), inputs) {
-            (Some(built), Some(kind), Some(tables), Some(inputs)) => Ok(Node {
+        let inputs = graph.inputs[index].iter().flatten().zip(draft.inputs()).map(|(resolved, port)| {
+            Some(NodeInput { input: port.input.clone(), resolved: moved(resolved)? })
+        });
+        let inputs = inputs.collect::<Option<Vec<_>>>();
+        nodes.push(match (draft.options, draft.kind, planned[index].take(), inputs) {
+            (Some(options), Some(kind), Some((plan, work)), Some(inputs)) => Ok(Node {
                 name: draft.name,
                 variant: draft.variant,
                 seed: draft.seed,
                 kind: kind.name,
                 version: kind.version,
-                stage: built.stage,
-                options: built.options,
+                product: kind.product,
+                options: options.built.options,
+                plan,
+                work,
                 inputs,
-                tables,
                 keep_rejects: draft.keep_rejects,
             }),
             _ => Err(draft.name),
@@ -192,95 +240,95 @@ fn nodes(
     nodes
 }
 
-fn check_tests(
-    tests: Option<Spanned<DeValue<'_>>>,
-    nodes: &[Result<Node, String>],
-    source: &Source,
-    strings: &Strings,
-    cx: &CheckContext,
-    faults: &mut Vec<Fault>,
-) -> Vec<Test> {
-    let items = match tests.map(|tests| (tests.span(), tests.into_inner())) {
-        None => return vec![],
-        Some((_, DeValue::Array(items))) => items,
-        Some((span, _)) => {
-            faults.push(Fault::at(span, "`tests` is no array of tables").label("expected `[[tests]]`"));
-            return vec![];
-        }
-    };
-    let known = run_tables(nodes);
-    let complete = nodes.iter().all(Result::is_ok);
-    let required: Vec<String> = ["that", "sql", "expect"].map(String::from).into();
-    let mut checked = Vec::new();
-    for item in items {
-        let span = item.span();
-        let DeValue::Table(table) = item.into_inner() else {
-            faults.push(Fault::at(span, "a test is a table").label("expected `[[tests]]`"));
-            continue;
-        };
-        let shape = Shape { what: "the test", header: span.clone(), required: &required, taken: &[] };
-        match build(table, &shape, strings, TestTable::deserialize) {
-            Ok(test) => {
-                faults.extend(check_test(&test, &known, complete, cx).err());
-                let (that, sql, expect) = (test.that, test.sql.value().clone(), test.expect);
-                checked.push(Test { that, sql, expect, line: source.line(span.start) });
+impl Context<'_> {
+    fn tests(
+        &self,
+        tests: Option<Spanned<DeValue<'_>>>,
+        nodes: &[Result<Node, String>],
+        faults: &mut Vec<Fault>,
+    ) -> Vec<Test> {
+        let items = match tests.map(|tests| (tests.span(), tests.into_inner())) {
+            None => return vec![],
+            Some((_, DeValue::Array(items))) => items,
+            Some((span, _)) => {
+                faults
+                    .push(Fault::at(span, "`tests` is not an array of tables").label("expected `[[tests]]`"));
+                return vec![];
             }
-            Err(found) => faults.extend(found),
+        };
+        let tables = run_tables(nodes);
+        let complete = nodes.iter().all(Result::is_ok);
+        let schema = schemars::schema_for!(TestTable).to_value();
+        let mut checked = Vec::new();
+        for item in items {
+            let span = item.span();
+            let DeValue::Table(table) = item.into_inner() else {
+                faults.push(Fault::at(span, "a test is a table").label("expected `[[tests]]`"));
+                continue;
+            };
+            let shape =
+                Shape { what: "the test", header: span.clone(), schema: &schema, swept: &[], taken: &[] };
+            match build(table, &shape, self.strings, TestTable::deserialize) {
+                Ok(test) => {
+                    faults.extend(self.test(&test, &tables, complete).err());
+                    let (that, sql, expect) = (test.that, test.sql.value().clone(), test.expect);
+                    checked.push(Test { that, sql, expect, line: self.source.line(span.start) });
+                }
+                Err(found) => faults.extend(found),
+            }
         }
+        checked
     }
-    checked
-}
 
-fn check_test(
-    test: &TestTable,
-    known: &[(String, SchemaRef)],
-    complete: bool,
-    cx: &CheckContext,
-) -> Result<(), Fault> {
-    let named = cx.tables_in(&test.sql)?;
-    if !complete && named.iter().any(|name| !known.iter().any(|(table, _)| table == name)) {
-        // It may be a table of a stage that did not check out.
-        return Ok(());
+    fn test(&self, test: &TestTable, tables: &[(String, Columns)], complete: bool) -> Result<(), Fault> {
+        let named = self.sql.tables_in(&test.sql)?;
+        let columns =
+            |name: &String| tables.iter().find(|(table, _)| table == name).map(|(_, columns)| columns);
+        // A table that does not exist may be one of a stage that failed.
+        let unchecked = |name: &String| columns(name).map_or(!complete, Option::is_none);
+        if named.iter().any(unchecked) {
+            return Ok(());
+        }
+        let known: Vec<_> =
+            tables.iter().filter_map(|(name, columns)| Some((name.clone(), columns.clone()?))).collect();
+        let schema = self.sql.query(&test.sql, &known)?;
+        let boolean = schema.fields().len() == 1 && *schema.field(0).data_type() == DataType::Boolean;
+        if test.expect == Expect::True && !boolean {
+            let columns = schema.fields().iter().map(|field| field.name().as_str());
+            return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column")
+                .label(format!("gives {}", list_names(columns))));
+        }
+        Ok(())
     }
-    let schema = cx.query(&test.sql, known)?;
-    let boolean = schema.fields().len() == 1 && *schema.field(0).data_type() == DataType::Boolean;
-    if test.expect == Expect::True && !boolean {
-        let columns = schema.fields().iter().map(|field| field.name().as_str());
-        return Err(Fault::at(test.sql.span(), "a test that expects `true` needs one boolean column")
-            .label(format!("gives {}", list_names(columns))));
-    }
-    Ok(())
 }
 
 /// The tables of a finished run, under the names that SQL has for them.
-fn run_tables(nodes: &[Result<Node, String>]) -> Vec<(String, SchemaRef)> {
-    let mut tables: BTreeMap<String, SchemaRef> = BTreeMap::new();
+fn run_tables(nodes: &[Result<Node, String>]) -> Vec<(String, Columns)> {
+    let mut all: BTreeMap<String, Columns> = BTreeMap::new();
     let mut plain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut families: BTreeMap<String, Vec<(&Variant, SchemaRef)>> = BTreeMap::new();
+    let mut families: BTreeMap<String, Vec<(Option<&Variant>, Columns)>> = BTreeMap::new();
     for node in nodes.iter().filter_map(|node| node.as_ref().ok()) {
-        let own = [(String::new(), node.tables.main.clone())].into_iter();
-        let side = node.tables.side.iter().map(|(side, schema)| (format!(".{side}"), schema.clone()));
-        let ledger = node.ledger().map(|ledger| (format!(".{REJECTS}"), ledger));
-        for (table, schema) in own.chain(side).chain(ledger) {
-            tables.insert(format!("{}{table}", node.name), schema.clone());
+        for (name, columns) in node.tables() {
+            let table = if name == MAIN { String::new() } else { format!(".{name}") };
+            all.insert(format!("{}{table}", node.name), columns.clone());
             if let Some(variant) = &node.variant {
-                families.entry(format!("{}{table}", variant.of)).or_default().push((variant, schema));
+                families.entry(format!("{}{table}", variant.of)).or_default().push((Some(variant), columns));
             }
         }
-        for side in node.tables.side.keys() {
+        for side in node.plan.side.keys() {
             plain.entry(side).or_default().insert(node.family());
         }
     }
-    tables.extend(families.iter().map(|(name, found)| (name.clone(), variants::schema(found))));
+    all.extend(families.into_iter().map(|(name, found)| (name, together(found))));
     for (side, owners) in plain {
         let stage = nodes.iter().any(|node| node.as_ref().map_or_else(String::as_str, Node::family) == side);
         let owner = owners.first().filter(|_| owners.len() == 1 && !stage);
-        if let Some(schema) = owner.and_then(|owner| tables.get(&format!("{owner}.{side}"))).cloned() {
-            tables.insert(side.into(), schema);
+        if let Some(schema) = owner.and_then(|owner| all.get(&format!("{owner}.{side}"))).cloned() {
+            all.insert(side.into(), schema);
         }
     }
     for system in [REJECTS, FUNNEL] {
-        tables.insert(system.into(), system_schema(system));
+        all.insert(system.into(), Some(system_schema(system)));
     }
-    tables.into_iter().collect()
+    all.into_iter().collect()
 }

@@ -3,7 +3,10 @@
 mod toys;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -77,11 +80,15 @@ fn overrides(set: &[&str]) -> Overrides {
 }
 
 fn checked(text: &str, set: &[&str]) -> Result<Pipeline, Report> {
-    check(Path::new("pipelines/toy.toml"), text, &registry(), &overrides(set))
+    check(Path::new("pipelines/toy.toml"), text, &registry(), &overrides(set), &InputSchemas::none())
 }
 
 fn options<'a>(pipeline: &'a Pipeline, stage: &str) -> &'a serde_json::Value {
     &pipeline.node(stage).unwrap().1.options
+}
+
+fn inputs(node: &Node) -> Vec<Resolved> {
+    node.inputs.iter().map(|input| input.resolved.clone()).collect()
 }
 
 #[test]
@@ -92,13 +99,13 @@ fn a_valid_file_becomes_sorted_stages() {
     assert_eq!((pipeline.name.as_str(), pipeline.seed, pipeline.max_reject_share), ("toy", 17, 1.0));
     assert_eq!(pipeline.sites, ["gallery"]);
     let data = |node| Resolved::Stage { node, table: "data".into() };
-    let (_, top) = pipeline.node("top").unwrap();
     let side = |table: &str| Resolved::Stage { node: 3, table: table.into() };
     let funnel = |nodes: &[usize]| Resolved::System { table: "funnel".into(), nodes: nodes.into() };
-    assert_eq!(top.inputs, [data(1), side("per_class"), funnel(&[]), side("rejects")]);
-    let (_, late) = pipeline.node("late").unwrap();
-    assert_eq!(late.inputs[0], funnel(&[0, 1, 2, 3]));
-    assert_eq!(pipeline.node("outside").unwrap().1.inputs, [Resolved::Path("../other/pairs.parquet".into())]);
+    let read = |stage: &str| inputs(pipeline.node(stage).unwrap().1);
+    assert_eq!(read("top"), [data(1), side("per_class"), funnel(&[]), side("rejects")]);
+    assert_eq!(read("late")[0], funnel(&[0, 1, 2, 3]));
+    assert_eq!(read("outside"), [Resolved::Path("../other/pairs.parquet".into())]);
+    assert_eq!(pipeline.node("outside").unwrap().1.plan.main, None, "nothing is assumed about a file");
     assert!(!pipeline.node("kept").unwrap().1.keep_rejects && pipeline.node("pages").unwrap().1.keep_rejects);
     let line = GOOD.lines().position(|line| line == "[[tests]]").unwrap() + 1;
     assert_eq!(
@@ -281,13 +288,14 @@ fn unreadable_files_are_explained() {
     let path = folder.path().join("a.toml");
     let loaded = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        load(&path, &registry(), &overrides(&[])).map(|pipeline| pipeline.path)
+        load(&path, &registry(), &overrides(&[]), &InputSchemas::none()).map(|pipeline| pipeline.path)
     };
     assert_eq!(loaded(GOOD.as_bytes()).unwrap(), path);
     assert!(matches!(loaded(b"name = 'a'\n\xff"), Err(LoadError::NotText { line: 2, .. })));
     assert!(matches!(loaded(&vec![b'#'; MAX_FILE_BYTES as usize + 1]), Err(LoadError::TooLarge { .. })));
     assert!(matches!(loaded(b"nam = 3"), Err(LoadError::Invalid(_))));
-    assert!(matches!(load(folder.path(), &registry(), &overrides(&[])), Err(LoadError::Io { .. })));
+    let folder = load(folder.path(), &registry(), &overrides(&[]), &InputSchemas::none());
+    assert!(matches!(folder, Err(LoadError::Io { .. })));
 }
 
 #[test]
@@ -392,7 +400,7 @@ proptest! {
         outside.env.insert("TWIN_NOTE".into(), value.clone());
         let argument = format!("quoted={value}");
         outside.set.push(argument);
-        let pipeline = check(Path::new("toy.toml"), GOOD, &registry(), &outside).unwrap();
+        let pipeline = check(Path::new("toy.toml"), GOOD, &registry(), &outside, &InputSchemas::none()).unwrap();
         let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
         prop_assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
         let model = options(&pipeline, "clip")["model"].as_str().unwrap();
@@ -472,19 +480,20 @@ fn a_sweep_gives_variants_of_the_stage_and_its_readers() {
         &json!({ "input": "pages", "epochs": 9, "model": "vit/b" })
     );
     assert_eq!(
-        (node("kept_vit_b_epochs_1").inputs[0].clone(), node("kept_vit_b_epochs_9").family()),
+        (inputs(node("kept_vit_b_epochs_1"))[0].clone(), node("kept_vit_b_epochs_9").family()),
         (data(3), "kept")
     );
-    assert_eq!(node("again_vit_b_epochs_9_seed_6_share_0_5").inputs, [data(8)]);
+    assert_eq!(inputs(node("again_vit_b_epochs_9_seed_6_share_0_5")), [data(8)]);
     assert_eq!(node("again_vit_b_epochs_9_seed_6_share_0_5").seed, Some(6));
     let all = |nodes: std::ops::Range<usize>, table: &str| Resolved::Variants {
         nodes: nodes.collect(),
         table: table.into(),
     };
     let read = [all(1..5, "data"), all(5..9, "data"), all(1..5, "per_class"), all(9..17, "rejects"), data(2)];
-    assert_eq!(node("top").inputs, read);
+    assert_eq!(inputs(node("top")), read);
+    let main = node("top").plan.main.as_ref().unwrap();
     let columns: Vec<String> =
-        node("top").tables.main.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+        main.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
     assert_eq!(columns[..4], ["caption Utf8", "sweep_model Utf8", "e Int64", "m Utf8"]);
     assert_eq!(columns[4..], ["s Float64", "reject Utf8"]);
 }
@@ -503,8 +512,8 @@ stages.other = { kind = "learn", input = "one_files_2_max_rows_1" }
     let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names[6..], ["both_files_1_max_rows_1", "both_files_2_max_rows_1", "other"]);
     let of = |node, table: &str| Resolved::Stage { node, table: table.into() };
-    assert_eq!(pipeline.nodes[7].inputs, [of(3, "data"), of(5, "per_class")]);
-    assert_eq!(pipeline.nodes[8].inputs, [of(3, "data")]);
+    assert_eq!(inputs(&pipeline.nodes[7]), [of(3, "data"), of(5, "per_class")]);
+    assert_eq!(inputs(&pipeline.nodes[8]), [of(3, "data")]);
     assert!(pipeline.nodes[8].variant.is_none());
 }
 
@@ -532,4 +541,69 @@ fn values_with_equal_names_are_numbered() {
     let pipeline = checked(text, &[]).unwrap();
     let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["pages", "wide_where_1", "wide_where_2", "wide_width_4"]);
+}
+
+#[test]
+fn the_columns_of_files_are_checked_when_they_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = RecordBatch::try_from_iter([("word", Arc::new(StringArray::from(vec!["a"])) as ArrayRef)]);
+    let file = std::fs::File::create(folder.path().join("words.parquet")).unwrap();
+    let words = words.unwrap();
+    let mut writer = ArrowWriter::try_new(file, words.schema(), None).unwrap();
+    writer.write(&words).unwrap();
+    writer.close().unwrap();
+    let text = r#"name = "t"
+[stages.kept]
+kind = "keep"
+input = "words.parquet"
+where = "width > 3"
+column = "word"
+[stages.again]
+kind = "keep"
+input = "gone.parquet"
+where = "true"
+[stages.first]
+kind = "learn"
+input = "again"
+[stages.second]
+kind = "learn"
+input = "first"
+from = "again"
+[stages.top]
+kind = "report"
+tables = ["kept"]
+query = "select nothing from kept"
+[[tests]]
+that = "its columns are not known either"
+sql = "select nothing from kept"
+expect = "empty"
+"#;
+    let files = Files::in_folder(folder.path());
+    let checked = |text: &str, schemas: InputSchemas<'_>| {
+        check(&folder.path().join("t.toml"), text, &registry(), &overrides(&[]), &schemas)
+    };
+    let messages = |report: Report| {
+        report.faults().iter().map(|fault| fault.message.clone()).collect::<Vec<_>>().join("\n")
+    };
+    let found = messages(checked(text, InputSchemas::none()).unwrap_err());
+    assert_eq!(found, "`again` is a `keep` stage, which makes no model", "nothing is assumed about files");
+    let report = checked(text, InputSchemas::of(&files)).unwrap_err();
+    let first = &report.faults()[0];
+    assert_eq!(&text[first.span.clone()], "width");
+    assert_eq!(report.faults()[1].label, "expected integers");
+    let found = messages(report);
+    assert!(
+        found.starts_with("unknown column `width`\nthe column `word` of `words.parquet` is of type string\n")
+    );
+    assert!(found.lines().last().unwrap().contains("gone.parquet"), "{found}");
+
+    let good =
+        "name = \"t\"\nstages.kept = { kind = \"keep\", input = \"words.parquet\", where = \"word = ''\" }";
+    let pipeline = checked(good, InputSchemas::of(&files)).unwrap();
+    assert_eq!(pipeline.nodes[0].plan.main, Some(words.schema()), "a file keeps its own columns");
+    let bad = good.replace("word = ''", "word = ");
+    assert_eq!(
+        messages(checked(&bad, InputSchemas::none()).unwrap_err()),
+        "Expected: an expression, found: EOF"
+    );
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::stage::Product;
+
 /// Something that happened in a run.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -22,6 +24,9 @@ pub enum Event {
         stage: String,
         /// Its kind.
         kind: String,
+        /// What that kind makes.
+        #[serde(skip)]
+        product: Product,
         /// The stages fused into its plan, in order.
         fused: Vec<String>,
         /// Splits committed by earlier runs.

@@ -12,12 +12,11 @@ use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{MAIN, SplitWriter};
 
 use crate::config::Node;
-use crate::context::{InputData, RunContext};
+use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
 use crate::rejects;
-use crate::run::events::Progress;
 use crate::run::output::{Output, write_frame};
-use crate::stage::{Source, Whole, Work};
+use crate::stage::{ErasedSource, Frames, Query, SortKey, SourceSplit, Whole, Work};
 
 /// Rows of a split where no stage of the plan wants fewer.
 const SPLIT_ROWS: usize = 1 << 16;
@@ -28,8 +27,10 @@ pub struct Step<'a> {
     pub node: &'a Node,
     /// Its surroundings: seeds and paths go by the stage's own name.
     pub cx: RunContext,
-    /// Its inputs after the one that streams (for the head of a plan: all of them).
-    pub inputs: Vec<InputData>,
+    /// The input whose rows it transforms, at the head of a plan.
+    pub rows: Option<InputData>,
+    /// Its other inputs.
+    pub inputs: Inputs,
 }
 
 /// Limits of the execution.
@@ -45,12 +46,12 @@ pub struct Limits {
 
 /// Does the work of a unit and completes its dataset.
 pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
-    let (head, rest) =
-        steps.split_first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
-    match head.node.stage.work() {
+    let head = steps.first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
+    match &head.node.work {
         Work::Rows(_) => rows(steps, output, limits).await?,
-        Work::Source(source) => sourced(head, source, rest, output, limits).await?,
-        Work::Whole(whole) => self::whole(head, whole, output).await?,
+        Work::Source(source) => sourced(steps, source, output, limits).await?,
+        Work::Whole(whole) => self::whole(head, whole.as_ref(), output).await?,
+        Work::Query(query) => self::query(head, query.as_ref(), output).await?,
         Work::Job(job) => job.run(&head.cx, &head.inputs, output.limited(limits.max_rows)).await?,
     }
     output.complete()
@@ -59,7 +60,7 @@ pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -
 /// A chain of row stages over a committed dataset.
 async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
     let head = &steps[0];
-    let input = head.inputs.first().ok_or_else(|| RunError::Internal("a row stage without input".into()))?;
+    let input = rows_input(head)?;
     let total = limits.max_rows.map_or(input.rows(), |most| input.rows().min(most));
     let size = split_rows(steps);
     head.cx.progress.total(total);
@@ -75,8 +76,8 @@ async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Resul
         let writer = starter.start(split, label);
         let work = async move {
             let frame = input.dataset.range(&head.cx.session, &input.table, start, end)?;
-            let frame = chain(rejects::with_reserved(frame)?, steps, 1).await?;
-            let writer = write_sorted(writer, frame, &head.cx.progress).await?;
+            let frame = chain(rejects::with_reserved(frame)?, steps).await?;
+            let writer = write_sorted(writer, frame, steps).await?;
             conserved(&writer, end - start)?;
             Ok(writer)
         };
@@ -87,13 +88,13 @@ async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Resul
 
 /// A source, and the row stages that are fused to it.
 async fn sourced(
-    head: &Step<'_>,
-    source: &dyn Source,
-    rest: &[Step<'_>],
+    steps: &[Step<'_>],
+    source: &ErasedSource,
     output: &mut Output,
     limits: &Limits,
 ) -> Result<(), RunError> {
-    let splits = source.splits(&head.cx).await?;
+    let head = &steps[0];
+    let splits: Vec<SourceSplit> = source.splits(&head.cx).await?;
     let starter = output.starter();
     let mut left = output.limited(limits.max_rows).rows_wanted();
     if left.is_some() {
@@ -106,7 +107,7 @@ async fn sourced(
             head.cx.check_cancelled()?;
             let frame = source.read(&head.cx, split).await?.limit(0, left.map(|rows| rows as usize))?;
             let writer = starter.start(number as u64, split.label.clone());
-            let writer = source_split(writer, frame, head, rest).await?;
+            let writer = source_split(writer, frame, steps).await?;
             left = left.map(|rows| rows.saturating_sub(writer.counts().rows_in.unwrap_or(0)));
             output.commit(writer).await?;
         }
@@ -119,7 +120,7 @@ async fn sourced(
         let writer = starter.start(number as u64, split.label.clone());
         let work = async move {
             let frame = source.read(&head.cx, split).await?;
-            source_split(writer, frame, head, rest).await
+            source_split(writer, frame, steps).await
         };
         work.instrument(span)
     };
@@ -129,91 +130,105 @@ async fn sourced(
 async fn source_split(
     writer: SplitWriter,
     frame: DataFrame,
-    head: &Step<'_>,
-    rest: &[Step<'_>],
+    steps: &[Step<'_>],
 ) -> Result<SplitWriter, RunError> {
-    let frame = chain(frame, rest, 0).await?;
-    let mut writer = write_sorted(writer, frame, &head.cx.progress).await?;
+    let frame = chain(frame, &steps[1..]).await?;
+    let mut writer = write_sorted(writer, frame, steps).await?;
     let rows = writer.rows(MAIN) + writer.counts().rejected();
     writer.count_rows_in(rows);
     Ok(writer)
 }
 
-/// A stage over whole inputs: one split.
+/// A stage over all rows of its input: one split.
 async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Result<(), RunError> {
     if output.is_done(0) {
         return Ok(());
     }
-    let total: u64 = step.inputs.first().map_or(0, InputData::rows);
-    if whole.conserves() {
-        // Of a query nobody knows how many rows it will give.
-        step.cx.progress.total(total);
-    }
+    let input = rows_input(step)?;
+    step.cx.progress.total(input.rows());
     let make = async {
-        let mut writer = output.split(0, "all");
-        for (table, frame) in whole.plan(&step.cx, &step.inputs).await? {
-            let frame = if whole.conserves() { sorted(frame)? } else { frame };
-            writer = write_frame(writer, table, frame, &step.cx.progress).await?.0;
-        }
-        if whole.conserves() {
-            conserved(&writer, total)?;
-            writer.count_rows_in(total);
-        }
-        Ok::<_, RunError>(writer)
+        let frames = whole.tables(&step.cx, input, &step.inputs).await?;
+        let mut writer = write_frames(output.split(0, "all"), frames, step).await?;
+        conserved(&writer, input.rows())?;
+        writer.count_rows_in(input.rows());
+        Ok(writer)
     };
-    // One plan over everything cannot be finished quickly: it is abandoned, and done again by the
-    // next run.
-    let writer = tokio::select! {
-        made = make => made?,
-        () = step.cx.cancel.cancelled() => return Err(RunError::Interrupted),
-    };
+    let writer = unless_cancelled(step, make).await?;
     output.commit(writer).await
 }
 
-/// Applies row stages one after another; `streamed` is how many inputs of the first of them are
-/// already read.
-pub(super) async fn chain(
-    mut frame: DataFrame,
-    steps: &[Step<'_>],
-    streamed: usize,
-) -> Result<DataFrame, RunError> {
-    for (index, step) in steps.iter().enumerate() {
-        let Work::Rows(rows) = step.node.stage.work() else {
-            return Err(RunError::Internal(format!("stage {} is fused but no row stage", step.node.name)));
+/// A query: one split.
+async fn query(step: &Step<'_>, query: &dyn Query, output: &mut Output) -> Result<(), RunError> {
+    if output.is_done(0) {
+        return Ok(());
+    }
+    let make = async {
+        let frames = query.tables(&step.cx, &step.inputs).await?;
+        write_frames(output.split(0, "all"), frames, step).await
+    };
+    let writer = unless_cancelled(step, make).await?;
+    output.commit(writer).await
+}
+
+/// One plan over everything cannot be finished quickly: it is abandoned, and the next run starts it
+/// again.
+async fn unless_cancelled(
+    step: &Step<'_>,
+    make: impl Future<Output = Result<SplitWriter, RunError>>,
+) -> Result<SplitWriter, RunError> {
+    tokio::select! {
+        made = make => made,
+        () = step.cx.cancel.cancelled() => Err(RunError::Interrupted),
+    }
+}
+
+async fn write_frames(writer: SplitWriter, frames: Frames, step: &Step<'_>) -> Result<SplitWriter, RunError> {
+    let mut writer = write_sorted(writer, frames.main, std::slice::from_ref(step)).await?;
+    for (table, frame) in frames.side {
+        writer = write_frame(writer, table, frame, &step.cx.progress).await?;
+    }
+    Ok(writer)
+}
+
+/// The rows that the head of a plan transforms.
+pub(super) fn rows_input<'a>(step: &'a Step<'_>) -> Result<&'a InputData, RunError> {
+    let missing = || RunError::Internal(format!("the rows of `{}` were not opened", step.node.name));
+    step.rows.as_ref().ok_or_else(missing)
+}
+
+/// Applies row stages one after another.
+pub(super) async fn chain(mut frame: DataFrame, steps: &[Step<'_>]) -> Result<DataFrame, RunError> {
+    for step in steps {
+        let Work::Rows(rows) = &step.node.work else {
+            let what = format!("the stage `{}` is fused, but is not a row stage", step.node.name);
+            return Err(RunError::Internal(what));
         };
-        let others = if index == 0 { &step.inputs[streamed..] } else { &step.inputs[..] };
-        frame = rows.plan(&step.cx, frame, others).await?;
+        frame = rows.transform(&step.cx, frame, &step.inputs).await?;
     }
     Ok(frame)
 }
 
+/// Writes the main table in the order that the last stage of the plan declared.
 pub(super) async fn write_sorted(
     writer: SplitWriter,
     frame: DataFrame,
-    progress: &Progress,
+    steps: &[Step<'_>],
 ) -> Result<SplitWriter, RunError> {
-    Ok(write_frame(writer, MAIN, sorted(frame)?, progress).await?.0)
+    let order = steps.last().map_or(&SortKey::AsGiven, |step| &step.node.plan.order);
+    write_frame(writer, MAIN, sorted(frame, order)?, &steps[0].cx.progress).await
 }
 
-/// Rows in the order of `uid` (of the first column, where there is none), so that a shard's bytes
-/// do not depend on threads.
-fn sorted(frame: DataFrame) -> Result<DataFrame, RunError> {
-    let schema = frame.schema();
-    let key = match schema.fields().iter().find(|field| field.name() == "uid") {
-        Some(field) => field.name().clone(),
-        None => match schema.fields().first() {
-            Some(field) => field.name().clone(),
-            None => return Ok(frame),
-        },
-    };
-    let mut keys = vec![ident(key.as_str()).sort(true, true)];
-    // Equal uids (the same pair found twice) are told apart by whatever else orders them.
-    for other in ["page_url", "text_source", "query_id", "id"] {
-        if other != key && schema.fields().iter().any(|field| field.name() == other) {
-            keys.push(ident(other).sort(true, true));
-        }
-    }
-    Ok(frame.sort(keys)?)
+/// Rows in an order that does not depend on threads, so that the bytes of shards do not.
+fn sorted(frame: DataFrame, order: &SortKey) -> Result<DataFrame, RunError> {
+    let SortKey::Columns(names) = order else { return Ok(frame) };
+    let columns: Vec<&String> = frame.schema().fields().iter().map(|field| field.name()).collect();
+    let (Some(first), Some(column)) = (names.first(), columns.first()) else { return Ok(frame) };
+    let first = if columns.contains(&first) { first } else { *column };
+    // Rows that are equal in the first column are put in order by the others.
+    let others = names.iter().filter(|name| *name != first && columns.contains(name));
+    let key = [first].into_iter().chain(others).map(|name| ident(name.as_str()).sort(true, true));
+    let key = key.collect();
+    Ok(frame.sort(key)?)
 }
 
 /// Rows in = rows out + rejects: a stage that breaks this has lost rows.
@@ -229,11 +244,8 @@ pub(super) fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunErr
 }
 
 pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
-    let wanted = steps.iter().filter_map(|step| match step.node.stage.work() {
-        Work::Rows(rows) => rows.split_rows(),
-        _ => None,
-    });
-    wanted.min().unwrap_or(SPLIT_ROWS).max(1) as u64
+    let wanted = steps.iter().filter_map(|step| step.node.plan.split_rows);
+    wanted.min().unwrap_or(SPLIT_ROWS) as u64
 }
 
 /// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Pipeline, Resolved};
+use crate::config::{NodeInput, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::{self, Files};
 
@@ -40,17 +40,17 @@ pub fn recipes(
         };
         let all = |nodes: &[usize]| nodes.iter().map(|node| print(*node)).collect::<Vec<_>>().join("+");
         let mut inputs = BTreeMap::new();
-        for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs) {
+        for NodeInput { input, resolved } in &node.inputs {
             let print = match resolved {
                 Resolved::Stage { node, table } => format!("{}/{table}", print(*node)),
                 Resolved::Variants { nodes, table } => format!("{}/{table}", all(nodes)),
                 Resolved::System { nodes, .. } => all(nodes),
                 Resolved::Path(path) => files::stamp(&files.location(path)?)?,
             };
-            inputs.insert(name.name().to_string(), print);
+            inputs.insert(input.name().to_string(), print);
         }
         let mut read = BTreeMap::new();
-        for file in node.stage.files() {
+        for file in &node.plan.files {
             if file.ends_with('/') {
                 let folder = files.location(file.trim_end_matches('/'))?;
                 read.insert(format!("{}/", files.name(&folder)), files::folder_stamp(&folder)?);
@@ -60,7 +60,7 @@ pub fn recipes(
                 read.insert(files.name(&location), files::stamp(&location)?);
             }
         }
-        for name in node.stage.may_read() {
+        for name in &node.plan.optional_files {
             let location = files.location(name.trim_end_matches('/'))?;
             let stamp = match (name.ends_with('/'), location.as_local()) {
                 (true, Some(path)) if path.is_dir() => files::folder_stamp(&location)?,

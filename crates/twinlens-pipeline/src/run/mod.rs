@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::datatypes::Field;
+use datafusion::arrow::datatypes::{Field, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -34,8 +34,8 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest, variants};
 
-use crate::config::{Node, Pipeline, Resolved};
-use crate::context::{Clock, InputData, RunContext};
+use crate::config::{Node, NodeInput, Pipeline, Resolved};
+use crate::context::{Clock, InputData, Inputs, RunContext};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::hub::Hub;
@@ -46,7 +46,7 @@ use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, execute, holds_pixels};
 use crate::run::output::Output;
 use crate::run::plan::{Decision, Unit};
-use crate::stage::Work;
+use crate::stage::{SortKey, Work};
 
 /// How a pipeline is run.
 #[derive(Debug, Clone)]
@@ -231,11 +231,12 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let progress = Progress::new(&node.name, self.observer.clone());
-        let writer = DatasetWriter::open(dir, self.begin(unit), ShardLimits::default())?;
+        let writer = DatasetWriter::open(dir, self.begin(unit)?, ShardLimits::default())?;
         debug!(splits_done = writer.state().commits.len(), "started");
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
             kind: node.kind.into(),
+            product: node.product,
             fused: unit.nodes[..unit.nodes.len() - 1]
                 .iter()
                 .map(|&node| self.pipeline.nodes[node].name.clone())
@@ -255,30 +256,28 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn begin(&self, unit: &Unit) -> Begin {
+    fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {
         let node = &self.pipeline.nodes[unit.last()];
-        let main = contracts::with_hub_features(node.tables.main.clone());
-        let mut tables: BTreeMap<String, _> =
-            node.tables.side.iter().map(|(name, schema)| (name.to_string(), schema.clone())).collect();
-        if let Some(ledger) = node.ledger() {
-            tables.insert(REJECTS.into(), ledger);
-        }
+        let main = contracts::with_hub_features(node.main()?.clone());
+        // Where the main table is known, so are the others.
+        let tables = node.tables().filter_map(|(name, schema)| Some((name.to_string(), schema?)));
+        let mut tables: BTreeMap<String, SchemaRef> = tables.collect();
         tables.insert(MAIN.into(), main);
         let fused = unit.nodes[..unit.nodes.len() - 1].iter().map(|&node| {
             let node = &self.pipeline.nodes[node];
-            (node.name.clone(), node.tables.main.as_ref().clone())
+            Ok((node.name.clone(), node.main()?.as_ref().clone()))
         });
-        Begin {
+        Ok(Begin {
             format: FORMAT,
             position: unit.last() as u64,
             stage: node.name.clone(),
             kind: node.kind.into(),
             fingerprint: unit.recipe.fingerprint.clone(),
             recipe: unit.kept(self.pipeline),
-            fused: fused.collect(),
+            fused: fused.collect::<Result<_, RunError>>()?,
             variant: node.variant.clone(),
             tables,
-        }
+        })
     }
 
     async fn steps(
@@ -293,13 +292,15 @@ impl Run<'_> {
             let node = &self.pipeline.nodes[index];
             let cx = RunContext { cancel: cancel.clone(), ..self.context(node, pixels, progress) };
             let mut inputs = Vec::new();
-            // The first input of a fused stage is the stage before it, which has no dataset of its
-            // own.
-            let streamed = usize::from(place > 0);
-            for (name, resolved) in node.stage.inputs().iter().zip(&node.inputs).skip(streamed) {
-                inputs.push(self.input(name.name(), resolved, &cx.session).await?);
+            for input in node.table_inputs() {
+                inputs.push(self.input(input, &cx.session).await?);
             }
-            steps.push(Step { node, cx, inputs });
+            let rows = match node.rows_input() {
+                // The rows of a fused stage are those of the stage before it, which has no dataset.
+                Some(input) if place == 0 => Some(self.input(input, &cx.session).await?),
+                _ => None,
+            };
+            steps.push(Step { node, cx, rows, inputs: Inputs::new(inputs) });
         }
         Ok(steps)
     }
@@ -310,25 +311,21 @@ impl Run<'_> {
     fn pixels(&self, unit: &Unit) -> Result<bool, RunError> {
         for (place, &index) in unit.nodes.iter().enumerate() {
             let node = &self.pipeline.nodes[index];
-            let made = match node.stage.work() {
-                Work::Rows(rows) => {
-                    let computed = rows.computes();
-                    let made = |field: &&Arc<Field>| computed.contains(field.name());
-                    node.tables
-                        .main
-                        .fields()
-                        .iter()
-                        .filter(made)
-                        .any(|field| holds_image_bytes(field.data_type()))
+            let made = match node.work {
+                Work::Rows(_) => {
+                    let computed = |field: &&Arc<Field>| node.plan.computes.contains(field.name());
+                    let fields = node.main()?.fields().iter();
+                    fields.filter(computed).any(|field| holds_image_bytes(field.data_type()))
                 }
-                Work::Source(_) | Work::Job(_) => holds_pixels(&node.tables.main),
-                Work::Whole(_) => false,
+                Work::Source(_) | Work::Job(_) => holds_pixels(node.main()?),
+                Work::Whole(_) | Work::Query(_) => false,
             };
             if made {
                 return Ok(true);
             }
-            for resolved in node.inputs.iter().skip(usize::from(place > 0)) {
-                let read = match resolved {
+            let rows = node.rows_input().filter(|_| place == 0);
+            for input in node.table_inputs().chain(rows) {
+                let read = match &input.resolved {
                     Resolved::Variants { nodes, table } => Some((self.made(nodes[0])?, table.clone())),
                     other => self.dataset(other)?,
                 };
@@ -343,8 +340,8 @@ impl Run<'_> {
     }
 
     fn context(&self, node: &Node, pixels: bool, progress: &Progress) -> RunContext {
-        let single = matches!(node.stage.work(), Work::Whole(whole) if !whole.conserves());
-        // A free query has no key to sort by: one partition makes the order of its rows repeat.
+        // Without a key to sort by, one partition makes the order of a plan's rows repeat.
+        let single = node.plan.order == SortKey::AsGiven && !matches!(node.work, Work::Job(_));
         let threads = if single { 1 } else { self.settings.threads };
         let config = session::config(threads, if pixels { 128 } else { 8192 });
         let session = SessionContext::new_with_config_rt(config, self.runtime.clone());
@@ -367,14 +364,7 @@ impl Run<'_> {
     fn dataset(&self, resolved: &Resolved) -> Result<Option<(Dataset, String)>, RunError> {
         match resolved {
             Resolved::Stage { node, table } => Ok(Some((self.made(*node)?, table.clone()))),
-            Resolved::Path(path) => {
-                let location = self.files.location(path)?;
-                let dataset = match location.exists()? {
-                    true => Dataset::from_parquet(location)?,
-                    false => Dataset::open(location)?,
-                };
-                Ok(Some((dataset, MAIN.into())))
-            }
+            Resolved::Path(path) => Ok(Some((self.files.dataset(path)?, MAIN.into()))),
             Resolved::Variants { .. } | Resolved::System { .. } => Ok(None),
         }
     }
@@ -406,13 +396,8 @@ impl Run<'_> {
         }
     }
 
-    async fn input(
-        &self,
-        name: &str,
-        resolved: &Resolved,
-        session: &SessionContext,
-    ) -> Result<InputData, RunError> {
-        let name = name.to_string();
+    async fn input(&self, input: &NodeInput, session: &SessionContext) -> Result<InputData, RunError> {
+        let (name, resolved) = (input.input.name().to_string(), &input.resolved);
         if let Some((dataset, table)) = self.dataset(resolved)? {
             return Ok(InputData { name, table, dataset, view: None, variants: vec![] });
         }

@@ -122,32 +122,29 @@ impl Output {
     }
 }
 
-/// Writes a plan's rows into a table of a split. Returns the split, and the rows that were written.
-pub async fn write_frame(
+/// Writes a plan's rows into a table of a split.
+pub(crate) async fn write_frame(
     mut split: SplitWriter,
     table: &'static str,
     frame: DataFrame,
     progress: &Progress,
-) -> Result<(SplitWriter, u64), RunError> {
-    let mut rows = 0;
+) -> Result<SplitWriter, RunError> {
     let mut stream = frame.execute_stream().await?;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
-        rows += batch.num_rows() as u64;
-        if table == MAIN || table == REJECTS {
+        if table == MAIN {
             progress.done(batch.num_rows() as u64);
         }
         split = blocking(move || {
             match table {
                 MAIN => write_rows(&mut split, &batch)?,
-                REJECTS => write_rejects(&mut split, &batch)?,
                 side => split.write(side, &batch)?,
             }
             Ok::<_, RunError>(split)
         })
         .await??;
     }
-    Ok((split, rows))
+    Ok(split)
 }
 
 /// Writes rows of the main table; where the batch has the reserved columns, rejected rows go to the

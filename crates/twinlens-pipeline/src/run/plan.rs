@@ -4,6 +4,7 @@
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
 use serde_json::Value;
+use twinlens_dataset::MAIN;
 use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
 use twinlens_dataset::storage::Location;
@@ -100,16 +101,13 @@ pub fn plan(
     let mut units = Vec::new();
     for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
         let mut nodes = vec![last];
-        while let Some(before) = first_input(pipeline, nodes[0]).filter(|&before| fuses[before]) {
-            if !matches!(pipeline.nodes[nodes[0]].stage.work(), Work::Rows(_)) {
-                break;
-            }
+        while let Some(before) = rows_of(pipeline, nodes[0]).filter(|&before| fuses[before]) {
             nodes.insert(0, before);
         }
         // A source cuts its splits by itself: a stage that needs small ones (fetching) goes over
         // its dataset instead.
-        let source = matches!(pipeline.nodes[nodes[0]].stage.work(), Work::Source(_));
-        if source && nodes.iter().any(|&node| wants_small_splits(pipeline, node)) {
+        let source = matches!(pipeline.nodes[nodes[0]].work, Work::Source(_));
+        if source && nodes.iter().any(|&node| pipeline.nodes[node].plan.split_rows.is_some()) {
             units.push(unit(vec![nodes.remove(0)]));
         }
         units.push(unit(nodes));
@@ -122,25 +120,23 @@ pub fn plan(
 /// too, cannot.
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
     let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
-    let reads = |unit: usize, node: usize| {
-        let inputs =
-            pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes).copied().filter_map(unit_of);
-        inputs.filter(move |input| *input != unit)
+    // The units that a unit reads, but through one of its head's inputs.
+    let reads = |unit: usize, without: Option<usize>| -> Vec<usize> {
+        let head = units[unit].nodes[0];
+        let inputs = units[unit].nodes.iter().flat_map(|&node| {
+            let inputs = pipeline.nodes[node].inputs.iter().enumerate();
+            inputs.filter(move |(port, _)| node != head || Some(*port) != without)
+        });
+        let nodes = inputs.flat_map(|(_, input)| input.resolved.nodes()).copied();
+        nodes.filter_map(unit_of).filter(|input| *input != unit).collect()
     };
-    // All that a unit needs, in the order of the units; without its first input where it follows
-    // that.
-    let needs = |unit: usize, follows: bool| {
+    // Everything that a unit needs before it can begin.
+    let needs = |unit: usize, without: usize| {
         let mut needed = vec![false; units.len()];
-        let first = |unit: usize| {
-            units[unit].nodes.iter().flat_map(move |node| reads(unit, *node)).collect::<Vec<_>>()
-        };
-        let mut open = first(unit);
-        if follows {
-            open.remove(0);
-        }
+        let mut open = reads(unit, Some(without));
         while let Some(next) = open.pop() {
             if !std::mem::replace(&mut needed[next], true) {
-                open.extend(first(next));
+                open.extend(reads(next, None));
             }
         }
         needed
@@ -154,13 +150,16 @@ pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
         let mut group = vec![unit];
         let runs = |unit: usize| !matches!(units[unit].decision, Decision::Reuse { .. });
         for follower in (unit + 1..units.len()).filter(|&other| runs(unit) && runs(other)) {
-            let node = units[follower].nodes[0];
-            let follows = pipeline.nodes[node].stage.follows()
-                && first_input(pipeline, node).and_then(unit_of) == Some(unit);
+            let node = &pipeline.nodes[units[follower].nodes[0]];
+            let Some(streamed) = node.plan.streamed else { continue };
+            let follows = match &node.inputs[streamed].resolved {
+                Resolved::Stage { node, table } => table == MAIN && unit_of(*node) == Some(unit),
+                _ => false,
+            };
             if !follows {
                 continue;
             }
-            let needed = needs(follower, true);
+            let needed = needs(follower, streamed);
             if needed[unit] {
                 continue;
             }
@@ -195,7 +194,7 @@ fn needed(pipeline: &Pipeline, until: Option<&str>) -> Result<Vec<bool>, RunErro
     let mut needed: Vec<bool> = (0..pipeline.nodes.len()).map(|node| goals.contains(&node)).collect();
     for node in (0..pipeline.nodes.len()).rev() {
         if needed[node] {
-            for before in pipeline.nodes[node].inputs.iter().flat_map(Resolved::nodes) {
+            for before in pipeline.nodes[node].inputs.iter().flat_map(|input| input.resolved.nodes()) {
                 needed[*before] = true;
             }
         }
@@ -203,22 +202,21 @@ fn needed(pipeline: &Pipeline, until: Option<&str>) -> Result<Vec<bool>, RunErro
     Ok(needed)
 }
 
-fn first_input(pipeline: &Pipeline, node: usize) -> Option<usize> {
-    match pipeline.nodes[node].inputs.first() {
-        Some(Resolved::Stage { node, table }) if table == twinlens_dataset::MAIN => Some(*node),
+/// The stage whose rows a row stage transforms.
+fn rows_of(pipeline: &Pipeline, node: usize) -> Option<usize> {
+    let this = &pipeline.nodes[node];
+    match (&this.work, &this.rows_input()?.resolved) {
+        (Work::Rows(_), Resolved::Stage { node, table }) if table == MAIN => Some(*node),
         _ => None,
     }
-}
-
-fn wants_small_splits(pipeline: &Pipeline, node: usize) -> bool {
-    matches!(pipeline.nodes[node].stage.work(), Work::Rows(rows) if rows.split_rows().is_some())
 }
 
 /// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its
 /// columns, so that its own dataset is a view over the consumer's shards and rejects.
 fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     let this = &pipeline.nodes[node];
-    if !matches!(this.stage.work(), Work::Rows(_) | Work::Source(_)) || !this.tables.side.is_empty() {
+    let Some(columns) = &this.plan.main else { return false };
+    if !matches!(this.work, Work::Rows(_) | Work::Source(_)) || !this.plan.side.is_empty() {
         return false;
     }
     // A variant is a table together with the others.
@@ -230,27 +228,26 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
             && pipeline.nodes[other]
                 .inputs
                 .iter()
-                .any(|input| matches!(input, Resolved::Stage { node: of, .. } if *of == node))
+                .any(|input| matches!(&input.resolved, Resolved::Stage { node: of, .. } if *of == node))
     });
     let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
     let next = &pipeline.nodes[consumer];
-    let only_first = next.inputs.iter().skip(1).all(|input| !input.nodes().contains(&node));
-    let Work::Rows(rows) = next.stage.work() else { return false };
-    let computed = rows.computes();
+    let only_rows = next.table_inputs().all(|input| !input.resolved.nodes().contains(&node));
     let kept = |field: &Field| {
-        let after = next.tables.main.field_with_name(field.name());
-        after.is_ok_and(|after| after.data_type() == field.data_type()) && !computed.contains(field.name())
+        let after = next.plan.main.as_ref().and_then(|main| main.field_with_name(field.name()).ok());
+        after.is_some_and(|after| after.data_type() == field.data_type())
+            && !next.plan.computes.contains(field.name())
     };
-    first_input(pipeline, consumer) == Some(node)
-        && only_first
+    rows_of(pipeline, consumer) == Some(node)
+        && only_rows
         && next.keep_rejects
         && this.keep_rejects
-        && this.tables.main.fields().iter().all(|field| kept(field))
+        && columns.fields().iter().all(|field| kept(field))
 }
 
 fn decide(state: Option<&State>, unit: &Unit, pipeline: &Pipeline) -> Decision {
     match (State::recovery(state, &unit.recipe.fingerprint), state) {
-        (Recovery::Reuse, Some(state)) => Decision::Reuse { rows: state.rows(twinlens_dataset::MAIN) },
+        (Recovery::Reuse, Some(state)) => Decision::Reuse { rows: state.rows(MAIN) },
         (Recovery::Resume, Some(state)) => Decision::Resume { splits: state.commits.len() as u64 },
         (Recovery::Replace, Some(state)) => {
             Decision::Run { why: difference(&state.begin.recipe, &unit.kept(pipeline)) }

@@ -21,14 +21,13 @@ use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
 use super::{Run, Settings};
 use crate::config::Pipeline;
-use crate::context::InputData;
 use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
 use crate::rejects;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
-use crate::run::execute::{Limits, Step, chain, conserved, in_flight, split_rows, write_sorted};
+use crate::run::execute::{Limits, Step, chain, conserved, in_flight, rows_input, split_rows, write_sorted};
 use crate::run::output::Output;
 use crate::run::plan::{self, Decision, Unit};
 use crate::run::session;
@@ -75,7 +74,7 @@ pub async fn retry(
     let started = Instant::now();
     let progress = Progress::new(&node.name, observer);
     let steps = run.steps(unit, &progress, &run.cancel).await?;
-    if !matches!(steps[0].node.stage.work(), Work::Rows(_)) {
+    if !matches!(steps[0].node.work, Work::Rows(_)) {
         return Err(RunError::user_with_hint(
             format!("`{stage}` makes its rows itself: what it refused cannot be tried again row by row"),
             format!("make it again whole: delete {}, then run", settings.dir.join(&node.name)),
@@ -88,6 +87,7 @@ pub async fn retry(
     progress.event(Event::StageStarted {
         stage: node.name.clone(),
         kind: node.kind.into(),
+        product: node.product,
         fused: Vec::new(),
         splits_done: 0,
     });
@@ -166,7 +166,7 @@ impl Picked<'_> {
         let ledger = part.frame(&step.cx.session, REJECTS).await?;
         for (table, found) in [
             ("its ledger", ledger.schema()),
-            ("its input", &input(step)?.frame(&step.cx.session).await?.schema().clone()),
+            ("its input", &rows_input(step)?.frame(&step.cx.session).await?.schema().clone()),
         ] {
             if found.field_with_unqualified_name(UID).is_err() {
                 return Err(RunError::user(format!(
@@ -207,15 +207,15 @@ impl Picked<'_> {
                 .clone()
                 .select(vec![ident(UID).alias("retry_uid"), ident(ATTEMPTS).alias("retry_attempts")])
         };
-        let input = input(head)?;
+        let input = rows_input(head)?;
         let size = split_rows(steps);
         let (start, end) = (split * size, input.rows().min((split + 1) * size));
         let rows = input.dataset.range(session, &input.table, start, end)?;
         let rows = rows.join(as_key()?, JoinType::LeftSemi, &[UID], &["retry_uid"], None)?;
-        let made = chain(rejects::with_reserved(rows)?, steps, 1).await?;
+        let made = chain(rejects::with_reserved(rows)?, steps).await?;
 
         let mut fields: Vec<Field> =
-            (last.node.tables.main.fields().iter()).map(|field| field.as_ref().clone()).collect();
+            (last.node.main()?.fields().iter()).map(|field| field.as_ref().clone()).collect();
         fields.extend(rejects::fields());
         fields.push(Field::new(ATTEMPTS, DataType::Int32, true));
         let made = made.join(as_key()?, JoinType::Inner, &[UID], &["retry_uid"], None)?;
@@ -226,17 +226,13 @@ impl Picked<'_> {
         let refused = refused.join(as_key()?, JoinType::LeftAnti, &[UID], &["retry_uid"], None)?;
         let all =
             aligned(kept, &fields)?.union(aligned(refused, &fields)?)?.union(aligned(made, &fields)?)?;
-        let mut writer = write_sorted(writer, all, &head.cx.progress).await?;
+        let mut writer = write_sorted(writer, all, steps).await?;
         let rows_in = self.dataset.state().commits.get(&split).and_then(|commit| commit.rows_in);
         let rows_in = rows_in.unwrap_or(end - start);
         conserved(&writer, rows_in)?;
         writer.count_rows_in(rows_in);
         Ok(writer)
     }
-}
-
-fn input<'a>(step: &'a Step<'_>) -> Result<&'a InputData, RunError> {
-    step.inputs.first().ok_or_else(|| RunError::Internal("a row stage without input".into()))
 }
 
 /// These columns of a frame, null where it has none.

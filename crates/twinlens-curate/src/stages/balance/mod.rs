@@ -22,15 +22,14 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::contracts;
+use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{reject_where, with_reserved};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
-    Tables, Whole, Work,
+    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
+    SortKey, StageKind, TableInput, Whole, Work,
 };
 
 use crate::balance::{Balancer, CurvePoint, Limit, QueryCounts, curve};
-use crate::columns::{is_int_list, is_text, require};
 use crate::functions::{call, strings};
 use passes::each_set;
 
@@ -38,6 +37,9 @@ use passes::each_set;
 const OVER_CAP: &str = "over_cap";
 /// The code of pairs that have no query.
 const NO_QUERY: &str = "no_query";
+/// The side table of queries.
+const STATS: &str = "query_stats";
+/// The side table of head and tail.
 const CURVE: &str = "balance_curve";
 /// An internal column: whether the row is kept.
 const KEPT: &str = "__balance_kept";
@@ -46,9 +48,9 @@ const KEPT: &str = "__balance_kept";
 /// Also writes `query_stats` (one row per query: matched, contributed, kept) and `balance_curve`
 /// (queries by decreasing number of matches: the cumulative matches and contributions of the first
 /// 1, 2, ... of them).
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Balance {
+pub struct BalanceOptions {
     /// The matched pairs: `uid` and `query_ids` are read.
     input: Input,
     /// The most pairs that a query contributes, exactly: those with the smallest seeded hash. A
@@ -67,107 +69,93 @@ pub struct Balance {
     queries: Option<Input>,
 }
 
-impl Balance {
-    fn limit(&self) -> Option<Limit> {
-        match (&self.cap, &self.sample) {
-            (Some(cap), None) => Some(Limit::Cap(*cap.value())),
-            (None, Some(sample)) => Some(Limit::Sample(*sample.value())),
-            _ => None,
+/// `balance` as it runs.
+pub struct Balance {
+    limit: Limit,
+    min_matched: u64,
+    queries: Option<TableInput>,
+}
+
+impl BalanceOptions {
+    /// The limit; `None` after a fault.
+    fn limit(&self, ports: &mut Ports<'_>) -> Option<Limit> {
+        let (limit, written) = match (&self.cap, &self.sample) {
+            (None, None) => {
+                let fault = self.input.fault("neither `cap` nor `sample` is given");
+                ports.fault(fault.hint("add `cap = 20000`"));
+                return None;
+            }
+            (Some(_), Some(sample)) => {
+                let fault = Fault::at(sample.span(), "`cap` and `sample` are both given");
+                ports.fault(fault.label("expected one of them"));
+                return None;
+            }
+            (Some(cap), None) => (Limit::Cap(*cap.value()), cap),
+            (None, Some(sample)) => (Limit::Sample(*sample.value()), sample),
+        };
+        if *written.value() == 0 {
+            let fault = Fault::at(written.span(), "nothing would be kept");
+            ports.fault(fault.label("expected at least 1"));
         }
+        Some(limit)
     }
 }
 
 impl StageKind for Balance {
-    const KIND: &'static str = "balance";
-    const ABOUT: &'static str = "Keeps a limited number of pairs of each query; the others become rejects";
+    type Options = BalanceOptions;
+    const NAME: &'static str = "balance";
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"[stages.wit]
 kind = "balance"
 input = "matched"
 cap = 20000
 queries = "queries/queries.parquet"
 "#;
-    const VERSION: u32 = 2;
-}
 
-impl Stage for Balance {
-    fn inputs(&self) -> Vec<Input> {
-        [&self.input].into_iter().chain(&self.queries).cloned().collect()
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &["query_stats", CURVE]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = super::known_schema(&inputs[0]);
-        let mut faults = Vec::new();
-        match (&self.cap, &self.sample) {
-            (None, None) => {
-                faults.push(inputs[0].fault("neither `cap` nor `sample` is given").hint("add `cap = 20000`"))
-            }
-            (Some(_), Some(sample)) => faults.push(
-                Fault::at(sample.span(), "`cap` and `sample` are both given").label("expected one of them"),
-            ),
-            (Some(limit), None) | (None, Some(limit)) if *limit.value() == 0 => {
-                faults.push(Fault::at(limit.span(), "nothing would be kept").label("expected at least 1"));
-            }
-            _ => {}
+    fn plan(options: BalanceOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        let queries = options.queries.as_ref().map(|queries| ports.table(queries));
+        let hint = Required::Hint("put a `match` stage before this one");
+        ports.column(&input, "query_ids", ColumnType::IntList, hint);
+        ports.text(&input, "uid", Required::Yes);
+        if let Some(list) = &queries {
+            ports.column(list, "id", ColumnType::Int32, Required::Yes);
+            ports.text(list, "text", Required::Yes);
+            ports.text(list, "origin", Required::Yes);
         }
-        let at = || self.input.0.span();
-        let lists = require(&schema, "query_ids", "lists of 32-bit integers", is_int_list, at());
-        faults.extend(require(&schema, "uid", "text", is_text, at()).err());
-        faults.extend(lists.map_err(|fault| fault.hint("put a `match` stage before this one")).err());
-        if let Some(list) = inputs.get(1) {
-            let schema = list.schema.clone().unwrap_or_else(contracts::queries);
-            let at = || list.input.0.span();
-            faults.extend(
-                require(&schema, "id", "32-bit integers", |kind| kind == &DataType::Int32, at()).err(),
-            );
-            faults.extend(require(&schema, "text", "text", is_text, at()).err());
-            faults.extend(require(&schema, "origin", "text", is_text, at()).err());
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let main = super::with_field(&schema, Field::new("keep_prob", DataType::Float32, true));
+        let probability = Field::new("keep_prob", DataType::Float32, true);
+        let schema = ports.schema(&input).map(|schema| super::with_field(&schema, probability));
+        ports.output(schema, SortKey::columns(ROW_ORDER));
         let text = |name: &str| Field::new(name, DataType::Utf8, true);
         let stats = super::with_field(&contracts::query_stats(), text("query"));
-        let tables = Tables::main(main).with("query_stats", super::with_field(&stats, text("origin")));
-        Ok(tables.with(CURVE, curve_schema()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Whole(self)
+        ports.side_table(STATS, super::with_field(&stats, text("origin")));
+        ports.side_table(CURVE, curve_schema());
+        let limit = options.limit(ports)?;
+        Some(Work::whole(Balance { limit, min_matched: options.min_matched, queries }))
     }
 }
 
 #[async_trait]
 impl Whole for Balance {
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let input = inputs.first().ok_or_else(|| RunError::Internal("balance without input".into()))?;
-        let limit = self.limit().ok_or_else(|| RunError::Internal("balance without a limit".into()))?;
+    async fn tables(&self, cx: &RunContext, input: &InputData, inputs: &Inputs) -> Result<Frames, RunError> {
         let seed = cx.seed_for("balance");
         let frame = input.frame(&cx.session).await?;
         let counts = passes::counts(&frame).await?;
-        let bounds = match limit {
+        let bounds = match self.limit {
             Limit::Cap(cap) => passes::bounds(&frame, seed, cap, &counts, cx.bytes_in_flight / 2).await?,
             Limit::Sample(_) => HashMap::new(),
         };
-        let balancer = Arc::new(Balancer::new(seed, limit, self.min_matched, &counts, &bounds));
+        let balancer = Arc::new(Balancer::new(seed, self.limit, self.min_matched, &counts, &bounds));
         let outcomes = passes::outcomes(&frame, &balancer).await?;
-        let list = match inputs.get(1) {
-            Some(list) => Some(list.frame(&cx.session).await?),
+        let list = match &self.queries {
+            Some(list) => Some(inputs.get(list).frame(&cx.session).await?),
             None => None,
         };
-        Ok(vec![
-            ("data", self.with_rejects(cx, frame, &balancer, limit)?),
-            (CURVE, cx.session.read_batch(curve_batch(&curve(outcomes.values().copied().collect()))?)?),
-            ("query_stats", stats(&cx.session, outcomes, list)?),
-        ])
+        let curve = curve_batch(&curve(outcomes.values().copied().collect()))?;
+        let stats = stats(&cx.session, outcomes, list)?.sort(vec![ident("query_id").sort(true, true)])?;
+        Ok(Frames::main(self.with_rejects(cx, frame, &balancer)?)
+            .with(CURVE, cx.session.read_batch(curve)?)
+            .with(STATS, stats))
     }
 }
 
@@ -178,14 +166,13 @@ impl Balance {
         cx: &RunContext,
         frame: DataFrame,
         balancer: &Arc<Balancer>,
-        limit: Limit,
     ) -> Result<DataFrame, RunError> {
         let kept = || ident(KEPT);
         let frame =
             frame.with_column("keep_prob", keep_probability(balancer))?.with_column(KEPT, keeps(balancer))?;
         let frame = with_reserved(frame)?;
         let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))?;
-        let detail = format!("none of its queries contributes it within {}", limit.pairs());
+        let detail = format!("none of its queries contributes it within {}", self.limit.pairs());
         Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
     }
 }
@@ -288,16 +275,14 @@ mod tests {
         toml: &str,
         pairs: &[(String, Option<Vec<i32>>)],
     ) -> BTreeMap<&'static str, Vec<String>> {
-        let stage: Balance = parse(toml);
         let list = queries(&[(1, "dog"), (2, "cat"), (3, "owl")]);
-        let inputs = [("matched", matched_pairs(pairs)), ("queries", list)];
-        let inputs = if toml.contains("queries") { &inputs[..] } else { &inputs[..1] };
-        let columns = BTreeMap::from([
-            ("data", vec!["uid", "keep_prob", "reject_code"]),
-            ("query_stats", vec!["query_id", "matched", "contributed", "kept", "query"]),
-            (CURVE, vec!["rank", "matched", "matched_upto", "contributed_upto"]),
-        ]);
-        whole(&stage, inputs, &columns).await
+        let stage = stage("balance", &format!("input = \"matched.parquet\"\n{toml}"));
+        let made = stage.table("matched", &matched_pairs(pairs)).table("queries", &list).run().await.unwrap();
+        BTreeMap::from([
+            ("data", made.rows(&["uid", "keep_prob", "reject_code"])),
+            (STATS, made.table(STATS, &["query_id", "matched", "contributed", "kept", "query"])),
+            (CURVE, made.table(CURVE, &["rank", "matched", "matched_upto", "contributed_upto"])),
+        ])
     }
 
     fn kept(lines: &[String]) -> Vec<&str> {
@@ -307,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn no_query_contributes_more_than_its_cap_and_every_row_is_accounted_for() {
         let mut pairs = matched();
-        let found = balanced("input = \"matched\"\ncap = 10\nqueries = \"queries\"", &pairs).await;
+        let found = balanced("cap = 10\nqueries = \"queries.parquet\"", &pairs).await;
         assert_eq!(found["data"].len(), 301);
         assert_eq!(found["data"].iter().filter(|line| line.ends_with("|no_query")).count(), 1);
         let kept_count = kept(&found["data"]).len();
@@ -322,13 +307,13 @@ mod tests {
         // The order of rows and repeats within a list change nothing.
         pairs.reverse();
         pairs.iter_mut().filter_map(|(_, queries)| queries.as_mut()).for_each(|queries| queries.push(1));
-        let again = balanced("input = \"matched\"\ncap = 10\nqueries = \"queries\"", &pairs).await;
+        let again = balanced("cap = 10\nqueries = \"queries.parquet\"", &pairs).await;
         assert_eq!(found, again);
     }
 
     #[tokio::test]
     async fn sampling_has_the_stated_probabilities() {
-        let found = balanced("input = \"matched\"\nsample = 30", &matched()).await;
+        let found = balanced("sample = 30", &matched()).await;
         let probability = |uid: usize| found["data"][uid].split('|').nth(1).unwrap().parse::<f32>().unwrap();
         assert!((probability(1) - 0.1).abs() < 1e-6);
         assert!((probability(3) - (1.0 - 0.9 * 0.7)).abs() < 1e-6);
@@ -340,24 +325,21 @@ mod tests {
 
     #[tokio::test]
     async fn queries_below_the_minimum_contribute_nothing() {
-        let found = balanced("input = \"matched\"\ncap = 1000\nmin_matched = 200", &matched()).await;
+        let found = balanced("cap = 1000\nmin_matched = 200", &matched()).await;
         assert_eq!(kept(&found["data"]).len(), 300);
         assert_eq!(found["query_stats"], ["1|300|300|300|", "2|100|0|100|", "3|3|0|3|"]);
     }
 
     #[test]
     fn options_are_checked() {
-        let faults = |toml: &str, schema| {
-            let faults = parse::<Balance>(toml).tables(&check(), &[input("matched", schema)]).unwrap_err();
-            faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ")
+        let faults = |options: &str, schema| {
+            let stage = stage("balance", &format!("input = \"matched.parquet\"\n{options}"));
+            stage.table("matched", &RecordBatch::new_empty(schema)).faults().join("; ")
         };
         let pairs = contracts::pairs;
-        assert!(faults("input = \"matched\"", pairs()).contains("neither"));
-        assert!(faults("input = \"matched\"\ncap = 1\nsample = 2", pairs()).contains("both"));
-        assert!(faults("input = \"matched\"\ncap = 0", pairs()).contains("nothing would be kept"));
-        assert!(
-            faults("input = \"matched\"\ncap = 1", contracts::pair_texts())
-                .contains("unknown column `query_ids`")
-        );
+        assert!(faults("", pairs()).contains("neither"));
+        assert!(faults("cap = 1\nsample = 2", pairs()).contains("both"));
+        assert!(faults("cap = 0", pairs()).contains("nothing would be kept"));
+        assert!(faults("cap = 1", contracts::pair_texts()).contains("no column `query_ids`"));
     }
 }

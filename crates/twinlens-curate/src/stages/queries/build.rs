@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use twinlens_pipeline::{Located, RunContext, RunError};
 
-use super::{Bigrams, Queries};
+use super::{Bigrams, QueriesOptions};
 use crate::error::{CurateError, Result as CurateResult};
 use crate::queries::{
     FrequentTerms, Origin, QueryList, Thresholds, Views, WordCounter, mutual_information, only_articles,
@@ -23,7 +23,7 @@ struct LargeSources {
     notes: Vec<String>,
 }
 
-impl Queries {
+impl QueriesOptions {
     fn normalizer(&self) -> Normalizer {
         Normalizer { fold_case: self.fold_case }
     }

@@ -7,14 +7,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, Float32Array, Int32Array, RecordBatch, StringArray};
-use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
-    Tables, Whole, Work,
+    Fault, Frames, Inputs, Located, Ports, Query, RunContext, RunError, SortKey, StageKind, Work,
 };
 
 use crate::queries::{Origin, QueryList};
@@ -23,7 +21,7 @@ use crate::queries::{Origin, QueryList};
 /// without duplicates.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Queries {
+pub struct QueriesOptions {
     /// The maximum number of entries. A full list lacks the last entries in the order; of words,
     /// pairs and viewed titles those with the lowest score.
     #[serde(default = "half_a_million")]
@@ -191,10 +189,13 @@ fn summary(list: &QueryList) -> String {
     format!("{} queries: {}", list.entries().len(), Origin::ALL.map(origin).join(", "))
 }
 
+/// `queries` as it runs.
+pub struct Queries(QueriesOptions);
+
 impl StageKind for Queries {
-    const KIND: &'static str = "queries";
-    const ABOUT: &'static str =
-        "Builds a query list from a Wikipedia dump, page views and WordNet, or from lists of words";
+    type Options = QueriesOptions;
+    const NAME: &'static str = "queries";
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"[stages.queries]
 kind = "queries"
 limit = 500000
@@ -202,14 +203,29 @@ dump = { path = "sources/enwiki-pages-articles.xml.bz2", min_count = 100, min_pm
 views = { files = ["sources/pageviews-*.gz"], min_views = 70, articles = ["sources/all-titles-in-ns0.gz"] }
 wordnet = "sources/wordnet"
 "#;
-    const VERSION: u32 = 2;
+
+    fn plan(options: QueriesOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        options.files().iter().for_each(|file| ports.file(file));
+        ports.output(contracts::queries(), SortKey::AsGiven);
+        let limit = *options.limit.value();
+        if limit == 0 || i32::try_from(limit).is_err() {
+            let message = format!("`limit` cannot be {limit}");
+            let fault = Fault::at(options.limit.span(), message);
+            ports.fault(fault.label(format!("expected 1 to {}", i32::MAX)));
+        }
+        let mut order = options.order.value().clone();
+        order.sort_unstable();
+        let mut all = Origin::ALL;
+        all.sort_unstable();
+        if order != all {
+            let fault = Fault::at(options.order.span(), "`order` must name every origin once");
+            ports.fault(fault.label(format!("expected {}", Origin::ALL.map(Origin::name).join(", "))));
+        }
+        Some(Work::query(Queries(options)))
+    }
 }
 
-impl Stage for Queries {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
+impl QueriesOptions {
     fn files(&self) -> Vec<Located<String>> {
         let wordnet = self.wordnet.iter().flat_map(|folder| {
             WORDNET_FILES.map(|part| Located::new(format!("{}/{part}", folder.value()), folder.span()))
@@ -220,46 +236,17 @@ impl Stage for Queries {
         let views = self.views.iter().flat_map(|views| views.files.iter().chain(&views.articles));
         wordnet.chain(dump.chain(views).chain(words).chain(pairs).chain(&self.titles).cloned()).collect()
     }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let limit = *self.limit.value();
-        if limit == 0 || i32::try_from(limit).is_err() {
-            let fault = Fault::at(self.limit.span(), format!("`limit` cannot be {limit}"));
-            return Err(vec![fault.label(format!("expected 1 to {}", i32::MAX))]);
-        }
-        let mut order = self.order.value().clone();
-        order.sort_unstable();
-        let mut all = Origin::ALL;
-        all.sort_unstable();
-        if order != all {
-            let fault = Fault::at(self.order.span(), "`order` must name every origin once");
-            return Err(vec![fault.label(format!("expected {}", Origin::ALL.map(Origin::name).join(", ")))]);
-        }
-        Ok(Tables::main(contracts::queries()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Whole(self)
-    }
 }
 
 #[async_trait]
-impl Whole for Queries {
-    fn conserves(&self) -> bool {
-        false
-    }
-
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        _: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let (stage, context) = (self.clone(), cx.clone());
-        let built = twinlens_pipeline::blocking(move || stage.build(&context)).await;
+impl Query for Queries {
+    async fn tables(&self, cx: &RunContext, _: &Inputs) -> Result<Frames, RunError> {
+        let (options, context) = (self.0.clone(), cx.clone());
+        let built = twinlens_pipeline::blocking(move || options.build(&context)).await;
         let (list, notes) = built??;
         notes.into_iter().for_each(|note| cx.progress.note(note));
         cx.progress.note(summary(&list));
-        Ok(vec![("data", cx.session.read_batch(batch(&list)?)?)])
+        Ok(Frames::main(cx.session.read_batch(batch(&list)?)?))
     }
 }
 
@@ -267,26 +254,18 @@ impl Whole for Queries {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use std::collections::BTreeMap;
+    use twinlens_pipeline::Registry;
 
     #[tokio::test]
     async fn the_list_follows_order_and_thresholds() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("wn")).unwrap();
-        for part in WORDNET_FILES {
-            std::fs::write(folder.path().join("wn").join(part), "00001740 03 n 01 Domestic_Dog 0 000 | x\n")
-                .unwrap();
-        }
         // N = 1024. new york: log2(8 * 1024 / (16 * 16)) = 5; of the: log2(16 * 1024 / (512 * 480))
         // < 0.
         let words = "of 512\nthe 480\nnew 16\nyork 16\n";
-        for (file, text) in [
+        let files = [
             ("words", words),
             ("pairs", "new york 8\nof the 16\nnew unknown 9\n"),
             ("titles", "New_York\nThe Dog\nMore\n"),
-        ] {
-            std::fs::write(folder.path().join(file), text).unwrap();
-        }
+        ];
         let toml = r#"limit = 8
             numbers = 2
             order = ["number", "synset", "unigram", "bigram", "title"]
@@ -294,13 +273,14 @@ mod tests {
             unigrams = [{ path = "words", min_count = 17 }]
             bigrams = [{ path = "pairs", words = "words", min_pmi = 1.0 }]
             titles = ["titles"]"#;
-        let stage: Queries = parse(toml);
-        assert_eq!(stage.files().len(), 8);
-        let cx = at(folder.path());
-        let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
-        let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
+        let stage =
+            files.into_iter().fold(stage("queries", toml), |stage, (name, text)| stage.file(name, text));
+        let synset = "00001740 03 n 01 Domestic_Dog 0 000 | x\n";
+        let stage =
+            WORDNET_FILES.into_iter().fold(stage, |stage, part| stage.file(&format!("wn/{part}"), synset));
+        assert_eq!(stage.check().unwrap().nodes[0].plan.files.len(), 8);
         assert_eq!(
-            tables["data"],
+            stage.run().await.unwrap().table("data", &["id", "text", "origin", "score"]),
             [
                 "0|0|number|",
                 "1|1|number|",
@@ -312,8 +292,7 @@ mod tests {
                 "7|more|title|",
             ]
         );
-        std::fs::write(folder.path().join("pairs"), "new york\n").unwrap();
-        let error = Whole::plan(&stage, &cx, &[]).await.err().unwrap().to_string();
+        let error = stage.file("pairs", "new york\n").run().await.err().unwrap().to_string();
         assert!(error.contains("pairs:1: expected a count"), "{error}");
     }
 
@@ -352,17 +331,16 @@ mod tests {
             dump = { path = "dump.xml", min_count = 10, min_pair_count = 10, min_pmi = 2.5 }
             views = { files = ["pageviews-*"], min_views = 70 }
             wordnet = "wn""#;
-        let stage: Queries = parse(toml);
-        assert!(stage.tables(&check(), &[]).is_ok());
-        let cx = at(folder.path());
-        let columns = BTreeMap::from([("data", vec!["id", "text", "origin", "score"])]);
-        let tables = tables_of(Whole::plan(&stage, &cx, &[]).await.unwrap(), &columns).await;
+        let queries = Queries(toml::from_str(toml).unwrap());
+        let cx = twinlens_testkit::stage::context(&Registry::default(), folder.path());
+        let made = async || queries.tables(&cx, &Inputs::new(vec![])).await;
+        let list = made().await.unwrap().main_table().await.unwrap();
         // Of 90 words, 20 each are "golden" and "gate", together: log2(20 * 90 / 400) = 2.17; the
         // others occur ten times, log2(10 * 90 / 100) = 3.17 with each other and log2(10 * 90 /
         // 200) = 2.17 with those.
         let score = (9.0f64).log2() as f32;
         assert_eq!(
-            tables["data"],
+            lines(&list, &["id", "text", "origin", "score"]),
             [
                 "0|0|number|".to_string(),
                 "1|gate|unigram|20.0".into(),
@@ -381,14 +359,13 @@ mod tests {
                 "14|dog|synset|".into(),
             ]
         );
-        let faults = parse::<Queries>("order = [\"title\"]").tables(&check(), &[]).unwrap_err();
-        assert!(faults[0].message.contains("every origin once"));
+        assert!(stage("queries", "order = [\"title\"]").faults()[0].contains("every origin once"));
         let whole = dump();
         write("dump.xml", &whole[..whole.find("<page><title>Title 3").unwrap()]);
-        let error = Whole::plan(&stage, &cx, &[]).await.err().unwrap().to_string();
+        let error = made().await.err().unwrap().to_string();
         assert!(error.contains("dump.xml") && error.contains("truncated or not a dump"), "{error}");
         cx.cancel.cancel();
         write("dump.xml", &dump());
-        assert!(matches!(Whole::plan(&stage, &cx, &[]).await.err().unwrap(), RunError::Interrupted));
+        assert!(matches!(made().await.err().unwrap(), RunError::Interrupted));
     }
 }

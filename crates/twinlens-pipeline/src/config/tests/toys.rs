@@ -8,21 +8,17 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::context::{InputData, RunContext};
-use crate::error::{Fault, RunError};
+use crate::columns::{ColumnType, Required};
+use crate::context::{Inputs, RunContext};
+use crate::error::RunError;
 use crate::located::{Input, Located};
+use crate::ports::Ports;
 use crate::registry::Registry;
-use crate::stage::{
-    CheckContext, InputTables, Job, Output, Rows, Source, SourceSplit, Stage, StageKind, Tables, Whole, Work,
-};
+use crate::stage::{Frames, Job, Output, Product, Query, Rows, SortKey, Source, StageKind, Work};
 
 pub(super) fn registry() -> Registry {
-    let mut registry = Registry::default();
-    registry.add::<List>();
-    registry.add::<Keep>();
-    registry.add::<Report>();
-    registry.add::<Learn>();
-    registry.add::<Pair>();
+    let mut registry =
+        Registry::default().with::<List>().with::<Keep>().with::<Report>().with::<Learn>().with::<Pair>();
     registry.add_site("gallery");
     registry
 }
@@ -34,10 +30,10 @@ fn pairs() -> SchemaRef {
     ]))
 }
 
-/// Rows out of files.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Reads lists of pairs.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct List {
+pub(super) struct ListOptions {
     /// The files to read.
     files: Vec<String>,
     /// The most rows.
@@ -45,31 +41,27 @@ pub(super) struct List {
     max_rows: Option<u32>,
 }
 
-impl Stage for List {
-    fn inputs(&self) -> Vec<Input> {
-        vec![]
-    }
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        Ok(Tables::main(pairs()))
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
-    }
-}
+struct List;
 
 impl StageKind for List {
-    const KIND: &'static str = "list";
-    const ABOUT: &'static str = "Reads lists of pairs.";
+    type Options = ListOptions;
+    const NAME: &'static str = "list";
     const EXAMPLE: &'static str = "[stages.pages]\nkind = \"list\"\nfiles = [\"pairs.csv\"]";
     const VERSION: u32 = 1;
+
+    fn plan(_: ListOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        ports.output(pairs(), SortKey::AsGiven);
+        Some(Work::source(List))
+    }
 }
 
 #[async_trait]
 impl Source for List {
-    async fn splits(&self, _: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
+    type Split = String;
+    async fn splits(&self, _: &RunContext) -> Result<Vec<String>, RunError> {
         Ok(vec![])
     }
-    async fn read(&self, _: &RunContext, _: &SourceSplit) -> Result<DataFrame, RunError> {
+    async fn read(&self, _: &RunContext, _: &String) -> Result<DataFrame, RunError> {
         Err(RunError::Internal("never run".into()))
     }
 }
@@ -83,7 +75,7 @@ enum Mode {
 }
 
 /// A box.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Resize {
     /// Its side, in pixels.
@@ -97,10 +89,10 @@ fn shortest() -> Mode {
     Mode::Shortest
 }
 
-/// Keeps rows.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Keeps the rows for which a predicate is true.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Keep {
+pub(super) struct KeepOptions {
     /// The rows to filter.
     input: Input,
     /// A SQL predicate.
@@ -121,91 +113,83 @@ pub(super) struct Keep {
     /// A word for the log.
     #[serde(default)]
     note: String,
+    /// A column that is needed.
+    #[serde(default)]
+    column: Option<Located<String>>,
 }
 
 fn one() -> f64 {
     1.0
 }
 
-impl Stage for Keep {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
-    }
-    fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = inputs[0].schema.clone().unwrap_or_else(pairs);
-        cx.predicate(&self.predicate, &schema).map_err(|fault| vec![fault])?;
-        Ok(Tables::main(schema))
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Rows(self)
-    }
-}
+struct Keep;
 
 impl StageKind for Keep {
-    const KIND: &'static str = "keep";
-    const ABOUT: &'static str = "Keeps the rows for which a predicate is true.";
+    type Options = KeepOptions;
+    const NAME: &'static str = "keep";
     const EXAMPLE: &'static str = "[stages.kept]\nkind = \"keep\"\ninput = \"pages\"\nwhere = \"width > 3\"";
     const VERSION: u32 = 1;
+
+    fn plan(options: KeepOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        ports.output(ports.schema(&input), SortKey::columns(["caption"]));
+        ports.predicate(&options.predicate, &input);
+        if let Some(column) = &options.column {
+            ports.column(&input, column, ColumnType::Integer, Required::Hint("ask for another"));
+        }
+        Some(Work::rows(Keep))
+    }
 }
 
 #[async_trait]
 impl Rows for Keep {
-    async fn plan(&self, _: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
-        Ok(input)
+    async fn transform(&self, _: &RunContext, rows: DataFrame, _: &Inputs) -> Result<DataFrame, RunError> {
+        Ok(rows)
     }
 }
 
 /// A query over other stages.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Report {
+pub(super) struct ReportOptions {
     /// The tables that the query reads.
     tables: Vec<Input>,
     /// The query.
     query: Located<String>,
 }
 
-impl Stage for Report {
-    fn inputs(&self) -> Vec<Input> {
-        self.tables.clone()
-    }
-    fn tables(&self, cx: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let known: Vec<_> = (inputs.iter())
-            .map(|input| (input.input.name().to_string(), input.schema.clone().unwrap_or_else(pairs)))
-            .collect();
-        cx.query(&self.query, &known).map(Tables::main).map_err(|fault| vec![fault])
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Whole(self)
-    }
-}
+struct Report;
 
 impl StageKind for Report {
-    const KIND: &'static str = "report";
-    const ABOUT: &'static str = "A query over other stages.";
+    type Options = ReportOptions;
+    const NAME: &'static str = "report";
     const EXAMPLE: &'static str =
         "[stages.top]\nkind = \"report\"\ntables = [\"kept\"]\nquery = \"select 1\"";
     const VERSION: u32 = 1;
+    const PRODUCT: Product = Product::Report;
+
+    fn plan(options: ReportOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        for table in &options.tables {
+            let table = ports.table(table);
+            ports.reads_all_variants(&table);
+        }
+        let schema = ports.query(&options.query);
+        ports.output(schema, SortKey::AsGiven);
+        Some(Work::query(Report))
+    }
 }
 
 #[async_trait]
-impl Whole for Report {
-    fn conserves(&self) -> bool {
-        false
-    }
-    async fn plan(
-        &self,
-        _: &RunContext,
-        _: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        Ok(vec![])
+impl Query for Report {
+    async fn tables(&self, _: &RunContext, _: &Inputs) -> Result<Frames, RunError> {
+        Err(RunError::Internal("never run".into()))
     }
 }
 
-/// Something that is trained.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Learns from pairs.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Learn {
+pub(super) struct LearnOptions {
     /// The pairs to learn from.
     input: Input,
     /// How often all pairs are seen.
@@ -214,77 +198,75 @@ pub(super) struct Learn {
     /// The name of the model.
     #[serde(default)]
     model: Option<String>,
+    /// The model to begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Input>,
 }
 
 fn three() -> u32 {
     3
 }
 
-impl Stage for Learn {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
-    }
-    fn side_tables(&self) -> &'static [&'static str] {
-        &["per_class"]
-    }
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
+struct Learn;
+
+impl StageKind for Learn {
+    type Options = LearnOptions;
+    const NAME: &'static str = "learn";
+    const EXAMPLE: &'static str = "[stages.clip]\nkind = \"learn\"\ninput = \"kept\"";
+    const VERSION: u32 = 1;
+    const PRODUCT: Product = Product::Model;
+
+    fn plan(options: LearnOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        ports.table(&options.input);
+        if let Some(from) = &options.from {
+            ports.model(from);
+        }
         let side = Schema::new(vec![
             Field::new("class", DataType::Utf8, true),
             Field::new("good", DataType::Boolean, true),
         ]);
-        Ok(Tables::main(pairs()).with("per_class", side.into()))
+        ports.output(pairs(), SortKey::AsGiven);
+        ports.side_table("per_class", SchemaRef::from(side));
+        Some(Work::job(Learn))
     }
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
-}
-
-impl StageKind for Learn {
-    const KIND: &'static str = "learn";
-    const ABOUT: &'static str = "Learns from pairs.";
-    const EXAMPLE: &'static str = "[stages.clip]\nkind = \"learn\"\ninput = \"kept\"";
-    const VERSION: u32 = 1;
 }
 
 #[async_trait]
 impl Job for Learn {
-    async fn run(&self, _: &RunContext, _: &[InputData], _: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, _: &RunContext, _: &Inputs, _: &mut Output) -> Result<(), RunError> {
         Ok(())
     }
 }
 
-/// Something that is made of two tables.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Makes something of two tables.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Pair {
+pub(super) struct PairOptions {
     /// One.
     left: Input,
     /// The other.
     right: Input,
 }
 
-impl Stage for Pair {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.left.clone(), self.right.clone()]
-    }
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        Ok(Tables::main(pairs()))
-    }
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
-}
+struct Pair;
 
 impl StageKind for Pair {
-    const KIND: &'static str = "pair";
-    const ABOUT: &'static str = "Makes something of two tables.";
+    type Options = PairOptions;
+    const NAME: &'static str = "pair";
     const EXAMPLE: &'static str = "[stages.both]\nkind = \"pair\"\nleft = \"a\"\nright = \"b\"";
     const VERSION: u32 = 1;
+
+    fn plan(options: PairOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        ports.table(&options.left);
+        ports.table(&options.right);
+        ports.output(pairs(), SortKey::AsGiven);
+        Some(Work::job(Pair))
+    }
 }
 
 #[async_trait]
 impl Job for Pair {
-    async fn run(&self, _: &RunContext, _: &[InputData], _: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, _: &RunContext, _: &Inputs, _: &mut Output) -> Result<(), RunError> {
         Ok(())
     }
 }

@@ -1,0 +1,398 @@
+//! What a stage declares while it is planned: inputs, files, tables, and every fault of its options.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::logical_expr::Expr;
+use twinlens_dataset::storage::is_url;
+
+use crate::columns::{self, ColumnName, ColumnType, Required};
+use crate::context::{Inputs, RunContext};
+use crate::error::{Fault, RunError};
+use crate::hub::is_hub_name;
+use crate::located::{Input, Located};
+use crate::run::execute::ledger_schema;
+use crate::sql::SqlPlanner;
+use crate::stage::{Product, SortKey, Work};
+
+/// The file of a tokenizer's folder that is read.
+const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// What a stage declared.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Its inputs, in the order in which it declared them.
+    pub inputs: Vec<InputPort>,
+    /// The one among them whose rows it turns into its own.
+    pub rows: Option<usize>,
+    /// The one among them that it reads while that is still being made.
+    pub streamed: Option<usize>,
+    /// The schema of its main table; `None` while that of an input is not known.
+    pub main: Option<SchemaRef>,
+    /// The order of the rows of its main table.
+    pub order: SortKey,
+    /// The schemas of its side tables; `None` while that of an input is not known.
+    pub side: BTreeMap<&'static str, Option<SchemaRef>>,
+    /// The schema of its ledger of rejects: `None` if it never has one, `Some(None)` while that of
+    /// an input is not known.
+    pub ledger: Option<Option<SchemaRef>>,
+    /// Files outside the run that it reads.
+    pub files: Vec<Located<String>>,
+    /// Files outside the run that it reads where they exist.
+    pub optional_files: Vec<String>,
+    /// Columns that it computes.
+    pub computes: Vec<String>,
+    /// The most rows of a split.
+    pub split_rows: Option<usize>,
+    /// Lines that `plan` shows.
+    pub notes: Vec<String>,
+}
+
+/// An input that a stage declared.
+#[derive(Debug, Clone)]
+pub struct InputPort {
+    /// As written in the pipeline file.
+    pub input: Input,
+    /// Whether it is one table of all variants of a swept stage.
+    pub all_variants: bool,
+}
+
+/// What is known of an input before it is opened.
+#[derive(Debug, Clone, Default)]
+pub struct KnownInput {
+    /// The schema of the table that is named.
+    pub schema: Option<SchemaRef>,
+    /// The kind of the stage that makes it, and what that kind makes; `None` for a file.
+    pub maker: Option<(&'static str, Product)>,
+}
+
+/// The input whose rows the stage turns into its own.
+#[derive(Debug, Clone, Copy)]
+pub struct RowsInput {
+    port: usize,
+}
+
+/// An input that the stage reads as a table. [`crate::Inputs::get`] gives it when the stage runs.
+#[derive(Debug, Clone, Copy)]
+pub struct TableInput {
+    port: usize,
+    /// Its number among the tables.
+    pub(crate) table: usize,
+}
+
+/// A model or a tokenizer.
+#[derive(Debug, Clone)]
+pub enum ArtifactInput {
+    /// What a stage of this run, or a dataset in an object store, holds.
+    Dataset(TableInput),
+    /// A local folder, or a model of the Hugging Face hub, as written.
+    Folder(Located<String>),
+}
+
+impl ArtifactInput {
+    /// The local folder of the model or tokenizer. That of a dataset holds `files`; of a model of
+    /// the hub, of each group of `wanted` the first file that exists is copied. Blocking.
+    ///
+    /// # Errors
+    /// The user's: there is no such model, or it lacks a file.
+    pub fn folder(
+        &self,
+        cx: &RunContext,
+        inputs: &Inputs,
+        files: &[&str],
+        wanted: &[&[&str]],
+    ) -> Result<PathBuf, RunError> {
+        match self {
+            Self::Folder(written) => cx.files.model(written, wanted),
+            Self::Dataset(table) => {
+                let input = inputs.get(table);
+                files.iter().try_for_each(|file| input.artifact(file).map(drop))?;
+                Ok(input.dataset.dir())
+            }
+        }
+    }
+}
+
+/// An input whose columns can be checked.
+pub trait Port {
+    /// Its number among the declared inputs.
+    fn number(&self) -> usize;
+}
+
+impl Port for RowsInput {
+    fn number(&self) -> usize {
+        self.port
+    }
+}
+
+impl Port for TableInput {
+    fn number(&self) -> usize {
+        self.port
+    }
+}
+
+/// What [`crate::StageKind::plan`] declares its inputs, files and tables to.
+pub struct Ports<'a> {
+    sql: &'a SqlPlanner,
+    /// What is known of the inputs in the order of their declaration; `None` in the first call.
+    known: Option<&'a [KnownInput]>,
+    plan: Plan,
+    rejects: Option<SchemaRef>,
+    has_output: bool,
+    faults: Vec<Fault>,
+}
+
+/// Inputs.
+impl Ports<'_> {
+    /// The input whose rows a [`crate::Rows`] or [`crate::Whole`] stage turns into rows or rejects
+    /// of its own. A stage has one at the most.
+    pub fn rows(&mut self, input: &Input) -> RowsInput {
+        if self.plan.rows.is_some() {
+            self.fault(input.fault("a stage turns the rows of one input into its own, not of two"));
+        }
+        let port = self.declare(input);
+        self.plan.rows = Some(port);
+        RowsInput { port }
+    }
+
+    /// A table that the stage reads. Declaring one again has no effect.
+    pub fn table(&mut self, input: &Input) -> TableInput {
+        let tables = |(port, _): &(usize, &InputPort)| Some(*port) != self.plan.rows;
+        let mut known = self.plan.inputs.iter().enumerate().filter(tables).enumerate();
+        let declared = known.find(|(_, (_, port))| port.input.name() == input.name());
+        if let Some((table, (port, _))) = declared {
+            return TableInput { port, table };
+        }
+        let table = self.plan.inputs.len() - usize::from(self.plan.rows.is_some());
+        TableInput { port: self.declare(input), table }
+    }
+
+    /// A model: of a stage that trains one, or in a folder here or on the hub.
+    pub fn model(&mut self, input: &Input) -> ArtifactInput {
+        self.artifact(input, Product::Model, "")
+    }
+
+    /// A tokenizer: of a stage that learns one, or in a folder here or on the hub.
+    pub fn tokenizer(&mut self, input: &Input) -> ArtifactInput {
+        self.artifact(input, Product::Tokenizer, TOKENIZER_FILE)
+    }
+
+    fn artifact(&mut self, input: &Input, product: Product, file: &str) -> ArtifactInput {
+        let (name, span) = (input.name(), input.span());
+        if is_hub_name(name) || input.is_path() && !is_url(name) {
+            // What a name of the hub means does not change while it is in the cache.
+            if !is_hub_name(name) {
+                self.file(&Located::new(format!("{}/{file}", name.trim_end_matches('/')), span));
+            }
+            return ArtifactInput::Folder(input.0.clone());
+        }
+        let table = self.table(input);
+        if let (Some(side), Some(stage)) = (input.table(), input.stage()) {
+            let message = format!("`{side}` is a table: a {product} is what a whole stage makes");
+            self.fault(input.fault(message).hint(format!("write `{stage}`")));
+        } else if let Some((kind, made)) = self.known(&table).and_then(|known| known.maker)
+            && made != product
+        {
+            let fault = input.fault(format!("`{name}` is a `{kind}` stage, which makes no {product}"));
+            self.fault(
+                fault
+                    .label(format!("expected a stage that makes a {product}, or a folder"))
+                    .hint("a value is a path if it contains `/`: `./models/b32`"),
+            );
+        }
+        ArtifactInput::Dataset(table)
+    }
+
+    /// The stage may begin while this input is still being made: it reads what is committed, waits
+    /// for more, and learns from the manifest when there will be no more. The runner starts it
+    /// beside that input if its other inputs allow it.
+    pub fn streams_input(&mut self, input: &TableInput) {
+        self.plan.streamed = Some(input.port);
+    }
+
+    /// The stage reads the variants of a swept input as one table, with the swept values as columns,
+    /// instead of being made once for each of them.
+    pub fn reads_all_variants(&mut self, input: &TableInput) {
+        self.plan.inputs[input.port].all_variants = true;
+    }
+
+    /// The columns of an input. `None` in the first call, and for a file that has not been opened:
+    /// nothing is then assumed about it.
+    pub fn schema(&self, input: &impl Port) -> Option<SchemaRef> {
+        self.known(input)?.schema.clone()
+    }
+
+    fn known(&self, input: &impl Port) -> Option<&KnownInput> {
+        self.known?.get(input.number())
+    }
+
+    fn declare(&mut self, input: &Input) -> usize {
+        self.plan.inputs.push(InputPort { input: input.clone(), all_variants: false });
+        self.plan.inputs.len() - 1
+    }
+}
+
+/// Checks.
+impl Ports<'_> {
+    /// Reports a fault.
+    pub fn fault(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    /// Requires a column of an input. Gives its type, if it is known and as required.
+    pub fn column<'n>(
+        &mut self,
+        input: &impl Port,
+        column: impl Into<ColumnName<'n>>,
+        expected: ColumnType,
+        required: Required<'_>,
+    ) -> Option<DataType> {
+        let schema = self.schema(input)?;
+        let named = &self.plan.inputs[input.number()].input;
+        let place = (named.name(), named.span());
+        let found = columns::check(place, &schema, &column.into(), expected, required);
+        self.checked(found)?
+    }
+
+    /// Requires a column of text.
+    pub fn text<'n>(&mut self, input: &impl Port, column: impl Into<ColumnName<'n>>, required: Required<'_>) {
+        self.column(input, column, ColumnType::Text, required);
+    }
+
+    /// Checks a condition on the rows of an input: every column exists, every function is known, the
+    /// types fit, and the result is a boolean.
+    pub fn predicate(&mut self, sql: &Located<String>, input: &impl Port) -> Option<Expr> {
+        let checked = match self.columns_for_sql(input)? {
+            Some(schema) => self.sql.predicate(sql, &schema).map(Some),
+            None => self.sql.syntax(sql).map(|()| None),
+        };
+        self.checked(checked)?
+    }
+
+    /// Checks a value computed from one row of an input. Gives its type, too.
+    pub fn expression(&mut self, sql: &Located<String>, input: &impl Port) -> Option<(Expr, DataType)> {
+        let checked = match self.columns_for_sql(input)? {
+            Some(schema) => self.sql.expression(sql, &schema).map(Some),
+            None => self.sql.syntax(sql).map(|()| None),
+        };
+        self.checked(checked)?
+    }
+
+    /// The tables that a query names, each once; `None` after a fault.
+    pub fn tables_in(&mut self, query: &Located<String>) -> Option<Vec<Input>> {
+        let names = self.checked(self.sql.tables_in(query))?;
+        Some(names.into_iter().map(|name| Input(Located::new(name, query.span()))).collect())
+    }
+
+    /// Checks a query over the declared inputs. Gives the schema of its result, if the schemas of
+    /// all inputs are known.
+    pub fn query(&mut self, query: &Located<String>) -> Option<SchemaRef> {
+        let known = self.plan.inputs.iter().zip(self.known?);
+        let tables: Option<Vec<_>> =
+            known.map(|(port, known)| Some((port.input.name().to_string(), known.schema.clone()?))).collect();
+        let schema = self.sql.query(query, &tables?);
+        self.checked(schema)
+    }
+
+    /// The columns to plan SQL with, `Some(None)` if they are not known; `None` in the first call.
+    fn columns_for_sql(&self, input: &impl Port) -> Option<Option<SchemaRef>> {
+        Some(self.known?.get(input.number())?.schema.clone())
+    }
+
+    fn checked<T>(&mut self, checked: Result<T, Fault>) -> Option<T> {
+        checked.map_err(|fault| self.faults.push(fault)).ok()
+    }
+}
+
+/// What the stage leaves, and what it depends on besides.
+impl Ports<'_> {
+    /// The main table, which has the stage's name in SQL, and the order of its rows. Every stage has
+    /// one. The schema is `None` where it depends on that of an input which is not known.
+    pub fn output(&mut self, schema: impl Into<Option<SchemaRef>>, order: SortKey) {
+        (self.plan.main, self.plan.order, self.has_output) = (schema.into(), order, true);
+    }
+
+    /// A side table: `query_stats`, `per_class`.
+    pub fn side_table(&mut self, name: &'static str, schema: impl Into<Option<SchemaRef>>) {
+        self.plan.side.insert(name, schema.into());
+    }
+
+    /// The rows that end in the ledger have these columns. Otherwise they have those of the main
+    /// table.
+    pub fn rejects(&mut self, schema: SchemaRef) {
+        self.rejects = Some(schema);
+    }
+
+    /// A file outside the run that the stage reads (relative to the pipeline file; globs allowed; a
+    /// name that ends in `/` is a local folder with everything below it). Its size and time of
+    /// change are part of the fingerprint; a missing one is reported before anything runs.
+    pub fn file(&mut self, file: &Located<String>) {
+        self.plan.files.push(file.clone());
+    }
+
+    /// A file or folder (a name, no pattern) that the stage reads if it exists. The fingerprint
+    /// changes when it appears, disappears or changes.
+    pub fn optional_file(&mut self, file: impl Into<String>) {
+        self.plan.optional_files.push(file.into());
+    }
+
+    /// A column that a row stage computes. If its input has one of that name, the values are
+    /// replaced; the stage before is then not fused, since its own rows could not be read back.
+    pub fn computes(&mut self, column: impl Into<String>) {
+        self.plan.computes.push(column.into());
+    }
+
+    /// The most rows of a split of a row stage that needs small ones (fetching: what is redone after
+    /// a crash).
+    pub fn split_rows(&mut self, rows: usize) {
+        self.plan.split_rows = Some(rows.max(1));
+    }
+
+    /// A line that `plan` shows: what a preset stands for.
+    pub fn note(&mut self, line: impl Into<String>) {
+        self.plan.notes.push(line.into());
+    }
+}
+
+/// A finished call of [`crate::StageKind::plan`].
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// `None` only if there are faults.
+    pub(crate) work: Option<Work>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl<'a> Ports<'a> {
+    /// Plans a stage of the kind `kind`. `known` are its inputs, in the order of their declaration.
+    pub(crate) fn plan(
+        sql: &'a SqlPlanner,
+        known: Option<&'a [KnownInput]>,
+        kind: &str,
+        plan: impl FnOnce(&mut Ports<'_>) -> Option<Work>,
+    ) -> Planned {
+        let mut ports =
+            Ports { sql, known, plan: Plan::default(), rejects: None, has_output: false, faults: Vec::new() };
+        let work = plan(&mut ports);
+        let Ports { mut plan, rejects, has_output, mut faults, .. } = ports;
+        if faults.is_empty() {
+            let declared = |known: &[KnownInput]| known.len() != plan.inputs.len();
+            let broken = match &work {
+                None => Some("makes no work and reports no fault"),
+                Some(_) if !has_output => Some("declares no output"),
+                Some(Work::Rows(_) | Work::Whole(_)) if plan.rows.is_none() => {
+                    Some("declares no input whose rows it transforms")
+                }
+                Some(_) if known.is_some_and(declared) => Some("declares other inputs once it knows schemas"),
+                Some(_) => None,
+            };
+            let fault = |why| Fault::at(0..0, format!("bug in the kind of stage `{kind}`: it {why}"));
+            faults.extend(broken.map(fault));
+        }
+        plan.ledger = match &work {
+            Some(Work::Query(_)) => None,
+            _ => Some(rejects.or_else(|| plan.main.clone()).map(|schema| ledger_schema(&schema))),
+        };
+        Planned { plan, work, faults }
+    }
+}
