@@ -93,13 +93,13 @@ impl StageTest {
     ///
     /// # Panics
     /// Something is wrong with the options.
-    pub async fn run(&self) -> Result<Made, RunError> {
+    pub async fn run(&self) -> Result<StageOutput, RunError> {
         let pipeline = self.check().unwrap_or_else(|report| panic!("{report}"));
         let folder = self.folder.path();
         let settings = Settings { clock: Clock::Fixed(UNIX_EPOCH), ..Settings::in_folder(folder) };
         let (observer, cancel) = (Arc::new(Silent), CancellationToken::new());
         run::run(&pipeline, &self.registry, &settings, observer, cancel).await?;
-        Made::read(&folder.join("run").join(STAGE), &self.registry).await
+        StageOutput::read(&folder.join("run").join(STAGE), &self.registry).await
     }
 }
 
@@ -120,11 +120,11 @@ pub fn context(registry: &Registry, folder: &Path) -> RunContext {
 }
 
 /// The tables that a stage made.
-pub struct Made {
+pub struct StageOutput {
     tables: BTreeMap<String, Vec<RecordBatch>>,
 }
 
-impl Made {
+impl StageOutput {
     async fn read(dataset: &Path, registry: &Registry) -> Result<Self, RunError> {
         let dataset = Dataset::open(dataset)?;
         let session = session::plain(registry, 1);
