@@ -96,7 +96,7 @@ pub struct ColumnName<'a> {
 }
 
 impl<'a> ColumnName<'a> {
-    /// A column that is needed because of what stands at `span`.
+    /// A column that an option at `span` requires.
     pub fn at(name: &'a str, span: Range<usize>) -> Self {
         Self { name, span: Some(span).filter(|span| !span.is_empty()) }
     }
@@ -108,7 +108,7 @@ impl<'a> From<&'a str> for ColumnName<'a> {
     }
 }
 
-/// A default stands nowhere: then the fault points at the input.
+/// A default has no span: then the fault points at the input.
 impl<'a> From<&'a Located<String>> for ColumnName<'a> {
     fn from(name: &'a Located<String>) -> Self {
         Self::at(name.value(), name.span())

@@ -46,18 +46,18 @@ impl Clock {
     }
 }
 
-/// The surroundings of one stage in one run.
+/// The context of one stage in one run.
 #[derive(Clone)]
 pub struct RunContext {
     /// The stage's name.
     pub stage: String,
-    /// The name by which it draws at random: that of the file, so that the variants of a sweep see
-    /// the same data in the same order.
+    /// The name of its random streams: that in the file, so that the variants of a sweep see the
+    /// same data in the same order.
     pub stream: String,
     /// The engine: bounded memory, spill folder, every SQL function. No tables are registered in
     /// it.
     pub session: SessionContext,
-    /// Where the files are that options name.
+    /// Where the files that options name are found.
     pub files: Files,
     /// The stage's seed: the pipeline's, unless it has its own. Draw from [`RunContext::rng`], not
     /// from this.
@@ -167,7 +167,7 @@ impl InputData {
         self.datasets().iter().map(|dataset| dataset.rows(&self.table)).sum()
     }
 
-    /// A file of the dataset that is no table: `model.safetensors`.
+    /// A file of the dataset that is not a table: `model.safetensors`.
     pub fn artifact(&self, name: &str) -> Result<PathBuf, RunError> {
         Ok(self.dataset.artifact(name)?)
     }

@@ -14,7 +14,7 @@ use crate::context::{Inputs, RunContext};
 use crate::error::RunError;
 use crate::ports::Ports;
 
-/// Options of an evaluation, as they stand in the table of the stage that trains.
+/// Options of an evaluation, in the table of the stage that trains.
 pub trait Evaluation<M>: Clone + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Declares what it reads, and checks the options. `None` only after a fault has been reported,
     /// as in [`crate::StageKind::plan`].

@@ -24,9 +24,9 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 pub struct Plan {
     /// Its inputs, in the order in which it declared them.
     pub inputs: Vec<InputPort>,
-    /// The one among them whose rows it turns into its own.
+    /// The index of the input whose rows it transforms.
     pub rows: Option<usize>,
-    /// The one among them that it reads while that is still being made.
+    /// The index of the input that it reads while that is still being made.
     pub streamed: Option<usize>,
     /// The schema of its main table; `None` while that of an input is not known.
     pub main: Option<SchemaRef>,
@@ -67,7 +67,7 @@ pub struct KnownInput {
     pub maker: Option<(&'static str, Product)>,
 }
 
-/// The input whose rows the stage turns into its own.
+/// The input whose rows the stage transforms.
 #[derive(Debug, Clone, Copy)]
 pub struct RowsInput {
     port: usize,
@@ -145,11 +145,11 @@ pub struct Ports<'a> {
 
 /// Inputs.
 impl Ports<'_> {
-    /// The input whose rows a [`crate::Rows`] or [`crate::Whole`] stage turns into rows or rejects
-    /// of its own. A stage has one at the most.
+    /// The input whose rows a [`crate::Rows`] or [`crate::Whole`] stage transforms into rows or
+    /// rejects. A stage has at most one.
     pub fn rows(&mut self, input: &Input) -> RowsInput {
         if self.plan.rows.is_some() {
-            self.fault(input.fault("a stage turns the rows of one input into its own, not of two"));
+            self.fault(input.fault("a stage transforms the rows of one input, not of two"));
         }
         let port = self.declare(input);
         self.plan.rows = Some(port);
@@ -305,10 +305,10 @@ impl Ports<'_> {
     }
 }
 
-/// What the stage leaves, and what it depends on besides.
+/// Outputs, and dependencies that are not inputs.
 impl Ports<'_> {
-    /// The main table, which has the stage's name in SQL, and the order of its rows. Every stage has
-    /// one. The schema is `None` where it depends on that of an input which is not known.
+    /// The main table, which has the stage's name in SQL, and the order of its rows. Required. The
+    /// schema is `None` if it depends on an input whose schema is not known.
     pub fn output(&mut self, schema: impl Into<Option<SchemaRef>>, order: SortKey) {
         (self.plan.main, self.plan.order, self.has_output) = (schema.into(), order, true);
     }
@@ -349,7 +349,7 @@ impl Ports<'_> {
         self.plan.split_rows = Some(rows.max(1));
     }
 
-    /// A line that `plan` shows: what a preset stands for.
+    /// A line that `plan` shows: a condition of a preset.
     pub fn note(&mut self, line: impl Into<String>) {
         self.plan.notes.push(line.into());
     }

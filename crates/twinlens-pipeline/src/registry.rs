@@ -19,7 +19,7 @@ use crate::stage::{Product, StageKind, Work};
 /// The options of a stage, read from its table.
 #[derive(Clone)]
 pub(crate) struct Built {
-    /// With every default filled in: what the fingerprint is made of.
+    /// With every default filled in, for the fingerprint.
     pub(crate) options: Value,
     kind: &'static str,
     plan: Arc<dyn Fn(&mut Ports<'_>) -> Option<Work> + Send + Sync>,
@@ -50,7 +50,7 @@ pub struct Kind {
     /// What it makes.
     pub product: Product,
     pub(crate) build: fn(toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error>,
-    /// The JSON Schema of its options, with the definitions of the types they are made of.
+    /// The JSON Schema of its options, with the definitions of their types.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -104,7 +104,8 @@ impl Registry {
         self.kinds.insert(K::NAME, kind);
     }
 
-    /// What the kind of that name makes: of a dataset's manifest, which may be of another program.
+    /// What the kind of that name makes. `None` if there is no such kind: a manifest may come from
+    /// another program.
     pub fn product(&self, kind: &str) -> Option<Product> {
         self.kind(kind).map(|kind| kind.product)
     }

@@ -41,9 +41,8 @@ pub trait StageKind: 'static {
     /// What the stage makes beside its tables.
     const PRODUCT: Product = Product::Table;
 
-    /// Declares what the stage reads and leaves, checks the options, and makes the object that
-    /// runs. Pure: no I/O. Returns `None` only after a fault has been reported; a schema that is
-    /// not known (yet) is no fault.
+    /// Declares inputs and outputs, checks the options, and makes the object that runs. No I/O.
+    /// Returns `None` only after reporting a fault; an unknown schema is not a fault.
     fn plan(options: Self::Options, ports: &mut Ports<'_>) -> Option<Work>;
 }
 
@@ -162,8 +161,8 @@ pub trait Rows: Send + Sync {
 /// A stage whose rows come out of files.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// What to read for one split: it is serialised and may be read by another process. Its text
-    /// names it for people: `captions.csv rows 0..10000`.
+    /// What to read for one split. It is serialised, and may be read by another process. Its text is
+    /// the label of the split: `captions.csv rows 0..10000`.
     type Split: Serialize + DeserializeOwned + Display + Send + Sync;
 
     /// All splits, in a fixed order: the same files give the same splits, so that a resumed run
@@ -185,8 +184,8 @@ pub trait Whole: Send + Sync {
     async fn tables(&self, cx: &RunContext, input: &InputData, inputs: &Inputs) -> Result<Frames, RunError>;
 }
 
-/// A stage that computes tables from tables. It has no rejects, and nobody knows before how many
-/// rows it gives.
+/// A stage that computes tables from tables. It has no rejects, and its number of rows is not known
+/// in advance.
 #[async_trait]
 pub trait Query: Send + Sync {
     /// The tables. The plans run one after another.
@@ -230,7 +229,7 @@ impl Frames {
 /// A split of a source whose type is erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceSplit {
-    /// Names it for people.
+    /// The label of the split.
     pub label: String,
     /// The source's own description.
     pub value: Value,

@@ -22,7 +22,7 @@ use crate::located::Located;
 use crate::registry::Registry;
 use crate::run::session;
 use crate::sql::SqlPlanner;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// Keys at the top level that are not part of [`Head`].
 const PARTS: [&str; 4] = ["vars", "env", "stages", "tests"];

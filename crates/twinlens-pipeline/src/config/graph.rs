@@ -12,18 +12,17 @@ use crate::error::Fault;
 use crate::located::Input;
 use crate::ports::InputPort;
 use crate::sql::{SqlPlanner, find_word};
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// The table of counts about the run itself.
 pub(crate) const FUNNEL: &str = "funnel";
 
 /// The edges between drafts, and the order.
 pub(crate) struct Graph {
-    /// For each draft its inputs, as indices of drafts; `None` when one is unknown, which is told
-    /// already.
+    /// The inputs of each draft, as indices of drafts; `None` if one is unknown, which has been
+    /// reported.
     pub(crate) inputs: Vec<Option<Vec<Resolved>>>,
-    /// Drafts so that each stands after its inputs, else as in the file; those in or behind a cycle
-    /// are left out.
+    /// Each draft after its inputs, otherwise as in the file; without those in or behind a cycle.
     pub(crate) order: Vec<usize>,
 }
 
@@ -50,7 +49,7 @@ pub(crate) fn resolve(
     Graph { inputs, order }
 }
 
-/// Where an input's name stands: for a query that names several, the word in it.
+/// The span of an input's name: in a query, that of the word.
 pub(crate) fn place_of(source: &Source, input: &Input) -> Range<usize> {
     let span = input.0.span();
     let (_, text, local) = source.part(&span);
@@ -121,7 +120,7 @@ impl Names<'_> {
         }
         match sweep::matching(self.drafts[reader].variant.as_ref(), &variants) {
             Some(node) => Ok(Resolved::Stage { node, table: table.into() }),
-            None => Err(Box::new(Fault::at(0..0, "no variant of what is read here goes with this one"))),
+            None => Err(Box::new(Fault::at(0..0, "no variant of this input has the same swept values"))),
         }
     }
 
@@ -142,7 +141,7 @@ impl Names<'_> {
     /// `funnel` and `rejects`: for stages that report on others.
     fn system(&self, reader: usize, table: &str) -> Result<Resolved, Box<Fault>> {
         if !self.drafts[reader].is_report() {
-            let fault = Fault::at(0..0, format!("`{table}` is made of all stages: only a query may read it"));
+            let fault = Fault::at(0..0, format!("`{table}` covers all stages: only a query can read it"));
             return Err(Box::new(fault.hint(format!("name one stage: `stage.{REJECTS}`"))));
         }
         let nodes = (0..reader).filter(|node| !self.drafts[*node].is_query()).collect();
@@ -182,22 +181,22 @@ fn order(
         placed[next] = true;
         order.push(next);
     }
-    // What is left waits for a cycle: walk from each to something it waits for until the walk meets
+    // The remaining ones wait for a cycle: walk from each to one of its inputs until the walk meets
     // itself.
-    let mut told = placed;
+    let mut reported = placed;
     for start in 0..drafts.len() {
         let mut walk: Vec<usize> = Vec::new();
-        let mut next = Some(start).filter(|node| !told[*node]);
+        let mut next = Some(start).filter(|node| !reported[*node]);
         while let Some(node) = next {
             if let Some(at) = walk.iter().position(|seen| *seen == node) {
                 faults.push(cycle(&walk[at..], drafts, inputs, source));
                 break;
             }
             walk.push(node);
-            next = needs[node].iter().copied().find(|need| !told[*need]);
+            next = needs[node].iter().copied().find(|need| !reported[*need]);
         }
         for node in walk {
-            told[node] = true;
+            reported[node] = true;
         }
     }
     order

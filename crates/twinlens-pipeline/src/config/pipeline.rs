@@ -84,13 +84,13 @@ pub struct NodeInput {
 }
 
 impl Node {
-    /// The name that the file has for it.
+    /// Its name in the file.
     pub fn family(&self) -> &str {
         self.variant.as_ref().map_or(&self.name, |variant| &variant.of)
     }
 
-    /// The tables that it leaves: the main one, the side tables and the ledger, with their schemas.
-    /// A schema is `None` where it depends on an input that has not been opened.
+    /// Its tables with their schemas: the main one, the side tables and the ledger. A schema is
+    /// `None` if it depends on an input that has not been opened.
     pub fn tables(&self) -> impl Iterator<Item = (&'static str, Option<SchemaRef>)> {
         tables(&self.plan, self.keep_rejects)
     }
@@ -104,7 +104,7 @@ impl Node {
         self.plan.main.as_ref().ok_or_else(|| RunError::Internal(unknown()))
     }
 
-    /// The input whose rows it turns into its own.
+    /// The input whose rows it transforms.
     pub(crate) fn rows_input(&self) -> Option<&NodeInput> {
         self.inputs.get(self.plan.rows?)
     }
@@ -129,7 +129,7 @@ pub(crate) fn tables(
 /// What an input's name means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolved {
-    /// A table of a stage that stands before this one.
+    /// A table of a stage before this one.
     Stage {
         /// Index in [`Pipeline::nodes`].
         node: usize,
@@ -148,8 +148,8 @@ pub enum Resolved {
     System {
         /// `funnel` or `rejects`.
         table: String,
-        /// The stages it tells of, as indices in [`Pipeline::nodes`]: all that the file declares
-        /// before the reading stage, except other `sql` stages. They run before it.
+        /// The stages that it covers, as indices in [`Pipeline::nodes`]: all that the file declares
+        /// before the reading stage, except queries. They run before it.
         nodes: Vec<usize>,
     },
     /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the
@@ -158,7 +158,7 @@ pub enum Resolved {
 }
 
 impl Resolved {
-    /// The stages that it is made of, as indices in [`Pipeline::nodes`].
+    /// The stages that it reads, as indices in [`Pipeline::nodes`].
     pub fn nodes(&self) -> &[usize] {
         match self {
             Resolved::Stage { node, .. } => std::slice::from_ref(node),
@@ -171,7 +171,7 @@ impl Resolved {
 /// A check on the finished run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Test {
-    /// What must hold, for people.
+    /// What must hold, in words.
     pub that: String,
     /// A query over the datasets of the run.
     pub sql: String,

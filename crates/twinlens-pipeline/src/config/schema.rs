@@ -19,9 +19,9 @@ pub struct OptionDoc {
     pub name: String,
     /// Its type, in words.
     pub r#type: String,
-    /// What it is when it is not given; `None` when there is no such value.
+    /// The default; `None` if there is none.
     pub default: Option<Value>,
-    /// Whether it must be given.
+    /// Whether it is required.
     pub required: bool,
     /// What it is for.
     pub description: String,
@@ -96,7 +96,7 @@ pub fn json_schema(registry: &Registry) -> Value {
 
 const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 
-/// Where a number or boolean stands, the string `"${name}"` may stand too.
+/// Numbers and booleans may also be the string `"${name}"`.
 fn or_variable(schema: &mut Schema) {
     let Some(types) = schema.get("type") else { return };
     let mut types: Vec<Value> = types.as_array().cloned().unwrap_or_else(|| vec![types.clone()]);
@@ -147,7 +147,7 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
         "propertyNames": { "enum": options },
         "additionalProperties": { "type": "array", "minItems": 1 },
     });
-    // What is swept is not given besides.
+    // A swept option is not given in the table itself.
     let needed = table.remove("required").unwrap_or_else(|| json!([]));
     table.insert("required".into(), json!(["kind"]));
     if needed.as_array().is_some_and(|names| !names.is_empty()) {

@@ -18,38 +18,38 @@ use crate::ports::{InputPort, Planned};
 use crate::registry::{Built, Kind, Registry};
 use crate::sql::SqlPlanner;
 use crate::stage::{Product, Work};
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
-/// Names that SQL over a run uses for something else.
+/// Names that have another meaning in SQL over a run.
 pub(crate) const RESERVED: [&str; 6] = ["data", "rejects", "funnel", "information_schema", "stages", "views"];
-/// What every stage may be given besides the options of its kind.
+/// The options of every kind.
 const COMMON: [&str; 4] = ["kind", "rejects", "seed", "sweep"];
 const SEED: &str = "seed";
 
-/// A stage of the file, or a variant of one: its name is known, and what could be built of it.
+/// A stage of the file, or a variant of one, as far as it could be built.
 #[derive(Clone)]
 pub(crate) struct Draft<'r> {
     pub(crate) name: String,
-    /// The name that the file has for it.
+    /// Its name in the file.
     pub(crate) family: String,
     /// Which variant it is.
     pub(crate) variant: Option<Variant>,
-    /// What is added to the family's name for each of its own swept options.
+    /// A suffix of the name for each of its own swept options.
     pub(crate) slugs: Vec<String>,
-    /// The name's place in the header; of a variant, that of its value.
+    /// The span of the name in the header; of a variant, that of its value.
     pub(crate) place: Range<usize>,
-    /// `None` when there is no such kind.
+    /// `None` if there is no such kind.
     pub(crate) kind: Option<&'r Kind>,
-    /// `None` if something is wrong with its options, which has been reported.
+    /// `None` if its options are invalid, which has been reported.
     pub(crate) options: Option<DraftOptions>,
     pub(crate) keep_rejects: bool,
-    /// Instead of the pipeline's.
+    /// Overrides the pipeline's.
     pub(crate) seed: Option<u64>,
 }
 
 impl Draft<'_> {
-    /// The side tables that it will have: those of the kind's example if its own options are wrong,
-    /// so that their readers are not blamed.
+    /// Its side tables. If its options are invalid, those of the kind's example, so that its readers
+    /// get no follow-on errors.
     pub(crate) fn side_tables(&self, sql: &SqlPlanner) -> Vec<&'static str> {
         match (&self.options, self.kind) {
             (Some(options), _) => options.first.plan.side.keys().copied().collect(),
@@ -61,13 +61,12 @@ impl Draft<'_> {
         }
     }
 
-    /// What it reads, as far as its options are right.
+    /// Its inputs; none if its options are invalid.
     pub(crate) fn inputs(&self) -> &[InputPort] {
         self.options.as_ref().map_or(&[], |options| &options.first.plan.inputs)
     }
 
-    /// Whether its tables are computed from others, so that it is no part of what `funnel` and
-    /// `rejects` report.
+    /// Whether it is a query, which `funnel` and `rejects` leave out.
     pub(crate) fn is_query(&self) -> bool {
         self.options.as_ref().is_some_and(|options| matches!(options.first.work, Some(Work::Query(_))))
     }
@@ -86,7 +85,7 @@ pub(crate) struct DraftOptions {
     pub(crate) first: Arc<Planned>,
 }
 
-/// The stage that a kind gives as its example.
+/// The example of a kind.
 fn example(kind: &Kind) -> Option<Built> {
     let mut root = DeTable::parse(kind.example).ok()?.into_inner();
     let DeValue::Table(stages) = root.remove("stages")?.into_inner() else { return None };
@@ -99,8 +98,7 @@ fn example(kind: &Kind) -> Option<Built> {
     (kind.build)(Spanned::new(place, DeValue::Table(table)).into()).ok()
 }
 
-/// All stages, in the order of the file; one that is swept once for each combination of its own
-/// values.
+/// All stages, in the order of the file; a swept one once for each combination of its values.
 pub(crate) fn drafts<'r>(
     stages: Option<Spanned<DeValue<'_>>>,
     cx: &Context<'r, '_>,
@@ -109,7 +107,7 @@ pub(crate) fn drafts<'r>(
     let (span, stages) = match stages.map(|stages| (stages.span(), stages.into_inner())) {
         Some((span, DeValue::Table(stages))) => (span, stages),
         Some((span, _)) => {
-            faults.push(Fault::at(span, "`stages` is no table").label("expected tables `[stages.NAME]`"));
+            faults.push(Fault::at(span, "`stages` is not a table").label("expected tables `[stages.NAME]`"));
             return vec![];
         }
         None => (0..0, DeTable::new()),
@@ -154,7 +152,7 @@ fn stage<'r>(
     let span = value.span();
     let DeValue::Table(mut table) = value.into_inner() else {
         faults.push(
-            Fault::at(span, format!("the stage `{name}` is no table"))
+            Fault::at(span, format!("the stage `{name}` is not a table"))
                 .label(format!("expected `[stages.{name}]`")),
         );
         return vec![draft];
@@ -227,7 +225,7 @@ fn check_name(name: &str, place: &Range<usize>, faults: &mut Vec<Fault>) {
         faults.push(if better != name { fault.hint(format!("write `{better}`")) } else { fault });
     } else if RESERVED.contains(&name) {
         faults.push(
-            Fault::at(place.clone(), format!("`{name}` has a meaning of its own in SQL over a run"))
+            Fault::at(place.clone(), format!("`{name}` is a reserved name in SQL over a run"))
                 .label("expected another name"),
         );
     }
@@ -270,7 +268,7 @@ fn keep_rejects(value: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> bool {
         Some("count") => return false,
         _ => {}
     }
-    let fault = Fault::at(value.span(), "`rejects` says what becomes of refused rows");
+    let fault = Fault::at(value.span(), "`rejects` is neither \"keep\" nor \"count\"");
     let hint = value.get_ref().as_str().and_then(|text| did_you_mean(text, ["keep", "count"]));
     faults.push(hint.into_iter().fold(fault.label("expected `\"keep\"` or `\"count\"`"), Fault::hint));
     true

@@ -17,7 +17,7 @@ use crate::config::stages::Draft;
 use crate::config::vars::article;
 use crate::error::Fault;
 use crate::sql::SqlPlanner;
-use crate::suggest::{did_you_mean, listed};
+use crate::suggest::{did_you_mean, list_names};
 
 /// The most variants of a stage.
 pub(crate) const MAX_VARIANTS: usize = 1000;

@@ -62,15 +62,15 @@ impl Context<'_> {
         for &index in &graph.order {
             planned[index] = self.plan(index, &drafts, &graph, &planned, faults);
         }
-        // A stage that was not reached has faults of its own options at the most.
+        // Stages in or behind a cycle: only their options can be checked.
         for index in (0..drafts.len()).filter(|index| !graph.order.contains(index)) {
             faults.extend(first_faults(&drafts[index]));
         }
         let nodes = nodes(drafts, &graph, planned);
         let tests = self.tests(tests, &nodes, faults);
         if faults.is_empty() && nodes.iter().any(Result::is_err) {
-            // Every way to get here has reported a fault. Should one not have, a pipeline with a hole
-            // must still not pass.
+            // Every path here has reported a fault; if one has not, an incomplete pipeline must still
+            // fail.
             let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
             faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
         }
@@ -159,7 +159,7 @@ fn first_faults(draft: &Draft<'_>) -> impl Iterator<Item = Fault> {
     placed(draft, draft.options.iter().flat_map(|options| options.first.faults.clone()))
 }
 
-/// Faults with a place: that of the stage, for what is written nowhere (a default).
+/// Faults without a span (about a default) get that of the stage.
 fn placed(draft: &Draft<'_>, faults: impl IntoIterator<Item = Fault>) -> impl Iterator<Item = Fault> {
     faults.into_iter().map(|fault| match fault.span.is_empty() {
         true => Fault { span: draft.place.clone(), ..fault },
@@ -178,7 +178,7 @@ fn together(found: Vec<(Option<&Variant>, Columns)>) -> Columns {
 }
 
 fn no_table(draft: &Draft<'_>, table: &str, place: Range<usize>) -> Fault {
-    let fault = Fault::at(place, format!("the stage `{}` leaves no table `{table}`", draft.family));
+    let fault = Fault::at(place, format!("the stage `{}` has no table `{table}`", draft.family));
     if table == REJECTS && !draft.keep_rejects {
         return fault
             .label("its rejects are only counted")

@@ -21,11 +21,11 @@ use crate::stage::{ErasedSource, Frames, Query, SortKey, SourceSplit, Whole, Wor
 /// Rows of a split where no stage of the plan wants fewer.
 const SPLIT_ROWS: usize = 1 << 16;
 
-/// One stage of a fused plan, with its surroundings.
+/// One stage of a fused plan, with its context.
 pub struct Step<'a> {
     /// The stage.
     pub node: &'a Node,
-    /// Its surroundings: seeds and paths go by the stage's own name.
+    /// Its context: seeds depend on the stage's own name.
     pub cx: RunContext,
     /// The input whose rows it transforms, at the head of a plan.
     pub rows: Option<InputData>,
@@ -38,9 +38,9 @@ pub struct Step<'a> {
 pub struct Limits {
     /// Splits of one plan that are in flight at a time.
     pub splits_in_flight: usize,
-    /// How long splits in flight may go on after the run was asked to stop.
+    /// How long splits in flight may take after an interrupt.
     pub grace: Duration,
-    /// The most rows that a plan reads of its input.
+    /// The most rows that a plan reads.
     pub max_rows: Option<u64>,
 }
 
@@ -231,16 +231,16 @@ fn sorted(frame: DataFrame, order: &SortKey) -> Result<DataFrame, RunError> {
     Ok(frame.sort(key)?)
 }
 
-/// Rows in = rows out + rejects: a stage that breaks this has lost rows.
+/// Checks that rows in = rows out + rejects.
 pub(super) fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
     let (kept, rejected) = (writer.rows(MAIN), writer.counts().rejected());
-    match kept + rejected == rows_in {
-        true => Ok(()),
-        false => Err(RunError::Internal(format!(
-            "{}: {rows_in} rows in, but {kept} kept and {rejected} rejected",
-            writer.counts().label
-        ))),
+    if kept + rejected == rows_in {
+        return Ok(());
     }
+    Err(RunError::Internal(format!(
+        "{}: {rows_in} rows in, but {kept} kept and {rejected} rejected",
+        writer.counts().label
+    )))
 }
 
 pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
@@ -248,8 +248,8 @@ pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
     wanted.min().unwrap_or(SPLIT_ROWS) as u64
 }
 
-/// Runs splits, a few at a time, and records them in order. When the run is asked to stop, no new
-/// split starts, and those in flight may finish within the grace; what does not is abandoned.
+/// Runs splits, a few at a time, and records them in order. After an interrupt no new split starts,
+/// and those in flight have the grace period to finish.
 pub(super) async fn in_flight<F>(
     splits: impl Iterator<Item = F>,
     output: &mut Output,
@@ -289,12 +289,12 @@ async fn next_within<T>(
     }
 }
 
-/// Whether a table holds images: its batches must be small.
+/// Whether a table has image bytes: its batches must be small.
 pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
     schema.fields().iter().any(|field| holds_image_bytes(field.data_type()))
 }
 
-/// The ledger's schema for a table: its columns without pixels, and the reserved ones.
+/// The schema of a table's ledger: its columns without image bytes, and the reserved ones.
 pub fn ledger_schema(
     table: &datafusion::arrow::datatypes::Schema,
 ) -> datafusion::arrow::datatypes::SchemaRef {

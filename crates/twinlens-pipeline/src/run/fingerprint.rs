@@ -1,4 +1,4 @@
-//! Fingerprints: what a dataset was made of, as a recipe that can be compared, and its hash.
+//! Fingerprints: the recipe of a dataset, which can be compared, and its hash.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,16 @@ use crate::files::{self, Files};
 /// The recipe of a stage's dataset, and its hash.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// What it is made of.
+    /// Kind, version, options, inputs and files.
     pub value: Value,
     /// The hash: 32 hexadecimal digits.
     pub fingerprint: String,
 }
 
-/// The recipes of all nodes, in their order. Looks at the size and time of files outside the run,
-/// and at nothing else.
+/// The recipes of all nodes, in their order. Reads only the size and time of files outside the run.
 ///
-/// `retries` says how often splits of a node's dataset were replaced, if that dataset is the one of
-/// the recipe: what was made of it before is stale.
+/// `retries` is how often splits of a node's dataset were replaced, if the dataset has that
+/// fingerprint: datasets that depend on the earlier splits are stale.
 pub fn recipes(
     pipeline: &Pipeline,
     files: &Files,
@@ -81,7 +80,7 @@ pub fn recipes(
             "files": read,
         });
         if let (Some(variant), Some(recipe)) = (&node.variant, value.as_object_mut()) {
-            // What a manifest says of its variant must be so when the dataset is reused.
+            // A reused manifest must name the right variant.
             recipe.insert("variant_of".into(), json!(variant));
         }
         let value = sorted(value);
@@ -91,7 +90,7 @@ pub fn recipes(
     Ok(recipes)
 }
 
-/// Objects with their keys in order, whatever order the map keeps.
+/// Sorts the keys of objects.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -104,8 +103,7 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The recipe that a dataset keeps: its own, and under `fused` those of the stages that are one
-/// plan with it.
+/// The recipe that a dataset stores: its own, and under `fused` those of the stages in its plan.
 pub fn kept<'a>(own: &Recipe, fused: impl Iterator<Item = (&'a str, &'a Recipe)>) -> Value {
     let mut value = own.value.clone();
     let fused: BTreeMap<&str, &Value> = fused.map(|(name, recipe)| (name, &recipe.value)).collect();
@@ -117,7 +115,7 @@ pub fn kept<'a>(own: &Recipe, fused: impl Iterator<Item = (&'a str, &'a Recipe)>
 
 const FUSED: &str = "fused";
 
-/// What differs between the recipe that a dataset on disk keeps and the one of now, for people.
+/// What differs between a stored recipe and the current one, in words.
 pub fn difference(before: &Value, now: &Value) -> String {
     let mut changes = Vec::new();
     let empty = Value::Object(Default::default());
@@ -128,7 +126,7 @@ pub fn difference(before: &Value, now: &Value) -> String {
         if let Some(before) = old.get(name) {
             collect(before, now, String::new(), &mut own);
         }
-        // That its input changed is said by the stage before it, where that is fused too.
+        // A change of a fused input is reported by that stage.
         own.retain(|change| {
             !new.as_object().is_some_and(|all| all.keys().any(|key| *change == input_changed(key)))
         });
@@ -189,7 +187,7 @@ fn without(value: &Value, key: &str) -> Value {
     value
 }
 
-/// Characters of a value that are shown.
+/// The most characters of a value to show.
 const SHOWN: usize = 40;
 
 /// A value as text; a long one from a little before the character `from` on.

@@ -1,8 +1,8 @@
-//! Runs: what is done with a checked pipeline in a run directory.
+//! Runs a checked pipeline in a run directory.
 //!
-//! Stage by stage, in their order: what is complete and current is reused; what is begun goes on;
-//! all else is made. Only one process works in a run directory at a time, and a killed one loses at
-//! most the splits in flight.
+//! Stage by stage: complete and current datasets are reused, incomplete ones resumed, all others
+//! built. Only one process works in a run directory at a time; a killed one loses at most the splits
+//! in flight.
 
 pub mod data_tests;
 pub mod directory;
@@ -53,16 +53,15 @@ use crate::stage::{SortKey, Work};
 pub struct Settings {
     /// The run directory.
     pub dir: Location,
-    /// A local folder for copies of remote files, and for what is on its way to an object store.
+    /// A local folder for copies of remote files, and for files to be uploaded to an object store.
     pub scratch: PathBuf,
-    /// What `hf://` names are looked for in.
+    /// Where `hf://` names are found.
     pub hub: Hub,
     /// Delete every dataset first.
     pub fresh: bool,
     /// Stop after this stage.
     pub until: Option<String>,
-    /// Read at most this many rows of the input of each plan of row stages, and make at most so
-    /// many in a source (files, a crawl).
+    /// The most rows that each plan of row stages reads, and that a source (files, a crawl) makes.
     pub max_rows: Option<u64>,
     /// Threads of the engine.
     pub threads: usize,
@@ -70,7 +69,7 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Bytes that fetching and decoding may hold in flight.
     pub bytes_in_flight: usize,
-    /// How long splits in flight may go on after an interrupt.
+    /// How long splits in flight may take after an interrupt.
     pub grace: Duration,
     /// The time of day.
     pub clock: Clock,
@@ -79,8 +78,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A whole run in `folder`: two threads, a third of a gigabyte. What a caller wants otherwise
-    /// it says by a struct update.
+    /// A whole run in `folder` with two threads and little memory. Change it by a struct update.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             dir: folder.join("run").into(),
@@ -110,7 +108,7 @@ pub struct Outcome {
     pub too_many_rejects: Vec<String>,
 }
 
-/// Runs a pipeline, or goes on with it.
+/// Runs or resumes a pipeline.
 pub async fn run(
     pipeline: &Pipeline,
     registry: &Registry,
@@ -154,8 +152,7 @@ fn open_all(dir: &Location, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<D
     units.iter().map(|unit| Ok(Dataset::open(dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
 }
 
-/// The datasets in a run directory, complete or not, in the order in which they were begun to be
-/// made.
+/// The datasets in a run directory, complete or not, in the order of their stages.
 pub fn datasets(dir: &Location) -> Result<Vec<Dataset>, RunError> {
     let mut found = Vec::new();
     for name in dir.list()?.folders {
@@ -168,7 +165,7 @@ pub fn datasets(dir: &Location) -> Result<Vec<Dataset>, RunError> {
     Ok(found)
 }
 
-/// The place of a dataset's stage in its pipeline, as its recipe records it.
+/// The position of a dataset's stage in its pipeline.
 fn position(dataset: &Dataset) -> u64 {
     dataset.state().begin.position
 }
@@ -184,7 +181,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Unit after unit; one that follows its input runs beside it.
+    /// Runs units one after another; one that streams its input runs beside it.
     async fn units(&self, units: &[Unit]) -> Result<(), RunError> {
         for group in plan::groups(self.pipeline, units) {
             match group[..] {
@@ -195,7 +192,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Units beside each other. When one fails, the others are stopped as by an interrupt.
+    /// Runs units concurrently. If one fails, the others are interrupted.
     async fn together(&self, units: impl Iterator<Item = &Unit>) -> Result<(), RunError> {
         let cancel = self.cancel.child_token();
         let runs = units.map(async |unit| {
@@ -206,7 +203,7 @@ impl Run<'_> {
             done
         });
         let done = futures::future::join_all(runs).await;
-        // What failed says more than that the others were stopped for it.
+        // The failure is more useful than the interrupts that it caused.
         let (stopped, failed): (Vec<_>, Vec<_>) = (done.into_iter().filter_map(Result::err))
             .partition(|error| matches!(error, RunError::Interrupted));
         failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
@@ -259,7 +256,7 @@ impl Run<'_> {
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {
         let node = &self.pipeline.nodes[unit.last()];
         let main = contracts::with_hub_features(node.main()?.clone());
-        // Where the main table is known, so are the others.
+        // If the main table is known, so are the others.
         let tables = node.tables().filter_map(|(name, schema)| Some((name.to_string(), schema?)));
         let mut tables: BTreeMap<String, SchemaRef> = tables.collect();
         tables.insert(MAIN.into(), main);

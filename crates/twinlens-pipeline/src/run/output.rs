@@ -61,7 +61,7 @@ impl Output {
         self.writer.dataset()
     }
 
-    /// Where the dataset lies.
+    /// The location of the dataset.
     pub fn dir(&self) -> &Location {
         self.writer.dir()
     }
@@ -78,7 +78,7 @@ impl Output {
         self.writer.split(split, label)
     }
 
-    /// What starts splits, apart from the output that records them: for several splits in flight.
+    /// Starts splits independently of the output that records them: for several splits in flight.
     pub fn starter(&self) -> SplitStarter {
         self.writer.splits()
     }
@@ -116,7 +116,7 @@ impl Output {
         Ok(self.writer.delete_unrecorded()?)
     }
 
-    /// A committed table of this very dataset.
+    /// A committed table of this dataset.
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, RunError> {
         Ok(self.dataset().frame(session, table).await?)
     }
@@ -183,7 +183,7 @@ pub fn write_rejects(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(),
     }
 }
 
-/// A row that is rejected for the first time has had one attempt.
+/// A newly rejected row has had one attempt.
 fn with_attempts(batch: &RecordBatch) -> Result<RecordBatch, RunError> {
     const ATTEMPTS: &str = "attempts";
     if batch.column_by_name(ATTEMPTS).is_some() {

@@ -1,5 +1,5 @@
-//! What a run will do: which stages are fused, and which datasets are reused, gone on with, or made
-//! anew, and why.
+//! What a run will do: which stages are fused, and which datasets are reused, resumed or rebuilt,
+//! and why.
 
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
@@ -15,8 +15,8 @@ use crate::files::Files;
 use crate::run::fingerprint::{self, Recipe, difference, recipes};
 use crate::stage::Work;
 
-/// The stages that make one dataset: row stages fused into one plan, the last of which bears the
-/// dataset's name.
+/// The stages that make one dataset: row stages fused into one plan. The last one gives the dataset
+/// its name.
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// Indices of its nodes, first to last.
@@ -36,7 +36,7 @@ impl Unit {
         fingerprint::kept(&self.recipe, names.zip(&self.fused))
     }
 
-    /// The node that bears the dataset's name.
+    /// The node that gives the dataset its name.
     pub fn last(&self) -> usize {
         self.nodes[self.nodes.len() - 1]
     }
@@ -104,8 +104,8 @@ pub fn plan(
         while let Some(before) = rows_of(pipeline, nodes[0]).filter(|&before| fuses[before]) {
             nodes.insert(0, before);
         }
-        // A source cuts its splits by itself: a stage that needs small ones (fetching) goes over
-        // its dataset instead.
+        // A source chooses its own splits: a stage that needs small ones (fetching) reads its dataset
+        // instead.
         let source = matches!(pipeline.nodes[nodes[0]].work, Work::Source(_));
         if source && nodes.iter().any(|&node| pipeline.nodes[node].plan.split_rows.is_some()) {
             units.push(unit(vec![nodes.remove(0)]));
@@ -115,9 +115,9 @@ pub fn plan(
     Ok(units)
 }
 
-/// The units in the order in which they run, by their numbers: one after another, but those that
-/// follow an input together with the unit that makes it. One whose other inputs need that unit,
-/// too, cannot.
+/// The units in the order in which they run, by their indices: one after another, but a unit that
+/// streams an input together with the unit that makes it, unless its other inputs need that unit
+/// too.
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
     let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
     // The units that a unit reads, but through one of its head's inputs.

@@ -1,9 +1,9 @@
-//! Tries rejected rows again: those of one stage that a SQL predicate picks, and no others.
+//! Retries the rejected rows of one stage that a SQL predicate selects, and no others.
 //!
-//! The rows go through the whole plan that the stage is part of, from the committed input on. A
-//! split of which rows were picked is made again out of what it holds and what came of them, and
-//! replaces the old one whole: a kill in between leaves either. What was made of the dataset before
-//! is stale then, and the next run makes it again.
+//! The rows go through the whole plan of the stage, from the committed input on. A split with
+//! selected rows is built again from its other rows and the new results, and replaces the old one
+//! as a whole: a killed process leaves one or the other. Datasets that depend on it are then stale,
+//! and the next run rebuilds them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::stage::Work;
 const UID: &str = "uid";
 const ATTEMPTS: &str = "attempts";
 
-/// What came of the rows that were tried again.
+/// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retried {
     /// The stage whose dataset holds them.
@@ -49,7 +49,7 @@ pub struct Retried {
     pub after: u64,
 }
 
-/// Tries the rejects of `stage` for which `predicate` is true again.
+/// Retries the rejects of `stage` for which `predicate` is true.
 ///
 /// # Errors
 /// The user's: an unknown stage, one that makes rows itself, a predicate that does not fit the
