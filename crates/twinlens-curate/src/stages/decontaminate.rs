@@ -140,7 +140,7 @@ distance = 4
             against.push(set);
         }
         let distance = *options.distance.value();
-        Some(Work::rows(Decontaminate { against, distance, known: Mutex::default() }))
+        Some(Work::rows(Decontaminate { against, distance, hashes: Mutex::default() }))
     }
 }
 
