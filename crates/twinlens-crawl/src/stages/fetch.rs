@@ -31,12 +31,11 @@ use tokio::sync::OnceCell;
 use tokio::sync::mpsc::Sender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
-use twinlens_dataset::contracts;
+use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, Work,
 };
 
 use self::assemble::{Assembler, FinishedRows};
@@ -46,10 +45,10 @@ use super::common::arrow_error;
 use super::options;
 use crate::net::HttpOptions;
 
-/// Fetches the images of pairs.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Fetches the image of each pair; checks, decodes, resizes and encodes it; adds the image columns.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Fetch {
+pub struct FetchOptions {
     /// The pairs whose `url` is fetched.
     input: Input,
     /// How to resize images.
@@ -80,8 +79,12 @@ pub struct Fetch {
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
+}
+
+/// `fetch` as it runs.
+pub struct Fetch {
+    options: FetchOptions,
     /// One client for all splits, which share connections, robots.txt files and limits.
-    #[serde(skip)]
     images: OnceCell<Arc<ImageFetcher>>,
 }
 
@@ -96,9 +99,9 @@ fn split_rows() -> usize {
 }
 
 impl StageKind for Fetch {
-    const KIND: &'static str = "fetch";
-    const ABOUT: &'static str =
-        "Fetches the image of each pair; checks, decodes, resizes and encodes it; adds the image columns.";
+    type Options = FetchOptions;
+    const NAME: &'static str = "fetch";
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "fetch"
@@ -106,35 +109,18 @@ input = "pairs"
 resize = { size = 96, mode = "shortest" }
 http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
 "#;
-    const VERSION: u32 = 2;
-}
 
-impl Stage for Fetch {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = options::http_faults(&self.http);
-        faults.extend(options::image_faults(&self.resize, &self.encode, &self.limits));
-        let schema =
-            inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pair_texts);
-        let text =
-            |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-        if !schema.field_with_name("url").is_ok_and(|field| text(field.data_type())) {
-            let fault = Fault::at(
-                self.input.0.span(),
-                format!("`{}` has no column `url` of strings to fetch", self.input.name()),
-            );
-            faults.push(fault.hint("make one with a `select` stage: columns = { url = \"...\" }"));
-        }
-        let verify = self.verify.check(&schema);
-        faults.extend(verify.map(|why| Fault::at(self.verify.span(), why)));
-        options::tables_or_faults(faults, || Tables::main(with_images(&schema)))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Rows(self)
+    fn plan(options: FetchOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.rows(&options.input);
+        ports.output(ports.schema(&input).map(|schema| with_images(&schema)), SortKey::columns(ROW_ORDER));
+        contracts::image_columns().fields().iter().for_each(|field| ports.computes(field.name()));
+        ports.split_rows(options.split_rows);
+        options::check_http(ports, &options.http);
+        options::check_images(ports, &options.resize, &options.encode, &options.limits);
+        let hint = Required::Hint("make one with a `select` stage: columns = { url = \"...\" }");
+        ports.text(&input, "url", hint);
+        options.verify.check(ports, &input, options.verify.span());
+        Some(Work::rows(Fetch { options, images: OnceCell::new() }))
     }
 }
 
@@ -148,32 +134,24 @@ fn with_images(schema: &Schema) -> SchemaRef {
 
 #[async_trait]
 impl Rows for Fetch {
-    fn computes(&self) -> Vec<String> {
-        contracts::image_columns().fields().iter().map(|field| field.name().clone()).collect()
-    }
-
-    fn split_rows(&self) -> Option<usize> {
-        Some(self.split_rows.max(1))
-    }
-
-    async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
+    async fn transform(&self, cx: &RunContext, rows: DataFrame, _: &Inputs) -> Result<DataFrame, RunError> {
         let images = self
             .images
             .get_or_try_init(|| async { Ok::<_, RunError>(Arc::new(self.open(cx)?)) })
             .await?
             .clone();
         let old = contracts::image_columns();
-        let names = input.schema().fields().iter().map(|field| field.name().clone());
+        let names = rows.schema().fields().iter().map(|field| field.name().clone());
         let kept: Vec<_> = names.filter(|name| old.field_with_name(name).is_err()).collect();
         let reserved = |name: &str| rejects::RESERVED.contains(&name);
-        let texts = input.schema().fields().iter().filter(|field| !reserved(field.name()));
+        let texts = rows.schema().fields().iter().filter(|field| !reserved(field.name()));
         let schema =
             rejects::schema_with_reserved(&with_images(&Schema::new(texts.cloned().collect::<Vec<_>>())));
         // The expected hashes travel under other names: they may be image columns of an earlier
         // fetch.
-        let expected = self.verify.columns().map(|(column, name)| ident(column).alias(name));
-        let frame = input.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
-        let verify = self.verify.value().clone();
+        let expected = self.options.verify.columns().map(|(column, name)| ident(column).alias(name));
+        let frame = rows.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
+        let verify = self.options.verify.value().clone();
         let split = FetchSplit { frame, schema: schema.clone(), images, verify, stage: cx.stage.clone() };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(split)])?))?)
     }
@@ -181,13 +159,14 @@ impl Rows for Fetch {
 
 impl Fetch {
     fn open(&self, cx: &RunContext) -> Result<ImageFetcher, RunError> {
-        let (limits, resize, encode) =
-            (self.limits.value().clone(), self.resize.value().clone(), self.encode.value().clone());
-        ImageFetcher::open(
-            cx,
-            &self.http,
-            images::ImageOptions { limits, resize, encode, concurrency: self.concurrency.clamp(1, 10_000) },
-        )
+        let options = &self.options;
+        let images = images::ImageOptions {
+            limits: options.limits.value().clone(),
+            resize: options.resize.value().clone(),
+            encode: options.encode.value().clone(),
+            concurrency: options.concurrency.clamp(1, 10_000),
+        };
+        ImageFetcher::open(cx, &options.http, images)
     }
 }
 

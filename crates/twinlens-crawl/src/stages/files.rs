@@ -1,10 +1,11 @@
 //! Shared by the sources that read files: listing the files, and opening or downloading them.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
-use twinlens_pipeline::stage::SourceSplit;
-use twinlens_pipeline::{Fault, Located, RunContext, RunError};
+use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError};
 
 use super::common::{file_name, is_url};
 use super::remote::{self, Download};
@@ -13,64 +14,71 @@ use crate::net::{ByteBudget, Client, HttpOptions};
 /// Maximum number of simultaneous requests for downloads.
 const MAX_OPEN: usize = 16;
 
-/// The files that can be checked for changes before a run: those that are not URLs.
-pub(super) fn local_files(files: &[Located<String>]) -> Vec<Located<String>> {
-    files.iter().filter(|file| !is_url(file)).cloned().collect()
-}
-
-/// Faults of the option `files`.
-pub(super) fn files_faults(files: &Located<Vec<Located<String>>>) -> Vec<Fault> {
-    let mut faults = Vec::new();
+/// Checks the option `files`, and declares those that can be checked for changes before a run: all
+/// but URLs.
+pub(super) fn declare(ports: &mut Ports<'_>, files: &Located<Vec<Located<String>>>) {
     if files.is_empty() {
-        faults.push(Fault::at(files.span(), "`files` is empty: there is nothing to read"));
+        ports.fault(Fault::at(files.span(), "`files` is empty: there is nothing to read"));
     }
-    for file in files.iter().filter(|file| is_url(file) && file.contains('*')) {
-        let fault = Fault::at(file.span(), "URLs cannot contain wildcards");
-        faults.push(fault.hint("list each URL (write a literal star as %2A)"));
+    for file in files.iter() {
+        if !is_url(file) {
+            ports.file(file);
+        } else if file.contains('*') {
+            let fault = Fault::at(file.span(), "URLs cannot contain wildcards");
+            ports.fault(fault.hint("list each URL (write a literal star as %2A)"));
+        }
     }
-    faults
 }
 
-/// One split per file, in the order of the option; the matches of a pattern are sorted.
-pub(super) fn file_splits(cx: &RunContext, files: &[Located<String>]) -> Result<Vec<SourceSplit>, RunError> {
-    let mut splits = Vec::new();
-    for file in files {
-        let found = if is_url(file) {
-            vec![file.value().clone()]
-        } else {
-            cx.local_files(file)?.iter().map(|path| path.display().to_string()).collect()
-        };
-        let whole =
-            |file: String| SourceSplit { label: file_name(&file).into(), file, start: 0, end: u64::MAX };
-        splits.extend(found.into_iter().map(whole));
+/// A file that is one split.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FileSplit {
+    /// A path or URL.
+    pub(super) file: String,
+}
+
+impl Display for FileSplit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(file_name(&self.file))
     }
-    Ok(splits)
+}
+
+/// The files in the order of the option; the matches of a pattern are sorted.
+pub(super) fn list(cx: &RunContext, files: &[Located<String>]) -> Result<Vec<String>, RunError> {
+    let mut list = Vec::new();
+    for file in files {
+        if is_url(file) {
+            list.push(file.value().clone());
+        } else {
+            list.extend(cx.local_files(file)?.iter().map(|path| path.display().to_string()));
+        }
+    }
+    Ok(list)
 }
 
 /// Opens files, which may be URLs; shared by all splits of a stage.
-#[derive(Debug, Default)]
 pub(super) struct FileOpener {
+    http: HttpOptions,
     client: OnceCell<Client>,
 }
 
 impl FileOpener {
-    /// Opens the file of a split. A URL is downloaded first.
-    pub(super) async fn open(
-        &self,
-        cx: &RunContext,
-        http: &HttpOptions,
-        split: &SourceSplit,
-    ) -> Result<InputFile, RunError> {
-        let name = file_name(&split.file).to_string();
-        if !is_url(&split.file) {
-            return Ok(InputFile { name, path: PathBuf::from(&split.file), download: None });
+    pub(super) fn new(http: HttpOptions) -> Self {
+        Self { http, client: OnceCell::new() }
+    }
+
+    /// Opens a file. A URL is downloaded first.
+    pub(super) async fn open(&self, cx: &RunContext, file: &str) -> Result<InputFile, RunError> {
+        let name = file_name(file).to_string();
+        if !is_url(file) {
+            return Ok(InputFile { name, path: PathBuf::from(file), download: None });
         }
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);
         let client = self
             .client
-            .get_or_try_init(|| async { super::network::client(cx, http, budget(), MAX_OPEN) })
+            .get_or_try_init(|| async { super::network::client(cx, &self.http, budget(), MAX_OPEN) })
             .await?;
-        let download = remote::download(client, &split.file, &cx.files.scratch).await?;
+        let download = remote::download(client, file, &cx.files.scratch).await?;
         Ok(InputFile { name, path: download.path().into(), download: Some(download) })
     }
 }

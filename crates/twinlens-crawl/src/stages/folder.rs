@@ -1,6 +1,7 @@
 //! The `folder` stage: images in directories, each with its caption in a file of the same name with
 //! another extension.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,19 +14,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use twinlens_dataset::samples::{list_images, read_sample};
 use twinlens_image::{Encode, Limits, Resize};
-use twinlens_pipeline::stage::{Source, SourceSplit};
-use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
-};
+use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError, Source, StageKind, Work};
 
-use super::options;
 use super::samples::{SampleOptions, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 
-/// Reads directories of images with their captions.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Reads images from directories, with the caption of each in a text or JSON file of the same name.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Folder {
+pub struct FolderOptions {
     /// The directories, relative to the pipeline file, including subdirectories. The caption of
     /// `a/b.jpg` is in `a/b.txt` or `a/b.json`. Changes are detected by the names, lengths and
     /// times of files; beyond 100,000 files, by names and the times of directories.
@@ -48,7 +45,13 @@ pub struct Folder {
     /// Images per split.
     #[serde(default = "split_rows")]
     split_rows: usize,
-    #[serde(skip)]
+}
+
+/// `folder` as it runs.
+pub struct Folder {
+    folders: Vec<Located<String>>,
+    samples: SampleOptions,
+    split_rows: usize,
     images: OnceCell<Arc<ImageList>>,
 }
 
@@ -57,39 +60,42 @@ fn split_rows() -> usize {
 }
 
 impl StageKind for Folder {
-    const KIND: &'static str = "folder";
-    const ABOUT: &'static str =
-        "Reads images from directories, with the caption of each in a text or JSON file of the same name.";
+    type Options = FolderOptions;
+    const NAME: &'static str = "folder";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "folder"
 folders = ["photos"]
 resize = { size = 256 }
 "#;
-    const VERSION: u32 = 1;
+
+    fn plan(options: FolderOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let FolderOptions { folders, caption, keep, limits, resize, encode, split_rows } = options;
+        let samples = SampleOptions { limits, resize, encode, keep, caption };
+        samples.declare(ports);
+        if folders.is_empty() {
+            ports.fault(Fault::at(folders.span(), "`folders` is empty: there is nothing to read"));
+        }
+        for folder in folders.iter() {
+            // Whole directories, so that a changed text file is noticed.
+            ports.file(&Located::new(format!("{}/", folder.trim_end_matches('/')), folder.span()));
+        }
+        let (folders, split_rows) = (folders.value().clone(), split_rows.max(1));
+        Some(Work::source(Folder { folders, samples, split_rows, images: OnceCell::new() }))
+    }
 }
 
-impl Stage for Folder {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
+/// Images of the list, by their numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FolderSplit {
+    start: usize,
+    end: usize,
+}
 
-    fn files(&self) -> Vec<Located<String>> {
-        // Whole directories, so that a changed text file is noticed.
-        let whole = |folder: &Located<String>| format!("{}/", folder.trim_end_matches('/'));
-        self.folders.iter().map(|folder| Located::new(whole(folder), folder.span())).collect()
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = self.options().faults();
-        if self.folders.is_empty() {
-            faults.push(Fault::at(self.folders.span(), "`folders` is empty: there is nothing to read"));
-        }
-        options::tables_or_faults(faults, || Tables::main(self.options().schema()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
+impl Display for FolderSplit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "images {}..{}", self.start, self.end)
     }
 }
 
@@ -102,38 +108,22 @@ struct ImageList {
 
 #[async_trait]
 impl Source for Folder {
-    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
+    type Split = FolderSplit;
+
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<FolderSplit>, RunError> {
         let list = self.images.get_or_try_init(|| self.open(cx)).await?;
-        let (rows, total) = (self.split_rows.max(1), list.images.len());
-        let split = |start: usize| SourceSplit {
-            label: format!("images {start}..{}", total.min(start + rows)),
-            file: String::new(),
-            start: start as u64,
-            end: total.min(start + rows) as u64,
-        };
+        let (rows, total) = (self.split_rows, list.images.len());
+        let split = |start: usize| FolderSplit { start, end: total.min(start + rows) };
         Ok((0..total).step_by(rows).map(split).collect())
     }
 
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
+    async fn read(&self, cx: &RunContext, split: &FolderSplit) -> Result<DataFrame, RunError> {
         let list = self.images.get_or_try_init(|| self.open(cx)).await?.clone();
-        split_reader::data_frame(
-            cx,
-            FolderSplit { list, start: split.start as usize, end: split.end as usize },
-        )
+        split_reader::data_frame(cx, FolderReader { list, split: split.clone() })
     }
 }
 
 impl Folder {
-    fn options(&self) -> SampleOptions<'_> {
-        SampleOptions {
-            limits: &self.limits,
-            resize: &self.resize,
-            encode: &self.encode,
-            keep: &self.keep,
-            caption: self.caption.as_deref(),
-        }
-    }
-
     async fn open(&self, cx: &RunContext) -> Result<Arc<ImageList>, RunError> {
         let folders: Vec<PathBuf> = self.folders.iter().map(|folder| cx.path(folder)).collect();
         let list = move || {
@@ -150,25 +140,24 @@ impl Folder {
             Ok::<_, RunError>(images)
         };
         let images = twinlens_pipeline::blocking(list).await??;
-        Ok(Arc::new(ImageList { reader: Arc::new(self.options().reader(cx, Self::KIND)), images }))
+        Ok(Arc::new(ImageList { reader: Arc::new(self.samples.reader(cx, Self::NAME)), images }))
     }
 }
 
 #[derive(Debug)]
-struct FolderSplit {
+struct FolderReader {
     list: Arc<ImageList>,
-    start: usize,
-    end: usize,
+    split: FolderSplit,
 }
 
-impl SplitReader for FolderSplit {
+impl SplitReader for FolderReader {
     fn schema(&self) -> &SchemaRef {
         &self.list.reader.schema
     }
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let reader = &self.list.reader;
-        let images = self.list.images.get(self.start..self.end).unwrap_or_default();
+        let images = self.list.images.get(self.split.start..self.split.end).unwrap_or_default();
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let max_image = reader.limits.max_bytes;
         reader.read(

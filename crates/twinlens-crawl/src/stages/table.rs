@@ -6,25 +6,18 @@ mod parquet;
 mod rows;
 mod split;
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
-use twinlens_dataset::contracts;
-use twinlens_pipeline::stage::{Source, SourceSplit};
-use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
-};
+use twinlens_dataset::contracts::{self, ROW_ORDER};
+use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError, SortKey, Source, StageKind, Work};
 
 pub(super) use self::rows::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
 use self::rows::{ColumnSelection, Columns};
-use self::split::{Format, TableSplit};
-use super::common::{file_name, is_url};
+use self::split::{Format, TableReader, TableSplit};
+use super::common::is_url;
 use super::files::{self, FileOpener};
 use super::options;
 use super::split_reader::{self, BatchSink, SplitReader};
@@ -35,10 +28,11 @@ use crate::pairs;
 pub const CODES: &[&str] =
     &["no_url", "no_caption", "malformed_row", "malformed_json", "not_utf8", "row_too_long"];
 
-/// Reads image URLs and captions from tables.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Reads image URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files; malformed rows are
+/// rejected.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Table {
+pub struct TableOptions {
     /// Files, relative to the pipeline file; the last path component may contain the wildcards `*`
     /// and `?`. Or http(s) URLs: each is downloaded, read as one split, and deleted; changes on the
     /// server are not detected.
@@ -58,9 +52,14 @@ pub struct Table {
     /// HTTP settings for `files` that are URLs.
     #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
-    #[serde(skip)]
-    positions: OnceCell<Arc<SplitPositions>>,
-    #[serde(skip)]
+}
+
+/// `table` as it runs.
+pub struct Table {
+    files: Vec<Located<String>>,
+    format: Option<Format>,
+    selection: ColumnSelection,
+    split_rows: u64,
     opener: FileOpener,
 }
 
@@ -69,8 +68,9 @@ fn split_rows() -> usize {
 }
 
 impl StageKind for Table {
-    const KIND: &'static str = "table";
-    const ABOUT: &'static str = "Reads image URLs and captions from Parquet, Arrow, CSV, TSV or JSONL files; malformed rows are rejected.";
+    type Options = TableOptions;
+    const NAME: &'static str = "table";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"
 [stages.pairs]
 kind = "table"
@@ -78,101 +78,79 @@ files = ["laion/part-*.parquet"]
 columns = { url = "URL", caption = "TEXT" }
 keep = ["similarity"]
 "#;
-    const VERSION: u32 = 1;
-}
 
-impl Stage for Table {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        files::local_files(&self.files)
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = files::files_faults(&self.files);
-        faults.extend(options::http_faults(&self.http));
-        for file in self.files.iter() {
-            if self.format.is_none() && Format::from_extension(file).is_none() {
+    fn plan(options: TableOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        files::declare(ports, &options.files);
+        options::check_http(ports, &options.http);
+        for file in options.files.iter() {
+            if options.format.is_none() && Format::from_extension(file).is_none() {
                 let fault = Fault::at(
                     file.span(),
                     format!("the format of `{}` cannot be inferred from its extension", file.value()),
                 );
-                faults.push(fault.hint("set `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
+                ports.fault(fault.hint("set `format = \"csv\"` (or parquet, arrow, tsv, jsonl)"));
             }
         }
-        faults.extend(options::keep_faults(&self.keep, &contracts::pair_texts()));
-        options::tables_or_faults(faults, || Tables::main(pairs::schema(&self.kept_columns())))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
+        options::check_keep(ports, &options.keep, &contracts::pair_texts());
+        let keep = options::names(&options.keep);
+        ports.output(pairs::schema(&keep), SortKey::columns(ROW_ORDER));
+        Some(Work::source(Table {
+            files: options.files.value().clone(),
+            format: options.format,
+            selection: ColumnSelection { columns: options.columns, keep },
+            split_rows: options.split_rows.max(1) as u64,
+            opener: FileOpener::new(options.http.value().clone()),
+        }))
     }
 }
 
-/// Where splits of text files start: byte and line by file and first row.
-type SplitPositions = HashMap<(String, u64), (u64, u64)>;
-
 #[async_trait]
 impl Source for Table {
-    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        let rows = self.split_rows.max(1) as u64;
+    type Split = TableSplit;
+
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<TableSplit>, RunError> {
         let mut splits = Vec::new();
-        let mut positions = SplitPositions::new();
-        for whole in files::file_splits(cx, &self.files)? {
+        for file in files::list(cx, &self.files)? {
             cx.check_cancelled()?;
-            // The rows of a URL are not known before its download.
-            if is_url(&whole.file) {
-                splits.push(whole);
-                continue;
+            if is_url(&file) {
+                splits.push(TableSplit { file, rows: None, position: None });
+            } else {
+                splits.extend(self.splits_of(file).await?);
             }
-            let (format, name) = (self.format_of(&whole.file)?, whole.file);
-            let path = name.clone();
-            let measure = move || match format {
-                Format::Parquet => parquet::rows(path.as_ref()).map(|total| (total, Vec::new())),
-                Format::Arrow => ipc::rows(path.as_ref()).map(|total| (total, Vec::new())),
-                _ => lines::index_rows(path.as_ref(), format, rows),
-            };
-            let (total, starts) = twinlens_pipeline::blocking(measure).await??;
-            let split = |start: u64| {
-                let end = total.min(start + rows);
-                let label = format!("{} rows {start}..{end}", file_name(&name));
-                SourceSplit { label, file: name.clone(), start, end }
-            };
-            splits.extend((0..total.div_ceil(rows)).map(|number| split(number * rows)));
-            let starts = starts.into_iter().enumerate();
-            positions
-                .extend(starts.map(|(number, position)| ((name.clone(), number as u64 * rows), position)));
         }
-        // The files do not change within a run, so setting it again makes no difference.
-        let _ignored = self.positions.set(Arc::new(positions));
         Ok(splits)
     }
 
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let position = self
-            .positions
-            .get()
-            .and_then(|positions| positions.get(&(split.file.clone(), split.start)))
-            .copied();
-        let selection = ColumnSelection { columns: self.columns.clone(), keep: self.kept_columns() };
-        let reader = TableSplit {
-            schema: twinlens_pipeline::rejects::schema_with_reserved(&pairs::schema(&selection.keep)),
+    async fn read(&self, cx: &RunContext, split: &TableSplit) -> Result<DataFrame, RunError> {
+        let reader = TableReader {
+            schema: twinlens_pipeline::rejects::schema_with_reserved(&pairs::schema(&self.selection.keep)),
             stage: cx.stage.clone(),
             format: self.format_of(&split.file)?,
-            file: self.opener.open(cx, &self.http, split).await?,
+            file: self.opener.open(cx, &split.file).await?,
+            rows: split.rows.clone().unwrap_or(0..u64::MAX),
             split: split.clone(),
-            position,
-            selection,
+            selection: self.selection.clone(),
         };
         split_reader::data_frame(cx, reader)
     }
 }
 
 impl Table {
-    fn kept_columns(&self) -> Vec<String> {
-        self.keep.iter().map(|name| name.value().clone()).collect()
+    /// The splits of a local file.
+    async fn splits_of(&self, file: String) -> Result<Vec<TableSplit>, RunError> {
+        let (format, rows, path) = (self.format_of(&file)?, self.split_rows, file.clone());
+        let measure = move || match format {
+            Format::Parquet => parquet::rows(path.as_ref()).map(|total| (total, Vec::new())),
+            Format::Arrow => ipc::rows(path.as_ref()).map(|total| (total, Vec::new())),
+            _ => lines::index_rows(path.as_ref(), format, rows),
+        };
+        let (total, positions) = twinlens_pipeline::blocking(measure).await??;
+        let split = |number: u64| TableSplit {
+            file: file.clone(),
+            rows: Some(number * rows..total.min((number + 1) * rows)),
+            position: positions.get(number as usize).copied(),
+        };
+        Ok((0..total.div_ceil(rows)).map(split).collect())
     }
 
     fn format_of(&self, file: &str) -> Result<Format, RunError> {
@@ -185,7 +163,7 @@ impl Table {
     }
 }
 
-impl SplitReader for TableSplit {
+impl SplitReader for TableReader {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }

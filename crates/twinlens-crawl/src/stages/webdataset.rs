@@ -3,6 +3,7 @@
 //! A split is an equal share of the samples in a file. Each split reads all tar headers, which is
 //! fast, and then its own samples one by one.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::sync::Arc;
 
@@ -14,22 +15,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use twinlens_dataset::samples::{Entry, Index, Role, Sample, TarSamples};
 use twinlens_image::{Encode, Limits, Resize};
-use twinlens_pipeline::stage::{Source, SourceSplit};
-use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
-};
+use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError, Source, StageKind, Work};
 
-use super::common::is_url;
+use super::common::{file_name, is_url};
 use super::files::{self, FileOpener, InputFile};
 use super::options;
 use super::samples::{SampleOptions, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
-/// Reads tar files of images and texts.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Reads images and captions from tar files (webdataset, img2dataset); damaged members are rejected.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct WebDataset {
+pub struct WebDatasetOptions {
     /// Uncompressed tar files, relative to the pipeline file; the last path component may contain
     /// the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes
     /// on the server are not detected.
@@ -55,11 +53,16 @@ pub struct WebDataset {
     /// HTTP settings for `files` that are URLs.
     #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
-    /// Shared by the splits, with its byte budgets.
-    #[serde(skip)]
-    reader: OnceCell<Arc<SampleReader>>,
-    #[serde(skip)]
+}
+
+/// `webdataset` as it runs.
+pub struct WebDataset {
+    files: Vec<Located<String>>,
+    samples: SampleOptions,
+    split_bytes: u64,
     opener: FileOpener,
+    /// Shared by the splits, with its byte budgets.
+    reader: OnceCell<Arc<SampleReader>>,
 }
 
 fn split_bytes() -> u64 {
@@ -67,98 +70,85 @@ fn split_bytes() -> u64 {
 }
 
 impl StageKind for WebDataset {
-    const KIND: &'static str = "webdataset";
-    const ABOUT: &'static str =
-        "Reads images and captions from tar files (webdataset, img2dataset); damaged members are rejected.";
+    type Options = WebDatasetOptions;
+    const NAME: &'static str = "webdataset";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "webdataset"
 files = ["laion/*.tar"]
 keep = ["similarity"]
 "#;
-    const VERSION: u32 = 1;
+
+    fn plan(options: WebDatasetOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let WebDatasetOptions { files, caption, keep, limits, resize, encode, split_bytes, http } = options;
+        let samples = SampleOptions { limits, resize, encode, keep, caption };
+        samples.declare(ports);
+        options::check_http(ports, &http);
+        files::declare(ports, &files);
+        for file in files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
+            let fault = Fault::at(file.span(), "compressed tar files are not supported");
+            ports.fault(fault.hint("decompress the file: images are already compressed"));
+        }
+        Some(Work::source(WebDataset {
+            files: files.value().clone(),
+            samples,
+            split_bytes: split_bytes.max(1),
+            opener: FileOpener::new(http.value().clone()),
+            reader: OnceCell::new(),
+        }))
+    }
 }
 
-impl Stage for WebDataset {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
+/// Part `part` of `parts` of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TarSplit {
+    /// A path or URL.
+    file: String,
+    part: u64,
+    parts: u64,
+}
 
-    fn files(&self) -> Vec<Located<String>> {
-        files::local_files(&self.files)
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = self.options().faults();
-        faults.extend(options::http_faults(&self.http));
-        faults.extend(files::files_faults(&self.files));
-        for file in self.files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
-            let fault = Fault::at(file.span(), "compressed tar files are not supported");
-            faults.push(fault.hint("decompress the file: images are already compressed"));
-        }
-        options::tables_or_faults(faults, || Tables::main(self.options().schema()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
+impl Display for TarSplit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} part {} of {}", file_name(&self.file), self.part + 1, self.parts)
     }
 }
 
 #[async_trait]
 impl Source for WebDataset {
-    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
+    type Split = TarSplit;
+
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<TarSplit>, RunError> {
         let mut splits = Vec::new();
-        for whole in files::file_splits(cx, &self.files)? {
-            // A URL is one split.
-            let length = if is_url(&whole.file) {
-                0
+        for file in files::list(cx, &self.files)? {
+            let parts = if is_url(&file) {
+                1
             } else {
-                fs::metadata(&whole.file).map_err(|error| RunError::io(&whole.file, error))?.len()
+                let length = fs::metadata(&file).map_err(|error| RunError::io(&file, error))?.len();
+                length.div_ceil(self.split_bytes).max(1)
             };
-            let parts = length.div_ceil(self.split_bytes.max(1)).max(1);
-            splits.extend((0..parts).map(|part| SourceSplit {
-                label: format!("{} part {} of {parts}", whole.label, part + 1),
-                start: part,
-                end: parts,
-                ..whole.clone()
-            }));
+            splits.extend((0..parts).map(|part| TarSplit { file: file.clone(), part, parts }));
         }
         Ok(splits)
     }
 
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let reader = self
-            .reader
-            .get_or_init(|| async { Arc::new(self.options().reader(cx, Self::KIND)) })
-            .await
-            .clone();
-        let file = self.opener.open(cx, &self.http, split).await?;
-        split_reader::data_frame(cx, TarSplit { reader, file, part: split.start, parts: split.end.max(1) })
+    async fn read(&self, cx: &RunContext, split: &TarSplit) -> Result<DataFrame, RunError> {
+        let reader =
+            self.reader.get_or_init(|| async { Arc::new(self.samples.reader(cx, Self::NAME)) }).await.clone();
+        let file = self.opener.open(cx, &split.file).await?;
+        split_reader::data_frame(cx, TarReader { reader, file, split: split.clone() })
     }
 }
 
-impl WebDataset {
-    fn options(&self) -> SampleOptions<'_> {
-        SampleOptions {
-            limits: &self.limits,
-            resize: &self.resize,
-            encode: &self.encode,
-            keep: &self.keep,
-            caption: self.caption.as_deref(),
-        }
-    }
-}
-
-/// Part `part` of `parts` of a file.
 #[derive(Debug)]
-struct TarSplit {
+struct TarReader {
     reader: Arc<SampleReader>,
     file: InputFile,
-    part: u64,
-    parts: u64,
+    split: TarSplit,
 }
 
-impl SplitReader for TarSplit {
+impl SplitReader for TarReader {
     fn schema(&self) -> &SchemaRef {
         &self.reader.schema
     }
@@ -167,7 +157,7 @@ impl SplitReader for TarSplit {
         let (path, name) = (self.file.path(), &self.file.name);
         let mut file = TarSamples::open(path)?;
         let Index { entries, damage, .. } = file.index(self.reader.limits.max_bytes, Role::PAIR)?;
-        let (part, parts, total) = (self.part, self.parts, entries.len() as u64);
+        let (part, parts, total) = (self.split.part, self.split.parts, entries.len() as u64);
         let boundary = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
         let own = entries.into_iter().take(boundary(part + 1)).skip(boundary(part));
         // Damage outside samples is reported once.

@@ -13,7 +13,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{Dataset, catalog};
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Silent};
 use twinlens_pipeline::run::{Outcome, Settings, run, session};
 use twinlens_pipeline::{Clock, Registry, RunError};
@@ -34,7 +35,8 @@ pub fn stage(name: &str, kind: &str, options: &str) -> String {
 /// The rendered faults of a pipeline file with these stages; `None` if there are none.
 pub fn faults(stages: &str) -> Option<String> {
     let text = format!("name = \"test\"\nseed = 7\n{stages}");
-    let checked = config::check("p.toml".as_ref(), &text, &registry(), &Overrides::default());
+    let (overrides, schemas) = (Overrides::default(), InputSchemas::none());
+    let checked = config::check("p.toml".as_ref(), &text, &registry(), &overrides, &schemas);
     checked.err().map(|report| report.render(false))
 }
 
@@ -111,7 +113,9 @@ impl Lab {
     ) -> Result<FinishedRun, RunError> {
         self.write("pipeline.toml", format!("name = \"test\"\nseed = 7\n{stages}"));
         let registry = registry();
-        let pipeline = config::load(&self.path("pipeline.toml"), &registry, &Overrides::default())
+        let files = Files::in_folder(self.dir.path());
+        let (overrides, schemas) = (Overrides::default(), InputSchemas::of(&files));
+        let pipeline = config::load(&self.path("pipeline.toml"), &registry, &overrides, &schemas)
             .unwrap_or_else(|error| panic!("{error:#?}"));
         let settings = Settings {
             max_rows: self.max_rows,

@@ -17,8 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 use url::Url;
 
@@ -36,10 +35,11 @@ use crate::pairs;
 /// File of the frontier in the stage's work directory.
 const STORE: &str = "frontier.redb";
 
-/// Crawls web pages for image-text pairs.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Crawls web pages politely and extracts image-text pairs from `alt`, `title`, `figcaption` and
+/// optionally more; side tables: `visits`, `frontier`.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Crawl {
+pub struct CrawlOptions {
     /// URLs of the first pages.
     seeds: Located<Vec<Located<String>>>,
     /// Sitemaps with further pages to visit (XML, feeds, lists of URLs; optionally gzipped). Their
@@ -115,9 +115,17 @@ fn wave_pages() -> usize {
     250
 }
 
+/// `crawl` as it runs.
+pub struct Crawl {
+    seeds: Vec<Url>,
+    sitemaps: Vec<Url>,
+    options: CrawlOptions,
+}
+
 impl StageKind for Crawl {
-    const KIND: &'static str = "crawl";
-    const ABOUT: &'static str = "Crawls web pages politely and extracts image-text pairs from `alt`, `title`, `figcaption` and optionally more; side tables: `visits`, `frontier`.";
+    type Options = CrawlOptions;
+    const NAME: &'static str = "crawl";
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "crawl"
@@ -126,47 +134,44 @@ robots_sitemaps = true
 max_pages = 20000
 http = { user_agent = "my-crawler/1.0 (me@example.org)", delay = 1.0 }
 "#;
-    const VERSION: u32 = 2;
+
+    fn plan(options: CrawlOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        options::check_http(ports, &options.http);
+        let (seeds, sitemaps) = (urls(ports, &options.seeds), urls(ports, &options.sitemaps));
+        if options.seeds.is_empty() {
+            ports.fault(Fault::at(options.seeds.span(), "`seeds` is empty: there is nothing to crawl"));
+        }
+        ports.output(pairs::schema(&[]), SortKey::AsGiven);
+        ports.side_table(VISITS, visits_schema());
+        ports.side_table(FRONTIER, frontier_schema());
+        Some(Work::job(Crawl { seeds, sitemaps, options }))
+    }
 }
 
-impl Stage for Crawl {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[FRONTIER, VISITS]
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = options::http_faults(&self.http);
-        for seed in self.seeds.iter().chain(&self.sitemaps) {
-            if !Url::parse(seed).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-                let fault = Fault::at(seed.span(), format!("`{}` is not an http(s) URL", seed.value()));
-                faults.push(fault.label("expected http://... or https://..."));
+/// The http(s) URLs among these; the others are faults.
+fn urls(ports: &mut Ports<'_>, written: &[Located<String>]) -> Vec<Url> {
+    let mut urls = Vec::new();
+    for url in written {
+        match Url::parse(url) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => urls.push(url),
+            _ => {
+                let fault = Fault::at(url.span(), format!("`{}` is not an http(s) URL", url.value()));
+                ports.fault(fault.label("expected http://... or https://..."));
             }
         }
-        if self.seeds.is_empty() {
-            faults.push(Fault::at(self.seeds.span(), "`seeds` is empty: there is nothing to crawl"));
-        }
-        options::tables_or_faults(faults, || {
-            Tables::main(pairs::schema(&[])).with(VISITS, visits_schema()).with(FRONTIER, frontier_schema())
-        })
     }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
+    urls
 }
 
 #[async_trait]
 impl Job for Crawl {
-    async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
-        let client = super::network::client(cx, &self.http, budget, self.concurrency.max(1))?;
-        let cache = self.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
-        let captions = TextSourceSet::new(&self.captions);
-        let visitor = Arc::new(Visitor::new(client, self.max_page_bytes, captions, cache));
+        let options = &self.options;
+        let client = super::network::client(cx, &options.http, budget, options.concurrency.max(1))?;
+        let cache = options.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
+        let captions = TextSourceSet::new(&options.captions);
+        let visitor = Arc::new(Visitor::new(client, options.max_page_bytes, captions, cache));
         let mut frontier = self.frontier(cx, output).await?;
         cx.progress.done(frontier.counts().visited);
         let crawled = self.waves(cx, &visitor, &mut frontier, output).await;
@@ -199,14 +204,14 @@ impl Crawl {
             cx.check_cancelled()?;
             let wave = match output.rows_wanted() {
                 Some(0) => Vec::new(),
-                _ => frontier.next_wave(self.wave_pages.max(1))?,
+                _ => frontier.next_wave(self.options.wave_pages.max(1))?,
             };
             if wave.is_empty() {
                 return super::network::check_reachable(&visitor.client, true);
             }
             let number = output.state().commits.len() as u64;
             let split = output.split(number, label(number, &wave));
-            let writer = WaveWriter::new(cx, split, self.canonical, output.rows_wanted());
+            let writer = WaveWriter::new(cx, split, self.options.canonical, output.rows_wanted());
             let (split, record) = tokio::select! {
                 fetched = self.wave(cx, visitor, frontier, wave, writer) => fetched?,
                 () = cx.cancel.cancelled() => return Err(RunError::Interrupted),
@@ -262,22 +267,17 @@ impl Crawl {
     }
 
     fn open(&self, path: &std::path::Path) -> Result<Frontier, RunError> {
-        let urls = |written: &[Located<String>]| {
-            let bad =
-                |url: &Located<String>| RunError::user(format!("`{}` is not an http(s) URL", url.value()));
-            written.iter().map(|url| Url::parse(url).map_err(|_| bad(url))).collect::<Result<Vec<_>, _>>()
-        };
+        let options = &self.options;
         let limits = CrawlLimits {
-            scope: self.scope,
-            hosts: self.hosts.clone(),
-            max_depth: self.max_depth,
-            max_pages: self.max_pages as u64,
-            max_sitemaps: self.max_sitemaps,
-            drop_params: self.drop_params.clone(),
+            scope: options.scope,
+            hosts: options.hosts.clone(),
+            max_depth: options.max_depth,
+            max_pages: options.max_pages as u64,
+            max_sitemaps: options.max_sitemaps,
+            drop_params: options.drop_params.clone(),
         };
-        let (seeds, sitemaps) = (urls(&self.seeds)?, urls(&self.sitemaps)?);
-        let opened = Store::open(path)?;
-        Ok(Frontier::open(opened, limits, &seeds, &sitemaps, self.robots_sitemaps)?)
+        let store = Store::open(path)?;
+        Ok(Frontier::open(store, limits, &self.seeds, &self.sitemaps, options.robots_sitemaps)?)
     }
 
     /// Fetches a wave and records its visits in order.
@@ -293,8 +293,8 @@ impl Crawl {
         cx.progress.total(counts.visited + counts.waiting);
         let first = counts.visited == 0 && wave.iter().all(|visit| visit.kind == VisitKind::Page);
         let (mut failures, mut visited) = (Vec::new(), 0);
-        let mut fetcher =
-            WaveFetcher::new(visitor, &wave, self.concurrency.clamp(1, 1000), cx.bytes_in_flight / 2);
+        let concurrency = self.options.concurrency.clamp(1, 1000);
+        let mut fetcher = WaveFetcher::new(visitor, &wave, concurrency, cx.bytes_in_flight / 2);
         for visit in &wave {
             let result = fetcher.next().await?;
             if let Err(error) = &result {

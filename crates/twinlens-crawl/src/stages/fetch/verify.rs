@@ -1,12 +1,14 @@
 //! Verifies that an image is the expected one: the new owner of an expired domain may serve
 //! anything.
 
+use std::ops::Range;
+
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::datatypes::{DataType, Int64Type};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_image::ProcessedImage;
-use twinlens_pipeline::RunError;
+use twinlens_pipeline::{ColumnName, ColumnType, Fault, Ports, Required, RowsInput, RunError};
 
 use super::images::Rejection;
 use crate::stages::common::arrow_error;
@@ -36,6 +38,10 @@ impl Default for Verify {
 const SHA256: &str = "_expected_sha256";
 const PHASH: &str = "_expected_phash";
 
+const PHASH_TYPE: ColumnType = ColumnType::Other("64-bit integers or text", |kind| {
+    ColumnType::Int64.accepts(kind) || ColumnType::Text.accepts(kind)
+});
+
 impl Verify {
     /// The columns to read, and their names within the stage.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, &'static str)> {
@@ -43,27 +49,18 @@ impl Verify {
         all.into_iter().filter_map(|(column, name)| Some((column?, name)))
     }
 
-    /// What is wrong with the options for an input of this schema.
-    pub(super) fn check(&self, schema: &Schema) -> Option<String> {
-        let text =
-            |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    /// Checks the columns, and the options, which are at `span`.
+    pub(super) fn check(&self, ports: &mut Ports<'_>, input: &RowsInput, span: Range<usize>) {
         for (column, name) in self.columns() {
-            match schema.field_with_name(column).map(|field| field.data_type()) {
-                Err(_) => {
-                    return Some(format!(
-                        "`verify` needs a column `{column}`, which the input does not have"
-                    ));
-                }
-                Ok(kind) if text(kind) || (name == PHASH && *kind == DataType::Int64) => {}
-                Ok(kind) => {
-                    return Some(format!(
-                        "the column `{column}` of `verify` has type {kind}, which is not a hash"
-                    ));
-                }
-            }
+            let column = ColumnName::at(column, span.clone());
+            let kind = if name == PHASH { PHASH_TYPE } else { ColumnType::Text };
+            ports.column(input, column, kind, Required::Yes);
         }
         let distance = self.phash_distance;
-        (distance > 32).then(|| format!("`phash_distance` must be from 0 to 32 bits, not {distance}"))
+        if distance > 32 {
+            let message = format!("`phash_distance` must be from 0 to 32 bits, not {distance}");
+            ports.fault(Fault::at(span, message));
+        }
     }
 
     pub(super) fn expected_hashes(&self, rows: &RecordBatch) -> Result<ExpectedHashes, RunError> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
-use twinlens_dataset::contracts;
+use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_dataset::samples::{Refusal, Sample};
 use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMode, probe, process};
-use twinlens_pipeline::{Fault, Located, RunContext, RunError, rejects};
+use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, rejects};
 
 use self::columns::SampleBatchBuilder;
 use super::common::arrow_error;
@@ -29,27 +29,24 @@ pub const CODES: &[&str] =
     &["no_image", "no_caption", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
 
 /// The options that the stages share.
-pub(super) struct SampleOptions<'a> {
-    pub(super) limits: &'a Located<Limits>,
-    pub(super) resize: &'a Located<Resize>,
-    pub(super) encode: &'a Located<Encode>,
-    pub(super) keep: &'a [Located<String>],
-    pub(super) caption: Option<&'a str>,
+pub(super) struct SampleOptions {
+    pub(super) limits: Located<Limits>,
+    pub(super) resize: Located<Resize>,
+    pub(super) encode: Located<Encode>,
+    pub(super) keep: Vec<Located<String>>,
+    pub(super) caption: Option<String>,
 }
 
-impl SampleOptions<'_> {
-    pub(super) fn faults(&self) -> Vec<Fault> {
-        let mut faults = options::image_faults(self.resize, self.encode, self.limits);
-        faults.extend(options::keep_faults(self.keep, &schema(&[])));
-        faults
+impl SampleOptions {
+    /// Checks the options, and declares the output.
+    pub(super) fn declare(&self, ports: &mut Ports<'_>) {
+        options::check_images(ports, &self.resize, &self.encode, &self.limits);
+        options::check_keep(ports, &self.keep, &schema(&[]));
+        ports.output(self.schema(), SortKey::columns(ROW_ORDER));
     }
 
-    pub(super) fn schema(&self) -> SchemaRef {
-        schema(&self.kept_columns())
-    }
-
-    fn kept_columns(&self) -> Vec<String> {
-        self.keep.iter().map(|name| name.value().clone()).collect()
+    fn schema(&self) -> SchemaRef {
+        schema(&options::names(&self.keep))
     }
 
     /// The splits of a stage share one reader and its budgets.
@@ -61,8 +58,8 @@ impl SampleOptions<'_> {
             limits: self.limits.value().clone(),
             resize: self.resize.value().clone(),
             encode: self.encode.value().clone(),
-            keep: self.kept_columns(),
-            caption: self.caption.map(String::from),
+            keep: options::names(&self.keep),
+            caption: self.caption.clone(),
             schema: rejects::schema_with_reserved(&self.schema()),
             bodies: ByteBudget::new(half),
             pixels: ByteBudget::new(half),

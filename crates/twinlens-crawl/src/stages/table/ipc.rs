@@ -12,7 +12,7 @@ use twinlens_pipeline::RunError;
 
 use super::parquet::damaged_file;
 use super::rows::FileColumns;
-use super::split::TableSplit;
+use super::split::TableReader;
 use crate::pairs::PairBatchBuilder;
 use crate::stages::common::arrow_error;
 use crate::stages::split_reader::BatchSink;
@@ -71,27 +71,27 @@ pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
 }
 
 /// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
-    let (path, split) = (table.file.path(), &table.split);
-    let batches = Batches::open(path)?;
+pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (split, rows) = (&table.split, &table.rows);
+    let batches = Batches::open(table.file.path())?;
     let columns = FileColumns::new(&table.file.name, &table.selection, &batches.schema())
         .map_err(|why| table.error(why))?;
-    let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
+    let mut pairs = PairBatchBuilder::new(&table.stage, &table.selection.keep);
     let mut first = 0;
     for batch in batches {
         let batch = batch.map_err(|error| damaged_file(&split.file, error))?;
         let end = first + batch.num_rows() as u64;
-        let mut row = split.start.max(first);
-        while row < split.end.min(end) {
-            let length = (split.end.min(end) - row).min(BATCH as u64);
+        let mut row = rows.start.max(first);
+        while row < rows.end.min(end) {
+            let length = (rows.end.min(end) - row).min(BATCH as u64);
             let part = batch.slice((row - first) as usize, length as usize);
-            columns.push_batch(&mut rows, &part, &mut row);
-            if !send(rows.finish().map_err(arrow_error)?) {
+            columns.push_batch(&mut pairs, &part, &mut row);
+            if !send(pairs.finish().map_err(arrow_error)?) {
                 return Ok(false);
             }
         }
         first = end;
-        if first >= split.end {
+        if first >= rows.end {
             break;
         }
     }

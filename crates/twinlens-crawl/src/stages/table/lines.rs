@@ -9,7 +9,7 @@ use csv_core::ReadRecordResult;
 use twinlens_pipeline::RunError;
 
 use super::rows::{CandidateNames, RowValues, infer_header, push_row};
-use super::split::{Format, TableSplit};
+use super::split::{Format, TableReader};
 use crate::pairs::PairBatchBuilder;
 use crate::stages::common::{arrow_error, file_name};
 use crate::stages::split_reader::BatchSink;
@@ -208,8 +208,8 @@ pub(super) fn index_rows(
 }
 
 /// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
-    let (path, split) = (table.file.path(), &table.split);
+pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (path, split, wanted) = (table.file.path(), &table.split, &table.rows);
     let io = |error| RunError::io(path, error);
     let (mut reader, header) = open(path, table.format)?;
     let columns = match table.format {
@@ -217,21 +217,14 @@ pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunE
         _ => table.selection.resolve(&header).map_err(|why| table.error(why))?,
     };
     let keys = table.selection.names();
-    let mut number = split.start;
-    match table.position {
-        Some((offset, line)) => {
-            reader = reopen_at(reader, table.format, offset, line).map_err(io)?;
-        }
-        // Without an index, the rows before the split are read and skipped.
-        None => number = 0,
+    let mut number = wanted.start;
+    if let Some((offset, line)) = split.position {
+        reader = reopen_at(reader, table.format, offset, line).map_err(io)?;
     }
     let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
-    while number < split.end {
+    while number < wanted.end {
         let Some((line, raw)) = reader.next().map_err(io)? else { break };
         number += 1;
-        if number <= split.start {
-            continue;
-        }
         let values = match raw {
             None => Err(("row_too_long", format!("longer than {MAX_ROW} bytes or {MAX_FIELDS} fields"))),
             Some((text, _)) if table.format == Format::Jsonl => parse_object(text, &keys),

@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use twinlens_pipeline::RunError;
 
 use super::rows::FileColumns;
-use super::split::TableSplit;
+use super::split::TableReader;
 use crate::pairs::PairBatchBuilder;
 use crate::stages::common::arrow_error;
 use crate::stages::split_reader::BatchSink;
@@ -31,26 +31,25 @@ pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
 }
 
 /// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
-    let (path, split) = (table.file.path(), &table.split);
-    let builder = open(path)?;
-    let rows = builder.metadata().file_metadata().num_rows().unsigned_abs();
+pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
+    let (split, rows) = (&table.split, &table.rows);
+    let builder = open(table.file.path())?;
+    let total = builder.metadata().file_metadata().num_rows().unsigned_abs();
     let columns = FileColumns::new(&table.file.name, &table.selection, builder.schema())
         .map_err(|why| table.error(why))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.indices());
     let reader = builder
         .with_projection(mask)
-        .with_offset(split.start as usize)
-        .with_limit((split.end.min(rows) - split.start) as usize)
+        .with_offset(rows.start as usize)
+        .with_limit((rows.end.min(total) - rows.start) as usize)
         .with_batch_size(BATCH)
         .build()
         .map_err(|error| damaged_file(&split.file, error))?;
-    let mut rows = PairBatchBuilder::new(&table.stage, &table.selection.keep);
-    let mut row = split.start;
+    let (mut row, mut pairs) = (rows.start, PairBatchBuilder::new(&table.stage, &table.selection.keep));
     for batch in reader {
         let batch = batch.map_err(|error| damaged_file(&split.file, error))?;
-        columns.push_batch(&mut rows, &batch, &mut row);
-        if !send(rows.finish().map_err(arrow_error)?) {
+        columns.push_batch(&mut pairs, &batch, &mut row);
+        if !send(pairs.finish().map_err(arrow_error)?) {
             return Ok(false);
         }
     }

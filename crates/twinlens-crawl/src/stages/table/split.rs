@@ -1,12 +1,12 @@
 //! A split of a table.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
+use std::ops::Range;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_pipeline::RunError;
-use twinlens_pipeline::stage::SourceSplit;
 
 use super::rows::ColumnSelection;
 use crate::stages::common::file_name;
@@ -41,18 +41,40 @@ impl Format {
     }
 }
 
+/// Rows of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableSplit {
+    /// A path or URL.
+    pub(super) file: String,
+    /// `None`: all, of a URL; their number is not known before its download.
+    pub(super) rows: Option<Range<u64>>,
+    /// Byte and line of the first row in a local text file.
+    pub(super) position: Option<(u64, u64)>,
+}
+
+impl Display for TableSplit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let name = file_name(&self.file);
+        match &self.rows {
+            None => f.write_str(name),
+            Some(rows) => write!(f, "{name} rows {}..{}", rows.start, rows.end),
+        }
+    }
+}
+
+/// Reads a split.
 #[derive(Debug)]
-pub(super) struct TableSplit {
+pub(super) struct TableReader {
     pub(super) schema: SchemaRef,
     pub(super) stage: String,
     pub(super) format: Format,
     pub(super) file: InputFile,
-    pub(super) split: SourceSplit,
-    pub(super) position: Option<(u64, u64)>,
+    pub(super) split: TableSplit,
+    pub(super) rows: Range<u64>,
     pub(super) selection: ColumnSelection,
 }
 
-impl TableSplit {
+impl TableReader {
     /// A user error about the file.
     pub(super) fn error(&self, why: impl Display) -> RunError {
         RunError::user(format!("{}: {why}", self.split.file))

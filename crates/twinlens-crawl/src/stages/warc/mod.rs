@@ -17,17 +17,14 @@ use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_pipeline::stage::{Source, SourceSplit};
-use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputTables, Located, RunContext, RunError, Stage, StageKind, Tables, Work,
-    rejects,
-};
+use twinlens_dataset::contracts::ROW_ORDER;
+use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, Source, StageKind, Work, rejects};
 
-use self::page::WarcOptions;
+use self::page::ReadOptions;
 use self::reader::{DamagedRecord, Item, Record, Records};
 use self::record::Header;
 use super::common::arrow_error;
-use super::files::{self, FileOpener, InputFile};
+use super::files::{self, FileOpener, FileSplit, InputFile};
 use super::options;
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::html::{TextSource, TextSourceSet};
@@ -53,10 +50,10 @@ const BATCH: usize = 4096;
 /// Read buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Reads web archives.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Extracts image-text pairs from web archives: WARC and WAT files, as published by Common Crawl.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Warc {
+pub struct WarcOptions {
     /// Files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; the last path
     /// component may contain the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read,
     /// and deleted; changes on the server are not detected.
@@ -77,7 +74,12 @@ pub struct Warc {
     /// HTTP settings for `files` that are URLs.
     #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
-    #[serde(skip)]
+}
+
+/// `warc` as it runs.
+pub struct Warc {
+    files: Vec<Located<String>>,
+    options: ReadOptions,
     opener: FileOpener,
 }
 
@@ -92,66 +94,58 @@ fn max_record_bytes() -> u64 {
 }
 
 impl StageKind for Warc {
-    const KIND: &'static str = "warc";
-    const ABOUT: &'static str =
-        "Extracts image-text pairs from web archives: WARC and WAT files, as published by Common Crawl.";
+    type Options = WarcOptions;
+    const NAME: &'static str = "warc";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "warc"
 files = ["CC-MAIN-2026-40/*.warc.wat.gz"]
 captions = ["alt", "title"]
 "#;
-    const VERSION: u32 = 1;
-}
 
-impl Stage for Warc {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        files::local_files(&self.files)
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = options::http_faults(&self.http);
-        faults.extend(files::files_faults(&self.files));
-        options::tables_or_faults(faults, || Tables::main(pairs::schema(&[])))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Source(self)
+    fn plan(options: WarcOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        options::check_http(ports, &options.http);
+        files::declare(ports, &options.files);
+        ports.output(pairs::schema(&[]), SortKey::columns(ROW_ORDER));
+        Some(Work::source(Warc {
+            files: options.files.value().clone(),
+            options: ReadOptions {
+                captions: TextSourceSet::new(&options.captions),
+                opt_outs: options.opt_outs,
+                product: options.product,
+                max_bytes: options.max_record_bytes,
+            },
+            opener: FileOpener::new(options.http.value().clone()),
+        }))
     }
 }
 
 #[async_trait]
 impl Source for Warc {
-    async fn splits(&self, cx: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        files::file_splits(cx, &self.files)
+    type Split = FileSplit;
+
+    async fn splits(&self, cx: &RunContext) -> Result<Vec<FileSplit>, RunError> {
+        Ok(files::list(cx, &self.files)?.into_iter().map(|file| FileSplit { file }).collect())
     }
 
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let options = WarcOptions {
-            captions: TextSourceSet::new(&self.captions),
-            opt_outs: self.opt_outs,
-            product: self.product.clone(),
-            max_bytes: self.max_record_bytes,
-        };
+    async fn read(&self, cx: &RunContext, split: &FileSplit) -> Result<DataFrame, RunError> {
+        let (stage, options) = (cx.stage.clone(), self.options.clone());
         let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
-        let file = self.opener.open(cx, &self.http, split).await?;
-        split_reader::data_frame(cx, WarcSplit { schema, stage: cx.stage.clone(), file, options })
+        let file = self.opener.open(cx, &split.file).await?;
+        split_reader::data_frame(cx, WarcReader { schema, stage, file, options })
     }
 }
 
 #[derive(Debug)]
-struct WarcSplit {
+struct WarcReader {
     schema: SchemaRef,
     stage: String,
     file: InputFile,
-    options: WarcOptions,
+    options: ReadOptions,
 }
 
-impl SplitReader for WarcSplit {
+impl SplitReader for WarcReader {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -177,7 +171,7 @@ impl SplitReader for WarcSplit {
     }
 }
 
-impl WarcSplit {
+impl WarcReader {
     /// Adds the pairs or the reject of a record.
     fn push(&self, rows: &mut PairBatchBuilder, item: Item) {
         let (offset, target, read) = match item {
@@ -217,7 +211,7 @@ fn may_hold_pairs(header: &Header) -> bool {
     }
 }
 
-fn read_record(record: &Record, options: &WarcOptions) -> Result<page::Page, page::Rejection> {
+fn read_record(record: &Record, options: &ReadOptions) -> Result<page::Page, page::Rejection> {
     match record.header.kind.as_str() {
         "metadata" => wat::read(record.header.target(), &record.block, options),
         _ => page::read(record, options),

@@ -10,7 +10,7 @@ use crate::html::{self, ExtractOptions, ImageText, TextSourceSet};
 use crate::net::Directives;
 
 #[derive(Debug, Clone)]
-pub(super) struct WarcOptions {
+pub(super) struct ReadOptions {
     pub(super) captions: TextSourceSet,
     pub(super) opt_outs: bool,
     pub(super) product: String,
@@ -18,7 +18,7 @@ pub(super) struct WarcOptions {
     pub(super) max_bytes: u64,
 }
 
-impl WarcOptions {
+impl ReadOptions {
     pub(super) fn extract_options(&self) -> ExtractOptions<'_> {
         ExtractOptions { product: &self.product, captions: self.captions }
     }
@@ -38,7 +38,7 @@ pub(super) type Rejection = (&'static str, String);
 ///
 /// # Errors
 /// The page cannot be read, or its owner opted out.
-pub(super) fn read(record: &Record, options: &WarcOptions) -> Result<Page, Rejection> {
+pub(super) fn read(record: &Record, options: &ReadOptions) -> Result<Page, Rejection> {
     let header = &record.header;
     let (fields, body) = if header.kind == "resource" {
         (header.fields.clone(), &record.block[..])
@@ -80,7 +80,7 @@ pub(super) fn page_url(target: &str) -> Result<Url, Rejection> {
 }
 
 /// The directives in the headers.
-fn header_directives(fields: &Fields, options: &WarcOptions) -> Directives {
+fn header_directives(fields: &Fields, options: &ReadOptions) -> Directives {
     let mut directives = Directives::default();
     for words in fields.all("x-robots-tag") {
         directives.add(words, &options.product, "X-Robots-Tag");

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::page::{Page, Rejection, WarcOptions, page_url};
+use super::page::{Page, ReadOptions, Rejection, page_url};
 use super::record::media_type;
 use crate::html::PageBuilder;
 use crate::net::Directives;
@@ -83,7 +83,7 @@ struct Link {
 ///
 /// # Errors
 /// The record cannot be read, or the owner of the page opted out.
-pub(super) fn read(target: &str, block: &[u8], options: &WarcOptions) -> Result<Page, Rejection> {
+pub(super) fn read(target: &str, block: &[u8], options: &ReadOptions) -> Result<Page, Rejection> {
     let wat = parse(block)?;
     let Some(response) = wat.envelope.payload.and_then(|payload| payload.response) else {
         return Ok(Page::default());
