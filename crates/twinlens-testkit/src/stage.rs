@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_pipeline::config::{self, InputSchemas, Overrides, Pipeline, Report};
 use twinlens_pipeline::files::Files;
-use twinlens_pipeline::run::events::{Progress, Silent};
+use twinlens_pipeline::run::events::{Observer, Progress, Silent};
 use twinlens_pipeline::run::{self, Settings, session};
 use twinlens_pipeline::{Clock, Registry, RunContext, RunError};
 
@@ -94,10 +94,21 @@ impl StageTest {
     /// # Panics
     /// Something is wrong with the options.
     pub async fn run(&self) -> Result<StageOutput, RunError> {
+        self.run_observed(Arc::new(Silent), CancellationToken::new()).await
+    }
+
+    /// As [`StageTest::run`]; `cancel` interrupts it.
+    ///
+    /// # Panics
+    /// Something is wrong with the options.
+    pub async fn run_observed(
+        &self,
+        observer: Arc<dyn Observer>,
+        cancel: CancellationToken,
+    ) -> Result<StageOutput, RunError> {
         let pipeline = self.check().unwrap_or_else(|report| panic!("{report}"));
         let folder = self.folder.path();
         let settings = Settings { clock: Clock::Fixed(UNIX_EPOCH), ..Settings::in_folder(folder) };
-        let (observer, cancel) = (Arc::new(Silent), CancellationToken::new());
         run::run(&pipeline, &self.registry, &settings, observer, cancel).await?;
         StageOutput::read(&folder.join("run").join(STAGE), &self.registry).await
     }
@@ -121,6 +132,7 @@ pub fn context(registry: &Registry, folder: &Path) -> RunContext {
 
 /// The tables that a stage made.
 pub struct StageOutput {
+    dataset: Dataset,
     tables: BTreeMap<String, Vec<RecordBatch>>,
 }
 
@@ -132,7 +144,20 @@ impl StageOutput {
         for table in dataset.tables() {
             tables.insert(table.to_string(), dataset.frame(&session, table).await?.collect().await?);
         }
-        Ok(Self { tables })
+        Ok(Self { dataset, tables })
+    }
+
+    /// The dataset of the stage.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The rows of a table in their order.
+    ///
+    /// # Panics
+    /// There is no such table.
+    pub fn batches(&self, table: &str) -> &[RecordBatch] {
+        &self.tables[table]
     }
 
     /// The rows of a table in their order, as `a|b|c`; null is nothing.

@@ -1,14 +1,13 @@
 //! The inputs of `train`: options, checks, and resolution to files and datasets.
 
-use super::columns::{column, text_column};
-use crate::data::{Columns, Input as TrainInput, Source};
-use datafusion::arrow::datatypes::{DataType, Schema};
+use crate::data::Source;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::storage::{Location, is_url};
-use twinlens_dataset::types::holds_image_bytes;
+use twinlens_dataset::storage::Location;
 use twinlens_pipeline::hub::is_hub_name;
-use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
+use twinlens_pipeline::{
+    ColumnType, Input, Inputs, Located, Ports, Required, RunContext, RunError, TableInput,
+};
 
 /// One of several inputs.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -56,63 +55,50 @@ pub(crate) fn is_files(input: &Input) -> bool {
     name.contains(['*', '?']) || name.ends_with(".tar") || is_hub_name(name)
 }
 
-/// Whether an input names a local directory or a model of the hub, instead of a stage or a dataset
-/// in an object store.
-pub(crate) fn is_directory(input: &Input) -> bool {
-    let name = input.name();
-    is_hub_name(name) || input.is_path() && !is_url(name)
+/// Where pairs come from.
+pub(crate) enum PairsInput {
+    /// A pattern, a tar file, or a dataset of the hub.
+    Files(String),
+    Table(TableInput),
 }
 
-/// Faults of the caption and image columns of an input whose tables are known.
-pub(crate) fn faults(tables: &InputTables, caption: &Located<String>, image: &Located<String>) -> Vec<Fault> {
-    let Some(schema) = &tables.schema else { return Vec::new() };
-    let at = |option: &Located<String>| match option.span() {
-        span if span.is_empty() => tables.input.0.span(),
-        span => span,
-    };
-    let mut faults: Vec<Fault> = text_column(schema, caption, at(caption)).err().into_iter().collect();
-    faults.extend(image_column(schema, image, at(image)).err());
-    faults
-}
-
-fn image_column(schema: &Schema, name: &str, span: std::ops::Range<usize>) -> Result<(), Fault> {
-    match column(schema, name, span.clone()) {
-        Ok(DataType::Struct(fields)) if fields.find("bytes").is_some() => Ok(()),
-        Ok(other) if holds_image_bytes(other) => Ok(()),
-        Ok(other) => {
-            let fault = Fault::at(span, format!("the column `{name}` is of type {other}"));
-            Err(fault.label("expected struct<bytes, path> or binary"))
-        }
-        Err(fault) => Err(fault.hint("put a `fetch` stage before this one")),
-    }
-}
-
-/// Resolves inputs. `datasets` are the opened datasets among them; `follow` reads them while they
-/// grow.
-pub(crate) fn resolve(
-    cx: &RunContext,
-    inputs: &[(Input, f64)],
-    datasets: &[InputData],
-    follow: bool,
-    columns: &Columns,
-) -> Result<Vec<TrainInput>, RunError> {
-    let source = |input: &Input| -> Result<Source, RunError> {
+impl PairsInput {
+    /// Declares the input, and checks its columns of captions and images.
+    pub(crate) fn declare(
+        ports: &mut Ports<'_>,
+        input: &Input,
+        caption: &Located<String>,
+        image: &Located<String>,
+    ) -> Self {
         if is_files(input) {
-            return Ok(Source::Files(files(cx, input.name())?));
+            // Files of the hub do not change while they are in the cache.
+            if !is_hub_name(input.name()) {
+                ports.file(&input.0);
+            }
+            return Self::Files(input.name().into());
         }
-        let found = datasets.iter().find(|data| data.name == input.name() && data.view.is_none());
-        let missing = || RunError::user(format!("`{}` is not a dataset of pairs", input.name()));
-        let data = found.ok_or_else(missing)?;
+        let table = ports.table(input);
+        ports.text(&table, caption, Required::Yes);
+        let hint = Required::Hint("put a `fetch` stage before this one");
+        ports.column(&table, image, ColumnType::EncodedImage, hint);
+        Self::Table(table)
+    }
+
+    /// The source of the pairs; with `follow`, a dataset is read while it grows.
+    pub(crate) fn source(&self, cx: &RunContext, inputs: &Inputs, follow: bool) -> Result<Source, RunError> {
+        let table = match self {
+            Self::Files(pattern) => return Ok(Source::Files(files(cx, pattern)?)),
+            Self::Table(table) => inputs.get(table),
+        };
+        if table.view.is_some() {
+            return Err(RunError::user(format!("`{}` is not a dataset of pairs", table.name)));
+        }
         Ok(if follow {
-            Source::Growing(data.dataset.location().clone(), data.table.clone())
+            Source::Growing(table.dataset.location().clone(), table.table.clone())
         } else {
-            Source::table(&data.dataset, &data.table)
+            Source::table(&table.dataset, &table.table)
         })
-    };
-    let resolve = |(input, weight): &(Input, f64)| {
-        Ok(TrainInput { source: source(input)?, columns: columns.clone(), weight: *weight })
-    };
-    inputs.iter().map(resolve).collect()
+    }
 }
 
 /// The files of a pattern, which must be Parquet or tar files.

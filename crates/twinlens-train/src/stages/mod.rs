@@ -1,6 +1,5 @@
 //! The stages `tokenizer` and `train`, as thin wrappers around the rest of the crate.
 
-mod columns;
 mod errors;
 mod inputs;
 mod output;

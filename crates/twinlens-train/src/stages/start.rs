@@ -5,24 +5,20 @@ use std::path::Path;
 use twinlens_model::weights::shapes;
 use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_covers, covers};
 use twinlens_pipeline::suggest::did_you_mean;
-use twinlens_pipeline::{Fault, Located, RunError};
+use twinlens_pipeline::{Fault, Located, Ports, RunError};
 
 /// The names of the towers in options.
 const TOWERS: [&str; 2] = ["visual", "text"];
 
-/// Faults of a list of parts of a model.
-pub(crate) fn faults(parts: &Located<Vec<Located<String>>>, config: &ClipConfig) -> Vec<Fault> {
+/// Checks a list of parts of a model.
+pub(crate) fn check(ports: &mut Ports<'_>, parts: &Located<Vec<Located<String>>>, config: &ClipConfig) {
     let names = shapes(config);
-    let unknown = parts.iter().filter(|part| !names.keys().any(|name| covers(part, name)));
-    unknown
-        .map(|part| {
-            let fault = Fault::at(part.span(), format!("the model has no part `{}`", part.value()));
-            let fault =
-                fault.label("expected `visual`, `text`, or the start of a variable's name up to a dot");
-            let known = TOWERS.into_iter().chain(names.keys().map(String::as_str));
-            did_you_mean(part, known).into_iter().fold(fault, Fault::hint)
-        })
-        .collect()
+    for part in parts.iter().filter(|part| !names.keys().any(|name| covers(part, name))) {
+        let fault = Fault::at(part.span(), format!("the model has no part `{}`", part.value()));
+        let fault = fault.label("expected `visual`, `text`, or the start of a variable's name up to a dot");
+        let known = TOWERS.into_iter().chain(names.keys().map(String::as_str));
+        ports.fault(did_you_mean(part, known).into_iter().fold(fault, Fault::hint));
+    }
 }
 
 pub(crate) fn names(parts: &Located<Vec<Located<String>>>) -> Vec<String> {

@@ -1,6 +1,5 @@
 //! The stage `tokenizer`: byte-level BPE learned from captions.
 
-use super::columns::text_column;
 use super::errors::model_error;
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
@@ -14,15 +13,15 @@ use std::sync::Arc;
 use twinlens_dataset::{MAIN, contracts};
 use twinlens_model::{TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext, RunError, SortKey,
+    StageKind, TableInput, Work,
 };
 
 /// Learns a byte-level BPE tokenizer from captions. Its table lists the tokens; its file is a
 /// Hugging Face `tokenizer.json`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TokenizerStage {
+pub struct TokenizerOptions {
     /// The captions to learn from.
     input: Input,
     /// The column of captions.
@@ -42,39 +41,36 @@ fn vocab_size() -> Located<usize> {
     Located::without_span(4096)
 }
 
+/// `tokenizer` as it runs.
+pub struct TokenizerStage {
+    input: TableInput,
+    column: String,
+    vocab_size: usize,
+}
+
 impl StageKind for TokenizerStage {
-    const KIND: &'static str = "tokenizer";
-    const ABOUT: &'static str = "Learns a byte-level BPE tokenizer from captions";
+    type Options = TokenizerOptions;
+    const NAME: &'static str = "tokenizer";
+    const VERSION: u32 = 1;
     const EXAMPLE: &'static str = r#"[stages.words]
 kind = "tokenizer"
 input = "images"
 vocab_size = 8192
 "#;
-    const VERSION: u32 = 1;
-}
+    const PRODUCT: Product = Product::Tokenizer;
 
-impl Stage for TokenizerStage {
-    fn inputs(&self) -> Vec<Input> {
-        vec![self.input.clone()]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
-        let span = if self.column.span().is_empty() { self.input.0.span() } else { self.column.span() };
-        faults.extend(text_column(&schema, &self.column, span).err());
-        if *self.vocab_size < 258 {
-            let fault = Fault::at(
-                self.vocab_size.span(),
-                format!("a vocabulary of {} tokens is too small", *self.vocab_size),
-            );
-            faults.push(fault.label("at least 258: all bytes, the start and the end token"));
+    fn plan(options: TokenizerOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let TokenizerOptions { input, column, vocab_size } = options;
+        let input = ports.table(&input);
+        ports.text(&input, &column, Required::Yes);
+        if *vocab_size < 258 {
+            let message = format!("a vocabulary of {} tokens is too small", *vocab_size);
+            let fault = Fault::at(vocab_size.span(), message);
+            ports.fault(fault.label("at least 258: all bytes, the start and the end token"));
         }
-        if faults.is_empty() { Ok(Tables::main(tokens_schema())) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
+        ports.output(tokens_schema(), SortKey::AsGiven);
+        ports.rejects(contracts::pair_texts());
+        Some(Work::job(TokenizerStage { input, column: column.value().clone(), vocab_size: *vocab_size }))
     }
 }
 
@@ -92,16 +88,15 @@ fn tokens(tokenizer: &Tokenizer) -> Result<RecordBatch, RunError> {
 
 #[async_trait]
 impl Job for TokenizerStage {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
         if output.is_done(0) {
             return Ok(());
         }
-        let [input, ..] = inputs else { return Err(RunError::Internal("tokenizer without input".into())) };
-        let frame = input.frame(&cx.session).await?.select(vec![ident(self.column.as_str())])?;
+        let frame = inputs.get(&self.input).frame(&cx.session).await?.select(vec![ident(&self.column)])?;
         let mut stream = frame.execute_stream().await?;
         // The short channel bounds memory, which holds distinct words, not captions.
         let (send, mut receive) = tokio::sync::mpsc::channel::<RecordBatch>(2);
-        let vocab_size = *self.vocab_size;
+        let vocab_size = self.vocab_size;
         let training = tokio::task::spawn_blocking(move || {
             let batches = std::iter::from_fn(|| receive.blocking_recv());
             let captions = batches.flat_map(|batch| {

@@ -1,43 +1,29 @@
 //! Checks of the options of `train` before anything runs.
 
-use super::options::Train;
-use crate::stages::inputs::{self, Weighted};
-use crate::stages::start;
+use super::options::TrainStageOptions;
+use crate::stages::inputs::{Weighted, is_files};
 use std::ops::Range;
-use twinlens_model::{Clip, ClipConfig};
-use twinlens_pipeline::evaluation::Evaluation;
-use twinlens_pipeline::{Fault, InputTables, StageKind};
+use twinlens_pipeline::{Fault, Ports};
 
-impl<E: Evaluation<Clip>> Train<E> {
-    /// Faults of the options and of the tables that they name.
-    pub(super) fn faults(&self, inputs: &[InputTables]) -> Vec<Fault> {
-        let mut faults = self.number_faults();
-        match self.config() {
-            Ok(config) => faults.extend(self.start_faults(&config, inputs)),
-            Err(fault) => faults.push(fault),
+impl<E> TrainStageOptions<E> {
+    /// Checks the options for themselves; the model's shape aside.
+    pub(super) fn check(&self, ports: &mut Ports<'_>) {
+        self.check_numbers(ports);
+        if let (Some(parts), None) = (&self.from_parts, &self.from) {
+            let fault = Fault::at(parts.span(), "`from_parts` needs `from`");
+            ports.fault(fault.label("set `from`, or remove this"));
         }
         if let Err(error) = self.device.check(*self.precision) {
             let at = if self.device.is_default() { self.precision.span() } else { self.device.span() };
-            faults.push(Fault::at(at, error.to_string()));
+            ports.fault(Fault::at(at, error.to_string()));
         }
-        let named = |name: &str| inputs.iter().find(|tables| tables.input.name() == name);
-        for tables in self.pairs().iter().filter_map(|(input, _)| named(input.name())) {
-            faults.extend(inputs::faults(tables, &self.caption, &self.image));
-        }
-        let tokenizer = named(self.tokenizer.name());
-        if let Some(kind) = tokenizer.and_then(|input| input.kind).filter(|kind| *kind != "tokenizer") {
-            let fault = Fault::at(self.tokenizer.0.span(), format!("this is a `{kind}` stage"));
-            faults.push(fault.label("expected a `tokenizer` stage"));
-        }
-        faults.extend(self.evaluate.iter().flat_map(|evaluate| evaluate.faults(inputs)));
-        faults
     }
 
-    fn number_faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+    /// Checks numbers, and options that exclude each other.
+    fn check_numbers(&self, ports: &mut Ports<'_>) {
         let mut expect = |holds: bool, span: Range<usize>, what: &str, label: &str| {
             if !holds {
-                faults.push(Fault::at(span, what.to_owned()).label(label));
+                ports.fault(Fault::at(span, what.to_owned()).label(label));
             }
         };
         match (&self.epochs, &self.steps) {
@@ -77,8 +63,7 @@ impl<E: Evaluation<Clip>> Train<E> {
             );
         }
         if *self.follow {
-            let stage =
-                self.input.as_ref().is_some_and(|input| input.stage().is_some() && !inputs::is_files(input));
+            let stage = self.input.as_ref().is_some_and(|input| input.stage().is_some() && !is_files(input));
             expect(
                 stage,
                 self.follow.span(),
@@ -133,28 +118,8 @@ impl<E: Evaluation<Clip>> Train<E> {
         if let Some(augment) = &self.augment
             && let Err(error) = augment.check()
         {
-            faults.push(Fault::at(augment.span(), error.to_string()));
+            ports.fault(Fault::at(augment.span(), error.to_string()));
         }
-        faults
-    }
-
-    /// Faults of `from`, `from_parts` and `freeze`.
-    fn start_faults(&self, config: &ClipConfig, inputs: &[InputTables]) -> Vec<Fault> {
-        let lists = self.from_parts.iter().chain(&self.freeze);
-        let mut faults: Vec<Fault> = lists.flat_map(|parts| start::faults(parts, config)).collect();
-        if let (Some(parts), None) = (&self.from_parts, &self.from) {
-            faults.push(
-                Fault::at(parts.span(), "`from_parts` needs `from`").label("set `from`, or remove this"),
-            );
-        }
-        if let Some(from) = &self.from {
-            let found = inputs.iter().find(|input| input.input.name() == from.name());
-            if let Some(kind) = found.and_then(|input| input.kind).filter(|kind| *kind != Self::KIND) {
-                let fault = Fault::at(from.0.span(), format!("this is a `{kind}` stage, which has no model"));
-                faults.push(fault.label("expected a `train` stage or a directory"));
-            }
-        }
-        faults
     }
 
     /// The span of the first input, for faults of the whole stage.

@@ -4,24 +4,26 @@ mod check;
 mod options;
 mod run;
 
-use crate::stages::inputs;
+use crate::stages::inputs::PairsInput;
+use crate::stages::start;
 use async_trait::async_trait;
-use run::{EVALUATIONS, Run};
-use std::collections::BTreeSet;
+use options::TrainStageOptions;
+use run::{EVALUATIONS, Run, Training};
+use std::sync::Arc;
 use twinlens_dataset::contracts;
-use twinlens_model::{Clip, TOKENIZER_FILE};
-use twinlens_pipeline::evaluation::Evaluation;
-use twinlens_pipeline::hub::is_hub_name;
+use twinlens_model::Clip;
+use twinlens_pipeline::evaluation::{Evaluation, Never};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Inputs, Job, Output, Ports, Product, RunContext, RunError, SortKey, StageKind, Work,
 };
 
-pub use options::Train;
+/// `train` as it runs.
+pub struct Train<E = Never>(Arc<Training<E>>);
 
 impl<E: Evaluation<Clip>> StageKind for Train<E> {
-    const KIND: &'static str = "train";
-    const ABOUT: &'static str = "Trains a CLIP model on image-text pairs";
+    type Options = TrainStageOptions<E>;
+    const NAME: &'static str = "train";
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"[stages.clip]
 kind = "train"
 input = "images"
@@ -29,70 +31,45 @@ tokenizer = "words"
 model = "vit-tiny-64"
 epochs = 20
 "#;
-    const VERSION: u32 = 2;
-}
+    const PRODUCT: Product = Product::Model;
 
-impl<E: Evaluation<Clip>> Stage for Train<E> {
-    fn inputs(&self) -> Vec<Input> {
-        let pairs = self.pairs().into_iter().map(|(input, _)| input).filter(|input| !inputs::is_files(input));
-        let models = self.models().filter(|model| !inputs::is_directory(model)).cloned();
-        let evaluated = self.evaluate.iter().flat_map(Evaluation::inputs);
-        let mut seen = BTreeSet::new();
-        let all = pairs.chain(models).chain(evaluated);
-        all.filter(|input| seen.insert(input.name().to_owned())).collect()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        let files = self.pairs().into_iter().map(|(input, _)| input.0);
-        let files = files.filter(|name| inputs::is_files(&Input(name.clone())));
-        let directory = |input: &Input, file: &str| {
-            let name = format!("{}/{file}", input.name().trim_end_matches('/'));
-            inputs::is_directory(input).then(|| Located::new(name, input.0.span()))
-        };
-        let models = [
-            directory(&self.tokenizer, TOKENIZER_FILE),
-            self.from.as_ref().and_then(|from| directory(from, "")),
-        ];
-        // Files of the hub do not change while they are in the cache.
-        files.chain(models.into_iter().flatten()).filter(|name| !is_hub_name(name)).collect()
-    }
-
-    fn follows(&self) -> bool {
-        *self.follow
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        if self.evaluate.is_some() { &[EVALUATIONS] } else { &[] }
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let faults = self.faults(inputs);
-        if !faults.is_empty() {
-            return Err(faults);
+    fn plan(mut options: TrainStageOptions<E>, ports: &mut Ports<'_>) -> Option<Work> {
+        let mut pairs = Vec::new();
+        for (input, weight) in options.pairs() {
+            let input = PairsInput::declare(ports, &input, &options.caption, &options.image);
+            if let (PairsInput::Table(table), true) = (&input, *options.follow) {
+                ports.streams_input(table);
+            }
+            pairs.push((input, weight));
         }
-        let width = self.config().map_err(|fault| vec![fault])?.embed;
-        let tables = Tables::main(contracts::with_embed_width(contracts::train_log(), width));
-        Ok(match self.evaluate {
-            Some(_) => tables.with(EVALUATIONS, contracts::evaluations()),
-            None => tables,
-        })
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
+        let tokenizer = ports.tokenizer(&options.tokenizer);
+        let from = options.from.as_ref().map(|from| ports.model(from));
+        let evaluation = options.evaluate.take().and_then(|evaluate| evaluate.plan(ports));
+        options.check(ports);
+        let config = options.config().map_err(|fault| ports.fault(fault)).ok()?;
+        for parts in options.from_parts.iter().chain(&options.freeze) {
+            start::check(ports, parts, &config);
+        }
+        let log = contracts::with_embed_width(contracts::train_log(), config.embed);
+        ports.output(log, SortKey::AsGiven);
+        ports.rejects(contracts::pair_texts());
+        if evaluation.is_some() {
+            ports.side_table(EVALUATIONS, contracts::evaluations());
+        }
+        Some(Work::job(Self(Arc::new(Training { options, config, pairs, tokenizer, from, evaluation }))))
     }
 }
 
 #[async_trait]
 impl<E: Evaluation<Clip>> Job for Train<E> {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let work = output.work_dir()?;
         if !output.is_done(0) {
             let run = Run {
-                stage: self.clone(),
-                config: self.config().map_err(|fault| RunError::Internal(fault.message))?,
+                training: self.0.clone(),
+                config: self.0.config.clone(),
                 cx: cx.clone(),
-                inputs: inputs.to_vec(),
+                inputs: inputs.clone(),
                 work: work.clone(),
             };
             let split = output.split(0, "model and log");

@@ -6,8 +6,8 @@ use crate::stages::inputs::{Cache, Weighted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_image::Augment;
-use twinlens_model::{Clip, ClipConfig, DeviceOption, Objective, Precision};
-use twinlens_pipeline::evaluation::{Evaluation, Never};
+use twinlens_model::{ClipConfig, DeviceOption, Objective, Precision};
+use twinlens_pipeline::evaluation::Never;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{Fault, Input, Located, RunContext};
 
@@ -15,8 +15,8 @@ use twinlens_pipeline::{Fault, Input, Located, RunContext};
 /// `tokenizer.json`; its table is the log, one row per step.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Train")]
-pub struct Train<E = Never> {
+#[schemars(rename = "TrainOptions")]
+pub struct TrainStageOptions<E = Never> {
     /// The pairs, with images: a stage, the path of a dataset or a Parquet file, a pattern of
     /// Parquet or tar files (`./cc12m/*.tar`), or `hf://datasets/org/name`. Either this or
     /// `inputs`.
@@ -223,7 +223,8 @@ fn keep_checkpoints() -> usize {
 /// Maximum bytes of prefetched batches, even if the run allows more.
 const PREFETCH_BYTES: usize = 64 << 20;
 
-impl<E: Evaluation<Clip>> Train<E> {
+impl<E> TrainStageOptions<E> {
+    /// The model's shape, checked. The size of the vocabulary is not known yet.
     pub(super) fn config(&self) -> Result<ClipConfig, Fault> {
         let mut config = match self.model.value() {
             ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
@@ -242,18 +243,19 @@ impl<E: Evaluation<Clip>> Train<E> {
         Ok(config)
     }
 
-    /// The inputs that hold a tokenizer or a model.
-    pub(super) fn models(&self) -> impl Iterator<Item = &Input> {
-        [&self.tokenizer].into_iter().chain(&self.from)
-    }
-
     /// The inputs of pairs with their weights.
     pub(super) fn pairs(&self) -> Vec<(Input, f64)> {
         let one = self.input.iter().map(|input| (input.clone(), 1.0));
         one.chain(self.inputs.iter().map(|several| (several.input.clone(), *several.weight))).collect()
     }
 
-    pub(super) fn options(&self, cx: &RunContext, pairs: u64) -> TrainOptions {
+    /// `evaluate_every` is the number of steps between evaluations.
+    pub(super) fn train_options(
+        &self,
+        cx: &RunContext,
+        pairs: u64,
+        evaluate_every: Option<u64>,
+    ) -> TrainOptions {
         let per_epoch = pairs as f64 / *self.batch_size as f64;
         let steps = match (&self.steps, &self.epochs) {
             (Some(steps), _) => **steps,
@@ -280,7 +282,7 @@ impl<E: Evaluation<Clip>> Train<E> {
             checkpoint_every: self.checkpoint_every,
             keep_every: self.keep_every.as_ref().map(|every| **every),
             keep_best: self.weights == Some(Weights::Best),
-            evaluate_every: self.evaluate.as_ref().map(Evaluation::every),
+            evaluate_every,
             seed: cx.seed_for("order"),
             crop_min_area: (*self.random_crop < 1.0).then_some(*self.random_crop),
             augment: self.augment.as_ref().map(|augment| augment.value().clone()),

@@ -1,56 +1,70 @@
 //! Runs a training on its own thread: from options and inputs to a filled split.
 
-use super::options::Train;
+use super::options::TrainStageOptions;
 use crate::checkpoint::Checkpoints;
-use crate::data::{Columns, Data, DataOptions};
+use crate::data::{Columns, Data, DataOptions, Input};
 use crate::log::LogRow;
 use crate::options::TrainOptions;
 use crate::stages::errors::{model_error, train_error};
+use crate::stages::inputs::PairsInput;
 use crate::stages::output::{evaluations_batch, log_batch, write_model};
-use crate::stages::{inputs, start};
+use crate::stages::start;
 use crate::trainer::{Evaluate, Hooks, Outcome, train};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
-use twinlens_pipeline::evaluation::{Evaluation, Measured};
+use twinlens_pipeline::evaluation::{Measured, PlannedEvaluation};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::run::output::write_rejects;
-use twinlens_pipeline::{Input, InputData, RunContext, RunError};
+use twinlens_pipeline::{ArtifactInput, Inputs, RunContext, RunError};
 
 /// The side table of evaluations during training.
 pub(crate) const EVALUATIONS: &str = "evaluations";
 
+/// What was checked.
+pub(crate) struct Training<E> {
+    pub(crate) options: TrainStageOptions<E>,
+    pub(crate) config: ClipConfig,
+    /// The inputs of pairs, and their weights.
+    pub(crate) pairs: Vec<(PairsInput, f64)>,
+    pub(crate) tokenizer: ArtifactInput,
+    pub(crate) from: Option<ArtifactInput>,
+    pub(crate) evaluation: Option<Box<dyn PlannedEvaluation<Clip>>>,
+}
+
 /// A training that is about to run.
 pub(crate) struct Run<E> {
-    pub(crate) stage: Train<E>,
+    pub(crate) training: Arc<Training<E>>,
     pub(crate) config: ClipConfig,
     pub(crate) cx: RunContext,
-    /// All inputs of the stage.
-    pub(crate) inputs: Vec<InputData>,
+    pub(crate) inputs: Inputs,
     /// The stage's work directory, which survives a kill.
     pub(crate) work: PathBuf,
 }
 
-impl<E: Evaluation<Clip>> Run<E> {
+impl<E> Run<E> {
     /// Trains, resuming from the newest checkpoint, and fills the split.
     pub(crate) fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
-        let file = self.directory(&self.stage.tokenizer, &[TOKENIZER_FILE], &[&[TOKENIZER_FILE]])?;
-        let file = file.join(TOKENIZER_FILE);
+        let (training, files) = (self.training.clone(), [TOKENIZER_FILE]);
+        let folder = training.tokenizer.folder(&self.cx, &self.inputs, &files, &[&files])?;
+        let file = folder.join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
         self.config.text.vocab = tokenizer.vocab_size();
         let clip = self.initial_model(&tokenizer)?;
         let data = self.data(&tokenizer)?;
-        let options = self.stage.options(&self.cx, data.pairs());
+        let evaluate_every = training.evaluation.as_ref().map(|evaluation| evaluation.every());
+        let options = training.options.train_options(&self.cx, data.pairs(), evaluate_every);
         let run = self.identity(&options, &tokenizer)?;
         let checkpoints = self.work.join("checkpoints");
         let checkpoints =
-            Checkpoints::new(&checkpoints, run, self.stage.keep_checkpoints).map_err(train_error)?;
+            Checkpoints::new(&checkpoints, run, training.options.keep_checkpoints).map_err(train_error)?;
         let outcome = self.train(&clip, &data, &file, &options, &checkpoints)?;
         let Outcome::Finished(output) = outcome else { return Err(RunError::Interrupted) };
         split.write(MAIN, &log_batch(&output.log)?)?;
-        if self.stage.evaluate.is_some() {
+        if training.evaluation.is_some() {
             split.write(EVALUATIONS, &evaluations_batch(&output.measurements, options.batch_size)?)?;
         }
         data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
@@ -59,34 +73,22 @@ impl<E: Evaluation<Clip>> Run<E> {
         Ok(split)
     }
 
-    /// The local directory of a tokenizer or a model. A stage must have all `artifacts`; a
-    /// directory, one of each group in `files`.
-    fn directory(&self, input: &Input, artifacts: &[&str], files: &[&[&str]]) -> Result<PathBuf, RunError> {
-        if inputs::is_directory(input) {
-            return self.cx.files.model(input.name(), files);
-        }
-        let stage = InputData::find(&self.inputs, input)?;
-        for file in artifacts {
-            stage.artifact(file)?;
-        }
-        Ok(stage.dataset.dir())
-    }
-
     /// The model before the first step, on its device.
     fn initial_model(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
-        let stage = &self.stage;
-        let device = stage.device.open(*stage.precision).map_err(model_error)?;
+        let (training, options) = (&self.training, &self.training.options);
+        let device = options.device.open(*options.precision).map_err(model_error)?;
         let mut clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
-        if let Some(from) = &stage.from {
-            let folder = self.directory(from, &[CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE], &FOLDER_FILES)?;
-            let parts = stage.from_parts.as_ref().map(start::names);
+        if let Some(from) = &training.from {
+            let files = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE];
+            let folder = from.folder(&self.cx, &self.inputs, &files, &FOLDER_FILES)?;
+            let parts = options.from_parts.as_ref().map(start::names);
             start::from_folder(&clip, tokenizer, &folder, parts.as_deref())?;
         }
-        if let Some(freeze) = &stage.freeze {
+        if let Some(freeze) = &options.freeze {
             clip.freeze(&start::names(freeze)).map_err(model_error)?;
         }
-        clip.set_recompute(stage.recompute == Some(true));
-        clip.to_device(&device, *stage.precision).map_err(model_error)
+        clip.set_recompute(options.recompute == Some(true));
+        clip.to_device(&device, *options.precision).map_err(model_error)
     }
 
     /// `tokenizer` is the path of its file.
@@ -113,8 +115,9 @@ impl<E: Evaluation<Clip>> Run<E> {
                 samples_per_second: row.samples_per_second as f32,
             });
         };
-        let open = |evaluate: &E| evaluate.open(cx, &self.inputs, tokenizer);
-        let mut evaluator = self.stage.evaluate.as_ref().map(open).transpose()?;
+        let evaluation = self.training.evaluation.as_ref();
+        let mut evaluator =
+            evaluation.map(|evaluation| evaluation.open(cx, &self.inputs, tokenizer)).transpose()?;
         let mut evaluate = evaluator.as_mut().map(|evaluator| {
             move |clip: &Clip, step: u64| -> Result<Vec<Measured>, RunError> {
                 let found = evaluator.evaluate(clip, step)?;
@@ -138,13 +141,17 @@ impl<E: Evaluation<Clip>> Run<E> {
     }
 
     fn data(&self, tokenizer: &Tokenizer) -> Result<Data, RunError> {
-        let (stage, cx) = (&self.stage, &self.cx);
+        let (stage, cx) = (&self.training.options, &self.cx);
         let columns = Columns {
             caption: stage.caption.to_string(),
             image: stage.image.to_string(),
             caption_is_explicit: !stage.caption.span().is_empty(),
         };
-        let inputs = inputs::resolve(cx, &stage.pairs(), &self.inputs, *stage.follow, &columns)?;
+        let mut inputs = Vec::new();
+        for (input, weight) in &self.training.pairs {
+            let source = input.source(cx, &self.inputs, *stage.follow)?;
+            inputs.push(Input { source, columns: columns.clone(), weight: *weight });
+        }
         let options = DataOptions {
             shuffle_bytes: stage.shuffle_bytes,
             decode_bytes: cx.bytes_in_flight,
@@ -161,7 +168,7 @@ impl<E: Evaluation<Clip>> Run<E> {
     /// moved.
     fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
-        let shuffled = self.stage.shuffle_bytes;
+        let shuffled = self.training.options.shuffle_bytes;
         let identity = format!("{options:?}/{shuffled}/{:?}/{tokenizer}", self.config);
         Ok(hex::encode(Sha256::digest(identity)))
     }
