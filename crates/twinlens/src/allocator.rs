@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::ffi::{c_int, c_long};
 use std::sync::{Mutex, PoisonError};
 
+use twinlens_pipeline::Product;
 use twinlens_pipeline::run::events::Event;
 
 /// `mi_option_purge_delay` of mimalloc 3: milliseconds before free pages are returned to the
@@ -46,7 +47,7 @@ impl PurgeDelay {
     pub fn event(&self, event: &Event) {
         let mut trainings = self.trainings.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match event {
-            Event::StageStarted { stage, kind, .. } if kind == "train" => trainings.insert(stage.clone()),
+            Event::StageStarted { stage, product: Product::Model, .. } => trainings.insert(stage.clone()),
             Event::StageFinished { stage, .. } => trainings.remove(stage),
             _ => false,
         };
@@ -69,9 +70,9 @@ mod tests {
         assert_eq!(value(), 1000);
         init();
         assert_eq!(value(), MILLISECONDS);
-        let started = |stage: &str, kind: &str| {
-            let (stage, kind) = (stage.to_string(), kind.to_string());
-            Event::StageStarted { stage, kind, fused: Vec::new(), splits_done: 0 }
+        let started = |stage: &str, product: Product| {
+            let (stage, kind) = (stage.to_string(), "k".to_string());
+            Event::StageStarted { stage, kind, product, fused: Vec::new(), splits_done: 0 }
         };
         let finished = |stage: &str| {
             let stage = stage.to_string();
@@ -79,9 +80,9 @@ mod tests {
         };
         let purge_delay = PurgeDelay::default();
         for (event, expected) in [
-            (started("images", "fetch"), MILLISECONDS),
-            (started("small", "train"), MILLISECONDS_IN_TRAINING),
-            (started("large", "train"), MILLISECONDS_IN_TRAINING),
+            (started("images", Product::Table), MILLISECONDS),
+            (started("small", Product::Model), MILLISECONDS_IN_TRAINING),
+            (started("large", Product::Model), MILLISECONDS_IN_TRAINING),
             (finished("images"), MILLISECONDS_IN_TRAINING),
             (finished("small"), MILLISECONDS_IN_TRAINING),
             (finished("large"), MILLISECONDS),

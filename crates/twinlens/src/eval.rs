@@ -14,7 +14,7 @@ use twinlens_eval::prompts::{PromptOptions, Space, TemplateSet};
 use twinlens_eval::sets::{self, Declaration, Task, catalog};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{Clip, ClipConfig};
-use twinlens_pipeline::config::{self, Overrides, Pipeline};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides, Pipeline};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::run::{self, Settings};
@@ -262,8 +262,10 @@ fn classification(available: &AvailableSet) -> Result<String, Failure> {
 /// The checked pipeline. Arguments were checked before, so an error here is a bug, and shows the
 /// text.
 fn check(text: &str, registry: &Registry) -> Result<Pipeline, Failure> {
-    let path = current_dir()?.join("eval.toml");
-    config::check(&path, text, registry, &Overrides::default())
+    let base = current_dir()?;
+    let path = base.join("eval.toml");
+    let files = Files { base, scratch: env::cache_dir(), hub: hub::open() };
+    config::check(&path, text, registry, &Overrides::default(), &InputSchemas::of(&files))
         .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))
 }
 

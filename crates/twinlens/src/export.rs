@@ -14,7 +14,7 @@ use twinlens_dataset::{Dataset, contracts, manifest};
 use twinlens_pipeline::run::events::{Event, Observer, Progress};
 use twinlens_pipeline::run::provenance::provenance;
 use twinlens_pipeline::run::{self, directory, session};
-use twinlens_pipeline::{Registry, RunError};
+use twinlens_pipeline::{Product, Registry, RunError};
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::errors::Failure;
@@ -117,7 +117,8 @@ fn observe(stage: &str, watcher: Arc<dyn Observer>) -> ProgressFn {
         if !started.swap(true, Ordering::Relaxed) {
             progress.total(total);
             let (stage, kind) = (stage.clone(), twinlens_dataset::export::KIND.to_string());
-            progress.event(Event::StageStarted { stage, kind, fused: Vec::new(), splits_done: 0 });
+            let product = Product::Table;
+            progress.event(Event::StageStarted { stage, kind, product, fused: Vec::new(), splits_done: 0 });
         }
         progress.counters.done.store(done, Ordering::Relaxed);
         progress.counters.bytes.store(bytes, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::{config, env, hub, run};
 use stages::{Column, StagePlan, decision, stages};
 
 pub fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
-    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
+    let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
@@ -25,7 +25,7 @@ pub fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
     }
     let files = Files { base: pipeline.base().into(), scratch: env::cache_dir(), hub: hub::open() };
     let units = plan::plan(&pipeline, &dir, &files, args.until.as_deref(), args.max_rows)?;
-    let stages = stages(&pipeline, &units);
+    let stages = stages(&pipeline, &units)?;
     let text = match args.format {
         PlanFormat::Table => text(&stages),
         PlanFormat::Mermaid => graph::mermaid(&stages),

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN};
-use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::{self, Outcome, Settings};
+use twinlens_pipeline::{Product, Registry};
 
 use crate::cli::{EngineArgs, RunArgs};
 use crate::errors::{Exit, Failure};
@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const RESULT_ROWS: u64 = 100;
 
 pub fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
-    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
+    let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let settings = Settings {
         fresh: args.fresh,
         until: args.until.clone(),
@@ -187,7 +187,9 @@ fn print_results(pipeline: &Pipeline, outcome: &Outcome) -> Result<(), Failure> 
     let mut out = std::io::stdout().lock();
     for (index, node) in pipeline.nodes.iter().enumerate() {
         let dataset = outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == node.name);
-        if let Some(dataset) = dataset.filter(|_| node.kind == "sql" && !is_read(pipeline, index)) {
+        if let Some(dataset) =
+            dataset.filter(|_| node.product == Product::Report && !is_read(pipeline, index))
+        {
             writeln!(out, "\n{}\n", node.name)?;
             print_table(&mut out, dataset)?;
         }
@@ -199,7 +201,7 @@ fn print_results(pipeline: &Pipeline, outcome: &Outcome) -> Result<(), Failure> 
 fn is_read(pipeline: &Pipeline, index: usize) -> bool {
     let reads =
         |input: &Resolved| !matches!(input, Resolved::System { .. }) && input.nodes().contains(&index);
-    pipeline.nodes.iter().any(|node| node.inputs.iter().any(reads))
+    pipeline.nodes.iter().any(|node| node.inputs.iter().any(|input| reads(&input.resolved)))
 }
 
 /// Prints rows in the order of the query.

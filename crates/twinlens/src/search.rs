@@ -103,7 +103,7 @@ fn choose<'a>(all: &'a [Dataset], named: Option<&str>, dir: &Location) -> Result
         });
     }
     let of_embed_stages: Vec<&Dataset> =
-        candidates.iter().filter(|dataset| dataset.state().begin.kind == Embed::KIND).copied().collect();
+        candidates.iter().filter(|dataset| dataset.state().begin.kind == Embed::NAME).copied().collect();
     match (&candidates[..], &of_embed_stages[..]) {
         ([one], _) | (_, [one]) => Ok(*one),
         ([], _) => {
@@ -121,7 +121,7 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
     let unknown =
         |message: String| Failure::user(message).hint("name the directory of the model with --model");
     let identity = model_identity(dataset)?;
-    let mut embeds = all.iter().filter(|other| other.state().begin.kind == Embed::KIND);
+    let mut embeds = all.iter().filter(|other| other.state().begin.kind == Embed::NAME);
     let mut found = None;
     for other in &mut embeds {
         if name(other) == name(dataset) || (identity.is_some() && model_identity(other)? == identity) {

@@ -16,7 +16,7 @@ pub fn execute(args: &StagesArgs, registry: &Registry) -> Result<(), Failure> {
     let Some(name) = &args.kind else {
         let width = registry.kinds().map(|kind| kind.name.len()).max().unwrap_or(0);
         for kind in registry.kinds() {
-            writeln!(out, "{:width$}  {}", kind.name, summary(kind))?;
+            writeln!(out, "{:width$}  {}", kind.name, kind.summary().trim_end_matches('.'))?;
         }
         return Ok(out.flush()?);
     };
@@ -30,12 +30,9 @@ pub fn execute(args: &StagesArgs, registry: &Registry) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn summary(kind: &Kind) -> &str {
-    kind.about.trim_end_matches('.')
-}
-
 fn help(kind: &Kind) -> String {
-    let mut text = format!("{}: {}\n\noptions\n", kind.name, summary(kind));
+    let about = format!("{}: {}", kind.name, kind.about());
+    let mut text = wrapped(&about, 100).join("\n") + "\n\noptions\n";
     for option in options_doc(kind) {
         text += &option_help(&option);
     }

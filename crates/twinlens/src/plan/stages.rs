@@ -3,6 +3,7 @@
 use serde::Serialize;
 use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::types;
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::plan::{Decision, Unit};
 
@@ -56,37 +57,34 @@ pub struct Column {
 }
 
 /// The stages in the order of the pipeline.
-pub fn stages(pipeline: &Pipeline, units: &[Unit]) -> Vec<StagePlan> {
+pub fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePlan>, RunError> {
     let mut stages: Vec<(usize, StagePlan)> = Vec::new();
     for unit in units {
         for &index in &unit.nodes {
             let node = &pipeline.nodes[index];
-            let inputs = node.stage.inputs();
-            let columns = node.tables.main.fields().iter();
+            let columns = node.main()?.fields().iter();
             stages.push((
                 index,
                 StagePlan {
                     stage: node.name.clone(),
                     kind: node.kind,
                     variant: node.variant.clone(),
-                    inputs: inputs
-                        .iter()
-                        .zip(&node.inputs)
-                        .map(|(input, resolved)| describe_input(pipeline, input.name(), resolved))
+                    inputs: (node.inputs.iter())
+                        .map(|input| describe_input(pipeline, input.input.name(), &input.resolved))
                         .collect(),
-                    stands_for: node.stage.stands_for(),
+                    stands_for: node.plan.notes.clone(),
                     dataset: pipeline.nodes[unit.last()].name.clone(),
                     decision: unit.decision.clone(),
                     columns: columns
                         .map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) })
                         .collect(),
-                    side_tables: node.tables.side.keys().copied().collect(),
+                    side_tables: node.plan.side.keys().copied().collect(),
                 },
             ));
         }
     }
     stages.sort_by_key(|(index, _)| *index);
-    stages.into_iter().map(|(_, stage)| stage).collect()
+    Ok(stages.into_iter().map(|(_, stage)| stage).collect())
 }
 
 fn describe_input(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Input {

@@ -121,6 +121,7 @@ mod tests {
         line.event(&Event::StageStarted {
             stage: "pages".into(),
             kind: "crawl".into(),
+            product: twinlens_pipeline::Product::Table,
             fused: vec![],
             splits_done: 0,
         });

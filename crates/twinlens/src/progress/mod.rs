@@ -185,7 +185,16 @@ mod tests {
                 Some("wit     1 row  1m 30s"),
             ),
             (Event::Note { stage: stage(), message: "slow\x07".into() }, Some("wit: slow\\u{7}")),
-            (Event::StageStarted { stage: stage(), kind: "k".into(), fused: vec![], splits_done: 0 }, None),
+            (
+                Event::StageStarted {
+                    stage: stage(),
+                    kind: "k".into(),
+                    product: twinlens_pipeline::Product::Table,
+                    fused: vec![],
+                    splits_done: 0,
+                },
+                None,
+            ),
         ];
         for (event, expected) in cases {
             assert_eq!(event_line(&event, 6, &[]).as_deref(), expected, "{event:?}");
