@@ -56,6 +56,8 @@ pub struct InputPort {
     pub input: Input,
     /// Whether it is one table of all variants of a swept stage.
     pub all_variants: bool,
+    /// How many times it was declared.
+    uses: usize,
 }
 
 /// What is known of an input before it is opened.
@@ -162,6 +164,7 @@ impl Ports<'_> {
         let mut known = self.plan.inputs.iter().enumerate().filter(tables).enumerate();
         let declared = known.find(|(_, (_, port))| port.input.name() == input.name());
         if let Some((table, (port, _))) = declared {
+            self.plan.inputs[port].uses += 1;
             return TableInput { port, table };
         }
         let table = self.plan.inputs.len() - usize::from(self.plan.rows.is_some());
@@ -206,7 +209,8 @@ impl Ports<'_> {
 
     /// The stage may begin while this input is still being made: it reads what is committed, waits
     /// for more, and learns from the manifest when there will be no more. The runner starts it
-    /// beside that input if its other inputs allow it.
+    /// beside that input if its other inputs allow it, and if it is declared once: who reads a table
+    /// elsewhere needs all of it.
     pub fn streams_input(&mut self, input: &TableInput) {
         self.plan.streamed = Some(input.port);
     }
@@ -228,7 +232,7 @@ impl Ports<'_> {
     }
 
     fn declare(&mut self, input: &Input) -> usize {
-        self.plan.inputs.push(InputPort { input: input.clone(), all_variants: false });
+        self.plan.inputs.push(InputPort { input: input.clone(), all_variants: false, uses: 1 });
         self.plan.inputs.len() - 1
     }
 }
@@ -389,6 +393,7 @@ impl<'a> Ports<'a> {
             let fault = |why| Fault::at(0..0, format!("bug in the kind of stage `{kind}`: it {why}"));
             faults.extend(broken.map(fault));
         }
+        plan.streamed.take_if(|port| plan.inputs[*port].uses > 1);
         plan.ledger = match &work {
             Some(Work::Query(_)) => None,
             _ => Some(rejects.or_else(|| plan.main.clone()).map(|schema| ledger_schema(&schema))),

@@ -326,6 +326,7 @@ fn options_are_documented_from_their_struct() {
         [
             "input string None true | The pairs to learn from.",
             "epochs integer Some(Number(3)) false | How often all pairs are seen.",
+            "from string None false | The model to begin with.",
             "model string None false | The name of the model.",
         ]
     );
