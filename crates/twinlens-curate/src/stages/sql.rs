@@ -131,7 +131,7 @@ mod tests {
                 "select a.uid, b.uid from pages.parquet a, pages.parquet b",
                 "two columns of the result are called `uid`",
             ),
-            ("select uid from 'pages.parquet'", "Expected: identifier"),
+            ("select uid from", "Expected: identifier"),
             ("drop table pages", "not a query"),
         ] {
             let faults = sql(query).faults();
