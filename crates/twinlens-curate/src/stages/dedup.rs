@@ -30,6 +30,7 @@ use twinlens_pipeline::{
     SortKey, StageKind, Whole, Work,
 };
 
+use super::is_sortable;
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
@@ -127,10 +128,6 @@ fn check_distance(
         let message = "`distance` needs `by` to name one column of 64-bit integers";
         ports.fault(Fault::at(distance.span(), message).hint("write `by = [\"phash\"]`"));
     }
-}
-
-fn is_sortable(kind: &DataType) -> bool {
-    kind.is_primitive() || ColumnType::Text.accepts(kind) || kind == &DataType::Boolean
 }
 
 impl Dedup {

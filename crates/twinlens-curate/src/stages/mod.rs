@@ -25,8 +25,8 @@ pub use sql::Sql;
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use twinlens_pipeline::Registry;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use twinlens_pipeline::{ColumnType, Registry};
 
 /// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
@@ -50,4 +50,9 @@ fn with_field(schema: &Schema, field: Field) -> SchemaRef {
         None => fields.push(Arc::new(field)),
     }
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// Whether rows can be sorted by a column of that type.
+fn is_sortable(kind: &DataType) -> bool {
+    kind.is_primitive() || ColumnType::Text.accepts(kind) || kind == &DataType::Boolean
 }

@@ -16,6 +16,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,14 +31,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_pipeline::rejects::{RESERVED, schema_with_reserved};
-use twinlens_pipeline::stage::SourceSplit;
 use twinlens_pipeline::suggest::did_you_mean;
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, Rows, RunContext, RunError, Source, Stage,
-    StageKind, Tables, Whole, Work,
+    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError,
+    SortKey, Source, StageKind, Whole, Work,
 };
 
-use crate::columns::{column, is_sortable};
+use super::is_sortable;
 use contract::{Breach, RowContract, UID};
 use pool::{Lease, Pool};
 use process::{Program, passed_environment};
@@ -46,9 +47,9 @@ use spool::{Once, Pairing};
 
 /// Runs any program as a stage: it reads Arrow record batches from stdin and answers on stdout,
 /// each row with new columns or with a reject code.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Command {
+pub struct CommandOptions {
     /// The program and its arguments. A word that is a file, seen from the folder of the pipeline
     /// file, is found from any working directory, and a change of the file makes the stage stale.
     command: Located<Vec<String>>,
@@ -101,9 +102,12 @@ pub struct Command {
     /// The version of the program: a change makes the stage stale.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
+}
+
+/// `command` as it runs.
+pub struct Command {
+    options: CommandOptions,
     /// The processes, kept from split to split.
-    #[serde(skip)]
-    #[schemars(skip)]
     pool: Mutex<Option<Arc<Pool>>>,
 }
 
@@ -119,9 +123,8 @@ fn one() -> Located<usize> {
 const TIMEOUT: f64 = 600.0;
 
 impl StageKind for Command {
-    const KIND: &'static str = "command";
-    const ABOUT: &'static str =
-        "Runs any program as a stage: Arrow record batches in on stdin and out on stdout";
+    type Options = CommandOptions;
+    const NAME: &'static str = "command";
     const EXAMPLE: &'static str = r#"[stages.scores]
 kind = "command"
 input = "images"
@@ -131,37 +134,33 @@ send = ["image", "caption"]
 workers = 2
 "#;
     const VERSION: u32 = 1;
-}
 
-impl Stage for Command {
-    fn inputs(&self) -> Vec<Input> {
-        self.input.iter().cloned().collect()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        self.files.clone()
-    }
-
-    fn may_read(&self) -> Vec<String> {
-        self.command.iter().filter(|word| can_be_file(word)).cloned().collect()
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let schema = inputs.first().map(super::known_schema);
-        let mut faults = self.option_faults();
-        if let Some(schema) = &schema {
-            let names = self.send.iter().flatten();
-            faults.extend(names.filter_map(|name| column(schema, name, name.span()).err()));
-        }
-        if faults.is_empty() { Ok(Tables::main(self.output(schema.as_deref()))) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        match &self.input {
-            None => Work::Source(self),
-            Some(_) if *self.whole.value() => Work::Whole(self),
-            Some(_) => Work::Rows(self),
-        }
+    fn plan(options: CommandOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = options.input.as_ref().map(|input| ports.rows(input));
+        options.files.iter().for_each(|file| ports.file(file));
+        let words = options.command.iter().filter(|word| can_be_file(word));
+        words.for_each(|word| ports.optional_file(word));
+        options.columns.keys().for_each(|column| ports.computes(column));
+        options.option_faults().into_iter().for_each(|fault| ports.fault(fault));
+        let schema = match &input {
+            Some(input) => {
+                for name in options.send.iter().flatten() {
+                    ports.column(input, name, ColumnType::Any, Required::Yes);
+                }
+                ports.schema(input).map(|schema| options.output(Some(&schema)))
+            }
+            None => Some(options.output(None)),
+        };
+        ports.output(schema, SortKey::columns(ROW_ORDER));
+        let (is_source, whole) = (options.input.is_none(), *options.whole.value());
+        let command = Command { options, pool: Mutex::default() };
+        Some(if is_source {
+            Work::source(command)
+        } else if whole {
+            Work::whole(command)
+        } else {
+            Work::rows(command)
+        })
     }
 }
 
@@ -171,7 +170,7 @@ fn can_be_file(word: &str) -> bool {
     is_name && !word.starts_with('-') && !word.contains("://") && !word.ends_with('/')
 }
 
-impl Command {
+impl CommandOptions {
     fn option_faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut require = |is_right: bool, span, message: &str, label: &str| {
@@ -242,11 +241,6 @@ impl Command {
         schema
     }
 
-    fn contract(&self, cx: &RunContext, input: Option<&Schema>) -> Arc<RowContract> {
-        let output = schema_with_reserved(&self.output(input));
-        Arc::new(RowContract { stage: cx.stage.clone(), declared: self.declared(), output })
-    }
-
     /// The columns of the input that are sent.
     fn sent(&self, input: &Schema) -> SchemaRef {
         let is_sent = |field: &Field| match &self.send {
@@ -257,6 +251,25 @@ impl Command {
         };
         let fields = input.fields().iter().filter(|field| is_sent(field)).cloned();
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(*self.timeout.as_ref()?.value()).ok()
+    }
+
+    fn batch_timeout(&self) -> Duration {
+        self.timeout().unwrap_or(Duration::from_secs_f64(TIMEOUT))
+    }
+
+    /// The keys by which the output is sorted if the input was sorted by `keys`.
+    fn kept_order(&self, keys: Vec<SortExpr>) -> Vec<SortExpr> {
+        let is_kept = |key: &SortExpr| !self.columns.contains_key(&key.expr.schema_name().to_string());
+        keys.into_iter().take_while(is_kept).collect()
+    }
+
+    fn contract(&self, cx: &RunContext, input: Option<&Schema>) -> Arc<RowContract> {
+        let output = schema_with_reserved(&self.output(input));
+        Arc::new(RowContract { stage: cx.stage.clone(), declared: self.declared(), output })
     }
 
     fn program(&self, cx: &RunContext) -> Result<Program, RunError> {
@@ -284,79 +297,73 @@ impl Command {
             shown: self.command.join(" "),
         })
     }
+}
 
-    fn timeout(&self) -> Option<Duration> {
-        Duration::try_from_secs_f64(*self.timeout.as_ref()?.value()).ok()
-    }
-
-    fn batch_timeout(&self) -> Duration {
-        self.timeout().unwrap_or(Duration::from_secs_f64(TIMEOUT))
-    }
-
+impl Command {
     /// The processes for batches of `sent`, kept from split to split.
     fn pool(&self, cx: &RunContext, sent: SchemaRef) -> Result<Arc<Pool>, RunError> {
         let mut kept = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = kept.as_ref().filter(|pool| pool.schema == sent) {
             return Ok(pool.clone());
         }
-        let (timeout, size) = (self.batch_timeout(), *self.workers.value());
-        let pool = Arc::new(Pool::new(self.program(cx)?, sent, timeout, size, cx.progress.clone()));
+        let (timeout, size) = (self.options.batch_timeout(), *self.options.workers.value());
+        let pool = Arc::new(Pool::new(self.options.program(cx)?, sent, timeout, size, cx.progress.clone()));
         *kept = Some(pool.clone());
         Ok(pool)
-    }
-
-    /// The keys by which the output is sorted if the input was sorted by `keys`.
-    fn kept_order(&self, keys: Vec<SortExpr>) -> Vec<SortExpr> {
-        let is_kept = |key: &SortExpr| !self.columns.contains_key(&key.expr.schema_name().to_string());
-        keys.into_iter().take_while(is_kept).collect()
     }
 }
 
 #[async_trait]
 impl Rows for Command {
-    fn computes(&self) -> Vec<String> {
-        self.columns.keys().cloned().collect()
-    }
-
-    async fn plan(&self, cx: &RunContext, input: DataFrame, _: &[InputData]) -> Result<DataFrame, RunError> {
+    async fn transform(&self, cx: &RunContext, input: DataFrame, _: &Inputs) -> Result<DataFrame, RunError> {
+        let options = &self.options;
         let columns = input.schema().as_arrow().fields().iter();
         let columns = columns.filter(|field| !RESERVED.contains(&field.name().as_str())).cloned();
         let schema = Schema::new(columns.collect::<Vec<_>>());
-        let (contract, keys) = (self.contract(cx, Some(&schema)), sort_keys(&schema));
+        let (contract, keys) = (options.contract(cx, Some(&schema)), sort_keys(&schema));
         let split = Split {
             rows: input.sort(keys.clone())?,
-            batch_rows: *self.batch_rows.value(),
+            batch_rows: *options.batch_rows.value(),
             contract: contract.clone(),
-            lease: Arc::new(Lease::new(self.pool(cx, self.sent(&schema))?)),
+            lease: Arc::new(Lease::new(self.pool(cx, options.sent(&schema))?)),
         };
         let table = StreamingTable::try_new(contract.output.clone(), vec![Arc::new(split)])?;
-        Ok(cx.session.read_table(Arc::new(table.with_sort_order(self.kept_order(keys))))?)
+        Ok(cx.session.read_table(Arc::new(table.with_sort_order(self.options.kept_order(keys))))?)
+    }
+}
+
+/// A run of a program that makes rows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Part {
+    number: u64,
+    count: u64,
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "part {} of {}", self.number + 1, self.count)
     }
 }
 
 #[async_trait]
 impl Source for Command {
-    async fn splits(&self, _: &RunContext) -> Result<Vec<SourceSplit>, RunError> {
-        let count = self.splits.as_ref().map_or(1, |splits| *splits.value());
-        let split = |number| SourceSplit {
-            label: format!("part {} of {count}", number + 1),
-            file: count.to_string(),
-            start: number,
-            end: number + 1,
-        };
-        Ok((0..count).map(split).collect())
+    type Split = Part;
+
+    async fn splits(&self, _: &RunContext) -> Result<Vec<Part>, RunError> {
+        let count = self.options.splits.as_ref().map_or(1, |splits| *splits.value());
+        Ok((0..count).map(|number| Part { number, count }).collect())
     }
 
-    async fn read(&self, cx: &RunContext, split: &SourceSplit) -> Result<DataFrame, RunError> {
-        let mut program = self.program(cx)?;
-        program.environment.insert("TWINLENS_SPLIT".into(), split.start.to_string().into());
-        program.environment.insert("TWINLENS_SPLITS".into(), split.file.clone().into());
-        let contract = self.contract(cx, None);
+    async fn read(&self, cx: &RunContext, part: &Part) -> Result<DataFrame, RunError> {
+        let mut program = self.options.program(cx)?;
+        program.environment.insert("TWINLENS_SPLIT".into(), part.number.to_string().into());
+        program.environment.insert("TWINLENS_SPLITS".into(), part.count.to_string().into());
+        let contract = self.options.contract(cx, None);
         let once = Once {
             program: &program,
             progress: &cx.progress,
             folder: &cx.files.scratch,
-            timeout: Some(self.batch_timeout()),
+            timeout: Some(self.options.batch_timeout()),
             schema: contract.output.clone(),
         };
         let accept = |batch: RecordBatch| contract.made(&batch);
@@ -379,26 +386,21 @@ fn numbered(batch: &RecordBatch, next: &mut u64) -> Result<RecordBatch, Breach> 
 
 #[async_trait]
 impl Whole for Command {
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
-        let input = inputs.first().ok_or_else(|| RunError::Internal("command without input".into()))?;
+    async fn tables(&self, cx: &RunContext, input: &InputData, _: &Inputs) -> Result<Frames, RunError> {
         let rows = input.frame(&cx.session).await?;
         let schema = rows.schema().as_arrow().clone();
-        let (contract, sent) = (self.contract(cx, Some(&schema)), self.sent(&schema));
+        let (contract, sent) = (self.options.contract(cx, Some(&schema)), self.options.sent(&schema));
         // The rows are read twice and must come in the same order: ties are broken by all columns.
         let mut keys = sort_keys(&schema);
         let ties = schema.fields().iter().filter(|field| is_sortable(field.data_type()));
         keys.extend(ties.map(|field| ident(field.name()).sort(true, true)));
         let rows = rows.sort(keys.clone())?;
-        let program = self.program(cx)?;
+        let program = self.options.program(cx)?;
         let once = Once {
             program: &program,
             progress: &cx.progress,
             folder: &cx.files.scratch,
-            timeout: self.timeout(),
+            timeout: self.options.timeout(),
             schema: Arc::new(Schema::new(vec![Field::new(POSITION, DataType::UInt64, false)])),
         };
         let mut position = 0;
@@ -417,7 +419,7 @@ impl Whole for Command {
         let answered = Arc::new(Schema::new(answered.collect::<Vec<_>>()));
         let pairing = Pairing { rows, answers, sent, answered, contract: contract.clone(), program };
         let table = StreamingTable::try_new(contract.output.clone(), vec![Arc::new(pairing)])?;
-        let table = table.with_sort_order(self.kept_order(keys));
-        Ok(vec![("data", cx.session.read_table(Arc::new(table))?)])
+        let table = table.with_sort_order(self.options.kept_order(keys));
+        Ok(Frames::main(cx.session.read_table(Arc::new(table))?))
     }
 }
