@@ -27,7 +27,8 @@ use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::storage::unfinished;
 use twinlens_dataset::{MAIN, contracts};
 use twinlens_pipeline::Registry;
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{self, Settings};
 
@@ -81,8 +82,9 @@ async fn run(folder: &Path, stage: &str) -> Result<f64, Failure> {
     )?;
     let mut registry = Registry::default();
     twinlens_curate::register(&mut registry);
-    let pipeline =
-        config::load(&file, &registry, &Overrides::default()).map_err(|error| error.to_string())?;
+    let files = Files::in_folder(folder);
+    let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::of(&files))
+        .map_err(|error| error.to_string())?;
     let settings = Settings { fresh: true, memory_bytes: 1 << 30, ..Settings::in_folder(folder) };
     let start = Instant::now();
     let outcome =

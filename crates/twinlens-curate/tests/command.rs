@@ -18,7 +18,7 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::{Dataset, MAIN, REJECTS, contracts, storage};
-use twinlens_pipeline::config::{self, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::run::events::{Event, Observer};
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError};
@@ -88,8 +88,8 @@ impl Place {
         fs::write(&file, text).unwrap();
         let mut registry = Registry::default();
         twinlens_curate::register(&mut registry);
-        let pipeline =
-            config::load(&file, &registry, &Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
+        let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::none())
+            .unwrap_or_else(|error| panic!("{error}"));
         let settings = Settings {
             dir: self.path(dir).into(),
             grace: Duration::from_millis(100),
@@ -400,7 +400,9 @@ fn options_are_checked() {
         let file = place.path("pipeline.toml");
         fs::write(&file, format!("name = \"test\"\nseed = 1\n[stages.made]\nkind = \"command\"\n{stage}\n"))
             .unwrap();
-        let report = config::load(&file, &registry, &Overrides::default()).unwrap_err().to_string();
+        let report = config::load(&file, &registry, &Overrides::default(), &InputSchemas::none())
+            .unwrap_err()
+            .to_string();
         assert!(report.contains(expected), "{report}");
     }
 }

@@ -1,22 +1,21 @@
 //! Zero-shot evaluation during training: sets, prompts and metrics as in the stage, but only the
 //! metrics are kept.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, Tokenizer};
-use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured};
-use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
+use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured, PlannedEvaluation};
+use twinlens_pipeline::{Fault, InputData, Inputs, Located, Ports, RunContext, RunError};
 
 use crate::classify::{
     Counts, Pass, SetPass, Sink, Variant, check_prompts, check_set, group_by_images, measure, set_inputs,
 };
 use crate::error::EvalError;
 use crate::images::{DecodeOptions, ImageEncoder, ImageSource};
-use crate::model::input;
+use crate::inputs::{NamedInputs, Schemas, input};
 use crate::options::check_positive;
 use crate::prompts::{PromptOptions, PromptSet, TextEncoder};
 use crate::set::{SetOptions, check_image, check_set_names};
@@ -48,21 +47,27 @@ fn batch_size() -> Located<usize> {
 }
 
 impl Evaluation<Clip> for InTrainingEvaluation {
-    fn every(&self) -> u64 {
-        *self.every.value()
+    fn plan(self, ports: &mut Ports<'_>) -> Option<Box<dyn PlannedEvaluation<Clip>>> {
+        let inputs = NamedInputs::declare(ports, set_inputs(self.sets.iter()));
+        let faults = self.faults(&inputs.schemas(ports));
+        faults.into_iter().for_each(|fault| ports.fault(fault));
+        Some(Box::new(PlannedSets { options: self, inputs }))
     }
+}
 
-    fn inputs(&self) -> Vec<Input> {
-        let mut seen = BTreeSet::new();
-        set_inputs(self.sets.iter()).filter(|input| seen.insert(input.name().to_string())).collect()
-    }
+/// The evaluation, its inputs declared.
+struct PlannedSets {
+    options: InTrainingEvaluation,
+    inputs: NamedInputs,
+}
 
-    fn faults(&self, inputs: &[InputTables]) -> Vec<Fault> {
+impl InTrainingEvaluation {
+    fn faults(&self, schemas: &Schemas) -> Vec<Fault> {
         let mut faults: Vec<Fault> = check_positive("batch_size", &self.batch_size).into_iter().collect();
         faults.extend(check_prompts(&self.prompts));
         let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
         faults.extend(check_set_names(self.sets.span(), names));
-        faults.extend(self.sets.iter().flat_map(|set| check_set(set, inputs)));
+        faults.extend(self.sets.iter().flat_map(|set| check_set(set, schemas)));
         faults.extend(check_positive("every", &self.every));
         let hint = "use a `zero-shot` stage after the training";
         for other in self.sets.iter().filter_map(|set| set.overlap_with.as_ref()) {
@@ -78,18 +83,26 @@ impl Evaluation<Clip> for InTrainingEvaluation {
         }
         faults
     }
+}
+
+impl PlannedEvaluation<Clip> for PlannedSets {
+    fn every(&self) -> u64 {
+        *self.options.every.value()
+    }
 
     fn open(
         &self,
         cx: &RunContext,
-        inputs: &[InputData],
+        inputs: &Inputs,
         tokenizer: &Path,
     ) -> Result<Box<dyn Evaluator<Clip>>, RunError> {
+        let (options, inputs) = (&self.options, self.inputs.open(inputs));
         let tokenizer = Tokenizer::load(tokenizer).map_err(EvalError::from)?;
-        let sets = self.sets.iter().enumerate().map(|(index, set)| self.prepare(cx, inputs, index, set));
+        let sets = options.sets.iter().enumerate();
+        let sets = sets.map(|(index, set)| options.prepare(cx, &inputs, index, set));
         let sets = sets.collect::<Result<Vec<_>, _>>()?;
         let groups = group_by_images(sets, |set| &set.reader.options);
-        let (cx, count, batch_size) = (cx.clone(), self.sets.len(), *self.batch_size.value());
+        let (cx, count, batch_size) = (cx.clone(), options.sets.len(), *options.batch_size.value());
         Ok(Box::new(SetEvaluator { cx, tokenizer, groups, count, batch_size }))
     }
 }

@@ -10,6 +10,7 @@ pub mod embed;
 pub mod error;
 mod images;
 mod in_training;
+mod inputs;
 mod ledger;
 pub mod metrics;
 pub mod model;

@@ -12,8 +12,7 @@ use twinlens_dataset::MAIN;
 use twinlens_image::{JPEG_DECODER, Preprocess};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
-use twinlens_pipeline::hub::is_hub_name;
-use twinlens_pipeline::{Fault, Input, InputData, InputTables, Located, RunContext, RunError};
+use twinlens_pipeline::{ArtifactInput, Fault, InputData, Inputs, Located, RunContext, RunError};
 
 use crate::error::EvalError;
 
@@ -40,27 +39,25 @@ impl Model {
     /// Loads the model that an option names: a `train` stage among the inputs, a directory, or a
     /// model on the Hugging Face Hub.
     pub async fn open(
-        model: &Input,
+        model: &ArtifactInput,
         compute: Compute,
         cx: &RunContext,
-        inputs: &[InputData],
+        inputs: &Inputs,
     ) -> Result<Self, RunError> {
-        let (name, folder, checkpoint) = if model.is_path() {
-            let name = model.name().to_string();
-            let (files, written) = (cx.files.clone(), name.clone());
-            let open = move || files.model(&written, &FOLDER_FILES);
-            let opened = twinlens_pipeline::blocking(open).await;
-            (name, opened??, None)
-        } else {
-            let training = input(inputs, model)?;
-            for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-                training.artifact(file)?;
+        let (name, checkpoint) = match model {
+            ArtifactInput::Folder(written) => (written.value().clone(), None),
+            ArtifactInput::Dataset(training) => {
+                let training = inputs.get(training);
+                // The variant, if the training is swept.
+                (training.dataset.state().begin.stage.clone(), last_step(cx, training).await?)
             }
-            // The variant, if the training is swept.
-            let name = training.dataset.state().begin.stage.clone();
-            (name, training.dataset.dir(), last_step(cx, training).await?)
         };
-        let load = move || Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder, compute)? });
+        let (model, cx, inputs) = (model.clone(), cx.clone(), inputs.clone());
+        let load = move || {
+            let files = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE];
+            let folder = model.folder(&cx, &inputs, &files, &FOLDER_FILES)?;
+            Ok::<_, RunError>(Self { checkpoint, ..Self::load(name, &folder, compute)? })
+        };
         twinlens_pipeline::blocking(load).await?
     }
 
@@ -101,55 +98,10 @@ pub fn preprocess_hash(preprocessing: &str) -> String {
     hex::encode(Sha256::digest(format!("{preprocessing}, {JPEG_DECODER}")))
 }
 
-/// The dataset of the input that an option names.
-pub fn input<'a>(inputs: &'a [InputData], name: &Input) -> Result<&'a InputData, RunError> {
-    let input = InputData::find(inputs, name)?;
-    match input.view {
-        None => Ok(input),
-        Some(_) => Err(RunError::user(format!(
-            "`{}` is a view over the run's statistics: it holds neither images nor a model",
-            name.name()
-        ))),
-    }
-}
-
-/// The files of a model outside the run, for the stage's fingerprint.
-pub fn model_files(model: &Input) -> Vec<Located<String>> {
-    // A Hub model does not change while it is cached.
-    if !model.is_path() || is_hub_name(model.name()) {
-        return Vec::new();
-    }
-    vec![Located::new(format!("{}/", model.name().trim_end_matches('/')), model.0.span())]
-}
-
 pub fn check_compute(device: &Located<DeviceOption>, precision: &Located<Precision>) -> Option<Fault> {
     let error = device.check(**precision).err()?;
     let at = if device.is_default() { precision.span() } else { device.span() };
     Some(Fault::at(at, error.to_string()))
-}
-
-/// Checks the option `model`.
-pub fn check_model(model: &Input, inputs: &[InputTables]) -> Vec<Fault> {
-    let name = model.name();
-    let span = model.0.span();
-    if let Some(table) = model.table() {
-        let hint = format!("write `model = \"{}\"`", model.stage().unwrap_or(name));
-        return vec![
-            Fault::at(span, format!("`{table}` is a table, but a model is a whole `train` stage")).hint(hint),
-        ];
-    }
-    match inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.kind) {
-        Some(kind) if kind != "train" => {
-            let fault =
-                Fault::at(span, format!("`{name}` is a `{kind}` stage, which does not produce a model"));
-            vec![
-                fault
-                    .label("expected a `train` stage or a directory")
-                    .hint("a value is a path if it contains `/`: `./models/b32`"),
-            ]
-        }
-        _ => Vec::new(),
-    }
 }
 
 /// The tokenizer file of a model directory.

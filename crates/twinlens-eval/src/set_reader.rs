@@ -8,7 +8,7 @@ use twinlens_pipeline::{InputData, RunContext};
 
 use crate::error::EvalError;
 use crate::images::{Examples, NO_LABEL, Reject, UNKNOWN_LABEL};
-use crate::model::input;
+use crate::inputs::input;
 use crate::prompts::{PromptOptions, PromptSet};
 use crate::set::{ClassOptions, Classes, LabelColumn, Labels, SetFault, SetOptions, list_items};
 

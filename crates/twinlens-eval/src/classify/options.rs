@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use twinlens_pipeline::{Fault, Input, InputTables, Located};
+use twinlens_pipeline::{Fault, Input, Located};
 
 use crate::images::ImageSource;
+use crate::inputs::Schemas;
 use crate::prompts::{PromptOptions, check_templates};
 use crate::set::{ClassOptions, Classes, Labels, SetFault, SetOptions};
 
-/// The inputs of sets: first those with examples, since the ledger has the columns of the first.
+/// The inputs of sets.
 pub fn set_inputs<'a>(sets: impl Iterator<Item = &'a SetOptions> + Clone) -> impl Iterator<Item = Input> {
     let examples = sets.clone().map(|set| set.input.clone());
     let classes = sets.clone().filter_map(SetOptions::classes_input);
@@ -55,18 +56,15 @@ pub fn check_prompts(options: &Located<Vec<Located<PromptOptions>>>) -> Vec<Faul
 }
 
 /// Checks a set that the pipeline file describes.
-pub fn check_set(set: &SetOptions, inputs: &[InputTables]) -> Vec<Fault> {
+pub fn check_set(set: &SetOptions, schemas: &Schemas) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let schema = |name: &str| {
-        inputs.iter().find(|input| input.input.name() == name).and_then(|input| input.schema.clone())
-    };
     let class_names = set.class_names.as_ref().map(|names| names.as_slice());
-    if let Some(schema) = schema(set.input.name()) {
-        if let Err(error) = Labels::new(&schema, set.label.value(), class_names) {
+    if let Some(schema) = schemas.get(set.input.name()) {
+        if let Err(error) = Labels::new(schema, set.label.value(), class_names) {
             faults.push(error.at(set.label.span()));
         }
         let named = set.image.as_ref().map(|column| column.as_str());
-        if let Err(error) = ImageSource::resolve(&schema, named) {
+        if let Err(error) = ImageSource::resolve(schema, named) {
             let span = set.image.as_ref().map_or(set.input.0.span(), Located::span);
             faults.push(error.at(span));
         }
@@ -74,7 +72,8 @@ pub fn check_set(set: &SetOptions, inputs: &[InputTables]) -> Vec<Fault> {
     match &set.classes {
         Some(list) => match list.value() {
             ClassOptions::From(name) => {
-                let labels = schema(name).map(|schema| Labels::new(&schema, set.label.value(), class_names));
+                let schema = schemas.get(name);
+                let labels = schema.map(|schema| Labels::new(schema, set.label.value(), class_names));
                 if let Some(Err(error)) = labels {
                     let why = format!("`{name}` cannot provide the classes: {}", error.why);
                     faults.push(SetFault { why, ..error }.at(list.span()));

@@ -17,14 +17,13 @@ use twinlens_dataset::contracts;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    ArtifactInput, Fault, Input, Inputs, Job, Located, Output, Ports, Required, RunContext, RunError,
+    SortKey, StageKind, TableInput, Work,
 };
 
 use crate::images::ImageSource;
-use crate::model::{self, Model, input};
+use crate::model::{self, Model};
 use crate::options::{check_limits, check_positive};
 use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
 use pass::Pass;
@@ -85,8 +84,8 @@ fn split_rows() -> Located<u64> {
 }
 
 impl StageKind for Embed {
-    const KIND: &'static str = "embed";
-    const ABOUT: &'static str = "Turns images into embeddings, and compares them with their captions.";
+    type Options = Self;
+    const NAME: &'static str = "embed";
     const EXAMPLE: &'static str = r#"[stages.vectors]
 kind = "embed"
 input = "images"
@@ -99,30 +98,80 @@ input = "vectors"
 where = "clip_score > 0.25"
 "#;
     const VERSION: u32 = 1;
+
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        let input = ports.table(&options.input);
+        let model = ports.model(&options.model);
+        let mut faults: Vec<Fault> =
+            model::check_compute(&options.device, &options.precision).into_iter().collect();
+        faults.extend(check_positive("batch_size", &options.batch_size));
+        faults.extend(check_positive("split_rows", &options.split_rows));
+        faults.extend(check_limits(options.limits.as_ref()));
+        if options.text_embeddings && options.captions.is_none() {
+            let message = "`text_embeddings` needs `captions`, the column of the texts";
+            faults.push(Fault::at(options.model.0.span(), message));
+        }
+        let schema = ports.schema(&input);
+        if let Some(schema) = &schema {
+            faults.extend(options.image_fault(schema));
+        }
+        faults.into_iter().for_each(|fault| ports.fault(fault));
+        if let Some(captions) = &options.captions {
+            ports.text(&input, captions, Required::Yes);
+        }
+        let width = options.width(ports, &model);
+        let main = schema.zip(width).map(|(schema, width)| options.schema(&schema, width));
+        ports.output(main, SortKey::AsGiven);
+        ports.rejects(contracts::pair_texts());
+        Some(Work::job(EmbedJob { options, input, model }))
+    }
+}
+
+/// `embed` as it runs.
+struct EmbedJob {
+    options: Embed,
+    input: TableInput,
+    model: ArtifactInput,
 }
 
 impl Embed {
-    /// The width that is known before the run: of the training, or as it is given.
-    fn width(&self, inputs: &[InputTables]) -> Result<usize, Fault> {
-        let training = inputs.iter().find(|input| input.input.name() == self.model.name());
-        let trained = training.and_then(|input| contracts::embed_width(input.schema.as_ref()?));
-        match (trained, &self.width) {
-            (Some(trained), Some(given)) if trained != **given => Err(Fault::at(
-                given.span(),
-                format!("the embeddings of `{}` have {trained} numbers", self.model.name()),
-            )),
-            (Some(trained), _) => Ok(trained),
-            (None, Some(given)) if (1..=1 << 16).contains(given.value()) => Ok(**given),
+    /// The width that is known before the run: of the training, or as it is given. `None` after a
+    /// fault, and before the schemas are known.
+    fn width(&self, ports: &mut Ports<'_>, model: &ArtifactInput) -> Option<usize> {
+        let name = self.model.name();
+        let trained = match model {
+            ArtifactInput::Dataset(training) => {
+                let schema = ports.schema(training)?;
+                Some(contracts::embed_width(&schema))
+            }
+            ArtifactInput::Folder(_) => None,
+        };
+        let fault = match (trained.flatten(), &self.width) {
+            (Some(trained), Some(given)) if trained != **given => {
+                Fault::at(given.span(), format!("the embeddings of `{name}` have {trained} numbers"))
+            }
+            (Some(trained), _) => return Some(trained),
+            (None, Some(given)) if (1..=1 << 16).contains(given.value()) => return Some(**given),
             (None, Some(given)) => {
-                Err(Fault::at(given.span(), "no embedding has so many numbers").label("1 to 65536"))
+                Fault::at(given.span(), "no embedding has so many numbers").label("expected 1 to 65536")
             }
             (None, None) => {
                 let fault = Fault::at(
                     self.model.0.span(),
-                    format!("how wide are the embeddings of `{}`?", self.model.name()),
+                    format!("the width of the embeddings of `{name}` is not known"),
                 );
-                Err(fault.label("a folder is not opened before the run").hint("add `width = 512`, or what `embed` (`embed_dim`, `projection_dim`) in its config.json says"))
+                fault.label("a folder is not opened before the run").hint("add `width = 512`, or what `embed` (`embed_dim`, `projection_dim`) in its config.json says")
             }
+        };
+        ports.fault(fault);
+        None
+    }
+
+    fn image_fault(&self, schema: &Schema) -> Option<Fault> {
+        match ImageSource::resolve(schema, self.image.as_ref().map(|column| column.as_str())) {
+            Ok(ImageSource::Images(_)) => None,
+            Ok(ImageSource::Embeddings) => Some(self.input.fault("its input has no images, but embeddings")),
+            Err(found) => Some(found.at(self.image.as_ref().map_or(self.input.0.span(), Located::span))),
         }
     }
 
@@ -144,73 +193,6 @@ impl Embed {
         let fields: Vec<_> = kept.cloned().chain(added.iter().cloned().map(Arc::new)).collect();
         Arc::new(Schema::new_with_metadata(fields, from.metadata().clone()))
     }
-
-    fn caption_fault(&self, schema: &Schema) -> Option<Fault> {
-        let Some(captions) = &self.captions else {
-            let fault =
-                || Fault::at(self.model.0.span(), "`text_embeddings` without `captions`: of which texts?");
-            return self.text_embeddings.then(fault);
-        };
-        match schema.field_with_name(captions).map(|field| field.data_type()) {
-            Ok(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => None,
-            Ok(other) => Some(
-                Fault::at(captions.span(), format!("the column `{}` is of type {other}", captions.value()))
-                    .label("expected text"),
-            ),
-            Err(_) => {
-                let names = || schema.fields().iter().map(|field| field.name().as_str());
-                let fault =
-                    Fault::at(captions.span(), format!("its input has no column `{}`", captions.value()));
-                let fault = fault.label(format!("the columns are {}", list_names(names())));
-                Some(did_you_mean(captions, names()).into_iter().fold(fault, Fault::hint))
-            }
-        }
-    }
-}
-
-impl Stage for Embed {
-    fn inputs(&self) -> Vec<Input> {
-        let model = (!self.model.is_path()).then(|| self.model.clone());
-        std::iter::once(self.input.clone()).chain(model).collect()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        model::model_files(&self.model)
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = model::check_model(&self.model, inputs);
-        faults.extend(model::check_compute(&self.device, &self.precision));
-        // What a file holds is known when it is opened: the contract, until then.
-        let schema = inputs.first().and_then(|input| input.schema.clone()).unwrap_or_else(contracts::pairs);
-        let named = self.image.as_ref().map(|column| column.as_str());
-        match ImageSource::resolve(&schema, named) {
-            Ok(ImageSource::Images(_)) => {}
-            Ok(ImageSource::Embeddings) => {
-                faults.push(inputs[0].fault("its input has no images, but embeddings"))
-            }
-            Err(found) => {
-                let span = self.image.as_ref().map_or(self.input.0.span(), Located::span);
-                faults.push(found.hint.into_iter().fold(Fault::at(span, found.why), Fault::hint));
-            }
-        }
-        faults.extend(self.caption_fault(&schema));
-        faults.extend(check_positive("batch_size", &self.batch_size));
-        faults.extend(check_positive("split_rows", &self.split_rows));
-        faults.extend(check_limits(self.limits.as_ref()));
-        match self.width(inputs) {
-            Ok(width) if faults.is_empty() => Ok(Tables::main(self.schema(&schema, width))),
-            Ok(_) => Err(faults),
-            Err(fault) => {
-                faults.push(fault);
-                Err(faults)
-            }
-        }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
 }
 
 /// Checks that the model is what the options said.
@@ -229,33 +211,33 @@ fn check_model(stage: &Embed, model: &Model, width: usize) -> Result<(), RunErro
 }
 
 #[async_trait]
-impl Job for Embed {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
-        let rows = input(inputs, &self.input)?.rows();
+impl Job for EmbedJob {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
+        let (options, data) = (&self.options, inputs.get(&self.input));
+        let rows = data.rows();
         let done = output.state().rows_in().unwrap_or(0);
         // A trial run takes the first rows; those that are committed count.
         let rows = output.rows_wanted().map_or(rows, |wanted| rows.min(done + wanted));
         let splits: Vec<u64> =
-            (0..rows.div_ceil(*self.split_rows)).filter(|split| !output.is_done(*split)).collect();
+            (0..rows.div_ceil(*options.split_rows)).filter(|split| !output.is_done(*split)).collect();
         cx.progress.total(rows);
         cx.progress.done(done);
         if splits.is_empty() {
             return Ok(());
         }
-        let mut model = Model::open(&self.model, (*self.device, *self.precision), cx, inputs).await?;
+        let compute = (*options.device, *options.precision);
+        let mut model = Model::open(&self.model, compute, cx, inputs).await?;
         let main = output.dataset().schema(twinlens_dataset::MAIN)?;
         let width =
             main.field_with_name(EMBEDDING).ok().and_then(|field| crate::vectors::width(field.data_type()));
-        check_model(self, &model, width.unwrap_or_default())?;
+        check_model(options, &model, width.unwrap_or_default())?;
         for number in splits {
-            let range = number * *self.split_rows..rows.min((number + 1) * *self.split_rows);
-            let split =
-                output.split(number, format!("{} rows {}..{}", self.input.name(), range.start, range.end));
-            let (stage, cx, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
+            let range = number * *options.split_rows..rows.min((number + 1) * *options.split_rows);
+            let split = output.split(number, format!("{} rows {}..{}", data.name, range.start, range.end));
+            let (stage, cx, data) = (options.clone(), cx.clone(), data.clone());
             // Hours of arithmetic do not belong on the threads that answer Ctrl-C.
             let work = twinlens_pipeline::blocking(move || {
-                let split =
-                    Pass::new(&stage, &cx, input(&inputs, &stage.input)?, &model, split).run(range)?;
+                let split = Pass::new(&stage, &cx, &data, &model, split).run(range)?;
                 Ok::<_, RunError>((model, split))
             });
             let (back, split) = work.await??;

@@ -19,10 +19,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Fault, Input, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 
+use crate::inputs::{NamedInputs, Schemas};
 use crate::metrics::Metric;
 use crate::results::{PER_CLASS, PREDICTIONS};
 use crate::set::{Labels, SetOptions, check_set_names};
@@ -145,15 +145,37 @@ fn max_examples() -> Located<usize> {
 const SEVERAL: &str = "probes are of sets with one class an image";
 
 impl StageKind for Probe {
-    const KIND: &'static str = "probe";
-    const ABOUT: &'static str =
-        "Fits linear probes, nearest neighbours and few-shot curves to embeddings, and reports accuracies.";
+    type Options = Self;
+    const NAME: &'static str = "probe";
     const EXAMPLE: &'static str = r#"[stages.probes]
 kind = "probe"
 sets = [{ name = "pets", train = "pets_train", test = "pets_test", label = "label" }]
 tasks = ["linear-probe", "knn", "few-shot"]
 "#;
     const VERSION: u32 = 1;
+
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        let parts =
+            |set: &ProbeSet| [Some(set.train.clone()), Some(set.test.clone()), set.validation.clone()];
+        let inputs = NamedInputs::declare(ports, options.sets.iter().flat_map(parts).flatten());
+        let schemas = inputs.schemas(ports);
+        let mut faults = options.number_faults();
+        let names = options.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
+        faults.extend(check_set_names(options.sets.span(), names));
+        faults.extend(options.sets.iter().flat_map(|set| Self::set_faults(set, &schemas)));
+        faults.into_iter().for_each(|fault| ports.fault(fault));
+        ports.output(contracts::accuracy(), SortKey::AsGiven);
+        ports.side_table(PER_CLASS, contracts::per_class());
+        ports.side_table(PREDICTIONS, contracts::predictions());
+        ports.rejects(contracts::pair_texts());
+        Some(Work::job(ProbeJob { options, inputs }))
+    }
+}
+
+/// `probe` as it runs.
+struct ProbeJob {
+    options: Probe,
+    inputs: NamedInputs,
 }
 
 impl Probe {
@@ -178,18 +200,17 @@ impl Probe {
         .collect()
     }
 
-    fn set_faults(set: &ProbeSet, inputs: &[InputTables]) -> Vec<Fault> {
+    fn set_faults(set: &ProbeSet, schemas: &Schemas) -> Vec<Fault> {
         let mut faults = Vec::new();
         for part in [Some(&set.train), Some(&set.test), set.validation.as_ref()].into_iter().flatten() {
-            let known = inputs.iter().find(|input| input.input.name() == part.name());
-            let Some(schema) = known.and_then(|input| input.schema.clone()) else { continue };
-            if !has_embeddings(&schema) {
+            let Some(schema) = schemas.get(part.name()) else { continue };
+            if !has_embeddings(schema) {
                 let fault =
                     Fault::at(part.0.span(), format!("`{}` has no column `{EMBEDDING}`", part.name()));
                 faults.push(fault.hint("put an `embed` stage before this one"));
             }
             let names = set.class_names.as_ref().map(|names| names.as_slice());
-            match Labels::new(&schema, &set.label, names) {
+            match Labels::new(schema, &set.label, names) {
                 Ok(labels) if labels.is_multi_label() => {
                     faults.push(Fault::at(set.label.span(), format!("`{}`: {SEVERAL}", part.name())));
                 }
@@ -210,41 +231,12 @@ impl Probe {
     }
 }
 
-impl Stage for Probe {
-    fn inputs(&self) -> Vec<Input> {
-        let mut seen = BTreeSet::new();
-        let parts =
-            |set: &ProbeSet| [Some(set.train.clone()), Some(set.test.clone()), set.validation.clone()];
-        let all = self.sets.iter().flat_map(parts).flatten();
-        all.filter(|input| seen.insert(input.name().to_string())).collect()
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[PER_CLASS, PREDICTIONS]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = self.number_faults();
-        let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
-        faults.extend(check_set_names(self.sets.span(), names));
-        faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let tables = Tables::main(contracts::accuracy()).with(PER_CLASS, contracts::per_class());
-        Ok(tables.with(PREDICTIONS, contracts::predictions()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
-}
-
 #[async_trait]
-impl Job for Probe {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
-        let tasks: BTreeSet<Task> = self.tasks.iter().copied().collect();
-        let all = (0..self.sets.len()).flat_map(|set| tasks.iter().map(move |task| (set, *task)));
+impl Job for ProbeJob {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
+        let (options, inputs) = (&self.options, self.inputs.open(inputs));
+        let tasks: BTreeSet<Task> = options.tasks.iter().copied().collect();
+        let all = (0..options.sets.len()).flat_map(|set| tasks.iter().map(move |task| (set, *task)));
         // Numbered by what they are, so that a task more leaves the others' numbers alone.
         let number = |set: usize, task: Task| 3 * set as u64 + task as u64;
         let pending: Vec<(usize, Task)> =
@@ -252,9 +244,9 @@ impl Job for Probe {
         cx.progress.total(pending.len() as u64);
         for (set, task) in pending {
             cx.check_cancelled()?;
-            let label = format!("{} {}", self.sets[set].name.value(), task.name());
+            let label = format!("{} {}", options.sets[set].name.value(), task.name());
             let split = output.split(number(set, task), label);
-            let (options, cx2, inputs) = (self.clone(), cx.clone(), inputs.to_vec());
+            let (options, cx2, inputs) = (options.clone(), cx.clone(), inputs.clone());
             let work = move || pass::run(&options, &cx2, &inputs, &options.sets[set], task, split);
             let work = twinlens_pipeline::blocking(work).await;
             let split = work??;

@@ -9,7 +9,7 @@ use super::{Probe, ProbeSet, SEVERAL};
 use crate::error::EvalError;
 use crate::images::Examples as Rows;
 use crate::images::{NO_EMBEDDING, NO_LABEL, UNKNOWN_LABEL};
-use crate::model::input;
+use crate::inputs::input;
 use crate::set::{Classes, Labels, SetFault};
 use crate::set_reader::read_classes;
 use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, Vectors, check_embedding_model};

@@ -9,23 +9,21 @@ mod captions;
 mod pass;
 mod ranks;
 
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    ArtifactInput, ColumnName, ColumnType, Fault, Input, Inputs, Job, Located, Output, Ports, Required,
+    RunContext, RunError, SortKey, StageKind, Work,
 };
 
 use crate::images::ImageSource;
-use crate::model::{self, Model, input};
+use crate::inputs::{NamedInputs, input};
+use crate::model::{self, Model};
 use crate::options::{check_limits, check_positive};
 use crate::prompts::check_templates;
 use crate::set::check_set_names;
@@ -95,96 +93,75 @@ fn caption() -> Located<String> {
 }
 
 impl StageKind for Retrieval {
-    const KIND: &'static str = "retrieval";
-    const ABOUT: &'static str =
-        "Finds images by their captions and captions by their images, and reports recall@k.";
+    type Options = Self;
+    const NAME: &'static str = "retrieval";
     const EXAMPLE: &'static str = r#"[stages.found]
 kind = "retrieval"
 model = "clip"
 sets = [{ name = "flickr30k", input = "flickr30k_test", captions = "captions" }]
 "#;
     const VERSION: u32 = 1;
-}
 
-impl Retrieval {
-    fn set_faults(set: &RetrievalSet, inputs: &[InputTables]) -> Vec<Fault> {
-        let known = inputs.iter().find(|input| input.input.name() == set.input.name());
-        let Some(schema) = known.and_then(|input| input.schema.clone()) else { return Vec::new() };
-        let named = set.image.as_ref().map(|column| column.as_str());
-        let span = set.image.as_ref().map_or(set.input.0.span(), Located::span);
-        let image = ImageSource::resolve(&schema, named).err();
-        let image = image.map(|found| found.hint.into_iter().fold(Fault::at(span, found.why), Fault::hint));
-        image.into_iter().chain(Self::caption_fault(set, &schema)).collect()
-    }
-
-    fn caption_fault(set: &RetrievalSet, schema: &Schema) -> Option<Fault> {
-        let name = set.captions.value();
-        let at = if set.captions.span().is_empty() { set.input.0.span() } else { set.captions.span() };
-        match schema.field_with_name(name).map(|field| field.data_type()) {
-            Ok(kind) if captions::holds(kind) => None,
-            Ok(kind) => Some(
-                Fault::at(at, format!("the column `{name}` is of type {kind}"))
-                    .label("expected text, or a list of texts"),
-            ),
-            Err(_) => {
-                let names = || schema.fields().iter().map(|field| field.name().as_str());
-                let fault = Fault::at(at, format!("`{}` has no column `{name}`", set.input.name()));
-                let fault = fault.label(format!("the columns are {}", list_names(names())));
-                Some(did_you_mean(name, names()).into_iter().fold(fault, Fault::hint))
-            }
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        let inputs = NamedInputs::declare(ports, options.sets.iter().map(|set| set.input.clone()));
+        let model = ports.model(&options.model);
+        let names = options.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
+        let mut faults = check_set_names(options.sets.span(), names);
+        if let Err(why) = check_templates(std::slice::from_ref(&options.template)) {
+            faults.push(Fault::at(options.template.span(), why));
         }
+        faults.extend(model::check_compute(&options.device, &options.precision));
+        faults.extend(check_positive("batch_size", &options.batch_size));
+        if options.ks.iter().min().is_none_or(|least| *least == 0) {
+            let fault = Fault::at(options.ks.span(), "`ks` are places from 1 on");
+            faults.push(fault.label("for instance [1, 5, 10]"));
+        }
+        faults.extend(check_limits(options.limits.as_ref()));
+        faults.into_iter().for_each(|fault| ports.fault(fault));
+        options.sets.iter().for_each(|set| check_set(set, ports));
+        ports.output(contracts::accuracy(), SortKey::AsGiven);
+        ports.rejects(contracts::pair_texts());
+        Some(Work::job(RetrievalJob { options, inputs, model }))
     }
 }
 
-impl Stage for Retrieval {
-    fn inputs(&self) -> Vec<Input> {
-        let model = (!self.model.is_path()).then(|| self.model.clone());
-        let mut seen = BTreeSet::new();
-        let all = self.sets.iter().map(|set| set.input.clone()).chain(model);
-        all.filter(|input| seen.insert(input.name().to_string())).collect()
-    }
+/// `retrieval` as it runs.
+struct RetrievalJob {
+    options: Retrieval,
+    inputs: NamedInputs,
+    model: ArtifactInput,
+}
 
-    fn files(&self) -> Vec<Located<String>> {
-        model::model_files(&self.model)
+/// Checks the columns of a set.
+fn check_set(set: &RetrievalSet, ports: &mut Ports<'_>) {
+    let table = ports.table(&set.input);
+    let Some(schema) = ports.schema(&table) else { return };
+    let named = set.image.as_ref().map(|column| column.as_str());
+    let span = set.image.as_ref().map_or(set.input.0.span(), Located::span);
+    if let Err(found) = ImageSource::resolve(&schema, named) {
+        ports.fault(found.at(span));
     }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = model::check_model(&self.model, inputs);
-        let names = self.sets.iter().map(|set| (set.name.as_str(), set.name.span()));
-        faults.extend(check_set_names(self.sets.span(), names));
-        faults.extend(self.sets.iter().flat_map(|set| Self::set_faults(set, inputs)));
-        if let Err(why) = check_templates(std::slice::from_ref(&self.template)) {
-            faults.push(Fault::at(self.template.span(), why));
-        }
-        faults.extend(model::check_compute(&self.device, &self.precision));
-        faults.extend(check_positive("batch_size", &self.batch_size));
-        if self.ks.iter().min().is_none_or(|least| *least == 0) {
-            faults.push(
-                Fault::at(self.ks.span(), "`ks` are places from 1 on").label("for instance [1, 5, 10]"),
-            );
-        }
-        faults.extend(check_limits(self.limits.as_ref()));
-        if faults.is_empty() { Ok(Tables::main(contracts::accuracy())) } else { Err(faults) }
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
+    let at = if set.captions.span().is_empty() { set.input.0.span() } else { set.captions.span() };
+    let texts = ColumnType::Other("text, or a list of texts", captions::holds);
+    ports.column(&table, ColumnName::at(set.captions.value(), at), texts, Required::Yes);
 }
 
 #[async_trait]
-impl Job for Retrieval {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
-        let pending: Vec<usize> = (0..self.sets.len()).filter(|set| !output.is_done(*set as u64)).collect();
+impl Job for RetrievalJob {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
+        let (options, opened) = (&self.options, self.inputs.open(inputs));
+        let pending: Vec<usize> =
+            (0..options.sets.len()).filter(|set| !output.is_done(*set as u64)).collect();
         if pending.is_empty() {
             return Ok(());
         }
         let mut rows = 0;
         for set in &pending {
-            rows += input(inputs, &self.sets[*set].input)?.rows();
+            rows += input(&opened, &options.sets[*set].input)?.rows();
         }
         cx.progress.total(rows);
-        let mut model = Model::open(&self.model, (*self.device, *self.precision), cx, inputs).await?;
+        let compute = (*options.device, *options.precision);
+        let mut model = Model::open(&self.model, compute, cx, inputs).await?;
         if !model.clip.config().objective.embeds_texts() {
             return Err(RunError::user(format!(
                 "`{}` embeds no texts: it cannot find images by captions",
@@ -193,8 +170,8 @@ impl Job for Retrieval {
         }
         let work = output.work_dir()?;
         for set in pending {
-            let split = output.split(set as u64, self.sets[set].name.value());
-            let (options, cx, inputs, work) = (self.clone(), cx.clone(), inputs.to_vec(), work.clone());
+            let split = output.split(set as u64, options.sets[set].name.value());
+            let (options, cx, inputs, work) = (options.clone(), cx.clone(), opened.clone(), work.clone());
             let done = twinlens_pipeline::blocking(move || {
                 let split = pass::run(&options, &cx, &inputs, &model, &options.sets[set], &work, split)?;
                 Ok::<_, RunError>((model, split))

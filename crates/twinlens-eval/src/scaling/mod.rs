@@ -15,7 +15,6 @@ use std::fs;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
-use datafusion::dataframe::DataFrame;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col, ident};
 use schemars::JsonSchema;
@@ -24,8 +23,8 @@ use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_model::{CONFIG_FILE, ClipConfig};
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Located, RunContext, RunError, Stage, StageKind,
-    Tables, Whole, Work,
+    ArtifactInput, Fault, Frames, Input, InputData, Inputs, Located, Ports, Query, RunContext, RunError,
+    SortKey, StageKind, TableInput, Work,
 };
 
 pub use fit::Fit;
@@ -89,9 +88,8 @@ const TEXTS: [&str; 4] = ["set", "prompts", "metric", "model"];
 const VALUES: [&str; 3] = ["value", "ci_low", "ci_high"];
 
 impl StageKind for Scaling {
-    const KIND: &'static str = "scaling";
-    const ABOUT: &'static str =
-        "Fits a power law of error over compute, and predicts the largest models by it.";
+    type Options = Self;
+    const NAME: &'static str = "scaling";
     const EXAMPLE: &'static str = r#"[stages.scaling]
 kind = "scaling"
 models = ["clip"]
@@ -99,100 +97,74 @@ accuracy = ["zero_shot"]
 hold_out = 1
 "#;
     const VERSION: u32 = 1;
-}
 
-impl Stage for Scaling {
-    fn inputs(&self) -> Vec<Input> {
-        let mut inputs: Vec<Input> = Vec::new();
-        for input in self.models.iter().chain(self.accuracy.iter()) {
-            if !inputs.iter().any(|known| known.name() == input.name()) {
-                inputs.push(input.clone());
-            }
-        }
-        inputs
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[FIT]
-    }
-
-    fn gathers(&self) -> bool {
-        true
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = Vec::new();
-        for (list, what) in [(&self.models, "models"), (&self.accuracy, "accuracy")] {
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        for (list, what) in [(&options.models, "models"), (&options.accuracy, "accuracy")] {
             if list.is_empty() {
-                faults.push(Fault::at(list.span(), format!("`{what}` names no stage")).label("at least one"));
+                ports.fault(
+                    Fault::at(list.span(), format!("`{what}` names no stage")).label("expected at least one"),
+                );
             }
         }
-        let found = |wanted: &Input| inputs.iter().find(|input| input.input.name() == wanted.name());
-        for model in self.models.iter() {
-            let kind = found(model).and_then(|input| input.kind);
-            if kind != Some("train") || model.table().is_some() {
-                let what = kind.map_or("a file".into(), |kind| format!("of a `{kind}` stage"));
-                let fault = Fault::at(model.0.span(), format!("`{}` is {what}", model.name()));
-                faults
-                    .push(fault.label("expected a `train` stage: what a model costs is read from its shape"));
+        let mut models = Vec::new();
+        for model in options.models.iter() {
+            match ports.model(model) {
+                ArtifactInput::Dataset(table) => models.push(table),
+                ArtifactInput::Folder(_) => ports.fault(
+                    model
+                        .fault(format!("`{}` is not a stage", model.name()))
+                        .label("expected a `train` stage: the cost of a model is read from its shape"),
+                ),
             }
         }
-        for table in self.accuracy.iter() {
-            let Some(schema) = found(table).and_then(|input| input.schema.clone()) else { continue };
-            let missing: Vec<&str> = TEXTS
-                .into_iter()
-                .chain(VALUES)
-                .filter(|name| schema.field_with_name(name).is_err())
-                .collect();
+        let accuracy: Vec<TableInput> = options.accuracy.iter().map(|table| ports.table(table)).collect();
+        for (input, table) in options.accuracy.iter().zip(&accuracy) {
+            let Some(schema) = ports.schema(table) else { continue };
+            let columns = TEXTS.into_iter().chain(VALUES);
+            let missing: Vec<&str> = columns.filter(|name| schema.field_with_name(name).is_err()).collect();
             if !missing.is_empty() {
-                let fault =
-                    Fault::at(table.0.span(), format!("`{}` is no table of accuracies", table.name()));
-                faults.push(fault.label(format!("it has no column {}", missing.join(", "))));
+                let fault = input.fault(format!("`{}` is not a table of accuracies", input.name()));
+                ports.fault(fault.label(format!("it has no column {}", missing.join(", "))));
             }
         }
-        for name in &self.predict {
+        for name in &options.predict {
             if let Err(error) = ClipConfig::preset(name) {
                 let fault = Fault::at(name.span(), error.to_string());
-                faults.push(did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint));
+                ports.fault(did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint));
             }
         }
-        if faults.is_empty() {
-            Ok(Tables::main(contracts::scaling()).with(FIT, contracts::scaling_fit()))
-        } else {
-            Err(faults)
-        }
+        models.iter().chain(&accuracy).for_each(|table| ports.reads_all_variants(table));
+        ports.output(contracts::scaling(), SortKey::AsGiven);
+        ports.side_table(FIT, contracts::scaling_fit());
+        Some(Work::query(ScalingQuery { options, models, accuracy }))
     }
+}
 
-    fn work(&self) -> Work<'_> {
-        Work::Whole(self)
-    }
+/// `scaling` as it runs.
+struct ScalingQuery {
+    options: Scaling,
+    models: Vec<TableInput>,
+    accuracy: Vec<TableInput>,
 }
 
 #[async_trait]
-impl Whole for Scaling {
-    fn conserves(&self) -> bool {
-        false
-    }
-
-    async fn plan(
-        &self,
-        cx: &RunContext,
-        inputs: &[InputData],
-    ) -> Result<Vec<(&'static str, DataFrame)>, RunError> {
+impl Query for ScalingQuery {
+    async fn tables(&self, cx: &RunContext, inputs: &Inputs) -> Result<Frames, RunError> {
+        let options = &self.options;
         let mut models = Vec::new();
-        for model in self.models.iter() {
-            for dataset in InputData::find(inputs, model)?.datasets() {
-                models.push(self.sized(cx, dataset).await?);
+        for model in &self.models {
+            for dataset in inputs.get(model).datasets() {
+                models.push(options.sized(cx, dataset).await?);
             }
         }
         let largest = models.iter().max_by(|a, b| a.gflops.total_cmp(&b.gflops));
         let samples = largest.and_then(|model| model.samples);
-        for name in &self.predict {
-            models.push(self.preset(name, samples)?);
+        for name in &options.predict {
+            models.push(options.preset(name, samples)?);
         }
         let mut measured = Vec::new();
-        for table in self.accuracy.iter() {
-            measured.extend(accuracies(cx, InputData::find(inputs, table)?).await?);
+        for table in &self.accuracy {
+            measured.extend(accuracies(cx, inputs.get(table)).await?);
         }
         measured.retain(|row| models.iter().any(|model| model.name == row.model));
         if measured.is_empty() {
@@ -202,13 +174,11 @@ impl Whole for Scaling {
                 "the column `model` of an accuracy names the stage that trained it",
             ));
         }
-        let (rows, fits) = table::build(&models, &measured, *self.hold_out, self.compute.name());
+        let (rows, fits) = table::build(&models, &measured, *options.hold_out, options.compute.name());
         let frame = |batch| Ok::<_, RunError>(cx.session.read_batch(batch)?);
         let internal = |error: arrow::error::ArrowError| RunError::Internal(error.to_string());
-        Ok(vec![
-            (MAIN, frame(table::rows(&rows).map_err(internal)?)?),
-            (FIT, frame(table::fits(&fits).map_err(internal)?)?),
-        ])
+        let main = frame(table::rows(&rows).map_err(internal)?)?;
+        Ok(Frames::main(main).with(FIT, frame(table::fits(&fits).map_err(internal)?)?))
     }
 }
 

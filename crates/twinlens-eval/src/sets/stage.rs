@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_image::Limits;
 use twinlens_pipeline::{
-    CheckContext, Fault, Input, InputData, InputTables, Job, Located, Output, RunContext, RunError, Stage,
-    StageKind, Tables, Work,
+    Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 
 use super::found::unknown;
@@ -16,7 +15,8 @@ use crate::options::{check_limits, limits_or_default};
 use crate::results::{ResultWriter, WARNINGS};
 use crate::trust::{SET_MISSING, Warning};
 
-/// Reads the images and labels of an evaluation set that is declared.
+/// Reads a declared evaluation set, whatever the layout of its files, as a dataset of images and
+/// bound labels.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSet {
@@ -37,39 +37,9 @@ pub struct EvaluationSet {
     limits: Option<Located<Limits>>,
 }
 
-impl Stage for EvaluationSet {
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn may_read(&self) -> Vec<String> {
-        looked_at(&self.set, &self.data)
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[CLASSES, WARNINGS]
-    }
-
-    fn tables(&self, _: &CheckContext, _: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let mut faults = Vec::new();
-        if let Some((why, hint)) = unknown(&self.set) {
-            faults.push(Fault::at(self.set.span(), why).hint(hint));
-        }
-        faults.extend(check_limits(self.limits.as_ref()));
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        Ok(Tables::main(schema()).with(CLASSES, classes_schema()).with(WARNINGS, contracts::warnings()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
-}
-
 impl StageKind for EvaluationSet {
-    const KIND: &'static str = "evaluation-set";
-    const ABOUT: &'static str = "Reads a declared evaluation set, whatever the layout of its files, as a dataset of images and bound labels.";
+    type Options = Self;
+    const NAME: &'static str = "evaluation-set";
     const EXAMPLE: &'static str = r#"
 [stages.digits]
 kind = "evaluation-set"
@@ -77,11 +47,23 @@ set = "mnist"
 data = "sets"
 "#;
     const VERSION: u32 = 1;
+
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        looked_at(&options.set, &options.data).into_iter().for_each(|file| ports.optional_file(file));
+        if let Some((why, hint)) = unknown(&options.set) {
+            ports.fault(Fault::at(options.set.span(), why).hint(hint));
+        }
+        check_limits(options.limits.as_ref()).into_iter().for_each(|fault| ports.fault(fault));
+        ports.output(schema(), SortKey::AsGiven);
+        ports.side_table(CLASSES, classes_schema());
+        ports.side_table(WARNINGS, contracts::warnings());
+        Some(Work::job(options))
+    }
 }
 
 #[async_trait]
 impl Job for EvaluationSet {
-    async fn run(&self, cx: &RunContext, _: &[InputData], output: &mut Output) -> Result<(), RunError> {
+    async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let set = declared(&cx.files, &self.set)?;
         let Some(found) = find(&set, &cx.path(&self.data)) else {
             let why = format!(

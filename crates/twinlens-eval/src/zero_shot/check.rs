@@ -1,16 +1,17 @@
 //! Checks of the options, without I/O.
 
-use twinlens_pipeline::{Fault, InputTables, Located};
+use twinlens_pipeline::{Fault, Located};
 
 use super::ZeroShot;
 use crate::classify::{check_prompts, check_set};
+use crate::inputs::Schemas;
 use crate::options::{check_limits, check_positive};
 use crate::set::{SetEntry, SetFault, check_set_names};
 use crate::sets::unknown;
 
-pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
-    let mut faults = crate::model::check_model(&stage.model, inputs);
-    faults.extend(crate::model::check_compute(&stage.device, &stage.precision));
+pub fn faults(stage: &ZeroShot, schemas: &Schemas) -> Vec<Fault> {
+    let mut faults: Vec<Fault> =
+        crate::model::check_compute(&stage.device, &stage.precision).into_iter().collect();
     faults.extend(check_positive("batch_size", &stage.batch_size));
     faults.extend(check_limits(stage.limits.as_ref()));
     faults.extend(check_prompts(&stage.prompts));
@@ -21,7 +22,7 @@ pub fn faults(stage: &ZeroShot, inputs: &[InputTables]) -> Vec<Fault> {
     faults.extend(check_set_names(stage.sets.span(), named));
     for entry in stage.sets.iter() {
         match entry.value() {
-            SetEntry::Described(set) => faults.extend(check_set(set, inputs)),
+            SetEntry::Described(set) => faults.extend(check_set(set, schemas)),
             SetEntry::Declared(name) => faults.extend(check_declared(stage, name, entry)),
         }
     }

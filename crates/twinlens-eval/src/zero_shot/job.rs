@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use twinlens_dataset::SplitWriter;
-use twinlens_pipeline::{InputData, Job, Output, RunContext, RunError};
+use twinlens_pipeline::{InputData, Inputs, Job, Output, RunContext, RunError};
 
 use super::declared::{self, ConvertedSet, DeclaredSet};
 use super::group::{Group, SetResult};
-use super::{SetTask, ZeroShot};
+use super::{SetTask, ZeroShot, ZeroShotJob};
 use crate::classify::group_by_images;
-use crate::model::{Model, input};
+use crate::inputs::input;
+use crate::model::Model;
 use crate::results::ResultWriter;
 use crate::set::SetEntry;
 use crate::trust::{SET_REFUSED, Warning};
@@ -116,33 +117,37 @@ impl ZeroShot {
 }
 
 #[async_trait]
-impl Job for ZeroShot {
-    async fn run(&self, cx: &RunContext, inputs: &[InputData], output: &mut Output) -> Result<(), RunError> {
-        let mut inputs = inputs.to_vec();
-        let (tasks, mut skipped) = self.prepare(cx, &mut inputs, output).await?;
+impl Job for ZeroShotJob {
+    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
+        let options = &self.options;
+        let mut opened = self.inputs.open(inputs);
+        let (tasks, mut skipped) = options.prepare(cx, &mut opened, output).await?;
         let mut rows = 0;
         for task in &tasks {
-            rows += input(&inputs, &task.options.input)?.rows();
+            rows += input(&opened, &task.options.input)?.rows();
         }
         cx.progress.total(rows);
         let mut model = None;
         for group in group_by_images(tasks, |task| &task.options) {
             let open = match model.take() {
                 Some(model) => model,
-                None => Model::open(&self.model, (*self.device, *self.precision), cx, &inputs).await?,
+                None => {
+                    let compute = (*options.device, *options.precision);
+                    Model::open(&self.model, compute, cx, inputs).await?
+                }
             };
             let with_split = |task: SetTask| {
                 let split = output.split(task.split, task.options.name.value());
                 (task, split)
             };
             let sets = group.into_iter().map(with_split).collect();
-            let (open, results) = self.evaluate(cx, &inputs, open, sets).await?;
+            let (open, results) = options.evaluate(cx, &opened, open, sets).await?;
             model = Some(open);
             for (task, result) in results {
                 match result {
                     Ok(mut split) => {
                         if task.declared {
-                            declared::copy_rejects(input(&inputs, &task.options.input)?, &mut split)?;
+                            declared::copy_rejects(input(&opened, &task.options.input)?, &mut split)?;
                         }
                         output.commit(split).await?;
                     }

@@ -12,17 +12,15 @@ mod overlap;
 mod select;
 mod set_results;
 
-use std::collections::BTreeSet;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_image::Limits;
 use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::{CheckContext, Fault, Input, InputTables, Located, Stage, StageKind, Tables, Work};
+use twinlens_pipeline::{ArtifactInput, Input, Located, Ports, SortKey, StageKind, Work};
 
 use crate::classify::set_inputs;
-use crate::model;
+use crate::inputs::NamedInputs;
 use crate::options::limits_or_default;
 use crate::prompts::PromptOptions;
 use crate::results::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS};
@@ -30,7 +28,7 @@ use crate::set::{SetEntry, SetOptions};
 use crate::sets::looked_at;
 use crate::trust::Warning;
 
-/// Classifies images by the class name whose prompts are most similar.
+/// Classifies the images of evaluation sets by class names in prompts, and reports accuracies.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroShot {
@@ -84,51 +82,9 @@ impl ZeroShot {
     }
 }
 
-impl Stage for ZeroShot {
-    fn inputs(&self) -> Vec<Input> {
-        let described: Vec<&SetOptions> = self.described().collect();
-        let model = (!self.model.is_path()).then(|| self.model.clone());
-        let mut seen = BTreeSet::new();
-        set_inputs(described.into_iter())
-            .chain(model)
-            .filter(|input| seen.insert(input.name().to_string()))
-            .collect()
-    }
-
-    fn files(&self) -> Vec<Located<String>> {
-        model::model_files(&self.model)
-    }
-
-    fn may_read(&self) -> Vec<String> {
-        let Some(data) = &self.data else { return Vec::new() };
-        let declared = self.sets.iter().filter(|set| set.described().is_none());
-        declared.flat_map(|set| looked_at(set.name(), data)).collect()
-    }
-
-    fn side_tables(&self) -> &'static [&'static str] {
-        &[PER_CLASS, PREDICTIONS, CALIBRATION, WARNINGS]
-    }
-
-    fn tables(&self, _: &CheckContext, inputs: &[InputTables]) -> Result<Tables, Vec<Fault>> {
-        let faults = check::faults(self, inputs);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let tables = Tables::main(contracts::accuracy());
-        let tables =
-            tables.with(PER_CLASS, contracts::per_class()).with(PREDICTIONS, contracts::predictions());
-        Ok(tables.with(CALIBRATION, contracts::calibration()).with(WARNINGS, contracts::warnings()))
-    }
-
-    fn work(&self) -> Work<'_> {
-        Work::Job(self)
-    }
-}
-
 impl StageKind for ZeroShot {
-    const KIND: &'static str = "zero-shot";
-    const ABOUT: &'static str =
-        "Classifies the images of evaluation sets by class names in prompts, and reports accuracies.";
+    type Options = Self;
+    const NAME: &'static str = "zero-shot";
     const EXAMPLE: &'static str = r#"[stages.zero_shot]
 kind = "zero-shot"
 model = "clip"
@@ -141,6 +97,33 @@ sets = [
 prompts = ["{}", "a photo of a {}.", "ensemble"]
 "#;
     const VERSION: u32 = 3;
+
+    fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
+        let described: Vec<&SetOptions> = options.described().collect();
+        let inputs = NamedInputs::declare(ports, set_inputs(described.into_iter()));
+        let model = ports.model(&options.model);
+        if let Some(data) = &options.data {
+            let declared = options.sets.iter().filter(|set| set.described().is_none());
+            let files = declared.flat_map(|set| looked_at(set.name(), data));
+            files.for_each(|file| ports.optional_file(file));
+        }
+        let faults = check::faults(&options, &inputs.schemas(ports));
+        faults.into_iter().for_each(|fault| ports.fault(fault));
+        ports.output(contracts::accuracy(), SortKey::AsGiven);
+        ports.side_table(PER_CLASS, contracts::per_class());
+        ports.side_table(PREDICTIONS, contracts::predictions());
+        ports.side_table(CALIBRATION, contracts::calibration());
+        ports.side_table(WARNINGS, contracts::warnings());
+        ports.rejects(contracts::pair_texts());
+        Some(Work::job(ZeroShotJob { options, inputs, model }))
+    }
+}
+
+/// `zero-shot` as it runs.
+struct ZeroShotJob {
+    options: ZeroShot,
+    inputs: NamedInputs,
+    model: ArtifactInput,
 }
 
 /// A set to evaluate.

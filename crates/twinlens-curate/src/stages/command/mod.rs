@@ -29,13 +29,13 @@ use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{SortExpr, ident};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_pipeline::rejects::{RESERVED, schema_with_reserved};
 use twinlens_pipeline::suggest::did_you_mean;
-use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::{
-    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError,
-    SortKey, Source, StageKind, Whole, Work,
+    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext,
+    RunError, SortKey, Source, StageKind, Whole, Work,
 };
 
 use super::is_sortable;
