@@ -21,8 +21,8 @@ use parquet::arrow::ArrowWriter;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_eval::EvaluationSet;
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::execute::ledger_schema;
-use twinlens_pipeline::{CheckContext, RunError, Stage};
 use twinlens_testkit::tar::{END, member};
 
 use support::context;
@@ -47,10 +47,7 @@ impl Place {
     }
 
     async fn run(&self, options: &str) -> Result<Dataset, RunError> {
-        let stage: EvaluationSet = toml::from_str(options).unwrap();
-        let cx = context(self.0.path(), "set");
-        let columns = stage.tables(&CheckContext { session: SessionContext::new() }, &[]).unwrap().main;
-        support::run(&cx, "out", stage, &[], ledger_schema(&columns)).await
+        support::run::<EvaluationSet>(&context(self.0.path(), "set"), "out", options).await
     }
 
     async fn own(&self) -> Dataset {
@@ -452,7 +449,7 @@ async fn what_is_not_there_says_how_to_get_it() {
     place.file("readme.txt", b"nothing");
     let error = place.run("set = \"./own.toml\"\ndata = \"data\"").await.unwrap_err().to_string();
     assert!(error.contains("holds nothing of its split `test`"), "{error}");
-    let stage: EvaluationSet = toml::from_str("set = \"cifar-10\"\ndata = \"data\"").unwrap();
-    let faults = stage.tables(&CheckContext { session: SessionContext::new() }, &[]).unwrap_err();
+    let options = "set = \"cifar-10\"\ndata = \"data\"";
+    let faults = support::plan::<EvaluationSet>(options, |_| support::table(None)).err().unwrap();
     assert_eq!(faults[0].hint.as_deref(), Some("did you mean `cifar10`?"));
 }

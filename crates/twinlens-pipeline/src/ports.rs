@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::Expr;
+use datafusion::prelude::SessionContext;
 use twinlens_dataset::storage::is_url;
 
 use crate::columns::{self, ColumnName, ColumnType, Required};
@@ -14,7 +15,7 @@ use crate::hub::is_hub_name;
 use crate::located::{Input, Located};
 use crate::run::execute::ledger_schema;
 use crate::sql::SqlPlanner;
-use crate::stage::{Product, SortKey, Work};
+use crate::stage::{Product, SortKey, StageKind, Work};
 
 /// The file of a tokenizer's folder that is read.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -356,6 +357,27 @@ impl Ports<'_> {
     /// A line that `plan` shows: a condition of a preset.
     pub fn note(&mut self, line: impl Into<String>) {
         self.plan.notes.push(line.into());
+    }
+}
+
+/// Plans one stage apart from a pipeline: for tests of a kind. `known` says what is known of an
+/// input.
+///
+/// # Errors
+/// Everything that is wrong with the options.
+pub fn plan_alone<K: StageKind>(
+    session: SessionContext,
+    options: &K::Options,
+    known: impl Fn(&Input) -> KnownInput,
+) -> Result<(Plan, Work), Vec<Fault>> {
+    let sql = &SqlPlanner { session };
+    let plan = |ports: &mut Ports<'_>| K::plan(options.clone(), ports);
+    let inputs = Ports::plan(sql, None, K::NAME, plan).plan.inputs;
+    let known: Vec<KnownInput> = inputs.iter().map(|port| known(&port.input)).collect();
+    let planned = Ports::plan(sql, Some(&known), K::NAME, plan);
+    match planned.work {
+        Some(work) if planned.faults.is_empty() => Ok((planned.plan, work)),
+        _ => Err(planned.faults),
     }
 }
 

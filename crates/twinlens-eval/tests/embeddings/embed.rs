@@ -171,12 +171,12 @@ async fn mistakes_in_options_are_told() {
     let schema = || Some(examples().schema().as_ref().clone());
     let base = "input = \"./a.parquet\"\nmodel = \"./m\"\n";
     let cases = [
-        ("", "how wide are the embeddings of `./m`?"),
+        ("", "the width of the embeddings of `./m` is not known"),
         ("width = 0", "no embedding has so many numbers"),
-        ("width = 12\ntext_embeddings = true", "of which texts?"),
+        ("width = 12\ntext_embeddings = true", "`text_embeddings` needs `captions`"),
         ("width = 12\ncaptions = \"captoin\"", "did you mean `caption`?"),
         ("width = 12\ncaptions = \"image\"", "expected text"),
-        ("width = 12\nimage = \"picture\"", "no column `picture`"),
+        ("width = 12\nimage = \"picture\"", "`picture`"),
         ("width = 12\nbatch_size = 0", "`batch_size` is 0"),
         ("width = 12\nsplit_rows = 0", "`split_rows` is 0"),
     ];

@@ -20,7 +20,7 @@ use twinlens_dataset::{Dataset, MAIN, contracts};
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::run::execute::ledger_schema;
-use twinlens_pipeline::{CheckContext, InputTables, RunContext, RunError, StageKind};
+use twinlens_pipeline::{RunContext, RunError, StageKind};
 
 use support::{WIDTH, content, context, floats, images, interrupted, png, save_model, write_parquet};
 
@@ -73,15 +73,6 @@ impl Place {
         if path.is_file() { Dataset::from_parquet(path).unwrap() } else { Dataset::open(path).unwrap() }
     }
 
-    /// What `check` knows of the inputs, as if each were a stage.
-    fn known<S: StageKind>(&self, stage: &S) -> Vec<InputTables> {
-        let known = |input: twinlens_pipeline::Input| {
-            let schema = self.open(input.name()).schema(MAIN).unwrap();
-            InputTables { input, kind: None, schema: Some(schema) }
-        };
-        stage.inputs().into_iter().map(known).collect()
-    }
-
     fn cx(&self) -> RunContext {
         context(self.folder.path(), "stage")
     }
@@ -93,9 +84,7 @@ impl Place {
         out: &str,
         options: &str,
     ) -> Result<Dataset, RunError> {
-        let stage: S = toml::from_str(options).unwrap();
-        let known = self.known(&stage);
-        support::run(cx, out, stage, &known, ledger_schema(&contracts::pair_texts())).await
+        support::run::<S>(cx, out, options).await
     }
 
     async fn done<S: StageKind>(&self, out: &str, options: &str) -> Result<Dataset, RunError> {
@@ -140,12 +129,8 @@ fn said(result: Result<Dataset, RunError>) -> String {
 
 /// What is wrong with options.
 fn faults<S: StageKind>(options: &str, schema: Option<Schema>) -> Vec<String> {
-    let stage: S = toml::from_str(options).unwrap();
     let schema = schema.map(Arc::new);
-    let known = |input| InputTables { input, kind: None, schema: schema.clone() };
-    let check = CheckContext { session: SessionContext::new() };
-    let inputs: Vec<InputTables> = stage.inputs().into_iter().map(known).collect();
-    let faults = stage.tables(&check, &inputs).err().unwrap_or_default();
+    let faults = support::plan::<S>(options, |_| support::table(schema.clone())).err().unwrap_or_default();
     faults
         .into_iter()
         .map(|fault| format!("{} / {} / {}", fault.message, fault.label, fault.hint.unwrap_or_default()))

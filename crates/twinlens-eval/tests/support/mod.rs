@@ -18,9 +18,10 @@ use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS};
 use twinlens_model::{Clip, ClipConfig, Objective, TextConfig, VitConfig};
 use twinlens_pipeline::files::Files;
+use twinlens_pipeline::ports::{KnownInput, Plan, plan_alone};
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
 use twinlens_pipeline::{
-    CheckContext, Clock, InputData, InputTables, Output, RunContext, RunError, StageKind, Work,
+    Clock, Fault, Input, InputData, Inputs, Output, RunContext, RunError, StageKind, Work,
 };
 
 /// A small image, different for each seed.
@@ -103,34 +104,42 @@ pub fn input(cx: &RunContext, name: &str) -> InputData {
     InputData { name: name.into(), table: MAIN.into(), dataset, view: None, variants: vec![] }
 }
 
+/// What is known of an input with these columns that is not a model.
+pub fn table(schema: Option<SchemaRef>) -> KnownInput {
+    KnownInput { schema, maker: None }
+}
+
+/// Plans a stage from its options. `known` says what is known of its inputs.
+pub fn plan<S: StageKind>(
+    options: &str,
+    known: impl Fn(&Input) -> KnownInput,
+) -> Result<(Plan, Work), Vec<Fault>> {
+    plan_alone::<S>(SessionContext::new(), &toml::from_str(options).unwrap(), known)
+}
+
 /// Runs a stage into the dataset `out`, resuming what is committed there.
-pub async fn run<S: StageKind>(
-    cx: &RunContext,
-    out: &str,
-    stage: S,
-    known: &[InputTables],
-    ledger: SchemaRef,
-) -> Result<Dataset, RunError> {
-    let tables = stage.tables(&CheckContext { session: SessionContext::new() }, known).unwrap();
+pub async fn run<S: StageKind>(cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
+    let known = |option: &Input| table(Some(input(cx, option.name()).dataset.schema(MAIN).unwrap()));
+    let (plan, work) = plan::<S>(options, known).unwrap();
     let mut schemas: BTreeMap<String, SchemaRef> =
-        [(MAIN.to_string(), tables.main), (REJECTS.into(), ledger)].into();
-    schemas.extend(tables.side.into_iter().map(|(name, schema)| (name.to_string(), schema)));
+        [(MAIN.to_string(), plan.main.unwrap()), (REJECTS.into(), plan.ledger.flatten().unwrap())].into();
+    schemas.extend(plan.side.into_iter().map(|(name, schema)| (name.to_string(), schema.unwrap())));
     let begin = Begin {
         format: 1,
         position: 0,
         recipe: Default::default(),
         stage: cx.stage.clone(),
-        kind: S::KIND.into(),
+        kind: S::NAME.into(),
         fingerprint: "f".into(),
         fused: vec![],
         variant: None,
         tables: schemas,
     };
-    let inputs: Vec<InputData> = stage.inputs().iter().map(|option| input(cx, option.name())).collect();
+    let inputs = plan.inputs.iter().map(|port| input(cx, port.input.name())).collect();
     let writer = DatasetWriter::open(cx.path(out), begin, ShardLimits::default()).unwrap();
     let mut output = Output::new(&cx.stage, writer, cx.progress.clone());
-    let Work::Job(job) = stage.work() else { panic!("a job") };
-    job.run(cx, &inputs, &mut output).await?;
+    let Work::Job(job) = work else { panic!("a job") };
+    job.run(cx, &Inputs::new(inputs), &mut output).await?;
     Ok(output.dataset())
 }
 

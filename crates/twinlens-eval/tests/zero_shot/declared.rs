@@ -86,11 +86,8 @@ async fn without_any_usable_set_the_first_reports_why() {
 
 #[test]
 fn unknown_names_are_found_without_io() {
-    let stage: ZeroShot =
-        toml::from_str("model = \"./m\"\nsets = [\"cifar-10\", \"./own.toml\", \"mnist\", \"mnist\"]")
-            .unwrap();
-    let check = CheckContext { session: SessionContext::new() };
-    let faults = stage.tables(&check, &known(&stage, None)).unwrap_err();
+    let options = "model = \"./m\"\nsets = [\"cifar-10\", \"./own.toml\", \"mnist\", \"mnist\"]";
+    let faults = support::plan::<ZeroShot>(options, |input| known(input, None)).err().unwrap();
     let hints: Vec<_> = faults.iter().filter_map(|fault| fault.hint.as_deref()).collect();
     assert!(hints.contains(&"did you mean `cifar10`?"), "{faults:?}");
     assert_eq!(faults.iter().filter(|fault| fault.message.contains("needs the option `data`")).count(), 4);

@@ -21,8 +21,8 @@ use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::ZeroShot;
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
-use twinlens_pipeline::run::execute::ledger_schema;
-use twinlens_pipeline::{CheckContext, InputTables, RunContext, RunError, Stage, StageKind};
+use twinlens_pipeline::ports::KnownInput;
+use twinlens_pipeline::{Input, Product, RunContext, RunError, StageKind};
 
 use support::{content, context, floats, images, input, interrupted, png, save_model, write_parquet};
 
@@ -77,9 +77,7 @@ impl Bench {
 
     /// Runs the stage into the dataset `out`, resuming what is committed there.
     async fn run(&self, cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
-        let stage: ZeroShot = toml::from_str(options).unwrap();
-        let known = known(&stage, None);
-        support::run(cx, out, stage, &known, ledger_schema(&examples().schema())).await
+        support::run::<ZeroShot>(cx, out, options).await
     }
 
     async fn evaluate(&self, out: &str, options: &str) -> Result<Dataset, RunError> {
@@ -87,18 +85,14 @@ impl Bench {
     }
 }
 
-/// The inputs as `check` knows them: `schema` for stages, none for paths.
-fn known(stage: &ZeroShot, schema: Option<&SchemaRef>) -> Vec<InputTables> {
-    let known = |input: twinlens_pipeline::Input| {
-        let kind = match input.name() {
-            path if input.is_path() || path.is_empty() => None,
-            "clip" => Some("train"),
-            _ => Some("fetch"),
-        };
-        let schema = kind.and(schema.cloned());
-        InputTables { input, kind, schema }
+/// An input as `check` knows it: `schema` for stages, none for paths.
+fn known(input: &Input, schema: Option<&SchemaRef>) -> KnownInput {
+    let maker = match input.name() {
+        path if input.is_path() || path.is_empty() => None,
+        "clip" => Some(("train", Product::Model)),
+        _ => Some(("fetch", Product::Table)),
     };
-    stage.inputs().into_iter().map(known).collect()
+    KnownInput { schema: maker.and(schema.cloned()), maker }
 }
 
 async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {
@@ -341,10 +335,10 @@ async fn unusable_sets_report_why() {
 fn all_faults_of_the_options_are_found_without_io() {
     let schema = examples().schema();
     let faults = |options: &str| {
-        let stage: ZeroShot = toml::from_str(options).unwrap();
-        let check = CheckContext { session: SessionContext::new() };
-        let found = stage.tables(&check, &known(&stage, Some(&schema))).err().unwrap_or_default();
+        let found = support::plan::<ZeroShot>(options, |input| known(input, Some(&schema)));
         found
+            .err()
+            .unwrap_or_default()
             .into_iter()
             .map(|fault| {
                 let place = options.get(fault.span.clone()).unwrap_or_default().to_string();
@@ -369,13 +363,13 @@ fn all_faults_of_the_options_are_found_without_io() {
         (
             "model = \"held_out\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]".into(),
             "\"held_out\"",
-            "does not produce a model",
+            "which makes no model",
         ),
         (
             "model = \"clip.train_log\"\nsets = [{ name = \"a\", input = \"held_out\", label = \"class\" }]"
                 .into(),
             "\"clip.train_log\"",
-            "`model = \"clip\"`",
+            "write `clip`",
         ),
         ("model = \"clip\"\nsets = []".into(), "[]", "no evaluation sets"),
         (
@@ -419,10 +413,11 @@ fn the_example_parses_and_the_kind_is_registered() {
     let kind = registry.kind("zero-shot").unwrap();
     let document: toml::Table = toml::from_str(kind.example).unwrap();
     let mut table = document["stages"]["zero_shot"].as_table().unwrap().clone();
-    assert_eq!(table.remove("kind").unwrap().as_str(), Some(ZeroShot::KIND));
-    let stage: ZeroShot = toml::from_str(&toml::to_string(&table).unwrap()).unwrap();
+    assert_eq!(table.remove("kind").unwrap().as_str(), Some(ZeroShot::NAME));
+    let (plan, _) =
+        support::plan::<ZeroShot>(&toml::to_string(&table).unwrap(), |input| known(input, None)).unwrap();
     assert_eq!(
-        stage.inputs().iter().map(|input| input.name()).collect::<Vec<_>>(),
+        plan.inputs.iter().map(|port| port.input.name()).collect::<Vec<_>>(),
         ["held_out", "digits/test.parquet", "clip"]
     );
     let schema = serde_json::to_value((kind.schema)(&mut schemars::SchemaGenerator::default())).unwrap();

@@ -135,8 +135,6 @@ prompts = [\"{{}}\", {{ name = \"best\", templates = [{0}], select = {{ most = 3
     let refused =
         "model = \"./model\"\nsets = [{ name = \"s\", input = \"./test.parquet\", label = \"class\" }]
 prompts = [{ name = \"best\", templates = [\"{}\"], select = { held_out = 1.5 } }]";
-    let stage: ZeroShot = toml::from_str(refused).unwrap();
-    let faults =
-        stage.tables(&CheckContext { session: SessionContext::new() }, &known(&stage, None)).unwrap_err();
+    let faults = support::plan::<ZeroShot>(refused, |input| known(input, None)).err().unwrap();
     assert!(faults[0].message.contains("between 0 and 1"), "{faults:?}");
 }
