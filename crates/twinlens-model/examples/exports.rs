@@ -49,13 +49,14 @@ fn main() -> Result<()> {
         // A step of training's forward pass, so that running statistics are not those of the start.
         drop(clip.loss(&pixels, &ids)?);
         let dir = PathBuf::from(folder).join(name);
-        let made = |dir: &PathBuf| std::fs::create_dir_all(dir).map_err(twinlens_model::ModelError::io(dir));
+        let create =
+            |dir: &PathBuf| std::fs::create_dir_all(dir).map_err(twinlens_model::ModelError::io(dir));
         let (theirs, others) = (dir.join("open_clip"), dir.join("hugging_face"));
-        made(&theirs)?;
+        create(&theirs)?;
         clip.export_open_clip(&theirs)?;
         let is_vit = clip.config().vision.downcast_ref::<VitConfig>().is_some();
         if is_vit && clip.config().objective == Objective::CONTRASTIVE {
-            made(&others)?;
+            create(&others)?;
             clip.export_hugging_face(&others)?;
         }
         let features = BTreeMap::from([

@@ -16,14 +16,14 @@ use serde_json::Value;
 pub struct ClipConfig {
     /// Numbers in a feature, of both towers.
     pub embed: usize,
-    /// The image tower: a ResNet where `stages` is given, else a vision transformer.
+    /// The image tower: a ResNet if `stages` is given, else a vision transformer.
     pub vision: VisionConfig,
     /// The text tower; with the objective `caption`, the language model.
     pub text: TextConfig,
-    /// Between the feed-forward layers of the transformers.
+    /// Activation between the feed-forward layers of the transformers.
     #[serde(default)]
     pub activation: Activation,
-    /// What the model is trained to do; it decides what variables there are.
+    /// What the model is trained to do; determines its variables.
     #[serde(default, skip_serializing_if = "Objective::is_default")]
     pub objective: Objective,
 }

@@ -19,7 +19,7 @@ impl ObjectiveKind for BagOfWords {
     }
 
     fn summary(&self) -> &'static str {
-        "Which words are in the caption: a linear layer on the image's features, softmax over the vocabulary, and the \
+        "Which words the caption contains: a linear layer on the image's features, softmax over the vocabulary, and the \
          caption's words in equal parts as the target (Joulin et al. 2016)."
     }
 

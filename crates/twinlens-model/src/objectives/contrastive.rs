@@ -21,7 +21,7 @@ impl ObjectiveKind for Contrastive {
     }
 
     fn summary(&self) -> &'static str {
-        "Which text of the batch belongs to which image, and back: symmetric cross-entropy with a learned temperature."
+        "Which text of the batch belongs to which image and vice versa: symmetric cross-entropy with a learned temperature."
     }
 
     fn family(&self) -> Family<'_> {

@@ -102,7 +102,7 @@ impl JsonSchema for Objective {
         let one = |known: &Self| json!({ "const": known.name(), "description": known.0.summary(), "type": "string" });
         let all: Vec<_> = Self::ALL.iter().map(one).collect();
         json_schema!({
-            "description": "What is optimised. The first, third and fourth are those that figure 2 of the paper compares.",
+            "description": "What the model is trained to do. Figure 2 of the paper compares the first, third and fourth.",
             "oneOf": all,
         })
     }

@@ -21,7 +21,7 @@ impl ObjectiveKind for Sigmoid {
     }
 
     fn summary(&self) -> &'static str {
-        "For each image and text of the batch alone, whether they belong together (SigLIP)."
+        "Whether an image and a text belong together, for each pair of the batch (SigLIP)."
     }
 
     fn family(&self) -> Family<'_> {

@@ -17,9 +17,9 @@ const STACK: &str = "transformer";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
-    /// Most tokens of a text, start and end included.
+    /// Maximum number of tokens of a text, start and end included.
     pub context: usize,
-    /// Token ids run from 0 to this, exclusive. The `train` stage takes it from the tokenizer.
+    /// Size of the vocabulary. The `train` stage takes it from the tokenizer.
     #[serde(default)]
     pub vocab: usize,
     /// Numbers in a token.
