@@ -1,12 +1,12 @@
-//! The direction of dependencies between the crates, read from their manifests, and between the files
-//! of a crate, read from their imports.
+//! The direction of dependencies between the crates, read from their manifests, and between the
+//! files of a crate, read from their imports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The workspace crates that each crate may depend on. Development dependencies may add the testkit,
-/// and the image and gallery crates for fixtures.
+/// The workspace crates that each crate may depend on. Development dependencies may add the
+/// testkit, and the image and gallery crates for fixtures.
 const ALLOWED: [(&str, &[&str]); 12] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),

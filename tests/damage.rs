@@ -1,5 +1,5 @@
-//! Full disks, truncated, damaged and unreadable files: the error names the file and what to do, and
-//! after a repair `run` resumes.
+//! Full disks, truncated, damaged and unreadable files: the error names the file and what to do,
+//! and after a repair `run` resumes.
 
 use std::fs;
 use std::path::Path;

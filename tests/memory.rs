@@ -1,8 +1,8 @@
 //! Memory is bounded by configuration, not by input: ten times the rows need at most 20 % more.
 //!
-//! Splits are small, so that both runs have several: one split is held whole, up to 65,536 rows of a
-//! list without images. Peak memory varies by 10 % with the allocator's state, so the test compares
-//! the minimum over several runs.
+//! Splits are small, so that both runs have several: one split is held whole, up to 65,536 rows of
+//! a list without images. Peak memory varies by 10 % with the allocator's state, so the test
+//! compares the minimum over several runs.
 
 use std::fs;
 use std::process::Stdio;

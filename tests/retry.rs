@@ -73,8 +73,8 @@ fn only_failed_rows_are_retried() {
         [failed.to_string()]
     );
 
-    // Retry one kind of failure while the server still fails: the attempts are counted, and no other
-    // row is requested.
+    // Retry one kind of failure while the server still fails: the attempts are counted, and no
+    // other row is requested.
     let missing =
         place.ask("failing", "select count(*) from images.rejects where reject_code = 'http_not_found'");
     let before = web.paths().len();

@@ -2,8 +2,8 @@
 //!
 //! A dataset `wit` is the table `wit`; its other tables are `wit.rejects` and `wit.query_stats`, or
 //! just `query_stats` if only one dataset has that table. A stage that is fused into the plan of
-//! another is a view over that dataset: its output is the rows that reached the end and those that a
-//! later stage rejected. Variants of a swept stage are tables under their own names and, with the
+//! another is a view over that dataset: its output is the rows that reached the end and those that
+//! a later stage rejected. Variants of a swept stage are tables under their own names and, with the
 //! swept options as columns, one table under the name of the stage. `rejects` is the ledger of all
 //! stages, and `funnel` counts the rows in, kept, and rejected by code for each stage.
 

@@ -15,8 +15,8 @@ pub fn version(name: &str) -> u32 {
     if name == "accuracy" { 2 } else { 1 }
 }
 
-/// The columns by which the rows of a shard are ordered, as far as a table has them: pages that show
-/// the same pair, and their texts, are put in order after its `uid`.
+/// The columns by which the rows of a shard are ordered, as far as a table has them: pages that
+/// show the same pair, and their texts, are put in order after its `uid`.
 pub const ROW_ORDER: [&str; 5] = ["uid", "page_url", "text_source", "query_id", "id"];
 
 /// Every contract by name.
@@ -231,8 +231,8 @@ pub fn warnings() -> SchemaRef {
 
 /// One row per model of a fit of error over compute: `role` is fit (a point of the fit), held_out
 /// (one of the largest, left out) or predicted (not trained or not evaluated); `error` is measured,
-/// `predicted` is given by the fit with its 95 % interval, and `within` says whether `error` lies in
-/// it. `gflops` is the forward pass of one pair; `compute` is the variable of the fit.
+/// `predicted` is given by the fit with its 95 % interval, and `within` says whether `error` lies
+/// in it. `gflops` is the forward pass of one pair; `compute` is the variable of the fit.
 pub fn scaling() -> SchemaRef {
     use DataType::{Boolean, Float64, Int64, Utf8};
     schema(vec![
@@ -256,8 +256,8 @@ pub fn scaling() -> SchemaRef {
 
 /// One row per fit of error = a * compute^-b: `compute` is forward (GFLOP of a pair) or training
 /// (of all pairs seen), `n` the number of points, `b_low` and `b_high` the 95 % interval of the
-/// exponent, `residual` the standard deviation of the points from the line in ln(error); `note` says
-/// why there is no fit.
+/// exponent, `residual` the standard deviation of the points from the line in ln(error); `note`
+/// says why there is no fit.
 pub fn scaling_fit() -> SchemaRef {
     use DataType::{Float64, Int64, Utf8};
     schema(vec![

@@ -219,8 +219,8 @@ impl Dataset {
         Ok(session.read_table(self.provider(session, table)?)?)
     }
 
-    /// Rows `start..end` of a table as a plan, counted over its shards in order. Splits are read this
-    /// way.
+    /// Rows `start..end` of a table as a plan, counted over its shards in order. Splits are read
+    /// this way.
     pub fn range(
         &self,
         session: &SessionContext,

@@ -50,8 +50,8 @@ pub fn decode(line: &str) -> Result<Entry, String> {
     serde_json::from_str(line.entry.get()).map_err(|error| error.to_string())
 }
 
-/// Parses a manifest: its state, and the length in bytes of its complete lines (a torn last line may
-/// follow).
+/// Parses a manifest: its state, and the length in bytes of its complete lines (a torn last line
+/// may follow).
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
     let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
     let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
@@ -118,8 +118,8 @@ impl Manifest {
         &self.state
     }
 
-    /// Records an entry durably. After an error the manifest must be reopened: its state may be ahead
-    /// of the file.
+    /// Records an entry durably. After an error the manifest must be reopened: its state may be
+    /// ahead of the file.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
         let lines = self.state.lines();

@@ -1,8 +1,8 @@
 //! The commit protocol: what a list of manifest entries means. No I/O.
 //!
 //! A manifest is one [`Begin`], one [`Commit`] per split in any order, then one `Complete`. A split
-//! is committed once. Only [`Entry::Retry`] may follow `Complete`; it replaces a split whose rejects
-//! were retried.
+//! is committed once. Only [`Entry::Retry`] may follow `Complete`; it replaces a split whose
+//! rejects were retried.
 
 use std::collections::BTreeMap;
 

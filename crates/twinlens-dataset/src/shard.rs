@@ -90,8 +90,8 @@ pub(crate) fn parquet_writer<W: Write + Send>(
     ArrowWriter::try_new_with_options(out, schema.clone(), options)
 }
 
-/// Fits a batch to the schema of a table: columns are matched by name, cast if the type differs, and
-/// null if missing.
+/// Fits a batch to the schema of a table: columns are matched by name, cast if the type differs,
+/// and null if missing.
 pub fn conform(table: &str, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DatasetError> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());

@@ -1,5 +1,5 @@
-//! Variants: the datasets of a stage that is swept over values of its options, or that reads a swept
-//! stage.
+//! Variants: the datasets of a stage that is swept over values of its options, or that reads a
+//! swept stage.
 //!
 //! Each variant is a separate dataset. Under the name of the stage in the pipeline file they form
 //! one table: the rows of all variants, with a column per swept option.

@@ -221,8 +221,8 @@ impl SplitWriter {
         &self.commit
     }
 
-    /// Registers an artifact (a file that is not a table) and returns the path to write it to before
-    /// the split is published.
+    /// Registers an artifact (a file that is not a table) and returns the path to write it to
+    /// before the split is published.
     pub fn artifact(&mut self, name: &str) -> PathBuf {
         self.artifacts.push(name.into());
         unfinished(&self.dir.local_path().join(name))

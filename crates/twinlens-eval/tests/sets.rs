@@ -14,7 +14,6 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Int32Type};
-use datafusion::prelude::SessionContext;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
@@ -22,7 +21,6 @@ use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_eval::EvaluationSet;
 use twinlens_pipeline::RunError;
-use twinlens_pipeline::run::execute::ledger_schema;
 use twinlens_testkit::tar::{END, member};
 
 use support::context;

@@ -11,8 +11,8 @@ use twinlens_dataset::DatasetError;
 pub struct Fault {
     /// The faulty bytes of the pipeline file.
     pub span: Range<usize>,
-    /// If `span` is a string value: the faulty bytes of its content. They are mapped back to the file
-    /// through quotes, escapes and `${name}`.
+    /// If `span` is a string value: the faulty bytes of its content. They are mapped back to the
+    /// file through quotes, escapes and `${name}`.
     pub within: Option<Range<usize>>,
     /// The error, in one sentence without a full stop.
     pub message: String,
@@ -59,7 +59,8 @@ impl Fault {
 /// An error of a run or of one of its stages.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// An error that the user can resolve, or an external one (a bad file, a full disk, the network).
+    /// An error that the user can resolve, or an external one (a bad file, a full disk, the
+    /// network).
     #[error("{message}")]
     User {
         /// The error, with the file, URL, shard or row.

@@ -1,5 +1,5 @@
-//! Input files named by options: local paths relative to the pipeline file, or URLs of object stores;
-//! `*` and `?` in the last part are patterns.
+//! Input files named by options: local paths relative to the pipeline file, or URLs of object
+//! stores; `*` and `?` in the last part are patterns.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -74,8 +74,8 @@ impl Files {
         Ok(files)
     }
 
-    /// The local folder of a model, which may be an `hf://` name: then it contains, of each group of
-    /// `required` files, the first that exists.
+    /// The local folder of a model, which may be an `hf://` name: then it contains, of each group
+    /// of `required` files, the first that exists.
     ///
     /// # Errors
     /// A user error if there is no such model.

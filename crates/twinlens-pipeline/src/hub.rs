@@ -1,7 +1,7 @@
 //! `hf://` names: models and datasets of the Hugging Face Hub, through its local cache.
 //!
-//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and for a
-//! dataset a pattern of files. The cache has the layout of `huggingface_hub`
+//! `hf://org/name` is a model, `hf://datasets/org/name` a dataset; `@revision` may follow, and for
+//! a dataset a pattern of files. The cache has the layout of `huggingface_hub`
 //! (`models--org--name/{refs,blobs,snapshots}`) and is shared with that library. Files appear in it
 //! whole.
 
@@ -42,8 +42,8 @@ pub struct HubResponse {
 
 /// Sends requests to the hub.
 pub trait HubClient: fmt::Debug + Send + Sync {
-    /// Sends one GET request without following redirects, with `token` as bearer token. The body of a
-    /// response with status 200 is written to `into`, if given.
+    /// Sends one GET request without following redirects, with `token` as bearer token. The body of
+    /// a response with status 200 is written to `into`, if given.
     ///
     /// # Errors
     /// A description of the failure.
@@ -162,9 +162,9 @@ impl Hub {
         Ok(folder)
     }
 
-    /// The files of a dataset (`hf://datasets/org/name`, optionally with a pattern), sorted. Without a
-    /// pattern, its Parquet files or, if there are none, its tar files. While offline, only cached
-    /// files.
+    /// The files of a dataset (`hf://datasets/org/name`, optionally with a pattern), sorted.
+    /// Without a pattern, its Parquet files or, if there are none, its tar files. While offline,
+    /// only cached files.
     ///
     /// # Errors
     /// User errors: a malformed name, no such file, nothing cached while offline.
@@ -327,7 +327,8 @@ impl Hub {
     }
 }
 
-/// A pattern of file names in which `*` matches any text and `?` one character; brackets are literal.
+/// A pattern of file names in which `*` matches any text and `?` one character; brackets are
+/// literal.
 pub(crate) fn file_pattern(text: &str) -> Pattern {
     let mut pattern = text.replace('[', "[[]");
     while pattern.contains("**") {

@@ -2,9 +2,9 @@
 //! events.
 //!
 //! A pipeline file becomes a [`config::Pipeline`] (checked, no I/O), which [`run`] executes stage
-//! by stage in a run directory. What a stage is, is in [`stage`]; what it declares, in [`ports`]; the kinds
-//! live in other crates and are passed in as a [`Registry`]: nothing here knows any of them, and
-//! there is no process-wide state.
+//! by stage in a run directory. What a stage is, is in [`stage`]; what it declares, in [`ports`];
+//! the kinds live in other crates and are passed in as a [`Registry`]: nothing here knows any of
+//! them, and there is no process-wide state.
 
 #![warn(missing_docs)]
 

@@ -88,8 +88,8 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
 /// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or
 /// dataset folder.
 ///
-/// It is a path if it contains `/` or ends in `.parquet`; a relative path starts at the folder of the
-/// pipeline file.
+/// It is a path if it contains `/` or ends in `.parquet`; a relative path starts at the folder of
+/// the pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Input(pub Located<String>);

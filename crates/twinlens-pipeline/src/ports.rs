@@ -1,4 +1,5 @@
-//! What a stage declares while it is planned: inputs, files, tables, and every fault of its options.
+//! What a stage declares while it is planned: inputs, files, tables, and every fault of its
+//! options.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -210,14 +211,14 @@ impl Ports<'_> {
 
     /// The stage may begin while this input is still being made: it reads what is committed, waits
     /// for more, and learns from the manifest when there will be no more. The runner starts it
-    /// beside that input if its other inputs allow it, and if it is declared once: who reads a table
-    /// elsewhere needs all of it.
+    /// beside that input if its other inputs allow it, and if it is declared once: who reads a
+    /// table elsewhere needs all of it.
     pub fn streams_input(&mut self, input: &TableInput) {
         self.plan.streamed = Some(input.port);
     }
 
-    /// The stage reads the variants of a swept input as one table, with the swept values as columns,
-    /// instead of being made once for each of them.
+    /// The stage reads the variants of a swept input as one table, with the swept values as
+    /// columns, instead of being made once for each of them.
     pub fn reads_all_variants(&mut self, input: &TableInput) {
         self.plan.inputs[input.port].all_variants = true;
     }
@@ -265,8 +266,8 @@ impl Ports<'_> {
         self.column(input, column, ColumnType::Text, required);
     }
 
-    /// Checks a condition on the rows of an input: every column exists, every function is known, the
-    /// types fit, and the result is a boolean.
+    /// Checks a condition on the rows of an input: every column exists, every function is known,
+    /// the types fit, and the result is a boolean.
     pub fn predicate(&mut self, sql: &Located<String>, input: &impl Port) -> Option<Expr> {
         let checked = match self.columns_for_sql(input)? {
             Some(schema) => self.sql.predicate(sql, &schema).map(Some),
@@ -348,8 +349,8 @@ impl Ports<'_> {
         self.plan.computes.push(column.into());
     }
 
-    /// The most rows of a split of a row stage that needs small ones (fetching: what is redone after
-    /// a crash).
+    /// The most rows of a split of a row stage that needs small ones (fetching: what is redone
+    /// after a crash).
     pub fn split_rows(&mut self, rows: usize) {
         self.plan.split_rows = Some(rows.max(1));
     }

@@ -40,8 +40,8 @@ pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
     Ok(frame)
 }
 
-/// Rejects, on behalf of `stage`, the rows that match `condition` and are not rejected yet. `detail`
-/// may use columns.
+/// Rejects, on behalf of `stage`, the rows that match `condition` and are not rejected yet.
+/// `detail` may use columns.
 pub fn reject_where(
     frame: DataFrame,
     stage: &str,

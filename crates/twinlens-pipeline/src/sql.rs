@@ -222,8 +222,8 @@ fn register_empty(session: &SessionContext, tables: &[(String, SchemaRef)]) -> R
     Ok(())
 }
 
-/// What SQL calls the table of an input: `pages`, `wit.query_stats`. The name of a file has a dot of
-/// its own: it may be written with quotes or without.
+/// What SQL calls the table of an input: `pages`, `wit.query_stats`. The name of a file has a dot
+/// of its own: it may be written with quotes or without.
 pub fn table_references(name: &str) -> Vec<TableReference> {
     let mut all = Vec::new();
     if let Some((stage, side)) = name.split_once('.') {

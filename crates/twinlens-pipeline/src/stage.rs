@@ -7,9 +7,9 @@
 //! graph with the schemas of its inputs.
 //!
 //! There are five sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
-//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Whole`] (each row becomes
-//! a row or a reject, but all of them are needed at once), [`Query`] (tables computed from tables)
-//! and [`Job`] (everything else: a crawl, a training, an evaluation; it commits by itself).
+//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Whole`] (each row
+//! becomes a row or a reject, but all of them are needed at once), [`Query`] (tables computed from
+//! tables) and [`Job`] (everything else: a crawl, a training, an evaluation; it commits by itself).
 
 use std::fmt::{self, Debug, Display, Formatter};
 
@@ -161,8 +161,8 @@ pub trait Rows: Send + Sync {
 /// A stage whose rows come out of files.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// What to read for one split. It is serialised, and may be read by another process. Its text is
-    /// the label of the split: `captions.csv rows 0..10000`.
+    /// What to read for one split. It is serialised, and may be read by another process. Its text
+    /// is the label of the split: `captions.csv rows 0..10000`.
     type Split: Serialize + DeserializeOwned + Display + Send + Sync;
 
     /// All splits, in a fixed order: the same files give the same splits, so that a resumed run

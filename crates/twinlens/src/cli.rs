@@ -44,8 +44,8 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
-    /// Lists the models with their parameters and the FLOPs of a forward pass (a multiply-add counts
-    /// as two, texts have full length)
+    /// Lists the models with their parameters and the FLOPs of a forward pass (a multiply-add
+    /// counts as two, texts have full length)
     List,
     /// Prints the configuration of a model, as used for `model = { ... }` in a `train` stage
     Show {
@@ -171,9 +171,9 @@ pub struct StatusArgs {
 /// Queries the datasets of a run with SQL
 ///
 /// The dataset `wit` is the table `wit`, its rejects are `wit.rejects`. `funnel` has the row counts
-/// of all stages, `rejects` the rejects of all stages; `leaderboard`, `class_support` and others are
-/// views (see --views). Without QUERY, it reads queries from stdin, or opens a prompt if stdin is a
-/// terminal. Works while a run is in progress.
+/// of all stages, `rejects` the rejects of all stages; `leaderboard`, `class_support` and others
+/// are views (see --views). Without QUERY, it reads queries from stdin, or opens a prompt if stdin
+/// is a terminal. Works while a run is in progress.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
     /// The run directory, or its URL in an object store
@@ -215,8 +215,8 @@ pub struct ReportArgs {
 /// Evaluates a model on evaluation sets, without a pipeline file
 ///
 /// Reads each set, embeds its images, classifies them with prompts (or retrieves them by caption)
-/// and prints the accuracies. It is a run like any other: the same command resumes a killed one, and
-/// new prompts reuse the embeddings.
+/// and prints the accuracies. It is a run like any other: the same command resumes a killed one,
+/// and new prompts reuse the embeddings.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// The directory of a twinlens, Hugging Face or open_clip model, with tokenizer.json or CLIP's
@@ -346,8 +346,8 @@ pub struct SetsArgs {
 /// Lists the contracts (table schemas), or prints one as JSON
 ///
 /// `schema views` describes the SQL views over a run. `schema pipeline` prints the JSON Schema of
-/// pipeline files, with which editors complete and check them: put `#:schema PATH` in the first line
-/// of the file.
+/// pipeline files, with which editors complete and check them: put `#:schema PATH` in the first
+/// line of the file.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
     /// Name of a contract, `pipeline` or `views`

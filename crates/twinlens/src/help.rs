@@ -9,7 +9,8 @@ use crate::cli::{Cli, HelpArgs};
 use crate::errors::Failure;
 use crate::text::Paint;
 
-/// Subjects with their pages. Where a subject is also a command, its page goes before the help text.
+/// Subjects with their pages. Where a subject is also a command, its page goes before the help
+/// text.
 const GUIDE: [(&str, &str); 11] = [
     ("pipelines", include_str!("../docs/pipelines.md")),
     ("sources", include_str!("../docs/sources.md")),

@@ -10,8 +10,8 @@
 //! }
 //! ```
 //!
-//! The traits of stages and the registry are in [`pipeline`], table contracts in [`dataset`]. Training
-//! and fetching are faster with [`Allocator`] as the `#[global_allocator]` of the program.
+//! The traits of stages and the registry are in [`pipeline`], table contracts in [`dataset`].
+//! Training and fetching are faster with [`Allocator`] as the `#[global_allocator]` of the program.
 
 mod allocator;
 mod check;
@@ -88,7 +88,8 @@ fn run_command(registry: &Registry) -> u8 {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report it.
+            // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report
+            // it.
             let _ = error.print();
             return if error.use_stderr() { Exit::User as u8 } else { 0 };
         }

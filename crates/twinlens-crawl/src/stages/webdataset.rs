@@ -24,7 +24,8 @@ use super::samples::{SampleOptions, SampleReader};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
-/// Reads images and captions from tar files (webdataset, img2dataset); damaged members are rejected.
+/// Reads images and captions from tar files (webdataset, img2dataset); damaged members are
+/// rejected.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDatasetOptions {

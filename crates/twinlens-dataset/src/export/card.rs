@@ -1,5 +1,5 @@
-//! The card of an export: a README.md with the front matter of the Hugging Face hub, size, licences,
-//! origin, processing, rejected rows, and hashes of the files.
+//! The card of an export: a README.md with the front matter of the Hugging Face hub, size,
+//! licences, origin, processing, rejected rows, and hashes of the files.
 //!
 //! Everything is computed from the dataset and its manifests.
 

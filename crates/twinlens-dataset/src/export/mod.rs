@@ -1,9 +1,9 @@
 //! Exports datasets as shards of a target size in Parquet, Arrow IPC or tar files, with a card.
 //!
-//! An export follows the commit protocol of datasets: a shard (with its companion files) is a split,
-//! which appears whole under its final name and is then recorded by one line of `manifest.jsonl`.
-//! `rows_in` of a split counts the rows of the source up to its last one, so a killed export resumes
-//! with the next row. The bytes depend only on the source and the options.
+//! An export follows the commit protocol of datasets: a shard (with its companion files) is a
+//! split, which appears whole under its final name and is then recorded by one line of
+//! `manifest.jsonl`. `rows_in` of a split counts the rows of the source up to its last one, so a
+//! killed export resumes with the next row. The bytes depend only on the source and the options.
 
 mod card;
 mod format;
@@ -166,8 +166,8 @@ impl Export<'_> {
         })
     }
 
-    /// Checks the contents of the folder, and clears it for a fresh export. Returns the export if it
-    /// is already complete.
+    /// Checks the contents of the folder, and clears it for a fresh export. Returns the export if
+    /// it is already complete.
     fn prepare(&self, to: &Location, fingerprint: &str) -> Result<Option<Dataset>, DatasetError> {
         let state = manifest::read(to)?;
         if let Some(state) = state.as_ref().filter(|state| state.begin.kind != KIND) {
@@ -239,8 +239,8 @@ fn panicked(error: tokio::task::JoinError) -> DatasetError {
     DatasetError::Protocol(error.to_string())
 }
 
-/// Locks the folder against other processes while the handle lives. (In an object store, the manifest
-/// refuses a second writer.)
+/// Locks the folder against other processes while the handle lives. (In an object store, the
+/// manifest refuses a second writer.)
 fn lock(to: &Location) -> Result<File, DatasetError> {
     let folder = to.local_path();
     let fail = |error| DatasetError::io(&folder, error);

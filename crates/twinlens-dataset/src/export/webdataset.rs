@@ -2,8 +2,9 @@
 //! `{key}.json` and `{key}.txt`, `00000.parquet` with all columns except the image, and
 //! `00000_stats.json`.
 //!
-//! A key is the number of the shard and of the row in it. Images are copied unchanged; the extension
-//! follows their content. As in img2dataset, a row without an image is only in the Parquet file.
+//! A key is the number of the shard and of the row in it. Images are copied unchanged; the
+//! extension follows their content. As in img2dataset, a row without an image is only in the
+//! Parquet file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -191,7 +192,8 @@ impl WebDataset {
     }
 }
 
-/// The columns in the order of img2dataset: additional ones, caption and url, then those that it adds.
+/// The columns in the order of img2dataset: additional ones, caption and url, then those that it
+/// adds.
 fn columns(schema: &Schema) -> SchemaRef {
     let pairs = contracts::pairs();
     let last = |name: &str| name == "caption" || name == "url";

@@ -22,8 +22,8 @@ pub struct Location {
 }
 
 impl Location {
-    /// Parses the URL of an object store or a local path; a relative path starts at `base`. `scratch`
-    /// is a local folder for copies of remote files and for files before their upload.
+    /// Parses the URL of an object store or a local path; a relative path starts at `base`.
+    /// `scratch` is a local folder for copies of remote files and for files before their upload.
     ///
     /// # Errors
     /// A malformed URL, or one with a scheme that is unknown or not built in.

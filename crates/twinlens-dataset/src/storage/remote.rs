@@ -1,9 +1,9 @@
 //! Files and folders of an object store.
 //!
-//! A file is one object, which appears whole. A log is a folder of numbered objects, one per line; a
-//! line is put only if none is there yet, so a second writer of the same dataset fails. Local copies
-//! and files before their upload are in a scratch folder; a copy is used only if its length equals
-//! that of the object.
+//! A file is one object, which appears whole. A log is a folder of numbered objects, one per line;
+//! a line is put only if none is there yet, so a second writer of the same dataset fails. Local
+//! copies and files before their upload are in a scratch folder; a copy is used only if its length
+//! equals that of the object.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -206,7 +206,8 @@ impl Store for RemoteStore {
     }
 
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
-        // First the lines of the log, from the last to the first: until it is empty, it stays valid.
+        // First the lines of the log, from the last to the first: until it is empty, it stays
+        // valid.
         let mut names: Vec<String> = self.files(folder, "")?.into_keys().collect();
         let is_log_line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
         names.sort_by_key(|name| (!is_log_line(name), std::cmp::Reverse(name.clone())));

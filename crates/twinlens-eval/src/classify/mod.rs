@@ -2,8 +2,8 @@
 //! encoded once, and scored against all sets and prompt sets that share the input. Memory holds one
 //! batch of images, the classifiers, and counts per class.
 //!
-//! The `zero-shot` stage and the evaluation during training run the same pass. What they do with the
-//! examples besides counting is a [`Sink`].
+//! The `zero-shot` stage and the evaluation during training run the same pass. What they do with
+//! the examples besides counting is a [`Sink`].
 
 mod held_out;
 mod options;

@@ -15,11 +15,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema};
 use candle_core::{Device, Tensor};
-use datafusion::prelude::SessionContext;
-use twinlens_dataset::{Dataset, MAIN, contracts};
+use twinlens_dataset::{Dataset, MAIN};
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
-use twinlens_pipeline::run::execute::ledger_schema;
 use twinlens_pipeline::{RunContext, RunError, StageKind};
 
 use support::{WIDTH, content, context, floats, images, interrupted, png, save_model, write_parquet};
@@ -66,11 +64,6 @@ impl Place {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
-    }
-
-    fn open(&self, name: &str) -> Dataset {
-        let path = self.path(name);
-        if path.is_file() { Dataset::from_parquet(path).unwrap() } else { Dataset::open(path).unwrap() }
     }
 
     fn cx(&self) -> RunContext {

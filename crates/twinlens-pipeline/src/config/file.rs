@@ -1,4 +1,5 @@
-//! The top level of a pipeline file: its keys, `--set`, and the order in which the parts are checked.
+//! The top level of a pipeline file: its keys, `--set`, and the order in which the parts are
+//! checked.
 
 use std::ops::Range;
 use std::path::Path;

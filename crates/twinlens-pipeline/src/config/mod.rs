@@ -3,8 +3,8 @@
 //! The text is parsed into tables with source positions ([`source`]); `${name}` is replaced in
 //! strings ([`vars`]); each stage's table becomes its options ([`stages`], [`options`]), once per
 //! combination of swept values ([`sweep`]); names of inputs become edges, and the stages are sorted
-//! ([`graph`]); each stage is planned with the schemas of its inputs, and the tests are planned over
-//! all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
+//! ([`graph`]); each stage is planned with the schemas of its inputs, and the tests are planned
+//! over all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
 //! errors are suppressed.
 
 mod file;

@@ -1,8 +1,8 @@
 //! A TOML table to a type, by the JSON Schema of that type: everything that is wrong at once.
 //!
-//! The table is walked beside the schema: unknown, missing and mistyped options, and values that are
-//! not allowed, each with its place. `serde` builds the type once, when nothing is wrong; what it
-//! then refuses (an implementation of `Deserialize` by hand) is reported as it says it.
+//! The table is walked beside the schema: unknown, missing and mistyped options, and values that
+//! are not allowed, each with its place. `serde` builds the type once, when nothing is wrong; what
+//! it then refuses (an implementation of `Deserialize` by hand) is reported as it says it.
 
 use std::ops::Range;
 
@@ -197,8 +197,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Checks the entries of a table. Gives the options that its unknown ones were probably meant to
-    /// be.
+    /// Checks the entries of a table. Gives the options that its unknown ones were probably meant
+    /// to be.
     fn entries(
         &mut self,
         table: &mut DeTable<'_>,

@@ -1,5 +1,5 @@
-//! Source positions: the text of a pipeline file, followed by the `--set` arguments, in one range of
-//! byte offsets, and the mapping from the content of a string back to that text.
+//! Source positions: the text of a pipeline file, followed by the `--set` arguments, in one range
+//! of byte offsets, and the mapping from the content of a string back to that text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

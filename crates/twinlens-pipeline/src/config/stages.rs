@@ -48,8 +48,8 @@ pub(crate) struct Draft<'r> {
 }
 
 impl Draft<'_> {
-    /// Its side tables. If its options are invalid, those of the kind's example, so that its readers
-    /// get no follow-on errors.
+    /// Its side tables. If its options are invalid, those of the kind's example, so that its
+    /// readers get no follow-on errors.
     pub(crate) fn side_tables(&self, sql: &SqlPlanner) -> Vec<&'static str> {
         match (&self.options, self.kind) {
             (Some(options), _) => options.first.plan.side.keys().copied().collect(),

@@ -46,8 +46,8 @@ pub(crate) struct Choice<'i> {
     pub(crate) place: Range<usize>,
 }
 
-/// Parses a `sweep` table; `known` are the options of the stage's kind, `given` those in the table of
-/// the stage.
+/// Parses a `sweep` table; `known` are the options of the stage's kind, `given` those in the table
+/// of the stage.
 pub(crate) fn axes<'i>(
     stage: &str,
     sweep: Spanned<DeValue<'i>>,
@@ -271,16 +271,16 @@ impl<'a, 'r> Families<'a, 'r> {
         Self { declared, sides }
     }
 
-    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or an
-    /// unknown name.
+    /// The stage of the file that an input names; `None` for a path, a table of the whole run, or
+    /// an unknown name.
     fn find_stage(&self, name: &str) -> Option<&'a str> {
         let stage =
             self.declared.iter().find(|draft| draft.family == name).map(|draft| draft.family.as_str());
         stage.or_else(|| self.sides.get(name).filter(|owners| owners.len() == 1)?.first().copied())
     }
 
-    /// Computes the variants of a stage, after those of its inputs. Cycles are reported elsewhere; a
-    /// stage in a cycle has only its own variants.
+    /// Computes the variants of a stage, after those of its inputs. Cycles are reported elsewhere;
+    /// a stage in a cycle has only its own variants.
     fn expand(
         &self,
         family: &'a str,

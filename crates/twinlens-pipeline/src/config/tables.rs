@@ -69,8 +69,8 @@ impl Context<'_> {
         let nodes = nodes(drafts, &graph, planned);
         let tests = self.tests(tests, &nodes, faults);
         if faults.is_empty() && nodes.iter().any(Result::is_err) {
-            // Every path here has reported a fault; if one has not, an incomplete pipeline must still
-            // fail.
+            // Every path here has reported a fault; if one has not, an incomplete pipeline must
+            // still fail.
             let lost = nodes.iter().filter_map(|node| node.as_ref().err()).map(String::as_str);
             faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
         }

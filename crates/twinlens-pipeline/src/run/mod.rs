@@ -1,8 +1,8 @@
 //! Runs a checked pipeline in a run directory.
 //!
 //! Stage by stage: complete and current datasets are reused, incomplete ones resumed, all others
-//! built. Only one process works in a run directory at a time; a killed one loses at most the splits
-//! in flight.
+//! built. Only one process works in a run directory at a time; a killed one loses at most the
+//! splits in flight.
 
 pub mod data_tests;
 pub mod directory;

@@ -104,8 +104,8 @@ pub fn plan(
         while let Some(before) = rows_of(pipeline, nodes[0]).filter(|&before| fuses[before]) {
             nodes.insert(0, before);
         }
-        // A source chooses its own splits: a stage that needs small ones (fetching) reads its dataset
-        // instead.
+        // A source chooses its own splits: a stage that needs small ones (fetching) reads its
+        // dataset instead.
         let source = matches!(pipeline.nodes[nodes[0]].work, Work::Source(_));
         if source && nodes.iter().any(|&node| pipeline.nodes[node].plan.split_rows.is_some()) {
             units.push(unit(vec![nodes.remove(0)]));

@@ -1,5 +1,5 @@
-//! Sessions of the query engine: DataFusion with bounded memory, a spill folder and the functions of
-//! the registry.
+//! Sessions of the query engine: DataFusion with bounded memory, a spill folder and the functions
+//! of the registry.
 
 use std::path::Path;
 use std::sync::Arc;

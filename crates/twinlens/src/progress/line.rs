@@ -40,7 +40,8 @@ impl Line {
             Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
                 if self.training.is_none() {
-                    // Earlier samples counted rows, and a resumed training does not start at step 0.
+                    // Earlier samples counted rows, and a resumed training does not start at step
+                    // 0.
                     self.samples.clear();
                 }
                 self.training = Some(Training { step, steps, loss, lr, samples_per_second });
