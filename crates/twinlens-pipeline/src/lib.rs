@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod blocking;
+pub mod budget;
 pub mod columns;
 pub mod config;
 pub mod context;
@@ -26,6 +27,7 @@ pub mod stage;
 pub mod suggest;
 
 pub use blocking::blocking;
+pub use budget::ByteBudget;
 pub use columns::{ColumnName, ColumnType, Required};
 pub use context::{Clock, InputData, Inputs, RunContext};
 pub use error::{Fault, RunError};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
+use twinlens_pipeline::budget::{ByteBudget, Reservation};
 
-use super::budget::{ByteBudget, Reservation};
 use super::error::{FetchError, FetchErrorKind};
 use super::explain::classify_body_error;
 use super::options::{HttpOptions, seconds};

@@ -15,12 +15,12 @@ use reqwest::{Certificate, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
+use twinlens_pipeline::ByteBudget;
 use url::Url;
 
 use super::address::AddressPolicy;
 use super::body::read_body;
 use super::breaker::Breaker;
-use super::budget::ByteBudget;
 use super::error::{FetchError, FetchErrorKind};
 use super::explain::{classify_send_error, error_chain};
 use super::headers::{check_content_coding, redirect_target, retry_after};

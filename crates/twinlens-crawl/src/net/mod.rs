@@ -8,7 +8,6 @@
 mod address;
 mod body;
 mod breaker;
-mod budget;
 mod client;
 mod directives;
 mod error;
@@ -22,7 +21,6 @@ mod robots;
 mod robots_txt;
 mod tdm;
 
-pub use budget::{ByteBudget, Reservation};
 pub use client::{Client, ClientDeps};
 pub use directives::Directives;
 pub use error::{FetchError, FetchErrorKind};
@@ -30,3 +28,4 @@ pub use options::HttpOptions;
 pub use request::{Request, Response};
 pub use resolve::{CachedLookup, Lookup, SystemLookup};
 pub(crate) use tdm::TDMREP_HEADER;
+pub use twinlens_pipeline::budget::{ByteBudget, Reservation};

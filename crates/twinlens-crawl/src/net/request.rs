@@ -2,9 +2,9 @@
 
 use reqwest::header::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
+use twinlens_pipeline::budget::Reservation;
 use url::Url;
 
-use super::budget::Reservation;
 use super::error::FetchError;
 
 #[derive(Clone, Copy)]

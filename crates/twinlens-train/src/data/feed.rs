@@ -2,7 +2,6 @@
 //! are sent in order.
 
 use crate::batch::{Batch, BatchSource};
-use crate::data::budget::Budget;
 use crate::data::cache::{Cache, Example};
 use crate::data::loader::Data;
 use crate::data::pair::EncodedPair;
@@ -20,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use twinlens_pipeline::ByteBudget;
 
 /// Other pairs to try in place of one that cannot be decoded.
 const TRIES: usize = 1000;
@@ -44,7 +44,7 @@ pub(crate) struct Feed<'a> {
     options: &'a TrainOptions,
     size: usize,
     transform: ImageTransform,
-    budget: Budget,
+    budget: ByteBudget,
     cache: Option<Cache>,
     pool: rayon::ThreadPool,
 }
@@ -65,7 +65,7 @@ impl<'a> Feed<'a> {
             .map_err(|error| TrainError::Options(format!("cannot start decoding threads: {error}")))?;
         let (transform, budget) = (
             ImageTransform::new(size, options.crop_min_area, options.augment.clone()),
-            Budget::new(data.options.decode_bytes),
+            ByteBudget::new(data.options.decode_bytes as u64),
         );
         Ok(Self { data, options, size, transform, budget, cache, pool })
     }

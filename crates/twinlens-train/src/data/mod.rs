@@ -12,7 +12,6 @@
 //! the other pairs do not move. At the end all rejected rows go to the ledger, so every input row
 //! is either trained on or rejected.
 
-mod budget;
 mod cache;
 mod disk_vec;
 mod feed;

@@ -3,10 +3,10 @@
 //! cropped each time it is used. The cache holds the result of the first step, so training from the
 //! cache gives the same bits.
 
-use crate::data::budget::Budget;
 use twinlens_image::{
     Augment, ImageError, Limits, Preprocess, Rgb, SquareCrop, decode_reduced, probe, resize_bicubic,
 };
+use twinlens_pipeline::ByteBudget;
 
 /// Random numbers in 0..1 for one use of an image. Their count does not depend on the options.
 pub(crate) type Draws = [f64; Augment::DRAWS];
@@ -40,9 +40,9 @@ impl ImageTransform {
     ///
     /// # Errors
     /// Those of decoding.
-    pub(crate) fn decode(&self, bytes: &[u8], budget: &Budget) -> Result<Rgb, ImageError> {
+    pub(crate) fn decode(&self, bytes: &[u8], budget: &ByteBudget) -> Result<Rgb, ImageError> {
         let header = probe(bytes, &self.limits)?;
-        let _reserved = budget.reserve(header.decode_bytes as usize);
+        let _reserved = budget.reserve_blocking(header.decode_bytes);
         let short = header.width.min(header.height);
         let by = [8, 4, 2].into_iter().find(|by| short / by >= self.side).unwrap_or(1);
         let image = decode_reduced(bytes, &self.limits, by)?;

@@ -122,7 +122,7 @@ impl SampleReader {
     ) -> Result<bool, RunError> {
         let mut columns = SampleBatchBuilder::new(&self.schema, self.keep.len());
         for sample in samples {
-            let _reserved = futures::executor::block_on(self.bodies.reserve(bytes(&sample)));
+            let _reserved = self.bodies.reserve_blocking(bytes(&sample));
             self.push(&mut columns, load(sample)?);
             if (columns.rows >= BATCH_ROWS || columns.bytes >= BATCH_BYTES)
                 && !send(columns.finish().map_err(arrow_error)?)
@@ -192,7 +192,7 @@ impl SampleReader {
         let caption = caption.ok_or_else(|| ("no_caption", "no caption".to_string()))?;
         let refused = |error: twinlens_image::ImageError| (error.code(), error.to_string());
         let header = probe(&bytes, &self.limits).map_err(refused)?;
-        let _reserved = futures::executor::block_on(self.pixels.reserve(header.decode_bytes));
+        let _reserved = self.pixels.reserve_blocking(header.decode_bytes);
         let image = process(&bytes, &self.limits, &self.resize, &self.encode).map_err(refused)?;
         Ok(ParsedSample { caption, json, image })
     }

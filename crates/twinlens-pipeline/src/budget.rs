@@ -34,6 +34,11 @@ impl ByteBudget {
         Reservation { permit: self.permits.clone().acquire_many_owned(grains).await.ok(), overdraft: None }
     }
 
+    /// As [`reserve`](Self::reserve), on a thread that may block.
+    pub fn reserve_blocking(&self, bytes: u64) -> Reservation {
+        futures::executor::block_on(self.reserve(bytes))
+    }
+
     /// Grows a reservation to `bytes`, for bodies of unknown length. When the budget is used up,
     /// one reservation at a time may exceed it, so that growing reservations do not deadlock: at
     /// most the budget plus one whole body is in flight.
