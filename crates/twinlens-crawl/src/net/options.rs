@@ -92,36 +92,31 @@ impl HttpOptions {
     /// Names the option that is out of range, and the range.
     pub fn check(&self) -> Result<(), String> {
         let times = [
-            ("connect_timeout", self.connect_timeout),
-            ("headers_timeout", self.headers_timeout),
-            ("body_timeout", self.body_timeout),
+            ("connect_timeout", self.connect_timeout, 0.001),
+            ("headers_timeout", self.headers_timeout, 0.001),
+            ("body_timeout", self.body_timeout, 0.001),
+            ("delay", self.delay, 0.0),
+            ("max_retry_after", self.max_retry_after, 0.0),
+            ("min_rate_after", self.min_rate_after, 0.0),
         ];
-        for (name, value) in times {
-            if !(0.001..=86_400.0).contains(&value) {
-                return Err(format!("`{name}` must be from 0.001 to 86400 seconds, not {value}"));
+        for (name, value, min) in times {
+            if !(min..=86_400.0).contains(&value) {
+                return Err(format!("`{name}` must be from {min} to 86400 seconds, not {value}"));
             }
         }
-        let may_be_zero = [
-            ("delay", self.delay),
-            ("max_retry_after", self.max_retry_after),
-            ("min_rate_after", self.min_rate_after),
+        let counts = [
+            ("per_host", self.per_host, 1..=1000),
+            ("retries", self.retries as usize, 0..=10),
+            ("max_redirects", self.max_redirects, 0..=50),
         ];
-        for (name, value) in may_be_zero {
-            if !(0.0..=86_400.0).contains(&value) {
-                return Err(format!("`{name}` must be from 0 to 86400 seconds, not {value}"));
+        for (name, value, range) in counts {
+            if !range.contains(&value) {
+                let (min, max) = range.into_inner();
+                return Err(format!("`{name}` must be from {min} to {max}, not {value}"));
             }
-        }
-        if !(1..=1000).contains(&self.per_host) {
-            return Err(format!("`per_host` must be from 1 to 1000, not {}", self.per_host));
-        }
-        if self.retries > 10 {
-            return Err(format!("`retries` must be at most 10, not {}", self.retries));
         }
         if !(0.5..=1.0).contains(&self.max_unreachable) {
             return Err(format!("`max_unreachable` must be from 0.5 to 1.0, not {}", self.max_unreachable));
-        }
-        if self.max_redirects > 50 {
-            return Err(format!("`max_redirects` must be at most 50, not {}", self.max_redirects));
         }
         let token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.product().is_empty()
