@@ -1,8 +1,6 @@
 //! Shared by the tests of stages: images, models with random weights, and running a stage in a
 //! directory.
 
-#![allow(dead_code, reason = "each test crate uses some of it")]
-
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
@@ -11,12 +9,14 @@ use std::time::SystemTime;
 
 use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
+use candle_core::{Device, Tensor};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use parquet::arrow::ArrowWriter;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS};
-use twinlens_model::{Clip, ClipConfig, Objective, TextConfig, VitConfig};
+use twinlens_image::{Limits, Preprocess};
+use twinlens_model::{Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VitConfig};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::ports::{KnownInput, Plan, plan_alone};
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
@@ -62,6 +62,36 @@ pub fn save_model(folder: &Path, seed: u64) {
     let (activation, objective) = (Default::default(), Objective::CONTRASTIVE);
     let config = ClipConfig { embed: WIDTH, vision, text, activation, objective };
     Clip::new(config, seed).unwrap().save(folder).unwrap();
+}
+
+/// A directory with a model in `model`, whose tokenizer is trained on `captions`, and a file
+/// `test.parquet`.
+pub fn test_dir(captions: impl Iterator<Item = String>, test: &RecordBatch) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    Tokenizer::train(captions, 300).unwrap().save(&model.join(TOKENIZER_FILE)).unwrap();
+    save_model(&model, 5);
+    write_parquet(&dir.path().join("test.parquet"), test);
+    dir
+}
+
+/// The model in a directory.
+pub fn load_model(model: &Path) -> (Clip, Tokenizer) {
+    (Clip::load(model).unwrap(), Tokenizer::load(&model.join(TOKENIZER_FILE)).unwrap())
+}
+
+/// The embedding of a single image.
+pub fn image_vector(clip: &Clip, png: &[u8]) -> Vec<f32> {
+    let pixels = Preprocess::clip(16).tensor(png, &Limits::default()).unwrap();
+    let pixels = Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap();
+    clip.encode_image(&pixels).unwrap().to_vec2().unwrap().remove(0)
+}
+
+/// The embedding of a single text.
+pub fn text_vector(clip: &Clip, tokenizer: &Tokenizer, text: &str) -> Vec<f32> {
+    let ids = Tensor::from_vec(tokenizer.encode(text, 24), (1, 24), &Device::Cpu).unwrap();
+    clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0)
 }
 
 pub fn context(folder: &Path, stage: &str) -> RunContext {

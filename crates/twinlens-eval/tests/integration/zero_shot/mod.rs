@@ -1,12 +1,8 @@
 //! The stage `zero-shot` from its options to its tables, on a random model and generated images.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 mod declared;
 mod parts;
 mod prompts;
-#[path = "../support/mod.rs"]
-mod support;
 mod training;
 mod trust;
 
@@ -23,7 +19,10 @@ use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::ports::KnownInput;
 use twinlens_pipeline::{Input, Product, RunContext, RunError, StageKind};
 
-use support::{content, context, floats, images, input, interrupted, png, save_model, write_parquet};
+use crate::support::{
+    self, content, context, floats, image_vector, images, input, interrupted, load_model, png, save_model,
+    test_dir, text_vector, write_parquet,
+};
 
 const CLASSES: [&str; 7] = ["apple", "boat", "cloud", "drum", "egg", "fox", "glass"];
 const IMAGES: usize = 70;
@@ -54,16 +53,8 @@ fn examples() -> RecordBatch {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("model");
-        std::fs::create_dir(&model).unwrap();
         let captions = CLASSES.iter().map(|class| format!("a photo of a {class}."));
-        let tokenizer = Tokenizer::train(captions, 300).unwrap();
-        tokenizer.save(&model.join(TOKENIZER_FILE)).unwrap();
-        let bench = Self { folder };
-        save_model(&model, 5);
-        write_parquet(&bench.path("test.parquet"), &examples());
-        bench
+        Self { folder: test_dir(captions, &examples()) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -211,12 +202,8 @@ async fn predictions_match_one_image_and_one_prompt_at_a_time() {
         "select predicted, top5, label from predictions where set = 'things' and prompts = 'mine'",
     )
     .await;
-    let clip = Clip::load(&bench.path("model")).unwrap();
-    let tokenizer = Tokenizer::load(&bench.path("model").join(TOKENIZER_FILE)).unwrap();
-    let text = |prompt: String| -> Vec<f32> {
-        let ids = Tensor::from_vec(tokenizer.encode(&prompt, 24), (1, 24), &Device::Cpu).unwrap();
-        clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0)
-    };
+    let (clip, tokenizer) = load_model(&bench.path("model"));
+    let text = |prompt: String| text_vector(&clip, &tokenizer, &prompt);
     let names = ["apple", "boat", "cloud", "drum", "egg", "fox", "drinking glass"];
     let classes: Vec<Vec<f32>> = names
         .iter()
@@ -232,10 +219,7 @@ async fn predictions_match_one_image_and_one_prompt_at_a_time() {
         })
         .collect();
     for row in 0..IMAGES {
-        let pixels = Preprocess::clip(16).tensor(&png(row as u32), &Limits::default()).unwrap();
-        let image =
-            clip.encode_image(&Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap()).unwrap();
-        let image: Vec<f32> = image.to_vec2().unwrap().remove(0);
+        let image = image_vector(&clip, &png(row as u32));
         let cosines: Vec<f32> =
             classes.iter().map(|class| class.iter().zip(&image).map(|(a, b)| a * b).sum()).collect();
         let mut order: Vec<i32> = (0..7).collect();

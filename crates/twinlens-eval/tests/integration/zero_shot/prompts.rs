@@ -5,8 +5,7 @@ use super::*;
 
 /// The normalised embedding of a text.
 fn text(clip: &Clip, tokenizer: &Tokenizer, prompt: &str) -> Vec<f32> {
-    let ids = Tensor::from_vec(tokenizer.encode(prompt, 24), (1, 24), &Device::Cpu).unwrap();
-    normal(clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0))
+    normal(text_vector(clip, tokenizer, prompt))
 }
 
 fn normal(mut values: Vec<f32>) -> Vec<f32> {
@@ -30,8 +29,7 @@ prompts = [{ name = "mean", templates = ["one {}", "{c}, drawn"] }, { name = "pr
 async fn names_and_templates_are_averaged_in_both_spaces() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", OPTIONS).await.unwrap();
-    let clip = Clip::load(&bench.path("model")).unwrap();
-    let tokenizer = Tokenizer::load(&bench.path("model").join(TOKENIZER_FILE)).unwrap();
+    let (clip, tokenizer) = load_model(&bench.path("model"));
     let names = |class: &str| match class {
         "egg" => vec!["egg".to_string(), "oval".into(), "breakfast".into()],
         other => vec![other.to_string()],
@@ -56,10 +54,7 @@ async fn names_and_templates_are_averaged_in_both_spaces() {
         .collect();
     order.sort();
     for (at, (_, row)) in order.into_iter().enumerate() {
-        let pixels = Preprocess::clip(16).tensor(&png(row), &Limits::default()).unwrap();
-        let image =
-            clip.encode_image(&Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap()).unwrap();
-        let image: Vec<f32> = image.to_vec2().unwrap().remove(0);
+        let image = image_vector(&clip, &png(row));
         let cosines = |classes: &[Vec<f32>]| -> Vec<f32> {
             classes.iter().map(|class| class.iter().zip(&image).map(|(a, b)| a * b).sum()).collect()
         };

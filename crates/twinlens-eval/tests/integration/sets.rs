@@ -1,10 +1,6 @@
 //! The stage `evaluation-set`: every layout of files to one dataset, with what is damaged in the
 //! ledger.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
-
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +19,7 @@ use twinlens_eval::EvaluationSet;
 use twinlens_pipeline::RunError;
 use twinlens_testkit::tar::{END, member};
 
-use support::context;
+use crate::support::{self, context};
 
 /// A folder with a set's declaration and, in `data/own`, its files.
 struct Place(tempfile::TempDir);

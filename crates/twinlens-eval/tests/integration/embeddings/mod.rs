@@ -1,13 +1,9 @@
 //! The stages `embed`, `probe` and `retrieval`, and `zero-shot` and search on embeddings, from a
 //! TOML table to tables, on a random model and generated images.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 mod embed;
 mod probe;
 mod retrieval;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +16,10 @@ use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::{RunContext, RunError, StageKind};
 
-use support::{WIDTH, content, context, floats, images, interrupted, png, save_model, write_parquet};
+use crate::support::{
+    self, WIDTH, content, context, floats, image_vector, images, interrupted, load_model, png, test_dir,
+    text_vector, write_parquet,
+};
 
 const CLASSES: [&str; 4] = ["apple", "boat", "cloud", "drum"];
 
@@ -51,15 +50,8 @@ fn examples() -> RecordBatch {
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("model");
-        std::fs::create_dir(&model).unwrap();
         let captions = CLASSES.iter().map(|class| format!("a photo of a {class}, number 1234567890."));
-        Tokenizer::train(captions, 300).unwrap().save(&model.join(TOKENIZER_FILE)).unwrap();
-        let place = Self { folder };
-        save_model(&model, 5);
-        write_parquet(&place.path("test.parquet"), &examples());
-        place
+        Self { folder: test_dir(captions, &examples()) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -85,22 +77,8 @@ impl Place {
     }
 
     fn clip(&self) -> (Clip, Tokenizer) {
-        let folder = self.path("model");
-        (Clip::load(&folder).unwrap(), Tokenizer::load(&folder.join(TOKENIZER_FILE)).unwrap())
+        load_model(&self.path("model"))
     }
-}
-
-/// The vector of one image by itself.
-fn image_vector(clip: &Clip, png: &[u8]) -> Vec<f32> {
-    let pixels = Preprocess::clip(16).tensor(png, &Limits::default()).unwrap();
-    let pixels = Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap();
-    clip.encode_image(&pixels).unwrap().to_vec2().unwrap().remove(0)
-}
-
-/// The vector of one text by itself.
-fn text_vector(clip: &Clip, tokenizer: &Tokenizer, text: &str) -> Vec<f32> {
-    let ids = Tensor::from_vec(tokenizer.encode(text, 24), (1, 24), &Device::Cpu).unwrap();
-    clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0)
 }
 
 async fn sql(dataset: &Dataset, query: &str) -> RecordBatch {

@@ -1,0 +1,9 @@
+//! The stages of this crate, from their options to their tables, on models with random weights and
+//! generated images.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod embeddings;
+mod sets;
+mod support;
+mod zero_shot;
