@@ -5,7 +5,8 @@
 //! contributes it. The bound is
 //!
 //! - with [`Limit::Cap`]: the (cap + 1)-th smallest hash among the query's pairs, so that exactly
-//!   the `cap` smallest contribute ("up to 20,000 pairs a query", Radford et al. 2021, section 2.2);
+//!   the `cap` smallest contribute ("up to 20,000 pairs a query", Radford et al. 2021, section
+//!   2.2);
 //! - with [`Limit::Sample`]: t / count of the hash range, which is MetaCLIP's independent coin flip
 //!   (Xu et al. 2023).
 //!

@@ -216,8 +216,8 @@ impl Tally {
 ///
 /// The plain bootstrap underestimates the uncertainty in two cases:
 /// * A class of one example always draws that example. Classes of fewer than [`SMALL_CLASS`]
-///   examples therefore form one stratum (the collapsed strata of survey sampling), from which whole
-///   classes are drawn.
+///   examples therefore form one stratum (the collapsed strata of survey sampling), from which
+///   whole classes are drawn.
 /// * A class whose examples are all correct, or all wrong, never varies; a model that always
 ///   predicts one class would get an interval of width 0. Such a stratum contributes Wilson's
 ///   interval instead, by the sum of the squared distances from the value (G. Zou, A. Donner,
