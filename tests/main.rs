@@ -10,6 +10,7 @@ mod docs;
 mod eval;
 mod export;
 mod memory;
+mod own_stage;
 mod programs;
 mod quickstart;
 mod retry;

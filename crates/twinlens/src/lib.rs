@@ -2,15 +2,14 @@
 //!
 //! A program with stages of its own registers them and calls [`main`], which is the whole command:
 //!
-//! ```no_run
+//! ```ignore
 //! fn main() -> std::process::ExitCode {
-//!     let mut registry = twinlens::registry();
-//!     registry.add_site("example");
-//!     twinlens::main(registry)
+//!     twinlens::main(twinlens::registry().with::<MyStage>())
 //! }
 //! ```
 //!
-//! The traits of stages and the registry are in [`pipeline`], table contracts in [`dataset`].
+//! `examples/own_stage.rs` is such a program. The traits of stages and the registry are in
+//! [`pipeline`], table contracts in [`dataset`], and the query engine in [`datafusion`].
 //! Training and fetching are faster with [`Allocator`] as the `#[global_allocator]` of the program.
 
 mod allocator;
@@ -48,6 +47,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 /// The allocator of the `twinlens` binary.
+pub use datafusion;
 pub use mimalloc::MiMalloc as Allocator;
 pub use twinlens_dataset as dataset;
 pub use twinlens_pipeline as pipeline;

@@ -5,6 +5,7 @@ use twinlens_eval::vectors::{EMBEDDING, TEXT_EMBEDDING, Vectors, cosine};
 use twinlens_eval::{Embed, ZeroShot, search};
 
 use super::*;
+use crate::support::save_model;
 
 const OPTIONS: &str = r#"
 input = "test.parquet"

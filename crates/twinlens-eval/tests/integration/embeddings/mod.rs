@@ -10,10 +10,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema};
-use candle_core::{Device, Tensor};
 use twinlens_dataset::{Dataset, MAIN};
-use twinlens_image::{Limits, Preprocess};
-use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
+use twinlens_model::{Clip, Tokenizer};
 use twinlens_pipeline::{RunContext, RunError, StageKind};
 
 use crate::support::{

@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef};
-use candle_core::{Device, Tensor};
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::ZeroShot;
-use twinlens_image::{Limits, Preprocess};
+use twinlens_image::Limits;
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::ports::KnownInput;
 use twinlens_pipeline::{Input, Product, RunContext, RunError, StageKind};
