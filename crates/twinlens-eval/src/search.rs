@@ -1,5 +1,5 @@
-//! Search: the rows of a dataset whose embeddings are nearest to a vector. Exact, one pass, in the
-//! memory of a chunk and `k` rows.
+//! Exact nearest-neighbour search in the embeddings of a dataset: one pass, which holds one chunk
+//! and `k` rows in memory.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::ledger::take;
 use crate::model::Model;
 use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, Vectors, check_embedding_model, cosine};
 
-/// Rows that are read at a time.
+/// Rows per chunk.
 const ROWS: usize = 4096;
 
 /// The embedding of a text.
 ///
 /// # Errors
-/// The user's, when the model embeds no texts.
+/// `ModelError::Input` if the model does not embed texts.
 pub fn text(model: &Model, text: &str) -> Result<Vec<f32>, EvalError> {
     let context = model.clip.config().text.context;
     let ids = Tensor::from_vec(model.tokenizer.encode(text, context), (1, context), &Device::Cpu)?;
@@ -33,7 +33,7 @@ pub fn text(model: &Model, text: &str) -> Result<Vec<f32>, EvalError> {
 /// The embedding of an image, from its encoded bytes.
 ///
 /// # Errors
-/// The user's, when it cannot be decoded.
+/// User error: the image cannot be decoded.
 pub fn image(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EvalError> {
     let size = model.preprocess.size as usize;
     let pixels = model.preprocess.tensor(bytes, &Limits::default());
@@ -42,11 +42,11 @@ pub fn image(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EvalError> {
     Ok(model.clip.encode_image(&pixels)?.flatten_all()?.to_vec1()?)
 }
 
-/// The `k` rows of a table whose embeddings have the highest cosine with `query`, best first (of
-/// equal ones the first row): the column `cosine`, and those of `columns` that there are.
+/// The `k` rows of a table whose embeddings have the highest cosine similarity with `query`, best
+/// first, ties in row order. Returns the column `cosine` and those of `columns` that exist.
 ///
 /// # Errors
-/// The user's: the table has no embeddings, or another model than `identity` made them.
+/// User error: the table has no embeddings, or a model other than `identity` made them.
 pub fn nearest(
     dataset: &Dataset,
     table: &str,
@@ -65,11 +65,7 @@ pub fn nearest(
         let vectors =
             Vectors::from_column(&batch, EMBEDDING).filter(|vectors| vectors.width() == query.len());
         let vectors = vectors.ok_or_else(|| {
-            RunError::user(format!(
-                "{}: there is no column `{EMBEDDING}` of {} numbers",
-                place(),
-                query.len()
-            ))
+            RunError::user(format!("{}: no column `{EMBEDDING}` of width {}", place(), query.len()))
         })?;
         let shown: Vec<usize> =
             columns.iter().filter_map(|name| batch.schema().index_of(name).ok()).collect();
@@ -78,7 +74,7 @@ pub fn nearest(
             let score = cosine(query, vector) as f32;
             let at = best.partition_point(|(held, _)| *held >= score);
             if at < k {
-                // A copy of the row: a slice would keep its whole chunk.
+                // Copies the row: a slice would keep the whole chunk in memory.
                 let own = batch.project(&shown)?;
                 best.insert(at, (score, take(&own, &UInt32Array::from(vec![row as u32]))?));
                 best.truncate(k);

@@ -1,9 +1,9 @@
-//! The stage `embed`: images as vectors, made once. New prompts, a probe, a search and a filter by
-//! `clip_score` then cost no image.
+//! The stage `embed`: computes the embeddings of images once, so that new prompts, probes, searches
+//! and filters by `clip_score` need not encode them again.
 //!
-//! Its input is cut in splits, ranges of rows in their order; a split is committed, and after a
-//! kill redone, as one. Within a split the model gets full batches, so that the bytes depend
-//! neither on threads nor on memory.
+//! A split is a range of input rows; it is committed as a whole, and recomputed as a whole after a
+//! kill. Within a split the model gets full batches, so that the output depends neither on the
+//! number of threads nor on memory.
 
 mod pass;
 
@@ -28,50 +28,50 @@ use crate::options::{check_limits, check_positive};
 use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
 use pass::Pass;
 
-/// Turns images into embeddings, of unit length where the model embeds texts too. The rows keep
-/// their order and their columns, without pixels; `embedding`, `embedding_model` (the hash of the
-/// weights, and how images are prepared) and `image_sha256` are added; with `captions` also
-/// `clip_score`, the cosine of image and caption, which any `filter` may use.
+/// Turns images into embeddings, of unit length if the model embeds texts too. Rows keep their
+/// order and their columns except for the pixels. Adds `embedding`, `embedding_model` (the hash of
+/// the weights, and the preprocessing) and `image_sha256`; with `captions` also `clip_score`, the
+/// cosine similarity of image and caption, by which a `filter` can select.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Embed {
     /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
     input: Input,
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging
-    /// Face's or open_clip's; or a model of the Hugging Face hub
+    /// A `train` stage; the path of a directory (`./models/b32`) in the layout of this program,
+    /// Hugging Face or open_clip; or a model on the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
-    /// Numbers of an embedding. Only where the model is a folder, which is not opened before the
-    /// run.
+    /// Width of the embeddings. Only needed if the model is a directory, which is not opened before
+    /// the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     width: Option<Located<usize>>,
-    /// The column that holds the images. [default: image]
+    /// The image column. [default: image]
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Located<String>>,
-    /// The column of texts that are compared with their images: adds `clip_score`, null where the
-    /// text is.
+    /// The column of texts to compare with the images: adds `clip_score`, null where the text is
+    /// null.
     #[serde(skip_serializing_if = "Option::is_none")]
     captions: Option<Located<String>>,
-    /// Keep the embeddings of the captions too, as `text_embedding`.
+    /// Also write the embeddings of the captions, as `text_embedding`.
     #[serde(default)]
     text_embeddings: bool,
-    /// How exactly embeddings are stored: `f32`, or `f16` in half the space.
+    /// Number format of the stored embeddings: `f32`, or `f16` in half the space.
     #[serde(default)]
     dtype: Dtype,
-    /// Images, or texts, in one forward pass.
+    /// Images, or texts, per forward pass.
     #[serde(default = "batch_size")]
     batch_size: Located<usize>,
-    /// Rows of a split: what is committed, and after a kill embedded again, as one.
+    /// Rows per split: a split is committed, and after a kill recomputed, as a whole.
     #[serde(default = "split_rows")]
     split_rows: Located<u64>,
-    /// Bounds on the images: what breaks them is rejected undecoded.
+    /// Limits on the images: an image beyond them is rejected before it is decoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
-    /// GPU where there is one.
+    /// Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`, the first GPU if
+    /// there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
-    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     precision: Located<Precision>,
 }
@@ -127,7 +127,7 @@ where = "clip_score > 0.25"
     }
 }
 
-/// `embed` as it runs.
+/// The job of an `embed` stage.
 struct EmbedJob {
     options: Embed,
     input: TableInput,
@@ -135,8 +135,8 @@ struct EmbedJob {
 }
 
 impl Embed {
-    /// The width that is known before the run: of the training, or as it is given. `None` after a
-    /// fault, and before the schemas are known.
+    /// The embedding width known before the run: that of the training, or the option. `None` after
+    /// a fault, and before the schemas are known.
     fn width(&self, ports: &mut Ports<'_>, model: &ArtifactInput) -> Option<usize> {
         let name = self.model.name();
         let trained = match model {
@@ -148,19 +148,19 @@ impl Embed {
         };
         let fault = match (trained.flatten(), &self.width) {
             (Some(trained), Some(given)) if trained != **given => {
-                Fault::at(given.span(), format!("the embeddings of `{name}` have {trained} numbers"))
+                Fault::at(given.span(), format!("the embeddings of `{name}` have a width of {trained}"))
             }
             (Some(trained), _) => return Some(trained),
             (None, Some(given)) if (1..=1 << 16).contains(given.value()) => return Some(**given),
             (None, Some(given)) => {
-                Fault::at(given.span(), "no embedding has so many numbers").label("expected 1 to 65536")
+                Fault::at(given.span(), "`width` is out of range").label("expected 1 to 65536")
             }
             (None, None) => {
                 let fault = Fault::at(
                     self.model.0.span(),
                     format!("the width of the embeddings of `{name}` is not known"),
                 );
-                fault.label("a folder is not opened before the run").hint("add `width = 512`, or what `embed` (`embed_dim`, `projection_dim`) in its config.json says")
+                fault.label("a directory is not opened before the run").hint("add `width = 512`, or the value of `embed` (`embed_dim`, `projection_dim`) in its config.json")
             }
         };
         ports.fault(fault);
@@ -170,7 +170,9 @@ impl Embed {
     fn image_fault(&self, schema: &Schema) -> Option<Fault> {
         match ImageSource::resolve(schema, self.image.as_ref().map(|column| column.as_str())) {
             Ok(ImageSource::Images(_)) => None,
-            Ok(ImageSource::Embeddings) => Some(self.input.fault("its input has no images, but embeddings")),
+            Ok(ImageSource::Embeddings) => {
+                Some(self.input.fault("the input has embeddings instead of images"))
+            }
             Err(found) => Some(found.at(self.image.as_ref().map_or(self.input.0.span(), Located::span))),
         }
     }
@@ -195,17 +197,17 @@ impl Embed {
     }
 }
 
-/// Checks that the model is what the options said.
+/// Checks that the model matches the options.
 fn check_model(stage: &Embed, model: &Model, width: usize) -> Result<(), RunError> {
     let has = model.clip.config().embed;
     if has != width {
-        let message = format!("the embeddings of `{}` have {has} numbers, not {width}", model.name);
-        return Err(RunError::user_with_hint(message, format!("write `width = {has}`")));
+        let message = format!("the embeddings of `{}` have a width of {has}, not {width}", model.name);
+        return Err(RunError::user_with_hint(message, format!("set `width = {has}`")));
     }
     if stage.captions.is_some() && !model.clip.config().objective.embeds_texts() {
         let message =
-            format!("`{}` embeds no texts: its captions cannot be compared with images", model.name);
-        return Err(RunError::user_with_hint(message, "leave `captions` out"));
+            format!("`{}` does not embed texts, so captions cannot be compared with images", model.name);
+        return Err(RunError::user_with_hint(message, "remove `captions`"));
     }
     Ok(())
 }
@@ -216,7 +218,7 @@ impl Job for EmbedJob {
         let (options, data) = (&self.options, inputs.get(&self.input));
         let rows = data.rows();
         let done = output.state().rows_in().unwrap_or(0);
-        // A trial run takes the first rows; those that are committed count.
+        // A trial run takes the first rows, including the committed ones.
         let rows = output.rows_wanted().map_or(rows, |wanted| rows.min(done + wanted));
         let splits: Vec<u64> =
             (0..rows.div_ceil(*options.split_rows)).filter(|split| !output.is_done(*split)).collect();
@@ -235,7 +237,7 @@ impl Job for EmbedJob {
             let range = number * *options.split_rows..rows.min((number + 1) * *options.split_rows);
             let split = output.split(number, format!("{} rows {}..{}", data.name, range.start, range.end));
             let (stage, cx, data) = (options.clone(), cx.clone(), data.clone());
-            // Hours of arithmetic do not belong on the threads that answer Ctrl-C.
+            // Long computations would block the threads that handle Ctrl-C.
             let work = twinlens_pipeline::blocking(move || {
                 let split = Pass::new(&stage, &cx, &data, &model, split).run(range)?;
                 Ok::<_, RunError>((model, split))

@@ -1,5 +1,5 @@
-//! One split of an `embed` stage: a range of rows is read, decoded, encoded, and written with its
-//! vectors.
+//! One split of an `embed` stage: reads a range of rows, decodes and encodes their images, and
+//! writes the rows with their embeddings.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::vectors::{
     CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING, check_finite, cosine,
 };
 
-/// One split on its way.
+/// Computes one split.
 pub struct Pass<'a> {
     stage: &'a Embed,
     cx: &'a RunContext,
@@ -30,9 +30,9 @@ pub struct Pass<'a> {
     model: &'a Model,
     identity: String,
     split: SplitWriter,
-    /// The rows that are kept, without pixels, in order; their vectors follow in `vectors`.
+    /// The rows to write, without pixels, in order; their embeddings are in `vectors`.
     rows: Vec<RecordBatch>,
-    /// Of the images that wait for their batch to be full: `[waiting, 3, size, size]`.
+    /// The pixels of images waiting for a full batch: `[waiting, 3, size, size]`.
     pixels: Vec<f32>,
     waiting: usize,
     /// `[rows, embed]`.
@@ -52,7 +52,7 @@ impl<'a> Pass<'a> {
         Self { stage, cx, input, model, identity, split, rows, pixels, waiting: 0, vectors }
     }
 
-    /// Embeds rows of the input, and gives the split back, ready to be committed.
+    /// Embeds rows of the input; returns the split, ready to be committed.
     pub fn run(mut self, rows: Range<u64>) -> Result<SplitWriter, EvalError> {
         let (dataset, table) = (&self.input.dataset, &self.input.table);
         let schema = dataset.schema(table)?;
@@ -92,8 +92,7 @@ impl<'a> Pass<'a> {
         Ok(self.split)
     }
 
-    /// Decodes the images of a chunk: the good ones wait for a full batch, the others go to the
-    /// ledger.
+    /// Decodes the images of a chunk: good ones wait for a full batch, damaged ones become rejects.
     fn take(
         &mut self,
         chunk: &Chunk,
@@ -137,7 +136,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Encodes the images that wait.
+    /// Encodes the waiting images.
     fn encode(&mut self, source: &ImageSource) -> Result<(), EvalError> {
         if self.waiting == 0 {
             return Ok(());
@@ -149,7 +148,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Writes the rows of the split with their vectors.
+    /// Writes the rows of the split with their embeddings.
     fn write(&mut self) -> Result<(), EvalError> {
         let Some(first) = self.rows.first() else { return Ok(()) };
         let rows = concat_batches(&first.schema(), &self.rows)?;
@@ -175,7 +174,7 @@ impl<'a> Pass<'a> {
         Ok(self.split.write(MAIN, &rows)?)
     }
 
-    /// The vectors `[rows, embed]` of a column of texts, zeros where it is null.
+    /// The embeddings `[rows, embed]` of a text column; zeros for nulls.
     fn texts(&self, rows: &RecordBatch, column: &str) -> Result<Vec<f32>, EvalError> {
         let texts = rows
             .column_by_name(column)
@@ -199,7 +198,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// A batch with a column more, in the place of the one of that name where there is one.
+/// Adds a column to a batch, or replaces the column of that name.
 fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<RecordBatch, EvalError> {
     let field = Arc::new(Field::new(name, column.data_type().clone(), true));
     let (mut fields, mut columns) = (batch.schema().fields().to_vec(), batch.columns().to_vec());

@@ -1,4 +1,4 @@
-//! Few-shot curves: linear probes of a few examples a class, drawn several times.
+//! Few-shot curves: linear probes on a few examples per class, repeated for several random draws.
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -9,11 +9,12 @@ use super::sweep;
 use crate::error::EvalError;
 use crate::metrics::{Interval, Z95, wilson};
 
-/// Examples a class on which the penalty is chosen, at the most (K. Zhou et al., CoOp, 2022).
+/// Maximum validation examples per class, on which the penalty is chosen (K. Zhou et al., CoOp,
+/// 2022).
 const VALIDATION: usize = 4;
 
-/// Draws `shots` examples of each class, and as many others (at most four) for validation; of a
-/// class with fewer, those there are. Both sorted.
+/// Draws `shots` training examples of each class and as many others (at most four) for validation,
+/// or fewer if the class is smaller. Returns both lists sorted.
 pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) -> (Vec<usize>, Vec<usize>) {
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(example, label)| of_class[*label].push(example));
@@ -28,11 +29,11 @@ pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) 
     (train, validation)
 }
 
-/// A linear probe of a drawing; its penalty is chosen on the validation part, or 1 where nothing is
-/// left for one.
+/// Fits a linear probe on a random draw. The penalty is chosen on the validation examples, or is 1
+/// if there are none.
 ///
 /// # Errors
-/// Ours, of the arithmetic; or the run's, when it should stop.
+/// A failed tensor operation, or an interruption.
 pub fn fit(
     examples: &Examples,
     classes: usize,
@@ -46,9 +47,9 @@ pub fn fit(
     Linear::fit(&train, classes, l2, None, Stop::default())
 }
 
-/// The mean of the accuracies of several drawings, each of `n` test examples, and its 95 %
-/// interval: what the drawing adds and what the sample of test examples adds, by the root of the
-/// sum of squares. `None` without any.
+/// The mean accuracy over several draws, each on `n` test examples, and its 95 % interval: the
+/// variation between draws and the sampling of the test examples, combined as the root of the sum
+/// of squares. `None` without draws or test examples.
 pub fn mean(accuracies: &[f64], n: u64) -> Option<(f64, Interval)> {
     let repeats = accuracies.len() as f64;
     let mean = accuracies.iter().sum::<f64>() / repeats;
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drawing_has_so_many_of_each_class_and_validates_on_others() {
+    fn a_draw_has_the_shots_of_each_class_and_other_validation_examples() {
         let labels: Vec<usize> = (0..60).map(|i| if i < 3 { 2 } else { i % 2 }).collect();
         let (train, validation) = draw(&labels, 3, 8, &mut ChaCha8Rng::seed_from_u64(1));
         let count =
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_holds_the_drawings_and_the_sample() {
+    fn the_interval_combines_draws_and_sampling() {
         let (value, alike) = mean(&[0.5, 0.5, 0.5], 100).unwrap();
         assert_eq!((value, alike), (0.5, wilson(50.0, 100.0).unwrap()));
         let (_, apart) = mean(&[0.3, 0.5, 0.7], 100).unwrap();

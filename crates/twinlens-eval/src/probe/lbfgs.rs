@@ -1,57 +1,53 @@
 //! L-BFGS with a line search for the strong Wolfe conditions (J. Nocedal, S. Wright, Numerical
-//! Optimization, 2nd edition, algorithms 7.4, 7.5, 3.5 and 3.6), in f64. The same function gives
-//! the same bits: nothing is drawn at random.
+//! Optimization, 2nd edition, algorithms 7.4, 7.5, 3.5 and 3.6), in f64. Deterministic: the same
+//! function gives the same bits.
 
-/// A smooth function of many numbers.
+/// A differentiable function of a vector.
 pub trait Objective {
-    /// The value at `x`; its gradient goes into `gradient`.
+    /// Returns the value at `x` and writes its gradient to `gradient`.
     ///
     /// # Errors
-    /// Those of whatever computes it.
+    /// The computation failed.
     fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64, Self::Error>;
-    /// What can go wrong.
     type Error;
 }
 
-/// When a search ends.
+/// The stopping criteria.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stop {
-    /// When no number of the gradient is larger.
+    /// Maximum absolute component of the gradient.
     pub gradient: f64,
-    /// After this many steps.
+    /// Maximum number of steps.
     pub iterations: usize,
 }
 
 impl Default for Stop {
-    /// The defaults of scikit-learn's logistic regression, but for its 100 steps: the paper takes
-    /// 1000.
+    /// The tolerance of scikit-learn's logistic regression, and the 1000 steps of the CLIP paper.
     fn default() -> Self {
         Self { gradient: 1e-4, iterations: 1000 }
     }
 }
 
-/// Where a search ended.
+/// The result of a minimisation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Minimum {
-    /// The place.
+    /// The minimiser.
     pub x: Vec<f64>,
-    /// The value there.
     pub value: f64,
-    /// Steps that were made.
     pub iterations: usize,
-    /// Whether the gradient is as small as was asked for.
+    /// Whether the gradient is within the tolerance.
     pub converged: bool,
 }
 
-/// Steps whose curvature is remembered.
+/// Number of steps in the curvature history.
 const MEMORY: usize = 10;
-/// Least part of the decrease that the slope promises (Armijo).
+/// Minimum share of the decrease predicted by the slope (Armijo condition).
 const DECREASE: f64 = 1e-4;
-/// Part of a value that its rounding may hide.
+/// Relative rounding error of a value.
 const ROUNDING: f64 = 1e-14;
-/// Largest part of the slope that may be left.
+/// Maximum remaining share of the slope (curvature condition).
 const CURVATURE: f64 = 0.9;
-/// Evaluations of one line search.
+/// Maximum evaluations per line search.
 const TRIES: usize = 40;
 
 struct Step {
@@ -61,10 +57,10 @@ struct Step {
     product: f64,
 }
 
-/// Searches from `x` downhill.
+/// Minimises an objective, starting at `x`.
 ///
 /// # Errors
-/// The objective's.
+/// The errors of the objective.
 pub fn minimize<O: Objective>(objective: &mut O, mut x: Vec<f64>, stop: Stop) -> Result<Minimum, O::Error> {
     let mut gradient = vec![0.0; x.len()];
     let mut value = objective.value(&x, &mut gradient)?;
@@ -78,7 +74,7 @@ pub fn minimize<O: Objective>(objective: &mut O, mut x: Vec<f64>, stop: Stop) ->
             break;
         }
         let direction = direction(&gradient, &memory);
-        // The first step has no curvature to go by: a move of length 1 at most.
+        // The first step has no curvature history: move by at most 1.
         let first = if memory.is_empty() { (1.0 / dot(&gradient, &gradient).sqrt()).min(1.0) } else { 1.0 };
         let mut line = Line {
             objective: &mut *objective,
@@ -88,8 +84,8 @@ pub fn minimize<O: Objective>(objective: &mut O, mut x: Vec<f64>, stop: Stop) ->
             slope: dot(&gradient, &direction),
         };
         let Some(point) = line.search(first)? else {
-            // Rounding hides what is left of the slope, or the memory misleads: once more along the
-            // gradient itself.
+            // The remaining slope is within rounding errors, or the history misleads: retry along
+            // the gradient.
             if memory.is_empty() {
                 break;
             }
@@ -120,7 +116,7 @@ fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |most, value| value.abs().max(most))
 }
 
-/// The two loops: minus the gradient, times what the remembered steps say of the inverse Hessian.
+/// The two-loop recursion: minus the gradient times the approximate inverse Hessian of the history.
 fn direction(gradient: &[f64], memory: &[Step]) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut weights = Vec::with_capacity(memory.len());
@@ -140,7 +136,7 @@ fn direction(gradient: &[f64], memory: &[Step]) -> Vec<f64> {
     q
 }
 
-/// A place on a line.
+/// A point on a line.
 struct Point {
     step: f64,
     value: f64,
@@ -166,17 +162,16 @@ impl<O: Objective> Line<'_, O> {
         Ok(Point { step, value, slope, gradient })
     }
 
-    /// Whether the value falls enough; by the slopes, where rounding hides what it falls by (W.
-    /// Hager, H. Zhang, A new conjugate gradient method with guaranteed descent and an efficient
-    /// line search, 2005, equation 4.1).
+    /// Whether the value decreases enough; judged by the slopes if the decrease is within rounding
+    /// errors (W. Hager, H. Zhang, A new conjugate gradient method with guaranteed descent and an
+    /// efficient line search, 2005, equation 4.1).
     fn decreases(&self, point: &Point) -> bool {
         let hidden = point.value <= self.value + ROUNDING * self.value.abs();
         point.value <= self.value + DECREASE * point.step * self.slope
             || (hidden && point.slope <= (2.0 * DECREASE - 1.0) * self.slope)
     }
 
-    /// A place where the value is lower and the slope flatter; `None` when there is none to be
-    /// found.
+    /// A point with a lower value and a flatter slope; `None` if none is found.
     fn search(&mut self, first: f64) -> Result<Option<Point>, O::Error> {
         if self.slope >= 0.0 {
             return Ok(None);
@@ -192,7 +187,7 @@ impl<O: Objective> Line<'_, O> {
                 return Ok(Some(point));
             }
             if point.slope >= 0.0 {
-                // The lower end is the better place, wherever it lies.
+                // `low` is the better end, not necessarily the smaller step.
                 return self.zoom(Some(point), before.unwrap_or(self.start()));
             }
             step *= 2.0;
@@ -205,7 +200,7 @@ impl<O: Objective> Line<'_, O> {
         Point { step: 0.0, value: self.value, slope: self.slope, gradient: Vec::new() }
     }
 
-    /// Narrows an interval of which `low` is the better end (the start, where there is none).
+    /// Narrows an interval whose better end is `low` (the start, if there is none).
     fn zoom(&mut self, low: Option<Point>, mut high: Point) -> Result<Option<Point>, O::Error> {
         let mut low = low.unwrap_or_else(|| self.start());
         for _ in 0..TRIES {
@@ -226,13 +221,13 @@ impl<O: Objective> Line<'_, O> {
                 break;
             }
         }
-        // Less than was asked for, but lower than the start.
+        // Not a strong Wolfe point, but lower than the start.
         Ok((low.step > 0.0 && low.value < self.value).then_some(low))
     }
 }
 
-/// A step between two: the minimum of the cubic through their values and slopes, kept away from the
-/// ends.
+/// A step between two points: the minimum of the cubic through their values and slopes, kept away
+/// from the ends.
 fn between(low: &Point, high: &Point) -> f64 {
     let (width, middle) = (high.step - low.step, (low.step + high.step) / 2.0);
     let bend = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.step - high.step);
@@ -285,7 +280,7 @@ mod tests {
         let (minimum, evaluations) = run(valley, &[-1.2, 1.0]);
         assert!(minimum.converged && minimum.x.iter().all(|x| (x - 1.0).abs() < 1e-6), "{minimum:?}");
         assert!(evaluations < 100, "{evaluations}");
-        // Scales a million apart.
+        // Scales that differ by a factor of a million.
         let bowl = |x: &[f64], g: &mut [f64]| {
             let scale = |i: usize| 10f64.powi(i as i32 - 3);
             (0..x.len()).for_each(|i| g[i] = 2.0 * scale(i) * (x[i] - i as f64));
@@ -296,19 +291,19 @@ mod tests {
     }
 
     #[test]
-    fn a_search_ends_where_there_is_nothing_to_gain() {
+    fn a_search_ends_if_there_is_no_decrease() {
         let flat = |_: &[f64], g: &mut [f64]| {
             g.fill(0.0);
             1.0
         };
         assert_eq!(run(flat, &[5.0]).0, Minimum { x: vec![5.0], value: 1.0, iterations: 0, converged: true });
-        // A gradient that lies.
+        // A wrong gradient.
         let lie = |x: &[f64], g: &mut [f64]| {
             g[0] = -1.0;
             x[0] * x[0]
         };
         assert!(!run(lie, &[0.0]).0.converged);
-        // Downhill without end, to where numbers stop.
+        // Unbounded below, until the numbers overflow.
         let (fall, evaluations) = run(
             |x, g| {
                 g[0] = -1.0;

@@ -1,8 +1,8 @@
 //! Multinomial logistic regression with an L2 penalty: a linear probe.
 //!
-//! Minimised is the sum over the examples of `-log softmax(W x + b)[label]`, plus `l2 / 2` times
-//! the squared length of `W` (not of `b`): scikit-learn's `LogisticRegression(C = 1 / l2)`, with
-//! which a test compares. In f64.
+//! Minimises the sum over the examples of `-log softmax(W x + b)[label]`, plus `l2 / 2` times the
+//! squared norm of `W` (not of `b`), in f64. A test compares it with scikit-learn's
+//! `LogisticRegression(C = 1 / l2)`.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -10,37 +10,33 @@ use rayon::prelude::*;
 use super::lbfgs::{Minimum, Objective, Stop, minimize};
 use crate::error::EvalError;
 
-/// Rows that are worked on at a time. Fixed, so that sums are the same whatever the memory.
+/// Rows per block. Fixed, so that sums do not depend on memory.
 const ROWS: usize = 4096;
 
-/// Labelled vectors.
+/// Labelled embeddings.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Examples {
     /// `[labels, width]`.
     pub values: Vec<f32>,
-    /// Numbers of a vector.
     pub width: usize,
     /// Class ids.
     pub labels: Vec<usize>,
 }
 
 impl Examples {
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The vector of an example.
     pub fn vector(&self, example: usize) -> &[f32] {
         &self.values[example * self.width..(example + 1) * self.width]
     }
 
-    /// Some of them.
+    /// The examples at some indices.
     pub fn of(&self, examples: &[usize]) -> Self {
         Self {
             values: examples.iter().flat_map(|example| self.vector(*example)).copied().collect(),
@@ -57,15 +53,15 @@ pub struct Linear {
     pub weights: Vec<f64>,
     width: usize,
     classes: usize,
-    /// Whether the search for it ended where it should.
+    /// Whether the optimisation converged.
     pub converged: bool,
 }
 
 impl Linear {
-    /// Fits a classifier; `from` may be one that is near.
+    /// Fits a classifier, starting at `from` if given.
     ///
     /// # Errors
-    /// Ours, of the arithmetic.
+    /// A failed tensor operation.
     pub fn fit(
         examples: &Examples,
         classes: usize,
@@ -85,7 +81,7 @@ impl Linear {
     /// The logits `[n, classes]` of vectors `[n, width]`.
     ///
     /// # Errors
-    /// Ours, of the arithmetic.
+    /// A failed tensor operation.
     pub fn logits(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
         let (weights, intercepts) = parts(&self.weights, self.classes, self.width)?;
         let mut all = Vec::with_capacity(values.len() / self.width.max(1) * self.classes);
@@ -98,7 +94,7 @@ impl Linear {
     /// The share of examples whose class has the highest logit.
     ///
     /// # Errors
-    /// Ours, of the arithmetic.
+    /// A failed tensor operation.
     pub fn accuracy(&self, examples: &Examples) -> Result<f64, EvalError> {
         let logits = self.logits(&examples.values)?;
         let best = |row: &[f64]| {
@@ -112,7 +108,7 @@ impl Linear {
     }
 }
 
-/// Weights `[width, classes]` for a product, and intercepts.
+/// The weights `[width, classes]` as a tensor, and the intercepts.
 fn parts(weights: &[f64], classes: usize, width: usize) -> Result<(Tensor, Vec<f64>), EvalError> {
     let rows = weights.chunks_exact(width + 1);
     let intercepts = rows.clone().map(|row| row[width]).collect();
@@ -132,7 +128,7 @@ fn logits(x: &Tensor, weights: &Tensor, intercepts: &[f64]) -> Result<Vec<f64>, 
     Ok(logits)
 }
 
-/// The mean loss of a classifier's weights, as L-BFGS sees it.
+/// The mean loss as a function of the weights: the objective of L-BFGS.
 struct Loss<'a> {
     examples: &'a Examples,
     classes: usize,
@@ -176,13 +172,13 @@ impl Objective for Loss<'_> {
                 value += self.l2 / 2.0 * weight * weight;
             }
         }
-        // By example, as scikit-learn scales it: the same tolerance then means the same.
+        // Per example, as in scikit-learn, so that its tolerance applies.
         gradient.iter_mut().for_each(|gradient| *gradient /= n);
         Ok(value / n)
     }
 }
 
-/// Turns logits into the errors of their probabilities; the loss.
+/// Replaces logits by the errors of their probabilities; returns the loss.
 fn soften(row: &mut [f64], label: usize) -> f64 {
     let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let own = row[label];
@@ -200,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gradient_is_the_slope_of_the_value() {
+    fn the_gradient_matches_finite_differences() {
         let values: Vec<f32> = (0..30).map(|i| ((i * 37 % 11) as f32 - 5.0) / 3.0).collect();
         let examples = Examples { values, width: 3, labels: (0..10).map(|i| i % 4).collect() };
         let mut loss = Loss { examples: &examples, classes: 4, l2: 0.7 };
@@ -218,9 +214,9 @@ mod tests {
         }
     }
 
-    /// `tests/probe/logistic.py` made the file with scikit-learn.
+    /// The file was made by `tests/probe/logistic.py` with scikit-learn.
     #[test]
-    fn classifiers_are_those_of_scikit_learn() {
+    fn classifiers_match_scikit_learn() {
         let text = include_str!("../../tests/probe/logistic.json");
         let json: Value = serde_json::from_str(text).unwrap();
         let floats = |value: &Value| -> Vec<f64> { serde_json::from_value(value.clone()).unwrap() };

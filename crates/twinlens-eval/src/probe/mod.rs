@@ -1,8 +1,8 @@
-//! The stage `probe`: what can be read off embeddings with labels. Linear probes, nearest
-//! neighbours, few-shot curves.
+//! The stage `probe`: evaluates embeddings by linear probes, nearest neighbours and few-shot
+//! curves.
 //!
-//! A set and a task are one split: a killed run goes on with those that are missing. Training
-//! examples are held in memory, at most `max_examples` of them; test examples are read in chunks.
+//! Each task on each set is one split: a killed run resumes with the missing ones. At most
+//! `max_examples` training examples are held in memory; test examples are read in chunks.
 
 mod few_shot;
 mod lbfgs;
@@ -28,57 +28,58 @@ use crate::results::{PER_CLASS, PREDICTIONS};
 use crate::set::{Labels, SetOptions, check_set_names};
 use crate::vectors::{EMBEDDING, has_embeddings};
 
-/// Classifies embeddings by classifiers that are trained on labelled ones: the rows are of the
-/// contract `accuracy`; their column `prompts` says what was fitted (`l2 = 0.316`, `k = 20`, `4
+/// Trains classifiers on labelled embeddings and reports their accuracy. The rows follow the
+/// contract `accuracy`; their column `prompts` describes the classifier (`l2 = 0.316`, `k = 20`, `4
 /// shots`).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
-    /// The sets.
+    /// The evaluation sets.
     sets: Located<Vec<ProbeSet>>,
-    /// What is done with each.
+    /// The tasks to run on each set.
     #[serde(default = "tasks")]
     tasks: Vec<Task>,
-    /// Neighbours that vote.
+    /// Number of nearest neighbours that vote.
     #[serde(default = "neighbours")]
     neighbours: Located<usize>,
-    /// Examples of each class in a few-shot probe: a point of the curve each.
+    /// Examples per class in the few-shot probes: one point of the curve each.
     #[serde(default = "shots")]
     shots: Located<Vec<usize>>,
-    /// How often the examples of a few-shot probe are drawn: the mean counts.
+    /// Number of random draws per few-shot probe; the mean is reported.
     #[serde(default = "repeats")]
     repeats: Located<usize>,
-    /// The part of the training examples on which the penalty is chosen, where a set names no
+    /// The share of the training examples on which the penalty is chosen, for sets without
     /// `validation`.
     #[serde(default = "validation_share")]
     validation_share: Located<f64>,
-    /// Training examples of a set that are held in memory, drawn at random where there are more.
+    /// Maximum training examples per set, which are held in memory; drawn at random if there are
+    /// more.
     #[serde(default = "max_examples")]
     max_examples: Located<usize>,
 }
 
-/// A set with a training and a test part, both embedded by the same model.
+/// A set with training and test examples, all embedded by the same model.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeSet {
-    /// Its name in the results.
+    /// The name of the set in the results.
     name: Located<String>,
-    /// The training examples: an `embed` stage, or what was made of one.
+    /// The training examples: an `embed` stage, or a table derived from one.
     train: Input,
     /// The test examples.
     test: Input,
-    /// Examples on which the penalty of the linear probe is chosen; it is then fitted anew on them
-    /// and the training examples. [default: a part of the training examples, of each class alike]
+    /// Examples on which the penalty of the linear probe is chosen; the probe is then fitted again
+    /// on these and the training examples. [default: the same share of each class of the training
+    /// examples]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     validation: Option<Input>,
-    /// The column that holds each example's class: its name, or an integer that `class_names`
-    /// names.
+    /// The label column: the name of the class, or an integer that indexes `class_names`.
     label: Located<String>,
     /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel`
     /// names that Hugging Face's `datasets` writes into a Parquet file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class_names: Option<Located<Vec<String>>>,
-    /// The metric that sums the set up: it comes first in the results. [default: top1]
+    /// The main metric, reported first. [default: top1]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     main_metric: Option<Located<Metric>>,
 }
@@ -88,7 +89,7 @@ impl ProbeSet {
         self.main_metric.as_ref().map_or(Metric::Top1, |metric| *metric.value())
     }
 
-    /// The set as zero-shot would read its training part.
+    /// The training examples as a set of the `zero-shot` stage.
     fn as_set(&self) -> SetOptions {
         SetOptions::labels_only(
             self.name.clone(),
@@ -99,20 +100,20 @@ impl ProbeSet {
     }
 }
 
-/// What is done with a set.
+/// A task of the `probe` stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// Logistic regression by L-BFGS, its L2 penalty chosen as the CLIP paper does.
+    /// Logistic regression by L-BFGS, with the L2 penalty chosen as in the CLIP paper.
     LinearProbe,
-    /// The nearest training examples vote, by their cosine.
+    /// The nearest training examples vote, weighted by their cosine similarity.
     Knn,
-    /// Linear probes of a few examples a class.
+    /// Linear probes trained on a few examples per class.
     FewShot,
 }
 
 impl Task {
-    /// As it is written in tables and options.
+    /// The spelling in tables and options.
     fn name(self) -> &'static str {
         match self {
             Task::LinearProbe => "linear-probe",
@@ -141,8 +142,8 @@ fn max_examples() -> Located<usize> {
     Located::without_span(50_000)
 }
 
-/// What a probe says of a column of lists.
-const SEVERAL: &str = "probes are of sets with one class an image";
+/// The error for a label column of lists.
+const SEVERAL: &str = "probes need sets with one class per image";
 
 impl StageKind for Probe {
     type Options = Self;
@@ -172,7 +173,7 @@ tasks = ["linear-probe", "knn", "few-shot"]
     }
 }
 
-/// `probe` as it runs.
+/// The job of a `probe` stage.
 struct ProbeJob {
     options: Probe,
     inputs: NamedInputs,
@@ -185,8 +186,8 @@ impl Probe {
         };
         let share = *self.validation_share;
         let share = (!(share > 0.0 && share < 1.0)).then(|| {
-            Fault::at(self.validation_share.span(), "`validation_share` is a part of the examples")
-                .label("0.2, say")
+            Fault::at(self.validation_share.span(), "`validation_share` must be between 0 and 1")
+                .label("for example 0.2")
         });
         [
             zero(*self.neighbours, self.neighbours.span(), "neighbours"),
@@ -237,7 +238,8 @@ impl Job for ProbeJob {
         let (options, inputs) = (&self.options, self.inputs.open(inputs));
         let tasks: BTreeSet<Task> = options.tasks.iter().copied().collect();
         let all = (0..options.sets.len()).flat_map(|set| tasks.iter().map(move |task| (set, *task)));
-        // Numbered by what they are, so that a task more leaves the others' numbers alone.
+        // Split numbers do not depend on the other tasks, so that adding a task keeps committed
+        // ones.
         let number = |set: usize, task: Task| 3 * set as u64 + task as u64;
         let pending: Vec<(usize, Task)> =
             all.filter(|(set, task)| !output.is_done(number(*set, *task))).collect();

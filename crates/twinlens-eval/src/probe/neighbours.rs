@@ -1,4 +1,4 @@
-//! Classification by the nearest examples.
+//! k-nearest-neighbour classification.
 
 use candle_core::{Device, Tensor};
 
@@ -6,10 +6,10 @@ use super::logistic::Examples;
 use crate::error::EvalError;
 use crate::metrics::top_k;
 
-/// How fast a vote falls with the cosine (Z. Wu et al. 2018; also DINO's evaluation).
+/// Temperature of the votes (Z. Wu et al. 2018; also used in DINO's evaluation).
 const TEMPERATURE: f64 = 0.07;
 
-/// The `k` nearest training examples vote, each with the weight `exp(cosine / 0.07)`.
+/// A classifier in which the `k` nearest training examples vote with weight `exp(cosine / 0.07)`.
 #[derive(Debug)]
 pub struct Neighbours {
     /// `[width, n]`, of unit length.
@@ -21,10 +21,8 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Remembers examples.
-    ///
     /// # Errors
-    /// Ours, of the arithmetic.
+    /// A failed tensor operation.
     pub fn new(examples: &Examples, classes: usize, k: usize) -> Result<Self, EvalError> {
         let (n, width) = (examples.len(), examples.width);
         let vectors = Tensor::from_vec(normalised(&examples.values, width), (n, width), &Device::Cpu)?;
@@ -32,14 +30,14 @@ impl Neighbours {
         Ok(Self { vectors, labels, width, classes, k: k.min(n) })
     }
 
-    /// The votes `[n, classes]` on vectors `[n, width]`: the sums of the weights over the largest
-    /// of them.
+    /// The votes `[n, classes]` on vectors `[n, width]`: sums of the weights relative to the
+    /// largest weight.
     ///
     /// # Errors
-    /// Ours, of the arithmetic.
+    /// A failed tensor operation.
     pub fn votes(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
         let mut all = Vec::with_capacity(values.len() / self.width.max(1) * self.classes);
-        // So many cosines at a time that they stay within 64 MB.
+        // Keeps the block of cosines within 64 MB.
         let rows = ((16 << 20) / self.labels.len().max(1)).clamp(1, 4096);
         for piece in values.chunks(rows * self.width) {
             let piece = normalised(piece, self.width);
@@ -74,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_vote_by_their_cosine() {
+    fn the_nearest_examples_vote_by_their_cosine() {
         let angle = |degrees: f32| [degrees.to_radians().cos(), degrees.to_radians().sin()];
         let degrees = [0.0, 10.0, 60.0, 65.0, 70.0];
         let values: Vec<f32> = degrees.iter().flat_map(|degrees| angle(*degrees).map(|x| x * 3.0)).collect();

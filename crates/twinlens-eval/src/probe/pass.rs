@@ -1,4 +1,5 @@
-//! One task of one set: training examples in, classifiers fitted, test examples counted.
+//! Runs one task on one set: fits classifiers on the training examples and evaluates them on the
+//! test examples.
 
 use sha2::{Digest, Sha256};
 use twinlens_dataset::SplitWriter;
@@ -20,7 +21,7 @@ use crate::prompts::list_hash;
 use crate::results::{ALL, MetricRow, Prediction, Provenance, ResultWriter};
 use crate::vectors::EmbeddingOrigin;
 
-/// Does one task, and gives its split back, ready to be committed.
+/// Runs one task; returns its split, ready to be committed.
 pub fn run(
     options: &Probe,
     cx: &RunContext,
@@ -43,7 +44,7 @@ pub fn run(
     Ok(pass.results.into_split())
 }
 
-/// What is fitted, and the name it has in the results.
+/// A fitted classifier, and its name in the results.
 struct Fitted {
     name: String,
     classifier: Classifier,
@@ -56,7 +57,7 @@ enum Classifier {
 }
 
 impl Classifier {
-    /// `[n, classes]` of vectors `[n, width]`; higher is better.
+    /// The scores `[n, classes]` of vectors `[n, width]`; higher is better.
     fn scores(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
         match self {
             Self::Linear(linear) => linear.logits(values),
@@ -70,7 +71,7 @@ struct Pass<'a> {
     task: Task,
     results: ResultWriter,
     start: i64,
-    /// Of the test examples: their images and labels.
+    /// The hash of the images and labels of the test examples.
     hash: Sha256,
 }
 
@@ -78,7 +79,7 @@ impl Pass<'_> {
     fn fit(&self) -> Result<Vec<Fitted>, EvalError> {
         let train = self.source.load(&self.source.set.train)?;
         if train.is_empty() {
-            return Err(EvalError::set(&self.source.set.name, "there is no labelled training example", None));
+            return Err(EvalError::set(&self.source.set.name, "it has no labelled training example", None));
         }
         match self.task {
             Task::LinearProbe => Ok(vec![self.linear(train)?]),
@@ -117,7 +118,7 @@ impl Pass<'_> {
         let linear = Linear::fit(&all, classes, l2, None, Stop::default())?;
         if !linear.converged {
             let set = self.source.set.name.value();
-            cx.progress.note(format!("set `{set}`: the linear probe has not converged"));
+            cx.progress.note(format!("set `{set}`: the linear probe did not converge"));
         }
         Ok(self.fitted(format!("l2 = {l2:.3e}"), Classifier::Linear(linear)))
     }
@@ -137,8 +138,8 @@ impl Pass<'_> {
         Ok(fitted)
     }
 
-    /// Counts the test examples; writes predictions (of a curve none: they would be as many as
-    /// there are drawings) and refused rows.
+    /// Evaluates the test examples; writes rejects and, except for few-shot curves (one set per
+    /// draw would be too many), predictions.
     fn test(&mut self, fitted: &mut [Fitted]) -> Result<(), EvalError> {
         let Self { source, task, results, hash, .. } = self;
         let (set, classes) = (source.set.name.value(), source.classes.len());
@@ -187,7 +188,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Every metric that applies, the main one first.
+    /// The applicable metrics, main metric first.
     fn metrics(&self) -> impl Iterator<Item = Metric> {
         let (main, classes) = (self.source.set.main_metric(), self.source.classes.len());
         let others = Metric::ALL.into_iter().filter(move |metric| *metric != main);
@@ -207,7 +208,7 @@ impl Pass<'_> {
         self.accuracy(&fitted.name, fitted.tally.total(), &rows)
     }
 
-    /// The points of a curve: the mean of the drawings of each number of shots.
+    /// Writes the points of a curve: the mean over the draws for each number of shots.
     fn write_curve(&mut self, fitted: &[Fitted]) -> Result<(), EvalError> {
         for drawings in fitted.chunk_by(|a, b| a.name == b.name) {
             let n = drawings[0].tally.total();
@@ -251,7 +252,7 @@ impl Pass<'_> {
     }
 }
 
-/// What an example is called: its uid, or its number.
+/// The name of an example: its uid, or its row number.
 fn name_of(row: &Row<'_>) -> String {
     row.uid.map_or_else(|| row.number.to_string(), str::to_string)
 }

@@ -1,4 +1,4 @@
-//! The labelled embeddings of a set's parts.
+//! Reads the labelled embeddings of a set: its training, validation and test parts.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use rand::seq::SliceRandom;
@@ -14,21 +14,21 @@ use crate::set::{Classes, Labels, SetFault};
 use crate::set_reader::read_classes;
 use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, Vectors, check_embedding_model};
 
-/// Rows that are read at a time.
+/// Rows per chunk.
 const ROWS: usize = 4096;
 
-/// The parts of one set, and what is known of them.
+/// The parts of one set, and its classes.
 pub struct Source<'a> {
     pub options: &'a Probe,
     pub cx: &'a RunContext,
     pub inputs: &'a [InputData],
     pub set: &'a ProbeSet,
     pub classes: Classes,
-    /// What made the embeddings of the training part; the others must be made by the same.
+    /// The identity of the model that made the embeddings; all parts must have the same.
     pub made_by: String,
 }
 
-/// A labelled vector, or why a row is none.
+/// The class and embedding of a row, or the code and detail of its reject.
 pub type Labelled<'a> = Result<(usize, &'a [f32]), (&'static str, String)>;
 
 /// One row of a part.
@@ -36,7 +36,7 @@ pub struct Row<'a> {
     /// Its number in the part, from 0.
     pub number: u64,
     pub uid: Option<&'a str>,
-    /// Of its image, where it is known.
+    /// The hash of its image; empty if unknown.
     pub hash: &'a str,
     pub labelled: Labelled<'a>,
 }
@@ -55,8 +55,8 @@ impl<'a> Source<'a> {
         Ok(Self { options, cx, inputs, set, classes, made_by })
     }
 
-    /// Reads a part chunk by chunk: the rows of each, the batch they are of, and what tells their
-    /// places.
+    /// Reads a part chunk by chunk; `take` gets the rows, their batch, and the reader that locates
+    /// them.
     pub fn rows(
         &self,
         part: &Input,
@@ -105,8 +105,8 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// The labelled examples of a part: all, or so many as are allowed, drawn at random. Other rows
-    /// are passed over.
+    /// The labelled examples of a part: all, or `max_examples` rows drawn at random. Rows without
+    /// label or embedding are skipped.
     pub fn load(&self, part: &Input) -> Result<Examples, EvalError> {
         let rows = input(self.inputs, part)?.rows();
         let most = *self.options.max_examples as u64;
@@ -135,8 +135,8 @@ impl<'a> Source<'a> {
         Ok(examples)
     }
 
-    /// Two parts of training examples: the second has `validation_share` of each class, but never
-    /// all of one.
+    /// Splits training examples into training and validation indices: `validation_share` of each
+    /// class is held out, but never a whole class.
     pub fn hold_out(&self, labels: &[usize]) -> (Vec<usize>, Vec<usize>) {
         let mut rng = self.cx.rng(&format!("validation/{}", self.set.name.value()));
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
@@ -166,7 +166,7 @@ fn labels(set: &ProbeSet, part: &InputData) -> Result<Labels, EvalError> {
     }
 }
 
-/// What made the embeddings of a part, by its first row.
+/// The identity of the model that made the embeddings of a part, from its first row.
 fn made_by(set: &ProbeSet, part: &InputData) -> Result<String, EvalError> {
     let refuse = |why: &str| {
         let hint = "put an `embed` stage before this one".to_string();
@@ -178,5 +178,5 @@ fn made_by(set: &ProbeSet, part: &InputData) -> Result<String, EvalError> {
     let first = first.ok_or_else(|| refuse("has no rows"))?.batch;
     let column = first.column_by_name(EMBEDDING_MODEL).and_then(|column| column.as_string_opt::<i32>());
     let column = column.filter(|column| column.is_valid(0));
-    Ok(column.ok_or_else(|| refuse("does not say which model made its embeddings"))?.value(0).to_string())
+    Ok(column.ok_or_else(|| refuse("does not record which model made its embeddings"))?.value(0).to_string())
 }

@@ -1,26 +1,26 @@
-//! The strength of the penalty, chosen on a validation part as the CLIP paper does (Radford et al.
-//! 2021, appendix A.3): of the 97 values between 1e-6 and 1e6 that lie eight to a decade, by a
-//! search that starts two decades apart and halves the distance around the best.
+//! Chooses the strength of the penalty on validation examples as in the CLIP paper (Radford et al.
+//! 2021, appendix A.3): from 97 values between 1e-6 and 1e6, eight per decade, by a search that
+//! starts with steps of two decades and halves the step around the best value.
 
 use super::lbfgs::Stop;
 use super::logistic::{Examples, Linear};
 use crate::error::EvalError;
 
-/// Steps of the grid, from 0: the last is 1e6.
+/// Index of the last value of the grid, 1e6.
 const STEPS: usize = 96;
-/// The first distance.
+/// The first step of the search.
 const FIRST: usize = 16;
 
-/// The strength at a place of the grid.
+/// The strength at an index of the grid.
 pub fn strength(place: usize) -> f64 {
     10f64.powf(place as f64 / 8.0 - 6.0)
 }
 
-/// The place whose score is highest; of equal ones that are compared, the strongest penalty: the
+/// The index with the highest score; among equal scores, the strongest penalty, which gives the
 /// simplest classifier.
 ///
 /// # Errors
-/// Those of `score`.
+/// The errors of `score`.
 pub fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize, E> {
     let mut best = (f64::NEG_INFINITY, 0);
     for place in (0..=STEPS).step_by(FIRST) {
@@ -35,7 +35,7 @@ pub fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize
         for place in [centre.checked_sub(distance), Some(centre + distance).filter(|place| *place <= STEPS)] {
             let Some(place) = place else { continue };
             let found = score(place)?;
-            // A weaker penalty has to be better, a stronger one only as good.
+            // A weaker penalty must score higher, a stronger one at least as high.
             if found > best.0 || (found == best.0 && place > best.1) {
                 best = (found, place);
             }
@@ -45,17 +45,17 @@ pub fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize
     Ok(best.1)
 }
 
-/// The strength whose classifier of `train` is best on `validation`.
+/// The strength whose classifier, fitted on `train`, is best on `validation`.
 ///
 /// # Errors
-/// Ours, of the arithmetic; or the run's, when it should stop.
+/// A failed tensor operation, or an interruption.
 pub fn choose(
     train: &Examples,
     validation: &Examples,
     classes: usize,
     go_on: impl Fn() -> Result<(), EvalError>,
 ) -> Result<f64, EvalError> {
-    // Each search starts where the last one ended: neighbours on the grid are alike.
+    // Start each fit at the previous one: neighbours on the grid are similar.
     let mut last: Option<Linear> = None;
     let place = search(|place| {
         go_on()?;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_scores_the_strongest_penalty_is_taken() {
+    fn among_equal_scores_the_strongest_penalty_wins() {
         assert_eq!(found(|_| 0.5).0, STEPS);
         assert_eq!(found(|place| if place <= 40 { 0.5 } else { 0.1 }).0, 40);
         assert!(

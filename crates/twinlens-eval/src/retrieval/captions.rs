@@ -1,5 +1,4 @@
-//! The captions of an image: a list of texts, or the lines of one text, as CLIP_benchmark keeps
-//! them.
+//! The captions of an image: a list of texts, or the lines of one text as in CLIP_benchmark.
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
@@ -8,7 +7,7 @@ use arrow::error::ArrowError;
 
 use super::is_text;
 
-/// Whether a column of this type holds captions.
+/// Whether a column of this type can hold captions.
 pub fn holds(kind: &DataType) -> bool {
     match kind {
         DataType::List(item) | DataType::LargeList(item) => is_text(item.data_type()),
@@ -16,7 +15,7 @@ pub fn holds(kind: &DataType) -> bool {
     }
 }
 
-/// The captions of some rows.
+/// The captions of a batch.
 #[derive(Debug)]
 pub enum Captions {
     Lines(StringArray),
@@ -24,7 +23,7 @@ pub enum Captions {
 }
 
 impl Captions {
-    /// Those of a column that [`holds`] captions.
+    /// Reads a column whose type [`holds`] captions.
     pub fn of(column: &ArrayRef) -> Result<Self, ArrowError> {
         let text = |column: &ArrayRef| Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone());
         let list = match column.data_type() {
@@ -37,7 +36,7 @@ impl Captions {
         ))
     }
 
-    /// The captions of a row, trimmed; empty ones are none.
+    /// The captions of a row, trimmed, without empty ones.
     pub fn get(&self, row: usize) -> Vec<&str> {
         let all: Vec<&str> = match self {
             Self::Lines(texts) if texts.is_valid(row) => texts.value(row).lines().collect(),

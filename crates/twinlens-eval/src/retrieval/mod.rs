@@ -1,9 +1,9 @@
-//! The stage `retrieval`: finding images by their captions and captions by their images, among all
-//! of a set.
+//! The stage `retrieval`: retrieves images by captions and captions by images, among all those of a
+//! set.
 //!
-//! A set is one split. Vectors go to files of the stage's work folder and are compared block by
-//! block, so that memory holds two blocks and a few bytes for each image and caption. What exactly
-//! is counted is said in [`crate::metrics::retrieval`].
+//! A set is one split. Embeddings are written to files in the stage's work directory and compared
+//! block by block, so that memory holds two blocks and a few bytes per image and caption.
+//! [`crate::metrics::retrieval`] defines the metrics.
 
 mod captions;
 mod pass;
@@ -28,36 +28,36 @@ use crate::options::{check_limits, check_positive};
 use crate::prompts::check_templates;
 use crate::set::check_set_names;
 
-/// Finds images by captions, and captions by images. Recall@k of captions that find their image is
-/// `image_retrieval_recall@k`; that of images that find at least one of their captions is
-/// `text_retrieval_recall@k`, as in CLIP_benchmark. Intervals come of a bootstrap over images, with
-/// all captions of each.
+/// Retrieves images by captions, and captions by images. As in CLIP_benchmark,
+/// `image_retrieval_recall@k` is the share of captions whose image is among the first k, and
+/// `text_retrieval_recall@k` the share of images with at least one of their captions among the
+/// first k. Intervals are from a bootstrap over images, each with all its captions.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
-    /// A `train` stage, or the path of a folder (`./models/b32`): this program's own, Hugging
-    /// Face's or open_clip's; or a model of the Hugging Face hub
+    /// A `train` stage; the path of a directory (`./models/b32`) in the layout of this program,
+    /// Hugging Face or open_clip; or a model on the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     model: Input,
-    /// The sets.
+    /// The evaluation sets.
     sets: Located<Vec<RetrievalSet>>,
-    /// What is made of a caption before it is encoded: `{}` stands for the caption.
+    /// The template of the encoded text: `{}` stands for the caption.
     #[serde(default = "template")]
     template: Located<String>,
-    /// The places within which a thing counts as found.
+    /// The values of k for recall@k.
     #[serde(default = "ks")]
     ks: Located<Vec<usize>>,
-    /// Images, or captions, in one forward pass.
+    /// Images, or captions, per forward pass.
     #[serde(default = "batch_size")]
     batch_size: Located<usize>,
-    /// Bounds on the images: what breaks them is rejected undecoded.
+    /// Limits on the images: an image beyond them is rejected before it is decoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
-    /// Where it computes: `cpu`, `cuda:0` (a build with `--features cuda`), or `auto`: the first
-    /// GPU where there is one.
+    /// Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`, the first GPU if
+    /// there is one.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     device: Located<DeviceOption>,
-    /// What matrix products are computed in: `f32`, or on a GPU `bf16` or `f16`.
+    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`.
     #[serde(default, skip_serializing_if = "Located::is_default")]
     precision: Located<Precision>,
 }
@@ -66,15 +66,15 @@ pub struct Retrieval {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetrievalSet {
-    /// Its name in the results.
+    /// The name of the set in the results.
     name: Located<String>,
-    /// The images, or their embeddings out of an `embed` stage. Rows with the same image (bit for
-    /// bit) are one image with the captions of all of them.
+    /// The images, or their embeddings from an `embed` stage. Rows with the same image (bit for
+    /// bit) are merged into one image with all their captions.
     input: Input,
-    /// The column of captions: a list of texts, or a text whose lines are captions.
+    /// The caption column: a list of texts, or a text with one caption per line.
     #[serde(default = "caption")]
     captions: Located<String>,
-    /// The column that holds the images. [default: image, or embedding where there are none]
+    /// The image column. [default: image, or embedding if there is no image]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<Located<String>>,
 }
@@ -113,8 +113,8 @@ sets = [{ name = "flickr30k", input = "flickr30k_test", captions = "captions" }]
         faults.extend(model::check_compute(&options.device, &options.precision));
         faults.extend(check_positive("batch_size", &options.batch_size));
         if options.ks.iter().min().is_none_or(|least| *least == 0) {
-            let fault = Fault::at(options.ks.span(), "`ks` are places from 1 on");
-            faults.push(fault.label("for instance [1, 5, 10]"));
+            let fault = Fault::at(options.ks.span(), "the values of `ks` must be at least 1");
+            faults.push(fault.label("for example [1, 5, 10]"));
         }
         faults.extend(check_limits(options.limits.as_ref()));
         faults.into_iter().for_each(|fault| ports.fault(fault));
@@ -125,7 +125,7 @@ sets = [{ name = "flickr30k", input = "flickr30k_test", captions = "captions" }]
     }
 }
 
-/// `retrieval` as it runs.
+/// The job of a `retrieval` stage.
 struct RetrievalJob {
     options: Retrieval,
     inputs: NamedInputs,
@@ -164,7 +164,7 @@ impl Job for RetrievalJob {
         let mut model = Model::open(&self.model, compute, cx, inputs).await?;
         if !model.clip.config().objective.embeds_texts() {
             return Err(RunError::user(format!(
-                "`{}` embeds no texts: it cannot find images by captions",
+                "`{}` does not embed texts, which `retrieval` needs",
                 model.name
             )));
         }

@@ -1,4 +1,4 @@
-//! One set: images and captions encoded to files, ranked, counted.
+//! Evaluates one set: encodes images and captions to files, ranks them and computes the metrics.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::prompts::{fill, list_hash};
 use crate::results::{ALL, MetricRow, Provenance, ResultWriter};
 use crate::vectors::check_finite;
 
-/// Evaluates a set, and gives its split back, ready to be committed.
+/// Evaluates a set; returns its split, ready to be committed.
 pub fn run(
     options: &Retrieval,
     cx: &RunContext,
@@ -74,14 +74,14 @@ struct Pass<'a> {
     texts: VectorFile,
     /// The index of each image, by its SHA-256.
     seen: HashMap<[u8; 32], usize>,
-    /// Images that wait for their batch to be full: pixels, or the embedding itself.
+    /// Images waiting for a full batch: pixels, or the embedding itself.
     waiting: Vec<Vec<f32>>,
-    /// Captions that wait for theirs.
+    /// Tokens of captions waiting for a full batch.
     tokens: Vec<u32>,
     image_of_text: Vec<usize>,
-    /// Of images and captions.
+    /// The hash of images and captions.
     hash: Sha256,
-    /// Of the captions alone: what an image is to be found among.
+    /// The hash of the captions alone, the candidates of text retrieval.
     candidates: Sha256,
 }
 
@@ -113,8 +113,7 @@ impl Pass<'_> {
         EvalError::set(&self.set.name, format!("`{}`: {why}", self.data.name), hint)
     }
 
-    /// Takes the rows of a chunk: images that are new, and captions; what cannot be decoded goes to
-    /// the ledger.
+    /// Takes the new images and the captions of a chunk; damaged images become rejects.
     fn take(&mut self, chunk: &Chunk, examples: &Examples<'_>) -> Result<(), EvalError> {
         let batch = &chunk.batch;
         let name = self.set.captions.value();
@@ -140,7 +139,7 @@ impl Pass<'_> {
             };
             self.hash.update(image.digest);
             let next = self.seen.len();
-            // Without a hash (embeddings of elsewhere) every row is an image of its own.
+            // Without a hash (embeddings not made by `embed`) every row is a separate image.
             let own = if image.digest == [0; 32] { number_digest(next) } else { image.digest };
             let index = *self.seen.entry(own).or_insert(next);
             if index == next {
@@ -261,7 +260,7 @@ impl Pass<'_> {
     }
 }
 
-/// A stand-in for the hash of an image that has none: its number.
+/// Replaces the missing hash of an image by its number.
 fn number_digest(number: usize) -> [u8; 32] {
     let mut digest = [0xff; 32];
     digest[..8].copy_from_slice(&(number as u64).to_le_bytes());

@@ -1,4 +1,4 @@
-//! The place of what is to be found, for every image and every caption, without all similarities in
+//! Computes the rank of the match of every image and caption without holding all similarities in
 //! memory.
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use twinlens_pipeline::RunError;
 
 use crate::error::EvalError;
 
-/// Rows of a block, on either side.
+/// Rows per block of images, and of texts.
 const BLOCK: usize = 1024;
 
 /// Vectors in a file, in order.
@@ -23,19 +23,19 @@ pub struct VectorFile {
 }
 
 impl VectorFile {
-    /// An empty file; what was there is gone.
+    /// Creates an empty file, replacing an existing one.
     pub fn create(path: &Path, width: usize) -> Result<Self, EvalError> {
         let open = File::options().create(true).truncate(true).read(true).write(true).open(path);
         let file = open.map_err(|error| RunError::io(path, error))?;
         Ok(Self { path: path.into(), file: BufWriter::new(file), width, len: 0 })
     }
 
-    /// How many there are.
+    /// The number of vectors.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Adds vectors `[n, width]`.
+    /// Appends vectors `[n, width]`.
     pub fn push(&mut self, values: &[f32]) -> Result<(), EvalError> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.file.write_all(&bytes).map_err(|error| RunError::io(&self.path, error))?;
@@ -43,7 +43,7 @@ impl VectorFile {
         Ok(())
     }
 
-    /// Some of them: `[range, width]`.
+    /// Reads a range of vectors: `[rows, width]`.
     fn read(&mut self, rows: &Range<usize>) -> Result<Tensor, EvalError> {
         let mut bytes = vec![0; rows.len() * self.width * 4];
         let io = |error| RunError::io(&self.path, error);
@@ -58,17 +58,17 @@ impl VectorFile {
     }
 }
 
-/// The places, from 0.
+/// The ranks of the matches, from 0.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Places {
-    /// Of each caption's image among all images.
+    /// Per caption: the rank of its image among all images.
     pub of_texts: Vec<u32>,
-    /// Of the first of each image's captions among all captions; `None` where it has none.
+    /// Per image: the rank of its best caption among all captions; `None` without captions.
     pub of_images: Vec<Option<u32>>,
 }
 
-/// What a similarity is compared with: that of the right thing, and its index. Of equal ones the
-/// lower index comes first.
+/// The match that other candidates are compared with. Among equal similarities the lower index
+/// ranks first.
 #[derive(Clone, Copy)]
 struct Own {
     similarity: f32,
@@ -81,19 +81,19 @@ impl Own {
     }
 }
 
-/// Ranks all images for each text and all texts for each image; `image_of_text` has the index of
-/// each text's image.
+/// Ranks all images for each text and all texts for each image; `image_of_text` is the index of the
+/// image of each text.
 ///
 /// # Errors
-/// Of the files; and the run's, when it should stop.
+/// I/O, and an interruption.
 pub fn places(
     images: &mut VectorFile,
     texts: &mut VectorFile,
     image_of_text: &[usize],
     go_on: impl Fn() -> Result<(), EvalError>,
 ) -> Result<Places, EvalError> {
-    // Once for the similarities of what belongs together, once to count what comes before: the same
-    // blocks give the same bits.
+    // The first pass computes the similarities of the matches, the second counts the candidates
+    // that rank before them. Both use the same blocks and thus get the same bits.
     let mut of_text = vec![Own { similarity: f32::NAN, index: 0 }; image_of_text.len()];
     let mut of_image: Vec<Option<Own>> = vec![None; images.len()];
     let together = |texts: &Range<usize>, images: &Range<usize>| {
@@ -133,8 +133,8 @@ pub fn places(
     Ok(Places { of_texts, of_images })
 }
 
-/// The similarities of texts (rows) and images (columns), block by block, of the blocks that are
-/// wanted.
+/// Computes the similarities of texts (rows) and images (columns), block by block, for the selected
+/// blocks.
 fn blocks(
     images: &mut VectorFile,
     texts: &mut VectorFile,
@@ -159,9 +159,9 @@ mod tests {
     use crate::metrics::retrieval::rank;
 
     #[test]
-    fn places_are_those_of_the_plain_twin() {
+    fn ranks_match_the_reference_implementation() {
         let folder = tempfile::tempdir().unwrap();
-        // More than a block of each; small whole numbers, so that sums are exact and ties many.
+        // More than one block of each; small integers, for exact sums and many ties.
         let (n, m, width) = (BLOCK + 76, 2 * BLOCK + 5, 3);
         let number = |i: usize| ((i * 7919 + i / 7) % 5) as f32 - 2.0;
         let image: Vec<f32> = (0..n * width).map(number).collect();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_should_stop_stops() {
+    fn an_interruption_stops_the_ranking() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| {
             let mut file = VectorFile::create(&folder.path().join(name), 1).unwrap();

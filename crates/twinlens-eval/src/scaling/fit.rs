@@ -1,4 +1,4 @@
-//! error = a * compute^-b: a straight line through the logarithms, by ordinary least squares.
+//! Fits error = a * compute^-b as a line through the logarithms, by ordinary least squares.
 
 use super::student::t95;
 use crate::metrics::Interval;
@@ -6,26 +6,25 @@ use crate::metrics::Interval;
 /// A line through the logarithms of points, ln(error) = ln(a) - b ln(compute).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fit {
-    /// Points.
+    /// Number of points.
     pub n: usize,
     /// ln(a).
     pub ln_a: f64,
-    /// How fast the error falls.
+    /// The exponent.
     pub b: f64,
-    /// Standard deviation of the points about the line, in ln(error); not known of two points,
-    /// which a line meets.
+    /// Standard deviation of the residuals, in ln(error); `None` for two points, which fit exactly.
     pub residual: Option<f64>,
-    /// The share of the variance that the line explains; not known where all errors are equal.
+    /// The share of the variance explained by the line; `None` if all errors are equal.
     pub r2: Option<f64>,
     mean: f64,
     spread: f64,
 }
 
 impl Fit {
-    /// The line through (compute, error).
+    /// Fits points (compute, error).
     ///
     /// # Errors
-    /// In words: a point has no logarithm, or there are not two different computes.
+    /// A point has no logarithm, or all points have the same compute.
     pub fn new(points: &[(f64, f64)]) -> Result<Self, String> {
         if let Some((compute, error)) =
             points.iter().find(|(compute, error)| !(*compute > 0.0 && *error > 0.0))
@@ -38,7 +37,7 @@ impl Fit {
         let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / n as f64;
         let (x, y) = (mean(|point| point.0), mean(|point| point.1));
         let spread: f64 = logs.iter().map(|point| (point.0 - x).powi(2)).sum();
-        // Equal computes differ in nothing but rounding.
+        // Tolerates rounding in equal computes.
         if n < 2 || spread <= 1e-18 {
             return Err(format!("a line needs models of two sizes, and there are {n} of one"));
         }
@@ -57,26 +56,26 @@ impl Fit {
         })
     }
 
-    /// Half the width of a 95 % interval of something whose standard error is `scale` residuals.
+    /// Half the width of the 95 % interval of an estimate with a standard error of `scale`
+    /// residuals.
     fn half(&self, scale: f64) -> Option<f64> {
         let freedom = u32::try_from(self.n.checked_sub(2)?).ok()?;
         Some(t95(freedom)? * self.residual? * scale)
     }
 
-    /// The 95 % interval of b; none of two points.
+    /// The 95 % interval of b; `None` for two points.
     pub fn b_interval(&self) -> Option<Interval> {
         let half = self.half(1.0 / self.spread.sqrt())?;
         Some(Interval { low: self.b - half, high: self.b + half })
     }
 
-    /// The error that the line says.
+    /// The error predicted by the line.
     pub fn error(&self, compute: f64) -> f64 {
         (self.ln_a - self.b * compute.ln()).exp()
     }
 
-    /// The 95 % interval within which the error of another model of that compute lies, were the
-    /// points' distances from the line normal: the line is uncertain, and the model has a distance
-    /// of its own.
+    /// The 95 % prediction interval for the error of another model, assuming normal residuals: it
+    /// includes the uncertainty of the line and the residual of the model.
     pub fn prediction(&self, compute: f64) -> Option<Interval> {
         let away = (compute.ln() - self.mean).powi(2) / self.spread;
         let half = self.half((1.0 + 1.0 / self.n as f64 + away).sqrt())?;
@@ -95,26 +94,26 @@ mod tests {
     }
 
     #[test]
-    fn a_power_law_is_found_again() {
+    fn a_power_law_is_recovered() {
         let law = |compute: f64| 0.8 * compute.powf(-0.3);
         let points = [0.5, 2.0, 7.0, 40.0].map(|compute| (compute, law(compute)));
         let fit = Fit::new(&points).unwrap();
         assert!(near(fit.ln_a.exp(), 0.8) && near(fit.b, 0.3) && near(fit.r2.unwrap(), 1.0), "{fit:?}");
         assert!(near(fit.error(300.0), law(300.0)));
         let interval = fit.prediction(300.0).unwrap();
-        assert!(near(interval.low, interval.high), "without scatter nothing is uncertain: {interval:?}");
+        assert!(near(interval.low, interval.high), "exact points have no uncertainty: {interval:?}");
     }
 
     /// R: `x <- log(c(1,2,4,8)); y <- log(c(.9,.7,.72,.5)); m <- lm(y ~ x); confint(m); predict(m,
     /// data.frame(x=log(50)), interval="prediction")`, computed here by hand from the textbook's
     /// formulas.
     #[test]
-    fn intervals_are_those_of_linear_regression() {
+    fn intervals_match_linear_regression() {
         let points = [(1.0, 0.9), (2.0, 0.7), (4.0, 0.72), (8.0, 0.5)];
         let fit = Fit::new(&points).unwrap();
         let l: Vec<f64> = points.iter().map(|point: &(f64, f64)| point.1.ln()).collect();
         let step = 2f64.ln();
-        // x = 0, 1, 2, 3 steps: slope = sum((x - 1.5) y) / 5 a step.
+        // x = 0, 1, 2, 3 steps: slope = sum((x - 1.5) y) / 5 per step.
         let slope = (-1.5 * l[0] - 0.5 * l[1] + 0.5 * l[2] + 1.5 * l[3]) / 5.0 / step;
         assert!(near(fit.b, -slope));
         let mean = l.iter().sum::<f64>() / 4.0;
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fitted_is_told() {
+    fn points_without_a_fit_are_reported() {
         for (points, expected) in [
             (&[(1.0, 0.5), (2.0, 0.0)][..], "no logarithm"),
             (&[(0.0, 0.5), (2.0, 0.1)], "no logarithm"),
@@ -149,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        /// Another unit of compute moves `a` alone.
+        /// A change of the unit of compute only changes `a`.
         #[test]
         fn the_unit_of_compute_does_not_matter(
             errors in proptest::collection::vec(0.01f64..1.0, 3..8), unit in 1e-3f64..1e3,

@@ -1,10 +1,9 @@
-//! The stage `scaling`: how the error falls with the compute of the model (figure 9 of the paper),
-//! and what it will be of a larger one.
+//! The stage `scaling`: how the error decreases with the compute of the model (figure 9 of the CLIP
+//! paper), and what it will be for a larger one.
 //!
-//! For each evaluation set, prompt set and metric a line is fitted through ln(1 - value) over
-//! ln(compute), without the largest models; each model then stands in the table with what the line
-//! predicts for it and the interval of that, and those that were left out (or are not trained yet)
-//! show what the prediction is worth.
+//! For each evaluation set, prompt set and metric a line is fitted to ln(1 - value) over
+//! ln(compute), without the largest models. The table has a row per model with the prediction of
+//! the line and its interval; the models that were held out show how good the prediction is.
 
 mod fit;
 mod student;
@@ -30,21 +29,21 @@ use twinlens_pipeline::{
 pub use fit::Fit;
 use table::{Costed, Measured};
 
-/// Fits error = a * compute^-b through the models of some trainings, and predicts the largest.
+/// Fits error = a * compute^-b to trained models, and predicts the error of the largest.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scaling {
-    /// The `train` stages; of a swept one all variants.
+    /// The `train` stages; all variants of a swept stage are used.
     models: Located<Vec<Input>>,
-    /// The accuracies of these models: `zero-shot` stages, or queries over them with their columns.
+    /// The accuracies of these models: `zero-shot` stages, or queries that keep their columns.
     accuracy: Located<Vec<Input>>,
-    /// So many of the largest models are left out of the fit, and predicted by it.
+    /// Number of largest model sizes to leave out of the fit and predict.
     #[serde(default = "one")]
     hold_out: Located<usize>,
-    /// Models that are predicted before there is one: names of presets.
+    /// Untrained models to predict: names of presets.
     #[serde(default)]
     predict: Vec<Located<String>>,
-    /// What the error falls with.
+    /// The measure of compute that the error is fitted over.
     #[serde(default)]
     compute: Compute,
 }
@@ -53,15 +52,15 @@ fn one() -> Located<usize> {
     Located::without_span(1)
 }
 
-/// What is meant by compute, in GFLOP.
+/// A measure of compute, in GFLOP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// Of one pair, forward: what the paper's figure 9 shows.
+    /// The forward pass of one pair, as in figure 9 of the CLIP paper.
     #[default]
     Forward,
-    /// Of the whole training: three times forward (the way back costs twice as much) for each pair
-    /// seen. A model that is not trained yet is taken to see as many as the largest that is.
+    /// The whole training: three forward passes per pair seen (the backward pass costs two). An
+    /// untrained model is assumed to see as many pairs as the largest trained one.
     Training,
 }
 
@@ -83,7 +82,7 @@ impl Compute {
 
 /// The side table of fits.
 const FIT: &str = "scaling_fit";
-/// The columns that are read of accuracies.
+/// The columns read from tables of accuracies.
 const TEXTS: [&str; 4] = ["set", "prompts", "metric", "model"];
 const VALUES: [&str; 3] = ["value", "ci_low", "ci_high"];
 
@@ -102,7 +101,7 @@ hold_out = 1
         for (list, what) in [(&options.models, "models"), (&options.accuracy, "accuracy")] {
             if list.is_empty() {
                 ports.fault(
-                    Fault::at(list.span(), format!("`{what}` names no stage")).label("expected at least one"),
+                    Fault::at(list.span(), format!("`{what}` is empty")).label("expected at least one stage"),
                 );
             }
         }
@@ -113,7 +112,7 @@ hold_out = 1
                 ArtifactInput::Folder(_) => ports.fault(
                     model
                         .fault(format!("`{}` is not a stage", model.name()))
-                        .label("expected a `train` stage: the cost of a model is read from its shape"),
+                        .label("expected a `train` stage: its config gives the cost of the model"),
                 ),
             }
         }
@@ -140,7 +139,7 @@ hold_out = 1
     }
 }
 
-/// `scaling` as it runs.
+/// The query of a `scaling` stage.
 struct ScalingQuery {
     options: Scaling,
     models: Vec<TableInput>,
@@ -170,8 +169,8 @@ impl Query for ScalingQuery {
         if measured.is_empty() {
             let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
             return Err(RunError::user_with_hint(
-                format!("no accuracy is of any of the models {}", names.join(", ")),
-                "the column `model` of an accuracy names the stage that trained it",
+                format!("there are no accuracies of the models {}", names.join(", ")),
+                "the column `model` of the accuracies must name the stage that trained the model",
             ));
         }
         let (rows, fits) = table::build(&models, &measured, *options.hold_out, options.compute.name());
@@ -183,7 +182,7 @@ impl Query for ScalingQuery {
 }
 
 impl Scaling {
-    /// A trained model and what it costs.
+    /// The cost of a trained model.
     async fn sized(&self, cx: &RunContext, dataset: &Dataset) -> Result<Costed, RunError> {
         let path = dataset.artifact(CONFIG_FILE)?;
         let text = fs::read(&path).map_err(|error| RunError::io(&path, error))?;
@@ -206,7 +205,9 @@ impl Scaling {
     fn model(&self, name: &str, config: &ClipConfig, samples: Option<i64>) -> Result<Costed, RunError> {
         let gflops = config.profile().flops() as f64 / 1e9;
         let Some(compute) = self.compute.of(gflops, samples) else {
-            return Err(RunError::user(format!("the log of `{name}` does not say how many pairs it saw")));
+            return Err(RunError::user(format!(
+                "the training log of `{name}` does not record how many pairs it saw"
+            )));
         };
         Ok(Costed { name: name.into(), gflops, samples, compute })
     }
@@ -237,7 +238,7 @@ async fn accuracies(cx: &RunContext, input: &InputData) -> Result<Vec<Measured>,
                 metric: text(&metric, row),
                 model: text(&model, row),
                 error: 1.0 - value,
-                // The lower end of the accuracy is the upper one of the error.
+                // The lower bound of the accuracy is the upper bound of the error.
                 low: number(&high, row).map(|high| 1.0 - high),
                 high: number(&low, row).map(|low| 1.0 - low),
             });

@@ -1,8 +1,8 @@
-//! Student's t distribution for whole degrees of freedom.
+//! Student's t distribution for integer degrees of freedom.
 
 use std::f64::consts::PI;
 
-/// The chance that |t| is below `t`, with `freedom` degrees of freedom (Abramowitz and Stegun,
+/// The probability that |t| is below `t`, with `freedom` degrees of freedom (Abramowitz and Stegun,
 /// 26.7.3 and 26.7.4: finite sums).
 fn within(t: f64, freedom: u32) -> f64 {
     let angle = (t / f64::from(freedom).sqrt()).atan();
@@ -11,7 +11,7 @@ fn within(t: f64, freedom: u32) -> f64 {
         0 => (1.0, 1.0),
         _ => (cos, if freedom > 1 { cos } else { 0.0 }),
     };
-    // Up to cos^(freedom - 2), each power with the factor of the one before it.
+    // Powers up to cos^(freedom - 2); each coefficient follows from the previous one.
     let mut power = 2 + freedom % 2;
     while power + 2 <= freedom {
         let factor = f64::from(power - 1) / f64::from(power);
@@ -25,7 +25,7 @@ fn within(t: f64, freedom: u32) -> f64 {
     }
 }
 
-/// The t that |t| stays below with chance 0.95; `None` without a degree of freedom.
+/// The bound that |t| stays below with probability 0.95; `None` for 0 degrees of freedom.
 pub fn t95(freedom: u32) -> Option<f64> {
     if freedom == 0 {
         return None;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_quantiles_are_those_of_the_tables() {
+    fn quantiles_match_published_tables() {
         for (freedom, expected) in [
             (1, 12.706_205),
             (2, 4.302_653),

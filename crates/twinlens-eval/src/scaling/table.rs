@@ -1,4 +1,4 @@
-//! From models and accuracies to the rows of the contracts `scaling` and `scaling_fit`.
+//! Builds the rows of the contracts `scaling` and `scaling_fit` from models and accuracies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use twinlens_dataset::contracts;
 use super::fit::Fit;
 use crate::metrics::Interval;
 
-/// A model and what it costs.
+/// A model and its cost.
 #[derive(Debug, Clone)]
 pub struct Costed {
     pub name: String,
-    /// Forward, a pair.
+    /// Of the forward pass of one pair.
     pub gflops: f64,
     /// Pairs seen in training.
     pub samples: Option<i64>,
-    /// What the error is fitted over.
+    /// The value that the error is fitted over.
     pub compute: f64,
 }
 
@@ -34,12 +34,12 @@ pub struct Measured {
     pub high: Option<f64>,
 }
 
-/// What a model was to a fit.
+/// The role of a model in a fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A point of it.
+    /// A point of the fit.
     Fitted,
-    /// Left out of it, as one of the largest.
+    /// Left out of the fit as one of the largest.
     HeldOut,
     /// Not trained, or not evaluated.
     Predicted,
@@ -55,7 +55,7 @@ impl Role {
     }
 }
 
-/// A model beside what the fit says of it.
+/// A model and its prediction by the fit.
 #[derive(Debug, Clone)]
 pub struct Row {
     key: Key,
@@ -67,8 +67,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether the outcome lies within what was predicted; of what was not predicted nothing is
-    /// known.
+    /// Whether the measured error is within the predicted interval; `None` for a point of the fit.
     fn within(&self) -> Option<bool> {
         let (interval, measured) = (self.interval?, self.measured.as_ref()?);
         (self.role != Role::Fitted).then(|| (interval.low..=interval.high).contains(&measured.error))
@@ -78,7 +77,7 @@ impl Row {
 /// Set, prompts, metric.
 type Key = (String, String, String);
 
-/// One fit, or why there is none.
+/// One fit, or the reason why there is none.
 #[derive(Debug, Clone)]
 pub struct Fitted {
     key: Key,
@@ -89,7 +88,8 @@ pub struct Fitted {
     largest: Option<f64>,
 }
 
-/// A fit for each set, prompts and metric, without the `hold_out` largest sizes; rows by size.
+/// Fits each set, prompt set and metric without the `hold_out` largest sizes. Rows are sorted by
+/// size.
 pub fn build(
     models: &[Costed],
     measured: &[Measured],
@@ -118,7 +118,7 @@ pub fn build(
     (rows, fits)
 }
 
-/// Models with their outcomes, by size.
+/// Models with their measured errors, sorted by size.
 struct Group<'a> {
     members: Vec<(&'a Costed, Option<&'a Measured>, Role)>,
 }
@@ -229,7 +229,7 @@ mod tests {
     use arrow::util::pretty::pretty_format_batches;
 
     #[test]
-    fn the_largest_is_predicted_and_not_fitted() {
+    fn the_largest_model_is_predicted_and_not_fitted() {
         let sized = |name: &str, gflops: f64| Costed {
             name: name.into(),
             gflops,

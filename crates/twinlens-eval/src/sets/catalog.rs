@@ -1,4 +1,4 @@
-//! The sets that the program knows by name: one TOML file each, compiled in.
+//! The evaluation sets known by name: one TOML file each, compiled in.
 
 use twinlens_pipeline::suggest::did_you_mean;
 
@@ -10,7 +10,7 @@ macro_rules! files {
     };
 }
 
-/// Name and file of every set, by name.
+/// Name and declaration of every set, sorted by name.
 const FILES: &[(&str, &str)] = files![
     "birdsnap",
     "caltech101",
@@ -70,35 +70,35 @@ const FILES: &[(&str, &str)] = files![
     "youtube-bb",
 ];
 
-/// Every set, by name.
+/// Every set, sorted by name.
 ///
 /// # Errors
-/// A file that cannot be read: a fault of the program, which a test would have found.
+/// A compiled-in declaration is invalid, which a test rules out.
 pub fn all() -> Result<Vec<Declaration>, String> {
     FILES.iter().map(|(name, text)| read(name, text)).collect()
 }
 
-/// The names, sorted.
+/// The names of all sets, sorted.
 pub fn names() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(name, _)| *name)
 }
 
-/// The set of that name.
+/// The set called `name`.
 ///
 /// # Errors
-/// There is none: a sentence, and a hint.
+/// There is no such set: message and hint.
 pub fn named(name: &str) -> Result<Declaration, (String, String)> {
     let Some((name, text)) = FILES.iter().find(|(known, _)| *known == name) else {
         let hint = did_you_mean(name, names()).unwrap_or_else(|| {
-            "`twinlens sets` lists those that are known; a file of your own ends in `.toml`".into()
+            "`twinlens sets` lists the known sets; the path of your own declaration ends in `.toml`".into()
         });
-        return Err((format!("there is no evaluation set `{name}`"), hint));
+        return Err((format!("no such evaluation set: `{name}`"), hint));
     };
     read(name, text).map_err(|why| (why, String::new()))
 }
 
 fn read(name: &str, text: &str) -> Result<Declaration, String> {
-    Declaration::parse(text).map_err(|why| format!("the file of the evaluation set `{name}`: {why}"))
+    Declaration::parse(text).map_err(|why| format!("the declaration of the evaluation set `{name}`: {why}"))
 }
 
 #[cfg(test)]
@@ -107,22 +107,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_is_sound_and_bears_its_name() {
+    fn every_declaration_is_valid_and_named_as_its_file() {
         let sets = all().unwrap();
         for ((name, _), set) in FILES.iter().zip(&sets) {
             assert_eq!(set.name, *name);
             assert!(
                 set.chance.is_some() || set.chance().is_none(),
-                "{name}: `chance` follows, and is not written"
+                "{name}: `chance` is derived: do not declare it"
             );
-            assert!(set.class_count().is_some() || set.task == Task::Retrieval, "{name}: how many classes?");
+            assert!(
+                set.class_count().is_some() || set.task == Task::Retrieval,
+                "{name}: the number of classes is missing"
+            );
         }
         assert!(FILES.is_sorted_by_key(|(name, _)| *name));
         assert!(sets.len() >= 36 + 12, "{}", sets.len());
     }
 
     #[test]
-    fn the_papers_sets_have_their_published_classes_and_templates() {
+    fn the_sets_of_the_paper_have_the_published_number_of_classes_and_templates() {
         let counts = [
             ("birdsnap", 500, 1),
             ("cifar10", 10, 18),
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_in_a_name_is_guessed() {
+    fn a_misspelt_name_gets_a_suggestion() {
         assert_eq!(named("cifar-10").unwrap_err().1, "did you mean `cifar10`?");
         assert!(named("my own").unwrap_err().1.contains(".toml"));
     }

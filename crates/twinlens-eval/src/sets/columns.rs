@@ -1,4 +1,4 @@
-//! The rows of a set's dataset, put together example by example.
+//! Builds the rows of a set's dataset, example by example.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use twinlens_dataset::contracts;
 
 use crate::images::Reject;
 
-/// The columns of every set: `uid`, `image`, `label` and `class_name` (of a classification),
-/// `labels` and `ignored_labels` (ids of the classes that are there, and of those that nobody
-/// decided on: multi-label), `captions` (retrieval), `place` (where it lay).
+/// The columns of every set: `uid`, `image`, `label` and `class_name` (classification), `labels`
+/// and `ignored_labels` (multi-label: ids of the present classes, and of those that were not
+/// annotated), `captions` (retrieval), `place` (where the example was read from).
 pub fn schema() -> SchemaRef {
     let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let field = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -30,7 +30,7 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// What a good row says of its image.
+/// The ground truth of a good row.
 #[derive(Debug, Default)]
 pub struct Known<'a> {
     /// Label id and class name.
@@ -39,7 +39,7 @@ pub struct Known<'a> {
     pub captions: Option<Vec<String>>,
 }
 
-/// Builds batches of [`schema`] with the reserved columns of rejects.
+/// Builds batches of [`schema`] plus the reserved columns of rejects.
 pub struct Rows {
     schema: SchemaRef,
     stage: String,
@@ -58,7 +58,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// No rows yet; refused ones are in the name of `stage`.
+    /// An empty builder; its rejects are attributed to `stage`.
     pub fn new(stage: &str) -> Self {
         Self {
             schema: twinlens_pipeline::rejects::schema_with_reserved(&schema()),
@@ -78,7 +78,7 @@ impl Rows {
         }
     }
 
-    /// Adds a row: a good one with its image, or a refused one.
+    /// Adds a row: a good one with its image, or a reject.
     pub fn push(&mut self, uid: &str, place: &str, path: &str, row: Result<(&[u8], Known<'_>), Reject>) {
         self.uid.append_value(uid);
         self.place.append_value(place);
@@ -106,7 +106,7 @@ impl Rows {
         self.rows += 1;
     }
 
-    /// The rows so far; none are left.
+    /// Returns the rows so far and empties the builder.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         (self.rows, self.bytes) = (0, 0);
         let fields = match contracts::image() {

@@ -1,5 +1,4 @@
-//! What a set's file says. One TOML file a set; everything that can be wrong with it is found when
-//! it is read.
+//! The declaration of an evaluation set: one TOML file per set, fully validated when it is parsed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +10,21 @@ use super::read::Reader;
 use crate::metrics::Metric;
 use crate::prompts::check_templates;
 
-/// What is asked of a model.
+/// What the model has to predict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// One class an image.
+    /// One class per image.
     #[default]
     Classification,
-    /// Any number of classes an image.
+    /// Any number of classes per image.
     MultiLabel,
-    /// Images and texts that belong together.
+    /// Matching images and texts.
     Retrieval,
 }
 
 impl Task {
-    /// As it is written in a set's file.
+    /// The spelling in declarations.
     pub fn name(self) -> &'static str {
         match self {
             Task::Classification => "classification",
@@ -35,16 +34,16 @@ impl Task {
     }
 }
 
-/// One class: its place in the list is its label id.
+/// One class: its position in the list is its label id.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
-    /// As prompts name it.
+    /// The name in prompts.
     pub name: String,
-    /// What the data call it (a folder, a `ClassLabel`), where that is not the name.
+    /// The name in the data (a directory, a `ClassLabel`), if it differs.
     #[serde(default)]
     pub label: Option<String>,
-    /// Other names: a class's text embedding is the mean over all of its names.
+    /// Other names: the text embedding of a class is the mean over all its names.
     #[serde(default)]
     pub synonyms: Vec<String>,
 }
@@ -52,7 +51,7 @@ pub struct Class {
 /// The classes of a set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ClassList {
-    /// The data name them, and nothing else does.
+    /// Only the data name the classes.
     #[default]
     FromTheData,
     /// By label id.
@@ -83,7 +82,7 @@ impl<'de> Deserialize<'de> for Entry {
 struct Entry(Class);
 
 impl<'de> Deserialize<'de> for ClassList {
-    // By hand: an untagged enum would answer every mistake with "did not match any variant".
+    // By hand: an untagged enum would report every mistake as "did not match any variant".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> Visitor<'de> for Either {
@@ -110,51 +109,47 @@ impl<'de> Deserialize<'de> for ClassList {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
-    /// Its name in options and results; also that of its folder under `data`.
+    /// The name in options and results, and of the directory under `data`.
     pub name: String,
-    /// As papers call it.
+    /// The name in papers.
     pub title: String,
-    /// What is asked of a model.
     #[serde(default)]
     pub task: Task,
-    /// The metric that sums it up: one of [`Metric`], or of a retrieval set `recall@1`, `recall@5`,
-    /// `recall@10`.
+    /// The main metric: one of [`Metric`], or for retrieval `recall@1`, `recall@5` or `recall@10`.
     #[serde(default = "top1")]
     pub metric: String,
-    /// What guessing reaches in that metric; checked against what follows from the number of
-    /// classes.
+    /// The value of the main metric for random guessing; checked against the value that follows
+    /// from the number of classes.
     #[serde(default)]
     pub chance: Option<f64>,
-    /// The classes by label id.
     #[serde(default)]
     pub classes: ClassList,
-    /// How many classes there are, where the data name them.
+    /// The number of classes, if only the data name them.
     #[serde(default)]
     pub class_count: Option<usize>,
-    /// The set's own templates.
+    /// The set's own prompt templates.
     #[serde(default)]
     pub templates: Vec<String>,
-    /// The part that is evaluated.
+    /// The split to evaluate.
     #[serde(default = "test")]
     pub split: String,
-    /// Images of each part, as published.
+    /// Published number of images per split.
     #[serde(default)]
     pub splits: BTreeMap<String, u64>,
-    /// Sense fixes: what prompts call a class that the data name otherwise.
+    /// Corrections for ambiguous names: from the name in the data to the name in prompts.
     #[serde(default)]
     pub names: BTreeMap<String, String>,
-    /// Other names that its folder may have.
+    /// Other names of the directory under `data`.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// How the files lie as their authors give them out. Parquet of the Hugging Face hub and tar
-    /// files of CLIP_benchmark are told by themselves.
+    /// The layout of the files as published by the authors. Parquet files of the Hugging Face Hub
+    /// and tar files of CLIP_benchmark are detected without it.
     #[serde(default)]
     pub reader: Option<Reader>,
-    /// Under which terms the images may be used.
+    /// The licence of the images.
     pub licence: String,
-    /// Where it comes from.
     pub source: String,
-    /// What to do to have it.
+    /// How to download the data and where to put them.
     pub how_to_get: String,
 }
 
@@ -166,21 +161,21 @@ fn test() -> String {
     "test".into()
 }
 
-/// The metrics of retrieval, and their `k`.
+/// The main metrics of retrieval sets, and their `k`.
 const RECALLS: [(&str, u64); 3] = [("recall@1", 1), ("recall@5", 5), ("recall@10", 10)];
 
 impl Declaration {
-    /// Reads a set's file.
+    /// Parses and validates a declaration.
     ///
     /// # Errors
-    /// What is wrong with it, with its place where it is the syntax.
+    /// What is wrong; for a syntax error with line and column.
     pub fn parse(text: &str) -> Result<Self, String> {
         let set: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         let faults = set.faults();
         if faults.is_empty() { Ok(set) } else { Err(faults.join("; ")) }
     }
 
-    /// The listed classes; none where the data name them.
+    /// The listed classes; `None` if only the data name them.
     pub fn listed(&self) -> Option<&[Class]> {
         match &self.classes {
             ClassList::Listed(list) => Some(list),
@@ -188,19 +183,19 @@ impl Declaration {
         }
     }
 
-    /// How many classes there are, as far as the declaration knows.
+    /// The number of classes, if declared.
     pub fn class_count(&self) -> Option<usize> {
         self.listed().map(<[Class]>::len).or(self.class_count)
     }
 
-    /// The metric, where it is one of a classification.
+    /// The main metric; `None` for retrieval.
     pub fn main_metric(&self) -> Option<Metric> {
         Metric::ALL.into_iter().find(|metric| metric.name() == self.metric)
     }
 
-    /// What guessing reaches in the main metric, as far as it follows from the declaration; of a
-    /// multi-label set it depends on the data. Retrieval: the share of `k` candidates among all,
-    /// for a text that has one image.
+    /// The value of the main metric for random guessing, if it follows from the declaration; for a
+    /// multi-label set it depends on the data. For retrieval: `k` divided by the number of
+    /// candidates, for a text with one matching image.
     pub fn chance(&self) -> Option<f64> {
         if self.task == Task::Retrieval {
             let (_, k) = RECALLS.iter().find(|(name, _)| *name == self.metric)?;
@@ -214,7 +209,7 @@ impl Declaration {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
         if self.name.is_empty() || !self.name.chars().all(good) || self.name.starts_with('.') {
             faults.push(format!(
-                "`name` is {:?}: small letters, digits, `-`, `_` and `.` are expected",
+                "`name` is {:?}: use lowercase letters, digits, `-`, `_` and `.`, and no `.` at the start",
                 self.name
             ));
         }
@@ -225,7 +220,7 @@ impl Declaration {
         };
         if !known {
             faults.push(format!(
-                "`metric` is `{}`, which is none of a {} set",
+                "`metric` is `{}`, which is not a metric of {} sets",
                 self.metric,
                 self.task.name()
             ));
@@ -233,7 +228,10 @@ impl Declaration {
         if let (Some(written), Some(derived)) = (self.chance, self.chance())
             && (written - derived).abs() > 5e-4 * derived.max(1e-3)
         {
-            faults.push(format!("`chance` is {written}, but {} of guessing is {derived:.6}", self.metric));
+            faults.push(format!(
+                "`chance` is {written}, but guessing reaches a {} of {derived:.6}",
+                self.metric
+            ));
         }
         if !self.templates.is_empty()
             && let Err(why) = check_templates(&self.templates)
@@ -243,7 +241,7 @@ impl Declaration {
         if let Some(list) = self.listed() {
             faults.extend(class_faults(list));
             if self.class_count.is_some() {
-                faults.push("`class_count` is for classes that the data name".into());
+                faults.push("`class_count` is only allowed if the classes come from the data".into());
             }
         }
         for (what, text) in [
@@ -260,7 +258,7 @@ impl Declaration {
     }
 }
 
-/// Duplicate and empty names. That two names read alike is a warning, and comes with the results.
+/// Reports duplicate and empty names. Similar names only cause a warning in the results.
 fn class_faults(list: &[Class]) -> Vec<String> {
     let mut faults = Vec::new();
     let (mut names, mut labels) = (BTreeSet::new(), BTreeSet::new());
@@ -273,9 +271,9 @@ fn class_faults(list: &[Class]) -> Vec<String> {
             faults.push(format!("the name of class {id} is empty"));
         }
         if !names.insert(class.name.trim()) {
-            faults.push(format!("the class name `{}` is there twice (the second is class {id})", class.name));
+            faults.push(format!("duplicate class name `{}` (class {id})", class.name));
         } else if !labels.insert(label.as_str()) {
-            faults.push(format!("two classes have the label `{label}` (the second is class {id})"));
+            faults.push(format!("duplicate label `{label}` (class {id})"));
         }
     }
     faults
@@ -296,12 +294,12 @@ how_to_get = "prepare"
 "#;
 
     #[test]
-    fn a_file_is_read_or_says_what_is_wrong() {
+    fn declarations_are_parsed_and_validated() {
         let set = Declaration::parse(GOOD).unwrap();
         assert_eq!((set.class_count(), set.chance(), set.split.as_str()), (Some(2), Some(0.5), "test"));
         let cases = [
-            ("chance = 0.5", "chance = 0.1", "but top1 of guessing is 0.5"),
-            ("\"zero\"", "\"one\"", "`one` is there twice (the second is class 1)"),
+            ("chance = 0.5", "chance = 0.1", "but guessing reaches a top1 of 0.5"),
+            ("\"zero\"", "\"one\"", "duplicate class name `one` (class 1)"),
             ("\"zero\"", "\" \"", "the name of class 0 is empty"),
             ("\"zero\"", "7", "a class name, or a table"),
             ("name = \"digits\"", "name = \"../digits\"", "`name` is"),
@@ -309,7 +307,7 @@ how_to_get = "prepare"
             (
                 "licence = \"MIT\"",
                 "licence = \"MIT\"\nmetric = \"map\"",
-                "`map`, which is none of a classification set",
+                "`map`, which is not a metric of classification sets",
             ),
             ("licence = \"MIT\"", "licence = \"MIT\"\ntemplates = [\"a photo\"]", "`templates`"),
             ("title", "tilte", "unknown field `tilte`"),

@@ -1,4 +1,4 @@
-//! Where the data of a set lie.
+//! Locates the declaration and the data of a set.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use twinlens_pipeline::files::Files;
 
 use super::{Declaration, catalog};
 
-/// What ends the name of a user's own set.
+/// The file extension of a user's own declaration.
 const OWN: &str = ".toml";
 
-/// The declaration that an option names: one that is compiled in, or a user's file (relative to the
+/// The declaration named by an option: a compiled-in set, or a user's `.toml` file (relative to the
 /// pipeline file).
 ///
 /// # Errors
-/// There is no such set or file, or the file is not sound.
+/// There is no such set or file, or the declaration is invalid.
 pub fn declared(files: &Files, written: &str) -> Result<Declaration, RunError> {
     if !written.ends_with(OWN) {
         return catalog::named(written).map_err(|(why, hint)| RunError::user_with_hint(why, hint));
@@ -25,27 +25,26 @@ pub fn declared(files: &Files, written: &str) -> Result<Declaration, RunError> {
     Declaration::parse(&text).map_err(|why| RunError::user(format!("{}: {why}", path.display())))
 }
 
-/// What is wrong with the name of a set in an option, without any I/O.
+/// Checks the name of a set in an option without I/O; returns message and hint if it is unknown.
 pub(crate) fn unknown(written: &str) -> Option<(String, String)> {
     if written.ends_with(OWN) { None } else { catalog::named(written).err() }
 }
 
-/// A set whose data are there.
+/// The location of a set's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The Parquet file, or the folder.
+    /// The Parquet file, or the directory.
     pub root: PathBuf,
 }
 
-/// The names that a set's folder or file may have under `data`, the usual one first. `wds_` is how
-/// CLIP_benchmark's own begin.
+/// The possible names of a set's file or directory under `data`, in order of preference. `wds_` is
+/// the prefix of CLIP_benchmark's directories.
 fn candidates(set: &Declaration) -> Vec<String> {
     let names = std::iter::once(&set.name).chain(&set.aliases);
     names.flat_map(|name| [format!("{name}.parquet"), name.clone(), format!("wds_{name}")]).collect()
 }
 
-/// Looks for the data of a set under a folder: `NAME.parquet` or `NAME/`, or one of its other
-/// names.
+/// Looks for the data of a set under a directory: `NAME.parquet` or `NAME/`, then its aliases.
 pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
     let is_there = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "parquet") {
         true => path.is_file(),
@@ -54,12 +53,11 @@ pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
     candidates(set).into_iter().map(|name| data.join(name)).find(is_there).map(|root| Found { root })
 }
 
-/// Every place that [`find`] looks at, so that a set that is put there later is noticed: folders
-/// end in `/`.
+/// Every path that [`find`] looks at, so that data added later are noticed. Directories end in `/`.
 pub fn looked_at(written: &str, data: &str) -> Vec<String> {
     let data = data.trim_end_matches('/');
     if written.ends_with(OWN) {
-        // What it is called stands in the file.
+        // The file has not been read: assume that the set is named as its file.
         let name = written.rsplit('/').next().unwrap_or(written).trim_end_matches(OWN);
         return vec![written.into(), format!("{data}/{name}.parquet"), format!("{data}/{name}/")];
     }
@@ -76,12 +74,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_are_found_under_each_of_their_names() {
+    fn data_are_found_under_every_name_of_the_set() {
         let folder = tempfile::tempdir().unwrap();
         let set = catalog::named("cifar10").unwrap();
         assert_eq!(find(&set, folder.path()), None);
         std::fs::create_dir_all(folder.path().join("cifar10")).unwrap();
-        assert_eq!(find(&set, folder.path()), None, "an empty folder");
+        assert_eq!(find(&set, folder.path()), None, "an empty directory");
         std::fs::create_dir_all(folder.path().join("wds_cifar10/test")).unwrap();
         assert_eq!(find(&set, folder.path()).unwrap().root, folder.path().join("wds_cifar10"));
         std::fs::write(folder.path().join("cifar10.parquet"), "x").unwrap();

@@ -1,9 +1,9 @@
-//! Evaluation sets as declarations: one TOML file says what a set is, where it comes from and how
-//! its files lie; its data lie in a folder.
+//! Declared evaluation sets: a TOML file describes the set, its origin and the layout of its files;
+//! the data are in a directory.
 //!
-//! Whatever the layout, a set becomes one kind of dataset ([`write`]): images, labels that are
-//! bound to class names by what the data themselves say, and rejects with their places. Examples
-//! stream, a batch at a time.
+//! Whatever the layout, a set becomes a dataset of the same schema ([`write`]): images, labels
+//! bound to class names by the data themselves, and rejects with their locations. Examples are
+//! streamed in batches.
 
 pub mod catalog;
 mod columns;

@@ -1,28 +1,27 @@
-//! Class names bound to labels: by what the data call their classes, where they do, and by place in
-//! the declared list where they do not.
+//! Binds class names to labels: by the names in the data if there are any, otherwise by the
+//! position in the declared list.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Declaration;
 use crate::trust::{CLASS_NAMES_DIFFER, DUPLICATE_NAME, Warning, normalised};
 
-/// A class of a set that was opened; its place is its label id.
+/// A class of an opened set; its position is its label id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundClass {
-    /// What the data call it.
+    /// The name in the data.
     pub label: String,
-    /// As prompts name it.
+    /// The name in prompts.
     pub name: String,
-    /// Its other names.
     pub synonyms: Vec<String>,
 }
 
-/// The classes of a set that was opened.
+/// The classes of an opened set.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Bound {
     /// By label id.
     pub classes: Vec<BoundClass>,
-    /// What does not fit.
+    /// Differences between the declaration and the data.
     pub warnings: Vec<Warning>,
     by_label: HashMap<String, usize>,
 }
@@ -33,25 +32,26 @@ impl Bound {
         Self { classes, warnings, by_label }
     }
 
-    /// The id of a class by what the data call it.
+    /// The id of a class by its name in the data.
     pub fn id(&self, label: &str) -> Option<usize> {
         self.by_label.get(label).copied()
     }
 }
 
-/// Binds the classes of a set to the `names` that its data give their labels, by id. A declared
-/// class belongs to the one whose name is its label, or reads like its label or its name, whatever
-/// their order: an order that differs is the commonest way to a wrong accuracy. A declared class
-/// that the data do not name is left out, one that is not declared keeps the data's name: both with
-/// a warning. So is a second class of one name called by its id too, `missile (744)`: ImageNet's
-/// published names have such twins.
+/// Binds the declared classes of a set to `names`, the class names in its data by label id.
+///
+/// Classes are matched by name, not by order, because a different order is the most common cause of
+/// a wrong accuracy: a declared class matches the name that equals its label or name after
+/// normalisation. A declared class missing from the data is dropped, and an undeclared class keeps
+/// its name in the data; both cause a warning. If two classes have the same name, the id is
+/// appended to the second (`missile (744)`), also with a warning: ImageNet's published names have
+/// duplicates.
 ///
 /// # Errors
 /// Neither the data nor the declaration name the classes.
 pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String> {
     let Some(names) = names else {
-        let listed =
-            set.listed().ok_or("its classes are to come from the data, and the data do not name them")?;
+        let listed = set.listed().ok_or("its classes come from the data, but the data do not name them")?;
         let class = |class: &super::Class| BoundClass {
             label: class.label.clone().unwrap_or_else(|| class.name.clone()),
             name: class.name.trim().to_string(),
@@ -62,7 +62,7 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
     let listed = set.listed().unwrap_or_default();
     let mut known: BTreeMap<String, &super::Class> = BTreeMap::new();
     for class in listed {
-        // What the data call it comes first: names alone may read alike.
+        // Labels take precedence: two names may be equal once normalised.
         known.entry(normalised(&class.name)).or_insert(class);
     }
     for class in listed {
@@ -95,8 +95,8 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
     Ok(Bound::new(classes, twins.into_iter().chain(differ(&strange, &missing)).collect()))
 }
 
-/// The names of the data, each there once: a class whose name is that of an earlier one gets its id
-/// behind it, and a warning, which says what it is called after the set's own `fixes`.
+/// Makes the names in the data unique: a duplicate gets its id appended, and a warning with the
+/// final name after the set's own `fixes`.
 fn told_apart(names: &[String], fixes: &BTreeMap<String, String>) -> (Vec<String>, Vec<Warning>) {
     let (mut seen, mut apart, mut twins) = (HashMap::new(), Vec::with_capacity(names.len()), Vec::new());
     for (id, name) in names.iter().enumerate() {
@@ -139,7 +139,7 @@ fn differ(strange: &[&str], missing: &[&str]) -> Option<Warning> {
     })
 }
 
-/// A name out of a folder's: `acoustic_guitar` is read as `acoustic guitar`.
+/// A class name from a directory name: `acoustic_guitar` becomes `acoustic guitar`.
 fn readable(label: &str) -> String {
     label.replace('_', " ").trim().to_string()
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bound_by_the_data_and_not_by_order() {
+    fn classes_are_bound_by_name_and_not_by_order() {
         let listed = "[\"annual crop land\", { name = \"lake\", label = \"SeaLake\" }, \"forest\"]";
         type Case = (&'static str, Option<&'static [&'static str]>, &'static [&'static str], usize);
         let cases: [Case; 7] = [

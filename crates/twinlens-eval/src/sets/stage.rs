@@ -1,4 +1,4 @@
-//! The stage `evaluation-set`: the data of a declared set as a dataset, whatever their layout.
+//! The stage `evaluation-set`: reads the data of a declared set, in any layout, into a dataset.
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -15,24 +15,23 @@ use crate::options::{check_limits, limits_or_default};
 use crate::results::{ResultWriter, WARNINGS};
 use crate::trust::{SET_MISSING, Warning};
 
-/// Reads a declared evaluation set, whatever the layout of its files, as a dataset of images and
-/// bound labels.
+/// Reads a declared evaluation set, in any supported layout, as a dataset of images and labels.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSet {
-    /// The name of a set (`twinlens sets` lists them), or the path of a file of your own that
-    /// declares one, which ends in `.toml`.
+    /// The name of a set (`twinlens sets` lists them), or the path of a `.toml` file that declares
+    /// one.
     set: Located<String>,
-    /// The folder with the data of the sets: those of `cifar10` are looked for in `cifar10.parquet`
-    /// and in the folder `cifar10`.
+    /// The directory with the data of the sets: those of `cifar10` are expected in
+    /// `cifar10.parquet` or in the directory `cifar10`.
     data: Located<String>,
-    /// The part that is read. [default: the set's own, as a rule `test`]
+    /// The split to read. [default: the one declared by the set, usually `test`]
     #[serde(default)]
     split: Option<String>,
-    /// Leave an empty dataset and a warning where the data are not there, instead of an error.
+    /// If the data are missing, write an empty dataset with a warning instead of failing.
     #[serde(default)]
     optional: bool,
-    /// Bounds on the images: what breaks them is rejected undecoded.
+    /// Limits on the images: an image beyond them is rejected before it is decoded.
     #[serde(default)]
     limits: Option<Located<Limits>>,
 }

@@ -1,4 +1,4 @@
-//! A set, from its files to a dataset.
+//! Writes the files of a set as a dataset.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,15 +22,15 @@ use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
 
 use crate::results::ResultWriter;
 
-/// The table of a set's classes.
+/// The side table of classes.
 pub const CLASSES: &str = "classes";
 
-/// Rows of a batch, and bytes of its images, about.
+/// Maximum rows per batch, and the approximate maximum of its image bytes.
 const ROWS: usize = 128;
 const BYTES: usize = 4 << 20;
 
-/// One row a class: `label` is its id, `in_data` what the data call it, `class_name` and `synonyms`
-/// what prompts call it.
+/// One row per class: `label` is its id, `in_data` its name in the data, `class_name` and
+/// `synonyms` its names in prompts.
 pub fn classes_schema() -> SchemaRef {
     let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let field = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -42,12 +42,12 @@ pub fn classes_schema() -> SchemaRef {
     ]))
 }
 
-/// A set that was opened and written.
+/// The classes and templates of an opened set.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// Its classes; none of a retrieval set.
+    /// Empty for a retrieval set.
     pub bound: Bound,
-    /// The data's own templates, where the declaration has none.
+    /// The declared templates, or if there are none, those in the data.
     pub templates: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ pub struct Opened {
 /// Opens the files of a set and binds its classes.
 ///
 /// # Errors
-/// Why the files cannot be read, or the classes not be bound.
+/// The files cannot be read, or the classes cannot be bound.
 pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Opened, EvalError> {
     let files = read::open(set, split, root)?;
     let bound = match set.task {
@@ -73,7 +73,6 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Opened, EvalE
 }
 
 impl Opened {
-    /// Its classes and templates.
     pub fn written(&self) -> Written {
         let own = &self.set.templates;
         let templates = if own.is_empty() { self.files.templates().unwrap_or_default() } else { own.clone() };
@@ -81,11 +80,11 @@ impl Opened {
     }
 }
 
-/// Writes the splits of a set that are not committed yet: one for each part of its files, and one
-/// for its classes and warnings.
+/// Writes the splits of a set that are not committed yet: one per part of its files, and one for
+/// its classes and warnings.
 ///
 /// # Errors
-/// The system's, and an interruption. An example that is damaged is a reject.
+/// I/O, and an interruption. A damaged example is a reject.
 pub async fn write(
     cx: &RunContext,
     opened: &Opened,
@@ -114,7 +113,7 @@ pub async fn write(
     }
     if !output.is_done(classes) {
         let mut split = output.split(classes, "classes");
-        // No rows of the set: without a number here the sum of all splits would be unknown.
+        // Without a count here the sum over all splits would be unknown.
         split.count_rows_in(0);
         let rows = classes_batch(&opened.bound).map_err(EvalError::from)?;
         split.write(CLASSES, &rows)?;
@@ -142,7 +141,7 @@ fn classes_batch(bound: &Bound) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(classes_schema(), columns)
 }
 
-/// Says of each example whether it is a good one.
+/// Validates examples.
 #[derive(Clone, Copy)]
 struct Judge<'a> {
     set: &'a Declaration,
@@ -151,7 +150,7 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// A good row, or why it is none: its image is known by its header, its label by the classes.
+    /// Checks the header of the image, and the label against the classes.
     fn row(self, example: &'a Example) -> Result<(&'a [u8], Known<'a>), Reject> {
         let image = example.image.as_deref().map_err(Clone::clone)?;
         let truth = example.truth.as_ref().map_err(Clone::clone)?;
@@ -206,7 +205,7 @@ impl<'a> Judge<'a> {
         Ok(found)
     }
 
-    /// An id within the classes.
+    /// Checks that an id is within the classes.
     fn id(self, id: i64) -> Result<i32, Reject> {
         let classes = self.bound.classes.len();
         i32::try_from(id).ok().filter(|id| usize::try_from(*id).is_ok_and(|id| id < classes)).ok_or_else(
@@ -215,7 +214,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// One part on its way into a split.
+/// Writes one part of the files to a split.
 struct Part<'a> {
     cx: &'a RunContext,
     judge: Judge<'a>,

@@ -1,4 +1,4 @@
-//! `cosine(a, b)`: the cosine of two vectors, such as two embeddings.
+//! `cosine(a, b)`: the cosine similarity of two vectors, such as embeddings.
 
 use std::sync::Arc;
 
@@ -11,16 +11,15 @@ use datafusion::logical_expr::{
 };
 use datafusion::scalar::ScalarValue;
 
-/// The function, for a session to register.
+/// The function, to be registered in a session.
 pub fn function() -> ScalarUDF {
     Cosine { signature: Signature::user_defined(Volatility::Immutable), distance: cosine_distance_udf() }
         .into()
 }
 
-/// `a . b / (|a| |b|)` of two lists of numbers, fixed in size or not, computed in f64, within
-/// -1..=1: what is left of 1 after the engine's own `cosine_distance`. Null where a list is null,
-/// holds a null, is empty or has no length (all zeros): it has no direction. Lists of different
-/// lengths are an error: they come of different models.
+/// `a . b / (|a| |b|)` of two lists of numbers, fixed-size or not, computed in f64 and clamped to
+/// -1..=1: 1 minus DataFusion's `cosine_distance`. Null if a list is null, contains a null, is
+/// empty or all zeros. Lists of different lengths are an error: they come from different models.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Cosine {
     signature: Signature,

@@ -21,15 +21,17 @@ use crate::metrics::paired::{Comparison, PairedCounts};
 
 const NAME: &str = "paired_bootstrap";
 
-/// The aggregate, for a session to register: a struct of what [`Comparison`] says. Pairs with a
-/// null are left out; null when there are no pairs.
+/// The aggregate, to be registered in a session: a struct with the fields of [`Comparison`]. Pairs
+/// with a null are ignored; null if there are no pairs.
 ///
-/// The state is the four counts of [`PairedCounts`], which add up: the result depends neither on
-/// the order of the rows nor on partitions, and memory not on their number.
+/// The state is the four counts of [`PairedCounts`], which are additive: the result depends neither
+/// on the order nor on the partitions of the rows, and memory is constant.
 pub fn function() -> AggregateUDF {
     let accumulator = |args: AccumulatorArgs<'_>| -> Result<Box<dyn Accumulator>> {
         if args.is_distinct {
-            return exec_err!("{NAME}(distinct ...) would compare the kinds of outcomes, not the examples");
+            return exec_err!(
+                "{NAME}(distinct ...) is not supported: it would drop examples with equal outcomes"
+            );
         }
         Ok(Box::<PairedCounts>::default())
     };
@@ -47,7 +49,7 @@ fn fields() -> Fields {
 fn columns<const N: usize>(arrays: &[ArrayRef]) -> Result<&[ArrayRef; N]> {
     match arrays.try_into() {
         Ok(columns) => Ok(columns),
-        Err(_) => exec_err!("{NAME} was given {} columns, not {N}", arrays.len()),
+        Err(_) => exec_err!("{NAME} got {} columns, expected {N}", arrays.len()),
     }
 }
 
@@ -98,7 +100,7 @@ mod tests {
     use super::super::tests::{run, session};
 
     #[tokio::test]
-    async fn a_comparison_in_sql_does_not_depend_on_order_or_partitions() {
+    async fn the_result_does_not_depend_on_order_or_partitions() {
         let mut results = Vec::new();
         for (partitions, order) in [(1, "i"), (4, "i"), (4, "i % 7, -i")] {
             let sql = format!(
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pairs_with_a_null_do_not_count() {
+    async fn pairs_with_a_null_are_ignored() {
         let rows = "(values (true, false), (true, null), (null, false), (false, false)) as t(a, b)";
         let table =
             run(&format!("select r.difference, r.n from (select paired_bootstrap(a, b) as r from {rows})"))

@@ -1,4 +1,5 @@
-//! `wilson_low(correct, n)` and `wilson_high(correct, n)`: the ends of the interval of a share.
+//! `wilson_low(correct, n)` and `wilson_high(correct, n)`: the bounds of Wilson's interval for a
+//! proportion.
 
 use std::sync::Arc;
 
@@ -11,13 +12,13 @@ use datafusion::scalar::ScalarValue;
 
 use crate::metrics::{Interval, wilson};
 
-/// Both functions, for a session to register.
+/// Both functions, to be registered in a session.
 pub fn functions() -> [ScalarUDF; 2] {
     [bound("wilson_low", |interval| interval.low), bound("wilson_high", |interval| interval.high)]
 }
 
-/// One end of Wilson's 95 % interval of `correct` of `n`: null where either is null or `n` is 0; an
-/// error where `correct` is not within 0..=n.
+/// One bound of Wilson's 95 % interval for `correct` of `n`: null if either is null or `n` is 0, an
+/// error if `correct` is not within 0..=n.
 fn bound(name: &'static str, end: fn(Interval) -> f64) -> ScalarUDF {
     let body = move |arguments: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(arguments)?;
@@ -40,11 +41,9 @@ fn ends(name: &str, arrays: &[ArrayRef], end: fn(Interval) -> f64) -> Result<Flo
         }
         match wilson(correct.value(row), n.value(row)) {
             Some(interval) => Ok(Some(end(interval))),
-            None => exec_err!(
-                "{name}({}, {}): correct must lie between 0 and n",
-                correct.value(row),
-                n.value(row)
-            ),
+            None => {
+                exec_err!("{name}({}, {}): correct must be between 0 and n", correct.value(row), n.value(row))
+            }
         }
     };
     (0..correct.len()).map(one).collect()

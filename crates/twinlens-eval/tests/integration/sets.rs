@@ -1,5 +1,5 @@
-//! The stage `evaluation-set`: every layout of files to one dataset, with what is damaged in the
-//! ledger.
+//! The stage `evaluation-set`: reads every layout into the same schema, with damaged examples as
+//! rejects.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -21,7 +21,7 @@ use twinlens_testkit::tar::{END, member};
 
 use crate::support::{self, context};
 
-/// A folder with a set's declaration and, in `data/own`, its files.
+/// A directory with the declaration of a set and, in `data/own`, its files.
 struct Place(tempfile::TempDir);
 
 const HEAD: &str = "name = \"own\"\ntitle = \"Own\"\nlicence = \"MIT\"\nsource = \"a test\"\nhow_to_get = \"run the test\"\n";
@@ -96,7 +96,7 @@ fn pixels(dataset: &Dataset) -> Vec<image::RgbImage> {
 }
 
 #[tokio::test]
-async fn folders_are_bound_by_their_names() {
+async fn directories_are_bound_to_classes_by_name() {
     let place = Place::new("classes = [\"zebra\", { name = \"sea lion\", label = \"otariidae\" }]");
     for (name, bytes) in [
         ("test/otariidae/1.png", png(1)),
@@ -120,7 +120,7 @@ async fn folders_are_bound_by_their_names() {
 }
 
 #[tokio::test]
-async fn a_list_of_names_goes_by_number_or_by_order() {
+async fn classnames_are_indexed_by_number_or_sorted_order() {
     let names = "classes = \"from the data\"\nclass_count = 3";
     for (folders, expected) in [
         (["0", "2", "10"], ["0/1.png=a", "10/1.png=k", "2/1.png=c"]),
@@ -133,9 +133,9 @@ async fn a_list_of_names_goes_by_number_or_by_order() {
     }
 }
 
-/// As ImageNet in CLIP_benchmark's tar files, with the names that were published.
+/// As in CLIP_benchmark's tar files of ImageNet, with its published names.
 #[tokio::test]
-async fn tar_files_call_the_evaluated_part_test_and_two_classes_may_have_one_name() {
+async fn tar_files_call_the_evaluated_split_test_and_may_have_duplicate_names() {
     let names = "[names]\n\"missile (1)\" = \"projectile\"";
     let place =
         Place::new(&format!("split = \"val\"\nclasses = \"from the data\"\nclass_count = 2\n{names}"));
@@ -156,7 +156,7 @@ async fn tar_files_call_the_evaluated_part_test_and_two_classes_may_have_one_nam
 }
 
 #[tokio::test]
-async fn tar_files_lose_what_is_damaged_alone() {
+async fn tar_files_lose_only_damaged_samples() {
     let place = Place::new("classes = \"from the data\"\nclass_count = 2");
     place.file("classnames.txt", b"cat\ndog\n");
     place.file("test/nshards.txt", b"3\n");
@@ -202,7 +202,7 @@ async fn tar_files_lose_what_is_damaged_alone() {
 }
 
 #[tokio::test]
-async fn captions_and_vectors_of_classes_are_read_from_tar_files() {
+async fn captions_and_label_vectors_are_read_from_tar_files() {
     let place = Place::new("task = \"retrieval\"\nmetric = \"recall@1\"\nsplits = { test = 2 }");
     place.file("test/nshards.txt", b"1");
     let shard = [
@@ -258,8 +258,8 @@ fn images(shades: &[Option<u8>]) -> ArrayRef {
 }
 
 #[tokio::test]
-async fn parquet_names_its_classes_by_itself() {
-    // The declaration lists them in another order: 9.9 % instead of 87 % where order is trusted.
+async fn class_names_in_parquet_take_precedence() {
+    // The declared order differs: relying on it would give 9.9 % instead of 87 %.
     let place = Place::new("classes = [\"dog\", \"cat\"]");
     let label = |labels: &[Option<i64>]| Arc::new(Int64Array::from(labels.to_vec())) as ArrayRef;
     let names = Some(r#"["Cat", "Dog"]"#);
@@ -292,7 +292,7 @@ async fn parquet_names_its_classes_by_itself() {
         "{refused:?}"
     );
 
-    // Names alone, in one file beside the folders.
+    // Class names instead of ids, in one file under `data`.
     let place = Place::new("classes = [\"dog\", \"wolf\"]");
     fs::create_dir_all(place.0.path().join("data")).unwrap();
     let labels: ArrayRef = Arc::new(StringArray::from(vec!["dog", "fox"]));
@@ -311,7 +311,7 @@ async fn parquet_names_its_classes_by_itself() {
 }
 
 #[tokio::test]
-async fn lists_in_parquet_are_several_labels() {
+async fn lists_in_parquet_are_multiple_labels() {
     let place = Place::new("task = \"multi-label\"\nmetric = \"map\"\nclasses = [\"a\", \"b\", \"c\"]");
     fs::create_dir_all(place.0.path().join("data")).unwrap();
     let labels = ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([
@@ -339,7 +339,7 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn raw_pixels_become_images_without_loss() {
+async fn raw_pixels_are_encoded_without_loss() {
     let listed = "classes = [\"a\", \"b\"]\n";
     let idx = format!("{listed}reader = {{ kind = \"idx\", images = \"i.gz\", labels = \"l.gz\" }}");
     let place = Place::new(&idx);
@@ -371,7 +371,7 @@ async fn raw_pixels_become_images_without_loss() {
 }
 
 #[tokio::test]
-async fn a_csv_names_images_or_holds_them() {
+async fn csv_files_have_paths_or_pixels() {
     let listed = "classes = [\"a\", { name = \"bee\", label = \"b\" }]\n";
     let place = Place::new(&format!(
         "{listed}reader = {{ kind = \"csv\", file = \"{{split}}.csv\", image = \"Path\", label = \"Class\", folder = \"img\", delimiter = \";\" }}"
@@ -407,7 +407,7 @@ async fn a_csv_names_images_or_holds_them() {
 }
 
 #[tokio::test]
-async fn voc_tells_there_not_there_and_hard_to_tell() {
+async fn voc_lists_present_absent_and_difficult_classes() {
     let place = Place::new(
         "task = \"multi-label\"\nmetric = \"map_11_point\"\nclasses = [\"cat\", { name = \"dining table\", label = \"diningtable\" }]\nreader = { kind = \"voc\", path = \"VOC\" }",
     );
@@ -430,7 +430,7 @@ async fn voc_tells_there_not_there_and_hard_to_tell() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_says_how_to_get_it() {
+async fn missing_data_are_reported_with_how_to_get_them() {
     let place = Place::new("classes = [\"a\"]");
     let error = place.run("set = \"cifar10\"\ndata = \"data\"").await.unwrap_err();
     let RunError::User { message, hint } = error else { panic!("{error:?}") };
@@ -442,7 +442,7 @@ async fn what_is_not_there_says_how_to_get_it() {
     );
     place.file("readme.txt", b"nothing");
     let error = place.run("set = \"./own.toml\"\ndata = \"data\"").await.unwrap_err().to_string();
-    assert!(error.contains("holds nothing of its split `test`"), "{error}");
+    assert!(error.contains("no readable files of the split `test`"), "{error}");
     let options = "set = \"cifar-10\"\ndata = \"data\"";
     let faults = support::plan::<EvaluationSet>(options, |_| support::table(None)).err().unwrap();
     assert_eq!(faults[0].hint.as_deref(), Some("did you mean `cifar10`?"));

@@ -1,4 +1,4 @@
-//! Records of label bytes and planes of pixels: the binary version of CIFAR-10 and CIFAR-100, and
+//! Records of label bytes and planes of pixels: the binary versions of CIFAR-10, CIFAR-100 and
 //! STL-10.
 
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ impl SetFiles for Planes {
             || values > limits.max_bytes
             || (self.labels.is_none() && self.label >= self.label_bytes)
         {
-            return Err(EvalError::set(&name, "its reader's `side` or `label` cannot be", None));
+            return Err(EvalError::set(&name, "its reader has an invalid `side` or `label`", None));
         }
         let mut record = vec![0; self.label_bytes + values as usize];
         let (mut input, mut labels) = (unpacked(path)?, None);

@@ -1,4 +1,4 @@
-//! A CSV file that names images beside it, or holds their pixels as numbers (FER2013).
+//! A CSV file with the paths of images, or with their pixels as numbers (FER2013).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use super::{Example, MALFORMED, SetFiles, Take, Truth, bytes_of, short, unpacked
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
-/// Lines of a batch: where one is malformed, those of its batch are lost with it.
+/// Lines per batch: a malformed line loses its whole batch.
 const LINES: usize = 1;
 
 /// A CSV file with a header.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CsvFile {
-    /// The file; `.gz` or not.
+    /// The file, optionally `.gz`.
     pub file: String,
-    /// The column with the image's path, or with its grey values as numbers between spaces where
-    /// `side` is given.
+    /// The column with the path of the image; if `side` is given, with its grey values as numbers
+    /// separated by spaces.
     pub image: String,
-    /// The column with the label: a whole number, or what the data call the class.
+    /// The column with the label: an integer, or the name of the class in the data.
     pub label: String,
-    /// The folder that the paths start at.
+    /// The directory that the paths are relative to.
     #[serde(default)]
     pub folder: String,
-    /// Side in pixels of images whose values stand in the file.
+    /// Width and height in pixels of images stored in the file.
     #[serde(default)]
     pub side: Option<u32>,
-    /// A column that says of each line which part it belongs to ...
+    /// The column with the split of each line.
     #[serde(default)]
     pub part: Option<String>,
-    /// ... and its value for those that are read.
+    /// The value of `part` in the lines to read.
     #[serde(default)]
     pub part_is: Option<String>,
-    /// What stands between the values. [default: `,`]
+    /// The separator of the columns. [default: `,`]
     #[serde(default = "comma")]
     pub delimiter: char,
-    /// The label of the first class, where labels are numbers.
+    /// The label of the first class, if labels are integers.
     #[serde(default)]
     pub first_label: i64,
 }
@@ -54,7 +54,7 @@ fn comma() -> char {
     ','
 }
 
-/// The file, and the folder that it is relative to.
+/// The file, and the directory of its images.
 #[derive(Debug)]
 pub struct Csv {
     options: CsvFile,
@@ -77,7 +77,7 @@ impl Csv {
 
     fn columns(&self) -> Result<Vec<String>, EvalError> {
         let (schema, _) = self.format().infer_schema(unpacked(&self.path)?, Some(0)).map_err(|error| {
-            EvalError::set(&short(&self.path), format!("its first line is no header: {error}"), None)
+            EvalError::set(&short(&self.path), format!("its first line is not a header: {error}"), None)
         })?;
         Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
     }
@@ -138,7 +138,7 @@ impl SetFiles for Csv {
             let batch: RecordBatch = match batch {
                 Ok(batch) => batch,
                 Err(error) => {
-                    // Where a line is malformed, nothing says where the next one begins.
+                    // After a malformed line it is unknown where the next one begins.
                     let refusal = Reject { code: MALFORMED, detail: error.to_string() };
                     let place = format!("{name} from line {line} on");
                     let (image, truth) = (Err(refusal.clone()), Err(refusal));

@@ -1,7 +1,7 @@
-//! A folder of images a class: the names of the folders, sorted, are what the data call their
-//! classes. Where they say nothing (WordNet ids, the numbers of ImageNet-V2), `classnames.txt`
-//! beside them does: a name a line, by label id. Folders that are called by numbers are the ids
-//! themselves; of others, the first in their order has the id 0.
+//! One directory of images per class: the sorted names of the directories are the names of the
+//! classes in the data. If they are not words (WordNet ids, the numbers of ImageNet-V2),
+//! `classnames.txt` beside them has the names, one per line by label id. The id of a directory is
+//! its name if all names are integers, otherwise its position in sorted order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ use crate::error::EvalError;
 
 /// The file that names the classes, by label id.
 const NAMES: &str = "classnames.txt";
-/// Images of a part.
+/// Images per part.
 const PART: usize = 1000;
 
-/// The folders of a set, listed.
+/// The images in the directories of a set.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
     names: Vec<String>,
-    /// Class, and the image's path below its folder.
+    /// Label id, and the path relative to `root`.
     images: Vec<(usize, PathBuf)>,
 }
 
-/// The folders in a folder, sorted by name; links to folders count, hidden ones do not.
+/// The directories in a directory, sorted by name; includes links, excludes hidden directories.
 fn folders(path: &Path) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -40,7 +40,7 @@ fn folders(path: &Path) -> std::io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a folder holds folders of images.
+/// Whether a directory contains directories of images.
 pub fn has_classes(path: &Path) -> bool {
     let Ok(names) = folders(path) else { return false };
     names.iter().any(|name| {
@@ -62,7 +62,7 @@ impl Folder {
                     text.trim_end().lines().map(|line| line.trim().to_string()).collect();
                 let ids = numbers.unwrap_or_else(|| (0..folders.len()).collect());
                 if ids.iter().any(|id| *id >= names.len()) || (ids.len() > names.len()) {
-                    let why = format!("{NAMES} has {} names for {} folders", names.len(), folders.len());
+                    let why = format!("{NAMES} has {} names for {} directories", names.len(), folders.len());
                     return Err(EvalError::set(&short(root), why, None));
                 }
                 (names, ids)

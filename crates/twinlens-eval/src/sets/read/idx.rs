@@ -1,5 +1,5 @@
-//! The MNIST format: a magic number, the sizes, the values, all big-endian (Y. LeCun's description
-//! of `idx`).
+//! The MNIST format `idx`, as described by Y. LeCun: a magic number, the sizes and the values, all
+//! big-endian.
 
 use std::path::PathBuf;
 
@@ -10,23 +10,23 @@ use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
 use crate::error::EvalError;
 use crate::images::Reject;
 
-/// Two files, one of pixels and one of labels.
+/// A file of pixels and a file of labels.
 #[derive(Debug)]
 pub struct Idx {
     pub images: PathBuf,
     pub labels: PathBuf,
 }
 
-/// The sizes that a file's head tells: unsigned bytes in one to four dimensions.
+/// Reads the sizes in the header of a file of unsigned bytes in one to four dimensions.
 fn head(input: &mut dyn std::io::Read, name: &str) -> Result<Vec<u32>, EvalError> {
-    let bad = |why: &str| EvalError::set(name, format!("no idx file of bytes: {why}"), None);
+    let bad = |why: &str| EvalError::set(name, format!("not an idx file of unsigned bytes: {why}"), None);
     let mut magic = [0; 4];
     if fill(input, &mut magic) < 4 || magic[..3] != [0, 0, 8] || !(1..=4).contains(&magic[3]) {
-        return Err(bad("its head is another"));
+        return Err(bad("its header does not match"));
     }
     let mut sizes = vec![0; usize::from(magic[3]) * 4];
     if fill(input, &mut sizes) < sizes.len() {
-        return Err(bad("it ends within its head"));
+        return Err(bad("it ends within its header"));
     }
     Ok(sizes.chunks_exact(4).map(|size| u32::from_be_bytes([size[0], size[1], size[2], size[3]])).collect())
 }
@@ -46,7 +46,7 @@ impl SetFiles for Idx {
             _ => {
                 return Err(EvalError::set(
                     &name,
-                    format!("its sizes {sizes:?} are not those of images"),
+                    format!("its sizes {sizes:?} are not [n, height, width] or [n, height, width, 3]"),
                     None,
                 ));
             }
@@ -58,7 +58,11 @@ impl SetFiles for Idx {
         }
         let values = u64::from(width) * u64::from(height) * if layout == Layout::Grey { 1 } else { 3 };
         if values == 0 || values > limits.max_bytes {
-            return Err(EvalError::set(&name, format!("an image of {values} bytes"), None));
+            return Err(EvalError::set(
+                &name,
+                format!("its images have {values} bytes, which is 0 or beyond the limit"),
+                None,
+            ));
         }
         let mut buffer = vec![0; values as usize];
         for at in 0..count {

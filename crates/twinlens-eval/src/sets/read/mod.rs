@@ -1,8 +1,7 @@
-//! Readers: the files of a set, in one layout or another, to [`Example`]s that stream.
+//! Readers: stream the files of a set, in any supported layout, as [`Example`]s.
 //!
-//! What is damaged is an example with a refusal in the place of its image or its truth; the rest
-//! goes on. A reader holds one example at a time (of Parquet, a batch within a budget), and lists
-//! of names.
+//! A damaged example has a reject instead of its image or ground truth, and reading continues. A
+//! reader holds one example at a time (for Parquet, a batch within a budget) and lists of names.
 
 mod cifar;
 mod csv;
@@ -32,116 +31,112 @@ pub use csv::CsvFile;
 
 /// The file ends before it should.
 pub const TRUNCATED: &str = samples::TRUNCATED;
-/// A text of the set cannot be read: a line of a CSV, a label that is no number.
+/// A text cannot be parsed: a line of a CSV file, or a label that is not a number.
 pub const MALFORMED: &str = "malformed_text";
-/// Longer than the limit of bytes.
+/// Longer than the byte limit.
 pub const TOO_MANY_BYTES: &str = samples::TOO_MANY_BYTES;
 
-/// How the files of a set lie as their authors give them out; paths are relative to the set's
-/// folder, and `{split}` in them is the split.
+/// The layout of a set's files as published by the authors. Paths are relative to the set's
+/// directory; `{split}` stands for the split.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reader {
-    /// A folder of images a class.
+    /// One directory of images per class.
     Folder {
-        /// Where the folders of the classes lie.
+        /// The directory that contains the directories of the classes.
         path: String,
     },
-    /// Two files of the MNIST format, `.gz` or not.
+    /// Two files in the MNIST format, optionally `.gz`.
     Idx {
-        /// The pixels: three dimensions for grey images, four for colours.
+        /// The pixels: three dimensions for grey images, four for colour.
         images: String,
-        /// The labels.
         labels: String,
     },
-    /// Records of label bytes and three planes of pixels, as CIFAR and STL-10 give them.
+    /// Records of label bytes and three planes of pixels, as in CIFAR and STL-10.
     Planes {
         /// The files with the pixels.
         files: Vec<String>,
-        /// Bytes before the pixels of each record.
+        /// Label bytes before the pixels of each record.
         #[serde(default)]
         label_bytes: usize,
-        /// Which of them is the label, from 0.
+        /// The index of the label among them.
         #[serde(default)]
         label: usize,
-        /// A file of label bytes, where they do not stand with the pixels.
+        /// A file of label bytes, if the records have none.
         #[serde(default)]
         labels: Option<String>,
         /// The label of the first class.
         #[serde(default)]
         first_label: u8,
-        /// Side in pixels.
+        /// Width and height in pixels.
         side: u32,
-        /// Planes are stored column by column.
+        /// Whether planes are stored column by column.
         #[serde(default)]
         by_column: bool,
     },
-    /// A CSV file that names images, or holds their pixels.
+    /// A CSV file with the paths of images, or with their pixels.
     Csv(CsvFile),
-    /// PASCAL VOC: lists of images a class, and a folder of images.
+    /// PASCAL VOC: a list of images per class, and a directory of images.
     Voc {
-        /// The folder with `ImageSets` and `JPEGImages`.
+        /// The directory with `ImageSets` and `JPEGImages`.
         path: String,
     },
-    /// Parquet: one file or several.
+    /// One or more Parquet files.
     Parquet {
-        /// The column of the images.
+        /// The image column.
         #[serde(default)]
         image: Option<String>,
-        /// The column of the labels.
+        /// The label column.
         #[serde(default)]
         label: Option<String>,
-        /// The column of the captions.
+        /// The caption column.
         #[serde(default)]
         caption: Option<String>,
     },
 }
 
-/// What is known of an example beside its image.
+/// The ground truth of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Truth {
     /// A label id.
     Id(i64),
-    /// What the data call its class.
+    /// The name of the class in the data.
     Name(String),
-    /// Ids of the classes that are there, and of those that nobody decided on.
+    /// Label ids of a multi-label set.
     Ids {
-        /// There.
         present: Vec<i64>,
-        /// Neither there nor not there: such an example does not count for that class.
+        /// Not annotated: the example does not count for these classes.
         ignored: Vec<i64>,
     },
-    /// Texts that belong to it.
     Captions(Vec<String>),
 }
 
-/// One example, as its files hold it.
+/// One example, as stored in the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// Where it is, for people: `test/0.tar/000123`.
+    /// Its location, for messages: `test/0.tar/000123`.
     pub place: String,
-    /// The name of the image.
+    /// The path of the image.
     pub path: String,
     /// Encoded bytes.
     pub image: Result<Vec<u8>, Reject>,
-    /// What is known of it.
     pub truth: Result<Truth, Reject>,
 }
 
-/// Takes the examples one by one.
+/// Receives the examples one by one.
 pub type Take<'a> = &'a mut dyn FnMut(Example) -> Result<(), EvalError>;
 
-/// The files of a set, opened.
+/// The opened files of a set.
 pub trait SetFiles: Debug + Send + Sync {
-    /// What is read, and committed, as one; by names for people.
+    /// The labels of the parts; each part is read and committed as one.
     fn parts(&self) -> Vec<String>;
 
-    /// What the data call their classes, by label id.
+    /// The names of the classes in the data, by label id.
     fn names(&self) -> Option<Vec<String>> {
         None
     }
 
-    /// The data's own templates.
+    /// The prompt templates in the data.
     fn templates(&self) -> Option<Vec<String>> {
         None
     }
@@ -149,16 +144,16 @@ pub trait SetFiles: Debug + Send + Sync {
     /// Reads the examples of one part.
     ///
     /// # Errors
-    /// The system's, and those of `take`; what is damaged is an example.
+    /// I/O, and the errors of `take`. A damaged example is passed on as a reject.
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError>;
 }
 
-/// Opens the data of a set at `root`: in the layout that its declaration names where its files are
-/// there, in one that tells itself otherwise (a dataset of a run, tar files of CLIP_benchmark,
-/// Parquet of the hub, a folder a class).
+/// Opens the data of a set at `root`: in the declared layout if its files exist, otherwise in the
+/// detected one (a dataset of a run, tar files of CLIP_benchmark, Parquet files of the Hugging Face
+/// Hub, one directory per class).
 ///
 /// # Errors
-/// Why it cannot be read, and what was expected.
+/// The layout is unknown (the hint says what was expected), or the files cannot be opened.
 pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFiles>, EvalError> {
     if root.is_file() {
         let columns = parquet::Columns::of(set);
@@ -197,8 +192,7 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
         }
         _ => {}
     }
-    // In CLIP_benchmark's tar files the part that is evaluated is called `test`, whatever its
-    // authors call it.
+    // CLIP_benchmark calls the evaluated split `test`, whatever the authors call it.
     let evaluated = (split == set.split).then_some("test");
     let tar_files = |split: &&str| root.join(split).join(webdataset::SHARDS).is_file();
     if let Some(split) = std::iter::once(split).chain(evaluated).find(tar_files) {
@@ -213,15 +207,15 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
             return Ok(Box::new(folder::Folder::open(&path)?));
         }
     }
-    let why = format!("{} holds nothing of its split `{split}` that can be read", root.display());
+    let why = format!("no readable files of the split `{split}` in {}", root.display());
     let hint = format!(
-        "expected are Parquet files, {split}/nshards.txt with tar files, or a folder of images a class. {}",
+        "expected Parquet files, {split}/nshards.txt with tar files, or one directory of images per class. {}",
         set.how_to_get
     );
     Err(EvalError::set(&set.name, why, Some(hint)))
 }
 
-/// Reads a whole file that must not be longer than the limit.
+/// Reads a whole file; a file beyond the byte limit is a reject.
 fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Reject>, EvalError> {
     Ok(match samples::read_part(path, limits.max_bytes)? {
         Some(bytes) => bytes.map_err(|(code, detail)| Reject { code, detail }),
@@ -229,13 +223,13 @@ fn bytes_of(path: &Path, limits: &Limits) -> Result<Result<Vec<u8>, Reject>, Eva
     })
 }
 
-/// An error of the system with the path.
+/// An I/O error with the path.
 fn io(path: &Path) -> impl Fn(std::io::Error) -> EvalError {
     let path: PathBuf = path.to_path_buf();
     move |error| RunError::io(&path, error).into()
 }
 
-/// A file, decompressed where its name ends in `.gz`.
+/// Opens a file, decompressing it if its name ends in `.gz`.
 fn unpacked(path: &Path) -> Result<Box<dyn Read>, EvalError> {
     let file = BufReader::new(File::open(path).map_err(io(path))?);
     Ok(match path.extension().is_some_and(|ending| ending == "gz") {
@@ -244,8 +238,8 @@ fn unpacked(path: &Path) -> Result<Box<dyn Read>, EvalError> {
     })
 }
 
-/// Fills the buffer; how many bytes there were before the end, or before the damage of a compressed
-/// file.
+/// Fills the buffer; returns the number of bytes read, fewer at the end of the file or where a
+/// compressed file is damaged.
 fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> usize {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -259,7 +253,7 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> usize {
     filled
 }
 
-/// The file's name without its folders.
+/// The file name.
 fn short(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! One-dimensional arrays of NumPy's file format (NEP 1), as CLIP_benchmark stores the labels of
-//! multi-label sets.
+//! Arrays in NumPy's file format (NEP 1), in which CLIP_benchmark stores the labels of multi-label
+//! sets.
 
-/// The places whose value is not zero. Numbers of any width, little-endian, or booleans.
+/// The indices of the nonzero values: little-endian numbers of any width, or booleans.
 ///
 /// # Errors
-/// Says what is wrong with the file.
+/// The file is malformed, or of an unsupported type.
 pub fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
     const MAGIC: &[u8] = b"\x93NUMPY";
     let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin as a NumPy file does")?;
@@ -37,7 +37,7 @@ pub fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
     if count.and_then(|count| count.checked_mul(width)) != Some(data.len()) {
         return Err(format!("it has {} bytes of values for the shape {sizes:?} of `{kind}`", data.len()));
     }
-    // Minus zero is the one value that is zero with a bit set.
+    // Minus zero is the only zero with a bit set.
     let float = kind.contains('f');
     let zero = |value: &[u8]| {
         value.iter().enumerate().all(|(at, byte)| *byte == 0 || (float && at + 1 == width && *byte == 0x80))
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_are_read_or_refused() {
+    fn arrays_are_parsed_or_rejected() {
         let int = [0_i64, 1, 0, -1].map(i64::to_le_bytes).concat();
         assert_eq!(nonzero(&file("<i8", "(4,)", &int)), Ok(vec![1, 3]));
         let float = [0_f32, -0.0, 0.5].map(f32::to_le_bytes).concat();

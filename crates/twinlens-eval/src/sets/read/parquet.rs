@@ -1,5 +1,5 @@
-//! Parquet, as Hugging Face's `datasets` writes it (images as `struct<bytes, path>`, labels as
-//! `ClassLabel`), and any dataset of a run.
+//! Parquet files in the layout of Hugging Face's `datasets` (images as `struct<bytes, path>`,
+//! labels as `ClassLabel`), and datasets of a run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,11 +19,11 @@ use crate::images::{Examples, NO_IMAGE, NO_LABEL, Reject};
 use crate::set::hub_class_names;
 use crate::sets::{Declaration, Task};
 
-/// Rows of a batch, at the most, and bytes of it, about.
+/// Maximum rows per batch, and its approximate maximum size in bytes.
 const ROWS: usize = 128;
 const BYTES: usize = 32 << 20;
 
-/// Where to look for what, in order.
+/// The candidate columns, in order of preference.
 #[derive(Debug)]
 pub struct Columns {
     image: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// The usual names, or those of the set's reader.
+    /// The columns of the set's reader, then the usual names.
     pub fn of(set: &Declaration) -> Self {
         let usual = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let captions = set.task == Task::Retrieval;
@@ -66,8 +66,8 @@ pub struct Tables {
     names: Option<Vec<String>>,
 }
 
-/// The Parquet files of a split: those whose name begins with it where there are any, else all; in
-/// the folder, in `data`, or in a folder of the split's name.
+/// The Parquet files of a split, in the first of `root/SPLIT`, `root/data` and `root` that has any:
+/// those whose name starts with the split, or if there are none, all.
 pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
     for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
         if !folder.is_dir() {
@@ -91,14 +91,14 @@ pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
 }
 
 impl Tables {
-    /// Opens files.
+    /// Opens Parquet files.
     pub fn open(files: &[PathBuf], columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let damaged = |error: DatasetError| EvalError::set(set, error.to_string(), None);
         let open = |path: &PathBuf| Ok((short(path), Dataset::from_parquet(path).map_err(damaged)?));
         Self::of(files.iter().map(open).collect::<Result<_, EvalError>>()?, columns, set)
     }
 
-    /// Opens the folder of a dataset.
+    /// Opens the directory of a dataset.
     pub fn of_dataset(folder: &Path, columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let dataset = Dataset::open(folder).map_err(|error| EvalError::set(set, error.to_string(), None))?;
         let shards =
@@ -115,11 +115,11 @@ impl Tables {
             let found = names.iter().find(|name| schema.field_with_name(name).is_ok());
             found.cloned().ok_or_else(|| {
                 let has = list_names(schema.fields().iter().map(|field| field.name().as_str()));
-                let why = format!("{file} has no column of {what}: it has {has}");
+                let why = format!("{file} has no column of {what}; its columns are {has}");
                 EvalError::set(
                     set,
                     why,
-                    Some(format!("known: {}", list_names(names.iter().map(String::as_str)))),
+                    Some(format!("expected one of {}", list_names(names.iter().map(String::as_str)))),
                 )
             })
         };
@@ -142,8 +142,7 @@ fn is_text(field: Option<&Field>) -> bool {
     matches!(kind, Some(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
 }
 
-/// The different texts of a column, sorted: that is how classes are told where the data have their
-/// names alone.
+/// The distinct texts of a column, sorted: the class names of data without integer labels.
 fn distinct(tables: &[(String, Dataset)], column: &str) -> Result<Vec<String>, EvalError> {
     let mut seen = BTreeSet::new();
     for (_, dataset) in tables {
@@ -188,7 +187,7 @@ impl SetFiles for Tables {
 }
 
 impl Tables {
-    /// The bytes of a row's image, and its name.
+    /// The image bytes of a row, and their path if known.
     fn image(
         &self,
         batch: &RecordBatch,
@@ -262,7 +261,7 @@ impl Tables {
     }
 }
 
-/// The texts of a column without nulls; `None` where it holds something else.
+/// The texts of a column without nulls; `None` if it is of another type.
 fn texts(column: &ArrayRef) -> Option<Vec<String>> {
     if !is_text(Some(&Field::new("", column.data_type().clone(), true))) {
         return None;

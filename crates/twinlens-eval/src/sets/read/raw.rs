@@ -1,16 +1,15 @@
-//! Raw pixels to PNG: what a set stores as bare values becomes images that anybody can open,
-//! without loss.
+//! Encodes raw pixels as PNG, without loss, so that any program can open the images.
 
 use twinlens_image::{Format, Rgb, encode};
 
 use crate::images::Reject;
 
-/// How values lie.
+/// The order of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// One value a pixel.
+    /// One value per pixel.
     Grey,
-    /// Three values a pixel.
+    /// Three values per pixel.
     Interleaved,
     /// Three planes, row by row.
     Planes,
@@ -18,7 +17,7 @@ pub enum Layout {
     ColumnPlanes,
 }
 
-/// A PNG of `height x width` pixels.
+/// Encodes `height x width` pixels as PNG.
 pub fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec<u8>, Reject> {
     let (columns, area) = (width as usize, values.len() / if layout == Layout::Grey { 1 } else { 3 });
     let rows = height as usize;

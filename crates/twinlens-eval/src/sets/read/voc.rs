@@ -1,5 +1,5 @@
-//! PASCAL VOC: `ImageSets/Main/CLASS_SPLIT.txt` says of each image whether the class is there (1),
-//! not there (-1) or hard to tell (0), and `JPEGImages` has the images.
+//! PASCAL VOC: `ImageSets/Main/CLASS_SPLIT.txt` lists for each image whether the class is present
+//! (1), absent (-1) or difficult (0); `JPEGImages` contains the images.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,20 +11,20 @@ use super::{Example, SetFiles, Take, Truth, bytes_of, io, short};
 use crate::error::EvalError;
 use crate::sets::Declaration;
 
-/// Images of a part.
+/// Images per part.
 const PART: usize = 1000;
 
-/// The lists of a split, joined.
+/// The joined lists of a split.
 #[derive(Debug)]
 pub struct Voc {
     root: PathBuf,
     names: Vec<String>,
-    /// Image, ids of classes that are there, ids of those that nobody decided on.
+    /// Image, ids of present classes, ids of difficult classes.
     images: Vec<(String, Vec<i64>, Vec<i64>)>,
 }
 
 impl Voc {
-    /// Reads the lists of the set's classes.
+    /// Reads the lists of all classes.
     pub fn open(root: &Path, split: &str, set: &Declaration) -> Result<Self, EvalError> {
         let lists = root.join("ImageSets/Main");
         let names: Vec<String> = (set.listed().unwrap_or_default().iter())
@@ -44,7 +44,7 @@ impl Voc {
                     "-1" => {}
                     other => {
                         let why =
-                            format!("{} line {}: `{other}` is none of 1, 0, -1", short(&path), number + 1);
+                            format!("{} line {}: `{other}` is not 1, 0 or -1", short(&path), number + 1);
                         return Err(EvalError::set(&set.name, why, None));
                     }
                 }

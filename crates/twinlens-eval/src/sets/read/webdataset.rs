@@ -1,7 +1,7 @@
-//! Tar files as CLIP_benchmark lays them out: `SPLIT/nshards.txt`, `SPLIT/0.tar` ..., and beside
+//! Tar files in the layout of CLIP_benchmark: `SPLIT/nshards.txt`, `SPLIT/0.tar` ..., and beside
 //! them `classnames.txt`, `zeroshot_classification_templates.txt` and `dataset_type.txt`. A sample
-//! is an image and `cls` (a label id), `npy` (a vector of classes) or `txt` (a caption a line) of
-//! the same key.
+//! is an image with `cls` (a label id), `npy` (a vector over the classes) or `txt` (one caption per
+//! line) of the same key.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use super::{Example, MALFORMED, SetFiles, Take, Truth, io, npy};
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
-/// How many shards there are.
+/// The file with the number of shards.
 pub const SHARDS: &str = "nshards.txt";
-/// The members that are read.
+/// The members to read.
 const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text];
 
 /// The shards of one split.
@@ -28,12 +28,16 @@ pub struct WebDataset {
 }
 
 impl WebDataset {
-    /// Reads how many shards there are.
+    /// Reads the number of shards.
     pub fn open(root: &Path, split: &str) -> Result<Self, EvalError> {
         let path = root.join(split).join(SHARDS);
         let text = fs::read_to_string(&path).map_err(io(&path))?;
         let shards = text.trim().parse().map_err(|_| {
-            EvalError::set(split, format!("{} holds no number: {:?}", path.display(), text.trim()), None)
+            EvalError::set(
+                split,
+                format!("{} does not contain a number: {:?}", path.display(), text.trim()),
+                None,
+            )
         })?;
         Ok(Self { root: root.to_path_buf(), split: split.into(), shards })
     }

@@ -22,7 +22,7 @@ async fn rows(dataset: &Dataset) -> RecordBatch {
 }
 
 #[tokio::test]
-async fn vectors_are_those_of_one_image_at_a_time() {
+async fn embeddings_match_those_of_single_images() {
     let place = Place::new();
     let dataset = place.done::<Embed>("vectors", OPTIONS).await.unwrap();
     let rows = rows(&dataset).await;
@@ -68,7 +68,7 @@ async fn vectors_are_those_of_one_image_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_goes_on_to_the_same_bytes_whatever_the_memory() {
+async fn an_interrupted_run_resumes_to_the_same_bytes_with_any_memory() {
     let place = Place::new();
     let whole = place.done::<Embed>("whole", OPTIONS).await.unwrap();
     assert_eq!(whole.state().commits.len(), 3);
@@ -80,7 +80,7 @@ async fn an_interrupted_run_goes_on_to_the_same_bytes_whatever_the_memory() {
 }
 
 #[tokio::test]
-async fn half_precision_is_near() {
+async fn half_precision_is_close() {
     let place = Place::new();
     let whole = rows(&place.done::<Embed>("whole", OPTIONS).await.unwrap()).await;
     let half = format!("{OPTIONS}dtype = \"f16\"");
@@ -102,9 +102,9 @@ batch_size = 8
 "#;
 
 #[tokio::test]
-async fn zero_shot_on_embeddings_says_what_it_says_on_images() {
+async fn zero_shot_gives_the_same_results_on_embeddings_and_images() {
     let place = Place::new();
-    // One split: batches end where they do on images.
+    // One split, so that the batches are the same as on images.
     let embed = OPTIONS.replace("split_rows = 20", "");
     place.done::<Embed>("vectors", &embed).await.unwrap();
     let direct = place.done::<ZeroShot>("direct", &SETS.replace("INPUT", "test.parquet")).await.unwrap();
@@ -118,7 +118,7 @@ async fn zero_shot_on_embeddings_says_what_it_says_on_images() {
     }
     let numbers = "select set, prompts, metric, value, ci_low, ci_high, n, weights_hash from data";
     assert_eq!(sql(&direct, numbers).await, sql(&stored, numbers).await);
-    // The set itself differs: two of its images were refused before.
+    // The set differs: `embed` rejected two of its images.
     let hash = "select distinct set_hash from data";
     assert_ne!(sql(&direct, hash).await, sql(&stored, hash).await);
 }
@@ -144,7 +144,7 @@ async fn vectors_of_another_model_are_refused() {
 }
 
 #[tokio::test]
-async fn the_nearest_rows_are_found() {
+async fn search_finds_the_nearest_rows() {
     let place = Place::new();
     let dataset = place.done::<Embed>("vectors", OPTIONS).await.unwrap();
     let model = Model::load("./model".into(), &place.path("model"), Default::default()).unwrap();
@@ -154,7 +154,7 @@ async fn the_nearest_rows_are_found() {
     assert_eq!(strings(&found, 1)[0], format!("{:032x}", 33));
     let own = floats(&found, 0);
     assert!((own[0] - 1.0).abs() < 1e-6 && own.is_sorted_by(|a, b| a >= b), "{own:?}");
-    // Against all cosines.
+    // The reference: all cosines.
     let rows = rows(&dataset).await;
     let vectors = Vectors::from_column(&rows, EMBEDDING).unwrap();
     let mut all: Vec<(f32, usize)> =
@@ -168,12 +168,12 @@ async fn the_nearest_rows_are_found() {
 }
 
 #[tokio::test]
-async fn mistakes_in_options_are_told() {
+async fn invalid_options_are_reported() {
     let schema = || Some(examples().schema().as_ref().clone());
     let base = "input = \"./a.parquet\"\nmodel = \"./m\"\n";
     let cases = [
         ("", "the width of the embeddings of `./m` is not known"),
-        ("width = 0", "no embedding has so many numbers"),
+        ("width = 0", "`width` is out of range"),
         ("width = 12\ntext_embeddings = true", "`text_embeddings` needs `captions`"),
         ("width = 12\ncaptions = \"captoin\"", "did you mean `caption`?"),
         ("width = 12\ncaptions = \"image\"", "expected text"),
@@ -187,5 +187,5 @@ async fn mistakes_in_options_are_told() {
     }
     let place = Place::new();
     let wrong = said(place.done::<Embed>("vectors", &OPTIONS.replace("width = 12", "width = 13")).await);
-    assert!(wrong.contains("have 12 numbers, not 13 / write `width = 12`"), "{wrong}");
+    assert!(wrong.contains("have a width of 12, not 13 / set `width = 12`"), "{wrong}");
 }

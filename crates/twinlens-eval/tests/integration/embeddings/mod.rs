@@ -1,5 +1,5 @@
-//! The stages `embed`, `probe` and `retrieval`, and `zero-shot` and search on embeddings, from a
-//! TOML table to tables, on a random model and generated images.
+//! The stages `embed`, `probe` and `retrieval`, and `zero-shot` and search on embeddings, from TOML
+//! options to tables, with a random model and generated images.
 
 mod embed;
 mod probe;
@@ -21,7 +21,7 @@ use crate::support::{
 
 const CLASSES: [&str; 4] = ["apple", "boat", "cloud", "drum"];
 
-/// A folder with a model of random weights, in which stages are run.
+/// A directory with a model of random weights, in which stages run.
 struct Place {
     folder: tempfile::TempDir,
 }
@@ -30,8 +30,7 @@ fn texts(texts: Vec<Option<String>>) -> ArrayRef {
     Arc::new(StringArray::from(texts))
 }
 
-/// 50 good images of 4 classes with captions (two without), then a damaged one and one that is
-/// missing.
+/// 50 good images of 4 classes with captions (two without), then a damaged and a missing one.
 fn examples() -> RecordBatch {
     let mut bytes: Vec<Option<Vec<u8>>> = (0..50).map(|seed| Some(png(seed))).collect();
     bytes.extend([Some(png(99)[..60].to_vec()), None]);
@@ -60,7 +59,7 @@ impl Place {
         context(self.folder.path(), "stage")
     }
 
-    /// Runs a stage into the dataset `out`, as a run would; what is committed there already stays.
+    /// Runs a stage into the dataset `out` as a run would, resuming after its commits.
     async fn run<S: StageKind>(
         &self,
         cx: &RunContext,
@@ -88,7 +87,7 @@ fn strings(batch: &RecordBatch, column: usize) -> Vec<String> {
     column.as_string::<i32>().iter().map(|value| value.unwrap_or("null").to_string()).collect()
 }
 
-/// What an error says, with its hint.
+/// The message and hint of a user error.
 fn said(result: Result<Dataset, RunError>) -> String {
     match result {
         Err(RunError::User { message, hint }) => format!("{message} / {}", hint.unwrap_or_default()),
@@ -96,7 +95,7 @@ fn said(result: Result<Dataset, RunError>) -> String {
     }
 }
 
-/// What is wrong with options.
+/// The faults of options.
 fn faults<S: StageKind>(options: &str, schema: Option<Schema>) -> Vec<String> {
     let schema = schema.map(Arc::new);
     let faults = support::plan::<S>(options, |_| support::table(schema.clone())).err().unwrap_or_default();

@@ -5,7 +5,7 @@ use twinlens_eval::vectors::Dtype;
 
 use super::*;
 
-/// Vectors around the centres of four classes, as an `embed` stage would leave them.
+/// Vectors around the centres of four classes, in the schema of an `embed` stage.
 fn vectors(rows: usize, seed: u64, noise: f32, made_by: &str) -> RecordBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let centre = |class: usize, place: usize| if place % 4 == class { 1.0 } else { 0.0 };
@@ -38,7 +38,7 @@ repeats = 3
 "#;
 
 #[tokio::test]
-async fn probes_learn_what_can_be_learned() {
+async fn probes_learn_separable_classes() {
     let place = place(0.9);
     let dataset = place.done::<Probe>("probes", OPTIONS).await.unwrap();
     let top1 = sql(&dataset, "select task, prompts, value, ci_low, ci_high, chance, n, weights_hash from data where metric = 'top1'").await;
@@ -64,7 +64,7 @@ async fn probes_learn_what_can_be_learned() {
 }
 
 #[tokio::test]
-async fn an_interrupted_probe_goes_on_to_the_same_bytes() {
+async fn an_interrupted_probe_resumes_to_the_same_bytes() {
     let place = place(0.9);
     let options = format!("{OPTIONS}tasks = [\"few-shot\", \"linear-probe\"]\nshots = [1, 3]");
     let whole = place.done::<Probe>("whole", &options).await.unwrap();
@@ -76,7 +76,7 @@ async fn an_interrupted_probe_goes_on_to_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn a_validation_part_and_a_limit_are_used() {
+async fn validation_examples_and_max_examples_are_used() {
     let place = place(0.3);
     write_parquet(&place.path("held.parquet"), &vectors(40, 3, 0.3, "abc, clip"));
     let options = OPTIONS.replace("label =", "validation = \"held.parquet\", label =");
@@ -87,7 +87,7 @@ async fn a_validation_part_and_a_limit_are_used() {
 }
 
 #[tokio::test]
-async fn parts_that_do_not_fit_say_why() {
+async fn incompatible_parts_are_reported() {
     let place = place(0.5);
     write_parquet(&place.path("other.parquet"), &vectors(40, 3, 0.5, "def, clip"));
     let other = said(place.done::<Probe>("a", &OPTIONS.replace("test.parquet", "other.parquet")).await);
@@ -101,7 +101,7 @@ async fn parts_that_do_not_fit_say_why() {
     for (options, expected) in [
         ("neighbours = 0", "`neighbours` is 0"),
         ("shots = [4, 0]", "`shots` is 0"),
-        ("validation_share = 1.0", "a part of the examples"),
+        ("validation_share = 1.0", "must be between 0 and 1"),
     ] {
         let found = faults::<Probe>(&format!("{OPTIONS}{options}"), None);
         assert!(found.len() == 1 && found[0].contains(expected), "{options}: {found:?}");

@@ -4,8 +4,8 @@ use twinlens_eval::{Embed, Retrieval};
 
 use super::*;
 
-/// 30 images with two captions each, of which number 3 comes again in a row of its own with a
-/// third; number 4 has none; a damaged one.
+/// 30 images with two captions each, except number 4, which has none; number 3 again in a row of
+/// its own with a third caption; and a damaged image.
 fn captioned() -> RecordBatch {
     let order: Vec<u32> = (0..30).chain([3]).collect();
     let mut bytes: Vec<Option<Vec<u8>>> = order.iter().map(|seed| Some(png(*seed))).collect();
@@ -35,7 +35,7 @@ batch_size = 8
 "#;
 
 #[tokio::test]
-async fn recalls_are_those_of_all_similarities() {
+async fn recalls_match_those_of_all_similarities() {
     let place = Place::new();
     write_parquet(&place.path("pairs.parquet"), &captioned());
     let dataset = place.done::<Retrieval>("found", &OPTIONS.replace("INPUT", "pairs.parquet")).await.unwrap();
@@ -84,7 +84,7 @@ async fn recalls_are_those_of_all_similarities() {
 }
 
 #[tokio::test]
-async fn embeddings_give_what_images_give() {
+async fn embeddings_give_the_same_results_as_images() {
     let place = Place::new();
     write_parquet(&place.path("pairs.parquet"), &captioned().slice(0, 31));
     let embed = "input = \"pairs.parquet\"\nmodel = \"./model\"\nwidth = 12\nbatch_size = 8";
@@ -96,7 +96,7 @@ async fn embeddings_give_what_images_give() {
 }
 
 #[tokio::test]
-async fn sets_without_captions_say_so() {
+async fn sets_without_captions_are_reported() {
     let place = Place::new();
     let mut batch = captioned().slice(4, 1);
     write_parquet(&place.path("none.parquet"), &batch);
@@ -109,5 +109,5 @@ async fn sets_without_captions_say_so() {
     let found = faults::<Retrieval>(&OPTIONS.replace("a photo of {}", "a photo"), None);
     assert!(found.len() == 1 && found[0].contains("has no `{}`"), "{found:?}");
     let found = faults::<Retrieval>(&format!("{OPTIONS}ks = [0, 1]"), None);
-    assert!(found.len() == 1 && found[0].contains("from 1 on"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("at least 1"), "{found:?}");
 }

@@ -52,8 +52,8 @@ async fn unusable_declared_sets_are_skipped() {
         sql(&dataset, "select set, code, detail from warnings where code like 'set_%' order by set").await;
     let text = |column: usize, row: usize| warned.column(column).as_string::<i32>().value(row).to_string();
     let expected = [
-        ("./twice.toml", "set_refused", "`a` is there twice"),
-        ("./words.toml", "set_refused", "holds nothing of its split"),
+        ("./twice.toml", "set_refused", "duplicate class name `a`"),
+        ("./words.toml", "set_refused", "no readable files of the split"),
         ("cifar10", "set_missing", "cifar-10-binary.tar.gz"),
         ("flickr30k", "set_refused", "retrieval"),
     ];
