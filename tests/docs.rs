@@ -45,6 +45,13 @@ fn commands_and_their_options_exist() {
 }
 
 #[test]
+fn the_python_helper_is_in_the_guide() {
+    let helper = include_str!("../pipelines/command/twinlens_command.py").trim_end();
+    let stages = pages().into_iter().find(|(name, _)| name == "stages.md").unwrap().1;
+    assert!(snippets(&stages, "python").iter().any(|snippet| snippet == helper));
+}
+
+#[test]
 fn the_guide_is_shown() {
     let place = Place::new();
     let page = place.output(&["help", "pipelines"]).stdout;
