@@ -215,7 +215,7 @@ fn log_messages_are_filtered_by_the_environment() {
         committed.contains("DEBUG run{pipeline=fruit") && committed.contains("stage{name=english"),
         "{text}"
     );
-    assert!(text.contains("english  6 rows  4 rejects"), "{text}");
+    assert!(text.contains("english         6 rows  4 rejects"), "{text}");
     let (_, json) = log("twinlens=info", &[&run[..], &["--log-format", "json"]].concat());
     for line in json.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));

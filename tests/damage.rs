@@ -118,7 +118,7 @@ fn a_full_disk_is_reported_and_the_run_resumes_when_there_is_space() {
         .unwrap();
     let text = stderr(&output);
     assert_ne!(output.status.code(), Some(77), "cannot mount a tmpfs: {text}");
-    assert!(text.contains("free some disk space"), "{text}");
+    assert!(text.contains("free space on the disk"), "{text}");
     assert!(text.contains("first: 1\n"), "{text}");
     assert!(text.contains("second: 0\n"), "{text}");
 }

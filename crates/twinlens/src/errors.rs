@@ -249,7 +249,7 @@ mod tests {
                 "a full dataset disk",
                 wrapped(DatasetError::io("x", full()).into()).into(),
                 Exit::User,
-                Some("free some disk space"),
+                Some("free space on the disk"),
             ),
             ("memory", exhausted.into(), Exit::User, Some("--memory")),
             ("SQL", DataFusionError::Plan("no such column".into()).into(), Exit::User, None),

@@ -73,10 +73,13 @@ fn render(page: &str, paint: Paint) -> String {
             is_code = !is_code;
             continue;
         }
-        text += &match line.trim_start_matches('#') {
-            code if is_code => format!("    {code}"),
-            heading if heading.len() < line.len() => paint.bold(heading.trim()),
-            prose => prose.into(),
+        let heading = line.trim_start_matches('#');
+        text += &if is_code {
+            format!("    {line}")
+        } else if heading.len() < line.len() {
+            paint.bold(heading.trim())
+        } else {
+            line.into()
         };
         text.push('\n');
     }

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(model.join("config.json")).unwrap(), "{\"model\": 1}");
         assert!(cache.path().join("models--org--name/blobs/blob").exists());
         let missing = hub.model("hf://org/other", &[&["config.json"]]).unwrap_err().to_string();
-        assert!(missing.contains("answers 404"), "{missing}");
+        assert!(missing.contains("returned status 404"), "{missing}");
         let file = format!("/org/name/resolve/{COMMIT}/config.json with the token");
         let expected = [
             "/api/models/org/name/revision/main with the token",
