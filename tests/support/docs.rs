@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Name and text of each page.
-pub fn pages() -> Vec<(String, String)> {
+pub(crate) fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let guide = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let guide = guide.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
@@ -14,7 +14,7 @@ pub fn pages() -> Vec<(String, String)> {
 }
 
 /// The code blocks of a language. A block with another word after the language is none.
-pub fn snippets(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn snippets(page: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {

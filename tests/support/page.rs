@@ -47,7 +47,7 @@ fn tags(html: &str) -> Vec<Tag<'_>> {
 }
 
 /// Panics if the page has external resources, is not well-formed, or is not accessible.
-pub fn check(html: &str) {
+pub(crate) fn check(html: &str) {
     let tags = tags(html);
     let of = |name: &str| tags.iter().filter(|tag| tag.name == name).collect::<Vec<_>>();
     assert!(html.starts_with("<!DOCTYPE html><html lang=\"en\">"));
@@ -98,7 +98,7 @@ pub fn check(html: &str) {
 }
 
 /// An installed browser.
-pub fn browser() -> Option<PathBuf> {
+pub(crate) fn browser() -> Option<PathBuf> {
     ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .map(|name| Path::new("/usr/bin").join(name))
@@ -106,7 +106,7 @@ pub fn browser() -> Option<PathBuf> {
 }
 
 /// Opens a page in a browser without network: all of it must render, without console messages.
-pub fn open(browser: &Path, page: &Path, profile: &Path) {
+pub(crate) fn open(browser: &Path, page: &Path, profile: &Path) {
     let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr"]);
     command

@@ -24,13 +24,13 @@ use crate::vectors::{EMBEDDING, IMAGE_HASH, Vectors, check_embedding_model, has_
 /// Reject codes of examples, besides those of [`twinlens_image::CODES`].
 pub const REJECT_CODES: [&str; 4] = [NO_LABEL, UNKNOWN_LABEL, NO_IMAGE, NO_EMBEDDING];
 /// The label is null.
-pub const NO_LABEL: &str = "no_label";
+pub(crate) const NO_LABEL: &str = "no_label";
 /// The label is not one of the set's classes.
-pub const UNKNOWN_LABEL: &str = "unknown_label";
+pub(crate) const UNKNOWN_LABEL: &str = "unknown_label";
 /// The image column is null, or holds a path without bytes.
-pub const NO_IMAGE: &str = "no_image";
+pub(crate) const NO_IMAGE: &str = "no_image";
 /// The embedding is null.
-pub const NO_EMBEDDING: &str = "no_embedding";
+pub(crate) const NO_EMBEDDING: &str = "no_embedding";
 
 /// Why an example cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Reject {
 
 /// Consecutive rows of a table.
 #[derive(Debug)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     pub batch: RecordBatch,
     /// Index of the first row in the table.
     pub first: u64,
@@ -49,7 +49,7 @@ pub struct Chunk {
 
 /// Iterates over the rows of a table in shard order.
 #[derive(Debug)]
-pub struct Examples<'a> {
+pub(crate) struct Examples<'a> {
     dataset: &'a Dataset,
     table: &'a str,
     reader: ShardReader,
@@ -58,7 +58,7 @@ pub struct Examples<'a> {
 
 impl<'a> Examples<'a> {
     /// Reads `columns` in chunks of at most `max_rows` rows and about `budget` bytes.
-    pub fn new(
+    pub(crate) fn new(
         dataset: &'a Dataset,
         table: &'a str,
         columns: &[&str],
@@ -69,7 +69,7 @@ impl<'a> Examples<'a> {
     }
 
     /// As [`new`](Self::new), for a range of rows.
-    pub fn range(
+    pub(crate) fn range(
         dataset: &'a Dataset,
         table: &'a str,
         rows: Range<u64>,
@@ -87,7 +87,7 @@ impl<'a> Examples<'a> {
     }
 
     /// Shard and row in it: `data/000003-000.parquet row 12`, counted from 0.
-    pub fn location(&self, row: u64) -> String {
+    pub(crate) fn location(&self, row: u64) -> String {
         let mut first = 0;
         for shard in self.dataset.shards(self.table) {
             if row < first + shard.rows {
@@ -115,7 +115,7 @@ impl Iterator for Examples<'_> {
 
 /// The image of one row.
 #[derive(Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// SHA-256 of the encoded bytes; of the empty string if there is no image.
     pub digest: [u8; 32],
     /// Normalised pixels `[3, size, size]`, or the stored embedding; `None` if the row is not
@@ -127,7 +127,7 @@ pub struct Image {
 
 /// Where the images of a table come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageSource {
+pub(crate) enum ImageSource {
     /// A column in the Hugging Face layout, which is decoded and encoded.
     Images(String),
     /// The embedding columns that an `embed` stage wrote.
@@ -139,7 +139,7 @@ impl ImageSource {
     ///
     /// # Errors
     /// What is wrong with the image column, if there are no embeddings either.
-    pub fn resolve(schema: &Schema, named: Option<&str>) -> Result<Self, SetFault> {
+    pub(crate) fn resolve(schema: &Schema, named: Option<&str>) -> Result<Self, SetFault> {
         let column = named.unwrap_or("image");
         match check_image(schema, column) {
             Ok(()) => Ok(Self::Images(column.into())),
@@ -152,7 +152,7 @@ impl ImageSource {
     ///
     /// # Errors
     /// Message and hint: another model made the embeddings, or a shard lacks the column.
-    pub fn images(
+    pub(crate) fn images(
         &self,
         batch: &RecordBatch,
         wanted: &[bool],
@@ -168,7 +168,7 @@ impl ImageSource {
 
     /// Embeddings `[n, embed]` of `n` images; `values` are those of [`Image::pixels`],
     /// concatenated.
-    pub fn embed(&self, clip: &Clip, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
+    pub(crate) fn embed(&self, clip: &Clip, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
         let config = clip.config();
         Ok(match self {
             Self::Embeddings => Tensor::from_vec(values, (n, config.embed), &Device::Cpu)?,
@@ -180,13 +180,13 @@ impl ImageSource {
     }
 
     /// Whether a column must be read: all but the pixels and vectors that are not used.
-    pub fn needs_column(&self, field: &Field) -> bool {
+    pub(crate) fn needs_column(&self, field: &Field) -> bool {
         let large = holds_image_bytes(field.data_type()) || width(field.data_type()).is_some();
         !large || field.name() == self.column()
     }
 
     /// The column with pixels or vectors.
-    pub fn column(&self) -> &str {
+    pub(crate) fn column(&self) -> &str {
         match self {
             Self::Images(column) => column,
             Self::Embeddings => EMBEDDING,
@@ -196,7 +196,7 @@ impl ImageSource {
 
 /// How images are decoded.
 #[derive(Clone, Copy)]
-pub struct DecodeOptions<'a> {
+pub(crate) struct DecodeOptions<'a> {
     pub preprocess: &'a Preprocess,
     /// An image beyond them is rejected before it is decoded.
     pub limits: &'a Limits,
@@ -209,13 +209,13 @@ pub struct DecodeOptions<'a> {
 
 impl<'a> DecodeOptions<'a> {
     /// For a model, within the stage's memory budget, without perceptual hashes.
-    pub fn new(model: &'a Model, limits: &'a Limits, cx: &RunContext) -> Self {
+    pub(crate) fn new(model: &'a Model, limits: &'a Limits, cx: &RunContext) -> Self {
         Self { preprocess: &model.preprocess, limits, budget: cx.bytes_in_flight, with_phash: false }
     }
 }
 
 /// Turns the images of a table into embeddings.
-pub struct ImageEncoder<'a> {
+pub(crate) struct ImageEncoder<'a> {
     pub clip: &'a Clip,
     pub source: &'a ImageSource,
     /// The identity that stored embeddings must have.
@@ -224,13 +224,18 @@ pub struct ImageEncoder<'a> {
 }
 
 impl<'a> ImageEncoder<'a> {
-    pub fn new(model: &'a Model, source: &'a ImageSource, limits: &'a Limits, cx: &RunContext) -> Self {
+    pub(crate) fn new(
+        model: &'a Model,
+        source: &'a ImageSource,
+        limits: &'a Limits,
+        cx: &RunContext,
+    ) -> Self {
         let decode = DecodeOptions::new(model, limits, cx);
         Self { clip: &model.clip, source, identity: model.identity(), decode }
     }
 
     /// As [`ImageSource::images`].
-    pub fn read(
+    pub(crate) fn read(
         &self,
         batch: &RecordBatch,
         wanted: &[bool],
@@ -241,7 +246,7 @@ impl<'a> ImageEncoder<'a> {
     }
 
     /// As [`ImageSource::embed`].
-    pub fn embed(&self, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
+    pub(crate) fn embed(&self, values: Vec<f32>, n: usize) -> Result<Tensor, EvalError> {
         self.source.embed(self.clip, values, n)
     }
 }

@@ -13,7 +13,7 @@ use crate::error::EvalError;
 
 /// A rejected row of a batch.
 #[derive(Debug, Clone)]
-pub struct RejectedRow {
+pub(crate) struct RejectedRow {
     pub row: u32,
     pub code: &'static str,
     /// Includes the location.
@@ -21,7 +21,7 @@ pub struct RejectedRow {
 }
 
 /// The columns of a batch that hold no pixels.
-pub fn without_pixels(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
+pub(crate) fn without_pixels(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
     let kept: Vec<usize> = (0..batch.num_columns())
         .filter(|column| !holds_image_bytes(batch.column(*column).data_type()))
         .collect();
@@ -29,7 +29,7 @@ pub fn without_pixels(batch: &RecordBatch) -> Result<RecordBatch, EvalError> {
 }
 
 /// Takes rows of a batch, which may have no columns.
-pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, EvalError> {
+pub(crate) fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, EvalError> {
     let columns = batch.columns().iter().map(|column| arrow::compute::take(column, rows, None));
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
@@ -37,7 +37,7 @@ pub fn take(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, Eval
 }
 
 /// Writes rejected rows of a batch to the ledger of a split, without their pixels.
-pub fn write(
+pub(crate) fn write(
     split: &mut SplitWriter,
     stage: &str,
     batch: &RecordBatch,

@@ -3,15 +3,15 @@
 use twinlens_image::Limits;
 use twinlens_pipeline::{Fault, Located};
 
-pub fn limits_or_default(limits: Option<&Located<Limits>>) -> Limits {
+pub(crate) fn limits_or_default(limits: Option<&Located<Limits>>) -> Limits {
     limits.map(|limits| limits.value().clone()).unwrap_or_default()
 }
 
-pub fn check_limits(limits: Option<&Located<Limits>>) -> Option<Fault> {
+pub(crate) fn check_limits(limits: Option<&Located<Limits>>) -> Option<Fault> {
     let limits = limits?;
     Some(Fault::at(limits.span(), limits.check().err()?.to_string()))
 }
 
-pub fn check_positive<T: Default + PartialEq>(name: &str, value: &Located<T>) -> Option<Fault> {
+pub(crate) fn check_positive<T: Default + PartialEq>(name: &str, value: &Located<T>) -> Option<Fault> {
     value.is_default().then(|| Fault::at(value.span(), format!("`{name}` is 0")).label("expected at least 1"))
 }

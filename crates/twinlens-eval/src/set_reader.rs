@@ -14,11 +14,11 @@ use crate::set::{ClassOptions, Classes, LabelColumn, Labels, SetFault, SetOption
 
 const LABEL_ROWS: usize = 8192;
 /// The optional column with the classes that are not annotated, in multi-label sets.
-pub const IGNORED: &str = "ignored_labels";
+pub(crate) const IGNORED: &str = "ignored_labels";
 
 /// The classes of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Truth {
+pub(crate) enum Truth {
     Single(usize),
     /// `ignored`: not annotated.
     Multi {
@@ -28,7 +28,7 @@ pub enum Truth {
 }
 
 impl Truth {
-    pub fn single(&self) -> Option<usize> {
+    pub(crate) fn single(&self) -> Option<usize> {
         match self {
             Truth::Single(class) => Some(*class),
             Truth::Multi { .. } => None,
@@ -37,14 +37,14 @@ impl Truth {
 }
 
 /// The label of a row.
-pub struct RowLabel {
+pub(crate) struct RowLabel {
     pub class: Result<Truth, Reject>,
     /// For the set's hash.
     pub text: String,
 }
 
 /// Converts a fault to an error of the set.
-pub fn set_error(set: &SetOptions) -> impl Fn(SetFault) -> EvalError {
+pub(crate) fn set_error(set: &SetOptions) -> impl Fn(SetFault) -> EvalError {
     let name = set.name.value().clone();
     move |fault| EvalError::set(&name, fault.why, fault.hint)
 }
@@ -75,7 +75,7 @@ fn distinct_labels(
 
 /// The classes of a set: those listed, those of another table, the class names of integer labels,
 /// or the distinct labels.
-pub fn read_classes(
+pub(crate) fn read_classes(
     cx: &RunContext,
     set: &SetOptions,
     inputs: &[InputData],
@@ -101,7 +101,7 @@ pub fn read_classes(
 }
 
 /// A set whose label column and classes are known.
-pub struct SetReader {
+pub(crate) struct SetReader {
     pub options: SetOptions,
     pub labels: Labels,
     pub classes: Classes,
@@ -109,7 +109,7 @@ pub struct SetReader {
 
 impl SetReader {
     /// Reads the schema of the set's input and the classes.
-    pub fn open(cx: &RunContext, inputs: &[InputData], set: &SetOptions) -> Result<Self, EvalError> {
+    pub(crate) fn open(cx: &RunContext, inputs: &[InputData], set: &SetOptions) -> Result<Self, EvalError> {
         let own = input(inputs, &set.input)?;
         let schema = own.dataset.schema(&own.table)?;
         let class_names = set.class_names.as_ref().map(|names| names.as_slice());
@@ -118,17 +118,17 @@ impl SetReader {
         Ok(Self { options: set.clone(), labels, classes })
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.options.name.value()
     }
 
     /// The prompt set of an option, with the set's own templates if it names them.
-    pub fn resolve(&self, prompts: &PromptOptions) -> Result<PromptSet, EvalError> {
+    pub(crate) fn resolve(&self, prompts: &PromptOptions) -> Result<PromptSet, EvalError> {
         let own = self.options.templates.as_ref().map(|templates| templates.as_slice());
         prompts.resolve(own).map_err(|(why, hint)| EvalError::set(self.name(), why, hint))
     }
 
-    pub fn labels(&self, batch: &RecordBatch) -> Result<Vec<RowLabel>, EvalError> {
+    pub(crate) fn labels(&self, batch: &RecordBatch) -> Result<Vec<RowLabel>, EvalError> {
         let name = self.labels.column();
         let column = batch.column_by_name(name);
         let column = column
@@ -181,7 +181,7 @@ impl SetReader {
 
     /// Name and class of each example, for single-label sets; `first` is the index of the first
     /// row.
-    pub fn examples(
+    pub(crate) fn examples(
         &self,
         batch: &RecordBatch,
         first: u64,
@@ -195,11 +195,11 @@ impl SetReader {
 }
 
 /// The name of an example in the results: its uid, or its index in the table.
-pub fn example_name(batch: &RecordBatch, row: usize, first: u64) -> String {
+pub(crate) fn example_name(batch: &RecordBatch, row: usize, first: u64) -> String {
     uid(batch, row).map_or_else(|| (first + row as u64).to_string(), str::to_string)
 }
 
-pub fn uid(batch: &RecordBatch, row: usize) -> Option<&str> {
+pub(crate) fn uid(batch: &RecordBatch, row: usize) -> Option<&str> {
     let uids = batch.column_by_name("uid")?.as_string_opt::<i32>()?;
     uids.is_valid(row).then(|| uids.value(row))
 }

@@ -47,7 +47,7 @@ pub(crate) struct SqlPlanner {
 
 impl SqlPlanner {
     /// Checks that a text is one SQL expression. Nothing is known of the columns that it names.
-    pub fn syntax(&self, text: &Located<String>) -> Result<(), Fault> {
+    pub(crate) fn syntax(&self, text: &Located<String>) -> Result<(), Fault> {
         check_size(text)?;
         let state = self.planner();
         let dialect = state.config().options().sql_parser.dialect;
@@ -57,7 +57,7 @@ impl SqlPlanner {
 
     /// Plans a condition on the rows of a table with that schema, without I/O: every column exists,
     /// every function is known, the types match, and the result is boolean.
-    pub fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
+    pub(crate) fn predicate(&self, text: &Located<String>, schema: &Schema) -> Result<Expr, Fault> {
         let (expr, data_type) = self.expression(text, schema)?;
         if data_type != DataType::Boolean && data_type != DataType::Null {
             return Err(Fault::at(
@@ -71,7 +71,11 @@ impl SqlPlanner {
 
     /// Plans a value computed from one row of a table with that schema, without I/O; returns it
     /// with its type.
-    pub fn expression(&self, text: &Located<String>, schema: &Schema) -> Result<(Expr, DataType), Fault> {
+    pub(crate) fn expression(
+        &self,
+        text: &Located<String>,
+        schema: &Schema,
+    ) -> Result<(Expr, DataType), Fault> {
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, &[]);
         check_size(text)?;
@@ -103,7 +107,11 @@ impl SqlPlanner {
 
     /// Plans a query over tables with those schemas, without I/O, and returns the schema of its
     /// result. The name of a table may be qualified (`zero_shot.per_class`).
-    pub fn query(&self, text: &Located<String>, tables: &[(String, SchemaRef)]) -> Result<SchemaRef, Fault> {
+    pub(crate) fn query(
+        &self,
+        text: &Located<String>,
+        tables: &[(String, SchemaRef)],
+    ) -> Result<SchemaRef, Fault> {
         check_size(text)?;
         let state = self.planner();
         let fault = |error: &DataFusionError| sql_fault(text, error, &state, tables);
@@ -122,7 +130,7 @@ impl SqlPlanner {
 
     /// The distinct tables that a query reads, as `table` or `stage.table`. The query is only
     /// parsed.
-    pub fn tables_in(&self, text: &Located<String>) -> Result<Vec<String>, Fault> {
+    pub(crate) fn tables_in(&self, text: &Located<String>) -> Result<Vec<String>, Fault> {
         check_size(text)?;
         let state = self.planner();
         let dialect = state.config().options().sql_parser.dialect;

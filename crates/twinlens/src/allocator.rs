@@ -23,7 +23,7 @@ const MILLISECONDS_IN_TRAINING: c_long = 5_000;
 const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
 /// Call this before a second thread exists.
-pub fn init() {
+pub(crate) fn init() {
     set_purge_delay(MILLISECONDS);
 }
 
@@ -39,12 +39,12 @@ fn set_purge_delay(milliseconds: c_long) {
 
 /// Raises the purge delay while a training runs.
 #[derive(Debug, Default)]
-pub struct PurgeDelay {
+pub(crate) struct PurgeDelay {
     trainings: Mutex<BTreeSet<String>>,
 }
 
 impl PurgeDelay {
-    pub fn event(&self, event: &Event) {
+    pub(crate) fn event(&self, event: &Event) {
         let mut trainings = self.trainings.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match event {
             Event::StageStarted { stage, product: Product::Model, .. } => trainings.insert(stage.clone()),

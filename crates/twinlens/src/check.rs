@@ -13,7 +13,7 @@ use crate::errors::Failure;
 use crate::run;
 use crate::text::{bytes, counted};
 
-pub fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failure> {
     let path = args.pipeline.to_string_lossy();
     let location = run::parse_location(&path)?;
     if is_url(&path) || args.pipeline.is_dir() {

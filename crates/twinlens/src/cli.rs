@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// are not rebuilt.
 #[derive(Debug, Parser)]
 #[command(name = "twinlens", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES, disable_help_subcommand = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
@@ -22,7 +22,7 @@ Data go to stdout, everything else to stderr. Exit codes: 0 success; 1 user erro
 committed work is kept.";
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Run(RunArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
@@ -43,7 +43,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ModelCommand {
+pub(crate) enum ModelCommand {
     /// Lists the models with their parameters and the FLOPs of a forward pass (a multiply-add
     /// counts as two, texts have full length)
     List,
@@ -60,7 +60,7 @@ pub enum ModelCommand {
 /// (at most 10 seconds) and prints the command that resumes the run; a second Ctrl-C stops at once.
 /// At the end, the tables of those `sql` stages that no other stage reads are printed.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
     /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
@@ -82,7 +82,7 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct EngineArgs {
+pub(crate) struct EngineArgs {
     /// Threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -106,7 +106,7 @@ pub struct EngineArgs {
 /// errors are reported at once, with their position in the file. In a dataset or an export it
 /// compares every file with the manifest, and the card (README.md) with the files.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The pipeline file, or the directory of a dataset or an export
     pub pipeline: PathBuf,
     #[command(flatten)]
@@ -117,7 +117,7 @@ pub struct CheckArgs {
 ///
 /// Reads the pipeline file and the manifests of the run directory. Changes nothing.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
     /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
@@ -142,7 +142,7 @@ pub struct PlanArgs {
 /// rejects"`). The results replace the rejects in the stage's dataset. `twinlens run` then rebuilds
 /// the stages that depend on it.
 #[derive(Debug, Args)]
-pub struct RetryArgs {
+pub(crate) struct RetryArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
     /// The stage that rejected the rows
@@ -163,7 +163,7 @@ pub struct RetryArgs {
 ///
 /// Works while a run is in progress. The exit code is 2 if a row is not accounted for.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// The run directory, or its URL in an object store
     pub dir: String,
 }
@@ -175,7 +175,7 @@ pub struct StatusArgs {
 /// are views (see --views). Without QUERY, it reads queries from stdin, or opens a prompt if stdin
 /// is a terminal. Works while a run is in progress.
 #[derive(Debug, Args)]
-pub struct SqlArgs {
+pub(crate) struct SqlArgs {
     /// The run directory, or its URL in an object store
     pub dir: String,
     /// One or more queries, separated by `;`
@@ -201,7 +201,7 @@ pub struct SqlArgs {
 /// beside chance and published values, gain from prompts, sample predictions, confusions, training
 /// support per class, loss, rows per stage, scaling fit, settings and hashes.
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// The run directory, or its URL in an object store
     pub dir: String,
     /// The file to write, or `-` for stdout [default: report.html in the run directory]
@@ -218,7 +218,7 @@ pub struct ReportArgs {
 /// and prints the accuracies. It is a run like any other: the same command resumes a killed one,
 /// and new prompts reuse the embeddings.
 #[derive(Debug, Args)]
-pub struct EvalArgs {
+pub(crate) struct EvalArgs {
     /// The directory of a twinlens, Hugging Face or open_clip model, with tokenizer.json or CLIP's
     /// vocabulary; or a model of the Hugging Face Hub (hf://openai/clip-vit-base-patch32)
     #[arg(long, value_name = "DIR")]
@@ -255,7 +255,7 @@ pub struct EvalArgs {
 /// Searches the embeddings of an `embed` stage exhaustively, in bounded memory. The embeddings and
 /// their model are found through the manifests. Works while a run is in progress.
 #[derive(Debug, Args)]
-pub struct SearchArgs {
+pub(crate) struct SearchArgs {
     /// The run directory, or a dataset with embeddings (runs/NAME/STAGE, a Parquet file)
     pub dir: String,
     /// The text to search for, such as "a red bicycle"
@@ -288,7 +288,7 @@ pub struct SearchArgs {
 /// complete, and manifest.jsonl has their hashes. Read the card before you publish it: it shows the
 /// options of the stages as they are in the pipeline file.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// A dataset (runs/NAME/STAGE, an earlier export, a Parquet file), or a run directory in which
     /// exactly one dataset has images
     pub source: String,
@@ -328,14 +328,14 @@ pub enum ExportFormat {
 
 /// Lists the kinds of stages, or the options of one with an example
 #[derive(Debug, Args)]
-pub struct StagesArgs {
+pub(crate) struct StagesArgs {
     /// The kind to describe
     pub kind: Option<String>,
 }
 
 /// Lists the evaluation sets, or describes one with its templates, classes and source
 #[derive(Debug, Args)]
-pub struct SetsArgs {
+pub(crate) struct SetsArgs {
     /// The set to describe, or the path of a file that declares one (`*.toml`)
     pub name: Option<String>,
     /// Also show where the data of each set are in this directory
@@ -349,7 +349,7 @@ pub struct SetsArgs {
 /// pipeline files, with which editors complete and check them: put `#:schema PATH` in the first
 /// line of the file.
 #[derive(Debug, Args)]
-pub struct SchemaArgs {
+pub(crate) struct SchemaArgs {
     /// Name of a contract, `pipeline` or `views`
     #[arg(conflicts_with = "write")]
     pub name: Option<String>,
@@ -362,14 +362,14 @@ pub struct SchemaArgs {
 ///
 /// Without NAME, it lists the subjects of the guide and the commands.
 #[derive(Debug, Args)]
-pub struct HelpArgs {
+pub(crate) struct HelpArgs {
     /// A subject or a command
     #[arg(value_name = "NAME")]
     pub subject: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct SetArgs {
+pub(crate) struct SetArgs {
     /// Set a variable in [vars] (`epochs=3`), an option of a stage (`clip.epochs=3`) or a top-level
     /// key (`seed=3`); may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]
@@ -377,7 +377,7 @@ pub struct SetArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
+pub(crate) enum ProgressMode {
     /// If stderr is a terminal
     Auto,
     /// Never; finished stages are still reported
@@ -385,7 +385,7 @@ pub enum ProgressMode {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Human-readable text
     Text,
     /// One JSON object per event and line
@@ -393,7 +393,7 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PlanFormat {
+pub(crate) enum PlanFormat {
     /// Text
     Table,
     /// A Mermaid flowchart
@@ -405,7 +405,7 @@ pub enum PlanFormat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RowFormat {
+pub(crate) enum RowFormat {
     /// Aligned columns; long values are truncated
     Table,
     /// Comma-separated values with a header

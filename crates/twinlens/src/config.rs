@@ -11,13 +11,13 @@ use crate::text::Paint;
 use crate::{env, hub};
 
 /// Reads and checks a pipeline file, and no other file; the error reports all faults.
-pub fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
+pub(crate) fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
     read(path, registry, set, &InputSchemas::none())
 }
 
 /// As [`load`], before a run: also opens the files that the pipeline names as inputs, and checks
 /// their columns.
-pub fn open(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
+pub(crate) fn open(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
     let base = path.parent().unwrap_or(Path::new("")).into();
     let files = Files { base, scratch: env::cache_dir(), hub: hub::open() };
     read(path, registry, set, &InputSchemas::of(&files))

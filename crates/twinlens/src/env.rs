@@ -13,7 +13,7 @@ use twinlens_pipeline::Clock;
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Which log messages go to stderr, in the syntax of `RUST_LOG`: `debug`,
 /// `twinlens_crawl=debug,info`.
-pub const TWINLENS_LOG: &str = "TWINLENS_LOG";
+pub(crate) const TWINLENS_LOG: &str = "TWINLENS_LOG";
 /// Not empty: no colours (no-color.org).
 const NO_COLOR: &str = "NO_COLOR";
 /// The history of the SQL prompt is in `twinlens/` below it.
@@ -35,7 +35,7 @@ const HF_ENDPOINT: &str = "HF_ENDPOINT";
 const HF_TOKEN: &str = "HF_TOKEN";
 
 /// All variables whose values are UTF-8; a pipeline file sees those that it lists under `env`.
-pub fn all() -> BTreeMap<String, String> {
+pub(crate) fn all() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
@@ -45,7 +45,7 @@ pub fn all() -> BTreeMap<String, String> {
 ///
 /// # Errors
 /// The message for the user, if the variable is not a whole number.
-pub fn clock() -> Result<Clock, String> {
+pub(crate) fn clock() -> Result<Clock, String> {
     match std::env::var_os(SOURCE_DATE_EPOCH) {
         None => Ok(Clock::System),
         Some(text) => match parse_epoch(&text) {
@@ -63,28 +63,28 @@ fn parse_epoch(text: &OsString) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-pub fn log_filter() -> Option<String> {
+pub(crate) fn log_filter() -> Option<String> {
     non_empty(TWINLENS_LOG)
 }
 
-pub fn no_color() -> bool {
+pub(crate) fn no_color() -> bool {
     std::env::var_os(NO_COLOR).is_some_and(|value| !value.is_empty())
 }
 
 /// The directory for state that outlives a call.
-pub fn state_dir() -> Option<PathBuf> {
+pub(crate) fn state_dir() -> Option<PathBuf> {
     let state = absolute_path(XDG_STATE_HOME).or_else(|| Some(absolute_path(HOME)?.join(".local/state")))?;
     Some(state.join("twinlens"))
 }
 
 /// The directory for copies of remote files; it may not exist yet.
-pub fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     let cache = absolute_path(XDG_CACHE_HOME).or_else(|| Some(absolute_path(HOME)?.join(".cache")));
     cache.unwrap_or_else(std::env::temp_dir).join("twinlens")
 }
 
 /// The cache of the Hugging Face libraries.
-pub fn hub_cache() -> Option<PathBuf> {
+pub(crate) fn hub_cache() -> Option<PathBuf> {
     let home = || {
         let cache = absolute_path(XDG_CACHE_HOME).or_else(|| Some(absolute_path(HOME)?.join(".cache")));
         absolute_path(HF_HOME).or_else(|| Some(cache?.join("huggingface")))
@@ -93,17 +93,17 @@ pub fn hub_cache() -> Option<PathBuf> {
 }
 
 /// Base URL of the Hub, without a trailing slash.
-pub fn hub_endpoint() -> String {
+pub(crate) fn hub_endpoint() -> String {
     let endpoint = non_empty(HF_ENDPOINT).unwrap_or_else(|| "https://huggingface.co".into());
     endpoint.trim_end_matches('/').into()
 }
 
-pub fn hub_offline() -> bool {
+pub(crate) fn hub_offline() -> bool {
     let on = |value: String| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
     non_empty(HF_HUB_OFFLINE).is_some_and(on)
 }
 
-pub fn hub_token() -> Option<String> {
+pub(crate) fn hub_token() -> Option<String> {
     non_empty(HF_TOKEN)
 }
 

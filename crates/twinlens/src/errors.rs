@@ -13,7 +13,7 @@ use crate::text::{Paint, printable};
 
 /// Exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// The reader of stdout closed the pipe: not an error.
     Quiet = 0,
     /// User error, or an error of the environment (network, disk).
@@ -28,7 +28,7 @@ pub enum Exit {
 
 /// An error as the user sees it.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub exit: Exit,
     pub message: String,
     /// What to do next.
@@ -44,36 +44,36 @@ impl Failure {
         Self { exit, message: message.into(), hint: None, resume: None, is_rendered: false }
     }
 
-    pub fn user(message: impl Into<String>) -> Self {
+    pub(crate) fn user(message: impl Into<String>) -> Self {
         Self::new(Exit::User, message)
     }
 
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(Exit::Internal, message)
             .hint("this is a bug in twinlens: please report it, with the pipeline file")
     }
 
-    pub fn rejects(message: impl Into<String>) -> Self {
+    pub(crate) fn rejects(message: impl Into<String>) -> Self {
         Self::new(Exit::Rejects, message)
     }
 
     /// A complete report.
-    pub fn report(rendered: impl Into<String>) -> Self {
+    pub(crate) fn report(rendered: impl Into<String>) -> Self {
         Self { is_rendered: true, ..Self::new(Exit::User, rendered) }
     }
 
     /// A file cannot be read or written.
-    pub fn io(path: impl AsRef<std::path::Path>, error: io::Error) -> Self {
+    pub(crate) fn io(path: impl AsRef<std::path::Path>, error: io::Error) -> Self {
         RunError::io(path.as_ref(), error).into()
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// Writes the error to stderr.
-    pub fn print(&self, format: LogFormat) {
+    pub(crate) fn print(&self, format: LogFormat) {
         // If stderr fails, there is nowhere left to report it.
         let _ = io::stderr().lock().write_all(self.render(format, Paint::stderr()).as_bytes());
     }

@@ -32,7 +32,7 @@ const ALL: &str = "all";
 /// The stage whose table is printed at the end.
 const RESULTS: &str = "results";
 
-pub fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
         return Err(Failure::user("cannot write Parquet to a terminal")
             .hint("redirect it, or choose another --format"));

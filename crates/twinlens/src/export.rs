@@ -36,7 +36,7 @@ impl From<ExportFormat> for Format {
     }
 }
 
-pub fn execute(args: &ExportArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &ExportArgs, registry: &Registry) -> Result<(), Failure> {
     let source = Source::find(&args.source)?;
     let to = parse_location(&args.dir)?;
     refuse_inside_dataset(&args.dir)?;

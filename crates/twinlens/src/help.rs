@@ -25,7 +25,7 @@ const GUIDE: [(&str, &str); 11] = [
     ("stages", include_str!("../docs/stages.md")),
 ];
 
-pub fn execute(args: &HelpArgs) -> Result<(), Failure> {
+pub(crate) fn execute(args: &HelpArgs) -> Result<(), Failure> {
     let paint = Paint::stdout();
     let text = match &args.subject {
         None => overview(paint),

@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_BODY: usize = 64 << 20;
 
 /// The Hub as configured by the environment. Sends no request.
-pub fn open() -> Hub {
+pub(crate) fn open() -> Hub {
     let client: Option<Arc<dyn HubClient>> = if env::hub_offline() { None } else { Some(Arc::new(Http)) };
     Hub { cache: env::hub_cache(), endpoint: env::hub_endpoint(), token: env::hub_token(), client }
 }

@@ -25,7 +25,7 @@ use crate::progress::bars;
 ///
 /// # Errors
 /// The filter is malformed.
-pub fn init(format: LogFormat) -> Result<(), Failure> {
+pub(crate) fn init(format: LogFormat) -> Result<(), Failure> {
     let Some(text) = env::log_filter() else { return Ok(()) };
     let filter = EnvFilter::builder().parse(&text).map_err(|error| {
         Failure::user(format!("{TWINLENS_LOG}={text}: {error}"))

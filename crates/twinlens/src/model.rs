@@ -9,7 +9,7 @@ use crate::cli::ModelCommand;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-pub fn execute(command: &ModelCommand) -> Result<(), Failure> {
+pub(crate) fn execute(command: &ModelCommand) -> Result<(), Failure> {
     match command {
         ModelCommand::List => list(),
         ModelCommand::Show { name } => show(name),

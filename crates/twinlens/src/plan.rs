@@ -16,7 +16,7 @@ use crate::text::counted;
 use crate::{config, env, hub, run};
 use stages::{Column, StagePlan, decision, stages};
 
-pub fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {

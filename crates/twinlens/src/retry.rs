@@ -9,7 +9,7 @@ use crate::errors::Failure;
 use crate::text::{count, counted};
 use crate::{config, run};
 
-pub fn execute(args: &RetryArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &RetryArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let settings = run::settings(&args.engine, args.dir.as_deref(), &pipeline)?;
     let selection = (args.stage.as_str(), args.predicate.as_str());

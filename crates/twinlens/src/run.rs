@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
-pub fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let settings = Settings {
         fresh: args.fresh,
@@ -43,14 +43,14 @@ pub fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
 }
 
 /// The result of supervised work.
-pub struct Completed<T> {
+pub(crate) struct Completed<T> {
     pub value: T,
     pub watcher: Arc<Watcher>,
     pub elapsed: Duration,
 }
 
 /// Like [`run_supervised`], with the pipeline's sites being served.
-pub fn run_watched<T>(
+pub(crate) fn run_watched<T>(
     pipeline: &Pipeline,
     settings: &Settings,
     engine: &EngineArgs,
@@ -66,7 +66,7 @@ pub fn run_watched<T>(
 }
 
 /// Does work on `threads` threads, with progress on stderr, until it ends or Ctrl-C stops it.
-pub fn run_supervised<T>(
+pub(crate) fn run_supervised<T>(
     watcher: Watcher,
     threads: usize,
     work: impl AsyncFnOnce(Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
@@ -96,7 +96,7 @@ pub fn run_supervised<T>(
 }
 
 /// The run directory: `dir`, or the default for the pipeline.
-pub fn run_dir(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
+pub(crate) fn run_dir(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
     match dir {
         Some(dir) => parse_location(dir),
         None => Ok(Path::new("runs").join(&pipeline.name).into()),
@@ -104,11 +104,15 @@ pub fn run_dir(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failu
 }
 
 /// A path or URL of the command line.
-pub fn parse_location(text: &str) -> Result<Location, Failure> {
+pub(crate) fn parse_location(text: &str) -> Result<Location, Failure> {
     Ok(Location::parse(text, Path::new(""), &env::cache_dir())?)
 }
 
-pub fn settings(engine: &EngineArgs, dir: Option<&str>, pipeline: &Pipeline) -> Result<Settings, Failure> {
+pub(crate) fn settings(
+    engine: &EngineArgs,
+    dir: Option<&str>,
+    pipeline: &Pipeline,
+) -> Result<Settings, Failure> {
     Ok(Settings {
         dir: run_dir(dir, pipeline)?,
         scratch: env::cache_dir(),
@@ -233,7 +237,7 @@ fn resume_command(args: impl Iterator<Item = OsString>) -> String {
 }
 
 /// Quotes a word for a POSIX shell, if necessary.
-pub fn shell_quote(word: &str) -> String {
+pub(crate) fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.into()

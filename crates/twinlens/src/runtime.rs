@@ -5,16 +5,16 @@ use std::future::Future;
 use crate::errors::Failure;
 
 /// DataFusion plans and optimises deep expressions by recursion.
-pub const STACK_BYTES: usize = 16 << 20;
+pub(crate) const STACK_BYTES: usize = 16 << 20;
 
 /// The number of cores that this process may use.
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Runs `work` on `threads` threads (default: one per core). Does not wait for blocking tasks that
 /// are still running.
-pub fn block_on<T>(
+pub(crate) fn block_on<T>(
     threads: Option<usize>,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {

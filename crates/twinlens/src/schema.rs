@@ -21,7 +21,7 @@ use crate::views;
 /// The name of the JSON Schema of pipeline files.
 const PIPELINE: &str = "pipeline";
 
-pub fn execute(args: &SchemaArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &SchemaArgs, registry: &Registry) -> Result<(), Failure> {
     match (&args.name, &args.write) {
         (_, Some(dir)) => write_all(dir, registry),
         (Some(name), None) if name == views::SCHEMA => explain_views(),

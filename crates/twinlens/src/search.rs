@@ -26,7 +26,7 @@ use crate::sql::rows::RowWriter;
 /// The columns that are shown by default, if they exist.
 const DEFAULT_COLUMNS: [&str; 6] = ["caption", "class_name", "label", "url", "page_url", "uid"];
 
-pub fn execute(args: &SearchArgs) -> Result<(), Failure> {
+pub(crate) fn execute(args: &SearchArgs) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
         return Err(Failure::user("cannot write Parquet to a terminal")
             .hint("redirect it, or choose another --format"));

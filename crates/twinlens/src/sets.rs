@@ -9,7 +9,7 @@ use crate::cli::SetsArgs;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-pub fn execute(args: &SetsArgs) -> Result<(), Failure> {
+pub(crate) fn execute(args: &SetsArgs) -> Result<(), Failure> {
     match &args.name {
         None => list(args.data.as_deref()),
         Some(name) => {

@@ -20,7 +20,7 @@ enum Signal {
 ///
 /// # Errors
 /// Signal handlers cannot be installed.
-pub fn stop(cancel: CancellationToken, on_stop: impl Fn() + Send + 'static) -> io::Result<()> {
+pub(crate) fn stop(cancel: CancellationToken, on_stop: impl Fn() + Send + 'static) -> io::Result<()> {
     listen(move |_| {
         if cancel.is_cancelled() {
             exit();
@@ -34,7 +34,7 @@ pub fn stop(cancel: CancellationToken, on_stop: impl Fn() + Send + 'static) -> i
 ///
 /// # Errors
 /// Signal handlers cannot be installed.
-pub fn interrupts() -> io::Result<Arc<Notify>> {
+pub(crate) fn interrupts() -> io::Result<Arc<Notify>> {
     let interrupted = Arc::new(Notify::new());
     let waiters = interrupted.clone();
     listen(move |signal| match signal {

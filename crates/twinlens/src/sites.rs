@@ -8,17 +8,17 @@ use twinlens_gallery::Gallery;
 
 use crate::errors::Failure;
 
-pub const GALLERY: &str = "gallery";
+pub(crate) const GALLERY: &str = "gallery";
 
 /// Running sites; dropping this stops them.
-pub struct Sites {
+pub(crate) struct Sites {
     /// Addresses by host name.
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     _gallery: Option<Gallery>,
 }
 
 /// Starts sites by name.
-pub async fn open(names: &[String]) -> Result<Sites, Failure> {
+pub(crate) async fn open(names: &[String]) -> Result<Sites, Failure> {
     let mut hosts = BTreeMap::new();
     let mut gallery = None;
     for name in names {

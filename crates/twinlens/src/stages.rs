@@ -11,7 +11,7 @@ use twinlens_pipeline::suggest::did_you_mean;
 use crate::cli::StagesArgs;
 use crate::errors::Failure;
 
-pub fn execute(args: &StagesArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &StagesArgs, registry: &Registry) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let Some(name) = &args.kind else {
         let width = registry.kinds().map(|kind| kind.name.len()).max().unwrap_or(0);

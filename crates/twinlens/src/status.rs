@@ -15,7 +15,7 @@ use crate::text::{bytes, count};
 ///
 /// # Errors
 /// It is not a run directory.
-pub fn pipeline_of(dir: &Location) -> Result<String, Failure> {
+pub(crate) fn pipeline_of(dir: &Location) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
         let missing = dir.as_local().is_some_and(|path| !path.exists());
         let what = if missing { "does not exist" } else { "is not a run directory" };
@@ -24,7 +24,7 @@ pub fn pipeline_of(dir: &Location) -> Result<String, Failure> {
     })
 }
 
-pub fn execute(args: &StatusArgs) -> Result<(), Failure> {
+pub(crate) fn execute(args: &StatusArgs) -> Result<(), Failure> {
     let dir = crate::run::parse_location(&args.dir)?;
     let pipeline = pipeline_of(&dir)?;
     let datasets = run::datasets(&dir)?;

@@ -1,24 +1,24 @@
 //! SQL identifiers and literals.
 
 /// A quoted identifier.
-pub fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// An identifier that is quoted only if necessary.
-pub fn ident(name: &str) -> String {
+pub(crate) fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain { name.into() } else { quoted(name) }
 }
 
 /// A string literal.
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Parses `NAME=DIR`, where the name needs no quotes.
-pub fn parse_named(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_named(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, dir)) if ident(name) == name && !dir.is_empty() => Ok((name.into(), dir.into())),
         _ => Err("expected NAME=DIR, where NAME has only lower-case letters, digits and `_`".into()),

@@ -19,7 +19,7 @@ const ROWS_FOR_WIDTHS: usize = 1000;
 /// In columns of the terminal; longer values are truncated.
 const MAX_WIDTH: usize = 60;
 
-pub struct TableWriter<W> {
+pub(crate) struct TableWriter<W> {
     out: W,
     names: Vec<String>,
     align_right: Vec<bool>,
@@ -36,7 +36,7 @@ struct Layout {
 
 impl<W: Write> TableWriter<W> {
     /// A table with the columns of `schema`.
-    pub fn new(out: W, schema: &Schema) -> Self {
+    pub(crate) fn new(out: W, schema: &Schema) -> Self {
         let fields = schema.fields();
         Self {
             out,
@@ -49,7 +49,7 @@ impl<W: Write> TableWriter<W> {
     }
 
     /// A table of text cells.
-    pub fn with_columns(out: W, names: &[&str], align_right: &[bool]) -> Self {
+    pub(crate) fn with_columns(out: W, names: &[&str], align_right: &[bool]) -> Self {
         Self {
             out,
             names: names.iter().map(ToString::to_string).collect(),
@@ -60,7 +60,7 @@ impl<W: Write> TableWriter<W> {
         }
     }
 
-    pub fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
+    pub(crate) fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
         if let Some(layout) = &self.layout {
             return write_row(&mut self.out, &layout.pad_decimals(cells), &layout.widths, &self.align_right);
         }
@@ -68,7 +68,7 @@ impl<W: Write> TableWriter<W> {
         if self.pending.len() >= ROWS_FOR_WIDTHS { self.write_pending() } else { Ok(()) }
     }
 
-    pub fn batch(&mut self, batch: &RecordBatch) -> io::Result<()> {
+    pub(crate) fn batch(&mut self, batch: &RecordBatch) -> io::Result<()> {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().map(|column| match cell(column, row) {
                 Ok(text) => truncate(&one_line(&text)),
@@ -80,7 +80,7 @@ impl<W: Write> TableWriter<W> {
     }
 
     /// Writes pending rows.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         if self.layout.is_none() {
             self.write_pending()?;
         }

@@ -3,44 +3,44 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-pub use twinlens_dataset::export::thousands as count;
+pub(crate) use twinlens_dataset::export::thousands as count;
 
 use crate::env;
 
 /// Colours, if they are enabled.
 #[derive(Debug, Clone, Copy)]
-pub struct Paint(bool);
+pub(crate) struct Paint(bool);
 
 impl Paint {
     /// Colours if stderr is a terminal and `NO_COLOR` is not set.
-    pub fn stderr() -> Self {
+    pub(crate) fn stderr() -> Self {
         Self(std::io::stderr().is_terminal() && !env::no_color())
     }
 
     /// Colours if stdout is a terminal and `NO_COLOR` is not set.
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         Self(std::io::stdout().is_terminal() && !env::no_color())
     }
 
     #[cfg(test)]
-    pub fn colours() -> Self {
+    pub(crate) fn colours() -> Self {
         Self(true)
     }
 
     #[cfg(test)]
-    pub fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self(false)
     }
 
-    pub fn is_on(self) -> bool {
+    pub(crate) fn is_on(self) -> bool {
         self.0
     }
 
-    pub fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.with("1", text)
     }
 
-    pub fn bold_red(self, text: &str) -> String {
+    pub(crate) fn bold_red(self, text: &str) -> String {
         self.with("1;31", text)
     }
 
@@ -50,12 +50,12 @@ impl Paint {
 }
 
 /// Escapes control characters except line feeds: text from the web must not control the terminal.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     escaped(text, |c| c == '\n')
 }
 
 /// Escapes control characters and line feeds.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     escaped(text, |_| false)
 }
 
@@ -73,12 +73,12 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
 }
 
 /// `1 row`, `12,345 rows`.
-pub fn counted(number: u64, one: &str) -> String {
+pub(crate) fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// `14.2s`, `3m 12s`, `1h 02m`.
-pub fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     let whole = time.as_secs();
     match whole {
         0..60 => format!("{:.1}s", time.as_secs_f64()),
@@ -88,7 +88,7 @@ pub fn seconds(time: Duration) -> String {
 }
 
 /// `12.4 MiB`.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut size = bytes as f64;
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
     let mut unit = units.next().unwrap_or_default();

@@ -21,19 +21,19 @@ use twinlens_pipeline::{Clock, Registry, RunError};
 use twinlens_testkit::WebServer;
 
 /// The stages of this crate.
-pub fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     let mut registry = Registry::default();
     twinlens_crawl::register(&mut registry);
     registry
 }
 
 /// A stage of a pipeline file.
-pub fn stage(name: &str, kind: &str, options: &str) -> String {
+pub(crate) fn stage(name: &str, kind: &str, options: &str) -> String {
     format!("[stages.{name}]\nkind = \"{kind}\"\n{options}\n")
 }
 
 /// The rendered faults of a pipeline file with these stages; `None` if there are none.
-pub fn faults(stages: &str) -> Option<String> {
+pub(crate) fn faults(stages: &str) -> Option<String> {
     let text = format!("name = \"test\"\nseed = 7\n{stages}");
     let (overrides, schemas) = (Overrides::default(), InputSchemas::none());
     let checked = config::check("p.toml".as_ref(), &text, &registry(), &overrides, &schemas);
@@ -41,7 +41,7 @@ pub fn faults(stages: &str) -> Option<String> {
 }
 
 /// A directory in which pipelines run; like the command, a run resumes an interrupted one.
-pub struct Lab {
+pub(crate) struct Lab {
     /// Kept while results of a run are used.
     dir: Arc<TempDir>,
     hosts: BTreeMap<String, SocketAddr>,
@@ -49,45 +49,45 @@ pub struct Lab {
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: Arc::new(tempfile::tempdir().unwrap()), hosts: BTreeMap::new(), max_rows: None }
     }
 
     /// Adds a host that is served by `web`.
-    pub fn host(self, name: &str, web: &WebServer) -> Self {
+    pub(crate) fn host(self, name: &str, web: &WebServer) -> Self {
         self.host_at(name, web.addr())
     }
 
     /// Adds a host at an address.
-    pub fn host_at(mut self, name: &str, addr: SocketAddr) -> Self {
+    pub(crate) fn host_at(mut self, name: &str, addr: SocketAddr) -> Self {
         self.hosts.insert(name.into(), addr);
         self
     }
 
     /// A path relative to the pipeline file.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Sets the maximum number of rows of a source.
-    pub fn max_rows(self, max_rows: Option<u64>) -> Self {
+    pub(crate) fn max_rows(self, max_rows: Option<u64>) -> Self {
         Self { max_rows, ..self }
     }
 
     /// Writes a file, and creates its directories.
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
     /// Runs these stages and checks that no row is lost.
-    pub async fn run(&self, stages: &str) -> FinishedRun {
+    pub(crate) async fn run(&self, stages: &str) -> FinishedRun {
         self.try_run(stages).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Runs these stages, which must fail.
-    pub async fn run_error(&self, stages: &str) -> RunError {
+    pub(crate) async fn run_error(&self, stages: &str) -> RunError {
         self.try_run(stages).await.err().expect("the run fails")
     }
 
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     /// Runs these stages until `splits` splits are committed; `None` if that interrupted the run.
-    pub async fn run_until(&self, splits: u64, stages: &str) -> Option<FinishedRun> {
+    pub(crate) async fn run_until(&self, splits: u64, stages: &str) -> Option<FinishedRun> {
         let cancel = CancellationToken::new();
         let observer = Arc::new(StopAfter(AtomicU64::new(splits), cancel.clone()));
         match self.run_observed(stages, observer, cancel).await {
@@ -141,14 +141,14 @@ impl Observer for StopAfter {
     }
 }
 
-pub struct FinishedRun {
+pub(crate) struct FinishedRun {
     outcome: Outcome,
     _dir: Arc<TempDir>,
 }
 
 impl FinishedRun {
     /// The rows of a query, their values joined by ` | `.
-    pub async fn rows(&self, sql: &str) -> Vec<String> {
+    pub(crate) async fn rows(&self, sql: &str) -> Vec<String> {
         let session = session::plain(&registry(), 2);
         catalog::register(&session, &self.outcome.datasets).await.unwrap();
         let options = FormatOptions::default().with_null("-");
@@ -165,12 +165,12 @@ impl FinishedRun {
     }
 
     /// The dataset of a stage.
-    pub fn dataset(&self, stage: &str) -> &Dataset {
+    pub(crate) fn dataset(&self, stage: &str) -> &Dataset {
         self.outcome.datasets.iter().find(|dataset| dataset.state().begin.stage == stage).unwrap()
     }
 
     /// Paths and hashes of all files of the datasets.
-    pub fn files(&self) -> Vec<(String, String)> {
+    pub(crate) fn files(&self) -> Vec<(String, String)> {
         let of = |dataset: &Dataset| {
             dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect::<Vec<_>>()
         };
@@ -189,7 +189,7 @@ impl FinishedRun {
 }
 
 /// Compresses as one gzip member.
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

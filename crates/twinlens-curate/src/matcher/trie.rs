@@ -37,7 +37,7 @@ pub(super) struct Trie {
 
 impl Trie {
     /// The trie of `(token form, id)` patterns. `None` if they need 2^31 nodes or letters.
-    pub fn build(mut patterns: Vec<(String, i32)>) -> Option<Self> {
+    pub(super) fn build(mut patterns: Vec<(String, i32)>) -> Option<Self> {
         patterns.sort_unstable();
         patterns.dedup();
         let mut numbers: HashMap<&str, u32> = HashMap::new();
@@ -134,7 +134,7 @@ impl Trie {
     }
 
     /// Appends the ids of all queries in a text in token form, unordered, once per occurrence.
-    pub fn find(&self, text: &str, numbers: &mut Vec<u32>, ids: &mut Vec<i32>) {
+    pub(super) fn find(&self, text: &str, numbers: &mut Vec<u32>, ids: &mut Vec<i32>) {
         self.numbers_into(text, numbers);
         for first in 0..numbers.len() {
             let mut node = numbers[first];
@@ -156,7 +156,7 @@ impl Trie {
     }
 
     /// Whether untrusted arrays can be searched safely; see the module docs.
-    pub fn check(&self) -> bool {
+    pub(super) fn check(&self) -> bool {
         let ascends = |values: &[u32], shift: u32, end: usize| {
             values.is_sorted_by_key(|value| value >> shift)
                 && values.last().is_some_and(|last| (last >> shift) as usize == end)
@@ -179,7 +179,7 @@ impl Trie {
     }
 
     /// Heap memory, in bytes.
-    pub fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         let words = [&self.starts, &self.slots, &self.nodes, &self.queries, &self.edges];
         self.letters.capacity() + words.iter().map(|array| 4 * array.capacity()).sum::<usize>()
     }

@@ -50,7 +50,7 @@ pub struct FilterOptions {
 /// A predicate with a name of its own in the ledger.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub(super) struct Rule {
     /// The code of the rows that it refuses: lower-case letters, digits and `_`.
     code: Located<String>,
     /// The SQL predicate that a row must satisfy.

@@ -16,7 +16,7 @@ use twinlens_pipeline::{ColumnName, ColumnType, Located, Ports, Required, RowsIn
 /// The filter of a published dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Preset {
+pub(super) enum Preset {
     /// DataComp's basic filter: English, more than two words and five characters, sides of at least
     /// 200 pixels, aspect ratio at most 3.
     DatacompBasic,

@@ -20,15 +20,15 @@ use crate::metrics::top_k;
 use crate::results::Prediction;
 use crate::set_reader::{IGNORED, RowLabel, SetReader, Truth, example_name, uid};
 use crate::vectors::check_finite;
-pub use held_out::HeldOut;
-pub use options::{check_prompts, check_set, group_by_images, set_inputs};
-pub use variant::{Counts, Variant, measure};
+pub(crate) use held_out::HeldOut;
+pub(crate) use options::{check_prompts, check_set, group_by_images, set_inputs};
+pub(crate) use variant::{Counts, Variant, measure};
 
 /// Classes stored per prediction.
 const TOP: usize = 5;
 
 /// Receives the examples of one set. By default they are only counted.
-pub trait Sink {
+pub(crate) trait Sink {
     /// Whether all columns of the input are read, as the reject ledger needs them.
     fn needs_all_columns(&self) -> bool {
         false
@@ -56,7 +56,7 @@ pub trait Sink {
 }
 
 /// A row as a set sees it.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     pub batch: &'a RecordBatch,
     pub row: usize,
     pub image: &'a Image,
@@ -66,7 +66,7 @@ pub struct Row<'a> {
 }
 
 /// One set in a pass.
-pub struct SetPass<'a, S> {
+pub(crate) struct SetPass<'a, S> {
     pub reader: &'a SetReader,
     pub variants: Vec<Variant>,
     /// Turns cosines into logits, if the model has one.
@@ -83,7 +83,7 @@ struct PendingExample {
     in_training: Vec<bool>,
 }
 
-pub struct Pass<'a, 's, S> {
+pub(crate) struct Pass<'a, 's, S> {
     cx: &'a RunContext,
     input: &'a InputData,
     encoder: ImageEncoder<'a>,
@@ -97,7 +97,7 @@ pub struct Pass<'a, 's, S> {
 
 impl<'a, 's, S: Sink> Pass<'a, 's, S> {
     /// A pass over `input` for at least one set.
-    pub fn new(
+    pub(crate) fn new(
         cx: &'a RunContext,
         input: &'a InputData,
         encoder: ImageEncoder<'a>,
@@ -110,7 +110,7 @@ impl<'a, 's, S: Sink> Pass<'a, 's, S> {
 
     /// Classifies all rows; `on_rows` is called with the number of rows of each chunk. Returns the
     /// sets, and the seconds spent on reading, decoding and encoding images.
-    pub fn run(mut self, on_rows: impl Fn(u64)) -> Result<(Vec<SetPass<'s, S>>, f64), EvalError> {
+    pub(crate) fn run(mut self, on_rows: impl Fn(u64)) -> Result<(Vec<SetPass<'s, S>>, f64), EvalError> {
         let InputData { dataset, table, .. } = self.input;
         let schema = dataset.schema(table)?;
         let fields = schema.fields().iter().filter(|field| self.encoder.source.needs_column(field));

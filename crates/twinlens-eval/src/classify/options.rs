@@ -10,7 +10,9 @@ use crate::prompts::{PromptOptions, check_templates};
 use crate::set::{ClassOptions, Classes, Labels, SetFault, SetOptions};
 
 /// The inputs of sets.
-pub fn set_inputs<'a>(sets: impl Iterator<Item = &'a SetOptions> + Clone) -> impl Iterator<Item = Input> {
+pub(crate) fn set_inputs<'a>(
+    sets: impl Iterator<Item = &'a SetOptions> + Clone,
+) -> impl Iterator<Item = Input> {
     let examples = sets.clone().map(|set| set.input.clone());
     let classes = sets.clone().filter_map(SetOptions::classes_input);
     let training = sets.filter_map(|set| set.overlap_with.clone());
@@ -18,7 +20,7 @@ pub fn set_inputs<'a>(sets: impl Iterator<Item = &'a SetOptions> + Clone) -> imp
 }
 
 /// Groups sets that read the same column of the same input, to classify each group in one pass.
-pub fn group_by_images<T>(sets: Vec<T>, options: impl Fn(&T) -> &SetOptions) -> Vec<Vec<T>> {
+pub(crate) fn group_by_images<T>(sets: Vec<T>, options: impl Fn(&T) -> &SetOptions) -> Vec<Vec<T>> {
     let mut groups: Vec<Vec<T>> = Vec::new();
     for set in sets {
         let images = |set: &T| {
@@ -34,7 +36,7 @@ pub fn group_by_images<T>(sets: Vec<T>, options: impl Fn(&T) -> &SetOptions) -> 
 }
 
 /// Checks the option `prompts`.
-pub fn check_prompts(options: &Located<Vec<Located<PromptOptions>>>) -> Vec<Fault> {
+pub(crate) fn check_prompts(options: &Located<Vec<Located<PromptOptions>>>) -> Vec<Fault> {
     let mut faults = Vec::new();
     if options.is_empty() {
         faults.push(
@@ -56,7 +58,7 @@ pub fn check_prompts(options: &Located<Vec<Located<PromptOptions>>>) -> Vec<Faul
 }
 
 /// Checks a set that the pipeline file describes.
-pub fn check_set(set: &SetOptions, schemas: &Schemas) -> Vec<Fault> {
+pub(crate) fn check_set(set: &SetOptions, schemas: &Schemas) -> Vec<Fault> {
     let mut faults = Vec::new();
     let class_names = set.class_names.as_ref().map(|names| names.as_slice());
     if let Some(schema) = schemas.get(set.input.name()) {

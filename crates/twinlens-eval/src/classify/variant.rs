@@ -14,7 +14,7 @@ use crate::set_reader::{SetReader, Truth};
 use crate::trust::{Confusion, Warning};
 
 /// One prompt set of one evaluation set.
-pub struct Variant {
+pub(crate) struct Variant {
     pub prompts: PromptSet,
     pub classifier: Classifier,
     pub tally: Tally,
@@ -35,7 +35,11 @@ pub struct Variant {
 
 impl Variant {
     /// Encodes the prompts of a set.
-    pub fn new(reader: &SetReader, prompts: PromptSet, texts: TextEncoder<'_>) -> Result<Self, EvalError> {
+    pub(crate) fn new(
+        reader: &SetReader,
+        prompts: PromptSet,
+        texts: TextEncoder<'_>,
+    ) -> Result<Self, EvalError> {
         let classes = reader.classes.len();
         let multi_label = reader.labels.is_multi_label();
         Ok(Self {
@@ -55,14 +59,14 @@ impl Variant {
     }
 
     /// Whether an example was used for template selection; counts it if so.
-    pub fn excludes(&mut self, example: &str) -> bool {
+    pub(crate) fn excludes(&mut self, example: &str) -> bool {
         let excluded = self.held_out.is_some_and(|held_out| held_out.contains(example));
         self.excluded += u64::from(excluded);
         excluded
     }
 
     /// Counts an example. `scale` turns cosines into logits, if the model has one.
-    pub fn count(&mut self, truth: &Truth, scores: &[f32], ranked: &[usize], scale: Option<f32>) {
+    pub(crate) fn count(&mut self, truth: &Truth, scores: &[f32], ranked: &[usize], scale: Option<f32>) {
         match truth {
             Truth::Single(label) => self.count_single(*label, scores, ranked, scale),
             Truth::Multi { present, ignored } => self.count_multi_label(present, ignored, scores),
@@ -103,7 +107,7 @@ impl Variant {
     }
 
     /// Number of examples counted.
-    pub fn examples(&self) -> u64 {
+    pub(crate) fn examples(&self) -> u64 {
         match &self.scores {
             Some(scores) if self.multi_label => scores.examples() as u64,
             _ => self.tally.total(),
@@ -112,13 +116,13 @@ impl Variant {
 }
 
 #[derive(Clone, Copy)]
-pub struct Counts<'a> {
+pub(crate) struct Counts<'a> {
     pub tally: &'a Tally,
     pub scores: Option<&'a Scores>,
 }
 
 /// All metrics that apply, the main one first; empty without examples.
-pub fn measure(
+pub(crate) fn measure(
     cx: &RunContext,
     set: &str,
     options: &SetOptions,

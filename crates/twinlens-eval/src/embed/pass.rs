@@ -23,7 +23,7 @@ use crate::vectors::{
 };
 
 /// Computes one split.
-pub struct Pass<'a> {
+pub(super) struct Pass<'a> {
     stage: &'a Embed,
     cx: &'a RunContext,
     input: &'a InputData,
@@ -40,7 +40,7 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(
+    pub(super) fn new(
         stage: &'a Embed,
         cx: &'a RunContext,
         input: &'a InputData,
@@ -53,7 +53,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Embeds rows of the input; returns the split, ready to be committed.
-    pub fn run(mut self, rows: Range<u64>) -> Result<SplitWriter, EvalError> {
+    pub(super) fn run(mut self, rows: Range<u64>) -> Result<SplitWriter, EvalError> {
         let (dataset, table) = (&self.input.dataset, &self.input.table);
         let schema = dataset.schema(table)?;
         let named = self.stage.image.as_ref().map(|column| column.as_str());

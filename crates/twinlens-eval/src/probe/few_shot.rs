@@ -15,7 +15,12 @@ const VALIDATION: usize = 4;
 
 /// Draws `shots` training examples of each class and as many others (at most four) for validation,
 /// or fewer if the class is smaller. Returns both lists sorted.
-pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) -> (Vec<usize>, Vec<usize>) {
+pub(super) fn draw(
+    labels: &[usize],
+    classes: usize,
+    shots: usize,
+    rng: &mut impl Rng,
+) -> (Vec<usize>, Vec<usize>) {
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(example, label)| of_class[*label].push(example));
     let (mut train, mut validation) = (Vec::new(), Vec::new());
@@ -34,7 +39,7 @@ pub fn draw(labels: &[usize], classes: usize, shots: usize, rng: &mut impl Rng) 
 ///
 /// # Errors
 /// A failed tensor operation, or an interruption.
-pub fn fit(
+pub(super) fn fit(
     examples: &Examples,
     classes: usize,
     shots: usize,
@@ -50,7 +55,7 @@ pub fn fit(
 /// The mean accuracy over several draws, each on `n` test examples, and its 95 % interval: the
 /// variation between draws and the sampling of the test examples, combined as the root of the sum
 /// of squares. `None` without draws or test examples.
-pub fn mean(accuracies: &[f64], n: u64) -> Option<(f64, Interval)> {
+pub(super) fn mean(accuracies: &[f64], n: u64) -> Option<(f64, Interval)> {
     let repeats = accuracies.len() as f64;
     let mean = accuracies.iter().sum::<f64>() / repeats;
     let sample = wilson(mean * n as f64, n as f64)?;

@@ -3,7 +3,7 @@
 //! function gives the same bits.
 
 /// A differentiable function of a vector.
-pub trait Objective {
+pub(super) trait Objective {
     /// Returns the value at `x` and writes its gradient to `gradient`.
     ///
     /// # Errors
@@ -14,7 +14,7 @@ pub trait Objective {
 
 /// The stopping criteria.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stop {
+pub(super) struct Stop {
     /// Maximum absolute component of the gradient.
     pub gradient: f64,
     /// Maximum number of steps.
@@ -30,7 +30,7 @@ impl Default for Stop {
 
 /// The result of a minimisation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Minimum {
+pub(super) struct Minimum {
     /// The minimiser.
     pub x: Vec<f64>,
     pub value: f64,
@@ -61,7 +61,11 @@ struct Step {
 ///
 /// # Errors
 /// The errors of the objective.
-pub fn minimize<O: Objective>(objective: &mut O, mut x: Vec<f64>, stop: Stop) -> Result<Minimum, O::Error> {
+pub(super) fn minimize<O: Objective>(
+    objective: &mut O,
+    mut x: Vec<f64>,
+    stop: Stop,
+) -> Result<Minimum, O::Error> {
     let mut gradient = vec![0.0; x.len()];
     let mut value = objective.value(&x, &mut gradient)?;
     let mut memory: Vec<Step> = Vec::new();

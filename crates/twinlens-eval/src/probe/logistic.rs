@@ -15,7 +15,7 @@ const ROWS: usize = 4096;
 
 /// Labelled embeddings.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Examples {
+pub(super) struct Examples {
     /// `[labels, width]`.
     pub values: Vec<f32>,
     pub width: usize,
@@ -24,20 +24,20 @@ pub struct Examples {
 }
 
 impl Examples {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.labels.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    pub fn vector(&self, example: usize) -> &[f32] {
+    pub(super) fn vector(&self, example: usize) -> &[f32] {
         &self.values[example * self.width..(example + 1) * self.width]
     }
 
     /// The examples at some indices.
-    pub fn of(&self, examples: &[usize]) -> Self {
+    pub(super) fn of(&self, examples: &[usize]) -> Self {
         Self {
             values: examples.iter().flat_map(|example| self.vector(*example)).copied().collect(),
             width: self.width,
@@ -48,7 +48,7 @@ impl Examples {
 
 /// A linear classifier.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Linear {
+pub(super) struct Linear {
     /// `[classes, width + 1]`: the weights of each class, then its intercept.
     pub weights: Vec<f64>,
     width: usize,
@@ -62,7 +62,7 @@ impl Linear {
     ///
     /// # Errors
     /// A failed tensor operation.
-    pub fn fit(
+    pub(super) fn fit(
         examples: &Examples,
         classes: usize,
         l2: f64,
@@ -82,7 +82,7 @@ impl Linear {
     ///
     /// # Errors
     /// A failed tensor operation.
-    pub fn logits(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
+    pub(super) fn logits(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
         let (weights, intercepts) = parts(&self.weights, self.classes, self.width)?;
         let mut all = Vec::with_capacity(values.len() / self.width.max(1) * self.classes);
         for piece in values.chunks(ROWS * self.width) {
@@ -95,7 +95,7 @@ impl Linear {
     ///
     /// # Errors
     /// A failed tensor operation.
-    pub fn accuracy(&self, examples: &Examples) -> Result<f64, EvalError> {
+    pub(super) fn accuracy(&self, examples: &Examples) -> Result<f64, EvalError> {
         let logits = self.logits(&examples.values)?;
         let best = |row: &[f64]| {
             (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })

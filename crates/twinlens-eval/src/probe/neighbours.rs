@@ -11,7 +11,7 @@ const TEMPERATURE: f64 = 0.07;
 
 /// A classifier in which the `k` nearest training examples vote with weight `exp(cosine / 0.07)`.
 #[derive(Debug)]
-pub struct Neighbours {
+pub(super) struct Neighbours {
     /// `[width, n]`, of unit length.
     vectors: Tensor,
     labels: Vec<usize>,
@@ -23,7 +23,7 @@ pub struct Neighbours {
 impl Neighbours {
     /// # Errors
     /// A failed tensor operation.
-    pub fn new(examples: &Examples, classes: usize, k: usize) -> Result<Self, EvalError> {
+    pub(super) fn new(examples: &Examples, classes: usize, k: usize) -> Result<Self, EvalError> {
         let (n, width) = (examples.len(), examples.width);
         let vectors = Tensor::from_vec(normalised(&examples.values, width), (n, width), &Device::Cpu)?;
         let (vectors, labels) = (vectors.t()?.contiguous()?, examples.labels.clone());
@@ -35,7 +35,7 @@ impl Neighbours {
     ///
     /// # Errors
     /// A failed tensor operation.
-    pub fn votes(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
+    pub(super) fn votes(&self, values: &[f32]) -> Result<Vec<f64>, EvalError> {
         let mut all = Vec::with_capacity(values.len() / self.width.max(1) * self.classes);
         // Keeps the block of cosines within 64 MB.
         let rows = ((16 << 20) / self.labels.len().max(1)).clamp(1, 4096);

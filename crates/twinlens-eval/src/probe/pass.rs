@@ -22,7 +22,7 @@ use crate::results::{ALL, MetricRow, Prediction, Provenance, ResultWriter};
 use crate::vectors::EmbeddingOrigin;
 
 /// Runs one task; returns its split, ready to be committed.
-pub fn run(
+pub(super) fn run(
     options: &Probe,
     cx: &RunContext,
     inputs: &[InputData],

@@ -18,7 +18,7 @@ use crate::vectors::{EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, Vectors, check_embe
 const ROWS: usize = 4096;
 
 /// The parts of one set, and its classes.
-pub struct Source<'a> {
+pub(super) struct Source<'a> {
     pub options: &'a Probe,
     pub cx: &'a RunContext,
     pub inputs: &'a [InputData],
@@ -29,10 +29,10 @@ pub struct Source<'a> {
 }
 
 /// The class and embedding of a row, or the code and detail of its reject.
-pub type Labelled<'a> = Result<(usize, &'a [f32]), (&'static str, String)>;
+pub(super) type Labelled<'a> = Result<(usize, &'a [f32]), (&'static str, String)>;
 
 /// One row of a part.
-pub struct Row<'a> {
+pub(super) struct Row<'a> {
     /// Its number in the part, from 0.
     pub number: u64,
     pub uid: Option<&'a str>,
@@ -42,7 +42,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub fn open(
+    pub(super) fn open(
         options: &'a Probe,
         cx: &'a RunContext,
         inputs: &'a [InputData],
@@ -57,7 +57,7 @@ impl<'a> Source<'a> {
 
     /// Reads a part chunk by chunk; `take` gets the rows, their batch, and the reader that locates
     /// them.
-    pub fn rows(
+    pub(super) fn rows(
         &self,
         part: &Input,
         mut take: impl FnMut(&[Row<'_>], &RecordBatch, &Rows<'_>) -> Result<(), EvalError>,
@@ -107,7 +107,7 @@ impl<'a> Source<'a> {
 
     /// The labelled examples of a part: all, or `max_examples` rows drawn at random. Rows without
     /// label or embedding are skipped.
-    pub fn load(&self, part: &Input) -> Result<Examples, EvalError> {
+    pub(super) fn load(&self, part: &Input) -> Result<Examples, EvalError> {
         let rows = input(self.inputs, part)?.rows();
         let most = *self.options.max_examples as u64;
         let (set, part_name) = (self.set.name.value(), part.name());
@@ -137,7 +137,7 @@ impl<'a> Source<'a> {
 
     /// Splits training examples into training and validation indices: `validation_share` of each
     /// class is held out, but never a whole class.
-    pub fn hold_out(&self, labels: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    pub(super) fn hold_out(&self, labels: &[usize]) -> (Vec<usize>, Vec<usize>) {
         let mut rng = self.cx.rng(&format!("validation/{}", self.set.name.value()));
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
         labels.iter().enumerate().for_each(|(example, label)| of_class[*label].push(example));

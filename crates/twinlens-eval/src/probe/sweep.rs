@@ -12,7 +12,7 @@ const STEPS: usize = 96;
 const FIRST: usize = 16;
 
 /// The strength at an index of the grid.
-pub fn strength(place: usize) -> f64 {
+pub(super) fn strength(place: usize) -> f64 {
     10f64.powf(place as f64 / 8.0 - 6.0)
 }
 
@@ -21,7 +21,7 @@ pub fn strength(place: usize) -> f64 {
 ///
 /// # Errors
 /// The errors of `score`.
-pub fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize, E> {
+pub(super) fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize, E> {
     let mut best = (f64::NEG_INFINITY, 0);
     for place in (0..=STEPS).step_by(FIRST) {
         let found = score(place)?;
@@ -49,7 +49,7 @@ pub fn search<E>(mut score: impl FnMut(usize) -> Result<f64, E>) -> Result<usize
 ///
 /// # Errors
 /// A failed tensor operation, or an interruption.
-pub fn choose(
+pub(super) fn choose(
     train: &Examples,
     validation: &Examples,
     classes: usize,

@@ -12,45 +12,50 @@ use crate::ledger::{self, RejectedRow};
 use crate::metrics::calibration::Calibration;
 use crate::metrics::{Interval, Tally};
 use crate::trust::Warning;
-pub use rows::{ALL, CLEAN, MetricRow, OVERLAP, Prediction, Provenance};
+pub(crate) use rows::{ALL, CLEAN, MetricRow, OVERLAP, Prediction, Provenance};
 
 /// Side tables.
-pub const PER_CLASS: &str = "per_class";
-pub const PREDICTIONS: &str = "predictions";
-pub const CALIBRATION: &str = "calibration";
-pub const WARNINGS: &str = "warnings";
+pub(crate) const PER_CLASS: &str = "per_class";
+pub(crate) const PREDICTIONS: &str = "predictions";
+pub(crate) const CALIBRATION: &str = "calibration";
+pub(crate) const WARNINGS: &str = "warnings";
 
 /// Writes the results of one set to its split.
-pub struct ResultWriter {
+pub(crate) struct ResultWriter {
     set: String,
     split: SplitWriter,
 }
 
 impl ResultWriter {
-    pub fn new(set: &str, split: SplitWriter) -> Self {
+    pub(crate) fn new(set: &str, split: SplitWriter) -> Self {
         Self { set: set.into(), split }
     }
 
     /// The split, ready to be committed.
-    pub fn into_split(self) -> SplitWriter {
+    pub(crate) fn into_split(self) -> SplitWriter {
         self.split
     }
 
     /// Rows of the main table.
-    pub fn accuracy(&mut self, from: &Provenance<'_>, rows: &[MetricRow]) -> Result<(), EvalError> {
+    pub(crate) fn accuracy(&mut self, from: &Provenance<'_>, rows: &[MetricRow]) -> Result<(), EvalError> {
         self.write(MAIN, rows::accuracy(&self.set, from, rows)?)
     }
 
-    pub fn per_class(&mut self, prompts: &str, names: &[String], tally: &Tally) -> Result<(), EvalError> {
+    pub(crate) fn per_class(
+        &mut self,
+        prompts: &str,
+        names: &[String],
+        tally: &Tally,
+    ) -> Result<(), EvalError> {
         self.write(PER_CLASS, rows::per_class(&self.set, prompts, names, tally)?)
     }
 
-    pub fn predictions(&mut self, prompts: &str, rows: &[Prediction<'_>]) -> Result<(), EvalError> {
+    pub(crate) fn predictions(&mut self, prompts: &str, rows: &[Prediction<'_>]) -> Result<(), EvalError> {
         self.write(PREDICTIONS, rows::predictions(&self.set, prompts, rows)?)
     }
 
     /// Writes nothing without examples.
-    pub fn calibration(
+    pub(crate) fn calibration(
         &mut self,
         prompts: &str,
         calibration: &Calibration,
@@ -62,12 +67,12 @@ impl ResultWriter {
         }
     }
 
-    pub fn warnings(&mut self, prompts: Option<&str>, warnings: &[Warning]) -> Result<(), EvalError> {
+    pub(crate) fn warnings(&mut self, prompts: Option<&str>, warnings: &[Warning]) -> Result<(), EvalError> {
         self.write(WARNINGS, rows::warnings(&self.set, prompts, warnings)?)
     }
 
     /// Rejected rows of a batch of the input.
-    pub fn rejects(
+    pub(crate) fn rejects(
         &mut self,
         cx: &RunContext,
         batch: &RecordBatch,

@@ -17,17 +17,17 @@ fn repeated(value: &str, rows: usize) -> ArrayRef {
 }
 
 /// All examples.
-pub const ALL: &str = "all";
+pub(crate) const ALL: &str = "all";
 /// Examples that are not training images.
-pub const CLEAN: &str = "clean";
+pub(crate) const CLEAN: &str = "clean";
 /// Examples that are training images.
-pub const OVERLAP: &str = "overlap";
+pub(crate) const OVERLAP: &str = "overlap";
 
 const PROGRAM: &str = concat!("twinlens ", env!("CARGO_PKG_VERSION"));
 
 /// The columns that are equal in all rows of a set and prompt set.
 #[derive(Debug, Clone)]
-pub struct Provenance<'a> {
+pub(crate) struct Provenance<'a> {
     pub model: &'a str,
     pub checkpoint: Option<&'a str>,
     pub split: &'a str,
@@ -48,7 +48,7 @@ pub struct Provenance<'a> {
 
 /// The value of a metric.
 #[derive(Debug)]
-pub struct MetricRow {
+pub(crate) struct MetricRow {
     pub metric: String,
     pub value: f64,
     pub interval: Interval,
@@ -57,7 +57,7 @@ pub struct MetricRow {
 
 impl MetricRow {
     /// For the log.
-    pub fn summary(&self, n: u64) -> String {
+    pub(crate) fn summary(&self, n: u64) -> String {
         let Self { metric, value, interval, chance } = self;
         let [value, low, high, chance] =
             [*value, interval.low, interval.high, *chance].map(|share| 100.0 * share);
@@ -163,7 +163,7 @@ pub(super) fn warnings(
 
 /// The prediction for one example.
 #[derive(Debug)]
-pub struct Prediction<'a> {
+pub(crate) struct Prediction<'a> {
     pub example: &'a str,
     /// `None` in multi-label sets.
     pub label: Option<usize>,

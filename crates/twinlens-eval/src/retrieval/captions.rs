@@ -8,7 +8,7 @@ use arrow::error::ArrowError;
 use super::is_text;
 
 /// Whether a column of this type can hold captions.
-pub fn holds(kind: &DataType) -> bool {
+pub(super) fn holds(kind: &DataType) -> bool {
     match kind {
         DataType::List(item) | DataType::LargeList(item) => is_text(item.data_type()),
         kind => is_text(kind),
@@ -17,14 +17,14 @@ pub fn holds(kind: &DataType) -> bool {
 
 /// The captions of a batch.
 #[derive(Debug)]
-pub enum Captions {
+pub(super) enum Captions {
     Lines(StringArray),
     Lists(Vec<Option<StringArray>>),
 }
 
 impl Captions {
     /// Reads a column whose type [`holds`] captions.
-    pub fn of(column: &ArrayRef) -> Result<Self, ArrowError> {
+    pub(super) fn of(column: &ArrayRef) -> Result<Self, ArrowError> {
         let text = |column: &ArrayRef| Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone());
         let list = match column.data_type() {
             DataType::List(_) => column.as_list::<i32>().iter().collect::<Vec<_>>(),
@@ -37,7 +37,7 @@ impl Captions {
     }
 
     /// The captions of a row, trimmed, without empty ones.
-    pub fn get(&self, row: usize) -> Vec<&str> {
+    pub(super) fn get(&self, row: usize) -> Vec<&str> {
         let all: Vec<&str> = match self {
             Self::Lines(texts) if texts.is_valid(row) => texts.value(row).lines().collect(),
             Self::Lists(lists) => lists[row].iter().flat_map(|list| list.iter().flatten()).collect(),

@@ -23,7 +23,7 @@ use crate::results::{ALL, MetricRow, Provenance, ResultWriter};
 use crate::vectors::check_finite;
 
 /// Evaluates a set; returns its split, ready to be committed.
-pub fn run(
+pub(super) fn run(
     options: &Retrieval,
     cx: &RunContext,
     inputs: &[InputData],

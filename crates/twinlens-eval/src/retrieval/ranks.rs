@@ -15,7 +15,7 @@ use crate::error::EvalError;
 const BLOCK: usize = 1024;
 
 /// Vectors in a file, in order.
-pub struct VectorFile {
+pub(super) struct VectorFile {
     path: PathBuf,
     file: BufWriter<File>,
     width: usize,
@@ -24,19 +24,19 @@ pub struct VectorFile {
 
 impl VectorFile {
     /// Creates an empty file, replacing an existing one.
-    pub fn create(path: &Path, width: usize) -> Result<Self, EvalError> {
+    pub(super) fn create(path: &Path, width: usize) -> Result<Self, EvalError> {
         let open = File::options().create(true).truncate(true).read(true).write(true).open(path);
         let file = open.map_err(|error| RunError::io(path, error))?;
         Ok(Self { path: path.into(), file: BufWriter::new(file), width, len: 0 })
     }
 
     /// The number of vectors.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// Appends vectors `[n, width]`.
-    pub fn push(&mut self, values: &[f32]) -> Result<(), EvalError> {
+    pub(super) fn push(&mut self, values: &[f32]) -> Result<(), EvalError> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.file.write_all(&bytes).map_err(|error| RunError::io(&self.path, error))?;
         self.len += values.len() / self.width;
@@ -60,7 +60,7 @@ impl VectorFile {
 
 /// The ranks of the matches, from 0.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Places {
+pub(super) struct Places {
     /// Per caption: the rank of its image among all images.
     pub of_texts: Vec<u32>,
     /// Per image: the rank of its best caption among all captions; `None` without captions.
@@ -86,7 +86,7 @@ impl Own {
 ///
 /// # Errors
 /// I/O, and an interruption.
-pub fn places(
+pub(super) fn places(
     images: &mut VectorFile,
     texts: &mut VectorFile,
     image_of_text: &[usize],

@@ -26,7 +26,7 @@ fn within(t: f64, freedom: u32) -> f64 {
 }
 
 /// The bound that |t| stays below with probability 0.95; `None` for 0 degrees of freedom.
-pub fn t95(freedom: u32) -> Option<f64> {
+pub(super) fn t95(freedom: u32) -> Option<f64> {
     if freedom == 0 {
         return None;
     }

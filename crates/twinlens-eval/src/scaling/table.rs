@@ -12,7 +12,7 @@ use crate::metrics::Interval;
 
 /// A model and its cost.
 #[derive(Debug, Clone)]
-pub struct Costed {
+pub(super) struct Costed {
     pub name: String,
     /// Of the forward pass of one pair.
     pub gflops: f64,
@@ -24,7 +24,7 @@ pub struct Costed {
 
 /// The error of a model on a set with some prompts.
 #[derive(Debug, Clone)]
-pub struct Measured {
+pub(super) struct Measured {
     pub set: String,
     pub prompts: String,
     pub metric: String,
@@ -36,7 +36,7 @@ pub struct Measured {
 
 /// The role of a model in a fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// A point of the fit.
     Fitted,
     /// Left out of the fit as one of the largest.
@@ -57,7 +57,7 @@ impl Role {
 
 /// A model and its prediction by the fit.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub(super) struct Row {
     key: Key,
     model: Costed,
     role: Role,
@@ -79,7 +79,7 @@ type Key = (String, String, String);
 
 /// One fit, or the reason why there is none.
 #[derive(Debug, Clone)]
-pub struct Fitted {
+pub(super) struct Fitted {
     key: Key,
     compute: &'static str,
     points: usize,
@@ -90,7 +90,7 @@ pub struct Fitted {
 
 /// Fits each set, prompt set and metric without the `hold_out` largest sizes. Rows are sorted by
 /// size.
-pub fn build(
+pub(super) fn build(
     models: &[Costed],
     measured: &[Measured],
     hold_out: usize,
@@ -173,7 +173,7 @@ fn floats<T>(rows: &[T], value: impl Fn(&T) -> Option<f64>) -> ArrayRef {
 }
 
 /// Rows of the contract `scaling`.
-pub fn rows(rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn rows(rows: &[Row]) -> Result<RecordBatch, ArrowError> {
     let outcome =
         |value: fn(&Measured) -> Option<f64>| floats(rows, move |row: &Row| value(row.measured.as_ref()?));
     RecordBatch::try_new(
@@ -199,7 +199,7 @@ pub fn rows(rows: &[Row]) -> Result<RecordBatch, ArrowError> {
 }
 
 /// Rows of the contract `scaling_fit`.
-pub fn fits(fits: &[Fitted]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn fits(fits: &[Fitted]) -> Result<RecordBatch, ArrowError> {
     let of = |value: fn(&Fit) -> Option<f64>| floats(fits, move |row: &Fitted| value(row.fit.as_ref().ok()?));
     let note = fits.iter().map(|row| row.fit.as_ref().err().map(String::as_str));
     RecordBatch::try_new(

@@ -32,7 +32,7 @@ pub fn schema() -> SchemaRef {
 
 /// The ground truth of a good row.
 #[derive(Debug, Default)]
-pub struct Known<'a> {
+pub(super) struct Known<'a> {
     /// Label id and class name.
     pub class: Option<(i32, &'a str)>,
     pub labels: Option<(Vec<i32>, Vec<i32>)>,
@@ -40,7 +40,7 @@ pub struct Known<'a> {
 }
 
 /// Builds batches of [`schema`] plus the reserved columns of rejects.
-pub struct Rows {
+pub(super) struct Rows {
     schema: SchemaRef,
     stage: String,
     pub rows: usize,
@@ -59,7 +59,7 @@ pub struct Rows {
 
 impl Rows {
     /// An empty builder; its rejects are attributed to `stage`.
-    pub fn new(stage: &str) -> Self {
+    pub(super) fn new(stage: &str) -> Self {
         Self {
             schema: twinlens_pipeline::rejects::schema_with_reserved(&schema()),
             stage: stage.into(),
@@ -79,7 +79,13 @@ impl Rows {
     }
 
     /// Adds a row: a good one with its image, or a reject.
-    pub fn push(&mut self, uid: &str, place: &str, path: &str, row: Result<(&[u8], Known<'_>), Reject>) {
+    pub(super) fn push(
+        &mut self,
+        uid: &str,
+        place: &str,
+        path: &str,
+        row: Result<(&[u8], Known<'_>), Reject>,
+    ) {
         self.uid.append_value(uid);
         self.place.append_value(place);
         let (image, known, refusal) = match row {
@@ -107,7 +113,7 @@ impl Rows {
     }
 
     /// Returns the rows so far and empties the builder.
-    pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+    pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         (self.rows, self.bytes) = (0, 0);
         let fields = match contracts::image() {
             DataType::Struct(fields) => fields,

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{
 use datafusion::scalar::ScalarValue;
 
 /// The function, to be registered in a session.
-pub fn function() -> ScalarUDF {
+pub(super) fn function() -> ScalarUDF {
     Cosine { signature: Signature::user_defined(Volatility::Immutable), distance: cosine_distance_udf() }
         .into()
 }

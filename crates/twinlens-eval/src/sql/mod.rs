@@ -25,7 +25,7 @@ mod tests {
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     /// A session with the functions of this crate.
-    pub fn session(partitions: usize) -> SessionContext {
+    pub(super) fn session(partitions: usize) -> SessionContext {
         let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(64);
         let session = SessionContext::new_with_config(config);
         super::functions().into_iter().for_each(|function| session.register_udf(function));
@@ -34,7 +34,7 @@ mod tests {
     }
 
     /// The result of a query, as a table in text.
-    pub async fn run(sql: &str) -> Result<String, DataFusionError> {
+    pub(super) async fn run(sql: &str) -> Result<String, DataFusionError> {
         let batches = session(2).sql(sql).await?.collect().await?;
         Ok(pretty_format_batches(&batches)?.to_string())
     }

@@ -26,7 +26,7 @@ const NAME: &str = "paired_bootstrap";
 ///
 /// The state is the four counts of [`PairedCounts`], which are additive: the result depends neither
 /// on the order nor on the partitions of the rows, and memory is constant.
-pub fn function() -> AggregateUDF {
+pub(super) fn function() -> AggregateUDF {
     let accumulator = |args: AccumulatorArgs<'_>| -> Result<Box<dyn Accumulator>> {
         if args.is_distinct {
             return exec_err!(

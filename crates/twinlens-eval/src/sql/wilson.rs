@@ -13,7 +13,7 @@ use datafusion::scalar::ScalarValue;
 use crate::metrics::{Interval, wilson};
 
 /// Both functions, to be registered in a session.
-pub fn functions() -> [ScalarUDF; 2] {
+pub(super) fn functions() -> [ScalarUDF; 2] {
     [bound("wilson_low", |interval| interval.low), bound("wilson_high", |interval| interval.high)]
 }
 

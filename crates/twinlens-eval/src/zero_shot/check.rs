@@ -9,7 +9,7 @@ use crate::options::{check_limits, check_positive};
 use crate::set::{SetEntry, SetFault, check_set_names};
 use crate::sets::unknown;
 
-pub fn faults(stage: &ZeroShot, schemas: &Schemas) -> Vec<Fault> {
+pub(super) fn faults(stage: &ZeroShot, schemas: &Schemas) -> Vec<Fault> {
     let mut faults: Vec<Fault> =
         crate::model::check_compute(&stage.device, &stage.precision).into_iter().collect();
     faults.extend(check_positive("batch_size", &stage.batch_size));

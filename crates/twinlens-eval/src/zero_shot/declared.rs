@@ -19,16 +19,16 @@ use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
 use crate::trust::{SET_MISSING, Warning};
 
 /// The directory of converted sets in the stage's work directory.
-pub const FOLDER: &str = "sets";
+pub(super) const FOLDER: &str = "sets";
 
-pub enum DeclaredSet {
+pub(super) enum DeclaredSet {
     Ready(Box<ConvertedSet>),
     /// The data are missing.
     Missing(Warning),
 }
 
 /// The options and the dataset of a declared set.
-pub struct ConvertedSet {
+pub(super) struct ConvertedSet {
     pub options: SetOptions,
     pub input: InputData,
     pub warnings: Vec<Warning>,
@@ -38,7 +38,7 @@ pub struct ConvertedSet {
 ///
 /// # Errors
 /// [`RunError::User`] if the set cannot be used as it is.
-pub async fn prepare(
+pub(super) async fn prepare(
     cx: &RunContext,
     name: &str,
     data: &str,
@@ -136,7 +136,7 @@ fn options(set: &Declaration, input: Input, classes: &[BoundClass], templates: V
 }
 
 /// Copies the rejects of the conversion to the ledger of the results.
-pub fn copy_rejects(input: &InputData, split: &mut SplitWriter) -> Result<(), RunError> {
+pub(super) fn copy_rejects(input: &InputData, split: &mut SplitWriter) -> Result<(), RunError> {
     let schema = input.dataset.schema(REJECTS)?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     for batch in ShardReader::new(&input.dataset, REJECTS, &columns, 1024) {

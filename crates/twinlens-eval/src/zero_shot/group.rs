@@ -18,9 +18,9 @@ use crate::set_reader::{SetReader, set_error};
 use crate::trust;
 
 /// A set after its pass: its split, ready to be committed, or why it cannot be evaluated.
-pub type SetResult = (SetTask, Result<SplitWriter, EvalError>);
+pub(super) type SetResult = (SetTask, Result<SplitWriter, EvalError>);
 
-pub struct Group<'a> {
+pub(super) struct Group<'a> {
     pub options: &'a ZeroShot,
     pub cx: &'a RunContext,
     pub inputs: &'a [InputData],
@@ -29,7 +29,7 @@ pub struct Group<'a> {
 
 impl Group<'_> {
     /// Evaluates the sets, whose results go to their splits.
-    pub fn run(&self, sets: Vec<(SetTask, SplitWriter)>) -> Result<Vec<SetResult>, EvalError> {
+    pub(super) fn run(&self, sets: Vec<(SetTask, SplitWriter)>) -> Result<Vec<SetResult>, EvalError> {
         let first = &sets[0].0.options;
         let input = input(self.inputs, &first.input)?;
         let named = first.image.as_ref().map(|column| column.as_str());

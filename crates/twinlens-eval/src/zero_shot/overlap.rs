@@ -23,7 +23,7 @@ const PHASH: &str = "phash";
 
 /// Hashes of the training images.
 #[derive(Debug, Default)]
-pub struct TrainingHashes {
+pub(super) struct TrainingHashes {
     name: String,
     /// The first 16 bytes of SHA-256 hashes.
     sha256: HashSet<[u8; 16]>,
@@ -34,7 +34,7 @@ pub struct TrainingHashes {
 
 /// Examples of a set among the training images.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Overlap {
+pub(super) struct Overlap {
     by_sha256: u64,
     by_phash: u64,
 }
@@ -53,7 +53,7 @@ fn hash_prefix(text: &str) -> Option<[u8; 16]> {
 
 impl TrainingHashes {
     /// Reads the columns `sha256` and `phash` of a table, at least one of which must exist.
-    pub fn open(input: &InputData, set: &str) -> Result<Self, EvalError> {
+    pub(super) fn open(input: &InputData, set: &str) -> Result<Self, EvalError> {
         let schema = input.dataset.schema(&input.table)?;
         let columns: Vec<&str> =
             [SHA256, PHASH].into_iter().filter(|name| schema.field_with_name(name).is_ok()).collect();
@@ -93,7 +93,7 @@ impl TrainingHashes {
 
     /// Whether an example is a training image; counts it in `overlap`. Hashes in the example's own
     /// columns take precedence: a resized image no longer has its original bytes.
-    pub fn contains(&self, &Row { batch, row, image, .. }: &Row<'_>, overlap: &mut Overlap) -> bool {
+    pub(super) fn contains(&self, &Row { batch, row, image, .. }: &Row<'_>, overlap: &mut Overlap) -> bool {
         let bytes = sha256(batch, row).or_else(|| image.digest[..16].try_into().ok());
         if bytes.is_some_and(|bytes| self.sha256.contains(&bytes)) {
             overlap.by_sha256 += 1;
@@ -105,7 +105,7 @@ impl TrainingHashes {
     }
 
     /// Warns of an overlap among `total` examples.
-    pub fn warning(&self, overlap: &Overlap, total: u64) -> Option<Warning> {
+    pub(super) fn warning(&self, overlap: &Overlap, total: u64) -> Option<Warning> {
         let all = overlap.by_sha256 + overlap.by_phash;
         (all > 0).then(|| Warning {
             code: TRAINED_ON,
@@ -120,7 +120,7 @@ impl TrainingHashes {
 }
 
 /// Whether the perceptual hashes of the images must be computed.
-pub fn needs_phash(batch: &RecordBatch) -> bool {
+pub(super) fn needs_phash(batch: &RecordBatch) -> bool {
     batch.column_by_name(PHASH).is_none()
 }
 

@@ -13,7 +13,7 @@ use crate::set_reader::SetReader;
 /// Scores in memory: images x classes x templates.
 const MAX_SCORES: usize = 1 << 26;
 
-pub struct SelectionInput<'a> {
+pub(super) struct SelectionInput<'a> {
     pub cx: &'a RunContext,
     pub data: &'a InputData,
     pub encoder: &'a ImageEncoder<'a>,
@@ -22,7 +22,7 @@ pub struct SelectionInput<'a> {
 }
 
 /// The selected templates, in order of selection.
-pub fn select(
+pub(super) fn select(
     input: &SelectionInput<'_>,
     texts: TextEncoder<'_>,
     prompts: &PromptSet,

@@ -18,7 +18,7 @@ use crate::set_reader::SetReader;
 use crate::trust::{self, Warning};
 
 /// The results of one set.
-pub struct SetResults<'a> {
+pub(super) struct SetResults<'a> {
     cx: &'a RunContext,
     set: String,
     writer: ResultWriter,
@@ -72,7 +72,7 @@ impl Sink for SetResults<'_> {
 
 impl<'a> SetResults<'a> {
     /// `training`: the images to compare with; `warnings`: those of the set so far.
-    pub fn new(
+    pub(super) fn new(
         cx: &'a RunContext,
         reader: &SetReader,
         split: SplitWriter,
@@ -103,7 +103,7 @@ impl<'a> SetResults<'a> {
     }
 
     /// Logs a warning.
-    pub fn log(&self, prompts: Option<&str>, warning: &Warning) {
+    pub(super) fn log(&self, prompts: Option<&str>, warning: &Warning) {
         let prompts = prompts.map(|prompts| format!(", prompts `{prompts}`")).unwrap_or_default();
         self.cx.progress.note(format!("set `{}`{prompts}: {}", self.set, warning.detail));
     }
@@ -159,7 +159,7 @@ impl<'a> SetResults<'a> {
 }
 
 /// Writes the results of a set after its pass.
-pub fn finish(
+pub(super) fn finish(
     set: SetPass<'_, SetResults<'_>>,
     model: &Model,
     image_seconds: f64,

@@ -25,7 +25,7 @@ use twinlens_pipeline::{
 };
 
 /// A small image, different for each seed.
-pub fn png(seed: u32) -> Vec<u8> {
+pub(crate) fn png(seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(20 + seed % 7, 16, |x, y| {
         let noise = (x * 7 + y * 13 + seed * 31).wrapping_mul(2_654_435_761) >> 24;
         image::Rgb([noise as u8, (seed * 3) as u8, (x * 9 + seed) as u8])
@@ -36,7 +36,7 @@ pub fn png(seed: u32) -> Vec<u8> {
 }
 
 /// An image column in the Hugging Face layout.
-pub fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
+pub(crate) fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
     let parts: ArrayRef = Arc::new(BinaryArray::from_iter(bytes.iter().map(|bytes| bytes.as_deref())));
     let paths: ArrayRef = Arc::new(StringArray::new_null(bytes.len()));
     Arc::new(StructArray::from(vec![
@@ -45,7 +45,7 @@ pub fn images(bytes: &[Option<Vec<u8>>]) -> ArrayRef {
     ]))
 }
 
-pub fn write_parquet(path: &Path, batch: &RecordBatch) {
+pub(crate) fn write_parquet(path: &Path, batch: &RecordBatch) {
     let file = std::fs::File::create(path).unwrap();
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
@@ -53,10 +53,10 @@ pub fn write_parquet(path: &Path, batch: &RecordBatch) {
 }
 
 /// Width of an embedding.
-pub const WIDTH: usize = 12;
+pub(crate) const WIDTH: usize = 12;
 
 /// A model with random weights for images of 16 pixels and 300 tokens.
-pub fn save_model(folder: &Path, seed: u64) {
+pub(crate) fn save_model(folder: &Path, seed: u64) {
     let vision = VitConfig { image_size: 16, patch: 8, width: 16, layers: 1, heads: 2 }.into();
     let text = TextConfig { context: 24, vocab: 300, width: 16, layers: 1, heads: 2 };
     let (activation, objective) = (Default::default(), Objective::CONTRASTIVE);
@@ -66,7 +66,7 @@ pub fn save_model(folder: &Path, seed: u64) {
 
 /// A directory with a model in `model`, whose tokenizer is trained on `captions`, and a file
 /// `test.parquet`.
-pub fn test_dir(captions: impl Iterator<Item = String>, test: &RecordBatch) -> tempfile::TempDir {
+pub(crate) fn test_dir(captions: impl Iterator<Item = String>, test: &RecordBatch) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     std::fs::create_dir(&model).unwrap();
@@ -77,24 +77,24 @@ pub fn test_dir(captions: impl Iterator<Item = String>, test: &RecordBatch) -> t
 }
 
 /// The model in a directory.
-pub fn load_model(model: &Path) -> (Clip, Tokenizer) {
+pub(crate) fn load_model(model: &Path) -> (Clip, Tokenizer) {
     (Clip::load(model).unwrap(), Tokenizer::load(&model.join(TOKENIZER_FILE)).unwrap())
 }
 
 /// The embedding of a single image.
-pub fn image_vector(clip: &Clip, png: &[u8]) -> Vec<f32> {
+pub(crate) fn image_vector(clip: &Clip, png: &[u8]) -> Vec<f32> {
     let pixels = Preprocess::clip(16).tensor(png, &Limits::default()).unwrap();
     let pixels = Tensor::from_vec(pixels, (1, 3, 16, 16), &Device::Cpu).unwrap();
     clip.encode_image(&pixels).unwrap().to_vec2().unwrap().remove(0)
 }
 
 /// The embedding of a single text.
-pub fn text_vector(clip: &Clip, tokenizer: &Tokenizer, text: &str) -> Vec<f32> {
+pub(crate) fn text_vector(clip: &Clip, tokenizer: &Tokenizer, text: &str) -> Vec<f32> {
     let ids = Tensor::from_vec(tokenizer.encode(text, 24), (1, 24), &Device::Cpu).unwrap();
     clip.encode_text(&ids).unwrap().to_vec2().unwrap().remove(0)
 }
 
-pub fn context(folder: &Path, stage: &str) -> RunContext {
+pub(crate) fn context(folder: &Path, stage: &str) -> RunContext {
     RunContext {
         stage: stage.into(),
         stream: stage.into(),
@@ -121,13 +121,13 @@ impl Observer for StopAfterCommit {
 }
 
 /// The same context, interrupted after the first commit.
-pub fn interrupted(cx: RunContext) -> RunContext {
+pub(crate) fn interrupted(cx: RunContext) -> RunContext {
     let observer = Arc::new(StopAfterCommit(cx.cancel.clone()));
     RunContext { progress: Progress::new(&cx.stage, observer), ..cx }
 }
 
 /// An input: a Parquet file, or a dataset.
-pub fn input(cx: &RunContext, name: &str) -> InputData {
+pub(crate) fn input(cx: &RunContext, name: &str) -> InputData {
     let path = cx.path(name);
     let dataset = if path.is_file() { Dataset::from_parquet(path) } else { Dataset::open(path) };
     let dataset = dataset.unwrap();
@@ -135,12 +135,12 @@ pub fn input(cx: &RunContext, name: &str) -> InputData {
 }
 
 /// What is known of an input with these columns that is not a model.
-pub fn table(schema: Option<SchemaRef>) -> KnownInput {
+pub(crate) fn table(schema: Option<SchemaRef>) -> KnownInput {
     KnownInput { schema, maker: None }
 }
 
 /// Plans a stage from its options. `known` says what is known of its inputs.
-pub fn plan<S: StageKind>(
+pub(crate) fn plan<S: StageKind>(
     options: &str,
     known: impl Fn(&Input) -> KnownInput,
 ) -> Result<(Plan, Work), Vec<Fault>> {
@@ -148,7 +148,11 @@ pub fn plan<S: StageKind>(
 }
 
 /// Runs a stage into the dataset `out`, resuming what is committed there.
-pub async fn run<S: StageKind>(cx: &RunContext, out: &str, options: &str) -> Result<Dataset, RunError> {
+pub(crate) async fn run<S: StageKind>(
+    cx: &RunContext,
+    out: &str,
+    options: &str,
+) -> Result<Dataset, RunError> {
     let known = |option: &Input| table(Some(input(cx, option.name()).dataset.schema(MAIN).unwrap()));
     let (plan, work) = plan::<S>(options, known).unwrap();
     let mut schemas: BTreeMap<String, SchemaRef> =
@@ -174,7 +178,7 @@ pub async fn run<S: StageKind>(cx: &RunContext, out: &str, options: &str) -> Res
 }
 
 /// The result of a query over a dataset's tables, in shard order; the main table is called `main`.
-pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
+pub(crate) async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
     let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for table in dataset.tables() {
         let provider = dataset.provider(&session, table).unwrap();
@@ -186,12 +190,12 @@ pub async fn sql(dataset: &Dataset, main: &str, query: &str) -> RecordBatch {
 }
 
 /// The files of a dataset, with their hashes.
-pub fn content(dataset: &Dataset) -> Vec<(String, String)> {
+pub(crate) fn content(dataset: &Dataset) -> Vec<(String, String)> {
     dataset.state().files().map(|file| (file.path.clone(), file.sha256.clone())).collect()
 }
 
 /// A column as numbers.
-pub fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
+pub(crate) fn floats(batch: &RecordBatch, column: usize) -> Vec<f64> {
     let column = arrow::compute::cast(batch.column(column), &DataType::Float64).unwrap();
     column.as_primitive::<Float64Type>().iter().map(|value| value.unwrap_or(f64::NAN)).collect()
 }

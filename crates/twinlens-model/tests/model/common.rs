@@ -3,24 +3,24 @@
 use candle_core::{DType, Device, Tensor};
 use twinlens_model::{Clip, ClipConfig};
 
-pub fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// |a - b| / max(|b|, floor) of vectors.
-pub fn distance(a: &[f64], b: &[f64], floor: f64) -> f64 {
+pub(crate) fn distance(a: &[f64], b: &[f64], floor: f64) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(floor)
 }
 
-pub fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
 /// Pseudo-random numbers in -1..1.
-pub fn noise(n: usize, seed: u32) -> Vec<f32> {
+pub(crate) fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -31,7 +31,7 @@ pub fn noise(n: usize, seed: u32) -> Vec<f32> {
 
 /// Pixels and token ids. Texts have 2 tokens up to the whole context; the end token is the last of
 /// the vocabulary.
-pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
+pub(crate) fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
     let side = config.vision.image_size();
     let pixels = Tensor::from_vec(noise(n * 3 * side * side, 5), (n, 3, side, side), &Device::Cpu).unwrap();
     let (context, vocab) = (config.text.context, config.text.vocab);
@@ -49,7 +49,7 @@ pub fn batch(config: &ClipConfig, n: usize) -> (Tensor, Tensor) {
 
 /// A model with perturbed biases and gains: the initial zeros and ones would hide missing
 /// gradients.
-pub fn model(config: ClipConfig) -> Clip {
+pub(crate) fn model(config: ClipConfig) -> Clip {
     let clip = Clip::new(config, 7).unwrap();
     for (i, (name, variable)) in clip.variables().iter().chain(clip.buffers()).enumerate() {
         let shift =

@@ -8,7 +8,7 @@ use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
 
 const PAIRS: u32 = 48;
 
-pub fn config() -> ClipConfig {
+pub(crate) fn config() -> ClipConfig {
     ClipConfig {
         embed: 16,
         vision: VitConfig { image_size: 16, patch: 8, width: 32, layers: 2, heads: 2 }.into(),
@@ -19,12 +19,12 @@ pub fn config() -> ClipConfig {
 }
 
 /// The same model with a ResNet, whose running statistics belong in checkpoints.
-pub fn resnet() -> ClipConfig {
+pub(crate) fn resnet() -> ClipConfig {
     let tower = ResNetConfig { image_size: 32, width: 4, stages: [1, 1, 1, 1], heads: 4 };
     ClipConfig { vision: tower.into(), ..config() }
 }
 
-pub fn options(steps: u64) -> TrainOptions {
+pub(crate) fn options(steps: u64) -> TrainOptions {
     TrainOptions {
         steps,
         batch_size: 16,
@@ -47,7 +47,7 @@ pub fn options(steps: u64) -> TrainOptions {
 
 /// Synthetic pairs: pixels as a function of (pair, position in `[size, size]`, channel), and
 /// captions of two tokens.
-pub struct Synthetic(pub fn(u32, usize, usize) -> f32);
+pub(crate) struct Synthetic(pub fn(u32, usize, usize) -> f32);
 
 impl BatchSource for Synthetic {
     fn context(&self) -> usize {
@@ -86,7 +86,7 @@ impl BatchSource for Synthetic {
 }
 
 /// Images of flat colours with a bright part.
-pub const COLOURS: Synthetic = Synthetic(|pair, at, channel| {
+pub(crate) const COLOURS: Synthetic = Synthetic(|pair, at, channel| {
     let colour = [pair * 5, 250 - pair * 4, pair % 7 * 36][channel] as f32 / 64.0 - 2.0;
     if at as u32 / 400 == pair % 4 { 2.0 } else { colour }
 });

@@ -47,7 +47,7 @@ fn class(stage: &StagePlan) -> &'static str {
 }
 
 /// A Mermaid flowchart.
-pub fn mermaid(stages: &[StagePlan]) -> String {
+pub(super) fn mermaid(stages: &[StagePlan]) -> String {
     let quoted = |text: &str| {
         text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
     };
@@ -84,7 +84,7 @@ pub fn mermaid(stages: &[StagePlan]) -> String {
 }
 
 /// A Graphviz digraph.
-pub fn dot(stages: &[StagePlan]) -> String {
+pub(super) fn dot(stages: &[StagePlan]) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut text = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, style=filled];\n");
     for (last, members) in boxes(stages) {

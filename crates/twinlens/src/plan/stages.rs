@@ -10,7 +10,7 @@ use twinlens_pipeline::run::plan::{Decision, Unit};
 use crate::text::counted;
 
 #[derive(Debug, Serialize)]
-pub struct StagePlan {
+pub(super) struct StagePlan {
     pub stage: String,
     pub kind: &'static str,
     /// The sweep options that the stage depends on, and their values.
@@ -29,35 +29,35 @@ pub struct StagePlan {
 }
 
 impl StagePlan {
-    pub fn is_fused(&self) -> bool {
+    pub(super) fn is_fused(&self) -> bool {
         self.stage != self.dataset
     }
 }
 
 /// An input: its name, and the stages it comes from (none for a file, many for `funnel`).
 #[derive(Debug, Serialize)]
-pub struct Input {
+pub(super) struct Input {
     pub input: String,
     pub stages: Vec<String>,
 }
 
 impl Input {
     /// The stage that the input names.
-    pub fn stage(&self) -> Option<&str> {
+    pub(super) fn stage(&self) -> Option<&str> {
         let named = |stage: &&String| self.input.split('.').next() == Some(stage.as_str());
         self.stages.iter().find(named).map(String::as_str)
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Column {
+pub(super) struct Column {
     pub name: String,
     #[serde(rename = "type")]
     pub kind: String,
 }
 
 /// The stages in the order of the pipeline.
-pub fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePlan>, RunError> {
+pub(super) fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePlan>, RunError> {
     let mut stages: Vec<(usize, StagePlan)> = Vec::new();
     for unit in units {
         for &index in &unit.nodes {
@@ -104,7 +104,7 @@ fn is_stage(pipeline: &Pipeline, name: &str) -> bool {
     pipeline.nodes.iter().any(|node| node.family() == name)
 }
 
-pub fn decision(stage: &StagePlan) -> String {
+pub(super) fn decision(stage: &StagePlan) -> String {
     if stage.is_fused() {
         return format!("fused into {}", stage.dataset);
     }

@@ -12,7 +12,7 @@ use crate::text::{bytes, count, counted, seconds};
 /// Speed is measured over this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-pub struct Line {
+pub(super) struct Line {
     /// `row` or `page`.
     unit: &'static str,
     counters: Arc<Counters>,
@@ -30,12 +30,12 @@ struct Training {
 }
 
 impl Line {
-    pub fn new(counters: Arc<Counters>, now: Instant) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, now: Instant) -> Self {
         let done = counters.done.load(Ordering::Relaxed);
         Self { unit: "row", counters, samples: [(now, done)].into(), training: None }
     }
 
-    pub fn event(&mut self, event: &Event) {
+    pub(super) fn event(&mut self, event: &Event) {
         match event {
             Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
@@ -50,7 +50,7 @@ impl Line {
         }
     }
 
-    pub fn text(&mut self, now: Instant) -> String {
+    pub(super) fn text(&mut self, now: Instant) -> String {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (mut done, mut total) = (read(&self.counters.done), read(&self.counters.total));
         if let Some(training) = &self.training {

@@ -12,13 +12,13 @@ use super::line::Line;
 const TICK: Duration = Duration::from_millis(100);
 
 /// The progress lines of this process, of which there is at most one terminal.
-pub fn bars() -> &'static MultiProgress {
+pub(crate) fn bars() -> &'static MultiProgress {
     static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
     &BARS
 }
 
 /// Progress lines.
-pub struct Live {
+pub(super) struct Live {
     name_width: usize,
     running: Arc<Mutex<BTreeMap<String, Running>>>,
 }
@@ -34,7 +34,7 @@ fn locked(running: &Mutex<BTreeMap<String, Running>>) -> MutexGuard<'_, BTreeMap
 }
 
 impl Live {
-    pub fn new(name_width: usize) -> Self {
+    pub(super) fn new(name_width: usize) -> Self {
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let weak = Arc::downgrade(&running);
         // Ends when `running` is dropped.
@@ -42,12 +42,12 @@ impl Live {
         Self { name_width, running }
     }
 
-    pub fn watch(&self, stage: &str, counters: Arc<Counters>) {
+    pub(super) fn watch(&self, stage: &str, counters: Arc<Counters>) {
         let line = Line::new(counters, Instant::now());
         locked(&self.running).insert(stage.into(), Running { line, bar: None });
     }
 
-    pub fn event(&self, event: &Event) {
+    pub(super) fn event(&self, event: &Event) {
         match event {
             Event::StageStarted { stage, .. } => {
                 if let Some(running) = locked(&self.running).get_mut(stage) {
@@ -71,13 +71,13 @@ impl Live {
     }
 
     /// Prints a line above the progress lines.
-    pub fn print(&self, line: &str) {
+    pub(super) fn print(&self, line: &str) {
         // If the terminal is gone, there is nowhere left to report it.
         let _ = bars().println(line);
     }
 
     /// Removes all progress lines.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         for (_, running) in std::mem::take(&mut *locked(&self.running)) {
             if let Some(bar) = running.bar {
                 bar.finish_and_clear();

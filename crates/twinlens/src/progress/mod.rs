@@ -4,7 +4,7 @@
 mod line;
 mod live;
 
-pub use live::bars;
+pub(crate) use live::bars;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -20,7 +20,7 @@ use crate::cli::{LogFormat, ProgressMode};
 use crate::text::{counted, one_line, printable, seconds};
 
 /// Shows the events of a run to the user.
-pub struct Watcher {
+pub(crate) struct Watcher {
     display: Display,
     name_width: usize,
     has_started: AtomicBool,
@@ -36,7 +36,11 @@ enum Display {
 }
 
 impl Watcher {
-    pub fn new<'a>(mode: ProgressMode, format: LogFormat, stages: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(
+        mode: ProgressMode,
+        format: LogFormat,
+        stages: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let name_width = stages.map(|name| name.chars().count()).max().unwrap_or(0);
         let display = match (format, mode) {
             (LogFormat::Json, _) => Display::Json,
@@ -55,12 +59,12 @@ impl Watcher {
     }
 
     /// Whether any stage started, so that there is something to resume.
-    pub fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.has_started.load(Ordering::Relaxed)
     }
 
     /// The running stage, for error messages. `None` if several are running.
-    pub fn running(&self) -> Option<String> {
+    pub(crate) fn running(&self) -> Option<String> {
         let running = self.fused();
         running.keys().next().filter(|_| running.len() == 1).cloned()
     }
@@ -70,7 +74,7 @@ impl Watcher {
     }
 
     /// Prints a line above the progress lines.
-    pub fn message(&self, line: &str) {
+    pub(crate) fn message(&self, line: &str) {
         match &self.display {
             Display::Live(live) => live.print(line),
             Display::Lines => print(line),
@@ -79,7 +83,7 @@ impl Watcher {
     }
 
     /// Removes the progress lines; a JSON log gets `event`.
-    pub fn end(&self, event: &impl Serialize) {
+    pub(crate) fn end(&self, event: &impl Serialize) {
         match &self.display {
             Display::Live(live) => live.close(),
             Display::Lines => {}
@@ -88,7 +92,7 @@ impl Watcher {
     }
 
     /// Prints the summary of a run, unless the log is JSON, which had it as an event.
-    pub fn print_summary(&self, text: &str) {
+    pub(crate) fn print_summary(&self, text: &str) {
         if !matches!(self.display, Display::Json) {
             print(text);
         }

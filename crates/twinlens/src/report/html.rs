@@ -17,7 +17,7 @@ const STYLE: &str = include_str!("page.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// Renders the page.
-pub fn page(report: &Report) -> Result<String, Failure> {
+pub(super) fn page(report: &Report) -> Result<String, Failure> {
     let mut charts = 0;
     let sections = report.sections.iter().map(|one| section(one, &mut charts));
     let sections = sections.collect::<Result<Vec<Markup>, Failure>>()?;

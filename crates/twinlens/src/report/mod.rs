@@ -25,7 +25,7 @@ use crate::{runtime, status};
 /// The file name of the page in the run directory.
 const PAGE: &str = "report.html";
 
-pub fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Failure> {
     let runs = Runs::new(registry, &args.dir, &[])?;
     let report = runtime::block_on(None, async {
         let title = status::pipeline_of(&runs.dir)?;

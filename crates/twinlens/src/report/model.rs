@@ -1,7 +1,7 @@
 //! The content of a report, independent of its rendering.
 
 /// A report of a run.
-pub struct Report {
+pub(super) struct Report {
     /// The name of the pipeline.
     pub title: String,
     pub summary: Vec<Fact>,
@@ -9,20 +9,20 @@ pub struct Report {
 }
 
 /// A number at the head of the report.
-pub struct Fact {
+pub(super) struct Fact {
     pub name: &'static str,
     pub value: String,
     pub explanation: String,
 }
 
-pub struct Section {
+pub(super) struct Section {
     /// Anchor in the page.
     pub id: &'static str,
     pub title: &'static str,
     pub blocks: Vec<Block>,
 }
 
-pub enum Block {
+pub(super) enum Block {
     /// A paragraph.
     Text(String),
     /// A table, which is initially closed if `folded`.
@@ -34,7 +34,7 @@ pub enum Block {
 }
 
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     pub caption: String,
     /// Names of the columns, and whether their values are numbers.
     pub head: Vec<(&'static str, bool)>,
@@ -43,27 +43,27 @@ pub struct Table {
     pub more: usize,
 }
 
-pub struct Chart {
+pub(super) struct Chart {
     pub title: String,
     /// Text alternative.
     pub alt: String,
     pub plot: Plot,
 }
 
-pub enum Plot {
+pub(super) enum Plot {
     Bars(Bars),
     Lines(Lines),
 }
 
 /// Horizontal bars.
-pub struct Bars {
+pub(super) struct Bars {
     pub unit: &'static str,
     pub bars: Vec<Bar>,
     /// Names of the marks on the bars.
     pub marks: Vec<&'static str>,
 }
 
-pub struct Bar {
+pub(super) struct Bar {
     pub label: String,
     pub value: f64,
     pub interval: Option<(f64, f64)>,
@@ -73,26 +73,26 @@ pub struct Bar {
     pub text: String,
 }
 
-pub struct Axis {
+pub(super) struct Axis {
     pub label: &'static str,
     pub is_log: bool,
 }
 
 /// Lines and points.
-pub struct Lines {
+pub(super) struct Lines {
     pub x: Axis,
     pub y: Axis,
     /// Drawn in this order.
     pub series: Vec<Series>,
 }
 
-pub struct Series {
+pub(super) struct Series {
     /// Name in the legend.
     pub name: String,
     pub shape: Shape,
 }
 
-pub enum Shape {
+pub(super) enum Shape {
     Line(Vec<(f64, f64)>),
     Points {
         points: Vec<Point>,
@@ -102,7 +102,7 @@ pub enum Shape {
     Band(Vec<(f64, f64, f64)>),
 }
 
-pub struct Point {
+pub(super) struct Point {
     pub x: f64,
     pub y: f64,
     /// Interval of `y`.
@@ -110,13 +110,13 @@ pub struct Point {
 }
 
 impl Point {
-    pub fn at(x: f64, y: f64) -> Self {
+    pub(super) fn at(x: f64, y: f64) -> Self {
         Self { x, y, interval: None }
     }
 }
 
 /// An image with its prediction.
-pub struct Picture {
+pub(super) struct Picture {
     pub png: Vec<u8>,
     /// Text alternative.
     pub alt: String,
@@ -128,23 +128,23 @@ pub struct Picture {
 
 impl Section {
     /// A section without data, with the reason.
-    pub fn empty(id: &'static str, title: &'static str, why: &str) -> Self {
+    pub(super) fn empty(id: &'static str, title: &'static str, why: &str) -> Self {
         Self { id, title, blocks: vec![Block::Text(why.into())] }
     }
 }
 
 impl Table {
-    pub fn at_most(mut self, rows: usize) -> Self {
+    pub(super) fn at_most(mut self, rows: usize) -> Self {
         self.more = self.rows.len().saturating_sub(rows);
         self.rows.truncate(rows);
         self
     }
 
-    pub fn open(self) -> Block {
+    pub(super) fn open(self) -> Block {
         Block::Table { table: self, folded: false }
     }
 
-    pub fn folded(self) -> Block {
+    pub(super) fn folded(self) -> Block {
         Block::Table { table: self, folded: true }
     }
 }

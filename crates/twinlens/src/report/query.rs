@@ -9,7 +9,7 @@ use twinlens_dataset::Dataset;
 use crate::errors::Failure;
 use crate::views;
 
-pub struct ReportData<'a> {
+pub(super) struct ReportData<'a> {
     /// Every dataset and view is a table in it.
     pub session: &'a SessionContext,
     pub datasets: &'a [Dataset],
@@ -17,37 +17,37 @@ pub struct ReportData<'a> {
 
 impl ReportData<'_> {
     /// Stage and SQL name of each table that has these columns, except results of `sql` stages.
-    pub fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
+    pub(super) fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
         let tables = views::Run::new(self.datasets).tables_with(columns).into_iter();
         tables.map(|table| (table.stage().to_string(), table.sql())).collect()
     }
 }
 
 #[derive(Default)]
-pub struct Rows {
+pub(super) struct Rows {
     batches: Vec<RecordBatch>,
 }
 
-pub struct Row<'a> {
+pub(super) struct Row<'a> {
     batch: &'a RecordBatch,
     row: usize,
 }
 
-pub async fn fetch_rows(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
+pub(super) async fn fetch_rows(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
     Ok(Rows { batches: session.sql(query).await?.collect().await? })
 }
 
 /// Whether the run has the tables that a view needs.
-pub fn has_view(session: &SessionContext, view: &str) -> Result<bool, Failure> {
+pub(super) fn has_view(session: &SessionContext, view: &str) -> Result<bool, Failure> {
     Ok(session.table_exist(format!("{}.{view}", views::SCHEMA))?)
 }
 
 impl Rows {
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| Row { batch, row }))
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.batches.iter().all(|batch| batch.num_rows() == 0)
     }
 }
@@ -59,30 +59,30 @@ impl Row<'_> {
     }
 
     /// A value as text; empty if it is null.
-    pub fn text(&self, column: &str) -> String {
+    pub(super) fn text(&self, column: &str) -> String {
         let value = self.value(column, &DataType::Utf8);
         value.map(|value| value.as_string::<i32>().value(0).to_string()).unwrap_or_default()
     }
 
     /// A finite number.
-    pub fn number(&self, column: &str) -> Option<f64> {
+    pub(super) fn number(&self, column: &str) -> Option<f64> {
         let value = self.value(column, &DataType::Float64)?;
         Some(value.as_primitive::<Float64Type>().value(0)).filter(|value| value.is_finite())
     }
 
     /// A count; 0 if it is null.
-    pub fn count(&self, column: &str) -> u64 {
+    pub(super) fn count(&self, column: &str) -> u64 {
         self.number(column).map_or(0, |value| value.max(0.0) as u64)
     }
 
-    pub fn bytes(&self, column: &str) -> Option<Vec<u8>> {
+    pub(super) fn bytes(&self, column: &str) -> Option<Vec<u8>> {
         let value = self.value(column, &DataType::LargeBinary)?;
         Some(value.as_binary::<i64>().value(0).to_vec())
     }
 }
 
 /// A number with three significant digits, or `-`.
-pub fn number(value: Option<f64>) -> String {
+pub(super) fn number(value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match value.abs() {
         0.0 => "0".into(),
@@ -95,12 +95,12 @@ pub fn number(value: Option<f64>) -> String {
 }
 
 /// A fraction as a percentage, or `-`.
-pub fn percent(value: Option<f64>) -> String {
+pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{:.1}%", 100.0 * value))
 }
 
 /// An interval of fractions as percentages, or `-`.
-pub fn interval(low: Option<f64>, high: Option<f64>) -> String {
+pub(super) fn interval(low: Option<f64>, high: Option<f64>) -> String {
     match (low, high) {
         (Some(low), Some(high)) => format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
         _ => "-".into(),

@@ -40,14 +40,14 @@ const MAX_LABEL: usize = 48;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// The content of an `<svg>` element.
-pub struct Drawing {
+pub(super) struct Drawing {
     /// Width and height of the view box.
     pub width: u32,
     pub height: u32,
     pub content: String,
 }
 
-pub fn draw(plot: &Plot) -> Result<Drawing, Failure> {
+pub(super) fn draw(plot: &Plot) -> Result<Drawing, Failure> {
     let height = match plot {
         Plot::Bars(bars) => {
             (bars.bars.len() as u32 * ROW as u32) + 70 + if bars.marks.is_empty() { 0 } else { 20 }

@@ -14,7 +14,7 @@ const LABEL: usize = 44;
 /// Longer tables are cut to this many rows.
 const MAX_ROWS: usize = 15;
 
-pub fn print(report: &Report, out: &mut impl Write) -> Result<(), Failure> {
+pub(super) fn print(report: &Report, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{}\n", one_line(&report.title))?;
     for fact in &report.summary {
         writeln!(out, "{:6} {}: {}", fact.name, one_line(&fact.value), one_line(&fact.explanation))?;

@@ -5,8 +5,8 @@
 
 mod prompt;
 mod query;
-pub mod rows;
-pub mod runs;
+pub(crate) mod rows;
+pub(crate) mod runs;
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
@@ -23,7 +23,7 @@ use crate::{runtime, views};
 use query::{parse, start, stdout, write_now, write_rows};
 use runs::Runs;
 
-pub fn execute(args: &SqlArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn execute(args: &SqlArgs, registry: &Registry) -> Result<(), Failure> {
     let by_extension = args.output.as_deref().and_then(format_of);
     let format = args.format.or(by_extension).unwrap_or(RowFormat::Table);
     let interactive = args.query.is_none() && !args.views && std::io::stdin().is_terminal();

@@ -33,7 +33,7 @@ End a query with `;`. Ctrl-C cancels it.
   \\q        quit
 ";
 
-pub async fn run(runs: &Runs<'_>, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+pub(super) async fn run(runs: &Runs<'_>, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
         .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
     let mut prompt = Prompt { runs, session, format, interrupts };

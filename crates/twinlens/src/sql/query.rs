@@ -20,11 +20,11 @@ use crate::errors::Failure;
 use crate::syntax::ident;
 use crate::views;
 
-pub fn stdout() -> Out {
+pub(super) fn stdout() -> Out {
     Box::new(BufWriter::new(std::io::stdout()))
 }
 
-pub async fn write_rows(
+pub(super) async fn write_rows(
     mut stream: SendableRecordBatchStream,
     format: RowFormat,
     out: Out,
@@ -43,7 +43,7 @@ pub async fn write_rows(
     writer.finish()
 }
 
-pub fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
+pub(super) fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
     match DFParser::parse_sql(queries) {
         Ok(statements) if statements.is_empty() => Err(Failure::user("expected a query, got none")),
         Ok(statements) => Ok(statements.into()),
@@ -52,7 +52,7 @@ pub fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
 }
 
 /// Plans and starts a statement. Statements that write files are refused.
-pub async fn start(
+pub(super) async fn start(
     session: &SessionContext,
     statement: Statement,
 ) -> Result<SendableRecordBatchStream, Failure> {
@@ -69,7 +69,7 @@ pub async fn start(
 }
 
 /// Suggests table names; DataFusion itself suggests columns.
-pub fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
+pub(super) fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
     let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
     let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
     let name = name.rsplit('.').next().unwrap_or(name).to_string();
@@ -84,7 +84,7 @@ pub fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
 }
 
 /// All tables, quoted as necessary.
-pub fn table_names(session: &SessionContext) -> Vec<String> {
+pub(super) fn table_names(session: &SessionContext) -> Vec<String> {
     let Some(catalog) = session.catalog("datafusion") else { return Vec::new() };
     let mut names = Vec::new();
     for schema in catalog.schema_names() {
@@ -100,7 +100,7 @@ pub fn table_names(session: &SessionContext) -> Vec<String> {
 }
 
 /// Row counts by table name.
-pub fn row_counts(dir: &Location) -> Result<BTreeMap<String, u64>, Failure> {
+pub(super) fn row_counts(dir: &Location) -> Result<BTreeMap<String, u64>, Failure> {
     let mut counts = BTreeMap::new();
     for dataset in run::datasets(dir)? {
         let stage = ident(&dataset.state().begin.stage);
@@ -113,7 +113,7 @@ pub fn row_counts(dir: &Location) -> Result<BTreeMap<String, u64>, Failure> {
 }
 
 /// Writes and flushes.
-pub fn write_now(out: &mut impl Write, text: &str) -> Result<(), Failure> {
+pub(super) fn write_now(out: &mut impl Write, text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }

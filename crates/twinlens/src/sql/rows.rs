@@ -20,13 +20,13 @@ use crate::cli::RowFormat;
 use crate::errors::Failure;
 use crate::table::TableWriter;
 
-pub type Out = Box<dyn Write + Send>;
+pub(crate) type Out = Box<dyn Write + Send>;
 
 /// Parquet row groups are closed at this size, so that images do not pile up in memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Writes the rows of one query.
-pub enum RowWriter {
+pub(crate) enum RowWriter {
     Table(TableWriter<Out>),
     /// The header is already written.
     Csv(Out),
@@ -35,7 +35,7 @@ pub enum RowWriter {
 }
 
 impl RowWriter {
-    pub fn new(format: RowFormat, mut out: Out, schema: &SchemaRef) -> Result<Self, Failure> {
+    pub(crate) fn new(format: RowFormat, mut out: Out, schema: &SchemaRef) -> Result<Self, Failure> {
         Ok(match format {
             RowFormat::Table => Self::Table(TableWriter::new(out, schema)),
             RowFormat::Json => Self::Json(out),
@@ -56,7 +56,7 @@ impl RowWriter {
         })
     }
 
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
         match self {
             Self::Table(table) => table.batch(batch)?,
             Self::Csv(out) => out.write_all(&csv_text(batch, false).map_err(arrow)?)?,
@@ -66,7 +66,7 @@ impl RowWriter {
         Ok(())
     }
 
-    pub fn finish(self) -> Result<(), Failure> {
+    pub(crate) fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Table(table) => drop(table.finish()?),
             Self::Csv(mut out) | Self::Json(mut out) => out.flush()?,

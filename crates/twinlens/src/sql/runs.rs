@@ -28,7 +28,7 @@ const PUBLIC: &str = "public";
 const RUNS: &str = "runs";
 const RUN: &str = "run";
 
-pub struct Runs<'a> {
+pub(crate) struct Runs<'a> {
     registry: &'a Registry,
     pub dir: Location,
     /// Other runs by name.
@@ -36,14 +36,14 @@ pub struct Runs<'a> {
 }
 
 impl<'a> Runs<'a> {
-    pub fn new(registry: &'a Registry, dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
+    pub(crate) fn new(registry: &'a Registry, dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
         let dir = crate::run::parse_location(dir)?;
         let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::run::parse_location(dir)?)));
         Ok(Self { registry, dir, with: with.collect::<Result<_, Failure>>()? })
     }
 
     /// Opens a session in which every dataset and every view of the runs is a table.
-    pub async fn open(&self) -> Result<SessionContext, Failure> {
+    pub(crate) async fn open(&self) -> Result<SessionContext, Failure> {
         let pipeline = status::pipeline_of(&self.dir)?;
         let session = session::plain(self.registry, runtime::cores());
         register_run(&session, &run::datasets(&self.dir)?).await?;

@@ -9,7 +9,7 @@ const BARE: &str = "{}";
 const WHOLE: &str = "all";
 
 /// The union of queries; `None` if there are none.
-pub fn union(queries: Vec<String>) -> Option<String> {
+pub(super) fn union(queries: Vec<String>) -> Option<String> {
     (!queries.is_empty()).then(|| queries.join("\nunion all\n"))
 }
 
@@ -29,7 +29,7 @@ fn accuracies(run: &Run<'_>) -> Option<String> {
     union(run.accuracies().iter().map(one).collect())
 }
 
-pub fn leaderboard(run: &Run<'_>) -> Option<String> {
+pub(super) fn leaderboard(run: &Run<'_>) -> Option<String> {
     Some(format!(
         "select set, task, metric, rank() over (partition by set, part, task, metric order by value desc) as rank,
     model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, part, stage, checkpoint, split
@@ -47,7 +47,7 @@ fn answers(table: &Table<'_>) -> String {
     )
 }
 
-pub fn prompt_gain(run: &Run<'_>) -> Option<String> {
+pub(super) fn prompt_gain(run: &Run<'_>) -> Option<String> {
     let bare = literal(BARE);
     let (compared, low, high, p) = match union(run.predictions().iter().map(answers).collect()) {
         Some(answers) => (
@@ -84,7 +84,7 @@ where a.prompts <> {bare} and b.prompts = {bare}",
     ))
 }
 
-pub fn confusions(run: &Run<'_>) -> Option<String> {
+pub(super) fn confusions(run: &Run<'_>) -> Option<String> {
     let one = |table: &Table<'_>| {
         let classes = run.classes_of(table)?;
         let (stage, model) = (literal(table.stage()), run.model_of(table));

@@ -67,7 +67,7 @@ fn class_queries(run: &Run<'_>) -> Option<String> {
     ))
 }
 
-pub fn class_support(run: &Run<'_>) -> Option<String> {
+pub(super) fn class_support(run: &Run<'_>) -> Option<String> {
     let one = |(name, table): &(String, Table<'_>)| {
         format!("select {} as pairs, uid, unnest(query_ids) as query_id from {}", literal(name), table.sql())
     };
@@ -88,7 +88,7 @@ from classes left join support using (pairs, class_name)",
     ))
 }
 
-pub fn lineage(run: &Run<'_>) -> Option<String> {
+pub(super) fn lineage(run: &Run<'_>) -> Option<String> {
     let one = |(name, table): &(String, Table<'_>)| {
         let column = |name: &str| table.aliased_column(name, "varchar");
         format!(

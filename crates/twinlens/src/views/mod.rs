@@ -20,12 +20,12 @@ use datafusion::prelude::SessionContext;
 use twinlens_dataset::Dataset;
 
 use crate::errors::Failure;
-pub use run::{Run, Table};
+pub(crate) use run::{Run, Table};
 
 /// The schema of all views.
-pub const SCHEMA: &str = "views";
+pub(crate) const SCHEMA: &str = "views";
 
-pub struct View {
+pub(crate) struct View {
     pub name: &'static str,
     pub summary: &'static str,
     /// What a run must have for the view to exist.
@@ -46,14 +46,14 @@ enum Source {
 
 impl View {
     /// Name, summary and columns.
-    pub fn help(&self) -> String {
+    pub(crate) fn help(&self) -> String {
         let width = self.columns.iter().map(|(column, _)| column.len()).max().unwrap_or(0);
         let columns = self.columns.iter().map(|(column, text)| format!("  {column:width$}  {text}\n"));
         format!("{}: {}\n{}", self.name, self.summary, columns.collect::<String>())
     }
 
     /// What the view needs, if it does not always exist.
-    pub fn requirements(&self) -> String {
+    pub(crate) fn requirements(&self) -> String {
         match self.source {
             Source::Query(_) => format!("  needs {}\n", self.needs),
             Source::Published | Source::System => String::new(),
@@ -69,7 +69,7 @@ const N: (&str, &str) = ("n", "number of examples");
 const PART: (&str, &str) = ("part", "all, or the part of the set that was not in the training data");
 
 /// All views.
-pub const ALL: &[View] = &[
+pub(crate) const ALL: &[View] = &[
     View {
         name: "leaderboard",
         summary: "Every accuracy of the run, ranked within its set and metric",
@@ -200,12 +200,12 @@ pub const ALL: &[View] = &[
     },
 ];
 
-pub fn named(name: &str) -> Option<&'static View> {
+pub(crate) fn named(name: &str) -> Option<&'static View> {
     ALL.iter().find(|view| view.name == name)
 }
 
 /// Registers the views for which the run has the tables.
-pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
+pub(crate) async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
     if let Some(catalog) = session.catalog("datafusion") {
         catalog.register_schema(SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
     }
@@ -238,7 +238,7 @@ fn published() -> Result<Arc<dyn TableProvider>, DataFusionError> {
 }
 
 /// Why a view is missing, if `name` is a view.
-pub fn missing_reason(name: &str) -> Option<String> {
+pub(crate) fn missing_reason(name: &str) -> Option<String> {
     let view = named(name)?;
     Some(format!("the view `{name}` needs {}", view.needs))
 }

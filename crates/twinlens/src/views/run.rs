@@ -27,25 +27,25 @@ const PREDICTIONS: &[&str] = &["set", "prompts", "example", "label", "predicted"
 /// Columns that identify a table of pairs.
 const PAIRS: &[&str] = &["uid", "caption"];
 
-pub struct Run<'a> {
+pub(crate) struct Run<'a> {
     datasets: &'a [Dataset],
 }
 
 /// A table of a dataset.
 #[derive(Clone, Copy)]
-pub struct Table<'a> {
+pub(crate) struct Table<'a> {
     pub dataset: &'a Dataset,
     pub table: &'a str,
 }
 
 impl<'a> Table<'a> {
     /// The quoted SQL name.
-    pub fn sql(&self) -> String {
+    pub(crate) fn sql(&self) -> String {
         let stage = quoted(self.stage());
         if self.table == MAIN { stage } else { format!("{stage}.{}", quoted(self.table)) }
     }
 
-    pub fn stage(&self) -> &'a str {
+    pub(crate) fn stage(&self) -> &'a str {
         &self.dataset.state().begin.stage
     }
 
@@ -55,53 +55,53 @@ impl<'a> Table<'a> {
     }
 
     /// SQL for a column, or null if the table does not have it.
-    pub fn column_or_null(&self, name: &str, kind: &str) -> String {
+    pub(crate) fn column_or_null(&self, name: &str, kind: &str) -> String {
         if self.has(&[name]) { quoted(name) } else { format!("cast(null as {kind})") }
     }
 
     /// Like [`Table::column_or_null`], with the column's name as alias.
-    pub fn aliased_column(&self, name: &str, kind: &str) -> String {
+    pub(crate) fn aliased_column(&self, name: &str, kind: &str) -> String {
         format!("{} as {}", self.column_or_null(name, kind), quoted(name))
     }
 }
 
 impl<'a> Run<'a> {
-    pub fn new(datasets: &'a [Dataset]) -> Self {
+    pub(crate) fn new(datasets: &'a [Dataset]) -> Self {
         Self { datasets }
     }
 
     /// The tables that have these columns, except results of `sql` stages, which would be counted
     /// twice.
-    pub fn tables_with(&self, columns: &[&str]) -> Vec<Table<'a>> {
+    pub(crate) fn tables_with(&self, columns: &[&str]) -> Vec<Table<'a>> {
         let datasets = self.datasets.iter().filter(|dataset| dataset.state().begin.kind != "sql");
         let tables = datasets.flat_map(|dataset| dataset.tables().map(move |table| Table { dataset, table }));
         tables.filter(|table| table.has(columns)).collect()
     }
 
-    pub fn accuracies(&self) -> Vec<Table<'a>> {
+    pub(crate) fn accuracies(&self) -> Vec<Table<'a>> {
         self.tables_with(ACCURACY)
     }
 
     /// Tables with the number of correct predictions per class.
-    pub fn per_class(&self) -> Vec<Table<'a>> {
+    pub(crate) fn per_class(&self) -> Vec<Table<'a>> {
         self.tables_with(PER_CLASS)
     }
 
     /// Predictions of stages that also have tables of classes.
-    pub fn predictions(&self) -> Vec<Table<'a>> {
+    pub(crate) fn predictions(&self) -> Vec<Table<'a>> {
         let classes = self.per_class();
         let named = |table: &Table<'_>| classes.iter().any(|other| other.stage() == table.stage());
         self.tables_with(PREDICTIONS).into_iter().filter(named).collect()
     }
 
     /// The classes of the same stage.
-    pub fn classes_of(&self, table: &Table<'_>) -> Option<Table<'a>> {
+    pub(crate) fn classes_of(&self, table: &Table<'_>) -> Option<Table<'a>> {
         self.per_class().into_iter().find(|classes| classes.stage() == table.stage())
     }
 
     /// SQL for the texts of queries with the columns `query_id` and `query`, from the first table
     /// that has them.
-    pub fn query_texts(&self) -> Option<String> {
+    pub(crate) fn query_texts(&self) -> Option<String> {
         if let Some(stats) = self.tables_with(&["query_id", "query"]).first() {
             return Some(format!("select query_id, query from {}", stats.sql()));
         }
@@ -110,7 +110,7 @@ impl<'a> Run<'a> {
     }
 
     /// The model of an evaluation, as in the option of its stage.
-    pub fn model_of(&self, evaluation: &Table<'_>) -> Option<String> {
+    pub(crate) fn model_of(&self, evaluation: &Table<'_>) -> Option<String> {
         let training = self.training_of(evaluation).map(|training| training.state().begin.stage.clone());
         training.or_else(|| Some(option(evaluation.dataset, "model")?.to_string()))
     }
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
     }
 
     /// The pairs that the model of an evaluation was trained on, if they have these columns.
-    pub fn pairs_of(&self, evaluation: &Table<'_>, columns: &[&str]) -> Option<Table<'a>> {
+    pub(crate) fn pairs_of(&self, evaluation: &Table<'_>, columns: &[&str]) -> Option<Table<'a>> {
         let training = self.training_of(evaluation)?;
         // The first one of several inputs.
         let first = || options(training)?.get("inputs")?.get(0)?.get("input")?.as_str();

@@ -62,7 +62,7 @@ pub struct QueriesOptions {
 /// A dump of articles, and thresholds for the words of its running text.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Dump {
+pub(super) struct Dump {
     /// `pages-articles.xml`, plain or compressed (`.bz2`, `.gz`); it is read once.
     path: Located<String>,
     /// The minimum count of a word.
@@ -80,7 +80,7 @@ pub struct Dump {
 /// Titles of frequently viewed articles.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PageViews {
+pub(super) struct PageViews {
     /// Hourly files (`pageviews-20260101-000000.gz`) to add up; patterns are allowed.
     files: Vec<Located<String>>,
     /// The wiki, as in the first field of a line.
@@ -101,7 +101,7 @@ pub struct PageViews {
 /// Words with counts.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Unigrams {
+pub(super) struct Unigrams {
     /// A text file of lines `word<TAB>count` or `word count`.
     path: Located<String>,
     /// The minimum count of a word.
@@ -112,7 +112,7 @@ pub struct Unigrams {
 /// Word pairs with counts, and the counts of their words.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Bigrams {
+pub(super) struct Bigrams {
     /// A text file of lines `first second<TAB>count` or `first second count`.
     path: Located<String>,
     /// A text file of lines `word count` from the same corpus. Pairs with a word that it lacks are

@@ -12,7 +12,7 @@ use crate::images::Reject;
 
 /// The files of a set; see [`Reader::Planes`](super::Reader).
 #[derive(Debug)]
-pub struct Planes {
+pub(super) struct Planes {
     pub files: Vec<PathBuf>,
     pub label_bytes: usize,
     pub label: usize,

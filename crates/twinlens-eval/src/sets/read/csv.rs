@@ -56,14 +56,14 @@ fn comma() -> char {
 
 /// The file, and the directory of its images.
 #[derive(Debug)]
-pub struct Csv {
+pub(super) struct Csv {
     options: CsvFile,
     path: PathBuf,
     folder: PathBuf,
 }
 
 impl Csv {
-    pub fn new(options: &CsvFile, split: &str, root: &Path) -> Self {
+    pub(super) fn new(options: &CsvFile, split: &str, root: &Path) -> Self {
         let at = |path: &str| root.join(path.replace("{split}", split));
         Self { path: at(&options.file), folder: at(&options.folder), options: options.clone() }
     }

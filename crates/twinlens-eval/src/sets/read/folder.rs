@@ -19,7 +19,7 @@ const PART: usize = 1000;
 
 /// The images in the directories of a set.
 #[derive(Debug)]
-pub struct Folder {
+pub(super) struct Folder {
     root: PathBuf,
     names: Vec<String>,
     /// Label id, and the path relative to `root`.
@@ -41,7 +41,7 @@ fn folders(path: &Path) -> std::io::Result<Vec<String>> {
 }
 
 /// Whether a directory contains directories of images.
-pub fn has_classes(path: &Path) -> bool {
+pub(super) fn has_classes(path: &Path) -> bool {
     let Ok(names) = folders(path) else { return false };
     names.iter().any(|name| {
         let mut entries = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
@@ -51,7 +51,7 @@ pub fn has_classes(path: &Path) -> bool {
 
 impl Folder {
     /// Lists the images.
-    pub fn open(root: &Path) -> Result<Self, EvalError> {
+    pub(super) fn open(root: &Path) -> Result<Self, EvalError> {
         let folders = folders(root).map_err(io(root))?;
         let listed =
             fs::read_to_string(root.join(NAMES)).or_else(|_| fs::read_to_string(root.join("..").join(NAMES)));

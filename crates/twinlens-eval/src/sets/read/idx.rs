@@ -12,7 +12,7 @@ use crate::images::Reject;
 
 /// A file of pixels and a file of labels.
 #[derive(Debug)]
-pub struct Idx {
+pub(super) struct Idx {
     pub images: PathBuf,
     pub labels: PathBuf,
 }

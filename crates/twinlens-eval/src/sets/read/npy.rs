@@ -5,7 +5,7 @@
 ///
 /// # Errors
 /// The file is malformed, or of an unsupported type.
-pub fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
+pub(super) fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
     const MAGIC: &[u8] = b"\x93NUMPY";
     let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin as a NumPy file does")?;
     let (&[major, _], rest) = rest.split_first_chunk().ok_or("it ends within its head")?;

@@ -25,7 +25,7 @@ const BYTES: usize = 32 << 20;
 
 /// The candidate columns, in order of preference.
 #[derive(Debug)]
-pub struct Columns {
+pub(super) struct Columns {
     image: Vec<String>,
     truth: Vec<String>,
     captions: bool,
@@ -33,7 +33,7 @@ pub struct Columns {
 
 impl Columns {
     /// The columns of the set's reader, then the usual names.
-    pub fn of(set: &Declaration) -> Self {
+    pub(super) fn of(set: &Declaration) -> Self {
         let usual = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let captions = set.task == Task::Retrieval;
         let mut columns = Self {
@@ -58,7 +58,7 @@ impl Columns {
 
 /// Tables with one schema.
 #[derive(Debug)]
-pub struct Tables {
+pub(super) struct Tables {
     tables: Vec<(String, Dataset)>,
     image: String,
     truth: String,
@@ -68,7 +68,7 @@ pub struct Tables {
 
 /// The Parquet files of a split, in the first of `root/SPLIT`, `root/data` and `root` that has any:
 /// those whose name starts with the split, or if there are none, all.
-pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
+pub(super) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
     for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
         if !folder.is_dir() {
             continue;
@@ -92,14 +92,14 @@ pub fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
 
 impl Tables {
     /// Opens Parquet files.
-    pub fn open(files: &[PathBuf], columns: &Columns, set: &str) -> Result<Self, EvalError> {
+    pub(super) fn open(files: &[PathBuf], columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let damaged = |error: DatasetError| EvalError::set(set, error.to_string(), None);
         let open = |path: &PathBuf| Ok((short(path), Dataset::from_parquet(path).map_err(damaged)?));
         Self::of(files.iter().map(open).collect::<Result<_, EvalError>>()?, columns, set)
     }
 
     /// Opens the directory of a dataset.
-    pub fn of_dataset(folder: &Path, columns: &Columns, set: &str) -> Result<Self, EvalError> {
+    pub(super) fn of_dataset(folder: &Path, columns: &Columns, set: &str) -> Result<Self, EvalError> {
         let dataset = Dataset::open(folder).map_err(|error| EvalError::set(set, error.to_string(), None))?;
         let shards =
             dataset.shards(MAIN).map(|shard| (shard.path.clone(), dataset.only_shard(shard))).collect();

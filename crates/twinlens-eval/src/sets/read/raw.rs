@@ -6,7 +6,7 @@ use crate::images::Reject;
 
 /// The order of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub(super) enum Layout {
     /// One value per pixel.
     Grey,
     /// Three values per pixel.
@@ -18,7 +18,7 @@ pub enum Layout {
 }
 
 /// Encodes `height x width` pixels as PNG.
-pub fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec<u8>, Reject> {
+pub(super) fn png(values: &[u8], width: u32, height: u32, layout: Layout) -> Result<Vec<u8>, Reject> {
     let (columns, area) = (width as usize, values.len() / if layout == Layout::Grey { 1 } else { 3 });
     let rows = height as usize;
     let pixels = match layout {

@@ -16,7 +16,7 @@ const PART: usize = 1000;
 
 /// The joined lists of a split.
 #[derive(Debug)]
-pub struct Voc {
+pub(super) struct Voc {
     root: PathBuf,
     names: Vec<String>,
     /// Image, ids of present classes, ids of difficult classes.
@@ -25,7 +25,7 @@ pub struct Voc {
 
 impl Voc {
     /// Reads the lists of all classes.
-    pub fn open(root: &Path, split: &str, set: &Declaration) -> Result<Self, EvalError> {
+    pub(super) fn open(root: &Path, split: &str, set: &Declaration) -> Result<Self, EvalError> {
         let lists = root.join("ImageSets/Main");
         let names: Vec<String> = (set.listed().unwrap_or_default().iter())
             .map(|class| class.label.clone().unwrap_or_else(|| class.name.clone()))

@@ -15,13 +15,13 @@ use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
 /// The file with the number of shards.
-pub const SHARDS: &str = "nshards.txt";
+pub(super) const SHARDS: &str = "nshards.txt";
 /// The members to read.
 const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text];
 
 /// The shards of one split.
 #[derive(Debug)]
-pub struct WebDataset {
+pub(super) struct WebDataset {
     root: PathBuf,
     split: String,
     shards: usize,
@@ -29,7 +29,7 @@ pub struct WebDataset {
 
 impl WebDataset {
     /// Reads the number of shards.
-    pub fn open(root: &Path, split: &str) -> Result<Self, EvalError> {
+    pub(super) fn open(root: &Path, split: &str) -> Result<Self, EvalError> {
         let path = root.join(split).join(SHARDS);
         let text = fs::read_to_string(&path).map_err(io(&path))?;
         let shards = text.trim().parse().map_err(|_| {

@@ -9,7 +9,7 @@ use crate::errors::Failure;
 /// At most this many bars per chart.
 const MAX_BARS: usize = 40;
 
-pub async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("accuracy", "Accuracy");
     if !has_view(data.session, "leaderboard")? {
         return Ok(Section::empty(id, title, "This run has no evaluation."));
@@ -111,7 +111,7 @@ fn main_metrics(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
     shown.map(|(_, _, bar)| bar).collect()
 }
 
-pub async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("prompts", "Gain from prompts");
     let why = "No set was evaluated with the bare class name (`{}`) and other prompts.";
     if !has_view(data.session, "prompt_gain")? {
@@ -189,7 +189,7 @@ pub async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
     Ok(Section { id, title, blocks: vec![Block::Chart { chart, numbers: table }] })
 }
 
-pub async fn warnings(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn warnings(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("warnings", "Warnings");
     let mut table = Table {
         caption: "Warnings of the evaluations".into(),

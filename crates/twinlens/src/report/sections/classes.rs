@@ -19,7 +19,7 @@ async fn best_evaluations(data: &ReportData<'_>) -> Result<Rows, Failure> {
     fetch_rows(data.session, query).await
 }
 
-pub async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("confusions", "Confusions");
     if !has_view(data.session, "confusions")? || !has_view(data.session, "leaderboard")? {
         return Ok(Section::empty(id, title, "This run has no tables of predictions."));
@@ -71,7 +71,7 @@ pub async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
     Ok(Section { id, title, blocks })
 }
 
-pub async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("support", "Training support per class");
     if !has_view(data.session, "class_support")? || !has_view(data.session, "leaderboard")? {
         let why =

@@ -5,7 +5,7 @@ use super::super::query::{ReportData, fetch_rows};
 use crate::errors::Failure;
 use crate::text::count;
 
-pub async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("funnel", "Rows per stage");
     let rows =
         fetch_rows(data.session, "select stage, outcome, rows from views.funnel order by position").await?;
@@ -61,7 +61,7 @@ pub async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
     Ok(Section { id, title, blocks })
 }
 
-pub async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("balance", "Query balancing");
     let mut blocks = Vec::new();
     for (stage, name) in data.tables_with(&["rank", "matched", "matched_upto", "contributed_upto"]) {

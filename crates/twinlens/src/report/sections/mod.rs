@@ -13,7 +13,7 @@ use super::model::{Report, Section};
 use super::query::ReportData;
 use crate::errors::Failure;
 
-pub async fn report(title: String, data: &ReportData<'_>) -> Result<Report, Failure> {
+pub(super) async fn report(title: String, data: &ReportData<'_>) -> Result<Report, Failure> {
     let sections: Vec<Section> = vec![
         accuracy::accuracies(data).await?,
         accuracy::gains(data).await?,

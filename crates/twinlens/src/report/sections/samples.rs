@@ -16,7 +16,7 @@ const MAX_SETS: usize = 4;
 /// Pixels of the shorter side.
 const SIDE: u32 = 96;
 
-pub async fn samples(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn samples(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("samples", "Sample predictions");
     let mut blocks = Vec::new();
     for dataset in data.datasets {

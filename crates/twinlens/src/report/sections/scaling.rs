@@ -7,7 +7,7 @@ use crate::syntax::literal;
 
 const MAX_CHARTS: usize = 6;
 
-pub async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("scaling", "Scaling");
     let mut blocks = Vec::new();
     let mut omitted = 0;

@@ -13,7 +13,7 @@ use twinlens_dataset::{Dataset, MAIN};
 /// Hashes are truncated to this many characters.
 const HASH: usize = 12;
 
-pub async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("hashes", "Hashes");
     let columns = ["set_hash", "classes_hash", "prompts_hash", "weights_hash"];
     let needed = [&["model", "set", "prompts", "metric", "n", "value"], &columns[..]].concat();
@@ -51,7 +51,7 @@ pub async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
     Ok(Section { id, title, blocks: vec![table.at_most(200).folded()] })
 }
 
-pub fn settings(data: &ReportData<'_>) -> Section {
+pub(super) fn settings(data: &ReportData<'_>) -> Section {
     let (id, title) = ("settings", "Settings");
     let mut table = Table {
         caption: "Options of every stage, and fingerprints of the datasets".into(),

@@ -6,7 +6,7 @@ use crate::errors::Failure;
 use crate::text::{count, counted};
 use twinlens_dataset::MAIN;
 
-pub async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure> {
+pub(super) async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure> {
     let mut facts = Vec::new();
     facts.extend(built(data));
     if has_view(data.session, "leaderboard")? {

@@ -9,7 +9,7 @@ use crate::text::count;
 const MAX_TRAININGS: usize = 10;
 const POINTS: u64 = 200;
 
-pub async fn losses(data: &ReportData<'_>) -> Result<Section, Failure> {
+pub(super) async fn losses(data: &ReportData<'_>) -> Result<Section, Failure> {
     let (id, title) = ("training", "Training");
     let tables = data.tables_with(&["step", "samples_seen", "loss", "lr"]);
     let mut table = Table {
