@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::{Dataset, MAIN, REJECTS, contracts, storage};
 use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer};
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError};
@@ -88,7 +89,8 @@ impl Place {
         fs::write(&file, text).unwrap();
         let mut registry = Registry::default();
         twinlens_curate::register(&mut registry);
-        let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::none())
+        let files = Files::in_folder(self.folder.path());
+        let pipeline = config::load(&file, &registry, &Overrides::default(), &InputSchemas::of(&files))
             .unwrap_or_else(|error| panic!("{error}"));
         let settings = Settings {
             dir: self.path(dir).into(),

@@ -154,7 +154,10 @@ pub(crate) async fn run<S: StageKind>(
     options: &str,
 ) -> Result<Dataset, RunError> {
     let known = |option: &Input| table(Some(input(cx, option.name()).dataset.schema(MAIN).unwrap()));
-    let (plan, work) = plan::<S>(options, known).unwrap();
+    let (plan, work) = match plan::<S>(options, |_| table(None)).unwrap() {
+        (declared, _) if declared.main.is_none() => plan::<S>(options, known).unwrap(),
+        planned => planned,
+    };
     let mut schemas: BTreeMap<String, SchemaRef> =
         [(MAIN.to_string(), plan.main.unwrap()), (REJECTS.into(), plan.ledger.flatten().unwrap())].into();
     schemas.extend(plan.side.into_iter().map(|(name, schema)| (name.to_string(), schema.unwrap())));

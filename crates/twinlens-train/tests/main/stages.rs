@@ -159,7 +159,7 @@ fn faults_are_found_before_anything_runs() {
         (&[("steps = 9", "steps = 9\nfrom_parts = [\"text\"]")], "`from_parts` needs `from`"),
         (&[("steps = 9", "steps = 9\nfrom = \"words\"")], "a `tokenizer` stage, which makes no model"),
         (&[("steps = 9", "steps = 9\nkeep_every = 0")], "`keep_every` must be at least 1"),
-        (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 is for GPUs"),
+        (&[("batch_size = 8", "device = \"cpu\"\nprecision = \"bf16\"")], "bf16 needs a GPU"),
         (&[("batch_size = 8", "augment = { hue = 0.7 }")], "`hue` must be from 0 to 0.5"),
         (&[("input = \"pairs.parquet\"", "")], "neither `input` nor `inputs`"),
         (
@@ -287,7 +287,8 @@ async fn moving_average_kept_weights_and_evaluations_are_written() {
     assert!(found[0] == found[1]);
 
     // The best step is 4, and its weights are those that were kept of it.
-    let output = train::<Temperature>(&format!("{options}weights = \"best\"\n")).run().await.unwrap();
+    let test = train::<Temperature>(&format!("{options}weights = \"best\"\n"));
+    let output = test.run().await.unwrap();
     let dataset = output.dataset();
     let read = |name: &str| std::fs::read(dataset.artifact(name).unwrap()).unwrap();
     assert!(read("model.safetensors") == read("step-0000000004.safetensors"));
@@ -320,5 +321,5 @@ async fn a_training_starts_from_another() {
 
     let wide = format!("{TRAIN}\nfrom = \"clip\"\n").replace("embed = 8", "embed = 12");
     let error = train::<Never>(&wide).stages(&clip).run().await.err().unwrap().to_string();
-    assert!(error.contains("`text_projection` is [16, 8] there, and [16, 12] here"), "{error}");
+    assert!(error.contains("`text_projection` has shape [16, 8] there and [16, 12] here"), "{error}");
 }
