@@ -238,7 +238,9 @@ fn files_do_not_import_each_other_in_a_cycle() {
 
 #[test]
 fn cycles_are_found_in_every_form_of_import() {
-    let cases: [(&str, &[(&str, &str)], &[&str]); 6] = [
+    /// A name, the files by module, and the cycle.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 6] = [
         ("none", &[("", "use a::x;"), ("a", "use crate::b::{C, D};"), ("b", "")], &[]),
         ("use", &[("a", "use crate::b::C;"), ("b", "use crate::a;")], &["a", "b", "a"]),
         (

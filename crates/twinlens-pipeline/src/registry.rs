@@ -16,13 +16,16 @@ use crate::ports::{KnownInput, Planned, Ports};
 use crate::sql::SqlPlanner;
 use crate::stage::{Product, StageKind, Work};
 
+/// Plans a stage whose options it holds.
+type PlanFn = dyn Fn(&mut Ports<'_>) -> Option<Work> + Send + Sync;
+
 /// The options of a stage, read from its table.
 #[derive(Clone)]
 pub(crate) struct Built {
     /// With every default filled in, for the fingerprint.
     pub(crate) options: Value,
     kind: &'static str,
-    plan: Arc<dyn Fn(&mut Ports<'_>) -> Option<Work> + Send + Sync>,
+    plan: Arc<PlanFn>,
 }
 
 impl Built {

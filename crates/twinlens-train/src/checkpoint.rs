@@ -79,7 +79,7 @@ impl Checkpoints {
             tensors.insert(format!("m/{name}"), Tensor::from_slice(&moments.m, moments.m.len(), device)?);
             tensors.insert(format!("v/{name}"), Tensor::from_slice(&moments.v, moments.v.len(), device)?);
         }
-        let rows: Vec<f64> = state.log.iter().flat_map(LogRow::to_numbers).collect();
+        let rows: Vec<f64> = state.log.iter().flat_map(|row| row.to_numbers()).collect();
         tensors.insert("log".into(), Tensor::from_vec(rows, (state.log.len(), COLUMNS), device)?);
         let (names, numbers) = measure::to_parts(&state.measurements);
         tensors.insert(

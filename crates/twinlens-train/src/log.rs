@@ -26,7 +26,7 @@ pub(crate) const COLUMNS: usize = 9;
 
 impl LogRow {
     /// The row as numbers; all are exact as f64.
-    pub(crate) fn to_numbers(&self) -> [f64; COLUMNS] {
+    pub(crate) fn to_numbers(self) -> [f64; COLUMNS] {
         [
             self.step as f64,
             self.samples_seen as f64,

@@ -138,10 +138,7 @@ pub(super) async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
                 is_log: true,
             },
             y: Axis { label: "accuracy", is_log: false },
-            series: vec![Series {
-                name: "classes".into(),
-                shape: Shape::Points { points: points, hollow: false },
-            }],
+            series: vec![Series { name: "classes".into(), shape: Shape::Points { points, hollow: false } }],
         });
         let chart =
             Chart { title: format!("Accuracy by training support: {set}, prompts {prompts}"), alt, plot };
