@@ -1,6 +1,6 @@
 //! `command` stages in real runs: programs that do their work, and programs that do not.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 #![cfg(unix)]
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! The stages of this crate in a real run: every row is accounted for, and the result does not
 //! depend on the order of rows or on threads.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The committed query list matches its documentation and the output of its pipeline.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -18,15 +18,19 @@
 //! | palette, 1, 2, 4 bits | expanded; a transparent palette entry counts as alpha |
 //! | grey | copied to the three channels |
 //! | CMYK, YCCK (JPEG) | converted by the decoder's arithmetic; the colour profile is ignored |
-//! | ICC profile | converted to sRGB after compositing; a profile that is damaged, longer than 4 MB or for another colour space is ignored |
+//! | ICC profile | converted to sRGB after compositing; see below for profiles that are ignored |
 //! | gAMA, cHRM, no profile | the values are read as sRGB |
 //! | EXIF orientation | applied; widths and heights are always those of the upright image |
 //! | animation | the first frame (PNG: the default image), if there are at most [`Limits::max_frames`] |
 //! | cut off before its end marker | rejected as `truncated`; most decoders would fill up with grey |
-//! | damaged in between | rejected as `decode_failed` if the format reveals it: PNG has checksums, JPEG has invalid codes, lossy WebP reveals almost nothing |
+//! | damaged in between | rejected as `decode_failed` if the format reveals it |
 //! | GIF, BMP, TIFF, AVIF, HEIF, JPEG XL, SVG, ... | rejected as `unsupported_format` |
 //! | arithmetic, lossless and 12-bit JPEG | rejected as `unsupported_format` or `decode_failed` |
 //! | progressive JPEG with more than 100 scans | rejected as `decode_failed` |
+//!
+//! An ICC profile that is damaged, longer than 4 MB or for another colour space is ignored. Of
+//! damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy WebP
+//! almost nothing.
 //!
 //! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which can
 //! decode directly to a half, a quarter or an eighth of the size when the target is smaller;

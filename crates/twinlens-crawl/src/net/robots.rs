@@ -80,7 +80,7 @@ impl RobotsRules {
     /// The sitemaps it lists, as written, and the URL that they are relative to.
     ///
     /// # Errors
-    /// Why there is no file.
+    /// The error of the request for robots.txt.
     pub(super) fn sitemaps(&self) -> Result<(Url, Vec<String>), FetchError> {
         match self {
             Self::File(file, url) => Ok((url.clone(), file.sitemaps.clone())),

@@ -119,7 +119,7 @@ pub(super) struct Once<'a> {
     pub(super) folder: &'a Path,
     /// How long the next batch may take.
     pub(super) timeout: Option<Duration>,
-    /// Of the file, if there is no batch.
+    /// The schema of the file if it has no batch.
     pub(super) schema: SchemaRef,
 }
 
