@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use twinlens_testkit::process::ends_within;
+
 use crate::support::{Place, stderr};
 
 /// The Python that has the `modules`: `TWINLENS_TEST_PYTHON`, else `python3`. `None` if it lacks
@@ -156,25 +158,9 @@ workers = 2
     }
     assert!(kills > 0, "the run ended before it could be killed");
     for pid in fs::read_to_string(place.path("pids")).unwrap_or_default().lines() {
-        assert!(is_gone(pid), "the child {pid} outlived the program");
+        assert!(ends_within(pid, Duration::from_secs(10)), "the child {pid} outlived the program");
     }
     let resumed = twinlens(&place, "stormy").output().unwrap();
     assert!(resumed.status.success(), "{}", stderr(&resumed));
     assert!(shards(&place.path("stormy")) == expected, "the shards differ");
-}
-
-/// Whether a process has ended; one that nobody has waited for yet has.
-fn is_gone(pid: &str) -> bool {
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        if matches!(state, None | Some('Z' | 'X')) {
-            return true;
-        }
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -23,6 +23,7 @@ use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer};
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError};
+use twinlens_testkit::process::ends_within;
 
 /// A folder with a pipeline of one `command` stage, `made`, over `rows.parquet`.
 struct Place {
@@ -269,24 +270,8 @@ async fn misbehaving_programs_stop_the_stage() {
         assert_eq!(place.starts(), starts, "{script}");
         assert!(started.elapsed() < Duration::from_secs(20), "{script}");
         for pid in fs::read_to_string(place.path("pids")).unwrap_or_default().lines() {
-            assert!(is_gone(pid), "a process of the group still runs: {script}");
+            assert!(ends_within(pid, Duration::from_secs(5)), "a process of the group still runs: {script}");
         }
-    }
-}
-
-/// Whether a process has ended; one that nobody has waited for yet has.
-fn is_gone(pid: &str) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        if matches!(state, None | Some('Z' | 'X')) {
-            return true;
-        }
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -316,7 +301,7 @@ async fn an_interrupt_kills_the_program_and_keeps_committed_splits() {
     });
     let error = place.run_until("run", SCORES, cancel).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, RunError::Interrupted), "{error}");
-    assert!(is_gone(fs::read_to_string(place.path("pids")).unwrap().trim()));
+    assert!(ends_within(fs::read_to_string(place.path("pids")).unwrap().trim(), Duration::from_secs(5)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

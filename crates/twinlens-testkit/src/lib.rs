@@ -1,6 +1,7 @@
 //! A misbehaving web server, damaged images and tar files, for tests only.
 
 pub mod images;
+pub mod process;
 #[cfg(feature = "stage")]
 pub mod stage;
 pub mod tar;
