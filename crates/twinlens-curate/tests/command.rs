@@ -429,9 +429,12 @@ batches = 0
 def score(batch):
     global batches
     batches += 1
-    if batches == 5 and "KILL" in os.environ and not os.path.exists("killed"):
-        open("killed", "w").close()
-        os.kill(os.getpid(), 9)
+    if batches == 5 and "KILL" in os.environ:
+        try:
+            open("killed", "x").close()  # of two workers, one alone may make it
+            os.kill(os.getpid(), 9)
+        except FileExistsError:
+            pass
     print("a line for the log")
     images = batch["image"].field("bytes").to_pylist()
     return {"score": pa.array([float(sum(image[:8])) for image in images], pa.float32()),
