@@ -1,8 +1,5 @@
 //! `command` stages in real runs: programs that do their work, and programs that do not.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-#![cfg(unix)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

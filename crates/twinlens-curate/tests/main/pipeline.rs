@@ -1,8 +1,6 @@
 //! The stages of this crate in a real run: every row is accounted for, and the result does not
 //! depend on the order of rows or on threads.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,7 +1,5 @@
 //! The committed query list matches its documentation and the output of its pipeline.
 
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
