@@ -108,18 +108,9 @@ fn lossy_webp(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String>
     Ok(())
 }
 
-fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
-    #[cfg(feature = "turbojpeg")]
-    if let Some(encoded) = crate::turbo::encode(rgb, quality) {
-        *bytes = encoded;
-        return Ok(());
-    }
-    jpeg_in_rust(rgb, quality, bytes)
-}
-
 /// Encodes with `jpeg-encoder`, with chroma at half the resolution as img2dataset and most
 /// encoders.
-fn jpeg_in_rust(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
+fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
     let side =
         |length: u32| u16::try_from(length).map_err(|_| format!("{length} pixels are longer than 65535"));
     let (width, height) = (side(rgb.width())?, side(rgb.height())?);
@@ -154,30 +145,5 @@ mod tests {
                 "{format:?}: {found}"
             );
         }
-    }
-
-    #[cfg(feature = "turbojpeg")]
-    #[test]
-    fn both_encoders_agree() {
-        use zune_jpeg::{JpegDecoder, zune_core::bytestream::ZCursor};
-        let pixels = (0..120 * 90_u32).flat_map(|at| {
-            let (x, y) = (at % 120, at / 120);
-            [(x * 2) as u8, (y * 2 + x / 9) as u8, ((x + y) * 3 / 2 % 256) as u8]
-        });
-        let image = Rgb::new(120, 90, pixels.collect()).unwrap();
-        let (mut fast, mut plain) = (Vec::new(), Vec::new());
-        jpeg(&image, 95, &mut fast).unwrap();
-        jpeg_in_rust(&image, 95, &mut plain).unwrap();
-        let seen = |bytes: &[u8]| JpegDecoder::new(ZCursor::new(bytes)).decode().unwrap();
-        let (fast_seen, plain_seen) = (seen(&fast), seen(&plain));
-        let sum: u32 = fast_seen.iter().zip(&plain_seen).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
-        let mean = f64::from(sum) / fast_seen.len() as f64;
-        assert!(mean < 1.0, "mean difference {mean}");
-        assert!(
-            fast.len().abs_diff(plain.len()) * 10 < plain.len(),
-            "{} and {} bytes",
-            fast.len(),
-            plain.len()
-        );
     }
 }

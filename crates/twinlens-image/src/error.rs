@@ -12,6 +12,7 @@ pub const CODES: &[&str] = &[
     "too_small",
     "aspect",
     "too_many_frames",
+    "too_many_scans",
     "truncated",
     "decode_failed",
     "decoder_panicked",
@@ -27,7 +28,7 @@ pub enum ImageError {
     #[error("not an image: the bytes look like {0}")]
     NotAnImage(&'static str),
     /// An image in a format, or using a feature of a format, that is not supported.
-    #[error("{0}: only jpeg, png and webp are decoded")]
+    #[error("{0} is not decoded")]
     UnsupportedFormat(String),
     /// The encoded file is longer than [`crate::Limits::max_bytes`].
     #[error("{bytes} bytes are more than the limit of {limit}")]
@@ -84,6 +85,16 @@ pub enum ImageError {
         /// The limit.
         limit: u32,
     },
+    /// A JPEG with more passes over its pixels than are worth their time.
+    #[error("{scans} scans of {width} x {height} pixels take too long to decode")]
+    TooManyScans {
+        /// Declared width, in pixels.
+        width: u32,
+        /// Declared height, in pixels.
+        height: u32,
+        /// Number of scans.
+        scans: u32,
+    },
     /// The file ends before its end marker.
     #[error("truncated {0}: the file ends before its end marker")]
     Truncated(Format),
@@ -131,6 +142,7 @@ impl ImageError {
             Self::TooSmall { .. } => "too_small",
             Self::Aspect { .. } => "aspect",
             Self::TooManyFrames { .. } => "too_many_frames",
+            Self::TooManyScans { .. } => "too_many_scans",
             Self::Truncated(_) => "truncated",
             Self::DecodeFailed { .. } => "decode_failed",
             Self::DecoderPanicked { .. } => "decoder_panicked",

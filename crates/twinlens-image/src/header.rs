@@ -1,11 +1,18 @@
 //! Reads size and structure from the encoded bytes, without decoding or allocating.
 //!
-//! The decoders report the size too, but some trust the header when they allocate, and none reports
-//! a truncated JPEG (they fill it up with grey). So this module walks the container of each format
-//! to its end marker.
+//! The decoders report the size too, but some trust the header when they allocate, and some report
+//! no truncation (they fill up with grey). So the containers of the formats that the web uses are
+//! walked to their end marker.
+
+mod gif;
+mod jpeg;
+mod other;
+mod png;
+mod webp;
 
 use crate::error::ImageError;
-use crate::limits::Limits;
+use crate::guard::catch_decoder_panic;
+use crate::limits::{Limits, MAX_SAMPLES, MAX_SCANS};
 use crate::sniff::{Format, sniff};
 
 /// The declared properties of an encoded image.
@@ -22,18 +29,29 @@ pub struct Header {
     /// Upper estimate of the peak memory for decoding to RGB, in bytes, not counting the encoded
     /// bytes.
     pub decode_bytes: u64,
-    /// Offset of the end marker of a JPEG; bytes after it do not belong to the image.
-    pub(crate) end: usize,
+    /// Length of a JPEG with its end marker; bytes after it do not belong to the image.
+    pub(crate) length: usize,
 }
 
 /// The result of walking a container: its header, and whether the end marker was reached.
+#[derive(Debug, Clone, Copy)]
 struct Walk {
     width: u32,
     height: u32,
     frames: u32,
     bytes_per_pixel: u64,
     complete: bool,
-    end: usize,
+    /// Of a JPEG: its length, its scans, and the samples that these visit together.
+    length: usize,
+    scans: u32,
+    samples: u64,
+}
+
+impl Walk {
+    /// A complete still image.
+    fn new(width: u32, height: u32, bytes_per_pixel: u64) -> Self {
+        Self { width, height, frames: 1, bytes_per_pixel, complete: true, length: 0, scans: 1, samples: 0 }
+    }
 }
 
 /// Reads the header and checks it against the limits, without decoding. At worst linear in the
@@ -43,7 +61,7 @@ struct Walk {
 ///
 /// # Errors
 /// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`,
-/// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `truncated`.
+/// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `too_many_scans`, `truncated`.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     if bytes.len() as u64 > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len() as u64, limit: limits.max_bytes });
@@ -58,9 +76,11 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
         Some(format) => format,
     };
     let walk = match format {
-        Format::Png => walk_png(bytes),
-        Format::WebP => walk_webp(bytes),
-        _ => walk_jpeg(bytes),
+        Format::Jpeg => jpeg::walk(bytes),
+        Format::Png => png::walk(bytes),
+        Format::WebP => webp::walk(bytes),
+        Format::Gif => gif::walk(bytes),
+        _ => catch_decoder_panic(format, || Ok(other::walk(bytes, format)))?,
     };
     let walk = walk.map_err(|fault| match fault {
         Fault::Truncated => ImageError::Truncated(format),
@@ -69,8 +89,8 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     })?;
     check(&walk, format, limits)?;
     let decode_bytes = u64::from(walk.width) * u64::from(walk.height) * walk.bytes_per_pixel;
-    let Walk { width, height, frames, end, .. } = walk;
-    Ok(Header { format, width, height, frames, decode_bytes, end })
+    let Walk { width, height, frames, length, .. } = walk;
+    Ok(Header { format, width, height, frames, decode_bytes, length })
 }
 
 fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
@@ -91,6 +111,9 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
     if walk.frames > limits.max_frames {
         return Err(ImageError::TooManyFrames { frames: walk.frames, limit: limits.max_frames });
     }
+    if walk.scans > MAX_SCANS || walk.samples > MAX_SAMPLES {
+        return Err(ImageError::TooManyScans { width, height, scans: walk.scans });
+    }
     if !walk.complete {
         return Err(ImageError::Truncated(format));
     }
@@ -98,6 +121,7 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
 }
 
 /// Why the size could not be read.
+#[derive(Debug)]
 enum Fault {
     /// The file ends before its size.
     Truncated,
@@ -116,142 +140,4 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
     Some(bytes.get(at..at + count)?.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
-}
-
-/// PNG: chunks of length, type, data, checksum; `IHDR` first, `IEND` last (PNG specification,
-/// section 5).
-fn walk_png(bytes: &[u8]) -> Result<Walk, Fault> {
-    let kind = bytes.get(12..16).ok_or(Fault::Truncated)?;
-    if kind != b"IHDR" {
-        return Err(Fault::Damaged("the first chunk is not IHDR"));
-    }
-    let (width, height) =
-        (be32(bytes, 16).ok_or(Fault::Truncated)?, be32(bytes, 20).ok_or(Fault::Truncated)?);
-    let (depth, colour) = (*bytes.get(24).ok_or(Fault::Truncated)?, *bytes.get(25).ok_or(Fault::Truncated)?);
-    // The decoded buffer (palettes expand to RGBA), the 8-bit copy, the composited RGB.
-    let bytes_per_pixel = if depth == 16 { 8 + 4 + 3 } else { 4 + 4 + 3 } + u64::from(colour == 3);
-    let mut walk = Walk { width, height, frames: 1, bytes_per_pixel, complete: false, end: 0 };
-    let mut at = 8;
-    while let (Some(length), Some(kind)) = (be32(bytes, at), bytes.get(at + 4..at + 8)) {
-        let end = at + 12 + length as usize;
-        if end > bytes.len() {
-            break;
-        }
-        match kind {
-            b"acTL" => walk.frames = be32(bytes, at + 8).unwrap_or(1).max(1),
-            b"IEND" => {
-                walk.complete = true;
-                break;
-            }
-            _ => {}
-        }
-        at = end;
-    }
-    Ok(walk)
-}
-
-/// JPEG: marker segments; the size is in the frame header `SOFn`, the end is `EOI` (ITU-T T.81,
-/// annex B).
-fn walk_jpeg(bytes: &[u8]) -> Result<Walk, Fault> {
-    let mut size = None;
-    let mut scanned = false;
-    let mut complete = false;
-    let (mut at, mut end) = (2, bytes.len());
-    while let Some(next) = next_marker(bytes, at) {
-        let marker = bytes[next - 1];
-        at = next;
-        if marker == 0xd9 {
-            complete = scanned;
-            end = at - 2;
-            break;
-        }
-        let Some(length) = be16(bytes, at) else { break };
-        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) && size.is_none() {
-            match marker {
-                0xc0..=0xc2 => {}
-                0xc9..=0xcb | 0xcd..=0xcf => return Err(Fault::Unsupported("arithmetic-coded JPEG")),
-                _ => return Err(Fault::Unsupported("lossless or hierarchical JPEG")),
-            }
-            size = Some((
-                be16(bytes, at + 5).ok_or(Fault::Truncated)?,
-                be16(bytes, at + 3).ok_or(Fault::Truncated)?,
-            ));
-        }
-        scanned |= marker == 0xda;
-        at += (length as usize).max(2);
-    }
-    match size {
-        // 16-bit coefficients of up to four components (progressive), the decoded buffer, RGB.
-        Some((width, height)) => {
-            Ok(Walk { width, height, frames: 1, bytes_per_pixel: 8 + 3 + 3, complete, end })
-        }
-        None if complete => Err(Fault::Damaged("no frame header")),
-        None => Err(Fault::Truncated),
-    }
-}
-
-/// The offset after the first marker at or after `at`: 0xFF and a byte that is neither stuffing
-/// (0x00), fill (0xFF), nor a restart marker. This skips entropy-coded data after `SOS` and garbage
-/// between segments.
-fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
-    let is_marker = |place: &usize| {
-        bytes.get(place + 1).is_some_and(|next| !matches!(next, 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))
-    };
-    memchr::memchr_iter(0xff, bytes.get(at..)?)
-        .map(|offset| at + offset)
-        .find(is_marker)
-        .map(|place| place + 2)
-}
-
-/// WebP: a RIFF file whose first chunk is `VP8 `, `VP8L` or `VP8X` (RFC 9649).
-fn walk_webp(bytes: &[u8]) -> Result<Walk, Fault> {
-    let riff_end = le(bytes, 4, 4).ok_or(Fault::Truncated)? as usize + 8;
-    let mut walk = Walk {
-        width: 0,
-        height: 0,
-        frames: 1,
-        bytes_per_pixel: 16 + 3,
-        complete: riff_end <= bytes.len(),
-        end: 0,
-    };
-    let mut frames = 0;
-    let mut pixels = false;
-    let mut at = 12;
-    while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), le(bytes, at + 4, 4)) {
-        let data = at + 8;
-        if walk.width == 0 {
-            let (width, height) = webp_size(bytes, kind, data)?;
-            (walk.width, walk.height) = (width, height);
-        }
-        pixels |= matches!(kind, b"VP8 " | b"VP8L" | b"ANMF");
-        frames += u32::from(kind == b"ANMF");
-        at = data + length as usize + (length as usize & 1);
-        if data + length as usize > bytes.len().min(riff_end) {
-            walk.complete = false;
-            break;
-        }
-        if at >= riff_end {
-            break;
-        }
-    }
-    if walk.width == 0 {
-        return Err(Fault::Truncated);
-    }
-    walk.complete &= pixels;
-    walk.frames = frames.max(1);
-    Ok(walk)
-}
-
-/// The size from the first chunk of a WebP file.
-fn webp_size(bytes: &[u8], kind: &[u8], data: usize) -> Result<(u32, u32), Fault> {
-    let read = |at, count| le(bytes, at, count).ok_or(Fault::Truncated);
-    match kind {
-        b"VP8X" => Ok((read(data + 4, 3)? + 1, read(data + 7, 3)? + 1)),
-        b"VP8L" => {
-            let packed = read(data + 1, 4)?;
-            Ok(((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1))
-        }
-        b"VP8 " => Ok((read(data + 6, 2)? & 0x3fff, read(data + 8, 2)? & 0x3fff)),
-        _ => Err(Fault::Damaged("the first chunk is not VP8, VP8L or VP8X")),
-    }
 }

@@ -11,30 +11,39 @@
 //!
 //! # Conversion to RGB
 //!
-//! | input | rule |
+//! There are two rules, [`ImageModes`]: `white` (what is stored, and what a model sees that was
+//! trained here) and `open_clip` (what published models saw).
+//!
+//! | input | `white` | `open_clip` |
+//! |---|---|---|
+//! | alpha, transparent palette entries | composited onto white, on 8-bit values, rounded to nearest | dropped |
+//! | 16 bits per channel | scaled to 8 bits, rounded to nearest | the upper 8 bits |
+//! | 16-bit grey | scaled to 8 bits, rounded to nearest | clipped at 255 |
+//! | palette, 1, 2, 4 bits | expanded | expanded |
+//! | grey | copied to the three channels | the same |
+//! | CMYK, YCCK (JPEG) | by Pillow's arithmetic; the colour profile is ignored | the same |
+//! | ICC profile | converted to sRGB after compositing; see below for profiles that are ignored | ignored |
+//! | gAMA, cHRM, no profile | the values are read as sRGB | the same |
+//! | EXIF orientation | applied; widths and heights are those of the upright image | ignored |
+//! | animation | the first frame (PNG: the default image), if there are at most [`Limits::max_frames`] | the same |
+//!
+//! An ICC profile that is damaged, longer than 4 MB or for another colour space is ignored.
+//!
+//! # What is rejected
+//!
+//! | input | code |
 //! |---|---|
-//! | alpha | composited onto white, on 8-bit values, rounded to nearest |
-//! | 16 bits per channel | scaled to 8 bits, rounded to nearest |
-//! | palette, 1, 2, 4 bits | expanded; a transparent palette entry counts as alpha |
-//! | grey | copied to the three channels |
-//! | CMYK, YCCK (JPEG) | converted by the decoder's arithmetic; the colour profile is ignored |
-//! | ICC profile | converted to sRGB after compositing; see below for profiles that are ignored |
-//! | gAMA, cHRM, no profile | the values are read as sRGB |
-//! | EXIF orientation | applied; widths and heights are always those of the upright image |
-//! | animation | the first frame (PNG: the default image), if there are at most [`Limits::max_frames`] |
-//! | cut off before its end marker | rejected as `truncated`; most decoders would fill up with grey |
-//! | damaged in between | rejected as `decode_failed` if the format reveals it |
-//! | GIF, BMP, TIFF, AVIF, HEIF, JPEG XL, SVG, ... | rejected as `unsupported_format` |
-//! | arithmetic, lossless and 12-bit JPEG | rejected as `unsupported_format` or `decode_failed` |
-//! | progressive JPEG with more than 100 scans | rejected as `decode_failed` |
+//! | cut off before its end marker (GIF: before the end of its first frame) | `truncated`; most decoders would fill up with grey |
+//! | damaged in between | `decode_failed`, if the format reveals it |
+//! | AVIF, HEIF, JPEG XL, SVG, ...; TIFF with palette or floating point | `unsupported_format` |
+//! | JPEG: arithmetic, lossless, 12-bit; scans of some, but not all components; CMYK with subsampling | `unsupported_format` |
+//! | JPEG of more than 100 scans, or whose scans visit more than a billion samples | `too_many_scans` |
 //!
-//! An ICC profile that is damaged, longer than 4 MB or for another colour space is ignored. Of
-//! damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy WebP
-//! almost nothing.
+//! Of damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy
+//! WebP almost nothing.
 //!
-//! JPEG is decoded by `zune-jpeg`, or with the feature `turbojpeg` by libjpeg-turbo, which can
-//! decode directly to a half, a quarter or an eighth of the size when the target is smaller;
-//! [`JPEG_DECODER`] says which.
+//! JPEG is decoded by `libjpeg-turbo-rs` to the values of libjpeg-turbo and so of Pillow, if need be
+//! directly to a half, a quarter or an eighth of the size ([`decode_reduced`]).
 
 #![warn(missing_docs)]
 
@@ -50,18 +59,17 @@ mod hash;
 mod header;
 mod jpeg;
 mod limits;
+mod modes;
 mod preprocess;
 mod process;
 mod raw;
 mod resize;
 mod rgb;
 mod sniff;
-#[cfg(feature = "turbojpeg")]
-mod turbo;
 
 pub use augment::Augment;
 pub use bicubic::{resize_bicubic, resize_bicubic_reference};
-pub use decode::{DecodedImage, decode, decode_reduced};
+pub use decode::{DecodedImage, decode, decode_as, decode_reduced};
 pub use encode::{Encode, Encoding, encode};
 pub use error::{CODES, ImageError};
 pub use guard::silence_decoder_panics;
@@ -69,6 +77,7 @@ pub use hash::{phash, sha256_hex};
 pub use header::{Header, probe};
 pub use jpeg::JPEG_DECODER;
 pub use limits::Limits;
+pub use modes::ImageModes;
 pub use preprocess::{CLIP_MEAN, CLIP_STD, Preprocess, SquareCrop};
 pub use process::{ProcessedImage, process};
 pub use resize::{Resize, ResizeMode};

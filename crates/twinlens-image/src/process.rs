@@ -6,6 +6,7 @@ use crate::error::ImageError;
 use crate::hash::{phash, sha256_hex};
 use crate::header::probe;
 use crate::limits::Limits;
+use crate::modes::ImageModes;
 use crate::resize::Resize;
 use crate::sniff::Format;
 
@@ -45,7 +46,8 @@ pub fn process(
     format: &Encode,
 ) -> Result<ProcessedImage, ImageError> {
     let header = probe(bytes, limits)?;
-    let decoded = decode_probed(bytes, &header, resize.reduction(header.width, header.height))?;
+    let decoded =
+        decode_probed(bytes, &header, ImageModes::White, resize.reduction(header.width, header.height))?;
     let (original_width, original_height) = (decoded.original_width, decoded.original_height);
     let phash = phash(&decoded.rgb)?;
     let resized = resize.apply(&decoded.rgb, (original_width, original_height), limits.max_pixels)?;

@@ -1,5 +1,7 @@
 //! The common output of the decoders.
 
+use image::metadata::Orientation;
+
 /// A decoded image before colour conversion and orientation.
 pub(crate) struct RawImage {
     pub(crate) width: u32,
@@ -9,6 +11,8 @@ pub(crate) struct RawImage {
     pub(crate) colour_model: ColourModel,
     pub(crate) icc: Option<Vec<u8>>,
     pub(crate) exif: Option<Vec<u8>>,
+    /// How the pixels must be turned to stand upright.
+    pub(crate) orientation: Orientation,
 }
 
 /// The colour model of the stored values, before conversion to three channels.

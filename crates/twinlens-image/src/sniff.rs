@@ -14,6 +14,8 @@ pub enum Format {
     Bmp,
     Tiff,
     Ico,
+    Pnm,
+    Qoi,
     Avif,
     Heif,
     JpegXl,
@@ -29,7 +31,18 @@ pub enum Format {
 impl Format {
     /// Whether this crate decodes it.
     pub fn is_decodable(self) -> bool {
-        matches!(self, Self::Jpeg | Self::Png | Self::WebP)
+        matches!(
+            self,
+            Self::Jpeg
+                | Self::Png
+                | Self::WebP
+                | Self::Gif
+                | Self::Bmp
+                | Self::Tiff
+                | Self::Ico
+                | Self::Pnm
+                | Self::Qoi
+        )
     }
 
     /// Whether it is an image at all.
@@ -55,6 +68,8 @@ impl Format {
             Self::Bmp => "bmp",
             Self::Tiff => "tiff",
             Self::Ico => "ico",
+            Self::Pnm => "pnm",
+            Self::Qoi => "qoi",
             Self::Avif => "avif",
             Self::Heif => "heif",
             Self::JpegXl => "jxl",
@@ -88,6 +103,7 @@ const MAGIC: &[(&[u8], Format)] = &[
     (b"\0\0\0\x0cJXL \r\n\x87\n", Format::JpegXl),
     (b"\xff\x0a", Format::JpegXl),
     (b"\0\0\0\x0cjP  \r\n\x87\n", Format::Jpeg2000),
+    (b"qoif", Format::Qoi),
     (b"8BPS", Format::Psd),
     (b"%PDF-", Format::Pdf),
 ];
@@ -108,6 +124,7 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if brand.len() >= 4 => {
             return sniff_brand(&brand[..4]);
         }
+        [b'P', b'1'..=b'7', space, ..] if space.is_ascii_whitespace() => return Some(Format::Pnm),
         _ => {}
     }
     sniff_markup(bytes)
@@ -156,6 +173,10 @@ mod tests {
             (b"RIFF\x10\0\0\0WEBPVP8 ", Some(Format::WebP)),
             (b"RIFF\x10\0\0\0WAVEfmt ", None),
             (b"GIF89a....", Some(Format::Gif)),
+            (b"P6\n4 4 255\n", Some(Format::Pnm)),
+            (b"P6 is an article", Some(Format::Pnm)),
+            (b"P8\n", None),
+            (b"qoif\0\0\0\x04", Some(Format::Qoi)),
             (b"BM\x10\0\0\0\0\0\0\0", Some(Format::Bmp)),
             (b"\0\0\0\x20ftypavif", Some(Format::Avif)),
             (b"\0\0\0\x20ftypheic", Some(Format::Heif)),

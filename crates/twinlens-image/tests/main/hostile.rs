@@ -37,7 +37,7 @@ fn each_kind_of_bad_input_has_its_code() {
         ("json", b"{\"error\": true}".to_vec(), "not_an_image"),
         ("text", b"Too many requests".to_vec(), "not_an_image"),
         ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec(), "unsupported_format"),
-        ("gif", b"GIF89a\x01\0\x01\0\0\0\0;".to_vec(), "unsupported_format"),
+        ("gif without a frame", b"GIF89a\x04\0\x04\0\0\0\0;".to_vec(), "truncated"),
         ("a long file", [fixture("scene.png"), vec![0; 100_000]].concat(), "too_many_bytes"),
         ("png bomb", declaring(30_000, 30_000), "too_many_pixels"),
         ("png of 2^31 a side", declaring(1 << 31, 1 << 31), "too_many_pixels"),

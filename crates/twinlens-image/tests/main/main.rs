@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 mod hostile;
+mod jpeg;
 mod odd;
 mod pillow;
 #[cfg(feature = "libwebp")]

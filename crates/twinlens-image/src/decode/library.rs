@@ -1,0 +1,94 @@
+//! Decodes all formats but JPEG by the crate `image`.
+
+use std::io::{Cursor, ErrorKind};
+
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::gif::GifDecoder;
+use image::codecs::ico::IcoDecoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::pnm::PnmDecoder;
+use image::codecs::qoi::QoiDecoder;
+use image::codecs::tiff::TiffDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::error::{ImageFormatHint, UnsupportedError, UnsupportedErrorKind};
+use image::metadata::Orientation;
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageResult};
+
+use crate::error::ImageError;
+use crate::header::Header;
+use crate::modes::ImageModes;
+use crate::raw::{ColourModel, RawImage};
+use crate::sniff::Format;
+
+/// A decoder that has read the header.
+pub(crate) fn open(bytes: &[u8], format: Format) -> ImageResult<Box<dyn ImageDecoder + '_>> {
+    let bytes = Cursor::new(bytes);
+    Ok(match format {
+        Format::Png => Box::new(PngDecoder::new(bytes)?),
+        Format::WebP => Box::new(WebPDecoder::new(bytes)?),
+        Format::Gif => Box::new(GifDecoder::new(bytes)?),
+        Format::Bmp => Box::new(BmpDecoder::new(bytes)?),
+        Format::Tiff => Box::new(TiffDecoder::new(bytes)?),
+        Format::Ico => Box::new(IcoDecoder::new(bytes)?),
+        Format::Pnm => Box::new(PnmDecoder::new(bytes)?),
+        Format::Qoi => Box::new(QoiDecoder::new(bytes)?),
+        other => {
+            let format = ImageFormatHint::Name(other.name().to_owned());
+            let kind = UnsupportedErrorKind::Format(format.clone());
+            return Err(image::ImageError::Unsupported(UnsupportedError::from_format_and_kind(format, kind)));
+        }
+    })
+}
+
+/// Decodes an image that [`crate::probe`] accepted.
+pub(crate) fn decode(bytes: &[u8], header: &Header, modes: ImageModes) -> Result<RawImage, ImageError> {
+    let failed = |error| decoder_error(header.format, error);
+    let bounds = limits(header);
+    let mut decoder: Box<dyn ImageDecoder + '_> = match header.format {
+        // It reads chunks of text and profiles at once: these count against the limits.
+        Format::Png => Box::new(PngDecoder::with_limits(Cursor::new(bytes), bounds.clone()).map_err(failed)?),
+        format => open(bytes, format).map_err(failed)?,
+    };
+    if decoder.dimensions() != (header.width, header.height) {
+        let reason = format!("the decoder sees {:?} pixels, the header says otherwise", decoder.dimensions());
+        return Err(ImageError::DecodeFailed { format: header.format, reason });
+    }
+    decoder.set_limits(bounds).map_err(failed)?;
+    // Damaged metadata must not reject good pixels.
+    let (icc, exif) = (decoder.icc_profile().ok().flatten(), decoder.exif_metadata().ok().flatten());
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let colour_model = match decoder.original_color_type() {
+        ExtendedColorType::L1
+        | ExtendedColorType::L2
+        | ExtendedColorType::L4
+        | ExtendedColorType::L8
+        | ExtendedColorType::L16
+        | ExtendedColorType::La8
+        | ExtendedColorType::La16 => ColourModel::Grey,
+        ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16 => ColourModel::Cmyk,
+        _ => ColourModel::Rgb,
+    };
+    let pixels = modes.convert(DynamicImage::from_decoder(decoder).map_err(failed)?);
+    let (width, height) = (header.width, header.height);
+    Ok(RawImage { width, height, pixels, colour_model, icc, exif, orientation })
+}
+
+/// Limits for the decoder itself, in case it reads the header differently than [`crate::probe`].
+fn limits(header: &Header) -> image::Limits {
+    let mut limits = image::Limits::default();
+    limits.max_image_width = Some(header.width);
+    limits.max_image_height = Some(header.height);
+    // Text and profile chunks also count against it.
+    limits.max_alloc = Some(header.decode_bytes.saturating_add(16 << 20));
+    limits
+}
+
+fn decoder_error(format: Format, error: image::ImageError) -> ImageError {
+    match error {
+        image::ImageError::Unsupported(error) => ImageError::UnsupportedFormat(error.to_string()),
+        image::ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            ImageError::Truncated(format)
+        }
+        error => ImageError::DecodeFailed { format, reason: error.to_string() },
+    }
+}
