@@ -6,6 +6,8 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
 
+use crate::sniff::FileKind;
+
 /// An error of a dataset on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -26,6 +28,24 @@ pub enum DatasetError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A file that others wrote cannot be read.
+    #[error("{path}: damaged: {why}")]
+    DamagedInput {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file is not what its name or its place says.
+    #[error("{path} is {kind}, not {expected}")]
+    WrongKind {
+        /// The file.
+        path: PathBuf,
+        /// What it is by its first bytes.
+        kind: FileKind,
+        /// What is read here: `a tar archive`.
+        expected: &'static str,
     },
     /// There is no dataset, or an incomplete one where a complete one is needed.
     #[error("{path}: {why}")]
@@ -132,6 +152,11 @@ impl DatasetError {
             Self::DamagedFile { path, .. } => Some(format!(
                 "restore {} from a copy, or delete the dataset's folder: the next run rebuilds it",
                 path.display()
+            )),
+            Self::DamagedInput { .. } => Some("get the file again, or leave it out".into()),
+            Self::WrongKind { kind, .. } => Some(kind.hint().map_or_else(
+                || "get the right file, or leave this one out".into(),
+                |hint| format!("{hint}, or leave it out"),
             )),
             Self::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => Some(format!(
                 "free space on the disk that holds {}, then run the same command: it resumes where it stopped",

@@ -14,15 +14,18 @@ pub mod contracts;
 pub mod dataset;
 pub mod error;
 pub mod export;
+pub mod guard;
 pub mod manifest;
 pub mod protocol;
 pub mod reader;
 pub mod row_groups;
 pub mod samples;
 pub mod shard;
+pub mod sniff;
 pub mod storage;
 mod tar;
 pub mod types;
+pub mod unpack;
 pub mod variants;
 pub mod writer;
 

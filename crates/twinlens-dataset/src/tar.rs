@@ -133,6 +133,16 @@ impl<R: BufRead + Seek> Iterator for TarReader<R> {
     }
 }
 
+/// Whether a file starts like a tar archive: with the magic of POSIX and GNU, or with a header
+/// whose checksum is right.
+pub(crate) fn is_header(start: &[u8]) -> bool {
+    let block = start.first_chunk::<{ BLOCK as usize }>();
+    block.is_some_and(|block| {
+        &block[257..262] == b"ustar"
+            || (block.iter().any(|byte| *byte != 0) && Header::parse(block).is_some())
+    })
+}
+
 struct Header {
     name: String,
     size: u64,
