@@ -1,8 +1,7 @@
 //! `decode`: the steps from a JPEG of 1000 x 800 to a stored image, on one thread.
 //!
-//!     cargo bench -p twinlens-image --bench decode [--features turbojpeg]
+//!     cargo bench -p twinlens-image --bench decode
 //!
-//! With the feature, libjpeg-turbo decodes JPEG, to a half or a quarter of the size if possible.
 //! `items/s` are images per second. With `TWINLENS_IMAGES=DIR`, only the processing of the JPEGs
 //! there to 256 pixels is measured, for `decode_peer.py`.
 
@@ -11,8 +10,8 @@ use std::time::Instant;
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use twinlens_image::{
-    Encode, Encoding, Format, Limits, Resize, Rgb, decode, decode_reduced, encode, phash, process,
-    resize_bicubic, resize_bicubic_reference, sha256_hex,
+    Encode, Encoding, Filter, Format, Limits, Resize, Rgb, decode, decode_reduced, encode, phash, process,
+    resize, resize_reference, sha256_hex,
 };
 
 fn main() -> std::io::Result<()> {
@@ -116,13 +115,15 @@ fn process_keeping_bytes(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn resize_to_256(bencher: Bencher<'_, '_>) {
     let image = photograph(1000, 800);
-    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic(black_box(&image), 320, 256));
+    bencher.counter(ItemsCount::new(1u8)).bench(|| resize(black_box(&image), 320, 256, Filter::Bicubic));
 }
 
 #[divan::bench]
 fn resize_to_256_by_the_reference(bencher: Bencher<'_, '_>) {
     let image = photograph(1000, 800);
-    bencher.counter(ItemsCount::new(1u8)).bench(|| resize_bicubic_reference(black_box(&image), 320, 256));
+    bencher
+        .counter(ItemsCount::new(1u8))
+        .bench(|| resize_reference(black_box(&image), 320, 256, Filter::Bicubic));
 }
 
 #[divan::bench(args = [Format::Jpeg, Format::Png, Format::WebP])]

@@ -76,21 +76,15 @@ impl Model {
             return Err(RunError::user_with_hint(message, hint).into());
         }
         let preprocess = preprocess(folder, clip.config().vision.image_size() as u32)?;
-        let preprocess_hash = preprocess_hash(&preprocessing(&preprocess));
+        let preprocess_hash = preprocess_hash(&preprocess.to_string());
         let weights_hash = clip.weights_hash();
         Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
 
     /// Marks the embeddings of this model: embeddings of different identities are not comparable.
     pub fn identity(&self) -> String {
-        format!("{}, {}", self.weights_hash, preprocessing(&self.preprocess))
+        format!("{}, {}", self.weights_hash, self.preprocess)
     }
-}
-
-/// The preprocessing in words, as it is hashed and stored.
-fn preprocessing(Preprocess { size, mean, std }: &Preprocess) -> String {
-    let list = |values: &[f32; 3]| values.map(|value| value.to_string()).join(" ");
-    format!("short side to {size} (bicubic), centre crop, mean {}, std {}", list(mean), list(std))
 }
 
 /// SHA-256 of the preprocessing and the name of the JPEG decoder.

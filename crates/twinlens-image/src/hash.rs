@@ -4,8 +4,8 @@ use std::f64::consts::PI;
 
 use sha2::{Digest, Sha256};
 
-use crate::bicubic::resize_bicubic;
 use crate::error::ImageError;
+use crate::resample::{Filter, resize};
 use crate::rgb::Rgb;
 
 /// SHA-256 as 64 lower-case hex digits.
@@ -27,7 +27,7 @@ const LOW: usize = 8;
 /// # Errors
 /// `resize_failed`, which does not occur for an [`Rgb`].
 pub fn phash(rgb: &Rgb) -> Result<i64, ImageError> {
-    let small = resize_bicubic(rgb, SIDE as u32, SIDE as u32)?;
+    let small = resize(rgb, SIDE as u32, SIDE as u32, Filter::Bicubic)?;
     let luma: Vec<f64> = small
         .pixels()
         .chunks_exact(3)

@@ -48,7 +48,6 @@
 #![warn(missing_docs)]
 
 mod augment;
-mod bicubic;
 mod colour;
 mod decode;
 mod encode;
@@ -63,12 +62,12 @@ mod modes;
 mod preprocess;
 mod process;
 mod raw;
+mod resample;
 mod resize;
 mod rgb;
 mod sniff;
 
 pub use augment::Augment;
-pub use bicubic::{resize_bicubic, resize_bicubic_reference};
 pub use decode::{DecodedImage, decode, decode_as, decode_reduced};
 pub use encode::{Encode, Encoding, encode};
 pub use error::{CODES, ImageError};
@@ -78,8 +77,9 @@ pub use header::{Header, probe};
 pub use jpeg::JPEG_DECODER;
 pub use limits::Limits;
 pub use modes::ImageModes;
-pub use preprocess::{CLIP_MEAN, CLIP_STD, Preprocess, SquareCrop};
+pub use preprocess::{CLIP_MEAN, CLIP_STD, CropOrigin, Preprocess, ResizeRule, SquareCrop};
 pub use process::{ProcessedImage, process};
+pub use resample::{Filter, resize, resize_reference};
 pub use resize::{Resize, ResizeMode};
 pub use rgb::Rgb;
 pub use sniff::{Format, sniff};

@@ -1,9 +1,12 @@
 //! Turns images into the input of a CLIP image tower: a square crop, normalised per channel.
 
-use crate::bicubic::resize_bicubic;
-use crate::decode::decode;
+use std::fmt;
+
+use crate::decode::decode_as;
 use crate::error::ImageError;
 use crate::limits::Limits;
+use crate::modes::ImageModes;
+use crate::resample::{Filter, resize};
 use crate::rgb::Rgb;
 
 /// Mean of each channel, in 0..1, over CLIP's training images (published with its weights).
@@ -14,14 +17,42 @@ pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// Preprocessing for an image tower, in two steps: [`pixels`](Self::pixels) or
 /// [`crop_pixels`](Self::crop_pixels), then [`normalize`](Self::normalize). A trainer can keep the
 /// bytes between them, which take a quarter of the memory.
+///
+/// Its text (`Display`) names everything that its result depends on, for hashes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocess {
     /// Side of the square input, in pixels.
     pub size: u32,
+    /// How the image is resized before the central square is cut out.
+    pub resize: ResizeRule,
+    /// The filter.
+    pub filter: Filter,
+    /// Where the central square begins.
+    pub crop_origin: CropOrigin,
+    /// How pixels become RGB.
+    pub modes: ImageModes,
     /// Subtracted from each channel, in 0..1.
     pub mean: [f32; 3],
     /// Divides each channel, in 0..1.
     pub std: [f32; 3],
+}
+
+/// How an image is resized before the central square is cut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeRule {
+    /// The shorter side becomes so many pixels.
+    Shortest(u32),
+    /// Both sides become so many pixels.
+    Squash(u32),
+}
+
+/// How half a pixel is rounded where the central square begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CropOrigin {
+    /// To the nearest pixel, ties to even, as torchvision and open_clip do.
+    Round,
+    /// Down, as transformers does.
+    Floor,
 }
 
 /// A square part of an image, in its pixels.
@@ -56,29 +87,42 @@ impl SquareCrop {
 }
 
 impl Preprocess {
-    /// CLIP's mean and standard deviation for images of `size` pixels.
+    /// CLIP's preprocessing for images of `size` pixels, of images as they are stored here.
     pub fn clip(size: u32) -> Self {
-        Self { size, mean: CLIP_MEAN, std: CLIP_STD }
+        Self {
+            size,
+            resize: ResizeRule::Shortest(size),
+            filter: Filter::Bicubic,
+            crop_origin: CropOrigin::Round,
+            modes: ImageModes::White,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
     }
 
-    /// Resizes the shorter side to `size` and crops the central square: values `[size, size, 3]`.
+    /// Resizes and crops the central square: values `[size, size, 3]`.
     ///
-    /// Rounds like torchvision's `Resize` and `CenterCrop`: the longer side down, the crop's origin
-    /// to nearest, ties to even.
+    /// The longer side is rounded down, as in torchvision and transformers.
     ///
     /// # Errors
-    /// `resize_failed` if `size` is zero.
+    /// `resize_failed` if `size` is zero or larger than the resized image.
     pub fn pixels(&self, rgb: &Rgb) -> Result<Vec<u8>, ImageError> {
         let (width, height) = (rgb.width(), rgb.height());
         let short = u64::from(width.min(height));
-        let long = |length: u32| {
-            let scaled = u64::from(length) * u64::from(self.size) / short;
-            u32::try_from(scaled)
-                .map_err(|_| ImageError::ResizeFailed(format!("{width} x {height} is too long")))
+        let side = |length: u32| match self.resize {
+            ResizeRule::Squash(side) => Ok(side),
+            ResizeRule::Shortest(side) => u32::try_from(u64::from(length) * u64::from(side) / short)
+                .map_err(|_| ImageError::ResizeFailed(format!("{width} x {height} is too long"))),
         };
-        let (to_width, to_height) = (long(width)?, long(height)?);
-        let scaled = resize_bicubic(rgb, to_width, to_height)?;
-        let origin = |length: u32| (f64::from(length - self.size) / 2.0).round_ties_even() as u32;
+        let (to_width, to_height) = (side(width)?, side(height)?);
+        let scaled = resize(rgb, to_width, to_height, self.filter)?;
+        let origin = |length: u32| {
+            let room = length.saturating_sub(self.size);
+            match self.crop_origin {
+                CropOrigin::Round => (f64::from(room) / 2.0).round_ties_even() as u32,
+                CropOrigin::Floor => room / 2,
+            }
+        };
         Ok(scaled.crop(origin(to_width), origin(to_height), self.size, self.size)?.into_pixels())
     }
 
@@ -88,7 +132,7 @@ impl Preprocess {
     /// `resize_failed` if the crop exceeds the image or `size` is zero.
     pub fn crop_pixels(&self, rgb: &Rgb, crop: SquareCrop) -> Result<Vec<u8>, ImageError> {
         let part = rgb.crop(crop.left, crop.top, crop.side, crop.side)?;
-        Ok(resize_bicubic(&part, self.size, self.size)?.into_pixels())
+        Ok(resize(&part, self.size, self.size, self.filter)?.into_pixels())
     }
 
     /// Converts values `[size, size, 3]` to `(value / 255 - mean) / std` as `[3, size, size]`.
@@ -127,9 +171,26 @@ impl Preprocess {
     /// Encoded bytes to the tower's input `[3, size, size]`, as in evaluation.
     ///
     /// # Errors
-    /// Those of [`decode`] and [`pixels`](Self::pixels).
+    /// Those of [`decode_as`] and [`pixels`](Self::pixels).
     pub fn tensor(&self, bytes: &[u8], limits: &Limits) -> Result<Vec<f32>, ImageError> {
-        self.normalize(&self.pixels(&decode(bytes, limits)?.rgb)?)
+        self.normalize(&self.pixels(&decode_as(bytes, limits, self.modes)?.rgb)?)
+    }
+}
+
+impl fmt::Display for Preprocess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, resize, filter, crop_origin, modes, mean, std } = self;
+        match resize {
+            ResizeRule::Shortest(side) => write!(f, "short side to {side}")?,
+            ResizeRule::Squash(side) => write!(f, "both sides to {side}")?,
+        }
+        let origin = match crop_origin {
+            CropOrigin::Round => "rounded",
+            CropOrigin::Floor => "rounded down",
+        };
+        let list = |values: &[f32; 3]| values.map(|value| value.to_string()).join(" ");
+        write!(f, " ({}), centre crop of {size} ({origin}), ", filter.name())?;
+        write!(f, "modes {}, mean {}, std {}", modes.name(), list(mean), list(std))
     }
 }
 
@@ -140,9 +201,9 @@ mod tests {
 
     #[test]
     fn normalises_each_channel_into_a_plane() {
-        let preprocess = Preprocess { size: 1, mean: [0.0, 0.5, 1.0], std: [1.0, 0.5, 0.25] };
+        let preprocess = Preprocess { mean: [0.0, 0.5, 1.0], std: [1.0, 0.5, 0.25], ..Preprocess::clip(1) };
         assert_eq!(preprocess.normalize(&[255, 255, 0]).unwrap(), [1.0, 1.0, -4.0]);
-        let two = Preprocess { size: 2, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+        let two = Preprocess { mean: [0.0; 3], std: [1.0 / 255.0; 3], ..Preprocess::clip(2) };
         let planes = two.normalize(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).unwrap();
         let rounded: Vec<u8> = planes.iter().map(|v| v.round() as u8).collect();
         assert_eq!(rounded, [1, 4, 7, 10, 2, 5, 8, 11, 3, 6, 9, 12]);
@@ -160,6 +221,23 @@ mod tests {
             Preprocess::clip(8).crop_pixels(&image, SquareCrop { left: 8, top: 0, side: 8 }).unwrap(),
             seen
         );
+    }
+
+    #[test]
+    fn rules_of_resizing_and_cropping() {
+        // Columns 0 to 10 of 4 rows; of 7 columns too many, half is 3.5.
+        let image = Rgb::new(11, 4, (0..44).flat_map(|at| [(at % 11) as u8; 3]).collect()).unwrap();
+        let first = |preprocess: Preprocess| preprocess.pixels(&image).unwrap()[0];
+        let clip = Preprocess::clip(4);
+        assert_eq!(first(clip.clone()), 4);
+        assert_eq!(first(Preprocess { crop_origin: CropOrigin::Floor, ..clip.clone() }), 3);
+        let squashed = Preprocess { resize: ResizeRule::Squash(4), filter: Filter::Box, ..clip.clone() };
+        assert_eq!(squashed.pixels(&image).unwrap()[..3], [1; 3]);
+        assert!(Preprocess { resize: ResizeRule::Shortest(3), ..clip.clone() }.pixels(&image).is_err());
+        // Each part of the rule is in the text.
+        let open_clip = Preprocess { modes: ImageModes::OpenClip, ..clip.clone() };
+        let texts = [clip, squashed, open_clip].map(|preprocess| preprocess.to_string());
+        assert!(texts[0] != texts[1] && texts[0] != texts[2], "{texts:?}");
     }
 
     proptest! {

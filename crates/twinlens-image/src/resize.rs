@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::bicubic::resize_bicubic;
 use crate::error::ImageError;
+use crate::resample::{Filter, resize};
 use crate::rgb::Rgb;
 
 /// Which side becomes `size`.
@@ -92,7 +92,7 @@ impl Resize {
                 "{width} x {height} is more than {max_pixels} pixels"
             )));
         }
-        let scaled = resize_bicubic(rgb, width, height)?;
+        let scaled = resize(rgb, width, height, Filter::Bicubic)?;
         let result = match self.mode {
             ResizeMode::Border => scaled.pad_white(self.size)?,
             ResizeMode::CenterCrop => {

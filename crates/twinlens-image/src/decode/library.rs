@@ -68,7 +68,12 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, modes: ImageModes) -> Result
         ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16 => ColourModel::Cmyk,
         _ => ColourModel::Rgb,
     };
-    let pixels = modes.convert(DynamicImage::from_decoder(decoder).map_err(failed)?);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    if header.format == Format::Pnm && matches!(image, DynamicImage::ImageRgb16(_)) {
+        // The one format of which Pillow too rounds deep colours.
+        image = image.into_rgb8().into();
+    }
+    let pixels = modes.convert(image);
     let (width, height) = (header.width, header.height);
     Ok(RawImage { width, height, pixels, colour_model, icc, exif, orientation })
 }

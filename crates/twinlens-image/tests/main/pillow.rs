@@ -3,7 +3,9 @@
 
 use crate::fixture;
 use proptest::prelude::*;
-use twinlens_image::{Limits, Preprocess, Rgb, decode, resize_bicubic, resize_bicubic_reference};
+use twinlens_image::{
+    Filter, ImageModes, Limits, Preprocess, Rgb, decode, decode_as, resize, resize_reference, sha256_hex,
+};
 
 fn scene() -> Rgb {
     decode(&fixture("scene.png"), &Limits::default()).unwrap().rgb
@@ -17,37 +19,41 @@ fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn reference_resize_equals_pillow_in_every_value() {
+fn resizing_equals_pillow_in_every_value() {
+    let filters = [Filter::Box, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos];
     for (width, height) in [(32, 20), (13, 40), (97, 20), (40, 61), (150, 100), (96, 60), (5, 90), (1, 1)] {
-        let expected = fixture(&format!("resize-{width}x{height}.rgb"));
-        let resized = resize_bicubic_reference(&scene(), width, height).unwrap();
-        assert_eq!(resized.pixels(), expected, "{width}x{height}");
+        for filter in filters {
+            let name = filter.name();
+            let expected = String::from_utf8(fixture("resize.txt")).unwrap();
+            let resized = resize(&scene(), width, height, filter).unwrap();
+            let found = format!("{name} {width}x{height} {}\n", sha256_hex(resized.pixels()));
+            assert!(expected.contains(&found), "{found}");
+        }
     }
 }
 
 #[test]
-fn clip_preprocessing_matches_torchvision_on_pillow() {
+fn clip_preprocessing_equals_torchvision_on_pillow() {
     for size in [24, 64] {
         let expected = fixture(&format!("clip-{size}.rgb"));
-        let (max, mean) = difference(&Preprocess::clip(size).pixels(&scene()).unwrap(), &expected);
-        assert!(max <= 1 && mean < 0.02, "size {size}: max {max}, mean {mean}");
+        assert!(Preprocess::clip(size).pixels(&scene()).unwrap() == expected, "size {size}");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn fast_resize_is_within_two_of_the_reference(
+    fn fast_resizing_equals_the_reference(
         (width, height, pixels) in (1_u32..120, 1_u32..120).prop_flat_map(|(w, h)| {
             (Just(w), Just(h), prop::collection::vec(any::<u8>(), (w * h * 3) as usize))
         }),
-        to_width in 1_u32..100, to_height in 1_u32..100,
+        to_width in 1_u32..100, to_height in 1_u32..100, extreme in any::<bool>(),
+        filter in prop::sample::select(vec![Filter::Box, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos]),
     ) {
+        let pixels = if extreme { pixels.iter().map(|value| if *value > 127 { 255 } else { 0 }).collect() } else { pixels };
         let image = Rgb::new(width, height, pixels).unwrap();
-        let fast = resize_bicubic(&image, to_width, to_height).unwrap();
-        let reference = resize_bicubic_reference(&image, to_width, to_height).unwrap();
-        let (max, mean) = difference(fast.pixels(), reference.pixels());
-        prop_assert!(max <= 2 && mean < 0.05, "max {max}, mean {mean}");
+        let fast = resize(&image, to_width, to_height, filter).unwrap();
+        prop_assert!(fast == resize_reference(&image, to_width, to_height, filter).unwrap());
     }
 }
 
@@ -75,6 +81,17 @@ fn pixel_formats_are_converted_by_the_documented_rules() {
             decode(&fixture(file), &Limits::default()).unwrap_or_else(|error| panic!("{file}: {error}"));
         let (max, mean) = difference(decoded.rgb.pixels(), &fixture(&format!("{expected}.rgb")));
         assert!(max <= tolerance, "{file}: max {max}, mean {mean}");
+    }
+}
+
+#[test]
+fn the_rule_of_open_clip_equals_pillows_conversion() {
+    let expected = String::from_utf8(fixture("convert.txt")).unwrap();
+    for line in expected.lines() {
+        let (file, hash) = line.split_once(' ').unwrap();
+        let decoded = decode_as(&fixture(file), &Limits::default(), ImageModes::OpenClip)
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(sha256_hex(decoded.rgb.pixels()), hash, "{file}");
     }
 }
 

@@ -4,7 +4,7 @@
 //! cache gives the same bits.
 
 use twinlens_image::{
-    Augment, ImageError, Limits, Preprocess, Rgb, SquareCrop, decode_reduced, probe, resize_bicubic,
+    Augment, Filter, ImageError, Limits, Preprocess, Rgb, SquareCrop, decode_reduced, probe, resize,
 };
 use twinlens_pipeline::ByteBudget;
 
@@ -51,7 +51,8 @@ impl ImageTransform {
             u32::try_from(scaled).map_err(|_| ImageError::ResizeFailed("the image is too long".into()))
         };
         // From the original size: rounding twice would make some images a pixel longer.
-        resize_bicubic(&image.rgb, scaled(image.original_width)?, scaled(image.original_height)?)
+        let (width, height) = (scaled(image.original_width)?, scaled(image.original_height)?);
+        resize(&image.rgb, width, height, Filter::Bicubic)
     }
 
     /// Crops a square, augments it, and writes it normalised to `out`, `[3, size, size]`.
