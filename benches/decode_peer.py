@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares decoding with Pillow and OpenCV: the same JPEGs to stored images of 256 pixels, on one core.
 
-    benches/decode_peer.py [--images FOLDER] [--turbojpeg]
+    benches/decode_peer.py [--images FOLDER]
 
 The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run. Every
 program decodes, resizes the shorter side to 256 and encodes as JPEG of quality 95: Pillow with
@@ -64,9 +64,9 @@ def by_opencv(data):
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
-def by_twinlens(folder, features):
+def by_twinlens(folder):
     """Seconds for all images: the shortest time that the Rust benchmark measured."""
-    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-image", "--bench", "decode", *features]
+    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-image", "--bench", "decode"]
     variables = {**os.environ, "TWINLENS_IMAGES": str(folder)}
     result = subprocess.run(bench, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE)
     return json.loads(result.stdout.decode().strip().splitlines()[-1])
@@ -75,7 +75,6 @@ def by_twinlens(folder, features):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--images", type=pathlib.Path, help="a directory of .jpg files")
-    options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
     args = options.parse_args()
     environment.enter(OUT / "python-decode", PACKAGES)
     import cv2
@@ -84,7 +83,7 @@ def main():
 
     cv2.setNumThreads(1)
     folder, images = photographs(args.images)
-    ours = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
+    ours = by_twinlens(folder.resolve())
     peers = {"Pillow": lambda data: by_pillow(data, False), "Pillow, draft": lambda data: by_pillow(data, True),
              "OpenCV": by_opencv}
     shortest = dict.fromkeys(peers, float("inf"))
@@ -94,7 +93,7 @@ def main():
             for data in images:
                 work(data)
             shortest[name] = min(shortest[name], time.perf_counter() - start)
-    again = by_twinlens(folder.resolve(), ["--features", "turbojpeg"] if args.turbojpeg else [])
+    again = by_twinlens(folder.resolve())
     assert ours["refused"] == 0, "twinlens refuses some of the images"
     ours["seconds"] = min(ours["seconds"], again["seconds"])
     rows = [(f"twinlens, {ours['decoder']}", ours["seconds"]), *shortest.items()]

@@ -1,6 +1,6 @@
 //! `loader`: from shards to batches, without training.
 //!
-//!     cargo bench -p twinlens-train --bench loader [--features turbojpeg]
+//!     cargo bench -p twinlens-train --bench loader
 //!
 //! By default, the images are synthetic: 1000 x 800 to 224 pixels, and 96 x 96 to 64. With
 //! `TWINLENS_LOADER=DIR`, they are those that `loader_peer.py` wrote there as `large.tar`,

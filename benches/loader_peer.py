@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares loading with webdataset and Pillow: from shards to batches of 128, on one core.
 
-    benches/loader_peer.py [--images FOLDER] [--turbojpeg]
+    benches/loader_peer.py [--images FOLDER]
 
 The images are those of benches/fetch (about 1000 x 800, quality 85), made on the first run, for a
 model of 224 pixels, and the same at 96 pixels for a model of 64. They are stored in a tar file and in
@@ -91,8 +91,8 @@ def by_webdataset(tar, side, draft):
     return count / (time.perf_counter() - start)
 
 
-def by_twinlens(folder, features):
-    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-train", "--bench", "loader", *features]
+def by_twinlens(folder):
+    bench = [os.environ.get("CARGO", "cargo"), "bench", "-p", "twinlens-train", "--bench", "loader"]
     subprocess.run([*bench, "--no-run"], cwd=ROOT, check=True)
     variables = {**os.environ, "TWINLENS_LOADER": str(folder)}
     run = subprocess.run(bench, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE, preexec_fn=one_core)
@@ -106,7 +106,6 @@ def one_core():
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--images", type=pathlib.Path, help="a directory of .jpg files")
-    options.add_argument("--turbojpeg", action="store_true", help="build twinlens with libjpeg-turbo")
     args = options.parse_args()
     environment.enter(OUT / "python-loader", PACKAGES)
     import pyarrow
@@ -115,14 +114,13 @@ def main():
     _, images = photographs(args.images)
     folder = OUT / "loader"
     shards(images, folder)
-    features = ["--features", "turbojpeg"] if args.turbojpeg else []
     best = {}
 
     def note(kind, program, rate):
         best[kind, program] = max(best.get((kind, program), 0), rate)
 
     for turn in range(TURNS):
-        for row in by_twinlens(folder, features):
+        for row in by_twinlens(folder):
             note(row["images"], f"twinlens, {row['from']} ({row['decoder']})", row["samples_per_second"])
         mask = os.sched_getaffinity(0)
         one_core()

@@ -120,6 +120,11 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
     Ok(())
 }
 
+/// Whether a JPEG has scans, but no end marker.
+pub(crate) fn lacks_end(jpeg: &[u8]) -> bool {
+    jpeg::walk(jpeg).is_ok_and(|walk| walk.scans > 0 && !walk.complete)
+}
+
 /// Why the size could not be read.
 #[derive(Debug)]
 enum Fault {

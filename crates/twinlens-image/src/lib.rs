@@ -42,8 +42,8 @@
 //! Of damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy
 //! WebP almost nothing.
 //!
-//! JPEG is decoded by `libjpeg-turbo-rs` to the values of libjpeg-turbo and so of Pillow, if need be
-//! directly to a half, a quarter or an eighth of the size ([`decode_reduced`]).
+//! JPEG is decoded by `libjpeg-turbo-rs` to the values of libjpeg-turbo and so of Pillow, if need
+//! be directly to a half, a quarter or an eighth of the size ([`decode_reduced`]).
 
 #![warn(missing_docs)]
 
@@ -62,6 +62,7 @@ mod modes;
 mod preprocess;
 mod process;
 mod raw;
+mod repair;
 mod resample;
 mod resize;
 mod rgb;
@@ -79,6 +80,7 @@ pub use limits::Limits;
 pub use modes::ImageModes;
 pub use preprocess::{CLIP_MEAN, CLIP_STD, CropOrigin, Preprocess, ResizeRule, SquareCrop};
 pub use process::{ProcessedImage, process};
+pub use repair::{Repaired, repair};
 pub use resample::{Filter, resize, resize_reference};
 pub use resize::{Resize, ResizeMode};
 pub use rgb::Rgb;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
@@ -60,6 +60,13 @@ pub struct FetchOptions {
     /// Limits on the size of images.
     #[serde(default = "super::options::default_option::<Limits>")]
     limits: Located<Limits>,
+    /// Whether to accept a JPEG without an end marker, and a PNG without one or with wrong
+    /// checksums, if its pixels are complete. The column `damage` then says what was wrong.
+    #[serde(default)]
+    lenient: bool,
+    /// What becomes of images in formats that are not decoded: SVG, HEIC, AVIF, JPEG XL, JPEG 2000.
+    #[serde(default)]
+    originals: Originals,
     /// Known hashes of the images. Others are rejected: the new owner of an expired domain may
     /// serve anything.
     #[serde(default = "super::options::default_option::<Verify>")]
@@ -79,6 +86,17 @@ pub struct FetchOptions {
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
+}
+
+/// What becomes of images in formats that are not decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Originals {
+    /// Rejected as `unsupported_format`.
+    #[default]
+    Reject,
+    /// Stored as they came, without sizes, perceptual hash and EXIF.
+    Keep,
 }
 
 /// `fetch` as it runs.
@@ -112,8 +130,10 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
 
     fn plan(options: FetchOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
-        ports.output(ports.schema(&input).map(|schema| with_images(&schema)), SortKey::columns(ROW_ORDER));
-        contracts::image_columns().fields().iter().for_each(|field| ports.computes(field.name()));
+        let added = added_columns(options.lenient);
+        let output = ports.schema(&input).map(|schema| with_images(&schema, &added));
+        ports.output(output, SortKey::columns(ROW_ORDER));
+        added.fields().iter().for_each(|field| ports.computes(field.name()));
         ports.split_rows(options.split_rows);
         options::check_http(ports, &options.http);
         options::check_images(ports, &options.resize, &options.encode, &options.limits);
@@ -124,11 +144,20 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
     }
 }
 
-/// The columns of the input without image columns, then the image columns.
-fn with_images(schema: &Schema) -> SchemaRef {
+/// Of a lenient stage: what was wrong with an image that was accepted nevertheless.
+const DAMAGE: &str = "damage";
+
+/// The columns that the stage adds.
+fn added_columns(lenient: bool) -> SchemaRef {
     let images = contracts::image_columns();
-    let kept = schema.fields().iter().filter(|field| images.field_with_name(field.name()).is_err());
-    let fields: Vec<_> = kept.chain(images.fields()).cloned().collect();
+    let damage = lenient.then(|| Arc::new(Field::new(DAMAGE, DataType::Utf8, true)));
+    Arc::new(Schema::new(images.fields().iter().cloned().chain(damage).collect::<Vec<_>>()))
+}
+
+/// The columns of the input that the stage does not add, then those that it adds.
+fn with_images(schema: &Schema, added: &Schema) -> SchemaRef {
+    let kept = schema.fields().iter().filter(|field| added.field_with_name(field.name()).is_err());
+    let fields: Vec<_> = kept.chain(added.fields()).cloned().collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -140,13 +169,15 @@ impl Rows for Fetch {
             .get_or_try_init(|| async { Ok::<_, RunError>(Arc::new(self.open(cx)?)) })
             .await?
             .clone();
-        let old = contracts::image_columns();
+        let old = added_columns(self.options.lenient);
         let names = rows.schema().fields().iter().map(|field| field.name().clone());
         let kept: Vec<_> = names.filter(|name| old.field_with_name(name).is_err()).collect();
         let reserved = |name: &str| rejects::RESERVED.contains(&name);
         let texts = rows.schema().fields().iter().filter(|field| !reserved(field.name()));
-        let schema =
-            rejects::schema_with_reserved(&with_images(&Schema::new(texts.cloned().collect::<Vec<_>>())));
+        let schema = rejects::schema_with_reserved(&with_images(
+            &Schema::new(texts.cloned().collect::<Vec<_>>()),
+            &old,
+        ));
         // The expected hashes travel under other names: they may be image columns of an earlier
         // fetch.
         let expected = self.options.verify.columns().map(|(column, name)| ident(column).alias(name));
@@ -164,6 +195,8 @@ impl Fetch {
             limits: options.limits.value().clone(),
             resize: options.resize.value().clone(),
             encode: options.encode.value().clone(),
+            lenient: options.lenient,
+            originals: options.originals,
             concurrency: options.concurrency.clamp(1, 10_000),
         };
         ImageFetcher::open(cx, &options.http, images)
@@ -230,7 +263,7 @@ async fn fetch_split(
         match &image {
             Err(_) => images.check_reachable(false)?,
             Ok(fetched) => {
-                let mismatch = |row: u32| Some((row, expected.mismatch(row, &url, &fetched.image)?));
+                let mismatch = |row: u32| Some((row, expected.mismatch(row, &url, &fetched.stored)?));
                 let mismatches: Vec<_> = rows.iter().copied().filter_map(mismatch).collect();
                 rows.retain(|row| mismatches.iter().all(|(other, _)| other != row));
                 for (row, rejection) in mismatches {

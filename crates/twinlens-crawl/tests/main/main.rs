@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod crawling;
+mod damaged;
 mod frontier;
 mod hostile;
 mod network;

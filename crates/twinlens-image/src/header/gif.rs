@@ -6,8 +6,8 @@ use super::{Fault, Walk, le};
 /// the first image is decoded, so a file that ends later is complete.
 pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
     let size = |at| le(bytes, at, 2).ok_or(Fault::Truncated);
-    // Indices, the composed RGBA canvas, RGB.
-    let mut walk = Walk { complete: false, ..Walk::new(size(6)?, size(8)?, 1 + 4 + 3) };
+    // The RGBA frame, the canvas, RGB.
+    let mut walk = Walk { complete: false, ..Walk::new(size(6)?, size(8)?, 4 + 4 + 3) };
     let mut frames = 0;
     let mut at = 13 + palette(bytes.get(10));
     loop {

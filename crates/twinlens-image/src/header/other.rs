@@ -17,7 +17,7 @@ pub(super) fn walk(bytes: &[u8], format: Format) -> Result<Walk, Fault> {
     if matches!(decoder.original_color_type(), ExtendedColorType::Rgb32F | ExtendedColorType::Rgba32F) {
         return Err(Fault::Unsupported("floating-point pixels"));
     }
-    // The decoded buffer, the 8-bit copy, the composited RGB.
+    // The decoder's buffer, the decoded one, the 8-bit copy, the composited RGB.
     let decoded = u64::from(decoder.color_type().bytes_per_pixel());
-    Ok(Walk::new(width, height, decoded + 4 + 3))
+    Ok(Walk::new(width, height, 2 * decoded + 4 + 3))
 }

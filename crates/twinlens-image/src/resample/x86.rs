@@ -1,8 +1,8 @@
 //! Resizing with the vectors of x86.
 //!
 //! Along rows, four rows are resized at once. A product of 16 bits and the sum of two are one
-//! instruction, so a weight of 23 bits is split into `high * 2^12 + low`; the sums of both are exact
-//! modulo 2^32, as is the whole. Along columns, products have 32 bits.
+//! instruction, so a weight of 23 bits is split into `high * 2^12 + low`; the sums of both are
+//! exact modulo 2^32, as is the whole. Along columns, products have 32 bits.
 
 mod vectors;
 

@@ -10,8 +10,10 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Fields, SchemaRef};
 use twinlens_dataset::contracts;
+use twinlens_image::ProcessedImage;
 use twinlens_pipeline::{RunError, rejects};
 
+use super::DAMAGE;
 use super::images::{FetchedImage, Rejection};
 use crate::net::Reservation;
 use crate::stages::common::arrow_error;
@@ -55,10 +57,9 @@ impl Assembler {
         }
         let indices = UInt32Array::from(rows.to_vec());
         let taken = self.take(&indices)?;
-        let images = contracts::image_columns();
-        let column = |name: &str, kind: &DataType| match images.field_with_name(name) {
-            Ok(_) => Ok(arrow::array::new_null_array(kind, rows.len())),
-            Err(_) => existing_column(&taken, name),
+        let column = |name: &str, kind: &DataType| match taken.column_by_name(name) {
+            Some(column) => Ok(column.clone()),
+            None => Ok(arrow::array::new_null_array(kind, rows.len())),
         };
         self.batch(column).map(Some)
     }
@@ -70,7 +71,7 @@ impl Assembler {
             fetched.reservation = Reservation::default();
         }
         let image = Arc::new(finished.image);
-        let bytes = image.as_ref().as_ref().map_or(0, |fetched| fetched.image.bytes.len());
+        let bytes = image.as_ref().as_ref().map_or(0, |fetched| fetched.stored.bytes().len());
         for row in finished.rows {
             self.pending.push((row, image.clone()));
             self.bytes += bytes;
@@ -136,10 +137,11 @@ fn existing_column(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError>
 
 /// One of the contract's image columns; `None` for another name.
 fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef> {
-    let pixels = |value_of: fn(&FetchedImage) -> u32| -> ArrayRef {
+    let pixels = |value_of: fn(&ProcessedImage) -> u32| -> ArrayRef {
         let mut builder = Int32Builder::new();
         // The limit on pixels keeps sides far below 2^31.
         images.iter().for_each(|image| {
+            let image = image.and_then(|fetched| fetched.stored.image());
             builder.append_option(image.and_then(|image| i32::try_from(value_of(image)).ok()))
         });
         Arc::new(builder.finish())
@@ -151,15 +153,17 @@ fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef
     };
     Some(match name {
         "image" => image_structs(images),
-        "width" => pixels(|fetched| fetched.image.width),
-        "height" => pixels(|fetched| fetched.image.height),
-        "original_width" => pixels(|fetched| fetched.image.original_width),
-        "original_height" => pixels(|fetched| fetched.image.original_height),
-        "sha256" => text(|fetched| Some(&fetched.image.sha256)),
-        "exif" => text(|fetched| fetched.image.exif.as_deref()),
+        "width" => pixels(|image| image.width),
+        "height" => pixels(|image| image.height),
+        "original_width" => pixels(|image| image.original_width),
+        "original_height" => pixels(|image| image.original_height),
+        "sha256" => text(|fetched| Some(fetched.stored.sha256())),
+        "exif" => text(|fetched| fetched.stored.image()?.exif.as_deref()),
+        DAMAGE => text(|fetched| fetched.stored.damage()),
         "phash" => {
             let mut builder = Int64Builder::new();
-            images.iter().for_each(|image| builder.append_option(image.map(|image| image.image.phash)));
+            let phash = |fetched: &FetchedImage| Some(fetched.stored.image()?.phash);
+            images.iter().for_each(|image| builder.append_option(image.and_then(phash)));
             Arc::new(builder.finish())
         }
         "fetched_at" => {
@@ -175,7 +179,7 @@ fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef
 fn image_structs(images: &[Option<&FetchedImage>]) -> ArrayRef {
     let (mut bytes, mut path) = (LargeBinaryBuilder::new(), StringBuilder::new());
     for image in images {
-        bytes.append_option(image.map(|image| image.image.bytes.as_slice()));
+        bytes.append_option(image.map(|image| image.stored.bytes()));
         path.append_null();
     }
     let fields = match contracts::image() {

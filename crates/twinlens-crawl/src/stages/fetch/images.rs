@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
 use tokio::sync::oneshot;
-use twinlens_image::{Encode, ImageError, Limits, ProcessedImage, Resize, probe, process};
+use twinlens_image::{
+    Encode, ImageError, Limits, ProcessedImage, Repaired, Resize, probe, process, repair, sha256_hex,
+};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, RunContext, RunError};
 use url::Url;
 
+use super::Originals;
 use crate::net::{
     ByteBudget, Client, Directives, FetchError, FetchErrorKind, HttpOptions, Request, Reservation, Response,
 };
@@ -18,6 +21,8 @@ pub(super) struct ImageOptions {
     pub(super) limits: Limits,
     pub(super) resize: Resize,
     pub(super) encode: Encode,
+    pub(super) lenient: bool,
+    pub(super) originals: Originals,
     pub(super) concurrency: usize,
 }
 
@@ -44,12 +49,52 @@ impl std::fmt::Debug for DebugProgress {
     }
 }
 
-/// A processed image and the time of the response, in microseconds.
+/// What is stored of a response.
+#[derive(Debug)]
+pub(super) enum Stored {
+    /// An image, and what was wrong with it if it was repaired.
+    Image(ProcessedImage, Option<String>),
+    /// The body, in a format that is not decoded.
+    Original { bytes: Vec<u8>, sha256: String },
+}
+
+impl Stored {
+    pub(super) fn image(&self) -> Option<&ProcessedImage> {
+        match self {
+            Self::Image(image, _) => Some(image),
+            Self::Original { .. } => None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Image(image, _) => &image.bytes,
+            Self::Original { bytes, .. } => bytes,
+        }
+    }
+
+    /// SHA-256 of the body.
+    pub(super) fn sha256(&self) -> &str {
+        match self {
+            Self::Image(image, _) => &image.sha256,
+            Self::Original { sha256, .. } => sha256,
+        }
+    }
+
+    pub(super) fn damage(&self) -> Option<&str> {
+        match self {
+            Self::Image(_, damage) => damage.as_deref(),
+            Self::Original { .. } => None,
+        }
+    }
+}
+
+/// What is stored of a response, and its time, in microseconds.
 #[derive(Debug)]
 pub(super) struct FetchedImage {
-    pub(super) image: ProcessedImage,
+    pub(super) stored: Stored,
     pub(super) fetched_at: i64,
-    /// The bytes of `image` in the budget, until it is in a batch.
+    /// The bytes of `stored` in the budget, until it is in a batch.
     pub(super) reservation: Reservation,
 }
 
@@ -95,7 +140,7 @@ impl ImageFetcher {
         let fetched_at = self.clock.micros();
         let image = self.process(response).await;
         image
-            .map(|(image, reservation)| FetchedImage { image, fetched_at, reservation })
+            .map(|(stored, reservation)| FetchedImage { stored, fetched_at, reservation })
             .map_err(|error| Rejection { code: error.code(), detail: format!("{url}: {error}") })
     }
 
@@ -119,21 +164,50 @@ impl ImageFetcher {
         self.client.get(request).await
     }
 
-    async fn process(&self, mut response: Response) -> Result<(ProcessedImage, Reservation), ImageError> {
-        let header = probe(&response.body, &self.options.limits)?;
+    async fn process(&self, mut response: Response) -> Result<(Stored, Reservation), ImageError> {
+        let repaired = if self.options.lenient { repair(&response.body) } else { None };
+        let body = repaired.as_ref().map_or(&response.body[..], |repaired| &repaired.bytes);
+        let header = match probe(body, &self.options.limits) {
+            Err(ImageError::UnsupportedFormat(_)) if self.options.originals == Originals::Keep => {
+                return Ok(original(response));
+            }
+            header => header?,
+        };
         let pixels = self.pixels.reserve(header.decode_bytes).await;
         let options = self.options.clone();
         let (sender, image) = oneshot::channel();
         let work = move || {
-            let (_pixels, _permit) = (pixels, response.permit);
-            let image = process(&response.body, &options.limits, &options.resize, &options.encode)?;
+            let (_pixels, _permit) = (pixels, response.permit.take());
+            let image = options.process(&response.body, repaired.as_ref());
+            if matches!(image, Err(ImageError::UnsupportedFormat(_))) && options.originals == Originals::Keep
+            {
+                return Ok(original(response));
+            }
+            let stored = image?;
             // The stored image is usually smaller than the body.
-            response.reservation.shrink(image.bytes.len() as u64);
-            Ok((image, response.reservation))
+            response.reservation.shrink(stored.bytes().len() as u64);
+            Ok((stored, response.reservation))
         };
         // The receiver is gone if the run was stopped.
         self.decoders.spawn(move || drop(sender.send(work())));
         // `process` catches panics, so the pool is shutting down, and the row is not recorded.
         image.await.unwrap_or_else(|error| Err(ImageError::BadOptions(error.to_string())))
     }
+}
+
+impl ImageOptions {
+    fn process(&self, body: &[u8], repaired: Option<&Repaired>) -> Result<Stored, ImageError> {
+        let bytes = repaired.map_or(body, |repaired| &repaired.bytes);
+        let mut image = process(bytes, &self.limits, &self.resize, &self.encode)?;
+        if repaired.is_some() {
+            image.sha256 = sha256_hex(body);
+        }
+        Ok(Stored::Image(image, repaired.map(|repaired| repaired.damage.clone())))
+    }
+}
+
+/// The body as it came.
+fn original(response: Response) -> (Stored, Reservation) {
+    let sha256 = sha256_hex(&response.body);
+    (Stored::Original { bytes: response.body, sha256 }, response.reservation)
 }

@@ -7,10 +7,9 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_image::ProcessedImage;
 use twinlens_pipeline::{ColumnName, ColumnType, Fault, Ports, Required, RowsInput, RunError};
 
-use super::images::Rejection;
+use super::images::{Rejection, Stored};
 use crate::stages::common::arrow_error;
 
 /// Reject codes of unexpected images.
@@ -93,22 +92,24 @@ pub(super) struct ExpectedHashes {
 
 impl ExpectedHashes {
     /// Why the image does not match the row.
-    pub(super) fn mismatch(&self, row: u32, url: &str, image: &ProcessedImage) -> Option<Rejection> {
+    pub(super) fn mismatch(&self, row: u32, url: &str, stored: &Stored) -> Option<Rejection> {
         let row = row as usize;
         let expected =
             self.sha256.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row));
-        if let Some(expected) = expected.filter(|hash| !hash.eq_ignore_ascii_case(&image.sha256)) {
-            let detail = format!("{url}: sha256 is {}, expected {expected}", image.sha256);
+        if let Some(expected) = expected.filter(|hash| !hash.eq_ignore_ascii_case(stored.sha256())) {
+            let detail = format!("{url}: sha256 is {}, expected {expected}", stored.sha256());
             return Some(Rejection { code: "sha256_mismatch", detail });
         }
         let expected =
             self.phash.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row))?;
-        let distance = (expected ^ image.phash).count_ones();
-        (distance > self.distance).then(|| Rejection {
-            code: "phash_mismatch",
-            detail: format!(
-                "{url}: the perceptual hash is {distance} bits from the expected {expected:016x}"
-            ),
-        })
+        let distance = stored.image().map(|image| (expected ^ image.phash).count_ones());
+        let detail = match distance {
+            Some(distance) if distance <= self.distance => return None,
+            Some(distance) => {
+                format!("{url}: the perceptual hash is {distance} bits from the expected {expected:016x}")
+            }
+            None => format!("{url}: an image that is not decoded has no perceptual hash"),
+        };
+        Some(Rejection { code: "phash_mismatch", detail })
     }
 }
