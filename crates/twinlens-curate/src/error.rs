@@ -8,6 +8,12 @@ pub enum CurateError {
     /// A source of the query list cannot be read.
     #[error("cannot read {path}: {source}; give the path of a file that exists and may be read", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    /// A source of the query list is not what it should be.
+    #[error("{source}{}", source.hint().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Source {
+        #[from]
+        source: twinlens_dataset::DatasetError,
+    },
     /// A line of a query-list source is malformed.
     #[error("{path}:{line}: {message}", path = path.display())]
     Line {

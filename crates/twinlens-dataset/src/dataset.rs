@@ -20,6 +20,8 @@ use parquet::arrow::ParquetRecordBatchStreamBuilder;
 
 use crate::contracts;
 use crate::error::DatasetError;
+use crate::foreign;
+use crate::guard::catch_panics_of;
 use crate::manifest;
 use crate::protocol::MAIN;
 use crate::protocol::{Begin, Commit, FileEntry, State};
@@ -53,11 +55,10 @@ impl Dataset {
     pub fn from_parquet(file: impl Into<Location>) -> Result<Self, DatasetError> {
         let location = file.into();
         let path = location.local_copy()?;
-        let file = std::fs::File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
+        let (file, metadata) = foreign::open_parquet(&path)?;
+        foreign::check_pages(&path, &file, metadata.metadata())?;
         let bytes = file.metadata().map_err(|error| DatasetError::io(&path, error))?.len();
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| parquet_error(&path, error))?;
-        let rows = reader.metadata().file_metadata().num_rows() as u64;
+        let rows = metadata.metadata().file_metadata().num_rows() as u64;
         let begin = Begin {
             format: crate::protocol::FORMAT,
             position: 0,
@@ -67,7 +68,7 @@ impl Dataset {
             recipe: serde_json::Value::Null,
             fused: Vec::new(),
             variant: None,
-            tables: [(MAIN.to_string(), contracts::memory_schema(reader.schema()))].into(),
+            tables: [(MAIN.to_string(), contracts::memory_schema(metadata.schema()))].into(),
         };
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
@@ -286,10 +287,13 @@ impl PartitionStream for ShardRange {
                 .with_limit(limit)
                 .build()
                 .map_err(|error| external(parquet_error(&path, error)))?;
-            Ok::<_, DataFusionError>(stream.map(move |batch| {
-                let batch = batch.map_err(|error| external(parquet_error(&path, error)))?;
-                conform("shard", &batch, &schema).map_err(external)
-            }))
+            let name = path.clone();
+            let batches = stream.map(move |batch| batch.map_err(|error| parquet_error(&path, error)));
+            let batches = catch_panics_of(name, batches);
+            Ok::<_, DataFusionError>(
+                batches
+                    .map(move |batch| conform("shard", &batch.map_err(external)?, &schema).map_err(external)),
+            )
         })
         .try_flatten();
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream))

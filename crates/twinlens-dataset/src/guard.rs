@@ -4,6 +4,10 @@
 use std::cell::Cell;
 use std::fmt::Display;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::task::Poll;
+
+use futures::stream::{Stream, poll_fn};
 
 use crate::error::DatasetError;
 
@@ -44,8 +48,27 @@ pub fn catch_panic<T, E: From<DatasetError>>(
     })
 }
 
+/// As [`catch_panic`], for each item of a stream, which ends after a panic.
+pub(crate) fn catch_panics_of<T, E: From<DatasetError>>(
+    file: PathBuf,
+    stream: impl Stream<Item = Result<T, E>>,
+) -> impl Stream<Item = Result<T, E>> {
+    let (mut stream, mut has_panicked) = (Box::pin(stream), false);
+    poll_fn(move |cx| {
+        if has_panicked {
+            return Poll::Ready(None);
+        }
+        catch_panic(file.display(), || Ok(stream.as_mut().poll_next(cx))).unwrap_or_else(|error| {
+            has_panicked = true;
+            Poll::Ready(Some(Err(error)))
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     #[test]
@@ -54,5 +77,12 @@ mod tests {
         assert_eq!(error.to_string(), "a.parquet: damaged: its reader failed: index 7");
         assert!(!GUARDED.get(), "later panics are reported again");
         assert_eq!(catch_panic::<_, DatasetError>("a.parquet", || Ok(3)).unwrap(), 3);
+        let items = futures::stream::iter([1, 2, 3])
+            .map(|item| if item < 2 { Ok(item) } else { panic!("at {item}") });
+        let items: Vec<Result<i32, DatasetError>> =
+            futures::executor::block_on(catch_panics_of("a.parquet".into(), items).collect());
+        let shown: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert!(shown[1].contains("at 2"), "{shown:?}");
     }
 }

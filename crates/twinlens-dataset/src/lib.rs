@@ -14,6 +14,7 @@ pub mod contracts;
 pub mod dataset;
 pub mod error;
 pub mod export;
+pub mod foreign;
 pub mod guard;
 pub mod manifest;
 pub mod protocol;

@@ -10,6 +10,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
 use crate::error::DatasetError;
+use crate::foreign;
+use crate::guard::catch_panic;
 use crate::shard::parquet_error;
 use crate::storage::Location;
 
@@ -24,13 +26,20 @@ impl RowGroups {
     /// Opens a file.
     ///
     /// # Errors
-    /// `Io`, `Store` or `Parquet`, with the file's name.
+    /// `Io`, `Store`, `WrongKind`, `DamagedInput` or `Parquet`, with the file's name.
     pub fn open(shard: &Location) -> Result<Self, DatasetError> {
         let path = shard.local_copy()?;
-        let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
-        let metadata = ArrowReaderMetadata::load(&file, Default::default())
-            .map_err(|error| parquet_error(&path, error))?;
+        let (_, metadata) = foreign::open_parquet(&path)?;
         Ok(Self { path, metadata })
+    }
+
+    /// Checks that the pages can be read in memory that the file's size explains.
+    ///
+    /// # Errors
+    /// `DamagedInput`, with the file's name.
+    pub fn check(&self) -> Result<(), DatasetError> {
+        let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
+        foreign::check_pages(&self.path, &file, self.metadata.metadata())
     }
 
     /// The schema stored in the file.
@@ -70,7 +79,9 @@ impl RowGroups {
             .build()
             .map_err(failed)?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
-        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| failed(error.into()))?;
+        let batches = catch_panic(self.path.display(), || {
+            reader.collect::<Result<Vec<_>, _>>().map_err(|error| failed(error.into()))
+        })?;
         match &batches[..] {
             [one] => Ok(one.clone()),
             several => concat_batches(&schema, several).map_err(|error| failed(error.into())),

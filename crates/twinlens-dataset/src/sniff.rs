@@ -169,6 +169,7 @@ impl FileKind {
     /// What to do with a file of this kind that was expected to be another.
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
+            Compressed(_) => "decompress it first",
             LfsPointer => "run `git lfs pull` in its repository to fetch the file itself",
             Html | Xml => {
                 "the server sent a page instead of the file (a log-in, an error): download it again"

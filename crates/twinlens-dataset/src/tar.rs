@@ -21,6 +21,8 @@ pub const TRUNCATED: &str = "truncated_archive";
 pub(crate) enum TarItem {
     /// A regular file.
     Member(Member),
+    /// A member that is neither a regular file nor a directory: its name, and what it is.
+    Other(String, &'static str),
     /// A range that cannot be read.
     Damage(Damage),
 }
@@ -59,13 +61,22 @@ pub(crate) struct TarReader<R> {
     /// The last block was all zeros: the end marker.
     ended: bool,
     done: bool,
-    long_name: Option<String>,
+    /// What extended headers say about the next member.
+    extended: Extended,
+}
+
+/// Values of extended headers, which apply to the next member.
+#[derive(Debug, Default)]
+struct Extended {
+    name: Option<String>,
+    size: Option<u64>,
+    is_sparse: bool,
 }
 
 impl<R: BufRead + Seek> TarReader<R> {
     /// Reads an archive of `length` bytes.
     pub(crate) fn new(input: R, length: u64) -> Self {
-        Self { input, length, at: 0, ended: false, done: false, long_name: None }
+        Self { input, length, at: 0, ended: false, done: false, extended: Extended::default() }
     }
 
     fn damage(offset: u64, code: &'static str, detail: &str) -> TarItem {
@@ -89,34 +100,79 @@ impl<R: BufRead + Seek> TarReader<R> {
             let Some(header) = Header::parse(&block) else {
                 let at = self.at;
                 self.at = find_header(&mut self.input, at + BLOCK, self.length)?;
-                self.long_name = None;
+                self.extended = Extended::default();
                 return Ok(Some(Self::damage(at, DAMAGED, "the header of a member is damaged")));
             };
-            let data = self.at + BLOCK;
-            let end = data.saturating_add(header.size);
-            self.at = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
-            match header.kind {
-                b'x' | b'L' if header.size <= MAX_NAME && end <= self.length => {
-                    let mut text = vec![0; header.size as usize];
-                    self.input.read_exact(&mut text)?;
-                    let name = if header.kind == b'x' { pax_path(&text) } else { Some(c_string(&text)) };
-                    self.long_name = name.or(self.long_name.take());
-                }
-                b'0' | 0 | b'7' => {
-                    let name = self.long_name.take().unwrap_or(header.name);
-                    let name = name.trim_start_matches("./").to_string();
-                    // A saturated end is out of range as well.
-                    let is_complete = end <= self.length && end < u64::MAX;
-                    let member = Member { name, offset: data, size: header.size, is_complete };
-                    return Ok(Some(TarItem::Member(member)));
-                }
-                _ => {}
+            if let Some(item) = self.item(header)? {
+                return Ok(Some(item));
             }
         }
         self.done = true;
         // The writer was killed: nothing says which members are missing.
         let cut_off = || Self::damage(self.length, TRUNCATED, "the file ends without an end marker");
         Ok((!self.ended).then(cut_off))
+    }
+
+    /// What a header announces; `None` for headers about the next member, and for directories,
+    /// which hold nothing. Continues after its content.
+    fn item(&mut self, header: Header) -> io::Result<Option<TarItem>> {
+        let (at, data) = (self.at, self.at + BLOCK);
+        if matches!(header.kind, b'x' | b'L') {
+            let end = data.saturating_add(header.size);
+            self.at = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+            if header.size > MAX_NAME || end > self.length {
+                return Ok(Some(Self::damage(at, DAMAGED, "the extended header of a member is too long")));
+            }
+            let mut text = vec![0; header.size as usize];
+            self.input.read_exact(&mut text)?;
+            if header.kind == b'x' {
+                self.extended.read_pax(&text);
+            } else {
+                self.extended.name = Some(c_string(&text));
+            }
+            return Ok(None);
+        }
+        let extended = std::mem::take(&mut self.extended);
+        let name = extended.name.unwrap_or(header.name).trim_start_matches("./").to_string();
+        let size = extended.size.unwrap_or(header.size);
+        let end = data.saturating_add(size);
+        self.at = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+        let other = |what| Ok(Some(TarItem::Other(name.clone(), what)));
+        match header.kind {
+            // Directories (the oldest format marks them by their names), global headers, long names
+            // of links, labels.
+            b'5' | b'g' | b'K' | b'V' => Ok(None),
+            b'0' | 0 | b'7' if size == 0 && name.ends_with('/') => Ok(None),
+            b'0' | 0 | b'7' if extended.is_sparse => other("a sparse file"),
+            b'0' | 0 | b'7' => {
+                // A saturated end is out of range as well.
+                let is_complete = end <= self.length && end < u64::MAX;
+                Ok(Some(TarItem::Member(Member { name, offset: data, size, is_complete })))
+            }
+            b'1' | b'2' => other("a link"),
+            b'3' | b'4' | b'6' => other("a device"),
+            b'S' => other("a sparse file"),
+            _ => other("a member of an unknown type"),
+        }
+    }
+}
+
+impl Extended {
+    /// Reads a pax header: records of `length key=value` (POSIX.1-2017, pax).
+    fn read_pax(&mut self, mut text: &[u8]) {
+        while let Some(space) = text.iter().position(|byte| *byte == b' ') {
+            let length = std::str::from_utf8(&text[..space]).ok().and_then(|length| length.parse().ok());
+            let record = length.and_then(|length: usize| text.get(space + 1..length).zip(text.get(length..)));
+            let Some((record, rest)) = record else { return };
+            if let Some(path) = record.strip_prefix(b"path=") {
+                self.name = Some(String::from_utf8_lossy(path).trim_end_matches('\n').to_string());
+            } else if let Some(size) = record.strip_prefix(b"size=") {
+                self.size = std::str::from_utf8(size).ok().and_then(|size| size.trim().parse().ok());
+            } else if record.starts_with(b"GNU.sparse.") {
+                self.is_sparse = true;
+            }
+            text = rest;
+        }
     }
 }
 
@@ -190,19 +246,6 @@ fn number(field: &[u8]) -> Option<u64> {
 fn c_string(field: &[u8]) -> String {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()
-}
-
-/// The `path` of a pax header: records of `length key=value` (POSIX.1-2017, pax).
-fn pax_path(mut text: &[u8]) -> Option<String> {
-    loop {
-        let space = text.iter().position(|byte| *byte == b' ')?;
-        let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
-        let record = text.get(space + 1..length)?;
-        if let Some(path) = record.strip_prefix(b"path=") {
-            return Some(String::from_utf8_lossy(path).trim_end_matches('\n').to_string());
-        }
-        text = &text[length..];
-    }
 }
 
 /// Offset of the first valid header at or after `at`.

@@ -4,7 +4,8 @@
 //! fast, and then its own samples one by one.
 
 use std::fmt::{self, Display, Formatter};
-use std::fs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -13,29 +14,42 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
-use twinlens_dataset::samples::{Entry, Index, Role, Sample, TarSamples};
+use twinlens_dataset::samples::{Entry, TarSamples, Unread};
+use twinlens_dataset::unpack::unpack;
 use twinlens_image::{Encode, Limits, Resize};
-use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError, Source, StageKind, Work};
+use twinlens_pipeline::{Located, Ports, RunContext, RunError, Source, StageKind, Work};
 
 use super::common::{file_name, is_url};
 use super::files::{self, FileOpener, InputFile};
 use super::options;
-use super::samples::{SampleOptions, SampleReader};
+use super::samples::{Captions, SampleOptions, SampleReader, unread_sample};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
-/// Reads images and captions from tar files (webdataset, img2dataset); damaged members are
-/// rejected.
+/// Reads images and captions from tar files (webdataset, img2dataset); damaged and unused members
+/// are rejected.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDatasetOptions {
-    /// Uncompressed tar files, relative to the pipeline file; the last path component may contain
-    /// the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes
-    /// on the server are not detected.
+    /// Tar files, relative to the pipeline file; the last path component may contain the wildcards
+    /// `*` and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes on the server
+    /// are not detected. Files compressed by gzip, bzip2 or Zstandard are decompressed on disk.
     files: Located<Vec<Located<String>>>,
     /// Name of the caption in the JSON. Default: the text file, or else a usual name in the JSON.
     #[serde(default)]
     caption: Option<String>,
+    /// What to do with several captions of an image: lines of its text file, or a list in the JSON.
+    /// By default they are an error.
+    #[serde(default)]
+    captions: Option<Captions>,
+    /// Adds the column `label`, the text of the `cls` file; an image with a label may lack a
+    /// caption.
+    #[serde(default)]
+    label: bool,
+    /// Extensions of files to leave out, such as `npy`. By default each file that is no part of a
+    /// sample is a reject.
+    #[serde(default)]
+    ignore: Vec<String>,
     /// Values of the JSON to keep as string columns.
     #[serde(default)]
     keep: Vec<Located<String>>,
@@ -73,7 +87,7 @@ fn split_bytes() -> u64 {
 impl StageKind for WebDataset {
     type Options = WebDatasetOptions;
     const NAME: &'static str = "webdataset";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "webdataset"
@@ -82,15 +96,13 @@ keep = ["similarity"]
 "#;
 
     fn plan(options: WebDatasetOptions, ports: &mut Ports<'_>) -> Option<Work> {
-        let WebDatasetOptions { files, caption, keep, limits, resize, encode, split_bytes, http } = options;
-        let samples = SampleOptions { limits, resize, encode, keep, caption };
+        let WebDatasetOptions { files, limits, resize, encode, keep, split_bytes, http, .. } = options;
+        let (caption, captions) = (options.caption, options.captions);
+        let (label, ignore) = (options.label, options.ignore);
+        let samples = SampleOptions { limits, resize, encode, keep, caption, captions, label, ignore };
         samples.declare(ports);
         options::check_http(ports, &http);
         files::declare(ports, &files);
-        for file in files.iter().filter(|file| file.ends_with(".gz") || file.ends_with(".tgz")) {
-            let fault = Fault::at(file.span(), "compressed tar files are not supported");
-            ports.fault(fault.hint("decompress the file: images are already compressed"));
-        }
         Some(Work::source(WebDataset {
             files: files.value().clone(),
             samples,
@@ -116,6 +128,16 @@ impl Display for TarSplit {
     }
 }
 
+/// The number of splits of a local file. A compressed one has to be decompressed for each: it is
+/// one.
+fn parts(path: &Path, split_bytes: u64) -> Result<u64, RunError> {
+    let io = |error| RunError::io(path, error);
+    let file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    let is_plain = unpack(file).map_err(io)?.layers.is_empty();
+    Ok(if is_plain { length.div_ceil(split_bytes).max(1) } else { 1 })
+}
+
 #[async_trait]
 impl Source for WebDataset {
     type Split = TarSplit;
@@ -123,12 +145,7 @@ impl Source for WebDataset {
     async fn splits(&self, cx: &RunContext) -> Result<Vec<TarSplit>, RunError> {
         let mut splits = Vec::new();
         for file in files::list(cx, &self.files)? {
-            let parts = if is_url(&file) {
-                1
-            } else {
-                let length = fs::metadata(&file).map_err(|error| RunError::io(&file, error))?.len();
-                length.div_ceil(self.split_bytes).max(1)
-            };
+            let parts = if is_url(&file) { 1 } else { parts(file.as_ref(), self.split_bytes)? };
             splits.extend((0..parts).map(|part| TarSplit { file: file.clone(), part, parts }));
         }
         Ok(splits)
@@ -138,7 +155,8 @@ impl Source for WebDataset {
         let reader =
             self.reader.get_or_init(|| async { Arc::new(self.samples.reader(cx, Self::NAME)) }).await.clone();
         let file = self.opener.open(cx, &split.file).await?;
-        split_reader::data_frame(cx, TarReader { reader, file, split: split.clone() })
+        let scratch = cx.files.scratch.clone();
+        split_reader::data_frame(cx, TarReader { reader, file, scratch, split: split.clone() })
     }
 }
 
@@ -146,6 +164,8 @@ impl Source for WebDataset {
 struct TarReader {
     reader: Arc<SampleReader>,
     file: InputFile,
+    /// For a copy of a compressed file.
+    scratch: PathBuf,
     split: TarSplit,
 }
 
@@ -156,25 +176,22 @@ impl SplitReader for TarReader {
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let (path, name) = (self.file.path(), &self.file.name);
-        let mut file = TarSamples::open(path)?;
-        let Index { entries, damage, .. } = file.index(self.reader.limits.max_bytes, Role::PAIR)?;
-        let (part, parts, total) = (self.split.part, self.split.parts, entries.len() as u64);
-        let boundary = |part: u64| (u128::from(total) * u128::from(part) / u128::from(parts)) as usize;
-        let own = entries.into_iter().take(boundary(part + 1)).skip(boundary(part));
-        // Damage outside samples is reported once.
-        let damage = damage.into_iter().filter(|_| part == 0).map(|(at, refusal)| {
-            let location = format!("{name} byte {at}");
-            TarItem::Damage(Sample { location, image: Some(Err(refusal)), ..Sample::default() })
-        });
+        let mut file = TarSamples::open(path, Some(&self.scratch))?;
+        let index = file.index(self.reader.limits.max_bytes, self.reader.roles())?;
+        let entries = index.entries.into_iter().map(TarItem::Entry);
+        let unread = index.unread.into_iter().filter(|unread| !self.reader.ignores(unread));
+        let items: Vec<TarItem> = entries.chain(unread.map(TarItem::Unread)).collect();
+        let (part, parts, total) = (self.split.part, self.split.parts, items.len());
+        let boundary = |part: u64| (total as u128 * u128::from(part) / u128::from(parts)) as usize;
         let is_complete = self.reader.read(
-            own.map(TarItem::Entry).chain(damage),
+            items.into_iter().take(boundary(part + 1)).skip(boundary(part)),
             |item| match item {
                 TarItem::Entry(entry) => entry.bytes(),
-                TarItem::Damage(_) => 0,
+                TarItem::Unread(_) => 0,
             },
             |item| match item {
                 TarItem::Entry(entry) => Ok(file.sample(name, entry)?),
-                TarItem::Damage(sample) => Ok(sample),
+                TarItem::Unread(unread) => Ok(unread_sample(name, unread)),
             },
             send,
         )?;
@@ -187,5 +204,5 @@ impl SplitReader for TarReader {
 
 enum TarItem {
     Entry(Entry),
-    Damage(Sample),
+    Unread(Unread),
 }

@@ -6,6 +6,7 @@ mod damaged;
 mod frontier;
 mod hostile;
 mod network;
+mod samples;
 mod sources;
 mod stages;
 mod support;

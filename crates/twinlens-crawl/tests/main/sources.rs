@@ -394,9 +394,10 @@ async fn directories_of_images_are_read_with_captions() {
     assert_eq!(done.rows(SAMPLE).await, expected);
     let rejects =
         done.rows("select reject_code, reject_detail from images.rejects order by reject_code").await;
-    assert_eq!(rejects.len(), 2, "{rejects:#?}");
+    assert_eq!(rejects.len(), 3, "{rejects:#?}");
     assert!(rejects[0].starts_with("no_caption | photos/deep/er/d.png: "), "{rejects:#?}");
-    assert!(rejects[1].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
+    assert!(rejects[1].starts_with("no_image | photos/readme: "), "{rejects:#?}");
+    assert!(rejects[2].starts_with("not_an_image | photos/page.jpg: "), "{rejects:#?}");
     // A changed text file is noticed at any depth.
     write("deep/er/d.txt", b"found in the deep");
     let done = lab.run(&pipeline).await;

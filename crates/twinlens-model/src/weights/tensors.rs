@@ -10,6 +10,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// The longest header of a safetensors file, in bytes: the format's own limit.
+const MAX_HEADER: u64 = 100_000_000;
+
 /// Reads the tensors of a safetensors file.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     let mut bytes = vec![0; 8];
     file.read_exact(&mut bytes).map_err(|error| damaged(&error))?;
     let header = bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    if header > length - 8 {
+    if header > (length - 8).min(MAX_HEADER) {
         return Err(damaged(&format!("a header of {header} bytes in a file of {length}")));
     }
     bytes.resize(header as usize, 0);
@@ -80,4 +83,22 @@ pub fn hash<'a>(variables: impl IntoIterator<Item = (&'a String, &'a Var)>) -> R
         }
     }
     Ok(hex::encode(hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_not_read_because_it_is_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        for (header, length) in [(150_000_000u64, 200_000_000), (u64::MAX, 100)] {
+            std::fs::write(&path, header.to_le_bytes()).unwrap();
+            // The rest is a hole: it takes no space on the disk.
+            File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("a header of {header} bytes in a file of {length}")), "{error}");
+        }
+    }
 }

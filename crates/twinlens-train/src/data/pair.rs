@@ -1,8 +1,15 @@
 //! A pair, its columns, and the codes of rows that are rejected.
 
 /// Reject codes by key. There are fewer of them than `MIN_CAPTION_KEY`.
-pub(crate) const CODES: [&str; 6] =
-    ["no_caption", "no_image", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
+pub(crate) const CODES: [&str; 7] = [
+    "no_caption",
+    "no_image",
+    "malformed_json",
+    "too_many_bytes",
+    "damaged_archive",
+    "truncated_archive",
+    "unread_file",
+];
 
 /// The index of a reject code, used as its key.
 pub(crate) fn code_key(code: &str) -> u64 {

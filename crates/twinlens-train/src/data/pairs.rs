@@ -200,7 +200,10 @@ impl Pairs {
     /// Reads the captions of a shard.
     fn index_shard(&self, index: &mut Index, location: Location) -> Result<()> {
         match self.open_shard(&location)? {
-            Shard::Parquet(shard) => self.index_parquet(index, &shard)?,
+            Shard::Parquet(shard) => {
+                shard.check()?;
+                self.index_parquet(index, &shard)?;
+            }
             Shard::Tar(shard) => self.index_tar(index, &shard)?,
         }
         index.shards.push(location);

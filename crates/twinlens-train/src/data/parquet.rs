@@ -42,6 +42,11 @@ impl ParquetShard {
         Ok(Self { name, groups, columns: columns.clone(), image_path })
     }
 
+    /// Checks that it can be read in memory that its size explains.
+    pub(crate) fn check(&self) -> Result<()> {
+        Ok(self.groups.check()?)
+    }
+
     /// Rows and bytes of each row group.
     pub(crate) fn sizes(&self) -> Vec<(u64, u64)> {
         self.groups.sizes().collect()

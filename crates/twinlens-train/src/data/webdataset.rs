@@ -34,14 +34,15 @@ impl TarShard {
     }
 
     fn file(&self) -> Result<TarSamples> {
-        Ok(TarSamples::open(&self.path)?)
+        Ok(TarSamples::open(&self.path, None)?)
     }
 
     fn index(&self) -> Result<Index> {
         Ok(self.file()?.index(Limits::default().max_bytes, Role::PAIR)?)
     }
 
-    /// All samples, followed by one rejected row per damaged place.
+    /// All samples, followed by one rejected row per member that is no part of one, and per damaged
+    /// place.
     pub(crate) fn samples(&self) -> Result<Vec<Sample>> {
         let index = self.index()?;
         let mut file = self.file()?;
@@ -49,8 +50,8 @@ impl TarShard {
         for entry in &index.entries {
             samples.push(self.sample(entry, &mut file)?);
         }
-        let damage = index.damage.iter().map(|(_, (code, _))| Sample { caption: Err(*code), spans: [0; 4] });
-        samples.extend(damage);
+        let unread = index.unread.iter();
+        samples.extend(unread.map(|unread| Sample { caption: Err(unread.refusal.0), spans: [0; 4] }));
         Ok(samples)
     }
 
@@ -117,9 +118,9 @@ impl TarShard {
         let index = self.index()?;
         let place = |row: &u64| {
             let sample = (row - block.start) as usize + block.first as usize;
-            match (index.entries.get(sample), index.damage.get(sample.saturating_sub(index.entries.len()))) {
+            match (index.entries.get(sample), index.unread.get(sample.saturating_sub(index.entries.len()))) {
                 (Some(entry), _) => format!("{}/{}", self.name, entry.key),
-                (None, Some((at, (_, detail)))) => format!("{} byte {at}: {detail}", self.name),
+                (None, Some(unread)) => format!("{}{}: {}", self.name, unread.place, unread.refusal.1),
                 (None, None) => self.name.clone(),
             }
         };

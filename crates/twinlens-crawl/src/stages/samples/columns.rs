@@ -32,7 +32,7 @@ pub(super) struct SampleBatchBuilder {
 }
 
 impl SampleBatchBuilder {
-    /// `kept` is the number of kept columns.
+    /// `kept` is the number of columns besides the contract's.
     pub(super) fn new(schema: &SchemaRef, kept: usize) -> Self {
         Self {
             schema: schema.clone(),

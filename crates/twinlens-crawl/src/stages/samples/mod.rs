@@ -1,5 +1,6 @@
 //! Samples: local images with their captions. Shared by the stages `webdataset` and `folder`.
 
+mod captions;
 mod columns;
 
 use std::sync::Arc;
@@ -7,15 +8,18 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts::{self, ROW_ORDER};
-use twinlens_dataset::samples::{Refusal, Sample};
+use twinlens_dataset::samples::{Refusal, Role, Sample, UNREAD, Unread};
+use twinlens_dataset::sniff::{FileKind, SNIFF_BYTES};
 use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMode, probe, process};
 use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, rejects};
 
+pub(super) use self::captions::Captions;
+use self::captions::{CaptionRule, Failure};
 use self::columns::SampleBatchBuilder;
 use super::common::arrow_error;
 use super::options;
 use super::split_reader::BatchSink;
-use super::table::{CAPTION_NAMES, URL_NAMES};
+use super::table::URL_NAMES;
 use crate::net::ByteBudget;
 use crate::pairs;
 
@@ -25,8 +29,18 @@ const BATCH_ROWS: usize = 128;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Reject codes of samples, besides those of [`twinlens_image::CODES`].
-pub const CODES: &[&str] =
-    &["no_image", "no_caption", "malformed_json", "too_many_bytes", "damaged_archive", "truncated_archive"];
+pub const CODES: &[&str] = &[
+    "no_image",
+    "no_caption",
+    "malformed_json",
+    "malformed_row",
+    "too_many_bytes",
+    "damaged_archive",
+    "truncated_archive",
+    "unread_file",
+];
+/// The column of class labels.
+const LABEL: &str = "label";
 
 /// The options that the stages share.
 pub(super) struct SampleOptions {
@@ -35,18 +49,25 @@ pub(super) struct SampleOptions {
     pub(super) encode: Located<Encode>,
     pub(super) keep: Vec<Located<String>>,
     pub(super) caption: Option<String>,
+    pub(super) captions: Option<Captions>,
+    pub(super) label: bool,
+    pub(super) ignore: Vec<String>,
 }
 
 impl SampleOptions {
     /// Checks the options, and declares the output.
     pub(super) fn declare(&self, ports: &mut Ports<'_>) {
         options::check_images(ports, &self.resize, &self.encode, &self.limits);
-        options::check_keep(ports, &self.keep, &schema(&[]));
-        ports.output(self.schema(), SortKey::columns(ROW_ORDER));
+        let label = self.label.then(|| LABEL.to_string());
+        options::check_keep(ports, &self.keep, &schema(label.as_slice()));
+        ports.output(schema(&self.extra_columns()), SortKey::columns(ROW_ORDER));
     }
 
-    fn schema(&self) -> SchemaRef {
-        schema(&options::names(&self.keep))
+    /// The kept columns, and the label.
+    fn extra_columns(&self) -> Vec<String> {
+        let mut columns = options::names(&self.keep);
+        columns.extend(self.label.then(|| LABEL.to_string()));
+        columns
     }
 
     /// The splits of a stage share one reader and its budgets.
@@ -59,8 +80,14 @@ impl SampleOptions {
             resize: self.resize.value().clone(),
             encode: self.encode.value().clone(),
             keep: options::names(&self.keep),
-            caption: self.caption.clone(),
-            schema: rejects::schema_with_reserved(&self.schema()),
+            captions: CaptionRule { name: self.caption.clone(), several: self.captions },
+            has_label: self.label,
+            ignore: self
+                .ignore
+                .iter()
+                .map(|extension| format!(".{}", extension.trim_start_matches('.')))
+                .collect(),
+            schema: rejects::schema_with_reserved(&schema(&self.extra_columns())),
             bodies: ByteBudget::new(half),
             pixels: ByteBudget::new(half),
         }
@@ -98,19 +125,45 @@ pub(super) struct SampleReader {
     resize: Resize,
     encode: Encode,
     keep: Vec<String>,
-    caption: Option<String>,
+    captions: CaptionRule,
+    has_label: bool,
+    /// Extensions with their dots.
+    ignore: Vec<String>,
     pub(super) schema: SchemaRef,
     bodies: ByteBudget,
     pixels: ByteBudget,
 }
 
+/// A sample as rows, which differ in their texts.
 struct ParsedSample {
-    caption: String,
-    json: Map<String, Value>,
+    location: String,
+    path: String,
+    /// What is known about the image; several if metadata files have several rows about it.
+    json: Vec<Map<String, Value>>,
+    /// For each row its JSON and its caption.
+    captions: Vec<(usize, Option<String>)>,
+    label: Option<String>,
     image: ProcessedImage,
 }
 
+/// A file that is no part of a sample, as a sample to reject.
+pub(super) fn unread_sample(name: &str, unread: Unread) -> Sample {
+    let location = format!("{name}{}", unread.place);
+    Sample { location, image: Some(Err(unread.refusal)), ..Sample::default() }
+}
+
 impl SampleReader {
+    /// The members of a tar file that are used.
+    pub(super) fn roles(&self) -> &'static [Role] {
+        if self.has_label { &[Role::Image, Role::Text, Role::Json, Role::Class] } else { Role::PAIR }
+    }
+
+    /// Whether a file that is no part of a sample is left out on request.
+    pub(super) fn ignores(&self, unread: &Unread) -> bool {
+        let ends = |extension: &String| unread.place.to_lowercase().ends_with(&extension.to_lowercase());
+        unread.refusal.0 == UNREAD && self.ignore.iter().any(ends)
+    }
+
     /// Turns samples into batches; returns whether all were consumed. `bytes` gives the total
     /// length of a sample's parts. Blocks.
     pub(super) fn read<T>(
@@ -120,82 +173,119 @@ impl SampleReader {
         mut load: impl FnMut(T) -> Result<Sample, RunError>,
         send: BatchSink<'_>,
     ) -> Result<bool, RunError> {
-        let mut columns = SampleBatchBuilder::new(&self.schema, self.keep.len());
+        let extra = self.keep.len() + usize::from(self.has_label);
+        let mut columns = SampleBatchBuilder::new(&self.schema, extra);
         for sample in samples {
             let _reserved = self.bodies.reserve_blocking(bytes(&sample));
-            self.push(&mut columns, load(sample)?);
-            if (columns.rows >= BATCH_ROWS || columns.bytes >= BATCH_BYTES)
-                && !send(columns.finish().map_err(arrow_error)?)
-            {
+            let sample = load(sample)?;
+            let location = sample.location.clone();
+            match self.parse(sample) {
+                Ok(parsed) => {
+                    for (json, caption) in &parsed.captions {
+                        self.push(&mut columns, &parsed, &parsed.json[*json], caption.as_deref());
+                        // Captions may be many, and each row has the image.
+                        if is_full(&columns) && !send(columns.finish().map_err(arrow_error)?) {
+                            return Ok(false);
+                        }
+                    }
+                }
+                Err(Failure::Reject((code, why))) => {
+                    let detail = format!("{location}: {why}");
+                    columns.text(0, Some(&pairs::uid(&location, &detail)));
+                    columns.reject(&self.stage, code, &detail);
+                }
+                Err(Failure::Stop(error)) => return Err(error),
+            }
+            if is_full(&columns) && !send(columns.finish().map_err(arrow_error)?) {
                 return Ok(false);
             }
         }
         Ok(columns.rows == 0 || send(columns.finish().map_err(arrow_error)?))
     }
 
-    fn push(&self, columns: &mut SampleBatchBuilder, sample: Sample) {
-        let (location, path) = (sample.location.clone(), sample.path.clone());
-        match self.pair(sample) {
-            Ok(pair) => self.push_pair(columns, &location, &path, &pair),
-            Err((code, why)) => {
-                let detail = format!("{location}: {why}");
-                columns.text(0, Some(&pairs::uid(&location, &detail)));
-                columns.reject(&self.stage, code, &detail);
-            }
-        }
-    }
-
-    fn push_pair(&self, columns: &mut SampleBatchBuilder, location: &str, path: &str, pair: &ParsedSample) {
-        let text = |name: &str| pair.json.get(name).and_then(value_text);
+    fn push(
+        &self,
+        columns: &mut SampleBatchBuilder,
+        sample: &ParsedSample,
+        json: &Map<String, Value>,
+        caption: Option<&str>,
+    ) {
+        let text = |name: &str| json.get(name).and_then(value_text);
         let first = |names: &[&str]| names.iter().find_map(|name| text(name));
         let url = first(URL_NAMES);
-        let uid = pairs::uid(url.as_deref().unwrap_or(location), &pair.caption);
+        let uid = pairs::uid(url.as_deref().unwrap_or(&sample.location), caption.unwrap_or_default());
         columns.text(0, Some(&uid));
         columns.text(1, url.as_deref());
-        columns.text(2, Some(&pair.caption));
+        columns.text(2, caption);
         columns.text(3, text("page_url").as_deref());
         columns.text(4, Some(text("text_source").as_deref().unwrap_or(self.kind)));
         for (index, name) in self.keep.iter().enumerate() {
             columns.text(5 + index, text(name).as_deref());
         }
+        if self.has_label {
+            columns.text(5 + self.keep.len(), sample.label.as_deref());
+        }
         // What the writer of the archive recorded about the image before resizing it.
-        let side = |name: &str| {
-            pair.json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok())
-        };
+        let side =
+            |name: &str| json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok());
         let original = side("original_width").zip(side("original_height")).filter(|sides| *sides > (0, 0));
         let sha256 =
             text("sha256").filter(|hash| hash.len() == 64 && hash.bytes().all(|c| c.is_ascii_hexdigit()));
-        let exif = pair
-            .image
-            .exif
-            .clone()
+        let exif = (sample.image.exif.clone())
             .or_else(|| text("exif").filter(|exif| exif.starts_with('{') && exif.len() > 2));
-        columns.image(path, &pair.image, original, sha256.as_deref(), exif.as_deref());
+        columns.image(&sample.path, &sample.image, original, sha256.as_deref(), exif.as_deref());
     }
 
-    fn pair(&self, sample: Sample) -> Result<ParsedSample, Refusal> {
-        let json = match sample.json.transpose()? {
-            Some(bytes) => parse_json(&bytes)?,
-            None => Map::new(),
-        };
-        let text =
-            sample.text.transpose()?.map(|bytes| twinlens_text::decode_text(&bytes).trim().to_string());
+    fn parse(&self, sample: Sample) -> Result<ParsedSample, Failure> {
+        let json = join_metadata(sample.json.transpose()?, sample.metadata)?;
+        let text = sample.text.transpose()?.map(|bytes| twinlens_text::decode_text(&bytes).into_owned());
         let bytes = sample.image.transpose()?.ok_or_else(|| ("no_image", "no image".to_string()))?;
-        let named = |name: &str| json.get(name).and_then(value_text);
-        let caption = match &self.caption {
-            Some(name) => named(name),
-            None => text
-                .filter(|text| !text.is_empty())
-                .or_else(|| CAPTION_NAMES.iter().find_map(|name| named(name))),
+        let label = if self.has_label { sample.class.transpose()? } else { None };
+        let label = label.map(|label| twinlens_text::decode_text(&label).trim().to_string());
+        let label = label.filter(|label| !label.is_empty());
+        let found = self.captions.captions(&sample.location, text.as_deref(), &json)?;
+        let captions = match found.is_empty() {
+            true if label.is_some() => vec![(0, None)],
+            true => return Err(("no_caption", "no caption".to_string()).into()),
+            false => found.into_iter().map(|(json, caption)| (json, Some(caption))).collect(),
         };
-        let caption = caption.filter(|caption| !caption.trim().is_empty());
-        let caption = caption.ok_or_else(|| ("no_caption", "no caption".to_string()))?;
-        let refused = |error: twinlens_image::ImageError| (error.code(), error.to_string());
-        let header = probe(&bytes, &self.limits).map_err(refused)?;
-        let _reserved = self.pixels.reserve_blocking(header.decode_bytes);
-        let image = process(&bytes, &self.limits, &self.resize, &self.encode).map_err(refused)?;
-        Ok(ParsedSample { caption, json, image })
+        let image = self.process(&bytes)?;
+        Ok(ParsedSample { location: sample.location, path: sample.path, json, captions, label, image })
     }
+
+    fn process(&self, bytes: &[u8]) -> Result<ProcessedImage, Refusal> {
+        let refused = |error: twinlens_image::ImageError| {
+            let detail = match FileKind::of(&bytes[..bytes.len().min(SNIFF_BYTES)]) {
+                kind @ FileKind::LfsPointer => format!("{kind}: {}", kind.hint().unwrap_or_default()),
+                _ => error.to_string(),
+            };
+            (error.code(), detail)
+        };
+        let header = probe(bytes, &self.limits).map_err(refused)?;
+        let _reserved = self.pixels.reserve_blocking(header.decode_bytes);
+        process(bytes, &self.limits, &self.resize, &self.encode).map_err(refused)
+    }
+}
+
+fn is_full(columns: &SampleBatchBuilder) -> bool {
+    columns.rows >= BATCH_ROWS || columns.bytes >= BATCH_BYTES
+}
+
+/// The JSON of a sample: of its own file, with the values of each metadata row that it lacks.
+fn join_metadata(
+    json: Option<Vec<u8>>,
+    metadata: Vec<Result<Map<String, Value>, Refusal>>,
+) -> Result<Vec<Map<String, Value>>, Refusal> {
+    let own = json.map_or(Ok(Map::new()), |bytes| parse_json(&bytes))?;
+    if metadata.is_empty() {
+        return Ok(vec![own]);
+    }
+    let join = |row: Result<Map<String, Value>, Refusal>| {
+        let mut row = row?;
+        row.extend(own.clone());
+        Ok(row)
+    };
+    metadata.into_iter().map(join).collect()
 }
 
 /// Parses a JSON object; bytes that are not UTF-8 are decoded as windows-1252.

@@ -14,8 +14,7 @@ mod voc;
 mod webdataset;
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -229,13 +228,9 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> EvalError {
     move |error| RunError::io(&path, error).into()
 }
 
-/// Opens a file, decompressing it if its name ends in `.gz`.
+/// Opens a file and reads it through its compression.
 fn unpacked(path: &Path) -> Result<Box<dyn Read>, EvalError> {
-    let file = BufReader::new(File::open(path).map_err(io(path))?);
-    Ok(match path.extension().is_some_and(|ending| ending == "gz") {
-        true => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))),
-        false => Box::new(file),
-    })
+    Ok(Box::new(twinlens_dataset::unpack::open(path)?))
 }
 
 /// Fills the buffer; returns the number of bytes read, fewer at the end of the file or where a

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use twinlens_dataset::samples::TRUNCATED;
-use twinlens_dataset::samples::{self, Index, Role, TarSamples};
+use twinlens_dataset::samples::{self, Index, Role, TarSamples, Unread};
 use twinlens_image::Limits;
 
 use super::{Example, MALFORMED, SetFiles, Take, Truth, io, npy};
@@ -16,8 +16,8 @@ use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 
 /// The file with the number of shards.
 pub(super) const SHARDS: &str = "nshards.txt";
-/// The members to read.
-const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text];
+/// The members of samples. (JSON has nothing that an evaluation needs.)
+const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text, Role::Json];
 
 /// The shards of one split.
 #[derive(Debug)]
@@ -87,8 +87,8 @@ impl SetFiles for WebDataset {
             let why = format!("the shard is not there, although {SHARDS} says so");
             return take(refused(shard, TRUNCATED, why));
         }
-        let mut file = TarSamples::open(&path)?;
-        let Index { entries, damage, .. } = file.index(limits.max_bytes, ROLES)?;
+        let mut file = TarSamples::open(&path, Some(&std::env::temp_dir()))?;
+        let Index { entries, unread } = file.index(limits.max_bytes, ROLES)?;
         for entry in entries {
             let place = format!("{shard}/{}", entry.key);
             let image = match file.part(entry.image)? {
@@ -109,8 +109,8 @@ impl SetFiles for WebDataset {
             let path = if entry.path.is_empty() { place.clone() } else { entry.path };
             take(Example { place, path, image, truth })?;
         }
-        for (offset, (code, detail)) in damage {
-            take(refused(format!("{shard} byte {offset}"), code, detail))?;
+        for Unread { place, refusal: (code, detail) } in unread {
+            take(refused(format!("{shard}{place}"), code, detail))?;
         }
         Ok(())
     }
