@@ -1,6 +1,8 @@
 //! What a file is, by its first bytes: names lie. For all readers of files that others wrote.
 
 use std::fmt::{self, Display, Formatter};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 
 /// Bytes from the start of a file that [`FileKind::of`] looks at.
 pub const SNIFF_BYTES: usize = 1024;
@@ -137,6 +139,14 @@ impl FileKind {
             return Image;
         }
         Self::of_text(start)
+    }
+
+    /// The kind and the length of a file, which is left at its start.
+    pub(crate) fn of_file(file: &mut File) -> io::Result<(Self, u64)> {
+        let mut start = Vec::new();
+        file.by_ref().take(SNIFF_BYTES as u64).read_to_end(&mut start)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok((Self::of(&start), file.metadata()?.len()))
     }
 
     fn of_text(start: &[u8]) -> Self {

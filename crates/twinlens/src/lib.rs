@@ -74,6 +74,7 @@ pub fn registry() -> Registry {
 pub fn main(registry: Registry) -> ExitCode {
     allocator::init();
     twinlens_image::silence_decoder_panics();
+    twinlens_dataset::guard::silence_caught_panics();
     // A thread of its own gets the stack size that deep queries need; a panic there is an internal
     // error. Blocking threads that are still running at the end are not waited for.
     let thread = std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -10,7 +11,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::ipc::{root_as_footer, root_as_message};
 
-use super::measure;
+use super::pages::{FREE_BYTES, MAX_RATIO};
 use crate::error::DatasetError;
 use crate::guard::catch_panic;
 use crate::sniff::FileKind;
@@ -41,10 +42,10 @@ impl ArrowBatches {
     pub fn open(path: &Path) -> Result<Self, DatasetError> {
         let io = |error| DatasetError::io(path, error);
         let mut file = File::open(path).map_err(io)?;
-        let (kind, length) = measure(&mut file).map_err(io)?;
+        let (kind, length) = FileKind::of_file(&mut file).map_err(io)?;
         let checked = match kind {
             FileKind::ArrowFile => check_file(&mut file, length),
-            FileKind::ArrowStream => check_stream(&mut BufReader::new(&mut file), length),
+            FileKind::ArrowStream => check_stream(&mut file, length),
             kind => {
                 return Err(DatasetError::WrongKind { path: path.into(), kind, expected: "an Arrow file" });
             }
@@ -126,46 +127,114 @@ fn check_file(file: &mut File, length: u64) -> Checked {
     if footer.schema().is_none() {
         return Ok(Err("its footer has no schema".into()));
     }
+    let mut input = BufReader::new(file);
     for block in footer.recordBatches().iter().chain(footer.dictionaries().iter()).flatten() {
         let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
         let end = parts.iter().try_fold(0u64, |end, part| end.checked_add(u64::try_from(*part).ok()?));
         if end.is_none_or(|end| end > length) || block.metaDataLength() < 8 {
             return Ok(Err(format!("it has {length} bytes, but its footer claims a block at {parts:?}")));
         }
+        if let Err(why) = check_message(&mut input, block.offset().max(0) as u64, length)? {
+            return Ok(Err(why));
+        }
     }
     Ok(Ok(()))
 }
 
 /// Checks that all messages are within the file.
-fn check_stream<R: Read + Seek>(input: &mut BufReader<R>, length: u64) -> Checked {
+fn check_stream(file: &mut File, length: u64) -> Checked {
+    let mut input = BufReader::new(file);
     let mut at = 0;
-    while length - at >= 8 {
-        let mut prefix = [0; 8];
-        input.read_exact(&mut prefix)?;
-        at += 8;
-        let [marker @ .., a, b, c, d] = prefix;
-        if marker != [0xff; 4] {
-            return Ok(Err(format!("there is no message at byte {}", at - 8)));
+    while at < length {
+        match check_message(&mut input, at, length)? {
+            Ok(Some(end)) => at = end,
+            Ok(None) => break,
+            Err(why) => return Ok(Err(why)),
         }
-        let claimed = u64::try_from(i32::from_le_bytes([a, b, c, d])).unwrap_or(u64::MAX);
-        if claimed == 0 {
-            return Ok(Ok(()));
-        }
-        if claimed > length - at || claimed > MAX_METADATA {
-            return Ok(Err(format!("it has {length} bytes, but a message claims {claimed} at byte {at}")));
-        }
-        let mut metadata = vec![0; claimed as usize];
-        input.read_exact(&mut metadata)?;
-        at += claimed;
-        let body = match root_as_message(&metadata) {
-            Ok(message) => u64::try_from(message.bodyLength()).unwrap_or(u64::MAX),
-            Err(error) => return Ok(Err(format!("the message before byte {at} is damaged: {error}"))),
-        };
-        if body > length - at {
-            return Ok(Err(format!("it has {length} bytes, but a batch claims {body} at byte {at}")));
-        }
-        at += body;
-        input.seek_relative(body as i64)?;
     }
-    Ok(if at == length { Ok(()) } else { Err("it ends within a message".into()) })
+    Ok(Ok(()))
+}
+
+/// Checks the message at a byte; returns where it ends, or `None` at the end marker.
+fn check_message(
+    input: &mut BufReader<&mut File>,
+    at: u64,
+    length: u64,
+) -> io::Result<Result<Option<u64>, String>> {
+    let mut prefix = [0; 8];
+    if length - at < 8 {
+        return Ok(Err("it ends within a message".into()));
+    }
+    seek(input, at)?;
+    input.read_exact(&mut prefix)?;
+    let [marker @ .., a, b, c, d] = prefix;
+    // Before version 0.15 there was no marker.
+    let (claimed, mut start) = match marker {
+        [0xff, 0xff, 0xff, 0xff] => ([a, b, c, d], at + 8),
+        old => (old, at + 4),
+    };
+    let claimed = u64::try_from(i32::from_le_bytes(claimed)).unwrap_or(u64::MAX);
+    if claimed == 0 {
+        return Ok(Ok(None));
+    }
+    if claimed > length - start || claimed > MAX_METADATA {
+        return Ok(Err(format!("it has {length} bytes, but a message claims {claimed} at byte {start}")));
+    }
+    seek(input, start)?;
+    let mut metadata = vec![0; claimed as usize];
+    input.read_exact(&mut metadata)?;
+    start += claimed;
+    let message = match root_as_message(&metadata) {
+        Ok(message) => message,
+        Err(error) => return Ok(Err(format!("the message at byte {at} is damaged: {error}"))),
+    };
+    let body = u64::try_from(message.bodyLength()).unwrap_or(u64::MAX);
+    if body > length - start {
+        return Ok(Err(format!("it has {length} bytes, but a batch claims {body} at byte {start}")));
+    }
+    let batch = message.header_as_record_batch();
+    let batch = batch.or_else(|| message.header_as_dictionary_batch().and_then(|batch| batch.data()));
+    if let Some(batch) = batch.filter(|batch| batch.compression().is_some()) {
+        if let Err(why) = check_compressed(input, batch, start..start + body)? {
+            return Ok(Err(why));
+        }
+    }
+    Ok(Ok(Some(start + body)))
+}
+
+/// Checks what the compressed buffers of a batch claim to be without compression: each starts with
+/// that length.
+fn check_compressed(
+    input: &mut BufReader<&mut File>,
+    batch: arrow::ipc::RecordBatch<'_>,
+    body: Range<u64>,
+) -> Checked {
+    for buffer in batch.buffers().iter().flatten() {
+        let (offset, packed) = (u64::try_from(buffer.offset()), u64::try_from(buffer.length()));
+        let (Ok(offset), Ok(packed)) = (offset, packed) else {
+            return Ok(Err("a buffer has a negative place".into()));
+        };
+        if offset.saturating_add(packed) > body.end - body.start {
+            return Ok(Err("a buffer is not within its batch".into()));
+        }
+        if packed < 8 {
+            continue;
+        }
+        let mut claimed = [0; 8];
+        seek(input, body.start + offset)?;
+        input.read_exact(&mut claimed)?;
+        // -1: not compressed.
+        let claimed = i64::from_le_bytes(claimed);
+        let is_explained = claimed <= i64::try_from(FREE_BYTES.max(packed * MAX_RATIO)).unwrap_or(i64::MAX);
+        if claimed < -1 || !is_explained {
+            return Ok(Err(format!("a buffer has {packed} bytes and claims {claimed} without compression")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Seeks without losing the buffer where possible.
+fn seek(input: &mut BufReader<&mut File>, at: u64) -> io::Result<()> {
+    let now = input.stream_position()?;
+    input.seek_relative(at as i64 - now as i64)
 }

@@ -9,15 +9,17 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use super::thrift::{ThriftError, Walker};
 
 /// A page may decompress to this many times its bytes ...
-const MAX_RATIO: u64 = 200;
+pub(super) const MAX_RATIO: u64 = 200;
 /// ... or to this many bytes, whichever is more.
-const FREE_BYTES: u64 = 64 << 20;
+pub(super) const FREE_BYTES: u64 = 64 << 20;
 /// Rows that readers hold in memory at once, at most.
 pub(super) const BATCH_ROWS: u64 = 8192;
 /// Bytes that these rows may take in one column, unless the file has as many.
 pub(super) const MAX_BATCH_BYTES: u64 = 512 << 20;
 /// Bytes of a header that are read first; headers with long statistics are longer.
 const HEADER: u64 = 1 << 10;
+/// The longest header, in bytes.
+const MAX_HEADER: u64 = 16 << 20;
 
 /// A page, by its header.
 #[derive(Debug, Default, Clone, Copy)]
@@ -50,13 +52,11 @@ pub(super) struct Expansion {
 
 /// Checks that a chunk is within a file of `length` bytes.
 pub(super) fn check_range(length: u64, chunk: &ColumnChunkMetaData) -> Result<(), String> {
-    if chunk.num_values() == 0 && chunk.compressed_size() == 0 {
-        return Ok(());
-    }
     let packed = u64::try_from(chunk.compressed_size()).unwrap_or(u64::MAX);
     let in_file = |at: i64| u64::try_from(at).is_ok_and(|at| at >= 4 && at < length);
     let start = start(chunk);
-    let all_in_file = in_file(start) && in_file(chunk.data_page_offset());
+    // An empty column has no data page, and sometimes a dictionary.
+    let all_in_file = in_file(start) && (chunk.num_values() == 0 || in_file(chunk.data_page_offset()));
     if !all_in_file || (start as u64).saturating_add(packed) > length {
         let claimed = chunk.compressed_size();
         return Err(format!("the file has {length} bytes, but {claimed} are claimed at byte {start}"));
@@ -155,7 +155,9 @@ fn read_page(mut file: &File, at: u64, end: u64) -> io::Result<Result<(Page, u64
                 return Ok(if known { Ok((page, length)) } else { Err("is of no known kind") });
             }
             // Statistics of images may be long.
-            Err(ThriftError::Truncated) if window < end - at => window = (window * 8).min(end - at),
+            Err(ThriftError::Truncated) if window < MAX_HEADER.min(end - at) => {
+                window = (window * 8).min(MAX_HEADER).min(end - at)
+            }
             Err(_) => return Ok(Err("is damaged")),
         }
     }

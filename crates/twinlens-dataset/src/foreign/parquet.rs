@@ -14,7 +14,6 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::measure;
 use super::pages::{self, BATCH_ROWS, Expansion, MAX_BATCH_BYTES};
 use super::thrift::Walker;
 use crate::error::DatasetError;
@@ -35,7 +34,7 @@ pub fn open_parquet(path: &Path) -> Result<(File, ArrowReaderMetadata), DatasetE
     let io = |error| DatasetError::io(path, error);
     let damaged = |why| DatasetError::DamagedInput { path: path.into(), why };
     let mut file = File::open(path).map_err(io)?;
-    let (kind, length) = measure(&mut file).map_err(io)?;
+    let (kind, length) = FileKind::of_file(&mut file).map_err(io)?;
     if kind != FileKind::Parquet {
         return Err(DatasetError::WrongKind { path: path.into(), kind, expected: "a Parquet file" });
     }

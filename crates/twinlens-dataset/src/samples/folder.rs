@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::group::{Entry, Groups, MAX_TEXT, Refusal, Role, Sample, Unread, is_image, read_part};
 use super::metadata::{MetadataFile, RowSpan};
-use super::{Entry, Groups, MAX_TEXT, Role, Sample, Unread, is_image, read_part};
 use crate::error::DatasetError;
 
 /// The files of a sample, and the rows of metadata files about its image.
@@ -99,7 +99,7 @@ impl FolderSamples {
                 let deleted = || Err(("no_image", "the file was deleted during the run".into()));
                 Ok::<_, DatasetError>(Some(read_part(path, limit)?.unwrap_or_else(deleted)))
             }
-            Some(Err(refusal)) => Ok(Some(Err(super::Refusal::clone(refusal)))),
+            Some(Err(refusal)) => Ok(Some(Err(Refusal::clone(refusal)))),
             None => Ok(None),
         };
         // As Hugging Face's `imagefolder`.

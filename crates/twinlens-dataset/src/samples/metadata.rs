@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{MAX_TEXT, Refusal, TOO_MANY_BYTES};
+use super::group::{MAX_TEXT, Refusal, TOO_MANY_BYTES};
 use crate::error::DatasetError;
-use crate::sniff::{FileKind, SNIFF_BYTES};
+use crate::sniff::FileKind;
 
 /// The column that names the image.
 const FILE_NAME: &str = "file_name";
@@ -158,16 +158,14 @@ struct RowReader {
 impl RowReader {
     fn open(path: &Path) -> Result<Self, DatasetError> {
         let io = |error| DatasetError::io(path, error);
-        let mut input = BufReader::new(File::open(path).map_err(io)?);
-        let mut start = Vec::new();
-        input.by_ref().take(SNIFF_BYTES as u64).read_to_end(&mut start).map_err(io)?;
-        let offset = match FileKind::of(&start) {
+        let mut file = File::open(path).map_err(io)?;
+        let offset = match FileKind::of_file(&mut file).map_err(io)?.0 {
             FileKind::Text => 0,
             FileKind::Utf8Bom => 3,
             kind => return Err(DatasetError::WrongKind { path: path.into(), kind, expected: "UTF-8 text" }),
         };
-        input.seek(SeekFrom::Start(offset)).map_err(io)?;
-        Ok(Self { path: path.into(), input, offset, line: 0 })
+        file.seek(SeekFrom::Start(offset)).map_err(io)?;
+        Ok(Self { path: path.into(), input: BufReader::new(file), offset, line: 0 })
     }
 
     /// The next row that is not blank. A record (`is_csv`) continues over lines while a quote is

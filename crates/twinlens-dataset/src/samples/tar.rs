@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Groups, MAX_TEXT, Part, Role, Sample, Span, TOO_MANY_BYTES, UNREAD, Unread};
+use super::group::{Entry, Groups, MAX_TEXT, Part, Role, Sample, Span, TOO_MANY_BYTES, UNREAD, Unread};
 use crate::error::DatasetError;
 use crate::sniff::FileKind;
 use crate::tar::{Member, TRUNCATED, TarItem, TarReader};

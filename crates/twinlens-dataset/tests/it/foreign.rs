@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
-use arrow::ipc::writer::{FileWriter, StreamWriter};
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
@@ -100,6 +101,15 @@ fn lengths_are_held_against_the_bytes_that_there_are() {
     stream.write(&texts(9)).unwrap();
     let stream = stream.into_inner().unwrap();
     fs::write(at("cut.arrow"), &stream[..stream.len() - 20]).unwrap();
+    // Before each compressed buffer is its length without compression.
+    let lz4 = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME)).unwrap();
+    let mut packed = FileWriter::try_new_with_options(Vec::new(), &texts(1).schema(), lz4).unwrap();
+    packed.write(&texts(5000)).unwrap();
+    let mut packed = packed.into_inner().unwrap();
+    fs::write(at("lz4.arrow"), &packed).unwrap();
+    let frame = packed.windows(4).position(|bytes| bytes == b"\x04\x22\x4d\x18").unwrap();
+    packed[frame - 8..frame].copy_from_slice(&(1i64 << 40).to_le_bytes());
+    fs::write(at("lz4_bomb.arrow"), &packed).unwrap();
     fs::write(at("text.arrow"), "url,caption\nhttp://a/b.jpg,x\n").unwrap();
     fs::write(at("lfs.parquet"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n")
         .unwrap();
@@ -111,6 +121,7 @@ fn lengths_are_held_against_the_bytes_that_there_are() {
     parquet(&at("dictionary.parquet"), &one_value(1_000_000, 20_000), WriterProperties::builder());
     parquet(&at("deltas.parquet"), &one_value(1_000_000, 1000), deltas.clone());
     parquet(&at("page_bomb.parquet"), &one_value(70 << 20, 1), plain.clone());
+    parquet(&at("empty.parquet"), &texts(0), WriterProperties::builder());
     parquet(&at("honest.parquet"), &texts(50_000), WriterProperties::builder());
     parquet(&at("honest_deltas.parquet"), &texts(50_000), deltas);
     let images = BinaryArray::from_iter_values((0..3u8).map(|n| vec![n; 3 << 20]));
@@ -119,6 +130,8 @@ fn lengths_are_held_against_the_bytes_that_there_are() {
     let cases = [
         ("huge.arrow", "damaged: it has 108 bytes, but a message claims 2147483647 at byte 8", 10),
         ("cut.arrow", "but a batch claims", 10),
+        ("lz4.arrow", "5000 rows", 10),
+        ("lz4_bomb.arrow", "and claims 1099511627776 without compression", 10),
         ("text.arrow", "is plain text, not an Arrow file", 10),
         ("lfs.parquet", "is a Git LFS pointer, not a Parquet file", 10),
         ("page.parquet", "is an HTML page, not a Parquet file", 10),
@@ -126,6 +139,7 @@ fn lengths_are_held_against_the_bytes_that_there_are() {
         ("dictionary.parquet", "repeat values of up to 1000000 bytes", 200),
         ("deltas.parquet", "repeat values of up to", 400),
         ("page_bomb.parquet", "and decompresses to 73400324", 10),
+        ("empty.parquet", "0 rows", 10),
         ("honest.parquet", "50000 rows", 100),
         ("honest_deltas.parquet", "50000 rows", 200),
         ("images.parquet", "3 rows", 100),

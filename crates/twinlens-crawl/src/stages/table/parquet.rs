@@ -1,11 +1,12 @@
 //! Reads Parquet files.
 
-use std::fmt::Display;
-use std::fs::File;
 use std::path::Path;
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
+use twinlens_dataset::DatasetError;
+use twinlens_dataset::foreign::{self, ParquetBatches};
 use twinlens_pipeline::RunError;
 
 use super::rows::FileColumns;
@@ -17,23 +18,26 @@ use crate::stages::split_reader::BatchSink;
 /// Rows per batch.
 const BATCH: usize = 4096;
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, RunError> {
-    let file = File::open(path).map_err(|error| RunError::io(path, error))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged_file(path.display(), error))
+fn damaged(path: &Path, source: ParquetError) -> RunError {
+    DatasetError::Parquet { path: path.into(), source }.into()
 }
 
-pub(super) fn damaged_file(file: impl Display, error: impl Display) -> RunError {
-    RunError::user_with_hint(format!("{file}: {error}"), "restore the file, or remove it from `files`")
-}
-
+/// The number of rows of a file, whose pages are checked.
 pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
-    Ok(open(path)?.metadata().file_metadata().num_rows().unsigned_abs())
+    let (file, metadata) = foreign::open_parquet(path)?;
+    foreign::check_pages(path, &file, metadata.metadata())?;
+    Ok(metadata.metadata().file_metadata().num_rows().unsigned_abs())
 }
 
 /// Reads a split; returns whether all of it was consumed.
 pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
-    let (split, rows) = (&table.split, &table.rows);
-    let builder = open(table.file.path())?;
+    let (path, rows) = (table.file.path(), &table.rows);
+    let (file, metadata) = foreign::open_parquet(path)?;
+    if table.split.rows.is_none() {
+        // A download, whose rows were not counted.
+        foreign::check_pages(path, &file, metadata.metadata())?;
+    }
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let total = builder.metadata().file_metadata().num_rows().unsigned_abs();
     let columns = FileColumns::new(&table.file.name, &table.selection, builder.schema())
         .map_err(|why| table.error(why))?;
@@ -44,10 +48,10 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
         .with_limit((rows.end.min(total) - rows.start) as usize)
         .with_batch_size(BATCH)
         .build()
-        .map_err(|error| damaged_file(&split.file, error))?;
+        .map_err(|error| damaged(path, error))?;
     let (mut row, mut pairs) = (rows.start, PairBatchBuilder::new(&table.stage, &table.selection.keep));
-    for batch in reader {
-        let batch = batch.map_err(|error| damaged_file(&split.file, error))?;
+    for batch in ParquetBatches::new(path, reader) {
+        let batch = batch?;
         columns.push_batch(&mut pairs, &batch, &mut row);
         if !send(pairs.finish().map_err(arrow_error)?) {
             return Ok(false);
