@@ -7,6 +7,7 @@
 //! * [`pairs`]: what identifies a pair;
 //! * [`stages`]: the kinds of stages.
 
+mod coding;
 pub mod frontier;
 mod html;
 pub mod net;

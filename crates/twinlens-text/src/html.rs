@@ -8,7 +8,7 @@ use html5ever::tokenizer::states::{RawKind, State};
 use html5ever::tokenizer::{BufferQueue, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 
 /// Collapses whitespace (including no-break spaces) to single spaces, trims, and drops control
-/// characters.
+/// characters and [invisible](is_invisible) ones.
 pub fn collapse_whitespace(text: &str) -> String {
     let mut collapsed = String::with_capacity(text.len());
     for word in text.split(|c: char| c.is_whitespace()) {
@@ -17,12 +17,21 @@ pub fn collapse_whitespace(text: &str) -> String {
             collapsed.push(' ');
         }
         let word_start = collapsed.len();
-        collapsed.extend(word.chars().filter(|c| !c.is_control()));
+        collapsed.extend(word.chars().filter(|c| !c.is_control() && !is_invisible(*c)));
         if collapsed.len() == word_start {
             collapsed.truncate(start);
         }
     }
     collapsed
+}
+
+/// Whether a character has no glyph and no meaning of its own: soft hyphens, places where a line
+/// may or must not break, marks of the writing direction. The joiners U+200C and U+200D are not
+/// among them: they change the shapes of letters and make emojis.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Resolves character references. Captions get this a second time, after parsing: many pages escape
@@ -67,6 +76,20 @@ mod tests {
         for (text, expected) in
             [("", ""), (" \t\n", ""), (" a \u{a0} b\r\nc ", "a b c"), ("a\u{0}b \u{7} c", "ab c")]
         {
+            assert_eq!(collapse_whitespace(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn invisible_characters_are_dropped() {
+        let cases = [
+            ("zero\u{200b}width soft\u{ad}hyphen", "zerowidth softhyphen"),
+            ("\u{feff}mark \u{200b} alone", "mark alone"),
+            ("\u{202e}abc\u{202c} \u{2067}שלום\u{2069}\u{200f}", "abc שלום"),
+            ("\u{200b}\u{200e}", ""),
+            ("👩\u{200d}🚒 می\u{200c}خواهم ❤\u{fe0f}", "👩\u{200d}🚒 می\u{200c}خواهم ❤\u{fe0f}"),
+        ];
+        for (text, expected) in cases {
             assert_eq!(collapse_whitespace(text), expected, "{text:?}");
         }
     }

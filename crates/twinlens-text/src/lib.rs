@@ -6,7 +6,9 @@
 mod charset;
 mod clean;
 mod html;
+mod json;
 
 pub use charset::{decode_html, decode_text};
 pub use clean::clean_caption;
 pub use html::{collapse_whitespace, unescape_html};
+pub use json::repair_json;

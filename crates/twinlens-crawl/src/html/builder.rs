@@ -7,39 +7,14 @@ use std::sync::Arc;
 use twinlens_text::{collapse_whitespace, unescape_html};
 use url::Url;
 
+use super::candidates::{self, Candidate};
 use super::page::{ImageText, Page, TextSource, TextSourceSet, limits};
-use super::srcset::largest_candidate;
 use super::structured;
 use crate::net::Directives;
 
-/// Attributes that may hold the URL of an image, the likeliest first (`src` of a lazily loaded
-/// image is a placeholder), and whether they are `srcset` lists, of which the largest candidate
-/// counts.
-const URL_ATTRIBUTES: &[(&str, bool)] = &[
-    ("data-src", false),
-    ("data-original", false),
-    ("data-lazy-src", false),
-    ("data-srcset", true),
-    ("data-lazy", false),
-    ("data-lazyload", false),
-    ("data-lazy-srcset", true),
-    ("data-original-src", false),
-    ("data-echo", false),
-    ("src", false),
-    ("srcset", true),
-];
-
-/// The URL in an attribute of an image and its rank; a lower rank is likelier.
-pub(super) fn image_url<'a>(attribute: &str, value: &'a str) -> Option<(usize, &'a str)> {
-    let rank = URL_ATTRIBUTES.iter().position(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
-    let url = if URL_ATTRIBUTES[rank].1 { largest_candidate(value)? } else { value };
-    let url = url.trim();
-    (!url.is_empty() && url.len() <= limits::URL).then_some((rank, url))
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Image {
-    /// Possible URLs, the likeliest first.
+    /// Possible URLs, the best first.
     candidates: Vec<String>,
     alt: Option<String>,
     title: Option<String>,
@@ -102,6 +77,8 @@ pub(crate) struct PageBuilder {
     captions: TextSourceSet,
     base: Option<String>,
     canonical: Option<String>,
+    /// Where a refresh leads.
+    refresh: Option<String>,
     images: Vec<Image>,
     links: Vec<String>,
     /// Meta tags: name and content.
@@ -122,6 +99,7 @@ impl PageBuilder {
             captions,
             base: None,
             canonical: None,
+            refresh: None,
             images: Vec::new(),
             links: Vec::new(),
             metas: Vec::new(),
@@ -145,6 +123,18 @@ impl PageBuilder {
     pub(super) fn set_canonical(&mut self, href: &str) {
         if self.canonical.is_none() && href.len() <= limits::URL {
             self.canonical = Some(href.trim().into());
+        }
+    }
+
+    /// Sets the target of a refresh, which is a redirect if it comes soon and a link otherwise; the
+    /// first one counts.
+    pub(super) fn set_refresh(&mut self, content: &str) {
+        match parse_refresh(content).filter(|(_, url)| !url.is_empty() && url.len() <= limits::URL) {
+            Some((seconds, url)) if seconds <= limits::REFRESH_SECONDS => {
+                self.refresh.get_or_insert_with(|| url.into());
+            }
+            Some((_, url)) => self.add_link(url),
+            None => {}
         }
     }
 
@@ -193,10 +183,8 @@ impl PageBuilder {
 
     /// Adds an image by the attributes that may hold its URL, and its `alt` and `title`.
     pub(crate) fn add_image_attributes(&mut self, attributes: &[(&str, &str)], texts: [Option<&str>; 2]) {
-        let mut candidates: Vec<_> =
-            attributes.iter().filter_map(|(name, value)| image_url(name, value)).collect();
-        candidates.sort_by_key(|(rank, _)| *rank);
-        let candidates = candidates.into_iter().map(|(_, url)| url.to_string()).collect();
+        let candidates = attributes.iter().flat_map(|(name, value)| candidates::in_attribute(name, value));
+        let candidates = candidates.collect();
         let [alt, title] = texts;
         self.add_image(candidates, [alt, title, None], None);
     }
@@ -204,7 +192,7 @@ impl PageBuilder {
     /// Adds an image by its possible URLs, its `alt`, `title` and `aria-label`, and its figure.
     pub(super) fn add_image(
         &mut self,
-        candidates: Vec<String>,
+        candidates: Vec<Candidate>,
         texts: [Option<&str>; 3],
         figure: Option<usize>,
     ) {
@@ -216,6 +204,7 @@ impl PageBuilder {
         if self.captions.contains(TextSource::Surrounding) {
             self.block.images.push(self.images.len());
         }
+        let candidates = candidates::in_order(candidates);
         self.images.push(Image { candidates, alt, title, aria_label, figure, block: None });
     }
 
@@ -270,7 +259,8 @@ impl PageBuilder {
             .collect();
         let canonical =
             self.canonical.as_deref().filter(|href| !href.is_empty()).and_then(|href| resolve(base, href));
-        Page { pairs, links, canonical, directives }
+        let refresh = self.refresh.as_deref().and_then(|target| resolve(base, target));
+        Page { pairs, links, canonical, refresh, directives }
     }
 
     fn pairs(&self, base: &Url) -> Vec<ImageText> {
@@ -355,6 +345,26 @@ impl SharedCaptions {
 fn caption_of(text: &str) -> Option<Arc<str>> {
     let caption = collapse_whitespace(&unescape_html(text));
     (!caption.is_empty() && caption.chars().count() <= limits::TEXT).then(|| caption.into())
+}
+
+/// Delay in seconds and URL of a refresh (HTML standard, "shared declarative refresh steps").
+fn parse_refresh(content: &str) -> Option<(u64, &str)> {
+    let content = content.trim_ascii_start();
+    let digits = content.find(|c: char| !c.is_ascii_digit()).unwrap_or(content.len());
+    let (delay, rest) = content.split_at(digits);
+    if delay.is_empty() && !rest.starts_with('.') {
+        return None;
+    }
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_ascii_start();
+    let rest = rest.strip_prefix([';', ',']).unwrap_or(rest).trim_ascii_start();
+    let named = rest.get(..3).filter(|name| name.eq_ignore_ascii_case("url"));
+    let value = named.and_then(|_| rest[3..].trim_ascii_start().strip_prefix('='));
+    let url = value.unwrap_or(rest).trim_ascii_start();
+    let url = match url.chars().next() {
+        Some(quote @ ('"' | '\'')) => url[1..].split(quote).next().unwrap_or_default(),
+        _ => url,
+    };
+    Some((delay.parse().unwrap_or(if delay.is_empty() { 0 } else { u64::MAX }), url.trim()))
 }
 
 /// Resolves an http(s) URL, without fragment and credentials.

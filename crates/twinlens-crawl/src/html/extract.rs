@@ -10,7 +10,8 @@ use html5ever::tokenizer::{
 use html5ever::{LocalName, local_name};
 use url::Url;
 
-use super::builder::{PageBuilder, image_url};
+use super::builder::PageBuilder;
+use super::candidates::{self, Candidate};
 use super::page::{ExtractOptions, Page, limits};
 
 /// Bytes fed to the tokenizer between checks of its progress.
@@ -49,8 +50,8 @@ struct PageParser {
     progressed: bool,
     /// Open figures, the innermost last, and whether their `figcaption` is open.
     open_figures: Vec<(usize, bool)>,
-    /// `source` URLs of the open `picture`: fallbacks for its image.
-    picture: Option<Vec<String>>,
+    /// Candidates in the `source`s of the open `picture`.
+    picture: Option<Vec<Candidate>>,
     /// The open element whose text is not markup (script, style).
     raw_element: Option<LocalName>,
     /// Text of the open JSON-LD script.
@@ -94,6 +95,13 @@ impl PageParser {
     fn start_tag(&mut self, tag: &Tag) -> TokenSinkResult<()> {
         match tag.name {
             local_name!("img") => self.image(tag),
+            // An old name of `img`; in SVG it has other attributes.
+            local_name!("image") if attribute(tag, "src").is_some() => self.image(tag),
+            local_name!("iframe") | local_name!("frame") => {
+                if let Some(src) = attribute(tag, "src") {
+                    self.page.add_link(src);
+                }
+            }
             local_name!("a") | local_name!("area") => self.link(tag),
             local_name!("base") => {
                 if let Some(href) = attribute(tag, "href") {
@@ -107,16 +115,20 @@ impl PageParser {
             }
             local_name!("meta") => {
                 let name = attribute(tag, "name").or(attribute(tag, "property"));
-                if let Some((name, content)) = name.zip(attribute(tag, "content")) {
+                let content = attribute(tag, "content");
+                if let Some((name, content)) = name.zip(content) {
                     self.page.add_meta(name, content);
+                }
+                if has_word(tag, "http-equiv", "refresh") {
+                    self.page.set_refresh(content.unwrap_or_default());
                 }
             }
             local_name!("picture") => self.picture = Some(Vec::new()),
             local_name!("source") => {
                 if let Some(sources) = self.picture.as_mut().filter(|sources| sources.len() < 100) {
-                    let set = attribute(tag, "srcset").or(attribute(tag, "data-srcset"));
-                    let url = set.and_then(|set| image_url("srcset", set));
-                    sources.extend(url.map(|(_, url)| url.to_string()));
+                    let set = attribute(tag, "data-srcset").or(attribute(tag, "srcset")).unwrap_or_default();
+                    let is_narrow = attribute(tag, "media").is_some_and(|media| media.contains("max-width"));
+                    sources.extend(candidates::in_source(set, attribute(tag, "type"), is_narrow));
                 }
             }
             local_name!("figure") => {
@@ -222,12 +234,9 @@ impl PageParser {
     }
 
     fn image(&mut self, tag: &Tag) {
-        let mut candidates: Vec<(usize, &str)> = (tag.attrs.iter())
-            .filter_map(|attribute| image_url(&attribute.name.local, &attribute.value))
-            .collect();
-        candidates.sort_by_key(|(rank, _)| *rank);
-        let mut candidates: Vec<String> = candidates.into_iter().map(|(_, url)| url.to_string()).collect();
-        candidates.extend(self.picture.iter().flatten().cloned());
+        let own = tag.attrs.iter();
+        let own = own.flat_map(|attribute| candidates::in_attribute(&attribute.name.local, &attribute.value));
+        let candidates = own.chain(self.picture.iter().flatten().cloned()).collect();
         let texts = ["alt", "title", "aria-label"].map(|name| attribute(tag, name));
         self.page.add_image(candidates, texts, self.open_figures.last().map(|(figure, _)| *figure));
     }

@@ -5,6 +5,7 @@
 //! ([`limits`]), and the work is linear in its length. No input panics.
 
 mod builder;
+mod candidates;
 mod extract;
 mod page;
 mod srcset;

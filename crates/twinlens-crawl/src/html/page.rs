@@ -89,11 +89,13 @@ pub(crate) struct Page {
     /// Pairs in document order, then those of JSON-LD and Open Graph. The distinct texts of one
     /// image are in the order of [`TextSource`].
     pub(crate) pairs: Vec<ImageText>,
-    /// http(s) links to follow, without fragments, in document order, each once, without those
-    /// marked `rel=nofollow`.
+    /// http(s) links and frames to follow, without fragments, in document order, each once, without
+    /// those marked `rel=nofollow`.
     pub(crate) links: Vec<Url>,
     /// The canonical URL (`link rel=canonical`).
     pub(crate) canonical: Option<Url>,
+    /// Where the page redirects to by itself (`meta http-equiv=refresh`).
+    pub(crate) refresh: Option<Url>,
     /// From robots meta tags.
     pub(crate) directives: Directives,
 }
@@ -114,6 +116,8 @@ pub(crate) mod limits {
     pub(crate) const JSON_LD: usize = 256 << 10;
     /// Maximum number of JSON-LD scripts.
     pub(crate) const SCRIPTS: usize = 16;
+    /// Longest delay of a refresh that is a redirect.
+    pub(crate) const REFRESH_SECONDS: u64 = 10;
     /// Maximum number of links.
     pub(crate) const LINKS: usize = 5_000;
     /// Maximum number of separators (spaces, slashes, quotes) in one tag or comment: the tokenizer

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use url::{Host, Url};
 
 use super::error::{FetchError, FetchErrorKind};
+use super::proxy::is_local_name;
 
 /// IPv4 blocks outside the public internet (IANA special-purpose registry, RFC 6890), and a cloud
 /// metadata address.
@@ -38,6 +39,14 @@ const V6: &[([u16; 4], u32, &str)] = &[
     ([0x2001, 0x20, 0, 0], 28, "ORCHID"),
     ([0x2001, 0xdb8, 0, 0], 32, "documentation"),
     ([0x3fff, 0, 0, 0], 20, "documentation"),
+];
+
+/// Ports of other protocols, to which a request could be a command (Fetch standard, "bad port").
+const BAD_PORTS: &[u16] = &[
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103,
+    104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514,
+    515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723,
+    2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 ];
 
 /// Why an address is not on the public internet; `None` if it is.
@@ -142,6 +151,8 @@ impl AllowEntry {
 pub(super) struct AddressPolicy {
     allowed: Vec<AllowEntry>,
     fixed: BTreeMap<String, SocketAddr>,
+    /// Hosts of proxies, which may be at private addresses.
+    proxies: Vec<String>,
 }
 
 impl AddressPolicy {
@@ -152,7 +163,17 @@ impl AddressPolicy {
     pub(super) fn new(allow_private: &[String], fixed: BTreeMap<String, SocketAddr>) -> Result<Self, String> {
         let allowed = allow_private.iter().map(|text| AllowEntry::parse(text)).collect::<Result<_, _>>()?;
         let fixed = fixed.into_iter().map(|(host, addr)| (host.to_ascii_lowercase(), addr)).collect();
-        Ok(Self { allowed, fixed })
+        Ok(Self { allowed, fixed, proxies: Vec::new() })
+    }
+
+    /// Allows connections to these hosts of proxies.
+    pub(super) fn with_proxies(self, proxies: Vec<String>) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// The hosts with a fixed address.
+    pub(super) fn fixed_hosts(&self) -> impl Iterator<Item = &String> {
+        self.fixed.keys()
     }
 
     pub(super) fn fixed_address(&self, host: &str) -> Option<SocketAddr> {
@@ -162,6 +183,7 @@ impl AddressPolicy {
     /// Whether a connection for `host` may go to `ip`.
     pub(super) fn check(&self, host: &str, ip: IpAddr) -> Result<(), FetchError> {
         match non_public_reason(ip) {
+            Some(_) if self.proxies.iter().any(|proxy| proxy == host) => Ok(()),
             Some(why) if !self.allowed.iter().any(|allowed| allowed.covers(without_root_dot(host), ip)) => {
                 let detail = if host.trim_matches(['[', ']']) == ip.to_string() {
                     format!("{ip} is refused: {why}")
@@ -185,17 +207,38 @@ impl AddressPolicy {
         }
         match url.host() {
             None => Err(FetchError::new(FetchErrorKind::BadUrl, format!("{url}: no host"))),
-            Some(Host::Ipv4(ip)) => self.check(&ip.to_string(), ip.into()),
-            Some(Host::Ipv6(ip)) => self.check(&ip.to_string(), ip.into()),
+            Some(Host::Ipv4(ip)) => self.check(&ip.to_string(), ip.into()).and_then(|()| check_port(url)),
+            Some(Host::Ipv6(ip)) => self.check(&ip.to_string(), ip.into()).and_then(|()| check_port(url)),
             // A fixed address grants one port of this machine, not all of them.
             Some(Host::Domain(host)) => match (self.fixed_address(host), url.port()) {
                 (Some(addr), Some(port)) if port != addr.port() => Err(FetchError::new(
                     FetchErrorKind::PrivateAddress,
                     format!("{host} is served at {addr} only, not at port {port}"),
                 )),
-                _ => Ok(()),
+                (Some(_), _) => Ok(()),
+                (None, _) => check_port(url),
             },
         }
+    }
+
+    /// Checks the name in a URL that a proxy will resolve: the proxy's own machine is refused.
+    pub(super) fn check_proxied(&self, url: &Url) -> Result<(), FetchError> {
+        let host = url.host_str().unwrap_or_default();
+        if !is_local_name(url) || self.allowed.contains(&AllowEntry::Host(without_root_dot(host).into())) {
+            return Ok(());
+        }
+        let detail = format!("{host} is refused: it is the proxy's own machine");
+        Err(FetchError::new(FetchErrorKind::PrivateAddress, detail))
+    }
+}
+
+/// Refuses the ports of other protocols.
+fn check_port(url: &Url) -> Result<(), FetchError> {
+    match url.port() {
+        Some(port) if BAD_PORTS.contains(&port) => {
+            Err(FetchError::new(FetchErrorKind::BadPort, format!("port {port} is that of another protocol")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -311,6 +354,10 @@ mod tests {
             ("http://192.168.7.7/", None),
             ("http://192.168.7.8/", Some(FetchErrorKind::PrivateAddress)),
             ("http://[::1]/", None),
+            ("http://example.org:8080/", None),
+            ("http://example.org:443/", None),
+            ("http://example.org:25/", Some(FetchErrorKind::BadPort)),
+            ("https://1.1.1.1:6000/", Some(FetchErrorKind::BadPort)),
             ("http://[::ffff:127.0.0.1]/", Some(FetchErrorKind::PrivateAddress)),
             ("http://2130706433/", Some(FetchErrorKind::PrivateAddress)),
             ("http://0x7f.1/", Some(FetchErrorKind::PrivateAddress)),

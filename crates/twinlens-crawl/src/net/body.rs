@@ -1,5 +1,6 @@
 //! Reads bodies within their limits.
 
+use std::io::{self, Read};
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -10,7 +11,10 @@ use super::error::{FetchError, FetchErrorKind};
 use super::explain::classify_body_error;
 use super::options::{HttpOptions, seconds};
 use super::request::Request;
+use crate::coding::Coding;
 
+/// Bytes that are decoded before other tasks get a turn.
+const DECODED_PIECE: u64 = 256 << 10;
 /// First reservation for a body of unknown length, in bytes.
 const UNKNOWN_LENGTH: u64 = 64 << 10;
 
@@ -52,6 +56,50 @@ pub(super) async fn read_body(
         }
     }
     reservation.shrink(body.len() as u64);
+    Ok((body, reservation))
+}
+
+/// Undoes the codings of a body, the last first, within the limits. A truncated body is used as far
+/// as it can be decoded, as browsers do.
+pub(super) async fn decode_body(
+    codings: &[Coding],
+    body: (Vec<u8>, Reservation),
+    request: &Request<'_>,
+    budget: &ByteBudget,
+) -> Result<(Vec<u8>, Reservation), FetchError> {
+    let (mut body, mut reservation) = body;
+    for coding in codings.iter().rev() {
+        let mut decoded_reservation = Reservation::default();
+        let Some(mut decoder) = coding.decoder(&body) else { continue };
+        let mut decoded = Vec::new();
+        loop {
+            let room = (request.max_bytes + 1).saturating_sub(decoded.len() as u64).min(DECODED_PIECE);
+            let needed = (decoded.len() as u64 + room).next_power_of_two() + coding.window_bytes();
+            budget.grow(&mut decoded_reservation, needed).await;
+            let before = decoded.len();
+            let read = decoder.by_ref().take(room).read_to_end(&mut decoded);
+            match read {
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof || decoded.is_empty() => {
+                    let detail = format!("content coding `{}`: {error}", coding.name());
+                    return Err(FetchError::new(FetchErrorKind::ContentEncoding, detail));
+                }
+                _ if decoded.len() as u64 > request.max_bytes => {
+                    if !request.truncate {
+                        let detail = format!("the decoded body is longer than {} bytes", request.max_bytes);
+                        return Err(FetchError::new(FetchErrorKind::TooManyBytes, detail));
+                    }
+                    decoded.truncate(request.max_bytes as usize);
+                    break;
+                }
+                Err(_) => break,
+                Ok(_) if decoded.len() == before => break,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+        drop(decoder);
+        decoded_reservation.shrink(decoded.len() as u64);
+        (body, reservation) = (decoded, decoded_reservation);
+    }
     Ok((body, reservation))
 }
 

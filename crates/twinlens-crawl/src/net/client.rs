@@ -10,23 +10,24 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Certificate, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 use twinlens_pipeline::ByteBudget;
 use url::Url;
 
 use super::address::AddressPolicy;
-use super::body::read_body;
+use super::body::{decode_body, read_body};
 use super::breaker::Breaker;
 use super::error::{FetchError, FetchErrorKind};
 use super::explain::{classify_send_error, error_chain};
-use super::headers::{check_content_coding, redirect_target, retry_after};
+use super::headers::{content_codings, redirect_target, retry_after};
 use super::hosts::{Host, Hosts};
 use super::options::{HttpOptions, seconds};
-use super::request::{Request, Response};
+use super::proxy::Proxies;
+use super::request::{ContentCoding, Request, Response};
 use super::resolve::{GuardedResolver, Lookup};
 use super::robots::{self, RobotsRules};
 use super::tdm::{self, TdmRules};
@@ -35,6 +36,9 @@ use super::tdm::{self, TdmRules};
 const BACK_OFF: Duration = Duration::from_millis(500);
 /// The longest pause that the server did not ask for.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// Headers of a response that are read; browsers limit only their bytes.
+const MAX_HEADERS: usize = 1000;
 
 /// What the client depends on.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct ClientDeps {
     pub max_open: usize,
     /// Certificates to trust besides those of the system.
     pub extra_certificates: Vec<Certificate>,
+    /// Environment variables of proxies, by their names in lower case.
+    pub environment: BTreeMap<String, String>,
     /// Seed of the jitter between attempts.
     pub seed: u64,
 }
@@ -56,6 +62,9 @@ pub struct ClientDeps {
 pub struct Client {
     http: reqwest::Client,
     options: HttpOptions,
+    /// The option `headers`.
+    headers: HeaderMap,
+    proxies: Proxies,
     policy: Arc<AddressPolicy>,
     hosts: Hosts,
     open: Arc<Semaphore>,
@@ -72,24 +81,33 @@ impl Client {
         options.check()?;
         let mut fixed = deps.hosts;
         fixed.extend(options.resolve.clone());
-        let policy = Arc::new(AddressPolicy::new(&options.allow_private, fixed)?);
+        let proxies = Proxies::new(options.proxy.as_deref(), &deps.environment)?;
+        let policy = AddressPolicy::new(&options.allow_private, fixed)?.with_proxies(proxies.hosts());
+        let policy = Arc::new(policy);
+        let rules = proxies.rules(policy.fixed_hosts()).map_err(|error| error_chain(&error))?;
+        if !proxies.is_empty() {
+            warn!("names are resolved by the proxy, which must refuse private addresses itself");
+        }
         let builder = || {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder()
                 .dns_resolver(Arc::new(GuardedResolver {
                     lookup: deps.lookup.clone(),
                     policy: policy.clone(),
                 }))
                 .tls_certs_merge(deps.extra_certificates.clone())
                 .user_agent(options.user_agent.clone())
-                .default_headers(headers)
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
                 .connect_timeout(seconds(options.connect_timeout))
                 .pool_max_idle_per_host(options.per_host)
-                // A proxy would resolve names itself, unchecked.
-                .no_proxy()
+                // One malformed line does not make a response unusable, as in browsers.
+                .http1_ignore_invalid_headers_in_responses(true)
+                .http1_allow_obsolete_multiline_headers_in_responses(true)
+                .http1_allow_spaces_after_header_name_in_responses(true)
+                .http1_max_headers(MAX_HEADERS)
+                // Only the proxies of the option: they resolve names themselves, unchecked.
+                .no_proxy();
+            rules.iter().cloned().fold(builder, reqwest::ClientBuilder::proxy)
         };
         let (http, no_tls) = match builder().build() {
             Ok(http) => (http, None),
@@ -108,6 +126,8 @@ impl Client {
             budget: deps.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),
             seed: deps.seed,
+            headers: options.header_map()?,
+            proxies,
             options,
         })
     }
@@ -170,6 +190,9 @@ impl Client {
                 Err(error) if error.kind.is_transient() && attempt < self.options.retries => error,
                 done => return done,
             };
+            if self.hosts.get(request.url).given_up().is_some() {
+                return Err(error);
+            }
             let pause = match error.retry_after {
                 Some(asked) if asked > seconds(self.options.max_retry_after) => {
                     let detail = format!(
@@ -191,7 +214,8 @@ impl Client {
     async fn get_following(&self, request: Request<'_>) -> Result<Response, FetchError> {
         let mut url = request.url.clone();
         for _ in 0..=self.options.max_redirects {
-            let response = self.get_once(Request { url: &url, ..request }).await?;
+            let send_secrets = request.send_secrets && url.origin() == request.url.origin();
+            let response = self.get_once(Request { url: &url, send_secrets, ..request }).await?;
             match &response.redirect {
                 Some(target) if request.follow_redirects => url = target.clone(),
                 _ => return Ok(response),
@@ -207,8 +231,11 @@ impl Client {
         if let (Some(why), "https") = (&self.no_tls, request.url.scheme()) {
             return Err(FetchError::new(FetchErrorKind::Tls, why.clone()));
         }
-        let host = self.hosts.get(request.url);
         let ours = request.url.host_str().is_some_and(|host| self.policy.fixed_address(host).is_some());
+        if !ours && self.proxies.covers(request.url) {
+            self.policy.check_proxied(request.url)?;
+        }
+        let host = self.hosts.get(request.url);
         let mut delay = if ours { Duration::ZERO } else { seconds(self.options.delay) };
         if request.obey_robots && self.options.robots {
             let rules = self.robots_rules(&host, request.url).await?;
@@ -221,11 +248,26 @@ impl Client {
             Arc::default()
         };
         let _slot = host.acquire(delay).await;
+        // Only now: this request may have waited while others timed out.
+        if let Some(error) = host.given_up() {
+            return Err(error);
+        }
         // Only after the host's slot, so that requests waiting for a slow host do not block others.
         // The semaphore is never closed.
         let permit = self.open.clone().acquire_owned().await.ok();
-        let extra = request.extra_headers.cloned().unwrap_or_default();
-        let sent = self.http.get(request.url.clone()).header(ACCEPT, request.accept).headers(extra).send();
+        let response = self.exchange(&host, request, &tdm_rules).await;
+        host.record(response.as_ref().err(), self.options.timeouts_in_a_row());
+        Ok(Response { permit, ..response? })
+    }
+
+    /// Sends a request and reads the response.
+    async fn exchange(
+        &self,
+        host: &Host,
+        request: Request<'_>,
+        tdm_rules: &TdmRules,
+    ) -> Result<Response, FetchError> {
+        let sent = self.http.get(request.url.clone()).headers(self.request_headers(&request)).send();
         let http = match timeout(seconds(self.options.headers_timeout), sent).await {
             Ok(http) => http.map_err(|error| classify_send_error(request.url, &error))?,
             Err(_) => {
@@ -233,9 +275,19 @@ impl Client {
                 return Err(FetchError::new(FetchErrorKind::TimeoutHeaders, detail));
             }
         };
-        let mut response = self.read_response(&host, request, &tdm_rules, http).await?;
-        response.permit = permit;
-        Ok(response)
+        self.read_response(host, request, tdm_rules, http).await
+    }
+
+    fn request_headers(&self, request: &Request<'_>) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if !request.send_secrets {
+            headers.remove(AUTHORIZATION);
+            headers.remove(COOKIE);
+        }
+        headers.insert(ACCEPT, HeaderValue::from_static(request.accept));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(request.coding.accepted()));
+        headers.extend(request.extra_headers.cloned().unwrap_or_default());
+        headers
     }
 
     /// The rules of a host, fetched if they are not cached.
@@ -290,7 +342,12 @@ impl Client {
             let file = url
                 .join(path)
                 .map_err(|error| FetchError::new(FetchErrorKind::BadUrl, format!("{url}: {error}")))?;
-            let request = Request { truncate, obey_robots: false, ..Request::new(&file, accept, max_bytes) };
+            let request = Request {
+                truncate,
+                obey_robots: false,
+                send_secrets: false,
+                ..Request::new(&file, accept, max_bytes)
+            };
             self.get_with_retries(request).await
         }
         .boxed()
@@ -317,9 +374,13 @@ impl Client {
         if !is_part && !matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) {
             return Err(self.status_error(host, status.as_u16(), &headers));
         }
-        check_content_coding(&headers)?;
+        let codings = match request.coding {
+            ContentCoding::Keep => Vec::new(),
+            ContentCoding::Identity | ContentCoding::Gzip => content_codings(&headers)?,
+        };
         (request.check_headers)(&headers)?;
-        let (body, reservation) = read_body(http, &request, &self.options, &self.budget).await?;
+        let body = read_body(http, &request, &self.options, &self.budget).await?;
+        let (body, reservation) = decode_body(&codings, body, &request, &self.budget).await?;
         Ok(Response { body, reservation, ..Response::empty(request.url, headers) })
     }
 

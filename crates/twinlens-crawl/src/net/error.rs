@@ -52,6 +52,8 @@ fetch_error_kinds! {
     Scheme = "scheme",
     /// An address outside the public internet that `allow_private` does not list.
     PrivateAddress = "private_address",
+    /// A port of another protocol than HTTP, which browsers refuse too.
+    BadPort = "bad_port",
     /// Disallowed by robots.txt.
     RobotsDisallowed = "robots_disallowed",
     /// robots.txt gives a server error, which disallows everything (RFC 9309, section 2.3.1.4).
@@ -84,7 +86,7 @@ fetch_error_kinds! {
     TooManyRedirects = "too_many_redirects",
     /// A redirect without a target, or to something that is not a URL.
     BadRedirect = "bad_redirect",
-    /// A content coding (gzip, br) that was not requested.
+    /// A content coding that cannot be decoded, or a body that is damaged within its coding.
     ContentEncoding = "content_encoding",
     /// A content type that was not requested.
     ContentType = "content_type",
@@ -124,6 +126,12 @@ impl FetchErrorKind {
     /// down.
     pub fn is_unreachable(self) -> bool {
         matches!(self, FetchErrorKind::Dns | FetchErrorKind::Connect | FetchErrorKind::TimeoutConnect)
+    }
+
+    /// Whether the server took too long.
+    pub fn is_timeout(self) -> bool {
+        use FetchErrorKind::*;
+        matches!(self, TimeoutConnect | TimeoutHeaders | TimeoutBody | TooSlow)
     }
 
     /// The kind of a status that is neither a success nor a redirect.

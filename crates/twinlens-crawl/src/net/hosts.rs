@@ -15,6 +15,17 @@ use super::tdm::TdmRules;
 /// Hosts that are kept; beyond that, idle ones are dropped.
 const MAX_HOSTS: usize = 4096;
 
+/// How long a host that only times out is given up.
+const GIVE_UP: Duration = Duration::from_secs(15 * 60);
+
+/// The timeouts of a host since its last answer.
+#[derive(Debug, Default)]
+struct Timeouts {
+    in_a_row: u32,
+    /// The last one, and until when the host is given up because of it.
+    given_up: Option<(Instant, FetchError)>,
+}
+
 /// The result of fetching robots.txt, and when.
 pub(super) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchError>)>;
 
@@ -23,6 +34,7 @@ pub(super) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchEr
 pub(super) struct Host {
     slots: Arc<Semaphore>,
     next_at: Mutex<Instant>,
+    timeouts: Mutex<Timeouts>,
     /// Locked while robots.txt is fetched, so that it is fetched once.
     pub(super) robots: tokio::sync::Mutex<CachedRobots>,
     /// Locked while tdmrep.json is fetched. The rules, and when they expire.
@@ -47,6 +59,32 @@ impl Host {
     pub(super) fn pause(&self, pause: Duration) {
         let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
         *next_at = (*next_at).max(Instant::now() + pause);
+    }
+
+    /// The error of each request while the host is given up.
+    pub(super) fn given_up(&self) -> Option<FetchError> {
+        let timeouts = self.timeouts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, error) = timeouts.given_up.as_ref()?;
+        (Instant::now() < *until).then(|| error.clone())
+    }
+
+    /// Records the outcome of an attempt. The host is given up after `limit` timeouts in a row; 0
+    /// never gives up. Once it was given up, one more timeout suffices.
+    pub(super) fn record(&self, error: Option<&FetchError>, limit: u32) {
+        let mut timeouts = self.timeouts.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            Some(error) if error.kind.is_timeout() => {
+                timeouts.in_a_row = timeouts.in_a_row.saturating_add(1);
+                if limit > 0 && timeouts.in_a_row >= limit {
+                    let detail =
+                        format!("{}; the host is given up after {limit} timeouts in a row", error.detail);
+                    timeouts.given_up = Some((Instant::now() + GIVE_UP, FetchError::new(error.kind, detail)));
+                }
+            }
+            // No answer either.
+            Some(error) if error.kind.is_unreachable() => {}
+            _ => *timeouts = Timeouts::default(),
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -75,6 +113,7 @@ impl Hosts {
             Arc::new(Host {
                 slots: Arc::new(Semaphore::new(self.per_host)),
                 next_at: Mutex::new(Instant::now()),
+                timeouts: Mutex::default(),
                 robots: tokio::sync::Mutex::new(None),
                 tdm_rules: tokio::sync::Mutex::new(None),
             })

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::proxy::Proxies;
 
 /// HTTP settings. All times are in seconds.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -14,6 +17,13 @@ pub struct HttpOptions {
     /// The User-Agent header: `name/version (contact)`. robots.txt rules are matched against the
     /// name.
     pub user_agent: String,
+    /// Headers to send with each request, besides those that the client sets itself.
+    /// `Authorization` and `Cookie` are not sent to another origin that a request is redirected to.
+    pub headers: BTreeMap<String, String>,
+    /// A proxy (`"http://proxy.example:3128"`), or `"environment"` for those in HTTP_PROXY,
+    /// HTTPS_PROXY, ALL_PROXY and NO_PROXY. A proxy resolves names itself: it must refuse private
+    /// addresses, which are then only recognized here where a URL spells them out.
+    pub proxy: Option<String>,
     /// Obey robots.txt.
     pub robots: bool,
     /// Obey X-Robots-Tag and robots meta tags (noai, noimageai, noml, noindex, noimageindex) and
@@ -47,6 +57,10 @@ pub struct HttpOptions {
     pub retries: u32,
     /// Longest `Retry-After` to wait for; a longer one fails the request.
     pub max_retry_after: f64,
+    /// A host is given up after this many timeouts in a row, at least two for each of its
+    /// simultaneous requests: its other requests fail at once, and a quarter of an hour later it is
+    /// tried again. 0 never gives up.
+    pub host_timeouts: u32,
     /// The run stops, because the network seems to be down, when more than this fraction of fetches
     /// cannot reach their host. 1 never stops.
     pub max_unreachable: f64,
@@ -63,6 +77,8 @@ impl Default for HttpOptions {
                 ")"
             )
             .into(),
+            headers: BTreeMap::new(),
+            proxy: None,
             robots: true,
             opt_outs: true,
             allow_private: Vec::new(),
@@ -77,6 +93,7 @@ impl Default for HttpOptions {
             max_redirects: 5,
             retries: 2,
             max_retry_after: 60.0,
+            host_timeouts: 10,
             max_unreachable: 0.95,
         }
     }
@@ -134,9 +151,58 @@ impl HttpOptions {
                 self.user_agent
             ));
         }
+        self.header_map()?;
+        Proxies::check(self.proxy.as_deref())?;
         super::address::AddressPolicy::new(&self.allow_private, BTreeMap::new()).map(|_| ())
     }
+
+    /// The timeouts in a row after which a host is given up; 0 for never.
+    pub(super) fn timeouts_in_a_row(&self) -> u32 {
+        // A short failure of the network hits all requests in flight.
+        let in_flight = u32::try_from(2 * self.per_host).unwrap_or(u32::MAX);
+        if self.host_timeouts == 0 { 0 } else { self.host_timeouts.max(in_flight) }
+    }
+
+    /// The option `headers`.
+    ///
+    /// # Errors
+    /// Names the header that is malformed, or that the client sets itself.
+    pub(super) fn header_map(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
+            let Some((name, value)) = parsed else {
+                return Err(format!("`headers`: `{name}` is not a valid name and value of a header"));
+            };
+            if OWN_HEADERS.contains(&name.as_str()) {
+                let hint = if name == USER_AGENT { ": set `user_agent`" } else { "" };
+                return Err(format!("`headers`: the client sets `{name}` itself{hint}"));
+            }
+            headers.insert(name, value);
+        }
+        Ok(headers)
+    }
 }
+
+/// Headers that the client sets itself, or that describe the connection.
+const OWN_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "proxy-authorization",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
 
 /// The duration of an option that [`HttpOptions::check`] has accepted.
 pub(crate) fn seconds(value: f64) -> Duration {
@@ -150,6 +216,7 @@ mod tests {
     #[test]
     fn bad_options_are_named() {
         let default = HttpOptions::default;
+        let headers = |name: &str, value: &str| BTreeMap::from([(name.to_string(), value.to_string())]);
         assert_eq!(default().check(), Ok(()));
         assert_eq!(default().product(), "twinlens");
         let cases = [
@@ -163,6 +230,10 @@ mod tests {
             ("user_agent", HttpOptions { user_agent: "a/1 (\n)".into(), ..default() }),
             ("e-mail", HttpOptions { user_agent: "a/1".into(), ..default() }),
             ("max_redirects", HttpOptions { max_redirects: 51, ..default() }),
+            ("proxy", HttpOptions { proxy: Some("ftp://x".into()), ..default() }),
+            ("x y", HttpOptions { headers: headers("x y", "z"), ..default() }),
+            ("`x`", HttpOptions { headers: headers("x", "a\nb"), ..default() }),
+            ("user_agent", HttpOptions { headers: headers("User-Agent", "x"), ..default() }),
             ("10.0.0.0/99", HttpOptions { allow_private: vec!["10.0.0.0/99".into()], ..default() }),
         ];
         for (name, options) in cases {

@@ -7,6 +7,28 @@ use url::Url;
 
 use super::error::FetchError;
 
+/// How the body of a response may be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentCoding {
+    /// No coding is asked for; one that is sent all the same is undone.
+    Identity,
+    /// gzip is asked for, as texts shrink; what is sent is undone.
+    Gzip,
+    /// The bytes of the file on the server: no coding is asked for, and none is undone, as servers
+    /// give compressed files a coding.
+    Keep,
+}
+
+impl ContentCoding {
+    /// The `Accept-Encoding` header.
+    pub(super) fn accepted(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Identity | Self::Keep => "identity",
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     pub url: &'a Url,
@@ -16,10 +38,14 @@ pub struct Request<'a> {
     pub max_bytes: u64,
     /// Truncate a longer body instead of failing.
     pub truncate: bool,
+    /// What to do about content codings.
+    pub coding: ContentCoding,
     /// Follow redirects; otherwise [`Response::redirect`] is the target.
     pub follow_redirects: bool,
     /// Obey robots.txt and opt-outs, if the options do.
     pub obey_robots: bool,
+    /// Send the secret ones of the option `headers`.
+    pub send_secrets: bool,
     /// Conditions (`If-None-Match`, `If-Modified-Since`), which allow a [`Response::not_modified`];
     /// or a `Range`, which allows a partial response with a `Content-Range`.
     pub extra_headers: Option<&'a HeaderMap>,
@@ -35,8 +61,10 @@ impl<'a> Request<'a> {
             accept,
             max_bytes,
             truncate: false,
+            coding: ContentCoding::Identity,
             follow_redirects: true,
             obey_robots: true,
+            send_secrets: true,
             extra_headers: None,
             check_headers: &|_| Ok(()),
         }

@@ -71,7 +71,7 @@ impl FileOpener {
     pub(super) async fn open(&self, cx: &RunContext, file: &str) -> Result<InputFile, RunError> {
         let name = file_name(file).to_string();
         if !is_url(file) {
-            return Ok(InputFile { name, path: PathBuf::from(file), download: None });
+            return Ok(InputFile { name, written: file.into(), path: PathBuf::from(file), download: None });
         }
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);
         let client = self
@@ -79,7 +79,7 @@ impl FileOpener {
             .get_or_try_init(|| async { super::network::client(cx, &self.http, budget(), MAX_OPEN) })
             .await?;
         let download = remote::download(client, file, &cx.files.scratch).await?;
-        Ok(InputFile { name, path: download.path().into(), download: Some(download) })
+        Ok(InputFile { name, written: file.into(), path: download.path().into(), download: Some(download) })
     }
 }
 
@@ -87,11 +87,32 @@ impl FileOpener {
 pub(super) struct InputFile {
     /// The last part of the path or URL, for messages.
     pub(super) name: String,
+    /// The path or URL as it was given.
+    written: String,
     path: PathBuf,
     download: Option<Download>,
 }
 
 impl InputFile {
+    /// The path or URL, for errors: the path of a download says nothing to the user.
+    pub(super) fn written(&self) -> &str {
+        &self.written
+    }
+
+    /// An error that names the URL of a download instead of its copy.
+    pub(super) fn name_source(&self, error: RunError) -> RunError {
+        let copy = self.path.display().to_string();
+        let renamed = |text: String| text.replace(&copy, &self.written);
+        match error {
+            RunError::Io { path, source } if path == self.path => RunError::io(&self.written, source),
+            RunError::User { message, hint } => RunError::User { message: renamed(message), hint },
+            RunError::Dataset(error) if self.download.is_some() => {
+                RunError::User { hint: error.hint(), message: renamed(error.to_string()) }
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

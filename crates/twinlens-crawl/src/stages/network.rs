@@ -1,10 +1,11 @@
 //! The HTTP client of a stage.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use twinlens_pipeline::{RunContext, RunError};
 
-use crate::net::{ByteBudget, CachedLookup, Client, ClientDeps, HttpOptions, SystemLookup};
+use crate::net::{ByteBudget, CachedLookup, Client, ClientDeps, HttpOptions, PROXY_VARIABLES, SystemLookup};
 
 /// The client of one stage of one run, with at most `max_open` requests in flight.
 pub(super) fn client(
@@ -19,10 +20,17 @@ pub(super) fn client(
         budget,
         max_open,
         extra_certificates: Vec::new(),
+        environment: proxy_variables(),
         seed: cx.seed_for("network"),
     };
     Client::new(http.clone(), deps)
         .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))
+}
+
+/// The environment variables of proxies that are set.
+fn proxy_variables() -> BTreeMap<String, String> {
+    let value = |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_uppercase())).ok();
+    PROXY_VARIABLES.iter().filter_map(|name| Some((name.to_string(), value(name)?))).collect()
 }
 
 /// Fails if the network seems to be down, instead of rejecting every row.

@@ -18,7 +18,7 @@ use twinlens_pipeline::RunError;
 use url::Url;
 
 use super::common::file_name;
-use crate::net::{Client, FetchError, FetchErrorKind, Request, Response};
+use crate::net::{Client, ContentCoding, FetchError, FetchErrorKind, Request, Response};
 
 /// Bytes per request.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -167,6 +167,7 @@ async fn request_piece(
     let request = Request {
         // The user named this file.
         obey_robots: false,
+        coding: ContentCoding::Keep,
         extra_headers: Some(&conditions),
         ..Request::new(url, "*/*", PIECE_BYTES)
     };

@@ -170,11 +170,11 @@ impl SplitReader for TableReader {
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let is_complete = match self.format {
-            Format::Parquet => parquet::read(self, send)?,
-            Format::Arrow => ipc::read(self, send)?,
-            _ => lines::read(self, send)?,
+            Format::Parquet => parquet::read(self, send),
+            Format::Arrow => ipc::read(self, send),
+            _ => lines::read(self, send),
         };
-        if is_complete {
+        if is_complete.map_err(|error| self.file.name_source(error))? {
             self.file.mark_read();
         }
         Ok(())

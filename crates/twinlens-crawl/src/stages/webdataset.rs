@@ -175,6 +175,12 @@ impl SplitReader for TarReader {
     }
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
+        self.read_samples(send).map_err(|error| self.file.name_source(error))
+    }
+}
+
+impl TarReader {
+    fn read_samples(&self, send: BatchSink<'_>) -> Result<(), RunError> {
         let (path, name) = (self.file.path(), &self.file.name);
         let mut file = TarSamples::open(path, Some(&self.scratch))?;
         let index = file.index(self.reader.limits.max_bytes, self.reader.roles())?;

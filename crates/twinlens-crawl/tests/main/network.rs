@@ -17,8 +17,10 @@ use twinlens_testkit::web::HOST;
 use twinlens_testkit::{Answer, Site, WebServer};
 use url::Url;
 
+use crate::support::gzip;
+
 /// Options for short tests; the host `site.test` is the server.
-fn options(web: &WebServer) -> HttpOptions {
+pub(crate) fn options(web: &WebServer) -> HttpOptions {
     HttpOptions {
         robots: false,
         opt_outs: false,
@@ -32,18 +34,19 @@ fn options(web: &WebServer) -> HttpOptions {
     }
 }
 
-fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
+pub(crate) fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
     ClientDeps {
         lookup,
         hosts: BTreeMap::new(),
         budget,
         max_open: 1000,
         extra_certificates: Vec::new(),
+        environment: BTreeMap::new(),
         seed: 7,
     }
 }
 
-fn client(options: HttpOptions) -> Client {
+pub(crate) fn client(options: HttpOptions) -> Client {
     looking_up(options, Arc::new(SystemLookup))
 }
 
@@ -51,7 +54,7 @@ fn looking_up(options: HttpOptions, lookup: Arc<dyn Lookup>) -> Client {
     Client::new(options, deps(lookup, ByteBudget::new(1 << 20))).unwrap()
 }
 
-async fn get(client: &Client, url: &str) -> Result<Response, FetchError> {
+pub(crate) async fn get(client: &Client, url: &str) -> Result<Response, FetchError> {
     let url = Url::parse(url).unwrap();
     client.get(Request::new(&url, "image/*", 100_000)).await
 }
@@ -60,7 +63,8 @@ async fn get(client: &Client, url: &str) -> Result<Response, FetchError> {
 async fn each_failure_has_its_code() {
     let trickle = |length| Answer::SlowBody { chunk: 10, pause: Duration::from_millis(20), length };
     let long = Answer::body("image/png", vec![b'x'; 100_001]);
-    let gzip = Answer::body("image/png", b"\x1f\x8b".to_vec()).header("content-encoding", "gzip");
+    let coded =
+        |coding: &str, body: &[u8]| Answer::body("image/png", body).header("content-encoding", coding);
     let cases = [
         ("endless", Answer::EndlessBody, FetchErrorKind::TooManyBytes),
         ("announced too long", long, FetchErrorKind::TooManyBytes),
@@ -72,7 +76,9 @@ async fn each_failure_has_its_code() {
         ("reset", Answer::Reset, FetchErrorKind::Reset),
         ("truncated", Answer::TruncatedBody { length: 100, body: vec![b'x'; 10] }, FetchErrorKind::Truncated),
         ("truncated chunks", Answer::TruncatedChunks, FetchErrorKind::Truncated),
-        ("gzip that was not requested", gzip, FetchErrorKind::ContentEncoding),
+        ("a coding that cannot be decoded", coded("compress", b"x"), FetchErrorKind::ContentEncoding),
+        ("damaged gzip", coded("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xff"), FetchErrorKind::ContentEncoding),
+        ("a bomb", coded("gzip", &gzip(&[0; 100_001])), FetchErrorKind::TooManyBytes),
         ("a redirect to itself", Answer::redirect("/"), FetchErrorKind::TooManyRedirects),
         (
             "a redirect to a private address",
@@ -95,6 +101,7 @@ async fn each_failure_has_its_code() {
             Answer::redirect("http://site.test:22/"),
             FetchErrorKind::PrivateAddress,
         ),
+        ("a redirect to a mail server", Answer::redirect("http://a.test:25/"), FetchErrorKind::BadPort),
         ("a redirect to a file", Answer::redirect("file:///etc/passwd"), FetchErrorKind::Scheme),
         ("a redirect to nowhere", Answer::status(301), FetchErrorKind::BadRedirect),
         ("a redirect to no URL", Answer::redirect("http://[broken"), FetchErrorKind::BadRedirect),
@@ -401,9 +408,6 @@ async fn malformed_responses_have_their_codes() {
         ("a status of letters", "HTTP/1.1 abc OK".into(), FetchErrorKind::BadResponse),
         ("another protocol", "ICY 200 OK".into(), FetchErrorKind::BadResponse),
         ("HTTP/9.9", "HTTP/9.9 200 OK".into(), FetchErrorKind::BadResponse),
-        ("a name with a space", format!("{ok}con tent: x"), FetchErrorKind::BadResponse),
-        ("a line without a colon", format!("{ok}nonsense"), FetchErrorKind::BadResponse),
-        ("a control character", format!("{ok}x: a\0b"), FetchErrorKind::BadResponse),
         ("a negative length", format!("{ok}content-length: -5"), FetchErrorKind::BadResponse),
         ("a length of words", format!("{ok}content-length: five"), FetchErrorKind::BadResponse),
         ("two lengths", format!("{ok}content-length: 5\ncontent-length: 6"), FetchErrorKind::BadResponse),
@@ -428,13 +432,8 @@ async fn malformed_responses_have_their_codes() {
             FetchErrorKind::Truncated,
         ),
         (
-            "another coding",
-            format!("{ok}content-encoding: zstd\ncontent-length: 1\n\nx"),
-            FetchErrorKind::ContentEncoding,
-        ),
-        (
-            "300 headers",
-            format!("{ok}{}content-length: 1\n\nx", "x: y\n".repeat(300)),
+            "3000 headers",
+            format!("{ok}{}content-length: 1\n\nx", "x: y\n".repeat(3000)),
             FetchErrorKind::BadResponse,
         ),
         (
@@ -470,7 +469,7 @@ async fn redirects_are_limited() {
 
 /// Always returns the same address.
 #[derive(Debug)]
-struct Answering(&'static str);
+pub(crate) struct Answering(pub(crate) &'static str);
 
 impl Lookup for Answering {
     fn lookup(&self, _: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {

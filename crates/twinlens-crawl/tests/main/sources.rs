@@ -12,7 +12,7 @@ use twinlens_testkit::web::png;
 use twinlens_testkit::{Answer, Site, WebServer};
 
 /// A record of an archive.
-fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8> {
+pub(crate) fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8> {
     let head = format!(
         "WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {target}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
         block.len()
@@ -20,7 +20,7 @@ fn record(kind: &str, content_type: &str, target: &str, block: &[u8]) -> Vec<u8>
     [head.as_bytes(), block, b"\r\n\r\n"].concat()
 }
 
-fn response(target: &str, head: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn response(target: &str, head: &str, body: &[u8]) -> Vec<u8> {
     let block = [b"HTTP/1.1 ".as_slice(), head.as_bytes(), b"\r\n\r\n", body].concat();
     record("response", "application/http; msgtype=response", target, &block)
 }
@@ -58,7 +58,7 @@ fn archive() -> Vec<Vec<u8>> {
                 [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
             },
         ),
-        response("http://a.test/brotli", &format!("{html}\r\nContent-Encoding: br"), b"???"),
+        response("http://a.test/compress", &format!("{html}\r\nContent-Encoding: compress"), b"???"),
         response("ftp://a.test/x", html, b"<img src=http://a.test/f.png alt=ftp>"),
         record("response", "application/http", "http://a.test/bad", b"not http"),
         record("resource", "text/html", "<http://a.test/bare#x>", b"<img src=/b.png alt=bare>"),
@@ -99,7 +99,7 @@ async fn an_archive_yields_pairs_and_rejects() {
         let mut refused = [
             (damaged, "-", 5),
             ("opted_out", "http://a.test/out", 8),
-            ("content_encoding", "http://a.test/brotli", 10),
+            ("content_encoding", "http://a.test/compress", 10),
             ("bad_url", "ftp://a.test/x", 11),
             ("bad_http", "http://a.test/bad", 12),
             ("record_too_long", "-", 14),
@@ -162,6 +162,7 @@ async fn tables_and_tar_files_on_web_servers_are_read() {
     let site = Site::new()
         .at("/list.csv?version=2", Answer::body("text/csv", csv))
         .at("/list.parquet", Answer::file("p", list))
+        .at("/bad.parquet", Answer::file("b", b"PAR1 damaged PAR1"))
         .at("/0.tar", Answer::file("t", tar));
     let web = WebServer::start(site).await.unwrap();
     let lab = Lab::new().host("files.test", &web);
@@ -178,6 +179,11 @@ async fn tables_and_tar_files_on_web_servers_are_read() {
     assert_eq!(rejects, ["list.csv row 1, line 3: no caption", "list.parquet row 1: no URL"]);
     assert_eq!(done.rows("select caption, width from images").await, ["tarred | 30"]);
     assert_eq!(std::fs::read_dir(lab.path("scratch")).unwrap().count(), 0, "the downloads are deleted");
+
+    // An error names the URL and not the copy.
+    let bad = "files = [\"http://files.test/bad.parquet\"]";
+    let error = lab.run_error(&stage("pairs", "table", bad)).await.to_string();
+    assert!(error.contains("http://files.test/bad.parquet") && !error.contains("scratch"), "{error}");
 
     // The address policy applies: loopback is refused.
     let files = format!("files = [\"{}\"]", web.url("/list.csv"));

@@ -104,9 +104,9 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault { name: "redirect to nowhere", code: "bad_redirect", make: |_| Answer::status(302) },
     Fault {
-        name: "compressed unasked",
+        name: "an unknown compression",
         code: "content_encoding",
-        make: |good| Answer::body("image/png", body(good)).header("content-encoding", "br"),
+        make: |good| Answer::body("image/png", body(good)).header("content-encoding", "compress"),
     },
     Fault {
         name: "opted out",

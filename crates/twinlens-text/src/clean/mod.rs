@@ -22,7 +22,29 @@ pub fn clean_caption(text: &str) -> String {
     let text = fix_text(text);
     let text = entities::unescape(&entities::unescape(&text));
     let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
-    words.join(" ").to_lowercase()
+    lowercase(&words.join(" "))
+}
+
+/// Lower case by the tables of Unicode 15.1, which Python has up to 3.13: later letters, which the
+/// standard library may know, stay as they are, so that token ids depend neither on the compiler
+/// nor on what was trained.
+fn lowercase(text: &str) -> String {
+    if !text.contains(is_later_capital) {
+        return text.to_lowercase();
+    }
+    let mut lower = String::with_capacity(text.len());
+    for part in text.split_inclusive(is_later_capital) {
+        let known = part.trim_end_matches(is_later_capital);
+        lower.push_str(&known.to_lowercase());
+        lower.push_str(&part[known.len()..]);
+    }
+    lower
+}
+
+/// Capitals of Unicode 16 to 18.
+fn is_later_capital(c: char) -> bool {
+    matches!(c, '\u{558}' | '\u{1c89}' | '\u{a7cb}' | '\u{a7cc}' | '\u{a7ce}' | '\u{a7d2}' | '\u{a7d4}' | '\u{a7da}'
+        | '\u{a7dc}' | '\u{10d50}'..='\u{10d65}' | '\u{16ea0}'..='\u{16eb8}')
 }
 
 /// ftfy's `fix_text`, line by line. A `<` marks the text as HTML: that line and all later ones keep
@@ -146,4 +168,24 @@ fn remove_controls(text: &str) -> String {
             | '\u{fff9}'..='\u{fffc}')
     };
     text.chars().filter(|c| !is_invisible(*c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_case_does_not_depend_on_the_compiler() {
+        // Python 3.13: "".lower()
+        let cases = [
+            ("ΟΔΟΣ ŞİĞ", "οδος şi\u{307}ğ"),
+            ("A\u{558}B\u{58b}", "a\u{558}b\u{58b}"),
+            ("\u{1c89}Ж\u{a7dc}\u{10d50}", "\u{1c89}ж\u{a7dc}\u{10d50}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(lowercase(text), expected, "{text}");
+        }
+        let later: String = ('\0'..=char::MAX).filter(|c| is_later_capital(*c)).collect();
+        assert_eq!(clean_caption(&later), later);
+    }
 }

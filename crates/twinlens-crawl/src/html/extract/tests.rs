@@ -192,6 +192,75 @@ fn other_text_sources_are_optional() {
 }
 
 #[test]
+fn the_largest_image_that_can_be_decoded_is_taken() {
+    let cases: [(&str, &str); 24] = [
+        ("<img src=s srcset='s 100w 50h, m 200w 100h, l 400w 200h' alt=x>", "l"),
+        ("<img src=s srcset='s 320w, l 1600w' alt=x>", "l"),
+        ("<img src=s srcset='s 1x, l 2x' alt=x>", "l"),
+        ("<img src=/spacer.gif srcset='a 1x, b 2x' alt=x>", "b"),
+        ("<img src=s srcset='s 100W, l 400W' alt=x>", "l"),
+        ("<img src=s srcset='a nonsense' alt=x>", "s"),
+        ("<img srcset='data:image/gif;base64,R0lGOD 9x, l 2x' alt=x>", "l"),
+        ("<img src='data:,' srcset='DATA:, 2x' data-src=l alt=x>", "l"),
+        ("<img src=a data-lazy-src=a?wait data-lazy-srcset='s 320w, l 1080w' srcset='data:,' alt=x>", "l"),
+        ("<img src=low srcset='low 20w' data-srcset='m 300w, l 900w' alt=x>", "l"),
+        ("<img src=a srcset='b 1x' data-original=l alt=x>", "l"),
+        ("<img src=blank.gif data-original=l alt=x>", "l"),
+        ("<img srcset='l.avif 900w, m.jpg 400w' alt=x>", "m.jpg"),
+        ("<img src=only.svg?v=1.0 alt=x>", "only.svg?v=1.0"),
+        ("<img src=a.avif/get alt=x>", "a.avif/get"),
+        ("<picture><source srcset=z><img src=l alt=x></picture>", "l"),
+        (
+            "<picture><source srcset='a 100w, b 900w' type=image/avif><source srcset=l><img alt=x></picture>",
+            "l",
+        ),
+        (
+            "<picture><source srcset='a.avif 900w'><source srcset='l.webp 300w' type='image/webp; x'><img alt=x></picture>",
+            "l.webp",
+        ),
+        ("<picture><source srcset='l 1600w' type=image/webp><img src=s alt=x></picture>", "l"),
+        ("<picture><source srcset='m 800w'><img src=s srcset='l 900w' alt=x></picture>", "l"),
+        ("<picture><source media='(max-width: 600px)' srcset='m 600w'><img src=l alt=x></picture>", "l"),
+        ("<picture><source data-srcset='l 600w' srcset='data:,'><img src='data:,' alt=x></picture>", "l"),
+        ("<picture><source srcset=a type=image/avif><img alt=x></picture>", "a"),
+        ("<image src=l alt=x><svg><image xlink:href=s alt=y></svg>", "l"),
+    ];
+    for (html, expected) in cases {
+        assert_eq!(pairs(html), [format!("/dir/{expected} | x | alt")], "{html}");
+    }
+}
+
+#[test]
+fn refreshes_and_frames_lead_on() {
+    let url = |path: &str| format!("http://example.org{path}");
+    let refresh = |content: &str| {
+        let page = page(&format!("<meta http-equiv=Refresh content=\"{content}\">"));
+        (page.refresh.map(String::from), page.links.len())
+    };
+    let cases = [
+        ("0;url=/a", Some("/a"), 0),
+        (" 3 , URL = '/a' rest", Some("/a"), 0),
+        ("1.5; /a#x", Some("/a"), 0),
+        (".5 url=/a", Some("/a"), 0),
+        ("0;url=/a;b", Some("/a;b"), 0),
+        ("600; url=/a", None, 1),
+        ("99999999999999999999;url=/a", None, 1),
+        ("5", None, 0),
+        ("5;url=", None, 0),
+        ("url=/a", None, 0),
+        ("0;url=javascript:x", None, 0),
+        ("", None, 0),
+        ("0;é", Some("/dir/%C3%A9"), 0),
+    ];
+    for (content, expected, links) in cases {
+        assert_eq!(refresh(content), (expected.map(url), links), "{content}");
+    }
+    let frames = "<frameset><frame src=a><frame src=/b><frame></frameset><iframe src=c><a href=d></iframe><iframe srcdoc=x>";
+    let links: Vec<String> = page(frames).links.iter().map(Url::to_string).collect();
+    assert_eq!(links, ["/dir/a", "/b", "/dir/c"].map(url));
+}
+
+#[test]
 fn the_canonical_url_is_read() {
     let canonical = |html: &str| page(html).canonical.map(String::from);
     let cases = [
@@ -288,7 +357,7 @@ fn hostile_pages_are_cheap() {
 proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), charset in "(utf-8|utf-16|koi8-r|)") {
-        let (text, _) = twinlens_text::decode_html(&bytes, &format!("text/html; charset={charset}"));
+        let (text, _) = twinlens_text::decode_html(&bytes, &format!("text/html; charset={charset}"), "example.org");
         page_with(&text, &ALL);
     }
 

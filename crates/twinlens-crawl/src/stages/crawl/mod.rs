@@ -125,7 +125,7 @@ pub struct Crawl {
 impl StageKind for Crawl {
     type Options = CrawlOptions;
     const NAME: &'static str = "crawl";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "crawl"

@@ -22,7 +22,8 @@ fn nullable_schema(columns: &[(&str, DataType)]) -> SchemaRef {
 }
 
 /// Visits. `kind` is `page`, `sitemap` or `robots`; `outcome` is `page`, `duplicate` (of a page
-/// with the same canonical URL), `redirect`, `sitemap`, `robots`, or the reject code.
+/// with the same canonical URL), `redirect`, `sitemap`, `robots`, or the reject code. `charset` is
+/// that in which the page was decoded.
 pub(super) fn visits_schema() -> SchemaRef {
     nullable_schema(&[
         ("url", DataType::Utf8),
@@ -31,6 +32,7 @@ pub(super) fn visits_schema() -> SchemaRef {
         ("outcome", DataType::Utf8),
         ("redirect", DataType::Utf8),
         ("canonical", DataType::Utf8),
+        ("charset", DataType::Utf8),
         ("pairs", DataType::Int32),
         ("links", DataType::Int32),
     ])

@@ -6,7 +6,9 @@ use url::Url;
 use super::cache::{Cache, CachedPage};
 use crate::frontier::{Visit, VisitKind};
 use crate::html::{self, ExtractOptions, Page, TextSourceSet};
-use crate::net::{ByteBudget, Client, Directives, FetchError, FetchErrorKind, Request, TDMREP_HEADER};
+use crate::net::{
+    ByteBudget, Client, ContentCoding, Directives, FetchError, FetchErrorKind, Request, TDMREP_HEADER,
+};
 use crate::sitemap::{self, Sitemap};
 
 pub(super) enum VisitResult {
@@ -14,6 +16,8 @@ pub(super) enum VisitResult {
     Page {
         page: Page,
         opt_out: Option<FetchError>,
+        /// The charset in which it was decoded.
+        charset: &'static str,
     },
     Redirect(Url),
     Sitemap(Sitemap),
@@ -52,6 +56,7 @@ impl Visitor {
         let request = Request {
             // A redirect is a link: its target is visited once, however many pages lead to it.
             follow_redirects: false,
+            coding: ContentCoding::Gzip,
             extra_headers: conditions.as_ref(),
             check_headers: &check_html,
             ..Request::new(&url, "text/html,application/xhtml+xml;q=0.9", self.max_bytes)
@@ -76,23 +81,25 @@ impl Visitor {
         let content_type = content_type(&response.headers).to_string();
         let header = Directives::from_headers(&response.headers, &product);
         let (body, reservation, captions) = (response.body, response.reservation, self.captions);
-        let mut page = run_blocking(move || {
+        let (mut page, charset) = run_blocking(move || {
             let _reserved = reservation;
-            let (text, _) = twinlens_text::decode_html(&body, &content_type);
-            html::extract(&text, &url, &ExtractOptions { product: &product, captions })
+            let host = url.host_str().unwrap_or_default();
+            let (text, charset) = twinlens_text::decode_html(&body, &content_type, host);
+            (html::extract(&text, &url, &ExtractOptions { product: &product, captions }), charset)
         })
         .await?;
         let mut opt_out = None;
         if self.client.options().opt_outs {
             if header.nofollow || page.directives.nofollow {
                 page.links.clear();
+                page.refresh = None;
             }
             if let Some(word) = header.opt_out.or(page.directives.opt_out.take()) {
                 page.pairs.clear();
                 opt_out = Some(FetchError::new(FetchErrorKind::OptedOut, word));
             }
         }
-        Ok(VisitResult::Page { page, opt_out })
+        Ok(VisitResult::Page { page, opt_out, charset })
     }
 
     fn keep(&self, url: &Url, page: &CachedPage) -> Result<(), FetchError> {

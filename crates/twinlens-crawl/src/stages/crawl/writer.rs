@@ -8,6 +8,7 @@ use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::run::output::write_rows;
 use twinlens_pipeline::{RunContext, RunError};
+use url::Url;
 
 use super::tables::{FRONTIER, VISITS, frontier_schema, visits_schema};
 use super::visit::VisitResult;
@@ -27,6 +28,7 @@ const BATCH: usize = 4096;
 struct Outcome {
     name: &'static str,
     redirect: Option<String>,
+    charset: Option<&'static str>,
     pairs: usize,
     links: usize,
     reject: Option<(&'static str, String)>,
@@ -39,8 +41,8 @@ pub(super) struct WaveWriter {
     canonical: bool,
     /// Rows until the crawl ends; `None` if unlimited.
     rows_left: Option<u64>,
-    /// URL, kind, outcome, redirect, canonical.
-    texts: [StringBuilder; 5],
+    /// URL, kind, outcome, redirect, canonical, charset.
+    texts: [StringBuilder; 6],
     /// Depth, pairs, links.
     numbers: [Int32Builder; 3],
     progress: Progress,
@@ -71,7 +73,10 @@ impl WaveWriter {
                 frontier.add_redirect(visit, &url)?;
                 Outcome { name: "redirect", redirect: Some(url.into()), ..Outcome::default() }
             }
-            Ok(VisitResult::Page { page, opt_out }) => self.record_page(visit, &page, opt_out, frontier)?,
+            Ok(VisitResult::Page { page, opt_out, charset }) => {
+                let outcome = self.record_page(visit, &page, opt_out, frontier)?;
+                Outcome { charset: Some(charset), ..outcome }
+            }
             Ok(VisitResult::Sitemap(sitemap)) => record_sitemap(visit, sitemap, frontier)?,
             Ok(VisitResult::Robots(sitemaps)) => {
                 frontier.add_sitemaps(visit, &sitemaps)?;
@@ -98,6 +103,7 @@ impl WaveWriter {
             Some(outcome.name),
             outcome.redirect.as_deref(),
             frontier.canonical_of(visit),
+            outcome.charset,
         ];
         self.texts.iter_mut().zip(texts).for_each(|(column, text)| column.append_option(text));
         // Depth and per-page counts are bounded.
@@ -127,9 +133,13 @@ impl WaveWriter {
                 ..PairRow::default()
             })?;
         }
+        if let Some(target) = &page.refresh {
+            frontier.add_redirect(visit, target)?;
+        }
         frontier.add_links(visit, &page.links)?;
         Ok(Outcome {
             name: if first { "page" } else { "duplicate" },
+            redirect: page.refresh.as_ref().map(Url::to_string),
             pairs: if first { page.pairs.len() } else { 0 },
             links: page.links.len(),
             reject: reject.map(|error| (error.code(), error.detail)),
@@ -164,11 +174,11 @@ impl WaveWriter {
         self.flush()?;
         // A wave without rows must be counted too.
         self.split.count_rows_in(0);
-        let [url, kind, outcome, redirect, canonical] =
+        let [url, kind, outcome, redirect, canonical, charset] =
             self.texts.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
         let [depth, pairs, links] =
             self.numbers.each_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
-        let columns = vec![url, kind, depth, outcome, redirect, canonical, pairs, links];
+        let columns = vec![url, kind, depth, outcome, redirect, canonical, charset, pairs, links];
         let visits = RecordBatch::try_new(visits_schema(), columns).map_err(arrow_error)?;
         self.split.write(VISITS, &visits)?;
         if !found.is_empty() {

@@ -10,7 +10,7 @@ mod record;
 mod wat;
 
 use std::fs::File;
-use std::io::BufReader;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -18,10 +18,12 @@ use datafusion::dataframe::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
+use twinlens_dataset::sniff::{Compression, FileKind};
+use twinlens_dataset::unpack::{self, PlainFile};
 use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, Source, StageKind, Work, rejects};
 
 use self::page::ReadOptions;
-use self::reader::{DamagedRecord, Item, Record, Records};
+use self::reader::{DamagedRecord, Input, Item, Record, Records, Selection};
 use self::record::Header;
 use super::common::arrow_error;
 use super::files::{self, FileOpener, FileSplit, InputFile};
@@ -34,6 +36,7 @@ use crate::pairs::{self, PairBatchBuilder, PairRow};
 /// Reject codes of records.
 pub const CODES: &[&str] = &[
     "damaged_gzip",
+    "damaged_zstd",
     "truncated",
     "bad_record",
     "record_too_long",
@@ -50,13 +53,20 @@ const BATCH: usize = 4096;
 /// Read buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Extracts image-text pairs from web archives: WARC and WAT files, as published by Common Crawl.
+/// What to do about a file that is no archive.
+const HINT: &str = "`warc` reads WARC, ARC and WAT files, plain or compressed";
+/// Column with the charset of the page.
+const CHARSET: &str = "charset";
+
+/// Extracts image-text pairs from web archives: WARC, ARC and WAT files, as published by Common
+/// Crawl. The column `charset` has the charset in which a page was decoded.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarcOptions {
-    /// Files (`.warc`, `.warc.gz`, `.wat.gz`), relative to the pipeline file; the last path
-    /// component may contain the wildcards `*` and `?`. Or http(s) URLs: each is downloaded, read,
-    /// and deleted; changes on the server are not detected.
+    /// Files (`.warc`, `.warc.gz`, `.warc.zst`, `.arc.gz`, `.wat.gz`; their contents tell what they
+    /// are), relative to the pipeline file; the last path component may contain the wildcards `*`
+    /// and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes on the server are
+    /// not detected.
     files: Located<Vec<Located<String>>>,
     /// Texts to use as captions. WAT files only have `alt`, `title` and `open-graph`.
     #[serde(default = "crate::html::default_captions")]
@@ -96,7 +106,7 @@ fn max_record_bytes() -> u64 {
 impl StageKind for Warc {
     type Options = WarcOptions;
     const NAME: &'static str = "warc";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "warc"
@@ -107,7 +117,7 @@ captions = ["alt", "title"]
     fn plan(options: WarcOptions, ports: &mut Ports<'_>) -> Option<Work> {
         options::check_http(ports, &options.http);
         files::declare(ports, &options.files);
-        ports.output(pairs::schema(&[]), SortKey::columns(ROW_ORDER));
+        ports.output(pairs::schema(&[CHARSET.into()]), SortKey::columns(ROW_ORDER));
         Some(Work::source(Warc {
             files: options.files.value().clone(),
             options: ReadOptions {
@@ -131,9 +141,10 @@ impl Source for Warc {
 
     async fn read(&self, cx: &RunContext, split: &FileSplit) -> Result<DataFrame, RunError> {
         let (stage, options) = (cx.stage.clone(), self.options.clone());
-        let schema = rejects::schema_with_reserved(&pairs::schema(&[]));
+        let schema = rejects::schema_with_reserved(&pairs::schema(&[CHARSET.into()]));
         let file = self.opener.open(cx, &split.file).await?;
-        split_reader::data_frame(cx, WarcReader { schema, stage, file, options })
+        let scratch = cx.files.scratch.clone();
+        split_reader::data_frame(cx, WarcReader { schema, stage, file, scratch, options })
     }
 }
 
@@ -142,6 +153,7 @@ struct WarcReader {
     schema: SchemaRef,
     stage: String,
     file: InputFile,
+    scratch: PathBuf,
     options: ReadOptions,
 }
 
@@ -151,17 +163,24 @@ impl SplitReader for WarcReader {
     }
 
     fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
-        let path = self.file.path();
-        let io = |error| RunError::io(path, error);
-        let file = BufReader::with_capacity(BUFFER, File::open(path).map_err(io)?);
-        let named_gz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
-        let mut records = Records::new(file, named_gz, self.options.max_bytes, may_hold_pairs).map_err(io)?;
-        let mut rows = PairBatchBuilder::new(&self.stage, &[]);
+        // Of a download, the URL is named and not the copy.
+        let io = |error| RunError::io(Path::new(self.file.written()), error);
+        let input = Input::new(self.open()?, BUFFER).map_err(io)?;
+        let selection = Selection { max_block: self.options.max_bytes, is_wanted: may_hold_pairs };
+        let mut records = Records::new(input, &self.file.name, selection).map_err(io)?;
+        let mut rows = PairBatchBuilder::new(&self.stage, &[CHARSET.into()]);
+        let mut first_damage = None;
         while let Some(item) = records.next().map_err(io)? {
+            if let Item::Damaged(damage) = &item {
+                first_damage.get_or_insert_with(|| format!("{}: {}", damage.place, damage.detail));
+            }
             self.push(&mut rows, item);
             if rows.len() >= BATCH && !send(rows.finish().map_err(arrow_error)?) {
                 return Ok(());
             }
+        }
+        if records.intact() == 0 {
+            return Err(self.unusable(first_damage));
         }
         if !rows.is_empty() {
             send(rows.finish().map_err(arrow_error)?);
@@ -172,19 +191,57 @@ impl SplitReader for WarcReader {
 }
 
 impl WarcReader {
+    /// Opens the file: as it is if the reader of records knows its compression, else a decompressed
+    /// copy.
+    fn open(&self) -> Result<File, RunError> {
+        let path = self.file.path();
+        let io = |error| RunError::io(Path::new(self.file.written()), error);
+        // A damaged beginning is the reader's concern.
+        let Ok(unpacked) = unpack::open(path) else { return File::open(path).map_err(io) };
+        match unpacked.kind {
+            FileKind::Warc | FileKind::Arc | FileKind::Binary => {}
+            // Text may be a damaged beginning.
+            kind if kind.is_text() => {}
+            kind => {
+                let hint = kind.hint().unwrap_or(HINT);
+                let what = format!("{}: this is {kind}, not a web archive", self.file.written());
+                return Err(RunError::user_with_hint(what, hint));
+            }
+        }
+        if let [] | [Compression::Gzip | Compression::Zstd] = unpacked.layers[..] {
+            return File::open(path).map_err(io);
+        }
+        let plain = PlainFile::open(path, &self.scratch)?;
+        match plain.damage {
+            None => Ok(plain.file),
+            Some(why) => Err(RunError::user(format!("{}: {why}", self.file.written()))),
+        }
+    }
+
+    /// The error of a file in which no record could be read.
+    fn unusable(&self, first_damage: Option<String>) -> RunError {
+        let kind = unpack::open(self.file.path()).map(|unpacked| unpacked.kind);
+        let kind = kind.ok().filter(|kind| !matches!(kind, FileKind::Warc | FileKind::Arc));
+        let what = kind.map(|kind| format!(" (this is {kind})")).unwrap_or_default();
+        let why = first_damage.unwrap_or_else(|| "it has none".into());
+        let file = self.file.written();
+        RunError::user_with_hint(format!("{file}{what}: no record of a web archive can be read: {why}"), HINT)
+    }
+
     /// Adds the pairs or the reject of a record.
     fn push(&self, rows: &mut PairBatchBuilder, item: Item) {
-        let (offset, target, read) = match item {
-            Item::Damaged(DamagedRecord { offset, code, detail }) => {
-                (offset, String::new(), Err((code, detail)))
+        let (place, target, read) = match item {
+            Item::Damaged(DamagedRecord { place, code, detail }) => {
+                (place, String::new(), Err((code, detail)))
             }
             Item::Record(record) => {
-                (record.offset, record.header.target().to_string(), read_record(&record, &self.options))
+                (record.place, record.header.target().to_string(), read_record(&record, &self.options))
             }
         };
         match read {
             Ok(page) => page.pairs.iter().for_each(|pair| {
                 rows.push(PairRow {
+                    extra: &[page.charset.map(String::from)],
                     url: Some(&pair.image),
                     caption: Some(&pair.text),
                     page_url: Some(&page.url),
@@ -193,7 +250,7 @@ impl WarcReader {
                 });
             }),
             Err((code, why)) => {
-                let detail = format!("{} byte {offset}: {why}", self.file.name);
+                let detail = format!("{} {place}: {why}", self.file.name);
                 let page_url = Some(target.as_str()).filter(|url| !url.is_empty());
                 rows.push(PairRow { page_url, reject: Some((code, &detail)), ..PairRow::default() });
             }

@@ -1,11 +1,10 @@
 //! From an archived response to pairs, honouring opt-outs.
 
-use std::io::Read;
-
 use url::Url;
 
 use super::reader::Record;
 use super::record::{Fields, Response, media_type};
+use crate::coding::{self, DecodeError};
 use crate::html::{self, ExtractOptions, ImageText, TextSourceSet};
 use crate::net::Directives;
 
@@ -28,6 +27,8 @@ impl ReadOptions {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) url: String,
+    /// The charset in which it was decoded; `None` if it came decoded.
+    pub(super) charset: Option<&'static str>,
     pub(super) pairs: Vec<ImageText>,
 }
 
@@ -56,12 +57,13 @@ pub(super) fn read(record: &Record, options: &ReadOptions) -> Result<Page, Rejec
     let url = page_url(header.target())?;
     let from_headers = header_directives(&fields, options);
     let body = decode_body(&fields, body, options.max_bytes)?;
-    let (text, _) = twinlens_text::decode_html(&body, content_type);
+    let host = url.host_str().unwrap_or_default();
+    let (text, charset) = twinlens_text::decode_html(&body, content_type, host);
     let mut page = html::extract(&text, &url, &options.extract_options());
     let opt_out = from_headers.opt_out.or(page.directives.opt_out.take());
     match opt_out.filter(|_| options.opt_outs) {
         Some(word) => Err(("opted_out", word)),
-        None => Ok(Page { url: url.into(), pairs: page.pairs }),
+        None => Ok(Page { url: url.into(), charset: Some(charset), pairs: page.pairs }),
     }
 }
 
@@ -101,30 +103,15 @@ fn is_page(content_type: &str, body: &[u8]) -> bool {
 }
 
 /// Decodes the transfer and content codings. Common Crawl has removed them and renamed their
-/// fields; other archives keep them.
+/// fields; other archives keep them, some of them the fields alone.
 fn decode_body(fields: &Fields, body: &[u8], max_bytes: u64) -> Result<Vec<u8>, Rejection> {
     let chunked = fields.get("transfer-encoding").to_ascii_lowercase().contains("chunked");
-    // Some archives keep the field but not the chunks.
-    let body = if chunked { join_chunks(body).unwrap_or_else(|| body.to_vec()) } else { body.to_vec() };
-    let coding = fields.get("content-encoding").trim().to_ascii_lowercase();
-    let mut decoded = Vec::new();
-    let read = match coding.as_str() {
-        "" | "identity" | "utf-8" => return Ok(body),
-        "gzip" | "x-gzip" if !body.starts_with(&[0x1f, 0x8b]) => return Ok(body),
-        "gzip" | "x-gzip" => {
-            flate2::read::MultiGzDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded)
-        }
-        "deflate" => flate2::read::ZlibDecoder::new(&body[..]).take(max_bytes + 1).read_to_end(&mut decoded),
-        other => return Err(("content_encoding", format!("content coding `{other}`"))),
-    };
-    // A damaged or truncated body is used as far as it could be decoded.
-    match read {
-        _ if decoded.len() as u64 > max_bytes => {
-            Err(("too_many_bytes", format!("the page is longer than {max_bytes} bytes")))
-        }
-        Err(error) if decoded.is_empty() => Err(("bad_http", format!("content coding `{coding}`: {error}"))),
-        _ => Ok(decoded),
-    }
+    let joined = if chunked { join_chunks(body) } else { None };
+    let codings = coding::parse(fields.all("content-encoding")).map_err(|why| ("content_encoding", why))?;
+    coding::decode(&codings, joined.as_deref().unwrap_or(body), max_bytes).map_err(|error| match error {
+        DecodeError::TooLong => ("too_many_bytes", format!("the page is longer than {max_bytes} bytes")),
+        DecodeError::Damaged(why) => ("bad_http", why),
+    })
 }
 
 /// Joins a chunked body (RFC 9112, section 7.1), whose last chunk may be truncated; `None` if it is

@@ -1,6 +1,8 @@
-//! Parses headers of records (WARC 1.1, section 4) and of HTTP responses within them.
+//! Parses headers of records (WARC 1.1, section 4; ARC 1 and 2) and of HTTP responses within them.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Seek};
+
+use super::reader::Input;
 
 /// Longest header of a record or a response, in bytes.
 const MAX_HEADER: usize = 64 << 10;
@@ -71,8 +73,111 @@ pub(super) fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads the header of a record. The inner error says what is wrong with it.
-pub(super) fn header(input: &mut impl BufRead) -> io::Result<Result<Header, String>> {
+/// The format of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Warc,
+    /// The format before WARC (Internet Archive, 1996).
+    Arc,
+}
+
+/// How records of ARC files begin: with a URL.
+const ARC_SCHEMES: &[&[u8]] = &[b"http://", b"https://", b"filedesc:", b"dns:", b"ftp://"];
+/// Longest header of an ARC record, in bytes.
+const MAX_ARC_HEADER: usize = 8 << 10;
+
+impl Format {
+    /// The format of an archive or a record that begins like this.
+    pub(super) fn of(start: &[u8]) -> Option<Self> {
+        match start {
+            _ if start.starts_with(b"WARC/") => Some(Self::Warc),
+            _ if ARC_SCHEMES.iter().any(|scheme| start.starts_with(scheme)) => Some(Self::Arc),
+            _ => None,
+        }
+    }
+
+    /// Whether a record may begin like this; the bytes may end early.
+    pub(super) fn begins(self, bytes: &[u8]) -> bool {
+        let begins = |with: &&[u8]| {
+            let length = bytes.len().min(with.len());
+            bytes[..length] == with[..length]
+        };
+        match self {
+            Self::Warc => begins(&&b"WARC/"[..]),
+            Self::Arc => ARC_SCHEMES.iter().any(begins),
+        }
+    }
+
+    /// Whether a record may end before these line ends and bytes.
+    pub(super) fn is_end(self, line_ends: usize, next: &[u8]) -> bool {
+        // A WARC record ends with two line ends, or with the next record if a writer left them out.
+        next.is_empty() || self.begins(next) || (self == Self::Warc && line_ends >= 4)
+    }
+
+    /// Reads the header of a record. The inner error says what is wrong with it.
+    pub(super) fn header(self, input: &mut impl BufRead) -> io::Result<Result<Header, String>> {
+        match self {
+            Self::Warc => header(input),
+            Self::Arc => arc_header(input),
+        }
+    }
+
+    /// Goes to the beginning of the next record, or to the end of the file.
+    pub(super) fn find<F: Read + Seek>(self, input: &mut Input<F>) -> io::Result<()> {
+        match self {
+            Self::Warc => input.find(b"\nWARC/1.", 1).map(|_| ()),
+            Self::Arc => {
+                // URLs begin many a line of a page.
+                while input.find(b"\nhttp", 1)? {
+                    let start = input.position()?;
+                    let is_header = arc_header(input).is_ok_and(|header| header.is_ok());
+                    input.go_to(start)?;
+                    if is_header {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Skips the line ends after a record, and counts them.
+pub(super) fn skip_line_ends(input: &mut impl BufRead) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(b'\r' | b'\n') = input.fill_buf()?.first() {
+        input.consume(1);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Reads the header of an ARC record: a line of a URL, an IP address, a date, a media type, in
+/// version 2 five more, and the length.
+fn arc_header(input: &mut impl BufRead) -> io::Result<Result<Header, String>> {
+    let mut line = Vec::new();
+    input.by_ref().take(MAX_ARC_HEADER as u64).read_until(b'\n', &mut line)?;
+    let line = String::from_utf8_lossy(&line);
+    let line = line.trim_end();
+    let is_date =
+        |text: &str| (8..=17).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    // From the end: a URL may contain spaces.
+    let parsed = [5, 10].into_iter().find_map(|count| {
+        let words: Vec<&str> = line.rsplitn(count, ' ').collect();
+        let (length, date) = (words.first()?.parse().ok()?, words.get(count - 3)?);
+        (words.len() == count && is_date(date)).then(|| (words[count - 1], length))
+    });
+    let Some((url, length)) = parsed else {
+        return Ok(Err(format!("the header of an ARC record is `{}`", excerpt(line))));
+    };
+    let kind = if url.starts_with("http") { "response" } else { "other" };
+    let fields = [("warc-target-uri", url), ("content-type", "application/http; msgtype=response")];
+    let fields = Fields(fields.map(|(name, value)| (name.to_string(), value.to_string())).to_vec());
+    Ok(Ok(Header { kind: kind.into(), length, fields }))
+}
+
+/// Reads the header of a WARC record.
+fn header(input: &mut impl BufRead) -> io::Result<Result<Header, String>> {
     let block = match header_block(input)? {
         Ok(block) => block,
         Err(why) => return Ok(Err(why)),
@@ -95,8 +200,8 @@ fn header_block(input: &mut impl BufRead) -> io::Result<Result<Vec<u8>, String>>
     loop {
         let start = block.len();
         let room = (MAX_HEADER - start) as u64;
-        input.by_ref().take(room).read_until(b'\n', &mut block)?;
-        if block.last() != Some(&b'\n') {
+        let read = input.by_ref().take(room).read_until(b'\n', &mut block)?;
+        if read == 0 || block.last() != Some(&b'\n') {
             if block.len() < MAX_HEADER {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -108,6 +213,10 @@ fn header_block(input: &mut impl BufRead) -> io::Result<Result<Vec<u8>, String>>
         }
         if start == 0 && !block.starts_with(b"WARC/") {
             return Ok(Err("a record begins with `WARC/`".into()));
+        }
+        // Damage: the next record would be lost, and read again for each record before it.
+        if start > 0 && block[start..].starts_with(b"WARC/") {
+            return Ok(Err("the header is not complete".into()));
         }
     }
 }
@@ -176,8 +285,12 @@ mod tests {
         }
         let long = format!("WARC/1.0\r\nx: {}\r\n\r\n", "y".repeat(MAX_HEADER));
         assert!(read(&long).unwrap_err().contains("longer"));
-        let cut = header(&mut "WARC/1.0\r\nWARC-Ty".as_bytes()).unwrap_err();
-        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+        for cut in ["WARC/1.0\r\nWARC-Ty", "WARC/1.0\r\nWARC-Type: x\r\n", "WARC/1.0\n"] {
+            let error = header(&mut cut.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{cut:?}");
+        }
+        let next = read("WARC/1.0\r\nWARC-Type: x\r\nWARC/1.0\r\n\r\n").unwrap_err();
+        assert_eq!(next, "the header is not complete");
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub(super) fn read(target: &str, block: &[u8], options: &ReadOptions) -> Result<
     let mut page = builder.build(&url, &options.product);
     match directives.opt_out.or(page.directives.opt_out.take()).filter(|_| options.opt_outs) {
         Some(word) => Err(("opted_out", word)),
-        None => Ok(Page { url: url.into(), pairs: page.pairs }),
+        None => Ok(Page { url: url.into(), charset: None, pairs: page.pairs }),
     }
 }
 
@@ -133,63 +133,12 @@ pub(super) fn is_wat(content_type: &str) -> bool {
     media_type(content_type) == "application/json"
 }
 
-/// Parses the JSON. Bytes that are not UTF-8 are decoded as windows-1252, and lone surrogates,
-/// which occur in truncated texts, become U+FFFD.
+/// Parses the JSON, repaired if that is needed.
 fn parse(block: &[u8]) -> Result<Wat, Rejection> {
     let first = match serde_json::from_slice(block) {
         Ok(wat) => return Ok(wat),
         Err(error) => error,
     };
-    serde_json::from_str(&replace_lone_surrogates(&twinlens_text::decode_text(block)))
+    serde_json::from_str(&twinlens_text::repair_json(block))
         .map_err(|_| ("malformed_json", first.to_string()))
-}
-
-/// Replaces escapes of lone surrogates (`\ud83d` without its second half).
-fn replace_lone_surrogates(text: &str) -> String {
-    let (mut replaced, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find('\\') {
-        replaced.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let unit = |text: &str| {
-            text.strip_prefix("\\u")
-                .and_then(|text| text.get(..4))
-                .and_then(|hex| u16::from_str_radix(hex, 16).ok())
-        };
-        let length = match unit(rest) {
-            Some(0xd800..=0xdbff) if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => 12,
-            Some(0xd800..=0xdfff) => {
-                replaced.push_str("\\ufffd");
-                rest = &rest[6..];
-                continue;
-            }
-            Some(_) => 6,
-            // An escape of one character, which may be a backslash.
-            None => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
-        };
-        replaced.push_str(&rest[..length]);
-        rest = &rest[length..];
-    }
-    replaced.push_str(rest);
-    replaced
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lone_surrogates_are_replaced() {
-        let cases = [
-            (r#"a \ud83d\ude00 b"#, r#"a \ud83d\ude00 b"#),
-            (r#"a \ud83d b"#, r#"a \ufffd b"#),
-            (r#"\ud83d\n"#, r#"\ufffd\n"#),
-            (r#"\ude00\ud83d\ud83d\ude00"#, r#"\ufffd\ufffd\ud83d\ude00"#),
-            (r#"\\ud83d \u00e9 \"#, r#"\\ud83d \u00e9 \"#),
-            (r#"\u12"#, r#"\u12"#),
-            (r#"\é"#, r#"\é"#),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(replace_lone_surrogates(text), expected);
-        }
-    }
 }

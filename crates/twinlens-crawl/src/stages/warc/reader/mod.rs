@@ -1,0 +1,162 @@
+//! Reads the records of a web archive: WARC or ARC, plain or compressed with gzip or zstd (one
+//! member per record, as most archives are, or the whole file at once).
+//!
+//! A record is only returned if what follows it is valid: the end of its member, or another record.
+//! Otherwise it is damaged, and the reader searches for the next record from the start of this one,
+//! so that damage in one record does not lose others. What is read again is bounded
+//! ([`Allowance`]), so that the work is linear in the length of the file. Lengths in headers are
+//! not trusted for allocation.
+
+mod codec;
+mod compressed;
+mod input;
+mod plain;
+
+use std::io::{self, Read, Seek};
+
+use self::codec::Codec;
+use self::compressed::{Between, Member};
+use self::input::Allowance;
+pub(super) use self::input::Input;
+use super::record::{Format, Header};
+
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) place: Place,
+    pub(super) header: Header,
+    pub(super) block: Vec<u8>,
+}
+
+/// Where a record is in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Byte offset of the record, or of its member.
+    pub(super) offset: u64,
+    /// Byte offset in the decompressed member, if the record is not its first.
+    pub(super) within: Option<u64>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "byte {}", self.offset)?;
+        self.within.map_or(Ok(()), |within| write!(f, ", decompressed byte {within}"))
+    }
+}
+
+/// A record that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DamagedRecord {
+    pub(super) place: Place,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    Record(Record),
+    Damaged(DamagedRecord),
+}
+
+/// Why a record could not be read.
+enum RecordError {
+    /// The file cannot be read.
+    Io(io::Error),
+    /// Its compression is damaged.
+    Compression(String),
+    Damage(&'static str, String),
+}
+
+impl From<io::Error> for RecordError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        match error.kind() {
+            UnexpectedEof => Self::Damage("truncated", "the file ends within the record".into()),
+            InvalidData | InvalidInput => Self::Compression(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Selection {
+    /// Longest block, in bytes.
+    pub(super) max_block: u64,
+    /// Which records to return; others are skipped.
+    pub(super) is_wanted: fn(&Header) -> bool,
+}
+
+#[derive(Debug)]
+enum State<F> {
+    /// Before a member.
+    Between(Between<F>),
+    Member(Box<Member<F>>),
+    /// Before a record of an uncompressed file.
+    Plain(Input<F>, Format),
+}
+
+/// The records of a file, in order.
+#[derive(Debug)]
+pub(super) struct Records<F> {
+    /// `None` at the end.
+    state: Option<State<F>>,
+    selection: Selection,
+    allowance: Allowance,
+    /// What comes before the next record.
+    pending: Option<Item>,
+    /// Records that could be read, wanted or not.
+    intact: u64,
+}
+
+impl<F: Read + Seek> Records<F> {
+    /// The first bytes tell how the file is compressed, or else its name does.
+    pub(super) fn new(mut input: Input<F>, name: &str, selection: Selection) -> io::Result<Self> {
+        let start = input.peek(16)?;
+        let codec = match Format::of(&start) {
+            Some(_) => None,
+            None => Codec::of(&start).or_else(|| Codec::named(name)),
+        };
+        let state = match codec {
+            Some(codec) => State::Between(Between::new(input, codec)),
+            None => State::Plain(input, Format::of(&start).unwrap_or(Format::Warc)),
+        };
+        Ok(Self { state: Some(state), selection, allowance: Allowance::default(), pending: None, intact: 0 })
+    }
+
+    /// The number of records that could be read so far, wanted or not.
+    pub(super) fn intact(&self) -> u64 {
+        self.intact
+    }
+
+    /// The next record that is wanted or damaged.
+    ///
+    /// # Errors
+    /// When the file itself cannot be read.
+    pub(super) fn next(&mut self) -> io::Result<Option<Item>> {
+        if let Some(item) = self.pending.take() {
+            return Ok(Some(item));
+        }
+        while let Some(state) = self.state.take() {
+            let item = match state {
+                State::Between(between) => self.open_member(between)?,
+                State::Member(member) => self.next_in_member(member)?,
+                State::Plain(input, format) => self.next_plain(input, format)?,
+            };
+            if item.is_some() {
+                return Ok(item);
+            }
+            if let Some(item) = self.pending.take() {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A damaged record as an item.
+fn damaged(place: Place, code: &'static str, detail: String) -> Option<Item> {
+    Some(Item::Damaged(DamagedRecord { place, code, detail }))
+}
+
+#[cfg(test)]
+mod tests;
