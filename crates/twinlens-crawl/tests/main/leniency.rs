@@ -14,7 +14,8 @@ use twinlens_crawl::net::{
 use twinlens_testkit::{Answer, Site, WebServer};
 use url::Url;
 
-use crate::network::{Answering, client, deps, get, options};
+use crate::network::addresses::Answering;
+use crate::network::{client, deps, get, options};
 use crate::support::gzip;
 
 #[tokio::test]
