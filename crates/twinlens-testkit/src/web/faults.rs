@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Answer;
+use super::answer::Answer;
 
 /// A fault, and the reject code that an image fetcher should give it.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@
 
 mod answer;
 mod faults;
+mod request;
 mod site;
 mod tls;
 
@@ -23,24 +24,9 @@ use tokio::task::{AbortHandle, JoinSet};
 pub use answer::Answer;
 use answer::{Connection, send};
 pub use faults::{FAULTS, Fault, Faults};
+pub use request::Request;
 pub use site::{Site, png};
 pub use tls::{Certificate, HOST};
-
-/// A request that the server received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// Path and query.
-    pub path: String,
-    /// Headers in order; names are lower-case.
-    pub headers: Vec<(String, String)>,
-}
-
-impl Request {
-    /// The first header with that (lower-case) name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
 
 /// The first byte of a TLS connection.
 const TLS_HANDSHAKE: u8 = 0x16;

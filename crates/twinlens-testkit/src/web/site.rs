@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::{Answer, Faults};
+use super::answer::Answer;
+use super::faults::Faults;
 
 /// Answers the paths that have no answer of their own.
 type Fallback = Arc<dyn Fn(&str) -> Answer + Send + Sync>;

@@ -12,7 +12,8 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, version};
 use tokio_rustls::server::TlsStream;
 
-use super::{Answer, Request};
+use super::answer::Answer;
+use super::request::Request;
 
 /// The host name of the valid certificates.
 pub const HOST: &str = "localhost.test";
