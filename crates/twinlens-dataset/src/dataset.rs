@@ -77,6 +77,15 @@ impl Dataset {
         Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
+    /// The columns of a Parquet file, of which no more than the footer is read.
+    ///
+    /// # Errors
+    /// A missing or damaged file.
+    pub fn parquet_schema(file: &Location) -> Result<SchemaRef, DatasetError> {
+        let (_, metadata) = foreign::open_parquet(&file.parquet_ends()?)?;
+        Ok(contracts::memory_schema(metadata.schema()))
+    }
+
     /// A dataset whose manifest has already been read.
     pub fn from_state(location: Location, state: State) -> Self {
         Self { location, state: Arc::new(state) }

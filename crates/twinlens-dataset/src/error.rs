@@ -6,6 +6,7 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
 
+use crate::blocking::Panicked;
 use crate::sniff::FileKind;
 
 /// An error of a dataset on disk.
@@ -123,6 +124,9 @@ pub enum DatasetError {
         /// The error of Arrow.
         source: ArrowError,
     },
+    /// Blocking work panicked: a bug.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The query engine failed.
     #[error(transparent)]
     Engine(#[from] DataFusionError),

@@ -8,6 +8,7 @@
 
 #![warn(missing_docs)]
 
+mod blocking;
 pub mod catalog;
 mod chunks;
 pub mod contracts;
@@ -30,6 +31,7 @@ pub mod unpack;
 pub mod variants;
 pub mod writer;
 
+pub use blocking::{Panicked, blocking};
 pub use dataset::Dataset;
 pub use error::DatasetError;
 pub use protocol::{Begin, Commit, Entry, FileEntry, MAIN, REJECTS};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use twinlens_dataset::Panicked;
+
 /// A failed fetch of one URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -12,6 +14,12 @@ pub struct FetchError {
     pub detail: String,
     /// How long the server asks to wait before the next attempt.
     pub retry_after: Option<Duration>,
+}
+
+impl From<Panicked> for FetchError {
+    fn from(panic: Panicked) -> Self {
+        Self::new(FetchErrorKind::BadResponse, panic.to_string())
+    }
 }
 
 impl FetchError {

@@ -120,6 +120,10 @@ impl StageKind for Fetch {
     type Options = FetchOptions;
     const NAME: &'static str = "fetch";
     const VERSION: u32 = 2;
+    const REJECT_HINTS: &'static [(&'static str, &'static str)] = &[(
+        "private_address",
+        "if the hosts are your own, list their addresses: `http = { allow_private = [\"127.0.0.0/8\"] }`",
+    )];
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "fetch"

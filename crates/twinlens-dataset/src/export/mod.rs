@@ -26,6 +26,7 @@ pub use self::format::{Format, KIND};
 use self::sink::Sink;
 use self::source::{ReadEnd, Rows, Source};
 pub use self::webdataset::ImageExtension;
+use crate::blocking::blocking;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::protocol::{Begin, FORMAT, MAIN, State};
@@ -112,15 +113,15 @@ impl Export<'_> {
         let shards = ShardWriter::new(writer, sink, self.dataset.rows(MAIN), on_progress);
         let start = shards.position;
         let (send, receive) = channel(1);
-        let writing = tokio::task::spawn_blocking(move || shards.write_all(receive));
+        let writing = blocking(move || shards.write_all(receive));
         let read = source.read(start, &send, stop).await;
         drop(send);
         // An error while writing also stops reading, so it is the cause.
-        let shards = writing.await.map_err(panicked)??;
+        let shards = writing.await??;
         if read? == ReadEnd::Stopped {
             return Ok(Outcome::Interrupted);
         }
-        let mut writer = tokio::task::spawn_blocking(move || shards.finish()).await.map_err(panicked)??;
+        let mut writer = blocking(move || shards.finish()).await??;
         self.write_card(&source, to, writer.state()).await?;
         writer.complete()?;
         Ok(Outcome::Written(Dataset::open(to)?))
@@ -233,10 +234,6 @@ pub fn check(export: &Dataset) -> Result<Vec<String>, DatasetError> {
         }
     }
     Ok(mismatches)
-}
-
-fn panicked(error: tokio::task::JoinError) -> DatasetError {
-    DatasetError::Protocol(error.to_string())
 }
 
 /// Locks the folder against other processes while the handle lives. (In an object store, the

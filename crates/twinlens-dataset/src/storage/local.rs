@@ -227,6 +227,10 @@ impl Store for LocalStore {
         Ok(path.into())
     }
 
+    fn parquet_ends(&self, path: &Path) -> Result<PathBuf, DatasetError> {
+        Ok(path.into())
+    }
+
     fn delete(&self, path: &Path) -> Result<(), DatasetError> {
         remove_file(path)
     }

@@ -107,6 +107,11 @@ impl Location {
         self.store.local_copy(&self.path)
     }
 
+    /// A local file with both ends of this Parquet file: what its footer says can be read there.
+    pub(crate) fn parquet_ends(&self) -> Result<PathBuf, DatasetError> {
+        self.store.parquet_ends(&self.path)
+    }
+
     /// Deletes this file, if it exists.
     pub fn delete(&self) -> Result<(), DatasetError> {
         self.store.delete(&self.path)

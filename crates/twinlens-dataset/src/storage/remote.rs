@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::future::Future;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -28,9 +30,12 @@ use super::local;
 use super::ranges::RemoteFile;
 use super::store::{Listing, ParquetFile, Store};
 use crate::error::DatasetError;
+use crate::sniff::SNIFF_BYTES;
 
 /// Concurrent requests for the lines of a log.
 const LOG_REQUESTS: usize = 16;
+/// Bytes at the end of a Parquet file: the length of the metadata before them, and the magic.
+const PARQUET_TAIL: u64 = 8;
 /// Bytes of a part of an upload, and of its buffer.
 const PART_BYTES: usize = 8 << 20;
 
@@ -115,6 +120,18 @@ impl RemoteStore {
             path,
             async move { optional(client.get_opts(&key, options).await.map(|result| result.meta)) },
         )
+    }
+
+    /// As [`Self::head`], of a file that must be there.
+    fn existing(&self, path: &Path) -> Result<ObjectMeta, DatasetError> {
+        let missing =
+            || DatasetError::DamagedFile { path: self.display_path(path), why: "it is missing".into() };
+        self.head(path)?.ok_or_else(missing)
+    }
+
+    fn range(&self, path: &Path, range: Range<u64>) -> Result<Vec<u8>, DatasetError> {
+        let (client, key) = (self.client.clone(), key(path));
+        self.wait(path, async move { Ok(client.get_range(&key, range).await?.to_vec()) })
     }
 
     /// Runs a request on the thread of the store and waits for it; the caller's runtime, if any, is
@@ -245,10 +262,7 @@ impl Store for RemoteStore {
 
     fn local_copy(&self, path: &Path) -> Result<PathBuf, DatasetError> {
         let copy = self.local_path(path);
-        let meta = self.head(path)?.ok_or_else(|| DatasetError::DamagedFile {
-            path: self.display_path(path),
-            why: "it is missing".into(),
-        })?;
+        let meta = self.existing(path)?;
         if fs::metadata(&copy).is_ok_and(|copy| copy.len() == meta.size) {
             return Ok(copy);
         }
@@ -266,6 +280,32 @@ impl Store for RemoteStore {
             }
             file.flush().await.map_err(fail)
         })?;
+        local::publish(&copy)?;
+        Ok(copy)
+    }
+
+    fn parquet_ends(&self, path: &Path) -> Result<PathBuf, DatasetError> {
+        let length = self.existing(path)?.size;
+        let start = self.range(path, 0..length.min(SNIFF_BYTES as u64))?;
+        let mut end_at = length.saturating_sub(PARQUET_TAIL);
+        let mut end = self.range(path, end_at..length)?;
+        if let [a, b, c, d, ..] = end[..]
+            && let Some(from) = end_at.checked_sub(u32::from_le_bytes([a, b, c, d]).into())
+        {
+            (end_at, end) = (from, self.range(path, from..length)?);
+        }
+        let copy = self.scratch.join("ends").join(path);
+        if let Some(folder) = copy.parent() {
+            local::create_dir(folder)?;
+        }
+        let io = |error| DatasetError::io(&copy, error);
+        let mut file = fs::File::create(local::unfinished(&copy)).map_err(io)?;
+        // Sparse between the ends.
+        file.set_len(length).map_err(io)?;
+        file.write_all(&start).map_err(io)?;
+        file.seek(SeekFrom::Start(end_at)).map_err(io)?;
+        file.write_all(&end).map_err(io)?;
+        drop(file);
         local::publish(&copy)?;
         Ok(copy)
     }

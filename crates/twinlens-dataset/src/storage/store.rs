@@ -40,6 +40,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn publish(&self, path: &Path) -> Result<(), DatasetError>;
     /// The local path of the file, after copying a remote one.
     fn local_copy(&self, path: &Path) -> Result<PathBuf, DatasetError>;
+    /// A local file with both ends of a Parquet file where they are in it, and nothing between in a
+    /// remote store: its first bytes, by which files are told, and the metadata at its end.
+    fn parquet_ends(&self, path: &Path) -> Result<PathBuf, DatasetError>;
     /// Deletes a file, if it exists.
     fn delete(&self, path: &Path) -> Result<(), DatasetError>;
 

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::shard::ShardLimits;
@@ -100,6 +101,34 @@ async fn local_and_remote_datasets_are_equal() {
         assert_eq!(place.files("work").unwrap().keys().filter(|name| name.ends_with(".parquet")).count(), 0);
     }
     assert_eq!(logs[0], logs[1], "the manifest is the same, byte for byte");
+}
+
+#[test]
+fn the_columns_of_a_remote_parquet_file_are_in_its_footer() {
+    let (local, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = "memory:///".parse().unwrap();
+    let place = Location::remote(Arc::new(InMemory::new()), root, "in", scratch.path()).unwrap();
+    let path = local.path().join("numbers.parquet");
+    let file = std::fs::File::create(&path).unwrap();
+    let mut parquet = ArrowWriter::try_new(file, schema(), None).unwrap();
+    (0..500).for_each(|split| parquet.write(&rows(split)).unwrap());
+    parquet.close().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    // What is between the ends is not read.
+    let middle = bytes.len() / 2;
+    bytes[2000..middle].fill(0);
+    let remote = place.join("numbers.parquet");
+    remote.write(&bytes).unwrap();
+
+    assert_eq!(Dataset::parquet_schema(&remote).unwrap(), schema());
+    assert!(!remote.local_path().exists(), "no copy is made");
+    assert!(Dataset::from_parquet(remote).is_err(), "its pages are damaged");
+    for (name, bytes) in [("short", &b"PAR1"[..]), ("empty", b""), ("text", b"no,parquet\n1,2\n3,4\n")] {
+        place.join(name).write(bytes).unwrap();
+        assert!(Dataset::parquet_schema(&place.join(name)).is_err(), "{name}");
+    }
+    let missing = Dataset::parquet_schema(&place.join("none.parquet")).unwrap_err().to_string();
+    assert_eq!(missing, "memory:///in/none.parquet: damaged: it is missing");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use twinlens_dataset::{MAIN, contracts};
 use twinlens_model::{TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::{
     Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext, RunError, SortKey,
-    StageKind, TableInput, Work,
+    StageKind, TableInput, Work, blocking,
 };
 
 /// Learns a byte-level BPE tokenizer from captions. Its table lists the tokens; its file is a
@@ -97,7 +97,7 @@ impl Job for TokenizerStage {
         // The short channel bounds memory, which holds distinct words, not captions.
         let (send, mut receive) = tokio::sync::mpsc::channel::<RecordBatch>(2);
         let vocab_size = self.vocab_size;
-        let training = tokio::task::spawn_blocking(move || {
+        let training = blocking(move || {
             let batches = std::iter::from_fn(|| receive.blocking_recv());
             let captions = batches.flat_map(|batch| {
                 let column = cast(batch.column(0), &DataType::Utf8);
@@ -115,8 +115,7 @@ impl Job for TokenizerStage {
             }
         }
         drop(send);
-        let tokenizer =
-            training.await.map_err(|e| RunError::Internal(e.to_string()))?.map_err(model_error)?;
+        let tokenizer = training.await?.map_err(model_error)?;
         cx.check_cancelled()?;
         let mut split = output.split(0, "tokens");
         let write = move || -> Result<_, RunError> {
@@ -124,7 +123,7 @@ impl Job for TokenizerStage {
             tokenizer.save(&split.artifact(TOKENIZER_FILE)).map_err(model_error)?;
             Ok(split)
         };
-        let split = twinlens_pipeline::blocking(write).await??;
+        let split = blocking(write).await??;
         output.commit(split).await
     }
 }

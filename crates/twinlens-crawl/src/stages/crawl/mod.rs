@@ -126,6 +126,7 @@ impl StageKind for Crawl {
     type Options = CrawlOptions;
     const NAME: &'static str = "crawl";
     const VERSION: u32 = 3;
+    const UNIT: &'static str = "page";
     const EXAMPLE: &'static str = r#"
 [stages.pages]
 kind = "crawl"

@@ -1,6 +1,7 @@
 //! Fetches and parses one visit: a page, a sitemap or a robots.txt.
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use twinlens_pipeline::blocking;
 use url::Url;
 
 use super::cache::{Cache, CachedPage};
@@ -81,7 +82,7 @@ impl Visitor {
         let content_type = content_type(&response.headers).to_string();
         let header = Directives::from_headers(&response.headers, &product);
         let (body, reservation, captions) = (response.body, response.reservation, self.captions);
-        let (mut page, charset) = run_blocking(move || {
+        let (mut page, charset) = blocking(move || {
             let _reserved = reservation;
             let host = url.host_str().unwrap_or_default();
             let (text, charset) = twinlens_text::decode_html(&body, &content_type, host);
@@ -115,19 +116,13 @@ impl Visitor {
             let _reserved = (budget, response.reservation);
             Sitemap::parse(&response.body, &response.url)
         };
-        Ok(VisitResult::Sitemap(run_blocking(read).await?))
+        Ok(VisitResult::Sitemap(blocking(read).await?))
     }
 
     async fn robots(&self, url: Url) -> Result<VisitResult, FetchError> {
         let (base, references) = self.client.robots_sitemaps(&url).await?;
         Ok(VisitResult::Robots(sitemap::resolve_all(&base, &references)))
     }
-}
-
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
-    let failed =
-        |error: tokio::task::JoinError| FetchError::new(FetchErrorKind::BadResponse, error.to_string());
-    tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

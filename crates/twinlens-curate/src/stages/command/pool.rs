@@ -14,8 +14,8 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::events::Progress;
+use twinlens_pipeline::{RunError, blocking};
 
 use super::contract::{Answer, Breach, RowContract};
 use super::process::{Process, Program};
@@ -112,7 +112,7 @@ impl Worker {
     /// Waits for the exit of a program whose stream has ended; an exit status other than 0 is a
     /// failure.
     pub(super) async fn finish(mut self) -> Result<(), Failure> {
-        let ended = tokio::task::spawn_blocking(move || {
+        let ended = blocking(move || {
             let reason = self.process.finish().err();
             reason.map(|reason| (reason, self.process.last_lines()))
         });
@@ -127,7 +127,7 @@ impl Worker {
     /// itself.
     pub(super) async fn fail(mut self, reason: String, is_final: bool) -> Failure {
         let failed = reason.clone();
-        let ended = tokio::task::spawn_blocking(move || {
+        let ended = blocking(move || {
             let status = if is_final { None } else { self.process.exit_within(FAILURE_GRACE) };
             self.process.kill();
             let reason = status.map_or(reason.clone(), |status| format!("{status} ({reason})"));

@@ -13,7 +13,6 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -23,8 +22,9 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc::Sender;
-use twinlens_pipeline::RunError;
+use twinlens_pipeline::batch_reader::{self, BatchReader, BatchSink};
 use twinlens_pipeline::run::events::Progress;
+use twinlens_pipeline::{RunError, blocking};
 
 use super::contract::{Breach, RowContract};
 use super::pool::{Failure, Worker};
@@ -44,30 +44,23 @@ pub(super) struct Spool {
 
 impl Spool {
     pub(super) fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
-        Ok(session.read_table(Arc::new(StreamingTable::try_new(
-            self.schema.clone(),
-            vec![Arc::new(self.clone())],
-        )?))?)
+        batch_reader::data_frame(session, self.clone())
     }
 }
 
-impl PartitionStream for Spool {
+impl BatchReader for Spool {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
-        let (output, spool) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || {
-            for batch in StreamReader::try_new(BufReader::new(File::open(spool.file.path())?), None)? {
-                if output.blocking_send(Ok(batch?)).is_err() {
-                    break;
-                }
+    fn read(&self, send: BatchSink<'_>) -> Result<(), RunError> {
+        let file = File::open(self.file.path()).map_err(|error| RunError::io(self.file.path(), error))?;
+        for batch in StreamReader::try_new(BufReader::new(file), None).map_err(DataFusionError::from)? {
+            if !send(batch.map_err(DataFusionError::from)?) {
+                break;
             }
-            Ok(())
-        });
-        builder.build()
+        }
+        Ok(())
     }
 }
 
@@ -174,14 +167,16 @@ impl Once<'_> {
                     return Err(OnceError::Failure(worker.fail(breach.to_string(), is_final).await));
                 }
             };
-            file =
-                blocking(move || file.write(&kept).map(|()| file)).await?.map_err(DataFusionError::from)?;
+            file = blocking(move || file.write(&kept).map(|()| file))
+                .await
+                .map_err(RunError::from)?
+                .map_err(DataFusionError::from)?;
         }
         worker.finish().await.map_err(OnceError::Failure)?;
         if let Some(feed) = feed {
             feed.await.map_err(|error| RunError::Internal(error.to_string()))??;
         }
-        Ok(blocking(move || file.finish()).await?.map_err(DataFusionError::from)?)
+        Ok(blocking(move || file.finish()).await.map_err(RunError::from)?.map_err(DataFusionError::from)?)
     }
 
     /// [`Once::run`], repeated once if the program fails.
@@ -218,10 +213,6 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
 }
 
 /// Sends all rows, as far as the program reads.
