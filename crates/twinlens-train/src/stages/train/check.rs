@@ -5,10 +5,26 @@ use crate::stages::inputs::{Weighted, is_files};
 use std::ops::Range;
 use twinlens_pipeline::{Fault, Ports};
 
+/// Reports a fault unless a condition holds.
+trait Expect {
+    fn expect(&mut self, holds: bool, span: Range<usize>, what: &str, label: &str);
+}
+
+impl Expect for Ports<'_> {
+    fn expect(&mut self, holds: bool, span: Range<usize>, what: &str, label: &str) {
+        if !holds {
+            self.fault(Fault::at(span, what.to_owned()).label(label));
+        }
+    }
+}
+
 impl<E> TrainStageOptions<E> {
     /// Checks the options for themselves; the model's shape aside.
     pub(super) fn check(&self, ports: &mut Ports<'_>) {
-        self.check_numbers(ports);
+        self.check_length(ports);
+        self.check_inputs(ports);
+        self.check_rates(ports);
+        self.check_batch(ports);
         if let (Some(parts), None) = (&self.from_parts, &self.from) {
             let fault = Fault::at(parts.span(), "`from_parts` needs `from`");
             ports.fault(fault.label("set `from`, or remove this"));
@@ -19,43 +35,45 @@ impl<E> TrainStageOptions<E> {
         }
     }
 
-    /// Checks numbers, and options that exclude each other.
-    fn check_numbers(&self, ports: &mut Ports<'_>) {
-        let mut expect = |holds: bool, span: Range<usize>, what: &str, label: &str| {
-            if !holds {
-                ports.fault(Fault::at(span, what.to_owned()).label(label));
-            }
-        };
+    /// The length of the training.
+    fn check_length(&self, ports: &mut Ports<'_>) {
         match (&self.epochs, &self.steps) {
-            (None, None) => {
-                expect(false, self.input_span(), "neither `epochs` nor `steps` is set", "set one of them")
-            }
+            (None, None) => ports.expect(
+                false,
+                self.input_span(),
+                "neither `epochs` nor `steps` is set",
+                "set one of them",
+            ),
             (Some(_), Some(steps)) => {
-                expect(false, steps.span(), "`epochs` and `steps` are both set", "remove one of them")
+                ports.expect(false, steps.span(), "`epochs` and `steps` are both set", "remove one of them")
             }
             (Some(epochs), None) => {
                 let holds = epochs.value().is_finite() && **epochs > 0.0;
-                expect(holds, epochs.span(), "`epochs` must be a positive number", "not positive");
+                ports.expect(holds, epochs.span(), "`epochs` must be a positive number", "not positive");
             }
             (None, Some(steps)) => {
-                expect(**steps > 0, steps.span(), "`steps` must be at least 1", "this is 0")
+                ports.expect(**steps > 0, steps.span(), "`steps` must be at least 1", "this is 0")
             }
         }
+    }
+
+    /// The pairs.
+    fn check_inputs(&self, ports: &mut Ports<'_>) {
         match (&self.input, &self.inputs[..]) {
-            (None, []) => expect(
+            (None, []) => ports.expect(
                 false,
                 self.tokenizer.0.span(),
                 "neither `input` nor `inputs` is set",
                 "set one of them",
             ),
             (Some(input), [_, ..]) => {
-                expect(false, input.0.span(), "`input` and `inputs` are both set", "remove one of them")
+                ports.expect(false, input.0.span(), "`input` and `inputs` are both set", "remove one of them")
             }
             _ => {}
         }
         for Weighted { weight, .. } in &self.inputs {
             let holds = weight.is_finite() && **weight > 0.0;
-            expect(
+            ports.expect(
                 holds,
                 weight.span(),
                 "`weight` must be a positive number",
@@ -64,57 +82,75 @@ impl<E> TrainStageOptions<E> {
         }
         if *self.follow {
             let stage = self.input.as_ref().is_some_and(|input| input.stage().is_some() && !is_files(input));
-            expect(
+            ports.expect(
                 stage,
                 self.follow.span(),
                 "`follow` needs a single stage as `input`",
                 "set `input` to a stage",
             );
             let label = "the number of pairs is unknown when training starts";
-            expect(self.steps.is_some(), self.follow.span(), "`follow` needs `steps`", label);
+            ports.expect(self.steps.is_some(), self.follow.span(), "`follow` needs `steps`", label);
         }
-        expect(
-            *self.batch_size >= 2,
-            self.batch_size.span(),
-            "`batch_size` must be at least 2: the loss needs negatives",
-            "too small",
-        );
+    }
+
+    /// Rates, and averages over steps.
+    fn check_rates(&self, ports: &mut Ports<'_>) {
         let lr = *self.lr;
-        expect(lr > 0.0 && lr.is_finite(), self.lr.span(), "`lr` must be a positive number", "such as 1e-3");
-        let crop = *self.random_crop;
-        expect(
-            crop > 0.0 && crop <= 1.0,
-            self.random_crop.span(),
-            "`random_crop` must be more than 0 and at most 1",
-            "a fraction of the area, such as 0.9",
+        ports.expect(
+            lr > 0.0 && lr.is_finite(),
+            self.lr.span(),
+            "`lr` must be a positive number",
+            "such as 1e-3",
         );
         for rate in self.image_lr.iter().chain(&self.text_lr) {
             let holds = **rate > 0.0 && rate.is_finite();
-            expect(
+            ports.expect(
                 holds,
                 rate.span(),
                 "the learning rate must be a positive number",
                 "to freeze a tower, use `freeze`",
             );
         }
+        if let Some(ema) = &self.ema {
+            ports.expect(
+                **ema > 0.0 && **ema < 1.0,
+                ema.span(),
+                "`ema` must be between 0 and 1",
+                "such as 0.999",
+            );
+        }
+        if let Some(every) = &self.keep_every {
+            ports.expect(**every > 0, every.span(), "`keep_every` must be at least 1", "this is 0");
+        }
+    }
+
+    /// Batches, and how their images are cut.
+    fn check_batch(&self, ports: &mut Ports<'_>) {
+        ports.expect(
+            *self.batch_size >= 2,
+            self.batch_size.span(),
+            "`batch_size` must be at least 2: the loss needs negatives",
+            "too small",
+        );
         for count in self.micro_batch.iter().chain(&self.ranks) {
-            expect(**count > 0, count.span(), "this must be at least 1", "this is 0");
+            ports.expect(**count > 0, count.span(), "this must be at least 1", "this is 0");
         }
         if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ***ranks > 0) {
             let holds = self.batch_size.is_multiple_of(**ranks);
-            expect(
+            ports.expect(
                 holds,
                 ranks.span(),
                 "`batch_size` must be a multiple of `ranks`",
                 "not a divisor of `batch_size`",
             );
         }
-        if let Some(ema) = &self.ema {
-            expect(**ema > 0.0 && **ema < 1.0, ema.span(), "`ema` must be between 0 and 1", "such as 0.999");
-        }
-        if let Some(every) = &self.keep_every {
-            expect(**every > 0, every.span(), "`keep_every` must be at least 1", "this is 0");
-        }
+        let crop = *self.random_crop;
+        ports.expect(
+            crop > 0.0 && crop <= 1.0,
+            self.random_crop.span(),
+            "`random_crop` must be more than 0 and at most 1",
+            "a fraction of the area, such as 0.9",
+        );
         if let Some(augment) = &self.augment
             && let Err(error) = augment.check()
         {
