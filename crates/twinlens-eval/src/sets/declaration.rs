@@ -1,7 +1,9 @@
 //! The declaration of an evaluation set: one TOML file per set, fully validated when it is parsed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, schema_for};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -11,7 +13,7 @@ use crate::metrics::Metric;
 use crate::prompts::check_templates;
 
 /// What the model has to predict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
     /// One class per image.
@@ -35,7 +37,7 @@ impl Task {
 }
 
 /// One class: its position in the list is its label id.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
     /// The name in prompts.
@@ -105,14 +107,37 @@ impl<'de> Deserialize<'de> for ClassList {
     }
 }
 
+impl JsonSchema for ClassList {
+    fn schema_name() -> Cow<'static, str> {
+        "ClassList".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let class = generator.subschema_for::<Class>();
+        json_schema!({
+            "description": "The classes by label id, or that only the data name them.",
+            "anyOf": [
+                { "const": FROM_THE_DATA },
+                { "type": "array", "items": { "anyOf": [{ "type": "string" }, class] } },
+            ],
+        })
+    }
+}
+
+/// The JSON Schema of files that declare an evaluation set.
+pub fn declaration_schema() -> serde_json::Value {
+    schema_for!(Declaration).to_value()
+}
+
 /// A declared evaluation set.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
     /// The name in options and results, and of the directory under `data`.
     pub name: String,
     /// The name in papers.
     pub title: String,
+    /// What the model has to predict.
     #[serde(default)]
     pub task: Task,
     /// The main metric: one of [`Metric`], or for retrieval `recall@1`, `recall@5` or `recall@10`.
@@ -148,6 +173,7 @@ pub struct Declaration {
     pub reader: Option<Reader>,
     /// The licence of the images.
     pub licence: String,
+    /// Where the images come from: a URL, or a citation.
     pub source: String,
     /// How to download the data and where to put them.
     pub how_to_get: String,

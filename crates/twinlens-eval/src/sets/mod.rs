@@ -14,7 +14,7 @@ pub mod read;
 mod stage;
 mod write;
 
-pub use declaration::{Class, ClassList, Declaration, Task};
+pub use declaration::{Class, ClassList, Declaration, Task, declaration_schema};
 pub(crate) use found::unknown;
 pub use found::{Found, declared, find, looked_at};
 pub use names::{Bound, BoundClass, bind};

@@ -18,8 +18,9 @@ use twinlens_dataset::{Begin, Dataset, DatasetWriter, MAIN, REJECTS};
 use twinlens_image::{Limits, Preprocess};
 use twinlens_model::{Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VitConfig};
 use twinlens_pipeline::files::Files;
-use twinlens_pipeline::ports::{KnownInput, Plan, plan_alone};
+use twinlens_pipeline::ports::{KnownInput, Plan};
 use twinlens_pipeline::run::events::{Event, Observer, Progress, Silent};
+use twinlens_pipeline::stage::plan_alone;
 use twinlens_pipeline::{
     Clock, Fault, Input, InputData, Inputs, Output, RunContext, RunError, StageKind, Work,
 };

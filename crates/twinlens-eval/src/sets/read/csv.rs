@@ -20,7 +20,7 @@ use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 const LINES: usize = 1;
 
 /// A CSV file with a header.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CsvFile {
     /// The file, optionally `.gz`.

@@ -37,7 +37,7 @@ pub const TOO_MANY_BYTES: &str = samples::TOO_MANY_BYTES;
 
 /// The layout of a set's files as published by the authors. Paths are relative to the set's
 /// directory; `{split}` stands for the split.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reader {
     /// One directory of images per class.
