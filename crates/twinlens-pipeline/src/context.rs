@@ -18,7 +18,7 @@ use twinlens_dataset::Dataset;
 
 use crate::error::RunError;
 use crate::files::Files;
-use crate::ports::TableInput;
+use crate::handles::TableInput;
 use crate::run::events::Progress;
 
 /// The time of day, passed in so that a run can be repeated byte for byte.

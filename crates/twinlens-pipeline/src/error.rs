@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
-use twinlens_dataset::DatasetError;
+use twinlens_dataset::{DatasetError, Panicked};
 
 /// An error in a pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,12 @@ impl RunError {
     /// An I/O error with its file.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
+    }
+}
+
+impl From<Panicked> for RunError {
+    fn from(panic: Panicked) -> Self {
+        Self::Internal(panic.to_string())
     }
 }
 

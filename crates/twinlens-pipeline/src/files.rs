@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -74,6 +75,21 @@ impl Files {
         Ok(files)
     }
 
+    /// Checks that a file that a stage declared is there: a path, URL or pattern, or a local folder
+    /// if it ends in `/`.
+    ///
+    /// # Errors
+    /// The user's, if it is not.
+    pub fn check(&self, written: &str) -> Result<(), RunError> {
+        let Some(folder) = written.strip_suffix('/') else { return self.expand(written).map(drop) };
+        let location = self.location(folder)?;
+        match location.as_local() {
+            Some(path) if path.is_dir() => Ok(()),
+            Some(_) => Err(RunError::user(format!("{location} is not a directory"))),
+            None => Err(RunError::user(format!("{location}: must be a local directory"))),
+        }
+    }
+
     /// The local folder of a model, which may be an `hf://` name: then it contains, of each group
     /// of `required` files, the first that exists.
     ///
@@ -92,11 +108,28 @@ impl Files {
         Ok(if location.exists()? { Dataset::from_parquet(location)? } else { Dataset::open(location)? })
     }
 
-    /// The name of a file in a recipe: relative to the pipeline file, so that it does not depend on
-    /// the working folder.
+    /// The name of a file in a recipe: relative to the pipeline file where it is below its folder,
+    /// so that it depends neither on the working folder nor on the spelling.
     pub fn name(&self, location: &Location) -> String {
-        let path = location.display_path();
-        path.strip_prefix(&self.base).unwrap_or(&path).display().to_string()
+        match location.as_local() {
+            Some(path) => self.relative(path),
+            None => location.display_path().display().to_string(),
+        }
+    }
+
+    /// The name in a recipe of a path or URL of the options.
+    pub fn written_name(&self, written: &str) -> String {
+        if is_url(written) || is_hub_name(written) {
+            return written.into();
+        }
+        self.relative(&self.base.join(written))
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        // Both without `.` and from the root; `..` stays, since it may cross a link.
+        let absolute = |path: &Path| std::path::absolute(Path::new(".").join(path)).unwrap_or(path.into());
+        let (path, base) = (absolute(path), absolute(&self.base));
+        path.strip_prefix(&base).unwrap_or(&path).display().to_string()
     }
 }
 
@@ -160,6 +193,68 @@ fn stamp_with_limit(location: &Location, max_stat_files: u64) -> Result<String, 
     Ok(format!("{files} files, {}", hex::encode(&hash.finalize()[..16])))
 }
 
+/// Most bytes of a file, or of the files of a folder, that are read to compare contents.
+const MAX_HASHED_BYTES: u64 = 1 << 30;
+
+/// A hash of the content of a local file, or of the names and contents of all files of a local
+/// folder, whatever their times. `None` in an object store, whose versions depend on the content,
+/// and where more than 1 GiB or [`MAX_STAT_FILES`] files would have to be read.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn content_hash(location: &Location) -> Result<Option<String>, RunError> {
+    let Some(root) = location.as_local() else { return Ok(None) };
+    let length = |path: &Path| fs::metadata(path).map_err(|error| RunError::io(path, error));
+    // Only the lengths first, so that nothing is read in vain.
+    let (mut files, mut bytes) = (0, 0);
+    let fits = add_all(root, &mut |path, is_folder| {
+        if !is_folder {
+            (files, bytes) = (files + 1, bytes + length(path)?.len());
+        }
+        Ok(files <= MAX_STAT_FILES && bytes <= MAX_HASHED_BYTES)
+    })?;
+    if !fits {
+        return Ok(None);
+    }
+    let mut hash = Sha256::new();
+    add_all(root, &mut |path, is_folder| {
+        add_name(&mut hash, path.strip_prefix(root).unwrap_or(path).as_os_str());
+        hash.update([u8::from(is_folder)]);
+        if !is_folder {
+            hash.update(length(path)?.len().to_le_bytes());
+            let mut file = fs::File::open(path).map_err(|error| RunError::io(path, error))?;
+            io::copy(&mut file, &mut hash).map_err(|error| RunError::io(path, error))?;
+        }
+        Ok(true)
+    })?;
+    Ok(Some(hex::encode(hash.finalize())))
+}
+
+/// A local file, or what is in a local folder, below it and sorted: names before contents.
+fn add_all(
+    path: &Path,
+    add: &mut impl FnMut(&Path, bool) -> Result<bool, RunError>,
+) -> Result<bool, RunError> {
+    // A link to a folder is not followed: it may point back.
+    let is_link = path.is_symlink();
+    let is_folder = path.is_dir();
+    if !add(path, is_folder)? {
+        return Ok(false);
+    }
+    if !is_folder || is_link {
+        return Ok(true);
+    }
+    let io = |error| RunError::io(path, error);
+    let mut entries = fs::read_dir(path).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        if !add_all(&entry.path(), add)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Hashes a name after its length, so that different lists of names differ in the hashed bytes.
 fn add_name(hash: &mut Sha256, name: &OsStr) {
     hash.update((name.len() as u64).to_le_bytes());
@@ -178,6 +273,48 @@ fn add_times(hash: &mut Sha256, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_content_of_files_and_folders_has_a_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        for folder in [&one, &two] {
+            fs::create_dir_all(folder.join("in")).unwrap();
+            fs::write(folder.join("in/a.txt"), "aa").unwrap();
+            fs::write(folder.join("b.txt"), "b").unwrap();
+        }
+        let hash = |path: &Path| content_hash(&path.into()).unwrap().unwrap();
+        assert_eq!(hash(&one), hash(&two));
+        assert_eq!(hash(&one.join("b.txt")), hash(&two.join("b.txt")));
+        fs::rename(two.join("b.txt"), two.join("c.txt")).unwrap();
+        assert_ne!(hash(&one), hash(&two));
+        fs::rename(two.join("c.txt"), two.join("b.txt")).unwrap();
+        fs::write(two.join("in/a.txt"), "ab").unwrap();
+        assert_ne!(hash(&one), hash(&two));
+        // Sparse, but longer than is read.
+        fs::File::create(two.join("long")).unwrap().set_len(MAX_HASHED_BYTES + 1).unwrap();
+        assert_eq!(content_hash(&two.join("long").into()).unwrap(), None);
+        assert_eq!(content_hash(&(&two).into()).unwrap(), None);
+    }
+
+    #[test]
+    fn names_in_recipes_do_not_depend_on_the_spelling() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::in_folder(dir.path());
+        let absolute = dir.path().join("in/a.csv").display().to_string();
+        for written in ["in/a.csv", "./in/a.csv", "in//a.csv", "in/./a.csv", &absolute] {
+            assert_eq!(files.written_name(written), "in/a.csv");
+            assert_eq!(files.name(&files.location(written).unwrap()), "in/a.csv");
+        }
+        assert_eq!(files.written_name("../a.csv"), "../a.csv");
+        assert_eq!(files.written_name("s3://b/./a.csv"), "s3://b/./a.csv");
+        // The folder of the pipeline file, seen from the working folder.
+        let here = Files { base: PathBuf::new(), ..files };
+        assert_eq!(
+            (here.written_name("./a.csv"), here.written_name("a.csv")),
+            ("a.csv".into(), "a.csv".into())
+        );
+    }
 
     #[test]
     fn the_stamp_of_a_folder_changes_with_its_contents() {

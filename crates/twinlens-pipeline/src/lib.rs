@@ -8,7 +8,7 @@
 
 #![warn(missing_docs)]
 
-mod blocking;
+pub mod batch_reader;
 pub mod budget;
 pub mod columns;
 pub mod config;
@@ -16,17 +16,20 @@ pub mod context;
 pub mod error;
 pub mod evaluation;
 pub mod files;
+mod handles;
 pub mod hub;
 pub mod located;
 pub mod ports;
+mod product;
 pub mod registry;
 pub mod rejects;
 pub mod run;
 pub mod sql;
 pub mod stage;
 pub mod suggest;
+mod work;
 
-pub use blocking::blocking;
+pub use batch_reader::BatchReader;
 pub use budget::ByteBudget;
 pub use columns::{ColumnName, ColumnType, Required};
 pub use context::{Clock, InputData, Inputs, RunContext};
@@ -35,3 +38,4 @@ pub use located::{Input, Located};
 pub use ports::{ArtifactInput, Port, Ports, RowsInput, TableInput};
 pub use registry::Registry;
 pub use stage::{Frames, Job, Output, Product, Query, Rows, SortKey, Source, StageKind, Whole, Work};
+pub use twinlens_dataset::blocking;

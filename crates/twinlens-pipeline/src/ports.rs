@@ -6,17 +6,18 @@ use std::path::PathBuf;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::Expr;
-use datafusion::prelude::SessionContext;
 use twinlens_dataset::storage::is_url;
 
 use crate::columns::{self, ColumnName, ColumnType, Required};
 use crate::context::{Inputs, RunContext};
 use crate::error::{Fault, RunError};
+pub use crate::handles::{Port, RowsInput, TableInput};
 use crate::hub::is_hub_name;
 use crate::located::{Input, Located};
-use crate::run::execute::ledger_schema;
+use crate::product::Product;
+use crate::rejects::ledger_schema;
 use crate::sql::SqlPlanner;
-use crate::stage::{Product, SortKey, StageKind, Work};
+use crate::work::{SortKey, Work};
 
 /// The file of a tokenizer's folder that is read.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -71,20 +72,6 @@ pub struct KnownInput {
     pub maker: Option<(&'static str, Product)>,
 }
 
-/// The input whose rows the stage transforms.
-#[derive(Debug, Clone, Copy)]
-pub struct RowsInput {
-    port: usize,
-}
-
-/// An input that the stage reads as a table. [`crate::Inputs::get`] gives it when the stage runs.
-#[derive(Debug, Clone, Copy)]
-pub struct TableInput {
-    port: usize,
-    /// Its number among the tables.
-    pub(crate) table: usize,
-}
-
 /// A model or a tokenizer.
 #[derive(Debug, Clone)]
 pub enum ArtifactInput {
@@ -115,24 +102,6 @@ impl ArtifactInput {
                 Ok(input.dataset.dir())
             }
         }
-    }
-}
-
-/// An input whose columns can be checked.
-pub trait Port {
-    /// Its number among the declared inputs.
-    fn number(&self) -> usize;
-}
-
-impl Port for RowsInput {
-    fn number(&self) -> usize {
-        self.port
-    }
-}
-
-impl Port for TableInput {
-    fn number(&self) -> usize {
-        self.port
     }
 }
 
@@ -358,27 +327,6 @@ impl Ports<'_> {
     /// A line that `plan` shows: a condition of a preset.
     pub fn note(&mut self, line: impl Into<String>) {
         self.plan.notes.push(line.into());
-    }
-}
-
-/// Plans one stage apart from a pipeline: for tests of a kind. `known` says what is known of an
-/// input.
-///
-/// # Errors
-/// Everything that is wrong with the options.
-pub fn plan_alone<K: StageKind>(
-    session: SessionContext,
-    options: &K::Options,
-    known: impl Fn(&Input) -> KnownInput,
-) -> Result<(Plan, Work), Vec<Fault>> {
-    let sql = &SqlPlanner { session };
-    let plan = |ports: &mut Ports<'_>| K::plan(options.clone(), ports);
-    let inputs = Ports::plan(sql, None, K::NAME, plan).plan.inputs;
-    let known: Vec<KnownInput> = inputs.iter().map(|port| known(&port.input)).collect();
-    let planned = Ports::plan(sql, Some(&known), K::NAME, plan);
-    match planned.work {
-        Some(work) if planned.faults.is_empty() => Ok((planned.plan, work)),
-        _ => Err(planned.faults),
     }
 }
 

@@ -10,7 +10,7 @@ use datafusion::prelude::SessionContext;
 use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ports::{KnownInput, Planned, Ports};
 use crate::sql::SqlPlanner;
@@ -52,6 +52,10 @@ pub struct Kind {
     pub version: u32,
     /// What it makes.
     pub product: Product,
+    /// What its progress counts.
+    pub unit: &'static str,
+    /// What to do about its reject codes.
+    pub reject_hints: &'static [(&'static str, &'static str)],
     pub(crate) build: fn(toml::de::ValueDeserializer<'_>) -> Result<Built, toml::de::Error>,
     /// The JSON Schema of its options, with the definitions of their types.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
@@ -61,6 +65,11 @@ impl Kind {
     /// The JSON Schema of its options alone.
     pub(crate) fn own_schema(&self) -> Value {
         (self.schema)(&mut SchemaSettings::draft2020_12().into_generator()).to_value()
+    }
+
+    /// The options that a stage of that kind may have.
+    pub(crate) fn option_names(&self) -> Vec<String> {
+        self.own_schema()["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
     }
 
     /// What it does: the doc comment of its options.
@@ -101,6 +110,8 @@ impl Registry {
             example: K::EXAMPLE,
             version: K::VERSION,
             product: K::PRODUCT,
+            unit: K::UNIT,
+            reject_hints: K::REJECT_HINTS,
             build: build::<K>,
             schema: |generator| generator.root_schema_for::<K::Options>(),
         };

@@ -3,10 +3,14 @@
 //! In a plan every row has `reject_stage`, `reject_code` and `reject_detail`, null until it is
 //! rejected. At commit, rows with a `reject_code` go to the ledger and the others to the shards.
 
+use std::sync::Arc;
+
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, cast, col, ident, lit, when};
 use datafusion::scalar::ScalarValue;
+use twinlens_dataset::contracts;
+use twinlens_dataset::types::holds_image_bytes;
 
 use crate::error::RunError;
 
@@ -62,4 +66,16 @@ pub fn reject_where(
     columns.push(set(CODE, lit(code))?.alias(CODE));
     columns.push(set(DETAIL, detail)?.alias(DETAIL));
     Ok(frame.select(columns)?)
+}
+
+/// The schema of a table's ledger: its columns without image bytes, and the reserved ones.
+pub fn ledger_schema(table: &Schema) -> SchemaRef {
+    let reserved = contracts::rejects();
+    let columns = (table.fields().iter())
+        .filter(|field| {
+            !holds_image_bytes(field.data_type()) && reserved.field_with_name(field.name()).is_err()
+        })
+        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    let fields: Vec<_> = columns.chain(reserved.fields().iter().cloned()).collect();
+    Arc::new(Schema::new(fields))
 }

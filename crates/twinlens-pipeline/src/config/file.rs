@@ -2,21 +2,21 @@
 //! checked.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use crate::config::InputSchemas;
 use crate::config::graph;
+use crate::config::inputs::InputSchemas;
 use crate::config::options::{Shape, build};
 use crate::config::pipeline::Pipeline;
 use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
-use crate::config::sweep;
 use crate::config::tables;
+use crate::config::variants;
 use crate::config::vars::{Expander, Overrides, SetVar, Vars, is_name};
 use crate::error::Fault;
 use crate::located::Located;
@@ -43,61 +43,70 @@ pub(crate) struct Head {
     #[serde(default)]
     pub(crate) sites: Vec<Located<String>>,
     /// The most rejected rows, as a share of the rows in (0 to 1), before a finished run exits with
-    /// 3.
-    #[serde(default = "all")]
-    pub(crate) max_reject_share: Located<f64>,
+    /// 3. Without it, a stage of which all rows are rejected ends the run with 3.
+    #[serde(default)]
+    pub(crate) max_reject_share: Option<Located<f64>>,
 }
 
-fn all() -> Located<f64> {
-    Located::without_span(1.0)
+/// What a pipeline is checked with.
+pub(crate) struct Check<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) registry: &'a Registry,
+    pub(crate) schemas: &'a InputSchemas<'a>,
 }
 
-/// Turns the text into the checked pipeline.
-pub(crate) fn read(
-    path: &Path,
-    source: &Source,
-    strings: &mut Strings,
-    registry: &Registry,
-    overrides: &Overrides,
-    schemas: &InputSchemas<'_>,
-) -> Result<Pipeline, Vec<Fault>> {
-    let mut root = parse(source)?;
-    let mut faults = Vec::new();
-    let vars = root.remove("vars");
-    let set = apply_set(&mut root, vars.as_ref(), source, strings, &mut faults);
-    let env = root.remove("env").map_or(vec![], |env| names(env, &mut faults));
-    let vars = Vars::collect(vars.as_ref(), &env, &overrides.env, &set, &mut faults);
-    let mut expander =
-        Expander { source, vars: &vars, strings, faults: &mut faults, used: Default::default() };
-    expander.table(&mut root);
-    let used = expander.used;
-    for var in set.iter().filter(|var| !used.contains(var.name)) {
-        faults.push(unused(var, used.iter().map(String::as_str)));
+impl Check<'_> {
+    /// Turns the text of a file into the checked pipeline, without the place of the file.
+    pub(crate) fn file(&self, strings: &mut Strings, overrides: &Overrides) -> Result<Pipeline, Vec<Fault>> {
+        let source = self.source;
+        let mut root = parse(source)?;
+        let mut faults = Vec::new();
+        let vars = root.remove("vars");
+        let set = apply_set(&mut root, vars.as_ref(), source, strings, &mut faults);
+        let env = root.remove("env").map_or(vec![], |env| names(env, &mut faults));
+        let vars = Vars::collect(vars.as_ref(), &env, &overrides.env, &set, &mut faults);
+        let mut expander =
+            Expander { source, vars: &vars, strings, faults: &mut faults, used: Default::default() };
+        expander.table(&mut root);
+        let used = expander.used;
+        for var in set.iter().filter(|var| !used.contains(var.name)) {
+            faults.push(unused(var, used.iter().map(String::as_str)));
+        }
+        match self.table(root, strings) {
+            Ok(pipeline) if faults.is_empty() => Ok(pipeline),
+            Ok(_) => Err(faults),
+            Err(found) => Err(found.into_iter().chain(faults).collect()),
+        }
     }
-    let var_faults = std::mem::take(&mut faults);
-    let stages = root.remove("stages");
-    let tests = root.remove("tests");
-    let head = head(root, strings, registry, &mut faults);
-    let sql = SqlPlanner { session: session::plain(registry, 1) };
-    let cx = stages::Context { registry, strings, sql: &sql };
-    let drafts = stages::drafts(stages, &cx, &mut faults);
-    let drafts = sweep::expand(drafts, &sql, &mut faults);
-    let graph = graph::resolve(&drafts, source, &sql, &mut faults);
-    let cx = tables::Context { source, strings, sql: &sql, schemas };
-    let (nodes, tests) = cx.check(drafts, graph, tests, &mut faults);
-    faults.retain(|fault| !strings.broken.contains(&fault.span.start));
-    faults.extend(var_faults);
-    match head {
-        Some(head) if faults.is_empty() => Ok(Pipeline {
-            name: head.name.value().clone(),
-            seed: head.seed,
-            path: path.into(),
-            sites: head.sites.iter().map(|site| site.value().clone()).collect(),
-            nodes,
-            tests,
-            max_reject_share: *head.max_reject_share.value(),
-        }),
-        _ => Err(faults),
+
+    /// Turns the table into the checked pipeline, once variables are filled in.
+    pub(crate) fn table(&self, mut root: DeTable<'_>, strings: &Strings) -> Result<Pipeline, Vec<Fault>> {
+        let Self { source, registry, schemas } = *self;
+        let mut faults = Vec::new();
+        let stages = root.remove("stages");
+        let tests = root.remove("tests");
+        let head = head(root, strings, registry, &mut faults);
+        let sql = SqlPlanner { session: session::plain(registry, 1) };
+        let cx = stages::Context { registry, strings, sql: &sql };
+        let drafts = stages::drafts(stages, &cx, &mut faults);
+        let drafts = variants::expand(drafts, &sql, &mut faults);
+        let graph = graph::resolve(&drafts, source, &sql, &mut faults);
+        let cx = tables::Context { source, strings, sql: &sql, schemas };
+        let (nodes, tests) = cx.check(drafts, graph, tests, &mut faults);
+        faults.retain(|fault| !strings.broken.contains(&fault.span.start));
+        match head {
+            Some(head) if faults.is_empty() => Ok(Pipeline {
+                name: head.name.value().clone(),
+                seed: head.seed,
+                file: None,
+                base: PathBuf::new(),
+                sites: head.sites.iter().map(|site| site.value().clone()).collect(),
+                nodes,
+                tests,
+                max_reject_share: head.max_reject_share.map(|share| *share.value()),
+            }),
+            _ => Err(faults),
+        }
     }
 }
 
@@ -272,8 +281,8 @@ fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut 
         let fault = Fault::at(head.name.span(), "the name of the pipeline must be usable as a folder name");
         faults.push(fault.label("expected letters, digits, `_`, `-` and `.`"));
     }
-    if !(0.0..=1.0).contains(head.max_reject_share.value()) {
-        let fault = Fault::at(head.max_reject_share.span(), "`max_reject_share` is a fraction of the rows");
+    if let Some(share) = head.max_reject_share.as_ref().filter(|share| !(0.0..=1.0).contains(share.value())) {
+        let fault = Fault::at(share.span(), "`max_reject_share` is a fraction of the rows");
         faults.push(fault.label("expected a number from 0 to 1"));
     }
     let known = registry.sites();

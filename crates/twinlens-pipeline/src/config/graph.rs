@@ -5,9 +5,9 @@ use std::ops::Range;
 use twinlens_dataset::{MAIN, REJECTS};
 
 use crate::config::pipeline::Resolved;
-use crate::config::source::Source;
+use crate::config::source::{Part, Source};
 use crate::config::stages::Draft;
-use crate::config::sweep;
+use crate::config::variants;
 use crate::error::Fault;
 use crate::located::Input;
 use crate::ports::InputPort;
@@ -52,7 +52,7 @@ pub(crate) fn resolve(
 /// The span of an input's name: in a query, that of the word.
 pub(crate) fn place_of(source: &Source, input: &Input) -> Range<usize> {
     let span = input.0.span();
-    let (_, text, local) = source.part(&span);
+    let Part { text, range: local, .. } = source.part(&span);
     let raw = &text[local];
     if raw.len() <= input.name().len() + 2 {
         return span;
@@ -118,7 +118,7 @@ impl Names<'_> {
         if swept && all {
             return Ok(Resolved::Variants { nodes: nodes.into(), table: table.into() });
         }
-        match sweep::matching(self.drafts[reader].variant.as_ref(), &variants) {
+        match variants::matching(self.drafts[reader].variant.as_ref(), &variants) {
             Some(node) => Ok(Resolved::Stage { node, table: table.into() }),
             None => Err(Box::new(Fault::at(0..0, "no variant of this input has the same swept values"))),
         }

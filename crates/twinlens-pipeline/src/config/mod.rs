@@ -2,13 +2,15 @@
 //!
 //! The text is parsed into tables with source positions ([`source`]); `${name}` is replaced in
 //! strings ([`vars`]); each stage's table becomes its options ([`stages`], [`options`]), once per
-//! combination of swept values ([`sweep`]); names of inputs become edges, and the stages are sorted
-//! ([`graph`]); each stage is planned with the schemas of its inputs, and the tests are planned
-//! over all tables ([`tables`]). Errors are collected and reported together ([`Report`]); follow-on
-//! errors are suppressed.
+//! combination of swept values ([`sweep`], [`variants`]); names of inputs become edges, and the
+//! stages are sorted ([`graph`]); each stage is planned with the schemas of its inputs, and the
+//! tests are planned over all tables ([`tables`]). Errors are collected and reported together
+//! ([`Report`]); follow-on errors are suppressed. A command may give values instead of a file
+//! ([`values`]).
 
 mod file;
 mod graph;
+mod inputs;
 mod options;
 mod pipeline;
 mod report;
@@ -19,22 +21,22 @@ mod sweep;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod values;
+mod variants;
 mod vars;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use datafusion::arrow::datatypes::SchemaRef;
-use twinlens_dataset::MAIN;
-
+pub use inputs::InputSchemas;
 pub use pipeline::{Expect, Node, NodeInput, Pipeline, Resolved, Test};
 pub use report::Report;
 pub use schema::{OptionDoc, json_schema, options_doc};
+pub use values::{Argument, PipelineValues, StageValues};
 pub use vars::Overrides;
 
-use crate::error::RunError;
-use crate::files::Files;
 use crate::registry::Registry;
+use file::Check;
 use source::{Source, Strings};
 
 /// The largest pipeline file, in bytes.
@@ -70,29 +72,6 @@ pub enum LoadError {
     Invalid(Box<Report>),
 }
 
-/// What is known of the files and datasets that a pipeline names as inputs.
-#[derive(Debug, Clone, Copy)]
-pub struct InputSchemas<'a>(Option<&'a Files>);
-
-impl<'a> InputSchemas<'a> {
-    /// Nothing, and nothing is assumed about them: what depends on their columns is not checked.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    /// They are opened (the footer of a Parquet file, the manifest of a dataset): what depends on
-    /// their columns is checked before anything runs.
-    pub fn of(files: &'a Files) -> Self {
-        Self(Some(files))
-    }
-
-    /// The columns of one; `None` if it is not to be opened.
-    fn get(&self, path: &str) -> Result<Option<SchemaRef>, RunError> {
-        let Some(files) = self.0 else { return Ok(None) };
-        Ok(Some(files.dataset(path)?.schema(MAIN)?))
-    }
-}
-
 /// Reads and checks a pipeline file. Of the files that it names, those are read that `schemas`
 /// needs.
 pub fn load(
@@ -125,10 +104,14 @@ pub fn check(
     overrides: &Overrides,
     schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Report> {
-    let source = Source::new(text, &overrides.set);
+    let set = overrides.set.iter().map(|argument| ("--set".to_string(), argument.clone()));
+    let source = Source::new(path.display().to_string(), text, set);
     let mut strings = Strings::default();
-    match file::read(path, &source, &mut strings, registry, overrides, schemas) {
-        Ok(pipeline) => Ok(pipeline),
-        Err(faults) => Err(Report::new(path, source, &strings, faults)),
+    match (Check { source: &source, registry, schemas }).file(&mut strings, overrides) {
+        Ok(checked) => {
+            let base = path.parent().unwrap_or(Path::new("")).into();
+            Ok(Pipeline { base, file: Some(path.into()), ..checked })
+        }
+        Err(faults) => Err(Report::new(source, &strings, faults)),
     }
 }

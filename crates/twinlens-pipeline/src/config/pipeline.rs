@@ -1,6 +1,6 @@
 //! A checked pipeline: what the TOML file means once nothing is wrong with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -21,8 +21,10 @@ pub struct Pipeline {
     pub name: String,
     /// Where everything drawn at random comes from.
     pub seed: u64,
-    /// The file it was read from; relative paths in options start at its folder.
-    pub path: PathBuf,
+    /// The file it was read from; `None` for one of values.
+    pub file: Option<PathBuf>,
+    /// The folder at which relative paths in options start: that of the file.
+    pub base: PathBuf,
     /// Web sites of the program's own that are served on loopback during a run (`sites =
     /// ["gallery"]`).
     pub sites: Vec<String>,
@@ -30,17 +32,12 @@ pub struct Pipeline {
     pub nodes: Vec<Node>,
     /// Checks on the finished run.
     pub tests: Vec<Test>,
-    /// The most rejected rows, as a share of the rows in, before a finished run exits with 3. 1
-    /// unless given.
-    pub max_reject_share: f64,
+    /// The most rejected rows, as a share of the rows in, before a finished run exits with 3.
+    /// `None`: a stage of which all rows are rejected ends the run.
+    pub max_reject_share: Option<f64>,
 }
 
 impl Pipeline {
-    /// The folder of the pipeline file.
-    pub fn base(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
-    }
-
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<(usize, &Node)> {
         self.nodes.iter().enumerate().find(|(_, node)| node.name == name)
@@ -62,6 +59,8 @@ pub struct Node {
     pub version: u32,
     /// What the kind makes.
     pub product: Product,
+    /// What its progress counts.
+    pub unit: &'static str,
     /// Its options with every default filled in: what the fingerprint is made of.
     pub options: serde_json::Value,
     /// What it declared.

@@ -1,26 +1,24 @@
-//! Renders all errors of a pipeline file: position, source line, what was expected, what to do.
+//! Renders all errors of a pipeline: position, source line, what was expected, what to do.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::config::source::{Source, Strings};
+use crate::config::source::{Part, Source, Strings};
 use crate::error::Fault;
 
 /// Most errors shown.
 const MAX_SHOWN: usize = 50;
 
-/// The errors of a pipeline file: at least one, in the order of the file.
+/// The errors of a pipeline: at least one, in the order of the file.
 pub struct Report {
-    path: PathBuf,
     source: Source,
     faults: Vec<Fault>,
 }
 
 impl Report {
-    pub(crate) fn new(path: &Path, source: Source, strings: &Strings, faults: Vec<Fault>) -> Self {
+    pub(crate) fn new(source: Source, strings: &Strings, faults: Vec<Fault>) -> Self {
         let mut faults: Vec<Fault> = faults
             .into_iter()
             .map(|mut fault| {
@@ -31,20 +29,21 @@ impl Report {
             .collect();
         faults.sort_by_key(|fault| (fault.span.start, fault.span.end));
         faults.dedup();
-        Self { path: path.into(), source, faults }
+        Self { source, faults }
     }
 
-    /// The errors. Their spans are bytes of the file, or beyond its end for `--set` arguments.
+    /// The errors. Their spans are bytes of the file, or beyond its end for arguments of the
+    /// command line.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// The line and column (in characters) of an error, both from 1; `None` if it is in a `--set`
-    /// argument.
+    /// The line and column (in characters) of an error, both from 1; `None` if it is in an
+    /// argument of the command line.
     pub fn position(&self, fault: &Fault) -> Option<(usize, usize)> {
-        let (None, text, place) = self.source.part(&fault.span) else { return None };
-        let line = text[..place.start].rsplit('\n').next().unwrap_or_default();
-        Some((self.source.line(place.start), line.chars().count() + 1))
+        let Part { argument: None, text, range, .. } = self.source.part(&fault.span) else { return None };
+        let line = text[..range.start].rsplit('\n').next().unwrap_or_default();
+        Some((self.source.line(range.start), line.chars().count() + 1))
     }
 
     /// The report as text, optionally with colours.
@@ -62,22 +61,19 @@ impl Report {
             1 => "1 error".to_string(),
             more => format!("{more} errors"),
         };
-        text + &format!("{count} in {}", printable(&self.path.display().to_string()))
+        text + &format!("{count} in {}", printable(self.source.name()))
     }
 
     fn render_fault(&self, fault: &Fault, renderer: &Renderer) -> String {
-        let (argument, text, place) = self.source.part(&fault.span);
-        let path = match argument {
-            None => printable(&self.path.display().to_string()),
-            Some(_) => "--set".into(),
-        };
+        let Part { name, text, range, argument } = self.source.part(&fault.span);
         let label = printable(&fault.label);
-        let mut snippet = Snippet::source(text).path(path);
-        snippet = snippet.annotation(primary(text, place).label((!label.is_empty()).then_some(label)));
+        let mut snippet = Snippet::source(text).path(printable(name));
+        snippet = snippet.annotation(primary(text, range).label((!label.is_empty()).then_some(label)));
         for (span, note) in &fault.related {
-            let (other, _, place) = self.source.part(span);
-            if other == argument {
-                snippet = snippet.annotation(AnnotationKind::Context.span(place).label(printable(note)));
+            let other = self.source.part(span);
+            if other.argument == argument {
+                snippet =
+                    snippet.annotation(AnnotationKind::Context.span(other.range).label(printable(note)));
             }
         }
         let mut group = Level::ERROR.primary_title(printable(&fault.message)).element(snippet);

@@ -117,7 +117,7 @@ fn object(schema: Schema) -> Value {
 /// The table of a kind: its own options, and those of every stage.
 fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
     let mut schema = object((kind.schema)(generator));
-    let own = option_names(kind);
+    let own = kind.option_names();
     let seed = "seed".to_string();
     let Some(table) = schema.as_object_mut() else { return schema };
     // The definitions of all kinds stand together, at the end of the whole schema.
@@ -154,11 +154,6 @@ fn stage_schema(kind: &Kind, generator: &mut SchemaGenerator) -> Value {
         table.insert("anyOf".into(), json!([{ "required": needed }, { "required": ["sweep"] }]));
     }
     schema
-}
-
-/// The options that a stage of that kind may have.
-pub(crate) fn option_names(kind: &Kind) -> Vec<String> {
-    kind.own_schema()["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
 }
 
 fn names(value: &Value) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! Source positions: the text of a pipeline file, followed by the `--set` arguments, in one range
-//! of byte offsets, and the mapping from the content of a string back to that text.
+//! Source positions: the text of a pipeline file, followed by arguments of the command line, in one
+//! range of byte offsets, and the mapping from the content of a string back to that text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -9,23 +9,53 @@ use toml::de::DeValue;
 
 use crate::error::Fault;
 
-/// The text of the file, then each `--set` argument after a line break.
+/// The text of the file, then each argument after a line break.
 pub(crate) struct Source {
+    /// Where the values come from, for messages: the path of the file.
+    name: String,
     text: String,
     file: usize,
-    arguments: Vec<Range<usize>>,
+    arguments: Vec<Argument>,
+}
+
+/// An argument of the command line.
+struct Argument {
+    /// `--set`.
+    option: String,
+    range: Range<usize>,
+}
+
+/// A range of a [`Source`].
+pub(crate) struct Part<'a> {
+    /// The path of the file, or the option of the argument: `--set`.
+    pub(crate) name: &'a str,
+    /// The text of the file or of the argument.
+    pub(crate) text: &'a str,
+    /// The range in that text.
+    pub(crate) range: Range<usize>,
+    /// The index of the argument; `None` for the file.
+    pub(crate) argument: Option<usize>,
 }
 
 impl Source {
-    pub(crate) fn new(file: &str, arguments: &[String]) -> Self {
-        let mut source = Self { text: file.into(), file: file.len(), arguments: Vec::new() };
-        for argument in arguments {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        file: &str,
+        arguments: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let mut source =
+            Self { name: name.into(), text: file.into(), file: file.len(), arguments: Vec::new() };
+        for (option, argument) in arguments {
             source.text.push('\n');
             let start = source.text.len();
-            source.text.push_str(argument);
-            source.arguments.push(start..source.text.len());
+            source.text.push_str(&argument);
+            source.arguments.push(Argument { option, range: start..source.text.len() });
         }
         source
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn file(&self) -> &str {
@@ -34,25 +64,31 @@ impl Source {
 
     /// The arguments, each with its offset.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.arguments.iter().map(|range| (range.start, &self.text[range.clone()]))
+        let ranges = self.arguments.iter().map(|argument| argument.range.clone());
+        ranges.map(|range| (range.start, &self.text[range]))
     }
 
-    /// The text that contains a range (`None`: the file; else the index of the argument), and the
-    /// range in that text.
-    pub(crate) fn part(&self, place: &Range<usize>) -> (Option<usize>, &str, Range<usize>) {
-        let argument =
-            self.arguments.iter().position(|range| range.start <= place.start && place.start <= range.end);
-        let (text, start) = match argument {
-            Some(found) if place.start > self.file => {
-                (&self.text[self.arguments[found].clone()], self.arguments[found].start)
-            }
-            _ => (self.file(), 0),
+    /// The range of an argument.
+    pub(crate) fn argument(&self, index: usize) -> Range<usize> {
+        self.arguments[index].range.clone()
+    }
+
+    /// The part of the text that contains a range.
+    pub(crate) fn part(&self, place: &Range<usize>) -> Part<'_> {
+        let argument = self.arguments.iter().position(|argument| {
+            place.start > self.file
+                && argument.range.start <= place.start
+                && place.start <= argument.range.end
+        });
+        let (name, text, start) = match argument.map(|index| &self.arguments[index]) {
+            Some(Argument { option, range }) => (option, &self.text[range.clone()], range.start),
+            None => (&self.name, self.file(), 0),
         };
         let floor = |at: usize| {
             (0..=at.saturating_sub(start).min(text.len())).rev().find(|at| text.is_char_boundary(*at))
         };
         let (from, to) = (floor(place.start).unwrap_or(0), floor(place.end).unwrap_or(0));
-        (argument.filter(|_| place.start > self.file), text, from..to.max(from))
+        Part { name, text, range: from..to.max(from), argument }
     }
 
     /// The line of a byte of the file, from 1.

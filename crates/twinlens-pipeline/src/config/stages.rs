@@ -9,7 +9,6 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use twinlens_dataset::protocol::Variant;
 
 use crate::config::options::{Shape, build};
-use crate::config::schema::option_names;
 use crate::config::source::Strings;
 use crate::config::sweep::{self, Choice};
 use crate::config::vars::article;
@@ -162,7 +161,7 @@ fn stage<'r>(
     draft.kind = kind(name, &place, table.remove("kind"), cx.registry, faults);
     let Some(kind) = draft.kind else { return vec![draft] };
     let axes = table.remove("sweep").map(|sweep| {
-        let known: Vec<String> = option_names(kind).into_iter().chain([SEED.to_string()]).collect();
+        let known: Vec<String> = kind.option_names().into_iter().chain([SEED.to_string()]).collect();
         sweep::axes(name, sweep, &known, &table, faults)
     });
     let what = format!("the stage `{name}`");

@@ -12,8 +12,8 @@ use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::variants;
 use twinlens_dataset::{MAIN, REJECTS, catalog};
 
-use crate::config::InputSchemas;
 use crate::config::graph::{FUNNEL, Graph, place_of};
+use crate::config::inputs::InputSchemas;
 use crate::config::options::{Shape, build};
 use crate::config::pipeline::{Expect, Node, NodeInput, Resolved, Test, tables};
 use crate::config::source::{Source, Strings};
@@ -92,8 +92,13 @@ impl Context<'_> {
             return None;
         };
         let planned = draft.options.as_ref()?.built.plan(self.sql, Some(&known));
-        let good = planned.faults.is_empty();
-        faults.extend(placed(draft, planned.faults));
+        let missing = planned.plan.files.iter().filter_map(|file| {
+            let error = self.schemas.check_file(file).err()?;
+            Some(file_fault(file.span(), error))
+        });
+        let found: Vec<Fault> = planned.faults.into_iter().chain(missing).collect();
+        let good = found.is_empty();
+        faults.extend(placed(draft, found));
         planned.work.filter(|_| good).map(|work| (planned.plan, work))
     }
 
@@ -143,14 +148,16 @@ impl Context<'_> {
 
     /// What is known of a file or dataset outside the run.
     fn file(&self, path: &str, place: Range<usize>) -> Result<KnownInput, Fault> {
-        match self.schemas.get(path) {
-            Ok(schema) => Ok(KnownInput { schema, maker: None }),
-            Err(RunError::User { message, hint }) => {
-                let fault = Fault::at(place, message);
-                Err(hint.into_iter().fold(fault, Fault::hint))
-            }
-            Err(error) => Err(Fault::at(place, error.to_string())),
-        }
+        let schema = self.schemas.get(path).map_err(|error| file_fault(place, error))?;
+        Ok(KnownInput { schema, maker: None })
+    }
+}
+
+/// A file that is missing or cannot be read, at the place that names it.
+fn file_fault(place: Range<usize>, error: RunError) -> Fault {
+    match error {
+        RunError::User { message, hint } => hint.into_iter().fold(Fault::at(place, message), Fault::hint),
+        error => Fault::at(place, error.to_string()),
     }
 }
 
@@ -227,6 +234,7 @@ fn nodes(
                 kind: kind.name,
                 version: kind.version,
                 product: kind.product,
+                unit: kind.unit,
                 options: options.built.options,
                 plan,
                 work,

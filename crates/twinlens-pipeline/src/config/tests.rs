@@ -1,16 +1,20 @@
 //! The meaning of pipeline files, and the report for every kind of mistake.
 
+mod mistakes;
+mod mutations;
+mod sweeps;
 mod toys;
+mod values;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::parquet::arrow::ArrowWriter;
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::files::Files;
 use toys::registry;
 
 const GOOD: &str = r#"
@@ -96,7 +100,7 @@ fn a_valid_file_becomes_sorted_stages() {
     let pipeline = checked(GOOD, &[]).unwrap();
     let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
-    assert_eq!((pipeline.name.as_str(), pipeline.seed, pipeline.max_reject_share), ("toy", 17, 1.0));
+    assert_eq!((pipeline.name.as_str(), pipeline.seed, pipeline.max_reject_share), ("toy", 17, None));
     assert_eq!(pipeline.sites, ["gallery"]);
     let data = |node| Resolved::Stage { node, table: "data".into() };
     let side = |table: &str| Resolved::Stage { node: 3, table: table.into() };
@@ -149,148 +153,15 @@ fn variables_become_values_and_never_syntax() {
     assert_eq!(options(&pipeline, "pages")["files"][0], json!("x'y/one.csv"));
 }
 
-/// Mistakes: the name of the snapshot, the file, and the `--set` arguments.
-const MISTAKES: &[(&str, &str, &[&str])] = &[
-    ("typo_in_an_option", "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwher = 'width > 3'", &[]),
-    ("typo_at_the_top", "sede = 3\n[stage.kept]\nkind = 'keep'", &[]),
-    (
-        "unknown_kind",
-        "[stages.kept]\nkind = 'kep'\n[stages.other]\ninput = 'pages'\n[stages.third]\nkind = 3",
-        &[],
-    ),
-    (
-        "unknown_input",
-        "[stages.kept]\nkind = 'keep'\ninput = 'page'\nwhere = 'true'\n[stages.more]\nkind = 'keep'\ninput = 'clip.per_clas'\nwhere = 'true'\n[stages.clip]\nkind = 'learn'\ninput = 'rejects'",
-        &[],
-    ),
-    (
-        "ambiguous_input",
-        "[stages.one]\nkind = 'learn'\ninput = 'pages'\n[stages.two]\nkind = 'learn'\ninput = 'pages'\n[stages.kept]\nkind = 'keep'\ninput = 'per_class'\nwhere = 'good'",
-        &[],
-    ),
-    (
-        "cycle",
-        "[stages.a]\nkind = 'keep'\ninput = 'c'\nwhere = 'true'\n\n[stages.b]\nkind = 'keep'\ninput = 'a'\nwhere = 'true'\n\n[stages.c]\nkind = 'keep'\ninput = 'b'\nwhere = 'true'\n\n[stages.after]\nkind = 'keep'\ninput = 'c'\nwhere = 'nonsense'\n\n[stages.self]\nkind = 'learn'\ninput = 'self'",
-        &[],
-    ),
-    (
-        "undefined_variable",
-        "[vars]\nepochs = 3\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = \"${epohcs}\"\nmodel = \"a\\t${HOME}-${TWIN_UNSET}-${\"",
-        &[],
-    ),
-    (
-        "variable_of_the_wrong_type",
-        "[vars]\nepochs = 'many'\nlist = [1]\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = '${epochs}'\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nverbose = '${share}'",
-        &["share=0.5"],
-    ),
-    (
-        "unknown_column",
-        "[vars]\nlong = 'a longer word'\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = \"width >= 64 and \\\"caption\\\" <> '${long}' and captoin <> ''\"",
-        &[],
-    ),
-    (
-        "unknown_column_in_a_long_string",
-        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = '''\nwidth > 3\n  and widht < 9\n'''",
-        &[],
-    ),
-    (
-        "predicate_of_another_type",
-        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'width + 1'\n[stages.more]\nkind = 'keep'\ninput = 'kept'\nwhere = 'not reported, since its input failed'",
-        &[],
-    ),
-    (
-        "sql_syntax",
-        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'width > > 3'\n[stages.more]\nkind = 'keep'\ninput = 'pages'\nwhere = \"caption = 'open\"",
-        &[],
-    ),
-    (
-        "wrong_types",
-        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 3\nshare = 'half'\nwidths = [1, 'two', 70000, -1]\nresize = { size = -3, mode = 'shortset' }\nverbose = 1",
-        &[],
-    ),
-    (
-        "missing_options",
-        "[stages.kept]\nkind = 'keep'\n[stages.more]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nresize = {}\n[stages.clip]\nkind = 'learn'\nepochs = 'x'",
-        &[],
-    ),
-    (
-        "several_at_once",
-        "sites = ['galery']\nmax_reject_share = 2\n[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwher = 'true'\nshar = 0.5\nverbos = true\nresize = { siez = 3 }\nreject = 'keep'\n[stages.More-Of]\nkind = 'keep'\ninput = 'pages'\nwhere = 'height > 3'\nrejects = 'drop'\n[stages.rejects]\nkind = 'learn'\ninput = 'pages'\n[stages.flat]\n",
-        &[],
-    ),
-    ("toml_syntax", "[stages.kept\nkind = \ninput = 'pages\nwhere = 'a'\nwhere = 'b'", &[]),
-    (
-        "toml_syntax_on_several_lines",
-        "[stages.kept]\nkind = \ninput = 'pages\nwhere = 'a'\nwhere = 'b'\n[stages.kept]\nx = 1__0",
-        &[],
-    ),
-    (
-        "rejects_that_are_not_kept",
-        "[stages.one]\nkind = 'learn'\ninput = 'two.rejects'\n[stages.two]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'\nrejects = 'count'\n[stages.three]\nkind = 'keep'\ninput = 'pages.rejects'\nwhere = \"reject_code = 'x'\"\n[stages.top]\nkind = 'report'\ntables = ['pages']\nquery = 'select 1'\n[stages.four]\nkind = 'keep'\ninput = 'top.rejects'\nwhere = 'true'",
-        &[],
-    ),
-    (
-        "bad_tests",
-        "[[tests]]\nthat = 'a column'\nsql = 'select widht from pages'\nexpect = 'empty'\n\n[[tests]]\nthat = 'a table'\nsql = 'select * from pagse'\nexpect = 'non-empty'\n\n[[tests]]\nthat = 'syntax'\nsql = 'selekt 1'\nexpect = 'true'\n\n[[tests]]\nthat = 'a boolean'\nsql = 'select caption from pages'\nexpect = 'true'\n\n[[tests]]\nsql = 'drop table pages'\nexpect = 'nothing'",
-        &[],
-    ),
-    (
-        "bad_set",
-        "[vars]\nepochs = 3\n[stages.clip]\nkind = 'learn'\ninput = 'pages'\nepochs = '${epochs}'",
-        &[
-            "epoch=4",
-            "clip.epoch=4",
-            "clp.epochs=4",
-            "clip.model=[1]",
-            "stages.clip=3",
-            "nonsense",
-            "clip.input=pagse",
-        ],
-    ),
-    (
-        "set_points_into_a_predicate",
-        "[stages.kept]\nkind = 'keep'\ninput = 'pages'\nwhere = 'true'",
-        &["kept.where=width > 3 and captoin = ''"],
-    ),
-    ("no_stages", "seed = -1", &[]),
-];
-
-#[test]
-fn every_mistake_is_reported_with_its_position() {
-    for (name, text, set) in MISTAKES {
-        let head = if text.starts_with("[stages.kept\n") || *name == "no_stages" {
-            String::new()
-        } else {
-            // Top-level keys first, then the source that the cases read.
-            "name = 'toy'\nenv = ['TWIN_UNSET']\n".into()
-        };
-        let pages = if *name == "no_stages" { "" } else { "\n[stages.pages]\nkind = 'list'\nfiles = []\n" };
-        let file = format!("{head}{text}{pages}");
-        let report = match checked(&file, set) {
-            Ok(_) => panic!("{name} passed"),
-            Err(report) => report,
-        };
-        assert!(!report.faults().is_empty());
-        insta::assert_snapshot!(*name, report.render(false));
-    }
-}
-
-#[test]
-fn colour_is_optional_and_control_characters_are_removed() {
-    let report = checked("name = 'toy'\n\"\\u001b[31m\" = 1", &[]).unwrap_err();
-    assert!(!report.render(false).contains('\u{1b}'));
-    assert!(report.render(true).contains('\u{1b}') && !report.render(true).contains("\u{1b}[31m`"));
-}
-
 #[test]
 fn unreadable_files_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.toml");
     let loaded = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        load(&path, &registry(), &overrides(&[]), &InputSchemas::none()).map(|pipeline| pipeline.path)
+        load(&path, &registry(), &overrides(&[]), &InputSchemas::none()).map(|pipeline| pipeline.file)
     };
-    assert_eq!(loaded(GOOD.as_bytes()).unwrap(), path);
+    assert_eq!(loaded(GOOD.as_bytes()).unwrap().as_ref(), Some(&path));
     assert!(matches!(loaded(b"name = 'a'\n\xff"), Err(LoadError::NotText { line: 2, .. })));
     assert!(matches!(loaded(&vec![b'#'; MAX_FILE_BYTES as usize + 1]), Err(LoadError::TooLarge { .. })));
     assert!(matches!(loaded(b"nam = 3"), Err(LoadError::Invalid(_))));
@@ -337,211 +208,6 @@ fn options_are_documented_from_their_struct() {
     let keep = described("keep");
     let resize = keep.iter().position(|option| option == "resize table None false | A box for the images.");
     assert!(keep[resize.unwrap() + 1].starts_with("resize."), "{keep:?}");
-}
-
-/// A valid file with random edits.
-fn mutated() -> impl Strategy<Value = String> {
-    let edit = (
-        0..GOOD.len(),
-        0..40_usize,
-        prop_oneof![
-            Just(""),
-            Just("'"),
-            Just("\""),
-            Just("${"),
-            Just("}"),
-            Just("="),
-            Just("\n["),
-            Just("é"),
-            Just("3"),
-            Just("#")
-        ],
-    );
-    proptest::collection::vec(edit, 1..4).prop_map(|edits| {
-        let mut text: Vec<char> = GOOD.chars().collect();
-        for (at, length, put) in edits {
-            let at = at.min(text.len());
-            let end = (at + length).min(text.len());
-            drop(text.splice(at..end, put.chars()));
-        }
-        text.into_iter().collect()
-    })
-}
-
-fn assert_valid_positions(text: &str, set: &[&str]) {
-    if let Err(report) = checked(text, set) {
-        let end = text.len() + set.iter().map(|argument| argument.len() + 1).sum::<usize>();
-        for fault in report.faults() {
-            assert!(fault.span.start <= fault.span.end && fault.span.end <= end, "{fault:?}");
-        }
-        assert!(
-            !report.faults().is_empty()
-                && !report.render(false).is_empty()
-                && !report.render(true).is_empty()
-        );
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_text_causes_a_panic(text in "\\PC{0,200}", set in "\\PC{0,30}") {
-        assert_valid_positions(&text, &[&set]);
-    }
-
-    #[test]
-    fn no_broken_file_causes_a_panic(text in mutated(), set in "(clip|kept|seed|epochs|a)[.=]?(epochs|where|resize.size)?=?[\\[{'\"a-z0-9>= ]{0,12}") {
-        assert_valid_positions(&text, &[&set]);
-    }
-
-    #[test]
-    fn external_values_never_become_syntax(value in "[\\PC\n\"'\\[\\]=#${}]{0,40}") {
-        let mut outside = overrides(&[]);
-        outside.env.insert("TWIN_NOTE".into(), value.clone());
-        let argument = format!("quoted={value}");
-        outside.set.push(argument);
-        let pipeline = check(Path::new("toy.toml"), GOOD, &registry(), &outside, &InputSchemas::none()).unwrap();
-        let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
-        prop_assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
-        let model = options(&pipeline, "clip")["model"].as_str().unwrap();
-        let note = options(&pipeline, "kept")["note"].as_str().unwrap();
-        // Numbers and quoted strings are parsed; anything else is kept as is.
-        let parsed = toml::de::DeValue::parse(&value).is_ok() || toml::de::DeValue::parse(value.trim()).is_ok();
-        let kept = model.strip_suffix("-5") == Some(value.as_str()) && note == value.trim();
-        prop_assert!(parsed || kept, "{} became {} and {}", value, model, note);
-    }
-}
-
-const SWEPT: &str = r#"
-name = "swept"
-
-[vars]
-many = 9
-
-[stages.pages]
-kind = "list"
-files = ["a.csv"]
-
-[stages.clip]
-kind = "learn"
-input = "pages"
-
-[stages.clip.sweep]
-model = ["RN-50", "vit/b"]
-epochs = [1, "${many}"]
-
-[stages.kept]
-kind = "keep"
-input = "clip"
-where = "width > 3"
-
-[stages.again]
-kind = "keep"
-input = "kept"
-where = "width > 4"
-sweep = { seed = [5, 6], share = [0.5] }
-
-[stages.top]
-kind = "report"
-tables = ["clip", "kept", "per_class", "again.rejects", "clip_rn_50_epochs_9"]
-query = """
-select c.caption, c.sweep_model, c.sweep_epochs + 1 as e, p.sweep_model as m, r.sweep_share * r.sweep_seed as s, k.reject
-from clip c join per_class p on c.sweep_model = p.sweep_model, again.rejects r, (select sweep_model as reject from kept) k
-"""
-
-[[tests]]
-that = "all variants are one table"
-sql = "select * from clip where sweep_epochs > 9 union all select * from clip_vit_b_epochs_1, (values ('x', 1)) as t(a, b)"
-expect = "empty"
-
-[[tests]]
-that = "the side table of all is plain"
-sql = "select class from per_class where sweep_model = 'RN-50' and good"
-expect = "empty"
-"#;
-
-#[test]
-fn a_sweep_gives_variants_of_the_stage_and_its_readers() {
-    let pipeline = checked(SWEPT, &[]).unwrap();
-    let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
-    let clips = ["clip_rn_50_epochs_1", "clip_rn_50_epochs_9", "clip_vit_b_epochs_1", "clip_vit_b_epochs_9"];
-    assert_eq!(names[..5], [&["pages"], &clips[..]].concat());
-    assert_eq!(names[5..9], clips.map(|name| name.replace("clip", "kept")));
-    assert_eq!(
-        names[9..11],
-        ["again_rn_50_epochs_1_seed_5_share_0_5", "again_rn_50_epochs_9_seed_5_share_0_5"]
-    );
-    assert_eq!((names.len(), names[17]), (18, "top"));
-
-    let data = |node| Resolved::Stage { node, table: "data".into() };
-    let node = |name: &str| pipeline.node(name).unwrap().1;
-    assert_eq!(
-        options(&pipeline, "clip_vit_b_epochs_9"),
-        &json!({ "input": "pages", "epochs": 9, "model": "vit/b" })
-    );
-    assert_eq!(
-        (inputs(node("kept_vit_b_epochs_1"))[0].clone(), node("kept_vit_b_epochs_9").family()),
-        (data(3), "kept")
-    );
-    assert_eq!(inputs(node("again_vit_b_epochs_9_seed_6_share_0_5")), [data(8)]);
-    assert_eq!(node("again_vit_b_epochs_9_seed_6_share_0_5").seed, Some(6));
-    let all = |nodes: std::ops::Range<usize>, table: &str| Resolved::Variants {
-        nodes: nodes.collect(),
-        table: table.into(),
-    };
-    let read = [all(1..5, "data"), all(5..9, "data"), all(1..5, "per_class"), all(9..17, "rejects"), data(2)];
-    assert_eq!(inputs(node("top")), read);
-    let main = node("top").plan.main.as_ref().unwrap();
-    let columns: Vec<String> =
-        main.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
-    assert_eq!(columns[..4], ["caption Utf8", "sweep_model Utf8", "e Int64", "m Utf8"]);
-    assert_eq!(columns[4..], ["s Float64", "reject Utf8"]);
-}
-
-#[test]
-fn variants_of_one_sweep_are_matched() {
-    let joined = r#"
-name = "t"
-stages.pages = { kind = "list", sweep = { files = [["a"], ["b"]], max_rows = [1] } }
-stages.one = { kind = "keep", input = "pages", where = "true" }
-stages.clip = { kind = "learn", input = "one" }
-stages.both = { kind = "pair", left = "one", right = "clip.per_class" }
-stages.other = { kind = "learn", input = "one_files_2_max_rows_1" }
-"#;
-    let pipeline = checked(joined, &[]).unwrap();
-    let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
-    assert_eq!(names[6..], ["both_files_1_max_rows_1", "both_files_2_max_rows_1", "other"]);
-    let of = |node, table: &str| Resolved::Stage { node, table: table.into() };
-    assert_eq!(inputs(&pipeline.nodes[7]), [of(3, "data"), of(5, "per_class")]);
-    assert_eq!(inputs(&pipeline.nodes[8]), [of(3, "data")]);
-    assert!(pipeline.nodes[8].variant.is_none());
-}
-
-#[test]
-fn mistakes_in_a_sweep_are_reported_with_their_position() {
-    let report = |sweep: &str| {
-        let text = format!(
-            "name = \"t\"\n[stages.pages]\nkind = \"list\"\nfiles = [\"a\"]\n[stages.clip]\nkind = \"learn\"\ninput = \"pages\"\nepochs = 4\n{sweep}\n"
-        );
-        checked(&text, &[]).unwrap_err().to_string()
-    };
-    let mistakes = [
-        "sweep = 3",
-        "sweep = {}",
-        "[stages.clip.sweep]\nmodle = [1]\nepochs = [1, 2]\nmodel = \"a\"\nseed = []",
-        "[stages.clip.sweep]\nmodel = [\"a\", 3, \"A\"]\nseed = [-1]",
-    ];
-    insta::assert_snapshot!(mistakes.map(report).join("\n"));
-}
-
-#[test]
-fn values_with_equal_names_are_numbered() {
-    let text = "name = \"t\"\n[stages.pages]\nkind = \"list\"\nfiles = [\"a\"]\n[stages.wide]\nkind = \"keep\"\ninput = \"pages\"\n\
-                [stages.wide.sweep]\nwhere = [\"width > 3\", \"width < 3\", \"width > 4\"]\n";
-    let pipeline = checked(text, &[]).unwrap();
-    let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
-    assert_eq!(names, ["pages", "wide_where_1", "wide_where_2", "wide_width_4"]);
 }
 
 #[test]
@@ -597,6 +263,13 @@ expect = "empty"
         found.starts_with("unknown column `width`\nthe column `word` of `words.parquet` is of type string\n")
     );
     assert!(found.lines().last().unwrap().contains("gone.parquet"), "{found}");
+
+    let listed =
+        "name = \"t\"\nstages.a = { kind = \"list\", files = [\"a.csv\", \"words.parquet\", \"b*.csv\"] }";
+    checked(listed, InputSchemas::none()).unwrap();
+    let report = checked(listed, InputSchemas::of(&files)).unwrap_err();
+    let places: Vec<&str> = report.faults().iter().map(|fault| &listed[fault.span.clone()]).collect();
+    assert_eq!(places, ["\"a.csv\"", "\"b*.csv\""], "all missing files at once");
 
     let good =
         "name = \"t\"\nstages.kept = { kind = \"keep\", input = \"words.parquet\", where = \"word = ''\" }";

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::stage::Product;
+use crate::product::Product;
+use crate::run::reasons::RejectReason;
 
 /// Something that happened in a run.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +28,9 @@ pub enum Event {
         /// What that kind makes.
         #[serde(skip)]
         product: Product,
+        /// What its progress counts.
+        #[serde(skip)]
+        unit: &'static str,
         /// The stages fused into its plan, in order.
         fused: Vec<String>,
         /// Splits committed by earlier runs.
@@ -55,6 +59,9 @@ pub enum Event {
         rejects: u64,
         /// Seconds in this run.
         seconds: f64,
+        /// The most frequent reject codes.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        reasons: Vec<RejectReason>,
     },
     /// One step of a training.
     TrainStep {

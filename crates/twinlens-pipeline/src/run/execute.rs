@@ -1,7 +1,6 @@
 //! Makes one dataset: the work of a unit, split by split, under the commit protocol.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::dataframe::DataFrame;
@@ -292,18 +291,4 @@ async fn next_within<T>(
 /// Whether a table has image bytes: its batches must be small.
 pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
     schema.fields().iter().any(|field| holds_image_bytes(field.data_type()))
-}
-
-/// The schema of a table's ledger: its columns without image bytes, and the reserved ones.
-pub fn ledger_schema(
-    table: &datafusion::arrow::datatypes::Schema,
-) -> datafusion::arrow::datatypes::SchemaRef {
-    let reserved = twinlens_dataset::contracts::rejects();
-    let columns = (table.fields().iter())
-        .filter(|field| {
-            !holds_image_bytes(field.data_type()) && reserved.field_with_name(field.name()).is_err()
-        })
-        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
-    let fields: Vec<_> = columns.chain(reserved.fields().iter().cloned()).collect();
-    Arc::new(datafusion::arrow::datatypes::Schema::new(fields))
 }

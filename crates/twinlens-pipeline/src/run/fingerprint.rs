@@ -1,73 +1,66 @@
 //! Fingerprints: the recipe of a dataset, which can be compared, and its hash.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use twinlens_dataset::storage::Location;
 
-use crate::config::{NodeInput, Pipeline, Resolved};
+use crate::config::{Node, NodeInput, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::{self, Files};
+use crate::ports::Plan;
 
 /// The recipe of a stage's dataset, and its hash.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// Kind, version, options, inputs and files.
     pub value: Value,
-    /// The hash: 32 hexadecimal digits.
+    /// The hash of what determines the content: 32 hexadecimal digits.
     pub fingerprint: String,
 }
 
-/// The recipes of all nodes, in their order. Reads only the size and time of files outside the run.
-///
-/// `retries` is how often splits of a node's dataset were replaced, if the dataset has that
-/// fingerprint: datasets that depend on the earlier splits are stale.
+/// What earlier datasets of the run recorded.
+pub trait Recorded {
+    /// How often splits of a node's dataset were replaced, if the dataset has that fingerprint:
+    /// datasets that depend on the earlier splits are stale.
+    fn retries(&self, node: usize, fingerprint: &str) -> u64;
+    /// The stamp of a file, by its name in the recipe.
+    fn stamp(&self, name: &str) -> Option<&Value>;
+}
+
+/// The recipes of all nodes, in their order. Reads the size and time of files outside the run, and
+/// the content of those whose size or time is not the recorded one.
 pub fn recipes(
     pipeline: &Pipeline,
     files: &Files,
     max_rows: Option<u64>,
-    retries: &dyn Fn(usize, &str) -> u64,
+    recorded: &dyn Recorded,
 ) -> Result<Vec<Recipe>, RunError> {
     let mut recipes: Vec<Recipe> = Vec::new();
+    let stamps = Stamps { files, recorded };
     for node in &pipeline.nodes {
         let print = |node: usize| {
             let recipe: &Recipe = &recipes[node];
-            match retries(node, &recipe.fingerprint) {
+            match recorded.retries(node, &recipe.fingerprint) {
                 0 => recipe.fingerprint.clone(),
                 times => format!("{} retried {times}", recipe.fingerprint),
             }
         };
         let all = |nodes: &[usize]| nodes.iter().map(|node| print(*node)).collect::<Vec<_>>().join("+");
-        let mut inputs = BTreeMap::new();
+        let mut inputs = Map::new();
         for NodeInput { input, resolved } in &node.inputs {
-            let print = match resolved {
-                Resolved::Stage { node, table } => format!("{}/{table}", print(*node)),
-                Resolved::Variants { nodes, table } => format!("{}/{table}", all(nodes)),
-                Resolved::System { nodes, .. } => all(nodes),
-                Resolved::Path(path) => files::stamp(&files.location(path)?)?,
+            let name = input.name();
+            let (name, print) = match resolved {
+                Resolved::Stage { node, table } => (name.into(), format!("{}/{table}", print(*node)).into()),
+                Resolved::Variants { nodes, table } => {
+                    (name.into(), format!("{}/{table}", all(nodes)).into())
+                }
+                Resolved::System { nodes, .. } => (name.into(), all(nodes).into()),
+                Resolved::Path(path) => stamps.one(&files.location(path)?)?,
             };
-            inputs.insert(input.name().to_string(), print);
-        }
-        let mut read = BTreeMap::new();
-        for file in &node.plan.files {
-            if file.ends_with('/') {
-                let folder = files.location(file.trim_end_matches('/'))?;
-                read.insert(format!("{}/", files.name(&folder)), files::folder_stamp(&folder)?);
-                continue;
-            }
-            for location in files.expand(file.value())? {
-                read.insert(files.name(&location), files::stamp(&location)?);
-            }
-        }
-        for name in &node.plan.optional_files {
-            let location = files.location(name.trim_end_matches('/'))?;
-            let stamp = match (name.ends_with('/'), location.as_local()) {
-                (true, Some(path)) if path.is_dir() => files::folder_stamp(&location)?,
-                (false, _) if location.stat()?.is_some() => files::stamp(&location)?,
-                _ => "not there".into(),
-            };
-            let end = if name.ends_with('/') { "/" } else { "" };
-            read.insert(format!("{}{end}", files.name(&location)), stamp);
+            inputs.insert(name, print);
         }
         let mut value = json!({
             "kind": node.kind,
@@ -77,17 +70,131 @@ pub fn recipes(
             "keep_rejects": node.keep_rejects,
             "options": node.options,
             "inputs": inputs,
-            "files": read,
+            "files": stamps.of(&node.plan)?,
         });
         if let (Some(variant), Some(recipe)) = (&node.variant, value.as_object_mut()) {
             // A reused manifest must name the right variant.
             recipe.insert("variant_of".into(), json!(variant));
         }
         let value = sorted(value);
-        let fingerprint = hex::encode(&Sha256::digest(value.to_string())[..16]);
+        let content = content_of(value.clone(), node, files);
+        let fingerprint = hex::encode(&Sha256::digest(content.to_string())[..16]);
         recipes.push(Recipe { value, fingerprint });
     }
     Ok(recipes)
+}
+
+/// Keys of the stamp of a file whose content was read.
+const SEEN: &str = "seen";
+const CONTENT: &str = "content";
+
+/// Stamps of files outside the run: texts that change with the content; or size and time with a
+/// hash of the content, which alone counts.
+struct Stamps<'a> {
+    files: &'a Files,
+    recorded: &'a dyn Recorded,
+}
+
+impl Stamps<'_> {
+    /// The files that a stage declared, by name.
+    fn of(&self, plan: &Plan) -> Result<Map<String, Value>, RunError> {
+        let mut read = Map::new();
+        for file in &plan.files {
+            if file.ends_with('/') {
+                read.extend([self.folder(&self.files.location(file.trim_end_matches('/'))?)?]);
+                continue;
+            }
+            for location in self.files.expand(file.value())? {
+                read.extend([self.one(&location)?]);
+            }
+        }
+        for name in &plan.optional_files {
+            let location = self.files.location(name.trim_end_matches('/'))?;
+            let (is_folder, found) = (name.ends_with('/'), location.stat()?.is_some());
+            read.extend([match location.as_local() {
+                Some(path) if is_folder && path.is_dir() => self.folder(&location)?,
+                _ if !is_folder && found => self.one(&location)?,
+                _ => {
+                    let end = if is_folder { "/" } else { "" };
+                    (format!("{}{end}", self.files.name(&location)), "not there".into())
+                }
+            }]);
+        }
+        Ok(read)
+    }
+
+    fn one(&self, location: &Location) -> Result<(String, Value), RunError> {
+        self.with_content(self.files.name(location), files::stamp(location)?, location)
+    }
+
+    fn folder(&self, location: &Location) -> Result<(String, Value), RunError> {
+        let name = format!("{}/", self.files.name(location));
+        self.with_content(name, files::folder_stamp(location)?, location)
+    }
+
+    fn with_content(
+        &self,
+        name: String,
+        seen: String,
+        location: &Location,
+    ) -> Result<(String, Value), RunError> {
+        if let Some(stamp) = self.recorded.stamp(&name).filter(|stamp| stamp[SEEN] == seen.as_str()) {
+            return Ok((name, stamp.clone()));
+        }
+        // The stamp of a dataset is its fingerprint.
+        let is_dataset = location.as_local().is_some_and(Path::is_dir) && !name.ends_with('/');
+        let content = if is_dataset { None } else { files::content_hash(location)? };
+        let stamp = match content {
+            Some(content) => json!({ SEEN: seen, CONTENT: content }),
+            None => seen.into(),
+        };
+        Ok((name, stamp))
+    }
+}
+
+/// The stamps in a recipe, and in those fused into it, by the names of files.
+pub fn stamps(recipe: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fused = recipe[FUSED].as_object().into_iter().flat_map(Map::values);
+    let parts = fused.chain([recipe]).flat_map(|recipe| [&recipe["files"], &recipe["inputs"]]);
+    parts.filter_map(Value::as_object).flatten().filter(|(_, stamp)| stamp.get(CONTENT).is_some())
+}
+
+/// What determines the content: of files that were read their hash without their times, and paths
+/// of the options under the names of recipes, however they are written.
+fn content_of(mut recipe: Value, node: &Node, files: &Files) -> Value {
+    for part in ["files", "inputs"] {
+        for stamp in recipe[part].as_object_mut().into_iter().flat_map(Map::values_mut) {
+            if let Some(content) = stamp.get(CONTENT) {
+                *stamp = content.clone();
+            }
+        }
+    }
+    let declared = node.plan.files.iter().map(|file| file.value().as_str());
+    let declared = declared.chain(node.plan.optional_files.iter().map(String::as_str));
+    let inputs = node.inputs.iter().filter(|input| matches!(input.resolved, Resolved::Path(_)));
+    let paths: Vec<&str> = declared.chain(inputs.map(|input| input.input.name())).collect();
+    rename_paths(&mut recipe["options"], &paths, files);
+    recipe
+}
+
+/// Renames the texts that are one of the paths, or a folder above one.
+fn rename_paths(value: &mut Value, paths: &[&str], files: &Files) {
+    match value {
+        Value::String(text) => {
+            let folder = text.trim_end_matches('/');
+            let is_path = |path: &&str| {
+                path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            if !folder.is_empty() && paths.iter().any(is_path) {
+                *text = files.written_name(text);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename_paths(item, paths, files)),
+        Value::Object(entries) => {
+            entries.values_mut().for_each(|value| rename_paths(value, paths, files));
+        }
+        _ => {}
+    }
 }
 
 /// Sorts the keys of objects.
@@ -149,8 +256,8 @@ pub fn difference(before: &Value, now: &Value) -> String {
 
 fn collect(before: &Value, now: &Value, at: String, changes: &mut Vec<String>) {
     match (before, now) {
-        _ if before == now => {}
-        (Value::Object(old), Value::Object(new)) => {
+        _ if before == now || same_content(before, now) => {}
+        (Value::Object(old), Value::Object(new)) if new.get(CONTENT).is_none() => {
             let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for key in keys {
                 let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
@@ -173,6 +280,11 @@ fn collect(before: &Value, now: &Value, at: String, changes: &mut Vec<String>) {
             _ => format!("{at}: {} -> {}", short(before, 0), short(now, 0)),
         }),
     }
+}
+
+/// Whether two stamps of a file are of the same content.
+fn same_content(before: &Value, now: &Value) -> bool {
+    now.get(CONTENT).is_some_and(|content| before.get(CONTENT) == Some(content))
 }
 
 fn input_changed(input: &str) -> String {

@@ -12,6 +12,7 @@ pub mod fingerprint;
 pub mod output;
 pub mod plan;
 pub mod provenance;
+pub mod reasons;
 pub mod retry;
 pub mod session;
 
@@ -46,6 +47,7 @@ use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, execute, holds_pixels};
 use crate::run::output::Output;
 use crate::run::plan::{Decision, Unit};
+use crate::run::reasons::AllRejected;
 use crate::stage::{SortKey, Work};
 
 /// How a pipeline is run.
@@ -106,6 +108,8 @@ pub struct Outcome {
     pub tests: Vec<TestResult>,
     /// Stages whose share of rejects passes the pipeline's limit.
     pub too_many_rejects: Vec<String>,
+    /// The stage that ended the run, since all of its rows were rejected.
+    pub all_rejected: Option<AllRejected>,
 }
 
 /// Runs or resumes a pipeline.
@@ -121,25 +125,27 @@ pub async fn run(
         directory.clear()?;
     }
     let files =
-        Files { base: pipeline.base().into(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
+        Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
-    run.units(&units).instrument(info_span!("run", pipeline = %pipeline.name, dir = %settings.dir)).await?;
-    let datasets = open_all(&settings.dir, &units, pipeline)?;
-    let tests = match settings.until {
-        Some(_) => Vec::new(),
-        None => {
+    let span = info_span!("run", pipeline = %pipeline.name, dir = %settings.dir);
+    let all_rejected = run.units(&units).instrument(span).await?;
+    let datasets = open_all(&settings.dir, &units, pipeline, all_rejected.as_ref())?;
+    let tests = match (&settings.until, &all_rejected) {
+        (Some(_), _) | (_, Some(_)) => Vec::new(),
+        (None, None) => {
             let session = session::plain(registry, settings.threads);
             catalog::register(&session, &datasets).await?;
             data_tests::run(&session, &pipeline.tests).await?
         }
     };
     let too_many_rejects = too_many_rejects(&datasets, pipeline.max_reject_share);
-    Ok(Outcome { datasets, tests, too_many_rejects })
+    Ok(Outcome { datasets, tests, too_many_rejects, all_rejected })
 }
 
-fn too_many_rejects(datasets: &[Dataset], share: f64) -> Vec<String> {
+fn too_many_rejects(datasets: &[Dataset], share: Option<f64>) -> Vec<String> {
+    let Some(share) = share else { return Vec::new() };
     let over = |dataset: &&Dataset| {
         let state = dataset.state();
         let rejected: u64 = state.rejects().values().flat_map(BTreeMap::values).sum();
@@ -148,8 +154,20 @@ fn too_many_rejects(datasets: &[Dataset], share: f64) -> Vec<String> {
     datasets.iter().filter(over).map(|dataset| dataset.state().begin.stage.clone()).collect()
 }
 
-fn open_all(dir: &Location, units: &[Unit], pipeline: &Pipeline) -> Result<Vec<Dataset>, RunError> {
-    units.iter().map(|unit| Ok(Dataset::open(dir.join(&pipeline.nodes[unit.last()].name))?)).collect()
+/// The datasets of a run; if it ended early, those up to the stage that ended it.
+fn open_all(
+    dir: &Location,
+    units: &[Unit],
+    pipeline: &Pipeline,
+    ended_by: Option<&AllRejected>,
+) -> Result<Vec<Dataset>, RunError> {
+    let names = units.iter().map(|unit| &pipeline.nodes[unit.last()].name);
+    let last = ended_by.and_then(|ended| names.clone().position(|name| *name == ended.stage));
+    let mut datasets = Vec::new();
+    for name in names.take(last.map_or(units.len(), |last| last + 1)) {
+        datasets.push(Dataset::open(dir.join(name))?);
+    }
+    Ok(datasets)
 }
 
 /// The datasets in a run directory, complete or not, in the order of their stages.
@@ -181,15 +199,38 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs units one after another; one that streams its input runs beside it.
-    async fn units(&self, units: &[Unit]) -> Result<(), RunError> {
+    /// Runs units one after another; one that streams its input runs beside it. Gives the stage
+    /// that ended the run early.
+    async fn units(&self, units: &[Unit]) -> Result<Option<AllRejected>, RunError> {
         for group in plan::groups(self.pipeline, units) {
             match group[..] {
                 [one] => self.traced_unit(&units[one], &self.cancel).await?,
                 _ => self.together(group.iter().map(|&unit| &units[unit])).await?,
             }
+            for unit in group {
+                if let Some(ended) = self.all_rejected(&units[unit]).await? {
+                    return Ok(Some(ended));
+                }
+            }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether all rows of a unit were rejected, and why.
+    async fn all_rejected(&self, unit: &Unit) -> Result<Option<AllRejected>, RunError> {
+        let dataset = self.made(unit.last())?;
+        if self.pipeline.max_reject_share.is_some() || !reasons::all_rejected(&dataset) {
+            return Ok(None);
+        }
+        let session = session::plain(self.registry, self.settings.threads);
+        let reasons = reasons::reasons(&dataset, &session).await?;
+        let first = reasons.first().and_then(|reason| Some((reason, self.pipeline.node(&reason.stage)?.1)));
+        let kind = first.and_then(|(reason, node)| Some((reason, self.registry.kind(node.kind)?)));
+        let hint = kind.and_then(|(reason, kind)| {
+            kind.reject_hints.iter().find(|(code, _)| *code == reason.code).map(|(_, hint)| *hint)
+        });
+        let stage = self.pipeline.nodes[unit.last()].name.clone();
+        Ok(Some(AllRejected { stage, reasons, hint }))
     }
 
     /// Runs units concurrently. If one fails, the others are interrupted.
@@ -234,6 +275,7 @@ impl Run<'_> {
             stage: node.name.clone(),
             kind: node.kind.into(),
             product: node.product,
+            unit: node.unit,
             fused: unit.nodes[..unit.nodes.len() - 1]
                 .iter()
                 .map(|&node| self.pipeline.nodes[node].name.clone())
@@ -249,7 +291,9 @@ impl Run<'_> {
         let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
         let rejects = state.rejects().values().flat_map(BTreeMap::values).sum();
         info!(rows, rejects, seconds, "finished");
-        self.observer.event(&Event::StageFinished { stage: node.name.clone(), rows, rejects, seconds });
+        let reasons = reasons::reasons(&output.dataset(), &session::plain(self.registry, 1)).await?;
+        let stage = node.name.clone();
+        self.observer.event(&Event::StageFinished { stage, rows, rejects, seconds, reasons });
         Ok(())
     }
 

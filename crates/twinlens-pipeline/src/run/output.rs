@@ -13,9 +13,8 @@ use tracing::debug;
 use twinlens_dataset::protocol::State;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter, blocking};
 
-use crate::blocking::blocking;
 use crate::error::RunError;
 use crate::rejects;
 use crate::run::events::{Event, Progress};

@@ -1,6 +1,8 @@
 //! What a run will do: which stages are fused, and which datasets are reused, resumed or rebuilt,
 //! and why.
 
+use std::collections::BTreeMap;
+
 use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
 use serde_json::Value;
@@ -12,7 +14,7 @@ use twinlens_dataset::storage::Location;
 use crate::config::{Node, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::Files;
-use crate::run::fingerprint::{self, Recipe, difference, recipes};
+use crate::run::fingerprint::{self, Recipe, Recorded, difference, recipes};
 use crate::stage::Work;
 
 /// The stages that make one dataset: row stages fused into one plan. The last one gives the dataset
@@ -76,11 +78,8 @@ pub fn plan(
     for node in &pipeline.nodes {
         states.push(manifest::read(&dir.join(&node.name))?);
     }
-    let retries = |node: usize, fingerprint: &str| {
-        let current = states[node].as_ref().filter(|state: &&State| state.begin.fingerprint == fingerprint);
-        current.map_or(0, |state| state.retries)
-    };
-    let recipes = recipes(pipeline, files, max_rows, &retries)?;
+    let recorded = Manifests::new(&states);
+    let recipes = recipes(pipeline, files, max_rows, &recorded)?;
     let current =
         |node: usize| State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse;
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
@@ -113,6 +112,30 @@ pub fn plan(
         units.push(unit(nodes));
     }
     Ok(units)
+}
+
+/// What the manifests of a run record.
+struct Manifests<'a> {
+    states: &'a [Option<State>],
+    stamps: BTreeMap<&'a String, &'a Value>,
+}
+
+impl<'a> Manifests<'a> {
+    fn new(states: &'a [Option<State>]) -> Self {
+        let recipes = states.iter().flatten().map(|state| &state.begin.recipe);
+        Self { states, stamps: recipes.flat_map(fingerprint::stamps).collect() }
+    }
+}
+
+impl Recorded for Manifests<'_> {
+    fn retries(&self, node: usize, fingerprint: &str) -> u64 {
+        let current = self.states[node].as_ref().filter(|state| state.begin.fingerprint == fingerprint);
+        current.map_or(0, |state| state.retries)
+    }
+
+    fn stamp(&self, name: &str) -> Option<&Value> {
+        self.stamps.get(&name.to_string()).copied()
+    }
 }
 
 /// The units in the order in which they run, by their indices: one after another, but a unit that

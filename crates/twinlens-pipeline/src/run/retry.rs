@@ -20,7 +20,7 @@ use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
 use super::{Run, Settings};
-use crate::config::Pipeline;
+use crate::config::{Node, Pipeline};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
@@ -30,11 +30,15 @@ use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, chain, conserved, in_flight, rows_input, split_rows, write_sorted};
 use crate::run::output::Output;
 use crate::run::plan::{self, Decision, Unit};
+use crate::run::reasons::reasons;
 use crate::run::session;
-use crate::stage::Work;
+use crate::stage::{SortKey, Work};
 
-const UID: &str = "uid";
 const ATTEMPTS: &str = "attempts";
+/// Names of columns of one side of a join.
+const KEPT_KEY: &str = "kept_key";
+const RETRY_KEY: &str = "retry_key";
+const RETRY_ATTEMPTS: &str = "retry_attempts";
 
 /// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub async fn retry(
 ) -> Result<Retried, RunError> {
     let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
     let files =
-        Files { base: pipeline.base().into(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
+        Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     let units = plan::plan(pipeline, &settings.dir, &files, None, None)?;
     let unit = unit_of(pipeline, &units, stage)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
@@ -82,12 +86,13 @@ pub async fn retry(
     }
     let writer = DatasetWriter::open_to_retry(settings.dir.join(&node.name), ShardLimits::default())?;
     let before = writer.dataset();
-    let picked = Picked { dataset: before.clone(), stage, predicate };
+    let picked = Picked { dataset: before.clone(), stage, predicate, key: row_key(node)? };
     let splits = picked.splits(&steps[0]).await?;
     progress.event(Event::StageStarted {
         stage: node.name.clone(),
         kind: node.kind.into(),
         product: node.product,
+        unit: node.unit,
         fused: Vec::new(),
         splits_done: 0,
     });
@@ -101,12 +106,14 @@ pub async fn retry(
     let limits = Limits { splits_in_flight: 2, grace: settings.grace, max_rows: None };
     in_flight(remade, &mut output, &steps[0].cx, &limits).await?;
     output.delete_unrecorded()?;
+    let reasons = reasons(&output.dataset(), &session::plain(registry, 1)).await?;
     let state = output.state();
     steps[0].cx.progress.event(Event::StageFinished {
         stage: node.name.clone(),
         rows: state.rows(MAIN),
         rejects: state.rejects().values().flat_map(BTreeMap::values).sum(),
         seconds: started.elapsed().as_secs_f64(),
+        reasons,
     });
     Ok(Retried {
         dataset: node.name.clone(),
@@ -136,11 +143,23 @@ fn unit_of<'a>(pipeline: &Pipeline, units: &'a [Unit], stage: &str) -> Result<&'
     }
 }
 
+/// The column that identifies a row of a dataset: the first by which the rows are sorted.
+fn row_key(node: &Node) -> Result<&str, RunError> {
+    let SortKey::Columns(columns) = &node.plan.order else { return Err(no_row_key(node)) };
+    columns.first().map(String::as_str).ok_or_else(|| no_row_key(node))
+}
+
+fn no_row_key(node: &Node) -> RunError {
+    RunError::user(format!("the rows of `{}` have no order, and so no key to find them by", node.name))
+}
+
 /// Which rejects of a dataset are meant.
 struct Picked<'a> {
     dataset: Dataset,
     stage: &'a str,
     predicate: &'a str,
+    /// The column that identifies a row.
+    key: &'a str,
 }
 
 impl Picked<'_> {
@@ -159,8 +178,8 @@ impl Picked<'_> {
         Ok(found)
     }
 
-    /// The picked rows of a split: `uid`, and `attempts` so far. A row of which a twin was kept
-    /// stays what it is.
+    /// The picked rows of a split: their keys, and `attempts` so far. A row of which a twin was
+    /// kept stays what it is.
     async fn rows(&self, step: &Step<'_>, split: u64) -> Result<DataFrame, RunError> {
         let part = self.dataset.only_split(split);
         let ledger = part.frame(&step.cx.session, REJECTS).await?;
@@ -168,10 +187,10 @@ impl Picked<'_> {
             ("its ledger", ledger.schema()),
             ("its input", &rows_input(step)?.frame(&step.cx.session).await?.schema().clone()),
         ] {
-            if found.field_with_unqualified_name(UID).is_err() {
+            if found.field_with_unqualified_name(self.key).is_err() {
                 return Err(RunError::user(format!(
-                    "`{}`: {table} has no column `{UID}` to find rows by",
-                    self.stage
+                    "`{}`: {table} has no column `{}` to find rows by",
+                    self.stage, self.key
                 )));
             }
         }
@@ -185,10 +204,11 @@ impl Picked<'_> {
             )
         })?;
         let ours = col(rejects::STAGE).eq(lit(self.stage)).and(predicate);
-        let picked =
-            ledger.filter(ours)?.aggregate(vec![ident(UID)], vec![max(ident(ATTEMPTS)).alias(ATTEMPTS)])?;
-        let kept = part.frame(&step.cx.session, MAIN).await?.select(vec![ident(UID).alias("kept_uid")])?;
-        Ok(picked.join(kept, JoinType::LeftAnti, &[UID], &["kept_uid"], None)?)
+        let picked = ledger
+            .filter(ours)?
+            .aggregate(vec![ident(self.key)], vec![max(ident(ATTEMPTS)).alias(ATTEMPTS)])?;
+        let kept = part.frame(&step.cx.session, MAIN).await?.select(vec![ident(self.key).alias(KEPT_KEY)])?;
+        Ok(picked.join(kept, JoinType::LeftAnti, &[self.key], &[KEPT_KEY], None)?)
     }
 
     /// Makes a split again: what it holds, without the picked rows, and what comes of these.
@@ -205,25 +225,25 @@ impl Picked<'_> {
         let as_key = || {
             picked
                 .clone()
-                .select(vec![ident(UID).alias("retry_uid"), ident(ATTEMPTS).alias("retry_attempts")])
+                .select(vec![ident(self.key).alias(RETRY_KEY), ident(ATTEMPTS).alias(RETRY_ATTEMPTS)])
         };
         let input = rows_input(head)?;
         let size = split_rows(steps);
         let (start, end) = (split * size, input.rows().min((split + 1) * size));
         let rows = input.dataset.range(session, &input.table, start, end)?;
-        let rows = rows.join(as_key()?, JoinType::LeftSemi, &[UID], &["retry_uid"], None)?;
+        let rows = rows.join(as_key()?, JoinType::LeftSemi, &[self.key], &[RETRY_KEY], None)?;
         let made = chain(rejects::with_reserved(rows)?, steps).await?;
 
         let mut fields: Vec<Field> =
             (last.node.main()?.fields().iter()).map(|field| field.as_ref().clone()).collect();
         fields.extend(rejects::fields());
         fields.push(Field::new(ATTEMPTS, DataType::Int32, true));
-        let made = made.join(as_key()?, JoinType::Inner, &[UID], &["retry_uid"], None)?;
-        let made = made.with_column(ATTEMPTS, ident("retry_attempts") + lit(1))?;
+        let made = made.join(as_key()?, JoinType::Inner, &[self.key], &[RETRY_KEY], None)?;
+        let made = made.with_column(ATTEMPTS, ident(RETRY_ATTEMPTS) + lit(1))?;
         let part = self.dataset.only_split(split);
         let kept = part.frame(session, MAIN).await?;
         let refused = part.frame(session, REJECTS).await?;
-        let refused = refused.join(as_key()?, JoinType::LeftAnti, &[UID], &["retry_uid"], None)?;
+        let refused = refused.join(as_key()?, JoinType::LeftAnti, &[self.key], &[RETRY_KEY], None)?;
         let all =
             aligned(kept, &fields)?.union(aligned(refused, &fields)?)?.union(aligned(made, &fields)?)?;
         let mut writer = write_sorted(writer, all, steps).await?;

@@ -35,7 +35,7 @@ fn pairs() -> SchemaRef {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListOptions {
     /// The files to read.
-    files: Vec<String>,
+    files: Vec<Located<String>>,
     /// The most rows.
     #[serde(default)]
     max_rows: Option<u32>,
@@ -49,7 +49,8 @@ impl StageKind for List {
     const EXAMPLE: &'static str = "[stages.pages]\nkind = \"list\"\nfiles = [\"pairs.csv\"]";
     const VERSION: u32 = 1;
 
-    fn plan(_: ListOptions, ports: &mut Ports<'_>) -> Option<Work> {
+    fn plan(options: ListOptions, ports: &mut Ports<'_>) -> Option<Work> {
+        options.files.iter().for_each(|file| ports.file(file));
         ports.output(pairs(), SortKey::AsGiven);
         Some(Work::source(List))
     }

@@ -1,0 +1,35 @@
+//! What `check` may know of the files that a pipeline names as inputs.
+
+use datafusion::arrow::datatypes::SchemaRef;
+use twinlens_dataset::MAIN;
+
+use crate::error::RunError;
+use crate::files::Files;
+
+/// What is known of the files and datasets that a pipeline names as inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct InputSchemas<'a>(Option<&'a Files>);
+
+impl<'a> InputSchemas<'a> {
+    /// Nothing, and nothing is assumed about them: what depends on their columns is not checked.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// They are opened (the footer of a Parquet file, the manifest of a dataset): what depends on
+    /// their columns is checked before anything runs.
+    pub fn of(files: &'a Files) -> Self {
+        Self(Some(files))
+    }
+
+    /// Checks that a file that a stage declared is there, if files are to be opened.
+    pub(crate) fn check_file(&self, written: &str) -> Result<(), RunError> {
+        self.0.map_or(Ok(()), |files| files.check(written))
+    }
+
+    /// The columns of one; `None` if it is not to be opened.
+    pub(crate) fn get(&self, path: &str) -> Result<Option<SchemaRef>, RunError> {
+        let Some(files) = self.0 else { return Ok(None) };
+        Ok(Some(files.dataset(path)?.schema(MAIN)?))
+    }
+}
