@@ -125,9 +125,23 @@ fn models_are_listed_with_their_cost() {
 }
 
 #[test]
+fn shells_and_man_know_the_commands() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = place.done(&["completions", shell]);
+        assert!(script.contains("max-rows") && script.contains("completions"), "{shell}: {script}");
+    }
+    place.done(&["man", "--write", "man1"]);
+    let page = fs::read_to_string(place.path("man1/twinlens-run.1")).unwrap();
+    assert!(page.contains("Runs a pipeline, or resumes it"), "{page}");
+    assert!(place.done(&["man"]).contains("twinlens"));
+}
+
+#[test]
 fn plan_shows_what_a_run_will_do() {
     let place = fruit();
     assert_call!("plan_table", call(&place, &["plan", "fruit.toml"]));
+    assert_call!("plan_columns", call(&place, &["plan", "fruit.toml", "--columns"]));
     assert_call!("plan_mermaid", call(&place, &["plan", "fruit.toml", "--format", "mermaid"]));
     assert_call!("plan_dot", call(&place, &["plan", "fruit.toml", "--format", "dot", "--until", "slim"]));
     let json = place.output(&["plan", "fruit.toml", "--format", "json"]).stdout;
@@ -142,7 +156,7 @@ fn plan_shows_what_a_run_will_do() {
         "preset.toml",
         &format!("name = \"preset\"\n[stages.images]\n{images}\n[stages.safe]\n{safe}\n"),
     );
-    assert_call!("plan_preset", call(&place, &["plan", "preset.toml"]));
+    assert_call!("plan_preset", call(&place, &["plan", "preset.toml", "--columns"]));
 }
 
 #[test]
@@ -160,6 +174,43 @@ fn only_changed_stages_are_rebuilt() {
 
     assert_call!("plan_set", call(&place, &["plan", "fruit.toml", "--set", "shortest=8"]));
     assert_call!("run_set", call(&place, &["run", "fruit.toml", "--set", "shortest=8"]));
+}
+
+#[test]
+fn a_touched_file_and_another_spelling_change_nothing() {
+    let place = fruit();
+    place.done(&["run", "fruit.toml"]);
+    let reused = |output: &Output| {
+        let text = String::from_utf8_lossy(&output.stderr);
+        text.lines().filter(|line| line.ends_with("(reused)")).count()
+    };
+    let touch = |text: &str| {
+        place.write("pairs.csv", text);
+        let hour = std::time::Duration::from_secs(3600);
+        let file = fs::File::options().write(true).open(place.path("pairs.csv")).unwrap();
+        file.set_modified(std::time::SystemTime::now() + hour).unwrap();
+    };
+    touch(PAIRS);
+    assert_eq!(reused(&place.output(&["run", "fruit.toml"])), 4);
+    // The file under another name, seen from another folder.
+    place.write("fruit.toml", &FRUIT.replace("\"pairs.csv\"", "\"./pairs.csv\""));
+    let (file, dir) = (place.path("fruit.toml"), place.path("runs/fruit"));
+    let mut elsewhere = place.command(&["run", file.to_str().unwrap(), "--dir", dir.to_str().unwrap()]);
+    assert_eq!(reused(&elsewhere.current_dir("/").output().unwrap()), 4);
+    // Another content of the same length.
+    touch(&PAIRS.replace("a red apple", "a bad apple"));
+    assert_eq!(reused(&place.output(&["run", "fruit.toml"])), 0);
+}
+
+#[test]
+fn a_stage_without_rows_ends_the_run() {
+    let place = fruit();
+    let none = FRUIT.replace("where = \"lang = 'en'\"", "where = \"lang = 'nl'\"");
+    place.write("none.toml", &none);
+    assert_call!("run_all_rejected", call(&place, &["run", "none.toml"]));
+    assert_call!("run_all_rejected_again", call(&place, &["run", "none.toml"]));
+    place.write("none.toml", &none.replace("seed = 3", "seed = 3\nmax_reject_share = 1.0"));
+    place.done(&["run", "none.toml"]);
 }
 
 #[test]

@@ -147,6 +147,29 @@ fn user_errors_have_hints() {
 }
 
 #[test]
+fn mistakes_in_the_data_point_at_the_argument() {
+    let place = place();
+    for (class, from) in [("flags", "chequered-flag"), ("flags ", "crossed-flags")] {
+        let folder = place.path("data/twice").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        let image = place.path("data/emoji/flags").join(format!("{from}.png"));
+        fs::copy(image, folder.join("1.png")).unwrap();
+    }
+    let declared = fs::read_to_string(place.path("emoji.toml")).unwrap();
+    let classes = declared.lines().find(|line| line.starts_with("classes")).unwrap();
+    let twice = declared
+        .replace("name = \"emoji\"", "name = \"twice\"")
+        .replace(classes, "classes = \"from the data\"\nclass_count = 2");
+    place.write("twice.toml", &twice);
+    let output = place.output(&["eval", "--weights", "model", "--sets", "twice.toml", "--data", "data"]);
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    for expected in ["occurs twice", "--> --sets:1:1", "1 | twice.toml", "in the command line"] {
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
 fn filters_can_use_scores_of_a_model_of_the_same_run() {
     let place = Place::new();
     place.write("pairs.csv", "url,caption\nhttp://a.example/1.png,a flag\n");

@@ -128,7 +128,7 @@ fn only_failed_rows_are_retried() {
 fn user_errors_have_hints() {
     let place = Place::new();
     place.write("list.csv", "url,caption\nhttp://img.test/a.png,an image\n,no address\n");
-    let pipeline = "name = 'small'\n[stages.list]\nkind = 'table'\nfiles = ['list.csv']\n\
+    let pipeline = "name = 'small'\nmax_reject_share = 1\n[stages.list]\nkind = 'table'\nfiles = ['list.csv']\n\
                     [stages.long]\nkind = 'filter'\ninput = 'list'\nwhere = 'char_length(caption) > 20'\n";
     place.write("small.toml", pipeline);
     let error_of = |args: &[&str]| {

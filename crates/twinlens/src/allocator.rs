@@ -72,11 +72,11 @@ mod tests {
         assert_eq!(value(), MILLISECONDS);
         let started = |stage: &str, product: Product| {
             let (stage, kind) = (stage.to_string(), "k".to_string());
-            Event::StageStarted { stage, kind, product, fused: Vec::new(), splits_done: 0 }
+            Event::StageStarted { stage, kind, product, unit: "row", fused: Vec::new(), splits_done: 0 }
         };
         let finished = |stage: &str| {
             let stage = stage.to_string();
-            Event::StageFinished { stage, rows: 1, rejects: 0, seconds: 1.0 }
+            Event::StageFinished { stage, rows: 1, rejects: 0, seconds: 1.0, reasons: Vec::new() }
         };
         let purge_delay = PurgeDelay::default();
         for (event, expected) in [

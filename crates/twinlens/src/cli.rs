@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "\
 Data go to stdout, everything else to stderr. Exit codes: 0 success; 1 user error, failed test, or failure of the machine \
-(full disk); 2 a bug in twinlens; 3 finished, but more rows were rejected than the pipeline allows; 130 interrupted, \
+(full disk); 2 a bug in twinlens; 3 more rows were rejected than the pipeline allows; 130 interrupted, \
 committed work is kept.";
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Model(ModelCommand),
     Schema(SchemaArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     Help(HelpArgs),
 }
 
@@ -131,6 +133,9 @@ pub(crate) struct PlanArgs {
     /// Plan for `run --max-rows`
     #[arg(long, value_name = "N")]
     pub max_rows: Option<u64>,
+    /// Also show the columns of each stage, its inputs and side tables
+    #[arg(long)]
+    pub columns: bool,
     /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: PlanFormat,
@@ -346,14 +351,33 @@ pub(crate) struct SetsArgs {
 /// Lists the contracts (table schemas), or prints one as JSON
 ///
 /// `schema views` describes the SQL views over a run. `schema pipeline` prints the JSON Schema of
-/// pipeline files, with which editors complete and check them: put `#:schema PATH` in the first
-/// line of the file.
+/// pipeline files, `schema evaluation-set` that of files that declare an evaluation set. Editors
+/// complete and check them with it: put `#:schema PATH` in the first line of the file.
 #[derive(Debug, Args)]
 pub(crate) struct SchemaArgs {
-    /// Name of a contract, `pipeline` or `views`
+    /// Name of a contract, `pipeline`, `evaluation-set` or `views`
     #[arg(conflicts_with = "write")]
     pub name: Option<String>,
     /// Write all schemas to this directory
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+}
+
+/// Prints a script that completes commands and options in a shell
+///
+/// For bash: `twinlens completions bash > ~/.local/share/bash-completion/completions/twinlens`. For
+/// zsh, write it to a file `_twinlens` in a directory of `$fpath`; for fish, to
+/// `~/.config/fish/completions/twinlens.fish`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Prints the manual page, or writes those of all commands to a directory
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write `twinlens.1` and a page for each command to this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
 }

@@ -3,26 +3,28 @@
 //! It builds a pipeline in memory that reads, embeds and scores each set, and runs it like any
 //! other: it can be resumed, and new prompts reuse the embeddings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use twinlens_curate::stages::Sql;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::prompts::{PromptOptions, Space, TemplateSet};
 use twinlens_eval::sets::{self, Declaration, Task, catalog};
+use twinlens_eval::{Embed, EvaluationSet, Retrieval, ZeroShot};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{Clip, ClipConfig};
-use twinlens_pipeline::config::{self, InputSchemas, Overrides, Pipeline};
+use twinlens_pipeline::config::{Argument, InputSchemas, Pipeline, PipelineValues, StageValues};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::run::{self, Settings};
-use twinlens_pipeline::{Registry, RunError};
+use twinlens_pipeline::{Registry, RunError, StageKind};
 
 use crate::cli::{EvalArgs, RowFormat};
 use crate::errors::Failure;
-use crate::run::{run_watched, settings, shell_quote};
+use crate::run::{check_rejected, run_watched, settings, shell_quote};
 use crate::sql::rows::RowWriter;
 use crate::text::{Paint, counted, seconds};
 use crate::{env, hub};
@@ -45,8 +47,8 @@ pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failur
     let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
     let prompts = prompts(&args.prompts)?;
     let (sets, missing) = find_sets(args)?;
-    let text = pipeline(args, &prompts, &weights, &config, &sets)?;
-    let pipeline = check(&text, registry)?;
+    let values = Builder::new(args, &weights)?.build(&prompts, &config, &sets)?;
+    let pipeline = check(values, registry)?;
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(&args.weights));
     let settings = Settings { fresh: args.fresh, ..settings(&args.engine, Some(&dir), &pipeline)? };
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
@@ -56,6 +58,7 @@ pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failur
         "event": "run_finished", "seconds": done.elapsed.as_secs_f64(), "sets": sets.len(),
         "missing": missing.iter().map(|set| &set.name).collect::<Vec<_>>(),
     }));
+    check_rejected(&done.value)?;
     print(&Dataset::open(settings.dir.join(RESULTS))?, args.format)?;
     done.watcher.print_summary(&summary(args, &sets, &missing, &settings, seconds(done.elapsed)));
     Ok(())
@@ -103,15 +106,6 @@ fn prompts(args: &[String]) -> Result<Vec<PromptOptions>, Failure> {
     Ok(all)
 }
 
-fn prompt(options: &PromptOptions) -> String {
-    match options {
-        PromptOptions::Text(text) => string(text),
-        PromptOptions::Own(own) => {
-            format!("{{ name = {}, templates = {} }}", string(&own.name), strings(&own.templates))
-        }
-    }
-}
-
 /// A set whose data exist.
 struct AvailableSet {
     /// The name or file in `--sets`.
@@ -156,116 +150,144 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
     Ok((available, missing))
 }
 
-/// A TOML string: JSON strings are valid in TOML.
-fn string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// The results, whose table is printed.
+const COLUMNS: &str = "set, split, task, prompts, metric, value, ci_low, ci_high, chance, n";
+
+/// The pipeline of a call.
+struct Builder<'a> {
+    args: &'a EvalArgs,
+    values: PipelineValues,
+    /// The model, and its argument.
+    model: (String, Argument),
+    /// The directory with the data of the sets, and its argument.
+    data: (String, Argument),
+    batch_size: Argument,
 }
 
-fn strings<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
-    let all: Vec<String> = texts.into_iter().map(|text| string(text)).collect();
-    format!("[{}]", all.join(", "))
-}
+impl<'a> Builder<'a> {
+    fn new(args: &'a EvalArgs, weights: &Path) -> Result<Self, Failure> {
+        let mut values = PipelineValues::new("eval");
+        let model = (format!("{}/", weights.display()), values.argument("--weights", &args.weights));
+        let data = absolute_dir(&args.data)?;
+        let data = (format!("{}/", data.display()), values.argument("--data", &args.data));
+        let batch_size = values.argument("--batch-size", &args.batch_size.to_string());
+        Ok(Self { args, values, model, data, batch_size })
+    }
 
-fn pipeline(
-    args: &EvalArgs,
-    prompts: &[PromptOptions],
-    weights: &Path,
-    config: &ClipConfig,
-    sets: &[AvailableSet],
-) -> Result<String, Failure> {
-    let model = string(&format!("{}/", weights.display()));
-    let data = string(&format!("{}/", absolute_dir(&args.data)?.display()));
-    let mut text = "name = \"eval\"\n".to_string();
-    let (mut classified, mut retrieved) = (Vec::new(), Vec::new());
-    for available in sets {
-        let AvailableSet { name, set, stage, .. } = available;
-        let name = if name.ends_with(".toml") {
-            string(&current_dir()?.join(name).display().to_string())
+    /// Reads, embeds and scores each set.
+    fn build(
+        mut self,
+        prompts: &[PromptOptions],
+        config: &ClipConfig,
+        sets: &[AvailableSet],
+    ) -> Result<PipelineValues, Failure> {
+        let (mut classified, mut retrieved) = (Vec::new(), Vec::new());
+        for available in sets {
+            let from = self.set(available, config)?;
+            match available.set.task {
+                Task::Retrieval => retrieved.push((retrieval(available), from)),
+                Task::Classification | Task::MultiLabel => {
+                    classified.push((classification(available)?, from));
+                }
+            }
+        }
+        let mut results = Vec::new();
+        if !classified.is_empty() {
+            let prompts: Vec<(Value, Argument)> = (self.args.prompts.iter().zip(prompts))
+                .map(|(given, prompts)| (json!(prompts), self.values.argument("--prompts", given)))
+                .collect();
+            let stage = self.evaluation("zero_shot", ZeroShot::NAME, classified);
+            if !prompts.is_empty() {
+                stage.items("prompts", prompts);
+            }
+            results.push("zero_shot");
+        }
+        if !retrieved.is_empty() {
+            self.evaluation("retrieval", Retrieval::NAME, retrieved);
+            results.push("retrieval");
+        }
+        let all: Vec<String> = results.iter().map(|stage| format!("select {COLUMNS} from {stage}")).collect();
+        let query =
+            format!("select * from ({}) order by set, task, metric, prompts", all.join(" union all "));
+        let from = self.values.argument("--sets", &self.args.sets.join(","));
+        self.values.stage(RESULTS, Sql::NAME, from).option("query", query, from);
+        Ok(self.values)
+    }
+
+    /// The stages that read and embed a set; its argument.
+    fn set(&mut self, available: &AvailableSet, config: &ClipConfig) -> Result<Argument, Failure> {
+        let AvailableSet { name, stage, .. } = available;
+        let set = if name.ends_with(".toml") {
+            current_dir()?.join(name).display().to_string()
         } else {
-            string(name)
+            name.clone()
         };
-        text += &format!("\n[stages.{stage}]\nkind = \"evaluation-set\"\nset = {name}\ndata = {data}\n");
-        text += &format!(
-            "\n[stages.{stage}_vectors]\nkind = \"embed\"\ninput = \"{stage}\"\nmodel = {model}\nwidth = {}\nbatch_size = {}\n",
-            config.embed, args.batch_size
-        );
-        match set.task {
-            Task::Retrieval => retrieved.push(format!(
-                "{{ name = {}, input = \"{stage}_vectors\", captions = \"captions\" }}",
-                string(&set.name)
-            )),
-            Task::Classification | Task::MultiLabel => classified.push(classification(available)?),
-        }
+        let from = self.values.argument("--sets", name);
+        let (data, model) = (self.data.clone(), self.model.clone());
+        self.values
+            .stage(stage, EvaluationSet::NAME, from)
+            .option("set", set, from)
+            .option("data", data.0, data.1);
+        self.values
+            .stage(&format!("{stage}_vectors"), Embed::NAME, from)
+            .option("input", stage.as_str(), from)
+            .option("model", model.0, model.1)
+            .option("width", config.embed, model.1)
+            .option("batch_size", self.args.batch_size, self.batch_size);
+        Ok(from)
     }
-    let mut results = Vec::new();
-    if !classified.is_empty() {
-        text += &format!(
-            "\n[stages.zero_shot]\nkind = \"zero-shot\"\nmodel = {model}\nbatch_size = {}\n",
-            args.batch_size
-        );
-        text += &format!("sets = [\n    {}\n]\n", classified.join(",\n    "));
-        if !prompts.is_empty() {
-            text += &format!("prompts = [{}]\n", prompts.iter().map(prompt).collect::<Vec<_>>().join(", "));
-        }
-        results.push("zero_shot");
+
+    /// The stage that scores sets.
+    fn evaluation(&mut self, name: &str, kind: &str, sets: Vec<(Value, Argument)>) -> &mut StageValues {
+        let (model, from) = self.model.clone();
+        self.values
+            .stage(name, kind, from)
+            .option("model", model, from)
+            .option("batch_size", self.args.batch_size, self.batch_size)
+            .items("sets", sets)
     }
-    if !retrieved.is_empty() {
-        text += &format!(
-            "\n[stages.retrieval]\nkind = \"retrieval\"\nmodel = {model}\nbatch_size = {}\n",
-            args.batch_size
-        );
-        text += &format!("sets = [\n    {}\n]\n", retrieved.join(",\n    "));
-        results.push("retrieval");
-    }
-    let columns = "set, split, task, prompts, metric, value, ci_low, ci_high, chance, n";
-    let all: Vec<String> = results.iter().map(|stage| format!("select {columns} from {stage}")).collect();
-    let query = format!("select * from ({}) order by set, task, metric, prompts", all.join(" union all "));
-    text += &format!("\n[stages.{RESULTS}]\nkind = \"sql\"\nquery = {}\n", string(&query));
-    Ok(text)
+}
+
+/// A set as an option of a `retrieval` stage.
+fn retrieval(available: &AvailableSet) -> Value {
+    json!({
+        "name": available.set.name,
+        "input": format!("{}_vectors", available.stage),
+        "captions": "captions",
+    })
 }
 
 /// A set as an option of a `zero-shot` stage, with the classes bound by its data.
-fn classification(available: &AvailableSet) -> Result<String, Failure> {
+fn classification(available: &AvailableSet) -> Result<Value, Failure> {
     let set = &available.set;
     let opened =
         sets::open(set, &set.split, &available.root).map_err(|error| Failure::from(RunError::from(error)))?;
     let written = opened.written();
     let classes = &written.bound.classes;
+    let names: Vec<&String> = classes.iter().map(|class| &class.name).collect();
     let multi_label = set.task == Task::MultiLabel;
-    let mut options = vec![
-        format!("name = {}", string(&set.name)),
-        format!("input = \"{}_vectors\"", available.stage),
-        format!("split = {}", string(&set.split)),
-        format!("label = \"{}\"", if multi_label { "labels" } else { "class_name" }),
-        format!(
-            "{} = {}",
-            if multi_label { "class_names" } else { "classes" },
-            strings(classes.iter().map(|class| &class.name))
-        ),
-    ];
-    let with_synonyms = classes.iter().filter(|class| !class.synonyms.is_empty());
-    let synonyms: Vec<String> = with_synonyms
-        .map(|class| format!("{} = {}", string(&class.name), strings(&class.synonyms)))
+    let synonyms: BTreeMap<&String, &Vec<String>> = (classes.iter())
+        .filter(|class| !class.synonyms.is_empty())
+        .map(|class| (&class.name, &class.synonyms))
         .collect();
-    if !synonyms.is_empty() {
-        options.push(format!("synonyms = {{ {} }}", synonyms.join(", ")));
-    }
-    if !written.templates.is_empty() {
-        options.push(format!("templates = {}", strings(&written.templates)));
-    }
-    if let Some(metric) = set.main_metric() {
-        options.push(format!("main_metric = \"{}\"", metric.name()));
-    }
-    Ok(format!("{{ {} }}", options.join(", ")))
+    Ok(json!({
+        "name": set.name,
+        "input": format!("{}_vectors", available.stage),
+        "split": set.split,
+        "label": if multi_label { "labels" } else { "class_name" },
+        "classes": (!multi_label).then_some(&names),
+        "class_names": multi_label.then_some(&names),
+        "synonyms": synonyms,
+        "templates": Some(&written.templates).filter(|templates| !templates.is_empty()),
+        "main_metric": set.main_metric().map(|metric| metric.name()),
+    }))
 }
 
-/// The checked pipeline. Arguments were checked before, so an error here is a bug, and shows the
-/// text.
-fn check(text: &str, registry: &Registry) -> Result<Pipeline, Failure> {
+fn check(values: PipelineValues, registry: &Registry) -> Result<Pipeline, Failure> {
     let base = current_dir()?;
-    let path = base.join("eval.toml");
-    let files = Files { base, scratch: env::cache_dir(), hub: hub::open() };
-    config::check(&path, text, registry, &Overrides::default(), &InputSchemas::of(&files))
+    let files = Files { base: base.clone(), scratch: env::cache_dir(), hub: hub::open() };
+    values
+        .check(&base, registry, &InputSchemas::of(&files))
         .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))
 }
 

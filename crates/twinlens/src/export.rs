@@ -69,7 +69,7 @@ pub(crate) fn execute(args: &ExportArgs, registry: &Registry) -> Result<(), Fail
         let (rows, _) = counts(&dataset);
         let (stage, seconds) = (stage.clone(), started.elapsed().as_secs_f64());
         watcher.event(&if written {
-            Event::StageFinished { stage, rows, rejects: 0, seconds }
+            Event::StageFinished { stage, rows, rejects: 0, seconds, reasons: Vec::new() }
         } else {
             Event::StageReused { stage, rows }
         });
@@ -118,7 +118,14 @@ fn observe(stage: &str, watcher: Arc<dyn Observer>) -> ProgressFn {
             progress.total(total);
             let (stage, kind) = (stage.clone(), twinlens_dataset::export::KIND.to_string());
             let product = Product::Table;
-            progress.event(Event::StageStarted { stage, kind, product, fused: Vec::new(), splits_done: 0 });
+            progress.event(Event::StageStarted {
+                stage,
+                kind,
+                product,
+                unit: "row",
+                fused: Vec::new(),
+                splits_done: 0,
+            });
         }
         progress.counters.done.store(done, Ordering::Relaxed);
         progress.counters.bytes.store(bytes, Ordering::Relaxed);

@@ -23,6 +23,7 @@ mod export;
 mod help;
 mod hub;
 mod logging;
+mod manual;
 mod model;
 mod plan;
 mod progress;
@@ -127,6 +128,8 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
         Command::Sets(args) => sets::execute(args),
         Command::Model(command) => model::execute(command),
         Command::Schema(args) => schema::execute(args, registry),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::execute(args),
         Command::Help(args) => help::execute(args),
     }
 }

@@ -23,11 +23,12 @@ pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failur
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));
     }
-    let files = Files { base: pipeline.base().into(), scratch: env::cache_dir(), hub: hub::open() };
+    let files = Files { base: pipeline.base.clone(), scratch: env::cache_dir(), hub: hub::open() };
     let units = plan::plan(&pipeline, &dir, &files, args.until.as_deref(), args.max_rows)?;
     let stages = stages(&pipeline, &units)?;
     let text = match args.format {
-        PlanFormat::Table => text(&stages),
+        PlanFormat::Table if args.columns => text(&stages, details),
+        PlanFormat::Table => text(&stages, |_, _, _| String::new()),
         PlanFormat::Mermaid => graph::mermaid(&stages),
         PlanFormat::Dot => graph::dot(&stages),
         PlanFormat::Json => {
@@ -41,27 +42,14 @@ pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failur
     Ok(out.flush()?)
 }
 
-fn text(stages: &[StagePlan]) -> String {
+/// A line for each stage, with what `details` says below it.
+fn text(stages: &[StagePlan], details: fn(&StagePlan, &[StagePlan], usize) -> String) -> String {
     let width = |text: fn(&StagePlan) -> usize| stages.iter().map(text).max().unwrap_or(0);
     let (names, kinds) = (width(|stage| stage.stage.len()), width(|stage| stage.kind.len()));
     let mut text = String::new();
     for stage in stages {
-        let inputs: Vec<&str> = stage.inputs.iter().map(|read| read.input.as_str()).collect();
         text += &format!("{:names$}  {:kinds$}  {}\n", stage.stage, stage.kind, decision(stage));
-        if let Some(variant) = &stage.variant {
-            let values = variant.settings.iter().map(|s| format!("{}.{} = {}", s.stage, s.option, s.value));
-            text += &wrapped(&values.collect::<Vec<_>>(), names + 4);
-        }
-        if !inputs.is_empty() {
-            text += &format!("{:names$}    reads {}\n", "", inputs.join(", "));
-        }
-        for line in &stage.stands_for {
-            text += &format!("{:names$}    {line}\n", "");
-        }
-        text += &wrapped(&columns(stage, stages), names + 4);
-        if !stage.side_tables.is_empty() {
-            text += &format!("{:names$}    side tables {}\n", "", stage.side_tables.join(", "));
-        }
+        text += &details(stage, stages, names + 4);
     }
     let (mut reused, mut resumed, mut built) = (0, 0, 0);
     for stage in stages.iter().filter(|stage| !stage.is_fused()) {
@@ -75,6 +63,27 @@ fn text(stages: &[StagePlan]) -> String {
         "\n{}: {built} to build, {resumed} to resume, {reused} to reuse\n",
         counted(reused + resumed + built, "dataset")
     )
+}
+
+/// The settings, inputs, presets, columns and side tables of a stage.
+fn details(stage: &StagePlan, stages: &[StagePlan], indent: usize) -> String {
+    let mut text = String::new();
+    if let Some(variant) = &stage.variant {
+        let values = variant.settings.iter().map(|s| format!("{}.{} = {}", s.stage, s.option, s.value));
+        text += &wrapped(&values.collect::<Vec<_>>(), indent);
+    }
+    let inputs: Vec<&str> = stage.inputs.iter().map(|read| read.input.as_str()).collect();
+    if !inputs.is_empty() {
+        text += &format!("{:indent$}reads {}\n", "", inputs.join(", "));
+    }
+    for line in &stage.stands_for {
+        text += &format!("{:indent$}{line}\n", "");
+    }
+    text += &wrapped(&columns(stage, stages), indent);
+    if !stage.side_tables.is_empty() {
+        text += &format!("{:indent$}side tables {}\n", "", stage.side_tables.join(", "));
+    }
+    text
 }
 
 /// The columns of a stage. If it has all columns of its first input, those are summarised by the

@@ -13,12 +13,13 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
+use twinlens_pipeline::run::reasons::AllRejected;
 use twinlens_pipeline::run::{self, Outcome, Settings};
 use twinlens_pipeline::{Product, Registry};
 
 use crate::cli::{EngineArgs, RunArgs};
 use crate::errors::{Exit, Failure};
-use crate::progress::Watcher;
+use crate::progress::{Watcher, reason_line};
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
 use crate::{config, env, hub, runtime, signals, sites};
@@ -162,7 +163,7 @@ fn check_outcome(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) ->
             format!(
                 "test \"{}\" failed\n  --> {}:{}\n{failure}",
                 test.that,
-                pipeline.path.display(),
+                pipeline.file.as_deref().unwrap_or(&pipeline.base).display(),
                 test.line
             )
         })
@@ -170,10 +171,11 @@ fn check_outcome(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) ->
     if !failed.is_empty() {
         return Err(Failure::user(failed.join("\n")));
     }
+    check_rejected(outcome)?;
     match &outcome.too_many_rejects[..] {
         [] => Ok(()),
         stages => {
-            let share = pipeline.max_reject_share;
+            let share = pipeline.max_reject_share.unwrap_or(1.0);
             let message = format!(
                 "more rows were rejected than max_reject_share = {share} allows: {}",
                 stages.join(", ")
@@ -184,6 +186,16 @@ fn check_outcome(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) ->
             )))
         }
     }
+}
+
+/// Fails if a stage ended the run, since all of its rows were rejected.
+pub(crate) fn check_rejected(outcome: &Outcome) -> Result<(), Failure> {
+    let Some(AllRejected { stage, reasons, hint }) = &outcome.all_rejected else { return Ok(()) };
+    let lines: Vec<String> =
+        reasons.iter().map(|reason| format!("\n  {}", reason_line(reason, stage))).collect();
+    let message = format!("every row of `{stage}` was rejected; the run ends here:{}", lines.concat());
+    Err(Failure::rejects(message)
+        .hint(hint.unwrap_or("`max_reject_share = 1` lets the run go on without rows")))
 }
 
 /// Prints the tables of the `sql` stages that no other stage reads, in the order of the file.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use twinlens_dataset::contracts;
 use twinlens_dataset::storage::local;
 use twinlens_dataset::types;
+use twinlens_eval::sets;
 use twinlens_pipeline::Registry;
 use twinlens_pipeline::config;
 use twinlens_pipeline::suggest::did_you_mean;
@@ -18,8 +19,9 @@ use crate::errors::Failure;
 use crate::text::counted;
 use crate::views;
 
-/// The name of the JSON Schema of pipeline files.
+/// The names of the JSON Schemas of pipeline files, and of files that declare evaluation sets.
 const PIPELINE: &str = "pipeline";
+const EVALUATION_SET: &str = "evaluation-set";
 
 pub(crate) fn execute(args: &SchemaArgs, registry: &Registry) -> Result<(), Failure> {
     match (&args.name, &args.write) {
@@ -33,11 +35,12 @@ pub(crate) fn execute(args: &SchemaArgs, registry: &Registry) -> Result<(), Fail
 fn list() -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let contracts = contracts::all();
-    let width = contracts.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(PIPELINE.len());
+    let width = contracts.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(EVALUATION_SET.len());
     for (name, schema) in contracts {
         writeln!(out, "{name:width$}  {}", counted(schema.fields().len() as u64, "column"))?;
     }
     writeln!(out, "{PIPELINE:width$}  the JSON Schema of pipeline files")?;
+    writeln!(out, "{EVALUATION_SET:width$}  the JSON Schema of files that declare an evaluation set")?;
     writeln!(out, "{:width$}  the SQL views over a run", views::SCHEMA)?;
     Ok(out.flush()?)
 }
@@ -53,8 +56,8 @@ fn print(name: &str, registry: &Registry) -> Result<(), Failure> {
     let Some(text) =
         published(registry)?.into_iter().find(|schema| schema.name == name).map(|schema| schema.text)
     else {
-        let known: Vec<&str> =
-            contracts::all().into_iter().map(|(name, _)| name).chain([PIPELINE, views::SCHEMA]).collect();
+        let others = [PIPELINE, EVALUATION_SET, views::SCHEMA];
+        let known: Vec<&str> = contracts::all().into_iter().map(|(name, _)| name).chain(others).collect();
         let hint = did_you_mean(name, known.iter().copied());
         let hint = hint.unwrap_or_else(|| format!("the schemas are {}", known.join(", ")));
         return Err(Failure::user(format!("unknown schema `{name}`")).hint(hint));
@@ -84,8 +87,11 @@ fn published(registry: &Registry) -> Result<Vec<Published>, Failure> {
     for (name, schema) in contracts::all() {
         all.push(Published { name, file: format!("{name}.json"), text: pretty(&contract(name, &schema))? });
     }
-    let text = pretty(&config::json_schema(registry))?;
-    all.push(Published { name: PIPELINE, file: "pipeline.schema.json".into(), text });
+    for (name, schema) in
+        [(PIPELINE, config::json_schema(registry)), (EVALUATION_SET, sets::declaration_schema())]
+    {
+        all.push(Published { name, file: format!("{name}.schema.json"), text: pretty(&schema)? });
+    }
     Ok(all)
 }
 

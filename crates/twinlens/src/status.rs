@@ -74,9 +74,9 @@ fn rejected(dataset: &Dataset) -> u64 {
 /// Input rows; `None` if the stage does not map rows to rows, or does not count them.
 fn rows_in(dataset: &Dataset) -> Option<u64> {
     let state = dataset.state();
-    // Row stages have a ledger unless they only count rejects; queries have none.
-    let only_counts =
-        state.begin.recipe.get("keep_rejects") == Some(&false.into()) && state.begin.kind != "sql";
+    // Row stages have a ledger unless they only count rejects. Queries have none, and count no
+    // rows.
+    let only_counts = state.begin.recipe.get("keep_rejects") == Some(&false.into());
     let is_row_stage = state.begin.tables.contains_key(REJECTS) || only_counts;
     state.rows_in().filter(|_| is_row_stage && !state.commits.is_empty())
 }

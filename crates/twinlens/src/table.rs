@@ -10,9 +10,9 @@ use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
-use crate::text::{bytes, one_line};
+use crate::text::{bytes, one_line, truncated};
 
 /// The first rows, which set the widths of the columns.
 const ROWS_FOR_WIDTHS: usize = 1000;
@@ -40,7 +40,7 @@ impl<W: Write> TableWriter<W> {
         let fields = schema.fields();
         Self {
             out,
-            names: fields.iter().map(|field| truncate(&one_line(field.name()))).collect(),
+            names: fields.iter().map(|field| truncated(&one_line(field.name()), MAX_WIDTH)).collect(),
             align_right: fields.iter().map(|field| field.data_type().is_numeric()).collect(),
             floats: fields.iter().map(|field| field.data_type().is_floating()).collect(),
             pending: Vec::new(),
@@ -71,8 +71,8 @@ impl<W: Write> TableWriter<W> {
     pub(crate) fn batch(&mut self, batch: &RecordBatch) -> io::Result<()> {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().map(|column| match cell(column, row) {
-                Ok(text) => truncate(&one_line(&text)),
-                Err(error) => truncate(&one_line(&format!("({error})"))),
+                Ok(text) => truncated(&one_line(&text), MAX_WIDTH),
+                Err(error) => truncated(&one_line(&format!("({error})")), MAX_WIDTH),
             });
             self.row(cells.collect())?;
         }
@@ -154,18 +154,6 @@ fn write_row(
         }
     }
     writeln!(out, "{}", line.trim_end())
-}
-
-fn truncate(text: &str) -> String {
-    if text.width() <= MAX_WIDTH {
-        return text.into();
-    }
-    let mut width = 0;
-    let head = text.chars().take_while(|c| {
-        width += c.width().unwrap_or(0);
-        width <= MAX_WIDTH - 3
-    });
-    head.collect::<String>() + "..."
 }
 
 fn cell(column: &dyn Array, row: usize) -> Result<String, ArrowError> {

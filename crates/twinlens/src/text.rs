@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 pub(crate) use twinlens_dataset::export::thousands as count;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::env;
 
@@ -57,6 +58,19 @@ pub(crate) fn printable(text: &str) -> String {
 /// Escapes control characters and line feeds.
 pub(crate) fn one_line(text: &str) -> String {
     escaped(text, |_| false)
+}
+
+/// A text of at most `most` columns of the terminal, with `...` where it is cut.
+pub(crate) fn truncated(text: &str, most: usize) -> String {
+    if text.width() <= most {
+        return text.into();
+    }
+    let mut width = 0;
+    let head = text.chars().take_while(|c| {
+        width += c.width().unwrap_or(0);
+        width <= most - 3
+    });
+    head.collect::<String>() + "..."
 }
 
 fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {

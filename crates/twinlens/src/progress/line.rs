@@ -37,7 +37,7 @@ impl Line {
 
     pub(super) fn event(&mut self, event: &Event) {
         match event {
-            Event::StageStarted { kind, .. } if kind == "crawl" => self.unit = "page",
+            Event::StageStarted { unit, .. } => self.unit = unit,
             &Event::TrainStep { step, steps, loss, lr, samples_per_second, .. } => {
                 if self.training.is_none() {
                     // Earlier samples counted rows, and a resumed training does not start at step
@@ -123,6 +123,7 @@ mod tests {
             stage: "pages".into(),
             kind: "crawl".into(),
             product: twinlens_pipeline::Product::Table,
+            unit: "page",
             fused: vec![],
             splits_done: 0,
         });

@@ -14,10 +14,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use twinlens_pipeline::run::events::{Counters, Event, Observer};
+use twinlens_pipeline::run::reasons::RejectReason;
 
 use crate::allocator::PurgeDelay;
 use crate::cli::{LogFormat, ProgressMode};
-use crate::text::{counted, one_line, printable, seconds};
+use crate::text::{count, counted, one_line, printable, seconds, truncated};
+
+/// The longest example of a rejected row, in characters.
+const EXAMPLE_CHARS: usize = 120;
 
 /// Shows the events of a run to the user.
 pub(crate) struct Watcher {
@@ -155,7 +159,7 @@ fn event_line(event: &Event, name_width: usize, fused: &[String]) -> Option<Stri
         Event::StageReused { stage, rows } => {
             Some(format!("{stage:name_width$}  {}  (reused)", counted(*rows, "row")))
         }
-        Event::StageFinished { stage, rows, rejects, seconds: time } => {
+        Event::StageFinished { stage, rows, rejects, seconds: time, reasons } => {
             let mut line = format!("{stage:name_width$}  {}", counted(*rows, "row"));
             if *rejects > 0 {
                 line += &format!("  {}", counted(*rejects, "reject"));
@@ -164,11 +168,26 @@ fn event_line(event: &Event, name_width: usize, fused: &[String]) -> Option<Stri
             if !fused.is_empty() {
                 line += &format!("  (with {})", fused.join(", "));
             }
+            for reason in reasons {
+                line += &format!("\n{:name_width$}    {}", "", reason_line(reason, stage));
+            }
             Some(line)
         }
         Event::Note { stage, message } => Some(format!("{}: {}", one_line(stage), printable(message))),
         Event::StageStarted { .. } | Event::SplitCommitted { .. } | Event::TrainStep { .. } => None,
     }
+}
+
+/// `12 not_found: 404 Not Found (http://example.org/1.png)`.
+pub(crate) fn reason_line(reason: &RejectReason, stage: &str) -> String {
+    let mut line = format!("{} {}", count(reason.rows), one_line(&reason.code));
+    if reason.stage != stage {
+        line += &format!(" ({})", one_line(&reason.stage));
+    }
+    if let Some(example) = reason.example.as_ref().filter(|example| !example.is_empty()) {
+        line += &format!(", such as: {}", truncated(&one_line(example), EXAMPLE_CHARS));
+    }
+    line
 }
 
 #[cfg(test)]
@@ -181,11 +200,23 @@ mod tests {
         let cases = [
             (Event::StageReused { stage: stage(), rows: 3412 }, Some("wit     3,412 rows  (reused)")),
             (
-                Event::StageFinished { stage: stage(), rows: 3412, rejects: 23, seconds: 14.21 },
+                Event::StageFinished {
+                    stage: stage(),
+                    rows: 3412,
+                    rejects: 23,
+                    seconds: 14.21,
+                    reasons: Vec::new(),
+                },
                 Some("wit     3,412 rows  23 rejects  14.2s"),
             ),
             (
-                Event::StageFinished { stage: stage(), rows: 1, rejects: 0, seconds: 90.0 },
+                Event::StageFinished {
+                    stage: stage(),
+                    rows: 1,
+                    rejects: 0,
+                    seconds: 90.0,
+                    reasons: Vec::new(),
+                },
                 Some("wit     1 row  1m 30s"),
             ),
             (Event::Note { stage: stage(), message: "slow\x07".into() }, Some("wit: slow\\u{7}")),
@@ -194,6 +225,7 @@ mod tests {
                     stage: stage(),
                     kind: "k".into(),
                     product: twinlens_pipeline::Product::Table,
+                    unit: "row",
                     fused: vec![],
                     splits_done: 0,
                 },
@@ -203,8 +235,20 @@ mod tests {
         for (event, expected) in cases {
             assert_eq!(event_line(&event, 6, &[]).as_deref(), expected, "{event:?}");
         }
-        let event = Event::StageFinished { stage: stage(), rows: 0, rejects: 0, seconds: 0.0 };
+        let event =
+            Event::StageFinished { stage: stage(), rows: 0, rejects: 0, seconds: 0.0, reasons: vec![] };
         let line = event_line(&event, 3, &["pairs".into(), "long".into()]);
         assert_eq!(line.as_deref(), Some("wit  0 rows  0.0s  (with pairs, long)"));
+        let reason = |stage: &str, rows, example: Option<&str>| RejectReason {
+            stage: stage.into(),
+            code: "gone".into(),
+            rows,
+            example: example.map(String::from),
+        };
+        let reasons = vec![reason("wit", 1200, Some("404 (http://a.example/)")), reason("long", 3, None)];
+        let event = Event::StageFinished { stage: stage(), rows: 0, rejects: 1203, seconds: 0.0, reasons };
+        let lines = event_line(&event, 4, &[]).unwrap();
+        let expected = "wit   0 rows  1,203 rejects  0.0s\n        1,200 gone, such as: 404 (http://a.example/)\n        3 gone (long)";
+        assert_eq!(lines, expected);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Fail
         let title = status::pipeline_of(&runs.dir)?;
         let session = runs.open().await?;
         let datasets = run::datasets(&runs.dir)?;
-        sections::report(title, &query::ReportData { session: &session, datasets: &datasets }).await
+        sections::report(title, &query::ReportData { session: &session, datasets: &datasets, registry }).await
     })?;
     if args.terminal {
         return terminal::print(&report, &mut std::io::stdout().lock());

@@ -5,6 +5,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::prelude::SessionContext;
 use twinlens_dataset::Dataset;
+use twinlens_pipeline::Registry;
 
 use crate::errors::Failure;
 use crate::views;
@@ -13,12 +14,17 @@ pub(super) struct ReportData<'a> {
     /// Every dataset and view is a table in it.
     pub session: &'a SessionContext,
     pub datasets: &'a [Dataset],
+    pub registry: &'a Registry,
 }
 
 impl ReportData<'_> {
-    /// Stage and SQL name of each table that has these columns, except results of `sql` stages.
+    pub(super) fn run(&self) -> views::Run<'_> {
+        views::Run::new(self.datasets, self.registry)
+    }
+
+    /// Stage and SQL name of each table that has these columns, except the results of queries.
     pub(super) fn tables_with(&self, columns: &[&str]) -> Vec<(String, String)> {
-        let tables = views::Run::new(self.datasets).tables_with(columns).into_iter();
+        let tables = self.run().tables_with(columns).into_iter();
         tables.map(|table| (table.stage().to_string(), table.sql())).collect()
     }
 }

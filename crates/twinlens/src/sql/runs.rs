@@ -46,7 +46,7 @@ impl<'a> Runs<'a> {
     pub(crate) async fn open(&self) -> Result<SessionContext, Failure> {
         let pipeline = status::pipeline_of(&self.dir)?;
         let session = session::plain(self.registry, runtime::cores());
-        register_run(&session, &run::datasets(&self.dir)?).await?;
+        self.register(&session, &run::datasets(&self.dir)?).await?;
         if self.with.is_empty() {
             return Ok(session);
         }
@@ -58,18 +58,18 @@ impl<'a> Runs<'a> {
             }
             status::pipeline_of(dir)?;
             let other = empty_copy(&session);
-            register_run(&other, &run::datasets(dir)?).await?;
+            self.register(&other, &run::datasets(dir)?).await?;
             copy_tables(&other, &session, name).await?;
             all.push((name.clone(), other));
         }
         register_unions(&session, &all).await?;
         Ok(session)
     }
-}
 
-async fn register_run(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
-    catalog::register(session, datasets).await?;
-    views::register(session, datasets).await
+    async fn register(&self, session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
+        catalog::register(session, datasets).await?;
+        views::register(session, datasets, self.registry).await
+    }
 }
 
 /// A session with the same functions and memory pool, without tables.

@@ -18,6 +18,7 @@ use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use twinlens_dataset::Dataset;
+use twinlens_pipeline::Registry;
 
 use crate::errors::Failure;
 pub(crate) use run::{Run, Table};
@@ -205,11 +206,15 @@ pub(crate) fn named(name: &str) -> Option<&'static View> {
 }
 
 /// Registers the views for which the run has the tables.
-pub(crate) async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), Failure> {
+pub(crate) async fn register(
+    session: &SessionContext,
+    datasets: &[Dataset],
+    registry: &Registry,
+) -> Result<(), Failure> {
     if let Some(catalog) = session.catalog("datafusion") {
         catalog.register_schema(SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
     }
-    let run = Run::new(datasets);
+    let run = Run::new(datasets, registry);
     for view in ALL {
         let table: Arc<dyn TableProvider> = match view.source {
             Source::Query(query) => match query(&run) {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::{Dataset, MAIN};
+use twinlens_pipeline::{Product, Registry};
 
 use crate::syntax::quoted;
 
@@ -29,6 +30,7 @@ const PAIRS: &[&str] = &["uid", "caption"];
 
 pub(crate) struct Run<'a> {
     datasets: &'a [Dataset],
+    registry: &'a Registry,
 }
 
 /// A table of a dataset.
@@ -66,14 +68,23 @@ impl<'a> Table<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(datasets: &'a [Dataset]) -> Self {
-        Self { datasets }
+    pub(crate) fn new(datasets: &'a [Dataset], registry: &'a Registry) -> Self {
+        Self { datasets, registry }
     }
 
-    /// The tables that have these columns, except results of `sql` stages, which would be counted
+    fn product(&self, dataset: &Dataset) -> Option<Product> {
+        self.registry.product(&dataset.state().begin.kind)
+    }
+
+    /// The stages that train models.
+    pub(crate) fn trainings(&self) -> usize {
+        self.datasets.iter().filter(|dataset| self.product(dataset) == Some(Product::Model)).count()
+    }
+
+    /// The tables that have these columns, except the results of queries, which would be counted
     /// twice.
     pub(crate) fn tables_with(&self, columns: &[&str]) -> Vec<Table<'a>> {
-        let datasets = self.datasets.iter().filter(|dataset| dataset.state().begin.kind != "sql");
+        let datasets = self.datasets.iter().filter(|dataset| self.product(dataset) != Some(Product::Report));
         let tables = datasets.flat_map(|dataset| dataset.tables().map(move |table| Table { dataset, table }));
         tables.filter(|table| table.has(columns)).collect()
     }
@@ -117,7 +128,8 @@ impl<'a> Run<'a> {
 
     fn training_of(&self, evaluation: &Table<'_>) -> Option<&'a Dataset> {
         let model = option(evaluation.dataset, "model")?;
-        self.producer(model, evaluation.dataset).filter(|training| training.state().begin.kind == "train")
+        let producer = self.producer(model, evaluation.dataset);
+        producer.filter(|training| self.product(training) == Some(Product::Model))
     }
 
     /// The dataset that `reader` read by this name. For a swept stage, the variant with the same

@@ -28,8 +28,7 @@ fn built(data: &ReportData<'_>) -> Option<Fact> {
     };
     let candidates = pairs(&["uid", "url", "caption"]);
     let (first, images) = (*candidates.first()?, pairs(&["uid", "caption", "image"]));
-    let trainings = data.datasets.iter().filter(|dataset| dataset.state().begin.kind == "train").count();
-    let explanation = match (images.first(), trainings) {
+    let explanation = match (images.first(), data.run().trainings()) {
         (Some(images), 0) => format!("found, {} images stored", count(*images)),
         (Some(images), 1) => format!("found, {} images stored, one model trained", count(*images)),
         (Some(images), more) => format!("found, {} images stored, {more} models trained", count(*images)),
