@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Place, stderr};
+use crate::support::{Place, stderr, stdout};
 
 const PIPELINE: &str = r#"
 name = "damage"
@@ -68,9 +68,41 @@ fn a_truncated_shard_is_named_and_can_be_rebuilt() {
     let site = site(500);
     assert_succeeds(&run(&site));
     edit(&site.path("run/long/data/000000-000.parquet"), |bytes| bytes.truncate(bytes.len() / 2));
-    assert_fails(&run(&site), 1, &["long/data/000000-000.parquet", "damaged", "delete the dataset's folder"]);
-    fs::remove_dir_all(site.path("run/long")).unwrap();
+    assert_fails(&run(&site), 1, &["long/data/000000-000.parquet", "damaged", "twinlens repair"]);
+    assert_fails(&site.output(&["check", "run"]), 1, &["long/data/000000-000.parquet"]);
+    assert_succeeds(&site.output(&["repair", "pipeline.toml", "--progress", "never", "--dir", "run"]));
+    assert_succeeds(&site.output(&["check", "run"]));
+    assert_eq!(site.ask("run", "select rows from counts"), ["500"]);
+}
+
+/// A flipped bit in a shard is an error that names the file, or changes nothing.
+#[test]
+fn a_flipped_bit_is_found_by_who_reads_it() {
+    let site = site(2000);
     assert_succeeds(&run(&site));
+    let query = "select count(*), min(url), max(caption), sum(char_length(caption)) from long";
+    let wanted = site.ask("run", query);
+    let path = site.path("run/long/data/000000-000.parquet");
+    let sound = fs::read(&path).unwrap();
+    for part in 0..12 {
+        edit(&path, |bytes| {
+            let at = (part * 2 + 1) * bytes.len() / 24;
+            bytes[at] ^= 1 << (part % 8);
+        });
+        let output = site.output(&["sql", "run", "--format", "csv", query]);
+        let answer: Vec<String> = stdout(&output).lines().skip(1).map(String::from).collect();
+        if output.status.success() {
+            assert_eq!(answer, wanted, "part {part}");
+        } else {
+            assert_fails(&output, 1, &["long/data/000000-000.parquet", "twinlens repair"]);
+        }
+        fs::write(&path, &sound).unwrap();
+    }
+    // One that is certainly read: the repair makes the same bytes.
+    edit(&path, |bytes| bytes[100] ^= 1);
+    assert_fails(&site.output(&["sql", "run", "select * from long"]), 1, &["bytes 0 to"]);
+    assert_succeeds(&site.output(&["repair", "pipeline.toml", "--progress", "never", "--dir", "run"]));
+    assert!(fs::read(&path).unwrap() == sound);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod damage;
 mod docs;
 mod eval;
 mod export;
+mod live;
 mod memory;
 mod own_stage;
 mod programs;

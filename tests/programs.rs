@@ -14,7 +14,7 @@ use crate::support::{Place, stderr};
 
 /// The Python that has the `modules`: `TWINLENS_TEST_PYTHON`, else `python3`. `None` if it lacks
 /// them and nobody asked for it.
-fn python(modules: &str) -> Option<PathBuf> {
+pub(crate) fn python(modules: &str) -> Option<PathBuf> {
     let chosen = std::env::var("TWINLENS_TEST_PYTHON").ok();
     let is_required = chosen.is_some() || std::env::var_os("CI").is_some();
     let python = chosen.unwrap_or_else(|| "python3".into());

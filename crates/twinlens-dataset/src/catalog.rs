@@ -29,14 +29,10 @@ use crate::variants;
 pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {
     // The stages that have a side table, by the name of the table.
     let mut side_tables: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    register_tables(session, datasets)?;
     for dataset in datasets {
-        let stage = &dataset.state().begin.stage;
-        add_schema(session, stage)?;
-        for table in dataset.tables() {
-            session.register_table(sql_name(stage, table), dataset.provider(session, table)?)?;
-            if table != MAIN && table != REJECTS {
-                side_tables.entry(table).or_default().insert(dataset.state().begin.family());
-            }
+        for table in dataset.tables().filter(|table| ![MAIN, REJECTS].contains(table)) {
+            side_tables.entry(table).or_default().insert(dataset.state().begin.family());
         }
         for (fused, schema) in &dataset.state().begin.fused {
             let view = fused_view(session, dataset, fused, schema).await?;
@@ -69,6 +65,18 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
     session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;
     let funnel = funnel(datasets)?;
     session.register_table("funnel", Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]])?))?;
+    Ok(())
+}
+
+/// Registers the tables of datasets under their own names alone.
+pub fn register_tables(session: &SessionContext, datasets: &[Dataset]) -> Result<(), DatasetError> {
+    for dataset in datasets {
+        let stage = &dataset.state().begin.stage;
+        add_schema(session, stage)?;
+        for table in dataset.tables() {
+            session.register_table(sql_name(stage, table), dataset.provider(session, table)?)?;
+        }
+    }
     Ok(())
 }
 

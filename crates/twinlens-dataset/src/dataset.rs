@@ -1,5 +1,6 @@
 //! Reads datasets: exactly what their manifests record.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +17,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path as Key;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use sha2::{Digest, Sha256};
+use url::Url;
 
 use crate::contracts;
 use crate::error::DatasetError;
@@ -26,7 +30,8 @@ use crate::manifest;
 use crate::protocol::MAIN;
 use crate::protocol::{Begin, Commit, FileEntry, State};
 use crate::shard::{conform, parquet_error};
-use crate::storage::{Location, local};
+use crate::storage::recorded::RecordedStore;
+use crate::storage::{Location, Recorded, local};
 
 /// The committed part of a dataset.
 #[derive(Debug, Clone)]
@@ -71,9 +76,16 @@ impl Dataset {
             tables: [(MAIN.to_string(), contracts::memory_schema(metadata.schema()))].into(),
         };
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let file = FileEntry { table: Some(MAIN.into()), path: name, rows, bytes, sha256: String::new() };
+        let file = FileEntry {
+            table: Some(MAIN.into()),
+            path: name,
+            rows,
+            bytes,
+            sha256: String::new(),
+            crc32: Default::default(),
+        };
         let commit = Commit { files: vec![file], ..Commit::default() };
-        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0, superseded: 0 };
         Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
@@ -102,7 +114,7 @@ impl Dataset {
     pub fn only_shard(&self, shard: &FileEntry) -> Self {
         let commit = Commit { files: vec![shard.clone()], ..Commit::default() };
         let begin = self.state.begin.clone();
-        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0, superseded: 0 };
         Self::from_state(self.location.clone(), state)
     }
 
@@ -128,6 +140,23 @@ impl Dataset {
         Ok(())
     }
 
+    /// The splits with files that are missing or not as recorded, and what is wrong with them.
+    pub fn damaged_splits(&self) -> Result<BTreeMap<u64, Vec<DatasetError>>, DatasetError> {
+        let mut damaged = BTreeMap::new();
+        for &split in self.state.commits.keys() {
+            let only = self.only_split(split);
+            let faults = match only.check_lengths() {
+                Ok(()) => only.verify()?,
+                Err(error @ DatasetError::DamagedFile { .. }) => vec![error],
+                Err(error) => return Err(error),
+            };
+            if !faults.is_empty() {
+                damaged.insert(split, faults);
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Compares every recorded file with its recorded hash; returns the mismatches.
     pub fn verify(&self) -> Result<Vec<DatasetError>, DatasetError> {
         let mut mismatches = Vec::new();
@@ -137,7 +166,7 @@ impl Dataset {
             // A copy from earlier would hide damage in the store, and copies of a whole dataset may
             // not fit on the disk.
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
-            let (_, sha256) = local::digest(&location.local_copy()?)?;
+            let sha256 = local::digest(&location.local_copy()?)?.sha256;
             copy.iter().try_for_each(|copy| local::remove_file(copy))?;
             if sha256 != file.sha256 {
                 let why = format!("its SHA-256 is {sha256}, but the manifest records {}", file.sha256);
@@ -150,6 +179,11 @@ impl Dataset {
     /// The folder of the dataset.
     pub fn location(&self) -> &Location {
         &self.location
+    }
+
+    /// One of its files: readers verify what they read.
+    pub fn file(&self, entry: &FileEntry) -> Location {
+        self.location.recorded(&entry.path, entry.bytes, &entry.crc32)
     }
 
     /// The local folder of the dataset. For a remote one, it holds the copies that
@@ -193,7 +227,11 @@ impl Dataset {
         let artifacts = || self.state.files().filter(|file| file.table.is_none());
         // The last wins: a training commits its weights repeatedly.
         match artifacts().filter(|file| file.path == name).last() {
-            Some(file) => self.location.join(&file.path).local_copy(),
+            Some(file) => {
+                let location = self.file(file);
+                location.verify()?;
+                location.local_copy()
+            }
             None => Err(DatasetError::Unknown {
                 path: self.location.display_path(),
                 what: "artifact",
@@ -210,11 +248,15 @@ impl Dataset {
         table: &str,
     ) -> Result<Arc<dyn TableProvider>, DatasetError> {
         let schema = self.schema(table)?;
-        let mut urls = Vec::new();
-        for shard in self.shards(table) {
-            let url = self.location.join(&shard.path).register(session)?;
-            urls.push(ListingTableUrl::parse(url)?);
-        }
+        let store = self.register_files(session)?;
+        let url = |shard: &FileEntry| {
+            Ok::<_, DatasetError>(ListingTableUrl::parse(if shard.crc32.is_empty() {
+                self.location.join(&shard.path).register(session)?
+            } else {
+                format!("{store}{}", shard.path)
+            })?)
+        };
+        let urls = self.shards(table).map(url).collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() {
             return Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?));
         }
@@ -222,6 +264,23 @@ impl Dataset {
         let config =
             ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
         Ok(Arc::new(ListingTable::try_new(config)?))
+    }
+
+    /// Registers a store that verifies the recorded files; returns its URL.
+    fn register_files(&self, session: &SessionContext) -> Result<Url, DatasetError> {
+        let mut name = Sha256::new();
+        name.update(self.location.to_string());
+        // A part of the dataset has a store of its own, which must not replace that of the whole.
+        self.state.files().for_each(|file| name.update(&file.sha256));
+        let text = format!("recorded://{}/", hex::encode(&name.finalize()[..16]));
+        let url = Url::parse(&text).map_err(|error| DatasetError::Protocol(error.to_string()))?;
+        let files = self.state.files().filter_map(|file| {
+            let recorded = Recorded::new(self.file(file).display_path(), file.bytes, &file.crc32)?;
+            Some((Key::from(file.path.as_str()), Arc::new(recorded)))
+        });
+        let store = RecordedStore { inner: self.location.object_store()?, files: files.collect() };
+        session.register_object_store(&url, Arc::new(store));
+        Ok(url)
     }
 
     /// A table as a plan; the order of rows is unspecified.
@@ -245,7 +304,7 @@ impl Dataset {
             let (from, to) = (start.max(first), end.min(first + shard.rows));
             if from < to {
                 partitions.push(Arc::new(ShardRange {
-                    shard: self.location.join(&shard.path),
+                    shard: self.file(shard),
                     bytes: shard.bytes,
                     schema: schema.clone(),
                     offset: (from - first) as usize,

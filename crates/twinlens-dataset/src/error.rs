@@ -154,7 +154,7 @@ impl DatasetError {
                 path.display()
             )),
             Self::DamagedFile { path, .. } => Some(format!(
-                "restore {} from a copy, or delete the dataset's folder: the next run rebuilds it",
+                "restore {} from a copy, or make it again (`twinlens repair` for a dataset of a run)",
                 path.display()
             )),
             Self::DamagedInput { .. } => Some("get the file again, or leave it out".into()),

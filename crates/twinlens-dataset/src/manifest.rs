@@ -94,7 +94,7 @@ impl Manifest {
     pub(crate) fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
         log.append_log(0, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
-        let state = State { begin, commits: Default::default(), complete: false, retries: 0 };
+        let state = State { begin, commits: Default::default(), complete: false, retries: 0, superseded: 0 };
         Ok(Self { log, state })
     }
 

@@ -1,8 +1,9 @@
 //! The commit protocol: what a list of manifest entries means. No I/O.
 //!
 //! A manifest is one [`Begin`], one [`Commit`] per split in any order, then one `Complete`. A split
-//! is committed once. Only [`Entry::Retry`] may follow `Complete`; it replaces a split whose
-//! rejects were retried.
+//! is committed once. After `Complete`, [`Entry::Retry`] replaces a split whose rejects were
+//! retried, and [`Entry::Damaged`] takes back splits whose files were damaged: the dataset is
+//! incomplete again.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DatasetError;
+use crate::storage::BlockSums;
+use crate::storage::local::Digest;
 
 /// The main table of a dataset: its folder, and its name in manifests.
 pub const MAIN: &str = "data";
@@ -101,6 +104,18 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Hash of the content, hexadecimal.
     pub sha256: String,
+    /// Checksums of its blocks, by which readers verify what they read. Empty in a manifest from
+    /// before there were any, and for a file that no manifest records.
+    #[serde(default, skip_serializing_if = "BlockSums::is_empty")]
+    pub crc32: BlockSums,
+}
+
+impl FileEntry {
+    /// The entry of a file that has just been written.
+    pub(crate) fn new(table: Option<String>, path: String, rows: u64, digest: Digest) -> Self {
+        let Digest { bytes, sha256, crc32 } = digest;
+        Self { table, path, rows, bytes, sha256, crc32 }
+    }
 }
 
 /// One committed split.
@@ -145,6 +160,11 @@ pub enum Entry {
     },
     /// Rejects of a split were retried: replaces its commit.
     Retry(Commit),
+    /// The files of these splits were damaged: they are not committed any more.
+    Damaged {
+        /// Their indices.
+        splits: Vec<u64>,
+    },
 }
 
 /// Row counts of a stage.
@@ -171,6 +191,8 @@ pub struct State {
     pub complete: bool,
     /// Number of replaced splits, each replacement counted.
     pub retries: u64,
+    /// Number of lines that count no more, and of those that say so.
+    pub superseded: usize,
 }
 
 /// What the next run does with a dataset.
@@ -202,7 +224,13 @@ impl State {
                     ));
                 }
                 (None, Entry::Begin(begin)) => {
-                    state = Some(State { begin, commits: BTreeMap::new(), complete: false, retries: 0 });
+                    state = Some(State {
+                        begin,
+                        commits: BTreeMap::new(),
+                        complete: false,
+                        retries: 0,
+                        superseded: 0,
+                    });
                 }
                 (None, _) => return Err((index, "the first entry is not `begin`".into())),
                 (Some(_), Entry::Begin(_)) => return Err((index, "a second `begin`".into())),
@@ -225,6 +253,15 @@ impl State {
             Entry::Retry(commit) => {
                 self.commits.insert(commit.split, commit);
                 self.retries += 1;
+                Ok(())
+            }
+            Entry::Damaged { splits } => {
+                if let Some(unknown) = splits.iter().find(|split| !self.commits.contains_key(split)) {
+                    return Err(format!("split {unknown} is damaged, but it is not committed"));
+                }
+                self.superseded += 1 + splits.len() + usize::from(self.complete);
+                self.commits.retain(|split, _| !splits.contains(split));
+                self.complete = false;
                 Ok(())
             }
             _ if self.complete => Err("an entry after `complete`".into()),
@@ -258,7 +295,7 @@ impl State {
 
     /// Number of manifest lines of this state.
     pub fn lines(&self) -> usize {
-        1 + self.commits.len() + usize::from(self.complete) + self.retries as usize
+        1 + self.commits.len() + usize::from(self.complete) + self.retries as usize + self.superseded
     }
 
     /// Rows of a table over all splits.
@@ -342,6 +379,22 @@ mod tests {
         let state = State::replay(entries).unwrap().unwrap();
         assert_eq!((state.rows_in(), state.retries, state.lines()), (Some(9), 2, lines));
         assert_eq!(State::recovery(Some(&state), "f"), Recovery::Reuse);
+    }
+
+    #[test]
+    fn damaged_splits_are_committed_again() {
+        let complete = Entry::Complete { splits: 2 };
+        let mut entries = vec![begin("f"), commit(0), commit(1), complete.clone()];
+        entries.push(Entry::Damaged { splits: vec![1] });
+        let state = State::replay(entries.clone()).unwrap().unwrap();
+        assert_eq!(State::recovery(Some(&state), "f"), Recovery::Resume);
+        assert_eq!((state.commits.len(), state.lines()), (1, entries.len()));
+        entries.extend([commit(1), complete]);
+        let state = State::replay(entries.clone()).unwrap().unwrap();
+        assert_eq!(State::recovery(Some(&state), "f"), Recovery::Reuse);
+        assert_eq!((state.rows_in(), state.lines()), (Some(4), entries.len()));
+        let twice = [begin("f"), commit(0), Entry::Damaged { splits: vec![7] }];
+        assert!(State::replay(twice.to_vec()).is_err());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Reads rows of shards as batches, in order, from an exact position.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,8 +11,9 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::shard::{conform, parquet_error};
+use crate::shard::conform;
 use crate::storage::Location;
+use crate::storage::recorded::RangeFile;
 
 /// Reads columns of a table shard by shard, without the query engine, for code on its own thread.
 #[derive(Debug)]
@@ -25,7 +25,14 @@ pub struct ShardReader {
     /// The schema of the table; `None` if the dataset has no such table.
     schema: Option<SchemaRef>,
     batch_rows: usize,
-    open: Option<(PathBuf, ParquetRecordBatchReader)>,
+    open: Option<OpenShard>,
+}
+
+#[derive(Debug)]
+struct OpenShard {
+    path: PathBuf,
+    file: RangeFile,
+    reader: ParquetRecordBatchReader,
 }
 
 impl ShardReader {
@@ -49,7 +56,7 @@ impl ShardReader {
             let (start, end) = (rows.start.max(first), rows.end.min(first + shard.rows));
             if start < end {
                 let within = (start - first) as usize..(end - first) as usize;
-                shards.push((dataset.location().join(&shard.path), within));
+                shards.push((dataset.file(shard), within));
             }
             first += shard.rows;
         }
@@ -66,10 +73,9 @@ impl ShardReader {
     fn open_next(&mut self) -> Result<bool, DatasetError> {
         let Some((shard, rows)) = self.shards.get(self.next) else { return Ok(false) };
         self.next += 1;
-        let path = shard.local_copy()?;
-        let file = File::open(&path).map_err(|error| DatasetError::io(&path, error))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet_error(&path, error))?;
+        let (path, file) = (shard.display_path(), shard.open_ranges()?);
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone())
+            .map_err(|error| file.error(&path, error))?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), self.columns.iter().map(String::as_str));
         let reader = builder
             .with_projection(mask)
@@ -77,8 +83,8 @@ impl ShardReader {
             .with_offset(rows.start)
             .with_limit(rows.len())
             .build()
-            .map_err(|error| parquet_error(&path, error))?;
-        self.open = Some((path, reader));
+            .map_err(|error| file.error(&path, error))?;
+        self.open = Some(OpenShard { path, file, reader });
         Ok(true)
     }
 
@@ -94,10 +100,10 @@ impl ShardReader {
 
     fn read(&mut self) -> Result<Option<RecordBatch>, DatasetError> {
         loop {
-            if let Some((path, reader)) = &mut self.open {
+            if let Some(OpenShard { path, file, reader }) = &mut self.open {
                 match reader.next() {
                     Some(Ok(batch)) => return self.cast_to_table(&batch).map(Some),
-                    Some(Err(error)) => return Err(parquet_error(path, error.into())),
+                    Some(Err(error)) => return Err(file.error(path, error.into())),
                     None => self.open = None,
                 }
             } else if !self.open_next()? {

@@ -12,14 +12,17 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 use crate::error::DatasetError;
 use crate::foreign;
 use crate::guard::catch_panic;
-use crate::shard::parquet_error;
 use crate::storage::Location;
+use crate::storage::recorded::RangeFile;
 
 /// A Parquet file whose footer has been read. A file of an object store is copied first.
 #[derive(Debug)]
 pub struct RowGroups {
     path: PathBuf,
+    file: RangeFile,
     metadata: ArrowReaderMetadata,
+    /// Written by this program, and verified as it is read.
+    is_recorded: bool,
 }
 
 impl RowGroups {
@@ -28,9 +31,14 @@ impl RowGroups {
     /// # Errors
     /// `Io`, `Store`, `WrongKind`, `DamagedInput` or `Parquet`, with the file's name.
     pub fn open(shard: &Location) -> Result<Self, DatasetError> {
-        let path = shard.local_copy()?;
-        let (_, metadata) = foreign::open_parquet(&path)?;
-        Ok(Self { path, metadata })
+        let (path, file) = (shard.local_copy()?, shard.open_ranges()?);
+        let is_recorded = shard.is_recorded();
+        let metadata = if is_recorded {
+            ArrowReaderMetadata::load(&file, Default::default()).map_err(|error| file.error(&path, error))?
+        } else {
+            foreign::open_parquet(&path)?.1
+        };
+        Ok(Self { path, file, metadata, is_recorded })
     }
 
     /// Checks that the pages can be read in memory that the file's size explains.
@@ -38,6 +46,9 @@ impl RowGroups {
     /// # Errors
     /// `DamagedInput`, with the file's name.
     pub fn check(&self) -> Result<(), DatasetError> {
+        if self.is_recorded {
+            return Ok(());
+        }
         let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
         foreign::check_pages(&self.path, &file, self.metadata.metadata())
     }
@@ -65,10 +76,9 @@ impl RowGroups {
         rows: usize,
         columns: &[&str],
     ) -> Result<RecordBatch, DatasetError> {
-        let failed = |error| parquet_error(&self.path, error);
-        // Opened again: cloned handles share their position with other threads.
-        let file = File::open(&self.path).map_err(|error| DatasetError::io(&self.path, error))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let failed = |error| self.file.error(&self.path, error);
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
         let reader = builder
             .with_projection(mask)

@@ -203,15 +203,9 @@ impl TableWriter {
         let relative = self.relative_path();
         let path = self.dataset.join(&relative);
         writer.close().map_err(|error| parquet_error(&path, error))?;
-        let (bytes, sha256) = local::digest(&unfinished(&path))?;
+        let digest = local::digest(&unfinished(&path))?;
         let rows = std::mem::take(&mut self.open_rows);
-        self.finished.push(FileEntry {
-            table: Some(self.table.clone()),
-            path: relative,
-            rows,
-            bytes,
-            sha256,
-        });
+        self.finished.push(FileEntry::new(Some(self.table.clone()), relative, rows, digest));
         Ok(())
     }
 
@@ -230,7 +224,12 @@ pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
             Ok(io) => DatasetError::io(path, *io),
-            Err(inner) => DatasetError::Parquet { path: path.into(), source: ParquetError::External(inner) },
+            Err(inner) => match inner.downcast::<DatasetError>() {
+                Ok(damaged) => *damaged,
+                Err(inner) => {
+                    DatasetError::Parquet { path: path.into(), source: ParquetError::External(inner) }
+                }
+            },
         },
         source => DatasetError::Parquet { path: path.into(), source },
     }

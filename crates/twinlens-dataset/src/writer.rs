@@ -60,6 +60,11 @@ impl DatasetWriter {
         Ok(writer)
     }
 
+    /// Takes back the commits of splits whose files are damaged: the next run makes them again.
+    pub fn take_back(location: impl Into<Location>, splits: Vec<u64>) -> Result<(), DatasetError> {
+        Manifest::resume(&location.into())?.append(Entry::Damaged { splits })
+    }
+
     /// Deletes unfinished and unrecorded files, which a killed writer or a retry left behind.
     pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
@@ -235,8 +240,8 @@ impl SplitWriter {
             files.extend(writer.finish()?);
         }
         for name in &self.artifacts {
-            let (bytes, sha256) = local::digest(&unfinished(&self.dir.local_path().join(name)))?;
-            files.push(FileEntry { table: None, path: name.clone(), rows: 0, bytes, sha256 });
+            let digest = local::digest(&unfinished(&self.dir.local_path().join(name)))?;
+            files.push(FileEntry::new(None, name.clone(), 0, digest));
         }
         for file in &files {
             self.dir.join(&file.path).publish()?;

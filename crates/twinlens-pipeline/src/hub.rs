@@ -304,7 +304,7 @@ impl Hub {
     /// Moves a downloaded file to its blob, named by content, and links it into the snapshot.
     fn store(&self, part: &Path, blobs: &Path, etag: &str, path: &Path, url: &str) -> Result<(), RunError> {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
-        let (_, sha256) = local::digest(part)?;
+        let sha256 = local::digest(part)?.sha256;
         // The ETag of a large file is its SHA-256.
         if etag.len() == 64 && etag != sha256 {
             local::remove_file(part)?;

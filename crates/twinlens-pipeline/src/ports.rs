@@ -50,6 +50,8 @@ pub struct Plan {
     pub split_rows: Option<usize>,
     /// Lines that `plan` shows.
     pub notes: Vec<String>,
+    /// How many generations of its dataset are kept; 0 means 1, the current one.
+    pub generations: usize,
 }
 
 /// An input that a stage declared.
@@ -322,6 +324,12 @@ impl Ports<'_> {
     /// after a crash).
     pub fn split_rows(&mut self, rows: usize) {
         self.plan.split_rows = Some(rows.max(1));
+    }
+
+    /// How many generations of the dataset are kept, the current one included: what took long to
+    /// make survives a change of options.
+    pub fn generations(&mut self, count: usize) {
+        self.plan.generations = count;
     }
 
     /// A line that `plan` shows: a condition of a preset.

@@ -3,7 +3,8 @@
 //! A checkpoint holds weights and moments by name, the moving average of the weights, the log and
 //! the evaluations so far; its metadata holds the step and an identifier of the training. Data and
 //! random draws depend only on seed and step. Files are written to a temporary name, fsynced and
-//! renamed, so no partial checkpoint is ever visible. Only the newest few are kept.
+//! renamed, so no partial checkpoint is ever visible. Their names end in the CRC-32 of their
+//! content: a damaged one is never resumed from. Only the newest few are kept.
 //!
 //! The directory also holds weights without state: of the best step, and of every `keep_every`
 //! steps. A training that resumes from an earlier checkpoint writes the same files again.
@@ -37,8 +38,6 @@ pub struct Checkpoints {
     run: String,
     keep: usize,
 }
-
-const BEST: &str = "best.safetensors";
 
 impl Checkpoints {
     /// Creates `dir`, which keeps the newest `keep` checkpoints. `run` identifies the training;
@@ -90,7 +89,7 @@ impl Checkpoints {
         let metadata = [("step", step.to_string()), ("run", self.run.clone()), ("measured", names)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
         let bytes = weights::to_bytes(&tensors, Some(HashMap::from(metadata)))?;
-        weights::write_atomically(&self.dir.join(format!("step-{step:010}.safetensors")), &bytes)?;
+        self.write(&format!("step-{step:010}"), &bytes)?;
         let files = self.files("step-")?;
         for old in &files[..files.len().saturating_sub(self.keep)] {
             std::fs::remove_file(old).map_err(TrainError::io(old))?;
@@ -98,16 +97,33 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Restores `clip` and `state` from the newest checkpoint, if there is one.
+    /// Restores `clip` and `state` from the newest sound checkpoint, if there is one. Returns the
+    /// errors of newer ones.
     ///
     /// # Errors
-    /// `Checkpoint` if it is damaged or belongs to another training.
-    pub fn restore(&self, clip: &Clip, state: &mut TrainState) -> Result<()> {
-        let Some(path) = self.files("step-")?.pop() else { return Ok(()) };
-        let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
-        let damaged = |problem: String| TrainError::Checkpoint { path: path.clone(), problem };
+    /// `Checkpoint` if all are damaged, or one belongs to another training.
+    pub fn restore(&self, clip: &Clip, state: &mut TrainState) -> Result<Vec<TrainError>> {
+        let mut skipped = Vec::new();
+        for path in self.files("step-")?.into_iter().rev() {
+            match read_sealed(&path) {
+                Ok(bytes) => {
+                    self.restore_from(&path, &bytes, clip, state)?;
+                    return Ok(skipped);
+                }
+                Err(error @ TrainError::Checkpoint { .. }) => skipped.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match skipped.is_empty() {
+            true => Ok(skipped),
+            false => Err(skipped.swap_remove(0)),
+        }
+    }
+
+    fn restore_from(&self, path: &Path, bytes: &[u8], clip: &Clip, state: &mut TrainState) -> Result<()> {
+        let damaged = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
         let broken = |e: &dyn std::fmt::Display| damaged(format!("not a checkpoint, or damaged ({e})"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| broken(&e))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         if metadata.get("run") != Some(&self.run) {
             return Err(damaged("it belongs to a training with other options or data".into()));
@@ -116,7 +132,7 @@ impl Checkpoints {
             .get("step")
             .and_then(|s| s.parse().ok())
             .ok_or_else(|| damaged("its step is missing".into()))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| broken(&e))?;
+        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|e| broken(&e))?;
         let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         for (part, model) in [("weights", Some(clip)), ("ema", state.ema.as_ref())] {
             for (name, variable) in model.iter().flat_map(|m| m.variables().iter().chain(m.buffers())) {
@@ -142,8 +158,13 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Io`, with the path.
-    pub(crate) fn save_best(&self, clip: &Clip) -> Result<()> {
-        self.write_weights(clip, &self.dir.join(BEST))
+    pub(crate) fn save_best(&self, clip: &Clip, step: u64) -> Result<()> {
+        self.write_weights(clip, &format!("best-{step:010}"))?;
+        let files = self.files("best-")?;
+        for old in &files[..files.len() - 1] {
+            std::fs::remove_file(old).map_err(TrainError::io(old))?;
+        }
+        Ok(())
     }
 
     /// Writes the weights of a step, to be kept permanently.
@@ -151,11 +172,23 @@ impl Checkpoints {
     /// # Errors
     /// `Io`, with the path.
     pub(crate) fn save_kept(&self, clip: &Clip, step: u64) -> Result<()> {
-        self.write_weights(clip, &self.dir.join(format!("kept-{step:010}.safetensors")))
+        self.write_weights(clip, &format!("kept-{step:010}"))
     }
 
-    fn write_weights(&self, clip: &Clip, path: &Path) -> Result<()> {
-        Ok(weights::write_atomically(path, &weights::to_bytes(&clip.state(), None)?)?)
+    fn write_weights(&self, clip: &Clip, name: &str) -> Result<()> {
+        self.write(name, &weights::to_bytes(&clip.state(), None)?)
+    }
+
+    /// Writes a file; the name of a step is that of one file.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(format!("{name}-{:08x}.safetensors", crc32fast::hash(bytes)));
+        weights::write_atomically(&path, bytes)?;
+        // A training that resumes from an earlier checkpoint writes the same bytes again; others
+        // under this name are damaged.
+        for other in self.files(&format!("{name}-"))?.into_iter().filter(|other| *other != path) {
+            std::fs::remove_file(&other).map_err(TrainError::io(&other))?;
+        }
+        Ok(())
     }
 
     /// The weights of the best step, by name.
@@ -163,7 +196,13 @@ impl Checkpoints {
     /// # Errors
     /// `Io` or `Model` if they cannot be read.
     pub(crate) fn best(&self) -> Result<Tensors> {
-        Ok(weights::read(&self.dir.join(BEST))?.into_iter().collect())
+        let missing = || TrainError::Checkpoint {
+            path: self.dir.clone(),
+            problem: "the weights of the best step are missing".into(),
+        };
+        let path = self.files("best-")?.pop().ok_or_else(missing)?;
+        let tensors = candle_core::safetensors::load_buffer(&read_sealed(&path)?, &Device::Cpu)?;
+        Ok(tensors.into_iter().collect())
     }
 
     /// The files of [`save_kept`](Self::save_kept) with their steps, oldest first.
@@ -171,7 +210,30 @@ impl Checkpoints {
     /// # Errors
     /// `Io`, with the directory.
     pub(crate) fn kept(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let step = |path: &Path| path.file_stem()?.to_str()?.strip_prefix("kept-")?.parse().ok();
-        Ok(self.files("kept-")?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
+        let mut kept = Vec::new();
+        for path in self.files("kept-")? {
+            let step = seal(&path).and_then(|(name, _)| name.strip_prefix("kept-")?.parse().ok());
+            let Some(step) = step else { continue };
+            read_sealed(&path)?;
+            kept.push((step, path));
+        }
+        Ok(kept)
     }
+}
+
+/// The name of a file and the CRC-32 of its content.
+fn seal(path: &Path) -> Option<(&str, u32)> {
+    let (name, crc) = path.file_stem()?.to_str()?.rsplit_once('-')?;
+    Some((name, u32::from_str_radix(crc, 16).ok().filter(|_| crc.len() == 8)?))
+}
+
+/// Reads a file that has the CRC-32 of its content in its name.
+fn read_sealed(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(TrainError::io(path))?;
+    let problem = match seal(path) {
+        Some((_, crc)) if crc == crc32fast::hash(&bytes) => return Ok(bytes),
+        Some(_) => "damaged: its content is not what was written",
+        None => "its name does not end in the CRC-32 of its content",
+    };
+    Err(TrainError::Checkpoint { path: path.into(), problem: problem.into() })
 }

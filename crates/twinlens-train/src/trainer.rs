@@ -50,6 +50,8 @@ pub struct Hooks<'a> {
     /// Whether to stop, checked between steps and between micro-batches. A step in progress is
     /// abandoned.
     pub stop: &'a (dyn Fn() -> bool + Sync),
+    /// Shows a message.
+    pub note: &'a (dyn Fn(String) + Sync),
     /// Called after each step.
     pub observe: &'a mut (dyn FnMut(&LogRow) + Send),
     /// Called every `evaluate_every` steps and after the last step; [`RunError::Interrupted`] stops
@@ -79,7 +81,9 @@ pub fn train(
         log: Vec::new(),
         measurements: Vec::new(),
     };
-    checkpoints.restore(clip, &mut state)?;
+    for error in checkpoints.restore(clip, &mut state)? {
+        (hooks.note)(format!("{error}; resuming from an older checkpoint"));
+    }
     let size = clip.config().vision.image_size();
     let batch_bytes = options.batch_size * (3 * size * size + data.context()) * 4;
     let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
@@ -348,7 +352,7 @@ impl Training<'_, '_> {
             self.checkpoints.save_kept(self.model(), step)?;
         }
         if self.options.keep_best && step > 0 && self.is_best(step) {
-            self.checkpoints.save_best(self.model())?;
+            self.checkpoints.save_best(self.model(), step)?;
         }
         Ok(())
     }

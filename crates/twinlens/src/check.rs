@@ -3,20 +3,23 @@
 
 use std::io::Write;
 
-use twinlens_dataset::storage::is_url;
+use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, export};
 use twinlens_pipeline::Registry;
+use twinlens_pipeline::run::{self, directory, repair};
 
 use crate::cli::CheckArgs;
 use crate::config;
 use crate::errors::Failure;
-use crate::run;
 use crate::text::{bytes, counted};
 
 pub(crate) fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failure> {
     let path = args.pipeline.to_string_lossy();
-    let location = run::parse_location(&path)?;
+    let location = crate::run::parse_location(&path)?;
     if is_url(&path) || args.pipeline.is_dir() {
+        if directory::identity(&location)?.is_some() {
+            return check_run(&location);
+        }
         return check_dataset(&Dataset::open(location)?);
     }
     let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
@@ -25,6 +28,19 @@ pub(crate) fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failu
         text += &format!(", {}", counted(pipeline.tests.len() as u64, "test"));
     }
     Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// Fails with every file of a run that differs from its manifest.
+fn check_run(dir: &Location) -> Result<(), Failure> {
+    let damaged = repair::find(dir)?;
+    if damaged.is_empty() {
+        let datasets = run::datasets(dir)?.len() as u64;
+        return Ok(writeln!(std::io::stdout(), "ok: {}", counted(datasets, "dataset"))?);
+    }
+    let faults = damaged.iter().flat_map(|damage| &damage.faults);
+    let lines: Vec<String> = faults.map(ToString::to_string).collect();
+    Err(Failure::user(lines.join("\n"))
+        .hint("make them again with `twinlens repair`, which takes the arguments of `twinlens run`"))
 }
 
 /// Fails with everything that differs from the manifest or the card.

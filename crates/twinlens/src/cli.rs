@@ -27,7 +27,10 @@ pub(crate) enum Command {
     Check(CheckArgs),
     Plan(PlanArgs),
     Status(StatusArgs),
+    Watch(WatchArgs),
     Retry(RetryArgs),
+    /// Makes splits again whose files are damaged, and resumes the run
+    Repair(RunArgs),
     Sql(SqlArgs),
     Report(ReportArgs),
     Eval(EvalArgs),
@@ -68,7 +71,7 @@ pub(crate) struct RunArgs {
     /// The run directory, or its URL in an object store [default: runs/<name of the pipeline>]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
-    /// Delete every dataset of the run directory first
+    /// Make every dataset again; those of before are kept until the new ones are complete
     #[arg(long)]
     pub fresh: bool,
     /// Run only this stage and those that it depends on
@@ -100,6 +103,12 @@ pub(crate) struct EngineArgs {
     /// Format of messages on stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+    /// Serve Prometheus metrics of the run at this address (127.0.0.1:9090)
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Write event files for TensorBoard to this directory, one folder per training
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
 }
 
 /// Checks a pipeline file, or the files of a dataset
@@ -173,6 +182,16 @@ pub(crate) struct StatusArgs {
     pub dir: String,
 }
 
+/// Shows a run while it is in progress, from any terminal
+///
+/// Its stages with their progress, the loss of a training as a chart, and the most frequent
+/// rejects, drawn anew every second until the run ends. Without a terminal it prints the view once.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The run directory
+    pub dir: String,
+}
+
 /// Queries the datasets of a run with SQL
 ///
 /// The dataset `wit` is the table `wit`, its rejects are `wit.rejects`. `funnel` has the row counts
@@ -242,7 +261,7 @@ pub(crate) struct EvalArgs {
     /// directory>]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
-    /// Delete every dataset of the run directory first
+    /// Make every dataset again; those of before are kept until the new ones are complete
     #[arg(long)]
     pub fresh: bool,
     /// Images or prompts per forward pass

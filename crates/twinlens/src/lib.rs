@@ -27,6 +27,7 @@ mod manual;
 mod model;
 mod plan;
 mod progress;
+mod repair;
 mod report;
 mod retry;
 mod run;
@@ -43,6 +44,7 @@ mod syntax;
 mod table;
 mod text;
 mod views;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -98,6 +100,7 @@ fn run_command(registry: &Registry) -> u8 {
     };
     let format = match &command {
         Command::Run(RunArgs { engine, .. })
+        | Command::Repair(RunArgs { engine, .. })
         | Command::Retry(RetryArgs { engine, .. })
         | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
         Command::Export(ExportArgs { log_format, .. }) => *log_format,
@@ -115,9 +118,11 @@ fn run_command(registry: &Registry) -> u8 {
 fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::execute(args, registry),
+        Command::Repair(args) => repair::execute(args, registry),
         Command::Check(args) => check::execute(args, registry),
         Command::Plan(args) => plan::execute(args, registry),
         Command::Status(args) => status::execute(args),
+        Command::Watch(args) => watch::execute(args),
         Command::Retry(args) => retry::execute(args, registry),
         Command::Sql(args) => sql::execute(args, registry),
         Command::Report(args) => report::execute(args, registry),

@@ -49,6 +49,9 @@ fn text(stages: &[StagePlan], details: fn(&StagePlan, &[StagePlan], usize) -> St
     let mut text = String::new();
     for stage in stages {
         text += &format!("{:names$}  {:kinds$}  {}\n", stage.stage, stage.kind, decision(stage));
+        if let Some(replaces) = &stage.replaces {
+            text += &format!("{:names$}    {replaces}\n", "");
+        }
         text += &details(stage, stages, names + 4);
     }
     let (mut reused, mut resumed, mut built) = (0, 0, 0);

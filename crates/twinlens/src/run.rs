@@ -57,13 +57,29 @@ pub(crate) fn run_watched<T>(
     engine: &EngineArgs,
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Completed<T>, Failure> {
-    let names = pipeline.nodes.iter().map(|node| node.name.as_str());
-    let watcher = Watcher::new(engine.progress, engine.log_format, names);
+    let watcher = watcher(engine, settings, pipeline)?;
     run_supervised(watcher, settings.threads, async |watcher, cancel| {
         let sites = sites::open(&pipeline.sites).await?;
         let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
         work(&settings, watcher, cancel).await
     })
+}
+
+fn watcher(engine: &EngineArgs, settings: &Settings, pipeline: &Pipeline) -> Result<Watcher, Failure> {
+    let names = || pipeline.nodes.iter().map(|node| node.name.as_str());
+    let mut watcher = Watcher::new(engine.progress, engine.log_format, names());
+    if let Some(dir) = settings.dir.as_local() {
+        watcher = watcher.recording(dir.into(), names().map(String::from).collect(), engine.progress);
+    }
+    if let Some(address) = engine.metrics {
+        watcher = (watcher.serving_metrics(address))
+            .map_err(|error| Failure::user(format!("--metrics {address}: {error}")))?;
+    }
+    if let Some(folder) = &engine.tensorboard {
+        watcher = (watcher.writing_tensorboard(folder.clone()))
+            .map_err(|error| Failure::user(format!("--tensorboard {}: {error}", folder.display())))?;
+    }
+    Ok(watcher)
 }
 
 /// Does work on `threads` threads, with progress on stderr, until it ends or Ctrl-C stops it.

@@ -8,8 +8,9 @@ use twinlens_pipeline::run::{self, directory};
 
 use crate::cli::StatusArgs;
 use crate::errors::Failure;
+use crate::progress::recorder::Snapshot;
 use crate::table::TableWriter;
-use crate::text::{bytes, count};
+use crate::text::{bytes, count, seconds};
 
 /// The pipeline that a run directory belongs to.
 ///
@@ -30,12 +31,16 @@ pub(crate) fn execute(args: &StatusArgs) -> Result<(), Failure> {
     let datasets = run::datasets(&dir)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "pipeline {pipeline} in {dir}\n")?;
-    if datasets.is_empty() {
+    let running = Snapshot::read(&dir.local_path());
+    if datasets.is_empty() && running.is_none() {
         writeln!(out, "no datasets yet")?;
         return Ok(out.flush()?);
     }
     print_datasets(&mut out, &datasets)?;
     print_rejects(&mut out, &datasets)?;
+    if let Some(running) = running {
+        print_running(&mut out, &running)?;
+    }
     out.flush()?;
     let is_broken = |dataset: &&Dataset| matches!(balance(dataset), Balance::Broken);
     let broken: Vec<&str> = datasets.iter().filter(is_broken).map(name).collect();
@@ -109,6 +114,17 @@ fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Fail
         ])?;
     }
     table.finish()?;
+    Ok(())
+}
+
+/// What a run in progress does. What a killed run left says how old it is.
+fn print_running(out: &mut impl Write, snapshot: &Snapshot) -> Result<(), Failure> {
+    let age = snapshot.age();
+    let when = if age.as_secs() < 5 { String::new() } else { format!(" (as of {} ago)", seconds(age)) };
+    writeln!(out, "\nrunning in process {}{when}", snapshot.pid)?;
+    for running in &snapshot.running {
+        writeln!(out, "  {}  {}  {}", running.stage, running.kind, running.line)?;
+    }
     Ok(())
 }
 

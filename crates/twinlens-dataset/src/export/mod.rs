@@ -132,7 +132,7 @@ impl Export<'_> {
         let mut files = Sha256::new();
         for file in self.dataset.shards(MAIN) {
             files.update(if file.sha256.is_empty() {
-                local::digest(&self.dataset.location().join(&file.path).local_copy()?)?.1
+                local::digest(&self.dataset.location().join(&file.path).local_copy()?)?.sha256
             } else {
                 file.sha256.clone()
             });

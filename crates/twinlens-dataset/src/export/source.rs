@@ -153,7 +153,7 @@ impl<'a> Source<'a> {
         to: &Sender<Rows>,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<ReadEnd, DatasetError> {
-        let location = self.dataset.location().join(&shard.path);
+        let location = self.dataset.file(shard);
         let path = location.display_path();
         let fail = |error| parquet_error(&path, error);
         let matching = self.matching(shard).await?;

@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sha2::{Digest, Sha256};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use sha2::{Digest as _, Sha256};
 
+use super::checksums::{BlockSummer, BlockSums};
 use super::store::{Listing, ParquetFile, Store};
 use crate::error::DatasetError;
 
@@ -27,9 +31,21 @@ pub fn unfinished(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Creates a folder and its parents.
+/// Durably creates a folder and its parents.
 pub fn create_dir(path: &Path) -> Result<(), DatasetError> {
-    fs::create_dir_all(path).map_err(|error| DatasetError::io(path, error))
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(path).map_err(|error| DatasetError::io(path, error))?;
+    missing.into_iter().try_for_each(sync_parent)
+}
+
+/// Makes the entry of a file or folder survive a power failure.
+fn sync_parent(path: &Path) -> Result<(), DatasetError> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        // A bare name is in the working folder.
+        _ => sync_dir(Path::new(".")),
+    }
 }
 
 /// Makes the entries of a folder survive a power failure.
@@ -42,11 +58,7 @@ pub fn publish(path: &Path) -> Result<(), DatasetError> {
     let from = unfinished(path);
     File::open(&from).and_then(|file| file.sync_all()).map_err(|error| DatasetError::io(&from, error))?;
     fs::rename(&from, path).map_err(|error| DatasetError::io(path, error))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        // A bare name is in the working folder.
-        _ => sync_dir(Path::new(".")),
-    }
+    sync_parent(path)
 }
 
 /// Durably writes a small file.
@@ -162,6 +174,16 @@ pub fn remove_dir(path: &Path) -> Result<(), DatasetError> {
     }
 }
 
+/// Durably moves a folder.
+pub(super) fn move_folder(from: &Path, to: &Path) -> Result<(), DatasetError> {
+    if let Some(parent) = to.parent() {
+        create_dir(parent)?;
+    }
+    fs::rename(from, to).map_err(|error| DatasetError::io(from, error))?;
+    sync_parent(to)?;
+    sync_parent(from)
+}
+
 /// Deletes a folder, its log first.
 pub(super) fn delete_folder(folder: &Path, log: &str) -> Result<(), DatasetError> {
     remove_file(&folder.join(log))?;
@@ -171,18 +193,32 @@ pub(super) fn delete_folder(folder: &Path, log: &str) -> Result<(), DatasetError
     remove_dir(folder)
 }
 
-/// Length in bytes and SHA-256 (hexadecimal) of a file.
-pub fn digest(path: &Path) -> Result<(u64, String), DatasetError> {
+/// Length and checksums of a file.
+#[derive(Debug)]
+pub struct Digest {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+    /// Checksums of its blocks.
+    pub crc32: BlockSums,
+}
+
+/// Reads a file for its length and checksums.
+pub fn digest(path: &Path) -> Result<Digest, DatasetError> {
     let fail = |error| DatasetError::io(path, error);
     let mut file = File::open(path).map_err(fail)?;
-    let (mut hash, mut length, mut piece) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    let (mut hash, mut blocks, mut bytes) = (Sha256::new(), BlockSummer::default(), 0);
+    let mut piece = vec![0; 1 << 16];
     loop {
         let read = file.read(&mut piece).map_err(fail)?;
         if read == 0 {
-            return Ok((length, hex::encode(hash.finalize())));
+            let sha256 = hex::encode(hash.finalize());
+            return Ok(Digest { bytes, sha256, crc32: blocks.finish() });
         }
         hash.update(&piece[..read]);
-        length += read as u64;
+        blocks.update(&piece[..read]);
+        bytes += read as u64;
     }
 }
 
@@ -247,6 +283,10 @@ impl Store for LocalStore {
         delete_folder(folder, log)
     }
 
+    fn move_folder(&self, from: &Path, to: &Path, _log: &str) -> Result<(), DatasetError> {
+        move_folder(from, to)
+    }
+
     fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
         read(path)
     }
@@ -270,6 +310,11 @@ impl Store for LocalStore {
             Ok(Box::new(file) as ParquetFile)
         }
         .boxed()
+    }
+
+    fn object_store(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, DatasetError> {
+        let store = LocalFileSystem::new_with_prefix(folder);
+        Ok(Arc::new(store.map_err(|source| DatasetError::Store { path: folder.into(), source })?))
     }
 
     fn register(&self, path: &Path, _session: &SessionContext) -> Result<String, DatasetError> {

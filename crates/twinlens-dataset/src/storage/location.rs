@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +11,9 @@ use datafusion::prelude::SessionContext;
 use object_store::ObjectStore;
 use url::Url;
 
+use super::checksums::{BLOCK, BlockSums, Recorded};
 use super::local::{self, LocalStore};
+use super::recorded::{RangeFile, RecordedParquet};
 use super::remote::RemoteStore;
 use super::store::{Listing, ParquetFile, Store};
 use crate::error::DatasetError;
@@ -19,6 +23,8 @@ use crate::error::DatasetError;
 pub struct Location {
     store: Arc<dyn Store>,
     path: PathBuf,
+    /// By what readers of this file verify it.
+    recorded: Option<Arc<Recorded>>,
 }
 
 impl Location {
@@ -30,7 +36,7 @@ impl Location {
     pub fn parse(written: &str, base: &Path, scratch: &Path) -> Result<Self, DatasetError> {
         if is_url(written) {
             let (store, path) = RemoteStore::parse(written, scratch)?;
-            Ok(Self { store: Arc::new(store), path })
+            Ok(Self::new(Arc::new(store), path))
         } else {
             Ok(Self::from(base.join(written)))
         }
@@ -45,12 +51,23 @@ impl Location {
     ) -> Result<Self, DatasetError> {
         let store = RemoteStore::new(store, root, scratch)?;
         let path = store.join(Path::new(""), path);
-        Ok(Self { store: Arc::new(store), path })
+        Ok(Self::new(Arc::new(store), path))
+    }
+
+    fn new(store: Arc<dyn Store>, path: PathBuf) -> Self {
+        Self { store, path, recorded: None }
+    }
+
+    /// The file of this folder that a manifest records: readers verify what they read.
+    pub(crate) fn recorded(&self, name: &str, bytes: u64, sums: &BlockSums) -> Self {
+        let location = self.join(name);
+        let recorded = Recorded::new(location.display_path(), bytes, sums);
+        Self { recorded: recorded.map(Arc::new), ..location }
     }
 
     /// Appends a name, or several separated by `/`.
     pub fn join(&self, name: &str) -> Self {
-        Self { store: self.store.clone(), path: self.store.join(&self.path, name) }
+        Self::new(self.store.clone(), self.store.join(&self.path, name))
     }
 
     /// The last part of the name.
@@ -134,6 +151,12 @@ impl Location {
         self.store.delete_folder(&self.path, log)
     }
 
+    /// Durably moves this folder to one that does not exist yet, in the same store. A kill leaves a
+    /// dataset at one of the two.
+    pub fn move_folder(&self, to: &Self, log: &str) -> Result<(), DatasetError> {
+        self.store.move_folder(&self.path, &to.path, log)
+    }
+
     /// Makes this an empty folder; existing contents are deleted, the log first.
     pub fn clear(&self, log: &str) -> Result<(), DatasetError> {
         self.delete_folder(log)?;
@@ -177,7 +200,47 @@ impl Location {
 
     /// Opens this Parquet file of `bytes` bytes for reading by ranges.
     pub(crate) async fn open_parquet(&self, bytes: u64) -> Result<ParquetFile, DatasetError> {
-        self.store.open_parquet(&self.path, bytes).await
+        let file = self.store.open_parquet(&self.path, bytes).await?;
+        Ok(match self.recorded.clone() {
+            Some(recorded) => Box::new(RecordedParquet { file, recorded }),
+            None => file,
+        })
+    }
+
+    /// Whether readers verify this file.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    /// Opens this file, after copying a remote one, for synchronous reading by ranges.
+    pub(crate) fn open_ranges(&self) -> Result<RangeFile, DatasetError> {
+        let path = self.local_copy()?;
+        let file = File::open(&path).and_then(|file| RangeFile::new(file, self.recorded.clone()));
+        file.map_err(|error| DatasetError::io(&path, error))
+    }
+
+    /// Verifies the whole file, if it is recorded.
+    pub(crate) fn verify(&self) -> Result<(), DatasetError> {
+        let Some(recorded) = &self.recorded else { return Ok(()) };
+        let path = self.local_copy()?;
+        let fail = |error| DatasetError::io(&path, error);
+        let mut file = File::open(&path).map_err(fail)?;
+        let mut block = Vec::new();
+        let mut start = 0;
+        loop {
+            block.clear();
+            (&mut file).take(BLOCK).read_to_end(&mut block).map_err(fail)?;
+            if block.is_empty() {
+                return Ok(());
+            }
+            recorded.verify(start, &block)?;
+            start += BLOCK;
+        }
+    }
+
+    /// The files below this folder, for reading by the query engine.
+    pub(crate) fn object_store(&self) -> Result<Arc<dyn ObjectStore>, DatasetError> {
+        self.store.object_store(&self.path)
     }
 
     /// Registers the store in a session of the query engine; returns the URL of this file there.
@@ -195,7 +258,7 @@ pub fn is_url(written: &str) -> bool {
 
 impl From<PathBuf> for Location {
     fn from(path: PathBuf) -> Self {
-        Self { store: Arc::new(LocalStore), path }
+        Self::new(Arc::new(LocalStore), path)
     }
 }
 

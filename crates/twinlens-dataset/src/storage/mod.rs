@@ -2,12 +2,16 @@
 //!
 //! Datasets access files only through a [`Location`]: a path in a [`Store`].
 
+mod checksums;
 pub mod local;
 mod location;
 mod ranges;
+pub(crate) mod recorded;
 mod remote;
 mod store;
 
+pub use checksums::BlockSums;
+pub(crate) use checksums::Recorded;
 pub use local::{UNFINISHED, unfinished};
 pub use location::{Location, is_url};
 pub use store::{Listing, ParquetFile, Store};

@@ -21,7 +21,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::buffered::BufWriter;
 use object_store::path::{Path as Key, PathPart};
-use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::prefix::PrefixStore;
+use object_store::{
+    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use url::Url;
@@ -222,6 +225,25 @@ impl Store for RemoteStore {
         })
     }
 
+    fn move_folder(&self, from: &Path, to: &Path, log: &str) -> Result<(), DatasetError> {
+        // The lines of the log last and in order: until the last is there, the copy is a part.
+        let mut names: Vec<String> = self.files(from, "")?.into_keys().collect();
+        names.sort_by_key(|name| {
+            (name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/')), name.clone())
+        });
+        for name in names {
+            let (client, source, target) =
+                (self.client.clone(), key(&self.join(from, &name)), key(&self.join(to, &name)));
+            self.wait(from, async move { client.copy(&source, &target).await })?;
+        }
+        let (source, target) = (self.local_path(from), self.local_path(to));
+        if source.exists() {
+            local::remove_dir(&target)?;
+            local::move_folder(&source, &target)?;
+        }
+        self.delete_folder(from, log)
+    }
+
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
         // First the lines of the log, from the last to the first: until it is empty, it stays
         // valid.
@@ -356,6 +378,10 @@ impl Store for RemoteStore {
     fn open_parquet(&self, path: &Path, bytes: u64) -> BoxFuture<'static, Result<ParquetFile, DatasetError>> {
         let file = RemoteFile::new(self.client.clone(), key(path), bytes);
         async move { Ok(Box::new(file) as ParquetFile) }.boxed()
+    }
+
+    fn object_store(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, DatasetError> {
+        Ok(Arc::new(PrefixStore::new(self.client.clone(), key(folder))))
     }
 
     fn register(&self, path: &Path, session: &SessionContext) -> Result<String, DatasetError> {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::error::DatasetError;
@@ -51,6 +53,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The lengths in bytes of all files below a folder, by relative name, except those in its
     /// folder `except`.
     fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError>;
+    /// Durably moves a folder; `log` is the name of its log. There is nothing at `to`.
+    fn move_folder(&self, from: &Path, to: &Path, log: &str) -> Result<(), DatasetError>;
     /// Deletes a folder, its log first, so that a kill in between leaves nothing that looks like a
     /// dataset.
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError>;
@@ -64,6 +68,8 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Opens a Parquet file of `bytes` bytes.
     fn open_parquet(&self, path: &Path, bytes: u64) -> BoxFuture<'static, Result<ParquetFile, DatasetError>>;
+    /// The files below a folder, for reading.
+    fn object_store(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, DatasetError>;
     /// Registers the store in a session of the query engine; returns the URL of the file there.
     fn register(&self, path: &Path, session: &SessionContext) -> Result<String, DatasetError>;
 }

@@ -4,4 +4,5 @@
 
 mod export;
 mod foreign;
+mod integrity;
 mod locations;

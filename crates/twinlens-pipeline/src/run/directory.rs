@@ -9,10 +9,13 @@ use twinlens_dataset::manifest;
 use twinlens_dataset::storage::{Location, UNFINISHED, local};
 
 use crate::error::RunError;
+use crate::run::generations::{DELETED, OLD};
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "lock";
 const SPILL: &str = ".spill";
+/// What a run is doing, for other processes.
+pub const LIVE: &str = ".live";
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -24,7 +27,6 @@ struct Identity {
 /// ends. (If two machines share a directory of an object store, the manifests refuse the second.)
 #[derive(Debug)]
 pub struct RunDirectory {
-    location: Location,
     /// The folder of the lock and of spilled data: the directory itself, or its local counterpart.
     local: PathBuf,
     _lock: File,
@@ -55,15 +57,9 @@ impl RunDirectory {
                 location.join(IDENTITY).write(text.as_bytes())?;
             }
         }
-        Ok(Self { location: location.clone(), local, _lock: lock })
-    }
-
-    /// Deletes every dataset, for `--fresh`.
-    pub fn clear(&self) -> Result<(), RunError> {
-        for name in self.location.list()?.folders {
-            self.location.join(&name).delete_folder(manifest::FILE)?;
-        }
-        Ok(())
+        // What a kill left of a deletion.
+        location.join(DELETED).delete_folder(manifest::FILE)?;
+        Ok(Self { local, _lock: lock })
     }
 
     /// The folder for data that the engine spills; emptied at every start.
@@ -115,7 +111,8 @@ fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
     let foreign = listing.files.iter().find(|name| *name != LOCK && !name.ends_with(UNFINISHED));
     let mut unexpected = foreign.cloned();
     for name in listing.folders {
-        if name != SPILL && !manifest::exists(&location.join(&name))? {
+        if ![SPILL, LIVE, DELETED, OLD].contains(&name.as_str()) && !manifest::exists(&location.join(&name))?
+        {
             unexpected = Some(name);
         }
     }

@@ -77,6 +77,29 @@ pub enum Event {
         lr: f32,
         /// Pairs per second.
         samples_per_second: f32,
+        /// Natural logarithm of the scale of similarities.
+        logit_scale: f32,
+        /// Global norm of the gradients, before clipping.
+        grad_norm: f32,
+    },
+    /// An evaluation of a running training.
+    Evaluated {
+        /// The stage.
+        stage: String,
+        /// The step that it was after.
+        step: u64,
+        /// The evaluation set.
+        set: String,
+        /// The prompt set.
+        prompts: String,
+        /// The metric.
+        metric: String,
+        /// Its value.
+        value: f64,
+        /// Its value by chance.
+        chance: f64,
+        /// Number of examples.
+        n: u64,
     },
     /// A message for the user.
     Note {

@@ -9,10 +9,12 @@ pub mod directory;
 pub mod events;
 pub mod execute;
 pub mod fingerprint;
+pub mod generations;
 pub mod output;
 pub mod plan;
 pub mod provenance;
 pub mod reasons;
+pub mod repair;
 pub mod retry;
 pub mod session;
 
@@ -46,7 +48,7 @@ use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, execute, holds_pixels};
 use crate::run::output::Output;
-use crate::run::plan::{Decision, Unit};
+use crate::run::plan::{Change, Decision, Unit};
 use crate::run::reasons::AllRejected;
 use crate::stage::{SortKey, Work};
 
@@ -59,7 +61,7 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// Where `hf://` names are found.
     pub hub: Hub,
-    /// Delete every dataset first.
+    /// Make every dataset again. Those of before are kept until the new ones are complete.
     pub fresh: bool,
     /// Stop after this stage.
     pub until: Option<String>,
@@ -121,11 +123,11 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
     let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
-    if settings.fresh {
-        directory.clear()?;
-    }
     let files =
         Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
+    if settings.fresh {
+        generations::set_all_aside(&settings.dir)?;
+    }
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
@@ -175,7 +177,7 @@ pub fn datasets(dir: &Location) -> Result<Vec<Dataset>, RunError> {
     let mut found = Vec::new();
     for name in dir.list()?.folders {
         let location = dir.join(&name);
-        if manifest::exists(&location)? {
+        if generations::parts(&name).is_none() && manifest::exists(&location)? {
             found.push(Dataset::open(location)?);
         }
     }
@@ -258,6 +260,7 @@ impl Run<'_> {
     async fn unit(&self, unit: &Unit, cancel: &CancellationToken) -> Result<(), RunError> {
         let node = &self.pipeline.nodes[unit.last()];
         let dir = self.settings.dir.join(&node.name);
+        self.make_room(unit)?;
         if let Decision::Reuse { rows } = unit.decision {
             Dataset::open(dir)?;
             info!(rows, "reused");
@@ -287,6 +290,8 @@ impl Run<'_> {
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         execute(&steps, &mut output, &limits).await?;
+        generations::prune(&self.settings.dir, &node.name, node.plan.generations.saturating_sub(1), false)?;
+        generations::delete_old(&self.settings.dir, &node.name)?;
         let state = output.state();
         let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
         let rejects = state.rejects().values().flat_map(BTreeMap::values).sum();
@@ -295,6 +300,21 @@ impl Run<'_> {
         let stage = node.name.clone();
         self.observer.event(&Event::StageFinished { stage, rows, rejects, seconds, reasons });
         Ok(())
+    }
+
+    /// Moves the dataset of another recipe out of the way, and that of this one back.
+    fn make_room(&self, unit: &Unit) -> Result<(), RunError> {
+        let (dir, node) = (&self.settings.dir, &self.pipeline.nodes[unit.last()]);
+        match unit.change {
+            Change::None => return generations::refuse_foreign(dir, &node.name),
+            Change::SetAside { next, .. } => generations::set_aside(dir, &node.name, next)?,
+            Change::BringBack { number, next } => generations::bring_back(dir, &node.name, number, next)?,
+        }
+        if let Some(what) = unit.change_in_words(self.pipeline) {
+            Progress::new(&node.name, self.observer.clone()).note(what);
+        }
+        // Changed again and again, the disk must not fill: the newest, and the newest complete one.
+        generations::prune(dir, &node.name, node.plan.generations.saturating_sub(1).max(1), true)
     }
 
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {

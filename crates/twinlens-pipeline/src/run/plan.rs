@@ -7,7 +7,6 @@ use datafusion::arrow::datatypes::Field;
 use serde::Serialize;
 use serde_json::Value;
 use twinlens_dataset::MAIN;
-use twinlens_dataset::manifest;
 use twinlens_dataset::protocol::{Recovery, State};
 use twinlens_dataset::storage::Location;
 
@@ -15,6 +14,7 @@ use crate::config::{Node, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::run::fingerprint::{self, Recipe, Recorded, difference, recipes};
+use crate::run::generations::{self, Generations};
 use crate::stage::Work;
 
 /// The stages that make one dataset: row stages fused into one plan. The last one gives the dataset
@@ -29,6 +29,29 @@ pub struct Unit {
     pub recipe: Recipe,
     /// The recipes of the fused stages before the last.
     pub fused: Vec<Recipe>,
+    /// What happens to the dataset that has the name now.
+    pub change: Change,
+}
+
+/// What happens to the dataset under a stage's name before a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It stays, or there is none.
+    None,
+    /// It becomes a generation.
+    SetAside {
+        /// The number of the generation.
+        next: u64,
+        /// Bytes of its files.
+        bytes: u64,
+    },
+    /// It becomes a generation, and an earlier one takes its place.
+    BringBack {
+        /// The number of the earlier one.
+        number: u64,
+        /// The number that the current one gets.
+        next: u64,
+    },
 }
 
 impl Unit {
@@ -36,6 +59,25 @@ impl Unit {
     pub fn kept(&self, pipeline: &Pipeline) -> Value {
         let names = self.nodes.iter().map(|&node| pipeline.nodes[node].name.as_str());
         fingerprint::kept(&self.recipe, names.zip(&self.fused))
+    }
+
+    /// What happens to the dataset that has the stage's name now, in words.
+    pub fn change_in_words(&self, pipeline: &Pipeline) -> Option<String> {
+        let node = &pipeline.nodes[self.last()];
+        match self.change {
+            Change::None => None,
+            Change::SetAside { next, .. } => {
+                let old = generations::name(&node.name, next);
+                Some(match node.plan.generations {
+                    0 | 1 => format!("that of before is kept as `{old}` until this one is complete"),
+                    count => format!("that of before is kept as `{old}` (the newest {count} stay)"),
+                })
+            }
+            Change::BringBack { number, .. } => {
+                let old = generations::name(&node.name, number);
+                Some(format!("`{old}` has this recipe and takes its place again"))
+            }
+        }
     }
 
     /// The node that gives the dataset its name.
@@ -74,14 +116,17 @@ pub fn plan(
     max_rows: Option<u64>,
 ) -> Result<Vec<Unit>, RunError> {
     let needed = needed(pipeline, until)?;
-    let mut states = Vec::new();
+    let mut made = Vec::new();
+    let folders = dir.list()?.folders;
     for node in &pipeline.nodes {
-        states.push(manifest::read(&dir.join(&node.name))?);
+        made.push(Generations::read(dir, &folders, &node.name)?);
     }
-    let recorded = Manifests::new(&states);
+    let recorded = Manifests::new(&made);
     let recipes = recipes(pipeline, files, max_rows, &recorded)?;
-    let current =
-        |node: usize| State::recovery(states[node].as_ref(), &recipes[node].fingerprint) == Recovery::Reuse;
+    let current = |node: usize| {
+        let fingerprint = &recipes[node].fingerprint;
+        State::recovery(made[node].of(fingerprint).0, fingerprint) == Recovery::Reuse
+    };
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
         .map(|node| {
             Some(pipeline.nodes[node].name.as_str()) != until
@@ -93,8 +138,17 @@ pub fn plan(
         let last = nodes[nodes.len() - 1];
         let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
         let undecided = Decision::Run { why: "not made yet".into() };
-        let mut unit = Unit { nodes, decision: undecided, recipe: recipes[last].clone(), fused };
-        unit.decision = decide(states[last].as_ref(), &unit, pipeline);
+        let mut unit =
+            Unit { nodes, decision: undecided, recipe: recipes[last].clone(), fused, change: Change::None };
+        let fingerprint = &unit.recipe.fingerprint;
+        let (state, number) = made[last].of(fingerprint);
+        let next = made[last].next();
+        unit.change = match (number, made[last].replaced(fingerprint)) {
+            (0, None) => Change::None,
+            (0, Some(bytes)) => Change::SetAside { next, bytes },
+            (number, _) => Change::BringBack { number, next },
+        };
+        unit.decision = decide(state, &unit, pipeline);
         unit
     };
     let mut units = Vec::new();
@@ -116,20 +170,21 @@ pub fn plan(
 
 /// What the manifests of a run record.
 struct Manifests<'a> {
-    states: &'a [Option<State>],
+    made: &'a [Generations],
     stamps: BTreeMap<&'a String, &'a Value>,
 }
 
 impl<'a> Manifests<'a> {
-    fn new(states: &'a [Option<State>]) -> Self {
-        let recipes = states.iter().flatten().map(|state| &state.begin.recipe);
-        Self { states, stamps: recipes.flat_map(fingerprint::stamps).collect() }
+    fn new(made: &'a [Generations]) -> Self {
+        let recipes = made.iter().flat_map(Generations::all).map(|state| &state.begin.recipe);
+        Self { made, stamps: recipes.flat_map(fingerprint::stamps).collect() }
     }
 }
 
 impl Recorded for Manifests<'_> {
     fn retries(&self, node: usize, fingerprint: &str) -> u64 {
-        let current = self.states[node].as_ref().filter(|state| state.begin.fingerprint == fingerprint);
+        let (state, _) = self.made[node].of(fingerprint);
+        let current = state.filter(|state| state.begin.fingerprint == fingerprint);
         current.map_or(0, |state| state.retries)
     }
 

@@ -42,7 +42,7 @@ pub enum Source {
 impl Source {
     /// A table of a finished dataset.
     pub fn table(dataset: &Dataset, table: &str) -> Self {
-        Self::Files(dataset.shards(table).map(|shard| dataset.location().join(&shard.path)).collect())
+        Self::Files(dataset.shards(table).map(|shard| dataset.file(shard)).collect())
     }
 }
 
@@ -130,7 +130,7 @@ impl Pairs {
                 Some(state) => {
                     let complete = state.complete;
                     let dataset = Dataset::from_state(location.clone(), state);
-                    let shards = dataset.shards(table).map(|shard| location.join(&shard.path)).collect();
+                    let shards = dataset.shards(table).map(|shard| dataset.file(shard)).collect();
                     (shards, complete)
                 }
             },

@@ -102,7 +102,10 @@ pub(crate) fn write_model(
         publish(&folder.join(name), name)?;
     }
     for (step, path) in checkpoints.kept().map_err(train_error)? {
-        publish(&path, &format!("step-{step:010}.safetensors"))?;
+        // A link: a kill before the commit must not cost the weights of a step that is over.
+        let to = split.artifact(&format!("step-{step:010}.safetensors"));
+        let linked = std::fs::hard_link(&path, &to).or_else(|_| std::fs::copy(&path, &to).map(drop));
+        linked.map_err(|error| RunError::io(&path, error))?;
     }
     Ok(())
 }

@@ -29,7 +29,13 @@ fn run_until(
             stop.store(true, Relaxed);
         }
     };
-    let hooks = Hooks { now: &|| 7, stop: &|| stop.load(Relaxed), observe: &mut observe, evaluate: None };
+    let hooks = Hooks {
+        now: &|| 7,
+        note: &|_| (),
+        stop: &|| stop.load(Relaxed),
+        observe: &mut observe,
+        evaluate: None,
+    };
     train(clip, data, options, checkpoints, hooks)
 }
 
@@ -134,19 +140,32 @@ fn failures_are_detected() {
 #[test]
 fn an_unusable_checkpoint_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, _) = run(dir.path(), &options(6), &[]);
-    assert_eq!(log.len(), 6);
-    let path = dir.path().join("checkpoints/step-0000000004.safetensors");
+    let (log, _) = run(dir.path(), &options(10), &[]);
+    assert_eq!(log.len(), 10);
+    let files = std::fs::read_dir(dir.path().join("checkpoints")).unwrap();
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
     let clip = Clip::new(config(), 3).unwrap();
     let adam = AdamW::new(clip.variables(), options(1).adamw);
     let mut state = TrainState { adam, ema: None, log: vec![], measurements: vec![] };
     let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
-    assert!(error.contains("step-0000000004") && error.contains("other options"), "{error}");
+    assert!(error.contains("step-0000000008") && error.contains("other options"), "{error}");
 
-    let bytes = std::fs::read(&path).unwrap();
-    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    // A flip in the newest: the one before it is taken; then none is sound.
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
+    let flip = |path: &Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let [older, newest] = &files[..] else { panic!("{files:?}") };
+    flip(newest);
+    let skipped = checkpoints.restore(&clip, &mut state).unwrap();
+    assert_eq!((skipped.len(), state.adam.step), (1, 4));
+    assert!(skipped[0].to_string().contains("step-0000000008"), "{}", skipped[0]);
+    flip(older);
     let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
-    assert!(error.contains("step-0000000004") && error.contains("delete it"), "{error}");
+    assert!(error.contains("step-0000000008") && error.contains("delete it"), "{error}");
 }

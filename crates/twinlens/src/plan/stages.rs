@@ -5,9 +5,9 @@ use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::types;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::config::{Pipeline, Resolved};
-use twinlens_pipeline::run::plan::{Decision, Unit};
+use twinlens_pipeline::run::plan::{Change, Decision, Unit};
 
-use crate::text::counted;
+use crate::text::{self, counted};
 
 #[derive(Debug, Serialize)]
 pub(super) struct StagePlan {
@@ -24,6 +24,9 @@ pub(super) struct StagePlan {
     pub dataset: String,
     #[serde(flatten)]
     pub decision: Decision,
+    /// What happens to the dataset of another recipe that has the name now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     pub columns: Vec<Column>,
     pub side_tables: Vec<&'static str>,
 }
@@ -75,6 +78,7 @@ pub(super) fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePla
                     stands_for: node.plan.notes.clone(),
                     dataset: pipeline.nodes[unit.last()].name.clone(),
                     decision: unit.decision.clone(),
+                    replaces: replaces(pipeline, unit).filter(|_| index == unit.last()),
                     columns: columns
                         .map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) })
                         .collect(),
@@ -85,6 +89,14 @@ pub(super) fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePla
     }
     stages.sort_by_key(|(index, _)| *index);
     Ok(stages.into_iter().map(|(_, stage)| stage).collect())
+}
+
+fn replaces(pipeline: &Pipeline, unit: &Unit) -> Option<String> {
+    let words = unit.change_in_words(pipeline)?;
+    Some(match unit.change {
+        Change::SetAside { bytes, .. } => format!("{words}: {}", text::bytes(bytes)),
+        _ => words,
+    })
 }
 
 fn describe_input(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Input {

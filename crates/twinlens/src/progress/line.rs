@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use twinlens_pipeline::run::events::{Counters, Event};
 
 use crate::text::{bytes, count, counted, seconds};
@@ -21,12 +22,14 @@ pub(super) struct Line {
     training: Option<Training>,
 }
 
-struct Training {
-    step: u64,
-    steps: u64,
-    loss: f32,
-    lr: f32,
-    samples_per_second: f32,
+/// The last step of a training.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Training {
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    pub(crate) loss: f32,
+    pub(crate) lr: f32,
+    pub(crate) samples_per_second: f32,
 }
 
 impl Line {
@@ -48,6 +51,10 @@ impl Line {
             }
             _ => {}
         }
+    }
+
+    pub(super) fn training(&self) -> Option<Training> {
+        self.training.clone()
     }
 
     pub(super) fn text(&mut self, now: Instant) -> String {
@@ -141,6 +148,8 @@ mod tests {
             loss: 3.4567,
             lr: 4.8e-4,
             samples_per_second: 511.6,
+            logit_scale: 14.0,
+            grad_norm: 0.5,
         };
         line.event(&step(100));
         line.text(start);

@@ -66,7 +66,7 @@ impl Live {
                     bar.finish_and_clear();
                 }
             }
-            Event::SplitCommitted { .. } | Event::Note { .. } => {}
+            Event::SplitCommitted { .. } | Event::Evaluated { .. } | Event::Note { .. } => {}
         }
     }
 

@@ -3,11 +3,16 @@
 
 mod line;
 mod live;
+pub(crate) mod metrics;
+pub(crate) mod recorder;
+pub(crate) mod tensorboard;
 
 pub(crate) use live::bars;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +23,9 @@ use twinlens_pipeline::run::reasons::RejectReason;
 
 use crate::allocator::PurgeDelay;
 use crate::cli::{LogFormat, ProgressMode};
+use recorder::Recorder;
+use tensorboard::TensorBoard;
+
 use crate::text::{count, counted, one_line, printable, seconds, truncated};
 
 /// The longest example of a rejected row, in characters.
@@ -31,6 +39,8 @@ pub(crate) struct Watcher {
     purge_delay: PurgeDelay,
     /// The running stages, each with those that are fused into it.
     fused: Mutex<BTreeMap<String, Vec<String>>>,
+    recorder: Option<Arc<Recorder>>,
+    tensorboard: Option<TensorBoard>,
 }
 
 enum Display {
@@ -59,7 +69,36 @@ impl Watcher {
             has_started: AtomicBool::new(false),
             purge_delay: PurgeDelay::default(),
             fused: Mutex::default(),
+            recorder: None,
+            tensorboard: None,
         }
+    }
+
+    /// Tells other processes about the run in a local directory; on a log file, running stages have
+    /// a line now and then.
+    pub(crate) fn recording(self, dir: PathBuf, stages: Vec<String>, mode: ProgressMode) -> Self {
+        let prints_lines = matches!((&self.display, mode), (Display::Lines, ProgressMode::Auto));
+        Self { recorder: Some(Arc::new(Recorder::new(dir, stages, prints_lines))), ..self }
+    }
+
+    /// Serves the metrics of the run at an address.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub(crate) fn serving_metrics(self, address: SocketAddr) -> std::io::Result<Self> {
+        if let Some(recorder) = &self.recorder {
+            let address = metrics::serve(address, recorder.clone())?;
+            self.message(&format!("metrics at http://{address}/metrics"));
+        }
+        Ok(self)
+    }
+
+    /// Writes event files for TensorBoard.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
+    pub(crate) fn writing_tensorboard(self, folder: PathBuf) -> std::io::Result<Self> {
+        Ok(Self { tensorboard: Some(TensorBoard::new(folder)?), ..self })
     }
 
     /// Whether any stage started, so that there is something to resume.
@@ -88,6 +127,8 @@ impl Watcher {
 
     /// Removes the progress lines; a JSON log gets `event`.
     pub(crate) fn end(&self, event: &impl Serialize) {
+        self.recorder.iter().for_each(|recorder| recorder.close());
+        self.tensorboard.iter().for_each(TensorBoard::flush);
         match &self.display {
             Display::Live(live) => live.close(),
             Display::Lines => {}
@@ -106,6 +147,8 @@ impl Watcher {
 impl Observer for Watcher {
     fn event(&self, event: &Event) {
         self.purge_delay.event(event);
+        self.recorder.iter().for_each(|recorder| recorder.event(event));
+        self.tensorboard.iter().for_each(|tensorboard| tensorboard.event(event));
         if let Event::StageStarted { stage, fused, .. } = event {
             self.has_started.store(true, Ordering::Relaxed);
             self.fused().insert(stage.clone(), fused.clone());
@@ -127,6 +170,7 @@ impl Observer for Watcher {
     }
 
     fn watch(&self, stage: &str, counters: Arc<Counters>) {
+        self.recorder.iter().for_each(|recorder| recorder.watch(stage, counters.clone()));
         if let Display::Live(live) = &self.display {
             live.watch(stage, counters);
         }
@@ -174,7 +218,10 @@ fn event_line(event: &Event, name_width: usize, fused: &[String]) -> Option<Stri
             Some(line)
         }
         Event::Note { stage, message } => Some(format!("{}: {}", one_line(stage), printable(message))),
-        Event::StageStarted { .. } | Event::SplitCommitted { .. } | Event::TrainStep { .. } => None,
+        Event::StageStarted { .. }
+        | Event::SplitCommitted { .. }
+        | Event::TrainStep { .. }
+        | Event::Evaluated { .. } => None,
     }
 }
 

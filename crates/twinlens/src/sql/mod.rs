@@ -3,6 +3,7 @@
 //! Manifests are only read, so this works while a run is in progress: a reader sees what was
 //! committed when it started.
 
+mod live;
 mod prompt;
 mod query;
 pub(crate) mod rows;

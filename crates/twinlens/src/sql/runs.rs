@@ -18,6 +18,7 @@ use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::Registry;
 use twinlens_pipeline::run::{self, session};
 
+use super::live;
 use crate::errors::Failure;
 use crate::{runtime, status, views};
 
@@ -47,6 +48,9 @@ impl<'a> Runs<'a> {
         let pipeline = status::pipeline_of(&self.dir)?;
         let session = session::plain(self.registry, runtime::cores());
         self.register(&session, &run::datasets(&self.dir)?).await?;
+        // Beside the views, which are of what the pipeline file describes now.
+        catalog::register_tables(&session, &run::generations::earlier(&self.dir)?)?;
+        live::register(&session, &self.dir.local_path())?;
         if self.with.is_empty() {
             return Ok(session);
         }

@@ -17,6 +17,9 @@ use twinlens_pipeline::{
     Inputs, Job, Output, Ports, Product, RunContext, RunError, SortKey, StageKind, Work,
 };
 
+/// How many trainings of a stage are kept, the current one included: a model takes hours.
+const GENERATIONS: usize = 3;
+
 /// `train` as it runs.
 pub struct Train<E = Never>(Arc<Training<E>>);
 
@@ -50,6 +53,7 @@ epochs = 20
         for parts in options.from_parts.iter().chain(&options.freeze) {
             start::check(ports, parts, &config);
         }
+        ports.generations(GENERATIONS);
         let log = contracts::with_embed_width(contracts::train_log(), config.embed);
         ports.output(log, SortKey::AsGiven);
         ports.rejects(contracts::pair_texts());

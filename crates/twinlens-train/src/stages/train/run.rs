@@ -113,6 +113,8 @@ impl<E> Run<E> {
                 loss: row.loss as f32,
                 lr: row.lr as f32,
                 samples_per_second: row.samples_per_second as f32,
+                logit_scale: row.logit_scale as f32,
+                grad_norm: row.grad_norm as f32,
             });
         };
         let evaluation = self.training.evaluation.as_ref();
@@ -121,6 +123,18 @@ impl<E> Run<E> {
         let mut evaluate = evaluator.as_mut().map(|evaluator| {
             move |clip: &Clip, step: u64| -> Result<Vec<Measured>, RunError> {
                 let found = evaluator.evaluate(clip, step)?;
+                for m in &found {
+                    cx.progress.event(Event::Evaluated {
+                        stage: cx.stage.clone(),
+                        step,
+                        set: m.set.clone(),
+                        prompts: m.prompts.clone(),
+                        metric: m.metric.clone(),
+                        value: m.value,
+                        chance: m.chance,
+                        n: m.n,
+                    });
+                }
                 if let Some(m) = found.first() {
                     let (value, chance) = (100.0 * m.value, 100.0 * m.chance);
                     cx.progress.note(format!(
@@ -134,6 +148,7 @@ impl<E> Run<E> {
         let hooks = Hooks {
             now: &|| cx.clock.micros(),
             stop: &|| cx.cancel.is_cancelled(),
+            note: &|message| cx.progress.note(message),
             observe: &mut observe,
             evaluate: evaluate.as_mut().map(|evaluate| evaluate as &mut Evaluate<'_>),
         };

@@ -1,0 +1,190 @@
+//! Earlier generations of a stage's dataset.
+//!
+//! A dataset whose recipe changed is not deleted: its folder `clip` becomes `clip@1`, stays
+//! readable, and is deleted when the new dataset is complete, or later where the stage keeps
+//! generations. If the recipe changes back, the generation of that recipe takes its place again:
+//! finished work is reused, unfinished work resumes.
+//!
+//! Folders are moved by one rename. A generation that is no longer wanted first moves to a folder
+//! for deletions, so that a kill leaves nothing that looks like a dataset.
+
+use twinlens_dataset::protocol::State;
+use twinlens_dataset::storage::Location;
+use twinlens_dataset::{Dataset, manifest};
+
+use crate::error::RunError;
+
+/// Holds what is being deleted.
+pub(super) const DELETED: &str = ".deleted";
+/// Holds the datasets that `--fresh` replaces.
+pub(super) const OLD: &str = ".old";
+
+/// Separates the name of a stage from the number of a generation.
+const MARK: char = '@';
+
+/// The datasets of a stage.
+#[derive(Debug, Default)]
+pub(super) struct Generations {
+    /// The current one.
+    current: Option<State>,
+    /// The earlier ones with their numbers, newest first.
+    earlier: Vec<(u64, State)>,
+}
+
+impl Generations {
+    /// Reads the manifests of a stage's datasets. `folders` are those of the run directory.
+    pub(super) fn read(dir: &Location, folders: &[String], stage: &str) -> Result<Self, RunError> {
+        let mut earlier = Vec::new();
+        for folder in folders {
+            if let Some((_, number)) = parts(folder).filter(|(of, _)| *of == stage)
+                && let Some(state) = manifest::read(&dir.join(folder))?
+            {
+                earlier.push((number, state));
+            }
+        }
+        earlier.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        Ok(Self { current: manifest::read(&dir.join(stage))?, earlier })
+    }
+
+    /// The dataset of a recipe and its number (0 for the current one), or else the current dataset.
+    pub(super) fn of(&self, fingerprint: &str) -> (Option<&State>, u64) {
+        let fits = |state: &State| state.begin.fingerprint == fingerprint;
+        if let Some((number, state)) = self.earlier.iter().find(|(_, state)| fits(state))
+            && !self.current.as_ref().is_some_and(fits)
+        {
+            return (Some(state), *number);
+        }
+        (self.current.as_ref(), 0)
+    }
+
+    /// All, the current one last: of what several record, the last holds.
+    pub(super) fn all(&self) -> impl Iterator<Item = &State> {
+        self.earlier.iter().rev().map(|(_, state)| state).chain(&self.current)
+    }
+
+    /// Bytes of the current dataset if its recipe differs.
+    pub(super) fn replaced(&self, fingerprint: &str) -> Option<u64> {
+        let state = self.current.as_ref().filter(|state| state.begin.fingerprint != fingerprint)?;
+        Some(state.files().map(|file| file.bytes).sum())
+    }
+
+    /// The number of the next generation.
+    pub(super) fn next(&self) -> u64 {
+        self.earlier.first().map_or(0, |(number, _)| *number) + 1
+    }
+}
+
+/// The stage and the number in the name of a folder.
+pub(super) fn parts(folder: &str) -> Option<(&str, u64)> {
+    let (stage, number) = folder.rsplit_once(MARK)?;
+    Some((stage, number.parse().ok()?))
+}
+
+/// The name of a generation.
+pub(super) fn name(stage: &str, number: u64) -> String {
+    format!("{stage}{MARK}{number}")
+}
+
+/// Refuses a folder that is no dataset: its files are somebody else's.
+pub(super) fn refuse_foreign(dir: &Location, stage: &str) -> Result<(), RunError> {
+    let folder = dir.join(stage);
+    // In an object store, the deletion of a dataset may have been interrupted.
+    if folder.as_local().is_none() || manifest::exists(&folder)? {
+        return Ok(());
+    }
+    let listing = folder.list()?;
+    match listing.files.first().or(listing.folders.first()) {
+        None => Ok(()),
+        Some(name) => Err(RunError::user_with_hint(
+            format!("{folder} is not a dataset of this program: it contains `{name}`"),
+            format!("move it away, or give the stage `{stage}` another name"),
+        )),
+    }
+}
+
+/// Makes room for a new dataset: the current one becomes the generation `next`.
+pub(super) fn set_aside(dir: &Location, stage: &str, next: u64) -> Result<(), RunError> {
+    let current = dir.join(stage);
+    if manifest::exists(&current)? {
+        current.move_folder(&dir.join(&name(stage, next)), manifest::FILE)?;
+    }
+    Ok(())
+}
+
+/// Makes an earlier generation the current dataset again.
+pub(super) fn bring_back(dir: &Location, stage: &str, number: u64, next: u64) -> Result<(), RunError> {
+    set_aside(dir, stage, next)?;
+    Ok(dir.join(&name(stage, number)).move_folder(&dir.join(stage), manifest::FILE)?)
+}
+
+/// Deletes all but the `keep` newest generations, and the newest complete one if `keep_complete`.
+pub(super) fn prune(dir: &Location, stage: &str, keep: usize, keep_complete: bool) -> Result<(), RunError> {
+    let folders = dir.list()?.folders;
+    let earlier = Generations::read(dir, &folders, stage)?.earlier;
+    let complete = earlier.iter().position(|(_, state)| state.complete).filter(|_| keep_complete);
+    for (place, (number, _)) in earlier.iter().enumerate().skip(keep) {
+        if Some(place) != complete {
+            delete(dir, &name(stage, *number))?;
+        }
+    }
+    Ok(())
+}
+
+/// For `--fresh`: moves every dataset aside, where no recipe finds it. What is there already from
+/// an unfinished `--fresh` stays if it is complete.
+pub(super) fn set_all_aside(dir: &Location) -> Result<(), RunError> {
+    for folder in dir.list()?.folders {
+        let (current, old) = (dir.join(&folder), dir.join(OLD).join(&folder));
+        if folder.starts_with('.') || !manifest::exists(&current)? {
+            continue;
+        }
+        match manifest::read(&old)? {
+            Some(state) if state.complete => delete(dir, &folder)?,
+            _ => {
+                old.delete_folder(manifest::FILE)?;
+                current.move_folder(&old, manifest::FILE)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what `--fresh` moved aside of a stage whose dataset is complete again.
+pub(super) fn delete_old(dir: &Location, stage: &str) -> Result<(), RunError> {
+    for folder in dir.join(OLD).list()?.folders {
+        if folder == stage || parts(&folder).is_some_and(|(of, _)| of == stage) {
+            dir.join(OLD).join(&folder).delete_folder(manifest::FILE)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a dataset.
+pub(super) fn delete(dir: &Location, folder: &str) -> Result<(), RunError> {
+    if dir.as_local().is_some() {
+        let to = dir.join(DELETED).join(folder);
+        to.delete_folder(manifest::FILE)?;
+        dir.join(folder).move_folder(&to, manifest::FILE)?;
+        Ok(to.delete_folder(manifest::FILE)?)
+    } else {
+        Ok(dir.join(folder).delete_folder(manifest::FILE)?)
+    }
+}
+
+/// The earlier generations of all stages in a run directory, as datasets named `stage@number`.
+pub fn earlier(dir: &Location) -> Result<Vec<Dataset>, RunError> {
+    let mut found = Vec::new();
+    for folder in dir.list()?.folders {
+        if parts(&folder).is_none() {
+            continue;
+        }
+        if let Some(mut state) = manifest::read(&dir.join(&folder))? {
+            state.begin.stage = folder.clone();
+            // Their names are those of the current datasets.
+            state.begin.variant = None;
+            state.begin.fused = Vec::new();
+            found.push(Dataset::from_state(dir.join(&folder), state));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,24 @@
+//! `twinlens repair`: makes splits again whose files are damaged.
+
+use twinlens_pipeline::Registry;
+use twinlens_pipeline::run::repair;
+
+use crate::cli::RunArgs;
+use crate::errors::Failure;
+use crate::text::counted;
+use crate::{config, run};
+
+pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
+    let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
+    let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
+    let found = repair::take_back(&dir, &pipeline.name)?;
+    if found.is_empty() {
+        eprintln!("{dir}: every file is as its manifest records");
+    }
+    for damage in &found {
+        let splits = damage.splits.len() as u64;
+        eprintln!("{}: {} to make again", damage.dataset, counted(splits, "split"));
+        damage.faults.iter().for_each(|fault| eprintln!("  {fault}"));
+    }
+    run::execute(args, registry)
+}

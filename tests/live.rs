@@ -1,0 +1,109 @@
+//! A running training is seen by other processes: `status`, `sql`, `watch`, metrics, TensorBoard.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use twinlens_gallery::Catalog;
+
+use crate::programs::python;
+use crate::support::Place;
+
+const PIPELINE: &str = r#"
+name = "live"
+
+[stages.images]
+kind = "folder"
+folders = ["images"]
+
+[stages.words]
+kind = "tokenizer"
+input = "images"
+vocab_size = 300
+
+[stages.clip]
+kind = "train"
+input = "images"
+tokenizer = "words"
+model = { embed = 32, vision = { image_size = 32, patch = 8, width = 32, layers = 1, heads = 2 }, text = { context = 16, width = 32, layers = 1, heads = 2 } }
+steps = 1000000
+batch_size = 8
+"#;
+
+/// Emoji with their names as captions, and the pipeline.
+fn place() -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path("images")).unwrap();
+    for concept in Catalog::load().groups[0].concepts.iter().take(24) {
+        fs::write(place.path("images").join(format!("{}.png", concept.slug)), concept.variants[0].png)
+            .unwrap();
+        place.write(&format!("images/{}.txt", concept.slug), &format!("a picture of {}", concept.slug));
+    }
+    place.write("pipeline.toml", PIPELINE);
+    place
+}
+
+fn metrics(address: &str) -> Option<String> {
+    let mut connection = TcpStream::connect(address).ok()?;
+    connection.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Reads a folder as TensorBoard does, and prints tag, number of values and last step.
+const READ_BACK: &str = r#"
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+for tag in sorted(events.Tags()["scalars"]):
+    scalars = events.Scalars(tag)
+    assert [s.step for s in scalars] == list(range(1, len(scalars) + 1)), tag
+    print(tag, len(scalars))
+"#;
+
+#[test]
+fn a_training_without_a_terminal_is_seen_at_once() {
+    let place = place();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let run = ["run", "pipeline.toml", "--dir", "run", "--metrics", &address, "--tensorboard", "curves"];
+    let mut child = place.command(&run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let live = place.path("run/.live/clip.jsonl");
+    while !fs::read_to_string(&live).is_ok_and(|text| text.lines().count() > 50) {
+        assert!(Instant::now() < deadline, "no steps in {}", live.display());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = place.done(&["status", "run"]);
+    assert!(status.contains("running in process") && status.contains("clip  train  step "), "{status}");
+    let rows = place.ask("run", "select count(*) > 50, min(step), min(loss) > 0 from live_steps");
+    assert_eq!(rows, ["true,1,true"]);
+    let view = place.done(&["watch", "run"]);
+    assert!(view.contains("> clip ") && view.contains("  loss ") && view.contains("+ words"), "{view}");
+    let text = metrics(&address).unwrap();
+    assert!(text.contains("twinlens_train_loss{stage=\"clip\",kind=\"train\"} "), "{text}");
+
+    let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(stopped.unwrap().success());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    assert!(!place.path("run/.live").exists(), "what is live ends with the run");
+    let view = place.done(&["watch", "run"]);
+    assert!(view.contains("not running"), "{view}");
+
+    let Some(python) = python("tensorboard") else { return };
+    let read = Command::new(python)
+        .args(["-c", READ_BACK, place.path("curves/clip").to_str().unwrap()])
+        .output()
+        .unwrap();
+    let tags = String::from_utf8_lossy(&read.stdout).into_owned();
+    assert!(read.status.success(), "{tags}{}", String::from_utf8_lossy(&read.stderr));
+    for tag in ["loss", "learning_rate", "logit_scale", "gradient_norm", "pairs_per_second"] {
+        assert!(tags.lines().any(|line| line.starts_with(&format!("train/{tag} "))), "{tags}");
+    }
+}
