@@ -32,6 +32,9 @@ pub(crate) struct PairRow<'a> {
     pub(crate) reject: Option<(&'a str, &'a str)>,
 }
 
+/// Columns of the contract.
+const TEXTS: usize = 5;
+
 /// Builds batches of the contract's text columns, extra string columns, and the reserved reject
 /// columns.
 #[derive(Debug)]
@@ -48,6 +51,13 @@ impl PairBatchBuilder {
         let schema = rejects::schema_with_reserved(&schema(extra));
         let columns = schema.fields().iter().map(|_| StringBuilder::new()).collect();
         Self { stage: stage.into(), schema, columns, rows: 0 }
+    }
+
+    /// `schema` has the contract's columns, others whose values [`PairBatchBuilder::finish_with`]
+    /// gets, and the reserved ones.
+    pub(crate) fn with_schema(stage: &str, schema: &SchemaRef) -> Self {
+        let columns = (0..TEXTS + rejects::RESERVED.len()).map(|_| StringBuilder::new()).collect();
+        Self { stage: stage.into(), schema: schema.clone(), columns, rows: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -84,8 +94,15 @@ impl PairBatchBuilder {
 
     /// Takes the rows so far as a batch.
     pub(crate) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.finish_with(Vec::new())
+    }
+
+    /// Takes the rows so far as a batch; `others` are the values of columns behind the contract's.
+    pub(crate) fn finish_with(&mut self, others: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
-        let columns = self.columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
+        let mut columns: Vec<ArrayRef> =
+            self.columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
+        columns.splice(TEXTS..TEXTS, others);
         RecordBatch::try_new(self.schema.clone(), columns)
     }
 }

@@ -342,19 +342,25 @@ fn replace_type(schema: &Schema, from: &DataType, to: &DataType) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }
 
+/// The hub's feature of a type; `None` for types that it lacks.
 fn hub_feature(kind: &DataType) -> Option<serde_json::Value> {
+    use DataType::*;
     let value = |name: &str| Some(serde_json::json!({ "dtype": name, "_type": "Value" }));
     match kind {
-        DataType::Utf8 => value("string"),
-        DataType::Int32 => value("int32"),
-        DataType::Int64 => value("int64"),
-        DataType::Float32 => value("float32"),
-        DataType::Float64 => value("float64"),
+        Utf8 => value("string"),
+        Boolean => value("bool"),
+        Timestamp(TimeUnit::Microsecond, None) => value("timestamp[us]"),
         kind if kind == &timestamp() => value("timestamp[us, tz=UTC]"),
         kind if kind == &image() => Some(serde_json::json!({ "_type": "Image" })),
-        DataType::List(item) => {
+        List(item) => {
             Some(serde_json::json!({ "feature": hub_feature(item.data_type())?, "_type": "Sequence" }))
         }
+        Struct(fields) => {
+            let feature = |field: &Arc<Field>| Some((field.name().clone(), hub_feature(field.data_type())?));
+            Some(serde_json::Value::Object(fields.iter().map(feature).collect::<Option<_>>()?))
+        }
+        Binary | Date32 | Date64 => value(&kind.to_string().to_lowercase()),
+        kind if kind.is_numeric() => value(&kind.to_string().to_lowercase()),
         _ => None,
     }
 }

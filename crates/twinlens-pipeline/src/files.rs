@@ -1,5 +1,5 @@
 //! Input files named by options: local paths relative to the pipeline file, or URLs of object
-//! stores; `*` and `?` in the last part are patterns.
+//! stores, both with patterns.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,8 @@ use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, manifest};
 
 use crate::error::RunError;
-use crate::hub::{Hub, file_pattern, is_hub_name};
+use crate::hub::{Hub, is_hub_name};
+use crate::patterns;
 
 /// Resolves the paths, URLs and `hf://` names of options.
 #[derive(Debug, Clone)]
@@ -36,7 +37,8 @@ impl Files {
         Ok(Location::parse(written, &self.base, &self.scratch)?)
     }
 
-    /// The files that match a path, URL or pattern, sorted.
+    /// The files that a path, URL or pattern names; the matches of a pattern and the files below a
+    /// directory are sorted.
     ///
     /// # Errors
     /// A user error if there is none.
@@ -44,13 +46,23 @@ impl Files {
         if is_hub_name(written) {
             return Ok(self.hub.files(written)?.into_iter().map(Location::from).collect());
         }
-        let (folder, name) = match written.rsplit_once('/') {
-            Some((folder, name)) if !folder.is_empty() => (folder, name),
-            _ => ("", written),
-        };
-        if !name.contains(['*', '?']) {
-            let location = self.location(written)?;
-            if location.as_local().is_some_and(Path::exists) || location.exists()? {
+        let mut files = Vec::new();
+        for name in patterns::expand_braces(written)? {
+            files.extend(self.expand_one(&name)?);
+        }
+        Ok(files)
+    }
+
+    fn expand_one(&self, written: &str) -> Result<Vec<Location>, RunError> {
+        if !patterns::has_wildcards(written) {
+            let location = self.location(written.trim_end_matches('/'))?;
+            // A dataset is one input, whatever its files are.
+            let is_directory = location.as_local().is_some_and(Path::is_dir) || written.ends_with('/');
+            if is_directory && !manifest::exists(&location)? {
+                let files = patterns::all_below(&location)?;
+                return if files.is_empty() { Err(no_file(&location)) } else { Ok(files) };
+            }
+            if is_directory || location.exists()? {
                 return Ok(vec![location]);
             }
             let hint = if is_url(written) {
@@ -60,19 +72,16 @@ impl Files {
             };
             return Err(RunError::user_with_hint(format!("{location} does not exist"), hint));
         }
-        let folder = match folder {
+        // The directories before the first wildcard.
+        let wildcard = written.find(['*', '?']).unwrap_or_default();
+        let start = written[..wildcard].rfind('/').map_or(0, |slash| slash + 1);
+        let folder = match &written[..start] {
             "" => Location::from(&self.base),
-            written => self.location(written)?,
+            "/" => Location::from(Path::new("/")),
+            folder => self.location(folder.trim_end_matches('/'))?,
         };
-        let pattern = file_pattern(name);
-        let files: Vec<Location> = (folder.list()?.files.iter())
-            .filter(|file| pattern.matches(file))
-            .map(|name| folder.join(name))
-            .collect();
-        if files.is_empty() {
-            return Err(RunError::user(format!("no file matches {}", folder.join(name))));
-        }
-        Ok(files)
+        let files = patterns::matching(&folder, &written[start..])?;
+        if files.is_empty() { Err(no_file(&folder.join(&written[start..]))) } else { Ok(files) }
     }
 
     /// Checks that a file that a stage declared is there: a path, URL or pattern, or a local folder
@@ -131,6 +140,10 @@ impl Files {
         let (path, base) = (absolute(path), absolute(&self.base));
         path.strip_prefix(&base).unwrap_or(&path).display().to_string()
     }
+}
+
+fn no_file(pattern: &Location) -> RunError {
+    RunError::user(format!("no file matches {pattern}"))
 }
 
 /// A text that changes with the content: length and modification time of a file, or the fingerprint

@@ -11,6 +11,7 @@ use twinlens_dataset::storage::is_url;
 use crate::columns::{self, ColumnName, ColumnType, Required};
 use crate::context::{Inputs, RunContext};
 use crate::error::{Fault, RunError};
+use crate::files::Files;
 pub use crate::handles::{Port, RowsInput, TableInput};
 use crate::hub::is_hub_name;
 use crate::located::{Input, Located};
@@ -112,6 +113,8 @@ pub struct Ports<'a> {
     sql: &'a SqlPlanner,
     /// What is known of the inputs in the order of their declaration; `None` in the first call.
     known: Option<&'a [KnownInput]>,
+    /// `None` while no file may be opened.
+    files: Option<&'a Files>,
     plan: Plan,
     rejects: Option<SchemaRef>,
     has_output: bool,
@@ -198,6 +201,13 @@ impl Ports<'_> {
     /// nothing is then assumed about it.
     pub fn schema(&self, input: &impl Port) -> Option<SchemaRef> {
         self.known(input)?.schema.clone()
+    }
+
+    /// The files that options name, if they may be opened: a source then reads the types of its
+    /// columns from them. `None` in the first call, and where files are only checked when they are
+    /// read.
+    pub fn files(&self) -> Option<&Files> {
+        self.files
     }
 
     fn known(&self, input: &impl Port) -> Option<&KnownInput> {
@@ -351,11 +361,19 @@ impl<'a> Ports<'a> {
     pub(crate) fn plan(
         sql: &'a SqlPlanner,
         known: Option<&'a [KnownInput]>,
+        files: Option<&'a Files>,
         kind: &str,
         plan: impl FnOnce(&mut Ports<'_>) -> Option<Work>,
     ) -> Planned {
-        let mut ports =
-            Ports { sql, known, plan: Plan::default(), rejects: None, has_output: false, faults: Vec::new() };
+        let mut ports = Ports {
+            sql,
+            known,
+            files,
+            plan: Plan::default(),
+            rejects: None,
+            has_output: false,
+            faults: Vec::new(),
+        };
         let work = plan(&mut ports);
         let Ports { mut plan, rejects, has_output, mut faults, .. } = ports;
         if faults.is_empty() {

@@ -12,6 +12,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::files::Files;
 use crate::ports::{KnownInput, Planned, Ports};
 use crate::sql::SqlPlanner;
 use crate::stage::{Product, StageKind, Work};
@@ -30,9 +31,14 @@ pub(crate) struct Built {
 
 impl Built {
     /// Plans the stage. `known` are its inputs in the order of their declaration; `None` when only
-    /// the declarations are wanted.
-    pub(crate) fn plan(&self, sql: &SqlPlanner, known: Option<&[KnownInput]>) -> Planned {
-        Ports::plan(sql, known, self.kind, &*self.plan)
+    /// the declarations are wanted. `files` may be opened.
+    pub(crate) fn plan(
+        &self,
+        sql: &SqlPlanner,
+        known: Option<&[KnownInput]>,
+        files: Option<&Files>,
+    ) -> Planned {
+        Ports::plan(sql, known, files, self.kind, &*self.plan)
     }
 }
 

@@ -60,9 +60,9 @@ pub fn plan_alone<K: StageKind>(
 ) -> Result<(Plan, Work), Vec<Fault>> {
     let sql = &SqlPlanner { session };
     let plan = |ports: &mut Ports<'_>| K::plan(options.clone(), ports);
-    let inputs = Ports::plan(sql, None, K::NAME, plan).plan.inputs;
+    let inputs = Ports::plan(sql, None, None, K::NAME, plan).plan.inputs;
     let known: Vec<KnownInput> = inputs.iter().map(|port| known(&port.input)).collect();
-    let planned = Ports::plan(sql, Some(&known), K::NAME, plan);
+    let planned = Ports::plan(sql, Some(&known), None, K::NAME, plan);
     match planned.work {
         Some(work) if planned.faults.is_empty() => Ok((planned.plan, work)),
         _ => Err(planned.faults),

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError};
@@ -30,6 +31,25 @@ pub(super) fn declare(ports: &mut Ports<'_>, files: &Located<Vec<Located<String>
     }
 }
 
+/// What to do with a file that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnBadFile {
+    /// Stop the run.
+    #[default]
+    Stop,
+    /// Reject the file, and read the others. If none can be read, the run stops.
+    Reject,
+}
+
+impl OnBadFile {
+    /// Why a file is rejected; `None` if the error stops the run.
+    pub(super) fn refuse(self, error: &RunError) -> Option<String> {
+        let is_of_file = matches!(error, RunError::User { .. } | RunError::Dataset(_));
+        (self == Self::Reject && is_of_file).then(|| error.to_string())
+    }
+}
+
 /// A file that is one split.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FileSplit {
@@ -48,7 +68,7 @@ pub(super) fn list(cx: &RunContext, files: &[Located<String>]) -> Result<Vec<Str
     let mut list = Vec::new();
     for file in files {
         if is_url(file) {
-            list.push(file.value().clone());
+            list.extend(twinlens_pipeline::expand_braces(file)?);
         } else {
             list.extend(cx.local_files(file)?.iter().map(|path| path.display().to_string()));
         }
@@ -69,10 +89,10 @@ impl FileOpener {
 
     /// Opens a file. A URL is downloaded first.
     pub(super) async fn open(&self, cx: &RunContext, file: &str) -> Result<InputFile, RunError> {
-        let name = file_name(file).to_string();
         if !is_url(file) {
-            return Ok(InputFile { name, written: file.into(), path: PathBuf::from(file), download: None });
+            return Ok(InputFile::local(file.into()));
         }
+        let name = file_name(file).to_string();
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);
         let client = self
             .client
@@ -111,6 +131,13 @@ impl InputFile {
             }
             other => other,
         }
+    }
+
+    /// A file that is here.
+    pub(super) fn local(path: PathBuf) -> Self {
+        let name = file_name(&path.display().to_string()).to_string();
+        let written = path.display().to_string();
+        Self { name, written, path, download: None }
     }
 
     pub(super) fn path(&self) -> &Path {

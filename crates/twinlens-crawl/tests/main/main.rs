@@ -12,3 +12,4 @@ mod samples;
 mod sources;
 mod stages;
 mod support;
+mod tables;

@@ -1,7 +1,7 @@
 //! The HTTP client against a server that misbehaves in every way: each failure has its code, and
 //! none takes long.
 
-mod addresses;
+pub(crate) mod addresses;
 mod connections;
 mod manners;
 

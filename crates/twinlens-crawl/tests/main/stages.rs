@@ -153,7 +153,7 @@ async fn malformed_rows_of_tables_are_rejected_one_by_one() {
         ("malformed_json", "c.jsonl row 1, line 2: expected value"),
         ("malformed_json", "c.jsonl row 2, line 4: invalid type"),
         ("no_url", "c.jsonl row 3, line 5: no URL"),
-        ("not_utf8", "c.jsonl row 4, line 6: the line is not UTF-8"),
+        ("not_utf8", "c.jsonl row 4, line 6: the value is not UTF-8"),
     ];
     assert_eq!(rejects.len(), expected.len(), "{rejects:#?}");
     for (found, (code, detail)) in rejects.iter().zip(expected) {

@@ -13,7 +13,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{Dataset, catalog};
-use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::config::{self, InputSchemas, LoadError, Overrides};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::events::{Event, Observer, Silent};
 use twinlens_pipeline::run::{Outcome, Settings, run, session};
@@ -115,8 +115,13 @@ impl Lab {
         let registry = registry();
         let files = Files::in_folder(self.dir.path());
         let (overrides, schemas) = (Overrides::default(), InputSchemas::of(&files));
-        let pipeline = config::load(&self.path("pipeline.toml"), &registry, &overrides, &schemas)
-            .unwrap_or_else(|error| panic!("{error:#?}"));
+        let pipeline =
+            config::load(&self.path("pipeline.toml"), &registry, &overrides, &schemas).map_err(|error| {
+                match error {
+                    LoadError::Invalid(report) => RunError::user(report.render(false)),
+                    other => panic!("{other:#?}"),
+                }
+            })?;
         let settings = Settings {
             max_rows: self.max_rows,
             clock: Clock::Fixed(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),

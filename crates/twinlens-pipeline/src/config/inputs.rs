@@ -22,6 +22,11 @@ impl<'a> InputSchemas<'a> {
         Self(Some(files))
     }
 
+    /// The files, if they may be opened.
+    pub(crate) fn files(&self) -> Option<&'a Files> {
+        self.0
+    }
+
     /// Checks that a file that a stage declared is there, if files are to be opened.
     pub(crate) fn check_file(&self, written: &str) -> Result<(), RunError> {
         self.0.map_or(Ok(()), |files| files.check(written))

@@ -53,7 +53,7 @@ impl Draft<'_> {
         match (&self.options, self.kind) {
             (Some(options), _) => options.first.plan.side.keys().copied().collect(),
             (None, Some(kind)) => {
-                let example = example(kind).map(|built| built.plan(sql, None));
+                let example = example(kind).map(|built| built.plan(sql, None, None));
                 example.map_or(vec![], |planned| planned.plan.side.into_keys().collect())
             }
             (None, None) => vec![],
@@ -193,7 +193,7 @@ fn variant<'i, 'r>(
     draft.seed = table.remove(SEED).and_then(|seed| self::seed(seed, faults));
     match build(table, shape, cx.strings, |table| (kind.build)(table)) {
         Ok(built) => {
-            let first = Arc::new(built.plan(cx.sql, None));
+            let first = Arc::new(built.plan(cx.sql, None, None));
             draft.options = Some(DraftOptions { built, first });
         }
         Err(found) => faults.extend(found),

@@ -91,7 +91,7 @@ impl Context<'_> {
             faults.extend(first_faults(draft));
             return None;
         };
-        let planned = draft.options.as_ref()?.built.plan(self.sql, Some(&known));
+        let planned = draft.options.as_ref()?.built.plan(self.sql, Some(&known), self.schemas.files());
         let missing = planned.plan.files.iter().filter_map(|file| {
             let error = self.schemas.check_file(file).err()?;
             Some(file_fault(file.span(), error))

@@ -123,7 +123,22 @@ async fn sourced(
         };
         work.instrument(span)
     };
-    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
+    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await?;
+    check_used(&head.node.name, output)
+}
+
+/// An input of which the source refused every row is an error, not an empty table. The splits stay
+/// committed, so that their rejects can be read.
+fn check_used(source: &str, output: &Output) -> Result<(), RunError> {
+    let rejects = output.state().rejects();
+    let Some(codes) = rejects.get(source) else { return Ok(()) };
+    if output.state().rows_in() != Some(codes.values().sum()) {
+        return Ok(());
+    }
+    let counts: Vec<String> = codes.iter().map(|(code, rows)| format!("{rows} {code}")).collect();
+    let message = format!("nothing that `{source}` reads could be used: {}", counts.join(", "));
+    let hint = format!("query `{source}.rejects` for the places, and check the files and options");
+    Err(RunError::user_with_hint(message, hint))
 }
 
 async fn source_split(

@@ -2,34 +2,37 @@
 
 use std::path::Path;
 
+use arrow::datatypes::SchemaRef;
 use twinlens_dataset::foreign::ArrowBatches;
 use twinlens_pipeline::RunError;
 
-use super::rows::FileColumns;
-use super::split::TableReader;
-use crate::pairs::PairBatchBuilder;
-use crate::stages::common::arrow_error;
+use super::reader::TableReader;
 use crate::stages::split_reader::BatchSink;
 
 /// Rows that are turned into pairs at a time: a batch in a file may have any length.
 const BATCH: usize = 4096;
 
-/// Counts the rows of a file by reading its batches, as neither format has the number.
-pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
-    let mut rows = 0;
-    for batch in ArrowBatches::open(path)? {
+/// The schema and number of rows of a file. Its batches are read, as neither format has the number.
+pub(super) fn inspect(path: &Path) -> Result<(SchemaRef, u64), RunError> {
+    let batches = ArrowBatches::open(path)?;
+    let (schema, mut rows) = (batches.schema(), 0);
+    for batch in batches {
         rows += batch?.num_rows() as u64;
     }
-    Ok(rows)
+    Ok((schema, rows))
+}
+
+/// The schema of a file.
+pub(super) fn schema(path: &Path) -> Result<SchemaRef, RunError> {
+    Ok(ArrowBatches::open(path)?.schema())
 }
 
 /// Reads a split; returns whether all of it was consumed.
 pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
     let rows = &table.rows;
     let batches = ArrowBatches::open(table.file.path())?;
-    let columns = FileColumns::new(&table.file.name, &table.selection, &batches.schema())
-        .map_err(|why| table.error(why))?;
-    let mut pairs = PairBatchBuilder::new(&table.stage, &table.selection.keep);
+    let columns = table.file_columns(&batches.schema())?;
+    let mut pusher = table.pusher(&columns);
     let mut first = 0;
     for batch in batches {
         let batch = batch?;
@@ -38,8 +41,9 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
         while row < rows.end.min(end) {
             let length = (rows.end.min(end) - row).min(BATCH as u64);
             let part = batch.slice((row - first) as usize, length as usize);
-            columns.push_batch(&mut pairs, &part, &mut row);
-            if !send(pairs.finish().map_err(arrow_error)?) {
+            let pairs = table.push_batch(&columns, &mut pusher, &part, row)?;
+            row += length;
+            if !send(pairs) {
                 return Ok(false);
             }
         }

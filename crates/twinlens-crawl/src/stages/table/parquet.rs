@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -9,10 +10,7 @@ use twinlens_dataset::DatasetError;
 use twinlens_dataset::foreign::{self, ParquetBatches};
 use twinlens_pipeline::RunError;
 
-use super::rows::FileColumns;
-use super::split::TableReader;
-use crate::pairs::PairBatchBuilder;
-use crate::stages::common::arrow_error;
+use super::reader::TableReader;
 use crate::stages::split_reader::BatchSink;
 
 /// Rows per batch.
@@ -22,11 +20,17 @@ fn damaged(path: &Path, source: ParquetError) -> RunError {
     DatasetError::Parquet { path: path.into(), source }.into()
 }
 
-/// The number of rows of a file, whose pages are checked.
-pub(super) fn rows(path: &Path) -> Result<u64, RunError> {
+/// The schema of a file.
+pub(super) fn schema(path: &Path) -> Result<SchemaRef, RunError> {
+    Ok(foreign::open_parquet(path)?.1.schema().clone())
+}
+
+/// The schema and number of rows of a file, whose pages are checked.
+pub(super) fn inspect(path: &Path) -> Result<(SchemaRef, u64), RunError> {
     let (file, metadata) = foreign::open_parquet(path)?;
     foreign::check_pages(path, &file, metadata.metadata())?;
-    Ok(metadata.metadata().file_metadata().num_rows().unsigned_abs())
+    let rows = metadata.metadata().file_metadata().num_rows().unsigned_abs();
+    Ok((metadata.schema().clone(), rows))
 }
 
 /// Reads a split; returns whether all of it was consumed.
@@ -39,21 +43,21 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
     }
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let total = builder.metadata().file_metadata().num_rows().unsigned_abs();
-    let columns = FileColumns::new(&table.file.name, &table.selection, builder.schema())
-        .map_err(|why| table.error(why))?;
+    let columns = table.file_columns(builder.schema())?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.indices());
     let reader = builder
         .with_projection(mask)
         .with_offset(rows.start as usize)
-        .with_limit((rows.end.min(total) - rows.start) as usize)
+        .with_limit(rows.end.min(total).saturating_sub(rows.start) as usize)
         .with_batch_size(BATCH)
         .build()
         .map_err(|error| damaged(path, error))?;
-    let (mut row, mut pairs) = (rows.start, PairBatchBuilder::new(&table.stage, &table.selection.keep));
+    let (mut row, mut pusher) = (rows.start, table.pusher(&columns));
     for batch in ParquetBatches::new(path, reader) {
         let batch = batch?;
-        columns.push_batch(&mut pairs, &batch, &mut row);
-        if !send(pairs.finish().map_err(arrow_error)?) {
+        let pairs = table.push_batch(&columns, &mut pusher, &batch, row)?;
+        row += batch.num_rows() as u64;
+        if !send(pairs) {
             return Ok(false);
         }
     }
