@@ -1,9 +1,9 @@
 //! Pillow's resizing, equal in every value.
 //!
 //! A filter is stretched by the scale when shrinking (antialiasing) and applied first along rows,
-//! then along columns, with rounding to 8 bits between. Weights are fixed-point numbers. CLIP's
-//! published weights were trained and are evaluated with exactly this resizing; others cost
-//! accuracy.
+//! then along columns, or the other way round where Pillow does, with rounding to 8 bits between.
+//! Weights are fixed-point numbers. CLIP's published weights were trained and are evaluated with
+//! exactly this resizing; others cost accuracy.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -93,15 +93,35 @@ fn resize_by(
         return Err(ImageError::ResizeFailed(format!("{width} x {height} is empty")));
     }
     let taps = |from: u32, to: u32| Taps::new(from as usize, to as usize, filter);
-    let rows = (width != rgb.width())
-        .then(|| along_rows(rgb.pixels(), rgb.width() as usize * 3, &taps(rgb.width(), width)));
-    let source = rows.as_deref().unwrap_or(rgb.pixels());
-    let columns = (height != rgb.height())
-        .then(|| along_columns(source, width as usize * 3, &taps(rgb.height(), height)));
-    match columns.or(rows) {
+    let along_rows = |pixels: &[u8]| {
+        (width != rgb.width())
+            .then(|| along_rows(pixels, rgb.width() as usize * 3, &taps(rgb.width(), width)))
+    };
+    let along_columns = |pixels: &[u8], width: u32| {
+        (height != rgb.height())
+            .then(|| along_columns(pixels, width as usize * 3, &taps(rgb.height(), height)))
+    };
+    let (first, second) = if columns_come_first(rgb, width, height) {
+        let columns = along_columns(rgb.pixels(), rgb.width());
+        let rows = along_rows(columns.as_deref().unwrap_or(rgb.pixels()));
+        (columns, rows)
+    } else {
+        let rows = along_rows(rgb.pixels());
+        let columns = along_columns(rows.as_deref().unwrap_or(rgb.pixels()), width);
+        (rows, columns)
+    };
+    match second.or(first) {
         Some(pixels) => Rgb::new(width, height, pixels),
         None => Ok(rgb.clone()),
     }
+}
+
+/// Whether columns are resized before rows: from version 13 on, Pillow does this where the height
+/// shrinks by more than twice as many pixels as the width. Rounding between makes a difference.
+fn columns_come_first(rgb: &Rgb, width: u32, height: u32) -> bool {
+    let narrower = i64::from(rgb.width()) - i64::from(width);
+    let lower = i64::from(rgb.height()) - i64::from(height);
+    lower > 0 && lower > 2 * narrower
 }
 
 /// Fraction bits of a weight: an `i32` less 8 bits for the value and 2 for overshoot.
