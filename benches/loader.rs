@@ -12,10 +12,10 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use twinlens_image::{Format, JPEG_DECODER, Rgb, encode};
+use twinlens_image::{Format, JPEG_DECODER, Preprocess, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
-use twinlens_train::data::{Data, DataOptions, Input, Source};
+use twinlens_train::data::{Data, DataContext, DataOptions, Input, Source};
 use twinlens_train::{AdamWOptions, BatchSource, TrainOptions};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -71,7 +71,10 @@ fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> R
         cache_bytes: if cache { u64::MAX } else { 0 },
     };
     let cancel = CancellationToken::new();
-    let data = Data::open(vec![input], &tokenizer, CONTEXT, BATCH, options, &work.join("work"), &cancel)?;
+    let work = work.join("work");
+    let context =
+        DataContext { tokenizer: &tokenizer, context: CONTEXT, batch: BATCH, work: &work, cancel: &cancel };
+    let data = Data::open(vec![input], options, &context)?;
     let per_epoch = data.pairs() / BATCH as u64;
     let options = TrainOptions {
         steps: per_epoch * (ROUNDS + 1),
@@ -93,7 +96,8 @@ fn rate(file: &Path, size: usize, threads: usize, cache: bool, work: &Path) -> R
     };
     let (send, receive) = sync_channel(1);
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| data.run(&options, size, 0..options.steps, &{ send }));
+        let run =
+            scope.spawn(|| data.run(&options, &Preprocess::clip(size as u32), 0..options.steps, &{ send }));
         let (mut best, mut since) = (f64::INFINITY, Instant::now());
         for (number, _batch) in receive.iter().enumerate() {
             let number = number as u64 + 1;

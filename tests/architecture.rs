@@ -10,7 +10,7 @@ use std::path::Path;
 const ALLOWED: [(&str, &[&str]); 12] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),
-    ("twinlens-model", &["twinlens-text"]),
+    ("twinlens-model", &["twinlens-image", "twinlens-text"]),
     ("twinlens-dataset", &[]),
     ("twinlens-gallery", &[]),
     ("twinlens-testkit", &["twinlens-pipeline", "twinlens-dataset"]),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_image::{Limits, Preprocess};
+use twinlens_image::Limits;
 use twinlens_model::{Clip, Tokenizer};
 use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured, PlannedEvaluation};
 use twinlens_pipeline::{Fault, InputData, Inputs, Located, Ports, RunContext, RunError};
@@ -171,9 +171,9 @@ impl SetEvaluator {
         group: &'a [PreparedSet],
     ) -> Result<Vec<SetPass<'a, MetricsOnly>>, EvalError> {
         let sets = group.iter().map(|set| self.set_pass(clip, set)).collect::<Result<Vec<_>, _>>()?;
-        let preprocess = Preprocess::clip(clip.config().vision.image_size() as u32);
         let (limits, budget) = (Limits::default(), self.cx.bytes_in_flight);
-        let decode = DecodeOptions { preprocess: &preprocess, limits: &limits, budget, with_phash: false };
+        let decode =
+            DecodeOptions { preprocess: clip.preprocess(), limits: &limits, budget, with_phash: false };
         let source = ImageSource::Images(group[0].reader.options.image_column().into());
         let encoder = ImageEncoder { clip, source: &source, identity: String::new(), decode };
         let pass = Pass::new(&self.cx, &group[0].input, encoder, self.batch_size, sets);

@@ -6,7 +6,6 @@ use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, col};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
 use twinlens_image::{JPEG_DECODER, Preprocess};
@@ -75,8 +74,8 @@ impl Model {
             let hint = "config.json, model.safetensors and tokenizer.json must come from the same training";
             return Err(RunError::user_with_hint(message, hint).into());
         }
-        let preprocess = preprocess(folder, clip.config().vision.image_size() as u32)?;
-        let preprocess_hash = preprocess_hash(&preprocess.to_string());
+        let preprocess_hash = preprocess_hash(&clip.preprocess().to_string());
+        let preprocess = clip.preprocess().clone();
         let weights_hash = clip.weights_hash();
         Ok(Self { name, checkpoint: None, weights_hash, clip, tokenizer, preprocess, preprocess_hash })
     }
@@ -113,46 +112,6 @@ fn vocabulary(folder: &Path) -> Result<PathBuf, RunError> {
     })
 }
 
-/// The preprocessing that the model directory declares; CLIP's if it declares none. Other means and
-/// standard deviations are honoured; another interpolation or crop is an error, since accuracies
-/// would silently be lower.
-fn preprocess(folder: &Path, size: u32) -> Result<Preprocess, RunError> {
-    let mut found = Preprocess::clip(size);
-    // File, object in it, keys of mean and standard deviation, and values that must be CLIP's.
-    type Place =
-        (&'static str, Option<&'static str>, [&'static str; 2], &'static [(&'static str, &'static str)]);
-    const PLACES: [Place; 2] = [
-        (
-            "open_clip_config.json",
-            Some("preprocess_cfg"),
-            ["mean", "std"],
-            &[("interpolation", "\"bicubic\""), ("resize_mode", "\"shortest\"")],
-        ),
-        ("preprocessor_config.json", None, ["image_mean", "image_std"], &[("resample", "3")]),
-    ];
-    for (file, within, [mean, std], fixed) in PLACES {
-        let path = folder.join(file);
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        let wrong = |why: String| RunError::user(format!("{}: {why}", path.display()));
-        let json: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let Some(table) = within.map_or(Some(&json), |within| json.get(within)) else { continue };
-        for (key, value) in fixed {
-            if let Some(other) = table.get(key).map(Value::to_string).filter(|other| other != value) {
-                return Err(wrong(format!("`{key}` is {other}, but only {value} is supported")));
-            }
-        }
-        for (key, to) in [(mean, &mut found.mean), (std, &mut found.std)] {
-            if let Some(values) = table.get(key) {
-                let values: [f32; 3] = serde_json::from_value(values.clone())
-                    .map_err(|error| wrong(format!("`{key}`: {error}")))?;
-                *to = values;
-            }
-        }
-        break;
-    }
-    Ok(found)
-}
-
 /// `step 1200`: the last step in the training log.
 async fn last_step(cx: &RunContext, training: &InputData) -> Result<Option<String>, RunError> {
     const STEP: &str = "step";
@@ -165,37 +124,4 @@ async fn last_step(cx: &RunContext, training: &InputData) -> Result<Option<Strin
     let last =
         last.iter().find_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten().next());
     Ok(last.map(|step| format!("step {step}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use twinlens_image::CLIP_MEAN;
-
-    use super::*;
-
-    #[test]
-    fn preprocessing_follows_the_directory_or_is_refused() {
-        let cases = [
-            ("preprocessor_config.json", "{}", Ok(CLIP_MEAN)),
-            (
-                "preprocessor_config.json",
-                r#"{ "image_mean": [0.5, 0.25, 0.125], "resample": 3 }"#,
-                Ok([0.5, 0.25, 0.125]),
-            ),
-            ("preprocessor_config.json", r#"{ "resample": 2 }"#, Err("`resample` is 2")),
-            ("preprocessor_config.json", r#"{ "image_mean": [0.5] }"#, Err("`image_mean`")),
-            ("open_clip_config.json", r#"{ "preprocess_cfg": { "mean": [0.5, 0.5, 0.5] } }"#, Ok([0.5; 3])),
-            ("open_clip_config.json", r#"{ "preprocess_cfg": { "resize_mode": "squash" } }"#, Err("squash")),
-            ("open_clip_config.json", "{", Err("open_clip_config.json")),
-        ];
-        for (file, text, expected) in cases {
-            let folder = tempfile::tempdir().unwrap();
-            std::fs::write(folder.path().join(file), text).unwrap();
-            match (preprocess(folder.path(), 16), expected) {
-                (Ok(found), Ok(mean)) => assert_eq!((found.mean, found.size), (mean, 16), "{text}"),
-                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
-                (found, _) => panic!("{text}: {found:?}"),
-            }
-        }
-    }
 }

@@ -9,10 +9,12 @@ use crate::ops::transformer::Pool;
 use crate::towers::Tower;
 use crate::towers::image::Memory;
 use crate::variables::Variables;
-use crate::weights::{self, foreign};
+use crate::weights;
+use crate::weights::foreign::{self, Description};
 use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use twinlens_image::Preprocess;
 
 /// A CLIP model, in main memory or on a GPU.
 ///
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 /// training.
 pub struct Clip {
     config: ClipConfig,
+    preprocess: Preprocess,
     variables: Variables,
     /// Running statistics of batch norms, updated by training passes.
     buffers: Variables,
@@ -45,6 +48,7 @@ impl Clip {
 
     pub(crate) fn from_variables(config: ClipConfig, variables: Variables, buffers: Variables) -> Self {
         Self {
+            preprocess: Preprocess::clip(config.vision.image_size() as u32),
             config,
             variables,
             buffers,
@@ -70,6 +74,7 @@ impl Clip {
         let mut replica =
             Self::from_variables(self.config.clone(), copy(&self.variables)?, copy(&self.buffers)?);
         (replica.device, replica.precision) = (self.device.clone(), self.precision);
+        replica.preprocess = self.preprocess.clone();
         replica.frozen = self.frozen.clone();
         replica.set_recompute(self.text_pool.recomputes());
         Ok(replica)
@@ -123,8 +128,8 @@ impl Clip {
     /// # Errors
     /// `Io`, `Config`, `Format` or `Weights`, with the path.
     pub fn load(dir: &Path) -> Result<Self> {
-        let (config, weights) = Self::describe(dir)?;
-        Self::load_weights(&weights, config)
+        let Description { config, preprocess, weights } = foreign::describe(dir)?;
+        Ok(Self { preprocess, ..Self::load_weights(&weights, config)? })
     }
 
     /// Reads the configuration in a model directory, and finds the weights file without opening it.
@@ -132,7 +137,19 @@ impl Clip {
     /// # Errors
     /// `Io`, `Config` or `Format`, with the path.
     pub fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
-        foreign::describe(dir)
+        let Description { config, weights, .. } = foreign::describe(dir)?;
+        Ok((config, weights))
+    }
+
+    /// How the images of this model are prepared.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Sets how the images of this model are prepared, for a model that starts from another's
+    /// weights.
+    pub fn set_preprocess(&mut self, preprocess: Preprocess) {
+        self.preprocess = preprocess;
     }
 
     /// Reads a weights file: safetensors, or a PyTorch state dict or checkpoint (`.pt`, `.pth`,
@@ -150,8 +167,10 @@ impl Clip {
     /// # Errors
     /// `Format` if transformers has no such model: image towers other than the vision transformer,
     /// and objectives other than contrastive. `Io`.
+    ///
+    /// transformers may begin the central crop of an image one pixel earlier than this program.
     pub fn export_hugging_face(&self, dir: &Path) -> Result<()> {
-        foreign::export_hugging_face(dir, &self.config, self.state())
+        foreign::export_hugging_face(dir, &self.config, &self.preprocess, self.state())
     }
 
     /// Writes a directory that open_clip reads as `local-dir:DIR`.
@@ -159,10 +178,11 @@ impl Clip {
     /// # Errors
     /// `Format` if open_clip has no such model: objectives that predict words. `Io`.
     pub fn export_open_clip(&self, dir: &Path) -> Result<()> {
-        foreign::export_open_clip(dir, &self.config, self.state())
+        foreign::export_open_clip(dir, &self.config, &self.preprocess, self.state())
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, each atomically.
+    /// Writes `config.json`, `preprocessor_config.json` and `model.safetensors` into `dir`, each
+    /// atomically.
     ///
     /// # Errors
     /// `Io`, with the path.
@@ -170,6 +190,7 @@ impl Clip {
         let json =
             serde_json::to_string_pretty(&self.config).map_err(|e| ModelError::Config(e.to_string()))?;
         write_atomically(&dir.join(CONFIG_FILE), format!("{json}\n").as_bytes())?;
+        foreign::write_preprocess(dir, &self.preprocess)?;
         write_atomically(&dir.join(WEIGHTS_FILE), &weights::to_bytes(&self.state(), None)?)
     }
 

@@ -12,7 +12,7 @@ use twinlens_dataset::storage::{Location, is_url};
 use twinlens_dataset::{Dataset, manifest};
 
 use crate::error::RunError;
-use crate::hub::{Hub, is_hub_name};
+use crate::hub::{Hub, Layout, is_hub_name};
 use crate::patterns;
 
 /// Resolves the paths, URLs and `hf://` names of options.
@@ -99,13 +99,13 @@ impl Files {
         }
     }
 
-    /// The local folder of a model, which may be an `hf://` name: then it contains, of each group
-    /// of `required` files, the first that exists.
+    /// The local folder of a model, which may be an `hf://` name: then it has the files of the
+    /// first layout that the model has.
     ///
     /// # Errors
     /// A user error if there is no such model.
-    pub fn model(&self, written: &str, required: &[&[&str]]) -> Result<PathBuf, RunError> {
-        if is_hub_name(written) { self.hub.model(written, required) } else { Ok(self.base.join(written)) }
+    pub fn model(&self, written: &str, layouts: &[Layout<'_>]) -> Result<PathBuf, RunError> {
+        if is_hub_name(written) { self.hub.model(written, layouts) } else { Ok(self.base.join(written)) }
     }
 
     /// The Parquet file or dataset that a pipeline names as an input.

@@ -50,6 +50,21 @@ pub trait HubClient: fmt::Debug + Send + Sync {
     fn get(&self, url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String>;
 }
 
+/// The files of a model in one layout: of each group of the first list the first that exists, and
+/// those of the second list that exist.
+pub type Layout<'a> = (&'a [&'a [&'a str]], &'a [&'a str]);
+
+/// What the cache knows of a model's files in a layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CachedLayout {
+    /// All of them are cached.
+    Complete,
+    /// Required files are cached, but of none of the others it is known whether they exist.
+    Unknown,
+    /// Required files are missing.
+    Incomplete,
+}
+
 /// The hub and its local cache.
 #[derive(Debug, Clone, Default)]
 pub struct Hub {
@@ -132,34 +147,62 @@ struct Snapshot {
 }
 
 impl Hub {
-    /// The local folder of a model (`hf://org/name`), which contains, of each group of `required`
-    /// files, the first that exists. If the cache has them, no request is sent.
+    /// The local folder of a model (`hf://org/name`) with its files in the first of `layouts` that
+    /// it has. If the cache has them, no request is sent.
     ///
     /// # Errors
     /// User errors: a malformed name, a missing file, or a file that is not cached while offline.
-    pub fn model(&self, written: &str, required: &[&[&str]]) -> Result<PathBuf, RunError> {
+    pub fn model(&self, written: &str, layouts: &[Layout<'_>]) -> Result<PathBuf, RunError> {
         let name = Name::parse(written)?;
         if name.kind != "models" {
             return Err(RunError::user(format!("`{written}` is a dataset, but a model is required")));
         }
-        let has =
-            |folder: &Path| required.iter().all(|group| group.iter().any(|file| folder.join(file).exists()));
-        if let Some(snapshot) = self.cached(&name)?
-            && has(&snapshot)
-        {
-            return Ok(snapshot);
+        if let Some(folder) = self.cached(&name)? {
+            let absent = self.absent_folder(&name, &folder)?;
+            let state = |layout: &Layout<'_>| cached_layout(&folder, &absent, *layout);
+            let cached = layouts.iter().map(|layout| (layout, state(layout)));
+            match cached.into_iter().find(|(_, state)| *state != CachedLayout::Incomplete) {
+                Some((_, CachedLayout::Complete)) => return Ok(folder),
+                // Without them, images might be prepared wrongly.
+                Some(((_, optional), _)) if self.client.is_none() => {
+                    let message = format!(
+                        "{written}: {} is not in the cache, HF_HUB_OFFLINE is set, and whether the model has it is \
+                         not known",
+                        optional.join(" or ")
+                    );
+                    let hint = format!("unset HF_HUB_OFFLINE once, or copy the file to {}", folder.display());
+                    return Err(RunError::user_with_hint(message, hint));
+                }
+                _ => {}
+            }
         }
         let Snapshot { folder, files } = self.snapshot(&name, written)?;
         let files = files.unwrap_or_default();
-        for group in required {
-            let Some(file) = group.iter().find(|file| files.iter().any(|name| name == *file)) else {
-                let hint = format!("it has {}", files.join(", "));
-                let message = format!("{written} has none of {}", group.join(", "));
-                return Err(RunError::user_with_hint(message, hint));
-            };
+        let has = |file: &str| files.iter().any(|name| name == file);
+        let is_missing = |group: &&&[&str]| !group.iter().any(|file| has(file));
+        let is_complete = |(required, _): &&Layout<'_>| !required.iter().any(|group| is_missing(&group));
+        let Some((required, optional)) = layouts.iter().find(is_complete) else {
+            let groups = layouts.last().map_or(&[][..], |(required, _)| required);
+            let group = groups.iter().find(is_missing).copied().unwrap_or_default();
+            let hint = format!("it has {}", files.join(", "));
+            let message = format!("{written} has none of {}", group.join(", "));
+            return Err(RunError::user_with_hint(message, hint));
+        };
+        let firsts = required.iter().filter_map(|group| group.iter().find(|file| has(file)));
+        for file in firsts.chain(optional.iter().filter(|file| has(file))) {
             self.fetch(&name, &folder, file)?;
         }
+        let absent = self.absent_folder(&name, &folder)?;
+        for file in optional.iter().filter(|file| !has(file)) {
+            local::create_dir(&absent)?;
+            local::write(&absent.join(file), b"")?;
+        }
         Ok(folder)
+    }
+
+    /// The folder whose files mark files that a revision does not have, as `huggingface_hub` does.
+    fn absent_folder(&self, name: &Name, snapshot: &Path) -> Result<PathBuf, RunError> {
+        Ok(self.root(name)?.join(".no_exist").join(snapshot.file_name().unwrap_or_default()))
     }
 
     /// The files of a dataset (`hf://datasets/org/name`, optionally with a pattern), sorted.
@@ -327,6 +370,21 @@ impl Hub {
     }
 }
 
+/// What a snapshot in the cache has of a layout; `absent` is the folder of the files that the
+/// revision does not have.
+fn cached_layout(snapshot: &Path, absent: &Path, (required, optional): Layout<'_>) -> CachedLayout {
+    let is_cached = |file: &&str| snapshot.join(file).exists();
+    if !required.iter().all(|group| group.iter().any(|file| is_cached(&file))) {
+        CachedLayout::Incomplete
+    } else if optional.iter().any(|file| is_cached(&file))
+        || optional.iter().all(|file| absent.join(file).exists())
+    {
+        CachedLayout::Complete
+    } else {
+        CachedLayout::Unknown
+    }
+}
+
 /// A pattern of file names in which `*` matches any text and `?` one character; brackets are
 /// literal.
 pub(crate) fn file_pattern(text: &str) -> Pattern {
@@ -426,47 +484,101 @@ mod tests {
         Hub { cache: Some(cache.into()), endpoint: "http://hub".into(), token: Some("t".into()), client }
     }
 
-    const REQUIRED: [&[&str]; 2] =
-        [&["open_clip_config.json", "config.json"], &["model.safetensors", "pytorch_model.bin"]];
+    const LAYOUTS: [Layout<'_>; 2] = [
+        (&[&["open_clip_config.json"], &["open_clip_model.safetensors"]], &[]),
+        (
+            &[&["config.json"], &["model.safetensors", "pytorch_model.bin"]],
+            &["processor_config.json", "preprocessor_config.json"],
+        ),
+    ];
 
     #[test]
     fn models_are_downloaded_once_into_the_cache_of_the_hub() {
         let folder = tempfile::tempdir().unwrap();
         let weights = hex::encode(Sha256::digest("weights"));
         let listing = format!(
-            r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}, {{"rfilename": "flax.msgpack"}}]}}"#
+            r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}, {{"rfilename": "preprocessor_config.json"}}, {{"rfilename": "open_clip_config.json"}}]}}"#
         );
         let at = format!("http://hub/org/name/resolve/{COMMIT}");
         let fake = FakeHub::default()
             .with("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
             .with(&format!("{at}/config.json"), 307, "\"blob1\"", "/moved/config.json", "")
             .with("http://hub/moved/config.json", 200, "\"other\"", "", "{}")
+            .with(&format!("{at}/preprocessor_config.json"), 200, "\"blob2\"", "", "{}")
             .with(&format!("{at}/model.safetensors"), 302, &format!("\"{weights}\""), "http://cdn/w", "")
             .with("http://cdn/w", 200, "\"cdn\"", "", "weights");
         let fake = Arc::new(fake);
         let hub = hub(folder.path(), Some(fake.clone()));
-        let model = hub.model("hf://org/name", &REQUIRED).unwrap();
+        let model = hub.model("hf://org/name", &LAYOUTS).unwrap();
         assert_eq!(model, folder.path().join("models--org--name/snapshots").join(COMMIT));
         assert_eq!(fs::read_to_string(model.join("config.json")).unwrap(), "{}");
         let root = folder.path().join("models--org--name");
         let mut blobs = local::list(&root.join("blobs")).unwrap().files;
         blobs.sort();
-        assert_eq!(blobs, [weights.clone(), "blob1".into()]);
+        assert_eq!(blobs, [weights.clone(), "blob1".into(), "blob2".into()]);
         assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
         #[cfg(unix)]
         assert_eq!(fs::read_link(model.join("config.json")).unwrap(), Path::new("../../blobs/blob1"));
         let requests = std::mem::take(&mut *fake.requests.lock().unwrap());
-        assert_eq!(requests.len(), 5);
+        assert_eq!(requests.len(), 6);
         let tokens_stay = |(url, token): &(String, bool)| *token == url.starts_with("http://hub/");
         assert!(requests.iter().all(tokens_stay), "{requests:?}");
         // Once cached, and offline, no request is sent.
-        assert_eq!(hub.model("hf://org/name", &REQUIRED).unwrap(), model);
-        assert_eq!(self::hub(folder.path(), None).model("hf://org/name@main", &REQUIRED).unwrap(), model);
+        assert_eq!(hub.model("hf://org/name", &LAYOUTS).unwrap(), model);
+        assert_eq!(self::hub(folder.path(), None).model("hf://org/name@main", &LAYOUTS).unwrap(), model);
         assert_eq!(
-            self::hub(folder.path(), None).model(&format!("hf://org/name@{COMMIT}"), &REQUIRED).unwrap(),
+            self::hub(folder.path(), None).model(&format!("hf://org/name@{COMMIT}"), &LAYOUTS).unwrap(),
             model
         );
         assert!(fake.requests.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_cached_model_is_used_only_if_all_that_matters_is_known() {
+        let listing = |extra: &str| {
+            format!(
+                r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}{extra}]}}"#
+            )
+        };
+        let extra = r#", {"rfilename": "preprocessor_config.json"}"#;
+        // Files in the cache, files that are known to be absent, whether the model has another file
+        // on the hub, requests online, and whether it can be used offline.
+        type Case = (&'static [&'static str], &'static [&'static str], bool, usize, bool);
+        let (files, both): (&[&str], &[&str]) =
+            (&["config.json", "model.safetensors"], &["processor_config.json", "preprocessor_config.json"]);
+        let cases: [Case; 5] = [
+            (&["config.json", "model.safetensors", "preprocessor_config.json"], &[], true, 0, true),
+            (files, both, false, 0, true),
+            (files, &["processor_config.json"], true, 2, false),
+            (files, &[], true, 2, false),
+            (files, &[], false, 1, false),
+        ];
+        for (cached, absent, has_extra, requests, usable) in cases {
+            let cache = tempfile::tempdir().unwrap();
+            let root = cache.path().join("models--org--name");
+            let (snapshot, no_exist) =
+                (root.join("snapshots").join(COMMIT), root.join(".no_exist").join(COMMIT));
+            for (folder, names) in [(&snapshot, cached), (&no_exist, absent), (&root.join("refs"), &["main"])]
+            {
+                fs::create_dir_all(folder).unwrap();
+                names.iter().for_each(|name| fs::write(folder.join(name), COMMIT).unwrap());
+            }
+            let offline = hub(cache.path(), None).model("hf://org/name", &LAYOUTS);
+            assert_eq!(offline.is_ok(), usable, "{cached:?} {absent:?}");
+            let listing = listing(if has_extra { extra } else { "" });
+            let at = format!("http://hub/org/name/resolve/{COMMIT}");
+            let fake = Arc::new(
+                FakeHub::default()
+                    .with("http://hub/api/models/org/name/revision/main", 200, "", "", &listing)
+                    .with(&format!("{at}/preprocessor_config.json"), 200, "\"blob\"", "", "{}"),
+            );
+            let online = hub(cache.path(), Some(fake.clone()));
+            let model = online.model("hf://org/name", &LAYOUTS).unwrap();
+            assert_eq!(model.join("preprocessor_config.json").exists(), has_extra);
+            assert_eq!(fake.requests.lock().unwrap().len(), requests, "{cached:?} {absent:?}");
+            // From now on, all is known.
+            hub(cache.path(), None).model("hf://org/name", &LAYOUTS).unwrap();
+        }
     }
 
     #[test]
@@ -521,12 +633,12 @@ mod tests {
             (&online, "hf://../name", "is not a Hugging Face Hub address"),
         ];
         for (hub, written, expected) in cases {
-            let error = hub.model(written, &REQUIRED).unwrap_err();
+            let error = hub.model(written, &LAYOUTS).unwrap_err();
             let RunError::User { message, hint } = error else { panic!("{error}") };
             let text = format!("{message} | {}", hint.unwrap_or_default());
             assert!(text.contains(expected), "{written}: {text}");
         }
-        let none = online.model("hf://org/name", &[&["nothing.bin"]]).unwrap_err().to_string();
+        let none = online.model("hf://org/name", &[(&[&["nothing.bin"]], &[])]).unwrap_err().to_string();
         assert!(none.contains("has none of nothing.bin"), "{none}");
         assert!(online.files("hf://org/name").unwrap_err().to_string().contains("is a model"));
     }

@@ -13,7 +13,7 @@ use crate::context::{Inputs, RunContext};
 use crate::error::{Fault, RunError};
 use crate::files::Files;
 pub use crate::handles::{Port, RowsInput, TableInput};
-use crate::hub::is_hub_name;
+use crate::hub::{Layout, is_hub_name};
 use crate::located::{Input, Located};
 use crate::product::Product;
 use crate::rejects::ledger_schema;
@@ -86,7 +86,7 @@ pub enum ArtifactInput {
 
 impl ArtifactInput {
     /// The local folder of the model or tokenizer. That of a dataset holds `files`; of a model of
-    /// the hub, of each group of `wanted` the first file that exists is copied. Blocking.
+    /// the hub, the files of the first of `layouts` that it has are copied. Blocking.
     ///
     /// # Errors
     /// The user's: there is no such model, or it lacks a file.
@@ -95,13 +95,17 @@ impl ArtifactInput {
         cx: &RunContext,
         inputs: &Inputs,
         files: &[&str],
-        wanted: &[&[&str]],
+        layouts: &[Layout<'_>],
     ) -> Result<PathBuf, RunError> {
         match self {
-            Self::Folder(written) => cx.files.model(written, wanted),
+            Self::Folder(written) => cx.files.model(written, layouts),
             Self::Dataset(table) => {
                 let input = inputs.get(table);
-                files.iter().try_for_each(|file| input.artifact(file).map(drop))?;
+                let has = |name: &&&str| {
+                    input.dataset.state().files().any(|file| file.table.is_none() && file.path == **name)
+                };
+                let optional = layouts.iter().flat_map(|(_, optional)| *optional).filter(has);
+                files.iter().chain(optional).try_for_each(|file| input.artifact(file).map(drop))?;
                 Ok(input.dataset.dir())
             }
         }

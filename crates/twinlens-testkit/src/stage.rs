@@ -63,6 +63,16 @@ impl StageTest {
         self
     }
 
+    /// Replaces a part of the pipeline file, as a user would between two runs.
+    ///
+    /// # Panics
+    /// The file has no such part.
+    pub fn edit(mut self, from: &str, to: &str) -> Self {
+        assert!(self.toml.contains(from), "{from}");
+        self.toml = self.toml.replace(from, to);
+        self
+    }
+
     /// A path beside the pipeline file.
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)

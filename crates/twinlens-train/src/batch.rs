@@ -5,6 +5,7 @@ use crate::options::TrainOptions;
 use candle_core::Tensor;
 use std::ops::Range;
 use std::sync::mpsc::SyncSender;
+use twinlens_image::Preprocess;
 
 /// The input of a step, or a rank's part of it.
 pub struct Batch {
@@ -33,14 +34,15 @@ pub trait BatchSource: Sync {
     /// Token ids per caption.
     fn context(&self) -> usize;
 
-    /// Sends the batches of `steps`, with images of `size` pixels, until the receiver is dropped.
+    /// Sends the batches of `steps`, with images prepared as `preprocess` says, until the receiver
+    /// is dropped.
     ///
     /// # Errors
     /// Errors of the data; `Interrupted`.
     fn run(
         &self,
         options: &TrainOptions,
-        size: usize,
+        preprocess: &Preprocess,
         steps: Range<u64>,
         send: &SyncSender<Batch>,
     ) -> Result<()>;

@@ -84,13 +84,13 @@ pub fn train(
     for error in checkpoints.restore(clip, &mut state)? {
         (hooks.note)(format!("{error}; resuming from an older checkpoint"));
     }
-    let size = clip.config().vision.image_size();
+    let (preprocess, size) = (clip.preprocess(), clip.config().vision.image_size());
     let batch_bytes = options.batch_size * (3 * size * size + data.context()) * 4;
     let ahead = (options.prefetch_bytes / batch_bytes).clamp(1, 64);
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(ahead - 1);
         let first = state.adam.step;
-        let producer = scope.spawn(move || data.run(options, size, first..options.steps, &send));
+        let producer = scope.spawn(move || data.run(options, preprocess, first..options.steps, &send));
         let outcome = train_on_ranks(clip, receive, options, checkpoints, state, hooks);
         // The receiver is dropped, so the producer ends too.
         data.stop();
@@ -370,7 +370,8 @@ impl Training<'_, '_> {
             }
             return false;
         }
-        let every = Some(self.options.checkpoint_every);
+        // Not the interval of checkpoints, which must change no result.
+        let every = Some(monitor::WINDOW as u64);
         let loss = |step: u64| monitor::recent_loss(&self.state.log[..step as usize]);
         let is_better = |other: u64| loss(step) < loss(other);
         let due = is_due(step, every) || step == self.options.steps;

@@ -12,7 +12,7 @@ use twinlens_dataset::{Dataset, MAIN, manifest};
 use twinlens_eval::model::Model;
 use twinlens_eval::vectors::{EMBEDDING_MODEL, has_embeddings};
 use twinlens_eval::{Embed, EvalError, search};
-use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::weights::{FOLDER_FILES, PREPROCESSING_FILE};
 use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
@@ -148,7 +148,7 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
         let training = location.map(Dataset::open).transpose()?;
         let training =
             training.ok_or_else(|| unknown(format!("the training `{model}` is not in this run")))?;
-        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PREPROCESSING_FILE] {
             training.artifact(file)?;
         }
         return Ok(training.dir());

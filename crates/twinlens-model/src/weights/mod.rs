@@ -6,7 +6,7 @@ mod tensors;
 
 pub use crate::files::write_atomically;
 pub use crate::variables::Variables;
-pub use foreign::FOLDER_FILES;
+pub use foreign::{FOLDER_FILES, FolderLayout, PREPROCESSING_FILE};
 pub use state::{buffers, shapes};
 pub(crate) use state::{fresh, fresh_buffers};
 pub use tensors::{hash, read, to_bytes};

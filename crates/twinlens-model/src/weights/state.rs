@@ -54,7 +54,12 @@ pub(super) fn take(
                 problems.push(format!("`{name}` is {:?}, not {shape:?}", tensor.dims()));
             }
             Some(tensor) => {
-                return Ok(Some((name, Var::from_tensor(&tensor.to_dtype(DType::F32)?.contiguous()?)?)));
+                let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
+                // A single bad value makes all sums so.
+                if tensor.sum_all()?.to_scalar::<f32>()?.is_finite() || is_finite(&tensor)? {
+                    return Ok(Some((name, Var::from_tensor(&tensor)?)));
+                }
+                problems.push(format!("`{name}` holds NaN or infinite values: its training diverged"));
             }
         }
         Ok(None)
@@ -68,7 +73,14 @@ pub(super) fn take(
     }
     let mut unknown: Vec<_> = tensors.into_keys().collect();
     unknown.sort();
-    problems.extend(unknown.into_iter().map(|name| format!("`{name}` does not belong to this model")));
+    problems.extend(unknown.iter().map(|name| format!("`{name}` does not belong to this model")));
+    if !unknown.is_empty()
+        && variables.is_empty()
+        && let Some((prefix, _)) = unknown[0].split_once('.')
+        && unknown.iter().all(|name| name.starts_with(&format!("{prefix}.")))
+    {
+        problems.insert(0, format!("all its names begin with `{prefix}.`"));
+    }
     let hidden = problems.len().saturating_sub(5);
     problems.truncate(5);
     let problem = match (problems.is_empty(), hidden) {
@@ -77,6 +89,10 @@ pub(super) fn take(
         _ => format!("{}; and {hidden} more", problems.join("; ")),
     };
     Err(ModelError::Weights { path: path.to_owned(), problem })
+}
+
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    Ok(tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.is_finite()))
 }
 
 #[cfg(test)]

@@ -268,7 +268,9 @@ fn saved_models_load_unchanged() {
 
     let other = tempfile::tempdir().unwrap();
     Clip::new(ClipConfig::preset("vit-tiny-48").unwrap(), 1).unwrap().save(other.path()).unwrap();
-    std::fs::copy(other.path().join("config.json"), dir.path().join("config.json")).unwrap();
+    for name in ["config.json", "preprocessor_config.json"] {
+        std::fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
+    }
     let error = Clip::load(dir.path()).err().unwrap().to_string();
     assert!(
         error.contains("model.safetensors") && error.contains("`ln_final.bias` is [48], not [128]"),

@@ -7,3 +7,4 @@ mod formats;
 mod fused;
 mod parity;
 mod parts;
+mod pixels;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use twinlens_image::Rgb;
 
-/// An image and the token ids of its caption.
+/// An image and the token ids of each of its captions.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Example {
     pub(crate) image: Rgb,
-    pub(crate) ids: Vec<u32>,
+    pub(crate) ids: Vec<Vec<u32>>,
 }
 
 /// The offset of a record, and the size of its image.
@@ -24,6 +24,7 @@ struct Entry {
     at: u64,
     width: u32,
     height: u32,
+    captions: usize,
 }
 
 pub(crate) struct Cache {
@@ -51,32 +52,35 @@ impl Cache {
     /// Adds an image if it fits.
     pub(crate) fn put(&self, input: usize, row: u64, example: &Example) -> Result<()> {
         let (pixels, ids) = (example.image.pixels(), &example.ids);
-        let mut record = Vec::with_capacity(pixels.len() + 4 * ids.len());
-        record.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        let mut record = Vec::with_capacity(pixels.len() + 4 * self.context * ids.len());
+        record.extend(ids.iter().flatten().flat_map(|id| id.to_le_bytes()));
         record.extend_from_slice(pixels);
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let at = written.1;
-        if at + record.len() as u64 > self.limit || ids.len() != self.context {
+        if at + record.len() as u64 > self.limit || ids.iter().any(|ids| ids.len() != self.context) {
             return Ok(());
         }
         written.0.write_all(&record).map_err(TrainError::io(&self.path))?;
         written.1 += record.len() as u64;
         drop(written);
-        let entry = Entry { at, width: example.image.width(), height: example.image.height() };
+        let (width, height) = (example.image.width(), example.image.height());
+        let entry = Entry { at, width, height, captions: ids.len() };
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert((input, row), entry);
         Ok(())
     }
 
     pub(crate) fn get(&self, input: usize, row: u64) -> Result<Option<Example>> {
         let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&(input, row)).copied();
-        let Some(Entry { at, width, height }) = entry else { return Ok(None) };
-        let ids = 4 * self.context;
+        let Some(Entry { at, width, height, captions }) = entry else { return Ok(None) };
+        let ids = 4 * self.context * captions;
         let mut record = vec![0; ids + 3 * width as usize * height as usize];
         let mut file = File::open(&self.path).map_err(TrainError::io(&self.path))?;
         let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut record));
         read.map_err(TrainError::io(&self.path))?;
         let pixels = record.split_off(ids);
-        let ids = record.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let ids: Vec<u32> =
+            record.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let ids = ids.chunks(self.context.max(1)).map(<[u32]>::to_vec).collect();
         Ok(Rgb::new(width, height, pixels).ok().map(|image| Example { image, ids }))
     }
 }

@@ -4,8 +4,9 @@
 use crate::batch::{Batch, BatchSource};
 use crate::data::cache::{Cache, Example};
 use crate::data::loader::Data;
-use crate::data::pair::EncodedPair;
+use crate::data::pair::{EncodedPair, NO_IMAGE};
 use crate::data::pairs::Pairs;
+use crate::data::reject_log::RejectSummary;
 use crate::data::sampler::{
     BatchSampler, Blocks, MIN_CAPTION_KEY, Row, Sampler, Slot, Window, Windows, random_stream,
 };
@@ -19,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use twinlens_image::Preprocess;
 use twinlens_pipeline::ByteBudget;
 
 /// Other pairs to try in place of one that cannot be decoded.
@@ -38,6 +40,32 @@ struct InputBuffer {
     rows: HashMap<u64, EncodedPair>,
 }
 
+/// A use of a row.
+#[derive(Clone, Copy)]
+struct Place {
+    input: usize,
+    row: u64,
+    step: u64,
+}
+
+impl Place {
+    fn new(slot: &Slot, step: u64) -> Self {
+        Self { input: slot.input, row: slot.row.row, step }
+    }
+
+    /// One of the row's captions, which depends on nothing but the seed and this use.
+    fn choose(&self, seed: u64, mut captions: Vec<Vec<u32>>) -> Vec<u32> {
+        let number = match captions.len() {
+            0 | 1 => 0,
+            several => {
+                let purpose = format!("caption/{}/{}", self.input, self.row);
+                random_stream(seed, &purpose, self.step).random_range(0..several)
+            }
+        };
+        if captions.is_empty() { Vec::new() } else { captions.swap_remove(number) }
+    }
+}
+
 /// Makes batches.
 pub(crate) struct Feed<'a> {
     data: &'a Data,
@@ -50,7 +78,7 @@ pub(crate) struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    pub(crate) fn new(data: &'a Data, options: &'a TrainOptions, size: usize) -> Result<Self> {
+    pub(crate) fn new(data: &'a Data, options: &'a TrainOptions, preprocess: &Preprocess) -> Result<Self> {
         let slots = options.steps.saturating_mul(options.batch_size as u64);
         let repeats = data.is_growing() || slots > data.pairs();
         let bytes = if repeats { data.options.cache_bytes } else { 0 };
@@ -64,9 +92,10 @@ impl<'a> Feed<'a> {
             .build()
             .map_err(|error| TrainError::Options(format!("cannot start decoding threads: {error}")))?;
         let (transform, budget) = (
-            ImageTransform::new(size, options.crop_min_area, options.augment.clone()),
+            ImageTransform::new(preprocess.clone(), options.crop_min_area, options.augment.clone()),
             ByteBudget::new(data.options.decode_bytes as u64),
         );
+        let size = preprocess.size as usize;
         Ok(Self { data, options, size, transform, budget, cache, pool })
     }
 
@@ -197,7 +226,7 @@ impl<'a> Feed<'a> {
         let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
             let jobs = slots.par_iter().zip(bytes).zip(&draws).zip(pixels.par_chunks_exact_mut(values));
             jobs.with_max_len(1)
-                .map(|(((slot, bytes), draws), out)| self.make(slot.input, slot.row.row, bytes, *draws, out))
+                .map(|(((slot, bytes), draws), out)| self.make(Place::new(slot, step), bytes, *draws, out))
                 .collect::<Result<_>>()
         })?;
         let mut substitutes = random_stream(self.options.seed, "substitute", step);
@@ -207,9 +236,10 @@ impl<'a> Feed<'a> {
             ids.extend(match example {
                 Some(ids) => ids,
                 None => {
-                    let (input, out) = (slots[place].input, &mut pixels[place * values..][..values]);
-                    let rows = &sampler.samplers[input].rows;
-                    self.substitute(input, rows, &mut substitutes, &mut seen, draws[place], out)?
+                    let (slot, out) = (slots[place], &mut pixels[place * values..][..values]);
+                    let rows = &sampler.samplers[slot.input].rows;
+                    let (place, draws) = (Place::new(&slot, step), (draws[place], &mut substitutes));
+                    self.substitute(place, rows, draws, &mut seen, out)?
                 }
             });
         }
@@ -230,27 +260,33 @@ impl<'a> Feed<'a> {
     /// Makes another pair of the window in place of a rejected one.
     fn substitute(
         &self,
-        input: usize,
+        Place { input, step, .. }: Place,
         rows: &[Row],
-        draws: &mut impl Rng,
+        (crop, draws): (Draws, &mut impl Rng),
         seen: &mut HashSet<u64>,
-        crop: Draws,
         out: &mut [f32],
     ) -> Result<Vec<u32>> {
+        let mut tried_rows = HashSet::new();
         for tried in 0..if rows.is_empty() { 0 } else { TRIES } {
             let row = rows[draws.random_range(0..rows.len())];
+            tried_rows.insert(row.row);
             // If every caption of the window is in the batch, repeat one.
             if seen.contains(&row.key) && tried < TRIES / 2 {
                 continue;
             }
-            if let Some(ids) = self.make(input, row.row, None, crop, out)? {
+            let place = Place { input, row: row.row, step };
+            if let Some(ids) = self.make(place, None, crop, out)? {
                 seen.insert(row.key);
                 return Ok(ids);
             }
         }
-        let (_, (code, detail)) = self.data.rejects.rows().pop_first().unwrap_or_default();
+        let mut rejects = RejectSummary::default();
+        for (code, detail) in self.data.rejects.rows().into_values() {
+            rejects.add(&code, || detail);
+        }
         Err(TrainError::Options(format!(
-            "none of {TRIES} images could be decoded; the first was rejected with {code}: {detail}"
+            "none of the {} pairs that were tried in place of one that cannot be used can be: {rejects}",
+            tried_rows.len()
         )))
     }
 
@@ -258,13 +294,12 @@ impl<'a> Feed<'a> {
     /// rejected, which is recorded.
     fn make(
         &self,
-        input: usize,
-        row: u64,
+        place: Place,
         bytes: Option<EncodedPair>,
         draws: Draws,
         out: &mut [f32],
     ) -> Result<Option<Vec<u32>>> {
-        let data = self.data;
+        let (data, Place { input, row, .. }) = (self.data, place);
         if data.rejects.contains(input, row) {
             return Ok(None);
         }
@@ -272,12 +307,12 @@ impl<'a> Feed<'a> {
         let example = match cached {
             Some(example) => example,
             None => {
-                let EncodedPair { caption, image } = match bytes {
+                let EncodedPair { captions, image } = match bytes {
                     Some(bytes) => bytes,
                     None => data.inputs[input].0.read_row(row)?,
                 };
                 if image.is_empty() {
-                    data.rejects.add(input, row, "no_image", "")?;
+                    data.rejects.add(input, row, NO_IMAGE, "there is no image")?;
                     return Ok(None);
                 }
                 let image = match self.transform.decode(&image, &self.budget) {
@@ -287,7 +322,8 @@ impl<'a> Feed<'a> {
                         return Ok(None);
                     }
                 };
-                let example = Example { image, ids: data.tokenizer.encode(&caption, data.context) };
+                let encode = |caption: &String| data.tokenizer.encode(caption, data.context);
+                let example = Example { image, ids: captions.iter().map(encode).collect() };
                 if let Some(cache) = &self.cache {
                     cache.put(input, row, &example)?;
                 }
@@ -296,7 +332,7 @@ impl<'a> Feed<'a> {
         };
         let cropped = self.transform.crop_into(&example.image, draws, out);
         cropped.map_err(|error| TrainError::Options(error.to_string()))?;
-        Ok(Some(example.ids))
+        Ok(Some(place.choose(self.options.seed, example.ids)))
     }
 }
 
@@ -308,11 +344,11 @@ impl BatchSource for Data {
     fn run(
         &self,
         options: &TrainOptions,
-        size: usize,
+        preprocess: &Preprocess,
         steps: Range<u64>,
         send: &SyncSender<Batch>,
     ) -> Result<()> {
-        Feed::new(self, options, size)?.run(steps, send)
+        Feed::new(self, options, preprocess)?.run(steps, send)
     }
 
     fn stop(&self) {

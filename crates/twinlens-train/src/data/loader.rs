@@ -1,14 +1,13 @@
 //! The inputs of a training, opened.
 
 use crate::data::pair::{CODES, Columns};
-use crate::data::pairs::{Pairs, Source, too_few};
+use crate::data::pairs::{DataContext, Pairs, Source, too_few};
 use crate::data::reject_log::RejectLog;
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use tokio_util::sync::CancellationToken;
 use twinlens_model::Tokenizer;
 
 /// One input of a training.
@@ -54,21 +53,13 @@ pub struct Data {
 }
 
 impl Data {
-    /// Scans the inputs for batches of `batch` pairs with captions of `context` tokens. `work` is a
-    /// directory of this training that survives a kill.
+    /// Scans the inputs.
     ///
     /// # Errors
     /// `Options` if columns are missing or there are fewer pairs than a batch; `Data` or `Io` if
     /// files cannot be read; `Interrupted`.
-    pub fn open(
-        inputs: Vec<Input>,
-        tokenizer: &Tokenizer,
-        context: usize,
-        batch: usize,
-        options: DataOptions,
-        work: &Path,
-        cancel: &CancellationToken,
-    ) -> Result<Self> {
+    pub fn open(inputs: Vec<Input>, options: DataOptions, cx: &DataContext<'_>) -> Result<Self> {
+        let DataContext { tokenizer, context, batch, work, .. } = *cx;
         std::fs::create_dir_all(work).map_err(TrainError::io(work))?;
         // One of several inputs may be smaller than a batch.
         let min_pairs = if inputs.len() == 1 { batch } else { 1 };
@@ -76,7 +67,7 @@ impl Data {
         for (number, input) in inputs.into_iter().enumerate() {
             let work = work.join(format!("input-{number}"));
             let Input { source, columns, weight } = input;
-            let pairs = Pairs::open(source, columns, tokenizer, context, min_pairs, &work, cancel.clone())?;
+            let pairs = Pairs::open(source, columns, min_pairs, &work, cx)?;
             opened.push((pairs, weight));
         }
         let rejects = RejectLog::open(&work.join("refused.jsonl"))?;
@@ -85,7 +76,8 @@ impl Data {
         let data = Self { inputs: opened, tokenizer, context, options, rejects, work, stop };
         let usable: u64 = data.inputs.iter().map(|(pairs, _)| pairs.usable()).sum();
         if usable < batch as u64 && !data.is_growing() {
-            return Err(too_few(usable, batch));
+            let inputs: Vec<&Pairs> = data.inputs.iter().map(|(pairs, _)| pairs).collect();
+            return Err(too_few(batch, &inputs)?);
         }
         Ok(data)
     }
@@ -118,8 +110,8 @@ impl Data {
                     .map(|((_, row), reject)| (*row, reject.clone()))
                     .collect();
                 for (row, key) in (block.start..).zip(pairs.keys(&block)?) {
-                    if let Some(code) = CODES.get(key as usize) {
-                        rejects.insert(row, ((*code).into(), String::new()));
+                    if let Some((code, meaning)) = CODES.get(key as usize) {
+                        rejects.insert(row, ((*code).into(), (*meaning).into()));
                     }
                 }
                 if rejects.is_empty() {

@@ -25,5 +25,7 @@ mod transform;
 mod webdataset;
 
 pub use loader::{Data, DataOptions, Input};
-pub use pair::Columns;
-pub use pairs::Source;
+pub(crate) use parquet::{CAPTIONS_HINT, holds_captions};
+
+pub use pair::{Captions, Columns};
+pub use pairs::{DataContext, Source};

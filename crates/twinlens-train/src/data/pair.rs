@@ -1,19 +1,43 @@
 //! A pair, its columns, and the codes of rows that are rejected.
 
-/// Reject codes by key. There are fewer of them than `MIN_CAPTION_KEY`.
-pub(crate) const CODES: [&str; 7] = [
-    "no_caption",
-    "no_image",
-    "malformed_json",
-    "too_many_bytes",
-    "damaged_archive",
-    "truncated_archive",
-    "unread_file",
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The code of a row without a caption.
+pub(crate) const NO_CAPTION: &str = "no_caption";
+/// The code of a row without an image.
+pub(crate) const NO_IMAGE: &str = "no_image";
+/// The code of a caption that is neither text nor, with the option `captions`, a list of texts.
+pub(crate) const CAPTION_TYPE: &str = "caption_type";
+/// The code of a caption that is not UTF-8.
+pub(crate) const NOT_UTF8: &str = "not_utf8";
+
+/// Reject codes by key, each with its meaning. There are fewer of them than `MIN_CAPTION_KEY`.
+pub(crate) const CODES: [(&str, &str); 9] = [
+    (NO_CAPTION, "the caption is null or blank"),
+    (NO_IMAGE, "there is no image"),
+    ("malformed_json", "its JSON cannot be parsed"),
+    ("too_many_bytes", "it is larger than the limit"),
+    ("damaged_archive", ""),
+    ("truncated_archive", ""),
+    ("unread_file", ""),
+    (CAPTION_TYPE, "the caption is neither text nor, with the option `captions`, a list of texts"),
+    (NOT_UTF8, "the caption is not UTF-8"),
 ];
 
 /// The index of a reject code, used as its key.
 pub(crate) fn code_key(code: &str) -> u64 {
-    CODES.iter().position(|known| *known == code).unwrap_or(0) as u64
+    CODES.iter().position(|(known, _)| *known == code).unwrap_or(0) as u64
+}
+
+/// Which caption of a list is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Captions {
+    /// The first that is not blank.
+    First,
+    /// One at random each time that a pair is used.
+    Random,
 }
 
 /// The columns of pairs. For tar files, `caption` is the member of the JSON.
@@ -22,20 +46,35 @@ pub struct Columns {
     pub caption: String,
     /// A column of type `struct<bytes, path>` or binary.
     pub image: String,
+    /// Which caption of a list is used; `None` if captions are no lists.
+    pub captions: Option<Captions>,
     /// Whether the user set `caption`, so that a sample's JSON takes precedence over its text.
     pub caption_is_explicit: bool,
 }
 
+impl Columns {
+    /// The captions that may be used, of all that a row has: those that are not blank.
+    pub(crate) fn usable(&self, captions: impl Iterator<Item = impl Into<String>>) -> Vec<String> {
+        let filled = captions.map(Into::into).filter(|text: &String| !text.trim().is_empty());
+        match self.captions {
+            Some(Captions::Random) => filled.collect(),
+            _ => filled.take(1).collect(),
+        }
+    }
+}
+
 impl Default for Columns {
     fn default() -> Self {
-        Self { caption: "caption".into(), image: "image".into(), caption_is_explicit: false }
+        let (caption, image) = ("caption".into(), "image".into());
+        Self { caption, image, captions: None, caption_is_explicit: false }
     }
 }
 
 /// A pair with its encoded image.
 #[derive(Debug, Default)]
 pub(crate) struct EncodedPair {
-    pub(crate) caption: String,
+    /// Those that may be used.
+    pub(crate) captions: Vec<String>,
     /// Empty if missing.
     pub(crate) image: Vec<u8>,
 }

@@ -5,8 +5,9 @@
 //! read (`follow`) is indexed shard by shard as its manifest records them.
 
 use crate::data::disk_vec::DiskVec;
-use crate::data::pair::{CODES, Columns, EncodedPair, code_key};
+use crate::data::pair::{CODES, Columns, EncodedPair, NO_CAPTION, code_key};
 use crate::data::parquet::ParquetShard;
+use crate::data::reject_log::RejectSummary;
 use crate::data::sampler::{Block, Blocks, Key, MIN_CAPTION_KEY};
 use crate::data::webdataset::{Spans, TarShard};
 use crate::error::{Result, TrainError};
@@ -29,6 +30,19 @@ const BLOCK_BYTES: u64 = 8 << 20;
 const TAR_ROWS: usize = 512;
 /// How often a growing input is polled.
 const POLL: Duration = Duration::from_millis(200);
+
+/// What the inputs of a training are read for.
+#[derive(Clone, Copy)]
+pub struct DataContext<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// Tokens per caption.
+    pub context: usize,
+    /// Pairs per batch.
+    pub batch: usize,
+    /// A directory of this training that survives a kill.
+    pub work: &'a Path,
+    pub cancel: &'a CancellationToken,
+}
 
 /// A source of pairs.
 #[derive(Clone, Debug)]
@@ -83,20 +97,18 @@ impl Pairs {
     pub(crate) fn open(
         source: Source,
         columns: Columns,
-        tokenizer: &Tokenizer,
-        context: usize,
         min_pairs: usize,
         work: &Path,
-        cancel: CancellationToken,
+        cx: &DataContext<'_>,
     ) -> Result<Self> {
         std::fs::create_dir_all(work).map_err(TrainError::io(work))?;
         let pairs = Self {
             source,
             columns,
-            tokenizer: tokenizer.clone(),
-            context,
+            tokenizer: cx.tokenizer.clone(),
+            context: cx.context,
             min_pairs,
-            cancel,
+            cancel: cx.cancel.clone(),
             keys: DiskVec::create(&work.join("keys"))?,
             spans: DiskVec::create(&work.join("spans"))?,
             index: Mutex::default(),
@@ -213,7 +225,9 @@ impl Pairs {
     fn index_parquet(&self, index: &mut Index, shard: &ParquetShard) -> Result<()> {
         for (group, (rows, bytes)) in shard.sizes().into_iter().enumerate() {
             let captions = shard.captions(group, rows as usize)?;
-            let captions: Vec<_> = captions.into_iter().map(|c| c.ok_or(CODES[0])).collect();
+            let usable =
+                |captions: Vec<String>| if captions.is_empty() { Err(NO_CAPTION) } else { Ok(captions) };
+            let captions: Vec<_> = captions.into_iter().map(usable).collect();
             self.push_keys(index, &captions)?;
             let pieces = bytes.div_ceil(BLOCK_BYTES).clamp(1, rows.max(1));
             let ends = (0..=pieces).map(|piece| rows * piece / pieces);
@@ -254,7 +268,7 @@ impl Pairs {
         // Spans are indexed by the input's rows, so Parquet rows before this shard are padded.
         self.spans.pad_to(4 * index.rows)?;
         self.spans.push(&samples.iter().flat_map(|sample| sample.spans).collect::<Vec<_>>())?;
-        let captions: Vec<_> = samples.into_iter().map(|sample| sample.caption).collect();
+        let captions: Vec<_> = samples.into_iter().map(|sample| sample.captions).collect();
         self.push_keys(index, &captions)?;
         index.rows += captions.len() as u64;
         Ok(())
@@ -263,10 +277,11 @@ impl Pairs {
     fn push_keys(
         &self,
         index: &mut Index,
-        captions: &[std::result::Result<String, &'static str>],
+        captions: &[std::result::Result<Vec<String>, &'static str>],
     ) -> Result<()> {
-        let key = |caption: &std::result::Result<String, &'static str>| match caption {
-            Ok(caption) => caption_key(&self.tokenizer.encode(caption, self.context)),
+        let encode = |caption: &String| self.tokenizer.encode(caption, self.context);
+        let key = |captions: &std::result::Result<Vec<String>, &'static str>| match captions {
+            Ok(captions) => captions_key(captions.iter().map(encode)),
             Err(code) => code_key(code),
         };
         let keys: Vec<Key> = captions.par_iter().map(key).collect();
@@ -299,6 +314,16 @@ impl Pairs {
             || TrainError::Options(format!("row {row} of an input is missing: did its files change?"));
         let block = found.ok_or_else(missing)?;
         Ok(self.read(&block, &|other| other == row)?.pop().ok_or_else(missing)?.1)
+    }
+
+    /// The shard of a row and its row in it, counted from 0.
+    fn location(&self, row: u64) -> String {
+        let index = self.index();
+        let after = index.blocks.partition_point(|block| block.start <= row);
+        let Some(block) = index.blocks[..after].last() else { return format!("row {row}") };
+        let first = index.blocks.iter().find(|other| other.shard == block.shard).unwrap_or(block);
+        let shard = &index.shards[block.shard as usize];
+        format!("{} row {}", shard.name(), row - first.start)
     }
 
     /// The keys of a block's rows.
@@ -357,7 +382,7 @@ impl Blocks for Layout<'_> {
         self.pairs.wait(|index| index.complete.then_some(()), self.stop)?;
         let (usable, min_pairs) = (self.pairs.usable(), self.pairs.min_pairs);
         if usable < min_pairs as u64 {
-            return Err(too_few(usable, min_pairs));
+            return Err(too_few(min_pairs, &[self.pairs])?);
         }
         Ok(self.pairs.index().blocks.len())
     }
@@ -367,16 +392,31 @@ impl Blocks for Layout<'_> {
     }
 }
 
-pub(crate) fn too_few(pairs: u64, batch: usize) -> TrainError {
-    TrainError::Options(format!(
-        "the input has {pairs} pairs, fewer than a batch of {batch}: lower batch_size, or check why so few pairs are left"
-    ))
+/// The error that inputs have fewer pairs than a batch, which says why rows are no pairs.
+pub(crate) fn too_few(batch: usize, inputs: &[&Pairs]) -> Result<TrainError> {
+    let (mut rows, mut usable, mut rejects) = (0, 0, RejectSummary::default());
+    for pairs in inputs {
+        rows += pairs.index().rows;
+        usable += pairs.usable();
+        for block in pairs.all_blocks()? {
+            for (row, key) in (block.start..).zip(pairs.keys(&block)?) {
+                if let Some((code, meaning)) = CODES.get(key as usize) {
+                    rejects.add(code, || format!("{} {meaning}", pairs.location(row)).trim().into());
+                }
+            }
+        }
+    }
+    let why = if rows == usable { String::new() } else { format!(" ({rejects})") };
+    Ok(TrainError::Options(format!(
+        "{usable} pairs in {rows} rows are fewer than a batch of {batch}{why}: lower `batch_size`, or look why so few \
+         rows are pairs"
+    )))
 }
 
-/// A hash of a caption's tokens.
-fn caption_key(ids: &[u32]) -> Key {
+/// A hash of the tokens of the captions of a row.
+fn captions_key(captions: impl Iterator<Item = Vec<u32>>) -> Key {
     let mut hash = Sha256::new();
-    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    captions.flatten().for_each(|id| hash.update(id.to_le_bytes()));
     let digest = hash.finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

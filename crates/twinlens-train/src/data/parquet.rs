@@ -1,7 +1,7 @@
 //! Pairs from Parquet: a column of captions, and one of images as the Hugging Face `Image` feature
 //! (`struct<bytes, path>`) or as binary.
 
-use crate::data::pair::{Columns, EncodedPair};
+use crate::data::pair::{Captions, Columns, EncodedPair};
 use crate::data::sampler::Block;
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use twinlens_dataset::DatasetError;
 use twinlens_dataset::row_groups::RowGroups;
 use twinlens_dataset::storage::Location;
-use twinlens_dataset::types::holds_image_bytes;
+use twinlens_dataset::types::{self, holds_image_bytes};
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 /// One Parquet file.
@@ -28,14 +28,15 @@ impl ParquetShard {
     pub(crate) fn open(shard: &Location, columns: &Columns) -> Result<Self> {
         let groups = RowGroups::open(shard)?;
         let (name, schema) = (shard.to_string(), groups.schema().clone());
-        column_type(&name, &schema, &columns.caption)?;
+        check_caption(&name, columns, column_type(&name, &schema, &columns.caption)?)?;
         let image_path = match column_type(&name, &schema, &columns.image)? {
             DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
             other if holds_image_bytes(other) => columns.image.clone(),
             other => {
                 return Err(TrainError::Options(format!(
-                    "{name}: the column `{}` is of type {other}; expected struct<bytes, path> or binary",
-                    columns.image
+                    "{name}: the image column `{}` is of type {}; expected struct<bytes, path> or binary",
+                    columns.image,
+                    types::name(other)
                 )));
             }
         };
@@ -52,17 +53,33 @@ impl ParquetShard {
         self.groups.sizes().collect()
     }
 
-    /// The captions of a row group; `None` if blank.
-    pub(crate) fn captions(&self, group: usize, rows: usize) -> Result<Vec<Option<String>>> {
+    /// The captions of each row of a row group that may be used.
+    pub(crate) fn captions(&self, group: usize, rows: usize) -> Result<Vec<Vec<String>>> {
         let batch = self.groups.read(group, 0, rows, &[&self.columns.caption])?;
         self.texts(&batch)
     }
 
-    fn texts(&self, batch: &RecordBatch) -> Result<Vec<Option<String>>> {
-        let texts = cast(self.column(batch, &self.columns.caption)?, &DataType::Utf8);
-        let texts = texts.map_err(|source| self.mismatch(source))?;
-        let filled = |text: &str| (!text.trim().is_empty()).then(|| text.to_owned());
-        Ok(texts.as_string::<i32>().iter().map(|text| text.and_then(filled)).collect())
+    fn texts(&self, batch: &RecordBatch) -> Result<Vec<Vec<String>>> {
+        let column = self.column(batch, &self.columns.caption)?;
+        let texts =
+            |column: &ArrayRef| cast(column, &DataType::LargeUtf8).map_err(|source| self.mismatch(source));
+        if !is_list(column.data_type()) {
+            let texts = texts(column)?;
+            let rows = texts.as_string::<i64>().iter();
+            return Ok(rows.map(|text| self.columns.usable(text.into_iter())).collect());
+        }
+        let lists =
+            cast(column, &DataType::LargeList(Arc::new(Field::new("item", DataType::LargeUtf8, true))));
+        let lists = lists.map_err(|source| self.mismatch(source))?;
+        let lists = lists.as_list::<i64>();
+        let texts = texts(lists.values())?;
+        let texts = texts.as_string::<i64>();
+        let row = |row: usize| {
+            let offsets = &lists.value_offsets()[row..];
+            let items = if lists.is_valid(row) { offsets[0] as usize..offsets[1] as usize } else { 0..0 };
+            self.columns.usable(items.filter(|item| texts.is_valid(*item)).map(|item| texts.value(item)))
+        };
+        Ok((0..lists.len()).map(row).collect())
     }
 
     fn column<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
@@ -92,10 +109,10 @@ impl ParquetShard {
         }
         let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| selected(*row));
         Ok(rows
-            .map(|(place, (row, caption))| {
+            .map(|(place, (row, captions))| {
                 let valid = column.is_valid(place) && images.is_valid(place);
                 let image = if valid { bytes(images, place).to_vec() } else { Vec::new() };
-                (row, EncodedPair { caption: caption.unwrap_or_default(), image })
+                (row, EncodedPair { captions, image })
             })
             .collect())
     }
@@ -127,6 +144,42 @@ impl ParquetShard {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|source| self.mismatch(source))
     }
 }
+
+fn is_list(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
+}
+
+/// Whether a column holds captions: text or, if `captions` says which of a list is used, lists of
+/// text.
+pub(crate) fn holds_captions(kind: &DataType, captions: Option<Captions>) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => holds_captions(values, None),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            captions.is_some() && holds_captions(item.data_type(), None)
+        }
+        _ => false,
+    }
+}
+
+fn check_caption(file: &str, columns: &Columns, kind: &DataType) -> Result<()> {
+    if holds_captions(kind, columns.captions) {
+        return Ok(());
+    }
+    let hint = if holds_captions(kind, Some(Captions::First)) {
+        format!(": set {CAPTIONS_HINT}")
+    } else {
+        String::new()
+    };
+    Err(TrainError::Options(format!(
+        "{file}: the caption column `{}` is of type {}; expected text{hint}",
+        columns.caption,
+        types::name(kind)
+    )))
+}
+
+/// How lists of captions are used.
+pub(crate) const CAPTIONS_HINT: &str = "`captions = \"random\"` or `captions = \"first\"`";
 
 /// The type of a column, or an error that lists the columns.
 fn column_type<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a DataType> {

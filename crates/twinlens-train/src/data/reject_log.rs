@@ -5,6 +5,7 @@
 use crate::error::{Result, TrainError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,29 @@ struct Line {
 
 /// Code and detail by input and row.
 type Rows = BTreeMap<(usize, u64), (String, String)>;
+
+/// Counts of rejected rows by code, each with the first of them.
+#[derive(Default)]
+pub(crate) struct RejectSummary(BTreeMap<String, (u64, String)>);
+
+impl RejectSummary {
+    /// Adds a row; `describe` is called for the first of a code.
+    pub(crate) fn add(&mut self, code: &str, describe: impl FnOnce() -> String) {
+        match self.0.get_mut(code) {
+            Some((count, _)) => *count += 1,
+            None => _ = self.0.insert(code.into(), (1, describe())),
+        }
+    }
+}
+
+impl fmt::Display for RejectSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = |(code, (count, first)): (&String, &(u64, String))| {
+            format!("{count} rejected with {code}, the first: {first}")
+        };
+        f.write_str(&self.0.iter().map(code).collect::<Vec<_>>().join("; "))
+    }
+}
 
 pub(crate) struct RejectLog {
     path: PathBuf,

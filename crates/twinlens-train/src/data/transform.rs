@@ -4,7 +4,8 @@
 //! cache gives the same bits.
 
 use twinlens_image::{
-    Augment, Filter, ImageError, Limits, Preprocess, Rgb, SquareCrop, decode_reduced, probe, resize,
+    Augment, ImageError, ImageModes, Limits, Preprocess, ResizeRule, Rgb, SquareCrop, decode_as,
+    decode_reduced, probe, resize,
 };
 use twinlens_pipeline::ByteBudget;
 
@@ -23,12 +24,12 @@ pub(crate) struct ImageTransform {
 }
 
 impl ImageTransform {
-    /// The transform for a tower of `size` pixels.
-    pub(crate) fn new(size: usize, crop: Option<f64>, augment: Option<Augment>) -> Self {
-        let size = size as u32;
+    /// The transform for a model that prepares images so.
+    pub(crate) fn new(preprocess: Preprocess, crop: Option<f64>, augment: Option<Augment>) -> Self {
+        let (ResizeRule::Shortest(side) | ResizeRule::Squash(side)) = preprocess.resize;
         // A larger image keeps crops sharp.
-        let side = if crop.is_some() || augment.is_some() { size * 8 / 7 } else { size };
-        Self { preprocess: Preprocess::clip(size), side, crop, augment, limits: Limits::default() }
+        let side = if crop.is_some() || augment.is_some() { side.max(preprocess.size * 8 / 7) } else { side };
+        Self { preprocess, side, crop, augment, limits: Limits::default() }
     }
 
     /// Values per image: `3 * size * size`.
@@ -45,14 +46,21 @@ impl ImageTransform {
         let _reserved = budget.reserve_blocking(header.decode_bytes);
         let short = header.width.min(header.height);
         let by = [8, 4, 2].into_iter().find(|by| short / by >= self.side).unwrap_or(1);
-        let image = decode_reduced(bytes, &self.limits, by)?;
+        let image = match self.preprocess.modes {
+            ImageModes::White => decode_reduced(bytes, &self.limits, by)?,
+            modes => decode_as(bytes, &self.limits, modes)?,
+        };
+        let squashes = matches!(self.preprocess.resize, ResizeRule::Squash(_));
         let scaled = |length: u32| {
+            if squashes {
+                return Ok(self.side);
+            }
             let scaled = u64::from(length) * u64::from(self.side) / u64::from(short.max(1));
             u32::try_from(scaled).map_err(|_| ImageError::ResizeFailed("the image is too long".into()))
         };
         // From the original size: rounding twice would make some images a pixel longer.
         let (width, height) = (scaled(image.original_width)?, scaled(image.original_height)?);
-        resize(&image.rgb, width, height, Filter::Bicubic)
+        resize(&image.rgb, width, height, self.preprocess.filter)
     }
 
     /// Crops a square, augments it, and writes it normalised to `out`, `[3, size, size]`.

@@ -1,7 +1,7 @@
 //! Pairs from tar files as written by `webdataset` and img2dataset: an image and a text (or a JSON
 //! that contains one) with the same key.
 
-use crate::data::pair::{Columns, EncodedPair};
+use crate::data::pair::{CAPTION_TYPE, Columns, EncodedPair, NO_CAPTION, NO_IMAGE, NOT_UTF8};
 use crate::data::sampler::Block;
 use crate::error::Result;
 use serde_json::Value;
@@ -21,9 +21,9 @@ pub(crate) struct TarShard {
     columns: Columns,
 }
 
-/// A sample: its caption or reject code, and the positions of its members.
+/// A sample: its captions or reject code, and the positions of its members.
 pub(crate) struct Sample {
-    pub(crate) caption: std::result::Result<String, &'static str>,
+    pub(crate) captions: std::result::Result<Vec<String>, &'static str>,
     pub(crate) spans: Spans,
 }
 
@@ -51,13 +51,13 @@ impl TarShard {
             samples.push(self.sample(entry, &mut file)?);
         }
         let unread = index.unread.iter();
-        samples.extend(unread.map(|unread| Sample { caption: Err(unread.refusal.0), spans: [0; 4] }));
+        samples.extend(unread.map(|unread| Sample { captions: Err(unread.refusal.0), spans: [0; 4] }));
         Ok(samples)
     }
 
     fn sample(&self, entry: &Entry, file: &mut TarSamples) -> Result<Sample> {
         let reject =
-            |code: &'static str| -> Result<Sample> { Ok(Sample { caption: Err(code), spans: [0; 4] }) };
+            |code: &'static str| -> Result<Sample> { Ok(Sample { captions: Err(code), spans: [0; 4] }) };
         let member = |span: &Option<Span>| match span {
             None => Ok(None),
             Some(Ok(span)) => Ok(Some(*span)),
@@ -65,7 +65,7 @@ impl TarShard {
         };
         let (image, text, json) = match (member(&entry.image), member(&entry.text), member(&entry.json)) {
             (Err(code), ..) | (_, Err(code), _) | (_, _, Err(code)) => return reject(code),
-            (Ok(None), ..) => return reject("no_image"),
+            (Ok(None), ..) => return reject(NO_IMAGE),
             (Ok(Some(image)), Ok(text), Ok(json)) => (image, text, json),
         };
         // The text takes precedence, unless the option names a member of the JSON.
@@ -73,26 +73,37 @@ impl TarShard {
         for (span, is_json) in [(text, false), (json, true)] {
             let Some((at, length)) = span else { continue };
             let read = file.read(at, length)?;
-            match self.caption(&read, is_json) {
-                Ok(Some(caption)) => {
+            match self.captions(&read, is_json) {
+                Ok(captions) if captions.is_empty() => {}
+                Ok(captions) => {
                     let spans = [image.0, image.1, at, length << 1 | u64::from(is_json)];
-                    return Ok(Sample { caption: Ok(caption), spans });
+                    return Ok(Sample { captions: Ok(captions), spans });
                 }
-                Ok(None) => {}
                 Err(code) => return reject(code),
             }
         }
-        reject("no_caption")
+        reject(NO_CAPTION)
     }
 
-    fn caption(&self, bytes: &[u8], is_json: bool) -> std::result::Result<Option<String>, &'static str> {
-        let text = if is_json {
-            let json: Value = serde_json::from_slice(bytes).map_err(|_| "malformed_json")?;
-            json.get(&self.columns.caption).and_then(Value::as_str).unwrap_or_default().to_owned()
-        } else {
-            String::from_utf8_lossy(bytes).into_owned()
-        };
-        Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+    /// The captions in a text or a JSON that may be used.
+    fn captions(&self, bytes: &[u8], is_json: bool) -> std::result::Result<Vec<String>, &'static str> {
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+        if !is_json {
+            let text = std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
+            return Ok(self.columns.usable(std::iter::once(text.trim())));
+        }
+        let json: Value = serde_json::from_slice(bytes).map_err(|_| "malformed_json")?;
+        match json.get(&self.columns.caption) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(self.columns.usable(std::iter::once(text.trim()))),
+            Some(Value::Array(list)) if self.columns.captions.is_some() => {
+                let texts = list.iter().filter(|item| !item.is_null());
+                let texts: Option<Vec<&str>> = texts.map(Value::as_str).collect();
+                let texts = texts.ok_or(CAPTION_TYPE)?;
+                Ok(self.columns.usable(texts.into_iter().map(str::trim)))
+            }
+            Some(_) => Err(CAPTION_TYPE),
+        }
     }
 
     /// The selected rows of a block, with their numbers within the input.
@@ -107,8 +118,8 @@ impl TarShard {
         rows.map(|(row, [image, length, text, text_length])| {
             let image = file.read(*image, *length)?;
             let text = file.read(*text, text_length >> 1)?;
-            let caption = self.caption(&text, text_length & 1 == 1).ok().flatten().unwrap_or_default();
-            Ok((row, EncodedPair { caption, image }))
+            let captions = self.captions(&text, text_length & 1 == 1).unwrap_or_default();
+            Ok((row, EncodedPair { captions, image }))
         })
         .collect()
     }

@@ -1,6 +1,6 @@
 //! The inputs of `train`: options, checks, and resolution to files and datasets.
 
-use crate::data::Source;
+use crate::data::{CAPTIONS_HINT, Captions, Source, holds_captions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::storage::Location;
@@ -67,7 +67,7 @@ impl PairsInput {
     pub(crate) fn declare(
         ports: &mut Ports<'_>,
         input: &Input,
-        caption: &Located<String>,
+        (caption, captions): (&Located<String>, Option<Captions>),
         image: &Located<String>,
     ) -> Self {
         if is_files(input) {
@@ -78,7 +78,15 @@ impl PairsInput {
             return Self::Files(input.name().into());
         }
         let table = ports.table(input);
-        ports.text(&table, caption, Required::Yes);
+        let schema = ports.schema(&table);
+        let kind = schema.as_ref().and_then(|schema| schema.field_with_name(caption).ok());
+        let is_list = kind.is_some_and(|field| {
+            let holds = |captions| holds_captions(field.data_type(), captions);
+            !holds(None) && holds(Some(Captions::First))
+        });
+        let hint = format!("to use one text of each list, set {CAPTIONS_HINT}");
+        let required = if is_list { Required::Hint(&hint) } else { Required::Yes };
+        ports.column(&table, caption, caption_type(captions), required);
         let hint = Required::Hint("put a `fetch` stage before this one");
         ports.column(&table, image, ColumnType::EncodedImage, hint);
         Self::Table(table)
@@ -98,6 +106,16 @@ impl PairsInput {
         } else {
             Source::table(&table.dataset, &table.table)
         })
+    }
+}
+
+/// What the column of captions may hold.
+fn caption_type(captions: Option<Captions>) -> ColumnType {
+    match captions {
+        None => ColumnType::Other("text", |kind| holds_captions(kind, None)),
+        Some(_) => {
+            ColumnType::Other("text, or lists of texts", |kind| holds_captions(kind, Some(Captions::First)))
+        }
     }
 }
 

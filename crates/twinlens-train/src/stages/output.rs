@@ -11,6 +11,7 @@ use datafusion::arrow::array::{
 use std::path::Path;
 use std::sync::Arc;
 use twinlens_dataset::{SplitWriter, contracts};
+use twinlens_model::weights::PREPROCESSING_FILE;
 use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::RunError;
 
@@ -69,43 +70,48 @@ pub(crate) fn evaluations_batch(
     RecordBatch::try_new(contracts::evaluations(), columns).map_err(engine)
 }
 
-/// Writes the model and its tokenizer as artifacts of the split. The model has the weights of the
-/// last step, their moving average (then the last step's are a separate file), or those of the best
-/// step.
-pub(crate) fn write_model(
-    clip: &Clip,
-    output: &TrainOutput,
-    best: bool,
-    tokenizer: &Tokenizer,
-    checkpoints: &Checkpoints,
-    work: &Path,
-    split: &mut SplitWriter,
-) -> Result<(), RunError> {
-    let folder = work.join("model");
-    std::fs::create_dir_all(&folder).map_err(|error| RunError::io(&folder, error))?;
-    let mut publish = |from: &Path, name: &str| {
-        let to = split.artifact(name);
-        std::fs::rename(from, &to).map_err(|error| RunError::io(from, error))
-    };
-    if output.ema.is_some() {
-        clip.save(&folder).map_err(model_error)?;
-        publish(&folder.join(WEIGHTS_FILE), LAST_FILE)?;
+/// What a training leaves besides its tables.
+pub(crate) struct ModelFiles<'a> {
+    /// The weights of the last step.
+    pub(crate) clip: &'a Clip,
+    pub(crate) output: &'a TrainOutput,
+    /// Whether to take the weights of the best step.
+    pub(crate) best: bool,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) checkpoints: &'a Checkpoints,
+}
+
+impl ModelFiles<'_> {
+    /// Writes the model and its tokenizer as artifacts of the split, by way of the work directory.
+    /// The model has the weights of the last step, their moving average (then the last step's are a
+    /// separate file), or those of the best step.
+    pub(crate) fn write(&self, work: &Path, split: &mut SplitWriter) -> Result<(), RunError> {
+        let folder = work.join("model");
+        std::fs::create_dir_all(&folder).map_err(|error| RunError::io(&folder, error))?;
+        let mut publish = |from: &Path, name: &str| {
+            let to = split.artifact(name);
+            std::fs::rename(from, &to).map_err(|error| RunError::io(from, error))
+        };
+        if self.output.ema.is_some() {
+            self.clip.save(&folder).map_err(model_error)?;
+            publish(&folder.join(WEIGHTS_FILE), LAST_FILE)?;
+        }
+        let model = self.output.ema.as_ref().unwrap_or(self.clip);
+        if self.best {
+            let weights = self.checkpoints.best().map_err(train_error)?;
+            model.set_state(&weights).map_err(model_error)?;
+        }
+        model.save(&folder).map_err(model_error)?;
+        self.tokenizer.save(&folder.join(TOKENIZER_FILE)).map_err(model_error)?;
+        for name in [CONFIG_FILE, PREPROCESSING_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+            publish(&folder.join(name), name)?;
+        }
+        for (step, path) in self.checkpoints.kept().map_err(train_error)? {
+            // A link: a kill before the commit must not cost the weights of a step that is over.
+            let to = split.artifact(&format!("step-{step:010}.safetensors"));
+            let linked = std::fs::hard_link(&path, &to).or_else(|_| std::fs::copy(&path, &to).map(drop));
+            linked.map_err(|error| RunError::io(&path, error))?;
+        }
+        Ok(())
     }
-    let model = output.ema.as_ref().unwrap_or(clip);
-    if best {
-        let weights = checkpoints.best().map_err(train_error)?;
-        model.set_state(&weights).map_err(model_error)?;
-    }
-    model.save(&folder).map_err(model_error)?;
-    tokenizer.save(&folder.join(TOKENIZER_FILE)).map_err(model_error)?;
-    for name in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-        publish(&folder.join(name), name)?;
-    }
-    for (step, path) in checkpoints.kept().map_err(train_error)? {
-        // A link: a kill before the commit must not cost the weights of a step that is over.
-        let to = split.artifact(&format!("step-{step:010}.safetensors"));
-        let linked = std::fs::hard_link(&path, &to).or_else(|_| std::fs::copy(&path, &to).map(drop));
-        linked.map_err(|error| RunError::io(&path, error))?;
-    }
-    Ok(())
 }

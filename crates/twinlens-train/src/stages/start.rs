@@ -2,6 +2,7 @@
 
 use super::errors::model_error;
 use std::path::Path;
+use twinlens_image::{Preprocess, ResizeRule};
 use twinlens_model::weights::shapes;
 use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_covers, covers};
 use twinlens_pipeline::suggest::did_you_mean;
@@ -25,20 +26,40 @@ pub(crate) fn names(parts: &Located<Vec<Located<String>>>) -> Vec<String> {
     parts.iter().map(|part| part.value().clone()).collect()
 }
 
-/// Copies the weights of the model in `folder` to `clip`; with `parts`, only those.
+/// The same preprocessing for images of another size.
+fn with_size(preprocess: &Preprocess, size: u32) -> Preprocess {
+    let scaled =
+        |side: u32| (u64::from(side) * u64::from(size)).div_ceil(u64::from(preprocess.size.max(1))) as u32;
+    let resize = match preprocess.resize {
+        ResizeRule::Shortest(side) => ResizeRule::Shortest(scaled(side)),
+        ResizeRule::Squash(side) => ResizeRule::Squash(scaled(side)),
+    };
+    Preprocess { size, resize, ..preprocess.clone() }
+}
+
+/// Copies the weights of the model in `folder` to `clip`; with `parts`, only those. Whoever takes
+/// weights of its image tower prepares images as it does.
 pub(crate) fn from_folder(
-    clip: &Clip,
+    clip: &mut Clip,
     tokenizer: &Tokenizer,
     folder: &Path,
     parts: Option<&[String]>,
 ) -> Result<(), RunError> {
     let source = Clip::load(folder).map_err(model_error)?;
     clip.copy_from(&source, parts, folder).map_err(model_error)?;
-    let is_text = |name: &String| {
-        Tower::of(name) == Some(Tower::Text) && parts.is_none_or(|parts| any_covers(parts, name))
+    let takes = |tower: Tower| {
+        let is_taken = |name: &String| {
+            Tower::of(name) == Some(tower) && parts.is_none_or(|parts| any_covers(parts, name))
+        };
+        clip.variables().keys().any(is_taken)
     };
+    let (takes_image, takes_text) = (takes(Tower::Image), takes(Tower::Text));
+    if takes_image {
+        let size = clip.config().vision.image_size() as u32;
+        clip.set_preprocess(with_size(source.preprocess(), size));
+    }
     let path = folder.join(TOKENIZER_FILE);
-    if clip.variables().keys().any(is_text) && path.exists() {
+    if takes_text && path.exists() {
         let theirs = Tokenizer::load(&path).map_err(model_error)?;
         if theirs.hash().map_err(model_error)? != tokenizer.hash().map_err(model_error)? {
             let message = format!(

@@ -1,9 +1,10 @@
 //! The stage `tokenizer`: byte-level BPE learned from captions.
 
 use super::errors::model_error;
+use crate::data::{Captions, holds_captions};
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray, UInt64Array};
+use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::ident;
 use futures::StreamExt;
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use twinlens_dataset::{MAIN, contracts};
 use twinlens_model::{TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::{
-    Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext, RunError, SortKey,
-    StageKind, TableInput, Work, blocking,
+    ColumnType, Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext, RunError,
+    SortKey, StageKind, TableInput, Work, blocking,
 };
 
 /// Learns a byte-level BPE tokenizer from captions. Its table lists the tokens; its file is a
@@ -24,7 +25,7 @@ use twinlens_pipeline::{
 pub struct TokenizerOptions {
     /// The captions to learn from.
     input: Input,
-    /// The column of captions.
+    /// The column of captions. Of a list of texts, each is learned from.
     #[serde(default = "caption")]
     column: Located<String>,
     /// Maximum number of tokens, including all 256 bytes and the start and end tokens. There are
@@ -62,7 +63,9 @@ vocab_size = 8192
     fn plan(options: TokenizerOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let TokenizerOptions { input, column, vocab_size } = options;
         let input = ports.table(&input);
-        ports.text(&input, &column, Required::Yes);
+        let texts =
+            ColumnType::Other("text, or lists of texts", |kind| holds_captions(kind, Some(Captions::First)));
+        ports.column(&input, &column, texts, Required::Yes);
         if *vocab_size < 258 {
             let message = format!("a vocabulary of {} tokens is too small", *vocab_size);
             let fault = Fault::at(vocab_size.span(), message);
@@ -71,6 +74,28 @@ vocab_size = 8192
         ports.output(tokens_schema(), SortKey::AsGiven);
         ports.rejects(contracts::pair_texts());
         Some(Work::job(TokenizerStage { input, column: column.value().clone(), vocab_size: *vocab_size }))
+    }
+}
+
+/// The items of all lists of a column; the column itself if it holds no lists.
+fn list_items(column: &ArrayRef) -> ArrayRef {
+    // Null lists may have items, which do not count.
+    let rows =
+        UInt64Array::from_iter_values((0..column.len() as u64).filter(|row| column.is_valid(*row as usize)));
+    let Ok(column) = take(column, &rows, None) else { return column.slice(0, 0) };
+    match column.data_type() {
+        DataType::List(_) => {
+            let lists = column.as_list::<i32>();
+            let offsets = lists.value_offsets();
+            lists.values().slice(offsets[0] as usize, (offsets[lists.len()] - offsets[0]) as usize)
+        }
+        DataType::LargeList(_) => {
+            let lists = column.as_list::<i64>();
+            let offsets = lists.value_offsets();
+            lists.values().slice(offsets[0] as usize, (offsets[lists.len()] - offsets[0]) as usize)
+        }
+        DataType::FixedSizeList(..) => column.as_fixed_size_list().values().clone(),
+        _ => column,
     }
 }
 
@@ -100,8 +125,9 @@ impl Job for TokenizerStage {
         let training = blocking(move || {
             let batches = std::iter::from_fn(|| receive.blocking_recv());
             let captions = batches.flat_map(|batch| {
-                let column = cast(batch.column(0), &DataType::Utf8);
-                let texts = column.iter().flat_map(|c| c.as_string::<i32>().iter().flatten());
+                let texts = list_items(batch.column(0));
+                let texts = cast(&texts, &DataType::LargeUtf8);
+                let texts = texts.iter().flat_map(|texts| texts.as_string::<i64>().iter().flatten());
                 texts.map(str::to_owned).collect::<Vec<_>>()
             });
             Tokenizer::train(captions, vocab_size)

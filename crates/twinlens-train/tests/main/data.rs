@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    ArrayRef, AsArray, BinaryArray, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    StructArray,
+};
 use arrow::datatypes::{DataType, Field, Fields};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -14,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Begin, DatasetWriter, MAIN};
-use twinlens_image::{Format, Rgb, encode};
+use twinlens_image::{Format, Preprocess, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
-use twinlens_train::data::{Columns, Data, DataOptions, Input, Source};
+use twinlens_train::data::{Captions, Columns, Data, DataContext, DataOptions, Input, Source};
 use twinlens_train::{AdamWOptions, BatchSource, TrainError, TrainOptions};
 
 const ROWS: usize = 60;
-const SIZE: usize = 16;
+const SIZE: u32 = 16;
 const CONTEXT: usize = 8;
 
 fn caption(row: usize) -> String {
@@ -167,7 +170,9 @@ fn open(inputs: &[Input], settings: LoaderSettings, batch: usize, work: &Path) -
         cache_bytes: settings.cache_bytes,
     };
     let cancel = CancellationToken::new();
-    Data::open(inputs.to_vec(), &tokenizer(), CONTEXT, batch, options, work, &cancel)
+    let tokenizer = tokenizer();
+    let context = DataContext { tokenizer: &tokenizer, context: CONTEXT, batch, work, cancel: &cancel };
+    Data::open(inputs.to_vec(), options, &context)
 }
 
 type Batches = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
@@ -176,7 +181,8 @@ type Batches = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
 fn batches(data: &Data, options: &TrainOptions, first: u64) -> Batches {
     let (send, receive) = sync_channel(1);
     std::thread::scope(|scope| {
-        let run = scope.spawn(move || data.run(options, SIZE, first..options.steps, &send));
+        let run =
+            scope.spawn(move || data.run(options, &Preprocess::clip(SIZE), first..options.steps, &send));
         let batches = receive.iter().map(|batch| {
             let pixels = batch.pixels.flatten_all().unwrap().to_vec1().unwrap();
             (pixels, batch.ids.to_vec2().unwrap(), batch.epoch)
@@ -308,7 +314,9 @@ fn unusable_inputs_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
     let few = open(&[hub(folder.path())], DEFAULT, 100, &work).err().unwrap().to_string();
-    assert!(few.contains("59 pairs") && few.contains("batch_size"), "{few}");
+    let why = "59 pairs in 60 rows are fewer than a batch of 100 (1 rejected with no_caption, the first: train-0.parquet \
+               row 7 the caption is null or blank)";
+    assert!(few.contains(why) && few.contains("batch_size"), "{few}");
     let columns = Columns { caption: "txet".into(), ..Columns::default() };
     let wrong =
         open(&[Input { columns, ..hub(folder.path()) }], DEFAULT, 8, &work).err().unwrap().to_string();
@@ -319,4 +327,137 @@ fn unusable_inputs_are_reported() {
     let source = Source::Files(vec![folder.path().join("none.parquet").into()]);
     let missing = open(&[Input::new(source)], DEFAULT, 8, &work).err().unwrap();
     assert!(missing.to_string().contains("none.parquet"), "{missing}");
+}
+
+/// One Parquet file with the images of [`batch`] and another column of captions.
+fn with_captions(folder: &Path, captions: ArrayRef) -> Input {
+    let rows = batch(0..captions.len());
+    let image = rows.column_by_name("image").unwrap().clone();
+    let rows = RecordBatch::try_from_iter([("caption", captions), ("image", image)]).unwrap();
+    let path = folder.join("captions.parquet");
+    let mut writer =
+        ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    Input::new(Source::Files(vec![path.into()]))
+}
+
+#[test]
+fn columns_that_hold_no_captions_are_refused_by_name_and_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..4));
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values([b"a", b"b", b"c", b"d"]));
+    let fields = Fields::from(vec![Field::new("en", DataType::Int64, true)]);
+    let structs: ArrayRef = Arc::new(StructArray::new(fields, vec![numbers.clone()], None));
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    (0..4).for_each(|_| lists.append_value([Some("a dog"), Some("a brown dog")]));
+    let lists: ArrayRef = Arc::new(lists.finish());
+    for (captions, expected) in [
+        (numbers, "captions.parquet: the caption column `caption` is of type int64; expected text"),
+        (bytes, "is of type binary; expected text"),
+        (structs, "is of type struct"),
+        (lists, "expected text: set `captions = \"random\"` or `captions = \"first\"`"),
+    ] {
+        let input = with_captions(folder.path(), captions);
+        let error = open(&[input], DEFAULT, 2, &folder.path().join("work")).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// The paper's t_u: another caption of a list each time that a pair is seen, as the seed, the step
+/// and the row have it.
+#[test]
+fn a_caption_of_a_list_is_the_first_or_another_at_each_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = 12;
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in 0..rows {
+        match row {
+            3 => lists.append_value([None, Some(" ")]),
+            4 => lists.append_null(),
+            row => lists.append_value((0..4).map(|n| (n != 1).then(|| format!("picture {row}{n}")))),
+        }
+    }
+    let plain = with_captions(folder.path(), Arc::new(lists.finish()));
+    let seen = |captions: Captions, cache_bytes: u64, work: &str| {
+        let columns = Columns { captions: Some(captions), ..Columns::default() };
+        let settings = LoaderSettings { cache_bytes, threads: 2, ..DEFAULT };
+        let data =
+            open(&[Input { columns, ..plain.clone() }], settings, 2, &folder.path().join(work)).unwrap();
+        assert_eq!(data.pairs(), 10);
+        let ids = batches(&data, &train_options(60, 2), 0).into_iter().flat_map(|(_, ids, _)| ids);
+        let ids: Vec<Vec<u32>> = ids.collect();
+        let codes: Vec<String> = rejects_of(&data).into_iter().map(|(code, _)| code).collect();
+        assert_eq!(codes, ["no_caption", "no_caption"]);
+        ids
+    };
+    let tokenizer = tokenizer();
+    let encode = |row: usize, n: usize| tokenizer.encode(&format!("picture {row}{n}"), CONTEXT);
+    let count = |ids: &[Vec<u32>], n: usize| {
+        let all: Vec<Vec<u32>> = (0..rows).map(|row| encode(row, n)).collect();
+        ids.iter().filter(|ids| all.contains(ids)).count()
+    };
+    let first = seen(Captions::First, 0, "first");
+    assert!((0..rows).all(|row| first.contains(&encode(row, 0)) == ![3, 4].contains(&row)));
+    assert_eq!(count(&first, 2) + count(&first, 3), 0);
+    let random = seen(Captions::Random, 0, "random");
+    assert_eq!(seen(Captions::Random, u64::MAX, "cached"), random, "the cache changes nothing");
+    let [a, b, c] = [0, 2, 3].map(|n| count(&random, n));
+    assert_eq!(a + b + c, 120);
+    assert!([a, b, c].iter().all(|count| (25..55).contains(count)), "{a} {b} {c}");
+}
+
+/// Code and detail of each row of the ledger.
+fn rejects_of(data: &Data) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    data.write_rejects("clip", |batch: &RecordBatch| {
+        let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+        let (codes, details) = (text("reject_code"), text("reject_detail"));
+        rows.extend(
+            codes.iter().zip(&details).map(|(a, b)| (a.unwrap().into(), b.unwrap_or_default().into())),
+        );
+        Ok::<_, TrainError>(())
+    })
+    .unwrap();
+    rows
+}
+
+#[test]
+fn captions_in_tar_files_are_texts_or_rejected_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = row(0).1.unwrap();
+    let members: [(&str, &[u8]); 8] = [
+        ("a.txt", b"picture 1"),
+        ("b.txt", "\u{feff}picture 2\r\n".as_bytes()),
+        ("c.txt", b"caf\xe9 1"),
+        ("d.json", br#"{ "caption": "picture 3" }"#),
+        ("e.json", br#"{ "caption": 17 }"#),
+        ("f.json", br#"{ "caption": ["picture 4", null, "picture 5"] }"#),
+        ("g.json", br#"{ "caption": ["picture 6", 7] }"#),
+        ("h.json", br#"{ "caption": null }"#),
+    ];
+    let mut bytes = Vec::new();
+    for (name, text) in members {
+        bytes.extend(tar::member(name, text));
+        bytes.extend(tar::member(&format!("{}.png", &name[..1]), &image));
+    }
+    bytes.extend(tar::END);
+    std::fs::write(folder.path().join("x.tar"), bytes).unwrap();
+    for (captions, pairs, expected) in [
+        (None, 3, &["c not_utf8", "e caption_type", "f caption_type", "g caption_type", "h no_caption"][..]),
+        (Some(Captions::First), 4, &["c not_utf8", "e caption_type", "g caption_type", "h no_caption"][..]),
+    ] {
+        let columns = Columns { captions, ..Columns::default() };
+        let source = Source::Files(vec![folder.path().join("x.tar").into()]);
+        let input = Input { columns, ..Input::new(source) };
+        let data = open(&[input], DEFAULT, 2, &folder.path().join("work")).unwrap();
+        assert_eq!(data.pairs(), pairs);
+        let rejected = rejects_of(&data);
+        let short = |(code, detail): &(String, String)| {
+            let (place, meaning) = detail.split_once(": ").unwrap();
+            assert!(!meaning.is_empty());
+            format!("{} {code}", place.trim_start_matches("x.tar/"))
+        };
+        assert_eq!(rejected.iter().map(short).collect::<Vec<_>>(), expected);
+    }
 }

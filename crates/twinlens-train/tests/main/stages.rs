@@ -1,7 +1,7 @@
 //! The stages `tokenizer` and `train`, from TOML to datasets as in a run.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int64Type};
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{MAIN, REJECTS, contracts};
-use twinlens_image::{Format, Rgb, encode};
+use twinlens_image::{Format, Preprocess, Rgb, encode};
 use twinlens_model::{Clip, TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::evaluation::{Evaluation, Evaluator, Measured, Never, PlannedEvaluation};
@@ -85,6 +85,18 @@ impl Observer for StopAt {
     }
 }
 
+/// The steps of a run.
+#[derive(Default)]
+struct Steps(Mutex<Vec<u64>>);
+
+impl Observer for Steps {
+    fn event(&self, event: &Event) {
+        if let Event::TrainStep { step, .. } = event {
+            self.0.lock().unwrap().push(*step);
+        }
+    }
+}
+
 /// Runs until a step, and is interrupted there.
 async fn interrupt_at(step: u64, test: &StageTest) {
     let cancel = CancellationToken::new();
@@ -140,7 +152,16 @@ fn faults_are_found_before_anything_runs() {
         train::<Never>(&text).stages(&other).check().err().map(|report| report.render(false))
     };
     assert_eq!(faults(&[]), None);
-    let cases: [(&[(&str, &str)], &str); 23] = [
+    let cases: [(&[(&str, &str)], &str); 32] = [
+        (&[("steps = 9", "steps = 9\nweight_decay = -1.0")], "`weight_decay` is -1"),
+        (&[("steps = 9", "steps = 9\neps = -1.0")], "`eps` is -1"),
+        (&[("steps = 9", "steps = 9\nbeta1 = -0.5")], "`beta1` is -0.5"),
+        (&[("steps = 9", "steps = 9\nbeta2 = 1.0")], "`beta2` is 1"),
+        (&[("steps = 9", "steps = 9\nclip_grad_norm = nan")], "`clip_grad_norm` is NaN"),
+        (&[("steps = 9", "steps = 9\nwarmup = 1000")], "`warmup` is 1000 steps, but the training has only 9"),
+        (&[("checkpoint_every = 2", "checkpoint_every = 0")], "`checkpoint_every` must be at least 1"),
+        (&[("batch_size = 8", "caption = \"image\"")], "the column `image` of `pairs.parquet` is of type"),
+        (&[("batch_size = 8", "captions = \"each\"")], "captions"),
         (&[("steps = 9", "")], "neither `epochs` nor `steps` is set"),
         (&[("steps = 9", "steps = 9\nepochs = 2")], "are both set"),
         (&[("batch_size = 8", "batch_size = 1")], "the loss needs negatives"),
@@ -292,6 +313,37 @@ async fn moving_average_kept_weights_and_evaluations_are_written() {
     let dataset = output.dataset();
     let read = |name: &str| std::fs::read(dataset.artifact(name).unwrap()).unwrap();
     assert!(read("model.safetensors") == read("step-0000000004.safetensors"));
+}
+
+/// Options that change no bit are no reason to train again, nor to drop checkpoints.
+#[tokio::test]
+async fn a_training_resumes_with_other_checkpoints_and_cache() {
+    let test = train::<Never>(TRAIN);
+    interrupt_at(6, &test).await;
+    let other = "checkpoint_every = 5\nkeep_checkpoints = 1\ncache = \"none\"";
+    let test = test.edit("checkpoint_every = 2", other);
+    let steps = Arc::new(Steps::default());
+    test.run_observed(steps.clone(), CancellationToken::new()).await.unwrap();
+    assert_eq!(*steps.0.lock().unwrap(), [7, 8, 9]);
+}
+
+/// A model that starts from another prepares images as that does, and says so.
+#[tokio::test]
+async fn a_training_keeps_the_preprocessing_of_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = format!("{TRAIN}\nfrom = \"{}\"\n", folder.path().display());
+    let trained = async |options: &str| {
+        let test = train::<Never>(options);
+        Clip::load(&test.run().await.unwrap().dataset().dir()).unwrap()
+    };
+    let mut clip = trained(TRAIN).await;
+    let own = clip.preprocess().clone();
+    let other = Preprocess { mean: [0.5; 3], std: [0.2, 0.3, 0.4], ..own.clone() };
+    clip.set_preprocess(other.clone());
+    clip.save(folder.path()).unwrap();
+    assert_eq!(*trained(&options).await.preprocess(), other);
+    // Without its image tower, there is no reason to.
+    assert_eq!(*trained(&format!("{options}from_parts = [\"text\"]")).await.preprocess(), own);
 }
 
 /// LiT in small: the image tower of another training, frozen. Weights that do not fit are refused

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::mpsc::SyncSender;
+use twinlens_image::Preprocess;
 use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VitConfig};
 use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
 
@@ -57,11 +58,11 @@ impl BatchSource for Synthetic {
     fn run(
         &self,
         options: &TrainOptions,
-        size: usize,
+        preprocess: &Preprocess,
         steps: Range<u64>,
         send: &SyncSender<Batch>,
     ) -> Result<()> {
-        let n = options.batch_size;
+        let (n, size) = (options.batch_size, preprocess.size as usize);
         for step in steps {
             // Distinct pairs, starting at one that depends on step and seed.
             let first = (step * 29 + options.seed * 7) as u32;

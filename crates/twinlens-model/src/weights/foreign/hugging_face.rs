@@ -1,7 +1,7 @@
 //! Hugging Face's CLIPModel: a vision transformer and a text transformer, with separate matrices
 //! for queries, keys and values, and transposed projections.
 
-use super::table::{MEAN, STD, Table};
+use super::table::Table;
 use crate::config::ClipConfig;
 use crate::error::{ModelError, Result};
 use crate::objectives::Objective;
@@ -14,6 +14,7 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::Path;
+use twinlens_image::{CropOrigin, ImageModes, Preprocess};
 
 /// File names of the weights: the first is written, the second is read if the first is missing.
 pub(super) const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
@@ -115,9 +116,89 @@ pub(super) fn to_tensors(state: Tensors) -> Result<Tensors> {
     Ok(tensors)
 }
 
+/// Settings without effect on features, most of which every configuration of transformers has.
+const HARMLESS: [&str; 63] = [
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dropout",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_composition",
+    "label2id",
+    "length_penalty",
+    "logit_scale_init_value",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+    "use_return_dict",
+];
+
+/// Refuses settings that are neither read nor harmless.
+fn end(mut table: Table<'_>) -> Result<()> {
+    for flag in ["add_cross_attention", "is_decoder", "is_encoder_decoder"] {
+        table.only(flag, &json!(false))?;
+    }
+    table.empty("pruned_heads")?;
+    table.ignore(&HARMLESS);
+    table.end()
+}
+
 /// Reads the settings that both towers share, with transformers' defaults: width, layers, heads and
 /// activation.
-fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Activation)> {
+fn tower(table: &mut Table<'_>, kind: &str, defaults: [usize; 3]) -> Result<([usize; 3], Activation)> {
+    table.only("model_type", &json!(kind))?;
+    // The width of features is that of the whole model.
+    table.ignore(&["projection_dim"]);
     let [width, layers, heads] = defaults;
     let width = table.number("hidden_size", Some(width))?;
     let layers = table.number("num_hidden_layers", Some(layers))?;
@@ -139,34 +220,49 @@ fn tower(table: &mut Table<'_>, defaults: [usize; 3]) -> Result<([usize; 3], Act
     Ok(([width, layers, heads], activation))
 }
 
-/// The shape that a `config.json` describes. Its many other keys have no effect on features and are
-/// ignored.
+/// The settings of a tower. transformers replaces `text_config` by `text_config_dict`, where that
+/// is given: what it leaves out has its default, whatever `text_config` says.
+fn tower_table<'a>(table: &mut Table<'a>, key: &str) -> Result<Table<'a>> {
+    let given = table.optional_table(key)?;
+    let replacing = table.optional_table(&format!("{key}_dict"))?;
+    replacing.or(given).ok_or_else(|| table.wrong(key, "is missing, or not an object"))
+}
+
+/// The shape that a `config.json` describes.
 pub(super) fn config(json: Map<String, Value>, path: &Path) -> Result<ClipConfig> {
     let mut table = Table::new(path, json);
-    if table.take("model_type").is_some_and(|kind| kind != "clip") {
-        return Err(table.wrong("model_type", "is not \"clip\""));
-    }
+    table.only("model_type", &json!("clip"))?;
     let embed = table.number("projection_dim", Some(512))?;
-    let (mut text, mut vision) = (table.table("text_config")?, table.table("vision_config")?);
-    let ([width, layers, heads], activation) = tower(&mut text, [512, 12, 8])?;
+    let (mut text, mut vision) =
+        (tower_table(&mut table, "text_config")?, tower_table(&mut table, "vision_config")?);
+    end(table)?;
+    let ([width, layers, heads], activation) = tower(&mut text, "clip_text_model", [512, 12, 8])?;
     let context = text.number("max_position_embeddings", Some(77))?;
     let vocab = text.number("vocab_size", Some(49_408))?;
     // The first published files say 2, which transformers also takes to mean the highest id.
-    let end = text.number("eos_token_id", Some(vocab.max(1) - 1))?;
-    if end != 2 && end + 1 != vocab {
-        return Err(text
-            .wrong("eos_token_id", &format!("is {end}; only the highest id, {}, is supported", vocab - 1)));
+    let eos = text.number("eos_token_id", Some(49_407))?;
+    if eos != 2 && eos + 1 != vocab {
+        let problem = format!("is {eos}; only the highest id, {}, is supported", vocab.max(1) - 1);
+        return Err(text.wrong("eos_token_id", &problem));
     }
-    let text = TextConfig { context, vocab, width, layers, heads };
-    let ([width, layers, heads], other) = tower(&mut vision, [768, 12, 12])?;
+    let config = TextConfig { context, vocab, width, layers, heads };
+    end(text)?;
+    let ([width, layers, heads], other) = tower(&mut vision, "clip_vision_model", [768, 12, 12])?;
     if other != activation {
         return Err(vision.wrong("hidden_act", "differs from text_config.hidden_act"));
     }
     vision.only("num_channels", &json!(3))?;
-    let image_size = vision.number("image_size", Some(224))?;
-    let patch = vision.number("patch_size", Some(32))?;
+    let image_size = vision.side("image_size", 224)?;
+    let patch = vision.side("patch_size", 32)?;
+    end(vision)?;
     let vision = VitConfig { image_size, patch, width, layers, heads }.into();
-    Ok(ClipConfig { embed, vision, text, activation, objective: Objective::CONTRASTIVE })
+    Ok(ClipConfig { embed, vision, text: config, activation, objective: Objective::CONTRASTIVE })
+}
+
+/// How images are prepared if the directory does not say it: as CLIPImageProcessor does by default.
+pub(super) fn default_preprocess(size: u32) -> Preprocess {
+    let (crop_origin, modes) = (CropOrigin::Floor, ImageModes::OpenClip);
+    Preprocess { crop_origin, modes, ..Preprocess::clip(size) }
 }
 
 /// The `config.json` of the same model.
@@ -207,16 +303,4 @@ pub(super) fn to_config(config: &ClipConfig, dir: &Path) -> Result<Value> {
         "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": config.embed,
         "logit_scale_init_value": 2.6592, "text_config": text, "vision_config": vision,
     }))
-}
-
-/// The `preprocessor_config.json` of the same model.
-pub(super) fn preprocessor(config: &ClipConfig) -> Value {
-    let size = config.vision.image_size();
-    json!({
-        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": true,
-        "do_resize": true, "size": { "shortest_edge": size }, "resample": 3,
-        "do_center_crop": true, "crop_size": { "height": size, "width": size },
-        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true, "image_mean": MEAN, "image_std": STD,
-    })
 }

@@ -2,6 +2,7 @@
 //! checkpoints.
 
 mod hugging_face;
+mod image_processor;
 mod open_clip;
 mod pickle;
 mod table;
@@ -18,17 +19,19 @@ use serde_json::{Value, from_value};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use table::read_json;
+use twinlens_image::Preprocess;
 
-/// The files of a model directory of any program: the first existing one of each group.
-pub const FOLDER_FILES: [&[&str]; 3] = [
-    &[CONFIG_FILE, open_clip::CONFIG_FILE],
-    &[
-        hugging_face::WEIGHTS_FILES[0],
-        hugging_face::WEIGHTS_FILES[1],
-        open_clip::WEIGHTS_FILES[0],
-        open_clip::WEIGHTS_FILES[1],
-    ],
-    &[TOKENIZER_FILE],
+pub use image_processor::FILE as PREPROCESSING_FILE;
+
+/// The files of a model directory in one layout: of each group of the first list the first that
+/// exists must be there, and those of the second are read too if they exist.
+pub type FolderLayout = (&'static [&'static [&'static str]], &'static [&'static str]);
+
+/// The layouts of model directories: a directory has the first whose files it holds. open_clip's is
+/// first, since the `config.json` beside it may be that of any other program.
+pub const FOLDER_FILES: [FolderLayout; 2] = [
+    (&[&[open_clip::CONFIG_FILE], &open_clip::WEIGHTS_FILES, &[TOKENIZER_FILE]], &[]),
+    (&[&[CONFIG_FILE], &hugging_face::WEIGHTS_FILES, &[TOKENIZER_FILE]], &image_processor::FILES),
 ];
 
 /// What checkpoints hold besides weights: masks, positions and counters.
@@ -42,21 +45,44 @@ const IGNORED: [&str; 7] = [
     "vocab_size",
 ];
 
-/// Reads the configuration in a model directory; returns it and the path of the weights.
-pub(crate) fn describe(dir: &Path) -> Result<(ClipConfig, PathBuf)> {
+/// What a model directory says about its model.
+pub(crate) struct Description {
+    pub(crate) config: ClipConfig,
+    pub(crate) preprocess: Preprocess,
+    /// The file with the weights.
+    pub(crate) weights: PathBuf,
+}
+
+/// Reads the configuration in a model directory, and finds its weights.
+pub(crate) fn describe(dir: &Path) -> Result<Description> {
+    let path = dir.join(open_clip::CONFIG_FILE);
+    if path.exists() && (first_of(dir, &open_clip::WEIGHTS_FILES).is_ok() || !dir.join(CONFIG_FILE).exists())
+    {
+        let (config, preprocess) = open_clip::config(&path)?;
+        return Ok(Description { config, preprocess, weights: first_of(dir, &open_clip::WEIGHTS_FILES)? });
+    }
     let path = dir.join(CONFIG_FILE);
-    let open_clip_path = dir.join(open_clip::CONFIG_FILE);
-    if !path.exists() && open_clip_path.exists() {
-        return Ok((open_clip::config(&open_clip_path)?, first_of(dir, &open_clip::WEIGHTS_FILES)?));
-    }
     let json = read_json(&path)?;
-    if json.contains_key("text_config") || json.contains_key("model_type") {
+    let (config, weights, default): (ClipConfig, _, fn(u32) -> Preprocess) = if is_hugging_face(&json) {
         let config = hugging_face::config(json, &path)?;
-        return Ok((config, first_of(dir, &hugging_face::WEIGHTS_FILES)?));
-    }
-    let config = from_value(Value::Object(json))
-        .map_err(|error| ModelError::Config(format!("{}: {error}", path.display())))?;
-    Ok((config, dir.join(WEIGHTS_FILE)))
+        (config, first_of(dir, &hugging_face::WEIGHTS_FILES)?, hugging_face::default_preprocess)
+    } else {
+        let config = from_value(Value::Object(json))
+            .map_err(|error| ModelError::Config(format!("{}: {error}", path.display())))?;
+        (config, dir.join(WEIGHTS_FILE), Preprocess::clip)
+    };
+    let size = config.vision.image_size() as u32;
+    let preprocess = image_processor::read(dir, size, default(size))?;
+    Ok(Description { config, preprocess, weights })
+}
+
+fn is_hugging_face(json: &serde_json::Map<String, Value>) -> bool {
+    ["text_config", "text_config_dict", "model_type"].iter().any(|key| json.contains_key(*key))
+}
+
+/// Writes how images are prepared beside a model.
+pub(crate) fn write_preprocess(dir: &Path, preprocess: &Preprocess) -> Result<()> {
+    write_json(&dir.join(PREPROCESSING_FILE), &image_processor::to_json(preprocess))
 }
 
 /// Reads the variables and buffers of `config` from a weights file.
@@ -64,34 +90,70 @@ pub(crate) fn read(path: &Path, config: &ClipConfig) -> Result<(Variables, Varia
     config.check()?;
     let is_pickle = path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|p| e == *p));
     let tensors = if is_pickle { pickle::read(path)? } else { tensors::read(path)? };
-    state::take(rename(tensors, config)?, config, path)
+    state::take(rename(tensors, config, path)?, config, path)
 }
 
 /// Writes a directory that Hugging Face's `CLIPModel.from_pretrained` reads.
-pub(crate) fn export_hugging_face(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
+pub(crate) fn export_hugging_face(
+    dir: &Path,
+    config: &ClipConfig,
+    preprocess: &Preprocess,
+    state: Tensors,
+) -> Result<()> {
     let json = hugging_face::to_config(config, dir)?;
     write_json(&dir.join(CONFIG_FILE), &json)?;
-    write_json(&dir.join("preprocessor_config.json"), &hugging_face::preprocessor(config))?;
+    write_preprocess(dir, preprocess)?;
     write_weights(&dir.join(hugging_face::WEIGHTS_FILES[0]), &hugging_face::to_tensors(state)?)
 }
 
 /// Writes a directory that open_clip reads as `local-dir:DIR`.
-pub(crate) fn export_open_clip(dir: &Path, config: &ClipConfig, state: Tensors) -> Result<()> {
-    write_json(&dir.join(open_clip::CONFIG_FILE), &open_clip::to_config(config, dir)?)?;
+pub(crate) fn export_open_clip(
+    dir: &Path,
+    config: &ClipConfig,
+    preprocess: &Preprocess,
+    state: Tensors,
+) -> Result<()> {
+    let json = open_clip::to_config(config, preprocess, dir)?;
+    write_json(&dir.join(open_clip::CONFIG_FILE), &json)?;
     write_weights(&dir.join(open_clip::WEIGHTS_FILES[0]), &open_clip::to_tensors(state)?)
 }
 
-/// Renames tensors to open_clip's names, whether they come from data-parallel training (`module.`),
-/// a model with a separate text tower (`text.`), or Hugging Face.
-fn rename(tensors: HashMap<String, Tensor>, config: &ClipConfig) -> Result<HashMap<String, Tensor>> {
-    let strip = |name: String, prefix: &str| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
-    let mut tensors: HashMap<String, Tensor> =
-        tensors.into_iter().map(|(name, t)| (strip(name, "module."), t)).collect();
+/// Prefixes of names that wrappers of modules add: data-parallel training, compilation, and
+/// training frameworks that hold the model as a member. They may be nested.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
+
+/// Removes the prefixes that every name has, and those of modules that were compiled alone.
+fn unwrap(tensors: HashMap<String, Tensor>, path: &Path) -> Result<HashMap<String, Tensor>> {
+    let count = tensors.len();
+    let mut unwrapped: HashMap<String, Tensor> =
+        tensors.into_iter().map(|(name, tensor)| (name.replace("._orig_mod.", "."), tensor)).collect();
+    while let Some(wrapper) = WRAPPERS
+        .iter()
+        .find(|wrapper| !unwrapped.is_empty() && unwrapped.keys().all(|name| name.starts_with(**wrapper)))
+    {
+        unwrapped = unwrapped.into_iter().map(|(name, t)| (name[wrapper.len()..].to_owned(), t)).collect();
+    }
+    if unwrapped.len() < count {
+        let problem = "two of its names differ only by `_orig_mod.`".into();
+        return Err(ModelError::Weights { path: path.to_owned(), problem });
+    }
+    Ok(unwrapped)
+}
+
+/// Renames tensors to open_clip's names, whether they come from a wrapped model, a model with a
+/// separate text tower (`text.`), or Hugging Face.
+fn rename(
+    tensors: HashMap<String, Tensor>,
+    config: &ClipConfig,
+    path: &Path,
+) -> Result<HashMap<String, Tensor>> {
+    let mut tensors = unwrap(tensors, path)?;
     tensors.retain(|name, _| !IGNORED.iter().any(|end| name.ends_with(end)));
     if tensors.contains_key("vision_model.embeddings.class_embedding") {
         tensors = hugging_face::from_tensors(tensors, config)?;
     } else if tensors.contains_key("text.token_embedding.weight") {
-        tensors = tensors.into_iter().map(|(name, t)| (strip(name, "text."), t)).collect();
+        let strip = |name: String| name.strip_prefix("text.").map(str::to_owned).unwrap_or(name);
+        tensors = tensors.into_iter().map(|(name, t)| (strip(name), t)).collect();
     }
     for scalar in ["logit_scale", "logit_bias"] {
         if let Some(tensor) = tensors.get_mut(scalar).filter(|t| t.elem_count() == 1) {

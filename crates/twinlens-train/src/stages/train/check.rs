@@ -96,6 +96,22 @@ impl<E> TrainStageOptions<E> {
     /// Rates, and averages over steps.
     fn check_rates(&self, ports: &mut Ports<'_>) {
         let lr = *self.lr;
+        for (name, value, holds, label) in [
+            ("weight_decay", &self.weight_decay, *self.weight_decay >= 0.0, "expected 0 or more"),
+            ("beta1", &self.beta1, (0.0..1.0).contains(self.beta1.value()), "expected 0 to below 1"),
+            ("beta2", &self.beta2, (0.0..1.0).contains(self.beta2.value()), "expected 0 to below 1"),
+            ("eps", &self.eps, *self.eps > 0.0, "expected a positive number"),
+            ("clip_grad_norm", &self.clip_grad_norm, *self.clip_grad_norm >= 0.0, "expected 0 or more"),
+        ] {
+            let message = format!("`{name}` is {}", value.value());
+            ports.expect(holds && value.is_finite(), value.span(), &message, label);
+        }
+        if let (Some(warmup), Some(steps)) = (&self.warmup, &self.steps) {
+            let message = format!("`warmup` is {} steps, but the training has only {}", **warmup, **steps);
+            ports.expect(**warmup <= **steps, warmup.span(), &message, "lower it");
+        }
+        let every = &self.checkpoint_every;
+        ports.expect(**every > 0, every.span(), "`checkpoint_every` must be at least 1", "this is 0");
         ports.expect(
             lr > 0.0 && lr.is_finite(),
             self.lr.span(),

@@ -26,7 +26,7 @@ pub struct Train<E = Never>(Arc<Training<E>>);
 impl<E: Evaluation<Clip>> StageKind for Train<E> {
     type Options = TrainStageOptions<E>;
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"[stages.clip]
 kind = "train"
 input = "images"
@@ -39,7 +39,8 @@ epochs = 20
     fn plan(mut options: TrainStageOptions<E>, ports: &mut Ports<'_>) -> Option<Work> {
         let mut pairs = Vec::new();
         for (input, weight) in options.pairs() {
-            let input = PairsInput::declare(ports, &input, &options.caption, &options.image);
+            let (caption, captions) = (&options.caption, options.captions);
+            let input = PairsInput::declare(ports, &input, (caption, captions), &options.image);
             if let (PairsInput::Table(table), true) = (&input, *options.follow) {
                 ports.streams_input(table);
             }

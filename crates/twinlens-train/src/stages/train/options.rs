@@ -1,5 +1,6 @@
 //! The options of `train`.
 
+use crate::data::Captions;
 use crate::optimizer::AdamWOptions;
 use crate::options::TrainOptions;
 use crate::stages::inputs::{Cache, Weighted};
@@ -9,7 +10,7 @@ use twinlens_image::Augment;
 use twinlens_model::{ClipConfig, DeviceOption, Objective, Precision};
 use twinlens_pipeline::evaluation::Never;
 use twinlens_pipeline::suggest::did_you_mean;
-use twinlens_pipeline::{Fault, Input, Located, RunContext};
+use twinlens_pipeline::{Fault, Input, Located, RunContext, RunError};
 
 /// Trains a CLIP model on pairs. Writes `config.json`, `model.safetensors` (open_clip's names) and
 /// `tokenizer.json`; its table is the log, one row per step.
@@ -45,6 +46,10 @@ pub struct TrainStageOptions<E = Never> {
     /// this option is set, it takes precedence over the text.
     #[serde(default = "caption")]
     pub(super) caption: Located<String>,
+    /// Which caption is used where the column holds lists of texts: the `first`, or another one at
+    /// `random` each time that a pair is seen. [default: a list is an error]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) captions: Option<Captions>,
     /// The column of images: `struct<bytes, path>` (Hugging Face `Image`) or binary.
     #[serde(default = "image")]
     pub(super) image: Located<String>,
@@ -53,7 +58,7 @@ pub struct TrainStageOptions<E = Never> {
     #[serde(default = "shuffle_bytes")]
     pub(super) shuffle_bytes: u64,
     /// Whether to cache decoded images in a file for later epochs. It only affects speed.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) cache: Cache,
     /// Whether to start training while the input stage is still running, on the shards committed so
     /// far. The first epoch then keeps the order of commits. Needs `steps`.
@@ -66,34 +71,36 @@ pub struct TrainStageOptions<E = Never> {
     #[serde(default = "lr")]
     pub(super) lr: Located<f64>,
     /// Steps of linear warm-up to `lr`; then the learning rate follows a cosine down to 0.
-    #[serde(default = "warmup")]
-    pub(super) warmup: u64,
+    /// [default: 100, but at most half of the steps]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) warmup: Option<Located<u64>>,
     /// Decoupled weight decay, except for gains, biases and the temperature.
     #[serde(default = "weight_decay")]
-    pub(super) weight_decay: f64,
+    pub(super) weight_decay: Located<f64>,
     /// Decay of Adam's first moment.
     #[serde(default = "beta1")]
-    pub(super) beta1: f64,
+    pub(super) beta1: Located<f64>,
     /// Decay of Adam's second moment.
     #[serde(default = "beta2")]
-    pub(super) beta2: f64,
+    pub(super) beta2: Located<f64>,
     /// Added to the square root of Adam's second moment.
     #[serde(default = "eps")]
-    pub(super) eps: f64,
+    pub(super) eps: Located<f64>,
     /// Maximum global norm of the gradients; 0 disables clipping.
     #[serde(default = "clip_grad_norm")]
-    pub(super) clip_grad_norm: f64,
+    pub(super) clip_grad_norm: Located<f64>,
     /// Minimum fraction of the image's area in the random square crop; 1 disables random crops.
     #[serde(default = "random_crop")]
     pub(super) random_crop: Located<f64>,
     /// Further augmentation, for small data: `{ rotate = 10, hue = 0.1, ... }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) augment: Option<Located<Augment>>,
-    /// Steps between checkpoints. A killed run repeats at most this many steps.
-    #[serde(default = "checkpoint_every")]
-    pub(super) checkpoint_every: u64,
-    /// Number of checkpoints to keep during training.
-    #[serde(default = "keep_checkpoints")]
+    /// Steps between checkpoints. A killed run repeats at most this many steps. It changes no
+    /// result.
+    #[serde(default = "checkpoint_every", skip_serializing)]
+    pub(super) checkpoint_every: Located<u64>,
+    /// Number of checkpoints to keep during training. It changes no result.
+    #[serde(default = "keep_checkpoints", skip_serializing)]
     pub(super) keep_checkpoints: usize,
     /// Device: `cpu`, `cuda:0` (needs a build with `--features cuda`), or `auto` for the first GPU
     /// if there is one.
@@ -145,8 +152,7 @@ pub struct TrainStageOptions<E = Never> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) keep_every: Option<Located<u64>>,
     /// Which weights to use: of the last step, or of the best step by the first metric of
-    /// `evaluate` (without `evaluate`: by the mean loss of 100 steps at each checkpoint). [default:
-    /// last]
+    /// `evaluate` (without `evaluate`: by the mean loss of each 100 steps). [default: last]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) weights: Option<Weights>,
     /// Evaluation during training. Its results are the side table `evaluations`.
@@ -192,33 +198,33 @@ fn batch_size() -> Located<usize> {
 fn lr() -> Located<f64> {
     Located::without_span(1e-3)
 }
-fn warmup() -> u64 {
-    100
+fn weight_decay() -> Located<f64> {
+    Located::without_span(0.2)
 }
-fn weight_decay() -> f64 {
-    0.2
+fn beta1() -> Located<f64> {
+    Located::without_span(0.9)
 }
-fn beta1() -> f64 {
-    0.9
+fn beta2() -> Located<f64> {
+    Located::without_span(0.98)
 }
-fn beta2() -> f64 {
-    0.98
+fn eps() -> Located<f64> {
+    Located::without_span(1e-6)
 }
-fn eps() -> f64 {
-    1e-6
-}
-fn clip_grad_norm() -> f64 {
-    1.0
+fn clip_grad_norm() -> Located<f64> {
+    Located::without_span(1.0)
 }
 fn random_crop() -> Located<f64> {
     Located::without_span(0.9)
 }
-fn checkpoint_every() -> u64 {
-    250
+fn checkpoint_every() -> Located<u64> {
+    Located::without_span(250)
 }
 fn keep_checkpoints() -> usize {
     2
 }
+
+/// Steps of warm-up, if training is long enough.
+const WARMUP: u64 = 100;
 
 /// Maximum bytes of prefetched batches, even if the run allows more.
 const PREFETCH_BYTES: usize = 64 << 20;
@@ -250,36 +256,48 @@ impl<E> TrainStageOptions<E> {
     }
 
     /// `evaluate_every` is the number of steps between evaluations.
+    ///
+    /// # Errors
+    /// User error: the warm-up is longer than the training.
     pub(super) fn train_options(
         &self,
         cx: &RunContext,
         pairs: u64,
         evaluate_every: Option<u64>,
-    ) -> TrainOptions {
+    ) -> Result<TrainOptions, RunError> {
         let per_epoch = pairs as f64 / *self.batch_size as f64;
         let steps = match (&self.steps, &self.epochs) {
             (Some(steps), _) => **steps,
             (None, epochs) => (epochs.as_ref().map_or(1.0, |e| **e) * per_epoch).ceil().max(1.0) as u64,
         };
+        let warmup = match &self.warmup {
+            None => WARMUP.min(steps / 2),
+            Some(warmup) if **warmup <= steps => **warmup,
+            Some(warmup) => {
+                let message = format!("`warmup` is {} steps, but the training has only {steps}", **warmup);
+                let hint = "lower `warmup`, or train for more epochs";
+                return Err(RunError::user_with_hint(message, hint));
+            }
+        };
         let rate = |own: &Option<Located<f64>>| own.as_ref().map_or(1.0, |own| **own / *self.lr);
-        TrainOptions {
+        Ok(TrainOptions {
             steps,
             batch_size: *self.batch_size,
             micro_batch: self.micro_batch.as_ref().map(|count| **count),
             ranks: self.ranks.as_ref().map_or(1, |count| **count),
             lr: *self.lr,
-            warmup: self.warmup.min(steps / 2),
+            warmup,
             adamw: AdamWOptions {
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps,
-                weight_decay: self.weight_decay,
-                clip_grad_norm: (self.clip_grad_norm > 0.0).then_some(self.clip_grad_norm),
+                beta1: *self.beta1,
+                beta2: *self.beta2,
+                eps: *self.eps,
+                weight_decay: *self.weight_decay,
+                clip_grad_norm: Some(*self.clip_grad_norm).filter(|norm| *norm > 0.0),
                 image_rate: rate(&self.image_lr),
                 text_rate: rate(&self.text_lr),
             },
             ema: self.ema.as_ref().map(|decay| **decay),
-            checkpoint_every: self.checkpoint_every,
+            checkpoint_every: *self.checkpoint_every,
             keep_every: self.keep_every.as_ref().map(|every| **every),
             keep_best: self.weights == Some(Weights::Best),
             evaluate_every,
@@ -287,6 +305,6 @@ impl<E> TrainStageOptions<E> {
             crop_min_area: (*self.random_crop < 1.0).then_some(*self.random_crop),
             augment: self.augment.as_ref().map(|augment| augment.value().clone()),
             prefetch_bytes: cx.bytes_in_flight.min(PREFETCH_BYTES),
-        }
+        })
     }
 }

@@ -2,12 +2,12 @@
 
 use super::options::TrainStageOptions;
 use crate::checkpoint::Checkpoints;
-use crate::data::{Columns, Data, DataOptions, Input};
+use crate::data::{Columns, Data, DataContext, DataOptions, Input};
 use crate::log::LogRow;
 use crate::options::TrainOptions;
 use crate::stages::errors::{model_error, train_error};
 use crate::stages::inputs::PairsInput;
-use crate::stages::output::{evaluations_batch, log_batch, write_model};
+use crate::stages::output::{ModelFiles, evaluations_batch, log_batch};
 use crate::stages::start;
 use crate::trainer::{Evaluate, Hooks, Outcome, train};
 use sha2::{Digest, Sha256};
@@ -49,14 +49,14 @@ impl<E> Run<E> {
     /// Trains, resuming from the newest checkpoint, and fills the split.
     pub(crate) fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
         let (training, files) = (self.training.clone(), [TOKENIZER_FILE]);
-        let folder = training.tokenizer.folder(&self.cx, &self.inputs, &files, &[&files])?;
+        let folder = training.tokenizer.folder(&self.cx, &self.inputs, &files, &[(&[&files], &[])])?;
         let file = folder.join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
         self.config.text.vocab = tokenizer.vocab_size();
         let clip = self.initial_model(&tokenizer)?;
         let data = self.data(&tokenizer)?;
         let evaluate_every = training.evaluation.as_ref().map(|evaluation| evaluation.every());
-        let options = training.options.train_options(&self.cx, data.pairs(), evaluate_every);
+        let options = training.options.train_options(&self.cx, data.pairs(), evaluate_every)?;
         let run = self.identity(&options, &tokenizer)?;
         let checkpoints = self.work.join("checkpoints");
         let checkpoints =
@@ -69,7 +69,14 @@ impl<E> Run<E> {
         }
         data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
         let best = options.keep_best;
-        write_model(&clip, &output, best, &tokenizer, &checkpoints, &self.work, &mut split)?;
+        let model = ModelFiles {
+            clip: &clip,
+            output: &output,
+            best,
+            tokenizer: &tokenizer,
+            checkpoints: &checkpoints,
+        };
+        model.write(&self.work, &mut split)?;
         Ok(split)
     }
 
@@ -82,7 +89,7 @@ impl<E> Run<E> {
             let files = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE];
             let folder = from.folder(&self.cx, &self.inputs, &files, &FOLDER_FILES)?;
             let parts = options.from_parts.as_ref().map(start::names);
-            start::from_folder(&clip, tokenizer, &folder, parts.as_deref())?;
+            start::from_folder(&mut clip, tokenizer, &folder, parts.as_deref())?;
         }
         if let Some(freeze) = &options.freeze {
             clip.freeze(&start::names(freeze)).map_err(model_error)?;
@@ -160,6 +167,7 @@ impl<E> Run<E> {
         let columns = Columns {
             caption: stage.caption.to_string(),
             image: stage.image.to_string(),
+            captions: stage.captions,
             caption_is_explicit: !stage.caption.span().is_empty(),
         };
         let mut inputs = Vec::new();
@@ -173,9 +181,14 @@ impl<E> Run<E> {
             threads: cx.session.copied_config().target_partitions(),
             cache_bytes: stage.cache.bytes(),
         };
-        let (context, work) = (self.config.text.context, self.work.join("data"));
-        let data = Data::open(inputs, tokenizer, context, *stage.batch_size, options, &work, &cx.cancel);
-        data.map_err(train_error)
+        let context = DataContext {
+            tokenizer,
+            context: self.config.text.context,
+            batch: *stage.batch_size,
+            work: &self.work.join("data"),
+            cancel: &cx.cancel,
+        };
+        Data::open(inputs, options, &context).map_err(train_error)
     }
 
     /// Identifies the training that checkpoints belong to. The work directory already belongs to
@@ -183,6 +196,8 @@ impl<E> Run<E> {
     /// moved.
     fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
+        // What changes no result may change before a training resumes.
+        let options = TrainOptions { checkpoint_every: 0, prefetch_bytes: 0, ..options.clone() };
         let shuffled = self.training.options.shuffle_bytes;
         let identity = format!("{options:?}/{shuffled}/{:?}/{tokenizer}", self.config);
         Ok(hex::encode(Sha256::digest(identity)))
