@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::datatypes::Schema;
-use twinlens_dataset::SplitWriter;
+use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::types::holds_image_bytes;
+use twinlens_dataset::{Dataset, REJECTS, SplitWriter};
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::run::output::write_rejects;
 
@@ -18,6 +20,20 @@ pub(crate) struct RejectedRow {
     pub code: &'static str,
     /// Includes the location.
     pub detail: String,
+}
+
+/// Code and detail of the first row that was rejected when a dataset was made, if any was.
+pub(crate) fn first_reject(dataset: &Dataset) -> Result<Option<String>, RunError> {
+    if dataset.rows(REJECTS) == 0 {
+        return Ok(None);
+    }
+    let columns = [rejects::CODE, rejects::DETAIL];
+    let Some(batch) = ShardReader::new(dataset, REJECTS, &columns, 1).next().transpose()? else {
+        return Ok(None);
+    };
+    let texts = batch.columns().iter().filter_map(|column| column.as_string_opt::<i32>());
+    let texts: Vec<&str> = texts.filter(|texts| !texts.is_empty()).map(|texts| texts.value(0)).collect();
+    Ok(Some(texts.join(": ")))
 }
 
 /// The columns of a batch that hold no pixels.

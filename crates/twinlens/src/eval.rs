@@ -126,7 +126,7 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
     let (mut available, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
     for name in names {
         let set = sets::declared(&files, &name).map_err(Failure::from)?;
-        let Some(data) = sets::find(&set, &data) else {
+        let Some(root) = sets::find(&set, &data) else {
             missing.push(set);
             continue;
         };
@@ -138,7 +138,7 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
         while !stages.insert(stage.clone()) {
             stage.push('_');
         }
-        available.push(AvailableSet { name, set, root: data.root, stage });
+        available.push(AvailableSet { name, set, root, stage });
     }
     if available.is_empty() {
         let failure = Failure::user(format!("no evaluation set is in {}", args.data));

@@ -63,7 +63,7 @@ fn chance(set: &Declaration) -> String {
 
 /// The directory of a set, or `not found`.
 fn location(set: &Declaration, data: &Path) -> String {
-    find(set, data).map_or("not found".into(), |found| found.root.display().to_string())
+    find(set, data).map_or("not found".into(), |root| root.display().to_string())
 }
 
 fn describe(set: &Declaration, data: Option<&Path>) -> String {

@@ -154,8 +154,8 @@ impl<'a> Pass<'a> {
         let rows = concat_batches(&first.schema(), &self.rows)?;
         let (width, dtype) = (self.model.clip.config().embed, self.stage.dtype);
         let vectors = std::mem::take(&mut self.vectors);
-        let made_by = StringArray::from_iter_values(std::iter::repeat_n(&self.identity, rows.num_rows()));
-        let mut added: Vec<(&str, ArrayRef)> = vec![(EMBEDDING_MODEL, Arc::new(made_by))];
+        let models = StringArray::from_iter_values(std::iter::repeat_n(&self.identity, rows.num_rows()));
+        let mut added: Vec<(&str, ArrayRef)> = vec![(EMBEDDING_MODEL, Arc::new(models))];
         if let Some(captions) = &self.stage.captions {
             let texts = self.texts(&rows, captions)?;
             let pairs = vectors.chunks_exact(width).zip(texts.chunks_exact(width));

@@ -44,11 +44,15 @@ pub(super) fn fit(
     classes: usize,
     shots: usize,
     rng: &mut impl Rng,
-    go_on: impl Fn() -> Result<(), EvalError>,
+    check_cancelled: impl Fn() -> Result<(), EvalError>,
 ) -> Result<Linear, EvalError> {
     let (train, validation) = draw(&examples.labels, classes, shots, rng);
     let (train, validation) = (examples.of(&train), examples.of(&validation));
-    let l2 = if validation.is_empty() { 1.0 } else { sweep::choose(&train, &validation, classes, go_on)? };
+    let l2 = if validation.is_empty() {
+        1.0
+    } else {
+        sweep::choose(&train, &validation, classes, check_cancelled)?
+    };
     Linear::fit(&train, classes, l2, None, Stop::default())
 }
 

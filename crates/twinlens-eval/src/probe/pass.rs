@@ -129,8 +129,9 @@ impl Pass<'_> {
         for shots in options.shots.iter() {
             for repeat in 0..*options.repeats {
                 let mut rng = cx.rng(&format!("few-shot/{set}/{shots}/{repeat}"));
-                let go_on = || Ok(cx.check_cancelled()?);
-                let linear = few_shot::fit(train, self.source.classes.len(), *shots, &mut rng, go_on)?;
+                let check_cancelled = || Ok(cx.check_cancelled()?);
+                let linear =
+                    few_shot::fit(train, self.source.classes.len(), *shots, &mut rng, check_cancelled)?;
                 let name = format!("{shots} {}", if *shots == 1 { "shot" } else { "shots" });
                 fitted.push(self.fitted(name, Classifier::Linear(linear)));
             }
@@ -231,9 +232,12 @@ impl Pass<'_> {
             let (of, task) = (set.name.value(), self.task.name());
             self.source.cx.progress.note(format!("{of}, {task} ({name}): {}", first.summary(n)));
         }
-        let made = EmbeddingOrigin::of(&input(self.source.inputs, &set.train)?.dataset, &self.source.made_by);
+        let origin = EmbeddingOrigin::of(
+            &input(self.source.inputs, &set.train)?.dataset,
+            &self.source.embedding_model,
+        );
         let from = Provenance {
-            model: &made.model,
+            model: &origin.model,
             checkpoint: None,
             split: set.test.name(),
             task: self.task.name(),
@@ -241,9 +245,9 @@ impl Pass<'_> {
             set_hash: &hex::encode(self.hash.clone().finalize()),
             classes_hash: &self.source.classes.hash(),
             prompts_hash: &list_hash(&[name.to_string()]),
-            weights_hash: &made.weights,
-            preprocess_hash: &preprocess_hash(&made.preprocessing),
-            precision: made.precision.as_deref(),
+            weights_hash: &origin.weights,
+            preprocess_hash: &preprocess_hash(&origin.preprocessing),
+            precision: origin.precision.as_deref(),
             part: ALL,
             n,
             seconds: self.source.cx.clock.seconds_since(self.start),

@@ -25,7 +25,7 @@ pub(super) struct Source<'a> {
     pub set: &'a ProbeSet,
     pub classes: Classes,
     /// The identity of the model that made the embeddings; all parts must have the same.
-    pub made_by: String,
+    pub embedding_model: String,
 }
 
 /// The class and embedding of a row, or the code and detail of its reject.
@@ -51,8 +51,8 @@ impl<'a> Source<'a> {
         let train = input(inputs, &set.train)?;
         let labels = labels(set, train)?;
         let classes = read_classes(cx, &set.as_set(), inputs, train, &labels)?;
-        let made_by = made_by(set, train)?;
-        Ok(Self { options, cx, inputs, set, classes, made_by })
+        let embedding_model = embedding_model(set, train)?;
+        Ok(Self { options, cx, inputs, set, classes, embedding_model })
     }
 
     /// Reads a part chunk by chunk; `take` gets the rows, their batch, and the reader that locates
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
         while let Some(chunk) = chunks.next().transpose()? {
             self.cx.check_cancelled()?;
             let batch = &chunk.batch;
-            check_embedding_model(batch, &self.made_by).map_err(|(why, _)| {
+            check_embedding_model(batch, &self.embedding_model).map_err(|(why, _)| {
                 let hint = "all parts of a set must be embedded by the same model".to_string();
                 EvalError::set(&self.set.name, format!("`{}`: {why}", part.name()), Some(hint))
             })?;
@@ -167,7 +167,7 @@ fn labels(set: &ProbeSet, part: &InputData) -> Result<Labels, EvalError> {
 }
 
 /// The identity of the model that made the embeddings of a part, from its first row.
-fn made_by(set: &ProbeSet, part: &InputData) -> Result<String, EvalError> {
+fn embedding_model(set: &ProbeSet, part: &InputData) -> Result<String, EvalError> {
     let refuse = |why: &str| {
         let hint = "put an `embed` stage before this one".to_string();
         EvalError::set(&set.name, format!("`{}` {why}", part.name), Some(hint))

@@ -53,12 +53,12 @@ pub(super) fn choose(
     train: &Examples,
     validation: &Examples,
     classes: usize,
-    go_on: impl Fn() -> Result<(), EvalError>,
+    check_cancelled: impl Fn() -> Result<(), EvalError>,
 ) -> Result<f64, EvalError> {
     // Start each fit at the previous one: neighbours on the grid are similar.
     let mut last: Option<Linear> = None;
     let place = search(|place| {
-        go_on()?;
+        check_cancelled()?;
         let linear = Linear::fit(train, classes, strength(place), last.as_ref(), Stop::default())?;
         let score = linear.accuracy(validation)?;
         last = Some(linear);

@@ -90,7 +90,7 @@ pub(super) fn places(
     images: &mut VectorFile,
     texts: &mut VectorFile,
     image_of_text: &[usize],
-    go_on: impl Fn() -> Result<(), EvalError>,
+    check_cancelled: impl Fn() -> Result<(), EvalError>,
 ) -> Result<Places, EvalError> {
     // The first pass computes the similarities of the matches, the second counts the candidates
     // that rank before them. Both use the same blocks and thus get the same bits.
@@ -99,7 +99,7 @@ pub(super) fn places(
     let together = |texts: &Range<usize>, images: &Range<usize>| {
         image_of_text[texts.clone()].iter().any(|image| images.contains(image))
     };
-    blocks(images, texts, &go_on, together, |rows, columns, similarities| {
+    blocks(images, texts, &check_cancelled, together, |rows, columns, similarities| {
         for (text, row) in rows.zip(similarities) {
             let image = image_of_text[text];
             let Some(similarity) = columns.contains(&image).then(|| row[image - columns.start]) else {
@@ -117,7 +117,7 @@ pub(super) fn places(
     blocks(
         images,
         texts,
-        &go_on,
+        &check_cancelled,
         |_, _| true,
         |rows, columns, similarities| {
             for (text, row) in rows.zip(similarities) {
@@ -138,7 +138,7 @@ pub(super) fn places(
 fn blocks(
     images: &mut VectorFile,
     texts: &mut VectorFile,
-    go_on: &impl Fn() -> Result<(), EvalError>,
+    check_cancelled: &impl Fn() -> Result<(), EvalError>,
     wanted: impl Fn(&Range<usize>, &Range<usize>) -> bool,
     mut take: impl FnMut(Range<usize>, Range<usize>, &[Vec<f32>]),
 ) -> Result<(), EvalError> {
@@ -146,7 +146,7 @@ fn blocks(
     for columns in pieces(images.len()) {
         let block = images.read(&columns)?.t()?.contiguous()?;
         for rows in pieces(texts.len()).filter(|rows| wanted(rows, &columns)) {
-            go_on()?;
+            check_cancelled()?;
             take(rows.clone(), columns.clone(), &texts.read(&rows)?.matmul(&block)?.to_vec2::<f32>()?);
         }
     }

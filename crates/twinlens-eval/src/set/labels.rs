@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
-use super::SetFault;
+use super::{SetFault, side_by_side};
 
 /// Reads a label column: strings as they are, integers as indices into the class names.
 #[derive(Debug, Clone)]
@@ -35,7 +35,21 @@ impl Labels {
                 }),
             };
         }
-        match class_names.map(<[String]>::to_vec).or_else(|| hub_class_names(schema, column)) {
+        let declared = hub_class_names(schema, column);
+        if let (Some(given), Some(declared)) = (class_names, &declared)
+            && given.len() != declared.len()
+        {
+            let table = side_by_side(("class_names", given), ("in the data", declared));
+            return Err(SetFault {
+                why: format!(
+                    "`class_names` has {} names, but the data name {} for the column `{column}`:\n{table}",
+                    given.len(),
+                    declared.len()
+                ),
+                hint: Some("leave `class_names` out, or give one name for each".into()),
+            });
+        }
+        match class_names.map(<[String]>::to_vec).or(declared) {
             Some(names) => Ok(Self { column: column.into(), class_names: Some(names), multi_label }),
             None => Err(SetFault {
                 why: format!(
@@ -224,10 +238,16 @@ mod tests {
         assert!(
             read.get(2).unwrap_err().contains("label 2") && read.get(3).unwrap_err().contains("label -1")
         );
-        let given = Labels::new(&tagged, "label", Some(&strings(&["a", "b", "c"]))).unwrap();
+        let given = Labels::new(&plain, "label", Some(&strings(&["a", "b", "c"]))).unwrap();
         assert_eq!(given.read(&column).unwrap().get(2), Ok(Some("c")));
+        let renamed = Labels::new(&tagged, "label", Some(&strings(&["a", "b"]))).unwrap();
+        assert_eq!(renamed.read(&column).unwrap().get(0), Ok(Some("b")));
         let faults = [
             (Labels::new(&plain, "label", None).unwrap_err(), "class names are unknown"),
+            (
+                Labels::new(&tagged, "label", Some(&strings(&["a", "b", "c"]))).unwrap_err(),
+                "has 3 names, but the data name 2",
+            ),
             (Labels::new(&plain, "note", None).unwrap_err(), "Float64"),
             (Labels::new(&plain, "txt", None).unwrap_err(), "no column `txt`"),
             (Labels::new(&plain, "text", Some(&strings(&["a"]))).unwrap_err(), "holds strings"),

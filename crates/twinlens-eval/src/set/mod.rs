@@ -6,6 +6,7 @@
 
 mod classes;
 mod labels;
+mod lists;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::metrics::Metric;
 pub use classes::{Classes, SetFault};
 pub(crate) use labels::hub_class_names;
 pub use labels::{LabelColumn, LabelKind, Labels, check_image, check_label, list_items};
+pub(crate) use lists::side_by_side;
 
 /// One entry of the option `sets`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

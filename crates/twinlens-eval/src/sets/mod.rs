@@ -8,15 +8,15 @@
 pub mod catalog;
 mod columns;
 mod declaration;
-mod found;
+mod locate;
 mod names;
 pub mod read;
 mod stage;
 mod write;
 
 pub use declaration::{Class, ClassList, Declaration, Task, declaration_schema};
-pub(crate) use found::unknown;
-pub use found::{Found, declared, find, looked_at};
+pub(crate) use locate::unknown;
+pub use locate::{data_paths, declared, find};
 pub use names::{Bound, BoundClass, bind};
 pub use stage::EvaluationSet;
 pub use write::{CLASSES, Opened, Written, classes_schema, open, schema, write};

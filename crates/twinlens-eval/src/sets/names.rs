@@ -70,20 +70,20 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
             known.insert(normalised(label), class);
         }
     }
-    let (names, twins) = told_apart(names, &set.names);
+    let (names, duplicates) = unique_names(names, &set.names);
     let mut classes = Vec::with_capacity(names.len());
-    let (mut strange, mut met) = (Vec::new(), Vec::new());
+    let (mut undeclared, mut matched) = (Vec::new(), Vec::new());
     for label in &names {
         let fix = set.names.get(label);
         match known.get(&normalised(label)) {
             Some(class) => {
-                met.push(class.name.as_str());
+                matched.push(class.name.as_str());
                 let name = fix.unwrap_or(&class.name).trim().to_string();
                 classes.push(BoundClass { label: label.clone(), name, synonyms: class.synonyms.clone() });
             }
             None => {
                 if fix.is_none() && !listed.is_empty() {
-                    strange.push(label.as_str());
+                    undeclared.push(label.as_str());
                 }
                 let name = fix.cloned().unwrap_or_else(|| readable(label));
                 classes.push(BoundClass { label: label.clone(), name, synonyms: Vec::new() });
@@ -91,40 +91,41 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
         }
     }
     let missing: Vec<&str> =
-        listed.iter().map(|class| class.name.as_str()).filter(|name| !met.contains(name)).collect();
-    Ok(Bound::new(classes, twins.into_iter().chain(differ(&strange, &missing)).collect()))
+        listed.iter().map(|class| class.name.as_str()).filter(|name| !matched.contains(name)).collect();
+    Ok(Bound::new(classes, duplicates.into_iter().chain(differ(&undeclared, &missing)).collect()))
 }
 
 /// Makes the names in the data unique: a duplicate gets its id appended, and a warning with the
 /// final name after the set's own `fixes`.
-fn told_apart(names: &[String], fixes: &BTreeMap<String, String>) -> (Vec<String>, Vec<Warning>) {
-    let (mut seen, mut apart, mut twins) = (HashMap::new(), Vec::with_capacity(names.len()), Vec::new());
+fn unique_names(names: &[String], fixes: &BTreeMap<String, String>) -> (Vec<String>, Vec<Warning>) {
+    let (mut seen, mut unique, mut duplicates) =
+        (HashMap::new(), Vec::with_capacity(names.len()), Vec::new());
     for (id, name) in names.iter().enumerate() {
         let first = *seen.entry(name).or_insert(id);
         if first == id {
-            apart.push(name.clone());
+            unique.push(name.clone());
             continue;
         }
         let own = format!("{name} ({id})");
         let called = fixes.get(&own).unwrap_or(&own);
-        twins.push(Warning {
+        duplicates.push(Warning {
             code: DUPLICATE_NAME,
             detail: format!(
                 "the data call both class {first} and class {id} `{name}`; here the second is `{called}`"
             ),
             value: 2.0,
         });
-        apart.push(own);
+        unique.push(own);
     }
-    (apart, twins)
+    (unique, duplicates)
 }
 
-fn differ(strange: &[&str], missing: &[&str]) -> Option<Warning> {
+fn differ(undeclared: &[&str], missing: &[&str]) -> Option<Warning> {
     let some =
         |names: &[&str]| names.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let mut parts = Vec::new();
-    if !strange.is_empty() {
-        parts.push(format!("{} that the set's file does not know ({})", strange.len(), some(strange)));
+    if !undeclared.is_empty() {
+        parts.push(format!("{} that the set's file does not know ({})", undeclared.len(), some(undeclared)));
     }
     if !missing.is_empty() {
         parts.push(format!("none for {} of its classes ({})", missing.len(), some(missing)));
@@ -135,7 +136,7 @@ fn differ(strange: &[&str], missing: &[&str]) -> Option<Warning> {
             "the data have names for their labels: {}. The data's are used",
             parts.join(", and ")
         ),
-        value: (strange.len() + missing.len()) as f64,
+        value: (undeclared.len() + missing.len()) as f64,
     })
 }
 

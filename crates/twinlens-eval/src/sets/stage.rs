@@ -9,8 +9,8 @@ use twinlens_pipeline::{
     Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 
-use super::found::unknown;
-use super::{CLASSES, classes_schema, declared, find, looked_at, open, schema, write};
+use super::locate::unknown;
+use super::{CLASSES, classes_schema, data_paths, declared, find, open, schema, write};
 use crate::options::{check_limits, limits_or_default};
 use crate::results::{ResultWriter, WARNINGS};
 use crate::trust::{SET_MISSING, Warning};
@@ -48,7 +48,7 @@ data = "sets"
     const VERSION: u32 = 1;
 
     fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
-        looked_at(&options.set, &options.data).into_iter().for_each(|file| ports.optional_file(file));
+        data_paths(&options.set, &options.data).into_iter().for_each(|file| ports.optional_file(file));
         if let Some((why, hint)) = unknown(&options.set) {
             ports.fault(Fault::at(options.set.span(), why).hint(hint));
         }
@@ -64,7 +64,7 @@ data = "sets"
 impl Job for EvaluationSet {
     async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let set = declared(&cx.files, &self.set)?;
-        let Some(found) = find(&set, &cx.path(&self.data)) else {
+        let Some(root) = find(&set, &cx.path(&self.data)) else {
             let why = format!(
                 "the data of the evaluation set `{}` are not in {}",
                 set.name,
@@ -85,7 +85,7 @@ impl Job for EvaluationSet {
         let split = self.split.clone().unwrap_or_else(|| set.split.clone());
         let limits = limits_or_default(self.limits.as_ref());
         let opened = {
-            let (set, root) = (set.clone(), found.root.clone());
+            let (set, root) = (set.clone(), root.clone());
             let work = twinlens_pipeline::blocking(move || open(&set, &split, &root));
             work.await??
         };

@@ -173,7 +173,12 @@ impl<'a> Judge<'a> {
                 known.labels = Some((self.ids(&[*id])?, vec![]))
             }
             Truth::Id(id) => known.class = Some(self.class(self.id(*id)?)),
-            Truth::Ids { present, ignored } if self.set.task == Task::MultiLabel => {
+            Truth::Ids { of: Some(of), .. } if *of != self.bound.classes.len() => {
+                let detail =
+                    format!("it has {of} values for the {} classes of the set", self.bound.classes.len());
+                return Err(Reject { code: UNKNOWN_LABEL, detail });
+            }
+            Truth::Ids { present, ignored, .. } if self.set.task == Task::MultiLabel => {
                 known.labels = Some((self.ids(present)?, self.ids(ignored)?));
             }
             Truth::Ids { present, .. } => match present[..] {

@@ -13,6 +13,7 @@ use twinlens_pipeline::files::{folder_stamp, stamp};
 use twinlens_pipeline::run::output::write_rejects;
 use twinlens_pipeline::{Input, InputData, Located, Output, RunContext, RunError};
 
+use crate::ledger::first_reject;
 use crate::results::WARNINGS;
 use crate::set::{ClassOptions, SetOptions};
 use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
@@ -50,23 +51,30 @@ pub(super) async fn prepare(
         let why = format!("`{}` is a retrieval set: it has no classes", set.name);
         return Err(RunError::user_with_hint(why, "evaluate it with a `retrieval` stage"));
     }
-    let Some(found) = sets::find(&set, &cx.path(data)) else {
+    let Some(root) = sets::find(&set, &cx.path(data)) else {
         let detail = format!("its data are not in {}: {}", cx.path(data).display(), set.how_to_get);
         return Ok(DeclaredSet::Missing(Warning { code: SET_MISSING, detail, value: 0.0 }));
     };
     let opened = {
-        let (set, root) = (set.clone(), found.root.clone());
+        let (set, root) = (set.clone(), root.clone());
         let open = twinlens_pipeline::blocking(move || sets::open(&set, &set.split, &root));
         open.await??
     };
-    let location = found.root.clone().into();
-    let stamp = if found.root.is_dir() { folder_stamp(&location)? } else { stamp(&location)? };
+    let location = root.clone().into();
+    let stamp = if root.is_dir() { folder_stamp(&location)? } else { stamp(&location)? };
     let fingerprint = hex::encode(&Sha256::digest(format!("{set:?} {limits:?} {stamp}"))[..16]);
     let folder = work.join(FOLDER).join(&set.name);
     let mut output = dataset(cx, &set, folder, fingerprint)?;
     if !output.state().complete {
         sets::write(cx, &opened, limits, &mut output).await?;
         output.complete()?;
+    }
+    if output.state().rows(MAIN) == 0
+        && let Some(reason) = first_reject(&output.dataset())?
+    {
+        let message =
+            format!("evaluation set `{}`: all of its examples were rejected; the first: {reason}", set.name);
+        return Err(RunError::user(message));
     }
     let written = opened.written();
     let name = format!("{FOLDER}/{}", set.name);

@@ -11,6 +11,7 @@ use crate::classify::{HeldOut, Pass, SetPass, Variant};
 use crate::error::EvalError;
 use crate::images::{ImageEncoder, ImageSource};
 use crate::inputs::input;
+use crate::ledger::first_reject;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::prompts::{PromptOptions, TextCache, TextEncoder};
@@ -85,7 +86,9 @@ impl Group<'_> {
             None => None,
         };
         let with_parts = training.is_some();
-        let sink = SetResults::new(self.cx, reader, split, training, &task.warnings);
+        let input_reject = first_reject(&input(self.inputs, &reader.options.input)?.dataset)?;
+        let sink =
+            SetResults::new(self.cx, reader, split, training, &task.warnings).with_input_reject(input_reject);
         let mut variants = Vec::new();
         for prompts in self.options.prompts.iter() {
             self.cx.check_cancelled()?;

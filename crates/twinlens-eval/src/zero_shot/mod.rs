@@ -25,7 +25,7 @@ use crate::options::limits_or_default;
 use crate::prompts::PromptOptions;
 use crate::results::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS};
 use crate::set::{SetEntry, SetOptions};
-use crate::sets::looked_at;
+use crate::sets::data_paths;
 use crate::trust::Warning;
 
 /// Classifies the images of evaluation sets by class names in prompts, and reports accuracies.
@@ -104,7 +104,7 @@ prompts = ["{}", "a photo of a {}.", "ensemble"]
         let model = ports.model(&options.model);
         if let Some(data) = &options.data {
             let declared = options.sets.iter().filter(|set| set.described().is_none());
-            let files = declared.flat_map(|set| looked_at(set.name(), data));
+            let files = declared.flat_map(|set| data_paths(set.name(), data));
             files.for_each(|file| ports.optional_file(file));
         }
         let faults = check::faults(&options, &inputs.schemas(ports));

@@ -28,6 +28,8 @@ pub(super) struct SetResults<'a> {
     rows: u64,
     rejected: u64,
     first_reject: Option<String>,
+    /// The first row that was rejected when its input was made.
+    input_reject: Option<String>,
     unknown_labels: u64,
     /// About the set, not about single prompt sets.
     warnings: Vec<Warning>,
@@ -89,12 +91,18 @@ impl<'a> SetResults<'a> {
             rows: 0,
             rejected: 0,
             first_reject: None,
+            input_reject: None,
             unknown_labels: 0,
             warnings: Vec::new(),
         };
         let names = trust::names(reader.classes.names());
         warnings.iter().cloned().chain(names).for_each(|warning| results.warn(warning));
         results
+    }
+
+    /// Explains an input without rows.
+    pub(super) fn with_input_reject(self, input_reject: Option<String>) -> Self {
+        Self { input_reject, ..self }
     }
 
     fn warn(&mut self, warning: Warning) {
@@ -120,7 +128,10 @@ impl<'a> SetResults<'a> {
         if metrics.is_empty() {
             let why = match &self.first_reject {
                 Some(first) => format!("all of its {rows} rows were rejected; the first: {first}"),
-                None => "its input has no rows".into(),
+                None => match &self.input_reject {
+                    Some(first) => format!("its input has no rows, all were rejected; the first: {first}"),
+                    None => "its input has no rows".into(),
+                },
             };
             return Err(EvalError::set(&self.set, why, None));
         }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Int32Type};
 use flate2::Compression;
@@ -120,16 +121,27 @@ async fn directories_are_bound_to_classes_by_name() {
 }
 
 #[tokio::test]
-async fn classnames_are_indexed_by_number_or_sorted_order() {
+async fn classnames_are_bound_by_number_or_by_position_of_as_many() {
     let names = "classes = \"from the data\"\nclass_count = 3";
-    for (folders, expected) in [
-        (["0", "2", "10"], ["0/1.png=a", "10/1.png=k", "2/1.png=c"]),
-        (["n02", "n01", "n10"], ["n01/1.png=a", "n02/1.png=b", "n10/1.png=c"]),
-    ] {
+    let open = async |folders: &[&str], lines: &str| {
         let place = Place::new(names);
-        place.file("classnames.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\n");
+        place.file("classnames.txt", lines.as_bytes());
         folders.iter().for_each(|folder| drop(place.file(&format!("test/{folder}/1.png"), &png(1))));
-        assert_eq!(rows(&place.own().await), expected);
+        place.run("set = \"./own.toml\"\ndata = \"data\"").await.map_err(|error| error.to_string())
+    };
+    let eleven = "\u{feff}a\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\nh\r\ni\r\nj\r\nk\r\n";
+    let numbers = open(&["0", "2", "10"], eleven).await.unwrap();
+    assert_eq!(rows(&numbers), ["0/1.png=a", "10/1.png=k", "2/1.png=c"]);
+    let positions = open(&["n02", "n01", "n10"], "a\nb\nc\n").await.unwrap();
+    assert_eq!(rows(&positions), ["n01/1.png=a", "n02/1.png=b", "n10/1.png=c"]);
+    for (folders, lines, expected) in [
+        (["n01", "n02", "n10"], eleven, "11 names for the 3 directories"),
+        (["n01", "n02", "n10"], "a\nb\n", "    2  n10        -"),
+        (["1", "2", "3"], "a\nb\nc\nd\n", "    0  1          a\n    1  2          b"),
+        (["n01", "n02", "n10"], "a\n\nb\n", "classnames.txt:2: this line is blank"),
+    ] {
+        let error = open(&folders, lines).await.unwrap_err();
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -446,4 +458,58 @@ async fn missing_data_are_reported_with_how_to_get_them() {
     let options = "set = \"cifar-10\"\ndata = \"data\"";
     let faults = support::plan::<EvaluationSet>(options, |_| support::table(None)).err().unwrap();
     assert_eq!(faults[0].hint.as_deref(), Some("did you mean `cifar10`?"));
+}
+
+/// Files with the names and templates of a set are errors at their line, or read without the mark
+/// of Windows' editors.
+#[tokio::test]
+async fn names_and_templates_in_files_are_read_or_refused_at_their_line() {
+    let run = async |names: &[u8], templates: &[u8]| {
+        let place = Place::new("classes = \"from the data\"\nclass_count = 2");
+        place.file("classnames.txt", names);
+        place.file("zeroshot_classification_templates.txt", templates);
+        place.file("test/nshards.txt", b"1\n");
+        let members = [member("a.png", &png(1)), member("a.cls", "\u{feff}1\n".as_bytes()), END.to_vec()];
+        place.file("test/0.tar", &members.concat());
+        place.run("set = \"./own.toml\"\ndata = \"data\"").await.map_err(|error| error.to_string())
+    };
+    let dataset =
+        run("\u{feff}red fox\r\nblue whale\r\n\r\n".as_bytes(), "\u{feff}a {c}.\r\n".as_bytes()).await;
+    let dataset = dataset.unwrap();
+    assert_eq!(texts(&dataset, "classes", "class_name"), ["red fox", "blue whale"]);
+    assert_eq!(rows(&dataset), ["test/0.tar/a=blue whale"]);
+    let good = b"red fox\nblue whale\n".as_slice();
+    for (names, templates, expected) in [
+        (
+            good,
+            b"a photo of something.".as_slice(),
+            "templates.txt:1: the template `a photo of something.` has no",
+        ),
+        (good, b"a {}.\n\nthe {}.", "zeroshot_classification_templates.txt:2: this line is blank"),
+        (b"red fox\n\nblue whale", b"a {}.", "classnames.txt:2: this line is blank"),
+        (b"red fox\ncaf\xe9\n", b"a {}.", "classnames.txt:2: this line is not UTF-8"),
+    ] {
+        let error = run(names, templates).await.unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn label_columns_of_other_types_are_refused_by_name_and_type() {
+    let labels: [(ArrayRef, &str); 3] = [
+        (
+            Arc::new(BooleanArray::from(vec![true, false])),
+            "own.parquet: the label column `label` is of type Boolean",
+        ),
+        (Arc::new(Float32Array::from(vec![0.0, 1.0])), "the label column `label` is of type Float32"),
+        (Arc::new(BinaryArray::from_iter_values([b"a", b"b"])), "the label column `label` is of type Binary"),
+    ];
+    for (labels, expected) in labels {
+        let place = Place::new("classes = [\"a\", \"b\"]");
+        let path = place.0.path().join("data/own.parquet");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_parquet(&path, vec![("image", images(&[Some(1), Some(2)])), ("label", labels)], None);
+        let error = place.run("set = \"./own.toml\"\ndata = \"data\"").await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -1,16 +1,21 @@
 //! One directory of images per class: the sorted names of the directories are the names of the
 //! classes in the data. If they are not words (WordNet ids, the numbers of ImageNet-V2),
-//! `classnames.txt` beside them has the names, one per line by label id. The id of a directory is
-//! its name if all names are integers, otherwise its position in sorted order.
+//! `classnames.txt` beside them has the names, one per line by label id. Directories are bound to
+//! them by number if their names are integers, by name if the file lists these names, and by
+//! position only if there are as many of both.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use twinlens_dataset::samples::{is_image, list_images};
 use twinlens_image::Limits;
+use twinlens_pipeline::RunError;
 
-use super::{Example, SetFiles, Take, Truth, bytes_of, io, short};
+use super::{Example, SetFiles, Take, Truth, bytes_of, io, lines_of, short};
 use crate::error::EvalError;
+use crate::set::side_by_side;
+use crate::trust::normalised;
 
 /// The file that names the classes, by label id.
 const NAMES: &str = "classnames.txt";
@@ -49,25 +54,59 @@ pub(super) fn has_classes(path: &Path) -> bool {
     })
 }
 
+/// The label id of each directory, whose names are sorted; `None` if it is not certain.
+fn bind(folders: &[String], names: &[String]) -> Option<Vec<usize>> {
+    let numbers: Option<Vec<usize>> = folders.iter().map(|name| name.parse().ok()).collect();
+    if let Some(numbers) = numbers {
+        // Without the first number, they may count from 1.
+        let fits = numbers.iter().all(|number| *number < names.len()) && numbers.contains(&0);
+        return fits.then_some(numbers);
+    }
+    let position = |folder: &String| {
+        let same = |name: &&String| normalised(name) == normalised(folder);
+        let mut found = names.iter().enumerate().filter(|(_, name)| same(name));
+        found.next().filter(|_| found.next().is_none()).map(|(id, _)| id)
+    };
+    let named: Vec<Option<usize>> = folders.iter().map(position).collect();
+    if let Some(ids) = named.iter().copied().collect::<Option<Vec<usize>>>() {
+        let distinct: BTreeSet<usize> = ids.iter().copied().collect();
+        return (distinct.len() == ids.len()).then_some(ids);
+    }
+    let agrees = named.iter().enumerate().all(|(place, id)| id.is_none_or(|id| id == place));
+    (folders.len() == names.len() && agrees).then(|| (0..folders.len()).collect())
+}
+
+/// The error that directories cannot be bound, with both lists.
+fn unbound(path: &Path, root: &Path, folders: &[String], names: &[String]) -> EvalError {
+    let message = format!(
+        "{}: {} names for the {} directories of {}, which it does not name:\n{}",
+        path.display(),
+        names.len(),
+        folders.len(),
+        root.display(),
+        side_by_side(("directory", folders), (&short(path), names))
+    );
+    let hint = "name the directories as the file does, number them from 0, or list as many names as there are directories";
+    RunError::user_with_hint(message, hint).into()
+}
+
 impl Folder {
     /// Lists the images.
     pub(super) fn open(root: &Path) -> Result<Self, EvalError> {
         let folders = folders(root).map_err(io(root))?;
-        let listed =
-            fs::read_to_string(root.join(NAMES)).or_else(|_| fs::read_to_string(root.join("..").join(NAMES)));
-        let numbers: Option<Vec<usize>> = folders.iter().map(|name| name.parse().ok()).collect();
+        let listed = match lines_of(&root.join(NAMES))? {
+            Some(names) => Some((root.join(NAMES), names)),
+            None => {
+                let path = root.parent().unwrap_or(root).join(NAMES);
+                lines_of(&path)?.map(|names| (path, names))
+            }
+        };
         let (names, ids) = match listed {
-            Ok(text) => {
-                let names: Vec<String> =
-                    text.trim_end().lines().map(|line| line.trim().to_string()).collect();
-                let ids = numbers.unwrap_or_else(|| (0..folders.len()).collect());
-                if ids.iter().any(|id| *id >= names.len()) || (ids.len() > names.len()) {
-                    let why = format!("{NAMES} has {} names for {} directories", names.len(), folders.len());
-                    return Err(EvalError::set(&short(root), why, None));
-                }
+            Some((path, names)) => {
+                let ids = bind(&folders, &names).ok_or_else(|| unbound(&path, root, &folders, &names))?;
                 (names, ids)
             }
-            Err(_) => (folders.clone(), (0..folders.len()).collect()),
+            None => (folders.clone(), (0..folders.len()).collect()),
         };
         let mut images = Vec::new();
         for (class, name) in ids.into_iter().zip(&folders) {
@@ -98,5 +137,36 @@ impl SetFiles for Folder {
             take(Example { path: place.clone(), place, image, truth: Ok(Truth::Id(*class as i64)) })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_bound_by_number_name_or_exact_count() {
+        type Case =
+            (&'static str, &'static [&'static str], &'static [&'static str], Option<&'static [usize]>);
+        let cases: [Case; 13] = [
+            ("by number", &["0", "1", "10", "2"], &["a"; 11], Some(&[0, 1, 10, 2])),
+            ("some numbers", &["0", "2"], &["a", "b", "c"], Some(&[0, 2])),
+            ("numbers from 1", &["1", "2"], &["a", "b", "c"], None),
+            ("numbers beyond", &["0", "3"], &["a", "b", "c"], None),
+            ("by name", &["blue_whale", "Red Fox"], &["red fox", "grey owl", "blue whale"], Some(&[2, 0])),
+            ("by position", &["n001", "n002"], &["red fox", "grey owl"], Some(&[0, 1])),
+            ("one is missing", &["n001", "n003"], &["red fox", "grey owl", "blue whale"], None),
+            ("one too many", &["n001", "n002", "n003"], &["red fox", "grey owl"], None),
+            ("named otherwise", &["n001", "red fox"], &["red fox", "grey owl"], None),
+            ("partly named", &["n001", "red fox"], &["grey owl", "red fox"], Some(&[0, 1])),
+            ("twice", &["a", "n1", "n2"], &["a", "a", "b"], Some(&[0, 1, 2])),
+            ("two of one name", &["a b", "a_b"], &["a b", "c"], None),
+            ("an ambiguous name", &["a"], &["a", "a"], None),
+        ];
+        for (case, folders, names, expected) in cases {
+            let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let bound = bind(&strings(folders), &strings(names));
+            assert_eq!(bound.as_deref(), expected, "{case}");
+        }
     }
 }

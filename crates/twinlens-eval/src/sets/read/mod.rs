@@ -106,6 +106,8 @@ pub enum Truth {
         present: Vec<i64>,
         /// Not annotated: the example does not count for these classes.
         ignored: Vec<i64>,
+        /// The number of classes, if the data say it: the length of a vector of labels.
+        of: Option<usize>,
     },
     Captions(Vec<String>),
 }
@@ -246,6 +248,33 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> usize {
         }
     }
     filled
+}
+
+/// The lines of a text file that is optional, trimmed and without blank lines at the end; `None` if
+/// it does not exist or is blank. Positions in it count, so a blank line between others is an
+/// error.
+fn lines_of(path: &Path) -> Result<Option<Vec<String>>, EvalError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(path)(error)),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        line_error(path, line, "is not UTF-8", "save the file as UTF-8")
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_string()).collect();
+    match lines.iter().position(String::is_empty) {
+        Some(line) => Err(line_error(path, line, "is blank", "remove the line, or fill it")),
+        None => Ok(Some(lines).filter(|lines| !lines.is_empty())),
+    }
+}
+
+/// An error about a line of a file of the set, counted from 0.
+fn line_error(path: &Path, line: usize, problem: &str, hint: &str) -> EvalError {
+    let message = format!("{}:{}: this line {problem}", path.display(), line + 1);
+    RunError::user_with_hint(message, hint).into()
 }
 
 /// The file name.

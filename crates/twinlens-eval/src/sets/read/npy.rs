@@ -1,11 +1,12 @@
 //! Arrays in NumPy's file format (NEP 1), in which CLIP_benchmark stores the labels of multi-label
 //! sets.
 
-/// The indices of the nonzero values: little-endian numbers of any width, or booleans.
+/// The indices of the nonzero values, and the number of all values: little-endian numbers of any
+/// width, or booleans.
 ///
 /// # Errors
 /// The file is malformed, or of an unsupported type.
-pub(super) fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
+pub(super) fn nonzero(bytes: &[u8]) -> Result<(Vec<i64>, usize), String> {
     const MAGIC: &[u8] = b"\x93NUMPY";
     let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin as a NumPy file does")?;
     let (&[major, _], rest) = rest.split_first_chunk().ok_or("it ends within its head")?;
@@ -43,7 +44,8 @@ pub(super) fn nonzero(bytes: &[u8]) -> Result<Vec<i64>, String> {
         value.iter().enumerate().all(|(at, byte)| *byte == 0 || (float && at + 1 == width && *byte == 0x80))
     };
     let values = data.chunks_exact(width).enumerate();
-    Ok(values.filter(|(_, value)| !zero(value)).map(|(place, _)| place as i64).collect())
+    let nonzero = values.filter(|(_, value)| !zero(value)).map(|(place, _)| place as i64).collect();
+    Ok((nonzero, data.len() / width))
 }
 
 #[cfg(test)]
@@ -58,10 +60,10 @@ mod tests {
     #[test]
     fn arrays_are_parsed_or_rejected() {
         let int = [0_i64, 1, 0, -1].map(i64::to_le_bytes).concat();
-        assert_eq!(nonzero(&file("<i8", "(4,)", &int)), Ok(vec![1, 3]));
+        assert_eq!(nonzero(&file("<i8", "(4,)", &int)), Ok((vec![1, 3], 4)));
         let float = [0_f32, -0.0, 0.5].map(f32::to_le_bytes).concat();
-        assert_eq!(nonzero(&file("<f4", "(3,)", &float)), Ok(vec![2]));
-        assert_eq!(nonzero(&file("|b1", "(2, 1)", &[1, 0])), Ok(vec![0]));
+        assert_eq!(nonzero(&file("<f4", "(3,)", &float)), Ok((vec![2], 3)));
+        assert_eq!(nonzero(&file("|b1", "(2, 1)", &[1, 0])), Ok((vec![0], 2)));
         let cases = [
             (file("<i8", "(5,)", &int), "bytes of values"),
             (file(">i8", "(4,)", &int), "`>i8`"),

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use twinlens_dataset::samples::DAMAGED;
+use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetError, MAIN};
 use twinlens_image::Limits;
 use twinlens_pipeline::suggest::list_names;
@@ -124,6 +125,11 @@ impl Tables {
             })
         };
         let (image, truth) = (find(&columns.image, "images")?, find(&columns.truth, "labels or captions")?);
+        for (table, dataset) in &tables {
+            let schema = dataset.schema(MAIN)?;
+            check_types(&schema, [&image, &truth], columns.captions)
+                .map_err(|(why, hint)| EvalError::set(set, format!("{table}: {why}"), Some(hint)))?;
+        }
         let names = match hub_class_names(&schema, &truth) {
             None if !columns.captions && is_text(schema.field_with_name(&truth).ok()) => {
                 Some(distinct(&tables, &truth)?)
@@ -131,6 +137,36 @@ impl Tables {
             names => names,
         };
         Ok(Self { tables, image, truth, captions: columns.captions, names })
+    }
+}
+
+/// Checks that the columns of images and of labels or captions can be read; a missing one is a
+/// reject for each row.
+///
+/// # Errors
+/// Message and hint.
+fn check_types(schema: &Schema, [image, truth]: [&str; 2], captions: bool) -> Result<(), (String, String)> {
+    let kind = |name: &str| schema.field_with_name(name).ok().map(Field::data_type);
+    if let Some(kind) = kind(image).filter(|kind| !holds_image_bytes(kind)) {
+        let hint = "expected the bytes of image files: binary, or struct<bytes, path>";
+        return Err((format!("the image column `{image}` is of type {kind}"), hint.into()));
+    }
+    let item = match kind(truth) {
+        Some(DataType::List(item) | DataType::LargeList(item)) => Some(item.data_type()),
+        kind => kind,
+    };
+    let text = |kind: &DataType| is_text(Some(&Field::new("", kind.clone(), true)));
+    match item {
+        None => Ok(()),
+        Some(kind) if text(kind) || (!captions && kind.is_integer()) => Ok(()),
+        Some(kind) if captions => {
+            let hint = "expected strings, or lists of strings";
+            Err((format!("the caption column `{truth}` is of type {kind}"), hint.into()))
+        }
+        Some(kind) => {
+            let hint = "expected integers (label ids) or strings (class names): convert the column, such as with `sql`";
+            Err((format!("the label column `{truth}` is of type {kind}"), hint.into()))
+        }
     }
 }
 
@@ -250,7 +286,7 @@ impl Tables {
             let ids = values.as_primitive::<Int64Type>().values().to_vec();
             return match (several, &ids[..]) {
                 (false, [id]) => Ok(Truth::Id(*id)),
-                _ => Ok(Truth::Ids { present: ids, ignored: Vec::new() }),
+                _ => Ok(Truth::Ids { present: ids, ignored: Vec::new(), of: None }),
             };
         }
         let mut names = texts(&values).ok_or_else(malformed)?;

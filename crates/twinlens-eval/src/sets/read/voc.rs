@@ -69,7 +69,7 @@ impl SetFiles for Voc {
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
         for (image, present, ignored) in self.images.iter().skip(part * PART).take(PART) {
             let path = format!("JPEGImages/{image}.jpg");
-            let truth = Ok(Truth::Ids { present: present.clone(), ignored: ignored.clone() });
+            let truth = Ok(Truth::Ids { present: present.clone(), ignored: ignored.clone(), of: None });
             take(Example {
                 place: path.clone(),
                 image: bytes_of(&self.root.join(&path), limits)?,

@@ -9,13 +9,19 @@ use std::path::{Path, PathBuf};
 use twinlens_dataset::samples::TRUNCATED;
 use twinlens_dataset::samples::{self, Index, Role, TarSamples, Unread};
 use twinlens_image::Limits;
+use twinlens_pipeline::RunError;
 
-use super::{Example, MALFORMED, SetFiles, Take, Truth, io, npy};
+use super::{Example, MALFORMED, SetFiles, Take, Truth, io, lines_of, npy};
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
+use crate::prompts::check_templates;
 
 /// The file with the number of shards.
 pub(super) const SHARDS: &str = "nshards.txt";
+/// The class names, by label id.
+const NAMES: &str = "classnames.txt";
+/// The prompt templates.
+const TEMPLATES: &str = "zeroshot_classification_templates.txt";
 /// The members of samples. (JSON has nothing that an evaluation needs.)
 const ROLES: &[Role] = &[Role::Image, Role::Class, Role::Vector, Role::Text, Role::Json];
 
@@ -25,10 +31,12 @@ pub(super) struct WebDataset {
     root: PathBuf,
     split: String,
     shards: usize,
+    names: Option<Vec<String>>,
+    templates: Option<Vec<String>>,
 }
 
 impl WebDataset {
-    /// Reads the number of shards.
+    /// Reads the number of shards, class names and templates.
     pub(super) fn open(root: &Path, split: &str) -> Result<Self, EvalError> {
         let path = root.join(split).join(SHARDS);
         let text = fs::read_to_string(&path).map_err(io(&path))?;
@@ -39,14 +47,16 @@ impl WebDataset {
                 None,
             )
         })?;
-        Ok(Self { root: root.to_path_buf(), split: split.into(), shards })
-    }
-
-    fn lines(&self, file: &str) -> Option<Vec<String>> {
-        let text = fs::read_to_string(self.root.join(file)).ok()?;
-        let lines: Vec<String> = text.lines().map(|line| line.trim().to_string()).collect();
-        let last = lines.iter().rposition(|line| !line.is_empty())?;
-        Some(lines[..=last].to_vec())
+        let names = lines_of(&root.join(NAMES))?;
+        let path = root.join(TEMPLATES);
+        let templates = lines_of(&path)?;
+        for (line, template) in templates.iter().flatten().enumerate() {
+            if let Err(why) = check_templates(std::slice::from_ref(template)) {
+                let message = format!("{}:{}: {why}", path.display(), line + 1);
+                return Err(RunError::user(message).into());
+            }
+        }
+        Ok(Self { root: root.to_path_buf(), split: split.into(), shards, names, templates })
     }
 
     fn shard(&self, part: usize) -> String {
@@ -67,11 +77,11 @@ impl SetFiles for WebDataset {
     }
 
     fn names(&self) -> Option<Vec<String>> {
-        self.lines("classnames.txt")
+        self.names.clone()
     }
 
     fn templates(&self) -> Option<Vec<String>> {
-        self.lines("zeroshot_classification_templates.txt")
+        self.templates.clone()
     }
 
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
@@ -121,23 +131,29 @@ fn reject((code, detail): samples::Refusal) -> Reject {
 }
 
 fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Reject> {
-    let text = String::from_utf8_lossy(bytes);
-    match kind {
-        Kind::Class => text.trim().parse().map(Truth::Id).map_err(|_| Reject {
+    let text = || -> Result<&str, Reject> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Reject {
             code: MALFORMED,
-            detail: format!(
-                "the label is no whole number: {:?}",
-                text.trim().chars().take(40).collect::<String>()
-            ),
-        }),
+            detail: "the text of its label or captions is not UTF-8".into(),
+        })?;
+        Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+    };
+    match kind {
+        Kind::Class => {
+            let text = text()?.trim();
+            text.parse().map(Truth::Id).map_err(|_| {
+                let start: String = text.chars().take(40).collect();
+                Reject { code: MALFORMED, detail: format!("the label is no whole number: {start:?}") }
+            })
+        }
         Kind::Vector => match npy::nonzero(bytes) {
-            Ok(present) => Ok(Truth::Ids { present, ignored: Vec::new() }),
+            Ok((present, of)) => Ok(Truth::Ids { present, ignored: Vec::new(), of: Some(of) }),
             Err(why) => {
                 Err(Reject { code: MALFORMED, detail: format!("the labels are no NumPy array: {why}") })
             }
         },
         Kind::Captions => {
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let lines = text()?.lines().map(str::trim).filter(|line| !line.is_empty());
             Ok(Truth::Captions(lines.map(String::from).collect()))
         }
     }

@@ -1,12 +1,12 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use twinlens_eval::Probe;
 use twinlens_eval::vectors::Dtype;
+use twinlens_eval::{Embed, Probe};
 
 use super::*;
 
 /// Vectors around the centres of four classes, in the schema of an `embed` stage.
-fn vectors(rows: usize, seed: u64, noise: f32, made_by: &str) -> RecordBatch {
+fn vectors(rows: usize, seed: u64, noise: f32, model: &str) -> RecordBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let centre = |class: usize, place: usize| if place % 4 == class { 1.0 } else { 0.0 };
     let mut values = Vec::new();
@@ -20,7 +20,7 @@ fn vectors(rows: usize, seed: u64, noise: f32, made_by: &str) -> RecordBatch {
         ("uid", texts((0..rows).map(|row| Some(format!("{row:032x}"))).collect())),
         ("class", texts((0..rows).map(|row| (row != 5).then(|| CLASSES[row % 4].into())).collect())),
         ("embedding", Dtype::F32.column(values, WIDTH, None).unwrap()),
-        ("embedding_model", texts(vec![Some(made_by.into()); rows])),
+        ("embedding_model", texts(vec![Some(model.into()); rows])),
     ])
     .unwrap()
 }
@@ -106,4 +106,19 @@ async fn incompatible_parts_are_reported() {
         let found = faults::<Probe>(&format!("{OPTIONS}{options}"), None);
         assert!(found.len() == 1 && found[0].contains(expected), "{options}: {found:?}");
     }
+}
+
+/// A user's own labelled file: its label column passes through `embed`.
+#[tokio::test]
+async fn labels_of_a_file_reach_the_probe() {
+    let place = Place::new();
+    let embed = "input = \"test.parquet\"\nmodel = \"./model\"\nwidth = 12\n";
+    place.done::<Embed>("vectors", embed).await.unwrap();
+    let options = r#"
+sets = [{ name = "things", train = "vectors", test = "vectors", label = "class" }]
+tasks = ["knn"]
+"#;
+    let dataset = place.done::<Probe>("probes", options).await.unwrap();
+    let found = sql(&dataset, "select value, n from data where metric = 'top1'").await;
+    assert!(floats(&found, 0)[0] > 0.25 && floats(&found, 1)[0] == 50.0, "{found:?}");
 }

@@ -30,13 +30,6 @@ pub(crate) fn unknown(written: &str) -> Option<(String, String)> {
     if written.ends_with(OWN) { None } else { catalog::named(written).err() }
 }
 
-/// The location of a set's data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The Parquet file, or the directory.
-    pub root: PathBuf,
-}
-
 /// The possible names of a set's file or directory under `data`, in order of preference. `wds_` is
 /// the prefix of CLIP_benchmark's directories.
 fn candidates(set: &Declaration) -> Vec<String> {
@@ -45,16 +38,17 @@ fn candidates(set: &Declaration) -> Vec<String> {
 }
 
 /// Looks for the data of a set under a directory: `NAME.parquet` or `NAME/`, then its aliases.
-pub fn find(set: &Declaration, data: &Path) -> Option<Found> {
+/// Returns the Parquet file, or the directory.
+pub fn find(set: &Declaration, data: &Path) -> Option<PathBuf> {
     let is_there = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "parquet") {
         true => path.is_file(),
         false => path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()),
     };
-    candidates(set).into_iter().map(|name| data.join(name)).find(is_there).map(|root| Found { root })
+    candidates(set).into_iter().map(|name| data.join(name)).find(is_there)
 }
 
 /// Every path that [`find`] looks at, so that data added later are noticed. Directories end in `/`.
-pub fn looked_at(written: &str, data: &str) -> Vec<String> {
+pub fn data_paths(written: &str, data: &str) -> Vec<String> {
     let data = data.trim_end_matches('/');
     if written.ends_with(OWN) {
         // The file has not been read: assume that the set is named as its file.
@@ -81,9 +75,9 @@ mod tests {
         std::fs::create_dir_all(folder.path().join("cifar10")).unwrap();
         assert_eq!(find(&set, folder.path()), None, "an empty directory");
         std::fs::create_dir_all(folder.path().join("wds_cifar10/test")).unwrap();
-        assert_eq!(find(&set, folder.path()).unwrap().root, folder.path().join("wds_cifar10"));
+        assert_eq!(find(&set, folder.path()).unwrap(), folder.path().join("wds_cifar10"));
         std::fs::write(folder.path().join("cifar10.parquet"), "x").unwrap();
-        assert_eq!(find(&set, folder.path()).unwrap().root, folder.path().join("cifar10.parquet"));
-        assert!(looked_at("cifar10", "data/").contains(&"data/cifar10/".to_string()));
+        assert_eq!(find(&set, folder.path()).unwrap(), folder.path().join("cifar10.parquet"));
+        assert!(data_paths("cifar10", "data/").contains(&"data/cifar10/".to_string()));
     }
 }
