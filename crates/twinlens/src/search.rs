@@ -148,8 +148,11 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
         let training = location.map(Dataset::open).transpose()?;
         let training =
             training.ok_or_else(|| unknown(format!("the training `{model}` is not in this run")))?;
-        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PREPROCESSING_FILE] {
+        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
             training.artifact(file)?;
+        }
+        if training.state().files().any(|file| file.table.is_none() && file.path == PREPROCESSING_FILE) {
+            training.artifact(PREPROCESSING_FILE)?;
         }
         return Ok(training.dir());
     }
