@@ -263,7 +263,8 @@ def random_captions(count, seed):
             letters = [chr(rng.choice([
                 rng.randint(32, 126), rng.randint(0xA0, 0x24F), rng.randint(0x370, 0x5FF), rng.randint(0x3040, 0x30FF),
                 rng.randint(0x4E00, 0x9FFF), rng.randint(0x1F300, 0x1F6FF)])) for _ in range(rng.randint(1, 12))]
-            # Python's `regex` takes some code points that are not assigned for letters if it ignores case.
+            # Ignoring case, Python's `regex` takes some code points that are not assigned
+            # for letters.
             letters = [letter for letter in letters if unicodedata.category(letter) != "Cn"]
             words.insert(rng.randint(0, len(words)), "".join(letters))
         caption = rng.choice([" ", "  ", "\n", "\t", ""]).join(words)
