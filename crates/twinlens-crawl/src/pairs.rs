@@ -5,19 +5,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use sha2::{Digest, Sha256};
 use twinlens_dataset::contracts;
 use twinlens_pipeline::rejects;
 
-/// The uid of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte and the
-/// caption.
-pub(crate) fn uid(url: &str, caption: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update(url);
-    hash.update([0]);
-    hash.update(caption);
-    hex::encode(&hash.finalize()[..16])
-}
+pub(crate) use twinlens_dataset::contracts::pair_uid as uid;
 
 /// One row of a source: a pair or a reject.
 #[derive(Debug, Clone, Copy, Default)]

@@ -22,6 +22,9 @@ pub enum CurateError {
         line: u64,
         message: String,
     },
+    /// A file is not the list of queries that its name says it is.
+    #[error("{path}: {why}", path = path.display())]
+    QueryList { path: PathBuf, why: String },
     /// A wiki dump is damaged or truncated.
     #[error("{path}: at byte {byte} of the decompressed text, after {pages} pages: {message}; download the dump again", path = path.display())]
     Dump {
@@ -38,9 +41,15 @@ pub enum CurateError {
     /// The queries do not fit in one trie.
     #[error("the query list is too large for one matcher; split it or shorten its entries")]
     TooManyQueries,
-    /// A column is missing or has the wrong type.
-    #[error("{0}")]
-    Table(String),
+}
+
+impl From<CurateError> for twinlens_pipeline::RunError {
+    fn from(error: CurateError) -> Self {
+        match error {
+            CurateError::Interrupted => Self::Interrupted,
+            other => Self::user(other.to_string()),
+        }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, CurateError>;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use sha2::{Digest, Sha256};
 
 /// The version of a contract. A later version adds columns; tables of an older version can still be
 /// read, without them.
@@ -61,6 +62,16 @@ pub fn image() -> DataType {
 /// `list<item: int32>`.
 pub fn int_list() -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Int32, true)))
+}
+
+/// The uid of a pair: the first 32 hexadecimal digits of SHA-256 of the URL, a zero byte and the
+/// caption.
+pub fn pair_uid(url: &str, caption: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(url);
+    hash.update([0]);
+    hash.update(caption);
+    hex::encode(&hash.finalize()[..16])
 }
 
 /// What is known about a pair before it is fetched: `uid` (32 hexadecimal digits: a hash of url
@@ -317,13 +328,23 @@ pub fn has_images(schema: &Schema) -> bool {
 /// The schema to write to files. The hub's `Image` feature requires 32-bit offsets, whatever the
 /// metadata say. They suffice there: readers load one row group at a time, far below 2 GiB.
 pub fn file_schema(schema: &Schema) -> SchemaRef {
-    replace_type(schema, &image(), &hub_image())
+    map_types(schema, |kind| if kind == &image() { hub_image() } else { kind.clone() })
 }
 
 /// The schema to use in memory for a file: the inverse of [`file_schema`], also for files of other
-/// programs.
+/// programs. Texts are strings with 32-bit offsets, whatever the file uses: dictionaries, views,
+/// 64-bit offsets. So stages know one type of text.
 pub fn memory_schema(schema: &Schema) -> SchemaRef {
-    replace_type(schema, &hub_image(), &image())
+    map_types(schema, |kind| if kind == &hub_image() { image() } else { plain_encoding(kind) })
+}
+
+fn plain_encoding(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Dictionary(_, values) => plain_encoding(values),
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::LargeBinary,
+        other => other.clone(),
+    }
 }
 
 fn hub_image() -> DataType {
@@ -331,13 +352,10 @@ fn hub_image() -> DataType {
     DataType::Struct(fields.into_iter().collect())
 }
 
-fn replace_type(schema: &Schema, from: &DataType, to: &DataType) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| {
-        if field.data_type() == from {
-            Arc::new(field.as_ref().clone().with_data_type(to.clone()))
-        } else {
-            field.clone()
-        }
+fn map_types(schema: &Schema, map: impl Fn(&DataType) -> DataType) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match map(field.data_type()) {
+        same if &same == field.data_type() => field.clone(),
+        other => Arc::new(field.as_ref().clone().with_data_type(other)),
     });
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }

@@ -5,31 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::{MemTable, TableProvider};
-use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionContext;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
-use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::contracts;
 use crate::error::DatasetError;
 use crate::foreign;
-use crate::guard::catch_panics_of;
 use crate::manifest;
 use crate::protocol::MAIN;
 use crate::protocol::{Begin, Commit, FileEntry, State};
-use crate::shard::{conform, parquet_error};
 use crate::storage::recorded::RecordedStore;
 use crate::storage::{Location, Recorded, local};
 
@@ -286,84 +276,5 @@ impl Dataset {
     /// A table as a plan; the order of rows is unspecified.
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, DatasetError> {
         Ok(session.read_table(self.provider(session, table)?)?)
-    }
-
-    /// Rows `start..end` of a table as a plan, counted over its shards in order. Splits are read
-    /// this way.
-    pub fn range(
-        &self,
-        session: &SessionContext,
-        table: &str,
-        start: u64,
-        end: u64,
-    ) -> Result<DataFrame, DatasetError> {
-        let schema = self.schema(table)?;
-        let mut partitions: Vec<Arc<dyn PartitionStream>> = Vec::new();
-        let mut first = 0;
-        for shard in self.shards(table) {
-            let (from, to) = (start.max(first), end.min(first + shard.rows));
-            if from < to {
-                partitions.push(Arc::new(ShardRange {
-                    shard: self.file(shard),
-                    bytes: shard.bytes,
-                    schema: schema.clone(),
-                    offset: (from - first) as usize,
-                    limit: (to - from) as usize,
-                }));
-            }
-            first += shard.rows;
-        }
-        if partitions.is_empty() {
-            return Ok(session.read_table(Arc::new(MemTable::try_new(schema, vec![vec![]])?))?);
-        }
-        Ok(session.read_table(Arc::new(StreamingTable::try_new(schema, partitions)?))?)
-    }
-}
-
-/// A range of rows of one shard, read in order.
-#[derive(Debug)]
-struct ShardRange {
-    shard: Location,
-    bytes: u64,
-    schema: SchemaRef,
-    offset: usize,
-    limit: usize,
-}
-
-impl PartitionStream for ShardRange {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (shard, bytes) = (self.shard.clone(), self.bytes);
-        let (path, schema, offset, limit) =
-            (shard.display_path(), self.schema.clone(), self.offset, self.limit);
-        let external = |error: DatasetError| DataFusionError::External(Box::new(error));
-        let has_images =
-            schema.fields().iter().any(|field| crate::types::holds_image_bytes(field.data_type()));
-        // Batches of images are bounded by rows: row groups hold at most a hundred.
-        let batch_size = if has_images { 100 } else { cx.session_config().batch_size() };
-        let stream = futures::stream::once(async move {
-            let file = shard.open_parquet(bytes).await.map_err(external)?;
-            let builder = ParquetRecordBatchStreamBuilder::new(file)
-                .await
-                .map_err(|error| external(parquet_error(&path, error)))?;
-            let stream = builder
-                .with_batch_size(batch_size)
-                .with_offset(offset)
-                .with_limit(limit)
-                .build()
-                .map_err(|error| external(parquet_error(&path, error)))?;
-            let name = path.clone();
-            let batches = stream.map(move |batch| batch.map_err(|error| parquet_error(&path, error)));
-            let batches = catch_panics_of(name, batches);
-            Ok::<_, DataFusionError>(
-                batches
-                    .map(move |batch| conform("shard", &batch.map_err(external)?, &schema).map_err(external)),
-            )
-        })
-        .try_flatten();
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream))
     }
 }

@@ -11,6 +11,7 @@
 mod blocking;
 pub mod catalog;
 mod chunks;
+pub mod conform;
 pub mod contracts;
 pub mod dataset;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod foreign;
 pub mod guard;
 pub mod manifest;
 pub mod protocol;
+mod ranges;
 pub mod reader;
 pub mod row_groups;
 pub mod samples;

@@ -9,9 +9,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use crate::conform::conform;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
-use crate::shard::conform;
 use crate::storage::Location;
 use crate::storage::recorded::RangeFile;
 

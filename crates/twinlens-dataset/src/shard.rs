@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -17,9 +16,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::chunks::Chunks;
+use crate::conform::{conform, conform_ledger, refuse_unknown};
 use crate::contracts;
 use crate::error::DatasetError;
-use crate::protocol::FileEntry;
+use crate::protocol::{FileEntry, REJECTS};
 use crate::storage::{local, unfinished};
 use crate::types::holds_image_bytes;
 
@@ -90,25 +90,6 @@ pub(crate) fn parquet_writer<W: Write + Send>(
     ArrowWriter::try_new_with_options(out, schema.clone(), options)
 }
 
-/// Fits a batch to the schema of a table: columns are matched by name, cast if the type differs,
-/// and null if missing.
-pub fn conform(table: &str, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DatasetError> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let fail = |source| DatasetError::Schema { table: table.into(), source };
-    let mut columns = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        columns.push(match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => column.clone(),
-            Some(column) => cast(column, field.data_type()).map_err(fail)?,
-            None => arrow::array::new_null_array(field.data_type(), batch.num_rows()),
-        });
-    }
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(fail)
-}
-
 /// Writes one table of one split, in as many shards as its size requires.
 #[derive(Debug)]
 pub struct TableWriter {
@@ -157,7 +138,12 @@ impl TableWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = conform(&self.table, batch, &self.schema)?;
+        let batch = if self.table == REJECTS {
+            conform_ledger(batch, &self.schema)?
+        } else {
+            refuse_unknown(&self.table, batch, &self.schema)?;
+            conform(&self.table, batch, &self.schema)?
+        };
         for chunk in self.chunks.push(&batch).map_err(|source| self.schema_error(source))? {
             self.write_chunk(&chunk.rows, chunk.ends_group)?;
         }

@@ -175,8 +175,8 @@ pub struct SplitWriter {
 }
 
 impl SplitWriter {
-    /// Writes rows of a table; columns are matched by name, cast if the type differs, and null if
-    /// missing.
+    /// Writes rows of a table, with the columns that it declares ([`crate::conform`]). The rows of
+    /// a ledger may lack some.
     pub fn write(&mut self, table: &str, batch: &RecordBatch) -> Result<(), DatasetError> {
         if !self.open.contains_key(table) {
             let schema = self.tables.get(table).cloned().ok_or_else(|| DatasetError::Unknown {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use datafusion::arrow::datatypes::{DataType, Schema};
 use twinlens_dataset::contracts;
-use twinlens_dataset::types::{self, holds_image_bytes};
+use twinlens_dataset::types;
 
 use crate::error::Fault;
 use crate::located::Located;
@@ -59,8 +59,10 @@ impl ColumnType {
             }
             Self::Image => kind == &contracts::image(),
             Self::EncodedImage => match kind {
-                DataType::Struct(fields) => fields.find("bytes").is_some(),
-                other => holds_image_bytes(other),
+                DataType::Struct(fields) => {
+                    fields.find("bytes").is_some_and(|(_, bytes)| bytes.data_type().is_binary())
+                }
+                other => other.is_binary(),
             },
             Self::Embedding => {
                 matches!(kind, DataType::FixedSizeList(item, _) if item.data_type().is_floating())

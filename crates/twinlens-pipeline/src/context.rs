@@ -40,6 +40,14 @@ impl Clock {
         now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros() as i64
     }
 
+    /// A clock that always says what this one says now.
+    pub fn stopped(&self) -> Self {
+        match self {
+            Clock::System => Clock::Fixed(SystemTime::now()),
+            Clock::Fixed(moment) => Clock::Fixed(*moment),
+        }
+    }
+
     /// Seconds since `start`, which is in microseconds since 1970.
     pub fn seconds_since(&self, start: i64) -> f64 {
         (self.micros() - start) as f64 / 1e6
@@ -120,6 +128,11 @@ impl Inputs {
     /// The tables in the order of their declaration: for tests of a running stage.
     pub fn new(tables: Vec<InputData>) -> Self {
         Self(tables.into())
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[InputData] {
+        &self.0
     }
 
     /// The table of a handle.

@@ -2,11 +2,15 @@
 //! options.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::Expr;
+use datafusion::parquet::arrow::ArrowSchemaConverter;
 use twinlens_dataset::storage::is_url;
+use twinlens_dataset::types;
 
 use crate::columns::{self, ColumnName, ColumnType, Required};
 use crate::context::{Inputs, RunContext};
@@ -16,7 +20,7 @@ pub use crate::handles::{Port, RowsInput, TableInput};
 use crate::hub::{Layout, is_hub_name};
 use crate::located::{Input, Located};
 use crate::product::Product;
-use crate::rejects::ledger_schema;
+use crate::rejects::{self, ledger_schema};
 use crate::sql::SqlPlanner;
 use crate::work::{SortKey, Work};
 
@@ -43,6 +47,8 @@ pub struct Plan {
     pub ledger: Option<Option<SchemaRef>>,
     /// Files outside the run that it reads.
     pub files: Vec<Located<String>>,
+    /// What must hold of files' contents: checked when inputs are opened.
+    pub file_checks: Vec<FileCheck>,
     /// Files outside the run that it reads where they exist.
     pub optional_files: Vec<String>,
     /// Columns that it computes.
@@ -53,6 +59,15 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// How many generations of its dataset are kept; 0 means 1, the current one.
     pub generations: usize,
+}
+
+/// A file whose contents are checked before anything runs.
+#[derive(Debug, Clone)]
+pub struct FileCheck {
+    /// As an option names it.
+    pub file: Located<String>,
+    /// Reads a local copy. Blocking.
+    pub check: fn(&Path) -> Result<(), RunError>,
 }
 
 /// An input that a stage declared.
@@ -133,9 +148,15 @@ impl Ports<'_> {
         if self.plan.rows.is_some() {
             self.fault(input.fault("a stage transforms the rows of one input, not of two"));
         }
-        let port = self.declare(input);
-        self.plan.rows = Some(port);
-        RowsInput { port }
+        let rows = RowsInput { port: self.declare(input) };
+        self.plan.rows = Some(rows.port);
+        if let Some(schema) = self.schema(&rows) {
+            let owner = format!("`{}`", input.name());
+            let reserved = schema.fields().iter().find(|field| rejects::is_reserved(field.name()));
+            self.faults
+                .extend(reserved.map(|field| rejects::reserved_fault(input.span(), &owner, field.name())));
+        }
+        rows
     }
 
     /// A table that the stage reads. Declaring one again has no effect.
@@ -322,6 +343,13 @@ impl Ports<'_> {
         self.plan.files.push(file.clone());
     }
 
+    /// As [`Ports::file`], for a file whose contents must pass `check`: it is read when the inputs
+    /// of the pipeline are opened, before anything runs.
+    pub fn checked_file(&mut self, file: &Located<String>, check: fn(&Path) -> Result<(), RunError>) {
+        self.file(file);
+        self.plan.file_checks.push(FileCheck { file: file.clone(), check });
+    }
+
     /// A file or folder (a name, no pattern) that the stage reads if it exists. The fingerprint
     /// changes when it appears, disappears or changes.
     pub fn optional_file(&mut self, file: impl Into<String>) {
@@ -360,6 +388,20 @@ pub(crate) struct Planned {
     pub(crate) faults: Vec<Fault>,
 }
 
+/// The fault of a column of a main table that cannot be written. `ledger` is whether the stage
+/// rejects rows.
+fn unusable_column(field: &Arc<Field>, ledger: bool, place: Range<usize>) -> Option<Fault> {
+    if ledger && rejects::is_reserved(field.name()) {
+        return Some(rejects::reserved_fault(place, "its table", field.name()));
+    }
+    let schema = Schema::new(vec![field.clone()]);
+    ArrowSchemaConverter::new().convert(&schema).err().map(|_| {
+        let kind = types::name(field.data_type());
+        Fault::at(place, format!("Parquet cannot hold the column `{}`, of type {kind}", field.name()))
+            .hint("cast it to another type, or leave it out")
+    })
+}
+
 impl<'a> Ports<'a> {
     /// Plans a stage of the kind `kind`. `known` are its inputs, in the order of their declaration.
     pub(crate) fn plan(
@@ -379,7 +421,14 @@ impl<'a> Ports<'a> {
             faults: Vec::new(),
         };
         let work = plan(&mut ports);
-        let Ports { mut plan, rejects, has_output, mut faults, .. } = ports;
+        let Ports { mut plan, rejects: ledger, has_output, mut faults, .. } = ports;
+        if faults.is_empty() {
+            let ledger = !matches!(work, Some(Work::Query(_)));
+            faults.extend(plan.main.iter().flat_map(|main| main.fields()).find_map(|field| {
+                let place = plan.inputs.first().map_or(0..0, |port| port.input.span());
+                unusable_column(field, ledger, place)
+            }));
+        }
         if faults.is_empty() {
             let declared = |known: &[KnownInput]| known.len() != plan.inputs.len();
             let broken = match &work {
@@ -397,7 +446,7 @@ impl<'a> Ports<'a> {
         plan.streamed.take_if(|port| plan.inputs[*port].uses > 1);
         plan.ledger = match &work {
             Some(Work::Query(_)) => None,
-            _ => Some(rejects.or_else(|| plan.main.clone()).map(|schema| ledger_schema(&schema))),
+            _ => Some(ledger.or_else(|| plan.main.clone()).map(|schema| ledger_schema(&schema))),
         };
         Planned { plan, work, faults }
     }

@@ -2,7 +2,14 @@
 //!
 //! In a plan every row has `reject_stage`, `reject_code` and `reject_detail`, null until it is
 //! rejected. At commit, rows with a `reject_code` go to the ledger and the others to the shards.
+//!
+//! No row brings such a column along ([`is_reserved`]): an input that has one is refused by name
+//! before anything runs. Only a query may give its result these names, since none of its rows are
+//! rejects.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -12,7 +19,7 @@ use datafusion::scalar::ScalarValue;
 use twinlens_dataset::contracts;
 use twinlens_dataset::types::holds_image_bytes;
 
-use crate::error::RunError;
+use crate::error::{Fault, RunError};
 
 /// The stage that rejected the row.
 pub const STAGE: &str = "reject_stage";
@@ -22,6 +29,29 @@ pub const CODE: &str = "reject_code";
 pub const DETAIL: &str = "reject_detail";
 /// All reserved columns, in order.
 pub const RESERVED: [&str; 3] = [STAGE, CODE, DETAIL];
+
+/// The column of a ledger that counts attempts.
+pub(crate) const ATTEMPTS: &str = "attempts";
+/// Columns that live within the plan of a stage have names that begin so.
+pub const INTERNAL: &str = "__twinlens_";
+
+/// Whether a column of that name means something to the runner, so that rows of a user cannot have
+/// it.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name == ATTEMPTS || name.starts_with(INTERNAL)
+}
+
+/// The fault of an input or option at `span` with a reserved column.
+pub(crate) fn reserved_fault(span: Range<usize>, owner: &str, name: &str) -> Fault {
+    let why = if name.starts_with(INTERNAL) {
+        format!("names that begin with `{INTERNAL}` are those of the program")
+    } else {
+        "that is a column of the ledger of rejects".into()
+    };
+    Fault::at(span, format!("{owner} has a column `{name}`, which is a reserved name"))
+        .label(why)
+        .hint(format!("give it another name, in a `sql` stage: `select {name} as other_name, ...`"))
+}
 
 /// The fields of the reserved columns: nullable strings.
 pub fn fields() -> [Field; 3] {
@@ -45,7 +75,7 @@ pub fn with_reserved(frame: DataFrame) -> Result<DataFrame, RunError> {
 }
 
 /// Rejects, on behalf of `stage`, the rows that match `condition` and are not rejected yet.
-/// `detail` may use columns.
+/// `detail` may use columns. Where it is null, the ledger has the code instead.
 pub fn reject_where(
     frame: DataFrame,
     stage: &str,
@@ -53,7 +83,13 @@ pub fn reject_where(
     code: &str,
     detail: Expr,
 ) -> Result<DataFrame, RunError> {
-    let is_rejected = col(CODE).is_null().and(condition.is_true());
+    reject_with(frame, stage, when(condition.is_true(), lit(code)).end()?, detail)
+}
+
+/// Rejects, on behalf of `stage`, the rows that are not rejected yet and for which `code` is not
+/// null. One plan for any number of codes: a stage with many of them chooses by `case`.
+pub fn reject_with(frame: DataFrame, stage: &str, code: Expr, detail: Expr) -> Result<DataFrame, RunError> {
+    let is_rejected = col(CODE).is_null().and(code.clone().is_not_null());
     let set = |name: &str, value: Expr| {
         when(is_rejected.clone(), cast(value, DataType::Utf8)).otherwise(ident(name)).map_err(RunError::from)
     };
@@ -63,7 +99,7 @@ pub fn reject_where(
         .map(|field| ident(field.name()))
         .collect();
     columns.push(set(STAGE, lit(stage))?.alias(STAGE));
-    columns.push(set(CODE, lit(code))?.alias(CODE));
+    columns.push(set(CODE, code)?.alias(CODE));
     columns.push(set(DETAIL, detail)?.alias(DETAIL));
     Ok(frame.select(columns)?)
 }
@@ -78,4 +114,30 @@ pub fn ledger_schema(table: &Schema) -> SchemaRef {
         .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
     let fields: Vec<_> = columns.chain(reserved.fields().iter().cloned()).collect();
     Arc::new(Schema::new(fields))
+}
+
+/// The most common codes of rejects, for messages: `no_url 4, no_caption 2`.
+pub fn top_codes<'a>(codes: impl IntoIterator<Item = (&'a str, u64)>) -> String {
+    const SHOWN: usize = 3;
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (code, rows) in codes {
+        *sums.entry(code).or_default() += rows;
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|(code, rows)| (Reverse(*rows), *code));
+    let shown = sums.iter().take(SHOWN).map(|(code, rows)| format!("{code} {rows}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    if sums.len() > SHOWN { format!("{shown}, and {} more codes", sums.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_common_codes_come_first() {
+        let codes = [("a", 1), ("b", 2), ("a", 3), ("c", 1), ("d", 1), ("e", 1)];
+        assert_eq!(top_codes(codes), "a 4, b 2, c 1, and 2 more codes");
+        assert_eq!(top_codes([("no_url", 6)]), "no_url 6");
+    }
 }

@@ -5,6 +5,9 @@
 //! diagnostic becomes [`Fault::within`], and the kind of an error is known from what the span
 //! covers. Only the positions of syntax errors are read out of messages ([`split_position`]).
 
+pub(crate) mod limits;
+mod volatile;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +34,8 @@ use futures::FutureExt;
 use crate::error::Fault;
 use crate::located::{Input, Located};
 use crate::suggest::{did_you_mean, list_names};
+
+pub(crate) use volatile::RUN_TIME;
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;
@@ -98,10 +103,16 @@ impl SqlPlanner {
                 .label("expected an expression over the columns of a single row")
                 .hint("use a stage of kind `sql`"));
         }
+        if let Some(refused) = volatile::of_expression(text, &expr).map_err(|error| fault(&error))? {
+            return Err(refused);
+        }
+        let grows = limits::grows(&expr).map_err(|error| fault(&error))?;
         let physical = state.create_physical_expr(expr.clone(), &columns).map_err(|error| fault(&error))?;
         let data_type = physical.data_type(columns.as_arrow()).map_err(|error| fault(&error))?;
         // Some errors, such as a malformed regular expression, appear only in evaluation.
-        evaluate_on_nulls(physical.as_ref(), schema).map_err(|error| fault(&error))?;
+        if !grows {
+            catch_panics(|| evaluate_on_nulls(physical.as_ref(), schema)).map_err(|error| fault(&error))?;
+        }
         Ok((expr, data_type))
     }
 
@@ -118,14 +129,22 @@ impl SqlPlanner {
         let session = SessionContext::new_with_state(state.clone());
         register_empty(&session, tables).map_err(|error| fault(&error))?;
         let state_of_tables = session.state();
-        let planned = catch_panics(|| match plan_query(text, &state_of_tables)? {
-            Some(plan) => state_of_tables.optimize(&plan).map(Some),
-            None => Ok(None),
-        });
+        let planned = catch_panics(|| plan_query(text, &state_of_tables));
         let Some(plan) = planned.map_err(|error| fault(&error))? else {
             return Err(Fault::at(text.span(), "not a query").label("expected a single `select` statement"));
         };
-        Ok(plan.schema().inner().clone())
+        if let Some(refused) = volatile::of_query(text, &plan).map_err(|error| fault(&error))? {
+            return Err(refused);
+        }
+        let checked = catch_panics(|| {
+            if limits::plan_grows(&plan)? {
+                // The optimiser would evaluate constants.
+                let analyzer = state_of_tables.analyzer();
+                return analyzer.execute_and_check(plan, state_of_tables.config_options(), |_, _| {});
+            }
+            state_of_tables.optimize(&plan)
+        });
+        Ok(checked.map_err(|error| fault(&error))?.schema().inner().clone())
     }
 
     /// The distinct tables that a query reads, as `table` or `stage.table`. The query is only

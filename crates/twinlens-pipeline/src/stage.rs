@@ -22,7 +22,9 @@ use crate::ports::{KnownInput, Plan, Ports};
 pub use crate::product::Product;
 pub use crate::run::output::Output;
 use crate::sql::SqlPlanner;
-pub use crate::work::{ErasedSource, Frames, Job, Query, Rows, SortKey, Source, SourceSplit, Whole, Work};
+pub use crate::work::{
+    ErasedSource, Frames, Job, Query, Rows, SortKey, Source, SourceSplit, Whole, Work, is_sortable,
+};
 
 /// A kind of stage.
 pub trait StageKind: 'static {

@@ -4,13 +4,17 @@ use std::fmt::{self, Debug, Display, Formatter};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{SortExpr, ident};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::columns::ColumnType;
 use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
+use crate::rejects;
 use crate::run::output::Output;
 
 /// The order of the rows in the shards of a stage's main table.
@@ -19,8 +23,8 @@ pub enum SortKey {
     /// As the stage gives them. A plan then runs on one thread, so that the order repeats.
     #[default]
     AsGiven,
-    /// By these columns, as far as the table has them. If it lacks the first one, its own first
-    /// column comes first.
+    /// By these columns, as far as the table has them. If it lacks the first one, which tells rows
+    /// apart, its own first column comes first, and its other columns last.
     Columns(Vec<String>),
 }
 
@@ -29,6 +33,30 @@ impl SortKey {
     pub fn columns<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         Self::Columns(names.into_iter().map(Into::into).collect())
     }
+
+    /// The keys by which the rows of a table are sorted. A column of a nested type is none.
+    pub fn keys(&self, schema: &Schema) -> Vec<SortExpr> {
+        let Self::Columns(names) = self else { return Vec::new() };
+        let sortable = |field: &Field| {
+            is_sortable(field.data_type()) && !rejects::RESERVED.contains(&field.name().as_str())
+        };
+        let all = schema.fields().iter().filter(|field| sortable(field));
+        let all: Vec<&str> = all.map(|field| field.name().as_str()).collect();
+        let named = names.iter().map(String::as_str).filter(|name| all.contains(name));
+        let identified = names.first().is_some_and(|first| all.contains(&first.as_str()));
+        let keys: Vec<&str> = if identified {
+            named.collect()
+        } else {
+            all.first().copied().into_iter().chain(named).chain(all.iter().copied()).collect()
+        };
+        let distinct = keys.iter().enumerate().filter(|(at, name)| !keys[..*at].contains(name));
+        distinct.map(|(_, name)| ident(*name).sort(true, true)).collect()
+    }
+}
+
+/// Whether rows can be sorted by a column of that type.
+pub fn is_sortable(kind: &DataType) -> bool {
+    kind.is_primitive() || ColumnType::Text.accepts(kind) || kind == &DataType::Boolean
 }
 
 /// What a stage does when it runs.

@@ -1,5 +1,7 @@
 //! A misbehaving web server, damaged images and tar files, for tests only.
 
+#[cfg(feature = "stage")]
+pub mod contract;
 pub mod images;
 pub mod process;
 #[cfg(feature = "stage")]

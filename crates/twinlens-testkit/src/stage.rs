@@ -107,6 +107,15 @@ impl StageTest {
         self.run_observed(Arc::new(Silent), CancellationToken::new()).await
     }
 
+    /// As [`StageTest::run`], for what another stage of the pipeline made.
+    ///
+    /// # Panics
+    /// Something is wrong with the options.
+    pub async fn run_stage(&self, stage: &str) -> Result<StageOutput, RunError> {
+        self.execute(Arc::new(Silent), CancellationToken::new()).await?;
+        self.output(stage).await
+    }
+
     /// As [`StageTest::run`]; `cancel` interrupts it.
     ///
     /// # Panics
@@ -116,11 +125,20 @@ impl StageTest {
         observer: Arc<dyn Observer>,
         cancel: CancellationToken,
     ) -> Result<StageOutput, RunError> {
+        self.execute(observer, cancel).await?;
+        self.output(STAGE).await
+    }
+
+    async fn execute(&self, observer: Arc<dyn Observer>, cancel: CancellationToken) -> Result<(), RunError> {
         let pipeline = self.check().unwrap_or_else(|report| panic!("{report}"));
         let folder = self.folder.path();
         let settings = Settings { clock: Clock::Fixed(UNIX_EPOCH), ..Settings::in_folder(folder) };
-        run::run(&pipeline, &self.registry, &settings, observer, cancel).await?;
-        StageOutput::read(&folder.join("run").join(STAGE), &self.registry).await
+        run::run(&pipeline, &self.registry, &settings, observer, cancel).await.map(drop)
+    }
+
+    /// What a stage has made so far.
+    pub async fn output(&self, stage: &str) -> Result<StageOutput, RunError> {
+        StageOutput::read(&self.folder.path().join("run").join(stage), &self.registry).await
     }
 }
 

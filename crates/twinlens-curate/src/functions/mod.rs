@@ -15,6 +15,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use twinlens_dataset::contracts;
 use twox_hash::XxHash64;
 
 /// All columns have the same length; so must the result.
@@ -98,7 +99,7 @@ pub(crate) fn strings(column: &ArrayRef) -> Result<StringArray> {
 
 /// A column of `list<int32>`, whatever the name of the list's item field.
 pub(crate) fn int_lists(column: &ArrayRef) -> Result<ListArray> {
-    Ok(cast(column, &twinlens_dataset::contracts::int_list())?.as_list::<i32>().clone())
+    Ok(cast(column, &contracts::int_list())?.as_list::<i32>().clone())
 }
 
 /// `hash_fraction(text, salt)`: a uniform number in [0, 1) that depends only on the two texts.
@@ -119,9 +120,22 @@ fn fraction(text: &str, salt: &str) -> f64 {
     (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// `pair_uid(url, caption)`: the uid that a source gives a pair.
+fn pair_uid() -> ScalarUDF {
+    let signature = Signature::string(2, Volatility::Immutable);
+    function("pair_uid", signature, DataType::Utf8, |columns| {
+        let (urls, captions) = (strings(&columns[0])?, strings(&columns[1])?);
+        let uids = urls.iter().zip(captions.iter());
+        let uid = |(url, caption): (Option<&str>, Option<&str>)| {
+            contracts::pair_uid(url.unwrap_or_default(), caption.unwrap_or_default())
+        };
+        Ok(Arc::new(StringArray::from_iter_values(uids.map(uid))))
+    })
+}
+
 /// The functions that pipelines may use in SQL.
 pub(crate) fn public() -> Vec<ScalarUDF> {
-    [hash_fraction()].into_iter().chain(captions::all()).chain(captions::masks()).collect()
+    [hash_fraction(), pair_uid()].into_iter().chain(captions::all()).chain(captions::masks()).collect()
 }
 
 #[cfg(test)]
@@ -153,6 +167,8 @@ mod tests {
             ("language('ภาพแมว')", "th"),
             ("language('柴犬の写真です')", "ja"),
             ("language('12 - 34')", ""),
+            ("pair_uid('http://example.org/a.png', 'a cat')", "532e932821cfbcbc922137df4fb4b08d"),
+            ("pair_uid('http://example.org/a.png', null) = pair_uid('http://example.org/a.png', '')", "true"),
             ("tokens(' The “St.  Louis” Arch')", "the \" st . louis \" arch"),
             ("alphanumeric_ratio('ab - 1')", "0.75"),
             ("alphanumeric_ratio(' ')", ""),

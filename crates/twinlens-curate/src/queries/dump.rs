@@ -28,7 +28,7 @@ enum Field {
     NamespaceName,
 }
 
-/// Reads a dump (plain, bzip2 or gzip) and calls `take` with each article and the namespaces of the
+/// Reads a dump (plain or compressed) and calls `take` with each article and the namespaces of the
 /// dump's header. An error of `take` stops the reading.
 ///
 /// # Errors

@@ -9,6 +9,7 @@
 
 mod counter;
 mod dump;
+mod listed;
 mod open;
 mod pageviews;
 mod sources;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use counter::{Counter, Merge};
 pub use dump::{Page, read_dump};
+pub use listed::{is_list_file, read_list_file};
 pub use pageviews::{Views, only_articles, read_views};
 pub use sources::{read_bigrams, read_counts, read_titles, read_wordnet};
 pub use wikitext::{Namespaces, plain_text};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
+use datafusion::arrow::compute::{cast, not, nullif};
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
@@ -21,7 +21,7 @@ use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_image::{Limits, decode, phash, sha256_hex};
 use twinlens_pipeline::rejects::reject_where;
 use twinlens_pipeline::{
-    ColumnType, Fault, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError,
+    ColumnType, Fault, Input, InputData, Inputs, Located, Port, Ports, Required, Rows, RunContext, RunError,
     SortKey, StageKind, TableInput, Work,
 };
 
@@ -96,10 +96,15 @@ impl SetHashes {
 
 /// Which of the columns by which images are compared a table has.
 fn hashes_of(schema: &Schema) -> (bool, bool) {
-    let has = |name: &str, kind: ColumnType| {
-        schema.field_with_name(name).is_ok_and(|field| kind.accepts(field.data_type()))
-    };
-    (has(SHA256, ColumnType::Text), has(PHASH, ColumnType::Int64))
+    let has = |name: &str| schema.index_of(name).is_ok();
+    (has(SHA256), has(PHASH))
+}
+
+/// As [`hashes_of`], with the types checked; `None` if the columns are not known.
+fn hashes(ports: &mut Ports<'_>, input: &impl Port) -> Option<(bool, bool)> {
+    ports.text(input, SHA256, Required::No);
+    ports.column(input, PHASH, ColumnType::Int64, Required::No);
+    Some(hashes_of(&*ports.schema(input)?))
 }
 
 impl StageKind for Decontaminate {
@@ -116,8 +121,8 @@ distance = 4
     fn plan(options: DecontaminateOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
         let schema = ports.schema(&input);
-        if schema.as_ref().is_some_and(|schema| hashes_of(schema) == (false, false)) {
-            let message = "the rows have neither `sha256` (text) nor `phash` (64-bit integers)";
+        if hashes(ports, &input) == Some((false, false)) {
+            let message = "the rows have neither `sha256` nor `phash`";
             ports.fault(options.input.fault(message).hint("put a `fetch` stage before this one"));
         }
         ports.output(schema, SortKey::columns(ROW_ORDER));
@@ -133,7 +138,7 @@ distance = 4
         let mut against = Vec::new();
         for set in &options.against {
             let set = ports.table(set);
-            if ports.schema(&set).is_some_and(|schema| hashes_of(&schema) != (true, true)) {
+            if hashes(ports, &set).is_some_and(|has| has != (true, true)) {
                 let hint = "a set needs `sha256` and `phash`, or images";
                 ports.column(&set, IMAGE, ColumnType::EncodedImage, Required::Hint(hint));
             }
@@ -171,7 +176,7 @@ impl Rows for Decontaminate {
 }
 
 /// An internal column of the plan.
-const FOUND: &str = "__evaluation_set";
+const FOUND: &str = "__twinlens_evaluation_set";
 
 impl Decontaminate {
     async fn set_hashes(&self, cx: &RunContext, inputs: &Inputs) -> Result<Arc<SetHashes>, RunError> {
@@ -197,12 +202,23 @@ impl Decontaminate {
             of_image: HashMap::new(),
         };
         for (number, set) in sets.iter().enumerate() {
-            let mut stream = hashes(cx, set).await?.execute_stream().await?;
+            let (mut rows, mut unknown) = (0, 0);
+            let mut stream = set_rows(cx, set).await?.execute_stream().await?;
             while let Some(batch) = stream.next().await {
                 let batch = batch?;
                 let (files, images) =
                     (strings(batch.column(0))?, batch.column(1).as_primitive::<Int64Type>());
-                files.iter().zip(images).for_each(|(file, image)| known.add(number, file, image));
+                for (file, image) in files.iter().zip(images) {
+                    known.add(number, file, image);
+                    (rows, unknown) = (rows + 1, unknown + u64::from(file.is_none() && image.is_none()));
+                }
+            }
+            if unknown > 0 {
+                let message = format!("{}: {unknown} of {rows} images have no bytes to compare", set.name);
+                if unknown == rows {
+                    return Err(RunError::user_with_hint(message, "fetch them first, or take the set out"));
+                }
+                cx.progress.note(message);
             }
         }
         let known = Arc::new(known);
@@ -212,39 +228,29 @@ impl Decontaminate {
 }
 
 /// `sha256` and `phash` of every row of a set, from its columns or computed from its images.
-async fn hashes(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunError> {
+async fn set_rows(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunError> {
     // Images are large: few to a batch.
     let config = cx.session.copied_config().with_batch_size(64);
     let session = SessionContext::new_with_config_rt(config, cx.session.runtime_env());
     let frame = set.frame(&session).await?;
-    let schema = frame.schema().as_arrow().clone();
-    let (file, image) = match hashes_of(&schema) {
-        (true, true) => (ident(SHA256), ident(PHASH)),
-        (by_file, by_image) => {
-            let bytes = |kind: &DataType| match kind {
-                DataType::Struct(fields) => fields.iter().any(|field| field.name() == "bytes"),
-                _ => false,
-            };
-            if !schema.field_with_name(IMAGE).is_ok_and(|field| bytes(field.data_type())) {
-                return Err(RunError::user_with_hint(
-                    format!("{}: no `sha256` and `phash`, and no images to compute them from", set.name),
-                    "an evaluation set needs a column `image` in the Hugging Face layout, or both hashes",
-                ));
-            }
-            (
-                if by_file { ident(SHA256) } else { file_hash() },
-                if by_image { ident(PHASH) } else { image_hash() },
-            )
-        }
-    };
+    let (by_file, by_image) = hashes_of(frame.schema().as_arrow());
+    let file = if by_file { ident(SHA256) } else { file_hash() };
+    let image = if by_image { ident(PHASH) } else { image_hash() };
     Ok(frame.select(vec![file.alias(SHA256), image.alias(PHASH)])?)
 }
 
 /// The bytes of an image column.
 fn image_bytes(column: &ArrayRef) -> EngineResult<ArrayRef> {
-    let bytes = column.as_struct_opt().and_then(|images| images.column_by_name("bytes"));
-    let bytes = bytes.ok_or_else(|| DataFusionError::Execution("an image column without bytes".into()))?;
-    Ok(cast(bytes, &DataType::LargeBinary)?)
+    let bytes = match column.as_struct_opt() {
+        // Of a null image, the bytes are whatever was there.
+        Some(images) => images.column_by_name("bytes").map(|bytes| match images.nulls() {
+            Some(nulls) => nullif(bytes, &not(&BooleanArray::new(nulls.inner().clone(), None))?),
+            None => Ok(bytes.clone()),
+        }),
+        None => Some(Ok(column.clone())),
+    };
+    let bytes = bytes.ok_or_else(|| DataFusionError::Execution("an image column without bytes".into()))??;
+    Ok(cast(&bytes, &DataType::LargeBinary)?)
 }
 
 fn file_hash() -> Expr {

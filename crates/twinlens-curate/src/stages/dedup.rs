@@ -25,12 +25,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::rejects::{RESERVED, reject_where, with_reserved};
+use twinlens_pipeline::stage::is_sortable;
 use twinlens_pipeline::{
     ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
     SortKey, StageKind, Whole, Work,
 };
 
-use super::is_sortable;
+use super::UID_HINT;
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 
@@ -82,7 +83,7 @@ by = ["url", "caption"]
     fn plan(options: DedupOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
         ports.output(ports.schema(&input), SortKey::columns(ROW_ORDER));
-        ports.text(&input, "uid", Required::Yes);
+        ports.text(&input, "uid", UID_HINT);
         let comparable = ColumnType::Other("text, a number, a timestamp or a boolean", is_sortable);
         let kinds: Vec<_> =
             options.by.iter().map(|by| ports.column(&input, by, comparable, Required::Yes)).collect();
@@ -262,9 +263,9 @@ impl Whole for Dedup {
 }
 
 /// Internal columns of the plan.
-const PLACE: &str = "__dedup_place";
-const KEPT: &str = "__dedup_kept";
-const NEAR: &str = "__dedup_near";
+const PLACE: &str = "__twinlens_dedup_place";
+const KEPT: &str = "__twinlens_dedup_kept";
+const NEAR: &str = "__twinlens_dedup_near";
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,18 @@
 //! `filter`: keeps the rows for which SQL predicates are true.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::StringArray;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::expr::Case;
 use datafusion::logical_expr::{Expr, ident, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
-use twinlens_pipeline::rejects::reject_where;
+use twinlens_pipeline::rejects::{reject_where, reject_with};
 use twinlens_pipeline::{
     ColumnName, Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey,
     StageKind, Work,
@@ -73,7 +75,9 @@ const BLOCKED: &str = "blocked_word";
 /// The column that blocked words are looked for in.
 const CAPTION: &str = "caption";
 /// A column that lives within the plan.
-const FOUND: &str = "__blocked_word";
+const FOUND: &str = "__twinlens_blocked_word";
+/// Another: the number of the first rule that a row does not satisfy.
+const RULE: &str = "__twinlens_rule";
 
 impl StageKind for Filter {
     type Options = FilterOptions;
@@ -98,7 +102,7 @@ rules = [{ code = "too_short", where = "char_length(caption) >= 5" }]
             ports.fault(fault.hint("add `where = \"...\"` or `rules`"));
         }
         if let Some(words) = &options.blocked_words {
-            ports.file(words);
+            ports.checked_file(words, |file| read_words(file).map(drop));
             ports.text(&input, ColumnName::at(CAPTION, words.span()), Required::Yes);
         }
         if let Some(preset) = &options.preset {
@@ -136,21 +140,34 @@ impl Rows for Filter {
         let preset = self.preset.map(|preset| preset.rules(frame.schema().as_arrow())).unwrap_or_default();
         let preset = preset.iter().map(|(code, predicate)| (*code, predicate.as_str()));
         let rules = self.rules.iter().map(|(code, predicate)| (code.as_str(), predicate.as_str()));
-        for (code, predicate) in preset.chain(rules) {
-            let kept = frame.parse_sql_expr(predicate)?;
-            frame = reject_where(frame, &cx.stage, kept.is_not_true(), code, lit(predicate))?;
-        }
-        Ok(frame)
+        reject_by_rules(frame, &cx.stage, &preset.chain(rules).collect::<Vec<_>>())
     }
+}
+
+/// Rejects each row by the first rule, a code and a predicate, that it does not satisfy. All of
+/// them are one expression, so that the depth of the plan does not grow with their number.
+fn reject_by_rules(frame: DataFrame, stage: &str, rules: &[(&str, &str)]) -> Result<DataFrame, RunError> {
+    let (mut first, mut codes, mut details) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, (code, predicate)) in rules.iter().enumerate() {
+        let number = Box::new(lit(number as i64));
+        let refused = frame.parse_sql_expr(predicate)?.is_not_true();
+        first.push((Box::new(refused), number.clone()));
+        codes.push((number.clone(), Box::new(lit(*code))));
+        details.push((number, Box::new(lit(*predicate))));
+    }
+    if rules.is_empty() {
+        return Ok(frame);
+    }
+    let frame = frame.with_column(RULE, Expr::Case(Case::new(None, first, None)))?;
+    let by_rule = |values| Expr::Case(Case::new(Some(Box::new(ident(RULE))), values, None));
+    Ok(reject_with(frame, stage, by_rule(codes), by_rule(details))?.drop_columns(&[RULE])?)
 }
 
 /// The first blocked word of a caption; null where there is none.
 fn blocked_word(cx: &RunContext, file: &Located<String>) -> Result<Expr, RunError> {
     let mut words: Vec<String> = Vec::new();
     for path in cx.local_files(file)? {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| RunError::user(CurateError::Read { path, source }.to_string()))?;
-        words.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from));
+        words.extend(read_words(&path)?);
     }
     let numbered = words.iter().enumerate().map(|(number, word)| (number as i32, word.as_str()));
     let matcher = Matcher::build(numbered, Normalizer::default())
@@ -164,6 +181,12 @@ fn blocked_word(cx: &RunContext, file: &Located<String>) -> Result<Expr, RunErro
         let texts = strings(&columns[0])?;
         Ok(Arc::new(texts.iter().map(&mut first).collect::<StringArray>()))
     }))
+}
+
+fn read_words(path: &Path) -> Result<Vec<String>, RunError> {
+    let read = |source| CurateError::Read { path: path.into(), source };
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect())
 }
 
 #[cfg(test)]
@@ -199,8 +222,8 @@ mod tests {
             pairs(&[("a", "Top  SECRET plans"), ("b", "denuded hills"), ("c", "\0"), ("d", "a nude")]);
         let filter = stage("filter", "input = \"pages.parquet\"\nblocked_words = \"words.txt\"");
         let filter = filter.table("pages", &pages);
-        let error = filter.run().await.err().unwrap();
-        assert!(error.to_string().contains("words.txt"), "{error}");
+        let missing = filter.faults();
+        assert!(missing[0].contains("words.txt does not exist"), "{missing:?}");
         let made = filter.file("words.txt", "nude\n\ntop secret\n").run().await.unwrap();
         assert_eq!(
             made.rows(&["uid", "reject_code", "reject_detail"]),

@@ -1,14 +1,12 @@
 //! `match`: finds the queries that occur in each caption.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{Array, AsArray, Int32Builder, ListBuilder};
-use datafusion::arrow::datatypes::{Field, Int32Type};
+use datafusion::arrow::array::{Array, Int32Builder, ListBuilder};
+use datafusion::arrow::datatypes::Field;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, col, ident, lit, when};
-use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,10 +14,10 @@ use tokio::sync::Mutex;
 use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{CODE, reject_where};
 use twinlens_pipeline::{
-    ColumnType, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey,
-    StageKind, TableInput, Work,
+    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, Work,
 };
 
+use super::query_list::{QueryListInput, beside};
 use crate::functions::{call, strings};
 use crate::matcher::{CacheOutcome, Matcher, Scratch};
 use crate::text::Normalizer;
@@ -35,7 +33,9 @@ const QUERY_IDS: &str = "query_ids";
 pub struct MatchOptions {
     /// The rows to search; `query_ids` is added to them.
     input: Input,
-    /// The query list: a table with the columns `id` and `text`.
+    /// The query list: a table with the columns `id` (whole numbers) and `text`; a `.txt` file of
+    /// one query a line; or a `.json` file, as MetaCLIP publishes lists: an array of texts, or an
+    /// object of counts. In a file, the id of a query is its line or place, from 0.
     queries: Input,
     /// The column to search.
     #[serde(default = "caption")]
@@ -47,7 +47,7 @@ pub struct MatchOptions {
 
 /// `match` as it runs.
 pub struct Match {
-    queries: TableInput,
+    queries: QueryListInput,
     column: String,
     fold_case: bool,
     /// The matcher and the identity of its list: built once, not for every split.
@@ -74,14 +74,12 @@ queries = "queries/queries.parquet"
 
     fn plan(options: MatchOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
-        let queries = ports.table(&options.queries);
+        let queries = QueryListInput::declare(&options.queries, ports);
         let ids = Field::new(QUERY_IDS, contracts::int_list(), true);
         let schema = ports.schema(&input).map(|schema| super::with_field(&schema, ids));
         ports.output(schema, SortKey::columns(ROW_ORDER));
         ports.computes(QUERY_IDS);
         ports.text(&input, &options.column, Required::Yes);
-        ports.column(&queries, "id", ColumnType::Int32, Required::Yes);
-        ports.text(&queries, "text", Required::Yes);
         Some(Work::rows(Match {
             queries,
             column: options.column.value().clone(),
@@ -99,23 +97,23 @@ impl Rows for Match {
         rows: DataFrame,
         inputs: &Inputs,
     ) -> Result<DataFrame, RunError> {
-        let matcher = self.matcher(cx, inputs.get(&self.queries)).await?;
+        let matcher = self.matcher(cx, inputs).await?;
         let known = rows.schema().has_column_with_unqualified_name(QUERY_IDS);
         let before =
             if known { ident(QUERY_IDS) } else { lit(ScalarValue::try_new_null(&contracts::int_list())?) };
         let found =
             when(col(CODE).is_null(), matches(matcher, ident(self.column.as_str()))).otherwise(before)?;
         let frame = rows.with_column(QUERY_IDS, found)?;
-        reject_where(frame, &cx.stage, ident(QUERY_IDS).is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))
+        let column = &self.column;
+        let detail = when(ident(column).is_null(), lit(format!("`{column}` is null")))
+            .otherwise(lit(format!("no query of {} occurs in `{column}`", self.queries.name(inputs))))?;
+        reject_where(frame, &cx.stage, ident(QUERY_IDS).is_null(), NO_QUERY, detail)
     }
 }
 
 impl Match {
-    async fn matcher(&self, cx: &RunContext, list: &InputData) -> Result<Arc<Matcher>, RunError> {
-        let shards: Vec<String> =
-            list.dataset.shards(&list.table).map(|s| format!("{} {}", s.path, s.bytes)).collect();
-        let identity =
-            format!("{} {} {shards:?}", list.dataset.dir().display(), list.dataset.state().begin.fingerprint);
+    async fn matcher(&self, cx: &RunContext, inputs: &Inputs) -> Result<Arc<Matcher>, RunError> {
+        let identity = self.queries.identity(cx, inputs)?;
         // Locked until the matcher is ready: one split builds it while the others wait.
         let mut ready = self.ready.lock().await;
         if let Some((of, matcher)) = ready.as_ref()
@@ -123,51 +121,22 @@ impl Match {
         {
             return Ok(matcher.clone());
         }
-        let queries = read_list(&cx.session, list).await?;
-        let (path, normalizer) = (self.cache_path(list), Normalizer { fold_case: self.fold_case });
+        let queries = self.queries.read(cx, inputs).await?;
+        let queries: Vec<_> = queries.into_iter().map(|query| (query.id, query.text)).collect();
+        let rules = if self.fold_case { "folded" } else { "cased" };
+        let path = beside(&self.queries.local_path(cx, inputs)?, &format!(".{rules}.matcher"));
+        let normalizer = Normalizer { fold_case: self.fold_case };
         let make = move || Matcher::cached(&path, &queries, normalizer);
         let made = twinlens_pipeline::blocking(make).await?;
-        let (matcher, outcome) = made.map_err(|error| RunError::user(format!("{}: {error}", list.name)))?;
+        let name = self.queries.name(inputs);
+        let (matcher, outcome) = made.map_err(|error| RunError::user(format!("{name}: {error}")))?;
         if let CacheOutcome::NotSaved(why) = outcome {
-            cx.progress.note(format!("the matcher of {} cannot be saved for the next run: {why}", list.name));
+            cx.progress.note(format!("the matcher of {name} cannot be saved for the next run: {why}"));
         }
         let matcher = Arc::new(matcher);
         *ready = Some((identity, matcher.clone()));
         Ok(matcher)
     }
-
-    /// The cache file of the matcher, beside the list.
-    fn cache_path(&self, list: &InputData) -> PathBuf {
-        let mut shards = list.dataset.shards(&list.table);
-        let name = match (shards.next(), list.dataset.state().begin.fingerprint.is_empty()) {
-            // A Parquet file lies among other files: the name must be its own.
-            (Some(file), true) => &file.path,
-            _ => &list.table,
-        };
-        let rules = if self.fold_case { "folded" } else { "cased" };
-        list.dataset.dir().join(format!("{name}.{rules}.matcher"))
-    }
-}
-
-async fn read_list(session: &SessionContext, list: &InputData) -> Result<Vec<(i32, String)>, RunError> {
-    let frame = list.frame(session).await?.select_columns(&["id", "text"])?;
-    let mut queries = Vec::new();
-    for batch in frame.collect().await? {
-        let ids = batch.column(0).as_primitive_opt::<Int32Type>();
-        let ids = ids
-            .ok_or_else(|| RunError::user(format!("{}: the column `id` is not of type int32", list.name)))?;
-        let texts = strings(batch.column(1))?;
-        for (id, text) in ids.iter().zip(texts.iter()) {
-            let (Some(id), Some(text)) = (id, text) else {
-                return Err(RunError::user_with_hint(
-                    format!("{}: a query has no id or no text", list.name),
-                    "every row of a query list needs both",
-                ));
-            };
-            queries.push((id, text.to_string()));
-        }
-    }
-    Ok(queries)
 }
 
 /// An expression: the ids of the queries in a text as a list; null if there are none.
@@ -213,8 +182,8 @@ mod tests {
         assert_eq!(
             stage.faults(),
             [
-                "\"lists.parquet\": `lists.parquet` has no column `id`",
-                "\"lists.parquet\": `lists.parquet` has no column `text`",
+                "\"lists.parquet\": `lists.parquet` has no column `id` (a query list has the columns `id` and `text`)",
+                "\"lists.parquet\": `lists.parquet` has no column `text` (a query list has the columns `id` and `text`)",
                 "\"alt\": `pages.parquet` has no column `alt`",
             ]
         );

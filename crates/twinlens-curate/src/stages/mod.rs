@@ -8,6 +8,7 @@ mod filter;
 mod match_queries;
 mod presets;
 mod queries;
+mod query_list;
 mod select;
 mod sql;
 #[cfg(test)]
@@ -25,8 +26,8 @@ pub use sql::Sql;
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use twinlens_pipeline::{ColumnType, Registry};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use twinlens_pipeline::{Registry, Required};
 
 /// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
@@ -52,7 +53,6 @@ fn with_field(schema: &Schema, field: Field) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// Whether rows can be sorted by a column of that type.
-fn is_sortable(kind: &DataType) -> bool {
-    kind.is_primitive() || ColumnType::Text.accepts(kind) || kind == &DataType::Boolean
-}
+/// How a table gets the column that tells its pairs apart.
+const UID_HINT: Required<'_> =
+    Required::Hint("make one with a `select` stage: columns = { uid = \"pair_uid(url, caption)\" }");

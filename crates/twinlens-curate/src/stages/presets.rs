@@ -55,6 +55,14 @@ const COYO: Rules = &[
     ENGLISH,
 ];
 
+/// The sizes that conditions ask for.
+const SIZES: [&str; 2] = ["original_width", "original_height"];
+
+/// The size to look at where a table has none of the original image.
+fn stored(name: &str) -> &str {
+    name.strip_prefix("original_").unwrap_or(name)
+}
+
 impl Preset {
     fn definition(self) -> Rules {
         match self {
@@ -72,8 +80,9 @@ impl Preset {
     /// Codes and conditions for a table: sizes are those of the original image if the table has
     /// them.
     pub(super) fn rules(self, schema: &Schema) -> Vec<(&'static str, String)> {
-        let original = schema.field_with_name("original_width").is_ok();
-        let adapted = |sql: &str| if original { sql.to_string() } else { sql.replace("original_", "") };
+        let absent = SIZES.iter().filter(|name| schema.index_of(name).is_err());
+        let adapted =
+            |sql: &str| absent.clone().fold(sql.to_string(), |sql, name| sql.replace(name, stored(name)));
         self.definition().iter().map(|(code, sql)| (*code, adapted(sql))).collect()
     }
 
@@ -81,8 +90,7 @@ impl Preset {
     pub(super) fn check(self, ports: &mut Ports<'_>, input: &RowsInput, span: Range<usize>) {
         let hint = "this preset needs captions and image sizes: put it after a `fetch` stage";
         let has = |name: &str| ports.schema(input).is_some_and(|schema| schema.field_with_name(name).is_ok());
-        let size = |name: &'static str| if has(name) { name } else { &name["original_".len()..] };
-        let sizes = ["original_width", "original_height"].map(size);
+        let sizes = SIZES.map(|name| if has(name) { name } else { stored(name) });
         ports.text(input, ColumnName::at("caption", span.clone()), Required::Hint(hint));
         for name in sizes {
             let column = ColumnName::at(name, span.clone());

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{col, ident, when};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
-use twinlens_pipeline::rejects::{CODE, RESERVED};
+use twinlens_pipeline::rejects::{CODE, RESERVED, is_reserved};
 use twinlens_pipeline::{
     ColumnType, Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey,
     StageKind, Work,
@@ -75,7 +75,7 @@ drop = ["page_url"]
         }
         let mut computed = BTreeMap::new();
         for (name, sql) in &options.columns {
-            if RESERVED.contains(&name.as_str()) {
+            if is_reserved(name) {
                 ports.fault(Fault::at(sql.span(), format!("`{name}` is the name of a reserved column")));
             }
             if let Some((_, kind)) = ports.expression(sql, &input) {

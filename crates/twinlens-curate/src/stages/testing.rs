@@ -5,8 +5,6 @@ use std::sync::Arc;
 use datafusion::arrow::array::{
     ArrayRef, Int32Array, Int32Builder, Int64Array, ListBuilder, RecordBatch, StringArray,
 };
-use twinlens_dataset::contracts;
-use twinlens_dataset::shard::conform;
 use twinlens_pipeline::{Registry, RunContext};
 pub(super) use twinlens_testkit::stage::{StageTest, lines};
 
@@ -35,12 +33,13 @@ pub(super) fn pairs(rows: &[(&str, &str)]) -> RecordBatch {
     let captions: StringArray = rows.iter().map(|(_, text)| (*text != "\0").then_some(*text)).collect();
     let uids: Vec<&str> = rows.iter().map(|(uid, _)| *uid).collect();
     let urls: Vec<String> = uids.iter().map(|uid| format!("http://example.com/{uid}")).collect();
-    let given = batch(vec![
+    batch(vec![
         ("uid", Arc::new(StringArray::from(uids))),
         ("url", Arc::new(StringArray::from(urls))),
         ("caption", Arc::new(captions)),
-    ]);
-    conform("pairs", &given, &contracts::pair_texts()).unwrap()
+        ("page_url", Arc::new(StringArray::new_null(rows.len()))),
+        ("text_source", Arc::new(StringArray::new_null(rows.len()))),
+    ])
 }
 
 /// Pairs of uid and query ids.
@@ -64,6 +63,5 @@ pub(super) fn hashed(rows: &[(&str, Option<i64>)]) -> RecordBatch {
 pub(super) fn queries(rows: &[(i32, &str)]) -> RecordBatch {
     let ids: Int32Array = rows.iter().map(|(id, _)| Some(*id)).collect();
     let texts: StringArray = rows.iter().map(|(_, text)| Some(*text)).collect();
-    let given = batch(vec![("id", Arc::new(ids)), ("text", Arc::new(texts))]);
-    conform("queries", &given, &contracts::queries()).unwrap()
+    batch(vec![("id", Arc::new(ids)), ("text", Arc::new(texts))])
 }

@@ -3,5 +3,7 @@
 
 #[cfg(unix)]
 mod command;
+mod contracts;
 mod pipeline;
 mod query_list;
+mod runs;

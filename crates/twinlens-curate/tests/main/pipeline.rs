@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
-use twinlens_dataset::shard::{ShardLimits, TableWriter, conform};
-use twinlens_dataset::{Dataset, catalog, contracts, storage};
+use twinlens_dataset::{Dataset, catalog};
 use twinlens_pipeline::Registry;
 use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::files::Files;
@@ -79,27 +79,26 @@ fn pairs() -> Vec<[String; 3]> {
     (0..1000).map(|i| [format!("{i:032x}"), url(i), caption(i)]).collect()
 }
 
-fn write(path: &Path, columns: &[(&str, Vec<&str>)], schema: &datafusion::arrow::datatypes::SchemaRef) {
-    let columns =
-        columns.iter().map(|(name, values)| (*name, Arc::new(StringArray::from(values.clone())) as ArrayRef));
-    let batch = conform("rows", &RecordBatch::try_from_iter(columns).unwrap(), schema).unwrap();
-    let folder = path.parent().unwrap();
-    let mut writer = TableWriter::new(folder, "rows", schema.clone(), 0, ShardLimits::default());
-    writer.write(&batch).unwrap();
-    let shard = folder.join(&writer.finish().unwrap()[0].path);
-    std::fs::rename(storage::unfinished(&shard), path).unwrap();
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+}
+
+fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
 }
 
 async fn run(folder: &Path, rows: &[[String; 3]], threads: usize) -> (Outcome, Registry) {
-    let column = |at: usize| rows.iter().map(|row| row[at].as_str()).collect::<Vec<_>>();
-    let given = [("uid", column(0)), ("url", column(1)), ("caption", column(2))];
-    write(&folder.join("pairs.parquet"), &given, &contracts::pair_texts());
-    let list = [
-        ("id", vec!["0", "1", "2", "3"]),
-        ("text", vec!["dog", "st. louis", "owl", "arch"]),
-        ("origin", vec!["unigram"; 4]),
+    let column = |at: usize| texts(rows.iter().map(|row| row[at].as_str()));
+    let given = vec![("uid", column(0)), ("url", column(1)), ("caption", column(2))];
+    write(&folder.join("pairs.parquet"), given);
+    let list = vec![
+        ("id", Arc::new(Int64Array::from(vec![0, 1, 2, 3])) as ArrayRef),
+        ("text", texts(["dog", "st. louis", "owl", "arch"])),
     ];
-    write(&folder.join("list.parquet"), &list, &contracts::queries());
+    write(&folder.join("list.parquet"), list);
     let file = folder.join("curated.toml");
     std::fs::write(&file, PIPELINE).unwrap();
     let mut registry = Registry::default();

@@ -10,10 +10,10 @@ use arrow::ipc::writer::FileWriter;
 
 use super::format::Format;
 use super::webdataset::{ImageExtension, WebDataset};
+use crate::conform::conform;
 use crate::contracts;
 use crate::error::DatasetError;
 use crate::protocol::MAIN;
-use crate::shard::conform;
 use crate::storage::{Location, local};
 use crate::writer::SplitWriter;
 

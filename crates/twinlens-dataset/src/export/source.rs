@@ -18,11 +18,12 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowS
 use parquet::file::metadata::PageIndexPolicy;
 use tokio::sync::mpsc::Sender;
 
+use crate::conform::conform;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::protocol::FileEntry;
 use crate::protocol::MAIN;
-use crate::shard::{conform, parquet_error};
+use crate::shard::parquet_error;
 use crate::types::holds_image_bytes;
 
 /// Rows of a piece with images: as many as a row group has.

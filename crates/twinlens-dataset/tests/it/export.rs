@@ -183,8 +183,9 @@ async fn exports_can_be_read_back_unchanged() {
             assert!(reader.schema().metadata()["huggingface"].contains(r#""image":{"_type":"Image"}"#));
             assert_eq!(reader.schema().fields(), contracts::file_schema(&schema()).fields());
             batches.extend(
-                reader
-                    .map(|batch| twinlens_dataset::shard::conform("t", &batch.unwrap(), &schema()).unwrap()),
+                reader.map(|batch| {
+                    twinlens_dataset::conform::conform("t", &batch.unwrap(), &schema()).unwrap()
+                }),
             );
         }
         assert_eq!(concat_batches(&schema(), &batches).unwrap(), expected(predicate.is_some()));

@@ -1,6 +1,7 @@
 //! The top level of a pipeline file: its keys, `--set`, and the order in which the parts are
 //! checked.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -116,11 +117,10 @@ fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Fault>> {
         return Ok(table.into_inner());
     }
     // Further errors on the same line are usually consequences of the first.
-    let mut faults: Vec<Fault> = Vec::new();
+    let (mut faults, mut seen) = (Vec::new(), HashSet::new());
     for error in errors {
         let span = error.span().unwrap_or(0..0);
-        let line = source.line(span.start);
-        if !faults.iter().any(|fault| source.line(fault.span.start) == line) {
+        if seen.insert(source.line(span.start)) {
             let (message, expected) =
                 error.message().split_once(", expected ").unwrap_or((error.message(), ""));
             let label = if matches!(expected, "" | "nothing") {

@@ -1,5 +1,6 @@
 //! Names of inputs to edges, and an order in which the stages can run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use twinlens_dataset::{MAIN, REJECTS};
@@ -12,10 +13,13 @@ use crate::error::Fault;
 use crate::located::Input;
 use crate::ports::InputPort;
 use crate::sql::{SqlPlanner, find_word};
-use crate::suggest::{did_you_mean, list_names};
+use crate::suggest::{Suggestions, did_you_mean, list_names};
 
 /// The table of counts about the run itself.
 pub(crate) const FUNNEL: &str = "funnel";
+
+/// What the names of data files end in, beside `.parquet`.
+const FILE_ENDINGS: [&str; 6] = ["csv", "tsv", "json", "jsonl", "txt", "arrow"];
 
 /// The edges between drafts, and the order.
 pub(crate) struct Graph {
@@ -33,7 +37,7 @@ pub(crate) fn resolve(
     sql: &SqlPlanner,
     faults: &mut Vec<Fault>,
 ) -> Graph {
-    let names = Names { drafts, side: drafts.iter().map(|draft| draft.side_tables(sql)).collect() };
+    let names = Names::new(drafts, drafts.iter().map(|draft| draft.side_tables(sql)).collect());
     let mut inputs = Vec::new();
     for (index, draft) in drafts.iter().enumerate() {
         inputs.push(draft.options.as_ref().and_then(|_| {
@@ -64,32 +68,46 @@ pub(crate) fn place_of(source: &Source, input: &Input) -> Range<usize> {
 struct Names<'a> {
     drafts: &'a [Draft<'a>],
     side: Vec<Vec<&'static str>>,
+    /// The drafts of each stage of the file, of each name, and with each side table.
+    families: BTreeMap<&'a str, Vec<usize>>,
+    names: BTreeMap<&'a str, usize>,
+    owners: BTreeMap<&'static str, Vec<usize>>,
+    suggestions: Suggestions,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn new(drafts: &'a [Draft<'a>], side: Vec<Vec<&'static str>>) -> Self {
+        let (mut families, mut names) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::new());
+        let mut owners: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+        for (index, draft) in drafts.iter().enumerate() {
+            families.entry(draft.family.as_str()).or_default().push(index);
+            names.entry(draft.name.as_str()).or_insert(index);
+            side[index].iter().for_each(|table| owners.entry(table).or_default().push(index));
+        }
+        Self { drafts, side, families, names, owners, suggestions: Suggestions::default() }
+    }
+
     fn resolve(&self, reader: usize, port: &InputPort) -> Result<Resolved, Box<Fault>> {
         let (input, all) = (&port.input, port.all_variants);
         let Some(stage) = input.stage() else {
             return Ok(Resolved::Path(input.name().into()));
         };
-        let family: Vec<usize> = self.of(|draft| draft.family == stage);
-        if !family.is_empty() {
-            return self.variant(reader, &family, self.table_of(family[0], input)?, all);
+        if let Some(family) = self.families.get(stage) {
+            return self.variant(reader, family, self.table_of(family[0], input)?, all);
         }
         // One variant, by its own name.
-        if let Some(node) = self.drafts.iter().position(|draft| draft.name == stage) {
+        if let Some(&node) = self.names.get(stage) {
             return Ok(Resolved::Stage { node, table: self.table_of(node, input)?.into() });
         }
         if input.table().is_none() && (stage == REJECTS || stage == FUNNEL) {
             return self.system(reader, stage);
         }
-        let nodes: Vec<usize> =
-            (0..self.drafts.len()).filter(|node| self.side[*node].contains(&stage)).collect();
+        let nodes = self.owners.get(stage).map_or(&[][..], Vec::as_slice);
         let mut owners: Vec<&str> = nodes.iter().map(|node| self.drafts[*node].family.as_str()).collect();
         owners.dedup();
         match (owners.as_slice(), input.table()) {
-            ([_], None) => self.variant(reader, &nodes, stage, all),
-            ([], _) | (_, Some(_)) => Err(Box::new(self.unknown(stage))),
+            ([_], None) => self.variant(reader, nodes, stage, all),
+            ([], _) | (_, Some(_)) => Err(Box::new(self.unknown(stage, input))),
             (several, None) => {
                 let names: Vec<String> = several.iter().map(|owner| format!("{owner}.{stage}")).collect();
                 Err(Box::new(
@@ -98,10 +116,6 @@ impl Names<'_> {
                 ))
             }
         }
-    }
-
-    fn of(&self, test: impl Fn(&Draft<'_>) -> bool) -> Vec<usize> {
-        (0..self.drafts.len()).filter(|node| test(&self.drafts[*node])).collect()
     }
 
     /// A table of the variant of a stage that goes with the reader; or of all of them.
@@ -148,16 +162,24 @@ impl Names<'_> {
         Ok(Resolved::System { table: table.into(), nodes })
     }
 
-    fn unknown(&self, stage: &str) -> Fault {
+    fn unknown(&self, stage: &str, input: &Input) -> Fault {
+        let fault = Fault::at(0..0, format!("unknown input `{stage}`"));
+        if !self.suggestions.next() {
+            return fault;
+        }
         let stages = || {
             let mut names: Vec<&str> = self.drafts.iter().map(|draft| draft.family.as_str()).collect();
             names.dedup();
             names.into_iter()
         };
         let all = stages().chain(self.side.iter().flatten().copied()).chain([REJECTS, FUNNEL]);
-        let fault = Fault::at(0..0, format!("unknown input `{stage}`"))
-            .label(format!("the stages are {}", list_names(stages())));
-        did_you_mean(stage, all).into_iter().fold(fault, Fault::hint)
+        let fault = fault.label(format!("the stages are {}", list_names(stages())));
+        let hint = did_you_mean(stage, all).or_else(|| {
+            // `list.csv`
+            let file = input.table().is_some_and(|ending| FILE_ENDINGS.contains(&ending));
+            file.then(|| format!("a value is a path if it contains `/`: `./{}`", input.name()))
+        });
+        hint.into_iter().fold(fault, Fault::hint)
     }
 }
 
@@ -173,13 +195,25 @@ fn order(
     faults: &mut Vec<Fault>,
 ) -> Vec<usize> {
     let needs: Vec<Vec<usize>> = inputs.iter().map(|inputs| before(inputs.as_ref())).collect();
+    let mut readers = vec![Vec::new(); drafts.len()];
+    let mut missing: Vec<usize> = Vec::new();
+    for (node, needed) in needs.iter().enumerate() {
+        missing.push(needed.len());
+        needed.iter().for_each(|need| readers[*need].push(node));
+    }
+    // The first in the file of those that can run next.
+    let mut ready: BTreeSet<usize> = (0..drafts.len()).filter(|node| missing[*node] == 0).collect();
     let mut order: Vec<usize> = Vec::new();
     let mut placed = vec![false; drafts.len()];
-    while let Some(next) =
-        (0..drafts.len()).find(|node| !placed[*node] && needs[*node].iter().all(|need| placed[*need]))
-    {
+    while let Some(next) = ready.pop_first() {
         placed[next] = true;
         order.push(next);
+        for &reader in &readers[next] {
+            missing[reader] -= 1;
+            if missing[reader] == 0 {
+                ready.insert(reader);
+            }
+        }
     }
     // The remaining ones wait for a cycle: walk from each to one of its inputs until the walk meets
     // itself.

@@ -1,5 +1,7 @@
 //! What `check` may know of the files that a pipeline names as inputs.
 
+use std::path::PathBuf;
+
 use datafusion::arrow::datatypes::SchemaRef;
 use twinlens_dataset::MAIN;
 
@@ -30,6 +32,14 @@ impl<'a> InputSchemas<'a> {
     /// Checks that a file that a stage declared is there, if files are to be opened.
     pub(crate) fn check_file(&self, written: &str) -> Result<(), RunError> {
         self.0.map_or(Ok(()), |files| files.check(written))
+    }
+
+    /// Local copies of the files that an option names; none if they are missing, which
+    /// [`InputSchemas::check_file`] says, or not to be opened.
+    pub(crate) fn local_files(&self, written: &str) -> Result<Vec<PathBuf>, RunError> {
+        let Some(files) = self.0.filter(|files| files.check(written).is_ok()) else { return Ok(Vec::new()) };
+        let found = files.expand(written)?;
+        Ok(found.iter().map(|location| location.local_copy()).collect::<Result<_, _>>()?)
     }
 
     /// The columns of one; `None` if it is not to be opened.

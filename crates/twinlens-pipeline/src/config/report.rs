@@ -66,15 +66,19 @@ impl Report {
 
     fn render_fault(&self, fault: &Fault, renderer: &Renderer) -> String {
         let Part { name, text, range, argument } = self.source.part(&fault.span);
+        let parts = fault.related.iter().map(|(span, note)| (self.source.part(span), note));
+        let related: Vec<_> = parts.filter(|(other, _)| other.argument == argument).collect();
+        let (start, shown) =
+            lines(text, [&range].into_iter().chain(related.iter().map(|(other, _)| &other.range)));
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let within = |place: &Range<usize>| place.start - start..place.end - start;
         let label = printable(&fault.label);
-        let mut snippet = Snippet::source(text).path(printable(name));
-        snippet = snippet.annotation(primary(text, range).label((!label.is_empty()).then_some(label)));
-        for (span, note) in &fault.related {
-            let other = self.source.part(span);
-            if other.argument == argument {
-                snippet =
-                    snippet.annotation(AnnotationKind::Context.span(other.range).label(printable(note)));
-            }
+        let mut snippet = Snippet::source(shown).path(printable(name)).line_start(line);
+        let label = (!label.is_empty()).then_some(label);
+        snippet = snippet.annotation(primary(shown, within(&range)).label(label));
+        for (other, note) in &related {
+            let place = within(&other.range);
+            snippet = snippet.annotation(AnnotationKind::Context.span(place).label(printable(note)));
         }
         let mut group = Level::ERROR.primary_title(printable(&fault.message)).element(snippet);
         if let Some(hint) = &fault.hint {
@@ -82,6 +86,17 @@ impl Report {
         }
         renderer.render(&[group])
     }
+}
+
+/// The lines of a text that have some places, and where they start. The renderer goes through all
+/// that it is given, for each error.
+fn lines<'t, 'p>(text: &'t str, places: impl Iterator<Item = &'p Range<usize>> + Clone) -> (usize, &'t str) {
+    let first = places.clone().map(|place| place.start).min().unwrap_or(0);
+    let last = places.map(|place| place.end).max().unwrap_or(0);
+    let start = text[..first].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[last..].find('\n').map_or(text.len(), |at| last + at);
+    let end = if end > last && text[..end].ends_with('\r') { end - 1 } else { end };
+    (start, &text[start..end])
 }
 
 /// The underlined range. Of a value over several lines, only the first is underlined.

@@ -15,6 +15,8 @@ pub(crate) struct Source {
     name: String,
     text: String,
     file: usize,
+    /// Where the lines of the file after the first begin.
+    lines: Vec<usize>,
     arguments: Vec<Argument>,
 }
 
@@ -43,8 +45,10 @@ impl Source {
         file: &str,
         arguments: impl IntoIterator<Item = (String, String)>,
     ) -> Self {
-        let mut source =
-            Self { name: name.into(), text: file.into(), file: file.len(), arguments: Vec::new() };
+        let lines = file.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let (lines, arguments_of_file) = (lines.collect(), Vec::new());
+        let (text, length) = (file.into(), file.len());
+        let mut source = Self { name: name.into(), text, file: length, lines, arguments: arguments_of_file };
         for (option, argument) in arguments {
             source.text.push('\n');
             let start = source.text.len();
@@ -93,7 +97,7 @@ impl Source {
 
     /// The line of a byte of the file, from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.file)].iter().filter(|byte| **byte == b'\n').count() + 1
+        self.lines.partition_point(|start| *start <= at) + 1
     }
 
     fn raw(&self, span: &Range<usize>) -> Option<&str> {

@@ -20,7 +20,7 @@ use crate::config::source::{Source, Strings};
 use crate::config::stages::Draft;
 use crate::error::{Fault, RunError};
 use crate::located::Located;
-use crate::ports::{KnownInput, Plan};
+use crate::ports::{FileCheck, KnownInput, Plan};
 use crate::sql::SqlPlanner;
 use crate::stage::Work;
 use crate::suggest::list_names;
@@ -96,7 +96,8 @@ impl Context<'_> {
             let error = self.schemas.check_file(file).err()?;
             Some(file_fault(file.span(), error))
         });
-        let found: Vec<Fault> = planned.faults.into_iter().chain(missing).collect();
+        let checks = planned.plan.file_checks.iter().filter_map(|check| self.checked(check).err());
+        let found: Vec<Fault> = planned.faults.iter().cloned().chain(missing).chain(checks).collect();
         let good = found.is_empty();
         faults.extend(placed(draft, found));
         planned.work.filter(|_| good).map(|work| (planned.plan, work))
@@ -150,6 +151,13 @@ impl Context<'_> {
     fn file(&self, path: &str, place: Range<usize>) -> Result<KnownInput, Fault> {
         let schema = self.schemas.get(path).map_err(|error| file_fault(place, error))?;
         Ok(KnownInput { schema, maker: None })
+    }
+
+    /// Reads a file whose contents an option depends on.
+    fn checked(&self, check: &FileCheck) -> Result<(), Fault> {
+        let files = self.schemas.local_files(check.file.value());
+        let checked = files.and_then(|files| files.iter().try_for_each(|file| (check.check)(file)));
+        checked.map_err(|error| file_fault(check.file.span(), error))
     }
 }
 

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::source::{Piece, Source, Strings};
 use crate::error::Fault;
-use crate::suggest::{did_you_mean, list_names};
+use crate::suggest::{Suggestions, did_you_mean, list_names};
 
 /// External values: `--set` arguments (`name=value`) and the environment.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +57,7 @@ pub(crate) struct Vars<'i> {
     known: BTreeMap<String, Scalar<'i>>,
     /// Listed under `env` but not in the environment.
     unset: BTreeSet<String>,
+    suggestions: Suggestions,
 }
 
 /// A `--set` argument that sets a variable.
@@ -136,12 +137,16 @@ impl<'i> Vars<'i> {
             return Fault::at(place, format!("the environment variable `{name}` is not set"))
                 .hint(format!("set it, or give a default under `[vars]`, or `--set {name}=...`"));
         }
+        let fault = Fault::at(place, format!("undefined variable `{name}`"));
+        if !self.suggestions.next() {
+            return fault;
+        }
         let names = || self.known.keys().chain(&self.unset).map(String::as_str);
-        let fault = Fault::at(place, format!("undefined variable `{name}`"))
-            .label(format!("known: {}", list_names(names())));
-        fault.hint(did_you_mean(name, names()).unwrap_or_else(|| {
-            format!("define it under `[vars]`, list it under `env`, or give `--set {name}=...`")
-        }))
+        fault.label(format!("known: {}", list_names(names()))).hint(
+            did_you_mean(name, names()).unwrap_or_else(|| {
+                format!("define it under `[vars]`, list it under `env`, or give `--set {name}=...`")
+            }),
+        )
     }
 }
 

@@ -3,8 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
-use datafusion::logical_expr::ident;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::SessionContext;
 use futures::{Stream, StreamExt};
 use tracing::{Instrument, debug_span};
 use twinlens_dataset::types::holds_image_bytes;
@@ -14,7 +19,7 @@ use crate::config::Node;
 use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
 use crate::rejects;
-use crate::run::output::{Output, write_frame};
+use crate::run::output::{Output, write_divided, write_table};
 use crate::stage::{ErasedSource, Frames, Query, SortKey, SourceSplit, Whole, Work};
 
 /// Rows of a split where no stage of the plan wants fewer.
@@ -177,8 +182,14 @@ async fn query(step: &Step<'_>, query: &dyn Query, output: &mut Output) -> Resul
         return Ok(());
     }
     let make = async {
-        let frames = query.tables(&step.cx, &step.inputs).await?;
-        write_frames(output.split(0, "all"), frames, step).await
+        let Frames { main, side } = query.tables(&step.cx, &step.inputs).await?;
+        let main = sorted(main, &step.node.plan.order)?;
+        // None of its rows is a reject, whatever its columns are called.
+        let mut writer = output.split(0, "all");
+        for (table, frame) in [(MAIN, main)].into_iter().chain(side) {
+            writer = write_table(writer, table, frame, &step.cx.progress).await?;
+        }
+        Ok(writer)
     };
     let writer = unless_cancelled(step, make).await?;
     output.commit(writer).await
@@ -199,7 +210,7 @@ async fn unless_cancelled(
 async fn write_frames(writer: SplitWriter, frames: Frames, step: &Step<'_>) -> Result<SplitWriter, RunError> {
     let mut writer = write_sorted(writer, frames.main, std::slice::from_ref(step)).await?;
     for (table, frame) in frames.side {
-        writer = write_frame(writer, table, frame, &step.cx.progress).await?;
+        writer = write_table(writer, table, frame, &step.cx.progress).await?;
     }
     Ok(writer)
 }
@@ -210,9 +221,16 @@ pub(super) fn rows_input<'a>(step: &'a Step<'_>) -> Result<&'a InputData, RunErr
     step.rows.as_ref().ok_or_else(missing)
 }
 
-/// Applies row stages one after another.
+/// The most stages whose rows go through one plan of the engine.
+const PLANNED_TOGETHER: usize = 16;
+
+/// Applies row stages one after another. The engine plans a few at a time: what planning costs
+/// grows with the square of a plan's depth, and a deep one overflows the stack.
 pub(super) async fn chain(mut frame: DataFrame, steps: &[Step<'_>]) -> Result<DataFrame, RunError> {
-    for step in steps {
+    for (place, step) in steps.iter().enumerate() {
+        if place > 0 && place % PLANNED_TOGETHER == 0 {
+            frame = plan_boundary(&step.cx.session, frame)?;
+        }
         let Work::Rows(rows) = &step.node.work else {
             let what = format!("the stage `{}` is fused, but is not a row stage", step.node.name);
             return Err(RunError::Internal(what));
@@ -222,6 +240,41 @@ pub(super) async fn chain(mut frame: DataFrame, steps: &[Step<'_>]) -> Result<Da
     Ok(frame)
 }
 
+/// The rows of a plan as a table, on which another plan stands.
+fn plan_boundary(session: &SessionContext, frame: DataFrame) -> Result<DataFrame, RunError> {
+    let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+    let rows = PlannedRows { schema: schema.clone(), frame };
+    Ok(session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(rows)])?))?)
+}
+
+#[derive(Debug)]
+struct PlannedRows {
+    schema: SchemaRef,
+    frame: DataFrame,
+}
+
+impl PartitionStream for PlannedRows {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        // A task of its own: one poll through a thousand stages would need a deep stack, too.
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
+        let (to, frame) = (builder.tx(), self.frame.clone());
+        builder.spawn(async move {
+            let mut rows = frame.execute_stream().await?;
+            while let Some(batch) = rows.next().await {
+                if to.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        builder.build()
+    }
+}
+
 /// Writes the main table in the order that the last stage of the plan declared.
 pub(super) async fn write_sorted(
     writer: SplitWriter,
@@ -229,20 +282,13 @@ pub(super) async fn write_sorted(
     steps: &[Step<'_>],
 ) -> Result<SplitWriter, RunError> {
     let order = steps.last().map_or(&SortKey::AsGiven, |step| &step.node.plan.order);
-    write_frame(writer, MAIN, sorted(frame, order)?, &steps[0].cx.progress).await
+    write_divided(writer, sorted(frame, order)?, &steps[0].cx.progress).await
 }
 
 /// Rows in an order that does not depend on threads, so that the bytes of shards do not.
 fn sorted(frame: DataFrame, order: &SortKey) -> Result<DataFrame, RunError> {
-    let SortKey::Columns(names) = order else { return Ok(frame) };
-    let columns: Vec<&String> = frame.schema().fields().iter().map(|field| field.name()).collect();
-    let (Some(first), Some(column)) = (names.first(), columns.first()) else { return Ok(frame) };
-    let first = if columns.contains(&first) { first } else { *column };
-    // Rows that are equal in the first column are put in order by the others.
-    let others = names.iter().filter(|name| *name != first && columns.contains(name));
-    let key = [first].into_iter().chain(others).map(|name| ident(name.as_str()).sort(true, true));
-    let key = key.collect();
-    Ok(frame.sort(key)?)
+    let keys = order.keys(frame.schema().as_arrow());
+    Ok(if keys.is_empty() { frame } else { frame.sort(keys)? })
 }
 
 /// Checks that rows in = rows out + rejects.

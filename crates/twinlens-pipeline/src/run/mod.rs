@@ -6,6 +6,7 @@
 
 pub mod data_tests;
 pub mod directory;
+mod empty;
 pub mod events;
 pub mod execute;
 pub mod fingerprint;
@@ -130,14 +131,17 @@ pub async fn run(
     }
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
-    let run = Run { pipeline, registry, settings, files, observer, cancel, runtime };
+    let began = settings.clock.stopped();
+    let run_runtime = runtime.clone();
+    let run = Run { pipeline, registry, settings, files, observer, cancel, runtime: run_runtime, began };
     let span = info_span!("run", pipeline = %pipeline.name, dir = %settings.dir);
     let all_rejected = run.units(&units).instrument(span).await?;
     let datasets = open_all(&settings.dir, &units, pipeline, all_rejected.as_ref())?;
     let tests = match (&settings.until, &all_rejected) {
         (Some(_), _) | (_, Some(_)) => Vec::new(),
         (None, None) => {
-            let session = session::plain(registry, settings.threads);
+            let config = session::config(settings.threads, 8192);
+            let session = session::open(registry, config, runtime, began);
             catalog::register(&session, &datasets).await?;
             data_tests::run(&session, &pipeline.tests).await?
         }
@@ -198,6 +202,8 @@ struct Run<'a> {
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
     runtime: Arc<RuntimeEnv>,
+    /// When the run began: what `run_time()` gives in SQL.
+    began: Clock,
 }
 
 impl Run<'_> {
@@ -287,9 +293,11 @@ impl Run<'_> {
         });
         let mut output = Output::new(&node.name, writer, progress.clone());
         let steps = self.steps(unit, &progress, cancel).await?;
+        let reasons = empty::inputs_without_rows(&steps);
+        reasons.iter().for_each(|reason| progress.note(reason));
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
-        execute(&steps, &mut output, &limits).await?;
+        execute(&steps, &mut output, &limits).await.map_err(|error| empty::explained(error, &reasons))?;
         generations::prune(&self.settings.dir, &node.name, node.plan.generations.saturating_sub(1), false)?;
         generations::delete_old(&self.settings.dir, &node.name)?;
         let state = output.state();
@@ -405,8 +413,7 @@ impl Run<'_> {
         let single = node.plan.order == SortKey::AsGiven && !matches!(node.work, Work::Job(_));
         let threads = if single { 1 } else { self.settings.threads };
         let config = session::config(threads, if pixels { 128 } else { 8192 });
-        let session = SessionContext::new_with_config_rt(config, self.runtime.clone());
-        self.registry.install(&session);
+        let session = session::open(self.registry, config, self.runtime.clone(), self.began);
         RunContext {
             stage: node.name.clone(),
             stream: node.family().to_string(),

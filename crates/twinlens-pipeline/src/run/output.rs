@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int32Array, RecordBatch};
+use datafusion::arrow::compute::kernels::zip::zip;
 use datafusion::arrow::compute::{filter_record_batch, is_not_null, not};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::dataframe::DataFrame;
@@ -121,24 +122,41 @@ impl Output {
     }
 }
 
-/// Writes a plan's rows into a table of a split.
-pub(crate) async fn write_frame(
-    mut split: SplitWriter,
+/// Writes a plan's rows into a table of a split, as they are.
+pub(crate) async fn write_table(
+    split: SplitWriter,
     table: &'static str,
     frame: DataFrame,
     progress: &Progress,
 ) -> Result<SplitWriter, RunError> {
+    let write = move |split: &mut SplitWriter, batch: &RecordBatch| Ok(split.write(table, batch)?);
+    let counted = if table == MAIN { Some(progress) } else { None };
+    write_frame(split, frame, counted, write).await
+}
+
+/// Writes a plan's rows, which have the reserved columns, into the main table and the ledger.
+pub(crate) async fn write_divided(
+    split: SplitWriter,
+    frame: DataFrame,
+    progress: &Progress,
+) -> Result<SplitWriter, RunError> {
+    write_frame(split, frame, Some(progress), write_rows).await
+}
+
+async fn write_frame(
+    mut split: SplitWriter,
+    frame: DataFrame,
+    progress: Option<&Progress>,
+    write: impl Fn(&mut SplitWriter, &RecordBatch) -> Result<(), RunError> + Copy + Send + 'static,
+) -> Result<SplitWriter, RunError> {
     let mut stream = frame.execute_stream().await?;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
-        if table == MAIN {
+        if let Some(progress) = progress {
             progress.done(batch.num_rows() as u64);
         }
         split = blocking(move || {
-            match table {
-                MAIN => write_rows(&mut split, &batch)?,
-                side => split.write(side, &batch)?,
-            }
+            write(&mut split, &batch)?;
             Ok::<_, RunError>(split)
         })
         .await??;
@@ -172,24 +190,40 @@ pub fn write_rejects(split: &mut SplitWriter, batch: &RecordBatch) -> Result<(),
             .ok_or_else(|| RunError::Internal(format!("the rejects of a split have no string column {name}")))
     };
     let (stages, codes) = (column(rejects::STAGE)?, column(rejects::CODE)?);
+    if stages.null_count() + codes.null_count() > 0 {
+        return Err(RunError::Internal("a row is rejected without a stage or a code".into()));
+    }
     for row in 0..batch.num_rows() {
         split.count_rejects(stages.value(row), codes.value(row), 1);
     }
     // A stage with `rejects = "count"` has no ledger.
     match split.schema(REJECTS) {
-        Some(_) => Ok(split.write(REJECTS, &with_attempts(batch)?)?),
+        Some(_) => Ok(split.write(REJECTS, &with_attempts(&with_details(batch)?)?)?),
         None => Ok(()),
     }
 }
 
+/// A row whose code needs no detail has the code as its detail.
+fn with_details(batch: &RecordBatch) -> Result<RecordBatch, RunError> {
+    let schema = batch.schema();
+    let place = |name: &str| schema.index_of(name).map_err(engine);
+    let (detail, code) = (place(rejects::DETAIL)?, place(rejects::CODE)?);
+    if batch.column(detail).null_count() == 0 {
+        return Ok(batch.clone());
+    }
+    let mut columns = batch.columns().to_vec();
+    let known = is_not_null(batch.column(detail)).map_err(engine)?;
+    columns[detail] = zip(&known, batch.column(detail), batch.column(code)).map_err(engine)?;
+    RecordBatch::try_new(schema, columns).map_err(engine)
+}
+
 /// A newly rejected row has had one attempt.
 fn with_attempts(batch: &RecordBatch) -> Result<RecordBatch, RunError> {
-    const ATTEMPTS: &str = "attempts";
-    if batch.column_by_name(ATTEMPTS).is_some() {
+    if batch.column_by_name(rejects::ATTEMPTS).is_some() {
         return Ok(batch.clone());
     }
     let mut fields: Vec<_> = batch.schema().fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(ATTEMPTS, DataType::Int32, true)));
+    fields.push(Arc::new(Field::new(rejects::ATTEMPTS, DataType::Int32, true)));
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(Int32Array::from(vec![1; batch.num_rows()])));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(engine)

@@ -127,10 +127,11 @@ pub fn plan(
         let fingerprint = &recipes[node].fingerprint;
         State::recovery(made[node].of(fingerprint).0, fingerprint) == Recovery::Reuse
     };
+    let readers = readers(pipeline, &needed);
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
         .map(|node| {
             Some(pipeline.nodes[node].name.as_str()) != until
-                && fuses(pipeline, node, &needed)
+                && fuses(pipeline, node, &readers[node])
                 && !current(node)
         })
         .collect();
@@ -154,9 +155,10 @@ pub fn plan(
     let mut units = Vec::new();
     for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
         let mut nodes = vec![last];
-        while let Some(before) = rows_of(pipeline, nodes[0]).filter(|&before| fuses[before]) {
-            nodes.insert(0, before);
+        while let Some(before) = rows_of(pipeline, nodes[nodes.len() - 1]).filter(|&before| fuses[before]) {
+            nodes.push(before);
         }
+        nodes.reverse();
         // A source chooses its own splits: a stage that needs small ones (fetching) reads its
         // dataset instead.
         let source = matches!(pipeline.nodes[nodes[0]].work, Work::Source(_));
@@ -197,7 +199,11 @@ impl Recorded for Manifests<'_> {
 /// streams an input together with the unit that makes it, unless its other inputs need that unit
 /// too.
 pub fn groups(pipeline: &Pipeline, units: &[Unit]) -> Vec<Vec<usize>> {
-    let unit_of = |node: usize| units.iter().position(|unit| unit.nodes.contains(&node));
+    let mut unit_of_node = vec![None; pipeline.nodes.len()];
+    for (number, unit) in units.iter().enumerate() {
+        unit.nodes.iter().for_each(|&node| unit_of_node[node] = Some(number));
+    }
+    let unit_of = |node: usize| unit_of_node[node];
     // The units that a unit reads, but through one of its head's inputs.
     let reads = |unit: usize, without: Option<usize>| -> Vec<usize> {
         let head = units[unit].nodes[0];
@@ -289,9 +295,24 @@ fn rows_of(pipeline: &Pipeline, node: usize) -> Option<usize> {
     }
 }
 
+/// For each node, the needed nodes that read one of its own tables, each once.
+fn readers(pipeline: &Pipeline, needed: &[bool]) -> Vec<Vec<usize>> {
+    let mut readers = vec![Vec::new(); pipeline.nodes.len()];
+    for reader in (0..pipeline.nodes.len()).filter(|&reader| needed[reader]) {
+        for input in &pipeline.nodes[reader].inputs {
+            if let Resolved::Stage { node, .. } = &input.resolved
+                && readers[*node].last() != Some(&reader)
+            {
+                readers[*node].push(reader);
+            }
+        }
+    }
+    readers
+}
+
 /// Whether a node passes its rows straight on: its one consumer is a row stage that keeps all its
 /// columns, so that its own dataset is a view over the consumer's shards and rejects.
-fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
+fn fuses(pipeline: &Pipeline, node: usize, readers: &[usize]) -> bool {
     let this = &pipeline.nodes[node];
     let Some(columns) = &this.plan.main else { return false };
     if !matches!(this.work, Work::Rows(_) | Work::Source(_)) || !this.plan.side.is_empty() {
@@ -301,14 +322,7 @@ fn fuses(pipeline: &Pipeline, node: usize, needed: &[bool]) -> bool {
     if this.variant.is_some() {
         return false;
     }
-    let mut consumers = (0..pipeline.nodes.len()).filter(|&other| {
-        needed[other]
-            && pipeline.nodes[other]
-                .inputs
-                .iter()
-                .any(|input| matches!(&input.resolved, Resolved::Stage { node: of, .. } if *of == node))
-    });
-    let (Some(consumer), None) = (consumers.next(), consumers.next()) else { return false };
+    let [consumer] = *readers else { return false };
     let next = &pipeline.nodes[consumer];
     let only_rows = next.table_inputs().all(|input| !input.resolved.nodes().contains(&node));
     let kept = |field: &Field| {

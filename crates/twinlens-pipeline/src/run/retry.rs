@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, UInt64Type};
 use datafusion::common::JoinType;
 use datafusion::dataframe::DataFrame;
-use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::functions_aggregate::expr_fn::{count, max};
 use datafusion::logical_expr::{Expr, cast, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::config::{Node, Pipeline};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
-use crate::rejects;
+use crate::rejects::{self, ATTEMPTS};
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Limits, Step, chain, conserved, in_flight, rows_input, split_rows, write_sorted};
@@ -34,11 +35,13 @@ use crate::run::reasons::reasons;
 use crate::run::session;
 use crate::stage::{SortKey, Work};
 
-const ATTEMPTS: &str = "attempts";
+/// A column of a plan: the number of the split that a row is in.
+const SPLIT: &str = "__twinlens_split";
 /// Names of columns of one side of a join.
 const KEPT_KEY: &str = "kept_key";
 const RETRY_KEY: &str = "retry_key";
 const RETRY_ATTEMPTS: &str = "retry_attempts";
+const KEPT_SPLIT: &str = "kept_split";
 
 /// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +75,8 @@ pub async fn retry(
     let units = plan::plan(pipeline, &settings.dir, &files, None, None)?;
     let unit = unit_of(pipeline, &units, stage)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
-    let run = Run { pipeline, registry, settings, files, observer: observer.clone(), cancel, runtime };
+    let began = settings.clock.stopped();
+    let run = Run { pipeline, registry, settings, files, observer: observer.clone(), cancel, runtime, began };
 
     let node = &pipeline.nodes[unit.last()];
     let started = Instant::now();
@@ -163,37 +167,49 @@ struct Picked<'a> {
 }
 
 impl Picked<'_> {
-    /// The splits in whose ledgers there are such rejects, and how many.
+    /// The splits in whose ledgers there are such rejects, and how many. One query over all of
+    /// them.
     async fn splits(&self, step: &Step<'_>) -> Result<Vec<(u64, u64)>, RunError> {
+        self.check_columns(step).await?;
+        let commits = self.dataset.state().commits.iter();
+        let refused = commits.filter(|(_, commit)| commit.rejects.contains_key(self.stage));
+        let splits: Vec<u64> = refused.map(|(split, _)| *split).collect();
+        let picked = self.rows(step, &splits)?;
+        let counts = picked.aggregate(vec![ident(SPLIT)], vec![count(lit(1)).alias("picked")])?;
+        let counts = counts.sort(vec![ident(SPLIT).sort(true, true)])?.collect().await?;
         let mut found = Vec::new();
-        for (&split, commit) in &self.dataset.state().commits {
-            if !commit.rejects.contains_key(self.stage) {
-                continue;
-            }
-            let rows = self.rows(step, split).await?.count().await?;
-            if rows > 0 {
-                found.push((split, rows as u64));
-            }
+        for batch in &counts {
+            let splits = batch.column(0).as_primitive::<UInt64Type>();
+            let rows = batch.column(1).as_primitive::<Int64Type>();
+            found.extend(
+                splits.values().iter().zip(rows.values()).map(|(split, rows)| (*split, *rows as u64)),
+            );
         }
         Ok(found)
     }
 
-    /// The picked rows of a split: their keys, and `attempts` so far. A row of which a twin was
-    /// kept stays what it is.
-    async fn rows(&self, step: &Step<'_>, split: u64) -> Result<DataFrame, RunError> {
-        let part = self.dataset.only_split(split);
-        let ledger = part.frame(&step.cx.session, REJECTS).await?;
+    /// Rows are found by their keys.
+    async fn check_columns(&self, step: &Step<'_>) -> Result<(), RunError> {
+        let input = rows_input(step)?.frame(&step.cx.session).await?;
         for (table, found) in [
-            ("its ledger", ledger.schema()),
-            ("its input", &rows_input(step)?.frame(&step.cx.session).await?.schema().clone()),
+            ("its ledger", self.dataset.schema(REJECTS)?.index_of(self.key).is_ok()),
+            ("its input", input.schema().has_column_with_unqualified_name(self.key)),
         ] {
-            if found.field_with_unqualified_name(self.key).is_err() {
+            if !found {
                 return Err(RunError::user(format!(
                     "`{}`: {table} has no column `{}` to find rows by",
                     self.stage, self.key
                 )));
             }
         }
+        Ok(())
+    }
+
+    /// The picked rows of some splits: the split, `uid`, and `attempts` so far. A row of which a
+    /// twin was kept in the same split stays what it is.
+    fn rows(&self, step: &Step<'_>, splits: &[u64]) -> Result<DataFrame, RunError> {
+        let session = &step.cx.session;
+        let ledger = self.dataset.by_split(session, REJECTS, None, (SPLIT, splits))?;
         let predicate = ledger.parse_sql_expr(self.predicate).map_err(|error| {
             RunError::user_with_hint(
                 format!("--where {}: {}", self.predicate, error.strip_backtrace()),
@@ -204,11 +220,12 @@ impl Picked<'_> {
             )
         })?;
         let ours = col(rejects::STAGE).eq(lit(self.stage)).and(predicate);
-        let picked = ledger
-            .filter(ours)?
-            .aggregate(vec![ident(self.key)], vec![max(ident(ATTEMPTS)).alias(ATTEMPTS)])?;
-        let kept = part.frame(&step.cx.session, MAIN).await?.select(vec![ident(self.key).alias(KEPT_KEY)])?;
-        Ok(picked.join(kept, JoinType::LeftAnti, &[self.key], &[KEPT_KEY], None)?)
+        let picked = ledger.filter(ours)?;
+        let attempts = vec![max(ident(ATTEMPTS)).alias(ATTEMPTS)];
+        let picked = picked.aggregate(vec![ident(SPLIT), ident(self.key)], attempts)?;
+        let kept = self.dataset.by_split(session, MAIN, Some(&[self.key]), (SPLIT, splits))?;
+        let kept = kept.select(vec![ident(SPLIT).alias(KEPT_SPLIT), ident(self.key).alias(KEPT_KEY)])?;
+        Ok(picked.join(kept, JoinType::LeftAnti, &[SPLIT, self.key], &[KEPT_SPLIT, KEPT_KEY], None)?)
     }
 
     /// Makes a split again: what it holds, without the picked rows, and what comes of these.
@@ -221,7 +238,7 @@ impl Picked<'_> {
         let (head, last) = (&steps[0], &steps[steps.len() - 1]);
         let session = &head.cx.session;
         // Read once: the rows of the plan must be those that leave the ledger.
-        let picked = session.read_batches(self.rows(head, split).await?.collect().await?)?;
+        let picked = session.read_batches(self.rows(head, &[split])?.collect().await?)?;
         let as_key = || {
             picked
                 .clone()

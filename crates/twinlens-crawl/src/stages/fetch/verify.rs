@@ -34,8 +34,8 @@ impl Default for Verify {
 }
 
 /// Names of the columns within the stage; their own names may be those of image columns.
-const SHA256: &str = "_expected_sha256";
-const PHASH: &str = "_expected_phash";
+const SHA256: &str = "__twinlens_expected_sha256";
+const PHASH: &str = "__twinlens_expected_phash";
 
 const PHASH_TYPE: ColumnType = ColumnType::Other("64-bit integers or text", |kind| {
     ColumnType::Int64.accepts(kind) || ColumnType::Text.accepts(kind)

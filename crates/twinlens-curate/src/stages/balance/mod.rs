@@ -11,24 +11,24 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
-    Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch,
+    Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::Result as EngineResult;
-use datafusion::logical_expr::{Expr, JoinType, cast, ident, lit};
-use datafusion::prelude::SessionContext;
-use datafusion::scalar::ScalarValue;
+use datafusion::logical_expr::{Expr, ident, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{reject_where, with_reserved};
 use twinlens_pipeline::{
     ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
-    SortKey, StageKind, TableInput, Whole, Work,
+    SortKey, StageKind, Whole, Work,
 };
 
+use super::UID_HINT;
+use super::query_list::{ListedQuery, QueryListInput};
 use crate::balance::{Balancer, CurvePoint, Limit, QueryCounts, curve};
 use crate::functions::{call, strings};
 use passes::each_set;
@@ -42,7 +42,7 @@ const STATS: &str = "query_stats";
 /// The side table of head and tail.
 const CURVE: &str = "balance_curve";
 /// An internal column: whether the row is kept.
-const KEPT: &str = "__balance_kept";
+const KEPT: &str = "__twinlens_balance_kept";
 
 /// Keeps at most `cap` pairs of each query (or `sample` on average); the others become rejects.
 /// Also writes `query_stats` (one row per query: matched, contributed, kept) and `balance_curve`
@@ -64,7 +64,8 @@ pub struct BalanceOptions {
     /// Queries that matched fewer pairs than this contribute none.
     #[serde(default)]
     min_matched: u64,
-    /// The query list, for `query_stats` to show each query's text and origin.
+    /// The query list, for `query_stats` to show each query's text and, if the list has it, origin:
+    /// as `match` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     queries: Option<Input>,
 }
@@ -73,7 +74,7 @@ pub struct BalanceOptions {
 pub struct Balance {
     limit: Limit,
     min_matched: u64,
-    queries: Option<TableInput>,
+    queries: Option<QueryListInput>,
 }
 
 impl BalanceOptions {
@@ -114,21 +115,14 @@ queries = "queries/queries.parquet"
 
     fn plan(options: BalanceOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
-        let queries = options.queries.as_ref().map(|queries| ports.table(queries));
+        let queries = options.queries.as_ref().map(|queries| QueryListInput::declare(queries, ports));
         let hint = Required::Hint("put a `match` stage before this one");
         ports.column(&input, "query_ids", ColumnType::IntList, hint);
-        ports.text(&input, "uid", Required::Yes);
-        if let Some(list) = &queries {
-            ports.column(list, "id", ColumnType::Int32, Required::Yes);
-            ports.text(list, "text", Required::Yes);
-            ports.text(list, "origin", Required::Yes);
-        }
+        ports.text(&input, "uid", UID_HINT);
         let probability = Field::new("keep_prob", DataType::Float32, true);
         let schema = ports.schema(&input).map(|schema| super::with_field(&schema, probability));
         ports.output(schema, SortKey::columns(ROW_ORDER));
-        let text = |name: &str| Field::new(name, DataType::Utf8, true);
-        let stats = super::with_field(&contracts::query_stats(), text("query"));
-        ports.side_table(STATS, super::with_field(&stats, text("origin")));
+        ports.side_table(STATS, stats_schema());
         ports.side_table(CURVE, curve_schema());
         let limit = options.limit(ports)?;
         Some(Work::whole(Balance { limit, min_matched: options.min_matched, queries }))
@@ -139,6 +133,10 @@ queries = "queries/queries.parquet"
 impl Whole for Balance {
     async fn tables(&self, cx: &RunContext, input: &InputData, inputs: &Inputs) -> Result<Frames, RunError> {
         let seed = cx.seed_for("balance");
+        let list = match &self.queries {
+            Some(list) => by_id(list.read(cx, inputs).await?, list.name(inputs))?,
+            None => HashMap::new(),
+        };
         let frame = input.frame(&cx.session).await?;
         let counts = passes::counts(&frame).await?;
         let bounds = match self.limit {
@@ -147,15 +145,11 @@ impl Whole for Balance {
         };
         let balancer = Arc::new(Balancer::new(seed, self.limit, self.min_matched, &counts, &bounds));
         let outcomes = passes::outcomes(&frame, &balancer).await?;
-        let list = match &self.queries {
-            Some(list) => Some(inputs.get(list).frame(&cx.session).await?),
-            None => None,
-        };
         let curve = curve_batch(&curve(outcomes.values().copied().collect()))?;
-        let stats = stats(&cx.session, outcomes, list)?.sort(vec![ident("query_id").sort(true, true)])?;
+        let stats = stats(outcomes, &list)?;
         Ok(Frames::main(self.with_rejects(cx, frame, &balancer)?)
             .with(CURVE, cx.session.read_batch(curve)?)
-            .with(STATS, stats))
+            .with(STATS, cx.session.read_batch(stats)?))
     }
 }
 
@@ -171,7 +165,7 @@ impl Balance {
         let frame =
             frame.with_column("keep_prob", keep_probability(balancer))?.with_column(KEPT, keeps(balancer))?;
         let frame = with_reserved(frame)?;
-        let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit(ScalarValue::Utf8(None)))?;
+        let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit("`query_ids` is empty"))?;
         let detail = format!("none of its queries contributes it within {}", self.limit.pairs());
         Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
     }
@@ -204,33 +198,44 @@ fn keep_probability(balancer: &Arc<Balancer>) -> Expr {
     })
 }
 
+/// The queries of a list by their ids.
+fn by_id(list: Vec<ListedQuery>, name: &str) -> Result<HashMap<i32, ListedQuery>, RunError> {
+    let mut queries = HashMap::with_capacity(list.len());
+    for query in list {
+        let (id, text) = (query.id, query.text.clone());
+        if let Some(first) = queries.insert(id, query) {
+            let message = format!("{name}: the id {id} is that of {:?} and of {text:?}", first.text);
+            return Err(RunError::user_with_hint(message, "give each query an id of its own"));
+        }
+    }
+    Ok(queries)
+}
+
+fn stats_schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    super::with_field(&super::with_field(&contracts::query_stats(), text("query")), text("origin"))
+}
+
 /// One row per query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and
 /// origin.
-fn stats(
-    session: &SessionContext,
-    outcomes: HashMap<i32, QueryCounts>,
-    list: Option<DataFrame>,
-) -> EngineResult<DataFrame> {
+fn stats(outcomes: HashMap<i32, QueryCounts>, list: &HashMap<i32, ListedQuery>) -> EngineResult<RecordBatch> {
     let mut outcomes: Vec<_> = outcomes.into_iter().collect();
     outcomes.sort_unstable_by_key(|(query, _)| *query);
     let number = |of: fn(&QueryCounts) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(outcomes.iter().map(|(_, counts)| of(counts) as i64)))
+    };
+    let text = |of: fn(&ListedQuery) -> Option<&str>| -> ArrayRef {
+        Arc::new(outcomes.iter().map(|(query, _)| of(list.get(query)?)).collect::<StringArray>())
     };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int32Array::from_iter_values(outcomes.iter().map(|(query, _)| *query))),
         number(|counts| counts.matched),
         number(|counts| counts.contributed),
         number(|counts| counts.kept),
+        text(|query| Some(&query.text)),
+        text(|query| query.origin.as_deref()),
     ];
-    let stats = session.read_batch(RecordBatch::try_new(contracts::query_stats(), columns)?)?;
-    let Some(list) = list else {
-        let null = || lit(ScalarValue::Utf8(None));
-        return stats.with_column("query", null())?.with_column("origin", null());
-    };
-    let text = |value: Expr, name: &str| cast(value, DataType::Utf8).alias(name);
-    let list =
-        list.select(vec![ident("id"), text(ident("text"), "query"), text(ident("origin"), "origin")])?;
-    stats.join(list, JoinType::Left, &["query_id"], &["id"], None)
+    Ok(RecordBatch::try_new(stats_schema(), columns)?)
 }
 
 /// Queries by decreasing number of matches: at `rank`, the matches of that query, and the sums up

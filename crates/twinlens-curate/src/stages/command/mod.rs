@@ -31,18 +31,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_dataset::types::holds_image_bytes;
-use twinlens_pipeline::rejects::{RESERVED, schema_with_reserved};
+use twinlens_pipeline::rejects::{RESERVED, is_reserved, schema_with_reserved};
+use twinlens_pipeline::stage::is_sortable;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
     ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext,
     RunError, SortKey, Source, StageKind, Whole, Work,
 };
 
-use super::is_sortable;
 use contract::{Breach, RowContract, UID};
 use pool::{Lease, Pool};
 use process::{Program, passed_environment};
-use split::{Split, sort_keys};
+use split::{Split, sort_keys, sorted};
 use spool::{Once, Pairing};
 
 /// Runs any program as a stage: it reads Arrow record batches from stdin and answers on stdout,
@@ -213,7 +213,7 @@ impl CommandOptions {
             "expected `columns`",
         );
         for (name, kind) in &self.columns {
-            let is_reserved = RESERVED.contains(&name.as_str()) || name == UID && !source;
+            let is_reserved = is_reserved(name) || name == UID && !source;
             require(!is_reserved, kind.span(), &format!("`{name}` cannot be replaced"), "a reserved column");
             if types::parse(kind).is_none() {
                 let fault = Fault::at(kind.span(), format!("unknown type of column `{}`", kind.value()));
@@ -322,7 +322,7 @@ impl Rows for Command {
         let schema = Schema::new(columns.collect::<Vec<_>>());
         let (contract, keys) = (options.contract(cx, Some(&schema)), sort_keys(&schema));
         let split = Split {
-            rows: input.sort(keys.clone())?,
+            rows: sorted(input, &keys)?,
             batch_rows: *options.batch_rows.value(),
             contract: contract.clone(),
             lease: Arc::new(Lease::new(self.pool(cx, options.sent(&schema))?)),
@@ -372,7 +372,7 @@ impl Source for Command {
 }
 
 /// The position of an answer among all.
-const POSITION: &str = "__command_position";
+const POSITION: &str = "__twinlens_position";
 
 /// `batch` with the positions of its rows, which are counted in `next`.
 fn numbered(batch: &RecordBatch, next: &mut u64) -> Result<RecordBatch, Breach> {
@@ -394,7 +394,7 @@ impl Whole for Command {
         let mut keys = sort_keys(&schema);
         let ties = schema.fields().iter().filter(|field| is_sortable(field.data_type()));
         keys.extend(ties.map(|field| ident(field.name()).sort(true, true)));
-        let rows = rows.sort(keys.clone())?;
+        let rows = sorted(rows, &keys)?;
         let program = self.options.program(cx)?;
         let once = Once {
             program: &program,

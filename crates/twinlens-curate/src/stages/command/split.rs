@@ -9,29 +9,30 @@ use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{SortExpr, ident};
+use datafusion::logical_expr::SortExpr;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc::Sender;
-use twinlens_pipeline::RunError;
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_pipeline::rejects::CODE;
+use twinlens_pipeline::{RunError, SortKey};
 
-use super::contract::{Answer, RowContract, UID};
+use super::contract::{Answer, RowContract};
 use super::pool::Lease;
 
 /// A batch is cut before it has more bytes than this.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// The order in which rows are sent and written: by uid (or the first column), then as the runner
-/// sorts.
+/// The order in which rows are sent and written: as the runner sorts.
 pub(super) fn sort_keys(schema: &Schema) -> Vec<SortExpr> {
-    let has = |name: &str| schema.field_with_name(name).is_ok();
-    let first = if has(UID) { Some(UID) } else { schema.fields().first().map(|field| field.name().as_str()) };
-    let others = ["page_url", "text_source", "query_id", "id"];
-    let others = others.into_iter().filter(|name| has(name) && Some(*name) != first);
-    first.into_iter().chain(others).map(|name| ident(name).sort(true, true)).collect()
+    SortKey::columns(ROW_ORDER).keys(schema)
+}
+
+/// Rows in that order. A table without a column to sort by stays as it is.
+pub(super) fn sorted(rows: DataFrame, keys: &[SortExpr]) -> EngineResult<DataFrame> {
+    if keys.is_empty() { Ok(rows) } else { rows.sort(keys.to_vec()) }
 }
 
 /// The columns of `rows` that are sent.

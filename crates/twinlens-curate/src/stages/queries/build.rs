@@ -63,7 +63,7 @@ impl QueriesOptions {
             };
             let files = all(&views.files)?;
             let malformed;
-            (found.viewed, malformed) = user(read_views(&files, &rules, memory, folder.clone()))?;
+            (found.viewed, malformed) = read_views(&files, &rules, memory, folder.clone())?;
             articles = all(&views.articles)?;
             found.notes.push(format!(
                 "{} titles with enough views in {} files ({malformed} malformed lines)",
@@ -72,7 +72,7 @@ impl QueriesOptions {
             ));
         }
         if !articles.is_empty() {
-            found.viewed = user(only_articles(std::mem::take(&mut found.viewed), &articles))?;
+            found.viewed = only_articles(std::mem::take(&mut found.viewed), &articles)?;
         }
         if let Some(dump) = &self.dump {
             let path = first_file(cx, &dump.path)?;
@@ -90,14 +90,14 @@ impl QueriesOptions {
                 let text = plain_text(&page.text, namespaces);
                 words.add(&text).map_err(|source| CurateError::Read { path: path.clone(), source })
             });
-            user(read)?;
+            read?;
             let least = Thresholds {
                 min_count: dump.min_count,
                 min_pair_count: dump.min_pair_count,
                 min_pmi: dump.min_pmi,
             };
             let counted = words.finish(least).map_err(|source| CurateError::Read { path, source });
-            found.frequent = user(counted)?;
+            found.frequent = counted?;
             found.notes.push(format!("{pages} articles, {} words", found.frequent.total));
         }
         Ok(found)
@@ -105,7 +105,7 @@ impl QueriesOptions {
 
     fn add_synsets(&self, cx: &RunContext, list: &mut QueryList) -> Result<(), RunError> {
         if let Some(folder) = &self.wordnet {
-            for name in user(read_wordnet(&cx.path(folder)))? {
+            for name in read_wordnet(&cx.path(folder))? {
                 list.add(Origin::Synset, &name, None);
             }
         }
@@ -122,7 +122,7 @@ impl QueriesOptions {
             |words: Vec<(String, u64)>| words.into_iter().map(|(word, count)| (word, count as f32)).collect();
         list.add_scored(Origin::Unigram, scored(counted));
         for source in &self.unigrams {
-            let words = user(read_counts(&cx.path(&source.path)))?;
+            let words = read_counts(&cx.path(&source.path))?;
             let words = words.into_iter().filter(|(_, count)| *count >= source.min_count);
             list.add_scored(Origin::Unigram, scored(words.collect()));
         }
@@ -137,7 +137,7 @@ impl QueriesOptions {
     ) -> Result<(), RunError> {
         list.add_scored(Origin::Bigram, counted.into_iter().map(|(pair, pmi)| (pair, pmi as f32)).collect());
         for source in &self.bigrams {
-            list.add_scored(Origin::Bigram, user(scored_pairs(cx, source))?);
+            list.add_scored(Origin::Bigram, scored_pairs(cx, source)?);
         }
         Ok(())
     }
@@ -153,20 +153,12 @@ impl QueriesOptions {
             viewed.into_iter().map(|(title, views)| (title, views as f32)).collect(),
         );
         for file in &self.titles {
-            for title in user(read_titles(&cx.path(file)))? {
+            for title in read_titles(&cx.path(file))? {
                 list.add(Origin::Title, &title, None);
             }
         }
         Ok(())
     }
-}
-
-/// Turns errors of sources into the user's.
-fn user<T>(result: CurateResult<T>) -> Result<T, RunError> {
-    result.map_err(|error| match error {
-        CurateError::Interrupted => RunError::Interrupted,
-        error => RunError::user(error.to_string()),
-    })
 }
 
 fn first_file(cx: &RunContext, written: &Located<String>) -> Result<PathBuf, RunError> {

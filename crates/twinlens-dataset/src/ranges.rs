@@ -1,0 +1,185 @@
+//! Rows of a table by their position: ranges for splits, and the split of each row.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::MemTable;
+use datafusion::error::{DataFusionError, Result as EngineResult};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::SessionContext;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+
+use crate::conform::conform;
+use crate::dataset::Dataset;
+use crate::error::DatasetError;
+use crate::guard::catch_panics_of;
+use crate::shard::parquet_error;
+use crate::storage::Location;
+use crate::types::holds_image_bytes;
+
+impl Dataset {
+    /// Rows `start..end` of a table as a plan, counted over its shards in order. Splits are read
+    /// this way.
+    pub fn range(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        start: u64,
+        end: u64,
+    ) -> Result<DataFrame, DatasetError> {
+        let schema = self.schema(table)?;
+        let mut partitions: Vec<Arc<dyn PartitionStream>> = Vec::new();
+        let mut first = 0;
+        for shard in self.shards(table) {
+            let (from, to) = (start.max(first), end.min(first + shard.rows));
+            if from < to {
+                partitions.push(Arc::new(ShardRange {
+                    shard: self.file(shard),
+                    bytes: shard.bytes,
+                    schema: schema.clone(),
+                    rows: (from - first) as usize..(to - first) as usize,
+                }));
+            }
+            first += shard.rows;
+        }
+        stream(session, schema, partitions)
+    }
+
+    /// Some columns of the rows of some splits of a table, as one plan: the column `label` has the
+    /// number of the row's split.
+    pub fn by_split(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        columns: Option<&[&str]>,
+        (label, splits): (&str, &[u64]),
+    ) -> Result<DataFrame, DatasetError> {
+        let all = self.schema(table)?;
+        let wanted = |field: &&Arc<Field>| columns.is_none_or(|names| names.contains(&field.name().as_str()));
+        let kept: SchemaRef =
+            Arc::new(Schema::new(all.fields().iter().filter(wanted).cloned().collect::<Vec<_>>()));
+        let mut fields: Vec<_> = kept.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(label, DataType::UInt64, false)));
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let mut shards = Vec::new();
+        for &split in splits {
+            let files = self.state().commits.get(&split).into_iter().flat_map(|commit| &commit.files);
+            shards.extend(files.filter(|file| file.table.as_deref() == Some(table)).map(|file| {
+                let range = ShardRange {
+                    shard: self.file(file),
+                    bytes: file.bytes,
+                    schema: kept.clone(),
+                    rows: 0..file.rows as usize,
+                };
+                (split, range)
+            }));
+        }
+        // One partition, so that few of very many shards are open at a time.
+        let labelled = LabelledShards { schema: schema.clone(), shards: shards.into() };
+        stream(session, schema, vec![Arc::new(labelled)])
+    }
+}
+
+fn stream(
+    session: &SessionContext,
+    schema: SchemaRef,
+    partitions: Vec<Arc<dyn PartitionStream>>,
+) -> Result<DataFrame, DatasetError> {
+    if partitions.is_empty() {
+        return Ok(session.read_table(Arc::new(MemTable::try_new(schema, vec![vec![]])?))?);
+    }
+    Ok(session.read_table(Arc::new(StreamingTable::try_new(schema, partitions)?))?)
+}
+
+/// A range of rows of one shard, read in order.
+#[derive(Debug, Clone)]
+struct ShardRange {
+    shard: Location,
+    bytes: u64,
+    /// The columns to read.
+    schema: SchemaRef,
+    rows: Range<usize>,
+}
+
+impl ShardRange {
+    fn read(&self, batch_rows: usize) -> BoxStream<'static, EngineResult<RecordBatch>> {
+        let Self { shard, bytes, schema, rows } = self.clone();
+        let path = shard.display_path();
+        let external = |error: DatasetError| DataFusionError::External(Box::new(error));
+        let has_images = schema.fields().iter().any(|field| holds_image_bytes(field.data_type()));
+        // Batches of images are bounded by rows: row groups hold at most a hundred.
+        let batch_rows = if has_images { 100 } else { batch_rows };
+        let stream = futures::stream::once(async move {
+            let file = shard.open_parquet(bytes).await.map_err(external)?;
+            let builder = ParquetRecordBatchStreamBuilder::new(file)
+                .await
+                .map_err(|error| external(parquet_error(&path, error)))?;
+            let wanted = |at: &usize| schema.index_of(builder.schema().field(*at).name()).is_ok();
+            let roots = (0..builder.schema().fields().len()).filter(wanted);
+            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+            let stream = builder
+                .with_projection(mask)
+                .with_batch_size(batch_rows)
+                .with_offset(rows.start)
+                .with_limit(rows.len())
+                .build()
+                .map_err(|error| external(parquet_error(&path, error)))?;
+            let name = path.clone();
+            let batches = stream.map(move |batch| batch.map_err(|error| parquet_error(&path, error)));
+            let batches = catch_panics_of(name, batches);
+            Ok::<_, DataFusionError>(
+                batches
+                    .map(move |batch| conform("shard", &batch.map_err(external)?, &schema).map_err(external)),
+            )
+        });
+        stream.try_flatten().boxed()
+    }
+}
+
+impl PartitionStream for ShardRange {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = self.read(cx.session_config().batch_size());
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), rows))
+    }
+}
+
+/// Shards one after another, each with the number of its split.
+#[derive(Debug)]
+struct LabelledShards {
+    schema: SchemaRef,
+    shards: Arc<[(u64, ShardRange)]>,
+}
+
+impl PartitionStream for LabelledShards {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, cx: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, shards) = (self.schema.clone(), self.shards.clone());
+        let batch_rows = cx.session_config().batch_size();
+        let rows = futures::stream::iter(0..shards.len()).flat_map(move |at| {
+            let ((split, shard), schema) = (shards[at].clone(), schema.clone());
+            shard.read(batch_rows).map(move |batch| {
+                let batch = batch?;
+                let mut columns = batch.columns().to_vec();
+                columns.push(Arc::new(UInt64Array::from(vec![split; batch.num_rows()])));
+                Ok(RecordBatch::try_new(schema.clone(), columns)?)
+            })
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), rows))
+    }
+}
