@@ -6,10 +6,12 @@
 
 mod gif;
 mod jpeg;
-mod other;
+pub(crate) mod other;
 mod png;
+mod walk;
 mod webp;
 
+use self::walk::{Fault, Walk};
 use crate::error::ImageError;
 use crate::guard::catch_decoder_panic;
 use crate::limits::{Limits, MAX_SAMPLES, MAX_SCANS};
@@ -31,27 +33,6 @@ pub struct Header {
     pub decode_bytes: u64,
     /// Length of a JPEG with its end marker; bytes after it do not belong to the image.
     pub(crate) length: usize,
-}
-
-/// The result of walking a container: its header, and whether the end marker was reached.
-#[derive(Debug, Clone, Copy)]
-struct Walk {
-    width: u32,
-    height: u32,
-    frames: u32,
-    bytes_per_pixel: u64,
-    complete: bool,
-    /// Of a JPEG: its length, its scans, and the samples that these visit together.
-    length: usize,
-    scans: u32,
-    samples: u64,
-}
-
-impl Walk {
-    /// A complete still image.
-    fn new(width: u32, height: u32, bytes_per_pixel: u64) -> Self {
-        Self { width, height, frames: 1, bytes_per_pixel, complete: true, length: 0, scans: 1, samples: 0 }
-    }
 }
 
 /// Reads the header and checks it against the limits, without decoding. At worst linear in the
@@ -123,26 +104,4 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
 /// Whether a JPEG has scans, but no end marker.
 pub(crate) fn lacks_end(jpeg: &[u8]) -> bool {
     jpeg::walk(jpeg).is_ok_and(|walk| walk.scans > 0 && !walk.complete)
-}
-
-/// Why the size could not be read.
-#[derive(Debug)]
-enum Fault {
-    /// The file ends before its size.
-    Truncated,
-    Damaged(&'static str),
-    /// A variant of the format that the decoders do not support.
-    Unsupported(&'static str),
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 2).map(|b| u32::from(b[0]) << 8 | u32::from(b[1]))
-}
-
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(be16(bytes, at)? << 16 | be16(bytes, at + 2)?)
-}
-
-fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
-    Some(bytes.get(at..at + count)?.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
 }

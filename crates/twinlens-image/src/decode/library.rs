@@ -2,43 +2,16 @@
 
 use std::io::{Cursor, ErrorKind};
 
-use image::codecs::bmp::BmpDecoder;
-use image::codecs::gif::GifDecoder;
-use image::codecs::ico::IcoDecoder;
 use image::codecs::png::PngDecoder;
-use image::codecs::pnm::PnmDecoder;
-use image::codecs::qoi::QoiDecoder;
-use image::codecs::tiff::TiffDecoder;
-use image::codecs::webp::WebPDecoder;
-use image::error::{ImageFormatHint, UnsupportedError, UnsupportedErrorKind};
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageResult};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder};
 
 use crate::error::ImageError;
 use crate::header::Header;
+use crate::header::other::open;
 use crate::modes::ImageModes;
 use crate::raw::{ColourModel, RawImage};
 use crate::sniff::Format;
-
-/// A decoder that has read the header.
-pub(crate) fn open(bytes: &[u8], format: Format) -> ImageResult<Box<dyn ImageDecoder + '_>> {
-    let bytes = Cursor::new(bytes);
-    Ok(match format {
-        Format::Png => Box::new(PngDecoder::new(bytes)?),
-        Format::WebP => Box::new(WebPDecoder::new(bytes)?),
-        Format::Gif => Box::new(GifDecoder::new(bytes)?),
-        Format::Bmp => Box::new(BmpDecoder::new(bytes)?),
-        Format::Tiff => Box::new(TiffDecoder::new(bytes)?),
-        Format::Ico => Box::new(IcoDecoder::new(bytes)?),
-        Format::Pnm => Box::new(PnmDecoder::new(bytes)?),
-        Format::Qoi => Box::new(QoiDecoder::new(bytes)?),
-        other => {
-            let format = ImageFormatHint::Name(other.name().to_owned());
-            let kind = UnsupportedErrorKind::Format(format.clone());
-            return Err(image::ImageError::Unsupported(UnsupportedError::from_format_and_kind(format, kind)));
-        }
-    })
-}
 
 /// Decodes an image that [`crate::probe`] accepted.
 pub(crate) fn decode(bytes: &[u8], header: &Header, modes: ImageModes) -> Result<RawImage, ImageError> {

@@ -1,6 +1,6 @@
 //! The size, the frames and the end of the first frame of a GIF file (GIF89a, appendix A).
 
-use super::{Fault, Walk, le};
+use super::walk::{Fault, Walk, le};
 
 /// Blocks after the screen descriptor: extensions (`!`), images (`,`) and the trailer (`;`). Only
 /// the first image is decoded, so a file that ends later is complete.

@@ -3,7 +3,7 @@
 //! A structure that the decoder does not support is refused here, by name: a decoder that reads it
 //! as another one would succeed with other pixels.
 
-use super::{Fault, Walk, be16};
+use super::walk::{Fault, Walk, be16};
 
 /// The frame header (`SOFn`).
 struct Frame {

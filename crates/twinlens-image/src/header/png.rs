@@ -1,6 +1,6 @@
 //! The size and the end marker of a PNG file (PNG specification, section 5).
 
-use super::{Fault, Walk, be32};
+use super::walk::{Fault, Walk, be32};
 
 /// Chunks of length, type, data, checksum; `IHDR` first, `IEND` last.
 pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {

@@ -1,6 +1,6 @@
 //! The size and the end of a WebP file (RFC 9649).
 
-use super::{Fault, Walk, le};
+use super::walk::{Fault, Walk, le};
 
 /// A RIFF file whose first chunk is `VP8 `, `VP8L` or `VP8X`.
 pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
