@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::storage::{Location, is_url};
-use twinlens_dataset::{Dataset, manifest};
+use twinlens_dataset::{Dataset, MAIN, manifest};
 
 use crate::error::RunError;
 use crate::hub::{Hub, Layout, is_hub_name};
@@ -115,6 +116,18 @@ impl Files {
     pub fn dataset(&self, written: &str) -> Result<Dataset, RunError> {
         let location = self.location(written)?;
         Ok(if location.exists()? { Dataset::from_parquet(location)? } else { Dataset::open(location)? })
+    }
+
+    /// The columns of that Parquet file or dataset; of a file no more than the footer is read.
+    ///
+    /// # Errors
+    /// The user's, if there is none.
+    pub fn schema(&self, written: &str) -> Result<SchemaRef, RunError> {
+        let location = self.location(written)?;
+        if location.exists()? {
+            return Ok(Dataset::parquet_schema(&location)?);
+        }
+        Ok(Dataset::open(location)?.schema(MAIN)?)
     }
 
     /// The name of a file in a recipe: relative to the pipeline file where it is below its folder,

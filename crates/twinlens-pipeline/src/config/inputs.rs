@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use datafusion::arrow::datatypes::SchemaRef;
-use twinlens_dataset::MAIN;
 
 use crate::error::RunError;
 use crate::files::Files;
@@ -45,6 +44,6 @@ impl<'a> InputSchemas<'a> {
     /// The columns of one; `None` if it is not to be opened.
     pub(crate) fn get(&self, path: &str) -> Result<Option<SchemaRef>, RunError> {
         let Some(files) = self.0 else { return Ok(None) };
-        Ok(Some(files.dataset(path)?.schema(MAIN)?))
+        Ok(Some(files.schema(path)?))
     }
 }
