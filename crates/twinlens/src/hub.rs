@@ -141,10 +141,10 @@ mod tests {
         let client: Arc<dyn HubClient> = Arc::new(Http);
         let (cached, token) = (Some(cache.path().into()), Some("secret".into()));
         let hub = Hub { cache: cached, endpoint, token, client: Some(client) };
-        let model = hub.model("hf://org/name", &[&["config.json"]]).unwrap();
+        let model = hub.model("hf://org/name", &[(&[&["config.json"]], &[])]).unwrap();
         assert_eq!(std::fs::read_to_string(model.join("config.json")).unwrap(), "{\"model\": 1}");
         assert!(cache.path().join("models--org--name/blobs/blob").exists());
-        let missing = hub.model("hf://org/other", &[&["config.json"]]).unwrap_err().to_string();
+        let missing = hub.model("hf://org/other", &[(&[&["config.json"]], &[])]).unwrap_err().to_string();
         assert!(missing.contains("returned status 404"), "{missing}");
         let file = format!("/org/name/resolve/{COMMIT}/config.json with the token");
         let expected = [
@@ -154,7 +154,7 @@ mod tests {
             "/api/models/org/other/revision/main with the token",
         ];
         assert_eq!(served.join().unwrap(), expected);
-        let gone = hub.model("hf://org/other", &[&["config.json"]]).unwrap_err().to_string();
+        let gone = hub.model("hf://org/other", &[(&[&["config.json"]], &[])]).unwrap_err().to_string();
         assert!(gone.contains("/api/models/org/other"), "{gone}");
     }
 }

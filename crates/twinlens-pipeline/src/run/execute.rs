@@ -1,6 +1,7 @@
 //! Makes one dataset: the work of a unit, split by split, under the commit protocol.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
