@@ -2,12 +2,20 @@
 //! of a column. The kinds of `twinlens-curate` have their cases in that crate.
 
 use twinlens_testkit::contract::{ContractCase, Values};
+use twinlens_testkit::stage::StageTest;
+
+/// The files of a model, which nothing opens before a run.
+fn model(test: StageTest) -> StageTest {
+    let names = ["config.json", "model.safetensors", "tokenizer.json"];
+    names.iter().fold(test, |test, name| test.file(&format!("model/{name}"), "{}"))
+}
 
 const CASES: [ContractCase; 7] = [
     // No URL of these rows leaves the machine.
     ContractCase::new("fetch", "input = \"rows.parquet\"", &[("url", Values::Urls)]),
     ContractCase {
         runs: false,
+        files: |test| test.file("words/tokenizer.json", "{}"),
         ..ContractCase::new(
             "train",
             "input = \"rows.parquet\"\ntokenizer = \"./words\"\nmodel = \"vit-tiny-64\"\nepochs = 1",
@@ -24,6 +32,7 @@ const CASES: [ContractCase; 7] = [
     },
     ContractCase {
         runs: false,
+        files: model,
         ..ContractCase::new(
             "embed",
             "input = \"rows.parquet\"\nmodel = \"./model\"\ncaptions = \"caption\"\nwidth = 4",
@@ -32,6 +41,7 @@ const CASES: [ContractCase; 7] = [
     },
     ContractCase {
         runs: false,
+        files: model,
         ..ContractCase::new(
             "retrieval",
             "model = \"./model\"\nsets = [{ name = \"s\", input = \"rows.parquet\", captions = \"caption\" }]",
@@ -40,6 +50,7 @@ const CASES: [ContractCase; 7] = [
     },
     ContractCase {
         runs: false,
+        files: model,
         ..ContractCase::new(
             "zero-shot",
             "model = \"./model\"\nsets = [{ name = \"s\", input = \"rows.parquet\", label = \"label\" }]",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod architecture;
+mod cases;
 mod command;
 mod contracts;
 mod crash;

@@ -1,7 +1,8 @@
 //! The law of every stage that reads a table: over a table of any schema it is right, or refused
 //! with the name of a column; no value becomes null, and no column disappears.
 //!
-//! A [`ContractCase`] says what one kind needs. [`ContractCase::hold`] gives it tables whose columns
+//! A [`ContractCase`] says what one kind needs. [`ContractCase::hold`] gives it tables whose
+//! columns
 //! are absent, renamed, or of another type, among columns that it does not know.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]

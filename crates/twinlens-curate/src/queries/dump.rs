@@ -233,7 +233,7 @@ mod tests {
         let cut = DUMP.find("  <page><title>Old").unwrap();
         for (text, part) in [
             (&DUMP[..cut], "after 1 pages: the file ends without `</mediawiki>`"),
-            ("", "after 0 pages"),
+            ("", "dump.xml is an empty file"),
             ("<mediawiki><page></title></mediawiki>", "dump.xml: at byte"),
             ("<mediawiki><title>&nbsp;</title></mediawiki>", "unknown entity &nbsp;"),
         ] {

@@ -127,12 +127,13 @@ async fn classnames_are_bound_by_number_or_by_position_of_as_many() {
         let place = Place::new(names);
         place.file("classnames.txt", lines.as_bytes());
         folders.iter().for_each(|folder| drop(place.file(&format!("test/{folder}/1.png"), &png(1))));
-        place.run("set = \"./own.toml\"\ndata = \"data\"").await.map_err(|error| error.to_string())
+        let made = place.run("set = \"./own.toml\"\ndata = \"data\"").await;
+        made.map(|dataset| (dataset, place)).map_err(|error| error.to_string())
     };
     let eleven = "\u{feff}a\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\nh\r\ni\r\nj\r\nk\r\n";
-    let numbers = open(&["0", "2", "10"], eleven).await.unwrap();
+    let (numbers, _place) = open(&["0", "2", "10"], eleven).await.unwrap();
     assert_eq!(rows(&numbers), ["0/1.png=a", "10/1.png=k", "2/1.png=c"]);
-    let positions = open(&["n02", "n01", "n10"], "a\nb\nc\n").await.unwrap();
+    let (positions, _place) = open(&["n02", "n01", "n10"], "a\nb\nc\n").await.unwrap();
     assert_eq!(rows(&positions), ["n01/1.png=a", "n02/1.png=b", "n10/1.png=c"]);
     for (folders, lines, expected) in [
         (["n01", "n02", "n10"], eleven, "11 names for the 3 directories"),
@@ -140,7 +141,7 @@ async fn classnames_are_bound_by_number_or_by_position_of_as_many() {
         (["1", "2", "3"], "a\nb\nc\nd\n", "    0  1          a\n    1  2          b"),
         (["n01", "n02", "n10"], "a\n\nb\n", "classnames.txt:2: this line is blank"),
     ] {
-        let error = open(&folders, lines).await.unwrap_err();
+        let Err(error) = open(&folders, lines).await else { panic!("{lines}") };
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -471,11 +472,12 @@ async fn names_and_templates_in_files_are_read_or_refused_at_their_line() {
         place.file("test/nshards.txt", b"1\n");
         let members = [member("a.png", &png(1)), member("a.cls", "\u{feff}1\n".as_bytes()), END.to_vec()];
         place.file("test/0.tar", &members.concat());
-        place.run("set = \"./own.toml\"\ndata = \"data\"").await.map_err(|error| error.to_string())
+        let made = place.run("set = \"./own.toml\"\ndata = \"data\"").await;
+        made.map(|dataset| (dataset, place)).map_err(|error| error.to_string())
     };
     let dataset =
         run("\u{feff}red fox\r\nblue whale\r\n\r\n".as_bytes(), "\u{feff}a {c}.\r\n".as_bytes()).await;
-    let dataset = dataset.unwrap();
+    let (dataset, _place) = dataset.unwrap();
     assert_eq!(texts(&dataset, "classes", "class_name"), ["red fox", "blue whale"]);
     assert_eq!(rows(&dataset), ["test/0.tar/a=blue whale"]);
     let good = b"red fox\nblue whale\n".as_slice();
@@ -489,7 +491,7 @@ async fn names_and_templates_in_files_are_read_or_refused_at_their_line() {
         (b"red fox\n\nblue whale", b"a {}.", "classnames.txt:2: this line is blank"),
         (b"red fox\ncaf\xe9\n", b"a {}.", "classnames.txt:2: this line is not UTF-8"),
     ] {
-        let error = run(names, templates).await.unwrap_err();
+        let Err(error) = run(names, templates).await else { panic!("{expected}") };
         assert!(error.contains(expected), "{error}");
     }
 }

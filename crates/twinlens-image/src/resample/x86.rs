@@ -11,15 +11,9 @@ use std::arch::x86_64::__m256i;
 use pulp::x86::{V3, V4};
 use pulp::{NullaryFnOnce, cast};
 
-use super::{FRACTION_BITS, HALF, Taps};
-use vectors::{Half, Vectors};
+use crate::resample::taps::{FRACTION_BITS, HALF, Taps};
+use vectors::{Half, LOAD, LOW_BITS, ROWS, Vectors};
 
-/// Bits of the lower part of a weight.
-const LOW_BITS: u32 = 12;
-/// Bytes that one load reads of a row: four pixels, and four bytes more.
-const LOAD: usize = 16;
-/// Rows that are resized at once.
-const ROWS: usize = 4;
 /// Columns that are summed at once.
 pub(super) const COLUMNS: usize = 32;
 

@@ -69,8 +69,8 @@ impl Unit {
             Change::SetAside { next, .. } => {
                 let old = generations::name(&node.name, next);
                 Some(match node.plan.generations {
-                    0 | 1 => format!("that of before is kept as `{old}` until this one is complete"),
-                    count => format!("that of before is kept as `{old}` (the newest {count} stay)"),
+                    0 | 1 => format!("the previous one is kept as `{old}` until this one is complete"),
+                    count => format!("the previous one is kept as `{old}` (the newest {count} stay)"),
                 })
             }
             Change::BringBack { number, .. } => {

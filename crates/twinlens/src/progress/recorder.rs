@@ -275,7 +275,8 @@ impl Shared {
                 && stage.printed.elapsed() >= LINE_EVERY
             {
                 stage.printed = Instant::now();
-                super::print(&format!("{}  {}", running.stage, running.line));
+                // If stderr fails, there is nowhere left to report it.
+                let _ = writeln!(std::io::stderr().lock(), "{}  {}", running.stage, running.line);
             }
         }
     }

@@ -90,7 +90,7 @@ impl TensorBoard {
     }
 }
 
-/// An `Event`: `wall_time` (1), `step` (2), and `file_version` (3) or `summary` (5), which is a list
+/// An `Event`: `wall_time` (1), `step` (2), and `file_version` (3) or `summary` (5), a list
 /// of `Value`s (1) of `tag` (1) and `simple_value` (2).
 fn event(step: u64, scalars: Option<&[(String, f32)]>) -> Vec<u8> {
     let mut event = Vec::new();

@@ -5,7 +5,14 @@ use std::arch::x86_64::{__m256i, __m512i};
 use pulp::cast;
 use pulp::x86::{V3, V4};
 
-use super::{FRACTION_BITS, LOAD, LOW_BITS, ROWS};
+use crate::resample::taps::FRACTION_BITS;
+
+/// Bits of the lower part of a weight.
+pub(super) const LOW_BITS: u32 = 12;
+/// Bytes that one load reads of a row: four pixels, and four bytes more.
+pub(super) const LOAD: usize = 16;
+/// Rows that are resized at once.
+pub(super) const ROWS: usize = 4;
 
 /// 16 bytes, 8 words or 4 sums for each of four rows.
 pub(super) trait Vectors: Copy {
