@@ -1,6 +1,6 @@
 //! Errors of datasets; every variant names the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
@@ -174,5 +174,21 @@ impl DatasetError {
             Self::Locked { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
             _ => None,
         }
+    }
+}
+
+/// Unwraps I/O errors, so that a full disk is not reported as a bad shard.
+pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(io) => DatasetError::io(path, *io),
+            Err(inner) => match inner.downcast::<DatasetError>() {
+                Ok(damaged) => *damaged,
+                Err(inner) => {
+                    DatasetError::Parquet { path: path.into(), source: ParquetError::External(inner) }
+                }
+            },
+        },
+        source => DatasetError::Parquet { path: path.into(), source },
     }
 }

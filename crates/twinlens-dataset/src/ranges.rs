@@ -20,9 +20,8 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
 use crate::conform::conform;
 use crate::dataset::Dataset;
-use crate::error::DatasetError;
+use crate::error::{DatasetError, parquet_error};
 use crate::guard::catch_panics_of;
-use crate::shard::parquet_error;
 use crate::storage::Location;
 use crate::types::holds_image_bytes;
 

@@ -18,7 +18,7 @@ use parquet::schema::types::ColumnPath;
 use crate::chunks::Chunks;
 use crate::conform::{conform, conform_ledger, refuse_unknown};
 use crate::contracts;
-use crate::error::DatasetError;
+use crate::error::{DatasetError, parquet_error};
 use crate::protocol::{FileEntry, REJECTS};
 use crate::storage::{local, unfinished};
 use crate::types::holds_image_bytes;
@@ -202,21 +202,5 @@ impl TableWriter {
         }
         self.close()?;
         Ok(self.finished)
-    }
-}
-
-/// Unwraps I/O errors, so that a full disk is not reported as a bad shard.
-pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> DatasetError {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            Ok(io) => DatasetError::io(path, *io),
-            Err(inner) => match inner.downcast::<DatasetError>() {
-                Ok(damaged) => *damaged,
-                Err(inner) => {
-                    DatasetError::Parquet { path: path.into(), source: ParquetError::External(inner) }
-                }
-            },
-        },
-        source => DatasetError::Parquet { path: path.into(), source },
     }
 }

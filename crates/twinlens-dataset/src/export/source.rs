@@ -20,10 +20,9 @@ use tokio::sync::mpsc::Sender;
 
 use crate::conform::conform;
 use crate::dataset::Dataset;
-use crate::error::DatasetError;
+use crate::error::{DatasetError, parquet_error};
 use crate::protocol::FileEntry;
 use crate::protocol::MAIN;
-use crate::shard::parquet_error;
 use crate::types::holds_image_bytes;
 
 /// Rows of a piece with images: as many as a row group has.

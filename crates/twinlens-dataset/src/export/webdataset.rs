@@ -23,8 +23,8 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::tar::Tar;
 use crate::contracts;
-use crate::error::DatasetError;
-use crate::shard::{ShardLimits, parquet_error, parquet_writer};
+use crate::error::{DatasetError, parquet_error};
+use crate::shard::{ShardLimits, parquet_writer};
 use crate::storage::Location;
 use crate::writer::SplitWriter;
 

@@ -16,9 +16,8 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::pages::{self, BATCH_ROWS, Expansion, MAX_BATCH_BYTES};
 use super::thrift::Walker;
-use crate::error::DatasetError;
+use crate::error::{DatasetError, parquet_error};
 use crate::guard::catch_panic;
-use crate::shard::parquet_error;
 use crate::sniff::FileKind;
 
 /// Bytes at the end of a file: the length of the metadata, and the magic.

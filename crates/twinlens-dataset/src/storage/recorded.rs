@@ -27,8 +27,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::checksums::{BLOCK, Recorded, cut};
 use super::store::ParquetFile;
-use crate::error::DatasetError;
-use crate::shard::parquet_error;
+use crate::error::{DatasetError, parquet_error};
 
 /// A file of a dataset open for synchronous reading by ranges, verified where it is recorded.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use twinlens_dataset::contracts;
+use twinlens_dataset::{contracts, types};
 use twinlens_pipeline::{
     Fault, Input, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
@@ -206,8 +206,15 @@ impl Probe {
         for part in [Some(&set.train), Some(&set.test), set.validation.as_ref()].into_iter().flatten() {
             let Some(schema) = schemas.get(part.name()) else { continue };
             if !has_embeddings(schema) {
-                let fault =
-                    Fault::at(part.0.span(), format!("`{}` has no column `{EMBEDDING}`", part.name()));
+                let what = match schema.field_with_name(EMBEDDING) {
+                    Ok(field) => format!(
+                        "the column `{EMBEDDING}` of `{}` is of type {}",
+                        part.name(),
+                        types::name(field.data_type())
+                    ),
+                    Err(_) => format!("`{}` has no column `{EMBEDDING}`", part.name()),
+                };
+                let fault = Fault::at(part.0.span(), what);
                 faults.push(fault.hint("put an `embed` stage before this one"));
             }
             let names = set.class_names.as_ref().map(|names| names.as_slice());
