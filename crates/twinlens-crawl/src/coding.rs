@@ -221,7 +221,8 @@ pub(crate) mod tests {
 
     #[test]
     fn names_are_parsed_and_unknown_ones_ignored() {
-        let cases: [(&[&str], Result<&[Coding], &str>); 8] = [
+        type Case = (&'static [&'static str], Result<&'static [Coding], &'static str>);
+        let cases: [Case; 8] = [
             (&[], Ok(&[])),
             (&["GZIP "], Ok(&[Coding::Gzip])),
             (&["x-gzip, br", "zstd"], Ok(&[Coding::Gzip, Coding::Brotli, Coding::Zstd])),

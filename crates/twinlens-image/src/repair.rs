@@ -68,7 +68,8 @@ mod tests {
             bytes[at] ^= 1;
             bytes
         };
-        let cases: [(Vec<u8>, Option<(&[u8], &str)>); 8] = [
+        type Repaired<'a> = Option<(&'a [u8], &'a str)>;
+        let cases: [(Vec<u8>, Repaired<'_>); 8] = [
             (png.clone(), None),
             (jpeg.clone(), None),
             (end(&png, 12), Some((&png, "no_end_marker"))),

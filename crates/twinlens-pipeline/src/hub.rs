@@ -373,10 +373,10 @@ impl Hub {
 /// What a snapshot in the cache has of a layout; `absent` is the folder of the files that the
 /// revision does not have.
 fn cached_layout(snapshot: &Path, absent: &Path, (required, optional): Layout<'_>) -> CachedLayout {
-    let is_cached = |file: &&str| snapshot.join(file).exists();
-    if !required.iter().all(|group| group.iter().any(|file| is_cached(&file))) {
+    let is_cached = |file: &str| snapshot.join(file).exists();
+    if !required.iter().all(|group| group.iter().any(|file| is_cached(file))) {
         CachedLayout::Incomplete
-    } else if optional.iter().any(|file| is_cached(&file))
+    } else if optional.iter().any(|file| is_cached(file))
         || optional.iter().all(|file| absent.join(file).exists())
     {
         CachedLayout::Complete

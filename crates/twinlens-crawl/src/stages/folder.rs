@@ -128,7 +128,7 @@ struct FileList {
 
 #[derive(Debug)]
 enum Item {
-    Entry(FolderEntry),
+    Entry(Box<FolderEntry>),
     Unread(Unread),
 }
 
@@ -158,7 +158,7 @@ impl Folder {
             for (number, folder) in folders.iter().enumerate() {
                 let mut samples = FolderSamples::list(folder, Role::PAIR)?;
                 let entries = std::mem::take(&mut samples.entries);
-                items.extend(entries.into_iter().map(|entry| (number, Item::Entry(entry))));
+                items.extend(entries.into_iter().map(|entry| (number, Item::Entry(Box::new(entry)))));
                 let others = std::mem::take(&mut samples.unread).into_iter();
                 let others = others.filter(|unread| !reader.ignores(unread));
                 unread.extend(others.map(|other| (number, Item::Unread(other))));

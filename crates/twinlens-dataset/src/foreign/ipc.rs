@@ -194,10 +194,10 @@ fn check_message(
     }
     let batch = message.header_as_record_batch();
     let batch = batch.or_else(|| message.header_as_dictionary_batch().and_then(|batch| batch.data()));
-    if let Some(batch) = batch.filter(|batch| batch.compression().is_some()) {
-        if let Err(why) = check_compressed(input, batch, start..start + body)? {
-            return Ok(Err(why));
-        }
+    if let Some(batch) = batch.filter(|batch| batch.compression().is_some())
+        && let Err(why) = check_compressed(input, batch, start..start + body)?
+    {
+        return Ok(Err(why));
     }
     Ok(Ok(Some(start + body)))
 }

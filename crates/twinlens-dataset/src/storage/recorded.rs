@@ -71,12 +71,12 @@ impl RangeFile {
         }
         let mut bytes = vec![0; (blocks.end - blocks.start) as usize];
         inner.file.read_exact_at(&mut bytes, blocks.start).map_err(external)?;
-        if let Some(recorded) = &inner.recorded {
-            if let Err(error) = recorded.verify(blocks.start, &bytes) {
-                let text = error.to_string();
-                *inner.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return Err(ParquetError::General(text));
-            }
+        if let Some(recorded) = &inner.recorded
+            && let Err(error) = recorded.verify(blocks.start, &bytes)
+        {
+            let text = error.to_string();
+            *inner.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            return Err(ParquetError::General(text));
         }
         let read = (blocks.start, Bytes::from(bytes));
         let part = cut(std::slice::from_ref(&read), &range);

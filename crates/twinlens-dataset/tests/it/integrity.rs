@@ -110,7 +110,8 @@ fn by_range(dataset: &Dataset, columns: &[&str]) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_reader_finds_every_flip() {
-    let readers: [(&str, fn(&Dataset, &[&str]) -> Answer); 4] =
+    type Reader = fn(&Dataset, &[&str]) -> Answer;
+    let readers: [(&str, Reader); 4] =
         [("reader", by_reader), ("row groups", by_row_groups), ("query", by_query), ("range", by_range)];
     let folder = tempfile::tempdir().unwrap();
     let sound = dataset(folder.path());

@@ -89,7 +89,7 @@ fn check_sampling(components: &[(u8, [u32; 2])]) -> Result<(), Fault> {
         return Err(Fault::Damaged("a sampling factor that is not from 1 to 4"));
     }
     let most = largest(components);
-    if factors.clone().any(|[h, v]| most[0] % h != 0 || most[1] % v != 0) {
+    if factors.clone().any(|[h, v]| !most[0].is_multiple_of(h) || !most[1].is_multiple_of(v)) {
         return Err(Fault::Unsupported("JPEG with a fractional sampling ratio"));
     }
     if components[0].1 != most {

@@ -13,7 +13,7 @@ const MAX_SHOWN: usize = 50;
 
 /// The errors of a pipeline: at least one, in the order of the file.
 pub struct Report {
-    source: Source,
+    source: Box<Source>,
     faults: Vec<Fault>,
 }
 
@@ -29,7 +29,7 @@ impl Report {
             .collect();
         faults.sort_by_key(|fault| (fault.span.start, fault.span.end));
         faults.dedup();
-        Self { source, faults }
+        Self { source: Box::new(source), faults }
     }
 
     /// The errors. Their spans are bytes of the file, or beyond its end for arguments of the

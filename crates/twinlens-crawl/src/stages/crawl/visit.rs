@@ -15,7 +15,7 @@ use crate::sitemap::{self, Sitemap};
 pub(super) enum VisitResult {
     /// A page. If the owner opted out, `opt_out` is set and there are no pairs.
     Page {
-        page: Page,
+        page: Box<Page>,
         opt_out: Option<FetchError>,
         /// The charset in which it was decoded.
         charset: &'static str,
@@ -100,7 +100,7 @@ impl Visitor {
                 opt_out = Some(FetchError::new(FetchErrorKind::OptedOut, word));
             }
         }
-        Ok(VisitResult::Page { page, opt_out, charset })
+        Ok(VisitResult::Page { page: Box::new(page), opt_out, charset })
     }
 
     fn keep(&self, url: &Url, page: &CachedPage) -> Result<(), FetchError> {

@@ -68,7 +68,7 @@ impl Codec {
     /// A decoder of a member that begins here.
     pub(super) fn decoder<R: BufRead>(self, input: R, dictionary: &[u8]) -> io::Result<Decoder<R>> {
         Ok(match self {
-            Self::Gzip => Decoder::Gzip(GzDecoder::new(input)),
+            Self::Gzip => Decoder::Gzip(Box::new(GzDecoder::new(input))),
             Self::Zstd => {
                 let decoder = zstd::Decoder::with_dictionary(input, dictionary)?;
                 Decoder::Zstd(Box::new(decoder.single_frame()))
@@ -79,7 +79,7 @@ impl Codec {
 
 /// Decodes one member.
 pub(super) enum Decoder<R> {
-    Gzip(GzDecoder<R>),
+    Gzip(Box<GzDecoder<R>>),
     Zstd(Box<zstd::Decoder<'static, R>>),
 }
 
