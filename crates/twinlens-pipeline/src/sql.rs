@@ -7,6 +7,7 @@
 
 pub(crate) mod limits;
 mod volatile;
+mod words;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::located::{Input, Located};
 use crate::suggest::{did_you_mean, list_names};
 
 pub(crate) use volatile::RUN_TIME;
+pub(crate) use words::find_word;
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;
@@ -430,22 +432,6 @@ fn token_at(text: &str, line: u64, column: u64) -> Option<Range<usize>> {
     let word = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
     let length = if word > 0 { word } else { rest.chars().next().map_or(0, char::len_utf8) };
     Some(start..start + length)
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The first occurrence of a name as a whole word.
-pub(crate) fn find_word(text: &str, name: &str) -> Option<Range<usize>> {
-    if name.is_empty() {
-        return None;
-    }
-    let lower = text.to_ascii_lowercase();
-    lower
-        .match_indices(&name.to_ascii_lowercase())
-        .map(|(at, found)| at..at + found.len())
-        .find(|place| !text[..place.start].ends_with(is_word) && !text[place.end..].starts_with(is_word))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::decode_text;
+use crate::charset::decode_text;
 
 /// Decodes and repairs JSON, so that a strict parser accepts what other parsers do: bytes that are
 /// not UTF-8 are decoded by their looks; `NaN` and infinities, which Python writes, become `null`;

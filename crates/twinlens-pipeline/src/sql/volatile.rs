@@ -6,9 +6,9 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, WindowFunctionDefinition};
 
-use super::find_word;
 use crate::error::Fault;
 use crate::located::Located;
+use crate::sql::words::find_word;
 
 /// The function that gives the time of the run.
 pub(crate) const RUN_TIME: &str = "run_time";
