@@ -38,6 +38,7 @@ use crate::suggest::{did_you_mean, list_names};
 
 pub(crate) use volatile::RUN_TIME;
 pub(crate) use words::find_word;
+use words::is_word;
 
 /// The longest SQL text of a pipeline file, in bytes.
 pub const MAX_SQL_BYTES: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-fn is_word(c: char) -> bool {
+pub(super) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
