@@ -23,10 +23,11 @@ pub(super) enum Captions<'a> {
 impl<'a> Captions<'a> {
     /// Those of a column of text, which holds a JSON list where the rule asks for lists.
     pub(super) fn of_text(text: &'a str, rule: Option<CaptionRule>) -> Self {
-        if rule.is_some() && text.trim_start().starts_with('[') {
-            if let Ok(list) = serde_json::from_str::<Vec<String>>(text) {
-                return Self::List(list.into_iter().map(Cow::Owned).collect());
-            }
+        if rule.is_some()
+            && text.trim_start().starts_with('[')
+            && let Ok(list) = serde_json::from_str::<Vec<String>>(text)
+        {
+            return Self::List(list.into_iter().map(Cow::Owned).collect());
         }
         Self::One(Cow::Borrowed(text))
     }
