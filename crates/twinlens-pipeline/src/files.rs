@@ -1,6 +1,7 @@
 //! Input files named by options: local paths relative to the pipeline file, or URLs of object
 //! stores, both with patterns.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use std::time::UNIX_EPOCH;
 use datafusion::arrow::datatypes::SchemaRef;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::storage::{Location, is_url};
-use twinlens_dataset::{Dataset, MAIN, manifest};
+use twinlens_dataset::{Dataset, FileEntry, MAIN, manifest};
 
 use crate::error::RunError;
 use crate::hub::{Hub, Layout, is_hub_name};
@@ -296,9 +297,56 @@ fn add_times(hash: &mut Sha256, path: &Path) {
     hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
 }
 
+/// Verifies files of a folder that is the dataset of another run: its manifest says what was
+/// written.
+pub(crate) fn verify_artifacts(folder: &Path, files: &[&str]) -> Result<(), RunError> {
+    let location = Location::from(folder);
+    let Some(state) = manifest::read(&location)? else { return Ok(()) };
+    let dataset = Dataset::from_state(location, state);
+    let is_read = |file: &&FileEntry| file.table.is_none() && files.contains(&file.path.as_str());
+    let names: BTreeSet<&str> =
+        dataset.state().files().filter(is_read).map(|file| file.path.as_str()).collect();
+    Ok(names.into_iter().try_for_each(|name| dataset.artifact(name).map(drop))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use twinlens_dataset::protocol::{Begin, FORMAT};
+    use twinlens_dataset::shard::ShardLimits;
+    use twinlens_dataset::{DatasetError, DatasetWriter};
+
+    #[test]
+    fn the_artifacts_of_another_run_are_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = Begin {
+            format: FORMAT,
+            position: 0,
+            stage: "clip".into(),
+            kind: "train".into(),
+            fingerprint: "f".into(),
+            recipe: serde_json::Value::Null,
+            fused: Vec::new(),
+            variant: None,
+            tables: Default::default(),
+        };
+        let mut writer = DatasetWriter::open(dir.path(), begin, ShardLimits::default()).unwrap();
+        let mut split = writer.split(0, "model");
+        for name in ["model.safetensors", "config.json"] {
+            fs::write(split.artifact(name), [7; 1000]).unwrap();
+        }
+        writer.commit(split.publish().unwrap()).unwrap();
+        verify_artifacts(dir.path(), &["model.safetensors", "config.json"]).unwrap();
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[500] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        verify_artifacts(dir.path(), &["config.json"]).unwrap();
+        let error = verify_artifacts(dir.path(), &["model.safetensors"]).unwrap_err();
+        assert!(
+            matches!(error, RunError::Dataset(DatasetError::DamagedFile { path: named, .. }) if named == path)
+        );
+    }
 
     #[test]
     fn the_content_of_files_and_folders_has_a_hash() {

@@ -15,7 +15,7 @@ use twinlens_dataset::types;
 use crate::columns::{self, ColumnName, ColumnType, Required};
 use crate::context::{Inputs, RunContext};
 use crate::error::{Fault, RunError};
-use crate::files::Files;
+use crate::files::{Files, verify_artifacts};
 pub use crate::handles::{Port, RowsInput, TableInput};
 use crate::hub::{Layout, is_hub_name};
 use crate::located::{Input, Located};
@@ -113,7 +113,11 @@ impl ArtifactInput {
         layouts: &[Layout<'_>],
     ) -> Result<PathBuf, RunError> {
         match self {
-            Self::Folder(written) => cx.files.model(written, layouts),
+            Self::Folder(written) => {
+                let folder = cx.files.model(written, layouts)?;
+                verify_artifacts(&folder, files)?;
+                Ok(folder)
+            }
             Self::Dataset(table) => {
                 let input = inputs.get(table);
                 let has = |name: &&&str| {
