@@ -138,6 +138,14 @@ fn tables() {
             expected: Error(&["53-hf-image.parquet", "image"]),
         },
         Case {
+            name: "58-types.parquet: NaN stays NaN",
+            stages: table!("58-types.parquet", "keep = [\"f\"]"),
+            expected: Rows {
+                query: "select count(*) filter (where isnan(f)), count(*) filter (where f <> 1.5) from rows",
+                lines: &["5,5"],
+            },
+        },
+        Case {
             name: "26-nan.jsonl",
             stages: table!("26-nan.jsonl", "keep = [\"similarity\"]"),
             expected: Rows { query: COUNTS, lines: &["10,0"] },

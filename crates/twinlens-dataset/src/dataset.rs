@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::config::TableParquetOptions;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
@@ -250,7 +251,13 @@ impl Dataset {
         if urls.is_empty() {
             return Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?));
         }
-        let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+        // The statistics of others' files leave NaN out; ours have none of floats (`shard`).
+        let is_ours = self.shards(table).all(|shard| !shard.crc32.is_empty());
+        let has_floats = schema.fields().iter().any(|field| field.data_type().is_floating());
+        let mut parquet = TableParquetOptions::default();
+        parquet.global.pruning = is_ours || !has_floats;
+        parquet.global.enable_page_index = is_ours || !has_floats;
+        let options = ListingOptions::new(Arc::new(ParquetFormat::default().with_options(parquet)));
         let config =
             ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
         Ok(Arc::new(ListingTable::try_new(config)?))

@@ -71,6 +71,12 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_statistics_enabled(column, EnabledStatistics::None);
     }
+    // Statistics leave NaN out: a reader would take a column of one number and NaN for that number
+    // alone, and skip groups that hold NaN. Floats are not sorted, so they would skip little else.
+    for field in schema.fields().iter().filter(|field| field.data_type().is_floating()) {
+        let column = ColumnPath::from(field.name().as_str());
+        builder = builder.set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
     builder.build()
 }
 

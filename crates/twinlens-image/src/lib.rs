@@ -33,10 +33,10 @@
 //!
 //! | input | code |
 //! |---|---|
-//! | cut off before its end marker (GIF: before the end of its first frame) | `truncated`; most decoders would fill up with grey |
+//! | cut off before its end marker (GIF: before its first frame ends) | `truncated`; most decoders fill up with grey |
 //! | damaged in between | `decode_failed`, if the format reveals it |
 //! | AVIF, HEIF, JPEG XL, SVG, ...; TIFF with palette or floating point | `unsupported_format` |
-//! | JPEG: arithmetic, lossless, 12-bit; scans of some, but not all components; CMYK with subsampling | `unsupported_format` |
+//! | JPEG: arithmetic, lossless, 12-bit; scans of some components; subsampled CMYK | `unsupported_format` |
 //! | JPEG of more than 100 scans, or whose scans visit more than a billion samples | `too_many_scans` |
 //!
 //! Of damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy

@@ -42,7 +42,7 @@ pub struct FolderOptions {
     /// caption. Images of the outermost directory have none.
     #[serde(default)]
     label: bool,
-    /// Extensions of files to leave out, such as `npy`. By default each file that is no part of a
+    /// Extensions of files to leave out, such as `npy`. By default each file that is not part of a
     /// sample is a reject.
     #[serde(default)]
     ignore: Vec<String>,

@@ -108,7 +108,7 @@ keep = ["similarity"]
             keep.iter().map(|kept| Located::new(kept.name.clone(), kept.span())).collect();
         stage_options::check_keep(ports, &names, &contracts::pair_texts());
         for name in options.types.keys().filter(|name| keep.iter().all(|kept| kept.name != **name)) {
-            let fault = Fault::at(options.types.span(), format!("`types`: `{name}` is no kept column"));
+            let fault = Fault::at(options.types.span(), format!("`types`: `{name}` is not a kept column"));
             ports.fault(fault.hint(format!("add it: `keep = [\"{name}\"]`")));
         }
         let reader = FileReader {

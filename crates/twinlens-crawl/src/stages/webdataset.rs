@@ -46,7 +46,7 @@ pub struct WebDatasetOptions {
     /// caption.
     #[serde(default)]
     label: bool,
-    /// Extensions of files to leave out, such as `npy`. By default each file that is no part of a
+    /// Extensions of files to leave out, such as `npy`. By default each file that is not part of a
     /// sample is a reject.
     #[serde(default)]
     ignore: Vec<String>,

@@ -369,7 +369,7 @@ fn parquet_cases() -> Vec<Case> {
             "keep = [\"k\"]\ntypes = { k = \"int32\" }",
             ROWS,
             &["http://a/1 | one | 1"],
-            &["wrong_type | int.parquet row 1: the value of `k` is no int32"],
+            &["wrong_type | int.parquet row 1: the value of `k` is not int32"],
         ),
         (
             "urls.parquet",
@@ -538,7 +538,7 @@ fn faults_of_options_have_their_places() {
         ("files = [\"x.csv\"]\nquote = \"\"\nescape = \"\"", "`escape` must be one ASCII character"),
         ("files = [\"x.csv\"]\nescape = '\"'\nquote = '\"'", "must differ"),
         ("files = [\"x.csv\"]\nencoding = \"klingon\"", "unknown encoding `klingon`"),
-        ("files = [\"x.csv\"]\nkeep = [\"k\"]\ntypes = { j = \"int64\" }", "`j` is no kept column"),
+        ("files = [\"x.csv\"]\nkeep = [\"k\"]\ntypes = { j = \"int64\" }", "`j` is not a kept column"),
         ("files = [\"x.csv\"]\nkeep = { uid = \"uid\" }", "there is already a column `uid`"),
         ("files = [\"x.csv\"]\nkeep = [\"a\", \"a\"]", "there is already a column `a`"),
         ("files = [\"x.csv\"]\ncaptions = \"all\"", "captions"),

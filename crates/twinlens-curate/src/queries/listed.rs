@@ -53,7 +53,7 @@ pub fn read_list_file(path: &Path) -> Result<Vec<(i32, String)>> {
     let read = unpack::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|source| CurateError::Read { path: path.into(), source })?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(refuse(format!("it has more than {MAX_BYTES} bytes: it is no list of queries")));
+        return Err(refuse(format!("it has more than {MAX_BYTES} bytes: it is not a list of queries")));
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let queries = match format {

@@ -95,7 +95,7 @@ impl QueryListInput {
     /// All queries, in the order of the list.
     ///
     /// # Errors
-    /// The user's: a query without an id or a text, an id that is no 32-bit integer.
+    /// The user's: a query without an id or a text, an id that is not a 32-bit integer.
     pub(super) async fn read(&self, cx: &RunContext, inputs: &Inputs) -> Result<Vec<ListedQuery>, RunError> {
         match self {
             Self::Table(table) => read_table(cx, inputs.get(table)).await,

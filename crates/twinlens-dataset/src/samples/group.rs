@@ -11,7 +11,7 @@ use crate::error::DatasetError;
 pub(super) const MAX_TEXT: u64 = 1 << 20;
 /// Code: a file is longer than its limit.
 pub const TOO_MANY_BYTES: &str = "too_many_bytes";
-/// Code: a file that is no part of a sample.
+/// Code: a file that is not part of a sample.
 pub const UNREAD: &str = "unread_file";
 /// File extensions of images, in lower case. Formats that cannot be decoded are refused later, by
 /// content.
@@ -112,7 +112,7 @@ impl<P> Entry<P> {
     }
 }
 
-/// A file that is no part of a sample.
+/// A file that is not part of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// Where it is, to be appended to the name of the archive or directory: `/README.md`,

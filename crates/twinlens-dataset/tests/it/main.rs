@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod export;
+mod floats;
 mod foreign;
 mod integrity;
 mod locations;

@@ -200,7 +200,7 @@ async fn tar_files_lose_only_damaged_samples() {
     assert_eq!(rows(&dataset), ["test/0.tar/s1=dog", "test/0.tar/s6=cat", "test/2.tar/t1=cat"]);
     let refused = rejects(&dataset);
     let expected = [
-        ("malformed_text", "test/0.tar/s4", "no whole number: \"one\""),
+        ("malformed_text", "test/0.tar/s4", "not a whole number: \"one\""),
         ("no_label", "test/0.tar/s5", "neither cls"),
         ("not_an_image", "test/0.tar/s2", ""),
         ("truncated_archive", "test/1.tar", "not there"),

@@ -9,7 +9,7 @@
 //! for deletions, so that a kill leaves nothing that looks like a dataset.
 
 use twinlens_dataset::protocol::State;
-use twinlens_dataset::storage::Location;
+use twinlens_dataset::storage::{Location, UNFINISHED};
 use twinlens_dataset::{Dataset, manifest};
 
 use crate::error::RunError;
@@ -85,7 +85,7 @@ pub(super) fn name(stage: &str, number: u64) -> String {
     format!("{stage}{MARK}{number}")
 }
 
-/// Refuses a folder that is no dataset: its files are somebody else's.
+/// Refuses a folder that is not a dataset: its files are somebody else's.
 pub(super) fn refuse_foreign(dir: &Location, stage: &str) -> Result<(), RunError> {
     let folder = dir.join(stage);
     // In an object store, the deletion of a dataset may have been interrupted.
@@ -93,7 +93,9 @@ pub(super) fn refuse_foreign(dir: &Location, stage: &str) -> Result<(), RunError
         return Ok(());
     }
     let listing = folder.list()?;
-    match listing.files.first().or(listing.folders.first()) {
+    // A kill before the first line of a manifest leaves an unfinished one.
+    let foreign = listing.files.iter().find(|name| !name.ends_with(UNFINISHED));
+    match foreign.or(listing.folders.first()) {
         None => Ok(()),
         Some(name) => Err(RunError::user_with_hint(
             format!("{folder} is not a dataset of this program: it contains `{name}`"),

@@ -153,4 +153,8 @@ async fn a_foreign_folder_is_refused() {
     let error = run_with(folder, 1, 1, false).await.unwrap_err().to_string();
     assert!(error.contains("run/model") && error.contains("holiday.jpg"), "{error}");
     assert!(folder.join("run/model/holiday.jpg").exists());
+    // What a kill before the first line of the manifest leaves is ours.
+    fs::rename(folder.join("run/model/holiday.jpg"), folder.join("run/model/manifest.jsonl.unfinished"))
+        .unwrap();
+    run_with(folder, 1, 1, false).await.unwrap();
 }

@@ -41,8 +41,8 @@ impl TarShard {
         Ok(self.file()?.index(Limits::default().max_bytes, Role::PAIR)?)
     }
 
-    /// All samples, followed by one rejected row per member that is no part of one, and per damaged
-    /// place.
+    /// All samples, followed by one rejected row per member that is not part of one, and per
+    /// damaged place.
     pub(crate) fn samples(&self) -> Result<Vec<Sample>> {
         let index = self.index()?;
         let mut file = self.file()?;

@@ -146,7 +146,7 @@ struct ParsedSample {
     image: ProcessedImage,
 }
 
-/// A file that is no part of a sample, as a sample to reject.
+/// A file that is not part of a sample, as a sample to reject.
 pub(super) fn unread_sample(name: &str, unread: Unread) -> Sample {
     let location = format!("{name}{}", unread.place);
     Sample { location, image: Some(Err(unread.refusal)), ..Sample::default() }
@@ -158,7 +158,7 @@ impl SampleReader {
         if self.has_label { &[Role::Image, Role::Text, Role::Json, Role::Class] } else { Role::PAIR }
     }
 
-    /// Whether a file that is no part of a sample is left out on request.
+    /// Whether a file that is not part of a sample is left out on request.
     pub(super) fn ignores(&self, unread: &Unread) -> bool {
         let ends = |extension: &String| unread.place.to_lowercase().ends_with(&extension.to_lowercase());
         unread.refusal.0 == UNREAD && self.ignore.iter().any(ends)

@@ -197,7 +197,7 @@ impl FileColumns {
             let bad = (0..kept.len()).find(|&column| cast[column].is_null(row) && !is_null(column, row));
             let added = if let Some(column) = bad {
                 let (name, kind) = (&self.kept[column].name, types::name(&kinds[column]));
-                let why = format!("{}: the value of `{name}` is no {kind}", location(row));
+                let why = format!("{}: the value of `{name}` is not {kind}", location(row));
                 rows.reject("wrong_type", &why);
                 1
             } else {

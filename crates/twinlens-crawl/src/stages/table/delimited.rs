@@ -71,7 +71,7 @@ impl Dialect {
                 if let Some(next) = bytes.get(at)
                     && ![self.delimiter, b'\n', b'\r'].contains(next)
                 {
-                    // Whatever it is, it is no escape.
+                    // Whatever it is, it is not an escape.
                     record.has_stray_quote = true;
                     record.text.push(*next);
                     at += 1;

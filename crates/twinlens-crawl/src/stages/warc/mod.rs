@@ -53,7 +53,7 @@ const BATCH: usize = 4096;
 /// Read buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// What to do about a file that is no archive.
+/// What to do about a file that is not an archive.
 const HINT: &str = "`warc` reads WARC, ARC and WAT files, plain or compressed";
 /// Column with the charset of the page.
 const CHARSET: &str = "charset";

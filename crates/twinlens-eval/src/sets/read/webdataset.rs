@@ -143,7 +143,7 @@ fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Reject> {
             let text = text()?.trim();
             text.parse().map(Truth::Id).map_err(|_| {
                 let start: String = text.chars().take(40).collect();
-                Reject { code: MALFORMED, detail: format!("the label is no whole number: {start:?}") }
+                Reject { code: MALFORMED, detail: format!("the label is not a whole number: {start:?}") }
             })
         }
         Kind::Vector => match npy::nonzero(bytes) {
