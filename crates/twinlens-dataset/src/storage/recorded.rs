@@ -204,8 +204,13 @@ pub(crate) struct RecordedStore {
 
 const NAME: &str = "recorded files";
 
+/// Damage, with what to do about it: the engine turns some errors into text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; {hint}", hint = .0.hint().unwrap_or_default())]
+struct Damage(#[source] DatasetError);
+
 fn failed(error: DatasetError) -> object_store::Error {
-    object_store::Error::Generic { store: NAME, source: Box::new(error) }
+    object_store::Error::Generic { store: NAME, source: Box::new(Damage(error)) }
 }
 
 fn read_only() -> object_store::Error {
