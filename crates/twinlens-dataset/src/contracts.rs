@@ -33,6 +33,7 @@ pub fn all() -> Vec<(&'static str, SchemaRef)> {
         ("per_class", per_class()),
         ("predictions", predictions()),
         ("calibration", calibration()),
+        ("examples", examples()),
         ("warnings", warnings()),
         ("scaling", scaling()),
         ("scaling_fit", scaling_fit()),
@@ -231,6 +232,11 @@ pub fn calibration() -> SchemaRef {
         ("accuracy", Float64),
         ("n", Int64),
     ])
+}
+
+/// Random images of evaluation sets, as thumbnails.
+pub fn examples() -> SchemaRef {
+    schema(vec![("set", DataType::Utf8), ("example", DataType::Utf8), ("image", image())])
 }
 
 /// One row per reason to distrust the numbers of an evaluation set; `prompts` is null if the reason

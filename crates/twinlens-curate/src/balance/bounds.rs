@@ -8,7 +8,7 @@
 
 use datafusion::common::HashMap;
 
-use super::match_hash;
+use super::hash::match_hash;
 
 /// Half the width of a window, in standard deviations of the position of the bound.
 const DEVIATIONS: f64 = 8.0;
@@ -147,7 +147,7 @@ impl WindowCounts {
 }
 
 impl Round {
-    /// Adds a pair, by its [`super::pair_hash`], and the distinct queries that it matches.
+    /// Adds a pair, by its [`super::hash::pair_hash`], and the distinct queries that it matches.
     pub fn add(&mut self, pair: u64, queries: &[i32]) {
         for query in queries {
             if let Some(seen) = self.queries.get_mut(query) {
@@ -170,7 +170,7 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pair_hash;
+    use super::super::hash::pair_hash;
     use super::*;
     use proptest::prelude::*;
 

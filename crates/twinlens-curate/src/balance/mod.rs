@@ -19,12 +19,13 @@
 
 mod bounds;
 mod curve;
+mod hash;
 
 pub use bounds::{Bounds, Round};
 pub use curve::{CurvePoint, QueryCounts, curve};
+pub use hash::{match_hash, pair_hash};
 
 use datafusion::common::HashMap;
-use twox_hash::XxHash64;
 
 /// How much one query may contribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,19 +44,6 @@ impl Limit {
             Self::Cap(pairs) | Self::Sample(pairs) => pairs,
         }
     }
-}
-
-/// The seeded hash of a pair: XXH64 over its `uid`.
-#[must_use]
-pub fn pair_hash(seed: u64, uid: &str) -> u64 {
-    XxHash64::oneshot(seed, uid.as_bytes())
-}
-
-/// The hash that orders the pairs of a query: XXH64 over the query's id, seeded by the
-/// [`pair_hash`]. Hashing in two steps keeps uid and query id from running into each other.
-#[must_use]
-pub fn match_hash(pair: u64, query: i32) -> u64 {
-    XxHash64::oneshot(pair, &query.to_le_bytes())
 }
 
 /// The share of its matches that one query contributes.

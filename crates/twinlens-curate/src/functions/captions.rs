@@ -10,7 +10,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ScalarUDF, Signature, Volatility};
 use regex::{Regex, RegexSet};
 
-use super::{function, strings};
+use super::column::{function, strings};
 use crate::matcher::{Matcher, Scratch};
 use crate::text::Normalizer;
 

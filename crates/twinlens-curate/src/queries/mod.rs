@@ -27,7 +27,7 @@ pub use listed::{is_list_file, read_list_file};
 pub use pageviews::{Views, only_articles, read_views};
 pub use sources::{read_bigrams, read_counts, read_titles, read_wordnet};
 pub use wikitext::{Namespaces, plain_text};
-pub use words::{FrequentTerms, Thresholds, WordCounter};
+pub use words::{FrequentTerms, Thresholds, WordCounter, mutual_information};
 
 use crate::text::Normalizer;
 
@@ -155,16 +155,6 @@ impl QueryList {
     }
 }
 
-/// The pointwise mutual information of a pair of words, in bits: log2(c(a,b) * N / (c(a) * c(b))),
-/// with N the sum of all word counts. `None` if one of the words has no count.
-#[must_use]
-pub fn mutual_information(pair: u64, first: u64, second: u64, total: u64) -> Option<f64> {
-    let counted = pair > 0 && first > 0 && second > 0;
-    counted.then(|| {
-        (pair as f64).log2() + (total as f64).log2() - (first as f64).log2() - (second as f64).log2()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,13 +188,5 @@ mod tests {
         );
         assert_eq!(list.tally(Origin::Synset), Tally { added: 2, without_words: 1, ..Tally::default() });
         assert_eq!(list.tally(Origin::Title), Tally { known: 1, over_limit: 1, ..Tally::default() });
-    }
-
-    #[test]
-    fn mutual_information_is_the_formula() {
-        // c(a,b) N / (c(a) c(b)) = 8 * 1024 / (16 * 32) = 16.
-        assert!((mutual_information(8, 16, 32, 1024).unwrap() - 4.0).abs() < 1e-12);
-        assert_eq!(mutual_information(8, 0, 32, 1024), None);
-        assert!(mutual_information(u64::MAX, u64::MAX, u64::MAX, u64::MAX).unwrap().abs() < 1e-9);
     }
 }

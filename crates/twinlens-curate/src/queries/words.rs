@@ -9,7 +9,6 @@ use std::io;
 use std::path::PathBuf;
 
 use super::counter::Counter;
-use super::mutual_information;
 use crate::text::Normalizer;
 
 /// Counts the words and pairs of a corpus.
@@ -137,6 +136,16 @@ impl WordCounter {
     }
 }
 
+/// The pointwise mutual information of a pair of words, in bits: log2(c(a,b) * N / (c(a) * c(b))),
+/// with N the sum of all word counts. `None` if one of the words has no count.
+#[must_use]
+pub fn mutual_information(pair: u64, first: u64, second: u64, total: u64) -> Option<f64> {
+    let counted = pair > 0 && first > 0 && second > 0;
+    counted.then(|| {
+        (pair as f64).log2() + (total as f64).log2() - (first as f64).log2() - (second as f64).log2()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,5 +182,13 @@ mod tests {
         assert_eq!(found.pairs[0].0, "new york");
         assert!((found.pairs[0].1 - (40.0f64 * 220.0 / 3600.0).log2()).abs() < 1e-9, "{found:?}");
         assert_eq!(frequent(&text, 100, least), found);
+    }
+
+    #[test]
+    fn mutual_information_is_the_formula() {
+        // c(a,b) N / (c(a) c(b)) = 8 * 1024 / (16 * 32) = 16.
+        assert!((mutual_information(8, 16, 32, 1024).unwrap() - 4.0).abs() < 1e-12);
+        assert_eq!(mutual_information(8, 0, 32, 1024), None);
+        assert!(mutual_information(u64::MAX, u64::MAX, u64::MAX, u64::MAX).unwrap().abs() < 1e-9);
     }
 }

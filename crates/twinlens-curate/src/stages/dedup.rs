@@ -31,7 +31,7 @@ use twinlens_pipeline::{
     SortKey, StageKind, Whole, Work,
 };
 
-use super::UID_HINT;
+use super::columns::UID_HINT;
 use crate::functions::{call, strings};
 use crate::near::{MAX_DISTANCE, NearIndex};
 

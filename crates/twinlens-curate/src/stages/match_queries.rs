@@ -17,6 +17,7 @@ use twinlens_pipeline::{
     Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, Work,
 };
 
+use super::columns::with_field;
 use super::query_list::{QueryListInput, beside};
 use crate::functions::{call, strings};
 use crate::matcher::{CacheOutcome, Matcher, Scratch};
@@ -76,7 +77,7 @@ queries = "queries/queries.parquet"
         let input = ports.rows(&options.input);
         let queries = QueryListInput::declare(&options.queries, ports);
         let ids = Field::new(QUERY_IDS, contracts::int_list(), true);
-        let schema = ports.schema(&input).map(|schema| super::with_field(&schema, ids));
+        let schema = ports.schema(&input).map(|schema| with_field(&schema, ids));
         ports.output(schema, SortKey::columns(ROW_ORDER));
         ports.computes(QUERY_IDS);
         ports.text(&input, &options.column, Required::Yes);

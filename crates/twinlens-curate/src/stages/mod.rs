@@ -1,6 +1,7 @@
 //! The stage kinds of this crate.
 
 mod balance;
+mod columns;
 mod command;
 mod decontaminate;
 mod dedup;
@@ -24,10 +25,7 @@ pub use queries::Queries;
 pub use select::Select;
 pub use sql::Sql;
 
-use std::sync::Arc;
-
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use twinlens_pipeline::{Registry, Required};
+use twinlens_pipeline::Registry;
 
 /// Registers this crate's stage kinds and SQL functions.
 pub fn register(registry: &mut Registry) {
@@ -42,17 +40,3 @@ pub fn register(registry: &mut Registry) {
     registry.add::<Sql>();
     crate::functions::public().into_iter().for_each(|function| registry.add_function(function));
 }
-
-/// `schema` with the column of the same name replaced by `field`, or with `field` at the end.
-fn with_field(schema: &Schema, field: Field) -> SchemaRef {
-    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
-    match fields.iter().position(|known| known.name() == field.name()) {
-        Some(at) => fields[at] = Arc::new(field),
-        None => fields.push(Arc::new(field)),
-    }
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
-}
-
-/// How a table gets the column that tells its pairs apart.
-const UID_HINT: Required<'_> =
-    Required::Hint("make one with a `select` stage: columns = { uid = \"pair_uid(url, caption)\" }");

@@ -57,6 +57,8 @@ pub(crate) trait Sink {
 
 /// A row as a set sees it.
 pub(crate) struct Row<'a> {
+    /// The name of the example in the results.
+    pub name: &'a str,
     pub batch: &'a RecordBatch,
     pub row: usize,
     pub image: &'a Image,
@@ -160,7 +162,8 @@ impl<'a, 's, S: Sink> Pass<'a, 's, S> {
                     (Err(reject), _) | (_, Some(Err(reject))) => Some(reject),
                     _ => None,
                 };
-                let seen = Row { batch, row, image: &image, label: text, is_rejected: reject.is_some() };
+                let (name, is_rejected) = (pending.name.as_str(), reject.is_some());
+                let seen = Row { name, batch, row, image: &image, label: text, is_rejected };
                 pending.in_training.push(set.sink.row(&seen));
                 pending.labels.push(class.as_ref().ok().cloned().filter(|_| reject.is_none()));
                 if let Some(reject) = reject {

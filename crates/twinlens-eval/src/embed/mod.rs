@@ -5,83 +5,26 @@
 //! kill. Within a split the model gets full batches, so that the output depends neither on the
 //! number of threads nor on memory.
 
+mod options;
 mod pass;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
 use twinlens_dataset::types::holds_image_bytes;
-use twinlens_image::Limits;
-use twinlens_model::{DeviceOption, Precision};
 use twinlens_pipeline::{
-    ArtifactInput, Fault, Input, Inputs, Job, Located, Output, Ports, Required, RunContext, RunError,
-    SortKey, StageKind, TableInput, Work,
+    ArtifactInput, Fault, Inputs, Job, Located, Output, Ports, Required, RunContext, RunError, SortKey,
+    StageKind, TableInput, Work,
 };
 
 use crate::images::ImageSource;
 use crate::model::{self, Model};
 use crate::options::{check_limits, check_positive};
-use crate::vectors::{CLIP_SCORE, Dtype, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
+use crate::vectors::{CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
+pub use options::Embed;
 use pass::Pass;
-
-/// Turns images into embeddings, of unit length if the model embeds texts too. Rows keep their
-/// order and their columns except for the pixels. Adds `embedding`, `embedding_model` (the hash of
-/// the weights, and the preprocessing) and `image_sha256`; with `captions` also `clip_score`, the
-/// cosine similarity of image and caption, by which a `filter` can select.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Embed {
-    /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
-    input: Input,
-    /// A `train` stage; the path of a directory (`./models/b32`) in the layout of this program,
-    /// Hugging Face or open_clip; or a model on the Hugging Face Hub
-    /// (`hf://openai/clip-vit-base-patch32`).
-    model: Input,
-    /// Width of the embeddings. Only needed if the model is a directory, which is not opened before
-    /// the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    width: Option<Located<usize>>,
-    /// The image column. [default: image]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<Located<String>>,
-    /// The column of texts to compare with the images: adds `clip_score`, null where the text is
-    /// null.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    captions: Option<Located<String>>,
-    /// Also write the embeddings of the captions, as `text_embedding`.
-    #[serde(default)]
-    text_embeddings: bool,
-    /// Number format of the stored embeddings: `f32`, or `f16` in half the space.
-    #[serde(default)]
-    dtype: Dtype,
-    /// Images, or texts, per forward pass.
-    #[serde(default = "batch_size")]
-    batch_size: Located<usize>,
-    /// Rows per split: a split is committed, and after a kill recomputed, as a whole.
-    #[serde(default = "split_rows")]
-    split_rows: Located<u64>,
-    /// Limits on the images: an image beyond them is rejected before it is decoded.
-    #[serde(default)]
-    limits: Option<Located<Limits>>,
-    /// Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`, the first GPU if
-    /// there is one.
-    #[serde(default, skip_serializing_if = "Located::is_default")]
-    device: Located<DeviceOption>,
-    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`.
-    #[serde(default, skip_serializing_if = "Located::is_default")]
-    precision: Located<Precision>,
-}
-
-fn batch_size() -> Located<usize> {
-    Located::without_span(128)
-}
-fn split_rows() -> Located<u64> {
-    Located::without_span(4096)
-}
 
 impl StageKind for Embed {
     type Options = Self;

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
-use super::Embed;
+use super::options::Embed;
 use crate::error::EvalError;
 use crate::images::{Chunk, DecodeOptions, Examples, ImageSource};
 use crate::ledger;

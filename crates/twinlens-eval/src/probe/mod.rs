@@ -8,6 +8,7 @@ mod few_shot;
 mod lbfgs;
 mod logistic;
 mod neighbours;
+mod options;
 mod pass;
 mod source;
 mod sweep;
@@ -15,135 +16,16 @@ mod sweep;
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use twinlens_dataset::{contracts, types};
-use twinlens_pipeline::{
-    Fault, Input, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
-};
+use twinlens_pipeline::{Fault, Inputs, Job, Output, Ports, RunContext, RunError, SortKey, StageKind, Work};
 
 use crate::inputs::{NamedInputs, Schemas};
-use crate::metrics::Metric;
 use crate::results::{PER_CLASS, PREDICTIONS};
-use crate::set::{Labels, SetOptions, check_set_names};
+use crate::set::{Labels, check_set_names};
 use crate::vectors::{EMBEDDING, has_embeddings};
+use options::SEVERAL;
 
-/// Trains classifiers on labelled embeddings and reports their accuracy. The rows follow the
-/// contract `accuracy`; their column `prompts` describes the classifier (`l2 = 0.316`, `k = 20`, `4
-/// shots`).
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Probe {
-    /// The evaluation sets.
-    sets: Located<Vec<ProbeSet>>,
-    /// The tasks to run on each set.
-    #[serde(default = "tasks")]
-    tasks: Vec<Task>,
-    /// Number of nearest neighbours that vote.
-    #[serde(default = "neighbours")]
-    neighbours: Located<usize>,
-    /// Examples per class in the few-shot probes: one point of the curve each.
-    #[serde(default = "shots")]
-    shots: Located<Vec<usize>>,
-    /// Number of random draws per few-shot probe; the mean is reported.
-    #[serde(default = "repeats")]
-    repeats: Located<usize>,
-    /// The share of the training examples on which the penalty is chosen, for sets without
-    /// `validation`.
-    #[serde(default = "validation_share")]
-    validation_share: Located<f64>,
-    /// Maximum training examples per set, which are held in memory; drawn at random if there are
-    /// more.
-    #[serde(default = "max_examples")]
-    max_examples: Located<usize>,
-}
-
-/// A set with training and test examples, all embedded by the same model.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ProbeSet {
-    /// The name of the set in the results.
-    name: Located<String>,
-    /// The training examples: an `embed` stage, or a table derived from one.
-    train: Input,
-    /// The test examples.
-    test: Input,
-    /// Examples on which the penalty of the linear probe is chosen; the probe is then fitted again
-    /// on these and the training examples. [default: the same share of each class of the training
-    /// examples]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    validation: Option<Input>,
-    /// The label column: the name of the class, or an integer that indexes `class_names`.
-    label: Located<String>,
-    /// For integer labels: the name of label 0, of label 1, and so on. [default: the `ClassLabel`
-    /// names that Hugging Face's `datasets` writes into a Parquet file]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    class_names: Option<Located<Vec<String>>>,
-    /// The main metric, reported first. [default: top1]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    main_metric: Option<Located<Metric>>,
-}
-
-impl ProbeSet {
-    fn main_metric(&self) -> Metric {
-        self.main_metric.as_ref().map_or(Metric::Top1, |metric| *metric.value())
-    }
-
-    /// The training examples as a set of the `zero-shot` stage.
-    fn as_set(&self) -> SetOptions {
-        SetOptions::labels_only(
-            self.name.clone(),
-            self.train.clone(),
-            self.label.clone(),
-            self.class_names.clone(),
-        )
-    }
-}
-
-/// A task of the `probe` stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    /// Logistic regression by L-BFGS, with the L2 penalty chosen as in the CLIP paper.
-    LinearProbe,
-    /// The nearest training examples vote, weighted by their cosine similarity.
-    Knn,
-    /// Linear probes trained on a few examples per class.
-    FewShot,
-}
-
-impl Task {
-    /// The spelling in tables and options.
-    fn name(self) -> &'static str {
-        match self {
-            Task::LinearProbe => "linear-probe",
-            Task::Knn => "knn",
-            Task::FewShot => "few-shot",
-        }
-    }
-}
-
-fn tasks() -> Vec<Task> {
-    vec![Task::LinearProbe, Task::Knn, Task::FewShot]
-}
-fn neighbours() -> Located<usize> {
-    Located::without_span(20)
-}
-fn shots() -> Located<Vec<usize>> {
-    Located::without_span(vec![1, 2, 4, 8, 16])
-}
-fn repeats() -> Located<usize> {
-    Located::without_span(5)
-}
-fn validation_share() -> Located<f64> {
-    Located::without_span(0.2)
-}
-fn max_examples() -> Located<usize> {
-    Located::without_span(50_000)
-}
-
-/// The error for a label column of lists.
-const SEVERAL: &str = "probes need sets with one class per image";
+pub use options::{Probe, ProbeSet, Task};
 
 impl StageKind for Probe {
     type Options = Self;

@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use twinlens_pipeline::{Input, InputData, RunContext};
 
 use super::logistic::Examples;
-use super::{Probe, ProbeSet, SEVERAL};
+use super::options::{Probe, ProbeSet, SEVERAL};
 use crate::error::EvalError;
 use crate::images::Examples as Rows;
 use crate::images::{NO_EMBEDDING, NO_LABEL, UNKNOWN_LABEL};

@@ -9,7 +9,8 @@ use candle_core::{D, Device, Tensor};
 use sha2::{Digest, Sha256};
 use twinlens_model::{Clip, Tokenizer};
 
-use super::{PromptSet, Space, TextCache, fill};
+use super::cache::TextCache;
+use super::options::{PromptSet, Space, fill};
 use crate::error::EvalError;
 
 /// What is needed to encode prompts.

@@ -19,6 +19,7 @@ pub(crate) const PER_CLASS: &str = "per_class";
 pub(crate) const PREDICTIONS: &str = "predictions";
 pub(crate) const CALIBRATION: &str = "calibration";
 pub(crate) const WARNINGS: &str = "warnings";
+pub(crate) const EXAMPLES: &str = "examples";
 
 /// Writes the results of one set to its split.
 pub(crate) struct ResultWriter {
@@ -69,6 +70,11 @@ impl ResultWriter {
 
     pub(crate) fn warnings(&mut self, prompts: Option<&str>, warnings: &[Warning]) -> Result<(), EvalError> {
         self.write(WARNINGS, rows::warnings(&self.set, prompts, warnings)?)
+    }
+
+    /// Names of examples, and their thumbnails as JPEG files.
+    pub(crate) fn examples(&mut self, examples: Vec<(String, Vec<u8>)>) -> Result<(), EvalError> {
+        self.write(EXAMPLES, rows::examples(&self.set, examples)?)
     }
 
     /// Rejected rows of a batch of the input.

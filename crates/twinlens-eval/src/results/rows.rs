@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float32Array, Float64Array, Int32Array, Int32Builder, Int64Array, ListBuilder, RecordBatch,
-    StringArray,
+    ArrayRef, Float32Array, Float64Array, Int32Array, Int32Builder, Int64Array, LargeBinaryArray,
+    ListBuilder, RecordBatch, StringArray, StructArray,
 };
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
+use twinlens_dataset::contracts;
 
 use crate::metrics::calibration::Calibration;
 use crate::metrics::{Interval, Tally};
@@ -98,6 +100,21 @@ pub(super) fn accuracy(
         ("precision", Arc::new(StringArray::from(vec![from.precision; count]))),
         ("seconds", Arc::new(Float64Array::from(vec![from.seconds; count]))),
         ("program", same(PROGRAM)),
+    ])
+}
+
+/// Rows of the examples contract.
+pub(super) fn examples(set: &str, examples: Vec<(String, Vec<u8>)>) -> Result<RecordBatch, ArrowError> {
+    let bytes = LargeBinaryArray::from_iter_values(examples.iter().map(|(_, jpeg)| jpeg));
+    let paths = StringArray::new_null(examples.len());
+    let DataType::Struct(fields) = contracts::image() else {
+        return Err(ArrowError::SchemaError("an image is a struct".into()));
+    };
+    let images = StructArray::try_new(fields, vec![Arc::new(bytes), Arc::new(paths)], None)?;
+    RecordBatch::try_from_iter([
+        ("set", repeated(set, examples.len())),
+        ("example", Arc::new(StringArray::from_iter_values(examples.iter().map(|(name, _)| name)))),
+        ("image", Arc::new(images)),
     ])
 }
 

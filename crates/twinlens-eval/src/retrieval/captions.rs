@@ -5,8 +5,6 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
-use super::is_text;
-
 /// Whether a column of this type can hold captions.
 pub(super) fn holds(kind: &DataType) -> bool {
     match kind {
@@ -45,6 +43,11 @@ impl Captions {
         };
         all.into_iter().map(str::trim).filter(|caption| !caption.is_empty()).collect()
     }
+}
+
+/// Whether a type is text.
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
-use super::captions::Captions;
+use super::captions::{Captions, holds};
+use super::options::{Retrieval, RetrievalSet};
 use super::ranks::{Places, VectorFile, places};
-use super::{Retrieval, RetrievalSet};
 use crate::error::EvalError;
 use crate::images::{Chunk, DecodeOptions, Examples, Image, ImageSource};
 use crate::inputs::input;
@@ -120,7 +120,7 @@ impl Pass<'_> {
         let column = batch
             .column_by_name(name)
             .ok_or_else(|| self.refuse(format!("there is no column `{name}`"), None))?;
-        if !super::captions::holds(column.data_type()) {
+        if !holds(column.data_type()) {
             return Err(self.refuse(format!("the column `{name}` is of type {}", column.data_type()), None));
         }
         let captions = Captions::of(column)?;

@@ -6,7 +6,8 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
-use super::{SetFault, side_by_side};
+use super::classes::SetFault;
+use super::lists::side_by_side;
 
 /// Reads a label column: strings as they are, integers as indices into the class names.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use twinlens_pipeline::suggest::did_you_mean;
 
-use super::Declaration;
+use super::declaration::Declaration;
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {

@@ -8,7 +8,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::read::Reader;
+use super::layout::Reader;
 use crate::metrics::Metric;
 use crate::prompts::check_templates;
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::files::Files;
 
-use super::{Declaration, catalog};
+use super::catalog;
+use super::declaration::Declaration;
 
 /// The file extension of a user's own declaration.
 const OWN: &str = ".toml";

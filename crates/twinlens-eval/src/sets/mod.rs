@@ -8,6 +8,7 @@
 pub mod catalog;
 mod columns;
 mod declaration;
+mod layout;
 mod locate;
 mod names;
 pub mod read;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Declaration;
+use super::declaration::Declaration;
 use crate::trust::{CLASS_NAMES_DIFFER, DUPLICATE_NAME, Warning, normalised};
 
 /// A class of an opened set; its position is its label id.
@@ -52,7 +52,7 @@ impl Bound {
 pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String> {
     let Some(names) = names else {
         let listed = set.listed().ok_or("its classes come from the data, but the data do not name them")?;
-        let class = |class: &super::Class| BoundClass {
+        let class = |class: &super::declaration::Class| BoundClass {
             label: class.label.clone().unwrap_or_else(|| class.name.clone()),
             name: class.name.trim().to_string(),
             synonyms: class.synonyms.clone(),
@@ -60,7 +60,7 @@ pub fn bind(set: &Declaration, names: Option<&[String]>) -> Result<Bound, String
         return Ok(Bound::new(listed.iter().map(class).collect(), Vec::new()));
     };
     let listed = set.listed().unwrap_or_default();
-    let mut known: BTreeMap<String, &super::Class> = BTreeMap::new();
+    let mut known: BTreeMap<String, &super::declaration::Class> = BTreeMap::new();
     for class in listed {
         // Labels take precedence: two names may be equal once normalised.
         known.entry(normalised(&class.name)).or_insert(class);

@@ -9,8 +9,8 @@ use twinlens_pipeline::{
     Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 
-use super::locate::unknown;
-use super::{CLASSES, classes_schema, data_paths, declared, find, open, schema, write};
+use super::locate::{data_paths, declared, find, unknown};
+use super::write::{CLASSES, classes_schema, open, schema, write};
 use crate::options::{check_limits, limits_or_default};
 use crate::results::{ResultWriter, WARNINGS};
 use crate::trust::{SET_MISSING, Warning};
@@ -56,21 +56,27 @@ data = "sets"
         ports.output(schema(), SortKey::AsGiven);
         ports.side_table(CLASSES, classes_schema());
         ports.side_table(WARNINGS, contracts::warnings());
-        Some(Work::job(options))
+        Some(Work::job(EvaluationSetJob { options }))
     }
 }
 
+/// The job of an `evaluation-set` stage.
+struct EvaluationSetJob {
+    options: EvaluationSet,
+}
+
 #[async_trait]
-impl Job for EvaluationSet {
+impl Job for EvaluationSetJob {
     async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
-        let set = declared(&cx.files, &self.set)?;
-        let Some(root) = find(&set, &cx.path(&self.data)) else {
+        let options = &self.options;
+        let set = declared(&cx.files, &options.set)?;
+        let Some(root) = find(&set, &cx.path(&options.data)) else {
             let why = format!(
                 "the data of the evaluation set `{}` are not in {}",
                 set.name,
-                cx.path(&self.data).display()
+                cx.path(&options.data).display()
             );
-            if !self.optional {
+            if !options.optional {
                 return Err(RunError::user_with_hint(why, set.how_to_get));
             }
             cx.progress.note(format!("{why}: {}", set.how_to_get));
@@ -82,8 +88,8 @@ impl Job for EvaluationSet {
             results.warnings(None, &[warning])?;
             return output.commit(results.into_split()).await;
         };
-        let split = self.split.clone().unwrap_or_else(|| set.split.clone());
-        let limits = limits_or_default(self.limits.as_ref());
+        let split = options.split.clone().unwrap_or_else(|| set.split.clone());
+        let limits = limits_or_default(options.limits.as_ref());
         let opened = {
             let (set, root) = (set.clone(), root.clone());
             let work = twinlens_pipeline::blocking(move || open(&set, &split, &root));

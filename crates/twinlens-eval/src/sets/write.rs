@@ -14,9 +14,9 @@ use twinlens_pipeline::{Output, RunContext, RunError};
 
 pub use super::columns::schema;
 use super::columns::{Known, Rows};
+use super::declaration::{Declaration, Task};
 use super::names::{Bound, bind};
 use super::read::{self, Example, SetFiles, Truth};
-use super::{Declaration, Task};
 use crate::error::EvalError;
 use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
 
@@ -125,7 +125,7 @@ pub async fn write(
 }
 
 fn classes_batch(bound: &Bound) -> Result<RecordBatch, ArrowError> {
-    let texts = |text: fn(&super::BoundClass) -> &str| -> ArrayRef {
+    let texts = |text: fn(&super::names::BoundClass) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(bound.classes.iter().map(text)))
     };
     let mut synonyms = ListBuilder::new(StringBuilder::new());

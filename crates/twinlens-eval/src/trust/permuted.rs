@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::assign;
+use super::assignment::assign;
 use crate::metrics::wilson;
 
 /// The mean accuracy of the renamed classes must rise by this much ...

@@ -2,17 +2,24 @@
 
 use twinlens_pipeline::{Fault, Located};
 
-use super::ZeroShot;
+use super::options::ZeroShot;
 use crate::classify::{check_prompts, check_set};
 use crate::inputs::Schemas;
 use crate::options::{check_limits, check_positive};
 use crate::set::{SetEntry, SetFault, check_set_names};
 use crate::sets::unknown;
 
+/// Most thumbnails of a set.
+const MAX_EXAMPLES: usize = 1000;
+
 pub(super) fn faults(stage: &ZeroShot, schemas: &Schemas) -> Vec<Fault> {
     let mut faults: Vec<Fault> =
         crate::model::check_compute(&stage.device, &stage.precision).into_iter().collect();
     faults.extend(check_positive("batch_size", &stage.batch_size));
+    if *stage.examples > MAX_EXAMPLES {
+        let fault = Fault::at(stage.examples.span(), format!("`examples` is more than {MAX_EXAMPLES}"));
+        faults.push(fault.label("thumbnails are held in memory while a set is evaluated"));
+    }
     faults.extend(check_limits(stage.limits.as_ref()));
     faults.extend(check_prompts(&stage.prompts));
     let named = stage.sets.iter().map(|entry| match entry.value() {

@@ -3,10 +3,12 @@
 use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{InputData, RunContext};
 
+use super::options::ZeroShot;
 use super::overlap::TrainingHashes;
 use super::select::{SelectionInput, select};
 use super::set_results::{SetResults, finish};
-use super::{SetTask, ZeroShot};
+use super::task::SetTask;
+use super::thumbnails::Thumbnails;
 use crate::classify::{HeldOut, Pass, SetPass, Variant};
 use crate::error::EvalError;
 use crate::images::{ImageEncoder, ImageSource};
@@ -87,8 +89,10 @@ impl Group<'_> {
         };
         let with_parts = training.is_some();
         let input_reject = first_reject(&input(self.inputs, &reader.options.input)?.dataset)?;
-        let sink =
-            SetResults::new(self.cx, reader, split, training, &task.warnings).with_input_reject(input_reject);
+        let column = reader.options.image_column();
+        let thumbnails = Thumbnails::new(*self.options.examples, column, self.options.limits());
+        let sink = SetResults::new(self.cx, reader, split, training, thumbnails);
+        let sink = sink.with_warnings(reader, &task.warnings).with_input_reject(input_reject);
         let mut variants = Vec::new();
         for prompts in self.options.prompts.iter() {
             self.cx.check_cancelled()?;

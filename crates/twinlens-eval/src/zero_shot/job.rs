@@ -2,17 +2,25 @@
 
 use async_trait::async_trait;
 use twinlens_dataset::SplitWriter;
-use twinlens_pipeline::{InputData, Inputs, Job, Output, RunContext, RunError};
+use twinlens_pipeline::{ArtifactInput, InputData, Inputs, Job, Output, RunContext, RunError};
 
 use super::declared::{self, ConvertedSet, DeclaredSet};
 use super::group::{Group, SetResult};
-use super::{SetTask, ZeroShot, ZeroShotJob};
+use super::options::ZeroShot;
+use super::task::SetTask;
 use crate::classify::group_by_images;
-use crate::inputs::input;
+use crate::inputs::{NamedInputs, input};
 use crate::model::Model;
 use crate::results::ResultWriter;
 use crate::set::SetEntry;
 use crate::trust::{SET_REFUSED, Warning};
+
+/// `zero-shot` as it runs.
+pub(super) struct ZeroShotJob {
+    pub options: ZeroShot,
+    pub inputs: NamedInputs,
+    pub model: ArtifactInput,
+}
 
 struct SkippedSet {
     split: u64,

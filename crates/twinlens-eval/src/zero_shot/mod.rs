@@ -8,79 +8,23 @@ mod check;
 mod declared;
 mod group;
 mod job;
+mod options;
 mod overlap;
 mod select;
 mod set_results;
+mod task;
+mod thumbnails;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts;
-use twinlens_image::Limits;
-use twinlens_model::{DeviceOption, Precision};
-use twinlens_pipeline::{ArtifactInput, Input, Located, Ports, SortKey, StageKind, Work};
+use twinlens_pipeline::{Ports, SortKey, StageKind, Work};
 
 use crate::classify::set_inputs;
 use crate::inputs::NamedInputs;
-use crate::options::limits_or_default;
-use crate::prompts::PromptOptions;
-use crate::results::{CALIBRATION, PER_CLASS, PREDICTIONS, WARNINGS};
-use crate::set::{SetEntry, SetOptions};
+use crate::results::{CALIBRATION, EXAMPLES, PER_CLASS, PREDICTIONS, WARNINGS};
+use crate::set::SetOptions;
 use crate::sets::data_paths;
-use crate::trust::Warning;
-
-/// Classifies the images of evaluation sets by class names in prompts, and reports accuracies.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ZeroShot {
-    /// A `train` stage, the path of a directory (`./models/b32`) with config.json,
-    /// model.safetensors and tokenizer.json, or a model on the Hugging Face Hub
-    /// (`hf://openai/clip-vit-base-patch32`).
-    model: Input,
-    /// The evaluation sets: names of declared sets (`"cifar10"`, `"./mine.toml"`), and tables that
-    /// describe others.
-    sets: Located<Vec<Located<SetEntry>>>,
-    /// The directory with the data of declared sets: those of `cifar10` are expected in
-    /// `cifar10.parquet` or in the directory `cifar10`.
-    #[serde(default)]
-    data: Option<Located<String>>,
-    /// Prompt sets, each of which is evaluated separately: a template with `{}` or `{c}` for the
-    /// class name; `ensemble` for the mean over general templates (or the evaluation set's own); or
-    /// a table `{ name, templates }`.
-    #[serde(default = "default_prompts")]
-    prompts: Located<Vec<Located<PromptOptions>>>,
-    /// Images, or prompts, per forward pass.
-    #[serde(default = "default_batch_size")]
-    batch_size: Located<usize>,
-    /// Limits on the images: an image beyond them is rejected before it is decoded.
-    #[serde(default)]
-    limits: Option<Located<Limits>>,
-    /// Device: `cpu`, `cuda:0` (in a build with `--features cuda`), or `auto`, the first GPU if
-    /// there is one.
-    #[serde(default, skip_serializing_if = "Located::is_default")]
-    device: Located<DeviceOption>,
-    /// Precision of matrix products: `f32`, or on a GPU `bf16` or `f16`.
-    #[serde(default, skip_serializing_if = "Located::is_default")]
-    precision: Located<Precision>,
-}
-
-fn default_prompts() -> Located<Vec<Located<PromptOptions>>> {
-    let all = ["{}", "a photo of a {}.", crate::prompts::ENSEMBLE];
-    Located::without_span(all.map(|text| Located::without_span(PromptOptions::Text(text.into()))).to_vec())
-}
-
-fn default_batch_size() -> Located<usize> {
-    Located::without_span(128)
-}
-
-impl ZeroShot {
-    fn described(&self) -> impl Iterator<Item = &SetOptions> {
-        self.sets.iter().filter_map(|set| set.described())
-    }
-
-    fn limits(&self) -> Limits {
-        limits_or_default(self.limits.as_ref())
-    }
-}
+use job::ZeroShotJob;
+pub use options::ZeroShot;
 
 impl StageKind for ZeroShot {
     type Options = Self;
@@ -96,7 +40,7 @@ sets = [
 ]
 prompts = ["{}", "a photo of a {}.", "ensemble"]
 "#;
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
         let described: Vec<&SetOptions> = options.described().collect();
@@ -114,24 +58,8 @@ prompts = ["{}", "a photo of a {}.", "ensemble"]
         ports.side_table(PREDICTIONS, contracts::predictions());
         ports.side_table(CALIBRATION, contracts::calibration());
         ports.side_table(WARNINGS, contracts::warnings());
+        ports.side_table(EXAMPLES, contracts::examples());
         ports.rejects(contracts::pair_texts());
         Some(Work::job(ZeroShotJob { options, inputs, model }))
     }
-}
-
-/// `zero-shot` as it runs.
-struct ZeroShotJob {
-    options: ZeroShot,
-    inputs: NamedInputs,
-    model: ArtifactInput,
-}
-
-/// A set to evaluate.
-struct SetTask {
-    split: u64,
-    options: SetOptions,
-    /// It was converted for this evaluation: the rejects of the conversion belong to the results.
-    declared: bool,
-    /// From the conversion.
-    warnings: Vec<Warning>,
 }

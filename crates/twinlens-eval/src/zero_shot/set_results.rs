@@ -7,6 +7,7 @@ use twinlens_dataset::SplitWriter;
 use twinlens_pipeline::{RunContext, RunError};
 
 use super::overlap::{Overlap, TrainingHashes, needs_phash};
+use super::thumbnails::Thumbnails;
 use crate::classify::{Counts, Row, SetPass, Sink, Variant, measure};
 use crate::error::EvalError;
 use crate::images::UNKNOWN_LABEL;
@@ -31,6 +32,7 @@ pub(super) struct SetResults<'a> {
     /// The first row that was rejected when its input was made.
     input_reject: Option<String>,
     unknown_labels: u64,
+    thumbnails: Thumbnails,
     /// About the set, not about single prompt sets.
     warnings: Vec<Warning>,
 }
@@ -50,6 +52,7 @@ impl Sink for SetResults<'_> {
         self.hash.update(row.image.digest);
         self.hash.update((row.label.len() as u64).to_le_bytes());
         self.hash.update(row.label);
+        self.thumbnails.add(row);
         let training = self.training.as_ref().filter(|_| !row.is_rejected);
         training.is_some_and(|training| training.contains(row, &mut self.overlap))
     }
@@ -73,15 +76,15 @@ impl Sink for SetResults<'_> {
 }
 
 impl<'a> SetResults<'a> {
-    /// `training`: the images to compare with; `warnings`: those of the set so far.
+    /// `training`: the images to compare with.
     pub(super) fn new(
         cx: &'a RunContext,
         reader: &SetReader,
         split: SplitWriter,
         training: Option<TrainingHashes>,
-        warnings: &[Warning],
+        thumbnails: Thumbnails,
     ) -> Self {
-        let mut results = Self {
+        Self {
             cx,
             set: reader.name().into(),
             writer: ResultWriter::new(reader.name(), split),
@@ -93,11 +96,16 @@ impl<'a> SetResults<'a> {
             first_reject: None,
             input_reject: None,
             unknown_labels: 0,
+            thumbnails,
             warnings: Vec::new(),
-        };
+        }
+    }
+
+    /// Adds the warnings about the set so far, and those about its class names.
+    pub(super) fn with_warnings(mut self, reader: &SetReader, warnings: &[Warning]) -> Self {
         let names = trust::names(reader.classes.names());
-        warnings.iter().cloned().chain(names).for_each(|warning| results.warn(warning));
-        results
+        warnings.iter().cloned().chain(names).for_each(|warning| self.warn(warning));
+        self
     }
 
     /// Explains an input without rows.
@@ -210,5 +218,6 @@ pub(super) fn finish(
     empty_classes.into_iter().chain(overlap).for_each(|warning| sink.warn(warning));
     let warnings = std::mem::take(&mut sink.warnings);
     sink.writer.warnings(None, &warnings)?;
+    sink.writer.examples(sink.thumbnails.into_rows())?;
     Ok(sink.writer.into_split())
 }

@@ -27,7 +27,7 @@ use twinlens_pipeline::{
     SortKey, StageKind, Whole, Work,
 };
 
-use super::UID_HINT;
+use super::columns::{UID_HINT, with_field};
 use super::query_list::{ListedQuery, QueryListInput};
 use crate::balance::{Balancer, CurvePoint, Limit, QueryCounts, curve};
 use crate::functions::{call, strings};
@@ -120,7 +120,7 @@ queries = "queries/queries.parquet"
         ports.column(&input, "query_ids", ColumnType::IntList, hint);
         ports.text(&input, "uid", UID_HINT);
         let probability = Field::new("keep_prob", DataType::Float32, true);
-        let schema = ports.schema(&input).map(|schema| super::with_field(&schema, probability));
+        let schema = ports.schema(&input).map(|schema| with_field(&schema, probability));
         ports.output(schema, SortKey::columns(ROW_ORDER));
         ports.side_table(STATS, stats_schema());
         ports.side_table(CURVE, curve_schema());
@@ -213,7 +213,7 @@ fn by_id(list: Vec<ListedQuery>, name: &str) -> Result<HashMap<i32, ListedQuery>
 
 fn stats_schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
-    super::with_field(&super::with_field(&contracts::query_stats(), text("query")), text("origin"))
+    with_field(&with_field(&contracts::query_stats(), text("query")), text("origin"))
 }
 
 /// One row per query that matched: `query_id`, `matched`, `contributed`, `kept`, and its text and

@@ -39,6 +39,7 @@ use twinlens_pipeline::{
     RunError, SortKey, Source, StageKind, Whole, Work,
 };
 
+use super::columns::with_field;
 use contract::{Breach, RowContract, UID};
 use pool::{Lease, Pool};
 use process::{Program, passed_environment};
@@ -236,7 +237,7 @@ impl CommandOptions {
     fn output(&self, input: Option<&Schema>) -> SchemaRef {
         let mut schema = Arc::new(input.cloned().unwrap_or_else(Schema::empty));
         for (name, kind) in self.declared() {
-            schema = super::with_field(&schema, Field::new(name, kind, true));
+            schema = with_field(&schema, Field::new(name, kind, true));
         }
         schema
     }
@@ -378,7 +379,7 @@ const POSITION: &str = "__twinlens_position";
 fn numbered(batch: &RecordBatch, next: &mut u64) -> Result<RecordBatch, Breach> {
     let first = *next;
     *next += batch.num_rows() as u64;
-    let schema = super::with_field(batch.schema_ref(), Field::new(POSITION, DataType::UInt64, false));
+    let schema = with_field(batch.schema_ref(), Field::new(POSITION, DataType::UInt64, false));
     let positions: ArrayRef = Arc::new(UInt64Array::from_iter_values(first..*next));
     let columns = batch.columns().iter().cloned().chain([positions]);
     Ok(RecordBatch::try_new(schema, columns.collect())?)

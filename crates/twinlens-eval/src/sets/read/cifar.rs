@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use twinlens_image::Limits;
 
+use super::example::{Example, SetFiles, TRUNCATED, Take, Truth};
+use super::files::{fill, short, unpacked};
 use super::raw::{Layout, png};
-use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
 use crate::error::EvalError;
 use crate::images::Reject;
 
-/// The files of a set; see [`Reader::Planes`](super::Reader).
+/// The files of a set; see [`Reader::Planes`](crate::sets::layout::Reader).
 #[derive(Debug)]
 pub(super) struct Planes {
     pub files: Vec<PathBuf>,

@@ -7,52 +7,18 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::Format;
 use arrow::datatypes::{DataType, Field, Schema};
-use serde::Deserialize;
 use twinlens_image::Limits;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
+use super::example::{Example, MALFORMED, SetFiles, Take, Truth};
+use super::files::{bytes_of, short, unpacked};
 use super::raw::{Layout, png};
-use super::{Example, MALFORMED, SetFiles, Take, Truth, bytes_of, short, unpacked};
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
+use crate::sets::layout::CsvFile;
 
 /// Lines per batch: a malformed line loses its whole batch.
 const LINES: usize = 1;
-
-/// A CSV file with a header.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CsvFile {
-    /// The file, optionally `.gz`.
-    pub file: String,
-    /// The column with the path of the image; if `side` is given, with its grey values as numbers
-    /// separated by spaces.
-    pub image: String,
-    /// The column with the label: an integer, or the name of the class in the data.
-    pub label: String,
-    /// The directory that the paths are relative to.
-    #[serde(default)]
-    pub folder: String,
-    /// Width and height in pixels of images stored in the file.
-    #[serde(default)]
-    pub side: Option<u32>,
-    /// The column with the split of each line.
-    #[serde(default)]
-    pub part: Option<String>,
-    /// The value of `part` in the lines to read.
-    #[serde(default)]
-    pub part_is: Option<String>,
-    /// The separator of the columns. [default: `,`]
-    #[serde(default = "comma")]
-    pub delimiter: char,
-    /// The label of the first class, if labels are integers.
-    #[serde(default)]
-    pub first_label: i64,
-}
-
-fn comma() -> char {
-    ','
-}
 
 /// The file, and the directory of its images.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use twinlens_dataset::samples::{is_image, list_images};
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
-use super::{Example, SetFiles, Take, Truth, bytes_of, io, lines_of, short};
+use super::example::{Example, SetFiles, Take, Truth};
+use super::files::{bytes_of, io, lines_of, short};
 use crate::error::EvalError;
 use crate::set::side_by_side;
 use crate::trust::normalised;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use twinlens_image::Limits;
 
+use super::example::{Example, SetFiles, TRUNCATED, Take, Truth};
+use super::files::{fill, short, unpacked};
 use super::raw::{Layout, png};
-use super::{Example, SetFiles, TRUNCATED, Take, Truth, fill, short, unpacked};
 use crate::error::EvalError;
 use crate::images::Reject;
 

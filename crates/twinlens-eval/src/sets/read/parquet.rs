@@ -14,11 +14,13 @@ use twinlens_dataset::{Dataset, DatasetError, MAIN};
 use twinlens_image::Limits;
 use twinlens_pipeline::suggest::list_names;
 
-use super::{Example, MALFORMED, Reader, SetFiles, Take, Truth, io, short};
+use super::example::{Example, MALFORMED, SetFiles, TOO_MANY_BYTES, Take, Truth};
+use super::files::{io, short};
 use crate::error::EvalError;
 use crate::images::{Examples, NO_IMAGE, NO_LABEL, Reject};
 use crate::set::hub_class_names;
-use crate::sets::{Declaration, Task};
+use crate::sets::declaration::{Declaration, Task};
+use crate::sets::layout::Reader;
 
 /// Maximum rows per batch, and its approximate maximum size in bytes.
 const ROWS: usize = 128;
@@ -252,9 +254,7 @@ impl Tables {
         };
         let bytes = bytes.value(0);
         match bytes.len() as u64 > limits.max_bytes {
-            true => {
-                (Err(Reject { code: super::TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path)
-            }
+            true => (Err(Reject { code: TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path),
             false => (Ok(bytes.to_vec()), path),
         }
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use twinlens_image::Limits;
 
-use super::{Example, SetFiles, Take, Truth, bytes_of, io, short};
+use super::example::{Example, SetFiles, Take, Truth};
+use super::files::{bytes_of, io, short};
 use crate::error::EvalError;
-use crate::sets::Declaration;
+use crate::sets::declaration::Declaration;
 
 /// Images per part.
 const PART: usize = 1000;

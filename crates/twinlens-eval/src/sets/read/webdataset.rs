@@ -11,7 +11,9 @@ use twinlens_dataset::samples::{self, Index, Role, TarSamples, Unread};
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
-use super::{Example, MALFORMED, SetFiles, Take, Truth, io, lines_of, npy};
+use super::example::{Example, MALFORMED, SetFiles, Take, Truth};
+use super::files::{io, lines_of};
+use super::npy;
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
 use crate::prompts::check_templates;
