@@ -99,9 +99,20 @@ fn views_have_their_documented_columns(dir: &str) {
 fn the_report_is_self_contained(dir: &str) {
     let once = stdout(&twinlens(&["report", dir, "-o", "-"]));
     page::check(&once);
-    for part in
-        ["accuracy", "prompts", "samples", "confusions", "support", "training", "funnel", "balance", "hashes"]
-    {
+    for part in [
+        "accuracy",
+        "prompts",
+        "samples",
+        "confusions",
+        "support",
+        "training",
+        "images",
+        "captions",
+        "hosts",
+        "funnel",
+        "balance",
+        "hashes",
+    ] {
         let (_, section) = once.split_once(&format!("<h2 id=\"{part}\">")).unwrap();
         let section = section.split("</section>").next().unwrap();
         assert!(
@@ -109,7 +120,10 @@ fn the_report_is_self_contained(dir: &str) {
             "the section {part} is empty:\n{section}"
         );
     }
-    assert!(once.contains("This run has no `scaling` stage."));
+    assert!(!once.contains("id=\"scaling\""), "a section without data");
+    let compared = stdout(&twinlens(&["report", dir, "-o", "-", "--with", dir]));
+    page::check(&compared);
+    assert!(compared.contains("The options of both runs are the same."), "{compared}");
 
     twinlens(&["report", dir]);
     let file = Path::new(dir).join("report.html");

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "stage")]
 pub mod contract;
-pub mod fuzz;
 pub mod images;
 pub mod process;
 #[cfg(feature = "stage")]

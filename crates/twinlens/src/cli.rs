@@ -222,8 +222,9 @@ pub(crate) struct SqlArgs {
 /// Writes a report of a run as an HTML page
 ///
 /// The page is a single HTML file without external resources: accuracies with confidence intervals
-/// beside chance and published values, gain from prompts, sample predictions, confusions, training
-/// support per class, loss, rows per stage, scaling fit, settings and hashes.
+/// beside chance and published values, gain from prompts, random images with predictions,
+/// confusions, the loss, a contact sheet, captions, hosts, rows and rejects per stage, settings and
+/// hashes; of what the run has. With `--with`, two runs side by side.
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// The run directory, or its URL in an object store
@@ -234,6 +235,9 @@ pub(crate) struct ReportArgs {
     /// Print the report to the terminal instead
     #[arg(long)]
     pub terminal: bool,
+    /// Another run to compare with; NAME is `other` by default
+    #[arg(long, value_name = "[NAME=]DIR", value_parser = crate::syntax::parse_other_run)]
+    pub with: Option<(String, String)>,
 }
 
 /// Evaluates a model on evaluation sets, without a pipeline file

@@ -25,6 +25,15 @@ pub(crate) fn parse_named(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Parses `NAME=DIR`, or a directory that gets the name `other`.
+pub(crate) fn parse_other_run(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, _)) if ident(name) == name => parse_named(text),
+        _ if text.is_empty() => Err("expected a directory".into()),
+        _ => Ok(("other".into(), text.into())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

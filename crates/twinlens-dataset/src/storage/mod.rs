@@ -3,7 +3,6 @@
 //! Datasets access files only through a [`Location`]: a path in a [`Store`].
 
 mod checksums;
-mod held;
 pub mod local;
 mod location;
 mod ranges;
@@ -13,7 +12,6 @@ mod store;
 
 pub use checksums::BlockSums;
 pub(crate) use checksums::Recorded;
-pub(crate) use held::Held;
 pub use local::{UNFINISHED, unfinished};
 pub use location::{Location, is_url};
-pub use store::{Listing, LogEnd, ParquetFile, Store};
+pub use store::{Listing, ParquetFile, Store};

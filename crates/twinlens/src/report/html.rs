@@ -1,5 +1,6 @@
 //! Renders a report as a single HTML page without scripts or external resources: charts are inline
-//! SVG, images are data URIs.
+//! SVG, drawn once for wide and once for narrow pages; images and downloads are data URIs; cards
+//! are filtered by the style sheet.
 //!
 //! It has landmarks, ordered headings, a table with the numbers of every chart and a text
 //! alternative for every image. Colours are CSS variables for light and dark mode.
@@ -9,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::model::{Block, Chart, Picture, Report, Section, Table};
-use super::svg;
+use super::svg::{self, Format};
 use crate::errors::Failure;
 use crate::text::counted;
 
@@ -18,8 +19,8 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src dat
 
 /// Renders the page.
 pub(super) fn page(report: &Report) -> Result<String, Failure> {
-    let mut charts = 0;
-    let sections = report.sections.iter().map(|one| section(one, &mut charts));
+    let mut numbers = Numbers::default();
+    let sections = report.sections.iter().map(|one| section(one, &mut numbers));
     let sections = sections.collect::<Result<Vec<Markup>, Failure>>()?;
     let page = html! {
         (DOCTYPE)
@@ -75,17 +76,28 @@ fn without_controls(page: &str) -> String {
     page.chars().map(replace).collect()
 }
 
-fn section(section: &Section, charts: &mut usize) -> Result<Markup, Failure> {
+/// Numbers of elements with ids.
+#[derive(Default)]
+struct Numbers {
+    charts: usize,
+    filters: usize,
+}
+
+fn section(section: &Section, numbers: &mut Numbers) -> Result<Markup, Failure> {
     let blocks = section.blocks.iter().map(|block| {
         Ok(match block {
             Block::Text(text) => html! { p { (text) } },
             Block::Table { table, folded: false } => self::table(table),
             Block::Table { table, folded: true } => folded(table),
-            Block::Chart { chart, numbers } => {
-                *charts += 1;
-                html! { (figure(chart, *charts)?) (folded(numbers)) }
+            Block::Chart { chart, numbers: table } => {
+                html! { (figure(chart, &[Format::Wide, Format::Narrow], numbers)?) (folded(table)) }
             }
-            Block::Pictures(pictures) => self::pictures(pictures),
+            Block::Multiples { charts, numbers: table } => {
+                let figures = charts.iter().map(|chart| figure(chart, &[Format::Narrow], numbers));
+                let figures = figures.collect::<Result<Vec<Markup>, Failure>>()?;
+                html! { div.multiples { @for figure in &figures { (figure) } } (folded(table)) }
+            }
+            Block::Pictures(pictures) => self::pictures(pictures, numbers),
         })
     });
     let blocks = blocks.collect::<Result<Vec<Markup>, Failure>>()?;
@@ -97,25 +109,69 @@ fn section(section: &Section, charts: &mut usize) -> Result<Markup, Failure> {
     })
 }
 
-fn figure(chart: &Chart, number: usize) -> Result<Markup, Failure> {
-    let drawing = svg::draw(&chart.plot)?;
-    let (title, alt) = (format!("chart-{number}"), format!("alt-{number}"));
+/// A chart in one or two formats, of which the style sheet shows one, and its drawing as a file.
+fn figure(chart: &Chart, formats: &[Format], numbers: &mut Numbers) -> Result<Markup, Failure> {
+    numbers.charts += 1;
+    let (title, alt) = (format!("chart-{}", numbers.charts), format!("alt-{}", numbers.charts));
+    let drawings = formats.iter().map(|format| svg::draw(&chart.plot, *format));
+    let drawings = drawings.collect::<Result<Vec<_>, Failure>>()?;
+    let class = |index: usize| (formats.len() > 1).then(|| ["on-wide", "on-narrow"][index]);
     Ok(html! {
         figure {
             figcaption id=(title) { (chart.title) }
-            svg role="img" aria-labelledby={ (title) " " (alt) }
-                viewBox={ "0 0 " (drawing.width) " " (drawing.height) } {
-                desc id=(alt) { (chart.alt) }
-                (PreEscaped(drawing.content))
+            span.alt id=(alt) { (chart.alt) }
+            @for (index, drawing) in drawings.iter().enumerate() {
+                svg class=[class(index)] role="img" aria-labelledby={ (title) " " (alt) }
+                    viewBox={ "0 0 " (drawing.width) " " (drawing.height) } {
+                    (PreEscaped(&drawing.content))
+                }
+            }
+            @if let Some(drawing) = drawings.first() {
+                (download(&chart.title, "svg", "image/svg+xml", &drawing.file()))
             }
         }
     })
+}
+
+/// A link to a file in the page itself.
+fn download(title: &str, ending: &str, media_type: &str, content: &str) -> Markup {
+    let data = format!("data:{media_type};base64,{}", BASE64_STANDARD.encode(content));
+    html! {
+        a.download download={ (file_name(title)) "." (ending) } href=(data) {
+            (ending.to_uppercase())
+        }
+    }
+}
+
+/// A title as the name of a file: its words, joined by `-`.
+fn file_name(title: &str) -> String {
+    let words = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let name = words.map(str::to_lowercase).collect::<Vec<_>>().join("-");
+    name.chars().take(60).collect()
+}
+
+/// A table as CSV (RFC 4180); thousands separators are left out of numbers.
+fn csv(table: &Table) -> String {
+    let quoted = |cell: &str| {
+        let is_plain = !cell.contains([',', '"', '\n', '\r']);
+        if is_plain { cell.to_string() } else { format!("\"{}\"", cell.replace('"', "\"\"")) }
+    };
+    let is_number = |column: usize| table.head.get(column).is_some_and(|(_, is_number)| *is_number);
+    let head = table.head.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>().join(",");
+    let rows = table.rows.iter().map(|row| {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            if is_number(column) { quoted(&cell.replace(',', "")) } else { quoted(cell) }
+        });
+        cells.collect::<Vec<_>>().join(",")
+    });
+    [head].into_iter().chain(rows).map(|line| line + "\r\n").collect()
 }
 
 fn folded(table: &Table) -> Markup {
     html! {
         details {
             summary { "Table (" (counted(table.rows.len() as u64, "row")) ")" }
+            (download(&table.caption, "csv", "text/csv;charset=utf-8", &csv(table)))
             (self::table(table))
         }
     }
@@ -151,16 +207,35 @@ fn table(table: &Table) -> Markup {
     }
 }
 
-fn pictures(pictures: &[Picture]) -> Markup {
+fn pictures(pictures: &[Picture], numbers: &mut Numbers) -> Markup {
+    let of =
+        |is_correct: Option<bool>| pictures.iter().filter(|picture| picture.is_correct == is_correct).count();
+    let (correct, wrong) = (of(Some(true)), of(Some(false)));
+    numbers.filters += 1;
+    let name = format!("filter-{}", numbers.filters);
+    let choices = [("all", correct + wrong), ("correct", correct), ("wrong", wrong)];
     html! {
-        ul.pictures {
-            @for picture in pictures {
-                li {
-                    img alt=(picture.alt) src={ "data:image/png;base64," (BASE64_STANDARD.encode(&picture.png)) };
-                    @if picture.is_correct {
-                        strong.correct { "correct" } ": " (picture.label)
-                    } @else {
-                        strong.wrong { "wrong" } ": " (picture.label) ", predicted " (picture.predicted)
+        div.cards {
+            @if correct > 0 && wrong > 0 {
+                fieldset {
+                    legend { "Show" }
+                    @for (choice, count) in choices {
+                        label {
+                            input class={ "only-" (choice) } type="radio" name=(name) checked[choice == "all"];
+                            " " (choice) " (" (count) ")"
+                        }
+                    }
+                }
+            }
+            ul.pictures {
+                @for picture in pictures {
+                    li class=[picture.is_correct.map(|is_correct| if is_correct { "is-correct" } else { "is-wrong" })] {
+                        img alt=(picture.alt) src={ "data:image/jpeg;base64," (BASE64_STANDARD.encode(&picture.jpeg)) };
+                        @match picture.is_correct {
+                            Some(true) => { strong.correct { "correct" } ": " (picture.text) }
+                            Some(false) => { strong.wrong { "wrong" } ": " (picture.text) }
+                            None => { (picture.text) }
+                        }
                     }
                 }
             }
@@ -189,5 +264,13 @@ mod tests {
             page.contains("aria-label=\"&quot;&gt;&lt;script&gt;\"") && !page.contains("<script>"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn tables_are_files_too() {
+        let mut table = Table::new("A b, c!", &[("name", false), ("rows", true)]);
+        table.rows = vec![vec!["a, \"b\"".into(), "1,234".into()], vec!["c\nd".into(), "-".into()]];
+        assert_eq!(csv(&table), "name,rows\r\n\"a, \"\"b\"\"\",1234\r\n\"c\nd\",-\r\n");
+        assert_eq!(file_name(&table.caption), "a-b-c");
     }
 }

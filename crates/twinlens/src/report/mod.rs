@@ -1,7 +1,7 @@
 //! `twinlens report`: a report of a run as an HTML page or in the terminal.
 //!
 //! [`sections`] queries the run and its views for the content; [`html`] and [`terminal`] render it.
-//! A section without data is one sentence. The same datasets give the same bytes.
+//! The same datasets give the same bytes.
 
 mod html;
 mod model;
@@ -9,6 +9,7 @@ mod query;
 mod sections;
 mod svg;
 mod terminal;
+mod thumbnail;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,17 +22,28 @@ use crate::errors::Failure;
 use crate::sql::runs::Runs;
 use crate::text::bytes;
 use crate::{runtime, status};
+use query::{OtherRun, ReportData};
 
 /// The file name of the page in the run directory.
 const PAGE: &str = "report.html";
 
 pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Failure> {
-    let runs = Runs::new(registry, &args.dir, &[])?;
+    let with: Vec<(String, String)> = args.with.iter().cloned().collect();
+    let runs = Runs::new(registry, &args.dir, &with)?;
     let report = runtime::block_on(None, async {
         let title = status::pipeline_of(&runs.dir)?;
         let session = runs.open().await?;
         let datasets = run::datasets(&runs.dir)?;
-        sections::report(title, &query::ReportData { session: &session, datasets: &datasets, registry }).await
+        let other = runs.with.first().map(|(name, dir)| {
+            Ok::<_, Failure>(OtherRun {
+                name: name.clone(),
+                dir: dir.to_string(),
+                datasets: run::datasets(dir)?,
+            })
+        });
+        let (dir, other) = (runs.dir.to_string(), other.transpose()?);
+        let data = ReportData { session: &session, datasets: &datasets, registry, dir, other };
+        sections::report(title, &data).await
     })?;
     if args.terminal {
         return terminal::print(&report, &mut std::io::stdout().lock());

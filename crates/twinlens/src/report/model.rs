@@ -29,7 +29,9 @@ pub(super) enum Block {
     Table { table: Table, folded: bool },
     /// A chart and its numbers.
     Chart { chart: Chart, numbers: Table },
-    /// Images with predictions.
+    /// Small charts of one kind, and the numbers of all.
+    Multiples { charts: Vec<Chart>, numbers: Table },
+    /// Images; those with predictions can be filtered.
     Pictures(Vec<Picture>),
 }
 
@@ -61,9 +63,19 @@ pub(super) struct Bars {
     pub bars: Vec<Bar>,
     /// Names of the marks on the bars.
     pub marks: Vec<&'static str>,
+    /// The least end of the scale, so that several charts share it.
+    pub scale: Option<f64>,
+}
+
+impl Bars {
+    pub(super) fn new(unit: &'static str, bars: Vec<Bar>) -> Self {
+        Self { unit, bars, marks: Vec::new(), scale: None }
+    }
 }
 
 pub(super) struct Bar {
+    /// A heading above the first of consecutive bars with the same group; none if empty.
+    pub group: String,
     pub label: String,
     pub value: f64,
     pub interval: Option<(f64, f64)>,
@@ -71,6 +83,20 @@ pub(super) struct Bar {
     pub marks: Vec<Option<f64>>,
     /// The formatted value.
     pub text: String,
+}
+
+impl Bar {
+    /// A bar without interval, marks and group.
+    pub(super) fn plain(label: impl Into<String>, value: f64, text: impl Into<String>) -> Self {
+        Self {
+            group: String::new(),
+            label: label.into(),
+            value,
+            interval: None,
+            marks: Vec::new(),
+            text: text.into(),
+        }
+    }
 }
 
 pub(super) struct Axis {
@@ -115,25 +141,29 @@ impl Point {
     }
 }
 
-/// An image with its prediction.
+/// An image of a dataset.
 pub(super) struct Picture {
-    pub png: Vec<u8>,
+    pub jpeg: Vec<u8>,
     /// Text alternative.
     pub alt: String,
-    /// The true class.
-    pub label: String,
-    pub predicted: String,
-    pub is_correct: bool,
+    /// Whether its class was predicted, if it has a prediction.
+    pub is_correct: Option<bool>,
+    /// Its caption, or its class and the predicted one.
+    pub text: String,
 }
 
 impl Section {
-    /// A section without data, with the reason.
-    pub(super) fn empty(id: &'static str, title: &'static str, why: &str) -> Self {
-        Self { id, title, blocks: vec![Block::Text(why.into())] }
+    /// A section; none without blocks.
+    pub(super) fn new(id: &'static str, title: &'static str, blocks: Vec<Block>) -> Option<Self> {
+        (!blocks.is_empty()).then_some(Self { id, title, blocks })
     }
 }
 
 impl Table {
+    pub(super) fn new(caption: impl Into<String>, head: &[(&'static str, bool)]) -> Self {
+        Self { caption: caption.into(), head: head.to_vec(), ..Self::default() }
+    }
+
     pub(super) fn at_most(mut self, rows: usize) -> Self {
         self.more = self.rows.len().saturating_sub(rows);
         self.rows.truncate(rows);

@@ -8,6 +8,7 @@ use twinlens_dataset::Dataset;
 use twinlens_pipeline::Registry;
 
 use crate::errors::Failure;
+use crate::syntax::literal;
 use crate::views;
 
 pub(super) struct ReportData<'a> {
@@ -15,6 +16,17 @@ pub(super) struct ReportData<'a> {
     pub session: &'a SessionContext,
     pub datasets: &'a [Dataset],
     pub registry: &'a Registry,
+    /// The run directory.
+    pub dir: String,
+    /// The run that this one is compared with.
+    pub other: Option<OtherRun>,
+}
+
+/// A run to compare with, whose views are in `runs` too.
+pub(super) struct OtherRun {
+    pub name: String,
+    pub dir: String,
+    pub datasets: Vec<Dataset>,
 }
 
 impl ReportData<'_> {
@@ -41,6 +53,16 @@ pub(super) struct Row<'a> {
 
 pub(super) async fn fetch_rows(session: &SessionContext, query: &str) -> Result<Rows, Failure> {
     Ok(Rows { batches: session.sql(query).await?.collect().await? })
+}
+
+/// The uids of random rows with images, as a list for SQL: uids are hashes, so the first ones are a
+/// random sample. The images are not read.
+pub(super) async fn random_uids(data: &ReportData<'_>, table: &str, most: usize) -> Result<String, Failure> {
+    let query = format!("select uid from {table} where image is not null order by uid limit {most}");
+    let rows = fetch_rows(data.session, &query).await?;
+    let uids: Vec<String> = rows.iter().map(|row| literal(&row.text("uid"))).collect();
+    // An empty list is a syntax error.
+    Ok(if uids.is_empty() { "''".into() } else { uids.join(", ") })
 }
 
 /// Whether the run has the tables that a view needs.

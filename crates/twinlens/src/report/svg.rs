@@ -26,16 +26,60 @@ const SERIES: [RGBColor; 8] = [
     RGBColor(0x88, 0x22, 0x55),
     RGBColor(0x66, 0x66, 0x66),
 ];
-const WIDTH: u32 = 860;
-/// Height of a chart with two axes.
-const HEIGHT: u32 = 380;
-/// Height of a bar with its margin.
+/// Height of a bar, of a label above it and of a heading, each with its margin.
 const ROW: i32 = 24;
-/// Width of the labels left of the bars, and of the numbers right of them.
-const LABELS: i32 = 330;
-const NUMBERS: i32 = 100;
-/// Longer labels are truncated to this many characters.
-const MAX_LABEL: usize = 48;
+const LABEL_ROW: i32 = 20;
+const GROUP_ROW: i32 = 28;
+
+/// The proportions of a drawing, in pixels of its view box: text has the same size in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// For pages of usual width: the labels of bars are left of them.
+    Wide,
+    /// For narrow pages and small charts: the labels of bars are above them.
+    Narrow,
+}
+
+impl Format {
+    fn width(self) -> u32 {
+        match self {
+            Self::Wide => 860,
+            Self::Narrow => 400,
+        }
+    }
+
+    /// The height of a chart with two axes.
+    fn height(self) -> u32 {
+        match self {
+            Self::Wide => 380,
+            Self::Narrow => 320,
+        }
+    }
+
+    /// The width of the labels left of the bars, and of the numbers right of them.
+    fn margins(self) -> (i32, i32) {
+        match self {
+            Self::Wide => (330, 100),
+            Self::Narrow => (12, 90),
+        }
+    }
+
+    /// Longer labels are truncated to this many characters.
+    fn max_label(self) -> usize {
+        match self {
+            Self::Wide => 48,
+            Self::Narrow => 52,
+        }
+    }
+
+    /// The height of a bar with what belongs to it.
+    fn bar_height(self) -> i32 {
+        match self {
+            Self::Wide => ROW,
+            Self::Narrow => ROW + LABEL_ROW,
+        }
+    }
+}
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -47,19 +91,18 @@ pub(super) struct Drawing {
     pub content: String,
 }
 
-pub(super) fn draw(plot: &Plot) -> Result<Drawing, Failure> {
+pub(super) fn draw(plot: &Plot, format: Format) -> Result<Drawing, Failure> {
     let height = match plot {
-        Plot::Bars(bars) => {
-            (bars.bars.len() as u32 * ROW as u32) + 70 + if bars.marks.is_empty() { 0 } else { 20 }
-        }
-        Plot::Lines(_) => HEIGHT,
+        Plot::Bars(bars) => bars_height(bars, format),
+        Plot::Lines(_) => format.height(),
     };
+    let width = format.width();
     let mut text = String::new();
     {
-        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
         let drawn = match plot {
-            Plot::Bars(bars) => self::bars(&area, bars),
-            Plot::Lines(lines) => self::lines(&area, lines),
+            Plot::Bars(bars) => self::bars(&area, bars, format),
+            Plot::Lines(lines) => self::lines(&area, lines, format),
         };
         drawn
             .and_then(|()| Ok(area.present()?))
@@ -68,7 +111,35 @@ pub(super) fn draw(plot: &Plot) -> Result<Drawing, Failure> {
     // The page adds an element with a text alternative.
     let content = text.split_once('>').map_or("", |(_, rest)| rest).trim_start();
     let content = content.trim_end().trim_end_matches("</svg>").to_string();
-    Ok(Drawing { width: WIDTH, height, content })
+    Ok(Drawing { width, height, content })
+}
+
+impl Drawing {
+    /// The drawing as a file of its own.
+    pub(super) fn file(&self) -> String {
+        let Self { width, height, content } = self;
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\"><rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{content}</svg>\n"
+        )
+    }
+}
+
+/// Whether a heading is drawn above the bar.
+fn starts_group(bars: &[Bar], index: usize) -> bool {
+    !bars[index].group.is_empty() && (index == 0 || bars[index - 1].group != bars[index].group)
+}
+
+/// The height of all bars and headings.
+fn plot_height(chart: &Bars, format: Format) -> u32 {
+    let groups = (0..chart.bars.len()).filter(|index| starts_group(&chart.bars, *index)).count();
+    chart.bars.len() as u32 * format.bar_height() as u32 + groups as u32 * GROUP_ROW as u32
+}
+
+fn bars_height(chart: &Bars, format: Format) -> u32 {
+    plot_height(chart, format)
+        + 50
+        + if chart.marks.is_empty() { 0 } else { 24 }
+        + if chart.unit.is_empty() { 0 } else { 20 }
 }
 
 type DrawResult = Result<(), Box<dyn std::error::Error>>;
@@ -101,58 +172,100 @@ fn tick_label(value: f64) -> String {
     }
 }
 
-fn truncate(text: &str) -> String {
-    if text.chars().count() > MAX_LABEL {
-        text.chars().take(MAX_LABEL - 1).chain(['…']).collect()
+fn truncate(text: &str, most: usize) -> String {
+    if text.chars().count() > most {
+        text.chars().take(most - 1).chain(['…']).collect()
     } else {
         text.into()
     }
 }
 
-fn bars(area: &Area<'_>, chart: &Bars) -> DrawResult {
+fn bars(area: &Area<'_>, chart: &Bars, format: Format) -> DrawResult {
     let all = chart.bars.iter().flat_map(|bar: &Bar| {
         let ends = bar.interval.map_or([bar.value; 2], |(low, high)| [low, high]);
         bar.marks.iter().flatten().copied().chain(ends).chain([bar.value])
     });
+    let all = all.chain(chart.scale).filter(|value| value.is_finite());
     let (low, high) = all.fold((0f64, 0f64), |(low, high), value| (low.min(value), high.max(value)));
     let high = if high <= low { low + 1.0 } else { high };
-    let (left, right) = (LABELS, WIDTH as i32 - NUMBERS);
-    let x = |value: f64| left + ((value - low) / (high - low) * f64::from(right - left)).round() as i32;
-    let (top, bottom) = (10, 10 + chart.bars.len() as i32 * ROW);
+    let (left, right) = (format.margins().0, format.width() as i32 - format.margins().1);
+    let scale = Scale { low, high, left, right };
+    let top = 10;
+    let bottom = top + plot_height(chart, format) as i32;
     for tick in ticks(low, high) {
-        let line = [(x(tick), top), (x(tick), bottom)];
+        let line = [(scale.x(tick), top), (scale.x(tick), bottom)];
         area.draw(&PathElement::new(line, GRID.stroke_width(1)))?;
-        area.draw(&Text::new(tick_label(tick), (x(tick), bottom + 12), style(14, HPos::Center)))?;
+        area.draw(&Text::new(tick_label(tick), (scale.x(tick), bottom + 12), style(14, HPos::Center)))?;
     }
-    let middle = (left + right) / 2;
-    area.draw(&Text::new(chart.unit, (middle, bottom + 34), style(15, HPos::Center)))?;
-    for (index, bar) in chart.bars.iter().enumerate() {
-        let y = top + index as i32 * ROW;
-        let centre = y + ROW / 2;
-        area.draw(&Text::new(truncate(&bar.label), (left - 8, centre), style(15, HPos::Right)))?;
-        let (from, to) = (x(0f64.max(low)).min(x(bar.value)), x(0f64.max(low)).max(x(bar.value)));
-        area.draw(&Rectangle::new([(from, y + 4), (to.max(from + 1), y + ROW - 4)], SERIES[0].filled()))?;
-        if let Some((low, high)) = bar.interval {
-            let ink = INK.stroke_width(2);
-            area.draw(&PathElement::new([(x(low), centre), (x(high), centre)], ink))?;
-            for end in [low, high] {
-                area.draw(&PathElement::new([(x(end), centre - 4), (x(end), centre + 4)], ink))?;
-            }
-        }
-        for (mark, value) in bar.marks.iter().enumerate().filter_map(|(mark, value)| Some((mark, (*value)?)))
-        {
-            let line = [(x(value), y + 1), (x(value), y + ROW - 1)];
-            area.draw(&PathElement::new(line, SERIES[1 + mark % 7].stroke_width(3)))?;
-        }
-        area.draw(&Text::new(bar.text.clone(), (right + 8, centre), style(15, HPos::Left)))?;
+    let mut y = bottom + 34;
+    if !chart.unit.is_empty() {
+        area.draw(&Text::new(chart.unit, ((left + right) / 2, y), style(15, HPos::Center)))?;
+        y += 22;
     }
     let mut at = left;
     for (mark, name) in chart.marks.iter().enumerate() {
-        let y = bottom + 58;
         area.draw(&PathElement::new([(at, y - 7), (at, y + 7)], SERIES[1 + mark % 7].stroke_width(3)))?;
         area.draw(&Text::new((*name).to_string(), (at + 8, y), style(14, HPos::Left)))?;
         at += 120;
     }
+    let mut y = top;
+    for (index, bar) in chart.bars.iter().enumerate() {
+        if starts_group(&chart.bars, index) {
+            let heading = truncate(&bar.group, format.max_label());
+            let bold = ("sans-serif", 15).into_font().style(FontStyle::Bold).color(&INK);
+            let bold = bold.pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(heading, (12, y + GROUP_ROW / 2 + 2), bold))?;
+            y += GROUP_ROW;
+        }
+        let label = truncate(&bar.label, format.max_label());
+        match format {
+            Format::Wide => {
+                area.draw(&Text::new(label, (left - 8, y + ROW / 2), style(15, HPos::Right)))?;
+            }
+            Format::Narrow => {
+                area.draw(&Text::new(label, (left, y + LABEL_ROW / 2 + 3), style(14, HPos::Left)))?;
+                y += LABEL_ROW;
+            }
+        }
+        draw_bar(area, bar, y, &scale)?;
+        y += ROW;
+    }
+    Ok(())
+}
+
+/// From values to pixels.
+struct Scale {
+    low: f64,
+    high: f64,
+    left: i32,
+    right: i32,
+}
+
+impl Scale {
+    fn x(&self, value: f64) -> i32 {
+        let share = (value - self.low) / (self.high - self.low);
+        self.left + (share * f64::from(self.right - self.left)).round() as i32
+    }
+}
+
+/// A bar whose upper end is at `y`, with its interval, marks and value.
+fn draw_bar(area: &Area<'_>, bar: &Bar, y: i32, scale: &Scale) -> DrawResult {
+    let centre = y + ROW / 2;
+    let zero = scale.x(0f64.max(scale.low));
+    let (from, to) = (zero.min(scale.x(bar.value)), zero.max(scale.x(bar.value)));
+    area.draw(&Rectangle::new([(from, y + 4), (to.max(from + 1), y + ROW - 4)], SERIES[0].filled()))?;
+    if let Some((low, high)) = bar.interval {
+        let ink = INK.stroke_width(2);
+        area.draw(&PathElement::new([(scale.x(low), centre), (scale.x(high), centre)], ink))?;
+        for end in [low, high] {
+            area.draw(&PathElement::new([(scale.x(end), centre - 4), (scale.x(end), centre + 4)], ink))?;
+        }
+    }
+    for (mark, value) in bar.marks.iter().enumerate().filter_map(|(mark, value)| Some((mark, (*value)?))) {
+        let line = [(scale.x(value), y + 1), (scale.x(value), y + ROW - 1)];
+        area.draw(&PathElement::new(line, SERIES[1 + mark % 7].stroke_width(3)))?;
+    }
+    area.draw(&Text::new(bar.text.clone(), (scale.right + 8, centre), style(15, HPos::Left)))?;
     Ok(())
 }
 
@@ -226,13 +339,17 @@ fn extent(shape: &Shape) -> Vec<(f64, f64)> {
     }
 }
 
-fn lines(area: &Area<'_>, chart: &Lines) -> DrawResult {
+fn lines(area: &Area<'_>, chart: &Lines, format: Format) -> DrawResult {
     let (x, y) = (&chart.x, &chart.y);
     let all: Vec<(f64, f64)> = chart.series.iter().flat_map(|series| extent(&series.shape)).collect();
     let (left, right) = axis_range(all.iter().filter_map(|point| position(x, point.0)), x.is_log);
     let (low, high) = axis_range(all.iter().filter_map(|point| position(y, point.1)), y.is_log);
-    let mut picture =
-        ChartBuilder::on(area).margin(14).x_label_area_size(46).y_label_area_size(72).build_cartesian_2d(
+    let labels = if format == Format::Wide { 72 } else { 58 };
+    let mut picture = ChartBuilder::on(area)
+        .margin(14)
+        .x_label_area_size(46)
+        .y_label_area_size(labels)
+        .build_cartesian_2d(
             TickedRange { range: (left..right).into(), ticks: axis_ticks(x, left, right) },
             TickedRange { range: (low..high).into(), ticks: axis_ticks(y, low, high) },
         )?;
@@ -346,19 +463,27 @@ mod tests {
                     },
                 },
             ];
-            let drawn = draw(&Plot::Lines(Lines { x: axis(), y: axis(), series })).unwrap();
+            let drawn = draw(&Plot::Lines(Lines { x: axis(), y: axis(), series }), Format::Narrow).unwrap();
             assert!(
                 drawn.content.contains("&lt;line&gt;") && !drawn.content.contains("<svg"),
                 "{}",
                 drawn.content
             );
         }
-        draw(&Plot::Lines(Lines {
+        let empty = Lines {
             x: Axis { label: "", is_log: true },
             y: Axis { label: "", is_log: false },
             series: vec![],
-        }))
-        .unwrap();
-        draw(&Plot::Bars(Bars { unit: "", bars: vec![], marks: vec!["x"] })).unwrap();
+        };
+        draw(&Plot::Lines(empty), Format::Wide).unwrap();
+        let bars = extreme.map(|value| Bar { interval: Some((value, 1.0)), ..Bar::plain("a", value, "b") });
+        for format in [Format::Wide, Format::Narrow] {
+            draw(&Plot::Bars(Bars { marks: vec!["x"], ..Bars::new("", vec![]) }), format).unwrap();
+            draw(&Plot::Bars(Bars::new("u", bars.iter().map(copy).collect())), format).unwrap();
+        }
+    }
+
+    fn copy(bar: &Bar) -> Bar {
+        Bar { interval: bar.interval, ..Bar::plain(&*bar.label, bar.value, &*bar.text) }
     }
 }

@@ -26,14 +26,19 @@ pub(super) fn print(report: &Report, out: &mut impl Write) -> Result<(), Failure
                 Block::Text(text) => writeln!(out, "{}", one_line(text))?,
                 Block::Table { table, .. } => self::table(table, out)?,
                 Block::Chart { chart, numbers } => self::chart(chart, numbers, out)?,
+                Block::Multiples { charts, .. } => {
+                    for chart in charts {
+                        self::chart(chart, &Table::default(), out)?;
+                    }
+                }
                 Block::Pictures(pictures) => {
                     for picture in pictures {
-                        let label = one_line(&picture.label);
-                        if picture.is_correct {
-                            writeln!(out, "  correct: {label}")?;
-                        } else {
-                            writeln!(out, "  wrong: {label}, predicted {}", one_line(&picture.predicted))?;
-                        }
+                        let verdict = match picture.is_correct {
+                            Some(true) => "correct: ",
+                            Some(false) => "wrong: ",
+                            None => "",
+                        };
+                        writeln!(out, "  {verdict}{}", one_line(&picture.text))?;
                     }
                 }
             }
@@ -73,7 +78,12 @@ fn bars(chart: &Bars, out: &mut impl Write) -> Result<(), Failure> {
     let short = |text: &str| one_line(text).chars().take(LABEL).collect::<String>();
     let width = chart.bars.iter().map(|bar| short(&bar.label).chars().count()).max().unwrap_or(0);
     let numbers = chart.bars.iter().map(|bar| bar.text.chars().count()).max().unwrap_or(0);
+    let mut group = "";
     for row in &chart.bars {
+        if row.group != group {
+            group = &row.group;
+            writeln!(out, " {}", one_line(group))?;
+        }
         let share = if most > 0.0 { row.value.abs() / most } else { 0.0 };
         let sign = if row.value < 0.0 { "-" } else { " " };
         writeln!(out, "  {:width$}  {:>numbers$} {sign}{}", short(&row.label), row.text, bar(share))?;

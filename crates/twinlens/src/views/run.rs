@@ -76,9 +76,9 @@ impl<'a> Run<'a> {
         self.registry.product(&dataset.state().begin.kind)
     }
 
-    /// The stages that train models.
-    pub(crate) fn trainings(&self) -> usize {
-        self.datasets.iter().filter(|dataset| self.product(dataset) == Some(Product::Model)).count()
+    /// The datasets of the stages that train models.
+    pub(crate) fn trainings(&self) -> Vec<&'a Dataset> {
+        self.datasets.iter().filter(|dataset| self.product(dataset) == Some(Product::Model)).collect()
     }
 
     /// The tables that have these columns, except the results of queries, which would be counted

@@ -1,22 +1,95 @@
-//! Accuracies beside chance and published values, gain from prompts, and warnings.
+//! Accuracies beside chance and published values: one chart per metric, or one per metric and set
+//! where there are many sets.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::super::model::{Bar, Bars, Block, Chart, Plot, Section, Table};
-use super::super::query::{ReportData, fetch_rows, has_view, interval, number, percent};
+use super::super::query::{ReportData, Row, fetch_rows, has_view, interval, number, percent};
 use crate::errors::Failure;
+use crate::text::count;
 
-/// At most this many bars per chart.
+/// Metrics with more sets than this have a small chart for each set.
+const SETS_IN_ONE_CHART: usize = 6;
+/// At most this many bars in a chart of one set, and in a chart of several.
+const BARS_OF_A_SET: usize = 8;
 const MAX_BARS: usize = 40;
+/// At most this many small charts per metric; the table has all sets.
+const MAX_SETS: usize = 80;
+/// At most this many sets are listed in a sentence.
+const MAX_NAMES: usize = 12;
 
-pub(super) async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("accuracy", "Accuracy");
+/// An accuracy of the whole set or of a part of it.
+struct Accuracy {
+    set: String,
+    metric: String,
+    model: String,
+    prompts: String,
+    /// Of the whole set.
+    is_whole: bool,
+    value: Option<f64>,
+    low: Option<f64>,
+    high: Option<f64>,
+    chance: Option<f64>,
+    times_chance: Option<f64>,
+    n: u64,
+    published: Option<f64>,
+    publisher: String,
+}
+
+impl Accuracy {
+    fn new(row: &Row<'_>) -> Self {
+        let part = row.text("part");
+        let is_whole = part == "all";
+        Self {
+            set: if is_whole { row.text("set") } else { format!("{} ({part})", row.text("set")) },
+            metric: row.text("metric"),
+            model: row.text("model"),
+            prompts: row.text("prompts"),
+            is_whole,
+            value: row.number("value"),
+            low: row.number("ci_low"),
+            high: row.number("ci_high"),
+            chance: row.number("chance"),
+            times_chance: row.number("times_chance"),
+            n: row.count("n"),
+            published: row.number("published"),
+            publisher: row.text("publisher"),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.set.clone(),
+            self.model.clone(),
+            self.prompts.clone(),
+            percent(self.value),
+            interval(self.low, self.high),
+            percent(self.chance),
+            number(self.times_chance),
+            count(self.n),
+            percent(self.published),
+            self.publisher.clone(),
+        ]
+    }
+
+    fn bar(&self, with_model: bool) -> Option<Bar> {
+        let label =
+            if with_model { format!("{}: {}", self.model, self.prompts) } else { self.prompts.clone() };
+        Some(Bar {
+            interval: self.low.zip(self.high),
+            marks: vec![self.chance, self.published],
+            ..Bar::plain(label, self.value?, percent(self.value))
+        })
+    }
+}
+
+pub(super) async fn accuracies(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     if !has_view(data.session, "leaderboard")? {
-        return Ok(Section::empty(id, title, "This run has no evaluation."));
+        return Ok(None);
     }
     let rows = fetch_rows(
         data.session,
-        "select l.set || case when l.part = 'all' then '' else ' (' || l.part || ')' end as shown, l.task, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
+        "select l.set, l.part, l.metric, l.model, l.prompts, l.value, l.ci_low, l.ci_high, l.chance, l.times_chance, l.n,
                 p.value as published, p.model || ' (' || p.weights || ', ' || p.source || ')' as publisher
          from views.leaderboard l
          left join (
@@ -26,206 +99,113 @@ pub(super) async fn accuracies(data: &ReportData<'_>) -> Result<Section, Failure
          order by l.set, l.part, l.task, l.metric, l.value desc, l.model, l.prompts",
     )
     .await?;
-    let mut table = Table {
-        caption: "Accuracies with 95 % confidence intervals, beside chance and the best published value of OpenAI's models".into(),
-        head: vec![
-            ("set", false), ("metric", false), ("model", false), ("prompts", false), ("value", true), ("95 % interval", true),
-            ("chance", true), ("times chance", true), ("n", true), ("published", true), ("by", false),
-        ],
-        ..Table::default()
-    };
-    let mut bars = Vec::new();
-    for row in rows.iter() {
-        let (low, high) = (row.number("ci_low"), row.number("ci_high"));
-        table.rows.push(vec![
-            row.text("shown"),
-            row.text("metric"),
-            row.text("model"),
-            row.text("prompts"),
-            percent(row.number("value")),
-            interval(low, high),
-            percent(row.number("chance")),
-            number(row.number("times_chance")),
-            crate::text::count(row.count("n")),
-            percent(row.number("published")),
-            row.text("publisher"),
-        ]);
-        let Some(value) = row.number("value") else { continue };
-        let bar = Bar {
-            label: format!(
-                "{} {}: {} {}",
-                row.text("shown"),
-                row.text("metric"),
-                row.text("model"),
-                row.text("prompts")
-            ),
-            value,
-            interval: low.zip(high),
-            marks: vec![row.number("chance"), row.number("published")],
-            text: percent(Some(value)),
-        };
-        bars.push((row.text("shown"), row.text("metric"), bar));
+    let all: Vec<Accuracy> = rows.iter().map(|row| Accuracy::new(&row)).collect();
+    let mut metrics: Vec<&str> = Vec::new();
+    for first in ["top1", "mean_per_class"] {
+        metrics.extend(all.iter().any(|one| one.metric == first).then_some(first));
     }
-    let all = bars.len();
-    let mut bars = main_metrics(bars);
-    let best = bars.iter().max_by(|a, b| a.value.total_cmp(&b.value));
-    let alt = match best {
-        Some(best) => {
-            format!("{all} accuracies; the highest in the chart is {} ({}).", best.text, best.label)
-        }
-        None => "No accuracy.".into(),
-    };
-    let published = bars.iter().any(|bar| bar.marks[1].is_some());
-    let marks = if published { vec!["chance", "published"] } else { vec!["chance"] };
-    bars.truncate(MAX_BARS);
-    let omitted = all - bars.len();
-    let mut blocks = vec![Block::Chart {
-        chart: Chart {
-            title: "Accuracy by set, metric, model and prompts".into(),
-            alt,
-            plot: Plot::Bars(Bars { unit: "accuracy", bars, marks }),
-        },
-        numbers: table,
-    }];
-    if omitted > 0 {
-        blocks.push(Block::Text(format!("The chart omits {omitted} accuracies; the table has all.")));
+    let others: BTreeSet<&str> = all.iter().map(|one| one.metric.as_str()).collect();
+    metrics.extend(others.into_iter().filter(|metric| !["top1", "mean_per_class"].contains(metric)));
+    let mut blocks: Vec<Block> = not_above_chance(&all).into_iter().map(Block::Text).collect();
+    for metric in metrics {
+        let of_metric: Vec<&Accuracy> = all.iter().filter(|one| one.metric == metric).collect();
+        blocks.extend(metric_charts(metric, &of_metric));
     }
-    if !published {
-        blocks.push(Block::Text("There are no published values for these sets.".into()));
-    }
-    Ok(Section { id, title, blocks })
+    Ok(Section::new("accuracy", "Accuracy", blocks))
 }
 
-/// Reduces bars, given with their set and metric, to one metric per set if there are too many:
-/// `top1`, if it exists.
-fn main_metrics(bars: Vec<(String, String, Bar)>) -> Vec<Bar> {
-    let too_many = bars.len() > MAX_BARS;
-    let mut main: BTreeMap<String, String> = BTreeMap::new();
-    for (set, metric, _) in &bars {
-        let of_set = main.entry(set.clone()).or_insert_with(|| metric.clone());
-        if metric == "top1" {
-            of_set.clone_from(metric);
-        }
+/// A sentence about the sets whose best accuracy is not distinguishable from guessing.
+fn not_above_chance(all: &[Accuracy]) -> Option<String> {
+    // The first accuracy of each set and metric is the best one.
+    let mut seen = BTreeSet::new();
+    let best = all.iter().filter(|one| one.is_whole && seen.insert((&one.set, &one.metric)));
+    let at_chance = |one: &&Accuracy| matches!((one.low, one.chance), (Some(low), Some(chance)) if chance > 0.0 && low <= chance);
+    let names: Vec<String> =
+        best.filter(at_chance).map(|one| format!("{} ({})", one.set, one.metric)).collect();
+    if names.is_empty() {
+        return None;
     }
-    let shown = bars.into_iter().filter(|(set, metric, _)| !too_many || main.get(set) == Some(metric));
-    shown.map(|(_, _, bar)| bar).collect()
+    let more = names.len().saturating_sub(MAX_NAMES);
+    let listed = names.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "Not above chance: {listed}{more}. The 95 % interval of the best prompts includes guessing."
+    ))
 }
 
-pub(super) async fn gains(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("prompts", "Gain from prompts");
-    let why = "No set was evaluated with the bare class name (`{}`) and other prompts.";
-    if !has_view(data.session, "prompt_gain")? {
-        return Ok(Section::empty(id, title, why));
-    }
-    let rows = fetch_rows(
-        data.session,
-        "select set, metric, model, prompts, value, bare, gain, gain_low, gain_high, p, n from views.prompt_gain where part = 'all'
-         order by set, metric, model, gain desc, prompts",
-    )
-    .await?;
-    if rows.is_empty() {
-        return Ok(Section::empty(id, title, why));
-    }
-    let points = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:+.1}", 100.0 * value));
-    let mut table = Table {
-        caption:
-            "Gain over the bare class name in percentage points; intervals are paired over the same examples"
-                .into(),
-        head: vec![
+/// The charts of a metric, with one table for all of them.
+fn metric_charts(metric: &str, all: &[&Accuracy]) -> Vec<Block> {
+    let mut table = Table::new(
+        format!(
+            "{metric} with 95 % confidence intervals, beside chance and the best published value of OpenAI's models"
+        ),
+        &[
             ("set", false),
-            ("metric", false),
             ("model", false),
             ("prompts", false),
-            ("bare", true),
             ("value", true),
-            ("gain", true),
-            ("from", true),
-            ("to", true),
-            ("p", true),
+            ("95 % interval", true),
+            ("chance", true),
+            ("times chance", true),
+            ("n", true),
+            ("published", true),
+            ("by", false),
         ],
-        ..Table::default()
-    };
-    let mut bars = Vec::new();
-    for row in rows.iter() {
-        let (low, high) = (row.number("gain_low"), row.number("gain_high"));
-        table.rows.push(vec![
-            row.text("set"),
-            row.text("metric"),
-            row.text("model"),
-            row.text("prompts"),
-            percent(row.number("bare")),
-            percent(row.number("value")),
-            points(row.number("gain")),
-            points(low),
-            points(high),
-            number(row.number("p")),
-        ]);
-        let Some(gain) = row.number("gain") else { continue };
-        let bar = Bar {
-            label: format!(
-                "{} {}: {} {}",
-                row.text("set"),
-                row.text("metric"),
-                row.text("model"),
-                row.text("prompts")
-            ),
-            value: 100.0 * gain,
-            interval: low.zip(high).map(|(low, high)| (100.0 * low, 100.0 * high)),
-            marks: vec![],
-            text: points(Some(gain)),
-        };
-        bars.push((row.text("set"), row.text("metric"), bar));
-    }
-    let mut bars = main_metrics(bars);
-    let higher = bars.iter().filter(|bar| bar.interval.is_some_and(|(low, _)| low > 0.0)).count();
-    let lower = bars.iter().filter(|bar| bar.interval.is_some_and(|(_, high)| high < 0.0)).count();
-    let alt = format!(
-        "{} gains in percentage points; {higher} are significantly above 0, {lower} below.",
-        bars.len()
     );
-    bars.truncate(MAX_BARS);
-    let plot = Plot::Bars(Bars { unit: "percentage points over the bare class name", bars, marks: vec![] });
-    let chart = Chart { title: "Gain over the bare class name".into(), alt, plot };
-    Ok(Section { id, title, blocks: vec![Block::Chart { chart, numbers: table }] })
-}
-
-pub(super) async fn warnings(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("warnings", "Warnings");
-    let mut table = Table {
-        caption: "Warnings of the evaluations".into(),
-        head: vec![
-            ("stage", false),
-            ("set", false),
-            ("prompts", false),
-            ("code", false),
-            ("detail", false),
-            ("value", true),
-        ],
-        ..Table::default()
-    };
-    let tables = data.tables_with(&["set", "code", "detail", "value"]);
-    for (stage, name) in &tables {
-        for row in fetch_rows(data.session, &format!("select * from {name} order by set, code, detail"))
-            .await?
-            .iter()
-        {
-            table.rows.push(vec![
-                stage.clone(),
-                row.text("set"),
-                row.text("prompts"),
-                row.text("code"),
-                row.text("detail"),
-                number(row.number("value")),
-            ]);
+    table.rows = all.iter().map(|one| one.cells()).collect();
+    let mut sets: Vec<&str> = Vec::new();
+    for one in all {
+        if sets.last() != Some(&one.set.as_str()) {
+            sets.push(&one.set);
         }
     }
-    if table.rows.is_empty() {
-        let why = if tables.is_empty() {
-            "No stage of this run checks its sets."
-        } else {
-            "There are no warnings."
-        };
-        return Ok(Section::empty(id, title, why));
+    let with_model = all.iter().map(|one| &one.model).collect::<BTreeSet<_>>().len() > 1;
+    let with_published = all.iter().any(|one| one.published.is_some());
+    let marks = if with_published { vec!["chance", "published"] } else { vec!["chance"] };
+    let highest = all.iter().filter_map(|one| one.high.or(one.value)).fold(0.0, f64::max);
+    let bars_of = |set: &str| -> Vec<Bar> {
+        all.iter()
+            .filter(|one| one.set == set)
+            .filter_map(|one| one.bar(with_model))
+            .take(BARS_OF_A_SET)
+            .collect()
+    };
+    if sets.len() > SETS_IN_ONE_CHART {
+        let charts = sets.iter().take(MAX_SETS).map(|set| {
+            let bars = bars_of(set);
+            let alt = bars
+                .first()
+                .map_or("No accuracy.".into(), |best| format!("The best is {} ({}).", best.text, best.label));
+            let plot = Plot::Bars(Bars { unit: "", bars, marks: marks.clone(), scale: Some(highest) });
+            Chart { title: format!("{set}: {metric}"), alt, plot }
+        });
+        return vec![Block::Multiples { charts: charts.collect(), numbers: table }];
     }
-    Ok(Section { id, title, blocks: vec![table.at_most(100).open()] })
+    let grouped = |set: &&str| {
+        let group = (*set).to_string();
+        bars_of(set).into_iter().map(move |bar| Bar { group: group.clone(), ..bar })
+    };
+    let mut bars: Vec<Bar> = sets.iter().flat_map(grouped).collect();
+    bars.truncate(MAX_BARS);
+    let shown = bars.len();
+    let alt = match bars.iter().max_by(|a, b| a.value.total_cmp(&b.value)) {
+        Some(best) => format!(
+            "The highest of {} accuracies is {} ({}, {}).",
+            all.len(),
+            best.text,
+            best.group,
+            best.label
+        ),
+        None => "No accuracy.".into(),
+    };
+    let plot = Plot::Bars(Bars { marks, ..Bars::new("accuracy", bars) });
+    let title = format!("{metric} by set and prompts");
+    let mut blocks = vec![Block::Chart { chart: Chart { title, alt, plot }, numbers: table }];
+    if shown < all.len() {
+        blocks.push(Block::Text(format!(
+            "The chart omits {} accuracies; the table has all.",
+            all.len() - shown
+        )));
+    }
+    blocks
 }

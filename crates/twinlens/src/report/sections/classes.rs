@@ -19,10 +19,9 @@ async fn best_evaluations(data: &ReportData<'_>) -> Result<Rows, Failure> {
     fetch_rows(data.session, query).await
 }
 
-pub(super) async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("confusions", "Confusions");
+pub(super) async fn confusions(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     if !has_view(data.session, "confusions")? || !has_view(data.session, "leaderboard")? {
-        return Ok(Section::empty(id, title, "This run has no tables of predictions."));
+        return Ok(None);
     }
     let mut blocks = Vec::new();
     for evaluation in best_evaluations(data).await?.iter().take(MAX_SETS) {
@@ -48,35 +47,21 @@ pub(super) async fn confusions(data: &ReportData<'_>) -> Result<Section, Failure
                 count(times),
                 count(of),
             ]);
-            bars.push(Bar {
-                label: format!("{} as {}", row.text("class_name"), row.text("predicted_name")),
-                value: times as f64,
-                interval: None,
-                marks: vec![],
-                text: format!("{times} of {of}"),
-            });
+            let label = format!("{} as {}", row.text("class_name"), row.text("predicted_name"));
+            bars.push(Bar::plain(label, times as f64, format!("{times} of {of}")));
         }
         let Some(first) = bars.first() else { continue };
         let alt = format!("The most frequent confusion is {}: {}.", first.label, first.text);
-        let chart = Chart {
-            title: table.caption.clone(),
-            alt,
-            plot: Plot::Bars(Bars { unit: "examples", bars, marks: vec![] }),
-        };
+        let chart =
+            Chart { title: table.caption.clone(), alt, plot: Plot::Bars(Bars::new("examples", bars)) };
         blocks.push(Block::Chart { chart, numbers: table });
     }
-    if blocks.is_empty() {
-        return Ok(Section::empty(id, title, "All predictions are correct."));
-    }
-    Ok(Section { id, title, blocks })
+    Ok(Section::new("confusions", "Most confused classes", blocks))
 }
 
-pub(super) async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("support", "Training support per class");
+pub(super) async fn support(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     if !has_view(data.session, "class_support")? || !has_view(data.session, "leaderboard")? {
-        let why =
-            "This needs an evaluation of a model that was trained in this run on pairs matched with queries.";
-        return Ok(Section::empty(id, title, why));
+        return Ok(None);
     }
     let mut blocks = vec![Block::Text(
         "A training pair supports a class if it matched a query that is part of the class name. Matches of the whole name are also counted separately.".into(),
@@ -144,8 +129,7 @@ pub(super) async fn support(data: &ReportData<'_>) -> Result<Section, Failure> {
             Chart { title: format!("Accuracy by training support: {set}, prompts {prompts}"), alt, plot };
         blocks.push(Block::Chart { chart, numbers: table.at_most(300) });
     }
-    if blocks.len() == 1 {
-        return Ok(Section::empty(id, title, "No class has examples."));
-    }
-    Ok(Section { id, title, blocks })
+    // The first one explains the others.
+    let blocks = if blocks.len() == 1 { Vec::new() } else { blocks };
+    Ok(Section::new("support", "Accuracy by number of training pairs", blocks))
 }

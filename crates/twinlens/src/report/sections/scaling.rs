@@ -7,8 +7,7 @@ use crate::syntax::literal;
 
 const MAX_CHARTS: usize = 6;
 
-pub(super) async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("scaling", "Scaling");
+pub(super) async fn scaling(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     let mut blocks = Vec::new();
     let mut omitted = 0;
     for (stage, name) in data.tables_with(&["compute", "role", "error", "predicted", "predicted_low"]) {
@@ -30,14 +29,11 @@ pub(super) async fn scaling(data: &ReportData<'_>) -> Result<Section, Failure> {
             blocks.push(chart(&stage, &key, &rows));
         }
     }
-    if blocks.is_empty() {
-        return Ok(Section::empty(id, title, "This run has no `scaling` stage."));
-    }
     if omitted > 0 {
         blocks
             .push(Block::Text(format!("{omitted} more fits are in the tables `scaling` and `scaling_fit`.")));
     }
-    Ok(Section { id, title, blocks })
+    Ok(Section::new("scaling", "Error by compute", blocks))
 }
 
 fn chart(stage: &str, [set, prompts, metric]: &[String; 3], rows: &Rows) -> Block {

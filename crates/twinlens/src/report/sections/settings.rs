@@ -13,8 +13,7 @@ use twinlens_dataset::{Dataset, MAIN};
 /// Hashes are truncated to this many characters.
 const HASH: usize = 12;
 
-pub(super) async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("hashes", "Hashes");
+pub(super) async fn hashes(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     let columns = ["set_hash", "classes_hash", "prompts_hash", "weights_hash"];
     let needed = [&["model", "set", "prompts", "metric", "n", "value"], &columns[..]].concat();
     let mut table = Table {
@@ -46,13 +45,12 @@ pub(super) async fn hashes(data: &ReportData<'_>) -> Result<Section, Failure> {
         }
     }
     if table.rows.is_empty() {
-        return Ok(Section::empty(id, title, "This run has no evaluation."));
+        return Ok(None);
     }
-    Ok(Section { id, title, blocks: vec![table.at_most(200).folded()] })
+    Ok(Section::new("hashes", "Hashes of the evaluations", vec![table.at_most(200).folded()]))
 }
 
-pub(super) fn settings(data: &ReportData<'_>) -> Section {
-    let (id, title) = ("settings", "Settings");
+pub(super) fn settings(data: &ReportData<'_>) -> Option<Section> {
     let mut table = Table {
         caption: "Options of every stage, and fingerprints of the datasets".into(),
         head: vec![
@@ -81,7 +79,7 @@ pub(super) fn settings(data: &ReportData<'_>) -> Section {
         ]);
     }
     if table.rows.is_empty() {
-        return Section::empty(id, title, "This run has no datasets yet.");
+        return None;
     }
     // A stage may have its own seed.
     let seed = |dataset: &Dataset| dataset.state().begin.recipe.get("seed")?.as_u64();
@@ -93,7 +91,7 @@ pub(super) fn settings(data: &ReportData<'_>) -> Section {
         1 => Some(Block::Text(format!("Seed: {listed}."))),
         _ => Some(Block::Text(format!("Seeds: {listed}."))),
     };
-    Section { id, title, blocks: seed.into_iter().chain([table.folded()]).collect() }
+    Section::new("settings", "Settings", seed.into_iter().chain([table.folded()]).collect())
 }
 
 /// Options on one line, except null ones.

@@ -1,14 +1,16 @@
 //! The facts at the head of the report.
 
+use twinlens_dataset::MAIN;
+
 use super::super::model::Fact;
 use super::super::query::{ReportData, fetch_rows, has_view, interval, number, percent};
 use crate::errors::Failure;
-use crate::text::{count, counted};
-use twinlens_dataset::MAIN;
+use crate::text::{bytes, count, counted};
 
 pub(super) async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure> {
     let mut facts = Vec::new();
     facts.extend(built(data));
+    facts.extend(model(data));
     if has_view(data.session, "leaderboard")? {
         facts.extend(best(data).await?);
     }
@@ -16,7 +18,7 @@ pub(super) async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure>
     Ok(facts)
 }
 
-/// Pairs, stored images and trained models.
+/// Pairs and stored images.
 fn built(data: &ReportData<'_>) -> Option<Fact> {
     let pairs = |columns: &[&str]| -> Vec<u64> {
         let has = |dataset: &&twinlens_dataset::Dataset| {
@@ -26,15 +28,33 @@ fn built(data: &ReportData<'_>) -> Option<Fact> {
         };
         data.datasets.iter().filter(has).map(|dataset| dataset.rows(MAIN)).collect()
     };
-    let candidates = pairs(&["uid", "url", "caption"]);
-    let (first, images) = (*candidates.first()?, pairs(&["uid", "caption", "image"]));
-    let explanation = match (images.first(), data.run().trainings()) {
-        (Some(images), 0) => format!("found, {} images stored", count(*images)),
-        (Some(images), 1) => format!("found, {} images stored, one model trained", count(*images)),
-        (Some(images), more) => format!("found, {} images stored, {more} models trained", count(*images)),
-        (None, _) => "found".into(),
+    let (candidates, images) = (pairs(&["uid", "url", "caption"]), pairs(&["uid", "caption", "image"]));
+    let first = *candidates.first()?;
+    let explanation = match images.first() {
+        Some(images) => format!("found, {} images stored", count(*images)),
+        None => "found".into(),
     };
     Some(Fact { name: "Data", value: counted(first, "pair"), explanation })
+}
+
+/// The models that the run trained: their parameters and the size of their files.
+fn model(data: &ReportData<'_>) -> Option<Fact> {
+    let trainings = data.run().trainings();
+    let last = trainings.last()?;
+    let files = last.state().files().filter(|file| file.table.is_none());
+    let size: u64 = files.map(|file| file.bytes).sum();
+    let name = &last.state().begin.stage;
+    let config = last.artifact("config.json").ok().and_then(|path| std::fs::read(path).ok());
+    let config = config.and_then(|bytes| serde_json::from_slice::<twinlens_model::ClipConfig>(&bytes).ok());
+    let value = match config.map(|config| config.profile().parameters()) {
+        Some(parameters) => format!("{} M parameters", number(Some(parameters as f64 / 1e6))),
+        None => name.clone(),
+    };
+    let more = match trainings.len() {
+        1 => String::new(),
+        more => format!(", the last of {more} trainings"),
+    };
+    Some(Fact { name: "Model", value, explanation: format!("{name}, {}{more}", bytes(size)) })
 }
 
 /// The accuracy with the highest ratio to chance.
@@ -45,17 +65,23 @@ async fn best(data: &ReportData<'_>) -> Result<Option<Fact>, Failure> {
          order by times_chance desc, set, metric, model, prompts limit 1",
     )
     .await?;
-    Ok(rows.iter().next().map(|row| Fact {
-        name: "Best",
-        value: percent(row.number("value")),
-        explanation: format!(
-            "{} on {}, {} examples ({}): {} times chance",
-            row.text("metric"),
-            row.text("set"),
-            count(row.count("n")),
-            interval(row.number("ci_low"), row.number("ci_high")),
-            number(row.number("times_chance"))
-        ),
+    Ok(rows.iter().next().map(|row| {
+        let (low, chance) = (row.number("ci_low"), row.number("chance"));
+        let is_guessing = low.zip(chance).is_some_and(|(low, chance)| low <= chance);
+        let value = percent(row.number("value"));
+        Fact {
+            name: "Best",
+            explanation: format!(
+                "{}{} on {}, {} examples ({}): {} times chance",
+                if is_guessing { format!("{value} ") } else { String::new() },
+                row.text("metric"),
+                row.text("set"),
+                count(row.count("n")),
+                interval(low, row.number("ci_high")),
+                number(row.number("times_chance"))
+            ),
+            value: if is_guessing { "Not above chance".into() } else { value },
+        }
     }))
 }
 

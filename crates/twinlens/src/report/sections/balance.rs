@@ -1,68 +1,11 @@
-//! Rows and rejects per stage, and query balancing.
+//! Query balancing: matches and contributions, from the most frequent query to the rarest.
 
-use super::super::model::{Axis, Bar, Bars, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
+use super::super::model::{Axis, Block, Chart, Lines, Plot, Section, Series, Shape, Table};
 use super::super::query::{ReportData, fetch_rows};
 use crate::errors::Failure;
 use crate::text::count;
 
-pub(super) async fn funnel(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("funnel", "Rows per stage");
-    let rows =
-        fetch_rows(data.session, "select stage, outcome, rows from views.funnel order by position").await?;
-    let mut rejected = Table {
-        caption: "Rejected rows".into(),
-        head: vec![("stage", false), ("reject code", false), ("rows", true)],
-        ..Table::default()
-    };
-    let mut kept = Table {
-        caption: "Rows kept by each stage".into(),
-        head: vec![("stage", false), ("rows in", true), ("rows kept", true)],
-        ..Table::default()
-    };
-    let (mut bars, mut rows_in) = (Vec::new(), None);
-    for row in rows.iter() {
-        let (stage, outcome, rows) = (row.text("stage"), row.text("outcome"), row.count("rows"));
-        match outcome.as_str() {
-            "in" => rows_in = Some(rows),
-            "kept" => {
-                kept.rows.push(vec![stage.clone(), rows_in.take().map_or("-".into(), count), count(rows)]);
-                bars.push(Bar {
-                    label: stage,
-                    value: rows as f64,
-                    interval: None,
-                    marks: vec![],
-                    text: count(rows),
-                });
-            }
-            _ => rejected.rows.push(vec![stage, outcome, count(rows)]),
-        }
-    }
-    if bars.is_empty() {
-        return Ok(Section::empty(id, title, "No stage has finished yet."));
-    }
-    let alt = format!(
-        "From {} rows of {} to {} rows of {}.",
-        bars[0].text,
-        bars[0].label,
-        bars[bars.len() - 1].text,
-        bars[bars.len() - 1].label
-    );
-    let chart = Chart {
-        title: "Rows kept by each stage, in pipeline order".into(),
-        alt,
-        plot: Plot::Bars(Bars { unit: "rows", bars, marks: vec![] }),
-    };
-    let mut blocks = vec![Block::Chart { chart, numbers: kept }];
-    blocks.push(if rejected.rows.is_empty() {
-        Block::Text("No row was rejected.".into())
-    } else {
-        rejected.open()
-    });
-    Ok(Section { id, title, blocks })
-}
-
-pub(super) async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
-    let (id, title) = ("balance", "Query balancing");
+pub(super) async fn balance(data: &ReportData<'_>) -> Result<Option<Section>, Failure> {
     let mut blocks = Vec::new();
     for (stage, name) in data.tables_with(&["rank", "matched", "matched_upto", "contributed_upto"]) {
         let rows = fetch_rows(data.session, &format!("select * from {name} order by rank")).await?;
@@ -127,8 +70,5 @@ pub(super) async fn balance(data: &ReportData<'_>) -> Result<Section, Failure> {
             blocks.push(table.open());
         }
     }
-    if blocks.is_empty() {
-        return Ok(Section::empty(id, title, "This run has no `balance` stage."));
-    }
-    Ok(Section { id, title, blocks })
+    Ok(Section::new("balance", "Query balancing", blocks))
 }
