@@ -157,11 +157,28 @@ mod tests {
     use std::io::Write;
 
     use proptest::prelude::*;
+    use twinlens_testkit::fuzz::Fuzz;
 
     use super::*;
 
     fn parse(bytes: &[u8]) -> Sitemap {
         Sitemap::parse(bytes, &Url::parse("http://a.test/maps/map.xml").unwrap())
+    }
+
+    #[test]
+    fn any_mutant_is_read() {
+        let xml = b"<?xml version='1.0' encoding='UTF-8'?><!DOCTYPE x [<!ENTITY a 'b'>]><urlset><url><loc>\
+            http://a.test/?a&amp;b</loc><lastmod>2020</lastmod></url><sitemap><loc><![CDATA[/b]]></loc></sitemap></urlset>";
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(xml).unwrap();
+        let lines = b"http://a.test/1\n\n/2\r\nnot a url\n".to_vec();
+        let seeds = [xml.to_vec(), lines, packed.finish().unwrap()];
+        let words: [&[u8]; 8] =
+            [b"<loc>", b"</loc>", b"&amp;", b"&#x41;", b"<![CDATA[", b"]]>", b"<!--", b"<sitemapindex>"];
+        Fuzz::new("sitemap", seeds).words(&words).run(|bytes| {
+            let found = parse(bytes);
+            format!("{} {} {:?}", found.pages.len().min(3), found.sitemaps.len().min(3), found.error)
+        });
     }
 
     fn urls(sitemap: &Sitemap) -> (Vec<&str>, Vec<&str>) {

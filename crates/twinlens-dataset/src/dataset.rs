@@ -1,6 +1,6 @@
 //! Reads datasets: exactly what their manifests record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,9 +20,10 @@ use crate::error::DatasetError;
 use crate::foreign;
 use crate::manifest;
 use crate::protocol::MAIN;
-use crate::protocol::{Begin, Commit, FileEntry, State};
+use crate::protocol::{Begin, Commit, FileEntry, State, WORK};
+use crate::shard::is_shard;
 use crate::storage::recorded::RecordedStore;
-use crate::storage::{Location, Recorded, local};
+use crate::storage::{Location, Recorded, UNFINISHED, local};
 
 /// The committed part of a dataset.
 #[derive(Debug, Clone)]
@@ -129,6 +130,20 @@ impl Dataset {
             return Err(DatasetError::DamagedFile { path: location.display_path(), why });
         }
         Ok(())
+    }
+
+    /// A file or link in the folder that no writer of this dataset made. Its folder of work is the
+    /// stage's, whatever it contains.
+    pub fn foreign_file(&self) -> Result<Option<String>, DatasetError> {
+        let recorded: HashSet<&str> = self.state.files().map(|file| file.path.as_str()).collect();
+        let is_foreign = |name: &String| {
+            // In an object store the manifest is a folder.
+            name.split('/').next() != Some(manifest::FILE)
+                && !recorded.contains(name.as_str())
+                && !name.ends_with(UNFINISHED)
+                && !is_shard(name, self.state.begin.tables.keys())
+        };
+        Ok(self.location.own_files(WORK)?.into_iter().find(is_foreign))
     }
 
     /// The splits with files that are missing or not as recorded, and what is wrong with them.

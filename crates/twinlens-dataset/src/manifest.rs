@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::protocol::{Begin, Entry, State};
-use crate::storage::Location;
+use crate::storage::{Location, LogEnd};
 
 /// Name of the manifest in a dataset's folder.
 pub const FILE: &str = "manifest.jsonl";
@@ -87,15 +87,18 @@ pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
 pub(crate) struct Manifest {
     log: Location,
     state: State,
+    /// Its length.
+    bytes: u64,
 }
 
 impl Manifest {
     /// Starts a dataset's manifest, durably.
     pub(crate) fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
         let log = dataset.join(FILE);
-        log.append_log(0, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
+        let line = encode(&Entry::Begin(begin.clone()))?;
+        log.append_log(LogEnd { lines: 0, bytes: 0 }, line.as_bytes())?;
         let state = State { begin, commits: Default::default(), complete: false, retries: 0, superseded: 0 };
-        Ok(Self { log, state })
+        Ok(Self { log, state, bytes: line.len() as u64 })
     }
 
     /// Opens the manifest of a dataset and cuts off a torn last line.
@@ -110,7 +113,7 @@ impl Manifest {
         if complete < bytes.len() {
             log.truncate_log(complete as u64)?;
         }
-        Ok(Self { log, state })
+        Ok(Self { log, state, bytes: complete as u64 })
     }
 
     /// The recorded state.
@@ -122,9 +125,11 @@ impl Manifest {
     /// ahead of the file.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
         let line = encode(&entry)?;
-        let lines = self.state.lines();
+        let end = LogEnd { lines: self.state.lines(), bytes: self.bytes };
         self.state.apply(entry).map_err(DatasetError::Protocol)?;
-        self.log.append_log(lines, line.as_bytes())
+        self.log.append_log(end, line.as_bytes())?;
+        self.bytes += line.len() as u64;
+        Ok(())
     }
 }
 

@@ -18,6 +18,9 @@ use crate::storage::local::Digest;
 pub const MAIN: &str = "data";
 /// The ledger of rejects: its folder, and its name in manifests.
 pub const REJECTS: &str = "rejects";
+/// The folder of a stage's own state (checkpoints) in a dataset. It survives a kill and is deleted
+/// with the dataset.
+pub const WORK: &str = "work";
 /// The version of the manifest's format.
 pub const FORMAT: u32 = 1;
 

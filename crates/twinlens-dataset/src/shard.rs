@@ -52,6 +52,21 @@ fn file_name(split: u64, part: usize, retry: u64) -> String {
     }
 }
 
+/// Whether a file of a dataset has the name of a shard of one of its tables.
+pub(crate) fn is_shard<'a>(name: &str, mut tables: impl Iterator<Item = &'a String>) -> bool {
+    let Some((table, file)) = name.rsplit_once('/') else { return false };
+    let parts: Vec<&str> = file.strip_suffix(".parquet").unwrap_or_default().split('-').collect();
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_shard = match parts[..] {
+        [split, part] => is_number(split) && is_number(part),
+        [split, part, retry] => {
+            is_number(split) && is_number(part) && retry.strip_prefix('r').is_some_and(is_number)
+        }
+        _ => false,
+    };
+    is_shard && tables.any(|known| known == table)
+}
+
 fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))

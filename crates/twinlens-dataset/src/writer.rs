@@ -12,18 +12,15 @@ use arrow::datatypes::SchemaRef;
 use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::manifest::{self, Manifest};
-use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State};
-use crate::shard::{ShardLimits, TableWriter};
-use crate::storage::{Location, local, unfinished};
-
-/// The folder of a stage's own state (checkpoints). It survives a kill and is deleted with the
-/// dataset.
-pub const WORK: &str = "work";
+use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State, WORK};
+use crate::shard::{ShardLimits, TableWriter, is_shard};
+use crate::storage::{Held, Location, UNFINISHED, local, unfinished};
 
 /// A dataset open for writing. The lock of the run directory ensures a single writer.
 #[derive(Debug)]
 pub struct DatasetWriter {
     dir: Location,
+    folder: Held,
     manifest: Manifest,
     limits: ShardLimits,
     /// Number of the retry that replaces splits; 0 while splits are added.
@@ -43,8 +40,17 @@ impl DatasetWriter {
             }
             Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
+        Self::with(dir, manifest, limits, 0)
+    }
+
+    fn with(
+        dir: Location,
+        manifest: Manifest,
+        limits: ShardLimits,
+        retry: u64,
+    ) -> Result<Self, DatasetError> {
         local::create_dir(&dir.local_path())?;
-        let writer = Self { dir, manifest, limits, retry: 0 };
+        let writer = Self { folder: Held::open(&dir)?, dir, manifest, limits, retry };
         writer.delete_unrecorded()?;
         Ok(writer)
     }
@@ -53,11 +59,8 @@ impl DatasetWriter {
     pub fn open_to_retry(location: impl Into<Location>, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = location.into();
         let manifest = Manifest::resume(&dir)?;
-        local::create_dir(&dir.local_path())?;
         let retry = manifest.state().retries + 1;
-        let writer = Self { dir, manifest, limits, retry };
-        writer.delete_unrecorded()?;
-        Ok(writer)
+        Self::with(dir, manifest, limits, retry)
     }
 
     /// Takes back the commits of splits whose files are damaged: the next run makes them again.
@@ -65,14 +68,15 @@ impl DatasetWriter {
         Manifest::resume(&location.into())?.append(Entry::Damaged { splits })
     }
 
-    /// Deletes unfinished and unrecorded files, which a killed writer or a retry left behind.
+    /// Deletes unfinished files and unrecorded shards, which a killed writer or a retry left
+    /// behind. Other files are somebody else's, or will be written again.
     pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
-        let keep = |name: &str| {
-            // In an object store the manifest is a folder.
-            name.split('/').next() == Some(manifest::FILE) || recorded.contains(name)
+        let tables = &self.state().begin.tables;
+        let is_left = |name: &str| {
+            !recorded.contains(name) && (name.ends_with(UNFINISHED) || is_shard(name, tables.keys()))
         };
-        self.dir.delete_except(WORK, &keep)
+        self.dir.delete_where(WORK, &is_left)
     }
 
     /// The recorded state.
@@ -110,16 +114,19 @@ impl DatasetWriter {
     /// Starts splits independently of the writer that records them, for concurrent splits.
     pub fn splits(&self) -> SplitStarter {
         let tables = self.state().begin.tables.clone();
-        SplitStarter { dir: self.dir.clone(), tables, limits: self.limits, retry: self.retry }
+        let (dir, folder) = (self.dir.clone(), self.folder.clone());
+        SplitStarter { dir, folder, tables, limits: self.limits, retry: self.retry }
     }
 
     /// Records a published split.
     pub fn commit(&mut self, split: PublishedSplit) -> Result<(), DatasetError> {
+        self.folder.check()?;
         self.manifest.append(if self.retry == 0 { Entry::Commit(split.0) } else { Entry::Retry(split.0) })
     }
 
     /// Records that every split is committed.
     pub fn complete(&mut self) -> Result<(), DatasetError> {
+        self.folder.check()?;
         let splits = self.state().commits.len() as u64;
         self.manifest.append(Entry::Complete { splits })
     }
@@ -129,6 +136,7 @@ impl DatasetWriter {
 #[derive(Debug, Clone)]
 pub struct SplitStarter {
     dir: Location,
+    folder: Held,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
     retry: u64,
@@ -139,6 +147,7 @@ impl SplitStarter {
     pub fn start(&self, split: u64, label: impl Into<String>) -> SplitWriter {
         SplitWriter {
             dir: self.dir.clone(),
+            folder: self.folder.clone(),
             tables: self.tables.clone(),
             limits: self.limits,
             retry: self.retry,
@@ -165,6 +174,7 @@ impl PublishedSplit {
 #[derive(Debug)]
 pub struct SplitWriter {
     dir: Location,
+    folder: Held,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
     retry: u64,
@@ -243,6 +253,7 @@ impl SplitWriter {
             let digest = local::digest(&unfinished(&self.dir.local_path().join(name)))?;
             files.push(FileEntry::new(None, name.clone(), 0, digest));
         }
+        self.folder.check()?;
         for file in &files {
             self.dir.join(&file.path).publish()?;
         }

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use sha2::{Digest, Sha256};
-use twinlens_dataset::storage::{Location, is_url};
+use twinlens_dataset::storage::{Location, is_url, local};
 use twinlens_dataset::{Dataset, FileEntry, MAIN, manifest};
 
 use crate::error::RunError;
@@ -297,16 +297,36 @@ fn add_times(hash: &mut Sha256, path: &Path) {
     hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
 }
 
-/// Verifies files of a folder that is the dataset of another run: its manifest says what was
-/// written.
+/// Verifies files of a folder that is the dataset of another run, where the manifest says what was
+/// written, or in the cache of the hub, where the names of large files are their hashes.
 pub(crate) fn verify_artifacts(folder: &Path, files: &[&str]) -> Result<(), RunError> {
     let location = Location::from(folder);
-    let Some(state) = manifest::read(&location)? else { return Ok(()) };
+    let Some(state) = manifest::read(&location)? else {
+        return files.iter().try_for_each(|name| verify_blob(&folder.join(name)));
+    };
     let dataset = Dataset::from_state(location, state);
     let is_read = |file: &&FileEntry| file.table.is_none() && files.contains(&file.path.as_str());
     let names: BTreeSet<&str> =
         dataset.state().files().filter(is_read).map(|file| file.path.as_str()).collect();
     Ok(names.into_iter().try_for_each(|name| dataset.artifact(name).map(drop))?)
+}
+
+/// Verifies a file of the hub's cache whose name is the SHA-256 of its content.
+fn verify_blob(path: &Path) -> Result<(), RunError> {
+    let Ok(blob) = path.canonicalize() else { return Ok(()) };
+    let name = blob.file_name().unwrap_or_default().to_string_lossy();
+    let is_blob = blob.parent().is_some_and(|folder| folder.ends_with("blobs"));
+    if !is_blob || name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let found = local::digest(&blob)?.sha256;
+    if found == name {
+        return Ok(());
+    }
+    Err(RunError::user_with_hint(
+        format!("{}: damaged: the SHA-256 of its content is {found}", blob.display()),
+        "delete this file and run again: it is downloaded again",
+    ))
 }
 
 #[cfg(test)]
@@ -346,6 +366,27 @@ mod tests {
         assert!(
             matches!(error, RunError::Dataset(DatasetError::DamagedFile { path: named, .. }) if named == path)
         );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_blobs_of_the_hub_are_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let (blobs, snapshot) = (dir.path().join("blobs"), dir.path().join("snapshots/main"));
+        fs::create_dir(&blobs).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        for (name, content) in [("config.json", "{}"), ("model.safetensors", "weights")] {
+            // The names of small files are other hashes.
+            let hash = hex::encode(Sha256::digest(content));
+            let blob = if name == "config.json" { &hash[..40] } else { &hash };
+            fs::write(blobs.join(blob), content).unwrap();
+            std::os::unix::fs::symlink(blobs.join(blob), snapshot.join(name)).unwrap();
+        }
+        let files = ["config.json", "model.safetensors", "vocab.json"];
+        verify_artifacts(&snapshot, &files).unwrap();
+        fs::write(snapshot.join("model.safetensors"), "waights").unwrap();
+        let error = verify_artifacts(&snapshot, &files).unwrap_err().to_string();
+        assert!(error.contains("blobs/") && error.contains("damaged"), "{error}");
     }
 
     #[test]

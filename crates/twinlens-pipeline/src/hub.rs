@@ -362,6 +362,8 @@ impl Hub {
             let at = at.to_owned();
             move |error| RunError::io(at, error)
         };
+        // After a power cut it is whole, or not there.
+        fs::File::open(part).and_then(|file| file.sync_all()).map_err(io(part))?;
         fs::rename(part, &blob).map_err(io(&blob))?;
         if let Some(parent) = path.parent() {
             local::create_dir(parent)?;

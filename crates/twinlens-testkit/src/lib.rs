@@ -2,6 +2,7 @@
 
 #[cfg(feature = "stage")]
 pub mod contract;
+pub mod fuzz;
 pub mod images;
 pub mod process;
 #[cfg(feature = "stage")]

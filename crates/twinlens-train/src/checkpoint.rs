@@ -47,6 +47,10 @@ impl Checkpoints {
     /// `Io` if the directory cannot be created.
     pub fn new(dir: &Path, run: String, keep: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
+        // Or else a power cut may take the directory with all checkpoints.
+        if let Some(parent) = dir.parent() {
+            std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(TrainError::io(dir))?;
+        }
         Ok(Self { dir: dir.to_owned(), run, keep: keep.max(1) })
     }
 

@@ -186,7 +186,23 @@ fn escape(digits: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use twinlens_testkit::fuzz::Fuzz;
+
     use super::*;
+
+    #[test]
+    fn any_mutant_is_read() {
+        let seed =
+            b"User-agent: *\nDisallow: /a*b$\nAllow: /%C3%A9\nCrawl-delay: 2.5\n\n# x\nuser-agent:twinlens\n\
+            disallow:\nSitemap: http://a.test/map.xml\r\n"
+                .to_vec();
+        let words: [&[u8]; 6] = [b"*", b"$", b"%2f", b"\nDisallow: /", b"\nUser-agent: ", b"\0"];
+        Fuzz::new("robots", [seed]).words(&words).run(|bytes| {
+            let file = RobotsTxt::parse("twinlens", bytes);
+            let allowed = ["/", "/ab", "/a?b=%2F*", "/robots.txt"].map(|path| file.allows(path));
+            format!("{allowed:?} {} {}", file.delay.is_some(), file.sitemaps.len().min(2))
+        });
+    }
 
     fn check(product: &str, text: &str, cases: &[(&str, bool)]) {
         let file = RobotsTxt::parse(product, text.as_bytes());

@@ -7,7 +7,7 @@
 //! and reading does not depend on the network.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +32,8 @@ struct Progress {
     bytes: u64,
     /// Length of the remote file; `None` if not known yet.
     total: Option<u64>,
+    /// CRC-32 of the bytes.
+    crc32: u32,
 }
 
 /// A local copy. It is deleted on drop if it was [read](Download::mark_read); otherwise the next
@@ -191,7 +193,12 @@ impl Download {
         let recorded =
             fs::read(progress_path(&path)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let good = |progress: &Progress| progress.version.is_some() && progress.bytes <= length;
-        let progress = recorded.filter(good).unwrap_or_default();
+        let mut progress: Progress = recorded.filter(good).unwrap_or_default();
+        let crc32 = crc32(&file, progress.bytes).map_err(|error| RunError::io(&path, error))?;
+        if crc32 != progress.crc32 {
+            // Damaged on the disk: it is downloaded again.
+            progress = Progress::default();
+        }
         Ok(Self { path, file, progress, is_read: AtomicBool::new(false) })
     }
 
@@ -207,15 +214,34 @@ impl Download {
             .and_then(|_| file.write_all(&piece.bytes))
             .and_then(|()| file.sync_data());
         written.map_err(|error| RunError::io(&self.path, error))?;
+        let mut crc32 = match piece.start {
+            0 => crc32fast::Hasher::new(),
+            _ => crc32fast::Hasher::new_with_initial(self.progress.crc32),
+        };
+        crc32.update(&piece.bytes);
         self.progress = Progress {
             version: piece.version,
             bytes: piece.start + piece.bytes.len() as u64,
             total: Some(piece.total),
+            crc32: crc32.finalize(),
         };
         let (text, path) = (serde_json::to_vec(&self.progress), progress_path(&self.path));
         let text = text.map_err(|error| RunError::Internal(error.to_string()))?;
         fs::write(&path, text).map_err(|error| RunError::io(&path, error))?;
         Ok(self)
+    }
+}
+
+/// The CRC-32 of the first `bytes` bytes of a file.
+fn crc32(file: &File, bytes: u64) -> io::Result<u32> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut rest = file.take(bytes);
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match rest.read(&mut piece)? {
+            0 => return Ok(hasher.finalize()),
+            read => hasher.update(&piece[..read]),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::os::unix::fs::symlink;
 
 use crate::support::{Lab, gzip, stage};
-use twinlens_dataset::writer::WORK;
+use twinlens_dataset::protocol::WORK;
 use twinlens_testkit::{Answer, Site, WebServer};
 
 /// Two hosts. Many pages of the first are only listed in sitemaps, and some have several URLs.

@@ -260,7 +260,7 @@ fn foreign_file(to: &Location, state: Option<&State>) -> Result<Option<String>, 
             || recorded.contains(name)
             || state.is_some() && (name == card::FILE || is_shard(name))
     };
-    Ok(to.files("")?.into_keys().find(|name| !is_own(name)))
+    Ok(to.own_files("")?.into_iter().find(|name| !is_own(name)))
 }
 
 /// Whether a file is a shard or its companion: a kill may leave some published but unrecorded.

@@ -2,7 +2,7 @@
 //!
 //! A new file is written under an unfinished name, fsynced and renamed; then its folder is fsynced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use object_store::local::LocalFileSystem;
 use sha2::{Digest as _, Sha256};
 
 use super::checksums::{BlockSummer, BlockSums};
-use super::store::{Listing, ParquetFile, Store};
+use super::store::{Listing, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// Suffix of unfinished files. They are never read, and are deleted when a dataset is opened for
@@ -135,6 +135,33 @@ pub fn files(folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, Datas
     Ok(lengths)
 }
 
+/// The relative names of all files and links below a folder, except those in its folder `except`.
+/// No link is followed.
+pub fn own_files(folder: &Path, except: &str) -> Result<BTreeSet<String>, DatasetError> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![String::new()];
+    while let Some(within) = folders.pop() {
+        let path = folder.join(&within);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(DatasetError::io(&path, error)),
+        };
+        for entry in entries {
+            let fail = |error| DatasetError::io(&path, error);
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = if within.is_empty() { name } else { format!("{within}/{name}") };
+            if !entry.file_type().map_err(fail)?.is_dir() {
+                names.insert(name);
+            } else if name != except {
+                folders.push(name);
+            }
+        }
+    }
+    Ok(names)
+}
+
 /// Durably truncates a file to `length` bytes.
 pub(super) fn truncate(path: &Path, length: u64) -> Result<(), DatasetError> {
     let truncated = OpenOptions::new().write(true).open(path).and_then(|file| {
@@ -144,12 +171,16 @@ pub(super) fn truncate(path: &Path, length: u64) -> Result<(), DatasetError> {
     truncated.map_err(|error| DatasetError::io(path, error))
 }
 
-/// Appends to a file and fsyncs it. If the write fails half-way (a full disk), the partial data are
-/// removed again.
-pub(super) fn append(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
+/// Appends to a file of `expected` bytes and fsyncs it. If the write fails half-way (a full disk),
+/// the partial data are removed again.
+pub(super) fn append(path: &Path, expected: u64, content: &[u8]) -> Result<(), DatasetError> {
     let fail = |error| DatasetError::io(path, error);
     let mut file = OpenOptions::new().append(true).open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
+    if length != expected {
+        // The lock is gone, with the folder that it was on.
+        return Err(DatasetError::Locked { path: path.into() });
+    }
     if let Err(error) = file.write_all(content).and_then(|()| file.sync_all()) {
         // Best effort: readers of the manifest also recognise a torn last line.
         let _ = file.set_len(length);
@@ -184,8 +215,16 @@ pub(super) fn move_folder(from: &Path, to: &Path) -> Result<(), DatasetError> {
     sync_parent(from)
 }
 
-/// Deletes a folder, its log first.
+/// Whether a path is a link. What it points at is somebody else's, or was put there on purpose.
+pub fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+/// Deletes a folder, its log first; of a link, only the link.
 pub(super) fn delete_folder(folder: &Path, log: &str) -> Result<(), DatasetError> {
+    if is_link(folder) {
+        return remove_file(folder);
+    }
     remove_file(&folder.join(log))?;
     if folder.exists() {
         sync_dir(folder)?;
@@ -279,6 +318,10 @@ impl Store for LocalStore {
         files(folder, except)
     }
 
+    fn own_files(&self, folder: &Path, except: &str) -> Result<BTreeSet<String>, DatasetError> {
+        own_files(folder, except)
+    }
+
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
         delete_folder(folder, log)
     }
@@ -291,8 +334,8 @@ impl Store for LocalStore {
         read(path)
     }
 
-    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
-        if lines == 0 { write(path, line) } else { append(path, line) }
+    fn append_log(&self, path: &Path, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
+        if end.lines == 0 { write(path, line) } else { append(path, end.bytes, line) }
     }
 
     fn truncate_log(&self, path: &Path, length: u64) -> Result<(), DatasetError> {

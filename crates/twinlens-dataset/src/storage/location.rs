@@ -1,6 +1,6 @@
 //! The location of a file or folder in a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use super::checksums::{BLOCK, BlockSums, Recorded};
 use super::local::{self, LocalStore};
 use super::recorded::{RangeFile, RecordedParquet};
 use super::remote::RemoteStore;
-use super::store::{Listing, ParquetFile, Store};
+use super::store::{Listing, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// A file or folder of a [`Store`].
@@ -157,26 +157,36 @@ impl Location {
         self.store.move_folder(&self.path, &to.path, log)
     }
 
-    /// Makes this an empty folder; existing contents are deleted, the log first.
+    /// Makes this an empty folder; existing contents are deleted, the log first. A link to a folder
+    /// stays, and the contents of that folder, but for the log.
     pub fn clear(&self, log: &str) -> Result<(), DatasetError> {
+        if self.as_local().is_some_and(local::is_link) {
+            return self.join(log).delete();
+        }
         self.delete_folder(log)?;
         local::create_dir(&self.local_path())
     }
 
-    /// Deletes the files below this folder for which `keep` is false, except those in its folder
-    /// `except`.
-    pub(crate) fn delete_except(
+    /// The relative names of all files and links below this folder, except those in its folder
+    /// `except`. No link is followed.
+    pub fn own_files(&self, except: &str) -> Result<BTreeSet<String>, DatasetError> {
+        self.store.own_files(&self.path, except)
+    }
+
+    /// Deletes the files below this folder for which `is_own` is true, except those in its folder
+    /// `except`. No link is followed.
+    pub(crate) fn delete_where(
         &self,
         except: &str,
-        keep: &dyn Fn(&str) -> bool,
+        is_own: &dyn Fn(&str) -> bool,
     ) -> Result<(), DatasetError> {
-        for name in self.files(except)?.into_keys().filter(|name| !keep(name)) {
+        for name in self.own_files(except)?.into_iter().filter(|name| is_own(name)) {
             self.join(&name).delete()?;
         }
         // Files whose upload a kill interrupted, and copies.
         let scratch = self.local_path();
         if !self.store.is_local() && scratch.exists() {
-            for name in local::files(&scratch, except)?.into_keys() {
+            for name in local::own_files(&scratch, except)? {
                 local::remove_file(&scratch.join(name))?;
             }
         }
@@ -188,9 +198,10 @@ impl Location {
         self.store.read_log(&self.path)
     }
 
-    /// Durably appends a line to a log of `lines` lines. The first line creates the log.
-    pub(crate) fn append_log(&self, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
-        self.store.append_log(&self.path, lines, line)
+    /// Durably appends a line to a log that ends at `end`. The first line creates the log. A log
+    /// that another process has written to is refused.
+    pub(crate) fn append_log(&self, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
+        self.store.append_log(&self.path, end, line)
     }
 
     /// Truncates a log to `length` bytes, to remove a torn last line.

@@ -3,6 +3,7 @@
 //! Datasets access files only through a [`Location`]: a path in a [`Store`].
 
 mod checksums;
+mod held;
 pub mod local;
 mod location;
 mod ranges;
@@ -12,6 +13,7 @@ mod store;
 
 pub use checksums::BlockSums;
 pub(crate) use checksums::Recorded;
+pub(crate) use held::Held;
 pub use local::{UNFINISHED, unfinished};
 pub use location::{Location, is_url};
-pub use store::{Listing, ParquetFile, Store};
+pub use store::{Listing, LogEnd, ParquetFile, Store};

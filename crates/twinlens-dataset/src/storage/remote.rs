@@ -5,7 +5,7 @@
 //! copies and files before their upload are in a scratch folder; a copy is used only if its length
 //! equals that of the object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -31,7 +31,7 @@ use url::Url;
 
 use super::local;
 use super::ranges::RemoteFile;
-use super::store::{Listing, ParquetFile, Store};
+use super::store::{Listing, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 use crate::sniff::SNIFF_BYTES;
 
@@ -225,6 +225,11 @@ impl Store for RemoteStore {
         })
     }
 
+    fn own_files(&self, folder: &Path, except: &str) -> Result<BTreeSet<String>, DatasetError> {
+        // There are no links.
+        Ok(self.files(folder, except)?.into_keys().collect())
+    }
+
     fn move_folder(&self, from: &Path, to: &Path, log: &str) -> Result<(), DatasetError> {
         // The lines of the log last and in order: until the last is there, the copy is a part.
         let mut names: Vec<String> = self.files(from, "")?.into_keys().collect();
@@ -354,8 +359,8 @@ impl Store for RemoteStore {
         Ok((!lines.is_empty()).then(|| lines.concat()))
     }
 
-    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError> {
-        let object = self.join(path, &line_name(lines));
+    fn append_log(&self, path: &Path, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
+        let object = self.join(path, &line_name(end.lines));
         match self.put(&object, line, PutMode::Create) {
             // After a lost connection the client retries, and finds our own line.
             Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })

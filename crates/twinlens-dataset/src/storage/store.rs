@@ -1,6 +1,6 @@
 //! The interface of a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,16 +53,20 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The lengths in bytes of all files below a folder, by relative name, except those in its
     /// folder `except`.
     fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError>;
+    /// The relative names of all files and links below a folder, except those in its folder
+    /// `except`. No link is followed: what is behind one was not written here.
+    fn own_files(&self, folder: &Path, except: &str) -> Result<BTreeSet<String>, DatasetError>;
     /// Durably moves a folder; `log` is the name of its log. There is nothing at `to`.
     fn move_folder(&self, from: &Path, to: &Path, log: &str) -> Result<(), DatasetError>;
     /// Deletes a folder, its log first, so that a kill in between leaves nothing that looks like a
-    /// dataset.
+    /// dataset. Of a link, only the link.
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError>;
 
     /// Reads a log; `None` if there is none.
     fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError>;
-    /// Durably appends a line to a log of `lines` lines. The first line creates the log.
-    fn append_log(&self, path: &Path, lines: usize, line: &[u8]) -> Result<(), DatasetError>;
+    /// Durably appends a line to a log that ends at `end`. The first line creates the log. A log
+    /// that another process has written to is refused.
+    fn append_log(&self, path: &Path, end: LogEnd, line: &[u8]) -> Result<(), DatasetError>;
     /// Truncates a log to `length` bytes, to remove a torn last line.
     fn truncate_log(&self, path: &Path, length: u64) -> Result<(), DatasetError>;
 
@@ -72,6 +76,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn object_store(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, DatasetError>;
     /// Registers the store in a session of the query engine; returns the URL of the file there.
     fn register(&self, path: &Path, session: &SessionContext) -> Result<String, DatasetError>;
+}
+
+/// Where a log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Its lines.
+    pub lines: usize,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// The entries of a folder by name, sorted.

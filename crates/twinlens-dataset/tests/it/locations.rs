@@ -132,14 +132,38 @@ fn the_columns_of_a_remote_parquet_file_are_in_its_footer() {
 }
 
 #[test]
-fn a_second_writer_in_a_store_fails() {
-    let (place, _folder) = places().remove(1);
-    let (mut first, mut second) = (writer(&place, "f"), writer(&place, "f"));
-    add(&mut first, 0).unwrap();
-    let refused = add(&mut second, 1).unwrap_err();
-    assert!(matches!(refused, DatasetError::Locked { .. }), "{refused}");
-    assert!(refused.hint().unwrap().contains("--dir"));
-    assert_eq!(Dataset::open(&place).unwrap().state().commits.len(), 1);
+fn a_second_writer_fails() {
+    for (place, _folder) in places() {
+        let (mut first, mut second) = (writer(&place, "f"), writer(&place, "f"));
+        add(&mut first, 0).unwrap();
+        let refused = add(&mut second, 1).unwrap_err();
+        assert!(matches!(refused, DatasetError::Locked { .. }), "{refused}");
+        assert!(refused.hint().unwrap().contains("--dir"));
+        assert_eq!(Dataset::open(&place).unwrap().state().commits.len(), 1);
+    }
+}
+
+/// What a writer did not write stays, and no link is followed.
+#[cfg(unix)]
+#[test]
+fn files_of_others_are_not_deleted() {
+    let (folder, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let place = Location::from(folder.path().join("pairs"));
+    add(&mut writer(&place, "f"), 0).unwrap();
+    let path = |name: &str| folder.path().join("pairs").join(name);
+    let theirs = ["notes.txt", "data/notes.parquet", "other/000009-000.parquet", "data/000009.parquet"];
+    let ours = ["x.unfinished", "data/000009-000.parquet", "data/000009-001-r12.parquet"];
+    std::fs::create_dir(path("other")).unwrap();
+    theirs.iter().chain(&ours).for_each(|name| std::fs::write(path(name), "x").unwrap());
+    std::fs::write(others.path().join("000009-000.parquet"), "x").unwrap();
+    std::os::unix::fs::symlink(others.path(), path("rejects")).unwrap();
+
+    let reopened = writer(&place, "f");
+    assert_eq!(theirs.map(|name| path(name).exists()), [true; 4]);
+    assert_eq!(ours.map(|name| path(name).exists()), [false; 3]);
+    assert!(path("rejects/000009-000.parquet").exists());
+    let foreign = reopened.dataset().foreign_file().unwrap();
+    assert_eq!(foreign.as_deref(), Some("data/000009.parquet"));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The run directory: it belongs to one pipeline, and one process at a time works in it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,15 @@ struct Identity {
 pub struct RunDirectory {
     /// The folder of the lock and of spilled data: the directory itself, or its local counterpart.
     local: PathBuf,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The locked folder, and in it a file that says by whom. The file can be deleted, the folder
+/// cannot without its contents. Some network file systems lock files alone.
+#[derive(Debug)]
+struct Lock {
+    _folder: Option<File>,
+    _file: File,
 }
 
 impl RunDirectory {
@@ -39,7 +47,7 @@ impl RunDirectory {
     /// It belongs to another pipeline, has other contents, or is locked by another process.
     pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
         let local = location.local_path();
-        fs::create_dir_all(&local).map_err(|error| RunError::io(&local, error))?;
+        local::create_dir(&local)?;
         let lock = lock(&local, location)?;
         match identity(location)? {
             Some(found) if found != pipeline => {
@@ -57,6 +65,7 @@ impl RunDirectory {
                 location.join(IDENTITY).write(text.as_bytes())?;
             }
         }
+        refuse_links(&local)?;
         // What a kill left of a deletion.
         location.join(DELETED).delete_folder(manifest::FILE)?;
         Ok(Self { local, _lock: lock })
@@ -84,39 +93,69 @@ pub fn identity(location: &Location) -> Result<Option<String>, RunError> {
     Ok(Some(identity.pipeline))
 }
 
-fn lock(folder: &Path, location: &Location) -> Result<File, RunError> {
+fn lock(folder: &Path, location: &Location) -> Result<Lock, RunError> {
     let file = folder.join(LOCK);
+    let is_locked = || {
+        let holder = fs::read_to_string(&file).unwrap_or_default();
+        let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
+        RunError::user_with_hint(
+            format!("another process ({holder}) is running in {location}"),
+            "wait for it, stop it, or choose another directory with --dir",
+        )
+    };
+    let handle = File::open(folder).map_err(|error| RunError::io(folder, error))?;
+    let handle = match handle.try_lock() {
+        Ok(()) => Some(handle),
+        Err(TryLockError::Error(_)) => None,
+        Err(TryLockError::WouldBlock) => return Err(is_locked()),
+    };
     let fail = |error| RunError::io(&file, error);
     let mut open =
         OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&file).map_err(fail)?;
     match open.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(error)) => return Err(fail(error)),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = open.read_to_string(&mut holder);
-            return Err(RunError::user_with_hint(
-                format!("another process ({}) is running in {location}", holder.trim()),
-                "wait for it, stop it, or choose another directory with --dir",
-            ));
-        }
+        Err(TryLockError::WouldBlock) => return Err(is_locked()),
     }
     // Only for the message above; the operating system holds the lock.
     open.set_len(0).and_then(|()| write!(open, "pid {}", std::process::id())).map_err(fail)?;
-    Ok(open)
+    Ok(Lock { _folder: handle, _file: open })
+}
+
+/// Refuses links in place of the folders whose contents are deleted.
+fn refuse_links(folder: &Path) -> Result<(), RunError> {
+    let paths = [SPILL, LIVE, DELETED, OLD].map(|name| folder.join(name));
+    match paths.iter().find(|path| local::is_link(path)) {
+        None => Ok(()),
+        Some(link) => Err(RunError::user_with_hint(
+            format!("{} is a link, but a run deletes what is in this folder", link.display()),
+            "remove the link",
+        )),
+    }
 }
 
 fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
     let listing = location.list()?;
-    let foreign = listing.files.iter().find(|name| *name != LOCK && !name.ends_with(UNFINISHED));
-    let mut unexpected = foreign.cloned();
+    let is_foreign = |name: &String| name != LOCK && !name.ends_with(UNFINISHED);
+    let mut foreign: Vec<String> = listing.files.into_iter().filter(is_foreign).collect();
+    let (mut own, mut has_dataset) = (Vec::new(), false);
     for name in listing.folders {
-        if ![SPILL, LIVE, DELETED, OLD].contains(&name.as_str()) && !manifest::exists(&location.join(&name))?
-        {
-            unexpected = Some(name);
+        if manifest::exists(&location.join(&name))? {
+            has_dataset = true;
+        } else if [SPILL, LIVE, DELETED, OLD].contains(&name.as_str()) {
+            own.push(name);
+        } else {
+            foreign.push(name);
         }
     }
-    match unexpected {
+    // What is in these is deleted. They are a run's if there are datasets beside them.
+    for name in own.into_iter().filter(|_| !has_dataset) {
+        let within = location.join(&name).list()?;
+        if !within.files.is_empty() || !within.folders.is_empty() {
+            foreign.push(name);
+        }
+    }
+    match foreign.first() {
         None => Ok(()),
         Some(name) => Err(RunError::user_with_hint(
             format!("{location} is not a run directory: it contains `{name}`"),

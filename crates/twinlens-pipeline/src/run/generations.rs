@@ -8,8 +8,10 @@
 //! Folders are moved by one rename. A generation that is no longer wanted first moves to a folder
 //! for deletions, so that a kill leaves nothing that looks like a dataset.
 
+use std::collections::HashSet;
+
 use twinlens_dataset::protocol::State;
-use twinlens_dataset::storage::{Location, UNFINISHED};
+use twinlens_dataset::storage::{Location, UNFINISHED, local};
 use twinlens_dataset::{Dataset, manifest};
 
 use crate::error::RunError;
@@ -120,29 +122,49 @@ pub(super) fn bring_back(dir: &Location, stage: &str, number: u64, next: u64) ->
 }
 
 /// Deletes all but the `keep` newest generations, and the newest complete one if `keep_complete`.
-pub(super) fn prune(dir: &Location, stage: &str, keep: usize, keep_complete: bool) -> Result<(), RunError> {
+/// One with a file of somebody else stays; gives what to say about it.
+pub(super) fn prune(
+    dir: &Location,
+    stage: &str,
+    keep: usize,
+    keep_complete: bool,
+) -> Result<Vec<String>, RunError> {
     let folders = dir.list()?.folders;
     let earlier = Generations::read(dir, &folders, stage)?.earlier;
     let complete = earlier.iter().position(|(_, state)| state.complete).filter(|_| keep_complete);
+    let mut notes = Vec::new();
     for (place, (number, _)) in earlier.iter().enumerate().skip(keep) {
-        if Some(place) != complete {
-            delete(dir, &name(stage, *number))?;
+        if Some(place) == complete {
+            continue;
+        }
+        let folder = name(stage, *number);
+        match foreign_file(&dir.join(&folder))? {
+            None => delete(dir, &folder)?,
+            Some(foreign) => notes.push(stays(&dir.join(&folder), &foreign)),
         }
     }
-    Ok(())
+    Ok(notes)
 }
 
-/// For `--fresh`: moves every dataset aside, where no recipe finds it. What is there already from
-/// an unfinished `--fresh` stays if it is complete.
-pub(super) fn set_all_aside(dir: &Location) -> Result<(), RunError> {
+/// For `--fresh`: moves every dataset of `stages` aside, where no recipe finds it. What is there
+/// already from an unfinished `--fresh` stays if it is complete.
+///
+/// # Errors
+/// The user's: one that would be deleted has a file of somebody else.
+pub(super) fn set_all_aside(dir: &Location, stages: &HashSet<&str>) -> Result<(), RunError> {
     for folder in dir.list()?.folders {
+        let stage = parts(&folder).map_or(folder.as_str(), |(stage, _)| stage);
         let (current, old) = (dir.join(&folder), dir.join(OLD).join(&folder));
-        if folder.starts_with('.') || !manifest::exists(&current)? {
+        if !stages.contains(stage) || !manifest::exists(&current)? {
             continue;
         }
         match manifest::read(&old)? {
-            Some(state) if state.complete => delete(dir, &folder)?,
+            Some(state) if state.complete => {
+                refuse_foreign_file(&current)?;
+                delete(dir, &folder)?;
+            }
             _ => {
+                refuse_foreign_file(&old)?;
                 old.delete_folder(manifest::FILE)?;
                 current.move_folder(&old, manifest::FILE)?;
             }
@@ -151,18 +173,49 @@ pub(super) fn set_all_aside(dir: &Location) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Deletes what `--fresh` moved aside of a stage whose dataset is complete again.
-pub(super) fn delete_old(dir: &Location, stage: &str) -> Result<(), RunError> {
+/// Deletes what `--fresh` moved aside of a stage whose dataset is complete again. One with a file
+/// of somebody else stays; gives what to say about it.
+pub(super) fn delete_old(dir: &Location, stage: &str) -> Result<Vec<String>, RunError> {
+    let mut notes = Vec::new();
     for folder in dir.join(OLD).list()?.folders {
         if folder == stage || parts(&folder).is_some_and(|(of, _)| of == stage) {
-            dir.join(OLD).join(&folder).delete_folder(manifest::FILE)?;
+            let old = dir.join(OLD).join(&folder);
+            match foreign_file(&old)? {
+                None => old.delete_folder(manifest::FILE)?,
+                Some(foreign) => notes.push(stays(&old, &foreign)),
+            }
         }
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// A file in a dataset's folder that no run wrote. Of a link to a folder, only the link is deleted.
+fn foreign_file(folder: &Location) -> Result<Option<String>, RunError> {
+    if folder.as_local().is_some_and(local::is_link) {
+        return Ok(None);
+    }
+    match manifest::read(folder)? {
+        Some(state) => Ok(Dataset::from_state(folder.clone(), state).foreign_file()?),
+        None => Ok(None),
+    }
+}
+
+fn refuse_foreign_file(folder: &Location) -> Result<(), RunError> {
+    match foreign_file(folder)? {
+        None => Ok(()),
+        Some(foreign) => Err(RunError::user_with_hint(
+            format!("{folder} would be deleted, but it contains `{foreign}`, which no run wrote"),
+            "move that file away",
+        )),
+    }
+}
+
+fn stays(folder: &Location, foreign: &str) -> String {
+    format!("{folder} is not deleted: it contains `{foreign}`, which no run wrote")
 }
 
 /// Deletes a dataset.
-pub(super) fn delete(dir: &Location, folder: &str) -> Result<(), RunError> {
+fn delete(dir: &Location, folder: &str) -> Result<(), RunError> {
     if dir.as_local().is_some() {
         let to = dir.join(DELETED).join(folder);
         to.delete_folder(manifest::FILE)?;

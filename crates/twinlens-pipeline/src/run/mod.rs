@@ -127,7 +127,8 @@ pub async fn run(
     let files =
         Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     if settings.fresh {
-        generations::set_all_aside(&settings.dir)?;
+        let stages = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
+        generations::set_all_aside(&settings.dir, &stages)?;
     }
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
@@ -298,8 +299,10 @@ impl Run<'_> {
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         execute(&steps, &mut output, &limits).await.map_err(|error| empty::explained(error, &reasons))?;
-        generations::prune(&self.settings.dir, &node.name, node.plan.generations.saturating_sub(1), false)?;
-        generations::delete_old(&self.settings.dir, &node.name)?;
+        let (dir, keep) = (&self.settings.dir, node.plan.generations.saturating_sub(1));
+        let mut notes = generations::prune(dir, &node.name, keep, false)?;
+        notes.extend(generations::delete_old(dir, &node.name)?);
+        notes.into_iter().for_each(|note| progress.note(note));
         let state = output.state();
         let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
         let rejects = state.rejects().values().flat_map(BTreeMap::values).sum();
@@ -318,11 +321,14 @@ impl Run<'_> {
             Change::SetAside { next, .. } => generations::set_aside(dir, &node.name, next)?,
             Change::BringBack { number, next } => generations::bring_back(dir, &node.name, number, next)?,
         }
+        let progress = Progress::new(&node.name, self.observer.clone());
         if let Some(what) = unit.change_in_words(self.pipeline) {
-            Progress::new(&node.name, self.observer.clone()).note(what);
+            progress.note(what);
         }
         // Changed again and again, the disk must not fill: the newest, and the newest complete one.
-        generations::prune(dir, &node.name, node.plan.generations.saturating_sub(1).max(1), true)
+        let keep = node.plan.generations.saturating_sub(1).max(1);
+        generations::prune(dir, &node.name, keep, true)?.into_iter().for_each(|note| progress.note(note));
+        Ok(())
     }
 
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
+use twinlens_testkit::fuzz::Fuzz;
 
 use super::*;
 use crate::html::page::{DEFAULT_CAPTIONS, ImageText, TextSource, TextSourceSet};
@@ -24,6 +25,40 @@ fn page_with(html: &str, captions: &[TextSource]) -> Page {
 
 fn page(html: &str) -> Page {
     page_with(html, &DEFAULT_CAPTIONS)
+}
+
+/// Bytes become a page as in a crawl: decoded first.
+#[test]
+fn any_mutant_is_read() {
+    let seed = br#"<!DOCTYPE html><html lang=de><head><meta charset="utf-8"><base href="/b/"><meta name=robots content="noai">
+<meta property="og:image" content="o.png"><meta property="og:title" content="T"><script type="application/ld+json">
+[{"@type":"ImageObject","contentUrl":"j.png","caption":"c \u00e9"}]</script></head><body><figure><picture>
+<source srcset="a.webp 1x, b.webp 2x"><img src="i.png" alt="a &eacute; b" title=t srcset="s.png 100w"></picture>
+<figcaption>caption <b>x</b></figcaption></figure><p>text <img data-src=lazy.jpg aria-label="l"> more</p>
+<noscript><img src=n.png></noscript><svg><image href=x.png /></svg><a href="../next?a=1#f" rel=nofollow>n</a></body></html>"#;
+    let words: [&[u8]; 14] = [
+        b"<img src=",
+        b"alt=\"",
+        b"<figure>",
+        b"</figure>",
+        b"<script>",
+        b"</script>",
+        b"<!--",
+        b"-->",
+        b"<noscript>",
+        b"srcset=\"a 1x, ",
+        b"&#xfffff;",
+        b"<base href=",
+        b"<template>",
+        b"{\"@graph\":[",
+    ];
+    Fuzz::new("html", [seed.to_vec()]).words(&words).run(|bytes| {
+        let (text, charset) = twinlens_text::decode_html(bytes, "text/html", "example.org");
+        let page = page_with(&text, &ALL);
+        let sources: std::collections::BTreeSet<&str> =
+            page.pairs.iter().map(|pair| pair.source.name()).collect();
+        format!("{sources:?} {} {charset} {:?}", page.links.len().min(2), page.directives.opt_out)
+    });
 }
 
 /// Pairs as `url | text | source`, without the host.

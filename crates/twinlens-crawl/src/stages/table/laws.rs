@@ -3,8 +3,10 @@
 use std::io::Read;
 
 use proptest::prelude::*;
+use twinlens_testkit::fuzz::Fuzz;
 
 use super::delimited::Dialect;
+use super::json;
 use super::records::{Item, Layout, Position, Records};
 
 const CSV: Dialect = Dialect { delimiter: b',', quote: Some(b'"'), escape: None };
@@ -39,6 +41,36 @@ fn read(text: &str, layout: Layout, from: Position) -> Vec<(u64, Found, Position
         all.push((line, found, records.position()));
     }
     all
+}
+
+/// Delimited text and JSON, from any bytes.
+#[test]
+fn any_mutant_is_read() {
+    let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/tables");
+    let files = std::fs::read_dir(cases).unwrap().map(|entry| entry.unwrap().path());
+    let texts = files.filter(|path| path.extension().is_some_and(|end| end != "parquet"));
+    let seeds: Vec<Vec<u8>> = texts.map(|path| std::fs::read(path).unwrap()).collect();
+    let words: [&[u8]; 9] =
+        [b"\"", b"\"\"", b"\r\n", b",", b"\t", b"[{\"url\":", b"\\ud800", b"{\"a\":1e999}", b"\xef\xbb\xbf"];
+    Fuzz::new("tables", seeds).words(&words).run(|bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let csv = Layout::Delimited { dialect: CSV, columns: Some(2) };
+        let tsv = Layout::Delimited { dialect: TSV, columns: None };
+        let mut outcomes = std::collections::BTreeSet::new();
+        for layout in [csv, tsv, Layout::Lines, Layout::Array] {
+            for (_, found, _) in read(&text, layout, (0, 1)) {
+                outcomes.insert(match found {
+                    Ok(fields) if fields.len() == 1 => match json::parse(fields[0].as_bytes()) {
+                        Ok(object) => format!("object {}", object.len().min(3)),
+                        Err((code, why)) => format!("{code} {why}"),
+                    },
+                    Ok(fields) => format!("fields {}", fields.len().min(4)),
+                    Err(code) => code.to_string(),
+                });
+            }
+        }
+        format!("{outcomes:?}")
+    });
 }
 
 /// Python's `csv` module, state by state (Modules/_csv.c); empty lines are left out.

@@ -4,8 +4,12 @@ use std::io::{Cursor, SeekFrom, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+use twinlens_testkit::fuzz::Fuzz;
 
 use super::*;
+use crate::html::{TextSource, TextSourceSet};
+use crate::stages::warc::page::{self, ReadOptions};
+use crate::stages::warc::wat;
 
 fn record(number: usize, block: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
@@ -80,6 +84,51 @@ fn read(bytes: &[u8]) -> Vec<String> {
         },
     };
     read_with(bytes, "a.warc", 64, 1000).iter().map(describe).collect()
+}
+
+/// Archives, and the pages and links in them.
+#[test]
+fn any_mutant_is_read() {
+    let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/warc");
+    let files = std::fs::read_dir(cases).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    let arc = b"filedesc://a.arc 0.0.0.0 20010101000000 text/plain 9\n1 0 x\n\nhttp://a/ 1.1.1.1 20010101000000 text/html 64\n\
+        HTTP/1.0 200 OK\nContent-Type: text/html\n\n<img src=a.png alt=text>     \n\n";
+    let links = br#"{"Envelope":{"Payload-Metadata":{"HTTP-Response-Metadata":{"Response-Message":{"Status":"200"},"Headers":{},
+        "HTML-Metadata":{"Head":{"Metas":[]},"Links":[{"path":"IMG@/src","url":"/a.png","alt":"words"}]}}}}}"#;
+    let wat = String::from_utf8(record(5, links)).unwrap().replace("response", "metadata").into_bytes();
+    let records =
+        [record(0, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx"), record(1, b"two")].concat();
+    let packed = [member(&records), frame(&records, &[]), arc.to_vec(), wat, records];
+    let words: [&[u8]; 8] = [
+        b"WARC/1.0\r\n",
+        b"\r\n\r\n",
+        b"Content-Length: ",
+        b"WARC-Type: response\r\n",
+        b"\x1f\x8b\x08",
+        b"\x28\xb5\x2f\xfd",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Encoding: br\r\n",
+    ];
+    let captions = TextSourceSet::new(&[TextSource::Alt, TextSource::Title, TextSource::JsonLd]);
+    let options = ReadOptions { captions, opt_outs: true, product: "twinlens".into(), max_bytes: 1 << 20 };
+    Fuzz::new("warc", files.chain(packed)).words(&words).run(|bytes| {
+        let mut outcomes = std::collections::BTreeSet::new();
+        for item in read_with(bytes, "a.warc", 256, 1 << 20) {
+            outcomes.insert(match item {
+                Item::Damaged(damaged) => format!("{} {}", damaged.code, damaged.detail),
+                Item::Record(record) => {
+                    let links = wat::read(record.header.target(), &record.block, &options);
+                    let page = page::read(&record, &options);
+                    format!(
+                        "{:?} {:?}",
+                        links.map(|page| page.pairs.len().min(2)),
+                        page.map(|page| page.pairs.len().min(2))
+                    )
+                }
+            });
+        }
+        format!("{outcomes:?}")
+    });
 }
 
 #[test]
