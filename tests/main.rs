@@ -11,9 +11,14 @@ mod damage;
 mod docs;
 mod eval;
 mod export;
+#[cfg(unix)]
+mod faults;
+mod fuzz;
 mod live;
 mod memory;
 mod own_stage;
+#[cfg(unix)]
+mod planted;
 mod programs;
 mod quickstart;
 mod retry;
