@@ -7,9 +7,10 @@ use std::path::Path;
 
 /// The workspace crates that each crate may depend on. Development dependencies may add the
 /// testkit, and the image and gallery crates for fixtures.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),
+    ("twinlens-ranks", &[]),
     ("twinlens-model", &["twinlens-image", "twinlens-text"]),
     ("twinlens-dataset", &[]),
     ("twinlens-gallery", &[]),
@@ -37,8 +38,14 @@ const ALLOWED: [(&str, &[&str]); 12] = [
 
 /// Crates that must not depend on the query engine, so that their tests build quickly. (The
 /// testkit's feature `stage` does.)
-const WITHOUT_ENGINE: [&str; 5] =
-    ["twinlens-image", "twinlens-text", "twinlens-model", "twinlens-gallery", "twinlens-testkit"];
+const WITHOUT_ENGINE: [&str; 6] = [
+    "twinlens-image",
+    "twinlens-text",
+    "twinlens-model",
+    "twinlens-gallery",
+    "twinlens-testkit",
+    "twinlens-ranks",
+];
 
 fn dependencies(name: &str) -> BTreeSet<String> {
     all_dependencies(name).into_iter().map(|(name, _)| name).collect()
