@@ -1,6 +1,11 @@
 //! Decodes encoded bytes to 8-bit RGB, by the rules in the crate's documentation.
 
-pub(crate) mod library;
+mod bmp;
+mod formats;
+mod frames;
+mod ico;
+mod library;
+mod tiff;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
@@ -70,7 +75,8 @@ pub(crate) fn decode_probed(
     catch_decoder_panic(header.format, || {
         let raw = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, by)?,
-            _ => library::decode(bytes, header, modes)?,
+            Format::Tiff => tiff::decode(bytes, header, modes)?,
+            _ => formats::decode(bytes, header, modes)?,
         };
         finish(raw, header, modes)
     })
@@ -83,7 +89,9 @@ fn finish(raw: RawImage, header: &Header, modes: ImageModes) -> Result<DecodedIm
         Some(profile) if white => to_srgb(raw.pixels, profile, raw.colour_model),
         _ => raw.pixels,
     };
-    let reoriented = white && raw.orientation != Orientation::NoTransforms;
+    // Pillow turns TIFF as it loads it.
+    let upright = white || header.format == Format::Tiff;
+    let reoriented = upright && raw.orientation != Orientation::NoTransforms;
     let (mut width, mut height, mut pixels) = (raw.width, raw.height, pixels);
     let (mut original_width, mut original_height) = (header.width, header.height);
     if reoriented {

@@ -4,14 +4,17 @@
 //! no truncation (they fill up with grey). So the containers of the formats that the web uses are
 //! walked to their end marker.
 
-mod gif;
+pub(crate) mod bmp;
+pub(crate) mod gif;
+pub(crate) mod ico;
 mod jpeg;
 pub(crate) mod other;
 mod png;
+pub(crate) mod tiff;
 mod walk;
-mod webp;
+pub(crate) mod webp;
 
-use self::walk::{Fault, Walk};
+use self::walk::Walk;
 use crate::error::ImageError;
 use crate::guard::catch_decoder_panic;
 use crate::limits::{Limits, MAX_SAMPLES, MAX_SCANS};
@@ -33,6 +36,8 @@ pub struct Header {
     pub decode_bytes: u64,
     /// Length of a JPEG with its end marker; bytes after it do not belong to the image.
     pub(crate) length: usize,
+    /// Whether a JPEG has one scan.
+    pub(crate) single_scan: bool,
 }
 
 /// Reads the header and checks it against the limits, without decoding. At worst linear in the
@@ -61,17 +66,16 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
         Format::Png => png::walk(bytes),
         Format::WebP => webp::walk(bytes),
         Format::Gif => gif::walk(bytes),
+        Format::Ico => ico::walk(bytes),
+        Format::Tiff => tiff::walk(bytes),
         _ => catch_decoder_panic(format, || Ok(other::walk(bytes, format)))?,
     };
-    let walk = walk.map_err(|fault| match fault {
-        Fault::Truncated => ImageError::Truncated(format),
-        Fault::Damaged(reason) => ImageError::BadHeader { format, reason },
-        Fault::Unsupported(what) => ImageError::UnsupportedFormat(what.to_owned()),
-    })?;
+    let walk = walk.map_err(|fault| fault.into_error(format))?;
     check(&walk, format, limits)?;
-    let decode_bytes = u64::from(walk.width) * u64::from(walk.height) * walk.bytes_per_pixel;
-    let Walk { width, height, frames, length, .. } = walk;
-    Ok(Header { format, width, height, frames, decode_bytes, length })
+    let pixels = u64::from(walk.width) * u64::from(walk.height);
+    let decode_bytes = pixels * walk.bytes_per_pixel + walk.other_bytes;
+    let Walk { width, height, frames, length, scans, .. } = walk;
+    Ok(Header { format, width, height, frames, decode_bytes, length, single_scan: scans == 1 })
 }
 
 fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {

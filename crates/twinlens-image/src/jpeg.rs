@@ -10,7 +10,7 @@ use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat
 use crate::error::ImageError;
 use crate::header::Header;
 use crate::limits::MAX_SCANS;
-use crate::raw::{ColourModel, RawImage};
+use crate::raw::{ColourModel, RawImage, cmyk_to_rgb};
 use crate::sniff::Format;
 
 /// The JPEG library and the way it decodes. Pixel values depend on it, so datasets record it in
@@ -63,16 +63,7 @@ fn to_rgb(pixels: Vec<u8>, model: ColourModel) -> Vec<u8> {
         ColourModel::Rgb => pixels,
         ColourModel::Grey => pixels.into_iter().flat_map(|value| [value; 3]).collect(),
         // Stored inverted, as Adobe's programs do: what is stored is the light that is left.
-        ColourModel::Cmyk => {
-            let multiply = |value: u8, black: u8| {
-                let product = (255 - u32::from(value)) * u32::from(black) + 128;
-                black.saturating_sub((((product >> 8) + product) >> 8) as u8)
-            };
-            pixels
-                .chunks_exact(4)
-                .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|value| multiply(value, pixel[3])))
-                .collect()
-        }
+        ColourModel::Cmyk => cmyk_to_rgb(&pixels),
     }
 }
 

@@ -25,7 +25,15 @@
 //! | ICC profile | converted to sRGB after compositing; see below for profiles that are ignored | ignored |
 //! | gAMA, cHRM, no profile | the values are read as sRGB | the same |
 //! | EXIF orientation | applied; widths and heights are those of the upright image | ignored |
+//! | CMYK (TIFF) | as in JPEG | the same |
+//! | alpha that is multiplied into the colours (TIFF) | divided out as Pillow does, then composited | dropped |
+//! | orientation of TIFF | applied | applied: Pillow does so too |
 //! | animation | the first frame (PNG: the default image), if there are at most [`Limits::max_frames`] | the same |
+//! | screen of an animation beside its first frame | white | black; GIF: the transparent colour, or the first one |
+//! | 5 and 6 bits per channel (BMP) | scaled to 8 bits, rounded to nearest | rounded down |
+//! | 16-bit grey where white is zero (TIFF) | inverted | not inverted, but clipped at 255 |
+//! | several images (ICO) | the largest | the same |
+//! | several pages (TIFF) | the first | the same |
 //!
 //! An ICC profile that is damaged, longer than 4 MB or for another colour space is ignored.
 //!
@@ -35,12 +43,21 @@
 //! |---|---|
 //! | cut off before its end marker (GIF: before its first frame ends) | `truncated`; most decoders fill up with grey |
 //! | damaged in between | `decode_failed`, if the format reveals it |
-//! | AVIF, HEIF, JPEG XL, SVG, ...; TIFF with palette or floating point | `unsupported_format` |
+//! | AVIF, HEIF, JPEG XL, SVG, ... | `unsupported_format` |
+//! | TIFF of floating-point, signed or 32-bit samples, YCbCr (unless JPEG), Lab; rare compressions; BigTIFF | `unsupported_format` |
+//! | PNM whose largest value is neither a divisor of 255 nor 65535; BMP with channels of odd widths | `unsupported_format` |
 //! | JPEG: arithmetic, lossless, 12-bit; scans of some components; subsampled CMYK | `unsupported_format` |
 //! | JPEG of more than 100 scans, or whose scans visit more than a billion samples | `too_many_scans` |
+//! | PNG of more than 100,000 chunks, JPEG of more than 1,000 tables of codes | `bad_header` |
 //!
 //! Of damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy
 //! WebP almost nothing.
+//!
+//! With the default limits, an image that is not rejected costs at most two seconds of a core and
+//! the memory of [`Header::decode_bytes`] and 20 MiB: a test holds bombs of every format to it.
+//!
+//! Every value is that of Pillow, for the rule `open_clip`: tests compare the structures that an
+//! image of each format may have.
 //!
 //! JPEG is decoded by `libjpeg-turbo-rs` to the values of libjpeg-turbo and so of Pillow, if need
 //! be directly to a half, a quarter or an eighth of the size ([`decode_reduced`]).

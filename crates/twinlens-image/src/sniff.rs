@@ -98,6 +98,8 @@ const MAGIC: &[(&[u8], Format)] = &[
     (b"GIF89a", Format::Gif),
     (b"II*\0", Format::Tiff),
     (b"MM\0*", Format::Tiff),
+    (b"II+\0", Format::Tiff),
+    (b"MM\0+", Format::Tiff),
     (b"\0\0\x01\0", Format::Ico),
     (b"\0\0\x02\0", Format::Ico),
     (b"\0\0\0\x0cJXL \r\n\x87\n", Format::JpegXl),

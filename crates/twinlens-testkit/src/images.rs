@@ -93,7 +93,7 @@ fn not_decoded(add: &mut Add<'_>) {
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// A PNG chunk: length, kind, data, checksum.
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+pub(crate) fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let mut checksum = flate2::Crc::new();
     checksum.update(kind);
     checksum.update(data);
@@ -125,7 +125,7 @@ fn idat(zeros: usize) -> Vec<u8> {
     chunk(b"IDAT", &deflated(zeros, &[]))
 }
 
-fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
     [SIGNATURE, &chunks.concat(), &chunk(b"IEND", &[])].concat()
 }
 
@@ -187,7 +187,7 @@ fn pngs(add: &mut Add<'_>) {
 }
 
 /// A JPEG segment.
-fn segment(marker: u8, data: &[u8]) -> Vec<u8> {
+pub(crate) fn segment(marker: u8, data: &[u8]) -> Vec<u8> {
     [&[0xff, marker], ((data.len() + 2) as u16).to_be_bytes().as_slice(), data].concat()
 }
 
@@ -301,7 +301,7 @@ fn webp() -> Vec<u8> {
 }
 
 /// A RIFF file of WebP chunks.
-fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+pub(crate) fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
     let mut body = b"WEBP".to_vec();
     for (kind, data) in chunks {
         body.extend_from_slice(*kind);
@@ -335,7 +335,7 @@ fn webps(add: &mut Add<'_>) {
     add("webp, wrong signature", changed(20, &[0x00]), "decode_failed");
     add(
         "webp, lossy, no start code",
-        riff(&[(b"VP8 ", &[0, 0, 0, 1, 2, 3, 8, 0, 8, 0, 0, 0])]),
+        riff(&[(b"VP8 ", &[0x10, 0, 0, 1, 2, 3, 8, 0, 8, 0, 0, 0])]),
         "decode_failed",
     );
     let mut frames: Vec<(&[u8; 4], &[u8])> =

@@ -1,9 +1,11 @@
-//! A misbehaving web server, damaged images and tar files, for tests only.
+//! A misbehaving web server, damaged images and tar files, and a count of memory, for tests only.
 
+pub mod bombs;
 #[cfg(feature = "stage")]
 pub mod contract;
 pub mod fuzz;
 pub mod images;
+pub mod memory;
 pub mod process;
 #[cfg(feature = "stage")]
 pub mod stage;

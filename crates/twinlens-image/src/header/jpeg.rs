@@ -21,7 +21,11 @@ struct Segments {
     scans: u32,
     /// Samples that all scans visit together.
     samples: u64,
+    code_tables: u32,
 }
+
+/// Building a table of codes costs time. A progressive file has some for each scan.
+const MAX_CODE_TABLES: u32 = 1000;
 
 pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
     let mut found = Segments::default();
@@ -36,7 +40,13 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
         }
         let Some(length) = be16(bytes, at) else { break };
         match marker {
-            0xc4 | 0xc8 | 0xcc => {}
+            0xc4 => {
+                found.code_tables += 1;
+                if found.code_tables > MAX_CODE_TABLES {
+                    return Err(Fault::Damaged("more than 1,000 segments of codes"));
+                }
+            }
+            0xc8 | 0xcc => {}
             0xc0..=0xcf if found.frame.is_some() => return Err(Fault::Damaged("two frame headers")),
             0xc0..=0xcf => found.frame = Some(frame(bytes, at, marker)?),
             0xda => found.scan(bytes, at)?,

@@ -5,15 +5,14 @@ use std::io::Cursor;
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
-use image::codecs::ico::IcoDecoder;
 use image::codecs::png::PngDecoder;
 use image::codecs::pnm::PnmDecoder;
 use image::codecs::qoi::QoiDecoder;
-use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::error::{ImageFormatHint, UnsupportedError, UnsupportedErrorKind};
-use image::{ExtendedColorType, ImageDecoder, ImageResult};
+use image::{ImageDecoder, ImageResult};
 
+use super::bmp;
 use super::walk::{Fault, Walk};
 use crate::sniff::Format;
 
@@ -25,8 +24,6 @@ pub(crate) fn open(bytes: &[u8], format: Format) -> ImageResult<Box<dyn ImageDec
         Format::WebP => Box::new(WebPDecoder::new(bytes)?),
         Format::Gif => Box::new(GifDecoder::new(bytes)?),
         Format::Bmp => Box::new(BmpDecoder::new(bytes)?),
-        Format::Tiff => Box::new(TiffDecoder::new(bytes)?),
-        Format::Ico => Box::new(IcoDecoder::new(bytes)?),
         Format::Pnm => Box::new(PnmDecoder::new(bytes)?),
         Format::Qoi => Box::new(QoiDecoder::new(bytes)?),
         other => {
@@ -38,16 +35,35 @@ pub(crate) fn open(bytes: &[u8], format: Format) -> ImageResult<Box<dyn ImageDec
 }
 
 pub(super) fn walk(bytes: &[u8], format: Format) -> Result<Walk, Fault> {
-    let decoder = open(bytes, format).map_err(|error| match error {
-        image::ImageError::IoError(_) => Fault::Truncated,
-        image::ImageError::Unsupported(_) => Fault::Unsupported("this variant of the format"),
-        _ => Fault::Damaged("the decoder rejects it"),
-    })?;
-    let (width, height) = decoder.dimensions();
-    if matches!(decoder.original_color_type(), ExtendedColorType::Rgb32F | ExtendedColorType::Rgba32F) {
-        return Err(Fault::Unsupported("floating-point pixels"));
+    if format == Format::Bmp {
+        bmp::check(bytes.get(14..).ok_or(Fault::Truncated)?)?;
     }
+    if format == Format::Pnm {
+        let (_, head) = PnmDecoder::new(Cursor::new(bytes)).map_err(fault)?.into_inner();
+        check_largest_value(head.maximal_sample())?;
+    }
+    let decoder = open(bytes, format).map_err(fault)?;
+    let (width, height) = decoder.dimensions();
     // The decoder's buffer, the decoded one, the 8-bit copy, the composited RGB.
     let decoded = u64::from(decoder.color_type().bytes_per_pixel());
     Ok(Walk::new(width, height, 2 * decoded + 4 + 3))
+}
+
+fn fault(error: image::ImageError) -> Fault {
+    match error {
+        image::ImageError::IoError(_) => Fault::Truncated,
+        image::ImageError::Unsupported(_) => Fault::Unsupported("this variant of the format"),
+        _ => Fault::Damaged("the decoder rejects it"),
+    }
+}
+
+/// Rejects values of PNM that are no multiples of 1/255: the decoder and Pillow round them
+/// differently.
+fn check_largest_value(value: u32) -> Result<(), Fault> {
+    let exact = (1..=255).contains(&value) && 255 % value == 0;
+    if exact || value == 65535 {
+        Ok(())
+    } else {
+        Err(Fault::Unsupported("PNM with a largest value that is neither 255 nor 65535"))
+    }
 }

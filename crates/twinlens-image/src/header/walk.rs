@@ -1,5 +1,8 @@
 //! What walking a container gives, and readers of numbers.
 
+use crate::error::ImageError;
+use crate::sniff::Format;
+
 /// The result of walking a container: its header, and whether the end marker was reached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk {
@@ -7,6 +10,8 @@ pub(super) struct Walk {
     pub(super) height: u32,
     pub(super) frames: u32,
     pub(super) bytes_per_pixel: u64,
+    /// Memory for decoding that does not grow with the pixels, in bytes.
+    pub(super) other_bytes: u64,
     pub(super) complete: bool,
     /// Of a JPEG: its length, its scans, and the samples that these visit together.
     pub(super) length: usize,
@@ -17,18 +22,38 @@ pub(super) struct Walk {
 impl Walk {
     /// A complete still image.
     pub(super) fn new(width: u32, height: u32, bytes_per_pixel: u64) -> Self {
-        Self { width, height, frames: 1, bytes_per_pixel, complete: true, length: 0, scans: 1, samples: 0 }
+        Self {
+            width,
+            height,
+            frames: 1,
+            bytes_per_pixel,
+            other_bytes: 0,
+            complete: true,
+            length: 0,
+            scans: 1,
+            samples: 0,
+        }
     }
 }
 
 /// Why the size could not be read.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The file ends before its size.
     Truncated,
     Damaged(&'static str),
     /// A variant of the format that the decoders do not support.
     Unsupported(&'static str),
+}
+
+impl Fault {
+    pub(crate) fn into_error(self, format: Format) -> ImageError {
+        match self {
+            Self::Truncated => ImageError::Truncated(format),
+            Self::Damaged(reason) => ImageError::BadHeader { format, reason },
+            Self::Unsupported(what) => ImageError::UnsupportedFormat(what.to_owned()),
+        }
+    }
 }
 
 pub(super) fn be16(bytes: &[u8], at: usize) -> Option<u32> {

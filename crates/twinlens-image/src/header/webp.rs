@@ -1,4 +1,4 @@
-//! The size and the end of a WebP file (RFC 9649).
+//! The size and the end of a WebP file (RFC 9649), and its first frame.
 
 use super::walk::{Fault, Walk, le};
 
@@ -15,12 +15,18 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
             let (width, height) = size(bytes, kind, data)?;
             (walk.width, walk.height) = (width, height);
         }
+        if matches!(kind, b"VP8L" | b"ALPH") || (kind == b"ANMF" && frames == 0) {
+            walk.other_bytes += code_tables(length);
+        }
         pixels |= matches!(kind, b"VP8 " | b"VP8L" | b"ANMF");
         frames += u32::from(kind == b"ANMF");
         at = data + length as usize + (length as usize & 1);
         if data + length as usize > bytes.len().min(riff_end) {
             walk.complete = false;
             break;
+        }
+        if kind == b"VP8 " {
+            check_key_frame(&bytes[data..data + length as usize])?;
         }
         if at >= riff_end {
             break;
@@ -30,6 +36,10 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
         return Err(Fault::Truncated);
     }
     walk.complete &= pixels;
+    if frames > 0 {
+        // The first frame, copied into a file of its own.
+        walk.other_bytes += bytes.len() as u64;
+    }
     walk.frames = frames.max(1);
     Ok(walk)
 }
@@ -46,4 +56,72 @@ fn size(bytes: &[u8], kind: &[u8], data: usize) -> Result<(u32, u32), Fault> {
         b"VP8 " => Ok((read(data + 6, 2)? & 0x3fff, read(data + 8, 2)? & 0x3fff)),
         _ => Err(Fault::Damaged("the first chunk is not VP8, VP8L or VP8X")),
     }
+}
+
+/// Memory for the codes of a lossless image of a length in bytes, at most: it may have 65,536
+/// groups of five codes, whose tables have up to 1,024 entries of four bytes, but a code that long
+/// takes at least 88 bits.
+fn code_tables(length: u32) -> u64 {
+    let codes = (u64::from(length) * 8 / 88).min(5 << 16);
+    codes * (4 * 1024 + 256)
+}
+
+/// Rejects what libwebp rejects in the head of a lossy image (RFC 6386, section 9.1) and the
+/// decoder ignores.
+fn check_key_frame(data: &[u8]) -> Result<(), Fault> {
+    // Too short for a head: the decoder says so.
+    let Some(tag) = le(data, 0, 3) else { return Ok(()) };
+    let (profile, shown, first_partition) = (tag >> 1 & 7, tag >> 4 & 1 == 1, tag >> 5);
+    if profile > 3 {
+        return Err(Fault::Damaged("a VP8 frame of an unknown profile"));
+    }
+    if !shown {
+        return Err(Fault::Damaged("a VP8 frame that is not shown"));
+    }
+    if first_partition as usize >= data.len() {
+        return Err(Fault::Damaged("a VP8 partition that is longer than its frame"));
+    }
+    Ok(())
+}
+
+/// The first frame of an animation.
+pub(crate) struct Frame {
+    /// The place of its upper left corner on the canvas, in pixels.
+    pub(crate) left: u32,
+    pub(crate) top: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// The frame alone, as a WebP file of its own.
+    pub(crate) file: Vec<u8>,
+}
+
+/// The first frame, if the file is an animation whose frame lies within its canvas.
+pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
+    let canvas = (le(bytes, 24, 3)? + 1, le(bytes, 27, 3)? + 1);
+    if bytes.get(12..16)? != b"VP8X" || bytes.get(20)? & 2 == 0 {
+        return None;
+    }
+    let mut at = 12;
+    while bytes.get(at..at + 4)? != b"ANMF" {
+        let length = le(bytes, at + 4, 4)? as usize;
+        at += 8 + length + (length & 1);
+    }
+    let (data, end) = (at + 8, at + 8 + le(bytes, at + 4, 4)? as usize);
+    let number = |offset| le(bytes, data + offset, 3);
+    let (left, top) = (2 * number(0)?, 2 * number(3)?);
+    let (width, height) = (number(6)? + 1, number(9)? + 1);
+    if left + width > canvas.0 || top + height > canvas.1 {
+        return None;
+    }
+    let chunks = bytes.get(data + 16..end)?;
+    // A lossy image with alpha is two chunks, and needs a head that says so.
+    let mut body = b"WEBP".to_vec();
+    if chunks.starts_with(b"ALPH") {
+        body.extend_from_slice(b"VP8X\x0a\0\0\0\x10\0\0\0");
+        body.extend_from_slice(&(width - 1).to_le_bytes()[..3]);
+        body.extend_from_slice(&(height - 1).to_le_bytes()[..3]);
+    }
+    body.extend_from_slice(chunks);
+    let file = [b"RIFF", u32::try_from(body.len()).ok()?.to_le_bytes().as_slice(), &body].concat();
+    Some(Frame { left, top, width, height, file })
 }

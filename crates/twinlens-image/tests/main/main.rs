@@ -3,12 +3,17 @@
 
 use std::path::PathBuf;
 
+mod bombs;
+mod formats;
 mod hostile;
 mod jpeg;
 mod odd;
 mod pillow;
 #[cfg(feature = "libwebp")]
 mod webp;
+
+#[global_allocator]
+static ALLOCATOR: twinlens_testkit::memory::Counting = twinlens_testkit::memory::Counting;
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
