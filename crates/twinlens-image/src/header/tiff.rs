@@ -159,6 +159,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
         (width, one(ROWS_PER_STRIP, height)?.min(height))
     };
     let planar = one(PLANAR, 1)? == 2 && samples > 1;
+    // Pillow reads these as other samples than they are.
+    let unnamed_alpha = colours == Colours::Rgb && samples == 4 && extra.0.is_none();
+    if planar && (bits == 16 || unnamed_alpha) {
+        return Err(Fault::Unsupported("TIFF with samples of this kind in planes"));
+    }
     let (offsets, lengths) =
         if tiled { (TILE_OFFSETS, TILE_LENGTHS) } else { (STRIP_OFFSETS, STRIP_LENGTHS) };
     Ok(Tiff {
