@@ -394,7 +394,7 @@ fn tiff(size: Size, compression: u32, strips: u32, data: &[u8]) -> Vec<u8> {
     let mut bytes = b"II*\0\x08\0\0\0\x09\0".to_vec();
     for [tag, count, value] in tags {
         bytes.extend((tag as u16).to_le_bytes());
-        // Bits per sample are short numbers; all others long ones, of which a single one stands here.
+        // Bits per sample are short numbers, all others long ones; a single one stands here.
         bytes.extend(if tag == 258 { 3_u16 } else { 4 }.to_le_bytes());
         bytes.extend(count.to_le_bytes());
         let single = match tag {
