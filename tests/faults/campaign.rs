@@ -99,10 +99,15 @@ fn wrong_message(attempt: &Attempt, path: &str) -> Option<String> {
     if path.contains("/.live") && attempt.output.status.success() {
         return None;
     }
-    let name = Path::new(path).file_name().unwrap().to_string_lossy();
-    let name = name.strip_suffix(".unfinished").unwrap_or(&name);
+    // A folder that cannot be deleted is named, whatever in it fails.
+    let named = Path::new(path).ancestors().map(|path| path.to_string_lossy());
+    let mut named = named.take_while(|path| !path.ends_with("/work") && !path.ends_with("/work/run"));
+    let is_named = named.any(|path| {
+        let name = path.strip_suffix(".unfinished").unwrap_or(&path);
+        name.split_once("/work/").is_some_and(|(_, name)| text.contains(name))
+    });
     let is_clear = attempt.output.status.code() == Some(1)
-        && text.contains(name)
+        && (is_named || path.ends_with("/work/run") && text.contains("work/run"))
         && !text.contains("panicked")
         && !text.contains("bug in twinlens");
     (!is_clear).then(|| format!("{}: {text}", attempt.output.status))

@@ -142,6 +142,7 @@ pub(super) fn all() -> Vec<Scenario> {
             args: &["retry", "pipeline.toml", "long", "--progress", "never", "--dir", "work/run"],
             then: &[RUN],
             prepare: Some(finished),
+            only_adds: false,
             // Rejects count how often they were tried.
             compared: |name| !name.contains("rejects/"),
             ..plain
@@ -328,10 +329,11 @@ impl Scenario {
     }
 
     /// Whether a file in the working folder belongs to what a run makes. Manifests have the order
-    /// of the commits, and the others tell what happens now.
+    /// of the commits, others tell what happens now, and an earlier generation may stay until the
+    /// next change.
     pub(super) fn is_content(name: &str) -> bool {
         let is_own = ["/manifest.jsonl", "/run.json", "/lock"].iter().any(|end| name.ends_with(end));
-        !is_own && !name.contains("/work/") && !name.contains("/.")
+        !is_own && !["/work/", "/.", "@"].iter().any(|part| name.contains(part))
     }
 
     /// What a reader would see in the folder now: only whole files, and everything of others.

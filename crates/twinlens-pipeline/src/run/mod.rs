@@ -270,6 +270,9 @@ impl Run<'_> {
         self.make_room(unit)?;
         if let Decision::Reuse { rows } = unit.decision {
             Dataset::open(dir)?;
+            // A kill may have come after the dataset was complete.
+            let notes = generations::delete_old(&self.settings.dir, &node.name)?;
+            notes.into_iter().for_each(|note| Progress::new(&node.name, self.observer.clone()).note(note));
             info!(rows, "reused");
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
             return Ok(());
