@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, stderr};
+use crate::support::{Place, RandomTimes, kills, stderr};
 
 /// From crawl to shards over the built-in site, with all kinds of splits.
 const SHARDS: &str = r#"
@@ -85,19 +85,6 @@ fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, 
     }
 }
 
-/// Reproducible random times (splitmix64).
-struct RandomTimes(u64);
-
-impl RandomTimes {
-    fn next(&mut self, most: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        most.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
-    }
-}
-
 fn kill_after(mut child: Child, delay: Duration) -> bool {
     let started = Instant::now();
     while started.elapsed() < delay {
@@ -137,10 +124,6 @@ fn killed_and_resumed(pipeline: &str, kills: usize) {
         round += 1;
         assert!(killed > before || round < 200, "the runs finish before they can be killed");
     }
-}
-
-fn kills(default: usize) -> usize {
-    std::env::var("TWINLENS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]

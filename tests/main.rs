@@ -9,6 +9,7 @@ mod contracts;
 mod crash;
 mod damage;
 mod docs;
+mod elsewhere;
 mod eval;
 mod export;
 #[cfg(unix)]
@@ -24,3 +25,4 @@ mod quickstart;
 mod retry;
 mod support;
 mod sweep;
+mod workers;

@@ -2,10 +2,12 @@
 
 pub(crate) mod docs;
 pub(crate) mod page;
+pub(crate) mod shared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -68,4 +70,22 @@ pub(crate) fn stdout(output: &Output) -> String {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Reproducible random times (splitmix64).
+pub(crate) struct RandomTimes(pub(crate) u64);
+
+impl RandomTimes {
+    pub(crate) fn next(&mut self, most: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        most.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// How many processes a test kills: `TWINLENS_KILLS`, or else `default`.
+pub(crate) fn kills(default: usize) -> usize {
+    std::env::var("TWINLENS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

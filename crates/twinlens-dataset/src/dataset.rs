@@ -22,6 +22,7 @@ use crate::manifest;
 use crate::protocol::MAIN;
 use crate::protocol::{Begin, Commit, FileEntry, State, WORK};
 use crate::shard::is_shard;
+use crate::split_records::is_record;
 use crate::storage::recorded::RecordedStore;
 use crate::storage::{Location, Recorded, UNFINISHED, local};
 
@@ -77,7 +78,7 @@ impl Dataset {
             crc32: Default::default(),
         };
         let commit = Commit { files: vec![file], ..Commit::default() };
-        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0, superseded: 0 };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
         Ok(Self::from_state(path.with_file_name("").into(), state))
     }
 
@@ -106,14 +107,17 @@ impl Dataset {
     pub fn only_shard(&self, shard: &FileEntry) -> Self {
         let commit = Commit { files: vec![shard.clone()], ..Commit::default() };
         let begin = self.state.begin.clone();
-        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0, superseded: 0 };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
         Self::from_state(self.location.clone(), state)
     }
 
     fn check_lengths(&self) -> Result<(), DatasetError> {
         let listed = match self.location.as_local() {
-            // One request for all files instead of one round trip each.
-            None => Some(self.location.files("")?),
+            // A few requests for all files instead of one round trip each.
+            None => {
+                let names = self.state.files().map(|file| file.path.as_str());
+                Some(self.location.lengths_around(names)?)
+            }
             Some(_) => None,
         };
         for file in self.state.files() {
@@ -142,6 +146,7 @@ impl Dataset {
                 && !recorded.contains(name.as_str())
                 && !name.ends_with(UNFINISHED)
                 && !is_shard(name, self.state.begin.tables.keys())
+                && !is_record(name)
         };
         Ok(self.location.own_files(WORK)?.into_iter().find(is_foreign))
     }

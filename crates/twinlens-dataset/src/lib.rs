@@ -26,6 +26,7 @@ pub mod row_groups;
 pub mod samples;
 pub mod shard;
 pub mod sniff;
+pub mod split_records;
 pub mod storage;
 mod tar;
 pub mod types;

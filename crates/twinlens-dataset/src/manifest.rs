@@ -1,5 +1,5 @@
-//! The manifest: a log of JSON lines with checksums, one per entry. (In an object store, each line
-//! is an object.)
+//! The manifest: a log of JSON lines with checksums, one per entry. (In an object store, the lines
+//! that were appended together are an object.)
 //!
 //! A line is `{"check":"<first 16 hex digits of the SHA-256 of the entry's text>","entry":{..}}`. A
 //! kill during an append leaves a last line without a line feed: it was never acknowledged and is
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DatasetError;
 use crate::protocol::{Begin, Entry, State};
-use crate::storage::{Location, LogEnd};
+use crate::storage::{Location, Log, LogEnd};
 
 /// Name of the manifest in a dataset's folder.
 pub const FILE: &str = "manifest.jsonl";
@@ -55,65 +55,102 @@ pub fn decode(line: &str) -> Result<Entry, String> {
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<State>, usize), DatasetError> {
     let damaged = |line: usize, why: String| DatasetError::DamagedManifest { path: path.into(), line, why };
     let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    let mut entries = Vec::new();
-    for (index, line) in bytes[..complete].split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let text = std::str::from_utf8(&line[..line.len() - 1])
-            .map_err(|error| damaged(index + 1, error.to_string()))?;
-        entries.push(decode(text).map_err(|why| damaged(index + 1, why))?);
-    }
+    let lines: Vec<&[u8]> = bytes[..complete].split_inclusive(|&byte| byte == b'\n').collect();
+    let entries = decode_all(&lines).map_err(|(index, why)| damaged(index + 1, why))?;
     let state = State::replay(entries).map_err(|(index, why)| damaged(index + 1, why))?;
     Ok((state, complete))
+}
+
+/// Lines that are decoded by one thread: fewer are not worth a second one.
+const LINES_PER_THREAD: usize = 4096;
+
+/// Decodes lines with their line feeds, many of them on all cores.
+///
+/// # Errors
+/// The index of the first invalid line, and why.
+fn decode_all(lines: &[&[u8]]) -> Result<Vec<Entry>, (usize, String)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let size = lines.len().div_ceil(threads).max(LINES_PER_THREAD);
+    if lines.len() <= size {
+        return decode_lines(lines, 0);
+    }
+    std::thread::scope(|scope| {
+        let parts = lines.chunks(size).enumerate();
+        let running: Vec<_> =
+            parts.map(|(part, lines)| scope.spawn(move || decode_lines(lines, part * size))).collect();
+        let mut entries = Vec::with_capacity(lines.len());
+        for thread in running {
+            // `decode` does not panic; if it did, so must its caller.
+            entries.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(entries)
+    })
+}
+
+/// Decodes lines of which the first has the index `first`.
+fn decode_lines(lines: &[&[u8]], first: usize) -> Result<Vec<Entry>, (usize, String)> {
+    let decode_line = |(index, line): (usize, &&[u8])| {
+        let text = std::str::from_utf8(&line[..line.len() - 1]).map_err(|error| error.to_string());
+        text.and_then(decode).map_err(|why| (first + index, why))
+    };
+    lines.iter().enumerate().map(decode_line).collect()
 }
 
 /// Reads the manifest of a dataset; `None` if there is none.
 pub fn read(dataset: &Location) -> Result<Option<State>, DatasetError> {
     let log = dataset.join(FILE);
     match log.read_log()? {
-        Some(bytes) => Ok(parse(&log.display_path(), &bytes)?.0),
+        Some(log_read) => Ok(parse(&log.display_path(), &log_read.bytes)?.0),
         None => Ok(None),
     }
 }
 
 /// Whether there is a dataset, complete or not.
 pub fn exists(dataset: &Location) -> Result<bool, DatasetError> {
-    match dataset.as_local() {
-        Some(path) => Ok(path.join(FILE).exists()),
-        None => Ok(!dataset.join(FILE).list()?.files.is_empty()),
-    }
+    dataset.join(FILE).has_log()
 }
 
 /// A manifest open for writing.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     log: Location,
+    end: LogEnd,
     state: State,
-    /// Its length.
-    bytes: u64,
 }
 
 impl Manifest {
     /// Starts a dataset's manifest, durably.
     pub(crate) fn begin(dataset: &Location, begin: Begin) -> Result<Self, DatasetError> {
-        let log = dataset.join(FILE);
-        let line = encode(&Entry::Begin(begin.clone()))?;
-        log.append_log(LogEnd { lines: 0, bytes: 0 }, line.as_bytes())?;
-        let state = State { begin, commits: Default::default(), complete: false, retries: 0, superseded: 0 };
-        Ok(Self { log, state, bytes: line.len() as u64 })
+        let (log, mut end) = (dataset.join(FILE), LogEnd::default());
+        log.append_log(&mut end, encode(&Entry::Begin(begin.clone()))?.as_bytes())?;
+        let state = State { begin, commits: Default::default(), complete: false, retries: 0 };
+        Ok(Self { log, end, state })
     }
 
     /// Opens the manifest of a dataset and cuts off a torn last line.
     pub(crate) fn resume(dataset: &Location) -> Result<Self, DatasetError> {
-        let log = dataset.join(FILE);
-        let bytes = log.read_log()?.unwrap_or_default();
-        let (state, complete) = parse(&log.display_path(), &bytes)?;
-        let state = state.ok_or_else(|| DatasetError::NotReady {
-            path: log.display_path(),
+        Self::resume_if(dataset, |_| true)?.ok_or_else(|| DatasetError::NotReady {
+            path: dataset.join(FILE).display_path(),
             why: "empty manifest".into(),
-        })?;
-        if complete < bytes.len() {
+        })
+    }
+
+    /// Like [`resume`](Self::resume), of a manifest whose state is `wanted`; `None` if it is not or
+    /// there is none.
+    pub(crate) fn resume_if(
+        dataset: &Location,
+        wanted: impl FnOnce(&State) -> bool,
+    ) -> Result<Option<Self>, DatasetError> {
+        let log = dataset.join(FILE);
+        let Some(read) = log.read_log()? else { return Ok(None) };
+        let (state, complete) = parse(&log.display_path(), &read.bytes)?;
+        let Some(state) = state.filter(wanted) else { return Ok(None) };
+        if complete < read.bytes.len() {
             log.truncate_log(complete as u64)?;
         }
-        Ok(Self { log, state, bytes: complete as u64 })
+        let Log { bytes: _, mut end } = read;
+        end.bytes = complete as u64;
+        Ok(Some(Self { log, end, state }))
     }
 
     /// The recorded state.
@@ -124,12 +161,20 @@ impl Manifest {
     /// Records an entry durably. After an error the manifest must be reopened: its state may be
     /// ahead of the file.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<(), DatasetError> {
-        let line = encode(&entry)?;
-        let end = LogEnd { lines: self.state.lines(), bytes: self.bytes };
-        self.state.apply(entry).map_err(DatasetError::Protocol)?;
-        self.log.append_log(end, line.as_bytes())?;
-        self.bytes += line.len() as u64;
-        Ok(())
+        self.append_all([entry])
+    }
+
+    /// Records entries durably and together, as [`append`](Self::append) does one.
+    pub(crate) fn append_all(
+        &mut self,
+        entries: impl IntoIterator<Item = Entry>,
+    ) -> Result<(), DatasetError> {
+        let mut lines = String::new();
+        for entry in entries {
+            lines += &encode(&entry)?;
+            self.state.apply(entry).map_err(DatasetError::Protocol)?;
+        }
+        if lines.is_empty() { Ok(()) } else { self.log.append_log(&mut self.end, lines.as_bytes()) }
     }
 }
 

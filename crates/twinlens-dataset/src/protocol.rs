@@ -194,8 +194,6 @@ pub struct State {
     pub complete: bool,
     /// Number of replaced splits, each replacement counted.
     pub retries: u64,
-    /// Number of lines that count no more, and of those that say so.
-    pub superseded: usize,
 }
 
 /// What the next run does with a dataset.
@@ -227,13 +225,7 @@ impl State {
                     ));
                 }
                 (None, Entry::Begin(begin)) => {
-                    state = Some(State {
-                        begin,
-                        commits: BTreeMap::new(),
-                        complete: false,
-                        retries: 0,
-                        superseded: 0,
-                    });
+                    state = Some(State { begin, commits: BTreeMap::new(), complete: false, retries: 0 });
                 }
                 (None, _) => return Err((index, "the first entry is not `begin`".into())),
                 (Some(_), Entry::Begin(_)) => return Err((index, "a second `begin`".into())),
@@ -262,7 +254,6 @@ impl State {
                 if let Some(unknown) = splits.iter().find(|split| !self.commits.contains_key(split)) {
                     return Err(format!("split {unknown} is damaged, but it is not committed"));
                 }
-                self.superseded += 1 + splits.len() + usize::from(self.complete);
                 self.commits.retain(|split, _| !splits.contains(split));
                 self.complete = false;
                 Ok(())
@@ -294,11 +285,6 @@ impl State {
             Some(state) if state.complete => Recovery::Reuse,
             Some(_) => Recovery::Resume,
         }
-    }
-
-    /// Number of manifest lines of this state.
-    pub fn lines(&self) -> usize {
-        1 + self.commits.len() + usize::from(self.complete) + self.retries as usize + self.superseded
     }
 
     /// Rows of a table over all splits.
@@ -378,9 +364,8 @@ mod tests {
     fn a_retry_replaces_its_split() {
         let entries =
             vec![begin("f"), commit(0), commit(1), Entry::Complete { splits: 2 }, retry(1), retry(1)];
-        let lines = entries.len();
         let state = State::replay(entries).unwrap().unwrap();
-        assert_eq!((state.rows_in(), state.retries, state.lines()), (Some(9), 2, lines));
+        assert_eq!((state.rows_in(), state.retries), (Some(9), 2));
         assert_eq!(State::recovery(Some(&state), "f"), Recovery::Reuse);
     }
 
@@ -391,11 +376,11 @@ mod tests {
         entries.push(Entry::Damaged { splits: vec![1] });
         let state = State::replay(entries.clone()).unwrap().unwrap();
         assert_eq!(State::recovery(Some(&state), "f"), Recovery::Resume);
-        assert_eq!((state.commits.len(), state.lines()), (1, entries.len()));
+        assert_eq!(state.commits.len(), 1);
         entries.extend([commit(1), complete]);
-        let state = State::replay(entries.clone()).unwrap().unwrap();
+        let state = State::replay(entries).unwrap().unwrap();
         assert_eq!(State::recovery(Some(&state), "f"), Recovery::Reuse);
-        assert_eq!((state.rows_in(), state.lines()), (Some(4), entries.len()));
+        assert_eq!(state.rows_in(), Some(4));
         let twice = [begin("f"), commit(0), Entry::Damaged { splits: vec![7] }];
         assert!(State::replay(twice.to_vec()).is_err());
     }

@@ -43,12 +43,23 @@ impl Default for ShardLimits {
     }
 }
 
-/// The file name of a shard; `retry` is 0 or the number of the retry that rebuilt its split.
-fn file_name(split: u64, part: usize, retry: u64) -> String {
-    if retry == 0 {
-        format!("{split:06}-{part:03}.parquet")
-    } else {
-        format!("{split:06}-{part:03}-r{retry}.parquet")
+/// What is part of the file names of shards beside split and part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShardNames {
+    /// The number of the retry that rebuilds splits, or 0: a recorded file is never changed.
+    pub retry: u64,
+    /// Whether a name has eight digits of the SHA-256 of the content. Where several processes may
+    /// make the same split, two attempts with different bytes must not have one name.
+    pub has_hash: bool,
+}
+
+impl ShardNames {
+    /// The file name of a shard. `sha256` is the hash of its content, once it is known.
+    fn file_name(self, split: u64, part: usize, sha256: Option<&str>) -> String {
+        let retry = if self.retry == 0 { String::new() } else { format!("-r{}", self.retry) };
+        let hash = sha256.filter(|_| self.has_hash).and_then(|hash| hash.get(..8));
+        let hash = hash.map(|hash| format!("-{hash}")).unwrap_or_default();
+        format!("{split:06}-{part:03}{retry}{hash}.parquet")
     }
 }
 
@@ -57,11 +68,15 @@ pub(crate) fn is_shard<'a>(name: &str, mut tables: impl Iterator<Item = &'a Stri
     let Some((table, file)) = name.rsplit_once('/') else { return false };
     let parts: Vec<&str> = file.strip_suffix(".parquet").unwrap_or_default().split('-').collect();
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_retry = |part: &str| part.strip_prefix('r').is_some_and(is_number);
+    let is_hash = |part: &str| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_shard = match parts[..] {
-        [split, part] => is_number(split) && is_number(part),
-        [split, part, retry] => {
-            is_number(split) && is_number(part) && retry.strip_prefix('r').is_some_and(is_number)
-        }
+        [split, part, ref rest @ ..] if is_number(split) && is_number(part) => match rest {
+            [] => true,
+            [one] => is_retry(one) || is_hash(one),
+            [retry, hash] => is_retry(retry) && is_hash(hash),
+            _ => false,
+        },
         _ => false,
     };
     is_shard && tables.any(|known| known == table)
@@ -118,7 +133,7 @@ pub struct TableWriter {
     table: String,
     schema: SchemaRef,
     split: u64,
-    retry: u64,
+    names: ShardNames,
     limits: ShardLimits,
     chunks: Chunks,
     open: Option<ArrowWriter<File>>,
@@ -135,7 +150,7 @@ impl TableWriter {
             chunks: Chunks::new(schema.clone()),
             schema,
             split,
-            retry: 0,
+            names: ShardNames::default(),
             limits,
             open: None,
             open_rows: 0,
@@ -143,15 +158,14 @@ impl TableWriter {
         }
     }
 
-    /// Sets the number of the retry. It is part of the file names, because a recorded file is never
-    /// changed.
-    pub(crate) fn with_retry(self, retry: u64) -> Self {
-        Self { retry, ..self }
+    /// Sets what is part of the file names.
+    pub(crate) fn with_names(self, names: ShardNames) -> Self {
+        Self { names, ..self }
     }
 
-    /// The path of the open shard, relative to the dataset.
-    fn relative_path(&self) -> String {
-        format!("{}/{}", self.table, file_name(self.split, self.finished.len(), self.retry))
+    /// The path of the open shard, relative to the dataset; `sha256` is its hash, once it is known.
+    fn relative_path(&self, sha256: Option<&str>) -> String {
+        format!("{}/{}", self.table, self.names.file_name(self.split, self.finished.len(), sha256))
     }
 
     /// Writes rows.
@@ -176,7 +190,7 @@ impl TableWriter {
     }
 
     fn write_chunk(&mut self, batch: &RecordBatch, ends_group: bool) -> Result<(), DatasetError> {
-        let path = self.dataset.join(self.relative_path());
+        let path = self.dataset.join(self.relative_path(None));
         let writer = match &mut self.open {
             Some(writer) => writer,
             None => {
@@ -207,10 +221,15 @@ impl TableWriter {
 
     fn close(&mut self) -> Result<(), DatasetError> {
         let Some(writer) = self.open.take() else { return Ok(()) };
-        let relative = self.relative_path();
-        let path = self.dataset.join(&relative);
+        let path = self.dataset.join(self.relative_path(None));
         writer.close().map_err(|error| parquet_error(&path, error))?;
-        let digest = local::digest(&unfinished(&path))?;
+        let written = unfinished(&path);
+        let digest = local::digest(&written)?;
+        let relative = self.relative_path(Some(&digest.sha256));
+        let named = unfinished(&self.dataset.join(&relative));
+        if named != written {
+            std::fs::rename(&written, &named).map_err(|error| DatasetError::io(&written, error))?;
+        }
         let rows = std::mem::take(&mut self.open_rows);
         self.finished.push(FileEntry::new(Some(self.table.clone()), relative, rows, digest));
         Ok(())

@@ -13,7 +13,8 @@ use crate::dataset::Dataset;
 use crate::error::DatasetError;
 use crate::manifest::{self, Manifest};
 use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State, WORK};
-use crate::shard::{ShardLimits, TableWriter, is_shard};
+use crate::shard::{ShardLimits, ShardNames, TableWriter, is_shard};
+use crate::split_records::{self, SplitRecords};
 use crate::storage::{Held, Location, UNFINISHED, local, unfinished};
 
 /// A dataset open for writing. The lock of the run directory ensures a single writer.
@@ -23,49 +24,82 @@ pub struct DatasetWriter {
     folder: Held,
     manifest: Manifest,
     limits: ShardLimits,
-    /// Number of the retry that replaces splits; 0 while splits are added.
-    retry: u64,
+    /// Its retry is 0 while splits are added.
+    names: ShardNames,
 }
 
 impl DatasetWriter {
     /// Creates or resumes a dataset. A dataset with another fingerprint is deleted first, starting
     /// with its manifest, so that a kill in between leaves nothing that looks like a dataset.
     pub fn open(dir: impl Into<Location>, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
-        let dir = dir.into();
-        let state = manifest::read(&dir)?;
-        let manifest = match State::recovery(state.as_ref(), &begin.fingerprint) {
-            Recovery::Start | Recovery::Replace => {
+        let writer = Self::create_or_resume(dir.into(), begin, limits)?;
+        writer.delete_unrecorded()?;
+        Ok(writer)
+    }
+
+    /// Like [`open`](Self::open), of a dataset of a run. In an object store, other processes may be
+    /// making splits of it: files that are not recorded yet stay until all splits are, and the
+    /// names of shards have hashes.
+    pub fn open_of_run(
+        dir: impl Into<Location>,
+        begin: Begin,
+        limits: ShardLimits,
+    ) -> Result<Self, DatasetError> {
+        let writer = Self::create_or_resume(dir.into(), begin, limits)?;
+        if !writer.is_shared() {
+            writer.delete_unrecorded()?;
+            return Ok(writer);
+        }
+        writer.dir.delete_scratch(WORK)?;
+        Ok(Self { names: ShardNames { has_hash: true, ..writer.names }, ..writer })
+    }
+
+    fn create_or_resume(dir: Location, begin: Begin, limits: ShardLimits) -> Result<Self, DatasetError> {
+        let resumes = |state: &State| {
+            matches!(State::recovery(Some(state), &begin.fingerprint), Recovery::Resume | Recovery::Reuse)
+        };
+        let manifest = match Manifest::resume_if(&dir, resumes)? {
+            Some(manifest) => manifest,
+            None => {
                 dir.clear(manifest::FILE)?;
                 Manifest::begin(&dir, begin)?
             }
-            Recovery::Resume | Recovery::Reuse => Manifest::resume(&dir)?,
         };
-        Self::with(dir, manifest, limits, 0)
+        Self::with(dir, manifest, limits, ShardNames::default())
     }
 
     fn with(
         dir: Location,
         manifest: Manifest,
         limits: ShardLimits,
-        retry: u64,
+        names: ShardNames,
     ) -> Result<Self, DatasetError> {
         local::create_dir(&dir.local_path())?;
-        let writer = Self { folder: Held::open(&dir)?, dir, manifest, limits, retry };
-        writer.delete_unrecorded()?;
-        Ok(writer)
+        Ok(Self { folder: Held::open(&dir)?, dir, manifest, limits, names })
+    }
+
+    /// Whether other processes can see the folder, too.
+    fn is_shared(&self) -> bool {
+        self.dir.as_local().is_none()
     }
 
     /// Opens a complete dataset to replace splits.
     pub fn open_to_retry(location: impl Into<Location>, limits: ShardLimits) -> Result<Self, DatasetError> {
         let dir = location.into();
         let manifest = Manifest::resume(&dir)?;
-        let retry = manifest.state().retries + 1;
-        Self::with(dir, manifest, limits, retry)
+        let names = ShardNames { retry: manifest.state().retries + 1, has_hash: dir.as_local().is_none() };
+        let writer = Self::with(dir, manifest, limits, names)?;
+        writer.delete_unrecorded()?;
+        Ok(writer)
     }
 
     /// Takes back the commits of splits whose files are damaged: the next run makes them again.
     pub fn take_back(location: impl Into<Location>, splits: Vec<u64>) -> Result<(), DatasetError> {
-        Manifest::resume(&location.into())?.append(Entry::Damaged { splits })
+        let location = location.into();
+        let mut manifest = Manifest::resume(&location)?;
+        // Their records name the damaged files.
+        SplitRecords::new(&location, &manifest.state().begin.fingerprint).delete(&splits)?;
+        manifest.append(Entry::Damaged { splits })
     }
 
     /// Deletes unfinished files and unrecorded shards, which a killed writer or a retry left
@@ -74,7 +108,9 @@ impl DatasetWriter {
         let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
         let tables = &self.state().begin.tables;
         let is_left = |name: &str| {
-            !recorded.contains(name) && (name.ends_with(UNFINISHED) || is_shard(name, tables.keys()))
+            let is_own =
+                name.ends_with(UNFINISHED) || is_shard(name, tables.keys()) || split_records::is_record(name);
+            is_own && !recorded.contains(name)
         };
         self.dir.delete_where(WORK, &is_left)
     }
@@ -115,18 +151,37 @@ impl DatasetWriter {
     pub fn splits(&self) -> SplitStarter {
         let tables = self.state().begin.tables.clone();
         let (dir, folder) = (self.dir.clone(), self.folder.clone());
-        SplitStarter { dir, folder, tables, limits: self.limits, retry: self.retry }
+        SplitStarter { dir, folder, tables, limits: self.limits, names: self.names }
     }
 
     /// Records a published split.
     pub fn commit(&mut self, split: PublishedSplit) -> Result<(), DatasetError> {
+        self.commit_all(vec![split])
+    }
+
+    /// Records published splits together: in an object store, by one request.
+    pub fn commit_all(&mut self, splits: Vec<PublishedSplit>) -> Result<(), DatasetError> {
         self.folder.check()?;
-        self.manifest.append(if self.retry == 0 { Entry::Commit(split.0) } else { Entry::Retry(split.0) })
+        let is_retry = self.names.retry > 0;
+        let entry =
+            |split: PublishedSplit| if is_retry { Entry::Retry(split.0) } else { Entry::Commit(split.0) };
+        self.manifest.append_all(splits.into_iter().map(entry))
+    }
+
+    /// Where processes that make splits say so before the manifest has them; `None` where this
+    /// process makes them all.
+    pub fn records(&self) -> Option<SplitRecords> {
+        let fingerprint = &self.state().begin.fingerprint;
+        self.is_shared().then(|| SplitRecords::new(&self.dir, fingerprint))
     }
 
     /// Records that every split is committed.
     pub fn complete(&mut self) -> Result<(), DatasetError> {
         self.folder.check()?;
+        if self.names.has_hash {
+            // Of attempts that lost, and the records of those that won.
+            self.delete_unrecorded()?;
+        }
         let splits = self.state().commits.len() as u64;
         self.manifest.append(Entry::Complete { splits })
     }
@@ -139,10 +194,17 @@ pub struct SplitStarter {
     folder: Held,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
-    retry: u64,
+    names: ShardNames,
 }
 
 impl SplitStarter {
+    /// Starts splits of a dataset in an object store of which another process writes the manifest.
+    pub fn elsewhere(dir: &Location, tables: BTreeMap<String, SchemaRef>) -> Self {
+        let names = ShardNames { retry: 0, has_hash: true };
+        let (dir, folder) = (dir.clone(), Held::default());
+        Self { dir, folder, tables, limits: ShardLimits::default(), names }
+    }
+
     /// Starts a split.
     pub fn start(&self, split: u64, label: impl Into<String>) -> SplitWriter {
         SplitWriter {
@@ -150,7 +212,7 @@ impl SplitStarter {
             folder: self.folder.clone(),
             tables: self.tables.clone(),
             limits: self.limits,
-            retry: self.retry,
+            names: self.names,
             open: BTreeMap::new(),
             written: BTreeMap::new(),
             artifacts: Vec::new(),
@@ -164,6 +226,11 @@ impl SplitStarter {
 pub struct PublishedSplit(Commit);
 
 impl PublishedSplit {
+    /// A split that another process published.
+    pub fn made_elsewhere(commit: Commit) -> Self {
+        Self(commit)
+    }
+
     /// The entry that will be recorded.
     pub fn commit(&self) -> &Commit {
         &self.0
@@ -177,7 +244,7 @@ pub struct SplitWriter {
     folder: Held,
     tables: BTreeMap<String, SchemaRef>,
     limits: ShardLimits,
-    retry: u64,
+    names: ShardNames,
     open: BTreeMap<String, TableWriter>,
     written: BTreeMap<String, u64>,
     artifacts: Vec<String>,
@@ -197,7 +264,7 @@ impl SplitWriter {
             })?;
             let writer =
                 TableWriter::new(&self.dir.local_path(), table, schema, self.commit.split, self.limits);
-            self.open.insert(table.into(), writer.with_retry(self.retry));
+            self.open.insert(table.into(), writer.with_names(self.names));
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
         match self.open.get_mut(table) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datafusion::catalog::TableProvider;
@@ -31,6 +32,11 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Always the same moment, in microseconds since 1970, UTC.
+    pub fn at_micros(micros: i64) -> Self {
+        Clock::Fixed(UNIX_EPOCH + Duration::from_micros(micros.max(0) as u64))
+    }
+
     /// Microseconds since 1970, UTC.
     pub fn micros(&self) -> i64 {
         let now = match self {
@@ -81,6 +87,8 @@ pub struct RunContext {
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     /// The most bytes that a stage may hold in flight outside the engine's own memory pool.
     pub bytes_in_flight: usize,
+    /// How many processes make splits of this run: what a host may be asked is divided by it.
+    pub sharers: Arc<AtomicUsize>,
 }
 
 impl RunContext {

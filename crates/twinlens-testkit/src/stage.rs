@@ -155,6 +155,7 @@ pub fn context(registry: &Registry, folder: &Path) -> RunContext {
         progress: Progress::new(STAGE, Arc::new(Silent)),
         hosts: Default::default(),
         bytes_in_flight: 1 << 20,
+        sharers: Arc::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Command-line arguments and their help texts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -24,6 +25,7 @@ committed work is kept.";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(RunArgs),
+    Work(WorkArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
     Status(StatusArgs),
@@ -83,7 +85,52 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub max_rows: Option<u64>,
     #[command(flatten)]
+    pub sharing: SharingArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SharingArgs {
+    /// Share the splits with `twinlens work` processes. --dir must be an object store, or
+    /// file:///DIR in a file system that all machines mount
+    #[arg(long)]
+    pub workers: bool,
+    /// As --workers, but this process makes no splits itself
+    #[arg(long)]
+    pub workers_only: bool,
+    /// A worker that shows no sign of life for so long is taken for dead
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub lease: Duration,
+}
+
+/// Makes splits of a run that was started with --workers
+///
+/// Start it on any number of machines, before or after the run. It finds the pipeline in the run
+/// directory, and needs no connection to the run. Inputs that the pipeline names must be in an
+/// object store, or in the same place on all machines. It ends when the run does.
+#[derive(Debug, Args)]
+pub(crate) struct WorkArgs {
+    /// The run directory: its URL in an object store, or file:///DIR in a shared file system
+    pub dir: String,
+    /// End when there has been no work for so long
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub idle: Duration,
+    /// Splits to make at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub splits: u16,
+    /// Threads [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Memory limit of the query engine, beyond which it spills to disk
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
+    pub memory: usize,
+    /// Memory limit of fetching and decoding, in addition to --memory
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    pub bytes_in_flight: usize,
+    /// Format of messages on stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -486,6 +533,28 @@ fn size(text: &str) -> Result<usize, String> {
     Ok(bytes as usize)
 }
 
+/// A time: `30s`, `10m`, `1.5h`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a time such as 30s, 10m or 2h".to_string();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(expected)?;
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim() {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(expected()),
+    };
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    // A store answers in tens of milliseconds.
+    match Duration::try_from_secs_f64(number * scale) {
+        Ok(time) if (Duration::from_millis(500)..=Duration::from_secs(30 * 86_400)).contains(&time) => {
+            Ok(time)
+        }
+        _ => Err("expected a time from 500ms to 720h".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -494,6 +563,24 @@ mod tests {
     #[test]
     fn the_command_line_is_valid() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        let cases = [
+            ("30s", Some(30_000)),
+            ("1.5h", Some(5_400_000)),
+            ("10m", Some(600_000)),
+            ("500ms", Some(500)),
+            ("10", None),
+            ("1ms", None),
+            ("-3s", None),
+            ("3 days", None),
+            ("99999999999999999999h", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "{text}");
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod table;
 mod text;
 mod views;
 mod watch;
+mod work;
 
 use std::process::ExitCode;
 
@@ -56,7 +57,7 @@ pub use twinlens_dataset as dataset;
 pub use twinlens_pipeline as pipeline;
 pub use twinlens_pipeline::Registry;
 
-use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs};
+use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, WorkArgs};
 use errors::{Exit, Failure};
 
 /// All built-in kinds of stages, SQL functions and web sites.
@@ -103,7 +104,9 @@ fn run_command(registry: &Registry) -> u8 {
         | Command::Repair(RunArgs { engine, .. })
         | Command::Retry(RetryArgs { engine, .. })
         | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
-        Command::Export(ExportArgs { log_format, .. }) => *log_format,
+        Command::Export(ExportArgs { log_format, .. }) | Command::Work(WorkArgs { log_format, .. }) => {
+            *log_format
+        }
         _ => LogFormat::Text,
     };
     match logging::init(format).and_then(|()| dispatch(&command, registry)) {
@@ -118,6 +121,7 @@ fn run_command(registry: &Registry) -> u8 {
 fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::execute(args, registry),
+        Command::Work(args) => work::execute(args, registry),
         Command::Repair(args) => repair::execute(args, registry),
         Command::Check(args) => check::execute(args, registry),
         Command::Plan(args) => plan::execute(args, registry),

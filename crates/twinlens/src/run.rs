@@ -14,18 +14,19 @@ use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::reasons::AllRejected;
+use twinlens_pipeline::run::workers::{SharedRun, Sharing};
 use twinlens_pipeline::run::{self, Outcome, Settings};
 use twinlens_pipeline::{Product, Registry};
 
-use crate::cli::{EngineArgs, RunArgs};
+use crate::cli::{EngineArgs, RunArgs, SharingArgs};
 use crate::errors::{Exit, Failure};
 use crate::progress::{Watcher, reason_line};
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds};
-use crate::{config, env, hub, runtime, signals, sites};
+use crate::{config, env, hub, runtime, signals, sites, work};
 
 /// How long splits in flight may continue after the first Ctrl-C.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
@@ -37,10 +38,27 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
         max_rows: args.max_rows,
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
     };
+    let settings = shared(settings, &args.sharing)?;
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         Ok(run::run(&pipeline, registry, settings, watcher, cancel).await?)
     })?;
     finish(&pipeline, &settings, &done.value, &done.watcher, done.elapsed)
+}
+
+/// The settings of a run that shares its splits with workers, if it does.
+fn shared(settings: Settings, args: &SharingArgs) -> Result<Settings, Failure> {
+    if !args.workers && !args.workers_only {
+        return Ok(settings);
+    }
+    work::check_shared(&settings.dir)?;
+    let sharing = Sharing {
+        dir: settings.dir.clone(),
+        lease: args.lease,
+        makes_splits: !args.workers_only,
+        sharers: settings.sharers.clone(),
+        tell: |text| eprintln!("{text}"),
+    };
+    Ok(Settings { elsewhere: Some(Arc::new(SharedRun::new(sharing))), ..settings })
 }
 
 /// The result of supervised work.
@@ -143,6 +161,8 @@ pub(crate) fn settings(
         grace: GRACE,
         clock: env::clock().map_err(Failure::user)?,
         hosts: Arc::default(),
+        elsewhere: None,
+        sharers: Arc::default(),
     })
 }
 

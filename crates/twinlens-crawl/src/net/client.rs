@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct ClientDeps {
     pub environment: BTreeMap<String, String>,
     /// Seed of the jitter between attempts.
     pub seed: u64,
+    /// How many processes share the limits per host; 0 means 1.
+    pub sharers: Arc<AtomicUsize>,
 }
 
 /// The HTTP client of one stage of one run.
@@ -121,7 +124,7 @@ impl Client {
             http,
             no_tls,
             policy,
-            hosts: Hosts::new(options.per_host),
+            hosts: Hosts::new(options.per_host, deps.sharers),
             open: Arc::new(Semaphore::new(deps.max_open.clamp(1, Semaphore::MAX_PERMITS))),
             budget: deps.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),

@@ -1,6 +1,7 @@
 //! State per host: open requests, when the next one may start, robots.txt and TDM rules.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use super::tdm::TdmRules;
 
 /// Hosts that are kept; beyond that, idle ones are dropped.
 const MAX_HOSTS: usize = 4096;
+
+/// More processes than this share no further.
+const MAX_SHARERS: usize = 100_000;
 
 /// How long a host that only times out is given up.
 const GIVE_UP: Duration = Duration::from_secs(15 * 60);
@@ -33,6 +37,8 @@ pub(super) type CachedRobots = Option<(Instant, Result<Arc<RobotsRules>, FetchEr
 #[derive(Debug)]
 pub(super) struct Host {
     slots: Arc<Semaphore>,
+    per_host: usize,
+    sharers: Arc<AtomicUsize>,
     next_at: Mutex<Instant>,
     timeouts: Mutex<Timeouts>,
     /// Locked while robots.txt is fetched, so that it is fetched once.
@@ -42,9 +48,15 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Waits for a slot, and until `delay` has passed since the last request started.
+    /// Waits for a slot, and until `delay` has passed since the last request started. Where several
+    /// processes make the splits of a run, each takes its share: of the slots, but at least one,
+    /// and of the requests per second.
     pub(super) async fn acquire(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
-        let slot = self.slots.clone().acquire_owned().await.ok();
+        let sharers = self.sharers.load(Ordering::Relaxed).clamp(1, MAX_SHARERS);
+        let delay = delay * sharers as u32;
+        // The more share, the more slots a request takes: their number may change at any time.
+        let slots = sharers.min(self.per_host) as u32;
+        let slot = self.slots.clone().acquire_many_owned(slots).await.ok();
         let at = {
             let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
             let at = (*next_at).max(Instant::now());
@@ -95,13 +107,14 @@ impl Host {
 #[derive(Debug)]
 pub(super) struct Hosts {
     per_host: usize,
+    sharers: Arc<AtomicUsize>,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
 }
 
 impl Hosts {
-    /// Allows at most `per_host` requests to a host at a time.
-    pub(super) fn new(per_host: usize) -> Self {
-        Self { per_host: per_host.max(1), hosts: Mutex::default() }
+    /// Allows at most `per_host` requests to a host at a time, by all `sharers` together.
+    pub(super) fn new(per_host: usize, sharers: Arc<AtomicUsize>) -> Self {
+        Self { per_host: per_host.max(1), sharers, hosts: Mutex::default() }
     }
 
     pub(super) fn get(&self, url: &Url) -> Arc<Host> {
@@ -112,6 +125,8 @@ impl Hosts {
         let host = hosts.entry(url.origin().ascii_serialization()).or_insert_with(|| {
             Arc::new(Host {
                 slots: Arc::new(Semaphore::new(self.per_host)),
+                per_host: self.per_host,
+                sharers: self.sharers.clone(),
                 next_at: Mutex::new(Instant::now()),
                 timeouts: Mutex::default(),
                 robots: tokio::sync::Mutex::new(None),
@@ -119,5 +134,33 @@ impl Hosts {
             })
         });
         host.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(sharers: usize) -> Arc<Host> {
+        Hosts::new(4, Arc::new(AtomicUsize::new(sharers))).get(&Url::parse("http://a.example/").unwrap())
+    }
+
+    #[tokio::test]
+    async fn processes_share_what_a_host_may_be_asked() {
+        for (sharers, at_a_time) in [(0, 4), (1, 4), (2, 2), (3, 1), (4, 1), (9, 1)] {
+            let (host, mut open) = (host(sharers), Vec::new());
+            for _ in 0..at_a_time {
+                open.push(host.acquire(Duration::ZERO).await);
+            }
+            let one_more = tokio::time::timeout(Duration::from_millis(20), host.acquire(Duration::ZERO));
+            assert!(one_more.await.is_err(), "{sharers} processes");
+            open.pop();
+            host.acquire(Duration::ZERO).await.unwrap();
+        }
+        let (host, started) = (host(3), Instant::now());
+        for _ in 0..3 {
+            drop(host.acquire(Duration::from_millis(40)).await);
+        }
+        assert!(started.elapsed() >= Duration::from_millis(2 * 3 * 40));
     }
 }

@@ -53,7 +53,7 @@ impl OnBadFile {
 /// A file that is one split.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FileSplit {
-    /// A path or URL.
+    /// Its name, as [`ListedFile::name`].
     pub(super) file: String,
 }
 
@@ -63,14 +63,28 @@ impl Display for FileSplit {
     }
 }
 
+/// A file that the options name.
+#[derive(Debug, Clone)]
+pub(super) struct ListedFile {
+    /// A URL, or a path relative to the folder of the pipeline file: what every machine that makes
+    /// a split of it understands.
+    pub(super) name: String,
+    /// Where it is on this machine; `None` if it is on a web server.
+    pub(super) path: Option<PathBuf>,
+}
+
 /// The files in the order of the option; the matches of a pattern are sorted.
-pub(super) fn list(cx: &RunContext, files: &[Located<String>]) -> Result<Vec<String>, RunError> {
+pub(super) fn list(cx: &RunContext, files: &[Located<String>]) -> Result<Vec<ListedFile>, RunError> {
     let mut list = Vec::new();
     for file in files {
         if is_url(file) {
-            list.extend(twinlens_pipeline::expand_braces(file)?);
-        } else {
-            list.extend(cx.local_files(file)?.iter().map(|path| path.display().to_string()));
+            let names = twinlens_pipeline::expand_braces(file)?.into_iter();
+            list.extend(names.map(|name| ListedFile { name, path: None }));
+            continue;
+        }
+        for location in cx.files.expand(file)? {
+            let path = Some(location.local_copy()?);
+            list.push(ListedFile { name: cx.files.name(&location), path });
         }
     }
     Ok(list)
@@ -87,10 +101,11 @@ impl FileOpener {
         Self { http, client: OnceCell::new() }
     }
 
-    /// Opens a file. A URL is downloaded first.
+    /// Opens a file by its [`ListedFile::name`]. A file on a server is downloaded first.
     pub(super) async fn open(&self, cx: &RunContext, file: &str) -> Result<InputFile, RunError> {
         if !is_url(file) {
-            return Ok(InputFile::local(file.into()));
+            let location = cx.files.location(file)?;
+            return Ok(InputFile::local(twinlens_pipeline::blocking(move || location.local_copy()).await??));
         }
         let name = file_name(file).to_string();
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);

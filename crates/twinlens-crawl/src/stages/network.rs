@@ -22,6 +22,7 @@ pub(super) fn client(
         extra_certificates: Vec::new(),
         environment: proxy_variables(),
         seed: cx.seed_for("network"),
+        sharers: cx.sharers.clone(),
     };
     Client::new(http.clone(), deps)
         .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))

@@ -40,7 +40,7 @@ use self::options::{ColumnKind, TableOptions, TextOptions};
 use self::reader::TableReader;
 use self::text::TextSpec;
 use super::common::{file_name, is_url};
-use super::files::{self, FileOpener, OnBadFile};
+use super::files::{self, FileOpener, ListedFile, OnBadFile};
 use super::{options as stage_options, split_reader};
 
 /// Reject codes of rows.
@@ -278,10 +278,15 @@ impl FileReader {
         })
     }
 
-    /// The splits of a local file.
-    fn splits(&self, file: &str, kept: &[DataType], every: u64) -> Result<Vec<TableSplit>, RunError> {
-        let (format, path) = (self.format_of(file)?, Path::new(file));
-        let split = || TableSplit { file: file.into(), ..TableSplit::default() };
+    /// The splits of the file `name`, which is here at `path`.
+    fn splits(
+        &self,
+        (name, path): (&str, &Path),
+        kept: &[DataType],
+        every: u64,
+    ) -> Result<Vec<TableSplit>, RunError> {
+        let format = self.format_of(&path.display().to_string())?;
+        let split = || TableSplit { file: name.into(), ..TableSplit::default() };
         let total = match format {
             Format::Parquet => {
                 self.check_kind(path, format)?;
@@ -322,22 +327,25 @@ impl Source for Table {
 
     async fn splits(&self, cx: &RunContext) -> Result<Vec<TableSplit>, RunError> {
         let (mut splits, mut refused, mut usable) = (Vec::new(), None, 0);
-        for file in files::list(cx, &self.files)? {
+        for ListedFile { name, path } in files::list(cx, &self.files)? {
             cx.check_cancelled()?;
-            if is_url(&file) {
-                splits.push(TableSplit { file, ..TableSplit::default() });
+            let Some(path) = path else {
+                splits.push(TableSplit { file: name, ..TableSplit::default() });
                 usable += 1;
                 continue;
-            }
-            let (reader, every, name) = (self.reader.clone(), self.split_rows, file.clone());
-            let kept = self.kept.clone();
-            match twinlens_pipeline::blocking(move || reader.splits(&name, &kept, every)).await? {
+            };
+            let (reader, every, kept) = (self.reader.clone(), self.split_rows, self.kept.clone());
+            let file = (name.clone(), path.clone());
+            let found = move || reader.splits((&file.0, &file.1), &kept, every);
+            match twinlens_pipeline::blocking(found).await? {
                 Ok(found) => {
                     usable += found.len();
                     splits.extend(found);
                 }
                 Err(RunError::User { message, hint }) if self.on_bad_file == OnBadFile::Reject => {
-                    splits.push(TableSplit { file, refused: Some(message.clone()), ..TableSplit::default() });
+                    // Where the file lies does not matter.
+                    let why = message.replace(&path.display().to_string(), file_name(&name));
+                    splits.push(TableSplit { file: name, refused: Some(why), ..TableSplit::default() });
                     refused.get_or_insert(RunError::User { message, hint });
                 }
                 Err(error) => return Err(error),

@@ -19,8 +19,8 @@ use twinlens_dataset::unpack::unpack;
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::{Located, Ports, RunContext, RunError, Source, StageKind, Work};
 
-use super::common::{file_name, is_url};
-use super::files::{self, FileOpener, InputFile};
+use super::common::file_name;
+use super::files::{self, FileOpener, InputFile, ListedFile};
 use super::options;
 use super::samples::{Captions, SampleOptions, SampleReader, unread_sample};
 use super::split_reader::{self, BatchSink, SplitReader};
@@ -116,7 +116,7 @@ keep = ["similarity"]
 /// Part `part` of `parts` of a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TarSplit {
-    /// A path or URL.
+    /// Its name, as [`ListedFile::name`].
     file: String,
     part: u64,
     parts: u64,
@@ -144,9 +144,9 @@ impl Source for WebDataset {
 
     async fn splits(&self, cx: &RunContext) -> Result<Vec<TarSplit>, RunError> {
         let mut splits = Vec::new();
-        for file in files::list(cx, &self.files)? {
-            let parts = if is_url(&file) { 1 } else { parts(file.as_ref(), self.split_bytes)? };
-            splits.extend((0..parts).map(|part| TarSplit { file: file.clone(), part, parts }));
+        for ListedFile { name, path } in files::list(cx, &self.files)? {
+            let parts = path.map_or(Ok(1), |path| parts(&path, self.split_bytes))?;
+            splits.extend((0..parts).map(|part| TarSplit { file: name.clone(), part, parts }));
         }
         Ok(splits)
     }

@@ -47,6 +47,7 @@ pub(crate) fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
         extra_certificates: Vec::new(),
         environment: BTreeMap::new(),
         seed: 7,
+        sharers: Arc::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::location::Location;
 use crate::error::DatasetError;
 
 /// An open folder. In an object store there is nothing to hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Held(Option<Arc<(PathBuf, File)>>);
 
 impl Held {

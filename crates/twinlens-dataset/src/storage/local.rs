@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use object_store::local::LocalFileSystem;
 use sha2::{Digest as _, Sha256};
 
 use super::checksums::{BlockSummer, BlockSums};
-use super::store::{Listing, LogEnd, ParquetFile, Store};
+use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// Suffix of unfinished files. They are never read, and are deleted when a dataset is opened for
@@ -69,6 +70,23 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), DatasetError> {
     let temporary = unfinished(path);
     fs::write(&temporary, content).map_err(|error| DatasetError::io(&temporary, error))?;
     publish(path)
+}
+
+/// Durably writes a small file only if there is none; whether this call wrote it.
+fn create(path: &Path, content: &[u8]) -> Result<bool, DatasetError> {
+    let fail = |error| DatasetError::io(path, error);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_dir(folder)?;
+    // Under a name of its own first: others create the same file at the same time.
+    let mut temporary = tempfile::Builder::new().suffix(UNFINISHED).tempfile_in(folder).map_err(fail)?;
+    temporary.write_all(content).and_then(|()| temporary.as_file().sync_all()).map_err(fail)?;
+    match fs::hard_link(temporary.path(), path) {
+        Ok(()) => sync_parent(path).map(|()| true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(read(path)?.as_deref() == Some(content))
+        }
+        Err(error) => Err(fail(error)),
+    }
 }
 
 /// Whether an error means that there is no such file, be it because its folder is a file.
@@ -290,8 +308,20 @@ impl Store for LocalStore {
         read(path)
     }
 
+    fn read_all(&self, folder: &Path, names: Vec<String>) -> Result<Vec<Bytes>, DatasetError> {
+        let read = |name: &String| {
+            let path = folder.join(name);
+            fs::read(&path).map(Bytes::from).map_err(|error| DatasetError::io(path, error))
+        };
+        names.iter().map(read).collect()
+    }
+
     fn write(&self, path: &Path, content: &[u8]) -> Result<(), DatasetError> {
         write(path, content)
+    }
+
+    fn create(&self, path: &Path, content: &[u8]) -> Result<bool, DatasetError> {
+        create(path, content)
     }
 
     fn publish(&self, path: &Path) -> Result<(), DatasetError> {
@@ -310,8 +340,29 @@ impl Store for LocalStore {
         remove_file(path)
     }
 
+    fn delete_all(&self, folder: &Path, names: Vec<String>) -> Result<(), DatasetError> {
+        names.iter().try_for_each(|name| remove_file(&folder.join(name)))
+    }
+
     fn list(&self, folder: &Path) -> Result<Listing, DatasetError> {
         list(folder)
+    }
+
+    fn list_after(&self, folder: &Path, name: &str) -> Result<Vec<String>, DatasetError> {
+        let mut files = list(folder)?.files;
+        files.retain(|file| file.as_str() > name && !file.ends_with(UNFINISHED));
+        Ok(files)
+    }
+
+    fn stats(&self, folder: &Path) -> Result<BTreeMap<String, (u64, String)>, DatasetError> {
+        let mut stats = BTreeMap::new();
+        for name in list(folder)?.files.into_iter().filter(|name| !name.ends_with(UNFINISHED)) {
+            // A file may be gone again.
+            if let Some(found) = stat(&folder.join(&name))? {
+                stats.insert(name, found);
+            }
+        }
+        Ok(stats)
     }
 
     fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
@@ -330,12 +381,20 @@ impl Store for LocalStore {
         move_folder(from, to)
     }
 
-    fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
-        read(path)
+    fn has_log(&self, path: &Path) -> Result<bool, DatasetError> {
+        Ok(path.exists())
     }
 
-    fn append_log(&self, path: &Path, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
-        if end.lines == 0 { write(path, line) } else { append(path, end.bytes, line) }
+    fn read_log(&self, path: &Path) -> Result<Option<Log>, DatasetError> {
+        let Some(bytes) = read(path)? else { return Ok(None) };
+        let end = LogEnd { objects: 1, bytes: bytes.len() as u64, ..LogEnd::default() };
+        Ok(Some(Log { bytes, end }))
+    }
+
+    fn append_log(&self, path: &Path, end: &mut LogEnd, lines: &[u8]) -> Result<(), DatasetError> {
+        if end.objects == 0 { write(path, lines) } else { append(path, end.bytes, lines) }?;
+        (end.objects, end.bytes) = (1, end.bytes + lines.len() as u64);
+        Ok(())
     }
 
     fn truncate_log(&self, path: &Path, length: u64) -> Result<(), DatasetError> {

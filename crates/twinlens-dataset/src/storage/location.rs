@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use object_store::ObjectStore;
 use url::Url;
@@ -15,7 +16,7 @@ use super::checksums::{BLOCK, BlockSums, Recorded};
 use super::local::{self, LocalStore};
 use super::recorded::{RangeFile, RecordedParquet};
 use super::remote::RemoteStore;
-use super::store::{Listing, LogEnd, ParquetFile, Store};
+use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 
 /// A file or folder of a [`Store`].
@@ -108,9 +109,20 @@ impl Location {
         self.store.read(&self.path)
     }
 
+    /// Reads small files of this folder, all of which are there, several at a time.
+    pub(crate) fn read_all(&self, names: Vec<String>) -> Result<Vec<Bytes>, DatasetError> {
+        self.store.read_all(&self.path, names)
+    }
+
     /// Durably writes a small file.
     pub fn write(&self, content: &[u8]) -> Result<(), DatasetError> {
         self.store.write(&self.path, content)
+    }
+
+    /// Durably writes a small file only if there is none. Whether this call wrote it, or one that
+    /// wrote the same content: of several callers with different contents, one is told so.
+    pub fn create(&self, content: &[u8]) -> Result<bool, DatasetError> {
+        self.store.create(&self.path, content)
     }
 
     /// Durably publishes the file that was written under its unfinished name at
@@ -137,6 +149,33 @@ impl Location {
     /// The entries of this folder; empty if it does not exist.
     pub fn list(&self) -> Result<Listing, DatasetError> {
         self.store.list(&self.path)
+    }
+
+    /// The names of the files of this folder that come after `name` in the order of bytes, sorted;
+    /// all if it is empty.
+    pub fn list_after(&self, name: &str) -> Result<Vec<String>, DatasetError> {
+        self.store.list_after(&self.path, name)
+    }
+
+    /// What [`Location::stat`] says of each file of this folder, by name.
+    pub fn stats(&self) -> Result<BTreeMap<String, (u64, String)>, DatasetError> {
+        self.store.stats(&self.path)
+    }
+
+    /// The lengths in bytes of files of this folder and of the folders of some names: a part of a
+    /// large folder is listed without the rest.
+    pub(crate) fn lengths_around<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, u64>, DatasetError> {
+        let own = self.stats()?.into_iter().map(|(name, (bytes, _))| (name, bytes));
+        let mut lengths: BTreeMap<String, u64> = own.collect();
+        let folders: BTreeSet<&str> = names.filter_map(|name| Some(name.split_once('/')?.0)).collect();
+        for folder in folders {
+            let below = self.join(folder).files("")?.into_iter();
+            lengths.extend(below.map(|(name, bytes)| (format!("{folder}/{name}"), bytes)));
+        }
+        Ok(lengths)
     }
 
     /// The lengths in bytes of all files below this folder, by relative name, except those in its
@@ -180,10 +219,14 @@ impl Location {
         except: &str,
         is_own: &dyn Fn(&str) -> bool,
     ) -> Result<(), DatasetError> {
-        for name in self.own_files(except)?.into_iter().filter(|name| is_own(name)) {
-            self.join(&name).delete()?;
-        }
-        // Files whose upload a kill interrupted, and copies.
+        let own = self.own_files(except)?.into_iter().filter(|name| is_own(name)).collect();
+        self.store.delete_all(&self.path, own)?;
+        self.delete_scratch(except)
+    }
+
+    /// In an object store: deletes the local files whose upload a kill interrupted, and copies,
+    /// except those in the folder `except`.
+    pub(crate) fn delete_scratch(&self, except: &str) -> Result<(), DatasetError> {
         let scratch = self.local_path();
         if !self.store.is_local() && scratch.exists() {
             for name in local::own_files(&scratch, except)? {
@@ -193,15 +236,20 @@ impl Location {
         Ok(())
     }
 
+    /// Whether there is a log.
+    pub(crate) fn has_log(&self) -> Result<bool, DatasetError> {
+        self.store.has_log(&self.path)
+    }
+
     /// Reads a log; `None` if there is none.
-    pub fn read_log(&self) -> Result<Option<Vec<u8>>, DatasetError> {
+    pub fn read_log(&self) -> Result<Option<Log>, DatasetError> {
         self.store.read_log(&self.path)
     }
 
-    /// Durably appends a line to a log that ends at `end`. The first line creates the log. A log
-    /// that another process has written to is refused.
-    pub(crate) fn append_log(&self, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
-        self.store.append_log(&self.path, end, line)
+    /// Durably appends whole lines to a log that ends at `end`, which moves. The first lines create
+    /// the log. A log that another process has written to is refused.
+    pub(crate) fn append_log(&self, end: &mut LogEnd, lines: &[u8]) -> Result<(), DatasetError> {
+        self.store.append_log(&self.path, end, lines)
     }
 
     /// Truncates a log to `length` bytes, to remove a torn last line.

@@ -16,4 +16,5 @@ pub(crate) use checksums::Recorded;
 pub(crate) use held::Held;
 pub use local::{UNFINISHED, unfinished};
 pub use location::{Location, is_url};
-pub use store::{Listing, LogEnd, ParquetFile, Store};
+pub(crate) use store::LogEnd;
+pub use store::{Listing, Log, ParquetFile, Store};

@@ -1,9 +1,11 @@
 //! Files and folders of an object store.
 //!
-//! A file is one object, which appears whole. A log is a folder of numbered objects, one per line;
-//! a line is put only if none is there yet, so a second writer of the same dataset fails. Local
-//! copies and files before their upload are in a scratch folder; a copy is used only if its length
-//! equals that of the object.
+//! A file is one object, which appears whole. A log is a folder of numbered objects, each of one or
+//! more lines; an object is put only if none is there yet, so a second writer of the same dataset
+//! fails. After every [`SEGMENT_OBJECTS`] of them, their lines are put once more, together, as a
+//! segment: a log of a hundred thousand objects is read in two hundred requests. Local copies and
+//! files before their upload are in a scratch folder; a copy is used only if its length equals that
+//! of the object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -31,12 +34,18 @@ use url::Url;
 
 use super::local;
 use super::ranges::RemoteFile;
-use super::store::{Listing, LogEnd, ParquetFile, Store};
+use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
 use crate::sniff::SNIFF_BYTES;
 
-/// Concurrent requests for the lines of a log.
-const LOG_REQUESTS: usize = 16;
+/// Concurrent requests for small objects.
+const READ_TOGETHER: usize = 64;
+/// Objects of a log whose lines are in one segment.
+const SEGMENT_OBJECTS: usize = 512;
+/// The folder of the segments in that of the log: its name comes after those of the objects.
+const SEGMENTS: &str = "segments";
+/// Files that one request deletes, in stores that have such a request.
+const DELETED_TOGETHER: usize = 1000;
 /// Bytes at the end of a Parquet file: the length of the metadata before them, and the magic.
 const PARQUET_TAIL: u64 = 8;
 /// Bytes of a part of an upload, and of its buffer.
@@ -137,6 +146,63 @@ impl RemoteStore {
         self.wait(path, async move { Ok(client.get_range(&key, range).await?.to_vec()) })
     }
 
+    fn delete_keys(&self, path: &Path, keys: Vec<Key>) -> Result<(), DatasetError> {
+        let client = self.client.clone();
+        self.wait(path, async move {
+            let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
+            let mut deleted = client.delete_stream(keys);
+            while let Some(one) = deleted.next().await {
+                optional(one)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The segments of a log, from the first on.
+    fn log_segments(&self, path: &Path) -> Result<Vec<Bytes>, DatasetError> {
+        let mut segments: Vec<Bytes> = Vec::new();
+        // Most logs have none.
+        let mut asked = 1;
+        loop {
+            let (client, key, from) = (self.client.clone(), key(path), segments.len());
+            let found: Vec<Option<Bytes>> = self.wait(path, async move {
+                let get = |number: usize| {
+                    let (client, key) =
+                        (client.clone(), segment_name(number).split('/').fold(key.clone(), Key::join));
+                    async move {
+                        match optional(client.get_opts(&key, GetOptions::default()).await)? {
+                            Some(result) => Ok(Some(result.bytes().await?)),
+                            None => Ok(None),
+                        }
+                    }
+                };
+                let numbers = futures::stream::iter(from..from + asked);
+                numbers.map(get).buffered(READ_TOGETHER).try_collect().await
+            })?;
+            segments.extend(found.into_iter().map_while(|segment| segment));
+            if segments.len() < from + asked {
+                return Ok(segments);
+            }
+            asked = READ_TOGETHER;
+        }
+    }
+
+    /// The names of the objects of a log from number `first` on.
+    fn object_names(&self, path: &Path, first: usize) -> Result<Vec<String>, DatasetError> {
+        let before = first.checked_sub(1).map(object_name).unwrap_or_default();
+        let names = self.list_after(path, &before)?;
+        for (number, name) in (first..).zip(&names) {
+            if *name != object_name(number) {
+                return Err(DatasetError::DamagedManifest {
+                    path: self.display_path(path),
+                    line: number + 1,
+                    why: format!("{} is missing", object_name(number)),
+                });
+            }
+        }
+        Ok(names)
+    }
+
     /// Runs a request on the thread of the store and waits for it; the caller's runtime, if any, is
     /// not entered again.
     fn wait<T, F>(&self, path: &Path, work: F) -> Result<T, DatasetError>
@@ -178,8 +244,6 @@ impl Store for RemoteStore {
     }
 
     fn stat(&self, path: &Path) -> Result<Option<(u64, String)>, DatasetError> {
-        let version =
-            |meta: &ObjectMeta| meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
         Ok(self.head(path)?.map(|meta| (meta.size, version(&meta))))
     }
 
@@ -193,8 +257,29 @@ impl Store for RemoteStore {
         })
     }
 
+    fn read_all(&self, folder: &Path, names: Vec<String>) -> Result<Vec<Bytes>, DatasetError> {
+        let (client, key) = (self.client.clone(), key(folder));
+        self.wait(folder, async move {
+            let get = |name: String| {
+                let (client, key) = (client.clone(), key.clone().join(name));
+                async move { client.get_opts(&key, GetOptions::default()).await?.bytes().await }
+            };
+            futures::stream::iter(names).map(get).buffered(READ_TOGETHER).try_collect().await
+        })
+    }
+
     fn write(&self, path: &Path, content: &[u8]) -> Result<(), DatasetError> {
         self.put(path, content, PutMode::Overwrite)
+    }
+
+    fn create(&self, path: &Path, content: &[u8]) -> Result<bool, DatasetError> {
+        match self.put(path, content, PutMode::Create) {
+            Ok(()) => Ok(true),
+            Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. }) => {
+                Ok(self.read(path)?.as_deref() == Some(content))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn list(&self, folder: &Path) -> Result<Listing, DatasetError> {
@@ -210,6 +295,32 @@ impl Store for RemoteStore {
         listing.folders.sort();
         listing.files.sort();
         Ok(listing)
+    }
+
+    fn list_after(&self, folder: &Path, name: &str) -> Result<Vec<String>, DatasetError> {
+        let (client, key, offset) = (self.client.clone(), key(folder), key(&self.join(folder, name)));
+        let mut names = self.wait(folder, async move {
+            let name = |meta: ObjectMeta| {
+                let mut parts = meta.location.prefix_match(&key)?;
+                let name = parts.next()?.as_ref().to_string();
+                // What is in a folder of the folder is none of its files.
+                parts.next().is_none().then_some(name)
+            };
+            let listed: Vec<ObjectMeta> = client.list_with_offset(Some(&key), &offset).try_collect().await?;
+            Ok(listed.into_iter().filter_map(name).collect::<Vec<_>>())
+        })?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn stats(&self, folder: &Path) -> Result<BTreeMap<String, (u64, String)>, DatasetError> {
+        let (client, key) = (self.client.clone(), key(folder));
+        self.wait(folder, async move {
+            let listed = client.list_with_delimiter(Some(&key)).await?.objects;
+            let named =
+                |meta: ObjectMeta| Some((meta.location.filename()?.to_string(), (meta.size, version(&meta))));
+            Ok(listed.into_iter().filter_map(named).collect())
+        })
     }
 
     fn files(&self, folder: &Path, except: &str) -> Result<BTreeMap<String, u64>, DatasetError> {
@@ -250,24 +361,24 @@ impl Store for RemoteStore {
     }
 
     fn delete_folder(&self, folder: &Path, log: &str) -> Result<(), DatasetError> {
-        // First the lines of the log, from the last to the first: until it is empty, it stays
+        // First the log, from the last segment to the first object: until it is empty, it stays
         // valid.
-        let mut names: Vec<String> = self.files(folder, "")?.into_keys().collect();
-        let is_log_line = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
-        names.sort_by_key(|name| (!is_log_line(name), std::cmp::Reverse(name.clone())));
-        names.iter().try_for_each(|name| self.delete(&self.join(folder, name)))?;
+        let is_of_log = |name: &String| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('/'));
+        let (logged, others): (Vec<_>, Vec<_>) = self.files(folder, "")?.into_keys().partition(is_of_log);
+        logged.iter().rev().try_for_each(|name| self.delete(&self.join(folder, name)))?;
+        self.delete_all(folder, others)?;
         local::delete_folder(&self.local_path(folder), log)
     }
 
     fn delete(&self, path: &Path) -> Result<(), DatasetError> {
-        let (client, key) = (self.client.clone(), key(path));
-        self.wait(path, async move {
-            let one = futures::stream::iter([Ok(key)]).boxed();
-            match client.delete_stream(one).try_collect::<Vec<_>>().await {
-                Err(error) if !matches!(error, Error::NotFound { .. }) => Err(error),
-                _ => Ok(()),
-            }
-        })
+        self.delete_keys(path, vec![key(path)])
+    }
+
+    fn delete_all(&self, folder: &Path, names: Vec<String>) -> Result<(), DatasetError> {
+        for names in names.chunks(DELETED_TOGETHER) {
+            self.delete_keys(folder, names.iter().map(|name| key(&self.join(folder, name))).collect())?;
+        }
+        Ok(())
     }
 
     fn publish(&self, path: &Path) -> Result<(), DatasetError> {
@@ -337,42 +448,48 @@ impl Store for RemoteStore {
         Ok(copy)
     }
 
-    fn read_log(&self, path: &Path) -> Result<Option<Vec<u8>>, DatasetError> {
-        let names = self.list(path)?.files;
-        for (number, name) in names.iter().enumerate() {
-            if *name != line_name(number) {
-                return Err(DatasetError::DamagedManifest {
-                    path: self.display_path(path),
-                    line: number + 1,
-                    why: format!("{} is missing", line_name(number)),
-                });
-            }
-        }
-        let (client, key) = (self.client.clone(), key(path));
-        let lines: Vec<_> = self.wait(path, async move {
-            let get = |name: String| {
-                let (client, key) = (client.clone(), key.clone().join(name));
-                async move { client.get_opts(&key, GetOptions::default()).await?.bytes().await }
-            };
-            futures::stream::iter(names).map(get).buffered(LOG_REQUESTS).try_collect().await
-        })?;
-        Ok((!lines.is_empty()).then(|| lines.concat()))
+    fn has_log(&self, path: &Path) -> Result<bool, DatasetError> {
+        // The first object is deleted last.
+        Ok(self.head(&self.join(path, &object_name(0)))?.is_some())
     }
 
-    fn append_log(&self, path: &Path, end: LogEnd, line: &[u8]) -> Result<(), DatasetError> {
-        let object = self.join(path, &line_name(end.lines));
-        match self.put(&object, line, PutMode::Create) {
-            // After a lost connection the client retries, and finds our own line.
-            Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. })
-                if self.read(&object)?.as_deref() == Some(line) =>
-            {
-                Ok(())
+    fn read_log(&self, path: &Path) -> Result<Option<Log>, DatasetError> {
+        let segments = self.log_segments(path)?;
+        let first = segments.len() * SEGMENT_OBJECTS;
+        let names = match self.object_names(path, first) {
+            // A listing during an append may lack an object and have the next one.
+            Err(DatasetError::DamagedManifest { .. }) => self.object_names(path, first)?,
+            other => other?,
+        };
+        let objects = self.read_all(path, names)?;
+        let mut end = LogEnd { objects: first + objects.len(), ..LogEnd::default() };
+        let mut bytes = segments.concat();
+        for (number, chunk) in objects.chunks(SEGMENT_OBJECTS).enumerate() {
+            let lines = chunk.concat();
+            bytes.extend_from_slice(&lines);
+            if chunk.len() == SEGMENT_OBJECTS {
+                end.due.push((segments.len() + number, lines));
+            } else {
+                end.tail = lines;
             }
-            Err(DatasetError::Store { source: Error::AlreadyExists { .. }, .. }) => {
-                Err(DatasetError::Locked { path: self.display_path(path) })
-            }
-            other => other,
         }
+        Ok((end.objects > 0).then_some(Log { bytes, end }))
+    }
+
+    fn append_log(&self, path: &Path, end: &mut LogEnd, lines: &[u8]) -> Result<(), DatasetError> {
+        for (number, lines) in std::mem::take(&mut end.due) {
+            self.write(&self.join(path, &segment_name(number)), &lines)?;
+        }
+        if !self.create(&self.join(path, &object_name(end.objects)), lines)? {
+            return Err(DatasetError::Locked { path: self.display_path(path) });
+        }
+        end.objects += 1;
+        end.tail.extend_from_slice(lines);
+        if end.objects.is_multiple_of(SEGMENT_OBJECTS) {
+            let number = end.objects / SEGMENT_OBJECTS - 1;
+            self.write(&self.join(path, &segment_name(number)), &std::mem::take(&mut end.tail))?;
+        }
+        Ok(())
     }
 
     fn truncate_log(&self, _path: &Path, _length: u64) -> Result<(), DatasetError> {
@@ -393,6 +510,11 @@ impl Store for RemoteStore {
         session.register_object_store(&self.root, self.client.clone());
         Ok(self.url(path))
     }
+}
+
+/// What changes when an object is written.
+fn version(meta: &ObjectMeta) -> String {
+    meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339())
 }
 
 /// The key of a path, which is already encoded.
@@ -422,9 +544,14 @@ fn missing_feature(scheme: &str) -> Option<&'static str> {
     }
 }
 
-/// The name of a line of a log; names sort like their numbers.
-fn line_name(number: usize) -> String {
+/// The name of an object of a log; names sort like their numbers.
+fn object_name(number: usize) -> String {
     format!("{number:08}.json")
+}
+
+/// The name of a segment of a log, in the folder of the log.
+fn segment_name(number: usize) -> String {
+    format!("{SEGMENTS}/{number:06}.jsonl")
 }
 
 fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {

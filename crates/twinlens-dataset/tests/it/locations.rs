@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
+use twinlens_dataset::writer::PublishedSplit;
 use twinlens_dataset::{Begin, Dataset, DatasetError, DatasetWriter, MAIN, manifest, protocol};
 
 fn schema() -> SchemaRef {
@@ -93,7 +94,7 @@ async fn local_and_remote_datasets_are_equal() {
         assert_eq!(read, [rows(0), rows(1)]);
         let note = dataset.artifact("note-1.txt").unwrap();
         assert_eq!(std::fs::read_to_string(note).unwrap(), "note 1");
-        logs.push(place.join(manifest::FILE).read_log().unwrap().unwrap());
+        logs.push(place.join(manifest::FILE).read_log().unwrap().unwrap().bytes);
 
         // Another fingerprint: everything is deleted.
         let third = writer(&place, "g");
@@ -164,6 +165,88 @@ fn files_of_others_are_not_deleted() {
     assert!(path("rejects/000009-000.parquet").exists());
     let foreign = reopened.dataset().foreign_file().unwrap();
     assert_eq!(foreign.as_deref(), Some("data/000009.parquet"));
+}
+
+fn writer_of_run(place: &Location) -> DatasetWriter {
+    DatasetWriter::open_of_run(place, begin("f"), ShardLimits::default()).unwrap()
+}
+
+/// Makes a split with the rows of another number: what a fetch of changed images does.
+fn attempt(writer: &DatasetWriter, split: u64, content: u64) -> protocol::Commit {
+    let mut open = writer.split(split, format!("split {split}"));
+    open.write(MAIN, &rows(content)).unwrap();
+    open.publish().unwrap().commit().clone()
+}
+
+#[test]
+fn of_two_attempts_at_a_split_in_a_store_the_first_counts() {
+    let (place, _folder) = places().remove(1);
+    let place = place.join("pairs");
+    let mut driver = writer_of_run(&place);
+    let records = driver.records().unwrap();
+    let (first, second) = (attempt(&driver, 0, 0), attempt(&driver, 0, 5));
+    let name = &first.files[0].path;
+    assert_eq!(*name, format!("data/000000-000-{}.parquet", &first.files[0].sha256[..8]));
+    assert_ne!(*name, second.files[0].path, "both have their own files");
+    assert_eq!(records.put(first.clone()).unwrap(), first);
+    assert_eq!(records.put(first.clone()).unwrap(), first, "the same attempt again");
+    assert_eq!(records.put(second).unwrap(), first, "the loser learns who won");
+    let third = attempt(&driver, 7, 7);
+    records.put(third.clone()).unwrap();
+    assert_eq!(records.splits_from(0).unwrap(), [0, 7]);
+    assert_eq!(records.splits_from(1).unwrap(), [7]);
+
+    // A killed driver: the next one keeps what others have made, unless its files are gone.
+    drop(driver);
+    driver = writer_of_run(&place);
+    place.join(&third.files[0].path).delete().unwrap();
+    let usable = driver.records().unwrap().usable(|split| driver.is_done(split)).unwrap();
+    assert_eq!(usable.into_iter().collect::<Vec<_>>(), [(0, first.clone())]);
+    assert_eq!(records.splits_from(0).unwrap(), [0], "split 7 is to be made again");
+    driver.commit_all(vec![PublishedSplit::made_elsewhere(first.clone())]).unwrap();
+    driver.complete().unwrap();
+    let left: Vec<String> = place.files(manifest::FILE).unwrap().into_keys().collect();
+    assert_eq!(left, [first.files[0].path.clone()], "neither records nor files of losers");
+    Dataset::open(&place).unwrap();
+
+    // Damage takes the record back, too, so that the split is made again.
+    records.put(first).unwrap();
+    DatasetWriter::take_back(&place, vec![0]).unwrap();
+    assert_eq!(records.get(0).unwrap(), None);
+}
+
+#[test]
+fn a_long_log_in_a_store_is_read_by_segments() {
+    const SPLITS: u64 = 1100;
+    let (place, _folder) = places().remove(1);
+    let place = place.join("pairs");
+    let commit = |split| protocol::Commit { split, rows_in: Some(split), ..protocol::Commit::default() };
+    let published = |split| PublishedSplit::made_elsewhere(commit(split));
+    let mut driver = writer_of_run(&place);
+    for split in 0..SPLITS - 10 {
+        // A second writer that saw less is refused at whatever place.
+        if split == 600 {
+            driver = writer_of_run(&place);
+        }
+        driver.commit(published(split)).unwrap();
+    }
+    let mut late = writer_of_run(&place);
+    driver.commit_all((SPLITS - 10..SPLITS).map(published).collect()).unwrap();
+    driver.complete().unwrap();
+    assert!(matches!(late.commit(published(SPLITS)), Err(DatasetError::Locked { .. })));
+    let log = place.join(manifest::FILE);
+    assert_eq!(log.join("segments").list().unwrap().files, ["000000.jsonl", "000001.jsonl"]);
+    let state = manifest::read(&place).unwrap().unwrap();
+    assert_eq!(state.rows_in(), Some(SPLITS * (SPLITS - 1) / 2));
+
+    // The segments alone say what their objects say, and a log from before there were segments
+    // gets them when it is appended to.
+    let bytes = log.read_log().unwrap().unwrap().bytes;
+    log.join("segments").delete_folder("").unwrap();
+    assert_eq!(log.read_log().unwrap().unwrap().bytes, bytes);
+    DatasetWriter::take_back(&place, vec![3]).unwrap();
+    assert_eq!(log.join("segments").list().unwrap().files.len(), 2);
+    assert!(!manifest::read(&place).unwrap().unwrap().complete);
 }
 
 #[tokio::test]

@@ -107,6 +107,7 @@ pub(crate) fn context(folder: &Path, stage: &str) -> RunContext {
         progress: Progress::new(stage, Arc::new(Silent)),
         hosts: Arc::default(),
         bytes_in_flight: 64 << 20,
+        sharers: Arc::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use crate::config::graph;
 use crate::config::inputs::InputSchemas;
 use crate::config::options::{Shape, build};
-use crate::config::pipeline::Pipeline;
+use crate::config::pipeline::{Pipeline, Written};
 use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
 use crate::config::tables;
@@ -73,8 +74,14 @@ impl Check<'_> {
         for var in set.iter().filter(|var| !used.contains(var.name)) {
             faults.push(unused(var, used.iter().map(String::as_str)));
         }
+        let value = |name: &Spanned<String>| {
+            let name = name.get_ref();
+            Some((name.clone(), overrides.env.get(name)?.clone()))
+        };
+        let env = env.iter().filter_map(value).collect();
+        let written = Written { text: source.file().into(), set: overrides.set.clone(), env };
         match self.table(root, strings) {
-            Ok(pipeline) if faults.is_empty() => Ok(pipeline),
+            Ok(pipeline) if faults.is_empty() => Ok(Pipeline { written: Some(written), ..pipeline }),
             Ok(_) => Err(faults),
             Err(found) => Err(found.into_iter().chain(faults).collect()),
         }
@@ -102,9 +109,10 @@ impl Check<'_> {
                 file: None,
                 base: PathBuf::new(),
                 sites: head.sites.iter().map(|site| site.value().clone()).collect(),
-                nodes,
+                nodes: nodes.into_iter().map(Arc::new).collect(),
                 tests,
                 max_reject_share: head.max_reject_share.map(|share| *share.value()),
+                written: None,
             }),
             _ => Err(faults),
         }

@@ -1,6 +1,8 @@
 //! A checked pipeline: what the TOML file means once nothing is wrong with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -29,18 +31,32 @@ pub struct Pipeline {
     /// ["gallery"]`).
     pub sites: Vec<String>,
     /// The stages: each after its inputs, otherwise as in the file.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<Arc<Node>>,
     /// Checks on the finished run.
     pub tests: Vec<Test>,
     /// The most rejected rows, as a share of the rows in, before a finished run exits with 3.
     /// `None`: a stage of which all rows are rejected ends the run.
     pub max_reject_share: Option<f64>,
+    /// What it was checked from; `None` for a pipeline of values.
+    pub written: Option<Written>,
+}
+
+/// The text of a pipeline and all that it was filled in with: another process makes the same
+/// pipeline of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The text of the file.
+    pub text: String,
+    /// The values of `--set`.
+    pub set: Vec<String>,
+    /// The environment variables that the file lists and that are set.
+    pub env: BTreeMap<String, String>,
 }
 
 impl Pipeline {
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<(usize, &Node)> {
-        self.nodes.iter().enumerate().find(|(_, node)| node.name == name)
+        self.nodes.iter().map(Arc::as_ref).enumerate().find(|(_, node)| node.name == name)
     }
 }
 

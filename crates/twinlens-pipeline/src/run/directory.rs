@@ -16,6 +16,8 @@ const LOCK: &str = "lock";
 const SPILL: &str = ".spill";
 /// What a run is doing, for other processes.
 pub const LIVE: &str = ".live";
+/// What a run and the processes that make splits of it tell each other.
+pub(super) const WORKERS: &str = ".workers";
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -69,6 +71,11 @@ impl RunDirectory {
         // What a kill left of a deletion.
         location.join(DELETED).delete_folder(manifest::FILE)?;
         Ok(Self { local, _lock: lock })
+    }
+
+    /// The local folder that the lock guards.
+    pub(super) fn lock_folder(&self) -> &Path {
+        &self.local
     }
 
     /// The folder for data that the engine spills; emptied at every start.
@@ -142,7 +149,7 @@ fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
     for name in listing.folders {
         if manifest::exists(&location.join(&name))? {
             has_dataset = true;
-        } else if [SPILL, LIVE, DELETED, OLD].contains(&name.as_str()) {
+        } else if [SPILL, LIVE, DELETED, OLD, WORKERS].contains(&name.as_str()) {
             own.push(name);
         } else {
             foreign.push(name);

@@ -6,10 +6,10 @@ use twinlens_dataset::protocol::State;
 use crate::context::InputData;
 use crate::error::RunError;
 use crate::rejects::top_codes;
-use crate::run::execute::Step;
+use crate::run::step::Step;
 
 /// For each input of a unit that has no rows: which, and why.
-pub(super) fn inputs_without_rows(steps: &[Step<'_>]) -> Vec<String> {
+pub(super) fn inputs_without_rows(steps: &[Step]) -> Vec<String> {
     let mut reasons = Vec::new();
     for step in steps {
         for input in step.rows.iter().chain(step.inputs.all()) {

@@ -1,42 +1,21 @@
 //! Makes one dataset: the work of a unit, split by split, under the commit protocol.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::streaming::StreamingTable;
-use datafusion::dataframe::DataFrame;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::prelude::SessionContext;
 use futures::{Stream, StreamExt};
-use tracing::{Instrument, debug_span};
-use twinlens_dataset::types::holds_image_bytes;
-use twinlens_dataset::{MAIN, SplitWriter};
+use twinlens_dataset::{Commit, MAIN, SplitWriter};
 
-use crate::config::Node;
-use crate::context::{InputData, Inputs, RunContext};
+use crate::context::RunContext;
 use crate::error::RunError;
-use crate::rejects;
-use crate::run::output::{Output, write_divided, write_table};
-use crate::stage::{ErasedSource, Frames, Query, SortKey, SourceSplit, Whole, Work};
-
-/// Rows of a split where no stage of the plan wants fewer.
-const SPLIT_ROWS: usize = 1 << 16;
-
-/// One stage of a fused plan, with its context.
-pub struct Step<'a> {
-    /// The stage.
-    pub node: &'a Node,
-    /// Its context: seeds depend on the stage's own name.
-    pub cx: RunContext,
-    /// The input whose rows it transforms, at the head of a plan.
-    pub rows: Option<InputData>,
-    /// Its other inputs.
-    pub inputs: Inputs,
-}
+use crate::run::elsewhere::{Elsewhere, UnitWork, splits_here};
+use crate::run::output::{Output, write_table};
+use crate::run::recipe::UnitRecipe;
+use crate::run::splits::{Prepared, SplitInput, SplitTask};
+use crate::run::step::{Step, conserved, rows_input, sorted, split_rows, write_sorted};
+use crate::stage::{ErasedSource, Frames, Query, SourceSplit, Whole, Work};
 
 /// Limits of the execution.
 #[derive(Debug, Clone, Copy)]
@@ -49,12 +28,38 @@ pub struct Limits {
     pub max_rows: Option<u64>,
 }
 
-/// Does the work of a unit and completes its dataset.
-pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
-    let head = steps.first().ok_or_else(|| RunError::Internal("a unit without stages".into()))?;
+/// The processes elsewhere that make splits of a unit, and what they are told of it.
+pub struct Helpers {
+    /// The processes.
+    pub elsewhere: Arc<dyn Elsewhere>,
+    /// The unit.
+    pub recipe: UnitRecipe,
+}
+
+/// Does the work of a unit and completes its dataset. With `helpers`, other processes make splits
+/// of it, too.
+pub async fn execute(
+    unit: &Prepared,
+    output: &mut Output,
+    limits: &Limits,
+    helpers: Option<&Helpers>,
+) -> Result<(), RunError> {
+    let head = unit.head()?;
     match &head.node.work {
-        Work::Rows(_) => rows(steps, output, limits).await?,
-        Work::Source(source) => sourced(steps, source, output, limits).await?,
+        Work::Rows(_) => {
+            let tasks = row_tasks(unit, output, limits)?;
+            make_splits(unit, tasks, output, limits, helpers).await?;
+        }
+        Work::Source(source) => {
+            let splits = source.splits(&head.cx).await?;
+            if output.limited(limits.max_rows).rows_wanted().is_some() {
+                limited_source(unit, source, splits, output).await?;
+            } else {
+                let tasks = source_tasks(splits, output);
+                make_splits(unit, tasks, output, limits, helpers).await?;
+                check_used(&head.node.name, output)?;
+            }
+        }
         Work::Whole(whole) => self::whole(head, whole.as_ref(), output).await?,
         Work::Query(query) => self::query(head, query.as_ref(), output).await?,
         Work::Job(job) => job.run(&head.cx, &head.inputs, output.limited(limits.max_rows)).await?,
@@ -62,75 +67,141 @@ pub async fn execute(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -
     output.complete()
 }
 
-/// A chain of row stages over a committed dataset.
-async fn rows(steps: &[Step<'_>], output: &mut Output, limits: &Limits) -> Result<(), RunError> {
-    let head = &steps[0];
+/// The splits of a chain of row stages over a committed dataset that are not committed yet.
+fn row_tasks(unit: &Prepared, output: &Output, limits: &Limits) -> Result<Vec<SplitTask>, RunError> {
+    let head = unit.head()?;
     let input = rows_input(head)?;
     let total = limits.max_rows.map_or(input.rows(), |most| input.rows().min(most));
-    let size = split_rows(steps);
-    head.cx.progress.total(total);
-    let pending: Vec<u64> = (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).collect();
-    head.cx
-        .progress
-        .done(total.saturating_sub(pending.iter().map(|split| size.min(total - split * size)).sum()));
-    let starter = output.starter();
-    let run = |split: u64| {
-        let (start, end) = (split * size, total.min((split + 1) * size));
+    let size = split_rows(unit.steps());
+    let task = |number: u64| {
+        let (start, end) = (number * size, total.min((number + 1) * size));
         let label = format!("{} rows {start}..{end}", input.name);
-        let span = debug_span!("split", number = split, %label);
-        let writer = starter.start(split, label);
-        let work = async move {
-            let frame = input.dataset.range(&head.cx.session, &input.table, start, end)?;
-            let frame = chain(rejects::with_reserved(frame)?, steps).await?;
-            let writer = write_sorted(writer, frame, steps).await?;
-            conserved(&writer, end - start)?;
-            Ok(writer)
-        };
-        work.instrument(span)
+        SplitTask { number, label, input: SplitInput::Rows { start, end } }
     };
-    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await
+    let pending: Vec<_> =
+        (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).map(task).collect();
+    head.cx.progress.total(total);
+    head.cx.progress.done(total.saturating_sub(pending.iter().map(|task| task.input.rows()).sum()));
+    Ok(pending)
 }
 
-/// A source, and the row stages that are fused to it.
-async fn sourced(
-    steps: &[Step<'_>],
+/// The splits of a source that are not committed yet.
+fn source_tasks(splits: Vec<SourceSplit>, output: &Output) -> Vec<SplitTask> {
+    let numbered = (0..).zip(splits).filter(|(number, _)| !output.is_done(*number));
+    let task = |(number, split): (u64, SourceSplit)| SplitTask {
+        number,
+        label: split.label,
+        input: SplitInput::Source(split.value),
+    };
+    numbered.map(task).collect()
+}
+
+/// A source of which only so many rows are wanted: a split must know what those before it used up,
+/// so they are made one after another.
+async fn limited_source(
+    unit: &Prepared,
     source: &ErasedSource,
+    splits: Vec<SourceSplit>,
+    output: &mut Output,
+) -> Result<(), RunError> {
+    let (head, starter) = (unit.head()?, output.starter());
+    let mut left = output.rows_wanted();
+    for (number, split) in (0..).zip(splits) {
+        if left == Some(0) || output.is_done(number) {
+            continue;
+        }
+        head.cx.check_cancelled()?;
+        let frame = source.read(&head.cx, &split).await?.limit(0, left.map(|rows| rows as usize))?;
+        let writer = unit.write_source(starter.start(number, split.label), frame).await?;
+        left = left.map(|rows| rows.saturating_sub(writer.counts().rows_in.unwrap_or(0)));
+        output.commit(writer).await?;
+    }
+    Ok(())
+}
+
+/// Most splits that are recorded together.
+const RECORDED_TOGETHER: usize = 256;
+
+/// Makes splits, here or elsewhere, and records them in the order of their numbers. After an
+/// interrupt no new split starts, and those in flight have the grace period to finish.
+async fn make_splits(
+    unit: &Prepared,
+    mut tasks: Vec<SplitTask>,
     output: &mut Output,
     limits: &Limits,
+    helpers: Option<&Helpers>,
 ) -> Result<(), RunError> {
-    let head = &steps[0];
-    let splits: Vec<SourceSplit> = source.splits(&head.cx).await?;
-    let starter = output.starter();
-    let mut left = output.limited(limits.max_rows).rows_wanted();
-    if left.is_some() {
-        // Where the rows are counted, a split must know what those before it used up: one after
-        // another.
-        for (number, split) in splits.iter().enumerate() {
-            if left == Some(0) || output.is_done(number as u64) {
-                continue;
-            }
-            head.cx.check_cancelled()?;
-            let frame = source.read(&head.cx, split).await?.limit(0, left.map(|rows| rows as usize))?;
-            let writer = starter.start(number as u64, split.label.clone());
-            let writer = source_split(writer, frame, steps).await?;
-            left = left.map(|rows| rows.saturating_sub(writer.counts().rows_in.unwrap_or(0)));
-            output.commit(writer).await?;
+    let cx = &unit.head()?.cx;
+    let mut in_order = InOrder::new(&tasks, output.made_unrecorded()?);
+    tasks.retain(|task| !in_order.ready.contains_key(&task.number));
+    in_order.record(output)?;
+    let (in_flight, cancel) = (limits.splits_in_flight, cx.cancel.clone());
+    let made = match helpers {
+        _ if tasks.is_empty() => futures::stream::empty().boxed(),
+        None => splits_here(tasks, unit, in_flight, cancel),
+        Some(Helpers { elsewhere, recipe }) => {
+            let progress = cx.progress.clone();
+            elsewhere.splits(UnitWork { recipe, tasks, here: unit, in_flight, progress, cancel })
         }
-        return Ok(());
-    }
-    let pending: Vec<usize> = (0..splits.len()).filter(|&split| !output.is_done(split as u64)).collect();
-    let run = |number: usize| {
-        let split = &splits[number];
-        let span = debug_span!("split", number, label = %split.label);
-        let writer = starter.start(number as u64, split.label.clone());
-        let work = async move {
-            let frame = source.read(&head.cx, split).await?;
-            source_split(writer, frame, steps).await
-        };
-        work.instrument(span)
     };
-    in_flight(pending.into_iter().map(run), output, &head.cx, limits).await?;
-    check_used(&head.node.name, output)
+    let mut made = made.ready_chunks(RECORDED_TOGETHER);
+    while let Some(splits) = next_within(&mut made, cx, limits.grace).await? {
+        let mut failed = None;
+        for split in splits {
+            match split {
+                Ok(split) => {
+                    if !split.is_own {
+                        cx.progress.done(split.commit.rows_in.unwrap_or(0));
+                    }
+                    in_order.ready.insert(split.commit.split, split.commit);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        in_order.record(output)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    cx.check_cancelled()?;
+    in_order.check_complete()
+}
+
+/// Splits that were made, until those before them are recorded: a manifest lists them in order,
+/// whoever made them.
+struct InOrder {
+    /// The splits to record.
+    pending: BTreeSet<u64>,
+    ready: BTreeMap<u64, Commit>,
+}
+
+impl InOrder {
+    fn new(tasks: &[SplitTask], mut made: BTreeMap<u64, Commit>) -> Self {
+        let pending: BTreeSet<u64> = tasks.iter().map(|task| task.number).collect();
+        made.retain(|split, _| pending.contains(split));
+        Self { pending, ready: made }
+    }
+
+    fn record(&mut self, output: &mut Output) -> Result<(), RunError> {
+        let mut commits = Vec::new();
+        while let Some(first) = self.pending.first().copied()
+            && let Some(commit) = self.ready.remove(&first)
+        {
+            self.pending.remove(&first);
+            commits.push(commit);
+        }
+        for together in commits.chunks(RECORDED_TOGETHER) {
+            output.record_all(together)?;
+        }
+        Ok(())
+    }
+
+    fn check_complete(&self) -> Result<(), RunError> {
+        match self.pending.first() {
+            None => Ok(()),
+            Some(split) => Err(RunError::Internal(format!("split {split} was never made"))),
+        }
+    }
 }
 
 /// An input of which the source refused every row is an error, not an empty table. The splits stay
@@ -147,20 +218,8 @@ fn check_used(source: &str, output: &Output) -> Result<(), RunError> {
     Err(RunError::user_with_hint(message, hint))
 }
 
-async fn source_split(
-    writer: SplitWriter,
-    frame: DataFrame,
-    steps: &[Step<'_>],
-) -> Result<SplitWriter, RunError> {
-    let frame = chain(frame, &steps[1..]).await?;
-    let mut writer = write_sorted(writer, frame, steps).await?;
-    let rows = writer.rows(MAIN) + writer.counts().rejected();
-    writer.count_rows_in(rows);
-    Ok(writer)
-}
-
 /// A stage over all rows of its input: one split.
-async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Result<(), RunError> {
+async fn whole(step: &Step, whole: &dyn Whole, output: &mut Output) -> Result<(), RunError> {
     if output.is_done(0) {
         return Ok(());
     }
@@ -178,7 +237,7 @@ async fn whole(step: &Step<'_>, whole: &dyn Whole, output: &mut Output) -> Resul
 }
 
 /// A query: one split.
-async fn query(step: &Step<'_>, query: &dyn Query, output: &mut Output) -> Result<(), RunError> {
+async fn query(step: &Step, query: &dyn Query, output: &mut Output) -> Result<(), RunError> {
     if output.is_done(0) {
         return Ok(());
     }
@@ -199,7 +258,7 @@ async fn query(step: &Step<'_>, query: &dyn Query, output: &mut Output) -> Resul
 /// One plan over everything cannot be finished quickly: it is abandoned, and the next run starts it
 /// again.
 async fn unless_cancelled(
-    step: &Step<'_>,
+    step: &Step,
     make: impl Future<Output = Result<SplitWriter, RunError>>,
 ) -> Result<SplitWriter, RunError> {
     tokio::select! {
@@ -208,105 +267,12 @@ async fn unless_cancelled(
     }
 }
 
-async fn write_frames(writer: SplitWriter, frames: Frames, step: &Step<'_>) -> Result<SplitWriter, RunError> {
+async fn write_frames(writer: SplitWriter, frames: Frames, step: &Step) -> Result<SplitWriter, RunError> {
     let mut writer = write_sorted(writer, frames.main, std::slice::from_ref(step)).await?;
     for (table, frame) in frames.side {
         writer = write_table(writer, table, frame, &step.cx.progress).await?;
     }
     Ok(writer)
-}
-
-/// The rows that the head of a plan transforms.
-pub(super) fn rows_input<'a>(step: &'a Step<'_>) -> Result<&'a InputData, RunError> {
-    let missing = || RunError::Internal(format!("the rows of `{}` were not opened", step.node.name));
-    step.rows.as_ref().ok_or_else(missing)
-}
-
-/// The most stages whose rows go through one plan of the engine.
-const PLANNED_TOGETHER: usize = 16;
-
-/// Applies row stages one after another. The engine plans a few at a time: what planning costs
-/// grows with the square of a plan's depth, and a deep one overflows the stack.
-pub(super) async fn chain(mut frame: DataFrame, steps: &[Step<'_>]) -> Result<DataFrame, RunError> {
-    for (place, step) in steps.iter().enumerate() {
-        if place > 0 && place % PLANNED_TOGETHER == 0 {
-            frame = plan_boundary(&step.cx.session, frame)?;
-        }
-        let Work::Rows(rows) = &step.node.work else {
-            let what = format!("the stage `{}` is fused, but is not a row stage", step.node.name);
-            return Err(RunError::Internal(what));
-        };
-        frame = rows.transform(&step.cx, frame, &step.inputs).await?;
-    }
-    Ok(frame)
-}
-
-/// The rows of a plan as a table, on which another plan stands.
-fn plan_boundary(session: &SessionContext, frame: DataFrame) -> Result<DataFrame, RunError> {
-    let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-    let rows = PlannedRows { schema: schema.clone(), frame };
-    Ok(session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(rows)])?))?)
-}
-
-#[derive(Debug)]
-struct PlannedRows {
-    schema: SchemaRef,
-    frame: DataFrame,
-}
-
-impl PartitionStream for PlannedRows {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        // A task of its own: one poll through a thousand stages would need a deep stack, too.
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
-        let (to, frame) = (builder.tx(), self.frame.clone());
-        builder.spawn(async move {
-            let mut rows = frame.execute_stream().await?;
-            while let Some(batch) = rows.next().await {
-                if to.send(batch).await.is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        builder.build()
-    }
-}
-
-/// Writes the main table in the order that the last stage of the plan declared.
-pub(super) async fn write_sorted(
-    writer: SplitWriter,
-    frame: DataFrame,
-    steps: &[Step<'_>],
-) -> Result<SplitWriter, RunError> {
-    let order = steps.last().map_or(&SortKey::AsGiven, |step| &step.node.plan.order);
-    write_divided(writer, sorted(frame, order)?, &steps[0].cx.progress).await
-}
-
-/// Rows in an order that does not depend on threads, so that the bytes of shards do not.
-fn sorted(frame: DataFrame, order: &SortKey) -> Result<DataFrame, RunError> {
-    let keys = order.keys(frame.schema().as_arrow());
-    Ok(if keys.is_empty() { frame } else { frame.sort(keys)? })
-}
-
-/// Checks that rows in = rows out + rejects.
-pub(super) fn conserved(writer: &SplitWriter, rows_in: u64) -> Result<(), RunError> {
-    let (kept, rejected) = (writer.rows(MAIN), writer.counts().rejected());
-    if kept + rejected == rows_in {
-        return Ok(());
-    }
-    Err(RunError::Internal(format!(
-        "{}: {rows_in} rows in, but {kept} kept and {rejected} rejected",
-        writer.counts().label
-    )))
-}
-
-pub(super) fn split_rows(steps: &[Step<'_>]) -> u64 {
-    let wanted = steps.iter().filter_map(|step| step.node.plan.split_rows);
-    wanted.min().unwrap_or(SPLIT_ROWS) as u64
 }
 
 /// Runs splits, a few at a time, and records them in order. After an interrupt no new split starts,
@@ -348,9 +314,4 @@ async fn next_within<T>(
         item = stream.next() => Ok(item),
         () = expired => Err(RunError::Interrupted),
     }
-}
-
-/// Whether a table has image bytes: its batches must be small.
-pub fn holds_pixels(schema: &datafusion::arrow::datatypes::Schema) -> bool {
-    schema.fields().iter().any(|field| holds_image_bytes(field.data_type()))
 }

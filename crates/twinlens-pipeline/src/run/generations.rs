@@ -36,15 +36,7 @@ pub(super) struct Generations {
 impl Generations {
     /// Reads the manifests of a stage's datasets. `folders` are those of the run directory.
     pub(super) fn read(dir: &Location, folders: &[String], stage: &str) -> Result<Self, RunError> {
-        let mut earlier = Vec::new();
-        for folder in folders {
-            if let Some((_, number)) = parts(folder).filter(|(of, _)| *of == stage)
-                && let Some(state) = manifest::read(&dir.join(folder))?
-            {
-                earlier.push((number, state));
-            }
-        }
-        earlier.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        let earlier = read_earlier(dir, folders, stage)?;
         Ok(Self { current: manifest::read(&dir.join(stage))?, earlier })
     }
 
@@ -74,6 +66,20 @@ impl Generations {
     pub(super) fn next(&self) -> u64 {
         self.earlier.first().map_or(0, |(number, _)| *number) + 1
     }
+}
+
+/// The earlier datasets of a stage with their numbers, newest first.
+fn read_earlier(dir: &Location, folders: &[String], stage: &str) -> Result<Vec<(u64, State)>, RunError> {
+    let mut earlier = Vec::new();
+    for folder in folders {
+        if let Some((_, number)) = parts(folder).filter(|(of, _)| *of == stage)
+            && let Some(state) = manifest::read(&dir.join(folder))?
+        {
+            earlier.push((number, state));
+        }
+    }
+    earlier.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    Ok(earlier)
 }
 
 /// The stage and the number in the name of a folder.
@@ -130,7 +136,7 @@ pub(super) fn prune(
     keep_complete: bool,
 ) -> Result<Vec<String>, RunError> {
     let folders = dir.list()?.folders;
-    let earlier = Generations::read(dir, &folders, stage)?.earlier;
+    let earlier = read_earlier(dir, &folders, stage)?;
     let complete = earlier.iter().position(|(_, state)| state.complete).filter(|_| keep_complete);
     let mut notes = Vec::new();
     for (place, (number, _)) in earlier.iter().enumerate().skip(keep) {

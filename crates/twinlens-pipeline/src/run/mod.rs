@@ -6,101 +6,55 @@
 
 pub mod data_tests;
 pub mod directory;
+pub mod elsewhere;
 mod empty;
 pub mod events;
 pub mod execute;
+pub mod failure;
 pub mod fingerprint;
 pub mod generations;
 pub mod output;
 pub mod plan;
 pub mod provenance;
 pub mod reasons;
+pub mod rebuild;
+pub mod recipe;
 pub mod repair;
 pub mod retry;
 pub mod session;
+pub mod settings;
+pub mod splits;
+pub mod step;
+mod unit_inputs;
+pub mod workers;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use datafusion::arrow::datatypes::{Field, SchemaRef};
-use datafusion::catalog::TableProvider;
-use datafusion::datasource::MemTable;
-use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::prelude::SessionContext;
+use datafusion::arrow::datatypes::SchemaRef;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span};
 use twinlens_dataset::protocol::{Begin, FORMAT};
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
-use twinlens_dataset::types::holds_image_bytes;
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, catalog, contracts, manifest, variants};
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, catalog, contracts, manifest};
 
-use crate::config::{Node, NodeInput, Pipeline, Resolved};
-use crate::context::{Clock, InputData, Inputs, RunContext};
+use crate::config::Pipeline;
 use crate::error::RunError;
 use crate::files::Files;
-use crate::hub::Hub;
 use crate::registry::Registry;
 use crate::run::data_tests::TestResult;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
-use crate::run::execute::{Limits, Step, execute, holds_pixels};
+use crate::run::execute::{Helpers, Limits, execute};
 use crate::run::output::Output;
 use crate::run::plan::{Change, Decision, Unit};
 use crate::run::reasons::AllRejected;
-use crate::stage::{SortKey, Work};
-
-/// How a pipeline is run.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The run directory.
-    pub dir: Location,
-    /// A local folder for copies of remote files, and for files to be uploaded to an object store.
-    pub scratch: PathBuf,
-    /// Where `hf://` names are found.
-    pub hub: Hub,
-    /// Make every dataset again. Those of before are kept until the new ones are complete.
-    pub fresh: bool,
-    /// Stop after this stage.
-    pub until: Option<String>,
-    /// The most rows that each plan of row stages reads, and that a source (files, a crawl) makes.
-    pub max_rows: Option<u64>,
-    /// Threads of the engine.
-    pub threads: usize,
-    /// Bytes of the engine's memory pool; beyond it plans spill to disk.
-    pub memory_bytes: usize,
-    /// Bytes that fetching and decoding may hold in flight.
-    pub bytes_in_flight: usize,
-    /// How long splits in flight may take after an interrupt.
-    pub grace: Duration,
-    /// The time of day.
-    pub clock: Clock,
-    /// Hosts that are served on loopback for this run.
-    pub hosts: Arc<BTreeMap<String, SocketAddr>>,
-}
-
-impl Settings {
-    /// A whole run in `folder` with two threads and little memory. Change it by a struct update.
-    pub fn in_folder(folder: &Path) -> Self {
-        Self {
-            dir: folder.join("run").into(),
-            scratch: folder.join("scratch"),
-            hub: Hub::default(),
-            fresh: false,
-            until: None,
-            max_rows: None,
-            threads: 2,
-            memory_bytes: 256 << 20,
-            bytes_in_flight: 64 << 20,
-            grace: Duration::from_secs(5),
-            clock: Clock::System,
-            hosts: Arc::default(),
-        }
-    }
-}
+use crate::run::recipe::{RunFacts, UnitRecipe};
+pub use crate::run::settings::Settings;
+use crate::run::splits::Prepared;
+use crate::run::unit_inputs::UnitInputs;
 
 /// A finished run.
 #[derive(Debug)]
@@ -124,6 +78,24 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
     let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
+    let Some(elsewhere) = &settings.elsewhere else {
+        return run_in(&directory, pipeline, registry, settings, observer, cancel).await;
+    };
+    elsewhere.begin(directory.lock_folder(), &cancel).await?;
+    let outcome = run_in(&directory, pipeline, registry, settings, observer, cancel).await;
+    // What ended the run is more useful than what is wrong then.
+    let ended = elsewhere.end().await;
+    outcome.and_then(|outcome| ended.map(|()| outcome))
+}
+
+async fn run_in(
+    directory: &RunDirectory,
+    pipeline: &Pipeline,
+    registry: &Registry,
+    settings: &Settings,
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+) -> Result<Outcome, RunError> {
     let files =
         Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     if settings.fresh {
@@ -133,8 +105,8 @@ pub async fn run(
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let began = settings.clock.stopped();
-    let run_runtime = runtime.clone();
-    let run = Run { pipeline, registry, settings, files, observer, cancel, runtime: run_runtime, began };
+    let inputs = UnitInputs { pipeline, registry, settings, files, runtime: runtime.clone(), began };
+    let run = Run { pipeline, registry, settings, inputs, observer, cancel };
     let span = info_span!("run", pipeline = %pipeline.name, dir = %settings.dir);
     let all_rejected = run.units(&units).instrument(span).await?;
     let datasets = open_all(&settings.dir, &units, pipeline, all_rejected.as_ref())?;
@@ -199,12 +171,9 @@ struct Run<'a> {
     pipeline: &'a Pipeline,
     registry: &'a Registry,
     settings: &'a Settings,
-    files: Files,
+    inputs: UnitInputs<'a>,
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
-    runtime: Arc<RuntimeEnv>,
-    /// When the run began: what `run_time()` gives in SQL.
-    began: Clock,
 }
 
 impl Run<'_> {
@@ -227,7 +196,7 @@ impl Run<'_> {
 
     /// Whether all rows of a unit were rejected, and why.
     async fn all_rejected(&self, unit: &Unit) -> Result<Option<AllRejected>, RunError> {
-        let dataset = self.made(unit.last())?;
+        let dataset = self.inputs.made(unit.last())?;
         if self.pipeline.max_reject_share.is_some() || !reasons::all_rejected(&dataset) {
             return Ok(None);
         }
@@ -282,7 +251,9 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let progress = Progress::new(&node.name, self.observer.clone());
-        let writer = DatasetWriter::open(dir, self.begin(unit)?, ShardLimits::default())?;
+        let begin = self.begin(unit)?;
+        let tables = begin.tables.clone();
+        let writer = DatasetWriter::open_of_run(dir, begin, ShardLimits::default())?;
         debug!(splits_done = writer.state().commits.len(), "started");
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
@@ -296,12 +267,16 @@ impl Run<'_> {
             splits_done: writer.state().commits.len() as u64,
         });
         let mut output = Output::new(&node.name, writer, progress.clone());
-        let steps = self.steps(unit, &progress, cancel).await?;
+        let steps = self.inputs.steps(&unit.nodes, &progress, cancel).await?;
         let reasons = empty::inputs_without_rows(&steps);
         reasons.iter().for_each(|reason| progress.note(reason));
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
-        execute(&steps, &mut output, &limits).await.map_err(|error| empty::explained(error, &reasons))?;
+        let helpers = self.helpers(unit, tables)?;
+        let prepared = Prepared::new(steps, output.starter(), output.records());
+        execute(&prepared, &mut output, &limits, helpers.as_ref())
+            .await
+            .map_err(|error| empty::explained(error, &reasons))?;
         let (dir, keep) = (&self.settings.dir, node.plan.generations.saturating_sub(1));
         let mut notes = generations::prune(dir, &node.name, keep, false)?;
         notes.extend(generations::delete_old(dir, &node.name)?);
@@ -334,6 +309,15 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What other processes are told of a unit, if there are any.
+    fn helpers(&self, unit: &Unit, tables: BTreeMap<String, SchemaRef>) -> Result<Option<Helpers>, RunError> {
+        let Some(elsewhere) = &self.settings.elsewhere else { return Ok(None) };
+        let Settings { clock, hosts, .. } = self.settings;
+        let (pipeline, began) = (self.pipeline, self.inputs.began);
+        let facts = RunFacts { pipeline, tables, began, clock: *clock, hosts };
+        Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, &facts)? }))
+    }
+
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {
         let node = &self.pipeline.nodes[unit.last()];
         let main = contracts::with_hub_features(node.main()?.clone());
@@ -356,151 +340,5 @@ impl Run<'_> {
             variant: node.variant.clone(),
             tables,
         })
-    }
-
-    async fn steps(
-        &self,
-        unit: &Unit,
-        progress: &Progress,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<Step<'_>>, RunError> {
-        let mut steps = Vec::new();
-        let pixels = self.pixels(unit)?;
-        for (place, &index) in unit.nodes.iter().enumerate() {
-            let node = &self.pipeline.nodes[index];
-            let cx = RunContext { cancel: cancel.clone(), ..self.context(node, pixels, progress) };
-            let mut inputs = Vec::new();
-            for input in node.table_inputs() {
-                inputs.push(self.input(input, &cx.session).await?);
-            }
-            let rows = match node.rows_input() {
-                // The rows of a fused stage are those of the stage before it, which has no dataset.
-                Some(input) if place == 0 => Some(self.input(input, &cx.session).await?),
-                _ => None,
-            };
-            steps.push(Step { node, cx, rows, inputs: Inputs::new(inputs) });
-        }
-        Ok(steps)
-    }
-
-    /// Whether images go through the plans of a unit, whose batches must then be few rows: they are
-    /// made there, or an input has them. That a schema has room for images alone is no reason, as
-    /// small batches cost time.
-    fn pixels(&self, unit: &Unit) -> Result<bool, RunError> {
-        for (place, &index) in unit.nodes.iter().enumerate() {
-            let node = &self.pipeline.nodes[index];
-            let made = match node.work {
-                Work::Rows(_) => {
-                    let computed = |field: &&Arc<Field>| node.plan.computes.contains(field.name());
-                    let fields = node.main()?.fields().iter();
-                    fields.filter(computed).any(|field| holds_image_bytes(field.data_type()))
-                }
-                Work::Source(_) | Work::Job(_) => holds_pixels(node.main()?),
-                Work::Whole(_) | Work::Query(_) => false,
-            };
-            if made {
-                return Ok(true);
-            }
-            let rows = node.rows_input().filter(|_| place == 0);
-            for input in node.table_inputs().chain(rows) {
-                let read = match &input.resolved {
-                    Resolved::Variants { nodes, table } => Some((self.made(nodes[0])?, table.clone())),
-                    other => self.dataset(other)?,
-                };
-                if let Some((dataset, table)) = read
-                    && holds_pixels(dataset.schema(&table)?.as_ref())
-                {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    fn context(&self, node: &Node, pixels: bool, progress: &Progress) -> RunContext {
-        // Without a key to sort by, one partition makes the order of a plan's rows repeat.
-        let single = node.plan.order == SortKey::AsGiven && !matches!(node.work, Work::Job(_));
-        let threads = if single { 1 } else { self.settings.threads };
-        let config = session::config(threads, if pixels { 128 } else { 8192 });
-        let session = session::open(self.registry, config, self.runtime.clone(), self.began);
-        RunContext {
-            stage: node.name.clone(),
-            stream: node.family().to_string(),
-            session,
-            files: self.files.clone(),
-            seed: node.seed.unwrap_or(self.pipeline.seed),
-            clock: self.settings.clock,
-            cancel: self.cancel.clone(),
-            progress: progress.clone(),
-            hosts: self.settings.hosts.clone(),
-            bytes_in_flight: self.settings.bytes_in_flight,
-        }
-    }
-
-    /// The dataset that an input is, and its table; a system table (of all stages) is none.
-    fn dataset(&self, resolved: &Resolved) -> Result<Option<(Dataset, String)>, RunError> {
-        match resolved {
-            Resolved::Stage { node, table } => Ok(Some((self.made(*node)?, table.clone()))),
-            Resolved::Path(path) => Ok(Some((self.files.dataset(path)?, MAIN.into()))),
-            Resolved::Variants { .. } | Resolved::System { .. } => Ok(None),
-        }
-    }
-
-    /// The dataset of a stage that has run.
-    fn made(&self, node: usize) -> Result<Dataset, RunError> {
-        Ok(Dataset::open(self.settings.dir.join(&self.pipeline.nodes[node].name))?)
-    }
-
-    /// A table of all variants of a stage.
-    async fn variants(
-        &self,
-        name: String,
-        nodes: &[usize],
-        table: &str,
-        session: &SessionContext,
-    ) -> Result<InputData, RunError> {
-        let made = nodes.iter().map(|&node| self.made(node)).collect::<Result<Vec<_>, _>>()?;
-        let all = variants::union(session, &made.iter().collect::<Vec<_>>(), table).await?;
-        match (all, made.first().cloned()) {
-            (Some(all), Some(dataset)) => Ok(InputData {
-                name,
-                table: table.into(),
-                dataset,
-                view: Some(all.into_view()),
-                variants: made,
-            }),
-            _ => Err(RunError::Internal(format!("the input `{name}` has no variants"))),
-        }
-    }
-
-    async fn input(&self, input: &NodeInput, session: &SessionContext) -> Result<InputData, RunError> {
-        let (name, resolved) = (input.input.name().to_string(), &input.resolved);
-        if let Some((dataset, table)) = self.dataset(resolved)? {
-            return Ok(InputData { name, table, dataset, view: None, variants: vec![] });
-        }
-        if let Resolved::Variants { nodes, table } = resolved {
-            return self.variants(name, nodes, table, session).await;
-        }
-        let Resolved::System { table, nodes } = resolved else {
-            return Err(RunError::Internal(format!("the input `{name}` has no dataset")));
-        };
-        let mut datasets = Vec::new();
-        for node in nodes {
-            // A fused stage has no dataset: it is part of the one that comes after it.
-            let dir = self.settings.dir.join(&self.pipeline.nodes[*node].name);
-            if manifest::exists(&dir)? {
-                datasets.push(Dataset::open(dir)?);
-            }
-        }
-        let view: Arc<dyn TableProvider> = if table == REJECTS {
-            catalog::all_rejects(session, &datasets).await?.into_view()
-        } else {
-            let funnel = catalog::funnel(&datasets)?;
-            Arc::new(MemTable::try_new(funnel.schema(), vec![vec![funnel]]).map_err(RunError::from)?)
-        };
-        let any = datasets.into_iter().next();
-        let dataset =
-            any.ok_or_else(|| RunError::Internal(format!("`{table}` is read before any stage has run")))?;
-        Ok(InputData { name, table: MAIN.into(), dataset, view: Some(view), variants: vec![] })
     }
 }

@@ -1,5 +1,6 @@
 //! What a stage writes to: splits of its dataset, each committed whole.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use tracing::debug;
 use twinlens_dataset::protocol::State;
+use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter, blocking};
+use twinlens_dataset::{Commit, Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter, blocking};
 
 use crate::error::RunError;
 use crate::rejects;
@@ -93,6 +95,19 @@ impl Output {
     pub fn record(&mut self, split: PublishedSplit) -> Result<(), RunError> {
         let commit = split.commit().clone();
         self.writer.commit(split)?;
+        self.announce(&commit);
+        Ok(())
+    }
+
+    /// Records splits whose files are durable already, together.
+    pub(crate) fn record_all(&mut self, commits: &[Commit]) -> Result<(), RunError> {
+        let published = commits.iter().cloned().map(PublishedSplit::made_elsewhere);
+        self.writer.commit_all(published.collect())?;
+        commits.iter().for_each(|commit| self.announce(commit));
+        Ok(())
+    }
+
+    fn announce(&self, commit: &Commit) {
         let (rows, rejects) = (commit.rows(MAIN), commit.rejected());
         debug!(split = commit.split, label = %commit.label, rows, rejects, "committed");
         self.progress.event(Event::SplitCommitted {
@@ -102,7 +117,20 @@ impl Output {
             rows,
             rejects,
         });
-        Ok(())
+    }
+
+    /// Where processes that make splits say so before the manifest has them; `None` where this
+    /// process makes them all.
+    pub(crate) fn records(&self) -> Option<SplitRecords> {
+        self.writer.records()
+    }
+
+    /// The splits that an earlier run or another process made, and that are not recorded.
+    pub(crate) fn made_unrecorded(&self) -> Result<BTreeMap<u64, Commit>, RunError> {
+        match self.records() {
+            Some(records) => Ok(records.usable(|split| self.is_done(split))?),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// Records that all splits are committed. The runner does this after the stage's work has

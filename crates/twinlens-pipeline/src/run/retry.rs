@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
 
-use super::{Run, Settings};
 use crate::config::{Node, Pipeline};
 use crate::error::RunError;
 use crate::files::Files;
@@ -28,11 +27,14 @@ use crate::registry::Registry;
 use crate::rejects::{self, ATTEMPTS};
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
-use crate::run::execute::{Limits, Step, chain, conserved, in_flight, rows_input, split_rows, write_sorted};
+use crate::run::execute::{Limits, in_flight};
 use crate::run::output::Output;
 use crate::run::plan::{self, Decision, Unit};
 use crate::run::reasons::reasons;
 use crate::run::session;
+use crate::run::settings::Settings;
+use crate::run::step::{Step, chain, conserved, rows_input, split_rows, write_sorted};
+use crate::run::unit_inputs::UnitInputs;
 use crate::stage::{SortKey, Work};
 
 /// A column of a plan: the number of the split that a row is in.
@@ -76,12 +78,12 @@ pub async fn retry(
     let unit = unit_of(pipeline, &units, stage)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let began = settings.clock.stopped();
-    let run = Run { pipeline, registry, settings, files, observer: observer.clone(), cancel, runtime, began };
+    let inputs = UnitInputs { pipeline, registry, settings, files, runtime, began };
 
     let node = &pipeline.nodes[unit.last()];
     let started = Instant::now();
     let progress = Progress::new(&node.name, observer);
-    let steps = run.steps(unit, &progress, &run.cancel).await?;
+    let steps = inputs.steps(&unit.nodes, &progress, &cancel).await?;
     if !matches!(steps[0].node.work, Work::Rows(_)) {
         return Err(RunError::user_with_hint(
             format!("`{stage}` makes its rows itself: what it refused cannot be tried again row by row"),
@@ -169,7 +171,7 @@ struct Picked<'a> {
 impl Picked<'_> {
     /// The splits in whose ledgers there are such rejects, and how many. One query over all of
     /// them.
-    async fn splits(&self, step: &Step<'_>) -> Result<Vec<(u64, u64)>, RunError> {
+    async fn splits(&self, step: &Step) -> Result<Vec<(u64, u64)>, RunError> {
         self.check_columns(step).await?;
         let commits = self.dataset.state().commits.iter();
         let refused = commits.filter(|(_, commit)| commit.rejects.contains_key(self.stage));
@@ -189,7 +191,7 @@ impl Picked<'_> {
     }
 
     /// Rows are found by their keys.
-    async fn check_columns(&self, step: &Step<'_>) -> Result<(), RunError> {
+    async fn check_columns(&self, step: &Step) -> Result<(), RunError> {
         let input = rows_input(step)?.frame(&step.cx.session).await?;
         for (table, found) in [
             ("its ledger", self.dataset.schema(REJECTS)?.index_of(self.key).is_ok()),
@@ -207,7 +209,7 @@ impl Picked<'_> {
 
     /// The picked rows of some splits: the split, `uid`, and `attempts` so far. A row of which a
     /// twin was kept in the same split stays what it is.
-    fn rows(&self, step: &Step<'_>, splits: &[u64]) -> Result<DataFrame, RunError> {
+    fn rows(&self, step: &Step, splits: &[u64]) -> Result<DataFrame, RunError> {
         let session = &step.cx.session;
         let ledger = self.dataset.by_split(session, REJECTS, None, (SPLIT, splits))?;
         let predicate = ledger.parse_sql_expr(self.predicate).map_err(|error| {
@@ -229,12 +231,7 @@ impl Picked<'_> {
     }
 
     /// Makes a split again: what it holds, without the picked rows, and what comes of these.
-    async fn again(
-        &self,
-        steps: &[Step<'_>],
-        split: u64,
-        writer: SplitWriter,
-    ) -> Result<SplitWriter, RunError> {
+    async fn again(&self, steps: &[Step], split: u64, writer: SplitWriter) -> Result<SplitWriter, RunError> {
         let (head, last) = (&steps[0], &steps[steps.len() - 1]);
         let session = &head.cx.session;
         // Read once: the rows of the plan must be those that leave the ledger.

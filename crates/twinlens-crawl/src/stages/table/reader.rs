@@ -46,7 +46,7 @@ impl TableReader {
     pub(super) fn kept_kinds(&self) -> Result<Vec<ColumnKind>, RunError> {
         let kinds = self.kept.iter().zip(&self.reader.selection.keep).map(|(kind, kept)| {
             ColumnKind::of(kind).ok_or_else(|| {
-                let (file, kind) = (&self.split.file, types::name(kind));
+                let (file, kind) = (self.file.written(), types::name(kind));
                 let message =
                     format!("{file}: the column `{}` is text, but {kind} in another file", kept.source);
                 RunError::user_with_hint(message, "set its type: `types`")
@@ -57,7 +57,7 @@ impl TableReader {
 
     /// The selected columns of a file with this schema.
     pub(super) fn file_columns(&self, schema: &Schema) -> Result<FileColumns, RunError> {
-        self.reader.file_columns(Path::new(&self.split.file), schema, &self.kept)
+        self.reader.file_columns(Path::new(self.file.written()), schema, &self.kept)
     }
 
     /// Builds the rows of a file with these columns.
@@ -92,7 +92,7 @@ impl TableReader {
         // Where the file lies does not matter.
         let name = file_name(&self.split.file);
         let path = self.file.path().display().to_string();
-        let why = why.replace(&path, name).replace(&self.split.file, name);
+        let why = why.replace(&path, name).replace(self.file.written(), name);
         let detail = if why.starts_with(name) { why } else { format!("{name}: {why}") };
         rows.reject("bad_file", &detail);
         let kept = self.kept.iter().map(|kind| arrow::array::new_null_array(kind, 1)).collect();

@@ -136,7 +136,7 @@ impl Source for Warc {
     type Split = FileSplit;
 
     async fn splits(&self, cx: &RunContext) -> Result<Vec<FileSplit>, RunError> {
-        Ok(files::list(cx, &self.files)?.into_iter().map(|file| FileSplit { file }).collect())
+        Ok(files::list(cx, &self.files)?.into_iter().map(|file| FileSplit { file: file.name }).collect())
     }
 
     async fn read(&self, cx: &RunContext, split: &FileSplit) -> Result<DataFrame, RunError> {

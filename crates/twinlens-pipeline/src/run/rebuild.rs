@@ -1,0 +1,74 @@
+//! Builds a unit of another process's run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::execution::runtime_env::RuntimeEnv;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::split_records::SplitRecords;
+use twinlens_dataset::writer::SplitStarter;
+
+use crate::context::Clock;
+use crate::error::RunError;
+use crate::files::Files;
+use crate::registry::Registry;
+use crate::run::events::{Observer, Progress};
+use crate::run::recipe::{UnitRecipe, host_name};
+use crate::run::settings::Settings;
+use crate::run::splits::Prepared;
+use crate::run::unit_inputs::UnitInputs;
+
+/// What a process builds units with.
+#[derive(Clone)]
+pub struct Builder<'a> {
+    /// Its kinds of stages.
+    pub registry: &'a Registry,
+    /// The run directory, limits and folders of this process; clock and hosts are the run's.
+    pub settings: &'a Settings,
+    /// The environment variables of this process.
+    pub env: &'a BTreeMap<String, String>,
+    /// The memory and spill folder of all its units.
+    pub runtime: Arc<RuntimeEnv>,
+    /// Observes the splits.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Builder<'_> {
+    /// Builds the unit of a recipe.
+    ///
+    /// # Errors
+    /// The user's, among others: this process would make splits otherwise than the run; an input is
+    /// not on this machine.
+    pub async fn prepare(
+        &self,
+        recipe: &UnitRecipe,
+        cancel: &CancellationToken,
+    ) -> Result<Prepared, RunError> {
+        let own = host_name();
+        if !recipe.hosts.is_empty() && recipe.host != own {
+            let sites: Vec<&str> = recipe.hosts.keys().map(String::as_str).collect();
+            let (sites, host) = (sites.join(", "), &recipe.host);
+            return Err(RunError::user_with_hint(
+                format!("{sites} is served on the loopback of {host}: it cannot be fetched from {own}"),
+                format!("run workers on {host} alone, or without `sites`"),
+            ));
+        }
+        let (scratch, hub) = (self.settings.scratch.clone(), self.settings.hub.clone());
+        let files = Files { base: recipe.base().into(), scratch, hub };
+        let (pipeline, nodes) = recipe.rebuild(self.registry, self.env, &files)?;
+        let settings = Settings {
+            clock: recipe.clock(),
+            hosts: Arc::new(recipe.hosts.clone()),
+            ..self.settings.clone()
+        };
+        let began = Clock::at_micros(recipe.began);
+        let (registry, runtime) = (self.registry, self.runtime.clone());
+        let inputs = UnitInputs { pipeline: &pipeline, registry, settings: &settings, files, runtime, began };
+        let progress = Progress::new(recipe.dataset(), self.observer.clone());
+        let steps = inputs.steps(&nodes, &progress, cancel).await?;
+        let dataset = settings.dir.join(recipe.dataset());
+        let starter = SplitStarter::elsewhere(&dataset, recipe.tables.clone());
+        let records = SplitRecords::new(&dataset, &recipe.fingerprint);
+        Ok(Prepared::new(steps, starter, Some(records)))
+    }
+}

@@ -1,0 +1,152 @@
+//! One split: what a process is told of it, how it makes it, and what it answers.
+//!
+//! A split is made by the same code wherever that is: by the run itself, or by a process of another
+//! machine that built the unit from its [`super::recipe::UnitRecipe`].
+
+use std::time::Instant;
+
+use datafusion::dataframe::DataFrame;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::{Instrument, debug_span};
+use twinlens_dataset::split_records::SplitRecords;
+use twinlens_dataset::writer::SplitStarter;
+use twinlens_dataset::{Commit, MAIN, SplitWriter, blocking};
+
+use crate::error::RunError;
+use crate::rejects;
+use crate::run::step::{Step, chain, conserved, rows_input, write_sorted};
+use crate::stage::{SourceSplit, Work};
+
+/// What a process is told of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitTask {
+    /// Its index.
+    pub number: u64,
+    /// A description for people: `wit rows 6000..6500`.
+    pub label: String,
+    /// What it is made from.
+    pub input: SplitInput,
+}
+
+/// What a split is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitInput {
+    /// Rows `start..end` of the unit's input.
+    Rows {
+        /// The first row.
+        start: u64,
+        /// The row after the last one.
+        end: u64,
+    },
+    /// What a source described, in its own terms.
+    Source(Value),
+}
+
+impl SplitInput {
+    /// The rows that it reads; 0 where a source does not say.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Self::Rows { start, end } => end - start,
+            Self::Source(_) => 0,
+        }
+    }
+}
+
+/// A split that was made: its files are durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SplitDone {
+    /// The entry for the manifest.
+    pub commit: Commit,
+    /// Seconds that it took; of one that another process made, unknown.
+    pub seconds: Option<f64>,
+    /// Whether this process made it.
+    pub is_own: bool,
+}
+
+/// A unit that is ready to make splits in this process.
+pub struct Prepared {
+    steps: Vec<Step>,
+    starter: SplitStarter,
+    /// Where made splits are recorded before the manifest has them, in an object store.
+    records: Option<SplitRecords>,
+}
+
+impl Prepared {
+    /// A unit of these steps; `starter` and `records` are those of its dataset.
+    pub(super) fn new(steps: Vec<Step>, starter: SplitStarter, records: Option<SplitRecords>) -> Self {
+        Self { steps, starter, records }
+    }
+
+    /// The stages of the unit, with all that they read.
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Makes a split. Where another process has already recorded the same one, its record is the
+    /// result: two attempts never count twice.
+    pub async fn split(&self, task: &SplitTask) -> Result<SplitDone, RunError> {
+        let span = debug_span!("split", number = task.number, label = %task.label);
+        self.publish(task).instrument(span).await
+    }
+
+    async fn publish(&self, task: &SplitTask) -> Result<SplitDone, RunError> {
+        let started = Instant::now();
+        let mut writer = self.write(task).await?;
+        if writer.counts().rows_in.is_none() {
+            writer.count_rows_in(writer.rows(MAIN) + writer.counts().rejected());
+        }
+        let records = self.records.clone();
+        let commit = blocking(move || {
+            let made = writer.publish()?.commit().clone();
+            match records {
+                Some(records) => records.put(made),
+                None => Ok(made),
+            }
+        });
+        let commit = commit.await??;
+        Ok(SplitDone { commit, seconds: Some(started.elapsed().as_secs_f64()), is_own: true })
+    }
+
+    async fn write(&self, task: &SplitTask) -> Result<SplitWriter, RunError> {
+        let head = self.head()?;
+        let writer = self.starter.start(task.number, task.label.clone());
+        match (&task.input, &head.node.work) {
+            (SplitInput::Rows { start, end }, Work::Rows(_)) => {
+                let input = rows_input(head)?;
+                let frame = input.dataset.range(&head.cx.session, &input.table, *start, *end)?;
+                let frame = chain(rejects::with_reserved(frame)?, &self.steps).await?;
+                let writer = write_sorted(writer, frame, &self.steps).await?;
+                conserved(&writer, end - start)?;
+                Ok(writer)
+            }
+            (SplitInput::Source(value), Work::Source(source)) => {
+                let split = SourceSplit { label: task.label.clone(), value: value.clone() };
+                let frame = source.read(&head.cx, &split).await?;
+                self.write_source(writer, frame).await
+            }
+            _ => {
+                let what = format!("split {} is not one of `{}`", task.number, head.node.name);
+                Err(RunError::Internal(what))
+            }
+        }
+    }
+
+    /// Writes the rows of a source through the stages that are fused to it.
+    pub(super) async fn write_source(
+        &self,
+        writer: SplitWriter,
+        frame: DataFrame,
+    ) -> Result<SplitWriter, RunError> {
+        let frame = chain(frame, &self.steps[1..]).await?;
+        let mut writer = write_sorted(writer, frame, &self.steps).await?;
+        writer.count_rows_in(writer.rows(MAIN) + writer.counts().rejected());
+        Ok(writer)
+    }
+
+    /// The first stage.
+    pub(super) fn head(&self) -> Result<&Step, RunError> {
+        self.steps.first().ok_or_else(|| RunError::Internal("a unit without stages".into()))
+    }
+}

@@ -1,0 +1,153 @@
+//! `twinlens work`: makes splits of the run that works in a directory.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use twinlens_dataset::storage::Location;
+use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::rebuild::Builder;
+use twinlens_pipeline::run::workers::{self, WorkEvent, Worker};
+use twinlens_pipeline::run::{Settings, session};
+use twinlens_pipeline::{Clock, Registry};
+
+use crate::cli::{LogFormat, WorkArgs};
+use crate::errors::Failure;
+use crate::run::{GRACE, shell_quote};
+use crate::text::{counted, printable};
+use crate::{env, hub, runtime, signals};
+
+/// The folder of the workers' scratch folders in the cache.
+const WORKERS: &str = "workers";
+const LOCK: &str = "lock";
+
+pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failure> {
+    let scratch = Scratch::new(&env::cache_dir().join(WORKERS))?;
+    let dir = Location::parse(&args.dir, Path::new(""), &scratch.folder)?;
+    check_shared(&dir)?;
+    let threads = args.threads.map_or_else(runtime::cores, usize::from);
+    let settings = Settings {
+        dir,
+        scratch: scratch.folder.clone(),
+        hub: hub::open(),
+        threads,
+        memory_bytes: args.memory,
+        bytes_in_flight: args.bytes_in_flight,
+        grace: GRACE,
+        clock: Clock::System,
+        ..Settings::in_folder(&scratch.folder)
+    };
+    let (cancel, format) = (CancellationToken::new(), args.log_format);
+    signals::stop(cancel.clone(), move || {
+        say(format, &json!({ "event": "stopping" }), || {
+            "stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once".into()
+        });
+    })
+    .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
+    let spill = scratch.folder.join("spill");
+    fs::create_dir_all(&spill).map_err(|error| Failure::io(&spill, error))?;
+    let builder = Builder {
+        registry,
+        settings: &settings,
+        env: &env::all(),
+        runtime: session::runtime(args.memory, &spill)?,
+        observer: Arc::new(Silent),
+    };
+    let shown = args.dir.clone();
+    let on_event = Arc::new(move |event: &WorkEvent| report(format, event, &shown));
+    let worker = Worker { builder, idle: args.idle, slots: args.splits.into(), on_event };
+    let made = runtime::block_on(Some(threads), async { Ok(worker.work(&cancel).await?) })?;
+    say(format, &json!({ "event": "work_finished", "splits": made }), || {
+        format!("made {}", counted(made, "split"))
+    });
+    Ok(())
+}
+
+/// Refuses a directory that other machines do not see.
+pub(crate) fn check_shared(dir: &Location) -> Result<(), Failure> {
+    if workers::is_shared(dir) {
+        return Ok(());
+    }
+    let message = format!("{dir} is a directory of this machine, which workers elsewhere do not see");
+    let absolute = std::path::absolute(dir.local_path()).unwrap_or_else(|_| dir.local_path());
+    let shared = shell_quote(&format!("file://{}", absolute.display()));
+    Err(Failure::user(message)
+        .hint(format!("use an object store (s3://bucket/run), or {shared} if all machines mount it there")))
+}
+
+/// Tells the user on stderr what a worker does.
+fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
+    match event {
+        WorkEvent::Waiting { for_stage } => say(format, &json!({ "event": "waiting" }), || {
+            if *for_stage {
+                return "waiting: the run does a stage alone, or has been killed".into();
+            }
+            format!("waiting for a run: twinlens run PIPELINE --dir {} --workers", shell_quote(dir))
+        }),
+        WorkEvent::Unit { stage, splits } => {
+            let event = json!({ "event": "stage_started", "stage": stage, "splits": splits });
+            say(format, &event, || format!("{stage}: {} to make", counted(*splits, "split")));
+        }
+        WorkEvent::Split { stage, label, seconds } => {
+            let event = json!({ "event": "split_made", "stage": stage, "label": label, "seconds": seconds });
+            say(format, &event, || format!("{stage}: {label} in {seconds:.1} s"));
+        }
+        WorkEvent::Failed { label, message } => {
+            let event = json!({ "event": "split_failed", "label": label, "message": message });
+            say(format, &event, || format!("{label} failed: {message}"));
+        }
+        WorkEvent::Ended => say(format, &json!({ "event": "run_ended" }), || "the run has ended".into()),
+        WorkEvent::Idle => {
+            say(format, &json!({ "event": "idle" }), || "no work for the time of --idle".into())
+        }
+    }
+}
+
+fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
+    match format {
+        LogFormat::Json => eprintln!("{event}"),
+        LogFormat::Text => eprintln!("{}", printable(&text())),
+    }
+}
+
+/// The scratch folder of one worker: two on one machine must not share unfinished files. It is
+/// deleted on drop, or, after a kill, by the next worker of the machine.
+struct Scratch {
+    folder: PathBuf,
+    /// The system releases the lock when the process ends.
+    _lock: File,
+}
+
+impl Scratch {
+    fn new(all: &Path) -> Result<Self, Failure> {
+        delete_abandoned(all);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let folder = all.join(format!("{}-{}", std::process::id(), now.as_nanos()));
+        let fail = |error| Failure::io(&folder, error);
+        fs::create_dir_all(&folder).map_err(fail)?;
+        let lock = File::create(folder.join(LOCK)).map_err(fail)?;
+        lock.lock().map_err(fail)?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is deleted by the next worker.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Deletes the folders of killed workers. What cannot be deleted does no harm.
+fn delete_abandoned(all: &Path) {
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let lock = File::open(folder.join(LOCK));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
