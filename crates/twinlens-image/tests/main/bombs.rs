@@ -5,8 +5,8 @@ use twinlens_testkit::bombs::{IMAGE_BOMBS, Size};
 use twinlens_testkit::memory::{cpu_seconds, peak};
 
 /// What decoding may take beside [`twinlens_image::Header::decode_bytes`]: metadata of up to
-/// 16 MiB, which are copied once as they grow, and tables.
-const SLACK: u64 = 40 << 20;
+/// 16 MiB, of which there are up to three copies, and tables.
+const SLACK: u64 = 64 << 20;
 
 struct Cost {
     code: &'static str,
@@ -64,7 +64,7 @@ fn bombs_stay_within_their_budgets() {
 #[test]
 #[ignore = "takes minutes"]
 fn the_largest_bombs_stay_within_their_budgets() {
-    let (table, wrong) = explode(Size { side: 7056, length: 31 << 20 }, 2.0);
+    let (table, wrong) = explode(Size { side: 7056, length: 31 << 20 }, 2.5);
     println!("{table}");
     assert!(wrong.is_empty(), "{}", wrong.concat());
 }
