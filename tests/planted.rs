@@ -49,7 +49,6 @@ const CHANGED: &[&str] = &["run", "changed.toml", "--dir", "run"];
 const FRESH: &[&str] = &["run", "pipeline.toml", "--dir", "run", "--fresh"];
 const MORE: &[&str] = &["run", "more.toml", "--dir", "run"];
 const REPAIR: &[&str] = &["repair", "pipeline.toml", "--dir", "run"];
-const RETRY: &[&str] = &["retry", "pipeline.toml", "long", "--dir", "run"];
 const EXPORT: &[&str] = &["export", "run/long", "out", "--to", "parquet", "--fresh"];
 
 /// Takes the last commit of a dataset back, as if the run had been killed before it.
@@ -126,10 +125,6 @@ fn cases() -> Vec<Case> {
         }),
         works("files in a dataset that is repaired", REPAIR, |place| {
             damage(place);
-            mine(place, "run/long/notes.txt");
-            link(place, "outside", "run/long/extra");
-        }),
-        works("files in a dataset that is retried", RETRY, |place| {
             mine(place, "run/long/notes.txt");
             link(place, "outside", "run/long/extra");
         }),
@@ -283,7 +278,8 @@ fn a_stolen_lock_lets_no_second_writer_in() {
         ("nothing", |_| {}),
         ("the file is removed", |lock| fs::remove_file(lock).unwrap()),
         ("another file is put in its place", |lock| {
-            fs::remove_file(lock).unwrap();
+            // A process that is refused does not make the file again.
+            let _ = fs::remove_file(lock);
             fs::write(lock, "pid 1").unwrap();
         }),
         ("the file is empty", |lock| fs::write(lock, "").unwrap()),
@@ -310,7 +306,12 @@ fn a_run_whose_folder_was_replaced_ends() {
     place.done(RUN);
     let before = everything(&place.path("run"));
     assert_refused(&first.resume(), "moved away or replaced");
-    assert!(everything(&place.path("run")) == before, "the second run was changed");
+    let after = everything(&place.path("run"));
+    // The split in flight may leave an unfinished file, which nobody reads.
+    let changed: Vec<_> = (before.symmetric_difference(&after).map(|(name, _)| name))
+        .filter(|name| !name.ends_with(".unfinished"))
+        .collect();
+    assert!(changed.is_empty(), "the second run was changed: {changed:?}");
     assert!(place.done(&["check", "run"]).starts_with("ok"));
 
     // Another writer that got past the lock.

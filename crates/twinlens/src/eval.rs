@@ -24,9 +24,9 @@ use twinlens_pipeline::{Registry, RunError, StageKind};
 
 use crate::cli::{EvalArgs, RowFormat};
 use crate::errors::Failure;
-use crate::run::{check_rejected, run_watched, settings, shell_quote};
+use crate::run::{check_rejected, run_watched, settings};
 use crate::sql::rows::RowWriter;
-use crate::text::{Paint, counted, seconds};
+use crate::text::{Paint, counted, seconds, shell_quote};
 use crate::{env, hub};
 
 /// The value of `--sets` for all declared sets.

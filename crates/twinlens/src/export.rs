@@ -19,9 +19,9 @@ use twinlens_pipeline::{Product, Registry, RunError};
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::errors::Failure;
 use crate::progress::Watcher;
-use crate::run::{parse_location, run_supervised, shell_quote};
+use crate::run::{parse_location, run_supervised};
 use crate::runtime;
-use crate::text::{bytes, counted, seconds};
+use crate::text::{bytes, counted, seconds, shell_quote};
 
 /// Memory limit for counting the card's domains, beyond which DataFusion spills to disk.
 const MEMORY: usize = 512 << 20;

@@ -21,12 +21,11 @@ use twinlens_pipeline::{Product, Registry};
 use crate::cli::{EngineArgs, RunArgs, SharingArgs};
 use crate::errors::{Exit, Failure};
 use crate::progress::{Watcher, reason_line};
+use crate::signals::GRACE;
 use crate::table::TableWriter;
-use crate::text::{count, counted, seconds};
+use crate::text::{count, counted, seconds, shell_quote};
 use crate::{config, env, hub, runtime, signals, sites, work};
 
-/// How long splits in flight may continue after the first Ctrl-C.
-pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
@@ -282,16 +281,6 @@ fn print_table(mut out: &mut impl Write, dataset: &Dataset) -> Result<(), Failur
 fn resume_command(args: impl Iterator<Item = OsString>) -> String {
     let words = args.map(|word| word.to_string_lossy().into_owned()).filter(|word| word != "--fresh");
     words.map(|word| shell_quote(&word)).collect::<Vec<_>>().join(" ")
-}
-
-/// Quotes a word for a POSIX shell, if necessary.
-pub(crate) fn shell_quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

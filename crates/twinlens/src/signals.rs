@@ -3,11 +3,15 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::errors::Exit;
+
+/// How long splits in flight may continue after the first Ctrl-C.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signal {

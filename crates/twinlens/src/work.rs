@@ -16,8 +16,8 @@ use twinlens_pipeline::{Clock, Registry};
 
 use crate::cli::{LogFormat, WorkArgs};
 use crate::errors::Failure;
-use crate::run::{GRACE, shell_quote};
-use crate::text::{counted, printable};
+use crate::signals::GRACE;
+use crate::text::{counted, printable, shell_quote};
 use crate::{env, hub, runtime, signals};
 
 /// The folder of the workers' scratch folders in the cache.

@@ -289,8 +289,8 @@ proptest! {
                 if !matches!(run(&export, &resumed, pieces).await.unwrap(), Outcome::Interrupted) {
                     break;
                 }
-                // A killed process may also leave an unrecorded shard and an unfinished file.
-                fs::write(resumed.join("09999.tar"), "lost").unwrap();
+                // A killed process may also leave an unfinished file. (An unrecorded shard has the
+                // name of the next one, which is written over it.)
                 fs::write(resumed.join("09999.parquet.unfinished"), "half").unwrap();
             }
             run(&export, &resumed, u64::MAX).await.unwrap();

@@ -9,8 +9,9 @@ use twinlens_image::{ImageModes, Limits, decode_as, sha256_hex};
 
 /// The images that Pillow decodes and this crate refuses, by part of their names: PNM whose largest
 /// values are no divisors of 255, and TIFF of signed, deep, floating-point, YCbCr or Lab samples,
-/// of several extra samples, of some kinds in planes, and of compressions that are rare.
-const REFUSED: [&str; 22] = [
+/// of several extra samples, of some kinds in planes, of compressions that are rare, and of JPEG
+/// without a change of colours.
+const REFUSED: [&str; 23] = [
     "-planar",
     "-1-7",
     "-2-7",
@@ -33,6 +34,7 @@ const REFUSED: [&str; 22] = [
     "-zstd",
     "-lzma",
     "-LAB-",
+    "-RGB-jpeg",
 ];
 
 /// How many of the files of a folder were decoded, or every difference.

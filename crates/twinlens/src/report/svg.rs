@@ -243,7 +243,8 @@ struct Scale {
 
 impl Scale {
     fn x(&self, value: f64) -> i32 {
-        let share = (value - self.low) / (self.high - self.low);
+        // Infinite values end at the edge.
+        let share = ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
         self.left + (share * f64::from(self.right - self.left)).round() as i32
     }
 }
