@@ -78,13 +78,6 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Moves a dataset to another disk, with a link in its place.
-fn moved(place: &Place) {
-    fs::rename(place.path("run/long"), place.path("outside/moved")).unwrap();
-    link(place, "outside/moved", "run/long");
-    // What is behind the link is not to be deleted.
-    mine(place, "outside/moved/mine.txt");
-}
-
 struct Case {
     what: &'static str,
     plant: fn(&Place),
@@ -133,8 +126,6 @@ fn cases() -> Vec<Case> {
             link(place, "outside", "run/long/extra");
         }),
         works("a linked folder of work", CHANGED, |place| link(place, "outside", "run/long/work")),
-        works("a dataset on another disk that is replaced", CHANGED, moved),
-        works("a dataset on another disk that is made again", FRESH, moved),
         works("folders of others in the run directory", FRESH, |place| {
             mine(place, "run/mine/notes.txt");
             mine(place, "run/notes.txt");

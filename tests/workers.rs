@@ -186,7 +186,8 @@ fn a_run_that_is_killed_goes_on_with_what_its_workers_made() {
 #[test]
 fn what_cannot_work_is_refused_with_the_reason() {
     let place = place();
-    let local = place.output(&["run", "pipeline.toml", "--dir", "here", "--workers"]);
+    let mut local = place.command(&["run", "pipeline.toml", "--dir", "here", "--workers"]);
+    let local = local.env("WORD", "x").output().unwrap();
     let error = stderr(&local);
     let expected = "error: here is a directory of this machine, which workers elsewhere do not see\n\
                     hint: use an object store (s3://bucket/run), or file://";
@@ -251,8 +252,10 @@ splits = 3
     let helping = worker(&place, "shared", &[]).spawn().unwrap();
     let there = run(&place, "shared", &["--workers-only", "--lease", "1s"]).output().unwrap();
     assert_eq!(there.status.code(), Some(1));
+    // Notes of a worker stay on its own terminal.
     let told = |text: &str| {
-        text.lines().take_while(|line| !line.starts_with("resume")).map(String::from).collect::<Vec<_>>()
+        let lines = text.lines().skip_while(|line| !line.starts_with("error"));
+        lines.take_while(|line| !line.starts_with("resume")).map(String::from).collect::<Vec<_>>()
     };
     assert_eq!(told(&stderr(&there)), told(&here));
     assert!(ends_well(helping).contains("the run has ended"));

@@ -24,7 +24,6 @@ split_rows = 10
 kind = "filter"
 input = "photos"
 rules = [{ code = "too_short", where = "char_length(caption) >= 10" }]
-split_rows = 10
 
 [stages.few]
 kind = "dedup"
