@@ -128,12 +128,12 @@ pub(super) fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "export_parquet",
-            args: &["export", "done/few", "work/out", "--to", "parquet", "--shard-size", "2kB"],
+            args: &["export", "done/few", "work/out", "--to", "parquet", "--shard-size", "1MB"],
             ..plain
         },
         Scenario {
             name: "export_tar",
-            args: &["export", "done/few", "work/out", "--to", "webdataset", "--shard-size", "8kB"],
+            args: &["export", "done/few", "work/out", "--to", "webdataset", "--shard-size", "1MB"],
             ..plain
         },
         Scenario {
@@ -204,7 +204,7 @@ pub(super) fn flipped() -> Place {
     // An earlier generation, an export, and the caches.
     run(&["run", "flips.toml", "--dir", "run", "--set", "stages.clip.steps=2"], None);
     run(&["run", "flips.toml", "--dir", "run"], None);
-    run(&["export", "run/few", "out", "--to", "webdataset", "--shard-size", "8kB"], None);
+    run(&["export", "run/few", "out", "--to", "webdataset", "--shard-size", "1MB"], None);
     for pipeline in ["matching.toml", "zero.toml"] {
         run(&["run", pipeline, "--dir", "other"], None);
         fs::remove_dir_all(sound.join("other")).unwrap();
