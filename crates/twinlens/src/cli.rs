@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use values::ExportFormat;
-pub(crate) use values::{LogFormat, PlanFormat, ProgressMode, RowFormat};
+pub(crate) use values::{ExportFormat, LogFormat, PlanFormat, ProgressMode, RowFormat};
 use values::{duration, size};
 
 mod values;

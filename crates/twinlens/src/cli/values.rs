@@ -33,7 +33,7 @@ pub(crate) enum PlanFormat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
+pub(crate) enum ExportFormat {
     /// Tar files of images and texts, with Parquet metadata and statistics, as img2dataset writes
     /// them
     Webdataset,
