@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use super::scenario::{Attempt, Content, Scenario, site};
+use super::scenario::{Attempt, Content, Scenario, WORK, site};
 use super::shim::{self, Fault};
 use crate::support::{Place, stderr};
 
@@ -76,7 +76,7 @@ impl<'a> Campaign<'a> {
                 found.push(format!("not killed, but {}", attempt.output.status));
             }
         } else {
-            found.extend(wrong_message(&attempt, path));
+            found.extend(wrong_message(&attempt, Path::new(path), &place.path(WORK)));
         }
         found.extend(scenario.faults_visible(place, &self.foreign));
         if number.is_multiple_of(READ_ONE_IN) {
@@ -92,22 +92,21 @@ impl<'a> Campaign<'a> {
     }
 }
 
-/// What is wrong with how a command reported a fault.
-fn wrong_message(attempt: &Attempt, path: &str) -> Option<String> {
+/// What is wrong with how a command reported a fault of a path.
+fn wrong_message(attempt: &Attempt, path: &Path, work: &Path) -> Option<String> {
     let text = stderr(&attempt.output);
     // Nothing depends on what tells other processes about a run.
-    if path.contains("/.live") && attempt.output.status.success() {
+    if path.iter().any(|part| part == ".live") && attempt.output.status.success() {
         return None;
     }
+    let run = work.join("run");
     // A folder that cannot be deleted is named, whatever in it fails.
-    let named = Path::new(path).ancestors().map(|path| path.to_string_lossy());
-    let mut named = named.take_while(|path| !path.ends_with("/work") && !path.ends_with("/work/run"));
-    let is_named = named.any(|path| {
-        let name = path.strip_suffix(".unfinished").unwrap_or(&path);
-        name.split_once("/work/").is_some_and(|(_, name)| text.contains(name))
+    let is_named = path.ancestors().take_while(|path| *path != work && *path != run).any(|path| {
+        let name = path.strip_prefix(work).map(|name| name.to_string_lossy().into_owned());
+        name.is_ok_and(|name| text.contains(name.strip_suffix(".unfinished").unwrap_or(&name)))
     });
     let is_clear = attempt.output.status.code() == Some(1)
-        && (is_named || path.ends_with("/work/run") && text.contains("work/run"))
+        && (is_named || path == run && text.contains(&*run.to_string_lossy()))
         && !text.contains("panicked")
         && !text.contains("bug in twinlens");
     (!is_clear).then(|| format!("{}: {text}", attempt.output.status))

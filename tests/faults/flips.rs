@@ -77,7 +77,9 @@ impl Site {
         let place = flipped();
         let names: Vec<String> = files(&place.path("sound"))
             .into_iter()
-            .filter(|name| !name.ends_with("/lock") && !name.starts_with("photos/"))
+            .filter(|name| {
+                !name.ends_with("/lock") && !name.ends_with(".toml") && !name.starts_with("photos/")
+            })
             .collect();
         let mut site = Self { place, names, sound: BTreeMap::new() };
         for name in site.names.clone() {
@@ -97,10 +99,9 @@ impl Site {
     }
 
     fn kind(&self, name: &str) -> &'static str {
-        let parts: [(&str, &'static str); 10] = [
+        let parts: [(&str, &'static str); 9] = [
             (".matcher", "query automaton"),
             (".embeddings", "text embeddings"),
-            ("/work/", "checkpoint"),
             ("manifest.jsonl", "manifest"),
             ("out/", "export"),
             ("run.json", "run.json"),
@@ -109,6 +110,9 @@ impl Site {
             (".parquet", "shard"),
             ("", "other"),
         ];
+        if name.split('/').any(|part| part == "work") {
+            return "checkpoint";
+        }
         parts.iter().find(|(part, _)| name.contains(part)).map_or("other", |(_, kind)| kind)
     }
 

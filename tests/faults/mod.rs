@@ -35,13 +35,11 @@ fn chosen(part: usize) -> Vec<Scenario> {
 }
 
 #[test]
-#[ignore = "not held yet: run it by tests/faults/all"]
 fn nothing_is_lost_or_half_done_when_a_call_fails() {
     campaign::run(&chosen(0), tries(1));
 }
 
 #[test]
-#[ignore = "not held yet: run it by tests/faults/all"]
 fn no_flipped_bit_changes_an_answer() {
     if shim::is_available() {
         flips::run(tries(12));
@@ -49,7 +47,6 @@ fn no_flipped_bit_changes_an_answer() {
 }
 
 #[test]
-#[ignore = "not held yet: run it by tests/faults/all"]
 fn what_was_committed_survives_a_power_cut() {
     power::run(&chosen(1), tries(3));
 }

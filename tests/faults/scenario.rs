@@ -56,7 +56,7 @@ checkpoint_every = 1
 const PHOTOS: usize = 24;
 
 /// The folder in which the command works, below the place. Faults happen in there alone.
-const WORK: &str = "work";
+pub(super) const WORK: &str = "work";
 /// How it was before the command.
 const BEFORE: &str = "before";
 /// Somebody's file, in folders where a run must not touch it.
@@ -332,7 +332,8 @@ impl Scenario {
     /// next change.
     pub(super) fn is_content(name: &str) -> bool {
         let is_own = ["/manifest.jsonl", "/run.json", "/lock"].iter().any(|end| name.ends_with(end));
-        !is_own && !["/work/", "/.", "@"].iter().any(|part| name.contains(part))
+        let is_kept = |part: &str| part != WORK && !part.starts_with('.') && !part.contains('@');
+        !is_own && name.split('/').skip(1).all(is_kept)
     }
 
     /// What a reader would see in the folder now: only whole files, and everything of others.

@@ -105,13 +105,15 @@ impl DatasetWriter {
     /// Deletes unfinished files and unrecorded shards, which a killed writer or a retry left
     /// behind. Other files are somebody else's, or will be written again.
     pub fn delete_unrecorded(&self) -> Result<(), DatasetError> {
-        let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
         let tables = &self.state().begin.tables;
-        let is_left = |name: &str| {
-            let is_own =
-                name.ends_with(UNFINISHED) || is_shard(name, tables.keys()) || split_records::is_record(name);
-            is_own && !recorded.contains(name)
-        };
+        self.delete_unrecorded_of(&|name| is_shard(name, tables.keys()) || split_records::is_record(name))
+    }
+
+    /// Like [`delete_unrecorded`](Self::delete_unrecorded), of a writer whose files have the names
+    /// that `is_own` knows.
+    pub(crate) fn delete_unrecorded_of(&self, is_own: &dyn Fn(&str) -> bool) -> Result<(), DatasetError> {
+        let recorded: HashSet<&str> = self.state().files().map(|file| file.path.as_str()).collect();
+        let is_left = |name: &str| (name.ends_with(UNFINISHED) || is_own(name)) && !recorded.contains(name);
         self.dir.delete_where(WORK, &is_left)
     }
 

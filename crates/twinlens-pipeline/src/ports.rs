@@ -115,7 +115,8 @@ impl ArtifactInput {
         match self {
             Self::Folder(written) => {
                 let folder = cx.files.model(written, layouts)?;
-                verify_artifacts(&folder, files)?;
+                let optional = layouts.iter().flat_map(|(_, optional)| *optional);
+                verify_artifacts(&folder, &files.iter().chain(optional).copied().collect::<Vec<_>>())?;
                 Ok(folder)
             }
             Self::Dataset(table) => {

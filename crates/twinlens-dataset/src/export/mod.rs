@@ -110,6 +110,7 @@ impl Export<'_> {
         // The sink decides when a shard is full.
         let limits = ShardLimits { shard_bytes: usize::MAX, ..ShardLimits::default() };
         let writer = DatasetWriter::open(to, begin, limits)?;
+        writer.delete_unrecorded_of(&is_shard)?;
         let shards = ShardWriter::new(writer, sink, self.dataset.rows(MAIN), on_progress);
         let start = shards.position;
         let (send, receive) = channel(1);

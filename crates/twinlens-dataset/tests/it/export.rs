@@ -289,9 +289,9 @@ proptest! {
                 if !matches!(run(&export, &resumed, pieces).await.unwrap(), Outcome::Interrupted) {
                     break;
                 }
-                // A killed process may also leave an unfinished file. (An unrecorded shard has the
-                // name of the next one, which is written over it.)
+                // A killed process may also leave an unfinished file, and one that is not recorded.
                 fs::write(resumed.join("09999.parquet.unfinished"), "half").unwrap();
+                fs::write(resumed.join("09999.tar"), "lost").unwrap();
             }
             run(&export, &resumed, u64::MAX).await.unwrap();
             let (whole, resumed) = (files(&whole), files(&resumed));

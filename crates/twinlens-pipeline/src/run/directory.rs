@@ -23,6 +23,20 @@ pub(super) const WORKERS: &str = ".workers";
 struct Identity {
     format: u32,
     pipeline: String,
+    /// CRC-32 of the name: with a flipped bit, the directory would be another pipeline's. Those of
+    /// older versions have none.
+    #[serde(default)]
+    crc32: Option<u32>,
+}
+
+impl Identity {
+    fn new(pipeline: &str) -> Self {
+        Self { format: 1, pipeline: pipeline.into(), crc32: Some(crc32fast::hash(pipeline.as_bytes())) }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.format == 1 && self.crc32.is_none_or(|crc| crc == crc32fast::hash(self.pipeline.as_bytes()))
+    }
 }
 
 /// A run directory locked by this process. The operating system releases the lock when the process
@@ -61,8 +75,7 @@ impl RunDirectory {
             Some(_) => {}
             None => {
                 refuse_foreign_files(location)?;
-                let identity = Identity { format: 1, pipeline: pipeline.into() };
-                let text = serde_json::to_string(&identity)
+                let text = serde_json::to_string(&Identity::new(pipeline))
                     .map_err(|error| RunError::Internal(error.to_string()))?;
                 location.join(IDENTITY).write(text.as_bytes())?;
             }
@@ -91,13 +104,17 @@ impl RunDirectory {
 pub fn identity(location: &Location) -> Result<Option<String>, RunError> {
     let file = location.join(IDENTITY);
     let Some(text) = file.read()? else { return Ok(None) };
-    let identity: Identity = serde_json::from_slice(&text).map_err(|error| {
+    let damaged = |what: &str| {
         RunError::user_with_hint(
-            format!("{file}: damaged: {error}"),
+            format!("{file}: damaged: {what}"),
             "if the directory is a run of this pipeline, delete this file and run again",
         )
-    })?;
-    Ok(Some(identity.pipeline))
+    };
+    match serde_json::from_slice::<Identity>(&text) {
+        Err(error) => Err(damaged(&error.to_string())),
+        Ok(identity) if !identity.is_sound() => Err(damaged("its checksum differs")),
+        Ok(identity) => Ok(Some(identity.pipeline)),
+    }
 }
 
 fn lock(folder: &Path, location: &Location) -> Result<Lock, RunError> {
