@@ -115,7 +115,8 @@ fn read_modules(folder: &Path, module: &[String], modules: &mut Modules) {
 
 /// The source without comments and without test modules.
 fn product_code(source: &str) -> String {
-    let end = source.find("#[cfg(test)]\nmod tests {").unwrap_or(source.len());
+    let starts = ["", "pub(crate) "].map(|public| format!("#[cfg(test)]\n{public}mod tests {{"));
+    let end = starts.iter().find_map(|start| source.find(start)).unwrap_or(source.len());
     let lines = source[..end].lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }

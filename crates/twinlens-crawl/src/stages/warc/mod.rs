@@ -4,6 +4,7 @@
 //! A file is a split. It is streamed record by record; a record that is damaged, too long or not
 //! understood is one reject, with the file and the byte offset.
 
+mod input;
 mod page;
 mod reader;
 mod record;
@@ -22,8 +23,9 @@ use twinlens_dataset::sniff::{Compression, FileKind};
 use twinlens_dataset::unpack::{self, PlainFile};
 use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, Source, StageKind, Work, rejects};
 
+use self::input::Input;
 use self::page::ReadOptions;
-use self::reader::{DamagedRecord, Input, Item, Record, Records, Selection};
+use self::reader::{DamagedRecord, Item, Record, Records, Selection};
 use self::record::Header;
 use super::common::arrow_error;
 use super::files::{self, FileOpener, FileSplit, InputFile};

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Seek};
 
-use super::reader::Input;
+use super::input::Input;
 
 /// Longest header of a record or a response, in bytes.
 const MAX_HEADER: usize = 64 << 10;

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
 
-use super::RecordError;
+use super::item::RecordError;
 
 /// The first bytes of a gzip member: magic number and "deflate".
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];

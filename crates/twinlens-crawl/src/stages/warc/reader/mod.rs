@@ -9,73 +9,17 @@
 
 mod codec;
 mod compressed;
-mod input;
+mod item;
+mod member;
 mod plain;
 
 use std::io::{self, Read, Seek};
 
 use self::codec::Codec;
-use self::compressed::{Between, Member};
-use self::input::Allowance;
-pub(super) use self::input::Input;
+pub(super) use self::item::{DamagedRecord, Item, Record};
+use self::member::{Between, Member};
+use super::input::{Allowance, Input};
 use super::record::{Format, Header};
-
-#[derive(Debug)]
-pub(super) struct Record {
-    pub(super) place: Place,
-    pub(super) header: Header,
-    pub(super) block: Vec<u8>,
-}
-
-/// Where a record is in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Byte offset of the record, or of its member.
-    pub(super) offset: u64,
-    /// Byte offset in the decompressed member, if the record is not its first.
-    pub(super) within: Option<u64>,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "byte {}", self.offset)?;
-        self.within.map_or(Ok(()), |within| write!(f, ", decompressed byte {within}"))
-    }
-}
-
-/// A record that cannot be used.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct DamagedRecord {
-    pub(super) place: Place,
-    pub(super) code: &'static str,
-    pub(super) detail: String,
-}
-
-#[derive(Debug)]
-pub(super) enum Item {
-    Record(Record),
-    Damaged(DamagedRecord),
-}
-
-/// Why a record could not be read.
-enum RecordError {
-    /// The file cannot be read.
-    Io(io::Error),
-    /// Its compression is damaged.
-    Compression(String),
-    Damage(&'static str, String),
-}
-
-impl From<io::Error> for RecordError {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        match error.kind() {
-            UnexpectedEof => Self::Damage("truncated", "the file ends within the record".into()),
-            InvalidData | InvalidInput => Self::Compression(error.to_string()),
-            _ => Self::Io(error),
-        }
-    }
-}
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +95,6 @@ impl<F: Read + Seek> Records<F> {
         }
         Ok(None)
     }
-}
-
-/// A damaged record as an item.
-fn damaged(place: Place, code: &'static str, detail: String) -> Option<Item> {
-    Some(Item::Damaged(DamagedRecord { place, code, detail }))
 }
 
 #[cfg(test)]

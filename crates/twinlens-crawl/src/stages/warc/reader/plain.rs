@@ -3,8 +3,10 @@
 
 use std::io::{self, Read, Seek};
 
+use super::super::input::Input;
 use super::super::record::{self, Format, Header};
-use super::{Input, Item, Place, Record, RecordError, Records, State, damaged};
+use super::item::{Item, Place, Record, RecordError, damaged};
+use super::{Records, State};
 
 /// Length from which a record that ends beyond the file has a wrong length; of a shorter one, the
 /// file is cut.

@@ -24,7 +24,7 @@ impl Allowance {
 }
 
 #[derive(Debug)]
-pub(in crate::stages::warc) struct Input<F> {
+pub(super) struct Input<F> {
     buffered: BufReader<F>,
     /// Length of the file.
     length: u64,
@@ -32,7 +32,7 @@ pub(in crate::stages::warc) struct Input<F> {
 
 impl<F: Read + Seek> Input<F> {
     /// A file, read with a buffer of `capacity` bytes.
-    pub(in crate::stages::warc) fn new(mut file: F, capacity: usize) -> io::Result<Self> {
+    pub(super) fn new(mut file: F, capacity: usize) -> io::Result<Self> {
         let length = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
         Ok(Self { buffered: BufReader::with_capacity(capacity, file), length })
@@ -42,12 +42,12 @@ impl<F: Read + Seek> Input<F> {
         self.length
     }
 
-    pub(in crate::stages::warc) fn position(&mut self) -> io::Result<u64> {
+    pub(super) fn position(&mut self) -> io::Result<u64> {
         self.buffered.stream_position()
     }
 
     /// Goes to a position; what is buffered is kept if the position is within it.
-    pub(in crate::stages::warc) fn go_to(&mut self, position: u64) -> io::Result<()> {
+    pub(super) fn go_to(&mut self, position: u64) -> io::Result<()> {
         let here = self.position()?;
         match i64::try_from(i128::from(position) - i128::from(here)) {
             Ok(distance) => self.buffered.seek_relative(distance),
@@ -80,7 +80,7 @@ impl<F: Read + Seek> Input<F> {
     }
 
     /// Goes to the next `pattern`, `skip` bytes into it. Returns `false` at the end of the file.
-    pub(in crate::stages::warc) fn find(&mut self, pattern: &[u8], skip: u64) -> io::Result<bool> {
+    pub(super) fn find(&mut self, pattern: &[u8], skip: u64) -> io::Result<bool> {
         // The end of the last buffer, as a pattern may straddle two.
         let mut tail: Vec<u8> = Vec::new();
         loop {
