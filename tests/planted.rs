@@ -40,7 +40,7 @@ fn site(rows: usize) -> Place {
     );
     // With a second reader of `list`, `long` is a dataset of its own, whose rejects can be retried.
     let second =
-        "\n[stages.short]\nkind = \"filter\"\ninput = \"list\"\nwhere = \"char_length(caption) < 12\"\n";
+        "\n[stages.all]\nkind = \"filter\"\ninput = \"list\"\nwhere = \"char_length(caption) > 1\"\n";
     place.write(
         "retry.toml",
         &format!("{}{second}", PIPELINE.replace("char_length(caption) > 12", "right(caption, 1) <> '7'")),
