@@ -44,7 +44,9 @@ impl Loopback {
         let recipe: UnitRecipe = serde_json::from_str(recipe).unwrap();
         let (settings, observer) = (&self.settings, Arc::new(Silent));
         let runtime = session::runtime(64 << 20, &settings.scratch).unwrap();
-        let builder = Builder { registry: &self.registry, settings, env: &self.env, runtime, observer };
+        let learn = |_: &_| {};
+        let builder =
+            Builder { registry: &self.registry, settings, env: &self.env, runtime, observer, learn };
         let prepared = builder.prepare(&recipe, &CancellationToken::new()).await?;
         let mut made = Vec::new();
         for task in tasks {

@@ -20,9 +20,11 @@ mod memory;
 mod own_stage;
 #[cfg(unix)]
 mod planted;
+mod poisoned;
 mod programs;
 mod quickstart;
 mod retry;
+mod secrets;
 mod support;
 mod sweep;
 mod workers;

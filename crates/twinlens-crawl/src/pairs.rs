@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
+use twinlens_dataset::secret_urls::without_credentials;
 use twinlens_pipeline::rejects;
 
 pub(crate) use twinlens_dataset::contracts::pair_uid as uid;
@@ -66,7 +67,10 @@ impl PairBatchBuilder {
             None => uid(row.url.unwrap_or_default(), row.caption.unwrap_or_default()),
             Some((_, detail)) => uid(row.page_url.unwrap_or_default(), detail),
         };
-        let texts = [Some(uid.as_str()), row.url, row.caption, row.page_url, row.text_source];
+        // Sources that fetch by a URL with credentials refuse it; elsewhere it only says whence.
+        let url = row.url.map(without_credentials);
+        let page_url = row.page_url.map(without_credentials);
+        let texts = [Some(uid.as_str()), url.as_deref(), row.caption, page_url.as_deref(), row.text_source];
         // A malformed row has no values.
         let extra = row
             .extra

@@ -24,7 +24,7 @@ use crate::protocol::{Begin, Commit, FileEntry, State, WORK};
 use crate::shard::is_shard;
 use crate::split_records::is_record;
 use crate::storage::recorded::RecordedStore;
-use crate::storage::{Location, Recorded, UNFINISHED, local};
+use crate::storage::{Location, UNFINISHED, Verify, local};
 
 /// The committed part of a dataset.
 #[derive(Debug, Clone)]
@@ -194,7 +194,13 @@ impl Dataset {
 
     /// One of its files: readers verify what they read.
     pub fn file(&self, entry: &FileEntry) -> Location {
-        self.location.recorded(&entry.path, entry.bytes, &entry.crc32)
+        let recorded = |folder: &Location| folder.recorded(&entry.path, entry.bytes, &entry.crc32);
+        if entry.table.is_some() {
+            recorded(&self.location)
+        } else {
+            // One bit of a model changes every number that comes of it.
+            recorded(&self.location.clone().verifying(Verify::Always))
+        }
     }
 
     /// The local folder of the dataset. For a remote one, it holds the copies that
@@ -291,10 +297,10 @@ impl Dataset {
         self.state.files().for_each(|file| name.update(&file.sha256));
         let text = format!("recorded://{}/", hex::encode(&name.finalize()[..16]));
         let url = Url::parse(&text).map_err(|error| DatasetError::Protocol(error.to_string()))?;
-        let files = self.state.files().filter_map(|file| {
-            let recorded = Recorded::new(self.file(file).display_path(), file.bytes, &file.crc32)?;
-            Some((Key::from(file.path.as_str()), Arc::new(recorded)))
-        });
+        let files = self
+            .state
+            .files()
+            .filter_map(|file| Some((Key::from(file.path.as_str()), self.file(file).into_recorded()?)));
         let store = RecordedStore { inner: self.location.object_store()?, files: files.collect() };
         session.register_object_store(&url, Arc::new(store));
         Ok(url)

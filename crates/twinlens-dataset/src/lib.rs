@@ -24,6 +24,7 @@ mod ranges;
 pub mod reader;
 pub mod row_groups;
 pub mod samples;
+pub mod secret_urls;
 pub mod shard;
 pub mod sniff;
 pub mod split_records;

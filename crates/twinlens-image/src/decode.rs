@@ -19,6 +19,7 @@ use crate::modes::ImageModes;
 use crate::raw::RawImage;
 use crate::rgb::Rgb;
 use crate::sniff::Format;
+use crate::watch::watched;
 use crate::{exif, jpeg};
 
 /// A decoded image.
@@ -72,14 +73,15 @@ pub(crate) fn decode_probed(
     modes: ImageModes,
     by: u32,
 ) -> Result<DecodedImage, ImageError> {
-    catch_decoder_panic(header.format, || {
+    let decode = || {
         let raw = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, by)?,
             Format::Tiff => tiff::decode(bytes, header, modes)?,
             _ => formats::decode(bytes, header, modes)?,
         };
         finish(raw, header, modes)
-    })
+    };
+    watched(bytes, || catch_decoder_panic(header.format, decode))
 }
 
 /// Converts colours to sRGB and turns the image upright, if the rule says so.

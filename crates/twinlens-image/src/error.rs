@@ -16,6 +16,7 @@ pub const CODES: &[&str] = &[
     "truncated",
     "decode_failed",
     "decoder_panicked",
+    "killed_the_process",
     "resize_failed",
     "encode_failed",
     "bad_options",
@@ -114,6 +115,9 @@ pub enum ImageError {
         /// The panic message.
         message: String,
     },
+    /// A process died while it decoded these bytes, and so did another one that did nothing else.
+    #[error("a process that decoded this image died of it, twice")]
+    KilledTheProcess,
     /// The image cannot be resized or cropped as requested.
     #[error("cannot resize: {0}")]
     ResizeFailed(String),
@@ -146,6 +150,7 @@ impl ImageError {
             Self::Truncated(_) => "truncated",
             Self::DecodeFailed { .. } => "decode_failed",
             Self::DecoderPanicked { .. } => "decoder_panicked",
+            Self::KilledTheProcess => "killed_the_process",
             Self::ResizeFailed(_) => "resize_failed",
             Self::EncodeFailed { .. } => "encode_failed",
             Self::BadOptions(_) => "bad_options",

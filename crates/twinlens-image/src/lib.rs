@@ -86,6 +86,7 @@ mod resample;
 mod resize;
 mod rgb;
 mod sniff;
+mod watch;
 
 pub use augment::Augment;
 pub use decode::{DecodedImage, decode, decode_as, decode_reduced};
@@ -104,3 +105,4 @@ pub use resample::{Filter, resize, resize_reference};
 pub use resize::{Resize, ResizeMode};
 pub use rgb::Rgb;
 pub use sniff::{Format, sniff};
+pub use watch::{DecodeWatch, watch_decoders};

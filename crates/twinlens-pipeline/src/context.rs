@@ -21,6 +21,7 @@ use crate::error::RunError;
 use crate::files::Files;
 use crate::handles::TableInput;
 use crate::run::events::Progress;
+use crate::secrets::Secrets;
 
 /// The time of day, passed in so that a run can be repeated byte for byte.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +90,8 @@ pub struct RunContext {
     pub bytes_in_flight: usize,
     /// How many processes make splits of this run: what a host may be asked is divided by it.
     pub sharers: Arc<AtomicUsize>,
+    /// What must be in no file and no message.
+    pub secrets: Arc<Secrets>,
 }
 
 impl RunContext {

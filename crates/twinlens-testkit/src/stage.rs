@@ -154,6 +154,7 @@ pub fn context(registry: &Registry, folder: &Path) -> RunContext {
         cancel: CancellationToken::new(),
         progress: Progress::new(STAGE, Arc::new(Silent)),
         hosts: Default::default(),
+        secrets: Default::default(),
         bytes_in_flight: 1 << 20,
         sharers: Arc::default(),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use values::{ExportFormat, LogFormat, PlanFormat, ProgressMode, RowFormat};
+pub(crate) use values::{ExportFormat, LogFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode};
 use values::{duration, size};
 
 mod values;
@@ -149,6 +149,9 @@ pub(crate) struct EngineArgs {
     /// Memory limit of fetching and decoding, in addition to --memory
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     pub bytes_in_flight: usize,
+    /// When to compare what is read of the run's shards with their checksums; models always are
+    #[arg(long, value_name = "WHEN", default_value = "always")]
+    pub verify: VerifyMode,
     /// Progress lines on stderr
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: ProgressMode,
@@ -269,6 +272,12 @@ pub(crate) struct SqlArgs {
     /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE", requires = "query")]
     pub output: Option<PathBuf>,
+    /// Print all rows on a terminal, too, which gets at most 1000 rows or 1 MiB of an answer
+    #[arg(long)]
+    pub all: bool,
+    /// Give up after this time [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// Writes a report of a run as an HTML page

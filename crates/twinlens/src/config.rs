@@ -8,7 +8,7 @@ use twinlens_pipeline::files::Files;
 
 use crate::errors::Failure;
 use crate::text::Paint;
-use crate::{env, hub};
+use crate::{env, hub, secrets};
 
 /// Reads and checks a pipeline file, and no other file; the error reports all faults.
 pub(crate) fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
@@ -30,8 +30,10 @@ fn read(
     schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Failure> {
     let overrides = Overrides { set: set.to_vec(), env: env::all() };
-    config::load(path, registry, &overrides, schemas).map_err(|error| match error {
+    let pipeline = config::load(path, registry, &overrides, schemas).map_err(|error| match error {
         LoadError::Invalid(report) => Failure::report(report.render(Paint::stderr().is_on())),
         other => Failure::user(other.to_string()),
-    })
+    })?;
+    secrets::learn(&pipeline.secrets);
+    Ok(pipeline)
 }

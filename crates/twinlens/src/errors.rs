@@ -9,6 +9,7 @@ use twinlens_dataset::DatasetError;
 use twinlens_pipeline::RunError;
 
 use crate::cli::LogFormat;
+use crate::secrets;
 use crate::text::{Paint, printable};
 
 /// Exit codes.
@@ -75,7 +76,8 @@ impl Failure {
     /// Writes the error to stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         // If stderr fails, there is nowhere left to report it.
-        let _ = io::stderr().lock().write_all(self.render(format, Paint::stderr()).as_bytes());
+        let text = self.render(format, Paint::stderr());
+        let _ = io::stderr().lock().write_all(secrets::hide(&text).as_bytes());
     }
 
     fn render(&self, format: LogFormat, paint: Paint) -> String {

@@ -27,7 +27,7 @@ use crate::errors::Failure;
 use crate::run::{check_rejected, run_watched, settings};
 use crate::sql::rows::RowWriter;
 use crate::text::{Paint, counted, seconds, shell_quote};
-use crate::{env, hub};
+use crate::{env, hub, secrets};
 
 /// The value of `--sets` for all declared sets.
 const ALL: &str = "all";
@@ -286,9 +286,11 @@ fn classification(available: &AvailableSet) -> Result<Value, Failure> {
 fn check(values: PipelineValues, registry: &Registry) -> Result<Pipeline, Failure> {
     let base = current_dir()?;
     let files = Files { base: base.clone(), scratch: env::cache_dir(), hub: hub::open() };
-    values
+    let pipeline = values
         .check(&base, registry, &InputSchemas::of(&files))
-        .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))
+        .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))?;
+    secrets::learn(&pipeline.secrets);
+    Ok(pipeline)
 }
 
 fn default_dir(weights: &str) -> String {

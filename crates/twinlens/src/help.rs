@@ -11,7 +11,7 @@ use crate::text::Paint;
 
 /// Subjects with their pages. Where a subject is also a command, its page goes before the help
 /// text.
-const GUIDE: [(&str, &str); 11] = [
+const GUIDE: [(&str, &str); 12] = [
     ("pipelines", include_str!("../docs/pipelines.md")),
     ("sources", include_str!("../docs/sources.md")),
     ("curation", include_str!("../docs/curation.md")),
@@ -21,6 +21,7 @@ const GUIDE: [(&str, &str); 11] = [
     ("sql", include_str!("../docs/sql.md")),
     ("reports", include_str!("../docs/reports.md")),
     ("clusters", include_str!("../docs/clusters.md")),
+    ("security", include_str!("../docs/security.md")),
     ("python", include_str!("../docs/python.md")),
     ("stages", include_str!("../docs/stages.md")),
 ];

@@ -22,6 +22,7 @@ mod eval;
 mod export;
 mod help;
 mod hub;
+mod in_flight;
 mod logging;
 mod manual;
 mod model;
@@ -34,6 +35,7 @@ mod run;
 mod runtime;
 mod schema;
 mod search;
+mod secrets;
 mod sets;
 mod signals;
 mod sites;
@@ -76,6 +78,9 @@ pub fn registry() -> Registry {
 /// Sets process-wide state: the panic hook, signal handlers, and options of the allocator. Call it
 /// once, before other threads start, and return its result from `main`.
 pub fn main(registry: Registry) -> ExitCode {
+    if let Some(exit) = in_flight::trial() {
+        return exit;
+    }
     allocator::init();
     twinlens_image::silence_decoder_panics();
     twinlens_dataset::guard::silence_caught_panics();

@@ -20,6 +20,7 @@ use crate::cli::LogFormat;
 use crate::env::{self, TWINLENS_LOG};
 use crate::errors::Failure;
 use crate::progress::bars;
+use crate::secrets;
 
 /// Starts logging if the variable is set.
 ///
@@ -107,7 +108,10 @@ struct AboveProgress;
 
 impl Write for AboveProgress {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        bars().suspend(|| io::stderr().lock().write_all(text)).map(|()| text.len())
+        // A whole line at a time.
+        let line = String::from_utf8_lossy(text);
+        let line = secrets::hide(&line);
+        bars().suspend(|| io::stderr().lock().write_all(line.as_bytes())).map(|()| text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -13,7 +13,7 @@ use twinlens_pipeline::run::plan::{self, Decision};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, env, hub, run};
+use crate::{config, env, hub, run, secrets};
 use stages::{Column, StagePlan, decision, stages};
 
 pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
@@ -38,7 +38,8 @@ pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failur
         }
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    // What a stage stands for has the values of its options.
+    out.write_all(secrets::hide(&text).as_bytes())?;
     Ok(out.flush()?)
 }
 

@@ -11,7 +11,7 @@ use crate::{config, run};
 pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
     let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
-    let found = repair::take_back(&dir, &pipeline.name)?;
+    let found = repair::take_back(&dir, &pipeline)?;
     if found.is_empty() {
         eprintln!("{dir}: every file is as its manifest records");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::storage::Location;
+use twinlens_dataset::storage::{Location, Verify};
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::events::Observer;
@@ -18,8 +18,9 @@ use twinlens_pipeline::run::workers::{SharedRun, Sharing};
 use twinlens_pipeline::run::{self, Outcome, Settings};
 use twinlens_pipeline::{Product, Registry};
 
-use crate::cli::{EngineArgs, RunArgs, SharingArgs};
+use crate::cli::{EngineArgs, RunArgs, SharingArgs, VerifyMode};
 use crate::errors::{Exit, Failure};
+use crate::in_flight::Notes;
 use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
@@ -75,11 +76,14 @@ pub(crate) fn run_watched<T>(
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Completed<T>, Failure> {
     let watcher = watcher(engine, settings, pipeline)?;
-    run_supervised(watcher, settings.threads, async |watcher, cancel| {
+    let notes = Notes::watch(&settings.dir.local_path());
+    let done = run_supervised(watcher, settings.threads, async |watcher, cancel| {
         let sites = sites::open(&pipeline.sites).await?;
         let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
         work(&settings, watcher, cancel).await
-    })
+    });
+    notes.stop(done.is_ok());
+    done
 }
 
 fn watcher(engine: &EngineArgs, settings: &Settings, pipeline: &Pipeline) -> Result<Watcher, Failure> {
@@ -119,7 +123,10 @@ pub(crate) fn run_supervised<T>(
         Err(mut failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
             if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
-                failure.message = format!("stage `{stage}`: {}", failure.message);
+                let prefix = format!("stage `{stage}`: ");
+                if !failure.message.starts_with(&prefix) {
+                    failure.message.insert_str(0, &prefix);
+                }
             }
             if watcher.has_started() {
                 failure.resume = Some(resume_command(std::env::args_os()));
@@ -148,7 +155,11 @@ pub(crate) fn settings(
     pipeline: &Pipeline,
 ) -> Result<Settings, Failure> {
     Ok(Settings {
-        dir: run_dir(dir, pipeline)?,
+        dir: run_dir(dir, pipeline)?.verifying(match engine.verify {
+            VerifyMode::Always => Verify::Always,
+            VerifyMode::First => Verify::First(Arc::default()),
+            VerifyMode::Never => Verify::Never,
+        }),
         scratch: env::cache_dir(),
         hub: hub::open(),
         fresh: false,

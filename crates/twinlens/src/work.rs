@@ -16,9 +16,10 @@ use twinlens_pipeline::{Clock, Registry};
 
 use crate::cli::{LogFormat, WorkArgs};
 use crate::errors::Failure;
+use crate::in_flight::Notes;
 use crate::signals::GRACE;
 use crate::text::{counted, printable, shell_quote};
-use crate::{env, hub, runtime, signals};
+use crate::{env, hub, in_flight, runtime, secrets, signals};
 
 /// The folder of the workers' scratch folders in the cache.
 const WORKERS: &str = "workers";
@@ -55,10 +56,12 @@ pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failur
         env: &env::all(),
         runtime: session::runtime(args.memory, &spill)?,
         observer: Arc::new(Silent),
+        learn: secrets::learn,
     };
     let shown = args.dir.clone();
     let on_event = Arc::new(move |event: &WorkEvent| report(format, event, &shown));
     let worker = Worker { builder, idle: args.idle, slots: args.splits.into(), on_event };
+    Notes::watch(&scratch.folder);
     let made = runtime::block_on(Some(threads), async { Ok(worker.work(&cancel).await?) })?;
     say(format, &json!({ "event": "work_finished", "splits": made }), || {
         format!("made {}", counted(made, "split"))
@@ -108,8 +111,8 @@ fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
 
 fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
     match format {
-        LogFormat::Json => eprintln!("{event}"),
-        LogFormat::Text => eprintln!("{}", printable(&text())),
+        LogFormat::Json => eprintln!("{}", secrets::hide(&event.to_string())),
+        LogFormat::Text => eprintln!("{}", secrets::hide(&printable(&text()))),
     }
 }
 
@@ -123,13 +126,14 @@ struct Scratch {
 
 impl Scratch {
     fn new(all: &Path) -> Result<Self, Failure> {
-        delete_abandoned(all);
+        let left = delete_abandoned(all);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let folder = all.join(format!("{}-{}", std::process::id(), now.as_nanos()));
         let fail = |error| Failure::io(&folder, error);
         fs::create_dir_all(&folder).map_err(fail)?;
         let lock = File::create(folder.join(LOCK)).map_err(fail)?;
         lock.lock().map_err(fail)?;
+        in_flight::leave_in(&folder, &left).map_err(fail)?;
         Ok(Self { folder, _lock: lock })
     }
 }
@@ -141,13 +145,17 @@ impl Drop for Scratch {
     }
 }
 
-/// Deletes the folders of killed workers. What cannot be deleted does no harm.
-fn delete_abandoned(all: &Path) {
+/// Deletes the folders of killed workers; gives what they were decoding. What cannot be deleted
+/// does no harm.
+fn delete_abandoned(all: &Path) -> Vec<u8> {
+    let mut left = Vec::new();
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
         let folder = entry.path();
         let lock = File::open(folder.join(LOCK));
         if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            left.extend(in_flight::left_in(&folder));
             let _ = fs::remove_dir_all(&folder);
         }
     }
+    left
 }

@@ -11,12 +11,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Certificate, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
-use twinlens_pipeline::ByteBudget;
+use twinlens_pipeline::secrets::is_secret_header;
+use twinlens_pipeline::{ByteBudget, Secrets};
 use url::Url;
 
 use super::address::AddressPolicy;
@@ -59,6 +60,8 @@ pub struct ClientDeps {
     pub seed: u64,
     /// How many processes share the limits per host; 0 means 1.
     pub sharers: Arc<AtomicUsize>,
+    /// What messages must not tell.
+    pub secrets: Arc<Secrets>,
 }
 
 /// The HTTP client of one stage of one run.
@@ -75,6 +78,7 @@ pub struct Client {
     breaker: Mutex<Breaker>,
     seed: u64,
     no_tls: Option<String>,
+    secrets: Arc<Secrets>,
 }
 
 impl Client {
@@ -129,6 +133,7 @@ impl Client {
             budget: deps.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),
             seed: deps.seed,
+            secrets: deps.secrets,
             headers: options.header_map()?,
             proxies,
             options,
@@ -144,9 +149,12 @@ impl Client {
         let started = Instant::now();
         let result = self.get_with_retries(request).await;
         let seconds = started.elapsed().as_secs_f64();
+        let result = result
+            .map_err(|error| FetchError { detail: self.secrets.hide(&error.detail).into_owned(), ..error });
+        let url = self.secrets.hide(request.url.as_str());
         match &result {
-            Ok(response) => debug!(url = %request.url, bytes = response.body.len(), seconds, "fetched"),
-            Err(error) => debug!(url = %request.url, %error, seconds, "failed"),
+            Ok(response) => debug!(%url, bytes = response.body.len(), seconds, "fetched"),
+            Err(error) => debug!(%url, %error, seconds, "failed"),
         }
         self.record_outcome(request.url, result.as_ref().err());
         result
@@ -284,8 +292,9 @@ impl Client {
     fn request_headers(&self, request: &Request<'_>) -> HeaderMap {
         let mut headers = self.headers.clone();
         if !request.send_secrets {
-            headers.remove(AUTHORIZATION);
-            headers.remove(COOKIE);
+            for name in self.headers.keys().filter(|name| is_secret_header(name.as_str())) {
+                headers.remove(name);
+            }
         }
         headers.insert(ACCEPT, HeaderValue::from_static(request.accept));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(request.coding.accepted()));

@@ -56,6 +56,8 @@ macro_rules! fetch_error_kinds {
 fetch_error_kinds! {
     /// Not a URL.
     BadUrl = "bad_url",
+    /// A URL of a row has a user or a password.
+    Credentials = "credentials_in_url",
     /// A scheme other than http and https.
     Scheme = "scheme",
     /// An address outside the public internet that `allow_private` does not list.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twinlens_pipeline::Secret;
 
 use super::proxy::Proxies;
 
@@ -17,9 +18,10 @@ pub struct HttpOptions {
     /// The User-Agent header: `name/version (contact)`. robots.txt rules are matched against the
     /// name.
     pub user_agent: String,
-    /// Headers to send with each request, besides those that the client sets itself.
-    /// `Authorization` and `Cookie` are not sent to another origin that a request is redirected to.
-    pub headers: BTreeMap<String, String>,
+    /// Headers to send with each request, besides those that the client sets itself. Only those
+    /// that give no access (`Accept-Language`, `Referer`, ...) are sent to another origin that a
+    /// request is redirected to.
+    pub headers: BTreeMap<String, Secret>,
     /// A proxy (`"http://proxy.example:3128"`), or `"environment"` for those in HTTP_PROXY,
     /// HTTPS_PROXY, ALL_PROXY and NO_PROXY. A proxy resolves names itself: it must refuse private
     /// addresses, which are then only recognized here where a URL spells them out.
@@ -170,14 +172,17 @@ impl HttpOptions {
     pub(super) fn header_map(&self) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
-            let Some((name, value)) = parsed else {
+            let parsed =
+                HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value.reveal()).ok());
+            let Some((name, mut value)) = parsed else {
                 return Err(format!("`headers`: `{name}` is not a valid name and value of a header"));
             };
             if OWN_HEADERS.contains(&name.as_str()) {
                 let hint = if name == USER_AGENT { ": set `user_agent`" } else { "" };
                 return Err(format!("`headers`: the client sets `{name}` itself{hint}"));
             }
+            // Libraries that log headers leave it out.
+            value.set_sensitive(true);
             headers.insert(name, value);
         }
         Ok(headers)
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn bad_options_are_named() {
         let default = HttpOptions::default;
-        let headers = |name: &str, value: &str| BTreeMap::from([(name.to_string(), value.to_string())]);
+        let headers = |name: &str, value: &str| BTreeMap::from([(name.to_string(), Secret::new(value))]);
         assert_eq!(default().check(), Ok(()));
         assert_eq!(default().product(), "twinlens");
         let cases = [

@@ -35,7 +35,7 @@ use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::{
-    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, Work,
+    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, Secrets, SortKey, StageKind, Work,
 };
 
 use self::assemble::{Assembler, FinishedRows};
@@ -119,11 +119,14 @@ fn split_rows() -> usize {
 impl StageKind for Fetch {
     type Options = FetchOptions;
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 2;
-    const REJECT_HINTS: &'static [(&'static str, &'static str)] = &[(
-        "private_address",
-        "if the hosts are your own, list their addresses: `http = { allow_private = [\"127.0.0.0/8\"] }`",
-    )];
+    const VERSION: u32 = 3;
+    const REJECT_HINTS: &'static [(&'static str, &'static str)] = &[
+        (
+            "private_address",
+            "if the hosts are your own, list their addresses: `http = { allow_private = [\"127.0.0.0/8\"] }`",
+        ),
+        ("credentials_in_url", CREDENTIALS_HINT),
+    ];
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "fetch"
@@ -147,6 +150,10 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
         Some(Work::rows(Fetch { options, images: OnceCell::new() }))
     }
 }
+
+/// What to do instead of writing credentials into the URLs of rows.
+pub(crate) const CREDENTIALS_HINT: &str = "take them out of the URLs, and send a header from the environment: \
+     `http = { headers = { Authorization = \"${TOKEN}\" } }`";
 
 /// Of a lenient stage: what was wrong with an image that was accepted nevertheless.
 const DAMAGE: &str = "damage";
@@ -187,7 +194,8 @@ impl Rows for Fetch {
         let expected = self.options.verify.columns().map(|(column, name)| ident(column).alias(name));
         let frame = rows.select(kept.iter().map(ident).chain(expected).collect::<Vec<_>>())?;
         let verify = self.options.verify.value().clone();
-        let split = FetchSplit { frame, schema: schema.clone(), images, verify, stage: cx.stage.clone() };
+        let (stage, secrets) = (cx.stage.clone(), cx.secrets.clone());
+        let split = FetchSplit { frame, schema: schema.clone(), images, verify, stage, secrets };
         Ok(cx.session.read_table(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(split)])?))?)
     }
 }
@@ -214,6 +222,7 @@ struct FetchSplit {
     images: Arc<ImageFetcher>,
     verify: Verify,
     stage: String,
+    secrets: Arc<Secrets>,
 }
 
 impl PartitionStream for FetchSplit {
@@ -225,7 +234,7 @@ impl PartitionStream for FetchSplit {
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
         let (batches, frame, images, verify) =
             (builder.tx(), self.frame.clone(), self.images.clone(), self.verify.clone());
-        let assembler = Assembler::new(&self.stage, self.schema.clone());
+        let assembler = Assembler::new(&self.stage, self.schema.clone(), self.secrets.clone());
         builder.spawn(async move { Ok(fetch_split(frame, &images, &verify, assembler, &batches).await?) });
         builder.build()
     }
@@ -243,7 +252,7 @@ async fn fetch_split(
     // Only texts, for the rows of one split.
     let rows = concat_batches(&schema, &frame.collect().await?).map_err(arrow_error)?;
     let (work, expected) = (SplitWork::new(&rows)?, verify.expected_hashes(&rows)?);
-    let mut assembler = assembler.with_rows(rows);
+    let mut assembler = assembler.with_rows(rows)?;
     // Stop when the receiver is gone.
     let send = async |batch: Option<RecordBatch>| match batch {
         Some(batch) => batches.send(Ok(batch)).await.is_ok(),

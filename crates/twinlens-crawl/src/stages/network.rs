@@ -23,6 +23,7 @@ pub(super) fn client(
         environment: proxy_variables(),
         seed: cx.seed_for("network"),
         sharers: cx.sharers.clone(),
+        secrets: cx.secrets.clone(),
     };
     Client::new(http.clone(), deps)
         .map_err(|why| RunError::user(format!("stage `{}`: http: {why}", cx.stage)))

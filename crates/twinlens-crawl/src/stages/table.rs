@@ -54,6 +54,7 @@ pub const CODES: &[&str] = &[
     "unclosed_quote",
     "wrong_type",
     "bad_file",
+    "credentials_in_url",
 ];
 
 /// `table` as it runs.
@@ -80,7 +81,7 @@ struct FileReader {
 impl StageKind for Table {
     type Options = TableOptions;
     const NAME: &'static str = "table";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"
 [stages.pairs]
 kind = "table"

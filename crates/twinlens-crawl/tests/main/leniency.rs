@@ -11,6 +11,7 @@ use futures::future::{BoxFuture, join_all};
 use twinlens_crawl::net::{
     ByteBudget, Client, ClientDeps, ContentCoding, FetchErrorKind, HttpOptions, Lookup, Request, SystemLookup,
 };
+use twinlens_pipeline::Secret;
 use twinlens_testkit::{Answer, Site, WebServer};
 use url::Url;
 
@@ -99,17 +100,18 @@ async fn own_headers_are_sent_and_secrets_stay_at_their_origin() {
     let web = WebServer::start(site).await.unwrap();
     let mut options = options(&web);
     options.resolve.insert("other.test".into(), web.addr());
-    let set = [("X-Key", "k"), ("Authorization", "Bearer t"), ("cookie", "c=1")];
-    options.headers = set.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let set = [("Accept-Language", "de"), ("X-Key", "k"), ("Authorization", "Bearer t"), ("cookie", "c=1")];
+    options.headers = set.iter().map(|(name, value)| (name.to_string(), Secret::new(*value))).collect();
     let seen = |web: &WebServer| {
         let requests = web.requests();
         let request = requests.last().unwrap();
-        ["x-key", "authorization", "cookie"].map(|name| request.header(name).map(String::from))
+        ["accept-language", "x-key", "authorization", "cookie"]
+            .map(|name| request.header(name).map(String::from))
     };
-    let all = [Some("k".to_string()), Some("Bearer t".to_string()), Some("c=1".to_string())];
+    let all = ["de", "k", "Bearer t", "c=1"].map(|value| Some(value.to_string()));
     let client = client(options.clone());
     for (path, expected) in
-        [("/x", all.clone()), ("/near", all.clone()), ("/away", [all[0].clone(), None, None])]
+        [("/x", all.clone()), ("/near", all.clone()), ("/away", [all[0].clone(), None, None, None])]
     {
         get(&client, &format!("http://site.test{path}")).await.unwrap();
         assert_eq!(seen(&web), expected, "{path}");

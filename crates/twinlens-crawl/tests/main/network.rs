@@ -46,6 +46,7 @@ pub(crate) fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
         max_open: 1000,
         extra_certificates: Vec::new(),
         environment: BTreeMap::new(),
+        secrets: Default::default(),
         seed: 7,
         sharers: Arc::default(),
     }

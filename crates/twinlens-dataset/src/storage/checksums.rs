@@ -7,10 +7,12 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::verify::{SeenBlocks, Verify};
 use crate::error::DatasetError;
 
 /// Bytes of a block. Smaller blocks make manifests larger, larger ones make small reads slower.
@@ -83,12 +85,27 @@ pub(crate) struct Recorded {
     path: PathBuf,
     bytes: u64,
     sums: BlockSums,
+    when: When,
+}
+
+/// When blocks are compared.
+#[derive(Debug)]
+enum When {
+    Always,
+    /// These were.
+    First(Arc<SeenBlocks>),
+    Never,
 }
 
 impl Recorded {
     /// `None` if the manifest holds no checksums.
-    pub(crate) fn new(path: PathBuf, bytes: u64, sums: &BlockSums) -> Option<Self> {
-        (!sums.is_empty()).then(|| Self { path, bytes, sums: sums.clone() })
+    pub(crate) fn new(path: PathBuf, bytes: u64, sums: &BlockSums, verify: &Verify) -> Option<Self> {
+        let when = match verify {
+            Verify::Always => When::Always,
+            Verify::First(seen) => When::First(seen.of(&path, sums.0.len())),
+            Verify::Never => When::Never,
+        };
+        (!sums.is_empty()).then(|| Self { path, bytes, sums: sums.clone(), when })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -101,6 +118,9 @@ impl Recorded {
 
     /// The blocks that a range touches, as bytes.
     pub(crate) fn blocks(&self, range: &Range<u64>) -> Range<u64> {
+        if let When::Never = self.when {
+            return range.clone();
+        }
         let start = range.start / BLOCK * BLOCK;
         start..range.end.next_multiple_of(BLOCK).min(self.bytes).max(start)
     }
@@ -121,7 +141,15 @@ impl Recorded {
 
     /// Compares whole blocks that begin at `start` with their checksums.
     pub(crate) fn verify(&self, start: u64, bytes: &[u8]) -> Result<(), DatasetError> {
+        if let When::Never = self.when {
+            return Ok(());
+        }
         for (index, block) in (start / BLOCK..).zip(bytes.chunks(BLOCK as usize)) {
+            if let When::First(seen) = &self.when
+                && seen.contains(index)
+            {
+                continue;
+            }
             if self.sums.0.get(index as usize) != Some(&crc32fast::hash(block)) {
                 let from = index * BLOCK;
                 let why = format!(
@@ -129,6 +157,9 @@ impl Recorded {
                     from + block.len() as u64
                 );
                 return Err(DatasetError::DamagedFile { path: self.path.clone(), why });
+            }
+            if let When::First(seen) = &self.when {
+                seen.insert(index);
             }
         }
         Ok(())
@@ -170,13 +201,30 @@ mod tests {
         assert!(serde_json::from_str::<BlockSums>("\"0123\"").is_err());
     }
 
+    #[test]
+    fn blocks_are_compared_always_first_or_never() {
+        let mut bytes = noise(2 * BLOCK as usize);
+        let (sums, second) = (sums(&bytes, 4096), BLOCK as usize);
+        let first = Verify::First(Arc::default());
+        let recorded = |verify: &Verify| Recorded::new("f".into(), 2 * BLOCK, &sums, verify).unwrap();
+        let [always, once, never] = [&Verify::Always, &first, &Verify::Never].map(recorded);
+        assert!(once.verify(0, &bytes[..second]).is_ok());
+        bytes[0] ^= 1;
+        bytes[second] ^= 1;
+        assert!(always.verify(0, &bytes).is_err() && never.verify(0, &bytes).is_ok());
+        // Another reader of the same process knows the first block.
+        let again = recorded(&first);
+        assert!(again.verify(0, &bytes[..second]).is_ok() && again.verify(BLOCK, &bytes[second..]).is_err());
+        assert_eq!((always.blocks(&(5..6)), never.blocks(&(5..6))), (0..BLOCK, 5..6));
+    }
+
     proptest! {
         #[test]
         fn ranges_are_read_by_blocks_and_every_flip_is_found(
             length in 1u64..3 * BLOCK, at in any::<u64>(), bit in 0u32..8, from in any::<u64>(), to in any::<u64>(),
         ) {
             let mut bytes = noise(length as usize);
-            let recorded = Recorded::new("f".into(), length, &sums(&bytes, 4096)).unwrap();
+            let recorded = Recorded::new("f".into(), length, &sums(&bytes, 4096), &Verify::Always).unwrap();
             let (at, a, b) = (at % length, from % (length + 1), to % (length + 1));
             let range = a.min(b)..a.max(b);
             let blocks = recorded.blocks(&range);

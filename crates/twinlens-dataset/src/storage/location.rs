@@ -17,6 +17,7 @@ use super::local::{self, LocalStore};
 use super::recorded::{RangeFile, RecordedParquet};
 use super::remote::RemoteStore;
 use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
+use super::verify::Verify;
 use crate::error::DatasetError;
 
 /// A file or folder of a [`Store`].
@@ -26,6 +27,8 @@ pub struct Location {
     path: PathBuf,
     /// By what readers of this file verify it.
     recorded: Option<Arc<Recorded>>,
+    /// When readers of the files of this folder do.
+    verify: Verify,
 }
 
 impl Location {
@@ -56,19 +59,25 @@ impl Location {
     }
 
     fn new(store: Arc<dyn Store>, path: PathBuf) -> Self {
-        Self { store, path, recorded: None }
+        Self { store, path, recorded: None, verify: Verify::Always }
+    }
+
+    /// This folder, with readers that compare what they read with checksums then.
+    pub fn verifying(self, verify: Verify) -> Self {
+        Self { verify, ..self }
     }
 
     /// The file of this folder that a manifest records: readers verify what they read.
     pub(crate) fn recorded(&self, name: &str, bytes: u64, sums: &BlockSums) -> Self {
         let location = self.join(name);
-        let recorded = Recorded::new(location.display_path(), bytes, sums);
+        let recorded = Recorded::new(location.display_path(), bytes, sums, &self.verify);
         Self { recorded: recorded.map(Arc::new), ..location }
     }
 
     /// Appends a name, or several separated by `/`.
     pub fn join(&self, name: &str) -> Self {
-        Self::new(self.store.clone(), self.store.join(&self.path, name))
+        let location = Self::new(self.store.clone(), self.store.join(&self.path, name));
+        location.verifying(self.verify.clone())
     }
 
     /// The last part of the name.
@@ -264,6 +273,11 @@ impl Location {
             Some(recorded) => Box::new(RecordedParquet { file, recorded }),
             None => file,
         })
+    }
+
+    /// By what readers of this file verify it.
+    pub(crate) fn into_recorded(self) -> Option<Arc<Recorded>> {
+        self.recorded
     }
 
     /// Whether readers verify this file.

@@ -10,11 +10,12 @@ mod ranges;
 pub(crate) mod recorded;
 mod remote;
 mod store;
+mod verify;
 
 pub use checksums::BlockSums;
-pub(crate) use checksums::Recorded;
 pub(crate) use held::Held;
 pub use local::{UNFINISHED, unfinished};
 pub use location::{Location, is_url};
 pub(crate) use store::LogEnd;
 pub use store::{Listing, Log, ParquetFile, Store};
+pub use verify::{SeenFiles, Verify};

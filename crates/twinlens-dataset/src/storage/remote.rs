@@ -36,6 +36,7 @@ use super::local;
 use super::ranges::RemoteFile;
 use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
+use crate::secret_urls::without_secrets;
 use crate::sniff::SNIFF_BYTES;
 
 /// Concurrent requests for small objects.
@@ -79,8 +80,13 @@ impl RemoteStore {
     /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment,
     /// under the usual names.
     pub(super) fn parse(written: &str, scratch: &Path) -> Result<(Self, PathBuf), DatasetError> {
-        let invalid = |why: String| DatasetError::Location { path: written.into(), why };
+        let shown = without_secrets(written, &[]).into_owned();
+        let invalid = |why: String| DatasetError::Location { path: shown.clone().into(), why };
         let url = Url::parse(written).map_err(|error| invalid(error.to_string()))?;
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            let why = "the URL of an object store has no user, password or parameters";
+            return Err(invalid(format!("{why}: its keys are environment variables (AWS_ACCESS_KEY_ID)")));
+        }
         if let Some(feature) = missing_feature(url.scheme()) {
             return Err(invalid(format!(
                 "this program was built without `{feature}`; build it with `--features {feature}`"
@@ -93,7 +99,7 @@ impl RemoteStore {
             )));
         }
         let (client, key) = object_store::parse_url_opts(&url, settings(std::env::vars_os()))
-            .map_err(|source| DatasetError::Store { path: written.into(), source })?;
+            .map_err(|source| DatasetError::Store { path: shown.clone().into(), source })?;
         let mut root = url;
         root.set_path("");
         let store = Self::new(client.into(), root, scratch)?;

@@ -106,6 +106,7 @@ pub(crate) fn context(folder: &Path, stage: &str) -> RunContext {
         cancel: CancellationToken::new(),
         progress: Progress::new(stage, Arc::new(Silent)),
         hosts: Arc::default(),
+        secrets: Arc::default(),
         bytes_in_flight: 64 << 20,
         sharers: Arc::default(),
     }

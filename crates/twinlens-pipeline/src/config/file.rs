@@ -1,7 +1,7 @@
 //! The top level of a pipeline file: its keys, `--set`, and the order in which the parts are
 //! checked.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::config::graph;
 use crate::config::inputs::InputSchemas;
 use crate::config::options::{Shape, build};
 use crate::config::pipeline::{Pipeline, Written};
+use crate::config::secrets;
 use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
 use crate::config::tables;
@@ -24,6 +25,7 @@ use crate::error::Fault;
 use crate::located::Located;
 use crate::registry::Registry;
 use crate::run::session;
+use crate::secrets::Secrets;
 use crate::sql::SqlPlanner;
 use crate::suggest::{did_you_mean, list_names};
 
@@ -48,6 +50,10 @@ pub(crate) struct Head {
     /// 3. Without it, a stage of which all rows are rejected ends the run with 3.
     #[serde(default)]
     pub(crate) max_reject_share: Option<Located<f64>>,
+    /// Names of parameters of URLs whose values are secret, beside the usual ones (`token`, `sig`,
+    /// `X-Amz-Signature`).
+    #[serde(default)]
+    pub(crate) secret_parameters: Vec<Located<String>>,
 }
 
 /// What a pipeline is checked with.
@@ -61,7 +67,7 @@ impl Check<'_> {
     /// Turns the text of a file into the checked pipeline, without the place of the file.
     pub(crate) fn file(&self, strings: &mut Strings, overrides: &Overrides) -> Result<Pipeline, Vec<Fault>> {
         let source = self.source;
-        let mut root = parse(source)?;
+        let mut root = parse(source, strings)?;
         let mut faults = Vec::new();
         let vars = root.remove("vars");
         let set = apply_set(&mut root, vars.as_ref(), source, strings, &mut faults);
@@ -78,6 +84,7 @@ impl Check<'_> {
             let name = name.get_ref();
             Some((name.clone(), overrides.env.get(name)?.clone()))
         };
+        strings.secrets = secrets(&root, &env, &overrides.env, &set);
         let env = env.iter().filter_map(value).collect();
         let written = Written { text: source.file().into(), set: overrides.set.clone(), env };
         match self.table(root, strings) {
@@ -113,17 +120,37 @@ impl Check<'_> {
                 tests,
                 max_reject_share: head.max_reject_share.map(|share| *share.value()),
                 written: None,
+                secrets: Arc::new(strings.secrets.clone()),
             }),
             _ => Err(faults),
         }
     }
 }
 
-fn parse(source: &Source) -> Result<DeTable<'_>, Vec<Fault>> {
+/// The secrets of a pipeline whose variables are filled in: the environment variables that it
+/// lists, and what its values give away.
+fn secrets(
+    root: &DeTable<'_>,
+    listed: &[Spanned<String>],
+    env: &BTreeMap<String, String>,
+    set: &[SetVar<'_>],
+) -> Secrets {
+    let mut secrets = secrets::of_values(root);
+    let listed = listed.iter().map(|name| name.get_ref().as_str());
+    for name in listed.chain(secrets::passed_on(root)) {
+        let set = set.iter().filter(|var| var.name == name).map(|var| var.value);
+        env.get(name).map(String::as_str).into_iter().chain(set).for_each(|value| secrets.add(name, value));
+    }
+    secrets
+}
+
+fn parse<'i>(source: &'i Source, strings: &mut Strings) -> Result<DeTable<'i>, Vec<Fault>> {
     let (table, errors) = DeTable::parse_recoverable(source.file());
     if errors.is_empty() {
         return Ok(table.into_inner());
     }
+    // The message shows a line of the file.
+    strings.secrets = secrets::of_values(table.get_ref());
     // Further errors on the same line are usually consequences of the first.
     let (mut faults, mut seen) = (Vec::new(), HashSet::new());
     for error in errors {
@@ -292,6 +319,9 @@ fn head(root: DeTable<'_>, strings: &Strings, registry: &Registry, faults: &mut 
     if let Some(share) = head.max_reject_share.as_ref().filter(|share| !(0.0..=1.0).contains(share.value())) {
         let fault = Fault::at(share.span(), "`max_reject_share` is a fraction of the rows");
         faults.push(fault.label("expected a number from 0 to 1"));
+    }
+    for name in head.secret_parameters.iter().filter(|name| name.trim().is_empty()) {
+        faults.push(Fault::at(name.span(), "the name of a parameter is empty"));
     }
     let known = registry.sites();
     for site in head.sites.iter().filter(|site| !known.contains(&site.as_str())) {

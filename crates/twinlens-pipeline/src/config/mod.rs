@@ -15,6 +15,7 @@ mod options;
 mod pipeline;
 mod report;
 mod schema;
+mod secrets;
 mod source;
 mod stages;
 mod sweep;

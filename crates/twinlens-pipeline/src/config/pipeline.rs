@@ -13,6 +13,7 @@ use twinlens_dataset::{MAIN, REJECTS};
 use crate::error::RunError;
 use crate::located::Input;
 use crate::ports::Plan;
+use crate::secrets::Secrets;
 use crate::stage::{Product, Work};
 
 /// A pipeline whose every name, type and predicate has been checked. Its nodes are in an order in
@@ -39,6 +40,8 @@ pub struct Pipeline {
     pub max_reject_share: Option<f64>,
     /// What it was checked from; `None` for a pipeline of values.
     pub written: Option<Written>,
+    /// What must be in no file and no message.
+    pub secrets: Arc<Secrets>,
 }
 
 /// The text of a pipeline and all that it was filled in with: another process makes the same

@@ -7,6 +7,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::config::source::{Part, Source, Strings};
 use crate::error::Fault;
+use crate::secrets::Secrets;
 
 /// Most errors shown.
 const MAX_SHOWN: usize = 50;
@@ -15,6 +16,7 @@ const MAX_SHOWN: usize = 50;
 pub struct Report {
     source: Box<Source>,
     faults: Vec<Fault>,
+    secrets: Secrets,
 }
 
 impl Report {
@@ -29,7 +31,7 @@ impl Report {
             .collect();
         faults.sort_by_key(|fault| (fault.span.start, fault.span.end));
         faults.dedup();
-        Self { source: Box::new(source), faults }
+        Self { source: Box::new(source), faults, secrets: strings.secrets.clone() }
     }
 
     /// The errors. Their spans are bytes of the file, or beyond its end for arguments of the
@@ -61,7 +63,9 @@ impl Report {
             1 => "1 error".to_string(),
             more => format!("{more} errors"),
         };
-        text + &format!("{count} in {}", printable(self.source.name()))
+        text += &format!("{count} in {}", printable(self.source.name()));
+        // The lines of the file are shown as they are.
+        self.secrets.hide(&text).into_owned()
     }
 
     fn render_fault(&self, fault: &Fault, renderer: &Renderer) -> String {

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::error::Fault;
+use crate::secrets::Secrets;
 
 /// The text of the file, then each argument after a line break.
 pub(crate) struct Source {
@@ -125,6 +126,8 @@ pub(crate) struct Strings {
     pub(crate) unquoted: BTreeSet<usize>,
     /// The text of numbers and booleans from a variable or `--set`, which may be meant as strings.
     pub(crate) texts: BTreeMap<usize, String>,
+    /// What no message may tell.
+    pub(crate) secrets: Secrets,
 }
 
 impl Strings {

@@ -21,6 +21,10 @@ use crate::suggest::{did_you_mean, list_names};
 
 /// Names that have another meaning in SQL over a run.
 pub(crate) const RESERVED: [&str; 6] = ["data", "rejects", "funnel", "information_schema", "stages", "views"];
+/// Not the name of a stage, whose folder would be in the place of this file.
+const LOCK: &str = "lock";
+/// The longest name of a stage. Its files have longer ones, of at most 255 bytes.
+const MAX_NAME: usize = 100;
 /// The options of every kind.
 const COMMON: [&str; 4] = ["kind", "rejects", "seed", "sweep"];
 const SEED: &str = "seed";
@@ -227,6 +231,12 @@ fn check_name(name: &str, place: &Range<usize>, faults: &mut Vec<Fault>) {
             Fault::at(place.clone(), format!("`{name}` is a reserved name in SQL over a run"))
                 .label("expected another name"),
         );
+    } else if name == LOCK {
+        let fault = Fault::at(place.clone(), format!("`{name}` is the name of a file of the run directory"));
+        faults.push(fault.label("expected another name"));
+    } else if name.len() > MAX_NAME {
+        let fault = Fault::at(place.clone(), "the name of the stage is too long for a folder");
+        faults.push(fault.label(format!("expected at most {MAX_NAME} letters, found {}", name.len())));
     }
 }
 

@@ -21,6 +21,7 @@ use crate::config::stages::Draft;
 use crate::error::{Fault, RunError};
 use crate::located::Located;
 use crate::ports::{FileCheck, KnownInput, Plan};
+use crate::secrets::Secrets;
 use crate::sql::SqlPlanner;
 use crate::stage::Work;
 use crate::suggest::list_names;
@@ -66,7 +67,8 @@ impl Context<'_> {
         for index in (0..drafts.len()).filter(|index| !graph.order.contains(index)) {
             faults.extend(first_faults(&drafts[index]));
         }
-        let nodes = nodes(drafts, &graph, planned);
+        faults.extend(self.swept_secrets(&drafts));
+        let nodes = nodes(drafts, &graph, planned, &self.strings.secrets);
         let tests = self.tests(tests, &nodes, faults);
         if faults.is_empty() && nodes.iter().any(Result::is_err) {
             // Every path here has reported a fault; if one has not, an incomplete pipeline must
@@ -75,6 +77,17 @@ impl Context<'_> {
             faults.push(Fault::at(0..0, format!("these stages could not be checked: {}", list_names(lost))));
         }
         (nodes.into_iter().filter_map(Result::ok).collect(), tests)
+    }
+
+    /// The values of a sweep are in the names of stages, and a column of their tables.
+    fn swept_secrets(&self, drafts: &[Draft<'_>]) -> Option<Fault> {
+        let is_secret = |draft: &&Draft<'_>| {
+            let settings = draft.variant.iter().flat_map(|variant| &variant.settings);
+            settings.into_iter().any(|setting| self.strings.secrets.are_in(&setting.value.to_string()))
+        };
+        let draft = drafts.iter().find(is_secret)?;
+        let message = format!("the stage `{}` sweeps a secret, and would tell it in a column", draft.family);
+        Some(Fault::at(draft.place.clone(), message))
     }
 
     /// Plans a stage with the schemas of its inputs; without them, where one of these failed.
@@ -207,6 +220,7 @@ fn nodes(
     drafts: Vec<Draft<'_>>,
     graph: &Graph,
     mut planned: Vec<Option<(Plan, Work)>>,
+    secrets: &Secrets,
 ) -> Vec<Result<Node, String>> {
     let places: BTreeMap<usize, usize> =
         graph.order.iter().enumerate().map(|(to, from)| (*from, to)).collect();
@@ -243,7 +257,7 @@ fn nodes(
                 version: kind.version,
                 product: kind.product,
                 unit: kind.unit,
-                options: options.built.options,
+                options: secrets.hide_value(options.built.options),
                 plan,
                 work,
                 inputs,

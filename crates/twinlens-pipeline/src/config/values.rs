@@ -13,6 +13,7 @@ use crate::config::file::Check;
 use crate::config::inputs::InputSchemas;
 use crate::config::pipeline::Pipeline;
 use crate::config::report::Report;
+use crate::config::secrets;
 use crate::config::source::{Source, Strings};
 use crate::registry::Registry;
 
@@ -100,9 +101,10 @@ impl PipelineValues {
         .into_iter()
         .collect();
         let check = Check { source: &source, registry, schemas };
-        match check.table(root, &Strings::default()) {
+        let strings = Strings { secrets: secrets::of_values(&root), ..Strings::default() };
+        match check.table(root, &strings) {
             Ok(checked) => Ok(Pipeline { base: base.into(), ..checked }),
-            Err(faults) => Err(Report::new(source, &Strings::default(), faults)),
+            Err(faults) => Err(Report::new(source, &strings, faults)),
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::config::sweep::MAX_VARIANTS;
 use crate::error::Fault;
 use crate::sql::SqlPlanner;
 
+/// The longest name of a variant. Its files have longer ones, of at most 255 bytes.
+const MAX_NAME: usize = 200;
+
 /// Repeats each stage for every variant of its inputs; the resulting names must be unique.
 pub(crate) fn expand<'r>(
     declared: Vec<Draft<'r>>,
@@ -35,6 +38,12 @@ pub(crate) fn expand<'r>(
             }
             drafts.push(draft);
         }
+    }
+    for draft in drafts.iter().filter(|draft| draft.name.len() > MAX_NAME) {
+        let start: String = draft.name.chars().take(40).collect();
+        let message = format!("the variant `{start}...` has a name that is too long");
+        let fault = Fault::at(draft.place.clone(), message);
+        faults.push(fault.hint("give the stages shorter names, or sweep fewer options"));
     }
     let mut names: BTreeMap<&str, &Draft<'_>> = BTreeMap::new();
     for draft in &drafts {

@@ -3,7 +3,9 @@
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
+use futures::StreamExt;
 
 use crate::config::{Expect, Test};
 use crate::error::RunError;
@@ -23,40 +25,63 @@ pub struct TestResult {
 pub async fn run(session: &SessionContext, tests: &[Test]) -> Result<Vec<TestResult>, RunError> {
     let mut results = Vec::new();
     for test in tests {
-        let batches = session.sql(&test.sql).await?.collect().await?;
+        let answer = Answer::of(session.sql(&test.sql).await?.execute_stream().await?).await?;
         results.push(TestResult {
             that: test.that.clone(),
-            failure: failure(test.expect, &batches)?,
+            failure: failure(test.expect, &answer)?,
             line: test.line,
         });
     }
     Ok(results)
 }
 
-fn failure(expect: Expect, batches: &[RecordBatch]) -> Result<Option<String>, RunError> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    Ok(match expect {
-        Expect::Empty if rows == 0 => None,
-        Expect::Empty => Some(format!("expected no row, got {rows}:\n{}", first_rows(batches)?)),
-        Expect::NonEmpty if rows > 0 => None,
-        Expect::NonEmpty => Some("expected a row, got none".into()),
-        Expect::True if rows == 1 && is_true(batches) => None,
-        Expect::True => Some(format!("expected one row that is true, got:\n{}", first_rows(batches)?)),
-    })
+/// Rows of an answer that are shown.
+const SHOWN: usize = 10;
+
+/// What is kept of an answer, which may be larger than memory.
+struct Answer {
+    rows: usize,
+    /// The first rows, of one batch.
+    first: Option<RecordBatch>,
 }
 
-fn is_true(batches: &[RecordBatch]) -> bool {
-    batches.iter().filter(|batch| batch.num_rows() == 1).any(|batch| {
+impl Answer {
+    async fn of(mut stream: SendableRecordBatchStream) -> Result<Self, RunError> {
+        let mut answer = Self { rows: 0, first: None };
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            answer.rows += batch.num_rows();
+            if answer.first.is_none() && batch.num_rows() > 0 {
+                answer.first = Some(batch.slice(0, batch.num_rows().min(SHOWN)));
+            }
+        }
+        Ok(answer)
+    }
+
+    fn is_true(&self) -> bool {
+        let Some(batch) = self.first.as_ref().filter(|batch| batch.num_columns() == 1) else { return false };
         let column = batch.column(0);
-        batch.num_columns() == 1
+        self.rows == 1
             && column.data_type() == &DataType::Boolean
             && column.as_boolean().value(0)
             && column.is_valid(0)
-    })
+    }
+
+    fn shown(&self) -> Result<String, RunError> {
+        let Some(first) = &self.first else { return Ok("no row".into()) };
+        let text = pretty_format_batches(std::slice::from_ref(first));
+        Ok(text.map_err(|error| RunError::Engine(error.into()))?.to_string())
+    }
 }
 
-fn first_rows(batches: &[RecordBatch]) -> Result<String, RunError> {
-    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok("no row".into()) };
-    let few = batch.slice(0, batch.num_rows().min(10));
-    Ok(pretty_format_batches(&[few]).map_err(|error| RunError::Engine(error.into()))?.to_string())
+fn failure(expect: Expect, answer: &Answer) -> Result<Option<String>, RunError> {
+    let rows = answer.rows;
+    Ok(match expect {
+        Expect::Empty if rows == 0 => None,
+        Expect::Empty => Some(format!("expected no row, got {rows}:\n{}", answer.shown()?)),
+        Expect::NonEmpty if rows > 0 => None,
+        Expect::NonEmpty => Some("expected a row, got none".into()),
+        Expect::True if answer.is_true() => None,
+        Expect::True => Some(format!("expected one row that is true, got:\n{}", answer.shown()?)),
+    })
 }

@@ -10,6 +10,7 @@ use twinlens_dataset::storage::{Location, UNFINISHED, local};
 
 use crate::error::RunError;
 use crate::run::generations::{DELETED, OLD};
+use crate::secrets::Secrets;
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "lock";
@@ -57,13 +58,17 @@ struct Lock {
 }
 
 impl RunDirectory {
-    /// Opens or creates the directory for a pipeline.
+    /// Opens or creates the directory for a pipeline. Of one with secrets, only its owner can read
+    /// the directory.
     ///
     /// # Errors
     /// It belongs to another pipeline, has other contents, or is locked by another process.
-    pub fn open(location: &Location, pipeline: &str) -> Result<Self, RunError> {
+    pub fn open(location: &Location, pipeline: &str, secrets: &Secrets) -> Result<Self, RunError> {
         let local = location.local_path();
         local::create_dir(&local)?;
+        if !secrets.is_empty() {
+            make_private(&local)?;
+        }
         let lock = lock(&local, location)?;
         match identity(location)? {
             Some(found) if found != pipeline => {
@@ -156,6 +161,23 @@ fn refuse_links(folder: &Path) -> Result<(), RunError> {
             "remove the link",
         )),
     }
+}
+
+/// Denies all others access to a folder.
+#[cfg(unix)]
+fn make_private(folder: &Path) -> Result<(), RunError> {
+    use std::os::unix::fs::PermissionsExt;
+    let fail = |error| RunError::io(folder, error);
+    let mode = fs::metadata(folder).map_err(fail)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode & 0o700)).map_err(fail)
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> Result<(), RunError> {
+    Ok(())
 }
 
 fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {

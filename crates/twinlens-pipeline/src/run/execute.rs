@@ -15,6 +15,7 @@ use crate::run::output::{Output, write_table};
 use crate::run::recipe::UnitRecipe;
 use crate::run::splits::{Prepared, SplitInput, SplitTask};
 use crate::run::step::{Step, conserved, rows_input, sorted, split_rows, write_sorted};
+use crate::secrets::Secrets;
 use crate::stage::{ErasedSource, Frames, Query, SourceSplit, Whole, Work};
 
 /// Limits of the execution.
@@ -55,7 +56,7 @@ pub async fn execute(
             if output.limited(limits.max_rows).rows_wanted().is_some() {
                 limited_source(unit, source, splits, output).await?;
             } else {
-                let tasks = source_tasks(splits, output);
+                let tasks = source_tasks(splits, output, &head.cx.secrets);
                 make_splits(unit, tasks, output, limits, helpers).await?;
                 check_used(&head.node.name, output)?;
             }
@@ -85,13 +86,14 @@ fn row_tasks(unit: &Prepared, output: &Output, limits: &Limits) -> Result<Vec<Sp
     Ok(pending)
 }
 
-/// The splits of a source that are not committed yet.
-fn source_tasks(splits: Vec<SourceSplit>, output: &Output) -> Vec<SplitTask> {
+/// The splits of a source that are not committed yet. They are told to other processes and
+/// recorded, so they name no secret.
+fn source_tasks(splits: Vec<SourceSplit>, output: &Output, secrets: &Secrets) -> Vec<SplitTask> {
     let numbered = (0..).zip(splits).filter(|(number, _)| !output.is_done(*number));
     let task = |(number, split): (u64, SourceSplit)| SplitTask {
         number,
-        label: split.label,
-        input: SplitInput::Source(split.value),
+        label: secrets.hide(&split.label).into_owned(),
+        input: SplitInput::Source(secrets.hide_value(split.value)),
     };
     numbered.map(task).collect()
 }
@@ -112,7 +114,8 @@ async fn limited_source(
         }
         head.cx.check_cancelled()?;
         let frame = source.read(&head.cx, &split).await?.limit(0, left.map(|rows| rows as usize))?;
-        let writer = unit.write_source(starter.start(number, split.label), frame).await?;
+        let label = head.cx.secrets.hide(&split.label).into_owned();
+        let writer = unit.write_source(starter.start(number, label), frame).await?;
         left = left.map(|rows| rows.saturating_sub(writer.counts().rows_in.unwrap_or(0)));
         output.commit(writer).await?;
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::DatasetError;
 
 use crate::error::RunError;
+use crate::secrets::Secrets;
 
 /// What a failure says of who can do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,12 @@ impl SplitFailure {
     pub fn new(error: &RunError, host: &str) -> Self {
         let (blame, message, hint) = told(error);
         Self { blame, message, hint, host: host.into() }
+    }
+
+    /// The failure as others may read it.
+    pub(super) fn hiding(self, secrets: &Secrets) -> Self {
+        let hide = |text: String| secrets.hide(&text).into_owned();
+        Self { message: hide(self.message), hint: self.hint.map(hide), ..self }
     }
 
     /// Whether another attempt would fail in the same way.

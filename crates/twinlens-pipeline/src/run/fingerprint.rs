@@ -11,6 +11,7 @@ use crate::config::{Node, NodeInput, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::{self, Files};
 use crate::ports::Plan;
+use crate::secrets::Secrets;
 
 /// The recipe of a stage's dataset, and its hash.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub fn recipes(
     recorded: &dyn Recorded,
 ) -> Result<Vec<Recipe>, RunError> {
     let mut recipes: Vec<Recipe> = Vec::new();
-    let stamps = Stamps { files, recorded };
+    let stamps = Stamps { files, recorded, secrets: &pipeline.secrets };
     for node in &pipeline.nodes {
         let print = |node: usize| {
             let recipe: &Recipe = &recipes[node];
@@ -77,7 +78,7 @@ pub fn recipes(
             recipe.insert("variant_of".into(), json!(variant));
         }
         let value = sorted(value);
-        let content = content_of(value.clone(), node, files);
+        let content = content_of(value.clone(), node, &stamps);
         let fingerprint = hex::encode(&Sha256::digest(content.to_string())[..16]);
         recipes.push(Recipe { value, fingerprint });
     }
@@ -93,6 +94,7 @@ const CONTENT: &str = "content";
 struct Stamps<'a> {
     files: &'a Files,
     recorded: &'a dyn Recorded,
+    secrets: &'a Secrets,
 }
 
 impl Stamps<'_> {
@@ -116,7 +118,8 @@ impl Stamps<'_> {
                 _ if !is_folder && found => self.one(&location)?,
                 _ => {
                     let end = if is_folder { "/" } else { "" };
-                    (format!("{}{end}", self.files.name(&location)), "not there".into())
+                    let name = format!("{}{end}", self.files.name(&location));
+                    (self.secrets.hide_stored(&name), "not there".into())
                 }
             }]);
         }
@@ -138,6 +141,7 @@ impl Stamps<'_> {
         seen: String,
         location: &Location,
     ) -> Result<(String, Value), RunError> {
+        let name = self.secrets.hide_stored(&name);
         if let Some(stamp) = self.recorded.stamp(&name).filter(|stamp| stamp[SEEN] == seen.as_str()) {
             return Ok((name, stamp.clone()));
         }
@@ -161,7 +165,7 @@ pub fn stamps(recipe: &Value) -> impl Iterator<Item = (&String, &Value)> {
 
 /// What determines the content: of files that were read their hash without their times, and paths
 /// of the options under the names of recipes, however they are written.
-fn content_of(mut recipe: Value, node: &Node, files: &Files) -> Value {
+fn content_of(mut recipe: Value, node: &Node, stamps: &Stamps<'_>) -> Value {
     for part in ["files", "inputs"] {
         for stamp in recipe[part].as_object_mut().into_iter().flat_map(Map::values_mut) {
             if let Some(content) = stamp.get(CONTENT) {
@@ -172,17 +176,19 @@ fn content_of(mut recipe: Value, node: &Node, files: &Files) -> Value {
     let declared = node.plan.files.iter().map(|file| file.value().as_str());
     let declared = declared.chain(node.plan.optional_files.iter().map(String::as_str));
     let inputs = node.inputs.iter().filter(|input| matches!(input.resolved, Resolved::Path(_)));
-    let paths: Vec<&str> = declared.chain(inputs.map(|input| input.input.name())).collect();
-    rename_paths(&mut recipe["options"], &paths, files);
+    let paths = declared.chain(inputs.map(|input| input.input.name()));
+    // As they are in the options.
+    let paths: Vec<String> = paths.map(|path| stamps.secrets.hide_stored(path)).collect();
+    rename_paths(&mut recipe["options"], &paths, stamps.files);
     recipe
 }
 
 /// Renames the texts that are one of the paths, or a folder above one.
-fn rename_paths(value: &mut Value, paths: &[&str], files: &Files) {
+fn rename_paths(value: &mut Value, paths: &[String], files: &Files) {
     match value {
         Value::String(text) => {
             let folder = text.trim_end_matches('/');
-            let is_path = |path: &&str| {
+            let is_path = |path: &String| {
                 path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
             if !folder.is_empty() && paths.iter().any(is_path) {

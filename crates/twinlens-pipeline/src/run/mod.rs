@@ -77,7 +77,7 @@ pub async fn run(
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
-    let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
+    let directory = RunDirectory::open(&settings.dir, &pipeline.name, &pipeline.secrets)?;
     let Some(elsewhere) = &settings.elsewhere else {
         return run_in(&directory, pipeline, registry, settings, observer, cancel).await;
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int32Array, RecordBatch};
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::kernels::zip::zip;
 use datafusion::arrow::compute::{filter_record_batch, is_not_null, not};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -18,9 +18,11 @@ use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::{PublishedSplit, SplitStarter};
 use twinlens_dataset::{Commit, Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter, blocking};
 
+use crate::context::RunContext;
 use crate::error::RunError;
 use crate::rejects;
 use crate::run::events::{Event, Progress};
+use crate::secrets::Secrets;
 
 /// The dataset that a stage makes.
 pub struct Output {
@@ -163,19 +165,38 @@ pub(crate) async fn write_table(
 }
 
 /// Writes a plan's rows, which have the reserved columns, into the main table and the ledger.
+/// No detail of a reject tells a secret.
 pub(crate) async fn write_divided(
     split: SplitWriter,
     frame: DataFrame,
-    progress: &Progress,
+    cx: &RunContext,
 ) -> Result<SplitWriter, RunError> {
-    write_frame(split, frame, Some(progress), write_rows).await
+    let secrets = cx.secrets.clone();
+    let write = move |split: &mut SplitWriter, batch: &RecordBatch| {
+        write_rows(split, &with_hidden_details(batch, &secrets)?)
+    };
+    write_frame(split, frame, Some(&cx.progress), write).await
+}
+
+/// The rows with the secrets in the details of rejects hidden.
+fn with_hidden_details(batch: &RecordBatch, secrets: &Secrets) -> Result<RecordBatch, RunError> {
+    let place = batch.schema().index_of(rejects::DETAIL).ok();
+    let details = place.and_then(|place| Some((place, batch.column(place).as_string_opt::<i32>()?)));
+    let Some((place, details)) = details.filter(|(_, details)| details.null_count() < details.len()) else {
+        return Ok(batch.clone());
+    };
+    let hidden: StringArray =
+        details.iter().map(|detail| detail.map(|detail| secrets.hide(detail))).collect();
+    let mut columns = batch.columns().to_vec();
+    columns[place] = Arc::new(hidden);
+    RecordBatch::try_new(batch.schema(), columns).map_err(engine)
 }
 
 async fn write_frame(
     mut split: SplitWriter,
     frame: DataFrame,
     progress: Option<&Progress>,
-    write: impl Fn(&mut SplitWriter, &RecordBatch) -> Result<(), RunError> + Copy + Send + 'static,
+    write: impl Fn(&mut SplitWriter, &RecordBatch) -> Result<(), RunError> + Clone + Send + 'static,
 ) -> Result<SplitWriter, RunError> {
     let mut stream = frame.execute_stream().await?;
     while let Some(batch) = stream.next().await {
@@ -183,6 +204,7 @@ async fn write_frame(
         if let Some(progress) = progress {
             progress.done(batch.num_rows() as u64);
         }
+        let write = write.clone();
         split = blocking(move || {
             write(&mut split, &batch)?;
             Ok::<_, RunError>(split)

@@ -17,6 +17,7 @@ use crate::run::recipe::{UnitRecipe, host_name};
 use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
 use crate::run::unit_inputs::UnitInputs;
+use crate::secrets::Secrets;
 
 /// What a process builds units with.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Builder<'a> {
     pub runtime: Arc<RuntimeEnv>,
     /// Observes the splits.
     pub observer: Arc<dyn Observer>,
+    /// Is told what the messages of this process must not tell.
+    pub learn: fn(&Arc<Secrets>),
 }
 
 impl Builder<'_> {
@@ -56,6 +59,7 @@ impl Builder<'_> {
         let (scratch, hub) = (self.settings.scratch.clone(), self.settings.hub.clone());
         let files = Files { base: recipe.base().into(), scratch, hub };
         let (pipeline, nodes) = recipe.rebuild(self.registry, self.env, &files)?;
+        (self.learn)(&pipeline.secrets);
         let settings = Settings {
             clock: recipe.clock(),
             hosts: Arc::new(recipe.hosts.clone()),

@@ -94,6 +94,14 @@ impl UnitRecipe {
         let (Some(written), Some(path)) = (&pipeline.written, &pipeline.file) else {
             return Err(RunError::user("only the splits of a pipeline file can be made by other processes"));
         };
+        let secrets = &pipeline.secrets;
+        if secrets.unnamed_are_in(&written.text) || written.set.iter().any(|set| secrets.are_in(set)) {
+            return Err(RunError::user_with_hint(
+                "the pipeline file or --set holds a secret (a header, or a part of a URL), and workers \
+                 would read it in the run directory",
+                "put it into an environment variable on all machines: env = [\"TOKEN\"], then \"${TOKEN}\"",
+            ));
+        }
         let salt = hex::encode(rand::random::<[u8; 16]>());
         let stage = |&node: &usize| {
             let node = &pipeline.nodes[node];

@@ -3,6 +3,7 @@
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, DatasetError, DatasetWriter, manifest};
 
+use crate::config::Pipeline;
 use crate::error::RunError;
 use crate::run::directory::RunDirectory;
 
@@ -39,8 +40,8 @@ pub fn find(dir: &Location) -> Result<Vec<Damage>, RunError> {
 ///
 /// # Errors
 /// As [`find`]; and the directory is that of another pipeline, or another process works in it.
-pub fn take_back(dir: &Location, pipeline: &str) -> Result<Vec<Damage>, RunError> {
-    let _lock = RunDirectory::open(dir, pipeline)?;
+pub fn take_back(dir: &Location, pipeline: &Pipeline) -> Result<Vec<Damage>, RunError> {
+    let _lock = RunDirectory::open(dir, &pipeline.name, &pipeline.secrets)?;
     let found = find(dir)?;
     for damage in &found {
         DatasetWriter::take_back(dir.join(&damage.dataset), damage.splits.clone())?;

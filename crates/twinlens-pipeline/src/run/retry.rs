@@ -71,7 +71,7 @@ pub async fn retry(
     cancel: CancellationToken,
     (stage, predicate): (&str, &str),
 ) -> Result<Retried, RunError> {
-    let directory = RunDirectory::open(&settings.dir, &pipeline.name)?;
+    let directory = RunDirectory::open(&settings.dir, &pipeline.name, &pipeline.secrets)?;
     let files =
         Files { base: pipeline.base.clone(), scratch: settings.scratch.clone(), hub: settings.hub.clone() };
     let units = plan::plan(pipeline, &settings.dir, &files, None, None)?;

@@ -122,7 +122,8 @@ impl Prepared {
                 Ok(writer)
             }
             (SplitInput::Source(value), Work::Source(source)) => {
-                let split = SourceSplit { label: task.label.clone(), value: value.clone() };
+                let value = head.cx.secrets.reveal_value(value.clone());
+                let split = SourceSplit { label: task.label.clone(), value };
                 let frame = source.read(&head.cx, &split).await?;
                 self.write_source(writer, frame).await
             }

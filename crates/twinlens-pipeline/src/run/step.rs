@@ -101,7 +101,7 @@ pub(super) async fn write_sorted(
     steps: &[Step],
 ) -> Result<SplitWriter, RunError> {
     let order = steps.last().map_or(&SortKey::AsGiven, |step| &step.node.plan.order);
-    write_divided(writer, sorted(frame, order)?, &steps[0].cx.progress).await
+    write_divided(writer, sorted(frame, order)?, &steps[0].cx).await
 }
 
 /// Rows in an order that does not depend on threads, so that the bytes of shards do not.

@@ -116,6 +116,7 @@ impl UnitInputs<'_> {
             cancel: cancel.clone(),
             progress: progress.clone(),
             hosts: self.settings.hosts.clone(),
+            secrets: self.pipeline.secrets.clone(),
             bytes_in_flight: self.settings.bytes_in_flight,
             // Other stages run in one process.
             sharers: match node.work {

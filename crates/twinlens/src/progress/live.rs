@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use twinlens_pipeline::run::events::{Counters, Event};
 
 use super::line::Line;
+use crate::secrets;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -73,7 +74,7 @@ impl Live {
     /// Prints a line above the progress lines.
     pub(super) fn print(&self, line: &str) {
         // If the terminal is gone, there is nowhere left to report it.
-        let _ = bars().println(line);
+        let _ = bars().println(secrets::hide(line));
     }
 
     /// Removes all progress lines.

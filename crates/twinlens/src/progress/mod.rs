@@ -26,6 +26,7 @@ use crate::cli::{LogFormat, ProgressMode};
 use recorder::Recorder;
 use tensorboard::TensorBoard;
 
+use crate::secrets;
 use crate::text::{count, counted, one_line, printable, seconds, truncated};
 
 /// The longest example of a rejected row, in characters.
@@ -179,7 +180,7 @@ impl Observer for Watcher {
 
 fn print(line: &str) {
     // If stderr fails, there is nowhere left to report it.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", secrets::hide(line));
 }
 
 #[derive(Serialize)]

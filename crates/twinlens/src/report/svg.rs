@@ -11,6 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::model::{Axis, Bar, Bars, Lines, Plot, Point, Shape};
 use super::query::number;
 use crate::errors::Failure;
+use crate::text::one_line;
 
 const INK: RGBColor = RGBColor(0x11, 0x11, 0x11);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
@@ -173,11 +174,8 @@ fn tick_label(value: f64) -> String {
 }
 
 fn truncate(text: &str, most: usize) -> String {
-    if text.chars().count() > most {
-        text.chars().take(most - 1).chain(['…']).collect()
-    } else {
-        text.into()
-    }
+    let text = one_line(text);
+    if text.chars().count() > most { text.chars().take(most - 1).chain(['…']).collect() } else { text }
 }
 
 fn bars(area: &Area<'_>, chart: &Bars, format: Format) -> DrawResult {
@@ -401,7 +399,7 @@ fn lines(area: &Area<'_>, chart: &Lines, format: Format) -> DrawResult {
         };
         let key = colour.mix(if matches!(series.shape, Shape::Band(_)) { 0.4 } else { 1.0 });
         drawn
-            .label(series.name.clone())
+            .label(one_line(&series.name))
             .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], key.filled()));
     }
     if chart.series.len() > 1 {

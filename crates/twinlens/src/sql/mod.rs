@@ -8,6 +8,7 @@ mod prompt;
 mod query;
 pub(crate) mod rows;
 pub(crate) mod runs;
+mod terminal;
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
@@ -21,8 +22,9 @@ use twinlens_pipeline::Registry;
 use crate::cli::{RowFormat, SqlArgs};
 use crate::errors::Failure;
 use crate::{runtime, views};
-use query::{parse, start, stdout, write_now, write_rows};
+use query::{parse, start, within, write_now, write_rows};
 use runs::Runs;
+use terminal::stdout;
 
 pub(crate) fn execute(args: &SqlArgs, registry: &Registry) -> Result<(), Failure> {
     let by_extension = args.output.as_deref().and_then(format_of);
@@ -38,13 +40,20 @@ pub(crate) fn execute(args: &SqlArgs, registry: &Registry) -> Result<(), Failure
             return list_views(&session);
         }
         if interactive {
-            return prompt::run(&runs, session, format).await;
+            return prompt::run(&runs, session, args, format).await;
         }
         let queries = match &args.query {
             Some(query) => query.clone(),
             None => read_stdin()?,
         };
-        run_queries(&session, &queries, format, args.output.as_deref()).await
+        let (output, all) = (args.output.clone(), args.all);
+        let work = async move { run_queries(&session, &queries, format, output.as_deref(), all).await };
+        let done = within(args.timeout, work).await;
+        if let (Err(_), Some(path)) = (&done, &args.output) {
+            // Best effort: the failure itself is reported.
+            let _ = std::fs::remove_file(local::unfinished(path));
+        }
+        done
     })
 }
 
@@ -83,6 +92,7 @@ async fn run_queries(
     queries: &str,
     format: RowFormat,
     output: Option<&Path>,
+    all: bool,
 ) -> Result<(), Failure> {
     let statements = parse(queries)?;
     if statements.len() != 1 && (format == RowFormat::Parquet || output.is_some()) {
@@ -97,7 +107,9 @@ async fn run_queries(
                 if needs_blank_line {
                     write_now(&mut std::io::stdout(), "\n")?;
                 }
-                write_rows(stream, format, stdout()).await?;
+                if let Some(note) = write_rows(stream, format, stdout(all)).await? {
+                    write_now(&mut std::io::stderr(), &format!("{note}\n"))?;
+                }
             }
             Some(path) => write_file(stream, format, path).await?,
         }
@@ -112,12 +124,7 @@ async fn write_file(
 ) -> Result<(), Failure> {
     let temporary: PathBuf = local::unfinished(path);
     let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
-    let written = write_rows(stream, format, Box::new(BufWriter::new(file))).await;
-    if let Err(failure) = written {
-        // Best effort: the failure itself is reported.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failure);
-    }
+    write_rows(stream, format, (Box::new(BufWriter::new(file)), None)).await?;
     Ok(local::publish(path)?)
 }
 

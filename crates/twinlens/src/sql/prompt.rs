@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use rustyline::completion::Completer;
@@ -14,9 +15,10 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 use tokio::sync::Notify;
 
-use super::query::{parse, row_counts, start, stdout, table_names, with_hint, write_now, write_rows};
+use super::query::{parse, row_counts, start, table_names, with_hint, within, write_now, write_rows};
 use super::runs::Runs;
-use crate::cli::{LogFormat, RowFormat};
+use super::terminal::stdout;
+use crate::cli::{LogFormat, RowFormat, SqlArgs};
 use crate::env;
 use crate::errors::{Exit, Failure};
 use crate::signals;
@@ -33,10 +35,16 @@ End a query with `;`. Ctrl-C cancels it.
   \\q        quit
 ";
 
-pub(super) async fn run(runs: &Runs<'_>, session: SessionContext, format: RowFormat) -> Result<(), Failure> {
+pub(super) async fn run(
+    runs: &Runs<'_>,
+    session: SessionContext,
+    args: &SqlArgs,
+    format: RowFormat,
+) -> Result<(), Failure> {
     let interrupts = signals::interrupts()
         .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
-    let mut prompt = Prompt { runs, session, format, interrupts };
+    let (all, timeout) = (args.all, args.timeout);
+    let mut prompt = Prompt { runs, session, format, all, timeout, interrupts };
     let config = Config::builder().max_history_size(10_000).map_err(terminal)?.auto_add_history(true).build();
     let mut editor: Editor<Names, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     let history = history_file();
@@ -87,6 +95,8 @@ struct Prompt<'a> {
     runs: &'a Runs<'a>,
     session: SessionContext,
     format: RowFormat,
+    all: bool,
+    timeout: Option<Duration>,
     interrupts: Arc<Notify>,
 }
 
@@ -108,15 +118,19 @@ impl Prompt<'_> {
     }
 
     async fn query(&self, text: &str) -> Result<(), Failure> {
-        let (session, text, format) = (self.session.clone(), text.to_string(), self.format);
+        let (session, text, format, all) = (self.session.clone(), text.to_string(), self.format, self.all);
         // A separate task, because a plan that computes for long without yielding would block
         // Ctrl-C here. It continues in the background until it yields or the prompt ends.
-        let mut work = tokio::spawn(async move {
+        let query = async move {
             for statement in parse(&text)? {
-                write_rows(start(&session, statement).await?, format, stdout()).await?;
+                let rows = start(&session, statement).await?;
+                if let Some(note) = write_rows(rows, format, stdout(all)).await? {
+                    write_now(&mut std::io::stderr(), &format!("{note}\n"))?;
+                }
             }
             Ok(())
-        });
+        };
+        let mut work = tokio::spawn(within(self.timeout, query));
         tokio::select! {
             done = &mut work => done.unwrap_or_else(|panic| Err(Failure::internal(panic.to_string()))),
             () = self.interrupts.notified() => {
@@ -128,7 +142,7 @@ impl Prompt<'_> {
 
     fn tables(&self) -> Result<(), Failure> {
         let counts = row_counts(&self.runs.dir)?;
-        let mut table = TableWriter::with_columns(stdout(), &["table", "rows"], &[false, true]);
+        let mut table = TableWriter::with_columns(stdout(true).0, &["table", "rows"], &[false, true]);
         for name in table_names(&self.session) {
             let rows = counts.get(&name).map(|rows| count(*rows)).unwrap_or_default();
             table.row(vec![name, rows])?;
@@ -139,7 +153,7 @@ impl Prompt<'_> {
 
     async fn columns(&self, name: &str) -> Result<(), Failure> {
         let frame = self.session.table(name).await.map_err(|error| with_hint(&self.session, error.into()))?;
-        let mut table = TableWriter::with_columns(stdout(), &["column", "type"], &[false, false]);
+        let mut table = TableWriter::with_columns(stdout(true).0, &["column", "type"], &[false, false]);
         for field in frame.schema().fields() {
             table.row(vec![ident(field.name()), types::name(field.data_type())])?;
         }

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::SplitWriter;
+use twinlens_dataset::secret_urls::has_credentials;
 use twinlens_pipeline::{
     Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
@@ -26,6 +27,7 @@ use self::fetcher::WaveFetcher;
 use self::tables::{FRONTIER, VISITS, frontier_schema, read_wave, visits_schema};
 use self::visit::Visitor;
 use self::writer::WaveWriter;
+use super::fetch::CREDENTIALS_HINT;
 use super::options;
 use crate::frontier::{CrawlLimits, Frontier, Scope, Store, StoreError, Visit, VisitKind, WaveRecord};
 use crate::html::{TextSource, TextSourceSet};
@@ -153,6 +155,11 @@ http = { user_agent = "my-crawler/1.0 (me@example.org)", delay = 1.0 }
 fn urls(ports: &mut Ports<'_>, written: &[Located<String>]) -> Vec<Url> {
     let mut urls = Vec::new();
     for url in written {
+        if has_credentials(url) {
+            let fault = Fault::at(url.span(), "this URL has a user or a password, which pages would not get");
+            ports.fault(fault.hint(CREDENTIALS_HINT));
+            continue;
+        }
         match Url::parse(url) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => urls.push(url),
             _ => {

@@ -3,21 +3,24 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringArray, StringBuilder,
-    StructArray, TimestampMicrosecondBuilder, UInt32Array,
+    ArrayRef, AsArray, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringArray,
+    StringBuilder, StructArray, TimestampMicrosecondBuilder, UInt32Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Fields, SchemaRef};
 use twinlens_dataset::contracts;
 use twinlens_image::ProcessedImage;
-use twinlens_pipeline::{RunError, rejects};
+use twinlens_pipeline::{RunError, Secrets, rejects};
 
 use super::DAMAGE;
 use super::images::{FetchedImage, Rejection};
 use crate::net::Reservation;
 use crate::stages::common::arrow_error;
 
+/// Columns of URLs.
+const URL: &str = "url";
+const PAGE_URL: &str = "page_url";
 /// Rows per batch.
 const BATCH_ROWS: usize = 128;
 /// Approximate bytes of images per batch.
@@ -33,6 +36,7 @@ pub(super) struct FinishedRows {
 pub(super) struct Assembler {
     stage: String,
     schema: SchemaRef,
+    secrets: Arc<Secrets>,
     rows: Option<RecordBatch>,
     /// Finished rows, and the image of each.
     pending: Vec<(u32, Arc<Result<FetchedImage, Rejection>>)>,
@@ -41,13 +45,22 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// `schema` has the columns of the rows, the image columns and the reserved columns.
-    pub(super) fn new(stage: &str, schema: SchemaRef) -> Self {
-        Self { stage: stage.into(), schema, rows: None, pending: Vec::new(), bytes: 0 }
+    pub(super) fn new(stage: &str, schema: SchemaRef, secrets: Arc<Secrets>) -> Self {
+        Self { stage: stage.into(), schema, secrets, rows: None, pending: Vec::new(), bytes: 0 }
     }
 
-    /// Sets the rows of the split.
-    pub(super) fn with_rows(self, rows: RecordBatch) -> Self {
-        Self { rows: Some(rows), ..self }
+    /// Sets the rows of the split. Their URLs, which were fetched as they are, are stored without
+    /// what is secret in them.
+    pub(super) fn with_rows(self, rows: RecordBatch) -> Result<Self, RunError> {
+        let mut columns = rows.columns().to_vec();
+        for (column, field) in columns.iter_mut().zip(rows.schema().fields()) {
+            if let (URL | PAGE_URL, Some(urls)) = (field.name().as_str(), column.as_string_opt::<i32>()) {
+                let cut = urls.iter().map(|url| url.map(|url| self.secrets.cut(url)));
+                *column = Arc::new(cut.collect::<StringArray>());
+            }
+        }
+        let rows = RecordBatch::try_new(rows.schema(), columns).map_err(arrow_error)?;
+        Ok(Self { rows: Some(rows), ..self })
     }
 
     /// A batch of rows that an earlier stage rejected, unchanged.

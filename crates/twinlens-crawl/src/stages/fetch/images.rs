@@ -152,6 +152,10 @@ impl ImageFetcher {
             }
             Err(error) => return Err(FetchError::new(FetchErrorKind::BadUrl, error.to_string())),
         };
+        if !url.username().is_empty() || url.password().is_some() {
+            let why = "a user or password in the URL of a row is not sent";
+            return Err(FetchError::new(FetchErrorKind::Credentials, why));
+        }
         let check = |headers: &HeaderMap| match Directives::from_headers(headers, &self.product).opt_out {
             Some(word) if self.client.options().opt_outs => {
                 Err(FetchError::new(FetchErrorKind::OptedOut, word))

@@ -8,8 +8,11 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use twinlens_dataset::secret_urls::has_credentials;
+
 use super::options::CaptionRule;
 use super::records::Refusal;
+use crate::net::FetchErrorKind;
 use crate::pairs::{PairBatchBuilder, PairRow};
 
 /// The captions of a row.
@@ -60,6 +63,11 @@ impl RowPusher {
         };
         let (page_url, text_source) = (given(&row.page_url), given(&row.text_source));
         let url = row.url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        if url.is_some_and(has_credentials) {
+            let detail = format!("{}: the URL has a user or a password", location());
+            self.reject(FetchErrorKind::Credentials.code(), &detail);
+            return 1;
+        }
         let mut captions: Vec<&str> = match &row.captions {
             Captions::None => Vec::new(),
             Captions::One(text) => vec![text],

@@ -36,7 +36,7 @@ use twinlens_pipeline::stage::is_sortable;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
     ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext,
-    RunError, SortKey, Source, StageKind, Whole, Work,
+    RunError, Secret, SortKey, Source, StageKind, Whole, Work,
 };
 
 use super::columns::with_field;
@@ -91,7 +91,7 @@ pub struct CommandOptions {
     dir: Option<String>,
     /// Environment variables to set.
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    env: BTreeMap<String, Secret>,
     /// Names of environment variables to pass on. These are always passed: `HOME`, `LANG`,
     /// `LANGUAGE`, `LC_*`, `LD_LIBRARY_PATH`, `LOGNAME`, `PATH`, `SHELL`, `TEMP`, `TMP`, `TMPDIR`,
     /// `TZ`, `USER`.
@@ -290,7 +290,7 @@ impl CommandOptions {
         }
         let mut environment = passed_environment(&self.pass_env);
         environment.insert("TWINLENS_SEED".into(), cx.seed_for("command").to_string().into());
-        environment.extend(self.env.iter().map(|(name, value)| (name.into(), value.into())));
+        environment.extend(self.env.iter().map(|(name, value)| (name.into(), value.reveal().into())));
         Ok(Program {
             words: self.command.iter().map(word).collect(),
             dir,

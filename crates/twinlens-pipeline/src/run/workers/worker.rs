@@ -293,7 +293,8 @@ impl Slots<'_> {
     /// Tells the run of a failure. The fault of the user or of this program ends the run; this
     /// machine's is not worth more than a few attempts.
     async fn failed(&self, attempt: Attempt, label: String, error: RunError) -> Result<(), RunError> {
-        let failure = SplitFailure::new(&error, &host_name());
+        let secrets = &self.prepared.head()?.cx.secrets;
+        let failure = SplitFailure::new(&error, &host_name()).hiding(secrets);
         let blame = failure.blame;
         (self.worker.on_event)(&WorkEvent::Failed { label, message: failure.message.clone() });
         let board = self.board.clone();
