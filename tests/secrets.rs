@@ -74,11 +74,13 @@ const LIST: &str = "url,caption\n\
     http://web.test/away,one elsewhere\n";
 
 async fn server() -> WebServer {
-    let site = Site::new()
-        .at("/list.csv", Answer::file("1", LIST))
-        .at("/a.png", Answer::body("image/png", png(32, 32)))
-        .at("/away", Answer::redirect("http://x:canary-redirect@127.0.0.1:1/?sig=canary-redirect"))
-        .fallback(|_| Answer::status(404));
+    let image = png(32, 32);
+    let site = Site::new().fallback(move |path| match path.split('?').next().unwrap_or_default() {
+        "/list.csv" => Answer::file("1", LIST),
+        "/a.png" => Answer::body("image/png", image.clone()),
+        "/away" => Answer::redirect("http://x:canary-redirect@127.0.0.1:1/?sig=canary-redirect"),
+        _ => Answer::status(404),
+    });
     WebServer::start(site).await.unwrap()
 }
 

@@ -149,8 +149,13 @@ fn parse<'i>(source: &'i Source, strings: &mut Strings) -> Result<DeTable<'i>, V
     if errors.is_empty() {
         return Ok(table.into_inner());
     }
-    // The message shows a line of the file.
+    // The message shows these lines.
     strings.secrets = secrets::of_values(table.get_ref());
+    for line in
+        errors.iter().filter_map(|error| source.file().lines().nth(source.line(error.span()?.start) - 1))
+    {
+        secrets::add_broken_line(line, &mut strings.secrets);
+    }
     // Further errors on the same line are usually consequences of the first.
     let (mut faults, mut seen) = (Vec::new(), HashSet::new());
     for error in errors {

@@ -45,7 +45,8 @@ fn add_value(value: &Spanned<DeValue<'_>>, secrets: &mut Secrets) {
 
 fn add_headers(headers: &DeTable<'_>, secrets: &mut Secrets) {
     for (name, value) in headers.iter() {
-        let Some(value) = value.get_ref().as_str() else { continue };
+        // A variable that could not be filled in tells nothing.
+        let Some(value) = value.get_ref().as_str().filter(|value| !value.contains("${")) else { continue };
         if !is_secret_header(name.get_ref()) {
             secrets.add_urls(value);
             continue;
@@ -55,6 +56,16 @@ fn add_headers(headers: &DeTable<'_>, secrets: &mut Secrets) {
         if let Some((_, token)) = value.split_once(' ') {
             secrets.add_unnamed(token.trim());
         }
+    }
+}
+
+/// Adds the texts of a line that is not TOML, if it may be one of headers or of variables that give
+/// access: the message shows it.
+pub(super) fn add_broken_line(line: &str, secrets: &mut Secrets) {
+    let upper = line.to_ascii_uppercase();
+    let words = SECRET_NAMES.iter().chain(&["COOKIE", "HEADERS"]);
+    if words.into_iter().any(|word| upper.contains(word)) {
+        line.split(['"', '\'']).skip(1).step_by(2).for_each(|text| secrets.add_unnamed(text));
     }
 }
 

@@ -73,8 +73,11 @@ proptest! {
         let pipeline = check(Path::new("toy.toml"), GOOD, &registry(), &outside, &InputSchemas::none()).unwrap();
         let names: Vec<&str> = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
         prop_assert_eq!(names, ["pages", "kept", "outside", "clip", "top", "late"]);
-        let model = options(&pipeline, "clip")["model"].as_str().unwrap();
-        let note = options(&pipeline, "kept")["note"].as_str().unwrap();
+        // A value of the environment is stored by its name.
+        let revealed = |stage: &str, option: &str| {
+            pipeline.secrets.reveal_stored(options(&pipeline, stage)[option].as_str().unwrap())
+        };
+        let (model, note) = (revealed("clip", "model"), revealed("kept", "note"));
         // Numbers and quoted strings are parsed; anything else is kept as is.
         let parsed = toml::de::DeValue::parse(&value).is_ok() || toml::de::DeValue::parse(value.trim()).is_ok();
         let kept = model.strip_suffix("-5") == Some(value.as_str()) && note == value.trim();
