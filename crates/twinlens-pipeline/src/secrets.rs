@@ -1,9 +1,9 @@
 //! Values that a pipeline uses and never tells: environment variables, headers, credentials and
 //! signatures in URLs.
 //!
-//! A [`Secret`] is an option that cannot be printed or serialised. [`Secrets`] knows the values of a
-//! pipeline, wherever they are in it, and hides them in all that is stored or shown. What is stored
-//! has a hash in their place, so that a changed secret is noticed without being told.
+//! A [`Secret`] is an option that cannot be printed or serialised. [`Secrets`] knows the values of
+//! a pipeline, wherever they are in it, and hides them in all that is stored or shown. What is
+//! stored has a hash in their place, so that a changed secret is noticed without being told.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

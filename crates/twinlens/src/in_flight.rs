@@ -1,9 +1,9 @@
 //! Which images a process was decoding when it died, so that one image never stops a run twice.
 //!
-//! Each decoding thread has a slot of a small file, into which it writes what it is about to decode:
-//! a call of the system for each image, no sync, since the file must survive a process and not a
-//! power cut. The next run finds the slots. The images in them are first decoded by a process of
-//! their own: of one that kills that, too, the row is rejected as `killed_the_process`.
+//! Each decoding thread has a slot of a small file, into which it writes what it is about to
+//! decode: a call of the system for each image, no sync, since the file must survive a process and
+//! not a power cut. The next run finds the slots. The images in them are first decoded by a process
+//! of their own: of one that kills that, too, the row is rejected as `killed_the_process`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Finds the secrets in the values of a pipeline: headers, variables of programs, and parts of URLs.
+//! Finds the secrets in the values of a pipeline: headers, variables of programs, parts of URLs.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
