@@ -7,6 +7,7 @@
 
 mod classify;
 pub mod embed;
+pub mod encode;
 pub mod error;
 mod images;
 mod in_training;

@@ -11,6 +11,7 @@ use twinlens_dataset::Dataset;
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
+use crate::encode;
 use crate::error::EvalError;
 use crate::images::Examples;
 use crate::ledger::take;
@@ -25,9 +26,7 @@ const ROWS: usize = 4096;
 /// # Errors
 /// `ModelError::Input` if the model does not embed texts.
 pub fn text(model: &Model, text: &str) -> Result<Vec<f32>, EvalError> {
-    let context = model.clip.config().text.context;
-    let ids = Tensor::from_vec(model.tokenizer.encode(text, context), (1, context), &Device::Cpu)?;
-    Ok(model.clip.encode_text(&ids)?.flatten_all()?.to_vec1()?)
+    Ok(encode::texts(model, &[text.into()])?.values)
 }
 
 /// The embedding of an image, from its encoded bytes.

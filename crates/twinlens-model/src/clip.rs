@@ -178,7 +178,7 @@ impl Clip {
     /// # Errors
     /// `Format` if open_clip has no such model: objectives that predict words. `Io`.
     pub fn export_open_clip(&self, dir: &Path) -> Result<()> {
-        foreign::export_open_clip(dir, &self.config, &self.preprocess, self.state())
+        foreign::export_open_clip(dir, &self.config, &self.preprocess, self.state(), false)
     }
 
     /// Writes `config.json`, `preprocessor_config.json` and `model.safetensors` into `dir`, each

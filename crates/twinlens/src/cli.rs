@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+<<<<<<< HEAD
 pub(crate) use values::{ExportFormat, LogFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode};
+=======
+pub use values::ExportFormat;
+pub(crate) use values::{LogFormat, ModelFormat, PlanFormat, ProgressMode, RowFormat};
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 use values::{duration, size};
 
 mod values;
@@ -45,7 +50,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Stages(StagesArgs),
     Sets(SetsArgs),
-    /// Named model configurations, with their parameters and FLOPs
+    /// Named model configurations with their parameters and FLOPs, and models for other programs
     #[command(subcommand)]
     Model(ModelCommand),
     Schema(SchemaArgs),
@@ -64,6 +69,25 @@ pub(crate) enum ModelCommand {
         /// Name of the model
         name: String,
     },
+    Export(ModelExportArgs),
+}
+
+/// Writes a model so that another program loads it as it is
+///
+/// With weights, configuration, tokenizer and preprocessing. transformers reads the directory with
+/// `CLIPModel.from_pretrained(OUT)` and `CLIPProcessor.from_pretrained(OUT)`, open_clip with
+/// `create_model_from_pretrained("local-dir:OUT")` and `get_tokenizer("local-dir:OUT")`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelExportArgs {
+    /// The directory of a `train` stage (runs/NAME/STAGE) or of another model, or a model of the
+    /// Hugging Face Hub (hf://openai/clip-vit-base-patch32)
+    #[arg(value_name = "STAGE_OR_DIR")]
+    pub model: String,
+    /// The directory to write to: new, or empty
+    pub out: PathBuf,
+    /// The program that will read it
+    #[arg(long, value_name = "FORMAT")]
+    pub to: ModelFormat,
 }
 
 /// Runs a pipeline, or resumes it
@@ -136,6 +160,12 @@ pub(crate) struct WorkArgs {
     /// Format of messages on stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl EngineArgs {
+    /// The defaults of `--memory` and `--bytes-in-flight`.
+    pub(crate) const MEMORY: usize = 512 << 20;
+    pub(crate) const BYTES_IN_FLIGHT: usize = 256 << 20;
 }
 
 #[derive(Debug, Args)]
@@ -477,6 +507,15 @@ pub(crate) struct SetArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    /// The defaults of the API are those of the command line.
+    #[test]
+    fn the_defaults_of_memory_are_constants() {
+        let cli = Cli::try_parse_from(["twinlens", "run", "p.toml"]).unwrap();
+        let Command::Run(RunArgs { engine, .. }) = cli.command else { panic!("{cli:?}") };
+        let defaults = (EngineArgs::MEMORY, EngineArgs::BYTES_IN_FLIGHT);
+        assert_eq!((engine.memory, engine.bytes_in_flight), defaults);
+    }
 
     #[test]
     fn the_command_line_is_valid() {

@@ -7,8 +7,25 @@ use twinlens_pipeline::config::{self, InputSchemas, LoadError, Overrides, Pipeli
 use twinlens_pipeline::files::Files;
 
 use crate::errors::Failure;
+<<<<<<< HEAD
 use crate::text::Paint;
 use crate::{env, hub, secrets};
+=======
+use crate::{env, hub};
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
+
+/// As [`open`], for the text of a pipeline file; relative paths start at the folder of `path`.
+pub(crate) fn open_text(
+    path: &Path,
+    text: &str,
+    registry: &Registry,
+    set: &[String],
+) -> Result<Pipeline, Failure> {
+    let overrides = Overrides { set: set.to_vec(), env: env::all() };
+    let files = files(path);
+    config::check(path, text, registry, &overrides, &InputSchemas::of(&files))
+        .map_err(|report| Failure::report(Box::new(report)))
+}
 
 /// Reads and checks a pipeline file, and no other file; the error reports all faults.
 pub(crate) fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
@@ -18,9 +35,13 @@ pub(crate) fn load(path: &Path, registry: &Registry, set: &[String]) -> Result<P
 /// As [`load`], before a run: also opens the files that the pipeline names as inputs, and checks
 /// their columns.
 pub(crate) fn open(path: &Path, registry: &Registry, set: &[String]) -> Result<Pipeline, Failure> {
+    read(path, registry, set, &InputSchemas::of(&files(path)))
+}
+
+/// The files that a pipeline file names.
+fn files(path: &Path) -> Files {
     let base = path.parent().unwrap_or(Path::new("")).into();
-    let files = Files { base, scratch: env::cache_dir(), hub: hub::open() };
-    read(path, registry, set, &InputSchemas::of(&files))
+    Files { base, scratch: env::cache_dir(), hub: hub::open() }
 }
 
 fn read(
@@ -30,8 +51,13 @@ fn read(
     schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Failure> {
     let overrides = Overrides { set: set.to_vec(), env: env::all() };
+<<<<<<< HEAD
     let pipeline = config::load(path, registry, &overrides, schemas).map_err(|error| match error {
         LoadError::Invalid(report) => Failure::report(report.render(Paint::stderr().is_on())),
+=======
+    config::load(path, registry, &overrides, schemas).map_err(|error| match error {
+        LoadError::Invalid(report) => Failure::report(report),
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
         other => Failure::user(other.to_string()),
     })?;
     secrets::learn(&pipeline.secrets);

@@ -7,6 +7,7 @@ use datafusion::error::DataFusionError;
 use serde_json::json;
 use twinlens_dataset::DatasetError;
 use twinlens_pipeline::RunError;
+use twinlens_pipeline::config::Report;
 
 use crate::cli::LogFormat;
 use crate::secrets;
@@ -36,13 +37,14 @@ pub(crate) struct Failure {
     pub hint: Option<String>,
     /// The command that resumes the work.
     pub resume: Option<String>,
-    /// Whether the message is a complete report, with its own `error:` prefixes and source spans.
-    pub is_rendered: bool,
+    /// The faults of a pipeline, of which the message is the text: with their own `error:` prefixes
+    /// and source spans.
+    pub report: Option<Box<Report>>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, resume: None, is_rendered: false }
+        Self { exit, message: message.into(), hint: None, resume: None, report: None }
     }
 
     pub(crate) fn user(message: impl Into<String>) -> Self {
@@ -58,9 +60,9 @@ impl Failure {
         Self::new(Exit::Rejects, message)
     }
 
-    /// A complete report.
-    pub(crate) fn report(rendered: impl Into<String>) -> Self {
-        Self { is_rendered: true, ..Self::new(Exit::User, rendered) }
+    /// A pipeline has faults.
+    pub(crate) fn report(report: Box<Report>) -> Self {
+        Self { report: Some(report), ..Self::new(Exit::User, String::new()) }
     }
 
     /// A file cannot be read or written.
@@ -84,18 +86,19 @@ impl Failure {
         if self.exit == Exit::Quiet {
             return String::new();
         }
+        let report = self.report.as_ref().map(|report| report.render(paint.is_on()));
         if format == LogFormat::Json {
             let event = if self.exit == Exit::Interrupted { "interrupted" } else { "error" };
             let exit = self.exit as u8;
             let object = json!({
-                "event": event, "message": self.message, "hint": self.hint, "resume": self.resume, "exit": exit,
+                "event": event, "message": report.as_ref().unwrap_or(&self.message), "hint": self.hint, "resume": self.resume, "exit": exit,
             });
             return format!("{object}\n");
         }
-        let mut text = match (self.is_rendered, self.exit) {
-            (true, _) => format!("{}\n", self.message.trim_end()),
-            (false, Exit::Interrupted) => format!("{}\n", self.message),
-            (false, _) => format!("{} {}\n", paint.bold_red("error:"), printable(&self.message)),
+        let mut text = match (report, self.exit) {
+            (Some(report), _) => format!("{}\n", report.trim_end()),
+            (None, Exit::Interrupted) => format!("{}\n", self.message),
+            (None, _) => format!("{} {}\n", paint.bold_red("error:"), printable(&self.message)),
         };
         if let Some(hint) = &self.hint {
             text += &format!("{} {}\n", paint.bold("hint:"), printable(hint));

@@ -9,10 +9,12 @@
 //! ```
 //!
 //! `examples/own_stage.rs` is such a program. The traits of stages and the registry are in
-//! [`pipeline`], table contracts in [`dataset`], and the query engine in [`datafusion`].
+//! [`pipeline`], table contracts in [`dataset`], and the query engine in [`datafusion`]. Another
+//! program may call what the commands do as functions over values: [`api`].
 //! Training and fetching are faster with [`Allocator`] as the `#[global_allocator]` of the program.
 
 mod allocator;
+pub mod api;
 mod check;
 mod cli;
 mod config;
@@ -26,6 +28,7 @@ mod in_flight;
 mod logging;
 mod manual;
 mod model;
+mod models;
 mod plan;
 mod progress;
 mod repair;
@@ -49,6 +52,7 @@ mod views;
 mod watch;
 mod work;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -82,20 +86,31 @@ pub fn main(registry: Registry) -> ExitCode {
         return exit;
     }
     allocator::init();
-    twinlens_image::silence_decoder_panics();
-    twinlens_dataset::guard::silence_caught_panics();
+    ExitCode::from(command_line(registry, std::env::args_os().collect()))
+}
+
+/// Runs a command line, whose first word is the name of the program, and returns its exit code: for
+/// a process that began as another program. Sets the panic hook and signal handlers.
+pub fn command_line(registry: Registry, words: Vec<OsString>) -> u8 {
+    silence_panics();
     // A thread of its own gets the stack size that deep queries need; a panic there is an internal
     // error. Blocking threads that are still running at the end are not waited for.
     let thread = std::thread::Builder::new().name("command".into()).stack_size(runtime::STACK_BYTES);
-    let exit = thread.spawn(move || run_command(&registry)).map(std::thread::JoinHandle::join);
-    ExitCode::from(match exit {
+    let exit = thread.spawn(move || run_command(&registry, words)).map(std::thread::JoinHandle::join);
+    match exit {
         Ok(Ok(exit)) => exit,
         Ok(Err(_)) | Err(_) => Exit::Internal as u8,
-    })
+    }
 }
 
-fn run_command(registry: &Registry) -> u8 {
-    let command = match Cli::try_parse() {
+/// Panics of libraries that become errors print nothing.
+fn silence_panics() {
+    twinlens_image::silence_decoder_panics();
+    twinlens_dataset::guard::silence_caught_panics();
+}
+
+fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
+    let command = match Cli::try_parse_from(words) {
         Ok(cli) => cli.command,
         Err(error) => {
             // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report

@@ -1,18 +1,32 @@
-//! `twinlens model`: named model configurations with their parameters and FLOPs.
+//! `twinlens model`: named model configurations with their parameters and FLOPs, and models for
+//! other programs.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
-use twinlens_model::{CatalogEntry, ClipConfig, catalog};
+use twinlens_dataset::storage::local;
+use twinlens_eval::model::Model;
+use twinlens_model::{CatalogEntry, ClipConfig, ForeignFormat, ModelError, catalog, export};
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::suggest::did_you_mean;
 
-use crate::cli::ModelCommand;
+use crate::cli::{ModelCommand, ModelExportArgs, ModelFormat};
 use crate::errors::Failure;
+use crate::models;
 use crate::table::TableWriter;
 
 pub(crate) fn execute(command: &ModelCommand) -> Result<(), Failure> {
     match command {
         ModelCommand::List => list(),
         ModelCommand::Show { name } => show(name),
+        ModelCommand::Export(ModelExportArgs { model, out, to }) => {
+            let to = match to {
+                ModelFormat::HuggingFace => ForeignFormat::HuggingFace,
+                ModelFormat::OpenClip => ForeignFormat::OpenClip,
+            };
+            write(&open(model)?, out, to)
+        }
     }
 }
 
@@ -51,4 +65,35 @@ fn show(name: &str) -> Result<(), Failure> {
     })?;
     let json = serde_json::to_string_pretty(&config).map_err(|error| Failure::user(error.to_string()))?;
     Ok(writeln!(std::io::stdout().lock(), "{json}")?)
+}
+
+/// Loads a model by its name.
+pub(crate) fn open(name: &str) -> Result<Model, Failure> {
+    Model::load(name.into(), &models::folder(name)?, Default::default())
+        .map_err(|error| RunError::from(error).into())
+}
+
+/// Writes a model for another program into a new directory, which appears when it is complete.
+pub(crate) fn write(model: &Model, out: &Path, to: ForeignFormat) -> Result<(), Failure> {
+    let io = |error| Failure::io(out, error);
+    let is_new = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !is_new {
+        return Err(Failure::user(format!("{} exists, and is not an empty directory", out.display()))
+            .hint("name a new directory"));
+    }
+    let unfinished = local::unfinished(out);
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(io)?;
+    }
+    local::create_dir(&unfinished)?;
+    export(&model.clip, &model.tokenizer, &unfinished, to).map_err(|error| refusal(&error))?;
+    Ok(local::publish(out)?)
+}
+
+/// What another program cannot read is no bug.
+fn refusal(error: &ModelError) -> Failure {
+    Failure::user(error.to_string())
 }

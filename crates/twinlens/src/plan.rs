@@ -6,6 +6,7 @@ mod stages;
 use std::io::Write;
 
 use twinlens_pipeline::Registry;
+use twinlens_pipeline::config::Pipeline;
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::run::directory::identity;
 use twinlens_pipeline::run::plan::{self, Decision};
@@ -13,19 +14,18 @@ use twinlens_pipeline::run::plan::{self, Decision};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
+<<<<<<< HEAD
 use crate::{config, env, hub, run, secrets};
 use stages::{Column, StagePlan, decision, stages};
+=======
+use crate::{config, env, hub, run};
+pub(crate) use stages::StagePlan;
+use stages::{Column, decision, stages};
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 
 pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
-    let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
-    if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
-        let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
-        return Err(Failure::user(message).hint("choose another directory with --dir"));
-    }
-    let files = Files { base: pipeline.base.clone(), scratch: env::cache_dir(), hub: hub::open() };
-    let units = plan::plan(&pipeline, &dir, &files, args.until.as_deref(), args.max_rows)?;
-    let stages = stages(&pipeline, &units)?;
+    let stages = stage_plans(&pipeline, args.dir.as_deref(), args.until.as_deref(), args.max_rows)?;
     let text = match args.format {
         PlanFormat::Table if args.columns => text(&stages, details),
         PlanFormat::Table => text(&stages, |_, _, _| String::new()),
@@ -41,6 +41,23 @@ pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failur
     // What a stage stands for has the values of its options.
     out.write_all(secrets::hide(&text).as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// What a run would do with each stage.
+pub(crate) fn stage_plans(
+    pipeline: &Pipeline,
+    dir: Option<&str>,
+    until: Option<&str>,
+    max_rows: Option<u64>,
+) -> Result<Vec<StagePlan>, Failure> {
+    let dir = run::run_dir(dir, pipeline)?;
+    if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
+        let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
+        return Err(Failure::user(message).hint("choose another directory with --dir"));
+    }
+    let files = Files { base: pipeline.base.clone(), scratch: env::cache_dir(), hub: hub::open() };
+    let units = plan::plan(pipeline, &dir, &files, until, max_rows)?;
+    Ok(stages(pipeline, &units)?)
 }
 
 /// A line for each stage, with what `details` says below it.

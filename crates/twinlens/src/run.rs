@@ -76,6 +76,7 @@ pub(crate) fn run_watched<T>(
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Completed<T>, Failure> {
     let watcher = watcher(engine, settings, pipeline)?;
+<<<<<<< HEAD
     let notes = Notes::watch(&settings.dir.local_path());
     let done = run_supervised(watcher, settings.threads, async |watcher, cancel| {
         let sites = sites::open(&pipeline.sites).await?;
@@ -84,9 +85,29 @@ pub(crate) fn run_watched<T>(
     });
     notes.stop(done.is_ok());
     done
+=======
+    run_supervised(watcher, settings.threads, async |watcher, cancel| {
+        with_sites(pipeline, settings, async |settings| work(settings, watcher, cancel).await).await
+    })
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 }
 
-fn watcher(engine: &EngineArgs, settings: &Settings, pipeline: &Pipeline) -> Result<Watcher, Failure> {
+/// Does work while the pipeline's sites are being served.
+pub(crate) async fn with_sites<T>(
+    pipeline: &Pipeline,
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Settings) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let sites = sites::open(&pipeline.sites).await?;
+    let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
+    work(&settings).await
+}
+
+pub(crate) fn watcher(
+    engine: &EngineArgs,
+    settings: &Settings,
+    pipeline: &Pipeline,
+) -> Result<Watcher, Failure> {
     let names = || pipeline.nodes.iter().map(|node| node.name.as_str());
     let mut watcher = Watcher::new(engine.progress, engine.log_format, names());
     if let Some(dir) = settings.dir.as_local() {
@@ -120,20 +141,32 @@ pub(crate) fn run_supervised<T>(
     let started = Instant::now();
     match runtime::block_on(Some(threads), work(watcher.clone(), cancel)) {
         Ok(value) => Ok(Completed { value, watcher, elapsed: started.elapsed() }),
-        Err(mut failure) => {
+        Err(failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
+<<<<<<< HEAD
             if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
                 let prefix = format!("stage `{stage}`: ");
                 if !failure.message.starts_with(&prefix) {
                     failure.message.insert_str(0, &prefix);
                 }
             }
+=======
+            let mut failure = of_running_stage(failure, &watcher);
+>>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
             if watcher.has_started() {
                 failure.resume = Some(resume_command(std::env::args_os()));
             }
             Err(failure)
         }
     }
+}
+
+/// Names the stage that failed.
+pub(crate) fn of_running_stage(mut failure: Failure, watcher: &Watcher) -> Failure {
+    if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
+        failure.message = format!("stage `{stage}`: {}", failure.message);
+    }
+    failure
 }
 
 /// The run directory: `dir`, or the default for the pipeline.
@@ -202,7 +235,12 @@ fn finish(
     check_outcome(pipeline, settings, outcome)
 }
 
-fn check_outcome(pipeline: &Pipeline, settings: &Settings, outcome: &Outcome) -> Result<(), Failure> {
+/// Fails if a test failed, or more rows were rejected than the pipeline allows.
+pub(crate) fn check_outcome(
+    pipeline: &Pipeline,
+    settings: &Settings,
+    outcome: &Outcome,
+) -> Result<(), Failure> {
     let failed: Vec<String> = (outcome.tests.iter())
         .filter_map(|test| Some((test, test.failure.as_ref()?)))
         .map(|(test, failure)| {

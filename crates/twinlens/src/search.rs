@@ -12,16 +12,15 @@ use twinlens_dataset::{Dataset, MAIN, manifest};
 use twinlens_eval::model::Model;
 use twinlens_eval::vectors::{EMBEDDING_MODEL, has_embeddings};
 use twinlens_eval::{Embed, EvalError, search};
-use twinlens_model::weights::{FOLDER_FILES, PREPROCESSING_FILE};
-use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_model::weights::FOLDER_FILES;
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 use twinlens_pipeline::{RunError, StageKind, run};
 
 use crate::cli::{RowFormat, SearchArgs};
 use crate::errors::Failure;
-use crate::hub;
 use crate::sql::rows::RowWriter;
+use crate::{hub, models};
 
 /// The columns that are shown by default, if they exist.
 const DEFAULT_COLUMNS: [&str; 6] = ["caption", "class_name", "label", "url", "page_url", "uid"];
@@ -148,13 +147,7 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
         let training = location.map(Dataset::open).transpose()?;
         let training =
             training.ok_or_else(|| unknown(format!("the training `{model}` is not in this run")))?;
-        for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
-            training.artifact(file)?;
-        }
-        if training.state().files().any(|file| file.table.is_none() && file.path == PREPROCESSING_FILE) {
-            training.artifact(PREPROCESSING_FILE)?;
-        }
-        return Ok(training.dir());
+        return models::of_training(&training);
     }
     let path = PathBuf::from(model);
     if path.exists() {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use serde::Serialize;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_pipeline::run::{self, directory};
@@ -26,35 +27,92 @@ pub(crate) fn pipeline_of(dir: &Location) -> Result<String, Failure> {
 }
 
 pub(crate) fn execute(args: &StatusArgs) -> Result<(), Failure> {
-    let dir = crate::run::parse_location(&args.dir)?;
-    let pipeline = pipeline_of(&dir)?;
-    let datasets = run::datasets(&dir)?;
+    let status = Status::read(&args.dir)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "pipeline {pipeline} in {dir}\n")?;
-    let running = Snapshot::read(&dir.local_path());
-    if datasets.is_empty() && running.is_none() {
+    writeln!(out, "pipeline {} in {}\n", status.pipeline, status.dir)?;
+    if status.datasets.is_empty() && status.running.is_none() {
         writeln!(out, "no datasets yet")?;
         return Ok(out.flush()?);
     }
-    print_datasets(&mut out, &datasets)?;
-    print_rejects(&mut out, &datasets)?;
-    if let Some(running) = running {
+    print_datasets(&mut out, &status.datasets)?;
+    print_rejects(&mut out, &status.rejects)?;
+    if let Some(running) = status.running {
         print_running(&mut out, &running)?;
     }
     out.flush()?;
-    let is_broken = |dataset: &&Dataset| matches!(balance(dataset), Balance::Broken);
-    let broken: Vec<&str> = datasets.iter().filter(is_broken).map(name).collect();
+    let is_broken = |dataset: &&DatasetStatus| matches!(dataset.balance, Balance::Broken);
+    let broken: Vec<&str> = status.datasets.iter().filter(is_broken).map(|it| it.dataset.as_str()).collect();
     if broken.is_empty() {
         return Ok(());
     }
     Err(Failure::internal(format!("rows in differ from rows kept plus rejected: {}", broken.join(", "))))
 }
 
-fn name(dataset: &Dataset) -> &str {
-    &dataset.state().begin.stage
+/// What a run directory holds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    pipeline: String,
+    dir: String,
+    datasets: Vec<DatasetStatus>,
+    rejects: Vec<RejectCount>,
+    /// The run in progress, or what a killed one left.
+    running: Option<Snapshot>,
+}
+
+#[derive(Debug, Serialize)]
+struct DatasetStatus {
+    dataset: String,
+    kind: String,
+    complete: bool,
+    /// Committed splits.
+    splits: usize,
+    /// `None` if the stage does not map rows to rows, or does not count them.
+    rows_in: Option<u64>,
+    kept: u64,
+    rejected: u64,
+    balance: Balance,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct RejectCount {
+    stage: String,
+    code: String,
+    rows: u64,
+}
+
+impl Status {
+    pub(crate) fn read(dir: &str) -> Result<Self, Failure> {
+        let dir = crate::run::parse_location(dir)?;
+        let pipeline = pipeline_of(&dir)?;
+        let datasets = run::datasets(&dir)?;
+        let running = Snapshot::read(&dir.local_path());
+        let rejects = datasets.iter().flat_map(reject_counts).collect();
+        let datasets = datasets.iter().map(DatasetStatus::new).collect();
+        Ok(Self { pipeline, dir: dir.to_string(), datasets, rejects, running })
+    }
+}
+
+impl DatasetStatus {
+    fn new(dataset: &Dataset) -> Self {
+        let state = dataset.state();
+        Self {
+            dataset: state.begin.stage.clone(),
+            kind: state.begin.kind.clone(),
+            complete: state.complete,
+            splits: state.commits.len(),
+            rows_in: rows_in(dataset),
+            kept: dataset.rows(MAIN),
+            rejected: rejected(dataset),
+            balance: balance(dataset),
+            bytes: state.files().map(|file| file.bytes).sum(),
+        }
+    }
 }
 
 /// Whether rows in = rows kept + rows rejected.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum Balance {
     Ok,
     Broken,
@@ -63,7 +121,7 @@ enum Balance {
 }
 
 impl Balance {
-    fn label(&self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Balance::Ok => "ok",
             Balance::Broken => "NOT ok",
@@ -94,23 +152,22 @@ fn balance(dataset: &Dataset) -> Balance {
     }
 }
 
-fn print_datasets(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
+fn print_datasets(out: &mut impl Write, datasets: &[DatasetStatus]) -> Result<(), Failure> {
     let names = ["dataset", "kind", "state", "rows in", "kept", "rejected", "sum", "size"];
     let mut table =
         TableWriter::with_columns(out, &names, &[false, false, false, true, true, true, false, true]);
     for dataset in datasets {
-        let state = dataset.state();
-        let splits = state.commits.len();
-        let progress = if state.complete { "complete".into() } else { format!("{splits} splits so far") };
+        let splits = dataset.splits;
+        let progress = if dataset.complete { "complete".into() } else { format!("{splits} splits so far") };
         table.row(vec![
-            name(dataset).into(),
-            state.begin.kind.clone(),
+            dataset.dataset.clone(),
+            dataset.kind.clone(),
             progress,
-            rows_in(dataset).map_or("-".into(), count),
-            count(dataset.rows(MAIN)),
-            count(rejected(dataset)),
-            balance(dataset).label().into(),
-            bytes(state.files().map(|file| file.bytes).sum()),
+            dataset.rows_in.map_or("-".into(), count),
+            count(dataset.kept),
+            count(dataset.rejected),
+            dataset.balance.label().into(),
+            bytes(dataset.bytes),
         ])?;
     }
     table.finish()?;
@@ -128,24 +185,26 @@ fn print_running(out: &mut impl Write, snapshot: &Snapshot) -> Result<(), Failur
     Ok(())
 }
 
-fn print_rejects(out: &mut impl Write, datasets: &[Dataset]) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    for dataset in datasets {
-        let state = dataset.state();
-        let rejects = state.rejects();
-        let stages = state.begin.fused.iter().map(|(stage, _)| stage).chain([&state.begin.stage]);
-        for stage in stages {
-            let codes = rejects.get(stage).into_iter().flatten();
-            rows.extend(codes.map(|(code, rejects)| vec![stage.clone(), code.clone(), count(*rejects)]));
-        }
-    }
-    if rows.is_empty() {
+/// The rejects of a dataset's stages by code.
+fn reject_counts(dataset: &Dataset) -> Vec<RejectCount> {
+    let state = dataset.state();
+    let rejects = state.rejects();
+    let stages = state.begin.fused.iter().map(|(stage, _)| stage).chain([&state.begin.stage]);
+    let counts = stages.flat_map(|stage| {
+        let codes = rejects.get(stage).into_iter().flatten();
+        codes.map(|(code, rows)| RejectCount { stage: stage.clone(), code: code.clone(), rows: *rows })
+    });
+    counts.collect()
+}
+
+fn print_rejects(out: &mut impl Write, rejects: &[RejectCount]) -> Result<(), Failure> {
+    if rejects.is_empty() {
         return Ok(());
     }
     writeln!(out)?;
     let mut table = TableWriter::with_columns(out, &["stage", "reject code", "rows"], &[false, false, true]);
-    for row in rows {
-        table.row(row)?;
+    for RejectCount { stage, code, rows } in rejects {
+        table.row(vec![stage.clone(), code.clone(), count(*rows)])?;
     }
     table.finish()?;
     Ok(())

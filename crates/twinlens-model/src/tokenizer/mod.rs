@@ -10,6 +10,7 @@
 //! open_clip's, except for a caption that spells out a special token: it stays text here and would
 //! end the caption there.
 
+mod foreign;
 mod special;
 mod vocabulary;
 

@@ -40,6 +40,11 @@ impl Report {
         &self.faults
     }
 
+    /// The name of the file, or of what took its place.
+    pub fn name(&self) -> &str {
+        self.source.name()
+    }
+
     /// The line and column (in characters) of an error, both from 1; `None` if it is in an
     /// argument of the command line.
     pub fn position(&self, fault: &Fault) -> Option<(usize, usize)> {

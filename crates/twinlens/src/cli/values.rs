@@ -10,6 +10,9 @@ pub(crate) enum ProgressMode {
     Auto,
     /// Never; finished stages are still reported
     Never,
+    /// Nothing at all
+    #[value(skip)]
+    Silent,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +54,14 @@ pub(crate) enum ExportFormat {
     Parquet,
     /// Arrow IPC files
     Arrow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModelFormat {
+    /// transformers
+    HuggingFace,
+    /// open_clip
+    OpenClip,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -10,7 +10,7 @@ use twinlens_pipeline::run::plan::{Change, Decision, Unit};
 use crate::text::{self, counted};
 
 #[derive(Debug, Serialize)]
-pub(super) struct StagePlan {
+pub(crate) struct StagePlan {
     pub stage: String,
     pub kind: &'static str,
     /// The sweep options that the stage depends on, and their values.
@@ -39,7 +39,7 @@ impl StagePlan {
 
 /// An input: its name, and the stages it comes from (none for a file, many for `funnel`).
 #[derive(Debug, Serialize)]
-pub(super) struct Input {
+pub(crate) struct Input {
     pub input: String,
     pub stages: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl Input {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Column {
+pub(crate) struct Column {
     pub name: String,
     #[serde(rename = "type")]
     pub kind: String,

@@ -48,6 +48,7 @@ enum Display {
     Live(live::Live),
     Lines,
     Json,
+    Silent,
 }
 
 impl Watcher {
@@ -59,6 +60,7 @@ impl Watcher {
         let name_width = stages.map(|name| name.chars().count()).max().unwrap_or(0);
         let display = match (format, mode) {
             (LogFormat::Json, _) => Display::Json,
+            (_, ProgressMode::Silent) => Display::Silent,
             (_, ProgressMode::Auto) if std::io::stderr().is_terminal() => {
                 Display::Live(live::Live::new(name_width))
             }
@@ -123,6 +125,7 @@ impl Watcher {
             Display::Live(live) => live.print(line),
             Display::Lines => print(line),
             Display::Json => json(&serde_json::json!({ "event": "message", "message": line })),
+            Display::Silent => {}
         }
     }
 
@@ -132,14 +135,14 @@ impl Watcher {
         self.tensorboard.iter().for_each(TensorBoard::flush);
         match &self.display {
             Display::Live(live) => live.close(),
-            Display::Lines => {}
+            Display::Lines | Display::Silent => {}
             Display::Json => json(event),
         }
     }
 
     /// Prints the summary of a run, unless the log is JSON, which had it as an event.
     pub(crate) fn print_summary(&self, text: &str) {
-        if !matches!(self.display, Display::Json) {
+        if !matches!(self.display, Display::Json | Display::Silent) {
             print(text);
         }
     }
@@ -167,6 +170,7 @@ impl Observer for Watcher {
                 live.event(event);
                 line.iter().for_each(|line| live.print(line));
             }
+            Display::Silent => {}
         }
     }
 

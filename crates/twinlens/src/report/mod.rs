@@ -22,7 +22,9 @@ use crate::errors::Failure;
 use crate::sql::runs::Runs;
 use crate::text::bytes;
 use crate::{runtime, status};
+use model::Report;
 use query::{OtherRun, ReportData};
+pub(crate) use thumbnail::thumbnail;
 
 /// The file name of the page in the run directory.
 const PAGE: &str = "report.html";
@@ -30,21 +32,7 @@ const PAGE: &str = "report.html";
 pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Failure> {
     let with: Vec<(String, String)> = args.with.iter().cloned().collect();
     let runs = Runs::new(registry, &args.dir, &with)?;
-    let report = runtime::block_on(None, async {
-        let title = status::pipeline_of(&runs.dir)?;
-        let session = runs.open().await?;
-        let datasets = run::datasets(&runs.dir)?;
-        let other = runs.with.first().map(|(name, dir)| {
-            Ok::<_, Failure>(OtherRun {
-                name: name.clone(),
-                dir: dir.to_string(),
-                datasets: run::datasets(dir)?,
-            })
-        });
-        let (dir, other) = (runs.dir.to_string(), other.transpose()?);
-        let data = ReportData { session: &session, datasets: &datasets, registry, dir, other };
-        sections::report(title, &data).await
-    })?;
+    let report = build(&runs, registry)?;
     if args.terminal {
         return terminal::print(&report, &mut std::io::stdout().lock());
     }
@@ -59,6 +47,29 @@ pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Fail
     // A failure to print this is no failure of the command.
     let _ = writeln!(std::io::stderr(), "{} ({})", path.display(), bytes(page.len() as u64));
     Ok(())
+}
+
+/// The page of a run.
+pub(crate) fn page(registry: &Registry, dir: &str, with: &[(String, String)]) -> Result<String, Failure> {
+    html::page(&build(&Runs::new(registry, dir, with)?, registry)?)
+}
+
+fn build(runs: &Runs<'_>, registry: &Registry) -> Result<Report, Failure> {
+    runtime::block_on(None, async {
+        let title = status::pipeline_of(&runs.dir)?;
+        let session = runs.open().await?;
+        let datasets = run::datasets(&runs.dir)?;
+        let other = runs.with.first().map(|(name, dir)| {
+            Ok::<_, Failure>(OtherRun {
+                name: name.clone(),
+                dir: dir.to_string(),
+                datasets: run::datasets(dir)?,
+            })
+        });
+        let (dir, other) = (runs.dir.to_string(), other.transpose()?);
+        let data = ReportData { session: &session, datasets: &datasets, registry, dir, other };
+        sections::report(title, &data).await
+    })
 }
 
 /// `--output`, or a file in the run directory.

@@ -5,7 +5,7 @@
 
 mod live;
 mod prompt;
-mod query;
+pub(crate) mod query;
 pub(crate) mod rows;
 pub(crate) mod runs;
 mod terminal;

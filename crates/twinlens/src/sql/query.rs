@@ -102,7 +102,7 @@ pub(super) async fn within<T: Send + 'static>(
     }
 }
 
-pub(super) fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
+pub(crate) fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
     match DFParser::parse_sql(queries) {
         Ok(statements) if statements.is_empty() => Err(Failure::user("expected a query, got none")),
         Ok(statements) => Ok(statements.into()),
@@ -111,7 +111,7 @@ pub(super) fn parse(queries: &str) -> Result<Vec<Statement>, Failure> {
 }
 
 /// Plans and starts a statement. Statements that write files are refused.
-pub(super) async fn start(
+pub(crate) async fn start(
     session: &SessionContext,
     statement: Statement,
 ) -> Result<SendableRecordBatchStream, Failure> {
@@ -128,7 +128,7 @@ pub(super) async fn start(
 }
 
 /// Suggests table names; DataFusion itself suggests columns.
-pub(super) fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
+pub(crate) fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
     let missing = failure.message.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found"));
     let Some((name, _)) = missing.filter(|_| failure.hint.is_none()) else { return failure };
     let name = name.rsplit('.').next().unwrap_or(name).to_string();
@@ -143,7 +143,7 @@ pub(super) fn with_hint(session: &SessionContext, failure: Failure) -> Failure {
 }
 
 /// All tables, quoted as necessary.
-pub(super) fn table_names(session: &SessionContext) -> Vec<String> {
+pub(crate) fn table_names(session: &SessionContext) -> Vec<String> {
     let Some(catalog) = session.catalog("datafusion") else { return Vec::new() };
     let mut names = Vec::new();
     for schema in catalog.schema_names() {
@@ -159,7 +159,7 @@ pub(super) fn table_names(session: &SessionContext) -> Vec<String> {
 }
 
 /// Row counts by table name.
-pub(super) fn row_counts(dir: &Location) -> Result<BTreeMap<String, u64>, Failure> {
+pub(crate) fn row_counts(dir: &Location) -> Result<BTreeMap<String, u64>, Failure> {
     let mut counts = BTreeMap::new();
     for dataset in run::datasets(dir)? {
         let stage = ident(&dataset.state().begin.stage);

@@ -106,14 +106,19 @@ pub(crate) fn export_hugging_face(
     write_weights(&dir.join(hugging_face::WEIGHTS_FILES[0]), &hugging_face::to_tensors(state)?)
 }
 
-/// Writes a directory that open_clip reads as `local-dir:DIR`.
+/// Writes a directory that open_clip reads as `local-dir:DIR`; `has_own_tokenizer` says that it
+/// will hold one, which open_clip reads instead of CLIP's.
 pub(crate) fn export_open_clip(
     dir: &Path,
     config: &ClipConfig,
     preprocess: &Preprocess,
     state: Tensors,
+    has_own_tokenizer: bool,
 ) -> Result<()> {
-    let json = open_clip::to_config(config, preprocess, dir)?;
+    let mut json = open_clip::to_config(config, preprocess, dir)?;
+    if has_own_tokenizer {
+        json["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = open_clip::OWN_TOKENIZER.into();
+    }
     write_json(&dir.join(open_clip::CONFIG_FILE), &json)?;
     write_weights(&dir.join(open_clip::WEIGHTS_FILES[0]), &open_clip::to_tensors(state)?)
 }

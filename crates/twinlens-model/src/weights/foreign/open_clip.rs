@@ -27,6 +27,10 @@ pub(super) const WEIGHTS_FILES: [&str; 4] = [
     "open_clip_pytorch_model.pth",
 ];
 
+/// The value of `hf_tokenizer_name` in a directory with its own `tokenizer.json`, which open_clip
+/// reads whatever name is given.
+pub(super) const OWN_TOKENIZER: &str = ".";
+
 /// Settings that only concern training, or how results are passed on.
 const HARMLESS: [&str; 7] = [
     "cast_dtype",
@@ -129,8 +133,11 @@ fn text(table: &mut Table<'_>) -> Result<TextConfig> {
     }
     table.only("pool_type", &json!("argmax"))?;
     table.only("proj_type", &json!("linear"))?;
-    // Another tokenizer, or other cleaning of captions.
-    table.empty("hf_tokenizer_name")?;
+    // Another tokenizer than that of the directory, or other cleaning of captions.
+    if let Some(name) = table.take("hf_tokenizer_name").filter(|name| name != OWN_TOKENIZER && name != "") {
+        let problem = format!("is {name}, which is not supported: the tokenizer must be in the directory");
+        return Err(table.wrong("hf_tokenizer_name", &problem));
+    }
     if let Some(mut tokenizer) = table.optional_table("tokenizer_kwargs")? {
         tokenizer.only("clean", &json!("lower"))?;
         tokenizer.empty("reduction_mask")?;

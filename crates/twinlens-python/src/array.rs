@@ -1,0 +1,106 @@
+//! Numbers that NumPy and PyTorch use without a copy.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use twinlens::datafusion::arrow::array::{Array as _, ArrayRef, AsArray};
+use twinlens::datafusion::arrow::buffer::Buffer;
+use twinlens::datafusion::arrow::compute::concat;
+use twinlens::datafusion::arrow::datatypes::DataType;
+
+/// A block of numbers with NumPy's `__array_interface__`: `numpy.asarray` refers to its memory, and
+/// keeps it alive.
+#[pyclass(module = "twinlens._twinlens", frozen)]
+pub(crate) struct Array {
+    memory: Buffer,
+    kind: &'static str,
+    shape: Vec<usize>,
+}
+
+#[pymethods]
+impl Array {
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let interface = PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("typestr", self.kind)?;
+        interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
+        // Read-only: others may use the memory too.
+        interface.set_item("data", (self.memory.as_ptr() as usize, true))?;
+        Ok(interface)
+    }
+
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.shape)
+    }
+}
+
+impl Array {
+    /// An array of numbers in rows.
+    pub(crate) fn matrix(values: Vec<f32>, width: usize) -> Self {
+        let shape = vec![values.len() / width.max(1), width];
+        Self { memory: Buffer::from_vec(values), kind: "<f4", shape }
+    }
+
+    /// One array of a column's pieces. A single piece is not copied.
+    ///
+    /// # Errors
+    /// Its type is not numbers, or it has nulls.
+    pub(crate) fn from_columns(pieces: &[ArrayRef], kind: &DataType) -> Result<Self, String> {
+        let (item, width) = match kind {
+            DataType::FixedSizeList(item, width) => (item.data_type(), Some(*width as usize)),
+            other => (other, None),
+        };
+        let kind = typestr(item).ok_or_else(|| format!("is of type {kind}, not numbers or vectors"))?;
+        let whole = match pieces {
+            [] => {
+                return Ok(Self {
+                    memory: Buffer::from_vec(Vec::<u64>::new()),
+                    kind,
+                    shape: shape(0, width),
+                });
+            }
+            [one] => one.clone(),
+            several => {
+                let several: Vec<_> = several.iter().map(AsRef::as_ref).collect();
+                concat(&several).map_err(|error| error.to_string())?
+            }
+        };
+        let values = match width {
+            Some(_) => whole.as_fixed_size_list().values().clone(),
+            None => whole.clone(),
+        };
+        let nulls = whole.null_count() + if width.is_some() { values.null_count() } else { 0 };
+        if nulls > 0 {
+            return Err(format!("has {nulls} nulls; leave them out with `where`"));
+        }
+        let data = values.to_data();
+        let bytes = item.primitive_width().unwrap_or(1);
+        // The values of a list may begin within the buffer.
+        let first = data.offset() * bytes;
+        let memory = data.buffers()[0].slice_with_length(first, data.len() * bytes);
+        Ok(Self { memory, kind, shape: shape(whole.len(), width) })
+    }
+}
+
+fn shape(rows: usize, width: Option<usize>) -> Vec<usize> {
+    [Some(rows), width].into_iter().flatten().collect()
+}
+
+/// NumPy's name of a type of numbers.
+fn typestr(kind: &DataType) -> Option<&'static str> {
+    Some(match kind {
+        DataType::Int8 => "|i1",
+        DataType::UInt8 => "|u1",
+        DataType::Int16 => "<i2",
+        DataType::UInt16 => "<u2",
+        DataType::Int32 => "<i4",
+        DataType::UInt32 => "<u4",
+        DataType::Int64 => "<i8",
+        DataType::UInt64 => "<u8",
+        DataType::Float16 => "<f2",
+        DataType::Float32 => "<f4",
+        DataType::Float64 => "<f8",
+        _ => return None,
+    })
+}

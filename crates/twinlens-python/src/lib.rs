@@ -1,0 +1,36 @@
+//! The Python module `twinlens._twinlens`: the program's functions with Python's values. What users
+//! see is written in Python, in `python/twinlens`.
+
+mod array;
+mod arrow_c;
+mod errors;
+mod model;
+mod rows;
+mod runs;
+mod values;
+
+use pyo3::prelude::*;
+
+/// Training and fetching are faster with it than with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: twinlens::Allocator = twinlens::Allocator;
+
+#[pymodule]
+mod _twinlens {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::array::Array;
+    #[pymodule_export]
+    use crate::model::Model;
+    #[pymodule_export]
+    use crate::rows::{Rows, scan, sql, tables};
+    #[pymodule_export]
+    use crate::runs::{check, command_line, plan, report, run, status, thumbnail};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        twinlens::api::init();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

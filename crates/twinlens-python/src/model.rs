@@ -1,0 +1,108 @@
+//! Models: embeddings and classes of images and texts.
+
+use std::path::PathBuf;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use twinlens::api::{Clip, Error, ForeignFormat, ImageInput, Rgb, read_image};
+
+use crate::array::Array;
+use crate::errors::detached;
+
+/// An image: the path of a file, the bytes of one, or height, width and bytes of RGB pixels.
+#[derive(FromPyObject)]
+pub(crate) enum Image {
+    Encoded(Vec<u8>),
+    Pixels(u32, u32, Vec<u8>),
+    Path(PathBuf),
+}
+
+impl Image {
+    fn open(self) -> Result<ImageInput, Error> {
+        match self {
+            Self::Encoded(bytes) => Ok(ImageInput::Encoded(bytes)),
+            Self::Pixels(height, width, pixels) => Rgb::new(width, height, pixels)
+                .map(ImageInput::Rgb)
+                .map_err(|error| Error::user(error.to_string())),
+            Self::Path(path) => read_image(&path),
+        }
+    }
+}
+
+/// A loaded model.
+#[pyclass(module = "twinlens._twinlens", frozen)]
+pub(crate) struct Model {
+    clip: Clip,
+    /// The process that loaded it.
+    process: u32,
+}
+
+impl Model {
+    /// Does work with the model, unless this process was forked from the one that loaded it: the
+    /// threads that compute are not there, and the call would wait for ever.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&Clip) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        if self.process != std::process::id() {
+            return Err(PyValueError::new_err(
+                "a model does not work in a forked process; load it there, or start the process with `spawn`",
+            ));
+        }
+        detached(py, || work(&self.clip))
+    }
+}
+
+#[pymethods]
+impl Model {
+    #[staticmethod]
+    fn load(py: Python<'_>, name: String) -> PyResult<Self> {
+        let clip = detached(py, || Clip::load(&name))?;
+        Ok(Self { clip, process: std::process::id() })
+    }
+
+    /// Configuration and hashes, as JSON.
+    fn description(&self) -> String {
+        self.clip.description().to_string()
+    }
+
+    fn encode_images(&self, py: Python<'_>, images: Vec<Image>) -> PyResult<Array> {
+        let matrix = self.with(py, |clip| {
+            let images = images.into_iter().map(Image::open).collect::<Result<Vec<_>, _>>()?;
+            clip.encode_images(&images)
+        })?;
+        Ok(Array::matrix(matrix.values, matrix.width))
+    }
+
+    fn encode_texts(&self, py: Python<'_>, texts: Vec<String>) -> PyResult<Array> {
+        let matrix = self.with(py, |clip| clip.encode_texts(&texts))?;
+        Ok(Array::matrix(matrix.values, matrix.width))
+    }
+
+    fn zero_shot(
+        &self,
+        py: Python<'_>,
+        images: Vec<Image>,
+        classes: Vec<String>,
+        templates: Vec<String>,
+    ) -> PyResult<Array> {
+        let matrix = self.with(py, |clip| {
+            let images = images.into_iter().map(Image::open).collect::<Result<Vec<_>, _>>()?;
+            clip.zero_shot(&images, &classes, templates)
+        })?;
+        Ok(Array::matrix(matrix.values, matrix.width))
+    }
+
+    fn save(&self, py: Python<'_>, dir: PathBuf, format: &str) -> PyResult<()> {
+        let to = match format {
+            "hugging-face" => ForeignFormat::HuggingFace,
+            "open-clip" => ForeignFormat::OpenClip,
+            other => {
+                let message = format!("format is {other:?}; expected \"hugging-face\" or \"open-clip\"");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        detached(py, || self.clip.save(&dir, to))
+    }
+}

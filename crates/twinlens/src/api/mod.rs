@@ -1,0 +1,47 @@
+//! What the commands do, as functions over values: for a program that is not a command line, such
+//! as the Python module.
+//!
+//! Nothing here prints (but progress, if asked for), reads arguments, or handles signals: a run
+//! tells its events to an observer, and ends when its token is cancelled. Errors are values that
+//! know their place in a pipeline.
+
+mod clip;
+mod error;
+mod query;
+mod run;
+
+pub use clip::{Clip, ForeignFormat, ImageInput, Matrix, Rgb, read_image};
+pub use error::{Error, ErrorKind, Place};
+pub use query::{RowStream, Scan, TableInfo, scan, sql, tables};
+pub use run::{PipelineSource, RunOptions, RunSummary, check, plan, run};
+pub use twinlens_pipeline::run::events::Event;
+
+use serde_json::Value;
+use twinlens_pipeline::Registry;
+
+/// Prepares the process: panics that become errors print nothing. Call it once.
+pub fn init() {
+    crate::silence_panics();
+}
+
+/// The datasets of a run directory with their rows and rejects, as JSON.
+///
+/// # Errors
+/// It is not a run directory, or a manifest is damaged.
+pub fn status(dir: &str) -> Result<Value, Error> {
+    let status = crate::status::Status::read(dir)?;
+    serde_json::to_value(status).map_err(Error::internal)
+}
+
+/// The report of a run as an HTML page; beside other runs, given by name and directory.
+///
+/// # Errors
+/// It is not a run directory, or its data cannot be read.
+pub fn report(registry: &Registry, dir: &str, with: &[(String, String)]) -> Result<String, Error> {
+    error::catch(|| Ok(crate::report::page(registry, dir, with)?))
+}
+
+/// A small JPEG of an encoded image; `None` if it cannot be decoded.
+pub fn thumbnail(bytes: &[u8]) -> Option<Vec<u8>> {
+    crate::report::thumbnail(bytes)
+}

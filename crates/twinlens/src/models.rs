@@ -1,0 +1,45 @@
+//! Models by name: directories of a run, of other programs, and of the Hugging Face Hub.
+
+use std::path::PathBuf;
+
+use twinlens_dataset::{Dataset, manifest};
+use twinlens_model::weights::{FOLDER_FILES, PREPROCESSING_FILE};
+use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_pipeline::hub::is_hub_name;
+
+use crate::errors::Failure;
+use crate::hub;
+
+/// The directory of a model: that of a finished training, any other, or a downloaded one.
+pub(crate) fn folder(name: &str) -> Result<PathBuf, Failure> {
+    if is_hub_name(name) {
+        return Ok(hub::open().model(name, &FOLDER_FILES)?);
+    }
+    let location = crate::run::parse_location(name)?;
+    if manifest::exists(&location)? {
+        let training = Dataset::open(location)?;
+        if !training.state().complete {
+            return Err(Failure::user(format!("{name}: the training is not finished"))
+                .hint("resume its run, or name the directory of another model"));
+        }
+        return of_training(&training);
+    }
+    let path = PathBuf::from(name);
+    if path.is_dir() {
+        return Ok(path);
+    }
+    let what = if path.exists() { "is not a directory" } else { "does not exist" };
+    Err(Failure::user(format!("{name} {what}"))
+        .hint("name the directory of a model: runs/NAME/STAGE of a `train` stage, or one with config.json"))
+}
+
+/// The directory of a training's model; its files are verified.
+pub(crate) fn of_training(training: &Dataset) -> Result<PathBuf, Failure> {
+    for file in [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+        training.artifact(file)?;
+    }
+    if training.state().files().any(|file| file.table.is_none() && file.path == PREPROCESSING_FILE) {
+        training.artifact(PREPROCESSING_FILE)?;
+    }
+    Ok(training.dir())
+}
