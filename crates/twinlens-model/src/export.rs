@@ -19,8 +19,8 @@ pub enum ForeignFormat {
 
 /// Writes a model so that another program loads it as it is, with its tokenizer and preprocessing.
 ///
-/// There, captions are cleaned less than here: transformers repairs no mojibake and resolves no HTML
-/// entities, and open_clip does both even for a tokenizer of one's own.
+/// There, captions are cleaned in another way: transformers repairs no mojibake and resolves no
+/// HTML entities, and open_clip does both even for a tokenizer of one's own.
 ///
 /// # Errors
 /// `Format` if the program has no such model; `Io`.

@@ -75,7 +75,7 @@ pub(crate) fn run(
     let work = move || {
         // The receiver is gone only once the run has ended.
         let tell = move |event: &api::Event| {
-            let _ = send.send(serde_json::to_string(event).unwrap_or_default());
+            let _ = send.send(api::event_json(event));
         };
         api::run(&twinlens::registry(), &source, &options, tell, stop)
     };

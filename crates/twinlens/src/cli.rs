@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-<<<<<<< HEAD
-pub(crate) use values::{ExportFormat, LogFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode};
-=======
-pub use values::ExportFormat;
-pub(crate) use values::{LogFormat, ModelFormat, PlanFormat, ProgressMode, RowFormat};
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
+pub(crate) use values::{
+    ExportFormat, LogFormat, ModelFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode,
+};
 use values::{duration, size};
 
 mod values;

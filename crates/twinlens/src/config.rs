@@ -7,12 +7,7 @@ use twinlens_pipeline::config::{self, InputSchemas, LoadError, Overrides, Pipeli
 use twinlens_pipeline::files::Files;
 
 use crate::errors::Failure;
-<<<<<<< HEAD
-use crate::text::Paint;
 use crate::{env, hub, secrets};
-=======
-use crate::{env, hub};
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 
 /// As [`open`], for the text of a pipeline file; relative paths start at the folder of `path`.
 pub(crate) fn open_text(
@@ -23,8 +18,10 @@ pub(crate) fn open_text(
 ) -> Result<Pipeline, Failure> {
     let overrides = Overrides { set: set.to_vec(), env: env::all() };
     let files = files(path);
-    config::check(path, text, registry, &overrides, &InputSchemas::of(&files))
-        .map_err(|report| Failure::report(Box::new(report)))
+    let pipeline = config::check(path, text, registry, &overrides, &InputSchemas::of(&files))
+        .map_err(|report| Failure::report(Box::new(report)))?;
+    secrets::learn(&pipeline.secrets);
+    Ok(pipeline)
 }
 
 /// Reads and checks a pipeline file, and no other file; the error reports all faults.
@@ -51,13 +48,8 @@ fn read(
     schemas: &InputSchemas<'_>,
 ) -> Result<Pipeline, Failure> {
     let overrides = Overrides { set: set.to_vec(), env: env::all() };
-<<<<<<< HEAD
     let pipeline = config::load(path, registry, &overrides, schemas).map_err(|error| match error {
-        LoadError::Invalid(report) => Failure::report(report.render(Paint::stderr().is_on())),
-=======
-    config::load(path, registry, &overrides, schemas).map_err(|error| match error {
         LoadError::Invalid(report) => Failure::report(report),
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
         other => Failure::user(other.to_string()),
     })?;
     secrets::learn(&pipeline.secrets);

@@ -26,13 +26,8 @@ use crate::cli::{EvalArgs, RowFormat};
 use crate::errors::Failure;
 use crate::run::{check_rejected, run_watched, settings};
 use crate::sql::rows::RowWriter;
-<<<<<<< HEAD
-use crate::text::{Paint, counted, seconds, shell_quote};
-use crate::{env, hub, secrets};
-=======
 use crate::text::{counted, seconds, shell_quote};
-use crate::{env, hub};
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
+use crate::{env, hub, secrets};
 
 /// The value of `--sets` for all declared sets.
 const ALL: &str = "all";
@@ -293,13 +288,9 @@ fn check(values: PipelineValues, registry: &Registry) -> Result<Pipeline, Failur
     let files = Files { base: base.clone(), scratch: env::cache_dir(), hub: hub::open() };
     let pipeline = values
         .check(&base, registry, &InputSchemas::of(&files))
-<<<<<<< HEAD
-        .map_err(|report| Failure::report(report.render(Paint::stderr().is_on())))?;
+        .map_err(|report| Failure::report(Box::new(report)))?;
     secrets::learn(&pipeline.secrets);
     Ok(pipeline)
-=======
-        .map_err(|report| Failure::report(Box::new(report)))
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 }
 
 fn default_dir(weights: &str) -> String {

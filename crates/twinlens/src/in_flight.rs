@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ const NO_SLOT: u32 = u32::MAX;
 const END: usize = 4096;
 /// In debug builds: an image that holds the value of this variable aborts its process. For tests.
 const ABORT_ON: &str = "TWINLENS_ABORT_ON";
+
+/// Whether the program of this process is one that [`trial`] is called by.
+static CAN_TRY: AtomicBool = AtomicBool::new(false);
 
 /// What an image is known by: checksums of both ends, and its length. Another image with the same
 /// key is only tried in vain.
@@ -63,7 +67,12 @@ pub(crate) struct Notes {
 impl Notes {
     /// Notes in a folder from now on what this process decodes.
     pub(crate) fn watch(folder: &Path) -> Arc<Self> {
-        let notes = Arc::new(Self { folder: folder.into(), opened: OnceLock::new() });
+        let opened = OnceLock::new();
+        if !CAN_TRY.load(Ordering::Relaxed) {
+            // Another program, such as Python, cannot be started to decode one image.
+            let _ = opened.set(None);
+        }
+        let notes = Arc::new(Self { folder: folder.into(), opened });
         watch_decoders(Some(notes.clone()));
         notes
     }
@@ -240,8 +249,10 @@ fn try_alone(bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// If this process was started to decode one image: does that.
+/// If this process was started to decode one image: does that. Otherwise the program of this
+/// process may be started so from now on.
 pub(crate) fn trial() -> Option<ExitCode> {
+    CAN_TRY.store(true, Ordering::Relaxed);
     if std::env::args_os().nth(1).is_none_or(|argument| argument != TRIAL) {
         return None;
     }

@@ -14,14 +14,9 @@ use twinlens_pipeline::run::plan::{self, Decision};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::errors::Failure;
 use crate::text::counted;
-<<<<<<< HEAD
 use crate::{config, env, hub, run, secrets};
-use stages::{Column, StagePlan, decision, stages};
-=======
-use crate::{config, env, hub, run};
 pub(crate) use stages::StagePlan;
 use stages::{Column, decision, stages};
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 
 pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;

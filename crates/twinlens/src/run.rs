@@ -76,20 +76,12 @@ pub(crate) fn run_watched<T>(
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Completed<T>, Failure> {
     let watcher = watcher(engine, settings, pipeline)?;
-<<<<<<< HEAD
     let notes = Notes::watch(&settings.dir.local_path());
     let done = run_supervised(watcher, settings.threads, async |watcher, cancel| {
-        let sites = sites::open(&pipeline.sites).await?;
-        let settings = Settings { hosts: sites.hosts.clone(), ..settings.clone() };
-        work(&settings, watcher, cancel).await
+        with_sites(pipeline, settings, async |settings| work(settings, watcher, cancel).await).await
     });
     notes.stop(done.is_ok());
     done
-=======
-    run_supervised(watcher, settings.threads, async |watcher, cancel| {
-        with_sites(pipeline, settings, async |settings| work(settings, watcher, cancel).await).await
-    })
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
 }
 
 /// Does work while the pipeline's sites are being served.
@@ -143,16 +135,7 @@ pub(crate) fn run_supervised<T>(
         Ok(value) => Ok(Completed { value, watcher, elapsed: started.elapsed() }),
         Err(failure) => {
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
-<<<<<<< HEAD
-            if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
-                let prefix = format!("stage `{stage}`: ");
-                if !failure.message.starts_with(&prefix) {
-                    failure.message.insert_str(0, &prefix);
-                }
-            }
-=======
             let mut failure = of_running_stage(failure, &watcher);
->>>>>>> 2c5c53b (The program is a Python package: runs, tables, models and stages; models are exported with tokenizer and preprocessing)
             if watcher.has_started() {
                 failure.resume = Some(resume_command(std::env::args_os()));
             }
@@ -164,7 +147,10 @@ pub(crate) fn run_supervised<T>(
 /// Names the stage that failed.
 pub(crate) fn of_running_stage(mut failure: Failure, watcher: &Watcher) -> Failure {
     if let (Some(stage), Exit::User | Exit::Internal) = (watcher.running(), failure.exit) {
-        failure.message = format!("stage `{stage}`: {}", failure.message);
+        let prefix = format!("stage `{stage}`: ");
+        if !failure.message.starts_with(&prefix) {
+            failure.message.insert_str(0, &prefix);
+        }
     }
     failure
 }

@@ -83,15 +83,16 @@ impl From<Failure> for Error {
             Exit::Interrupted => ErrorKind::Interrupted,
         };
         let Some(report) = failure.report else {
-            return Self { hint: failure.hint, ..Self::new(kind, failure.message) };
+            let hint = failure.hint.map(|hint| hide(&hint));
+            return Self { hint, ..Self::new(kind, hide(&failure.message)) };
         };
         let place = |fault| {
             let (line, column) = report.position(fault)?;
-            let hint = fault.hint.as_ref().map(ToString::to_string);
-            Some(Place { file: report.name().into(), line, column, message: fault.message.clone(), hint })
+            let (message, hint) = (hide(&fault.message), fault.hint.as_deref().map(hide));
+            Some(Place { file: report.name().into(), line, column, message, hint })
         };
         let places: Vec<Place> = report.faults().iter().filter_map(place).collect();
-        Self { places, ..Self::new(kind, report.render(false)) }
+        Self { places, ..Self::new(kind, hide(&report.render(false))) }
     }
 }
 
@@ -105,6 +106,10 @@ impl From<DatasetError> for Error {
     fn from(error: DatasetError) -> Self {
         Failure::from(error).into()
     }
+}
+
+fn hide(text: &str) -> String {
+    crate::secrets::hide(text).into_owned()
 }
 
 /// A panic becomes an error.

@@ -41,6 +41,12 @@ pub fn report(registry: &Registry, dir: &str, with: &[(String, String)]) -> Resu
     error::catch(|| Ok(crate::report::page(registry, dir, with)?))
 }
 
+/// An event as JSON, without secrets.
+pub fn event_json(event: &Event) -> String {
+    let text = serde_json::to_string(event).unwrap_or_default();
+    crate::secrets::hide(&text).into_owned()
+}
+
 /// A small JPEG of an encoded image; `None` if it cannot be decoded.
 pub fn thumbnail(bytes: &[u8]) -> Option<Vec<u8>> {
     crate::report::thumbnail(bytes)

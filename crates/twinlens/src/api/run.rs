@@ -11,10 +11,10 @@ use twinlens_pipeline::run::events::{Counters, Event, Observer};
 use twinlens_pipeline::run::{self, Settings};
 
 use super::error::{Error, catch};
-use crate::cli::{EngineArgs, LogFormat, ProgressMode};
+use crate::cli::{EngineArgs, LogFormat, ProgressMode, VerifyMode};
 use crate::errors::Failure;
 use crate::progress::Watcher;
-use crate::{config, runtime};
+use crate::{config, runtime, secrets};
 
 /// Where a pipeline comes from.
 #[derive(Debug, Clone)]
@@ -90,7 +90,9 @@ pub fn plan(registry: &Registry, pipeline: &PipelineSource, options: &RunOptions
         let pipeline = pipeline.open(registry, &options.set)?;
         let (dir, until) = (options.dir.as_deref(), options.until.as_deref());
         let stages = crate::plan::stage_plans(&pipeline, dir, until, options.max_rows)?;
-        serde_json::to_value(stages).map_err(Error::internal)
+        // Options may hold secrets.
+        let text = serde_json::to_string(&stages).map_err(Error::internal)?;
+        serde_json::from_str(&secrets::hide(&text)).map_err(Error::internal)
     })
 }
 
@@ -139,6 +141,7 @@ fn engine(options: &RunOptions) -> EngineArgs {
         progress: if options.progress { ProgressMode::Auto } else { ProgressMode::Silent },
         log_format: LogFormat::Text,
         metrics: None,
+        verify: VerifyMode::Always,
         tensorboard: options.tensorboard.clone(),
     }
 }
