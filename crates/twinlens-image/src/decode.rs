@@ -1,5 +1,6 @@
 //! Decodes encoded bytes to 8-bit RGB, by the rules in the crate's documentation.
 
+mod avif;
 mod bmp;
 mod formats;
 mod frames;
@@ -77,6 +78,7 @@ pub(crate) fn decode_probed(
         let raw = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, by)?,
             Format::Tiff => tiff::decode(bytes, header, modes)?,
+            Format::Avif => avif::decode(bytes, header, modes)?,
             _ => formats::decode(bytes, header, modes)?,
         };
         finish(raw, header, modes)

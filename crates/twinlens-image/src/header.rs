@@ -4,6 +4,7 @@
 //! no truncation (they fill up with grey). So the containers of the formats that the web uses are
 //! walked to their end marker.
 
+pub(crate) mod avif;
 pub(crate) mod bmp;
 pub(crate) mod gif;
 pub(crate) mod ico;
@@ -68,6 +69,7 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
         Format::Gif => gif::walk(bytes),
         Format::Ico => ico::walk(bytes),
         Format::Tiff => tiff::walk(bytes),
+        Format::Avif => avif::walk(bytes),
         _ => catch_decoder_panic(format, || Ok(other::walk(bytes, format)))?,
     };
     let walk = walk.map_err(|fault| fault.into_error(format))?;

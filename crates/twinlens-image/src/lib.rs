@@ -32,6 +32,10 @@
 //! | screen of an animation beside its first frame | white | black; GIF: the transparent colour, or the first one |
 //! | 5 and 6 bits per channel (BMP) | scaled to 8 bits, rounded to nearest | rounded down |
 //! | 16-bit grey where white is zero (TIFF) | inverted | not inverted, but clipped at 255 |
+//! | 10 and 12 bits (AVIF) | as libavif makes 8 of them | the same |
+//! | limited range, any matrix (AVIF) | as libavif and libyuv | the same |
+//! | primaries and transfer of AVIF without a profile | the values are read as sRGB | the same |
+//! | orientation of AVIF (`irot`, `imir`) | applied; that of EXIF means nothing | ignored |
 //! | several images (ICO) | the largest | the same |
 //! | several pages (TIFF) | the first | the same |
 //!
@@ -41,9 +45,10 @@
 //!
 //! | input | code |
 //! |---|---|
-//! | cut off before its end marker (GIF: before its first frame ends) | `truncated`; most decoders fill up with grey |
+//! | cut off before its end marker (GIF, AVIF sequence: before its first frame ends) | `truncated`; most decoders fill up with grey |
 //! | damaged in between | `decode_failed`, if the format reveals it |
-//! | AVIF, HEIF, JPEG XL, SVG, ... | `unsupported_format` |
+//! | HEIF, JPEG XL, SVG, ... | `unsupported_format` |
+//! | AVIF of several layers or frames in an item; a clean aperture; alpha of another size; YCgCo of limited range or lossless, ICtCp, constant luminance; a sequence that begins with another image than its still one | `unsupported_format` |
 //! | TIFF of floating-point, signed or 32-bit samples, YCbCr (unless JPEG), Lab; rare compressions; BigTIFF | `unsupported_format` |
 //! | PNM whose largest value is neither a divisor of 255 nor 65535; BMP with channels of odd widths | `unsupported_format` |
 //! | JPEG: arithmetic, lossless, 12-bit; scans of some components; subsampled CMYK | `unsupported_format` |

@@ -42,6 +42,7 @@ impl Format {
                 | Self::Ico
                 | Self::Pnm
                 | Self::Qoi
+                | Self::Avif
         )
     }
 
@@ -123,8 +124,9 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     match bytes {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => return Some(Format::WebP),
         [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Some(Format::Bmp),
-        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if brand.len() >= 4 => {
-            return sniff_brand(&brand[..4]);
+        [_, _, _, _, b'f', b't', b'y', b'p', brands @ ..] if brands.len() >= 4 => {
+            let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+            return sniff_brand(&brands[..brands.len().min(length.saturating_sub(8).max(4))]);
         }
         [b'P', b'1'..=b'7', space, ..] if space.is_ascii_whitespace() => return Some(Format::Pnm),
         _ => {}
@@ -132,10 +134,13 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     sniff_markup(bytes)
 }
 
-/// Distinguishes ISO base media files by their major brand.
-fn sniff_brand(brand: &[u8]) -> Option<Format> {
-    match brand {
-        b"avif" | b"avis" => Some(Format::Avif),
+/// Distinguishes ISO base media files by their major brand, and those of HEIF's own brand by the
+/// brands that follow it and a version.
+fn sniff_brand(brands: &[u8]) -> Option<Format> {
+    let is_avif = |brand: &[u8]| matches!(brand, b"avif" | b"avis");
+    match &brands[..4] {
+        brand if is_avif(brand) => Some(Format::Avif),
+        b"mif1" | b"msf1" if brands.chunks_exact(4).skip(2).any(is_avif) => Some(Format::Avif),
         b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1" => Some(Format::Heif),
         _ => None,
     }
@@ -181,6 +186,10 @@ mod tests {
             (b"qoif\0\0\0\x04", Some(Format::Qoi)),
             (b"BM\x10\0\0\0\0\0\0\0", Some(Format::Bmp)),
             (b"\0\0\0\x20ftypavif", Some(Format::Avif)),
+            (b"\0\0\0\x20ftypavis", Some(Format::Avif)),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", Some(Format::Avif)),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heicavif", Some(Format::Heif)),
+            (b"\0\0\0\x18ftypmif1avif", Some(Format::Heif)),
             (b"\0\0\0\x20ftypheic", Some(Format::Heif)),
             (b"\0\0\0\x20ftypisom", None),
             (b"<svg xmlns='x'/>", Some(Format::Svg)),

@@ -78,8 +78,8 @@ fn not_decoded(add: &mut Add<'_>) {
     add("pnm, cut in the pixels", b"P5\n2 2\n255\nab".to_vec(), "truncated");
     add("pnm bomb", b"P5\n99999 99999\n255\nab".to_vec(), "too_many_pixels");
     add("qoi, cut in the pixels", b"qoif\0\0\0\x08\0\0\0\x08\x03\0".to_vec(), "decode_failed");
-    let more: [(&str, &[u8]); 5] = [
-        ("avif", b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf"),
+    add("avif, cut after its brands", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf".to_vec(), "truncated");
+    let more: [(&str, &[u8]); 4] = [
         ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
         ("jpeg xl", b"\xff\x0a\x7f\x09\x10\x06\x09\x08"),
         ("jpeg 2000", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 "),

@@ -1,5 +1,6 @@
 //! A misbehaving web server, damaged images and tar files, and a count of memory, for tests only.
 
+pub mod avif;
 pub mod bombs;
 #[cfg(feature = "stage")]
 pub mod contract;

@@ -1,6 +1,10 @@
 //! Bombs of every format are decoded or refused within their budgets of memory and time.
 
-use twinlens_image::{CODES, ImageModes, Limits, decode_as, probe, silence_decoder_panics};
+use std::fs;
+use std::process::Command;
+
+use twinlens_image::{CODES, ImageModes, Limits, decode, decode_as, probe, silence_decoder_panics};
+use twinlens_testkit::avif::AVIF_BOMBS;
 use twinlens_testkit::bombs::{IMAGE_BOMBS, Size};
 use twinlens_testkit::memory::{cpu_seconds, peak};
 
@@ -67,4 +71,82 @@ fn the_largest_bombs_stay_within_their_budgets() {
     let (table, wrong) = explode(Size { side: 7056, length: 31 << 20 }, 2.5);
     println!("{table}");
     assert!(wrong.is_empty(), "{}", wrong.concat());
+}
+
+/// AVIF is decoded on a thread of its own, which counts for itself: each bomb gets a process.
+#[test]
+fn avif_bombs_stay_within_their_budgets() {
+    let (table, wrong) = explode_avif(Size { side: 1024, length: 2 << 20 }, 2.0);
+    assert!(wrong.is_empty(), "{}\nof\n{table}", wrong.concat());
+    assert!(table.matches("decoded").count() * 2 > AVIF_BOMBS.len(), "{table}");
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn the_largest_avif_bombs_stay_within_their_budgets() {
+    let (table, wrong) = explode_avif(Size { side: 7056, length: 31 << 20 }, 20.0);
+    println!("{table}");
+    assert!(wrong.is_empty(), "{}", wrong.concat());
+}
+
+fn explode_avif(size: Size, seconds: f64) -> (String, Vec<String>) {
+    let (mut table, mut wrong) = (String::new(), Vec::new());
+    for (index, (name, _)) in AVIF_BOMBS.iter().enumerate() {
+        let bomb = format!("{index} {} {}", size.side, size.length);
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "bombs::one_avif_bomb", "--nocapture"])
+            .env("TWINLENS_AVIF_BOMB", bomb)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line =
+            text.lines().find_map(|line| line.split_once("cost ")).map(|(_, cost)| cost).unwrap_or_default();
+        let fields: Vec<_> = line.split(' ').collect();
+        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+        let line = format!("{name}: {line}\n");
+        let known = fields[0] == "decoded" || CODES.contains(&fields[0]);
+        let within =
+            number(1).is_some_and(|used| used <= seconds) && number(2) <= number(3) && number(3).is_some();
+        if !known || fields[0] == "decoder_panicked" || !within || !output.status.success() {
+            wrong.push(format!("{line}{text}{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        table += &line;
+    }
+    (table, wrong)
+}
+
+/// Decodes the bomb that `TWINLENS_AVIF_BOMB` names by number, side and length, or a small one, and
+/// prints its code, the seconds and the most MB that it cost the process, and the budget.
+#[test]
+fn one_avif_bomb() {
+    silence_decoder_panics();
+    let bomb = std::env::var("TWINLENS_AVIF_BOMB").unwrap_or("1 64 1000".into());
+    let numbers: Vec<usize> = bomb.split(' ').map(|number| number.parse().unwrap()).collect();
+    let bytes = AVIF_BOMBS[numbers[0]].1(Size { side: numbers[1] as u32, length: numbers[2] });
+    let limits = Limits::default();
+    let budget = probe(&bytes, &limits).map_or(0, |header| header.decode_bytes) + SLACK;
+    // From here on the highest mark counts.
+    let reset = fs::write("/proc/self/clear_refs", "5").is_ok();
+    let (before, start) = (status("VmRSS:"), process_seconds());
+    let result = decode(&bytes, &limits);
+    let (peak, seconds) = (status("VmHWM:").saturating_sub(before), process_seconds() - start);
+    let code = result.as_ref().map_or_else(|error| error.code(), |_| "decoded");
+    let peak = if reset { peak >> 10 } else { 0 };
+    println!("cost {code} {seconds:.2} {peak} {} KB {}", budget >> 20, bytes.len() >> 10);
+    assert!(code == "decoded" || CODES.contains(&code));
+}
+
+/// A value of this process in KB.
+fn status(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Seconds of a core that this process has used.
+fn process_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+mod avif;
 mod bombs;
 mod formats;
 mod hostile;
