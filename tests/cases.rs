@@ -376,9 +376,12 @@ fn the_best_candidate_that_can_be_decoded() {
     let place = place();
     let output = run(&place, "[stages.rows]\nkind = \"warc\"\nfiles = [\"cases/warc/30-extract.warc\"]\n");
     assert!(output.status.success(), "{}", stderr(&output));
-    for (caption, expected) in
-        [("hdesc", "l.jpg"), ("srcset larger", "big.jpg"), ("spacer", "real2.jpg"), ("pic no src", "a.webp")]
-    {
+    for (caption, expected) in [
+        ("hdesc", "l.jpg"),
+        ("srcset larger", "big.jpg"),
+        ("spacer", "real2.jpg"),
+        ("pic no src", "a-l.avif"),
+    ] {
         let query = format!("select url from rows where caption = '{caption}'");
         assert_eq!(place.ask("run", &query), [format!("http://site.test/dir/{expected}")], "{caption}");
     }

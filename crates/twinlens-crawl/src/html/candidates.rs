@@ -49,6 +49,7 @@ const TYPES: &[(&str, Format)] = &[
     ("image/apng", Format::Png),
     ("image/webp", Format::WebP),
     ("image/gif", Format::Gif),
+    ("image/avif", Format::Avif),
 ];
 
 /// One URL that an image may have.

@@ -64,7 +64,7 @@ pub struct FetchOptions {
     /// checksums, if its pixels are complete. The column `damage` then says what was wrong.
     #[serde(default)]
     lenient: bool,
-    /// What becomes of images in formats that are not decoded: SVG, HEIC, AVIF, JPEG XL, JPEG 2000.
+    /// What becomes of images in formats that are not decoded: SVG, HEIC, JPEG XL, JPEG 2000.
     #[serde(default)]
     originals: Originals,
     /// Known hashes of the images. Others are rejected: the new owner of an expired domain may

@@ -241,16 +241,21 @@ fn the_largest_image_that_can_be_decoded_is_taken() {
         ("<img src=low srcset='low 20w' data-srcset='m 300w, l 900w' alt=x>", "l"),
         ("<img src=a srcset='b 1x' data-original=l alt=x>", "l"),
         ("<img src=blank.gif data-original=l alt=x>", "l"),
-        ("<img srcset='l.avif 900w, m.jpg 400w' alt=x>", "m.jpg"),
+        ("<img srcset='l.avif 900w, m.jpg 400w' alt=x>", "l.avif"),
+        ("<img srcset='l.heic 900w, m.jpg 400w' alt=x>", "m.jpg"),
         ("<img src=only.svg?v=1.0 alt=x>", "only.svg?v=1.0"),
         ("<img src=a.avif/get alt=x>", "a.avif/get"),
         ("<picture><source srcset=z><img src=l alt=x></picture>", "l"),
         (
             "<picture><source srcset='a 100w, b 900w' type=image/avif><source srcset=l><img alt=x></picture>",
+            "b",
+        ),
+        (
+            "<picture><source srcset='a 100w, b 900w' type=image/jxl><source srcset=l><img alt=x></picture>",
             "l",
         ),
         (
-            "<picture><source srcset='a.avif 900w'><source srcset='l.webp 300w' type='image/webp; x'><img alt=x></picture>",
+            "<picture><source srcset='a.jxl 900w'><source srcset='l.webp 300w' type='image/webp; x'><img alt=x></picture>",
             "l.webp",
         ),
         ("<picture><source srcset='l 1600w' type=image/webp><img src=s alt=x></picture>", "l"),
