@@ -10,11 +10,14 @@ use std::thread;
 use crate::error::ImageError;
 use crate::sniff::Format;
 
+/// Takes the message of a panic.
+type Waiting = Box<dyn FnOnce(String)>;
+
 thread_local! {
     /// Whether this thread is inside a decoder whose panics are caught.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
     /// On a thread of [`isolate_decoder`]: who waits for it.
-    static WAITING: RefCell<Option<Box<dyn FnOnce(String)>>> = const { RefCell::new(None) };
+    static WAITING: RefCell<Option<Waiting>> = const { RefCell::new(None) };
 }
 
 /// Stops caught decoder panics from being printed to stderr; their message is in the error. Sets

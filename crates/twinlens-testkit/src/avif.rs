@@ -7,8 +7,8 @@ pub const AVIF_BOMBS: &[Bomb] = &[
     ("avif, flat", |size| file(size, &[frame(size.side, COLOUR, Data::Zeros)])),
     ("avif, noise", |size| file(size, &[frame(size.side, COLOUR, Data::Noise(size.length))])),
     ("avif, alpha", |size| {
-        let data = Data::Noise(size.length / 2);
-        file(size, &[frame(size.side, COLOUR, data), frame(size.side, ALPHA, data)])
+        let alpha = frame(size.side, ALPHA, Data::Noise(size.length / 2));
+        file(size, &[frame(size.side, COLOUR, Data::Zeros), alpha])
     }),
     ("avif, tiles", |size| file(size, &[frame(size.side, Kind { tiles: true, ..COLOUR }, Data::Zeros)])),
     ("avif, many frames", |size| {
@@ -46,9 +46,11 @@ enum Data {
 }
 
 impl Data {
-    fn bytes(self, tiles: usize) -> Vec<u8> {
+    /// Those of each tile of a frame.
+    fn bytes(self, side: u32, tiles: usize) -> Vec<u8> {
         match self {
-            Self::Zeros => vec![0; 16],
+            // A decoder refuses a tile that ends before its blocks.
+            Self::Zeros => vec![0; (side * side) as usize / 64 / tiles + 16],
             Self::Noise(length) => {
                 let mut state = 1_u32;
                 let mut next = || {
@@ -201,7 +203,7 @@ fn frame(side: u32, kind: Kind, data: Data) -> Vec<u8> {
         }
     }
     for tile in 0..count {
-        let bytes = data.bytes(count);
+        let bytes = data.bytes(side, count);
         if tile + 1 < count {
             body.extend((bytes.len() as u32 - 1).to_le_bytes());
         }

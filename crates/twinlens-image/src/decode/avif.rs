@@ -7,6 +7,7 @@ mod planes;
 
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
+use self::av1::failed;
 use self::fixed::Coefficients;
 use self::float::Formula;
 use self::planes::Planes;
@@ -37,10 +38,6 @@ pub(super) fn decode(bytes: &[u8], header: &Header, modes: ImageModes) -> Result
         exif: avif.exif.map(|exif| exif.into_owned()),
         orientation: avif.orientation,
     })
-}
-
-fn failed(reason: &str) -> ImageError {
-    ImageError::DecodeFailed { format: Format::Avif, reason: reason.to_owned() }
 }
 
 /// The arithmetic by which libavif makes RGB of planes: libyuv's where it has the coefficients.

@@ -20,9 +20,8 @@ use super::walk::{Fault, Walk};
 
 /// The types of auxiliary images that mean alpha.
 const ALPHA: [&[u8]; 2] = [b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"];
-/// What the frames of one tile may have beside its pixels: contexts of up to 4,096 tiles within a
-/// frame, of 24 KB each, but not more than one for each 64x64 pixels.
-const CONTEXT_BYTES_PER_PIXEL: u64 = 6;
+/// What a decoder holds beside its frames: masks, motion, rows of filters.
+const OTHER_BYTES_PER_PIXEL: u64 = 2;
 
 /// An AVIF file.
 pub(crate) struct Avif<'a> {
@@ -59,10 +58,12 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
     let joined: usize = tiles().filter(|tile| matches!(tile, Cow::Owned(_))).map(|tile| tile.len()).sum();
     let pixels = u64::from(avif.colour.width) * u64::from(avif.colour.height);
     let coded = avif.colour.coded_pixels();
-    // A decoder's frame, again with film grain, its copy with two bytes per value, and alpha's.
     let values = avif.colour.values_of_two_pixels();
-    let decoded = (2 * values * if avif.colour.sequence.depth > 8 { 2 } else { 1 }).div_ceil(2);
-    let per_pixel = decoded + values + 2 + 4 + 3 + CONTEXT_BYTES_PER_PIXEL;
+    // The frame, again with film grain, and its copy with two bytes per value.
+    let decoding = values * if avif.colour.sequence.depth > 8 { 2 } else { 1 } + values;
+    // That copy, alpha, RGBA.
+    let converting = values + 2 + 4;
+    let per_pixel = decoding.max(converting) + OTHER_BYTES_PER_PIXEL;
     Ok(Walk {
         frames: avif.frames,
         // The decoder's copy of a stream, and streams that lie in pieces.

@@ -2,11 +2,14 @@
 
 use re_rav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent, Settings};
 
-use super::failed;
 use crate::error::ImageError;
 use crate::guard::isolate_decoder;
 use crate::header::avif::{Grid, Layout, Sequence};
 use crate::sniff::Format;
+
+pub(super) fn failed(reason: &str) -> ImageError {
+    ImageError::DecodeFailed { format: Format::Avif, reason: reason.to_owned() }
+}
 
 /// A decoded frame.
 pub(super) struct Frame(Picture);

@@ -1,6 +1,6 @@
 //! The planes of an image, put together of the frames of its tiles.
 
-use super::{av1, failed};
+use super::av1::{self, failed};
 use crate::error::ImageError;
 use crate::header::avif::{Grid, Layout};
 
