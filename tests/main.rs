@@ -15,6 +15,7 @@ mod export;
 #[cfg(unix)]
 mod faults;
 mod fuzz;
+mod init;
 mod live;
 mod memory;
 mod own_stage;

@@ -1,7 +1,7 @@
 //! Reads datasets: exactly what their manifests record.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -25,6 +25,7 @@ use crate::shard::is_shard;
 use crate::split_records::is_record;
 use crate::storage::recorded::RecordedStore;
 use crate::storage::{Location, UNFINISHED, Verify, local};
+use crate::types;
 
 /// The committed part of a dataset.
 #[derive(Debug, Clone)]
@@ -80,6 +81,30 @@ impl Dataset {
         let commit = Commit { files: vec![file], ..Commit::default() };
         let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
         Ok(Self::from_state(path.with_file_name("").into(), state))
+    }
+
+    /// Opens Parquet files with the same columns as a dataset with one table, in their order.
+    ///
+    /// # Errors
+    /// There is none; or one has other columns than the first, with the names of both.
+    pub fn from_parquet_files(files: &[Location]) -> Result<Self, DatasetError> {
+        let parts = files.iter().map(Self::from_parquet).collect::<Result<Vec<_>, _>>()?;
+        let none = || DatasetError::Protocol("a dataset of no Parquet file".into());
+        let first = parts.first().ok_or_else(none)?;
+        let mut folder = first.dir();
+        while !parts.iter().all(|part| part.dir().starts_with(&folder)) && folder.pop() {}
+        let mut commit = Commit::default();
+        for (part, file) in parts.iter().zip(files) {
+            same_columns(first, part, file)?;
+            let below = part.dir().strip_prefix(&folder).map(Path::to_path_buf).unwrap_or_default();
+            let name = |entry: &FileEntry| below.join(&entry.path).to_string_lossy().replace('\\', "/");
+            let entries = part.state.files().map(|entry| FileEntry { path: name(entry), ..entry.clone() });
+            commit.files.extend(entries);
+        }
+        let stage = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let begin = Begin { stage: stage.unwrap_or_default(), ..first.state.begin.clone() };
+        let state = State { begin, commits: [(0, commit)].into(), complete: true, retries: 0 };
+        Ok(Self::from_state(folder.into(), state))
     }
 
     /// The columns of a Parquet file, of which no more than the footer is read.
@@ -310,4 +335,26 @@ impl Dataset {
     pub async fn frame(&self, session: &SessionContext, table: &str) -> Result<DataFrame, DatasetError> {
         Ok(session.read_table(self.provider(session, table)?)?)
     }
+}
+
+/// Checks that the columns of the only tables of two Parquet files are the same.
+fn same_columns(first: &Dataset, other: &Dataset, file: &Location) -> Result<(), DatasetError> {
+    let (expected, found) = (first.schema(MAIN)?, other.schema(MAIN)?);
+    let columns = |schema: &SchemaRef| -> Vec<String> {
+        let column = |field: &arrow::datatypes::FieldRef| {
+            format!("{}: {}", field.name(), types::name(field.data_type()))
+        };
+        schema.fields().iter().map(column).collect()
+    };
+    let (expected, found) = (columns(&expected), columns(&found));
+    let differs =
+        expected.iter().zip(&found).find(|(a, b)| a != b).map(|(a, b)| format!("`{b}` instead of `{a}`"));
+    let why = match differs {
+        None if expected.len() == found.len() => return Ok(()),
+        None => format!("{} columns instead of {}", found.len(), expected.len()),
+        Some(differs) => differs,
+    };
+    let name = first.shards(MAIN).next().map_or("the first", |shard| shard.path.as_str());
+    let why = format!("its columns are not those of {name}: {why}");
+    Err(DatasetError::refused(file.display_path(), why, "name only files with the same columns"))
 }

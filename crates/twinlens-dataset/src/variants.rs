@@ -100,6 +100,19 @@ pub fn schema(variants: &[(&Variant, SchemaRef)]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// The columns of swept options, each with its value in every dataset: null in one that does not
+/// depend on the option.
+pub fn swept_values(datasets: &[&Dataset]) -> Vec<(String, Vec<ScalarValue>)> {
+    let variant = |dataset: &&Dataset| dataset.state().begin.variant.clone();
+    let variants: Vec<Option<Variant>> = datasets.iter().map(variant).collect();
+    let known: Vec<&Variant> = variants.iter().flatten().collect();
+    let none = Variant { of: String::new(), settings: Vec::new() };
+    let values = |column: &Column<'_>| {
+        variants.iter().map(|variant| column.value(variant.as_ref().unwrap_or(&none))).collect()
+    };
+    columns(&known).iter().map(|column| (column.name.clone(), values(column))).collect()
+}
+
 /// The union of a table over all variants; `None` if no dataset is a variant.
 pub async fn union(
     session: &SessionContext,

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use candle_core::{Device, Tensor};
@@ -128,7 +129,7 @@ pub(crate) struct Image {
 /// Where the images of a table come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ImageSource {
-    /// A column in the Hugging Face layout, which is decoded and encoded.
+    /// A column of encoded images, which is decoded and encoded.
     Images(String),
     /// The embedding columns that an `embed` stage wrote.
     Embeddings,
@@ -281,8 +282,21 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// The encoded images of a column, `struct<bytes, path>` or binary; null where there is none.
+pub(crate) fn encoded_images(column: &ArrayRef) -> Option<LargeBinaryArray> {
+    let parts = column.as_struct_opt();
+    let bytes = match parts {
+        Some(parts) => parts.column_by_name("bytes")?,
+        None => column,
+    };
+    let bytes = cast(bytes, &DataType::LargeBinary).ok()?.as_binary_opt::<i64>()?.clone();
+    let (offsets, values, nulls) = bytes.into_parts();
+    let nulls = NullBuffer::union(nulls.as_ref(), parts.and_then(Array::nulls));
+    LargeBinaryArray::try_new(offsets, values, nulls).ok()
+}
+
 /// Hashes all images and decodes the `wanted` ones, in parallel as far as the budget allows. `None`
-/// if the column is not in the Hugging Face layout.
+/// if the column does not hold images.
 fn decode_images(
     batch: &RecordBatch,
     column: &str,
@@ -290,10 +304,8 @@ fn decode_images(
     &DecodeOptions { preprocess, limits, budget, with_phash }: &DecodeOptions<'_>,
 ) -> Option<Vec<Image>> {
     let budget = budget - budget / 4;
-    let structs = batch.column_by_name(column)?.as_struct_opt()?;
-    let bytes = cast(structs.column_by_name("bytes")?, &DataType::LargeBinary).ok()?;
-    let bytes: &LargeBinaryArray = bytes.as_binary_opt()?;
-    let of_row = |row: usize| (structs.is_valid(row) && bytes.is_valid(row)).then(|| bytes.value(row));
+    let bytes = encoded_images(batch.column_by_name(column)?)?;
+    let of_row = |row: usize| bytes.is_valid(row).then(|| bytes.value(row));
     let cost = |row: usize| match of_row(row).filter(|_| wanted[row]).map(|bytes| probe(bytes, limits)) {
         Some(Ok(header)) => header.decode_bytes,
         _ => 0,

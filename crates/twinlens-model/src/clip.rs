@@ -141,6 +141,14 @@ impl Clip {
         Ok((config, weights))
     }
 
+    /// Reads the configuration in a model directory, which may lack its weights.
+    ///
+    /// # Errors
+    /// `Io`, `Config` or `Format`, with the path.
+    pub fn describe_config(dir: &Path) -> Result<ClipConfig> {
+        foreign::config(dir)
+    }
+
     /// How the images of this model are prepared.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess

@@ -95,18 +95,26 @@ impl ColumnType {
 pub struct ColumnName<'a> {
     name: &'a str,
     span: Option<Range<usize>>,
+    /// The option that names it.
+    option: Option<&'static str>,
 }
 
 impl<'a> ColumnName<'a> {
     /// A column that an option at `span` requires.
     pub fn at(name: &'a str, span: Range<usize>) -> Self {
-        Self { name, span: Some(span).filter(|span| !span.is_empty()) }
+        Self { name, span: Some(span).filter(|span| !span.is_empty()), option: None }
+    }
+
+    /// The option by which another column can be named: a missing column is then answered with
+    /// those that fit.
+    pub fn of_option(self, option: &'static str) -> Self {
+        Self { option: Some(option), ..self }
     }
 }
 
 impl<'a> From<&'a str> for ColumnName<'a> {
     fn from(name: &'a str) -> Self {
-        Self { name, span: None }
+        Self { name, span: None, option: None }
     }
 }
 
@@ -126,6 +134,15 @@ pub enum Required<'a> {
     Hint(&'a str),
     /// It can, but a column of that name must have the right type.
     No,
+}
+
+/// How to name a column by an option.
+fn set_option(option: &str, fits: &[&str]) -> Option<String> {
+    match fits {
+        [] => None,
+        [one] => Some(format!("set `{option} = \"{one}\"`")),
+        several => Some(format!("set `{option}` to {}", list_names(several.iter().copied()))),
+    }
 }
 
 /// The type of a column, if the table has it.
@@ -156,7 +173,10 @@ pub(crate) fn check(
             let names = || schema.fields().iter().map(|field| field.name().as_str());
             let message = format!("`{input}` has no column `{}`", column.name);
             let label = format!("the columns are {}", list_names(names()));
-            (message, label, did_you_mean(column.name, names()).or(hint))
+            let fits = schema.fields().iter().filter(|field| expected.accepts(field.data_type()));
+            let fits: Vec<&str> = fits.map(|field| field.name().as_str()).collect();
+            let option = column.option.and_then(|option| set_option(option, &fits));
+            (message, label, did_you_mean(column.name, names()).or(option).or(hint))
         }
     };
     Err(hint.into_iter().fold(Fault::at(span, message).label(label), Fault::hint))

@@ -110,20 +110,46 @@ impl Files {
         if is_hub_name(written) { self.hub.model(written, layouts) } else { Ok(self.base.join(written)) }
     }
 
-    /// The Parquet file or dataset that a pipeline names as an input.
+    /// The Parquet files that an input names together: by a pattern, or as a dataset of the hub.
+    /// `None` for a single file or dataset.
+    ///
+    /// # Errors
+    /// The user's, if there is none, or another file among them.
+    pub fn several(&self, written: &str) -> Result<Option<Vec<Location>>, RunError> {
+        if !is_hub_name(written) && !patterns::has_wildcards(written) {
+            return Ok(None);
+        }
+        let files = self.expand(written)?;
+        match files.iter().find(|file| !file.name().ends_with(".parquet")) {
+            None => Ok(Some(files)),
+            Some(other) => Err(RunError::user_with_hint(
+                format!("{other} is not a Parquet file"),
+                "end the pattern in `.parquet`; a `webdataset` stage reads tar files",
+            )),
+        }
+    }
+
+    /// The Parquet file, the Parquet files or the dataset that a pipeline names as an input.
     ///
     /// # Errors
     /// The user's, if there is none.
     pub fn dataset(&self, written: &str) -> Result<Dataset, RunError> {
+        if let Some(files) = self.several(written)? {
+            return Ok(Dataset::from_parquet_files(&files)?);
+        }
         let location = self.location(written)?;
         Ok(if location.exists()? { Dataset::from_parquet(location)? } else { Dataset::open(location)? })
     }
 
-    /// The columns of that Parquet file or dataset; of a file no more than the footer is read.
+    /// The columns of that input; of a file, which of several is the first, no more than the footer
+    /// is read.
     ///
     /// # Errors
     /// The user's, if there is none.
     pub fn schema(&self, written: &str) -> Result<SchemaRef, RunError> {
+        if let Some(first) = self.several(written)?.as_deref().and_then(<[Location]>::first) {
+            return Ok(Dataset::parquet_schema(first)?);
+        }
         let location = self.location(written)?;
         if location.exists()? {
             return Ok(Dataset::parquet_schema(&location)?);

@@ -85,8 +85,8 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
     }
 }
 
-/// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file or
-/// dataset folder.
+/// The name of another stage, of a side table (`stage.table`), or the path of a Parquet file, a
+/// pattern of Parquet files, or a dataset folder.
 ///
 /// It is a path if it contains `/` or ends in `.parquet`; a relative path starts at the folder of
 /// the pipeline file.
@@ -134,6 +134,6 @@ impl JsonSchema for Input {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({ "type": "string", "description": "A stage, a side table (`stage.table`), or the path of a Parquet file or dataset." })
+        schemars::json_schema!({ "type": "string", "description": "A stage, a side table (`stage.table`), or the path of a Parquet file, a pattern of Parquet files (`data/train-*.parquet`), or a dataset." })
     }
 }

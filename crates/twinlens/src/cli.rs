@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use data::{InitArgs, ShowArgs};
 pub(crate) use values::{
     ExportFormat, LogFormat, ModelFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode,
 };
 use values::{duration, size};
 
+mod data;
 mod values;
 
 /// From web pages to a SQL table of zero-shot accuracies.
@@ -31,6 +33,7 @@ committed work is kept.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(InitArgs),
     Run(RunArgs),
     Work(WorkArgs),
     Check(CheckArgs),
@@ -43,7 +46,9 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     Report(ReportArgs),
     Eval(EvalArgs),
+    Embed(EmbedArgs),
     Search(SearchArgs),
+    Show(ShowArgs),
     Export(ExportArgs),
     Stages(StagesArgs),
     Sets(SetsArgs),
@@ -85,6 +90,38 @@ pub(crate) struct ModelExportArgs {
     /// The program that will read it
     #[arg(long, value_name = "FORMAT")]
     pub to: ModelFormat,
+}
+
+/// Embeds the images of a directory, table or dataset, without a pipeline file
+///
+/// Reads what `twinlens init` recognises, all of it. The rows of the Parquet file have their
+/// columns and `embedding`; with captions also `clip_score`. It is a run like any other: the same
+/// command resumes a killed one.
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArgs {
+    /// A file, a directory, or a dataset of the Hugging Face Hub (hf://datasets/ORG/NAME)
+    pub data: String,
+    /// The directory of a twinlens, Hugging Face or open_clip model, or a model of the Hugging Face
+    /// Hub (hf://openai/clip-vit-base-patch32)
+    #[arg(long, value_name = "DIR")]
+    pub weights: String,
+    /// The Parquet file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The column of captions, or their name in JSON files [default: the usual names]
+    #[arg(long, value_name = "COLUMN")]
+    pub caption: Option<String>,
+    /// The column of images in Parquet files [default: the usual names]
+    #[arg(long, value_name = "COLUMN")]
+    pub image: Option<String>,
+    /// The run directory, or its URL in an object store [default: runs/embed-<name of the data>]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<String>,
+    /// Images or texts per forward pass
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch_size: u16,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 /// Runs a pipeline, or resumes it
@@ -339,12 +376,14 @@ pub(crate) struct EvalArgs {
     /// vocabulary; or a model of the Hugging Face Hub (hf://openai/clip-vit-base-patch32)
     #[arg(long, value_name = "DIR")]
     pub weights: String,
-    /// Comma-separated names (see `twinlens sets`) or your own files (mine.toml), or `all`
+    /// Comma-separated names (see `twinlens sets`), your own declarations (mine.toml), or your own
+    /// data: a directory with a directory of images per class (./my-classes/), or a Parquet file;
+    /// or `all`
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub sets: Vec<String>,
-    /// The directory that holds the data of the sets
+    /// The directory that holds the data of declared sets
     #[arg(long, value_name = "DIR")]
-    pub data: String,
+    pub data: Option<String>,
     /// A template (`a photo of a {}.`), the name of a template set, or @FILE with one template per
     /// line; may be repeated [default: those of a `zero-shot` stage]
     #[arg(long, value_name = "PROMPTS")]

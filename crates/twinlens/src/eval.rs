@@ -12,7 +12,7 @@ use twinlens_curate::stages::Sql;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::prompts::{PromptOptions, Space, TemplateSet};
-use twinlens_eval::sets::{self, Declaration, Task, catalog};
+use twinlens_eval::sets::{self, Declaration, LocatedSet, Task, catalog};
 use twinlens_eval::{Embed, EvaluationSet, Retrieval, ZeroShot};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{Clip, ClipConfig};
@@ -69,7 +69,7 @@ fn current_dir() -> Result<PathBuf, Failure> {
 }
 
 /// The absolute path of a directory.
-fn absolute_dir(text: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute_dir(text: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(text);
     let absolute = path.canonicalize().map_err(|error| Failure::io(path, error))?;
     if absolute.is_dir() {
@@ -122,11 +122,18 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
     let all = args.sets.iter().any(|name| name == ALL);
     let names: Vec<String> =
         if all { catalog::names().map(String::from).collect() } else { args.sets.clone() };
-    let data = absolute_dir(&args.data)?;
+    let data = args.data.as_deref().map(absolute_dir).transpose()?;
+    if let (None, Some(name)) = (&data, names.iter().find(|name| !sets::is_data(name))) {
+        let name = if all { ALL } else { name };
+        let failure = Failure::user(format!("the set `{name}` needs --data, the directory with its data"));
+        return Err(
+            failure.hint("a directory with a directory of images per class has a `/`: --sets ./my-classes/")
+        );
+    }
     let (mut available, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
     for name in names {
-        let set = sets::declared(&files, &name).map_err(Failure::from)?;
-        let Some(root) = sets::find(&set, &data) else {
+        let LocatedSet { set, root } = sets::locate(&files, &name, data.as_deref(), None)?;
+        let Some(root) = root else {
             missing.push(set);
             continue;
         };
@@ -141,13 +148,18 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
         available.push(AvailableSet { name, set, root, stage });
     }
     if available.is_empty() {
-        let failure = Failure::user(format!("no evaluation set is in {}", args.data));
+        let failure = Failure::user(format!("no evaluation set is in {}", data_of(args)));
         return Err(failure.hint(match &missing[..] {
             [one] => one.how_to_get.clone(),
             _ => "`twinlens sets NAME` describes how to download one".into(),
         }));
     }
     Ok((available, missing))
+}
+
+/// The directory with the data, for messages.
+fn data_of(args: &EvalArgs) -> &str {
+    args.data.as_deref().unwrap_or_default()
 }
 
 /// The results, whose table is printed.
@@ -160,7 +172,7 @@ struct Builder<'a> {
     /// The model, and its argument.
     model: (String, Argument),
     /// The directory with the data of the sets, and its argument.
-    data: (String, Argument),
+    data: Option<(String, Argument)>,
     batch_size: Argument,
 }
 
@@ -168,8 +180,13 @@ impl<'a> Builder<'a> {
     fn new(args: &'a EvalArgs, weights: &Path) -> Result<Self, Failure> {
         let mut values = PipelineValues::new("eval");
         let model = (format!("{}/", weights.display()), values.argument("--weights", &args.weights));
-        let data = absolute_dir(&args.data)?;
-        let data = (format!("{}/", data.display()), values.argument("--data", &args.data));
+        let data = match &args.data {
+            Some(given) => {
+                let folder = absolute_dir(given)?;
+                Some((format!("{}/", folder.display()), values.argument("--data", given)))
+            }
+            None => None,
+        };
         let batch_size = values.argument("--batch-size", &args.batch_size.to_string());
         Ok(Self { args, values, model, data, batch_size })
     }
@@ -223,11 +240,12 @@ impl<'a> Builder<'a> {
             name.clone()
         };
         let from = self.values.argument("--sets", name);
-        let (data, model) = (self.data.clone(), self.model.clone());
-        self.values
-            .stage(stage, EvaluationSet::NAME, from)
-            .option("set", set, from)
-            .option("data", data.0, data.1);
+        let model = self.model.clone();
+        let data = self.data.clone().filter(|_| !sets::is_data(name));
+        let values = self.values.stage(stage, EvaluationSet::NAME, from).option("set", set, from);
+        if let Some((data, from)) = data {
+            values.option("data", data, from);
+        }
         self.values
             .stage(&format!("{stage}_vectors"), Embed::NAME, from)
             .option("input", stage.as_str(), from)
@@ -321,13 +339,13 @@ fn summary(
         if !names.is_empty() {
             text += &format!(
                 "\nnot in {}: {} (`twinlens sets NAME` describes how to download one)",
-                args.data,
+                data_of(args),
                 names.join(", ")
             );
         }
     } else {
         for set in missing {
-            text += &format!("\nnot in {}: {}: {}", args.data, set.name, set.how_to_get);
+            text += &format!("\nnot in {}: {}: {}", data_of(args), set.name, set.how_to_get);
         }
     }
     text + &format!("\nquery it with: twinlens sql {}", shell_quote(&settings.dir.to_string()))

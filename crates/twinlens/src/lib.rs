@@ -18,6 +18,7 @@ pub mod api;
 mod check;
 mod cli;
 mod config;
+mod embed;
 mod env;
 mod errors;
 mod eval;
@@ -25,6 +26,7 @@ mod export;
 mod help;
 mod hub;
 mod in_flight;
+mod init;
 mod logging;
 mod manual;
 mod model;
@@ -40,6 +42,7 @@ mod schema;
 mod search;
 mod secrets;
 mod sets;
+mod show;
 mod signals;
 mod sites;
 mod sql;
@@ -63,7 +66,7 @@ pub use twinlens_dataset as dataset;
 pub use twinlens_pipeline as pipeline;
 pub use twinlens_pipeline::Registry;
 
-use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, WorkArgs};
+use cli::{Cli, Command, EmbedArgs, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, WorkArgs};
 use errors::{Exit, Failure};
 
 /// All built-in kinds of stages, SQL functions and web sites.
@@ -123,6 +126,7 @@ fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
         Command::Run(RunArgs { engine, .. })
         | Command::Repair(RunArgs { engine, .. })
         | Command::Retry(RetryArgs { engine, .. })
+        | Command::Embed(EmbedArgs { engine, .. })
         | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
         Command::Export(ExportArgs { log_format, .. }) | Command::Work(WorkArgs { log_format, .. }) => {
             *log_format
@@ -140,6 +144,7 @@ fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
 
 fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
     match command {
+        Command::Init(args) => init::execute(args, registry),
         Command::Run(args) => run::execute(args, registry),
         Command::Work(args) => work::execute(args, registry),
         Command::Repair(args) => repair::execute(args, registry),
@@ -151,7 +156,9 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
         Command::Sql(args) => sql::execute(args, registry),
         Command::Report(args) => report::execute(args, registry),
         Command::Eval(args) => eval::execute(args, registry),
+        Command::Embed(args) => embed::execute(args, registry),
         Command::Search(args) => search::execute(args),
+        Command::Show(args) => show::execute(args, registry),
         Command::Export(args) => export::execute(args, registry),
         Command::Stages(args) => stages::execute(args, registry),
         Command::Sets(args) => sets::execute(args),

@@ -149,13 +149,15 @@ fn model_of(all: &[Dataset], dataset: &Dataset, dir: &Location) -> Result<PathBu
             training.ok_or_else(|| unknown(format!("the training `{model}` is not in this run")))?;
         return models::of_training(&training);
     }
-    let path = PathBuf::from(model);
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(unknown(format!(
-        "the model `{model}` does not exist relative to the current directory; the path in the pipeline is relative to its file"
-    )))
+    // A path is relative to the pipeline file, which is mostly above the run directory.
+    let above = dir.as_local().map(|dir| std::path::absolute(dir).unwrap_or(dir.into()));
+    let above = above.iter().flat_map(|dir| dir.ancestors());
+    let mut places = [Path::new("")].into_iter().chain(above).map(|folder| folder.join(model));
+    places.find(|path| path.exists()).ok_or_else(|| {
+        unknown(format!(
+            "the model `{model}` is neither in the current directory nor above the run directory"
+        ))
+    })
 }
 
 /// The model identity in the first row of a dataset.

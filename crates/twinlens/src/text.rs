@@ -1,7 +1,7 @@
 //! Formatting for the terminal: colours, counts, durations, sizes, and escaping.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) use twinlens_dataset::export::thousands as count;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -101,6 +101,23 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
+/// `2026-11-30 14:55 UTC`.
+pub(crate) fn date(time: SystemTime) -> String {
+    let minutes = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
+    let (days, minutes) = (minutes / (24 * 60), minutes % (24 * 60));
+    // Eras of 400 years that begin in March, so that the day of a leap year is the last one
+    // (H. Hinnant, "chrono-compatible low-level date algorithms").
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
 /// `12.4 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     let mut size = bytes as f64;
@@ -137,6 +154,18 @@ mod tests {
         assert_eq!(
             ["14.2s", "1m 00s", "1h 02m"],
             [14.21, 60.4, 3725.0].map(|s| seconds(Duration::from_secs_f64(s)))[..]
+        );
+        let dates = [0, 951_782_400, 951_868_799, 1_709_164_800, 1_796_050_500]
+            .map(|seconds| date(UNIX_EPOCH + Duration::from_secs(seconds)));
+        assert_eq!(
+            dates,
+            [
+                "1970-01-01 00:00 UTC",
+                "2000-02-29 00:00 UTC",
+                "2000-02-29 23:59 UTC",
+                "2024-02-29 00:00 UTC",
+                "2026-11-30 14:55 UTC"
+            ]
         );
         assert_eq!(["5 B", "1.0 KiB", "1.5 GiB"], [5, 1024, 3 << 29].map(bytes)[..]);
     }

@@ -19,6 +19,6 @@ pub use crawl::Crawl;
 pub use fetch::{Fetch, VERIFY_CODES, Verify};
 pub use folder::Folder;
 pub use samples::CODES as SAMPLE_CODES;
-pub use table::{CODES as TABLE_CODES, Table};
+pub use table::{CAPTION_NAMES, CODES as TABLE_CODES, Table};
 pub use warc::{CODES as WARC_CODES, Warc};
 pub use webdataset::WebDataset;

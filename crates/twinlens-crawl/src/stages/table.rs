@@ -33,7 +33,8 @@ use twinlens_pipeline::{
 };
 
 use self::arrow_columns::FileColumns;
-pub(super) use self::columns::{CAPTIONS as CAPTION_NAMES, URLS as URL_NAMES};
+pub use self::columns::CAPTIONS as CAPTION_NAMES;
+pub(super) use self::columns::URLS as URL_NAMES;
 use self::columns::{ColumnSelection, Complaint};
 use self::format::{Format, TableSplit};
 use self::options::{ColumnKind, TableOptions, TextOptions};

@@ -5,10 +5,13 @@ mod column;
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Float64Array, StringArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::plan_datafusion_err;
 use datafusion::logical_expr::{ScalarUDF, Signature, Volatility};
-use twinlens_dataset::contracts;
+use twinlens_dataset::{contracts, types};
+use twinlens_image::sha256_hex;
 use twox_hash::XxHash64;
 
 use column::function;
@@ -45,15 +48,45 @@ fn pair_uid() -> ScalarUDF {
     })
 }
 
+/// `image_sha256(image)`: the SHA-256 of the bytes of an encoded image (`struct<bytes, path>`, or
+/// binary), in hexadecimal.
+fn image_sha256() -> ScalarUDF {
+    let signature = Signature::any(1, Volatility::Immutable);
+    function("image_sha256", signature, DataType::Utf8, |columns| {
+        let parts = columns[0].as_struct_opt();
+        let bytes = match parts {
+            Some(parts) => parts.column_by_name("bytes"),
+            None => Some(&columns[0]),
+        };
+        let is_binary = |bytes: &&ArrayRef| bytes.data_type().is_binary() || bytes.data_type().is_null();
+        let bytes = bytes.filter(is_binary).ok_or_else(|| {
+            let found = types::name(columns[0].data_type());
+            plan_datafusion_err!(
+                "image_sha256: expected an image (struct<bytes, path>, or binary), not {found}"
+            )
+        })?;
+        let bytes = cast(bytes, &DataType::LargeBinary)?;
+        let bytes = bytes.as_binary::<i64>();
+        let hash = |row: usize| {
+            let is_there = bytes.is_valid(row) && parts.is_none_or(|parts| parts.is_valid(row));
+            is_there.then(|| sha256_hex(bytes.value(row)))
+        };
+        Ok(Arc::new((0..bytes.len()).map(hash).collect::<StringArray>()))
+    })
+}
+
 /// The functions that pipelines may use in SQL.
 pub(crate) fn public() -> Vec<ScalarUDF> {
-    [hash_fraction(), pair_uid()].into_iter().chain(captions::all()).chain(captions::masks()).collect()
+    [hash_fraction(), pair_uid(), image_sha256()]
+        .into_iter()
+        .chain(captions::all())
+        .chain(captions::masks())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::AsArray;
     use datafusion::common::ScalarValue;
     use datafusion::prelude::SessionContext;
 
@@ -83,6 +116,11 @@ mod tests {
             ("language('12 - 34')", ""),
             ("pair_uid('http://example.org/a.png', 'a cat')", "532e932821cfbcbc922137df4fb4b08d"),
             ("pair_uid('http://example.org/a.png', null) = pair_uid('http://example.org/a.png', '')", "true"),
+            (
+                "image_sha256(arrow_cast('abc', 'Binary'))",
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            ),
+            ("image_sha256(cast(null as bytea))", ""),
             ("tokens(' The “St.  Louis” Arch')", "the \" st . louis \" arch"),
             ("alphanumeric_ratio('ab - 1')", "0.75"),
             ("alphanumeric_ratio(' ')", ""),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::group::{Entry, Groups, MAX_TEXT, Refusal, Role, Sample, Unread, is_image, read_part};
+use super::group::{Entry, Groups, MAX_TEXT, Refusal, Role, Sample, UNREAD, Unread, is_image, read_part};
 use super::metadata::{MetadataFile, RowSpan};
 use crate::error::DatasetError;
 
@@ -166,12 +166,23 @@ fn walk(folder: &Path, visit: Visit<'_>) -> Result<(), DatasetError> {
 /// # Errors
 /// I/O errors with the path.
 pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let mut images = Vec::new();
-    walk(folder, &mut |path, _, refusal| {
+    Ok(list_images_and_others(folder)?.0)
+}
+
+/// As [`list_images`]; and the other files, each with its name within the directory.
+///
+/// # Errors
+/// I/O errors with the path.
+pub fn list_images_and_others(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Unread>), DatasetError> {
+    let (mut images, mut others) = (Vec::new(), Vec::new());
+    walk(folder, &mut |path, name, refusal| {
         if refusal.is_none() && is_image(path) {
             images.push(path.to_path_buf());
+        } else {
+            let refusal = (UNREAD, refusal.unwrap_or("not an image").to_string());
+            others.push(Unread { place: name.into(), refusal });
         }
         Ok(())
     })?;
-    Ok(images)
+    Ok((images, others))
 }

@@ -14,6 +14,9 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use twinlens_dataset::contracts;
 use twinlens_dataset::types::holds_image_bytes;
+use twinlens_model::Clip;
+use twinlens_model::weights::FOLDER_FILES;
+use twinlens_pipeline::files::Files;
 use twinlens_pipeline::{
     ArtifactInput, Fault, Inputs, Job, Located, Output, Ports, Required, RunContext, RunError, SortKey,
     StageKind, TableInput, Work,
@@ -78,8 +81,9 @@ struct EmbedJob {
 }
 
 impl Embed {
-    /// The embedding width known before the run: that of the training, or the option. `None` after
-    /// a fault, and before the schemas are known.
+    /// The embedding width known before the run: that of the training, that of the model's
+    /// directory if files may be opened, or the option. `None` after a fault, and before it can be
+    /// known.
     fn width(&self, ports: &mut Ports<'_>, model: &ArtifactInput) -> Option<usize> {
         let name = self.model.name();
         let trained = match model {
@@ -87,7 +91,17 @@ impl Embed {
                 let schema = ports.schema(training)?;
                 Some(contracts::embed_width(&schema))
             }
-            ArtifactInput::Folder(_) => None,
+            ArtifactInput::Folder(written) => match ports.files() {
+                Some(files) => match folder_width(files, written) {
+                    Ok(width) => Some(Some(width)),
+                    Err(error) => {
+                        ports.fault(Fault::at(written.span(), error.to_string()));
+                        return None;
+                    }
+                },
+                None if self.width.is_none() => return None,
+                None => None,
+            },
         };
         let fault = match (trained.flatten(), &self.width) {
             (Some(trained), Some(given)) if trained != **given => {
@@ -99,11 +113,8 @@ impl Embed {
                 Fault::at(given.span(), "`width` is out of range").label("expected 1 to 65536")
             }
             (None, None) => {
-                let fault = Fault::at(
-                    self.model.0.span(),
-                    format!("the width of the embeddings of `{name}` is not known"),
-                );
-                fault.label("a directory is not opened before the run").hint("add `width = 512`, or the value of `embed` (`embed_dim`, `projection_dim`) in its config.json")
+                let message = format!("the width of the embeddings of `{name}` is not known");
+                Fault::at(self.model.0.span(), message).hint("add `width = 512`, or whatever it is")
             }
         };
         ports.fault(fault);
@@ -138,6 +149,16 @@ impl Embed {
         let fields: Vec<_> = kept.cloned().chain(added.iter().cloned().map(Arc::new)).collect();
         Arc::new(Schema::new_with_metadata(fields, from.metadata().clone()))
     }
+}
+
+/// The width of the embeddings of a model in a directory or on the hub, of which no more than the
+/// configuration is read.
+fn folder_width(files: &Files, written: &str) -> Result<usize, RunError> {
+    let configurations = FOLDER_FILES.map(|(groups, _)| [groups[0]]);
+    let layouts = [0, 1].map(|layout| (&configurations[layout][..], &[][..]));
+    let folder = files.model(written, &layouts)?;
+    let config = Clip::describe_config(&folder).map_err(|error| RunError::user(error.to_string()))?;
+    Ok(config.embed)
 }
 
 /// Checks that the model matches the options.

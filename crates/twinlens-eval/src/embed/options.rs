@@ -15,14 +15,13 @@ use crate::vectors::Dtype;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Embed {
-    /// The rows, with an image column in the Hugging Face layout (`struct<bytes, path>`).
+    /// The rows, with a column of images: `struct<bytes, path>` (Hugging Face `Image`) or binary.
     pub(super) input: Input,
     /// A `train` stage; the path of a directory (`./models/b32`) in the layout of this program,
     /// Hugging Face or open_clip; or a model on the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     pub(super) model: Input,
-    /// Width of the embeddings. Only needed if the model is a directory, which is not opened before
-    /// the run.
+    /// Width of the embeddings. [default: that of the model]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) width: Option<Located<usize>>,
     /// The image column. [default: image]

@@ -77,7 +77,8 @@ fn check_set(set: &RetrievalSet, ports: &mut Ports<'_>) {
     }
     let at = if set.captions.span().is_empty() { set.input.0.span() } else { set.captions.span() };
     let texts = ColumnType::Other("text, or a list of texts", captions::holds);
-    ports.column(&table, ColumnName::at(set.captions.value(), at), texts, Required::Yes);
+    let captions = ColumnName::at(set.captions.value(), at).of_option("captions");
+    ports.column(&table, captions, texts, Required::Yes);
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
+use twinlens_pipeline::ColumnType;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 use super::classes::SetFault;
@@ -168,23 +169,15 @@ pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault>
     }
 }
 
-/// Checks that a table has an image column in the Hugging Face layout.
+/// Checks that a table has a column of encoded images: in the Hugging Face layout, or binary.
 pub fn check_image(schema: &Schema, column: &str) -> Result<(), SetFault> {
     let field = find(schema, column)?;
-    let has_bytes = match field.data_type() {
-        DataType::Struct(parts) => parts.iter().any(|part| {
-            let kind = part.data_type();
-            part.name() == "bytes"
-                && matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-        }),
-        _ => false,
-    };
-    if has_bytes {
+    if ColumnType::EncodedImage.accepts(field.data_type()) {
         return Ok(());
     }
     Err(SetFault {
         why: format!(
-            "the image column `{column}` holds {}, not struct<bytes: binary, path: string>",
+            "the image column `{column}` holds {}, not struct<bytes: binary, path: string> or binary",
             field.data_type()
         ),
         hint: Some("`fetch` stages and Hugging Face's `datasets` write such a column".into()),

@@ -29,7 +29,9 @@ pub(crate) use lists::side_by_side;
 pub enum SetEntry {
     /// The name of a declared set (`twinlens sets` lists them), or the path of a `.toml` file that
     /// declares one. Its data are expected in the directory `data`; a set without data is skipped
-    /// with a warning.
+    /// with a warning. Or data without a declaration (a value with a `/`): a directory with a
+    /// directory of images per class, whose names are the classes, or a Parquet file of images and
+    /// labels.
     Declared(String),
     /// A set described here.
     Described(Box<SetOptions>),
@@ -78,8 +80,8 @@ impl SetEntry {
 pub struct SetOptions {
     /// The name of the set in the results.
     pub name: Located<String>,
-    /// The examples: a stage, or the path of a Parquet file or dataset, with an image column in the
-    /// Hugging Face layout (`struct<bytes, path>`).
+    /// The examples: a stage, or the path of a Parquet file or dataset, with a column of images:
+    /// `struct<bytes, path>` (Hugging Face `Image`) or binary.
     pub input: Input,
     /// The column with each example's class: a name, or an index into `class_names`. A list of them
     /// makes the set multi-label: an example may have several classes or none, and is scored by

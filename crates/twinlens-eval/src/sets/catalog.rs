@@ -90,7 +90,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn named(name: &str) -> Result<Declaration, (String, String)> {
     let Some((name, text)) = FILES.iter().find(|(known, _)| *known == name) else {
         let hint = did_you_mean(name, names()).unwrap_or_else(|| {
-            "`twinlens sets` lists the known sets; the path of your own declaration ends in `.toml`".into()
+            "`twinlens sets` lists the known sets; your own directory of classes has a `/` (`./mine/`), your own declaration ends in `.toml`".into()
         });
         return Err((format!("no such evaluation set: `{name}`"), hint));
     };

@@ -177,6 +177,9 @@ pub struct Declaration {
     pub source: String,
     /// How to download the data and where to put them.
     pub how_to_get: String,
+    /// Whether nobody declared the set: there are only data.
+    #[serde(skip)]
+    pub undeclared: bool,
 }
 
 fn top1() -> String {

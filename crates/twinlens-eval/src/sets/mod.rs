@@ -13,11 +13,15 @@ mod locate;
 mod names;
 pub mod read;
 mod stage;
+mod undeclared;
 mod write;
 
 pub use declaration::{Class, ClassList, Declaration, Task, declaration_schema};
-pub(crate) use locate::unknown;
-pub use locate::{data_paths, declared, find};
+pub(crate) use locate::{DataFiles, needs_data, unknown};
+pub use locate::{LocatedSet, declared, find, locate};
 pub use names::{Bound, BoundClass, bind};
 pub use stage::EvaluationSet;
+pub(crate) use stage::without_data;
+pub use undeclared::is_data;
+pub(crate) use undeclared::set_name;
 pub use write::{CLASSES, Opened, Written, classes_schema, open, schema, write};

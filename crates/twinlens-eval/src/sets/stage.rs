@@ -1,5 +1,7 @@
 //! The stage `evaluation-set`: reads the data of a declared set, in any layout, into a dataset.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use twinlens_pipeline::{
     Fault, Inputs, Job, Located, Output, Ports, RunContext, RunError, SortKey, StageKind, Work,
 };
 
-use super::locate::{data_paths, declared, find, unknown};
+use super::locate::{DataFiles, LocatedSet, locate, needs_data, unknown};
 use super::write::{CLASSES, classes_schema, open, schema, write};
 use crate::options::{check_limits, limits_or_default};
 use crate::results::{ResultWriter, WARNINGS};
@@ -19,13 +21,16 @@ use crate::trust::{SET_MISSING, Warning};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSet {
-    /// The name of a set (`twinlens sets` lists them), or the path of a `.toml` file that declares
-    /// one.
+    /// The name of a set (`twinlens sets` lists them), the path of a `.toml` file that declares
+    /// one, or data without a declaration: a directory with a directory of images per class
+    /// (`./my-classes/`), or a Parquet file (`./pets.parquet`). A value with a `/` is a path.
     set: Located<String>,
-    /// The directory with the data of the sets: those of `cifar10` are expected in
+    /// The directory with the data of declared sets: those of `cifar10` are expected in
     /// `cifar10.parquet` or in the directory `cifar10`.
-    data: Located<String>,
-    /// The split to read. [default: the one declared by the set, usually `test`]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Located<String>>,
+    /// The split to read. [default: the one declared by the set, usually `test`; of a directory
+    /// without a declaration the first of `test`, `validation`, `val`, `train` that it has]
     #[serde(default)]
     split: Option<String>,
     /// If the data are missing, write an empty dataset with a warning instead of failing.
@@ -48,9 +53,12 @@ data = "sets"
     const VERSION: u32 = 1;
 
     fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
-        data_paths(&options.set, &options.data).into_iter().for_each(|file| ports.optional_file(file));
+        let data = options.data.as_ref().map(|data| data.as_str());
+        DataFiles { set: &options.set, data }.declare(ports);
         if let Some((why, hint)) = unknown(&options.set) {
             ports.fault(Fault::at(options.set.span(), why).hint(hint));
+        } else if data.is_none() && needs_data(&options.set) {
+            ports.fault(without_data(&options.set, options.set.span()));
         }
         check_limits(options.limits.as_ref()).into_iter().for_each(|fault| ports.fault(fault));
         ports.output(schema(), SortKey::AsGiven);
@@ -58,6 +66,12 @@ data = "sets"
         ports.side_table(WARNINGS, contracts::warnings());
         Some(Work::job(EvaluationSetJob { options }))
     }
+}
+
+/// The fault of a declared set without the option `data`.
+pub(crate) fn without_data(set: &str, span: Range<usize>) -> Fault {
+    let hint = "write `data = \"sets\"`: the data of `cifar10` are then expected in sets/cifar10.parquet or sets/cifar10/";
+    Fault::at(span, format!("`{set}` needs the option `data`")).hint(hint)
 }
 
 /// The job of an `evaluation-set` stage.
@@ -69,12 +83,14 @@ struct EvaluationSetJob {
 impl Job for EvaluationSetJob {
     async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let options = &self.options;
-        let set = declared(&cx.files, &options.set)?;
-        let Some(root) = find(&set, &cx.path(&options.data)) else {
+        let data = options.data.as_ref().map(|data| cx.path(data));
+        let LocatedSet { set, root } =
+            locate(&cx.files, &options.set, data.as_deref(), options.split.as_deref())?;
+        let Some(root) = root else {
             let why = format!(
                 "the data of the evaluation set `{}` are not in {}",
                 set.name,
-                cx.path(&options.data).display()
+                data.unwrap_or_default().display()
             );
             if !options.optional {
                 return Err(RunError::user_with_hint(why, set.how_to_get));
@@ -91,10 +107,13 @@ impl Job for EvaluationSetJob {
         let split = options.split.clone().unwrap_or_else(|| set.split.clone());
         let limits = limits_or_default(options.limits.as_ref());
         let opened = {
-            let (set, root) = (set.clone(), root.clone());
+            let set = set.clone();
             let work = twinlens_pipeline::blocking(move || open(&set, &split, &root));
             work.await??
         };
+        if set.undeclared && options.split.is_none() {
+            cx.progress.note(format!("set `{}`: the split `{}` is read", set.name, set.split));
+        }
         for warning in &opened.written().bound.warnings {
             cx.progress.note(format!("set `{}`: {}", set.name, warning.detail));
         }

@@ -17,6 +17,7 @@ use super::columns::{Known, Rows};
 use super::declaration::{Declaration, Task};
 use super::names::{Bound, bind};
 use super::read::{self, Example, SetFiles, Truth};
+use super::undeclared;
 use crate::error::EvalError;
 use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
 
@@ -59,15 +60,23 @@ pub struct Opened {
     bound: Arc<Bound>,
 }
 
+/// What to do about integer labels that nobody names.
+const DESCRIBE_HINT: &str = "describe the set instead: `{ name = \"mine\", input = \"./mine.parquet\", label = \"label\", class_names = [\"cat\", \"dog\"] }`";
+
 /// Opens the files of a set and binds its classes.
 ///
 /// # Errors
 /// The files cannot be read, or the classes cannot be bound.
 pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Opened, EvalError> {
     let files = read::open(set, split, root)?;
+    let names = files.names();
+    if set.undeclared {
+        undeclared::check_names(set, names.as_deref().unwrap_or_default())?;
+    }
+    let hint = || set.undeclared.then(|| DESCRIBE_HINT.to_string());
     let bound = match set.task {
         Task::Retrieval => Bound::default(),
-        _ => bind(set, files.names().as_deref()).map_err(|why| EvalError::set(&set.name, why, None))?,
+        _ => bind(set, names.as_deref()).map_err(|why| EvalError::set(&set.name, why, hint()))?,
     };
     Ok(Opened { files: files.into(), set: Arc::new(set.clone()), bound: Arc::new(bound) })
 }

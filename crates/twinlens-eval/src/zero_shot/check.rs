@@ -7,7 +7,7 @@ use crate::classify::{check_prompts, check_set};
 use crate::inputs::Schemas;
 use crate::options::{check_limits, check_positive};
 use crate::set::{SetEntry, SetFault, check_set_names};
-use crate::sets::unknown;
+use crate::sets::{is_data, needs_data, set_name, unknown, without_data};
 
 /// Most thumbnails of a set.
 const MAX_EXAMPLES: usize = 1000;
@@ -23,9 +23,12 @@ pub(super) fn faults(stage: &ZeroShot, schemas: &Schemas) -> Vec<Fault> {
     faults.extend(check_limits(stage.limits.as_ref()));
     faults.extend(check_prompts(&stage.prompts));
     let named = stage.sets.iter().map(|entry| match entry.value() {
-        SetEntry::Described(set) => (set.name.as_str(), set.name.span()),
-        SetEntry::Declared(name) => (name.as_str(), entry.span()),
+        SetEntry::Described(set) => (set.name.value().clone(), set.name.span()),
+        SetEntry::Declared(name) if is_data(name) => (set_name(name), entry.span()),
+        SetEntry::Declared(name) => (name.clone(), entry.span()),
     });
+    let named: Vec<_> = named.collect();
+    let named = named.iter().map(|(name, span)| (name.as_str(), span.clone()));
     faults.extend(check_set_names(stage.sets.span(), named));
     for entry in stage.sets.iter() {
         match entry.value() {
@@ -42,9 +45,8 @@ fn check_declared(stage: &ZeroShot, name: &str, entry: &Located<SetEntry>) -> Ve
     if let Some((why, hint)) = unknown(name) {
         faults.push(SetFault { why, hint: Some(hint) }.at(entry.span()));
     }
-    if stage.data.is_none() {
-        let hint = "write `data = \"sets\"`: the data of `cifar10` are then expected in sets/cifar10.parquet or sets/cifar10/";
-        faults.push(Fault::at(entry.span(), format!("`{name}` needs the option `data`")).hint(hint));
+    if stage.data.is_none() && needs_data(name) {
+        faults.push(without_data(name, entry.span()));
     }
     faults
 }

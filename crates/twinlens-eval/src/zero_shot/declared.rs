@@ -16,7 +16,7 @@ use twinlens_pipeline::{Input, InputData, Located, Output, RunContext, RunError}
 use crate::ledger::first_reject;
 use crate::results::WARNINGS;
 use crate::set::{ClassOptions, SetOptions};
-use crate::sets::{self, BoundClass, CLASSES, Declaration, Task};
+use crate::sets::{self, BoundClass, CLASSES, Declaration, LocatedSet, Task};
 use crate::trust::{SET_MISSING, Warning};
 
 /// The directory of converted sets in the stage's work directory.
@@ -42,17 +42,19 @@ pub(super) struct ConvertedSet {
 pub(super) async fn prepare(
     cx: &RunContext,
     name: &str,
-    data: &str,
+    data: Option<&str>,
     limits: &Limits,
     work: PathBuf,
 ) -> Result<DeclaredSet, RunError> {
-    let set = sets::declared(&cx.files, name)?;
+    let data = data.map(|data| cx.path(data));
+    let LocatedSet { set, root } = sets::locate(&cx.files, name, data.as_deref(), None)?;
     if set.task == Task::Retrieval {
         let why = format!("`{}` is a retrieval set: it has no classes", set.name);
         return Err(RunError::user_with_hint(why, "evaluate it with a `retrieval` stage"));
     }
-    let Some(root) = sets::find(&set, &cx.path(data)) else {
-        let detail = format!("its data are not in {}: {}", cx.path(data).display(), set.how_to_get);
+    let Some(root) = root else {
+        let folder = data.unwrap_or_default();
+        let detail = format!("its data are not in {}: {}", folder.display(), set.how_to_get);
         return Ok(DeclaredSet::Missing(Warning { code: SET_MISSING, detail, value: 0.0 }));
     };
     let opened = {
@@ -60,6 +62,9 @@ pub(super) async fn prepare(
         let open = twinlens_pipeline::blocking(move || sets::open(&set, &set.split, &root));
         open.await??
     };
+    if set.undeclared {
+        cx.progress.note(format!("set `{}`: the split `{}` is read", set.name, set.split));
+    }
     let location = root.clone().into();
     let stamp = if root.is_dir() { folder_stamp(&location)? } else { stamp(&location)? };
     let fingerprint = hex::encode(&Sha256::digest(format!("{set:?} {limits:?} {stamp}"))[..16]);

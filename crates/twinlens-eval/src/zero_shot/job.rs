@@ -57,7 +57,7 @@ impl ZeroShot {
                 }
                 SetEntry::Declared(name) => name,
             };
-            let data = self.data.as_ref().map_or("", |data| data.value());
+            let data = self.data.as_ref().map(|data| data.as_str());
             match declared::prepare(cx, name, data, &self.limits(), output.work_dir()?).await {
                 Ok(DeclaredSet::Ready(set)) => {
                     let ConvertedSet { options, input, warnings } = *set;

@@ -16,13 +16,13 @@ mod task;
 mod thumbnails;
 
 use twinlens_dataset::contracts;
-use twinlens_pipeline::{Ports, SortKey, StageKind, Work};
+use twinlens_pipeline::{Located, Ports, SortKey, StageKind, Work};
 
 use crate::classify::set_inputs;
 use crate::inputs::NamedInputs;
 use crate::results::{CALIBRATION, EXAMPLES, PER_CLASS, PREDICTIONS, WARNINGS};
 use crate::set::SetOptions;
-use crate::sets::data_paths;
+use crate::sets::DataFiles;
 use job::ZeroShotJob;
 pub use options::ZeroShot;
 
@@ -35,6 +35,7 @@ model = "clip"
 data = "sets"
 sets = [
     "cifar10",
+    "./my-classes/",
     { name = "groups", input = "held_out", label = "group", main_metric = "mean_per_class" },
     { name = "digits", input = "digits/test.parquet", label = "label", templates = ["a photo of the number: \"{}\"."] },
 ]
@@ -46,10 +47,10 @@ prompts = ["{}", "a photo of a {}.", "ensemble"]
         let described: Vec<&SetOptions> = options.described().collect();
         let inputs = NamedInputs::declare(ports, set_inputs(described.into_iter()));
         let model = ports.model(&options.model);
-        if let Some(data) = &options.data {
-            let declared = options.sets.iter().filter(|set| set.described().is_none());
-            let files = declared.flat_map(|set| data_paths(set.name(), data));
-            files.for_each(|file| ports.optional_file(file));
+        let data = options.data.as_ref().map(|data| data.as_str());
+        for entry in options.sets.iter().filter(|set| set.described().is_none()) {
+            let set = Located::new(entry.name().to_string(), entry.span());
+            DataFiles { set: &set, data }.declare(ports);
         }
         let faults = check::faults(&options, &inputs.schemas(ports));
         faults.into_iter().for_each(|fault| ports.fault(fault));

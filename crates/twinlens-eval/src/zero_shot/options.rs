@@ -18,8 +18,9 @@ pub struct ZeroShot {
     /// model.safetensors and tokenizer.json, or a model on the Hugging Face Hub
     /// (`hf://openai/clip-vit-base-patch32`).
     pub(super) model: Input,
-    /// The evaluation sets: names of declared sets (`"cifar10"`, `"./mine.toml"`), and tables that
-    /// describe others.
+    /// The evaluation sets: names of declared sets (`"cifar10"`, `"./mine.toml"`), paths of data
+    /// without a declaration (`"./my-classes/"`, `"./pets.parquet"`), and tables that describe
+    /// others.
     pub(super) sets: Located<Vec<Located<SetEntry>>>,
     /// The directory with the data of declared sets: those of `cifar10` are expected in
     /// `cifar10.parquet` or in the directory `cifar10`.

@@ -5,5 +5,6 @@
 
 mod embeddings;
 mod sets;
+mod sets_of_data;
 mod support;
 mod zero_shot;

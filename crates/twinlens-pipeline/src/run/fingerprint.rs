@@ -10,6 +10,7 @@ use twinlens_dataset::storage::Location;
 use crate::config::{Node, NodeInput, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::{self, Files};
+use crate::hub::is_hub_name;
 use crate::ports::Plan;
 use crate::secrets::Secrets;
 
@@ -59,7 +60,19 @@ pub fn recipes(
                     (name.into(), format!("{}/{table}", all(nodes)).into())
                 }
                 Resolved::System { nodes, .. } => (name.into(), all(nodes).into()),
-                Resolved::Path(path) => stamps.one(&files.location(path)?)?,
+                Resolved::Path(path) => match files.several(path)? {
+                    None => stamps.one(&files.location(path)?)?,
+                    // Files of the hub do not change while they are in the cache, whose place is
+                    // another on each machine.
+                    Some(several) if is_hub_name(path) => {
+                        (path.clone(), format!("{} files", several.len()).into())
+                    }
+                    Some(several) => {
+                        let all = several.iter().map(|file| stamps.one(file));
+                        inputs.extend(all.collect::<Result<Vec<_>, _>>()?);
+                        continue;
+                    }
+                },
             };
             inputs.insert(name, print);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_dataset::storage::Location;
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{
-    ColumnType, Input, Inputs, Located, Ports, Required, RunContext, RunError, TableInput,
+    ColumnName, ColumnType, Input, Inputs, Located, Ports, Required, RunContext, RunError, TableInput,
 };
 
 /// One of several inputs.
@@ -86,8 +86,10 @@ impl PairsInput {
         });
         let hint = format!("to use one text of each list, set {CAPTIONS_HINT}");
         let required = if is_list { Required::Hint(&hint) } else { Required::Yes };
+        let caption = ColumnName::from(caption).of_option("caption");
         ports.column(&table, caption, caption_type(captions), required);
         let hint = Required::Hint("put a `fetch` stage before this one");
+        let image = ColumnName::from(image).of_option("image");
         ports.column(&table, image, ColumnType::EncodedImage, hint);
         Self::Table(table)
     }

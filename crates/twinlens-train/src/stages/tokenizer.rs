@@ -14,8 +14,8 @@ use std::sync::Arc;
 use twinlens_dataset::{MAIN, contracts};
 use twinlens_model::{TOKENIZER_FILE, Tokenizer};
 use twinlens_pipeline::{
-    ColumnType, Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext, RunError,
-    SortKey, StageKind, TableInput, Work, blocking,
+    ColumnName, ColumnType, Fault, Input, Inputs, Job, Located, Output, Ports, Product, Required, RunContext,
+    RunError, SortKey, StageKind, TableInput, Work, blocking,
 };
 
 /// Learns a byte-level BPE tokenizer from captions. Its table lists the tokens; its file is a
@@ -65,7 +65,8 @@ vocab_size = 8192
         let input = ports.table(&input);
         let texts =
             ColumnType::Other("text, or lists of texts", |kind| holds_captions(kind, Some(Captions::First)));
-        ports.column(&input, &column, texts, Required::Yes);
+        let named = ColumnName::from(&column).of_option("column");
+        ports.column(&input, named, texts, Required::Yes);
         if *vocab_size < 258 {
             let message = format!("a vocabulary of {} tokens is too small", *vocab_size);
             let fault = Fault::at(vocab_size.span(), message);

@@ -3,6 +3,7 @@
 //! [`sections`] queries the run and its views for the content; [`html`] and [`terminal`] render it.
 //! The same datasets give the same bytes.
 
+mod gallery;
 mod html;
 mod model;
 mod query;
@@ -23,6 +24,7 @@ use crate::sql::runs::Runs;
 use crate::text::bytes;
 use crate::{runtime, status};
 use model::Report;
+pub(crate) use gallery::{pictures_of, pictures_page};
 use query::{OtherRun, ReportData};
 pub(crate) use thumbnail::thumbnail;
 

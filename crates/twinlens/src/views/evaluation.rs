@@ -1,7 +1,10 @@
 //! Views over accuracies and predictions.
 
+use datafusion::scalar::ScalarValue;
+use twinlens_dataset::variants::swept_values;
+
 use super::run::{Run, Table};
-use crate::syntax::literal;
+use crate::syntax::{literal, quoted};
 
 /// The baseline prompts: the bare class name.
 const BARE: &str = "{}";
@@ -15,25 +18,50 @@ pub(super) fn union(queries: Vec<String>) -> Option<String> {
 
 /// All accuracies with their stages.
 fn accuracies(run: &Run<'_>) -> Option<String> {
-    let one = |table: &Table<'_>| {
+    let tables = run.accuracies();
+    let swept = swept(&tables);
+    let one = |(index, table): (usize, &Table<'_>)| {
+        let swept =
+            swept.iter().map(|(name, values)| format!(", {} as {}", scalar(&values[index]), quoted(name)));
         format!(
             "select {} as stage, model, {}, set, {}, coalesce({}, '{WHOLE}') as part, task, prompts, metric, value, ci_low,
-    ci_high, chance, n from {}",
+    ci_high, chance, n{} from {}",
             literal(table.stage()),
             table.aliased_column("checkpoint", "varchar"),
             table.aliased_column("split", "varchar"),
             table.column_or_null("part", "varchar"),
+            swept.collect::<String>(),
             table.sql()
         )
     };
-    union(run.accuracies().iter().map(one).collect())
+    union(tables.iter().enumerate().map(one).collect())
+}
+
+/// The columns of swept options, with their values in each table.
+fn swept(tables: &[Table<'_>]) -> Vec<(String, Vec<ScalarValue>)> {
+    swept_values(&tables.iter().map(|table| table.dataset).collect::<Vec<_>>())
+}
+
+/// A value as SQL.
+fn scalar(value: &ScalarValue) -> String {
+    match value {
+        ScalarValue::Utf8(Some(text)) => literal(text),
+        ScalarValue::Int64(None) => "cast(null as bigint)".into(),
+        ScalarValue::Float64(None) => "cast(null as double)".into(),
+        ScalarValue::Float64(Some(number)) => format!("cast({number:?} as double)"),
+        ScalarValue::Boolean(None) => "cast(null as boolean)".into(),
+        ScalarValue::Utf8(None) => "cast(null as varchar)".into(),
+        other => other.to_string(),
+    }
 }
 
 pub(super) fn leaderboard(run: &Run<'_>) -> Option<String> {
+    let swept = swept(&run.accuracies()).into_iter().map(|(name, _)| format!(", {}", quoted(&name)));
     Some(format!(
         "select set, task, metric, rank() over (partition by set, part, task, metric order by value desc) as rank,
-    model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, part, stage, checkpoint, split
+    model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, part, stage, checkpoint, split{}
 from ({})",
+        swept.collect::<String>(),
         accuracies(run)?
     ))
 }

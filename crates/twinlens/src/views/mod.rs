@@ -73,7 +73,7 @@ const PART: (&str, &str) = ("part", "all, or the part of the set that was not in
 pub(crate) const ALL: &[View] = &[
     View {
         name: "leaderboard",
-        summary: "Every accuracy of the run, ranked within its set and metric",
+        summary: "Every accuracy of the run, ranked within its set and metric; with a column for each swept option",
         needs: "a table of accuracies, such as that of a `zero-shot` stage",
         columns: &[
             SET,

@@ -22,7 +22,7 @@ pub(in super::super) const URLS: &[&str] = &[
 ];
 /// Usual names of the caption column, the likeliest first: img2dataset (`caption`), LAION
 /// (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`), WIT (`caption_reference_description`).
-pub(in super::super) const CAPTIONS: &[&str] = &[
+pub const CAPTIONS: &[&str] = &[
     "caption",
     "CAPTION",
     "Caption",

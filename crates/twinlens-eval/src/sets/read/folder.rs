@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::samples::{is_image, list_images};
+use twinlens_dataset::samples::{UNREAD, Unread, is_image, list_images, list_images_and_others};
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
 use super::example::{Example, SetFiles, Take, Truth};
 use super::files::{bytes_of, io, lines_of, short};
 use crate::error::EvalError;
+use crate::images::Reject;
 use crate::set::side_by_side;
 use crate::trust::normalised;
 
@@ -30,6 +31,8 @@ pub(super) struct Folder {
     names: Vec<String>,
     /// Label id, and the path relative to `root`.
     images: Vec<(usize, PathBuf)>,
+    /// Files that are not read.
+    others: Vec<Unread>,
 }
 
 /// The directories in a directory, sorted by name; includes links, excludes hidden directories.
@@ -47,7 +50,7 @@ fn folders(path: &Path) -> std::io::Result<Vec<String>> {
 }
 
 /// Whether a directory contains directories of images.
-pub(super) fn has_classes(path: &Path) -> bool {
+pub(in crate::sets) fn has_classes(path: &Path) -> bool {
     let Ok(names) = folders(path) else { return false };
     names.iter().any(|name| {
         let mut entries = fs::read_dir(path.join(name)).into_iter().flatten().flatten();
@@ -92,8 +95,8 @@ fn unbound(path: &Path, root: &Path, folders: &[String], names: &[String]) -> Ev
 }
 
 impl Folder {
-    /// Lists the images.
-    pub(super) fn open(root: &Path) -> Result<Self, EvalError> {
+    /// Lists the images, and on request the other files, which are rejects.
+    pub(super) fn open(root: &Path, with_others: bool) -> Result<Self, EvalError> {
         let folders = folders(root).map_err(io(root))?;
         let listed = match lines_of(&root.join(NAMES))? {
             Some(names) => Some((root.join(NAMES), names)),
@@ -109,14 +112,44 @@ impl Folder {
             }
             None => (folders.clone(), (0..folders.len()).collect()),
         };
-        let mut images = Vec::new();
-        for (class, name) in ids.into_iter().zip(&folders) {
-            for path in list_images(&root.join(name))? {
-                images.push((class, path.strip_prefix(root).unwrap_or(&path).to_path_buf()));
-            }
+        let (mut images, mut others) = (Vec::new(), Vec::new());
+        if with_others {
+            others.extend(files_without_class(root)?);
         }
-        Ok(Self { root: root.to_path_buf(), names, images })
+        for (class, name) in ids.into_iter().zip(&folders) {
+            let folder = root.join(name);
+            let found = if with_others {
+                let (found, unread) = list_images_and_others(&folder)?;
+                let below = |other: Unread| Unread { place: format!("{name}/{}", other.place), ..other };
+                others.extend(unread.into_iter().map(below));
+                found
+            } else {
+                list_images(&folder)?
+            };
+            let relative = |path: &PathBuf| path.strip_prefix(root).unwrap_or(path).to_path_buf();
+            images.extend(found.iter().map(|path| (class, relative(path))));
+        }
+        Ok(Self { root: root.to_path_buf(), names, images, others })
     }
+}
+
+/// The files beside the directories of the classes.
+fn files_without_class(root: &Path) -> Result<Vec<Unread>, EvalError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(root).map_err(io(root))? {
+        let path = entry.map_err(io(root))?.path();
+        let place = short(&path);
+        if path.is_file() && place != NAMES {
+            let is = if is_image(&path) {
+                "an image outside the directories of the classes"
+            } else {
+                "not an image"
+            };
+            files.push(Unread { place, refusal: (UNREAD, is.into()) });
+        }
+    }
+    files.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(files)
 }
 
 impl SetFiles for Folder {
@@ -124,7 +157,8 @@ impl SetFiles for Folder {
         let total = self.images.len();
         let part =
             |start: usize| format!("{} images {start}..{}", short(&self.root), total.min(start + PART));
-        (0..total).step_by(PART).map(part).collect()
+        let others = (!self.others.is_empty()).then(|| format!("{} other files", short(&self.root)));
+        (0..total).step_by(PART).map(part).chain(others).collect()
     }
 
     fn names(&self) -> Option<Vec<String>> {
@@ -136,6 +170,13 @@ impl SetFiles for Folder {
             let place = path.to_string_lossy().replace('\\', "/");
             let image = bytes_of(&self.root.join(path), limits)?;
             take(Example { path: place.clone(), place, image, truth: Ok(Truth::Id(*class as i64)) })?;
+        }
+        if part == self.images.len().div_ceil(PART) {
+            for Unread { place, refusal: (code, detail) } in self.others.iter().cloned() {
+                let refusal = Reject { code, detail };
+                let (image, truth) = (Err(refusal.clone()), Err(refusal));
+                take(Example { path: place.clone(), place, image, truth })?;
+            }
         }
         Ok(())
     }

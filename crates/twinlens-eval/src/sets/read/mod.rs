@@ -21,7 +21,15 @@ use super::declaration::Declaration;
 use super::layout::Reader;
 use crate::error::EvalError;
 
+pub(super) use folder::has_classes;
+pub(super) use parquet::{files as parquet_files, task as parquet_task};
+
 pub use example::{Example, MALFORMED, SetFiles, TOO_MANY_BYTES, TRUNCATED, Take, Truth};
+
+/// Whether a split is tar files of CLIP_benchmark.
+pub(super) fn has_tar_files(root: &Path, split: &str) -> bool {
+    root.join(split).join(webdataset::SHARDS).is_file()
+}
 
 /// Opens the data of a set at `root`: in the declared layout if its files exist, otherwise in the
 /// detected one (a dataset of a run, tar files of CLIP_benchmark, Parquet files of the Hugging Face
@@ -41,7 +49,7 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
     let there = |path: &str| at(path).exists();
     match &set.reader {
         Some(Reader::Folder { path }) if there(path) => {
-            return Ok(Box::new(folder::Folder::open(&at(path))?));
+            return Ok(Box::new(folder::Folder::open(&at(path), false)?));
         }
         Some(Reader::Idx { images, labels }) if there(images) => {
             return Ok(Box::new(idx::Idx { images: at(images), labels: at(labels) }));
@@ -69,7 +77,7 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
     }
     // CLIP_benchmark calls the evaluated split `test`, whatever the authors call it.
     let evaluated = (split == set.split).then_some("test");
-    let tar_files = |split: &&str| root.join(split).join(webdataset::SHARDS).is_file();
+    let tar_files = |split: &&str| has_tar_files(root, split);
     if let Some(split) = std::iter::once(split).chain(evaluated).find(tar_files) {
         return Ok(Box::new(webdataset::WebDataset::open(root, split)?));
     }
@@ -79,7 +87,7 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Box<dyn SetFi
     }
     for path in [root.join(split), root.to_path_buf()] {
         if folder::has_classes(&path) {
-            return Ok(Box::new(folder::Folder::open(&path)?));
+            return Ok(Box::new(folder::Folder::open(&path, set.undeclared)?));
         }
     }
     let why = format!("no readable files of the split `{split}` in {}", root.display());

@@ -12,6 +12,7 @@ use twinlens_dataset::samples::DAMAGED;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, DatasetError, MAIN};
 use twinlens_image::Limits;
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::suggest::list_names;
 
 use super::example::{Example, MALFORMED, SetFiles, TOO_MANY_BYTES, Take, Truth};
@@ -25,6 +26,11 @@ use crate::sets::layout::Reader;
 /// Maximum rows per batch, and its approximate maximum size in bytes.
 const ROWS: usize = 128;
 const BYTES: usize = 32 << 20;
+
+/// The usual names of columns, in order of preference.
+const CAPTION_COLUMNS: &[&str] = &["caption", "captions", "sentences", "text", "txt"];
+const LABEL_LIST_COLUMNS: &[&str] = &["labels", "classes", "label", "objects"];
+const CLASS_COLUMNS: &[&str] = &["label", "fine_label", "labels", "class", "cls", "class_name"];
 
 /// The candidate columns, in order of preference.
 #[derive(Debug)]
@@ -42,11 +48,9 @@ impl Columns {
         let mut columns = Self {
             image: usual(&["image", "img", "webp", "jpg", "png"]),
             truth: match set.task {
-                Task::Retrieval => usual(&["caption", "captions", "sentences", "text", "txt"]),
-                Task::MultiLabel => usual(&["labels", "classes", "label", "objects"]),
-                Task::Classification => {
-                    usual(&["label", "fine_label", "labels", "class", "cls", "class_name"])
-                }
+                Task::Retrieval => usual(CAPTION_COLUMNS),
+                Task::MultiLabel => usual(LABEL_LIST_COLUMNS),
+                Task::Classification => usual(CLASS_COLUMNS),
             },
             captions,
         };
@@ -71,7 +75,7 @@ pub(super) struct Tables {
 
 /// The Parquet files of a split, in the first of `root/SPLIT`, `root/data` and `root` that has any:
 /// those whose name starts with the split, or if there are none, all.
-pub(super) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
+pub(in crate::sets) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
     for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
         if !folder.is_dir() {
             continue;
@@ -91,6 +95,21 @@ pub(super) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError>
         }
     }
     Ok(Vec::new())
+}
+
+/// The task that the columns of a Parquet file are for: labels come before captions.
+pub(in crate::sets) fn task(file: &Path) -> Result<Task, RunError> {
+    let schema = Dataset::parquet_schema(&file.into())?;
+    let find = |names: &[&str]| names.iter().find_map(|name| schema.field_with_name(name).ok());
+    Ok(match find(CLASS_COLUMNS).or_else(|| find(LABEL_LIST_COLUMNS)) {
+        Some(field) if is_list(field.data_type()) => Task::MultiLabel,
+        None if find(CAPTION_COLUMNS).is_some() => Task::Retrieval,
+        _ => Task::Classification,
+    })
+}
+
+fn is_list(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(_) | DataType::LargeList(_))
 }
 
 impl Tables {

@@ -172,7 +172,6 @@ async fn invalid_options_are_reported() {
     let schema = || Some(examples().schema().as_ref().clone());
     let base = "input = \"./a.parquet\"\nmodel = \"./m\"\n";
     let cases = [
-        ("", "the width of the embeddings of `./m` is not known"),
         ("width = 0", "`width` is out of range"),
         ("width = 12\ntext_embeddings = true", "`text_embeddings` needs `captions`"),
         ("width = 12\ncaptions = \"captoin\"", "did you mean `caption`?"),

@@ -53,23 +53,53 @@ pub(crate) struct Description {
     pub(crate) weights: PathBuf,
 }
 
-/// Reads the configuration in a model directory, and finds its weights.
-pub(crate) fn describe(dir: &Path) -> Result<Description> {
+/// The configuration in a model directory, by the program that wrote it.
+enum Configuration {
+    OpenClip(ClipConfig, Preprocess),
+    HuggingFace(ClipConfig),
+    Own(ClipConfig),
+}
+
+fn configuration(dir: &Path) -> Result<Configuration> {
     let path = dir.join(open_clip::CONFIG_FILE);
     if path.exists() && (first_of(dir, &open_clip::WEIGHTS_FILES).is_ok() || !dir.join(CONFIG_FILE).exists())
     {
         let (config, preprocess) = open_clip::config(&path)?;
-        return Ok(Description { config, preprocess, weights: first_of(dir, &open_clip::WEIGHTS_FILES)? });
+        return Ok(Configuration::OpenClip(config, preprocess));
     }
     let path = dir.join(CONFIG_FILE);
     let json = read_json(&path)?;
-    let (config, weights, default): (ClipConfig, _, fn(u32) -> Preprocess) = if is_hugging_face(&json) {
-        let config = hugging_face::config(json, &path)?;
-        (config, first_of(dir, &hugging_face::WEIGHTS_FILES)?, hugging_face::default_preprocess)
-    } else {
-        let config = from_value(Value::Object(json))
-            .map_err(|error| ModelError::Config(format!("{}: {error}", path.display())))?;
-        (config, dir.join(WEIGHTS_FILE), Preprocess::clip)
+    if is_hugging_face(&json) {
+        return Ok(Configuration::HuggingFace(hugging_face::config(json, &path)?));
+    }
+    let config = from_value(Value::Object(json));
+    let config = config.map_err(|error| ModelError::Config(format!("{}: {error}", path.display())))?;
+    Ok(Configuration::Own(config))
+}
+
+/// Reads the configuration in a model directory, which may lack its weights.
+pub(crate) fn config(dir: &Path) -> Result<ClipConfig> {
+    Ok(match configuration(dir)? {
+        Configuration::OpenClip(config, _)
+        | Configuration::HuggingFace(config)
+        | Configuration::Own(config) => config,
+    })
+}
+
+/// Reads the configuration in a model directory, and finds its weights.
+pub(crate) fn describe(dir: &Path) -> Result<Description> {
+    let (config, weights, default): (ClipConfig, _, fn(u32) -> Preprocess) = match configuration(dir)? {
+        Configuration::OpenClip(config, preprocess) => {
+            return Ok(Description {
+                config,
+                preprocess,
+                weights: first_of(dir, &open_clip::WEIGHTS_FILES)?,
+            });
+        }
+        Configuration::HuggingFace(config) => {
+            (config, first_of(dir, &hugging_face::WEIGHTS_FILES)?, hugging_face::default_preprocess)
+        }
+        Configuration::Own(config) => (config, dir.join(WEIGHTS_FILE), Preprocess::clip),
     };
     let size = config.vision.image_size() as u32;
     let preprocess = image_processor::read(dir, size, default(size))?;

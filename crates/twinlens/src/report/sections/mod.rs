@@ -11,6 +11,7 @@ mod samples;
 mod scaling;
 mod settings;
 mod summary;
+mod timing;
 mod training;
 mod warnings;
 
@@ -34,6 +35,7 @@ pub(super) async fn report(title: String, data: &ReportData<'_>) -> Result<Repor
         balance::balance(data).await?,
         scaling::scaling(data).await?,
         warnings::warnings(data).await?,
+        timing::section(data),
         settings::hashes(data).await?,
         settings::settings(data),
     ];

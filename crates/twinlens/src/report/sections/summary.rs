@@ -4,6 +4,7 @@ use twinlens_dataset::MAIN;
 
 use super::super::model::Fact;
 use super::super::query::{ReportData, fetch_rows, has_view, interval, number, percent};
+use super::timing;
 use crate::errors::Failure;
 use crate::text::{bytes, count, counted};
 
@@ -15,6 +16,7 @@ pub(super) async fn summary(data: &ReportData<'_>) -> Result<Vec<Fact>, Failure>
         facts.extend(best(data).await?);
     }
     facts.extend(worst(data).await?);
+    facts.extend(timing::fact(data));
     Ok(facts)
 }
 
@@ -46,15 +48,19 @@ fn model(data: &ReportData<'_>) -> Option<Fact> {
     let name = &last.state().begin.stage;
     let config = last.artifact("config.json").ok().and_then(|path| std::fs::read(path).ok());
     let config = config.and_then(|bytes| serde_json::from_slice::<twinlens_model::ClipConfig>(&bytes).ok());
-    let value = match config.map(|config| config.profile().parameters()) {
-        Some(parameters) => format!("{} M parameters", number(Some(parameters as f64 / 1e6))),
+    let profile = config.map(|config| config.profile());
+    let value = match &profile {
+        Some(profile) => format!("{} M parameters", number(Some(profile.parameters() as f64 / 1e6))),
         None => name.clone(),
     };
+    let flops = profile.map_or(String::new(), |profile| {
+        format!(", {} GFLOPs for an image and a text", number(Some(profile.flops() as f64 / 1e9)))
+    });
     let more = match trainings.len() {
         1 => String::new(),
         more => format!(", the last of {more} trainings"),
     };
-    Some(Fact { name: "Model", value, explanation: format!("{name}, {}{more}", bytes(size)) })
+    Some(Fact { name: "Model", value, explanation: format!("{name}, {}{flops}{more}", bytes(size)) })
 }
 
 /// The accuracy with the highest ratio to chance.
