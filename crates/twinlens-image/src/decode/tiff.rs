@@ -10,7 +10,7 @@ use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 
 use crate::error::ImageError;
 use crate::header::Header;
-use crate::header::tiff::{Alpha, Colours, Tiff, read};
+use crate::header::tiff::{Alpha, Colours, Form, Tiff, read};
 use crate::modes::ImageModes;
 use crate::raw::{ColourModel, RawImage, cmyk_to_rgb};
 use crate::sniff::Format;
@@ -40,7 +40,9 @@ fn samples(tiff: &Tiff<'_>, modes: ImageModes) -> Result<Vec<u8>, ImageError> {
     let grey = matches!(tiff.colours, Colours::Grey { .. });
     let expanded = tiff.bits < 8 && grey;
     let most = if expanded { (1 << tiff.bits) - 1 } else { 255 };
+    let is_clipped = tiff.form != Form::Unsigned;
     pieces::samples(tiff, move |value: u16| match (tiff.bits, modes) {
+        _ if is_clipped => value as u8,
         (16, ImageModes::White) => ((u32::from(value) + 128) / 257) as u8,
         (16, ImageModes::OpenClip) if grey => value.min(255) as u8,
         (16, ImageModes::OpenClip) => (value >> 8) as u8,

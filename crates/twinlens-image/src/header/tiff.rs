@@ -24,6 +24,25 @@ pub(crate) enum Colours {
     Cmyk,
 }
 
+/// How a sample is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As a share of the largest value.
+    Unsigned,
+    /// As a value of 0 to 255, beyond which others are clipped, as Pillow does with all samples
+    /// that are signed, floating-point or of 32 bits.
+    Clipped(Number),
+}
+
+/// Numbers that are clipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Number {
+    I16,
+    I32,
+    U32,
+    F32,
+}
+
 /// What the last of the samples that are used means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Alpha {
@@ -63,12 +82,15 @@ pub(crate) struct Tiff<'a> {
     pub(crate) colours: Colours,
     pub(crate) alpha: Alpha,
     pub(crate) bits: u32,
+    pub(crate) form: Form,
     /// Samples of a pixel, of which the first are used.
     pub(crate) samples: u32,
     pub(crate) used: u32,
     pub(crate) compression: Compression,
     /// Whether samples are differences to the pixel before.
     pub(crate) differences: bool,
+    /// Whether JPEG data hold red, green and blue, and not the colours of JPEG.
+    pub(crate) rgb_in_jpeg: bool,
     planar: bool,
     piece: (u32, u32),
     tiled: bool,
@@ -121,9 +143,6 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
     let one = |tag, default| directory.one(tag).map(|value| value.unwrap_or(default));
     let side = |tag| directory.one(tag)?.ok_or(Fault::Damaged("no size"));
     let (width, height, samples) = (side(WIDTH)?, side(HEIGHT)?, one(SAMPLES, 1)?);
-    if directory.one(SAMPLE_FORMAT)?.is_some_and(|format| format != 1) {
-        return Err(Fault::Unsupported("TIFF of signed or floating-point samples"));
-    }
     if one(FILL_ORDER, 1)? != 1 {
         return Err(Fault::Unsupported("TIFF with the lowest bit first"));
     }
@@ -144,7 +163,24 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
     };
     let extra = (directory.value(EXTRA_SAMPLES, 0)?, directory.count(EXTRA_SAMPLES));
     let photometric = directory.one(PHOTOMETRIC)?.ok_or(Fault::Damaged("no colours"))?;
-    let (colours, alpha, used) = colours(photometric, bits, samples, extra, compression)?;
+    let is_grey = samples == 1 && compression != Compression::Jpeg && extra.0.is_none();
+    let form = match (one(SAMPLE_FORMAT, 1)?, bits, photometric) {
+        (1, 32, 1) if is_grey && directory.little => Form::Clipped(Number::U32),
+        (1, ..) => Form::Unsigned,
+        // Pillow reads these as if they had no sign.
+        (2, 8, 1) if is_grey => Form::Unsigned,
+        (2, 16, 1) if is_grey => Form::Clipped(Number::I16),
+        (2, 32, 1) if is_grey => Form::Clipped(Number::I32),
+        (3, 32, 0 | 1) if is_grey => Form::Clipped(Number::F32),
+        _ => return Err(Fault::Unsupported("TIFF of signed or floating-point samples of this kind")),
+    };
+    let (colours, alpha, used) = match form {
+        Form::Clipped(_) if compression == Compression::Group4 => {
+            return Err(Fault::Damaged("a fax of more than one bit"));
+        }
+        Form::Clipped(_) => (Colours::Grey { white_is_zero: false }, Alpha::None, 1),
+        Form::Unsigned => colours(photometric, bits, samples, extra, compression)?,
+    };
     let predicted = matches!(compression, Compression::Lzw | Compression::Deflate);
     let differences = match one(PREDICTOR, 1)? {
         1 => false,
@@ -172,10 +208,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
         colours,
         alpha,
         bits,
+        form,
         samples,
         used,
         compression,
         differences,
+        rgb_in_jpeg: compression == Compression::Jpeg && photometric == 2,
         planar,
         piece,
         tiled,
@@ -200,7 +238,7 @@ fn colours(
     if compression == Compression::Jpeg {
         return match (photometric, bits, samples) {
             (1, 8, 1) => Ok((grey, Alpha::None, 1)),
-            (6, 8, 3) => Ok((rgb, Alpha::None, 3)),
+            (2 | 6, 8, 3) => Ok((rgb, Alpha::None, 3)),
             _ => Err(Fault::Unsupported("TIFF with JPEG of these colours")),
         };
     }
@@ -300,6 +338,11 @@ impl<'a> Tiff<'a> {
     /// A value of 16 bits in the order of the file's bytes.
     pub(crate) fn deep(&self, bytes: [u8; 2]) -> u16 {
         if self.directory.little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) }
+    }
+
+    /// A value of 32 bits in the order of the file's bytes.
+    pub(crate) fn word(&self, bytes: [u8; 4]) -> u32 {
+        if self.directory.little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) }
     }
 }
 

@@ -10,7 +10,7 @@ use weezl::{BitOrder, LzwStatus};
 
 use crate::error::ImageError;
 use crate::header::probe;
-use crate::header::tiff::{Compression, Piece, Tiff};
+use crate::header::tiff::{Compression, Form, Number, Piece, Tiff};
 use crate::jpeg;
 use crate::limits::Limits;
 use crate::raw::ColourModel;
@@ -61,6 +61,9 @@ pub(super) fn samples(tiff: &Tiff<'_>, reduce: impl Fn(u16) -> u8) -> Result<Vec
 
 /// The sample of a row at an index.
 fn sample(tiff: &Tiff<'_>, row: &[u8], index: usize) -> u16 {
+    if let Form::Clipped(number) = tiff.form {
+        return clipped(tiff, number, row, index);
+    }
     match tiff.bits {
         8 => u16::from(row[index]),
         16 => tiff.deep([row[2 * index], row[2 * index + 1]]),
@@ -69,6 +72,22 @@ fn sample(tiff: &Tiff<'_>, row: &[u8], index: usize) -> u16 {
             u16::from(row[bit / 8] >> (8 - bits as usize - bit % 8)) & ((1 << bits) - 1)
         }
     }
+}
+
+/// A sample of 0 to 255, clipped as Pillow clips its modes `I` and `F`.
+fn clipped(tiff: &Tiff<'_>, number: Number, row: &[u8], index: usize) -> u16 {
+    let word = || {
+        let at = 4 * index;
+        tiff.word([row[at], row[at + 1], row[at + 2], row[at + 3]])
+    };
+    let value = match number {
+        Number::I16 => i32::from(tiff.deep([row[2 * index], row[2 * index + 1]]).cast_signed()),
+        // Pillow's whole numbers have a sign.
+        Number::I32 | Number::U32 => word().cast_signed(),
+        // Cuts off the fraction; what is not a number is 0.
+        Number::F32 => f32::from_bits(word()) as i32,
+    };
+    value.clamp(0, 255) as u16
 }
 
 /// Undoes predictor 2: a sample is stored as its difference to the same one of the pixel before.
@@ -191,16 +210,23 @@ fn fax(piece: &Piece<'_>, row_bytes: usize, rows: &mut [u8]) -> Result<usize, Im
     Ok(rows.len())
 }
 
+/// The segment by which a JPEG file says that it holds red, green and blue as they are.
+const ADOBE_RGB: &[u8] = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0";
+
 /// A JPEG file without the tables that all pieces share.
 fn jpeg(tiff: &Tiff<'_>, piece: &Piece<'_>, rows: &mut [u8]) -> Result<(), ImageError> {
     let tables = tiff.jpeg_tables().and_then(|tables| tables.get(2..tables.len().checked_sub(2)?));
     let rest = piece.data.get(2..).ok_or_else(|| damaged("a strip or tile without a JPEG"))?;
-    let file = [&piece.data[..2], tables.unwrap_or_default(), rest].concat();
+    let colours = if tiff.rgb_in_jpeg { ADOBE_RGB } else { &[] };
+    let file = [&piece.data[..2], colours, tables.unwrap_or_default(), rest].concat();
     let limits = Limits {
         max_pixels: u64::from(piece.width) * u64::from(piece.height),
         max_aspect: f64::INFINITY,
         ..Limits::default()
     };
+    if tiff.rgb_in_jpeg && says_colours(&file[2 + colours.len()..]) {
+        return Err(ImageError::UnsupportedFormat("TIFF with JPEG that names its colours".to_owned()));
+    }
     let header = probe(&file, &limits)?;
     if header.format != Format::Jpeg || !header.single_scan {
         return Err(ImageError::UnsupportedFormat("TIFF with JPEG of several scans".to_owned()));
@@ -218,4 +244,20 @@ fn jpeg(tiff: &Tiff<'_>, piece: &Piece<'_>, rows: &mut [u8]) -> Result<(), Image
         *target = *value;
     }
     Ok(())
+}
+
+/// Whether a JPEG file without its first marker has a JFIF or Adobe segment, which name its
+/// colours.
+fn says_colours(mut segments: &[u8]) -> bool {
+    while let [0xff, marker, high, low, ..] = segments {
+        match marker {
+            0xe0 | 0xee => return true,
+            // The data begin.
+            0xda => return false,
+            _ => {}
+        }
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        segments = segments.get(2 + length..).unwrap_or_default();
+    }
+    false
 }
