@@ -174,8 +174,9 @@ fn vision(table: &mut Table<'_>) -> Result<VisionConfig> {
     table.ignore(&["attn_pooler_heads", "attn_pooler_queries", "patch_dropout"]);
     let layers = table.take("layers");
     if let Some(Value::Array(stages)) = layers {
-        let stages: Vec<usize> = stages.iter().filter_map(Value::as_u64).map(|n| n as usize).collect();
-        let stages = stages.try_into().map_err(|_| table.wrong("layers", "must have four stages"))?;
+        let stages = stages.iter().map(|layers| usize::try_from(layers.as_u64()?).ok());
+        let stages = stages.collect::<Option<Vec<usize>>>().and_then(|stages| stages.try_into().ok());
+        let stages = stages.ok_or_else(|| table.wrong("layers", "must be the numbers of four stages"))?;
         table.ignore(&VIT_ONLY);
         defaults(table)?;
         let width = table.number("width", Some(64))?;
