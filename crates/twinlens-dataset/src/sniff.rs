@@ -57,13 +57,14 @@ pub enum Compression {
     Zstd,
     /// bzip2, of one or more streams.
     Bzip2,
+    /// xz, of one or more streams.
+    Xz,
 }
 
 /// A format that is recognised but not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the formats' own")]
 pub enum Unsupported {
-    Xz,
     Lz4,
     Zip,
     SevenZip,
@@ -76,7 +77,7 @@ pub enum Unsupported {
     Sqlite,
 }
 
-use Compression::{Bzip2, Gzip, Zstd};
+use Compression::{Bzip2, Gzip, Xz, Zstd};
 use FileKind::*;
 
 /// Magic bytes at the start of a file; longer ones before their prefixes.
@@ -93,7 +94,7 @@ const MAGIC: &[(&[u8], FileKind)] = &[
     (b"GIF87a", Image),
     (b"GIF89a", Image),
     (b"version https://git-lfs.github.com/spec/", LfsPointer),
-    (b"\xfd7zXZ\0", Unsupported(Unsupported::Xz)),
+    (b"\xfd7zXZ\0", Compressed(Xz)),
     (b"\x04\x22\x4d\x18", Unsupported(Unsupported::Lz4)),
     (b"PK\x03\x04", Unsupported(Unsupported::Zip)),
     (b"PK\x05\x06", Unsupported(Unsupported::Zip)),
@@ -186,7 +187,6 @@ impl FileKind {
             }
             Empty => "the download or copy failed: get the file again",
             Arc => "convert it to WARC, for instance with `warcio recompress`",
-            Unsupported(Unsupported::Xz) => "decompress it with `xz -d`",
             Unsupported(Unsupported::Lz4) => "decompress it with `lz4 -d`",
             Unsupported(Unsupported::Zip) => "extract it with `unzip`",
             Unsupported(Unsupported::SevenZip) => "extract it with `7z x`",
@@ -218,7 +218,7 @@ impl Display for FileKind {
             Compressed(Gzip) => "a gzip file",
             Compressed(Zstd) => "a Zstandard file",
             Compressed(Bzip2) => "a bzip2 file",
-            Unsupported(Unsupported::Xz) => "an xz file",
+            Compressed(Xz) => "an xz file",
             Unsupported(Unsupported::Lz4) => "an LZ4 file",
             Unsupported(Unsupported::Zip) => "a zip archive",
             Unsupported(Unsupported::SevenZip) => "a 7-Zip archive",

@@ -11,12 +11,15 @@ use crate::sniff::{Compression, FileKind, SNIFF_BYTES};
 const BUFFER: usize = 1 << 17;
 /// Largest Zstandard window, as a power of two: what its command line reads by default (128 MiB).
 const MAX_ZSTD_WINDOW: u32 = 27;
+/// Most memory of an xz decoder, in KiB: its dictionary has at most 64 MiB unless someone asks for
+/// more (`xz -9` does not).
+const MAX_XZ_KIB: u32 = 66 << 10;
 /// Compressed files within compressed files, as servers make them that compress once more.
 const MAX_LAYERS: usize = 3;
 /// A copy on disk may have this many times the bytes of its compressed file ...
-const MAX_RATIO: u64 = 200;
+pub(crate) const MAX_RATIO: u64 = 200;
 /// ... and this many more.
-const FREE_BYTES: u64 = 64 << 20;
+pub(crate) const FREE_BYTES: u64 = 64 << 20;
 
 /// A file without its compression.
 pub struct Unpacked {
@@ -91,7 +94,24 @@ fn decoder(compression: Compression, input: impl Read + Send + 'static) -> io::R
             decoder.window_log_max(MAX_ZSTD_WINDOW)?;
             Box::new(decoder)
         }
+        // It checks the size of the dictionary before it allocates.
+        Compression::Xz => Box::new(Xz(lzma_rust2::XzReader::new_mem_limit(input, true, MAX_XZ_KIB))),
     })
+}
+
+/// Says what the library's shortest errors mean.
+struct Xz<R: Read>(lzma_rust2::XzReader<R>);
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::OutOfMemory => {
+                let why = "xz data with a dictionary of more than 64 MiB: compress them again with `xz -9`";
+                io::Error::new(io::ErrorKind::InvalidData, why)
+            }
+            _ => error,
+        })
+    }
 }
 
 /// An input of which the start was read to look at it.
@@ -202,6 +222,9 @@ fn copy_unpacked(
 mod tests {
     use std::io::Write;
 
+    use twinlens_testkit::fuzz::Fuzz;
+    use twinlens_testkit::xz;
+
     use super::*;
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -220,10 +243,14 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// Python: `lzma.compress(b"one two")`.
+    const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a30100066f6e652074776f0000383264958b58237c\
+                      00011f07162eb8731fb6f37d010000000004595a";
+
     #[test]
     fn compressed_streams_are_read_to_their_end() {
-        use Compression::{Bzip2, Gzip, Zstd};
-        let cases: [(Vec<u8>, &[Compression]); 7] = [
+        use Compression::{Bzip2, Gzip, Xz, Zstd};
+        let cases: [(Vec<u8>, &[Compression]); 10] = [
             (b"one two".to_vec(), &[]),
             ([gzip(b"one "), gzip(b"two")].concat(), &[Gzip]),
             ([zstd(b"one "), zstd(b"two")].concat(), &[Zstd]),
@@ -231,6 +258,9 @@ mod tests {
             ([bzip2(b"one "), bzip2(b"two")].concat(), &[Bzip2]),
             (gzip(&gzip(b"one two")), &[Gzip, Gzip]),
             (zstd(&bzip2(b"one two")), &[Zstd, Bzip2]),
+            (hex::decode(XZ).unwrap(), &[Xz]),
+            ([xz::stored(b"one ", 28), vec![0; 4], xz::stored(b"two", 16)].concat(), &[Xz]),
+            (gzip(&xz::stored(b"one two", 16)), &[Gzip, Xz]),
         ];
         for (bytes, layers) in cases {
             let mut unpacked = unpack(io::Cursor::new(bytes)).unwrap();
@@ -244,16 +274,43 @@ mod tests {
     #[test]
     fn damage_is_an_error_and_no_early_end() {
         let text: Vec<u8> = (0..5000u32).flat_map(|n| format!("{n} ").into_bytes()).collect();
-        for packed in [gzip(&text), zstd(&text), bzip2(&text), gzip(&zstd(&text))] {
+        for packed in [gzip(&text), zstd(&text), bzip2(&text), xz::stored(&text, 16), gzip(&zstd(&text))] {
             for cut in [12, packed.len() / 2, packed.len() - 1] {
                 let read = unpack(io::Cursor::new(packed[..cut].to_vec()))
                     .and_then(|mut unpacked| unpacked.read_to_end(&mut Vec::new()));
                 assert!(read.is_err(), "cut at {cut} of {}", packed.len());
             }
         }
-        let damaged = [gzip(b"whole"), b"tail".to_vec()].concat();
-        let mut unpacked = unpack(io::Cursor::new(damaged)).unwrap();
-        assert!(unpacked.read_to_end(&mut Vec::new()).is_err(), "what follows a member is not dropped");
+        for whole in [gzip(b"whole"), xz::stored(b"whole", 16)] {
+            let damaged = [whole, b"tail".to_vec()].concat();
+            let mut unpacked = unpack(io::Cursor::new(damaged)).unwrap();
+            assert!(unpacked.read_to_end(&mut Vec::new()).is_err(), "what follows a member is not dropped");
+        }
+    }
+
+    #[test]
+    fn a_dictionary_of_gigabytes_is_refused_before_it_is_allocated() {
+        for (dictionary, is_read) in [(28, true), (29, false), (30, false), (40, false)] {
+            let packed = xz::stored(b"one two", dictionary);
+            let read = unpack(io::Cursor::new(packed));
+            let text = read.and_then(io::read_to_string);
+            match text {
+                Ok(text) => assert!(is_read && text == "one two"),
+                Err(error) => assert!(!is_read && error.to_string().contains("64 MiB"), "{error}"),
+            }
+        }
+    }
+
+    /// Damaged xz files are errors, never panics.
+    #[test]
+    fn any_xz_mutant_is_read_or_refused() {
+        let text: Vec<u8> = (0..700u32).flat_map(|n| format!("{n} ").into_bytes()).collect();
+        let seeds = vec![hex::decode(XZ).unwrap(), xz::stored(&text, 16), xz::stored(b"", 40)];
+        Fuzz::new("xz", seeds).run(|bytes| {
+            let read = unpack(io::Cursor::new(bytes.to_vec()))
+                .and_then(|unpacked| io::copy(&mut unpacked.take(1 << 24), &mut io::sink()));
+            if read.is_ok() { "read" } else { "refused" }.into()
+        });
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A misbehaving web server, damaged images and tar files, and a count of memory, for tests only.
+//! A misbehaving web server, damaged images, tar and xz files, and a count of memory, for tests
+//! only.
 
 pub mod avif;
 pub mod bombs;
@@ -12,5 +13,6 @@ pub mod process;
 pub mod stage;
 pub mod tar;
 pub mod web;
+pub mod xz;
 
 pub use web::{Answer, Certificate, Faults, Request, Site, WebServer};

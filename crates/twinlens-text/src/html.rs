@@ -25,6 +25,16 @@ pub fn collapse_whitespace(text: &str) -> String {
     collapsed
 }
 
+/// Drops characters that cannot be seen and mean nothing by themselves: soft hyphens, places where
+/// a line may or must not break, marks of the writing direction, byte order marks. The joiners
+/// U+200C and U+200D stay: they change the shapes of letters and make emojis.
+pub fn drop_invisible(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || !text.contains(is_invisible) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().filter(|c| !is_invisible(*c)).collect())
+}
+
 /// Whether a character has no glyph and no meaning of its own: soft hyphens, places where a line
 /// may or must not break, marks of the writing direction. The joiners U+200C and U+200D are not
 /// among them: they change the shapes of letters and make emojis.
@@ -91,7 +101,10 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(collapse_whitespace(text), expected, "{text:?}");
+            assert_eq!(collapse_whitespace(&drop_invisible(text)), expected, "{text:?}");
         }
+        assert!(matches!(drop_invisible("a \t👩\u{200d}🚒"), Cow::Borrowed(_)));
+        assert_eq!(drop_invisible("a \n\u{200b} b"), "a \n b", "white space stays as it is");
     }
 
     #[test]

@@ -10,5 +10,5 @@ mod json;
 
 pub use charset::{decode_html, decode_text};
 pub use clean::clean_caption;
-pub use html::{collapse_whitespace, unescape_html};
+pub use html::{collapse_whitespace, drop_invisible, unescape_html};
 pub use json::repair_json;

@@ -5,7 +5,9 @@
 //! budgets, so that bodies waiting for a decoder cannot block the decoders.
 
 mod assemble;
+mod body;
 mod images;
+mod local;
 mod verify;
 
 use std::collections::HashMap;
@@ -35,21 +37,25 @@ use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::{
-    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, Secrets, SortKey, StageKind, Work,
+    Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, Secrets, SortKey, StageKind,
+    Work,
 };
 
 use self::assemble::{Assembler, FinishedRows};
 use self::images::ImageFetcher;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
 use super::common::arrow_error;
+use super::local::Root;
 use super::options;
 use crate::net::HttpOptions;
 
-/// Fetches the image of each pair; checks, decodes, resizes and encodes it; adds the image columns.
+/// Fetches the image of each pair, or reads its file; checks, decodes, resizes and encodes it; adds
+/// the image columns.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FetchOptions {
-    /// The pairs whose `url` is fetched.
+    /// The pairs whose `url` is fetched; it may be the path of a file instead, relative to the
+    /// pipeline file.
     input: Input,
     /// How to resize images.
     #[serde(default = "super::options::default_option::<Resize>")]
@@ -71,6 +77,10 @@ pub struct FetchOptions {
     /// serve anything.
     #[serde(default = "super::options::default_option::<Verify>")]
     verify: Located<Verify>,
+    /// Directories, relative to the pipeline file, below which local files may be read. Default:
+    /// that of the pipeline file.
+    #[serde(default = "pipeline_folder")]
+    local: Vec<Located<String>>,
     /// Maximum number of requests in flight, to all hosts together. Two splits are fetched at a
     /// time, so their rows are a limit too.
     #[serde(default = "concurrency")]
@@ -106,6 +116,9 @@ pub struct Fetch {
     images: OnceCell<Arc<ImageFetcher>>,
 }
 
+fn pipeline_folder() -> Vec<Located<String>> {
+    vec![Located::without_span(".".into())]
+}
 fn concurrency() -> usize {
     256
 }
@@ -126,6 +139,8 @@ impl StageKind for Fetch {
             "if the hosts are your own, list their addresses: `http = { allow_private = [\"127.0.0.0/8\"] }`",
         ),
         ("credentials_in_url", CREDENTIALS_HINT),
+        ("outside_root", "list the folder of the images: `local = [\"...\"]`"),
+        ("file_not_found", "restore the files and run `twinlens retry`; or set `root` in the table's stage"),
     ];
     const EXAMPLE: &'static str = r#"
 [stages.images]
@@ -147,6 +162,13 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
         let hint = Required::Hint("make one with a `select` stage: columns = { url = \"...\" }");
         ports.text(&input, "url", hint);
         options.verify.check(ports, &input, options.verify.span());
+        if let Some(files) = ports.files().cloned() {
+            for folder in &options.local {
+                if let Err(error) = Root::open(&files.base.join(folder.value())) {
+                    ports.fault(Fault::at(folder.span(), error.to_string()));
+                }
+            }
+        }
         Some(Work::rows(Fetch { options, images: OnceCell::new() }))
     }
 }
@@ -211,7 +233,7 @@ impl Fetch {
             originals: options.originals,
             concurrency: options.concurrency.clamp(1, 10_000),
         };
-        ImageFetcher::open(cx, &options.http, images)
+        ImageFetcher::open(cx, &options.http, &options.local, images)
     }
 }
 

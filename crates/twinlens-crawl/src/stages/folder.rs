@@ -20,15 +20,15 @@ use super::samples::{Captions, SampleOptions, SampleReader, unread_sample};
 use super::split_reader::{self, BatchSink, SplitReader};
 
 /// Reads images from directories, with the caption of each in a text or JSON file of the same name,
-/// or in `metadata.jsonl` or `metadata.csv`.
+/// or in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FolderOptions {
     /// The directories, relative to the pipeline file, including subdirectories. The caption of
     /// `a/b.jpg` is in `a/b.txt` (or `.text`, `.caption`), in `a/b.json`, or in the row of a
-    /// `metadata.jsonl` or `metadata.csv` whose `file_name` names the image, relative to that file
-    /// (Hugging Face `imagefolder`). Changes are detected by the names, lengths and
-    /// times of files; beyond 100,000 files, by names and the times of directories.
+    /// `metadata.jsonl`, `metadata.csv` or `metadata.parquet` whose `file_name` names the image,
+    /// relative to that file (Hugging Face `imagefolder`). Changes are detected by the names,
+    /// lengths and times of files; beyond 100,000 files, by names and the times of directories.
     folders: Located<Vec<Located<String>>>,
     /// Name of the caption in the JSON or metadata. Default: the text file, or else a
     /// usual name.
@@ -38,6 +38,10 @@ pub struct FolderOptions {
     /// or rows of metadata. By default they are an error.
     #[serde(default)]
     captions: Option<Captions>,
+    /// Whether captions keep characters that cannot be seen: zero-width spaces, soft hyphens, marks
+    /// of the writing direction. By default they are dropped.
+    #[serde(default)]
+    keep_invisible: bool,
     /// Adds the column `label`, the name of the image's directory; an image with a label may lack a
     /// caption. Images of the outermost directory have none.
     #[serde(default)]
@@ -88,9 +92,17 @@ resize = { size = 256 }
 
     fn plan(options: FolderOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let FolderOptions { folders, keep, limits, resize, encode, split_rows, .. } = options;
-        let (caption, captions) = (options.caption, options.captions);
-        let (label, ignore) = (options.label, options.ignore);
-        let samples = SampleOptions { limits, resize, encode, keep, caption, captions, label, ignore };
+        let samples = SampleOptions {
+            limits,
+            resize,
+            encode,
+            keep,
+            caption: options.caption,
+            captions: options.captions,
+            keep_invisible: options.keep_invisible,
+            label: options.label,
+            ignore: options.ignore,
+        };
         samples.declare(ports);
         if folders.is_empty() {
             ports.fault(Fault::at(folders.span(), "`folders` is empty: there is nothing to read"));

@@ -1,11 +1,13 @@
 //! The stages: sources of pairs ([`Crawl`], [`Warc`], [`Table`]), sources of pairs with images
 //! ([`WebDataset`], [`Folder`]), and [`Fetch`].
 
+mod captions;
 mod common;
 mod crawl;
 mod fetch;
 mod files;
 mod folder;
+mod local;
 mod network;
 mod options;
 mod remote;
@@ -18,6 +20,7 @@ mod webdataset;
 pub use crawl::Crawl;
 pub use fetch::{Fetch, VERIFY_CODES, Verify};
 pub use folder::Folder;
+pub use local::CODES as LOCAL_CODES;
 pub use samples::CODES as SAMPLE_CODES;
 pub use table::{CAPTION_NAMES, CODES as TABLE_CODES, Table};
 pub use warc::{CODES as WARC_CODES, Warc};

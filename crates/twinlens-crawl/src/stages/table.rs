@@ -9,6 +9,7 @@ mod ipc;
 mod json;
 #[cfg(test)]
 mod laws;
+mod list_text;
 mod options;
 mod parquet;
 mod reader;
@@ -37,11 +38,13 @@ pub use self::columns::CAPTIONS as CAPTION_NAMES;
 pub(super) use self::columns::URLS as URL_NAMES;
 use self::columns::{ColumnSelection, Complaint};
 use self::format::{Format, TableSplit};
-use self::options::{ColumnKind, TableOptions, TextOptions};
+use self::options::{CaptionRule, ColumnKind, TableOptions, TextOptions};
 use self::reader::TableReader;
 use self::text::TextSpec;
+use super::captions;
 use super::common::{file_name, is_url};
 use super::files::{self, FileOpener, ListedFile, OnBadFile};
+use super::local::{self, Root, TablePaths};
 use super::{options as stage_options, split_reader};
 
 /// Reject codes of rows.
@@ -56,6 +59,7 @@ pub const CODES: &[&str] = &[
     "wrong_type",
     "bad_file",
     "credentials_in_url",
+    local::OUTSIDE,
 ];
 
 /// `table` as it runs.
@@ -66,6 +70,7 @@ pub struct Table {
     kept: Vec<DataType>,
     split_rows: u64,
     on_bad_file: OnBadFile,
+    root: Option<Located<String>>,
     opener: FileOpener,
 }
 
@@ -77,6 +82,7 @@ struct FileReader {
     /// The types of the kept columns that the options declare.
     declared: Vec<Option<ColumnKind>>,
     text: TextOptions,
+    keep_invisible: bool,
 }
 
 impl StageKind for Table {
@@ -105,10 +111,18 @@ keep = ["similarity"]
                 ports.fault(fault.hint(FORMAT_HINT));
             }
         }
+        if let (Some(root), Some(files)) = (&options.root, ports.files())
+            && let Err(error) = Root::open(&files.base.join(root.value()))
+        {
+            ports.fault(Fault::at(root.span(), error.to_string()));
+        }
         let keep = options.keep.columns();
         let names: Vec<Located<String>> =
             keep.iter().map(|kept| Located::new(kept.name.clone(), kept.span())).collect();
-        stage_options::check_keep(ports, &names, &contracts::pair_texts());
+        let lists = (options.captions == Some(CaptionRule::Random)).then(captions::field);
+        let texts = contracts::pair_texts();
+        let texts = texts.fields().iter().cloned().chain(lists.map(Arc::new)).collect::<Vec<_>>();
+        stage_options::check_keep(ports, &names, &Schema::new(texts));
         for name in options.types.keys().filter(|name| keep.iter().all(|kept| kept.name != **name)) {
             let fault = Fault::at(options.types.span(), format!("`types`: `{name}` is not a kept column"));
             ports.fault(fault.hint(format!("add it: `keep = [\"{name}\"]`")));
@@ -122,6 +136,7 @@ keep = ["similarity"]
                 keep: keep.iter().map(|kept| kept.value().clone()).collect(),
             },
             text: TextOptions::new(&options, ports),
+            keep_invisible: options.keep_invisible,
         };
         let kept = reader.kept_types(ports, &options);
         ports.output(kept.as_ref().map(|kept| reader.schema(kept)), SortKey::columns(ROW_ORDER));
@@ -131,6 +146,7 @@ keep = ["similarity"]
             reader,
             split_rows: options.split_rows.max(1) as u64,
             on_bad_file: options.on_bad_file,
+            root: options.root,
             opener: FileOpener::new(options.http.value().clone()),
         }))
     }
@@ -165,12 +181,29 @@ fn complain(path: &Path, (message, hint): Complaint) -> RunError {
     RunError::user_with_hint(format!("{}: {message}", path.display()), hint)
 }
 
+impl Table {
+    /// What the paths of a file mean.
+    fn paths(&self, cx: &RunContext, split: &TableSplit) -> Result<TablePaths, RunError> {
+        let folder = match &self.root {
+            Some(root) => Some(cx.path(root)),
+            None if is_url(&split.file) => None,
+            None => {
+                let location = cx.files.location(&split.file)?;
+                location.as_local().and_then(Path::parent).map(Path::to_path_buf)
+            }
+        };
+        TablePaths::open(&cx.files, folder.as_deref())
+    }
+}
+
 impl FileReader {
     fn schema(&self, kept: &[DataType]) -> SchemaRef {
         let texts = contracts::pair_texts();
         let kept = (self.selection.keep.iter().zip(kept))
             .map(|(kept, kind)| Arc::new(Field::new(&kept.name, kind.clone(), true)));
-        Arc::new(Schema::new(texts.fields().iter().cloned().chain(kept).collect::<Vec<_>>()))
+        let lists = (self.selection.captions == Some(CaptionRule::Random)).then(captions::field);
+        let fields = texts.fields().iter().cloned().chain(kept).chain(lists.map(Arc::new));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
     /// The types of the kept columns; `None` if they are those of files that are not opened yet.
@@ -380,6 +413,7 @@ impl Source for Table {
             reader: self.reader.clone(),
             kept: self.kept.clone(),
             on_bad_file: self.on_bad_file,
+            paths: Arc::new(self.paths(cx, split)?),
         };
         split_reader::data_frame(cx, reader)
     }

@@ -33,7 +33,7 @@ use crate::net::HttpOptions;
 pub struct WebDatasetOptions {
     /// Tar files, relative to the pipeline file; the last path component may contain the wildcards
     /// `*` and `?`. Or http(s) URLs: each is downloaded, read, and deleted; changes on the server
-    /// are not detected. Files compressed by gzip, bzip2 or Zstandard are decompressed on disk.
+    /// are not detected. Files compressed by gzip, Zstandard, bzip2 or xz are decompressed on disk.
     files: Located<Vec<Located<String>>>,
     /// Name of the caption in the JSON. Default: the text file, or else a usual name in the JSON.
     #[serde(default)]
@@ -42,6 +42,10 @@ pub struct WebDatasetOptions {
     /// By default they are an error.
     #[serde(default)]
     captions: Option<Captions>,
+    /// Whether captions keep characters that cannot be seen: zero-width spaces, soft hyphens, marks
+    /// of the writing direction. By default they are dropped.
+    #[serde(default)]
+    keep_invisible: bool,
     /// Adds the column `label`, the text of the `cls` file; an image with a label may lack a
     /// caption.
     #[serde(default)]
@@ -97,9 +101,17 @@ keep = ["similarity"]
 
     fn plan(options: WebDatasetOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let WebDatasetOptions { files, limits, resize, encode, keep, split_bytes, http, .. } = options;
-        let (caption, captions) = (options.caption, options.captions);
-        let (label, ignore) = (options.label, options.ignore);
-        let samples = SampleOptions { limits, resize, encode, keep, caption, captions, label, ignore };
+        let samples = SampleOptions {
+            limits,
+            resize,
+            encode,
+            keep,
+            caption: options.caption,
+            captions: options.captions,
+            keep_invisible: options.keep_invisible,
+            label: options.label,
+            ignore: options.ignore,
+        };
         samples.declare(ports);
         options::check_http(ports, &http);
         files::declare(ports, &files);

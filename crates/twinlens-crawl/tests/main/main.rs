@@ -7,6 +7,7 @@ mod damaged;
 mod frontier;
 mod hostile;
 mod leniency;
+mod local;
 mod network;
 mod samples;
 mod sources;

@@ -1,10 +1,16 @@
 //! Tar files and directories as people have them: whatever the names, each file is a row, a part of
 //! one, or a reject.
 
-use crate::support::{FinishedRun, Lab, gzip, stage};
+use std::fs;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, StringArray};
+
+use crate::support::{FinishedRun, Lab, gzip, parquet, stage};
 use twinlens_crawl::stages::SAMPLE_CODES;
 use twinlens_testkit::tar::{END, member, typed};
 use twinlens_testkit::web::png;
+use twinlens_testkit::xz;
 
 /// Captions and the paths of their images, and rejects without the ends of their details.
 async fn read(done: &FinishedRun) -> (Vec<String>, Vec<String>) {
@@ -92,7 +98,7 @@ async fn each_file_of_any_name_is_a_row_or_a_reject() {
     let members = sorted.iter().map(|(name, bytes)| member(name, bytes));
     let tar = members.chain([END.to_vec()]).collect::<Vec<_>>().concat();
     // A compressed file under the name of a plain one gives the same.
-    for bytes in [tar.clone(), gzip(&tar)] {
+    for bytes in [tar.clone(), gzip(&tar), xz::stored(&tar, 16)] {
         lab.write("0.tar", bytes);
         let (found, refused) = read(&lab.run(&webdataset("")).await).await;
         assert_eq!(found, rows(""));
@@ -132,8 +138,53 @@ async fn several_captions_are_rows_as_asked() {
     assert_eq!(read(&lab.run(&webdataset("captions = \"each\"")).await).await.0, each);
     let first = ["one | 1.png", "three | 2.png"];
     assert_eq!(read(&lab.run(&webdataset("captions = \"first\"")).await).await.0, first);
+    let lists = "select caption, captions, image['path'] from images order by 3";
+    let done = lab.run(&webdataset("captions = \"random\"")).await;
+    assert_eq!(done.rows(lists).await, ["one | [one, two] | 1.png", "three | [three, four] | 2.png"]);
+    let none = lab.run(&webdataset("captions = \"none\"")).await;
+    assert_eq!(read(&none).await, (vec!["- | 1.png".into(), "- | 2.png".into()], Vec::new()));
     let uids = lab.run(&webdataset("captions = \"each\"")).await;
     assert_eq!(uids.rows("select count(distinct uid), count(distinct sha256) from images").await, ["4 | 2"]);
+}
+
+#[tokio::test]
+async fn values_of_other_types_are_no_texts() {
+    let lab = Lab::new();
+    for (name, json) in [
+        ("1", r#"{"caption": "one", "url": "http://a/1", "image": {"width": 9}}"#),
+        ("2", r#"{"caption": 2}"#),
+        ("3", r#"{"caption": "three", "url": ["http://a/3"]}"#),
+        ("4", r#"{"caption": "four", "page_url": {"a": 1}}"#),
+        ("5", r#"{"caption": "five", "url": null, "image_url": "http://a/5", "score": NaN}"#),
+        ("6", "{\"caption\": \"half \\ud83d\", \"url\": \"http://a/6\"}"),
+    ] {
+        lab.write(&format!("photos/{name}.png"), png(9, 9));
+        lab.write(&format!("photos/{name}.json"), json);
+    }
+    let done = lab.run(&folder("")).await;
+    let rows = done.rows("select caption, url from images order by url").await;
+    assert_eq!(rows, ["one | http://a/1", "five | http://a/5", "half \u{fffd} | http://a/6"]);
+    let rejects = ["no_caption | photos/2.png", "wrong_type | photos/3.png", "wrong_type | photos/4.png"];
+    assert_eq!(read(&done).await.1, rejects);
+}
+
+#[tokio::test]
+async fn images_without_captions_are_rows_if_asked() {
+    let lab = Lab::new();
+    for name in ["1.png", "in/2.png"] {
+        lab.write(&format!("photos/{name}"), png(9, 9));
+    }
+    lab.write("photos/1.txt", "a\u{200b}b\u{ad}c\n");
+    let rows = |rows: [&str; 2]| rows.map(String::from).to_vec();
+    let (found, rejects) = read(&lab.run(&folder("captions = \"none\"")).await).await;
+    assert_eq!((found, rejects.len()), (rows(["- | photos/1.png", "- | photos/in/2.png"]), 0));
+    let (found, rejects) = read(&lab.run(&folder("")).await).await;
+    assert_eq!(
+        (found, rejects),
+        (vec!["abc | photos/1.png".into()], vec!["no_caption | photos/in/2.png".into()])
+    );
+    let (found, _) = read(&lab.run(&folder("keep_invisible = true")).await).await;
+    assert_eq!(found, ["a\u{200b}b\u{ad}c | photos/1.png"]);
 }
 
 #[tokio::test]
@@ -187,6 +238,30 @@ async fn captions_of_an_imagefolder_are_in_its_metadata() {
     assert!(error.contains("photos/sub/2.png: 2 captions for one image"), "{error}");
     let (rows, _) = read(&lab.run(&folder("captions = \"each\"")).await).await;
     assert_eq!(rows[3..], ["a | photos/sub/2.png", "b | photos/sub/2.png", "three | photos/sub/3.png"]);
+    // As Parquet, beside a file that is none.
+    fs::remove_file(lab.path("photos/sub/metadata.csv")).unwrap();
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["1.png", "2.png", "gone.png"]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![None, Some("two"), Some("x")]));
+    let scores: ArrayRef = Arc::new(Float64Array::from(vec![0.5, 0.25, 1.0]));
+    write(
+        "sub/metadata.parquet",
+        &parquet(vec![("file_name", names), ("text", texts.clone()), ("score", scores)]),
+    );
+    let done = lab.run(&folder("captions = \"first\"\nkeep = [\"score\"]")).await;
+    let rows = done.rows("select caption, score, image['path'] from images order by 3").await;
+    assert_eq!(rows[2..], ["one | 0.5 | photos/sub/1.png", "two | 0.25 | photos/sub/2.png"]);
+    let rejects = read(&done).await.1;
+    assert!(rejects.contains(&"no_image | photos/sub/metadata.parquet row 2".to_string()), "{rejects:?}");
+    for (bytes, why) in [
+        (parquet(vec![("name", texts)]), "damaged: it has no column `file_name`; its columns are name"),
+        (b"PAR1".to_vec(), "it ends within its header"),
+        (b"file_name\n".to_vec(), "metadata.parquet is plain text, not a Parquet file"),
+    ] {
+        write("sub/metadata.parquet", &bytes);
+        let error = lab.run_error(&folder("")).await.to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    fs::remove_file(lab.path("photos/sub/metadata.parquet")).unwrap();
     for (bytes, why) in [
         (
             &b"image,text\n"[..],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::support::{FinishedRun, Lab, faults, registry, stage};
 use twinlens_crawl::net::FetchErrorKind;
-use twinlens_crawl::stages::TABLE_CODES;
+use twinlens_crawl::stages::{LOCAL_CODES, TABLE_CODES};
 use twinlens_dataset::Dataset;
 use twinlens_pipeline::RunError;
 use twinlens_testkit::{Answer, Site, WebServer, web::png};
@@ -270,7 +270,7 @@ fn image_lab(web: &WebServer) -> Lab {
     }
     // The same image under another caption: fetched once, kept twice.
     lines.push_str("{\"url\": \"http://img.test/b.png\", \"caption\": \"again\"}\n");
-    lines.push_str("{\"url\": \"nonsense\", \"caption\": \"no URL\"}\n{\"url\": \"file:///etc/passwd\", \"caption\": \"a file\"}\n");
+    lines.push_str("{\"url\": \"nonsense\", \"caption\": \"no URL\"}\n{\"url\": \"ftp://img.test/a.png\", \"caption\": \"a file\"}\n");
     lines.push_str("{\"url\": \"http://10.0.0.1/x.png\", \"caption\": \"private\"}\n");
     let lab = Lab::new().host("img.test", web);
     lab.write("pairs.jsonl", lines);
@@ -317,15 +317,16 @@ async fn fetch_keeps_images_and_rejects_the_others_with_codes() {
     expected.extend(
         IMAGES.iter().filter_map(|(path, code)| code.map(|code| (format!("http://img.test{path}"), code))),
     );
-    expected.push(("nonsense".into(), "bad_url"));
-    expected.push(("file:///etc/passwd".into(), "scheme"));
+    expected.push(("nonsense".into(), "file_not_found"));
+    expected.push(("ftp://img.test/a.png".into(), "scheme"));
     expected.push(("http://10.0.0.1/x.png".into(), "private_address"));
     assert_eq!(rejects.len(), expected.len(), "{rejects:#?}");
     for (url, code) in expected {
         assert!(rejects.contains(&format!("{url} | {code} | images")), "{url} {code}: {rejects:#?}");
         assert!(
             FetchErrorKind::ALL.iter().any(|kind| kind.code() == code)
-                || twinlens_image::CODES.contains(&code),
+                || twinlens_image::CODES.contains(&code)
+                || LOCAL_CODES.contains(&code),
             "{code}"
         );
     }

@@ -1,6 +1,8 @@
 //! The `table` stage on what people call tables: each kind of file with what it gives, and each
 //! kind of damage with its error.
 
+mod text;
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Float64Type};
 
-use crate::support::{Lab, faults, gzip, stage};
+use crate::support::{Lab, faults, gzip, parquet, stage};
 
 /// URL, caption and kept column.
 const ROWS: &str = "select url, caption, k from pairs order by url, caption";
@@ -29,16 +31,6 @@ fn utf16(text: &str, big: bool) -> Vec<u8> {
     units.encode_utf16().flat_map(bytes).collect()
 }
 
-fn parquet(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
-    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-    let mut bytes = Vec::new();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
-    bytes
-}
-
 fn texts(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
@@ -47,160 +39,6 @@ fn texts(values: &[&str]) -> ArrayRef {
 /// detail behind the file's name.
 type Case =
     (&'static str, Vec<u8>, &'static str, &'static str, &'static [&'static str], &'static [&'static str]);
-
-fn text_cases() -> Vec<Case> {
-    let two = "url,caption\nhttp://a/1,one\nhttp://a/2,two\n";
-    let both: &[&str] = &["http://a/1 | one", "http://a/2 | two"];
-    let keep = "keep = [\"k\"]";
-    vec![
-        ("plain.csv", two.into(), "", PAIRS, both, &[]),
-        ("mark.csv", ["\u{feff}", two].concat().into(), "", PAIRS, both, &[]),
-        ("packed.csv.gz", gzip(two.as_bytes()), "", PAIRS, both, &[]),
-        ("packed.csv", gzip(two.as_bytes()), "", PAIRS, both, &[]),
-        ("packed.csv.bz2", bzip2(two.as_bytes()), "", PAIRS, both, &[]),
-        ("wide.csv", utf16(two, false), "", PAIRS, both, &[]),
-        ("wide.csv.gz", gzip(&utf16(two, true)), "", PAIRS, both, &[]),
-        ("semicolon.csv", two.replace(',', ";").into(), "delimiter = \";\"", PAIRS, both, &[]),
-        ("crlf.csv", two.replace('\n', "\r\n").into(), "", PAIRS, both, &[]),
-        ("mac.csv", two.replace('\n', "\r").into(), "", PAIRS, both, &[]),
-        (
-            "latin.csv",
-            b"url,caption\nhttp://a/1,caf\xe9\n".to_vec(),
-            "encoding = \"latin1\"",
-            PAIRS,
-            &["http://a/1 | café"],
-            &[],
-        ),
-        (
-            "japanese.tsv",
-            b"url\tcaption\nhttp://a/1\t\x93\xfa\nhttp://a/2\t\x93\xff\n".to_vec(),
-            "encoding = \"shift_jis\"",
-            PAIRS,
-            &["http://a/1 | 日"],
-            &["not_utf8 | japanese.tsv row 1, line 3: field 2"],
-        ),
-        (
-            "quotes.tsv",
-            "url\tcaption\nhttp://a/1\t\"best of\" show\nhttp://a/2\t\"open\nhttp://a/3\t12\" vinyl\n".into(),
-            "",
-            PAIRS,
-            &["http://a/1 | \"best of\" show", "http://a/2 | \"open", "http://a/3 | 12\" vinyl"],
-            &[],
-        ),
-        (
-            "quoted.tsv",
-            "url\tcaption\nhttp://a/1\t\"a\ttab\"\n".into(),
-            "quote = '\"'",
-            PAIRS,
-            &["http://a/1 | a\ttab"],
-            &[],
-        ),
-        (
-            "stray.csv",
-            "url,caption\nhttp://a/1,\"open\nhttp://a/2,two\nhttp://a/3,three\n".into(),
-            "",
-            PAIRS,
-            &["http://a/2 | two", "http://a/3 | three"],
-            &["unclosed_quote | stray.csv row 0, line 2: a quoted field begins here"],
-        ),
-        (
-            "ragged.csv",
-            "url,caption\nhttp://a/1,\"one\nmore\",x\nhttp://a/2,two\nhttp://a/3\n".into(),
-            "",
-            PAIRS,
-            &["http://a/2 | two"],
-            &[
-                "malformed_row | ragged.csv row 0, line 2: 3 fields, but the header has 2",
-                "malformed_row | ragged.csv row 1, line 3: 3 fields",
-                "malformed_row | ragged.csv row 3, line 5: 1 fields",
-            ],
-        ),
-        (
-            "unquoted.csv",
-            "url,caption\nhttp://a/1,\"open\nhttp://a/2,two\n".into(),
-            "quote = \"\"",
-            PAIRS,
-            &["http://a/1 | \"open", "http://a/2 | two"],
-            &[],
-        ),
-        (
-            "backslash.csv",
-            br#"url,caption
-http://a/1,"he said \"hi\", and left"
-"#
-            .to_vec(),
-            "escape = '\\'",
-            PAIRS,
-            &["http://a/1 | he said \"hi\", and left"],
-            &[],
-        ),
-        (
-            "named.csv",
-            "1,http://a/1,one\n2,http://a/2,two\n".into(),
-            "header = [\"k\", \"url\", \"caption\"]\nkeep = [\"k\"]\ntypes = { k = \"int64\" }",
-            "select url, caption, k + 1 from pairs order by url",
-            &["http://a/1 | one | 2", "http://a/2 | two | 3"],
-            &[],
-        ),
-        (
-            "typed.csv",
-            "url,caption,k\nhttp://a/1,one,0.5\nhttp://a/2,two,\nhttp://a/3,three,many\n".into(),
-            "keep = [\"k\"]\ntypes = { k = \"float64\" }",
-            "select url, k + 1 from pairs order by url",
-            &["http://a/1 | 1.5", "http://a/2 | -"],
-            &["wrong_type | typed.csv row 2, line 4: `k` is `many`, not float64"],
-        ),
-        (
-            "text.csv",
-            "url,caption,k\nhttp://a/1,one,007\n".into(),
-            keep,
-            ROWS,
-            &["http://a/1 | one | 007"],
-            &[],
-        ),
-        (
-            "second.csv",
-            "url,caption,alt\nhttp://a/1,,other\n".into(),
-            "",
-            PAIRS,
-            &["http://a/1 | other"],
-            &[],
-        ),
-        (
-            "lists.csv",
-            "url,caption\nhttp://a/1,\"[\"\"a\"\", \"\"b\"\"]\"\nhttp://a/2,[sic]\n".into(),
-            "captions = \"each\"",
-            PAIRS,
-            &["http://a/1 | a", "http://a/1 | b", "http://a/2 | [sic]"],
-            &[],
-        ),
-        ("images.csv", "url\nhttp://a/1\n".into(), "", PAIRS, &["http://a/1 | -"], &[]),
-        (
-            "images.txt",
-            "http://a/1\r\n\n http://a/2 \n".into(),
-            "",
-            PAIRS,
-            &["http://a/1 | -", "http://a/2 | -"],
-            &[],
-        ),
-        (
-            "alone.csv",
-            "url,sentence\nhttp://a/1,x\n".into(),
-            "captions = \"none\"",
-            PAIRS,
-            &["http://a/1 | -"],
-            &[],
-        ),
-        (
-            "renamed.csv",
-            "uid,url,caption\nu7,http://a/1,one\n".into(),
-            "keep = { k = \"uid\" }",
-            ROWS,
-            &["http://a/1 | one | u7"],
-            &[],
-        ),
-    ]
-}
 
 fn json_cases() -> Vec<Case> {
     let array = "[ {\"url\": \"http://a/1\", \"caption\": \"a ] }\"},\n{\"url\": \"http://a/2\", \"caption\": \"two\"}\n]\n";
@@ -251,6 +89,7 @@ fn json_cases() -> Vec<Case> {
             &[],
         ),
         ("lists.jsonl", lists.into(), "captions = \"each\"", PAIRS, &["http://a/1 | a", "http://a/1 | b", "http://a/2 | c"], &["no_caption | lists.jsonl row 2, line 3: no caption"]),
+        ("lists.jsonl", lists.into(), "captions = \"random\"", "select caption, captions from pairs order by url", &["a | [a, b]", "c | [c]"], &["no_caption | lists.jsonl row 2"]),
         ("lists.jsonl", lists.into(), "captions = \"first\"", PAIRS, &["http://a/1 | a", "http://a/2 | c"], &["no_caption | lists.jsonl row 2"]),
         (
             "nested.jsonl",
@@ -317,11 +156,31 @@ fn parquet_cases() -> Vec<Case> {
             &[],
         ),
         (
+            "exact.parquet",
+            parquet(vec![
+                ("url", urls()),
+                ("caption", captions()),
+                ("k", Arc::new(Int64Array::from(vec![9_007_199_254_740_993, -7]))),
+            ]),
+            "keep = [\"k\"]\ntypes = { k = \"float64\" }",
+            ROWS,
+            &["http://a/2 | two | -7.0"],
+            &["wrong_type | exact.parquet row 0: the value of `k` is not float64"],
+        ),
+        (
             "lists.parquet",
             parquet(vec![("url", urls()), ("caption", lists()), ("k", texts(&["x", "y"]))]),
             "captions = \"each\"\nkeep = [\"k\"]",
             ROWS,
             &["http://a/1 | a | x", "http://a/1 | b | x", "http://a/2 | c | y"],
+            &[],
+        ),
+        (
+            "lists.parquet",
+            parquet(vec![("url", urls()), ("caption", lists()), ("k", texts(&["x", "y"]))]),
+            "captions = \"random\"\nkeep = [\"k\"]",
+            "select caption, captions, k from pairs order by url",
+            &["a | [a, b] | x", "c | [c] | y"],
             &[],
         ),
         (
@@ -385,7 +244,7 @@ fn parquet_cases() -> Vec<Case> {
 #[tokio::test]
 async fn each_kind_of_table_gives_its_rows() {
     for (name, bytes, options, sql, expected, refused) in
-        text_cases().into_iter().chain(json_cases()).chain(parquet_cases())
+        text::cases().into_iter().chain(json_cases()).chain(parquet_cases())
     {
         for split_rows in [1, 1000] {
             let lab = Lab::new();

@@ -25,7 +25,8 @@ enum Format {
 }
 
 fn format_of(name: &str) -> Option<Format> {
-    let name = [".gz", ".bz2", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    let name =
+        [".gz", ".zst", ".bz2", ".xz"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     match name.rsplit_once('.')?.1 {
         "txt" => Some(Format::Lines),
         "json" => Some(Format::Json),

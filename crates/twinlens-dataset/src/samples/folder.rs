@@ -75,8 +75,7 @@ impl FolderSamples {
                 match image {
                     Ok((at, span)) => self.entries[at].metadata.push((number, span)),
                     Err(refusal) => {
-                        let place = format!("/{} line {line}", file.name());
-                        self.unread.push(Unread { place, refusal });
+                        self.unread.push(Unread { place: file.place(line), refusal });
                     }
                 }
             })?;
@@ -160,7 +159,7 @@ fn walk(folder: &Path, visit: Visit<'_>) -> Result<(), DatasetError> {
     Ok(())
 }
 
-/// The paths of all images below a directory, ordered by name, the files of a directory before its
+/// The files below a directory, ordered by name, the files of a directory before its
 /// subdirectories.
 ///
 /// # Errors

@@ -1,18 +1,23 @@
-//! Metadata files of image directories: `metadata.jsonl` and `metadata.csv`, a row for each image,
-//! which `file_name` names relative to the file (Hugging Face `imagefolder`).
+//! Metadata files of image directories: `metadata.jsonl`, `metadata.csv` and `metadata.parquet`, a
+//! row for each image, which `file_name` names relative to the file (Hugging Face `imagefolder`).
 //!
 //! Only the positions of rows are kept in memory. A row that is too long, or whose quotes never
 //! close, is refused, and reading continues on the next line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use arrow::json::LineDelimitedWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
+use tempfile::NamedTempFile;
 
 use super::group::{MAX_TEXT, Refusal, TOO_MANY_BYTES};
 use crate::error::DatasetError;
+use crate::foreign::{ParquetBatches, check_pages, open_parquet};
 use crate::sniff::FileKind;
+use crate::unpack::{FREE_BYTES, MAX_RATIO};
 
 /// The column that names the image.
 const FILE_NAME: &str = "file_name";
@@ -20,6 +25,9 @@ const FILE_NAME: &str = "file_name";
 const MALFORMED_JSON: &str = "malformed_json";
 /// Code: a row does not fit the header.
 const MALFORMED_ROW: &str = "malformed_row";
+
+/// Rows of a Parquet file that are decoded at a time.
+const BATCH: usize = 1024;
 
 /// Offset and length of a row in bytes.
 pub(super) type RowSpan = (u64, u64);
@@ -30,6 +38,8 @@ type Visit<'a> = &'a mut dyn FnMut(u64, Result<(RowSpan, String), Refusal>);
 #[derive(Debug)]
 pub(super) struct MetadataFile {
     path: PathBuf,
+    /// Of a Parquet file, a copy as JSON lines, which can be read row by row.
+    copy: Option<NamedTempFile>,
     /// Its name within the directory that is read.
     name: String,
     /// The columns of a CSV file; `None` for JSON lines.
@@ -39,15 +49,20 @@ pub(super) struct MetadataFile {
 impl MetadataFile {
     /// Whether a file is a metadata file, by its name.
     pub(super) fn is_metadata(path: &Path) -> bool {
-        path.file_name().is_some_and(|name| name == "metadata.jsonl" || name == "metadata.csv")
+        let name = path.file_name().and_then(|name| name.to_str());
+        matches!(name, Some("metadata.jsonl" | "metadata.csv" | "metadata.parquet"))
     }
 
     /// Opens a file; `name` is its name within the directory that is read.
     pub(super) fn open(path: &Path, name: &str) -> Result<Self, DatasetError> {
-        let mut rows = RowReader::open(path)?;
-        let mut file = Self { path: path.into(), name: name.into(), header: None };
-        if path.extension().is_some_and(|extension| extension == "csv") {
-            let damaged = |why| DatasetError::DamagedInput { path: path.into(), why };
+        let mut file = Self { path: path.into(), copy: None, name: name.into(), header: None };
+        let is = |ending: &str| path.extension().is_some_and(|extension| extension == ending);
+        let damaged = |why| DatasetError::DamagedInput { path: path.into(), why };
+        if is("parquet") {
+            file.copy = Some(parquet_as_json(path)?);
+        }
+        let mut rows = file.reader()?;
+        if is("csv") {
             let row = rows.next(true)?.ok_or_else(|| damaged("it is empty".into()))?;
             let header = row.text.and_then(|text| fields(&text)).map_err(|(_, why)| damaged(why))?;
             if let Some(name) =
@@ -56,22 +71,33 @@ impl MetadataFile {
                 return Err(damaged(format!("the column `{name}` occurs twice")));
             }
             if !header.iter().any(|name| name == FILE_NAME) {
-                let columns = header.join(", ");
-                return Err(damaged(format!("it has no column `{FILE_NAME}`; its columns are {columns}")));
+                return Err(damaged(no_file_name(header.iter().map(String::as_str))));
             }
             file.header = Some(header);
         }
         Ok(file)
     }
 
-    /// Its name within the directory that is read.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// The place of the row that begins in a line.
+    pub(super) fn place(&self, line: u64) -> String {
+        match self.copy {
+            Some(_) => format!("/{} row {}", self.name, line - 1),
+            None => format!("/{} line {line}", self.name),
+        }
+    }
+
+    /// The file with the text of the rows.
+    fn text(&self) -> &Path {
+        self.copy.as_ref().map_or(&self.path, |copy| copy.path())
+    }
+
+    fn reader(&self) -> Result<RowReader, DatasetError> {
+        RowReader::open(self.text())
     }
 
     /// Visits all rows in order.
     pub(super) fn rows(&self, visit: Visit<'_>) -> Result<(), DatasetError> {
-        let mut rows = RowReader::open(&self.path)?;
+        let mut rows = self.reader()?;
         let is_csv = self.header.is_some();
         if is_csv {
             rows.next(true)?;
@@ -108,11 +134,11 @@ impl MetadataFile {
         (offset, length): RowSpan,
     ) -> Result<Result<Map<String, Value>, Refusal>, DatasetError> {
         let mut text = Vec::new();
-        let read = File::open(&self.path).and_then(|mut file| {
+        let read = File::open(self.text()).and_then(|mut file| {
             file.seek(SeekFrom::Start(offset))?;
             file.take(length).read_to_end(&mut text)
         });
-        read.map_err(|error| DatasetError::io(&self.path, error))?;
+        read.map_err(|error| DatasetError::io(self.text(), error))?;
         Ok(self.parse(&text))
     }
 
@@ -128,6 +154,43 @@ impl MetadataFile {
         let value = |text: String| if text.is_empty() { Value::Null } else { Value::String(text) };
         Ok(header.iter().cloned().zip(fields.into_iter().map(value)).collect())
     }
+}
+
+fn no_file_name<'c>(columns: impl Iterator<Item = &'c str>) -> String {
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    format!("it has no column `{FILE_NAME}`; its columns are {columns}")
+}
+
+/// A copy of a Parquet file as JSON lines, which is deleted when it is dropped.
+fn parquet_as_json(path: &Path) -> Result<NamedTempFile, DatasetError> {
+    let refused = |why: String| DatasetError::DamagedInput { path: path.into(), why };
+    let (file, metadata) = open_parquet(path)?;
+    check_pages(path, &file, metadata.metadata())?;
+    let schema = metadata.schema().clone();
+    if schema.field_with_name(FILE_NAME).is_err() {
+        return Err(refused(no_file_name(schema.fields().iter().map(|field| field.name().as_str()))));
+    }
+    if metadata.metadata().file_metadata().num_rows() == 0 {
+        return Err(refused("it has no rows".into()));
+    }
+    let length = file.metadata().map_err(|error| DatasetError::io(path, error))?.len();
+    let limit = length.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_batch_size(BATCH);
+    let reader = reader.build().map_err(|source| DatasetError::Parquet { path: path.into(), source })?;
+    let copy = NamedTempFile::new().map_err(|error| DatasetError::io(std::env::temp_dir(), error))?;
+    let mut writer = LineDelimitedWriter::new(BufWriter::new(copy.as_file()));
+    for batch in ParquetBatches::new(path, reader) {
+        writer.write(&batch?).map_err(|error| refused(error.to_string()))?;
+        let written = copy.as_file().metadata().map_err(|error| DatasetError::io(copy.path(), error))?.len();
+        if written > limit {
+            return Err(refused(format!("its rows have more than {MAX_RATIO} times the bytes of the file")));
+        }
+    }
+    writer.finish().map_err(|error| refused(error.to_string()))?;
+    let mut rest = writer.into_inner();
+    rest.flush().map_err(|error| DatasetError::io(copy.path(), error))?;
+    drop(rest);
+    Ok(copy)
 }
 
 /// The fields of a CSV record.

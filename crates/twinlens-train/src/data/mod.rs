@@ -25,7 +25,8 @@ mod transform;
 mod webdataset;
 
 pub use loader::{Data, DataOptions, Input};
-pub(crate) use parquet::{CAPTIONS_HINT, holds_captions};
+pub(crate) use pair::holds_captions;
+pub(crate) use parquet::CAPTIONS_HINT;
 
 pub use pair::{Captions, Columns};
 pub use pairs::{DataContext, Source};

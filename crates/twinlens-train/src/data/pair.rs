@@ -1,5 +1,6 @@
 //! A pair, its columns, and the codes of rows that are rejected.
 
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,19 @@ pub enum Captions {
     Random,
 }
 
+/// Whether a column holds captions: text or, if `captions` says which of a list is used, lists of
+/// text.
+pub(crate) fn holds_captions(kind: &DataType, captions: Option<Captions>) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => holds_captions(values, None),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            captions.is_some() && holds_captions(item.data_type(), None)
+        }
+        _ => false,
+    }
+}
+
 /// The columns of pairs. For tar files, `caption` is the member of the JSON.
 #[derive(Clone, Debug)]
 pub struct Columns {
@@ -52,7 +66,22 @@ pub struct Columns {
     pub caption_is_explicit: bool,
 }
 
+/// Where sources keep all captions of an image, of which `caption` is the first.
+const ALL_CAPTIONS: &str = "captions";
+
 impl Columns {
+    /// The column of captions in a table: that of all captions, if one is drawn at random and the
+    /// user named no other.
+    pub(crate) fn caption_in(&self, schema: &Schema) -> &str {
+        let is_list = |field: &Field| {
+            let holds = |captions| holds_captions(field.data_type(), captions);
+            !holds(None) && holds(Some(Captions::Random))
+        };
+        let draws = self.captions == Some(Captions::Random) && !self.caption_is_explicit;
+        let has_lists = schema.field_with_name(ALL_CAPTIONS).is_ok_and(is_list);
+        if draws && has_lists { ALL_CAPTIONS } else { &self.caption }
+    }
+
     /// The captions that may be used, of all that a row has: those that are not blank.
     pub(crate) fn usable(&self, captions: impl Iterator<Item = impl Into<String>>) -> Vec<String> {
         let filled = captions.map(Into::into).filter(|text: &String| !text.trim().is_empty());

@@ -1,7 +1,7 @@
 //! Pairs from Parquet: a column of captions, and one of images as the Hugging Face `Image` feature
 //! (`struct<bytes, path>`) or as binary.
 
-use crate::data::pair::{Captions, Columns, EncodedPair};
+use crate::data::pair::{Captions, Columns, EncodedPair, holds_captions};
 use crate::data::sampler::Block;
 use crate::error::{Result, TrainError};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
@@ -28,7 +28,8 @@ impl ParquetShard {
     pub(crate) fn open(shard: &Location, columns: &Columns) -> Result<Self> {
         let groups = RowGroups::open(shard)?;
         let (name, schema) = (shard.to_string(), groups.schema().clone());
-        check_caption(&name, columns, column_type(&name, &schema, &columns.caption)?)?;
+        let columns = Columns { caption: columns.caption_in(&schema).into(), ..columns.clone() };
+        check_caption(&name, &columns, column_type(&name, &schema, &columns.caption)?)?;
         let image_path = match column_type(&name, &schema, &columns.image)? {
             DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
             other if holds_image_bytes(other) => columns.image.clone(),
@@ -40,7 +41,7 @@ impl ParquetShard {
                 )));
             }
         };
-        Ok(Self { name, groups, columns: columns.clone(), image_path })
+        Ok(Self { name, groups, columns, image_path })
     }
 
     /// Checks that it can be read in memory that its size explains.
@@ -147,19 +148,6 @@ impl ParquetShard {
 
 fn is_list(kind: &DataType) -> bool {
     matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
-}
-
-/// Whether a column holds captions: text or, if `captions` says which of a list is used, lists of
-/// text.
-pub(crate) fn holds_captions(kind: &DataType, captions: Option<Captions>) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, values) => holds_captions(values, None),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            captions.is_some() && holds_captions(item.data_type(), None)
-        }
-        _ => false,
-    }
 }
 
 fn check_caption(file: &str, columns: &Columns, kind: &DataType) -> Result<()> {

@@ -90,7 +90,10 @@ impl TarShard {
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
         if !is_json {
             let text = std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
-            return Ok(self.columns.usable(std::iter::once(text.trim())));
+            return Ok(match self.columns.captions {
+                None => self.columns.usable(std::iter::once(text.trim())),
+                Some(_) => self.columns.usable(text.lines().map(str::trim)),
+            });
         }
         let json: Value = serde_json::from_slice(bytes).map_err(|_| "malformed_json")?;
         match json.get(&self.columns.caption) {

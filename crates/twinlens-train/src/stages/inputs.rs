@@ -1,6 +1,6 @@
 //! The inputs of `train`: options, checks, and resolution to files and datasets.
 
-use crate::data::{CAPTIONS_HINT, Captions, Source, holds_captions};
+use crate::data::{CAPTIONS_HINT, Captions, Columns, Source, holds_captions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::storage::Location;
@@ -67,8 +67,8 @@ impl PairsInput {
     pub(crate) fn declare(
         ports: &mut Ports<'_>,
         input: &Input,
-        (caption, captions): (&Located<String>, Option<Captions>),
-        image: &Located<String>,
+        columns: &Columns,
+        (caption, image): (&Located<String>, &Located<String>),
     ) -> Self {
         if is_files(input) {
             // Files of the hub do not change while they are in the cache.
@@ -79,6 +79,8 @@ impl PairsInput {
         }
         let table = ports.table(input);
         let schema = ports.schema(&table);
+        let name = schema.as_ref().map_or(caption.as_str(), |schema| columns.caption_in(schema));
+        let caption = &Located::new(name.to_string(), caption.span());
         let kind = schema.as_ref().and_then(|schema| schema.field_with_name(caption).ok());
         let is_list = kind.is_some_and(|field| {
             let holds = |captions| holds_captions(field.data_type(), captions);
@@ -87,7 +89,7 @@ impl PairsInput {
         let hint = format!("to use one text of each list, set {CAPTIONS_HINT}");
         let required = if is_list { Required::Hint(&hint) } else { Required::Yes };
         let caption = ColumnName::from(caption).of_option("caption");
-        ports.column(&table, caption, caption_type(captions), required);
+        ports.column(&table, caption, caption_type(columns.captions), required);
         let hint = Required::Hint("put a `fetch` stage before this one");
         let image = ColumnName::from(image).of_option("image");
         ports.column(&table, image, ColumnType::EncodedImage, hint);

@@ -331,10 +331,15 @@ fn unusable_inputs_are_reported() {
 
 /// One Parquet file with the images of [`batch`] and another column of captions.
 fn with_captions(folder: &Path, captions: ArrayRef) -> Input {
-    let rows = batch(0..captions.len());
+    with_columns(folder, "captions.parquet", vec![("caption", captions)])
+}
+
+/// One Parquet file with the images of [`batch`] and these columns.
+fn with_columns(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) -> Input {
+    let rows = batch(0..columns[0].1.len());
     let image = rows.column_by_name("image").unwrap().clone();
-    let rows = RecordBatch::try_from_iter([("caption", captions), ("image", image)]).unwrap();
-    let path = folder.join("captions.parquet");
+    let rows = RecordBatch::try_from_iter(columns.into_iter().chain([("image", image)])).unwrap();
+    let path = folder.join(name);
     let mut writer =
         ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), rows.schema(), None).unwrap();
     writer.write(&rows).unwrap();
@@ -378,7 +383,8 @@ fn a_caption_of_a_list_is_the_first_or_another_at_each_look() {
             row => lists.append_value((0..4).map(|n| (n != 1).then(|| format!("picture {row}{n}")))),
         }
     }
-    let plain = with_captions(folder.path(), Arc::new(lists.finish()));
+    let lists: ArrayRef = Arc::new(lists.finish());
+    let plain = with_captions(folder.path(), lists.clone());
     let seen = |captions: Captions, cache_bytes: u64, work: &str| {
         let columns = Columns { captions: Some(captions), ..Columns::default() };
         let settings = LoaderSettings { cache_bytes, threads: 2, ..DEFAULT };
@@ -404,6 +410,17 @@ fn a_caption_of_a_list_is_the_first_or_another_at_each_look() {
     assert_eq!(seen(Captions::Random, u64::MAX, "cached"), random, "the cache changes nothing");
     let [a, b, c] = [0, 2, 3].map(|n| count(&random, n));
     assert_eq!(a + b + c, 120);
+    // As sources keep lists: the first caption, and all of them in another column.
+    let firsts: StringArray = (0..rows).map(|row| Some(format!("picture {row}0"))).collect();
+    let columns = [("caption", Arc::new(firsts) as ArrayRef), ("captions", lists)];
+    let kept = with_columns(folder.path(), "kept.parquet", columns.into());
+    let columns = Columns { captions: Some(Captions::Random), ..Columns::default() };
+    let data = open(&[Input { columns, ..kept.clone() }], DEFAULT, 2, &folder.path().join("kept")).unwrap();
+    let ids = batches(&data, &train_options(60, 2), 0).into_iter().flat_map(|(_, ids, _)| ids);
+    assert_eq!(ids.collect::<Vec<_>>(), random, "the same draws");
+    let named = Columns { captions: Some(Captions::Random), caption_is_explicit: true, ..Columns::default() };
+    let data = open(&[Input { columns: named, ..kept }], DEFAULT, 2, &folder.path().join("named")).unwrap();
+    assert_eq!(data.pairs(), 12, "a column that the user names is used as it is");
     assert!([a, b, c].iter().all(|count| (25..55).contains(count)), "{a} {b} {c}");
 }
 
@@ -426,7 +443,7 @@ fn rejects_of(data: &Data) -> Vec<(String, String)> {
 fn captions_in_tar_files_are_texts_or_rejected_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let image = row(0).1.unwrap();
-    let members: [(&str, &[u8]); 8] = [
+    let members: [(&str, &[u8]); 9] = [
         ("a.txt", b"picture 1"),
         ("b.txt", "\u{feff}picture 2\r\n".as_bytes()),
         ("c.txt", b"caf\xe9 1"),
@@ -435,6 +452,7 @@ fn captions_in_tar_files_are_texts_or_rejected_with_a_reason() {
         ("f.json", br#"{ "caption": ["picture 4", null, "picture 5"] }"#),
         ("g.json", br#"{ "caption": ["picture 6", 7] }"#),
         ("h.json", br#"{ "caption": null }"#),
+        ("i.txt", b"picture 8\r\n\npicture 9\n"),
     ];
     let mut bytes = Vec::new();
     for (name, text) in members {
@@ -444,8 +462,8 @@ fn captions_in_tar_files_are_texts_or_rejected_with_a_reason() {
     bytes.extend(tar::END);
     std::fs::write(folder.path().join("x.tar"), bytes).unwrap();
     for (captions, pairs, expected) in [
-        (None, 3, &["c not_utf8", "e caption_type", "f caption_type", "g caption_type", "h no_caption"][..]),
-        (Some(Captions::First), 4, &["c not_utf8", "e caption_type", "g caption_type", "h no_caption"][..]),
+        (None, 4, &["c not_utf8", "e caption_type", "f caption_type", "g caption_type", "h no_caption"][..]),
+        (Some(Captions::First), 5, &["c not_utf8", "e caption_type", "g caption_type", "h no_caption"][..]),
     ] {
         let columns = Columns { captions, ..Columns::default() };
         let source = Source::Files(vec![folder.path().join("x.tar").into()]);

@@ -14,7 +14,8 @@ use twinlens_image::ProcessedImage;
 use twinlens_pipeline::{RunError, Secrets, rejects};
 
 use super::DAMAGE;
-use super::images::{FetchedImage, Rejection};
+use super::body::Rejection;
+use super::images::FetchedImage;
 use crate::net::Reservation;
 use crate::stages::common::arrow_error;
 

@@ -1,4 +1,4 @@
-//! From a URL to a stored image.
+//! From a URL or path to a stored image.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use twinlens_image::{
     Encode, ImageError, Limits, ProcessedImage, Repaired, Resize, probe, process, repair, sha256_hex,
 };
 use twinlens_pipeline::run::events::Progress;
-use twinlens_pipeline::{Clock, RunContext, RunError};
+use twinlens_pipeline::{Clock, Located, RunContext, RunError};
 use url::Url;
 
 use super::Originals;
+use super::body::{Body, Rejection};
+use super::local::LocalFiles;
 use crate::net::{
     ByteBudget, Client, Directives, FetchError, FetchErrorKind, HttpOptions, Request, Reservation, Response,
 };
@@ -30,6 +32,7 @@ pub(super) struct ImageOptions {
 #[derive(Debug)]
 pub(super) struct ImageFetcher {
     client: Client,
+    files: LocalFiles,
     product: String,
     options: Arc<ImageOptions>,
     pixels: ByteBudget,
@@ -49,7 +52,7 @@ impl std::fmt::Debug for DebugProgress {
     }
 }
 
-/// What is stored of a response.
+/// What is stored of a body.
 #[derive(Debug)]
 pub(super) enum Stored {
     /// An image, and what was wrong with it if it was repaired.
@@ -89,7 +92,7 @@ impl Stored {
     }
 }
 
-/// What is stored of a response, and its time, in microseconds.
+/// What is stored of a body, and its time, in microseconds.
 #[derive(Debug)]
 pub(super) struct FetchedImage {
     pub(super) stored: Stored,
@@ -98,16 +101,16 @@ pub(super) struct FetchedImage {
     pub(super) reservation: Reservation,
 }
 
-/// Why there is no image: reject code and details.
-#[derive(Debug)]
-pub(super) struct Rejection {
-    pub(super) code: &'static str,
-    pub(super) detail: String,
-}
-
 impl ImageFetcher {
-    pub(super) fn open(cx: &RunContext, http: &HttpOptions, options: ImageOptions) -> Result<Self, RunError> {
+    /// Fetches URLs, and reads files below the folders `local`.
+    pub(super) fn open(
+        cx: &RunContext,
+        http: &HttpOptions,
+        local: &[Located<String>],
+        options: ImageOptions,
+    ) -> Result<Self, RunError> {
         let half = cx.bytes_in_flight as u64 / 2;
+        let bodies = ByteBudget::new(half);
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let decoders = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -115,7 +118,8 @@ impl ImageFetcher {
             .build()
             .map_err(|error| RunError::Internal(format!("cannot start decoder threads: {error}")))?;
         Ok(Self {
-            client: crate::stages::network::client(cx, http, ByteBudget::new(half), options.concurrency)?,
+            files: LocalFiles::open(cx, local, bodies.clone())?,
+            client: crate::stages::network::client(cx, http, bodies, options.concurrency)?,
             product: http.product().to_string(),
             pixels: ByteBudget::new(half),
             decoders,
@@ -131,14 +135,17 @@ impl ImageFetcher {
     }
 
     pub(super) async fn get(&self, url: &str) -> Result<FetchedImage, Rejection> {
-        let response = self.download(url).await.map_err(|error| {
-            let detail =
-                if url.is_empty() { error.detail.clone() } else { format!("{url}: {}", error.detail) };
-            Rejection { code: error.code(), detail }
-        })?;
-        self.progress.0.bytes(response.body.len() as u64);
+        let body = match self.files.read(url, self.options.limits.max_bytes).await {
+            Some(body) => body?,
+            None => self.download(url).await.map(Body::from).map_err(|error| {
+                let detail =
+                    if url.is_empty() { error.detail.clone() } else { format!("{url}: {}", error.detail) };
+                Rejection { code: error.code(), detail }
+            })?,
+        };
+        self.progress.0.bytes(body.bytes.len() as u64);
         let fetched_at = self.clock.micros();
-        let image = self.process(response).await;
+        let image = self.process(body).await;
         image
             .map(|(stored, reservation)| FetchedImage { stored, fetched_at, reservation })
             .map_err(|error| Rejection { code: error.code(), detail: format!("{url}: {error}") })
@@ -168,12 +175,12 @@ impl ImageFetcher {
         self.client.get(request).await
     }
 
-    async fn process(&self, mut response: Response) -> Result<(Stored, Reservation), ImageError> {
-        let repaired = if self.options.lenient { repair(&response.body) } else { None };
-        let body = repaired.as_ref().map_or(&response.body[..], |repaired| &repaired.bytes);
-        let header = match probe(body, &self.options.limits) {
+    async fn process(&self, mut body: Body) -> Result<(Stored, Reservation), ImageError> {
+        let repaired = if self.options.lenient { repair(&body.bytes) } else { None };
+        let bytes = repaired.as_ref().map_or(&body.bytes[..], |repaired| &repaired.bytes);
+        let header = match probe(bytes, &self.options.limits) {
             Err(ImageError::UnsupportedFormat(_)) if self.options.originals == Originals::Keep => {
-                return Ok(original(response));
+                return Ok(original(body));
             }
             header => header?,
         };
@@ -181,16 +188,16 @@ impl ImageFetcher {
         let options = self.options.clone();
         let (sender, image) = oneshot::channel();
         let work = move || {
-            let (_pixels, _permit) = (pixels, response.permit.take());
-            let image = options.process(&response.body, repaired.as_ref());
+            let (_pixels, _permit) = (pixels, body.permit.take());
+            let image = options.process(&body.bytes, repaired.as_ref());
             if matches!(image, Err(ImageError::UnsupportedFormat(_))) && options.originals == Originals::Keep
             {
-                return Ok(original(response));
+                return Ok(original(body));
             }
             let stored = image?;
             // The stored image is usually smaller than the body.
-            response.reservation.shrink(stored.bytes().len() as u64);
-            Ok((stored, response.reservation))
+            body.reservation.shrink(stored.bytes().len() as u64);
+            Ok((stored, body.reservation))
         };
         // The receiver is gone if the run was stopped.
         self.decoders.spawn(move || drop(sender.send(work())));
@@ -211,7 +218,7 @@ impl ImageOptions {
 }
 
 /// The body as it came.
-fn original(response: Response) -> (Stored, Reservation) {
-    let sha256 = sha256_hex(&response.body);
-    (Stored::Original { bytes: response.body, sha256 }, response.reservation)
+fn original(body: Body) -> (Stored, Reservation) {
+    let sha256 = sha256_hex(&body.bytes);
+    (Stored::Original { bytes: body.bytes, sha256 }, body.reservation)
 }

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_pipeline::{ColumnName, ColumnType, Fault, Ports, Required, RowsInput, RunError};
 
-use super::images::{Rejection, Stored};
+use super::body::Rejection;
+use super::images::Stored;
 use crate::stages::common::arrow_error;
 
 /// Reject codes of unexpected images.

@@ -1,5 +1,7 @@
 //! The captions of a sample: from its text, its JSON and its metadata.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,8 +18,13 @@ pub(in crate::stages) enum Captions {
     Each,
     /// Use the first.
     First,
+    /// Use the first, and keep all of them in the list column `captions`, from which a training
+    /// with `captions = "random"` draws.
+    Random,
     /// The whole text file is one caption, with its line breaks. (Lists are an error.)
     Text,
+    /// Read no captions: each image is a row.
+    None,
 }
 
 /// Why a sample does not become rows.
@@ -38,6 +45,8 @@ pub(super) struct CaptionRule {
     /// The name of the value; by default the text file, or else a usual name.
     pub(super) name: Option<String>,
     pub(super) several: Option<Captions>,
+    /// Whether [invisible](twinlens_text::drop_invisible) characters stay.
+    pub(super) keep_invisible: bool,
 }
 
 impl CaptionRule {
@@ -49,15 +58,28 @@ impl CaptionRule {
         text: Option<&str>,
         json: &[Map<String, Value>],
     ) -> Result<Vec<(usize, String)>, Failure> {
+        if self.several == Some(Captions::None) {
+            return Ok(Vec::new());
+        }
         let mut captions = match text.filter(|text| self.name.is_none() && !text.trim().is_empty()) {
             Some(text) => self.lines(text).into_iter().map(|line| (0, line)).collect(),
             None => self.values(json)?,
         };
+        if !self.keep_invisible {
+            for (_, caption) in &mut captions {
+                if let Cow::Owned(clean) = twinlens_text::drop_invisible(caption) {
+                    *caption = clean;
+                }
+            }
+            captions.retain(|(_, caption)| !caption.trim().is_empty());
+        }
         if captions.len() > 1 {
             match self.several {
-                Some(Captions::Each) => {}
+                Some(Captions::Each | Captions::Random) => {}
                 Some(Captions::First) => captions.truncate(1),
-                None | Some(Captions::Text) => return Err(Failure::Stop(several(location, captions.len()))),
+                None | Some(Captions::Text | Captions::None) => {
+                    return Err(Failure::Stop(several(location, captions.len())));
+                }
             }
         }
         Ok(captions)
@@ -92,7 +114,8 @@ impl CaptionRule {
 fn several(location: &str, count: usize) -> RunError {
     RunError::user_with_hint(
         format!("{location}: {count} captions for one image"),
-        "set `captions = \"each\"` (a row for each), `\"first\"`, or `\"text\"` (a text file with line breaks is one caption)",
+        "set `captions = \"each\"` (a row for each), `\"first\"`, `\"random\"` (trainings draw one), \
+         or `\"text\"` (a text file with line breaks is one caption)",
     )
 }
 
@@ -100,7 +123,8 @@ fn several(location: &str, count: usize) -> RunError {
 fn texts(name: &str, value: &Value) -> Result<Vec<String>, Refusal> {
     match value {
         Value::Null => Ok(Vec::new()),
-        Value::Bool(_) | Value::Number(_) => Ok(vec![value.to_string()]),
+        Value::Bool(_) => Err(("no_caption", format!("`{name}` is a boolean, not a text"))),
+        Value::Number(_) => Err(("no_caption", format!("`{name}` is a number, not a text"))),
         Value::String(text) if text.trim().is_empty() => Ok(Vec::new()),
         Value::String(text) => Ok(vec![text.clone()]),
         Value::Array(items) if items.iter().all(|item| item.is_string() || item.is_null()) => {
@@ -118,7 +142,7 @@ mod tests {
 
     #[test]
     fn several_captions_are_used_as_asked_or_refused() {
-        use Captions::{Each, First, Text};
+        use Captions::{Each, First, Random, Text};
         let two_lines = Some("one\n\n two \n");
         // Captions with the index of their JSON, or what is wrong.
         let cases = [
@@ -126,6 +150,10 @@ mod tests {
             (None, None, two_lines, "[]", "a.txt: 2 captions for one image"),
             (None, Some(Each), two_lines, "[]", "0 one; 0 two"),
             (None, Some(First), two_lines, "[]", "0 one"),
+            (None, Some(Random), two_lines, "[]", "0 one; 0 two"),
+            (None, Some(Captions::None), two_lines, r#"[{"text": "a"}]"#, ""),
+            (None, None, Some("\u{feff}a\u{200b}b\u{200e}"), "[]", "0 ab"),
+            (None, None, Some("one\n\u{ad}\n"), "[]", "0 one"),
             (None, Some(Text), two_lines, "[]", "0 one\n\n two"),
             (None, None, Some("  "), r#"[{"TEXT": "upper"}]"#, "0 upper"),
             (None, None, None, r#"[{"caption": null, "text": "next"}]"#, "0 next"),
@@ -136,12 +164,14 @@ mod tests {
             (None, Some(Each), None, r#"[{"text": "a"}, {"text": "b"}]"#, "0 a; 1 b"),
             (None, Some(First), None, r#"[{"text": "a"}, {"text": "b"}]"#, "0 a"),
             (None, None, None, r#"[{"caption": {"en": "x"}}]"#, "`caption` is an object, not a text"),
+            (None, None, None, r#"[{"caption": 17}]"#, "`caption` is a number, not a text"),
+            (None, Some(Each), None, r#"[{"caption": true}]"#, "`caption` is a boolean, not a text"),
             (None, None, None, r#"[{"caption": [1]}]"#, "`caption` is a list of other values than texts"),
             (Some("alt"), None, two_lines, r#"[{"alt": "named", "caption": "other"}]"#, "0 named"),
             (Some("alt"), None, Some("text"), r#"[{"caption": "other"}]"#, ""),
         ];
         for (name, several, text, json, expected) in cases {
-            let rule = CaptionRule { name: name.map(String::from), several };
+            let rule = CaptionRule { name: name.map(String::from), several, keep_invisible: false };
             let json: Vec<Map<String, Value>> = serde_json::from_str(json).unwrap();
             let shown = match rule.captions("a.txt", text, &json) {
                 Ok(captions) => {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringBuilder, StructArray,
-    new_null_array,
+    ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder,
+    StructArray, new_null_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Fields, SchemaRef};
@@ -12,13 +12,17 @@ use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
 use twinlens_image::ProcessedImage;
 
-/// Columns: texts, kept columns, image columns, reserved columns.
+use crate::stages::captions;
+
+/// Columns: texts, kept columns, perhaps lists of captions, image columns, reserved columns.
 pub(super) struct SampleBatchBuilder {
     schema: SchemaRef,
     pub(super) rows: usize,
     /// Bytes of images so far.
     pub(super) bytes: usize,
     texts: Vec<StringBuilder>,
+    /// The column of all captions, if there is one.
+    lists: Option<ListBuilder<StringBuilder>>,
     data: LargeBinaryBuilder,
     path: StringBuilder,
     valid: Vec<bool>,
@@ -32,13 +36,15 @@ pub(super) struct SampleBatchBuilder {
 }
 
 impl SampleBatchBuilder {
-    /// `kept` is the number of columns besides the contract's.
-    pub(super) fn new(schema: &SchemaRef, kept: usize) -> Self {
+    /// `kept` is the number of columns besides the contract's; `has_lists` says whether there is
+    /// that of all captions.
+    pub(super) fn new(schema: &SchemaRef, kept: usize, has_lists: bool) -> Self {
         Self {
             schema: schema.clone(),
             rows: 0,
             bytes: 0,
             texts: (0..contracts::pair_texts().fields().len() + kept).map(|_| StringBuilder::new()).collect(),
+            lists: has_lists.then(captions::builder),
             data: LargeBinaryBuilder::new(),
             path: StringBuilder::new(),
             valid: Vec::new(),
@@ -54,6 +60,13 @@ impl SampleBatchBuilder {
     /// [`SampleBatchBuilder::reject`] ends.
     pub(super) fn text(&mut self, column: usize, value: Option<&str>) {
         self.texts[column].append_option(value);
+    }
+
+    /// Sets all captions of the current row.
+    pub(super) fn captions<'c>(&mut self, captions: impl Iterator<Item = &'c str>) {
+        if let Some(lists) = &mut self.lists {
+            lists.append_value(captions.map(Some));
+        }
     }
 
     /// Ends a row with its image. `original` is its size before resizing, if the JSON has it.
@@ -84,6 +97,7 @@ impl SampleBatchBuilder {
     /// Ends a row as a reject, of which only the uid must be set.
     pub(super) fn reject(&mut self, stage: &str, code: &str, detail: &str) {
         self.texts[1..].iter_mut().for_each(StringBuilder::append_null);
+        self.lists.iter_mut().for_each(ListBuilder::append_null);
         self.data.append_null();
         self.path.append_null();
         self.valid.push(false);
@@ -102,6 +116,7 @@ impl SampleBatchBuilder {
         self.bytes = 0;
         let mut columns: Vec<ArrayRef> =
             self.texts.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
+        columns.extend(self.lists.as_mut().map(|lists| Arc::new(lists.finish()) as ArrayRef));
         let fields = match contracts::image() {
             DataType::Struct(fields) => fields,
             _ => Fields::empty(),

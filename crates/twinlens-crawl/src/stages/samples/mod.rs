@@ -5,7 +5,7 @@ mod columns;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value};
 use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_dataset::samples::{Refusal, Role, Sample, UNREAD, Unread};
@@ -16,6 +16,7 @@ use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, rejects};
 pub(super) use self::captions::Captions;
 use self::captions::{CaptionRule, Failure};
 use self::columns::SampleBatchBuilder;
+use super::captions as caption_lists;
 use super::common::arrow_error;
 use super::options;
 use super::split_reader::BatchSink;
@@ -38,6 +39,7 @@ pub const CODES: &[&str] = &[
     "damaged_archive",
     "truncated_archive",
     "unread_file",
+    "wrong_type",
 ];
 /// The column of class labels.
 const LABEL: &str = "label";
@@ -50,6 +52,7 @@ pub(super) struct SampleOptions {
     pub(super) keep: Vec<Located<String>>,
     pub(super) caption: Option<String>,
     pub(super) captions: Option<Captions>,
+    pub(super) keep_invisible: bool,
     pub(super) label: bool,
     pub(super) ignore: Vec<String>,
 }
@@ -59,8 +62,17 @@ impl SampleOptions {
     pub(super) fn declare(&self, ports: &mut Ports<'_>) {
         options::check_images(ports, &self.resize, &self.encode, &self.limits);
         let label = self.label.then(|| LABEL.to_string());
-        options::check_keep(ports, &self.keep, &schema(label.as_slice()));
-        ports.output(schema(&self.extra_columns()), SortKey::columns(ROW_ORDER));
+        options::check_keep(ports, &self.keep, &schema(label.as_slice(), self.has_lists()));
+        ports.output(self.schema(), SortKey::columns(ROW_ORDER));
+    }
+
+    /// Whether all captions of an image are kept.
+    fn has_lists(&self) -> bool {
+        self.captions == Some(Captions::Random)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema(&self.extra_columns(), self.has_lists())
     }
 
     /// The kept columns, and the label.
@@ -80,14 +92,19 @@ impl SampleOptions {
             resize: self.resize.value().clone(),
             encode: self.encode.value().clone(),
             keep: options::names(&self.keep),
-            captions: CaptionRule { name: self.caption.clone(), several: self.captions },
+            captions: CaptionRule {
+                name: self.caption.clone(),
+                several: self.captions,
+                keep_invisible: self.keep_invisible,
+            },
+            has_lists: self.has_lists(),
             has_label: self.label,
             ignore: self
                 .ignore
                 .iter()
                 .map(|extension| format!(".{}", extension.trim_start_matches('.')))
                 .collect(),
-            schema: rejects::schema_with_reserved(&schema(&self.extra_columns())),
+            schema: rejects::schema_with_reserved(&self.schema()),
             bodies: ByteBudget::new(half),
             pixels: ByteBudget::new(half),
         }
@@ -103,16 +120,14 @@ pub(super) fn original() -> Located<Encode> {
     Located::without_span(Encode { format: Encoding::Keep, ..Encode::default() })
 }
 
-/// Texts, kept columns, image columns.
-fn schema(keep: &[String]) -> SchemaRef {
+/// Texts, kept columns, perhaps lists of captions, image columns.
+fn schema(keep: &[String], has_lists: bool) -> SchemaRef {
     let texts = pairs::schema(keep);
-    let fields: Vec<Field> = texts
-        .fields()
-        .iter()
-        .chain(contracts::image_columns().fields())
-        .map(|field| field.as_ref().clone())
-        .collect();
-    Arc::new(Schema::new(fields))
+    let lists = has_lists.then(|| Arc::new(caption_lists::field()));
+    let fields = texts.fields().iter().cloned().chain(lists);
+    Arc::new(Schema::new(
+        fields.chain(contracts::image_columns().fields().iter().cloned()).collect::<Vec<_>>(),
+    ))
 }
 
 /// Turns samples into rows.
@@ -126,6 +141,7 @@ pub(super) struct SampleReader {
     encode: Encode,
     keep: Vec<String>,
     captions: CaptionRule,
+    has_lists: bool,
     has_label: bool,
     /// Extensions with their dots.
     ignore: Vec<String>,
@@ -174,14 +190,15 @@ impl SampleReader {
         send: BatchSink<'_>,
     ) -> Result<bool, RunError> {
         let extra = self.keep.len() + usize::from(self.has_label);
-        let mut columns = SampleBatchBuilder::new(&self.schema, extra);
+        let mut columns = SampleBatchBuilder::new(&self.schema, extra, self.has_lists);
         for sample in samples {
             let _reserved = self.bodies.reserve_blocking(bytes(&sample));
             let sample = load(sample)?;
             let location = sample.location.clone();
             match self.parse(sample) {
                 Ok(parsed) => {
-                    for (json, caption) in &parsed.captions {
+                    let rows = if self.has_lists { 1 } else { parsed.captions.len() };
+                    for (json, caption) in &parsed.captions[..rows] {
                         self.push(&mut columns, &parsed, &parsed.json[*json], caption.as_deref());
                         // Captions may be many, and each row has the image.
                         if is_full(&columns) && !send(columns.finish().map_err(arrow_error)?) {
@@ -211,11 +228,11 @@ impl SampleReader {
         caption: Option<&str>,
     ) {
         let text = |name: &str| json.get(name).and_then(value_text);
-        let first = |names: &[&str]| names.iter().find_map(|name| text(name));
-        let url = first(URL_NAMES);
-        let uid = pairs::uid(url.as_deref().unwrap_or(&sample.location), caption.unwrap_or_default());
+        let url =
+            URL_NAMES.iter().find_map(|name| json.get(*name)?.as_str().filter(|url| !url.trim().is_empty()));
+        let uid = pairs::uid(url.unwrap_or(&sample.location), caption.unwrap_or_default());
         columns.text(0, Some(&uid));
-        columns.text(1, url.as_deref());
+        columns.text(1, url);
         columns.text(2, caption);
         columns.text(3, text("page_url").as_deref());
         columns.text(4, Some(text("text_source").as_deref().unwrap_or(self.kind)));
@@ -225,6 +242,7 @@ impl SampleReader {
         if self.has_label {
             columns.text(5 + self.keep.len(), sample.label.as_deref());
         }
+        columns.captions(sample.captions.iter().filter_map(|(_, caption)| caption.as_deref()));
         // What the writer of the archive recorded about the image before resizing it.
         let side =
             |name: &str| json.get(name).and_then(Value::as_i64).and_then(|side| i32::try_from(side).ok());
@@ -238,6 +256,7 @@ impl SampleReader {
 
     fn parse(&self, sample: Sample) -> Result<ParsedSample, Failure> {
         let json = join_metadata(sample.json.transpose()?, sample.metadata)?;
+        json.iter().try_for_each(check_texts)?;
         let text = sample.text.transpose()?.map(|bytes| twinlens_text::decode_text(&bytes).into_owned());
         let bytes = sample.image.transpose()?.ok_or_else(|| ("no_image", "no image".to_string()))?;
         let label = if self.has_label { sample.class.transpose()? } else { None };
@@ -245,7 +264,7 @@ impl SampleReader {
         let label = label.filter(|label| !label.is_empty());
         let found = self.captions.captions(&sample.location, text.as_deref(), &json)?;
         let captions = match found.is_empty() {
-            true if label.is_some() => vec![(0, None)],
+            true if label.is_some() || self.captions.several == Some(Captions::None) => vec![(0, None)],
             true => return Err(("no_caption", "no caption".to_string()).into()),
             false => found.into_iter().map(|(json, caption)| (json, Some(caption))).collect(),
         };
@@ -288,10 +307,25 @@ fn join_metadata(
     metadata.into_iter().map(join).collect()
 }
 
-/// Parses a JSON object; bytes that are not UTF-8 are decoded as windows-1252.
+/// Parses a JSON object; bytes that are not UTF-8 are decoded as windows-1252, and what other
+/// programs write beside JSON is repaired, as in tables.
 fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    let malformed = |error: serde_json::Error| ("malformed_json", error.to_string());
-    serde_json::from_str(&twinlens_text::decode_text(bytes)).map_err(malformed)
+    let text = twinlens_text::decode_text(bytes);
+    serde_json::from_str(&text).or_else(|error| {
+        let repaired = twinlens_text::repair_json(text.as_bytes());
+        serde_json::from_str(&repaired).map_err(|_| ("malformed_json", error.to_string()))
+    })
+}
+
+/// Checks that the URLs are texts. (`image` may be anything: not all call a URL that.)
+fn check_texts(json: &Map<String, Value>) -> Result<(), Refusal> {
+    let names = URL_NAMES.iter().filter(|name| **name != "image").chain(&["page_url", "text_source"]);
+    for name in names {
+        if json.get(*name).is_some_and(|value| !value.is_string() && !value.is_null()) {
+            return Err(("wrong_type", format!("`{name}` is not a text")));
+        }
+    }
+    Ok(())
 }
 
 /// A value as text; `None` for null and empty strings.

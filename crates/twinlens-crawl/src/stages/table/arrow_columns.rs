@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array, make_array,
+    Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
+    make_array,
 };
 use arrow::buffer::NullBuffer;
+use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::error::ArrowError;
@@ -102,7 +104,8 @@ impl FileColumns {
         let names: Vec<String> = all.iter().map(|column| column.name.clone()).collect();
         let found = selection.resolve(&names)?;
         let columns = |indices: &[usize]| indices.iter().map(|&index| all[index].clone()).collect::<Vec<_>>();
-        let takes_lists = matches!(selection.captions, Some(CaptionRule::Each | CaptionRule::First));
+        let takes_lists =
+            matches!(selection.captions, Some(CaptionRule::Each | CaptionRule::First | CaptionRule::Random));
         let captions = columns(&found.caption);
         if let Some(first) = captions.first().filter(|first| is_text_list(&first.kind) && !takes_lists) {
             let message = format!("the column `{}` is of type {}", first.name, types::name(&first.kind));
@@ -190,11 +193,17 @@ impl FileColumns {
         let cast = kept.iter().zip(kinds).map(|(array, kind)| cast(array, kind));
         let cast = cast.collect::<Result<Vec<_>, _>>()?;
         let nulls: Vec<Option<NullBuffer>> = kept.iter().map(|array| array.logical_nulls()).collect();
+        let changed =
+            kept.iter().zip(&cast).map(|(from, to)| changed(from, to)).collect::<Result<Vec<_>, _>>()?;
+        let is_changed = |column: usize, row| changed[column].as_ref().is_some_and(|all| all.value(row));
         let is_null = |column: usize, row| nulls[column].as_ref().is_some_and(|nulls| nulls.is_null(row));
         let mut indices = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
             // A value that the cast could not convert.
-            let bad = (0..kept.len()).find(|&column| cast[column].is_null(row) && !is_null(column, row));
+            let is_bad = |&column: &usize| {
+                is_changed(column, row) || cast[column].is_null(row) && !is_null(column, row)
+            };
+            let bad = (0..kept.len()).find(is_bad);
             let added = if let Some(column) = bad {
                 let (name, kind) = (&self.kept[column].name, types::name(&kinds[column]));
                 let why = format!("{}: the value of `{name}` is not {kind}", location(row));
@@ -311,6 +320,15 @@ fn stored_type(kind: &DataType) -> DataType {
     schema.field(0).data_type().clone()
 }
 
+/// Which whole numbers became others because a floating-point type cannot hold them.
+fn changed(from: &ArrayRef, to: &ArrayRef) -> Result<Option<BooleanArray>, ArrowError> {
+    if from.data_type().is_integer() && to.data_type().is_floating() {
+        let back = cast(to, from.data_type())?;
+        return distinct(&back, from).map(Some);
+    }
+    Ok(None)
+}
+
 /// Whether values of one type become another, and those that do not fit are noticed.
 fn converts(from: &DataType, to: &DataType, is_declared: bool) -> bool {
     let is_scalar = |kind: &DataType| is_text(kind) || kind.is_numeric() || kind == &DataType::Boolean;
@@ -320,6 +338,8 @@ fn converts(from: &DataType, to: &DataType, is_declared: bool) -> bool {
         (DataType::Float32, DataType::Float64) => true,
         // What a cast would round is not converted.
         (from, to) if from.is_floating() && to.is_integer() => false,
+        // Arrow takes every number but 0 for true.
+        (from, DataType::Boolean) if from.is_numeric() => false,
         (from, to) => is_declared && is_scalar(from) && ColumnKind::of(to).is_some(),
     }
 }

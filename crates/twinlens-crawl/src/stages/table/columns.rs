@@ -20,6 +20,9 @@ pub(in super::super) const URLS: &[&str] = &[
     "downloadurl",
     "image",
 ];
+/// Usual names of a column of paths, which counts where there is no URL: Hugging Face's imagefolder
+/// (`file_name`), open_clip (`filepath`).
+const PATHS: &[&str] = &["image_path", "img_path", "file_name", "filename", "filepath", "file_path", "path"];
 /// Usual names of the caption column, the likeliest first: img2dataset (`caption`), LAION
 /// (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`), WIT (`caption_reference_description`).
 pub const CAPTIONS: &[&str] = &[
@@ -43,7 +46,7 @@ pub const CAPTIONS: &[&str] = &[
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Columns {
-    /// The URL of the image.
+    /// The URL of the image, or the path of its file.
     pub(super) url: Option<String>,
     /// The caption.
     pub(super) caption: Option<String>,
@@ -79,7 +82,7 @@ impl ColumnSelection {
         let columns = &self.columns;
         let captions = if self.needs_captions() { CAPTIONS } else { &[] };
         [
-            names(&columns.url, URLS),
+            names(&columns.url, &[URLS, PATHS].concat()),
             names(&columns.caption, captions),
             names(&columns.page_url, &["page_url"]),
             names(&columns.text_source, &["text_source"]),
@@ -112,7 +115,10 @@ impl ColumnSelection {
         let optional = |name: &Option<String>, wanted: &[&str]| {
             if name.is_some() { required(wanted) } else { all(wanted) }
         };
-        let url = required(&url)?;
+        let url = match all(if self.columns.url.is_none() { URLS } else { &url })? {
+            found if found.is_empty() => required(&url)?,
+            found => found,
+        };
         let caption = match all(&caption)? {
             found if found.is_empty() && self.columns.caption.is_some() => required(&caption)?,
             // A list of images.

@@ -32,7 +32,7 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
     let rows = &table.rows;
     let batches = ArrowBatches::open(table.file.path())?;
     let columns = table.file_columns(&batches.schema())?;
-    let mut pusher = table.pusher(&columns);
+    let mut pusher = table.pusher(columns.is_image_only());
     let mut first = 0;
     for batch in batches {
         let batch = batch?;

@@ -21,10 +21,10 @@ use crate::stages::files::OnBadFile;
 
 /// Hint for captions that are lists.
 pub(super) const LIST_HINT: &str =
-    "set `captions = \"each\"` (a row for each caption) or `captions = \"first\"`";
+    "set `captions = \"each\"` (a row for each caption), `\"first\"`, or `\"random\"` (trainings draw one)";
 
-/// Reads image URLs and captions from Parquet, Arrow, CSV, TSV, JSON or text files, compressed or
-/// not; malformed rows are rejected.
+/// Reads image URLs or paths, and captions, from Parquet, Arrow, CSV, TSV, JSON or text files,
+/// compressed or not; malformed rows are rejected.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableOptions {
@@ -41,6 +41,15 @@ pub struct TableOptions {
     /// What to do where the captions of a row are a list. Default: an error.
     #[serde(default)]
     pub(super) captions: Option<CaptionRule>,
+    /// The directory that contains the images whose paths the rows have instead of URLs: relative
+    /// paths start there, and none may lead out of it. Relative to the pipeline file. Default: the
+    /// directory of each table file.
+    #[serde(default)]
+    pub(super) root: Option<Located<String>>,
+    /// Whether captions keep characters that cannot be seen: zero-width spaces, soft hyphens, marks
+    /// of the writing direction. By default they are dropped.
+    #[serde(default)]
+    pub(super) keep_invisible: bool,
     /// Extra columns to keep, with their types; or a table of new names and the columns' names.
     #[serde(default)]
     pub(super) keep: Keep,
@@ -89,6 +98,9 @@ pub(super) enum CaptionRule {
     Each,
     /// The first caption of a list that is not blank.
     First,
+    /// The first, and all of them in the list column `captions`, from which a training with
+    /// `captions = "random"` draws.
+    Random,
     /// No captions: a list of images.
     None,
 }
@@ -135,6 +147,11 @@ impl ColumnKind {
             text.parse::<T>().ok().map(|number| Cow::Owned(number.to_string()))
         }
         let trimmed = text.trim();
+        // A whole number stays the same one: an id must not become another.
+        let is_exact = |bits: u32| {
+            let whole = trimmed.parse::<i128>().unwrap_or_default().unsigned_abs();
+            whole.checked_shr(whole.trailing_zeros()).unwrap_or_default() < 1 << bits
+        };
         match self {
             Self::String => Some(text),
             Self::Bool if trimmed.eq_ignore_ascii_case("true") => Some("true".into()),
@@ -142,8 +159,9 @@ impl ColumnKind {
             Self::Bool => None,
             Self::Int32 => number::<i32>(trimmed),
             Self::Int64 => number::<i64>(trimmed),
-            Self::Float32 => number::<f32>(trimmed),
-            Self::Float64 => number::<f64>(trimmed),
+            Self::Float32 if is_exact(f32::MANTISSA_DIGITS) => number::<f32>(trimmed),
+            Self::Float64 if is_exact(f64::MANTISSA_DIGITS) => number::<f64>(trimmed),
+            Self::Float32 | Self::Float64 => None,
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
         .with_batch_size(BATCH)
         .build()
         .map_err(|error| damaged(path, error))?;
-    let (mut row, mut pusher) = (rows.start, table.pusher(&columns));
+    let (mut row, mut pusher) = (rows.start, table.pusher(columns.is_image_only()));
     for batch in ParquetBatches::new(path, reader) {
         let batch = batch?;
         let pairs = table.push_batch(&columns, &mut pusher, &batch, row)?;

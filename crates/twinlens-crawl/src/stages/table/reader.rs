@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -10,13 +11,15 @@ use twinlens_pipeline::RunError;
 
 use super::arrow_columns::FileColumns;
 use super::format::{Format, TableSplit};
-use super::options::ColumnKind;
+use super::options::{CaptionRule, ColumnKind};
 use super::rows::RowPusher;
 use super::text::TextSpec;
 use super::{FileReader, ipc, parquet, text};
 use crate::pairs::PairBatchBuilder;
+use crate::stages::captions;
 use crate::stages::common::{arrow_error, file_name};
 use crate::stages::files::{InputFile, OnBadFile};
+use crate::stages::local::TablePaths;
 use crate::stages::split_reader::{BatchSink, SplitReader};
 
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct TableReader {
     /// The types of the kept columns.
     pub(super) kept: Vec<DataType>,
     pub(super) on_bad_file: OnBadFile,
+    /// What the paths of images mean.
+    pub(super) paths: Arc<TablePaths>,
 }
 
 impl TableReader {
@@ -60,12 +65,15 @@ impl TableReader {
         self.reader.file_columns(Path::new(self.file.written()), schema, &self.kept)
     }
 
-    /// Builds the rows of a file with these columns.
-    pub(super) fn pusher(&self, columns: &FileColumns) -> RowPusher {
+    /// Builds the rows of a file, which may lack captions.
+    pub(super) fn pusher(&self, is_image_only: bool) -> RowPusher {
         RowPusher {
             pairs: PairBatchBuilder::with_schema(&self.stage, &self.schema),
             rule: self.reader.selection.captions,
-            is_image_only: columns.is_image_only(),
+            is_image_only,
+            paths: self.paths.clone(),
+            keep_invisible: self.reader.keep_invisible,
+            lists: (self.reader.selection.captions == Some(CaptionRule::Random)).then(captions::builder),
         }
     }
 
@@ -79,16 +87,12 @@ impl TableReader {
     ) -> Result<RecordBatch, RunError> {
         let location = |index: usize| format!("{} row {}", self.file.name, row + index as u64);
         let kept = columns.push_batch(pusher, batch, &location, &self.kept).map_err(arrow_error)?;
-        pusher.pairs.finish_with(kept).map_err(arrow_error)
+        pusher.finish(kept).map_err(arrow_error)
     }
 
     /// One reject for the whole file, or its rest.
     fn refuse_file(&self, why: &str, send: BatchSink<'_>) -> Result<bool, RunError> {
-        let mut rows = RowPusher {
-            pairs: PairBatchBuilder::with_schema(&self.stage, &self.schema),
-            rule: None,
-            is_image_only: false,
-        };
+        let mut rows = self.pusher(false);
         // Where the file lies does not matter.
         let name = file_name(&self.split.file);
         let path = self.file.path().display().to_string();
@@ -96,7 +100,7 @@ impl TableReader {
         let detail = if why.starts_with(name) { why } else { format!("{name}: {why}") };
         rows.reject("bad_file", &detail);
         let kept = self.kept.iter().map(|kind| arrow::array::new_null_array(kind, 1)).collect();
-        Ok(send(rows.pairs.finish_with(kept).map_err(arrow_error)?))
+        Ok(send(rows.finish(kept).map_err(arrow_error)?))
     }
 }
 

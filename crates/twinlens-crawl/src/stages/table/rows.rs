@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
+use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringBuilder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 use twinlens_dataset::secret_urls::has_credentials;
 
+use super::list_text::ListText;
 use super::options::CaptionRule;
 use super::records::Refusal;
 use crate::net::FetchErrorKind;
 use crate::pairs::{PairBatchBuilder, PairRow};
+use crate::stages::local::TablePaths;
 
 /// The captions of a row.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,18 +23,19 @@ pub(super) enum Captions<'a> {
     None,
     One(Cow<'a, str>),
     List(Vec<Cow<'a, str>>),
+    /// Not a caption, and why.
+    Refused(&'static str),
 }
 
 impl<'a> Captions<'a> {
-    /// Those of a column of text, which holds a JSON list where the rule asks for lists.
+    /// Those of a column of text, which may hold a list as text.
     pub(super) fn of_text(text: &'a str, rule: Option<CaptionRule>) -> Self {
-        if rule.is_some()
-            && text.trim_start().starts_with('[')
-            && let Ok(list) = serde_json::from_str::<Vec<String>>(text)
-        {
-            return Self::List(list.into_iter().map(Cow::Owned).collect());
+        match ListText::of(text) {
+            ListText::Text => Self::One(Cow::Borrowed(text)),
+            ListText::List(list) if rule.is_some() => Self::List(list.into_iter().map(Cow::Owned).collect()),
+            ListText::List(_) => Self::Refused("the caption is a list: set `captions`"),
+            ListText::Broken => Self::Refused("the caption looks like a list, and cannot be read as one"),
         }
-        Self::One(Cow::Borrowed(text))
     }
 }
 
@@ -53,6 +56,12 @@ pub(super) struct RowPusher {
     pub(super) rule: Option<CaptionRule>,
     /// Whether rows have no captions.
     pub(super) is_image_only: bool,
+    /// What paths mean where URLs are expected.
+    pub(super) paths: Arc<TablePaths>,
+    /// Whether [invisible](twinlens_text::drop_invisible) characters stay in captions.
+    pub(super) keep_invisible: bool,
+    /// The column of all captions, if there is one.
+    pub(super) lists: Option<ListBuilder<StringBuilder>>,
 }
 
 impl RowPusher {
@@ -68,38 +77,64 @@ impl RowPusher {
             self.reject(FetchErrorKind::Credentials.code(), &detail);
             return 1;
         }
-        let mut captions: Vec<&str> = match &row.captions {
-            Captions::None => Vec::new(),
-            Captions::One(text) => vec![text],
-            Captions::List(texts) => texts.iter().map(AsRef::as_ref).collect(),
+        let resolved = url.map(|url| self.paths.resolve(url)).transpose();
+        let captions = self.clean(&row.captions);
+        let refused = match row.captions {
+            Captions::Refused(why) if !self.is_image_only => Some(why),
+            _ => None,
         };
-        captions.retain(|caption| !caption.trim().is_empty());
-        if self.rule == Some(CaptionRule::First) {
-            captions.truncate(1);
-        }
+        let refusal = match &resolved {
+            Err((code, why)) => Some((*code, why.as_str())),
+            Ok(None) => Some(("no_url", "no URL")),
+            Ok(_) if refused.is_some() => refused.map(|why| ("wrong_type", why)),
+            Ok(_) if captions.is_empty() && !self.is_image_only => Some(("no_caption", "no caption")),
+            Ok(_) => None,
+        };
         let base = PairRow {
-            url,
+            url: resolved.as_ref().map_or(url, Option::as_deref),
             page_url: page_url.as_deref(),
             text_source: Some(text_source.as_deref().unwrap_or("table")),
             ..PairRow::default()
         };
-        if url.is_none() {
-            let detail = format!("{}: no URL", location());
-            let caption = captions.first().copied();
-            self.pairs.push(PairRow { caption, reject: Some(("no_url", &detail)), ..base });
-            1
-        } else if self.is_image_only {
+        if let Some((code, why)) = refusal {
+            let detail = format!("{}: {why}", location());
+            let caption = captions.first().map(AsRef::as_ref);
+            self.pairs.push(PairRow { caption, reject: Some((code, &detail)), ..base });
+            self.append_list(&[]);
+            return 1;
+        }
+        if self.is_image_only {
             self.pairs.push(base);
-            1
-        } else if captions.is_empty() {
-            let detail = format!("{}: no caption", location());
-            self.pairs.push(PairRow { reject: Some(("no_caption", &detail)), ..base });
-            1
-        } else {
-            for caption in &captions {
-                self.pairs.push(PairRow { caption: Some(caption), ..base });
-            }
-            captions.len()
+            self.append_list(&[]);
+            return 1;
+        }
+        let rows = if self.rule == Some(CaptionRule::Each) { captions.len() } else { 1 };
+        for caption in &captions[..rows] {
+            self.pairs.push(PairRow { caption: Some(caption), ..base });
+            self.append_list(&captions);
+        }
+        rows
+    }
+
+    /// The captions that are not blank.
+    fn clean<'r>(&self, captions: &'r Captions<'_>) -> Vec<Cow<'r, str>> {
+        let captions: &[Cow<'_, str>] = match captions {
+            Captions::None | Captions::Refused(_) => &[],
+            Captions::One(text) => std::slice::from_ref(text),
+            Captions::List(texts) => texts,
+        };
+        let clean = |text: &'r Cow<'_, str>| -> Cow<'r, str> {
+            let text: &'r str = text.as_ref();
+            if self.keep_invisible { text.into() } else { twinlens_text::drop_invisible(text) }
+        };
+        captions.iter().map(clean).filter(|caption| !caption.trim().is_empty()).collect()
+    }
+
+    /// Ends a row in the column of all captions, if there is one.
+    fn append_list(&mut self, captions: &[Cow<'_, str>]) {
+        if let Some(lists) = &mut self.lists {
+            captions.iter().for_each(|caption| lists.values().append_value(caption));
+            lists.append(!captions.is_empty());
         }
     }
 
@@ -110,6 +145,13 @@ impl RowPusher {
             reject: Some((code, detail)),
             ..PairRow::default()
         });
+        self.append_list(&[]);
+    }
+
+    /// Takes the rows so far as a batch; `kept` are the kept columns.
+    pub(super) fn finish(&mut self, mut kept: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
+        kept.extend(self.lists.as_mut().map(|lists| Arc::new(lists.finish()) as ArrayRef));
+        self.pairs.finish_with(kept)
     }
 }
 
@@ -148,6 +190,6 @@ impl TextBatch {
             cast_with_options(&(Arc::new(column.finish()) as ArrayRef), kind, &strict)
         };
         let kept = self.kept.iter_mut().zip(&self.kinds).map(typed).collect::<Result<_, _>>()?;
-        self.rows.pairs.finish_with(kept)
+        self.rows.finish(kept)
     }
 }

@@ -19,9 +19,8 @@ use super::json::{self, Sample};
 use super::options::{ColumnKind, Header, TextOptions};
 use super::reader::TableReader;
 use super::records::{Item, Layout, Position, Records, Refusal};
-use super::rows::{Captions, Row, RowPusher, TextBatch};
+use super::rows::{Captions, Row, TextBatch};
 use super::{complain, damaged, not_of_format};
-use crate::pairs::PairBatchBuilder;
 use crate::stages::common::{arrow_error, file_name};
 use crate::stages::split_reader::BatchSink;
 
@@ -257,12 +256,7 @@ pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, Run
     let kinds = table.kept_kinds()?;
     let position = split.position.unwrap_or(shape.start);
     let mut records = open_at(path, spec, &shape, position)?;
-    let pusher = RowPusher {
-        pairs: PairBatchBuilder::with_schema(&table.stage, &table.schema),
-        rule: table.reader.selection.captions,
-        is_image_only: shape.is_image_only,
-    };
-    let mut batch = TextBatch::new(pusher, table.kept.clone());
+    let mut batch = TextBatch::new(table.pusher(shape.is_image_only), table.kept.clone());
     let (mut row, name) = (table.rows.start, file_name(&split.file));
     while row < table.rows.end {
         let line = records.position().1;

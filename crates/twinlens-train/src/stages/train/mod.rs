@@ -39,8 +39,8 @@ epochs = 20
     fn plan(mut options: TrainStageOptions<E>, ports: &mut Ports<'_>) -> Option<Work> {
         let mut pairs = Vec::new();
         for (input, weight) in options.pairs() {
-            let (caption, captions) = (&options.caption, options.captions);
-            let input = PairsInput::declare(ports, &input, (caption, captions), &options.image);
+            let names = (&options.caption, &options.image);
+            let input = PairsInput::declare(ports, &input, &options.columns(), names);
             if let (PairsInput::Table(table), true) = (&input, *options.follow) {
                 ports.streams_input(table);
             }

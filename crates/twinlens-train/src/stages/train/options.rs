@@ -1,6 +1,6 @@
 //! The options of `train`.
 
-use crate::data::Captions;
+use crate::data::{Captions, Columns};
 use crate::optimizer::AdamWOptions;
 use crate::options::TrainOptions;
 use crate::stages::inputs::{Cache, Weighted};
@@ -47,7 +47,8 @@ pub struct TrainStageOptions<E = Never> {
     #[serde(default = "caption")]
     pub(super) caption: Located<String>,
     /// Which caption is used where the column holds lists of texts: the `first`, or another one at
-    /// `random` each time that a pair is seen. [default: a list is an error]
+    /// `random` each time that a pair is seen; then the column is `captions` if sources kept lists
+    /// there. The lines of a tar file's texts are such a list. [default: a list is an error]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) captions: Option<Captions>,
     /// The column of images: `struct<bytes, path>` (Hugging Face `Image`) or binary.
@@ -230,6 +231,16 @@ const WARMUP: u64 = 100;
 const PREFETCH_BYTES: usize = 64 << 20;
 
 impl<E> TrainStageOptions<E> {
+    /// The columns of pairs.
+    pub(super) fn columns(&self) -> Columns {
+        Columns {
+            caption: self.caption.to_string(),
+            image: self.image.to_string(),
+            captions: self.captions,
+            caption_is_explicit: !self.caption.span().is_empty(),
+        }
+    }
+
     /// The model's shape, checked. The size of the vocabulary is not known yet.
     pub(super) fn config(&self) -> Result<ClipConfig, Fault> {
         let mut config = match self.model.value() {

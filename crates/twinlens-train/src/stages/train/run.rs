@@ -2,7 +2,7 @@
 
 use super::options::TrainStageOptions;
 use crate::checkpoint::Checkpoints;
-use crate::data::{Columns, Data, DataContext, DataOptions, Input};
+use crate::data::{Data, DataContext, DataOptions, Input};
 use crate::log::LogRow;
 use crate::options::TrainOptions;
 use crate::stages::errors::{model_error, train_error};
@@ -164,16 +164,10 @@ impl<E> Run<E> {
 
     fn data(&self, tokenizer: &Tokenizer) -> Result<Data, RunError> {
         let (stage, cx) = (&self.training.options, &self.cx);
-        let columns = Columns {
-            caption: stage.caption.to_string(),
-            image: stage.image.to_string(),
-            captions: stage.captions,
-            caption_is_explicit: !stage.caption.span().is_empty(),
-        };
         let mut inputs = Vec::new();
         for (input, weight) in &self.training.pairs {
             let source = input.source(cx, &self.inputs, *stage.follow)?;
-            inputs.push(Input { source, columns: columns.clone(), weight: *weight });
+            inputs.push(Input { source, columns: stage.columns(), weight: *weight });
         }
         let options = DataOptions {
             shuffle_bytes: stage.shuffle_bytes,

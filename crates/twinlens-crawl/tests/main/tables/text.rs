@@ -1,0 +1,213 @@
+//! Delimited text and lists of URLs, each with what it gives.
+
+use twinlens_testkit::xz;
+
+use super::{Case, PAIRS, ROWS, bzip2, utf16};
+use crate::support::gzip;
+
+pub(super) fn cases() -> Vec<Case> {
+    let two = "url,caption\nhttp://a/1,one\nhttp://a/2,two\n";
+    let both: &[&str] = &["http://a/1 | one", "http://a/2 | two"];
+    let keep = "keep = [\"k\"]";
+    vec![
+        ("plain.csv", two.into(), "", PAIRS, both, &[]),
+        ("mark.csv", ["\u{feff}", two].concat().into(), "", PAIRS, both, &[]),
+        ("packed.csv.gz", gzip(two.as_bytes()), "", PAIRS, both, &[]),
+        ("packed.csv", gzip(two.as_bytes()), "", PAIRS, both, &[]),
+        ("packed.csv.bz2", bzip2(two.as_bytes()), "", PAIRS, both, &[]),
+        ("packed.csv.xz", xz::stored(two.as_bytes(), 16), "", PAIRS, both, &[]),
+        ("xz.csv", gzip(&xz::stored(two.as_bytes(), 28)), "", PAIRS, both, &[]),
+        ("wide.csv", utf16(two, false), "", PAIRS, both, &[]),
+        ("wide.csv.gz", gzip(&utf16(two, true)), "", PAIRS, both, &[]),
+        ("semicolon.csv", two.replace(',', ";").into(), "delimiter = \";\"", PAIRS, both, &[]),
+        ("crlf.csv", two.replace('\n', "\r\n").into(), "", PAIRS, both, &[]),
+        ("mac.csv", two.replace('\n', "\r").into(), "", PAIRS, both, &[]),
+        (
+            "latin.csv",
+            b"url,caption\nhttp://a/1,caf\xe9\n".to_vec(),
+            "encoding = \"latin1\"",
+            PAIRS,
+            &["http://a/1 | café"],
+            &[],
+        ),
+        (
+            "japanese.tsv",
+            b"url\tcaption\nhttp://a/1\t\x93\xfa\nhttp://a/2\t\x93\xff\n".to_vec(),
+            "encoding = \"shift_jis\"",
+            PAIRS,
+            &["http://a/1 | 日"],
+            &["not_utf8 | japanese.tsv row 1, line 3: field 2"],
+        ),
+        (
+            "quotes.tsv",
+            "url\tcaption\nhttp://a/1\t\"best of\" show\nhttp://a/2\t\"open\nhttp://a/3\t12\" vinyl\n".into(),
+            "",
+            PAIRS,
+            &["http://a/1 | \"best of\" show", "http://a/2 | \"open", "http://a/3 | 12\" vinyl"],
+            &[],
+        ),
+        (
+            "quoted.tsv",
+            "url\tcaption\nhttp://a/1\t\"a\ttab\"\n".into(),
+            "quote = '\"'",
+            PAIRS,
+            &["http://a/1 | a\ttab"],
+            &[],
+        ),
+        (
+            "stray.csv",
+            "url,caption\nhttp://a/1,\"open\nhttp://a/2,two\nhttp://a/3,three\n".into(),
+            "",
+            PAIRS,
+            &["http://a/2 | two", "http://a/3 | three"],
+            &["unclosed_quote | stray.csv row 0, line 2: a quoted field begins here"],
+        ),
+        (
+            "ragged.csv",
+            "url,caption\nhttp://a/1,\"one\nmore\",x\nhttp://a/2,two\nhttp://a/3\n".into(),
+            "",
+            PAIRS,
+            &["http://a/2 | two"],
+            &[
+                "malformed_row | ragged.csv row 0, line 2: 3 fields, but the header has 2",
+                "malformed_row | ragged.csv row 1, line 3: 3 fields",
+                "malformed_row | ragged.csv row 3, line 5: 1 fields",
+            ],
+        ),
+        (
+            "unquoted.csv",
+            "url,caption\nhttp://a/1,\"open\nhttp://a/2,two\n".into(),
+            "quote = \"\"",
+            PAIRS,
+            &["http://a/1 | \"open", "http://a/2 | two"],
+            &[],
+        ),
+        (
+            "backslash.csv",
+            br#"url,caption
+http://a/1,"he said \"hi\", and left"
+"#
+            .to_vec(),
+            "escape = '\\'",
+            PAIRS,
+            &["http://a/1 | he said \"hi\", and left"],
+            &[],
+        ),
+        (
+            "named.csv",
+            "1,http://a/1,one\n2,http://a/2,two\n".into(),
+            "header = [\"k\", \"url\", \"caption\"]\nkeep = [\"k\"]\ntypes = { k = \"int64\" }",
+            "select url, caption, k + 1 from pairs order by url",
+            &["http://a/1 | one | 2", "http://a/2 | two | 3"],
+            &[],
+        ),
+        (
+            "typed.csv",
+            "url,caption,k\nhttp://a/1,one,0.5\nhttp://a/2,two,\nhttp://a/3,three,many\n".into(),
+            "keep = [\"k\"]\ntypes = { k = \"float64\" }",
+            "select url, k + 1 from pairs order by url",
+            &["http://a/1 | 1.5", "http://a/2 | -"],
+            &["wrong_type | typed.csv row 2, line 4: `k` is `many`, not float64"],
+        ),
+        (
+            "text.csv",
+            "url,caption,k\nhttp://a/1,one,007\n".into(),
+            keep,
+            ROWS,
+            &["http://a/1 | one | 007"],
+            &[],
+        ),
+        (
+            "second.csv",
+            "url,caption,alt\nhttp://a/1,,other\n".into(),
+            "",
+            PAIRS,
+            &["http://a/1 | other"],
+            &[],
+        ),
+        (
+            "lists.csv",
+            "url,caption\nhttp://a/1,\"[\"\"a\"\", \"\"b\"\"]\"\nhttp://a/2,[sic]\n".into(),
+            "captions = \"each\"",
+            PAIRS,
+            &["http://a/1 | a", "http://a/1 | b", "http://a/2 | [sic]"],
+            &[],
+        ),
+        (
+            "random.csv",
+            "url,caption,k\nhttp://a/1,\"[\"\"a\"\", \"\" \"\", \"\"b\"\"]\",7\nhttp://a/2,[sic],8\nhttp://a/3,,9\n".into(),
+            "captions = \"random\"\nkeep = [\"k\"]",
+            "select url, caption, captions, k from pairs order by url",
+            &["http://a/1 | a | [a, b] | 7", "http://a/2 | [sic] | [[sic]] | 8"],
+            &["no_caption | random.csv row 2, line 4"],
+        ),
+        (
+            "invisible.csv",
+            "url,caption\nhttp://a/1,\u{feff}a\u{200b}b\u{ad}c\u{202e}\nhttp://a/2,\u{200b}\nhttp://a/3,👩\u{200d}🚒 می\u{200c}خواهم\n".into(),
+            "",
+            PAIRS,
+            &["http://a/1 | abc", "http://a/3 | 👩\u{200d}🚒 می\u{200c}خواهم"],
+            &["no_caption | invisible.csv row 1, line 3"],
+        ),
+        (
+            "shown.csv",
+            "url,caption\nhttp://a/1,a\u{200b}b\u{ad}c\n".into(),
+            "keep_invisible = true",
+            PAIRS,
+            &["http://a/1 | a\u{200b}b\u{ad}c"],
+            &[],
+        ),
+        (
+            "unasked.csv",
+            "url,caption\nhttp://a/1,\"['a', 'b']\"\nhttp://a/2,\"[\"\"a\"\"]\"\nhttp://a/3,[sic]\n".into(),
+            "",
+            PAIRS,
+            &["http://a/3 | [sic]"],
+            &[
+                "wrong_type | unasked.csv row 0, line 2: the caption is a list: set `captions`",
+                "wrong_type | unasked.csv row 1, line 3: the caption is a list",
+            ],
+        ),
+        (
+            "python.csv",
+            "url,caption\nhttp://a/1,\"['a', \"\"b's\"\"]\"\nhttp://a/2,\"['a' 'b']\"\n".into(),
+            "captions = \"each\"",
+            PAIRS,
+            &["http://a/1 | a", "http://a/1 | b's"],
+            &["wrong_type | python.csv row 1, line 3: the caption looks like a list"],
+        ),
+        (
+            "exact.csv",
+            "url,caption,k\nhttp://a/1,one,9007199254740993\nhttp://a/2,two,9007199254740992\nhttp://a/3,three,-0.1\n".into(),
+            "keep = [\"k\"]\ntypes = { k = \"float64\" }",
+            "select url, k from pairs order by url",
+            &["http://a/2 | 9007199254740992.0", "http://a/3 | -0.1"],
+            &["wrong_type | exact.csv row 0, line 2: `k` is `9007199254740993`, not float64"],
+        ),
+        ("images.csv", "url\nhttp://a/1\n".into(), "", PAIRS, &["http://a/1 | -"], &[]),
+        (
+            "images.txt",
+            "http://a/1\r\n\n http://a/2 \n".into(),
+            "",
+            PAIRS,
+            &["http://a/1 | -", "http://a/2 | -"],
+            &[],
+        ),
+        (
+            "alone.csv",
+            "url,sentence\nhttp://a/1,x\n".into(),
+            "captions = \"none\"",
+            PAIRS,
+            &["http://a/1 | -"],
+            &[],
+        ),
+        (
+            "renamed.csv",
+            "uid,url,caption\nu7,http://a/1,one\n".into(),
+            "keep = { k = \"uid\" }",
+            ROWS,
+            &["http://a/1 | one | u7"],
+            &[],
+        ),
+    ]
+}
