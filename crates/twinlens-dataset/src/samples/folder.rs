@@ -159,16 +159,8 @@ fn walk(folder: &Path, visit: Visit<'_>) -> Result<(), DatasetError> {
     Ok(())
 }
 
-/// The files below a directory, ordered by name, the files of a directory before its
-/// subdirectories.
-///
-/// # Errors
-/// I/O errors with the path.
-pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    Ok(list_images_and_others(folder)?.0)
-}
-
-/// As [`list_images`]; and the other files, each with its name within the directory.
+/// The images below a directory, ordered by name, the files of a directory before its
+/// subdirectories; and the other files, each with its name within the directory.
 ///
 /// # Errors
 /// I/O errors with the path.

@@ -22,6 +22,7 @@ use crate::error::EvalError;
 use crate::images::{NO_LABEL, Reject, UNKNOWN_LABEL};
 
 use crate::results::ResultWriter;
+use crate::trust;
 
 /// The side table of classes.
 pub const CLASSES: &str = "classes";
@@ -74,10 +75,11 @@ pub fn open(set: &Declaration, split: &str, root: &Path) -> Result<Opened, EvalE
         undeclared::check_names(set, names.as_deref().unwrap_or_default())?;
     }
     let hint = || set.undeclared.then(|| DESCRIBE_HINT.to_string());
-    let bound = match set.task {
+    let mut bound = match set.task {
         Task::Retrieval => Bound::default(),
         _ => bind(set, names.as_deref()).map_err(|why| EvalError::set(&set.name, why, hint()))?,
     };
+    bound.warnings.extend(trust::unread(&files.unread()));
     Ok(Opened { files: files.into(), set: Arc::new(set.clone()), bound: Arc::new(bound) })
 }
 

@@ -29,6 +29,8 @@ pub const CLASS_WITHOUT_EXAMPLES: &str = "class_without_examples";
 
 /// The data of a set name its classes differently from its declaration.
 pub const CLASS_NAMES_DIFFER: &str = "class_names_differ";
+/// The directory of a set has files that are not part of it.
+pub const UNREAD_FILES: &str = "unread_files";
 /// A set was skipped because its data are missing.
 pub const SET_MISSING: &str = "set_missing";
 /// A set was skipped because it cannot be evaluated as it is.
@@ -37,7 +39,7 @@ pub const SET_REFUSED: &str = "set_refused";
 /// Examples of the set are among the training images.
 pub const TRAINED_ON: &str = "trained_on";
 
-pub const CODES: [&str; 11] = [
+pub const CODES: [&str; 12] = [
     LABELS_PERMUTED,
     PERMUTATION_NOT_CHECKED,
     DUPLICATE_NAME,
@@ -46,6 +48,7 @@ pub const CODES: [&str; 11] = [
     BELOW_CHANCE,
     CLASS_WITHOUT_EXAMPLES,
     CLASS_NAMES_DIFFER,
+    UNREAD_FILES,
     SET_MISSING,
     SET_REFUSED,
     TRAINED_ON,
@@ -60,7 +63,7 @@ pub struct Warning {
     /// Names the classes.
     pub detail: String,
     /// The measured number: a share for [`LABELS_PERMUTED`], [`BELOW_CHANCE`] and [`TRAINED_ON`],
-    /// else a count of classes.
+    /// a count of files for [`UNREAD_FILES`], else a count of classes.
     pub value: f64,
 }
 
@@ -88,6 +91,19 @@ pub fn names(names: &[String]) -> Vec<Warning> {
         value: names.len() as f64,
     });
     empty.into_iter().chain(duplicates).collect()
+}
+
+/// Warns of files that are not read.
+pub fn unread(files: &[String]) -> Option<Warning> {
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    (!files.is_empty()).then(|| Warning {
+        code: UNREAD_FILES,
+        detail: match names.len() {
+            1 => format!("a file is not read: {}", quoted(&names)),
+            more => format!("{more} files are not read: {}", quoted(&names)),
+        },
+        value: files.len() as f64,
+    })
 }
 
 /// Warns of classes without examples, unless there are no examples at all; `examples` per class.

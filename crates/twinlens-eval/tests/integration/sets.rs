@@ -116,8 +116,31 @@ async fn directories_are_bound_to_classes_by_name() {
         "{refused:?}"
     );
     assert_eq!(texts(&dataset, "classes", "in_data"), ["Zebra", "otariidae"]);
-    assert_eq!(dataset.rows("warnings"), 0);
+    assert_eq!(texts(&dataset, "warnings", "code"), ["unread_files"]);
+    assert_eq!(texts(&dataset, "warnings", "detail"), ["a file is not read: `Zebra/notes.txt`"]);
     assert_eq!(dataset.state().rows_in(), Some(3));
+}
+
+#[tokio::test]
+async fn files_that_no_reader_takes_are_told() {
+    let place = Place::new("classes = [\"a\", \"b\"]");
+    let files = ["test/a/1.png", "test/b/2.png", "test/a/1.npy", "test/README", "test/b/.cache/3.png"];
+    files.iter().for_each(|name| drop(place.file(name, &png(1))));
+    (0..4).for_each(|number| drop(place.file(&format!("test/b/{number}.bak"), b"x")));
+    let details = texts(&place.own().await, "warnings", "detail");
+    let listed = "`README`, `a/1.npy`, `b/0.bak`, `b/1.bak`, `b/2.bak` and 2 more";
+    assert_eq!(details, [format!("7 files are not read: {listed}")]);
+    // A tar file beyond the number of shards.
+    let place = Place::new("classes = [\"a\", \"b\"]");
+    place.file("test/nshards.txt", b"1\n");
+    let sample = [member("1.png", &png(1)), member("1.cls", b"0"), END.to_vec()].concat();
+    ["0.tar", "1.tar", "00.tar", "notes.md"]
+        .iter()
+        .for_each(|name| drop(place.file(&format!("test/{name}"), &sample)));
+    let dataset = place.own().await;
+    let details = texts(&dataset, "warnings", "detail");
+    assert_eq!(details, ["3 files are not read: `test/00.tar`, `test/1.tar`, `test/notes.md`"]);
+    assert_eq!(dataset.rows(MAIN), 1);
 }
 
 #[tokio::test]

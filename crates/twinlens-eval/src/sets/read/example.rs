@@ -63,6 +63,11 @@ pub trait SetFiles: Debug + Send + Sync {
         None
     }
 
+    /// Files in the directories of the data that no part reads, relative to them.
+    fn unread(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Reads the examples of one part.
     ///
     /// # Errors

@@ -71,6 +71,26 @@ fn line_error(path: &Path, line: usize, problem: &str, hint: &str) -> EvalError 
     RunError::user_with_hint(message, hint).into()
 }
 
+/// What is in a directory besides directories that are not hidden and the files `known`, sorted.
+pub(super) fn files_beside(folder: &Path, known: &[&str]) -> Result<Vec<String>, EvalError> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_directory = entry.path().is_dir() && !name.starts_with('.');
+        if !is_directory && !known.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A path with `/` between its parts on every system.
+pub(super) fn slashed(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "/")
+}
+
 /// The file name.
 pub(super) fn short(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::samples::{UNREAD, Unread, is_image, list_images, list_images_and_others};
+use twinlens_dataset::samples::{UNREAD, Unread, is_image, list_images_and_others};
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
 use super::example::{Example, SetFiles, Take, Truth};
-use super::files::{bytes_of, io, lines_of, short};
+use super::files::{bytes_of, io, lines_of, short, slashed};
 use crate::error::EvalError;
 use crate::images::Reject;
 use crate::set::side_by_side;
@@ -31,8 +31,10 @@ pub(super) struct Folder {
     names: Vec<String>,
     /// Label id, and the path relative to `root`.
     images: Vec<(usize, PathBuf)>,
-    /// Files that are not read.
+    /// Files that are not read, as rejects.
     others: Vec<Unread>,
+    /// Files that are not read, relative to `root`, if they are only told.
+    unread: Vec<String>,
 }
 
 /// The directories in a directory, sorted by name; includes links, excludes hidden directories.
@@ -95,7 +97,7 @@ fn unbound(path: &Path, root: &Path, folders: &[String], names: &[String]) -> Ev
 }
 
 impl Folder {
-    /// Lists the images, and on request the other files, which are rejects.
+    /// Lists the images and the other files, which are rejects on request.
     pub(super) fn open(root: &Path, with_others: bool) -> Result<Self, EvalError> {
         let folders = folders(root).map_err(io(root))?;
         let listed = match lines_of(&root.join(NAMES))? {
@@ -112,24 +114,19 @@ impl Folder {
             }
             None => (folders.clone(), (0..folders.len()).collect()),
         };
-        let (mut images, mut others) = (Vec::new(), Vec::new());
-        if with_others {
-            others.extend(files_without_class(root)?);
-        }
+        let (mut images, mut others) = (Vec::new(), files_without_class(root)?);
         for (class, name) in ids.into_iter().zip(&folders) {
-            let folder = root.join(name);
-            let found = if with_others {
-                let (found, unread) = list_images_and_others(&folder)?;
-                let below = |other: Unread| Unread { place: format!("{name}/{}", other.place), ..other };
-                others.extend(unread.into_iter().map(below));
-                found
-            } else {
-                list_images(&folder)?
-            };
+            let (found, unread) = list_images_and_others(&root.join(name))?;
             let relative = |path: &PathBuf| path.strip_prefix(root).unwrap_or(path).to_path_buf();
             images.extend(found.iter().map(|path| (class, relative(path))));
+            let below = |other: Unread| Unread { place: format!("{name}/{}", other.place), ..other };
+            others.extend(unread.into_iter().map(below));
         }
-        Ok(Self { root: root.to_path_buf(), names, images, others })
+        let (others, unread) = match with_others {
+            true => (others, Vec::new()),
+            false => (Vec::new(), others.into_iter().map(|other| other.place).collect()),
+        };
+        Ok(Self { root: root.to_path_buf(), names, images, others, unread })
     }
 }
 
@@ -165,9 +162,13 @@ impl SetFiles for Folder {
         Some(self.names.clone())
     }
 
+    fn unread(&self) -> Vec<String> {
+        self.unread.clone()
+    }
+
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
         for (class, path) in self.images.iter().skip(part * PART).take(PART) {
-            let place = path.to_string_lossy().replace('\\', "/");
+            let place = slashed(path);
             let image = bytes_of(&self.root.join(path), limits)?;
             take(Example { path: place.clone(), place, image, truth: Ok(Truth::Id(*class as i64)) })?;
         }

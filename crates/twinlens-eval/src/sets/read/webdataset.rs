@@ -12,7 +12,7 @@ use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 
 use super::example::{Example, MALFORMED, SetFiles, Take, Truth};
-use super::files::{io, lines_of};
+use super::files::{files_beside, io, lines_of};
 use super::npy;
 use crate::error::EvalError;
 use crate::images::{NO_IMAGE, NO_LABEL, Reject};
@@ -33,6 +33,8 @@ pub(super) struct WebDataset {
     root: PathBuf,
     split: String,
     shards: usize,
+    /// Files beside the shards, with the directory of the split.
+    unread: Vec<String>,
     names: Option<Vec<String>>,
     templates: Option<Vec<String>>,
 }
@@ -42,7 +44,7 @@ impl WebDataset {
     pub(super) fn open(root: &Path, split: &str) -> Result<Self, EvalError> {
         let path = root.join(split).join(SHARDS);
         let text = fs::read_to_string(&path).map_err(io(&path))?;
-        let shards = text.trim().parse().map_err(|_| {
+        let shards: usize = text.trim().parse().map_err(|_| {
             EvalError::set(
                 split,
                 format!("{} does not contain a number: {:?}", path.display(), text.trim()),
@@ -58,7 +60,13 @@ impl WebDataset {
                 return Err(RunError::user(message).into());
             }
         }
-        Ok(Self { root: root.to_path_buf(), split: split.into(), shards, names, templates })
+        let is_shard = |name: &String| {
+            let number = name.strip_suffix(".tar").and_then(|number| number.parse().ok());
+            number.is_some_and(|number: usize| number < shards && *name == format!("{number}.tar"))
+        };
+        let beside = files_beside(&root.join(split), &[SHARDS])?.into_iter();
+        let unread = beside.filter(|name| !is_shard(name)).map(|name| format!("{split}/{name}")).collect();
+        Ok(Self { root: root.to_path_buf(), split: split.into(), shards, unread, names, templates })
     }
 
     fn shard(&self, part: usize) -> String {
@@ -84,6 +92,10 @@ impl SetFiles for WebDataset {
 
     fn templates(&self) -> Option<Vec<String>> {
         self.templates.clone()
+    }
+
+    fn unread(&self) -> Vec<String> {
+        self.unread.clone()
     }
 
     fn read(&self, part: usize, limits: &Limits, take: Take<'_>) -> Result<(), EvalError> {
