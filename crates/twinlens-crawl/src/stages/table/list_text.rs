@@ -1,5 +1,5 @@
-//! Lists of captions that are written as text, as in a CSV file: as JSON (`["a", "b"]`) or as Python
-//! shows them (`['a', "b's"]`).
+//! Lists of captions that are written as text, as in a CSV file: as JSON (`["a", "b"]`) or as
+//! Python shows them (`['a', "b's"]`).
 
 use std::iter::Peekable;
 use std::str::Chars;
