@@ -20,7 +20,7 @@ use crate::error::DatasetError;
 use crate::foreign;
 use crate::manifest;
 use crate::protocol::MAIN;
-use crate::protocol::{Begin, Commit, FileEntry, State, WORK};
+use crate::protocol::{Begin, Commit, FileEntry, State, TOOK, WORK};
 use crate::shard::is_shard;
 use crate::split_records::is_record;
 use crate::storage::recorded::RecordedStore;
@@ -168,6 +168,7 @@ impl Dataset {
         let is_foreign = |name: &String| {
             // In an object store the manifest is a folder.
             name.split('/').next() != Some(manifest::FILE)
+                && name != TOOK
                 && !recorded.contains(name.as_str())
                 && !name.ends_with(UNFINISHED)
                 && !is_shard(name, self.state.begin.tables.keys())

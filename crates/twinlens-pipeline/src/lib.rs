@@ -29,6 +29,7 @@ pub mod secrets;
 pub mod sql;
 pub mod stage;
 pub mod suggest;
+pub mod units;
 mod work;
 
 pub use batch_reader::BatchReader;

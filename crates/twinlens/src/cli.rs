@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     Status(StatusArgs),
     Watch(WatchArgs),
+    Prune(PruneArgs),
     Retry(RetryArgs),
     /// Makes splits again whose files are damaged, and resumes the run
     Repair(RunArgs),
@@ -139,6 +140,10 @@ pub(crate) struct RunArgs {
     /// Make every dataset again; those of before are kept until the new ones are complete
     #[arg(long)]
     pub fresh: bool,
+    /// Delete, once they are replaced, datasets that took 10 minutes or more to make or have 10 GB;
+    /// without it, a terminal is asked, and anything else is refused
+    #[arg(long)]
+    pub replace: bool,
     /// Run only this stage and those that it depends on
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
@@ -309,6 +314,21 @@ pub(crate) struct StatusArgs {
 pub(crate) struct WatchArgs {
     /// The run directory
     pub dir: String,
+}
+
+/// Frees what a run directory holds and no run needs
+///
+/// Lists earlier generations of datasets (`clip@1`) and what killed runs left, with sizes and ages,
+/// and asks before it deletes them. Current datasets, the newest complete generation of one that is
+/// not complete, generations that a current dataset was made from, and folders with files that no
+/// run wrote stay. Refused while a run is in progress.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// The run directory, or its URL in an object store
+    pub dir: String,
+    /// Delete without asking
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Queries the datasets of a run with SQL

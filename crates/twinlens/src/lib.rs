@@ -33,6 +33,8 @@ mod model;
 mod models;
 mod plan;
 mod progress;
+mod prompt;
+mod prune;
 mod repair;
 mod report;
 mod retry;
@@ -152,6 +154,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
         Command::Plan(args) => plan::execute(args, registry),
         Command::Status(args) => status::execute(args),
         Command::Watch(args) => watch::execute(args),
+        Command::Prune(args) => prune::execute(args),
         Command::Retry(args) => retry::execute(args, registry),
         Command::Sql(args) => sql::execute(args, registry),
         Command::Report(args) => report::execute(args, registry),

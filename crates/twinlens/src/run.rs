@@ -12,6 +12,7 @@ use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::storage::{Location, Verify};
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::config::{Pipeline, Resolved};
+use twinlens_pipeline::run::consent::Replace;
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::reasons::AllRejected;
 use twinlens_pipeline::run::workers::{SharedRun, Sharing};
@@ -25,7 +26,7 @@ use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds, shell_quote};
-use crate::{config, env, hub, runtime, signals, sites, work};
+use crate::{config, env, hub, prompt, runtime, signals, sites, work};
 
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
@@ -34,6 +35,7 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let settings = Settings {
         fresh: args.fresh,
+        replace: if args.replace { Replace::Yes } else { prompt::replace() },
         until: args.until.clone(),
         max_rows: args.max_rows,
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
@@ -182,6 +184,7 @@ pub(crate) fn settings(
         scratch: env::cache_dir(),
         hub: hub::open(),
         fresh: false,
+        replace: Replace::Yes,
         until: None,
         max_rows: None,
         threads: engine.threads.map_or_else(runtime::cores, usize::from),

@@ -14,7 +14,7 @@ use crate::secrets::Secrets;
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "lock";
-const SPILL: &str = ".spill";
+pub(super) const SPILL: &str = ".spill";
 /// What a run is doing, for other processes.
 pub const LIVE: &str = ".live";
 /// What a run and the processes that make splits of it tell each other.
@@ -88,6 +88,21 @@ impl RunDirectory {
         refuse_links(&local)?;
         // What a kill left of a deletion.
         location.join(DELETED).delete_folder(manifest::FILE)?;
+        Ok(Self { local, _lock: lock })
+    }
+
+    /// Locks the directory of an earlier run, and changes nothing in it.
+    ///
+    /// # Errors
+    /// It is not a run directory, or is locked by another process.
+    pub(super) fn lock_existing(location: &Location) -> Result<Self, RunError> {
+        if identity(location)?.is_none() {
+            return Err(RunError::user(format!("{location} is not a run directory")));
+        }
+        let local = location.local_path();
+        local::create_dir(&local)?;
+        let lock = lock(&local, location)?;
+        refuse_links(&local)?;
         Ok(Self { local, _lock: lock })
     }
 

@@ -14,7 +14,9 @@ use twinlens_dataset::protocol::State;
 use twinlens_dataset::storage::{Location, UNFINISHED, local};
 use twinlens_dataset::{Dataset, manifest};
 
+use crate::config::Pipeline;
 use crate::error::RunError;
+use crate::run::cost::Cost;
 
 /// Holds what is being deleted.
 pub(super) const DELETED: &str = ".deleted";
@@ -56,15 +58,90 @@ impl Generations {
         self.earlier.iter().rev().map(|(_, state)| state).chain(&self.current)
     }
 
-    /// Bytes of the current dataset if its recipe differs.
-    pub(super) fn replaced(&self, fingerprint: &str) -> Option<u64> {
-        let state = self.current.as_ref().filter(|state| state.begin.fingerprint != fingerprint)?;
-        Some(state.files().map(|file| file.bytes).sum())
+    /// The current dataset if its recipe differs.
+    pub(super) fn replaced(&self, fingerprint: &str) -> Option<&State> {
+        self.current.as_ref().filter(|state| state.begin.fingerprint != fingerprint)
+    }
+
+    /// The earlier ones as they will be when the current one has made room, newest first: their
+    /// numbers, and those of now (0 for the current one).
+    fn after(&self, change: &Change) -> Vec<(u64, u64, &State)> {
+        let (next, back) = match change {
+            Change::None => (None, None),
+            Change::SetAside { next, .. } => (Some(*next), None),
+            Change::BringBack { number, next } => (Some(*next), Some(*number)),
+        };
+        let set_aside = next.and_then(|next| Some((next, 0, self.current.as_ref()?)));
+        let earlier = self.earlier.iter().map(|(number, state)| (*number, *number, state));
+        set_aside.into_iter().chain(earlier.filter(|(number, ..)| Some(*number) != back)).collect()
+    }
+
+    /// The datasets that a run deletes: their folders of now, and their states.
+    pub(super) fn deleted(
+        &self,
+        stage: &str,
+        change: &Change,
+        is_rebuilt: bool,
+        kept: &Kept<'_>,
+    ) -> Vec<(String, &State)> {
+        let after = self.after(change);
+        // As the runner does: when it makes room, and when the new dataset is complete.
+        let list: Vec<_> = after.iter().map(|(number, _, state)| (*number, *state)).collect();
+        let places = match change {
+            _ if is_rebuilt => kept.surplus(stage, &list, false),
+            Change::None => Vec::new(),
+            _ => kept.surplus(stage, &list, true),
+        };
+        let now = |number: u64| if number == 0 { stage.into() } else { name(stage, number) };
+        places.into_iter().map(|place| (now(after[place].1), after[place].2)).collect()
     }
 
     /// The number of the next generation.
     pub(super) fn next(&self) -> u64 {
         self.earlier.first().map_or(0, |(number, _)| *number) + 1
+    }
+}
+
+/// What happens to the dataset under a stage's name before a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It stays, or there is none.
+    None,
+    /// It becomes a generation.
+    SetAside {
+        /// The number of the generation.
+        next: u64,
+        /// What it cost.
+        cost: Cost,
+    },
+    /// It becomes a generation, and an earlier one takes its place.
+    BringBack {
+        /// The number of the earlier one.
+        number: u64,
+        /// The number that the current one gets.
+        next: u64,
+    },
+}
+
+/// Which generations of a stage stay.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept<'a> {
+    /// How many datasets of the stage, the current one included.
+    pub(super) generations: usize,
+    /// Folders that stages of the pipeline read.
+    pub(super) read: &'a HashSet<String>,
+}
+
+impl Kept<'_> {
+    /// The places, in a list of generations that begins with the newest, of those that are too
+    /// many. While the current dataset is not complete, at least one stays, and the newest complete
+    /// one.
+    fn surplus(&self, stage: &str, earlier: &[(u64, &State)], is_unfinished: bool) -> Vec<usize> {
+        let keep = self.generations.saturating_sub(1);
+        let keep = if is_unfinished { keep.max(1) } else { keep };
+        let complete = earlier.iter().position(|(_, state)| state.complete).filter(|_| is_unfinished);
+        let is_read = |place: usize| self.read.contains(&name(stage, earlier[place].0));
+        (keep..earlier.len()).filter(|place| Some(*place) != complete && !is_read(*place)).collect()
     }
 }
 
@@ -91,6 +168,13 @@ pub(super) fn parts(folder: &str) -> Option<(&str, u64)> {
 /// The name of a generation.
 pub(super) fn name(stage: &str, number: u64) -> String {
     format!("{stage}{MARK}{number}")
+}
+
+/// The folders of generations that stages of a pipeline read.
+pub(super) fn read_by(pipeline: &Pipeline) -> HashSet<String> {
+    let inputs = pipeline.nodes.iter().flat_map(|node| &node.inputs);
+    let names = inputs.filter_map(|input| input.input.stage());
+    names.filter(|name| parts(name).is_some()).map(String::from).collect()
 }
 
 /// Refuses a folder that is not a dataset: its files are somebody else's.
@@ -127,23 +211,19 @@ pub(super) fn bring_back(dir: &Location, stage: &str, number: u64, next: u64) ->
     Ok(dir.join(&name(stage, number)).move_folder(&dir.join(stage), manifest::FILE)?)
 }
 
-/// Deletes all but the `keep` newest generations, and the newest complete one if `keep_complete`.
-/// One with a file of somebody else stays; gives what to say about it.
+/// Deletes the generations of a stage that are too many; `is_unfinished` says that its dataset is
+/// not complete. One with a file of somebody else stays; gives what to say about it.
 pub(super) fn prune(
     dir: &Location,
     stage: &str,
-    keep: usize,
-    keep_complete: bool,
+    kept: &Kept<'_>,
+    is_unfinished: bool,
 ) -> Result<Vec<String>, RunError> {
-    let folders = dir.list()?.folders;
-    let earlier = read_earlier(dir, &folders, stage)?;
-    let complete = earlier.iter().position(|(_, state)| state.complete).filter(|_| keep_complete);
+    let earlier = read_earlier(dir, &dir.list()?.folders, stage)?;
+    let list: Vec<_> = earlier.iter().map(|(number, state)| (*number, state)).collect();
     let mut notes = Vec::new();
-    for (place, (number, _)) in earlier.iter().enumerate().skip(keep) {
-        if Some(place) == complete {
-            continue;
-        }
-        let folder = name(stage, *number);
+    for place in kept.surplus(stage, &list, is_unfinished) {
+        let folder = name(stage, earlier[place].0);
         match foreign_file(&dir.join(&folder))? {
             None => delete(dir, &folder)?,
             Some(foreign) => notes.push(stays(&dir.join(&folder), &foreign)),
@@ -196,7 +276,7 @@ pub(super) fn delete_old(dir: &Location, stage: &str) -> Result<Vec<String>, Run
 }
 
 /// A file in a dataset's folder that no run wrote. Of a link to a folder, only the link is deleted.
-fn foreign_file(folder: &Location) -> Result<Option<String>, RunError> {
+pub(super) fn foreign_file(folder: &Location) -> Result<Option<String>, RunError> {
     if folder.as_local().is_some_and(local::is_link) {
         return Ok(None);
     }
@@ -221,7 +301,7 @@ fn stays(folder: &Location, foreign: &str) -> String {
 }
 
 /// Deletes a dataset.
-fn delete(dir: &Location, folder: &str) -> Result<(), RunError> {
+pub(super) fn delete(dir: &Location, folder: &str) -> Result<(), RunError> {
     if dir.as_local().is_some() {
         let to = dir.join(DELETED).join(folder);
         to.delete_folder(manifest::FILE)?;

@@ -4,6 +4,8 @@
 //! built. Only one process works in a run directory at a time; a killed one loses at most the
 //! splits in flight.
 
+pub mod consent;
+pub mod cost;
 pub mod data_tests;
 pub mod directory;
 pub mod elsewhere;
@@ -16,6 +18,7 @@ pub mod generations;
 pub mod output;
 pub mod plan;
 pub mod provenance;
+pub mod prune;
 pub mod reasons;
 pub mod rebuild;
 pub mod recipe;
@@ -28,7 +31,7 @@ pub mod step;
 mod unit_inputs;
 pub mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,16 +43,18 @@ use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, catalog, contracts, manifest};
 
-use crate::config::Pipeline;
+use crate::config::{Node, Pipeline};
 use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
+use crate::run::cost::Stopwatch;
 use crate::run::data_tests::TestResult;
 use crate::run::directory::RunDirectory;
 use crate::run::events::{Event, Observer, Progress};
 use crate::run::execute::{Helpers, Limits, execute};
+use crate::run::generations::{Change, Kept};
 use crate::run::output::Output;
-use crate::run::plan::{Change, Decision, Unit};
+use crate::run::plan::{Decision, Unit};
 use crate::run::reasons::AllRejected;
 use crate::run::recipe::{RunFacts, UnitRecipe};
 pub use crate::run::settings::Settings;
@@ -103,10 +108,12 @@ async fn run_in(
         generations::set_all_aside(&settings.dir, &stages)?;
     }
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
+    consent::ask(settings.replace, pipeline, &units)?;
     let runtime = session::runtime(settings.memory_bytes, &directory.spill()?)?;
     let began = settings.clock.stopped();
     let inputs = UnitInputs { pipeline, registry, settings, files, runtime: runtime.clone(), began };
-    let run = Run { pipeline, registry, settings, inputs, observer, cancel };
+    let read = generations::read_by(pipeline);
+    let run = Run { pipeline, registry, settings, inputs, read, observer, cancel };
     let span = info_span!("run", pipeline = %pipeline.name, dir = %settings.dir);
     let all_rejected = run.units(&units).instrument(span).await?;
     let datasets = open_all(&settings.dir, &units, pipeline, all_rejected.as_ref())?;
@@ -172,6 +179,8 @@ struct Run<'a> {
     registry: &'a Registry,
     settings: &'a Settings,
     inputs: UnitInputs<'a>,
+    /// The generations that stages read.
+    read: HashSet<String>,
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
 }
@@ -253,7 +262,8 @@ impl Run<'_> {
         let progress = Progress::new(&node.name, self.observer.clone());
         let begin = self.begin(unit)?;
         let tables = begin.tables.clone();
-        let writer = DatasetWriter::open_of_run(dir, begin, ShardLimits::default())?;
+        let writer = DatasetWriter::open_of_run(dir.clone(), begin, ShardLimits::default())?;
+        let stopwatch = Stopwatch::start(dir);
         debug!(splits_done = writer.state().commits.len(), "started");
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
@@ -274,11 +284,10 @@ impl Run<'_> {
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         let helpers = self.helpers(unit, tables)?;
         let prepared = Prepared::new(steps, output.starter(), output.records());
-        execute(&prepared, &mut output, &limits, helpers.as_ref())
-            .await
-            .map_err(|error| empty::explained(error, &reasons))?;
-        let (dir, keep) = (&self.settings.dir, node.plan.generations.saturating_sub(1));
-        let mut notes = generations::prune(dir, &node.name, keep, false)?;
+        let work = execute(&prepared, &mut output, &limits, helpers.as_ref());
+        stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;
+        let dir = &self.settings.dir;
+        let mut notes = generations::prune(dir, &node.name, &self.kept(node), false)?;
         notes.extend(generations::delete_old(dir, &node.name)?);
         notes.into_iter().for_each(|note| progress.note(note));
         let state = output.state();
@@ -294,19 +303,23 @@ impl Run<'_> {
     /// Moves the dataset of another recipe out of the way, and that of this one back.
     fn make_room(&self, unit: &Unit) -> Result<(), RunError> {
         let (dir, node) = (&self.settings.dir, &self.pipeline.nodes[unit.last()]);
-        match unit.change {
+        match &unit.change {
             Change::None => return generations::refuse_foreign(dir, &node.name),
-            Change::SetAside { next, .. } => generations::set_aside(dir, &node.name, next)?,
-            Change::BringBack { number, next } => generations::bring_back(dir, &node.name, number, next)?,
+            Change::SetAside { next, .. } => generations::set_aside(dir, &node.name, *next)?,
+            Change::BringBack { number, next } => generations::bring_back(dir, &node.name, *number, *next)?,
         }
         let progress = Progress::new(&node.name, self.observer.clone());
         if let Some(what) = unit.change_in_words(self.pipeline) {
             progress.note(what);
         }
-        // Changed again and again, the disk must not fill: the newest, and the newest complete one.
-        let keep = node.plan.generations.saturating_sub(1).max(1);
-        generations::prune(dir, &node.name, keep, true)?.into_iter().for_each(|note| progress.note(note));
+        // Changed again and again, the disk must not fill.
+        let notes = generations::prune(dir, &node.name, &self.kept(node), true)?;
+        notes.into_iter().for_each(|note| progress.note(note));
         Ok(())
+    }
+
+    fn kept(&self, node: &Node) -> Kept<'_> {
+        Kept { generations: node.plan.generations, read: &self.read }
     }
 
     /// What other processes are told of a unit, if there are any.

@@ -13,8 +13,9 @@ use twinlens_dataset::storage::Location;
 use crate::config::{Node, Pipeline, Resolved};
 use crate::error::RunError;
 use crate::files::Files;
+use crate::run::cost::Cost;
 use crate::run::fingerprint::{self, Recipe, Recorded, difference, recipes};
-use crate::run::generations::{self, Generations};
+use crate::run::generations::{self, Change, Generations, Kept};
 use crate::stage::Work;
 
 /// The stages that make one dataset: row stages fused into one plan. The last one gives the dataset
@@ -31,27 +32,17 @@ pub struct Unit {
     pub fused: Vec<Recipe>,
     /// What happens to the dataset that has the name now.
     pub change: Change,
+    /// The datasets of the stage that are deleted when this one is complete.
+    pub deletes: Vec<Deleted>,
 }
 
-/// What happens to the dataset under a stage's name before a run.
+/// A dataset that a run deletes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// It stays, or there is none.
-    None,
-    /// It becomes a generation.
-    SetAside {
-        /// The number of the generation.
-        next: u64,
-        /// Bytes of its files.
-        bytes: u64,
-    },
-    /// It becomes a generation, and an earlier one takes its place.
-    BringBack {
-        /// The number of the earlier one.
-        number: u64,
-        /// The number that the current one gets.
-        next: u64,
-    },
+pub struct Deleted {
+    /// The name of its folder before the run.
+    pub name: String,
+    /// What it cost.
+    pub cost: Cost,
 }
 
 impl Unit {
@@ -64,20 +55,28 @@ impl Unit {
     /// What happens to the dataset that has the stage's name now, in words.
     pub fn change_in_words(&self, pipeline: &Pipeline) -> Option<String> {
         let node = &pipeline.nodes[self.last()];
-        match self.change {
-            Change::None => None,
-            Change::SetAside { next, .. } => {
-                let old = generations::name(&node.name, next);
-                Some(match node.plan.generations {
-                    0 | 1 => format!("the previous one is kept as `{old}` until this one is complete"),
-                    count => format!("the previous one is kept as `{old}` (the newest {count} stay)"),
-                })
+        let words = match &self.change {
+            Change::None => return None,
+            Change::SetAside { next, cost } => {
+                let old = generations::name(&node.name, *next);
+                match node.plan.generations {
+                    0 | 1 => {
+                        format!("the previous one ({cost}) is kept as `{old}` until this one is complete")
+                    }
+                    count => {
+                        format!("the previous one ({cost}) is kept as `{old}` (the newest {count} stay)")
+                    }
+                }
             }
             Change::BringBack { number, .. } => {
-                let old = generations::name(&node.name, number);
-                Some(format!("`{old}` has this recipe and takes its place again"))
+                let old = generations::name(&node.name, *number);
+                format!("`{old}` has this recipe and takes its place again")
             }
-        }
+        };
+        let others = self.deletes.iter().filter(|deleted| deleted.name != node.name);
+        let others: Vec<String> =
+            others.map(|Deleted { name, cost }| format!("; `{name}` ({cost}) is deleted then")).collect();
+        Some(words + &others.concat())
     }
 
     /// The node that gives the dataset its name.
@@ -127,6 +126,7 @@ pub fn plan(
         let fingerprint = &recipes[node].fingerprint;
         State::recovery(made[node].of(fingerprint).0, fingerprint) == Recovery::Reuse
     };
+    let read = generations::read_by(pipeline);
     let readers = readers(pipeline, &needed);
     let fuses: Vec<bool> = (0..pipeline.nodes.len())
         .map(|node| {
@@ -139,18 +139,25 @@ pub fn plan(
         let last = nodes[nodes.len() - 1];
         let fused = nodes[..nodes.len() - 1].iter().map(|&node| recipes[node].clone()).collect();
         let undecided = Decision::Run { why: "not made yet".into() };
+        let recipe = recipes[last].clone();
         let mut unit =
-            Unit { nodes, decision: undecided, recipe: recipes[last].clone(), fused, change: Change::None };
-        let fingerprint = &unit.recipe.fingerprint;
+            Unit { nodes, decision: undecided, recipe, fused, change: Change::None, deletes: Vec::new() };
+        let (fingerprint, node) = (&unit.recipe.fingerprint, &pipeline.nodes[last]);
         let (state, number) = made[last].of(fingerprint);
         let next = made[last].next();
         unit.change = match (number, made[last].replaced(fingerprint)) {
             (0, None) => Change::None,
-            (0, Some(bytes)) => Change::SetAside { next, bytes },
+            (0, Some(old)) => Change::SetAside { next, cost: Cost::of(&dir.join(&node.name), old)? },
             (number, _) => Change::BringBack { number, next },
         };
         unit.decision = decide(state, &unit, pipeline);
-        unit
+        let is_rebuilt = !matches!(unit.decision, Decision::Reuse { .. });
+        let kept = Kept { generations: node.plan.generations, read: &read };
+        for (name, state) in made[last].deleted(&node.name, &unit.change, is_rebuilt, &kept) {
+            let cost = Cost::of(&dir.join(&name), state)?;
+            unit.deletes.push(Deleted { name, cost });
+        }
+        Ok::<_, RunError>(unit)
     };
     let mut units = Vec::new();
     for last in (0..pipeline.nodes.len()).filter(|&node| needed[node] && !fuses[node]) {
@@ -163,9 +170,9 @@ pub fn plan(
         // dataset instead.
         let source = matches!(pipeline.nodes[nodes[0]].work, Work::Source(_));
         if source && nodes.iter().any(|&node| pipeline.nodes[node].plan.split_rows.is_some()) {
-            units.push(unit(vec![nodes.remove(0)]));
+            units.push(unit(vec![nodes.remove(0)])?);
         }
-        units.push(unit(nodes));
+        units.push(unit(nodes)?);
     }
     Ok(units)
 }

@@ -11,6 +11,7 @@ use twinlens_dataset::storage::Location;
 
 use crate::context::Clock;
 use crate::hub::Hub;
+use crate::run::consent::Replace;
 use crate::run::elsewhere::Elsewhere;
 
 /// How a pipeline is run.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub hub: Hub,
     /// Make every dataset again. Those of before are kept until the new ones are complete.
     pub fresh: bool,
+    /// Whether datasets that were expensive to make may be deleted.
+    pub replace: Replace,
     /// Stop after this stage.
     pub until: Option<String>,
     /// The most rows that each plan of row stages reads, and that a source (files, a crawl) makes.
@@ -55,6 +58,7 @@ impl Settings {
             scratch: folder.join("scratch"),
             hub: Hub::default(),
             fresh: false,
+            replace: Replace::Yes,
             until: None,
             max_rows: None,
             threads: 2,

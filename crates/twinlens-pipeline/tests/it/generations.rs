@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::MAIN;
 use twinlens_pipeline::config::{self, InputSchemas, Overrides};
+use twinlens_pipeline::run::consent::Replace;
 use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::prune::Leftovers;
 use twinlens_pipeline::run::{self, Outcome, Settings, generations};
 use twinlens_pipeline::{
     Inputs, Job, Output, Ports, Registry, RunContext, RunError, SortKey, StageKind, Work,
@@ -66,13 +68,21 @@ impl Job for Long {
 }
 
 async fn run_with(folder: &Path, value: i64, keep: usize, fresh: bool) -> Result<Outcome, RunError> {
+    run_settings(value, keep, Settings { fresh, ..Settings::in_folder(folder) }, folder).await
+}
+
+async fn run_settings(
+    value: i64,
+    keep: usize,
+    settings: Settings,
+    folder: &Path,
+) -> Result<Outcome, RunError> {
     let text = format!("name = \"g\"\n[stages.model]\nkind = \"long\"\nvalue = {value}\nkeep = {keep}\n");
     fs::write(folder.join("pipeline.toml"), text).unwrap();
     let registry = Registry::default().with::<Long>();
     let pipeline =
         config::load(&folder.join("pipeline.toml"), &registry, &Overrides::default(), &InputSchemas::none())
             .unwrap();
-    let settings = Settings { fresh, ..Settings::in_folder(folder) };
     run::run(&pipeline, &registry, &settings, Arc::new(Silent), CancellationToken::new()).await
 }
 
@@ -157,4 +167,64 @@ async fn a_foreign_folder_is_refused() {
     fs::rename(folder.join("run/model/holiday.jpg"), folder.join("run/model/manifest.jsonl.unfinished"))
         .unwrap();
     run_with(folder, 1, 1, false).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_took_long_is_not_deleted_without_a_word() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    run_with(folder, 1, 1, false).await.unwrap();
+    fs::write(folder.join("run/model/.took"), "7260\n").unwrap();
+    let with = |replace| Settings { replace, ..Settings::in_folder(folder) };
+    for refused in [Replace::No, Replace::Ask(|_| false)] {
+        run_settings(2, 1, with(refused), folder).await.unwrap_err();
+        assert_eq!(state(folder), (vec!["model".into()], "1.0 1.1 ".into()));
+    }
+    let error = run_settings(2, 1, with(Replace::No), folder).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("`model` (") && text.contains("made in 2h 01m)") && text.contains("`value`: 1 -> 2"),
+        "{text}"
+    );
+    // Kept as a generation it is not deleted, so nobody is asked.
+    run_settings(2, 2, with(Replace::No), folder).await.unwrap();
+    assert_eq!(state(folder).0, ["model", "model@1"]);
+    run_settings(3, 2, with(Replace::No), folder).await.unwrap_err();
+    run_settings(3, 2, with(Replace::Ask(|text| text.contains("`model@1`"))), folder).await.unwrap();
+    assert_eq!(state(folder).0, ["model", "model@2"]);
+    // What comes back replaces nothing.
+    run_settings(2, 2, with(Replace::No), folder).await.unwrap();
+    assert_eq!(state(folder).0, ["model", "model@3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_frees_what_no_run_needs() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    for value in 0..3 {
+        run_with(folder, value, 3, false).await.unwrap();
+    }
+    fs::write(folder.join("fail"), "").unwrap();
+    run_with(folder, 3, 3, false).await.unwrap_err();
+    fs::create_dir_all(folder.join("run/.deleted/other")).unwrap();
+    fs::write(folder.join("run/.deleted/other/x"), "half").unwrap();
+    fs::create_dir_all(folder.join("run/mine@1")).unwrap();
+    fs::write(folder.join("run/mine@1/photo.jpg"), "mine").unwrap();
+    let dir = folder.join("run").into();
+    let names = |found: &Leftovers| found.found.iter().map(|l| l.folder.clone()).collect::<Vec<_>>();
+    let found = Leftovers::find(&dir).unwrap();
+    assert_eq!(names(&found), ["model@2", ".deleted"], "the newest complete one stays");
+    assert_eq!(found.kept.len(), 1, "{:?}", found.kept);
+    let locked = Leftovers::find(&dir).unwrap_err().to_string();
+    assert!(locked.contains("another process"), "{locked}");
+    found.delete().unwrap();
+    assert_eq!(state(folder).0, ["model", "model@3"]);
+    // A file of somebody keeps its folder.
+    fs::remove_file(folder.join("fail")).unwrap();
+    run_with(folder, 3, 3, false).await.unwrap();
+    fs::write(folder.join("run/model@3/notes.txt"), "mine").unwrap();
+    let found = Leftovers::find(&dir).unwrap();
+    assert_eq!(names(&found), [] as [&str; 0]);
+    assert!(found.kept[0].1.contains("notes.txt"), "{:?}", found.kept);
+    assert!(folder.join("run/mine@1/photo.jpg").exists());
 }

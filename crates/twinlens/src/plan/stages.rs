@@ -5,9 +5,9 @@ use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::types;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::config::{Pipeline, Resolved};
-use twinlens_pipeline::run::plan::{Change, Decision, Unit};
+use twinlens_pipeline::run::plan::{Decision, Unit};
 
-use crate::text::{self, counted};
+use crate::text::counted;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct StagePlan {
@@ -78,7 +78,7 @@ pub(super) fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePla
                     stands_for: node.plan.notes.clone(),
                     dataset: pipeline.nodes[unit.last()].name.clone(),
                     decision: unit.decision.clone(),
-                    replaces: replaces(pipeline, unit).filter(|_| index == unit.last()),
+                    replaces: unit.change_in_words(pipeline).filter(|_| index == unit.last()),
                     columns: columns
                         .map(|f| Column { name: f.name().clone(), kind: types::name(f.data_type()) })
                         .collect(),
@@ -89,14 +89,6 @@ pub(super) fn stages(pipeline: &Pipeline, units: &[Unit]) -> Result<Vec<StagePla
     }
     stages.sort_by_key(|(index, _)| *index);
     Ok(stages.into_iter().map(|(_, stage)| stage).collect())
-}
-
-fn replaces(pipeline: &Pipeline, unit: &Unit) -> Option<String> {
-    let words = unit.change_in_words(pipeline)?;
-    Some(match unit.change {
-        Change::SetAside { bytes, .. } => format!("{words}: {}", text::bytes(bytes)),
-        _ => words,
-    })
 }
 
 fn describe_input(pipeline: &Pipeline, input: &str, resolved: &Resolved) -> Input {
