@@ -24,7 +24,7 @@ use twinlens_image::{Format, JPEG_DECODER, Preprocess, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
 use twinlens_train::data::{Data, DataContext, DataOptions, Input, Source};
-use twinlens_train::{AdamWOptions, BatchSource, TrainOptions};
+use twinlens_train::{AdamWOptions, BatchSource, ScheduleKind, TrainOptions};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -100,6 +100,9 @@ fn rate(source: Source, size: usize, threads: usize, cache: bool, work: &Path) -
     let data = Data::open(vec![input], options, &context)?;
     let per_epoch = data.pairs() / BATCH as u64;
     let options = TrainOptions {
+        earlier: Vec::new(),
+        schedule: ScheduleKind::Cosine,
+        keep_state: false,
         steps: per_epoch * (ROUNDS + 1),
         batch_size: BATCH,
         micro_batch: None,

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use twinlens_model::{Clip, ClipConfig};
-use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Local, Schedule, Stepper};
+use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Local, Schedule, ScheduleKind, Stepper};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -78,7 +78,7 @@ fn train_in_micro_batches(
     micro_batch: usize,
 ) -> Result<(Vec<Times>, Vec<f32>), Failure> {
     let (clip, variables) = (&setup.clip, setup.clip.variables().clone());
-    let schedule = Schedule { peak: LR, warmup: 0, steps: u64::MAX };
+    let schedule = Schedule { kind: ScheduleKind::Cosine, peak: LR, warmup: 0, steps: u64::MAX };
     let stepper = Stepper { clip, variables, ranks: &Local, micro_batch, schedule, stop: &|| false };
     let mut adam = AdamW::new(clip.variables(), AdamWOptions::default());
     let (mut times, mut losses) = (Vec::new(), Vec::new());

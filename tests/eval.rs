@@ -210,3 +210,98 @@ query = "select a.uid, cosine(a.embedding, b.embedding) as alike from good a cro
     let wrong = place.output(&["check", "scores.toml"]);
     assert!(stderr(&wrong).contains("the embeddings of `clip` have"), "{}", stderr(&wrong));
 }
+
+/// A training on emoji, which is evaluated while it runs and when it is over.
+const TRAINING: &str = r#"
+name = "training"
+seed = 5
+
+[stages.images]
+kind = "folder"
+folders = ["images"]
+
+[stages.words]
+kind = "tokenizer"
+input = "images"
+vocab_size = 300
+
+[stages.clip]
+kind = "train"
+input = "images"
+tokenizer = "words"
+model = { embed = 16, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 24, width = 16, layers = 1, heads = 2 } }
+batch_size = 8
+schedule = "constant"
+warmup = 0
+checkpoint_every = 2
+keep_every = 2
+"#;
+
+const EARLY: &str = r#"
+[stages.early]
+kind = "zero-shot"
+model = "clip@step-2"
+sets = ["./emoji.toml"]
+data = "./data"
+"#;
+
+const ELSEWHERE: &str = r#"
+name = "elsewhere"
+
+[stages.early]
+kind = "zero-shot"
+model = "./run/clip@step-2"
+sets = ["./emoji.toml"]
+data = "./data"
+"#;
+
+#[test]
+fn any_checkpoint_is_evaluated_also_of_a_training_that_runs() {
+    let place = place();
+    for file in fs::read_dir(place.path("data/emoji/food-and-drink")).unwrap() {
+        let file = file.unwrap().path();
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        fs::create_dir_all(place.path("images")).unwrap();
+        fs::copy(&file, place.path("images").join(file.file_name().unwrap())).unwrap();
+        place.write(&format!("images/{name}.txt"), &format!("a picture of {name}"));
+    }
+    place.write("long.toml", &format!("{TRAINING}steps = 1000000\n"));
+    place.write("short.toml", &format!("{TRAINING}steps = 4\n{EARLY}"));
+    place.write("elsewhere.toml", ELSEWHERE);
+    let eval = |weights: &str| {
+        let args = ["eval", "--sets", "./emoji.toml", "--data", "data", "--format", "csv", "--weights"];
+        place.output(&[&args[..], &[weights]].concat())
+    };
+    let accuracy = |weights: &str| {
+        let output = eval(weights);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).lines().find(|row| row.contains(",top1,")).unwrap().to_string()
+    };
+    let mut child =
+        place.command(&["run", "long.toml", "--progress", "never", "--dir", "long"]).spawn().unwrap();
+    let kept = || {
+        let files = fs::read_dir(place.path("long/clip/work/checkpoints")).into_iter().flatten();
+        files.filter(|file| file.as_ref().unwrap().file_name().to_str().unwrap().starts_with("kept-")).count()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while kept() < 2 {
+        assert!(std::time::Instant::now() < deadline, "no weights were kept");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let running = accuracy("long/clip@step-2");
+    accuracy("long/clip");
+    assert!(child.try_wait().unwrap().is_none(), "it does not run any more");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    place.done(&["run", "short.toml", "--progress", "never", "--dir", "run"]);
+    place.done(&["run", "elsewhere.toml", "--progress", "never", "--dir", "elsewhere"]);
+    let top1 = "select value from early where metric = 'top1'";
+    assert_eq!(place.ask("run", top1), place.ask("elsewhere", top1));
+    assert_eq!(accuracy("run/clip@step-2"), running, "the same steps give the same weights");
+    assert_eq!(accuracy("run/clip@step-4"), accuracy("run/clip"));
+    let output = eval("run/clip@step-3");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("no weights of step 3") && message.contains("steps 2, 4"), "{message}");
+}

@@ -4,7 +4,10 @@
 
 mod architecture;
 mod cases;
+#[cfg(unix)]
+mod change_of_mind;
 mod command;
+mod continued;
 mod contracts;
 mod crash;
 mod damage;
@@ -28,4 +31,5 @@ mod retry;
 mod secrets;
 mod support;
 mod sweep;
+mod takeover;
 mod workers;

@@ -130,7 +130,7 @@ pub fn rejects() -> SchemaRef {
 
 /// One row per logged training step.
 pub fn train_log() -> SchemaRef {
-    use DataType::{Float32, Float64, Int64};
+    use DataType::{Float32, Float64, Int64, Utf8};
     schema(vec![
         ("step", Int64),
         ("samples_seen", Int64),
@@ -141,6 +141,8 @@ pub fn train_log() -> SchemaRef {
         ("grad_norm", Float32),
         ("samples_per_second", Float32),
         ("wall", timestamp()),
+        // What changed in the options since the step before, where a training was continued.
+        ("change", Utf8),
     ])
 }
 

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{cast, col};
 use sha2::{Digest, Sha256};
 use twinlens_dataset::MAIN;
 use twinlens_image::{JPEG_DECODER, Preprocess};
-use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::weights::{FOLDER_FILES, directory_of};
 use twinlens_model::{CONFIG_FILE, Clip, DeviceOption, Precision, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::{ArtifactInput, Fault, InputData, Inputs, Located, RunContext, RunError};
 
@@ -49,6 +49,11 @@ impl Model {
                 let training = inputs.get(training);
                 // The variant, if the training is swept.
                 (training.dataset.state().begin.stage.clone(), last_step(cx, training).await?)
+            }
+            ArtifactInput::Step(training, file) => {
+                let step = file.chars().filter(char::is_ascii_digit).collect::<String>();
+                let step = step.trim_start_matches('0');
+                (inputs.get(training).dataset.state().begin.stage.clone(), Some(format!("step {step}")))
             }
         };
         let (model, cx, inputs) = (model.clone(), cx.clone(), inputs.clone());
@@ -98,7 +103,8 @@ pub fn check_compute(device: &Located<DeviceOption>, precision: &Located<Precisi
 }
 
 /// The tokenizer file of a model directory.
-fn vocabulary(folder: &Path) -> Result<PathBuf, RunError> {
+fn vocabulary(model: &Path) -> Result<PathBuf, RunError> {
+    let folder = directory_of(model);
     let names = [TOKENIZER_FILE].into_iter().chain(VOCABULARY_FILES);
     let found = names.map(|name| folder.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {

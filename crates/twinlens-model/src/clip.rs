@@ -123,7 +123,8 @@ impl Clip {
         self.precision
     }
 
-    /// Reads a model directory: this program's own, Hugging Face's CLIPModel, or open_clip's.
+    /// Reads a model directory: this program's own, Hugging Face's CLIPModel, or open_clip's. Or a
+    /// file of weights in one, such as a checkpoint of a training.
     ///
     /// # Errors
     /// `Io`, `Config`, `Format` or `Weights`, with the path.
@@ -195,11 +196,27 @@ impl Clip {
     /// # Errors
     /// `Io`, with the path.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.save_description(dir)?;
+        write_atomically(&dir.join(WEIGHTS_FILE), &weights::to_bytes(&self.state(), None)?)
+    }
+
+    /// Writes `config.json` and `preprocessor_config.json` into `dir`, each atomically.
+    ///
+    /// # Errors
+    /// `Io`, with the path.
+    pub fn save_description(&self, dir: &Path) -> Result<()> {
         let json =
             serde_json::to_string_pretty(&self.config).map_err(|e| ModelError::Config(e.to_string()))?;
         write_atomically(&dir.join(CONFIG_FILE), format!("{json}\n").as_bytes())?;
-        foreign::write_preprocess(dir, &self.preprocess)?;
-        write_atomically(&dir.join(WEIGHTS_FILE), &weights::to_bytes(&self.state(), None)?)
+        foreign::write_preprocess(dir, &self.preprocess)
+    }
+
+    /// Reads how the images of the model in a directory are prepared.
+    ///
+    /// # Errors
+    /// `Io`, `Config` or `Format`, with the path.
+    pub fn describe_preprocess(dir: &Path) -> Result<Preprocess> {
+        Ok(foreign::describe(dir)?.preprocess)
     }
 
     /// The model's shape.

@@ -12,6 +12,11 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// File name of the tokenizer in a model directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// The directory of a model, which may be named by a file of weights in it.
+pub fn directory_of(model: &Path) -> &Path {
+    if model.is_file() { model.parent().unwrap_or(Path::new("")) } else { model }
+}
+
 /// Writes a file atomically: readers see all of it or none, even after a power failure.
 ///
 /// # Errors

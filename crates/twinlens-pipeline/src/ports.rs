@@ -14,6 +14,7 @@ use twinlens_dataset::types;
 
 use crate::columns::{self, ColumnName, ColumnType, Required};
 use crate::context::{Inputs, RunContext};
+use crate::earlier;
 use crate::error::{Fault, RunError};
 use crate::files::{Files, verify_artifacts};
 pub use crate::handles::{Port, RowsInput, TableInput};
@@ -26,6 +27,11 @@ use crate::work::{SortKey, Work};
 
 /// The file of a tokenizer's folder that is read.
 const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What is read beside a file of weights.
+const CONFIG_FILE: &str = "config.json";
+const PREPROCESSING_FILE: &str = "preprocessor_config.json";
+/// What the names of files of weights end in.
+const WEIGHTS_ENDING: &str = ".safetensors";
 
 /// What a stage declared.
 #[derive(Debug, Default)]
@@ -57,8 +63,19 @@ pub struct Plan {
     pub split_rows: Option<usize>,
     /// Lines that `plan` shows.
     pub notes: Vec<String>,
+    /// Whether rows are taken over from a dataset that was made from fewer; `None`: never.
+    pub takes_over: Option<TakesOver>,
     /// How many generations of its dataset are kept; 0 means 1, the current one.
     pub generations: usize,
+}
+
+/// A row stage each of whose rows depends on nothing but the row of its input and its other inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakesOver {
+    /// Computing a row is cheaper than finding it.
+    Cheap,
+    /// Finding a row is cheaper. Rejects with these codes are tried again.
+    Costly(&'static [&'static str]),
 }
 
 /// A file whose contents are checked before anything runs.
@@ -95,13 +112,16 @@ pub struct KnownInput {
 pub enum ArtifactInput {
     /// What a stage of this run, or a dataset in an object store, holds.
     Dataset(TableInput),
-    /// A local folder, or a model of the Hugging Face hub, as written.
+    /// Weights of an earlier step of such a training: a file of its dataset.
+    Step(TableInput, String),
+    /// A local folder, a file of weights in one, or a model of the Hugging Face hub, as written.
     Folder(Located<String>),
 }
 
 impl ArtifactInput {
-    /// The local folder of the model or tokenizer. That of a dataset holds `files`; of a model of
-    /// the hub, the files of the first of `layouts` that it has are copied. Blocking.
+    /// The local folder of the model or tokenizer, or its file of weights. That of a dataset holds
+    /// `files`; of a model of the hub, the files of the first of `layouts` that it has are copied.
+    /// Blocking.
     ///
     /// # Errors
     /// The user's: there is no such model, or it lacks a file.
@@ -114,10 +134,23 @@ impl ArtifactInput {
     ) -> Result<PathBuf, RunError> {
         match self {
             Self::Folder(written) => {
-                let folder = cx.files.model(written, layouts)?;
+                let path = cx.files.model(written, layouts)?;
                 let optional = layouts.iter().flat_map(|(_, optional)| *optional);
-                verify_artifacts(&folder, &files.iter().chain(optional).copied().collect::<Vec<_>>())?;
-                Ok(folder)
+                let mut files: Vec<&str> = files.iter().chain(optional).copied().collect();
+                let named = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                match path.parent().filter(|_| path.is_file()) {
+                    Some(folder) => {
+                        files.push(&named);
+                        verify_artifacts(folder, &files)?;
+                    }
+                    None => verify_artifacts(&path, &files)?,
+                }
+                Ok(path)
+            }
+            Self::Step(table, weights) => {
+                let folder = Self::Dataset(*table).folder(cx, inputs, files, layouts)?;
+                inputs.get(table).artifact(weights)?;
+                Ok(folder.join(weights))
             }
             Self::Dataset(table) => {
                 let input = inputs.get(table);
@@ -189,6 +222,21 @@ impl Ports<'_> {
 
     fn artifact(&mut self, input: &Input, product: Product, file: &str) -> ArtifactInput {
         let (name, span) = (input.name(), input.span());
+        // `@step-500` may be a revision of the hub.
+        let is_step = product == Product::Model && !is_hub_name(name);
+        if let Some((training, weights)) = earlier::step(name).filter(|_| is_step) {
+            let training = Input(Located::new(training.into(), span.clone()));
+            if training.is_path() {
+                return self.weights_file(Located::new(format!("{}/{weights}", training.name()), span));
+            }
+            return match self.artifact(&training, product, file) {
+                ArtifactInput::Dataset(table) => ArtifactInput::Step(table, weights),
+                other => other,
+            };
+        }
+        if input.is_path() && !is_hub_name(name) && name.ends_with(WEIGHTS_ENDING) {
+            return self.weights_file(input.0.clone());
+        }
         if is_hub_name(name) || input.is_path() && !is_url(name) {
             // What a name of the hub means does not change while it is in the cache.
             if !is_hub_name(name) {
@@ -211,6 +259,17 @@ impl Ports<'_> {
             );
         }
         ArtifactInput::Dataset(table)
+    }
+
+    /// A file of weights, whose folder describes the model.
+    fn weights_file(&mut self, written: Located<String>) -> ArtifactInput {
+        let folder = written.rsplit_once('/').map_or(".", |(folder, _)| folder);
+        for beside in [CONFIG_FILE, TOKENIZER_FILE] {
+            self.file(&Located::new(format!("{folder}/{beside}"), written.span()));
+        }
+        self.file(&written);
+        self.optional_file(format!("{folder}/{PREPROCESSING_FILE}"));
+        ArtifactInput::Folder(written)
     }
 
     /// The stage may begin while this input is still being made: it reads what is committed, waits
@@ -371,6 +430,12 @@ impl Ports<'_> {
     /// after a crash).
     pub fn split_rows(&mut self, rows: usize) {
         self.plan.split_rows = Some(rows.max(1));
+    }
+
+    /// Each row that the stage makes depends on nothing but the row of its input and its other
+    /// inputs: if only that input changes, the rows that it still has are taken over.
+    pub fn takes_over(&mut self, how: TakesOver) {
+        self.plan.takes_over = Some(how);
     }
 
     /// How many generations of the dataset are kept, the current one included: what took long to

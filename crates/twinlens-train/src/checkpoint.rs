@@ -20,6 +20,16 @@ use std::path::{Path, PathBuf};
 use twinlens_model::reference::Tensors;
 use twinlens_model::{Clip, weights};
 
+/// What the names of checkpoints begin with.
+pub(crate) const STEPS: &str = "step-";
+/// Parts of a checkpoint.
+pub(crate) const CHANGES: &str = "changes";
+const STATE: &str = "state";
+const STEP: &str = "step";
+const RUN: &str = "run";
+const MEASURED: &str = "measured";
+const LOG: &str = "log";
+
 /// The state of a training, besides the weights.
 pub struct TrainState {
     /// The optimiser, which counts the steps.
@@ -29,6 +39,8 @@ pub struct TrainState {
     /// One row per step.
     pub log: Vec<LogRow>,
     pub measurements: Vec<Measurement>,
+    /// What changed when the training was continued, by the first step after it.
+    pub changes: BTreeMap<u64, String>,
 }
 
 /// The directory of a training's checkpoints.
@@ -54,18 +66,8 @@ impl Checkpoints {
         Ok(Self { dir: dir.to_owned(), run, keep: keep.max(1) })
     }
 
-    /// The files whose names begin with `prefix`, oldest first.
     fn files(&self, prefix: &str) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))? {
-            let path = entry.map_err(TrainError::io(&self.dir))?.path();
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with(prefix) && name.ends_with(".safetensors") {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
+        files(&self.dir, prefix)
     }
 
     /// Writes the state after `state.adam.step` steps.
@@ -73,28 +75,9 @@ impl Checkpoints {
     /// # Errors
     /// `Io`, with the path.
     pub(crate) fn save(&self, clip: &Clip, state: &TrainState) -> Result<()> {
-        let mut tensors = BTreeMap::new();
-        let means = state.ema.iter().flat_map(Clip::state);
-        let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
-        tensors.extend(named.chain(means.map(|(name, t)| (format!("ema/{name}"), t))));
-        let device = &Device::Cpu;
-        for (name, moments) in &state.adam.moments {
-            tensors.insert(format!("m/{name}"), Tensor::from_slice(&moments.m, moments.m.len(), device)?);
-            tensors.insert(format!("v/{name}"), Tensor::from_slice(&moments.v, moments.v.len(), device)?);
-        }
-        let rows: Vec<f64> = state.log.iter().flat_map(|row| row.to_numbers()).collect();
-        tensors.insert("log".into(), Tensor::from_vec(rows, (state.log.len(), COLUMNS), device)?);
-        let (names, numbers) = measure::to_parts(&state.measurements);
-        tensors.insert(
-            "measured".into(),
-            Tensor::from_vec(numbers, (state.measurements.len(), measure::NUMBERS), device)?,
-        );
-        let step = state.adam.step;
-        let metadata = [("step", step.to_string()), ("run", self.run.clone()), ("measured", names)];
-        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-        let bytes = weights::to_bytes(&tensors, Some(HashMap::from(metadata)))?;
-        self.write(&format!("step-{step:010}"), &bytes)?;
-        let files = self.files("step-")?;
+        let (step, bytes) = (state.adam.step, to_bytes(clip, state, &state.log, &self.run)?);
+        self.write(&format!("{STEPS}{step:010}"), &bytes)?;
+        let files = self.files(STEPS)?;
         for old in &files[..files.len().saturating_sub(self.keep)] {
             std::fs::remove_file(old).map_err(TrainError::io(old))?;
         }
@@ -108,7 +91,7 @@ impl Checkpoints {
     /// `Checkpoint` if all are damaged, or one belongs to another training.
     pub fn restore(&self, clip: &Clip, state: &mut TrainState) -> Result<Vec<TrainError>> {
         let mut skipped = Vec::new();
-        for path in self.files("step-")?.into_iter().rev() {
+        for path in self.files(STEPS)?.into_iter().rev() {
             match read_sealed(&path) {
                 Ok(bytes) => {
                     self.restore_from(&path, &bytes, clip, state)?;
@@ -126,18 +109,12 @@ impl Checkpoints {
 
     fn restore_from(&self, path: &Path, bytes: &[u8], clip: &Clip, state: &mut TrainState) -> Result<()> {
         let damaged = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
-        let broken = |e: &dyn std::fmt::Display| damaged(format!("not a checkpoint, or damaged ({e})"));
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| broken(&e))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        if metadata.get("run") != Some(&self.run) {
+        let content = Content::parse(path, bytes)?;
+        if content.metadata.get(RUN) != Some(&self.run) {
             return Err(damaged("it belongs to a training with other options or data".into()));
         }
-        let step = metadata
-            .get("step")
-            .and_then(|s| s.parse().ok())
-            .ok_or_else(|| damaged("its step is missing".into()))?;
-        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|e| broken(&e))?;
-        let get = |name: String| tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
+        let get =
+            |name: String| content.tensors.get(&name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         for (part, model) in [("weights", Some(clip)), ("ema", state.ema.as_ref())] {
             for (name, variable) in model.iter().flat_map(|m| m.variables().iter().chain(m.buffers())) {
                 variable.set(&get(format!("{part}/{name}"))?.to_device(variable.device())?)?;
@@ -147,15 +124,30 @@ impl Checkpoints {
             let (m, v) = (get(format!("m/{name}"))?.to_vec1()?, get(format!("v/{name}"))?.to_vec1()?);
             *moments = Moments { m, v };
         }
-        state.adam.step = step;
-        let rows = get("log".into())?.to_vec2::<f64>()?;
-        let rows = rows.iter().map(|row| LogRow::from_numbers(row));
-        state.log = rows.collect::<Option<_>>().ok_or_else(|| damaged("its log is damaged".into()))?;
-        let names = metadata.get("measured").map_or("[]", String::as_str);
-        let numbers = get("measured".into())?.to_vec2::<f64>()?;
-        state.measurements = measure::from_parts(names, &numbers)
-            .ok_or_else(|| damaged("its evaluations are damaged".into()))?;
+        state.adam.step = content.step()?;
+        state.log = content.log()?;
+        state.measurements = content.measurements()?;
+        state.changes = content.changes()?;
         Ok(())
+    }
+
+    /// Whether there is no checkpoint, sound or not.
+    ///
+    /// # Errors
+    /// `Io`, with the directory.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.files(STEPS)?.is_empty())
+    }
+
+    /// Writes the content of a checkpoint of another training as one of this training.
+    ///
+    /// # Errors
+    /// `Io`, with the path.
+    pub(crate) fn adopt(&self, mut content: Content) -> Result<()> {
+        let step = content.step()?;
+        content.metadata.insert(RUN.into(), self.run.clone());
+        let tensors: BTreeMap<String, Tensor> = content.tensors.into_iter().collect();
+        self.write(&format!("{STEPS}{step:010}"), &serialise(&tensors, &content.metadata)?)
     }
 
     /// Writes the weights of the best step so far, replacing earlier ones.
@@ -225,6 +217,113 @@ impl Checkpoints {
     }
 }
 
+/// The checkpoints in `dir` whose names begin with `prefix`, oldest first.
+pub(crate) fn files(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(TrainError::io(dir))? {
+        let path = entry.map_err(TrainError::io(dir))?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with(prefix) && name.ends_with(".safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A state as the content of a file.
+pub(crate) fn to_bytes(clip: &Clip, state: &TrainState, log: &[LogRow], run: &str) -> Result<Vec<u8>> {
+    let mut tensors = BTreeMap::new();
+    let means = state.ema.iter().flat_map(Clip::state);
+    let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
+    tensors.extend(named.chain(means.map(|(name, t)| (format!("ema/{name}"), t))));
+    let device = &Device::Cpu;
+    for (name, moments) in &state.adam.moments {
+        tensors.insert(format!("m/{name}"), Tensor::from_slice(&moments.m, moments.m.len(), device)?);
+        tensors.insert(format!("v/{name}"), Tensor::from_slice(&moments.v, moments.v.len(), device)?);
+    }
+    tensors.insert(LOG.into(), log_tensor(log)?);
+    let (names, numbers) = measure::to_parts(&state.measurements);
+    tensors.insert(
+        MEASURED.into(),
+        Tensor::from_vec(numbers, (state.measurements.len(), measure::NUMBERS), device)?,
+    );
+    let changes = serde_json::json!(state.changes).to_string();
+    let step = state.adam.step.to_string();
+    let metadata = [(STEP, step), (RUN, run.into()), (MEASURED, names), (CHANGES, changes)];
+    serialise(&tensors, &metadata.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+/// The entries of the header are in no order: one entry makes the same bytes each time.
+fn serialise(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let text = serde_json::json!(metadata).to_string();
+    Ok(weights::to_bytes(tensors, Some(HashMap::from([(STATE.to_owned(), text)])))?)
+}
+
+/// A checkpoint in memory.
+pub(crate) struct Content {
+    path: PathBuf,
+    pub(crate) tensors: HashMap<String, Tensor>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Content {
+    /// `path` is for errors.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let broken = |e: &dyn std::fmt::Display| {
+            let problem = format!("not a checkpoint, or damaged ({e})");
+            TrainError::Checkpoint { path: path.into(), problem }
+        };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| broken(&e))?;
+        let metadata = header.metadata().as_ref().and_then(|entries| entries.get(STATE));
+        let metadata = metadata.map_or("{}", String::as_str);
+        let metadata = serde_json::from_str(metadata).map_err(|e| broken(&e))?;
+        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|e| broken(&e))?;
+        Ok(Self { path: path.into(), tensors, metadata })
+    }
+
+    pub(crate) fn damaged(&self, what: &str) -> TrainError {
+        TrainError::Checkpoint { path: self.path.clone(), problem: what.into() }
+    }
+
+    pub(crate) fn step(&self) -> Result<u64> {
+        let step = self.metadata.get(STEP).and_then(|step| step.parse().ok());
+        step.ok_or_else(|| self.damaged("its step is missing"))
+    }
+
+    fn numbers(&self, name: &str) -> Result<Vec<Vec<f64>>> {
+        let tensor = self.tensors.get(name).ok_or_else(|| self.damaged(&format!("`{name}` is missing")))?;
+        Ok(tensor.to_vec2::<f64>()?)
+    }
+
+    pub(crate) fn log(&self) -> Result<Vec<LogRow>> {
+        let rows = self.numbers(LOG)?.iter().map(|row| LogRow::from_numbers(row)).collect::<Option<_>>();
+        rows.ok_or_else(|| self.damaged("its log is damaged"))
+    }
+
+    pub(crate) fn set_log(&mut self, log: &[LogRow]) -> Result<()> {
+        self.tensors.insert(LOG.into(), log_tensor(log)?);
+        Ok(())
+    }
+
+    fn measurements(&self) -> Result<Vec<Measurement>> {
+        let names = self.metadata.get(MEASURED).map_or("[]", String::as_str);
+        let measurements = measure::from_parts(names, &self.numbers(MEASURED)?);
+        measurements.ok_or_else(|| self.damaged("its evaluations are damaged"))
+    }
+
+    /// In a checkpoint from before there were any, none.
+    pub(crate) fn changes(&self) -> Result<BTreeMap<u64, String>> {
+        let text = self.metadata.get(CHANGES).map_or("{}", String::as_str);
+        serde_json::from_str(text).map_err(|_| self.damaged("its list of changes is damaged"))
+    }
+}
+
+fn log_tensor(log: &[LogRow]) -> Result<Tensor> {
+    let rows: Vec<f64> = log.iter().flat_map(|row| row.to_numbers()).collect();
+    Ok(Tensor::from_vec(rows, (log.len(), COLUMNS), &Device::Cpu)?)
+}
+
 /// The name of a file and the CRC-32 of its content.
 fn seal(path: &Path) -> Option<(&str, u32)> {
     let (name, crc) = path.file_stem()?.to_str()?.rsplit_once('-')?;
@@ -232,7 +331,7 @@ fn seal(path: &Path) -> Option<(&str, u32)> {
 }
 
 /// Reads a file that has the CRC-32 of its content in its name.
-fn read_sealed(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_sealed(path: &Path) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).map_err(TrainError::io(path))?;
     let problem = match seal(path) {
         Some((_, crc)) if crc == crc32fast::hash(&bytes) => return Ok(bytes),

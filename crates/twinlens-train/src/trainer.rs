@@ -8,6 +8,7 @@
 use crate::batch::{Batch, BatchSource};
 use crate::checkpoint::{Checkpoints, TrainState};
 use crate::collective::{Collective, Local, Threads};
+use crate::continuation;
 use crate::ema;
 use crate::error::{Result, TrainError};
 use crate::log::LogRow;
@@ -17,6 +18,7 @@ use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
 use crate::schedule::Schedule;
 use crate::step::{Step, Stepper};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Instant;
@@ -31,6 +33,10 @@ pub struct TrainOutput {
     pub measurements: Vec<Measurement>,
     /// The moving average of the weights, if enabled.
     pub ema: Option<Clip>,
+    /// The content of a file with which the training can be continued, if enabled.
+    pub state: Option<Vec<u8>>,
+    /// What changed when the training was continued, by the first step after it.
+    pub changes: BTreeMap<u64, String>,
 }
 
 /// How a training ended.
@@ -80,6 +86,7 @@ pub fn train(
         ema: options.ema.map(|_| clip.replica()).transpose()?,
         log: Vec::new(),
         measurements: Vec::new(),
+        changes: BTreeMap::new(),
     };
     for error in checkpoints.restore(clip, &mut state)? {
         (hooks.note)(format!("{error}; resuming from an older checkpoint"));
@@ -153,13 +160,13 @@ fn stepper<'a>(
     ranks: &'a dyn Collective,
     stop: &'a (dyn Fn() -> bool + Sync),
 ) -> Stepper<'a> {
-    let &TrainOptions { lr: peak, warmup, steps, batch_size, .. } = options;
+    let &TrainOptions { schedule: kind, lr: peak, warmup, steps, batch_size, .. } = options;
     Stepper {
         clip,
         variables: clip.trainable(),
         ranks,
         micro_batch: options.micro_batch.unwrap_or(batch_size),
-        schedule: Schedule { peak, warmup, steps },
+        schedule: Schedule { kind, peak, warmup, steps },
         stop,
     }
 }
@@ -250,8 +257,7 @@ impl Training<'_, '_> {
             }
             self.keep_weights(step)?;
             if step == self.options.steps {
-                let TrainState { log, measurements, ema, .. } = self.state;
-                return Ok(Some(Outcome::Finished(Box::new(TrainOutput { log, measurements, ema }))));
+                return Ok(Some(Outcome::Finished(Box::new(self.finish()?))));
             }
             if is_due(step, Some(self.options.checkpoint_every)) {
                 self.save(&mut saved)?;
@@ -270,6 +276,14 @@ impl Training<'_, '_> {
             let Some(step) = step else { return self.stop(saved) };
             self.record(step, batch.epoch, started)?;
         }
+    }
+
+    fn finish(mut self) -> Result<TrainOutput> {
+        self.state.adam.gather()?;
+        let state = || continuation::to_bytes(self.stepper.clip, &self.state);
+        let state = self.options.keep_state.then(state).transpose()?;
+        let TrainState { log, measurements, ema, changes, .. } = self.state;
+        Ok(TrainOutput { log, measurements, ema, state, changes })
     }
 
     /// Writes a checkpoint unless the newest, of step `saved`, is of this step.
@@ -305,7 +319,7 @@ impl Training<'_, '_> {
         }
         let row = LogRow {
             step,
-            samples_seen: step * batch as u64,
+            samples_seen: self.options.pairs_seen(step),
             epoch,
             loss,
             lr,
@@ -351,18 +365,20 @@ impl Training<'_, '_> {
         if is_due(step, self.options.keep_every) {
             self.checkpoints.save_kept(self.model(), step)?;
         }
-        if self.options.keep_best && step > 0 && self.is_best(step) {
+        if self.options.keep_best && step > self.options.first_step() && self.is_best(step) {
             self.checkpoints.save_best(self.model(), step)?;
         }
         Ok(())
     }
 
-    /// Whether this step is better than all previous ones, by the first metric of the evaluation or
-    /// else by the loss.
+    /// Whether this step is better than all previous ones of this training, by the first metric of
+    /// the evaluation or else by the loss.
     fn is_best(&self, step: u64) -> bool {
+        let first = self.options.first_step();
         if self.options.evaluate_every.is_some() {
             let mut best = f64::NEG_INFINITY;
-            for (at, value) in measure::by_step(&self.state.measurements) {
+            let own = measure::by_step(&self.state.measurements).filter(|(at, _)| *at > first);
+            for (at, value) in own {
                 if at == step {
                     return value > best;
                 }
@@ -375,6 +391,6 @@ impl Training<'_, '_> {
         let loss = |step: u64| monitor::recent_loss(&self.state.log[..step as usize]);
         let is_better = |other: u64| loss(step) < loss(other);
         let due = is_due(step, every) || step == self.options.steps;
-        due && (1..step).filter(|s| is_due(*s, every)).all(is_better)
+        due && (first + 1..step).filter(|s| is_due(*s, every)).all(is_better)
     }
 }

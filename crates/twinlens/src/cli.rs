@@ -144,6 +144,10 @@ pub(crate) struct RunArgs {
     /// without it, a terminal is asked, and anything else is refused
     #[arg(long)]
     pub replace: bool,
+    /// Continue this training with the options that the file has now: more steps, another rate or
+    /// batch size. Its weights, moments, step, place in the data and log are taken over
+    #[arg(long = "continue", value_name = "STAGE", conflicts_with = "fresh")]
+    pub continued: Option<String>,
     /// Run only this stage and those that it depends on
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
@@ -260,6 +264,9 @@ pub(crate) struct PlanArgs {
     pub dir: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
+    /// Plan for `run --continue`
+    #[arg(long = "continue", value_name = "STAGE")]
+    pub continued: Option<String>,
     /// Plan for `run --until`
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
@@ -393,7 +400,9 @@ pub(crate) struct ReportArgs {
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// The directory of a twinlens, Hugging Face or open_clip model, with tokenizer.json or CLIP's
-    /// vocabulary; or a model of the Hugging Face Hub (hf://openai/clip-vit-base-patch32)
+    /// vocabulary; a training of a run, also one in progress (runs/mine/clip,
+    /// runs/mine/clip@step-500, runs/mine/clip@1); or a model of the Hugging Face Hub
+    /// (hf://openai/clip-vit-base-patch32)
     #[arg(long, value_name = "DIR")]
     pub weights: String,
     /// Comma-separated names (see `twinlens sets`), your own declarations (mine.toml), or your own

@@ -22,6 +22,7 @@ use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError, StageKind};
 
+use crate::checkpoint::Checkpoint;
 use crate::cli::{EvalArgs, RowFormat};
 use crate::errors::Failure;
 use crate::run::{check_rejected, run_watched, settings};
@@ -39,10 +40,11 @@ pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failur
         return Err(Failure::user("cannot write Parquet to a terminal")
             .hint("redirect it, or choose another --format"));
     }
-    let weights = if is_hub_name(&args.weights) {
-        hub::open().model(&args.weights, &FOLDER_FILES)?
-    } else {
-        absolute_dir(&args.weights)?
+    let checkpoint = Checkpoint::of(&args.weights)?;
+    let weights = match &checkpoint {
+        Some(checkpoint) => checkpoint.folder.clone(),
+        None if is_hub_name(&args.weights) => hub::open().model(&args.weights, &FOLDER_FILES)?,
+        None => absolute_dir(&args.weights)?,
     };
     let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
     let prompts = prompts(&args.prompts)?;

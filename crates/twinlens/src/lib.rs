@@ -16,8 +16,10 @@
 mod allocator;
 pub mod api;
 mod check;
+mod checkpoint;
 mod cli;
 mod config;
+mod continued;
 mod embed;
 mod env;
 mod errors;

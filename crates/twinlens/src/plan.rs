@@ -12,14 +12,17 @@ use twinlens_pipeline::run::directory::identity;
 use twinlens_pipeline::run::plan::{self, Decision};
 
 use crate::cli::{PlanArgs, PlanFormat};
+use crate::continued::Request;
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, env, hub, run, secrets};
+use crate::{continued, env, hub, run, secrets};
 pub(crate) use stages::StagePlan;
 use stages::{Column, decision, stages};
 
 pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
-    let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
+    let request = Request { file: &args.pipeline, set: &args.set.values, stage: args.continued.as_deref() };
+    let pipeline =
+        continued::open(request, registry, |pipeline| run::run_dir(args.dir.as_deref(), pipeline))?;
     let stages = stage_plans(&pipeline, args.dir.as_deref(), args.until.as_deref(), args.max_rows)?;
     let text = match args.format {
         PlanFormat::Table if args.columns => text(&stages, details),

@@ -20,19 +20,21 @@ use twinlens_pipeline::run::{self, Outcome, Settings};
 use twinlens_pipeline::{Product, Registry};
 
 use crate::cli::{EngineArgs, RunArgs, SharingArgs, VerifyMode};
+use crate::continued::Request;
 use crate::errors::{Exit, Failure};
 use crate::in_flight::Notes;
 use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds, shell_quote};
-use crate::{config, env, hub, prompt, runtime, signals, sites, work};
+use crate::{continued, env, hub, prompt, runtime, signals, sites, work};
 
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
 
 pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
-    let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
+    let request = Request { file: &args.pipeline, set: &args.set.values, stage: args.continued.as_deref() };
+    let pipeline = continued::open(request, registry, |pipeline| run_dir(args.dir.as_deref(), pipeline))?;
     let settings = Settings {
         fresh: args.fresh,
         replace: if args.replace { Replace::Yes } else { prompt::replace() },

@@ -1,7 +1,7 @@
 //! Formatting for the terminal: colours, counts, durations, sizes, and escaping.
 
 use std::io::IsTerminal;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) use twinlens_dataset::export::thousands as count;
 pub(crate) use twinlens_pipeline::units::{bytes, seconds};
@@ -122,6 +122,7 @@ pub(crate) fn shell_quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn numbers_are_formatted() {

@@ -116,6 +116,22 @@ fetch_error_kinds! {
     HttpUnexpected = "http_unexpected",
 }
 
+/// The codes of failures that may pass with time: of the network, and of servers that are down or
+/// busy.
+pub const PASSING_CODES: &[&str] = &[
+    "robots_unreachable",
+    "dns",
+    "connect",
+    "timeout_connect",
+    "timeout_headers",
+    "timeout_body",
+    "too_slow",
+    "reset",
+    "truncated",
+    "http_too_many_requests",
+    "http_server_error",
+];
+
 impl FetchErrorKind {
     /// Whether another attempt may succeed.
     pub fn is_transient(self) -> bool {

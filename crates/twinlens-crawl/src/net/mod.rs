@@ -24,7 +24,7 @@ mod tdm;
 
 pub use client::{Client, ClientDeps};
 pub use directives::Directives;
-pub use error::{FetchError, FetchErrorKind};
+pub use error::{FetchError, FetchErrorKind, PASSING_CODES};
 pub use options::HttpOptions;
 pub(crate) use proxy::VARIABLES as PROXY_VARIABLES;
 pub use request::{ContentCoding, Request, Response};

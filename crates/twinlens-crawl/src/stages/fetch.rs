@@ -38,7 +38,7 @@ use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::{
     Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, Secrets, SortKey, StageKind,
-    Work,
+    TakesOver, Work,
 };
 
 use self::assemble::{Assembler, FinishedRows};
@@ -47,7 +47,7 @@ pub use self::verify::{CODES as VERIFY_CODES, Verify};
 use super::common::arrow_error;
 use super::local::Root;
 use super::options;
-use crate::net::HttpOptions;
+use crate::net::{HttpOptions, PASSING_CODES};
 
 /// Fetches the image of each pair, or reads its file; checks, decodes, resizes and encodes it; adds
 /// the image columns.
@@ -157,6 +157,7 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
         ports.output(output, SortKey::columns(ROW_ORDER));
         added.fields().iter().for_each(|field| ports.computes(field.name()));
         ports.split_rows(options.split_rows);
+        ports.takes_over(TakesOver::Costly(PASSING_CODES));
         options::check_http(ports, &options.http);
         options::check_images(ports, &options.resize, &options.encode, &options.limits);
         let hint = Required::Hint("make one with a `select` stage: columns = { url = \"...\" }");

@@ -3,7 +3,16 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use twinlens_pipeline::Required;
+use serde::Serialize;
+use twinlens_pipeline::{Ports, Required, TakesOver};
+
+/// Declares that rows may be taken over, unless SQL in the options asks for the time of the run.
+pub(super) fn takes_over(ports: &mut Ports<'_>, options: &impl Serialize) {
+    let text = serde_json::to_string(options).unwrap_or_default();
+    if !text.to_lowercase().contains("run_time") {
+        ports.takes_over(TakesOver::Cheap);
+    }
+}
 
 /// `schema` with the column of the same name replaced by `field`, or with `field` at the end.
 pub(super) fn with_field(schema: &Schema, field: Field) -> SchemaRef {

@@ -18,6 +18,7 @@ use twinlens_pipeline::{
     StageKind, Work,
 };
 
+use super::columns;
 use super::presets::{self, Preset};
 use crate::error::CurateError;
 use crate::functions::{call, strings};
@@ -92,6 +93,7 @@ rules = [{ code = "too_short", where = "char_length(caption) >= 5" }]
 
     fn plan(options: FilterOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
+        columns::takes_over(ports, &options);
         ports.output(ports.schema(&input), SortKey::columns(ROW_ORDER));
         if options.predicate.is_none()
             && options.rules.is_empty()

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{CODE, reject_where};
 use twinlens_pipeline::{
-    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, Work,
+    Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, SortKey, StageKind, TakesOver, Work,
 };
 
 use super::columns::with_field;
@@ -80,6 +80,7 @@ queries = "queries/queries.parquet"
         let schema = ports.schema(&input).map(|schema| with_field(&schema, ids));
         ports.output(schema, SortKey::columns(ROW_ORDER));
         ports.computes(QUERY_IDS);
+        ports.takes_over(TakesOver::Costly(&[]));
         ports.text(&input, &options.column, Required::Yes);
         Some(Work::rows(Match {
             queries,

@@ -15,6 +15,8 @@ use twinlens_pipeline::{
     StageKind, Work,
 };
 
+use super::columns;
+
 /// Computes, replaces, keeps or drops columns; keeps every row.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +72,7 @@ drop = ["page_url"]
 
     fn plan(options: SelectOptions, ports: &mut Ports<'_>) -> Option<Work> {
         let input = ports.rows(&options.input);
+        columns::takes_over(ports, &options);
         for name in options.keep.iter().flatten().chain(&options.drop) {
             ports.column(&input, name, ColumnType::Any, Required::Yes);
         }

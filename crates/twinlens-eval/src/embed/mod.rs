@@ -87,7 +87,7 @@ impl Embed {
     fn width(&self, ports: &mut Ports<'_>, model: &ArtifactInput) -> Option<usize> {
         let name = self.model.name();
         let trained = match model {
-            ArtifactInput::Dataset(training) => {
+            ArtifactInput::Dataset(training) | ArtifactInput::Step(training, _) => {
                 let schema = ports.schema(training)?;
                 Some(contracts::embed_width(&schema))
             }

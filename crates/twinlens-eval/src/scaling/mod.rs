@@ -109,7 +109,7 @@ hold_out = 1
         for model in options.models.iter() {
             match ports.model(model) {
                 ArtifactInput::Dataset(table) => models.push(table),
-                ArtifactInput::Folder(_) => ports.fault(
+                ArtifactInput::Folder(_) | ArtifactInput::Step(..) => ports.fault(
                     model
                         .fault(format!("`{}` is not a stage", model.name()))
                         .label("expected a `train` stage: its config gives the cost of the model"),

@@ -4,7 +4,7 @@ pub(crate) mod foreign;
 mod state;
 mod tensors;
 
-pub use crate::files::write_atomically;
+pub use crate::files::{directory_of, write_atomically};
 pub use crate::variables::Variables;
 pub use foreign::{FOLDER_FILES, FolderLayout, PREPROCESSING_FILE};
 pub use state::{buffers, shapes};

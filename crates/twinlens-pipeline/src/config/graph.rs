@@ -9,6 +9,7 @@ use crate::config::pipeline::Resolved;
 use crate::config::source::{Part, Source};
 use crate::config::stages::Draft;
 use crate::config::variants;
+use crate::earlier;
 use crate::error::Fault;
 use crate::located::Input;
 use crate::ports::InputPort;
@@ -98,6 +99,14 @@ impl<'a> Names<'a> {
         // One variant, by its own name.
         if let Some(&node) = self.names.get(stage) {
             return Ok(Resolved::Stage { node, table: self.table_of(node, input)?.into() });
+        }
+        if let Some((of, _)) = earlier::parts(stage).filter(|(of, _)| self.names.contains_key(of)) {
+            return match input.table() {
+                None => Ok(Resolved::Earlier { name: stage.into(), of: self.names[of] }),
+                Some(_) => {
+                    Err(Box::new(Fault::at(0..0, format!("of `{stage}` only the main table is an input"))))
+                }
+            };
         }
         if input.table().is_none() && (stage == REJECTS || stage == FUNNEL) {
             return self.system(reader, stage);

@@ -170,6 +170,13 @@ pub enum Resolved {
         /// before the reading stage, except queries. They run before it.
         nodes: Vec<usize>,
     },
+    /// An earlier generation of a stage's dataset, which need not be made.
+    Earlier {
+        /// `clip@1`.
+        name: String,
+        /// The stage, as an index in [`Pipeline::nodes`].
+        of: usize,
+    },
     /// A Parquet file or the folder of a dataset: the path as written, joined to the folder of the
     /// pipeline file.
     Path(String),
@@ -181,7 +188,7 @@ impl Resolved {
         match self {
             Resolved::Stage { node, .. } => std::slice::from_ref(node),
             Resolved::Variants { nodes, .. } | Resolved::System { nodes, .. } => nodes,
-            Resolved::Path(_) => &[],
+            Resolved::Earlier { .. } | Resolved::Path(_) => &[],
         }
     }
 }

@@ -132,6 +132,12 @@ impl Context<'_> {
                 let place = || place_of(self.source, &port.input);
                 match resolved {
                     Resolved::Path(path) => self.file(path, place()).map_err(|fault| faults.push(fault)).ok(),
+                    // Nothing is known of its tables before a run.
+                    Resolved::Earlier { of, .. } => {
+                        let kind = drafts[*of].kind;
+                        let maker = kind.map(|kind| (kind.name, kind.product));
+                        Some(KnownInput { schema: None, maker })
+                    }
                     Resolved::System { table, .. } => {
                         Some(KnownInput { schema: Some(system_schema(table)), maker: None })
                     }
@@ -237,6 +243,7 @@ fn nodes(
             Resolved::System { table, nodes } => {
                 Resolved::System { table: table.clone(), nodes: all(nodes)? }
             }
+            Resolved::Earlier { name, of } => Resolved::Earlier { name: name.clone(), of: *places.get(of)? },
             Resolved::Path(path) => Resolved::Path(path.clone()),
         })
     };

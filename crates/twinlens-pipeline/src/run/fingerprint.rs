@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -28,6 +29,12 @@ pub trait Recorded {
     /// How often splits of a node's dataset were replaced, if the dataset has that fingerprint:
     /// datasets that depend on the earlier splits are stale.
     fn retries(&self, node: usize, fingerprint: &str) -> u64;
+    /// What identifies the content of the generation `name` of the node `of`, for the stage
+    /// `reader`. Of the reader itself, the next generation is the dataset that it has now.
+    ///
+    /// # Errors
+    /// The user's: there is none.
+    fn earlier(&self, reader: &str, name: &str, of: usize) -> Result<String, RunError>;
     /// The stamp of a file, by its name in the recipe.
     fn stamp(&self, name: &str) -> Option<&Value>;
 }
@@ -73,6 +80,9 @@ pub fn recipes(
                         continue;
                     }
                 },
+                Resolved::Earlier { name: earlier, of } => {
+                    (name.into(), recorded.earlier(&node.name, earlier, *of)?.into())
+                }
             };
             inputs.insert(name, print);
         }
@@ -240,6 +250,37 @@ pub fn kept<'a>(own: &Recipe, fused: impl Iterator<Item = (&'a str, &'a Recipe)>
 }
 
 const FUSED: &str = "fused";
+
+/// What of a recipe determines a row that the stages `nodes` make of a row of their input: all but
+/// that input, how many of its rows are read, and the times of files.
+pub(super) fn without_rows_input(recipe: &Value, nodes: &[Arc<Node>]) -> Value {
+    let mut recipe = recipe.clone();
+    let Some((last, fused)) = nodes.split_last() else { return recipe };
+    for node in fused {
+        if let Some(part) = recipe.get_mut(FUSED).and_then(|fused| fused.get_mut(&node.name)) {
+            strip_rows_input(part, node);
+        }
+    }
+    strip_rows_input(&mut recipe, last);
+    recipe
+}
+
+fn strip_rows_input(recipe: &mut Value, node: &Node) {
+    if let Value::Object(parts) = recipe {
+        parts.remove("max_rows");
+    }
+    for part in ["files", "inputs"] {
+        let Some(stamps) = recipe.get_mut(part).and_then(Value::as_object_mut) else { continue };
+        if part == "inputs" {
+            node.rows_input().into_iter().for_each(|input| drop(stamps.remove(input.input.name())));
+        }
+        for stamp in stamps.values_mut() {
+            if let Some(content) = stamp.get(CONTENT) {
+                *stamp = content.clone();
+            }
+        }
+    }
+}
 
 /// What differs between a stored recipe and the current one, in words.
 pub fn difference(before: &Value, now: &Value) -> String {

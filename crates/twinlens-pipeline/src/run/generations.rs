@@ -10,11 +10,12 @@
 
 use std::collections::HashSet;
 
-use twinlens_dataset::protocol::State;
+use twinlens_dataset::protocol::{State, WORK};
 use twinlens_dataset::storage::{Location, UNFINISHED, local};
-use twinlens_dataset::{Dataset, manifest};
+use twinlens_dataset::{Dataset, MAIN, manifest};
 
 use crate::config::Pipeline;
+pub(super) use crate::earlier::{name, parts};
 use crate::error::RunError;
 use crate::run::cost::Cost;
 
@@ -22,9 +23,6 @@ use crate::run::cost::Cost;
 pub(super) const DELETED: &str = ".deleted";
 /// Holds the datasets that `--fresh` replaces.
 pub(super) const OLD: &str = ".old";
-
-/// Separates the name of a stage from the number of a generation.
-const MARK: char = '@';
 
 /// The datasets of a stage.
 #[derive(Debug, Default)]
@@ -96,6 +94,39 @@ impl Generations {
         places.into_iter().map(|place| (now(after[place].1), after[place].2)).collect()
     }
 
+    /// What identifies the content of the generation `generation`; see
+    /// [`super::fingerprint::Recorded::earlier`].
+    pub(super) fn print(&self, dir: &Location, reader: &str, generation: &str) -> Result<String, RunError> {
+        let Some((stage, number)) = parts(generation) else {
+            return Err(RunError::Internal(format!("`{generation}` is no generation")));
+        };
+        let earlier = self.earlier.iter().find(|(of, _)| *of == number);
+        let found = match (earlier, &self.current) {
+            (Some((_, state)), _) => Some((generation, state)),
+            (None, Some(current)) if reader == stage && number == self.next() => Some((stage, current)),
+            _ => None,
+        };
+        let Some((folder, state)) = found else {
+            let known: Vec<String> = self.earlier.iter().map(|(number, _)| name(stage, *number)).collect();
+            let message = format!("there is no `{generation}` in {dir}");
+            return Err(RunError::user_with_hint(
+                message,
+                match &known[..] {
+                    [] => format!("`{stage}` has no earlier generations there"),
+                    known => format!("the earlier generations are {}", known.join(", ")),
+                },
+            ));
+        };
+        let print = format!("{}/{MAIN}", state.begin.fingerprint);
+        if state.complete {
+            return Ok(print);
+        }
+        // The names of checkpoints have sums of their contents.
+        let files = dir.join(folder).join(WORK).files("")?;
+        let newest = files.keys().rfind(|file| file.ends_with(".safetensors"));
+        Ok(format!("{print}, unfinished, {}", newest.map_or("", String::as_str)))
+    }
+
     /// The number of the next generation.
     pub(super) fn next(&self) -> u64 {
         self.earlier.first().map_or(0, |(number, _)| *number) + 1
@@ -146,7 +177,11 @@ impl Kept<'_> {
 }
 
 /// The earlier datasets of a stage with their numbers, newest first.
-fn read_earlier(dir: &Location, folders: &[String], stage: &str) -> Result<Vec<(u64, State)>, RunError> {
+pub(super) fn read_earlier(
+    dir: &Location,
+    folders: &[String],
+    stage: &str,
+) -> Result<Vec<(u64, State)>, RunError> {
     let mut earlier = Vec::new();
     for folder in folders {
         if let Some((_, number)) = parts(folder).filter(|(of, _)| *of == stage)
@@ -159,15 +194,10 @@ fn read_earlier(dir: &Location, folders: &[String], stage: &str) -> Result<Vec<(
     Ok(earlier)
 }
 
-/// The stage and the number in the name of a folder.
-pub(super) fn parts(folder: &str) -> Option<(&str, u64)> {
-    let (stage, number) = folder.rsplit_once(MARK)?;
-    Some((stage, number.parse().ok()?))
-}
-
-/// The name of a generation.
-pub(super) fn name(stage: &str, number: u64) -> String {
-    format!("{stage}{MARK}{number}")
+/// The name that the dataset of a stage gets when it becomes a generation.
+pub fn next_name(dir: &Location, stage: &str) -> Result<String, RunError> {
+    let newest = read_earlier(dir, &dir.list()?.folders, stage)?.first().map_or(0, |(number, _)| *number);
+    Ok(name(stage, newest + 1))
 }
 
 /// The folders of generations that stages of a pipeline read.

@@ -28,6 +28,7 @@ pub mod session;
 pub mod settings;
 pub mod splits;
 pub mod step;
+pub mod takeover;
 mod unit_inputs;
 pub mod workers;
 
@@ -59,6 +60,7 @@ use crate::run::reasons::AllRejected;
 use crate::run::recipe::{RunFacts, UnitRecipe};
 pub use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
+use crate::run::takeover::TakeOver;
 use crate::run::unit_inputs::UnitInputs;
 
 /// A finished run.
@@ -282,10 +284,19 @@ impl Run<'_> {
         reasons.iter().for_each(|reason| progress.note(reason));
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
-        let helpers = self.helpers(unit, tables)?;
-        let prepared = Prepared::new(steps, output.starter(), output.records());
+        let earlier = self.earlier(unit)?;
+        let helpers = self.helpers(unit, tables, earlier.clone())?;
+        let mut prepared = Prepared::new(steps, output.starter(), output.records());
+        if let Some(folder) = &earlier
+            && let Err(error) = prepared.take_over(self.settings.dir.join(folder))
+        {
+            progress.note(format!("nothing is taken over: {error}"));
+        }
         let work = execute(&prepared, &mut output, &limits, helpers.as_ref());
         stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;
+        if let Some((rows, from)) = prepared.taken_over() {
+            progress.note(format!("{rows} rows are taken over from `{from}`"));
+        }
         let dir = &self.settings.dir;
         let mut notes = generations::prune(dir, &node.name, &self.kept(node), false)?;
         notes.extend(generations::delete_old(dir, &node.name)?);
@@ -322,12 +333,23 @@ impl Run<'_> {
         Kept { generations: node.plan.generations, read: &self.read }
     }
 
+    /// The folder of an earlier dataset of a unit that has rows to take over.
+    fn earlier(&self, unit: &Unit) -> Result<Option<String>, RunError> {
+        let nodes: Vec<_> = unit.nodes.iter().map(|&node| self.pipeline.nodes[node].clone()).collect();
+        TakeOver::find(&self.settings.dir, &nodes, &unit.kept(self.pipeline))
+    }
+
     /// What other processes are told of a unit, if there are any.
-    fn helpers(&self, unit: &Unit, tables: BTreeMap<String, SchemaRef>) -> Result<Option<Helpers>, RunError> {
+    fn helpers(
+        &self,
+        unit: &Unit,
+        tables: BTreeMap<String, SchemaRef>,
+        earlier: Option<String>,
+    ) -> Result<Option<Helpers>, RunError> {
         let Some(elsewhere) = &self.settings.elsewhere else { return Ok(None) };
         let Settings { clock, hosts, .. } = self.settings;
         let (pipeline, began) = (self.pipeline, self.inputs.began);
-        let facts = RunFacts { pipeline, tables, began, clock: *clock, hosts };
+        let facts = RunFacts { pipeline, tables, earlier, began, clock: *clock, hosts };
         Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, &facts)? }))
     }
 

@@ -120,7 +120,7 @@ pub fn plan(
     for node in &pipeline.nodes {
         made.push(Generations::read(dir, &folders, &node.name)?);
     }
-    let recorded = Manifests::new(&made);
+    let recorded = Manifests::new(dir, &made);
     let recipes = recipes(pipeline, files, max_rows, &recorded)?;
     let current = |node: usize| {
         let fingerprint = &recipes[node].fingerprint;
@@ -179,14 +179,15 @@ pub fn plan(
 
 /// What the manifests of a run record.
 struct Manifests<'a> {
+    dir: &'a Location,
     made: &'a [Generations],
     stamps: BTreeMap<&'a String, &'a Value>,
 }
 
 impl<'a> Manifests<'a> {
-    fn new(made: &'a [Generations]) -> Self {
+    fn new(dir: &'a Location, made: &'a [Generations]) -> Self {
         let recipes = made.iter().flat_map(Generations::all).map(|state| &state.begin.recipe);
-        Self { made, stamps: recipes.flat_map(fingerprint::stamps).collect() }
+        Self { dir, made, stamps: recipes.flat_map(fingerprint::stamps).collect() }
     }
 }
 
@@ -195,6 +196,10 @@ impl Recorded for Manifests<'_> {
         let (state, _) = self.made[node].of(fingerprint);
         let current = state.filter(|state| state.begin.fingerprint == fingerprint);
         current.map_or(0, |state| state.retries)
+    }
+
+    fn earlier(&self, reader: &str, name: &str, of: usize) -> Result<String, RunError> {
+        self.made[of].print(self.dir, reader, name)
     }
 
     fn stamp(&self, name: &str) -> Option<&Value> {

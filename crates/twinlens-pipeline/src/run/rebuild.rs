@@ -73,6 +73,10 @@ impl Builder<'_> {
         let dataset = settings.dir.join(recipe.dataset());
         let starter = SplitStarter::elsewhere(&dataset, recipe.tables.clone());
         let records = SplitRecords::new(&dataset, &recipe.fingerprint);
-        Ok(Prepared::new(steps, starter, Some(records)))
+        let mut prepared = Prepared::new(steps, starter, Some(records));
+        if let Some(earlier) = &recipe.earlier {
+            prepared.take_over(settings.dir.join(earlier))?;
+        }
+        Ok(prepared)
     }
 }

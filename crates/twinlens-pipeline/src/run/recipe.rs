@@ -45,6 +45,9 @@ pub struct UnitRecipe {
     pub stages: Vec<(String, Value)>,
     /// The fingerprint of the unit's dataset.
     pub fingerprint: String,
+    /// The folder of an earlier dataset with rows to take over.
+    #[serde(default)]
+    pub earlier: Option<String>,
     /// The tables of the dataset.
     pub tables: BTreeMap<String, SchemaRef>,
     /// When the run began, in microseconds since 1970.
@@ -79,6 +82,7 @@ impl Build {
 pub(super) struct RunFacts<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) tables: BTreeMap<String, SchemaRef>,
+    pub(super) earlier: Option<String>,
     pub(super) began: Clock,
     pub(super) clock: Clock,
     pub(super) hosts: &'a BTreeMap<String, SocketAddr>,
@@ -116,6 +120,7 @@ impl UnitRecipe {
             salt,
             stages: unit.nodes.iter().map(stage).collect(),
             fingerprint: unit.recipe.fingerprint.clone(),
+            earlier: run.earlier.clone(),
             tables: run.tables.clone(),
             began: run.began.micros(),
             clock: if let Clock::Fixed(_) = run.clock { Some(run.clock.micros()) } else { None },

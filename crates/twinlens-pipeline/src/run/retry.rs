@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::array::AsArray;
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, UInt64Type};
+use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
 use datafusion::common::JoinType;
 use datafusion::dataframe::DataFrame;
 use datafusion::functions_aggregate::expr_fn::{count, max};
-use datafusion::logical_expr::{Expr, cast, col, ident, lit};
-use datafusion::scalar::ScalarValue;
+use datafusion::logical_expr::{col, ident, lit};
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::{Dataset, DatasetWriter, MAIN, REJECTS, SplitWriter};
@@ -33,7 +32,9 @@ use crate::run::plan::{self, Decision, Unit};
 use crate::run::reasons::reasons;
 use crate::run::session;
 use crate::run::settings::Settings;
-use crate::run::step::{Step, chain, conserved, rows_input, split_rows, write_sorted};
+use crate::run::step::{
+    Step, aligned, chain, conserved, divided_fields, rows_input, split_rows, write_sorted,
+};
 use crate::run::unit_inputs::UnitInputs;
 use crate::stage::{SortKey, Work};
 
@@ -248,10 +249,7 @@ impl Picked<'_> {
         let rows = rows.join(as_key()?, JoinType::LeftSemi, &[self.key], &[RETRY_KEY], None)?;
         let made = chain(rejects::with_reserved(rows)?, steps).await?;
 
-        let mut fields: Vec<Field> =
-            (last.node.main()?.fields().iter()).map(|field| field.as_ref().clone()).collect();
-        fields.extend(rejects::fields());
-        fields.push(Field::new(ATTEMPTS, DataType::Int32, true));
+        let fields = divided_fields(last)?;
         let made = made.join(as_key()?, JoinType::Inner, &[self.key], &[RETRY_KEY], None)?;
         let made = made.with_column(ATTEMPTS, ident(RETRY_ATTEMPTS) + lit(1))?;
         let part = self.dataset.only_split(split);
@@ -267,17 +265,4 @@ impl Picked<'_> {
         writer.count_rows_in(rows_in);
         Ok(writer)
     }
-}
-
-/// These columns of a frame, null where it has none.
-fn aligned(frame: DataFrame, fields: &[Field]) -> Result<DataFrame, RunError> {
-    let mut columns: Vec<Expr> = Vec::with_capacity(fields.len());
-    for field in fields {
-        let value = match frame.schema().field_with_unqualified_name(field.name()) {
-            Ok(_) => ident(field.name()),
-            Err(_) => lit(ScalarValue::try_new_null(field.data_type())?),
-        };
-        columns.push(cast(value, field.data_type().clone()).alias(field.name()));
-    }
-    Ok(frame.select(columns)?)
 }

@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::{Instrument, debug_span};
 use twinlens_dataset::split_records::SplitRecords;
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::SplitStarter;
 use twinlens_dataset::{Commit, MAIN, SplitWriter, blocking};
 
 use crate::error::RunError;
 use crate::rejects;
 use crate::run::step::{Step, chain, conserved, rows_input, write_sorted};
+use crate::run::takeover::TakeOver;
 use crate::stage::{SourceSplit, Work};
 
 /// What a process is told of a split.
@@ -71,12 +73,25 @@ pub struct Prepared {
     starter: SplitStarter,
     /// Where made splits are recorded before the manifest has them, in an object store.
     records: Option<SplitRecords>,
+    earlier: Option<TakeOver>,
 }
 
 impl Prepared {
     /// A unit of these steps; `starter` and `records` are those of its dataset.
     pub(super) fn new(steps: Vec<Step>, starter: SplitStarter, records: Option<SplitRecords>) -> Self {
-        Self { steps, starter, records }
+        Self { steps, starter, records, earlier: None }
+    }
+
+    /// Takes rows over from the dataset in `folder`, if they can be compared with those of the
+    /// input.
+    pub(super) fn take_over(&mut self, folder: Location) -> Result<(), RunError> {
+        self.earlier = TakeOver::open(folder, &self.steps)?;
+        Ok(())
+    }
+
+    /// How many rows this process took over, and from which dataset.
+    pub(super) fn taken_over(&self) -> Option<(u64, String)> {
+        self.earlier.as_ref().map(TakeOver::taken).filter(|(rows, _)| *rows > 0)
     }
 
     /// The stages of the unit, with all that they read.
@@ -116,7 +131,10 @@ impl Prepared {
             (SplitInput::Rows { start, end }, Work::Rows(_)) => {
                 let input = rows_input(head)?;
                 let frame = input.dataset.range(&head.cx.session, &input.table, *start, *end)?;
-                let frame = chain(rejects::with_reserved(frame)?, &self.steps).await?;
+                let frame = match &self.earlier {
+                    Some(earlier) => earlier.chain(frame, &self.steps).await?,
+                    None => chain(rejects::with_reserved(frame)?, &self.steps).await?,
+                };
                 let writer = write_sorted(writer, frame, &self.steps).await?;
                 conserved(&writer, end - start)?;
                 Ok(writer)

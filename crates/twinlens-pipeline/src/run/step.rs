@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, cast, ident, lit};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{MAIN, SplitWriter};
@@ -16,6 +18,7 @@ use twinlens_dataset::{MAIN, SplitWriter};
 use crate::config::Node;
 use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
+use crate::rejects;
 use crate::run::output::write_divided;
 use crate::stage::{SortKey, Work};
 
@@ -131,4 +134,24 @@ pub(super) fn split_rows(steps: &[Step]) -> u64 {
 /// Whether a table has image bytes: its batches must be small.
 pub fn holds_pixels(schema: &Schema) -> bool {
     schema.fields().iter().any(|field| holds_image_bytes(field.data_type()))
+}
+
+/// The columns of the rows of a plan before they are divided between the main table and the ledger.
+pub(super) fn divided_fields(last: &Step) -> Result<Vec<Field>, RunError> {
+    let main = last.node.main()?.fields().iter().map(|field| field.as_ref().clone());
+    let attempts = Field::new(rejects::ATTEMPTS, DataType::Int32, true);
+    Ok(main.chain(rejects::fields()).chain([attempts]).collect())
+}
+
+/// These columns of a frame, null where it has none.
+pub(super) fn aligned(frame: DataFrame, fields: &[Field]) -> Result<DataFrame, RunError> {
+    let mut columns: Vec<Expr> = Vec::with_capacity(fields.len());
+    for field in fields {
+        let value = match frame.schema().field_with_unqualified_name(field.name()) {
+            Ok(_) => ident(field.name()),
+            Err(_) => lit(ScalarValue::try_new_null(field.data_type())?),
+        };
+        columns.push(cast(value, field.data_type().clone()).alias(field.name()));
+    }
+    Ok(frame.select(columns)?)
 }

@@ -130,6 +130,9 @@ impl UnitInputs<'_> {
     fn dataset(&self, resolved: &Resolved) -> Result<Option<(Dataset, String)>, RunError> {
         match resolved {
             Resolved::Stage { node, table } => Ok(Some((self.made(*node)?, table.clone()))),
+            Resolved::Earlier { name, .. } => {
+                Ok(Some((Dataset::open(self.settings.dir.join(name))?, MAIN.into())))
+            }
             Resolved::Path(path) => Ok(Some((self.files.dataset(path)?, MAIN.into()))),
             Resolved::Variants { .. } | Resolved::System { .. } => Ok(None),
         }

@@ -79,8 +79,7 @@ pub(crate) struct Feed<'a> {
 
 impl<'a> Feed<'a> {
     pub(crate) fn new(data: &'a Data, options: &'a TrainOptions, preprocess: &Preprocess) -> Result<Self> {
-        let slots = options.steps.saturating_mul(options.batch_size as u64);
-        let repeats = data.is_growing() || slots > data.pairs();
+        let repeats = data.is_growing() || options.pairs_seen(options.steps) > data.pairs();
         let bytes = if repeats { data.options.cache_bytes } else { 0 };
         let cache = match bytes {
             0 => None,
@@ -105,9 +104,11 @@ impl<'a> Feed<'a> {
         let layouts: Vec<_> = self.data.inputs.iter().map(|(pairs, _)| pairs.layout(stop)).collect();
         let mut sampler = BatchSampler::new(self.samplers(&layouts), self.options.batch_size);
         // Restores the position in the data, without reading images.
-        for _ in 0..steps.start {
+        for step in 0..steps.start {
+            sampler.set_batch(self.options.batch_size_at(step));
             sampler.next()?;
         }
+        sampler.set_batch(self.options.batch_size);
         std::thread::scope(|scope| {
             let (mut buffers, mut readers) = (Vec::new(), Vec::new());
             for (input, one) in sampler.samplers.iter().enumerate() {
@@ -244,7 +245,7 @@ impl<'a> Feed<'a> {
             });
         }
         let n = slots.len();
-        let seen = (step + 1) as f64 * n as f64;
+        let seen = self.options.pairs_seen(step + 1) as f64;
         Ok(Batch {
             pixels: Tensor::from_vec(pixels, (n, 3, self.size, self.size), &Device::Cpu)?,
             ids: Tensor::from_vec(ids, (n, context), &Device::Cpu)?,

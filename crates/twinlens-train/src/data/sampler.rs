@@ -213,14 +213,19 @@ pub(crate) struct BatchSampler<'a> {
     /// One per input.
     pub(crate) samplers: Vec<Sampler<'a>>,
     batch: usize,
-    /// Batches sampled so far.
-    pub(crate) step: u64,
+    /// Slots of the batches so far.
+    slots: u64,
 }
 
 impl<'a> BatchSampler<'a> {
     /// Samples batches of `batch` rows. The shares of `samplers` must add up to 1.
     pub(crate) fn new(samplers: Vec<Sampler<'a>>, batch: usize) -> Self {
-        Self { samplers, batch, step: 0 }
+        Self { samplers, batch, slots: 0 }
+    }
+
+    /// Samples batches of another size from now on.
+    pub(crate) fn set_batch(&mut self, batch: usize) {
+        self.batch = batch;
     }
 
     /// The next batch.
@@ -235,14 +240,14 @@ impl<'a> BatchSampler<'a> {
             let rows = self.samplers[input].take(count, MAX_DEFERRED_BATCHES * self.batch, &mut seen)?;
             slots.extend(rows.into_iter().map(|row| Slot { input, row }));
         }
-        self.step += 1;
+        self.slots += self.batch as u64;
         Ok(slots)
     }
 
     /// Rows of the next batch from each input: after each batch, every input has had its share of
     /// all slots, give or take two rows.
     fn counts(&self) -> Vec<usize> {
-        let slots = (self.step + 1) as f64 * self.batch as f64;
+        let slots = (self.slots + self.batch as u64) as f64;
         let due: Vec<f64> =
             self.samplers.iter().map(|s| (s.share * slots - s.taken as f64).max(0.0)).collect();
         let mut counts: Vec<usize> = due.iter().map(|due| due.floor() as usize).collect();

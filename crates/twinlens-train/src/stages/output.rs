@@ -2,16 +2,20 @@
 
 use super::errors::{engine, model_error, train_error};
 use crate::checkpoint::Checkpoints;
+use crate::continuation::STATE_FILE;
 use crate::log::LogRow;
 use crate::measure::Measurement;
+use crate::options::TrainOptions;
+use crate::snapshot::kept_file;
 use crate::trainer::TrainOutput;
 use datafusion::arrow::array::{
     ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use twinlens_dataset::{SplitWriter, contracts};
-use twinlens_model::weights::PREPROCESSING_FILE;
+use twinlens_model::weights::{PREPROCESSING_FILE, write_atomically};
 use twinlens_model::{CONFIG_FILE, Clip, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::RunError;
 
@@ -19,7 +23,7 @@ use twinlens_pipeline::RunError;
 pub(crate) const LAST_FILE: &str = "last.safetensors";
 
 /// The log by the contract `train_log`.
-pub(crate) fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
+pub(crate) fn log_batch(log: &[LogRow], changes: &BTreeMap<u64, String>) -> Result<RecordBatch, RunError> {
     let ints = |f: fn(&LogRow) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(log.iter().map(|r| f(r) as i64)))
     };
@@ -37,6 +41,7 @@ pub(crate) fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
         floats(|r| r.grad_norm),
         floats(|r| r.samples_per_second),
         Arc::new(wall),
+        Arc::new(log.iter().map(|r| changes.get(&r.step)).collect::<StringArray>()),
     ];
     RecordBatch::try_new(contracts::train_log(), columns).map_err(engine)
 }
@@ -44,7 +49,7 @@ pub(crate) fn log_batch(log: &[LogRow]) -> Result<RecordBatch, RunError> {
 /// Evaluations by the contract `evaluations`.
 pub(crate) fn evaluations_batch(
     measurements: &[Measurement],
-    batch_size: usize,
+    options: &TrainOptions,
 ) -> Result<RecordBatch, RunError> {
     let ints = |f: &dyn Fn(&Measurement) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(measurements.iter().map(|m| f(m) as i64)))
@@ -57,7 +62,7 @@ pub(crate) fn evaluations_batch(
     };
     let columns: Vec<ArrayRef> = vec![
         ints(&|m| m.step),
-        ints(&|m| m.step * batch_size as u64),
+        ints(&|m| options.pairs_seen(m.step)),
         texts(|m| &m.measured.set),
         texts(|m| &m.measured.prompts),
         texts(|m| &m.measured.metric),
@@ -106,9 +111,14 @@ impl ModelFiles<'_> {
         for name in [CONFIG_FILE, PREPROCESSING_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
             publish(&folder.join(name), name)?;
         }
+        if let Some(state) = &self.output.state {
+            let path = folder.join(STATE_FILE);
+            write_atomically(&path, state).map_err(model_error)?;
+            publish(&path, STATE_FILE)?;
+        }
         for (step, path) in self.checkpoints.kept().map_err(train_error)? {
             // A link: a kill before the commit must not cost the weights of a step that is over.
-            let to = split.artifact(&format!("step-{step:010}.safetensors"));
+            let to = split.artifact(&kept_file(step));
             let linked = std::fs::hard_link(&path, &to).or_else(|_| std::fs::copy(&path, &to).map(drop));
             linked.map_err(|error| RunError::io(&path, error))?;
         }

@@ -3,7 +3,7 @@
 use super::errors::model_error;
 use std::path::Path;
 use twinlens_image::{Preprocess, ResizeRule};
-use twinlens_model::weights::shapes;
+use twinlens_model::weights::{directory_of, shapes};
 use twinlens_model::{Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, Tower, any_covers, covers};
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{Fault, Located, Ports, RunError};
@@ -58,17 +58,20 @@ pub(crate) fn from_folder(
         let size = clip.config().vision.image_size() as u32;
         clip.set_preprocess(with_size(source.preprocess(), size));
     }
-    let path = folder.join(TOKENIZER_FILE);
-    if takes_text && path.exists() {
-        let theirs = Tokenizer::load(&path).map_err(model_error)?;
-        if theirs.hash().map_err(model_error)? != tokenizer.hash().map_err(model_error)? {
-            let message = format!(
-                "{}: its text tower was trained with another tokenizer, so token ids have other meanings",
-                folder.display()
-            );
-            let hint = "set `tokenizer` to the same directory or stage, or use only the image tower: `from_parts = [\"visual\"]`";
-            return Err(RunError::user_with_hint(message, hint));
-        }
+    let path = directory_of(folder).join(TOKENIZER_FILE);
+    if takes_text && path.exists() { check_tokenizer(tokenizer, &path) } else { Ok(()) }
+}
+
+/// Checks that a model that was trained with the tokenizer in `path` is used with the same.
+pub(crate) fn check_tokenizer(tokenizer: &Tokenizer, path: &Path) -> Result<(), RunError> {
+    let theirs = Tokenizer::load(path).map_err(model_error)?;
+    if theirs.hash().map_err(model_error)? == tokenizer.hash().map_err(model_error)? {
+        return Ok(());
     }
-    Ok(())
+    let message = format!(
+        "{}: its text tower was trained with another tokenizer, so token ids have other meanings",
+        path.parent().unwrap_or(path).display()
+    );
+    let hint = "set `tokenizer` to the same directory or stage, or use only the image tower: `from_parts = [\"visual\"]`";
+    Err(RunError::user_with_hint(message, hint))
 }

@@ -20,6 +20,7 @@ use twinlens_dataset::{Begin, DatasetWriter, MAIN};
 use twinlens_image::{Format, Preprocess, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
+use twinlens_train::ScheduleKind;
 use twinlens_train::data::{Captions, Columns, Data, DataContext, DataOptions, Input, Source};
 use twinlens_train::{AdamWOptions, BatchSource, TrainError, TrainOptions};
 
@@ -132,6 +133,9 @@ fn tokenizer() -> Tokenizer {
 
 fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
     TrainOptions {
+        earlier: Vec::new(),
+        schedule: ScheduleKind::Cosine,
+        keep_state: true,
         steps,
         batch_size,
         micro_batch: None,

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, ClipConfig, Objective, Pass};
 use twinlens_train::{
-    Batch, Checkpoints, Collective, Gradients, Hooks, Local, LogRow, Outcome, Schedule, Stepper, Threads,
-    TrainError, TrainOptions, train,
+    Batch, Checkpoints, Collective, Gradients, Hooks, Local, LogRow, Outcome, Schedule, ScheduleKind,
+    Stepper, Threads, TrainError, TrainOptions, train,
 };
 
 const N: usize = 16;
@@ -38,7 +38,7 @@ fn batch(config: &ClipConfig) -> Batch {
 }
 
 fn stepper<'a>(clip: &'a Clip, micro_batch: usize, ranks: &'a dyn Collective) -> Stepper<'a> {
-    let schedule = Schedule { peak: 1e-3, warmup: 0, steps: 10 };
+    let schedule = Schedule { kind: ScheduleKind::Cosine, peak: 1e-3, warmup: 0, steps: 10 };
     Stepper { clip, variables: clip.trainable(), ranks, micro_batch, schedule, stop: &|| false }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::mpsc::SyncSender;
 use twinlens_image::Preprocess;
 use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VitConfig};
+use twinlens_train::ScheduleKind;
 use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
 
 const PAIRS: u32 = 48;
@@ -27,6 +28,9 @@ pub(crate) fn resnet() -> ClipConfig {
 
 pub(crate) fn options(steps: u64) -> TrainOptions {
     TrainOptions {
+        earlier: Vec::new(),
+        schedule: ScheduleKind::Cosine,
+        keep_state: true,
         steps,
         batch_size: 16,
         micro_batch: None,

@@ -148,7 +148,8 @@ fn an_unusable_checkpoint_is_named() {
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "other".into(), 2).unwrap();
     let clip = Clip::new(config(), 3).unwrap();
     let adam = AdamW::new(clip.variables(), options(1).adamw);
-    let mut state = TrainState { adam, ema: None, log: vec![], measurements: vec![] };
+    let mut state =
+        TrainState { adam, ema: None, log: vec![], measurements: vec![], changes: Default::default() };
     let error = checkpoints.restore(&clip, &mut state).unwrap_err().to_string();
     assert!(error.contains("step-0000000008") && error.contains("other options"), "{error}");
 

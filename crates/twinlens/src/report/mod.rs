@@ -23,8 +23,8 @@ use crate::errors::Failure;
 use crate::sql::runs::Runs;
 use crate::text::bytes;
 use crate::{runtime, status};
-use model::Report;
 pub(crate) use gallery::{pictures_of, pictures_page};
+use model::Report;
 use query::{OtherRun, ReportData};
 pub(crate) use thumbnail::thumbnail;
 

@@ -36,7 +36,7 @@ use twinlens_pipeline::stage::is_sortable;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{
     ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, Rows, RunContext,
-    RunError, Secret, SortKey, Source, StageKind, Whole, Work,
+    RunError, Secret, SortKey, Source, StageKind, TakesOver, Whole, Work,
 };
 
 use super::columns::with_field;
@@ -160,6 +160,7 @@ workers = 2
         } else if whole {
             Work::whole(command)
         } else {
+            ports.takes_over(TakesOver::Costly(&[]));
             Work::rows(command)
         })
     }

@@ -11,7 +11,7 @@ use super::state;
 use super::tensors;
 use crate::config::ClipConfig;
 use crate::error::{ModelError, Result};
-use crate::files::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, write_atomically};
+use crate::files::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, directory_of, write_atomically};
 use crate::ops::reference::Tensors;
 use crate::variables::Variables;
 use candle_core::Tensor;
@@ -79,15 +79,21 @@ fn configuration(dir: &Path) -> Result<Configuration> {
 
 /// Reads the configuration in a model directory, which may lack its weights.
 pub(crate) fn config(dir: &Path) -> Result<ClipConfig> {
-    Ok(match configuration(dir)? {
+    Ok(match configuration(directory_of(dir))? {
         Configuration::OpenClip(config, _)
         | Configuration::HuggingFace(config)
         | Configuration::Own(config) => config,
     })
 }
 
-/// Reads the configuration in a model directory, and finds its weights.
-pub(crate) fn describe(dir: &Path) -> Result<Description> {
+/// Reads the configuration in a model directory, and finds its weights. A file of weights stands
+/// for its directory with these weights.
+pub(crate) fn describe(path: &Path) -> Result<Description> {
+    let description = describe_dir(directory_of(path))?;
+    Ok(if path.is_file() { Description { weights: path.into(), ..description } } else { description })
+}
+
+fn describe_dir(dir: &Path) -> Result<Description> {
     let (config, weights, default): (ClipConfig, _, fn(u32) -> Preprocess) = match configuration(dir)? {
         Configuration::OpenClip(config, preprocess) => {
             return Ok(Description {
@@ -175,6 +181,17 @@ fn unwrap(tensors: HashMap<String, Tensor>, path: &Path) -> Result<HashMap<Strin
     Ok(unwrapped)
 }
 
+/// Of a checkpoint of this program's trainings, the model: the average of the weights, if there is
+/// one.
+fn of_checkpoint(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    const MODELS: [&str; 2] = ["ema/", "weights/"];
+    let Some(model) = MODELS.iter().find(|model| tensors.keys().any(|name| name.starts_with(**model))) else {
+        return tensors;
+    };
+    let named = tensors.into_iter();
+    named.filter_map(|(name, tensor)| Some((name.strip_prefix(model)?.to_owned(), tensor))).collect()
+}
+
 /// Renames tensors to open_clip's names, whether they come from a wrapped model, a model with a
 /// separate text tower (`text.`), or Hugging Face.
 fn rename(
@@ -182,7 +199,7 @@ fn rename(
     config: &ClipConfig,
     path: &Path,
 ) -> Result<HashMap<String, Tensor>> {
-    let mut tensors = unwrap(tensors, path)?;
+    let mut tensors = unwrap(of_checkpoint(tensors), path)?;
     tensors.retain(|name, _| !IGNORED.iter().any(|end| name.ends_with(end)));
     if tensors.contains_key("vision_model.embeddings.class_embedding") {
         tensors = hugging_face::from_tensors(tensors, config)?;

@@ -3,7 +3,7 @@
 use super::options::TrainStageOptions;
 use crate::stages::inputs::{Weighted, is_files};
 use std::ops::Range;
-use twinlens_pipeline::{Fault, Ports};
+use twinlens_pipeline::{Fault, Input, Ports};
 
 /// Reports a fault unless a condition holds.
 trait Expect {
@@ -25,10 +25,22 @@ impl<E> TrainStageOptions<E> {
         self.check_inputs(ports);
         self.check_rates(ports);
         self.check_batch(ports);
+        for (name, is_missing) in [("model", self.model.is_none()), ("tokenizer", self.tokenizer.is_none())] {
+            let message = format!("`{name}` is not set, and neither is `from`");
+            let holds = !is_missing || self.from.is_some();
+            ports.expect(holds, self.input_span(), &message, "set one of them");
+        }
         if let (Some(parts), None) = (&self.from_parts, &self.from) {
             let fault = Fault::at(parts.span(), "`from_parts` needs `from`");
             ports.fault(fault.label("set `from`, or remove this"));
         }
+        let whole = self.from.is_some() && self.from_parts.is_none();
+        ports.expect(
+            whole || !*self.optimizer,
+            self.optimizer.span(),
+            "`optimizer` needs `from`, and no `from_parts`",
+            "a training is continued as a whole",
+        );
         if let Err(error) = self.device.check(*self.precision) {
             let at = if self.device.is_default() { self.precision.span() } else { self.device.span() };
             ports.fault(Fault::at(at, error.to_string()));
@@ -62,7 +74,7 @@ impl<E> TrainStageOptions<E> {
         match (&self.input, &self.inputs[..]) {
             (None, []) => ports.expect(
                 false,
-                self.tokenizer.0.span(),
+                self.input_span(),
                 "neither `input` nor `inputs` is set",
                 "set one of them",
             ),
@@ -176,6 +188,8 @@ impl<E> TrainStageOptions<E> {
 
     /// The span of the first input, for faults of the whole stage.
     fn input_span(&self) -> Range<usize> {
-        self.pairs().first().map_or(self.tokenizer.0.span(), |(input, _)| input.0.span())
+        let pairs = self.pairs();
+        let named = pairs.first().map(|(input, _)| input).or(self.tokenizer.as_ref());
+        named.map_or(0..0, Input::span)
     }
 }

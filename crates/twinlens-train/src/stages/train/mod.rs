@@ -1,6 +1,7 @@
 //! The stage `train`: trains a CLIP model on pairs.
 
 mod check;
+mod continued;
 mod options;
 mod run;
 
@@ -14,7 +15,7 @@ use twinlens_dataset::contracts;
 use twinlens_model::Clip;
 use twinlens_pipeline::evaluation::{Evaluation, Never};
 use twinlens_pipeline::{
-    Inputs, Job, Output, Ports, Product, RunContext, RunError, SortKey, StageKind, Work,
+    ArtifactInput, Inputs, Job, Output, Ports, Product, RunContext, RunError, SortKey, StageKind, Work,
 };
 
 /// How many trainings of a stage are kept, the current one included: a model takes hours.
@@ -37,6 +38,8 @@ epochs = 20
     const PRODUCT: Product = Product::Model;
 
     fn plan(mut options: TrainStageOptions<E>, ports: &mut Ports<'_>) -> Option<Work> {
+        // Plain data, which serialises.
+        let written = serde_json::to_value(&options).unwrap_or_default();
         let mut pairs = Vec::new();
         for (input, weight) in options.pairs() {
             let names = (&options.caption, &options.image);
@@ -46,22 +49,31 @@ epochs = 20
             }
             pairs.push((input, weight));
         }
-        let tokenizer = ports.tokenizer(&options.tokenizer);
+        let tokenizer = options.tokenizer.as_ref().map(|tokenizer| ports.tokenizer(tokenizer));
         let from = options.from.as_ref().map(|from| ports.model(from));
         let evaluation = options.evaluate.take().and_then(|evaluate| evaluate.plan(ports));
         options.check(ports);
         let config = options.config().map_err(|fault| ports.fault(fault)).ok()?;
         for parts in options.from_parts.iter().chain(&options.freeze) {
-            start::check(ports, parts, &config);
+            config.iter().for_each(|config| start::check(ports, parts, config));
         }
         ports.generations(GENERATIONS);
-        let log = contracts::with_embed_width(contracts::train_log(), config.embed);
+        let width = match (&config, &from) {
+            (Some(config), _) => Some(config.embed),
+            (None, Some(ArtifactInput::Dataset(table))) => {
+                ports.schema(table).and_then(|schema| contracts::embed_width(&schema))
+            }
+            _ => None,
+        };
+        let log = contracts::train_log();
+        let log = width.map_or(log.clone(), |width| contracts::with_embed_width(log, width));
         ports.output(log, SortKey::AsGiven);
         ports.rejects(contracts::pair_texts());
         if evaluation.is_some() {
             ports.side_table(EVALUATIONS, contracts::evaluations());
         }
-        Some(Work::job(Self(Arc::new(Training { options, config, pairs, tokenizer, from, evaluation }))))
+        let training = Training { options, written, config, pairs, tokenizer, from, evaluation };
+        Some(Work::job(Self(Arc::new(training))))
     }
 }
 
@@ -70,13 +82,8 @@ impl<E: Evaluation<Clip>> Job for Train<E> {
     async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let work = output.work_dir()?;
         if !output.is_done(0) {
-            let run = Run {
-                training: self.0.clone(),
-                config: self.0.config.clone(),
-                cx: cx.clone(),
-                inputs: inputs.clone(),
-                work: work.clone(),
-            };
+            let run =
+                Run { training: self.0.clone(), cx: cx.clone(), inputs: inputs.clone(), work: work.clone() };
             let split = output.split(0, "model and log");
             let split = twinlens_pipeline::blocking(move || run.run(split)).await??;
             output.commit(split).await?;

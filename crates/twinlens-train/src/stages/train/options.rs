@@ -2,7 +2,8 @@
 
 use crate::data::{Captions, Columns};
 use crate::optimizer::AdamWOptions;
-use crate::options::TrainOptions;
+use crate::options::{Batches, TrainOptions};
+use crate::schedule::ScheduleKind;
 use crate::stages::inputs::{Cache, Weighted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,11 +28,13 @@ pub struct TrainStageOptions<E = Never> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) inputs: Vec<Weighted>,
     /// A `tokenizer` stage, a directory with a `tokenizer.json` (`./clip/`), or a model of the
-    /// Hugging Face Hub (`hf://openai/clip-vit-base-patch32`).
-    pub(super) tokenizer: Input,
+    /// Hugging Face Hub (`hf://openai/clip-vit-base-patch32`). [default: that of `from`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tokenizer: Option<Input>,
     /// The model's shape: a preset (`vit-tiny-48`, `vit-b-32`, ...) or a table. The tokenizer
-    /// decides the size of the vocabulary.
-    pub(super) model: Located<ModelOption>,
+    /// decides the size of the vocabulary. [default: that of `from`]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<Located<ModelOption>>,
     /// Training objective: `contrastive` (the paper's), `sigmoid` (SigLIP), or the baselines of the
     /// paper's figure 2, `bag_of_words` and `caption`. [default: that of the model's shape]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +74,10 @@ pub struct TrainStageOptions<E = Never> {
     /// The highest learning rate.
     #[serde(default = "lr")]
     pub(super) lr: Located<f64>,
-    /// Steps of linear warm-up to `lr`; then the learning rate follows a cosine down to 0.
-    /// [default: 100, but at most half of the steps]
+    /// How the learning rate goes on after the warm-up: along a `cosine` down to 0, or `constant`.
+    #[serde(default, skip_serializing_if = "is_cosine")]
+    pub(super) schedule: ScheduleKind,
+    /// Steps of linear warm-up to `lr`. [default: 100, but at most half of the steps]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) warmup: Option<Located<u64>>,
     /// Decoupled weight decay, except for gains, biases and the temperature.
@@ -131,11 +136,16 @@ pub struct TrainStageOptions<E = Never> {
     /// The highest learning rate of the text tower. [default: `lr`]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) text_lr: Option<Located<f64>>,
-    /// The weights to start from: a `train` stage, a directory written by this program, Hugging
-    /// Face or open_clip (`./models/b32`), or a model of the Hugging Face Hub
-    /// (`hf://openai/clip-vit-base-patch32`).
+    /// The weights to start from: a `train` stage, an earlier generation of one (`clip@1`), a
+    /// directory written by this program, Hugging Face or open_clip (`./models/b32`), or a model of
+    /// the Hugging Face Hub (`hf://openai/clip-vit-base-patch32`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) from: Option<Input>,
+    /// Whether to continue the training in `from`, with its moments, step, place in the data and
+    /// log. `steps` and `epochs` count its steps, too. `from = "clip@1"` in the stage `clip` itself
+    /// is its own training so far.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) optimizer: Located<bool>,
     /// The parts of `from` to use: the towers `visual` and `text`, or the start of a variable's
     /// name up to a dot. [default: everything]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +162,10 @@ pub struct TrainStageOptions<E = Never> {
     /// [default: none]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) keep_every: Option<Located<u64>>,
+    /// Whether to keep `state.safetensors` beside the model, three times as large, with which the
+    /// training can be continued. It changes no other result.
+    #[serde(default = "keep_state", skip_serializing)]
+    pub(super) keep_state: bool,
     /// Which weights to use: of the last step, or of the best step by the first metric of
     /// `evaluate` (without `evaluate`: by the mean loss of each 100 steps). [default: last]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,6 +234,15 @@ fn random_crop() -> Located<f64> {
 fn checkpoint_every() -> Located<u64> {
     Located::without_span(250)
 }
+fn keep_state() -> bool {
+    true
+}
+fn is_cosine(schedule: &ScheduleKind) -> bool {
+    *schedule == ScheduleKind::Cosine
+}
+fn is_false(flag: &Located<bool>) -> bool {
+    !**flag
+}
 fn keep_checkpoints() -> usize {
     2
 }
@@ -241,11 +264,13 @@ impl<E> TrainStageOptions<E> {
         }
     }
 
-    /// The model's shape, checked. The size of the vocabulary is not known yet.
-    pub(super) fn config(&self) -> Result<ClipConfig, Fault> {
-        let mut config = match self.model.value() {
+    /// The model's shape, checked; `None` if it is that of `from`, which is opened later. The size
+    /// of the vocabulary is not known yet.
+    pub(super) fn config(&self) -> Result<Option<ClipConfig>, Fault> {
+        let Some(model) = &self.model else { return Ok(None) };
+        let mut config = match model.value() {
             ModelOption::Preset(name) => ClipConfig::preset(name).map_err(|error| {
-                let fault = Fault::at(self.model.span(), error.to_string());
+                let fault = Fault::at(model.span(), error.to_string());
                 did_you_mean(name, ClipConfig::presets()).into_iter().fold(fault, Fault::hint)
             })?,
             ModelOption::Shape(config) => {
@@ -256,8 +281,8 @@ impl<E> TrainStageOptions<E> {
             }
         };
         config.objective = self.objective.unwrap_or(config.objective);
-        config.check().map_err(|error| Fault::at(self.model.span(), error.to_string()))?;
-        Ok(config)
+        config.check().map_err(|error| Fault::at(model.span(), error.to_string()))?;
+        Ok(Some(config))
     }
 
     /// The inputs of pairs with their weights.
@@ -266,7 +291,8 @@ impl<E> TrainStageOptions<E> {
         one.chain(self.inputs.iter().map(|several| (several.input.clone(), *several.weight))).collect()
     }
 
-    /// `evaluate_every` is the number of steps between evaluations.
+    /// `earlier` are the steps of the training that is continued; `evaluate_every` is the number of
+    /// steps between evaluations.
     ///
     /// # Errors
     /// User error: the warm-up is longer than the training.
@@ -274,6 +300,7 @@ impl<E> TrainStageOptions<E> {
         &self,
         cx: &RunContext,
         pairs: u64,
+        earlier: Vec<Batches>,
         evaluate_every: Option<u64>,
     ) -> Result<TrainOptions, RunError> {
         let per_epoch = pairs as f64 / *self.batch_size as f64;
@@ -290,9 +317,21 @@ impl<E> TrainStageOptions<E> {
                 return Err(RunError::user_with_hint(message, hint));
             }
         };
+        let made: u64 = earlier.iter().map(|batches| batches.steps).sum();
+        if !earlier.is_empty() && made >= steps {
+            let message =
+                format!("the training to continue has made {made} steps, and this one ends after {steps}");
+            return Err(RunError::user_with_hint(
+                message,
+                "`steps` and `epochs` count its steps, too: raise them",
+            ));
+        }
         let rate = |own: &Option<Located<f64>>| own.as_ref().map_or(1.0, |own| **own / *self.lr);
         Ok(TrainOptions {
             steps,
+            earlier,
+            schedule: self.schedule,
+            keep_state: self.keep_state,
             batch_size: *self.batch_size,
             micro_batch: self.micro_batch.as_ref().map(|count| **count),
             ranks: self.ranks.as_ref().map_or(1, |count| **count),

@@ -1,25 +1,29 @@
 //! Runs a training on its own thread: from options and inputs to a filled split.
 
+use super::continued::Continued;
 use super::options::TrainStageOptions;
 use crate::checkpoint::Checkpoints;
+use crate::continuation::Earlier;
 use crate::data::{Data, DataContext, DataOptions, Input};
 use crate::log::LogRow;
 use crate::options::TrainOptions;
+use crate::snapshot::CHECKPOINTS;
 use crate::stages::errors::{model_error, train_error};
 use crate::stages::inputs::PairsInput;
 use crate::stages::output::{ModelFiles, evaluations_batch, log_batch};
 use crate::stages::start;
 use crate::trainer::{Evaluate, Hooks, Outcome, train};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter};
-use twinlens_model::weights::FOLDER_FILES;
+use twinlens_model::weights::{FOLDER_FILES, directory_of};
 use twinlens_model::{CONFIG_FILE, Clip, ClipConfig, TOKENIZER_FILE, Tokenizer, WEIGHTS_FILE};
 use twinlens_pipeline::evaluation::{Measured, PlannedEvaluation};
 use twinlens_pipeline::run::events::Event;
 use twinlens_pipeline::run::output::write_rejects;
-use twinlens_pipeline::{ArtifactInput, Inputs, RunContext, RunError};
+use twinlens_pipeline::{ArtifactInput, InputData, Inputs, RunContext, RunError};
 
 /// The side table of evaluations during training.
 pub(crate) const EVALUATIONS: &str = "evaluations";
@@ -27,10 +31,14 @@ pub(crate) const EVALUATIONS: &str = "evaluations";
 /// What was checked.
 pub(crate) struct Training<E> {
     pub(crate) options: TrainStageOptions<E>,
-    pub(crate) config: ClipConfig,
+    /// The options as a recipe has them.
+    pub(crate) written: Value,
+    /// `None`: that of `from`.
+    pub(crate) config: Option<ClipConfig>,
     /// The inputs of pairs, and their weights.
     pub(crate) pairs: Vec<(PairsInput, f64)>,
-    pub(crate) tokenizer: ArtifactInput,
+    /// `None`: that of `from`.
+    pub(crate) tokenizer: Option<ArtifactInput>,
     pub(crate) from: Option<ArtifactInput>,
     pub(crate) evaluation: Option<Box<dyn PlannedEvaluation<Clip>>>,
 }
@@ -38,7 +46,6 @@ pub(crate) struct Training<E> {
 /// A training that is about to run.
 pub(crate) struct Run<E> {
     pub(crate) training: Arc<Training<E>>,
-    pub(crate) config: ClipConfig,
     pub(crate) cx: RunContext,
     pub(crate) inputs: Inputs,
     /// The stage's work directory, which survives a kill.
@@ -47,25 +54,35 @@ pub(crate) struct Run<E> {
 
 impl<E> Run<E> {
     /// Trains, resuming from the newest checkpoint, and fills the split.
-    pub(crate) fn run(mut self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
-        let (training, files) = (self.training.clone(), [TOKENIZER_FILE]);
-        let folder = training.tokenizer.folder(&self.cx, &self.inputs, &files, &[(&[&files], &[])])?;
-        let file = folder.join(TOKENIZER_FILE);
+    pub(crate) fn run(self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
+        let training = self.training.clone();
+        let file = self.tokenizer_file()?;
         let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
-        self.config.text.vocab = tokenizer.vocab_size();
+        let continued = self.continued()?;
+        let earlier = continued.as_ref().map(Continued::state).transpose()?;
         let clip = self.initial_model(&tokenizer)?;
-        let data = self.data(&tokenizer)?;
+        let data = self.data(&tokenizer, clip.config())?;
         let evaluate_every = training.evaluation.as_ref().map(|evaluation| evaluation.every());
-        let options = training.options.train_options(&self.cx, data.pairs(), evaluate_every)?;
-        let run = self.identity(&options, &tokenizer)?;
-        let checkpoints = self.work.join("checkpoints");
+        let batches = earlier.as_ref().map_or(Vec::new(), Earlier::batches);
+        let options = training.options.train_options(&self.cx, data.pairs(), batches, evaluate_every)?;
+        let run = self.identity(&options, &tokenizer, clip.config())?;
+        let folder = self.work.join(CHECKPOINTS);
         let checkpoints =
-            Checkpoints::new(&checkpoints, run, training.options.keep_checkpoints).map_err(train_error)?;
+            Checkpoints::new(&folder, run, training.options.keep_checkpoints).map_err(train_error)?;
+        // With these, a checkpoint is a model that others can read.
+        clip.save_description(&folder).map_err(model_error)?;
+        tokenizer.save(&folder.join(TOKENIZER_FILE)).map_err(model_error)?;
+        if let Some((continued, earlier)) = continued.zip(earlier)
+            && checkpoints.is_empty().map_err(train_error)?
+        {
+            let change = continued.change(&training.written, &self.tables());
+            earlier.begin(&checkpoints, &clip, options.ema.is_some(), change).map_err(train_error)?;
+        }
         let outcome = self.train(&clip, &data, &file, &options, &checkpoints)?;
         let Outcome::Finished(output) = outcome else { return Err(RunError::Interrupted) };
-        split.write(MAIN, &log_batch(&output.log)?)?;
+        split.write(MAIN, &log_batch(&output.log, &output.changes)?)?;
         if training.evaluation.is_some() {
-            split.write(EVALUATIONS, &evaluations_batch(&output.measurements, options.batch_size)?)?;
+            split.write(EVALUATIONS, &evaluations_batch(&output.measurements, &options)?)?;
         }
         data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
         let best = options.keep_best;
@@ -80,16 +97,73 @@ impl<E> Run<E> {
         Ok(split)
     }
 
+    /// The training that this one continues.
+    fn continued(&self) -> Result<Option<Continued>, RunError> {
+        let from = self.training.from.as_ref().filter(|_| *self.training.options.optimizer);
+        from.map(|from| Continued::open(from, &self.cx, &self.inputs)).transpose()
+    }
+
+    /// The datasets of pairs.
+    fn tables(&self) -> Vec<&InputData> {
+        let tables = self.training.pairs.iter().filter_map(|(pairs, _)| match pairs {
+            PairsInput::Table(table) => Some(self.inputs.get(table)),
+            PairsInput::Files(_) => None,
+        });
+        tables.collect()
+    }
+
+    /// The model that `from` names: its directory, or its file of weights. Of a training that is
+    /// continued, a directory that describes it.
+    fn from(&self) -> Result<Option<PathBuf>, RunError> {
+        let Some(from) = &self.training.from else { return Ok(None) };
+        if let Some(continued) = self.continued()? {
+            return continued.description().map(Some);
+        }
+        let files = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE];
+        from.folder(&self.cx, &self.inputs, &files, &FOLDER_FILES).map(Some)
+    }
+
+    fn tokenizer_file(&self) -> Result<PathBuf, RunError> {
+        let files = [TOKENIZER_FILE];
+        let folder = match (&self.training.tokenizer, self.from()?) {
+            (Some(own), _) => own.folder(&self.cx, &self.inputs, &files, &[(&[&files], &[])])?,
+            (None, Some(from)) => directory_of(&from).into(),
+            (None, None) => return Err(RunError::Internal("a training without a tokenizer".into())),
+        };
+        let file = folder.join(TOKENIZER_FILE);
+        if self.training.tokenizer.is_none() && !file.exists() {
+            let message = format!("{} has no {TOKENIZER_FILE}", folder.display());
+            return Err(RunError::user_with_hint(message, "set `tokenizer`"));
+        }
+        Ok(file)
+    }
+
     /// The model before the first step, on its device.
     fn initial_model(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
         let (training, options) = (&self.training, &self.training.options);
         let device = options.device.open(*options.precision).map_err(model_error)?;
-        let mut clip = Clip::new(self.config.clone(), self.cx.seed_for("weights")).map_err(model_error)?;
-        if let Some(from) = &training.from {
-            let files = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE];
-            let folder = from.folder(&self.cx, &self.inputs, &files, &FOLDER_FILES)?;
-            let parts = options.from_parts.as_ref().map(start::names);
-            start::from_folder(&mut clip, tokenizer, &folder, parts.as_deref())?;
+        let from = self.from()?;
+        let mut config = match (&training.config, &from) {
+            (Some(config), _) => config.clone(),
+            (None, Some(from)) => {
+                let (config, _) = Clip::describe(from).map_err(model_error)?;
+                ClipConfig { objective: options.objective.unwrap_or(config.objective), ..config }
+            }
+            (None, None) => return Err(RunError::Internal("a training without a model".into())),
+        };
+        config.text.vocab = tokenizer.vocab_size();
+        let mut clip = Clip::new(config, self.cx.seed_for("weights")).map_err(model_error)?;
+        match from {
+            // It brings its weights with its state.
+            Some(from) if *options.optimizer => {
+                clip.set_preprocess(Clip::describe_preprocess(&from).map_err(model_error)?);
+                start::check_tokenizer(tokenizer, &from.join(TOKENIZER_FILE))?;
+            }
+            Some(from) => {
+                let parts = options.from_parts.as_ref().map(start::names);
+                start::from_folder(&mut clip, tokenizer, &from, parts.as_deref())?;
+            }
+            None => {}
         }
         if let Some(freeze) = &options.freeze {
             clip.freeze(&start::names(freeze)).map_err(model_error)?;
@@ -162,7 +236,7 @@ impl<E> Run<E> {
         train(clip, data, options, checkpoints, hooks).map_err(train_error)
     }
 
-    fn data(&self, tokenizer: &Tokenizer) -> Result<Data, RunError> {
+    fn data(&self, tokenizer: &Tokenizer, config: &ClipConfig) -> Result<Data, RunError> {
         let (stage, cx) = (&self.training.options, &self.cx);
         let mut inputs = Vec::new();
         for (input, weight) in &self.training.pairs {
@@ -177,7 +251,7 @@ impl<E> Run<E> {
         };
         let context = DataContext {
             tokenizer,
-            context: self.config.text.context,
+            context: config.text.context,
             batch: *stage.batch_size,
             work: &self.work.join("data"),
             cancel: &cx.cancel,
@@ -188,12 +262,18 @@ impl<E> Run<E> {
     /// Identifies the training that checkpoints belong to. The work directory already belongs to
     /// the stage's fingerprint, which covers options and inputs; this detects a directory that was
     /// moved.
-    fn identity(&self, options: &TrainOptions, tokenizer: &Tokenizer) -> Result<String, RunError> {
+    fn identity(
+        &self,
+        options: &TrainOptions,
+        tokenizer: &Tokenizer,
+        config: &ClipConfig,
+    ) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
         // What changes no result may change before a training resumes.
-        let options = TrainOptions { checkpoint_every: 0, prefetch_bytes: 0, ..options.clone() };
+        let options =
+            TrainOptions { checkpoint_every: 0, prefetch_bytes: 0, keep_state: true, ..options.clone() };
         let shuffled = self.training.options.shuffle_bytes;
-        let identity = format!("{options:?}/{shuffled}/{:?}/{tokenizer}", self.config);
+        let identity = format!("{options:?}/{shuffled}/{config:?}/{tokenizer}");
         Ok(hex::encode(Sha256::digest(identity)))
     }
 }

@@ -64,6 +64,19 @@ async fn losses(data: &ReportData<'_>) -> Result<Vec<Block>, Failure> {
     if series.is_empty() {
         return Ok(Vec::new());
     }
+    let (mut marks, mut changed) = (Vec::new(), Vec::new());
+    for (stage, name) in data.tables_with(&["step", "samples_seen", "loss", "change"]) {
+        let query = format!("select * from {name} where change is not null order by step");
+        for row in fetch_rows(data.session, &query).await?.iter() {
+            let step = row.count("step");
+            changed.push(format!("{stage}, from step {}: {}.", count(step), row.text("change")));
+            marks.extend(row.number("samples_seen").zip(row.number("loss")).map(|(x, y)| Point::at(x, y)));
+        }
+    }
+    if !marks.is_empty() {
+        let shape = Shape::Points { points: marks, hollow: true };
+        series.push(Series { name: "options changed".into(), shape });
+    }
     let alt = table
         .rows
         .iter()
@@ -78,6 +91,7 @@ async fn losses(data: &ReportData<'_>) -> Result<Vec<Block>, Failure> {
         }),
     };
     let mut blocks = vec![Block::Chart { chart, numbers: table }];
+    blocks.extend(changed.into_iter().map(Block::Text));
     if tables.len() > MAX_TRAININGS {
         blocks.push(Block::Text(format!("{} more trainings are omitted.", tables.len() - MAX_TRAININGS)));
     }
