@@ -70,8 +70,8 @@ impl TakeOver {
         Ok(same.map(|(number, _)| generations::name(&last.name, number)))
     }
 
-    /// Opens the dataset in `folder` for a unit; `None` if its rows cannot be compared with those of
-    /// the input.
+    /// Opens the dataset in `folder` for a unit; `None` if its rows cannot be compared with those
+    /// of the input.
     pub(super) fn open(folder: Location, steps: &[Step]) -> Result<Option<Self>, RunError> {
         let (Some(head), Some(last)) = (steps.first(), steps.last()) else { return Ok(None) };
         let input = rows_input(head)?;
