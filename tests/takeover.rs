@@ -80,7 +80,7 @@ impl Fixture {
         let mut found = BTreeMap::new();
         for table in ["data", "rejects"] {
             let folder = self.place.path(dir).join("images").join(table);
-            for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+            for file in fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap()) {
                 found.insert(PathBuf::from(table).join(file.file_name()), fs::read(file.path()).unwrap());
             }
         }
@@ -148,4 +148,25 @@ fn a_trial_and_an_interrupted_run_are_taken_over() {
     fixture.list(20..61);
     assert_eq!(fixture.run("run", &[]).1.len(), 21);
     fixture.assert_same("run");
+}
+
+#[test]
+fn a_parquet_file_that_grows_is_an_input_that_grows() {
+    let fixture = Fixture::new();
+    let place = &fixture.place;
+    let text = fs::read_to_string(place.path("grows.toml")).unwrap();
+    let options = &text[text.find("split_rows").unwrap()..];
+    let stage = "[stages.images]\nkind = \"fetch\"\ninput = \"./list.parquet\"\n";
+    place.write("direct.toml", &format!("name = \"direct\"\n{stage}{options}"));
+    let mut requested = Vec::new();
+    for end in [40, 41] {
+        fixture.list(20..end);
+        fixture.run("run", &["--until", "list"]);
+        place.done(&["sql", "run", "select * from list", "-o", "list.parquet"]);
+        let before = fixture.web.paths().len();
+        place.done(&["run", "direct.toml", "--progress", "never", "--dir", "direct"]);
+        requested = fixture.web.paths().split_off(before);
+        requested.retain(|path| path.ends_with(".png"));
+    }
+    assert_eq!(requested, ["/40.png"]);
 }

@@ -13,7 +13,7 @@ fn photos() -> Lab {
     lab.write("photos/deep/b c.png", png(96, 32));
     lab.write("photos/tiny.png", png(4, 4));
     lab.write("photos/page.html", "<html><body>not an image</body></html>");
-    lab.write("photos/long.png", vec![0; 300_000]);
+    lab.write("photos/long.png", vec![0_u8; 300_000]);
     lab.write("secret/s.png", png(40, 40));
     symlink("../secret/s.png", lab.path("photos/out.png")).unwrap();
     symlink("deep", lab.path("photos/same")).unwrap();

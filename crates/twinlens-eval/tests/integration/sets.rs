@@ -128,7 +128,7 @@ async fn files_that_no_reader_takes_are_told() {
     files.iter().for_each(|name| drop(place.file(name, &png(1))));
     (0..4).for_each(|number| drop(place.file(&format!("test/b/{number}.bak"), b"x")));
     let details = texts(&place.own().await, "warnings", "detail");
-    let listed = "`README`, `a/1.npy`, `b/0.bak`, `b/1.bak`, `b/2.bak` and 2 more";
+    let listed = "`README`, `a/1.npy`, `b/.cache`, `b/0.bak`, `b/1.bak` and 2 more";
     assert_eq!(details, [format!("7 files are not read: {listed}")]);
     // A tar file beyond the number of shards.
     let place = Place::new("classes = [\"a\", \"b\"]");

@@ -253,26 +253,29 @@ const FUSED: &str = "fused";
 
 /// What of a recipe determines a row that the stages `nodes` make of a row of their input: all but
 /// that input, how many of its rows are read, and the times of files.
-pub(super) fn without_rows_input(recipe: &Value, nodes: &[Arc<Node>]) -> Value {
+pub(super) fn without_rows_input(recipe: &Value, nodes: &[Arc<Node>], files: &Files) -> Value {
     let mut recipe = recipe.clone();
     let Some((last, fused)) = nodes.split_last() else { return recipe };
     for node in fused {
         if let Some(part) = recipe.get_mut(FUSED).and_then(|fused| fused.get_mut(&node.name)) {
-            strip_rows_input(part, node);
+            strip_rows_input(part, node, files);
         }
     }
-    strip_rows_input(&mut recipe, last);
+    strip_rows_input(&mut recipe, last, files);
     recipe
 }
 
-fn strip_rows_input(recipe: &mut Value, node: &Node) {
+fn strip_rows_input(recipe: &mut Value, node: &Node, files: &Files) {
     if let Value::Object(parts) = recipe {
         parts.remove("max_rows");
     }
     for part in ["files", "inputs"] {
         let Some(stamps) = recipe.get_mut(part).and_then(Value::as_object_mut) else { continue };
-        if part == "inputs" {
-            node.rows_input().into_iter().for_each(|input| drop(stamps.remove(input.input.name())));
+        if let Some(input) = node.rows_input().filter(|_| part == "inputs") {
+            // A file has the name that `Stamps` gives it. Those of a pattern stay: nothing is taken
+            // over then.
+            stamps.remove(input.input.name());
+            stamps.remove(&files.written_name(input.input.name()));
         }
         for stamp in stamps.values_mut() {
             if let Some(content) = stamp.get(CONTENT) {

@@ -336,7 +336,7 @@ impl Run<'_> {
     /// The folder of an earlier dataset of a unit that has rows to take over.
     fn earlier(&self, unit: &Unit) -> Result<Option<String>, RunError> {
         let nodes: Vec<_> = unit.nodes.iter().map(|&node| self.pipeline.nodes[node].clone()).collect();
-        TakeOver::find(&self.settings.dir, &nodes, &unit.kept(self.pipeline))
+        TakeOver::find(&self.settings.dir, &self.inputs.files, &nodes, &unit.kept(self.pipeline))
     }
 
     /// What other processes are told of a unit, if there are any.

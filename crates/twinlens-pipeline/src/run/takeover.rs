@@ -25,6 +25,7 @@ use twinlens_dataset::{Dataset, MAIN, REJECTS, blocking};
 
 use crate::config::Node;
 use crate::error::RunError;
+use crate::files::Files;
 use crate::ports::TakesOver;
 use crate::rejects::{self, ATTEMPTS};
 use crate::run::fingerprint::without_rows_input;
@@ -54,6 +55,7 @@ impl TakeOver {
     /// that of the dataset to be made.
     pub(super) fn find(
         dir: &Location,
+        files: &Files,
         nodes: &[Arc<Node>],
         recipe: &Value,
     ) -> Result<Option<String>, RunError> {
@@ -62,10 +64,10 @@ impl TakeOver {
         if !declared.is_some_and(|all| all.iter().any(|one| matches!(one, TakesOver::Costly(_)))) {
             return Ok(None);
         }
-        let now = without_rows_input(recipe, nodes);
+        let now = without_rows_input(recipe, nodes, files);
         let earlier = generations::read_earlier(dir, &dir.list()?.folders, &last.name)?;
         let same = earlier.into_iter().find(|(_, state)| {
-            !state.commits.is_empty() && without_rows_input(&state.begin.recipe, nodes) == now
+            !state.commits.is_empty() && without_rows_input(&state.begin.recipe, nodes, files) == now
         });
         Ok(same.map(|(number, _)| generations::name(&last.name, number)))
     }
