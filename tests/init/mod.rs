@@ -173,7 +173,7 @@ fn images_are_embedded_and_shown_in_one_line() {
         "csv",
     ]);
     assert_eq!(stdout(&found).lines().count(), 3, "{}", stderr(&found));
-    place.done(&["show", "out", "-o", "page.html", "--where", "caption like '%grapes%'"]);
+    place.done(&["show", "out/pairs", "-o", "page.html", "--where", "caption like '%grapes%'"]);
     let page = fs::read_to_string(place.path("page.html")).unwrap();
     assert!(page.contains("a picture of grapes") && page.matches("<img").count() == 1, "{page}");
     let table = stdout(&place.output(&["show", "out/pairs", "-n", "1"]));
