@@ -62,6 +62,8 @@ pub fn secret_parts(text: &str, more: &[String]) -> Vec<SecretPart> {
         let start = from + found + 3;
         let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'<>`".contains(c);
         let end = text[start..].find(ends).map_or(text.len(), |length| start + length);
+        // The punctuation of a sentence: `http://a.test/?token=x: not found`.
+        let end = start + text[start..end].trim_end_matches([':', ',', '.', ')', ']']).len();
         let authority = text[start..end].find(['/', '?', '#', '\\']).map_or(end, |length| start + length);
         if let Some(at) = text[start..authority].rfind('@').filter(|at| *at > 0) {
             parts.push(part(start..start + at, true));
@@ -182,7 +184,7 @@ mod tests {
             ("https://a.test/?my_pass=abcdef;sig=", "https://a.test/?my_pass=redacted-H;sig="),
             (
                 "from http://u:p@a.test/?token=abcdef: refused, 'ftp://x:y@b.test'",
-                "from http://a.test/?token=redacted-H refused, 'ftp://b.test'",
+                "from http://a.test/?token=redacted-H: refused, 'ftp://b.test'",
             ),
             ("s3://key:secret@bucket/dir", "s3://bucket/dir"),
             ("://@/?sig", "://@/?sig"),
@@ -193,7 +195,7 @@ mod tests {
             let cut = without_secrets(text, &more);
             let mut shown = cut.to_string();
             while let Some(at) = shown.find("redacted-").filter(|at| !shown[at + 9..].starts_with('H')) {
-                let end = shown[at + 9..].find(|c: char| !c.is_ascii_hexdigit() && c != ':');
+                let end = shown[at + 9..].find(|c: char| !c.is_ascii_hexdigit());
                 let end = end.map_or(shown.len(), |length| at + 9 + length);
                 shown.replace_range(at + 9..end, "H");
             }

@@ -135,12 +135,13 @@ fn secrets(
     env: &BTreeMap<String, String>,
     set: &[SetVar<'_>],
 ) -> Secrets {
-    let mut secrets = secrets::of_values(root);
+    let mut secrets = secrets::none(root);
     let listed = listed.iter().map(|name| name.get_ref().as_str());
     for name in listed.chain(secrets::passed_on(root)) {
         let set = set.iter().filter(|var| var.name == name).map(|var| var.value);
         env.get(name).map(String::as_str).into_iter().chain(set).for_each(|value| secrets.add(name, value));
     }
+    secrets::add_table(root, &mut secrets);
     secrets
 }
 

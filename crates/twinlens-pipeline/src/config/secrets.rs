@@ -15,16 +15,22 @@ const SECRET_NAMES: &[&str] = &["AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "
 
 /// The secrets in all values of a pipeline.
 pub(super) fn of_values(root: &DeTable<'_>) -> Secrets {
-    let text = |name: &str| root.get(name).and_then(|value| value.get_ref().as_str());
-    let parameters = root.get("secret_parameters").and_then(|names| names.get_ref().as_array());
-    let parameters = parameters.into_iter().flat_map(|names| names.iter());
-    let parameters = parameters.filter_map(|name| name.get_ref().as_str().map(String::from));
-    let mut secrets = Secrets::new(text("name").unwrap_or_default(), parameters.collect());
+    let mut secrets = none(root);
     add_table(root, &mut secrets);
     secrets
 }
 
-fn add_table(table: &DeTable<'_>, secrets: &mut Secrets) {
+/// No secrets, by the rules of a pipeline.
+pub(super) fn none(root: &DeTable<'_>) -> Secrets {
+    let text = |name: &str| root.get(name).and_then(|value| value.get_ref().as_str());
+    let parameters = root.get("secret_parameters").and_then(|names| names.get_ref().as_array());
+    let parameters = parameters.into_iter().flat_map(|names| names.iter());
+    let parameters = parameters.filter_map(|name| name.get_ref().as_str().map(String::from));
+    Secrets::new(text("name").unwrap_or_default(), parameters.collect())
+}
+
+/// Adds the secrets in the values of a table. Those that have a name keep it.
+pub(super) fn add_table(table: &DeTable<'_>, secrets: &mut Secrets) {
     for (key, value) in table.iter() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             (HEADERS, DeValue::Table(headers)) => add_headers(headers, secrets),

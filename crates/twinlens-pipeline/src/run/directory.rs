@@ -85,6 +85,12 @@ impl RunDirectory {
                 location.join(IDENTITY).write(text.as_bytes())?;
             }
         }
+        // A folder that machines share, which is written as a store.
+        let name = location.to_string();
+        let shared = name.strip_prefix("file://").map(Path::new);
+        if let Some(shared) = shared.filter(|folder| !secrets.is_empty() && folder.is_dir()) {
+            make_private(shared)?;
+        }
         refuse_links(&local)?;
         // What a kill left of a deletion.
         location.join(DELETED).delete_folder(manifest::FILE)?;
