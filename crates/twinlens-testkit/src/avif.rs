@@ -128,7 +128,7 @@ struct Bits {
 impl Bits {
     fn put(&mut self, width: u32, value: u32) {
         for bit in (0..width).rev() {
-            if self.count % 8 == 0 {
+            if self.count.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let last = self.bytes.len() - 1;

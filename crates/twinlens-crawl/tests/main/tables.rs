@@ -7,8 +7,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Float64Array, Int64Array, ListArray, MapBuilder, NullArray, RecordBatch,
-    StringArray, StringBuilder, StructArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, Float64Array, Int64Array, ListArray, MapBuilder, NullArray, StringArray,
+    StringBuilder, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Float64Type};
 
