@@ -116,17 +116,16 @@ fn kubernetes_manifests_are_valid_and_their_commands_exist() {
 }
 
 #[test]
-fn scripts_are_valid_and_their_commands_exist() {
+fn the_script_is_valid_and_its_commands_exist() {
     let place = Place::new();
-    for name in ["slurm-workers.sh"] {
-        let path = folder().join(name);
-        let checked = Command::new("bash").arg("-n").arg(&path).output().unwrap();
-        assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
-        let text = fs::read_to_string(&path).unwrap();
-        let calls = text.lines().filter(|line| !line.starts_with('#'));
-        let calls = calls.filter_map(|line| Some(line.split_once("twinlens ")?.1));
-        let calls: Vec<Vec<&str>> = calls.map(|call| call.split_whitespace().collect()).collect();
-        assert!(calls.len() >= 2, "{name}");
-        calls.iter().for_each(|words| check_command(&place, words));
-    }
+    let name = "slurm-workers.sh";
+    let path = folder().join(name);
+    let checked = Command::new("bash").arg("-n").arg(&path).output().unwrap();
+    assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
+    let text = fs::read_to_string(&path).unwrap();
+    let calls = text.lines().filter(|line| !line.starts_with('#'));
+    let calls = calls.filter_map(|line| Some(line.split_once("twinlens ")?.1));
+    let calls: Vec<Vec<&str>> = calls.map(|call| call.split_whitespace().collect()).collect();
+    assert!(calls.len() >= 2, "{name}");
+    calls.iter().for_each(|words| check_command(&place, words));
 }

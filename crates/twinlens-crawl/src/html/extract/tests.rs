@@ -228,7 +228,7 @@ fn other_text_sources_are_optional() {
 
 #[test]
 fn the_largest_image_that_can_be_decoded_is_taken() {
-    let cases: [(&str, &str); 24] = [
+    let cases: [(&str, &str); 26] = [
         ("<img src=s srcset='s 100w 50h, m 200w 100h, l 400w 200h' alt=x>", "l"),
         ("<img src=s srcset='s 320w, l 1600w' alt=x>", "l"),
         ("<img src=s srcset='s 1x, l 2x' alt=x>", "l"),
