@@ -4,10 +4,14 @@
 use twinlens_testkit::contract::{ContractCase, Values};
 use twinlens_testkit::stage::StageTest;
 
-/// The files of a model, which nothing opens before a run.
+/// The configuration of a model, which gives embeddings their width.
+const CONFIG: &str = r#"{ "embed": 4, "vision": { "image_size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2 },
+"text": { "vocab": 300, "context": 8, "width": 16, "layers": 1, "heads": 2 } }"#;
+
+/// The files of a model. Nothing opens its weights and its tokenizer before a run.
 fn model(test: StageTest) -> StageTest {
-    let names = ["config.json", "model.safetensors", "tokenizer.json"];
-    names.iter().fold(test, |test, name| test.file(&format!("model/{name}"), "{}"))
+    let files = [("config.json", CONFIG), ("model.safetensors", "{}"), ("tokenizer.json", "{}")];
+    files.iter().fold(test, |test, (name, text)| test.file(&format!("model/{name}"), text))
 }
 
 const CASES: [ContractCase; 7] = [

@@ -52,7 +52,7 @@ fn folders(path: &Path) -> std::io::Result<Vec<String>> {
 }
 
 /// Whether a directory contains directories of images.
-pub(in crate::sets) fn has_classes(path: &Path) -> bool {
+pub(crate) fn has_classes(path: &Path) -> bool {
     let Ok(names) = folders(path) else { return false };
     names.iter().any(|name| {
         let mut entries = fs::read_dir(path.join(name)).into_iter().flatten().flatten();

@@ -75,7 +75,7 @@ pub(super) struct Tables {
 
 /// The Parquet files of a split, in the first of `root/SPLIT`, `root/data` and `root` that has any:
 /// those whose name starts with the split, or if there are none, all.
-pub(in crate::sets) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
+pub(crate) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, EvalError> {
     for folder in [root.join(split), root.join("data"), root.to_path_buf()] {
         if !folder.is_dir() {
             continue;
@@ -98,7 +98,7 @@ pub(in crate::sets) fn files(root: &Path, split: &str) -> Result<Vec<PathBuf>, E
 }
 
 /// The task that the columns of a Parquet file are for: labels come before captions.
-pub(in crate::sets) fn task(file: &Path) -> Result<Task, RunError> {
+pub(crate) fn task(file: &Path) -> Result<Task, RunError> {
     let schema = Dataset::parquet_schema(&file.into())?;
     let find = |names: &[&str]| names.iter().find_map(|name| schema.field_with_name(name).ok());
     Ok(match find(CLASS_COLUMNS).or_else(|| find(LABEL_LIST_COLUMNS)) {
