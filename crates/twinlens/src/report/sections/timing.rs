@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use twinlens_dataset::protocol::TOOK;
 use twinlens_dataset::{Dataset, MAIN, manifest};
 
 use super::super::model::{Block, Fact, Section, Table};
@@ -15,8 +16,6 @@ use crate::text::{bytes, count, counted, date, seconds};
 
 /// A stage that takes longer has its time in the file [`TOOK`].
 const MINUTE: Duration = Duration::from_secs(60);
-/// A file of a dataset with the seconds that it took.
-const TOOK: &str = ".took";
 
 struct Timing<'a> {
     dataset: &'a Dataset,
