@@ -42,6 +42,7 @@ fn trained(layout: Layout, more: &[&str], expected: &str) {
     assert_eq!(steps, ["2"]);
     let evaluated = place.ask("out", "select count(*) from accuracy where n > 0 and value between 0 and 1");
     assert_ne!(evaluated, ["0"], "{pipeline}");
+    place.done(&["report", "out", "-o", "report.html"]);
     let rejected = place.ask("out", "select stage, reject_code, count(*) from rejects where stage = 'pairs' and reject_code not in ('no_image', 'unread_file') group by 1, 2");
     assert_eq!(rejected, Vec::<String>::new(), "{pipeline}");
 }

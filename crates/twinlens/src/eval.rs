@@ -66,7 +66,7 @@ pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failur
     Ok(())
 }
 
-fn current_dir() -> Result<PathBuf, Failure> {
+pub(crate) fn current_dir() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| Failure::io(".", error))
 }
 

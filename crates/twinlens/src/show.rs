@@ -16,6 +16,7 @@ use twinlens_pipeline::{ColumnType, Registry, run};
 
 use crate::cli::ShowArgs;
 use crate::errors::Failure;
+use crate::eval::current_dir;
 use crate::report::pictures_page;
 use crate::sql::rows::RowWriter;
 use crate::text::{bytes, counted};
@@ -48,7 +49,7 @@ pub(crate) fn execute(args: &ShowArgs, registry: &Registry) -> Result<(), Failur
 /// The dataset, or the last one with images of a run.
 fn open(args: &ShowArgs) -> Result<Dataset, Failure> {
     let written = args.dataset.as_str();
-    let files = Files { base: "".into(), scratch: env::cache_dir(), hub: hub::open() };
+    let files = Files { base: current_dir()?, scratch: env::cache_dir(), hub: hub::open() };
     if is_hub_name(written) || written.contains(['*', '?']) {
         return Ok(files.dataset(written)?);
     }

@@ -1,7 +1,7 @@
 //! What a dataset contains: images with their captions, sizes, lengths and languages of captions,
 //! and hosts.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use twinlens_dataset::MAIN;
 
 use super::super::model::{Bar, Bars, Block, Chart, Picture, Plot, Section, Table};
@@ -52,11 +52,21 @@ pub(super) async fn images(data: &ReportData<'_>) -> Result<Option<Section>, Fai
     Ok(Section::new("images", "Images", blocks))
 }
 
+/// SQL for the bytes of the images of a stage: `struct<bytes, path>`, or binary.
+fn image_bytes(data: &ReportData<'_>, stage: &str) -> &'static str {
+    let dataset = data.datasets.iter().find(|dataset| dataset.state().begin.stage == stage);
+    let schema = dataset.and_then(|dataset| dataset.schema(MAIN).ok());
+    let is_binary =
+        |schema: SchemaRef| schema.field_with_name("image").is_ok_and(|image| image.data_type().is_binary());
+    if schema.is_some_and(is_binary) { "image" } else { "image['bytes']" }
+}
+
 /// Random images.
 async fn contact_sheet(data: &ReportData<'_>, stage: &str, table: &str) -> Result<Vec<Block>, Failure> {
     let uids = random_uids(data, table, IMAGES).await?;
+    let bytes = image_bytes(data, stage);
     let query = format!(
-        "select uid, caption, image['bytes'] as bytes from {table} where uid in ({uids}) order by uid limit {IMAGES}"
+        "select uid, caption, {bytes} as bytes from {table} where uid in ({uids}) order by uid limit {IMAGES}"
     );
     let rows = fetch_rows(data.session, &query).await?;
     let pictures = rows.iter().filter_map(|row| {
