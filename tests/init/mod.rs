@@ -134,7 +134,7 @@ fn what_is_not_recognised_is_said() {
         place.write(&format!("few/{}.txt", pair.name), &pair.caption);
     }
     layouts::hub_file(&place, &pairs);
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["nowhere"], "nowhere does not exist"),
         (&["empty"], "empty is not recognised: it has 1 .md"),
         (&["two"], "tables of several kinds: .csv and .tsv"),
@@ -142,6 +142,7 @@ fn what_is_not_recognised_is_said() {
         (&["words.csv"], "--caption COLUMN"),
         (&["mine.toml"], "is a pipeline or a set already"),
         (&["page.html"], "page.html is"),
+        (&["empty/notes.md"], "empty/notes.md is plain text"),
         (&["few"], "too few to train with"),
         (&["hub.parquet", "--caption", "txet"], "did you mean `text`?"),
         (&["few/grapes.png"], "is one image"),

@@ -132,7 +132,10 @@ fn split_of_directory(root: &Path, asked: Option<&str>) -> Result<String, RunErr
     match best {
         Some(_) if is_class => Err(RunError::user_with_hint(
             format!("{shown} has directories of splits ({}) and other directories of images", names()),
-            format!("name one of them, such as {shown}/{}/, or move the others away", splits[0]),
+            format!(
+                "name one of them, such as {}/, or move the others away",
+                root.join(&splits[0]).display()
+            ),
         )),
         Some(best) => Ok(best.clone()),
         None if manifest::exists(&root.into())? || !parquet_files(root, ALL)?.is_empty() => Ok(ALL.into()),

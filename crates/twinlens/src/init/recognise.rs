@@ -60,14 +60,21 @@ fn file(source: &Source<'_>, path: &Path) -> Result<Found, Failure> {
             Err(Failure::user(format!("{} is a pipeline or a set already", source.data))
                 .hint(format!("run it: twinlens run {}", source.data)))
         }
-        FileKind::Text
-        | FileKind::Utf8Bom
-        | FileKind::Utf16Le
-        | FileKind::Utf16Be
-        | FileKind::ArrowFile
-        | FileKind::ArrowStream => tables::table(source, &source.written(path), &[path.into()]),
+        FileKind::ArrowFile | FileKind::ArrowStream => {
+            tables::table(source, &source.written(path), &[path.into()])
+        }
+        FileKind::Text | FileKind::Utf8Bom | FileKind::Utf16Le | FileKind::Utf16Be
+            if is_table(&extension(source.data)) =>
+        {
+            tables::table(source, &source.written(path), &[path.into()])
+        }
         kind => Err(Failure::user(format!("{} is {kind}", source.data)).hint(EXPECTED)),
     }
+}
+
+/// Whether files with an extension are tables. Text files are lists of URLs.
+fn is_table(extension: &str) -> bool {
+    TABLES.contains(&extension) || extension == "txt"
 }
 
 /// What can be recognised.
