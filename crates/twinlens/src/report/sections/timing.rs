@@ -45,10 +45,16 @@ fn timings<'a>(data: &'a ReportData<'_>) -> Vec<Timing<'a>> {
 pub(super) fn fact(data: &ReportData<'_>) -> Option<Fact> {
     let timings = timings(data);
     let last = timings.iter().map(|timing| timing.ended).max()?;
-    let took: Duration = timings.iter().filter_map(|timing| timing.took).sum();
-    let unknown = timings.iter().filter(|timing| timing.took.is_none()).count();
-    let more = if unknown == 0 { String::new() } else { format!("; that of {unknown} is not known") };
+    let known: Vec<Duration> = timings.iter().filter_map(|timing| timing.took).collect();
     let stages = counted(timings.len() as u64, "dataset");
+    // A copy of a run has lost its times.
+    if known.is_empty() {
+        let explanation = format!("the last of {stages} was made then");
+        return Some(Fact { name: "Time", value: date(last), explanation });
+    }
+    let took: Duration = known.iter().sum();
+    let unknown = timings.len() - known.len();
+    let more = if unknown == 0 { String::new() } else { format!("; that of {unknown} is not known") };
     Some(Fact {
         name: "Time",
         value: seconds(took),
