@@ -167,6 +167,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
     let form = match (one(SAMPLE_FORMAT, 1)?, bits, photometric) {
         (1, 32, 1) if is_grey && directory.little => Form::Clipped(Number::U32),
         (1, ..) => Form::Unsigned,
+        // Pillow takes what libtiff decompressed for bytes in the order of the file.
+        (2 | 3, 16 | 32, _) if !directory.little && compression != Compression::None => {
+            return Err(Fault::Unsupported("TIFF of compressed numbers with the highest byte first"));
+        }
         // Pillow reads these as if they had no sign.
         (2, 8, 1) if is_grey => Form::Unsigned,
         (2, 16, 1) if is_grey => Form::Clipped(Number::I16),
@@ -185,7 +189,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tiff<'_>, Fault> {
     let differences = match one(PREDICTOR, 1)? {
         1 => false,
         _ if !predicted => false,
-        2 if matches!(bits, 8 | 16) => true,
+        2 if matches!(bits, 8 | 16 | 32) => true,
         _ => return Err(Fault::Unsupported("TIFF with this predictor")),
     };
     let tiled = directory.one(TILE_WIDTH)?.is_some();

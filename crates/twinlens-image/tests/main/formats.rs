@@ -8,9 +8,10 @@ use crate::fixture;
 use twinlens_image::{ImageModes, Limits, decode_as, sha256_hex};
 
 /// The images that Pillow decodes and this crate refuses, by part of their names: PNM whose largest
-/// values are no divisors of 255, and TIFF of floating-point colours, of YCbCr or Lab samples, of
-/// several extra samples, of some kinds in planes, and of compressions that are rare.
-const REFUSED: [&str; 19] = [
+/// values are no divisors of 255, and TIFF of floating-point colours, of compressed numbers in
+/// another order of bytes than this machine's, of YCbCr or Lab samples, of several extra samples,
+/// of some kinds in planes, and of compressions that are rare.
+const REFUSED: [&str; 21] = [
     "-planar",
     "-1-7",
     "-2-7",
@@ -19,6 +20,8 @@ const REFUSED: [&str; 19] = [
     "-100",
     "-256",
     "-1000",
+    "tiff/signed16",
+    "tiff/float32",
     "tiff/rgb32f",
     "tiff/ycbcr8",
     "tiff/lab8",

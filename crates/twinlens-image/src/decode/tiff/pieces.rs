@@ -99,6 +99,14 @@ fn add_differences(tiff: &Tiff<'_>, stored: usize, row_bytes: usize, rows: &mut 
             }
             continue;
         }
+        if tiff.bits == 32 {
+            for at in (4 * stored..row.len()).step_by(4) {
+                let word = |at: usize| tiff.word([row[at], row[at + 1], row[at + 2], row[at + 3]]);
+                let value = word(at).wrapping_add(word(at - 4 * stored));
+                row[at..at + 4].copy_from_slice(&tiff.word(value.to_ne_bytes()).to_ne_bytes());
+            }
+            continue;
+        }
         for at in (2 * stored..row.len()).step_by(2) {
             let before = tiff.deep([row[at - 2 * stored], row[at - 2 * stored + 1]]);
             let value = tiff.deep([row[at], row[at + 1]]).wrapping_add(before);
