@@ -120,7 +120,7 @@ async fn own_headers_are_sent_and_secrets_stay_at_their_origin() {
     let client = self::client(options);
     for (path, expected) in [("/x", Some("Basic dTpw")), ("/near", Some("Basic dTpw")), ("/away", None)] {
         get(&client, &format!("http://u:p@site.test{path}")).await.unwrap();
-        assert_eq!(seen(&web)[1].as_deref(), expected, "credentials of a URL, {path}");
+        assert_eq!(seen(&web)[2].as_deref(), expected, "credentials of a URL, {path}");
     }
 }
 
