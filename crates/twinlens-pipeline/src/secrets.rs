@@ -156,9 +156,11 @@ impl Secrets {
         self.values.is_empty()
     }
 
-    /// Whether a text holds the value of a secret.
+    /// Whether a text holds the value of a secret, in any spelling.
     pub fn are_in(&self, text: &str) -> bool {
-        self.values.iter().any(|known| text.contains(&known.value))
+        let mut spellings =
+            self.values.iter().flat_map(|known| std::iter::once(&known.value).chain(&known.spellings));
+        spellings.any(|spelling| text.contains(spelling.as_str()))
     }
 
     /// Whether a text holds the value of a secret that is no variable.

@@ -233,7 +233,7 @@ mod tests {
             (&["train/cat/1.jpg", "test/cat/1.jpg"], None, "test"),
             (&["train/cat/1.jpg", "Val/cat/1.jpg"], None, "Val"),
             (&["train/cat/1.jpg", "val/cat/1.jpg"], Some("train"), "train"),
-            (&["train/cat/1.jpg", "val/cat/1.jpg"], Some("test"), "it has `train` and `val`"),
+            (&["train/cat/1.jpg", "val/cat/1.jpg"], Some("test"), "it has `train`, `val`"),
             (&["train/cat/1.jpg"], None, "train"),
             (&["test/cat/1.jpg", "dog/1.jpg"], None, "directories of splits (`test`) and other"),
             (&["train/1.jpg", "test/2.jpg"], None, "have images, but no classes"),

@@ -91,7 +91,7 @@ async fn splits_are_directories_and_ids_of_wordnet_need_names() {
     let error = refused("set = \"./net/\"").await;
     assert!(error.contains("`n01440764` is an id of WordNet") && error.contains("classnames.txt"), "{error}");
     let error = refused("set = \"./pets/\"\nsplit = \"test\"").await;
-    assert!(error.contains("has no split `test`") && error.contains("`train` and `val`"), "{error}");
+    assert!(error.contains("has no split `test`") && error.contains("`train`, `val`"), "{error}");
     fs::write(dir.path().join("net/classnames.txt"), "tench\ngoldfish\n").unwrap();
     let named = read(dir.path(), "set = \"./net/\"").await.unwrap();
     assert_eq!(texts(&named, MAIN, "class_name"), ["goldfish", "tench"]);
