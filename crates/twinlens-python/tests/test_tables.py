@@ -51,12 +51,12 @@ VALUES = [
     ("arrow_cast('bytes', 'Binary')", "binary"),
     ("arrow_cast('bytes', 'LargeBinary')", "large_binary"),
     ("arrow_cast('bytes that are longer than a view', 'BinaryView')", "binary_view"),
-    ("arrow_cast('bytes', 'FixedSizeBinary(5)')", "fixed_size_binary[5]"),
+    ("arrow_cast(arrow_cast('bytes', 'Binary'), 'FixedSizeBinary(5)')", "fixed_size_binary[5]"),
     ("arrow_cast(1.25, 'Decimal128(6, 3)')", "decimal128(6, 3)"),
     ("arrow_cast(1.25, 'Decimal256(60, 3)')", "decimal256(60, 3)"),
     ("date '2026-01-02'", "date32[day]"),
     ("arrow_cast('2026-01-02T00:00:00', 'Date64')", "date64[ms]"),
-    ("arrow_cast(1000, 'Time32(s)')", "time32[s]"),
+    ("arrow_cast('00:16:40', 'Time32(s)')", "time32[s]"),
     ("arrow_cast(1000, 'Time64(ns)')", "time64[ns]"),
     ("arrow_cast(1000, 'Duration(ms)')", "duration[ms]"),
     ("timestamp '2026-01-02 03:04:05'", "timestamp[ns]"),
@@ -135,13 +135,11 @@ def test_errors_of_queries(run):
     for query, message in [
         ("selec 1", "Expected"),
         ("select nothing from images", "nothing"),
-        ("copy images to 'x.csv'", ""),
+        ("copy images to 'x.csv'", "DML not supported|not supported"),
         ("", "expected a query"),
     ]:
         with pytest.raises(twinlens.Error, match=message):
             run.sql(query)
-    with pytest.raises(twinlens.Error, match="cannot be passed on|not supported|Union") as caught:
-        run.sql("select union_extract(1, 'a')").to_arrow()
     # An error while rows are computed reaches the reader.
     rows = run.sql("select 1 / (width - width) as x from images")
     with pytest.raises((twinlens.Error, pyarrow.ArrowException), match="(?i)divide by zero"):
