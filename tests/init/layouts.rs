@@ -165,11 +165,11 @@ pub(crate) fn img2dataset_parquet(place: &Place, pairs: &[Pair]) -> String {
         let status = column("status", pairs.iter().map(|_| "success".into()));
         let columns = [column("key", keys), column("caption", captions(pairs)), status, jpg];
         let (fields, columns) = columns.into_iter().unzip();
-        let root = place.path("out");
+        let root = place.path("downloads");
         parquet(&root, &format!("{shard:05}.parquet"), fields, columns);
         write(&root, &format!("{shard:05}_stats.json"), "{\"count\": 15}");
     }
-    "out".into()
+    "downloads".into()
 }
 
 /// The members of a tar file as img2dataset writes them.
