@@ -83,7 +83,7 @@ def test_errors_know_their_place(place):
         (lambda: twinlens.open(place / "nowhere"), "does not exist"),
         (lambda: twinlens.open(place), "is not a run directory"),
         (lambda: twinlens.run(place / "nowhere.toml"), "cannot read the pipeline file"),
-        (lambda: twinlens.run(place / "shapes.toml", until="nowhere"), "nowhere"),
+        (lambda: twinlens.run(place / "shapes.toml", dir=place / "other", until="nowhere"), "nowhere"),
     ]:
         with pytest.raises(twinlens.Error, match=message) as caught:
             wrong()
