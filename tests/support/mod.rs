@@ -2,6 +2,7 @@
 
 pub(crate) mod docs;
 pub(crate) mod page;
+pub(crate) mod s3;
 pub(crate) mod shared;
 
 use std::fs;

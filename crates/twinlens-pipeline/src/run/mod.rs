@@ -21,6 +21,7 @@ pub mod rebuild;
 pub mod recipe;
 pub mod repair;
 pub mod retry;
+pub mod sent_inputs;
 pub mod session;
 pub mod settings;
 pub mod splits;
@@ -55,6 +56,7 @@ use crate::run::recipe::{RunFacts, UnitRecipe};
 pub use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
 use crate::run::unit_inputs::UnitInputs;
+use crate::stage::Work;
 
 /// A finished run.
 #[derive(Debug)]
@@ -312,10 +314,16 @@ impl Run<'_> {
     /// What other processes are told of a unit, if there are any.
     fn helpers(&self, unit: &Unit, tables: BTreeMap<String, SchemaRef>) -> Result<Option<Helpers>, RunError> {
         let Some(elsewhere) = &self.settings.elsewhere else { return Ok(None) };
-        let Settings { clock, hosts, .. } = self.settings;
+        let Settings { clock, hosts, dir, .. } = self.settings;
         let (pipeline, began) = (self.pipeline, self.inputs.began);
-        let facts = RunFacts { pipeline, tables, began, clock: *clock, hosts };
-        Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, &facts)? }))
+        // Other stages run in this process alone.
+        if !matches!(pipeline.nodes[unit.nodes[0]].work, Work::Rows(_) | Work::Source(_)) {
+            return Ok(None);
+        }
+        let nodes = unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
+        let sent = sent_inputs::send(nodes, &self.inputs.files, dir, &pipeline.secrets)?;
+        let facts = RunFacts { pipeline, tables, began, clock: *clock, hosts, sent };
+        Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, facts)? }))
     }
 
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {

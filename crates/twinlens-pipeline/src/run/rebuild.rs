@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio_util::sync::CancellationToken;
+use twinlens_dataset::blocking;
 use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::writer::SplitStarter;
 
@@ -14,6 +15,7 @@ use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::events::{Observer, Progress};
 use crate::run::recipe::{UnitRecipe, host_name};
+use crate::run::sent_inputs;
 use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
 use crate::run::unit_inputs::UnitInputs;
@@ -56,8 +58,16 @@ impl Builder<'_> {
                 format!("run workers on {host} alone, or without `sites`"),
             ));
         }
+        recipe.check_process(self.env)?;
         let (scratch, hub) = (self.settings.scratch.clone(), self.settings.hub.clone());
-        let files = Files { base: recipe.base().into(), scratch, hub };
+        let base = match recipe.sent.clone() {
+            None => recipe.base().into(),
+            Some(sent) => {
+                let (dir, scratch) = (self.settings.dir.clone(), scratch.clone());
+                blocking(move || sent_inputs::receive(&sent, &dir, &scratch)).await??
+            }
+        };
+        let files = Files { base, scratch, hub };
         let (pipeline, nodes) = recipe.rebuild(self.registry, self.env, &files)?;
         (self.learn)(&pipeline.secrets);
         let settings = Settings {

@@ -22,6 +22,7 @@ use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::fingerprint::difference;
 use crate::run::plan::Unit;
+use crate::run::sent_inputs::SentFile;
 
 /// What to do about a process that is not the driver's build.
 const SAME_BUILD: &str = "run the same build on all machines, built with the same --features";
@@ -55,6 +56,9 @@ pub struct UnitRecipe {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// The machine of the driver.
     pub host: String,
+    /// The local inputs, where they are in the run directory; otherwise each machine must have
+    /// them.
+    pub sent: Option<Vec<SentFile>>,
 }
 
 /// A build of the program.
@@ -82,6 +86,7 @@ pub(super) struct RunFacts<'a> {
     pub(super) began: Clock,
     pub(super) clock: Clock,
     pub(super) hosts: &'a BTreeMap<String, SocketAddr>,
+    pub(super) sent: Option<Vec<SentFile>>,
 }
 
 impl UnitRecipe {
@@ -89,7 +94,7 @@ impl UnitRecipe {
     ///
     /// # Errors
     /// The user's: the pipeline is not one of a file.
-    pub(super) fn new(unit: &Unit, run: &RunFacts<'_>) -> Result<Self, RunError> {
+    pub(super) fn new(unit: &Unit, run: RunFacts<'_>) -> Result<Self, RunError> {
         let pipeline = run.pipeline;
         let (Some(written), Some(path)) = (&pipeline.written, &pipeline.file) else {
             return Err(RunError::user("only the splits of a pipeline file can be made by other processes"));
@@ -116,11 +121,12 @@ impl UnitRecipe {
             salt,
             stages: unit.nodes.iter().map(stage).collect(),
             fingerprint: unit.recipe.fingerprint.clone(),
-            tables: run.tables.clone(),
+            tables: run.tables,
             began: run.began.micros(),
             clock: if let Clock::Fixed(_) = run.clock { Some(run.clock.micros()) } else { None },
             hosts: run.hosts.clone(),
             host: host_name(),
+            sent: run.sent,
         })
     }
 
@@ -145,8 +151,6 @@ impl UnitRecipe {
         env: &BTreeMap<String, String>,
         files: &Files,
     ) -> Result<(Pipeline, Vec<usize>), RunError> {
-        self.check_build(&Build::this())?;
-        self.check_env(env)?;
         let overrides = Overrides { set: self.set.clone(), env: env.clone() };
         let schemas = InputSchemas::of_present(files);
         let checked = config::check(&self.path, &self.pipeline, registry, &overrides, &schemas);
@@ -170,6 +174,12 @@ impl UnitRecipe {
             nodes.push(index);
         }
         Ok((pipeline, nodes))
+    }
+
+    /// Checks that this process is of the driver's build and has its environment.
+    pub(super) fn check_process(&self, env: &BTreeMap<String, String>) -> Result<(), RunError> {
+        self.check_build(&Build::this())?;
+        self.check_env(env)
     }
 
     fn check_build(&self, own: &Build) -> Result<(), RunError> {
@@ -225,7 +235,8 @@ fn check_files(node: &Node, files: &Files) -> Result<(), RunError> {
                     node.name,
                     file.value()
                 ),
-                "put the inputs where all machines see them: in a folder that they share, or in the store",
+                "put the inputs into the store, or at the same place on all machines; a run sends files along that \
+                 are in the folder of the pipeline file, up to 1 GiB",
             )
         })?;
     }

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""What distributing splits costs: runs over workers on this machine, with splits that sleep or do
+nothing.
+
+    benches/splits.py overhead --twinlens target/release/twinlens
+    benches/splits.py sleep    --twinlens target/release/twinlens [--seconds 1]
+    benches/splits.py many     --twinlens target/release/twinlens [--splits 100000]
+
+`overhead` makes 400 splits of one row by one process that makes eight at a time, and locally.
+`sleep` makes 64 splits that sleep, by one, two and four processes that make one at a time (needs
+pyarrow). `many` makes very many of one row and shows the memory of the run and how long `status`,
+`plan` and a run with nothing to do take.
+"""
+import argparse
+import contextlib
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+
+ROWS = """
+name = "splits"
+
+[stages.rows]
+kind = "table"
+files = ["rows.csv"]
+split_rows = 1
+"""
+
+SLEEP = """
+name = "splits"
+
+[stages.slept]
+kind = "command"
+command = ["sh", "-c", "sleep {seconds}; cat {rows}"]
+columns = {{ uid = "string", url = "string", caption = "string" }}
+splits = {splits}
+"""
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args = args
+        self.folder = folder
+        self.env = {**os.environ, "HOME": str(folder), "SOURCE_DATE_EPOCH": "1700000000"}
+
+    def start(self, *words, stderr=subprocess.PIPE):
+        return subprocess.Popen([self.args.twinlens, *map(str, words)], cwd=self.folder, env=self.env,
+                                stderr=stderr, stdout=subprocess.DEVNULL, text=True)
+
+    def pipeline(self, text, rows):
+        (self.folder / "p.toml").write_text(text)
+        lines = (f"http://a.example/{row}.jpg,caption {row}\n" for row in range(rows))
+        (self.folder / "rows.csv").write_text("url,caption\n" + "".join(lines))
+
+    @contextlib.contextmanager
+    def workers(self, number, slots, dir):
+        # They tell of each split: a pipe that nobody reads would hold them.
+        work = ["work", dir, "--splits", slots, "--threads", 2]
+        running = [self.start(*work, stderr=subprocess.DEVNULL) for _ in range(number)]
+        try:
+            yield
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+
+    def run(self, dir, *words):
+        """Seconds and peak memory (MB) of a run."""
+        before = time.perf_counter()
+        process = self.start("run", "p.toml", "--progress", "never", "--dir", dir, *words)
+        peak = 0
+        while process.poll() is None:
+            with contextlib.suppress(OSError, IndexError):
+                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+                peak = int(status.split("VmHWM:")[1].split()[0]) / 1000
+            time.sleep(0.02)
+        seconds = time.perf_counter() - before
+        if process.returncode:
+            raise SystemExit(process.stderr.read())
+        return seconds, peak
+
+    def command(self, *words):
+        before = time.perf_counter()
+        process = self.start(*words)
+        _, error = process.communicate()
+        if process.returncode:
+            raise SystemExit(error)
+        return time.perf_counter() - before
+
+    def fresh(self, name):
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return f"file://{self.folder / name}"
+
+    def overhead(self):
+        splits = 400
+        self.pipeline(ROWS, splits)
+        local, _ = self.run(self.fresh("local"))
+        dir = self.fresh("shared")
+        with self.workers(1, 8, dir):
+            shared, _ = self.run(dir, "--workers-only")
+        each = 1000 / splits
+        print(f"{splits} splits of one row: here {local:.1f} s ({local * each:.1f} ms each), "
+              f"8 in flight elsewhere {shared:.1f} s ({shared * each:.1f} ms each)")
+
+    def sleep(self):
+        import pyarrow
+        splits, first = 64, None
+        rows = self.folder / "rows.arrow"
+        table = pyarrow.table({"uid": ["1"], "url": ["http://a.example/1.jpg"], "caption": ["one"]})
+        with pyarrow.ipc.new_stream(rows, table.schema) as writer:
+            writer.write_table(table)
+        text = SLEEP.format(seconds=self.args.seconds, rows=rows, splits=splits)
+        (self.folder / "p.toml").write_text(text)
+        for number in (1, 2, 4):
+            dir = self.fresh("shared")
+            with self.workers(number, 1, dir):
+                seconds, _ = self.run(dir, "--workers-only")
+            first = first or seconds
+            ideal = splits * self.args.seconds / number
+            print(f"{splits} splits that sleep {self.args.seconds} s, {number} processes: {seconds:.1f} s "
+                  f"(ideal {ideal:.1f}), {first / seconds:.2f} times one")
+
+    def many(self):
+        splits = self.args.splits
+        self.pipeline(ROWS, splits)
+        dir = self.fresh("shared")
+        with self.workers(self.args.processes, 2, dir):
+            seconds, peak = self.run(dir, "--workers-only")
+        manifest = sum(path.stat().st_size for path in (self.folder / "shared").glob("rows/manifest.jsonl/*")
+                       if path.is_file())
+        print(f"{splits} splits, {self.args.processes} processes: {seconds:.0f} s ({1000 * seconds / splits:.1f} ms each), "
+              f"run: peak {peak:.0f} MB, manifest {manifest / 1e6:.1f} MB")
+        print(f"status {self.command('status', dir):.2f} s, plan {self.command('plan', 'p.toml', '--dir', dir):.2f} s, "
+              f"run with nothing to do {self.run(dir)[0]:.2f} s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["overhead", "sleep", "many"])
+    parser.add_argument("--twinlens", required=True, type=pathlib.Path)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--splits", type=int, default=100_000)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    args.twinlens = args.twinlens.resolve()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    with tempfile.TemporaryDirectory() as folder:
+        getattr(Bench(args, pathlib.Path(folder)), args.what)()
+
+
+main()
