@@ -4,6 +4,8 @@
 
 mod architecture;
 mod cases;
+#[cfg(all(unix, feature = "cluster"))]
+mod cluster;
 mod command;
 mod contracts;
 mod crash;

@@ -15,6 +15,7 @@
 mod allocator;
 mod check;
 mod cli;
+mod cluster;
 mod config;
 mod env;
 mod errors;
@@ -34,6 +35,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schema;
+mod scratch;
 mod search;
 mod secrets;
 mod sets;
@@ -59,7 +61,9 @@ pub use twinlens_dataset as dataset;
 pub use twinlens_pipeline as pipeline;
 pub use twinlens_pipeline::Registry;
 
-use cli::{Cli, Command, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, WorkArgs};
+use cli::{
+    Cli, Command, EvalArgs, ExecutorArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, SchedulerArgs, WorkArgs,
+};
 use errors::{Exit, Failure};
 
 /// All built-in kinds of stages, SQL functions and web sites.
@@ -109,9 +113,11 @@ fn run_command(registry: &Registry) -> u8 {
         | Command::Repair(RunArgs { engine, .. })
         | Command::Retry(RetryArgs { engine, .. })
         | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
-        Command::Export(ExportArgs { log_format, .. }) | Command::Work(WorkArgs { log_format, .. }) => {
-            *log_format
+        Command::Work(WorkArgs { limits, .. }) | Command::Executor(ExecutorArgs { limits, .. }) => {
+            limits.log_format
         }
+        Command::Export(ExportArgs { log_format, .. })
+        | Command::Scheduler(SchedulerArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
     match logging::init(format).and_then(|()| dispatch(&command, registry)) {
@@ -127,6 +133,9 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::execute(args, registry),
         Command::Work(args) => work::execute(args, registry),
+        Command::Scheduler(args) => cluster::scheduler(args),
+        Command::Executor(args) => cluster::executor(args, registry),
+        Command::Cluster(args) => cluster::show(args),
         Command::Repair(args) => repair::execute(args, registry),
         Command::Check(args) => check::execute(args, registry),
         Command::Plan(args) => plan::execute(args, registry),

@@ -1,60 +1,48 @@
 //! `twinlens work`: makes splits of the run that works in a directory.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::storage::Location;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::rebuild::Builder;
-use twinlens_pipeline::run::workers::{self, WorkEvent, Worker};
+use twinlens_pipeline::run::workers::{self, Sharing, WorkEvent, Worker};
 use twinlens_pipeline::run::{Settings, session};
 use twinlens_pipeline::{Clock, Registry};
 
-use crate::cli::{LogFormat, WorkArgs};
+use crate::cli::{LimitArgs, LogFormat, WorkArgs};
 use crate::errors::Failure;
 use crate::in_flight::Notes;
+use crate::scratch::Scratch;
 use crate::signals::GRACE;
 use crate::text::{counted, printable, shell_quote};
-use crate::{env, hub, in_flight, runtime, secrets, signals};
+use crate::{env, hub, runtime, secrets, signals};
 
 /// The folder of the workers' scratch folders in the cache.
 const WORKERS: &str = "workers";
-const LOCK: &str = "lock";
 
 pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failure> {
     let scratch = Scratch::new(&env::cache_dir().join(WORKERS))?;
     let dir = Location::parse(&args.dir, Path::new(""), &scratch.folder)?;
-    check_shared(&dir)?;
-    let threads = args.threads.map_or_else(runtime::cores, usize::from);
-    let settings = Settings {
-        dir,
-        scratch: scratch.folder.clone(),
-        hub: hub::open(),
-        threads,
-        memory_bytes: args.memory,
-        bytes_in_flight: args.bytes_in_flight,
-        grace: GRACE,
-        clock: Clock::System,
-        ..Settings::in_folder(&scratch.folder)
-    };
-    let (cancel, format) = (CancellationToken::new(), args.log_format);
+    check_shared(&dir, "workers")?;
+    let settings = Settings { dir, ..settings(&args.limits, &scratch) };
+    let threads = settings.threads;
+    let (cancel, format) = (CancellationToken::new(), args.limits.log_format);
     signals::stop(cancel.clone(), move || {
         say(format, &json!({ "event": "stopping" }), || {
             "stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once".into()
         });
     })
     .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
-    let spill = scratch.folder.join("spill");
-    fs::create_dir_all(&spill).map_err(|error| Failure::io(&spill, error))?;
+    let spill = scratch.subfolder("spill")?;
     let builder = Builder {
         registry,
         settings: &settings,
         env: &env::all(),
-        runtime: session::runtime(args.memory, &spill)?,
+        runtime: session::runtime(args.limits.memory, &spill)?,
         observer: Arc::new(Silent),
         learn: secrets::learn,
     };
@@ -69,12 +57,37 @@ pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failur
     Ok(())
 }
 
+/// The settings of a process that makes splits, but for the run directory.
+pub(crate) fn settings(limits: &LimitArgs, scratch: &Scratch) -> Settings {
+    Settings {
+        scratch: scratch.folder.clone(),
+        hub: hub::open(),
+        threads: limits.threads.map_or_else(runtime::cores, usize::from),
+        memory_bytes: limits.memory,
+        bytes_in_flight: limits.bytes_in_flight,
+        grace: GRACE,
+        clock: Clock::System,
+        ..Settings::in_folder(&scratch.folder)
+    }
+}
+
+/// How a run shares its directory, as long as nothing else is said.
+pub(crate) fn sharing(settings: &Settings) -> Sharing {
+    Sharing {
+        dir: settings.dir.clone(),
+        lease: Duration::from_secs(30),
+        makes_splits: false,
+        sharers: settings.sharers.clone(),
+        tell: |text| eprintln!("{text}"),
+    }
+}
+
 /// Refuses a directory that other machines do not see.
-pub(crate) fn check_shared(dir: &Location) -> Result<(), Failure> {
+pub(crate) fn check_shared(dir: &Location, whom: &str) -> Result<(), Failure> {
     if workers::is_shared(dir) {
         return Ok(());
     }
-    let message = format!("{dir} is a directory of this machine, which workers elsewhere do not see");
+    let message = format!("{dir} is a directory of this machine, which {whom} elsewhere do not see");
     let absolute = std::path::absolute(dir.local_path()).unwrap_or_else(|_| dir.local_path());
     let shared = shell_quote(&format!("file://{}", absolute.display()));
     Err(Failure::user(message)
@@ -109,53 +122,9 @@ fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
     }
 }
 
-fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
+pub(crate) fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
     match format {
         LogFormat::Json => eprintln!("{}", secrets::hide(&event.to_string())),
         LogFormat::Text => eprintln!("{}", secrets::hide(&printable(&text()))),
     }
-}
-
-/// The scratch folder of one worker: two on one machine must not share unfinished files. It is
-/// deleted on drop, or, after a kill, by the next worker of the machine.
-struct Scratch {
-    folder: PathBuf,
-    /// The system releases the lock when the process ends.
-    _lock: File,
-}
-
-impl Scratch {
-    fn new(all: &Path) -> Result<Self, Failure> {
-        let left = delete_abandoned(all);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let folder = all.join(format!("{}-{}", std::process::id(), now.as_nanos()));
-        let fail = |error| Failure::io(&folder, error);
-        fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = File::create(folder.join(LOCK)).map_err(fail)?;
-        lock.lock().map_err(fail)?;
-        in_flight::leave_in(&folder, &left).map_err(fail)?;
-        Ok(Self { folder, _lock: lock })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is deleted by the next worker.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Deletes the folders of killed workers; gives what they were decoding. What cannot be deleted
-/// does no harm.
-fn delete_abandoned(all: &Path) -> Vec<u8> {
-    let mut left = Vec::new();
-    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
-        let folder = entry.path();
-        let lock = File::open(folder.join(LOCK));
-        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-            left.extend(in_flight::left_in(&folder));
-            let _ = fs::remove_dir_all(&folder);
-        }
-    }
-    left
 }
