@@ -18,7 +18,10 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("twinlens-pipeline", &["twinlens-dataset"]),
     ("twinlens-crawl", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-text"]),
     ("twinlens-curate", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
-    ("twinlens-train", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
+    (
+        "twinlens-train",
+        &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model", "twinlens-ranks"],
+    ),
     ("twinlens-eval", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
     (
         "twinlens",
@@ -229,7 +232,7 @@ fn import_cycle(modules: &Modules) -> Option<Vec<String>> {
 }
 
 /// Crates in which no files import each other in a cycle.
-const ACYCLIC: [&str; 12] = [
+const ACYCLIC: [&str; 13] = [
     "twinlens",
     "twinlens-curate",
     "twinlens-dataset",
@@ -239,6 +242,7 @@ const ACYCLIC: [&str; 12] = [
     "twinlens-model",
     "twinlens-pipeline",
     "twinlens-python",
+    "twinlens-ranks",
     "twinlens-testkit",
     "twinlens-text",
     "twinlens-train",

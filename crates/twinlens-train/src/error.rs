@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use twinlens_dataset::DatasetError;
 use twinlens_model::ModelError;
 use twinlens_pipeline::RunError;
+use twinlens_ranks::RankError;
 
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
@@ -62,9 +63,9 @@ pub enum TrainError {
         /// Mean loss of the first window.
         first: f64,
     },
-    /// Another rank exited. The failing rank reports the cause.
-    #[error("another rank of the training exited (this is a defect unless that rank reports a cause)")]
-    RankExited,
+    /// The ranks cannot work together.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// An evaluation during training failed.
     #[error(transparent)]
     Evaluation(Box<RunError>),

@@ -2,7 +2,6 @@
 
 mod batch;
 mod checkpoint;
-mod collective;
 mod continuation;
 pub mod data;
 mod ema;
@@ -20,7 +19,6 @@ mod trainer;
 
 pub use batch::{Batch, BatchSource};
 pub use checkpoint::{Checkpoints, TrainState};
-pub use collective::{Collective, Local, Threads};
 pub use continuation::{Earlier, STATE_FILE};
 pub use error::{Result, TrainError};
 pub use log::LogRow;

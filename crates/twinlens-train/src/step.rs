@@ -7,13 +7,13 @@
 //! after the step.
 
 use crate::batch::Batch;
-use crate::collective::Collective;
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, Gradients, StepError};
 use crate::schedule::Schedule;
 use candle_core::{Device, Tensor};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, Features, Pass, Tower};
+use twinlens_ranks::Collective;
 
 /// Makes the steps of one rank.
 pub struct Stepper<'a> {
@@ -109,7 +109,7 @@ impl Stepper<'_> {
         let mut loss = [loss as f32];
         self.ranks.all_reduce_sum(&mut loss)?;
         if self.ranks.size() > 1 {
-            gradients.reduce(BUCKET, |bucket| self.ranks.all_reduce_sum(bucket))?;
+            gradients.reduce(BUCKET, |bucket| Ok(self.ranks.all_reduce_sum(bucket)?))?;
         }
         Ok(Some((f64::from(loss[0]), gradients)))
     }

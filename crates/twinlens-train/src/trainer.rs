@@ -7,7 +7,6 @@
 
 use crate::batch::{Batch, BatchSource};
 use crate::checkpoint::{Checkpoints, TrainState};
-use crate::collective::{Collective, Local, Threads};
 use crate::continuation;
 use crate::ema;
 use crate::error::{Result, TrainError};
@@ -25,6 +24,7 @@ use std::time::Instant;
 use twinlens_model::Clip;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
+use twinlens_ranks::{Collective, Local, RankError, Threads};
 
 /// The result of a finished training, besides the weights of the last step in the model.
 pub struct TrainOutput {
@@ -121,7 +121,7 @@ fn train_on_ranks(
 ) -> Result<Option<Outcome>> {
     std::thread::scope(|scope| {
         let mut collectives = collectives(options.ranks).into_iter();
-        let rank_0 = collectives.next().ok_or(TrainError::RankExited)?;
+        let rank_0 = collectives.next().ok_or(RankError::Exited)?;
         let (mut ranks, mut others) = (Vec::new(), Vec::new());
         for rank in collectives {
             let (send, receive) = sync_channel(1);
@@ -141,7 +141,7 @@ fn train_on_ranks(
             ranks.into_iter().map(|r| r.join().map_err(|_| TrainError::Panicked("training"))?).collect();
         match outcome {
             // The failing rank reports the cause.
-            Err(TrainError::RankExited) => ranks.and(Err(TrainError::RankExited)),
+            Err(error @ TrainError::Ranks(RankError::Exited)) => ranks.and(Err(error)),
             outcome => outcome,
         }
     })

@@ -1,15 +1,14 @@
 //! How the processes find each other: all connect to rank 0, which tells each where the others
 //! listen. Both ends of every connection prove that they know the token.
 
-use super::Tcp;
 use super::peer::{Goodbye, Peer};
+use super::ranks::Tcp;
 use crate::error::{RankError, Result};
 use crate::launch::Launch;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How processes meet.
@@ -71,7 +70,7 @@ impl Meeting {
             _ => self.follow(address, deadline)?,
         };
         let name = rank_name(self.launch.rank, &host());
-        Ok(Tcp { rank: self.launch.rank, name, peers, failed: AtomicBool::new(false) })
+        Ok(Tcp::new(self.launch.rank, name, peers))
     }
 
     /// Where rank 0 listens.

@@ -3,6 +3,7 @@
 use crate::error::TrainError;
 use twinlens_model::ModelError;
 use twinlens_pipeline::RunError;
+use twinlens_ranks::RankError;
 
 pub(super) fn model_error(error: ModelError) -> RunError {
     match error {
@@ -26,8 +27,17 @@ pub(super) fn train_error(error: TrainError) -> RunError {
         TrainError::Data(error) => RunError::Dataset(error),
         TrainError::Interrupted => RunError::Interrupted,
         TrainError::Tensor(error) => RunError::Internal(error.to_string()),
-        TrainError::Panicked(_) | TrainError::RankExited => RunError::Internal(error.to_string()),
+        TrainError::Panicked(_) => RunError::Internal(error.to_string()),
+        TrainError::Ranks(error) => rank_error(error),
         other => RunError::user(other.to_string()),
+    }
+}
+
+fn rank_error(error: RankError) -> RunError {
+    match error {
+        RankError::Exited | RankError::OutOfStep(_) => RunError::Internal(error.to_string()),
+        RankError::Setup { message, hint } => RunError::user_with_hint(message, hint),
+        RankError::Lost { .. } | RankError::Ended { .. } => RunError::user(error.to_string()),
     }
 }
 

@@ -6,9 +6,10 @@ use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use twinlens_model::weights::Variables;
 use twinlens_model::{Clip, ClipConfig, Objective, Pass};
+use twinlens_ranks::{Collective, Local, Threads};
 use twinlens_train::{
-    Batch, Checkpoints, Collective, Gradients, Hooks, Local, LogRow, Outcome, Schedule, ScheduleKind,
-    Stepper, Threads, TrainError, TrainOptions, train,
+    Batch, Checkpoints, Gradients, Hooks, LogRow, Outcome, Schedule, ScheduleKind, Stepper, TrainError,
+    TrainOptions, train,
 };
 
 const N: usize = 16;
