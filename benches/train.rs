@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use twinlens_model::{Clip, ClipConfig};
-use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Local, Schedule, ScheduleKind, Stepper};
+use twinlens_ranks::Local;
+use twinlens_train::{AdamW, AdamWOptions, Batch, Gradients, Schedule, ScheduleKind, Stepper};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -27,6 +27,7 @@ mod planted;
 mod poisoned;
 mod programs;
 mod quickstart;
+mod ranks;
 mod retry;
 mod secrets;
 mod support;
