@@ -144,7 +144,7 @@ class Table(Rows):
         limit, where = self._read["limit"], self._read["where"]
         known = dict(_twinlens.tables(self._dir)).get(self.name) if where is None else None
         if known is None:
-            read = _twinlens.scan(self._dir, self.name, [] if where is None else None, where, None)
+            read = _twinlens.scan(self._dir, self.name, [], where, None)
             known = sum(len(rows) for rows in iter(read.next_dicts, None))
         return known if limit is None else min(known, limit)
 
