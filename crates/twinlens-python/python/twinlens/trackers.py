@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -44,10 +45,10 @@ def mlflow(client: Any = None) -> Callable[[Event], None]:
     if client is None:
         import mlflow as client
 
-    # Names may have no braces there.
-    clean = str.maketrans({"{": "(", "}": ")"})
+    # Names of metrics may have no other characters there, such as the braces of prompts.
+    clean = lambda name: re.sub(r"[^\w\-. :/]", "_", name)  # noqa: E731
     return _logging(
-        lambda values, step: client.log_metrics({k.translate(clean): v for k, v in values.items()}, step=step)
+        lambda values, step: client.log_metrics({clean(k): v for k, v in values.items()}, step=step)
     )
 
 
