@@ -280,7 +280,7 @@ fn any_checkpoint_is_evaluated_also_of_a_training_that_runs() {
     let mut child =
         place.command(&["run", "long.toml", "--progress", "never", "--dir", "long"]).spawn().unwrap();
     let kept = || {
-        let files = fs::read_dir(place.path("long/clip/work/checkpoints")).into_iter().flatten();
+        let files = fs::read_dir(place.path("long/clip").join("work/checkpoints")).into_iter().flatten();
         files.filter(|file| file.as_ref().unwrap().file_name().to_str().unwrap().starts_with("kept-")).count()
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);

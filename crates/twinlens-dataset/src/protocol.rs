@@ -21,7 +21,7 @@ pub const REJECTS: &str = "rejects";
 /// The folder of a stage's own state (checkpoints) in a dataset. It survives a kill and is deleted
 /// with the dataset.
 pub const WORK: &str = "work";
-/// A file in a dataset that says how long it took to make, in seconds. It is no part of the
+/// A file in a dataset that says how long it took to make, in seconds. It is not part of the
 /// dataset: two runs that make the same dataset take different times.
 pub const TOOK: &str = ".took";
 /// The version of the manifest's format.

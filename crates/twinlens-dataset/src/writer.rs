@@ -270,7 +270,7 @@ impl SplitWriter {
         }
         *self.written.entry(table.into()).or_default() += batch.num_rows() as u64;
         match self.open.get_mut(table) {
-            Some(writer) => writer.write(batch),
+            Some(writer) => writer.write(batch).map_err(|error| self.folder.explain(error)),
             None => Err(DatasetError::Protocol(format!("the writer of table {table} is gone"))),
         }
     }
@@ -313,7 +313,12 @@ impl SplitWriter {
     }
 
     /// Closes, fsyncs and renames the files. Record the result with [`DatasetWriter::commit`].
-    pub fn publish(mut self) -> Result<PublishedSplit, DatasetError> {
+    pub fn publish(self) -> Result<PublishedSplit, DatasetError> {
+        let folder = self.folder.clone();
+        self.publish_files().map_err(|error| folder.explain(error))
+    }
+
+    fn publish_files(mut self) -> Result<PublishedSplit, DatasetError> {
         let mut files = Vec::new();
         for writer in std::mem::take(&mut self.open).into_values() {
             files.extend(writer.finish()?);

@@ -45,12 +45,16 @@
 //!
 //! | input | code |
 //! |---|---|
-//! | cut off before its end marker (GIF, AVIF sequence: before its first frame ends) | `truncated`; most decoders fill up with grey |
+//! | cut off before its end marker (GIF, AVIF sequence: in its first frame) | `truncated` |
 //! | damaged in between | `decode_failed`, if the format reveals it |
 //! | HEIF, JPEG XL, SVG, ... | `unsupported_format` |
-//! | AVIF of several layers or frames in an item; a clean aperture; alpha of another size; YCgCo of limited range or lossless, ICtCp, constant luminance; a sequence that begins with another image than its still one | `unsupported_format` |
-//! | TIFF of floating-point, signed or 32-bit samples, YCbCr (unless JPEG), Lab; rare compressions; BigTIFF | `unsupported_format` |
-//! | PNM whose largest value is neither a divisor of 255 nor 65535; BMP with channels of odd widths | `unsupported_format` |
+//! | AVIF of several layers or frames in an item, or with a clean aperture | `unsupported_format` |
+//! | AVIF with alpha of another size; YCgCo of limited range or lossless, ICtCp | `unsupported_format` |
+//! | AVIF of constant luminance; a sequence that begins with another image | `unsupported_format` |
+//! | TIFF of compressed signed or floating-point samples in big-endian order | `unsupported_format` |
+//! | TIFF of YCbCr (unless JPEG), Lab; rare compressions; BigTIFF | `unsupported_format` |
+//! | PNM of a largest value that is neither a divisor of 255 nor 65535 | `unsupported_format` |
+//! | BMP with channels of odd widths | `unsupported_format` |
 //! | JPEG: arithmetic, lossless, 12-bit; scans of some components; subsampled CMYK | `unsupported_format` |
 //! | JPEG of more than 100 scans, or whose scans visit more than a billion samples | `too_many_scans` |
 //! | PNG of more than 100,000 chunks, JPEG of more than 1,000 tables of codes | `bad_header` |

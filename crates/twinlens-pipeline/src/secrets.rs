@@ -163,7 +163,7 @@ impl Secrets {
         spellings.any(|spelling| text.contains(spelling.as_str()))
     }
 
-    /// Whether a text holds the value of a secret that is no variable.
+    /// Whether a text holds the value of a secret without the name of a variable.
     pub fn unnamed_are_in(&self, text: &str) -> bool {
         self.values.iter().any(|known| known.name == UNNAMED && text.contains(&known.value))
     }

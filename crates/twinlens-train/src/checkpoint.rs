@@ -131,7 +131,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Whether there is no checkpoint, sound or not.
+    /// Whether no checkpoint exists, not even a damaged one.
     ///
     /// # Errors
     /// `Io`, with the directory.

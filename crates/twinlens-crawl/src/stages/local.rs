@@ -11,7 +11,7 @@ pub const CODES: &[&str] = &[OUTSIDE, NOT_FOUND, NOT_A_FILE, UNREADABLE];
 
 /// The path leads out of the folder that may be read, by itself or through a link.
 pub(super) const OUTSIDE: &str = "outside_root";
-/// There is no such file.
+/// The file does not exist.
 pub(super) const NOT_FOUND: &str = "file_not_found";
 /// A directory, a device.
 pub(super) const NOT_A_FILE: &str = "not_a_file";

@@ -33,6 +33,11 @@ impl Held {
         Err(DatasetError::refused(path, why, "let one process at a time work in it, and run again"))
     }
 
+    /// What an error while writing means: that the folder is gone, if it is.
+    pub(crate) fn explain(&self, error: DatasetError) -> DatasetError {
+        self.check().err().unwrap_or(error)
+    }
+
     #[cfg(not(unix))]
     pub(crate) fn check(&self) -> Result<(), DatasetError> {
         Ok(())

@@ -62,8 +62,8 @@ fn peak() -> u64 {
 }
 
 #[test]
-#[ignore = "run by the tests of this file, in a process of its own"]
 fn child() {
+    // Run by the tests of this file, in a process of its own.
     let Ok(path) = std::env::var(FILE) else { return };
     let before = peak();
     let shown = match read_all(path.as_ref()) {
@@ -76,7 +76,7 @@ fn child() {
 /// What reading a file gives, and the growth of the peak of memory in KiB.
 fn in_child(path: &Path) -> (String, u64) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "foreign::child", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", "foreign::child", "--nocapture", "--test-threads=1"]);
     let output = command.env(FILE, path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let line = text.lines().find_map(|line| line.split_once("peak ").map(|(_, line)| line));

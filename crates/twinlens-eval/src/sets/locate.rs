@@ -22,7 +22,7 @@ pub struct LocatedSet {
 /// default the first of the usual ones.
 ///
 /// # Errors
-/// There is no such set or file, or it cannot be a set.
+/// The set or file does not exist, or cannot be a set.
 pub fn locate(
     files: &Files,
     written: &str,
@@ -43,7 +43,7 @@ pub fn locate(
 /// pipeline file).
 ///
 /// # Errors
-/// There is no such set or file, or the declaration is invalid.
+/// The set or file does not exist, or the declaration is invalid.
 pub fn declared(files: &Files, written: &str) -> Result<Declaration, RunError> {
     if !written.ends_with(TOML) {
         return catalog::named(written).map_err(|(why, hint)| RunError::user_with_hint(why, hint));

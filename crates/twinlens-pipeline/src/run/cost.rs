@@ -1,6 +1,6 @@
 //! What a dataset cost: how long it took to make, and how large it is.
 //!
-//! The time is in a file beside the manifest, since it is no part of the dataset. It is the sum
+//! The time is in a file beside the manifest, since it is not part of the dataset. It is the sum
 //! over all runs that worked on it. Nothing depends on it but words and a question, so errors while
 //! reading or writing it are ignored.
 

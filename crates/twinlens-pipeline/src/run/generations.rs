@@ -98,7 +98,7 @@ impl Generations {
     /// [`super::fingerprint::Recorded::earlier`].
     pub(super) fn print(&self, dir: &Location, reader: &str, generation: &str) -> Result<String, RunError> {
         let Some((stage, number)) = parts(generation) else {
-            return Err(RunError::Internal(format!("`{generation}` is no generation")));
+            return Err(RunError::Internal(format!("`{generation}` is not a generation")));
         };
         let earlier = self.earlier.iter().find(|(of, _)| *of == number);
         let found = match (earlier, &self.current) {

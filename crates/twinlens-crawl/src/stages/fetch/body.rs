@@ -20,7 +20,7 @@ impl From<Response> for Body {
     }
 }
 
-/// Why there is no image: reject code and details.
+/// Why an image is missing: reject code and details.
 #[derive(Debug)]
 pub(super) struct Rejection {
     pub(super) code: &'static str,

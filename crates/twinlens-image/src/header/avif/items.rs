@@ -240,7 +240,7 @@ fn locations<'a>(body: &'a [u8], items: &mut BTreeMap<u32, Item<'a>>) -> Result<
         let base = cursor.number(base)?;
         let count = cursor.number(2)?;
         let extents = cursor.take(count as usize * (sizes.index + sizes.offset + sizes.length))?;
-        // Places of what is no item mean nothing.
+        // Locations without an item are ignored.
         let Some(item) = items.get_mut(&id) else { continue };
         let location = Location { in_meta: method == 1, base, count, extents, sizes };
         if method > 1 || elsewhere {

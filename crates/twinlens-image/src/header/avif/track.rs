@@ -63,7 +63,7 @@ pub(super) fn frames(file: &[u8], movie: &[u8], still: &Still<'_>) -> Result<u32
     }
 }
 
-/// `None` if it is no track of AV1 frames.
+/// `None` if the track does not hold AV1 frames.
 fn read(body: &[u8]) -> Result<Option<Track<'_>>, Fault> {
     let Some(table) = descend(body, &[b"mdia", b"minf", b"stbl"])? else { return Ok(None) };
     let head = child(body, b"tkhd")?.ok_or(Fault::Damaged("an AVIF track without a header"))?;
